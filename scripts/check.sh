@@ -1,0 +1,89 @@
+#!/bin/sh
+# The gate: what must pass before a change goes in. Installs and changes nothing.
+set -eu
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/check.sh [STEP...]
+
+Runs the steps named, or all of them in this order:
+  format   cargo fmt --check
+  lint     cargo clippy, warnings denied
+  test     cargo test
+  docs     cargo doc, warnings denied
+  scripts  shellcheck over scripts/
+and prints the number of packages in Cargo.lock.
+
+A step whose tool is not installed (rustfmt, clippy, shellcheck) is skipped and said to be.
+Exit code 0: all steps that ran passed.
+TEXT
+}
+
+fail() {
+    echo "check.sh: $*" >&2
+    exit 1
+}
+
+# Packages under vendor/ are path dependencies and no workspace members: none of
+# these commands reaches them, as long as none is given --all or --workspace.
+format() {
+    skip_without rustfmt "cargo fmt --version" || return 0
+    cargo fmt --check
+}
+
+lint() {
+    skip_without clippy "cargo clippy --version" || return 0
+    cargo clippy --locked --all-targets -- -D warnings
+}
+
+# Named so because `test` is the shell's own.
+run_tests() {
+    cargo test --locked
+}
+
+docs() {
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+}
+
+scripts() {
+    skip_without shellcheck "shellcheck --version" || return 0
+    find scripts -name '*.sh' -exec shellcheck {} +
+}
+
+skip_without() { # skip_without COMPONENT PROBE
+    if $2 >/dev/null 2>&1; then
+        return 0
+    fi
+    echo "skipped: $1 is not installed"
+    skipped="$skipped $1"
+    return 1
+}
+
+run() { # run STEP FUNCTION
+    echo "== $1"
+    "$2" || fail "$1 failed"
+}
+
+for step in "$@"; do
+    case $step in
+        --help | -h) usage; exit 0 ;;
+        format | lint | test | docs | scripts) ;;
+        *) fail "unknown step: $step (see --help)" ;;
+    esac
+done
+[ $# -gt 0 ] || set -- format lint test docs scripts
+
+cd "$(dirname -- "$0")/.."
+command -v cargo >/dev/null || fail "no cargo: install Rust first"
+[ -f Cargo.lock ] || fail "no Cargo.lock: it belongs to the tree"
+
+skipped=
+for step in "$@"; do
+    case $step in
+        test) run test run_tests ;;
+        *) run "$step" "$step" ;;
+    esac
+done
+
+echo "== packages in Cargo.lock: $(grep -c '^\[\[package\]\]' Cargo.lock)"
+echo "all passed${skipped:+ (skipped, not installed:$skipped)}"

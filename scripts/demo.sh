@@ -1,0 +1,437 @@
+#!/bin/bash
+# A tour with real input: the package list of this Debian system, brought in through
+# the API, questioned, and compared with what dpkg itself says.
+#
+# Each part is one function named step_...; STEPS gives their order. A step uses
+# `api` for requests, leaves rows for `compare`, and knows nothing of the others
+# but the files in $work.
+set -eu -o pipefail
+export LC_ALL=C
+
+STEPS="start collection packages relations questions verify"
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/demo.sh [OPTION...]
+
+Starts a server on a throw-away data directory and a free port, imports the package
+list of this Debian system, asks six questions and compares every answer with
+dpkg's. Exit code 0 only if all of them match.
+
+  --binary PATH   server to run (default: target/release/vski, dist/vski, then $PATH)
+  --url URL       use a running server instead, without a collection named packages
+  --token TOKEN   admin token for --url
+  --status FILE   package list to import (default: /var/lib/dpkg/status)
+  --batch N       requests in one call of /api/batch (default 100, at most 1000)
+  --keep          keep the data directory and say where it is
+  --help          this text
+TEXT
+}
+
+fail() {
+    echo "demo.sh: $*" >&2
+    exit 1
+}
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(dirname "$here")
+records=/api/collections/packages/records
+
+binary='' url='' token='' status=/var/lib/dpkg/status batch=100 keep=no
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --keep) keep=yes ;;
+        --binary | --url | --token | --status | --batch)
+            [ $# -gt 1 ] || fail "$1 needs a value"
+            declare "${1#--}=$2"
+            shift
+            ;;
+        *) fail "unknown option: $1 (see --help)" ;;
+    esac
+    shift
+done
+case $batch in
+    '' | *[!0-9]*) fail "--batch takes a number: $batch" ;;
+esac
+if [ "$batch" -lt 1 ] || [ "$batch" -gt 1000 ]; then
+    fail "--batch takes 1 to 1000: $batch"
+fi
+[ -z "$url" ] || [ -n "$token" ] || fail "--url needs --token"
+for tool in curl perl awk diff dpkg dpkg-query; do
+    command -v $tool >/dev/null || fail "no $tool on this system"
+done
+[ -r "$status" ] || fail "cannot read $status: the input is the package list of a Debian system"
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/vski-demo.XXXXXX")
+server=''
+clean_up() {
+    if [ -n "$server" ]; then
+        kill "$server" 2>/dev/null || true
+        wait "$server" 2>/dev/null || true
+    fi
+    if [ "$keep" = yes ]; then
+        echo "kept: $work"
+    else
+        rm -rf "$work"
+    fi
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# ---- shared by the steps ----
+
+packages_pl() {
+    perl "$here/demo/packages.pl" "$@"
+}
+
+now_ms() {
+    local now=$EPOCHREALTIME
+    echo $(((${now%.*} * 1000000 + 10#${now#*.}) / 1000))
+}
+
+# One request. Leaves the answer in $work/answer and the milliseconds in $took.
+api() { # api METHOD PATH [CURL ARGUMENT...]
+    local method=$1 path=$2 code
+    shift 2
+    # The token goes by way of a file, for command lines are public.
+    read -r code took < <(curl -sS --max-time 120 -K "$work/curl.conf" -o "$work/answer" \
+        -w '%{http_code} %{time_total}\n' -X "$method" "$@" "$url$path") || true
+    case ${code:-none} in
+        2??) ;;
+        none | 000) fail "$method $path: no answer from $url" ;;
+        *) fail "$method $path: $code $(head -c 400 "$work/answer")" ;;
+    esac
+    took=$(awk -v s="$took" 'BEGIN { printf "%.1f", s * 1000 }')
+}
+
+send_json() { # send_json METHOD PATH JSON, or @FILE for JSON
+    api "$1" "$2" -H 'Content-Type: application/json' --data-binary "$3"
+}
+
+heading() {
+    printf '\n== %s\n' "$*"
+}
+
+# A bar that is drawn over and over on a terminal, and once at the end elsewhere.
+progress() { # progress DONE TOTAL STARTED_MS
+    local done_now=$1 total=$2 elapsed rate filled bar
+    elapsed=$(($(now_ms) - $3))
+    [ "$elapsed" -gt 0 ] || elapsed=1
+    [ -t 1 ] || [ "$done_now" -eq "$total" ] || return 0
+    rate=$((done_now * 1000 / elapsed))
+    filled=$((total > 0 ? done_now * 30 / total : 30))
+    bar=$(printf '%*s' "$filled" '' | tr ' ' '#')
+    [ ! -t 1 ] || printf '\r'
+    printf '[%-30s] %d/%d  %d/s  %d.%02d s' "$bar" "$done_now" "$total" "$rate" \
+        $((elapsed / 1000)) $((elapsed % 1000 / 10))
+    [ "$done_now" -lt "$total" ] || echo
+}
+
+# Sends all batches that packages.pl wrote into a folder.
+send_batches() { # send_batches FOLDER
+    local file count total sent=0 started
+    total=$(awk '{ n += $2 } END { print n + 0 }' "$1/counts")
+    started=$(now_ms)
+    progress 0 "$total" "$started"
+    while read -r file count; do
+        send_json POST /api/batch "@$file"
+        sent=$((sent + count))
+        progress "$sent" "$total" "$started"
+    done <"$1/counts"
+}
+
+# All pages of the collection, a page at a time to a command that reads an answer.
+each_page() { # each_page FIELDS COMMAND...
+    local fields=$1 page=1 pages
+    shift
+    while :; do
+        api GET "$records?page=$page&perPage=500&sort=name&fields=$fields"
+        "$@" <"$work/answer"
+        pages=$(packages_pl get totalPages <"$work/answer")
+        [ "$page" -lt "$pages" ] || return 0
+        page=$((page + 1))
+    done
+}
+
+# Compares rows from the server with rows from dpkg. What differs is noted in a file and
+# not in a variable, for this may run at the end of a pipe.
+compare() { # compare WHAT SERVER_FILE DPKG_FILE
+    if cmp -s "$2" "$3"; then
+        echo "   as dpkg says: $1"
+    else
+        echo "$1" >>"$work/wrong"
+        echo "   NOT as dpkg says: $1 (< server, > dpkg)"
+        diff "$2" "$3" | head -n 6 | sed 's/^/     /' || true
+    fi
+}
+
+# ---- steps ----
+
+step_start() {
+    heading "Server"
+    : >"$work/curl.conf"
+    chmod 600 "$work/curl.conf"
+    if [ -z "$url" ]; then
+        start_server
+        printf 'noproxy = "*"\n' >>"$work/curl.conf"
+        local secret
+        secret=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+        send_json POST /api/admins/init "{\"email\":\"demo@example.com\",\"password\":\"$secret\"}"
+        token=$(packages_pl get token <"$work/answer")
+    fi
+    printf 'header = "Authorization: Bearer %s"\n' "$token" >>"$work/curl.conf"
+    api GET /api/health
+    echo "$url answers, health in $took ms"
+}
+
+start_server() {
+    local candidate
+    if [ -z "$binary" ]; then
+        for candidate in "$root/target/release/vski" "$root/dist/vski" "$(command -v vski || true)"; do
+            if [ -x "$candidate" ]; then
+                binary=$candidate
+                break
+            fi
+        done
+        [ -n "$binary" ] || fail "no server binary: build one (cargo build --release) or name one with --binary"
+    fi
+    [ -x "$binary" ] || fail "no such binary: $binary"
+    HOST=127.0.0.1 PORT=0 DATA_DIR="$work/data" "$binary" serve >"$work/out" 2>"$work/log" &
+    server=$!
+    for _ in $(seq 200); do
+        url=$(sed -n 's/.* listening on \(http:[^ ,]*\).*/\1/p' "$work/out")
+        [ -z "$url" ] || break
+        kill -0 "$server" 2>/dev/null || fail "$binary ended at once, its last word: $(tail -n 1 "$work/log")"
+        sleep 0.05
+    done
+    [ -n "$url" ] || fail "$binary did not say where it listens"
+    head -n 1 "$work/out"
+}
+
+step_collection() {
+    heading "Collection packages"
+    send_json POST /api/collections '{
+        "name": "packages", "type": "base",
+        "fields": [
+            {"name": "name", "type": "text", "required": true, "unique": true},
+            {"name": "version", "type": "text", "required": true},
+            {"name": "section", "type": "text"},
+            {"name": "priority", "type": "select",
+             "values": ["required", "important", "standard", "optional", "extra"]},
+            {"name": "installed_kb", "type": "number"},
+            {"name": "essential", "type": "bool"},
+            {"name": "architecture", "type": "text"},
+            {"name": "maintainer", "type": "text"},
+            {"name": "homepage", "type": "url"},
+            {"name": "summary", "type": "text"},
+            {"name": "description", "type": "editor"},
+            {"name": "depends", "type": "relation", "collectionId": "packages", "maxSelect": 1000}
+        ],
+        "indexes": [{"fields": ["installed_kb"]}, {"fields": ["section"]}]
+    }'
+    echo "made in $took ms"
+}
+
+step_packages() {
+    heading "Packages: batches of $batch through POST /api/batch"
+    arch=$(dpkg --print-architecture)
+    # One copy for both imports: the system may change meanwhile.
+    cp "$status" "$work/status"
+    mkdir "$work/records"
+    packages_pl records "$arch" "$work/records" "$batch" <"$work/status"
+    send_batches "$work/records"
+}
+
+step_relations() {
+    heading "Dependencies as relations: of each the first alternative that is installed"
+    each_page id,name packages_pl rows name id >"$work/ids.tsv"
+    mkdir "$work/relations"
+    packages_pl relations "$arch" "$work/relations" "$batch" "$work/ids.tsv" <"$work/status"
+    send_batches "$work/relations"
+}
+
+# What dpkg itself says, worked out by other means than the import:
+#   dpkg.tsv   name, installed_kb, essential, section, priority, summary
+#   edges.tsv  name, name of a dependency
+ask_dpkg() {
+    dpkg-query --admindir="$work/admin" -W -f '${db:Status-Status}\t${Package}\t${Architecture}\t${Installed-Size}\t${Essential}\t${Section}\t${Priority}\t${binary:Summary}\t${Pre-Depends},${Depends}\n' |
+        awk -F '\t' -v arch="$arch" -v edges="$work/edges" '
+            $1 == "installed" {
+                suffix = $3 == arch || $3 == "all" ? "" : ":" $3
+                name = $2 suffix
+                size[name] = $4 + 0
+                print name "\t" size[name] "\t" ($5 == "yes" ? "true" : "false") "\t" $6 "\t" $7 "\t" $8
+                order[++n] = name
+                wants[name] = $9
+                suffixes[name] = suffix
+            }
+            END {
+                for (i = 1; i <= n; i++) {
+                    name = order[i]
+                    groups = split(wants[name], group, ",")
+                    for (g = 1; g <= groups; g++) {
+                        choices = split(group[g], choice, "|")
+                        for (c = 1; c <= choices; c++) {
+                            sub(/^ */, "", choice[c])
+                            sub(/[ :(].*/, "", choice[c])
+                            found = choice[c] suffixes[name] in size ? choice[c] suffixes[name] : choice[c]
+                            if (found in size) {
+                                if (found != name) print name "\t" found >edges
+                                break
+                            }
+                        }
+                    }
+                }
+            }' | sort >"$work/dpkg.tsv"
+    sort -u "$work/edges" >"$work/edges.tsv"
+}
+
+number=0
+# Asks one question and shows the answer; the rows are left in $work/rows.
+ask() { # ask QUESTION COLUMNS PARAMETER...
+    local columns=$2 parameter shown=''
+    local -a arguments=() column_list
+    number=$((number + 1))
+    printf '\n%d. %s\n' "$number" "$1"
+    shift 2
+    for parameter in "$@"; do
+        shown="$shown${shown:+&}$parameter"
+        arguments+=(--data-urlencode "$parameter")
+    done
+    echo "   GET $records?$shown"
+    api GET "$records" -G "${arguments[@]}"
+    total=$(packages_pl get totalItems <"$work/answer")
+    read -r -a column_list <<<"${columns//,/ }"
+    packages_pl rows "${column_list[@]}" <"$work/answer" >"$work/rows"
+    if [ -n "$columns" ]; then
+        show_rows "${column_list[@]}"
+    fi
+}
+
+show_rows() { # show_rows HEADING...
+    head -n 10 "$work/rows" | packages_pl table "$@"
+    local rows
+    rows=$(wc -l <"$work/rows")
+    echo "   $((rows < 10 ? rows : 10)) of $total shown, answered in $took ms"
+}
+
+# The total the server counted and the rows it sent, against rows worked out from dpkg.
+compare_list() { # compare_list WHAT LIMIT <rows from dpkg
+    cat >"$work/expected.all"
+    head -n "$2" "$work/expected.all" >"$work/expected"
+    wc -l <"$work/expected.all" | tr -d ' ' >>"$work/expected"
+    echo "$total" >>"$work/rows"
+    compare "$1" "$work/rows" "$work/expected"
+}
+
+tab=$(printf '\t')
+by_size() {
+    sort -t "$tab" -k 2,2nr -k 1,1
+}
+
+step_questions() {
+    heading "Questions"
+    mkdir "$work/admin"
+    cp "$work/status" "$work/admin/status"
+    ask_dpkg
+
+    ask "Which packages take the most room?" name,installed_kb,section \
+        'sort=-installed_kb,name' 'perPage=10' 'fields=name,installed_kb,section'
+    awk -F '\t' '{ print $1 "\t" $2 "\t" $4 }' "$work/dpkg.tsv" | by_size |
+        compare_list "the ten largest" 10
+
+    ask "Which packages are essential?" name,installed_kb,summary \
+        'filter=essential = true' 'sort=name' 'perPage=500' 'fields=name,installed_kb,summary'
+    awk -F '\t' '$3 == "true" { print $1 "\t" $2 "\t" $6 }' "$work/dpkg.tsv" |
+        compare_list "the essential packages" 500
+
+    ask "Which libraries of 1 MB and more need zlib1g by way of another package?" \
+        name,installed_kb,section \
+        'filter=(section = "libs" || section = "oldlibs") && installed_kb >= 1000 && depends.depends.name ?= "zlib1g"' \
+        'sort=-installed_kb,name' 'perPage=500' 'fields=name,installed_kb,section'
+    awk -F '\t' -v edges="$work/edges.tsv" '
+        { size[$1] = $2; section[$1] = $4 }
+        END {
+            while ((getline <edges) > 0) {
+                if ($2 == "zlib1g") direct[$1] = 1
+                from[++n] = $1
+                to[n] = $2
+            }
+            for (i = 1; i <= n; i++) if (to[i] in direct) indirect[from[i]] = 1
+            for (name in indirect)
+                if ((section[name] == "libs" || section[name] == "oldlibs") && size[name] >= 1000)
+                    print name "\t" size[name] "\t" section[name]
+        }' "$work/dpkg.tsv" | by_size | compare_list "those libraries" 500
+
+    ask "What depends on libc6, the largest first?" name,installed_kb,section \
+        'filter=depends.name ?= "libc6"' 'sort=-installed_kb,name' 'perPage=500' 'fields=name,installed_kb,section'
+    awk -F '\t' -v edges="$work/edges.tsv" '
+        { row[$1] = $1 "\t" $2 "\t" $4 }
+        END { while ((getline <edges) > 0) if ($2 == "libc6") print row[$1] }' "$work/dpkg.tsv" |
+        by_size | compare_list "what depends on libc6" 500
+
+    ask "What does dpkg need, and what do those packages need?" "" \
+        'filter=name = "dpkg"' 'expand=depends.depends'
+    packages_pl tree <"$work/answer" >"$work/rows"
+    show_tree
+    awk -F '\t' '
+        { near[$1] = near[$1] "\t" $2 }
+        END {
+            n = split(substr(near["dpkg"], 2), name, "\t")
+            for (i = 1; i <= n; i++) {
+                m = split(substr(near[name[i]], 2), far, "\t")
+                for (k = 1; k <= m; k++) print name[i] "\t" far[k]
+                if (m == 0) print name[i] "\t"
+            }
+        }' "$work/edges.tsv" | sort >"$work/expected"
+    sort -o "$work/rows" "$work/rows"
+    compare "the dependencies of dpkg, two levels deep" "$work/rows" "$work/expected"
+
+    ask "What has to do with compression?" name,summary \
+        'filter=summary ~ "compress"' 'sort=name' 'perPage=500' 'fields=name,summary'
+    awk -F '\t' 'tolower($6) ~ /compress/ { print $1 "\t" $6 }' "$work/dpkg.tsv" |
+        compare_list "the summaries with compress in them" 500
+}
+
+show_tree() {
+    awk -F '\t' '
+        !($1 in far) { order[++n] = $1; far[$1] = "" }
+        $2 != "" { far[$1] = far[$1] (far[$1] == "" ? "" : ", ") $2 }
+        END { for (i = 1; i <= n; i++) printf "   %-14s %s\n", order[i], far[order[i]] == "" ? "-" : far[order[i]] }
+    ' "$work/rows"
+    echo "   answered in $took ms"
+}
+
+# The whole of it once more: every package and every dependency.
+step_verify() {
+    heading "Everything against dpkg"
+    each_page name,installed_kb,essential,section,priority,summary \
+        packages_pl rows name installed_kb essential section priority summary >"$work/all.tsv"
+    compare "$(wc -l <"$work/dpkg.tsv" | tr -d ' ') packages" "$work/all.tsv" "$work/dpkg.tsv"
+
+    each_page id,name,depends packages_pl edges depends >"$work/edges.ids"
+    awk -F '\t' 'NR == FNR { name[$2] = $1; next } { print $1 "\t" name[$2] }' \
+        "$work/ids.tsv" "$work/edges.ids" | sort >"$work/edges.server"
+    compare "$(wc -l <"$work/edges.tsv" | tr -d ' ') dependencies" "$work/edges.server" "$work/edges.tsv"
+}
+
+# Our own server must also go when told to, and say so with its exit code.
+stop_server() {
+    local code=0
+    kill "$server"
+    wait "$server" || code=$?
+    server=''
+    [ "$code" -eq 0 ] || fail "the server ended with code $code: $(tail -n 1 "$work/log")"
+}
+
+for step in $STEPS; do
+    "step_$step"
+done
+[ -z "$server" ] || stop_server
+echo
+if [ -s "$work/wrong" ]; then
+    fail "not as dpkg says: $(paste -s -d ';' "$work/wrong" | sed 's/;/; /g')"
+fi
+echo "all answers match"

@@ -1,0 +1,198 @@
+#!/bin/sh
+# Installs vski as a systemd service: binary, unit, environment file, account.
+#
+# Run again with a newer binary to upgrade. The environment file and the data are
+# never overwritten and never removed.
+set -eu
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/install.sh [--uninstall] [BINARY]
+
+Installs BINARY (default: dist/vski-standalone, dist/vski or target/release/vski,
+the first that exists), the systemd unit, /etc/vski/vski.env and the account vski.
+
+  --uninstall   stop the service, remove binary and unit; keep settings and data
+  --help        this text
+
+Variables:
+  PREFIX        where binary and unit go (default /usr/local)
+  DESTDIR       put before every path, for packages: no account is made and
+                systemd is left alone
+TEXT
+}
+
+fail() {
+    echo "install.sh: $*" >&2
+    exit 1
+}
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+root=$(dirname -- "$here")
+prefix=${PREFIX:-/usr/local}
+destdir=${DESTDIR:-}
+account=vski
+binary_to=$prefix/bin/vski
+config_to=/etc/vski/vski.env
+state_dir=/var/lib/vski
+# Both prefixes are on systemd's search path; for any other one the unit goes to
+# the administrator's folder, where systemd finds it whatever the prefix is.
+case $prefix in
+    /usr | /usr/local) unit_to=$prefix/lib/systemd/system/vski.service ;;
+    *) unit_to=/etc/systemd/system/vski.service ;;
+esac
+
+# True when this machine was booted with systemd and is the one to be changed.
+systemd_runs() {
+    [ -z "$destdir" ] && [ -d /run/systemd/system ]
+}
+
+find_binary() {
+    if [ -n "$1" ]; then
+        [ -f "$1" ] || fail "no such binary: $1"
+        echo "$1"
+        return
+    fi
+    for path in dist/vski-standalone dist/vski target/release/vski; do
+        if [ -f "$root/$path" ]; then
+            echo "$root/$path"
+            return
+        fi
+    done
+    fail "no binary in dist/ or target/release/: build one (cargo build --release) or name one"
+}
+
+make_account() {
+    if getent passwd "$account" >/dev/null; then
+        return
+    fi
+    command -v useradd >/dev/null || fail "no useradd: create the system user '$account' and run again"
+    useradd --system --user-group --home-dir "$state_dir" --no-create-home \
+        --shell /usr/sbin/nologin "$account" || fail "cannot create the system user '$account'"
+    echo "account      $account"
+}
+
+# Writes by way of a temporary file and a rename, so that a running server keeps
+# its old binary and a failed copy leaves nothing half done.
+put() { # put MODE FROM TO
+    mkdir -p "$destdir$(dirname "$3")" || fail "cannot make the folder of $destdir$3"
+    install -m "$1" "$2" "$destdir$3.new" || fail "cannot write $destdir$3"
+    mv -f "$destdir$3.new" "$destdir$3" || fail "cannot write $destdir$3"
+}
+
+environment_file() {
+    cat <<'TEXT'
+# Settings of the vski service, read by systemd: NAME=value, one a line.
+# `vski help` prints all of them. Restart after a change: systemctl restart vski
+
+# Where to listen. Behind a reverse proxy on this machine leave 127.0.0.1.
+HOST=127.0.0.1
+PORT=3000
+
+# Signs all tokens, at least 32 bytes. Without it the server makes one of its own and
+# keeps it in /var/lib/vski/secret.
+#JWT_SECRET=
+
+# What a commit waits for: full (a 2xx is on disk) or normal (faster, but a power cut
+# may take the last commits).
+#DB_SYNCHRONOUS=full
+
+#MAX_CONNECTIONS=1024
+#LOG=info
+TEXT
+}
+
+install_all() {
+    binary=$(find_binary "$1")
+    if [ -z "$destdir" ]; then
+        "$binary" version >/dev/null || fail "$binary does not run here: '$binary version' failed"
+    fi
+
+    put 0755 "$binary" "$binary_to"
+    echo "binary       $destdir$binary_to"
+
+    temporary=$(mktemp)
+    trap 'rm -f "$temporary"' EXIT
+    sed "s|^ExecStart=/usr/local/bin/vski |ExecStart=$binary_to |" "$root/vski.service" >"$temporary"
+    put 0644 "$temporary" "$unit_to"
+    echo "unit         $destdir$unit_to"
+
+    if [ -z "$destdir" ]; then
+        make_account
+        # The unit would make it too, but the first admin is created before its first start.
+        install -d -m 0700 -o "$account" -g "$account" "$state_dir" || fail "cannot make $state_dir"
+        echo "data         $state_dir"
+    fi
+
+    if [ -e "$destdir$config_to" ]; then
+        echo "settings     $destdir$config_to (kept)"
+    else
+        environment_file >"$temporary"
+        put 0640 "$temporary" "$config_to"
+        # Secrets may stand in it: root writes, the service's group reads.
+        if [ -z "$destdir" ]; then
+            chown "root:$account" "$config_to" || fail "cannot give $config_to to the group $account"
+        fi
+        echo "settings     $destdir$config_to"
+    fi
+
+    if systemd_runs; then
+        systemctl daemon-reload
+    fi
+    next_steps
+}
+
+# The two steps after an installation, or the one after an upgrade.
+next_steps() {
+    [ -z "$destdir" ] || return 0
+    if systemd_runs && systemctl --quiet is-active vski; then
+        echo
+        echo "vski is running with the old binary; to change over: systemctl restart vski"
+        return
+    fi
+    port=$(sed -n 's/^PORT=\([0-9][0-9]*\).*/\1/p' "$config_to" | tail -n 1)
+    cat <<TEXT
+
+Next:
+  1. Create the first admin (asks for a password):
+       runuser -u $account -- env DATA_DIR=$state_dir $binary_to admin create you@example.com
+  2. Start it and look at its health:
+       systemctl enable --now vski && curl http://127.0.0.1:${port:-3000}/api/health
+TEXT
+}
+
+uninstall() {
+    if systemd_runs && systemctl cat vski >/dev/null 2>&1; then
+        systemctl disable --now vski || fail "cannot stop the service vski"
+    fi
+    rm -f "$destdir$binary_to" "$destdir$unit_to"
+    if systemd_runs; then
+        systemctl daemon-reload
+    fi
+    echo "removed      $destdir$binary_to"
+    echo "removed      $destdir$unit_to"
+    echo "kept         $destdir$config_to, $destdir$state_dir and the account $account"
+}
+
+action=install
+binary=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --uninstall) action=uninstall ;;
+        -*) fail "unknown option: $1 (see --help)" ;;
+        *)
+            [ -z "$binary" ] || fail "more than one binary named: $1"
+            binary=$1
+            ;;
+    esac
+    shift
+done
+if [ -z "$destdir" ] && [ "$(id -u)" -ne 0 ]; then
+    fail "must run as root (or set DESTDIR)"
+fi
+
+case $action in
+    install) install_all "$binary" ;;
+    uninstall) uninstall ;;
+esac

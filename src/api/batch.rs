@@ -1,0 +1,198 @@
+//! `POST /api/batch`: several writes to records of one database, all or nothing.
+//!
+//! Takes PocketBase's form: a list of requests with `method`, `url` (the path of a records
+//! endpoint, with its query) and `body`; `PUT` on the list path changes or makes. The answer has
+//! the status and body of each. When one fails nothing is kept, and the error names it by its
+//! position: `data` has `requests.3`, and for its fields `requests.3.title`.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use serde::Deserialize;
+
+use super::Call;
+use super::records::shape;
+use crate::auth::password;
+use crate::collections::Collection;
+use crate::error::Error;
+use crate::error::FieldError;
+use crate::error::FieldErrors;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::http::Method;
+use crate::http::Response;
+use crate::http::query;
+use crate::http::route::Found;
+use crate::http::route::Router;
+use crate::records;
+use crate::records::Body;
+use crate::records::Draft;
+use crate::records::Scope;
+use crate::records::Shape;
+use crate::records::Upsert;
+
+/// Requests in one batch.
+const REQUESTS_MAX: usize = 1000;
+
+#[derive(Deserialize)]
+struct Batch {
+    requests: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    method: String,
+    url: String,
+    #[serde(default)]
+    body: Body,
+}
+
+/// One request of a batch, checked as far as that goes without the database.
+struct Step {
+    collection: Arc<Collection>,
+    shape: Shape,
+    action: Action,
+}
+
+enum Action {
+    Create(Draft),
+    Update(String, Draft),
+    Upsert(String, Upsert),
+    Delete(String),
+}
+
+/// What `method` and `url` of an item ask for.
+#[derive(Clone, Copy)]
+enum Verb {
+    Create,
+    Upsert,
+    Update,
+    Delete,
+}
+
+pub fn run(call: &Call<'_>) -> Result<Response> {
+    let Batch { requests } = call.body()?;
+    if requests.is_empty() || requests.len() > REQUESTS_MAX {
+        return Err(Error::invalid(format!("A batch has 1 to {REQUESTS_MAX} requests.")));
+    }
+    let scope = call.scope()?;
+    let router = router();
+    let steps: Vec<Step> = requests
+        .into_iter()
+        .enumerate()
+        .map(|(at, item)| parse(&scope, &router, item).map_err(|error| failed(at, error)))
+        .collect::<Result<_>>()?;
+    let body = call.database()?.write(move |tx| {
+        let mut out = b"[".to_vec();
+        for (at, step) in steps.into_iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            step.run(tx, &scope, &mut out).map_err(|error| failed(at, error))?;
+        }
+        out.push(b']');
+        Ok(out)
+    })?;
+    Ok(Response::json(200, body))
+}
+
+impl Step {
+    fn run(self, tx: &Connection, scope: &Scope, out: &mut Vec<u8>) -> Result<()> {
+        let Step { collection, shape, action } = self;
+        let body = match action {
+            Action::Create(draft) => records::create(tx, scope, &collection, draft, &shape)?,
+            Action::Update(id, draft) => {
+                records::update(tx, scope, &collection, &id, draft, &shape)?
+            }
+            Action::Upsert(id, drafts) => {
+                records::upsert(tx, scope, &collection, &id, drafts, &shape)?
+            }
+            Action::Delete(id) => {
+                records::delete(tx, scope, &collection, &id)?;
+                out.extend_from_slice(br#"{"status":204,"body":null}"#);
+                return Ok(());
+            }
+        };
+        out.extend_from_slice(br#"{"status":200,"body":"#);
+        out.extend_from_slice(&body);
+        out.push(b'}');
+        Ok(())
+    }
+}
+
+fn router() -> Router<Verb> {
+    let mut router = Router::new();
+    let (list, one) =
+        ("/api/collections/{collection}/records", "/api/collections/{collection}/records/{id}");
+    router.add(Method::Post, list, Verb::Create);
+    router.add(Method::Put, list, Verb::Upsert);
+    router.add(Method::Patch, one, Verb::Update);
+    router.add(Method::Delete, one, Verb::Delete);
+    router
+}
+
+fn parse(scope: &Scope, router: &Router<Verb>, item: Item) -> Result<Step> {
+    let (path, query_text) = item.url.split_once('?').unwrap_or((&item.url, ""));
+    let Some((verb, params)) = find(router, &item.method, path) else {
+        return Err(Error::invalid(format!(
+            "A batch takes POST and PUT to .../records and PATCH and DELETE to .../records/ID, not \
+             {} {path}.",
+            item.method
+        )));
+    };
+    let (collection, id) = params;
+    let collection = Arc::clone(scope.collections.get(&collection)?);
+    let shape = shape(&query::parse(query_text)?)?;
+    let hash = &password::hash;
+    let action = match verb {
+        Verb::Create => Action::Create(Draft::create(&collection, &item.body, hash)?),
+        Verb::Update => Action::Update(id, Draft::update(&collection, &item.body, hash)?),
+        Verb::Delete => Action::Delete(id),
+        Verb::Upsert => {
+            let id = item.body.get("id").map(|raw| serde_json::from_str(raw.get()));
+            let Some(Ok(id)) = id else {
+                return Err(Error::field("id", "validation_required", "PUT needs the id."));
+            };
+            let drafts = Upsert {
+                update: Draft::update(&collection, &item.body, hash)?,
+                create: Draft::create(&collection, &item.body, hash),
+            };
+            Action::Upsert(id, drafts)
+        }
+    };
+    Ok(Step { collection, shape, action })
+}
+
+fn find(router: &Router<Verb>, method: &str, path: &str) -> Option<(Verb, (String, String))> {
+    let method = match method.to_ascii_uppercase().as_str() {
+        "POST" => Method::Post,
+        "PUT" => Method::Put,
+        "PATCH" => Method::Patch,
+        "DELETE" => Method::Delete,
+        _ => return None,
+    };
+    match router.find(method, path) {
+        Found::Found(verb, params) => {
+            Some((*verb, (params.get("collection").to_owned(), params.get("id").to_owned())))
+        }
+        Found::NotFound | Found::MethodNotAllowed(_) => None,
+    }
+}
+
+/// The error of one request as the error of the batch. Faults of ours stay what they are.
+fn failed(at: usize, error: Error) -> Error {
+    if matches!(error.kind(), Kind::Internal | Kind::Unavailable | Kind::TooLarge) {
+        return error.context(format!("request {at} of a batch"));
+    }
+    let mut fields: FieldErrors = error
+        .field_errors()
+        .iter()
+        .map(|(name, field)| (format!("requests.{at}.{name}"), field.clone()))
+        .collect();
+    let message = error.message().to_owned();
+    fields.insert(
+        format!("requests.{at}"),
+        FieldError { code: "batch_request_failed", message },
+    );
+    Error::fields("A request of the batch failed; nothing was saved.", fields)
+}

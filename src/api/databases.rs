@@ -1,0 +1,35 @@
+//! Databases: list, create, delete (DB-8 to DB-10).
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::json;
+
+use super::Call;
+use super::json_response;
+use crate::error::Result;
+use crate::http::Response;
+
+#[derive(Deserialize)]
+struct Create {
+    name: String,
+}
+
+pub fn list(call: &Call<'_>) -> Result<Response> {
+    let names = call.app.databases.list()?;
+    let items: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+    Ok(json_response(200, &Value::Array(items)))
+}
+
+pub fn create(call: &Call<'_>) -> Result<Response> {
+    let body: Create = call.body()?;
+    call.app.databases.create(&body.name)?;
+    Ok(json_response(200, &json!({"name": body.name})))
+}
+
+/// Soft: the file is moved aside, the definitions are kept out of sight.
+pub fn delete(call: &Call<'_>) -> Result<Response> {
+    let name = call.param("name");
+    call.app.databases.delete(name)?;
+    call.app.catalog.forget_database(name)?;
+    Ok(Response::empty(204))
+}

@@ -1,0 +1,21 @@
+//! `GET /api/health`, and what a browser sees at `/`.
+
+use serde_json::json;
+
+use super::Call;
+use super::json_response;
+use crate::error::Result;
+use crate::http::Response;
+
+/// Says that the server answers; the shape is PocketBase's.
+pub fn get(_call: &Call<'_>) -> Result<Response> {
+    Ok(json_response(200, &json!({"status": 200, "code": 200, "message": "API is healthy.", "data": {}})))
+}
+
+/// A pointer for people who open the address in a browser.
+pub fn root(_call: &Call<'_>) -> Result<Response> {
+    Ok(Response::text(
+        200,
+        "vski is running. The API is under /api/; vski routes lists its endpoints.\n",
+    ))
+}

@@ -1,0 +1,147 @@
+//! Records: list, get, create, change, delete, and the last two in bulk.
+
+use serde::Deserialize;
+
+use super::Call;
+use super::parameter;
+use crate::auth::password;
+use crate::error::Error;
+use crate::error::Result;
+use crate::http::Response;
+use crate::records;
+use crate::records::BULK_MAX;
+use crate::records::Body;
+use crate::records::Draft;
+use crate::records::ListQuery;
+use crate::records::PER_PAGE;
+use crate::records::Shape;
+
+#[derive(Deserialize)]
+struct BulkUpdate {
+    ids: Vec<String>,
+    data: Body,
+}
+
+#[derive(Deserialize)]
+struct BulkDelete {
+    ids: Vec<String>,
+}
+
+pub fn list(call: &Call<'_>) -> Result<Response> {
+    let pairs = call.query()?;
+    let query = list_query(&pairs)?;
+    let shape = shape(&pairs)?;
+    let scope = call.scope()?;
+    let collection = call.collection(&scope)?;
+    let body = call
+        .database()?
+        .snapshot(|connection| records::list(connection, &scope, &collection, &query, &shape))?;
+    Ok(Response::json(200, body))
+}
+
+pub fn get(call: &Call<'_>) -> Result<Response> {
+    let shape = shape(&call.query()?)?;
+    let scope = call.scope()?;
+    let collection = call.collection(&scope)?;
+    let id = call.param("id");
+    let read = |connection: &_| records::get(connection, &scope, &collection, id, &shape);
+    let database = call.database()?;
+    // One statement sees one state by itself; only an expansion needs more.
+    let body = if shape.expand.children.is_empty() {
+        database.read(read)?
+    } else {
+        database.snapshot(read)?
+    };
+    Ok(Response::json(200, body))
+}
+
+pub fn create(call: &Call<'_>) -> Result<Response> {
+    let shape = shape(&call.query()?)?;
+    let scope = call.scope()?;
+    let collection = call.collection(&scope)?;
+    let draft = Draft::create(&collection, &call.body()?, &password::hash)?;
+    let body = call
+        .database()?
+        .write(move |tx| records::create(tx, &scope, &collection, draft, &shape))?;
+    Ok(Response::json(200, body))
+}
+
+pub fn update(call: &Call<'_>) -> Result<Response> {
+    let shape = shape(&call.query()?)?;
+    let scope = call.scope()?;
+    let collection = call.collection(&scope)?;
+    let draft = Draft::update(&collection, &call.body()?, &password::hash)?;
+    let id = call.param("id").to_owned();
+    let body = call
+        .database()?
+        .write(move |tx| records::update(tx, &scope, &collection, &id, draft, &shape))?;
+    Ok(Response::json(200, body))
+}
+
+pub fn delete(call: &Call<'_>) -> Result<Response> {
+    let scope = call.scope()?;
+    let collection = call.collection(&scope)?;
+    let id = call.param("id").to_owned();
+    call.database()?.write(move |tx| records::delete(tx, &scope, &collection, &id))?;
+    Ok(Response::empty(204))
+}
+
+/// Changes several records in the same way, all or none.
+pub fn bulk_update(call: &Call<'_>) -> Result<Response> {
+    let BulkUpdate { ids, data } = call.body()?;
+    check_ids(&ids)?;
+    let shape = shape(&call.query()?)?;
+    let scope = call.scope()?;
+    let collection = call.collection(&scope)?;
+    let draft = Draft::update(&collection, &data, &password::hash)?;
+    let body = call.database()?.write(move |tx| {
+        records::bulk_update(tx, &scope, &collection, &ids, &draft, &shape)
+    })?;
+    Ok(Response::json(200, body))
+}
+
+/// Deletes several records, all or none.
+pub fn bulk_delete(call: &Call<'_>) -> Result<Response> {
+    let BulkDelete { ids } = call.body()?;
+    check_ids(&ids)?;
+    let scope = call.scope()?;
+    let collection = call.collection(&scope)?;
+    call.database()?
+        .write(move |tx| records::bulk_delete(tx, &scope, &collection, &ids))?;
+    Ok(Response::empty(204))
+}
+
+fn check_ids(ids: &[String]) -> Result<()> {
+    if (1..=BULK_MAX).contains(&ids.len()) {
+        return Ok(());
+    }
+    Err(Error::field("ids", "validation_length", format!("Must be 1 to {BULK_MAX} ids.")))
+}
+
+/// What of a record the query asks for.
+pub fn shape(pairs: &[(String, String)]) -> Result<Shape> {
+    Shape::parse(parameter(pairs, "fields"), parameter(pairs, "expand"))
+}
+
+fn list_query(pairs: &[(String, String)]) -> Result<ListQuery> {
+    Ok(ListQuery {
+        page: number(pairs, "page", 1)?,
+        per_page: number(pairs, "perPage", PER_PAGE)?,
+        sort: parameter(pairs, "sort").unwrap_or_default().to_owned(),
+        filter: parameter(pairs, "filter").unwrap_or_default().to_owned(),
+        skip_total: match parameter(pairs, "skipTotal") {
+            None | Some("" | "0" | "false") => false,
+            Some("1" | "true") => true,
+            Some(other) => return Err(Error::invalid(format!("skipTotal={other}: it takes 1 or 0."))),
+        },
+    })
+}
+
+fn number(pairs: &[(String, String)], name: &str, default: u64) -> Result<u64> {
+    match parameter(pairs, name) {
+        None | Some("") => Ok(default),
+        Some(text) => text
+            .parse()
+            .map_err(|_| Error::invalid(format!("{name}={text}: it takes a whole number."))),
+    }
+}

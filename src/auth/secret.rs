@@ -1,0 +1,53 @@
+//! The secret that signs tokens when none is configured: made once, kept in the data directory.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use crate::config::SECRET_BYTES_MIN;
+use crate::error::Error;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+use crate::ids;
+
+/// Reads the secret, or makes one that only the owner of the file can read. A crash leaves either
+/// no file or a whole one.
+pub fn load_or_create(path: &Path) -> Result<Vec<u8>> {
+    let name = path.display();
+    match fs::read(path) {
+        Ok(secret) => {
+            let secret = secret.trim_ascii().to_vec();
+            if secret.len() < SECRET_BYTES_MIN {
+                return Err(Error::unavailable(format!(
+                    "{name} is damaged: it is shorter than {SECRET_BYTES_MIN} bytes. Removing it \
+                     makes a new secret and ends all tokens."
+                )));
+            }
+            Ok(secret)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path),
+        Err(error) => Err(Error::unavailable(format!("{name} cannot be read: {error}."))),
+    }
+}
+
+fn create(path: &Path) -> Result<Vec<u8>> {
+    let secret = ids::hex(&ids::random_bytes::<32>()?);
+    let partial = path.with_extension("tmp");
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)
+        .context("make the secret")?;
+    writeln!(file, "{secret}")?;
+    file.sync_all()?;
+    fs::rename(&partial, path).context("put the secret in place")?;
+    if let Some(dir) = path.parent() {
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(secret.into_bytes())
+}

@@ -1,0 +1,119 @@
+//! Tokens: JWTs signed with HMAC-SHA256 (RFC 7519, RFC 7515), bound to a purpose.
+//!
+//! One algorithm, one header: a token with any other header is not read at all, so none can choose
+//! its own algorithm. The purpose is a claim that is checked, so a token for one thing never opens
+//! another.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::crypto;
+use crate::crypto::SigningKey;
+
+/// base64url of `{"alg":"HS256","typ":"JWT"}`.
+const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
+/// Longest token that is looked at.
+const BYTES_MAX: usize = 4096;
+
+/// What a token is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// Everything.
+    Admin,
+}
+
+/// What a token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// Id of the account.
+    pub subject: String,
+    pub purpose: Purpose,
+    /// Must be the account's present one.
+    pub key: String,
+    /// Milliseconds since 1970.
+    pub expires_ms: i64,
+}
+
+/// The payload as it is sent; times in seconds, as the standard has them.
+#[derive(Serialize, Deserialize)]
+struct Payload {
+    sub: String,
+    purpose: Purpose,
+    key: String,
+    exp: i64,
+}
+
+/// Signs claims.
+pub fn sign(key: &SigningKey, claims: &Claims) -> String {
+    let payload = Payload {
+        sub: claims.subject.clone(),
+        purpose: claims.purpose,
+        key: claims.key.clone(),
+        exp: claims.expires_ms / 1000,
+    };
+    let payload = serde_json::to_vec(&payload).expect("plain texts and numbers have a JSON form");
+    let signed = format!("{HEADER}.{}", crypto::base64url(&payload));
+    let signature = crypto::base64url(&key.sign(signed.as_bytes()));
+    format!("{signed}.{signature}")
+}
+
+/// The claims of a token that is whole, ours, for this purpose and not expired.
+pub fn read(key: &SigningKey, token: &str, purpose: Purpose, now_ms: i64) -> Option<Claims> {
+    if token.len() > BYTES_MAX {
+        return None;
+    }
+    let (signed, signature) = token.rsplit_once('.')?;
+    let payload = signed.strip_prefix(HEADER)?.strip_prefix('.')?;
+    if !key.verify(signed.as_bytes(), &crypto::from_base64url(signature)?) {
+        return None;
+    }
+    let payload: Payload = serde_json::from_slice(&crypto::from_base64url(payload)?).ok()?;
+    let expires_ms = payload.exp.checked_mul(1000)?;
+    (payload.purpose == purpose && now_ms < expires_ms).then_some(Claims {
+        subject: payload.sub,
+        purpose: payload.purpose,
+        key: payload.key,
+        expires_ms,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claims() -> Claims {
+        Claims {
+            subject: "s".to_owned(),
+            purpose: Purpose::Admin,
+            key: "k".to_owned(),
+            expires_ms: 10_000,
+        }
+    }
+
+    #[test]
+    fn a_token_is_read_back_until_it_expires() {
+        let key = SigningKey::new(&[1; 32]);
+        let token = sign(&key, &claims());
+        assert_eq!(read(&key, &token, Purpose::Admin, 9_999), Some(claims()));
+        assert_eq!(read(&key, &token, Purpose::Admin, 10_000), None);
+    }
+
+    #[test]
+    fn what_was_tampered_with_is_not_read() {
+        let key = SigningKey::new(&[1; 32]);
+        let token = sign(&key, &claims());
+        assert_eq!(read(&SigningKey::new(&[2; 32]), &token, Purpose::Admin, 0), None);
+        for at in 0..token.len() {
+            let mut bytes = token.clone().into_bytes();
+            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(bytes).unwrap();
+            assert_eq!(read(&key, &changed, Purpose::Admin, 0), None, "byte {at}");
+        }
+        let none = crypto::base64url(br#"{"alg":"none","typ":"JWT"}"#);
+        let payload = token.split('.').nth(1).unwrap();
+        for forged in [format!("{none}.{payload}."), format!("{none}.{payload}"), String::new(), "..".to_owned()] {
+            assert_eq!(read(&key, &forged, Purpose::Admin, 0), None, "{forged}");
+        }
+    }
+}

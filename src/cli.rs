@@ -1,0 +1,273 @@
+//! The command line: which command, with which flags, and what is printed.
+//!
+//! The only file that prints to stdout. Wrong use exits with 2, a command that fails with 1.
+
+use std::collections::HashMap;
+use std::io::BufRead as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use getopts::Matches;
+use getopts::Options;
+use rustix::termios;
+
+use crate::api;
+use crate::auth::admins;
+use crate::config;
+use crate::config::Config;
+use crate::config::OPTIONS;
+use crate::db;
+use crate::error::Error;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+use crate::records;
+use crate::server;
+
+/// Version and, when the release script sets it, commit.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const COMMIT: Option<&str> = option_env!("VSKI_COMMIT");
+
+/// Why a command did not succeed.
+pub enum Failure {
+    /// Used wrongly; the text says how it is used.
+    Usage(String),
+    /// It was tried and failed.
+    Failed(Error),
+    /// It was stopped before it was done.
+    Overrun,
+}
+
+impl Failure {
+    /// Prints the reason; returns the exit code.
+    pub fn report(&self) -> ExitCode {
+        let mut stderr = std::io::stderr().lock();
+        match self {
+            Failure::Usage(text) => {
+                let _ = writeln!(stderr, "vski: {text}\nvski help shows how it is used.");
+                ExitCode::from(2)
+            }
+            Failure::Failed(error) => {
+                let _ = writeln!(stderr, "vski: {error}");
+                ExitCode::FAILURE
+            }
+            Failure::Overrun => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Failed(error)
+    }
+}
+
+type Outcome = std::result::Result<(), Failure>;
+
+/// Runs the command that the arguments name.
+pub fn run(args: &[String]) -> Outcome {
+    let (command, rest) = match args.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", args),
+    };
+    if rest.iter().any(|arg| arg == "--help" || arg == "-h") {
+        return help(Some(command));
+    }
+    match command {
+        "serve" => serve(rest),
+        "admin" => admin(rest),
+        "routes" => no_arguments(rest).and_then(|()| routes()),
+        "version" | "--version" | "-V" => no_arguments(rest).and_then(|()| version()),
+        "help" | "--help" | "-h" => help(rest.first().map(String::as_str)),
+        other => Err(Failure::Usage(format!("there is no command {other}."))),
+    }
+}
+
+fn serve(args: &[String]) -> Outcome {
+    let (flags, free) = flags(args)?;
+    if let Some(extra) = free.first() {
+        return Err(Failure::Usage(format!("serve takes no argument {extra}.")));
+    }
+    let config = Config::load(&flags)?;
+    let is_clean = server::run(&config, |addr| {
+        print(&format!(
+            "vski {VERSION} listening on http://{addr}, data in {}\n",
+            config.data_dir.display()
+        ))
+    })?;
+    if is_clean { Ok(()) } else { Err(Failure::Overrun) }
+}
+
+fn admin(args: &[String]) -> Outcome {
+    let (flags, free) = flags(args)?;
+    let words: Vec<&str> = free.iter().map(String::as_str).collect();
+    let data_dir = Config::load_data_dir(&flags)?;
+    match words.as_slice() {
+        ["create", email] => {
+            let default = open_default(&data_dir)?;
+            let password = read_password()?;
+            let admin = admins::create(&default, email, &password, admins::When::Always)?;
+            default.close()?;
+            print(&format!("Admin {} created.\n", admin.email))
+        }
+        ["password", email] => {
+            let default = open_default(&data_dir)?;
+            admins::set_password(&default, email, &read_password()?)?;
+            default.close()?;
+            print(&format!("Password of {email} changed; its tokens are ended.\n"))
+        }
+        ["delete", email] => {
+            let default = open_default(&data_dir)?;
+            admins::delete(&default, email)?;
+            default.close()?;
+            print(&format!("Admin {email} deleted.\n"))
+        }
+        ["list"] => {
+            let default = open_default(&data_dir)?;
+            let list = admins::list(&default)?;
+            default.close()?;
+            list.iter().try_for_each(|admin| print(&format!("{}  {}\n", admin.created, admin.email)))
+        }
+        _ => Err(Failure::Usage(
+            "admin takes create EMAIL, password EMAIL, delete EMAIL or list.".to_owned(),
+        )),
+    }
+}
+
+/// Opens `default.db`, also beside a running server: SQLite arbitrates between the two.
+fn open_default(data_dir: &Path) -> Result<db::Database> {
+    db::create_dir(data_dir)?;
+    let settings = db::Settings {
+        synchronous: db::Synchronous::Full,
+        prepare: records::register,
+    };
+    db::Database::open(&db::default_file(data_dir), db::Schema::Default, settings)
+}
+
+/// One line of stdin; at a terminal it is asked for and not shown.
+fn read_password() -> Result<String> {
+    let stdin = std::io::stdin();
+    let before = termios::tcgetattr(&stdin).ok();
+    if let Some(before) = &before {
+        let mut stderr = std::io::stderr().lock();
+        let _ = write!(stderr, "Password: ");
+        let mut silent = before.clone();
+        silent.local_modes.remove(termios::LocalModes::ECHO);
+        termios::tcsetattr(&stdin, termios::OptionalActions::Flush, &silent)?;
+    }
+    let mut line = String::new();
+    let result = stdin.lock().read_line(&mut line);
+    if let Some(before) = &before {
+        termios::tcsetattr(&stdin, termios::OptionalActions::Flush, before)?;
+        let _ = writeln!(std::io::stderr().lock());
+    }
+    result.context("read the password")?;
+    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+fn routes() -> Outcome {
+    for route in &api::ROUTES {
+        print(&format!(
+            "{:7} {:48} {:7} {:9} {}\n",
+            route.method.as_str(),
+            route.path,
+            format!("{:?}", route.access).to_lowercase(),
+            format!("{:?}", route.place).to_lowercase(),
+            format!("{:?}", route.on_replica).to_lowercase(),
+        ))?;
+    }
+    Ok(())
+}
+
+fn version() -> Outcome {
+    match COMMIT {
+        Some(commit) => print(&format!("vski {VERSION} ({commit})\n")),
+        None => print(&format!("vski {VERSION}\n")),
+    }
+}
+
+fn help(command: Option<&str>) -> Outcome {
+    let text = match command {
+        Some("serve") => format!("{SERVE_HELP}\n{}", config::describe()),
+        Some("admin") => ADMIN_HELP.to_owned(),
+        Some("routes") => ROUTES_HELP.to_owned(),
+        Some("version") => "Usage: vski version\n\nPrints the version.\n".to_owned(),
+        None | Some("help" | "--help" | "-h") => format!("{HELP}\n{}", config::describe()),
+        Some(other) => return Err(Failure::Usage(format!("there is no command {other}."))),
+    };
+    print(&text)
+}
+
+const HELP: &str = "\
+vski: a small self-hosted backend in one binary.
+
+Usage:
+  vski serve [OPTIONS]           run the server
+  vski admin create EMAIL        make an admin; the password is read from stdin
+  vski admin password EMAIL      change an admin's password and end its tokens
+  vski admin delete EMAIL        remove an admin
+  vski admin list                list the admins
+  vski routes                    list the endpoints of the API
+  vski version                   print the version
+  vski help [COMMAND]            print this, or the help of a command
+
+Options, as environment variable or as flag of serve (the flag wins):
+";
+
+const SERVE_HELP: &str = "\
+Usage: vski serve [OPTIONS]
+
+Runs the server until SIGTERM or SIGINT; requests in flight are finished (8 s at most), a second
+signal ends it at once. Logs to stderr; prints one line to stdout when it is ready.
+
+Options, as environment variable or as flag (the flag wins):
+";
+
+const ADMIN_HELP: &str = "\
+Usage: vski admin create EMAIL | password EMAIL | delete EMAIL | list  [--data-dir DIR]
+
+Works on the data directory itself, also while a server runs on it. Passwords are read from stdin:
+one line, not shown at a terminal.
+";
+
+const ROUTES_HELP: &str = "\
+Usage: vski routes
+
+Lists the endpoints of the API, one per line: method, path, who may call it (public, rules: whom the
+rules of the collection admit, admin), whether it is about one database (then it also exists
+under /db/NAME), and what becomes of it on a replica.
+";
+
+/// The flags of the option table, by variable, and the other arguments.
+fn flags(args: &[String]) -> std::result::Result<(HashMap<&'static str, String>, Vec<String>), Failure> {
+    let mut options = Options::new();
+    for option in &OPTIONS {
+        options.optopt("", &option.flag(), option.help, option.takes);
+    }
+    let matches: Matches =
+        options.parse(args).map_err(|error| Failure::Usage(format!("{error}.")))?;
+    let given = |option: &config::Opt| matches.opt_str(&option.flag());
+    let flags = OPTIONS
+        .iter()
+        .filter_map(|option| given(option).map(|value| (option.variable, value)))
+        .collect();
+    Ok((flags, matches.free))
+}
+
+fn no_arguments(args: &[String]) -> Outcome {
+    match args.first() {
+        None => Ok(()),
+        Some(extra) => Err(Failure::Usage(format!("there is no argument {extra} here."))),
+    }
+}
+
+/// Prints to stdout; a reader that has gone away is no error worth a message.
+fn print(text: &str) -> Outcome {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Failed(Error::from(error).context("print")))
+        }
+        _ => Ok(()),
+    }
+}

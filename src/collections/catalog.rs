@@ -1,0 +1,472 @@
+//! The catalog: where definitions are stored, changed, and looked up.
+//!
+//! Definitions of all databases lie in `_collections` of `default.db` (DB-12) and are cached: a
+//! look-up takes one short lock and copies an `Arc`. A change first brings the table in step
+//! (`schema`, which only adds), then stores the definition, then replaces the cache. For a tenant
+//! that is two files: a crash between leaves a table that is ahead of its definition, which
+//! nothing reads, and which the next change of the same kind repairs.
+//!
+//! Lock order: `changing` (one change at a time), then `cache`, never the other way round.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use rusqlite::Connection;
+use rusqlite::OptionalExtension as _;
+use rusqlite::params;
+use serde_json::Value;
+
+use super::Collection;
+use super::CollectionKind;
+use super::DomainOptions;
+use super::Field;
+use super::FieldKind;
+use super::definition;
+use super::definition::Draft;
+use super::definition::RULES;
+use super::schema;
+use crate::clock;
+use crate::db::Databases;
+use crate::error::Error;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+use crate::ids;
+use crate::threads::lock;
+
+/// All definitions of one database at one moment.
+#[derive(Debug, Default)]
+pub struct Collections {
+    by_name: HashMap<String, Arc<Collection>>,
+    by_id: HashMap<String, Arc<Collection>>,
+}
+
+impl Collections {
+    /// By name, or else by id.
+    pub fn find(&self, name_or_id: &str) -> Option<&Arc<Collection>> {
+        self.by_name.get(name_or_id).or_else(|| self.by_id.get(name_or_id))
+    }
+
+    /// By name, or else by id; not found is an error for the client.
+    pub fn get(&self, name_or_id: &str) -> Result<&Arc<Collection>> {
+        self.find(name_or_id)
+            .ok_or_else(|| Error::not_found(format!("There is no collection {name_or_id}.")))
+    }
+
+    /// Every collection, sorted by name.
+    pub fn all(&self) -> Vec<&Arc<Collection>> {
+        let mut all: Vec<_> = self.by_name.values().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+}
+
+impl FromIterator<Collection> for Collections {
+    fn from_iter<I: IntoIterator<Item = Collection>>(list: I) -> Collections {
+        let mut collections = Collections::default();
+        for collection in list {
+            let collection = Arc::new(collection);
+            collections.by_id.insert(collection.id.clone(), Arc::clone(&collection));
+            collections.by_name.insert(collection.name.clone(), collection);
+        }
+        collections
+    }
+}
+
+/// The stored definitions and their cache.
+pub struct Catalog {
+    databases: Arc<Databases>,
+    changing: Mutex<()>,
+    cache: Mutex<HashMap<String, Arc<Collections>>>,
+    /// Called with each rule of a definition before it is stored.
+    check_rule: RuleCheck,
+}
+
+/// Refuses a rule that does not hold together: the rule, its collection, and the others.
+pub type RuleCheck = fn(&str, &Collection, &Collections) -> Result<()>;
+
+impl Catalog {
+    /// Opens the catalog; definitions are read when their database is first asked for.
+    pub fn open(databases: Arc<Databases>, check_rule: RuleCheck) -> Catalog {
+        Catalog {
+            databases,
+            changing: Mutex::new(()),
+            cache: Mutex::new(HashMap::new()),
+            check_rule,
+        }
+    }
+
+    /// The definitions of one database as they are now.
+    pub fn collections(&self, database: &str) -> Result<Arc<Collections>> {
+        if let Some(collections) = lock(&self.cache).get(database) {
+            return Ok(Arc::clone(collections));
+        }
+        let _changing = lock(&self.changing);
+        self.reload(database)
+    }
+
+    /// Makes a collection. Returns its definition.
+    pub fn create(&self, database: &str, body: &Value) -> Result<Arc<Collection>> {
+        let draft = Draft::parse(body)?;
+        let _changing = lock(&self.changing);
+        let current = self.reload(database)?;
+        let collection = self.build(database, draft, &current)?;
+        let name = collection.name.clone();
+        self.store(collection, None)?;
+        Ok(Arc::clone(self.reload(database)?.get(&name)?))
+    }
+
+    /// Changes a collection; what `body` does not mention stays as it is.
+    pub fn update(&self, database: &str, name: &str, body: &Value) -> Result<Arc<Collection>> {
+        let draft = Draft::parse(body)?;
+        let _changing = lock(&self.changing);
+        let current = self.reload(database)?;
+        let previous = current.get(name)?;
+        let mut collection = Collection::clone(previous);
+        refuse_new_identity(&draft, previous)?;
+        change(&mut collection, draft, &current)?;
+        keep_storage_forms(previous, &mut collection)?;
+        self.check(&collection, &current)?;
+        collection.updated = clock::now();
+        self.store(collection, Some(previous))?;
+        let name = previous.name.clone();
+        Ok(Arc::clone(self.reload(database)?.get(&name)?))
+    }
+
+    /// Takes a collection out of sight; its table stays on disk.
+    pub fn delete(&self, database: &str, name: &str) -> Result<()> {
+        let _changing = lock(&self.changing);
+        let current = self.reload(database)?;
+        let collection = current.get(name)?;
+        let points_here = |other: &&&Arc<Collection>| {
+            other.id != collection.id
+                && other.fields.iter().any(|field| {
+                    field.relation().is_some_and(|to| to.collection_id == collection.id)
+                })
+        };
+        if let Some(other) = current.all().iter().find(points_here) {
+            return Err(Error::conflict(format!(
+                "The collection {} has a relation to {}; delete that field first.",
+                other.name, collection.name
+            )));
+        }
+        let (id, now) = (collection.id.clone(), clock::now());
+        self.databases.default().write(move |tx| {
+            let sql = "UPDATE _collections SET deleted = ?2 WHERE id = ?1";
+            Ok(tx.prepare_cached(sql)?.execute(params![id, now])?)
+        })?;
+        self.reload(database).map(drop)
+    }
+
+    /// Takes all collections of a deleted database out of sight.
+    pub fn forget_database(&self, database: &str) -> Result<()> {
+        let _changing = lock(&self.changing);
+        let (name, now) = (database.to_owned(), clock::now());
+        self.databases.default().write(move |tx| {
+            let sql =
+                "UPDATE _collections SET deleted = ?2 WHERE database = ?1 AND deleted IS NULL";
+            Ok(tx.prepare_cached(sql)?.execute(params![name, now])?)
+        })?;
+        lock(&self.cache).remove(database);
+        Ok(())
+    }
+
+    /// Reads the definitions of one database anew and caches them; `changing` is held.
+    fn reload(&self, database: &str) -> Result<Arc<Collections>> {
+        drop(self.databases.get(database)?);
+        let list = self.databases.default().read(|connection| load(connection, database))?;
+        let collections = Arc::new(Collections::from_iter(list));
+        lock(&self.cache).insert(database.to_owned(), Arc::clone(&collections));
+        Ok(collections)
+    }
+
+    fn build(&self, database: &str, draft: Draft, current: &Collections) -> Result<Collection> {
+        let Some(name) = draft.name.clone() else {
+            return Err(Error::field("name", "validation_required", "A collection needs a name."));
+        };
+        definition::check_name(&name)?;
+        if current.all().iter().any(|other| other.name.eq_ignore_ascii_case(&name)) {
+            return Err(Error::field(
+                "name",
+                "validation_not_unique",
+                "There is a collection of this name already.",
+            ));
+        }
+        let id = match &draft.id {
+            None => ids::record_id()?,
+            Some(id) if ids::is_valid_id(id) && self.is_free_id(id)? => id.clone(),
+            Some(_) => {
+                let message = "Must be 1 to 64 of A-Z, a-z, 0-9, _ and -, and not be in use.";
+                return Err(Error::field("id", "validation_invalid_id", message));
+            }
+        };
+        let now = clock::now();
+        let mut collection = Collection {
+            id,
+            database: database.to_owned(),
+            name,
+            kind: draft.kind.unwrap_or(CollectionKind::Base),
+            fields: Vec::new(),
+            indexes: Vec::new(),
+            rules: super::Rules::default(),
+            options: serde_json::Map::new(),
+            created: now.clone(),
+            updated: now,
+        };
+        change(&mut collection, draft, current)?;
+        self.check(&collection, current)?;
+        Ok(collection)
+    }
+
+    fn is_free_id(&self, id: &str) -> Result<bool> {
+        self.databases.default().read(|connection| {
+            let sql = "SELECT 1 FROM _collections WHERE id = ?1";
+            let found = connection.prepare_cached(sql)?.query_row([id], |_| Ok(())).optional()?;
+            Ok(found.is_none())
+        })
+    }
+
+    /// What only shows with the whole definition at hand.
+    fn check(&self, collection: &Collection, current: &Collections) -> Result<()> {
+        for index in &collection.indexes {
+            for (column, _) in &index.columns {
+                let is_system = ["id", "created", "updated"].contains(&column.as_str());
+                if !is_system && collection.field(column).is_none() {
+                    let message = format!("The index {} names no field: {column}.", index.name);
+                    return Err(Error::field("indexes", "validation_invalid_definition", message));
+                }
+            }
+        }
+        let mut rules = collection.rules.clone();
+        for (name, slot) in RULES {
+            let Some(rule) = slot(&mut rules) else { continue };
+            (self.check_rule)(rule, collection, current).map_err(|error| {
+                Error::field(name, "validation_invalid_rule", error.message().to_owned())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Brings table and stored definition to `collection`, the table first.
+    fn store(&self, collection: Collection, previous: Option<&Arc<Collection>>) -> Result<()> {
+        let database = self.databases.get(&collection.database)?;
+        let previous = previous.cloned();
+        if Arc::ptr_eq(&database, self.databases.default()) {
+            return database.write(move |tx| {
+                schema::apply(tx, &collection, previous.as_deref())?;
+                save(tx, &collection)
+            });
+        }
+        let collection = Arc::new(collection);
+        let shared = Arc::clone(&collection);
+        database.write(move |tx| schema::apply(tx, &shared, previous.as_deref()))?;
+        self.databases.default().write(move |tx| save(tx, &collection))
+    }
+}
+
+/// Applies what a draft says to a definition.
+fn change(collection: &mut Collection, draft: Draft, current: &Collections) -> Result<()> {
+    if let Some(fields) = draft.fields {
+        collection.fields = fields;
+    }
+    match collection.kind {
+        CollectionKind::Auth => complete_auth_fields(&mut collection.fields)?,
+        CollectionKind::Base => {
+            if let Some(field) = collection.fields.iter().find(|field| field.is_secret()) {
+                return Err(Error::field(
+                    field.name.clone(),
+                    "validation_invalid_definition",
+                    "Only auth collections have a password.",
+                ));
+            }
+        }
+    }
+    if let Some(indexes) = draft.indexes {
+        collection.indexes = indexes;
+    }
+    for (name, rule) in draft.rules {
+        if let Some((_, slot)) = RULES.iter().find(|(known, _)| *known == name) {
+            *slot(&mut collection.rules) = rule;
+        }
+    }
+    if let Some(options) = draft.options {
+        collection.options = options;
+    }
+    resolve_relations(collection, current)
+}
+
+/// Replaces names of targets by ids and refuses targets that do not exist.
+fn resolve_relations(collection: &mut Collection, current: &Collections) -> Result<()> {
+    let (own_id, own_name) = (collection.id.clone(), collection.name.clone());
+    for field in &mut collection.fields {
+        let FieldKind::Relation(options) = &mut field.kind else { continue };
+        let target = &mut options.collection_id;
+        if *target == own_name {
+            target.clone_from(&own_id);
+        }
+        if *target == own_id {
+            continue;
+        }
+        let Some(found) = current.find(target) else {
+            return Err(Error::field(
+                field.name.clone(),
+                "validation_invalid_definition",
+                format!("There is no collection {target} to relate to."),
+            ));
+        };
+        target.clone_from(&found.id);
+    }
+    Ok(())
+}
+
+/// An auth collection always has `email`, `password` and `verified`, of the right types, however
+/// they were written down (COL-6).
+fn complete_auth_fields(fields: &mut Vec<Field>) -> Result<()> {
+    let email = FieldKind::Email(DomainOptions::default());
+    let wanted = [
+        ("email", email, true),
+        ("password", FieldKind::Password { chars_min: 8 }, true),
+        ("verified", FieldKind::Bool, false),
+    ];
+    for (position, (name, kind, required)) in wanted.into_iter().enumerate() {
+        let (unique, hidden) = (name == "email", name == "password");
+        match fields.iter_mut().find(|field| field.name.eq_ignore_ascii_case(name)) {
+            Some(field) => {
+                if std::mem::discriminant(&field.kind) != std::mem::discriminant(&kind) {
+                    field.kind = kind;
+                }
+                name.clone_into(&mut field.name);
+                field.required |= required;
+                field.unique |= unique;
+                field.hidden |= hidden;
+            }
+            None => {
+                let (id, name) = (ids::record_id()?, name.to_owned());
+                let at = position.min(fields.len());
+                fields.insert(at, Field { id, name, kind, required, unique, hidden });
+            }
+        }
+    }
+    match fields.iter().find(|field| field.is_secret() && field.name != "password") {
+        Some(field) => Err(Error::field(
+            field.name.clone(),
+            "validation_invalid_definition",
+            "The one password field of an auth collection is called password.",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn refuse_new_identity(draft: &Draft, previous: &Collection) -> Result<()> {
+    let refuse = |name: &str, message: &str| {
+        Err(Error::field(name, "validation_unchangeable", message))
+    };
+    if draft.name.as_ref().is_some_and(|name| *name != previous.name) {
+        return refuse("name", "A collection cannot be renamed.");
+    }
+    if draft.id.as_ref().is_some_and(|id| *id != previous.id) {
+        return refuse("id", "The id of a collection cannot change.");
+    }
+    if draft.kind.is_some_and(|kind| kind != previous.kind) {
+        return refuse("type", "The type of a collection cannot change.");
+    }
+    Ok(())
+}
+
+/// Refuses changes of type that stored values would not survive; fields keep their ids.
+fn keep_storage_forms(previous: &Collection, next: &mut Collection) -> Result<()> {
+    for field in &mut next.fields {
+        let by_id = previous.fields.iter().find(|before| before.id == field.id);
+        if let Some(before) = by_id.filter(|before| before.name != field.name) {
+            return Err(Error::field(
+                field.name.clone(),
+                "validation_unchangeable",
+                format!("The field {} cannot be renamed.", before.name),
+            ));
+        }
+        let Some(before) = previous.field(&field.name) else { continue };
+        field.id.clone_from(&before.id);
+        let is_same = std::mem::discriminant(&before.kind) == std::mem::discriminant(&field.kind);
+        let is_same_target = match (before.relation(), field.relation()) {
+            (Some(before), Some(now)) => before.collection_id == now.collection_id,
+            _ => true,
+        };
+        let are_plain = before.kind.is_plain_text() && field.kind.is_plain_text();
+        if !(is_same && is_same_target || are_plain) {
+            return Err(Error::field(
+                field.name.clone(),
+                "validation_unchangeable",
+                format!("The field is a {} and stays one.", before.kind.name()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn save(tx: &Connection, collection: &Collection) -> Result<()> {
+    let mut definition = collection.to_json();
+    if let Some(object) = definition.as_object_mut() {
+        object.remove("schema");
+    }
+    tx.prepare_cached(
+        "INSERT INTO _collections (id, database, name, type, definition, created, updated)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT (id) DO UPDATE SET definition = ?5, updated = ?7",
+    )?
+    .execute(params![
+        collection.id,
+        collection.database,
+        collection.name,
+        collection.kind.name(),
+        definition.to_string(),
+        collection.created,
+        collection.updated,
+    ])
+    .context(format!("save collection {}", collection.name))?;
+    Ok(())
+}
+
+fn load(connection: &Connection, database: &str) -> Result<Vec<Collection>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, name, definition, created, updated
+         FROM _collections
+         WHERE database = ?1 AND deleted IS NULL",
+    )?;
+    let mut rows = statement.query([database])?;
+    let mut list = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(1)?;
+        let mut collection = Collection {
+            id: row.get(0)?,
+            database: database.to_owned(),
+            name: name.clone(),
+            kind: CollectionKind::Base,
+            fields: Vec::new(),
+            indexes: Vec::new(),
+            rules: super::Rules::default(),
+            options: serde_json::Map::new(),
+            created: row.get(3)?,
+            updated: row.get(4)?,
+        };
+        let text: String = row.get(2)?;
+        restore(&mut collection, &text)
+            .map_err(|error| Error::internal(format!("definition of {name}: {error}")))?;
+        list.push(collection);
+    }
+    Ok(list)
+}
+
+/// Fills a definition from its stored form, which [`save`] wrote.
+fn restore(collection: &mut Collection, text: &str) -> Result<()> {
+    let draft = Draft::parse(&serde_json::from_str(text)?)?;
+    collection.kind = draft.kind.unwrap_or(CollectionKind::Base);
+    collection.fields = draft.fields.unwrap_or_default();
+    collection.indexes = draft.indexes.unwrap_or_default();
+    collection.options = draft.options.unwrap_or_default();
+    for (name, rule) in draft.rules {
+        if let Some((_, slot)) = RULES.iter().find(|(known, _)| *known == name) {
+            *slot(&mut collection.rules) = rule;
+        }
+    }
+    Ok(())
+}

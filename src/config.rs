@@ -1,0 +1,280 @@
+//! Settings: one table of options, and [`Config`], plain values that were all checked at start.
+//!
+//! Every option is an environment variable and, with `--` and dashes, a flag of `serve`; the flag
+//! wins. Whoever holds a [`Config`] has nothing left to interpret or to refuse.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::db::Synchronous;
+use crate::error::Error;
+use crate::error::Result;
+use crate::log::Level;
+
+/// One row of the option table.
+pub struct Opt {
+    /// Name of the environment variable; the flag is derived from it.
+    pub variable: &'static str,
+    /// What holds when it is not given; empty for none.
+    pub default: &'static str,
+    /// What it takes, for errors and help.
+    pub takes: &'static str,
+    /// One line for people.
+    pub help: &'static str,
+    /// Read and checked, but the part that it belongs to is not in this version: anything but
+    /// the default is refused, so that nobody believes that it works.
+    pub reserved: bool,
+}
+
+impl Opt {
+    /// The long flag without its dashes: `DATA_DIR` is `data-dir`.
+    pub fn flag(&self) -> String {
+        self.variable.to_ascii_lowercase().replace('_', "-")
+    }
+}
+
+const fn opt(
+    variable: &'static str,
+    default: &'static str,
+    takes: &'static str,
+    help: &'static str,
+) -> Opt {
+    Opt { variable, default, takes, help, reserved: false }
+}
+
+const fn reserved(
+    variable: &'static str,
+    default: &'static str,
+    takes: &'static str,
+    help: &'static str,
+) -> Opt {
+    Opt { variable, default, takes, help, reserved: true }
+}
+
+/// All options: the source of the parser, of `vski help` and of the table in the README.
+pub const OPTIONS: [Opt; 25] = [
+    opt("HOST", "127.0.0.1", "an IP address", "address to listen on"),
+    opt("PORT", "3000", "a number from 0 to 65535", "port to listen on; 0 takes a free one"),
+    opt("DATA_DIR", "./data", "a path", "databases, files and local state"),
+    opt("JWT_SECRET", "", "at least 32 bytes", "signs all tokens; made and kept in DATA_DIR/secret when not given"),
+    reserved("REPLICA_MODE", "master", "master or replica", "whether this server takes writes or follows a master"),
+    reserved("MASTER_URL", "", "an http or https URL", "the master, on a replica"),
+    reserved("SYNC_INTERVAL", "60", "seconds from 1 to 86400", "pause between sync cycles of a replica"),
+    reserved("REPLICA_ID", "", "1 to 64 of A-Z a-z 0-9 _ -", "name of this replica to the master"),
+    reserved("PUBLIC_URL", "", "an http or https URL", "where clients reach this server"),
+    reserved("FILE_SYNC_RETENTION_DAYS", "7", "days from 1 to 3650", "age at which file journal entries go"),
+    reserved("STORAGE", "local", "local or s3", "where uploaded files are kept"),
+    reserved("S3_ENDPOINT", "", "an http or https URL", "S3 server"),
+    reserved("S3_BUCKET", "", "a name", "S3 bucket"),
+    reserved("S3_REGION", "", "a name", "S3 region"),
+    reserved("S3_ACCESS_KEY", "", "a key", "S3 access key"),
+    reserved("S3_SECRET_KEY", "", "a key", "S3 secret key"),
+    reserved("S3_PATH_STYLE", "", "true or false", "address the bucket in the path"),
+    reserved("AUTH_COLLECTION", "_users", "a collection name", "default auth collection"),
+    opt("TOKEN_HOURS", "168", "hours from 1 to 87600", "life of an admin or user token"),
+    opt("THREADS", "64", "a number from 1 to 1024", "request threads; most of them wait for a commit to reach the disk"),
+    opt("MAX_CONNECTIONS", "1024", "a number from 1 to 100000", "HTTP connections at a time"),
+    reserved("MAX_BODY_MB", "64", "MiB from 1 to 10240", "largest upload; JSON bodies are at most 4 MiB"),
+    opt("DB_SYNCHRONOUS", "full", "full or normal", "full: a 2xx is on disk; normal: a power cut may take the last commits"),
+    reserved("CORS_ORIGINS", "", "comma-separated origins, or *", "origins that browsers may call from"),
+    opt("LOG", "info", "error, warn, info or debug", "how much is logged to stderr"),
+];
+
+/// The settings of a server, checked.
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The secret for tokens, when given.
+    pub jwt_secret: Option<String>,
+    /// Life of an admin or user token.
+    pub token_hours: u32,
+    /// Size of the fixed request pool.
+    pub threads: usize,
+    /// HTTP connections at a time.
+    pub connections_max: usize,
+    /// What a commit waits for.
+    pub synchronous: Synchronous,
+    /// How much is logged.
+    pub log: Level,
+}
+
+/// Shortest secret that is taken: the length of the signature it makes.
+pub const SECRET_BYTES_MIN: usize = 32;
+
+impl Config {
+    /// Checks the given flags (by variable name) and the environment.
+    pub fn load(flags: &HashMap<&'static str, String>) -> Result<Config> {
+        let raw = Raw { flags };
+        for option in &OPTIONS {
+            raw.check_reserved(option)?;
+        }
+        Ok(Config {
+            listen: SocketAddr::new(
+                raw.parse("HOST", |text| match text {
+                    "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+                    _ => text.parse().ok(),
+                })?,
+                raw.parse("PORT", |text| text.parse().ok())?,
+            ),
+            data_dir: raw.data_dir()?,
+            jwt_secret: raw.secret()?,
+            token_hours: raw.number("TOKEN_HOURS", 1, 87_600)?,
+            threads: raw.number("THREADS", 1, 1024)?,
+            connections_max: raw.number("MAX_CONNECTIONS", 1, 100_000)?,
+            synchronous: raw.parse("DB_SYNCHRONOUS", |text| match text {
+                "full" => Some(Synchronous::Full),
+                "normal" => Some(Synchronous::Normal),
+                _ => None,
+            })?,
+            log: raw.parse("LOG", |text| {
+                Level::NAMES.iter().find(|(name, _)| *name == text).map(|(_, level)| *level)
+            })?,
+        })
+    }
+
+    /// Only where the data is, for commands that work on it without serving.
+    pub fn load_data_dir(flags: &HashMap<&'static str, String>) -> Result<PathBuf> {
+        Raw { flags }.data_dir()
+    }
+}
+
+/// The text of the option table, as `vski help` prints it.
+pub fn describe() -> String {
+    let mut text = String::new();
+    for option in &OPTIONS {
+        let default = match option.default {
+            "" => String::new(),
+            default => format!(" [{default}]"),
+        };
+        let note = if option.reserved { " (not in this version)" } else { "" };
+        let _ = writeln!(
+            text,
+            "  {:26} --{:27} {}{default}{note}\n  {:26} {:29} takes {}",
+            option.variable,
+            option.flag(),
+            option.help,
+            "",
+            "",
+            option.takes
+        );
+    }
+    text
+}
+
+/// Values as they were given: flags first, then the environment, then the default.
+struct Raw<'a> {
+    flags: &'a HashMap<&'static str, String>,
+}
+
+impl Raw<'_> {
+    fn get(&self, variable: &'static str) -> Result<String> {
+        if let Some(value) = self.flags.get(variable) {
+            return Ok(value.clone());
+        }
+        match std::env::var(variable) {
+            Ok(value) if !value.is_empty() => Ok(value),
+            Ok(_) | Err(std::env::VarError::NotPresent) => Ok(option(variable).default.to_owned()),
+            Err(std::env::VarError::NotUnicode(_)) => Err(refuse(variable, "(not UTF-8)")),
+        }
+    }
+
+    fn parse<T>(&self, variable: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<T> {
+        let value = self.get(variable)?;
+        read(&value).ok_or_else(|| refuse(variable, &value))
+    }
+
+    fn number<T>(&self, variable: &'static str, min: T, max: T) -> Result<T>
+    where
+        T: std::str::FromStr + PartialOrd + Copy,
+    {
+        self.parse(variable, |text| {
+            text.parse().ok().filter(|number| (min..=max).contains(number))
+        })
+    }
+
+    fn data_dir(&self) -> Result<PathBuf> {
+        self.parse("DATA_DIR", |text| (!text.is_empty()).then(|| PathBuf::from(text)))
+    }
+
+    /// The secret is never printed, not even in the refusal.
+    fn secret(&self) -> Result<Option<String>> {
+        match self.get("JWT_SECRET")? {
+            secret if secret.is_empty() => Ok(None),
+            secret if secret.len() < SECRET_BYTES_MIN => Err(refuse(
+                "JWT_SECRET",
+                &format!("(a secret of {} bytes)", secret.len()),
+            )),
+            secret => Ok(Some(secret)),
+        }
+    }
+
+    fn check_reserved(&self, option: &Opt) -> Result<()> {
+        let value = self.get(option.variable)?;
+        if !option.reserved || value == option.default {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "{}: what it sets ({}) is not in this version; leave it unset",
+            option.variable, option.help
+        )))
+    }
+}
+
+fn option(variable: &str) -> &'static Opt {
+    OPTIONS
+        .iter()
+        .find(|option| option.variable == variable)
+        .expect("only variables of the table are asked for")
+}
+
+fn refuse(variable: &'static str, value: &str) -> Error {
+    let takes = option(variable).takes;
+    Error::invalid(format!("{variable}={value}: it takes {takes}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(flags: &[(&'static str, &str)]) -> Result<Config> {
+        Config::load(&flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn defaults_are_valid_and_flags_are_read() {
+        let config = load(&[("PORT", "0"), ("THREADS", "2")]).unwrap();
+        assert_eq!(config.listen.port(), 0);
+        assert_eq!(config.threads, 2);
+    }
+
+    #[test]
+    fn every_refusal_names_the_variable_and_what_it_takes() {
+        for (variable, value) in [
+            ("HOST", "example"), ("PORT", "65536"), ("PORT", "-1"), ("TOKEN_HOURS", "0"),
+            ("THREADS", "many"), ("MAX_CONNECTIONS", "0"), ("DB_SYNCHRONOUS", "off"),
+            ("LOG", "INFO"), ("DATA_DIR", ""), ("JWT_SECRET", "short"),
+        ] {
+            let message = load(&[(variable, value)]).err().unwrap().to_string();
+            assert!(message.starts_with(&format!("{variable}=")), "{message}");
+            assert!(message.contains(option(variable).takes), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let message = load(&[("JWT_SECRET", "hunter2")]).err().unwrap().to_string();
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+
+    #[test]
+    fn what_is_not_in_this_version_is_refused_rather_than_ignored() {
+        let message = load(&[("REPLICA_MODE", "replica")]).err().unwrap().to_string();
+        assert!(message.contains("REPLICA_MODE"), "{message}");
+    }
+}

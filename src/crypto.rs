@@ -1,0 +1,62 @@
+//! Signatures and encodings: HMAC-SHA256, base64url, comparison in constant time.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::Hmac;
+use hmac::Mac as _;
+use sha2::Sha256;
+
+/// A key for [`sign`]; at least 32 bytes, which `config` makes sure of.
+#[derive(Clone)]
+pub struct SigningKey(Hmac<Sha256>);
+
+impl SigningKey {
+    /// Prepares a key, so that each signature saves the work of hashing it.
+    pub fn new(secret: &[u8]) -> SigningKey {
+        let mac = <Hmac<Sha256> as hmac::Mac>::new_from_slice(secret);
+        SigningKey(mac.expect("HMAC takes keys of any length"))
+    }
+
+    /// HMAC-SHA256 of `message`.
+    pub fn sign(&self, message: &[u8]) -> [u8; 32] {
+        let mut mac = self.0.clone();
+        mac.update(message);
+        mac.finalize().into_bytes().into()
+    }
+
+    /// Whether `signature` is that of `message`; takes the same time for every wrong one.
+    pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        let mut mac = self.0.clone();
+        mac.update(message);
+        mac.verify_slice(signature).is_ok()
+    }
+}
+
+/// Base64 with the URL alphabet, without padding (RFC 4648, section 5).
+pub fn base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The bytes behind [`base64url`]; none when the text is anything else.
+pub fn from_base64url(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 4231, test case 2.
+    #[test]
+    fn hmac_matches_the_published_vector() {
+        let key = SigningKey::new(b"Jefe");
+        let signature = key.sign(b"what do ya want for nothing?");
+        assert_eq!(
+            crate::ids::hex(&signature),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+        assert!(key.verify(b"what do ya want for nothing?", &signature));
+        assert!(!key.verify(b"what do ya want for nothing!", &signature));
+        assert!(!key.verify(b"what do ya want for nothing?", &signature[..31]));
+    }
+}

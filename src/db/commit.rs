@@ -1,0 +1,366 @@
+//! Group commit: writers that arrive together share one transaction and one fsync.
+//!
+//! Whoever comes first leads: it takes all queued jobs, runs each in its own savepoint, commits
+//! once, and hands out the results. Jobs that arrive meanwhile wait for the next batch, whose
+//! first job's thread is made the leader before the results of this one are handed out, so the
+//! disk is never idle while there is work.
+//!
+//! Invariants:
+//! - At most one thread leads (`State::leading`), and only the leader runs jobs.
+//! - A result is handed out only after the commit that it depends on has succeeded; when the
+//!   commit fails, every job of the batch fails, whatever it had returned.
+//! - The queue holds at most one job per waiting thread, so the request pool bounds it.
+
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+
+use rusqlite::Connection;
+use rusqlite::ffi;
+
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::log;
+use crate::threads;
+use crate::threads::lock;
+
+/// Commits between two looks at the size of the log.
+const COMMITS_PER_LOOK: u32 = 256;
+
+/// The writer connection and those who wait for it.
+pub struct Queue {
+    connection: Mutex<Connection>,
+    state: Mutex<State>,
+    commits: AtomicU32,
+}
+
+struct State {
+    jobs: Vec<Box<dyn Job>>,
+    leading: bool,
+}
+
+impl Queue {
+    pub fn new(connection: Connection) -> Queue {
+        let state = State { jobs: Vec::new(), leading: false };
+        Queue {
+            connection: Mutex::new(connection),
+            state: Mutex::new(state),
+            commits: AtomicU32::new(0),
+        }
+    }
+
+    /// See [`super::Database::write`].
+    pub fn write<T: Send + 'static>(
+        &self,
+        body: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let waiter = Arc::new(Waiter::new());
+        let job = Box::new(Pending {
+            body: Some(body),
+            result: None,
+            waiter: Arc::clone(&waiter),
+        });
+        let leads = {
+            let mut state = lock(&self.state);
+            state.jobs.push(job);
+            !std::mem::replace(&mut state.leading, true)
+        };
+        if leads || waiter.wait_for_turn() {
+            self.lead();
+        }
+        waiter.take_result()
+    }
+
+    /// Runs `body` on the connection between two batches.
+    pub fn with_connection<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        body(&lock(&self.connection))
+    }
+
+    /// True once every [`COMMITS_PER_LOOK`] commits.
+    pub fn is_time_to_look(&self) -> bool {
+        let due = self.commits.load(Ordering::Relaxed) >= COMMITS_PER_LOOK;
+        due && self.commits.swap(0, Ordering::Relaxed) >= COMMITS_PER_LOOK
+    }
+
+    pub fn into_connection(self) -> Connection {
+        self.connection.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn lead(&self) {
+        let connection = lock(&self.connection);
+        let mut batch = std::mem::take(&mut lock(&self.state).jobs);
+        let outcome = run(&connection, &mut batch);
+        drop(connection);
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut state = lock(&self.state);
+            match state.jobs.first() {
+                Some(next) => next.promote(),
+                None => state.leading = false,
+            }
+        }
+        for job in batch {
+            job.finish(&outcome);
+        }
+    }
+}
+
+/// Runs a batch in one transaction. An error means that nothing of it was kept.
+fn run(connection: &Connection, batch: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+    execute(connection, "BEGIN IMMEDIATE")?;
+    for job in batch {
+        if let Err(failure) = run_in_savepoint(connection, job.as_mut()) {
+            // The rest of the batch is not run: its jobs fail with the transaction.
+            if !connection.is_autocommit() {
+                execute(connection, "ROLLBACK")?;
+            }
+            return Err(failure);
+        }
+    }
+    execute(connection, "COMMIT").inspect_err(|failure| {
+        failure.end_process_in_doubt();
+        if !connection.is_autocommit()
+            && let Err(failure) = execute(connection, "ROLLBACK")
+        {
+            log::error(format_args!("roll back a failed commit: {}", failure.detail));
+        }
+    })
+}
+
+/// An error here concerns the whole transaction; the job's own stays in the job.
+fn run_in_savepoint(connection: &Connection, job: &mut dyn Job) -> Result<(), Failure> {
+    execute(connection, "SAVEPOINT job")?;
+    let is_ok = job.run(connection);
+    if connection.is_autocommit() {
+        // SQLite gave up the whole transaction (full disk, I/O error).
+        return Err(Failure::lost());
+    }
+    if !is_ok {
+        execute(connection, "ROLLBACK TO job")?;
+    }
+    execute(connection, "RELEASE job")
+}
+
+fn execute(connection: &Connection, sql: &str) -> Result<(), Failure> {
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.execute([])?;
+    Ok(())
+}
+
+/// Why a batch was not kept; each of its jobs gets an error made from this.
+struct Failure {
+    kind: Kind,
+    message: String,
+    detail: String,
+    code: i32,
+}
+
+impl Failure {
+    fn lost() -> Failure {
+        Failure {
+            kind: Kind::Unavailable,
+            message: "The disk is full or failing; nothing was saved.".to_owned(),
+            detail: "transaction given up by SQLite".to_owned(),
+            code: 0,
+        }
+    }
+
+    fn to_error(&self) -> Error {
+        Error::new(self.kind, self.message.clone()).context(self.detail.clone())
+    }
+
+    /// After a failed fsync nobody knows what the disk has, and after corruption nothing can be
+    /// believed. Starting again from what is on disk is the simple and safe way on.
+    fn end_process_in_doubt(&self) {
+        let in_doubt = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC];
+        if in_doubt.contains(&self.code) || self.code & 0xff == ffi::SQLITE_CORRUPT {
+            log::error(format_args!("commit in doubt, ending: {}", self.detail));
+            threads::Stop::new().wait(std::time::Duration::from_millis(100));
+            std::process::exit(70);
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Failure {
+        let code = error.sqlite_error().map_or(0, |error| error.extended_code);
+        let error = Error::from(error);
+        let kind = match error.kind() {
+            // Whatever it is, it is no fault of the jobs in the batch.
+            Kind::Unavailable | Kind::Internal => error.kind(),
+            _ => Kind::Internal,
+        };
+        Failure {
+            kind,
+            message: error.message().to_owned(),
+            detail: error.to_string(),
+            code,
+        }
+    }
+}
+
+/// A queued write, whatever its result type.
+trait Job: Send {
+    /// Runs it and keeps the result; true when it may be committed.
+    fn run(&mut self, connection: &Connection) -> bool;
+    /// Makes the waiting thread the leader.
+    fn promote(&self);
+    /// Hands the result to the waiting thread.
+    fn finish(self: Box<Self>, outcome: &Result<(), Failure>);
+}
+
+struct Pending<T, F> {
+    body: Option<F>,
+    result: Option<Result<T>>,
+    waiter: Arc<Waiter<T>>,
+}
+
+impl<T, F> Job for Pending<T, F>
+where
+    T: Send,
+    F: FnOnce(&Connection) -> Result<T> + Send,
+{
+    fn run(&mut self, connection: &Connection) -> bool {
+        let Some(body) = self.body.take() else {
+            return false;
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| body(connection)));
+        let result = result.unwrap_or_else(|_| Err(Error::internal("a write job panicked")));
+        let is_ok = result.is_ok();
+        self.result = Some(result);
+        is_ok
+    }
+
+    fn promote(&self) {
+        self.waiter.set(Turn::Lead);
+    }
+
+    fn finish(self: Box<Self>, outcome: &Result<(), Failure>) {
+        let result = match (self.result, outcome) {
+            (Some(Ok(value)), Ok(())) => Ok(value),
+            // A job that failed by itself keeps its own error in a batch that was kept.
+            (Some(Err(error)), Ok(())) => Err(error),
+            (_, Err(failure)) => Err(failure.to_error()),
+            (None, Ok(())) => Err(Error::internal("a write job was not run")),
+        };
+        self.waiter.set(Turn::Done(result));
+    }
+}
+
+enum Turn<T> {
+    Wait,
+    Lead,
+    Done(Result<T>),
+    Taken,
+}
+
+/// Where a thread waits for its result, or to be made the leader.
+struct Waiter<T> {
+    turn: Mutex<Turn<T>>,
+    changed: Condvar,
+}
+
+impl<T> Waiter<T> {
+    fn new() -> Waiter<T> {
+        Waiter { turn: Mutex::new(Turn::Wait), changed: Condvar::new() }
+    }
+
+    fn set(&self, turn: Turn<T>) {
+        *lock(&self.turn) = turn;
+        self.changed.notify_one();
+    }
+
+    /// True when this thread is to lead, false when its result is there. It waits without a
+    /// limit because the leader always ends: each of its jobs is bounded, panics are caught.
+    fn wait_for_turn(&self) -> bool {
+        let mut turn = lock(&self.turn);
+        loop {
+            match *turn {
+                Turn::Wait => turn = threads::wait(&self.changed, turn),
+                Turn::Lead => return true,
+                Turn::Done(_) | Turn::Taken => return false,
+            }
+        }
+    }
+
+    fn take_result(&self) -> Result<T> {
+        match std::mem::replace(&mut *lock(&self.turn), Turn::Taken) {
+            Turn::Done(result) => result,
+            Turn::Wait | Turn::Lead | Turn::Taken => Err(Error::internal("no result of a write")),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests of a bare connection")]
+mod tests {
+    use super::*;
+
+    fn queue() -> Arc<Queue> {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (x UNIQUE)").unwrap();
+        Arc::new(Queue::new(connection))
+    }
+
+    fn insert(queue: &Queue, x: i64) -> Result<usize> {
+        queue.write(move |c| Ok(c.execute("INSERT INTO t VALUES (?1)", [x])?))
+    }
+
+    fn count(queue: &Queue) -> i64 {
+        queue.write(|c| Ok(c.query_row("SELECT count(*) FROM t", [], |r| r.get(0))?)).unwrap()
+    }
+
+    #[test]
+    fn writers_that_come_together_all_get_their_own_result() {
+        let queue = queue();
+        let writers: Vec<_> = (0..32)
+            .map(|n| {
+                let queue = Arc::clone(&queue);
+                threads::spawn("writer", move || {
+                    // Each number is written by two threads: one of them must be refused.
+                    (0..50).filter(|i| insert(&queue, (n / 2) * 50 + i).is_ok()).count()
+                })
+                .unwrap()
+            })
+            .collect();
+        let kept: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
+        assert_eq!(kept, 16 * 50);
+        assert_eq!(count(&queue), 16 * 50);
+    }
+
+    #[test]
+    fn a_panicking_or_failing_job_undoes_only_itself() {
+        let queue = queue();
+        let panicked: Result<()> = queue.write(|c| {
+            c.execute("INSERT INTO t VALUES (1)", [])?;
+            panic!("a bug in a job");
+        });
+        assert_eq!(panicked.unwrap_err().kind(), Kind::Internal);
+        let failed: Result<()> = queue.write(|c| {
+            c.execute("INSERT INTO t VALUES (2)", [])?;
+            Err(Error::invalid("no"))
+        });
+        assert_eq!(failed.unwrap_err().message(), "no");
+        assert_eq!(count(&queue), 0);
+        insert(&queue, 3).unwrap();
+        assert_eq!(count(&queue), 1);
+    }
+
+    #[test]
+    fn when_the_disk_is_full_every_job_fails_and_the_next_one_works() {
+        let queue = queue();
+        let fill: Result<()> = queue.write(|c| {
+            c.execute_batch("PRAGMA max_page_count = 10")?;
+            c.execute("INSERT INTO t VALUES (zeroblob(1000000))", [])?;
+            Ok(())
+        });
+        assert_eq!(fill.unwrap_err().kind(), Kind::Unavailable);
+        assert_eq!(count(&queue), 0);
+        insert(&queue, 1).unwrap();
+    }
+}

@@ -1,0 +1,328 @@
+//! One database file: one writer, a few readers, and the pragmas, each with its reason.
+//!
+//! [`Database::read`] and [`Database::snapshot`] run a closure on a pooled read-only connection;
+//! [`Database::write`] runs one inside a group commit (see `commit`). No connection escapes.
+//!
+//! Bounds: readers are opened as needed up to [`READERS_MAX`], waiting for one and running a query
+//! both end ([`READER_WAIT`], [`QUERY_LIMIT`]); the log is folded in every 1,000 pages, and by
+//! force above [`WAL_BYTES_MAX`]. No reader is held while a peer is talked to, so none can pin the
+//! log for longer than a query.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use rusqlite::Connection;
+use rusqlite::OpenFlags;
+use rusqlite::config::DbConfig;
+
+use super::Settings;
+use super::commit::Queue;
+use super::migrate;
+use super::migrate::Schema;
+use crate::error::Error;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+use crate::log;
+use crate::threads;
+use crate::threads::lock;
+
+/// What a commit waits for; SQLite's meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synchronous {
+    /// The disk has it: an acknowledged write survives a power cut.
+    Full,
+    /// The system has it: survives a kill, not a power cut.
+    Normal,
+}
+
+/// Read connections per file. Reading is work for processors; more would only hold memory.
+const READERS_MAX: usize = 8;
+/// How long a request waits for a read connection.
+const READER_WAIT: Duration = Duration::from_secs(10);
+/// How long a query may run.
+const QUERY_LIMIT: Duration = Duration::from_secs(30);
+/// Virtual machine steps between two looks at the clock.
+const STEPS_PER_LOOK: i32 = 20_000;
+/// Page cache of a reader, KiB (SQLite takes it as a negative number).
+const READER_CACHE_KIB: i64 = 2_000;
+/// Page cache of the writer, KiB.
+const WRITER_CACHE_KIB: i64 = 8_000;
+/// Prepared statements kept per connection.
+const STATEMENTS_MAX: usize = 96;
+/// Size of the log that is left on disk when it starts over.
+const WAL_BYTES_KEPT: i64 = 16 << 20;
+/// Above this the log is folded in by force, waiting for readers.
+const WAL_BYTES_MAX: u64 = 128 << 20;
+/// How long SQLite waits for a lock that another process holds (a backup, the command line).
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+/// An open database file.
+pub struct Database {
+    path: PathBuf,
+    queue: Queue,
+    readers: Readers,
+}
+
+impl Database {
+    /// Opens the file, making it when there is none, and migrates its system tables.
+    pub fn open(path: &Path, schema: Schema, settings: Settings) -> Result<Database> {
+        let name = path.display();
+        let writer = open_writer(path, schema, settings)
+            .map_err(|error| refuse_broken(path, error))
+            .context(format!("open database {name}"))?;
+        Ok(Database {
+            path: path.to_owned(),
+            queue: Queue::new(writer),
+            readers: Readers::new(path, settings),
+        })
+    }
+
+    /// Runs `body` on a read connection; each statement of it sees the latest commit.
+    pub fn read<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let reader = self.readers.take()?;
+        body(reader.connection())
+    }
+
+    /// Runs `body` on a read connection; all of its statements see one and the same state.
+    pub fn snapshot<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.read(|connection| {
+            connection.prepare_cached("BEGIN")?.execute([])?;
+            let result = body(connection);
+            let end = connection.prepare_cached("ROLLBACK")?.execute([]);
+            if !connection.is_autocommit() {
+                end?;
+            }
+            result
+        })
+    }
+
+    /// Runs `job` in a transaction and returns when its result is durable. Jobs that arrive
+    /// together share one commit; an error or a panic undoes its own job only. The job runs on
+    /// whichever thread leads the commit, so it owns what it uses.
+    pub fn write<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let result = self.queue.write(job);
+        self.bound_wal();
+        result
+    }
+
+    /// Folds the log into the file when there is much of it and refreshes what SQLite knows of
+    /// the data for planning queries; bounded work, for the timer.
+    pub fn maintain(&self) -> Result<()> {
+        self.queue.with_connection(|connection| {
+            checkpoint(connection, "PASSIVE")?;
+            connection.execute_batch("PRAGMA optimize(0x10002)").context("optimize")
+        })
+    }
+
+    /// Folds the log in and closes all connections.
+    pub fn close(self) -> Result<()> {
+        drop(self.readers);
+        let writer = self.queue.into_connection();
+        writer
+            .close()
+            .map_err(|(_, error)| Error::from(error))
+            .context(format!("close database {}", self.path.display()))
+    }
+
+    /// Keeps the promise of [`WAL_BYTES_MAX`], should a reader ever have pinned the log.
+    fn bound_wal(&self) {
+        if !self.queue.is_time_to_look() || wal_bytes(&self.path) < WAL_BYTES_MAX {
+            return;
+        }
+        let result = self.queue.with_connection(|connection| checkpoint(connection, "TRUNCATE"));
+        if let Err(error) = result {
+            log::warn(format_args!("checkpoint {}: {error}", self.path.display()));
+        }
+    }
+}
+
+fn checkpoint(connection: &Connection, mode: &str) -> Result<()> {
+    connection
+        .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
+        .context("checkpoint")
+}
+
+/// The size of the log; asked of the directory, never by opening a file of SQLite's, which would
+/// drop the locks that this process holds on it.
+fn wal_bytes(path: &Path) -> u64 {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    std::fs::metadata(name).map_or(0, |data| data.len())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that opens database files")]
+fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connection> {
+    let mut connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    prepare(&connection, WRITER_CACHE_KIB, settings)?;
+    // Readers never wait for the writer nor the writer for them.
+    let mode: String =
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(Error::internal(format!("journal mode is {mode}, not wal")));
+    }
+    let level = match settings.synchronous {
+        Synchronous::Full => "FULL",
+        Synchronous::Normal => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", level)?;
+    // A log that once grew gives its space back.
+    connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
+    migrate::run(&mut connection, schema)?;
+    Ok(connection)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that opens database files")]
+fn open_reader(path: &Path, settings: Settings, deadline: Arc<AtomicI64>) -> Result<Connection> {
+    let mut connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    prepare(&connection, READER_CACHE_KIB, settings)?;
+    connection.pragma_update(None, "query_only", true)?;
+    let look = move || crate::clock::now_ms() > deadline.load(Ordering::Relaxed);
+    connection.progress_handler(STEPS_PER_LOOK, Some(look))?;
+    Ok(connection)
+}
+
+/// What holds for readers and the writer alike.
+fn prepare(connection: &Connection, cache_kib: i64, settings: Settings) -> Result<()> {
+    connection.busy_timeout(BUSY_WAIT)?;
+    connection.pragma_update(None, "cache_size", -cache_kib)?;
+    // Relations are kept right by `records`; this is for tables that people add themselves.
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // Sorting is bounded by the page cache, not by a temporary file's.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // No statement of a client may write to the schema or the shadow tables.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    // A misspelt column in double quotes is an error, not a string.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    (settings.prepare)(connection)
+}
+
+/// Names the file and the way out when SQLite says that it is no database or damaged.
+fn refuse_broken(path: &Path, error: Error) -> Error {
+    let text = error.to_string();
+    if text.contains("not a database") || text.contains("malformed") {
+        return Error::unavailable(format!(
+            "{} is damaged or no SQLite database; restore it from a backup.",
+            path.display()
+        ))
+        .context(text);
+    }
+    error
+}
+
+/// The pool of read connections. Invariant: `idle.len() + taken == open <= READERS_MAX`.
+struct Readers {
+    path: PathBuf,
+    settings: Settings,
+    state: Mutex<ReadersState>,
+    returned: Condvar,
+}
+
+struct ReadersState {
+    idle: Vec<Reader>,
+    open: usize,
+}
+
+struct Reader {
+    connection: Connection,
+    /// When the running query is stopped, in milliseconds since 1970.
+    deadline: Arc<AtomicI64>,
+}
+
+/// A read connection that goes back to the pool by itself.
+struct Taken<'a> {
+    readers: &'a Readers,
+    reader: Option<Reader>,
+}
+
+impl Readers {
+    fn new(path: &Path, settings: Settings) -> Readers {
+        Readers {
+            path: path.to_owned(),
+            settings,
+            state: Mutex::new(ReadersState { idle: Vec::new(), open: 0 }),
+            returned: Condvar::new(),
+        }
+    }
+
+    fn take(&self) -> Result<Taken<'_>> {
+        let reader = match self.take_idle()? {
+            Some(reader) => reader,
+            None => self.open().inspect_err(|_| self.forget())?,
+        };
+        let limit_ms = i64::try_from(QUERY_LIMIT.as_millis()).unwrap_or(i64::MAX);
+        reader.deadline.store(crate::clock::now_ms() + limit_ms, Ordering::Relaxed);
+        Ok(Taken { readers: self, reader: Some(reader) })
+    }
+
+    /// An idle reader, or none when the caller is to open one (already counted).
+    fn take_idle(&self) -> Result<Option<Reader>> {
+        let mut state = lock(&self.state);
+        let mut deadline = None;
+        loop {
+            if let Some(reader) = state.idle.pop() {
+                return Ok(Some(reader));
+            }
+            if state.open < READERS_MAX {
+                state.open += 1;
+                return Ok(None);
+            }
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + READER_WAIT);
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return Err(Error::unavailable("Too many queries are running; try again."));
+            };
+            state = threads::wait_timeout(&self.returned, state, left);
+        }
+    }
+
+    fn open(&self) -> Result<Reader> {
+        let deadline = Arc::new(AtomicI64::new(i64::MAX));
+        let connection = open_reader(&self.path, self.settings, Arc::clone(&deadline))
+            .context(format!("open reader of {}", self.path.display()))?;
+        Ok(Reader { connection, deadline })
+    }
+
+    fn forget(&self) {
+        lock(&self.state).open -= 1;
+        self.returned.notify_one();
+    }
+}
+
+impl Taken<'_> {
+    fn connection(&self) -> &Connection {
+        let reader = self.reader.as_ref();
+        &reader.expect("held until the drop").connection
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        match self.reader.take() {
+            // A panic may have left a transaction open: such a connection is not used again.
+            Some(reader) if reader.connection.is_autocommit() => {
+                lock(&self.readers.state).idle.push(reader);
+                self.readers.returned.notify_one();
+            }
+            Some(_) | None => self.readers.forget(),
+        }
+    }
+}

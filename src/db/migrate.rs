@@ -1,0 +1,88 @@
+//! Versions of the system tables: append-only steps, counted by `PRAGMA user_version`.
+//!
+//! All pending steps of a file run in one exclusive transaction, so a failing step leaves the file
+//! as it was. A file from a newer program is refused: half understood data is worse than none.
+//! Tables of collections are no concern of this file; `collections` alone alters them.
+
+use rusqlite::Connection;
+use rusqlite::TransactionBehavior;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+
+/// Which system tables a file has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schema {
+    /// `default.db`: definitions, admins.
+    Default,
+    /// A tenant: none so far, only its version.
+    Tenant,
+}
+
+impl Schema {
+    /// The steps from an empty file to the present, in order; released steps never change.
+    fn steps(self) -> &'static [&'static str] {
+        match self {
+            Schema::Default => &[include_str!("default.sql")],
+            Schema::Tenant => &["-- A tenant has no system tables yet."],
+        }
+    }
+}
+
+/// Brings a file up to the present version.
+pub fn run(connection: &mut Connection, schema: Schema) -> Result<()> {
+    run_steps(connection, schema.steps())
+}
+
+fn run_steps(connection: &mut Connection, steps: &[&str]) -> Result<()> {
+    let version = user_version(connection)?;
+    if version == steps.len() {
+        return Ok(());
+    }
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    let version = user_version(&tx)?;
+    if version > steps.len() {
+        return Err(Error::unavailable(format!(
+            "The file was written by a newer vski (schema {version}, this one knows {}).",
+            steps.len()
+        )));
+    }
+    for (number, step) in steps.iter().enumerate().skip(version) {
+        tx.execute_batch(step).context(format!("migration step {}", number + 1))?;
+    }
+    tx.pragma_update(None, "user_version", i64::try_from(steps.len()).unwrap_or(i64::MAX))?;
+    tx.commit().context("commit migration")
+}
+
+fn user_version(connection: &Connection) -> Result<usize> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    Ok(usize::try_from(version).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests of bare connections")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_from_the_future_is_refused_and_untouched() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.pragma_update(None, "user_version", 99).unwrap();
+        let error = run(&mut connection, Schema::Default).unwrap_err();
+        assert!(error.message().contains("newer vski (schema 99"), "{error}");
+        assert_eq!(user_version(&connection).unwrap(), 99);
+    }
+
+    #[test]
+    fn a_failing_step_leaves_the_file_as_it_was() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        run_steps(&mut connection, &["CREATE TABLE a (x)"]).unwrap();
+        let bad = ["CREATE TABLE a (x)", "CREATE TABLE b (x)", "nonsense"];
+        assert!(run_steps(&mut connection, &bad).is_err());
+        assert_eq!(user_version(&connection).unwrap(), 1);
+        assert!(connection.prepare("SELECT * FROM b").is_err());
+        run_steps(&mut connection, &bad[..2]).unwrap();
+        assert_eq!(user_version(&connection).unwrap(), 2);
+    }
+}

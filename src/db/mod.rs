@@ -1,0 +1,323 @@
+//! The database files of a data directory: `default.db`, one file per tenant, `local.db`.
+//!
+//! [`Databases`] owns the directory (a lock file keeps a second server out), opens tenants when
+//! they are first asked for and closes the longest unused ones above [`OPEN_MAX`]. Facts DB-1 to
+//! DB-3 and DB-8 to DB-10 of the public product: a file `<name>.db` each, reserved names.
+//!
+//! Deleting a database is soft (DB-14 in spirit): its file moves to `deleted/`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::fs::File;
+use std::io::Read as _;
+use std::io::Seek as _;
+use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+use std::time::Instant;
+
+use rusqlite::Connection;
+
+pub use database::Database;
+pub use database::Synchronous;
+pub use migrate::Schema;
+
+use crate::clock;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+use crate::threads::Stop;
+use crate::threads::lock;
+
+mod commit;
+mod database;
+mod migrate;
+
+/// The database that every request means that names none.
+pub const DEFAULT: &str = "default";
+/// Names that no tenant may have: databases of the system.
+const RESERVED: [&str; 3] = ["local", "stats", "workflows"];
+/// Tenant databases kept open at a time; more are opened by closing unused ones.
+const OPEN_MAX: usize = 64;
+/// How long deleting a database waits for requests that still use it.
+const DELETE_WAIT: Duration = Duration::from_secs(5);
+
+/// What holds for every connection of every file.
+#[derive(Clone, Copy)]
+pub struct Settings {
+    /// What a commit waits for.
+    pub synchronous: Synchronous,
+    /// Called with each new connection, to make functions known to it.
+    pub prepare: fn(&Connection) -> Result<()>,
+}
+
+/// All databases of one data directory.
+pub struct Databases {
+    dir: PathBuf,
+    settings: Settings,
+    default: Arc<Database>,
+    tenants: Mutex<HashMap<String, Tenant>>,
+    /// Held for as long as the directory is ours; the lock goes with the descriptor.
+    _lock: File,
+}
+
+struct Tenant {
+    database: Arc<Database>,
+    used: Instant,
+}
+
+impl Databases {
+    /// Takes the directory, making it when needed, and opens the system's databases.
+    pub fn open(dir: &Path, settings: Settings) -> Result<Databases> {
+        create_dir(dir)?;
+        let lock = lock_dir(dir)?;
+        let default = Database::open(&file(dir, DEFAULT), Schema::Default, settings)?;
+        Ok(Databases {
+            dir: dir.to_owned(),
+            settings,
+            default: Arc::new(default),
+            tenants: Mutex::new(HashMap::new()),
+            _lock: lock,
+        })
+    }
+
+    /// `default.db`, which also holds the definitions of everything.
+    pub fn default(&self) -> &Arc<Database> {
+        &self.default
+    }
+
+    /// The database of this name, opened when it is not yet.
+    pub fn get(&self, name: &str) -> Result<Arc<Database>> {
+        if name == DEFAULT {
+            return Ok(Arc::clone(&self.default));
+        }
+        let mut tenants = lock(&self.tenants);
+        if let Some(tenant) = tenants.get_mut(name) {
+            tenant.used = Instant::now();
+            return Ok(Arc::clone(&tenant.database));
+        }
+        if !is_valid_name(name) || !file(&self.dir, name).is_file() {
+            return Err(Error::not_found(format!("There is no database {name}.")));
+        }
+        close_unused(&mut tenants);
+        self.open_tenant(&mut tenants, name)
+    }
+
+    /// Makes a new, empty database.
+    pub fn create(&self, name: &str) -> Result<()> {
+        if RESERVED.contains(&name) {
+            return Err(Error::invalid(format!("The database name {name} is reserved.")));
+        }
+        if !is_valid_name(name) {
+            return Err(Error::field(
+                "name",
+                "validation_invalid_name",
+                "Must be 1 to 64 of a-z, 0-9, _ and -, the first one a letter or a digit.",
+            ));
+        }
+        let mut tenants = lock(&self.tenants);
+        if name == DEFAULT || file(&self.dir, name).exists() {
+            return Err(Error::conflict(format!("The database {name} exists already.")));
+        }
+        close_unused(&mut tenants);
+        self.open_tenant(&mut tenants, name).map(drop)
+    }
+
+    /// The names of all databases, sorted, `default` first.
+    pub fn list(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir).context("list the data directory")? {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str().and_then(|name| name.strip_suffix(".db")) else {
+                continue;
+            };
+            if is_valid_name(name) && name != DEFAULT {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        names.insert(0, DEFAULT.to_owned());
+        Ok(names)
+    }
+
+    /// Takes a database out of service and moves its file to `deleted/`.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        if name == DEFAULT || RESERVED.contains(&name) {
+            return Err(Error::invalid(format!("The database {name} cannot be deleted.")));
+        }
+        drop(self.get(name)?);
+        let mut tenants = lock(&self.tenants);
+        let Some(tenant) = tenants.remove(name) else {
+            return Err(Error::not_found(format!("There is no database {name}.")));
+        };
+        match unshared(tenant.database) {
+            Ok(database) => database.close()?,
+            Err(database) => {
+                let used = Instant::now();
+                tenants.insert(name.to_owned(), Tenant { database, used });
+                return Err(Error::unavailable(format!(
+                    "The database {name} is in use; try again."
+                )));
+            }
+        }
+        let aside = self.dir.join("deleted");
+        create_dir(&aside)?;
+        let stamp = clock::now().replace(':', "");
+        fs::rename(file(&self.dir, name), aside.join(format!("{name}-{stamp}.db")))
+            .context(format!("move database {name} aside"))?;
+        File::open(&self.dir)?.sync_all()?;
+        Ok(())
+    }
+
+    /// Lets every open database fold its log into its file; called now and then.
+    pub fn maintain(&self) -> Result<()> {
+        let mut open: Vec<Arc<Database>> =
+            lock(&self.tenants).values().map(|tenant| Arc::clone(&tenant.database)).collect();
+        open.push(Arc::clone(&self.default));
+        open.iter().try_for_each(|database| database.maintain())
+    }
+
+    /// Closes everything in an orderly way.
+    pub fn close(self) -> Result<()> {
+        let tenants = self.tenants.into_inner().unwrap_or_default();
+        let databases = tenants.into_values().map(|tenant| tenant.database);
+        for database in databases.chain([self.default]) {
+            if let Ok(database) = unshared(database) {
+                database.close()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_tenant(
+        &self,
+        tenants: &mut HashMap<String, Tenant>,
+        name: &str,
+    ) -> Result<Arc<Database>> {
+        let path = file(&self.dir, name);
+        let database = Arc::new(Database::open(&path, Schema::Tenant, self.settings)?);
+        let (shared, used) = (Arc::clone(&database), Instant::now());
+        tenants.insert(name.to_owned(), Tenant { database: shared, used });
+        Ok(database)
+    }
+}
+
+/// Whether a tenant may have this name: safe as a file name on every file system.
+pub fn is_valid_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && !RESERVED.contains(&name)
+        && name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-'))
+}
+
+/// The text of an identifier inside SQL.
+pub fn quote(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// The path of `default.db` in a data directory.
+pub fn default_file(dir: &Path) -> PathBuf {
+    file(dir, DEFAULT)
+}
+
+fn file(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.db"))
+}
+
+/// Makes a directory that only its owner can read, with its parents.
+pub fn create_dir(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| {
+            Error::unavailable(format!("The directory {} cannot be made: {error}.", dir.display()))
+        })
+}
+
+fn lock_dir(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| {
+            Error::unavailable(format!("{} cannot be opened: {error}.", path.display()))
+        })?;
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut holder = String::new();
+        let _ = file.read_to_string(&mut holder);
+        return Err(Error::new(
+            Kind::Conflict,
+            format!(
+                "The data directory {} is in use by another vski (process {}).",
+                dir.display(),
+                holder.trim()
+            ),
+        ));
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
+}
+
+fn close_unused(tenants: &mut HashMap<String, Tenant>) {
+    while tenants.len() >= OPEN_MAX {
+        let unused = tenants
+            .iter()
+            .filter(|(_, tenant)| Arc::strong_count(&tenant.database) == 1)
+            .min_by_key(|(_, tenant)| tenant.used)
+            .map(|(name, _)| name.clone());
+        let Some(tenant) = unused.and_then(|name| tenants.remove(&name)) else {
+            return;
+        };
+        if let Ok(database) = unshared(tenant.database)
+            && let Err(error) = database.close()
+        {
+            crate::log::warn(format_args!("close unused database: {error}"));
+        }
+    }
+}
+
+/// Takes a database out of its `Arc`, waiting for other holders to be done.
+fn unshared(mut database: Arc<Database>) -> Result<Database, Arc<Database>> {
+    let (pause, deadline) = (Stop::new(), Instant::now() + DELETE_WAIT);
+    loop {
+        match Arc::try_unwrap(database) {
+            Ok(database) => return Ok(database),
+            Err(shared) if Instant::now() >= deadline => return Err(shared),
+            Err(shared) => database = shared,
+        }
+        pause.wait(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_escape_or_collide_are_refused() {
+        for name in ["", "..", "a/b", "A", "local", "stats", "workflows", "-a", "a.db", "\u{e9}", &"a".repeat(65)] {
+            assert!(!is_valid_name(name), "{name:?}");
+        }
+        assert!(is_valid_name("shop_2-a"));
+    }
+
+    #[test]
+    fn an_identifier_cannot_end_its_quotes() {
+        assert_eq!(quote("a\"b"), "\"a\"\"b\"");
+    }
+}

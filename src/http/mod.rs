@@ -1,0 +1,236 @@
+//! HTTP as plain values: what a handler gets and what it gives back.
+//!
+//! Nothing in this file knows a socket, so that handlers can be called from tests. `server` is the
+//! only module that knows the engine; `route` maps paths to payloads, `query` takes query strings
+//! apart, `encode` and `gzip` turn a [`Response`] into bytes. What a client sent is handed on as
+//! it came: `path` and `query` are raw, and decoding them is up to `route` and `query`.
+
+mod encode;
+mod gzip;
+pub mod query;
+pub mod route;
+pub mod server;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::net::TcpStream;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The methods that routes may use. Everything else is `Other`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+    Options,
+    Other,
+}
+
+impl Method {
+    /// The name as it stands in a request line; `OTHER` for those that we do not know.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Patch => "PATCH",
+            Method::Delete => "DELETE",
+            Method::Options => "OPTIONS",
+            Method::Other => "OTHER",
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Names one request in the log and in the answer's `X-Request-Id`. Unique in a process, and
+/// across processes as far as eight random hex digits go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(String);
+
+impl RequestId {
+    fn new(process: u32, count: u64) -> RequestId {
+        RequestId(format!("{process:08x}-{count:06}"))
+    }
+
+    /// As sent and logged: ASCII letters, digits and a hyphen.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The headers of a request, in one piece of text: the names and values are ranges of it.
+#[derive(Clone, Debug, Default)]
+pub struct Headers {
+    text: String,
+    spans: Vec<(Range<usize>, Range<usize>)>,
+}
+
+impl Headers {
+    /// No headers.
+    pub fn new() -> Headers {
+        Headers::default()
+    }
+
+    /// Adds a header line.
+    pub fn push(&mut self, name: &str, value: &str) {
+        let start = self.text.len();
+        self.text.push_str(name);
+        let middle = self.text.len();
+        self.text.push_str(value);
+        self.spans.push((start..middle, middle..self.text.len()));
+    }
+
+    /// The value of the first header with this name, whatever its case.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// Every header as name and value, in the order they came.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.spans
+            .iter()
+            .map(|(name, value)| (&self.text[name.clone()], &self.text[value.clone()]))
+    }
+}
+
+/// What a client asks.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// `HEAD` arrives as `Get`; the server leaves the body out of the answer.
+    pub method: Method,
+    /// Raw, beginning with `/` (or `*`), without the query string.
+    pub path: String,
+    /// Raw, without the `?`; empty if there is none.
+    pub query: String,
+    /// As sent.
+    pub headers: Headers,
+    /// Whole; empty if there is none.
+    pub body: Vec<u8>,
+    /// The other end of the connection, which may be a proxy.
+    pub peer: SocketAddr,
+    /// Its name in the log.
+    pub id: RequestId,
+}
+
+impl Request {
+    /// The value of the first header with this name, whatever its case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)
+    }
+}
+
+/// A connection that a handler has taken over: the server does not touch it any more.
+pub struct Socket {
+    /// Blocking, without time-outs. Ours is the only descriptor of it.
+    pub stream: Arc<TcpStream>,
+    /// Bytes that the client sent behind its request.
+    pub early: Vec<u8>,
+    /// The other end.
+    pub peer: SocketAddr,
+}
+
+/// Gets the connection after the head of a 101 answer was sent. It must not block.
+pub type Takeover = Box<dyn FnOnce(Socket) + Send>;
+
+/// What the client is told. The server adds the headers that every answer has.
+pub struct Response {
+    /// The HTTP status.
+    pub status: u16,
+    /// Further headers. Line breaks and other control characters in values become blanks.
+    pub headers: Vec<(&'static str, String)>,
+    /// Not sent with 1xx, 204 and 304.
+    pub body: Vec<u8>,
+    takeover: Option<Takeover>,
+}
+
+impl Response {
+    /// An answer without a body.
+    pub fn empty(status: u16) -> Response {
+        Response {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+            takeover: None,
+        }
+    }
+
+    /// An answer with a body of this media type.
+    pub fn with_body(status: u16, media_type: &str, body: Vec<u8>) -> Response {
+        let mut response = Response::empty(status).with_header("Content-Type", media_type);
+        response.body = body;
+        response
+    }
+
+    /// JSON, encoded already.
+    pub fn json(status: u16, body: Vec<u8>) -> Response {
+        Response::with_body(status, "application/json", body)
+    }
+
+    /// Plain text.
+    pub fn text(status: u16, text: impl Into<String>) -> Response {
+        Response::with_body(
+            status,
+            "text/plain; charset=utf-8",
+            text.into().into_bytes(),
+        )
+    }
+
+    /// Switches protocols: sends 101 with these headers, then hands the connection over. For
+    /// requests with `Connection: Upgrade` and `Upgrade: websocket` only; others get a 500.
+    pub fn switch(headers: Vec<(&'static str, String)>, takeover: Takeover) -> Response {
+        Response {
+            headers,
+            takeover: Some(takeover),
+            ..Response::empty(101)
+        }
+    }
+
+    /// Adds a header.
+    pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Response {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The value of the first header with this name, whatever its case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_found_in_any_case() {
+        let mut headers = Headers::new();
+        headers.push("Content-Type", "a");
+        headers.push("X-Two", "b");
+        headers.push("x-two", "c");
+        assert_eq!(headers.get("content-type"), Some("a"));
+        assert_eq!(headers.get("X-TWO"), Some("b"));
+        assert_eq!(headers.get("X-Three"), None);
+        assert_eq!(headers.iter().count(), 3);
+    }
+}

@@ -1,0 +1,417 @@
+//! The server: the engine that reads requests, and the pool of workers that answer them.
+//!
+//! The only file that names tiny_http and threadpool. Owns the threads `worker` (a fixed number,
+//! each looping on the engine's queue) and, inside the engine, `http-accept`, `http-conn` and
+//! `http-write`. Promises that every request that reaches a worker gets exactly one answer and one
+//! log line, also when the handler panics; that a worker waits for no peer, neither for a body,
+//! which is whole before the worker sees it, nor for an answer to be taken; and that one hostile
+//! peer can not use up memory, threads or connections (the engine's limits). Knows no routes and
+//! no handlers: it is given one function.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::io;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::panic;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use threadpool::ThreadPool;
+use tiny_http::HTTPVersion;
+use tiny_http::Unread;
+
+use crate::clock;
+use crate::error::INTERNAL_MESSAGE;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+use crate::http::Headers;
+use crate::http::Method;
+use crate::http::Request;
+use crate::http::RequestId;
+use crate::http::Response;
+use crate::http::Socket;
+use crate::http::encode::Body;
+use crate::http::encode::Connection;
+use crate::http::encode::Frame;
+use crate::http::encode::encode;
+use crate::log;
+use crate::threads::lock;
+use crate::threads::wait_timeout;
+
+/// Makes the answer to a request. Called by many threads at once; may panic.
+pub type Handler = Arc<dyn Fn(Request) -> Response + Send + Sync>;
+
+/// What an operator may choose; the other limits are the engine's.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Threads that answer requests.
+    pub workers: usize,
+    /// Connections; at the cap the longest idle one makes room.
+    pub connections_max: usize,
+    /// Bytes of a body; longer ones are refused with 413.
+    pub body_bytes_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            workers: 64,
+            connections_max: 1024,
+            body_bytes_max: 4 << 20,
+        }
+    }
+}
+
+/// Totals since the start, except `connections`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections open now.
+    pub connections: usize,
+    /// Requests given to workers.
+    pub requests: u64,
+    /// Requests refused as malformed or too slow, before a worker saw them.
+    pub refused: u64,
+    /// Connections closed to make room.
+    pub evicted: u64,
+    /// Connections closed because the peer sent or took too slowly.
+    pub slow_closed: u64,
+    /// Connections that could not be accepted: no descriptors, no threads, no room.
+    pub accept_failed: u64,
+}
+
+/// What [`Server::stop`] left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Requests without a complete answer at the deadline.
+    pub in_flight_left: usize,
+}
+
+/// A running server. Dropping it closes everything at once; see [`Server::stop`].
+pub struct Server {
+    inner: Arc<Inner>,
+    /// Held because dropping it would end idle workers; they end when the engine's queue does.
+    _pool: ThreadPool,
+}
+
+struct Inner {
+    engine: tiny_http::Server,
+    handler: Handler,
+    ids: Arc<Ids>,
+    stopping: AtomicBool,
+    workers: Mutex<usize>,
+    worker_ended: Condvar,
+}
+
+/// How long a request that is only partly here may take to complete once the server stops.
+const PARTIAL_GRACE: Duration = Duration::from_secs(2);
+
+/// Shortest pause between two log lines about failures to accept.
+const ACCEPT_LOG_PAUSE_MS: i64 = 1000;
+
+impl Server {
+    /// Serves the listener from now on. Fails if threads can not be started.
+    pub fn start(listener: TcpListener, settings: &Settings, handler: Handler) -> Result<Server> {
+        let limits = tiny_http::Limits {
+            max_connections: settings.connections_max,
+            body_buffer_max: settings.body_bytes_max,
+            ..tiny_http::Limits::default()
+        };
+        let ids = Arc::new(Ids::new());
+        let engine = tiny_http::Server::from_listener(listener, limits, hooks(&ids))
+            .context("start the http server")?;
+        let inner = Arc::new(Inner {
+            engine,
+            handler,
+            ids,
+            stopping: AtomicBool::new(false),
+            workers: Mutex::new(settings.workers),
+            worker_ended: Condvar::new(),
+        });
+        let pool = threadpool::Builder::new()
+            .num_threads(settings.workers)
+            .thread_name("worker".to_owned())
+            .build();
+        for _ in 0..settings.workers {
+            let inner = Arc::clone(&inner);
+            pool.execute(move || inner.work());
+        }
+        Ok(Server { inner, _pool: pool })
+    }
+
+    /// Where the server listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inner.engine.server_addr()
+    }
+
+    /// Totals for metrics.
+    pub fn counters(&self) -> Counters {
+        let engine = self.inner.engine.counters();
+        Counters {
+            connections: engine.connections,
+            requests: engine.requests,
+            refused: engine.refused,
+            evicted: engine.evicted,
+            slow_closed: engine.slow_closed,
+            accept_failed: engine.accept_errors + engine.turned_away,
+        }
+    }
+
+    /// Accepts nothing more, lets queued and running requests finish and their answers go out,
+    /// closes each connection when it has none, and ends the workers. Takes at most `deadline`;
+    /// what is not done then is counted and left to the end of the process.
+    pub fn stop(&self, deadline: Duration) -> Stopped {
+        let begun = Instant::now();
+        let inner = &self.inner;
+        inner.stopping.store(true, Ordering::Relaxed);
+        let in_flight_left = inner.engine.drain(PARTIAL_GRACE, deadline);
+        inner.engine.unblock();
+        let mut workers = lock(&inner.workers);
+        while *workers > 0 && begun.elapsed() < deadline {
+            let left = deadline.saturating_sub(begun.elapsed());
+            workers = wait_timeout(&inner.worker_ended, workers, left);
+        }
+        Stopped { in_flight_left }
+    }
+}
+
+impl Inner {
+    /// A worker's whole life.
+    fn work(&self) {
+        while let Some(request) = self.engine.recv() {
+            self.serve(request);
+        }
+        *lock(&self.workers) -= 1;
+        self.worker_ended.notify_all();
+    }
+
+    fn serve(&self, mut engine: tiny_http::Request) {
+        let id = self.ids.next();
+        let exchange = Exchange::new(&engine, &id, self.stopping.load(Ordering::Relaxed));
+        let wants_upgrade = engine.wants_upgrade();
+        let (peer, received_at) = (engine.remote_addr(), engine.received_at());
+        let (request, unread) = read(&mut engine, id.clone());
+        let path = request.path.clone();
+        let response = match unread {
+            None => self.call(request, wants_upgrade),
+            Some(Unread::TooLarge) => problem(413, "The request body is too large."),
+            Some(Unread::Overloaded) => problem(503, "The server is busy; try again."),
+        };
+        let status = response.status;
+        let bytes = exchange.answer(engine, response);
+        let micros = u64::try_from(received_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let method = exchange.method.as_str();
+        log::request(id.as_str(), method, &path, status, micros, bytes, &peer);
+    }
+
+    fn call(&self, request: Request, wants_upgrade: bool) -> Response {
+        let id = request.id.clone();
+        match panic::catch_unwind(AssertUnwindSafe(|| (self.handler)(request))) {
+            Ok(response) if response.takeover.is_some() && !wants_upgrade => {
+                log::error(format_args!("takeover without an upgrade request id={id}"));
+                problem(500, INTERNAL_MESSAGE)
+            }
+            Ok(response) => response,
+            Err(payload) => {
+                let reason = panic_text(&*payload);
+                log::error(format_args!("request panicked id={id} reason={reason:?}"));
+                problem(500, INTERNAL_MESSAGE)
+            }
+        }
+    }
+}
+
+/// What must be known of a request to answer it, after the handler has taken the request itself.
+struct Exchange<'a> {
+    id: &'a RequestId,
+    method: Method,
+    accept_encoding: String,
+    connection: Connection,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(engine: &tiny_http::Request, id: &'a RequestId, stopping: bool) -> Exchange<'a> {
+        let connection = if stopping || engine.must_close() {
+            Connection::Close
+        } else if engine.http_version() < HTTPVersion(1, 1) {
+            Connection::KeepAlive
+        } else {
+            Connection::GoesOn
+        };
+        Exchange {
+            id,
+            method: method(engine.method()),
+            accept_encoding: engine
+                .header("Accept-Encoding")
+                .unwrap_or_default()
+                .to_owned(),
+            connection,
+        }
+    }
+
+    /// Sends the answer, or hands it over to be sent. Returns its bytes.
+    fn answer(&self, engine: tiny_http::Request, mut response: Response) -> usize {
+        if let Some(takeover) = response.takeover.take() {
+            let head = encode(&response, &self.frame(Connection::Upgrade));
+            let peer = engine.remote_addr();
+            match switch(engine, &head, peer) {
+                Ok(socket) => takeover(socket),
+                Err(error) => {
+                    log::info(format_args!("switch failed id={} error={error}", self.id));
+                }
+            }
+            return head.len();
+        }
+        let bytes = encode(&response, &self.frame(self.connection));
+        let length = bytes.len();
+        engine.respond(bytes, self.connection == Connection::Close);
+        length
+    }
+
+    fn frame(&self, connection: Connection) -> Frame<'_> {
+        Frame {
+            id: self.id.as_str(),
+            body: match self.method {
+                Method::Head => Body::Counted,
+                _ => Body::Sent,
+            },
+            connection,
+            accept_encoding: &self.accept_encoding,
+        }
+    }
+}
+
+/// Request ids of this process.
+struct Ids {
+    process: u32,
+    count: AtomicU64,
+}
+
+impl Ids {
+    fn new() -> Ids {
+        let random = RandomState::new().hash_one(clock::now_ms());
+        Ids {
+            process: u32::try_from(random >> 32).unwrap_or_default(),
+            count: AtomicU64::new(0),
+        }
+    }
+
+    fn next(&self) -> RequestId {
+        RequestId::new(self.process, self.count.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+/// What the engine asks of us: the words of a refusal, and where failures are logged.
+fn hooks(ids: &Arc<Ids>) -> tiny_http::Hooks {
+    let ids = Arc::clone(ids);
+    let logged = Mutex::new((0, 0_u64));
+    tiny_http::Hooks {
+        refusal: Box::new(move |status| {
+            let id = ids.next();
+            let frame = Frame {
+                id: id.as_str(),
+                body: Body::Sent,
+                connection: Connection::Close,
+                accept_encoding: "",
+            };
+            encode(&problem(status, refusal_message(status)), &frame)
+        }),
+        accept_failed: Box::new(move |error| {
+            let mut logged = lock(&logged);
+            logged.1 += 1;
+            let now_ms = clock::now_ms();
+            if now_ms - logged.0 >= ACCEPT_LOG_PAUSE_MS {
+                logged.0 = now_ms;
+                log::warn(format_args!(
+                    "accept failed error={error} times={}",
+                    logged.1
+                ));
+            }
+        }),
+    }
+}
+
+fn refusal_message(status: u16) -> &'static str {
+    match status {
+        408 => "The request took too long to arrive.",
+        417 => "The expectation is not supported.",
+        431 => "The request headers are too large.",
+        503 => "The server is busy; try again.",
+        505 => "The HTTP version is not supported.",
+        500 => INTERNAL_MESSAGE,
+        _ => "The request is malformed.",
+    }
+}
+
+/// An error in the form that all of them have. The message is ours and needs no escaping.
+fn problem(status: u16, message: &str) -> Response {
+    let body = format!(r#"{{"status":{status},"message":"{message}","data":{{}}}}"#);
+    Response::json(status, body.into_bytes())
+}
+
+/// The engine's request as a plain one, and why it has no body if it has none.
+fn read(engine: &mut tiny_http::Request, id: RequestId) -> (Request, Option<Unread>) {
+    let (path, query) = engine.url().split_once('?').unwrap_or((engine.url(), ""));
+    let (path, query) = (path.to_owned(), query.to_owned());
+    let (body, unread) = match engine.take_body() {
+        Ok(body) => (body, None),
+        Err(unread) => (Vec::new(), Some(unread)),
+    };
+    let (text, spans) = engine.take_head();
+    let spans = spans
+        .into_iter()
+        .map(|span| (span.name, span.value))
+        .collect();
+    let request = Request {
+        method: match method(engine.method()) {
+            Method::Head => Method::Get,
+            method => method,
+        },
+        path,
+        query,
+        headers: Headers { text, spans },
+        body,
+        peer: engine.remote_addr(),
+        id,
+    };
+    (request, unread)
+}
+
+fn method(method: &tiny_http::Method) -> Method {
+    match method {
+        tiny_http::Method::Get => Method::Get,
+        tiny_http::Method::Head => Method::Head,
+        tiny_http::Method::Post => Method::Post,
+        tiny_http::Method::Put => Method::Put,
+        tiny_http::Method::Patch => Method::Patch,
+        tiny_http::Method::Delete => Method::Delete,
+        tiny_http::Method::Options => Method::Options,
+        _ => Method::Other,
+    }
+}
+
+/// Sends the head of a 101 answer and lets the engine forget the connection.
+fn switch(engine: tiny_http::Request, head: &[u8], peer: SocketAddr) -> io::Result<Socket> {
+    let mut upgraded = engine.upgrade()?;
+    upgraded.write_all(head)?;
+    let (stream, early) = upgraded.into_parts();
+    Ok(Socket {
+        stream,
+        early,
+        peer,
+    })
+}
+
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text")
+}

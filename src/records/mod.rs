@@ -1,0 +1,385 @@
+//! Records: get, list, create, update, delete; the only writer of the tables of collections.
+//!
+//! Reading functions take a connection of a read; writing ones that of a write transaction, so
+//! that a caller can do several in one (batch and bulk are all or nothing). A [`Draft`] is what a
+//! request wants to write, checked as far as that goes without the database, so the writer is held
+//! for short. What a rule hides is answered as if it did not exist. (REC-1 to REC-5.)
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use rusqlite::OptionalExtension as _;
+use rusqlite::params_from_iter;
+use rusqlite::types::Value as Stored;
+
+pub use delete::delete;
+pub use draft::Draft;
+pub use like::register;
+pub use query::check_rule;
+pub use shape::Shape;
+pub use value::Body;
+
+use crate::collections::Collection;
+use crate::collections::Collections;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::filter;
+use crate::rules;
+use crate::rules::Access;
+use crate::rules::Identity;
+use plan::Key;
+use plan::Plan;
+use query::MAIN;
+use query::Query;
+use query::Trust;
+use write::Rowid;
+
+mod delete;
+mod draft;
+mod like;
+mod plan;
+mod query;
+mod shape;
+mod value;
+mod write;
+
+/// Records per page at most; more are not refused but cut, as PocketBase does.
+pub const PER_PAGE_MAX: u64 = 500;
+/// Records per page when nothing is said.
+pub const PER_PAGE: u64 = 30;
+/// Records of a bulk request at most.
+pub const BULK_MAX: usize = 1000;
+
+/// Whose request it is and the definitions it is served with.
+#[derive(Clone)]
+pub struct Scope {
+    pub collections: Arc<Collections>,
+    pub identity: Identity,
+}
+
+/// Which records to list, in which order.
+#[derive(Clone, Debug, Default)]
+pub struct ListQuery {
+    /// From 1.
+    pub page: u64,
+    pub per_page: u64,
+    pub sort: String,
+    pub filter: String,
+    /// Do not count the records that match.
+    pub skip_total: bool,
+}
+
+impl Scope {
+    fn access(&self, rule: Option<&String>) -> Result<Access> {
+        rules::access(rule.map(String::as_str), &self.identity)
+    }
+
+    fn trust(&self) -> Trust<'_> {
+        Trust::Caller(&self.identity)
+    }
+
+    fn plan(
+        &self,
+        collection: &Arc<Collection>,
+        shape: &Shape,
+        key: Key,
+        access: &Access,
+    ) -> Result<Plan> {
+        Plan::new(&self.collections, &self.identity, collection, shape, key, access)
+    }
+}
+
+/// The JSON of one record.
+pub fn get(
+    connection: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    id: &str,
+    shape: &Shape,
+) -> Result<Vec<u8>> {
+    let access = scope.access(collection.rules.view.as_ref())?;
+    if access == Access::Denied {
+        return Err(denied());
+    }
+    let plan = scope.plan(collection, shape, Key::Id, &access)?;
+    let mut out = Vec::with_capacity(1024);
+    if !plan.write(connection, &id, &mut out)? {
+        return Err(no_record());
+    }
+    Ok(out)
+}
+
+/// The JSON of a page of records with its envelope. Wants a snapshot: ids are sorted and counted
+/// first, narrow as they are, then the rows of this page alone are fetched.
+pub fn list(
+    connection: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    list: &ListQuery,
+    shape: &Shape,
+) -> Result<Vec<u8>> {
+    let access = scope.access(collection.rules.list.as_ref())?;
+    if access == Access::Denied {
+        return Err(denied());
+    }
+    let per_page = match list.per_page {
+        0 => PER_PAGE,
+        number => number.min(PER_PAGE_MAX),
+    };
+    let page = list.page.max(1);
+    let offset = (page - 1).saturating_mul(per_page);
+    let condition = Condition::new(scope, collection, &access, &list.filter)?;
+    let rowids = condition.page(scope, collection, &list.sort, per_page, offset, connection)?;
+    let total = match (list.skip_total, u64::try_from(rowids.len()).unwrap_or(u64::MAX)) {
+        (true, _) => None,
+        // A page that is not full is the last one, and tells how many there are.
+        (false, found) if found < per_page && (found > 0 || offset == 0) => Some(offset + found),
+        (false, _) => Some(condition.count(collection, connection)?),
+    };
+    let plan = scope.plan(collection, shape, Key::Rowid, &Access::Free)?;
+    let mut out = Vec::with_capacity(512 * (rowids.len() + 1));
+    write_envelope(page, per_page, total, &mut out);
+    for (at, rowid) in rowids.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        plan.write(connection, rowid, &mut out)?;
+    }
+    out.extend_from_slice(b"]}");
+    Ok(out)
+}
+
+/// Writes a new record; returns its JSON.
+pub fn create(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    draft: Draft,
+    shape: &Shape,
+) -> Result<Vec<u8>> {
+    let access = scope.access(collection.rules.create.as_ref())?;
+    if access == Access::Denied {
+        return Err(denied());
+    }
+    let rowid = write::insert(tx, scope, collection, draft)?;
+    // The rule judges the record as it would be stored; a refusal undoes the insert.
+    if let Access::When(rule) = &access
+        && !write::holds(tx, scope, collection, rowid, rule)?
+    {
+        return Err(Error::invalid("The record is not allowed by the createRule."));
+    }
+    show(tx, scope, collection, rowid, shape)
+}
+
+/// Changes a record; returns its JSON.
+pub fn update(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    id: &str,
+    draft: Draft,
+    shape: &Shape,
+) -> Result<Vec<u8>> {
+    let access = scope.access(collection.rules.update.as_ref())?;
+    let rowid = find(tx, scope, collection, id, &access)?;
+    write::update(tx, scope, collection, rowid, draft)?;
+    show(tx, scope, collection, rowid, shape)
+}
+
+/// Changes the record with the id of the draft, or makes it.
+pub fn upsert(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    id: &str,
+    drafts: Upsert,
+    shape: &Shape,
+) -> Result<Vec<u8>> {
+    match write::rowid_of(tx, collection, id)? {
+        Some(_) => update(tx, scope, collection, id, drafts.update, shape),
+        None => create(tx, scope, collection, drafts.create?, shape),
+    }
+}
+
+/// The two things that an upsert may come to.
+pub struct Upsert {
+    pub update: Draft,
+    /// What is refused as a new record may still be right as a change.
+    pub create: Result<Draft>,
+}
+
+/// Applies one draft to several records, all or none; returns them as `{"items": [...]}`.
+pub fn bulk_update(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    ids: &[String],
+    draft: &Draft,
+    shape: &Shape,
+) -> Result<Vec<u8>> {
+    let mut out = br#"{"items":["#.to_vec();
+    for (at, id) in ids.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        let record = update(tx, scope, collection, id, draft.clone(), shape)
+            .map_err(|error| name_record(error, id))?;
+        out.extend_from_slice(&record);
+    }
+    out.extend_from_slice(b"]}");
+    Ok(out)
+}
+
+/// Deletes several records, all or none. One that went along with an earlier one is no error.
+pub fn bulk_delete(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    ids: &[String],
+) -> Result<()> {
+    // All are looked for before the first is deleted, so that a wrong id is told apart from one
+    // that has just gone.
+    let access = scope.access(collection.rules.delete.as_ref())?;
+    for id in ids {
+        find(tx, scope, collection, id, &access).map_err(|error| name_record(error, id))?;
+    }
+    for id in ids {
+        if write::rowid_of(tx, collection, id)?.is_some() {
+            delete(tx, scope, collection, id).map_err(|error| name_record(error, id))?;
+        }
+    }
+    Ok(())
+}
+
+/// Says which of several records was not found.
+fn name_record(error: Error, id: &str) -> Error {
+    match error.kind() {
+        Kind::NotFound => Error::not_found(format!("There is no record {id}.")),
+        _ => error,
+    }
+}
+
+/// The row of a record that the access admits, or the answer that there is none.
+fn find(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    id: &str,
+    access: &Access,
+) -> Result<Rowid> {
+    if *access == Access::Denied {
+        return Err(denied());
+    }
+    let rowid = write::rowid_of(tx, collection, id)?.ok_or_else(no_record)?;
+    match access {
+        Access::When(rule) if !write::holds(tx, scope, collection, rowid, rule)? => {
+            Err(no_record())
+        }
+        _ => Ok(rowid),
+    }
+}
+
+fn show(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    rowid: Rowid,
+    shape: &Shape,
+) -> Result<Vec<u8>> {
+    let plan = scope.plan(collection, shape, Key::Rowid, &Access::Free)?;
+    let mut out = Vec::with_capacity(1024);
+    plan.write(tx, &rowid, &mut out)?;
+    Ok(out)
+}
+
+/// The `WHERE` of a list: the rule and the caller's filter.
+struct Condition {
+    sql: String,
+    params: Vec<Stored>,
+    filter: Option<filter::Expr>,
+    access: Access,
+}
+
+impl Condition {
+    fn new(scope: &Scope, collection: &Collection, access: &Access, text: &str) -> Result<Condition> {
+        let filter = match text.trim() {
+            "" => None,
+            text => Some(filter::parse(text)?),
+        };
+        let mut condition =
+            Condition { sql: String::new(), params: Vec::new(), filter, access: access.clone() };
+        let mut query = Query::new(&scope.collections, &scope.identity, Vec::new());
+        condition.sql = condition.build(scope, collection, &mut query)?;
+        condition.params = query.into_params();
+        Ok(condition)
+    }
+
+    fn build(&self, scope: &Scope, collection: &Collection, query: &mut Query<'_>) -> Result<String> {
+        let mut parts = Vec::new();
+        if let Access::When(rule) = &self.access {
+            parts.push(query.condition(rule, collection, Trust::Rule)?);
+        }
+        if let Some(filter) = &self.filter {
+            parts.push(query.condition(filter, collection, scope.trust())?);
+        }
+        if parts.is_empty() {
+            return Ok(String::new());
+        }
+        Ok(format!(" WHERE {}", parts.join(" AND ")))
+    }
+
+    fn page(
+        &self,
+        scope: &Scope,
+        collection: &Collection,
+        sort: &str,
+        limit: u64,
+        offset: u64,
+        connection: &Connection,
+    ) -> Result<Vec<Rowid>> {
+        let terms = filter::parse_sort(sort)?;
+        let mut query = Query::new(&scope.collections, &scope.identity, self.params.clone());
+        let order = query.order(&terms, collection, scope.trust())?;
+        let limit = query.bind(Stored::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
+        let offset = query.bind(Stored::Integer(i64::try_from(offset).unwrap_or(i64::MAX)));
+        let sql = format!(
+            "SELECT {MAIN}.rowid FROM {} AS {MAIN}{} ORDER BY {order} LIMIT {limit} OFFSET {offset}",
+            crate::db::quote(&collection.name),
+            self.sql,
+        );
+        let mut statement = connection.prepare_cached(&sql)?;
+        let rows = statement.query_map(params_from_iter(query.into_params()), |row| row.get(0))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    fn count(&self, collection: &Collection, connection: &Connection) -> Result<u64> {
+        let table = crate::db::quote(&collection.name);
+        let sql = format!("SELECT count(*) FROM {table} AS {MAIN}{}", self.sql);
+        let mut statement = connection.prepare_cached(&sql)?;
+        let count = statement
+            .query_row(params_from_iter(&self.params), |row| row.get::<_, i64>(0))
+            .optional()?;
+        Ok(u64::try_from(count.unwrap_or(0)).unwrap_or(0))
+    }
+}
+
+fn write_envelope(page: u64, per_page: u64, total: Option<u64>, out: &mut Vec<u8>) {
+    let (items, pages) = match total {
+        Some(total) => (total.to_string(), total.div_ceil(per_page).to_string()),
+        None => ("-1".to_owned(), "-1".to_owned()),
+    };
+    let text = format!(
+        "{{\"page\":{page},\"perPage\":{per_page},\"totalItems\":{items},\"totalPages\":{pages},\"items\":["
+    );
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn no_record() -> Error {
+    Error::not_found("There is no such record.")
+}
+
+/// For callers whom the rule admits to no record at all.
+fn denied() -> Error {
+    Error::new(Kind::Forbidden, "Only admins may do this.")
+}

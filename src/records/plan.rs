@@ -1,0 +1,364 @@
+//! From rows to JSON: which columns to read, which related records to add, how to write them.
+//!
+//! A [`Plan`] is made once per request and collection on the way, with its SQL and the view rule
+//! of what is expanded; writing a record then costs no allocation beyond the output. What the
+//! caller may not see is not selected at all.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use rusqlite::Row;
+use rusqlite::ToSql;
+use rusqlite::types::Value as Stored;
+use rusqlite::types::ValueRef;
+
+use super::query::MAIN;
+use super::query::Query;
+use super::query::Trust;
+use super::shape::Shape;
+use super::shape::Tree;
+use crate::collections::Collection;
+use crate::collections::Collections;
+use crate::collections::Field;
+use crate::collections::FieldKind;
+use crate::db::quote;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::rules;
+use crate::rules::Access;
+use crate::rules::Identity;
+
+/// Largest answer; a list that would be longer is refused.
+const OUTPUT_BYTES_MAX: usize = 16 << 20;
+
+/// How to read and write records of one collection.
+pub struct Plan {
+    collection: Arc<Collection>,
+    sql: String,
+    /// Parameters after the key, which is ?1.
+    params: Vec<Stored>,
+    columns: Vec<Column>,
+    expands: Vec<Expand>,
+    show: Show,
+}
+
+/// One selected column; its position is its place in the list.
+struct Column {
+    /// Position in `Collection::fields`; none for id, created, updated.
+    field: Option<usize>,
+    name: &'static str,
+    /// Read for an expansion only.
+    silent: bool,
+}
+
+/// Parts of a record that are not columns.
+struct Show {
+    collection_id: bool,
+    collection_name: bool,
+}
+
+/// Related records under one relation.
+struct Expand {
+    name: String,
+    column: usize,
+    multiple: bool,
+    /// None when the caller may see no record of the target.
+    plan: Option<Plan>,
+}
+
+/// How the one record that a plan reads is found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    Rowid,
+    /// By id, and only if the access given allows it.
+    Id,
+}
+
+impl Plan {
+    /// Plans the reading of records of `collection` for `identity`, found by `key` under `access`.
+    pub fn new(
+        collections: &Collections,
+        identity: &Identity,
+        collection: &Arc<Collection>,
+        shape: &Shape,
+        key: Key,
+        access: &Access,
+    ) -> Result<Plan> {
+        let scope = Scope { collections, identity };
+        scope.plan(collection, shape.fields.as_ref(), &shape.expand, key, access)
+    }
+
+    /// Writes the record with this key; false when there is none that the caller may see.
+    pub fn write(&self, connection: &Connection, key: &dyn ToSql, out: &mut Vec<u8>) -> Result<bool> {
+        if out.len() > OUTPUT_BYTES_MAX {
+            return Err(Error::new(
+                Kind::TooLarge,
+                "The answer would be too large; ask for fewer records, fields or expansions.",
+            ));
+        }
+        let mut statement = connection.prepare_cached(&self.sql)?;
+        let params = std::iter::once(key).chain(self.params.iter().map(|param| param as &dyn ToSql));
+        for (at, param) in params.enumerate() {
+            statement.raw_bind_parameter(at + 1, param)?;
+        }
+        let mut rows = statement.raw_query();
+        match rows.next()? {
+            Some(row) => self.write_row(connection, row, out).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn write_row(&self, connection: &Connection, row: &Row<'_>, out: &mut Vec<u8>) -> Result<()> {
+        let mut separator = b'{';
+        let mut key = |name: &str, out: &mut Vec<u8>| {
+            out.push(separator);
+            separator = b',';
+            write_text(name.as_bytes(), out);
+            out.push(b':');
+        };
+        if self.show.collection_id {
+            key("collectionId", out);
+            write_text(self.collection.id.as_bytes(), out);
+        }
+        if self.show.collection_name {
+            key("collectionName", out);
+            write_text(self.collection.name.as_bytes(), out);
+        }
+        for (at, column) in self.columns.iter().enumerate() {
+            if column.silent {
+                continue;
+            }
+            match column.field.map(|at| &self.collection.fields[at]) {
+                None => {
+                    key(column.name, out);
+                    write_text(text_of(row.get_ref(at)?), out);
+                }
+                Some(field) => {
+                    key(&field.name, out);
+                    write_value(field, row.get_ref(at)?, out);
+                }
+            }
+        }
+        if !self.expands.is_empty() {
+            key("expand", out);
+            self.write_expands(connection, row, out)?;
+        }
+        if separator == b'{' {
+            out.push(b'{');
+        }
+        out.push(b'}');
+        Ok(())
+    }
+
+    fn write_expands(&self, connection: &Connection, row: &Row<'_>, out: &mut Vec<u8>) -> Result<()> {
+        out.push(b'{');
+        let start = out.len();
+        for expand in &self.expands {
+            let Some(plan) = &expand.plan else { continue };
+            let ids = text_of(row.get_ref(expand.column)?);
+            let before = out.len();
+            if before > start {
+                out.push(b',');
+            }
+            write_text(expand.name.as_bytes(), out);
+            out.push(b':');
+            if !expand.write(plan, connection, ids, out)? {
+                out.truncate(before);
+            }
+        }
+        out.push(b'}');
+        Ok(())
+    }
+}
+
+impl Expand {
+    /// False when there is nothing to show.
+    fn write(&self, plan: &Plan, connection: &Connection, ids: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        if !self.multiple {
+            let id = std::str::from_utf8(ids).unwrap_or_default();
+            return Ok(!id.is_empty() && plan.write(connection, &id, out)?);
+        }
+        let ids: Vec<String> = serde_json::from_slice(ids).unwrap_or_default();
+        out.push(b'[');
+        let start = out.len();
+        for id in ids {
+            let before = out.len();
+            if before > start {
+                out.push(b',');
+            }
+            if !plan.write(connection, &id, out)? {
+                out.truncate(before);
+            }
+        }
+        out.push(b']');
+        Ok(out.len() > start + 1)
+    }
+}
+
+struct Scope<'a> {
+    collections: &'a Collections,
+    identity: &'a Identity,
+}
+
+impl Scope<'_> {
+    fn plan(
+        &self,
+        collection: &Arc<Collection>,
+        fields: Option<&Tree>,
+        expand: &Tree,
+        key: Key,
+        access: &Access,
+    ) -> Result<Plan> {
+        let wants = |name: &str| fields.is_none_or(|tree| tree.has(name));
+        let mut columns: Vec<Column> = ["id", "created", "updated"]
+            .into_iter()
+            .filter(|name| wants(name))
+            .map(|name| Column { field: None, name, silent: false })
+            .collect();
+        for (at, field) in collection.fields.iter().enumerate() {
+            if self.may_see(field) && wants(&field.name) {
+                columns.push(Column { field: Some(at), name: "", silent: false });
+            }
+        }
+        let below = fields.and_then(|tree| tree.children.get("expand"));
+        let expands = expand
+            .children
+            .iter()
+            .filter(|_| wants("expand"))
+            .map(|(name, tree)| self.expand(collection, name, tree, below, &mut columns))
+            .collect::<Result<Vec<_>>>()?;
+        let (sql, params) = self.select(collection, &columns, key, access)?;
+        Ok(Plan {
+            sql,
+            params,
+            columns,
+            expands,
+            show: Show {
+                collection_id: wants("collectionId"),
+                collection_name: wants("collectionName"),
+            },
+            collection: Arc::clone(collection),
+        })
+    }
+
+    fn expand(
+        &self,
+        collection: &Collection,
+        name: &str,
+        tree: &Tree,
+        fields: Option<&Tree>,
+        columns: &mut Vec<Column>,
+    ) -> Result<Expand> {
+        let unknown = || {
+            Error::invalid(format!("expand: {} has no relation {name}.", collection.name))
+        };
+        let at = collection.fields.iter().position(|field| field.name == name);
+        let at = at.filter(|at| self.may_see(&collection.fields[*at])).ok_or_else(unknown)?;
+        let field = &collection.fields[at];
+        let target = &field.relation().ok_or_else(unknown)?.collection_id;
+        let target = self.collections.get(target)?;
+        let column = match columns.iter().position(|column| column.field == Some(at)) {
+            Some(column) => column,
+            None => {
+                columns.push(Column { field: Some(at), name: "", silent: true });
+                columns.len() - 1
+            }
+        };
+        let access = rules::access(target.rules.view.as_deref(), self.identity)?;
+        // No mention of what is below, or `*`, means all of it.
+        let below = fields
+            .filter(|tree| !tree.children.is_empty() && !tree.children.contains_key("*"))
+            .and_then(|tree| tree.children.get(name))
+            .filter(|tree| !tree.children.is_empty());
+        let plan = match access {
+            Access::Denied => None,
+            access => Some(self.plan(target, below, tree, Key::Id, &access)?),
+        };
+        Ok(Expand { name: name.to_owned(), column, multiple: field.is_multiple(), plan })
+    }
+
+    fn select(
+        &self,
+        collection: &Collection,
+        columns: &[Column],
+        key: Key,
+        access: &Access,
+    ) -> Result<(String, Vec<Stored>)> {
+        let mut sql = "SELECT ".to_owned();
+        for (at, column) in columns.iter().enumerate() {
+            if at > 0 {
+                sql += ", ";
+            }
+            sql += MAIN;
+            sql += ".";
+            match column.field {
+                Some(field) => sql += &quote(&collection.fields[field].name),
+                None => sql += column.name,
+            }
+        }
+        if columns.is_empty() {
+            sql += "1";
+        }
+        let column = if key == Key::Rowid { "rowid" } else { "id" };
+        let table = quote(&collection.name);
+        sql += &format!(" FROM {table} AS {MAIN} WHERE {MAIN}.{column} = ?1");
+        let mut query = Query::new(self.collections, self.identity, vec![Stored::Null]);
+        match access {
+            Access::Free => {}
+            Access::Denied => sql += " AND FALSE",
+            Access::When(expr) => {
+                sql += " AND ";
+                sql += &query.condition(expr, collection, Trust::Rule)?;
+            }
+        }
+        Ok((sql, query.into_params().split_off(1)))
+    }
+
+    fn may_see(&self, field: &Field) -> bool {
+        !field.is_secret() && (!field.hidden || self.identity.is_admin())
+    }
+}
+
+fn text_of(value: ValueRef<'_>) -> &[u8] {
+    match value {
+        ValueRef::Text(text) => text,
+        _ => b"",
+    }
+}
+
+/// Writes a stored value as its field shows it; unset is `""`, `[]`, `false` or `null` by type.
+fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
+    match (&field.kind, value) {
+        (FieldKind::Bool, value) => {
+            let is_true = matches!(value, ValueRef::Integer(number) if number != 0);
+            out.extend_from_slice(if is_true { b"true" } else { b"false" });
+        }
+        (FieldKind::Number { .. }, ValueRef::Integer(number)) => write_json(&number, out),
+        (FieldKind::Number { .. }, ValueRef::Real(number)) => write_json(&number, out),
+        (FieldKind::Number { .. }, _) | (FieldKind::Json { .. }, ValueRef::Null) => {
+            out.extend_from_slice(b"null");
+        }
+        // Checked to be JSON when it was written.
+        (FieldKind::Json { .. }, ValueRef::Text(text)) => out.extend_from_slice(text),
+        (_, ValueRef::Text(text)) if field.is_multiple() => out.extend_from_slice(text),
+        (_, ValueRef::Null) if field.is_multiple() => out.extend_from_slice(b"[]"),
+        (_, ValueRef::Text(text)) => write_text(text, out),
+        (_, ValueRef::Integer(number)) => write_text(number.to_string().as_bytes(), out),
+        (_, ValueRef::Real(number)) => write_text(number.to_string().as_bytes(), out),
+        (_, ValueRef::Null | ValueRef::Blob(_)) => out.extend_from_slice(b"\"\""),
+    }
+}
+
+/// Writes text as a JSON string. SQLite's text is UTF-8 unless somebody else wrote to the file.
+fn write_text(text: &[u8], out: &mut Vec<u8>) {
+    match std::str::from_utf8(text) {
+        Ok(text) => write_json(&text, out),
+        Err(_) => write_json(&String::from_utf8_lossy(text), out),
+    }
+}
+
+fn write_json<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
+    let result = serde_json::to_writer(out, value);
+    debug_assert!(result.is_ok(), "text and numbers always have a JSON form");
+}

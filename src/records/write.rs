@@ -1,0 +1,224 @@
+//! The statements that insert and change rows of a collection, inside a write transaction.
+
+use rusqlite::Connection;
+use rusqlite::OptionalExtension as _;
+use rusqlite::params_from_iter;
+use rusqlite::types::Value as Stored;
+
+use super::Scope;
+use super::draft::Draft;
+use super::query::MAIN;
+use super::query::Query;
+use super::query::Trust;
+use super::value;
+use super::value::Change;
+use crate::clock;
+use crate::collections::Collection;
+use crate::collections::Field;
+use crate::db::quote;
+use crate::error::Error;
+use crate::error::FieldError;
+use crate::error::FieldErrors;
+use crate::error::Result;
+use crate::filter::Expr;
+use crate::ids;
+
+/// SQLite's own key of a row.
+pub type Rowid = i64;
+
+/// Inserts a record; returns its row.
+pub fn insert(tx: &Connection, scope: &Scope, collection: &Collection, draft: Draft) -> Result<Rowid> {
+    let id = match draft.id {
+        Some(id) => id,
+        None => ids::record_id()?,
+    };
+    let now = clock::now();
+    let mut params = vec![Stored::Text(id.clone()), Stored::Text(now.clone()), Stored::Text(now)];
+    let mut sql = format!("INSERT INTO {} (id, created, updated", quote(&collection.name));
+    let mut errors = FieldErrors::new();
+    for (at, change) in draft.changes {
+        let field = &collection.fields[at];
+        sql += ", ";
+        sql += &quote(&field.name);
+        let result = resolve(field, change, || Ok(Stored::Null))?
+            .and_then(|stored| check_targets(tx, scope, field, stored, Some(&id)));
+        match result {
+            Ok(stored) => params.push(stored),
+            Err(error) => drop(errors.insert(field.name.clone(), error)),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(not_valid(errors));
+    }
+    sql += ") VALUES (?1";
+    for at in 2..=params.len() {
+        sql += &format!(",?{at}");
+    }
+    sql.push(')');
+    let mut statement = tx.prepare_cached(&sql)?;
+    statement.execute(params_from_iter(params)).map_err(|error| refuse(collection, error))?;
+    Ok(tx.last_insert_rowid())
+}
+
+/// Changes a row.
+pub fn update(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    rowid: Rowid,
+    draft: Draft,
+) -> Result<()> {
+    let table = quote(&collection.name);
+    let mut params = vec![Stored::Integer(rowid), Stored::Text(clock::now())];
+    let mut sql = format!("UPDATE {table} SET updated = ?2");
+    let mut errors = FieldErrors::new();
+    for (at, change) in draft.changes {
+        let field = &collection.fields[at];
+        let column = quote(&field.name);
+        let before = || {
+            let sql = format!("SELECT {column} FROM {table} WHERE rowid = ?1");
+            Ok(tx.prepare_cached(&sql)?.query_row([rowid], |row| row.get(0))?)
+        };
+        let result = resolve(field, change, before)?
+            .and_then(|stored| check_targets(tx, scope, field, stored, None));
+        match result {
+            Ok(stored) => {
+                params.push(stored);
+                sql += &format!(", {column} = ?{}", params.len());
+            }
+            Err(error) => drop(errors.insert(field.name.clone(), error)),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(not_valid(errors));
+    }
+    sql += " WHERE rowid = ?1";
+    let mut statement = tx.prepare_cached(&sql)?;
+    statement.execute(params_from_iter(params)).map_err(|error| refuse(collection, error))?;
+    Ok(())
+}
+
+/// The row of the record with this id.
+pub fn rowid_of(tx: &Connection, collection: &Collection, id: &str) -> Result<Option<Rowid>> {
+    let sql = format!("SELECT rowid FROM {} WHERE id = ?1", quote(&collection.name));
+    Ok(tx.prepare_cached(&sql)?.query_row([id], |row| row.get(0)).optional()?)
+}
+
+/// Whether a rule holds for a row.
+pub fn holds(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    rowid: Rowid,
+    rule: &Expr,
+) -> Result<bool> {
+    let mut query = Query::new(&scope.collections, &scope.identity, vec![Stored::Integer(rowid)]);
+    let condition = query.condition(rule, collection, Trust::Rule)?;
+    let table = quote(&collection.name);
+    let sql = format!("SELECT 1 FROM {table} AS {MAIN} WHERE {MAIN}.rowid = ?1 AND {condition}");
+    let mut statement = tx.prepare_cached(&sql)?;
+    let found = statement.query_row(params_from_iter(query.into_params()), |_| Ok(())).optional()?;
+    Ok(found.is_some())
+}
+
+/// The value that a change comes to; `before` reads the present one when that matters.
+fn resolve(
+    field: &Field,
+    change: Change,
+    before: impl FnOnce() -> Result<Stored>,
+) -> Result<Result<Stored, FieldError>> {
+    let mut list = match &change {
+        Change::Append(_) | Change::Prepend(_) | Change::Remove(_) => {
+            value::load_list(field, &before()?)
+        }
+        Change::Add(amount) => return Ok(add(field, &before()?, *amount)),
+        Change::Set(stored) => return Ok(Ok(stored.clone())),
+        Change::Hash(_) => return Err(Error::internal("a password was not hashed")),
+    };
+    match change {
+        Change::Append(more) => {
+            list.retain(|known| !more.contains(known));
+            list.extend(more);
+        }
+        Change::Prepend(mut more) => {
+            list.retain(|known| !more.contains(known));
+            more.append(&mut list);
+            list = more;
+        }
+        Change::Remove(less) => list.retain(|known| !less.contains(known)),
+        Change::Set(_) | Change::Add(_) | Change::Hash(_) => {}
+    }
+    Ok(value::check_count(field, list.len()).map(|()| value::store_list(&list)))
+}
+
+fn add(field: &Field, before: &Stored, amount: f64) -> Result<Stored, FieldError> {
+    // Whole numbers stay exact.
+    if let (Stored::Integer(number), true) = (before, amount.fract() == 0.0 && amount.abs() < 9e15)
+        && let Some(sum) = number.checked_add(amount as i64)
+    {
+        return value::check_number(field, sum as f64).map(|()| Stored::Integer(sum));
+    }
+    let sum = amount
+        + match before {
+            Stored::Integer(number) => *number as f64,
+            Stored::Real(number) => *number,
+            _ => 0.0,
+        };
+    if !sum.is_finite() {
+        return value::wrong("validation_out_of_range", "The sum is too large.");
+    }
+    value::check_number(field, sum).map(|()| Stored::Real(sum))
+}
+
+/// Every record that a relation names exists; a new record may name itself.
+fn check_targets(
+    tx: &Connection,
+    scope: &Scope,
+    field: &Field,
+    stored: Stored,
+    own_id: Option<&str>,
+) -> Result<Stored, FieldError> {
+    let Some(options) = field.relation() else {
+        return Ok(stored);
+    };
+    let Some(target) = scope.collections.find(&options.collection_id) else {
+        return value::wrong("validation_missing_relation", "The collection it relates to is gone.");
+    };
+    for id in value::load_list(field, &stored) {
+        if own_id == Some(id.as_str()) {
+            continue;
+        }
+        match rowid_of(tx, target, &id) {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let message = format!("There is no record {id} in {}.", target.name);
+                return value::wrong("validation_missing_relation", &message);
+            }
+            Err(error) => {
+                crate::log::error(format_args!("look for a related record: {error}"));
+                return value::wrong("validation_missing_relation", "It cannot be looked up now.");
+            }
+        }
+    }
+    Ok(stored)
+}
+
+fn not_valid(errors: FieldErrors) -> Error {
+    Error::fields("The record is not valid.", errors)
+}
+
+/// Turns SQLite's refusal of a duplicate into an error of the field: its text names the columns
+/// (`UNIQUE constraint failed: table.a, table.b`).
+fn refuse(collection: &Collection, error: rusqlite::Error) -> Error {
+    let text = error.to_string();
+    let Some(columns) = text.split("UNIQUE constraint failed: ").nth(1) else {
+        return error.into();
+    };
+    let prefix = format!("{}.", collection.name);
+    let errors = columns.split(", ").map(|column| {
+        let name = column.strip_prefix(&prefix).unwrap_or("id");
+        let message = "Another record has this value already.".to_owned();
+        (name.to_owned(), FieldError { code: "validation_not_unique", message })
+    });
+    not_valid(errors.collect())
+}

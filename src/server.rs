@@ -1,0 +1,176 @@
+//! The process: starts everything in order, waits for a signal, stops everything in reverse.
+//!
+//! Threads: `main` waits for signals, `worker`s and the engine's threads serve, `timer` runs the
+//! clocks, `log` writes the log. Order of stopping: no new requests; requests in flight are
+//! finished, at most [`STOP_DEADLINE`]; the timer; the databases; the log.
+
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+use signal_hook::consts::SIGINT;
+use signal_hook::consts::SIGTERM;
+use signal_hook::iterator::Signals;
+
+use crate::api::Api;
+use crate::app::App;
+use crate::config::Config;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+use crate::http;
+use crate::log;
+use crate::threads;
+use crate::threads::Stop;
+
+/// How long an orderly stop may take; below `TimeoutStopSec` of the unit.
+const STOP_DEADLINE: Duration = Duration::from_secs(8);
+/// Pause between two rounds of the timer.
+const TIMER_PAUSE: Duration = Duration::from_secs(60);
+/// Descriptors kept for databases, log and the like when connections are counted.
+const DESCRIPTORS_RESERVED: u64 = 128;
+
+/// Serves until a signal comes. Calls `ready` with the address once requests are answered.
+/// Returns whether everything ended within the deadline.
+pub fn run<E: From<Error>>(
+    config: &Config,
+    ready: impl FnOnce(SocketAddr) -> std::result::Result<(), E>,
+) -> std::result::Result<bool, E> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Error::from)?;
+    let log = log::start(config.log)?;
+    log_panics();
+    let running = start(config).map_err(E::from)?;
+    log::info(format_args!(
+        "started version={} addr={} data={}",
+        env!("CARGO_PKG_VERSION"),
+        running.http.local_addr(),
+        config.data_dir.display()
+    ));
+    ready(running.http.local_addr())?;
+    if let Some(signal) = signals.forever().next() {
+        log::info(format_args!("stopping signal={signal}"));
+    }
+    let second = end_at_second_signal(signals)?;
+    let is_clean = running.stop();
+    drop(second);
+    log::info(format_args!("stopped clean={is_clean}"));
+    log.finish();
+    Ok(is_clean)
+}
+
+/// What runs between start and stop.
+struct Running {
+    app: Arc<App>,
+    http: http::server::Server,
+    timer: JoinHandle<()>,
+    stop: Stop,
+}
+
+fn start(config: &Config) -> Result<Running> {
+    raise_descriptor_limit(config.connections_max)?;
+    let listener = listen(config.listen)?;
+    let app = Arc::new(App::open(config)?);
+    let stop = Stop::new();
+    let timer = {
+        let (app, stop) = (Arc::clone(&app), stop.clone());
+        threads::spawn("timer", move || run_timer(&app, &stop))?
+    };
+    let api = Api::new(Arc::clone(&app));
+    let settings = http::server::Settings {
+        workers: config.threads,
+        connections_max: config.connections_max,
+        ..http::server::Settings::default()
+    };
+    let handler = Arc::new(move |request| api.handle(&request));
+    let http = http::server::Server::start(listener, &settings, handler)?;
+    Ok(Running { app, http, timer, stop })
+}
+
+impl Running {
+    fn stop(self) -> bool {
+        let deadline = Instant::now() + STOP_DEADLINE;
+        let left = self.http.stop(STOP_DEADLINE).in_flight_left;
+        if left > 0 {
+            log::warn(format_args!("requests cut off count={left}"));
+        }
+        drop(self.http);
+        self.stop.set();
+        let timer_ended = threads::join_until(self.timer, deadline);
+        if !timer_ended {
+            log::warn(format_args!("still running thread=timer"));
+        }
+        let closed = match Arc::try_unwrap(self.app) {
+            Ok(app) => app.close(),
+            Err(_) if left == 0 && timer_ended => Err(Error::internal("databases still in use")),
+            // The process ends anyway, and SQLite recovers by itself.
+            Err(_) => Ok(()),
+        };
+        if let Err(error) = &closed {
+            log::error(format_args!("close: {error}"));
+        }
+        left == 0 && timer_ended && closed.is_ok()
+    }
+}
+
+/// The clocks: work that is due now and then. An error is logged and tried again next time.
+fn run_timer(app: &App, stop: &Stop) {
+    while !stop.wait(TIMER_PAUSE) {
+        if let Err(error) = app.databases.maintain() {
+            log::error(format_args!("maintain databases: {error}"));
+        }
+    }
+}
+
+fn listen(addr: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(addr).map_err(|error| {
+        Error::new(Kind::Unavailable, format!("Cannot listen on {addr}: {error}."))
+    })
+}
+
+/// Takes all the descriptors the system allows and refuses a limit of connections above them.
+fn raise_descriptor_limit(connections_max: usize) -> Result<()> {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
+        .context("raise the limit of descriptors")?;
+    let allowed = limit.maximum.unwrap_or(u64::MAX);
+    let wanted = connections_max as u64 + DESCRIPTORS_RESERVED;
+    if wanted > allowed {
+        return Err(Error::invalid(format!(
+            "MAX_CONNECTIONS={connections_max}: that needs {wanted} file descriptors and the \
+             system allows {allowed}; lower it or raise the limit (LimitNOFILE, ulimit -n)."
+        )));
+    }
+    Ok(())
+}
+
+/// While the stop is under way another signal ends the process at once.
+fn end_at_second_signal(mut signals: Signals) -> Result<impl Drop> {
+    struct Waiting(signal_hook::iterator::Handle);
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            self.0.close();
+        }
+    }
+    let handle = signals.handle();
+    threads::spawn("signals", move || {
+        if let Some(signal) = signals.forever().next() {
+            log::warn(format_args!("ended at once signal={signal}"));
+            std::process::exit(128 + signal);
+        }
+    })?;
+    Ok(Waiting(handle))
+}
+
+/// A panic anywhere becomes a log line with its place; where it is caught, an answer goes out too.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        log::error(format_args!("panic thread={name} {panic}"));
+    }));
+}

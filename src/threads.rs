@@ -1,0 +1,114 @@
+//! Threads that can be stopped: the [`Stop`] flag, named spawning, recovering locks.
+//!
+//! Every thread of the program is started by [`spawn`] and has a name; nobody pauses except in
+//! [`Stop::wait`], so that a stop is noticed at once everywhere.
+
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::error::Error;
+use crate::error::Result;
+
+/// A shared flag, set once, that every loop of the program looks at.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<(Mutex<bool>, Condvar)>);
+
+impl Stop {
+    /// Not stopping yet.
+    pub fn new() -> Stop {
+        Stop::default()
+    }
+
+    /// Asks everyone who holds a clone to end, and wakes those who wait.
+    pub fn set(&self) {
+        *lock(&self.0.0) = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits for `pause`, or shorter if a stop comes; true means stop.
+    pub fn wait(&self, pause: Duration) -> bool {
+        let deadline = Instant::now() + pause;
+        let mut stopped = lock(&self.0.0);
+        while !*stopped {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return false;
+            };
+            stopped = wait_timeout(&self.0.1, stopped, left);
+        }
+        true
+    }
+}
+
+/// Starts a named thread. Fails (instead of panicking) when the system gives no more threads.
+#[expect(clippy::disallowed_methods, reason = "the one place that starts threads")]
+pub fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|error| Error::from(error).context(format!("start thread {name}")))
+}
+
+/// Waits for a thread to end until `deadline`; false when it did not.
+pub fn join_until<T>(handle: JoinHandle<T>, deadline: Instant) -> bool {
+    let step = Stop::new();
+    while !handle.is_finished() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        step.wait(Duration::from_millis(2));
+    }
+    handle.join().is_ok()
+}
+
+/// Locks, also after a panic in another holder: what the locks of this program guard is never
+/// left half changed (a transaction that panics is rolled back first).
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits on `condvar`, recovering as [`lock`] does.
+pub fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits on `condvar` at most `limit`, recovering as [`lock`] does.
+pub fn wait_timeout<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    limit: Duration,
+) -> MutexGuard<'a, T> {
+    match condvar.wait_timeout(guard, limit) {
+        Ok((guard, _)) => guard,
+        Err(poisoned) => poisoned.into_inner().0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_ends_a_wait_at_once() {
+        let stop = Stop::new();
+        let waiter = stop.clone();
+        let handle = spawn("waiter", move || waiter.wait(Duration::from_secs(60))).unwrap();
+        let started = Instant::now();
+        stop.set();
+        assert!(handle.join().unwrap());
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_wait_that_is_not_stopped_runs_out() {
+        assert!(!Stop::new().wait(Duration::from_millis(5)));
+    }
+}

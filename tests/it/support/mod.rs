@@ -1,0 +1,52 @@
+//! What all tests share: a server to start, requests to send, waiting with a deadline.
+
+pub mod api;
+pub mod server;
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+/// A directory of its own, removed in the end unless the test fails or `VSKI_KEEP` is set.
+pub struct Dir(PathBuf);
+
+impl Dir {
+    pub fn new() -> Dir {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("vski-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Dir(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        if !std::thread::panicking() && std::env::var_os("VSKI_KEEP").is_none() {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// A short pause between two looks.
+#[expect(clippy::disallowed_methods, reason = "the one place where tests pause")]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Looks every 10 ms until `condition` holds; fails after ten seconds, saying what was awaited.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        pause(Duration::from_millis(10));
+    }
+}

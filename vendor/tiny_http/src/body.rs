@@ -1,0 +1,311 @@
+//! Where a body is collected, within its own bound and the budget of the process, and how chunks are taken apart.
+//!
+//! New file; replaces upstream's `EqualReader` (whose `drop` allocated what the client announced) and the decoder of
+//! the `chunked_transfer` crate. Memory follows the bytes that came, never the length that was announced.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+
+use crate::Shared;
+
+/// Why a body was not collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyError {
+    /// Longer than `body_buffer_max`.
+    TooLarge,
+    /// The budget of the process is used up.
+    Overloaded,
+    /// Not the chunked form.
+    Malformed,
+}
+
+/// Smallest step by which a buffer grows.
+const STEP: usize = 8 << 10;
+
+/// Largest step, so that a growing body never asks for much more than it has.
+const STEP_MAX: usize = 256 << 10;
+
+/// Bytes taken from the budget of the process, given back when dropped.
+pub(crate) struct Reserved {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.shared.body_used.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// A body while it arrives.
+pub(crate) struct BodyBuffer {
+    // the first `filled` bytes have come, the rest is room
+    bytes: Vec<u8>,
+    filled: usize,
+    reserved: Reserved,
+}
+
+impl BodyBuffer {
+    pub fn new(shared: &Arc<Shared>) -> BodyBuffer {
+        BodyBuffer {
+            bytes: Vec::new(),
+            filled: 0,
+            reserved: Reserved {
+                shared: Arc::clone(shared),
+                bytes: 0,
+            },
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.filled
+    }
+
+    /// Room for more bytes, at most `wanted` of them, at least one.
+    pub fn room(&mut self, wanted: usize) -> Result<&mut [u8], BodyError> {
+        if self.filled == self.bytes.len() {
+            let step = wanted.min(self.filled.max(STEP)).min(STEP_MAX);
+            self.grow(step)?;
+        }
+        let end = self.bytes.len().min(self.filled + wanted);
+        Ok(&mut self.bytes[self.filled..end])
+    }
+
+    /// Counts bytes that were put into the room.
+    pub fn advance(&mut self, count: usize) {
+        self.filled += count;
+    }
+
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), BodyError> {
+        if self.filled + bytes.len() > self.bytes.len() {
+            let missing = self.filled + bytes.len() - self.bytes.len();
+            self.grow(missing.max(self.filled.clamp(1 << 10, STEP_MAX)))?;
+        }
+        self.bytes[self.filled..self.filled + bytes.len()].copy_from_slice(bytes);
+        self.filled += bytes.len();
+        Ok(())
+    }
+
+    /// The body and its share of the budget.
+    pub fn finish(mut self) -> (Vec<u8>, Reserved) {
+        self.bytes.truncate(self.filled);
+        (self.bytes, self.reserved)
+    }
+
+    fn grow(&mut self, step: usize) -> Result<(), BodyError> {
+        let size = self.bytes.len() + step;
+        let limits = &self.reserved.shared.limits;
+        let due = size.saturating_sub(limits.body_free);
+        let more = due - self.reserved.bytes;
+        if more > 0 {
+            let used = self.reserved.shared.body_used.fetch_add(more, Relaxed);
+            self.reserved.bytes += more;
+            if used + more > limits.body_budget {
+                return Err(BodyError::Overloaded);
+            }
+        }
+        self.bytes.reserve_exact(step);
+        self.bytes.resize(size, 0);
+        Ok(())
+    }
+}
+
+/// Digits of a chunk's size: 15 can not overflow.
+const DIGITS_MAX: usize = 15;
+
+/// Bytes of a size line with its extensions, or of all trailers.
+const LINE_MAX: usize = 256;
+const TRAILERS_MAX: usize = 8 << 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Size,
+    Extension,
+    SizeFeed,
+    Data,
+    DataReturn,
+    DataFeed,
+    TrailerStart,
+    Trailer,
+    TrailerFeed,
+    EndFeed,
+    Done,
+}
+
+/// Takes the chunked form apart, piece by piece as it arrives.
+pub(crate) struct Decoder {
+    state: State,
+    size: u64,
+    // digits of the size, bytes of the size line, bytes of all trailers
+    digits: usize,
+    line: usize,
+    trailers: usize,
+}
+
+impl Decoder {
+    pub fn new() -> Decoder {
+        Decoder {
+            state: State::Size,
+            size: 0,
+            digits: 0,
+            line: 0,
+            trailers: 0,
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Reads from `input` until it ends or the body does, and hands the data on. Returns how much it has read.
+    pub fn feed(
+        &mut self,
+        input: &[u8],
+        mut data: impl FnMut(&[u8]) -> Result<(), BodyError>,
+    ) -> Result<usize, BodyError> {
+        let mut at = 0;
+        while at < input.len() && self.state != State::Done {
+            if self.state == State::Data {
+                let left = (input.len() - at) as u64;
+                let count = self.size.min(left) as usize;
+                data(&input[at..at + count])?;
+                at += count;
+                self.size -= count as u64;
+                if self.size == 0 {
+                    self.state = State::DataReturn;
+                }
+            } else {
+                self.state = self.step(input[at])?;
+                at += 1;
+            }
+        }
+        Ok(at)
+    }
+
+    fn step(&mut self, byte: u8) -> Result<State, BodyError> {
+        match (self.state, byte) {
+            (State::Size, _) => self.size_byte(byte),
+            (State::Extension, b'\r') => Ok(State::SizeFeed),
+            (State::Extension, _) if is_text(byte) && self.line < LINE_MAX => {
+                self.line += 1;
+                Ok(State::Extension)
+            }
+            (State::SizeFeed, b'\n') => Ok(self.after_size()),
+            (State::DataReturn, b'\r') => Ok(State::DataFeed),
+            (State::DataFeed, b'\n') => Ok(State::Size),
+            (State::TrailerStart, b'\r') => Ok(State::EndFeed),
+            (State::Trailer, b'\r') => Ok(State::TrailerFeed),
+            (State::TrailerStart, _) | (State::Trailer, _)
+                if is_text(byte) && self.trailers < TRAILERS_MAX =>
+            {
+                self.trailers += 1;
+                Ok(State::Trailer)
+            }
+            (State::TrailerFeed, b'\n') => Ok(State::TrailerStart),
+            (State::EndFeed, b'\n') => Ok(State::Done),
+            _ => Err(BodyError::Malformed),
+        }
+    }
+
+    fn size_byte(&mut self, byte: u8) -> Result<State, BodyError> {
+        match byte {
+            b'\r' if self.digits > 0 => Ok(State::SizeFeed),
+            b';' if self.digits > 0 => Ok(State::Extension),
+            _ => {
+                let digit = (byte as char).to_digit(16).ok_or(BodyError::Malformed)?;
+                self.digits += 1;
+                if self.digits > DIGITS_MAX {
+                    return Err(BodyError::Malformed);
+                }
+                self.size = self.size << 4 | u64::from(digit);
+                Ok(State::Size)
+            }
+        }
+    }
+
+    fn after_size(&mut self) -> State {
+        self.digits = 0;
+        self.line = 0;
+        if self.size == 0 {
+            State::TrailerStart
+        } else {
+            State::Data
+        }
+    }
+}
+
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= 0x20 && byte != 0x7f)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decodes the input in pieces of the given size. Returns the data and what was left over.
+    fn decode(input: &str, piece: usize) -> Result<(String, usize), BodyError> {
+        let mut decoder = Decoder::new();
+        let mut out = Vec::new();
+        let mut used = 0;
+        for part in input.as_bytes().chunks(piece) {
+            let count = decoder.feed(part, |data| {
+                out.extend_from_slice(data);
+                Ok(())
+            })?;
+            used += count;
+            if decoder.is_done() {
+                return Ok((String::from_utf8(out).unwrap(), input.len() - used));
+            }
+        }
+        Err(BodyError::TooLarge)
+    }
+
+    #[test]
+    fn chunks_come_apart_however_they_are_cut() {
+        let input = "3\r\nhel\r\nb;x=\"y\"\r\nlo world!!!\r\n0\r\nTrailer: z\r\n\r\nGET";
+        for piece in 1..input.len() {
+            assert_eq!(
+                decode(input, piece),
+                Ok(("hello world!!!".to_owned(), 3)),
+                "{}",
+                piece
+            );
+        }
+        assert_eq!(decode("0\r\n\r\n", 9), Ok((String::new(), 0)));
+        assert_eq!(
+            decode("00A\r\n0123456789\r\n0\r\n\r\n", 99)
+                .unwrap()
+                .0
+                .len(),
+            10
+        );
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for input in &[
+            "\r\n",
+            "-1\r\n",
+            "0x5\r\n",
+            "5 \r\nhello\r\n",
+            " 5\r\nhello\r\n",
+            "5\nhello\r\n",
+            "5\rhello",
+            "5\r\nhelloX\r\n0\r\n\r\n",
+            "5\r\nhello\n0\r\n\r\n",
+            ";x\r\n",
+            "1;\n\r\n",
+            "10000000000000000\r\n",
+            "FFFFFFFFFFFFFFFFF\r\n",
+            "0\r\n\n",
+            "0\r\nA: b\n\r\n",
+            "0\r\n\rX",
+        ] {
+            assert_eq!(decode(input, 7), Err(BodyError::Malformed), "{:?}", input);
+        }
+        let long = format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(300));
+        assert_eq!(decode(&long, 64), Err(BodyError::Malformed));
+        let long = format!("0\r\n{}\r\n", "A: b\r\n".repeat(3000));
+        assert_eq!(decode(&long, 64), Err(BodyError::Malformed));
+    }
+}
