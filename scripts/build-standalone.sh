@@ -49,7 +49,10 @@ copy() { # copy FROM TO; by rename, so that a running binary can be replaced
 
 # The flags must not reach build scripts and procedural macros, which are shared
 # objects: cargo keeps them apart only when a target is named, even if it is the host.
-RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target "$host" ||
+# Random bytes straight from the kernel: the crate looks for getrandom at run time, cannot
+# find it in a static binary and would need /dev/urandom instead.
+flags='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'
+RUSTFLAGS=$flags cargo build --locked --release --target "$host" ||
     fail "the static build failed"
 copy "$target_dir/$host/release/vski" dist/vski-standalone
 
@@ -84,6 +87,11 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 1' INT TERM
 
+# A process that has ended stays in the table until it is waited for.
+is_alive() {
+    grep -q '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status" 2>/dev/null
+}
+
 # Waits up to ten seconds for the line that says where the server listens.
 listening_url() {
     for _ in $(seq 100); do
@@ -92,7 +100,7 @@ listening_url() {
             echo "$url"
             return
         fi
-        kill -0 "$server" 2>/dev/null || fail "dist/vski-standalone ended at once: $(tail -n 1 "$empty/err")"
+        is_alive "$server" || fail "dist/vski-standalone ended at once: $(tail -n 1 "$empty/err")"
         sleep 0.1
     done
     fail "dist/vski-standalone did not say where it listens"

@@ -7,17 +7,12 @@
 
 use std::sync::Arc;
 
-use rusqlite::Connection;
 use serde::Deserialize;
 
 use super::Call;
 use super::records::shape;
 use crate::auth::password;
-use crate::collections::Collection;
 use crate::error::Error;
-use crate::error::FieldError;
-use crate::error::FieldErrors;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::http::Method;
 use crate::http::Response;
@@ -25,10 +20,11 @@ use crate::http::query;
 use crate::http::route::Found;
 use crate::http::route::Router;
 use crate::records;
+use crate::records::Action;
 use crate::records::Body;
 use crate::records::Draft;
 use crate::records::Scope;
-use crate::records::Shape;
+use crate::records::Step;
 use crate::records::Upsert;
 
 /// Requests in one batch.
@@ -45,20 +41,6 @@ struct Item {
     url: String,
     #[serde(default)]
     body: Body,
-}
-
-/// One request of a batch, checked as far as that goes without the database.
-struct Step {
-    collection: Arc<Collection>,
-    shape: Shape,
-    action: Action,
-}
-
-enum Action {
-    Create(Draft),
-    Update(String, Draft),
-    Upsert(String, Upsert),
-    Delete(String),
 }
 
 /// What `method` and `url` of an item ask for.
@@ -80,44 +62,10 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
     let steps: Vec<Step> = requests
         .into_iter()
         .enumerate()
-        .map(|(at, item)| parse(&scope, &router, item).map_err(|error| failed(at, error)))
+        .map(|(at, item)| parse(&scope, &router, item).map_err(|error| records::name_step(error, at)))
         .collect::<Result<_>>()?;
-    let body = call.database()?.write(move |tx| {
-        let mut out = b"[".to_vec();
-        for (at, step) in steps.into_iter().enumerate() {
-            if at > 0 {
-                out.push(b',');
-            }
-            step.run(tx, &scope, &mut out).map_err(|error| failed(at, error))?;
-        }
-        out.push(b']');
-        Ok(out)
-    })?;
+    let body = call.database()?.write(move |tx| records::run_batch(tx, &scope, steps))?;
     Ok(Response::json(200, body))
-}
-
-impl Step {
-    fn run(self, tx: &Connection, scope: &Scope, out: &mut Vec<u8>) -> Result<()> {
-        let Step { collection, shape, action } = self;
-        let body = match action {
-            Action::Create(draft) => records::create(tx, scope, &collection, draft, &shape)?,
-            Action::Update(id, draft) => {
-                records::update(tx, scope, &collection, &id, draft, &shape)?
-            }
-            Action::Upsert(id, drafts) => {
-                records::upsert(tx, scope, &collection, &id, drafts, &shape)?
-            }
-            Action::Delete(id) => {
-                records::delete(tx, scope, &collection, &id)?;
-                out.extend_from_slice(br#"{"status":204,"body":null}"#);
-                return Ok(());
-            }
-        };
-        out.extend_from_slice(br#"{"status":200,"body":"#);
-        out.extend_from_slice(&body);
-        out.push(b'}');
-        Ok(())
-    }
 }
 
 fn router() -> Router<Verb> {
@@ -177,22 +125,4 @@ fn find(router: &Router<Verb>, method: &str, path: &str) -> Option<(Verb, (Strin
         }
         Found::NotFound | Found::MethodNotAllowed(_) => None,
     }
-}
-
-/// The error of one request as the error of the batch. Faults of ours stay what they are.
-fn failed(at: usize, error: Error) -> Error {
-    if matches!(error.kind(), Kind::Internal | Kind::Unavailable | Kind::TooLarge) {
-        return error.context(format!("request {at} of a batch"));
-    }
-    let mut fields: FieldErrors = error
-        .field_errors()
-        .iter()
-        .map(|(name, field)| (format!("requests.{at}.{name}"), field.clone()))
-        .collect();
-    let message = error.message().to_owned();
-    fields.insert(
-        format!("requests.{at}"),
-        FieldError { code: "batch_request_failed", message },
-    );
-    Error::fields("A request of the batch failed; nothing was saved.", fields)
 }

@@ -98,6 +98,7 @@ pub struct Stopped {
 /// A running server. Dropping it closes everything at once; see [`Server::stop`].
 pub struct Server {
     inner: Arc<Inner>,
+    workers: Arc<Workers>,
     /// Held because dropping it would end idle workers; they end when the engine's queue does.
     _pool: ThreadPool,
 }
@@ -107,9 +108,16 @@ struct Inner {
     handler: Handler,
     ids: Arc<Ids>,
     stopping: AtomicBool,
-    workers: Mutex<usize>,
-    worker_ended: Condvar,
 }
+
+/// Counts workers. A worker has let go of everything else before it is counted out.
+struct Workers {
+    alive: Mutex<usize>,
+    ended: Condvar,
+}
+
+/// Counts one worker out when dropped.
+struct Alive(Arc<Workers>);
 
 /// How long a request that is only partly here may take to complete once the server stops.
 const PARTIAL_GRACE: Duration = Duration::from_secs(2);
@@ -133,18 +141,29 @@ impl Server {
             handler,
             ids,
             stopping: AtomicBool::new(false),
-            workers: Mutex::new(settings.workers),
-            worker_ended: Condvar::new(),
+        });
+        let workers = Arc::new(Workers {
+            alive: Mutex::new(settings.workers),
+            ended: Condvar::new(),
         });
         let pool = threadpool::Builder::new()
             .num_threads(settings.workers)
             .thread_name("worker".to_owned())
             .build();
         for _ in 0..settings.workers {
+            let alive = Alive(Arc::clone(&workers));
             let inner = Arc::clone(&inner);
-            pool.execute(move || inner.work());
+            pool.execute(move || {
+                inner.work();
+                drop(inner);
+                drop(alive);
+            });
         }
-        Ok(Server { inner, _pool: pool })
+        Ok(Server {
+            inner,
+            workers,
+            _pool: pool,
+        })
     }
 
     /// Where the server listens.
@@ -174,12 +193,19 @@ impl Server {
         inner.stopping.store(true, Ordering::Relaxed);
         let in_flight_left = inner.engine.drain(PARTIAL_GRACE, deadline);
         inner.engine.unblock();
-        let mut workers = lock(&inner.workers);
-        while *workers > 0 && begun.elapsed() < deadline {
+        let mut alive = lock(&self.workers.alive);
+        while *alive > 0 && begun.elapsed() < deadline {
             let left = deadline.saturating_sub(begun.elapsed());
-            workers = wait_timeout(&inner.worker_ended, workers, left);
+            alive = wait_timeout(&self.workers.ended, alive, left);
         }
         Stopped { in_flight_left }
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        *lock(&self.0.alive) -= 1;
+        self.0.ended.notify_all();
     }
 }
 
@@ -189,8 +215,6 @@ impl Inner {
         while let Some(request) = self.engine.recv() {
             self.serve(request);
         }
-        *lock(&self.workers) -= 1;
-        self.worker_ended.notify_all();
     }
 
     fn serve(&self, mut engine: tiny_http::Request) {

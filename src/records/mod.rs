@@ -12,6 +12,10 @@ use rusqlite::OptionalExtension as _;
 use rusqlite::params_from_iter;
 use rusqlite::types::Value as Stored;
 
+pub use batch::Action;
+pub use batch::Step;
+pub use batch::name_step;
+pub use batch::run_batch;
 pub use delete::delete;
 pub use draft::Draft;
 pub use like::register;
@@ -35,6 +39,7 @@ use query::Query;
 use query::Trust;
 use write::Rowid;
 
+mod batch;
 mod delete;
 mod draft;
 mod like;

@@ -17,7 +17,8 @@ use rustix::process::Pid;
 use rustix::process::Resource;
 use rustix::process::Rlimit;
 
-use crate::support::Server;
+use crate::support::pause;
+use crate::support::server::Server;
 
 const HEALTH: &[u8] = b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n";
 const HEALTH_LAST: &[u8] = b"GET /api/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -26,7 +27,7 @@ const HEALTH_LAST: &[u8] = b"GET /api/health HTTP/1.1\r\nHost: x\r\nConnection: 
 const HEALTH_MAX: Duration = Duration::from_secs(1);
 
 /// Resident memory that no attack may exceed.
-const MEMORY_MB_MAX: usize = 200;
+const MEMORY_MB_MAX: u64 = 200;
 
 #[test]
 fn an_announced_length_is_not_believed() {
@@ -43,7 +44,7 @@ fn an_announced_length_is_not_believed() {
                 let head = format!(
                     "{method} /api/health HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{expect}\r\nabc"
                 );
-                let reply = ask(address(&server), head.as_bytes());
+                let reply = ask(server.addr(), head.as_bytes());
                 assert_eq!(statuses(&reply), [expected], "{head}");
             }
         }
@@ -51,7 +52,7 @@ fn an_announced_length_is_not_believed() {
     // Many at once, and peers that leave.
     let attack = |_: &AtomicBool| {
         for _ in 0..200 {
-            let mut stream = connect(address(&server));
+            let mut stream = connect(server.addr());
             let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1152921504606846976\r\n\r\n";
             drop(stream.write_all(head.as_bytes()));
         }
@@ -66,7 +67,7 @@ fn a_header_line_of_a_gibibyte_is_cut_short() {
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let mut stream = connect(address(&server));
+                    let mut stream = connect(server.addr());
                     let sent = flood(&mut stream, b"GET / HTTP/1.1\r\nX: ", 1 << 30);
                     assert!(sent < 64 << 20, "{sent} bytes were taken");
                 });
@@ -75,7 +76,7 @@ fn a_header_line_of_a_gibibyte_is_cut_short() {
     };
     under(&server, "endless header lines", attack);
     let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(65 << 10));
-    assert_eq!(statuses(&ask(address(&server), long.as_bytes())), [431]);
+    assert_eq!(statuses(&ask(server.addr(), long.as_bytes())), [431]);
 }
 
 #[test]
@@ -83,7 +84,7 @@ fn ten_thousand_headers_are_refused() {
     let server = Server::start();
     for line in ["A: b\r\n", "Content-Type: application/json\r\n"] {
         let head = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", line.repeat(10_000));
-        assert_eq!(statuses(&ask(address(&server), head.as_bytes())), [431]);
+        assert_eq!(statuses(&ask(server.addr(), head.as_bytes())), [431]);
     }
     check_health(&server);
 }
@@ -92,10 +93,12 @@ fn ten_thousand_headers_are_refused() {
 fn five_thousand_dripping_connections_do_not_keep_out_a_newcomer() {
     let wanted = raise_descriptors().saturating_sub(1000).min(5000);
     let server = Server::start();
-    let address = address(&server);
+    let address = server.addr();
     let open = || {
         let mut stream = TcpStream::connect_timeout(&address, HEALTH_MAX).ok()?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Drip: ").ok()?;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Drip: ")
+            .ok()?;
         Some(stream)
     };
     let attack = |_: &AtomicBool| {
@@ -104,12 +107,14 @@ fn five_thousand_dripping_connections_do_not_keep_out_a_newcomer() {
         while begun.elapsed() < Duration::from_secs(6) {
             for drip in &mut drips {
                 // Those that were cut come back, a few in each round.
-                let alive = drip.as_mut().is_some_and(|stream| stream.write_all(b"x").is_ok());
+                let alive = drip
+                    .as_mut()
+                    .is_some_and(|stream| stream.write_all(b"x").is_ok());
                 if !alive {
                     *drip = open();
                 }
             }
-            pause(100);
+            pause(Duration::from_millis(100));
         }
     };
     under(&server, "slow drips", attack);
@@ -118,17 +123,24 @@ fn five_thousand_dripping_connections_do_not_keep_out_a_newcomer() {
 #[test]
 fn a_head_that_drips_is_refused_after_its_time() {
     let server = Server::start();
-    let mut stream = connect(address(&server));
+    let mut stream = connect(server.addr());
     let begun = Instant::now();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Drip: ").unwrap();
-    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Drip: ")
+        .unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
     let mut reply = Vec::new();
     while stream.read_to_end(&mut reply).is_err() && begun.elapsed() < Duration::from_secs(20) {
         drop(stream.write_all(b"x"));
     }
     let took = begun.elapsed();
     assert_eq!(statuses(&String::from_utf8_lossy(&reply)), [408]);
-    assert!(took > Duration::from_secs(9) && took < Duration::from_secs(18), "{took:?}");
+    assert!(
+        took > Duration::from_secs(9) && took < Duration::from_secs(18),
+        "{took:?}"
+    );
 }
 
 #[test]
@@ -137,7 +149,7 @@ fn two_hundred_stalled_bodies_hold_no_worker() {
     let attack = |over: &AtomicBool| {
         let streams: Vec<TcpStream> = (0..200)
             .map(|at| {
-                let mut stream = connect(address(&server));
+                let mut stream = connect(server.addr());
                 let framing = match at % 3 {
                     0 => "Content-Length: 1000\r\n\r\n{",
                     1 => "Transfer-Encoding: chunked\r\n\r\n3e8\r\n{",
@@ -165,8 +177,10 @@ fn peers_that_never_read_hold_nothing_for_long() {
         let requests = HEALTH.repeat(1000);
         let streams: Vec<TcpStream> = (0..100)
             .map(|_| {
-                let mut stream = connect_narrow(address(&server));
-                stream.set_write_timeout(Some(Duration::from_millis(20))).unwrap();
+                let mut stream = connect_narrow(server.addr());
+                stream
+                    .set_write_timeout(Some(Duration::from_millis(20)))
+                    .unwrap();
                 for _ in 0..50 {
                     if stream.write_all(&requests).is_err() {
                         break;
@@ -186,7 +200,9 @@ fn running_out_of_descriptors_makes_room_for_newcomers() {
     let server = Server::start();
     check_health(&server);
     let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
-    let open = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", server.pid()))
+        .unwrap()
+        .count();
     let limit = u64::try_from(open + 30).unwrap();
     let limits = Rlimit {
         current: Some(limit),
@@ -194,7 +210,7 @@ fn running_out_of_descriptors_makes_room_for_newcomers() {
     };
     rustix::process::prlimit(Some(pid), Resource::Nofile, limits).unwrap();
     let attack = |over: &AtomicBool| {
-        let streams: Vec<_> = (0..300).map(|_| connect(address(&server))).collect();
+        let streams: Vec<_> = (0..300).map(|_| connect(server.addr())).collect();
         wait(over, Duration::from_secs(2));
         drop(streams);
     };
@@ -209,9 +225,15 @@ fn noise_is_survived() {
     let attack = |_: &AtomicBool| {
         let mut random = Random(seed);
         for at in 0..600 {
-            let mut stream = connect(address(&server));
-            stream.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
-            let bytes = if at % 2 == 0 { random.bytes() } else { random.mutant() };
+            let mut stream = connect(server.addr());
+            stream
+                .set_read_timeout(Some(Duration::from_millis(2)))
+                .unwrap();
+            let bytes = if at % 2 == 0 {
+                random.bytes()
+            } else {
+                random.mutant()
+            };
             drop(stream.write_all(&bytes));
             drop(stream.read(&mut [0; 4096]));
         }
@@ -256,7 +278,7 @@ fn requests_whose_end_is_ambiguous_are_refused() {
         "Host: y\r\n\r\n",
     ] {
         let request = format!("POST /api/health HTTP/1.1\r\nHost: x\r\n{head}{hidden}");
-        let reply = ask(address(&server), request.as_bytes());
+        let reply = ask(server.addr(), request.as_bytes());
         assert_eq!(statuses(&reply), [400], "{request:?}");
     }
     check_health(&server);
@@ -271,19 +293,22 @@ fn a_body_is_never_taken_for_a_request() {
     let head = "POST /no/such/path HTTP/1.1\r\nHost: x\r\n";
     let mut request = format!("{head}Content-Length: {length}\r\n\r\n{hidden}").into_bytes();
     request.extend_from_slice(HEALTH_LAST);
-    let reply = ask(address(&server), &request);
+    let reply = ask(server.addr(), &request);
     let found = statuses(&reply);
     assert_eq!((found.len(), found[1]), (2, 200), "{reply}");
     // One that is too long is not, and ends the connection.
-    let request = format!("{head}Content-Length: 1000000000000\r\n\r\n{}", hidden.repeat(100));
-    assert_eq!(statuses(&ask(address(&server), request.as_bytes())), [413]);
+    let request = format!(
+        "{head}Content-Length: 1000000000000\r\n\r\n{}",
+        hidden.repeat(100)
+    );
+    assert_eq!(statuses(&ask(server.addr(), request.as_bytes())), [413]);
 }
 
 #[test]
 fn a_flood_of_pipelined_requests_is_answered_in_order() {
     let server = Server::start();
     let attack = |_: &AtomicBool| {
-        let stream = connect(address(&server));
+        let stream = connect(server.addr());
         let missing = b"GET /no/such/path HTTP/1.1\r\nHost: x\r\n\r\n";
         let pair = [HEALTH, missing].concat();
         let reply = thread::scope(|scope| {
@@ -312,8 +337,8 @@ fn under(server: &Server, what: &str, attack: impl FnOnce(&AtomicBool) + Send) {
         let attacker = scope.spawn(|| attack(&over));
         while !attacker.is_finished() {
             worst = worst.max(health(server));
-            memory_mb = memory_mb.max(resident_mb(server));
-            pause(20);
+            memory_mb = memory_mb.max(server.memory_kb("VmRSS") / 1024);
+            pause(Duration::from_millis(20));
         }
         over.store(true, Ordering::Relaxed);
     });
@@ -331,7 +356,7 @@ fn check_health(server: &Server) {
 /// How long a new connection waits for its answer.
 fn health(server: &Server) -> Duration {
     let begun = Instant::now();
-    let reply = ask(address(server), HEALTH_LAST);
+    let reply = ask(server.addr(), HEALTH_LAST);
     assert_eq!(statuses(&reply), [200], "{reply}");
     begun.elapsed()
 }
@@ -344,14 +369,14 @@ fn ask(address: SocketAddr, bytes: &[u8]) -> String {
     read_all(&stream)
 }
 
-fn address(server: &Server) -> SocketAddr {
-    server.addr().to_string().parse().unwrap()
-}
-
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream
+        .set_write_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
     stream
 }
 
@@ -401,32 +426,22 @@ fn statuses(reply: &str) -> Vec<u16> {
     found.filter(|status| *status != 100).collect()
 }
 
-/// The server's resident memory.
-fn resident_mb(server: &Server) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
-    kilobytes.unwrap().parse::<usize>().unwrap() / 1024
-}
-
 /// Allows this process as many descriptors as it may have. Returns their number.
 fn raise_descriptors() -> usize {
     let mut limits = rustix::process::getrlimit(Resource::Nofile);
     limits.current = limits.maximum;
     rustix::process::setrlimit(Resource::Nofile, limits).unwrap();
-    limits.current.map_or(usize::MAX, |most| usize::try_from(most).unwrap())
+    limits
+        .current
+        .map_or(usize::MAX, |most| usize::try_from(most).unwrap())
 }
 
 /// Lets an attack last.
 fn wait(over: &AtomicBool, time: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < time && !over.load(Ordering::Relaxed) {
-        pause(20);
+        pause(Duration::from_millis(20));
     }
-}
-
-fn pause(ms: u64) {
-    thread::park_timeout(Duration::from_millis(ms));
 }
 
 /// A small generator, so that a failure can be repeated.
@@ -442,7 +457,9 @@ impl Random {
 
     fn bytes(&mut self) -> Vec<u8> {
         let count = 1 + self.next(2000);
-        (0..count).map(|_| u8::try_from(self.next(256)).unwrap()).collect()
+        (0..count)
+            .map(|_| u8::try_from(self.next(256)).unwrap())
+            .collect()
     }
 
     /// A request that was right before some bytes were changed, doubled or left out.

@@ -12,10 +12,12 @@ mod support;
 
 /// Commands, options, and what they print.
 mod cli;
-/// Databases, collections and records over REST, and their refusals.
-mod data;
+/// Databases and collections over REST, and what is refused.
+mod collections;
 /// Hostile clients: bodies, headers, connections, slow peers.
 mod limits;
+/// Records over REST: writing, reading, lists, bulk, batch, and what is refused.
+mod records;
 /// A stop is prompt, work in flight ends, the exit code, the second signal.
 mod shutdown;
 /// Rules about the source itself.

@@ -8,10 +8,8 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
-use rustix::process::Pid;
-use rustix::process::Signal;
-
-use crate::support::Server;
+use crate::support;
+use crate::support::server::Server;
 
 const HEALTH: &[u8] = b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -20,7 +18,7 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 
 #[test]
 fn an_idle_server_stops_within_a_second() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in ["TERM", "INT"] {
         let mut server = Server::start();
         let mut idle: Vec<TcpStream> = (0..50).map(|_| connect(&server)).collect();
         for stream in &mut idle {
@@ -28,9 +26,13 @@ fn an_idle_server_stops_within_a_second() {
             assert!(read_some(stream).starts_with("HTTP/1.1 200"));
         }
         let begun = Instant::now();
-        send(&server, signal);
+        server.signal(signal);
         assert_eq!(exit_code(&mut server), Some(0));
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            begun.elapsed()
+        );
         for stream in &mut idle {
             assert_eq!(read_some(stream), "");
         }
@@ -44,25 +46,35 @@ fn a_request_in_flight_is_finished() {
     let head = "POST /no/such/path HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n01234";
     stream.write_all(head.as_bytes()).unwrap();
     pause(100);
-    send(&server, Signal::TERM);
+    server.signal("TERM");
     pause(300);
     stream.write_all(b"56789").unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();
     assert!(reply.starts_with("HTTP/1.1 4"), "{reply}");
-    assert!(reply.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{reply}");
+    assert!(
+        reply
+            .to_ascii_lowercase()
+            .contains("\r\nconnection: close\r\n"),
+        "{reply}"
+    );
     assert_eq!(exit_code(&mut server), Some(0));
 }
 
 #[test]
 fn every_answer_under_load_is_whole_or_absent() {
     let mut server = Server::start();
-    let address = address(&server);
+    let address = server.addr();
     let answered: usize = thread::scope(|scope| {
-        let clients: Vec<_> = (0..20).map(|_| scope.spawn(move || ask_until_closed(address))).collect();
+        let clients: Vec<_> = (0..20)
+            .map(|_| scope.spawn(move || ask_until_closed(address)))
+            .collect();
         pause(300);
-        send(&server, Signal::TERM);
-        clients.into_iter().map(|client| client.join().unwrap()).sum()
+        server.signal("TERM");
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .sum()
     });
     assert!(answered > 20, "{answered} answers");
     assert_eq!(exit_code(&mut server), Some(0));
@@ -71,11 +83,11 @@ fn every_answer_under_load_is_whole_or_absent() {
 #[test]
 fn nobody_is_accepted_while_stopping() {
     let mut server = Server::start();
-    let address = address(&server);
+    let address = server.addr();
     let mut partial = connect(&server);
     partial.write_all(b"GET /api/health HTTP/1.1\r\n").unwrap();
     pause(100);
-    send(&server, Signal::TERM);
+    server.signal("TERM");
     pause(300);
     assert!(TcpStream::connect(address).is_err());
     partial.write_all(b"\r\n").unwrap();
@@ -98,12 +110,14 @@ fn stalled_peers_do_not_hold_the_stop() {
     }
     for stream in stalled.iter_mut().step_by(4) {
         // These ask and never read.
-        stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_millis(50)))
+            .unwrap();
         drop(stream.write_all(&HEALTH.repeat(100_000)));
     }
     pause(200);
     let begun = Instant::now();
-    send(&server, Signal::TERM);
+    server.signal("TERM");
     assert!(exit_code(&mut server).is_some());
     assert!(begun.elapsed() < STOP_MAX, "{:?}", begun.elapsed());
 }
@@ -115,11 +129,15 @@ fn a_second_signal_ends_it_at_once() {
     partial.write_all(b"GET /api/health HTTP/1.1\r\n").unwrap();
     pause(100);
     let begun = Instant::now();
-    send(&server, Signal::TERM);
+    server.signal("TERM");
     pause(300);
-    send(&server, Signal::TERM);
+    server.signal("TERM");
     let code = exit_code(&mut server);
-    assert!(begun.elapsed() < Duration::from_millis(1300), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_millis(1300),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_ne!(code, Some(0), "the stop was not complete");
 }
 
@@ -137,7 +155,10 @@ fn ask_until_closed(address: SocketAddr) -> usize {
         if reply.is_empty() {
             return answers;
         }
-        assert!(reply.starts_with("HTTP/1.1 200") && reply.ends_with('}'), "{reply}");
+        assert!(
+            reply.starts_with("HTTP/1.1 200") && reply.ends_with('}'),
+            "{reply}"
+        );
         answers += 1;
     }
 }
@@ -149,26 +170,17 @@ fn read_some(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&bytes[..count]).into_owned()
 }
 
-fn address(server: &Server) -> SocketAddr {
-    server.addr().to_string().parse().unwrap()
-}
-
 fn connect(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(address(server)).unwrap();
+    let stream = TcpStream::connect(server.addr()).unwrap();
     stream.set_read_timeout(Some(STOP_MAX)).unwrap();
     stream
 }
 
-fn send(server: &Server, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
-}
-
 /// Waits for the end of the process; none if it was ended by a signal.
 fn exit_code(server: &mut Server) -> Option<i32> {
-    server.wait(STOP_MAX).code()
+    server.wait().code()
 }
 
 fn pause(ms: u64) {
-    thread::park_timeout(Duration::from_millis(ms));
+    support::pause(Duration::from_millis(ms));
 }

@@ -1,0 +1,270 @@
+//! Rules about the source itself, so that nobody has to remember them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// Which of our modules a module may import: the layers of `docs/architecture.md`.
+const LAYERS: [(&str, &[&str]); 6] = [
+    ("ground", &["clock", "config", "crypto", "error", "ids", "log", "threads"]),
+    ("mechanism", &["db", "http"]),
+    ("domain", &["filter", "rules", "collections", "records", "auth"]),
+    ("whole", &["app"]),
+    ("surface", &["api"]),
+    ("process", &["server", "cli", "main"]),
+];
+
+/// Imports against the layers, each with its reason. One that is no longer needed fails.
+const LAYER_EXCEPTIONS: [(&str, &str); 1] = [
+    // The type of one option is the one that `db` understands.
+    ("src/config.rs", "db"),
+];
+
+/// Outside crates and the only places that may name them.
+const CRATES: [(&str, &[&str]); 12] = [
+    ("tiny_http", &["src/http/server.rs"]),
+    ("threadpool", &["src/http/server.rs"]),
+    ("flate2", &["src/http/gzip.rs"]),
+    ("getopts", &["src/cli.rs"]),
+    ("signal_hook", &["src/server.rs"]),
+    ("sha2", &["src/crypto.rs"]),
+    ("hmac", &["src/crypto.rs"]),
+    ("base64", &["src/crypto.rs"]),
+    ("argon2", &["src/auth/password.rs"]),
+    ("uuid", &["src/ids.rs"]),
+    ("getrandom", &["src/ids.rs"]),
+    ("regex_lite", &["src/collections/mod.rs", "src/collections/definition.rs"]),
+];
+
+/// Where SQL may live.
+const SQL_PLACES: [&str; 5] =
+    ["src/db/", "src/collections/", "src/records/", "src/auth/admins.rs", "src/error.rs"];
+
+const LINES_MAX: usize = 600;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// All Rust files below a folder: path relative to the root, and text.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+                found.push((name, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The part of a file that is not tests.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests").next().unwrap().split("#[cfg(test)]\n#[expect").next().unwrap()
+}
+
+fn is_test_file(path: &str) -> bool {
+    path.contains("tests")
+}
+
+#[track_caller]
+fn none(what: &str, found: &[String]) {
+    assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn every_file_says_what_it_is_and_is_short() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+        if !text.starts_with("//! ") {
+            wrong.push(format!("{path}: no module documentation"));
+        }
+        let lines = without_tests(&text).lines().count();
+        if lines > LINES_MAX {
+            wrong.push(format!("{path}: {lines} lines"));
+        }
+        for (at, line) in text.lines().enumerate() {
+            if line.contains('\t') || line.ends_with(' ') || !line.is_ascii() {
+                wrong.push(format!("{path}:{}: tab, trailing blank or not ASCII", at + 1));
+            }
+            let lower = line.to_lowercase();
+            if ["fixme", concat!("to", "do:"), "xxx"].iter().any(|mark| lower.contains(mark)) && path != "tests/it/tidy.rs" {
+                wrong.push(format!("{path}:{}: a mark of unfinished work", at + 1));
+            }
+        }
+    }
+    none("files", &wrong);
+}
+
+fn layer_of(module: &str) -> usize {
+    LAYERS.iter().position(|(_, modules)| modules.contains(&module)).unwrap_or_else(|| {
+        panic!("the module {module} is in no layer: add it to LAYERS and docs/architecture.md")
+    })
+}
+
+#[test]
+fn imports_point_downwards() {
+    let (mut wrong, mut used) = (Vec::new(), BTreeSet::new());
+    for (path, text) in sources("src") {
+        let module = path["src/".len()..].split(['/', '.']).next().unwrap();
+        for line in without_tests(&text).lines().filter(|_| !is_test_file(&path)) {
+            let Some(rest) = line.trim_start().strip_prefix("use crate::") else { continue };
+            let target = rest.split([':', ';']).next().unwrap();
+            assert!(!target.starts_with('{'), "{path}: one use per module: {line}");
+            if LAYER_EXCEPTIONS.contains(&(path.as_str(), target)) {
+                used.insert(path.clone());
+                continue;
+            }
+            let (own, other) = (layer_of(module), layer_of(target));
+            let is_peer_mechanism = own == 1 && other == 1 && module != target;
+            if other > own || is_peer_mechanism {
+                wrong.push(format!("{path} imports {target}"));
+            }
+        }
+    }
+    none("imports against the layers", &wrong);
+    assert_eq!(used.len(), LAYER_EXCEPTIONS.len(), "an exception is no longer needed");
+}
+
+/// Among the domain modules the order of `LAYERS` counts, except that `auth` stands beside.
+#[test]
+fn domain_modules_import_leftwards() {
+    let domain = LAYERS[2].1;
+    let mut wrong = Vec::new();
+    for (path, text) in sources("src") {
+        let module = path["src/".len()..].split(['/', '.']).next().unwrap();
+        let Some(own) = domain.iter().position(|name| *name == module) else { continue };
+        for (at, other) in domain.iter().enumerate() {
+            if at > own && without_tests(&text).contains(&format!("use crate::{other}::")) {
+                wrong.push(format!("{path} imports {other}"));
+            }
+        }
+        if without_tests(&text).contains("crate::http") {
+            wrong.push(format!("{path} knows http"));
+        }
+    }
+    none("domain imports", &wrong);
+}
+
+#[test]
+fn outside_crates_are_named_in_one_place() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources("src") {
+        let code: String = without_tests(&text)
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        for (name, places) in CRATES {
+            if code.contains(&format!("{name}::")) && !places.contains(&path.as_str()) {
+                wrong.push(format!("{path} names {name}"));
+            }
+        }
+        let has_sql = code.contains("rusqlite::");
+        if has_sql && !SQL_PLACES.iter().any(|place| path.starts_with(place)) {
+            wrong.push(format!("{path} names rusqlite"));
+        }
+        if code.contains("::*;") {
+            wrong.push(format!("{path} imports everything of a module"));
+        }
+    }
+    none("crates", &wrong);
+}
+
+#[test]
+fn dependencies_are_those_agreed_on() {
+    let text = read("Cargo.toml");
+    let section = text.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let names: Vec<&str> = section
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once(" = ").map(|(name, _)| name))
+        .collect();
+    let agreed = [
+        "tiny_http", "threadpool", "rusqlite", "serde", "serde_json", "signal-hook", "getopts", "sha2",
+        "hmac", "base64", "argon2", "getrandom", "uuid", "regex-lite", "flate2", "rustix",
+    ];
+    assert_eq!(names, agreed);
+}
+
+#[test]
+fn every_option_is_in_the_readme() {
+    let readme = read("README.md");
+    let wrong: Vec<String> = option_names().into_iter().filter(|name| !readme.contains(&format!("`{name}`"))).collect();
+    none("options that the README lacks", &wrong);
+}
+
+/// The variables of the option table, from its source.
+fn option_names() -> Vec<String> {
+    let text = read("src/config.rs");
+    let calls = text.lines().filter_map(|line| {
+        let line = line.trim_start();
+        line.strip_prefix("opt(\"").or_else(|| line.strip_prefix("reserved(\""))
+    });
+    let names: Vec<String> = calls.map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
+    assert!(names.len() > 20, "{names:?}");
+    names
+}
+
+#[test]
+fn every_endpoint_is_in_the_api_document_and_the_reverse() {
+    let source = read("src/api/mod.rs");
+    let routes: BTreeSet<String> = source
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("route("))
+        .filter_map(|rest| {
+            let mut parts = rest.splitn(3, ',');
+            let method = parts.next()?.trim().to_uppercase();
+            Some(format!("{method} {}", parts.next()?.trim().trim_matches('"')))
+        })
+        .collect();
+    assert!(routes.len() >= 20, "{routes:?}");
+    let document = read("docs/api.md");
+    let documented: BTreeSet<String> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("### `"))
+        .map(|rest| rest.split('`').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(documented, routes, "docs/api.md has a heading ### `METHOD PATH` for each endpoint");
+}
+
+#[test]
+fn every_thread_is_in_the_architecture_document() {
+    let document = read("docs/architecture.md");
+    let mut wrong = Vec::new();
+    for (path, text) in sources("src") {
+        for call in without_tests(&text).split("threads::spawn(\"").skip(1) {
+            let name = call.split('"').next().unwrap();
+            if !document.contains(&format!("`{name}`")) {
+                wrong.push(format!("{path}: {name}"));
+            }
+        }
+    }
+    none("threads", &wrong);
+}
+
+#[test]
+fn documents_stay_within_their_limits_and_the_version_has_a_heading() {
+    for (path, most) in [("README.md", 300), ("docs/architecture.md", 250)] {
+        let lines = read(path).lines().count();
+        assert!(lines <= most, "{path} has {lines} lines");
+    }
+    let heading = format!("## {}", env!("CARGO_PKG_VERSION"));
+    assert!(read("CHANGELOG.md").contains(&heading), "{heading}");
+}
+
+#[test]
+fn the_vendored_crate_says_what_was_changed() {
+    assert!(Path::new(&root()).join("vendor/tiny_http/PATCHES.md").is_file());
+}
