@@ -8,11 +8,12 @@ CPU per request divides by the answers that came: what a server spent on request
 flight at the end counts, so short runs of slow cases at many connections look dearer."""
 import os
 import re
+import resource
 import statistics
 import subprocess
 import time
 
-from common import Failed, proc_cpu, proc_memory
+from common import Failed, machine_cpu, proc_cpu, proc_memory
 from servers import RECORDS
 
 LUA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lua")
@@ -69,11 +70,17 @@ def drain(servers):
     return time.time() - started
 
 
+def children_cpu():
+    """CPU seconds of the ended children, which is wrk's; the servers are still running."""
+    r = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return r.ru_utime + r.ru_stime
+
+
 def wrk(case, server, connections, seconds, out):
     """One run; what it measured."""
     variables = {k: v.replace("{out}", out).replace("{name}", server.name) for k, v in case.variables.items()}
     speed = probe()
-    cpu, started = proc_cpu(server.pid), time.time()
+    cpu, busy, started = proc_cpu(server.pid), machine_cpu() - children_cpu(), time.time()
     done = subprocess.run(
         ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
          "-s", os.path.join(LUA, case.script), server.base + case.path],
@@ -81,6 +88,7 @@ def wrk(case, server, connections, seconds, out):
     if server.process.poll() is not None:
         raise Failed(f"{server.name} ended during {case.name} at {connections} connections")
     cpu, wall = proc_cpu(server.pid) - cpu, time.time() - started
+    others = max(machine_cpu() - children_cpu() - busy - cpu, 0) / wall / os.cpu_count()
     m = re.search(r"^BENCH (.*)$", done.stdout, re.M)
     if not m:
         raise Failed(f"wrk, {case.name} on {server.name}: {(done.stderr or done.stdout).strip()}")
@@ -89,7 +97,7 @@ def wrk(case, server, connections, seconds, out):
     return {"rps": r["requests"] / spent, "mb_per_s": r["bytes"] / spent / 1e6,
             "p50_ms": r["p50"] / 1e3, "p99_ms": r["p99"] / 1e3, "max_ms": r["max"] / 1e3,
             "errors": sum(v for k, v in r.items() if k.startswith("e_")),
-            "cpu_us": cpu * 1e6 / max(r["requests"], 1), "cpu_cores": cpu / wall, "probe_ms": speed,
+            "cpu_us": cpu * 1e6 / max(r["requests"], 1), "cpu_cores": cpu / wall, "probe_ms": speed, "others": others,
             "rss_mb": proc_memory(server.pid)["now"]}
 
 
@@ -102,14 +110,14 @@ def medians(runs):
 
 
 HEADING = (f"{'case':18}{'conns':>6} {'server':18}{'req/s':>9}{'min..max':>16}{'p50 ms':>9}{'p99 ms':>9}"
-           f"{'MB/s':>8}{'us cpu':>8}{'cores':>6}{'errors':>7}{'RSS MB':>7}{'probe':>6}")
+           f"{'MB/s':>8}{'us cpu':>8}{'cores':>6}{'errors':>7}{'RSS MB':>7}{'probe':>6}{'others':>7}")
 
 
 def line(case, connections, server, m):
     span = f"{m['rps_min']:.0f}..{m['rps_max']:.0f}"
     return (f"{case.name:18}{connections:>6} {server.name:18}{m['rps']:>9.0f}{span:>16}{m['p50_ms']:>9.2f}"
             f"{m['p99_ms']:>9.2f}{m['mb_per_s']:>8.1f}{m['cpu_us']:>8.0f}{m['cpu_cores']:>6.2f}{m['errors']:>7}"
-            f"{m['rss_mb']:>7.0f}{m['probe_ms']:>6.0f}")
+            f"{m['rss_mb']:>7.0f}{m['probe_ms']:>6.0f}{m['others']:>7.0%}")
 
 
 def run_all(servers, cases, connection_counts, runs, seconds, warmup, out):

@@ -150,6 +150,10 @@ def run(o, servers, folder):
     cases = [c for c in load.CASES if c.name in o.only]
     results = load.run_all(servers, cases, o.conns, o.runs, o.dur, o.warmup, o.out)
 
+    others = [m["others"] for measured in results.values() for m in measured.values()]
+    about += (f"\nOther processes took {statistics.median(others):.0%} of this machine during a run "
+              f"(median; at most {max(others):.0%}): from about 10% on, trust only CPU per request.")
+
     time.sleep(2)
     for s in servers:
         memory = proc_memory(s.pid)

@@ -1,0 +1,164 @@
+//! A world in a real database, in a directory of its own that goes with the value.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+use rusqlite::params;
+use serde_json::Map;
+use serde_json::Value as Json;
+use serde_json::json;
+
+use super::rng::Rng;
+use super::world;
+use super::world::Record;
+use super::world::Rules;
+use super::world::Table;
+use super::world::World;
+use crate::collections::Catalog;
+use crate::collections::Collection;
+use crate::collections::Field;
+use crate::db;
+use crate::db::Database;
+use crate::db::Databases;
+use crate::records;
+use crate::records::Body;
+use crate::records::Draft;
+use crate::records::Scope;
+use crate::records::Shape;
+use crate::rules::Identity;
+
+pub struct Store {
+    dir: PathBuf,
+    databases: Arc<Databases>,
+    catalog: Catalog,
+}
+
+impl Store {
+    pub fn open() -> Store {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("vski-model-{}-{count}", std::process::id()));
+        let settings = db::Settings {
+            synchronous: db::Synchronous::Normal,
+            prepare: records::register,
+        };
+        let databases = Arc::new(Databases::open(&dir, settings).unwrap());
+        let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
+        Store { dir, databases, catalog }
+    }
+
+    pub fn database(&self) -> &Database {
+        self.databases.default()
+    }
+
+    pub fn file(&self) -> PathBuf {
+        db::default_file(&self.dir)
+    }
+
+    /// Makes collections: first without relations, so that these can go in circles.
+    pub fn define(&self, definitions: &[(String, Vec<Json>, Vec<Json>)]) -> World {
+        for (name, plain, _) in definitions {
+            let kind = if name == world::USERS { "auth" } else { "base" };
+            let body = json!({"name": name, "type": kind, "fields": plain});
+            self.catalog.create(db::DEFAULT, &body).unwrap();
+        }
+        for (name, _, all) in definitions {
+            self.catalog.update(db::DEFAULT, name, &json!({"fields": all})).unwrap();
+        }
+        let collections = self.catalog.collections(db::DEFAULT).unwrap();
+        let table = |(name, _, _): &(String, _, _)| Table {
+            collection: Arc::clone(collections.get(name).unwrap()),
+            records: Vec::new(),
+            rules: Rules::default(),
+        };
+        let tables = definitions.iter().map(table).collect();
+        let mut world = World { tables, collections };
+        world.publish_rules();
+        world
+    }
+
+    /// A world of random collections and records.
+    pub fn random_world(&self, rng: &mut Rng) -> World {
+        let mut world = self.define(&world::random_definitions(rng));
+        world::fill(rng, &mut world);
+        self.insert(&world);
+        world
+    }
+
+    /// Writes all records of a world: without their relations, then with them.
+    fn insert(&self, world: &World) {
+        for table in &world.tables {
+            let bodies = bodies(table, |field| field.relation().is_none());
+            let (scope, collection) = (admin_scope(world), Arc::clone(&table.collection));
+            let write = self.database().write(move |tx| {
+                for (record, body) in bodies {
+                    let draft = Draft::create(&collection, &body, &|_| Ok("a hash".to_owned()))?;
+                    let shape = Shape::default();
+                    records::create(tx, &scope, &collection, draft, &shape)
+                        .map_err(|error| error.context(record.id))?;
+                }
+                Ok(())
+            });
+            write.unwrap();
+        }
+        for table in &world.tables {
+            let bodies = bodies(table, |field| field.relation().is_some());
+            let (scope, collection) = (admin_scope(world), Arc::clone(&table.collection));
+            let write = self.database().write(move |tx| {
+                for (record, body) in bodies {
+                    let draft = Draft::update(&collection, &body, &|_| Ok(String::new()))?;
+                    let shape = Shape::default();
+                    records::update(tx, &scope, &collection, &record.id, draft, &shape)?;
+                    let table = db::quote(&collection.name);
+                    let sql = format!("UPDATE {table} SET created = ?2, updated = ?3 WHERE id = ?1");
+                    tx.execute(&sql, params![record.id, record.created, record.updated])?;
+                }
+                Ok(())
+            });
+            write.unwrap();
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+pub fn admin_scope(world: &World) -> Scope {
+    scope(world, world::Caller::Admin.identity())
+}
+
+pub fn scope(world: &World, identity: Identity) -> Scope {
+    Scope { collections: Arc::clone(&world.collections), identity }
+}
+
+pub fn body(map: &Map<String, Json>) -> Body {
+    serde_json::from_str(&Json::Object(map.clone()).to_string()).unwrap()
+}
+
+fn bodies(table: &Table, wanted: impl Fn(&Field) -> bool) -> Vec<(Record, Body)> {
+    let make = |record: &Record| (record.clone(), body(&wire(&table.collection, record, &wanted)));
+    table.records.iter().map(make).collect()
+}
+
+fn wire(
+    collection: &Collection,
+    record: &Record,
+    wanted: &impl Fn(&Field) -> bool,
+) -> Map<String, Json> {
+    let mut map = Map::new();
+    map.insert("id".to_owned(), json!(record.id));
+    for (field, value) in collection.fields.iter().zip(&record.values) {
+        if wanted(field) {
+            let value = if field.is_secret() { json!("12345678") } else { value.wire() };
+            map.insert(field.name.clone(), value);
+        }
+    }
+    map
+}
