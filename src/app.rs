@@ -9,6 +9,7 @@ use crate::db;
 use crate::db::Databases;
 use crate::error::Result;
 use crate::log;
+use crate::node;
 use crate::records;
 
 /// Owns the databases and what is built on them.
@@ -16,6 +17,8 @@ pub struct App {
     pub databases: Arc<Databases>,
     pub catalog: Catalog,
     pub auth: Auth,
+    /// The name of this node.
+    pub node_id: String,
 }
 
 impl App {
@@ -33,12 +36,13 @@ impl App {
             config.token_hours,
         )?;
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
-        Ok(App { databases, catalog, auth })
+        let node_id = node::id(databases.local())?;
+        Ok(App { databases, catalog, auth, node_id })
     }
 
     /// Closes the databases. Everything that holds an `App` or a part of one has ended by now.
     pub fn close(self) -> Result<()> {
-        let App { databases, catalog, auth } = self;
+        let App { databases, catalog, auth, .. } = self;
         drop((catalog, auth));
         match Arc::try_unwrap(databases) {
             Ok(databases) => databases.close(),

@@ -17,6 +17,7 @@ mod http;
 mod auth;
 mod collections;
 mod filter;
+mod node;
 mod records;
 mod rules;
 

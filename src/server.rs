@@ -45,8 +45,9 @@ pub fn run<E: From<Error>>(
     log_panics();
     let running = start(config).map_err(E::from)?;
     log::info(format_args!(
-        "started version={} addr={} data={}",
+        "started version={} node={} addr={} data={}",
         env!("CARGO_PKG_VERSION"),
+        running.app.node_id,
         running.http.local_addr(),
         config.data_dir.display()
     ));

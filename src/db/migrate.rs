@@ -18,6 +18,8 @@ pub enum Schema {
     Default,
     /// A tenant: none so far, only its version.
     Tenant,
+    /// `local.db`: facts about this node.
+    Local,
 }
 
 impl Schema {
@@ -25,6 +27,7 @@ impl Schema {
     fn steps(self) -> &'static [&'static str] {
         match self {
             Schema::Default => &[include_str!("default.sql")],
+            Schema::Local => &[include_str!("local.sql")],
             Schema::Tenant => &["-- A tenant has no system tables yet."],
         }
     }

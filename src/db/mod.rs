@@ -41,8 +41,10 @@ mod migrate;
 
 /// The database that every request means that names none.
 pub const DEFAULT: &str = "default";
+/// What concerns this node alone; no request ever means it.
+const LOCAL: &str = "local";
 /// Names that no tenant may have: databases of the system.
-const RESERVED: [&str; 3] = ["local", "stats", "workflows"];
+const RESERVED: [&str; 3] = [LOCAL, "stats", "workflows"];
 /// Tenant databases kept open at a time; more are opened by closing unused ones.
 const OPEN_MAX: usize = 64;
 /// How long deleting a database waits for requests that still use it.
@@ -62,6 +64,7 @@ pub struct Databases {
     dir: PathBuf,
     settings: Settings,
     default: Arc<Database>,
+    local: Arc<Database>,
     tenants: Mutex<HashMap<String, Tenant>>,
     /// Held for as long as the directory is ours; the lock goes with the descriptor.
     _lock: File,
@@ -78,10 +81,12 @@ impl Databases {
         create_dir(dir)?;
         let lock = lock_dir(dir)?;
         let default = Database::open(&file(dir, DEFAULT), Schema::Default, settings)?;
+        let local = Database::open(&file(dir, LOCAL), Schema::Local, settings)?;
         Ok(Databases {
             dir: dir.to_owned(),
             settings,
             default: Arc::new(default),
+            local: Arc::new(local),
             tenants: Mutex::new(HashMap::new()),
             _lock: lock,
         })
@@ -90,6 +95,11 @@ impl Databases {
     /// `default.db`, which also holds the definitions of everything.
     pub fn default(&self) -> &Arc<Database> {
         &self.default
+    }
+
+    /// `local.db`, which holds what concerns this node alone.
+    pub fn local(&self) -> &Arc<Database> {
+        &self.local
     }
 
     /// The database of this name, opened when it is not yet.
@@ -179,7 +189,7 @@ impl Databases {
     pub fn maintain(&self) -> Result<()> {
         let mut open: Vec<Arc<Database>> =
             lock(&self.tenants).values().map(|tenant| Arc::clone(&tenant.database)).collect();
-        open.push(Arc::clone(&self.default));
+        open.extend([Arc::clone(&self.default), Arc::clone(&self.local)]);
         open.iter().try_for_each(|database| database.maintain())
     }
 
@@ -187,7 +197,7 @@ impl Databases {
     pub fn close(self) -> Result<()> {
         let tenants = self.tenants.into_inner().unwrap_or_default();
         let databases = tenants.into_values().map(|tenant| tenant.database);
-        for database in databases.chain([self.default]) {
+        for database in databases.chain([self.default, self.local]) {
             if let Ok(database) = unshared(database) {
                 database.close()?;
             }

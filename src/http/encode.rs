@@ -1,4 +1,7 @@
-//! A [`Response`] as the bytes of its head and body, in one buffer.
+//! A [`Response`] as the bytes of its head and body.
+//!
+//! Both are one buffer, to be sent at once, unless copying the body would cost more than sending
+//! two.
 //!
 //! Adds what every answer has: `Date`, `X-Request-Id`, `X-Content-Type-Options`, the length, and
 //! `Connection` where due. Compresses JSON for clients that take it. A header value of ours can
@@ -49,21 +52,33 @@ const COMPRESS_BYTES_MIN: usize = 1024;
 /// Room for the head, without the headers of the response itself.
 const HEAD_BYTES: usize = 256;
 
-/// The bytes to send.
-pub fn encode(response: &Response, frame: &Frame<'_>) -> Vec<u8> {
-    let compressible = is_compressible(response);
-    let compressed = if compressible && gzip::is_accepted(frame.accept_encoding) {
-        gzip::compress(&response.body)
-    } else {
-        None
-    };
-    let body = compressed.as_deref().unwrap_or(&response.body);
-    let own: usize = response
+/// A longer body is not copied behind its head.
+const JOIN_BYTES_MAX: usize = 32 << 10;
+
+/// The bytes to send: first the head, then the body.
+pub struct Encoded {
+    /// The head, and the body too unless that is long.
+    pub head: Vec<u8>,
+    /// A long body.
+    pub body: Vec<u8>,
+}
+
+/// Encodes a response.
+pub fn encode(mut response: Response, frame: &Frame<'_>) -> Encoded {
+    let compressible = is_compressible(&response);
+    let mut compressed = false;
+    if compressible && gzip::is_accepted(frame.accept_encoding) {
+        if let Some(body) = gzip::compress(&response.body) {
+            response.body = body;
+            compressed = true;
+        }
+    }
+    let own = response
         .headers
         .iter()
-        .map(|(name, value)| name.len() + value.len() + 4)
-        .sum();
-    let mut out = Vec::with_capacity(HEAD_BYTES + own + body.len());
+        .map(|(name, value)| name.len() + value.len() + 4);
+    let joined = Some(response.body.len()).filter(|length| *length <= JOIN_BYTES_MAX);
+    let mut out = Vec::with_capacity(HEAD_BYTES + own.sum::<usize>() + joined.unwrap_or(0));
     status_line(&mut out, response.status);
     for (name, value) in &response.headers {
         header(&mut out, name, value);
@@ -74,7 +89,7 @@ pub fn encode(response: &Response, frame: &Frame<'_>) -> Vec<u8> {
     if compressible {
         header(&mut out, "Vary", "Accept-Encoding");
     }
-    if compressed.is_some() {
+    if compressed {
         header(&mut out, "Content-Encoding", "gzip");
     }
     match frame.connection {
@@ -83,24 +98,37 @@ pub fn encode(response: &Response, frame: &Frame<'_>) -> Vec<u8> {
         Connection::Close => header(&mut out, "Connection", "close"),
         Connection::Upgrade => header(&mut out, "Connection", "Upgrade"),
     }
-    finish(&mut out, response, body, frame.body);
-    out
+    finish(out, response, frame.body)
 }
 
 /// The length, the end of the head, and the body, as far as the status has one.
-fn finish(out: &mut Vec<u8>, response: &Response, body: &[u8], sent: Body) {
+fn finish(mut head: Vec<u8>, response: Response, sent: Body) -> Encoded {
+    let mut body = response.body;
     if matches!(response.status, 100..=199 | 204 | 304) {
-        out.extend_from_slice(b"\r\n");
-        return;
+        body.clear();
+    } else {
+        let has_type = response
+            .headers
+            .iter()
+            .any(|(name, _)| is_content_type(name));
+        if !body.is_empty() && !has_type {
+            header(&mut head, "Content-Type", "application/octet-stream");
+        }
+        let written = write!(head, "Content-Length: {}\r\n", body.len());
+        debug_assert!(written.is_ok(), "writing to memory does not fail");
     }
-    if !body.is_empty() && response.header("Content-Type").is_none() {
-        header(out, "Content-Type", "application/octet-stream");
+    head.extend_from_slice(b"\r\n");
+    if sent == Body::Counted {
+        body.clear();
     }
-    let written = write!(out, "Content-Length: {}\r\n\r\n", body.len());
-    debug_assert!(written.is_ok(), "writing to memory does not fail");
-    if sent == Body::Sent {
-        out.extend_from_slice(body);
+    if body.len() <= JOIN_BYTES_MAX {
+        head.append(&mut body);
     }
+    Encoded { head, body }
+}
+
+fn is_content_type(name: &str) -> bool {
+    name.eq_ignore_ascii_case("Content-Type")
 }
 
 fn is_compressible(response: &Response) -> bool {
@@ -220,8 +248,9 @@ mod tests {
     }
 
     /// Head and body, without the date.
-    fn text(response: &Response, frame: &Frame<'_>) -> String {
-        let text = String::from_utf8(encode(response, frame)).unwrap();
+    fn text(response: Response, frame: &Frame<'_>) -> String {
+        let encoded = encode(response, frame);
+        let text = String::from_utf8([encoded.head, encoded.body].concat()).unwrap();
         let lines = text
             .split("\r\n")
             .filter(|line| !line.starts_with("Date: "));
@@ -232,7 +261,7 @@ mod tests {
     fn an_answer_has_its_headers_and_body() {
         let response = Response::json(200, b"{}".to_vec()).with_header("ETag", "\"1\"");
         assert_eq!(
-            text(&response, &frame(Connection::GoesOn)),
+            text(response, &frame(Connection::GoesOn)),
             "HTTP/1.1 200 OK\nContent-Type: application/json\nETag: \"1\"\n\
              X-Request-Id: 00000001-000001\nX-Content-Type-Options: nosniff\n\
              Content-Length: 2\n\n{}"
@@ -241,18 +270,29 @@ mod tests {
 
     #[test]
     fn the_connection_header_follows_the_frame() {
-        let response = Response::empty(200);
-        let has = |connection, line| text(&response, &frame(connection)).contains(line);
+        let has = |connection, line| text(Response::empty(200), &frame(connection)).contains(line);
         assert!(!has(Connection::GoesOn, "Connection"));
         assert!(has(Connection::Close, "\nConnection: close\n"));
         assert!(has(Connection::KeepAlive, "\nConnection: keep-alive\n"));
     }
 
     #[test]
+    fn a_long_body_is_not_copied() {
+        let body = vec![b'x'; JOIN_BYTES_MAX + 1];
+        let place = body.as_ptr();
+        let response = Response::with_body(200, "text/plain", body);
+        let encoded = encode(response, &frame(Connection::GoesOn));
+        assert!(encoded.head.ends_with(b"Content-Length: 32769\r\n\r\n"));
+        assert_eq!(encoded.body.as_ptr(), place);
+        let response = Response::with_body(200, "text/plain", vec![b'x'; JOIN_BYTES_MAX]);
+        assert!(encode(response, &frame(Connection::GoesOn)).body.is_empty());
+    }
+
+    #[test]
     fn a_head_request_gets_the_length_only() {
         let mut frame = frame(Connection::GoesOn);
         frame.body = Body::Counted;
-        let text = text(&Response::text(200, "hello"), &frame);
+        let text = text(Response::text(200, "hello"), &frame);
         assert!(text.ends_with("Content-Length: 5\n\n"), "{text}");
     }
 
@@ -261,17 +301,17 @@ mod tests {
         for status in [101, 204, 304] {
             let mut response = Response::empty(status);
             response.body = b"x".to_vec();
-            let text = text(&response, &frame(Connection::GoesOn));
+            let text = text(response, &frame(Connection::GoesOn));
             assert!(text.ends_with("nosniff\n\n"), "{text}");
         }
-        let text = text(&Response::empty(200), &frame(Connection::GoesOn));
+        let text = text(Response::empty(200), &frame(Connection::GoesOn));
         assert!(text.ends_with("Content-Length: 0\n\n"), "{text}");
     }
 
     #[test]
     fn a_value_can_not_end_its_line() {
         let response = Response::empty(302).with_header("Location", "/a\r\nSet-Cookie: b\n\0");
-        let text = text(&response, &frame(Connection::GoesOn));
+        let text = text(response, &frame(Connection::GoesOn));
         assert!(text.contains("\nLocation: /a  Set-Cookie: b  \n"), "{text}");
     }
 
@@ -281,18 +321,18 @@ mod tests {
             accept_encoding: "gzip",
             ..frame(Connection::GoesOn)
         };
-        let head = |response: &Response| {
-            let bytes = encode(response, &frame);
+        let head = |response: Response| {
+            let bytes = encode(response, &frame).head;
             let end = bytes
                 .windows(4)
                 .position(|part| part == b"\r\n\r\n")
                 .unwrap();
             String::from_utf8(bytes[..end].to_vec()).unwrap()
         };
-        let long = head(&Response::json(200, vec![b' '; 1025]));
+        let long = head(Response::json(200, vec![b' '; 1025]));
         assert!(long.contains("Content-Encoding: gzip") && long.contains("Vary: Accept-Encoding"));
-        assert!(!head(&Response::json(200, vec![b' '; 1024])).contains("gzip"));
-        assert!(!head(&Response::text(200, " ".repeat(2000))).contains("gzip"));
+        assert!(!head(Response::json(200, vec![b' '; 1024])).contains("gzip"));
+        assert!(!head(Response::text(200, " ".repeat(2000))).contains("gzip"));
     }
 
     #[test]

@@ -284,7 +284,7 @@ impl<'a> Exchange<'a> {
     /// Sends the answer, or hands it over to be sent. Returns its bytes.
     fn answer(&self, engine: tiny_http::Request, mut response: Response) -> usize {
         if let Some(takeover) = response.takeover.take() {
-            let head = encode(&response, &self.frame(Connection::Upgrade));
+            let head = encode(response, &self.frame(Connection::Upgrade)).head;
             let peer = engine.remote_addr();
             match switch(engine, &head, peer) {
                 Ok(socket) => takeover(socket),
@@ -294,9 +294,10 @@ impl<'a> Exchange<'a> {
             }
             return head.len();
         }
-        let bytes = encode(&response, &self.frame(self.connection));
-        let length = bytes.len();
-        engine.respond(bytes, self.connection == Connection::Close);
+        let encoded = encode(response, &self.frame(self.connection));
+        let length = encoded.head.len() + encoded.body.len();
+        let close = self.connection == Connection::Close;
+        engine.respond(encoded.head, encoded.body, close);
         length
     }
 
@@ -346,7 +347,7 @@ fn hooks(ids: &Arc<Ids>) -> tiny_http::Hooks {
                 connection: Connection::Close,
                 accept_encoding: "",
             };
-            encode(&problem(status, refusal_message(status)), &frame)
+            encode(problem(status, refusal_message(status)), &frame).head
         }),
         accept_failed: Box::new(move |error| {
             let mut logged = lock(&logged);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 const LAYERS: [(&str, &[&str]); 6] = [
     ("ground", &["clock", "config", "crypto", "error", "ids", "log", "threads"]),
     ("mechanism", &["db", "http"]),
-    ("domain", &["filter", "rules", "collections", "records", "auth"]),
+    ("domain", &["node", "filter", "rules", "collections", "records", "auth"]),
     ("whole", &["app"]),
     ("surface", &["api"]),
     ("process", &["server", "cli", "main"]),
@@ -37,8 +37,8 @@ const CRATES: [(&str, &[&str]); 12] = [
 ];
 
 /// Where SQL may live.
-const SQL_PLACES: [&str; 5] =
-    ["src/db/", "src/collections/", "src/records/", "src/auth/admins.rs", "src/error.rs"];
+const SQL_PLACES: [&str; 6] =
+    ["src/db/", "src/collections/", "src/records/", "src/auth/admins.rs", "src/error.rs", "src/node.rs"];
 
 const LINES_MAX: usize = 600;
 

@@ -316,7 +316,7 @@ impl ClientConnection {
         self.unread = true;
         if let Some(number) = self.connection.admit(usize::MAX, Reading::Ends) {
             let answer = (self.shared.hooks.refusal)(status);
-            self.connection.answer(number, answer, true);
+            self.connection.answer(number, answer, Vec::new(), true);
         }
     }
 

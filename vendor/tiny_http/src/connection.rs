@@ -5,7 +5,7 @@
 //! that comes before its turn waits here, and what the socket does not take at once goes to a writer thread, so the
 //! caller of `answer` never waits for the peer or for another request.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::net::SendFlags;
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
 
 use crate::util::lock;
 use crate::Shared;
@@ -78,11 +79,18 @@ struct Turn {
 
 struct Answer {
     number: u64,
-    bytes: Vec<u8>,
+    head: Vec<u8>,
+    body: Vec<u8>,
     last: bool,
 
     // counted in `Turn::pending_bytes`
     counted: bool,
+}
+
+impl Answer {
+    fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
 }
 
 /// What happens to the reading side when a request has been admitted.
@@ -169,17 +177,20 @@ impl Connection {
         true
     }
 
-    /// Closes the connection whatever it does.
-    pub fn kill(&self) {
+    /// Closes the connection whatever it does. Returns false if it was over already.
+    pub fn kill(&self) -> bool {
         let mut turn = lock(&self.turn);
+        let alive = !turn.over;
         self.end(&mut turn);
+        alive
     }
 
     /// Writes the answer when its turn has come. `last`: the connection ends with it. Never blocks.
-    pub fn answer(self: &Arc<Self>, number: u64, bytes: Vec<u8>, last: bool) {
+    pub fn answer(self: &Arc<Self>, number: u64, head: Vec<u8>, body: Vec<u8>, last: bool) {
         let mut answer = Answer {
             number,
-            bytes,
+            head,
+            body,
             last,
             counted: false,
         };
@@ -196,8 +207,8 @@ impl Connection {
             return;
         }
         loop {
-            match self.send(&answer.bytes, SendFlags::DONTWAIT) {
-                Ok(count) if count == answer.bytes.len() => {}
+            match self.send(&answer, 0, usize::MAX, SendFlags::DONTWAIT) {
+                Ok(count) if count == answer.len() => {}
                 Ok(count) => {
                     turn.writing = true;
                     self.count_in(&mut turn, &mut answer);
@@ -220,11 +231,10 @@ impl Connection {
 
     /// Sends an interim answer (100) if the socket takes it at once; else the connection is broken.
     /// To be called only while no request is in hand.
-    pub fn interim(&self, bytes: &[u8]) {
+    pub fn interim(&self, head: &[u8]) {
         let mut turn = lock(&self.turn);
-        if !turn.over
-            && !matches!(self.send(bytes, SendFlags::DONTWAIT), Ok(count) if count == bytes.len())
-        {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        if !turn.over && rustix::net::send(&*self.stream, head, flags) != Ok(head.len()) {
             self.end(&mut turn);
         }
     }
@@ -317,16 +327,14 @@ impl Connection {
     fn count_in(&self, turn: &mut Turn, answer: &mut Answer) {
         if !answer.counted {
             answer.counted = true;
-            turn.pending_bytes += answer.bytes.len();
-            self.shared
-                .answer_used
-                .fetch_add(answer.bytes.len(), Relaxed);
+            turn.pending_bytes += answer.len();
+            self.shared.answer_used.fetch_add(answer.len(), Relaxed);
         }
     }
 
     fn count_out(&self, turn: &mut Turn, answer: &Answer) {
         if answer.counted {
-            let bytes = answer.bytes.len().min(turn.pending_bytes);
+            let bytes = answer.len().min(turn.pending_bytes);
             turn.pending_bytes -= bytes;
             self.shared.answer_used.fetch_sub(bytes, Relaxed);
         }
@@ -348,7 +356,7 @@ impl Connection {
     fn write_rest(&self, mut answer: Answer, mut sent: usize) {
         let _ = self.stream.set_write_timeout(Some(WRITE_SLICE));
         loop {
-            let written = self.write_all(&answer.bytes[sent..]);
+            let written = self.write_all(&answer, sent);
             let mut turn = lock(&self.turn);
             if written.is_err() {
                 self.finished(&mut turn, 1);
@@ -371,19 +379,17 @@ impl Connection {
     }
 
     /// Writes as the peer takes it, and gives up on one that is too slow.
-    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut sent = 0;
-        let mut window = (0, Instant::now());
-        while sent < bytes.len() {
-            let end = bytes.len().min(sent + WRITE_STEP);
-            let count = self.send(&bytes[sent..end], SendFlags::empty())?;
+    fn write_all(&self, answer: &Answer, mut sent: usize) -> io::Result<()> {
+        let mut window = (sent, Instant::now());
+        while sent < answer.len() {
+            let count = self.send(answer, sent, WRITE_STEP, SendFlags::empty())?;
             if count > 0 {
                 sent += count;
                 self.stalled_ms.store(self.shared.now_ms(), Relaxed);
             }
             let (time, least) = self.patience();
             if window.1.elapsed() >= time {
-                if sent - window.0 < least && sent < bytes.len() {
+                if sent - window.0 < least && sent < answer.len() {
                     self.shared.slow_closed.fetch_add(1, Relaxed);
                     return Err(io::ErrorKind::TimedOut.into());
                 }
@@ -405,12 +411,32 @@ impl Connection {
         }
     }
 
-    /// One send. A socket without room is no error: it takes nothing.
-    fn send(&self, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {
-        match rustix::net::send(&*self.stream, bytes, flags | SendFlags::NOSIGNAL) {
-            Ok(count) => Ok(count),
-            Err(rustix::io::Errno::AGAIN) | Err(rustix::io::Errno::INTR) => Ok(0),
-            Err(error) => Err(error.into()),
+    /// One send of what follows the first `sent` bytes, at most `count_max`. A socket without room is no error: it
+    /// takes nothing.
+    fn send(
+        &self,
+        answer: &Answer,
+        sent: usize,
+        count_max: usize,
+        flags: SendFlags,
+    ) -> io::Result<usize> {
+        let flags = flags | SendFlags::NOSIGNAL;
+        let head = answer.head.get(sent..).unwrap_or_default();
+        let head = &head[..head.len().min(count_max)];
+        let body = &answer.body[sent.saturating_sub(answer.head.len())..];
+        let body = &body[..body.len().min(count_max - head.len())];
+        let result = match (head, body) {
+            (head, []) => rustix::net::send(&*self.stream, head, flags),
+            ([], body) => rustix::net::send(&*self.stream, body, flags),
+            (head, body) => {
+                let parts = [IoSlice::new(head), IoSlice::new(body)];
+                let control = &mut SendAncillaryBuffer::default();
+                rustix::net::sendmsg(&*self.stream, &parts, control, flags)
+            }
+        };
+        match result {
+            Err(Errno::AGAIN) | Err(Errno::INTR) => Ok(0),
+            result => Ok(result?),
         }
     }
 }

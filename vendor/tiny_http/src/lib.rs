@@ -13,7 +13,7 @@
 //! };
 //! let server = Server::from_listener(listener, Limits::default(), hooks).unwrap();
 //! while let Some(request) = server.recv() {
-//!     request.respond(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), false);
+//!     request.respond(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), Vec::new(), false);
 //! }
 //! ```
 #![forbid(unsafe_code)]
@@ -87,6 +87,9 @@ pub(crate) struct Shared {
     accept_errors: AtomicU64,
 }
 
+/// Connections that the system may hold until they are accepted; it has a limit of its own.
+const BACKLOG: i32 = 4096;
+
 /// Longest pause after a failure to accept, for the system to recover.
 const BACK_OFF: Duration = Duration::from_millis(10);
 
@@ -110,6 +113,8 @@ impl Server {
         hooks: Hooks,
     ) -> io::Result<Server> {
         let listening_addr = listener.local_addr()?;
+        // The standard library asks for 128: a burst of connections would have its newcomers wait for a second.
+        rustix::net::listen(&listener, BACKLOG)?;
         let listener = Arc::new(listener);
         let shared = Arc::new(Shared {
             started: Instant::now(),
@@ -242,16 +247,14 @@ impl Shared {
     /// has, the one that has just added to them.
     pub(crate) fn make_room(&self, adding: &Connection) {
         while self.answer_used.load(Relaxed) > self.limits.answer_budget {
-            self.slow_closed.fetch_add(1, Relaxed);
-            match self.registry.longest_stalled() {
-                Some(victim) if victim.id != adding.id => {
-                    victim.kill();
-                    self.registry.remove(victim.id);
-                }
-                _ => {
-                    adding.kill();
-                    return;
-                }
+            let victim = self.registry.longest_stalled();
+            let victim = victim.as_deref().unwrap_or(adding);
+            if victim.kill() {
+                self.slow_closed.fetch_add(1, Relaxed);
+            }
+            self.registry.remove(victim.id);
+            if victim.id == adding.id {
+                return;
             }
         }
     }

@@ -188,10 +188,12 @@ impl Request {
 
     /// Sends a response, given as the bytes of its head and body. `close` ends the connection after it.
     /// Never blocks: what the socket does not take at once is written by another thread.
-    pub fn respond(mut self, response: Vec<u8>, close: bool) {
+    ///
+    /// The two are sent with one call and nothing is copied; a small body is best appended to its head.
+    pub fn respond(mut self, head: Vec<u8>, body: Vec<u8>, close: bool) {
         if let Some(number) = self.number.take() {
-            self.connection
-                .answer(number, response, close || self.close);
+            let last = close || self.close;
+            self.connection.answer(number, head, body, last);
         }
     }
 
@@ -235,7 +237,7 @@ impl Drop for Request {
         if let Some(number) = self.number.take() {
             self.body.reserved = None;
             let answer = (self.shared.hooks.refusal)(500);
-            self.connection.answer(number, answer, true);
+            self.connection.answer(number, answer, Vec::new(), true);
         }
     }
 }

@@ -28,8 +28,8 @@ fn answer(mut request: Request) {
     };
     let close = request.must_close();
     let body = match (path.as_str(), request.take_body()) {
-        (_, Err(Unread::TooLarge)) => return request.respond(refusal(413), true),
-        (_, Err(Unread::Overloaded)) => return request.respond(refusal(503), true),
+        (_, Err(Unread::TooLarge)) => return request.respond(refusal(413), Vec::new(), true),
+        (_, Err(Unread::Overloaded)) => return request.respond(refusal(503), Vec::new(), true),
         ("/sleep", Ok(_)) => {
             thread::sleep(Duration::from_millis(number));
             number.to_string().into_bytes()
@@ -38,14 +38,17 @@ fn answer(mut request: Request) {
         ("/drop", Ok(_)) => return,
         (_, Ok(body)) => body,
     };
-    let mut bytes = format!(
+    let mut head = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{}\r\n",
         body.len(),
         if close { "Connection: close\r\n" } else { "" }
     )
     .into_bytes();
-    bytes.extend_from_slice(&body);
-    request.respond(bytes, false);
+    if body.len() > 1000 {
+        return request.respond(head, body, false);
+    }
+    head.extend_from_slice(&body);
+    request.respond(head, Vec::new(), false);
 }
 
 impl Running {
