@@ -95,6 +95,7 @@ impl Running {
     fn stop(self) -> bool {
         let deadline = Instant::now() + STOP_DEADLINE;
         let left = self.http.stop(STOP_DEADLINE).in_flight_left;
+        log::info(format_args!("served {:?}", self.http.counters()));
         if left > 0 {
             log::warn(format_args!("requests cut off count={left}"));
         }

@@ -122,7 +122,7 @@ class Server:
             write_lines(os.path.join(out, self.name + ".files"), self.files)
             self.uploads = True
         except Failed as e:
-            print(f"{self.name}: no uploads and downloads: {e}", flush=True)
+            print(f"{self.name}: no uploads and downloads: {str(e)[:120]}", flush=True)
 
     def fill_uploads(self, admin, blobs):
         admin.json("POST", "/api/collections", {

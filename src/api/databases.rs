@@ -22,14 +22,12 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
 
 pub fn create(call: &Call<'_>) -> Result<Response> {
     let body: Create = call.body()?;
-    call.app.databases.create(&body.name)?;
+    call.app.catalog.create_database(&body.name)?;
     Ok(json_response(200, &json!({"name": body.name})))
 }
 
 /// Soft: the file is moved aside, the definitions are kept out of sight.
 pub fn delete(call: &Call<'_>) -> Result<Response> {
-    let name = call.param("name");
-    call.app.databases.delete(name)?;
-    call.app.catalog.forget_database(name)?;
+    call.app.catalog.delete_database(call.param("name"))?;
     Ok(Response::empty(204))
 }

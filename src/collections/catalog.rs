@@ -158,9 +158,22 @@ impl Catalog {
         self.reload(database).map(drop)
     }
 
-    /// Takes all collections of a deleted database out of sight.
-    pub fn forget_database(&self, database: &str) -> Result<()> {
+    /// Makes a database. Definitions that a crash left of an older one of this name are not its own.
+    pub fn create_database(&self, database: &str) -> Result<()> {
         let _changing = lock(&self.changing);
+        self.databases.check_new(database)?;
+        self.forget(database)?;
+        self.databases.create(database)
+    }
+
+    /// Takes a database and all its collections out of sight.
+    pub fn delete_database(&self, database: &str) -> Result<()> {
+        let _changing = lock(&self.changing);
+        self.databases.delete(database)?;
+        self.forget(database)
+    }
+
+    fn forget(&self, database: &str) -> Result<()> {
         let (name, now) = (database.to_owned(), clock::now());
         self.databases.default().write(move |tx| {
             let sql =
@@ -226,17 +239,23 @@ impl Catalog {
         })
     }
 
-    /// What only shows with the whole definition at hand.
+    /// What only shows with the whole definition at hand: its own, and how others depend on it.
     fn check(&self, collection: &Collection, current: &Collections) -> Result<()> {
-        for index in &collection.indexes {
-            for (column, _) in &index.columns {
-                let is_system = ["id", "created", "updated"].contains(&column.as_str());
-                if !is_system && collection.field(column).is_none() {
-                    let message = format!("The index {} names no field: {column}.", index.name);
-                    return Err(Error::field("indexes", "validation_invalid_definition", message));
-                }
-            }
+        check_indexes(collection)?;
+        self.check_rules(collection, current)?;
+        let others = current.all().into_iter().filter(|other| other.id != collection.id);
+        let changed: Vec<Collection> =
+            others.map(|other| Collection::clone(other)).chain([collection.clone()]).collect();
+        let changed = Collections::from_iter(changed);
+        for other in changed.all().iter().filter(|other| other.id != collection.id) {
+            self.check_rules(other, &changed).map_err(|_| {
+                Error::conflict(format!("A rule of {} needs what would go.", other.name))
+            })?;
         }
+        Ok(())
+    }
+
+    fn check_rules(&self, collection: &Collection, current: &Collections) -> Result<()> {
         let mut rules = collection.rules.clone();
         for (name, slot) in RULES {
             let Some(rule) = slot(&mut rules) else { continue };
@@ -355,6 +374,19 @@ fn complete_auth_fields(fields: &mut Vec<Field>) -> Result<()> {
         )),
         None => Ok(()),
     }
+}
+
+fn check_indexes(collection: &Collection) -> Result<()> {
+    for index in &collection.indexes {
+        for (column, _) in &index.columns {
+            let is_system = ["id", "created", "updated"].contains(&column.as_str());
+            if !is_system && collection.field(column).is_none() {
+                let message = format!("The index {} names no field: {column}.", index.name);
+                return Err(Error::field("indexes", "validation_invalid_definition", message));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn refuse_new_identity(draft: &Draft, previous: &Collection) -> Result<()> {

@@ -3,11 +3,13 @@
 //! [`Database::read`] and [`Database::snapshot`] run a closure on a pooled read-only connection;
 //! [`Database::write`] runs one inside a group commit (see `commit`). No connection escapes.
 //!
-//! Bounds: readers are opened as needed up to [`READERS_MAX`], waiting for one and running a query
+//! Bounds: readers are opened as needed up to [`READERS_MAX`] ([`READERS`] of them with a large page
+//! cache; more only while slow queries keep others waiting), waiting for one and running a query
 //! both end ([`READER_WAIT`], [`QUERY_LIMIT`]); the log is folded in every 1,000 pages, and by
 //! force above [`WAL_BYTES_MAX`]. No reader is held while a peer is talked to, so none can pin the
 //! log for longer than a query.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,16 +44,24 @@ pub enum Synchronous {
     Normal,
 }
 
-/// Read connections per file. Reading is work for processors; more would only hold memory.
-const READERS_MAX: usize = 8;
+/// Read connections per file in ordinary times. Reading is work for processors; more would only
+/// hold memory.
+const READERS: usize = 4;
+/// Read connections per file when queries are slow, so that quick ones get through.
+const READERS_MAX: usize = 12;
+/// How long a request waits for one of [`READERS`] before another is opened.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a request waits for a read connection.
 const READER_WAIT: Duration = Duration::from_secs(10);
 /// How long a query may run.
 const QUERY_LIMIT: Duration = Duration::from_secs(30);
 /// Virtual machine steps between two looks at the clock.
 const STEPS_PER_LOOK: i32 = 20_000;
-/// Page cache of a reader, KiB (SQLite takes it as a negative number).
-const READER_CACHE_KIB: i64 = 2_000;
+/// Page cache of a reader, KiB: a table of 10,000 ordinary records is scanned twice as fast when
+/// it fits.
+const READER_CACHE_KIB: i64 = 8_000;
+/// Page cache of the readers above [`READERS`], KiB.
+const EXTRA_CACHE_KIB: i64 = 1_000;
 /// Page cache of the writer, KiB.
 const WRITER_CACHE_KIB: i64 = 8_000;
 /// Prepared statements kept per connection.
@@ -187,12 +197,17 @@ fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connec
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that opens database files")]
-fn open_reader(path: &Path, settings: Settings, deadline: Arc<AtomicI64>) -> Result<Connection> {
+fn open_reader(
+    path: &Path,
+    settings: Settings,
+    cache_kib: i64,
+    deadline: Arc<AtomicI64>,
+) -> Result<Connection> {
     let mut connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    prepare(&connection, READER_CACHE_KIB, settings)?;
+    prepare(&connection, cache_kib, settings)?;
     connection.pragma_update(None, "query_only", true)?;
     let look = move || crate::clock::now_ms() > deadline.load(Ordering::Relaxed);
     connection.progress_handler(STEPS_PER_LOOK, Some(look))?;
@@ -205,8 +220,6 @@ fn prepare(connection: &Connection, cache_kib: i64, settings: Settings) -> Resul
     connection.pragma_update(None, "cache_size", -cache_kib)?;
     // Relations are kept right by `records`; this is for tables that people add themselves.
     connection.pragma_update(None, "foreign_keys", true)?;
-    // Sorting is bounded by the page cache, not by a temporary file's.
-    connection.pragma_update(None, "temp_store", "MEMORY")?;
     // No statement of a client may write to the schema or the shadow tables.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     // A misspelt column in double quotes is an error, not a string.
@@ -229,7 +242,9 @@ fn refuse_broken(path: &Path, error: Error) -> Error {
     error
 }
 
-/// The pool of read connections. Invariant: `idle.len() + taken == open <= READERS_MAX`.
+/// The pool of read connections. Invariants: `idle.len() + taken == open <= READERS_MAX`; of the
+/// open ones at most [`READERS`] have the large cache, and idle ones with it are at the end of
+/// `idle`, from where they are taken.
 struct Readers {
     path: PathBuf,
     settings: Settings,
@@ -238,14 +253,29 @@ struct Readers {
 }
 
 struct ReadersState {
-    idle: Vec<Reader>,
+    idle: VecDeque<Reader>,
     open: usize,
+    large: usize,
 }
 
 struct Reader {
     connection: Connection,
     /// When the running query is stopped, in milliseconds since 1970.
     deadline: Arc<AtomicI64>,
+    size: Size,
+}
+
+/// Which page cache a reader has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Large,
+    Small,
+}
+
+/// A reader out of the pool, or leave to open one.
+enum Turn {
+    Idle(Reader),
+    Open(Size),
 }
 
 /// A read connection that goes back to the pool by itself.
@@ -259,50 +289,62 @@ impl Readers {
         Readers {
             path: path.to_owned(),
             settings,
-            state: Mutex::new(ReadersState { idle: Vec::new(), open: 0 }),
+            state: Mutex::new(ReadersState { idle: VecDeque::new(), open: 0, large: 0 }),
             returned: Condvar::new(),
         }
     }
 
     fn take(&self) -> Result<Taken<'_>> {
-        let reader = match self.take_idle()? {
-            Some(reader) => reader,
-            None => self.open().inspect_err(|_| self.forget())?,
+        let reader = match self.turn()? {
+            Turn::Idle(reader) => reader,
+            Turn::Open(size) => self.open(size).inspect_err(|_| self.forget(size))?,
         };
         let limit_ms = i64::try_from(QUERY_LIMIT.as_millis()).unwrap_or(i64::MAX);
         reader.deadline.store(crate::clock::now_ms() + limit_ms, Ordering::Relaxed);
         Ok(Taken { readers: self, reader: Some(reader) })
     }
 
-    /// An idle reader, or none when the caller is to open one (already counted).
-    fn take_idle(&self) -> Result<Option<Reader>> {
+    /// An idle reader, or leave to open one, which is counted already.
+    fn turn(&self) -> Result<Turn> {
         let mut state = lock(&self.state);
-        let mut deadline = None;
+        let mut begun = None;
         loop {
-            if let Some(reader) = state.idle.pop() {
-                return Ok(Some(reader));
+            if let Some(reader) = state.idle.pop_back() {
+                return Ok(Turn::Idle(reader));
             }
-            if state.open < READERS_MAX {
+            if state.large < READERS {
                 state.open += 1;
-                return Ok(None);
+                state.large += 1;
+                return Ok(Turn::Open(Size::Large));
             }
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + READER_WAIT);
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+            let waited = begun.get_or_insert_with(Instant::now).elapsed();
+            if waited >= PATIENCE && state.open < READERS_MAX {
+                state.open += 1;
+                return Ok(Turn::Open(Size::Small));
+            }
+            let limit = if state.open < READERS_MAX { PATIENCE } else { READER_WAIT };
+            let Some(left) = limit.checked_sub(waited) else {
                 return Err(Error::unavailable("Too many queries are running; try again."));
             };
             state = threads::wait_timeout(&self.returned, state, left);
         }
     }
 
-    fn open(&self) -> Result<Reader> {
+    fn open(&self, size: Size) -> Result<Reader> {
         let deadline = Arc::new(AtomicI64::new(i64::MAX));
-        let connection = open_reader(&self.path, self.settings, Arc::clone(&deadline))
+        let cache_kib = match size {
+            Size::Large => READER_CACHE_KIB,
+            Size::Small => EXTRA_CACHE_KIB,
+        };
+        let connection = open_reader(&self.path, self.settings, cache_kib, Arc::clone(&deadline))
             .context(format!("open reader of {}", self.path.display()))?;
-        Ok(Reader { connection, deadline })
+        Ok(Reader { connection, deadline, size })
     }
 
-    fn forget(&self) {
-        lock(&self.state).open -= 1;
+    fn forget(&self, size: Size) {
+        let mut state = lock(&self.state);
+        state.open -= 1;
+        state.large -= usize::from(size == Size::Large);
         self.returned.notify_one();
     }
 }
@@ -319,10 +361,15 @@ impl Drop for Taken<'_> {
         match self.reader.take() {
             // A panic may have left a transaction open: such a connection is not used again.
             Some(reader) if reader.connection.is_autocommit() => {
-                lock(&self.readers.state).idle.push(reader);
+                let mut state = lock(&self.readers.state);
+                match reader.size {
+                    Size::Large => state.idle.push_back(reader),
+                    Size::Small => state.idle.push_front(reader),
+                }
                 self.readers.returned.notify_one();
             }
-            Some(_) | None => self.readers.forget(),
+            Some(reader) => self.readers.forget(reader.size),
+            None => {}
         }
     }
 }

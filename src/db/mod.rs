@@ -7,6 +7,7 @@
 //! Deleting a database is soft (DB-14 in spirit): its file moves to `deleted/`.
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs;
 use std::fs::File;
 use std::io::Read as _;
@@ -65,9 +66,17 @@ pub struct Databases {
     settings: Settings,
     default: Arc<Database>,
     local: Arc<Database>,
-    tenants: Mutex<HashMap<String, Tenant>>,
+    tenants: Mutex<Tenants>,
     /// Held for as long as the directory is ours; the lock goes with the descriptor.
     _lock: File,
+}
+
+/// The open tenants. Invariant: a name is not in both.
+#[derive(Default)]
+struct Tenants {
+    open: HashMap<String, Tenant>,
+    /// On their way out: no longer found, and not to be opened again.
+    leaving: HashSet<String>,
 }
 
 struct Tenant {
@@ -87,7 +96,7 @@ impl Databases {
             settings,
             default: Arc::new(default),
             local: Arc::new(local),
-            tenants: Mutex::new(HashMap::new()),
+            tenants: Mutex::new(Tenants::default()),
             _lock: lock,
         })
     }
@@ -108,19 +117,20 @@ impl Databases {
             return Ok(Arc::clone(&self.default));
         }
         let mut tenants = lock(&self.tenants);
-        if let Some(tenant) = tenants.get_mut(name) {
+        if let Some(tenant) = tenants.open.get_mut(name) {
             tenant.used = Instant::now();
             return Ok(Arc::clone(&tenant.database));
         }
-        if !is_valid_name(name) || !file(&self.dir, name).is_file() {
-            return Err(Error::not_found(format!("There is no database {name}.")));
+        let is_leaving = tenants.leaving.contains(name);
+        if !is_valid_name(name) || is_leaving || !file(&self.dir, name).is_file() {
+            return Err(no_database(name));
         }
-        close_unused(&mut tenants);
+        close_unused(&mut tenants.open);
         self.open_tenant(&mut tenants, name)
     }
 
-    /// Makes a new, empty database.
-    pub fn create(&self, name: &str) -> Result<()> {
+    /// Refuses a name that no new database can have.
+    pub fn check_new(&self, name: &str) -> Result<()> {
         if RESERVED.contains(&name) {
             return Err(Error::invalid(format!("The database name {name} is reserved.")));
         }
@@ -131,11 +141,17 @@ impl Databases {
                 "Must be 1 to 64 of a-z, 0-9, _ and -, the first one a letter or a digit.",
             ));
         }
-        let mut tenants = lock(&self.tenants);
         if name == DEFAULT || file(&self.dir, name).exists() {
             return Err(Error::conflict(format!("The database {name} exists already.")));
         }
-        close_unused(&mut tenants);
+        Ok(())
+    }
+
+    /// Makes a new, empty database.
+    pub fn create(&self, name: &str) -> Result<()> {
+        let mut tenants = lock(&self.tenants);
+        self.check_new(name)?;
+        close_unused(&mut tenants.open);
         self.open_tenant(&mut tenants, name).map(drop)
     }
 
@@ -162,20 +178,33 @@ impl Databases {
             return Err(Error::invalid(format!("The database {name} cannot be deleted.")));
         }
         drop(self.get(name)?);
-        let mut tenants = lock(&self.tenants);
-        let Some(tenant) = tenants.remove(name) else {
-            return Err(Error::not_found(format!("There is no database {name}.")));
+        let tenant = {
+            let mut tenants = lock(&self.tenants);
+            let tenant = tenants.open.remove(name).ok_or_else(|| no_database(name))?;
+            tenants.leaving.insert(name.to_owned());
+            tenant
         };
-        match unshared(tenant.database) {
-            Ok(database) => database.close()?,
+        // Others go on meanwhile: the wait for the last request of this one holds no lock.
+        let moved = self.move_aside(name, tenant.database);
+        let mut tenants = lock(&self.tenants);
+        tenants.leaving.remove(name);
+        match moved {
+            Ok(result) => result,
             Err(database) => {
                 let used = Instant::now();
-                tenants.insert(name.to_owned(), Tenant { database, used });
-                return Err(Error::unavailable(format!(
-                    "The database {name} is in use; try again."
-                )));
+                tenants.open.insert(name.to_owned(), Tenant { database, used });
+                Err(Error::unavailable(format!("The database {name} is in use; try again.")))
             }
         }
+    }
+
+    /// Closes a database and moves its file; gives it back when it stays in use.
+    fn move_aside(&self, name: &str, database: Arc<Database>) -> Result<Result<()>, Arc<Database>> {
+        let database = unshared(database)?;
+        Ok(database.close().and_then(|()| self.move_file(name)))
+    }
+
+    fn move_file(&self, name: &str) -> Result<()> {
         let aside = self.dir.join("deleted");
         create_dir(&aside)?;
         let stamp = clock::now().replace(':', "");
@@ -188,7 +217,7 @@ impl Databases {
     /// Lets every open database fold its log into its file; called now and then.
     pub fn maintain(&self) -> Result<()> {
         let mut open: Vec<Arc<Database>> =
-            lock(&self.tenants).values().map(|tenant| Arc::clone(&tenant.database)).collect();
+            lock(&self.tenants).open.values().map(|tenant| Arc::clone(&tenant.database)).collect();
         open.extend([Arc::clone(&self.default), Arc::clone(&self.local)]);
         open.iter().try_for_each(|database| database.maintain())
     }
@@ -196,7 +225,7 @@ impl Databases {
     /// Closes everything in an orderly way.
     pub fn close(self) -> Result<()> {
         let tenants = self.tenants.into_inner().unwrap_or_default();
-        let databases = tenants.into_values().map(|tenant| tenant.database);
+        let databases = tenants.open.into_values().map(|tenant| tenant.database);
         for database in databases.chain([self.default, self.local]) {
             if let Ok(database) = unshared(database) {
                 database.close()?;
@@ -207,15 +236,19 @@ impl Databases {
 
     fn open_tenant(
         &self,
-        tenants: &mut HashMap<String, Tenant>,
+        tenants: &mut Tenants,
         name: &str,
     ) -> Result<Arc<Database>> {
         let path = file(&self.dir, name);
         let database = Arc::new(Database::open(&path, Schema::Tenant, self.settings)?);
         let (shared, used) = (Arc::clone(&database), Instant::now());
-        tenants.insert(name.to_owned(), Tenant { database: shared, used });
+        tenants.open.insert(name.to_owned(), Tenant { database: shared, used });
         Ok(database)
     }
+}
+
+fn no_database(name: &str) -> Error {
+    Error::not_found(format!("There is no database {name}."))
 }
 
 /// Whether a tenant may have this name: safe as a file name on every file system.

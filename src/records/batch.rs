@@ -10,6 +10,7 @@ use super::Shape;
 use super::Upsert;
 use super::create;
 use super::delete;
+use super::plan;
 use super::update;
 use super::upsert;
 use crate::collections::Collection;
@@ -43,6 +44,7 @@ pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<Step>) -> Result<Vec
             out.push(b',');
         }
         step.run(tx, scope, &mut out).map_err(|error| name_step(error, at))?;
+        plan::check_size(&out)?;
     }
     out.push(b']');
     Ok(out)

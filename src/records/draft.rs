@@ -23,6 +23,7 @@ const PASSED_OVER: [&str; 5] = ["created", "updated", "collectionId", "collectio
 /// The changes to one record, by position in `Collection::fields`.
 #[derive(Clone)]
 pub struct Draft {
+    /// What the client says the id is or shall be.
     pub(super) id: Option<String>,
     pub(super) changes: BTreeMap<usize, Change>,
 }
@@ -43,8 +44,9 @@ impl Draft {
     /// Checks the body of a change: what it does not mention stays.
     pub fn update(collection: &Collection, body: &Body, hash: Hasher<'_>) -> Result<Draft> {
         let mut reader = Reader::new(collection);
+        let id = reader.id(body);
         reader.read(body);
-        reader.finish(None, body, hash)
+        reader.finish(id, body, hash)
     }
 }
 

@@ -43,6 +43,8 @@ mod batch;
 mod delete;
 mod draft;
 mod like;
+#[cfg(test)]
+mod model_tests;
 mod plan;
 mod query;
 mod shape;
@@ -188,6 +190,9 @@ pub fn update(
 ) -> Result<Vec<u8>> {
     let access = scope.access(collection.rules.update.as_ref())?;
     let rowid = find(tx, scope, collection, id, &access)?;
+    if draft.id.as_deref().is_some_and(|given| given != id) {
+        return Err(Error::field("id", "validation_unchangeable", "The id of a record cannot change."));
+    }
     write::update(tx, scope, collection, rowid, draft)?;
     show(tx, scope, collection, rowid, shape)
 }
@@ -231,6 +236,7 @@ pub fn bulk_update(
         let record = update(tx, scope, collection, id, draft.clone(), shape)
             .map_err(|error| name_record(error, id))?;
         out.extend_from_slice(&record);
+        plan::check_size(&out)?;
     }
     out.extend_from_slice(b"]}");
     Ok(out)

@@ -30,7 +30,18 @@ use crate::rules::Access;
 use crate::rules::Identity;
 
 /// Largest answer; a list that would be longer is refused.
-const OUTPUT_BYTES_MAX: usize = 16 << 20;
+const OUTPUT_BYTES_MAX: usize = 8 << 20;
+
+/// Refuses an answer that grows beyond [`OUTPUT_BYTES_MAX`].
+pub fn check_size(out: &[u8]) -> Result<()> {
+    if out.len() <= OUTPUT_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::TooLarge,
+        "The answer would be too large; ask for fewer records, fields or expansions.",
+    ))
+}
 
 /// How to read and write records of one collection.
 pub struct Plan {
@@ -91,12 +102,7 @@ impl Plan {
 
     /// Writes the record with this key; false when there is none that the caller may see.
     pub fn write(&self, connection: &Connection, key: &dyn ToSql, out: &mut Vec<u8>) -> Result<bool> {
-        if out.len() > OUTPUT_BYTES_MAX {
-            return Err(Error::new(
-                Kind::TooLarge,
-                "The answer would be too large; ask for fewer records, fields or expansions.",
-            ));
-        }
+        check_size(out)?;
         let mut statement = connection.prepare_cached(&self.sql)?;
         let params = std::iter::once(key).chain(self.params.iter().map(|param| param as &dyn ToSql));
         for (at, param) in params.enumerate() {

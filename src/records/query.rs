@@ -9,8 +9,9 @@
 //!   third truth value never shows.
 //! - Where one side has several values (a list, or a path through one) the plain operators ask
 //!   for all of them, the `?` forms for any; no values count as one unset value.
-//! - `@request...` that has no value equals no field, so a rule such as
-//!   `owner = @request.auth.id` never hands unowned records to anonymous callers.
+//! - `@request...` that has no value equals no field and is part of none, so rules such as
+//!   `owner = @request.auth.id` and `members ~ @request.auth.id` never hand records to anonymous
+//!   callers.
 
 use rusqlite::types::Value as Stored;
 
@@ -163,29 +164,39 @@ impl<'a> Query<'a> {
         collection: &Collection,
         trust: Trust<'_>,
     ) -> Result<String> {
+        let bound = self.params.len();
         let left = self.operand(&comparison.left, collection, trust)?;
         let right = self.operand(&comparison.right, collection, trust)?;
         let (op, any) = (comparison.op, comparison.any);
+        if is_nothing_of_request(&left, &right) {
+            // What the field's path has bound is not in the statement.
+            self.params.truncate(bound);
+            return Ok(truth(matches!(op, Op::NotEqual | Op::NotLike) == positive));
+        }
+        // A pattern is text, whatever the type of what it is held against.
+        let is_like = matches!(op, Op::Like | Op::NotLike);
+        let wanted = |kind: Option<Kind>| kind.filter(|_| !is_like);
         match (&left, &right) {
             (Side::Many { .. }, Side::Many { .. }) => {
                 Err(Error::invalid("Only one side of a comparison may have several values."))
             }
             (Side::Many { from, sql, kind }, other) => {
                 let (from, sql) = (from.clone(), Term::Sql(sql.clone()));
-                let other = self.term(other, Some(*kind))?;
+                let other = self.term(other, wanted(Some(*kind)))?;
                 self.over_rows(&from, any, positive, |query, positive| {
                     query.leaf(&sql, op, &other, positive)
                 })
             }
             (other, Side::Many { from, sql, kind }) => {
                 let (from, sql) = (from.clone(), Term::Sql(sql.clone()));
-                let other = self.term(other, Some(*kind))?;
+                let other = self.term(other, wanted(Some(*kind)))?;
                 self.over_rows(&from, any, positive, |query, positive| {
                     query.leaf(&other, op, &sql, positive)
                 })
             }
             _ => {
-                let (a, b) = (self.term(&left, right.kind())?, self.term(&right, left.kind())?);
+                let a = self.term(&left, wanted(right.kind()))?;
+                let b = self.term(&right, wanted(left.kind()))?;
                 self.leaf(&a, op, &b, positive)
             }
         }
@@ -207,9 +218,6 @@ impl<'a> Query<'a> {
 
     /// One comparison of single values; without NULL as a result where it matters.
     fn leaf(&mut self, left: &Term, op: Op, right: &Term, positive: bool) -> Result<String> {
-        if is_nothing_of_request(left, right) && matches!(op, Op::Equal | Op::NotEqual) {
-            return Ok(truth((op == Op::NotEqual) == positive));
-        }
         let (sign, equal) = match op {
             Op::Equal => ("", true),
             Op::NotEqual => ("", false),
@@ -220,7 +228,7 @@ impl<'a> Query<'a> {
             Op::Like => return self.like(left, right, positive),
             Op::NotLike => return self.like(left, right, !positive),
         };
-        let is_set = |term: &Term| matches!(term, Term::Value(value, ..) if *value != Stored::Null);
+        let is_set = |term: &Term| matches!(term, Term::Value(value) if *value != Stored::Null);
         let one_is_set = is_set(left) || is_set(right);
         let (a, b) = (self.sql(left), self.sql(right));
         Ok(match (sign, equal == positive) {
@@ -242,16 +250,14 @@ impl<'a> Query<'a> {
     fn sql(&mut self, term: &Term) -> String {
         match term {
             Term::Sql(sql) => sql.clone(),
-            Term::Value(value, _) => self.bind(value.clone()),
+            Term::Value(value) => self.bind(value.clone()),
         }
     }
 
     /// Makes a side comparable with something of type `other`.
     fn term(&self, side: &Side, other: Option<Kind>) -> Result<Term> {
         match side {
-            Side::Constant { value, from_request } => {
-                Ok(Term::Value(coerce(value.clone(), other)?, *from_request))
-            }
+            Side::Constant { value, .. } => Ok(Term::Value(coerce(value.clone(), other)?)),
             Side::One { sql, .. } | Side::Many { sql, .. } => Ok(Term::Sql(sql.clone())),
         }
     }
@@ -320,6 +326,11 @@ impl<'a> Query<'a> {
     }
 
     fn end_at_field(&mut self, mut walk: Walk, field: &Field, column: String) -> Side {
+        if let FieldKind::Json { .. } = field.kind {
+            // Without the sign, `meta = 'a' && meta.b = 1` lets SQLite put the text in the place
+            // of the column everywhere: json_extract('a', '$.b') fails.
+            return walk.end(format!("+{column}"), Kind::Text);
+        }
         if !field.is_multiple() {
             return walk.end(column, kind_of(field));
         }
@@ -421,8 +432,7 @@ impl Side {
 /// A side that is ready to be written down.
 enum Term {
     Sql(String),
-    /// The flag marks what came from `@request`.
-    Value(Stored, bool),
+    Value(Stored),
 }
 
 impl Trust<'_> {
@@ -445,9 +455,10 @@ impl Trust<'_> {
     }
 }
 
-fn is_nothing_of_request(left: &Term, right: &Term) -> bool {
-    let is_nothing = |term: &Term| matches!(term, Term::Value(Stored::Null, true));
-    let is_field = |term: &Term| matches!(term, Term::Sql(_));
+fn is_nothing_of_request(left: &Side, right: &Side) -> bool {
+    let is_nothing =
+        |side: &Side| matches!(side, Side::Constant { value: Stored::Null, from_request: true });
+    let is_field = |side: &Side| matches!(side, Side::One { .. } | Side::Many { .. });
     (is_nothing(left) && is_field(right)) || (is_field(left) && is_nothing(right))
 }
 
@@ -457,7 +468,6 @@ fn kind_of(field: &Field) -> Kind {
         FieldKind::Bool => Kind::Bool,
         FieldKind::Date(_) => Kind::Date,
         FieldKind::Datetime(_) => Kind::Datetime,
-        FieldKind::Json { .. } => Kind::Json,
         _ => Kind::Text,
     }
 }

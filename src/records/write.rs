@@ -14,6 +14,7 @@ use super::value;
 use super::value::Change;
 use crate::clock;
 use crate::collections::Collection;
+use crate::collections::CollectionKind;
 use crate::collections::Field;
 use crate::db::quote;
 use crate::error::Error;
@@ -41,6 +42,7 @@ pub fn insert(tx: &Connection, scope: &Scope, collection: &Collection, draft: Dr
         sql += ", ";
         sql += &quote(&field.name);
         let result = resolve(field, change, || Ok(Stored::Null))?
+            .and_then(|stored| check_permitted(scope, collection, field, stored, Moment::New))
             .and_then(|stored| check_targets(tx, scope, field, stored, Some(&id)));
         match result {
             Ok(stored) => params.push(stored),
@@ -80,6 +82,7 @@ pub fn update(
             Ok(tx.prepare_cached(&sql)?.query_row([rowid], |row| row.get(0))?)
         };
         let result = resolve(field, change, before)?
+            .and_then(|stored| check_permitted(scope, collection, field, stored, Moment::Changed))
             .and_then(|stored| check_targets(tx, scope, field, stored, None));
         match result {
             Ok(stored) => {
@@ -168,6 +171,31 @@ fn add(field: &Field, before: &Stored, amount: f64) -> Result<Stored, FieldError
         return value::wrong("validation_out_of_range", "The sum is too large.");
     }
     value::check_number(field, sum).map(|()| Stored::Real(sum))
+}
+
+/// Hidden fields, and whether an account is verified, are for admins to set. A new record has them
+/// unset.
+fn check_permitted(
+    scope: &Scope,
+    collection: &Collection,
+    field: &Field,
+    stored: Stored,
+    moment: Moment,
+) -> Result<Stored, FieldError> {
+    let is_reserved = (field.hidden && !field.is_secret())
+        || (collection.kind == CollectionKind::Auth && field.name == "verified");
+    let is_unset = matches!(stored, Stored::Null | Stored::Integer(0)) && moment == Moment::New;
+    if is_reserved && !is_unset && !scope.identity.is_admin() {
+        return value::wrong("validation_forbidden", "Only admins may set this.");
+    }
+    Ok(stored)
+}
+
+/// Whether a record is being made or changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    New,
+    Changed,
 }
 
 /// Every record that a relation names exists; a new record may name itself.

@@ -312,3 +312,43 @@ fn answers_are_compressed_when_asked_for_and_carry_their_headers() {
         server.log().iter().any(|line| line.contains(id) && line.contains("status=404"))
     });
 }
+
+#[test]
+fn hidden_fields_and_the_verified_mark_are_for_admins_to_write() {
+    let server = Server::start();
+    let admin = blog(&server);
+    let open = json!({"createRule": "", "updateRule": ""});
+    admin.patch("/api/collections/posts", &open).expect(200);
+    let api = server.api();
+    api.post(POSTS, json!({"title": "x", "note": "mine"})).expect(400).text("/data/note/code");
+    api.patch(&format!("{POSTS}/p3"), json!({"note": null})).expect(400).text("/data/note/code");
+    api.post(POSTS, json!({"title": "x"})).expect(200);
+    let users = json!({"name": "people", "type": "auth", "createRule": "", "updateRule": "", "viewRule": ""});
+    admin.post("/api/collections", users).expect(200);
+    let path = "/api/collections/people/records";
+    let mut user = json!({"id": "u", "email": "u@example.com", "password": "12345678", "verified": true});
+    api.post(path, &user).expect(400).text("/data/verified/code");
+    user["verified"] = json!(false);
+    api.post(path, &user).expect(200);
+    api.patch(&format!("{path}/u"), json!({"verified": true})).expect(400);
+    admin.patch(&format!("{path}/u"), json!({"verified": true})).expect(200);
+}
+
+#[test]
+fn an_id_cannot_change() {
+    let server = Server::start();
+    let api = blog(&server);
+    api.patch(&format!("{POSTS}/p1"), json!({"id": "p9"})).expect(400).text("/data/id/code");
+    api.patch(&format!("{POSTS}/p1"), json!({"id": "p1", "title": "x"})).expect(200);
+}
+
+#[test]
+fn a_rule_that_another_collection_needs_keeps_its_field() {
+    let server = Server::start();
+    let api = blog(&server);
+    api.patch("/api/collections/posts", json!({"viewRule": "author.name != 'Ann'"})).expect(200);
+    let refused = api.patch("/api/collections/authors", json!({"fields": []})).expect(409);
+    assert!(refused.text("/message").contains("posts"));
+    api.patch("/api/collections/posts", json!({"viewRule": ""})).expect(200);
+    api.patch("/api/collections/authors", json!({"fields": []})).expect(200);
+}

@@ -202,7 +202,7 @@ impl ClientConnection {
                 let (bytes, reserved) = body.finish();
                 Ok(Body {
                     bytes: Ok(bytes),
-                    reserved: Some(reserved),
+                    _reserved: Some(reserved),
                 })
             }
             Err(BodyError::Malformed) => Err(ReadError::Refuse(400)),

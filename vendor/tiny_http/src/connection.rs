@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use crate::util::lock;
 use crate::Shared;
@@ -137,6 +137,11 @@ impl Connection {
         drop(self.wait_for(0));
     }
 
+    /// True once nothing more is read or written.
+    pub fn is_over(&self) -> bool {
+        lock(&self.turn).over
+    }
+
     /// Notes that the first byte of a request is there.
     pub fn begin(&self) {
         self.since_ms.store(self.shared.now_ms(), Relaxed);
@@ -160,6 +165,15 @@ impl Connection {
     /// Since when the peer takes nothing of an answer that is pending.
     pub fn stalled_since_ms(&self) -> Option<u64> {
         Some(self.stalled_ms.load(Relaxed)).filter(|since| *since != NOT_STALLED)
+    }
+
+    /// True if the peer has sent something that was not read yet.
+    pub fn has_unread(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(
+            rustix::net::recv(&*self.stream, &mut [0; 1], flags),
+            Ok((1, _))
+        )
     }
 
     /// True between the first byte of a request and its delivery.

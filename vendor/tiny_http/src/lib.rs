@@ -97,7 +97,7 @@ const BACK_OFF: Duration = Duration::from_millis(10);
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// The part of the connections that goes when the system runs short of something.
-const MAKE_WAY_PART: usize = 16;
+const MAKE_WAY_PART: usize = 8;
 
 /// Threads of evicted connections that may still be ending, beyond the cap on connections.
 const ENDING_MAX: usize = 128;
@@ -167,8 +167,14 @@ impl Server {
 
     /// Blocks until an HTTP request has been submitted and returns it.
     /// None once `unblock()` was called and every request has been received.
+    /// Requests whose connection has been cut meanwhile are left out.
     pub fn recv(&self) -> Option<Request> {
-        self.shared.messages.pop()
+        loop {
+            let request = self.shared.messages.pop()?;
+            if !request.is_void() {
+                return Some(request);
+            }
+        }
     }
 
     /// Unblocks every thread stuck in recv(), now and later.

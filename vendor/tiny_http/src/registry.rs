@@ -11,14 +11,28 @@ use crate::util::lock;
 
 #[derive(Default)]
 pub(crate) struct Registry {
-    connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    inner: Mutex<Inner>,
 
     // notified when the last connection has gone
     emptied: Condvar,
 }
 
+#[derive(Default)]
+struct Inner {
+    connections: HashMap<u64, Arc<Connection>>,
+
+    // the longest-waiting ones at the last look, with the moments since which they wait, longest last
+    candidates: Vec<(u64, u64)>,
+}
+
+/// How many candidates one look at all connections yields. As long as they wait, nobody waits longer.
+const CANDIDATES: usize = 64;
+
+/// Candidates that are passed over because bytes of theirs are here: it is our thread that waits, for the processor.
+const SPARED: usize = 16;
+
 /// How often another victim is looked for when the first one has just got a request in hand.
-const TRIES: usize = 16;
+const TRIES: usize = 4 * CANDIDATES;
 
 /// What `close_waiting` does with a connection whose request is only partly here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +43,16 @@ pub(crate) enum Partial {
 
 impl Registry {
     pub fn insert(&self, connection: &Arc<Connection>) {
-        lock(&self.connections).insert(connection.id, Arc::clone(connection));
+        lock(&self.inner)
+            .connections
+            .insert(connection.id, Arc::clone(connection));
     }
 
     pub fn remove(&self, id: u64) {
-        let mut connections = lock(&self.connections);
-        let removed = connections.remove(&id);
-        let empty = connections.is_empty();
-        drop(connections);
+        let mut inner = lock(&self.inner);
+        let removed = inner.connections.remove(&id);
+        let empty = inner.connections.is_empty();
+        drop(inner);
         if empty {
             self.emptied.notify_all();
         }
@@ -45,41 +61,53 @@ impl Registry {
     }
 
     pub fn len(&self) -> usize {
-        lock(&self.connections).len()
+        lock(&self.inner).connections.len()
     }
 
     /// Requests without a complete answer.
     pub fn in_hand(&self) -> usize {
-        let connections = lock(&self.connections);
-        connections.values().map(|one| one.in_hand()).sum()
+        let inner = lock(&self.inner);
+        inner.connections.values().map(|one| one.in_hand()).sum()
     }
 
     /// Closes the connection that has waited longest for its peer. False if every one has a request in hand.
     pub fn evict_longest_waiting(&self) -> bool {
-        let mut connections = lock(&self.connections);
+        let mut inner = lock(&self.inner);
+        let mut spared = Vec::new();
         for _ in 0..TRIES {
-            let victim = connections
-                .values()
-                .filter_map(|one| one.waiting_since_ms().map(|since| (since, one.id)))
-                .min();
-            let id = match victim {
-                Some((_, id)) => id,
-                None => return false,
+            if inner.candidates.is_empty() {
+                inner.look();
+            }
+            let (since, id) = match inner.candidates.pop() {
+                Some(candidate) => candidate,
+                None => break,
             };
-            if connections.get(&id).is_some_and(|one| one.evict()) {
-                let removed = connections.remove(&id);
-                drop(connections);
+            let one = match inner.connections.get(&id) {
+                Some(one) if one.waiting_since_ms() == Some(since) => one,
+                _ => continue,
+            };
+            if spared.len() < SPARED && one.has_unread() {
+                spared.push(id);
+            } else if one.evict() {
+                let removed = inner.connections.remove(&id);
+                drop(inner);
                 drop(removed);
                 return true;
             }
         }
-        false
+        let evicted = spared
+            .iter()
+            .find(|id| inner.connections.get(id).is_some_and(|one| one.evict()));
+        let removed = evicted.and_then(|id| inner.connections.remove(id));
+        drop(inner);
+        removed.is_some()
     }
 
     /// The connection whose peer has longest taken nothing of its pending answer.
     pub fn longest_stalled(&self) -> Option<Arc<Connection>> {
-        let connections = lock(&self.connections);
-        connections
+        let inner = lock(&self.inner);
+        inner
+            .connections
             .values()
             .filter_map(|one| one.stalled_since_ms().map(|since| (since, one)))
             .min_by_key(|(since, _)| *since)
@@ -104,15 +132,32 @@ impl Registry {
 
     /// Waits until no connection is left or the time is up.
     pub fn wait_empty(&self, time: Duration) -> bool {
-        let connections = lock(&self.connections);
-        let (connections, _) = self
+        let (inner, _) = self
             .emptied
-            .wait_timeout_while(connections, time, |connections| !connections.is_empty())
+            .wait_timeout_while(lock(&self.inner), time, |inner| {
+                !inner.connections.is_empty()
+            })
             .unwrap_or_else(PoisonError::into_inner);
-        connections.is_empty()
+        inner.connections.is_empty()
     }
 
     fn all(&self) -> Vec<Arc<Connection>> {
-        lock(&self.connections).values().cloned().collect()
+        lock(&self.inner).connections.values().cloned().collect()
+    }
+}
+
+impl Inner {
+    /// Looks at all connections for those that have waited longest.
+    fn look(&mut self) {
+        let waiting = self
+            .connections
+            .values()
+            .filter_map(|one| one.waiting_since_ms().map(|since| (since, one.id)));
+        self.candidates.extend(waiting);
+        if self.candidates.len() > CANDIDATES {
+            self.candidates.select_nth_unstable(CANDIDATES);
+            self.candidates.truncate(CANDIDATES);
+        }
+        self.candidates.sort_unstable_by(|a, b| b.cmp(a));
     }
 }

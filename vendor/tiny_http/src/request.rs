@@ -53,7 +53,7 @@ pub(crate) struct Body {
     pub bytes: Result<Vec<u8>, Unread>,
 
     // held as long as the request is
-    pub reserved: Option<Reserved>,
+    pub _reserved: Option<Reserved>,
 }
 
 /// Why a request has no body to take. The connection ends with its answer.
@@ -69,14 +69,14 @@ impl Body {
     pub fn empty() -> Body {
         Body {
             bytes: Ok(Vec::new()),
-            reserved: None,
+            _reserved: None,
         }
     }
 
     pub fn unread(why: Unread) -> Body {
         Body {
             bytes: Err(why),
-            reserved: None,
+            _reserved: None,
         }
     }
 }
@@ -186,6 +186,11 @@ impl Request {
         &self.connection.stream
     }
 
+    /// True if no answer can be delivered any more.
+    pub(crate) fn is_void(&self) -> bool {
+        self.connection.is_over()
+    }
+
     /// Sends a response, given as the bytes of its head and body. `close` ends the connection after it.
     /// Never blocks: what the socket does not take at once is written by another thread.
     ///
@@ -235,7 +240,6 @@ impl fmt::Debug for Request {
 impl Drop for Request {
     fn drop(&mut self) {
         if let Some(number) = self.number.take() {
-            self.body.reserved = None;
             let answer = (self.shared.hooks.refusal)(500);
             self.connection.answer(number, answer, Vec::new(), true);
         }
