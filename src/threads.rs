@@ -46,7 +46,6 @@ impl Stop {
 }
 
 /// Starts a named thread. Fails (instead of panicking) when the system gives no more threads.
-#[expect(clippy::disallowed_methods, reason = "the one place that starts threads")]
 pub fn spawn<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,

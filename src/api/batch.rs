@@ -62,7 +62,7 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
     let steps: Vec<Step> = requests
         .into_iter()
         .enumerate()
-        .map(|(at, item)| parse(&scope, &router, item).map_err(|error| records::name_step(error, at)))
+        .map(|(at, item)| parse(&scope, &router, &item).map_err(|error| records::name_step(error, at)))
         .collect::<Result<_>>()?;
     let body = call.database()?.write(move |tx| records::run_batch(tx, &scope, steps))?;
     Ok(Response::json(200, body))
@@ -79,7 +79,7 @@ fn router() -> Router<Verb> {
     router
 }
 
-fn parse(scope: &Scope, router: &Router<Verb>, item: Item) -> Result<Step> {
+fn parse(scope: &Scope, router: &Router<Verb>, item: &Item) -> Result<Step> {
     let (path, query_text) = item.url.split_once('?').unwrap_or((&item.url, ""));
     let Some((verb, params)) = find(router, &item.method, path) else {
         return Err(Error::invalid(format!(

@@ -582,6 +582,7 @@ fn invalid(name: &str, message: impl Into<String>) -> Error {
 mod tests {
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
     fn fields(value: Value) -> Result<Vec<Field>> {
         parse_fields("fields", &value)
     }
@@ -640,6 +641,7 @@ mod tests {
         assert!(fields(json!([{"name": "a", "type": "text"}, {"name": "A", "type": "text"}])).is_err());
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
     fn check_index(value: Value, expected: Option<&str>) {
         let written = parse_indexes(&json!([value])).ok().map(|list| index_to_json(&list[0]).to_string());
         assert_eq!(written.as_deref(), expected, "{value}");

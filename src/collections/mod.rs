@@ -207,6 +207,7 @@ impl CollectionKind {
 
 /// A field from its JSON form, for tests of other modules.
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
 pub fn test_field(definition: Value) -> Field {
     let draft = definition::Draft::parse(&serde_json::json!({"fields": [definition]})).unwrap();
     draft.fields.unwrap().remove(0)
@@ -214,6 +215,7 @@ pub fn test_field(definition: Value) -> Field {
 
 /// A collection from its JSON form, for tests of other modules.
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
 pub fn test_collection(id: &str, name: &str, fields: Value) -> Collection {
     let draft = definition::Draft::parse(&serde_json::json!({"fields": fields})).unwrap();
     Collection {

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::support::api::Api;
 use super::support::server::Server;
+use super::support::sqlite;
 
 fn create(api: &Api, name: &str, fields: Value) {
     let body = json!({"name": name, "fields": fields, "listRule": "", "viewRule": "", "createRule": ""});
@@ -138,12 +139,8 @@ fn a_collection_with_data_grows_and_keeps_what_it_no_longer_shows() {
     change(json!([{"name": "n", "type": "number"}, {"name": "a", "type": "number"}])).expect(200);
     assert_eq!(api.get("/api/collections/t/records/r").expect(200).json["a"], Value::Null);
     let server = server.restart();
-    let file = rusqlite::Connection::open_with_flags(
-        server.dir().join("data/default.db"),
-        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
-    );
+    let file = sqlite(&server.dir().join("data/default.db"));
     let columns: Vec<String> = file
-        .unwrap()
         .prepare("SELECT name FROM pragma_table_info('t')")
         .unwrap()
         .query_map([], |row| row.get(0))
@@ -278,11 +275,8 @@ fn an_auth_collection_hides_passwords_and_hashes_them() {
     api.post(path, twin).expect(400).text("/data/email/code");
     api.list("_users", &[("filter", "password != ''")]).expect(400);
     api.list("_users", &[("sort", "password")]).expect(400);
-    let file = rusqlite::Connection::open_with_flags(
-        server.dir().join("data/default.db"),
-        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
-    );
+    let file = sqlite(&server.dir().join("data/default.db"));
     let stored: String =
-        file.unwrap().query_row("SELECT password FROM _users", [], |row| row.get(0)).unwrap();
+        file.query_row("SELECT password FROM _users", [], |row| row.get(0)).unwrap();
     assert!(stored.starts_with("$argon2id$"), "{stored}");
 }

@@ -3,10 +3,8 @@
 //! Every test starts its own server on its own directory and a free port of the loopback, and ends
 //! it when it is done. What belongs where:
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::needless_pass_by_value, reason = "json! makes values")]
 
 mod support;
 

@@ -36,6 +36,13 @@ impl Drop for Dir {
     }
 }
 
+/// A database file, read only and beside the server.
+#[expect(clippy::disallowed_methods, reason = "tests look at files from outside")]
+pub fn sqlite(path: &Path) -> rusqlite::Connection {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    rusqlite::Connection::open_with_flags(path, flags).unwrap()
+}
+
 /// A short pause between two looks.
 #[expect(clippy::disallowed_methods, reason = "the one place where tests pause")]
 pub fn pause(time: Duration) {
