@@ -93,8 +93,8 @@ fn parse(scope: &Scope, router: &Router<Verb>, item: &Item) -> Result<Step> {
     let shape = shape(&query::parse(query_text)?)?;
     let hash = &password::hash;
     let action = match verb {
-        Verb::Create => Action::Create(Draft::create(&collection, &item.body, hash)?),
-        Verb::Update => Action::Update(id, Draft::update(&collection, &item.body, hash)?),
+        Verb::Create => Action::Create(Draft::create(scope, &collection, &item.body, hash)?),
+        Verb::Update => Action::Update(id, Draft::update(scope, &collection, &item.body, hash)?),
         Verb::Delete => Action::Delete(id),
         Verb::Upsert => {
             let id = item.body.get("id").map(|raw| serde_json::from_str(raw.get()));
@@ -102,8 +102,8 @@ fn parse(scope: &Scope, router: &Router<Verb>, item: &Item) -> Result<Step> {
                 return Err(Error::field("id", "validation_required", "PUT needs the id."));
             };
             let drafts = Upsert {
-                update: Draft::update(&collection, &item.body, hash)?,
-                create: Draft::create(&collection, &item.body, hash),
+                update: Draft::update(scope, &collection, &item.body, hash)?,
+                create: Draft::create(scope, &collection, &item.body, hash),
             };
             Action::Upsert(id, drafts)
         }

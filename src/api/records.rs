@@ -59,7 +59,7 @@ pub fn create(call: &Call<'_>) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
-    let draft = Draft::create(&collection, &call.body()?, &password::hash)?;
+    let draft = Draft::create(&scope, &collection, &call.body()?, &password::hash)?;
     let body = call
         .database()?
         .write(move |tx| records::create(tx, &scope, &collection, draft, &shape))?;
@@ -70,7 +70,7 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
-    let draft = Draft::update(&collection, &call.body()?, &password::hash)?;
+    let draft = Draft::update(&scope, &collection, &call.body()?, &password::hash)?;
     let id = call.param("id").to_owned();
     let body = call
         .database()?
@@ -93,7 +93,7 @@ pub fn bulk_update(call: &Call<'_>) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
-    let draft = Draft::update(&collection, &data, &password::hash)?;
+    let draft = Draft::update(&scope, &collection, &data, &password::hash)?;
     let body = call.database()?.write(move |tx| {
         records::bulk_update(tx, &scope, &collection, &ids, &draft, &shape)
     })?;

@@ -67,11 +67,12 @@ pub struct Encoded {
 pub fn encode(mut response: Response, frame: &Frame<'_>) -> Encoded {
     let compressible = is_compressible(&response);
     let mut compressed = false;
-    if compressible && gzip::is_accepted(frame.accept_encoding) {
-        if let Some(body) = gzip::compress(&response.body) {
-            response.body = body;
-            compressed = true;
-        }
+    if compressible
+        && gzip::is_accepted(frame.accept_encoding)
+        && let Some(body) = gzip::compress(&response.body)
+    {
+        response.body = body;
+        compressed = true;
     }
     let own = response
         .headers

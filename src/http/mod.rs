@@ -82,12 +82,14 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// No headers.
+    /// No headers, for tests of handlers.
+    #[cfg(test)]
     pub fn new() -> Headers {
         Headers::default()
     }
 
-    /// Adds a header line.
+    /// Adds a header line, in tests of handlers.
+    #[cfg(test)]
     pub fn push(&mut self, name: &str, value: &str) {
         let start = self.text.len();
         self.text.push_str(name);
@@ -125,6 +127,7 @@ pub struct Request {
     /// Whole; empty if there is none.
     pub body: Vec<u8>,
     /// The other end of the connection, which may be a proxy.
+    #[expect(dead_code, reason = "for limits by address, which are to come")]
     pub peer: SocketAddr,
     /// Its name in the log.
     pub id: RequestId,
@@ -138,13 +141,15 @@ impl Request {
 }
 
 /// A connection that a handler has taken over: the server does not touch it any more.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "for sockets, which are to come")
+)]
 pub struct Socket {
     /// Blocking, without time-outs. Ours is the only descriptor of it.
     pub stream: Arc<TcpStream>,
     /// Bytes that the client sent behind its request.
     pub early: Vec<u8>,
-    /// The other end.
-    pub peer: SocketAddr,
 }
 
 /// Gets the connection after the head of a 101 answer was sent. It must not block.
@@ -195,6 +200,10 @@ impl Response {
 
     /// Switches protocols: sends 101 with these headers, then hands the connection over. For
     /// requests with `Connection: Upgrade` and `Upgrade: websocket` only; others get a 500.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for sockets, which are to come")
+    )]
     pub fn switch(headers: Vec<(&'static str, String)>, takeover: Takeover) -> Response {
         Response {
             headers,

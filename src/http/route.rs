@@ -18,6 +18,10 @@ pub struct Router<T> {
 }
 
 /// What [`Router::find`] found.
+#[expect(
+    clippy::enum_variant_names,
+    reason = "found and not found are the words"
+)]
 pub enum Found<'r, 'p, T> {
     /// The payload, and what the path says for its pattern's names.
     Found(&'r T, Params<'r, 'p>),

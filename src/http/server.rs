@@ -285,8 +285,7 @@ impl<'a> Exchange<'a> {
     fn answer(&self, engine: tiny_http::Request, mut response: Response) -> usize {
         if let Some(takeover) = response.takeover.take() {
             let head = encode(response, &self.frame(Connection::Upgrade)).head;
-            let peer = engine.remote_addr();
-            match switch(engine, &head, peer) {
+            match switch(engine, &head) {
                 Ok(socket) => takeover(socket),
                 Err(error) => {
                     log::info(format_args!("switch failed id={} error={error}", self.id));
@@ -424,19 +423,139 @@ fn method(method: &tiny_http::Method) -> Method {
 }
 
 /// Sends the head of a 101 answer and lets the engine forget the connection.
-fn switch(engine: tiny_http::Request, head: &[u8], peer: SocketAddr) -> io::Result<Socket> {
+fn switch(engine: tiny_http::Request, head: &[u8]) -> io::Result<Socket> {
     let mut upgraded = engine.upgrade()?;
     upgraded.write_all(head)?;
     let (stream, early) = upgraded.into_parts();
-    Ok(Socket {
-        stream,
-        early,
-        peer,
-    })
+    Ok(Socket { stream, early })
 }
 
 fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::io::Read as _;
+    use std::net::TcpStream;
+
+    fn start(workers: usize) -> Server {
+        let handler: Handler = Arc::new(|request| match request.path.as_str() {
+            "/panic" => panic!("on purpose"),
+            "/long" => Response::json(200, vec![b' '; 5000]),
+            "/socket" => Response::switch(
+                vec![("Upgrade", "websocket".to_owned())],
+                Box::new(|socket| {
+                    let said = [b"early ", &socket.early[..]].concat();
+                    (&*socket.stream).write_all(&said).unwrap();
+                }),
+            ),
+            "/socket/refused" => Response::text(403, "no"),
+            path => Response::text(200, format!("{} {path} {}", request.method, request.query)),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let settings = Settings {
+            workers,
+            ..Settings::default()
+        };
+        Server::start(listener, &settings, handler).unwrap()
+    }
+
+    /// Sends a request that ends its connection, and reads the answer.
+    fn ask(server: &Server, request: &str) -> String {
+        let mut stream = TcpStream::connect(server.local_addr()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).unwrap();
+        String::from_utf8_lossy(&reply).into_owned()
+    }
+
+    fn get(server: &Server, path: &str, headers: &str) -> String {
+        ask(
+            server,
+            &format!("GET {path} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n"),
+        )
+    }
+
+    #[test]
+    fn a_request_is_taken_apart_and_answered() {
+        let server = start(1);
+        let reply = get(&server, "/a%20b?c=d?e", "");
+        assert!(reply.ends_with("\r\n\r\nGET /a%20b c=d?e"), "{reply}");
+        assert!(reply.contains("\r\nConnection: close\r\n"), "{reply}");
+        let reply = ask(&server, "HEAD /a HTTP/1.0\r\n\r\n");
+        assert!(reply.contains("\r\nContent-Length: 7\r\n") && reply.ends_with("\r\n\r\n"));
+        let reply = get(&server, "/long", "Accept-Encoding: gzip\r\n");
+        assert!(reply.contains("\r\nContent-Encoding: gzip\r\n"), "{reply}");
+        assert_eq!(server.counters().requests, 3);
+    }
+
+    #[test]
+    fn a_panic_costs_one_answer() {
+        let server = start(1);
+        for _ in 0..3 {
+            let reply = get(&server, "/panic", "");
+            assert!(reply.starts_with("HTTP/1.1 500 "), "{reply}");
+            assert!(reply.contains("\r\nX-Request-Id: ") && reply.contains(INTERNAL_MESSAGE));
+        }
+        assert!(get(&server, "/", "").starts_with("HTTP/1.1 200 "));
+    }
+
+    #[test]
+    fn refusals_have_the_form_of_all_errors() {
+        let server = start(1);
+        for (request, status) in [
+            ("GET\r\n\r\n", 400),
+            ("GET / HTTP/4.2\r\n\r\n", 505),
+            ("POST / HTTP/1.1\r\nContent-Length: 4194305\r\n\r\n", 413),
+        ] {
+            let reply = ask(&server, request);
+            assert!(
+                reply.contains(&format!("\r\n\r\n{{\"status\":{status},")),
+                "{reply}"
+            );
+            assert!(reply.contains("\r\nConnection: close\r\n"), "{reply}");
+        }
+    }
+
+    #[test]
+    fn a_handler_can_take_a_connection_over() {
+        let server = start(1);
+        let upgrade = "GET /socket HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let reply = ask(&server, &format!("{upgrade}bytes"));
+        assert!(reply.starts_with("HTTP/1.1 101 "), "{reply}");
+        assert!(reply.contains("\r\nConnection: Upgrade\r\n"), "{reply}");
+        assert!(reply.ends_with("\r\n\r\nearly bytes"), "{reply}");
+        assert!(get(&server, "/socket", "").starts_with("HTTP/1.1 500 "));
+        let refused = ask(
+            &server,
+            &upgrade.replace("socket HTTP", "socket/refused HTTP"),
+        );
+        assert!(
+            refused.starts_with("HTTP/1.1 403 ") && refused.ends_with("no"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_stop_ends_the_workers_and_lets_go_of_the_handler() {
+        let kept = Arc::new(());
+        let held = Arc::clone(&kept);
+        let handler: Handler = Arc::new(move |_| {
+            let _held = &held;
+            Response::empty(204)
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Server::start(listener, &Settings::default(), handler).unwrap();
+        assert!(get(&server, "/", "").starts_with("HTTP/1.1 204 "));
+        let begun = Instant::now();
+        assert_eq!(server.stop(Duration::from_secs(8)).in_flight_left, 0);
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        drop(server);
+        assert_eq!(Arc::strong_count(&kept), 1);
+    }
 }

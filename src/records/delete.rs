@@ -26,7 +26,7 @@ const DELETED_MAX: usize = 10_000;
 
 /// Deletes a record and what goes along with it.
 pub fn delete(tx: &Connection, scope: &Scope, collection: &Arc<Collection>, id: &str) -> Result<()> {
-    let access = scope.access(collection.rules.delete.as_ref())?;
+    let access = scope.admit(collection.rules.delete.as_ref())?;
     let rowid = find(tx, scope, collection, id, &access)?;
     let first = Doomed { collection: Arc::clone(collection), rowid, id: id.to_owned() };
     let doomed = closure(tx, scope, first)?;

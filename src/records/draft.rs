@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::types::Value as Stored;
 use serde_json::value::RawValue;
 
+use super::Scope;
 use super::value;
 use super::value::Body;
 use super::value::Change;
@@ -32,8 +33,15 @@ pub struct Draft {
 pub type Hasher<'a> = &'a dyn Fn(&str) -> Result<String>;
 
 impl Draft {
-    /// Checks the body of a new record: every field gets a value or an error.
-    pub fn create(collection: &Collection, body: &Body, hash: Hasher<'_>) -> Result<Draft> {
+    /// Checks the body of a new record: every field gets a value or an error. Callers who may not
+    /// create any are turned away first, so that they learn and cost nothing.
+    pub fn create(
+        scope: &Scope,
+        collection: &Collection,
+        body: &Body,
+        hash: Hasher<'_>,
+    ) -> Result<Draft> {
+        scope.admit(collection.rules.create.as_ref())?;
         let mut reader = Reader::new(collection);
         let id = reader.id(body);
         reader.read(body);
@@ -42,7 +50,13 @@ impl Draft {
     }
 
     /// Checks the body of a change: what it does not mention stays.
-    pub fn update(collection: &Collection, body: &Body, hash: Hasher<'_>) -> Result<Draft> {
+    pub fn update(
+        scope: &Scope,
+        collection: &Collection,
+        body: &Body,
+        hash: Hasher<'_>,
+    ) -> Result<Draft> {
+        scope.admit(collection.rules.update.as_ref())?;
         let mut reader = Reader::new(collection);
         let id = reader.id(body);
         reader.read(body);
@@ -169,7 +183,11 @@ mod tests {
         let collection = crate::collections::test_collection("c", "c", fields);
         let body: Body = serde_json::from_value(body.clone()).unwrap();
         let hash = |_: &str| Ok(String::new());
-        let errors: Vec<String> = match Draft::create(&collection, &body, &hash) {
+        let scope = Scope {
+            collections: std::sync::Arc::default(),
+            identity: crate::rules::Identity::Admin("a".to_owned()),
+        };
+        let errors: Vec<String> = match Draft::create(&scope, &collection, &body, &hash) {
             Ok(_) => Vec::new(),
             Err(error) => error
                 .field_errors()

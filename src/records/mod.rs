@@ -82,6 +82,14 @@ impl Scope {
         rules::access(rule.map(String::as_str), &self.identity)
     }
 
+    /// The access that a rule gives, unless it gives none.
+    fn admit(&self, rule: Option<&String>) -> Result<Access> {
+        match self.access(rule)? {
+            Access::Denied => Err(denied()),
+            access => Ok(access),
+        }
+    }
+
     fn trust(&self) -> Trust<'_> {
         Trust::Caller(&self.identity)
     }
@@ -105,10 +113,7 @@ pub fn get(
     id: &str,
     shape: &Shape,
 ) -> Result<Vec<u8>> {
-    let access = scope.access(collection.rules.view.as_ref())?;
-    if access == Access::Denied {
-        return Err(denied());
-    }
+    let access = scope.admit(collection.rules.view.as_ref())?;
     let plan = scope.plan(collection, shape, Key::Id, &access)?;
     let mut out = Vec::with_capacity(1024);
     if !plan.write(connection, &id, &mut out)? {
@@ -126,10 +131,7 @@ pub fn list(
     list: &ListQuery,
     shape: &Shape,
 ) -> Result<Vec<u8>> {
-    let access = scope.access(collection.rules.list.as_ref())?;
-    if access == Access::Denied {
-        return Err(denied());
-    }
+    let access = scope.admit(collection.rules.list.as_ref())?;
     let per_page = match list.per_page {
         0 => PER_PAGE,
         number => number.min(PER_PAGE_MAX),
@@ -165,10 +167,7 @@ pub fn create(
     draft: Draft,
     shape: &Shape,
 ) -> Result<Vec<u8>> {
-    let access = scope.access(collection.rules.create.as_ref())?;
-    if access == Access::Denied {
-        return Err(denied());
-    }
+    let access = scope.admit(collection.rules.create.as_ref())?;
     let rowid = write::insert(tx, scope, collection, draft)?;
     // The rule judges the record as it would be stored; a refusal undoes the insert.
     if let Access::When(rule) = &access
@@ -188,7 +187,7 @@ pub fn update(
     draft: Draft,
     shape: &Shape,
 ) -> Result<Vec<u8>> {
-    let access = scope.access(collection.rules.update.as_ref())?;
+    let access = scope.admit(collection.rules.update.as_ref())?;
     let rowid = find(tx, scope, collection, id, &access)?;
     if draft.id.as_deref().is_some_and(|given| given != id) {
         return Err(Error::field("id", "validation_unchangeable", "The id of a record cannot change."));
@@ -251,7 +250,7 @@ pub fn bulk_delete(
 ) -> Result<()> {
     // All are looked for before the first is deleted, so that a wrong id is told apart from one
     // that has just gone.
-    let access = scope.access(collection.rules.delete.as_ref())?;
+    let access = scope.admit(collection.rules.delete.as_ref())?;
     for id in ids {
         find(tx, scope, collection, id, &access).map_err(|error| name_record(error, id))?;
     }
@@ -279,9 +278,6 @@ fn find(
     id: &str,
     access: &Access,
 ) -> Result<Rowid> {
-    if *access == Access::Denied {
-        return Err(denied());
-    }
     let rowid = write::rowid_of(tx, collection, id)?.ok_or_else(no_record)?;
     match access {
         Access::When(rule) if !write::holds(tx, scope, collection, rowid, rule)? => {

@@ -103,6 +103,8 @@ fn strangers_get_what_the_rules_give_them() {
     api.list("posts", &[("filter", "note = 'secret'")]).expect(400);
     api.list("posts", &[("sort", "note")]).expect(400);
     api.post(POSTS, json!({"title": "x"})).expect(403);
+    // Who may not write at all learns nothing about what could be written.
+    api.post(POSTS, json!({"typo": 1})).expect(403);
     api.patch(&format!("{POSTS}/p1"), json!({"title": "x"})).expect(403);
     api.delete(&format!("{POSTS}/p1")).expect(403);
     let rules = json!({

@@ -82,19 +82,21 @@ impl Store {
     /// A world of random collections and records.
     pub fn random_world(&self, rng: &mut Rng) -> World {
         let mut world = self.define(&world::random_definitions(rng));
-        world::fill(rng, &mut world);
+        let count = |_| *rng.pick(&[0, 1, 3, 8, 15, 25, 40]);
+        let counts: Vec<usize> = world.tables.iter().map(count).collect();
+        world::fill(rng, &mut world, &counts);
         self.insert(&world);
         world
     }
 
     /// Writes all records of a world: without their relations, then with them.
-    fn insert(&self, world: &World) {
+    pub fn insert(&self, world: &World) {
         for table in &world.tables {
             let bodies = bodies(table, |field| field.relation().is_none());
             let (scope, collection) = (admin_scope(world), Arc::clone(&table.collection));
             let write = self.database().write(move |tx| {
                 for (record, body) in bodies {
-                    let draft = Draft::create(&collection, &body, &|_| Ok("a hash".to_owned()))?;
+                    let draft = Draft::create(&scope, &collection, &body, &|_| Ok("a hash".to_owned()))?;
                     let shape = Shape::default();
                     records::create(tx, &scope, &collection, draft, &shape)
                         .map_err(|error| error.context(record.id))?;
@@ -108,7 +110,7 @@ impl Store {
             let (scope, collection) = (admin_scope(world), Arc::clone(&table.collection));
             let write = self.database().write(move |tx| {
                 for (record, body) in bodies {
-                    let draft = Draft::update(&collection, &body, &|_| Ok(String::new()))?;
+                    let draft = Draft::update(&scope, &collection, &body, &|_| Ok(String::new()))?;
                     let shape = Shape::default();
                     records::update(tx, &scope, &collection, &record.id, draft, &shape)?;
                     let table = db::quote(&collection.name);

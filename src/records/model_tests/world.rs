@@ -399,10 +399,8 @@ fn random_json(rng: &mut Rng, depth: usize) -> Json {
     }
 }
 
-/// Fills the tables of a world with random records.
-pub fn fill(rng: &mut Rng, world: &mut World) {
-    let counts: Vec<usize> =
-        world.tables.iter().map(|_| *rng.pick(&[0, 1, 3, 8, 15, 25, 40])).collect();
+/// Fills the tables of a world with random records, so many each.
+pub fn fill(rng: &mut Rng, world: &mut World, counts: &[usize]) {
     for (table_at, count) in counts.iter().enumerate() {
         let collection = Arc::clone(&world.tables[table_at].collection);
         for at in 0..*count {

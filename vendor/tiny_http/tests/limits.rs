@@ -557,3 +557,101 @@ fn stopping_does_not_wait_beyond_its_deadline() {
     assert_eq!(left, 1);
     assert!(begun.elapsed() < Duration::from_millis(400));
 }
+
+/// Clients that ask, stall, leave and pipeline at random: those that stay get every answer whole and in order, and in
+/// the end nothing is left of any of them.
+#[test]
+fn everything_is_given_back_after_a_storm() {
+    let server = Running::start(Limits {
+        max_connections: 40,
+        answer_budget: 30_000_000,
+        max_writers: 6,
+        progress_time: Duration::from_secs(5),
+        idle_time: Duration::from_secs(5),
+        ..small()
+    });
+    let addr = server.addr();
+    let clients: Vec<_> = (1..=12_u64)
+        .map(|seed| thread::spawn(move || storm(addr, seed)))
+        .collect();
+    let whole: usize = clients
+        .into_iter()
+        .map(|client| client.join().unwrap())
+        .sum();
+    assert!(whole > 200, "{} conversations", whole);
+    server.check_alive();
+    until("all is given back", || {
+        let counters = server.counters();
+        (
+            counters.connections,
+            counters.body_bytes,
+            counters.answer_bytes,
+        ) == (0, 0, 0)
+    });
+}
+
+/// Returns how many conversations came to their end.
+fn storm(addr: SocketAddr, seed: u64) -> usize {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut random = move |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 33) % below
+    };
+    let mut whole = 0;
+    for _ in 0..60 {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let mut requests = Vec::new();
+        let mut sizes = Vec::new();
+        for _ in 0..=random(8) {
+            let size = [0, 10, 3_000, 90_000, 3_000_000][random(5) as usize];
+            if size < 90_000 && random(2) == 0 {
+                requests.extend_from_slice(
+                    format!("POST / HTTP/1.1\r\nContent-Length: {}\r\n\r\n", size).as_bytes(),
+                );
+                requests.resize(requests.len() + size, b'x');
+            } else {
+                requests
+                    .extend_from_slice(format!("GET /big?{} HTTP/1.1\r\n\r\n", size).as_bytes());
+            }
+            sizes.push(size);
+        }
+        let fate = random(10);
+        if fate == 0 {
+            requests.truncate(random(requests.len() as u64) as usize);
+        }
+        // The server may cut a connection to make room.
+        if stream.write_all(&requests).is_err() || fate < 2 {
+            continue;
+        }
+        if fate == 2 {
+            thread::sleep(Duration::from_millis(random(100)));
+        }
+        whole += usize::from(sizes.iter().all(|size| read_one(&mut stream, *size)));
+    }
+    whole
+}
+
+/// Reads one answer. False if the connection was cut; an answer of another size fails the test.
+fn read_one(stream: &mut TcpStream, size: usize) -> bool {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            _ => return false,
+        }
+    }
+    let head = String::from_utf8(head).unwrap();
+    if head.starts_with("HTTP/1.1 503") {
+        return false;
+    }
+    let expected = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", size);
+    assert!(head.starts_with(&expected), "{} {}", size, head);
+    let mut body = vec![0; size];
+    stream.read_exact(&mut body).is_ok() && body.iter().all(|byte| *byte == b'x')
+}
