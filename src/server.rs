@@ -95,7 +95,16 @@ impl Running {
     fn stop(self) -> bool {
         let deadline = Instant::now() + STOP_DEADLINE;
         let left = self.http.stop(STOP_DEADLINE).in_flight_left;
-        log::info(format_args!("served {:?}", self.http.counters()));
+        let counters = self.http.counters();
+        log::info(format_args!(
+            "served requests={} refused={} evicted={} slow={} unaccepted={} open={}",
+            counters.requests,
+            counters.refused,
+            counters.evicted,
+            counters.slow_closed,
+            counters.accept_failed,
+            counters.connections,
+        ));
         if left > 0 {
             log::warn(format_args!("requests cut off count={left}"));
         }

@@ -16,12 +16,12 @@ use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 use rusqlite::ffi;
 
+use super::checkpoint::Checkpoints;
+use super::database::BUSY_WAIT;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -29,14 +29,15 @@ use crate::log;
 use crate::threads;
 use crate::threads::lock;
 
-/// Commits between two looks at the size of the log.
-const COMMITS_PER_LOOK: u32 = 256;
-
 /// The writer connection and those who wait for it.
 pub struct Queue {
-    connection: Mutex<Connection>,
+    writer: Mutex<Writer>,
     state: Mutex<State>,
-    commits: AtomicU32,
+}
+
+struct Writer {
+    connection: Connection,
+    checkpoints: Checkpoints,
 }
 
 struct State {
@@ -47,11 +48,8 @@ struct State {
 impl Queue {
     pub fn new(connection: Connection) -> Queue {
         let state = State { jobs: Vec::new(), leading: false };
-        Queue {
-            connection: Mutex::new(connection),
-            state: Mutex::new(state),
-            commits: AtomicU32::new(0),
-        }
+        let writer = Writer { connection, checkpoints: Checkpoints::default() };
+        Queue { writer: Mutex::new(writer), state: Mutex::new(state) }
     }
 
     /// See [`super::Database::write`].
@@ -76,27 +74,28 @@ impl Queue {
         waiter.take_result()
     }
 
-    /// Runs `body` on the connection between two batches.
-    pub fn with_connection<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        body(&lock(&self.connection))
-    }
-
-    /// True once every [`COMMITS_PER_LOOK`] commits.
-    pub fn is_time_to_look(&self) -> bool {
-        let due = self.commits.load(Ordering::Relaxed) >= COMMITS_PER_LOOK;
-        due && self.commits.swap(0, Ordering::Relaxed) >= COMMITS_PER_LOOK
+    /// Folds the log in and runs `body` on the connection, between two batches.
+    pub fn maintain(&self, body: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
+        let mut writer = lock(&self.writer);
+        let Writer { connection, checkpoints } = &mut *writer;
+        checkpoints.now(connection)?;
+        body(connection)
     }
 
     pub fn into_connection(self) -> Connection {
-        self.connection.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+        let writer = self.writer.into_inner();
+        writer.unwrap_or_else(std::sync::PoisonError::into_inner).connection
     }
 
     fn lead(&self) {
-        let connection = lock(&self.connection);
+        let mut writer = lock(&self.writer);
         let mut batch = std::mem::take(&mut lock(&self.state).jobs);
-        let outcome = run(&connection, &mut batch);
-        drop(connection);
-        self.commits.fetch_add(1, Ordering::Relaxed);
+        let Writer { connection, checkpoints } = &mut *writer;
+        let outcome = run(connection, &mut batch);
+        if let Err(error) = checkpoints.after_commit(connection, BUSY_WAIT) {
+            log::warn(format_args!("checkpoint: {error}"));
+        }
+        drop(writer);
         {
             let mut state = lock(&self.state);
             match state.jobs.first() {
@@ -189,6 +188,7 @@ impl Failure {
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Failure {
         let code = error.sqlite_error().map_or(0, |error| error.extended_code);
+        let detail = error.to_string();
         let error = Error::from(error);
         let kind = match error.kind() {
             // Whatever it is, it is no fault of the jobs in the batch.
@@ -198,7 +198,7 @@ impl From<rusqlite::Error> for Failure {
         Failure {
             kind,
             message: error.message().to_owned(),
-            detail: error.to_string(),
+            detail,
             code,
         }
     }

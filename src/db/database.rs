@@ -5,11 +5,13 @@
 //!
 //! Bounds: readers are opened as needed up to [`READERS_MAX`] ([`READERS`] of them with a large page
 //! cache; more only while slow queries keep others waiting), waiting for one and running a query
-//! both end ([`READER_WAIT`], [`QUERY_LIMIT`]); the log is folded in every 1,000 pages, and by
-//! force above [`WAL_BYTES_MAX`]. No reader is held while a peer is talked to, so none can pin the
-//! log for longer than a query.
+//! both end ([`READER_WAIT`], [`QUERY_LIMIT`]); `checkpoint` bounds the log. No reader is held while a
+//! peer is talked to, so none can pin the log for longer than a query.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,13 +27,14 @@ use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
 
 use super::Settings;
+use super::checkpoint;
 use super::commit::Queue;
 use super::migrate;
 use super::migrate::Schema;
 use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::error::ResultExt as _;
-use crate::log;
 use crate::threads;
 use crate::threads::lock;
 
@@ -68,10 +71,10 @@ const WRITER_CACHE_KIB: i64 = 8_000;
 const STATEMENTS_MAX: usize = 96;
 /// Size of the log that is left on disk when it starts over.
 const WAL_BYTES_KEPT: i64 = 16 << 20;
-/// Above this the log is folded in by force, waiting for readers.
-const WAL_BYTES_MAX: u64 = 128 << 20;
+/// Size of the header that every database file begins with.
+const HEADER_BYTES: u64 = 100;
 /// How long SQLite waits for a lock that another process holds (a backup, the command line).
-const BUSY_WAIT: Duration = Duration::from_secs(5);
+pub const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// An open database file.
 pub struct Database {
@@ -83,10 +86,10 @@ pub struct Database {
 impl Database {
     /// Opens the file, making it when there is none, and migrates its system tables.
     pub fn open(path: &Path, schema: Schema, settings: Settings) -> Result<Database> {
-        let name = path.display();
-        let writer = open_writer(path, schema, settings)
-            .map_err(|error| refuse_broken(path, error))
-            .context(format!("open database {name}"))?;
+        let writer = refuse_cut_off(path)
+            .and_then(|()| open_writer(path, schema, settings))
+            .map_err(refuse_broken)
+            .context(format!("open database {}", path.display()))?;
         Ok(Database {
             path: path.to_owned(),
             queue: Queue::new(writer),
@@ -97,7 +100,7 @@ impl Database {
     /// Runs `body` on a read connection; each statement of it sees the latest commit.
     pub fn read<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let reader = self.readers.take()?;
-        body(reader.connection())
+        body(reader.connection()).map_err(|error| self.locate("read", error))
     }
 
     /// Runs `body` on a read connection; all of its statements see one and the same state.
@@ -120,17 +123,23 @@ impl Database {
         &self,
         job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let result = self.queue.write(job);
-        self.bound_wal();
-        result
+        self.queue.write(job).map_err(|error| self.locate("write", error))
     }
 
     /// Folds the log into the file when there is much of it and refreshes what SQLite knows of
     /// the data for planning queries; bounded work, for the timer.
     pub fn maintain(&self) -> Result<()> {
-        self.queue.with_connection(|connection| {
-            checkpoint(connection, "PASSIVE")?;
+        self.queue.maintain(|connection| {
             connection.execute_batch("PRAGMA optimize(0x10002)").context("optimize")
+        })
+    }
+
+    /// Folds the whole log into the file, which then stands for itself; fails while another
+    /// process reads the log.
+    pub fn fold(&self) -> Result<()> {
+        self.queue.maintain(|connection| match checkpoint::fold(connection)? {
+            true => Ok(()),
+            false => Err(Error::unavailable("Another program uses the database; try again.")),
         })
     }
 
@@ -144,34 +153,56 @@ impl Database {
             .context(format!("close database {}", self.path.display()))
     }
 
-    /// Keeps the promise of [`WAL_BYTES_MAX`], should a reader ever have pinned the log.
-    fn bound_wal(&self) {
-        if !self.queue.is_time_to_look() || wal_bytes(&self.path) < WAL_BYTES_MAX {
-            return;
-        }
-        let result = self.queue.with_connection(|connection| checkpoint(connection, "TRUNCATE"));
-        if let Err(error) = result {
-            log::warn(format_args!("checkpoint {}: {error}", self.path.display()));
+    /// Names the file for the log, when it is to blame and not the caller.
+    fn locate(&self, verb: &str, error: Error) -> Error {
+        match error.kind() {
+            Kind::Internal | Kind::Unavailable => {
+                error.context(format!("{verb} {}", self.path.display()))
+            }
+            _ => error,
         }
     }
 }
 
-fn checkpoint(connection: &Connection, mode: &str) -> Result<()> {
-    connection
-        .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
-        .context("checkpoint")
-}
-
 /// The size of the log; asked of the directory, never by opening a file of SQLite's, which would
 /// drop the locks that this process holds on it.
-fn wal_bytes(path: &Path) -> u64 {
+pub fn wal_bytes(path: &Path) -> u64 {
+    std::fs::metadata(beside(path, "-wal")).map_or(0, |data| data.len())
+}
+
+/// The path of a file that SQLite keeps beside a database.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    std::fs::metadata(name).map_or(0, |data| data.len())
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// SQLite takes a file that was cut off for a new one and deletes its log.
+fn refuse_cut_off(path: &Path) -> Result<()> {
+    let is_cut_off = match std::fs::metadata(path).map(|data| data.len()) {
+        Ok(0) => wal_bytes(path) > 0,
+        // A first page that was only partly written has a journal, from which SQLite repairs it.
+        Ok(1..HEADER_BYTES) => !beside(path, "-journal").exists(),
+        Ok(_) | Err(_) => false,
+    };
+    if is_cut_off { Err(damaged().context("the file was cut off")) } else { Ok(()) }
+}
+
+/// Makes the file so that its owner alone can read it; SQLite gives its log the same mode.
+fn make_private(path: &Path) -> Result<()> {
+    match File::options().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::unavailable(format!("The file cannot be made: {error}.")))
+        }
+        // Not opened when it was there: closing it would drop locks that this process holds.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that opens database files")]
 fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connection> {
+    make_private(path)?;
+    let has_log = wal_bytes(path) > 0;
     let mut connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -179,6 +210,13 @@ fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connec
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     prepare(&connection, WRITER_CACHE_KIB, settings)?;
+    // What is refused is left as it is, its log too.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
+    migrate::check(&connection, schema)?;
+    if connection.is_readonly("main")? {
+        return Err(Error::unavailable("The file is read-only."));
+    }
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     // Readers never wait for the writer nor the writer for them.
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
@@ -190,6 +228,8 @@ fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connec
         Synchronous::Normal => "NORMAL",
     };
     connection.pragma_update(None, "synchronous", level)?;
+    // `checkpoint` decides when the log is folded in.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     // A log that once grew gives its space back.
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
     migrate::run(&mut connection, schema)?;
@@ -229,17 +269,18 @@ fn prepare(connection: &Connection, cache_kib: i64, settings: Settings) -> Resul
     (settings.prepare)(connection)
 }
 
-/// Names the file and the way out when SQLite says that it is no database or damaged.
-fn refuse_broken(path: &Path, error: Error) -> Error {
+/// Names the way out when SQLite says that a file is no database or damaged.
+fn refuse_broken(error: Error) -> Error {
     let text = error.to_string();
     if text.contains("not a database") || text.contains("malformed") {
-        return Error::unavailable(format!(
-            "{} is damaged or no SQLite database; restore it from a backup.",
-            path.display()
-        ))
-        .context(text);
+        return damaged().context(text);
     }
     error
+}
+
+/// Without the name of the file, which is no business of a client.
+fn damaged() -> Error {
+    Error::unavailable("The database is damaged or none of SQLite's; restore it from a backup.")
 }
 
 /// The pool of read connections. Invariants: `idle.len() + taken == open <= READERS_MAX`; of the

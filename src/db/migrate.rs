@@ -33,6 +33,18 @@ impl Schema {
     }
 }
 
+/// Refuses a file from a newer program, or from another one; only looks. A tenant may bring tables
+/// of its own.
+pub fn check(connection: &Connection, schema: Schema) -> Result<()> {
+    // One statement, since another process may be making the file.
+    let sql = "SELECT user_version = 0 AND EXISTS (SELECT 1 FROM sqlite_schema)
+               FROM pragma_user_version";
+    if schema != Schema::Tenant && connection.query_row(sql, [], |row| row.get(0))? {
+        return Err(Error::unavailable("The file holds the tables of another program."));
+    }
+    refuse_newer(user_version(connection)?, schema.steps())
+}
+
 /// Brings a file up to the present version.
 pub fn run(connection: &mut Connection, schema: Schema) -> Result<()> {
     run_steps(connection, schema.steps())
@@ -45,17 +57,22 @@ fn run_steps(connection: &mut Connection, steps: &[&str]) -> Result<()> {
     }
     let tx = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     let version = user_version(&tx)?;
-    if version > steps.len() {
-        return Err(Error::unavailable(format!(
-            "The file was written by a newer vski (schema {version}, this one knows {}).",
-            steps.len()
-        )));
-    }
+    refuse_newer(version, steps)?;
     for (number, step) in steps.iter().enumerate().skip(version) {
         tx.execute_batch(step).context(format!("migration step {}", number + 1))?;
     }
     tx.pragma_update(None, "user_version", i64::try_from(steps.len()).unwrap_or(i64::MAX))?;
     tx.commit().context("commit migration")
+}
+
+fn refuse_newer(version: usize, steps: &[&str]) -> Result<()> {
+    if version <= steps.len() {
+        return Ok(());
+    }
+    Err(Error::unavailable(format!(
+        "The file was written by a newer vski (schema {version}, this one knows {}).",
+        steps.len()
+    )))
 }
 
 fn user_version(connection: &Connection) -> Result<usize> {

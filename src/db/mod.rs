@@ -36,6 +36,7 @@ use crate::error::ResultExt as _;
 use crate::threads::Stop;
 use crate::threads::lock;
 
+mod checkpoint;
 mod commit;
 mod database;
 mod migrate;
@@ -89,7 +90,9 @@ impl Databases {
     pub fn open(dir: &Path, settings: Settings) -> Result<Databases> {
         create_dir(dir)?;
         let lock = lock_dir(dir)?;
+        refuse_emptied(dir)?;
         let default = Database::open(&file(dir, DEFAULT), Schema::Default, settings)?;
+        // Only now: where there is a `local.db` there was a `default.db`, see `refuse_emptied`.
         let local = Database::open(&file(dir, LOCAL), Schema::Local, settings)?;
         Ok(Databases {
             dir: dir.to_owned(),
@@ -152,7 +155,12 @@ impl Databases {
         let mut tenants = lock(&self.tenants);
         self.check_new(name)?;
         close_unused(&mut tenants.open);
-        self.open_tenant(&mut tenants, name).map(drop)
+        self.open_tenant(&mut tenants, name).map(drop).inspect_err(|_| {
+            // Half a database would be in the way of the next attempt.
+            let path = file(&self.dir, name);
+            let _ = fs::remove_file(&path);
+            remove_log(&path);
+        })
     }
 
     /// The names of all databases, sorted, `default` first.
@@ -190,26 +198,41 @@ impl Databases {
         tenants.leaving.remove(name);
         match moved {
             Ok(result) => result,
-            Err(database) => {
+            Err((database, error)) => {
                 let used = Instant::now();
                 tenants.open.insert(name.to_owned(), Tenant { database, used });
-                Err(Error::unavailable(format!("The database {name} is in use; try again.")))
+                Err(error)
             }
         }
     }
 
     /// Closes a database and moves its file; gives it back when it stays in use.
-    fn move_aside(&self, name: &str, database: Arc<Database>) -> Result<Result<()>, Arc<Database>> {
-        let database = unshared(database)?;
+    fn move_aside(
+        &self,
+        name: &str,
+        database: Arc<Database>,
+    ) -> Result<Result<()>, (Arc<Database>, Error)> {
+        let database = unshared(database).map_err(|database| (database, in_use(name)))?;
+        // The file goes alone, so it has to hold everything.
+        if let Err(error) = database.fold() {
+            return Err((Arc::new(database), error));
+        }
         Ok(database.close().and_then(|()| self.move_file(name)))
     }
 
     fn move_file(&self, name: &str) -> Result<()> {
+        let path = file(&self.dir, name);
+        if database::wal_bytes(&path) > 0 {
+            // Written by another program since.
+            return Err(in_use(name));
+        }
         let aside = self.dir.join("deleted");
         create_dir(&aside)?;
         let stamp = clock::now().replace(':', "");
-        fs::rename(file(&self.dir, name), aside.join(format!("{name}-{stamp}.db")))
+        fs::rename(&path, aside.join(format!("{name}-{stamp}.db")))
             .context(format!("move database {name} aside"))?;
+        // It is empty, and there only if another program has the file open.
+        remove_log(&path);
         File::open(&self.dir)?.sync_all()?;
         Ok(())
     }
@@ -245,6 +268,10 @@ impl Databases {
         tenants.open.insert(name.to_owned(), Tenant { database: shared, used });
         Ok(database)
     }
+}
+
+fn in_use(name: &str) -> Error {
+    Error::unavailable(format!("The database {name} is in use; try again."))
 }
 
 fn no_database(name: &str) -> Error {
@@ -310,10 +337,34 @@ fn lock_dir(dir: &Path) -> Result<File> {
             ),
         ));
     }
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "{}", std::process::id())?;
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(|error| {
+            Error::unavailable(format!("{} cannot be written: {error}.", path.display()))
+        })?;
     Ok(file)
+}
+
+/// An empty file is how a database begins. Where the server ran before it is a damaged one, and
+/// serving it would let the next caller make the first admin.
+fn refuse_emptied(dir: &Path) -> Result<()> {
+    let bytes = |name: &str| fs::metadata(file(dir, name)).map(|data| data.len()).ok();
+    if bytes(DEFAULT) == Some(0) && bytes(LOCAL).is_some_and(|bytes| bytes > 0) {
+        return Err(Error::unavailable(format!(
+            "{} is empty though the directory was in use; restore it from a backup, or remove it \
+             to begin anew.",
+            file(dir, DEFAULT).display()
+        )));
+    }
+    Ok(())
+}
+
+/// Removes what SQLite keeps beside a database that is not there any more.
+fn remove_log(path: &Path) {
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let _ = fs::remove_file(database::beside(path, suffix));
+    }
 }
 
 fn close_unused(tenants: &mut HashMap<String, Tenant>) {

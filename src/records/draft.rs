@@ -13,7 +13,6 @@ use super::value::Modifier;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
 use crate::collections::Field;
-use crate::error::Error;
 use crate::error::FieldErrors;
 use crate::error::Result;
 use crate::ids;
@@ -27,6 +26,9 @@ pub struct Draft {
     /// What the client says the id is or shall be.
     pub(super) id: Option<String>,
     pub(super) changes: BTreeMap<usize, Change>,
+    /// What is wrong so far. It is answered together with what only the database can tell, so
+    /// that a client learns of every failing field at once.
+    pub(super) errors: FieldErrors,
 }
 
 /// Hashes a password; slow on purpose, so it happens before the writer is taken.
@@ -144,15 +146,16 @@ impl<'a> Reader<'a> {
 
     fn finish(mut self, id: Option<String>, body: &Body, hash: Hasher<'_>) -> Result<Draft> {
         self.check_confirmation(body);
-        if !self.errors.is_empty() {
-            return Err(Error::fields("The record is not valid.", self.errors));
-        }
         for change in self.changes.values_mut() {
             if let Change::Hash(password) = change {
-                *change = Change::Set(Stored::Text(hash(password)?));
+                // The slow work is not done for what is refused anyway.
+                *change = Change::Set(match self.errors.is_empty() {
+                    true => Stored::Text(hash(password)?),
+                    false => Stored::Null,
+                });
             }
         }
-        Ok(Draft { id, changes: self.changes })
+        Ok(Draft { id, changes: self.changes, errors: self.errors })
     }
 
     /// A password may be sent twice to be sure of it; then both must be the same.
@@ -187,14 +190,9 @@ mod tests {
             collections: std::sync::Arc::default(),
             identity: crate::rules::Identity::Admin("a".to_owned()),
         };
-        let errors: Vec<String> = match Draft::create(&scope, &collection, &body, &hash) {
-            Ok(_) => Vec::new(),
-            Err(error) => error
-                .field_errors()
-                .iter()
-                .map(|(name, error)| format!("{name} {}", error.code))
-                .collect(),
-        };
+        let draft = Draft::create(&scope, &collection, &body, &hash).unwrap();
+        let errors: Vec<String> =
+            draft.errors.iter().map(|(name, error)| format!("{name} {}", error.code)).collect();
         assert_eq!(errors, expected, "{body:?}");
     }
 

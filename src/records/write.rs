@@ -36,7 +36,7 @@ pub fn insert(tx: &Connection, scope: &Scope, collection: &Collection, draft: Dr
     let now = clock::now();
     let mut params = vec![Stored::Text(id.clone()), Stored::Text(now.clone()), Stored::Text(now)];
     let mut sql = format!("INSERT INTO {} (id, created, updated", quote(&collection.name));
-    let mut errors = FieldErrors::new();
+    let mut errors = draft.errors;
     for (at, change) in draft.changes {
         let field = &collection.fields[at];
         sql += ", ";
@@ -73,7 +73,7 @@ pub fn update(
     let table = quote(&collection.name);
     let mut params = vec![Stored::Integer(rowid), Stored::Text(clock::now())];
     let mut sql = format!("UPDATE {table} SET updated = ?2");
-    let mut errors = FieldErrors::new();
+    let mut errors = draft.errors;
     for (at, change) in draft.changes {
         let field = &collection.fields[at];
         let column = quote(&field.name);

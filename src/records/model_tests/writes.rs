@@ -1,7 +1,7 @@
 //! What creating, changing and deleting lead to, told from the documentation.
 //!
-//! Errors come in this order: what is wrong with the body alone, whether the caller may, whether
-//! there is such a record, what the database says.
+//! Errors come in this order: whether the caller may at all, what is wrong with the body alone,
+//! whether there is such a record, what the database says.
 
 use std::collections::BTreeSet;
 
@@ -43,50 +43,64 @@ impl World {
         made_id: &str,
         caller: Caller,
     ) -> Outcome<()> {
+        let rule = self.tables[table].rules.create.clone();
+        admit(&rule, caller)?;
         let mut actions = self.read_body(table, body)?;
-        let fields = &self.tables[table].collection.fields;
-        for (at, field) in fields.iter().enumerate() {
+        for (at, field) in self.tables[table].collection.fields.iter().enumerate() {
             if actions.iter().all(|(known, _)| *known != at) {
-                let is_missing = field.required;
-                let unset = match field.kind {
-                    FieldKind::Bool => Value::Flag(false),
-                    _ => Value::Unset,
-                };
-                let unset = if is_missing { Err(Kind::Invalid) } else { Ok(unset) };
-                actions.push((at, Action::Set(unset?)));
+                if field.required {
+                    return Err(Kind::Invalid);
+                }
+                actions.push((at, Action::Set(default_value(field))));
             }
         }
-        let id = match body.get("id") {
-            None | Some(Json::Null) => made_id.to_owned(),
-            Some(Json::String(id)) if id.is_empty() => made_id.to_owned(),
-            Some(Json::String(id)) if ids::is_valid_id(id) => id.clone(),
-            Some(_) => return Err(Kind::Invalid),
-        };
-        let rule = self.tables[table].rules.create.clone();
-        if caller == Caller::Nobody && rule == Rule::Admins {
-            return Err(Kind::Forbidden);
-        }
+        let id = read_id(body)?.unwrap_or_else(|| made_id.to_owned());
         if self.find(table, &id).is_some() {
             return Err(Kind::Invalid);
         }
-        let values = vec![Value::Unset; actions.len()];
+        let fields = &self.tables[table].collection.fields;
+        let values = fields.iter().map(default_value).collect();
         let record = Record { id, created: String::new(), updated: String::new(), values };
         self.tables[table].records.push(record);
         let at = self.tables[table].records.len() - 1;
+        // A new record has what is for admins to set unset; that may be said.
+        self.check_permitted(table, &actions, caller, |field, action| {
+            matches!(action, Action::Set(value) if *value == default_value(field))
+        })?;
         self.apply(table, at, actions)?;
         let is_allowed = self.allows(&rule, table, &self.tables[table].records[at], caller);
         if is_allowed { Ok(()) } else { Err(Kind::Invalid) }
     }
 
     pub fn update(&mut self, table: usize, id: &str, body: &Body, caller: Caller) -> Outcome<()> {
-        let actions = self.read_body(table, body)?;
         let rule = self.tables[table].rules.update.clone();
+        admit(&rule, caller)?;
+        let (actions, given) = (self.read_body(table, body)?, read_id(body)?);
         let at = self.find_for(table, id, &rule, caller)?;
+        if given.is_some_and(|given| given != id) {
+            return Err(Kind::Invalid);
+        }
+        self.check_permitted(table, &actions, caller, |_, _| false)?;
         self.apply(table, at, actions)
+    }
+
+    fn check_permitted(
+        &self,
+        table: usize,
+        actions: &Actions,
+        caller: Caller,
+        is_harmless: impl Fn(&Field, &Action) -> bool,
+    ) -> Outcome<()> {
+        let fields = &self.tables[table].collection.fields;
+        let is_wrong =
+            |(at, action): &(usize, Action)| fields[*at].hidden && !is_harmless(&fields[*at], action);
+        let is_refused = caller == Caller::Nobody && actions.iter().any(is_wrong);
+        if is_refused { Err(Kind::Invalid) } else { Ok(()) }
     }
 
     pub fn upsert(&mut self, table: usize, id: &str, body: &Body, caller: Caller) -> Outcome<()> {
         // What the body does to a record that is there must make sense in any case.
+        admit(&self.tables[table].rules.update, caller)?;
         self.read_body(table, body)?;
         match self.find(table, id) {
             Some(_) => self.update(table, id, body, caller),
@@ -96,6 +110,7 @@ impl World {
 
     pub fn delete(&mut self, table: usize, id: &str, caller: Caller) -> Outcome<()> {
         let rule = self.tables[table].rules.delete.clone();
+        admit(&rule, caller)?;
         self.find_for(table, id, &rule, caller)?;
         let doomed = self.doomed(table, id);
         for from in 0..self.tables.len() {
@@ -121,6 +136,7 @@ impl World {
     /// All are looked for first; one that goes along with an earlier one is no error.
     pub fn delete_all(&mut self, table: usize, ids: &[String], caller: Caller) -> Outcome<()> {
         let rule = self.tables[table].rules.delete.clone();
+        admit(&rule, caller)?;
         for id in ids {
             self.find_for(table, id, &rule, caller)?;
         }
@@ -133,9 +149,6 @@ impl World {
     }
 
     fn find_for(&self, table: usize, id: &str, rule: &Rule, caller: Caller) -> Outcome<usize> {
-        if caller == Caller::Nobody && *rule == Rule::Admins {
-            return Err(Kind::Forbidden);
-        }
         let records = &self.tables[table].records;
         let at = records.iter().position(|record| record.id == id).ok_or(Kind::NotFound)?;
         let is_allowed = self.allows(rule, table, &records[at], caller);
@@ -228,6 +241,27 @@ impl World {
                 }
             }
         }
+    }
+}
+
+fn admit(rule: &Rule, caller: Caller) -> Outcome<()> {
+    let is_refused = caller == Caller::Nobody && *rule == Rule::Admins;
+    if is_refused { Err(Kind::Forbidden) } else { Ok(()) }
+}
+
+fn default_value(field: &Field) -> Value {
+    match field.kind {
+        FieldKind::Bool => Value::Flag(false),
+        _ => Value::Unset,
+    }
+}
+
+fn read_id(body: &Body) -> Outcome<Option<String>> {
+    match body.get("id") {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::String(id)) if id.is_empty() => Ok(None),
+        Some(Json::String(id)) if ids::is_valid_id(id) => Ok(Some(id.clone())),
+        Some(_) => Err(Kind::Invalid),
     }
 }
 

@@ -1,0 +1,73 @@
+//! Folding the log (WAL) into the database file, on the writer's own thread between commits.
+//!
+//! SQLite by itself tries after every commit once the log has 1,000 pages. While readers overlap
+//! without end the log can then not start over, and every commit pays for a try, with two fsyncs.
+//! Here a try comes once per [`PAGES_PER_TRY`] pages of growth; above [`PAGES_TO_INSIST`] it waits
+//! [`INSIST_WAIT`] for the readers of the old part to end, so that the log starts over. New readers
+//! do not prolong that: they find everything in the file. So the log stays near
+//! [`PAGES_TO_INSIST`] pages, unless one query runs for longer than everything else.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::error::Result;
+use crate::error::ResultExt as _;
+
+/// Growth of the log between two tries, pages (of 4 KiB).
+const PAGES_PER_TRY: i64 = 1_000;
+/// Size of the log above which readers are waited for, pages.
+const PAGES_TO_INSIST: i64 = 8_000;
+/// How long writers are held up for that.
+const INSIST_WAIT: Duration = Duration::from_millis(250);
+
+/// When the next try is due.
+#[derive(Default)]
+pub struct Checkpoints {
+    /// Size of the log at the last try, pages.
+    tried: i64,
+}
+
+impl Checkpoints {
+    /// Looks at the log after a commit and folds it in when that is due.
+    pub fn after_commit(&mut self, connection: &Connection, busy_wait: Duration) -> Result<()> {
+        let pages = log_pages(connection, "PRAGMA wal_checkpoint(NOOP)")?;
+        if pages < self.tried {
+            // It has started over.
+            self.tried = 0;
+        }
+        if pages - self.tried < PAGES_PER_TRY {
+            return Ok(());
+        }
+        self.tried = pages;
+        if pages < PAGES_TO_INSIST {
+            return log_pages(connection, "PRAGMA wal_checkpoint(PASSIVE)").map(drop);
+        }
+        connection.busy_timeout(INSIST_WAIT)?;
+        let result = log_pages(connection, "PRAGMA wal_checkpoint(RESTART)");
+        connection.busy_timeout(busy_wait)?;
+        result.map(drop)
+    }
+
+    /// Folds in what there is, as far as readers allow it without waiting.
+    pub fn now(&mut self, connection: &Connection) -> Result<()> {
+        self.tried = log_pages(connection, "PRAGMA wal_checkpoint(PASSIVE)")?;
+        Ok(())
+    }
+}
+
+/// Folds in everything and empties the log; false when another user of the log prevents it.
+pub fn fold(connection: &Connection) -> Result<bool> {
+    let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+    let busy: i64 = connection.query_row(sql, [], |row| row.get(0)).context("checkpoint")?;
+    Ok(busy == 0)
+}
+
+/// Runs a checkpoint; returns the pages in the log (0 when it is empty).
+fn log_pages(connection: &Connection, sql: &str) -> Result<i64> {
+    let pages: i64 = connection
+        .prepare_cached(sql)?
+        .query_row([], |row| row.get(1))
+        .context("checkpoint")?;
+    Ok(pages.max(0))
+}
