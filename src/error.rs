@@ -172,7 +172,8 @@ impl fmt::Display for Error {
         for phrase in self.0.context.iter().rev() {
             write!(f, "{phrase}: ")?;
         }
-        if self.0.kind != Kind::Internal || self.0.context.is_empty() {
+        let is_bare = self.0.context.is_empty() && self.0.source.is_none();
+        if self.0.kind != Kind::Internal || is_bare {
             write!(f, "{}", self.0.message)?;
             for (name, field) in &self.0.fields {
                 write!(f, " {name}: {}", field.message)?;
@@ -222,6 +223,9 @@ impl From<rusqlite::Error> for Error {
         let made = match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => {
                 Error::unavailable("The disk is full; nothing was saved.")
+            }
+            Some(ErrorCode::SystemIoFailure) => {
+                Error::unavailable("The disk is full or failing; nothing was saved.")
             }
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 Error::unavailable("The database is busy; try again.")

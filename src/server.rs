@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use signal_hook::consts::SIGINT;
 use signal_hook::consts::SIGTERM;
+use signal_hook::consts::SIGXFSZ;
 use signal_hook::iterator::Signals;
 
 use crate::api::Api;
@@ -41,6 +42,9 @@ pub fn run<E: From<Error>>(
     ready: impl FnOnce(SocketAddr) -> std::result::Result<(), E>,
 ) -> std::result::Result<bool, E> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Error::from)?;
+    // So that a limit on the size of files is an error of the write that meets it, as a full disk
+    // is, and not the end of the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(Error::from)?;
     let log = log::start(config.log)?;
     log_panics();
     let running = start(config).map_err(E::from)?;

@@ -10,7 +10,6 @@ use std::path::Path;
 use crate::config::SECRET_BYTES_MIN;
 use crate::error::Error;
 use crate::error::Result;
-use crate::error::ResultExt as _;
 use crate::ids;
 
 /// Reads the secret, or makes one that only the owner of the file can read. A crash leaves either
@@ -35,19 +34,21 @@ pub fn load_or_create(path: &Path) -> Result<Vec<u8>> {
 
 fn create(path: &Path) -> Result<Vec<u8>> {
     let secret = ids::hex(&ids::random_bytes::<32>()?);
+    write(path, &secret).map_err(|error| {
+        Error::unavailable(format!("{} cannot be made: {error}.", path.display()))
+    })?;
+    Ok(secret.into_bytes())
+}
+
+fn write(path: &Path, secret: &str) -> io::Result<()> {
     let partial = path.with_extension("tmp");
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&partial)
-        .context("make the secret")?;
+    let mut file =
+        File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
     writeln!(file, "{secret}")?;
     file.sync_all()?;
-    fs::rename(&partial, path).context("put the secret in place")?;
-    if let Some(dir) = path.parent() {
-        File::open(dir)?.sync_all()?;
+    fs::rename(&partial, path)?;
+    match path.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
     }
-    Ok(secret.into_bytes())
 }

@@ -32,6 +32,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
 use crate::ids;
+use crate::log;
 use crate::threads::lock;
 
 /// All definitions of one database at one moment.
@@ -170,18 +171,22 @@ impl Catalog {
     pub fn delete_database(&self, database: &str) -> Result<()> {
         let _changing = lock(&self.changing);
         self.databases.delete(database)?;
-        self.forget(database)
+        // It is gone; definitions that are left mean nothing, and go when the name is used again.
+        if let Err(error) = self.forget(database) {
+            log::warn(format_args!("forget the collections of {database}: {error}"));
+        }
+        Ok(())
     }
 
     fn forget(&self, database: &str) -> Result<()> {
+        lock(&self.cache).remove(database);
         let (name, now) = (database.to_owned(), clock::now());
         self.databases.default().write(move |tx| {
             let sql =
                 "UPDATE _collections SET deleted = ?2 WHERE database = ?1 AND deleted IS NULL";
-            Ok(tx.prepare_cached(sql)?.execute(params![name, now])?)
-        })?;
-        lock(&self.cache).remove(database);
-        Ok(())
+            tx.prepare_cached(sql)?.execute(params![name, now])?;
+            Ok(())
+        })
     }
 
     /// Reads the definitions of one database anew and caches them; `changing` is held.
