@@ -9,7 +9,7 @@ usage: scripts/check.sh [STEP...]
 Runs the steps named, or all of them in this order:
   format   cargo fmt --check
   lint     cargo clippy, warnings denied
-  test     cargo test
+  test     cargo test, for the vendored HTTP engine too
   docs     cargo doc, warnings denied
   scripts  shellcheck over scripts/
 and prints the number of packages in Cargo.lock.
@@ -39,6 +39,7 @@ lint() {
 # Named so because `test` is the shell's own.
 run_tests() {
     cargo test --locked
+    cargo test --locked -p tiny_http
 }
 
 docs() {

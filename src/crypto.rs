@@ -6,7 +6,7 @@ use hmac::Hmac;
 use hmac::Mac as _;
 use sha2::Sha256;
 
-/// A key for [`sign`]; at least 32 bytes, which `config` makes sure of.
+/// A key for [`SigningKey::sign`]; at least 32 bytes, which `config` makes sure of.
 #[derive(Clone)]
 pub struct SigningKey(Hmac<Sha256>);
 

@@ -122,6 +122,9 @@ struct Alive(Arc<Workers>);
 /// How long a request that is only partly here may take to complete once the server stops.
 const PARTIAL_GRACE: Duration = Duration::from_secs(2);
 
+/// Bytes of answers that peers have not taken yet; above it the longest stalled peer is cut.
+const ANSWER_BYTES_MAX: usize = 32 << 20;
+
 /// Shortest pause between two log lines about failures to accept.
 const ACCEPT_LOG_PAUSE_MS: i64 = 1000;
 
@@ -131,6 +134,7 @@ impl Server {
         let limits = tiny_http::Limits {
             max_connections: settings.connections_max,
             body_buffer_max: settings.body_bytes_max,
+            answer_budget: ANSWER_BYTES_MAX,
             ..tiny_http::Limits::default()
         };
         let ids = Arc::new(Ids::new());
