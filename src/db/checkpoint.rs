@@ -3,9 +3,10 @@
 //! SQLite by itself tries after every commit once the log has 1,000 pages. While readers overlap
 //! without end the log can then not start over, and every commit pays for a try, with two fsyncs.
 //! Here a try comes once per [`PAGES_PER_TRY`] pages of growth; above [`PAGES_TO_INSIST`] it waits
-//! [`INSIST_WAIT`] for the readers of the old part to end, so that the log starts over. New readers
-//! do not prolong that: they find everything in the file. So the log stays near
-//! [`PAGES_TO_INSIST`] pages, unless one query runs for longer than everything else.
+//! for the readers of the old part to end, so that the log starts over. New readers do not prolong
+//! that: they find everything in the file. It waits longer the larger the log is ([`patience`]), so
+//! the log stays near [`PAGES_TO_INSIST`] pages while queries are short, and within a few times that
+//! when slow ones overlap all the time. Only another program can make it grow beyond.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::error::ResultExt as _;
 const PAGES_PER_TRY: i64 = 1_000;
 /// Size of the log above which readers are waited for, pages.
 const PAGES_TO_INSIST: i64 = 8_000;
-/// How long writers are held up for that.
+/// How long writers are held up for that at this size.
 const INSIST_WAIT: Duration = Duration::from_millis(250);
 
 /// When the next try is due.
@@ -43,7 +44,7 @@ impl Checkpoints {
         if pages < PAGES_TO_INSIST {
             return log_pages(connection, "PRAGMA wal_checkpoint(PASSIVE)").map(drop);
         }
-        connection.busy_timeout(INSIST_WAIT)?;
+        connection.busy_timeout(patience(pages).min(busy_wait))?;
         let result = log_pages(connection, "PRAGMA wal_checkpoint(RESTART)");
         connection.busy_timeout(busy_wait)?;
         result.map(drop)
@@ -54,6 +55,13 @@ impl Checkpoints {
         self.tried = log_pages(connection, "PRAGMA wal_checkpoint(PASSIVE)")?;
         Ok(())
     }
+}
+
+/// How long a try to let a log of this size start over waits: four times as long when it is twice
+/// as large.
+fn patience(pages: i64) -> Duration {
+    let ratio = pages as f64 / PAGES_TO_INSIST as f64;
+    INSIST_WAIT.mul_f64((ratio * ratio).clamp(1.0, 1000.0))
 }
 
 /// Folds in everything and empties the log; false when another user of the log prevents it.

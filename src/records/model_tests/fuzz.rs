@@ -52,7 +52,7 @@ const FUNCTIONS: [&str; 5] = ["json_extract", "coalesce", "vski_like", "random",
 
 #[test]
 fn no_text_does_harm() {
-    rng::rounds("no_text_does_harm", 100_000, |rng, left| {
+    rng::rounds("no_text_does_harm", 60_000, |rng, left| {
         let store = Store::open();
         let world = make_world(rng, &store);
         let guarded = Guarded::open(&store, &world);
@@ -227,7 +227,6 @@ impl<'a> Guarded<'a> {
             while rows.next()?.is_some() {}
             Ok(())
         });
-        if started.elapsed().as_millis() > 150 { eprintln!("SLOW {:?} {text:.300}", started.elapsed()); }
         self.check_reads(text, allowed);
         assert!(result.is_ok(), "{text:?}\n{sql}\n{params:?}\n{result:?}");
         assert!(started.elapsed() < RUN_LIMIT, "slow to run: {text:?}\n{sql}");

@@ -457,10 +457,20 @@ fn is_like(text: &str, pattern: &str) -> bool {
     }
 }
 
+/// Keeps all places of the text that the pattern read so far may end at.
 fn matches(text: &[u8], pattern: &[u8]) -> bool {
-    match pattern.split_first() {
-        None => text.is_empty(),
-        Some((b'%', rest)) => (0..=text.len()).any(|at| matches(&text[at..], rest)),
-        Some((byte, rest)) => text.first() == Some(byte) && matches(&text[1..], rest),
+    let mut ends = vec![false; text.len() + 1];
+    ends[0] = true;
+    for byte in pattern {
+        if *byte == b'%' {
+            let first = ends.iter().position(|is_end| *is_end).unwrap_or(ends.len());
+            ends[first..].fill(true);
+        } else {
+            for at in (0..text.len()).rev() {
+                ends[at + 1] = ends[at] && text[at] == *byte;
+            }
+            ends[0] = false;
+        }
     }
+    ends[text.len()]
 }

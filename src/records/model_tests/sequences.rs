@@ -32,9 +32,11 @@ use crate::records::Shape;
 use crate::records::Upsert;
 
 /// Changes of one sequence.
-const STEPS: usize = 60;
+const STEPS: usize = 100;
+/// Changes between two sets of rules.
+const STEPS_PER_RULES: usize = 20;
 /// Sequences in one database.
-const SEQUENCES_PER_STORE: usize = 10;
+const SEQUENCES_PER_STORE: usize = 4;
 
 #[derive(Debug)]
 enum Step {
@@ -48,7 +50,7 @@ enum Step {
 
 #[test]
 fn sequences_of_changes_end_as_the_model_says() {
-    rng::rounds("sequences_of_changes_end_as_the_model_says", 100, |rng, left| {
+    rng::rounds("sequences_of_changes_end_as_the_model_says", 40, |rng, left| {
         let store = Store::open();
         let sequences = left.min(SEQUENCES_PER_STORE);
         for number in 0..sequences {
@@ -66,30 +68,36 @@ fn sequences_of_changes_end_as_the_model_says() {
 fn run_sequence(rng: &mut Rng, store: &Store, number: usize) {
     let mut world = store.define(&random_definitions(rng, number));
     let caller = if rng.one_in(3) { Caller::Nobody } else { Caller::Admin };
-    let mut story = Vec::new();
-    for step in 0..STEPS {
-        if step % 15 == 0 {
+    let mut story: Vec<(Step, String)> = Vec::new();
+    for number in 0..STEPS {
+        if number % STEPS_PER_RULES == 0 {
             draw_rules(rng, &mut world);
         }
         let step = Step::random(rng, &world);
-        let answer = step.try_run(store, &world, caller);
+        let answer = step.run(store, &world, caller);
         let refusal = answer.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        story.push(format!("{step:?} {refusal}"));
         let got = read(answer);
         let expected = step.run_on_model(&mut world, &got, caller);
+        story.push((step, refusal));
         if got != expected {
-            let rules: Vec<_> = world.tables.iter().map(|table| &table.collection.rules).collect();
-            let fields: Vec<_> = world.tables.iter().map(|table| &table.collection.fields).collect();
-            panic!("{caller:?}\n{fields:?}\n{rules:?}\n{}\ngot {got:?}\nexpected {expected:?}",
-                story.join("\n"));
+            let outcome = format!("got {got:?}\nexpected {expected:?}");
+            panic!("{caller:?}\n{}\n{outcome}", describe(&world, &story));
         }
         world.check_relations();
     }
     for table in 0..world.tables.len() {
-        let expected: Vec<Json> =
-            world.tables[table].records.iter().map(|record| show(&world, table, record)).collect();
-        assert_eq!(contents(store, &world, table), expected, "{}", story.join("\n"));
+        let records = world.tables[table].records.iter();
+        let expected: Vec<Json> = records.map(|record| show(&world, table, record)).collect();
+        assert_eq!(contents(store, &world, table), expected, "{}", describe(&world, &story));
     }
+}
+
+fn describe(world: &World, story: &[(Step, String)]) -> String {
+    let definitions: Vec<String> =
+        world.tables.iter().map(|table| table.collection.to_json().to_string()).collect();
+    let story: Vec<String> =
+        story.iter().map(|(step, refusal)| format!("{step:?} {refusal}")).collect();
+    format!("{}\n{}", definitions.join("\n"), story.join("\n"))
 }
 
 fn random_definitions(rng: &mut Rng, number: usize) -> Vec<(String, Vec<Json>, Vec<Json>)> {
@@ -234,7 +242,7 @@ impl Step {
         }
     }
 
-    fn try_run(&self, store: &Store, world: &World, caller: Caller) -> Result<Option<Vec<u8>>> {
+    fn run(&self, store: &Store, world: &World, caller: Caller) -> Result<Option<Vec<u8>>> {
         let Table { collection, .. } = &world.tables[self.table()];
         let (scope, collection) =
             (store::scope(world, caller.identity()), Arc::clone(collection));

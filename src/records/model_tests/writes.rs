@@ -1,7 +1,7 @@
 //! What creating, changing and deleting lead to, told from the documentation.
 //!
-//! Errors come in this order: whether the caller may at all, what is wrong with the body alone,
-//! whether there is such a record, what the database says.
+//! Errors come in this order: whether the caller may at all, whether there is such a record, what
+//! is wrong with the body.
 
 use std::collections::BTreeSet;
 
@@ -75,9 +75,9 @@ impl World {
     pub fn update(&mut self, table: usize, id: &str, body: &Body, caller: Caller) -> Outcome<()> {
         let rule = self.tables[table].rules.update.clone();
         admit(&rule, caller)?;
-        let (actions, given) = (self.read_body(table, body)?, read_id(body)?);
         let at = self.find_for(table, id, &rule, caller)?;
-        if given.is_some_and(|given| given != id) {
+        let actions = self.read_body(table, body)?;
+        if read_id(body)?.is_some_and(|given| given != id) {
             return Err(Kind::Invalid);
         }
         self.check_permitted(table, &actions, caller, |_, _| false)?;
@@ -99,9 +99,7 @@ impl World {
     }
 
     pub fn upsert(&mut self, table: usize, id: &str, body: &Body, caller: Caller) -> Outcome<()> {
-        // What the body does to a record that is there must make sense in any case.
         admit(&self.tables[table].rules.update, caller)?;
-        self.read_body(table, body)?;
         match self.find(table, id) {
             Some(_) => self.update(table, id, body, caller),
             None => self.create(table, body, id, caller),
