@@ -100,30 +100,35 @@ fn serve(args: &[String]) -> Outcome {
 
 fn admin(args: &[String]) -> Outcome {
     let (flags, free) = flags(args)?;
+    if let Some(other) = flags.keys().find(|variable| **variable != "DATA_DIR") {
+        return Err(Failure::Usage(format!("admin takes --data-dir only, not {other}.")));
+    }
     let words: Vec<&str> = free.iter().map(String::as_str).collect();
     let data_dir = Config::load_data_dir(&flags)?;
     match words.as_slice() {
         ["create", email] => {
-            let default = open_default(&data_dir)?;
             let password = read_password()?;
+            admins::check(email, &password)?;
+            db::create_dir(&data_dir)?;
+            let default = open_default(&data_dir)?;
             let admin = admins::create(&default, email, &password, admins::When::Always)?;
             default.close()?;
             print(&format!("Admin {} created.\n", admin.email))
         }
         ["password", email] => {
-            let default = open_default(&data_dir)?;
+            let default = open_existing(&data_dir)?;
             admins::set_password(&default, email, &read_password()?)?;
             default.close()?;
             print(&format!("Password of {email} changed; its tokens are ended.\n"))
         }
         ["delete", email] => {
-            let default = open_default(&data_dir)?;
+            let default = open_existing(&data_dir)?;
             admins::delete(&default, email)?;
             default.close()?;
             print(&format!("Admin {email} deleted.\n"))
         }
         ["list"] => {
-            let default = open_default(&data_dir)?;
+            let default = open_existing(&data_dir)?;
             let list = admins::list(&default)?;
             default.close()?;
             list.iter().try_for_each(|admin| print(&format!("{}  {}\n", admin.created, admin.email)))
@@ -134,9 +139,16 @@ fn admin(args: &[String]) -> Outcome {
     }
 }
 
+/// Opens what is there, and makes nothing.
+fn open_existing(data_dir: &Path) -> Result<db::Database> {
+    if !db::default_file(data_dir).is_file() {
+        return Err(Error::not_found(format!("There is no data in {}.", data_dir.display())));
+    }
+    open_default(data_dir)
+}
+
 /// Opens `default.db`, also beside a running server: SQLite arbitrates between the two.
 fn open_default(data_dir: &Path) -> Result<db::Database> {
-    db::create_dir(data_dir)?;
     let settings = db::Settings {
         synchronous: db::Synchronous::Full,
         prepare: records::register,

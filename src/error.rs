@@ -33,6 +33,8 @@ pub enum Kind {
     TooMany,
     /// Not now: full disk, overload, shutting down. Nothing was changed.
     Unavailable,
+    /// Made with a definition that has changed meanwhile; with the new one it may well be right.
+    Stale,
     /// Our own fault.
     Internal,
 }
@@ -49,7 +51,7 @@ impl Kind {
             Kind::Conflict => 409,
             Kind::TooLarge => 413,
             Kind::TooMany => 429,
-            Kind::Unavailable => 503,
+            Kind::Unavailable | Kind::Stale => 503,
             Kind::Internal => 500,
         }
     }
@@ -62,6 +64,12 @@ pub struct FieldError {
     pub code: &'static str,
     /// One sentence for people.
     pub message: String,
+}
+
+impl FieldError {
+    pub fn new(code: &'static str, message: impl Into<String>) -> FieldError {
+        FieldError { code, message: message.into() }
+    }
 }
 
 /// Field name to what is wrong with it, in the order of the names.
@@ -111,6 +119,11 @@ impl Error {
     /// Not now; nothing was changed.
     pub fn unavailable(message: impl Into<String>) -> Error {
         Error::new(Kind::Unavailable, message)
+    }
+
+    /// The definitions that were looked at are no longer the present ones.
+    pub fn stale() -> Error {
+        Error::new(Kind::Stale, "The collection changed meanwhile; try again.")
     }
 
     /// Our own fault; `detail` goes to the log only.
@@ -215,11 +228,6 @@ impl From<rusqlite::Error> for Error {
     /// Ours, except for what SQLite's code says plainly of the data or the machine.
     fn from(error: rusqlite::Error) -> Error {
         use rusqlite::ErrorCode;
-        // A definition changed between the look at it and the statement made from it.
-        if SCHEMA_CHANGED.iter().any(|part| error.to_string().contains(part)) {
-            return Error::unavailable("The collection changed meanwhile; try again.")
-                .with_source(error);
-        }
         let made = match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => {
                 Error::unavailable("The disk is full; nothing was saved.")
@@ -242,9 +250,6 @@ impl From<rusqlite::Error> for Error {
         made.with_source(error)
     }
 }
-
-/// How SQLite says that a table or column of a statement is not there.
-const SCHEMA_CHANGED: [&str; 3] = ["no such table", "no such column", "has no column named"];
 
 macro_rules! internal_from {
     ($($source:ty),*) => {$(

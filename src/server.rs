@@ -134,9 +134,7 @@ impl Running {
 /// The clocks: work that is due now and then. An error is logged and tried again next time.
 fn run_timer(app: &App, stop: &Stop) {
     while !stop.wait(TIMER_PAUSE) {
-        if let Err(error) = app.databases.maintain() {
-            log::error(format_args!("maintain databases: {error}"));
-        }
+        app.databases.maintain();
     }
 }
 

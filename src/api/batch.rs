@@ -5,6 +5,8 @@
 //! the status and body of each. When one fails nothing is kept, and the error names it by its
 //! position: `data` has `requests.3`, and for its fields `requests.3.title`.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -30,6 +32,9 @@ use crate::records::Upsert;
 /// Requests in one batch.
 const REQUESTS_MAX: usize = 1000;
 
+/// Different passwords in one batch.
+const PASSWORDS_MAX: usize = 50;
+
 #[derive(Deserialize)]
 struct Batch {
     requests: Vec<Item>,
@@ -40,7 +45,7 @@ struct Item {
     method: String,
     url: String,
     #[serde(default)]
-    body: Body,
+    body: Option<Body>,
 }
 
 /// What `method` and `url` of an item ask for.
@@ -58,14 +63,33 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
         return Err(Error::invalid(format!("A batch has 1 to {REQUESTS_MAX} requests.")));
     }
     let scope = call.scope()?;
-    let router = router();
+    let (router, passwords) = (router(), Passwords::default());
     let steps: Vec<Step> = requests
         .into_iter()
         .enumerate()
-        .map(|(at, item)| parse(&scope, &router, &item).map_err(|error| records::name_step(error, at)))
+        .map(|(at, item)| parse(&scope, &router, &item, &passwords).map_err(|error| records::name_step(error, at)))
         .collect::<Result<_>>()?;
     let body = call.database()?.write(move |tx| records::run_batch(tx, &scope, steps))?;
     Ok(Response::json(200, body))
+}
+
+/// Hashes each password of a batch once, and not without limit: it is slow on purpose.
+#[derive(Default)]
+struct Passwords(RefCell<HashMap<String, String>>);
+
+impl Passwords {
+    fn hash(&self, password: &str) -> Result<String> {
+        let mut known = self.0.borrow_mut();
+        if let Some(hash) = known.get(password) {
+            return Ok(hash.clone());
+        }
+        if known.len() >= PASSWORDS_MAX {
+            return Err(Error::invalid(format!("A batch sets at most {PASSWORDS_MAX} passwords.")));
+        }
+        let hash = password::hash(password)?;
+        known.insert(password.to_owned(), hash.clone());
+        Ok(hash)
+    }
 }
 
 fn router() -> Router<Verb> {
@@ -79,7 +103,9 @@ fn router() -> Router<Verb> {
     router
 }
 
-fn parse(scope: &Scope, router: &Router<Verb>, item: &Item) -> Result<Step> {
+fn parse(scope: &Scope, router: &Router<Verb>, item: &Item, passwords: &Passwords) -> Result<Step> {
+    let nothing = Body::new();
+    let body = item.body.as_ref().unwrap_or(&nothing);
     let (path, query_text) = item.url.split_once('?').unwrap_or((&item.url, ""));
     let Some((verb, params)) = find(router, &item.method, path) else {
         return Err(Error::invalid(format!(
@@ -91,19 +117,19 @@ fn parse(scope: &Scope, router: &Router<Verb>, item: &Item) -> Result<Step> {
     let (collection, id) = params;
     let collection = Arc::clone(scope.collections.get(&collection)?);
     let shape = shape(&query::parse(query_text)?)?;
-    let hash = &password::hash;
+    let hash = &|password: &str| passwords.hash(password);
     let action = match verb {
-        Verb::Create => Action::Create(Draft::create(scope, &collection, &item.body, hash)?),
-        Verb::Update => Action::Update(id, Draft::update(scope, &collection, &item.body, hash)?),
+        Verb::Create => Action::Create(Draft::create(scope, &collection, body, hash)?),
+        Verb::Update => Action::Update(id, Draft::update(scope, &collection, body, hash)?),
         Verb::Delete => Action::Delete(id),
         Verb::Upsert => {
-            let id = item.body.get("id").map(|raw| serde_json::from_str(raw.get()));
-            let Some(Ok(id)) = id else {
+            let id = body.get("id").map(|raw| serde_json::from_str::<String>(raw.get()));
+            let Some(id) = id.and_then(Result::ok).filter(|id| !id.is_empty()) else {
                 return Err(Error::field("id", "validation_required", "PUT needs the id."));
             };
             let drafts = Upsert {
-                update: Draft::update(scope, &collection, &item.body, hash)?,
-                create: Draft::create(scope, &collection, &item.body, hash),
+                update: Draft::update(scope, &collection, body, hash)?,
+                create: Draft::create(scope, &collection, body, hash),
             };
             Action::Upsert(id, drafts)
         }

@@ -6,6 +6,7 @@
 //! that are about one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -33,6 +34,7 @@ use crate::http::route::Router;
 use crate::log;
 use crate::records::Scope;
 use crate::rules::Identity;
+use crate::threads::Stop;
 
 mod admins;
 mod batch;
@@ -40,6 +42,10 @@ mod collections;
 mod databases;
 mod health;
 mod records;
+
+/// How often a request starts over whose collection changes while it is served.
+const STALE_TRIES: usize = 20;
+const STALE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Who may call an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +179,15 @@ impl Api {
             identity,
             database: database.unwrap_or(db::DEFAULT),
         };
+        // A handler reads the request and changes nothing until it succeeds, so it can start over
+        // with the definitions of now.
+        let pause = Stop::new();
+        for _ in 0..STALE_TRIES {
+            match (route.handler)(&call) {
+                Err(error) if error.kind() == Kind::Stale => pause.wait(STALE_PAUSE),
+                result => return result,
+            };
+        }
         (route.handler)(&call)
     }
 }
@@ -274,7 +289,7 @@ fn answer_error(request: &Request, error: &Error) -> Response {
 fn error_response(error: &Error) -> Response {
     let response = json_response(error.kind().status(), &error_json(error));
     match error.kind() {
-        Kind::Unavailable | Kind::TooMany => response.with_header("Retry-After", "1"),
+        Kind::Unavailable | Kind::TooMany | Kind::Stale => response.with_header("Retry-After", "1"),
         _ => response,
     }
 }

@@ -5,12 +5,14 @@ use std::fs::File;
 use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::config::SECRET_BYTES_MIN;
 use crate::error::Error;
 use crate::error::Result;
 use crate::ids;
+use crate::log;
 
 /// Reads the secret, or makes one that only the owner of the file can read. A crash leaves either
 /// no file or a whole one.
@@ -18,6 +20,7 @@ pub fn load_or_create(path: &Path) -> Result<Vec<u8>> {
     let name = path.display();
     match fs::read(path) {
         Ok(secret) => {
+            warn_if_readable(path);
             let secret = secret.trim_ascii().to_vec();
             if secret.len() < SECRET_BYTES_MIN {
                 return Err(Error::unavailable(format!(
@@ -29,6 +32,13 @@ pub fn load_or_create(path: &Path) -> Result<Vec<u8>> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(path),
         Err(error) => Err(Error::unavailable(format!("{name} cannot be read: {error}."))),
+    }
+}
+
+fn warn_if_readable(path: &Path) {
+    let mode = fs::metadata(path).map_or(0, |data| data.permissions().mode());
+    if mode & 0o077 != 0 {
+        log::warn(format_args!("others can read {}; chmod 600 it", path.display()));
     }
 }
 

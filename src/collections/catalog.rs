@@ -1,16 +1,21 @@
 //! The catalog: where definitions are stored, changed, and looked up.
 //!
 //! Definitions of all databases lie in `_collections` of `default.db` (DB-12) and are cached: a
-//! look-up takes one short lock and copies an `Arc`. A change first brings the table in step
-//! (`schema`, which only adds), then stores the definition, then replaces the cache. For a tenant
-//! that is two files: a crash between leaves a table that is ahead of its definition, which
-//! nothing reads, and which the next change of the same kind repairs.
+//! look-up takes one short lock and copies an `Arc`. A change brings the table in step (`schema`) and
+//! stores the definition, then replaces the cache. For a tenant that is two files, with the
+//! intention written down first; see [`Catalog::catch_up`].
 //!
-//! Lock order: `changing` (one change at a time), then `cache`, never the other way round.
+//! Every change counts itself inside its job on the writer, before the commit. Whatever was made
+//! with definitions of an earlier count is refused as stale ([`Collections::check_current`]) and tried
+//! again with the new ones, so no row is ever written or shown by a definition that is not its own.
+//!
+//! Lock order: `changing` (one change at a time), then `changes` or `cache`, never the other way.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 use rusqlite::OptionalExtension as _;
@@ -27,6 +32,8 @@ use super::definition::Draft;
 use super::definition::RULES;
 use super::schema;
 use crate::clock;
+use crate::db;
+use crate::db::Database;
 use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Result;
@@ -35,17 +42,38 @@ use crate::ids;
 use crate::log;
 use crate::threads::lock;
 
+/// Databases whose definitions are kept in memory.
+const CACHED_MAX: usize = 256;
+
 /// All definitions of one database at one moment.
 #[derive(Debug, Default)]
 pub struct Collections {
     by_name: HashMap<String, Arc<Collection>>,
     by_id: HashMap<String, Arc<Collection>>,
+    /// How many changes there had been when these were read, and how many there are now.
+    read_at: u64,
+    changes: Arc<AtomicU64>,
 }
 
 impl Collections {
     /// By name, or else by id.
     pub fn find(&self, name_or_id: &str) -> Option<&Arc<Collection>> {
         self.by_name.get(name_or_id).or_else(|| self.by_id.get(name_or_id))
+    }
+
+    /// By id alone, for ids that are stored.
+    pub fn by_id(&self, id: &str) -> Option<&Arc<Collection>> {
+        self.by_id.get(id)
+    }
+
+    /// Refuses to go on when a definition of the database has changed since these were read. A write
+    /// asks inside its transaction: changes come through the same queue, so the answer holds until
+    /// the commit. A read asks when it is done: what it saw was then committed before any change.
+    pub fn check_current(&self) -> Result<()> {
+        match self.changes.load(Ordering::SeqCst) == self.read_at {
+            true => Ok(()),
+            false => Err(Error::stale()),
+        }
     }
 
     /// By name, or else by id; not found is an error for the client.
@@ -78,6 +106,8 @@ impl FromIterator<Collection> for Collections {
 pub struct Catalog {
     databases: Arc<Databases>,
     changing: Mutex<()>,
+    /// Changes counted, per database that was ever used.
+    changes: Mutex<HashMap<String, Arc<AtomicU64>>>,
     cache: Mutex<HashMap<String, Arc<Collections>>>,
     /// Called with each rule of a definition before it is stored.
     check_rule: RuleCheck,
@@ -92,6 +122,7 @@ impl Catalog {
         Catalog {
             databases,
             changing: Mutex::new(()),
+            changes: Mutex::new(HashMap::new()),
             cache: Mutex::new(HashMap::new()),
             check_rule,
         }
@@ -103,12 +134,14 @@ impl Catalog {
             return Ok(Arc::clone(collections));
         }
         let _changing = lock(&self.changing);
+        self.catch_up(database)?;
         self.reload(database)
     }
 
     /// Makes a collection. Returns its definition.
     pub fn create(&self, database: &str, body: &Value) -> Result<Arc<Collection>> {
-        let draft = Draft::parse(body)?;
+        let mut draft = Draft::parse(body)?;
+        draft.settle_fields(&[])?;
         let _changing = lock(&self.changing);
         let current = self.reload(database)?;
         let collection = self.build(database, draft, &current)?;
@@ -119,10 +152,11 @@ impl Catalog {
 
     /// Changes a collection; what `body` does not mention stays as it is.
     pub fn update(&self, database: &str, name: &str, body: &Value) -> Result<Arc<Collection>> {
-        let draft = Draft::parse(body)?;
+        let mut draft = Draft::parse(body)?;
         let _changing = lock(&self.changing);
         let current = self.reload(database)?;
         let previous = current.get(name)?;
+        draft.settle_fields(&previous.fields)?;
         let mut collection = Collection::clone(previous);
         refuse_new_identity(&draft, previous)?;
         change(&mut collection, draft, &current)?;
@@ -152,11 +186,18 @@ impl Catalog {
             )));
         }
         let (id, now) = (collection.id.clone(), clock::now());
-        self.databases.default().write(move |tx| {
+        // Through the queue of its own database, so that no write made with it comes after.
+        let count = self.count_change(database);
+        self.databases.get(database)?.write(move |_| {
+            count();
+            Ok(())
+        })?;
+        let deleted = self.databases.default().write(move |tx| {
             let sql = "UPDATE _collections SET deleted = ?2 WHERE id = ?1";
             Ok(tx.prepare_cached(sql)?.execute(params![id, now])?)
-        })?;
-        self.reload(database).map(drop)
+        });
+        self.reload(database)?;
+        deleted.map(drop)
     }
 
     /// Makes a database. Definitions that a crash left of an older one of this name are not its own.
@@ -169,8 +210,8 @@ impl Catalog {
 
     /// Takes a database and all its collections out of sight.
     pub fn delete_database(&self, database: &str) -> Result<()> {
-        let _changing = lock(&self.changing);
         self.databases.delete(database)?;
+        let _changing = lock(&self.changing);
         // It is gone; definitions that are left mean nothing, and go when the name is used again.
         if let Err(error) = self.forget(database) {
             log::warn(format_args!("forget the collections of {database}: {error}"));
@@ -179,6 +220,7 @@ impl Catalog {
     }
 
     fn forget(&self, database: &str) -> Result<()> {
+        self.count_change(database)();
         lock(&self.cache).remove(database);
         let (name, now) = (database.to_owned(), clock::now());
         self.databases.default().write(move |tx| {
@@ -192,10 +234,49 @@ impl Catalog {
     /// Reads the definitions of one database anew and caches them; `changing` is held.
     fn reload(&self, database: &str) -> Result<Arc<Collections>> {
         drop(self.databases.get(database)?);
+        let changes = self.changes(database);
+        let read_at = changes.load(Ordering::SeqCst);
         let list = self.databases.default().read(|connection| load(connection, database))?;
-        let collections = Arc::new(Collections::from_iter(list));
-        lock(&self.cache).insert(database.to_owned(), Arc::clone(&collections));
+        let list = list.into_iter().map(|(collection, _)| collection);
+        let mut collections = Collections::from_iter(list);
+        (collections.read_at, collections.changes) = (read_at, changes);
+        let collections = Arc::new(collections);
+        let mut cache = lock(&self.cache);
+        if cache.len() >= CACHED_MAX {
+            cache.retain(|name, _| name == db::DEFAULT);
+        }
+        cache.insert(database.to_owned(), Arc::clone(&collections));
         Ok(collections)
+    }
+
+    /// Finishes what a crash interrupted, and adds what a restored older file lacks; `changing` is
+    /// held, and it is the first time that the definitions are asked for.
+    fn catch_up(&self, database: &str) -> Result<()> {
+        let list = self.databases.default().read(|connection| load(connection, database))?;
+        let own = self.databases.get(database)?;
+        for (collection, pending) in list {
+            if let Some(pending) = pending {
+                self.store(pending, Some(&Arc::new(collection)))?;
+            } else if own.read(|connection| schema::is_behind(connection, &collection))? {
+                let collection = Arc::new(collection);
+                log::warn(format_args!("adding what is missing to the table of {}", collection.name));
+                self.store(Collection::clone(&collection), Some(&collection))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn changes(&self, database: &str) -> Arc<AtomicU64> {
+        Arc::clone(lock(&self.changes).entry(database.to_owned()).or_default())
+    }
+
+    /// What the job of a change calls last, just before it is committed: whatever was made with the
+    /// definitions of before is stale from then on.
+    fn count_change(&self, database: &str) -> impl FnOnce() + Send + 'static {
+        let changes = self.changes(database);
+        move || {
+            changes.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     fn build(&self, database: &str, draft: Draft, current: &Collections) -> Result<Collection> {
@@ -203,6 +284,12 @@ impl Catalog {
             return Err(Error::field("name", "validation_required", "A collection needs a name."));
         };
         definition::check_name(&name)?;
+        let is_id = current.by_id(&name).is_some();
+        let is_name = draft.id.as_ref().is_some_and(|id| current.find(id).is_some());
+        if is_id || is_name {
+            let message = "A name must not be the id of another collection, nor an id its name.";
+            return Err(Error::field("name", "validation_not_unique", message));
+        }
         if current.all().iter().any(|other| other.name.eq_ignore_ascii_case(&name)) {
             return Err(Error::field(
                 "name",
@@ -274,17 +361,53 @@ impl Catalog {
     /// Brings table and stored definition to `collection`, the table first.
     fn store(&self, collection: Collection, previous: Option<&Arc<Collection>>) -> Result<()> {
         let database = self.databases.get(&collection.database)?;
-        let previous = previous.cloned();
-        if Arc::ptr_eq(&database, self.databases.default()) {
-            return database.write(move |tx| {
+        let count = self.count_change(&collection.database);
+        let (name, previous) = (collection.database.clone(), previous.cloned());
+        let result = if Arc::ptr_eq(&database, self.databases.default()) {
+            database.write_for_long(move |tx| {
                 schema::apply(tx, &collection, previous.as_deref())?;
-                save(tx, &collection)
-            });
+                save(tx, &collection)?;
+                count();
+                Ok(())
+            })
+        } else {
+            self.store_apart(&database, collection, previous, count)
+        };
+        // Also after a failure: what was refused as stale meanwhile is right again.
+        self.reload(&name)?;
+        result
+    }
+
+    /// Changes the table in one file and the definition in another: first what is to become is
+    /// written down, so that a crash at any point is finished by [`Catalog::catch_up`].
+    fn store_apart(
+        &self,
+        database: &Database,
+        collection: Collection,
+        previous: Option<Arc<Collection>>,
+        count: impl FnOnce() + Send + 'static,
+    ) -> Result<()> {
+        let default = self.databases.default();
+        let (next, shared) = (Arc::new(collection.clone()), Arc::new(collection));
+        let (id, is_change) = (next.id.clone(), previous.is_some());
+        if is_change {
+            let next = Arc::clone(&next);
+            default.write(move |tx| save_pending(tx, &next.id, Some(&next)))?;
         }
-        let collection = Arc::new(collection);
-        let shared = Arc::clone(&collection);
-        database.write(move |tx| schema::apply(tx, &shared, previous.as_deref()))?;
-        self.databases.default().write(move |tx| save(tx, &collection))
+        let applied = database.write_for_long(move |tx| {
+            schema::apply(tx, &shared, previous.as_deref())?;
+            count();
+            Ok(())
+        });
+        match applied {
+            Ok(()) => default.write(move |tx| save(tx, &next)),
+            Err(error) => {
+                if is_change {
+                    default.write(move |tx| save_pending(tx, &id, None))?;
+                }
+                Err(error)
+            }
+        }
     }
 }
 
@@ -331,7 +454,7 @@ fn resolve_relations(collection: &mut Collection, current: &Collections) -> Resu
         if *target == own_id {
             continue;
         }
-        let Some(found) = current.find(target) else {
+        let Some(found) = current.by_id(target).or_else(|| current.find(target)) else {
             return Err(Error::field(
                 field.name.clone(),
                 "validation_invalid_definition",
@@ -441,21 +564,18 @@ fn keep_storage_forms(previous: &Collection, next: &mut Collection) -> Result<()
 }
 
 fn save(tx: &Connection, collection: &Collection) -> Result<()> {
-    let mut definition = collection.to_json();
-    if let Some(object) = definition.as_object_mut() {
-        object.remove("schema");
-    }
+    let definition = stored_form(collection);
     tx.prepare_cached(
         "INSERT INTO _collections (id, database, name, type, definition, created, updated)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT (id) DO UPDATE SET definition = ?5, updated = ?7",
+         ON CONFLICT (id) DO UPDATE SET definition = ?5, updated = ?7, pending = NULL",
     )?
     .execute(params![
         collection.id,
         collection.database,
         collection.name,
         collection.kind.name(),
-        definition.to_string(),
+        definition,
         collection.created,
         collection.updated,
     ])
@@ -463,9 +583,24 @@ fn save(tx: &Connection, collection: &Collection) -> Result<()> {
     Ok(())
 }
 
-fn load(connection: &Connection, database: &str) -> Result<Vec<Collection>> {
+fn save_pending(tx: &Connection, id: &str, next: Option<&Collection>) -> Result<()> {
+    let sql = "UPDATE _collections SET pending = ?2 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![id, next.map(stored_form)])?;
+    Ok(())
+}
+
+fn stored_form(collection: &Collection) -> String {
+    let mut definition = collection.to_json();
+    if let Some(object) = definition.as_object_mut() {
+        object.remove("schema");
+    }
+    definition.to_string()
+}
+
+/// The definitions of a database, each with what it is being changed to.
+fn load(connection: &Connection, database: &str) -> Result<Vec<(Collection, Option<Collection>)>> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, name, definition, created, updated
+        "SELECT id, name, definition, created, updated, pending
          FROM _collections
          WHERE database = ?1 AND deleted IS NULL",
     )?;
@@ -488,7 +623,12 @@ fn load(connection: &Connection, database: &str) -> Result<Vec<Collection>> {
         let text: String = row.get(2)?;
         restore(&mut collection, &text)
             .map_err(|error| Error::internal(format!("definition of {name}: {error}")))?;
-        list.push(collection);
+        let pending: Option<String> = row.get(5)?;
+        let pending = pending.map(|text| {
+            let mut next = collection.clone();
+            restore(&mut next, &text).map(|()| next)
+        });
+        list.push((collection, pending.transpose()?));
     }
     Ok(list)
 }

@@ -44,6 +44,10 @@ const RESERVED_FIELDS: [&str; 9] = [
     "id", "created", "updated", "collectionid", "collectionname", "expand", "rowid", "oid",
     "passwordconfirm",
 ];
+/// Words of the filter language, which no path can begin with.
+const FILTER_WORDS: [&str; 8] = ["and", "or", "not", "in", "is", "null", "true", "false"];
+/// Tables that SQLite brings itself.
+const TABLES_OF_SQLITE: [&str; 4] = ["json_each", "json_tree", "dbstat", "bytecode"];
 /// Sent by PocketBase's tools with every field; nothing here depends on them.
 const PASSED_OVER: [&str; 8] = [
     "system", "presentable", "primaryKey", "autogeneratePattern", "convertURLs", "help", "onCreate",
@@ -57,6 +61,8 @@ pub struct Draft {
     pub name: Option<String>,
     pub kind: Option<CollectionKind>,
     pub fields: Option<Vec<Field>>,
+    /// The same under its other name; see [`Draft::settle_fields`].
+    pub schema: Option<Vec<Field>>,
     pub indexes: Option<Vec<Index>>,
     /// Only the rules that were mentioned.
     pub rules: Vec<(&'static str, Option<String>)>,
@@ -87,12 +93,34 @@ impl Draft {
         Ok(draft)
     }
 
+    /// Answers carry the fields twice, so clients send them twice after changing one of the two:
+    /// the one that differs from what is stored counts.
+    pub fn settle_fields(&mut self, stored: &[Field]) -> Result<()> {
+        let Some(schema) = self.schema.take() else {
+            return Ok(());
+        };
+        let form = |list: &[Field]| -> Vec<Value> { list.iter().map(field_to_json).collect() };
+        let is_schema = match &self.fields {
+            None => true,
+            Some(fields) if form(fields) == form(stored) => true,
+            Some(fields) if form(&schema) == form(stored) || form(&schema) == form(fields) => false,
+            Some(_) => return Err(invalid("schema", "fields and schema say different things.")),
+        };
+        if is_schema {
+            self.fields = Some(schema);
+        }
+        Ok(())
+    }
+
     fn read_key(&mut self, key: &str, value: &Value) -> Result<()> {
         match key {
             "id" => self.id = optional_text("id", value)?.filter(|id| !id.is_empty()),
             "name" => self.name = optional_text("name", value)?,
+            // As with the other attributes, null means that nothing is said.
+            "type" | "fields" | "schema" | "indexes" if value.is_null() => {}
             "type" => self.kind = Some(parse_kind(value)?),
-            "fields" | "schema" => self.fields = Some(parse_fields(key, value)?),
+            "fields" => self.fields = Some(parse_fields(key, value)?),
+            "schema" => self.schema = Some(parse_fields(key, value)?),
             "indexes" => self.indexes = Some(parse_indexes(value)?),
             "options" => self.options = Some(object_or_text("options", value)?),
             "created" | "updated" | "system" | "database" => {}
@@ -141,12 +169,16 @@ fn parse_kind(value: &Value) -> Result<CollectionKind> {
 /// Whether a collection may have this name, which is also its table's.
 pub fn check_name(name: &str) -> Result<()> {
     // `_users` is the one name with an underscore that the public text gives to a collection.
-    if name == "_users" || (is_word(name) && !name.to_ascii_lowercase().starts_with("sqlite")) {
+    let lower = name.to_ascii_lowercase();
+    let is_sqlites = TABLES_OF_SQLITE.contains(&lower.as_str())
+        || lower.starts_with("sqlite")
+        || lower.starts_with("pragma_");
+    if name == "_users" || (is_word(name) && !is_sqlites) {
         return Ok(());
     }
     Err(invalid(
         "name",
-        "Must be 1 to 64 of A-Z, a-z, 0-9 and _, beginning with a letter and not with sqlite.",
+        "Must be 1 to 64 of A-Z, a-z, 0-9 and _, begin with a letter, and be no name of SQLite's own.",
     ))
 }
 
@@ -168,6 +200,9 @@ fn parse_fields(key: &str, value: &Value) -> Result<Vec<Field>> {
         if fields.iter().any(|other| other.name.eq_ignore_ascii_case(&field.name)) {
             return Err(invalid(&field.name, "There are two fields of this name."));
         }
+        if fields.iter().any(|other| other.id == field.id) {
+            return Err(invalid(&field.name, "Another field has this id."));
+        }
         fields.push(field);
     }
     if fields.len() > FIELDS_MAX {
@@ -187,7 +222,10 @@ fn parse_field(value: &Value) -> Result<Option<Field>> {
     if AUTOMATIC.contains(&name) {
         return Ok(None);
     }
-    if !is_word(name) || RESERVED_FIELDS.contains(&name.to_ascii_lowercase().as_str()) {
+    let lower = name.to_ascii_lowercase();
+    let is_reserved =
+        RESERVED_FIELDS.contains(&lower.as_str()) || FILTER_WORDS.contains(&lower.as_str());
+    if !is_word(name) || is_reserved {
         return Err(invalid(
             name,
             "A field name is 1 to 64 of A-Z, a-z, 0-9 and _, begins with a letter and is not reserved.",
@@ -520,10 +558,12 @@ impl<'a> Options<'a> {
 
     fn select_values(&mut self) -> Result<Vec<String>> {
         let values = self.texts("values")?;
-        let is_wrong = |value: &String| value.is_empty() || value.contains('\0');
+        // A leading bracket would not be told from a list of values.
+        let is_wrong =
+            |value: &String| value.is_empty() || value.contains('\0') || value.starts_with('[');
         let has_twice = |value: &&String| values.iter().filter(|other| other == value).count() > 1;
         if values.is_empty() || values.iter().any(is_wrong) {
-            return Err(self.refuse("A select needs values, none of them empty."));
+            return Err(self.refuse("A select needs values, none of them empty or beginning with [."));
         }
         if let Some(value) = values.iter().find(has_twice) {
             return Err(self.refuse(format!("The value {value} is listed twice.")));

@@ -69,17 +69,29 @@ fn apply_field(
     columns: &HashSet<String>,
 ) -> Result<()> {
     let table = quote(&collection.name);
+    let is_there = columns.contains(&field.name.to_ascii_lowercase());
     match previous.and_then(|previous| previous.field(&field.name)) {
-        Some(before) => change_number_of_values(tx, &table, before, field),
-        None => {
-            if columns.contains(&field.name.to_ascii_lowercase()) {
-                move_column_aside(tx, &collection.name, &field.name)?;
-            }
-            let (column, kind) = (quote(&field.name), column_type(&field.kind));
-            tx.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))
-                .context(format!("add field {}", field.name))
-        }
+        Some(before) if is_there => return change_number_of_values(tx, &table, before, field),
+        None if is_there => move_column_aside(tx, &collection.name, &field.name)?,
+        // Known, but the file is older than the definition: a restored backup.
+        _ => {}
     }
+    let (column, kind) = (quote(&field.name), column_type(&field.kind));
+    tx.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}")).map_err(|error| {
+        if error.to_string().contains("too many columns") {
+            return Error::conflict(
+                "The table has no room for another column: fields that were deleted keep theirs.",
+            );
+        }
+        Error::from(error).context(format!("add field {}", field.name))
+    })
+}
+
+/// Whether the table lacks something that the definition has: the file is older than it.
+pub fn is_behind(connection: &Connection, collection: &Collection) -> Result<bool> {
+    let columns = columns(connection, &collection.name)?;
+    let lacks = |field: &Field| !columns.contains(&field.name.to_ascii_lowercase());
+    Ok(columns.is_empty() || collection.fields.iter().any(lacks))
 }
 
 /// Turns single values into lists or back; back only when no list has a second value.

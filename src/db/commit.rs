@@ -16,12 +16,14 @@ use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::ffi;
 
 use super::checkpoint::Checkpoints;
 use super::database::BUSY_WAIT;
+use super::deadline::Deadline;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -37,6 +39,7 @@ pub struct Queue {
 
 struct Writer {
     connection: Connection,
+    deadline: Deadline,
     checkpoints: Checkpoints,
 }
 
@@ -46,20 +49,23 @@ struct State {
 }
 
 impl Queue {
-    pub fn new(connection: Connection) -> Queue {
+    pub fn new(mut connection: Connection) -> Result<Queue> {
+        let deadline = Deadline::attach(&mut connection)?;
         let state = State { jobs: Vec::new(), leading: false };
-        let writer = Writer { connection, checkpoints: Checkpoints::default() };
-        Queue { writer: Mutex::new(writer), state: Mutex::new(state) }
+        let writer = Writer { connection, deadline, checkpoints: Checkpoints::default() };
+        Ok(Queue { writer: Mutex::new(writer), state: Mutex::new(state) })
     }
 
-    /// See [`super::Database::write`].
+    /// See [`super::Database::write`]; the job is stopped after `limit`.
     pub fn write<T: Send + 'static>(
         &self,
+        limit: Duration,
         body: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let waiter = Arc::new(Waiter::new());
         let job = Box::new(Pending {
             body: Some(body),
+            limit,
             result: None,
             waiter: Arc::clone(&waiter),
         });
@@ -77,7 +83,7 @@ impl Queue {
     /// Folds the log in and runs `body` on the connection, between two batches.
     pub fn maintain(&self, body: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
         let mut writer = lock(&self.writer);
-        let Writer { connection, checkpoints } = &mut *writer;
+        let Writer { connection, checkpoints, .. } = &mut *writer;
         checkpoints.now(connection)?;
         body(connection)
     }
@@ -90,8 +96,8 @@ impl Queue {
     fn lead(&self) {
         let mut writer = lock(&self.writer);
         let mut batch = std::mem::take(&mut lock(&self.state).jobs);
-        let Writer { connection, checkpoints } = &mut *writer;
-        let outcome = run(connection, &mut batch);
+        let Writer { connection, deadline, checkpoints } = &mut *writer;
+        let outcome = run(connection, deadline, &mut batch);
         if let Err(error) = checkpoints.after_commit(connection, BUSY_WAIT) {
             log::warn(format_args!("checkpoint: {error}"));
         }
@@ -110,10 +116,17 @@ impl Queue {
 }
 
 /// Runs a batch in one transaction. An error means that nothing of it was kept.
-fn run(connection: &Connection, batch: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+fn run(
+    connection: &Connection,
+    deadline: &Deadline,
+    batch: &mut [Box<dyn Job>],
+) -> Result<(), Failure> {
     execute(connection, "BEGIN IMMEDIATE")?;
     for job in batch {
-        if let Err(failure) = run_in_savepoint(connection, job.as_mut()) {
+        deadline.set(job.limit());
+        let result = run_in_savepoint(connection, job.as_mut());
+        deadline.clear();
+        if let Err(failure) = result {
             // The rest of the batch is not run: its jobs fail with the transaction.
             if !connection.is_autocommit() {
                 execute(connection, "ROLLBACK")?;
@@ -136,7 +149,7 @@ fn run_in_savepoint(connection: &Connection, job: &mut dyn Job) -> Result<(), Fa
     execute(connection, "SAVEPOINT job")?;
     let is_ok = job.run(connection);
     if connection.is_autocommit() {
-        // SQLite gave up the whole transaction (full disk, I/O error).
+        // SQLite gave up the whole transaction (full disk, I/O error, a change that was stopped).
         return Err(Failure::lost());
     }
     if !is_ok {
@@ -163,7 +176,7 @@ impl Failure {
     fn lost() -> Failure {
         Failure {
             kind: Kind::Unavailable,
-            message: "The disk is full or failing; nothing was saved.".to_owned(),
+            message: "The write could not be finished; nothing was saved, try again.".to_owned(),
             detail: "transaction given up by SQLite".to_owned(),
             code: 0,
         }
@@ -179,7 +192,7 @@ impl Failure {
         let in_doubt = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC];
         if in_doubt.contains(&self.code) || self.code & 0xff == ffi::SQLITE_CORRUPT {
             log::error(format_args!("commit in doubt, ending: {}", self.detail));
-            threads::Stop::new().wait(std::time::Duration::from_millis(100));
+            threads::Stop::new().wait(Duration::from_millis(100));
             std::process::exit(70);
         }
     }
@@ -206,6 +219,8 @@ impl From<rusqlite::Error> for Failure {
 
 /// A queued write, whatever its result type.
 trait Job: Send {
+    /// How long it may take.
+    fn limit(&self) -> Duration;
     /// Runs it and keeps the result; true when it may be committed.
     fn run(&mut self, connection: &Connection) -> bool;
     /// Makes the waiting thread the leader.
@@ -216,6 +231,7 @@ trait Job: Send {
 
 struct Pending<T, F> {
     body: Option<F>,
+    limit: Duration,
     result: Option<Result<T>>,
     waiter: Arc<Waiter<T>>,
 }
@@ -225,6 +241,10 @@ where
     T: Send,
     F: FnOnce(&Connection) -> Result<T> + Send,
 {
+    fn limit(&self) -> Duration {
+        self.limit
+    }
+
     fn run(&mut self, connection: &Connection) -> bool {
         let Some(body) = self.body.take() else {
             return false;
@@ -301,18 +321,20 @@ impl<T> Waiter<T> {
 mod tests {
     use super::*;
 
+    const LIMIT: Duration = Duration::from_secs(5);
+
     fn queue() -> Arc<Queue> {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE t (x UNIQUE)").unwrap();
-        Arc::new(Queue::new(connection))
+        Arc::new(Queue::new(connection).unwrap())
     }
 
     fn insert(queue: &Queue, x: i64) -> Result<usize> {
-        queue.write(move |c| Ok(c.execute("INSERT INTO t VALUES (?1)", [x])?))
+        queue.write(LIMIT, move |c| Ok(c.execute("INSERT INTO t VALUES (?1)", [x])?))
     }
 
     fn count(queue: &Queue) -> i64 {
-        queue.write(|c| Ok(c.query_row("SELECT count(*) FROM t", [], |r| r.get(0))?)).unwrap()
+        queue.write(LIMIT, |c| Ok(c.query_row("SELECT count(*) FROM t", [], |r| r.get(0))?)).unwrap()
     }
 
     #[test]
@@ -336,12 +358,12 @@ mod tests {
     #[test]
     fn a_panicking_or_failing_job_undoes_only_itself() {
         let queue = queue();
-        let panicked: Result<()> = queue.write(|c| {
+        let panicked: Result<()> = queue.write(LIMIT, |c| {
             c.execute("INSERT INTO t VALUES (1)", [])?;
             panic!("a bug in a job");
         });
         assert_eq!(panicked.unwrap_err().kind(), Kind::Internal);
-        let failed: Result<()> = queue.write(|c| {
+        let failed: Result<()> = queue.write(LIMIT, |c| {
             c.execute("INSERT INTO t VALUES (2)", [])?;
             Err(Error::invalid("no"))
         });
@@ -352,9 +374,23 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_takes_too_long_is_stopped_and_the_next_one_works() {
+        let queue = queue();
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+                       SELECT count(*) FROM n";
+        let stopped: Result<i64> = queue.write(Duration::from_millis(50), move |c| {
+            c.execute("INSERT INTO t VALUES (1)", [])?;
+            Ok(c.query_row(endless, [], |row| row.get(0))?)
+        });
+        assert!(stopped.is_err());
+        assert_eq!(count(&queue), 0);
+        insert(&queue, 1).unwrap();
+    }
+
+    #[test]
     fn when_the_disk_is_full_every_job_fails_and_the_next_one_works() {
         let queue = queue();
-        let fill: Result<()> = queue.write(|c| {
+        let fill: Result<()> = queue.write(LIMIT, |c| {
             c.execute_batch("PRAGMA max_page_count = 10")?;
             c.execute("INSERT INTO t VALUES (zeroblob(1000000))", [])?;
             Ok(())

@@ -14,11 +14,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicI64;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -29,6 +26,7 @@ use rusqlite::config::DbConfig;
 use super::Settings;
 use super::checkpoint;
 use super::commit::Queue;
+use super::deadline::Deadline;
 use super::migrate;
 use super::migrate::Schema;
 use crate::error::Error;
@@ -56,10 +54,12 @@ const READERS_MAX: usize = 12;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a request waits for a read connection.
 const READER_WAIT: Duration = Duration::from_secs(10);
-/// How long a query may run.
-const QUERY_LIMIT: Duration = Duration::from_secs(30);
-/// Virtual machine steps between two looks at the clock.
-const STEPS_PER_LOOK: i32 = 20_000;
+/// How long the queries of a request may run.
+const QUERY_LIMIT: Duration = Duration::from_secs(20);
+/// How long a write may hold up the others.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// The same for changes of tables, which may have to go through all rows.
+const LONG_WRITE_LIMIT: Duration = Duration::from_secs(600);
 /// Page cache of a reader, KiB: a table of 10,000 ordinary records is scanned twice as fast when
 /// it fits.
 const READER_CACHE_KIB: i64 = 8_000;
@@ -92,7 +92,7 @@ impl Database {
             .context(format!("open database {}", path.display()))?;
         Ok(Database {
             path: path.to_owned(),
-            queue: Queue::new(writer),
+            queue: Queue::new(writer)?,
             readers: Readers::new(path, settings),
         })
     }
@@ -123,14 +123,22 @@ impl Database {
         &self,
         job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.queue.write(job).map_err(|error| self.locate("write", error))
+        self.queue.write(WRITE_LIMIT, job).map_err(|error| self.locate("write", error))
+    }
+
+    /// Like [`Database::write`], for a job that may have to go through whole tables.
+    pub fn write_for_long<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.queue.write(LONG_WRITE_LIMIT, job).map_err(|error| self.locate("write", error))
     }
 
     /// Folds the log into the file when there is much of it and refreshes what SQLite knows of
     /// the data for planning queries; bounded work, for the timer.
     pub fn maintain(&self) -> Result<()> {
         self.queue.maintain(|connection| {
-            connection.execute_batch("PRAGMA optimize(0x10002)").context("optimize")
+            connection.execute_batch("PRAGMA optimize(0x10012)").context("optimize")
         })
     }
 
@@ -241,17 +249,15 @@ fn open_reader(
     path: &Path,
     settings: Settings,
     cache_kib: i64,
-    deadline: Arc<AtomicI64>,
-) -> Result<Connection> {
+) -> Result<(Connection, Deadline)> {
     let mut connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     prepare(&connection, cache_kib, settings)?;
     connection.pragma_update(None, "query_only", true)?;
-    let look = move || crate::clock::now_ms() > deadline.load(Ordering::Relaxed);
-    connection.progress_handler(STEPS_PER_LOOK, Some(look))?;
-    Ok(connection)
+    let deadline = Deadline::attach(&mut connection)?;
+    Ok((connection, deadline))
 }
 
 /// What holds for readers and the writer alike.
@@ -301,8 +307,7 @@ struct ReadersState {
 
 struct Reader {
     connection: Connection,
-    /// When the running query is stopped, in milliseconds since 1970.
-    deadline: Arc<AtomicI64>,
+    deadline: Deadline,
     size: Size,
 }
 
@@ -340,8 +345,7 @@ impl Readers {
             Turn::Idle(reader) => reader,
             Turn::Open(size) => self.open(size).inspect_err(|_| self.forget(size))?,
         };
-        let limit_ms = i64::try_from(QUERY_LIMIT.as_millis()).unwrap_or(i64::MAX);
-        reader.deadline.store(crate::clock::now_ms() + limit_ms, Ordering::Relaxed);
+        reader.deadline.set(QUERY_LIMIT);
         Ok(Taken { readers: self, reader: Some(reader) })
     }
 
@@ -372,12 +376,11 @@ impl Readers {
     }
 
     fn open(&self, size: Size) -> Result<Reader> {
-        let deadline = Arc::new(AtomicI64::new(i64::MAX));
         let cache_kib = match size {
             Size::Large => READER_CACHE_KIB,
             Size::Small => EXTRA_CACHE_KIB,
         };
-        let connection = open_reader(&self.path, self.settings, cache_kib, Arc::clone(&deadline))
+        let (connection, deadline) = open_reader(&self.path, self.settings, cache_kib)
             .context(format!("open reader of {}", self.path.display()))?;
         Ok(Reader { connection, deadline, size })
     }

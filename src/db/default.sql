@@ -8,6 +8,8 @@ CREATE TABLE _collections (
     type TEXT NOT NULL,
     -- JSON: {fields, indexes, rules, options}, as the API shows them.
     definition TEXT NOT NULL,
+    -- What it is being changed to, while its table in another file follows.
+    pending TEXT,
     created TEXT NOT NULL,
     updated TEXT NOT NULL,
     -- When it was deleted; its table is kept (DB-14).

@@ -39,6 +39,7 @@ use crate::threads::lock;
 mod checkpoint;
 mod commit;
 mod database;
+mod deadline;
 mod migrate;
 
 /// The database that every request means that names none.
@@ -238,11 +239,15 @@ impl Databases {
     }
 
     /// Lets every open database fold its log into its file; called now and then.
-    pub fn maintain(&self) -> Result<()> {
+    pub fn maintain(&self) {
         let mut open: Vec<Arc<Database>> =
             lock(&self.tenants).open.values().map(|tenant| Arc::clone(&tenant.database)).collect();
         open.extend([Arc::clone(&self.default), Arc::clone(&self.local)]);
-        open.iter().try_for_each(|database| database.maintain())
+        for database in open {
+            if let Err(error) = database.maintain() {
+                crate::log::error(format_args!("maintain: {error}"));
+            }
+        }
     }
 
     /// Closes everything in an orderly way.

@@ -73,7 +73,7 @@ impl Step {
 /// The error of one step as the error of the batch; the step is named by its position. Faults of
 /// ours stay what they are.
 pub fn name_step(error: Error, at: usize) -> Error {
-    if matches!(error.kind(), Kind::Internal | Kind::Unavailable | Kind::TooLarge) {
+    if matches!(error.kind(), Kind::Internal | Kind::Unavailable | Kind::Stale | Kind::TooLarge) {
         return error.context(format!("request {at} of a batch"));
     }
     let mut fields: FieldErrors = error

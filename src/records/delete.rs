@@ -2,8 +2,11 @@
 //!
 //! A relation says what becomes of a record whose target goes: with `cascadeDelete` it goes too;
 //! else, if the field is required and would be empty, the deletion is refused; else the pointer is
-//! cleared. The whole closure is found before the first row is touched.
+//! cleared. The whole closure is found before the first row is touched. Each relation is looked
+//! through once per level of the cascade, however many records go.
 
+use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -17,92 +20,122 @@ use super::write::Rowid;
 use crate::clock;
 use crate::collections::Collection;
 use crate::collections::Field;
+use crate::collections::RelationOptions;
 use crate::db::quote;
 use crate::error::Error;
 use crate::error::Result;
 
-/// Records that one request may delete, those that go along included.
-const DELETED_MAX: usize = 10_000;
+/// Records that one request may delete, those that go along included, and records that may point
+/// to them by one relation.
+const RECORDS_MAX: usize = 10_000;
 
 /// Deletes a record and what goes along with it.
 pub fn delete(tx: &Connection, scope: &Scope, collection: &Arc<Collection>, id: &str) -> Result<()> {
+    scope.collections.check_current()?;
     let access = scope.admit(collection.rules.delete.as_ref())?;
     let rowid = find(tx, scope, collection, id, &access)?;
-    let first = Doomed { collection: Arc::clone(collection), rowid, id: id.to_owned() };
-    let doomed = closure(tx, scope, first)?;
-    let rows: HashSet<(&str, Rowid)> =
-        doomed.iter().map(|record| (record.collection.id.as_str(), record.rowid)).collect();
-    for record in &doomed {
-        release(tx, scope, record, &rows)?;
+    delete_rows(tx, scope, collection, vec![(rowid, id.to_owned())])
+}
+
+/// Deletes rows that were found and admitted.
+pub fn delete_rows(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    rows: Vec<(Rowid, String)>,
+) -> Result<()> {
+    let doomed = closure(tx, scope, collection, rows)?;
+    for group in doomed.values() {
+        release(tx, scope, group, &doomed)?;
     }
-    for record in &doomed {
-        let sql = format!("DELETE FROM {} WHERE rowid = ?1", quote(&record.collection.name));
-        tx.prepare_cached(&sql)?.execute([record.rowid])?;
+    for group in doomed.values() {
+        let sql = format!("DELETE FROM {} WHERE rowid = ?1", quote(&group.collection.name));
+        let mut statement = tx.prepare_cached(&sql)?;
+        for rowid in group.ids.keys() {
+            statement.execute([rowid])?;
+        }
     }
     Ok(())
 }
 
-/// Records that may point to a record that is deleted, per relation.
-const POINTING_MAX: usize = 10_000;
-
-struct Doomed {
+/// The records of one collection that go.
+struct Group {
     collection: Arc<Collection>,
-    rowid: Rowid,
-    id: String,
+    ids: BTreeMap<Rowid, String>,
 }
 
-/// The record and all that cascades from it.
-fn closure(tx: &Connection, scope: &Scope, first: Doomed) -> Result<Vec<Doomed>> {
-    let mut seen = HashSet::from([(first.collection.id.clone(), first.rowid)]);
-    let mut doomed = vec![first];
-    let mut at = 0;
-    while let Some(record) = doomed.get(at) {
-        let (target, id) = (Arc::clone(&record.collection), record.id.clone());
-        for (collection, field, options) in pointers(scope, &target) {
-            if !options.cascade_delete {
-                continue;
-            }
-            for (rowid, id) in pointing(tx, &collection, field, &id)? {
-                if seen.insert((collection.id.clone(), rowid)) {
-                    doomed.push(Doomed { collection: Arc::clone(&collection), rowid, id });
-                }
-            }
-        }
-        if doomed.len() > DELETED_MAX {
+/// By id of the collection.
+type Doomed = BTreeMap<String, Group>;
+
+/// The records and all that cascades from them, level by level.
+fn closure(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    rows: Vec<(Rowid, String)>,
+) -> Result<Doomed> {
+    let mut doomed = Doomed::new();
+    let mut level = vec![(Arc::clone(collection), rows)];
+    while let Some((target, rows)) = level.pop() {
+        let group = doomed
+            .entry(target.id.clone())
+            .or_insert_with(|| Group { collection: Arc::clone(&target), ids: BTreeMap::new() });
+        let fresh: Vec<String> = rows
+            .into_iter()
+            .filter(|(rowid, id)| group.ids.insert(*rowid, id.clone()).is_none())
+            .map(|(_, id)| id)
+            .collect();
+        if doomed.values().map(|group| group.ids.len()).sum::<usize>() > RECORDS_MAX {
             return Err(Error::conflict(format!(
-                "More than {DELETED_MAX} records would go along; delete those first."
+                "More than {RECORDS_MAX} records would go along; delete those first."
             )));
         }
-        at += 1;
+        if fresh.is_empty() {
+            continue;
+        }
+        for (collection, field, options) in pointers(scope, &target) {
+            if options.cascade_delete {
+                let rows = pointing(tx, &collection, field, &fresh)?;
+                let rows = rows.into_iter().map(|pointer| (pointer.rowid, pointer.id));
+                level.push((collection, rows.collect()));
+            }
+        }
     }
     Ok(doomed)
 }
 
-/// Clears what points to a doomed record from records that stay, or refuses.
-fn release(
-    tx: &Connection,
-    scope: &Scope,
-    record: &Doomed,
-    doomed: &HashSet<(&str, Rowid)>,
-) -> Result<()> {
-    for (collection, field, _) in pointers(scope, &record.collection) {
-        for (rowid, id) in pointing(tx, &collection, field, &record.id)? {
-            if !doomed.contains(&(collection.id.as_str(), rowid)) {
-                clear(tx, &collection, field, rowid, &record.id).map_err(|error| {
-                    error.context(format!("clear {} of {id}", field.name))
-                })?;
+/// Clears what points to records of a group from records that stay, or refuses.
+fn release(tx: &Connection, scope: &Scope, group: &Group, doomed: &Doomed) -> Result<()> {
+    let gone: Vec<String> = group.ids.values().cloned().collect();
+    for (collection, field, _) in pointers(scope, &group.collection) {
+        let is_doomed = |rowid| {
+            doomed.get(&collection.id).is_some_and(|group| group.ids.contains_key(&rowid))
+        };
+        let mut cleared: HashMap<Rowid, HashSet<String>> = HashMap::new();
+        for pointer in pointing(tx, &collection, field, &gone)? {
+            if !is_doomed(pointer.rowid) {
+                cleared.entry(pointer.rowid).or_default().insert(pointer.target);
             }
+        }
+        for (rowid, gone) in cleared {
+            clear(tx, &collection, field, rowid, &gone)?;
         }
     }
     Ok(())
 }
 
-fn clear(tx: &Connection, collection: &Collection, field: &Field, rowid: Rowid, gone: &str) -> Result<()> {
+fn clear(
+    tx: &Connection,
+    collection: &Collection,
+    field: &Field,
+    rowid: Rowid,
+    gone: &HashSet<String>,
+) -> Result<()> {
     let (table, column) = (quote(&collection.name), quote(&field.name));
     let sql = format!("SELECT {column} FROM {table} WHERE rowid = ?1");
     let stored = tx.prepare_cached(&sql)?.query_row([rowid], |row| row.get(0))?;
     let mut list = value::load_list(field, &stored);
-    list.retain(|id| id != gone);
+    list.retain(|id| !gone.contains(id));
     if list.is_empty() && field.required {
         return Err(Error::conflict(format!(
             "Records of {} still point here by their field {}.",
@@ -115,10 +148,11 @@ fn clear(tx: &Connection, collection: &Collection, field: &Field, rowid: Rowid, 
     Ok(())
 }
 
-type Pointer<'a> = (Arc<Collection>, &'a Field, &'a crate::collections::RelationOptions);
-
 /// All relations of the database that point to records of `target`.
-fn pointers<'a>(scope: &'a Scope, target: &Collection) -> Vec<Pointer<'a>> {
+fn pointers<'a>(
+    scope: &'a Scope,
+    target: &Collection,
+) -> Vec<(Arc<Collection>, &'a Field, &'a RelationOptions)> {
     let mut found = Vec::new();
     for collection in scope.collections.all() {
         for field in &collection.fields {
@@ -132,26 +166,55 @@ fn pointers<'a>(scope: &'a Scope, target: &Collection) -> Vec<Pointer<'a>> {
     found
 }
 
-/// The records whose relation names `id`. In lists ids stand in quotes, which no id contains.
+/// A record whose relation names one that goes.
+struct Pointer {
+    rowid: Rowid,
+    id: String,
+    target: String,
+}
+
+/// The records whose relation names any of `ids`, one for each that it names.
 fn pointing(
     tx: &Connection,
     collection: &Collection,
     field: &Field,
-    id: &str,
-) -> Result<Vec<(Rowid, String)>> {
+    ids: &[String],
+) -> Result<Vec<Pointer>> {
     let (table, column) = (quote(&collection.name), quote(&field.name));
-    let (condition, needle) = if field.is_multiple() {
-        (format!("instr({column}, ?1) > 0"), format!("\"{id}\""))
+    let limit = RECORDS_MAX + 1;
+    let sql = if !field.is_multiple() {
+        format!(
+            "SELECT r.rowid, r.id, r.{column}
+             FROM json_each(?1) AS gone
+             CROSS JOIN {table} AS r ON r.{column} = gone.value
+             LIMIT {limit}"
+        )
+    } else if ids.len() == 1 {
+        // In a list an id stands in quotes, which no id contains: a search of the text will do.
+        format!(
+            "SELECT r.rowid, r.id, json_extract(?1, '$[0]')
+             FROM {table} AS r
+             WHERE instr(r.{column}, json_quote(json_extract(?1, '$[0]'))) > 0
+             LIMIT {limit}"
+        )
     } else {
-        (format!("{column} = ?1"), id.to_owned())
+        format!(
+            "SELECT r.rowid, r.id, item.value
+             FROM {table} AS r
+             CROSS JOIN json_each(coalesce(r.{column}, '[]')) AS item
+             WHERE item.value IN (SELECT value FROM json_each(?1))
+             LIMIT {limit}"
+        )
     };
-    let sql = format!("SELECT rowid, id FROM {table} WHERE {condition} LIMIT {}", POINTING_MAX + 1);
     let mut statement = tx.prepare_cached(&sql)?;
-    let rows = statement.query_map([needle], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let found: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
-    if found.len() > POINTING_MAX {
+    let ids = serde_json::to_string(ids)?;
+    let rows = statement.query_map([ids], |row| {
+        Ok(Pointer { rowid: row.get(0)?, id: row.get(1)?, target: row.get(2)? })
+    })?;
+    let found: Vec<Pointer> = rows.collect::<rusqlite::Result<_>>()?;
+    if found.len() > RECORDS_MAX {
         return Err(Error::conflict(format!(
-            "More than {POINTING_MAX} records of {} point here; change or delete those first.",
+            "More than {RECORDS_MAX} records of {} point here; change or delete those first.",
             collection.name
         )));
     }

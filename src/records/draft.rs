@@ -13,12 +13,16 @@ use super::value::Modifier;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
 use crate::collections::Field;
+use crate::error::FieldError;
 use crate::error::FieldErrors;
 use crate::error::Result;
 use crate::ids;
 
 /// Attributes that answers carry and that clients send back; they are not written.
 const PASSED_OVER: [&str; 5] = ["created", "updated", "collectionId", "collectionName", "expand"];
+
+/// Failing fields that are named in one answer.
+const ERRORS_MAX: usize = 100;
 
 /// The changes to one record, by position in `Collection::fields`.
 #[derive(Clone)]
@@ -44,7 +48,7 @@ impl Draft {
         hash: Hasher<'_>,
     ) -> Result<Draft> {
         scope.admit(collection.rules.create.as_ref())?;
-        let mut reader = Reader::new(collection);
+        let mut reader = Reader::new(scope, collection);
         let id = reader.id(body);
         reader.read(body);
         reader.fill_unset();
@@ -59,7 +63,7 @@ impl Draft {
         hash: Hasher<'_>,
     ) -> Result<Draft> {
         scope.admit(collection.rules.update.as_ref())?;
-        let mut reader = Reader::new(collection);
+        let mut reader = Reader::new(scope, collection);
         let id = reader.id(body);
         reader.read(body);
         reader.finish(id, body, hash)
@@ -68,47 +72,70 @@ impl Draft {
 
 struct Reader<'a> {
     collection: &'a Collection,
+    is_admin: bool,
     changes: BTreeMap<usize, Change>,
     errors: FieldErrors,
 }
 
 impl<'a> Reader<'a> {
-    fn new(collection: &'a Collection) -> Reader<'a> {
-        Reader { collection, changes: BTreeMap::new(), errors: FieldErrors::new() }
+    fn new(scope: &Scope, collection: &'a Collection) -> Reader<'a> {
+        let is_admin = scope.identity.is_admin();
+        Reader { collection, is_admin, changes: BTreeMap::new(), errors: FieldErrors::new() }
     }
 
     fn read(&mut self, body: &Body) {
         for (key, raw) in body {
-            if PASSED_OVER.contains(&key.as_str()) || key == "id" {
+            let is_confirmation =
+                key == "passwordConfirm" && self.collection.kind == CollectionKind::Auth;
+            if PASSED_OVER.contains(&key.as_str()) || key == "id" || is_confirmation {
                 continue;
             }
-            if key == "passwordConfirm" && self.collection.kind == CollectionKind::Auth {
-                continue;
+            if self.errors.len() >= ERRORS_MAX {
+                return;
             }
-            let plain = self.position(key);
-            let modified = Modifier::split(key)
-                .and_then(|(name, sign)| self.position(name).map(|at| (at, sign)));
-            let (at, change) = match (plain, modified) {
-                (Some(at), _) => (at, value::parse(self.field(at), raw)),
-                (None, Some((at, sign))) => (at, value::parse_modifier(self.field(at), sign, raw)),
-                (None, None) => {
-                    let message = format!("{} has no such field.", self.collection.name);
-                    let Err(error) = value::wrong::<()>("validation_unknown_field", &message) else {
-                        continue;
-                    };
-                    self.errors.insert(key.clone(), error);
-                    continue;
-                }
-            };
-            match change {
-                Ok(change) => drop(self.changes.insert(at, change)),
-                Err(error) => drop(self.errors.insert(key.clone(), error)),
-            }
+            self.read_key(key, raw);
         }
     }
 
+    fn read_key(&mut self, key: &str, raw: &RawValue) {
+        let modified = Modifier::split(key)
+            .and_then(|(name, sign)| self.position(name).map(|at| (at, sign)));
+        let (at, change) = match (self.position(key), modified) {
+            (Some(at), _) => (at, value::parse(self.field(at), raw)),
+            (None, Some((at, sign))) => (at, value::parse_modifier(self.field(at), sign, raw)),
+            (None, None) => {
+                let message = format!("{} has no such field.", self.collection.name);
+                let error = FieldError::new("validation_unknown_field", message);
+                self.errors.insert(value::shorten(key), error);
+                return;
+            }
+        };
+        let name = self.field(at).name.clone();
+        let change = match self.may_set(at, change.as_ref().ok()) {
+            true => change,
+            false => Err(FieldError::new("validation_forbidden", "Only admins may set this.")),
+        };
+        match change {
+            Ok(_) if self.changes.contains_key(&at) => {
+                let message = "Is mentioned twice, with and without a sign.";
+                self.errors.insert(name, FieldError::new("validation_invalid_modifier", message));
+            }
+            Ok(change) => drop(self.changes.insert(at, change)),
+            Err(error) => drop(self.errors.insert(name, error)),
+        }
+    }
+
+    /// Whether an account is verified is for admins to say; others may leave it unset.
+    fn may_set(&self, at: usize, change: Option<&Change>) -> bool {
+        let is_verified =
+            self.collection.kind == CollectionKind::Auth && self.field(at).name == "verified";
+        self.is_admin || !is_verified || change == Some(&Change::Set(Stored::Integer(0)))
+    }
+
+    /// To others than admins a hidden field does not exist.
     fn position(&self, name: &str) -> Option<usize> {
-        self.collection.fields.iter().position(|field| field.name == name)
+        let is_shown = |field: &Field| self.is_admin || !field.hidden || field.is_secret();
+        self.collection.fields.iter().position(|field| field.name == name && is_shown(field))
     }
 
     fn field(&self, at: usize) -> &'a Field {
@@ -124,9 +151,8 @@ impl<'a> Reader<'a> {
             Ok(Some(id)) if ids::is_valid_id(&id) => Some(id),
             _ => {
                 let message = "Must be 1 to 64 of A-Z, a-z, 0-9, _ and -.";
-                if let Err(error) = value::wrong::<()>("validation_invalid_id", message) {
-                    self.errors.insert("id".to_owned(), error);
-                }
+                let error = FieldError::new("validation_invalid_id", message);
+                self.errors.insert("id".to_owned(), error);
                 None
             }
         }
@@ -139,6 +165,10 @@ impl<'a> Reader<'a> {
             }
             match value::unset(field) {
                 Ok(stored) => drop(self.changes.insert(at, Change::Set(stored))),
+                // What may not be set cannot be asked for (FLD-6).
+                Err(_) if self.position(&field.name).is_none() => {
+                    self.changes.insert(at, Change::Set(Stored::Null));
+                }
                 Err(error) => drop(self.errors.insert(field.name.clone(), error)),
             }
         }
@@ -164,9 +194,8 @@ impl<'a> Reader<'a> {
         if let (Some(password), Some(confirm)) = (body.get("password"), body.get("passwordConfirm"))
             && self.collection.kind == CollectionKind::Auth
             && text(password) != text(confirm)
-            && let Err(error) =
-                value::wrong::<()>("validation_values_mismatch", "The passwords are not the same.")
         {
+            let error = FieldError::new("validation_values_mismatch", "The passwords are not the same.");
             self.errors.insert("passwordConfirm".to_owned(), error);
         }
     }

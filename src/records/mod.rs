@@ -116,15 +116,26 @@ pub fn get(
     let access = scope.admit(collection.rules.view.as_ref())?;
     let plan = scope.plan(collection, shape, Key::Id, &access)?;
     let mut out = Vec::with_capacity(1024);
-    if !plan.write(connection, &id, &mut out)? {
-        return Err(no_record());
-    }
-    Ok(out)
+    let is_there = plan.write(connection, &id, &mut out);
+    scope.collections.check_current()?;
+    if is_there? { Ok(out) } else { Err(no_record()) }
 }
 
 /// The JSON of a page of records with its envelope. Wants a snapshot: ids are sorted and counted
 /// first, narrow as they are, then the rows of this page alone are fetched.
 pub fn list(
+    connection: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    list: &ListQuery,
+    shape: &Shape,
+) -> Result<Vec<u8>> {
+    let out = read_list(connection, scope, collection, list, shape);
+    scope.collections.check_current()?;
+    out
+}
+
+fn read_list(
     connection: &Connection,
     scope: &Scope,
     collection: &Arc<Collection>,
@@ -167,6 +178,7 @@ pub fn create(
     draft: Draft,
     shape: &Shape,
 ) -> Result<Vec<u8>> {
+    scope.collections.check_current()?;
     let access = scope.admit(collection.rules.create.as_ref())?;
     let rowid = write::insert(tx, scope, collection, draft)?;
     // The rule judges the record as it would be stored; a refusal undoes the insert.
@@ -175,7 +187,9 @@ pub fn create(
     {
         return Err(Error::invalid("The record is not allowed by the createRule."));
     }
-    show(tx, scope, collection, rowid, shape)
+    // It is the caller's own: there is nothing in it that the caller did not write.
+    let out = show(tx, scope, collection, rowid, shape, &Access::Free)?;
+    out.ok_or_else(|| Error::internal("a new record is not there"))
 }
 
 /// Changes a record; returns its JSON.
@@ -187,13 +201,17 @@ pub fn update(
     draft: Draft,
     shape: &Shape,
 ) -> Result<Vec<u8>> {
+    scope.collections.check_current()?;
     let access = scope.admit(collection.rules.update.as_ref())?;
     let rowid = find(tx, scope, collection, id, &access)?;
     if draft.id.as_deref().is_some_and(|given| given != id) {
         return Err(Error::field("id", "validation_unchangeable", "The id of a record cannot change."));
     }
     write::update(tx, scope, collection, rowid, draft)?;
-    show(tx, scope, collection, rowid, shape)
+    // Who may change a record may yet not see it.
+    let access = scope.access(collection.rules.view.as_ref())?;
+    let out = show(tx, scope, collection, rowid, shape, &access)?;
+    Ok(out.unwrap_or_else(|| serde_json::json!({"id": id}).to_string().into_bytes()))
 }
 
 /// Changes the record with the id of the draft, or makes it.
@@ -241,25 +259,21 @@ pub fn bulk_update(
     Ok(out)
 }
 
-/// Deletes several records, all or none. One that went along with an earlier one is no error.
+/// Deletes several records, all or none.
 pub fn bulk_delete(
     tx: &Connection,
     scope: &Scope,
     collection: &Arc<Collection>,
     ids: &[String],
 ) -> Result<()> {
-    // All are looked for before the first is deleted, so that a wrong id is told apart from one
-    // that has just gone.
+    scope.collections.check_current()?;
     let access = scope.admit(collection.rules.delete.as_ref())?;
+    let mut rows = Vec::new();
     for id in ids {
-        find(tx, scope, collection, id, &access).map_err(|error| name_record(error, id))?;
+        let rowid = find(tx, scope, collection, id, &access).map_err(|error| name_record(error, id))?;
+        rows.push((rowid, id.clone()));
     }
-    for id in ids {
-        if write::rowid_of(tx, collection, id)?.is_some() {
-            delete(tx, scope, collection, id).map_err(|error| name_record(error, id))?;
-        }
-    }
-    Ok(())
+    delete::delete_rows(tx, scope, collection, rows)
 }
 
 /// Says which of several records was not found.
@@ -293,11 +307,12 @@ fn show(
     collection: &Arc<Collection>,
     rowid: Rowid,
     shape: &Shape,
-) -> Result<Vec<u8>> {
-    let plan = scope.plan(collection, shape, Key::Rowid, &Access::Free)?;
+    access: &Access,
+) -> Result<Option<Vec<u8>>> {
+    let plan = scope.plan(collection, shape, Key::Rowid, access)?;
     let mut out = Vec::with_capacity(1024);
-    plan.write(tx, &rowid, &mut out)?;
-    Ok(out)
+    let is_shown = plan.write(tx, &rowid, &mut out)?;
+    Ok(is_shown.then_some(out))
 }
 
 /// The `WHERE` of a list: the rule and the caller's filter.

@@ -135,6 +135,7 @@ impl Plan {
             if column.silent {
                 continue;
             }
+            check_size(out)?;
             match column.field.map(|at| &self.collection.fields[at]) {
                 None => {
                     key(column.name, out);
@@ -263,7 +264,7 @@ impl Scope<'_> {
         let at = at.filter(|at| self.may_see(&collection.fields[*at])).ok_or_else(unknown)?;
         let field = &collection.fields[at];
         let target = &field.relation().ok_or_else(unknown)?.collection_id;
-        let target = self.collections.get(target)?;
+        let target = self.collections.by_id(target).ok_or_else(unknown)?;
         let column = match columns.iter().position(|column| column.field == Some(at)) {
             Some(column) => column,
             None => {

@@ -313,7 +313,7 @@ impl<'a> Query<'a> {
                     return Ok(walk.end(format!("json_extract({column}, {place})"), Kind::Json));
                 }
                 (_, Some(options)) => {
-                    let target = self.collections.find(&options.collection_id).ok_or_else(unknown)?;
+                    let target = self.collections.by_id(&options.collection_id).ok_or_else(unknown)?;
                     if !trust.may_enter(target) {
                         return Err(unknown());
                     }

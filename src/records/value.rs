@@ -25,8 +25,8 @@ pub type Body = BTreeMap<String, Box<RawValue>>;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     Set(Stored),
-    /// `field+` or `field-` of a number.
-    Add(f64),
+    /// `field+` or `field-` of a number, which is an integer or a real.
+    Add(Stored),
     /// `field+` of a list.
     Append(Vec<String>),
     /// `+field` of a list.
@@ -41,12 +41,11 @@ type Outcome<T> = Result<T, FieldError>;
 
 /// Reads the new value of a field. NULL stands for unset.
 pub fn parse(field: &Field, raw: &RawValue) -> Outcome<Change> {
-    let Ok(value) = serde_json::from_str::<Value>(raw.get()) else {
-        return wrong("validation_invalid_value", "Is nested too deeply or has a number out of range.");
-    };
+    let text = raw.get();
     if let FieldKind::Json { bytes_max } = field.kind {
-        return parse_json(field, &value, raw.get(), bytes_max).map(Change::Set);
+        return parse_json(field, text, bytes_max).map(Change::Set);
     }
+    let value = scalar_or_list(field, text)?;
     if let (FieldKind::Password { chars_min }, Value::String(text)) = (&field.kind, &value) {
         return parse_password(text, *chars_min);
     }
@@ -59,13 +58,15 @@ pub fn parse(field: &Field, raw: &RawValue) -> Outcome<Change> {
 
 /// Reads what `field+`, `+field` or `field-` adds or takes away.
 pub fn parse_modifier(field: &Field, sign: Modifier, raw: &RawValue) -> Outcome<Change> {
-    let value: Value = serde_json::from_str(raw.get()).unwrap_or(Value::Null);
+    let value = scalar_or_list(field, raw.get())?;
     if matches!(field.kind, FieldKind::Number { .. }) && sign != Modifier::Before {
-        let amount = number_of(&value).and_then(|number| number.as_f64());
-        let Some(amount) = amount else {
+        let Some(number) = number_of(&value) else {
             return wrong("validation_invalid_value", "Must be a number.");
         };
-        return Ok(Change::Add(if sign == Modifier::Minus { -amount } else { amount }));
+        let minus = sign == Modifier::Minus;
+        let whole = number.as_i64().and_then(|n| if minus { n.checked_neg() } else { Some(n) });
+        let real = number.as_f64().unwrap_or(f64::NAN) * if minus { -1.0 } else { 1.0 };
+        return Ok(Change::Add(whole.map_or(Stored::Real(real), Stored::Integer)));
     }
     if !field.is_multiple() {
         return wrong("validation_invalid_modifier", "Only numbers and lists can be added to.");
@@ -182,11 +183,56 @@ fn parse_typed(field: &Field, value: &Value) -> Outcome<Stored> {
     }
 }
 
-fn parse_json(field: &Field, value: &Value, text: &str, bytes_max: usize) -> Outcome<Stored> {
-    if value.is_null() {
+/// Takes the JSON text apart, but only as far as the field can use it.
+fn scalar_or_list(field: &Field, text: &str) -> Outcome<Value> {
+    /// A thousand ids take a quarter of this.
+    const LIST_BYTES_MAX: usize = 256 << 10;
+    match text.as_bytes().first() {
+        Some(b'{') => return wrong("validation_invalid_value", "Must not be an object."),
+        Some(b'[') if !matches!(field.kind, FieldKind::Select { .. } | FieldKind::Relation(_)) => {
+            return wrong("validation_invalid_value", "Must not be a list.");
+        }
+        Some(b'[') if text.len() > LIST_BYTES_MAX => {
+            return wrong("validation_too_many_values", "Has too many values.");
+        }
+        _ => {}
+    }
+    match serde_json::from_str(text) {
+        Ok(value) => Ok(value),
+        Err(_) => wrong("validation_invalid_value", "Is no text, number or list that can be read."),
+    }
+}
+
+fn parse_json(field: &Field, text: &str, bytes_max: usize) -> Outcome<Stored> {
+    /// SQLite reads json a thousand levels deep; far fewer make sense.
+    const DEPTH_MAX: usize = 128;
+    if text == "null" {
         return if field.required { Err(required()) } else { Ok(Stored::Null) };
     }
+    if depth_of(text) > DEPTH_MAX {
+        return wrong("validation_invalid_value", "Is nested too deeply.");
+    }
     check_bytes(text.to_owned(), bytes_max)
+}
+
+/// How deeply lists and objects are nested in a text that is JSON.
+fn depth_of(text: &str) -> usize {
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn parse_password(text: &str, chars_min: usize) -> Outcome<Change> {
@@ -394,10 +440,10 @@ fn parse_choices(field: &Field, value: &Value) -> Outcome<Stored> {
 fn check_choice(field: &Field, text: &String) -> Outcome<()> {
     match &field.kind {
         FieldKind::Select { values, .. } if !values.contains(text) => {
-            wrong("validation_invalid_choice", &format!("{text} is not one of its values."))
+            wrong("validation_invalid_choice", &format!("{} is not one of its values.", shorten(text)))
         }
         FieldKind::Relation(_) if !ids::is_valid_id(text) => {
-            wrong("validation_missing_relation", &format!("There is no record {text}."))
+            wrong("validation_missing_relation", &format!("There is no record {}.", shorten(text)))
         }
         _ => Ok(()),
     }
@@ -413,11 +459,20 @@ fn span<T: std::fmt::Display>(min: Option<T>, max: Option<T>) -> String {
 }
 
 pub fn required() -> FieldError {
-    FieldError { code: "validation_required", message: "Cannot be blank.".to_owned() }
+    FieldError::new("validation_required", "Cannot be blank.")
+}
+
+/// What a client sent, short enough to be sent back.
+pub fn shorten(text: &str) -> String {
+    const CHARS_MAX: usize = 64;
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text.to_owned(),
+    }
 }
 
 pub fn wrong<T>(code: &'static str, message: &str) -> Outcome<T> {
-    Err(FieldError { code, message: message.to_owned() })
+    Err(FieldError::new(code, message))
 }
 
 #[cfg(test)]
@@ -486,7 +541,7 @@ mod tests {
         check(&number, "11", "out_of_range");
         check(&number, "null", "unset");
         check(&number, r#""x""#, "invalid_number");
-        check(&number, "[1]", "invalid_number");
+        check(&number, "[1]", "invalid_value");
         check(&json!({"type": "number", "onlyInt": true}), "1.5", "only_int");
         check(&json!({"type": "number"}), "9223372036854775807", "9223372036854775807");
         check(&json!({"type": "number", "required": true}), "0", "0");
@@ -537,6 +592,6 @@ mod tests {
         assert_eq!(Modifier::split("tags"), None);
         let number = field(json!({"name": "n", "type": "number"}));
         let raw = RawValue::from_string("3".to_owned()).unwrap();
-        assert_eq!(parse_modifier(&number, Modifier::Minus, &raw), Ok(Change::Add(-3.0)));
+        assert_eq!(parse_modifier(&number, Modifier::Minus, &raw), Ok(Change::Add(Stored::Integer(-3))));
     }
 }

@@ -14,12 +14,12 @@ use super::value;
 use super::value::Change;
 use crate::clock;
 use crate::collections::Collection;
-use crate::collections::CollectionKind;
 use crate::collections::Field;
 use crate::db::quote;
 use crate::error::Error;
 use crate::error::FieldError;
 use crate::error::FieldErrors;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::filter::Expr;
 use crate::ids;
@@ -42,7 +42,6 @@ pub fn insert(tx: &Connection, scope: &Scope, collection: &Collection, draft: Dr
         sql += ", ";
         sql += &quote(&field.name);
         let result = resolve(field, change, || Ok(Stored::Null))?
-            .and_then(|stored| check_permitted(scope, collection, field, stored, Moment::New))
             .and_then(|stored| check_targets(tx, scope, field, stored, Some(&id)));
         match result {
             Ok(stored) => params.push(stored),
@@ -57,6 +56,7 @@ pub fn insert(tx: &Connection, scope: &Scope, collection: &Collection, draft: Dr
         sql += &format!(",?{at}");
     }
     sql.push(')');
+    check_bytes(&params)?;
     let mut statement = tx.prepare_cached(&sql)?;
     statement.execute(params_from_iter(params)).map_err(|error| refuse(collection, error))?;
     Ok(tx.last_insert_rowid())
@@ -82,7 +82,6 @@ pub fn update(
             Ok(tx.prepare_cached(&sql)?.query_row([rowid], |row| row.get(0))?)
         };
         let result = resolve(field, change, before)?
-            .and_then(|stored| check_permitted(scope, collection, field, stored, Moment::Changed))
             .and_then(|stored| check_targets(tx, scope, field, stored, None));
         match result {
             Ok(stored) => {
@@ -96,9 +95,45 @@ pub fn update(
         return Err(not_valid(errors));
     }
     sql += " WHERE rowid = ?1";
+    let bytes = check_bytes(&params)?;
     let mut statement = tx.prepare_cached(&sql)?;
     statement.execute(params_from_iter(params)).map_err(|error| refuse(collection, error))?;
+    if bytes > BYTES_UNCOUNTED {
+        check_stored_bytes(tx, collection, rowid)?;
+    }
     Ok(())
+}
+
+/// Most bytes of all values of a record.
+const BYTES_MAX: usize = 4 << 20;
+/// A change of fewer bytes is not followed by counting the record: even one such change for each of
+/// its fields would not exceed [`BYTES_MAX`].
+const BYTES_UNCOUNTED: usize = 16 << 10;
+
+/// The bytes of what is written.
+fn check_bytes(params: &[Stored]) -> Result<usize> {
+    let size = |stored: &Stored| match stored {
+        Stored::Text(text) => text.len(),
+        _ => 8,
+    };
+    let bytes = params.iter().map(size).sum();
+    if bytes > BYTES_MAX { Err(too_large()) } else { Ok(bytes) }
+}
+
+fn check_stored_bytes(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<()> {
+    let sizes: Vec<String> = collection
+        .fields
+        .iter()
+        .map(|field| format!("coalesce(octet_length({}), 0)", quote(&field.name)))
+        .collect();
+    let table = quote(&collection.name);
+    let sql = format!("SELECT {} FROM {table} WHERE rowid = ?1", sizes.join(" + "));
+    let bytes: i64 = tx.prepare_cached(&sql)?.query_row([rowid], |row| row.get(0))?;
+    if usize::try_from(bytes).is_ok_and(|bytes| bytes <= BYTES_MAX) { Ok(()) } else { Err(too_large()) }
+}
+
+fn too_large() -> Error {
+    Error::new(Kind::TooLarge, "A record holds at most 4 MiB.")
 }
 
 /// The row of the record with this id.
@@ -134,7 +169,7 @@ fn resolve(
         Change::Append(_) | Change::Prepend(_) | Change::Remove(_) => {
             value::load_list(field, &before()?)
         }
-        Change::Add(amount) => return Ok(add(field, &before()?, *amount)),
+        Change::Add(amount) => return Ok(add(field, &before()?, amount)),
         Change::Set(stored) => return Ok(Ok(stored.clone())),
         Change::Hash(_) => return Err(Error::internal("a password was not hashed")),
     };
@@ -154,48 +189,24 @@ fn resolve(
     Ok(value::check_count(field, list.len()).map(|()| value::store_list(&list)))
 }
 
-fn add(field: &Field, before: &Stored, amount: f64) -> Result<Stored, FieldError> {
-    // Whole numbers stay exact.
-    if let (Stored::Integer(number), true) = (before, amount.fract() == 0.0 && amount.abs() < 9e15)
-        && let Some(sum) = number.checked_add(amount as i64)
-    {
-        return value::check_number(field, sum as f64).map(|()| Stored::Integer(sum));
-    }
-    let sum = amount
-        + match before {
-            Stored::Integer(number) => *number as f64,
-            Stored::Real(number) => *number,
-            _ => 0.0,
-        };
+fn add(field: &Field, before: &Stored, amount: &Stored) -> Result<Stored, FieldError> {
+    let real = |stored: &Stored| match stored {
+        Stored::Integer(number) => *number as f64,
+        Stored::Real(number) => *number,
+        _ => 0.0,
+    };
+    let whole = |stored: &Stored| match stored {
+        Stored::Null => Some(0),
+        Stored::Integer(number) => Some(*number),
+        _ => None,
+    };
+    // Whole numbers stay exact as long as their sum is one of 64 bits.
+    let exact = whole(before).zip(whole(amount)).and_then(|(a, b)| a.checked_add(b));
+    let sum = real(before) + real(amount);
     if !sum.is_finite() {
         return value::wrong("validation_out_of_range", "The sum is too large.");
     }
-    value::check_number(field, sum).map(|()| Stored::Real(sum))
-}
-
-/// Hidden fields, and whether an account is verified, are for admins to set. A new record has them
-/// unset.
-fn check_permitted(
-    scope: &Scope,
-    collection: &Collection,
-    field: &Field,
-    stored: Stored,
-    moment: Moment,
-) -> Result<Stored, FieldError> {
-    let is_reserved = (field.hidden && !field.is_secret())
-        || (collection.kind == CollectionKind::Auth && field.name == "verified");
-    let is_unset = matches!(stored, Stored::Null | Stored::Integer(0)) && moment == Moment::New;
-    if is_reserved && !is_unset && !scope.identity.is_admin() {
-        return value::wrong("validation_forbidden", "Only admins may set this.");
-    }
-    Ok(stored)
-}
-
-/// Whether a record is being made or changed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Moment {
-    New,
-    Changed,
+    value::check_number(field, sum).map(|()| exact.map_or(Stored::Real(sum), Stored::Integer))
 }
 
 /// Every record that a relation names exists; a new record may name itself.
@@ -209,7 +220,7 @@ fn check_targets(
     let Some(options) = field.relation() else {
         return Ok(stored);
     };
-    let Some(target) = scope.collections.find(&options.collection_id) else {
+    let Some(target) = scope.collections.by_id(&options.collection_id) else {
         return value::wrong("validation_missing_relation", "The collection it relates to is gone.");
     };
     for id in value::load_list(field, &stored) {
@@ -219,7 +230,7 @@ fn check_targets(
         match rowid_of(tx, target, &id) {
             Ok(Some(_)) => {}
             Ok(None) => {
-                let message = format!("There is no record {id} in {}.", target.name);
+                let message = format!("There is no record {id}.");
                 return value::wrong("validation_missing_relation", &message);
             }
             Err(error) => {
