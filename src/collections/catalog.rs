@@ -17,27 +17,29 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
-use rusqlite::Connection;
 use rusqlite::OptionalExtension as _;
 use rusqlite::params;
 use serde_json::Value;
 
 use super::Collection;
 use super::CollectionKind;
-use super::DomainOptions;
-use super::Field;
-use super::FieldKind;
+use super::change::change;
+use super::change::check_indexes;
+use super::change::keep_storage_forms;
+use super::change::refuse_new_identity;
 use super::definition;
 use super::definition::Draft;
 use super::definition::RULES;
 use super::schema;
+use super::stored::load;
+use super::stored::save;
+use super::stored::save_pending;
 use crate::clock;
 use crate::db;
 use crate::db::Database;
 use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Result;
-use crate::error::ResultExt as _;
 use crate::ids;
 use crate::log;
 use crate::threads::lock;
@@ -409,241 +411,4 @@ impl Catalog {
             }
         }
     }
-}
-
-/// Applies what a draft says to a definition.
-fn change(collection: &mut Collection, draft: Draft, current: &Collections) -> Result<()> {
-    if let Some(fields) = draft.fields {
-        collection.fields = fields;
-    }
-    match collection.kind {
-        CollectionKind::Auth => complete_auth_fields(&mut collection.fields)?,
-        CollectionKind::Base => {
-            if let Some(field) = collection.fields.iter().find(|field| field.is_secret()) {
-                return Err(Error::field(
-                    field.name.clone(),
-                    "validation_invalid_definition",
-                    "Only auth collections have a password.",
-                ));
-            }
-        }
-    }
-    if let Some(indexes) = draft.indexes {
-        collection.indexes = indexes;
-    }
-    for (name, rule) in draft.rules {
-        if let Some((_, slot)) = RULES.iter().find(|(known, _)| *known == name) {
-            *slot(&mut collection.rules) = rule;
-        }
-    }
-    if let Some(options) = draft.options {
-        collection.options = options;
-    }
-    resolve_relations(collection, current)
-}
-
-/// Replaces names of targets by ids and refuses targets that do not exist.
-fn resolve_relations(collection: &mut Collection, current: &Collections) -> Result<()> {
-    let (own_id, own_name) = (collection.id.clone(), collection.name.clone());
-    for field in &mut collection.fields {
-        let FieldKind::Relation(options) = &mut field.kind else { continue };
-        let target = &mut options.collection_id;
-        if *target == own_name {
-            target.clone_from(&own_id);
-        }
-        if *target == own_id {
-            continue;
-        }
-        let Some(found) = current.by_id(target).or_else(|| current.find(target)) else {
-            return Err(Error::field(
-                field.name.clone(),
-                "validation_invalid_definition",
-                format!("There is no collection {target} to relate to."),
-            ));
-        };
-        target.clone_from(&found.id);
-    }
-    Ok(())
-}
-
-/// An auth collection always has `email`, `password` and `verified`, of the right types, however
-/// they were written down (COL-6).
-fn complete_auth_fields(fields: &mut Vec<Field>) -> Result<()> {
-    let email = FieldKind::Email(DomainOptions::default());
-    let wanted = [
-        ("email", email, true),
-        ("password", FieldKind::Password { chars_min: 8 }, true),
-        ("verified", FieldKind::Bool, false),
-    ];
-    for (position, (name, kind, required)) in wanted.into_iter().enumerate() {
-        let (unique, hidden) = (name == "email", name == "password");
-        match fields.iter_mut().find(|field| field.name.eq_ignore_ascii_case(name)) {
-            Some(field) => {
-                if std::mem::discriminant(&field.kind) != std::mem::discriminant(&kind) {
-                    field.kind = kind;
-                }
-                name.clone_into(&mut field.name);
-                field.required |= required;
-                field.unique |= unique;
-                field.hidden |= hidden;
-            }
-            None => {
-                let (id, name) = (ids::record_id()?, name.to_owned());
-                let at = position.min(fields.len());
-                fields.insert(at, Field { id, name, kind, required, unique, hidden });
-            }
-        }
-    }
-    match fields.iter().find(|field| field.is_secret() && field.name != "password") {
-        Some(field) => Err(Error::field(
-            field.name.clone(),
-            "validation_invalid_definition",
-            "The one password field of an auth collection is called password.",
-        )),
-        None => Ok(()),
-    }
-}
-
-fn check_indexes(collection: &Collection) -> Result<()> {
-    for index in &collection.indexes {
-        for (column, _) in &index.columns {
-            let is_system = ["id", "created", "updated"].contains(&column.as_str());
-            if !is_system && collection.field(column).is_none() {
-                let message = format!("The index {} names no field: {column}.", index.name);
-                return Err(Error::field("indexes", "validation_invalid_definition", message));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn refuse_new_identity(draft: &Draft, previous: &Collection) -> Result<()> {
-    let refuse = |name: &str, message: &str| {
-        Err(Error::field(name, "validation_unchangeable", message))
-    };
-    if draft.name.as_ref().is_some_and(|name| *name != previous.name) {
-        return refuse("name", "A collection cannot be renamed.");
-    }
-    if draft.id.as_ref().is_some_and(|id| *id != previous.id) {
-        return refuse("id", "The id of a collection cannot change.");
-    }
-    if draft.kind.is_some_and(|kind| kind != previous.kind) {
-        return refuse("type", "The type of a collection cannot change.");
-    }
-    Ok(())
-}
-
-/// Refuses changes of type that stored values would not survive; fields keep their ids.
-fn keep_storage_forms(previous: &Collection, next: &mut Collection) -> Result<()> {
-    for field in &mut next.fields {
-        let by_id = previous.fields.iter().find(|before| before.id == field.id);
-        if let Some(before) = by_id.filter(|before| before.name != field.name) {
-            return Err(Error::field(
-                field.name.clone(),
-                "validation_unchangeable",
-                format!("The field {} cannot be renamed.", before.name),
-            ));
-        }
-        let Some(before) = previous.field(&field.name) else { continue };
-        field.id.clone_from(&before.id);
-        let is_same = std::mem::discriminant(&before.kind) == std::mem::discriminant(&field.kind);
-        let is_same_target = match (before.relation(), field.relation()) {
-            (Some(before), Some(now)) => before.collection_id == now.collection_id,
-            _ => true,
-        };
-        let are_plain = before.kind.is_plain_text() && field.kind.is_plain_text();
-        if !(is_same && is_same_target || are_plain) {
-            return Err(Error::field(
-                field.name.clone(),
-                "validation_unchangeable",
-                format!("The field is a {} and stays one.", before.kind.name()),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn save(tx: &Connection, collection: &Collection) -> Result<()> {
-    let definition = stored_form(collection);
-    tx.prepare_cached(
-        "INSERT INTO _collections (id, database, name, type, definition, created, updated)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT (id) DO UPDATE SET definition = ?5, updated = ?7, pending = NULL",
-    )?
-    .execute(params![
-        collection.id,
-        collection.database,
-        collection.name,
-        collection.kind.name(),
-        definition,
-        collection.created,
-        collection.updated,
-    ])
-    .context(format!("save collection {}", collection.name))?;
-    Ok(())
-}
-
-fn save_pending(tx: &Connection, id: &str, next: Option<&Collection>) -> Result<()> {
-    let sql = "UPDATE _collections SET pending = ?2 WHERE id = ?1";
-    tx.prepare_cached(sql)?.execute(params![id, next.map(stored_form)])?;
-    Ok(())
-}
-
-fn stored_form(collection: &Collection) -> String {
-    let mut definition = collection.to_json();
-    if let Some(object) = definition.as_object_mut() {
-        object.remove("schema");
-    }
-    definition.to_string()
-}
-
-/// The definitions of a database, each with what it is being changed to.
-fn load(connection: &Connection, database: &str) -> Result<Vec<(Collection, Option<Collection>)>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT id, name, definition, created, updated, pending
-         FROM _collections
-         WHERE database = ?1 AND deleted IS NULL",
-    )?;
-    let mut rows = statement.query([database])?;
-    let mut list = Vec::new();
-    while let Some(row) = rows.next()? {
-        let name: String = row.get(1)?;
-        let mut collection = Collection {
-            id: row.get(0)?,
-            database: database.to_owned(),
-            name: name.clone(),
-            kind: CollectionKind::Base,
-            fields: Vec::new(),
-            indexes: Vec::new(),
-            rules: super::Rules::default(),
-            options: serde_json::Map::new(),
-            created: row.get(3)?,
-            updated: row.get(4)?,
-        };
-        let text: String = row.get(2)?;
-        restore(&mut collection, &text)
-            .map_err(|error| Error::internal(format!("definition of {name}: {error}")))?;
-        let pending: Option<String> = row.get(5)?;
-        let pending = pending.map(|text| {
-            let mut next = collection.clone();
-            restore(&mut next, &text).map(|()| next)
-        });
-        list.push((collection, pending.transpose()?));
-    }
-    Ok(list)
-}
-
-/// Fills a definition from its stored form, which [`save`] wrote.
-fn restore(collection: &mut Collection, text: &str) -> Result<()> {
-    let draft = Draft::parse(&serde_json::from_str(text)?)?;
-    collection.kind = draft.kind.unwrap_or(CollectionKind::Base);
-    collection.fields = draft.fields.unwrap_or_default();
-    collection.indexes = draft.indexes.unwrap_or_default();
-    collection.options = draft.options.unwrap_or_default();
-    for (name, rule) in draft.rules {
-        if let Some((_, slot)) = RULES.iter().find(|(known, _)| *known == name) {
-            *slot(&mut collection.rules) = rule;
-        }
-    }
-    Ok(())
 }

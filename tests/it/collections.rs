@@ -280,3 +280,70 @@ fn an_auth_collection_hides_passwords_and_hashes_them() {
         file.query_row("SELECT password FROM _users", [], |row| row.get(0)).unwrap();
     assert!(stored.starts_with("$argon2id$"), "{stored}");
 }
+
+#[test]
+fn a_definition_that_was_read_and_changed_can_be_sent_back() {
+    let server = Server::start();
+    let api = server.admin();
+    create(&api, "t", json!([{"name": "a", "type": "text"}]));
+    for key in ["fields", "schema"] {
+        let mut read = api.get("/api/collections/t").expect(200).json;
+        read[key].as_array_mut().unwrap().push(json!({"name": format!("by_{key}"), "type": "text"}));
+        api.patch("/api/collections/t", &read).expect(200);
+    }
+    let names: Vec<Value> = api.get("/api/collections/t").json["fields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|field| field["name"].clone())
+        .collect();
+    assert_eq!(names, ["a", "by_fields", "by_schema"]);
+    let mut read = api.get("/api/collections/t").json;
+    read["fields"][0]["required"] = json!(true);
+    read["schema"][0]["unique"] = json!(true);
+    api.patch("/api/collections/t", &read).expect(400);
+}
+
+#[test]
+fn names_that_would_mean_something_else_are_refused() {
+    let server = Server::start();
+    let api = server.admin();
+    for name in ["json_each", "JSON_TREE", "pragma_table_info", "dbstat"] {
+        api.post("/api/collections", json!({"name": name})).expect(400);
+    }
+    for field in ["null", "AND", "in"] {
+        let body = json!({"name": "t", "fields": [{"name": field, "type": "text"}]});
+        api.post("/api/collections", body).expect(400);
+    }
+    let twice = json!([{"id": "x", "name": "a", "type": "text"}, {"id": "x", "name": "b", "type": "text"}]);
+    api.post("/api/collections", json!({"name": "t", "fields": twice})).expect(400);
+    api.post("/api/collections", json!({"name": "a1", "id": "shared"})).expect(200);
+    api.post("/api/collections", json!({"name": "shared"})).expect(400);
+    api.post("/api/collections", json!({"name": "t", "id": "a1"})).expect(400);
+    let brackets = json!([{"name": "k", "type": "select", "values": ["[a", "b"]}]);
+    api.post("/api/collections", json!({"name": "t", "fields": brackets})).expect(400);
+}
+
+#[test]
+fn an_older_file_of_a_tenant_gets_what_it_lacks() {
+    let server = Server::start();
+    let api = server.admin();
+    api.post("/api/databases", json!({"name": "shop"})).expect(200);
+    let body = json!({"name": "t", "fields": [{"name": "a", "type": "text"}]});
+    api.post("/db/shop/api/collections", body).expect(200);
+    api.post("/db/shop/api/collections/t/records", json!({"id": "r", "a": "x"})).expect(200);
+    let file = server.dir().join("data/shop.db");
+    let copy = server.dir().join("copy.db");
+    sqlite(&file).execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    let fields = json!([{"name": "a", "type": "text"}, {"name": "b", "type": "text"}]);
+    api.patch("/db/shop/api/collections/t", json!({"fields": fields})).expect(200);
+    let mut server = server;
+    server.kill();
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(server.dir().join(format!("data/shop.db{suffix}")));
+    }
+    std::fs::copy(&copy, &file).unwrap();
+    let server = server.restart();
+    let record = server.admin().get("/db/shop/api/collections/t/records/r").expect(200).json;
+    assert_eq!((&record["a"], &record["b"]), (&json!("x"), &json!("")));
+}

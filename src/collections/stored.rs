@@ -1,0 +1,100 @@
+//! Definitions in `_collections` of `default.db`: saved, and read back.
+
+use rusqlite::Connection;
+use rusqlite::params;
+
+use super::Collection;
+use super::CollectionKind;
+use super::Rules;
+use super::definition::Draft;
+use super::definition::RULES;
+use crate::error::Error;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+
+/// Stores a definition, and that nothing is pending.
+pub fn save(tx: &Connection, collection: &Collection) -> Result<()> {
+    let definition = stored_form(collection);
+    tx.prepare_cached(
+        "INSERT INTO _collections (id, database, name, type, definition, created, updated)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT (id) DO UPDATE SET definition = ?5, updated = ?7, pending = NULL",
+    )?
+    .execute(params![
+        collection.id,
+        collection.database,
+        collection.name,
+        collection.kind.name(),
+        definition,
+        collection.created,
+        collection.updated,
+    ])
+    .context(format!("save collection {}", collection.name))?;
+    Ok(())
+}
+
+/// Notes what a definition is being changed to, or that it is not.
+pub fn save_pending(tx: &Connection, id: &str, next: Option<&Collection>) -> Result<()> {
+    let sql = "UPDATE _collections SET pending = ?2 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![id, next.map(stored_form)])?;
+    Ok(())
+}
+
+fn stored_form(collection: &Collection) -> String {
+    let mut definition = collection.to_json();
+    if let Some(object) = definition.as_object_mut() {
+        object.remove("schema");
+    }
+    definition.to_string()
+}
+
+/// The definitions of a database, each with what it is being changed to.
+pub fn load(connection: &Connection, database: &str) -> Result<Vec<(Collection, Option<Collection>)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, name, definition, created, updated, pending
+         FROM _collections
+         WHERE database = ?1 AND deleted IS NULL",
+    )?;
+    let mut rows = statement.query([database])?;
+    let mut list = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(1)?;
+        let mut collection = Collection {
+            id: row.get(0)?,
+            database: database.to_owned(),
+            name: name.clone(),
+            kind: CollectionKind::Base,
+            fields: Vec::new(),
+            indexes: Vec::new(),
+            rules: Rules::default(),
+            options: serde_json::Map::new(),
+            created: row.get(3)?,
+            updated: row.get(4)?,
+        };
+        let text: String = row.get(2)?;
+        restore(&mut collection, &text)
+            .map_err(|error| Error::internal(format!("definition of {name}: {error}")))?;
+        let pending: Option<String> = row.get(5)?;
+        let pending = pending.map(|text| {
+            let mut next = collection.clone();
+            restore(&mut next, &text).map(|()| next)
+        });
+        list.push((collection, pending.transpose()?));
+    }
+    Ok(list)
+}
+
+/// Fills a definition from its stored form, which [`save`] wrote.
+fn restore(collection: &mut Collection, text: &str) -> Result<()> {
+    let draft = Draft::parse(&serde_json::from_str(text)?)?;
+    collection.kind = draft.kind.unwrap_or(CollectionKind::Base);
+    collection.fields = draft.fields.unwrap_or_default();
+    collection.indexes = draft.indexes.unwrap_or_default();
+    collection.options = draft.options.unwrap_or_default();
+    for (name, rule) in draft.rules {
+        if let Some((_, slot)) = RULES.iter().find(|(known, _)| *known == name) {
+            *slot(&mut collection.rules) = rule;
+        }
+    }
+    Ok(())
+}
