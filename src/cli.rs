@@ -21,6 +21,7 @@ use crate::db;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
+use crate::malloc;
 use crate::records;
 use crate::server;
 
@@ -74,7 +75,10 @@ pub fn run(args: &[String]) -> Outcome {
         return help(Some(command));
     }
     match command {
-        "serve" => serve(rest),
+        "serve" => {
+            malloc::settle(args);
+            serve(rest)
+        }
         "admin" => admin(rest),
         "routes" => no_arguments(rest).and_then(|()| routes()),
         "version" | "--version" | "-V" => no_arguments(rest).and_then(|()| version()),

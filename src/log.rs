@@ -107,6 +107,11 @@ pub fn info(line: fmt::Arguments<'_>) {
     log(Level::Info, line);
 }
 
+/// Logs what helps to find faults.
+pub fn debug(line: fmt::Arguments<'_>) {
+    log(Level::Debug, line);
+}
+
 /// Logs one answered request; `path` comes without its query, which may hold tokens.
 pub fn request(
     id: &str,

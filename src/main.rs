@@ -26,6 +26,7 @@ mod app;
 mod api;
 
 mod cli;
+mod malloc;
 mod server;
 
 use std::process::ExitCode;

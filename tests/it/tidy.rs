@@ -11,7 +11,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
     ("domain", &["node", "filter", "rules", "collections", "records", "auth"]),
     ("whole", &["app"]),
     ("surface", &["api"]),
-    ("process", &["server", "cli", "main"]),
+    ("process", &["server", "malloc", "cli", "main"]),
 ];
 
 /// Imports against the layers, each with its reason. One that is no longer needed fails.
