@@ -42,7 +42,7 @@ pub fn insert(tx: &Connection, scope: &Scope, collection: &Collection, draft: Dr
         sql += ", ";
         sql += &quote(&field.name);
         let result = resolve(field, change, || Ok(Stored::Null))?
-            .and_then(|stored| check_targets(tx, scope, field, stored, Some(&id)));
+            .and_then(|stored| check_targets(tx, scope, field, stored, Some((collection, &id))));
         match result {
             Ok(stored) => params.push(stored),
             Err(error) => drop(errors.insert(field.name.clone(), error)),
@@ -215,7 +215,7 @@ fn check_targets(
     scope: &Scope,
     field: &Field,
     stored: Stored,
-    own_id: Option<&str>,
+    own: Option<(&Collection, &str)>,
 ) -> Result<Stored, FieldError> {
     let Some(options) = field.relation() else {
         return Ok(stored);
@@ -224,7 +224,7 @@ fn check_targets(
         return value::wrong("validation_missing_relation", "The collection it relates to is gone.");
     };
     for id in value::load_list(field, &stored) {
-        if own_id == Some(id.as_str()) {
+        if own.is_some_and(|(collection, own_id)| collection.id == target.id && own_id == id) {
             continue;
         }
         match rowid_of(tx, target, &id) {

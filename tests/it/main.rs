@@ -12,6 +12,10 @@ mod support;
 mod cli;
 /// Databases and collections over REST, and what is refused.
 mod collections;
+/// Kill -9: what was acknowledged is there, the rest is whole or absent.
+mod crash;
+/// Full disks, unusable directories, files that grow, work that takes long.
+mod faults;
 /// Hostile clients: bodies, headers, connections, slow peers.
 mod limits;
 /// Records over REST: writing, reading, lists, bulk, batch, and what is refused.

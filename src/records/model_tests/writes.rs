@@ -45,10 +45,11 @@ impl World {
     ) -> Outcome<()> {
         let rule = self.tables[table].rules.create.clone();
         admit(&rule, caller)?;
-        let mut actions = self.read_body(table, body)?;
+        let mut actions = self.read_body(table, body, caller)?;
         for (at, field) in self.tables[table].collection.fields.iter().enumerate() {
             if actions.iter().all(|(known, _)| *known != at) {
-                if field.required {
+                // What does not exist for the caller cannot be asked of them.
+                if field.required && !(field.hidden && caller == Caller::Nobody) {
                     return Err(Kind::Invalid);
                 }
                 actions.push((at, Action::Set(default_value(field))));
@@ -63,10 +64,6 @@ impl World {
         let record = Record { id, created: String::new(), updated: String::new(), values };
         self.tables[table].records.push(record);
         let at = self.tables[table].records.len() - 1;
-        // A new record has what is for admins to set unset; that may be said.
-        self.check_permitted(table, &actions, caller, |field, action| {
-            matches!(action, Action::Set(value) if *value == default_value(field))
-        })?;
         self.apply(table, at, actions)?;
         let is_allowed = self.allows(&rule, table, &self.tables[table].records[at], caller);
         if is_allowed { Ok(()) } else { Err(Kind::Invalid) }
@@ -76,26 +73,11 @@ impl World {
         let rule = self.tables[table].rules.update.clone();
         admit(&rule, caller)?;
         let at = self.find_for(table, id, &rule, caller)?;
-        let actions = self.read_body(table, body)?;
+        let actions = self.read_body(table, body, caller)?;
         if read_id(body)?.is_some_and(|given| given != id) {
             return Err(Kind::Invalid);
         }
-        self.check_permitted(table, &actions, caller, |_, _| false)?;
         self.apply(table, at, actions)
-    }
-
-    fn check_permitted(
-        &self,
-        table: usize,
-        actions: &Actions,
-        caller: Caller,
-        is_harmless: impl Fn(&Field, &Action) -> bool,
-    ) -> Outcome<()> {
-        let fields = &self.tables[table].collection.fields;
-        let is_wrong =
-            |(at, action): &(usize, Action)| fields[*at].hidden && !is_harmless(&fields[*at], action);
-        let is_refused = caller == Caller::Nobody && actions.iter().any(is_wrong);
-        if is_refused { Err(Kind::Invalid) } else { Ok(()) }
     }
 
     pub fn upsert(&mut self, table: usize, id: &str, body: &Body, caller: Caller) -> Outcome<()> {
@@ -110,7 +92,11 @@ impl World {
         let rule = self.tables[table].rules.delete.clone();
         admit(&rule, caller)?;
         self.find_for(table, id, &rule, caller)?;
-        let doomed = self.doomed(table, id);
+        self.delete_found(table, std::slice::from_ref(&id.to_owned()))
+    }
+
+    fn delete_found(&mut self, table: usize, ids: &[String]) -> Outcome<()> {
+        let doomed = self.doomed(table, ids);
         for from in 0..self.tables.len() {
             let fields = self.tables[from].collection.fields.clone();
             let records = &mut self.tables[from].records;
@@ -131,19 +117,14 @@ impl World {
         Ok(())
     }
 
-    /// All are looked for first; one that goes along with an earlier one is no error.
+    /// All go at once: what points from one to another is in nobody's way.
     pub fn delete_all(&mut self, table: usize, ids: &[String], caller: Caller) -> Outcome<()> {
         let rule = self.tables[table].rules.delete.clone();
         admit(&rule, caller)?;
         for id in ids {
             self.find_for(table, id, &rule, caller)?;
         }
-        for id in ids {
-            if self.find(table, id).is_some() {
-                self.delete(table, id, caller)?;
-            }
-        }
-        Ok(())
+        self.delete_found(table, ids)
     }
 
     fn find_for(&self, table: usize, id: &str, rule: &Rule, caller: Caller) -> Outcome<usize> {
@@ -153,9 +134,9 @@ impl World {
         if is_allowed { Ok(at) } else { Err(Kind::NotFound) }
     }
 
-    /// The record and all that cascades from it.
-    fn doomed(&self, table: usize, id: &str) -> BTreeSet<(usize, String)> {
-        let mut doomed = BTreeSet::from([(table, id.to_owned())]);
+    /// The records and all that cascades from them.
+    fn doomed(&self, table: usize, ids: &[String]) -> BTreeSet<(usize, String)> {
+        let mut doomed: BTreeSet<_> = ids.iter().map(|id| (table, id.clone())).collect();
         loop {
             let before = doomed.len();
             for (from, table) in self.tables.iter().enumerate() {
@@ -178,10 +159,14 @@ impl World {
         }
     }
 
-    fn read_body(&self, table: usize, body: &Body) -> Outcome<Actions> {
-        let mut actions = Vec::new();
+    fn read_body(&self, table: usize, body: &Body, caller: Caller) -> Outcome<Actions> {
+        let mut actions: Actions = Vec::new();
         let fields = &self.tables[table].collection.fields;
-        let position = |name: &str| fields.iter().position(|field| field.name == name);
+        // To others than admins a hidden field does not exist.
+        let is_shown = |field: &Field| caller == Caller::Admin || !field.hidden;
+        let position = |name: &str| {
+            fields.iter().position(|field| field.name == name && is_shown(field))
+        };
         for (key, json) in body {
             if key == "id" {
                 continue;
@@ -200,7 +185,9 @@ impl World {
             let action = read_modifier(&fields[at], &sign, json).ok_or(Kind::Invalid)?;
             actions.push((at, action));
         }
-        Ok(actions)
+        // A field is mentioned once, with or without a sign.
+        let mut seen = BTreeSet::new();
+        if actions.iter().all(|(at, _)| seen.insert(*at)) { Ok(actions) } else { Err(Kind::Invalid) }
     }
 
     fn apply(&mut self, table: usize, at: usize, actions: Actions) -> Outcome<()> {

@@ -1,0 +1,304 @@
+//! A full disk and its like: writes are refused, and nothing else happens to anybody.
+//!
+//! The small disk is a tmpfs in a mount namespace, which goes with its process: a test runs itself
+//! once more in there. Where the system does not allow that, the test says so and passes. `start`
+//! has data directories that cannot be used, `busy` files that grow and work that takes long.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::crash::ADMIN;
+use crate::crash::Random;
+use crate::crash::assert_sound;
+use crate::crash::load;
+use crate::crash::load::Load;
+use crate::crash::load::Running;
+use crate::support::Dir;
+use crate::support::api::Api;
+use crate::support::pause;
+use crate::support::server::Server;
+use crate::support::server::VSKI;
+use crate::support::server::command;
+use crate::support::wait_until;
+
+mod busy;
+mod start;
+
+const MIB: u64 = 1 << 20;
+/// What a refused write is told.
+const REFUSALS: [&str; 2] = [
+    "The disk is full; nothing was saved.",
+    "The disk is full or failing; nothing was saved.",
+];
+
+#[test]
+fn a_full_disk_refuses_writes_serves_reads_and_loses_nothing() {
+    let name = "faults::a_full_disk_refuses_writes_serves_reads_and_loses_nothing";
+    on_small_disk(name, 16 * MIB, |disk| {
+        let ballast = Ballast::leave(disk, 5 * MIB);
+        let mut server = serve(disk);
+        let (api, token) = prepare(&server);
+        let mut load = Load::new(&mut Random::seeded(), 1000);
+        let running = load.run(server.addr(), &token, |running| run_until_full(running, 300));
+        assert_refusals(&running);
+        load.check(&api);
+        assert_refused(&api, "POST", "/api/databases", &json!({"name": "late"}).to_string());
+
+        drop(ballast);
+        api.post("/api/databases", json!({"name": "late"})).expect(200);
+        load.go_on(&api);
+        let running = load.run(server.addr(), &token, |running| {
+            wait_until("writes work", || running.acknowledged.load(Ordering::Relaxed) > 300);
+            running.stop();
+        });
+        report("with room again", &running);
+        load.check(&api);
+
+        let ballast = Ballast::leave(disk, MIB / 2);
+        let running = load.run(server.addr(), &token, |running| {
+            run_until_full(running, 100);
+            server.kill();
+        });
+        assert_refusals(&running);
+        match attempt(&mut serve_command(disk)) {
+            Ok(mut child) => {
+                eprintln!("a start on the full disk worked");
+                end(&mut child);
+            }
+            Err(line) => eprintln!("a start on the full disk: {line}"),
+        }
+        drop(ballast);
+        let server = serve(disk);
+        let api = server.api().with_token(&token);
+        load.check(&api);
+        load.go_on(&api);
+        assert_sound(disk);
+    });
+}
+
+/// However little room there is: the server starts, or says in one line what it could not write
+/// where, and starts when there is room.
+#[test]
+fn a_start_on_a_full_disk_works_or_names_the_file() {
+    let name = "faults::a_start_on_a_full_disk_works_or_names_the_file";
+    on_small_disk(name, 2 * MIB, |disk| {
+        let mut started = 0;
+        for pages in (0..48).step_by(4) {
+            let data = disk.join("data");
+            let ballast = Ballast::leave(disk, pages * 4096);
+            match attempt(&mut serve_command(disk)) {
+                Ok(mut child) => {
+                    started += 1;
+                    end(&mut child);
+                }
+                Err(line) => {
+                    eprintln!("{pages} pages: {line}");
+                    assert!(line.contains(data.to_str().unwrap()), "{pages} pages: {line}");
+                }
+            }
+            drop(ballast);
+            drop(serve(disk).admin());
+            assert_sound(disk);
+            std::fs::remove_dir_all(data).unwrap();
+        }
+        assert!((1..12).contains(&started), "{started} started");
+    });
+}
+
+/// A limit on the size of files (`LimitFSIZE`, `ulimit -f`) would end the process with a signal.
+#[test]
+fn a_limit_on_the_size_of_files_is_like_a_full_disk() {
+    let dir = Arc::new(Dir::new());
+    let mut limited = Command::new("sh");
+    // Blocks of 512 bytes.
+    limited.args(["-c", "ulimit -f 3000; exec \"$0\" serve", VSKI]);
+    for (name, value) in serve_command(dir.path()).get_envs() {
+        limited.env(name, value.unwrap_or_default());
+    }
+    let mut server = Server::from_command(limited, Arc::clone(&dir), Vec::new());
+    let (api, token) = prepare(&server);
+    let mut load = Load::new(&mut Random::seeded(), 1000);
+    let running = load.run(server.addr(), &token, |running| run_until_full(running, 300));
+    assert_refusals(&running);
+    load.check(&api);
+    let running = load.run(server.addr(), &token, |running| {
+        run_until_full(running, 100);
+        server.kill();
+    });
+    assert_refusals(&running);
+    let server = serve(dir.path());
+    let api = server.api().with_token(&token);
+    load.check(&api);
+    load.go_on(&api);
+    assert_sound(dir.path());
+}
+
+/// Deleting moves the file aside as a copy of last resort, so it has to hold all of the database.
+#[test]
+fn a_deleted_database_is_set_aside_whole_also_beside_another_reader() {
+    let server = Server::start();
+    let api = server.admin();
+    let data = server.dir().join("data");
+    api.post("/api/databases", json!({"name": "shop"})).expect(200);
+    api.post("/db/shop/api/collections", json!({"name": "c", "fields": []})).expect(200);
+    let other = crate::crash::open(&data.join("shop.db"));
+    let count = |sql: &str| other.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    other.execute_batch("BEGIN").unwrap();
+    assert_eq!(count("SELECT count(*) FROM c"), 0);
+    api.post("/db/shop/api/collections/c/records", json!({})).expect(200);
+
+    let refused = api.delete("/api/databases/shop").expect(503);
+    assert!(refused.text("/message").ends_with("try again."), "{refused:?}");
+    assert_eq!(api.get("/db/shop/api/collections/c/records").expect(200).json["totalItems"], 1);
+    other.execute_batch("COMMIT").unwrap();
+    api.delete("/api/databases/shop").expect(204);
+    let aside = std::fs::read_dir(data.join("deleted")).unwrap().next().unwrap().unwrap().path();
+    let aside = crate::crash::open(&aside);
+    let kept: i64 = aside.query_row("SELECT count(*) FROM c", [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, 1);
+
+    api.post("/api/databases", json!({"name": "shop"})).expect(200);
+    let list = api.get("/db/shop/api/collections").expect(200);
+    assert_eq!(list.json["items"], json!([]));
+}
+
+/// Runs `body` on a disk of this size: the named test once more, alone, in a mount namespace.
+fn on_small_disk(test: &str, bytes: u64, body: impl FnOnce(&Path)) {
+    const INSIDE: &str = "VSKI_SMALL_DISK";
+    if let Some(disk) = std::env::var_os(INSIDE) {
+        return body(Path::new(&disk));
+    }
+    let dir = Dir::new();
+    let in_namespace = |program: &Path, arguments: &[&str]| {
+        let mut command = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        let script = "mount -t tmpfs -o size=$1,mode=0700 none \"$2\" && shift 2 && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", script, "sh", &bytes.to_string()]);
+        command.arg(dir.path()).arg(program).args(arguments).env(INSIDE, dir.path()).output()
+    };
+    match in_namespace(Path::new("true"), &[]) {
+        Ok(output) if output.status.success() => {}
+        other => {
+            // Not captured, so that it is seen also when the test passes.
+            let _ = writeln!(std::io::stderr(), "skipped: {test}: no small disk here: {other:?}");
+            return;
+        }
+    }
+    let program = std::env::current_exe().unwrap();
+    let output = in_namespace(&program, &["--exact", test, "--nocapture"]).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    eprintln!("{errors}");
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+/// A file that takes the room of a disk; dropping it makes room.
+struct Ballast(PathBuf);
+
+impl Ballast {
+    /// Leaves this many bytes.
+    fn leave(disk: &Path, bytes: u64) -> Ballast {
+        let path = disk.join("ballast");
+        let room = rustix::fs::statvfs(disk).unwrap();
+        let zeros = vec![0; usize::try_from(room.f_bavail * room.f_frsize - bytes).unwrap()];
+        File::create(&path).unwrap().write_all(&zeros).unwrap();
+        Ballast(path)
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).unwrap();
+    }
+}
+
+fn serve_command(disk: &Path) -> Command {
+    let mut command = command(disk);
+    command.arg("serve").env("PORT", "0").env("LOG", "error");
+    command
+}
+
+fn serve(disk: &Path) -> Server {
+    Server::from_command(serve_command(disk), Arc::new(Dir::new()), Vec::new())
+}
+
+/// The token of the first admin.
+fn sign_in(server: &Server) -> String {
+    server.api().post("/api/admins/init", ADMIN).expect(200).text("/token").to_owned()
+}
+
+/// The first admin's requests and token, and what the load writes to.
+fn prepare(server: &Server) -> (Api, String) {
+    let token = sign_in(server);
+    let api = server.api().with_token(&token);
+    load::make_collections(&api);
+    (api, token)
+}
+
+/// Stops the load after so many refusals.
+fn run_until_full(running: &Running, refusals: u64) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while running.refused.load(Ordering::Relaxed) < refusals {
+        assert!(Instant::now() < deadline, "never full");
+        pause(Duration::from_millis(5));
+    }
+    running.stop();
+}
+
+fn assert_refusals(running: &Running) {
+    report("full", running);
+    let messages = running.messages.lock().unwrap();
+    assert!(!messages.is_empty());
+    for message in messages.keys() {
+        assert!(REFUSALS.contains(&message.as_str()), "{message}");
+    }
+}
+
+fn assert_refused(api: &Api, method: &str, path: &str, body: &str) {
+    let reply = api.send(method, path, body).unwrap().expect(503);
+    assert!(REFUSALS.contains(&reply.text("/message")), "{reply:?}");
+    assert!(reply.header("Retry-After").is_some(), "{reply:?}");
+}
+
+fn report(when: &str, running: &Running) {
+    eprintln!(
+        "{when}: {} acknowledged, refused {:?}",
+        running.acknowledged.load(Ordering::Relaxed),
+        running.messages.lock().unwrap()
+    );
+}
+
+/// Runs a command that serves: until it is ready, or to its end with code 1 and one line.
+fn attempt(command: &mut Command) -> Result<Child, String> {
+    let dir = Dir::new();
+    let (out, err) = (dir.path().join("out"), dir.path().join("err"));
+    command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
+    let mut child = command.spawn().unwrap();
+    let mut code = None;
+    wait_until("a start that works or not", || {
+        code = child.try_wait().unwrap();
+        code.is_some() || std::fs::read_to_string(&out).unwrap().contains("listening")
+    });
+    let Some(code) = code else { return Ok(child) };
+    let line = std::fs::read_to_string(&err).unwrap();
+    assert_eq!((code.code(), line.lines().count()), (Some(1), 1), "{line}");
+    assert!(line.starts_with("vski: "), "{line}");
+    Err(line.trim_end().to_owned())
+}
+
+fn end(child: &mut Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

@@ -1,0 +1,230 @@
+//! Files that grow and work that takes long: the log stays bounded, and nobody waits for long.
+//!
+//! What is asserted here is far from what is usual; the usual figures are printed.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use serde_json::Value;
+use serde_json::json;
+
+use super::MIB;
+use super::serve;
+use super::sign_in;
+use crate::crash::open;
+use crate::crash::rounds;
+use crate::support::Dir;
+use crate::support::api::Api;
+use crate::support::pause;
+use crate::support::wait_until;
+
+const RECORDS: &str = "/api/collections/notes/records";
+/// The log may grow to this under any load.
+const LOG_BYTES_MAX: u64 = 64 * MIB;
+/// And is cut to this when the load is over; then a few commits on top.
+const LOG_BYTES_KEPT: u64 = 18 * MIB;
+
+#[test]
+fn the_log_stays_bounded_under_a_mixed_load_with_a_reader_from_outside() {
+    let dir = Dir::new();
+    let server = serve(dir.path());
+    let token = sign_in(&server);
+    let api = server.api().with_token(&token);
+    make_notes(&api, 2000);
+    let file = dir.path().join("data/default.db");
+    let clients = Clients::default();
+    let time = Duration::from_secs(rounds().clamp(5, 20));
+    let largest = thread::scope(|scope| {
+        for at in 0..16 {
+            let (api, clients) = (server.api().with_token(&token), &clients);
+            scope.spawn(move || clients.write(&api, at, 4000));
+        }
+        for _ in 0..8 {
+            let (api, clients) = (server.api().with_token(&token), &clients);
+            scope.spawn(move || clients.list(&api));
+        }
+        let outside = scope.spawn(|| {
+            let reader = open(&file);
+            let count = || reader.query_row("SELECT count(*) FROM notes", [], |row| row.get(0));
+            reader.execute_batch("BEGIN").unwrap();
+            let before: i64 = count().unwrap();
+            pause(Duration::from_secs(3));
+            assert_eq!(before, count().unwrap());
+            reader.execute_batch("COMMIT").unwrap();
+        });
+        let largest = largest_log(&file, time);
+        outside.join().unwrap();
+        clients.stop.store(true, Ordering::Relaxed);
+        largest
+    });
+    clients.report(time, largest);
+    assert!(largest < LOG_BYTES_MAX, "{} MiB", largest / MIB);
+    wait_until("the log shrinks", || {
+        api.post(RECORDS, json!({"n": 1})).expect(200);
+        log_bytes(&file) < LOG_BYTES_KEPT
+    });
+}
+
+/// Few commits may hold much.
+#[test]
+fn the_log_stays_bounded_when_every_record_is_large() {
+    let dir = Dir::new();
+    let server = serve(dir.path());
+    let token = sign_in(&server);
+    make_notes(&server.api().with_token(&token), 200);
+    let file = dir.path().join("data/default.db");
+    let clients = Clients::default();
+    let time = Duration::from_secs(rounds().clamp(3, 10));
+    let largest = thread::scope(|scope| {
+        for at in 0..4 {
+            let (api, clients) = (server.api().with_token(&token), &clients);
+            scope.spawn(move || clients.write(&api, at, 3_000_000));
+        }
+        for _ in 0..4 {
+            let (api, clients) = (server.api().with_token(&token), &clients);
+            scope.spawn(move || clients.list(&api));
+        }
+        let largest = largest_log(&file, time);
+        clients.stop.store(true, Ordering::Relaxed);
+        largest
+    });
+    clients.report(time, largest);
+    assert!(largest < LOG_BYTES_MAX, "{} MiB", largest / MIB);
+}
+
+#[test]
+fn large_batches_let_readers_and_other_writers_through() {
+    let dir = Dir::new();
+    let server = serve(dir.path());
+    let token = sign_in(&server);
+    let api = server.api().with_token(&token);
+    make_notes(&api, 1000);
+    let ids: Vec<Value> = {
+        let page = |page: u32| api.get(&format!("{RECORDS}?perPage=500&page={page}&fields=id"));
+        (1..=2).flat_map(|at| page(at).expect(200).column("id")).collect()
+    };
+    let done = AtomicBool::new(false);
+    let (batches, longest) = thread::scope(|scope| {
+        let others: Vec<_> = ["write", "get", "list"]
+            .map(|what| {
+                let (api, done) = (server.api().with_token(&token), &done);
+                let id = ids[0].as_str().unwrap();
+                scope.spawn(move || (what, times(&api, what, id, done)))
+            })
+            .into_iter()
+            .collect();
+        let mut batches = Vec::new();
+        for round in 0..rounds().min(20) {
+            let begun = Instant::now();
+            make_notes(&api, 1000);
+            let body = json!({"ids": ids, "data": {"n": round}});
+            api.patch(RECORDS, body).expect(200);
+            batches.push(begun.elapsed());
+        }
+        done.store(true, Ordering::Relaxed);
+        let times: Vec<_> = others.into_iter().map(|other| other.join().unwrap()).collect();
+        (batches, times)
+    });
+    eprintln!("a batch of 1000 and a bulk change of 1000: {batches:?}");
+    for (what, mut times) in longest {
+        times.sort();
+        let (middle, last) = (times[times.len() / 2], times[times.len() - 1]);
+        eprintln!("{what}: {} times, median {middle:?}, longest {last:?}", times.len());
+        assert!(last < Duration::from_secs(10), "{what}: {last:?}");
+    }
+}
+
+/// How long each of one client's requests takes while the batches go on.
+fn times(api: &Api, what: &str, id: &str, done: &AtomicBool) -> Vec<Duration> {
+    let mut times = Vec::new();
+    while times.len() < 3 || !done.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        match what {
+            "write" => api.post(RECORDS, json!({"n": 1})),
+            "get" => api.get(&format!("{RECORDS}/{id}")),
+            _ => api.get(&format!("{RECORDS}?perPage=20&sort=-created&skipTotal=1")),
+        }
+        .expect(200);
+        times.push(begun.elapsed());
+    }
+    times
+}
+
+/// The collection, and in it `count` records of one to two kilobytes, made by one batch.
+fn make_notes(api: &Api, count: usize) {
+    if api.get("/api/collections/notes").status == 404 {
+        let fields = json!([{"name": "n", "type": "number"}, {"name": "text", "type": "editor",
+            "maxSize": 4 << 20}]);
+        api.post("/api/collections", json!({"name": "notes", "fields": fields})).expect(200);
+    }
+    let request = |n: usize| {
+        json!({"method": "POST", "url": RECORDS, "body": {"n": n, "text": "a b ".repeat(300 + n % 250)}})
+    };
+    let requests: Vec<Value> = (0..count).map(request).collect();
+    for part in requests.chunks(1000) {
+        api.post("/api/batch", json!({"requests": part})).expect(200);
+    }
+}
+
+#[derive(Default)]
+struct Clients {
+    stop: AtomicBool,
+    writes: AtomicU64,
+    lists: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Clients {
+    /// Makes two records, changes one and deletes one, again and again.
+    fn write(&self, api: &Api, at: u64, bytes: usize) {
+        let body = json!({"n": at, "text": "x".repeat(bytes)}).to_string();
+        while !self.stop.load(Ordering::Relaxed) {
+            let kept = api.post(RECORDS, &body).expect(200);
+            let gone = api.post(RECORDS, &body).expect(200);
+            let (kept, gone) = (kept.text("/id"), gone.text("/id"));
+            api.patch(&format!("{RECORDS}/{kept}"), json!({"text": "y".repeat(bytes)})).expect(200);
+            api.delete(&format!("{RECORDS}/{gone}")).expect(204);
+            self.writes.fetch_add(4, Ordering::Relaxed);
+            self.bytes.fetch_add(3 * bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Lists that look at every record and take their time.
+    fn list(&self, api: &Api) {
+        let query = [("filter", "text ~ 'no such words'"), ("sort", "-text")];
+        while !self.stop.load(Ordering::Relaxed) {
+            api.list("notes", &query).expect(200);
+            self.lists.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn report(&self, time: Duration, largest: u64) {
+        let per_second = |count: &AtomicU64| count.load(Ordering::Relaxed) / time.as_secs();
+        eprintln!(
+            "per second: {} writes with {} KiB, {} lists; the log at most {} KiB",
+            per_second(&self.writes),
+            per_second(&self.bytes) / 1024,
+            per_second(&self.lists),
+            largest / 1024
+        );
+    }
+}
+
+/// Looks at the log for some time.
+fn largest_log(file: &Path, time: Duration) -> u64 {
+    let (begun, mut largest) = (Instant::now(), 0);
+    while begun.elapsed() < time {
+        largest = largest.max(log_bytes(file));
+        pause(Duration::from_millis(5));
+    }
+    largest
+}
+
+fn log_bytes(file: &Path) -> u64 {
+    std::fs::metadata(file.with_extension("db-wal")).unwrap().len()
+}
