@@ -145,7 +145,7 @@ fn admin(args: &[String]) -> Outcome {
 
 /// Opens what is there, and makes nothing.
 fn open_existing(data_dir: &Path) -> Result<db::Database> {
-    if !db::default_file(data_dir).is_file() {
+    if !db::default_file(data_dir).exists() {
         return Err(Error::not_found(format!("There is no data in {}.", data_dir.display())));
     }
     open_default(data_dir)

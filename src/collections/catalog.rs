@@ -31,8 +31,10 @@ use super::definition;
 use super::definition::Draft;
 use super::definition::RULES;
 use super::schema;
+use super::stored::is_applied;
 use super::stored::load;
 use super::stored::save;
+use super::stored::save_applied;
 use super::stored::save_pending;
 use crate::clock;
 use crate::db;
@@ -239,8 +241,8 @@ impl Catalog {
         let changes = self.changes(database);
         let read_at = changes.load(Ordering::SeqCst);
         let list = self.databases.default().read(|connection| load(connection, database))?;
-        let list = list.into_iter().map(|(collection, _)| collection);
-        let mut collections = Collections::from_iter(list);
+        let list = list.into_iter().map(|(stored, pending)| self.present(stored, pending));
+        let mut collections = Collections::from_iter(list.collect::<Result<Vec<_>>>()?);
         (collections.read_at, collections.changes) = (read_at, changes);
         let collections = Arc::new(collections);
         let mut cache = lock(&self.cache);
@@ -251,16 +253,31 @@ impl Catalog {
         Ok(collections)
     }
 
-    /// Finishes what a crash interrupted, and adds what a restored older file lacks; `changing` is
+    /// What a definition is: that to which it was being changed, if the table has followed.
+    fn present(&self, stored: Collection, pending: Option<Collection>) -> Result<Collection> {
+        match pending {
+            Some(next)
+                if self.databases.get(&next.database)?.read(|tenant| is_applied(tenant, &next))? =>
+            {
+                Ok(next)
+            }
+            _ => Ok(stored),
+        }
+    }
+
+    /// Settles what a crash interrupted, and adds what a restored older file lacks; `changing` is
     /// held, and it is the first time that the definitions are asked for.
     fn catch_up(&self, database: &str) -> Result<()> {
         let list = self.databases.default().read(|connection| load(connection, database))?;
         let own = self.databases.get(database)?;
         for (collection, pending) in list {
-            if let Some(pending) = pending {
-                self.store(pending, Some(&Arc::new(collection)))?;
-            } else if own.read(|connection| schema::is_behind(connection, &collection))? {
-                let collection = Arc::new(collection);
+            let was_interrupted = pending.is_some();
+            let collection = Arc::new(self.present(collection, pending)?);
+            if was_interrupted {
+                let present = Arc::clone(&collection);
+                self.databases.default().write(move |tx| save(tx, &present))?;
+            }
+            if own.read(|connection| schema::is_behind(connection, &collection))? {
                 log::warn(format_args!("adding what is missing to the table of {}", collection.name));
                 self.store(Collection::clone(&collection), Some(&collection))?;
             }
@@ -380,8 +397,9 @@ impl Catalog {
         result
     }
 
-    /// Changes the table in one file and the definition in another: first what is to become is
-    /// written down, so that a crash at any point is finished by [`Catalog::catch_up`].
+    /// Changes the table in one file and the definition in another. First what is to become is noted
+    /// beside the definition; the commit of the table, which notes that too, decides; the rest is
+    /// tidying, which [`Catalog::catch_up`] does if it comes to nothing here.
     fn store_apart(
         &self,
         database: &Database,
@@ -398,17 +416,21 @@ impl Catalog {
         }
         let applied = database.write_for_long(move |tx| {
             schema::apply(tx, &shared, previous.as_deref())?;
+            save_applied(tx, &shared)?;
             count();
             Ok(())
         });
-        match applied {
+        let saved = match &applied {
             Ok(()) => default.write(move |tx| save(tx, &next)),
-            Err(error) => {
-                if is_change {
-                    default.write(move |tx| save_pending(tx, &id, None))?;
-                }
-                Err(error)
+            Err(_) if is_change => default.write(move |tx| save_pending(tx, &id, None)),
+            Err(_) => Ok(()),
+        };
+        match (applied, saved) {
+            (Ok(()), Err(error)) if is_change => {
+                log::warn(format_args!("tidy a changed definition: {error}"));
+                Ok(())
             }
+            (applied, saved) => applied.and(saved),
         }
     }
 }

@@ -48,6 +48,20 @@ fn stored_form(collection: &Collection) -> String {
     definition.to_string()
 }
 
+/// Notes in a tenant's file that its table has followed a definition.
+pub fn save_applied(tx: &Connection, collection: &Collection) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO _applied (collection, updated) VALUES (?1, ?2)";
+    tx.prepare_cached(sql)?.execute(params![collection.id, collection.updated])?;
+    Ok(())
+}
+
+/// Whether the table of a tenant has followed this definition.
+pub fn is_applied(connection: &Connection, collection: &Collection) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM _applied WHERE collection = ?1 AND updated = ?2)";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.query_row(params![collection.id, collection.updated], |row| row.get(0))?)
+}
+
 /// The definitions of a database, each with what it is being changed to.
 pub fn load(connection: &Connection, database: &str) -> Result<Vec<(Collection, Option<Collection>)>> {
     let mut statement = connection.prepare_cached(
@@ -77,6 +91,8 @@ pub fn load(connection: &Connection, database: &str) -> Result<Vec<(Collection, 
         let pending: Option<String> = row.get(5)?;
         let pending = pending.map(|text| {
             let mut next = collection.clone();
+            let json: serde_json::Value = serde_json::from_str(&text)?;
+            json["updated"].as_str().unwrap_or_default().clone_into(&mut next.updated);
             restore(&mut next, &text).map(|()| next)
         });
         list.push((collection, pending.transpose()?));

@@ -20,6 +20,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use rusqlite::Connection;
+use rusqlite::ErrorCode;
 use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
 
@@ -226,8 +227,7 @@ fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connec
     }
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     // Readers never wait for the writer nor the writer for them.
-    let mode: String =
-        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    let mode = use_log(&connection)?;
     if mode != "wal" {
         return Err(Error::internal(format!("journal mode is {mode}, not wal")));
     }
@@ -242,6 +242,23 @@ fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connec
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
     migrate::run(&mut connection, schema)?;
     Ok(connection)
+}
+
+/// Turns the log on; returns the mode that holds. When another process makes the same file at this
+/// moment SQLite says that it is busy, and does not wait by itself.
+fn use_log(connection: &Connection) -> rusqlite::Result<String> {
+    let (pause, begun) = (threads::Stop::new(), Instant::now());
+    loop {
+        let mode =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0));
+        match mode {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && begun.elapsed() < BUSY_WAIT => {}
+            other => return other,
+        }
+        pause.wait(Duration::from_millis(5));
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that opens database files")]

@@ -16,7 +16,7 @@ use crate::error::ResultExt as _;
 pub enum Schema {
     /// `default.db`: definitions, admins.
     Default,
-    /// A tenant: none so far, only its version.
+    /// A tenant: how far its tables have followed their definitions.
     Tenant,
     /// `local.db`: facts about this node.
     Local,
@@ -28,7 +28,7 @@ impl Schema {
         match self {
             Schema::Default => &[include_str!("default.sql")],
             Schema::Local => &[include_str!("local.sql")],
-            Schema::Tenant => &["-- A tenant has no system tables yet."],
+            Schema::Tenant => &[include_str!("tenant.sql")],
         }
     }
 }

@@ -16,6 +16,7 @@ use super::store::Store;
 use super::world;
 use super::world::Caller;
 use super::world::Rule;
+use super::world::Rules;
 use super::world::Table;
 use super::world::World;
 use super::writes::Body;
@@ -138,9 +139,9 @@ fn draw_rules(rng: &mut Rng, world: &mut World) {
             }
             _ => Rule::Everyone,
         };
-        let (create, update, delete) = (draw(), draw(), draw());
-        let rules = &mut world.tables[table].rules;
-        (rules.create, rules.update, rules.delete) = (create, update, delete);
+        let (view, create, update, delete) = (draw(), draw(), draw(), draw());
+        let list = Rule::Everyone;
+        world.tables[table].rules = Rules { list, view, create, update, delete };
     }
     world.publish_rules();
 }
@@ -303,6 +304,14 @@ impl Step {
             let record = world.find(table, id).unwrap();
             timeless(world.show(table, record, &Wish::default(), caller))
         };
+        // Who may change a record may yet not see it.
+        let shown_if_allowed = |world: &World, table: usize, id: &str| {
+            let record = world.find(table, id).unwrap();
+            match world.allows(&world.tables[table].rules.view, table, record, caller) {
+                true => shown(world, table, id),
+                false => json!({ "id": id }),
+            }
+        };
         match self {
             Step::Create { table, body } => {
                 let id = got.as_ref().ok().and_then(|json| json["id"].as_str()).unwrap_or("none");
@@ -311,21 +320,22 @@ impl Step {
             }
             Step::Update { table, id, body } => {
                 world.update(*table, id, body, caller)?;
-                Ok(shown(world, *table, id))
+                Ok(shown_if_allowed(world, *table, id))
             }
             Step::Upsert { table, id, body } => {
+                let is_new = world.find(*table, id).is_none();
                 world.upsert(*table, id, body, caller)?;
-                Ok(shown(world, *table, id))
+                Ok(if is_new { shown(world, *table, id) } else { shown_if_allowed(world, *table, id) })
             }
-            Step::Delete { table, id } => world.delete(*table, id, caller).map(|()| Json::Null),
             Step::UpdateAll { table, ids, body } => {
                 let mut items = Vec::new();
                 for id in ids {
                     world.update(*table, id, body, caller)?;
-                    items.push(shown(world, *table, id));
+                    items.push(shown_if_allowed(world, *table, id));
                 }
                 Ok(json!({ "items": items }))
             }
+            Step::Delete { table, id } => world.delete(*table, id, caller).map(|()| Json::Null),
             Step::DeleteAll { table, ids } => {
                 world.delete_all(*table, ids, caller).map(|()| Json::Null)
             }
@@ -333,7 +343,7 @@ impl Step {
     }
 }
 
-/// Values for some of the fields; each field once, now and then something wrong.
+/// Values for some of the fields, now and then something wrong.
 fn random_body(rng: &mut Rng, world: &World, table: usize, own: &str, is_new: bool) -> Body {
     let mut body = Body::new();
     let share = if is_new { 60 } else { 25 };
@@ -349,6 +359,10 @@ fn random_body(rng: &mut Rng, world: &World, table: usize, own: &str, is_new: bo
             body.insert(rng.pick(&forms).clone(), random_amount(rng, world, table, own, field));
         } else {
             body.insert(field.name.clone(), random_wire(rng, world, table, own, field));
+        }
+        if takes_sign && rng.one_in(150) {
+            let amount = random_amount(rng, world, table, own, field);
+            body.insert(format!("{}+", field.name), amount);
         }
     }
     if rng.one_in(100) {
@@ -387,7 +401,8 @@ fn random_amount(rng: &mut Rng, world: &World, table: usize, own: &str, field: &
         FieldKind::Number { .. } => rng
             .pick(&[
                 json!(1), json!(2), json!(-1), json!(0), json!(0.5), json!(1000), json!("3"),
-                json!(1e300), json!(null), json!("x"), json!(4_000_000_000_000_000_i64),
+                json!(1e300), json!(null), json!("x"), json!(4_000_000_000_000_000_000_i64),
+                json!(9_007_199_254_740_993_i64), json!(i64::MIN),
             ])
             .clone(),
         _ => random_wire(rng, world, table, own, field),

@@ -88,6 +88,10 @@ fn random_fields(rng: &mut Rng, world: &World, table: usize, expand: &[Path]) ->
             return path;
         }
     }
+    if rng.one_in(25) {
+        path.extend(["expand".to_owned(), "*".to_owned()]);
+        return path;
+    }
     let general = ["id", "created", "collectionId", "collectionName", "expand", "*", "nowhere"];
     let fields = &world.tables[table].collection.fields;
     path.push(match rng.one_in(3) {

@@ -96,7 +96,7 @@ impl Caller {
 impl Number {
     /// As a column for numbers keeps it: whole numbers are integers.
     pub fn stored(real: f64) -> Number {
-        let is_whole = real.fract() == 0.0 && real.abs() < 9.2e18;
+        let is_whole = real.fract() == 0.0 && real.abs() < INTEGERS_END;
         if is_whole { Number::Integer(real as i64) } else { Number::Real(real) }
     }
 
@@ -131,12 +131,14 @@ impl PartialEq for Number {
     }
 }
 
+/// The first number that is too large for an integer.
+const INTEGERS_END: f64 = 9_223_372_036_854_775_808.0;
+
 fn compare_mixed(integer: i64, real: f64) -> Ordering {
-    const END: f64 = 9_223_372_036_854_775_808.0;
-    if real >= END {
+    if real >= INTEGERS_END {
         return Ordering::Less;
     }
-    if real < -END {
+    if real < -INTEGERS_END {
         return Ordering::Greater;
     }
     let whole = integer.cmp(&(real.trunc() as i64));

@@ -398,7 +398,9 @@ fn read_modifier(field: &Field, sign: &str, json: &Json) -> Option<Action> {
         let amount = read_number(json)?;
         return Some(Action::Add(match (sign, amount) {
             ("*+", amount) => amount,
-            (_, Number::Integer(amount)) => Number::Integer(-amount),
+            (_, Number::Integer(amount)) => {
+                amount.checked_neg().map_or(Number::Real(-(amount as f64)), Number::Integer)
+            }
             (_, Number::Real(amount)) => Number::Real(-amount),
         }));
     }

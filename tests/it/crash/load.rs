@@ -18,6 +18,8 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::Random;
+use super::design::Designer;
+use super::design::Keeper;
 use crate::support::api::Api;
 use crate::support::api::Reply;
 
@@ -26,7 +28,10 @@ const WRITERS: usize = 62;
 /// The paths of the two databases that the load writes to.
 pub const PLACES: [&str; 2] = ["/api", "/db/shop/api"];
 /// What is always there of the collection that the writers use.
-const NOTE_FIELDS: [&str; 4] = ["client", "key", "n", "text"];
+pub const NOTE_FIELDS: [&str; 4] = ["client", "key", "n", "text"];
+
+/// What a write is told that was checked against a definition which has changed since.
+pub const OVERTAKEN: &str = "The collection changed meanwhile; try again.";
 
 /// Makes what the load writes to.
 pub fn make_collections(api: &Api) {
@@ -45,37 +50,38 @@ pub fn make_collections(api: &Api) {
 }
 
 /// In one of the databases a duplicate would be refused, in the other it would show.
-fn field(base: &str, name: &str) -> Value {
+pub fn field(base: &str, name: &str) -> Value {
     let kind = if name == "n" { "number" } else { "text" };
     json!({"name": name, "type": kind, "unique": name == "key" && base == PLACES[1]})
 }
 
 /// What a client was told, and what its unanswered request would make of it.
-struct Model<V> {
-    known: BTreeMap<String, V>,
-    pending: Vec<(String, Option<V>)>,
+pub struct Model<V> {
+    pub known: BTreeMap<String, V>,
+    pub pending: Vec<(String, Option<V>)>,
 }
 
 impl<V: Clone + Debug + PartialEq> Model<V> {
-    fn new() -> Model<V> {
+    pub fn new() -> Model<V> {
         Model { known: BTreeMap::new(), pending: Vec::new() }
     }
 
     /// Takes in the answer to the request that is pending.
-    fn answered(&mut self, reply: &Reply) -> Answer {
+    pub fn answered(&mut self, reply: &Reply) -> Answer {
         let pending = std::mem::take(&mut self.pending);
         match reply.status {
             200 | 204 => {
                 apply(&mut self.known, pending);
                 Answer::Kept
             }
+            503 if reply.text("/message") == OVERTAKEN => Answer::Overtaken,
             503 => Answer::Refused(reply.text("/message").to_owned()),
             _ => panic!("{reply:?}"),
         }
     }
 
     /// Compares with what is found after a kill. Tells whether the pending request has happened.
-    fn settle(&mut self, who: &str, found: BTreeMap<String, V>) -> Option<bool> {
+    pub fn settle(&mut self, who: &str, found: BTreeMap<String, V>) -> Option<bool> {
         let pending = std::mem::take(&mut self.pending);
         let is_in_doubt = !pending.is_empty();
         let mut after = self.known.clone();
@@ -93,7 +99,7 @@ impl<V: Clone + Debug + PartialEq> Model<V> {
     }
 }
 
-fn apply<V>(known: &mut BTreeMap<String, V>, changes: Vec<(String, Option<V>)>) {
+pub fn apply<V>(known: &mut BTreeMap<String, V>, changes: Vec<(String, Option<V>)>) {
     for (key, value) in changes {
         match value {
             Some(value) => known.insert(key, value),
@@ -103,8 +109,10 @@ fn apply<V>(known: &mut BTreeMap<String, V>, changes: Vec<(String, Option<V>)>) 
 }
 
 /// What came of a request.
-enum Answer {
+pub enum Answer {
     Kept,
+    /// By a change of the collection.
+    Overtaken,
     /// With this message.
     Refused(String),
 }
@@ -129,6 +137,7 @@ impl Running {
         while !self.stop.load(Ordering::Relaxed) {
             match step() {
                 Ok(Answer::Kept) => drop(self.acknowledged.fetch_add(1, Ordering::Relaxed)),
+                Ok(Answer::Overtaken) => {}
                 Ok(Answer::Refused(message)) => {
                     self.refused.fetch_add(1, Ordering::Relaxed);
                     *self.messages.lock().unwrap().entry(message).or_default() += 1;
@@ -161,21 +170,10 @@ impl Load {
             model: Model::new(),
         };
         let writers = (0..WRITERS).map(&mut writer).collect();
-        let mut designer = Designer {
-            random: random.fork(),
-            made: 0,
-            model: Model::new(),
-            last: Value::Null,
-            is_undone: false,
-        };
-        for base in PLACES {
-            let names = NOTE_FIELDS.map(str::to_owned).to_vec();
-            designer.model.known.insert(format!("{base}/collections/notes"), names);
-        }
         Load {
             writers,
-            designer,
-            keeper: Keeper { random: random.fork(), made: 0, model: Model::new(), gone: None },
+            designer: Designer::new(random.fork()),
+            keeper: Keeper::new(random.fork()),
             acknowledged: 0,
             in_doubt: 0,
             happened: 0,
@@ -392,184 +390,4 @@ fn all(api: &Api, path: &str) -> Vec<Value> {
         }
     }
     items
-}
-
-/// Makes, changes and deletes collections, those that the writers use among them.
-struct Designer {
-    random: Random,
-    made: u32,
-    /// The names of the fields, by the path of the collection.
-    model: Model<Vec<String>>,
-    last: Value,
-    /// The last request, killed on its way, has not happened.
-    is_undone: bool,
-}
-
-impl Designer {
-    fn step(&mut self, api: &Api) -> io::Result<Answer> {
-        let base = PLACES[self.random.below(2) as usize];
-        let own: Vec<String> =
-            self.model.known.keys().filter(|path| !path.ends_with("notes")).cloned().collect();
-        self.made += 1;
-        let (method, path, names) = match (self.random.below(4), own.first()) {
-            (0, Some(path)) if own.len() > 3 => ("DELETE", path.clone(), None),
-            (0 | 1, _) => {
-                let path = format!("{base}/collections/d{}", self.made);
-                ("POST", path, Some(vec!["first".to_owned()]))
-            }
-            (2, Some(path)) => ("PATCH", path.clone(), Some(self.other_fields(path, 1))),
-            _ => {
-                let path = format!("{base}/collections/notes");
-                let names = self.other_fields(&path, NOTE_FIELDS.len());
-                ("PATCH", path, Some(names))
-            }
-        };
-        self.model.pending.push((path.clone(), names.clone()));
-        self.last = json!({"method": method, "path": path, "names": names});
-        let reply = self.send(api)?;
-        Ok(self.model.answered(&reply))
-    }
-
-    /// The fields with one more, or without the oldest of those that were added.
-    fn other_fields(&self, path: &str, kept: usize) -> Vec<String> {
-        let mut names = self.model.known[path].clone();
-        match names.len() {
-            0..10 => names.push(format!("f{}", self.made)),
-            _ => drop(names.remove(kept)),
-        }
-        names
-    }
-
-    /// Sends the last request (again).
-    fn send(&self, api: &Api) -> io::Result<Reply> {
-        let path = self.last["path"].as_str().unwrap();
-        let (list, name) = path.rsplit_once('/').unwrap();
-        let base = if list.starts_with(PLACES[1]) { PLACES[1] } else { PLACES[0] };
-        let names = self.last["names"].as_array().cloned().unwrap_or_default();
-        let fields: Vec<Value> =
-            names.iter().map(|name| field(base, name.as_str().unwrap())).collect();
-        match self.last["method"].as_str() {
-            Some("POST") => {
-                api.send("POST", list, &json!({"name": name, "fields": fields}).to_string())
-            }
-            Some("PATCH") => api.send("PATCH", path, &json!({"fields": fields}).to_string()),
-            _ => api.send("DELETE", path, ""),
-        }
-    }
-
-    fn check(&mut self, api: &Api) -> Option<bool> {
-        let mut found = BTreeMap::new();
-        for base in PLACES {
-            let list = api.get(&format!("{base}/collections")).expect(200);
-            for collection in list.json["items"].as_array().unwrap() {
-                let (name, fields) = (&collection["name"], collection["fields"].as_array().unwrap());
-                let names = fields.iter().map(|field| field["name"].as_str().unwrap().to_owned());
-                let path = format!("{base}/collections/{}", name.as_str().unwrap());
-                found.insert(path, names.collect::<Vec<_>>());
-            }
-            found.remove(&format!("{base}/collections/parts"));
-        }
-        let settled = self.model.settle("the designer", found);
-        self.is_undone = settled == Some(false);
-        settled
-    }
-
-    fn go_on(&mut self, api: &Api) {
-        if std::mem::take(&mut self.is_undone) {
-            self.send(api).unwrap().expect(if self.last["method"] == "DELETE" { 204 } else { 200 });
-            let (path, names) = (self.last["path"].as_str().unwrap(), &self.last["names"]);
-            let names = serde_json::from_value(names.clone()).unwrap();
-            apply(&mut self.model.known, vec![(path.to_owned(), names)]);
-        }
-        for (path, names) in &self.model.known {
-            assert_usable(api, path, names);
-        }
-    }
-}
-
-/// Every field can be written and read back.
-fn assert_usable(api: &Api, path: &str, names: &[String]) {
-    let value = |name: &str| if name == "n" { json!(7) } else { json!(name) };
-    let record: serde_json::Map<String, Value> =
-        names.iter().map(|name| (name.clone(), value(name))).collect();
-    let made = api.post(&format!("{path}/records"), Value::Object(record.clone())).expect(200);
-    let one = format!("{path}/records/{}", made.text("/id"));
-    let read = api.get(&one).expect(200);
-    for (name, value) in &record {
-        assert_eq!(read.json[name], *value, "{path} {name}");
-    }
-    api.delete(&one).expect(204);
-}
-
-/// Makes databases, puts something in, and deletes them.
-struct Keeper {
-    random: Random,
-    made: u32,
-    /// How far each has come: 0 there, 1 with a collection, 2 with a record.
-    model: Model<u8>,
-    /// One whose deletion was not answered and has happened.
-    gone: Option<String>,
-}
-
-impl Keeper {
-    fn step(&mut self, api: &Api) -> io::Result<Answer> {
-        let known = self.model.known.iter().map(|(name, stage)| (name.clone(), *stage));
-        let known: Vec<(String, u8)> = known.collect();
-        let at = self.random.below(known.len().max(1) as u64) as usize;
-        let (method, path, body, name, stage) = match known.get(at) {
-            Some((name, 0)) => {
-                let body = json!({"name": "things", "fields": [{"name": "a", "type": "text"}]});
-                ("POST", format!("/db/{name}/api/collections"), body, name.clone(), Some(1))
-            }
-            Some((name, 1)) => {
-                let path = format!("/db/{name}/api/collections/things/records");
-                ("POST", path, json!({"a": name}), name.clone(), Some(2))
-            }
-            Some((name, _)) if known.len() > 2 => {
-                ("DELETE", format!("/api/databases/{name}"), Value::Null, name.clone(), None)
-            }
-            _ => {
-                self.made += 1;
-                let name = format!("k{}", self.made);
-                ("POST", "/api/databases".to_owned(), json!({"name": name}), name, Some(0))
-            }
-        };
-        self.model.pending.push((name, stage));
-        let reply = api.send(method, &path, &body.to_string())?;
-        Ok(self.model.answered(&reply))
-    }
-
-    fn check(&mut self, api: &Api) -> Option<bool> {
-        let mut found = BTreeMap::new();
-        for database in api.get("/api/databases").expect(200).json.as_array().unwrap() {
-            let name = database["name"].as_str().unwrap();
-            if !name.starts_with('k') {
-                continue;
-            }
-            let base = format!("/db/{name}/api/collections");
-            let stage = match api.get(&base).expect(200).json["totalItems"].as_i64() {
-                Some(0) => 0,
-                _ => {
-                    let records = api.get(&format!("{base}/things/records")).expect(200);
-                    1 + u8::from(records.json["items"][0]["a"] == name)
-                }
-            };
-            found.insert(name.to_owned(), stage);
-        }
-        let deleted = self.model.pending.first().filter(|(_, stage)| stage.is_none());
-        let deleted = deleted.map(|(name, _)| name.clone());
-        let settled = self.model.settle("the keeper", found);
-        self.gone = deleted.filter(|_| settled == Some(true));
-        settled
-    }
-
-    fn go_on(&mut self, api: &Api) {
-        if let Some(name) = self.gone.take() {
-            // A new database of this name knows nothing of the old one.
-            api.post("/api/databases", json!({"name": name})).expect(200);
-            let list = api.get(&format!("/db/{name}/api/collections")).expect(200);
-            assert_eq!(list.json["items"], json!([]), "left of the deleted database {name}");
-            api.delete(&format!("/api/databases/{name}")).expect(204);
-        }
-    }
 }

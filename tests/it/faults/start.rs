@@ -174,8 +174,9 @@ fn what_a_crash_leaves_does_not_matter() {
         ("default.db-shm", &[0xff; 32_768]),
         ("local.db-wal", &[0x5a; 40_000]),
     ];
+    let used = used_directory();
     for (file, bytes) in leftovers {
-        let dir = copy(&used_directory());
+        let dir = copy(&used);
         write(&dir.path().join("data").join(file), bytes);
         let server = serve(dir.path());
         server.admin().get("/api/collections/c").expect(200);
