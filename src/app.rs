@@ -37,17 +37,29 @@ impl App {
         )?;
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
         let node_id = node::id(databases.local())?;
-        Ok(App { databases, catalog, auth, node_id })
+        Ok(App {
+            databases,
+            catalog,
+            auth,
+            node_id,
+        })
     }
 
     /// Closes the databases. Everything that holds an `App` or a part of one has ended by now.
     pub fn close(self) -> Result<()> {
-        let App { databases, catalog, auth, .. } = self;
+        let App {
+            databases,
+            catalog,
+            auth,
+            ..
+        } = self;
         drop((catalog, auth));
         match Arc::try_unwrap(databases) {
             Ok(databases) => databases.close(),
             Err(_) => {
-                log::warn(format_args!("databases still in use at the end; not closed"));
+                log::warn(format_args!(
+                    "databases still in use at the end; not closed"
+                ));
                 Ok(())
             }
         }

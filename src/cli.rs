@@ -99,13 +99,19 @@ fn serve(args: &[String]) -> Outcome {
             config.data_dir.display()
         ))
     })?;
-    if is_clean { Ok(()) } else { Err(Failure::Overrun) }
+    if is_clean {
+        Ok(())
+    } else {
+        Err(Failure::Overrun)
+    }
 }
 
 fn admin(args: &[String]) -> Outcome {
     let (flags, free) = flags(args)?;
     if let Some(other) = flags.keys().find(|variable| **variable != "DATA_DIR") {
-        return Err(Failure::Usage(format!("admin takes --data-dir only, not {other}.")));
+        return Err(Failure::Usage(format!(
+            "admin takes --data-dir only, not {other}."
+        )));
     }
     let words: Vec<&str> = free.iter().map(String::as_str).collect();
     let data_dir = Config::load_data_dir(&flags)?;
@@ -123,7 +129,9 @@ fn admin(args: &[String]) -> Outcome {
             let default = open_existing(&data_dir)?;
             admins::set_password(&default, email, &read_password()?)?;
             default.close()?;
-            print(&format!("Password of {email} changed; its tokens are ended.\n"))
+            print(&format!(
+                "Password of {email} changed; its tokens are ended.\n"
+            ))
         }
         ["delete", email] => {
             let default = open_existing(&data_dir)?;
@@ -135,7 +143,8 @@ fn admin(args: &[String]) -> Outcome {
             let default = open_existing(&data_dir)?;
             let list = admins::list(&default)?;
             default.close()?;
-            list.iter().try_for_each(|admin| print(&format!("{}  {}\n", admin.created, admin.email)))
+            list.iter()
+                .try_for_each(|admin| print(&format!("{}  {}\n", admin.created, admin.email)))
         }
         _ => Err(Failure::Usage(
             "admin takes create EMAIL, password EMAIL, delete EMAIL or list.".to_owned(),
@@ -146,7 +155,10 @@ fn admin(args: &[String]) -> Outcome {
 /// Opens what is there, and makes nothing.
 fn open_existing(data_dir: &Path) -> Result<db::Database> {
     if !db::default_file(data_dir).exists() {
-        return Err(Error::not_found(format!("There is no data in {}.", data_dir.display())));
+        return Err(Error::not_found(format!(
+            "There is no data in {}.",
+            data_dir.display()
+        )));
     }
     open_default(data_dir)
 }
@@ -255,13 +267,16 @@ under /db/NAME), and what becomes of it on a replica.
 ";
 
 /// The flags of the option table, by variable, and the other arguments.
-fn flags(args: &[String]) -> std::result::Result<(HashMap<&'static str, String>, Vec<String>), Failure> {
+fn flags(
+    args: &[String],
+) -> std::result::Result<(HashMap<&'static str, String>, Vec<String>), Failure> {
     let mut options = Options::new();
     for option in &OPTIONS {
         options.optopt("", &option.flag(), option.help, option.takes);
     }
-    let matches: Matches =
-        options.parse(args).map_err(|error| Failure::Usage(format!("{error}.")))?;
+    let matches: Matches = options
+        .parse(args)
+        .map_err(|error| Failure::Usage(format!("{error}.")))?;
     let given = |option: &config::Opt| matches.opt_str(&option.flag());
     let flags = OPTIONS
         .iter()
@@ -273,14 +288,19 @@ fn flags(args: &[String]) -> std::result::Result<(HashMap<&'static str, String>,
 fn no_arguments(args: &[String]) -> Outcome {
     match args.first() {
         None => Ok(()),
-        Some(extra) => Err(Failure::Usage(format!("there is no argument {extra} here."))),
+        Some(extra) => Err(Failure::Usage(format!(
+            "there is no argument {extra} here."
+        ))),
     }
 }
 
 /// Prints to stdout; a reader that has gone away is no error worth a message.
 fn print(text: &str) -> Outcome {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Failure::Failed(Error::from(error).context("print")))
         }

@@ -8,11 +8,16 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 /// Milliseconds since 1970-01-01T00:00:00Z; 0 when the clock stands before that.
-#[expect(clippy::disallowed_methods, reason = "the one place that asks the system")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that asks the system"
+)]
 pub fn now_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+        .map_or(0, |elapsed| {
+            i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
+        })
 }
 
 /// The present moment as a timestamp.
@@ -88,7 +93,10 @@ fn parse_time(text: &[u8]) -> Option<(i64, &[u8])> {
         ms += second * 1000;
         rest = &rest[3..];
         if rest.first() == Some(&b'.') {
-            let length = rest[1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+            let length = rest[1..]
+                .iter()
+                .take_while(|byte| byte.is_ascii_digit())
+                .count();
             if length == 0 || length > 9 {
                 return None;
             }
@@ -162,7 +170,14 @@ mod tests {
 
     #[test]
     fn timestamps_round_trip_over_the_whole_range() {
-        for ms in [0, 1, YEAR_0_MS, YEAR_9999_END_MS, 951_782_400_000, 1_795_420_800_123] {
+        for ms in [
+            0,
+            1,
+            YEAR_0_MS,
+            YEAR_9999_END_MS,
+            951_782_400_000,
+            1_795_420_800_123,
+        ] {
             assert_eq!(parse_datetime(&format_ms(ms)), Some(ms));
         }
         assert_eq!(format_ms(951_782_400_000), "2000-02-29T00:00:00.000Z");
@@ -185,7 +200,11 @@ mod tests {
     }
 
     fn check(text: &str, expected: Option<&str>) {
-        assert_eq!(parse_datetime(text).map(format_ms).as_deref(), expected, "{text}");
+        assert_eq!(
+            parse_datetime(text).map(format_ms).as_deref(),
+            expected,
+            "{text}"
+        );
     }
 
     #[test]
@@ -193,18 +212,37 @@ mod tests {
         check("2026-01-02", Some("2026-01-02T00:00:00.000Z"));
         check("2026-01-02 03:04", Some("2026-01-02T03:04:00.000Z"));
         check("2026-01-02T03:04:05Z", Some("2026-01-02T03:04:05.000Z"));
-        check("2026-01-02 03:04:05.6789Z", Some("2026-01-02T03:04:05.678Z"));
-        check("2026-01-02T03:04:05+02:00", Some("2026-01-02T01:04:05.000Z"));
-        check("2026-01-02T03:04:05.5-0130", Some("2026-01-02T04:34:05.500Z"));
+        check(
+            "2026-01-02 03:04:05.6789Z",
+            Some("2026-01-02T03:04:05.678Z"),
+        );
+        check(
+            "2026-01-02T03:04:05+02:00",
+            Some("2026-01-02T01:04:05.000Z"),
+        );
+        check(
+            "2026-01-02T03:04:05.5-0130",
+            Some("2026-01-02T04:34:05.500Z"),
+        );
     }
 
     #[test]
     fn refuses_what_is_no_moment() {
         for text in [
-            "", "2026", "2026-02-29", "2026-13-01", "2026-01-02T", "2026-01-02T25:00",
-            "2026-01-02T10:60", "2026-01-02T10:00:60Z", "2026-01-02T10:00:00.Z",
-            "2026-01-02T10:00+1", "2026-01-02x10:00", "0000-01-01T00:00:00+23:00",
-            "\u{e9}026-01-02", "2026-01-0\u{e9}",
+            "",
+            "2026",
+            "2026-02-29",
+            "2026-13-01",
+            "2026-01-02T",
+            "2026-01-02T25:00",
+            "2026-01-02T10:60",
+            "2026-01-02T10:00:60Z",
+            "2026-01-02T10:00:00.Z",
+            "2026-01-02T10:00+1",
+            "2026-01-02x10:00",
+            "0000-01-01T00:00:00+23:00",
+            "\u{e9}026-01-02",
+            "2026-01-0\u{e9}",
         ] {
             check(text, None);
         }

@@ -43,7 +43,13 @@ const fn opt(
     takes: &'static str,
     help: &'static str,
 ) -> Opt {
-    Opt { variable, default, takes, help, reserved: false }
+    Opt {
+        variable,
+        default,
+        takes,
+        help,
+        reserved: false,
+    }
 }
 
 const fn reserved(
@@ -52,36 +58,137 @@ const fn reserved(
     takes: &'static str,
     help: &'static str,
 ) -> Opt {
-    Opt { variable, default, takes, help, reserved: true }
+    Opt {
+        variable,
+        default,
+        takes,
+        help,
+        reserved: true,
+    }
 }
 
 /// All options: the source of the parser, of `vski help` and of the table in the README.
 pub const OPTIONS: [Opt; 25] = [
     opt("HOST", "127.0.0.1", "an IP address", "address to listen on"),
-    opt("PORT", "3000", "a number from 0 to 65535", "port to listen on; 0 takes a free one"),
-    opt("DATA_DIR", "./data", "a path", "databases, files and local state"),
-    opt("JWT_SECRET", "", "at least 32 bytes", "signs all tokens; made and kept in DATA_DIR/secret when not given"),
-    reserved("REPLICA_MODE", "master", "master or replica", "whether this server takes writes or follows a master"),
-    reserved("MASTER_URL", "", "an http or https URL", "the master, on a replica"),
-    reserved("SYNC_INTERVAL", "60", "seconds from 1 to 86400", "pause between sync cycles of a replica"),
-    reserved("REPLICA_ID", "", "1 to 64 of A-Z a-z 0-9 _ -", "name of this replica to the master"),
-    reserved("PUBLIC_URL", "", "an http or https URL", "where clients reach this server"),
-    reserved("FILE_SYNC_RETENTION_DAYS", "7", "days from 1 to 3650", "age at which file journal entries go"),
-    reserved("STORAGE", "local", "local or s3", "where uploaded files are kept"),
+    opt(
+        "PORT",
+        "3000",
+        "a number from 0 to 65535",
+        "port to listen on; 0 takes a free one",
+    ),
+    opt(
+        "DATA_DIR",
+        "./data",
+        "a path",
+        "databases, files and local state",
+    ),
+    opt(
+        "JWT_SECRET",
+        "",
+        "at least 32 bytes",
+        "signs all tokens; made and kept in DATA_DIR/secret when not given",
+    ),
+    reserved(
+        "REPLICA_MODE",
+        "master",
+        "master or replica",
+        "whether this server takes writes or follows a master",
+    ),
+    reserved(
+        "MASTER_URL",
+        "",
+        "an http or https URL",
+        "the master, on a replica",
+    ),
+    reserved(
+        "SYNC_INTERVAL",
+        "60",
+        "seconds from 1 to 86400",
+        "pause between sync cycles of a replica",
+    ),
+    reserved(
+        "REPLICA_ID",
+        "",
+        "1 to 64 of A-Z a-z 0-9 _ -",
+        "name of this replica to the master",
+    ),
+    reserved(
+        "PUBLIC_URL",
+        "",
+        "an http or https URL",
+        "where clients reach this server",
+    ),
+    reserved(
+        "FILE_SYNC_RETENTION_DAYS",
+        "7",
+        "days from 1 to 3650",
+        "age at which file journal entries go",
+    ),
+    reserved(
+        "STORAGE",
+        "local",
+        "local or s3",
+        "where uploaded files are kept",
+    ),
     reserved("S3_ENDPOINT", "", "an http or https URL", "S3 server"),
     reserved("S3_BUCKET", "", "a name", "S3 bucket"),
     reserved("S3_REGION", "", "a name", "S3 region"),
     reserved("S3_ACCESS_KEY", "", "a key", "S3 access key"),
     reserved("S3_SECRET_KEY", "", "a key", "S3 secret key"),
-    reserved("S3_PATH_STYLE", "", "true or false", "address the bucket in the path"),
-    reserved("AUTH_COLLECTION", "_users", "a collection name", "default auth collection"),
-    opt("TOKEN_HOURS", "168", "hours from 1 to 87600", "life of an admin or user token"),
-    opt("THREADS", "64", "a number from 1 to 1024", "request threads; most of them wait for a commit to reach the disk"),
-    opt("MAX_CONNECTIONS", "1024", "a number from 1 to 100000", "HTTP connections at a time"),
-    reserved("MAX_BODY_MB", "64", "MiB from 1 to 10240", "largest upload; JSON bodies are at most 4 MiB"),
-    opt("DB_SYNCHRONOUS", "full", "full or normal", "full: a 2xx is on disk; normal: a power cut may take the last commits"),
-    reserved("CORS_ORIGINS", "", "comma-separated origins, or *", "origins that browsers may call from"),
-    opt("LOG", "info", "error, warn, info or debug", "how much is logged to stderr"),
+    reserved(
+        "S3_PATH_STYLE",
+        "",
+        "true or false",
+        "address the bucket in the path",
+    ),
+    reserved(
+        "AUTH_COLLECTION",
+        "_users",
+        "a collection name",
+        "default auth collection",
+    ),
+    opt(
+        "TOKEN_HOURS",
+        "168",
+        "hours from 1 to 87600",
+        "life of an admin or user token",
+    ),
+    opt(
+        "THREADS",
+        "64",
+        "a number from 1 to 1024",
+        "request threads; most of them wait for a commit to reach the disk",
+    ),
+    opt(
+        "MAX_CONNECTIONS",
+        "1024",
+        "a number from 1 to 100000",
+        "HTTP connections at a time",
+    ),
+    reserved(
+        "MAX_BODY_MB",
+        "64",
+        "MiB from 1 to 10240",
+        "largest upload; JSON bodies are at most 4 MiB",
+    ),
+    opt(
+        "DB_SYNCHRONOUS",
+        "full",
+        "full or normal",
+        "full: a 2xx is on disk; normal: a power cut may take the last commits",
+    ),
+    reserved(
+        "CORS_ORIGINS",
+        "",
+        "comma-separated origins, or *",
+        "origins that browsers may call from",
+    ),
+    opt(
+        "LOG",
+        "info",
+        "error, warn, info or debug",
+        "how much is logged to stderr",
+    ),
 ];
 
 /// The settings of a server, checked.
@@ -133,7 +240,10 @@ impl Config {
                 _ => None,
             })?,
             log: raw.parse("LOG", |text| {
-                Level::NAMES.iter().find(|(name, _)| *name == text).map(|(_, level)| *level)
+                Level::NAMES
+                    .iter()
+                    .find(|(name, _)| *name == text)
+                    .map(|(_, level)| *level)
             })?,
         })
     }
@@ -152,7 +262,11 @@ pub fn describe() -> String {
             "" => String::new(),
             default => format!(" [{default}]"),
         };
-        let note = if option.reserved { " (not in this version)" } else { "" };
+        let note = if option.reserved {
+            " (not in this version)"
+        } else {
+            ""
+        };
         let _ = writeln!(
             text,
             "  {:26} --{:27} {}{default}{note}\n  {:26} {:29} takes {}",
@@ -194,12 +308,16 @@ impl Raw<'_> {
         T: std::str::FromStr + PartialOrd + Copy,
     {
         self.parse(variable, |text| {
-            text.parse().ok().filter(|number| (min..=max).contains(number))
+            text.parse()
+                .ok()
+                .filter(|number| (min..=max).contains(number))
         })
     }
 
     fn data_dir(&self) -> Result<PathBuf> {
-        self.parse("DATA_DIR", |text| (!text.is_empty()).then(|| PathBuf::from(text)))
+        self.parse("DATA_DIR", |text| {
+            (!text.is_empty()).then(|| PathBuf::from(text))
+        })
     }
 
     /// The secret is never printed, not even in the refusal.
@@ -243,7 +361,12 @@ mod tests {
     use super::*;
 
     fn load(flags: &[(&'static str, &str)]) -> Result<Config> {
-        Config::load(&flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect())
+        Config::load(
+            &flags
+                .iter()
+                .map(|(name, value)| (*name, (*value).to_owned()))
+                .collect(),
+        )
     }
 
     #[test]
@@ -256,9 +379,16 @@ mod tests {
     #[test]
     fn every_refusal_names_the_variable_and_what_it_takes() {
         for (variable, value) in [
-            ("HOST", "example"), ("PORT", "65536"), ("PORT", "-1"), ("TOKEN_HOURS", "0"),
-            ("THREADS", "many"), ("MAX_CONNECTIONS", "0"), ("DB_SYNCHRONOUS", "off"),
-            ("LOG", "INFO"), ("DATA_DIR", ""), ("JWT_SECRET", "short"),
+            ("HOST", "example"),
+            ("PORT", "65536"),
+            ("PORT", "-1"),
+            ("TOKEN_HOURS", "0"),
+            ("THREADS", "many"),
+            ("MAX_CONNECTIONS", "0"),
+            ("DB_SYNCHRONOUS", "off"),
+            ("LOG", "INFO"),
+            ("DATA_DIR", ""),
+            ("JWT_SECRET", "short"),
         ] {
             let message = load(&[(variable, value)]).err().unwrap().to_string();
             assert!(message.starts_with(&format!("{variable}=")), "{message}");
@@ -268,13 +398,19 @@ mod tests {
 
     #[test]
     fn a_secret_is_never_printed() {
-        let message = load(&[("JWT_SECRET", "hunter2")]).err().unwrap().to_string();
+        let message = load(&[("JWT_SECRET", "hunter2")])
+            .err()
+            .unwrap()
+            .to_string();
         assert!(!message.contains("hunter2"), "{message}");
     }
 
     #[test]
     fn what_is_not_in_this_version_is_refused_rather_than_ignored() {
-        let message = load(&[("REPLICA_MODE", "replica")]).err().unwrap().to_string();
+        let message = load(&[("REPLICA_MODE", "replica")])
+            .err()
+            .unwrap()
+            .to_string();
         assert!(message.contains("REPLICA_MODE"), "{message}");
     }
 }

@@ -68,7 +68,10 @@ pub struct FieldError {
 
 impl FieldError {
     pub fn new(code: &'static str, message: impl Into<String>) -> FieldError {
-        FieldError { code, message: message.into() }
+        FieldError {
+            code,
+            message: message.into(),
+        }
     }
 }
 
@@ -229,9 +232,7 @@ impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Error {
         use rusqlite::ErrorCode;
         let made = match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => {
-                Error::unavailable("The disk is full; nothing was saved.")
-            }
+            Some(ErrorCode::DiskFull) => Error::unavailable("The disk is full; nothing was saved."),
             Some(ErrorCode::SystemIoFailure) => {
                 Error::unavailable("The disk is full or failing; nothing was saved.")
             }
@@ -276,13 +277,19 @@ mod tests {
         assert_eq!(error.kind(), Kind::Internal);
         assert_eq!(error.message(), INTERNAL_MESSAGE);
         let logged = error.to_string();
-        assert!(logged.starts_with("start: read the secret: No such file"), "{logged}");
+        assert!(
+            logged.starts_with("start: read the secret: No such file"),
+            "{logged}"
+        );
     }
 
     #[test]
     fn field_errors_are_listed_for_people() {
         let error = Error::field("title", "validation_required", "Cannot be blank.");
-        assert_eq!(error.to_string(), "The data is not valid. title: Cannot be blank.");
+        assert_eq!(
+            error.to_string(),
+            "The data is not valid. title: Cannot be blank."
+        );
         assert_eq!(error.kind().status(), 400);
     }
 }

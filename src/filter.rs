@@ -100,10 +100,15 @@ pub fn parse_sort(text: &str) -> Result<Vec<SortTerm>> {
     if text.len() > BYTES_MAX {
         return Err(too_long());
     }
-    let terms = text.split(',').map(str::trim).filter(|term| !term.is_empty());
+    let terms = text
+        .split(',')
+        .map(str::trim)
+        .filter(|term| !term.is_empty());
     let terms: Vec<SortTerm> = terms.map(parse_sort_term).collect::<Result<_>>()?;
     if terms.len() > PATH_MAX {
-        return Err(Error::invalid(format!("A sort has at most {PATH_MAX} terms.")));
+        return Err(Error::invalid(format!(
+            "A sort has at most {PATH_MAX} terms."
+        )));
     }
     Ok(terms)
 }
@@ -151,7 +156,10 @@ impl Parser {
         while let Some(token) = lexer.next_token()? {
             tokens.push(token);
         }
-        Ok(Parser { tokens: tokens.into_iter().peekable(), comparisons: 0 })
+        Ok(Parser {
+            tokens: tokens.into_iter().peekable(),
+            comparisons: 0,
+        })
     }
 
     fn next(&mut self) -> Option<Token> {
@@ -204,7 +212,12 @@ impl Parser {
         match self.next().ok_or_else(ends_early)? {
             Token::Op(op, any) => {
                 let right = self.operand()?;
-                Ok(Expr::Compare(Comparison { left, op, any, right }))
+                Ok(Expr::Compare(Comparison {
+                    left,
+                    op,
+                    any,
+                    right,
+                }))
             }
             Token::In => self.list().map(|list| Expr::In(left, list)),
             Token::Not if self.take(&Token::In) => {
@@ -212,11 +225,20 @@ impl Parser {
                 Ok(Expr::Not(Box::new(Expr::In(left, list))))
             }
             Token::Is => {
-                let op = if self.take(&Token::Not) { Op::NotEqual } else { Op::Equal };
+                let op = if self.take(&Token::Not) {
+                    Op::NotEqual
+                } else {
+                    Op::Equal
+                };
                 match self.next().ok_or_else(ends_early)? {
                     Token::Literal(Literal::Null) => {
                         let right = Operand::Literal(Literal::Null);
-                        Ok(Expr::Compare(Comparison { left, op, any: false, right }))
+                        Ok(Expr::Compare(Comparison {
+                            left,
+                            op,
+                            any: false,
+                            right,
+                        }))
                     }
                     token => Err(unexpected(&token)),
                 }
@@ -264,7 +286,11 @@ impl Parser {
 }
 
 fn one_or(mut list: Vec<Expr>, make: impl FnOnce(Vec<Expr>) -> Expr) -> Expr {
-    if list.len() == 1 { list.remove(0) } else { make(list) }
+    if list.len() == 1 {
+        list.remove(0)
+    } else {
+        make(list)
+    }
 }
 
 struct Lexer<'a> {
@@ -328,7 +354,9 @@ impl<'a> Lexer<'a> {
             }
             None => {
                 let first: String = rest.chars().take(1).collect();
-                Err(Error::invalid(format!("The filter does not know the sign {first}.")))
+                Err(Error::invalid(format!(
+                    "The filter does not know the sign {first}."
+                )))
             }
         }
     }
@@ -365,7 +393,11 @@ impl<'a> Lexer<'a> {
             b'-' | b'+' => at == 0 || matches!(rest.as_bytes()[at - 1], b'e' | b'E'),
             _ => false,
         };
-        let length = rest.bytes().enumerate().take_while(|part| is_part(*part)).count();
+        let length = rest
+            .bytes()
+            .enumerate()
+            .take_while(|part| is_part(*part))
+            .count();
         let text = &rest[..length];
         let literal = match (text.parse::<i64>(), text.parse::<f64>()) {
             (Ok(integer), _) => Literal::Integer(integer),
@@ -378,7 +410,8 @@ impl<'a> Lexer<'a> {
 
     fn word(&mut self) -> Result<Token> {
         let rest = self.rest();
-        let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'@');
+        let is_part =
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'@');
         let length = rest.bytes().take_while(|byte| is_part(byte)).count();
         let word = &rest[..length];
         let token = match word.to_ascii_lowercase().as_str() {
@@ -400,7 +433,11 @@ impl<'a> Lexer<'a> {
 fn path(word: &str) -> Result<Vec<String>> {
     let names: Vec<String> = word.split('.').map(str::to_owned).collect();
     let is_wrong = |(at, name): (usize, &String)| {
-        let plain = if at == 0 { name.strip_prefix('@').unwrap_or(name) } else { name };
+        let plain = if at == 0 {
+            name.strip_prefix('@').unwrap_or(name)
+        } else {
+            name
+        };
         plain.is_empty() || plain.contains('@')
     };
     if names.len() > PATH_MAX || names.iter().enumerate().any(is_wrong) {
@@ -464,13 +501,20 @@ mod tests {
     }
 
     fn check(text: &str, expected: &str) {
-        assert_eq!(parse(text).map(|expr| show(&expr)).unwrap(), expected, "{text}");
+        assert_eq!(
+            parse(text).map(|expr| show(&expr)).unwrap(),
+            expected,
+            "{text}"
+        );
     }
 
     #[test]
     fn precedence_is_not_then_and_then_or() {
         check("a=b || c=d && e=f", "(a Equal b | (c Equal d & e Equal f))");
-        check("(a=b OR c=d) and e=f", "((a Equal b | c Equal d) & e Equal f)");
+        check(
+            "(a=b OR c=d) and e=f",
+            "((a Equal b | c Equal d) & e Equal f)",
+        );
         check("not a=b && c=d", "(!a Equal b & c Equal d)");
         check("!(a=b && c=d)", "!(a Equal b & c Equal d)");
     }
@@ -485,8 +529,14 @@ mod tests {
         check("a is not null", "a NotEqual Null");
         check("a in (1, 'b', null)", "a in 3");
         check("a NOT IN (1)", "!a in 1");
-        check("@request.auth.id != author.name", "@request.auth.id NotEqual author.name");
-        check("a=true&&b=False", "(a Equal Bool(true) & b Equal Bool(false))");
+        check(
+            "@request.auth.id != author.name",
+            "@request.auth.id NotEqual author.name",
+        );
+        check(
+            "a=true&&b=False",
+            "(a Equal Bool(true) & b Equal Bool(false))",
+        );
     }
 
     #[test]
@@ -494,16 +544,46 @@ mod tests {
         check(r#"a = "it's""#, "a Equal Text(\"it's\")");
         check("a = 'it''s'", "a Equal Text(\"it's\")");
         check(r"a = 'it\'s \\ \n'", r#"a Equal Text("it's \\ \\n")"#);
-        check("a = '\u{fc}\u{1f600}; DROP TABLE x --'", "a Equal Text(\"\u{fc}\u{1f600}; DROP TABLE x --\")");
+        check(
+            "a = '\u{fc}\u{1f600}; DROP TABLE x --'",
+            "a Equal Text(\"\u{fc}\u{1f600}; DROP TABLE x --\")",
+        );
         check("a = ''", "a Equal Text(\"\")");
     }
 
     #[test]
     fn what_is_no_filter_is_refused() {
         for text in [
-            "", " ", "a", "a=", "=a", "a=b c", "(a=b", "a=b)", "a==b==c", "a='x", "a=b &&", "|| a=b",
-            "a in ()", "a in (b)", "a in 1", "a is 1", "a. = 1", ".a = 1", "a..b=1", "a@b=1", "@=1",
-            "a=1;", "a=--1", "a=1e", "a=1e999", "a=$1", "a = ?", "a ? b", "\u{e9}=1", "a.b.c.d.e.f.g.h.i=1",
+            "",
+            " ",
+            "a",
+            "a=",
+            "=a",
+            "a=b c",
+            "(a=b",
+            "a=b)",
+            "a==b==c",
+            "a='x",
+            "a=b &&",
+            "|| a=b",
+            "a in ()",
+            "a in (b)",
+            "a in 1",
+            "a is 1",
+            "a. = 1",
+            ".a = 1",
+            "a..b=1",
+            "a@b=1",
+            "@=1",
+            "a=1;",
+            "a=--1",
+            "a=1e",
+            "a=1e999",
+            "a=$1",
+            "a = ?",
+            "a ? b",
+            "\u{e9}=1",
+            "a.b.c.d.e.f.g.h.i=1",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
@@ -515,8 +595,14 @@ mod tests {
 
     #[test]
     fn sorts() {
-        let term = |name: &str, descending| SortTerm { path: vec![name.to_owned()], descending };
-        assert_eq!(parse_sort("-a, b,+c").unwrap(), [term("a", true), term("b", false), term("c", false)]);
+        let term = |name: &str, descending| SortTerm {
+            path: vec![name.to_owned()],
+            descending,
+        };
+        assert_eq!(
+            parse_sort("-a, b,+c").unwrap(),
+            [term("a", true), term("b", false), term("c", false)]
+        );
         assert_eq!(parse_sort("").unwrap(), []);
         for text in ["a b", "--a", "-", "a;", "1", "'a'", "a,b,c,d,e,f,g,h,i"] {
             assert!(parse_sort(text).is_err(), "{text}");

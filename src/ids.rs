@@ -28,7 +28,8 @@ pub fn is_valid_id(id: &str) -> bool {
 /// Bytes from the system's generator of secrets.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("random bytes: {error}")))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::internal(format!("random bytes: {error}")))?;
     Ok(bytes)
 }
 

@@ -204,9 +204,16 @@ mod tests {
     #[test]
     fn a_line_cannot_be_forged() {
         let mut lines = Vec::new();
-        append(&mut lines, Level::Warn, format_args!("path=/a\n2026 error forged\x1b[0m"));
+        append(
+            &mut lines,
+            Level::Warn,
+            format_args!("path=/a\n2026 error forged\x1b[0m"),
+        );
         let text = String::from_utf8(lines).unwrap();
         assert_eq!(text.lines().count(), 1);
-        assert!(text.contains(" warn path=/a?2026 error forged?[0m\n"), "{text}");
+        assert!(
+            text.contains(" warn path=/a?2026 error forged?[0m\n"),
+            "{text}"
+        );
     }
 }

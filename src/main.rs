@@ -32,7 +32,11 @@ mod server;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = match std::env::args_os().skip(1).map(|arg| arg.into_string()).collect() {
+    let args: Vec<String> = match std::env::args_os()
+        .skip(1)
+        .map(|arg| arg.into_string())
+        .collect()
+    {
         Ok(args) => args,
         Err(arg) => {
             log::error(format_args!("an argument is not UTF-8: {arg:?}"));

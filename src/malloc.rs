@@ -19,7 +19,10 @@ pub fn settle(args: &[String]) {
         return;
     }
     if let Ok(program) = std::env::current_exe() {
-        let error = Command::new(program).args(args).env(VARIABLE, SETTINGS).exec();
+        let error = Command::new(program)
+            .args(args)
+            .env(VARIABLE, SETTINGS)
+            .exec();
         crate::log::debug(format_args!("cannot start over for {VARIABLE}: {error}"));
     }
 }

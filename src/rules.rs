@@ -56,7 +56,10 @@ mod tests {
         let admin = Identity::Admin("a".to_owned());
         assert_eq!(access(None, &Identity::Nobody).unwrap(), Access::Denied);
         assert_eq!(access(Some(" "), &Identity::Nobody).unwrap(), Access::Free);
-        assert!(matches!(access(Some("1=0"), &Identity::Nobody).unwrap(), Access::When(_)));
+        assert!(matches!(
+            access(Some("1=0"), &Identity::Nobody).unwrap(),
+            Access::When(_)
+        ));
         assert_eq!(access(None, &admin).unwrap(), Access::Free);
         assert_eq!(access(Some("1=0"), &admin).unwrap(), Access::Free);
     }

@@ -92,7 +92,12 @@ fn start(config: &Config) -> Result<Running> {
     };
     let handler = Arc::new(move |request| api.handle(&request));
     let http = http::server::Server::start(listener, &settings, handler)?;
-    Ok(Running { app, http, timer, stop })
+    Ok(Running {
+        app,
+        http,
+        timer,
+        stop,
+    })
 }
 
 impl Running {
@@ -140,7 +145,10 @@ fn run_timer(app: &App, stop: &Stop) {
 
 fn listen(addr: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(addr).map_err(|error| {
-        Error::new(Kind::Unavailable, format!("Cannot listen on {addr}: {error}."))
+        Error::new(
+            Kind::Unavailable,
+            format!("Cannot listen on {addr}: {error}."),
+        )
     })
 }
 

@@ -60,16 +60,22 @@ enum Verb {
 pub fn run(call: &Call<'_>) -> Result<Response> {
     let Batch { requests } = call.body()?;
     if requests.is_empty() || requests.len() > REQUESTS_MAX {
-        return Err(Error::invalid(format!("A batch has 1 to {REQUESTS_MAX} requests.")));
+        return Err(Error::invalid(format!(
+            "A batch has 1 to {REQUESTS_MAX} requests."
+        )));
     }
     let scope = call.scope()?;
     let (router, passwords) = (router(), Passwords::default());
     let steps: Vec<Step> = requests
         .into_iter()
         .enumerate()
-        .map(|(at, item)| parse(&scope, &router, &item, &passwords).map_err(|error| records::name_step(error, at)))
+        .map(|(at, item)| {
+            parse(&scope, &router, &item, &passwords).map_err(|error| records::name_step(error, at))
+        })
         .collect::<Result<_>>()?;
-    let body = call.database()?.write(move |tx| records::run_batch(tx, &scope, steps))?;
+    let body = call
+        .database()?
+        .write(move |tx| records::run_batch(tx, &scope, steps))?;
     Ok(Response::json(200, body))
 }
 
@@ -84,7 +90,9 @@ impl Passwords {
             return Ok(hash.clone());
         }
         if known.len() >= PASSWORDS_MAX {
-            return Err(Error::invalid(format!("A batch sets at most {PASSWORDS_MAX} passwords.")));
+            return Err(Error::invalid(format!(
+                "A batch sets at most {PASSWORDS_MAX} passwords."
+            )));
         }
         let hash = password::hash(password)?;
         known.insert(password.to_owned(), hash.clone());
@@ -94,8 +102,10 @@ impl Passwords {
 
 fn router() -> Router<Verb> {
     let mut router = Router::new();
-    let (list, one) =
-        ("/api/collections/{collection}/records", "/api/collections/{collection}/records/{id}");
+    let (list, one) = (
+        "/api/collections/{collection}/records",
+        "/api/collections/{collection}/records/{id}",
+    );
     router.add(Method::Post, list, Verb::Create);
     router.add(Method::Put, list, Verb::Upsert);
     router.add(Method::Patch, one, Verb::Update);
@@ -123,9 +133,15 @@ fn parse(scope: &Scope, router: &Router<Verb>, item: &Item, passwords: &Password
         Verb::Update => Action::Update(id, Draft::update(scope, &collection, body, hash)?),
         Verb::Delete => Action::Delete(id),
         Verb::Upsert => {
-            let id = body.get("id").map(|raw| serde_json::from_str::<String>(raw.get()));
+            let id = body
+                .get("id")
+                .map(|raw| serde_json::from_str::<String>(raw.get()));
             let Some(id) = id.and_then(Result::ok).filter(|id| !id.is_empty()) else {
-                return Err(Error::field("id", "validation_required", "PUT needs the id."));
+                return Err(Error::field(
+                    "id",
+                    "validation_required",
+                    "PUT needs the id.",
+                ));
             };
             let drafts = Upsert {
                 update: Draft::update(scope, &collection, body, hash)?,
@@ -134,7 +150,11 @@ fn parse(scope: &Scope, router: &Router<Verb>, item: &Item, passwords: &Password
             Action::Upsert(id, drafts)
         }
     };
-    Ok(Step { collection, shape, action })
+    Ok(Step {
+        collection,
+        shape,
+        action,
+    })
 }
 
 fn find(router: &Router<Verb>, method: &str, path: &str) -> Option<(Verb, (String, String))> {
@@ -146,9 +166,13 @@ fn find(router: &Router<Verb>, method: &str, path: &str) -> Option<(Verb, (Strin
         _ => return None,
     };
     match router.find(method, path) {
-        Found::Found(verb, params) => {
-            Some((*verb, (params.get("collection").to_owned(), params.get("id").to_owned())))
-        }
+        Found::Found(verb, params) => Some((
+            *verb,
+            (
+                params.get("collection").to_owned(),
+                params.get("id").to_owned(),
+            ),
+        )),
         Found::NotFound | Found::MethodNotAllowed(_) => None,
     }
 }

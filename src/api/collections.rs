@@ -35,11 +35,16 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
 
 pub fn update(call: &Call<'_>) -> Result<Response> {
     let name = call.param("collection");
-    let collection = call.app.catalog.update(call.database, name, &call.body()?)?;
+    let collection = call
+        .app
+        .catalog
+        .update(call.database, name, &call.body()?)?;
     Ok(json_response(200, &collection.to_json()))
 }
 
 pub fn delete(call: &Call<'_>) -> Result<Response> {
-    call.app.catalog.delete(call.database, call.param("collection"))?;
+    call.app
+        .catalog
+        .delete(call.database, call.param("collection"))?;
     Ok(Response::empty(204))
 }

@@ -9,7 +9,10 @@ use crate::http::Response;
 
 /// Says that the server answers; the shape is PocketBase's.
 pub fn get(_call: &Call<'_>) -> Result<Response> {
-    Ok(json_response(200, &json!({"status": 200, "code": 200, "message": "API is healthy.", "data": {}})))
+    Ok(json_response(
+        200,
+        &json!({"status": 200, "code": 200, "message": "API is healthy.", "data": {}}),
+    ))
 }
 
 /// A pointer for people who open the address in a browser.

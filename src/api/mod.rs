@@ -96,7 +96,14 @@ const fn route(
     on_replica: OnReplica,
     handler: fn(&Call<'_>) -> Result<Response>,
 ) -> Route {
-    Route { method, path, access, place, on_replica, handler }
+    Route {
+        method,
+        path,
+        access,
+        place,
+        on_replica,
+        handler,
+    }
 }
 
 /// Every endpoint there is.
@@ -157,7 +164,8 @@ impl Api {
     /// Answers a request; never panics on what a client sends, and turns every error into its
     /// answer in this one place.
     pub fn handle(&self, request: &Request) -> Response {
-        self.dispatch(request).unwrap_or_else(|error| answer_error(request, &error))
+        self.dispatch(request)
+            .unwrap_or_else(|error| answer_error(request, &error))
     }
 
     fn dispatch(&self, request: &Request) -> Result<Response> {
@@ -218,7 +226,10 @@ impl Call<'_> {
 
     /// The caller and the definitions, for the records functions.
     fn scope(&self) -> Result<Scope> {
-        Ok(Scope { collections: self.collections()?, identity: self.identity.clone() })
+        Ok(Scope {
+            collections: self.collections()?,
+            identity: self.identity.clone(),
+        })
     }
 
     /// The collection that the path names.
@@ -231,8 +242,9 @@ impl Call<'_> {
         if self.request.body.is_empty() {
             return Err(Error::invalid("The request needs a JSON body."));
         }
-        serde_json::from_slice(&self.request.body)
-            .map_err(|error| Error::invalid(format!("The body is not the JSON that is wanted: {error}.")))
+        serde_json::from_slice(&self.request.body).map_err(|error| {
+            Error::invalid(format!("The body is not the JSON that is wanted: {error}."))
+        })
     }
 
     /// The query parameters.
@@ -243,15 +255,20 @@ impl Call<'_> {
 
 /// The value of a query parameter; the last one when it is there twice.
 fn parameter<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    pairs
+        .iter()
+        .rev()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.as_str())
 }
 
 fn check_access(route: &Route, identity: &Identity) -> Result<()> {
     match (route.access, identity) {
         (Access::Public | Access::Rules, _) | (Access::Admin, Identity::Admin(_)) => Ok(()),
-        (Access::Admin, Identity::Nobody) => {
-            Err(Error::new(Kind::Unauthenticated, "Sign in as an admin to do this."))
-        }
+        (Access::Admin, Identity::Nobody) => Err(Error::new(
+            Kind::Unauthenticated,
+            "Sign in as an admin to do this.",
+        )),
     }
 }
 
@@ -272,15 +289,24 @@ fn no_path() -> Error {
 
 fn method_not_allowed(methods: &[Method]) -> Response {
     let names: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
-    let error = Error::new(Kind::MethodNotAllowed, "This path does not take this method.");
+    let error = Error::new(
+        Kind::MethodNotAllowed,
+        "This path does not take this method.",
+    );
     error_response(&error).with_header("Allow", names.join(", "))
 }
 
 /// Our own faults are logged with their whole chain; a client's are its own business.
 fn answer_error(request: &Request, error: &Error) -> Response {
     match error.kind() {
-        Kind::Internal => log::error(format_args!("request failed id={} error={error}", request.id)),
-        Kind::Unavailable => log::warn(format_args!("request refused id={} error={error}", request.id)),
+        Kind::Internal => log::error(format_args!(
+            "request failed id={} error={error}",
+            request.id
+        )),
+        Kind::Unavailable => log::warn(format_args!(
+            "request refused id={} error={error}",
+            request.id
+        )),
         _ => {}
     }
     error_response(error)
@@ -300,7 +326,10 @@ fn error_json(error: &Error) -> Value {
         .field_errors()
         .iter()
         .map(|(name, field)| {
-            (name.clone(), json!({"code": field.code, "message": field.message}))
+            (
+                name.clone(),
+                json!({"code": field.code, "message": field.message}),
+            )
         })
         .collect();
     json!({"status": error.kind().status(), "message": error.message(), "data": fields})

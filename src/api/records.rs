@@ -82,7 +82,8 @@ pub fn delete(call: &Call<'_>) -> Result<Response> {
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
     let id = call.param("id").to_owned();
-    call.database()?.write(move |tx| records::delete(tx, &scope, &collection, &id))?;
+    call.database()?
+        .write(move |tx| records::delete(tx, &scope, &collection, &id))?;
     Ok(Response::empty(204))
 }
 
@@ -94,9 +95,9 @@ pub fn bulk_update(call: &Call<'_>) -> Result<Response> {
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
     let draft = Draft::update(&scope, &collection, &data, &password::hash)?;
-    let body = call.database()?.write(move |tx| {
-        records::bulk_update(tx, &scope, &collection, &ids, &draft, &shape)
-    })?;
+    let body = call
+        .database()?
+        .write(move |tx| records::bulk_update(tx, &scope, &collection, &ids, &draft, &shape))?;
     Ok(Response::json(200, body))
 }
 
@@ -115,7 +116,11 @@ fn check_ids(ids: &[String]) -> Result<()> {
     if (1..=BULK_MAX).contains(&ids.len()) {
         return Ok(());
     }
-    Err(Error::field("ids", "validation_length", format!("Must be 1 to {BULK_MAX} ids.")))
+    Err(Error::field(
+        "ids",
+        "validation_length",
+        format!("Must be 1 to {BULK_MAX} ids."),
+    ))
 }
 
 /// What of a record the query asks for.
@@ -132,7 +137,11 @@ fn list_query(pairs: &[(String, String)]) -> Result<ListQuery> {
         skip_total: match parameter(pairs, "skipTotal") {
             None | Some("" | "0" | "false") => false,
             Some("1" | "true") => true,
-            Some(other) => return Err(Error::invalid(format!("skipTotal={other}: it takes 1 or 0."))),
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "skipTotal={other}: it takes 1 or 0."
+                )));
+            }
         },
     })
 }

@@ -60,7 +60,11 @@ pub fn create(default: &Database, email: &str, password: &str, when: When) -> Re
 /// Changes the password of an admin and ends all tokens of that admin.
 pub fn set_password(default: &Database, email: &str, password: &str) -> Result<()> {
     check_password(password)?;
-    let (email, hash, key) = (email.to_owned(), password::hash(password)?, new_token_key()?);
+    let (email, hash, key) = (
+        email.to_owned(),
+        password::hash(password)?,
+        new_token_key()?,
+    );
     default.write(move |tx| {
         let changed = tx.execute(
             "UPDATE _admins
@@ -68,7 +72,11 @@ pub fn set_password(default: &Database, email: &str, password: &str) -> Result<(
              WHERE email = ?1",
             params![email, hash, key, clock::now()],
         )?;
-        if changed == 0 { Err(no_admin(&email)) } else { Ok(()) }
+        if changed == 0 {
+            Err(no_admin(&email))
+        } else {
+            Ok(())
+        }
     })
 }
 
@@ -171,12 +179,20 @@ pub fn check(email: &str, password: &str) -> Result<()> {
 
 fn check_email(email: &str) -> Result<()> {
     let is_address = email.len() <= 254
-        && !email.chars().any(|char| char.is_whitespace() || char.is_control())
-        && email.rsplit_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
+        && !email
+            .chars()
+            .any(|char| char.is_whitespace() || char.is_control())
+        && email
+            .rsplit_once('@')
+            .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
     if is_address {
         return Ok(());
     }
-    Err(Error::field("email", "validation_invalid_email", "Must be an e-mail address."))
+    Err(Error::field(
+        "email",
+        "validation_invalid_email",
+        "Must be an e-mail address.",
+    ))
 }
 
 fn check_password(password: &str) -> Result<()> {
@@ -197,7 +213,10 @@ fn new_token_key() -> Result<String> {
 }
 
 fn exists() -> Error {
-    Error::new(Kind::Forbidden, "There is an admin already; sign in, or use vski admin create.")
+    Error::new(
+        Kind::Forbidden,
+        "There is an admin already; sign in, or use vski admin create.",
+    )
 }
 
 fn no_admin(email: &str) -> Error {

@@ -48,7 +48,11 @@ impl Auth {
             None => SigningKey::new(&secret::load_or_create(&data_dir.join("secret"))?),
         };
         let token_ms = i64::from(token_hours) * 3_600_000;
-        Ok(Auth { default, key, token_ms })
+        Ok(Auth {
+            default,
+            key,
+            token_ms,
+        })
     }
 
     /// The identity behind an `Authorization` header, with or without `Bearer`.
@@ -84,7 +88,10 @@ impl Auth {
         let hash = found.as_ref().map(|admin| admin.password_hash.as_str());
         match (password::verify(password, hash)?, found) {
             (true, Some(admin)) => self.sign_in(admin),
-            _ => Err(Error::new(Kind::Unauthenticated, "Wrong e-mail address or password.")),
+            _ => Err(Error::new(
+                Kind::Unauthenticated,
+                "Wrong e-mail address or password.",
+            )),
         }
     }
 
@@ -107,5 +114,8 @@ impl Auth {
 }
 
 fn wrong_token() -> Error {
-    Error::new(Kind::Unauthenticated, "The token is not valid or has expired.")
+    Error::new(
+        Kind::Unauthenticated,
+        "The token is not valid or has expired.",
+    )
 }

@@ -60,7 +60,9 @@ pub fn verify(password: &str, hash: Option<&str>) -> Result<bool> {
     let parsed = PasswordHash::new(hash.unwrap_or(nobody))
         .map_err(|error| Error::internal(format!("read a password hash: {error}")))?;
     let _slot = Slot::take()?;
-    let is_right = Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok();
+    let is_right = Argon2::default()
+        .verify_password(password.as_bytes(), &parsed)
+        .is_ok();
     Ok(is_right && hash.is_some())
 }
 
@@ -76,7 +78,10 @@ impl Slot {
         let mut busy = lock(&BUSY);
         while *busy >= SLOTS {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                return Err(Error::new(Kind::TooMany, "Too many log-ins at once; try again later."));
+                return Err(Error::new(
+                    Kind::TooMany,
+                    "Too many log-ins at once; try again later.",
+                ));
             };
             busy = threads::wait_timeout(&FREED, busy, left);
         }
@@ -99,7 +104,10 @@ mod tests {
     #[test]
     fn only_the_right_password_of_an_account_is_right() {
         let hash = hash("correct horse").unwrap();
-        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        assert!(
+            hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{hash}"
+        );
         assert!(verify("correct horse", Some(&hash)).unwrap());
         assert!(!verify("correct hors", Some(&hash)).unwrap());
         assert!(!verify("no account has this password", None).unwrap());

@@ -31,14 +31,19 @@ pub fn load_or_create(path: &Path) -> Result<Vec<u8>> {
             Ok(secret)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(path),
-        Err(error) => Err(Error::unavailable(format!("{name} cannot be read: {error}."))),
+        Err(error) => Err(Error::unavailable(format!(
+            "{name} cannot be read: {error}."
+        ))),
     }
 }
 
 fn warn_if_readable(path: &Path) {
     let mode = fs::metadata(path).map_or(0, |data| data.permissions().mode());
     if mode & 0o077 != 0 {
-        log::warn(format_args!("others can read {}; chmod 600 it", path.display()));
+        log::warn(format_args!(
+            "others can read {}; chmod 600 it",
+            path.display()
+        ));
     }
 }
 
@@ -52,8 +57,12 @@ fn create(path: &Path) -> Result<Vec<u8>> {
 
 fn write(path: &Path, secret: &str) -> io::Result<()> {
     let partial = path.with_extension("tmp");
-    let mut file =
-        File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)?;
     writeln!(file, "{secret}")?;
     file.sync_all()?;
     fs::rename(&partial, path)?;

@@ -103,7 +103,10 @@ mod tests {
     fn what_was_tampered_with_is_not_read() {
         let key = SigningKey::new(&[1; 32]);
         let token = sign(&key, &claims());
-        assert_eq!(read(&SigningKey::new(&[2; 32]), &token, Purpose::Admin, 0), None);
+        assert_eq!(
+            read(&SigningKey::new(&[2; 32]), &token, Purpose::Admin, 0),
+            None
+        );
         for at in 0..token.len() {
             let mut bytes = token.clone().into_bytes();
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
@@ -112,7 +115,12 @@ mod tests {
         }
         let none = crypto::base64url(br#"{"alg":"none","typ":"JWT"}"#);
         let payload = token.split('.').nth(1).unwrap();
-        for forged in [format!("{none}.{payload}."), format!("{none}.{payload}"), String::new(), "..".to_owned()] {
+        for forged in [
+            format!("{none}.{payload}."),
+            format!("{none}.{payload}"),
+            String::new(),
+            "..".to_owned(),
+        ] {
             assert_eq!(read(&key, &forged, Purpose::Admin, 0), None, "{forged}");
         }
     }

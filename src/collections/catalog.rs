@@ -62,7 +62,9 @@ pub struct Collections {
 impl Collections {
     /// By name, or else by id.
     pub fn find(&self, name_or_id: &str) -> Option<&Arc<Collection>> {
-        self.by_name.get(name_or_id).or_else(|| self.by_id.get(name_or_id))
+        self.by_name
+            .get(name_or_id)
+            .or_else(|| self.by_id.get(name_or_id))
     }
 
     /// By id alone, for ids that are stored.
@@ -99,8 +101,12 @@ impl FromIterator<Collection> for Collections {
         let mut collections = Collections::default();
         for collection in list {
             let collection = Arc::new(collection);
-            collections.by_id.insert(collection.id.clone(), Arc::clone(&collection));
-            collections.by_name.insert(collection.name.clone(), collection);
+            collections
+                .by_id
+                .insert(collection.id.clone(), Arc::clone(&collection));
+            collections
+                .by_name
+                .insert(collection.name.clone(), collection);
         }
         collections
     }
@@ -180,7 +186,9 @@ impl Catalog {
         let points_here = |other: &&&Arc<Collection>| {
             other.id != collection.id
                 && other.fields.iter().any(|field| {
-                    field.relation().is_some_and(|to| to.collection_id == collection.id)
+                    field
+                        .relation()
+                        .is_some_and(|to| to.collection_id == collection.id)
                 })
         };
         if let Some(other) = current.all().iter().find(points_here) {
@@ -218,7 +226,9 @@ impl Catalog {
         let _changing = lock(&self.changing);
         // It is gone; definitions that are left mean nothing, and go when the name is used again.
         if let Err(error) = self.forget(database) {
-            log::warn(format_args!("forget the collections of {database}: {error}"));
+            log::warn(format_args!(
+                "forget the collections of {database}: {error}"
+            ));
         }
         Ok(())
     }
@@ -240,8 +250,13 @@ impl Catalog {
         drop(self.databases.get(database)?);
         let changes = self.changes(database);
         let read_at = changes.load(Ordering::SeqCst);
-        let list = self.databases.default().read(|connection| load(connection, database))?;
-        let list = list.into_iter().map(|(stored, pending)| self.present(stored, pending));
+        let list = self
+            .databases
+            .default()
+            .read(|connection| load(connection, database))?;
+        let list = list
+            .into_iter()
+            .map(|(stored, pending)| self.present(stored, pending));
         let mut collections = Collections::from_iter(list.collect::<Result<Vec<_>>>()?);
         (collections.read_at, collections.changes) = (read_at, changes);
         let collections = Arc::new(collections);
@@ -257,7 +272,10 @@ impl Catalog {
     fn present(&self, stored: Collection, pending: Option<Collection>) -> Result<Collection> {
         match pending {
             Some(next)
-                if self.databases.get(&next.database)?.read(|tenant| is_applied(tenant, &next))? =>
+                if self
+                    .databases
+                    .get(&next.database)?
+                    .read(|tenant| is_applied(tenant, &next))? =>
             {
                 Ok(next)
             }
@@ -268,17 +286,25 @@ impl Catalog {
     /// Settles what a crash interrupted, and adds what a restored older file lacks; `changing` is
     /// held, and it is the first time that the definitions are asked for.
     fn catch_up(&self, database: &str) -> Result<()> {
-        let list = self.databases.default().read(|connection| load(connection, database))?;
+        let list = self
+            .databases
+            .default()
+            .read(|connection| load(connection, database))?;
         let own = self.databases.get(database)?;
         for (collection, pending) in list {
             let was_interrupted = pending.is_some();
             let collection = Arc::new(self.present(collection, pending)?);
             if was_interrupted {
                 let present = Arc::clone(&collection);
-                self.databases.default().write(move |tx| save(tx, &present))?;
+                self.databases
+                    .default()
+                    .write(move |tx| save(tx, &present))?;
             }
             if own.read(|connection| schema::is_behind(connection, &collection))? {
-                log::warn(format_args!("adding what is missing to the table of {}", collection.name));
+                log::warn(format_args!(
+                    "adding what is missing to the table of {}",
+                    collection.name
+                ));
                 self.store(Collection::clone(&collection), Some(&collection))?;
             }
         }
@@ -300,16 +326,27 @@ impl Catalog {
 
     fn build(&self, database: &str, draft: Draft, current: &Collections) -> Result<Collection> {
         let Some(name) = draft.name.clone() else {
-            return Err(Error::field("name", "validation_required", "A collection needs a name."));
+            return Err(Error::field(
+                "name",
+                "validation_required",
+                "A collection needs a name.",
+            ));
         };
         definition::check_name(&name)?;
         let is_id = current.by_id(&name).is_some();
-        let is_name = draft.id.as_ref().is_some_and(|id| current.find(id).is_some());
+        let is_name = draft
+            .id
+            .as_ref()
+            .is_some_and(|id| current.find(id).is_some());
         if is_id || is_name {
             let message = "A name must not be the id of another collection, nor an id its name.";
             return Err(Error::field("name", "validation_not_unique", message));
         }
-        if current.all().iter().any(|other| other.name.eq_ignore_ascii_case(&name)) {
+        if current
+            .all()
+            .iter()
+            .any(|other| other.name.eq_ignore_ascii_case(&name))
+        {
             return Err(Error::field(
                 "name",
                 "validation_not_unique",
@@ -345,7 +382,10 @@ impl Catalog {
     fn is_free_id(&self, id: &str) -> Result<bool> {
         self.databases.default().read(|connection| {
             let sql = "SELECT 1 FROM _collections WHERE id = ?1";
-            let found = connection.prepare_cached(sql)?.query_row([id], |_| Ok(())).optional()?;
+            let found = connection
+                .prepare_cached(sql)?
+                .query_row([id], |_| Ok(()))
+                .optional()?;
             Ok(found.is_none())
         })
     }
@@ -354,11 +394,20 @@ impl Catalog {
     fn check(&self, collection: &Collection, current: &Collections) -> Result<()> {
         check_indexes(collection)?;
         self.check_rules(collection, current)?;
-        let others = current.all().into_iter().filter(|other| other.id != collection.id);
-        let changed: Vec<Collection> =
-            others.map(|other| Collection::clone(other)).chain([collection.clone()]).collect();
+        let others = current
+            .all()
+            .into_iter()
+            .filter(|other| other.id != collection.id);
+        let changed: Vec<Collection> = others
+            .map(|other| Collection::clone(other))
+            .chain([collection.clone()])
+            .collect();
         let changed = Collections::from_iter(changed);
-        for other in changed.all().iter().filter(|other| other.id != collection.id) {
+        for other in changed
+            .all()
+            .iter()
+            .filter(|other| other.id != collection.id)
+        {
             self.check_rules(other, &changed).map_err(|_| {
                 Error::conflict(format!("A rule of {} needs what would go.", other.name))
             })?;
@@ -369,7 +418,9 @@ impl Catalog {
     fn check_rules(&self, collection: &Collection, current: &Collections) -> Result<()> {
         let mut rules = collection.rules.clone();
         for (name, slot) in RULES {
-            let Some(rule) = slot(&mut rules) else { continue };
+            let Some(rule) = slot(&mut rules) else {
+                continue;
+            };
             (self.check_rule)(rule, collection, current).map_err(|error| {
                 Error::field(name, "validation_invalid_rule", error.message().to_owned())
             })?;

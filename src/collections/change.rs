@@ -48,7 +48,9 @@ pub fn change(collection: &mut Collection, draft: Draft, current: &Collections) 
 fn resolve_relations(collection: &mut Collection, current: &Collections) -> Result<()> {
     let (own_id, own_name) = (collection.id.clone(), collection.name.clone());
     for field in &mut collection.fields {
-        let FieldKind::Relation(options) = &mut field.kind else { continue };
+        let FieldKind::Relation(options) = &mut field.kind else {
+            continue;
+        };
         let target = &mut options.collection_id;
         if *target == own_name {
             target.clone_from(&own_id);
@@ -79,7 +81,10 @@ fn complete_auth_fields(fields: &mut Vec<Field>) -> Result<()> {
     ];
     for (position, (name, kind, required)) in wanted.into_iter().enumerate() {
         let (unique, hidden) = (name == "email", name == "password");
-        match fields.iter_mut().find(|field| field.name.eq_ignore_ascii_case(name)) {
+        match fields
+            .iter_mut()
+            .find(|field| field.name.eq_ignore_ascii_case(name))
+        {
             Some(field) => {
                 if std::mem::discriminant(&field.kind) != std::mem::discriminant(&kind) {
                     field.kind = kind;
@@ -92,11 +97,24 @@ fn complete_auth_fields(fields: &mut Vec<Field>) -> Result<()> {
             None => {
                 let (id, name) = (ids::record_id()?, name.to_owned());
                 let at = position.min(fields.len());
-                fields.insert(at, Field { id, name, kind, required, unique, hidden });
+                fields.insert(
+                    at,
+                    Field {
+                        id,
+                        name,
+                        kind,
+                        required,
+                        unique,
+                        hidden,
+                    },
+                );
             }
         }
     }
-    match fields.iter().find(|field| field.is_secret() && field.name != "password") {
+    match fields
+        .iter()
+        .find(|field| field.is_secret() && field.name != "password")
+    {
         Some(field) => Err(Error::field(
             field.name.clone(),
             "validation_invalid_definition",
@@ -113,7 +131,11 @@ pub fn check_indexes(collection: &Collection) -> Result<()> {
             let is_system = ["id", "created", "updated"].contains(&column.as_str());
             if !is_system && collection.field(column).is_none() {
                 let message = format!("The index {} names no field: {column}.", index.name);
-                return Err(Error::field("indexes", "validation_invalid_definition", message));
+                return Err(Error::field(
+                    "indexes",
+                    "validation_invalid_definition",
+                    message,
+                ));
             }
         }
     }
@@ -122,10 +144,13 @@ pub fn check_indexes(collection: &Collection) -> Result<()> {
 
 /// Refuses a new name, id or type.
 pub fn refuse_new_identity(draft: &Draft, previous: &Collection) -> Result<()> {
-    let refuse = |name: &str, message: &str| {
-        Err(Error::field(name, "validation_unchangeable", message))
-    };
-    if draft.name.as_ref().is_some_and(|name| *name != previous.name) {
+    let refuse =
+        |name: &str, message: &str| Err(Error::field(name, "validation_unchangeable", message));
+    if draft
+        .name
+        .as_ref()
+        .is_some_and(|name| *name != previous.name)
+    {
         return refuse("name", "A collection cannot be renamed.");
     }
     if draft.id.as_ref().is_some_and(|id| *id != previous.id) {
@@ -148,7 +173,9 @@ pub fn keep_storage_forms(previous: &Collection, next: &mut Collection) -> Resul
                 format!("The field {} cannot be renamed.", before.name),
             ));
         }
-        let Some(before) = previous.field(&field.name) else { continue };
+        let Some(before) = previous.field(&field.name) else {
+            continue;
+        };
         field.id.clone_from(&before.id);
         let is_same = std::mem::discriminant(&before.kind) == std::mem::discriminant(&field.kind);
         let is_same_target = match (before.relation(), field.relation()) {

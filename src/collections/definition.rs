@@ -17,12 +17,12 @@ use super::DomainOptions;
 use super::Field;
 use super::FieldKind;
 use super::Index;
-use super::index::index_to_json;
-use super::index::parse_indexes;
 use super::RelationOptions;
 use super::Rules;
 use super::TextOptions;
 use super::TimeOptions;
+use super::index::index_to_json;
+use super::index::parse_indexes;
 use crate::clock;
 use crate::error::Error;
 use crate::error::Result;
@@ -41,7 +41,14 @@ const PASSWORD_CHARS_MIN: usize = 8;
 const AUTOMATIC: [&str; 3] = ["id", "created", "updated"];
 /// Names that mean something else in a record or in SQL.
 const RESERVED_FIELDS: [&str; 9] = [
-    "id", "created", "updated", "collectionid", "collectionname", "expand", "rowid", "oid",
+    "id",
+    "created",
+    "updated",
+    "collectionid",
+    "collectionname",
+    "expand",
+    "rowid",
+    "oid",
     "passwordconfirm",
 ];
 /// Words of the filter language, which no path can begin with.
@@ -50,7 +57,13 @@ const FILTER_WORDS: [&str; 8] = ["and", "or", "not", "in", "is", "null", "true",
 const TABLES_OF_SQLITE: [&str; 4] = ["json_each", "json_tree", "dbstat", "bytecode"];
 /// Sent by PocketBase's tools with every field; nothing here depends on them.
 const PASSED_OVER: [&str; 8] = [
-    "system", "presentable", "primaryKey", "autogeneratePattern", "convertURLs", "help", "onCreate",
+    "system",
+    "presentable",
+    "primaryKey",
+    "autogeneratePattern",
+    "convertURLs",
+    "help",
+    "onCreate",
     "onUpdate",
 ];
 
@@ -185,7 +198,9 @@ pub fn check_name(name: &str) -> Result<()> {
 fn is_word(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && name.starts_with(|first: char| first.is_ascii_alphabetic())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 fn parse_fields(key: &str, value: &Value) -> Result<Vec<Field>> {
@@ -197,7 +212,10 @@ fn parse_fields(key: &str, value: &Value) -> Result<Vec<Field>> {
         let Some(field) = parse_field(value)? else {
             continue;
         };
-        if fields.iter().any(|other| other.name.eq_ignore_ascii_case(&field.name)) {
+        if fields
+            .iter()
+            .any(|other| other.name.eq_ignore_ascii_case(&field.name))
+        {
             return Err(invalid(&field.name, "There are two fields of this name."));
         }
         if fields.iter().any(|other| other.id == field.id) {
@@ -253,7 +271,9 @@ fn parse_field_kind(options: &mut Options<'_>) -> Result<FieldKind> {
         "text" => FieldKind::Text(parse_text_options(options)?),
         "email" => FieldKind::Email(parse_domains(options)?),
         "url" => FieldKind::Url(parse_domains(options)?),
-        "editor" => FieldKind::Editor { bytes_max: options.bytes_max()? },
+        "editor" => FieldKind::Editor {
+            bytes_max: options.bytes_max()?,
+        },
         "number" => FieldKind::Number {
             min: options.number("min")?,
             max: options.number("max")?,
@@ -270,7 +290,9 @@ fn parse_field_kind(options: &mut Options<'_>) -> Result<FieldKind> {
             values: options.select_values()?,
             select_max: options.select_max()?,
         },
-        "json" => FieldKind::Json { bytes_max: options.bytes_max()? },
+        "json" => FieldKind::Json {
+            bytes_max: options.bytes_max()?,
+        },
         "relation" => FieldKind::Relation(RelationOptions {
             collection_id: options
                 .text("collectionId")?
@@ -327,7 +349,10 @@ fn parse_times(
         },
         _ => Ok(None),
     };
-    Ok(TimeOptions { min: bound("min")?, max: bound("max")? })
+    Ok(TimeOptions {
+        min: bound("min")?,
+        max: bound("max")?,
+    })
 }
 
 fn field_to_json(field: &Field) -> Value {
@@ -352,7 +377,11 @@ fn field_to_json(field: &Field) -> Value {
         FieldKind::Editor { bytes_max } | FieldKind::Json { bytes_max } => {
             json!({"maxSize": bytes_max})
         }
-        FieldKind::Number { min, max, integers_only } => {
+        FieldKind::Number {
+            min,
+            max,
+            integers_only,
+        } => {
             json!({"min": min, "max": max, "onlyInt": integers_only})
         }
         FieldKind::Date(options) | FieldKind::Datetime(options) => {
@@ -423,13 +452,16 @@ impl<'a> Options<'a> {
     fn texts(&mut self, name: &str) -> Result<Vec<String>> {
         let list = self.take(name, "a list of texts", |value| {
             let list = value.as_array()?.iter();
-            list.map(|value| value.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+            list.map(|value| value.as_str().map(str::to_owned))
+                .collect::<Option<Vec<_>>>()
         })?;
         Ok(list.unwrap_or_default())
     }
 
     fn flag(&mut self, name: &str) -> Result<bool> {
-        Ok(self.take(name, "true or false", Value::as_bool)?.unwrap_or(false))
+        Ok(self
+            .take(name, "true or false", Value::as_bool)?
+            .unwrap_or(false))
     }
 
     fn number(&mut self, name: &str) -> Result<Option<f64>> {
@@ -438,12 +470,17 @@ impl<'a> Options<'a> {
 
     fn count(&mut self, name: &str) -> Result<Option<usize>> {
         self.take(name, "a whole number", |value| {
-            value.as_u64().and_then(|number| usize::try_from(number).ok())
+            value
+                .as_u64()
+                .and_then(|number| usize::try_from(number).ok())
         })
     }
 
     fn bytes_max(&mut self) -> Result<usize> {
-        Ok(self.count("maxSize")?.filter(|size| *size > 0).unwrap_or(BYTES_MAX_DEFAULT))
+        Ok(self
+            .count("maxSize")?
+            .filter(|size| *size > 0)
+            .unwrap_or(BYTES_MAX_DEFAULT))
     }
 
     fn select_max(&mut self) -> Result<usize> {
@@ -460,7 +497,9 @@ impl<'a> Options<'a> {
             |value: &String| value.is_empty() || value.contains('\0') || value.starts_with('[');
         let has_twice = |value: &&String| values.iter().filter(|other| other == value).count() > 1;
         if values.is_empty() || values.iter().any(is_wrong) {
-            return Err(self.refuse("A select needs values, none of them empty or beginning with [."));
+            return Err(
+                self.refuse("A select needs values, none of them empty or beginning with [.")
+            );
         }
         if let Some(value) = values.iter().find(has_twice) {
             return Err(self.refuse(format!("The value {value} is listed twice.")));
@@ -470,8 +509,14 @@ impl<'a> Options<'a> {
 
     fn finish(self) -> Result<()> {
         let is_left = |key: &&String| !PASSED_OVER.contains(&key.as_str());
-        match self.values.iter().find(|(key, value)| is_left(key) && !is_empty(value)) {
-            Some((key, _)) => Err(self.refuse(format!("The option {key} is not known for this type."))),
+        match self
+            .values
+            .iter()
+            .find(|(key, value)| is_left(key) && !is_empty(value))
+        {
+            Some((key, _)) => {
+                Err(self.refuse(format!("The option {key} is not known for this type.")))
+            }
             None => Ok(()),
         }
     }
@@ -496,7 +541,12 @@ fn object_or_text(name: &str, value: &Value) -> Result<Map<String, Value>> {
         Value::String(text) => serde_json::from_str(text).ok(),
         _ => None,
     };
-    parsed.ok_or_else(|| invalid(name, "options must be an object, or an object as a JSON string."))
+    parsed.ok_or_else(|| {
+        invalid(
+            name,
+            "options must be an object, or an object as a JSON string.",
+        )
+    })
 }
 
 fn optional_text(name: &str, value: &Value) -> Result<Option<String>> {
@@ -508,7 +558,11 @@ fn optional_text(name: &str, value: &Value) -> Result<Option<String>> {
 }
 
 fn unknown(key: &str) -> Error {
-    Error::field(key, "validation_unknown", "A collection has no such attribute.")
+    Error::field(
+        key,
+        "validation_unknown",
+        "A collection has no such attribute.",
+    )
 }
 
 /// What is wrong with an attribute or a field of a definition.
@@ -552,18 +606,25 @@ mod tests {
             {"name": "r", "type": "relation", "collectionId": "x", "maxSelect": 5, "cascadeDelete": true},
         ]);
         let first: Vec<Value> = fields(list).unwrap().iter().map(field_to_json).collect();
-        let again: Vec<Value> =
-            fields(Value::Array(first.clone())).unwrap().iter().map(field_to_json).collect();
+        let again: Vec<Value> = fields(Value::Array(first.clone()))
+            .unwrap()
+            .iter()
+            .map(field_to_json)
+            .collect();
         assert_eq!(first, again);
     }
 
     #[test]
     fn wrong_fields_are_refused() {
         for field in [
-            json!({"type": "text"}), json!({"name": "", "type": "text"}),
-            json!({"name": "a b", "type": "text"}), json!({"name": "_a", "type": "text"}),
-            json!({"name": "rowid", "type": "text"}), json!({"name": "Expand", "type": "text"}),
-            json!({"name": "a"}), json!({"name": "a", "type": "file"}),
+            json!({"type": "text"}),
+            json!({"name": "", "type": "text"}),
+            json!({"name": "a b", "type": "text"}),
+            json!({"name": "_a", "type": "text"}),
+            json!({"name": "rowid", "type": "text"}),
+            json!({"name": "Expand", "type": "text"}),
+            json!({"name": "a"}),
+            json!({"name": "a", "type": "file"}),
             json!({"name": "a", "type": "text", "typo": 1}),
             json!({"name": "a", "type": "text", "pattern": "("}),
             json!({"name": "a", "type": "text", "min": -1}),
@@ -576,6 +637,8 @@ mod tests {
         ] {
             assert!(fields(json!([field])).is_err(), "{field}");
         }
-        assert!(fields(json!([{"name": "a", "type": "text"}, {"name": "A", "type": "text"}])).is_err());
+        assert!(
+            fields(json!([{"name": "a", "type": "text"}, {"name": "A", "type": "text"}])).is_err()
+        );
     }
 }

@@ -14,7 +14,10 @@ const INDEXES_MAX: usize = 64;
 /// Reads the `indexes` of a definition.
 pub fn parse_indexes(value: &Value) -> Result<Vec<Index>> {
     let Some(list) = value.as_array().filter(|list| list.len() <= INDEXES_MAX) else {
-        return Err(invalid("indexes", format!("Must be a list of at most {INDEXES_MAX} indexes.")));
+        return Err(invalid(
+            "indexes",
+            format!("Must be a list of at most {INDEXES_MAX} indexes."),
+        ));
     };
     let mut indexes: Vec<Index> = Vec::new();
     for value in list {
@@ -30,8 +33,14 @@ pub fn parse_indexes(value: &Value) -> Result<Vec<Index>> {
                  CREATE [UNIQUE] INDEX name ON collection (a, b DESC).",
             ));
         };
-        if indexes.iter().any(|other| other.name.eq_ignore_ascii_case(&index.name)) {
-            return Err(invalid("indexes", format!("There are two indexes {}.", index.name)));
+        if indexes
+            .iter()
+            .any(|other| other.name.eq_ignore_ascii_case(&index.name))
+        {
+            return Err(invalid(
+                "indexes",
+                format!("There are two indexes {}.", index.name),
+            ));
         }
         indexes.push(index);
     }
@@ -54,17 +63,33 @@ fn parse_index_object(object: &Map<String, Value>) -> Option<Index> {
         None => format!("idx_{}", names.join("_")),
         Some(name) => name.as_str()?.to_owned(),
     };
-    let unique = object.get("unique").is_some_and(|unique| unique == &json!(true));
+    let unique = object
+        .get("unique")
+        .is_some_and(|unique| unique == &json!(true));
     let known = ["fields", "name", "unique"];
-    (object.keys().all(|key| known.contains(&key.as_str())) && is_index(&name, &columns))
-        .then_some(Index { name, columns, unique })
+    (object.keys().all(|key| known.contains(&key.as_str())) && is_index(&name, &columns)).then_some(
+        Index {
+            name,
+            columns,
+            unique,
+        },
+    )
 }
 
 /// The plain form of `CREATE INDEX` that PocketBase's collections carry: column names only.
 fn parse_index_sql(sql: &str) -> Option<Index> {
-    let spaced = sql.replace('(', " ( ").replace(')', " ) ").replace(',', " , ");
-    let mut words = spaced.split_whitespace().map(|word| word.trim_matches(['`', '"', '[', ']']));
-    let mut expect = |wanted: &str| words.next().filter(|word| word.eq_ignore_ascii_case(wanted));
+    let spaced = sql
+        .replace('(', " ( ")
+        .replace(')', " ) ")
+        .replace(',', " , ");
+    let mut words = spaced
+        .split_whitespace()
+        .map(|word| word.trim_matches(['`', '"', '[', ']']));
+    let mut expect = |wanted: &str| {
+        words
+            .next()
+            .filter(|word| word.eq_ignore_ascii_case(wanted))
+    };
     expect("CREATE")?;
     let mut word = words.next()?;
     let unique = word.eq_ignore_ascii_case("UNIQUE");
@@ -76,11 +101,17 @@ fn parse_index_sql(sql: &str) -> Option<Index> {
     }
     let mut name = words.next()?;
     if name.eq_ignore_ascii_case("IF") {
-        words.next().filter(|word| word.eq_ignore_ascii_case("NOT"))?;
-        words.next().filter(|word| word.eq_ignore_ascii_case("EXISTS"))?;
+        words
+            .next()
+            .filter(|word| word.eq_ignore_ascii_case("NOT"))?;
+        words
+            .next()
+            .filter(|word| word.eq_ignore_ascii_case("EXISTS"))?;
         name = words.next()?;
     }
-    words.next().filter(|word| word.eq_ignore_ascii_case("ON"))?;
+    words
+        .next()
+        .filter(|word| word.eq_ignore_ascii_case("ON"))?;
     words.next()?;
     words.next().filter(|word| *word == "(")?;
     let rest: Vec<&str> = words.collect();
@@ -94,16 +125,23 @@ fn parse_index_sql(sql: &str) -> Option<Index> {
             _ => None,
         })
         .collect::<Option<_>>()?;
-    (*last == ")" && is_index(name, &columns))
-        .then(|| Index { name: name.to_owned(), columns, unique })
+    (*last == ")" && is_index(name, &columns)).then(|| Index {
+        name: name.to_owned(),
+        columns,
+        unique,
+    })
 }
 
 fn is_index(name: &str, columns: &[(String, bool)]) -> bool {
     let is_plain = |text: &str| {
         (1..=128).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     };
-    is_plain(name) && (1..=16).contains(&columns.len()) && columns.iter().all(|(name, _)| is_plain(name))
+    is_plain(name)
+        && (1..=16).contains(&columns.len())
+        && columns.iter().all(|(name, _)| is_plain(name))
 }
 
 /// The form that clients get.
@@ -111,7 +149,13 @@ pub fn index_to_json(index: &Index) -> Value {
     let fields: Vec<String> = index
         .columns
         .iter()
-        .map(|(name, descending)| if *descending { format!("-{name}") } else { name.clone() })
+        .map(|(name, descending)| {
+            if *descending {
+                format!("-{name}")
+            } else {
+                name.clone()
+            }
+        })
         .collect();
     json!({"name": index.name, "fields": fields, "unique": index.unique})
 }
@@ -122,7 +166,9 @@ mod tests {
 
     #[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
     fn check_index(value: Value, expected: Option<&str>) {
-        let written = parse_indexes(&json!([value])).ok().map(|list| index_to_json(&list[0]).to_string());
+        let written = parse_indexes(&json!([value]))
+            .ok()
+            .map(|list| index_to_json(&list[0]).to_string());
         assert_eq!(written.as_deref(), expected, "{value}");
     }
 
@@ -131,15 +177,23 @@ mod tests {
         let ab = r#"{"fields":["a","-b"],"name":"i","unique":false}"#;
         check_index(json!({"name": "i", "fields": ["a", "-b"]}), Some(ab));
         check_index(json!("CREATE INDEX i ON t (a, b DESC)"), Some(ab));
-        check_index(json!("create index if not exists `i` on `t` (`a` asc,\"b\" desc)"), Some(ab));
+        check_index(
+            json!("create index if not exists `i` on `t` (`a` asc,\"b\" desc)"),
+            Some(ab),
+        );
         check_index(
             json!("CREATE UNIQUE INDEX i ON t (a)"),
             Some(r#"{"fields":["a"],"name":"i","unique":true}"#),
         );
         for wrong in [
-            json!("CREATE INDEX i ON t (lower(a))"), json!("CREATE INDEX i ON t (a) WHERE a > 1"),
-            json!("CREATE INDEX i ON t ()"), json!("DROP TABLE t"), json!("CREATE INDEX i ON t (a; b)"),
-            json!({"fields": []}), json!({"fields": ["a"], "where": "x"}), json!(5),
+            json!("CREATE INDEX i ON t (lower(a))"),
+            json!("CREATE INDEX i ON t (a) WHERE a > 1"),
+            json!("CREATE INDEX i ON t ()"),
+            json!("DROP TABLE t"),
+            json!("CREATE INDEX i ON t (a; b)"),
+            json!({"fields": []}),
+            json!({"fields": ["a"], "where": "x"}),
+            json!(5),
         ] {
             check_index(wrong, None);
         }

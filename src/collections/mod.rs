@@ -94,18 +94,31 @@ pub enum FieldKind {
     Email(DomainOptions),
     Url(DomainOptions),
     /// Rich text; bounded in bytes.
-    Editor { bytes_max: usize },
-    Number { min: Option<f64>, max: Option<f64>, integers_only: bool },
+    Editor {
+        bytes_max: usize,
+    },
+    Number {
+        min: Option<f64>,
+        max: Option<f64>,
+        integers_only: bool,
+    },
     Bool,
     /// A day, `YYYY-MM-DD`.
     Date(TimeOptions),
     /// A moment, as `clock` writes it.
     Datetime(TimeOptions),
-    Select { values: Vec<String>, select_max: usize },
-    Json { bytes_max: usize },
+    Select {
+        values: Vec<String>,
+        select_max: usize,
+    },
+    Json {
+        bytes_max: usize,
+    },
     Relation(RelationOptions),
     /// Only `password` of auth collections: written, hashed, never shown.
-    Password { chars_min: usize },
+    Password {
+        chars_min: usize,
+    },
 }
 
 /// Options of `text`; lengths in characters.

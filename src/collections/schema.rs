@@ -25,7 +25,11 @@ use crate::error::Result;
 use crate::error::ResultExt as _;
 
 /// Makes the table of `collection`, or changes it from `previous`, which describes what is stored.
-pub fn apply(tx: &Connection, collection: &Collection, previous: Option<&Collection>) -> Result<()> {
+pub fn apply(
+    tx: &Connection,
+    collection: &Collection,
+    previous: Option<&Collection>,
+) -> Result<()> {
     let mut columns = columns(tx, &collection.name)?;
     if previous.is_none() && !columns.is_empty() {
         move_table_aside(tx, &collection.name)?;
@@ -50,7 +54,8 @@ fn create_table(tx: &Connection, collection: &Collection) -> Result<()> {
         let _ = write!(sql, ", {} {}", quote(&field.name), column_type(&field.kind));
     }
     sql.push(')');
-    tx.execute_batch(&sql).context(format!("create table {}", collection.name))
+    tx.execute_batch(&sql)
+        .context(format!("create table {}", collection.name))
 }
 
 fn column_type(kind: &FieldKind) -> &'static str {
@@ -95,7 +100,12 @@ pub fn is_behind(connection: &Connection, collection: &Collection) -> Result<boo
 }
 
 /// Turns single values into lists or back; back only when no list has a second value.
-fn change_number_of_values(tx: &Connection, table: &str, before: &Field, now: &Field) -> Result<()> {
+fn change_number_of_values(
+    tx: &Connection,
+    table: &str,
+    before: &Field,
+    now: &Field,
+) -> Result<()> {
     let column = quote(&now.name);
     match (before.is_multiple(), now.is_multiple()) {
         (false, true) => {
@@ -131,7 +141,11 @@ fn wanted_indexes(collection: &Collection) -> BTreeMap<String, String> {
     let table = &collection.name;
     let create = |name: &str, unique: bool, columns: &str| {
         let unique = if unique { "UNIQUE " } else { "" };
-        format!("CREATE {unique}INDEX {} ON {} ({columns})", quote(name), quote(table))
+        format!(
+            "CREATE {unique}INDEX {} ON {} ({columns})",
+            quote(name),
+            quote(table)
+        )
     };
     let mut wanted = BTreeMap::new();
     for field in &collection.fields {
@@ -141,7 +155,10 @@ fn wanted_indexes(collection: &Collection) -> BTreeMap<String, String> {
             // An e-mail address signs in whatever its case.
             let is_identity = collection.kind == CollectionKind::Auth && field.name == "email";
             let collation = if is_identity { " COLLATE NOCASE" } else { "" };
-            wanted.insert(name.clone(), create(&name, true, &format!("{column}{collation}")));
+            wanted.insert(
+                name.clone(),
+                create(&name, true, &format!("{column}{collation}")),
+            );
         }
         // Deleting a target looks for those that point to it.
         if field.relation().is_some() && !field.is_multiple() && !field.unique {
@@ -159,7 +176,10 @@ fn wanted_indexes(collection: &Collection) -> BTreeMap<String, String> {
                 format!("{}{order}", quote(column))
             })
             .collect();
-        wanted.insert(name.clone(), create(&name, index.unique, &columns.join(", ")));
+        wanted.insert(
+            name.clone(),
+            create(&name, index.unique, &columns.join(", ")),
+        );
     }
     wanted
 }
@@ -176,13 +196,14 @@ fn apply_indexes(tx: &Connection, collection: &Collection) -> Result<()> {
         if present.get(name) == Some(sql) {
             continue;
         }
-        tx.execute_batch(sql).map_err(|error| match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::ConstraintViolation) => Error::conflict(format!(
-                "{} cannot be unique: some records have the same value.",
-                name.rsplit(':').next().unwrap_or(name)
-            )),
-            _ => Error::from(error).context(format!("create index {name}")),
-        })?;
+        tx.execute_batch(sql)
+            .map_err(|error| match error.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::ConstraintViolation) => Error::conflict(format!(
+                    "{} cannot be unique: some records have the same value.",
+                    name.rsplit(':').next().unwrap_or(name)
+                )),
+                _ => Error::from(error).context(format!("create index {name}")),
+            })?;
     }
     Ok(())
 }
@@ -225,11 +246,17 @@ fn move_column_aside(tx: &Connection, table: &str, column: &str) -> Result<()> {
     }
     let aside = quote(&format!("_deleted_{column}_{}", stamp()?));
     let (table, column) = (quote(table), quote(column));
-    tx.execute_batch(&format!("ALTER TABLE {table} RENAME COLUMN {column} TO {aside}"))
-        .context(format!("move column {column} aside"))
+    tx.execute_batch(&format!(
+        "ALTER TABLE {table} RENAME COLUMN {column} TO {aside}"
+    ))
+    .context(format!("move column {column} aside"))
 }
 
 /// Distinguishes things of the same name that were deleted one after the other.
 fn stamp() -> Result<String> {
-    Ok(format!("{}_{}", clock::now_ms(), crate::ids::hex(&crate::ids::random_bytes::<3>()?)))
+    Ok(format!(
+        "{}_{}",
+        clock::now_ms(),
+        crate::ids::hex(&crate::ids::random_bytes::<3>()?)
+    ))
 }

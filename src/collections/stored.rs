@@ -36,7 +36,8 @@ pub fn save(tx: &Connection, collection: &Collection) -> Result<()> {
 /// Notes what a definition is being changed to, or that it is not.
 pub fn save_pending(tx: &Connection, id: &str, next: Option<&Collection>) -> Result<()> {
     let sql = "UPDATE _collections SET pending = ?2 WHERE id = ?1";
-    tx.prepare_cached(sql)?.execute(params![id, next.map(stored_form)])?;
+    tx.prepare_cached(sql)?
+        .execute(params![id, next.map(stored_form)])?;
     Ok(())
 }
 
@@ -51,7 +52,8 @@ fn stored_form(collection: &Collection) -> String {
 /// Notes in a tenant's file that its table has followed a definition.
 pub fn save_applied(tx: &Connection, collection: &Collection) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO _applied (collection, updated) VALUES (?1, ?2)";
-    tx.prepare_cached(sql)?.execute(params![collection.id, collection.updated])?;
+    tx.prepare_cached(sql)?
+        .execute(params![collection.id, collection.updated])?;
     Ok(())
 }
 
@@ -63,7 +65,10 @@ pub fn is_applied(connection: &Connection, collection: &Collection) -> Result<bo
 }
 
 /// The definitions of a database, each with what it is being changed to.
-pub fn load(connection: &Connection, database: &str) -> Result<Vec<(Collection, Option<Collection>)>> {
+pub fn load(
+    connection: &Connection,
+    database: &str,
+) -> Result<Vec<(Collection, Option<Collection>)>> {
     let mut statement = connection.prepare_cached(
         "SELECT id, name, definition, created, updated, pending
          FROM _collections
@@ -92,7 +97,10 @@ pub fn load(connection: &Connection, database: &str) -> Result<Vec<(Collection, 
         let pending = pending.map(|text| {
             let mut next = collection.clone();
             let json: serde_json::Value = serde_json::from_str(&text)?;
-            json["updated"].as_str().unwrap_or_default().clone_into(&mut next.updated);
+            json["updated"]
+                .as_str()
+                .unwrap_or_default()
+                .clone_into(&mut next.updated);
             restore(&mut next, &text).map(|()| next)
         });
         list.push((collection, pending.transpose()?));

@@ -67,7 +67,9 @@ fn patience(pages: i64) -> Duration {
 /// Folds in everything and empties the log; false when another user of the log prevents it.
 pub fn fold(connection: &Connection) -> Result<bool> {
     let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
-    let busy: i64 = connection.query_row(sql, [], |row| row.get(0)).context("checkpoint")?;
+    let busy: i64 = connection
+        .query_row(sql, [], |row| row.get(0))
+        .context("checkpoint")?;
     Ok(busy == 0)
 }
 

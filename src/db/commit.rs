@@ -51,9 +51,19 @@ struct State {
 impl Queue {
     pub fn new(mut connection: Connection) -> Result<Queue> {
         let deadline = Deadline::attach(&mut connection)?;
-        let state = State { jobs: Vec::new(), leading: false };
-        let writer = Writer { connection, deadline, checkpoints: Checkpoints::default() };
-        Ok(Queue { writer: Mutex::new(writer), state: Mutex::new(state) })
+        let state = State {
+            jobs: Vec::new(),
+            leading: false,
+        };
+        let writer = Writer {
+            connection,
+            deadline,
+            checkpoints: Checkpoints::default(),
+        };
+        Ok(Queue {
+            writer: Mutex::new(writer),
+            state: Mutex::new(state),
+        })
     }
 
     /// See [`super::Database::write`]; the job is stopped after `limit`.
@@ -83,20 +93,30 @@ impl Queue {
     /// Folds the log in and runs `body` on the connection, between two batches.
     pub fn maintain(&self, body: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
         let mut writer = lock(&self.writer);
-        let Writer { connection, checkpoints, .. } = &mut *writer;
+        let Writer {
+            connection,
+            checkpoints,
+            ..
+        } = &mut *writer;
         checkpoints.now(connection)?;
         body(connection)
     }
 
     pub fn into_connection(self) -> Connection {
         let writer = self.writer.into_inner();
-        writer.unwrap_or_else(std::sync::PoisonError::into_inner).connection
+        writer
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .connection
     }
 
     fn lead(&self) {
         let mut writer = lock(&self.writer);
         let mut batch = std::mem::take(&mut lock(&self.state).jobs);
-        let Writer { connection, deadline, checkpoints } = &mut *writer;
+        let Writer {
+            connection,
+            deadline,
+            checkpoints,
+        } = &mut *writer;
         let outcome = run(connection, deadline, &mut batch);
         if let Err(error) = checkpoints.after_commit(connection, BUSY_WAIT) {
             log::warn(format_args!("checkpoint: {error}"));
@@ -139,7 +159,10 @@ fn run(
         if !connection.is_autocommit()
             && let Err(failure) = execute(connection, "ROLLBACK")
         {
-            log::error(format_args!("roll back a failed commit: {}", failure.detail));
+            log::error(format_args!(
+                "roll back a failed commit: {}",
+                failure.detail
+            ));
         }
     })
 }
@@ -287,7 +310,10 @@ struct Waiter<T> {
 
 impl<T> Waiter<T> {
     fn new() -> Waiter<T> {
-        Waiter { turn: Mutex::new(Turn::Wait), changed: Condvar::new() }
+        Waiter {
+            turn: Mutex::new(Turn::Wait),
+            changed: Condvar::new(),
+        }
     }
 
     fn set(&self, turn: Turn<T>) {
@@ -325,16 +351,24 @@ mod tests {
 
     fn queue() -> Arc<Queue> {
         let connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch("CREATE TABLE t (x UNIQUE)").unwrap();
+        connection
+            .execute_batch("CREATE TABLE t (x UNIQUE)")
+            .unwrap();
         Arc::new(Queue::new(connection).unwrap())
     }
 
     fn insert(queue: &Queue, x: i64) -> Result<usize> {
-        queue.write(LIMIT, move |c| Ok(c.execute("INSERT INTO t VALUES (?1)", [x])?))
+        queue.write(LIMIT, move |c| {
+            Ok(c.execute("INSERT INTO t VALUES (?1)", [x])?)
+        })
     }
 
     fn count(queue: &Queue) -> i64 {
-        queue.write(LIMIT, |c| Ok(c.query_row("SELECT count(*) FROM t", [], |r| r.get(0))?)).unwrap()
+        queue
+            .write(LIMIT, |c| {
+                Ok(c.query_row("SELECT count(*) FROM t", [], |r| r.get(0))?)
+            })
+            .unwrap()
     }
 
     #[test]
@@ -345,12 +379,17 @@ mod tests {
                 let queue = Arc::clone(&queue);
                 threads::spawn("writer", move || {
                     // Each number is written by two threads: one of them must be refused.
-                    (0..50).filter(|i| insert(&queue, (n / 2) * 50 + i).is_ok()).count()
+                    (0..50)
+                        .filter(|i| insert(&queue, (n / 2) * 50 + i).is_ok())
+                        .count()
                 })
                 .unwrap()
             })
             .collect();
-        let kept: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
+        let kept: usize = writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap())
+            .sum();
         assert_eq!(kept, 16 * 50);
         assert_eq!(count(&queue), 16 * 50);
     }

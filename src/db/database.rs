@@ -124,7 +124,9 @@ impl Database {
         &self,
         job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.queue.write(WRITE_LIMIT, job).map_err(|error| self.locate("write", error))
+        self.queue
+            .write(WRITE_LIMIT, job)
+            .map_err(|error| self.locate("write", error))
     }
 
     /// Like [`Database::write`], for a job that may have to go through whole tables.
@@ -132,24 +134,31 @@ impl Database {
         &self,
         job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.queue.write(LONG_WRITE_LIMIT, job).map_err(|error| self.locate("write", error))
+        self.queue
+            .write(LONG_WRITE_LIMIT, job)
+            .map_err(|error| self.locate("write", error))
     }
 
     /// Folds the log into the file when there is much of it and refreshes what SQLite knows of
     /// the data for planning queries; bounded work, for the timer.
     pub fn maintain(&self) -> Result<()> {
         self.queue.maintain(|connection| {
-            connection.execute_batch("PRAGMA optimize(0x10012)").context("optimize")
+            connection
+                .execute_batch("PRAGMA optimize(0x10012)")
+                .context("optimize")
         })
     }
 
     /// Folds the whole log into the file, which then stands for itself; fails while another
     /// process reads the log.
     pub fn fold(&self) -> Result<()> {
-        self.queue.maintain(|connection| match checkpoint::fold(connection)? {
-            true => Ok(()),
-            false => Err(Error::unavailable("Another program uses the database; try again.")),
-        })
+        self.queue
+            .maintain(|connection| match checkpoint::fold(connection)? {
+                true => Ok(()),
+                false => Err(Error::unavailable(
+                    "Another program uses the database; try again.",
+                )),
+            })
     }
 
     /// Folds the log in and closes all connections.
@@ -194,21 +203,33 @@ fn refuse_cut_off(path: &Path) -> Result<()> {
         Ok(1..HEADER_BYTES) => !beside(path, "-journal").exists(),
         Ok(_) | Err(_) => false,
     };
-    if is_cut_off { Err(damaged().context("the file was cut off")) } else { Ok(()) }
+    if is_cut_off {
+        Err(damaged().context("the file was cut off"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Makes the file so that its owner alone can read it; SQLite gives its log the same mode.
 fn make_private(path: &Path) -> Result<()> {
-    match File::options().write(true).create_new(true).mode(0o600).open(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(Error::unavailable(format!("The file cannot be made: {error}.")))
-        }
+    match File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+    {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::unavailable(
+            format!("The file cannot be made: {error}."),
+        )),
         // Not opened when it was there: closing it would drop locks that this process holds.
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that opens database files")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that opens database files"
+)]
 fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connection> {
     make_private(path)?;
     let has_log = wal_bytes(path) > 0;
@@ -261,12 +282,11 @@ fn use_log(connection: &Connection) -> rusqlite::Result<String> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that opens database files")]
-fn open_reader(
-    path: &Path,
-    settings: Settings,
-    cache_kib: i64,
-) -> Result<(Connection, Deadline)> {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that opens database files"
+)]
+fn open_reader(path: &Path, settings: Settings, cache_kib: i64) -> Result<(Connection, Deadline)> {
     let mut connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -352,7 +372,11 @@ impl Readers {
         Readers {
             path: path.to_owned(),
             settings,
-            state: Mutex::new(ReadersState { idle: VecDeque::new(), open: 0, large: 0 }),
+            state: Mutex::new(ReadersState {
+                idle: VecDeque::new(),
+                open: 0,
+                large: 0,
+            }),
             returned: Condvar::new(),
         }
     }
@@ -363,7 +387,10 @@ impl Readers {
             Turn::Open(size) => self.open(size).inspect_err(|_| self.forget(size))?,
         };
         reader.deadline.set(QUERY_LIMIT);
-        Ok(Taken { readers: self, reader: Some(reader) })
+        Ok(Taken {
+            readers: self,
+            reader: Some(reader),
+        })
     }
 
     /// An idle reader, or leave to open one, which is counted already.
@@ -384,9 +411,15 @@ impl Readers {
                 state.open += 1;
                 return Ok(Turn::Open(Size::Small));
             }
-            let limit = if state.open < READERS_MAX { PATIENCE } else { READER_WAIT };
+            let limit = if state.open < READERS_MAX {
+                PATIENCE
+            } else {
+                READER_WAIT
+            };
             let Some(left) = limit.checked_sub(waited) else {
-                return Err(Error::unavailable("Too many queries are running; try again."));
+                return Err(Error::unavailable(
+                    "Too many queries are running; try again.",
+                ));
             };
             state = threads::wait_timeout(&self.returned, state, left);
         }
@@ -399,7 +432,11 @@ impl Readers {
         };
         let (connection, deadline) = open_reader(&self.path, self.settings, cache_kib)
             .context(format!("open reader of {}", self.path.display()))?;
-        Ok(Reader { connection, deadline, size })
+        Ok(Reader {
+            connection,
+            deadline,
+            size,
+        })
     }
 
     fn forget(&self, size: Size) {

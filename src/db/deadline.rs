@@ -32,7 +32,8 @@ impl Deadline {
     /// From now on there is this much time.
     pub fn set(&self, limit: Duration) {
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(NEVER);
-        self.0.store(now_ms().saturating_add(limit_ms), Ordering::Relaxed);
+        self.0
+            .store(now_ms().saturating_add(limit_ms), Ordering::Relaxed);
     }
 
     /// From now on there is no hurry.

@@ -40,7 +40,9 @@ pub fn check(connection: &Connection, schema: Schema) -> Result<()> {
     let sql = "SELECT user_version = 0 AND EXISTS (SELECT 1 FROM sqlite_schema)
                FROM pragma_user_version";
     if schema != Schema::Tenant && connection.query_row(sql, [], |row| row.get(0))? {
-        return Err(Error::unavailable("The file holds the tables of another program."));
+        return Err(Error::unavailable(
+            "The file holds the tables of another program.",
+        ));
     }
     refuse_newer(user_version(connection)?, schema.steps())
 }
@@ -59,9 +61,14 @@ fn run_steps(connection: &mut Connection, steps: &[&str]) -> Result<()> {
     let version = user_version(&tx)?;
     refuse_newer(version, steps)?;
     for (number, step) in steps.iter().enumerate().skip(version) {
-        tx.execute_batch(step).context(format!("migration step {}", number + 1))?;
+        tx.execute_batch(step)
+            .context(format!("migration step {}", number + 1))?;
     }
-    tx.pragma_update(None, "user_version", i64::try_from(steps.len()).unwrap_or(i64::MAX))?;
+    tx.pragma_update(
+        None,
+        "user_version",
+        i64::try_from(steps.len()).unwrap_or(i64::MAX),
+    )?;
     tx.commit().context("commit migration")
 }
 

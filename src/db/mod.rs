@@ -136,7 +136,9 @@ impl Databases {
     /// Refuses a name that no new database can have.
     pub fn check_new(&self, name: &str) -> Result<()> {
         if RESERVED.contains(&name) {
-            return Err(Error::invalid(format!("The database name {name} is reserved.")));
+            return Err(Error::invalid(format!(
+                "The database name {name} is reserved."
+            )));
         }
         if !is_valid_name(name) {
             return Err(Error::field(
@@ -146,7 +148,9 @@ impl Databases {
             ));
         }
         if name == DEFAULT || file(&self.dir, name).exists() {
-            return Err(Error::conflict(format!("The database {name} exists already.")));
+            return Err(Error::conflict(format!(
+                "The database {name} exists already."
+            )));
         }
         Ok(())
     }
@@ -156,12 +160,14 @@ impl Databases {
         let mut tenants = lock(&self.tenants);
         self.check_new(name)?;
         close_unused(&mut tenants.open);
-        self.open_tenant(&mut tenants, name).map(drop).inspect_err(|_| {
-            // Half a database would be in the way of the next attempt.
-            let path = file(&self.dir, name);
-            let _ = fs::remove_file(&path);
-            remove_log(&path);
-        })
+        self.open_tenant(&mut tenants, name)
+            .map(drop)
+            .inspect_err(|_| {
+                // Half a database would be in the way of the next attempt.
+                let path = file(&self.dir, name);
+                let _ = fs::remove_file(&path);
+                remove_log(&path);
+            })
     }
 
     /// The names of all databases, sorted, `default` first.
@@ -184,7 +190,9 @@ impl Databases {
     /// Takes a database out of service and moves its file to `deleted/`.
     pub fn delete(&self, name: &str) -> Result<()> {
         if name == DEFAULT || RESERVED.contains(&name) {
-            return Err(Error::invalid(format!("The database {name} cannot be deleted.")));
+            return Err(Error::invalid(format!(
+                "The database {name} cannot be deleted."
+            )));
         }
         drop(self.get(name)?);
         let tenant = {
@@ -201,7 +209,9 @@ impl Databases {
             Ok(result) => result,
             Err((database, error)) => {
                 let used = Instant::now();
-                tenants.open.insert(name.to_owned(), Tenant { database, used });
+                tenants
+                    .open
+                    .insert(name.to_owned(), Tenant { database, used });
                 Err(error)
             }
         }
@@ -240,8 +250,11 @@ impl Databases {
 
     /// Lets every open database fold its log into its file; called now and then.
     pub fn maintain(&self) {
-        let mut open: Vec<Arc<Database>> =
-            lock(&self.tenants).open.values().map(|tenant| Arc::clone(&tenant.database)).collect();
+        let mut open: Vec<Arc<Database>> = lock(&self.tenants)
+            .open
+            .values()
+            .map(|tenant| Arc::clone(&tenant.database))
+            .collect();
         open.extend([Arc::clone(&self.default), Arc::clone(&self.local)]);
         for database in open {
             if let Err(error) = database.maintain() {
@@ -262,15 +275,17 @@ impl Databases {
         Ok(())
     }
 
-    fn open_tenant(
-        &self,
-        tenants: &mut Tenants,
-        name: &str,
-    ) -> Result<Arc<Database>> {
+    fn open_tenant(&self, tenants: &mut Tenants, name: &str) -> Result<Arc<Database>> {
         let path = file(&self.dir, name);
         let database = Arc::new(Database::open(&path, Schema::Tenant, self.settings)?);
         let (shared, used) = (Arc::clone(&database), Instant::now());
-        tenants.open.insert(name.to_owned(), Tenant { database: shared, used });
+        tenants.open.insert(
+            name.to_owned(),
+            Tenant {
+                database: shared,
+                used,
+            },
+        );
         Ok(database)
     }
 }
@@ -287,10 +302,13 @@ fn no_database(name: &str) -> Error {
 pub fn is_valid_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && !RESERVED.contains(&name)
-        && name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
         && name
             .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-'))
+            .next()
+            .is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        && name.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-')
+        })
 }
 
 /// The text of an identifier inside SQL.
@@ -314,7 +332,10 @@ pub fn create_dir(dir: &Path) -> Result<()> {
         .mode(0o700)
         .create(dir)
         .map_err(|error| {
-            Error::unavailable(format!("The directory {} cannot be made: {error}.", dir.display()))
+            Error::unavailable(format!(
+                "The directory {} cannot be made: {error}.",
+                dir.display()
+            ))
         })
 }
 
@@ -409,7 +430,19 @@ mod tests {
 
     #[test]
     fn names_that_could_escape_or_collide_are_refused() {
-        for name in ["", "..", "a/b", "A", "local", "stats", "workflows", "-a", "a.db", "\u{e9}", &"a".repeat(65)] {
+        for name in [
+            "",
+            "..",
+            "a/b",
+            "A",
+            "local",
+            "stats",
+            "workflows",
+            "-a",
+            "a.db",
+            "\u{e9}",
+            &"a".repeat(65),
+        ] {
             assert!(!is_valid_name(name), "{name:?}");
         }
         assert!(is_valid_name("shop_2-a"));

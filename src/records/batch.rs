@@ -43,7 +43,8 @@ pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<Step>) -> Result<Vec
         if at > 0 {
             out.push(b',');
         }
-        step.run(tx, scope, &mut out).map_err(|error| name_step(error, at))?;
+        step.run(tx, scope, &mut out)
+            .map_err(|error| name_step(error, at))?;
         plan::check_size(&out)?;
     }
     out.push(b']');
@@ -52,7 +53,11 @@ pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<Step>) -> Result<Vec
 
 impl Step {
     fn run(self, tx: &Connection, scope: &Scope, out: &mut Vec<u8>) -> Result<()> {
-        let Step { collection, shape, action } = self;
+        let Step {
+            collection,
+            shape,
+            action,
+        } = self;
         let body = match action {
             Action::Create(draft) => create(tx, scope, &collection, draft, &shape)?,
             Action::Update(id, draft) => update(tx, scope, &collection, &id, draft, &shape)?,
@@ -73,7 +78,10 @@ impl Step {
 /// The error of one step as the error of the batch; the step is named by its position. Faults of
 /// ours stay what they are.
 pub fn name_step(error: Error, at: usize) -> Error {
-    if matches!(error.kind(), Kind::Internal | Kind::Unavailable | Kind::Stale | Kind::TooLarge) {
+    if matches!(
+        error.kind(),
+        Kind::Internal | Kind::Unavailable | Kind::Stale | Kind::TooLarge
+    ) {
         return error.context(format!("request {at} of a batch"));
     }
     let mut fields: FieldErrors = error
@@ -84,7 +92,10 @@ pub fn name_step(error: Error, at: usize) -> Error {
     let message = error.message().to_owned();
     fields.insert(
         format!("requests.{at}"),
-        FieldError { code: "batch_request_failed", message },
+        FieldError {
+            code: "batch_request_failed",
+            message,
+        },
     );
     Error::fields("A request of the batch failed; nothing was saved.", fields)
 }

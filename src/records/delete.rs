@@ -30,7 +30,12 @@ use crate::error::Result;
 const RECORDS_MAX: usize = 10_000;
 
 /// Deletes a record and what goes along with it.
-pub fn delete(tx: &Connection, scope: &Scope, collection: &Arc<Collection>, id: &str) -> Result<()> {
+pub fn delete(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    id: &str,
+) -> Result<()> {
     scope.collections.check_current()?;
     let access = scope.admit(collection.rules.delete.as_ref())?;
     let rowid = find(tx, scope, collection, id, &access)?;
@@ -49,7 +54,10 @@ pub fn delete_rows(
         release(tx, scope, group, &doomed)?;
     }
     for group in doomed.values() {
-        let sql = format!("DELETE FROM {} WHERE rowid = ?1", quote(&group.collection.name));
+        let sql = format!(
+            "DELETE FROM {} WHERE rowid = ?1",
+            quote(&group.collection.name)
+        );
         let mut statement = tx.prepare_cached(&sql)?;
         for rowid in group.ids.keys() {
             statement.execute([rowid])?;
@@ -77,9 +85,10 @@ fn closure(
     let mut doomed = Doomed::new();
     let mut level = vec![(Arc::clone(collection), rows)];
     while let Some((target, rows)) = level.pop() {
-        let group = doomed
-            .entry(target.id.clone())
-            .or_insert_with(|| Group { collection: Arc::clone(&target), ids: BTreeMap::new() });
+        let group = doomed.entry(target.id.clone()).or_insert_with(|| Group {
+            collection: Arc::clone(&target),
+            ids: BTreeMap::new(),
+        });
         let fresh: Vec<String> = rows
             .into_iter()
             .filter(|(rowid, id)| group.ids.insert(*rowid, id.clone()).is_none())
@@ -109,12 +118,17 @@ fn release(tx: &Connection, scope: &Scope, group: &Group, doomed: &Doomed) -> Re
     let gone: Vec<String> = group.ids.values().cloned().collect();
     for (collection, field, _) in pointers(scope, &group.collection) {
         let is_doomed = |rowid| {
-            doomed.get(&collection.id).is_some_and(|group| group.ids.contains_key(&rowid))
+            doomed
+                .get(&collection.id)
+                .is_some_and(|group| group.ids.contains_key(&rowid))
         };
         let mut cleared: HashMap<Rowid, HashSet<String>> = HashMap::new();
         for pointer in pointing(tx, &collection, field, &gone)? {
             if !is_doomed(pointer.rowid) {
-                cleared.entry(pointer.rowid).or_default().insert(pointer.target);
+                cleared
+                    .entry(pointer.rowid)
+                    .or_default()
+                    .insert(pointer.target);
             }
         }
         for (rowid, gone) in cleared {
@@ -133,7 +147,9 @@ fn clear(
 ) -> Result<()> {
     let (table, column) = (quote(&collection.name), quote(&field.name));
     let sql = format!("SELECT {column} FROM {table} WHERE rowid = ?1");
-    let stored = tx.prepare_cached(&sql)?.query_row([rowid], |row| row.get(0))?;
+    let stored = tx
+        .prepare_cached(&sql)?
+        .query_row([rowid], |row| row.get(0))?;
     let mut list = value::load_list(field, &stored);
     list.retain(|id| !gone.contains(id));
     if list.is_empty() && field.required {
@@ -144,7 +160,8 @@ fn clear(
     }
     let sql = format!("UPDATE {table} SET {column} = ?2, updated = ?3 WHERE rowid = ?1");
     let rest = value::store_list(&list);
-    tx.prepare_cached(&sql)?.execute(params![rowid, rest, clock::now()])?;
+    tx.prepare_cached(&sql)?
+        .execute(params![rowid, rest, clock::now()])?;
     Ok(())
 }
 
@@ -209,7 +226,11 @@ fn pointing(
     let mut statement = tx.prepare_cached(&sql)?;
     let ids = serde_json::to_string(ids)?;
     let rows = statement.query_map([ids], |row| {
-        Ok(Pointer { rowid: row.get(0)?, id: row.get(1)?, target: row.get(2)? })
+        Ok(Pointer {
+            rowid: row.get(0)?,
+            id: row.get(1)?,
+            target: row.get(2)?,
+        })
     })?;
     let found: Vec<Pointer> = rows.collect::<rusqlite::Result<_>>()?;
     if found.len() > RECORDS_MAX {

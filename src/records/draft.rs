@@ -19,7 +19,13 @@ use crate::error::Result;
 use crate::ids;
 
 /// Attributes that answers carry and that clients send back; they are not written.
-const PASSED_OVER: [&str; 5] = ["created", "updated", "collectionId", "collectionName", "expand"];
+const PASSED_OVER: [&str; 5] = [
+    "created",
+    "updated",
+    "collectionId",
+    "collectionName",
+    "expand",
+];
 
 /// Failing fields that are named in one answer.
 const ERRORS_MAX: usize = 100;
@@ -80,7 +86,12 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(scope: &Scope, collection: &'a Collection) -> Reader<'a> {
         let is_admin = scope.identity.is_admin();
-        Reader { collection, is_admin, changes: BTreeMap::new(), errors: FieldErrors::new() }
+        Reader {
+            collection,
+            is_admin,
+            changes: BTreeMap::new(),
+            errors: FieldErrors::new(),
+        }
     }
 
     fn read(&mut self, body: &Body) {
@@ -98,8 +109,8 @@ impl<'a> Reader<'a> {
     }
 
     fn read_key(&mut self, key: &str, raw: &RawValue) {
-        let modified = Modifier::split(key)
-            .and_then(|(name, sign)| self.position(name).map(|at| (at, sign)));
+        let modified =
+            Modifier::split(key).and_then(|(name, sign)| self.position(name).map(|at| (at, sign)));
         let (at, change) = match (self.position(key), modified) {
             (Some(at), _) => (at, value::parse(self.field(at), raw)),
             (None, Some((at, sign))) => (at, value::parse_modifier(self.field(at), sign, raw)),
@@ -113,12 +124,18 @@ impl<'a> Reader<'a> {
         let name = self.field(at).name.clone();
         let change = match self.may_set(at, change.as_ref().ok()) {
             true => change,
-            false => Err(FieldError::new("validation_forbidden", "Only admins may set this.")),
+            false => Err(FieldError::new(
+                "validation_forbidden",
+                "Only admins may set this.",
+            )),
         };
         match change {
             Ok(_) if self.changes.contains_key(&at) => {
                 let message = "Is mentioned twice, with and without a sign.";
-                self.errors.insert(name, FieldError::new("validation_invalid_modifier", message));
+                self.errors.insert(
+                    name,
+                    FieldError::new("validation_invalid_modifier", message),
+                );
             }
             Ok(change) => drop(self.changes.insert(at, change)),
             Err(error) => drop(self.errors.insert(name, error)),
@@ -135,7 +152,10 @@ impl<'a> Reader<'a> {
     /// To others than admins a hidden field does not exist.
     fn position(&self, name: &str) -> Option<usize> {
         let is_shown = |field: &Field| self.is_admin || !field.hidden || field.is_secret();
-        self.collection.fields.iter().position(|field| field.name == name && is_shown(field))
+        self.collection
+            .fields
+            .iter()
+            .position(|field| field.name == name && is_shown(field))
     }
 
     fn field(&self, at: usize) -> &'a Field {
@@ -185,7 +205,11 @@ impl<'a> Reader<'a> {
                 });
             }
         }
-        Ok(Draft { id, changes: self.changes, errors: self.errors })
+        Ok(Draft {
+            id,
+            changes: self.changes,
+            errors: self.errors,
+        })
     }
 
     /// A password may be sent twice to be sure of it; then both must be the same.
@@ -195,7 +219,10 @@ impl<'a> Reader<'a> {
             && self.collection.kind == CollectionKind::Auth
             && text(password) != text(confirm)
         {
-            let error = FieldError::new("validation_values_mismatch", "The passwords are not the same.");
+            let error = FieldError::new(
+                "validation_values_mismatch",
+                "The passwords are not the same.",
+            );
             self.errors.insert("passwordConfirm".to_owned(), error);
         }
     }
@@ -220,8 +247,11 @@ mod tests {
             identity: crate::rules::Identity::Admin("a".to_owned()),
         };
         let draft = Draft::create(&scope, &collection, &body, &hash).unwrap();
-        let errors: Vec<String> =
-            draft.errors.iter().map(|(name, error)| format!("{name} {}", error.code)).collect();
+        let errors: Vec<String> = draft
+            .errors
+            .iter()
+            .map(|(name, error)| format!("{name} {}", error.code))
+            .collect();
         assert_eq!(errors, expected, "{body:?}");
     }
 
@@ -242,6 +272,9 @@ mod tests {
 
     #[test]
     fn what_answers_carry_may_be_sent_back() {
-        check(&json!({"a": "x", "id": "i", "created": "", "collectionName": "c", "expand": {}}), &[]);
+        check(
+            &json!({"a": "x", "id": "i", "created": "", "collectionName": "c", "expand": {}}),
+            &[],
+        );
     }
 }

@@ -49,7 +49,9 @@ impl Pattern {
     fn new(text: &[u8]) -> Pattern {
         let text = text.to_ascii_lowercase();
         let parts = if text.contains(&b'%') {
-            text.split(|byte| *byte == b'%').map(<[u8]>::to_vec).collect()
+            text.split(|byte| *byte == b'%')
+                .map(<[u8]>::to_vec)
+                .collect()
         } else {
             vec![Vec::new(), text, Vec::new()]
         };

@@ -42,6 +42,7 @@ use write::Rowid;
 mod batch;
 mod delete;
 mod draft;
+mod kind;
 mod like;
 #[cfg(test)]
 mod model_tests;
@@ -101,7 +102,14 @@ impl Scope {
         key: Key,
         access: &Access,
     ) -> Result<Plan> {
-        Plan::new(&self.collections, &self.identity, collection, shape, key, access)
+        Plan::new(
+            &self.collections,
+            &self.identity,
+            collection,
+            shape,
+            key,
+            access,
+        )
     }
 }
 
@@ -151,7 +159,10 @@ fn read_list(
     let offset = (page - 1).saturating_mul(per_page);
     let condition = Condition::new(scope, collection, &access, &list.filter)?;
     let rowids = condition.page(scope, collection, &list.sort, per_page, offset, connection)?;
-    let total = match (list.skip_total, u64::try_from(rowids.len()).unwrap_or(u64::MAX)) {
+    let total = match (
+        list.skip_total,
+        u64::try_from(rowids.len()).unwrap_or(u64::MAX),
+    ) {
         (true, _) => None,
         // A page that is not full is the last one, and tells how many there are.
         (false, found) if found < per_page && (found > 0 || offset == 0) => Some(offset + found),
@@ -185,7 +196,9 @@ pub fn create(
     if let Access::When(rule) = &access
         && !write::holds(tx, scope, collection, rowid, rule)?
     {
-        return Err(Error::invalid("The record is not allowed by the createRule."));
+        return Err(Error::invalid(
+            "The record is not allowed by the createRule.",
+        ));
     }
     // It is the caller's own: there is nothing in it that the caller did not write.
     let out = show(tx, scope, collection, rowid, shape, &Access::Free)?;
@@ -205,7 +218,11 @@ pub fn update(
     let access = scope.admit(collection.rules.update.as_ref())?;
     let rowid = find(tx, scope, collection, id, &access)?;
     if draft.id.as_deref().is_some_and(|given| given != id) {
-        return Err(Error::field("id", "validation_unchangeable", "The id of a record cannot change."));
+        return Err(Error::field(
+            "id",
+            "validation_unchangeable",
+            "The id of a record cannot change.",
+        ));
     }
     write::update(tx, scope, collection, rowid, draft)?;
     // Who may change a record may yet not see it.
@@ -270,7 +287,8 @@ pub fn bulk_delete(
     let access = scope.admit(collection.rules.delete.as_ref())?;
     let mut rows = Vec::new();
     for id in ids {
-        let rowid = find(tx, scope, collection, id, &access).map_err(|error| name_record(error, id))?;
+        let rowid =
+            find(tx, scope, collection, id, &access).map_err(|error| name_record(error, id))?;
         rows.push((rowid, id.clone()));
     }
     delete::delete_rows(tx, scope, collection, rows)
@@ -324,20 +342,34 @@ struct Condition {
 }
 
 impl Condition {
-    fn new(scope: &Scope, collection: &Collection, access: &Access, text: &str) -> Result<Condition> {
+    fn new(
+        scope: &Scope,
+        collection: &Collection,
+        access: &Access,
+        text: &str,
+    ) -> Result<Condition> {
         let filter = match text.trim() {
             "" => None,
             text => Some(filter::parse(text)?),
         };
-        let mut condition =
-            Condition { sql: String::new(), params: Vec::new(), filter, access: access.clone() };
+        let mut condition = Condition {
+            sql: String::new(),
+            params: Vec::new(),
+            filter,
+            access: access.clone(),
+        };
         let mut query = Query::new(&scope.collections, &scope.identity, Vec::new());
         condition.sql = condition.build(scope, collection, &mut query)?;
         condition.params = query.into_params();
         Ok(condition)
     }
 
-    fn build(&self, scope: &Scope, collection: &Collection, query: &mut Query<'_>) -> Result<String> {
+    fn build(
+        &self,
+        scope: &Scope,
+        collection: &Collection,
+        query: &mut Query<'_>,
+    ) -> Result<String> {
         let mut parts = Vec::new();
         if let Access::When(rule) = &self.access {
             parts.push(query.condition(rule, collection, Trust::Rule)?);

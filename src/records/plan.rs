@@ -96,15 +96,30 @@ impl Plan {
         key: Key,
         access: &Access,
     ) -> Result<Plan> {
-        let scope = Scope { collections, identity };
-        scope.plan(collection, shape.fields.as_ref(), &shape.expand, key, access)
+        let scope = Scope {
+            collections,
+            identity,
+        };
+        scope.plan(
+            collection,
+            shape.fields.as_ref(),
+            &shape.expand,
+            key,
+            access,
+        )
     }
 
     /// Writes the record with this key; false when there is none that the caller may see.
-    pub fn write(&self, connection: &Connection, key: &dyn ToSql, out: &mut Vec<u8>) -> Result<bool> {
+    pub fn write(
+        &self,
+        connection: &Connection,
+        key: &dyn ToSql,
+        out: &mut Vec<u8>,
+    ) -> Result<bool> {
         check_size(out)?;
         let mut statement = connection.prepare_cached(&self.sql)?;
-        let params = std::iter::once(key).chain(self.params.iter().map(|param| param as &dyn ToSql));
+        let params =
+            std::iter::once(key).chain(self.params.iter().map(|param| param as &dyn ToSql));
         for (at, param) in params.enumerate() {
             statement.raw_bind_parameter(at + 1, param)?;
         }
@@ -158,7 +173,12 @@ impl Plan {
         Ok(())
     }
 
-    fn write_expands(&self, connection: &Connection, row: &Row<'_>, out: &mut Vec<u8>) -> Result<()> {
+    fn write_expands(
+        &self,
+        connection: &Connection,
+        row: &Row<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         out.push(b'{');
         let start = out.len();
         for expand in &self.expands {
@@ -181,7 +201,13 @@ impl Plan {
 
 impl Expand {
     /// False when there is nothing to show.
-    fn write(&self, plan: &Plan, connection: &Connection, ids: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+    fn write(
+        &self,
+        plan: &Plan,
+        connection: &Connection,
+        ids: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<bool> {
         if !self.multiple {
             let id = std::str::from_utf8(ids).unwrap_or_default();
             return Ok(!id.is_empty() && plan.write(connection, &id, out)?);
@@ -221,11 +247,19 @@ impl Scope<'_> {
         let mut columns: Vec<Column> = ["id", "created", "updated"]
             .into_iter()
             .filter(|name| wants(name))
-            .map(|name| Column { field: None, name, silent: false })
+            .map(|name| Column {
+                field: None,
+                name,
+                silent: false,
+            })
             .collect();
         for (at, field) in collection.fields.iter().enumerate() {
             if self.may_see(field) && wants(&field.name) {
-                columns.push(Column { field: Some(at), name: "", silent: false });
+                columns.push(Column {
+                    field: Some(at),
+                    name: "",
+                    silent: false,
+                });
             }
         }
         let below = fields.and_then(|tree| tree.children.get("expand"));
@@ -258,17 +292,29 @@ impl Scope<'_> {
         columns: &mut Vec<Column>,
     ) -> Result<Expand> {
         let unknown = || {
-            Error::invalid(format!("expand: {} has no relation {name}.", collection.name))
+            Error::invalid(format!(
+                "expand: {} has no relation {name}.",
+                collection.name
+            ))
         };
-        let at = collection.fields.iter().position(|field| field.name == name);
-        let at = at.filter(|at| self.may_see(&collection.fields[*at])).ok_or_else(unknown)?;
+        let at = collection
+            .fields
+            .iter()
+            .position(|field| field.name == name);
+        let at = at
+            .filter(|at| self.may_see(&collection.fields[*at]))
+            .ok_or_else(unknown)?;
         let field = &collection.fields[at];
         let target = &field.relation().ok_or_else(unknown)?.collection_id;
         let target = self.collections.by_id(target).ok_or_else(unknown)?;
         let column = match columns.iter().position(|column| column.field == Some(at)) {
             Some(column) => column,
             None => {
-                columns.push(Column { field: Some(at), name: "", silent: true });
+                columns.push(Column {
+                    field: Some(at),
+                    name: "",
+                    silent: true,
+                });
                 columns.len() - 1
             }
         };
@@ -282,7 +328,12 @@ impl Scope<'_> {
             Access::Denied => None,
             access => Some(self.plan(target, below, tree, Key::Id, &access)?),
         };
-        Ok(Expand { name: name.to_owned(), column, multiple: field.is_multiple(), plan })
+        Ok(Expand {
+            name: name.to_owned(),
+            column,
+            multiple: field.is_multiple(),
+            plan,
+        })
     }
 
     fn select(

@@ -15,6 +15,10 @@
 
 use rusqlite::types::Value as Stored;
 
+use super::kind::Kind;
+use super::kind::coerce;
+use super::kind::json_path;
+use super::kind::kind_of;
 use super::like;
 use crate::clock;
 use crate::collections::Collection;
@@ -53,17 +57,6 @@ pub struct Query<'a> {
     now_ms: i64,
 }
 
-/// The type by which a value is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Text,
-    Number,
-    Bool,
-    Date,
-    Datetime,
-    Json,
-}
-
 /// One side of a comparison, resolved.
 enum Side {
     /// A value that is known now; `from_request` marks an `@request` path.
@@ -71,14 +64,28 @@ enum Side {
     /// An SQL expression with one value.
     One { sql: String, kind: Kind },
     /// An SQL `FROM` clause and the expression of each of its rows.
-    Many { from: String, sql: String, kind: Kind },
+    Many {
+        from: String,
+        sql: String,
+        kind: Kind,
+    },
 }
 
 impl<'a> Query<'a> {
     /// A statement whose own parameters are ?1 to ?`reserved`.
-    pub fn new(collections: &'a Collections, identity: &'a Identity, reserved: Vec<Stored>) -> Query<'a> {
+    pub fn new(
+        collections: &'a Collections,
+        identity: &'a Identity,
+        reserved: Vec<Stored>,
+    ) -> Query<'a> {
         let now_ms = clock::now_ms();
-        Query { collections, identity, params: reserved, aliases: 0, now_ms }
+        Query {
+            collections,
+            identity,
+            params: reserved,
+            aliases: 0,
+            now_ms,
+        }
     }
 
     /// All parameters in order.
@@ -93,12 +100,22 @@ impl<'a> Query<'a> {
     }
 
     /// The SQL of a condition on the main table, which holds records of `collection`.
-    pub fn condition(&mut self, expr: &Expr, collection: &Collection, trust: Trust<'_>) -> Result<String> {
+    pub fn condition(
+        &mut self,
+        expr: &Expr,
+        collection: &Collection,
+        trust: Trust<'_>,
+    ) -> Result<String> {
         self.expr(expr, true, collection, trust)
     }
 
     /// The SQL of a sort, always ending in a total order that an index on the last term has too.
-    pub fn order(&mut self, terms: &[SortTerm], collection: &Collection, trust: Trust<'_>) -> Result<String> {
+    pub fn order(
+        &mut self,
+        terms: &[SortTerm],
+        collection: &Collection,
+        trust: Trust<'_>,
+    ) -> Result<String> {
         let mut parts = Vec::new();
         for term in terms {
             let sql = match term.path.first().map(String::as_str) {
@@ -121,7 +138,13 @@ impl<'a> Query<'a> {
         Ok(parts.join(", "))
     }
 
-    fn expr(&mut self, expr: &Expr, positive: bool, collection: &Collection, trust: Trust<'_>) -> Result<String> {
+    fn expr(
+        &mut self,
+        expr: &Expr,
+        positive: bool,
+        collection: &Collection,
+        trust: Trust<'_>,
+    ) -> Result<String> {
         match expr {
             Expr::Not(inner) => self.expr(inner, !positive, collection, trust),
             Expr::And(list) => self.list(list, positive, positive, collection, trust),
@@ -154,7 +177,10 @@ impl<'a> Query<'a> {
             .iter()
             .map(|expr| self.expr(expr, positive, collection, trust))
             .collect::<Result<_>>()?;
-        Ok(format!("({})", parts.join(if all { " AND " } else { " OR " })))
+        Ok(format!(
+            "({})",
+            parts.join(if all { " AND " } else { " OR " })
+        ))
     }
 
     fn comparison(
@@ -177,9 +203,9 @@ impl<'a> Query<'a> {
         let is_like = matches!(op, Op::Like | Op::NotLike);
         let wanted = |kind: Option<Kind>| kind.filter(|_| !is_like);
         match (&left, &right) {
-            (Side::Many { .. }, Side::Many { .. }) => {
-                Err(Error::invalid("Only one side of a comparison may have several values."))
-            }
+            (Side::Many { .. }, Side::Many { .. }) => Err(Error::invalid(
+                "Only one side of a comparison may have several values.",
+            )),
             (Side::Many { from, sql, kind }, other) => {
                 let (from, sql) = (from.clone(), Term::Sql(sql.clone()));
                 let other = self.term(other, wanted(Some(*kind)))?;
@@ -262,7 +288,12 @@ impl<'a> Query<'a> {
         }
     }
 
-    fn operand(&mut self, operand: &Operand, collection: &Collection, trust: Trust<'_>) -> Result<Side> {
+    fn operand(
+        &mut self,
+        operand: &Operand,
+        collection: &Collection,
+        trust: Trust<'_>,
+    ) -> Result<Side> {
         let value = match operand {
             Operand::Path(path) => return self.path(path, collection, trust),
             Operand::Literal(literal) => match literal {
@@ -273,7 +304,10 @@ impl<'a> Query<'a> {
                 Literal::Text(text) => Stored::Text(text.clone()),
             },
         };
-        Ok(Side::Constant { value, from_request: false })
+        Ok(Side::Constant {
+            value,
+            from_request: false,
+        })
     }
 
     fn path(&mut self, path: &[String], collection: &Collection, trust: Trust<'_>) -> Result<Side> {
@@ -283,22 +317,42 @@ impl<'a> Query<'a> {
         }
         if let Some(name) = first.strip_prefix('@') {
             let value = self.moment(name, path)?;
-            return Ok(Side::Constant { value: Stored::Text(value), from_request: false });
+            return Ok(Side::Constant {
+                value: Stored::Text(value),
+                from_request: false,
+            });
         }
         self.field_path(path, collection, trust)
     }
 
     /// Walks a path from the main table: `author.name`, `tags`, `meta.colour`.
-    fn field_path(&mut self, path: &[String], collection: &Collection, trust: Trust<'_>) -> Result<Side> {
-        let mut walk = Walk { alias: MAIN.to_owned(), joins: String::new(), is_many: false };
+    fn field_path(
+        &mut self,
+        path: &[String],
+        collection: &Collection,
+        trust: Trust<'_>,
+    ) -> Result<Side> {
+        let mut walk = Walk {
+            alias: MAIN.to_owned(),
+            joins: String::new(),
+            is_many: false,
+        };
         let mut at = collection;
         let (mut names, unknown) = (path, || no_field(path, collection));
         loop {
             let (name, rest) = names.split_first().ok_or_else(unknown)?;
             let column = format!("{}.{}", walk.alias, quote(name));
             if let "id" | "created" | "updated" = name.as_str() {
-                let kind = if name == "id" { Kind::Text } else { Kind::Datetime };
-                return if rest.is_empty() { Ok(walk.end(column, kind)) } else { Err(unknown()) };
+                let kind = if name == "id" {
+                    Kind::Text
+                } else {
+                    Kind::Datetime
+                };
+                return if rest.is_empty() {
+                    Ok(walk.end(column, kind))
+                } else {
+                    Err(unknown())
+                };
             }
             let field = at.field(name).ok_or_else(unknown)?;
             if !trust.may_see(field) {
@@ -313,7 +367,10 @@ impl<'a> Query<'a> {
                     return Ok(walk.end(format!("json_extract({column}, {place})"), Kind::Json));
                 }
                 (_, Some(options)) => {
-                    let target = self.collections.by_id(&options.collection_id).ok_or_else(unknown)?;
+                    let target = self
+                        .collections
+                        .by_id(&options.collection_id)
+                        .ok_or_else(unknown)?;
                     if !trust.may_enter(target) {
                         return Err(unknown());
                     }
@@ -373,7 +430,10 @@ impl<'a> Query<'a> {
             ["@request", "auth", _] => Stored::Null,
             _ => return Err(Error::invalid(format!("{} is not known.", path.join(".")))),
         };
-        Ok(Side::Constant { value, from_request: true })
+        Ok(Side::Constant {
+            value,
+            from_request: true,
+        })
     }
 
     /// Moments relative to the request, all in UTC (names as in PocketBase).
@@ -415,7 +475,10 @@ impl Walk {
         match (self.is_many, self.joins.is_empty()) {
             (true, _) => Side::Many { from, sql, kind },
             (false, true) => Side::One { sql, kind },
-            (false, false) => Side::One { sql: format!("(SELECT {sql} FROM {from})"), kind },
+            (false, false) => Side::One {
+                sql: format!("(SELECT {sql} FROM {from})"),
+                kind,
+            },
         }
     }
 }
@@ -456,83 +519,25 @@ impl Trust<'_> {
 }
 
 fn is_nothing_of_request(left: &Side, right: &Side) -> bool {
-    let is_nothing =
-        |side: &Side| matches!(side, Side::Constant { value: Stored::Null, from_request: true });
+    let is_nothing = |side: &Side| {
+        matches!(
+            side,
+            Side::Constant {
+                value: Stored::Null,
+                from_request: true
+            }
+        )
+    };
     let is_field = |side: &Side| matches!(side, Side::One { .. } | Side::Many { .. });
     (is_nothing(left) && is_field(right)) || (is_field(left) && is_nothing(right))
 }
 
-fn kind_of(field: &Field) -> Kind {
-    match field.kind {
-        FieldKind::Number { .. } => Kind::Number,
-        FieldKind::Bool => Kind::Bool,
-        FieldKind::Date(_) => Kind::Date,
-        FieldKind::Datetime(_) => Kind::Datetime,
-        _ => Kind::Text,
-    }
-}
-
-/// Gives a constant the form in which values of `kind` are stored.
-fn coerce(value: Stored, kind: Option<Kind>) -> Result<Stored> {
-    let kind = match (kind, &value) {
-        (Some(Kind::Json), _) | (_, Stored::Null) => return Ok(value),
-        (_, Stored::Text(text)) if text.is_empty() => return Ok(Stored::Null),
-        (None, _) => return Ok(value),
-        (Some(kind), _) => kind,
-    };
-    let refuse = |text: &str, what: &str| {
-        Err(Error::invalid(format!("The filter compares {what} with {text}.")))
-    };
-    Ok(match (kind, value) {
-        (Kind::Number, Stored::Text(text)) => match serde_json::from_str::<serde_json::Number>(&text) {
-            Ok(number) => match (number.as_i64(), number.as_f64()) {
-                (Some(integer), _) => Stored::Integer(integer),
-                (None, Some(real)) => Stored::Real(real),
-                (None, None) => return refuse(&text, "a number"),
-            },
-            Err(_) => return refuse(&text, "a number"),
-        },
-        (Kind::Bool, Stored::Text(text)) => match text.as_str() {
-            "true" => Stored::Integer(1),
-            "false" => Stored::Integer(0),
-            _ => return refuse(&text, "true or false"),
-        },
-        (Kind::Datetime, Stored::Text(text)) => Stored::Text(match clock::parse_datetime(&text) {
-            Some(ms) => clock::format_ms(ms),
-            None => text,
-        }),
-        (Kind::Date, Stored::Text(text)) => Stored::Text(match clock::parse_datetime(&text) {
-            Some(ms) if ms % clock::DAY_MS == 0 => clock::format_ms(ms)[..10].to_owned(),
-            Some(ms) => clock::format_ms(ms),
-            None => text,
-        }),
-        (Kind::Text | Kind::Date | Kind::Datetime, Stored::Integer(number)) => {
-            Stored::Text(number.to_string())
-        }
-        (Kind::Text | Kind::Date | Kind::Datetime, Stored::Real(number)) => {
-            Stored::Text(number.to_string())
-        }
-        (_, value) => value,
-    })
-}
-
-/// SQLite's path to a value inside json; names are quoted, whole numbers are positions.
-fn json_path(names: &[String]) -> Result<String> {
-    let mut path = "$".to_owned();
-    for name in names {
-        if name.contains(['"', '\\']) {
-            return Err(Error::invalid(format!("{name} is not a name inside json.")));
-        }
-        path += &match name.parse::<u32>() {
-            Ok(position) => format!("[{position}]"),
-            Err(_) => format!(".\"{name}\""),
-        };
-    }
-    Ok(path)
-}
-
 fn no_field(path: &[String], collection: &Collection) -> Error {
-    Error::invalid(format!("{} has no field {}.", collection.name, path.join(".")))
+    Error::invalid(format!(
+        "{} has no field {}.",
+        collection.name,
+        path.join(".")
+    ))
 }
 
 fn direction(descending: bool) -> &'static str {
@@ -548,10 +553,16 @@ pub fn check_rule(rule: &str, collection: &Collection, others: &Collections) -> 
     if rule.trim().is_empty() {
         return Ok(());
     }
-    let mut known: Vec<Collection> = others.all().into_iter().map(|c| Collection::clone(c)).collect();
+    let mut known: Vec<Collection> = others
+        .all()
+        .into_iter()
+        .map(|c| Collection::clone(c))
+        .collect();
     known.retain(|other| other.id != collection.id);
     known.push(collection.clone());
     let collections = Collections::from_iter(known);
     let mut query = Query::new(&collections, &Identity::Nobody, Vec::new());
-    query.condition(&crate::filter::parse(rule)?, collection, Trust::Rule).map(drop)
+    query
+        .condition(&crate::filter::parse(rule)?, collection, Trust::Rule)
+        .map(drop)
 }

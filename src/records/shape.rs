@@ -32,7 +32,9 @@ impl Shape {
     pub fn parse(fields: Option<&str>, expand: Option<&str>) -> Result<Shape> {
         let fields = fields.filter(|text| !text.trim().is_empty());
         Ok(Shape {
-            fields: fields.map(|text| Tree::parse("fields", text, 8)).transpose()?,
+            fields: fields
+                .map(|text| Tree::parse("fields", text, 8))
+                .transpose()?,
             expand: Tree::parse("expand", expand.unwrap_or_default(), EXPAND_DEPTH_MAX)?,
         })
     }
@@ -44,7 +46,11 @@ impl Tree {
         if text.len() > BYTES_MAX || text.split(',').count() > PATHS_MAX {
             return Err(Error::invalid(format!("{parameter} is too long.")));
         }
-        for path in text.split(',').map(str::trim).filter(|path| !path.is_empty()) {
+        for path in text
+            .split(',')
+            .map(str::trim)
+            .filter(|path| !path.is_empty())
+        {
             let names: Vec<&str> = path.split('.').collect();
             let is_name = |name: &&str| {
                 let mut bytes = name.bytes();
@@ -52,10 +58,14 @@ impl Tree {
                     || (!name.is_empty() && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_'))
             };
             if !names.iter().all(is_name) {
-                return Err(Error::invalid(format!("{parameter}: {path} is not a field.")));
+                return Err(Error::invalid(format!(
+                    "{parameter}: {path} is not a field."
+                )));
             }
             if names.len() > depth_max {
-                return Err(Error::invalid(format!("{parameter}: at most {depth_max} levels.")));
+                return Err(Error::invalid(format!(
+                    "{parameter}: at most {depth_max} levels."
+                )));
             }
             let mut at = &mut root;
             for name in names {

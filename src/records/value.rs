@@ -64,12 +64,19 @@ pub fn parse_modifier(field: &Field, sign: Modifier, raw: &RawValue) -> Outcome<
             return wrong("validation_invalid_value", "Must be a number.");
         };
         let minus = sign == Modifier::Minus;
-        let whole = number.as_i64().and_then(|n| if minus { n.checked_neg() } else { Some(n) });
+        let whole = number
+            .as_i64()
+            .and_then(|n| if minus { n.checked_neg() } else { Some(n) });
         let real = number.as_f64().unwrap_or(f64::NAN) * if minus { -1.0 } else { 1.0 };
-        return Ok(Change::Add(whole.map_or(Stored::Real(real), Stored::Integer)));
+        return Ok(Change::Add(
+            whole.map_or(Stored::Real(real), Stored::Integer),
+        ));
     }
     if !field.is_multiple() {
-        return wrong("validation_invalid_modifier", "Only numbers and lists can be added to.");
+        return wrong(
+            "validation_invalid_modifier",
+            "Only numbers and lists can be added to.",
+        );
     }
     let list = texts_of(&value)?;
     if sign != Modifier::Minus {
@@ -98,7 +105,11 @@ impl Modifier {
         if let Some(name) = key.strip_prefix('+') {
             return Some((name, Modifier::Before));
         }
-        let sign = if key.ends_with('+') { Modifier::Plus } else { Modifier::Minus };
+        let sign = if key.ends_with('+') {
+            Modifier::Plus
+        } else {
+            Modifier::Minus
+        };
         key.strip_suffix(['+', '-']).map(|name| (name, sign))
     }
 }
@@ -131,14 +142,22 @@ pub fn load_list(field: &Field, stored: &Stored) -> Vec<String> {
 
 /// Checks a number against the bounds of its field.
 pub fn check_number(field: &Field, number: f64) -> Outcome<()> {
-    let FieldKind::Number { min, max, integers_only } = field.kind else {
+    let FieldKind::Number {
+        min,
+        max,
+        integers_only,
+    } = field.kind
+    else {
         return Ok(());
     };
     if integers_only && number.fract() != 0.0 {
         return wrong("validation_only_int", "Must be a whole number.");
     }
     if min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max) {
-        return wrong("validation_out_of_range", &format!("Must be {}.", span(min, max)));
+        return wrong(
+            "validation_out_of_range",
+            &format!("Must be {}.", span(min, max)),
+        );
     }
     Ok(())
 }
@@ -151,7 +170,10 @@ pub fn check_count(field: &Field, count: usize) -> Outcome<()> {
         _ => return Ok(()),
     };
     if count > most {
-        return wrong("validation_too_many_values", &format!("Takes at most {most} values."));
+        return wrong(
+            "validation_too_many_values",
+            &format!("Takes at most {most} values."),
+        );
     }
     if count == 0 && field.required {
         return Err(required());
@@ -189,7 +211,12 @@ fn scalar_or_list(field: &Field, text: &str) -> Outcome<Value> {
     const LIST_BYTES_MAX: usize = 256 << 10;
     match text.as_bytes().first() {
         Some(b'{') => return wrong("validation_invalid_value", "Must not be an object."),
-        Some(b'[') if !matches!(field.kind, FieldKind::Select { .. } | FieldKind::Relation(_)) => {
+        Some(b'[')
+            if !matches!(
+                field.kind,
+                FieldKind::Select { .. } | FieldKind::Relation(_)
+            ) =>
+        {
             return wrong("validation_invalid_value", "Must not be a list.");
         }
         Some(b'[') if text.len() > LIST_BYTES_MAX => {
@@ -199,7 +226,10 @@ fn scalar_or_list(field: &Field, text: &str) -> Outcome<Value> {
     }
     match serde_json::from_str(text) {
         Ok(value) => Ok(value),
-        Err(_) => wrong("validation_invalid_value", "Is no text, number or list that can be read."),
+        Err(_) => wrong(
+            "validation_invalid_value",
+            "Is no text, number or list that can be read.",
+        ),
     }
 }
 
@@ -207,7 +237,11 @@ fn parse_json(field: &Field, text: &str, bytes_max: usize) -> Outcome<Stored> {
     /// SQLite reads json a thousand levels deep; far fewer make sense.
     const DEPTH_MAX: usize = 128;
     if text == "null" {
-        return if field.required { Err(required()) } else { Ok(Stored::Null) };
+        return if field.required {
+            Err(required())
+        } else {
+            Ok(Stored::Null)
+        };
     }
     if depth_of(text) > DEPTH_MAX {
         return wrong("validation_invalid_value", "Is nested too deeply.");
@@ -238,7 +272,10 @@ fn depth_of(text: &str) -> usize {
 fn parse_password(text: &str, chars_min: usize) -> Outcome<Change> {
     const BYTES_MAX: usize = 256;
     if text.chars().count() < chars_min {
-        return wrong("validation_too_short", &format!("Must have at least {chars_min} characters."));
+        return wrong(
+            "validation_too_short",
+            &format!("Must have at least {chars_min} characters."),
+        );
     }
     if text.len() > BYTES_MAX {
         return wrong("validation_too_long", "Must have at most 256 bytes.");
@@ -250,9 +287,10 @@ fn parse_password(text: &str, chars_min: usize) -> Outcome<Change> {
 fn text_of(value: &Value) -> Outcome<String> {
     match value {
         Value::Null => Ok(String::new()),
-        Value::String(text) if text.contains('\0') => {
-            wrong("validation_invalid_text", "Must not contain the character NUL.")
-        }
+        Value::String(text) if text.contains('\0') => wrong(
+            "validation_invalid_text",
+            "Must not contain the character NUL.",
+        ),
         Value::String(text) => Ok(text.clone()),
         _ => wrong("validation_invalid_value", "Must be text."),
     }
@@ -273,7 +311,11 @@ fn texts_of(value: &Value) -> Outcome<Vec<String>> {
 }
 
 fn store_text(text: String) -> Stored {
-    if text.is_empty() { Stored::Null } else { Stored::Text(text) }
+    if text.is_empty() {
+        Stored::Null
+    } else {
+        Stored::Text(text)
+    }
 }
 
 fn check_text(text: String, options: &TextOptions) -> Outcome<Stored> {
@@ -286,9 +328,16 @@ fn check_text(text: String, options: &TextOptions) -> Outcome<Stored> {
         return wrong("validation_too_short", &message);
     }
     if let Some(max) = options.chars_max.filter(|max| chars > *max) {
-        return wrong("validation_too_long", &format!("Must have at most {max} characters."));
+        return wrong(
+            "validation_too_long",
+            &format!("Must have at most {max} characters."),
+        );
     }
-    if options.pattern.as_ref().is_some_and(|pattern| !pattern.is_match(&text)) {
+    if options
+        .pattern
+        .as_ref()
+        .is_some_and(|pattern| !pattern.is_match(&text))
+    {
         return wrong("validation_pattern", "Does not have the required form.");
     }
     Ok(Stored::Text(text))
@@ -296,7 +345,10 @@ fn check_text(text: String, options: &TextOptions) -> Outcome<Stored> {
 
 fn check_bytes(text: String, bytes_max: usize) -> Outcome<Stored> {
     if text.len() > bytes_max {
-        return wrong("validation_too_long", &format!("Must have at most {bytes_max} bytes."));
+        return wrong(
+            "validation_too_long",
+            &format!("Must have at most {bytes_max} bytes."),
+        );
     }
     Ok(store_text(text))
 }
@@ -306,7 +358,9 @@ fn check_email(text: String, options: &DomainOptions) -> Outcome<Stored> {
     if text.is_empty() {
         return Ok(Stored::Null);
     }
-    let is_plain = !text.chars().any(|char| char.is_whitespace() || char.is_control());
+    let is_plain = !text
+        .chars()
+        .any(|char| char.is_whitespace() || char.is_control());
     match text.rsplit_once('@') {
         Some((local, domain))
             if is_plain && !local.is_empty() && !domain.is_empty() && text.len() <= BYTES_MAX =>
@@ -327,18 +381,26 @@ fn check_url(text: String, options: &DomainOptions) -> Outcome<Stored> {
             check_domain(host, options)?;
             Ok(Stored::Text(text))
         }
-        None => wrong("validation_invalid_url", "Must be a URL such as https://example.com/path."),
+        None => wrong(
+            "validation_invalid_url",
+            "Must be a URL such as https://example.com/path.",
+        ),
     }
 }
 
 /// The host of an absolute URL, without user and port.
 fn url_host(text: &str) -> Option<&str> {
-    if text.chars().any(|char| char.is_whitespace() || char.is_control()) {
+    if text
+        .chars()
+        .any(|char| char.is_whitespace() || char.is_control())
+    {
         return None;
     }
     let (scheme, rest) = text.split_once("://")?;
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        && scheme
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
     let authority = rest.split(['/', '?', '#']).next()?;
     let host = authority.rsplit('@').next()?;
     let host = match host.strip_prefix('[') {
@@ -351,7 +413,10 @@ fn url_host(text: &str) -> Option<&str> {
 fn check_domain(domain: &str, options: &DomainOptions) -> Outcome<()> {
     let is_listed = |list: &[String]| list.iter().any(|known| known.eq_ignore_ascii_case(domain));
     if (!options.only.is_empty() && !is_listed(&options.only)) || is_listed(&options.except) {
-        return wrong("validation_domain", "Addresses of this domain are not taken.");
+        return wrong(
+            "validation_domain",
+            "Addresses of this domain are not taken.",
+        );
     }
     Ok(())
 }
@@ -410,7 +475,8 @@ fn check_time(
         return Ok(Stored::Null);
     }
     let Some(time) = read(text) else {
-        let message = "Must be a date such as 2026-01-31, for a datetime also 2026-01-31T12:00:00Z.";
+        let message =
+            "Must be a date such as 2026-01-31, for a datetime also 2026-01-31T12:00:00Z.";
         return wrong("validation_invalid_date", message);
     };
     let is_early = options.min.as_ref().is_some_and(|min| time < *min);
@@ -439,12 +505,14 @@ fn parse_choices(field: &Field, value: &Value) -> Outcome<Stored> {
 
 fn check_choice(field: &Field, text: &String) -> Outcome<()> {
     match &field.kind {
-        FieldKind::Select { values, .. } if !values.contains(text) => {
-            wrong("validation_invalid_choice", &format!("{} is not one of its values.", shorten(text)))
-        }
-        FieldKind::Relation(_) if !ids::is_valid_id(text) => {
-            wrong("validation_missing_relation", &format!("There is no record {}.", shorten(text)))
-        }
+        FieldKind::Select { values, .. } if !values.contains(text) => wrong(
+            "validation_invalid_choice",
+            &format!("{} is not one of its values.", shorten(text)),
+        ),
+        FieldKind::Relation(_) if !ids::is_valid_id(text) => wrong(
+            "validation_missing_relation",
+            &format!("There is no record {}.", shorten(text)),
+        ),
         _ => Ok(()),
     }
 }
@@ -504,7 +572,11 @@ mod tests {
     fn texts() {
         let text = json!({"type": "text", "min": 2, "max": 4, "pattern": "^[a-z\u{fc}]+$"});
         check(&text, r#""ab""#, "'ab'");
-        check(&text, r#""\u00fc\u00fc\u00fc\u00fc""#, "'\u{fc}\u{fc}\u{fc}\u{fc}'");
+        check(
+            &text,
+            r#""\u00fc\u00fc\u00fc\u00fc""#,
+            "'\u{fc}\u{fc}\u{fc}\u{fc}'",
+        );
         check(&text, r#""a""#, "too_short");
         check(&text, r#""abcde""#, "too_long");
         check(&text, r#""AB""#, "pattern");
@@ -512,8 +584,16 @@ mod tests {
         check(&text, "null", "unset");
         check(&text, "5", "invalid_value");
         check(&json!({"type": "text"}), r#""a\u0000b""#, "invalid_text");
-        check(&json!({"type": "text", "required": true}), r#""""#, "required");
-        check(&json!({"type": "editor", "maxSize": 3}), r#""abcd""#, "too_long");
+        check(
+            &json!({"type": "text", "required": true}),
+            r#""""#,
+            "required",
+        );
+        check(
+            &json!({"type": "editor", "maxSize": 3}),
+            r#""abcd""#,
+            "too_long",
+        );
     }
 
     #[test]
@@ -525,9 +605,19 @@ mod tests {
         }
         check(&email, r#""a@BAD.org""#, "domain");
         let url = json!({"type": "url", "onlyDomains": ["ok.org"]});
-        check(&url, r#""https://u:p@ok.org:80/x?y""#, "'https://u:p@ok.org:80/x?y'");
+        check(
+            &url,
+            r#""https://u:p@ok.org:80/x?y""#,
+            "'https://u:p@ok.org:80/x?y'",
+        );
         check(&url, r#""https://other.org""#, "domain");
-        for wrong in ["ok.org", "://ok.org", "https://", "1a://ok.org", "https://ok.org/a b"] {
+        for wrong in [
+            "ok.org",
+            "://ok.org",
+            "https://",
+            "1a://ok.org",
+            "https://ok.org/a b",
+        ] {
             check(&url, &format!("\"{wrong}\""), "invalid_url");
         }
     }
@@ -542,10 +632,22 @@ mod tests {
         check(&number, "null", "unset");
         check(&number, r#""x""#, "invalid_number");
         check(&number, "[1]", "invalid_value");
-        check(&json!({"type": "number", "onlyInt": true}), "1.5", "only_int");
-        check(&json!({"type": "number"}), "9223372036854775807", "9223372036854775807");
+        check(
+            &json!({"type": "number", "onlyInt": true}),
+            "1.5",
+            "only_int",
+        );
+        check(
+            &json!({"type": "number"}),
+            "9223372036854775807",
+            "9223372036854775807",
+        );
         check(&json!({"type": "number", "required": true}), "0", "0");
-        check(&json!({"type": "number", "required": true}), "null", "required");
+        check(
+            &json!({"type": "number", "required": true}),
+            "null",
+            "required",
+        );
         check(&json!({"type": "bool"}), "true", "1");
         check(&json!({"type": "bool"}), r#""false""#, "0");
         check(&json!({"type": "bool"}), "2", "invalid_bool");
@@ -555,9 +657,17 @@ mod tests {
     fn times() {
         check(&json!({"type": "date"}), r#""2026-02-28""#, "'2026-02-28'");
         check(&json!({"type": "date"}), r#""2026-02-30""#, "invalid_date");
-        check(&json!({"type": "date"}), r#""2026-02-28T10:00Z""#, "invalid_date");
+        check(
+            &json!({"type": "date"}),
+            r#""2026-02-28T10:00Z""#,
+            "invalid_date",
+        );
         let moment = json!({"type": "datetime", "min": "2026-01-01"});
-        check(&moment, r#""2026-02-28 10:00:00.1Z""#, "'2026-02-28T10:00:00.100Z'");
+        check(
+            &moment,
+            r#""2026-02-28 10:00:00.1Z""#,
+            "'2026-02-28T10:00:00.100Z'",
+        );
         check(&moment, r#""2025-02-28""#, "out_of_range");
     }
 
@@ -572,7 +682,11 @@ mod tests {
         check(&two, r#"["b","a","b"]"#, r#"'["b","a"]'"#);
         check(&two, "[]", "unset");
         check(&two, r#"["a","b","c"]"#, "too_many_values");
-        check(&json!({"type": "relation", "collectionId": "x"}), r#""a/b""#, "missing_relation");
+        check(
+            &json!({"type": "relation", "collectionId": "x"}),
+            r#""a/b""#,
+            "missing_relation",
+        );
     }
 
     #[test]
@@ -581,7 +695,11 @@ mod tests {
         check(&json, r#"{"b":1, "a":[1.10]}"#, r#"'{"b":1, "a":[1.10]}'"#);
         check(&json, "null", "unset");
         check(&json, r#""""#, r#"'""'"#);
-        check(&json, &format!("{}{}", "[".repeat(500), "]".repeat(500)), "invalid_value");
+        check(
+            &json,
+            &format!("{}{}", "[".repeat(500), "]".repeat(500)),
+            "invalid_value",
+        );
     }
 
     #[test]
@@ -592,6 +710,9 @@ mod tests {
         assert_eq!(Modifier::split("tags"), None);
         let number = field(json!({"name": "n", "type": "number"}));
         let raw = RawValue::from_string("3".to_owned()).unwrap();
-        assert_eq!(parse_modifier(&number, Modifier::Minus, &raw), Ok(Change::Add(Stored::Integer(-3))));
+        assert_eq!(
+            parse_modifier(&number, Modifier::Minus, &raw),
+            Ok(Change::Add(Stored::Integer(-3)))
+        );
     }
 }

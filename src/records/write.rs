@@ -28,14 +28,26 @@ use crate::ids;
 pub type Rowid = i64;
 
 /// Inserts a record; returns its row.
-pub fn insert(tx: &Connection, scope: &Scope, collection: &Collection, draft: Draft) -> Result<Rowid> {
+pub fn insert(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    draft: Draft,
+) -> Result<Rowid> {
     let id = match draft.id {
         Some(id) => id,
         None => ids::record_id()?,
     };
     let now = clock::now();
-    let mut params = vec![Stored::Text(id.clone()), Stored::Text(now.clone()), Stored::Text(now)];
-    let mut sql = format!("INSERT INTO {} (id, created, updated", quote(&collection.name));
+    let mut params = vec![
+        Stored::Text(id.clone()),
+        Stored::Text(now.clone()),
+        Stored::Text(now),
+    ];
+    let mut sql = format!(
+        "INSERT INTO {} (id, created, updated",
+        quote(&collection.name)
+    );
     let mut errors = draft.errors;
     for (at, change) in draft.changes {
         let field = &collection.fields[at];
@@ -58,7 +70,9 @@ pub fn insert(tx: &Connection, scope: &Scope, collection: &Collection, draft: Dr
     sql.push(')');
     check_bytes(&params)?;
     let mut statement = tx.prepare_cached(&sql)?;
-    statement.execute(params_from_iter(params)).map_err(|error| refuse(collection, error))?;
+    statement
+        .execute(params_from_iter(params))
+        .map_err(|error| refuse(collection, error))?;
     Ok(tx.last_insert_rowid())
 }
 
@@ -79,7 +93,9 @@ pub fn update(
         let column = quote(&field.name);
         let before = || {
             let sql = format!("SELECT {column} FROM {table} WHERE rowid = ?1");
-            Ok(tx.prepare_cached(&sql)?.query_row([rowid], |row| row.get(0))?)
+            Ok(tx
+                .prepare_cached(&sql)?
+                .query_row([rowid], |row| row.get(0))?)
         };
         let result = resolve(field, change, before)?
             .and_then(|stored| check_targets(tx, scope, field, stored, None));
@@ -97,7 +113,9 @@ pub fn update(
     sql += " WHERE rowid = ?1";
     let bytes = check_bytes(&params)?;
     let mut statement = tx.prepare_cached(&sql)?;
-    statement.execute(params_from_iter(params)).map_err(|error| refuse(collection, error))?;
+    statement
+        .execute(params_from_iter(params))
+        .map_err(|error| refuse(collection, error))?;
     if bytes > BYTES_UNCOUNTED {
         check_stored_bytes(tx, collection, rowid)?;
     }
@@ -117,7 +135,11 @@ fn check_bytes(params: &[Stored]) -> Result<usize> {
         _ => 8,
     };
     let bytes = params.iter().map(size).sum();
-    if bytes > BYTES_MAX { Err(too_large()) } else { Ok(bytes) }
+    if bytes > BYTES_MAX {
+        Err(too_large())
+    } else {
+        Ok(bytes)
+    }
 }
 
 fn check_stored_bytes(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<()> {
@@ -128,8 +150,14 @@ fn check_stored_bytes(tx: &Connection, collection: &Collection, rowid: Rowid) ->
         .collect();
     let table = quote(&collection.name);
     let sql = format!("SELECT {} FROM {table} WHERE rowid = ?1", sizes.join(" + "));
-    let bytes: i64 = tx.prepare_cached(&sql)?.query_row([rowid], |row| row.get(0))?;
-    if usize::try_from(bytes).is_ok_and(|bytes| bytes <= BYTES_MAX) { Ok(()) } else { Err(too_large()) }
+    let bytes: i64 = tx
+        .prepare_cached(&sql)?
+        .query_row([rowid], |row| row.get(0))?;
+    if usize::try_from(bytes).is_ok_and(|bytes| bytes <= BYTES_MAX) {
+        Ok(())
+    } else {
+        Err(too_large())
+    }
 }
 
 fn too_large() -> Error {
@@ -138,8 +166,14 @@ fn too_large() -> Error {
 
 /// The row of the record with this id.
 pub fn rowid_of(tx: &Connection, collection: &Collection, id: &str) -> Result<Option<Rowid>> {
-    let sql = format!("SELECT rowid FROM {} WHERE id = ?1", quote(&collection.name));
-    Ok(tx.prepare_cached(&sql)?.query_row([id], |row| row.get(0)).optional()?)
+    let sql = format!(
+        "SELECT rowid FROM {} WHERE id = ?1",
+        quote(&collection.name)
+    );
+    Ok(tx
+        .prepare_cached(&sql)?
+        .query_row([id], |row| row.get(0))
+        .optional()?)
 }
 
 /// Whether a rule holds for a row.
@@ -150,12 +184,18 @@ pub fn holds(
     rowid: Rowid,
     rule: &Expr,
 ) -> Result<bool> {
-    let mut query = Query::new(&scope.collections, &scope.identity, vec![Stored::Integer(rowid)]);
+    let mut query = Query::new(
+        &scope.collections,
+        &scope.identity,
+        vec![Stored::Integer(rowid)],
+    );
     let condition = query.condition(rule, collection, Trust::Rule)?;
     let table = quote(&collection.name);
     let sql = format!("SELECT 1 FROM {table} AS {MAIN} WHERE {MAIN}.rowid = ?1 AND {condition}");
     let mut statement = tx.prepare_cached(&sql)?;
-    let found = statement.query_row(params_from_iter(query.into_params()), |_| Ok(())).optional()?;
+    let found = statement
+        .query_row(params_from_iter(query.into_params()), |_| Ok(()))
+        .optional()?;
     Ok(found.is_some())
 }
 
@@ -201,7 +241,9 @@ fn add(field: &Field, before: &Stored, amount: &Stored) -> Result<Stored, FieldE
         _ => None,
     };
     // Whole numbers stay exact as long as their sum is one of 64 bits.
-    let exact = whole(before).zip(whole(amount)).and_then(|(a, b)| a.checked_add(b));
+    let exact = whole(before)
+        .zip(whole(amount))
+        .and_then(|(a, b)| a.checked_add(b));
     let sum = real(before) + real(amount);
     if !sum.is_finite() {
         return value::wrong("validation_out_of_range", "The sum is too large.");
@@ -221,7 +263,10 @@ fn check_targets(
         return Ok(stored);
     };
     let Some(target) = scope.collections.by_id(&options.collection_id) else {
-        return value::wrong("validation_missing_relation", "The collection it relates to is gone.");
+        return value::wrong(
+            "validation_missing_relation",
+            "The collection it relates to is gone.",
+        );
     };
     for id in value::load_list(field, &stored) {
         if own.is_some_and(|(collection, own_id)| collection.id == target.id && own_id == id) {
@@ -257,7 +302,13 @@ fn refuse(collection: &Collection, error: rusqlite::Error) -> Error {
     let errors = columns.split(", ").map(|column| {
         let name = column.strip_prefix(&prefix).unwrap_or("id");
         let message = "Another record has this value already.".to_owned();
-        (name.to_owned(), FieldError { code: "validation_not_unique", message })
+        (
+            name.to_owned(),
+            FieldError {
+                code: "validation_not_unique",
+                message,
+            },
+        )
     });
     not_valid(errors.collect())
 }

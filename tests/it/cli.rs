@@ -43,7 +43,13 @@ fn help_describes_every_command_and_option() {
     let dir = Dir::new();
     for args in [&["help"][..], &["--help"], &["-h"], &[]] {
         let text = stdout(&run(&dir, args, ""));
-        for part in ["vski serve", "vski admin create", "DATA_DIR", "--data-dir", "[127.0.0.1]"] {
+        for part in [
+            "vski serve",
+            "vski admin create",
+            "DATA_DIR",
+            "--data-dir",
+            "[127.0.0.1]",
+        ] {
             assert!(text.contains(part), "{args:?} lacks {part}: {text}");
         }
     }
@@ -56,7 +62,10 @@ fn help_describes_every_command_and_option() {
 #[test]
 fn version_is_that_of_the_package() {
     let text = stdout(&run(&Dir::new(), &["version"], ""));
-    assert!(text.starts_with(&format!("vski {}", env!("CARGO_PKG_VERSION"))), "{text}");
+    assert!(
+        text.starts_with(&format!("vski {}", env!("CARGO_PKG_VERSION"))),
+        "{text}"
+    );
 }
 
 #[test]
@@ -80,11 +89,19 @@ fn wrong_use_says_what_is_wrong_and_exits_with_2() {
 fn a_wrong_setting_is_refused_with_its_name_its_value_and_what_it_takes() {
     let dir = Dir::new();
     for (name, value) in [
-        ("PORT", "http"), ("HOST", "nowhere.example"), ("THREADS", "0"), ("LOG", "loud"),
-        ("DB_SYNCHRONOUS", "off"), ("TOKEN_HOURS", "never"), ("MAX_CONNECTIONS", "-1"),
+        ("PORT", "http"),
+        ("HOST", "nowhere.example"),
+        ("THREADS", "0"),
+        ("LOG", "loud"),
+        ("DB_SYNCHRONOUS", "off"),
+        ("TOKEN_HOURS", "never"),
+        ("MAX_CONNECTIONS", "-1"),
     ] {
         let line = refusal(&run_with(&dir, &["serve"], "", &[(name, value)]), 1);
-        assert!(line.contains(&format!("{name}={value}: it takes")), "{line}");
+        assert!(
+            line.contains(&format!("{name}={value}: it takes")),
+            "{line}"
+        );
     }
     let flag = refusal(&run(&dir, &["serve", "--port", "99999"], ""), 1);
     assert!(flag.contains("PORT=99999"), "{flag}");
@@ -94,13 +111,20 @@ fn a_wrong_setting_is_refused_with_its_name_its_value_and_what_it_takes() {
 fn more_connections_than_descriptors_are_refused() {
     let dir = Dir::new();
     let shell = std::process::Command::new("sh")
-        .args(["-c", "ulimit -n 256; exec \"$0\" serve", super::support::server::VSKI])
+        .args([
+            "-c",
+            "ulimit -n 256; exec \"$0\" serve",
+            super::support::server::VSKI,
+        ])
         .env("DATA_DIR", dir.path())
         .env("PORT", "0")
         .output()
         .unwrap();
     let line = refusal(&shell, 1);
-    assert!(line.contains("MAX_CONNECTIONS=1024") && line.contains("256"), "{line}");
+    assert!(
+        line.contains("MAX_CONNECTIONS=1024") && line.contains("256"),
+        "{line}"
+    );
 }
 
 #[test]
@@ -114,7 +138,12 @@ fn a_taken_port_is_named() {
 #[test]
 fn flags_win_over_the_environment() {
     let line = refusal(
-        &run_with(&Dir::new(), &["serve", "--threads", "none"], "", &[("THREADS", "4")]),
+        &run_with(
+            &Dir::new(),
+            &["serve", "--threads", "none"],
+            "",
+            &[("THREADS", "4")],
+        ),
         1,
     );
     assert!(line.contains("THREADS=none"), "{line}");
@@ -127,10 +156,18 @@ fn admins_are_managed_on_the_command_line_also_while_the_server_runs() {
     let dir = dir.to_str().unwrap();
     let own = Dir::new();
     let admin = |args: &[&str], stdin: &str| {
-        let args: Vec<&str> = ["admin", "--data-dir", dir].iter().chain(args).copied().collect();
+        let args: Vec<&str> = ["admin", "--data-dir", dir]
+            .iter()
+            .chain(args)
+            .copied()
+            .collect();
         run(&own, &args, stdin)
     };
-    assert!(admin(&["create", "op@example.com"], "password-1\n").status.success());
+    assert!(
+        admin(&["create", "op@example.com"], "password-1\n")
+            .status
+            .success()
+    );
     let again = refusal(&admin(&["create", "OP@example.com"], "password-1\n"), 1);
     assert!(again.contains("already"), "{again}");
     assert!(refusal(&admin(&["create", "x@example.com"], "short\n"), 1).contains("password"));
@@ -138,12 +175,20 @@ fn admins_are_managed_on_the_command_line_also_while_the_server_runs() {
 
     let api = server.api();
     let login = r#"{"email":"op@example.com","password":"password-1"}"#;
-    let token = api.post("/api/admins/login", login).expect(200).text("/token").to_owned();
+    let token = api
+        .post("/api/admins/login", login)
+        .expect(200)
+        .text("/token")
+        .to_owned();
     let signed_in = api.with_token(&token);
     signed_in.get("/api/collections").expect(200);
     assert!(stdout(&admin(&["list"], "")).contains("op@example.com"));
 
-    assert!(admin(&["password", "op@example.com"], "password-2\n").status.success());
+    assert!(
+        admin(&["password", "op@example.com"], "password-2\n")
+            .status
+            .success()
+    );
     signed_in.get("/api/collections").expect(401);
     api.post("/api/admins/login", login).expect(401);
     assert!(refusal(&admin(&["delete", "op@example.com"], ""), 1).contains("last admin"));
@@ -154,6 +199,8 @@ fn admins_are_managed_on_the_command_line_also_while_the_server_runs() {
 fn routes_lists_every_endpoint() {
     let text = stdout(&run(&Dir::new(), &["routes"], ""));
     assert!(text.lines().count() >= 20, "{text}");
-    let line = text.lines().find(|line| line.contains("/records/{id}") && line.starts_with("PATCH"));
+    let line = text
+        .lines()
+        .find(|line| line.contains("/records/{id}") && line.starts_with("PATCH"));
     assert!(line.unwrap().contains("rules"), "{text}");
 }

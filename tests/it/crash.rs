@@ -20,6 +20,8 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::support::Dir;
+use crate::support::api::Api;
+use crate::support::api::Reply;
 use crate::support::pause;
 use crate::support::server::Server;
 use crate::support::server::command;
@@ -38,7 +40,12 @@ fn a_kill_under_load_loses_nothing_and_halves_nothing() {
     let mut random = Random::seeded();
     let dir = Arc::new(Dir::new());
     let mut server = serve(&dir, 0);
-    let token = server.api().post("/api/admins/init", ADMIN).expect(200).text("/token").to_owned();
+    let token = server
+        .api()
+        .post("/api/admins/init", ADMIN)
+        .expect(200)
+        .text("/token")
+        .to_owned();
     load::make_collections(&server.api().with_token(&token));
     let mut load = Load::new(&mut random, 30);
     for round in 1..=rounds {
@@ -47,26 +54,47 @@ fn a_kill_under_load_loses_nothing_and_halves_nothing() {
             pause(delay);
             server.kill();
         });
-        assert_eq!(*running.messages.lock().unwrap(), BTreeMap::new(), "refused");
+        assert_eq!(
+            *running.messages.lock().unwrap(),
+            BTreeMap::new(),
+            "refused"
+        );
         server = serve(&dir, round);
         let api = server.api().with_token(&token);
         load.check(&api);
         load.go_on(&api);
         assert_sound(dir.path());
         if round % 10 == 0 {
-            eprintln!("round {round}: {} acknowledged, {:?}", load.acknowledged, begun.elapsed());
+            eprintln!(
+                "round {round}: {} acknowledged, {:?}",
+                load.acknowledged,
+                begun.elapsed()
+            );
         }
     }
-    eprintln!("{rounds} kills, {} requests acknowledged, {} in doubt of which {} had happened, {:?}",
-        load.acknowledged, load.in_doubt, load.happened, begun.elapsed());
-    assert!(load.acknowledged > rounds * 50, "too little load: {}", load.acknowledged);
+    eprintln!(
+        "{rounds} kills, {} requests acknowledged, {} in doubt of which {} had happened, {:?}",
+        load.acknowledged,
+        load.in_doubt,
+        load.happened,
+        begun.elapsed()
+    );
+    assert!(
+        load.acknowledged > rounds * 50,
+        "too little load: {}",
+        load.acknowledged
+    );
 }
 
 /// Every other round with the weaker promise of `normal`, which a kill must not break either.
 fn serve(dir: &Arc<Dir>, round: u64) -> Server {
     let mut command = command(dir.path());
     let level = ["full", "normal"][usize::from(round % 2 == 1)];
-    command.arg("serve").env("PORT", "0").env("LOG", "warn").env("DB_SYNCHRONOUS", level);
+    command
+        .arg("serve")
+        .env("PORT", "0")
+        .env("LOG", "warn")
+        .env("DB_SYNCHRONOUS", level);
     Server::from_command(command, Arc::clone(dir), Vec::new())
 }
 
@@ -77,16 +105,27 @@ fn a_kill_during_a_start_leaves_what_the_next_start_takes() {
     for _ in 0..rounds() * 6 {
         let dir = Arc::new(Dir::new());
         for _ in 0..=random.below(3) {
-            interrupt(command(dir.path()).arg("serve").env("PORT", "0"), &mut random, usual);
+            interrupt(
+                command(dir.path()).arg("serve").env("PORT", "0"),
+                &mut random,
+                usual,
+            );
         }
         let mut server = serve(&dir, 0);
         let api = server.admin();
         assert_secret(dir.path());
-        api.post("/api/collections", json!({"name": "c", "fields": []})).expect(200);
-        let made = api.post("/api/collections/c/records", json!({})).expect(200);
+        api.post("/api/collections", json!({"name": "c", "fields": []}))
+            .expect(200);
+        let made = api
+            .post("/api/collections/c/records", json!({}))
+            .expect(200);
         // Now with a log to be read by the start that is interrupted.
         server.kill();
-        interrupt(command(dir.path()).arg("serve").env("PORT", "0"), &mut random, usual);
+        interrupt(
+            command(dir.path()).arg("serve").env("PORT", "0"),
+            &mut random,
+            usual,
+        );
         let server = serve(&dir, 0);
         let path = format!("/api/collections/c/records/{}", made.text("/id"));
         server.admin().get(&path).expect(200);
@@ -121,7 +160,11 @@ fn a_kill_while_the_first_admin_is_made_leaves_one_or_none() {
             Ok(reply) => {
                 let token = reply.expect(200).text("/token").to_owned();
                 assert_eq!(again.status, 403, "{again:?}");
-                server.api().with_token(&token).get("/api/admins").expect(200);
+                server
+                    .api()
+                    .with_token(&token)
+                    .get("/api/admins")
+                    .expect(200);
             }
             Err(_) => assert!([200, 403].contains(&again.status), "{again:?}"),
         }
@@ -167,12 +210,27 @@ fn a_start_and_admin_create_at_once_on_a_new_directory_both_work() {
     for _ in 0..rounds() * 2 {
         let dir = Arc::new(Dir::new());
         let mut command = command(dir.path());
-        command.args(["admin", "create", "admin@example.com"]).stdin(Stdio::piped());
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(b"password-1\n").unwrap();
+        command
+            .args(["admin", "create", "admin@example.com"])
+            .stdin(Stdio::piped());
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(b"password-1\n")
+            .unwrap();
         let server = serve(&dir, 0);
         let created = child.wait_with_output().unwrap();
-        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+        assert!(
+            created.status.success(),
+            "{}",
+            String::from_utf8_lossy(&created.stderr)
+        );
         assert_one_admin(&server);
     }
 }
@@ -196,11 +254,18 @@ enum Place {
 fn kill_in_a_change(place: Place) {
     let dir = Arc::new(Dir::new());
     let mut server = serve(&dir, 0);
-    let token = server.api().post("/api/admins/init", ADMIN).expect(200).text("/token").to_owned();
+    let token = server
+        .api()
+        .post("/api/admins/init", ADMIN)
+        .expect(200)
+        .text("/token")
+        .to_owned();
     let api = server.api().with_token(&token);
-    api.post("/api/databases", json!({"name": "shop"})).expect(200);
+    api.post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
     let values = json!(["a", "b"]);
-    let select = |most: u32| json!({"name": "s", "type": "select", "values": values, "maxSelect": most});
+    let select =
+        |most: u32| json!({"name": "s", "type": "select", "values": values, "maxSelect": most});
     let key = |unique: bool| json!({"name": "key", "type": "text", "unique": unique});
     let before = json!({"name": "c", "fields": [select(1), key(false)]});
     let after = json!({"fields": [select(2), key(true), {"name": "added", "type": "text"}]});
@@ -217,33 +282,59 @@ fn kill_in_a_change(place: Place) {
             api.send("PATCH", "/db/shop/api/collections/c", &after.to_string())
         });
         let pending = "SELECT count(*) FROM _collections WHERE pending IS NOT NULL";
-        let is_begun = || default.query_row(pending, [], |row| row.get(0)).unwrap_or(false);
+        let is_begun = || {
+            default
+                .query_row(pending, [], |row| row.get(0))
+                .unwrap_or(false)
+        };
         wait_until("the change is written down", is_begun);
         if place == Place::BeforeTheDefinition {
             default.execute_batch("BEGIN IMMEDIATE").unwrap();
             tenant.execute_batch("ROLLBACK").unwrap();
             let changed = "SELECT count(*) FROM pragma_table_info('c') WHERE name = 'added'";
-            let is_changed = || tenant.query_row(changed, [], |row| row.get(0)).unwrap_or(false);
+            let is_changed = || {
+                tenant
+                    .query_row(changed, [], |row| row.get(0))
+                    .unwrap_or(false)
+            };
             wait_until("the table is changed", is_changed);
         }
         let pid = rustix::process::Pid::from_raw(server.pid().cast_signed()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        assert!(change.join().unwrap().is_err(), "answered before both were there");
+        assert!(
+            change.join().unwrap().is_err(),
+            "answered before both were there"
+        );
     });
     drop((default, tenant));
     server.kill();
 
     let server = serve(&dir, 0);
-    let api = server.api().with_token(&token);
+    assert_happened_or_not(&server.api().with_token(&token), &made, place);
+}
+
+fn assert_happened_or_not(api: &Api, made: &Reply, place: Place) {
+    let list = "/db/shop/api/collections/c/records";
     let read = api.get(&format!("{list}/{}", made.text("/id"))).expect(200);
     if place == Place::BeforeTheTable {
-        assert_eq!((&read.json["s"], read.json.get("added")), (&json!("a"), None), "{}", read.json);
+        assert_eq!(
+            (&read.json["s"], read.json.get("added")),
+            (&json!("a"), None),
+            "{}",
+            read.json
+        );
         api.post(list, json!({"key": "k"})).expect(200);
         return;
     }
-    assert_eq!((&read.json["s"], &read.json["added"]), (&json!(["a"]), &json!("")), "{}", read.json);
+    assert_eq!(
+        (&read.json["s"], &read.json["added"]),
+        (&json!(["a"]), &json!("")),
+        "{}",
+        read.json
+    );
     api.post(list, json!({"key": "k"})).expect(400);
-    api.post(list, json!({"s": ["a", "b"], "key": "other", "added": "x"})).expect(200);
+    api.post(list, json!({"s": ["a", "b"], "key": "other", "added": "x"}))
+        .expect(200);
 }
 
 /// Every database file below the directory is whole in the eyes of SQLite.
@@ -256,10 +347,17 @@ pub fn assert_sound(dir: &Path) {
             let connection = open(&path);
             let check = |sql| {
                 let mut statement = connection.prepare(sql).unwrap();
-                let rows = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+                let rows = statement
+                    .query_map([], |row| row.get::<_, String>(0))
+                    .unwrap();
                 rows.collect::<Result<Vec<_>, _>>().unwrap()
             };
-            assert_eq!(check("PRAGMA integrity_check"), ["ok"], "{}", path.display());
+            assert_eq!(
+                check("PRAGMA integrity_check"),
+                ["ok"],
+                "{}",
+                path.display()
+            );
             let broken = check("PRAGMA foreign_key_check");
             assert!(broken.is_empty(), "{} {broken:?}", path.display());
         }
@@ -267,7 +365,10 @@ pub fn assert_sound(dir: &Path) {
 }
 
 /// A look at a file beside the server, as a person with the sqlite3 shell would take it.
-#[expect(clippy::disallowed_methods, reason = "the test stands beside the program")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test stands beside the program"
+)]
 pub fn open(path: &Path) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(path).unwrap();
     connection.busy_timeout(Duration::from_secs(5)).unwrap();
@@ -277,7 +378,10 @@ pub fn open(path: &Path) -> rusqlite::Connection {
 fn assert_secret(dir: &Path) {
     let secret = std::fs::read_to_string(dir.join("data/secret")).unwrap();
     let digits = secret.trim_end();
-    assert!(digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()), "{secret:?}");
+    assert!(
+        digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        "{secret:?}"
+    );
 }
 
 fn assert_one_admin(server: &Server) {
@@ -294,7 +398,11 @@ fn usual_start() -> Duration {
 
 /// Starts a command and kills it within its usual time.
 fn interrupt(command: &mut Command, random: &mut Random, usual: Duration) {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     pause(random.part_of(usual));
     end(&mut child);
 }

@@ -59,16 +59,26 @@ fn fill_make_room_and_kill(disk: &Path, random: &mut Random) {
     let mut server = serve(disk);
     let (api, token) = prepare(&server);
     let mut load = Load::new(random, 1000);
-    let running = load.run(server.addr(), &token, |running| run_until_full(running, 300));
+    let running = load.run(server.addr(), &token, |running| {
+        run_until_full(running, 300);
+    });
     assert_refusals(&running);
     load.check(&api);
-    assert_refused(&api, "POST", "/api/databases", &json!({"name": "late"}).to_string());
+    assert_refused(
+        &api,
+        "POST",
+        "/api/databases",
+        &json!({"name": "late"}).to_string(),
+    );
 
     drop(ballast);
-    api.post("/api/databases", json!({"name": "late"})).expect(200);
+    api.post("/api/databases", json!({"name": "late"}))
+        .expect(200);
     load.go_on(&api);
     let running = load.run(server.addr(), &token, |running| {
-        wait_until("writes work", || running.acknowledged.load(Ordering::Relaxed) > 300);
+        wait_until("writes work", || {
+            running.acknowledged.load(Ordering::Relaxed) > 300
+        });
         running.stop();
     });
     assert_eq!(running.refused.load(Ordering::Relaxed), 0);
@@ -109,7 +119,10 @@ fn a_start_on_a_full_disk_works_or_names_the_file() {
                 }
                 Err(line) => {
                     eprintln!("{pages} pages: {line}");
-                    assert!(line.contains(data.to_str().unwrap()), "{pages} pages: {line}");
+                    assert!(
+                        line.contains(data.to_str().unwrap()),
+                        "{pages} pages: {line}"
+                    );
                 }
             }
             drop(ballast);
@@ -134,7 +147,9 @@ fn a_limit_on_the_size_of_files_is_like_a_full_disk() {
     let mut server = Server::from_command(limited, Arc::clone(&dir), Vec::new());
     let (api, token) = prepare(&server);
     let mut load = Load::new(&mut Random::seeded(), 1000);
-    let running = load.run(server.addr(), &token, |running| run_until_full(running, 300));
+    let running = load.run(server.addr(), &token, |running| {
+        run_until_full(running, 300);
+    });
     assert_refusals(&running);
     load.check(&api);
     let running = load.run(server.addr(), &token, |running| {
@@ -155,25 +170,51 @@ fn a_deleted_database_is_set_aside_whole_also_beside_another_reader() {
     let server = Server::start();
     let api = server.admin();
     let data = server.dir().join("data");
-    api.post("/api/databases", json!({"name": "shop"})).expect(200);
-    api.post("/db/shop/api/collections", json!({"name": "c", "fields": []})).expect(200);
+    api.post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
+    api.post(
+        "/db/shop/api/collections",
+        json!({"name": "c", "fields": []}),
+    )
+    .expect(200);
     let other = crate::crash::open(&data.join("shop.db"));
-    let count = |sql: &str| other.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let count = |sql: &str| {
+        other
+            .query_row(sql, [], |row| row.get::<_, i64>(0))
+            .unwrap()
+    };
     other.execute_batch("BEGIN").unwrap();
     assert_eq!(count("SELECT count(*) FROM c"), 0);
-    api.post("/db/shop/api/collections/c/records", json!({})).expect(200);
+    api.post("/db/shop/api/collections/c/records", json!({}))
+        .expect(200);
 
     let refused = api.delete("/api/databases/shop").expect(503);
-    assert!(refused.text("/message").ends_with("try again."), "{refused:?}");
-    assert_eq!(api.get("/db/shop/api/collections/c/records").expect(200).json["totalItems"], 1);
+    assert!(
+        refused.text("/message").ends_with("try again."),
+        "{refused:?}"
+    );
+    assert_eq!(
+        api.get("/db/shop/api/collections/c/records")
+            .expect(200)
+            .json["totalItems"],
+        1
+    );
     other.execute_batch("COMMIT").unwrap();
     api.delete("/api/databases/shop").expect(204);
-    let aside = std::fs::read_dir(data.join("deleted")).unwrap().next().unwrap().unwrap().path();
+    let aside = std::fs::read_dir(data.join("deleted"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     let aside = crate::crash::open(&aside);
-    let kept: i64 = aside.query_row("SELECT count(*) FROM c", [], |row| row.get(0)).unwrap();
+    let kept: i64 = aside
+        .query_row("SELECT count(*) FROM c", [], |row| row.get(0))
+        .unwrap();
     assert_eq!(kept, 1);
 
-    api.post("/api/databases", json!({"name": "shop"})).expect(200);
+    api.post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
     let list = api.get("/db/shop/api/collections").expect(200);
     assert_eq!(list.json["items"], json!([]));
 }
@@ -192,13 +233,21 @@ fn on_small_disk(test: &str, bytes: u64, body: impl FnOnce(&Path)) {
         }
         let script = "mount -t tmpfs -o size=$1,mode=0700 none \"$2\" && shift 2 && exec \"$@\"";
         command.args(["--mount", "sh", "-c", script, "sh", &bytes.to_string()]);
-        command.arg(dir.path()).arg(program).args(arguments).env(INSIDE, dir.path()).output()
+        command
+            .arg(dir.path())
+            .arg(program)
+            .args(arguments)
+            .env(INSIDE, dir.path())
+            .output()
     };
     match in_namespace(Path::new("true"), &[]) {
         Ok(output) if output.status.success() => {}
         other => {
             // Not captured, so that it is seen also when the test passes.
-            let _ = writeln!(std::io::stderr(), "skipped: {test}: no small disk here: {other:?}");
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: {test}: no small disk here: {other:?}"
+            );
             return;
         }
     }
@@ -207,7 +256,10 @@ fn on_small_disk(test: &str, bytes: u64, body: impl FnOnce(&Path)) {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     eprintln!("{errors}");
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
 }
 
 /// A file that takes the room of a disk; dropping it makes room.
@@ -242,7 +294,12 @@ fn serve(disk: &Path) -> Server {
 
 /// The token of the first admin.
 fn sign_in(server: &Server) -> String {
-    server.api().post("/api/admins/init", ADMIN).expect(200).text("/token").to_owned()
+    server
+        .api()
+        .post("/api/admins/init", ADMIN)
+        .expect(200)
+        .text("/token")
+        .to_owned()
 }
 
 /// The first admin's requests and token, and what the load writes to.
@@ -290,7 +347,9 @@ fn report(when: &str, running: &Running) {
 fn attempt(command: &mut Command) -> Result<Child, String> {
     let dir = Dir::new();
     let (out, err) = (dir.path().join("out"), dir.path().join("err"));
-    command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
+    command
+        .stdout(File::create(&out).unwrap())
+        .stderr(File::create(&err).unwrap());
     let mut child = command.spawn().unwrap();
     let mut code = None;
     wait_until("a start that works or not", || {

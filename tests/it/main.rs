@@ -18,9 +18,11 @@ mod crash;
 mod faults;
 /// Hostile clients: bodies, headers, connections, slow peers.
 mod limits;
-/// Records over REST: writing, reading, lists, bulk, batch, and what is refused.
+/// Records over REST: reading, lists, rules, and what is refused.
 mod records;
 /// A stop is prompt, work in flight ends, the exit code, the second signal.
 mod shutdown;
 /// Rules about the source itself.
 mod tidy;
+/// Writing records: bulk, batch, what may be written by whom, sizes, changes under load.
+mod writes;

@@ -6,9 +6,17 @@ use std::path::PathBuf;
 
 /// Which of our modules a module may import: the layers of `docs/architecture.md`.
 const LAYERS: [(&str, &[&str]); 6] = [
-    ("ground", &["clock", "config", "crypto", "error", "ids", "log", "threads"]),
+    (
+        "ground",
+        &[
+            "clock", "config", "crypto", "error", "ids", "log", "threads",
+        ],
+    ),
     ("mechanism", &["db", "http"]),
-    ("domain", &["node", "filter", "rules", "collections", "records", "auth"]),
+    (
+        "domain",
+        &["node", "filter", "rules", "collections", "records", "auth"],
+    ),
     ("whole", &["app"]),
     ("surface", &["api"]),
     ("process", &["server", "malloc", "cli", "main"]),
@@ -33,12 +41,21 @@ const CRATES: [(&str, &[&str]); 12] = [
     ("argon2", &["src/auth/password.rs"]),
     ("uuid", &["src/ids.rs"]),
     ("getrandom", &["src/ids.rs"]),
-    ("regex_lite", &["src/collections/mod.rs", "src/collections/definition.rs"]),
+    (
+        "regex_lite",
+        &["src/collections/mod.rs", "src/collections/definition.rs"],
+    ),
 ];
 
 /// Where SQL may live.
-const SQL_PLACES: [&str; 6] =
-    ["src/db/", "src/collections/", "src/records/", "src/auth/admins.rs", "src/error.rs", "src/node.rs"];
+const SQL_PLACES: [&str; 6] = [
+    "src/db/",
+    "src/collections/",
+    "src/records/",
+    "src/auth/admins.rs",
+    "src/error.rs",
+    "src/node.rs",
+];
 
 const LINES_MAX: usize = 600;
 
@@ -60,7 +77,12 @@ fn sources(folder: &str) -> Vec<(String, String)> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+                let name = path
+                    .strip_prefix(root())
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
                 found.push((name, std::fs::read_to_string(&path).unwrap()));
             }
         }
@@ -71,7 +93,12 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 
 /// The part of a file that is not tests.
 fn without_tests(text: &str) -> &str {
-    text.split("#[cfg(test)]\nmod tests").next().unwrap().split("#[cfg(test)]\n#[expect").next().unwrap()
+    text.split("#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap()
+        .split("#[cfg(test)]\n#[expect")
+        .next()
+        .unwrap()
 }
 
 fn is_test_file(path: &str) -> bool {
@@ -96,10 +123,17 @@ fn every_file_says_what_it_is_and_is_short() {
         }
         for (at, line) in text.lines().enumerate() {
             if line.contains('\t') || line.ends_with(' ') || !line.is_ascii() {
-                wrong.push(format!("{path}:{}: tab, trailing blank or not ASCII", at + 1));
+                wrong.push(format!(
+                    "{path}:{}: tab, trailing blank or not ASCII",
+                    at + 1
+                ));
             }
             let lower = line.to_lowercase();
-            if ["fixme", concat!("to", "do:"), "xxx"].iter().any(|mark| lower.contains(mark)) && path != "tests/it/tidy.rs" {
+            if ["fixme", concat!("to", "do:"), "xxx"]
+                .iter()
+                .any(|mark| lower.contains(mark))
+                && path != "tests/it/tidy.rs"
+            {
                 wrong.push(format!("{path}:{}: a mark of unfinished work", at + 1));
             }
         }
@@ -108,9 +142,12 @@ fn every_file_says_what_it_is_and_is_short() {
 }
 
 fn layer_of(module: &str) -> usize {
-    LAYERS.iter().position(|(_, modules)| modules.contains(&module)).unwrap_or_else(|| {
-        panic!("the module {module} is in no layer: add it to LAYERS and docs/architecture.md")
-    })
+    LAYERS
+        .iter()
+        .position(|(_, modules)| modules.contains(&module))
+        .unwrap_or_else(|| {
+            panic!("the module {module} is in no layer: add it to LAYERS and docs/architecture.md")
+        })
 }
 
 #[test]
@@ -118,10 +155,18 @@ fn imports_point_downwards() {
     let (mut wrong, mut used) = (Vec::new(), BTreeSet::new());
     for (path, text) in sources("src") {
         let module = path["src/".len()..].split(['/', '.']).next().unwrap();
-        for line in without_tests(&text).lines().filter(|_| !is_test_file(&path)) {
-            let Some(rest) = line.trim_start().strip_prefix("use crate::") else { continue };
+        for line in without_tests(&text)
+            .lines()
+            .filter(|_| !is_test_file(&path))
+        {
+            let Some(rest) = line.trim_start().strip_prefix("use crate::") else {
+                continue;
+            };
             let target = rest.split([':', ';']).next().unwrap();
-            assert!(!target.starts_with('{'), "{path}: one use per module: {line}");
+            assert!(
+                !target.starts_with('{'),
+                "{path}: one use per module: {line}"
+            );
             if LAYER_EXCEPTIONS.contains(&(path.as_str(), target)) {
                 used.insert(path.clone());
                 continue;
@@ -134,7 +179,11 @@ fn imports_point_downwards() {
         }
     }
     none("imports against the layers", &wrong);
-    assert_eq!(used.len(), LAYER_EXCEPTIONS.len(), "an exception is no longer needed");
+    assert_eq!(
+        used.len(),
+        LAYER_EXCEPTIONS.len(),
+        "an exception is no longer needed"
+    );
 }
 
 /// Among the domain modules the order of `LAYERS` counts, except that `auth` stands beside.
@@ -144,7 +193,9 @@ fn domain_modules_import_leftwards() {
     let mut wrong = Vec::new();
     for (path, text) in sources("src") {
         let module = path["src/".len()..].split(['/', '.']).next().unwrap();
-        let Some(own) = domain.iter().position(|name| *name == module) else { continue };
+        let Some(own) = domain.iter().position(|name| *name == module) else {
+            continue;
+        };
         for (at, other) in domain.iter().enumerate() {
             if at > own && without_tests(&text).contains(&format!("use crate::{other}::")) {
                 wrong.push(format!("{path} imports {other}"));
@@ -185,15 +236,35 @@ fn outside_crates_are_named_in_one_place() {
 #[test]
 fn dependencies_are_those_agreed_on() {
     let text = read("Cargo.toml");
-    let section = text.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let section = text
+        .split("[dependencies]")
+        .nth(1)
+        .unwrap()
+        .split("\n[")
+        .next()
+        .unwrap();
     let names: Vec<&str> = section
         .lines()
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split_once(" = ").map(|(name, _)| name))
         .collect();
     let agreed = [
-        "tiny_http", "threadpool", "rusqlite", "serde", "serde_json", "signal-hook", "getopts", "sha2",
-        "hmac", "base64", "argon2", "getrandom", "uuid", "regex-lite", "flate2", "rustix",
+        "tiny_http",
+        "threadpool",
+        "rusqlite",
+        "serde",
+        "serde_json",
+        "signal-hook",
+        "getopts",
+        "sha2",
+        "hmac",
+        "base64",
+        "argon2",
+        "getrandom",
+        "uuid",
+        "regex-lite",
+        "flate2",
+        "rustix",
     ];
     assert_eq!(names, agreed);
 }
@@ -201,7 +272,10 @@ fn dependencies_are_those_agreed_on() {
 #[test]
 fn every_option_is_in_the_readme() {
     let readme = read("README.md");
-    let wrong: Vec<String> = option_names().into_iter().filter(|name| !readme.contains(&format!("`{name}`"))).collect();
+    let wrong: Vec<String> = option_names()
+        .into_iter()
+        .filter(|name| !readme.contains(&format!("`{name}`")))
+        .collect();
     none("options that the README lacks", &wrong);
 }
 
@@ -210,9 +284,12 @@ fn option_names() -> Vec<String> {
     let text = read("src/config.rs");
     let calls = text.lines().filter_map(|line| {
         let line = line.trim_start();
-        line.strip_prefix("opt(\"").or_else(|| line.strip_prefix("reserved(\""))
+        line.strip_prefix("opt(\"")
+            .or_else(|| line.strip_prefix("reserved(\""))
     });
-    let names: Vec<String> = calls.map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
+    let names: Vec<String> = calls
+        .map(|rest| rest.split('"').next().unwrap().to_owned())
+        .collect();
     assert!(names.len() > 20, "{names:?}");
     names
 }
@@ -226,7 +303,10 @@ fn every_endpoint_is_in_the_api_document_and_the_reverse() {
         .filter_map(|rest| {
             let mut parts = rest.splitn(3, ',');
             let method = parts.next()?.trim().to_uppercase();
-            Some(format!("{method} {}", parts.next()?.trim().trim_matches('"')))
+            Some(format!(
+                "{method} {}",
+                parts.next()?.trim().trim_matches('"')
+            ))
         })
         .collect();
     assert!(routes.len() >= 20, "{routes:?}");
@@ -236,7 +316,10 @@ fn every_endpoint_is_in_the_api_document_and_the_reverse() {
         .filter_map(|line| line.strip_prefix("### `"))
         .map(|rest| rest.split('`').next().unwrap().to_owned())
         .collect();
-    assert_eq!(documented, routes, "docs/api.md has a heading ### `METHOD PATH` for each endpoint");
+    assert_eq!(
+        documented, routes,
+        "docs/api.md has a heading ### `METHOD PATH` for each endpoint"
+    );
 }
 
 #[test]
@@ -266,5 +349,9 @@ fn documents_stay_within_their_limits_and_the_version_has_a_heading() {
 
 #[test]
 fn the_vendored_crate_says_what_was_changed() {
-    assert!(Path::new(&root()).join("vendor/tiny_http/PATCHES.md").is_file());
+    assert!(
+        Path::new(&root())
+            .join("vendor/tiny_http/PATCHES.md")
+            .is_file()
+    );
 }

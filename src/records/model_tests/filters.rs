@@ -17,8 +17,18 @@ use crate::filter::Operand;
 use crate::filter::SortTerm;
 
 const OPS: [Op; 12] = [
-    Op::Equal, Op::Equal, Op::Equal, Op::NotEqual, Op::NotEqual, Op::Greater, Op::GreaterOrEqual,
-    Op::Less, Op::LessOrEqual, Op::Like, Op::Like, Op::NotLike,
+    Op::Equal,
+    Op::Equal,
+    Op::Equal,
+    Op::NotEqual,
+    Op::NotEqual,
+    Op::Greater,
+    Op::GreaterOrEqual,
+    Op::Less,
+    Op::LessOrEqual,
+    Op::Like,
+    Op::Like,
+    Op::NotLike,
 ];
 
 /// Makes conditions on the records of one table.
@@ -37,7 +47,10 @@ impl Maker<'_> {
     pub fn valid(&self, rng: &mut Rng) -> Expr {
         loop {
             let expr = self.expr(rng, 3);
-            if !self.world.refuses(&expr, self.table, self.sight, self.caller) {
+            if !self
+                .world
+                .refuses(&expr, self.table, self.sight, self.caller)
+            {
                 return expr;
             }
         }
@@ -49,7 +62,9 @@ impl Maker<'_> {
             return self.comparison(rng);
         }
         let several = |rng: &mut Rng| -> Vec<Expr> {
-            (0..rng.between(2, 3)).map(|_| self.expr(rng, depth - 1)).collect()
+            (0..rng.between(2, 3))
+                .map(|_| self.expr(rng, depth - 1))
+                .collect()
         };
         match rng.below(5) {
             0 => Expr::Not(Box::new(self.expr(rng, depth - 1))),
@@ -65,9 +80,15 @@ impl Maker<'_> {
         let (op, any) = (*rng.pick(&OPS), rng.one_in(3));
         let is_like = matches!(op, Op::Like | Op::NotLike);
         if rng.one_in(10) {
-            let list = (0..rng.between(1, 4)).map(|_| self.literal(rng, class, &path)).collect();
+            let list = (0..rng.between(1, 4))
+                .map(|_| self.literal(rng, class, &path))
+                .collect();
             let list = Expr::In(Operand::Path(path), list);
-            return if rng.one_in(3) { Expr::Not(Box::new(list)) } else { list };
+            return if rng.one_in(3) {
+                Expr::Not(Box::new(list))
+            } else {
+                list
+            };
         }
         let right = match rng.below(30) {
             0..=2 => Operand::Path(self.path(rng, 2)),
@@ -83,8 +104,17 @@ impl Maker<'_> {
             _ => Operand::Path(path),
         };
         let is_turned = rng.one_in(12);
-        let (left, right) = if is_turned { (right, left) } else { (left, right) };
-        Expr::Compare(Comparison { left, op, any, right })
+        let (left, right) = if is_turned {
+            (right, left)
+        } else {
+            (left, right)
+        };
+        Expr::Compare(Comparison {
+            left,
+            op,
+            any,
+            right,
+        })
     }
 
     /// A path, with at most so many relations.
@@ -93,7 +123,9 @@ impl Maker<'_> {
             let mut path = Vec::new();
             self.walk(rng, relations_max, &mut path);
             let is_seen = self.world.class_of(self.table, &path, self.sight).is_some();
-            let has_time = path.last().is_some_and(|name| name == "created" || name == "updated");
+            let has_time = path
+                .last()
+                .is_some_and(|name| name == "created" || name == "updated");
             if (is_seen || rng.one_in(30)) && (self.times || !has_time) {
                 return path;
             }
@@ -160,7 +192,9 @@ impl Maker<'_> {
     /// A pattern out of a part of a value.
     fn pattern(&self, rng: &mut Rng, class: Class, path: &[String]) -> Literal {
         let literal = self.literal(rng, class, path);
-        let Literal::Text(text) = literal else { return literal };
+        let Literal::Text(text) = literal else {
+            return literal;
+        };
         let chars: Vec<char> = text.chars().collect();
         let first = rng.below(chars.len() + 1);
         let last = rng.between(first, chars.len());
@@ -180,7 +214,10 @@ impl Maker<'_> {
     pub fn sort(&self, rng: &mut Rng) -> Vec<SortTerm> {
         let term = |rng: &mut Rng| {
             let mut path = self.path(rng, 2);
-            if self.world.class_of(self.table, &path, self.sight).is_some_and(|(_, many)| many)
+            if self
+                .world
+                .class_of(self.table, &path, self.sight)
+                .is_some_and(|(_, many)| many)
                 && !rng.one_in(10)
             {
                 path = vec!["id".to_owned()];
@@ -188,7 +225,10 @@ impl Maker<'_> {
             if rng.one_in(12) {
                 path = vec!["@rowid".to_owned()];
             }
-            SortTerm { path, descending: rng.one_in(2) }
+            SortTerm {
+                path,
+                descending: rng.one_in(2),
+            }
         };
         (0..rng.between(1, 3)).map(|_| term(rng)).collect()
     }
@@ -206,7 +246,9 @@ fn random_literal(rng: &mut Rng, class: Class) -> Literal {
             0 => Literal::Text(rng.word(&["5", "-0.5", "1e3", "0", " 2 ", "1E3", "-0"])),
             _ => number_literal(*rng.pick(&world::NUMBERS)),
         },
-        Class::Number => Literal::Text(rng.word(&["05", "+5", ".5", "x", "5 5", "0x10", "Infinity"])),
+        Class::Number => {
+            Literal::Text(rng.word(&["05", "+5", ".5", "x", "5 5", "0x10", "Infinity"]))
+        }
         Class::Bool if !is_odd => match rng.below(4) {
             0 => Literal::Text(rng.word(&["true", "false"])),
             1 => number_literal(*rng.pick(&world::NUMBERS)),
@@ -216,8 +258,14 @@ fn random_literal(rng: &mut Rng, class: Class) -> Literal {
             0 => rng.word(&world::DAYS),
             1 => rng.word(&world::MOMENTS),
             _ => rng.word(&[
-                "2020-01-01 12:30", "2020-01-01T14:30:00+02:00", "1999", "2020-02-30", "a",
-                "2020-01-01 00:00:00.000Z", "2015-06-15T08:00:00.1239Z", "2020-01-01t00:00z",
+                "2020-01-01 12:30",
+                "2020-01-01T14:30:00+02:00",
+                "1999",
+                "2020-02-30",
+                "a",
+                "2020-01-01 00:00:00.000Z",
+                "2015-06-15T08:00:00.1239Z",
+                "2020-01-01t00:00z",
             ]),
         }),
         Class::Element => Literal::Text(match rng.below(4) {
@@ -273,7 +321,11 @@ pub fn render(rng: &mut Rng, expr: &Expr) -> String {
 pub fn render_sort(rng: &mut Rng, terms: &[SortTerm]) -> String {
     let mut style = Style { rng: Some(rng) };
     let term = |term: &SortTerm| {
-        let sign = if term.descending { "-" } else { style.one_of(&["", "", "+"]) };
+        let sign = if term.descending {
+            "-"
+        } else {
+            style.one_of(&["", "", "+"])
+        };
         format!("{sign}{}", term.path.join("."))
     };
     let terms: Vec<String> = terms.iter().map(term).collect();
@@ -319,15 +371,28 @@ impl Style<'_> {
     fn part(&mut self, expr: &Expr) -> String {
         let text = self.expr(expr);
         let is_list = matches!(expr, Expr::And(_) | Expr::Or(_));
-        if is_list || self.one_of(&["", "", "("]) == "(" { format!("({text})") } else { text }
+        if is_list || self.one_of(&["", "", "("]) == "(" {
+            format!("({text})")
+        } else {
+            text
+        }
     }
 
     fn comparison(&mut self, comparison: &Comparison) -> String {
-        let Comparison { left, op, any, right } = comparison;
+        let Comparison {
+            left,
+            op,
+            any,
+            right,
+        } = comparison;
         let is_null = *right == Operand::Literal(Literal::Null) && !any;
         let left = self.operand(left);
         if is_null && matches!(op, Op::Equal | Op::NotEqual) && self.one_of(&["", "x"]).is_empty() {
-            let is = if *op == Op::Equal { " IS NULL" } else { " is not null" };
+            let is = if *op == Op::Equal {
+                " IS NULL"
+            } else {
+                " is not null"
+            };
             return format!("{left}{is}");
         }
         let sign = match op {
@@ -367,8 +432,15 @@ impl Style<'_> {
             Literal::Text(text) => {
                 let quote = self.one_of(&["'", "\""]);
                 let escaped = self.one_of(&["\\", ""]);
-                let twice = if escaped.is_empty() { quote.repeat(2) } else { format!("\\{quote}") };
-                format!("{quote}{}{quote}", text.replace('\\', "\\\\").replace(quote, &twice))
+                let twice = if escaped.is_empty() {
+                    quote.repeat(2)
+                } else {
+                    format!("\\{quote}")
+                };
+                format!(
+                    "{quote}{}{quote}",
+                    text.replace('\\', "\\\\").replace(quote, &twice)
+                )
             }
         }
     }

@@ -56,8 +56,13 @@ fn no_text_does_harm() {
         let store = Store::open();
         let world = make_world(rng, &store);
         let guarded = Guarded::open(&store, &world);
-        let maker =
-            Maker { world: &world, table: 0, sight: Sight::Rule, caller: Caller::Admin, times: true };
+        let maker = Maker {
+            world: &world,
+            table: 0,
+            sight: Sight::Rule,
+            caller: Caller::Admin,
+            times: true,
+        };
         let cases = left.min(CASES_PER_WORLD);
         for _ in 0..cases {
             if rng.one_in(5) {
@@ -69,7 +74,10 @@ fn no_text_does_harm() {
             }
         }
         let ran = guarded.ran.get();
-        assert!(cases < 1000 || ran > cases / 4, "only {ran} of {cases} texts came to a statement");
+        assert!(
+            cases < 1000 || ran > cases / 4,
+            "only {ran} of {cases} texts came to a statement"
+        );
         cases
     });
 }
@@ -95,11 +103,21 @@ fn make_world(rng: &mut Rng, store: &Store) -> World {
         field["hidden"] = json!(true);
         field
     };
-    let plain: Vec<Json> = kinds.iter().cloned().chain(kinds.iter().map(hidden)).collect();
+    let plain: Vec<Json> = kinds
+        .iter()
+        .cloned()
+        .chain(kinds.iter().map(hidden))
+        .collect();
     let mut relations = Vec::new();
     for (name, target, most) in [
-        ("parent", "docs", 1), ("friends", "docs", 2), ("author", "users", 1), ("shut", "shut", 1),
-        ("shuts", "shut", 2), ("ruled", "ruled", 1), ("open", "open", 1), ("opens", "open", 2),
+        ("parent", "docs", 1),
+        ("friends", "docs", 2),
+        ("author", "users", 1),
+        ("shut", "shut", 1),
+        ("shuts", "shut", 2),
+        ("ruled", "ruled", 1),
+        ("open", "open", 1),
+        ("opens", "open", 2),
     ] {
         let relation = json!({"name": name, "type": "relation", "collectionId": target,
             "maxSelect": most});
@@ -138,7 +156,10 @@ struct Guarded<'a> {
 }
 
 impl<'a> Guarded<'a> {
-    #[expect(clippy::disallowed_methods, reason = "a pooled connection takes no authorizer")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a pooled connection takes no authorizer"
+    )]
     fn open(store: &Store, world: &'a World) -> Guarded<'a> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(store.file(), flags).unwrap();
@@ -147,20 +168,36 @@ impl<'a> Guarded<'a> {
         connection.set_prepared_statement_cache_capacity(0);
         let seen = Arc::new(Mutex::new(Seen::default()));
         let shared = Arc::clone(&seen);
-        connection.authorizer(Some(move |context: AuthContext<'_>| judge(&shared, context))).unwrap();
+        connection
+            .authorizer(Some(move |context: AuthContext<'_>| {
+                judge(&shared, context)
+            }))
+            .unwrap();
         let columns = |table: usize, is_public: bool| {
             let collection = &world.tables[table].collection;
             let fields = collection.fields.iter();
-            let fields = fields.filter(move |f| !f.is_secret() && !(is_public && f.hidden));
+            let fields = fields.filter(move |f| !(f.is_secret() || is_public && f.hidden));
             let names = fields.map(|field| field.name.as_str());
             let names = names.chain(["id", "created", "updated", "ROWID", ""]);
-            names.map(|name| (collection.name.clone(), name.to_owned())).collect::<Vec<_>>()
+            names
+                .map(|name| (collection.name.clone(), name.to_owned()))
+                .collect::<Vec<_>>()
         };
         let tables = || 0..world.tables.len();
         let is_open = |table: &usize| world.tables[*table].rules.view == Rule::Everyone;
-        let public = tables().filter(is_open).flat_map(|table| columns(table, true)).collect();
+        let public = tables()
+            .filter(is_open)
+            .flat_map(|table| columns(table, true))
+            .collect();
         let all = tables().flat_map(|table| columns(table, false)).collect();
-        Guarded { connection, seen, world, public, all, ran: Cell::new(0) }
+        Guarded {
+            connection,
+            seen,
+            world,
+            public,
+            all,
+            ran: Cell::new(0),
+        }
     }
 
     fn check_filter(&self, rng: &mut Rng, text: &str) {
@@ -229,7 +266,10 @@ impl<'a> Guarded<'a> {
         });
         self.check_reads(text, allowed);
         assert!(result.is_ok(), "{text:?}\n{sql}\n{params:?}\n{result:?}");
-        assert!(started.elapsed() < RUN_LIMIT, "slow to run: {text:?}\n{sql}");
+        assert!(
+            started.elapsed() < RUN_LIMIT,
+            "slow to run: {text:?}\n{sql}"
+        );
     }
 
     /// The same by the way that requests take.
@@ -240,9 +280,18 @@ impl<'a> Guarded<'a> {
         };
         let scope = store::scope(self.world, caller.identity());
         let collection = &self.world.tables[0].collection;
-        let query = ListQuery { per_page: 2, filter: text.to_owned(), ..ListQuery::default() };
-        let answer =
-            records::list(&self.connection, &scope, collection, &query, &Shape::default());
+        let query = ListQuery {
+            per_page: 2,
+            filter: text.to_owned(),
+            ..ListQuery::default()
+        };
+        let answer = records::list(
+            &self.connection,
+            &scope,
+            collection,
+            &query,
+            &Shape::default(),
+        );
         self.check_reads(text, allowed);
         if let Err(error) = answer {
             assert_eq!(error.kind(), Kind::Invalid, "{text:?}: {error}");
@@ -253,7 +302,10 @@ impl<'a> Guarded<'a> {
         let seen = std::mem::take(&mut *self.seen.lock().unwrap());
         assert!(seen.refused.is_empty(), "{text:?} wants {:?}", seen.refused);
         for read in seen.reads {
-            assert!(read.0 == "json_each" || allowed.contains(&read), "{text:?} reads {read:?}");
+            assert!(
+                read.0 == "json_each" || allowed.contains(&read),
+                "{text:?} reads {read:?}"
+            );
         }
     }
 }
@@ -262,8 +314,12 @@ fn judge(seen: &Mutex<Seen>, context: AuthContext<'_>) -> Authorization {
     let mut seen = seen.lock().unwrap();
     match context.action {
         AuthAction::Select => {}
-        AuthAction::Read { table_name, column_name } => {
-            seen.reads.push((table_name.to_owned(), column_name.to_owned()));
+        AuthAction::Read {
+            table_name,
+            column_name,
+        } => {
+            seen.reads
+                .push((table_name.to_owned(), column_name.to_owned()));
         }
         AuthAction::Function { function_name } if FUNCTIONS.contains(&function_name) => {}
         other => {
@@ -288,6 +344,15 @@ fn the_guard_sees_what_statements_touch() {
     assert_eq!(reads("SELECT password FROM users WHERE title = ''"), (2, 0));
     assert_eq!(reads("SELECT lower('a')"), (0, 1));
     assert_eq!(reads("DELETE FROM docs"), (0, 1));
-    assert!(!guarded.all.contains(&("users".to_owned(), "password".to_owned())));
-    assert!(!guarded.public.iter().any(|(table, column)| table == "shut" || column.contains("hidden")));
+    assert!(
+        !guarded
+            .all
+            .contains(&("users".to_owned(), "password".to_owned()))
+    );
+    assert!(
+        !guarded
+            .public
+            .iter()
+            .any(|(table, column)| table == "shut" || column.contains("hidden"))
+    );
 }

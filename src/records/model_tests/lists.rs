@@ -45,7 +45,10 @@ fn a_list_is_what_the_model_says() {
     rng::rounds("a_list_is_what_the_model_says", 12_000, |rng, left| {
         run_round(rng, left.min(CASES_PER_WORLD), |rng, world| {
             for table in 0..world.tables.len() {
-                let rules = Rules { view: random_view_rule(rng, world, table), ..Rules::default() };
+                let rules = Rules {
+                    view: random_view_rule(rng, world, table),
+                    ..Rules::default()
+                };
                 world.tables[table].rules = rules;
             }
         })
@@ -54,15 +57,23 @@ fn a_list_is_what_the_model_says() {
 
 #[test]
 fn rules_and_filters_together_are_what_the_model_says() {
-    rng::rounds("rules_and_filters_together_are_what_the_model_says", 6_000, |rng, left| {
-        run_round(rng, left.min(CASES_PER_WORLD), |rng, world| {
-            for table in 0..world.tables.len() {
-                let list = random_rule(rng, world, table);
-                let view = random_rule(rng, world, table);
-                world.tables[table].rules = Rules { list, view, ..Rules::default() };
-            }
-        })
-    });
+    rng::rounds(
+        "rules_and_filters_together_are_what_the_model_says",
+        6_000,
+        |rng, left| {
+            run_round(rng, left.min(CASES_PER_WORLD), |rng, world| {
+                for table in 0..world.tables.len() {
+                    let list = random_rule(rng, world, table);
+                    let view = random_rule(rng, world, table);
+                    world.tables[table].rules = Rules {
+                        list,
+                        view,
+                        ..Rules::default()
+                    };
+                }
+            })
+        },
+    );
 }
 
 fn run_round(
@@ -79,7 +90,11 @@ fn run_round(
             check_rules(&world);
         }
         let table = rng.below(world.tables.len());
-        let caller = if rng.one_in(2) { Caller::Nobody } else { Caller::Admin };
+        let caller = if rng.one_in(2) {
+            Caller::Nobody
+        } else {
+            Caller::Admin
+        };
         if rng.one_in(10) {
             check_get(rng, &store, &world, table, caller);
         }
@@ -106,7 +121,13 @@ fn random_rule(rng: &mut Rng, world: &World, table: usize) -> Rule {
 }
 
 fn rule_maker(world: &World, table: usize) -> Maker<'_> {
-    Maker { world, table, sight: Sight::Rule, caller: Caller::Nobody, times: true }
+    Maker {
+        world,
+        table,
+        sight: Sight::Rule,
+        caller: Caller::Nobody,
+        times: true,
+    }
 }
 
 /// What the model takes for a rule the product must take too.
@@ -115,7 +136,11 @@ fn check_rules(world: &World) {
         let rules = &table.collection.rules;
         for rule in [&rules.list, &rules.view].into_iter().flatten() {
             let checked = records::check_rule(rule, &table.collection, &world.collections);
-            assert!(checked.is_ok(), "rule {rule} of {}: {checked:?}", table.collection.name);
+            assert!(
+                checked.is_ok(),
+                "rule {rule} of {}: {checked:?}",
+                table.collection.name
+            );
         }
     }
 }
@@ -123,12 +148,15 @@ fn check_rules(world: &World) {
 /// One record by its id, or by one that is not there.
 fn check_get(rng: &mut Rng, store: &Store, world: &World, table: usize, caller: Caller) {
     let id = super::world::record_id(rng.below(20));
-    let (wish, scope) = (Wish::random(rng, world, table), store::scope(world, caller.identity()));
+    let (wish, scope) = (
+        Wish::random(rng, world, table),
+        store::scope(world, caller.identity()),
+    );
     let collection = &world.tables[table].collection;
     let shape = shape(&wish);
-    let got = store.database().snapshot(|connection| {
-        records::get(connection, &scope, collection, &id, &shape)
-    });
+    let got = store
+        .database()
+        .snapshot(|connection| records::get(connection, &scope, collection, &id, &shape));
     let rule = &world.tables[table].rules.view;
     let record = world.find(table, &id);
     let record = record.filter(|record| world.allows(rule, table, record, caller));
@@ -139,7 +167,11 @@ fn check_get(rng: &mut Rng, store: &Store, world: &World, table: usize, caller: 
         Some(record) => Ok(world.show(table, record, &wish, caller)),
     };
     let got = read(got);
-    assert_eq!(got, expected, "get {id} of {}, {caller:?}, {wish:?}", collection.name);
+    assert_eq!(
+        got, expected,
+        "get {id} of {}, {caller:?}, {wish:?}",
+        collection.name
+    );
 }
 
 fn shape(wish: &Wish) -> Shape {
@@ -156,13 +188,26 @@ fn read(answer: Result<Vec<u8>>) -> Result<Json, Kind> {
 
 impl Case {
     fn random(rng: &mut Rng, world: &World, table: usize, caller: Caller) -> Case {
-        let maker = Maker { world, table, sight: Sight::Caller(caller), caller, times: true };
+        let maker = Maker {
+            world,
+            table,
+            sight: Sight::Caller(caller),
+            caller,
+            times: true,
+        };
         let filter = rng.percent(90).then(|| maker.expr(rng, 3));
-        let sort = if rng.percent(60) { maker.sort(rng) } else { Vec::new() };
+        let sort = if rng.percent(60) {
+            maker.sort(rng)
+        } else {
+            Vec::new()
+        };
         let wish = match rng.below(4) {
             0 => Wish::random(rng, world, table),
             1 => Wish::default(),
-            _ => Wish { fields: Some(vec![vec!["id".to_owned()]]), expand: Vec::new() },
+            _ => Wish {
+                fields: Some(vec![vec!["id".to_owned()]]),
+                expand: Vec::new(),
+            },
         };
         let filter_text = filter.as_ref().map(|expr| filters::render(rng, expr));
         let query = ListQuery {
@@ -172,7 +217,14 @@ impl Case {
             filter: filter_text.unwrap_or_default(),
             skip_total: rng.one_in(4),
         };
-        Case { table, caller, filter, sort, wish, query }
+        Case {
+            table,
+            caller,
+            filter,
+            sort,
+            wish,
+            query,
+        }
     }
 
     fn check(mut self, store: &Store, world: &World) {
@@ -202,7 +254,10 @@ impl Case {
 
     fn failure(&self, store: &Store, world: &World) -> Option<String> {
         let table = &world.tables[self.table];
-        let (scope, shape) = (store::scope(world, self.caller.identity()), shape(&self.wish));
+        let (scope, shape) = (
+            store::scope(world, self.caller.identity()),
+            shape(&self.wish),
+        );
         let answer = store.database().snapshot(|connection| {
             records::list(connection, &scope, &table.collection, &self.query, &shape)
         });
@@ -218,7 +273,12 @@ impl Case {
     /// The text means the tree that it was made of.
     fn check_parse(&self) {
         if let Some(expr) = &self.filter {
-            assert_eq!(filter::parse(&self.query.filter).unwrap(), *expr, "{}", self.query.filter);
+            assert_eq!(
+                filter::parse(&self.query.filter).unwrap(),
+                *expr,
+                "{}",
+                self.query.filter
+            );
         }
         let sort = filter::parse_sort(&self.query.sort).unwrap();
         assert_eq!(sort, self.sort, "{}", self.query.sort);
@@ -243,14 +303,17 @@ impl Case {
         };
         let page = usize::try_from(self.query.page.max(1)).unwrap();
         let shown = found.iter().skip((page - 1) * per_page).take(per_page);
-        let show = |at: &usize| world.show(self.table, &table.records[*at], &self.wish, self.caller);
+        let show =
+            |at: &usize| world.show(self.table, &table.records[*at], &self.wish, self.caller);
         let items: Vec<Json> = shown.map(show).collect();
         let (total, pages) = match self.query.skip_total {
             true => (json!(-1), json!(-1)),
             false => (json!(found.len()), json!(found.len().div_ceil(per_page))),
         };
-        Ok(json!({"page": page, "perPage": per_page, "totalItems": total, "totalPages": pages,
-            "items": items}))
+        Ok(
+            json!({"page": page, "perPage": per_page, "totalItems": total, "totalPages": pages,
+            "items": items}),
+        )
     }
 
     /// The positions of all records that match, in order.
@@ -275,8 +338,11 @@ impl Case {
             .iter()
             .map(|field| format!("{} {}", field.name, field.kind.name()))
             .collect();
-        let records: Vec<String> =
-            table.records.iter().map(|record| format!("\n  {record:?}")).collect();
+        let records: Vec<String> = table
+            .records
+            .iter()
+            .map(|record| format!("\n  {record:?}"))
+            .collect();
         let rules: Vec<String> = world
             .tables
             .iter()
@@ -296,10 +362,19 @@ fn first_difference(got: &Result<Json, Kind>, expected: &Result<Json, Kind>) -> 
         return format!("got {got:?}\nexpected {expected:?}");
     };
     let ids = |json: &Json| -> Vec<String> {
-        json["items"].as_array().unwrap().iter().map(|item| item["id"].to_string()).collect()
+        json["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["id"].to_string())
+            .collect()
     };
     let place = json_difference("", a, b).unwrap_or_default();
-    format!("{place}\ngot {}\nexpected {}", ids(a).join(" "), ids(b).join(" "))
+    format!(
+        "{place}\ngot {}\nexpected {}",
+        ids(a).join(" "),
+        ids(b).join(" ")
+    )
 }
 
 fn json_difference(path: &str, a: &Json, b: &Json) -> Option<String> {
@@ -322,12 +397,15 @@ fn simpler(expr: &Expr) -> Vec<Expr> {
     match expr {
         Expr::Compare(_) => Vec::new(),
         Expr::Not(inner) => {
-            let below = simpler(inner).into_iter().map(|inner| Expr::Not(Box::new(inner)));
+            let below = simpler(inner)
+                .into_iter()
+                .map(|inner| Expr::Not(Box::new(inner)));
             std::iter::once(Expr::clone(inner)).chain(below).collect()
         }
-        Expr::In(left, list) if list.len() > 1 => {
-            list.iter().map(|literal| Expr::In(left.clone(), vec![literal.clone()])).collect()
-        }
+        Expr::In(left, list) if list.len() > 1 => list
+            .iter()
+            .map(|literal| Expr::In(left.clone(), vec![literal.clone()]))
+            .collect(),
         Expr::In(..) => Vec::new(),
         Expr::And(list) | Expr::Or(list) => {
             let mut found = list.clone();

@@ -150,7 +150,9 @@ impl World {
 
     /// The values at the end of a path; without a record the one unset value.
     pub fn values(&self, table: usize, record: Option<&Record>, path: &[String]) -> Vec<Scalar> {
-        let Some(record) = record else { return vec![Scalar::Unset] };
+        let Some(record) = record else {
+            return vec![Scalar::Unset];
+        };
         let (name, rest) = path.split_first().unwrap();
         match name.as_str() {
             "id" => return vec![Scalar::Text(record.id.clone())],
@@ -159,7 +161,10 @@ impl World {
             _ => {}
         }
         let collection = &self.tables[table].collection;
-        let (field, value) = (collection.field(name).unwrap(), record.value(collection, name));
+        let (field, value) = (
+            collection.field(name).unwrap(),
+            record.value(collection, name),
+        );
         if let (Value::Json(json), false) = (value, rest.is_empty()) {
             return vec![inside(json, rest)];
         }
@@ -179,23 +184,28 @@ impl World {
         if ids.is_empty() {
             return vec![Scalar::Unset];
         }
-        ids.iter().flat_map(|id| self.values(target, self.find(target, id), rest)).collect()
+        ids.iter()
+            .flat_map(|id| self.values(target, self.find(target, id), rest))
+            .collect()
     }
 
     pub fn find(&self, table: usize, id: &str) -> Option<&Record> {
-        self.tables[table].records.iter().find(|record| record.id == id)
+        self.tables[table]
+            .records
+            .iter()
+            .find(|record| record.id == id)
     }
 
     /// Whether a filter or rule makes no sense, or looks where it may not.
     pub fn refuses(&self, expr: &Expr, table: usize, sight: Sight, caller: Caller) -> bool {
         match expr {
             Expr::Not(inner) => self.refuses(inner, table, sight, caller),
-            Expr::And(list) | Expr::Or(list) => {
-                list.iter().any(|expr| self.refuses(expr, table, sight, caller))
-            }
-            Expr::Compare(Comparison { left, op, right, .. }) => {
-                self.refuses_pair(left, *op, right, table, sight, caller)
-            }
+            Expr::And(list) | Expr::Or(list) => list
+                .iter()
+                .any(|expr| self.refuses(expr, table, sight, caller)),
+            Expr::Compare(Comparison {
+                left, op, right, ..
+            }) => self.refuses_pair(left, *op, right, table, sight, caller),
             Expr::In(left, list) => list.iter().any(|literal| {
                 let right = Operand::Literal(literal.clone());
                 self.refuses_pair(left, Op::Equal, &right, table, sight, caller)
@@ -231,9 +241,18 @@ impl World {
     pub fn holds(&self, expr: &Expr, table: usize, record: &Record, caller: Caller) -> bool {
         match expr {
             Expr::Not(inner) => !self.holds(inner, table, record, caller),
-            Expr::And(list) => list.iter().all(|expr| self.holds(expr, table, record, caller)),
-            Expr::Or(list) => list.iter().any(|expr| self.holds(expr, table, record, caller)),
-            Expr::Compare(Comparison { left, op, any, right }) => {
+            Expr::And(list) => list
+                .iter()
+                .all(|expr| self.holds(expr, table, record, caller)),
+            Expr::Or(list) => list
+                .iter()
+                .any(|expr| self.holds(expr, table, record, caller)),
+            Expr::Compare(Comparison {
+                left,
+                op,
+                any,
+                right,
+            }) => {
                 let left = self.side(left, table, record, caller);
                 let right = self.side(right, table, record, caller);
                 compare(&left, *op, *any, &right)
@@ -241,7 +260,8 @@ impl World {
             Expr::In(left, list) => {
                 let left = self.side(left, table, record, caller);
                 list.iter().any(|literal| {
-                    let right = self.side(&Operand::Literal(literal.clone()), table, record, caller);
+                    let right =
+                        self.side(&Operand::Literal(literal.clone()), table, record, caller);
                     compare(&left, Op::Equal, true, &right)
                 })
             }
@@ -261,18 +281,26 @@ impl World {
         match operand {
             Operand::Path(path) if !path[0].starts_with('@') => {
                 let (class, _) = self.class_of(table, path, Sight::Rule).unwrap();
-                Side { scalars: self.values(table, Some(record), path), class }
+                Side {
+                    scalars: self.values(table, Some(record), path),
+                    class,
+                }
             }
             _ => {
                 let (scalar, class) = constant(operand, caller);
-                Side { scalars: vec![scalar], class }
+                Side {
+                    scalars: vec![scalar],
+                    class,
+                }
             }
         }
     }
 
     pub fn refuses_sort(&self, terms: &[SortTerm], table: usize, sight: Sight) -> bool {
         terms.iter().any(|term| {
-            let is_several = self.class_of(table, &term.path, sight).is_none_or(|(_, many)| many);
+            let is_several = self
+                .class_of(table, &term.path, sight)
+                .is_none_or(|(_, many)| many);
             term.path[0] != "@rowid" && is_several
         })
     }
@@ -282,28 +310,46 @@ impl World {
     pub fn sort(&self, terms: &[SortTerm], table: usize, found: &mut Vec<usize>) {
         let key = |at: usize, term: &SortTerm| match term.path[0].as_str() {
             "@rowid" => Scalar::Number(Number::Integer(i64::try_from(at).unwrap())),
-            _ => self.values(table, self.tables[table].records.get(at), &term.path).remove(0),
+            _ => self
+                .values(table, self.tables[table].records.get(at), &term.path)
+                .remove(0),
         };
-        let keys = |at: &usize| -> Vec<Scalar> { terms.iter().map(|term| key(*at, term)).collect() };
+        let keys =
+            |at: &usize| -> Vec<Scalar> { terms.iter().map(|term| key(*at, term)).collect() };
         let mut keyed: Vec<(Vec<Scalar>, usize)> = found.iter().map(|at| (keys(at), *at)).collect();
         keyed.sort_by(|(a, at_a), (b, at_b)| {
             for (term, (a, b)) in terms.iter().zip(a.iter().zip(b)) {
-                let order = if term.descending { b.compare(a) } else { a.compare(b) };
+                let order = if term.descending {
+                    b.compare(a)
+                } else {
+                    a.compare(b)
+                };
                 if order != Ordering::Equal {
                     return order;
                 }
             }
             let is_reversed = terms.last().is_some_and(|term| term.descending);
-            if is_reversed { at_b.cmp(at_a) } else { at_a.cmp(at_b) }
+            if is_reversed {
+                at_b.cmp(at_a)
+            } else {
+                at_a.cmp(at_b)
+            }
         });
         *found = keyed.into_iter().map(|(_, at)| at).collect();
     }
 }
 
 fn compare(left: &Side, op: Op, any: bool, right: &Side) -> bool {
-    let pairs = left.scalars.iter().flat_map(|a| right.scalars.iter().map(move |b| (a, b)));
+    let pairs = left
+        .scalars
+        .iter()
+        .flat_map(|a| right.scalars.iter().map(move |b| (a, b)));
     let mut outcomes = pairs.map(|(a, b)| compare_two(a, left.class, op, b, right.class));
-    if any { outcomes.any(|is_so| is_so) } else { outcomes.all(|is_so| is_so) }
+    if any {
+        outcomes.any(|is_so| is_so)
+    } else {
+        outcomes.all(|is_so| is_so)
+    }
 }
 
 fn compare_two(a: &Scalar, class_a: Class, op: Op, b: &Scalar, class_b: Class) -> bool {
@@ -334,10 +380,21 @@ fn compare_two(a: &Scalar, class_a: Class, op: Op, b: &Scalar, class_b: Class) -
 /// Brings two values into a form in which they can be compared.
 fn align(a: &Scalar, class_a: Class, b: &Scalar, class_b: Class) -> (Scalar, Scalar) {
     match (class_a.is_field(), class_b.is_field()) {
-        (true, true) => (align_field(a, class_a, class_b), align_field(b, class_b, class_a)),
+        (true, true) => (
+            align_field(a, class_a, class_b),
+            align_field(b, class_b, class_a),
+        ),
         _ => {
-            let a = if class_a.is_field() { Some(a.clone()) } else { convert(a.clone(), class_b) };
-            let b = if class_b.is_field() { Some(b.clone()) } else { convert(b.clone(), class_a) };
+            let a = if class_a.is_field() {
+                Some(a.clone())
+            } else {
+                convert(a.clone(), class_b)
+            };
+            let b = if class_b.is_field() {
+                Some(b.clone())
+            } else {
+                convert(b.clone(), class_a)
+            };
             (a.unwrap(), b.unwrap())
         }
     }
@@ -345,10 +402,12 @@ fn align(a: &Scalar, class_a: Class, b: &Scalar, class_b: Class) -> (Scalar, Sca
 
 fn align_field(value: &Scalar, class: Class, other: Class) -> Scalar {
     match value {
-        Scalar::Text(text) if other.is_numeric() && !class.is_numeric() => match read_number(text) {
-            Some(number) => Scalar::Number(number),
-            None => value.clone(),
-        },
+        Scalar::Text(text) if other.is_numeric() && !class.is_numeric() => {
+            match read_number(text) {
+                Some(number) => Scalar::Number(number),
+                None => value.clone(),
+            }
+        }
         Scalar::Number(number) if other.is_text() && class == Class::Inside => {
             Scalar::Text(match number {
                 Number::Integer(integer) => integer.to_string(),
@@ -361,7 +420,10 @@ fn align_field(value: &Scalar, class: Class, other: Class) -> Scalar {
 
 /// A number as people write it; not the words for infinity that Rust would take.
 fn read_number(text: &str) -> Option<Number> {
-    if !text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)) {
+    if !text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte))
+    {
         return None;
     }
     match (text.parse(), text.parse()) {
@@ -433,7 +495,9 @@ fn inside(json: &Json, names: &[String]) -> Scalar {
             (Err(_), Json::Object(object)) => object.get(name),
             _ => None,
         };
-        let Some(below) = below else { return Scalar::Unset };
+        let Some(below) = below else {
+            return Scalar::Unset;
+        };
         at = below;
     }
     match at {

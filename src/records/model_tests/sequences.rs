@@ -24,7 +24,6 @@ use super::writes::Outcome;
 use crate::collections::Field;
 use crate::collections::FieldKind;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::records;
 use crate::records::Draft;
@@ -41,34 +40,63 @@ const SEQUENCES_PER_STORE: usize = 4;
 
 #[derive(Debug)]
 enum Step {
-    Create { table: usize, body: Body },
-    Update { table: usize, id: String, body: Body },
-    Upsert { table: usize, id: String, body: Body },
-    Delete { table: usize, id: String },
-    UpdateAll { table: usize, ids: Vec<String>, body: Body },
-    DeleteAll { table: usize, ids: Vec<String> },
+    Create {
+        table: usize,
+        body: Body,
+    },
+    Update {
+        table: usize,
+        id: String,
+        body: Body,
+    },
+    Upsert {
+        table: usize,
+        id: String,
+        body: Body,
+    },
+    Delete {
+        table: usize,
+        id: String,
+    },
+    UpdateAll {
+        table: usize,
+        ids: Vec<String>,
+        body: Body,
+    },
+    DeleteAll {
+        table: usize,
+        ids: Vec<String>,
+    },
 }
 
 #[test]
 fn sequences_of_changes_end_as_the_model_says() {
-    rng::rounds("sequences_of_changes_end_as_the_model_says", 40, |rng, left| {
-        let store = Store::open();
-        let sequences = left.min(SEQUENCES_PER_STORE);
-        for number in 0..sequences {
-            run_sequence(rng, &store, number);
-        }
-        let check = store.database().read(|connection| {
-            let sql = "PRAGMA integrity_check";
-            Ok(connection.query_row(sql, [], |row| row.get::<_, String>(0))?)
-        });
-        assert_eq!(check.unwrap(), "ok");
-        sequences
-    });
+    rng::rounds(
+        "sequences_of_changes_end_as_the_model_says",
+        40,
+        |rng, left| {
+            let store = Store::open();
+            let sequences = left.min(SEQUENCES_PER_STORE);
+            for number in 0..sequences {
+                run_sequence(rng, &store, number);
+            }
+            let check = store.database().read(|connection| {
+                let sql = "PRAGMA integrity_check";
+                Ok(connection.query_row(sql, [], |row| row.get::<_, String>(0))?)
+            });
+            assert_eq!(check.unwrap(), "ok");
+            sequences
+        },
+    );
 }
 
 fn run_sequence(rng: &mut Rng, store: &Store, number: usize) {
     let mut world = store.define(&random_definitions(rng, number));
-    let caller = if rng.one_in(3) { Caller::Nobody } else { Caller::Admin };
+    let caller = if rng.one_in(3) {
+        Caller::Nobody
+    } else {
+        Caller::Admin
+    };
     let mut story: Vec<(Step, String)> = Vec::new();
     for number in 0..STEPS {
         if number % STEPS_PER_RULES == 0 {
@@ -76,7 +104,11 @@ fn run_sequence(rng: &mut Rng, store: &Store, number: usize) {
         }
         let step = Step::random(rng, &world);
         let answer = step.run(store, &world, caller);
-        let refusal = answer.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let refusal = answer
+            .as_ref()
+            .err()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         let got = read(answer);
         let expected = step.run_on_model(&mut world, &got, caller);
         story.push((step, refusal));
@@ -89,15 +121,25 @@ fn run_sequence(rng: &mut Rng, store: &Store, number: usize) {
     for table in 0..world.tables.len() {
         let records = world.tables[table].records.iter();
         let expected: Vec<Json> = records.map(|record| show(&world, table, record)).collect();
-        assert_eq!(contents(store, &world, table), expected, "{}", describe(&world, &story));
+        assert_eq!(
+            contents(store, &world, table),
+            expected,
+            "{}",
+            describe(&world, &story)
+        );
     }
 }
 
 fn describe(world: &World, story: &[(Step, String)]) -> String {
-    let definitions: Vec<String> =
-        world.tables.iter().map(|table| table.collection.to_json().to_string()).collect();
-    let story: Vec<String> =
-        story.iter().map(|(step, refusal)| format!("{step:?} {refusal}")).collect();
+    let definitions: Vec<String> = world
+        .tables
+        .iter()
+        .map(|table| table.collection.to_json().to_string())
+        .collect();
+    let story: Vec<String> = story
+        .iter()
+        .map(|(step, refusal)| format!("{step:?} {refusal}"))
+        .collect();
     format!("{}\n{}", definitions.join("\n"), story.join("\n"))
 }
 
@@ -134,14 +176,26 @@ fn draw_rules(rng: &mut Rng, world: &mut World) {
             0 => Rule::Admins,
             1 | 2 => {
                 let (sight, caller) = (Sight::Rule, Caller::Nobody);
-                let maker = Maker { world, table, sight, caller, times: false };
+                let maker = Maker {
+                    world,
+                    table,
+                    sight,
+                    caller,
+                    times: false,
+                };
                 Rule::When(maker.valid(rng))
             }
             _ => Rule::Everyone,
         };
         let (view, create, update, delete) = (draw(), draw(), draw(), draw());
         let list = Rule::Everyone;
-        world.tables[table].rules = Rules { list, view, create, update, delete };
+        world.tables[table].rules = Rules {
+            list,
+            view,
+            create,
+            update,
+            delete,
+        };
     }
     world.publish_rules();
 }
@@ -174,14 +228,21 @@ fn show(world: &World, table: usize, record: &world::Record) -> Json {
 /// All records of a table as a client reads them.
 fn contents(store: &Store, world: &World, table: usize) -> Vec<Json> {
     let (scope, collection) = (store::admin_scope(world), &world.tables[table].collection);
-    let query = ListQuery { per_page: 500, sort: "@rowid".to_owned(), ..ListQuery::default() };
+    let query = ListQuery {
+        per_page: 500,
+        sort: "@rowid".to_owned(),
+        ..ListQuery::default()
+    };
     let answer = store.database().snapshot(|connection| {
         records::list(connection, &scope, collection, &query, &Shape::default())
     });
     let mut answer: Json = serde_json::from_slice(&answer.unwrap()).unwrap();
     let items = answer["items"].as_array_mut().unwrap();
     for item in items.iter() {
-        assert!(item["updated"].as_str() >= item["created"].as_str(), "{item}");
+        assert!(
+            item["updated"].as_str() >= item["created"].as_str(),
+            "{item}"
+        );
     }
     items.drain(..).map(timeless).collect()
 }
@@ -204,7 +265,10 @@ impl Step {
                 if has_rule || rng.percent(60) {
                     body.insert("id".to_owned(), json!(own));
                 } else if rng.one_in(10) {
-                    body.insert("id".to_owned(), rng.pick(&[json!(""), json!(5), json!("a b")]).clone());
+                    body.insert(
+                        "id".to_owned(),
+                        rng.pick(&[json!(""), json!(5), json!("a b")]).clone(),
+                    );
                 }
                 Step::Create { table, body }
             }
@@ -212,7 +276,10 @@ impl Step {
                 let id = id(rng);
                 let mut body = random_body(rng, world, table, &id, false);
                 if rng.one_in(10) {
-                    body.insert("id".to_owned(), if rng.one_in(2) { json!(id) } else { json!("9") });
+                    body.insert(
+                        "id".to_owned(),
+                        if rng.one_in(2) { json!(id) } else { json!("9") },
+                    );
                 }
                 Step::Update { table, id, body }
             }
@@ -228,7 +295,10 @@ impl Step {
                 let body = random_body(rng, world, table, &ids[0], false);
                 Step::UpdateAll { table, ids, body }
             }
-            _ => Step::DeleteAll { table, ids: ids(rng) },
+            _ => Step::DeleteAll {
+                table,
+                ids: ids(rng),
+            },
         }
     }
 
@@ -245,8 +315,10 @@ impl Step {
 
     fn run(&self, store: &Store, world: &World, caller: Caller) -> Result<Option<Vec<u8>>> {
         let Table { collection, .. } = &world.tables[self.table()];
-        let (scope, collection) =
-            (store::scope(world, caller.identity()), Arc::clone(collection));
+        let (scope, collection) = (
+            store::scope(world, caller.identity()),
+            Arc::clone(collection),
+        );
         let (database, shape) = (store.database(), Shape::default());
         let hash = |_: &str| Err(Error::internal("there are no passwords here"));
         let to_create = |body| Draft::create(&scope, &collection, &store::body(body), &hash);
@@ -258,10 +330,14 @@ impl Step {
             }
             Step::Update { id, body, .. } => {
                 let (draft, id) = (to_update(body)?, id.clone());
-                database.write(move |tx| records::update(tx, &scope, &collection, &id, draft, &shape))
+                database
+                    .write(move |tx| records::update(tx, &scope, &collection, &id, draft, &shape))
             }
             Step::Upsert { id, body, .. } => {
-                let drafts = Upsert { update: to_update(body)?, create: to_create(body) };
+                let drafts = Upsert {
+                    update: to_update(body)?,
+                    create: to_create(body),
+                };
                 let id = id.clone();
                 database
                     .write(move |tx| records::upsert(tx, &scope, &collection, &id, drafts, &shape))
@@ -287,9 +363,17 @@ impl Step {
     }
 
     /// The same on the model; `got` tells the id of a record that was given none.
-    fn run_on_model(&self, world: &mut World, got: &Outcome<Json>, caller: Caller) -> Outcome<Json> {
-        let before: Vec<Vec<world::Record>> =
-            world.tables.iter().map(|table| table.records.clone()).collect();
+    fn run_on_model(
+        &self,
+        world: &mut World,
+        got: &Outcome<Json>,
+        caller: Caller,
+    ) -> Outcome<Json> {
+        let before: Vec<Vec<world::Record>> = world
+            .tables
+            .iter()
+            .map(|table| table.records.clone())
+            .collect();
         let outcome = self.try_on_model(world, got, caller);
         if outcome.is_err() {
             for (table, records) in world.tables.iter_mut().zip(before) {
@@ -299,7 +383,12 @@ impl Step {
         outcome
     }
 
-    fn try_on_model(&self, world: &mut World, got: &Outcome<Json>, caller: Caller) -> Outcome<Json> {
+    fn try_on_model(
+        &self,
+        world: &mut World,
+        got: &Outcome<Json>,
+        caller: Caller,
+    ) -> Outcome<Json> {
         let shown = |world: &World, table: usize, id: &str| {
             let record = world.find(table, id).unwrap();
             timeless(world.show(table, record, &Wish::default(), caller))
@@ -314,7 +403,11 @@ impl Step {
         };
         match self {
             Step::Create { table, body } => {
-                let id = got.as_ref().ok().and_then(|json| json["id"].as_str()).unwrap_or("none");
+                let id = got
+                    .as_ref()
+                    .ok()
+                    .and_then(|json| json["id"].as_str())
+                    .unwrap_or("none");
                 world.create(*table, body, id, caller)?;
                 Ok(shown(world, *table, id))
             }
@@ -325,7 +418,11 @@ impl Step {
             Step::Upsert { table, id, body } => {
                 let is_new = world.find(*table, id).is_none();
                 world.upsert(*table, id, body, caller)?;
-                Ok(if is_new { shown(world, *table, id) } else { shown_if_allowed(world, *table, id) })
+                Ok(if is_new {
+                    shown(world, *table, id)
+                } else {
+                    shown_if_allowed(world, *table, id)
+                })
             }
             Step::UpdateAll { table, ids, body } => {
                 let mut items = Vec::new();
@@ -356,9 +453,15 @@ fn random_body(rng: &mut Rng, world: &World, table: usize, own: &str, is_new: bo
         if (takes_sign && rng.percent(if is_new { 10 } else { 60 })) || rng.one_in(150) {
             let name = &field.name;
             let forms = [format!("{name}+"), format!("{name}-"), format!("+{name}")];
-            body.insert(rng.pick(&forms).clone(), random_amount(rng, world, table, own, field));
+            body.insert(
+                rng.pick(&forms).clone(),
+                random_amount(rng, world, table, own, field),
+            );
         } else {
-            body.insert(field.name.clone(), random_wire(rng, world, table, own, field));
+            body.insert(
+                field.name.clone(),
+                random_wire(rng, world, table, own, field),
+            );
         }
         if takes_sign && rng.one_in(150) {
             let amount = random_amount(rng, world, table, own, field);
@@ -374,18 +477,40 @@ fn random_body(rng: &mut Rng, world: &World, table: usize, own: &str, is_new: bo
 fn random_wire(rng: &mut Rng, world: &World, table: usize, own: &str, field: &Field) -> Json {
     if rng.one_in(50) {
         let odd = [
-            json!(null), json!(""), json!(5), json!("x"), json!([]), json!(["gone"]), json!(true),
-            json!({"a": 1}), json!(-1.5), json!("gone"), json!(["a", "", "a"]), json!("a b"),
-            json!([null]), json!([1]), json!("1e2"), json!(["a", "b", "c", "ab"]),
+            json!(null),
+            json!(""),
+            json!(5),
+            json!("x"),
+            json!([]),
+            json!(["gone"]),
+            json!(true),
+            json!({"a": 1}),
+            json!(-1.5),
+            json!("gone"),
+            json!(["a", "", "a"]),
+            json!("a b"),
+            json!([null]),
+            json!([1]),
+            json!("1e2"),
+            json!(["a", "b", "c", "ab"]),
         ];
         return rng.pick(&odd).clone();
     }
-    if let FieldKind::Number { integers_only: true, .. } = field.kind {
+    if let FieldKind::Number {
+        integers_only: true,
+        ..
+    } = field.kind
+    {
         return json!(i64::try_from(rng.below(12)).unwrap() - 6);
     }
     let mut ids: Vec<String> = Vec::new();
     if let Some(target) = world.target(field) {
-        ids.extend(world.tables[target].records.iter().map(|record| record.id.clone()));
+        ids.extend(
+            world.tables[target]
+                .records
+                .iter()
+                .map(|record| record.id.clone()),
+        );
         // The record itself, which may not be there yet; or one of the same id elsewhere.
         if (target == table && rng.one_in(3)) || rng.one_in(20) {
             ids.push(own.to_owned());
@@ -400,9 +525,19 @@ fn random_amount(rng: &mut Rng, world: &World, table: usize, own: &str, field: &
     match field.kind {
         FieldKind::Number { .. } => rng
             .pick(&[
-                json!(1), json!(2), json!(-1), json!(0), json!(0.5), json!(1000), json!("3"),
-                json!(1e300), json!(null), json!("x"), json!(4_000_000_000_000_000_000_i64),
-                json!(9_007_199_254_740_993_i64), json!(i64::MIN),
+                json!(1),
+                json!(2),
+                json!(-1),
+                json!(0),
+                json!(0.5),
+                json!(1000),
+                json!("3"),
+                json!(1e300),
+                json!(null),
+                json!("x"),
+                json!(4_000_000_000_000_000_000_i64),
+                json!(9_007_199_254_740_993_i64),
+                json!(i64::MIN),
             ])
             .clone(),
         _ => random_wire(rng, world, table, own, field),

@@ -35,14 +35,24 @@ impl Wish {
     pub fn random(rng: &mut Rng, world: &World, table: usize) -> Wish {
         let expand = match rng.below(3) {
             0 => Vec::new(),
-            _ => (0..rng.between(1, 3)).map(|_| random_expand(rng, world, table)).collect(),
+            _ => (0..rng.between(1, 3))
+                .map(|_| random_expand(rng, world, table))
+                .collect(),
         };
-        let expand: Vec<Path> = expand.into_iter().filter(|path: &Path| !path.is_empty()).collect();
+        let expand: Vec<Path> = expand
+            .into_iter()
+            .filter(|path: &Path| !path.is_empty())
+            .collect();
         let fields = rng.one_in(2).then(|| {
-            let mut paths: Vec<Path> =
-                (0..rng.between(1, 6)).map(|_| random_fields(rng, world, table, &expand)).collect();
+            let mut paths: Vec<Path> = (0..rng.between(1, 6))
+                .map(|_| random_fields(rng, world, table, &expand))
+                .collect();
             paths.retain(|path| !path.is_empty());
-            if paths.is_empty() { vec![vec!["id".to_owned()]] } else { paths }
+            if paths.is_empty() {
+                vec![vec!["id".to_owned()]]
+            } else {
+                paths
+            }
         });
         Wish { fields, expand }
     }
@@ -57,7 +67,10 @@ fn random_expand(rng: &mut Rng, world: &World, mut table: usize) -> Path {
     let mut path = Path::new();
     for _ in 0..rng.between(1, 3) {
         let fields = &world.tables[table].collection.fields;
-        let relations: Vec<&Field> = fields.iter().filter(|field| field.relation().is_some()).collect();
+        let relations: Vec<&Field> = fields
+            .iter()
+            .filter(|field| field.relation().is_some())
+            .collect();
         if relations.is_empty() {
             break;
         }
@@ -77,7 +90,9 @@ fn random_fields(rng: &mut Rng, world: &World, table: usize, expand: &[Path]) ->
     if !expand.is_empty() && rng.one_in(3) {
         for name in rng.pick(expand) {
             let field = world.tables[table].collection.field(name);
-            let Some(target) = field.and_then(|field| world.target(field)) else { break };
+            let Some(target) = field.and_then(|field| world.target(field)) else {
+                break;
+            };
             path.extend(["expand".to_owned(), name.clone()]);
             table = target;
             if rng.one_in(2) {
@@ -92,7 +107,15 @@ fn random_fields(rng: &mut Rng, world: &World, table: usize, expand: &[Path]) ->
         path.extend(["expand".to_owned(), "*".to_owned()]);
         return path;
     }
-    let general = ["id", "created", "collectionId", "collectionName", "expand", "*", "nowhere"];
+    let general = [
+        "id",
+        "created",
+        "collectionId",
+        "collectionName",
+        "expand",
+        "*",
+        "nowhere",
+    ];
     let fields = &world.tables[table].collection.fields;
     path.push(match rng.one_in(3) {
         true => rng.word(&general),
@@ -108,10 +131,19 @@ impl World {
             wants(wish.fields.as_deref(), "expand") && {
                 let (name, rest) = path.split_first().unwrap();
                 let field = self.tables[table].collection.field(name);
-                let target = field.filter(|field| may_see(field, caller)).and_then(|f| self.target(f));
+                let target = field
+                    .filter(|field| may_see(field, caller))
+                    .and_then(|f| self.target(f));
                 target.is_none_or(|target| {
-                    let fields = wish.fields.as_deref().and_then(|fields| below(fields, name));
-                    let expand = if rest.is_empty() { Vec::new() } else { vec![rest.to_vec()] };
+                    let fields = wish
+                        .fields
+                        .as_deref()
+                        .and_then(|fields| below(fields, name));
+                    let expand = if rest.is_empty() {
+                        Vec::new()
+                    } else {
+                        vec![rest.to_vec()]
+                    };
                     let is_shut =
                         caller == Caller::Nobody && self.tables[target].rules.view == Rule::Admins;
                     !is_shut && self.refuses_wish(target, &Wish { fields, expand }, caller)
@@ -141,7 +173,10 @@ impl World {
             }
         }
         if !wish.expand.is_empty() && wants(fields, "expand") {
-            shown.insert("expand".to_owned(), self.show_expands(table, record, wish, caller));
+            shown.insert(
+                "expand".to_owned(),
+                self.show_expands(table, record, wish, caller),
+            );
         }
         Json::Object(shown)
     }
@@ -153,21 +188,32 @@ impl World {
             let name = &path[0];
             let field = collection.field(name).unwrap();
             let target = self.target(field).unwrap();
-            let rests = wish.expand.iter().filter(|other| other[0] == *name && other.len() > 1);
+            let rests = wish
+                .expand
+                .iter()
+                .filter(|other| other[0] == *name && other.len() > 1);
             let wish = Wish {
-                fields: wish.fields.as_deref().and_then(|fields| below(fields, name)),
+                fields: wish
+                    .fields
+                    .as_deref()
+                    .and_then(|fields| below(fields, name)),
                 expand: rests.map(|path| path[1..].to_vec()).collect(),
             };
             let rule = &self.tables[target].rules.view;
             let ids = record.value(collection, name).texts();
             let found = ids.iter().filter_map(|id| self.find(target, id));
             let found = found.filter(|record| self.allows(rule, target, record, caller));
-            let mut found: Vec<Json> =
-                found.map(|record| self.show(target, record, &wish, caller)).collect();
+            let mut found: Vec<Json> = found
+                .map(|record| self.show(target, record, &wish, caller))
+                .collect();
             if found.is_empty() {
                 continue;
             }
-            let value = if field.is_multiple() { Json::Array(found) } else { found.remove(0) };
+            let value = if field.is_multiple() {
+                Json::Array(found)
+            } else {
+                found.remove(0)
+            };
             shown.insert(name.clone(), value);
         }
         Json::Object(shown)
@@ -185,12 +231,16 @@ fn wants(fields: Option<&[Path]>, name: &str) -> bool {
 /// What is wanted of the records under one relation; none means everything, which no mention of
 /// them does too.
 fn below(fields: &[Path], name: &str) -> Option<Vec<Path>> {
-    let of_expand = fields.iter().filter(|path| path[0] == "expand" && path.len() > 1);
+    let of_expand = fields
+        .iter()
+        .filter(|path| path[0] == "expand" && path.len() > 1);
     let of_expand: Vec<&[String]> = of_expand.map(|path| &path[1..]).collect();
     if of_expand.iter().any(|path| path[0] == "*") {
         return None;
     }
-    let of_name = of_expand.iter().filter(|path| path[0] == name && path.len() > 1);
+    let of_name = of_expand
+        .iter()
+        .filter(|path| path[0] == name && path.len() > 1);
     let of_name: Vec<Path> = of_name.map(|path| path[1..].to_vec()).collect();
     (!of_name.is_empty()).then_some(of_name)
 }

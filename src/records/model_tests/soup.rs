@@ -5,12 +5,68 @@ use super::filters::Maker;
 use super::rng::Rng;
 
 const TOKENS: [&str; 62] = [
-    "(", ")", ",", "&&", "||", "!", "AND", "or", "Not", "IN", "is", "null", "true", "FALSE", "=",
-    "==", "!=", "<>", ">", ">=", "<", "<=", "~", "!~", "?=", "?!=", "?~", "?", "'a'", "\"b\"",
-    "''", "'", "\"", "\\", "0", "1", "-1", "1.5", "1e5", "-", ".", "5.", "name", "title", "tags",
-    "friends", "author", "meta.a", "meta.0", "secret", "password", "author.secret", "friends.title",
-    "author.password", "shut.title", "created", "id", "rowid", "@now", "@request.auth.id",
-    "@random", "@rowid",
+    "(",
+    ")",
+    ",",
+    "&&",
+    "||",
+    "!",
+    "AND",
+    "or",
+    "Not",
+    "IN",
+    "is",
+    "null",
+    "true",
+    "FALSE",
+    "=",
+    "==",
+    "!=",
+    "<>",
+    ">",
+    ">=",
+    "<",
+    "<=",
+    "~",
+    "!~",
+    "?=",
+    "?!=",
+    "?~",
+    "?",
+    "'a'",
+    "\"b\"",
+    "''",
+    "'",
+    "\"",
+    "\\",
+    "0",
+    "1",
+    "-1",
+    "1.5",
+    "1e5",
+    "-",
+    ".",
+    "5.",
+    "name",
+    "title",
+    "tags",
+    "friends",
+    "author",
+    "meta.a",
+    "meta.0",
+    "secret",
+    "password",
+    "author.secret",
+    "friends.title",
+    "author.password",
+    "shut.title",
+    "created",
+    "id",
+    "rowid",
+    "@now",
+    "@request.auth.id",
+    "@random",
+    "@rowid",
 ];
 
 /// Whole attempts to get at something else, and parts of them.
@@ -58,9 +114,26 @@ const ATTACKS: [&str; 40] = [
 ];
 
 const ODD_CHARS: [char; 20] = [
-    '\0', '\u{1}', '\t', '\n', '\u{7f}', '\u{85}', '\u{a0}', '\u{e9}', '\u{301}', '\u{200b}',
-    '\u{202e}', '\u{2028}', '\u{2019}', '\u{ff07}', '\u{ff1d}', '\u{3000}', '\u{feff}', '\u{fffd}',
-    '\u{1f600}', '\u{10ffff}',
+    '\0',
+    '\u{1}',
+    '\t',
+    '\n',
+    '\u{7f}',
+    '\u{85}',
+    '\u{a0}',
+    '\u{e9}',
+    '\u{301}',
+    '\u{200b}',
+    '\u{202e}',
+    '\u{2028}',
+    '\u{2019}',
+    '\u{ff07}',
+    '\u{ff1d}',
+    '\u{3000}',
+    '\u{feff}',
+    '\u{fffd}',
+    '\u{1f600}',
+    '\u{10ffff}',
 ];
 
 /// Any of the kinds below.
@@ -83,7 +156,11 @@ pub fn random_text(rng: &mut Rng, maker: &Maker<'_>) -> String {
         _ => long(rng, maker),
     };
     // So long a text costs more than all others together and says little.
-    if text.len() > 20_000 { text.chars().take(20_000).collect() } else { text }
+    if text.len() > 20_000 {
+        text.chars().take(20_000).collect()
+    } else {
+        text
+    }
 }
 
 /// Something to sort by, or nearly.
@@ -107,7 +184,9 @@ fn valid(rng: &mut Rng, maker: &Maker<'_>) -> String {
 
 fn bytes(rng: &mut Rng) -> String {
     let most = if rng.one_in(200) { 10_000 } else { 40 };
-    let bytes: Vec<u8> = (0..rng.below(most)).map(|_| rng.bits().to_le_bytes()[0]).collect();
+    let bytes: Vec<u8> = (0..rng.below(most))
+        .map(|_| rng.bits().to_le_bytes()[0])
+        .collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -140,7 +219,11 @@ fn mutate(rng: &mut Rng, text: &str) -> String {
 fn attack(rng: &mut Rng, maker: &Maker<'_>) -> String {
     let attack = rng.word(&ATTACKS);
     match rng.below(5) {
-        0 => format!("{} {} {attack}", valid(rng, maker), rng.pick(&["&&", "OR", ";", "--", ")"])),
+        0 => format!(
+            "{} {} {attack}",
+            valid(rng, maker),
+            rng.pick(&["&&", "OR", ";", "--", ")"])
+        ),
         1 => format!("title = '{attack}'"),
         2 => format!("title = '{}'", attack.replace('\'', "''")),
         3 => mutate(rng, &attack),
@@ -150,7 +233,9 @@ fn attack(rng: &mut Rng, maker: &Maker<'_>) -> String {
 
 fn number(rng: &mut Rng) -> String {
     let most = if rng.one_in(50) { 3000 } else { 30 };
-    let mut digits: String = (0..rng.between(1, most)).map(|_| *rng.pick(&['0', '1', '9'])).collect();
+    let mut digits: String = (0..rng.between(1, most))
+        .map(|_| *rng.pick(&['0', '1', '9']))
+        .collect();
     match rng.below(6) {
         0 => digits.insert(0, '-'),
         1 => digits.insert(rng.below(digits.len()), '.'),
@@ -159,7 +244,9 @@ fn number(rng: &mut Rng) -> String {
         4 => digits = format!("1e{}", rng.below(400)),
         _ => {}
     }
-    let field = *rng.pick(&["number", "title", "day", "tags", "meta.a", "done", "meta", "1"]);
+    let field = *rng.pick(&[
+        "number", "title", "day", "tags", "meta.a", "done", "meta", "1",
+    ]);
     match rng.below(4) {
         0 => format!("{field} = '{digits}'"),
         1 => format!("{field} IN (1, {digits})"),

@@ -46,7 +46,11 @@ impl Store {
         };
         let databases = Arc::new(Databases::open(&dir, settings).unwrap());
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
-        Store { dir, databases, catalog }
+        Store {
+            dir,
+            databases,
+            catalog,
+        }
     }
 
     pub fn database(&self) -> &Database {
@@ -65,7 +69,9 @@ impl Store {
             self.catalog.create(db::DEFAULT, &body).unwrap();
         }
         for (name, _, all) in definitions {
-            self.catalog.update(db::DEFAULT, name, &json!({"fields": all})).unwrap();
+            self.catalog
+                .update(db::DEFAULT, name, &json!({"fields": all}))
+                .unwrap();
         }
         let collections = self.catalog.collections(db::DEFAULT).unwrap();
         let table = |(name, _, _): &(String, _, _)| Table {
@@ -74,7 +80,10 @@ impl Store {
             rules: Rules::default(),
         };
         let tables = definitions.iter().map(table).collect();
-        let mut world = World { tables, collections };
+        let mut world = World {
+            tables,
+            collections,
+        };
         world.publish_rules();
         world
     }
@@ -96,7 +105,8 @@ impl Store {
             let (scope, collection) = (admin_scope(world), Arc::clone(&table.collection));
             let write = self.database().write(move |tx| {
                 for (record, body) in bodies {
-                    let draft = Draft::create(&scope, &collection, &body, &|_| Ok("a hash".to_owned()))?;
+                    let draft =
+                        Draft::create(&scope, &collection, &body, &|_| Ok("a hash".to_owned()))?;
                     let shape = Shape::default();
                     records::create(tx, &scope, &collection, draft, &shape)
                         .map_err(|error| error.context(record.id))?;
@@ -114,7 +124,8 @@ impl Store {
                     let shape = Shape::default();
                     records::update(tx, &scope, &collection, &record.id, draft, &shape)?;
                     let table = db::quote(&collection.name);
-                    let sql = format!("UPDATE {table} SET created = ?2, updated = ?3 WHERE id = ?1");
+                    let sql =
+                        format!("UPDATE {table} SET created = ?2, updated = ?3 WHERE id = ?1");
                     tx.execute(&sql, params![record.id, record.created, record.updated])?;
                 }
                 Ok(())
@@ -137,7 +148,10 @@ pub fn admin_scope(world: &World) -> Scope {
 }
 
 pub fn scope(world: &World, identity: Identity) -> Scope {
-    Scope { collections: Arc::clone(&world.collections), identity }
+    Scope {
+        collections: Arc::clone(&world.collections),
+        identity,
+    }
 }
 
 pub fn body(map: &Map<String, Json>) -> Body {
@@ -145,7 +159,12 @@ pub fn body(map: &Map<String, Json>) -> Body {
 }
 
 fn bodies(table: &Table, wanted: impl Fn(&Field) -> bool) -> Vec<(Record, Body)> {
-    let make = |record: &Record| (record.clone(), body(&wire(&table.collection, record, &wanted)));
+    let make = |record: &Record| {
+        (
+            record.clone(),
+            body(&wire(&table.collection, record, &wanted)),
+        )
+    };
     table.records.iter().map(make).collect()
 }
 
@@ -158,7 +177,11 @@ fn wire(
     map.insert("id".to_owned(), json!(record.id));
     for (field, value) in collection.fields.iter().zip(&record.values) {
         if wanted(field) {
-            let value = if field.is_secret() { json!("12345678") } else { value.wire() };
+            let value = if field.is_secret() {
+                json!("12345678")
+            } else {
+                value.wire()
+            };
             map.insert(field.name.clone(), value);
         }
     }

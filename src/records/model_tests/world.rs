@@ -97,7 +97,11 @@ impl Number {
     /// As a column for numbers keeps it: whole numbers are integers.
     pub fn stored(real: f64) -> Number {
         let is_whole = real.fract() == 0.0 && real.abs() < INTEGERS_END;
-        if is_whole { Number::Integer(real as i64) } else { Number::Real(real) }
+        if is_whole {
+            Number::Integer(real as i64)
+        } else {
+            Number::Real(real)
+        }
     }
 
     pub fn as_real(self) -> f64 {
@@ -147,7 +151,10 @@ fn compare_mixed(integer: i64, real: f64) -> Ordering {
 
 impl Record {
     pub fn value<'a>(&'a self, collection: &Collection, name: &str) -> &'a Value {
-        let at = collection.fields.iter().position(|field| field.name == name);
+        let at = collection
+            .fields
+            .iter()
+            .position(|field| field.name == name);
         &self.values[at.unwrap()]
     }
 }
@@ -177,11 +184,16 @@ impl Value {
 
 impl World {
     pub fn table(&self, id: &str) -> usize {
-        self.tables.iter().position(|table| table.collection.id == id).unwrap()
+        self.tables
+            .iter()
+            .position(|table| table.collection.id == id)
+            .unwrap()
     }
 
     pub fn target(&self, field: &Field) -> Option<usize> {
-        field.relation().map(|options| self.table(&options.collection_id))
+        field
+            .relation()
+            .map(|options| self.table(&options.collection_id))
     }
 
     /// Brings the definitions in line with the rules of the tables.
@@ -204,16 +216,42 @@ impl World {
             }
             table.collection = Arc::new(collection);
         }
-        let all = self.tables.iter().map(|table| Collection::clone(&table.collection));
+        let all = self
+            .tables
+            .iter()
+            .map(|table| Collection::clone(&table.collection));
         self.collections = Arc::new(all.collect());
     }
 }
 
-const TABLE_NAMES: [&str; 7] = ["posts", "order", "r1", "Values", "select", "authors", "json"];
+const TABLE_NAMES: [&str; 7] = [
+    "posts", "order", "r1", "Values", "select", "authors", "json",
+];
 const FIELD_NAMES: [&str; 24] = [
-    "name", "value", "key", "group", "from", "Order", "total", "r0", "r1", "json", "type",
-    "select", "index", "a", "b_2", "Z9", "limit", "where", "exists", "rowIdx", "json_each", "count",
-    "vski_like", "fullkey",
+    "name",
+    "value",
+    "key",
+    "group",
+    "from",
+    "Order",
+    "total",
+    "r0",
+    "r1",
+    "json",
+    "type",
+    "select",
+    "index",
+    "a",
+    "b_2",
+    "Z9",
+    "limit",
+    "where",
+    "exists",
+    "rowIdx",
+    "json_each",
+    "count",
+    "vski_like",
+    "fullkey",
 ];
 pub const CHOICES: [&str; 8] = ["a", "b", "c", "ab", "5", "x y", "\u{e9}t\u{e9}", "\"q\""];
 
@@ -241,15 +279,20 @@ pub fn random_definitions(rng: &mut Rng) -> Vec<(String, Vec<Json>, Vec<Json>)> 
             let target = rng.pick(&names).clone();
             let (select_max, name) = (*rng.pick(&[1, 1, 3, 50]), take(rng));
             let hidden = rng.one_in(12);
-            all.push(json!({"name": name, "type": "relation", "collectionId": target,
-                "maxSelect": select_max, "hidden": hidden}));
+            all.push(
+                json!({"name": name, "type": "relation", "collectionId": target,
+                "maxSelect": select_max, "hidden": hidden}),
+            );
         }
         list.push((name.clone(), plain, all));
     }
     list
 }
 
-fn random_plain_fields(rng: &mut Rng, take: &mut impl FnMut(&mut Rng) -> &'static str) -> Vec<Json> {
+fn random_plain_fields(
+    rng: &mut Rng,
+    take: &mut impl FnMut(&mut Rng) -> &'static str,
+) -> Vec<Json> {
     let kinds = [
         json!({"type": "text"}),
         json!({"type": "text"}),
@@ -277,9 +320,34 @@ fn random_plain_fields(rng: &mut Rng, take: &mut impl FnMut(&mut Rng) -> &'stati
 }
 
 pub const TEXTS: [&str; 28] = [
-    "a", "A", "b", "abc", "ABC", "Abc d", "50%", "a_b", "%", "%%", "O'Reilly", "\"q\"",
-    "back\\slash", "\\'", "5", "1.5", "-3", "1e3", "true", "2020-01-01", "\u{fc}ber", "\u{dc}BER",
-    "\u{65e5}\u{672c}", "\u{1f600}x", " a ", "null", "[1]", "{}",
+    "a",
+    "A",
+    "b",
+    "abc",
+    "ABC",
+    "Abc d",
+    "50%",
+    "a_b",
+    "%",
+    "%%",
+    "O'Reilly",
+    "\"q\"",
+    "back\\slash",
+    "\\'",
+    "5",
+    "1.5",
+    "-3",
+    "1e3",
+    "true",
+    "2020-01-01",
+    "\u{fc}ber",
+    "\u{dc}BER",
+    "\u{65e5}\u{672c}",
+    "\u{1f600}x",
+    " a ",
+    "null",
+    "[1]",
+    "{}",
 ];
 pub const NUMBERS: [Number; 20] = [
     Number::Integer(0),
@@ -303,8 +371,14 @@ pub const NUMBERS: [Number; 20] = [
     Number::Real(-1e300),
     Number::Real(1e-9),
 ];
-pub const DAYS: [&str; 6] =
-    ["2020-01-01", "2020-02-29", "1999-12-31", "2015-06-15", "9999-12-31", "0001-01-01"];
+pub const DAYS: [&str; 6] = [
+    "2020-01-01",
+    "2020-02-29",
+    "1999-12-31",
+    "2015-06-15",
+    "9999-12-31",
+    "0001-01-01",
+];
 pub const MOMENTS: [&str; 7] = [
     "2020-01-01T00:00:00.000Z",
     "2020-01-01T12:30:00.000Z",
@@ -389,8 +463,14 @@ fn random_json(rng: &mut Rng, depth: usize) -> Json {
         1 => json!(rng.one_in(2)),
         2 => json!(*rng.pick(&[0, 1, 5, -3, 1000])),
         3 => json!(*rng.pick(&[0.5, 1.5, 2.25, -0.5])),
-        4 => json!(if rng.one_in(5) { String::new() } else { rng.word(&TEXTS) }),
-        5 | 6 => (0..rng.below(4)).map(|_| random_json(rng, depth - 1)).collect(),
+        4 => json!(if rng.one_in(5) {
+            String::new()
+        } else {
+            rng.word(&TEXTS)
+        }),
+        5 | 6 => (0..rng.below(4))
+            .map(|_| random_json(rng, depth - 1))
+            .collect(),
         _ => {
             let mut object = serde_json::Map::new();
             for _ in 0..rng.between(1, 4) {
@@ -413,7 +493,12 @@ pub fn fill(rng: &mut Rng, world: &mut World, counts: &[usize]) {
             });
             let values = values.collect();
             let (created, updated) = (rng.word(&MOMENTS), rng.word(&MOMENTS));
-            let record = Record { id: record_id(at), created, updated, values };
+            let record = Record {
+                id: record_id(at),
+                created,
+                updated,
+                values,
+            };
             world.tables[table_at].records.push(record);
         }
     }

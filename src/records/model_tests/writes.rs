@@ -61,12 +61,21 @@ impl World {
         }
         let fields = &self.tables[table].collection.fields;
         let values = fields.iter().map(default_value).collect();
-        let record = Record { id, created: String::new(), updated: String::new(), values };
+        let record = Record {
+            id,
+            created: String::new(),
+            updated: String::new(),
+            values,
+        };
         self.tables[table].records.push(record);
         let at = self.tables[table].records.len() - 1;
         self.apply(table, at, actions)?;
         let is_allowed = self.allows(&rule, table, &self.tables[table].records[at], caller);
-        if is_allowed { Ok(()) } else { Err(Kind::Invalid) }
+        if is_allowed {
+            Ok(())
+        } else {
+            Err(Kind::Invalid)
+        }
     }
 
     pub fn update(&mut self, table: usize, id: &str, body: &Body, caller: Caller) -> Outcome<()> {
@@ -102,7 +111,9 @@ impl World {
             let records = &mut self.tables[from].records;
             records.retain(|record| !doomed.contains(&(from, record.id.clone())));
             for (at, field) in fields.iter().enumerate() {
-                let Some(target) = self.target(field) else { continue };
+                let Some(target) = self.target(field) else {
+                    continue;
+                };
                 for record in &mut self.tables[from].records {
                     let before = record.values[at].texts();
                     let mut list = before.clone();
@@ -129,9 +140,16 @@ impl World {
 
     fn find_for(&self, table: usize, id: &str, rule: &Rule, caller: Caller) -> Outcome<usize> {
         let records = &self.tables[table].records;
-        let at = records.iter().position(|record| record.id == id).ok_or(Kind::NotFound)?;
+        let at = records
+            .iter()
+            .position(|record| record.id == id)
+            .ok_or(Kind::NotFound)?;
         let is_allowed = self.allows(rule, table, &records[at], caller);
-        if is_allowed { Ok(at) } else { Err(Kind::NotFound) }
+        if is_allowed {
+            Ok(at)
+        } else {
+            Err(Kind::NotFound)
+        }
     }
 
     /// The records and all that cascades from them.
@@ -141,7 +159,10 @@ impl World {
             let before = doomed.len();
             for (from, table) in self.tables.iter().enumerate() {
                 for (at, field) in table.collection.fields.iter().enumerate() {
-                    if !field.relation().is_some_and(|options| options.cascade_delete) {
+                    if !field
+                        .relation()
+                        .is_some_and(|options| options.cascade_delete)
+                    {
                         continue;
                     }
                     let target = self.target(field).unwrap();
@@ -165,7 +186,9 @@ impl World {
         // To others than admins a hidden field does not exist.
         let is_shown = |field: &Field| caller == Caller::Admin || !field.hidden;
         let position = |name: &str| {
-            fields.iter().position(|field| field.name == name && is_shown(field))
+            fields
+                .iter()
+                .position(|field| field.name == name && is_shown(field))
         };
         for (key, json) in body {
             if key == "id" {
@@ -187,7 +210,11 @@ impl World {
         }
         // A field is mentioned once, with or without a sign.
         let mut seen = BTreeSet::new();
-        if actions.iter().all(|(at, _)| seen.insert(*at)) { Ok(actions) } else { Err(Kind::Invalid) }
+        if actions.iter().all(|(at, _)| seen.insert(*at)) {
+            Ok(actions)
+        } else {
+            Err(Kind::Invalid)
+        }
     }
 
     fn apply(&mut self, table: usize, at: usize, actions: Actions) -> Outcome<()> {
@@ -196,7 +223,10 @@ impl World {
             let before = self.tables[table].records[at].values[field_at].clone();
             let value = apply_action(&field, &before, action)?;
             if let Some(target) = self.target(&field)
-                && value.texts().iter().any(|id| self.find(target, id).is_none())
+                && value
+                    .texts()
+                    .iter()
+                    .any(|id| self.find(target, id).is_none())
             {
                 return Err(Kind::Invalid);
             }
@@ -217,7 +247,9 @@ impl World {
     pub fn check_relations(&self) {
         for table in &self.tables {
             for (at, field) in table.collection.fields.iter().enumerate() {
-                let Some(target) = self.target(field) else { continue };
+                let Some(target) = self.target(field) else {
+                    continue;
+                };
                 for record in &table.records {
                     for id in record.values[at].texts() {
                         let is_there = self.find(target, &id).is_some();
@@ -231,7 +263,11 @@ impl World {
 
 fn admit(rule: &Rule, caller: Caller) -> Outcome<()> {
     let is_refused = caller == Caller::Nobody && *rule == Rule::Admins;
-    if is_refused { Err(Kind::Forbidden) } else { Ok(()) }
+    if is_refused {
+        Err(Kind::Forbidden)
+    } else {
+        Ok(())
+    }
 }
 
 fn default_value(field: &Field) -> Value {
@@ -267,7 +303,11 @@ fn apply_action(field: &Field, before: &Value, action: Action) -> Outcome<Value>
         Action::Remove(less) => list.retain(|text| !less.contains(text)),
     }
     let is_allowed = list.len() <= most(field) && !(list.is_empty() && field.required);
-    if is_allowed { Ok(list_value(field, list)) } else { Err(Kind::Invalid) }
+    if is_allowed {
+        Ok(list_value(field, list))
+    } else {
+        Err(Kind::Invalid)
+    }
 }
 
 fn add(field: &Field, before: &Value, amount: Number) -> Option<Value> {
@@ -284,7 +324,14 @@ fn add(field: &Field, before: &Value, amount: Number) -> Option<Value> {
 }
 
 fn is_in_bounds(field: &Field, number: Number) -> bool {
-    let FieldKind::Number { min, max, integers_only } = field.kind else { return true };
+    let FieldKind::Number {
+        min,
+        max,
+        integers_only,
+    } = field.kind
+    else {
+        return true;
+    };
     let real = number.as_real();
     !(integers_only && real.fract() != 0.0)
         && min.is_none_or(|min| real >= min)
@@ -398,9 +445,9 @@ fn read_modifier(field: &Field, sign: &str, json: &Json) -> Option<Action> {
         let amount = read_number(json)?;
         return Some(Action::Add(match (sign, amount) {
             ("*+", amount) => amount,
-            (_, Number::Integer(amount)) => {
-                amount.checked_neg().map_or(Number::Real(-(amount as f64)), Number::Integer)
-            }
+            (_, Number::Integer(amount)) => amount
+                .checked_neg()
+                .map_or(Number::Real(-(amount as f64)), Number::Integer),
             (_, Number::Real(amount)) => Number::Real(-amount),
         }));
     }

@@ -35,7 +35,8 @@ pub const OVERTAKEN: &str = "The collection changed meanwhile; try again.";
 
 /// Makes what the load writes to.
 pub fn make_collections(api: &Api) {
-    api.post("/api/databases", json!({"name": "shop"})).expect(200);
+    api.post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
     for base in PLACES {
         let fields: Vec<Value> = NOTE_FIELDS.iter().map(|name| field(base, name)).collect();
         let notes = json!({"name": "notes", "fields": fields,
@@ -63,7 +64,10 @@ pub struct Model<V> {
 
 impl<V: Clone + Debug + PartialEq> Model<V> {
     pub fn new() -> Model<V> {
-        Model { known: BTreeMap::new(), pending: Vec::new() }
+        Model {
+            known: BTreeMap::new(),
+            pending: Vec::new(),
+        }
     }
 
     /// Takes in the answer to the request that is pending.
@@ -89,10 +93,17 @@ impl<V: Clone + Debug + PartialEq> Model<V> {
         let (is_before, is_after) = (found == self.known, found == after);
         if !is_before && !is_after {
             let known = std::mem::take(&mut self.known);
-            let lost: Vec<_> = known.iter().filter(|(key, v)| found.get(*key) != Some(v)).collect();
-            let extra: Vec<_> =
-                found.iter().filter(|(key, v)| known.get(*key) != Some(v)).collect();
-            panic!("{who}: acknowledged but not found {lost:#?}\nfound {extra:#?}\npending {pending:#?}");
+            let lost: Vec<_> = known
+                .iter()
+                .filter(|(key, v)| found.get(*key) != Some(v))
+                .collect();
+            let extra: Vec<_> = found
+                .iter()
+                .filter(|(key, v)| known.get(*key) != Some(v))
+                .collect();
+            panic!(
+                "{who}: acknowledged but not found {lost:#?}\nfound {extra:#?}\npending {pending:#?}"
+            );
         }
         self.known = found;
         is_in_doubt.then_some(is_after)
@@ -182,7 +193,12 @@ impl Load {
 
     /// Every client asks until `meanwhile`, which begins with them, has stopped the load or killed
     /// the server.
-    pub fn run(&mut self, addr: SocketAddr, token: &str, meanwhile: impl FnOnce(&Running)) -> Running {
+    pub fn run(
+        &mut self,
+        addr: SocketAddr,
+        token: &str,
+        meanwhile: impl FnOnce(&Running),
+    ) -> Running {
         let (running, begin) = (Running::default(), Barrier::new(self.writers.len() + 3));
         let api = || {
             let api = Api::new(addr).with_token(token);
@@ -227,7 +243,11 @@ impl Load {
         settled.push(self.designer.check(api));
         settled.push(self.keeper.check(api));
         self.in_doubt += settled.iter().flatten().count() as u64;
-        self.happened += settled.iter().flatten().filter(|happened| **happened).count() as u64;
+        self.happened += settled
+            .iter()
+            .flatten()
+            .filter(|happened| **happened)
+            .count() as u64;
     }
 
     /// Does what a kill prevented, and uses what is there.
@@ -300,9 +320,16 @@ impl Writer {
     fn create(&mut self, id: &str, parts: usize) -> (&'static str, String, Value) {
         self.made += 1;
         let key = format!("{}-{}", self.name, self.made);
-        let id = if id.is_empty() { String::new() } else { format!("{key}{id}") };
-        let body = json!({"id": id, "client": self.name, "key": key, "n": 0, "text": text(&key, 0)});
-        self.model.pending.push((key, Some(Note { id, n: 0, parts })));
+        let id = if id.is_empty() {
+            String::new()
+        } else {
+            format!("{key}{id}")
+        };
+        let body =
+            json!({"id": id, "client": self.name, "key": key, "n": 0, "text": text(&key, 0)});
+        self.model
+            .pending
+            .push((key, Some(Note { id, n: 0, parts })));
         ("POST", "/collections/notes/records".to_owned(), body)
     }
 
@@ -349,7 +376,11 @@ impl Writer {
                 body => json!({"method": method, "url": format!("/api{path}"), "body": body}),
             })
             .collect();
-        ("POST", format!("{}/batch", self.base), json!({"requests": requests}))
+        (
+            "POST",
+            format!("{}/batch", self.base),
+            json!({"requests": requests}),
+        )
     }
 }
 
@@ -363,7 +394,9 @@ fn text(key: &str, n: i64) -> String {
 fn find_notes(api: &Api, base: &str) -> BTreeMap<String, BTreeMap<String, Note>> {
     let mut parts: BTreeMap<String, usize> = BTreeMap::new();
     for part in all(api, &format!("{base}/collections/parts/records?sort=id")) {
-        *parts.entry(part["note"].as_str().unwrap().to_owned()).or_default() += 1;
+        *parts
+            .entry(part["note"].as_str().unwrap().to_owned())
+            .or_default() += 1;
     }
     let mut found: BTreeMap<String, BTreeMap<String, Note>> = BTreeMap::new();
     for note in all(api, &format!("{base}/collections/notes/records?sort=id")) {
@@ -371,7 +404,10 @@ fn find_notes(api: &Api, base: &str) -> BTreeMap<String, BTreeMap<String, Note>>
         let (id, key, n) = (part("id"), part("key"), note["n"].as_i64().unwrap());
         assert!(note["text"] == text(&key, n), "{note}");
         let parts = parts.remove(&id).unwrap_or(0);
-        let twice = found.entry(part("client")).or_default().insert(key, Note { id, n, parts });
+        let twice = found
+            .entry(part("client"))
+            .or_default()
+            .insert(key, Note { id, n, parts });
         assert!(twice.is_none(), "twice: {note}");
     }
     assert!(parts.is_empty(), "parts without their note: {parts:?}");
@@ -382,7 +418,9 @@ fn find_notes(api: &Api, base: &str) -> BTreeMap<String, BTreeMap<String, Note>>
 fn all(api: &Api, path: &str) -> Vec<Value> {
     let mut items = Vec::new();
     for page in 1.. {
-        let reply = api.get(&format!("{path}&perPage=500&page={page}")).expect(200);
+        let reply = api
+            .get(&format!("{path}&perPage=500&page={page}"))
+            .expect(200);
         items.extend(reply.json["items"].as_array().unwrap().iter().cloned());
         if page >= reply.json["totalPages"].as_i64().unwrap() {
             assert_eq!(reply.json["totalItems"], items.len());

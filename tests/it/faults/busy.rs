@@ -108,7 +108,9 @@ fn large_batches_let_readers_and_other_writers_through() {
     make_notes(&api, 1000);
     let ids: Vec<Value> = {
         let page = |page: u32| api.get(&format!("{RECORDS}?perPage=500&page={page}&fields=id"));
-        (1..=2).flat_map(|at| page(at).expect(200).column("id")).collect()
+        (1..=2)
+            .flat_map(|at| page(at).expect(200).column("id"))
+            .collect()
     };
     let done = AtomicBool::new(false);
     let (batches, longest) = thread::scope(|scope| {
@@ -129,14 +131,20 @@ fn large_batches_let_readers_and_other_writers_through() {
             batches.push(begun.elapsed());
         }
         done.store(true, Ordering::Relaxed);
-        let times: Vec<_> = others.into_iter().map(|other| other.join().unwrap()).collect();
+        let times: Vec<_> = others
+            .into_iter()
+            .map(|other| other.join().unwrap())
+            .collect();
         (batches, times)
     });
     eprintln!("a batch of 1000 and a bulk change of 1000: {batches:?}");
     for (what, mut times) in longest {
         times.sort();
         let (middle, last) = (times[times.len() / 2], times[times.len() - 1]);
-        eprintln!("{what}: {} times, median {middle:?}, longest {last:?}", times.len());
+        eprintln!(
+            "{what}: {} times, median {middle:?}, longest {last:?}",
+            times.len()
+        );
         assert!(last < Duration::from_secs(10), "{what}: {last:?}");
     }
 }
@@ -149,14 +157,16 @@ fn a_field_that_changes_its_form_under_writes_has_one_form() {
     let server = serve(dir.path());
     let token = sign_in(&server);
     let api = server.api().with_token(&token);
-    api.post("/api/databases", json!({"name": "shop"})).expect(200);
+    api.post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
     for base in ["/api", "/db/shop/api"] {
-        let select = |most: u64| {
-            json!([{"name": "s", "type": "select", "values": ["a", "b"], "maxSelect": most}])
-        };
+        let select = |most: u64| json!([{"name": "s", "type": "select", "values": ["a", "b"], "maxSelect": most}]);
         let body = json!({"name": "c", "fields": select(1)});
         api.post(&format!("{base}/collections"), body).expect(200);
-        let (path, done) = (format!("{base}/collections/c/records"), AtomicBool::new(false));
+        let (path, done) = (
+            format!("{base}/collections/c/records"),
+            AtomicBool::new(false),
+        );
         thread::scope(|scope| {
             for _ in 0..32 {
                 let (api, path, done) = (server.api().with_token(&token), &path, &done);
@@ -180,14 +190,22 @@ fn a_field_that_changes_its_form_under_writes_has_one_form() {
                 let is_json = page.json["items"].is_array();
                 done.store(!is_json, Ordering::Relaxed);
                 let text = String::from_utf8_lossy(&page.body);
-                assert!(is_json && page.column("s").iter().all(is_right), "{base} {round}: {text}");
+                assert!(
+                    is_json && page.column("s").iter().all(is_right),
+                    "{base} {round}: {text}"
+                );
             }
             done.store(true, Ordering::Relaxed);
         });
         let pages = api.get(&format!("{path}?perPage=500")).expect(200).json["totalPages"].as_u64();
         for page in 1..=pages.unwrap() {
-            let page = api.get(&format!("{path}?perPage=500&page={page}")).expect(200);
-            assert!(page.column("s").iter().all(Value::is_string), "{base}: {page:?}");
+            let page = api
+                .get(&format!("{path}?perPage=500&page={page}"))
+                .expect(200);
+            assert!(
+                page.column("s").iter().all(Value::is_string),
+                "{base}: {page:?}"
+            );
         }
     }
 }
@@ -213,14 +231,17 @@ fn make_notes(api: &Api, count: usize) {
     if api.get("/api/collections/notes").status == 404 {
         let fields = json!([{"name": "n", "type": "number"}, {"name": "text", "type": "editor",
             "maxSize": 4 << 20}]);
-        api.post("/api/collections", json!({"name": "notes", "fields": fields})).expect(200);
+        api.post(
+            "/api/collections",
+            json!({"name": "notes", "fields": fields}),
+        )
+        .expect(200);
     }
-    let request = |n: usize| {
-        json!({"method": "POST", "url": RECORDS, "body": {"n": n, "text": "a b ".repeat(300 + n % 250)}})
-    };
+    let request = |n: usize| json!({"method": "POST", "url": RECORDS, "body": {"n": n, "text": "a b ".repeat(300 + n % 250)}});
     let requests: Vec<Value> = (0..count).map(request).collect();
     for part in requests.chunks(1000) {
-        api.post("/api/batch", json!({"requests": part})).expect(200);
+        api.post("/api/batch", json!({"requests": part}))
+            .expect(200);
     }
 }
 
@@ -240,7 +261,11 @@ impl Clients {
             let kept = api.post(RECORDS, &body).expect(200);
             let gone = api.post(RECORDS, &body).expect(200);
             let (kept, gone) = (kept.text("/id"), gone.text("/id"));
-            api.patch(&format!("{RECORDS}/{kept}"), json!({"text": "y".repeat(bytes)})).expect(200);
+            api.patch(
+                &format!("{RECORDS}/{kept}"),
+                json!({"text": "y".repeat(bytes)}),
+            )
+            .expect(200);
             api.delete(&format!("{RECORDS}/{gone}")).expect(204);
             self.writes.fetch_add(4, Ordering::Relaxed);
             self.bytes.fetch_add(3 * bytes as u64, Ordering::Relaxed);
@@ -279,5 +304,7 @@ fn largest_log(file: &Path, time: Duration) -> u64 {
 }
 
 fn log_bytes(file: &Path) -> u64 {
-    std::fs::metadata(file.with_extension("db-wal")).unwrap().len()
+    std::fs::metadata(file.with_extension("db-wal"))
+        .unwrap()
+        .len()
 }

@@ -35,7 +35,11 @@ const fn case(file: &'static str, spoil: fn(&Path), says: &'static str) -> Case 
 
 const CASES: [Case; 21] = [
     case("default.db", |file| write(file, &[0x5a; 20_000]), "damaged"),
-    case("default.db", |file| write(file, b"notes of somebody\n"), "damaged"),
+    case(
+        "default.db",
+        |file| write(file, b"notes of somebody\n"),
+        "damaged",
+    ),
     case("default.db", |file| cut(file, 1), "damaged"),
     case("default.db", |file| cut(file, 99), "damaged"),
     case("default.db", |file| cut(file, 100), "damaged"),
@@ -44,17 +48,41 @@ const CASES: [Case; 21] = [
     case("default.db", |file| cut(file, 0), "is empty though"),
     case("default.db", cut_beside_log, "damaged"),
     case("default.db", make_dir, "unable to open"),
-    case("default.db", |file| set_version(file, "WAL"), "newer vski (schema 99"),
-    case("default.db", |file| set_version(file, "DELETE"), "newer vski (schema 99"),
+    case(
+        "default.db",
+        |file| set_version(file, "WAL"),
+        "newer vski (schema 99",
+    ),
+    case(
+        "default.db",
+        |file| set_version(file, "DELETE"),
+        "newer vski (schema 99",
+    ),
     case("default.db", set_version_in_log, "newer vski (schema 99"),
     case("default.db", replace_by_foreign, "another program"),
-    case("local.db", |file| write(file, b"notes of somebody\n"), "damaged"),
-    case("local.db", |file| set_version(file, "WAL"), "newer vski (schema 99"),
-    case("secret", |file| write(file, b"short\n"), "shorter than 32 bytes"),
+    case(
+        "local.db",
+        |file| write(file, b"notes of somebody\n"),
+        "damaged",
+    ),
+    case(
+        "local.db",
+        |file| set_version(file, "WAL"),
+        "newer vski (schema 99",
+    ),
+    case(
+        "secret",
+        |file| write(file, b"short\n"),
+        "shorter than 32 bytes",
+    ),
     case("secret", |file| cut(file, 0), "shorter than 32 bytes"),
     case("secret", make_dir, "cannot be read"),
     case("lock", make_dir, "cannot be opened"),
-    case("", |dir| (fs::remove_dir_all(dir).unwrap(), write(dir, b"")).1, "cannot be made"),
+    case(
+        "",
+        |dir| (fs::remove_dir_all(dir).unwrap(), write(dir, b"")).1,
+        "cannot be made",
+    ),
 ];
 
 #[test]
@@ -63,22 +91,42 @@ fn a_directory_that_cannot_be_used_is_named_and_left_alone() {
     for (at, Case { file, spoil, says }) in CASES.iter().enumerate() {
         let dir = copy(&used);
         let data = dir.path().join("data");
-        let path = if file.is_empty() { data.clone() } else { data.join(file) };
+        let path = if file.is_empty() {
+            data.clone()
+        } else {
+            data.join(file)
+        };
         spoil(&path);
         let before = contents(&data);
         let line = attempt(&mut serve_command(dir.path())).unwrap_err();
         let named = path.to_str().unwrap();
-        assert!(line.contains(named) && line.contains(says), "case {at}, {file} {says}: {line}");
+        assert!(
+            line.contains(named) && line.contains(says),
+            "case {at}, {file} {says}: {line}"
+        );
         assert!(!line.contains("processing your request"), "{line}");
-        assert!(contents(&data) == before, "case {at}, {file} {says}: changed");
+        assert!(
+            contents(&data) == before,
+            "case {at}, {file} {says}: changed"
+        );
         // The command line opens the same file.
         if *file == "default.db" && *says != "is empty though" {
-            let admin = Command::new(VSKI).args(["admin", "list", "--data-dir"]).arg(&data).output();
+            let admin = Command::new(VSKI)
+                .args(["admin", "list", "--data-dir"])
+                .arg(&data)
+                .output();
             let admin = admin.unwrap();
             let line = String::from_utf8(admin.stderr).unwrap();
-            assert_eq!((admin.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+            assert_eq!(
+                (admin.status.code(), line.lines().count()),
+                (Some(1), 1),
+                "{line}"
+            );
             assert!(line.contains(named) && line.contains(says), "{line}");
-            assert!(contents(&data) == before, "case {at}, {file} {says}: changed");
+            assert!(
+                contents(&data) == before,
+                "case {at}, {file} {says}: changed"
+            );
         }
     }
 }
@@ -104,7 +152,10 @@ fn a_directory_without_permission_is_named_and_left_alone() {
     let mut probe = Command::new(VSKI);
     as_nobody(probe.arg("version"));
     if !probe.output().is_ok_and(|output| output.status.success()) {
-        let _ = writeln!(std::io::stderr(), "skipped: permissions: {VSKI} is for its owner only");
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: permissions: {VSKI} is for its owner only"
+        );
         return;
     }
     for (modes, named) in cases {
@@ -122,7 +173,10 @@ fn a_directory_without_permission_is_named_and_left_alone() {
         let mut command = serve_command(dir.path());
         as_nobody(&mut command);
         let line = attempt(&mut command).unwrap_err();
-        assert!(line.contains(data.join(named).to_str().unwrap()), "{modes:?}: {line}");
+        assert!(
+            line.contains(data.join(named).to_str().unwrap()),
+            "{modes:?}: {line}"
+        );
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
     }
     if rustix::process::geteuid().is_root() {
@@ -131,29 +185,39 @@ fn a_directory_without_permission_is_named_and_left_alone() {
         let mut command = serve_command(dir.path());
         as_nobody(&mut command);
         let line = attempt(&mut command).unwrap_err();
-        assert!(line.contains(dir.path().join("data/lock").to_str().unwrap()), "{line}");
+        assert!(
+            line.contains(dir.path().join("data/lock").to_str().unwrap()),
+            "{line}"
+        );
     }
 }
 
 #[test]
 fn a_disk_that_is_read_only_is_named() {
-    super::on_small_disk("faults::start::a_disk_that_is_read_only_is_named", super::MIB, |disk| {
-        for is_used in [false, true] {
-            let remount = |mode: &str| {
-                let option = format!("remount,{mode}");
-                let mount = Command::new("mount").args(["-o", &option]).arg(disk).status();
-                assert!(mount.unwrap().success());
-            };
-            if is_used {
-                drop(serve(disk));
+    super::on_small_disk(
+        "faults::start::a_disk_that_is_read_only_is_named",
+        super::MIB,
+        |disk| {
+            for is_used in [false, true] {
+                let remount = |mode: &str| {
+                    let option = format!("remount,{mode}");
+                    let mount = Command::new("mount")
+                        .args(["-o", &option])
+                        .arg(disk)
+                        .status();
+                    assert!(mount.unwrap().success());
+                };
+                if is_used {
+                    drop(serve(disk));
+                }
+                remount("ro");
+                let line = attempt(&mut serve_command(disk)).unwrap_err();
+                assert!(line.contains(disk.join("data").to_str().unwrap()), "{line}");
+                assert!(line.contains("Read-only file system"), "{line}");
+                remount("rw");
             }
-            remount("ro");
-            let line = attempt(&mut serve_command(disk)).unwrap_err();
-            assert!(line.contains(disk.join("data").to_str().unwrap()), "{line}");
-            assert!(line.contains("Read-only file system"), "{line}");
-            remount("rw");
-        }
-    });
+        },
+    );
 }
 
 #[test]
@@ -161,8 +225,14 @@ fn a_second_server_on_a_directory_is_refused_and_harms_nobody() {
     let dir = Dir::new();
     let server = serve(dir.path());
     let line = attempt(&mut serve_command(dir.path())).unwrap_err();
-    assert!(line.contains(dir.path().join("data").to_str().unwrap()), "{line}");
-    assert!(line.contains(&format!("(process {})", server.pid())), "{line}");
+    assert!(
+        line.contains(dir.path().join("data").to_str().unwrap()),
+        "{line}"
+    );
+    assert!(
+        line.contains(&format!("(process {})", server.pid())),
+        "{line}"
+    );
     server.admin().get("/api/admins").expect(200);
 }
 
@@ -193,7 +263,8 @@ fn files_of_the_data_directory_are_for_their_owner_only() {
     fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
     let server = serve(dir.path());
     let api = server.admin();
-    api.post("/api/databases", json!({"name": "shop"})).expect(200);
+    api.post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
     for entry in fs::read_dir(&data).unwrap() {
         let entry = entry.unwrap();
         let mode = entry.metadata().unwrap().permissions().mode();
@@ -214,8 +285,13 @@ fn a_damaged_tenant_harms_nobody_else() {
         let dir = Dir::new();
         let mut server = serve(dir.path());
         let api = server.admin();
-        api.post("/api/databases", json!({"name": "shop"})).expect(200);
-        api.post("/db/shop/api/collections", json!({"name": "c", "fields": []})).expect(200);
+        api.post("/api/databases", json!({"name": "shop"}))
+            .expect(200);
+        api.post(
+            "/db/shop/api/collections",
+            json!({"name": "c", "fields": []}),
+        )
+        .expect(200);
         server.kill();
         let file = dir.path().join("data/shop.db");
         let fold = "PRAGMA wal_checkpoint(TRUNCATE)";
@@ -226,13 +302,21 @@ fn a_damaged_tenant_harms_nobody_else() {
         let server = serve(dir.path());
         let api = server.admin();
         let path = "/db/shop/api/collections/c/records";
-        for reply in [api.get(path), api.post(path, json!({})), api.get("/db/shop/api/collections")] {
+        for reply in [
+            api.get(path),
+            api.post(path, json!({})),
+            api.get("/db/shop/api/collections"),
+        ] {
             assert!([503, 404].contains(&reply.status), "{reply:?}");
             let message = reply.text("/message");
-            assert!(message.contains(says) && !message.contains(".db"), "{message}");
+            assert!(
+                message.contains(says) && !message.contains(".db"),
+                "{message}"
+            );
         }
         api.get("/api/collections").expect(200);
-        api.post("/api/databases", json!({"name": "other"})).expect(200);
+        api.post("/api/databases", json!({"name": "other"}))
+            .expect(200);
 
         // Put right, it is served again.
         let _ = fs::remove_dir(&file);
@@ -246,9 +330,11 @@ fn used_directory() -> Dir {
     let dir = Dir::new();
     let server = serve(dir.path());
     let api = server.admin();
-    api.post("/api/collections", json!({"name": "c", "fields": []})).expect(200);
+    api.post("/api/collections", json!({"name": "c", "fields": []}))
+        .expect(200);
     for _ in 0..20 {
-        api.post("/api/collections/c/records", json!({})).expect(200);
+        api.post("/api/collections/c/records", json!({}))
+            .expect(200);
     }
     assert!(server.stop().success());
     dir
@@ -285,7 +371,12 @@ fn write(file: &Path, bytes: &[u8]) {
 }
 
 fn cut(file: &Path, bytes: u64) {
-    fs::File::options().write(true).open(file).unwrap().set_len(bytes).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(file)
+        .unwrap()
+        .set_len(bytes)
+        .unwrap();
 }
 
 fn cut_beside_log(file: &Path) {
@@ -308,7 +399,9 @@ fn set_version(file: &Path, journal: &str) {
 fn set_version_in_log(file: &Path) {
     let (log, kept) = (file.with_extension("db-wal"), file.with_extension("kept"));
     let connection = open(file);
-    connection.execute_batch("PRAGMA user_version = 99").unwrap();
+    connection
+        .execute_batch("PRAGMA user_version = 99")
+        .unwrap();
     fs::copy(&log, &kept).unwrap();
     let before = fs::read(file).unwrap();
     drop(connection);
@@ -318,7 +411,9 @@ fn set_version_in_log(file: &Path) {
 
 fn replace_by_foreign(file: &Path) {
     fs::remove_file(file).unwrap();
-    open(file).execute_batch("CREATE TABLE customers (name)").unwrap();
+    open(file)
+        .execute_batch("CREATE TABLE customers (name)")
+        .unwrap();
 }
 
 /// Makes everything somebody else's.

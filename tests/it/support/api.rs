@@ -32,12 +32,19 @@ pub struct Reply {
 
 impl Api {
     pub fn new(addr: SocketAddr) -> Api {
-        Api { addr, token: None, connection: RefCell::new(None) }
+        Api {
+            addr,
+            token: None,
+            connection: RefCell::new(None),
+        }
     }
 
     /// The same server with this token.
     pub fn with_token(&self, token: &str) -> Api {
-        Api { token: Some(token.to_owned()), ..Api::new(self.addr) }
+        Api {
+            token: Some(token.to_owned()),
+            ..Api::new(self.addr)
+        }
     }
 
     pub fn get(&self, path: &str) -> Reply {
@@ -58,9 +65,14 @@ impl Api {
 
     /// The list of records that match, with everything in the query percent-encoded.
     pub fn list(&self, collection: &str, query: &[(&str, &str)]) -> Reply {
-        let pairs: Vec<String> =
-            query.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
-        self.get(&format!("/api/collections/{collection}/records?{}", pairs.join("&")))
+        let pairs: Vec<String> = query
+            .iter()
+            .map(|(name, value)| format!("{name}={}", encode(value)))
+            .collect();
+        self.get(&format!(
+            "/api/collections/{collection}/records?{}",
+            pairs.join("&")
+        ))
     }
 
     /// Sends a request; an error is one of the connection.
@@ -75,14 +87,20 @@ impl Api {
                 BufReader::new(stream)
             }
         };
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n", body.len());
+        let mut head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n",
+            body.len()
+        );
         if let Some(token) = &self.token {
             head += &format!("Authorization: Bearer {token}\r\n");
         }
         let request = format!("{head}\r\n{body}");
         connection.get_mut().write_all(request.as_bytes())?;
         let mut reply = read_reply(&mut connection)?;
-        reply.asked = format!("{method} {path} {}", body.chars().take(500).collect::<String>());
+        reply.asked = format!(
+            "{method} {path} {}",
+            body.chars().take(500).collect::<String>()
+        );
         if reply.header("Connection") != Some("close") {
             *slot = Some(connection);
         }
@@ -94,7 +112,10 @@ impl Api {
 pub fn read_reply(connection: &mut BufReader<TcpStream>) -> std::io::Result<Reply> {
     let mut line = String::new();
     connection.read_line(&mut line)?;
-    let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = line
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
     let status = status.ok_or(std::io::ErrorKind::UnexpectedEof)?;
     let mut headers = Vec::new();
     loop {
@@ -112,7 +133,13 @@ pub fn read_reply(connection: &mut BufReader<TcpStream>) -> std::io::Result<Repl
     let mut body = vec![0; length.unwrap_or(0)];
     connection.read_exact(&mut body)?;
     let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    Ok(Reply { status, headers, body, json, asked: String::new() })
+    Ok(Reply {
+        status,
+        headers,
+        body,
+        json,
+        asked: String::new(),
+    })
 }
 
 impl Reply {

@@ -16,7 +16,11 @@ pub struct Dir(PathBuf);
 impl Dir {
     pub fn new() -> Dir {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("vski-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "vski-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
@@ -37,7 +41,10 @@ impl Drop for Dir {
 }
 
 /// A database file, read only and beside the server.
-#[expect(clippy::disallowed_methods, reason = "tests look at files from outside")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests look at files from outside"
+)]
 pub fn sqlite(path: &Path) -> rusqlite::Connection {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
     rusqlite::Connection::open_with_flags(path, flags).unwrap()

@@ -49,7 +49,10 @@ impl Server {
 
     fn spawn(dir: Arc<Dir>, settings: Vec<(String, String)>) -> Server {
         let mut command = command(dir.path());
-        command.arg("serve").env("PORT", "0").envs(settings.iter().cloned());
+        command
+            .arg("serve")
+            .env("PORT", "0")
+            .envs(settings.iter().cloned());
         Server::from_command(command, dir, settings)
     }
 
@@ -59,20 +62,37 @@ impl Server {
         dir: Arc<Dir>,
         settings: Vec<(String, String)>,
     ) -> Server {
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let lines = Arc::clone(&log);
         gather(stderr, lines);
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let addr = line.split("http://").nth(1).and_then(|rest| rest.split(',').next());
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let addr = line
+            .split("http://")
+            .nth(1)
+            .and_then(|rest| rest.split(',').next());
         let Some(addr) = addr.and_then(|addr| addr.parse().ok()) else {
             let _ = child.wait();
-            panic!("no ready line but {line:?}; log: {:#?}", log.lock().unwrap());
+            panic!(
+                "no ready line but {line:?}; log: {:#?}",
+                log.lock().unwrap()
+            );
         };
-        Server { child, addr, log, dir, settings }
+        Server {
+            child,
+            addr,
+            log,
+            dir,
+            settings,
+        }
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -118,7 +138,9 @@ impl Server {
 
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
+        let status = Command::new("kill")
+            .args(["-s", name, &self.pid().to_string()])
+            .status();
         assert!(status.unwrap().success());
     }
 
@@ -150,10 +172,18 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            let log = self.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let log = self
+                .log
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             let from = log.len().saturating_sub(50);
             let mut stderr = std::io::stderr().lock();
-            let _ = writeln!(stderr, "data: {}\n{}", self.dir.path().display(), log[from..].join("\n"));
+            let _ = writeln!(
+                stderr,
+                "data: {}\n{}",
+                self.dir.path().display(),
+                log[from..].join("\n")
+            );
         }
     }
 }
@@ -161,7 +191,9 @@ impl Drop for Server {
 /// `vski` with an environment of its own and the data directory given.
 pub fn command(dir: &Path) -> Command {
     let mut command = Command::new(VSKI);
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("DATA_DIR", dir.join("data"));
     command
 }
@@ -171,7 +203,10 @@ fn gather(stderr: impl std::io::Read + Send + 'static, lines: Arc<Mutex<Vec<Stri
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines() {
             let Ok(line) = line else { return };
-            lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(line);
+            lines
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .push(line);
         }
     });
 }

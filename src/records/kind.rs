@@ -1,0 +1,94 @@
+//! How values are compared: the type of each field, and constants brought into its stored form.
+
+use rusqlite::types::Value as Stored;
+
+use crate::clock;
+use crate::collections::Field;
+use crate::collections::FieldKind;
+use crate::error::Error;
+use crate::error::Result;
+
+/// The type by which a value is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Number,
+    Bool,
+    Date,
+    Datetime,
+    Json,
+}
+
+/// How values of a field are compared.
+pub fn kind_of(field: &Field) -> Kind {
+    match field.kind {
+        FieldKind::Number { .. } => Kind::Number,
+        FieldKind::Bool => Kind::Bool,
+        FieldKind::Date(_) => Kind::Date,
+        FieldKind::Datetime(_) => Kind::Datetime,
+        _ => Kind::Text,
+    }
+}
+
+/// Gives a constant the form in which values of `kind` are stored.
+pub fn coerce(value: Stored, kind: Option<Kind>) -> Result<Stored> {
+    let kind = match (kind, &value) {
+        (Some(Kind::Json), _) | (_, Stored::Null) => return Ok(value),
+        (_, Stored::Text(text)) if text.is_empty() => return Ok(Stored::Null),
+        (None, _) => return Ok(value),
+        (Some(kind), _) => kind,
+    };
+    let refuse = |text: &str, what: &str| {
+        Err(Error::invalid(format!(
+            "The filter compares {what} with {text}."
+        )))
+    };
+    Ok(match (kind, value) {
+        (Kind::Number, Stored::Text(text)) => {
+            match serde_json::from_str::<serde_json::Number>(&text) {
+                Ok(number) => match (number.as_i64(), number.as_f64()) {
+                    (Some(integer), _) => Stored::Integer(integer),
+                    (None, Some(real)) => Stored::Real(real),
+                    (None, None) => return refuse(&text, "a number"),
+                },
+                Err(_) => return refuse(&text, "a number"),
+            }
+        }
+        (Kind::Bool, Stored::Text(text)) => match text.as_str() {
+            "true" => Stored::Integer(1),
+            "false" => Stored::Integer(0),
+            _ => return refuse(&text, "true or false"),
+        },
+        (Kind::Datetime, Stored::Text(text)) => Stored::Text(match clock::parse_datetime(&text) {
+            Some(ms) => clock::format_ms(ms),
+            None => text,
+        }),
+        (Kind::Date, Stored::Text(text)) => Stored::Text(match clock::parse_datetime(&text) {
+            Some(ms) if ms % clock::DAY_MS == 0 => clock::format_ms(ms)[..10].to_owned(),
+            Some(ms) => clock::format_ms(ms),
+            None => text,
+        }),
+        (Kind::Text | Kind::Date | Kind::Datetime, Stored::Integer(number)) => {
+            Stored::Text(number.to_string())
+        }
+        (Kind::Text | Kind::Date | Kind::Datetime, Stored::Real(number)) => {
+            Stored::Text(number.to_string())
+        }
+        (_, value) => value,
+    })
+}
+
+/// SQLite's path to a value inside json; names are quoted, whole numbers are positions.
+pub fn json_path(names: &[String]) -> Result<String> {
+    let mut path = "$".to_owned();
+    for name in names {
+        if name.contains(['"', '\\']) {
+            return Err(Error::invalid(format!("{name} is not a name inside json.")));
+        }
+        path += &match name.parse::<u32>() {
+            Ok(position) => format!("[{position}]"),
+            Err(_) => format!(".\"{name}\""),
+        };
+    }
+    Ok(path)
+}
