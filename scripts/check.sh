@@ -38,8 +38,7 @@ lint() {
 
 # Named so because `test` is the shell's own.
 run_tests() {
-    cargo test --locked
-    cargo test --locked -p tiny_http
+    cargo test --locked && cargo test --locked -p tiny_http
 }
 
 docs() {

@@ -282,13 +282,14 @@ fn every_option_is_in_the_readme() {
 /// The variables of the option table, from its source.
 fn option_names() -> Vec<String> {
     let text = read("src/config.rs");
-    let calls = text.lines().filter_map(|line| {
-        let line = line.trim_start();
-        line.strip_prefix("opt(\"")
-            .or_else(|| line.strip_prefix("reserved(\""))
-    });
+    let table = text.split("pub const OPTIONS").nth(1).unwrap();
+    let table = table.split("];").next().unwrap();
+    let calls = table
+        .split("opt(")
+        .skip(1)
+        .chain(table.split("reserved(").skip(1));
     let names: Vec<String> = calls
-        .map(|rest| rest.split('"').next().unwrap().to_owned())
+        .map(|call| call.split('"').nth(1).unwrap().to_owned())
         .collect();
     assert!(names.len() > 20, "{names:?}");
     names
