@@ -144,7 +144,7 @@ fn parse(scope: &Scope, router: &Router<Verb>, item: &Item, passwords: &Password
                 ));
             };
             let drafts = Upsert {
-                update: Draft::update(scope, &collection, body, hash)?,
+                update: Draft::update(scope, &collection, body, hash),
                 create: Draft::create(scope, &collection, body, hash),
             };
             Action::Upsert(id, drafts)

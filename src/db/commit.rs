@@ -173,7 +173,7 @@ fn run_in_savepoint(connection: &Connection, job: &mut dyn Job) -> Result<(), Fa
     let is_ok = job.run(connection);
     if connection.is_autocommit() {
         // SQLite gave up the whole transaction (full disk, I/O error, a change that was stopped).
-        return Err(Failure::lost());
+        return Err(Failure::lost(job.error()));
     }
     if !is_ok {
         execute(connection, "ROLLBACK TO job")?;
@@ -196,11 +196,18 @@ struct Failure {
 }
 
 impl Failure {
-    fn lost() -> Failure {
+    /// What made one job fail may concern all of them, such as a full disk, or it alone.
+    fn lost(cause: Option<&Error>) -> Failure {
+        let shared = cause.filter(|error| error.kind() == Kind::Unavailable);
+        let message = shared.map_or(
+            "The write could not be finished; nothing was saved, try again.",
+            Error::message,
+        );
+        let cause = cause.map_or_else(|| "unknown".to_owned(), Error::to_string);
         Failure {
             kind: Kind::Unavailable,
-            message: "The write could not be finished; nothing was saved, try again.".to_owned(),
-            detail: "transaction given up by SQLite".to_owned(),
+            message: message.to_owned(),
+            detail: format!("transaction given up by SQLite, cause: {cause}"),
             code: 0,
         }
     }
@@ -246,6 +253,8 @@ trait Job: Send {
     fn limit(&self) -> Duration;
     /// Runs it and keeps the result; true when it may be committed.
     fn run(&mut self, connection: &Connection) -> bool;
+    /// Why it failed by itself, once it has run.
+    fn error(&self) -> Option<&Error>;
     /// Makes the waiting thread the leader.
     fn promote(&self);
     /// Hands the result to the waiting thread.
@@ -277,6 +286,10 @@ where
         let is_ok = result.is_ok();
         self.result = Some(result);
         is_ok
+    }
+
+    fn error(&self) -> Option<&Error> {
+        self.result.as_ref()?.as_ref().err()
     }
 
     fn promote(&self) {

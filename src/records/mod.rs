@@ -241,15 +241,15 @@ pub fn upsert(
     shape: &Shape,
 ) -> Result<Vec<u8>> {
     match write::rowid_of(tx, collection, id)? {
-        Some(_) => update(tx, scope, collection, id, drafts.update, shape),
+        Some(_) => update(tx, scope, collection, id, drafts.update?, shape),
         None => create(tx, scope, collection, drafts.create?, shape),
     }
 }
 
 /// The two things that an upsert may come to.
 pub struct Upsert {
-    pub update: Draft,
-    /// What is refused as a new record may still be right as a change.
+    pub update: Result<Draft>,
+    /// What is refused as a new record may still be right as a change, and the reverse.
     pub create: Result<Draft>,
 }
 

@@ -45,6 +45,9 @@ pub enum Trust<'a> {
     Caller(&'a Identity),
 }
 
+/// Steps into relations and over lists in one statement.
+const JOINS_MAX: usize = 100;
+
 /// The name of the main table in every statement made here.
 pub const MAIN: &str = "r0";
 
@@ -106,7 +109,14 @@ impl<'a> Query<'a> {
         collection: &Collection,
         trust: Trust<'_>,
     ) -> Result<String> {
-        self.expr(expr, true, collection, trust)
+        let sql = self.expr(expr, true, collection, trust)?;
+        // SQLite's work for joins grows with the square of their number.
+        if self.aliases > JOINS_MAX {
+            return Err(Error::invalid(format!(
+                "The filter goes through relations and lists more than {JOINS_MAX} times."
+            )));
+        }
+        Ok(sql)
     }
 
     /// The SQL of a sort, always ending in a total order that an index on the last term has too.

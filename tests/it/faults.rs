@@ -102,6 +102,30 @@ fn fill_make_room_and_kill(disk: &Path, random: &mut Random) {
     assert_sound(disk);
 }
 
+/// More than fits the page cache goes to the disk before the commit, and the disk is full there.
+#[test]
+fn a_large_change_on_a_full_disk_is_refused_whole() {
+    let name = "faults::a_large_change_on_a_full_disk_is_refused_whole";
+    on_small_disk(name, 16 * MIB, |disk| {
+        let server = serve(disk);
+        let (api, _) = prepare(&server);
+        let records = "/api/collections/notes/records";
+        let request = json!({"method": "POST", "url": records, "body": {"text": "before"}});
+        let body = json!({"requests": vec![request; 400]});
+        let made = api.post("/api/batch", body).expect(200);
+        let made = made.json.as_array().unwrap();
+        let ids: Vec<_> = made.iter().map(|made| &made["body"]["id"]).collect();
+        let _ballast = Ballast::leave(disk, 2 * MIB);
+        let body = json!({"ids": ids, "data": {"text": "x".repeat(30_000)}});
+        let path = format!("{records}?fields=id");
+        assert_refused(&api, "PATCH", &path, &body.to_string());
+        let after = api
+            .list("notes", &[("filter", "text = 'before'")])
+            .expect(200);
+        assert_eq!(after.json["totalItems"], 400);
+    });
+}
+
 /// However little room there is: the server starts, or says in one line what it could not write
 /// where, and starts when there is room.
 #[test]

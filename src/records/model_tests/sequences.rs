@@ -335,7 +335,7 @@ impl Step {
             }
             Step::Upsert { id, body, .. } => {
                 let drafts = Upsert {
-                    update: to_update(body)?,
+                    update: to_update(body),
                     create: to_create(body),
                 };
                 let id = id.clone();
