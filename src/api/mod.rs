@@ -44,8 +44,8 @@ mod health;
 mod records;
 
 /// How often a request starts over whose collection changes while it is served.
-const STALE_TRIES: usize = 20;
-const STALE_PAUSE: Duration = Duration::from_millis(10);
+const STALE_TRIES: usize = 100;
+const STALE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Who may call an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
