@@ -140,11 +140,19 @@ impl Catalog {
 
     /// The definitions of one database as they are now.
     pub fn collections(&self, database: &str) -> Result<Arc<Collections>> {
-        if let Some(collections) = lock(&self.cache).get(database) {
-            return Ok(Arc::clone(collections));
+        let cached = || lock(&self.cache).get(database).cloned();
+        if let Some(collections) = cached()
+            && collections.check_current().is_ok()
+        {
+            return Ok(collections);
         }
         let _changing = lock(&self.changing);
-        self.catch_up(database)?;
+        match cached() {
+            Some(collections) if collections.check_current().is_ok() => return Ok(collections),
+            // A change was refused, and reading what holds after it failed as well.
+            Some(_) => {}
+            None => self.catch_up(database)?,
+        }
         self.reload(database)
     }
 
@@ -173,6 +181,10 @@ impl Catalog {
         keep_storage_forms(previous, &mut collection)?;
         self.check(&collection, &current)?;
         collection.updated = clock::now();
+        if collection.updated == previous.updated {
+            // The time is how a table tells the definition that it has followed.
+            return Err(Error::stale());
+        }
         self.store(collection, Some(previous))?;
         let name = previous.name.clone();
         Ok(Arc::clone(self.reload(database)?.get(&name)?))
@@ -200,14 +212,17 @@ impl Catalog {
         let (id, now) = (collection.id.clone(), clock::now());
         // Through the queue of its own database, so that no write made with it comes after.
         let count = self.count_change(database);
-        self.databases.get(database)?.write(move |_| {
+        let counted = self.databases.get(database)?.write(move |_| {
             count();
             Ok(())
-        })?;
-        let deleted = self.databases.default().write(move |tx| {
-            let sql = "UPDATE _collections SET deleted = ?2 WHERE id = ?1";
-            Ok(tx.prepare_cached(sql)?.execute(params![id, now])?)
         });
+        let deleted = counted.and_then(|()| {
+            self.databases.default().write(move |tx| {
+                let sql = "UPDATE _collections SET deleted = ?2 WHERE id = ?1";
+                Ok(tx.prepare_cached(sql)?.execute(params![id, now])?)
+            })
+        });
+        // Also after a failure: what was refused as stale meanwhile is right again.
         self.reload(database)?;
         deleted.map(drop)
     }
@@ -461,9 +476,13 @@ impl Catalog {
         let default = self.databases.default();
         let (next, shared) = (Arc::new(collection.clone()), Arc::new(collection));
         let (id, is_change) = (next.id.clone(), previous.is_some());
-        if is_change {
+        if let Some(previous) = previous.clone() {
             let next = Arc::clone(&next);
-            default.write(move |tx| save_pending(tx, &next.id, Some(&next)))?;
+            // The previous change may itself be no more than pending, when its tidying failed.
+            default.write(move |tx| {
+                save(tx, &previous)?;
+                save_pending(tx, &next.id, Some(&next))
+            })?;
         }
         let applied = database.write_for_long(move |tx| {
             schema::apply(tx, &shared, previous.as_deref())?;

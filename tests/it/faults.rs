@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -100,6 +102,106 @@ fn fill_make_room_and_kill(disk: &Path, random: &mut Random) {
     load.check(&api);
     load.go_on(&api);
     assert_sound(disk);
+}
+
+/// The deletion shares its transaction with writes that do not fit. After one was refused, every
+/// request of the database was told that its collection had changed, until the next start.
+#[test]
+fn a_collection_that_cannot_be_deleted_is_served_as_before() {
+    let name = "faults::a_collection_that_cannot_be_deleted_is_served_as_before";
+    on_small_disk(name, 16 * MIB, |disk| {
+        let server = serve(disk);
+        let (api, token) = prepare(&server);
+        for at in 0..20 {
+            let body = json!({"name": format!("c{at}"), "fields": []});
+            api.post("/api/collections", body).expect(200);
+        }
+        let _ballast = Ballast::leave(disk, 2 * MIB);
+        let (records, done) = ("/api/collections/notes/records", AtomicBool::new(false));
+        thread::scope(|scope| {
+            for _ in 0..16 {
+                let (api, done) = (server.api().with_token(&token), &done);
+                scope.spawn(move || {
+                    let body = json!({"text": "x".repeat(100_000)}).to_string();
+                    while !done.load(Ordering::Relaxed) {
+                        api.post(records, &body);
+                    }
+                });
+            }
+            wait_until("the disk is full", || {
+                api.post(records, json!({"text": "x".repeat(200_000)}))
+                    .status
+                    == 503
+            });
+            let replies: Vec<_> = (0..20)
+                .map(|at| {
+                    let deleted = api.delete(&format!("/api/collections/c{at}")).status;
+                    (deleted, api.get(&format!("{records}?perPage=1")).status)
+                })
+                .collect();
+            done.store(true, Ordering::Relaxed);
+            let is_right =
+                |(deleted, read): &(u16, u16)| [204, 503].contains(deleted) && *read == 200;
+            assert!(replies.iter().all(is_right), "{replies:?}");
+        });
+    });
+}
+
+/// A change of a tenant's collection lies in two files. When the disk failed between the two, the
+/// change was acknowledged and noted as pending; the next one, refused, took that note away.
+#[test]
+fn a_refused_change_keeps_the_one_before_it() {
+    let server = Server::start();
+    let api = server.admin();
+    api.post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
+    let collections = "/db/shop/api/collections";
+    api.post(collections, json!({"name": "notes", "fields": []}))
+        .expect(200);
+    let with_fields = |names: &[&str]| {
+        let fields: Vec<_> = names
+            .iter()
+            .map(|name| json!({"name": name, "type": "text"}))
+            .collect();
+        api.send(
+            "PATCH",
+            &format!("{collections}/notes"),
+            &json!({ "fields": fields }).to_string(),
+        )
+        .unwrap()
+    };
+    let run = |file: &str, sql: &str| {
+        let path = server.dir().join("data").join(file);
+        let connection = rusqlite::Connection::open(path).unwrap();
+        connection.busy_timeout(Duration::from_secs(5)).unwrap();
+        connection.execute_batch(sql).unwrap();
+    };
+    run(
+        "default.db",
+        "CREATE TRIGGER full BEFORE UPDATE ON _collections
+         WHEN old.pending IS NOT NULL AND new.pending IS NULL
+         BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+    );
+    with_fields(&["first"]).expect(200);
+    run("default.db", "DROP TRIGGER full");
+    run(
+        "shop.db",
+        "CREATE TRIGGER full BEFORE INSERT ON _applied
+         BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+    );
+    assert!(with_fields(&["first", "second"]).status >= 400);
+    let names = |api: &Api| -> Vec<String> {
+        let read = api.get(&format!("{collections}/notes")).expect(200).json;
+        let fields = read["fields"].as_array().unwrap();
+        fields
+            .iter()
+            .map(|field| field["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(&api), ["first"]);
+    run("shop.db", "DROP TRIGGER full");
+    let server = server.restart();
+    assert_eq!(names(&server.admin()), ["first"]);
 }
 
 /// More than fits the page cache goes to the disk before the commit, and the disk is full there.
