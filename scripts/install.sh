@@ -97,6 +97,11 @@ PORT=3000
 # may take the last commits).
 #DB_SYNCHRONOUS=full
 
+# Where outgoing mail is handed in, and whom it is from. Without a server the links in
+# mails go to the log.
+#SMTP_URL=smtps://user:password@mail.example.com
+#MAIL_FROM=vski <vski@example.com>
+
 #MAX_CONNECTIONS=1024
 #LOG=info
 TEXT

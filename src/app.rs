@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::auth;
 use crate::auth::Auth;
 use crate::collections::Catalog;
 use crate::config::Config;
@@ -9,43 +10,60 @@ use crate::db;
 use crate::db::Databases;
 use crate::error::Result;
 use crate::log;
+use crate::mail::Mailer;
 use crate::node;
 use crate::records;
 
 /// Owns the databases and what is built on them.
 pub struct App {
     pub databases: Arc<Databases>,
-    pub catalog: Catalog,
+    pub catalog: Arc<Catalog>,
     pub auth: Auth,
+    pub mail: Mailer,
     /// The name of this node.
     pub node_id: String,
 }
 
 impl App {
-    /// Opens the data directory.
+    /// Opens the data directory and starts what sends mail.
     pub fn open(config: &Config) -> Result<App> {
         let settings = db::Settings {
             synchronous: config.synchronous,
             prepare: records::register,
         };
         let databases = Arc::new(Databases::open(&config.data_dir, settings)?);
+        let catalog = Arc::new(Catalog::open(Arc::clone(&databases), records::check_rule));
         let auth = Auth::open(
-            Arc::clone(databases.default()),
+            Arc::clone(&databases),
+            Arc::clone(&catalog),
             &config.data_dir,
             config.jwt_secret.as_deref(),
-            config.token_hours,
+            auth::Settings {
+                token_hours: config.token_hours,
+                collection: config.auth_collection.clone(),
+                public_url: config.public_url(),
+            },
         )?;
-        let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
         let node_id = node::id(databases.local())?;
         Ok(App {
             databases,
             catalog,
             auth,
+            mail: Mailer::start(config.mail.as_ref())?,
             node_id,
         })
     }
 
-    /// Closes the databases. Everything that holds an `App` or a part of one has ended by now.
+    /// Work that is due now and then. What fails is logged and tried again the next time.
+    pub fn maintain(&self) {
+        self.databases.maintain();
+        if let Err(error) = self.auth.keys.write_last_used() {
+            log::warn(format_args!("note when keys were used: {error}"));
+        }
+    }
+
+    /// Closes the databases. Mail is stopped, and everything that holds an `App` or a part of one
+    /// has ended by now.
     pub fn close(self) -> Result<()> {
         let App {
             databases,
@@ -53,7 +71,10 @@ impl App {
             auth,
             ..
         } = self;
-        drop((catalog, auth));
+        if let Err(error) = auth.keys.write_last_used() {
+            log::warn(format_args!("note when keys were used: {error}"));
+        }
+        drop((auth, catalog));
         match Arc::try_unwrap(databases) {
             Ok(databases) => databases.close(),
             Err(_) => {

@@ -14,6 +14,7 @@ use rustix::termios;
 
 use crate::api;
 use crate::auth::admins;
+use crate::auth::password;
 use crate::config;
 use crate::config::Config;
 use crate::config::OPTIONS;
@@ -121,7 +122,13 @@ fn admin(args: &[String]) -> Outcome {
             admins::check(email, &password)?;
             db::create_dir(&data_dir)?;
             let default = open_default(&data_dir)?;
-            let admin = admins::create(&default, email, &password, admins::When::Always)?;
+            let admin = admins::create(
+                &default,
+                email,
+                &password,
+                admins::When::Always,
+                &password::hash,
+            )?;
             default.close()?;
             print(&format!("Admin {} created.\n", admin.email))
         }
@@ -196,10 +203,10 @@ fn read_password() -> Result<String> {
 fn routes() -> Outcome {
     for route in &api::ROUTES {
         print(&format!(
-            "{:7} {:48} {:7} {:9} {}\n",
+            "{:7} {:58} {:11} {:9} {}\n",
             route.method.as_str(),
             route.path,
-            format!("{:?}", route.access).to_lowercase(),
+            route.access.to_string(),
             format!("{:?}", route.place).to_lowercase(),
             format!("{:?}", route.on_replica).to_lowercase(),
         ))?;

@@ -14,6 +14,9 @@ use crate::db::Synchronous;
 use crate::error::Error;
 use crate::error::Result;
 use crate::log::Level;
+use crate::mail;
+use crate::mail::Relay;
+use crate::mail::Sender;
 
 /// One row of the option table.
 pub struct Opt {
@@ -68,7 +71,7 @@ const fn reserved(
 }
 
 /// All options: the source of the parser, of `vski help` and of the table in the README.
-pub const OPTIONS: [Opt; 25] = [
+pub const OPTIONS: [Opt; 28] = [
     opt("HOST", "127.0.0.1", "an IP address", "address to listen on"),
     opt(
         "PORT",
@@ -112,11 +115,11 @@ pub const OPTIONS: [Opt; 25] = [
         "1 to 64 of A-Z a-z 0-9 _ -",
         "name of this replica to the master",
     ),
-    reserved(
+    opt(
         "PUBLIC_URL",
         "",
         "an http or https URL",
-        "where clients reach this server",
+        "where clients reach this server; links in mails begin with it",
     ),
     reserved(
         "FILE_SYNC_RETENTION_DAYS",
@@ -141,17 +144,29 @@ pub const OPTIONS: [Opt; 25] = [
         "true or false",
         "address the bucket in the path",
     ),
-    reserved(
+    opt(
         "AUTH_COLLECTION",
         "_users",
         "a collection name",
-        "default auth collection",
+        "auth collection that /api/auth is about",
     ),
     opt(
         "TOKEN_HOURS",
         "168",
         "hours from 1 to 87600",
         "life of an admin or user token",
+    ),
+    opt(
+        "SMTP_URL",
+        "",
+        "an smtp or smtps URL",
+        "server that takes our mails; without one the links in them go to the log",
+    ),
+    opt(
+        "MAIL_FROM",
+        "",
+        "an e-mail address or Name <address>",
+        "whom mails are from; needed with SMTP_URL",
     ),
     opt(
         "THREADS",
@@ -177,11 +192,17 @@ pub const OPTIONS: [Opt; 25] = [
         "full or normal",
         "full: a 2xx is on disk; normal: a power cut may take the last commits",
     ),
-    reserved(
+    opt(
         "CORS_ORIGINS",
         "",
-        "comma-separated origins, or *",
+        "comma-separated origins such as https://app.example, or *",
         "origins that browsers may call from",
+    ),
+    opt(
+        "TRUSTED_PROXIES",
+        "",
+        "comma-separated IP addresses",
+        "proxies whose X-Forwarded-For says where a request came from",
     ),
     opt(
         "LOG",
@@ -201,6 +222,16 @@ pub struct Config {
     pub jwt_secret: Option<String>,
     /// Life of an admin or user token.
     pub token_hours: u32,
+    /// The auth collection of `/api/auth`.
+    pub auth_collection: String,
+    /// Where clients reach this server, when given.
+    public_url: Option<String>,
+    /// Origins that browsers may call from; `*` is all.
+    pub cors_origins: Vec<String>,
+    /// Proxies whose word is taken for where a request came from.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// How mail leaves, when it does.
+    pub mail: Option<mail::Settings>,
     /// Size of the fixed request pool.
     pub threads: usize,
     /// HTTP connections at a time.
@@ -232,6 +263,18 @@ impl Config {
             data_dir: raw.data_dir()?,
             jwt_secret: raw.secret()?,
             token_hours: raw.number("TOKEN_HOURS", 1, 87_600)?,
+            auth_collection: raw.parse("AUTH_COLLECTION", |text| {
+                (!text.is_empty()).then(|| text.to_owned())
+            })?,
+            public_url: raw.parse("PUBLIC_URL", |text| match text {
+                "" => Some(None),
+                url => is_origin(url).then(|| Some(url.to_owned())),
+            })?,
+            cors_origins: raw.list("CORS_ORIGINS", |text| {
+                (text == "*" || is_origin(text)).then(|| text.trim_end_matches('/').to_owned())
+            })?,
+            trusted_proxies: raw.list("TRUSTED_PROXIES", |text| text.parse().ok())?,
+            mail: raw.mail()?,
             threads: raw.number("THREADS", 1, 1024)?,
             connections_max: raw.number("MAX_CONNECTIONS", 1, 100_000)?,
             synchronous: raw.parse("DB_SYNCHRONOUS", |text| match text {
@@ -246,6 +289,12 @@ impl Config {
                     .map(|(_, level)| *level)
             })?,
         })
+    }
+
+    /// Where clients reach this server: what was given, or where it listens.
+    pub fn public_url(&self) -> String {
+        let here = || format!("http://{}", self.listen);
+        self.public_url.clone().unwrap_or_else(here)
     }
 
     /// Only where the data is, for commands that work on it without serving.
@@ -314,6 +363,14 @@ impl Raw<'_> {
         })
     }
 
+    /// Values between commas, all of which must be right.
+    fn list<T>(&self, variable: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
+        self.parse(variable, |text| {
+            let parts = text.split(',').map(str::trim);
+            parts.filter(|part| !part.is_empty()).map(&read).collect()
+        })
+    }
+
     fn data_dir(&self) -> Result<PathBuf> {
         self.parse("DATA_DIR", |text| {
             (!text.is_empty()).then(|| PathBuf::from(text))
@@ -332,6 +389,20 @@ impl Raw<'_> {
         }
     }
 
+    /// The URL has a password in it and is never printed.
+    fn mail(&self) -> Result<Option<mail::Settings>> {
+        let from = match self.get("MAIL_FROM")? {
+            from if from.is_empty() => None,
+            from => Some(Sender::parse(&from).ok_or_else(|| refuse("MAIL_FROM", &from))?),
+        };
+        let relay = match self.get("SMTP_URL")? {
+            url if url.is_empty() => return Ok(None),
+            url => Relay::parse(&url).ok_or_else(|| refuse("SMTP_URL", "(not shown)"))?,
+        };
+        let from = from.ok_or_else(|| refuse("MAIL_FROM", "(not set, but SMTP_URL is)"))?;
+        Ok(Some(mail::Settings { relay, from }))
+    }
+
     fn check_reserved(&self, option: &Opt) -> Result<()> {
         let value = self.get(option.variable)?;
         if !option.reserved || value == option.default {
@@ -342,6 +413,19 @@ impl Raw<'_> {
             option.variable, option.help
         )))
     }
+}
+
+/// Whether this is an http or https URL with a host.
+fn is_origin(url: &str) -> bool {
+    let rest = url
+        .strip_prefix("https://")
+        .or_else(|| url.strip_prefix("http://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty()
+            && !rest.starts_with(['/', ':'])
+            && !rest
+                .contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | ','))
+    })
 }
 
 fn option(variable: &str) -> &'static Opt {
@@ -389,6 +473,12 @@ mod tests {
             ("LOG", "INFO"),
             ("DATA_DIR", ""),
             ("JWT_SECRET", "short"),
+            ("SMTP_URL", "mail.example.com"),
+            ("PUBLIC_URL", "app.example"),
+            ("CORS_ORIGINS", "https://a.example,b.example"),
+            ("CORS_ORIGINS", "https://*.example"),
+            ("TRUSTED_PROXIES", "127.0.0.1,proxy"),
+            ("MAIL_FROM", "nobody"),
         ] {
             let message = load(&[(variable, value)]).err().unwrap().to_string();
             assert!(message.starts_with(&format!("{variable}=")), "{message}");
@@ -402,6 +492,28 @@ mod tests {
             .err()
             .unwrap()
             .to_string();
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+
+    #[test]
+    fn a_mail_server_needs_a_sender_and_its_url_is_never_printed() {
+        let url = "smtps://user:hunter2@mail.example.com";
+        let from = ("MAIL_FROM", "vski <vski@example.com>");
+        let config = load(&[("SMTP_URL", url), from]).unwrap();
+        assert!(config.mail.is_some());
+        assert!(load(&[from]).unwrap().mail.is_none());
+
+        let message = load(&[("SMTP_URL", url)]).err().unwrap().to_string();
+        assert!(
+            message.starts_with("MAIL_FROM=(not set, but SMTP_URL is): it takes"),
+            "{message}"
+        );
+        let wrong = format!("{url}:port");
+        let message = load(&[("SMTP_URL", &wrong), from])
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(message.starts_with("SMTP_URL="), "{message}");
         assert!(!message.contains("hunter2"), "{message}");
     }
 

@@ -1,9 +1,10 @@
-//! Signatures and encodings: HMAC-SHA256, base64url, comparison in constant time.
+//! Hashes, signatures and encodings: SHA-256, HMAC-SHA256, base64url, comparison in constant time.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::Hmac;
 use hmac::Mac as _;
+use sha2::Digest as _;
 use sha2::Sha256;
 
 /// A key for [`SigningKey::sign`]; at least 32 bytes, which `config` makes sure of.
@@ -30,6 +31,11 @@ impl SigningKey {
         mac.update(message);
         mac.verify_slice(signature).is_ok()
     }
+}
+
+/// SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
 }
 
 /// Base64 with the URL alphabet, without padding (RFC 4648, section 5).

@@ -411,7 +411,7 @@ impl<'a> Lexer<'a> {
     fn word(&mut self) -> Result<Token> {
         let rest = self.rest();
         let is_part =
-            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'@');
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'@' | b':');
         let length = rest.bytes().take_while(|byte| is_part(byte)).count();
         let word = &rest[..length];
         let token = match word.to_ascii_lowercase().as_str() {

@@ -13,6 +13,7 @@ mod threads;
 
 mod db;
 mod http;
+mod mail;
 
 mod auth;
 mod collections;

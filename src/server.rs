@@ -1,8 +1,8 @@
 //! The process: starts everything in order, waits for a signal, stops everything in reverse.
 //!
 //! Threads: `main` waits for signals, `worker`s and the engine's threads serve, `timer` runs the
-//! clocks, `log` writes the log. Order of stopping: no new requests; requests in flight are
-//! finished, at most [`STOP_DEADLINE`]; the timer; the databases; the log.
+//! clocks, `mail` sends, `log` writes the log. Order of stopping: no new requests; requests in
+//! flight are finished, at most [`STOP_DEADLINE`]; the timer; mail; the databases; the log.
 
 use std::net::SocketAddr;
 use std::net::TcpListener;
@@ -16,7 +16,9 @@ use signal_hook::consts::SIGTERM;
 use signal_hook::consts::SIGXFSZ;
 use signal_hook::iterator::Signals;
 
+use crate::api;
 use crate::api::Api;
+use crate::api::cors::Cors;
 use crate::app::App;
 use crate::config::Config;
 use crate::error::Error;
@@ -84,7 +86,11 @@ fn start(config: &Config) -> Result<Running> {
         let (app, stop) = (Arc::clone(&app), stop.clone());
         threads::spawn("timer", move || run_timer(&app, &stop))?
     };
-    let api = Api::new(Arc::clone(&app));
+    let api = api::Settings {
+        cors: Cors::new(config.cors_origins.clone()),
+        trusted_proxies: config.trusted_proxies.clone(),
+    };
+    let api = Api::new(Arc::clone(&app), api);
     let settings = http::server::Settings {
         workers: config.threads,
         connections_max: config.connections_max,
@@ -123,6 +129,12 @@ impl Running {
         if !timer_ended {
             log::warn(format_args!("still running thread=timer"));
         }
+        let mail_ended = self.app.mail.stop(deadline);
+        if !mail_ended {
+            log::warn(format_args!(
+                "still running thread=mail; the mail it is sending may be lost"
+            ));
+        }
         let closed = match Arc::try_unwrap(self.app) {
             Ok(app) => app.close(),
             Err(_) if left == 0 && timer_ended => Err(Error::internal("databases still in use")),
@@ -132,14 +144,14 @@ impl Running {
         if let Err(error) = &closed {
             log::error(format_args!("close: {error}"));
         }
-        left == 0 && timer_ended && closed.is_ok()
+        left == 0 && timer_ended && mail_ended && closed.is_ok()
     }
 }
 
 /// The clocks: work that is due now and then. An error is logged and tried again next time.
 fn run_timer(app: &App, stop: &Stop) {
     while !stop.wait(TIMER_PAUSE) {
-        app.databases.maintain();
+        app.maintain();
     }
 }
 

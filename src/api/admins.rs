@@ -1,10 +1,11 @@
-//! Admin accounts: the first one, log-in, a fresh token, the list.
+//! Admin accounts: the first one, log-in, a fresh token; all of them, made, changed and removed.
 
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::json;
 
 use super::Call;
+use super::accounts::private;
 use super::json_response;
 use crate::auth::SignedIn;
 use crate::auth::admins;
@@ -21,20 +22,30 @@ struct Credentials {
     password: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    email: Option<String>,
+    password: Option<String>,
+}
+
 pub fn init(call: &Call<'_>) -> Result<Response> {
     let body: Credentials = call.body()?;
-    signed_in(&call.app.auth.init(&body.email, &body.password)?)
+    let signed_in = call.app.auth.init(&body.email, &body.password)?;
+    Ok(session("admin", &signed_in))
 }
 
 pub fn login(call: &Call<'_>) -> Result<Response> {
     let body: Credentials = call.body()?;
-    signed_in(&call.app.auth.login(&body.email, &body.password)?)
+    let (auth, from) = (&call.app.auth, call.client());
+    let signed_in = auth.log_in_admin(&body.email, &body.password, from)?;
+    Ok(session("admin", &signed_in))
 }
 
 pub fn refresh(call: &Call<'_>) -> Result<Response> {
     match &call.identity {
-        Identity::Admin(id) => signed_in(&call.app.auth.refresh(id)?),
-        Identity::Nobody => Err(Error::new(Kind::Unauthenticated, "Sign in first.")),
+        Identity::Admin(id) => Ok(session("admin", &call.app.auth.refresh_admin(id)?)),
+        _ => Err(Error::new(Kind::Unauthenticated, "Sign in first.")),
     }
 }
 
@@ -44,9 +55,34 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
     Ok(json_response(200, &json!({"items": items})))
 }
 
-fn signed_in(signed_in: &SignedIn) -> Result<Response> {
-    let body = json!({"token": signed_in.token, "admin": to_json(&signed_in.admin)});
-    Ok(json_response(200, &body).with_header("Cache-Control", "no-store"))
+pub fn create(call: &Call<'_>) -> Result<Response> {
+    let body: Credentials = call.body()?;
+    let admin = call.app.auth.create_admin(&body.email, &body.password)?;
+    Ok(json_response(200, &to_json(&admin)))
+}
+
+pub fn update(call: &Call<'_>) -> Result<Response> {
+    let Change { email, password } = call.body()?;
+    let (id, auth) = (call.param("id"), &call.app.auth);
+    let admin = auth.change_admin(id, email.as_deref(), password.as_deref())?;
+    Ok(json_response(200, &to_json(&admin)))
+}
+
+pub fn delete(call: &Call<'_>) -> Result<Response> {
+    admins::delete(call.app.databases.default(), call.param("id"))?;
+    Ok(Response::empty(204))
+}
+
+/// A fresh token; the admin under `name`, in the form that belongs to it.
+pub fn session(name: &str, signed_in: &SignedIn) -> Response {
+    let admin = match name {
+        "admin" => to_json(&signed_in.admin),
+        _ => admins::to_record(&signed_in.admin),
+    };
+    private(json_response(
+        200,
+        &json!({"token": signed_in.token, name: admin}),
+    ))
 }
 
 fn to_json(admin: &Admin) -> Value {

@@ -12,12 +12,16 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::Call;
+use super::json_body;
 use super::records::shape;
-use crate::auth::password;
+use super::records::update_draft;
+use super::split_database;
+use crate::auth::Auth;
 use crate::error::Error;
 use crate::error::Result;
 use crate::http::Method;
 use crate::http::Response;
+use crate::http::multipart;
 use crate::http::query;
 use crate::http::route::Found;
 use crate::http::route::Router;
@@ -58,19 +62,20 @@ enum Verb {
 }
 
 pub fn run(call: &Call<'_>) -> Result<Response> {
-    let Batch { requests } = call.body()?;
+    let Batch { requests } = body(call)?;
     if requests.is_empty() || requests.len() > REQUESTS_MAX {
         return Err(Error::invalid(format!(
             "A batch has 1 to {REQUESTS_MAX} requests."
         )));
     }
     let scope = call.scope()?;
-    let (router, passwords) = (router(), Passwords::default());
+    let (router, passwords) = (router(), Passwords::new(call));
     let steps: Vec<Step> = requests
         .into_iter()
         .enumerate()
         .map(|(at, item)| {
-            parse(&scope, &router, &item, &passwords).map_err(|error| records::name_step(error, at))
+            parse(call, &scope, &router, &item, &passwords)
+                .map_err(|error| records::name_step(error, at))
         })
         .collect::<Result<_>>()?;
     let body = call
@@ -79,13 +84,42 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
     Ok(Response::json(200, body))
 }
 
-/// Hashes each password of a batch once, and not without limit: it is slow on purpose.
-#[derive(Default)]
-struct Passwords(RefCell<HashMap<String, String>>);
+/// The requests as JSON, or as PocketBase's clients send them: in a form, for the files that may
+/// come along.
+fn body(call: &Call<'_>) -> Result<Batch> {
+    let media_type = call.request.header("Content-Type").unwrap_or_default();
+    let Some(boundary) = multipart::boundary(media_type) else {
+        return call.body();
+    };
+    let parts = multipart::parse(&call.request.body, &boundary)?;
+    let Some(payload) = parts.iter().find(|part| part.name == "@jsonPayload") else {
+        return Err(Error::invalid("The form needs a field @jsonPayload."));
+    };
+    if let Some(part) = parts.iter().find(|part| part.name != "@jsonPayload") {
+        return Err(Error::invalid(format!(
+            "A batch takes no field {} in its form.",
+            part.name
+        )));
+    }
+    json_body(payload.data)
+}
 
-impl Passwords {
+/// Hashes each password of a batch once, and not without limit: it is slow on purpose.
+struct Passwords<'a> {
+    auth: &'a Auth,
+    known: RefCell<HashMap<String, String>>,
+}
+
+impl<'a> Passwords<'a> {
+    fn new(call: &'a Call<'_>) -> Passwords<'a> {
+        Passwords {
+            auth: &call.app.auth,
+            known: RefCell::default(),
+        }
+    }
+
     fn hash(&self, password: &str) -> Result<String> {
-        let mut known = self.0.borrow_mut();
+        let mut known = self.known.borrow_mut();
         if let Some(hash) = known.get(password) {
             return Ok(hash.clone());
         }
@@ -94,7 +128,7 @@ impl Passwords {
                 "A batch sets at most {PASSWORDS_MAX} passwords."
             )));
         }
-        let hash = password::hash(password)?;
+        let hash = self.auth.hash(password)?;
         known.insert(password.to_owned(), hash.clone());
         Ok(hash)
     }
@@ -113,10 +147,17 @@ fn router() -> Router<Verb> {
     router
 }
 
-fn parse(scope: &Scope, router: &Router<Verb>, item: &Item, passwords: &Passwords) -> Result<Step> {
+fn parse(
+    call: &Call<'_>,
+    scope: &Scope,
+    router: &Router<Verb>,
+    item: &Item,
+    passwords: &Passwords<'_>,
+) -> Result<Step> {
     let nothing = Body::new();
     let body = item.body.as_ref().unwrap_or(&nothing);
     let (path, query_text) = item.url.split_once('?').unwrap_or((&item.url, ""));
+    let path = own_path(call, path);
     let Some((verb, params)) = find(router, &item.method, path) else {
         return Err(Error::invalid(format!(
             "A batch takes POST and PUT to .../records and PATCH and DELETE to .../records/ID, not \
@@ -130,7 +171,10 @@ fn parse(scope: &Scope, router: &Router<Verb>, item: &Item, passwords: &Password
     let hash = &|password: &str| passwords.hash(password);
     let action = match verb {
         Verb::Create => Action::Create(Draft::create(scope, &collection, body, hash)?),
-        Verb::Update => Action::Update(id, Draft::update(scope, &collection, body, hash)?),
+        Verb::Update => {
+            let draft = update_draft(call, scope, &collection, &id, body, hash)?;
+            Action::Update(id, draft)
+        }
         Verb::Delete => Action::Delete(id),
         Verb::Upsert => {
             let id = body
@@ -144,7 +188,7 @@ fn parse(scope: &Scope, router: &Router<Verb>, item: &Item, passwords: &Password
                 ));
             };
             let drafts = Upsert {
-                update: Draft::update(scope, &collection, body, hash),
+                update: update_draft(call, scope, &collection, &id, body, hash),
                 create: Draft::create(scope, &collection, body, hash),
             };
             Action::Upsert(id, drafts)
@@ -155,6 +199,14 @@ fn parse(scope: &Scope, router: &Router<Verb>, item: &Item, passwords: &Password
         shape,
         action,
     })
+}
+
+/// Clients whose address has the prefix of a database write it before each path, too.
+fn own_path<'a>(call: &Call<'_>, path: &'a str) -> &'a str {
+    match split_database(path) {
+        (Some(database), rest) if database == call.database => rest,
+        _ => path,
+    }
 }
 
 fn find(router: &Router<Verb>, method: &str, path: &str) -> Option<(Verb, (String, String))> {

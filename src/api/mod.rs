@@ -5,6 +5,8 @@
 //! what `rules` answers. `/db/{name}/api/...` is `/api/...` in another database, for the endpoints
 //! that are about one.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::app::App;
+use crate::auth::Credentials;
 use crate::collections::Collection;
 use crate::collections::Collections;
 use crate::db;
@@ -34,14 +37,21 @@ use crate::http::route::Router;
 use crate::log;
 use crate::records::Scope;
 use crate::rules::Identity;
+use crate::rules::KeyScope;
 use crate::threads::Stop;
 
+mod accounts;
 mod admins;
 mod batch;
 mod collections;
+pub mod cors;
 mod databases;
 mod health;
+mod keys;
+mod pages;
 mod records;
+
+use cors::Cors;
 
 /// How often a request starts over whose collection changes while it is served.
 const STALE_TRIES: usize = 100;
@@ -54,8 +64,24 @@ pub enum Access {
     Public,
     /// Whom the rules of the collection admit.
     Rules,
+    /// Whoever is signed in: accounts and administrators.
+    Account,
     /// Administrators.
     Admin,
+    /// Administrators, and API keys with this scope.
+    Scope(KeyScope),
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Access::Public => "public",
+            Access::Rules => "rules",
+            Access::Account => "account",
+            Access::Admin => "admin",
+            Access::Scope(scope) => scope.name(),
+        })
+    }
 }
 
 /// Which database an endpoint is about.
@@ -85,7 +111,20 @@ pub struct Route {
     pub access: Access,
     pub place: Place,
     pub on_replica: OnReplica,
+    /// Longest request body that it takes.
+    pub body_bytes_max: usize,
     handler: fn(&Call<'_>) -> Result<Response>,
+}
+
+/// Bodies of records and definitions; the server reads no longer ones.
+const BODY_BYTES: usize = 4 << 20;
+/// Bodies that name somebody or something.
+const SMALL_BODY_BYTES: usize = 16 << 10;
+
+/// A route that takes small bodies only.
+const fn small(mut route: Route) -> Route {
+    route.body_bytes_max = SMALL_BODY_BYTES;
+    route
 }
 
 const fn route(
@@ -102,33 +141,56 @@ const fn route(
         access,
         place,
         on_replica,
+        body_bytes_max: BODY_BYTES,
         handler,
     }
 }
 
 /// Every endpoint there is.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 22] = {
-    use Access::{Admin, Public, Rules};
+pub const ROUTES: [Route; 51] = {
+    use Access::{Account, Admin, Public, Rules, Scope};
+    use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
     use Place::{Database, Server};
     [
         route(Get,    "/api/health",                                   Public, Server,   Own,    health::get),
 
-        route(Post,   "/api/admins/init",                              Public, Server,   Refuse, admins::init),
-        route(Post,   "/api/admins/login",                             Public, Server,   Serve,  admins::login),
-        route(Post,   "/api/admins/refresh",                           Admin,  Server,   Serve,  admins::refresh),
+        small(route(Post,   "/api/admins/init",                        Public, Server,   Refuse, admins::init)),
+        small(route(Post,   "/api/admins/login",                       Public, Server,   Serve,  admins::login)),
+        small(route(Post,   "/api/admins/refresh",                     Admin,  Server,   Serve,  admins::refresh)),
         route(Get,    "/api/admins",                                   Admin,  Server,   Serve,  admins::list),
+        small(route(Post,   "/api/admins",                             Admin,  Server,   Refuse, admins::create)),
+        small(route(Patch,  "/api/admins/{id}",                        Admin,  Server,   Refuse, admins::update)),
+        small(route(Delete, "/api/admins/{id}",                        Admin,  Server,   Refuse, admins::delete)),
 
-        route(Get,    "/api/databases",                                Admin,  Server,   Serve,  databases::list),
-        route(Post,   "/api/databases",                                Admin,  Server,   Refuse, databases::create),
-        route(Delete, "/api/databases/{name}",                         Admin,  Server,   Refuse, databases::delete),
+        route(Get,    "/api/keys",                                     Admin,  Server,   Serve,  keys::list),
+        small(route(Post,   "/api/keys",                               Admin,  Server,   Refuse, keys::create)),
+        small(route(Delete, "/api/keys/{id}",                          Admin,  Server,   Refuse, keys::delete)),
 
-        route(Get,    "/api/collections",                              Admin,  Database, Serve,  collections::list),
-        route(Post,   "/api/collections",                              Admin,  Database, Refuse, collections::create),
-        route(Get,    "/api/collections/{collection}",                 Admin,  Database, Serve,  collections::get),
-        route(Patch,  "/api/collections/{collection}",                 Admin,  Database, Refuse, collections::update),
-        route(Delete, "/api/collections/{collection}",                 Admin,  Database, Refuse, collections::delete),
+        small(route(Post,   "/api/auth/login",                         Public,  Database, Serve,  accounts::login)),
+        small(route(Post,   "/api/auth/register",                      Rules,   Database, Refuse, accounts::register)),
+        small(route(Post,   "/api/auth/refresh",                       Account, Database, Serve,  accounts::refresh)),
+        route(Get,    "/api/auth/me",                                  Account, Database, Serve,  accounts::me),
+        small(route(Post,   "/api/auth/password",                      Account, Database, Refuse, accounts::change_password)),
+        small(route(Post,   "/api/auth/request-verification",          Public,  Database, Refuse, accounts::request_verification)),
+        small(route(Post,   "/api/auth/request-password-reset",        Public,  Database, Refuse, accounts::request_password_reset)),
+        small(route(Post,   "/api/auth/request-email-change",          Account, Database, Refuse, accounts::request_email_change)),
+        small(route(Post,   "/api/auth/confirm",                       Public,  Database, Refuse, accounts::confirm)),
+        small(route(Post,   "/api/auth/confirm-verification",          Public,  Database, Refuse, accounts::confirm)),
+        small(route(Post,   "/api/auth/confirm-password-reset",        Public,  Database, Refuse, accounts::confirm)),
+        small(route(Post,   "/api/auth/confirm-email-change",          Public,  Database, Refuse, accounts::confirm)),
+        small(route(Post,   "/api/auth/service-token",                 Scope(Service), Server, Serve, keys::service_token)),
+
+        route(Get,    "/api/databases",                                Scope(Databases), Server, Serve,  databases::list),
+        small(route(Post,   "/api/databases",                          Scope(Databases), Server, Refuse, databases::create)),
+        small(route(Delete, "/api/databases/{name}",                   Scope(Databases), Server, Refuse, databases::delete)),
+
+        route(Get,    "/api/collections",                              Scope(Collections), Database, Serve,  collections::list),
+        route(Post,   "/api/collections",                              Scope(Collections), Database, Refuse, collections::create),
+        route(Get,    "/api/collections/{collection}",                 Scope(Collections), Database, Serve,  collections::get),
+        route(Patch,  "/api/collections/{collection}",                 Scope(Collections), Database, Refuse, collections::update),
+        small(route(Delete, "/api/collections/{collection}",           Scope(Collections), Database, Refuse, collections::delete)),
 
         route(Get,    "/api/collections/{collection}/records",         Rules,  Database, Serve,  records::list),
         route(Post,   "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::create),
@@ -136,10 +198,21 @@ pub const ROUTES: [Route; 22] = {
         route(Delete, "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::bulk_delete),
         route(Get,    "/api/collections/{collection}/records/{id}",    Rules,  Database, Serve,  records::get),
         route(Patch,  "/api/collections/{collection}/records/{id}",    Rules,  Database, Refuse, records::update),
-        route(Delete, "/api/collections/{collection}/records/{id}",    Rules,  Database, Refuse, records::delete),
+        small(route(Delete, "/api/collections/{collection}/records/{id}", Rules, Database, Refuse, records::delete)),
+
+        route(Get,    "/api/collections/{collection}/auth-methods",    Public, Database, Serve,  accounts::methods),
+        small(route(Post,   "/api/collections/{collection}/auth-with-password",     Public,  Database, Serve,  accounts::auth_with_password)),
+        small(route(Post,   "/api/collections/{collection}/auth-refresh",           Account, Database, Serve,  accounts::auth_refresh)),
+        small(route(Post,   "/api/collections/{collection}/request-verification",   Public,  Database, Refuse, accounts::request_verification)),
+        small(route(Post,   "/api/collections/{collection}/confirm-verification",   Public,  Database, Refuse, accounts::confirm)),
+        small(route(Post,   "/api/collections/{collection}/request-password-reset", Public,  Database, Refuse, accounts::request_password_reset)),
+        small(route(Post,   "/api/collections/{collection}/confirm-password-reset", Public,  Database, Refuse, accounts::confirm)),
+        small(route(Post,   "/api/collections/{collection}/request-email-change",   Account, Database, Refuse, accounts::request_email_change)),
+        small(route(Post,   "/api/collections/{collection}/confirm-email-change",   Public,  Database, Refuse, accounts::confirm)),
 
         route(Post,   "/api/batch",                                    Rules,  Database, Refuse, batch::run),
 
+        route(Get,    "/auth/confirm",                                 Public, Server,   Own,    pages::confirm),
         route(Get,    "/",                                             Public, Server,   Own,    health::root),
     ]
 };
@@ -148,24 +221,42 @@ pub const ROUTES: [Route; 22] = {
 pub struct Api {
     app: Arc<App>,
     router: Router<&'static Route>,
+    settings: Settings,
+}
+
+/// What an operator chooses.
+pub struct Settings {
+    pub cors: Cors,
+    /// Proxies whose word is taken for where a request came from.
+    pub trusted_proxies: Vec<IpAddr>,
 }
 
 static ALL: [Route; ROUTES.len()] = ROUTES;
 
 impl Api {
-    pub fn new(app: Arc<App>) -> Api {
+    pub fn new(app: Arc<App>, settings: Settings) -> Api {
         let mut router = Router::new();
         for route in &ALL {
             router.add(route.method, route.path, route);
         }
-        Api { app, router }
+        Api {
+            app,
+            router,
+            settings,
+        }
     }
 
     /// Answers a request; never panics on what a client sends, and turns every error into its
     /// answer in this one place.
     pub fn handle(&self, request: &Request) -> Response {
-        self.dispatch(request)
-            .unwrap_or_else(|error| answer_error(request, &error))
+        let cors = &self.settings.cors;
+        let response = match cors.preflight(request) {
+            Some(response) => response,
+            None => self
+                .dispatch(request)
+                .unwrap_or_else(|error| answer_error(request, &error)),
+        };
+        cors.allow(request, response)
     }
 
     fn dispatch(&self, request: &Request) -> Result<Response> {
@@ -178,14 +269,20 @@ impl Api {
         if database.is_some() && route.place == Place::Server {
             return Err(no_path());
         }
-        let identity = self.app.auth.identify(request.header("Authorization"))?;
-        check_access(route, &identity)?;
+        if request.body.len() > route.body_bytes_max {
+            return Err(Error::new(
+                Kind::TooLarge,
+                format!("This takes at most {} KiB.", route.body_bytes_max >> 10),
+            ));
+        }
+        let database = database.unwrap_or(db::DEFAULT);
         let call = Call {
             app: &self.app,
             request,
             params: &params,
-            identity,
-            database: database.unwrap_or(db::DEFAULT),
+            identity: self.identify(route, request, database)?,
+            database,
+            trusted_proxies: &self.settings.trusted_proxies,
         };
         // A handler reads the request and changes nothing until it succeeds, so it can start over
         // with the definitions of now.
@@ -198,6 +295,30 @@ impl Api {
         }
         (route.handler)(&call)
     }
+
+    /// Who asks, if they may call this endpoint at all. Where everybody may, credentials are not
+    /// looked at: an old token must not keep anybody from signing in again.
+    fn identify(&self, route: &Route, request: &Request, database: &str) -> Result<Identity> {
+        if route.access == Access::Public {
+            return Ok(Identity::Nobody);
+        }
+        let credentials = Credentials {
+            authorization: request.header("Authorization"),
+            api_key: request.header("X-API-Key"),
+        };
+        let identity = self.app.auth.identify(credentials, database)?;
+        if let Identity::Key(key) = &identity
+            && route.place == Place::Database
+            && key
+                .databases
+                .as_ref()
+                .is_some_and(|names| !names.contains(database))
+        {
+            return Err(forbidden("The key does not open this database."));
+        }
+        check_access(route, &identity)?;
+        Ok(identity)
+    }
 }
 
 /// One request on its way to a handler.
@@ -208,12 +329,36 @@ pub struct Call<'a> {
     /// The name of the database it is about.
     database: &'a str,
     params: &'a Params<'a, 'a>,
+    trusted_proxies: &'a [IpAddr],
 }
 
 impl Call<'_> {
     /// A part of the path.
     fn param(&self, name: &str) -> &str {
         self.params.get(name)
+    }
+
+    /// A part of the path, where the path has one.
+    fn optional_param(&self, name: &str) -> Option<&str> {
+        Some(self.params.get(name)).filter(|value| !value.is_empty())
+    }
+
+    /// Where the request came from: the other end of the connection, or, behind a trusted proxy,
+    /// what that says.
+    fn client(&self) -> IpAddr {
+        let is_trusted = |address: &IpAddr| self.trusted_proxies.contains(address);
+        let peer = self.request.peer.ip();
+        if !is_trusted(&peer) {
+            return peer;
+        }
+        let forwarded = self.request.header("X-Forwarded-For").unwrap_or_default();
+        // Each proxy adds the one it heard from at the end; further in front anybody may have
+        // written.
+        let addresses = forwarded.rsplit(',').map(|address| address.trim().parse());
+        let first = addresses
+            .map_while(std::result::Result::ok)
+            .find(|it| !is_trusted(it));
+        first.unwrap_or(peer)
     }
 
     fn database(&self) -> Result<Arc<Database>> {
@@ -242,15 +387,20 @@ impl Call<'_> {
         if self.request.body.is_empty() {
             return Err(Error::invalid("The request needs a JSON body."));
         }
-        serde_json::from_slice(&self.request.body).map_err(|error| {
-            Error::invalid(format!("The body is not the JSON that is wanted: {error}."))
-        })
+        json_body(&self.request.body)
     }
 
     /// The query parameters.
     fn query(&self) -> Result<Vec<(String, String)>> {
         query::parse(&self.request.query)
     }
+}
+
+/// JSON of a wanted form, from a client.
+fn json_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Error::invalid(format!("The body is not the JSON that is wanted: {error}."))
+    })
 }
 
 /// The value of a query parameter; the last one when it is there twice.
@@ -263,13 +413,32 @@ fn parameter<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
 }
 
 fn check_access(route: &Route, identity: &Identity) -> Result<()> {
-    match (route.access, identity) {
-        (Access::Public | Access::Rules, _) | (Access::Admin, Identity::Admin(_)) => Ok(()),
-        (Access::Admin, Identity::Nobody) => Err(Error::new(
+    let is_admitted = match (route.access, identity) {
+        (Access::Public | Access::Rules, _)
+        | (Access::Account, Identity::User(_))
+        | (_, Identity::Admin(_)) => true,
+        (Access::Scope(scope), Identity::Key(key)) => key.scopes.contains(&scope),
+        _ => false,
+    };
+    match (is_admitted, identity) {
+        (true, _) => Ok(()),
+        (false, Identity::Nobody) => Err(Error::new(
             Kind::Unauthenticated,
-            "Sign in as an admin to do this.",
+            match route.access {
+                Access::Account => "Sign in to do this.",
+                _ => "Sign in as an admin to do this.",
+            },
         )),
+        (false, Identity::Key(_)) => Err(forbidden("The key does not open this.")),
+        (false, _) if route.access == Access::Account => {
+            Err(forbidden("Only accounts may do this."))
+        }
+        (false, _) => Err(forbidden("Only admins may do this.")),
     }
+}
+
+fn forbidden(message: &str) -> Error {
+    Error::new(Kind::Forbidden, message)
 }
 
 /// `/db/{name}/api/...` as the name and the rest.

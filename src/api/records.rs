@@ -1,10 +1,12 @@
 //! Records: list, get, create, change, delete, and the last two in bulk.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use super::Call;
 use super::parameter;
-use crate::auth::password;
+use crate::collections::Collection;
 use crate::error::Error;
 use crate::error::Result;
 use crate::http::Response;
@@ -12,8 +14,10 @@ use crate::records;
 use crate::records::BULK_MAX;
 use crate::records::Body;
 use crate::records::Draft;
+use crate::records::Hasher;
 use crate::records::ListQuery;
 use crate::records::PER_PAGE;
+use crate::records::Scope;
 use crate::records::Shape;
 
 #[derive(Deserialize)]
@@ -56,26 +60,65 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
 }
 
 pub fn create(call: &Call<'_>) -> Result<Response> {
+    create_in(call, call.param("collection"))
+}
+
+/// Makes a record in this collection.
+pub fn create_in(call: &Call<'_>, collection: &str) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
-    let collection = call.collection(&scope)?;
-    let draft = Draft::create(&scope, &collection, &call.body()?, &password::hash)?;
+    let collection = Arc::clone(scope.collections.get(collection)?);
+    let hash = |password: &str| call.app.auth.hash(password);
+    let draft = Draft::create(&scope, &collection, &call.body()?, &hash)?;
+    let ignored = draft.ignored().join(", ");
     let body = call
         .database()?
         .write(move |tx| records::create(tx, &scope, &collection, draft, &shape))?;
-    Ok(Response::json(200, body))
+    Ok(with_ignored(Response::json(200, body), ignored))
 }
 
 pub fn update(call: &Call<'_>) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
-    let draft = Draft::update(&scope, &collection, &call.body()?, &password::hash)?;
-    let id = call.param("id").to_owned();
+    let (id, body): (_, Body) = (call.param("id").to_owned(), call.body()?);
+    let hash = |password: &str| call.app.auth.hash(password);
+    let draft = update_draft(call, &scope, &collection, &id, &body, &hash)?;
+    let ignored = draft.ignored().join(", ");
     let body = call
         .database()?
         .write(move |tx| records::update(tx, &scope, &collection, &id, draft, &shape))?;
-    Ok(Response::json(200, body))
+    Ok(with_ignored(Response::json(200, body), ignored))
+}
+
+/// The draft of a change to one record. Changing the password or address of an account needs its
+/// present password, as `oldPassword`.
+pub fn update_draft(
+    call: &Call<'_>,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    id: &str,
+    body: &Body,
+    hash: Hasher<'_>,
+) -> Result<Draft> {
+    let mut draft = Draft::update(scope, collection, body, hash)?;
+    if draft.needs_proof() {
+        let auth = &call.app.auth;
+        let realm = auth.realm(call.database, Some(&collection.id))?;
+        let old = body.get("oldPassword");
+        let old: Option<String> = old.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let from = call.client();
+        auth.prove(scope, &realm, id, &mut draft, old.as_deref(), from)?;
+    }
+    Ok(draft)
+}
+
+/// Tells of fields that were sent and not written.
+fn with_ignored(response: Response, ignored: String) -> Response {
+    match ignored.is_empty() {
+        true => response,
+        false => response.with_header("X-Ignored-Fields", ignored),
+    }
 }
 
 pub fn delete(call: &Call<'_>) -> Result<Response> {
@@ -94,11 +137,13 @@ pub fn bulk_update(call: &Call<'_>) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
-    let draft = Draft::update(&scope, &collection, &data, &password::hash)?;
+    let hash = |password: &str| call.app.auth.hash(password);
+    let draft = Draft::update(&scope, &collection, &data, &hash)?;
+    let ignored = draft.ignored().join(", ");
     let body = call
         .database()?
         .write(move |tx| records::bulk_update(tx, &scope, &collection, &ids, &draft, &shape))?;
-    Ok(Response::json(200, body))
+    Ok(with_ignored(Response::json(200, body), ignored))
 }
 
 /// Deletes several records, all or none.

@@ -4,6 +4,8 @@ use rusqlite::Connection;
 use rusqlite::OptionalExtension as _;
 use rusqlite::Row;
 use rusqlite::params;
+use serde_json::Value;
+use serde_json::json;
 
 use super::password;
 use crate::clock;
@@ -31,8 +33,20 @@ pub enum When {
     None,
 }
 
+/// What admins are the records of, to clients of PocketBase.
+pub const COLLECTION: &str = "_superusers";
+
+/// Hashes a password.
+pub type Hash<'a> = &'a dyn Fn(&str) -> Result<String>;
+
 /// Makes an admin.
-pub fn create(default: &Database, email: &str, password: &str, when: When) -> Result<Admin> {
+pub fn create(
+    default: &Database,
+    email: &str,
+    password: &str,
+    when: When,
+    hash: Hash<'_>,
+) -> Result<Admin> {
     check(email, password)?;
     // The answer to "is there one" must not wait for the slow hash, nor be believed before the
     // transaction: two first calls at once must make one admin.
@@ -43,7 +57,7 @@ pub fn create(default: &Database, email: &str, password: &str, when: When) -> Re
     let admin = Admin {
         id: ids::record_id()?,
         email: email.to_owned(),
-        password_hash: password::hash(password)?,
+        password_hash: hash(password)?,
         token_key: new_token_key()?,
         created: now.clone(),
         updated: now,
@@ -80,12 +94,45 @@ pub fn set_password(default: &Database, email: &str, password: &str) -> Result<(
     })
 }
 
-/// Removes an admin, but never the last one.
-pub fn delete(default: &Database, email: &str) -> Result<()> {
-    let email = email.to_owned();
+/// Changes the address or the password of the admin with this id, or both.
+pub fn update(
+    default: &Database,
+    id: &str,
+    email: Option<&str>,
+    password: Option<&str>,
+    hash: Hash<'_>,
+) -> Result<Admin> {
+    if let Some(email) = email {
+        check_email(email)?;
+    }
+    let (mut new_hash, mut new_key) = (None, None);
+    if let Some(password) = password {
+        check_password(password)?;
+        (new_hash, new_key) = (Some(hash(password)?), Some(new_token_key()?));
+    }
+    let (id, email) = (id.to_owned(), email.map(str::to_owned));
     default.write(move |tx| {
-        if tx.execute("DELETE FROM _admins WHERE email = ?1", [&email])? == 0 {
-            return Err(no_admin(&email));
+        tx.execute(
+            "UPDATE _admins
+             SET email = coalesce(?2, email), password_hash = coalesce(?3, password_hash),
+                 token_key = coalesce(?4, token_key), updated = ?5
+             WHERE id = ?1",
+            params![id, email, new_hash, new_key, clock::now()],
+        )
+        .map_err(refuse_twin)?;
+        let mut statement = tx.prepare_cached(BY_ID)?;
+        let found = statement.query_row([&id], from_row).optional()?;
+        found.ok_or_else(|| no_admin(&id))
+    })
+}
+
+/// Removes an admin, by id or address, but never the last one.
+pub fn delete(default: &Database, admin: &str) -> Result<()> {
+    let admin = admin.to_owned();
+    default.write(move |tx| {
+        let sql = "DELETE FROM _admins WHERE email = ?1 OR id = ?1";
+        if tx.execute(sql, [&admin])? == 0 {
+            return Err(no_admin(&admin));
         }
         if !any(tx)? {
             return Err(Error::conflict("The last admin cannot be deleted."));
@@ -119,14 +166,14 @@ pub fn find(default: &Database, email: &str) -> Result<Option<Admin>> {
     })
 }
 
+const BY_ID: &str = "SELECT id, email, password_hash, token_key, created, updated
+                     FROM _admins
+                     WHERE id = ?1";
+
 /// The admin with this id.
 pub fn by_id(default: &Database, id: &str) -> Result<Option<Admin>> {
     default.read(|connection| {
-        let mut statement = connection.prepare_cached(
-            "SELECT id, email, password_hash, token_key, created, updated
-             FROM _admins
-             WHERE id = ?1",
-        )?;
+        let mut statement = connection.prepare_cached(BY_ID)?;
         Ok(statement.query_row([id], from_row).optional()?)
     })
 }
@@ -155,14 +202,31 @@ fn insert(tx: &Connection, admin: &Admin) -> Result<()> {
             admin.updated
         ],
     );
-    match result {
-        Err(error) if error.to_string().contains("_admins.email") => Err(Error::field(
+    result.map(drop).map_err(refuse_twin)
+}
+
+fn refuse_twin(error: rusqlite::Error) -> Error {
+    match error.to_string().contains("_admins.email") {
+        true => Error::field(
             "email",
             "validation_not_unique",
             "There is an admin with this address already.",
-        )),
-        other => Ok(other.map(drop)?),
+        ),
+        false => error.into(),
     }
+}
+
+/// An admin in the form of a record.
+pub fn to_record(admin: &Admin) -> Value {
+    json!({
+        "collectionId": COLLECTION,
+        "collectionName": COLLECTION,
+        "id": admin.id,
+        "email": admin.email,
+        "verified": true,
+        "created": admin.created,
+        "updated": admin.updated,
+    })
 }
 
 /// Whether there is any admin.

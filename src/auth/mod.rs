@@ -1,32 +1,76 @@
-//! Who is who: turns credentials into an identity, and keeps the admins.
+//! Who is who: turns credentials into an identity, and keeps the accounts.
 //!
-//! `password` hashes and verifies, `token` signs and reads JWTs, `admins` is the table of those
-//! who pass every rule. Other accounts come with auth collections.
+//! `password` hashes and verifies, `hasher` does so out of the way, `throttle` counts failures, `token`
+//! signs and reads JWTs; `admins` and `keys` are the tables of those who pass the rules, `accounts`
+//! signs in the records of auth collections, `renewal` changes what they are known by.
+//!
+//! Nothing is remembered of a session: a token holds a part that depends on the present password
+//! and address of its account, which is looked up with each request, so changing either ends
+//! all older tokens at once. Replicas that share the secret read the same tokens (AUTH-6).
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock;
+use crate::collections::Catalog;
 use crate::crypto::SigningKey;
-use crate::db::Database;
+use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::rules::Identity;
+use crate::rules::Key;
+use crate::rules::KeyScope;
+use crate::rules::Service;
 use admins::Admin;
+use hasher::Hasher;
+use keys::Keys;
+use throttle::Throttle;
+use token::About;
 use token::Claims;
 use token::Purpose;
 
+pub mod accounts;
 pub mod admins;
+mod hasher;
+pub mod keys;
 pub mod password;
+pub mod renewal;
 mod secret;
+mod throttle;
 mod token;
+
+/// Longest life of a service token.
+pub const SERVICE_SECONDS_MAX: u32 = 86_400;
 
 /// Signs tokens and reads them back.
 pub struct Auth {
-    default: Arc<Database>,
-    key: SigningKey,
-    token_ms: i64,
+    databases: Arc<Databases>,
+    catalog: Arc<Catalog>,
+    signing: SigningKey,
+    hasher: Hasher,
+    log_ins: Throttle,
+    mails: Throttle,
+    pub keys: Keys,
+    settings: Settings,
+}
+
+/// What an operator chooses.
+pub struct Settings {
+    /// Life of an admin or user token.
+    pub token_hours: u32,
+    /// The auth collection of `/api/auth`.
+    pub collection: String,
+    /// Where clients reach this server; links in mails begin with it.
+    pub public_url: String,
+}
+
+/// What a request shows of who it is from.
+#[derive(Clone, Copy, Default)]
+pub struct Credentials<'a> {
+    pub authorization: Option<&'a str>,
+    pub api_key: Option<&'a str>,
 }
 
 /// A fresh token and whose it is.
@@ -38,26 +82,35 @@ pub struct SignedIn {
 impl Auth {
     /// Takes the secret that was configured, or the one kept in the data directory.
     pub fn open(
-        default: Arc<Database>,
+        databases: Arc<Databases>,
+        catalog: Arc<Catalog>,
         data_dir: &Path,
         configured: Option<&str>,
-        token_hours: u32,
+        settings: Settings,
     ) -> Result<Auth> {
-        let key = match configured {
+        let signing = match configured {
             Some(secret) => SigningKey::new(secret.as_bytes()),
             None => SigningKey::new(&secret::load_or_create(&data_dir.join("secret"))?),
         };
-        let token_ms = i64::from(token_hours) * 3_600_000;
         Ok(Auth {
-            default,
-            key,
-            token_ms,
+            keys: Keys::new(Arc::clone(databases.default())),
+            databases,
+            catalog,
+            signing,
+            hasher: Hasher::start()?,
+            log_ins: Throttle::new(throttle::LOG_INS),
+            mails: Throttle::new(throttle::MAILS),
+            settings,
         })
     }
 
-    /// The identity behind an `Authorization` header, with or without `Bearer`.
-    pub fn identify(&self, header: Option<&str>) -> Result<Identity> {
-        let token = header.unwrap_or_default().trim();
+    /// The identity behind the credentials of a request about `database`. A token may stand
+    /// with or without `Bearer`; a key in a header of its own or in place of a token.
+    pub fn identify(&self, credentials: Credentials<'_>, database: &str) -> Result<Identity> {
+        if let Some(key) = credentials.api_key {
+            return self.identify_key(key.trim());
+        }
+        let token = credentials.authorization.unwrap_or_default().trim();
         let token = match token.get(..7) {
             Some(scheme) if scheme.eq_ignore_ascii_case("Bearer ") => token[7..].trim_start(),
             _ => token,
@@ -65,52 +118,169 @@ impl Auth {
         if token.is_empty() {
             return Ok(Identity::Nobody);
         }
-        let claims = token::read(&self.key, token, Purpose::Admin, clock::now_ms())
-            .ok_or_else(wrong_token)?;
-        // Looked up each time: a changed password ends older tokens at once, also when the
-        // command line changed it.
-        match admins::by_id(&self.default, &claims.subject)? {
+        if token.starts_with(keys::PREFIX) {
+            return self.identify_key(token);
+        }
+        let claims = self.read(token, &[Purpose::Admin, Purpose::User, Purpose::Service])?;
+        match claims.purpose {
+            Purpose::Admin => self.identify_admin(&claims),
+            Purpose::User => self.identify_user(&claims, database),
+            _ => self.identify_service(&claims),
+        }
+    }
+
+    // Looked up each time: a changed password ends older tokens at once, also when the command
+    // line changed it.
+    fn identify_admin(&self, claims: &Claims) -> Result<Identity> {
+        match admins::by_id(self.databases.default(), &claims.subject)? {
             Some(admin) if admin.token_key == claims.key => Ok(Identity::Admin(admin.id)),
             _ => Err(wrong_token()),
         }
     }
 
+    fn identify_key(&self, key: &str) -> Result<Identity> {
+        let found = self.keys.find(key)?.ok_or_else(|| {
+            Error::new(
+                Kind::Unauthenticated,
+                "The API key is not valid or has expired.",
+            )
+        })?;
+        Ok(Identity::Key(Arc::new(found)))
+    }
+
+    fn identify_service(&self, claims: &Claims) -> Result<Identity> {
+        let is_good = match claims.subject.split_once(':') {
+            Some(("key", id)) => self.keys.by_id(id)?.is_some_and(|key| is_service(&key)),
+            Some(("admin", id)) => admins::by_id(self.databases.default(), id)?
+                .is_some_and(|admin| admin.token_key == claims.key),
+            _ => false,
+        };
+        let name = claims.about.name.clone().unwrap_or_default();
+        match is_good {
+            true => Ok(Identity::Service(Service { name })),
+            false => Err(wrong_token()),
+        }
+    }
+
+    /// A token for a worker or a collector of metrics. It ends with the key or the admin's
+    /// password that it was made with.
+    pub fn service_token(&self, maker: &Identity, name: String, seconds: u32) -> Result<String> {
+        let (subject, key) = match maker {
+            Identity::Key(key) if is_service(key) => (format!("key:{}", key.id), String::new()),
+            Identity::Admin(id) => {
+                let admin = admins::by_id(self.databases.default(), id)?.ok_or_else(wrong_token)?;
+                (format!("admin:{id}"), admin.token_key)
+            }
+            _ => return Err(Error::internal("a service token for neither key nor admin")),
+        };
+        let about = About {
+            name: Some(name),
+            ..About::default()
+        };
+        let life_ms = i64::from(seconds) * 1000;
+        Ok(self.sign(Purpose::Service, subject, key, about, life_ms))
+    }
+
     /// Makes the very first admin; refused once there is one.
     pub fn init(&self, email: &str, password: &str) -> Result<SignedIn> {
-        let admin = admins::create(&self.default, email, password, admins::When::None)?;
-        self.sign_in(admin)
+        let hash = |password: &str| self.hasher.hash(password);
+        let when = admins::When::None;
+        let admin = admins::create(self.databases.default(), email, password, when, &hash)?;
+        Ok(self.sign_in(admin))
+    }
+
+    /// Makes another admin.
+    pub fn create_admin(&self, email: &str, password: &str) -> Result<Admin> {
+        let hash = |password: &str| self.hasher.hash(password);
+        let when = admins::When::Always;
+        admins::create(self.databases.default(), email, password, when, &hash)
+    }
+
+    /// Changes an admin; a new password ends the tokens of that admin.
+    pub fn change_admin(
+        &self,
+        id: &str,
+        email: Option<&str>,
+        password: Option<&str>,
+    ) -> Result<Admin> {
+        let hash = |password: &str| self.hasher.hash(password);
+        admins::update(self.databases.default(), id, email, password, &hash)
     }
 
     /// Signs an admin in. Wrong addresses and wrong passwords get the same answer, and cost the
     /// same work.
-    pub fn login(&self, email: &str, password: &str) -> Result<SignedIn> {
-        let found = admins::find(&self.default, email)?;
+    pub fn log_in_admin(&self, email: &str, password: &str, from: IpAddr) -> Result<SignedIn> {
+        let account = format!("admin:{}", email.to_ascii_lowercase());
+        let found = admins::find(self.databases.default(), email)?;
         let hash = found.as_ref().map(|admin| admin.password_hash.as_str());
-        match (password::verify(password, hash)?, found) {
-            (true, Some(admin)) => self.sign_in(admin),
-            _ => Err(Error::new(
-                Kind::Unauthenticated,
-                "Wrong e-mail address or password.",
-            )),
+        match (self.check_password(&account, from, password, hash)?, found) {
+            (true, Some(admin)) => Ok(self.sign_in(admin)),
+            _ => Err(wrong_password()),
         }
     }
 
-    /// A fresh token for whoever asks with a valid one.
-    pub fn refresh(&self, id: &str) -> Result<SignedIn> {
-        let admin = admins::by_id(&self.default, id)?.ok_or_else(wrong_token)?;
-        self.sign_in(admin)
+    /// A fresh token for the admin who asks with a valid one.
+    pub fn refresh_admin(&self, id: &str) -> Result<SignedIn> {
+        let admin = admins::by_id(self.databases.default(), id)?.ok_or_else(wrong_token)?;
+        Ok(self.sign_in(admin))
     }
 
-    fn sign_in(&self, admin: Admin) -> Result<SignedIn> {
-        let claims = Claims {
-            subject: admin.id.clone(),
-            purpose: Purpose::Admin,
-            key: admin.token_key.clone(),
-            expires_ms: clock::now_ms() + self.token_ms,
+    fn sign_in(&self, admin: Admin) -> SignedIn {
+        let about = About {
+            collection: Some(admins::COLLECTION.to_owned()),
+            ..About::default()
         };
-        let token = token::sign(&self.key, &claims);
-        Ok(SignedIn { token, admin })
+        let (id, key) = (admin.id.clone(), admin.token_key.clone());
+        let token = self.sign(Purpose::Admin, id, key, about, self.token_ms());
+        SignedIn { token, admin }
     }
+
+    /// Whether a password is right. Failures count against the account and the address that they
+    /// come from; an unknown account is one without a hash.
+    fn check_password(
+        &self,
+        account: &str,
+        from: IpAddr,
+        password: &str,
+        hash: Option<&str>,
+    ) -> Result<bool> {
+        let attempt = self.log_ins.attempt(account, from)?;
+        let result = self.hasher.verify(password, hash);
+        if !matches!(result, Ok(false)) {
+            attempt.forgive();
+        }
+        result
+    }
+
+    fn token_ms(&self) -> i64 {
+        i64::from(self.settings.token_hours) * 3_600_000
+    }
+
+    fn sign(
+        &self,
+        purpose: Purpose,
+        subject: String,
+        key: String,
+        about: About,
+        life_ms: i64,
+    ) -> String {
+        let claims = Claims {
+            subject,
+            purpose,
+            key,
+            expires_ms: clock::now_ms() + life_ms,
+            about,
+        };
+        token::sign(&self.signing, &claims)
+    }
+
+    fn read(&self, token: &str, purposes: &[Purpose]) -> Result<Claims> {
+        token::read(&self.signing, token, purposes, clock::now_ms()).ok_or_else(wrong_token)
+    }
+}
+
+fn is_service(key: &Key) -> bool {
+    key.scopes.contains(&KeyScope::Service)
 }
 
 fn wrong_token() -> Error {
@@ -118,4 +288,8 @@ fn wrong_token() -> Error {
         Kind::Unauthenticated,
         "The token is not valid or has expired.",
     )
+}
+
+fn wrong_password() -> Error {
+    Error::new(Kind::Unauthenticated, "Wrong e-mail address or password.")
 }

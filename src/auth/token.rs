@@ -21,6 +21,16 @@ const BYTES_MAX: usize = 4096;
 pub enum Purpose {
     /// Everything.
     Admin,
+    /// What the rules let an account do.
+    User,
+    /// What a worker or a collector of metrics does.
+    Service,
+    /// Says that the address of an account is its owner's.
+    Verification,
+    /// Sets a new password.
+    Reset,
+    /// Moves an account to another address.
+    Email,
 }
 
 /// What a token says.
@@ -33,6 +43,28 @@ pub struct Claims {
     pub key: String,
     /// Milliseconds since 1970.
     pub expires_ms: i64,
+    pub about: About,
+}
+
+/// What only some tokens say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The database of an account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+    /// The id of its collection. PocketBase's clients look at it.
+    #[serde(
+        default,
+        rename = "collectionId",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub collection: Option<String>,
+    /// The address that an account is to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// What a service token is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// The payload as it is sent; times in seconds, as the standard has them.
@@ -40,17 +72,25 @@ pub struct Claims {
 struct Payload {
     sub: String,
     purpose: Purpose,
+    /// `auth` where PocketBase's clients look for it: in tokens that sign somebody in.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
     key: String,
     exp: i64,
+    #[serde(flatten)]
+    about: About,
 }
 
 /// Signs claims.
 pub fn sign(key: &SigningKey, claims: &Claims) -> String {
+    let signs_in = matches!(claims.purpose, Purpose::Admin | Purpose::User);
     let payload = Payload {
         sub: claims.subject.clone(),
         purpose: claims.purpose,
+        kind: signs_in.then(|| "auth".to_owned()),
         key: claims.key.clone(),
         exp: claims.expires_ms / 1000,
+        about: claims.about.clone(),
     };
     let payload = serde_json::to_vec(&payload).expect("plain texts and numbers have a JSON form");
     let signed = format!("{HEADER}.{}", crypto::base64url(&payload));
@@ -58,8 +98,8 @@ pub fn sign(key: &SigningKey, claims: &Claims) -> String {
     format!("{signed}.{signature}")
 }
 
-/// The claims of a token that is whole, ours, for this purpose and not expired.
-pub fn read(key: &SigningKey, token: &str, purpose: Purpose, now_ms: i64) -> Option<Claims> {
+/// The claims of a token that is whole, ours, for one of these purposes and not expired.
+pub fn read(key: &SigningKey, token: &str, purposes: &[Purpose], now_ms: i64) -> Option<Claims> {
     if token.len() > BYTES_MAX {
         return None;
     }
@@ -70,11 +110,12 @@ pub fn read(key: &SigningKey, token: &str, purpose: Purpose, now_ms: i64) -> Opt
     }
     let payload: Payload = serde_json::from_slice(&crypto::from_base64url(payload)?).ok()?;
     let expires_ms = payload.exp.checked_mul(1000)?;
-    (payload.purpose == purpose && now_ms < expires_ms).then_some(Claims {
+    (purposes.contains(&payload.purpose) && now_ms < expires_ms).then_some(Claims {
         subject: payload.sub,
         purpose: payload.purpose,
         key: payload.key,
         expires_ms,
+        about: payload.about,
     })
 }
 
@@ -88,30 +129,34 @@ mod tests {
             purpose: Purpose::Admin,
             key: "k".to_owned(),
             expires_ms: 10_000,
+            about: About::default(),
         }
     }
+
+    const ADMIN: &[Purpose] = &[Purpose::Admin];
 
     #[test]
     fn a_token_is_read_back_until_it_expires() {
         let key = SigningKey::new(&[1; 32]);
         let token = sign(&key, &claims());
-        assert_eq!(read(&key, &token, Purpose::Admin, 9_999), Some(claims()));
-        assert_eq!(read(&key, &token, Purpose::Admin, 10_000), None);
+        assert_eq!(read(&key, &token, ADMIN, 9_999), Some(claims()));
+        assert_eq!(read(&key, &token, ADMIN, 10_000), None);
+        assert_eq!(
+            read(&key, &token, &[Purpose::User, Purpose::Reset], 0),
+            None
+        );
     }
 
     #[test]
     fn what_was_tampered_with_is_not_read() {
         let key = SigningKey::new(&[1; 32]);
         let token = sign(&key, &claims());
-        assert_eq!(
-            read(&SigningKey::new(&[2; 32]), &token, Purpose::Admin, 0),
-            None
-        );
+        assert_eq!(read(&SigningKey::new(&[2; 32]), &token, ADMIN, 0), None);
         for at in 0..token.len() {
             let mut bytes = token.clone().into_bytes();
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(bytes).unwrap();
-            assert_eq!(read(&key, &changed, Purpose::Admin, 0), None, "byte {at}");
+            assert_eq!(read(&key, &changed, ADMIN, 0), None, "byte {at}");
         }
         let none = crypto::base64url(br#"{"alg":"none","typ":"JWT"}"#);
         let payload = token.split('.').nth(1).unwrap();
@@ -121,7 +166,7 @@ mod tests {
             String::new(),
             "..".to_owned(),
         ] {
-            assert_eq!(read(&key, &forged, Purpose::Admin, 0), None, "{forged}");
+            assert_eq!(read(&key, &forged, ADMIN, 0), None, "{forged}");
         }
     }
 }

@@ -23,7 +23,9 @@ use serde_json::Value;
 
 use super::Collection;
 use super::CollectionKind;
+use super::auth;
 use super::change::change;
+use super::change::check_field_rules;
 use super::change::check_indexes;
 use super::change::keep_storage_forms;
 use super::change::refuse_new_identity;
@@ -408,6 +410,8 @@ impl Catalog {
     /// What only shows with the whole definition at hand: its own, and how others depend on it.
     fn check(&self, collection: &Collection, current: &Collections) -> Result<()> {
         check_indexes(collection)?;
+        check_field_rules(collection)?;
+        auth::check_options(collection)?;
         self.check_rules(collection, current)?;
         let others = current
             .all()

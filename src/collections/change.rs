@@ -4,22 +4,21 @@
 use super::Collection;
 use super::CollectionKind;
 use super::Collections;
-use super::DomainOptions;
-use super::Field;
 use super::FieldKind;
+use super::auth;
 use super::definition::Draft;
-use super::definition::RULES;
+use super::definition::FIELD_RULES;
 use crate::error::Error;
 use crate::error::Result;
-use crate::ids;
 
 /// Applies what a draft says to a definition.
-pub fn change(collection: &mut Collection, draft: Draft, current: &Collections) -> Result<()> {
+pub fn change(collection: &mut Collection, mut draft: Draft, current: &Collections) -> Result<()> {
+    draft.apply_rules(&mut collection.rules);
     if let Some(fields) = draft.fields {
         collection.fields = fields;
     }
     match collection.kind {
-        CollectionKind::Auth => complete_auth_fields(&mut collection.fields)?,
+        CollectionKind::Auth => auth::complete_fields(&mut collection.fields)?,
         CollectionKind::Base => {
             if let Some(field) = collection.fields.iter().find(|field| field.is_secret()) {
                 return Err(Error::field(
@@ -32,11 +31,6 @@ pub fn change(collection: &mut Collection, draft: Draft, current: &Collections) 
     }
     if let Some(indexes) = draft.indexes {
         collection.indexes = indexes;
-    }
-    for (name, rule) in draft.rules {
-        if let Some((_, slot)) = RULES.iter().find(|(known, _)| *known == name) {
-            *slot(&mut collection.rules) = rule;
-        }
     }
     if let Some(options) = draft.options {
         collection.options = options;
@@ -70,60 +64,6 @@ fn resolve_relations(collection: &mut Collection, current: &Collections) -> Resu
     Ok(())
 }
 
-/// An auth collection always has `email`, `password` and `verified`, of the right types, however
-/// they were written down (COL-6).
-fn complete_auth_fields(fields: &mut Vec<Field>) -> Result<()> {
-    let email = FieldKind::Email(DomainOptions::default());
-    let wanted = [
-        ("email", email, true),
-        ("password", FieldKind::Password { chars_min: 8 }, true),
-        ("verified", FieldKind::Bool, false),
-    ];
-    for (position, (name, kind, required)) in wanted.into_iter().enumerate() {
-        let (unique, hidden) = (name == "email", name == "password");
-        match fields
-            .iter_mut()
-            .find(|field| field.name.eq_ignore_ascii_case(name))
-        {
-            Some(field) => {
-                if std::mem::discriminant(&field.kind) != std::mem::discriminant(&kind) {
-                    field.kind = kind;
-                }
-                name.clone_into(&mut field.name);
-                field.required |= required;
-                field.unique |= unique;
-                field.hidden |= hidden;
-            }
-            None => {
-                let (id, name) = (ids::record_id()?, name.to_owned());
-                let at = position.min(fields.len());
-                fields.insert(
-                    at,
-                    Field {
-                        id,
-                        name,
-                        kind,
-                        required,
-                        unique,
-                        hidden,
-                    },
-                );
-            }
-        }
-    }
-    match fields
-        .iter()
-        .find(|field| field.is_secret() && field.name != "password")
-    {
-        Some(field) => Err(Error::field(
-            field.name.clone(),
-            "validation_invalid_definition",
-            "The one password field of an auth collection is called password.",
-        )),
-        None => Ok(()),
-    }
-}
-
 /// Refuses indexes on what is no field.
 pub fn check_indexes(collection: &Collection) -> Result<()> {
     for index in &collection.indexes {
@@ -137,6 +77,25 @@ pub fn check_indexes(collection: &Collection) -> Result<()> {
                     message,
                 ));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses field rules on what is no field.
+pub fn check_field_rules(collection: &Collection) -> Result<()> {
+    let mut rules = collection.rules.clone();
+    for (name, slot) in FIELD_RULES {
+        let mut named = slot(&mut rules)
+            .iter()
+            .flatten()
+            .flat_map(|(_, names)| names);
+        let is_known = |name: &str| {
+            ["*", "id", "created", "updated"].contains(&name) || collection.field(name).is_some()
+        };
+        if let Some(unknown) = named.find(|field| !is_known(field)) {
+            let message = format!("{} has no field {unknown}.", collection.name);
+            return Err(Error::field(name, "validation_invalid_rule", message));
         }
     }
     Ok(())

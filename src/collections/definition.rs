@@ -27,6 +27,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::error::Result;
 use crate::ids;
+use crate::rules::FieldRules;
 
 /// Fields per collection.
 const FIELDS_MAX: usize = 200;
@@ -35,6 +36,8 @@ const SELECT_MAX: usize = 1000;
 /// Largest json or editor value when its field says nothing else.
 const BYTES_MAX_DEFAULT: usize = 1 << 20;
 const PATTERN_BYTES_MAX: usize = 1000;
+/// Groups in the field rules of a collection.
+const GROUPS_MAX: usize = 100;
 const PASSWORD_CHARS_MIN: usize = 8;
 
 /// Fields that every record has without being asked; definitions of them are passed over.
@@ -79,6 +82,8 @@ pub struct Draft {
     pub indexes: Option<Vec<Index>>,
     /// Only the rules that were mentioned.
     pub rules: Vec<(&'static str, Option<String>)>,
+    /// The same of field rules.
+    pub field_rules: Vec<(&'static str, Option<FieldRules>)>,
     pub options: Option<Map<String, Value>>,
 }
 
@@ -93,7 +98,28 @@ pub const RULES: [(&str, RuleSlot); 6] = [
     ("executeRule", |rules| &mut rules.execute),
 ];
 
+/// The same for field rules.
+type FieldRuleSlot = fn(&mut Rules) -> &mut Option<FieldRules>;
+pub const FIELD_RULES: [(&str, FieldRuleSlot); 2] = [
+    ("fieldRules", |rules| &mut rules.fields),
+    ("fieldEditRules", |rules| &mut rules.field_edits),
+];
+
 impl Draft {
+    /// Puts the rules that were mentioned where they belong.
+    pub fn apply_rules(&mut self, rules: &mut Rules) {
+        for (name, rule) in self.rules.drain(..) {
+            if let Some((_, slot)) = RULES.iter().find(|(known, _)| *known == name) {
+                *slot(rules) = rule;
+            }
+        }
+        for (name, rule) in self.field_rules.drain(..) {
+            if let Some((_, slot)) = FIELD_RULES.iter().find(|(known, _)| *known == name) {
+                *slot(rules) = rule;
+            }
+        }
+    }
+
     /// Reads a request body.
     pub fn parse(body: &Value) -> Result<Draft> {
         let Some(body) = body.as_object() else {
@@ -137,10 +163,18 @@ impl Draft {
             "indexes" => self.indexes = Some(parse_indexes(value)?),
             "options" => self.options = Some(object_or_text("options", value)?),
             "created" | "updated" | "system" | "database" => {}
-            _ => match RULES.iter().find(|(name, _)| *name == key) {
-                Some((name, _)) => self.rules.push((name, optional_text(name, value)?)),
-                None => return Err(unknown(key)),
-            },
+            _ => {
+                let rule = RULES.iter().find(|(name, _)| *name == key);
+                let field_rule = FIELD_RULES.iter().find(|(name, _)| *name == key);
+                match (rule, field_rule) {
+                    (Some((name, _)), _) => self.rules.push((name, optional_text(name, value)?)),
+                    (_, Some((name, _))) => {
+                        self.field_rules
+                            .push((name, parse_field_rules(name, value)?));
+                    }
+                    _ => return Err(unknown(key)),
+                }
+            }
         }
         Ok(())
     }
@@ -165,6 +199,9 @@ impl Collection {
             "updated": self.updated,
         });
         for (name, slot) in RULES {
+            json[name] = json!(slot(&mut rules));
+        }
+        for (name, slot) in FIELD_RULES {
             json[name] = json!(slot(&mut rules));
         }
         json
@@ -555,6 +592,25 @@ fn optional_text(name: &str, value: &Value) -> Result<Option<String>> {
         Value::String(text) => Ok(Some(text.clone())),
         _ => Err(invalid(name, "Must be text or null.")),
     }
+}
+
+/// An object from group to field names, also as a JSON string; nothing in it means no field rules.
+fn parse_field_rules(name: &str, value: &Value) -> Result<Option<FieldRules>> {
+    let text = value.as_str().map(serde_json::from_str::<Value>);
+    let value = match text {
+        Some(Ok(value)) => value,
+        _ => value.clone(),
+    };
+    let rules: Option<FieldRules> = serde_json::from_value(value).map_err(|_| {
+        invalid(
+            name,
+            "Must be an object from group to a list of field names.",
+        )
+    })?;
+    if rules.as_ref().is_some_and(|rules| rules.len() > GROUPS_MAX) {
+        return Err(invalid(name, format!("At most {GROUPS_MAX} groups.")));
+    }
+    Ok(rules.filter(|rules| !rules.is_empty()))
 }
 
 fn unknown(key: &str) -> Error {

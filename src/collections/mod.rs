@@ -16,6 +16,14 @@ use serde_json::Value;
 pub use catalog::Catalog;
 pub use catalog::Collections;
 
+use crate::error::Result;
+use crate::rules;
+use crate::rules::FieldRules;
+use crate::rules::Grant;
+use crate::rules::Identity;
+use crate::rules::Operation;
+
+mod auth;
 mod catalog;
 mod change;
 mod definition;
@@ -62,6 +70,10 @@ pub struct Rules {
     pub delete: Option<String>,
     /// Who may start workflows on the collection (WF-16).
     pub execute: Option<String>,
+    /// Which groups read which fields, in place of `list` and `view` (FLD-3).
+    pub fields: Option<FieldRules>,
+    /// Which groups write which fields, in place of `create` and `update`.
+    pub field_edits: Option<FieldRules>,
 }
 
 /// An index that somebody asked for.
@@ -155,6 +167,20 @@ pub struct RelationOptions {
 }
 
 impl Collection {
+    /// What a caller may do with its records.
+    pub fn grant(&self, operation: Operation, identity: &Identity) -> Result<Grant> {
+        let rules = &self.rules;
+        let (rule, fields) = match operation {
+            Operation::List => (&rules.list, &rules.fields),
+            Operation::View => (&rules.view, &rules.fields),
+            Operation::Create => (&rules.create, &rules.field_edits),
+            Operation::Update => (&rules.update, &rules.field_edits),
+            Operation::Delete => (&rules.delete, &None),
+        };
+        let (rule, fields) = (rule.as_deref(), fields.as_ref());
+        rules::grant(operation, &self.name, rule, fields, identity)
+    }
+
     /// The field of this name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| field.name == name)

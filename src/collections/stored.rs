@@ -7,7 +7,6 @@ use super::Collection;
 use super::CollectionKind;
 use super::Rules;
 use super::definition::Draft;
-use super::definition::RULES;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
@@ -110,15 +109,11 @@ pub fn load(
 
 /// Fills a definition from its stored form, which [`save`] wrote.
 fn restore(collection: &mut Collection, text: &str) -> Result<()> {
-    let draft = Draft::parse(&serde_json::from_str(text)?)?;
+    let mut draft = Draft::parse(&serde_json::from_str(text)?)?;
+    draft.apply_rules(&mut collection.rules);
     collection.kind = draft.kind.unwrap_or(CollectionKind::Base);
     collection.fields = draft.fields.unwrap_or_default();
     collection.indexes = draft.indexes.unwrap_or_default();
     collection.options = draft.options.unwrap_or_default();
-    for (name, rule) in draft.rules {
-        if let Some((_, slot)) = RULES.iter().find(|(known, _)| *known == name) {
-            *slot(&mut collection.rules) = rule;
-        }
-    }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::error::ResultExt as _;
 /// Which system tables a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schema {
-    /// `default.db`: definitions, admins.
+    /// `default.db`: definitions, admins, API keys.
     Default,
     /// A tenant: how far its tables have followed their definitions.
     Tenant,
@@ -26,7 +26,7 @@ impl Schema {
     /// The steps from an empty file to the present, in order; released steps never change.
     fn steps(self) -> &'static [&'static str] {
         match self {
-            Schema::Default => &[include_str!("default.sql")],
+            Schema::Default => &[include_str!("default.sql"), include_str!("keys.sql")],
             Schema::Local => &[include_str!("local.sql")],
             Schema::Tenant => &[include_str!("tenant.sql")],
         }

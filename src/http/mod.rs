@@ -7,6 +7,7 @@
 
 mod encode;
 mod gzip;
+pub mod multipart;
 pub mod query;
 pub mod route;
 pub mod server;
@@ -127,7 +128,6 @@ pub struct Request {
     /// Whole; empty if there is none.
     pub body: Vec<u8>,
     /// The other end of the connection, which may be a proxy.
-    #[expect(dead_code, reason = "for limits by address, which are to come")]
     pub peer: SocketAddr,
     /// Its name in the log.
     pub id: RequestId,

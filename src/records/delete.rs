@@ -24,6 +24,7 @@ use crate::collections::RelationOptions;
 use crate::db::quote;
 use crate::error::Error;
 use crate::error::Result;
+use crate::rules::Operation;
 
 /// Records that one request may delete, those that go along included, and records that may point
 /// to them by one relation.
@@ -37,8 +38,8 @@ pub fn delete(
     id: &str,
 ) -> Result<()> {
     scope.collections.check_current()?;
-    let access = scope.admit(collection.rules.delete.as_ref())?;
-    let rowid = find(tx, scope, collection, id, &access)?;
+    let grant = scope.admit(collection, Operation::Delete)?;
+    let rowid = find(tx, scope, collection, id, &grant.access, None)?;
     delete_rows(tx, scope, collection, vec![(rowid, id.to_owned())])
 }
 
@@ -132,7 +133,7 @@ fn release(tx: &Connection, scope: &Scope, group: &Group, doomed: &Doomed) -> Re
             }
         }
         for (rowid, gone) in cleared {
-            clear(tx, &collection, field, rowid, &gone)?;
+            clear(tx, scope, &collection, field, rowid, &gone)?;
         }
     }
     Ok(())
@@ -140,6 +141,7 @@ fn release(tx: &Connection, scope: &Scope, group: &Group, doomed: &Doomed) -> Re
 
 fn clear(
     tx: &Connection,
+    scope: &Scope,
     collection: &Collection,
     field: &Field,
     rowid: Rowid,
@@ -153,10 +155,13 @@ fn clear(
     let mut list = value::load_list(field, &stored);
     list.retain(|id| !gone.contains(id));
     if list.is_empty() && field.required {
-        return Err(Error::conflict(format!(
-            "Records of {} still point here by their field {}.",
-            collection.name, field.name
-        )));
+        return Err(Error::conflict(match scope.identity.manages() {
+            true => format!(
+                "Records of {} still point here by their field {}.",
+                collection.name, field.name
+            ),
+            false => "Other records still point here.".to_owned(),
+        }));
     }
     let sql = format!("UPDATE {table} SET {column} = ?2, updated = ?3 WHERE rowid = ?1");
     let rest = value::store_list(&list);

@@ -1,6 +1,7 @@
 //! What a request wants to write into one record, checked as far as that goes without the database.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rusqlite::types::Value as Stored;
 use serde_json::value::RawValue;
@@ -17,6 +18,8 @@ use crate::error::FieldError;
 use crate::error::FieldErrors;
 use crate::error::Result;
 use crate::ids;
+use crate::rules::Fields;
+use crate::rules::Operation;
 
 /// Attributes that answers carry and that clients send back; they are not written.
 const PASSED_OVER: [&str; 5] = [
@@ -26,6 +29,13 @@ const PASSED_OVER: [&str; 5] = [
     "collectionName",
     "expand",
 ];
+
+/// The same of accounts: proofs, and what PocketBase's clients send. A field of such a name comes
+/// first, if there is one.
+const PASSED_OVER_OF_ACCOUNTS: [&str; 3] = ["passwordConfirm", "oldPassword", "emailVisibility"];
+
+/// Fields of accounts that accounts do not set themselves.
+const RESERVED_OF_ACCOUNTS: [&str; 2] = ["verified", "groups"];
 
 /// Failing fields that are named in one answer.
 const ERRORS_MAX: usize = 100;
@@ -39,6 +49,12 @@ pub struct Draft {
     /// What is wrong so far. It is answered together with what only the database can tell, so
     /// that a client learns of every failing field at once.
     pub(super) errors: FieldErrors,
+    /// What a rule sees as `@request.body`; kept when the rule looks at it.
+    pub(super) body: Option<Arc<Body>>,
+    ignored: Vec<String>,
+    /// It sets the password or address of an account, and the caller has not shown yet that the
+    /// account is theirs.
+    pub(super) is_unproven: bool,
 }
 
 /// Hashes a password; slow on purpose, so it happens before the writer is taken.
@@ -53,12 +69,13 @@ impl Draft {
         body: &Body,
         hash: Hasher<'_>,
     ) -> Result<Draft> {
-        scope.admit(collection.rules.create.as_ref())?;
-        let mut reader = Reader::new(scope, collection);
+        let grant = scope.admit(collection, Operation::Create)?;
+        let mut reader = Reader::new(scope, collection, grant.fields);
         let id = reader.id(body);
         reader.read(body);
         reader.fill_unset();
-        reader.finish(id, body, hash)
+        let rule = collection.rules.create.as_deref();
+        reader.finish(id, body, rule, hash)
     }
 
     /// Checks the body of a change: what it does not mention stays.
@@ -68,37 +85,58 @@ impl Draft {
         body: &Body,
         hash: Hasher<'_>,
     ) -> Result<Draft> {
-        scope.admit(collection.rules.update.as_ref())?;
-        let mut reader = Reader::new(scope, collection);
+        let grant = scope.admit(collection, Operation::Update)?;
+        let mut reader = Reader::new(scope, collection, grant.fields);
         let id = reader.id(body);
         reader.read(body);
-        reader.finish(id, body, hash)
+        let sets = |name: &str| {
+            let at = collection.fields.iter().position(|it| it.name == name);
+            at.is_some_and(|at| reader.changes.contains_key(&at))
+        };
+        let is_unproven = collection.kind == CollectionKind::Auth
+            && !scope.identity.manages()
+            && (sets("password") || sets("email"));
+        let rule = collection.rules.update.as_deref();
+        let mut draft = reader.finish(id, body, rule, hash)?;
+        draft.is_unproven = is_unproven;
+        Ok(draft)
+    }
+
+    /// Fields that the body mentions and that field rules keep the caller from writing; they are
+    /// passed over (FLD-6).
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
     }
 }
 
 struct Reader<'a> {
     collection: &'a Collection,
-    is_admin: bool,
+    /// May say who is verified and in which groups.
+    manages: bool,
+    /// What the caller may write.
+    fields: Fields,
     changes: BTreeMap<usize, Change>,
     errors: FieldErrors,
+    ignored: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(scope: &Scope, collection: &'a Collection) -> Reader<'a> {
-        let is_admin = scope.identity.is_admin();
+    fn new(scope: &Scope, collection: &'a Collection, fields: Fields) -> Reader<'a> {
         Reader {
             collection,
-            is_admin,
+            manages: scope.identity.manages(),
+            fields,
             changes: BTreeMap::new(),
             errors: FieldErrors::new(),
+            ignored: Vec::new(),
         }
     }
 
     fn read(&mut self, body: &Body) {
         for (key, raw) in body {
-            let is_confirmation =
-                key == "passwordConfirm" && self.collection.kind == CollectionKind::Auth;
-            if PASSED_OVER.contains(&key.as_str()) || key == "id" || is_confirmation {
+            let is_of_account = self.collection.kind == CollectionKind::Auth
+                && PASSED_OVER_OF_ACCOUNTS.contains(&key.as_str());
+            if PASSED_OVER.contains(&key.as_str()) || key == "id" || is_of_account {
                 continue;
             }
             if self.errors.len() >= ERRORS_MAX {
@@ -122,6 +160,10 @@ impl<'a> Reader<'a> {
             }
         };
         let name = self.field(at).name.clone();
+        if matches!(&self.fields, Fields::Named(_)) && !self.is_writable(self.field(at)) {
+            self.ignored.push(name);
+            return;
+        }
         let change = match self.may_set(at, change.as_ref().ok()) {
             true => change,
             false => Err(FieldError::new(
@@ -142,20 +184,34 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether an account is verified is for admins to say; others may leave it unset.
+    /// Whether an account is verified and in which groups it is is not for itself to say: only for
+    /// those who manage accounts, and for groups whose field rules name these fields. Others may
+    /// leave them unset.
     fn may_set(&self, at: usize, change: Option<&Change>) -> bool {
-        let is_verified =
-            self.collection.kind == CollectionKind::Auth && self.field(at).name == "verified";
-        self.is_admin || !is_verified || change == Some(&Change::Set(Stored::Integer(0)))
+        let field = self.field(at);
+        let is_reserved = self.collection.kind == CollectionKind::Auth
+            && RESERVED_OF_ACCOUNTS.contains(&field.name.as_str());
+        !is_reserved
+            || self.manages
+            || self.fields.names(&field.name)
+            || value::unset(field).ok().map(Change::Set).as_ref() == change
     }
 
-    /// To others than admins a hidden field does not exist.
+    /// To those who may not see it a hidden field does not exist.
     fn position(&self, name: &str) -> Option<usize> {
-        let is_shown = |field: &Field| self.is_admin || !field.hidden || field.is_secret();
+        let is_shown = |field: &Field| {
+            let is_hidden = field.hidden && !field.is_secret();
+            !is_hidden || self.fields == Fields::All
+        };
         self.collection
             .fields
             .iter()
             .position(|field| field.name == name && is_shown(field))
+    }
+
+    fn is_writable(&self, field: &Field) -> bool {
+        self.fields
+            .has(&field.name, field.hidden && !field.is_secret())
     }
 
     fn field(&self, at: usize) -> &'a Field {
@@ -186,7 +242,7 @@ impl<'a> Reader<'a> {
             match value::unset(field) {
                 Ok(stored) => drop(self.changes.insert(at, Change::Set(stored))),
                 // What may not be set cannot be asked for (FLD-6).
-                Err(_) if self.position(&field.name).is_none() => {
+                Err(_) if !self.is_writable(field) => {
                     self.changes.insert(at, Change::Set(Stored::Null));
                 }
                 Err(error) => drop(self.errors.insert(field.name.clone(), error)),
@@ -194,7 +250,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn finish(mut self, id: Option<String>, body: &Body, hash: Hasher<'_>) -> Result<Draft> {
+    fn finish(
+        mut self,
+        id: Option<String>,
+        body: &Body,
+        rule: Option<&str>,
+        hash: Hasher<'_>,
+    ) -> Result<Draft> {
         self.check_confirmation(body);
         for change in self.changes.values_mut() {
             if let Change::Hash(password) = change {
@@ -209,6 +271,11 @@ impl<'a> Reader<'a> {
             id,
             changes: self.changes,
             errors: self.errors,
+            body: rule
+                .is_some_and(|rule| rule.contains("@request.body"))
+                .then(|| Arc::new(body.clone())),
+            ignored: self.ignored,
+            is_unproven: false,
         })
     }
 
@@ -243,7 +310,7 @@ mod tests {
         let body: Body = serde_json::from_value(body.clone()).unwrap();
         let hash = |_: &str| Ok(String::new());
         let scope = Scope {
-            collections: std::sync::Arc::default(),
+            collections: Arc::default(),
             identity: crate::rules::Identity::Admin("a".to_owned()),
         };
         let draft = Draft::create(&scope, &collection, &body, &hash).unwrap();

@@ -18,6 +18,7 @@ pub use batch::name_step;
 pub use batch::run_batch;
 pub use delete::delete;
 pub use draft::Draft;
+pub use draft::Hasher;
 pub use like::register;
 pub use query::check_rule;
 pub use shape::Shape;
@@ -29,16 +30,19 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::filter;
-use crate::rules;
 use crate::rules::Access;
+use crate::rules::Grant;
 use crate::rules::Identity;
+use crate::rules::Operation;
 use plan::Key;
 use plan::Plan;
+use query::Input;
 use query::MAIN;
 use query::Query;
 use query::Trust;
 use write::Rowid;
 
+pub mod account;
 mod batch;
 mod delete;
 mod draft;
@@ -79,20 +83,22 @@ pub struct ListQuery {
 }
 
 impl Scope {
-    fn access(&self, rule: Option<&String>) -> Result<Access> {
-        rules::access(rule.map(String::as_str), &self.identity)
-    }
-
-    /// The access that a rule gives, unless it gives none.
-    fn admit(&self, rule: Option<&String>) -> Result<Access> {
-        match self.access(rule)? {
-            Access::Denied => Err(denied()),
-            access => Ok(access),
+    /// What the caller may do, unless it is nothing at all.
+    fn admit(&self, collection: &Collection, operation: Operation) -> Result<Grant> {
+        let grant = collection.grant(operation, &self.identity)?;
+        match grant.access {
+            Access::Denied => Err(self.denied()),
+            _ => Ok(grant),
         }
     }
 
-    fn trust(&self) -> Trust<'_> {
-        Trust::Caller(&self.identity)
+    /// For callers whom the rule admits to no record at all.
+    fn denied(&self) -> Error {
+        let message = match self.identity {
+            Identity::Key(_) => "The key does not open this.",
+            _ => "Only admins may do this.",
+        };
+        Error::new(Kind::Forbidden, message)
     }
 
     fn plan(
@@ -100,7 +106,7 @@ impl Scope {
         collection: &Arc<Collection>,
         shape: &Shape,
         key: Key,
-        access: &Access,
+        grant: &Grant,
     ) -> Result<Plan> {
         Plan::new(
             &self.collections,
@@ -108,8 +114,15 @@ impl Scope {
             collection,
             shape,
             key,
-            access,
+            grant,
         )
+    }
+
+    fn input<'a>(&'a self, body: Option<&'a Body>) -> Input<'a> {
+        Input {
+            identity: &self.identity,
+            body,
+        }
     }
 }
 
@@ -121,8 +134,8 @@ pub fn get(
     id: &str,
     shape: &Shape,
 ) -> Result<Vec<u8>> {
-    let access = scope.admit(collection.rules.view.as_ref())?;
-    let plan = scope.plan(collection, shape, Key::Id, &access)?;
+    let grant = scope.admit(collection, Operation::View)?;
+    let plan = scope.plan(collection, shape, Key::Id, &grant)?;
     let mut out = Vec::with_capacity(1024);
     let is_there = plan.write(connection, &id, &mut out);
     scope.collections.check_current()?;
@@ -150,14 +163,14 @@ fn read_list(
     list: &ListQuery,
     shape: &Shape,
 ) -> Result<Vec<u8>> {
-    let access = scope.admit(collection.rules.list.as_ref())?;
+    let grant = scope.admit(collection, Operation::List)?;
     let per_page = match list.per_page {
         0 => PER_PAGE,
         number => number.min(PER_PAGE_MAX),
     };
     let page = list.page.max(1);
     let offset = (page - 1).saturating_mul(per_page);
-    let condition = Condition::new(scope, collection, &access, &list.filter)?;
+    let condition = Condition::new(scope, collection, &grant.access, &list.filter)?;
     let rowids = condition.page(scope, collection, &list.sort, per_page, offset, connection)?;
     let total = match (
         list.skip_total,
@@ -168,7 +181,7 @@ fn read_list(
         (false, found) if found < per_page && (found > 0 || offset == 0) => Some(offset + found),
         (false, _) => Some(condition.count(collection, connection)?),
     };
-    let plan = scope.plan(collection, shape, Key::Rowid, &Access::Free)?;
+    let plan = scope.plan(collection, shape, Key::Rowid, &free(grant))?;
     let mut out = Vec::with_capacity(512 * (rowids.len() + 1));
     write_envelope(page, per_page, total, &mut out);
     for (at, rowid) in rowids.iter().enumerate() {
@@ -190,18 +203,20 @@ pub fn create(
     shape: &Shape,
 ) -> Result<Vec<u8>> {
     scope.collections.check_current()?;
-    let access = scope.admit(collection.rules.create.as_ref())?;
+    let grant = scope.admit(collection, Operation::Create)?;
+    let body = draft.body.clone();
     let rowid = write::insert(tx, scope, collection, draft)?;
     // The rule judges the record as it would be stored; a refusal undoes the insert.
-    if let Access::When(rule) = &access
-        && !write::holds(tx, scope, collection, rowid, rule)?
+    if let Access::When(rule) = &grant.access
+        && !write::holds(tx, scope, collection, rowid, rule, body.as_deref())?
     {
         return Err(Error::invalid(
             "The record is not allowed by the createRule.",
         ));
     }
     // It is the caller's own: there is nothing in it that the caller did not write.
-    let out = show(tx, scope, collection, rowid, shape, &Access::Free)?;
+    let view = collection.grant(Operation::View, &scope.identity)?;
+    let out = show(tx, scope, collection, rowid, shape, &free(view))?;
     out.ok_or_else(|| Error::internal("a new record is not there"))
 }
 
@@ -215,8 +230,9 @@ pub fn update(
     shape: &Shape,
 ) -> Result<Vec<u8>> {
     scope.collections.check_current()?;
-    let access = scope.admit(collection.rules.update.as_ref())?;
-    let rowid = find(tx, scope, collection, id, &access)?;
+    let grant = scope.admit(collection, Operation::Update)?;
+    let body = draft.body.clone();
+    let rowid = find(tx, scope, collection, id, &grant.access, body.as_deref())?;
     if draft.id.as_deref().is_some_and(|given| given != id) {
         return Err(Error::field(
             "id",
@@ -224,10 +240,17 @@ pub fn update(
             "The id of a record cannot change.",
         ));
     }
+    if draft.is_unproven {
+        return Err(Error::field(
+            "oldPassword",
+            "validation_required",
+            "Changing the address or password of an account needs its present password.",
+        ));
+    }
     write::update(tx, scope, collection, rowid, draft)?;
     // Who may change a record may yet not see it.
-    let access = scope.access(collection.rules.view.as_ref())?;
-    let out = show(tx, scope, collection, rowid, shape, &access)?;
+    let view = collection.grant(Operation::View, &scope.identity)?;
+    let out = show(tx, scope, collection, rowid, shape, &view)?;
     Ok(out.unwrap_or_else(|| serde_json::json!({"id": id}).to_string().into_bytes()))
 }
 
@@ -284,11 +307,11 @@ pub fn bulk_delete(
     ids: &[String],
 ) -> Result<()> {
     scope.collections.check_current()?;
-    let access = scope.admit(collection.rules.delete.as_ref())?;
+    let grant = scope.admit(collection, Operation::Delete)?;
     let mut rows = Vec::new();
     for id in ids {
-        let rowid =
-            find(tx, scope, collection, id, &access).map_err(|error| name_record(error, id))?;
+        let rowid = find(tx, scope, collection, id, &grant.access, None)
+            .map_err(|error| name_record(error, id))?;
         rows.push((rowid, id.clone()));
     }
     delete::delete_rows(tx, scope, collection, rows)
@@ -309,13 +332,22 @@ fn find(
     collection: &Collection,
     id: &str,
     access: &Access,
+    body: Option<&Body>,
 ) -> Result<Rowid> {
     let rowid = write::rowid_of(tx, collection, id)?.ok_or_else(no_record)?;
     match access {
-        Access::When(rule) if !write::holds(tx, scope, collection, rowid, rule)? => {
+        Access::When(rule) if !write::holds(tx, scope, collection, rowid, rule, body)? => {
             Err(no_record())
         }
         _ => Ok(rowid),
+    }
+}
+
+/// The same fields, of every record: of those that are known to be the caller's to see.
+fn free(grant: Grant) -> Grant {
+    Grant {
+        access: Access::Free,
+        ..grant
     }
 }
 
@@ -325,9 +357,9 @@ fn show(
     collection: &Arc<Collection>,
     rowid: Rowid,
     shape: &Shape,
-    access: &Access,
+    grant: &Grant,
 ) -> Result<Option<Vec<u8>>> {
-    let plan = scope.plan(collection, shape, Key::Rowid, access)?;
+    let plan = scope.plan(collection, shape, Key::Rowid, grant)?;
     let mut out = Vec::with_capacity(1024);
     let is_shown = plan.write(tx, &rowid, &mut out)?;
     Ok(is_shown.then_some(out))
@@ -358,29 +390,30 @@ impl Condition {
             filter,
             access: access.clone(),
         };
-        let mut query = Query::new(&scope.collections, &scope.identity, Vec::new());
-        condition.sql = condition.build(scope, collection, &mut query)?;
+        let mut query = Query::new(&scope.collections, scope.input(None), Vec::new());
+        condition.sql = condition.build(collection, &mut query)?;
         condition.params = query.into_params();
         Ok(condition)
     }
 
-    fn build(
-        &self,
-        scope: &Scope,
-        collection: &Collection,
-        query: &mut Query<'_>,
-    ) -> Result<String> {
-        let mut parts = Vec::new();
-        if let Access::When(rule) = &self.access {
-            parts.push(query.condition(rule, collection, Trust::Rule)?);
-        }
-        if let Some(filter) = &self.filter {
-            parts.push(query.condition(filter, collection, scope.trust())?);
-        }
-        if parts.is_empty() {
-            return Ok(String::new());
-        }
-        Ok(format!(" WHERE {}", parts.join(" AND ")))
+    fn build(&self, collection: &Collection, query: &mut Query<'_>) -> Result<String> {
+        let rule = match &self.access {
+            Access::When(rule) => Some(query.condition(rule, collection, Trust::Rule)?),
+            Access::Free | Access::Denied => None,
+        };
+        let filter = match &self.filter {
+            Some(filter) => Some(query.condition(filter, collection, Trust::Caller)?),
+            None => None,
+        };
+        Ok(match (rule, filter) {
+            (None, None) => String::new(),
+            (Some(one), None) | (None, Some(one)) => format!(" WHERE {one}"),
+            // A search in text takes as long as the text is: it must not see a hidden one.
+            (Some(rule), Some(filter)) if filter.contains(like::FUNCTION) => {
+                format!(" WHERE {rule} AND CASE WHEN {rule} THEN {filter} END")
+            }
+            (Some(rule), Some(filter)) => format!(" WHERE {rule} AND {filter}"),
+        })
     }
 
     fn page(
@@ -393,8 +426,9 @@ impl Condition {
         connection: &Connection,
     ) -> Result<Vec<Rowid>> {
         let terms = filter::parse_sort(sort)?;
-        let mut query = Query::new(&scope.collections, &scope.identity, self.params.clone());
-        let order = query.order(&terms, collection, scope.trust())?;
+        let params = self.params.clone();
+        let mut query = Query::new(&scope.collections, scope.input(None), params);
+        let order = query.order(&terms, collection, Trust::Caller)?;
         let limit = query.bind(Stored::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
         let offset = query.bind(Stored::Integer(i64::try_from(offset).unwrap_or(i64::MAX)));
         let sql = format!(
@@ -431,9 +465,4 @@ fn write_envelope(page: u64, per_page: u64, total: Option<u64>, out: &mut Vec<u8
 
 fn no_record() -> Error {
     Error::not_found("There is no such record.")
-}
-
-/// For callers whom the rule admits to no record at all.
-fn denied() -> Error {
-    Error::new(Kind::Forbidden, "Only admins may do this.")
 }

@@ -12,6 +12,7 @@ use rusqlite::ToSql;
 use rusqlite::types::Value as Stored;
 use rusqlite::types::ValueRef;
 
+use super::query::Input;
 use super::query::MAIN;
 use super::query::Query;
 use super::query::Trust;
@@ -25,9 +26,11 @@ use crate::db::quote;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::rules;
 use crate::rules::Access;
+use crate::rules::Fields;
+use crate::rules::Grant;
 use crate::rules::Identity;
+use crate::rules::Operation;
 
 /// Largest answer; a list that would be longer is refused.
 const OUTPUT_BYTES_MAX: usize = 8 << 20;
@@ -87,26 +90,21 @@ pub enum Key {
 }
 
 impl Plan {
-    /// Plans the reading of records of `collection` for `identity`, found by `key` under `access`.
+    /// Plans the reading of records of `collection` for `identity`, found by `key`, as far as
+    /// `grant` goes.
     pub fn new(
         collections: &Collections,
         identity: &Identity,
         collection: &Arc<Collection>,
         shape: &Shape,
         key: Key,
-        access: &Access,
+        grant: &Grant,
     ) -> Result<Plan> {
         let scope = Scope {
             collections,
             identity,
         };
-        scope.plan(
-            collection,
-            shape.fields.as_ref(),
-            &shape.expand,
-            key,
-            access,
-        )
+        scope.plan(collection, shape.fields.as_ref(), &shape.expand, key, grant)
     }
 
     /// Writes the record with this key; false when there is none that the caller may see.
@@ -241,7 +239,7 @@ impl Scope<'_> {
         fields: Option<&Tree>,
         expand: &Tree,
         key: Key,
-        access: &Access,
+        grant: &Grant,
     ) -> Result<Plan> {
         let wants = |name: &str| fields.is_none_or(|tree| tree.has(name));
         let mut columns: Vec<Column> = ["id", "created", "updated"]
@@ -254,7 +252,7 @@ impl Scope<'_> {
             })
             .collect();
         for (at, field) in collection.fields.iter().enumerate() {
-            if self.may_see(field) && wants(&field.name) {
+            if may_see(&grant.fields, field) && wants(&field.name) {
                 columns.push(Column {
                     field: Some(at),
                     name: "",
@@ -267,9 +265,12 @@ impl Scope<'_> {
             .children
             .iter()
             .filter(|_| wants("expand"))
-            .map(|(name, tree)| self.expand(collection, name, tree, below, &mut columns))
+            .map(|(name, tree)| {
+                let at = position(collection, &grant.fields, name)?;
+                self.expand(collection, at, tree, below, &mut columns)
+            })
             .collect::<Result<Vec<_>>>()?;
-        let (sql, params) = self.select(collection, &columns, key, access)?;
+        let (sql, params) = self.select(collection, &columns, key, &grant.access)?;
         Ok(Plan {
             sql,
             params,
@@ -286,27 +287,17 @@ impl Scope<'_> {
     fn expand(
         &self,
         collection: &Collection,
-        name: &str,
+        at: usize,
         tree: &Tree,
         fields: Option<&Tree>,
         columns: &mut Vec<Column>,
     ) -> Result<Expand> {
-        let unknown = || {
-            Error::invalid(format!(
-                "expand: {} has no relation {name}.",
-                collection.name
-            ))
-        };
-        let at = collection
-            .fields
-            .iter()
-            .position(|field| field.name == name);
-        let at = at
-            .filter(|at| self.may_see(&collection.fields[*at]))
-            .ok_or_else(unknown)?;
         let field = &collection.fields[at];
-        let target = &field.relation().ok_or_else(unknown)?.collection_id;
-        let target = self.collections.by_id(target).ok_or_else(unknown)?;
+        let name = &field.name;
+        let target = field
+            .relation()
+            .and_then(|options| self.collections.by_id(&options.collection_id))
+            .ok_or_else(|| no_relation(collection, name))?;
         let column = match columns.iter().position(|column| column.field == Some(at)) {
             Some(column) => column,
             None => {
@@ -318,18 +309,18 @@ impl Scope<'_> {
                 columns.len() - 1
             }
         };
-        let access = rules::access(target.rules.view.as_deref(), self.identity)?;
+        let grant = target.grant(Operation::View, self.identity)?;
         // No mention of what is below, or `*`, means all of it.
         let below = fields
             .filter(|tree| !tree.children.is_empty() && !tree.children.contains_key("*"))
             .and_then(|tree| tree.children.get(name))
             .filter(|tree| !tree.children.is_empty());
-        let plan = match access {
+        let plan = match grant.access {
             Access::Denied => None,
-            access => Some(self.plan(target, below, tree, Key::Id, &access)?),
+            _ => Some(self.plan(target, below, tree, Key::Id, &grant)?),
         };
         Ok(Expand {
-            name: name.to_owned(),
+            name: name.clone(),
             column,
             multiple: field.is_multiple(),
             plan,
@@ -361,7 +352,11 @@ impl Scope<'_> {
         let column = if key == Key::Rowid { "rowid" } else { "id" };
         let table = quote(&collection.name);
         sql += &format!(" FROM {table} AS {MAIN} WHERE {MAIN}.{column} = ?1");
-        let mut query = Query::new(self.collections, self.identity, vec![Stored::Null]);
+        let input = Input {
+            identity: self.identity,
+            body: None,
+        };
+        let mut query = Query::new(self.collections, input, vec![Stored::Null]);
         match access {
             Access::Free => {}
             Access::Denied => sql += " AND FALSE",
@@ -372,10 +367,24 @@ impl Scope<'_> {
         }
         Ok((sql, query.into_params().split_off(1)))
     }
+}
 
-    fn may_see(&self, field: &Field) -> bool {
-        !field.is_secret() && (!field.hidden || self.identity.is_admin())
-    }
+fn may_see(fields: &Fields, field: &Field) -> bool {
+    !field.is_secret() && fields.has(&field.name, field.hidden)
+}
+
+/// Where the relation lies that is to be expanded, for a caller who may see it.
+fn position(collection: &Collection, fields: &Fields, name: &str) -> Result<usize> {
+    let is_it = |field: &Field| field.name == name && may_see(fields, field);
+    let found = collection.fields.iter().position(is_it);
+    found.ok_or_else(|| no_relation(collection, name))
+}
+
+fn no_relation(collection: &Collection, name: &str) -> Error {
+    Error::invalid(format!(
+        "expand: {} has no relation {name}.",
+        collection.name
+    ))
 }
 
 fn text_of(value: ValueRef<'_>) -> &[u8] {

@@ -20,6 +20,7 @@ use super::kind::coerce;
 use super::kind::json_path;
 use super::kind::kind_of;
 use super::like;
+use super::value::Body;
 use crate::clock;
 use crate::collections::Collection;
 use crate::collections::Collections;
@@ -34,16 +35,39 @@ use crate::filter::Literal;
 use crate::filter::Op;
 use crate::filter::Operand;
 use crate::filter::SortTerm;
+use crate::rules::Access;
+use crate::rules::Fields;
 use crate::rules::Identity;
+use crate::rules::Operation;
 
-/// What a condition may look at.
-#[derive(Clone, Copy)]
-pub enum Trust<'a> {
-    /// A rule of the schema: every field but passwords.
+/// Whose words a condition is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// A rule of the schema: every record, every field but passwords.
     Rule,
-    /// Text of this caller: no hidden fields, no records that another rule might hide.
-    Caller(&'a Identity),
+    /// The caller's: only the fields that the caller may read, and of related records only those
+    /// that the caller may view; others are as if they did not exist.
+    Caller,
 }
+
+/// Whose request a statement is for, and what it says.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub identity: &'a Identity,
+    /// What a rule sees as `@request.body`; none when nothing is written.
+    pub body: Option<&'a Body>,
+}
+
+/// What the paths of a condition begin at.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    /// A table that holds records of `collection`, by its name in the statement.
+    alias: &'a str,
+    collection: &'a Collection,
+    trust: Trust,
+}
+
+mod request;
 
 /// Steps into relations and over lists in one statement.
 const JOINS_MAX: usize = 100;
@@ -54,16 +78,24 @@ pub const MAIN: &str = "r0";
 /// Makes conditions for one statement and gathers their parameters.
 pub struct Query<'a> {
     collections: &'a Collections,
-    identity: &'a Identity,
+    input: Input<'a>,
+    /// The rule is only checked; paths must lead somewhere, whoever asks.
+    is_check: bool,
     params: Vec<Stored>,
     aliases: usize,
     now_ms: i64,
 }
 
 /// One side of a comparison, resolved.
-enum Side {
-    /// A value that is known now; `from_request` marks an `@request` path.
-    Constant { value: Stored, from_request: bool },
+struct Side {
+    value: SideValue,
+    /// It stands for an `@request` path: without a value it equals no field.
+    from_request: bool,
+}
+
+enum SideValue {
+    /// A value that is known now.
+    Constant(Stored),
     /// An SQL expression with one value.
     One { sql: String, kind: Kind },
     /// An SQL `FROM` clause and the expression of each of its rows.
@@ -76,15 +108,12 @@ enum Side {
 
 impl<'a> Query<'a> {
     /// A statement whose own parameters are ?1 to ?`reserved`.
-    pub fn new(
-        collections: &'a Collections,
-        identity: &'a Identity,
-        reserved: Vec<Stored>,
-    ) -> Query<'a> {
+    pub fn new(collections: &'a Collections, input: Input<'a>, reserved: Vec<Stored>) -> Query<'a> {
         let now_ms = clock::now_ms();
         Query {
             collections,
-            identity,
+            input,
+            is_check: false,
             params: reserved,
             aliases: 0,
             now_ms,
@@ -107,9 +136,14 @@ impl<'a> Query<'a> {
         &mut self,
         expr: &Expr,
         collection: &Collection,
-        trust: Trust<'_>,
+        trust: Trust,
     ) -> Result<String> {
-        let sql = self.expr(expr, true, collection, trust)?;
+        let place = Place {
+            alias: MAIN,
+            collection,
+            trust,
+        };
+        let sql = self.expr(expr, true, place)?;
         // SQLite's work for joins grows with the square of their number.
         if self.aliases > JOINS_MAX {
             return Err(Error::invalid(format!(
@@ -124,16 +158,21 @@ impl<'a> Query<'a> {
         &mut self,
         terms: &[SortTerm],
         collection: &Collection,
-        trust: Trust<'_>,
+        trust: Trust,
     ) -> Result<String> {
         let mut parts = Vec::new();
+        let place = Place {
+            alias: MAIN,
+            collection,
+            trust,
+        };
         for term in terms {
             let sql = match term.path.first().map(String::as_str) {
                 Some("@random") => "random()".to_owned(),
                 Some("@rowid") => format!("{MAIN}.rowid"),
-                _ => match self.path(&term.path, collection, trust)? {
-                    Side::One { sql, .. } => sql,
-                    Side::Many { .. } | Side::Constant { .. } => {
+                _ => match self.path(&term.path, place)?.value {
+                    SideValue::One { sql, .. } => sql,
+                    SideValue::Many { .. } | SideValue::Constant(_) => {
                         return Err(Error::invalid(format!(
                             "{} has several values and cannot be sorted by.",
                             term.path.join(".")
@@ -148,18 +187,12 @@ impl<'a> Query<'a> {
         Ok(parts.join(", "))
     }
 
-    fn expr(
-        &mut self,
-        expr: &Expr,
-        positive: bool,
-        collection: &Collection,
-        trust: Trust<'_>,
-    ) -> Result<String> {
+    fn expr(&mut self, expr: &Expr, positive: bool, place: Place<'_>) -> Result<String> {
         match expr {
-            Expr::Not(inner) => self.expr(inner, !positive, collection, trust),
-            Expr::And(list) => self.list(list, positive, positive, collection, trust),
-            Expr::Or(list) => self.list(list, positive, !positive, collection, trust),
-            Expr::Compare(comparison) => self.comparison(comparison, positive, collection, trust),
+            Expr::Not(inner) => self.expr(inner, !positive, place),
+            Expr::And(list) => self.list(list, positive, positive, place),
+            Expr::Or(list) => self.list(list, positive, !positive, place),
+            Expr::Compare(comparison) => self.comparison(comparison, positive, place),
             Expr::In(left, values) => {
                 let equals = |value: &Literal| {
                     Expr::Compare(Comparison {
@@ -170,7 +203,7 @@ impl<'a> Query<'a> {
                     })
                 };
                 let list: Vec<Expr> = values.iter().map(equals).collect();
-                self.list(&list, positive, !positive, collection, trust)
+                self.list(&list, positive, !positive, place)
             }
         }
     }
@@ -180,12 +213,11 @@ impl<'a> Query<'a> {
         list: &[Expr],
         positive: bool,
         all: bool,
-        collection: &Collection,
-        trust: Trust<'_>,
+        place: Place<'_>,
     ) -> Result<String> {
         let parts: Vec<String> = list
             .iter()
-            .map(|expr| self.expr(expr, positive, collection, trust))
+            .map(|expr| self.expr(expr, positive, place))
             .collect::<Result<_>>()?;
         Ok(format!(
             "({})",
@@ -197,12 +229,13 @@ impl<'a> Query<'a> {
         &mut self,
         comparison: &Comparison,
         positive: bool,
-        collection: &Collection,
-        trust: Trust<'_>,
+        place: Place<'_>,
     ) -> Result<String> {
         let bound = self.params.len();
-        let left = self.operand(&comparison.left, collection, trust)?;
-        let right = self.operand(&comparison.right, collection, trust)?;
+        let mut left = self.operand(&comparison.left, place)?;
+        let mut right = self.operand(&comparison.right, place)?;
+        left.fit(&right);
+        right.fit(&left);
         let (op, any) = (comparison.op, comparison.any);
         if is_nothing_of_request(&left, &right) {
             // What the field's path has bound is not in the statement.
@@ -211,31 +244,30 @@ impl<'a> Query<'a> {
         }
         // A pattern is text, whatever the type of what it is held against.
         let is_like = matches!(op, Op::Like | Op::NotLike);
-        let wanted = |kind: Option<Kind>| kind.filter(|_| !is_like);
-        match (&left, &right) {
-            (Side::Many { .. }, Side::Many { .. }) => Err(Error::invalid(
-                "Only one side of a comparison may have several values.",
-            )),
-            (Side::Many { from, sql, kind }, other) => {
-                let (from, sql) = (from.clone(), Term::Sql(sql.clone()));
-                let other = self.term(other, wanted(Some(*kind)))?;
-                self.over_rows(&from, any, positive, |query, positive| {
-                    query.leaf(&sql, op, &other, positive)
-                })
+        let wanted = |side: &Side| side.kind().filter(|_| !is_like);
+        let (of_left, of_right) = (wanted(&left), wanted(&right));
+        let from = match (&left.value, &right.value) {
+            // Only what a request brings is short enough to be held against each of several.
+            (SideValue::Many { from: a, .. }, SideValue::Many { from: b, .. })
+                if left.from_request || right.from_request =>
+            {
+                format!("{a}, {b}")
             }
-            (other, Side::Many { from, sql, kind }) => {
-                let (from, sql) = (from.clone(), Term::Sql(sql.clone()));
-                let other = self.term(other, wanted(Some(*kind)))?;
-                self.over_rows(&from, any, positive, |query, positive| {
-                    query.leaf(&other, op, &sql, positive)
-                })
+            (SideValue::Many { .. }, SideValue::Many { .. }) => {
+                return Err(Error::invalid(
+                    "Only one side of a comparison may have several values.",
+                ));
             }
+            (SideValue::Many { from, .. }, _) | (_, SideValue::Many { from, .. }) => from.clone(),
             _ => {
-                let a = self.term(&left, wanted(right.kind()))?;
-                let b = self.term(&right, wanted(left.kind()))?;
-                self.leaf(&a, op, &b, positive)
+                let (a, b) = (left.term(of_right)?, right.term(of_left)?);
+                return self.leaf(&a, op, &b, positive);
             }
-        }
+        };
+        let (a, b) = (left.term(of_right)?, right.term(of_left)?);
+        self.over_rows(&from, any, positive, |query, positive| {
+            query.leaf(&a, op, &b, positive)
+        })
     }
 
     /// A comparison over all rows of `from`: any of them, or all of them.
@@ -264,13 +296,15 @@ impl<'a> Query<'a> {
             Op::Like => return self.like(left, right, positive),
             Op::NotLike => return self.like(left, right, !positive),
         };
-        let is_set = |term: &Term| matches!(term, Term::Value(value) if *value != Stored::Null);
-        let one_is_set = is_set(left) || is_set(right);
+        let one_is_set = left.is_set() || right.is_set();
+        let one_may_be_nothing = left.is_from_request() || right.is_from_request();
         let (a, b) = (self.sql(left), self.sql(right));
         Ok(match (sign, equal == positive) {
-            // With a value on one side `=` and `IS` agree, and `=` uses every index.
-            ("", true) if one_is_set => format!("{a} = {b}"),
+            // With a value on one side `=` and `IS` agree, and `=` uses every index. What a
+            // request does not have equals nothing, as with `=`.
+            ("", true) if one_is_set || one_may_be_nothing => format!("{a} = {b}"),
             ("", true) => format!("{a} IS {b}"),
+            ("", false) if one_may_be_nothing => format!("({a} = {b}) IS NOT TRUE"),
             ("", false) => format!("{a} IS NOT {b}"),
             (sign, true) => format!("{a} {sign} {b}"),
             (sign, false) => format!("({a} {sign} {b}) IS NOT TRUE"),
@@ -278,34 +312,27 @@ impl<'a> Query<'a> {
     }
 
     fn like(&mut self, text: &Term, pattern: &Term, positive: bool) -> Result<String> {
+        let nothing = [text, pattern].map(Term::is_from_request);
         let (a, b) = (self.sql(text), self.sql(pattern));
         let not = if positive { "" } else { "NOT " };
-        Ok(format!("{not}{}({a}, {b})", like::FUNCTION))
+        let function = like::FUNCTION;
+        Ok(match nothing {
+            [false, false] => format!("{not}{function}({a}, {b})"),
+            [true, _] => format!("{not}({a} IS NOT NULL AND {function}({a}, {b}))"),
+            [_, true] => format!("{not}({b} IS NOT NULL AND {function}({a}, {b}))"),
+        })
     }
 
     fn sql(&mut self, term: &Term) -> String {
         match term {
-            Term::Sql(sql) => sql.clone(),
+            Term::Sql { sql, .. } => sql.clone(),
             Term::Value(value) => self.bind(value.clone()),
         }
     }
 
-    /// Makes a side comparable with something of type `other`.
-    fn term(&self, side: &Side, other: Option<Kind>) -> Result<Term> {
-        match side {
-            Side::Constant { value, .. } => Ok(Term::Value(coerce(value.clone(), other)?)),
-            Side::One { sql, .. } | Side::Many { sql, .. } => Ok(Term::Sql(sql.clone())),
-        }
-    }
-
-    fn operand(
-        &mut self,
-        operand: &Operand,
-        collection: &Collection,
-        trust: Trust<'_>,
-    ) -> Result<Side> {
+    fn operand(&mut self, operand: &Operand, place: Place<'_>) -> Result<Side> {
         let value = match operand {
-            Operand::Path(path) => return self.path(path, collection, trust),
+            Operand::Path(path) => return self.path(path, place),
             Operand::Literal(literal) => match literal {
                 Literal::Null => Stored::Null,
                 Literal::Bool(flag) => Stored::Integer(i64::from(*flag)),
@@ -314,41 +341,38 @@ impl<'a> Query<'a> {
                 Literal::Text(text) => Stored::Text(text.clone()),
             },
         };
-        Ok(Side::Constant {
-            value,
-            from_request: false,
-        })
+        Ok(Side::constant(value))
     }
 
-    fn path(&mut self, path: &[String], collection: &Collection, trust: Trust<'_>) -> Result<Side> {
+    fn path(&mut self, path: &[String], place: Place<'_>) -> Result<Side> {
         let first = path.first().map_or("", String::as_str);
         if first == "@request" {
-            return self.request(path);
+            return self.request(path, place);
         }
         if let Some(name) = first.strip_prefix('@') {
             let value = self.moment(name, path)?;
-            return Ok(Side::Constant {
-                value: Stored::Text(value),
-                from_request: false,
-            });
+            return Ok(Side::constant(Stored::Text(value)));
         }
-        self.field_path(path, collection, trust)
-    }
-
-    /// Walks a path from the main table: `author.name`, `tags`, `meta.colour`.
-    fn field_path(
-        &mut self,
-        path: &[String],
-        collection: &Collection,
-        trust: Trust<'_>,
-    ) -> Result<Side> {
-        let mut walk = Walk {
-            alias: MAIN.to_owned(),
+        let walk = Walk {
+            alias: place.alias.to_owned(),
             joins: String::new(),
             is_many: false,
         };
-        let mut at = collection;
-        let (mut names, unknown) = (path, || no_field(path, collection));
+        self.field_path(walk, path, path, place)
+    }
+
+    /// Walks the names of a path (`author.name`, `tags`, `meta.colour`) from where `walk` has come
+    /// to, a record of `place.collection`; `path` is the whole of it, for errors.
+    fn field_path(
+        &mut self,
+        mut walk: Walk,
+        names: &[String],
+        path: &[String],
+        place: Place<'_>,
+    ) -> Result<Side> {
+        let (mut at, trust, mut names) = (place.collection, place.trust, names);
+        let unknown = || no_field(path, place.collection);
+        let mut fields = self.fields_of(at, trust)?;
         loop {
             let (name, rest) = names.split_first().ok_or_else(unknown)?;
             let column = format!("{}.{}", walk.alias, quote(name));
@@ -365,7 +389,7 @@ impl<'a> Query<'a> {
                 };
             }
             let field = at.field(name).ok_or_else(unknown)?;
-            if !trust.may_see(field) {
+            if field.is_secret() || !fields.has(name, field.hidden) {
                 return Err(unknown());
             }
             if rest.is_empty() {
@@ -381,14 +405,26 @@ impl<'a> Query<'a> {
                         .collections
                         .by_id(&options.collection_id)
                         .ok_or_else(unknown)?;
-                    if !trust.may_enter(target) {
-                        return Err(unknown());
-                    }
-                    self.step_into(&mut walk, field, &column, target);
+                    let id = if field.is_multiple() {
+                        self.step_over_values(&mut walk, &column)
+                    } else {
+                        column
+                    };
+                    self.step_into(&mut walk, &id, target, trust, &unknown)?;
+                    fields = self.fields_of(target, trust)?;
                     (at, names) = (target, rest);
                 }
                 _ => return Err(unknown()),
             }
+        }
+    }
+
+    fn fields_of(&self, collection: &Collection, trust: Trust) -> Result<Fields> {
+        match trust {
+            Trust::Rule => Ok(Fields::All),
+            Trust::Caller => Ok(collection
+                .grant(Operation::View, self.input.identity)?
+                .fields),
         }
     }
 
@@ -405,16 +441,35 @@ impl<'a> Query<'a> {
         walk.end(values, kind_of(field))
     }
 
-    fn step_into(&mut self, walk: &mut Walk, field: &Field, column: &str, target: &Collection) {
-        let id = if field.is_multiple() {
-            self.step_over_values(walk, column)
-        } else {
-            column.to_owned()
-        };
-        let alias = self.alias();
-        let table = quote(&target.name);
+    /// Joins the record of `target` with this id. To a caller a record that the view rule hides is
+    /// none.
+    fn step_into(
+        &mut self,
+        walk: &mut Walk,
+        id: &str,
+        target: &Collection,
+        trust: Trust,
+        unknown: &dyn Fn() -> Error,
+    ) -> Result<()> {
+        let (alias, table) = (self.alias(), quote(&target.name));
         walk.joins += &format!(" LEFT JOIN {table} AS {alias} ON {alias}.id = {id}");
+        if trust == Trust::Caller {
+            match target.grant(Operation::View, self.input.identity)?.access {
+                Access::Free => {}
+                Access::Denied => return Err(unknown()),
+                Access::When(rule) => {
+                    let place = Place {
+                        alias: &alias,
+                        collection: target,
+                        trust: Trust::Rule,
+                    };
+                    let condition = self.expr(&rule, true, place)?;
+                    walk.joins += &format!(" AND {condition}");
+                }
+            }
+        }
         walk.alias = alias;
+        Ok(())
     }
 
     /// Joins the values of a list; no values are one unset value. Returns the value's SQL.
@@ -428,22 +483,6 @@ impl<'a> Query<'a> {
     fn alias(&mut self) -> String {
         self.aliases += 1;
         format!("r{}", self.aliases)
-    }
-
-    fn request(&self, path: &[String]) -> Result<Side> {
-        let names: Vec<&str> = path.iter().map(String::as_str).collect();
-        let value = match names.as_slice() {
-            ["@request", "auth", "id"] => match self.identity {
-                Identity::Admin(id) => Stored::Text(id.clone()),
-                Identity::Nobody => Stored::Null,
-            },
-            ["@request", "auth", _] => Stored::Null,
-            _ => return Err(Error::invalid(format!("{} is not known.", path.join(".")))),
-        };
-        Ok(Side::Constant {
-            value,
-            from_request: true,
-        })
     }
 
     /// Moments relative to the request, all in UTC (names as in PocketBase).
@@ -482,63 +521,85 @@ struct Walk {
 impl Walk {
     fn end(self, sql: String, kind: Kind) -> Side {
         let from = format!("(SELECT 1){}", self.joins);
-        match (self.is_many, self.joins.is_empty()) {
-            (true, _) => Side::Many { from, sql, kind },
-            (false, true) => Side::One { sql, kind },
-            (false, false) => Side::One {
+        let value = match (self.is_many, self.joins.is_empty()) {
+            (true, _) => SideValue::Many { from, sql, kind },
+            (false, true) => SideValue::One { sql, kind },
+            (false, false) => SideValue::One {
                 sql: format!("(SELECT {sql} FROM {from})"),
                 kind,
             },
+        };
+        Side {
+            value,
+            from_request: false,
         }
     }
 }
 
 impl Side {
+    fn constant(value: Stored) -> Side {
+        Side {
+            value: SideValue::Constant(value),
+            from_request: false,
+        }
+    }
+
     fn kind(&self) -> Option<Kind> {
-        match self {
-            Side::Constant { .. } => None,
-            Side::One { kind, .. } | Side::Many { kind, .. } => Some(*kind),
+        match &self.value {
+            SideValue::Constant(_) => None,
+            SideValue::One { kind, .. } | SideValue::Many { kind, .. } => Some(*kind),
+        }
+    }
+
+    /// A value of the request that cannot be one of the field's is nothing to it. The same in the
+    /// text of a filter is a mistake, which [`Side::term`] tells of.
+    fn fit(&mut self, other: &Side) {
+        if let SideValue::Constant(value) = &mut self.value
+            && self.from_request
+            && coerce(value.clone(), other.kind()).is_err()
+        {
+            *value = Stored::Null;
+        }
+    }
+
+    /// Makes it comparable with something of type `other`.
+    fn term(&self, other: Option<Kind>) -> Result<Term> {
+        match &self.value {
+            SideValue::Constant(value) => Ok(Term::Value(coerce(value.clone(), other)?)),
+            SideValue::One { sql, .. } | SideValue::Many { sql, .. } => Ok(Term::Sql {
+                sql: sql.clone(),
+                from_request: self.from_request,
+            }),
         }
     }
 }
 
 /// A side that is ready to be written down.
 enum Term {
-    Sql(String),
+    Sql { sql: String, from_request: bool },
     Value(Stored),
 }
 
-impl Trust<'_> {
-    fn may_see(self, field: &Field) -> bool {
-        match self {
-            _ if field.is_secret() => false,
-            Trust::Rule => true,
-            Trust::Caller(identity) => identity.is_admin() || !field.hidden,
-        }
+impl Term {
+    fn is_set(&self) -> bool {
+        matches!(self, Term::Value(value) if *value != Stored::Null)
     }
 
-    /// Whether records of a related collection may decide what a caller finds.
-    fn may_enter(self, target: &Collection) -> bool {
-        match self {
-            Trust::Rule => true,
-            Trust::Caller(identity) => {
-                identity.is_admin() || target.rules.view.as_deref() == Some("")
+    fn is_from_request(&self) -> bool {
+        matches!(
+            self,
+            Term::Sql {
+                from_request: true,
+                ..
             }
-        }
+        )
     }
 }
 
 fn is_nothing_of_request(left: &Side, right: &Side) -> bool {
-    let is_nothing = |side: &Side| {
-        matches!(
-            side,
-            Side::Constant {
-                value: Stored::Null,
-                from_request: true
-            }
-        )
-    };
-    let is_field = |side: &Side| matches!(side, Side::One { .. } | Side::Many { .. });
+    let is_nothing =
+        |side: &Side| side.from_request && matches!(side.value, SideValue::Constant(Stored::Null));
+    let is_field = |side: &Side| !matches!(side.value, SideValue::Constant(_));
     (is_nothing(left) && is_field(right)) || (is_field(left) && is_nothing(right))
 }
 
@@ -571,7 +632,12 @@ pub fn check_rule(rule: &str, collection: &Collection, others: &Collections) -> 
     known.retain(|other| other.id != collection.id);
     known.push(collection.clone());
     let collections = Collections::from_iter(known);
-    let mut query = Query::new(&collections, &Identity::Nobody, Vec::new());
+    let input = Input {
+        identity: &Identity::Nobody,
+        body: None,
+    };
+    let mut query = Query::new(&collections, input, Vec::new());
+    query.is_check = true;
     query
         .condition(&crate::filter::parse(rule)?, collection, Trust::Rule)
         .map(drop)

@@ -11,9 +11,11 @@ use super::query::MAIN;
 use super::query::Query;
 use super::query::Trust;
 use super::value;
+use super::value::Body;
 use super::value::Change;
 use crate::clock;
 use crate::collections::Collection;
+use crate::collections::CollectionKind;
 use crate::collections::Field;
 use crate::db::quote;
 use crate::error::Error;
@@ -23,6 +25,9 @@ use crate::error::Kind;
 use crate::error::Result;
 use crate::filter::Expr;
 use crate::ids;
+use crate::rules::Access;
+use crate::rules::Identity;
+use crate::rules::Operation;
 
 /// SQLite's own key of a row.
 pub type Rowid = i64;
@@ -54,7 +59,7 @@ pub fn insert(
         sql += ", ";
         sql += &quote(&field.name);
         let result = resolve(field, change, || Ok(Stored::Null))?
-            .and_then(|stored| check_targets(tx, scope, field, stored, Some((collection, &id))));
+            .and_then(|stored| check_targets(tx, scope, field, stored, &own(collection, &id)));
         match result {
             Ok(stored) => params.push(stored),
             Err(error) => drop(errors.insert(field.name.clone(), error)),
@@ -88,6 +93,7 @@ pub fn update(
     let mut params = vec![Stored::Integer(rowid), Stored::Text(clock::now())];
     let mut sql = format!("UPDATE {table} SET updated = ?2");
     let mut errors = draft.errors;
+    let mut new_email = None;
     for (at, change) in draft.changes {
         let field = &collection.fields[at];
         let column = quote(&field.name);
@@ -97,18 +103,35 @@ pub fn update(
                 .prepare_cached(&sql)?
                 .query_row([rowid], |row| row.get(0))?)
         };
+        let kept = match field.relation() {
+            Some(options) => Known {
+                collection: &options.collection_id,
+                ids: value::load_list(field, &before()?),
+            },
+            None => Known::default(),
+        };
         let result = resolve(field, change, before)?
-            .and_then(|stored| check_targets(tx, scope, field, stored, None));
+            .and_then(|stored| check_targets(tx, scope, field, stored, &kept));
         match result {
             Ok(stored) => {
                 params.push(stored);
                 sql += &format!(", {column} = ?{}", params.len());
+                let is_email = collection.kind == CollectionKind::Auth && field.name == "email";
+                new_email = new_email.or(is_email.then_some(params.len()));
             }
             Err(error) => drop(errors.insert(field.name.clone(), error)),
         }
     }
     if !errors.is_empty() {
         return Err(not_valid(errors));
+    }
+    if let Some(email) = new_email
+        && !scope.identity.manages()
+    {
+        // A new address is one that nobody has verified.
+        sql += &format!(
+            ", verified = CASE WHEN email = ?{email} COLLATE NOCASE THEN verified ELSE 0 END"
+        );
     }
     sql += " WHERE rowid = ?1";
     let bytes = check_bytes(&params)?;
@@ -183,12 +206,10 @@ pub fn holds(
     collection: &Collection,
     rowid: Rowid,
     rule: &Expr,
+    body: Option<&Body>,
 ) -> Result<bool> {
-    let mut query = Query::new(
-        &scope.collections,
-        &scope.identity,
-        vec![Stored::Integer(rowid)],
-    );
+    let input = scope.input(body);
+    let mut query = Query::new(&scope.collections, input, vec![Stored::Integer(rowid)]);
     let condition = query.condition(rule, collection, Trust::Rule)?;
     let table = quote(&collection.name);
     let sql = format!("SELECT 1 FROM {table} AS {MAIN} WHERE {MAIN}.rowid = ?1 AND {condition}");
@@ -251,13 +272,30 @@ fn add(field: &Field, before: &Stored, amount: &Stored) -> Result<Stored, FieldE
     value::check_number(field, sum).map(|()| exact.map_or(Stored::Real(sum), Stored::Integer))
 }
 
-/// Every record that a relation names exists; a new record may name itself.
+/// Records that a relation may name without being looked for.
+#[derive(Default)]
+struct Known<'a> {
+    /// Id of their collection.
+    collection: &'a str,
+    ids: Vec<String>,
+}
+
+/// A new record may name itself.
+fn own<'a>(collection: &'a Collection, id: &str) -> Known<'a> {
+    Known {
+        collection: &collection.id,
+        ids: vec![id.to_owned()],
+    }
+}
+
+/// Every record that a relation names exists, and the caller may view it: what is hidden is
+/// answered as if it did not exist. What was named before may be named again.
 fn check_targets(
     tx: &Connection,
     scope: &Scope,
     field: &Field,
     stored: Stored,
-    own: Option<(&Collection, &str)>,
+    known: &Known<'_>,
 ) -> Result<Stored, FieldError> {
     let Some(options) = field.relation() else {
         return Ok(stored);
@@ -269,12 +307,12 @@ fn check_targets(
         );
     };
     for id in value::load_list(field, &stored) {
-        if own.is_some_and(|(collection, own_id)| collection.id == target.id && own_id == id) {
+        if known.collection == target.id && known.ids.contains(&id) {
             continue;
         }
-        match rowid_of(tx, target, &id) {
-            Ok(Some(_)) => {}
-            Ok(None) => {
+        match may_point_to(tx, scope, target, &id) {
+            Ok(true) => {}
+            Ok(false) => {
                 let message = format!("There is no record {id}.");
                 return value::wrong("validation_missing_relation", &message);
             }
@@ -287,13 +325,29 @@ fn check_targets(
     Ok(stored)
 }
 
+fn may_point_to(tx: &Connection, scope: &Scope, target: &Collection, id: &str) -> Result<bool> {
+    let Some(rowid) = rowid_of(tx, target, id)? else {
+        return Ok(false);
+    };
+    let is_own = matches!(&scope.identity, Identity::User(user)
+        if user.collection_id == target.id && user.id == id);
+    if is_own || scope.identity.manages() {
+        return Ok(true);
+    }
+    match target.grant(Operation::View, &scope.identity)?.access {
+        Access::Free => Ok(true),
+        Access::Denied => Ok(false),
+        Access::When(rule) => holds(tx, scope, target, rowid, &rule, None),
+    }
+}
+
 fn not_valid(errors: FieldErrors) -> Error {
     Error::fields("The record is not valid.", errors)
 }
 
 /// Turns SQLite's refusal of a duplicate into an error of the field: its text names the columns
 /// (`UNIQUE constraint failed: table.a, table.b`).
-fn refuse(collection: &Collection, error: rusqlite::Error) -> Error {
+pub fn refuse(collection: &Collection, error: rusqlite::Error) -> Error {
     let text = error.to_string();
     let Some(columns) = text.split("UNIQUE constraint failed: ").nth(1) else {
         return error.into();

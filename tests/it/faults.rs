@@ -32,6 +32,7 @@ use crate::support::pause;
 use crate::support::server::Server;
 use crate::support::server::VSKI;
 use crate::support::server::command;
+use crate::support::sqlite_for_writing;
 use crate::support::wait_until;
 
 mod busy;
@@ -172,9 +173,7 @@ fn a_refused_change_keeps_the_one_before_it() {
     };
     let run = |file: &str, sql: &str| {
         let path = server.dir().join("data").join(file);
-        let connection = rusqlite::Connection::open(path).unwrap();
-        connection.busy_timeout(Duration::from_secs(5)).unwrap();
-        connection.execute_batch(sql).unwrap();
+        sqlite_for_writing(&path).execute_batch(sql).unwrap();
     };
     run(
         "default.db",

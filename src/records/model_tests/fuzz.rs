@@ -37,6 +37,7 @@ use crate::filter::SortTerm;
 use crate::records;
 use crate::records::ListQuery;
 use crate::records::Shape;
+use crate::records::query::Input;
 use crate::records::query::MAIN;
 use crate::records::query::Query;
 use crate::records::query::Trust;
@@ -231,17 +232,21 @@ impl<'a> Guarded<'a> {
     }
 
     /// Makes the end of a statement for everyone who might have written the text, and runs it.
-    fn check_made(&self, text: &str, make: impl Fn(&mut Query<'_>, Trust<'_>) -> Result<String>) {
+    fn check_made(&self, text: &str, make: impl Fn(&mut Query<'_>, Trust) -> Result<String>) {
         let admin = Caller::Admin.identity();
         let nobody = Identity::Nobody;
         let authors = [
-            (&nobody, Trust::Caller(&nobody), &self.public),
+            (&nobody, Trust::Caller, &self.public),
             (&nobody, Trust::Rule, &self.all),
-            (&admin, Trust::Caller(&admin), &self.all),
+            (&admin, Trust::Caller, &self.all),
         ];
         let mut done: Vec<String> = Vec::new();
         for (identity, trust, allowed) in authors {
-            let mut query = Query::new(&self.world.collections, identity, Vec::new());
+            let input = Input {
+                identity,
+                body: None,
+            };
+            let mut query = Query::new(&self.world.collections, input, Vec::new());
             match make(&mut query, trust) {
                 Err(error) => assert_eq!(error.kind(), Kind::Invalid, "{text:?}: {error}"),
                 // The same statement of somebody who may see less has been judged already.

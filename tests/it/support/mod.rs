@@ -50,6 +50,14 @@ pub fn sqlite(path: &Path) -> rusqlite::Connection {
     rusqlite::Connection::open_with_flags(path, flags).unwrap()
 }
 
+/// Opens a database file beside the server that has it, to bring it into an unlikely state.
+pub fn sqlite_for_writing(path: &Path) -> rusqlite::Connection {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let connection = rusqlite::Connection::open_with_flags(path, flags).unwrap();
+    connection.busy_timeout(Duration::from_secs(5)).unwrap();
+    connection
+}
+
 /// A short pause between two looks.
 #[expect(clippy::disallowed_methods, reason = "the one place where tests pause")]
 pub fn pause(time: Duration) {

@@ -1,0 +1,275 @@
+//! Accounts: records of auth collections that sign in, and what they are known by.
+//!
+//! The same functions under two sets of paths: `/api/auth/...` for the default auth collection, as
+//! the public text has them (AUTH-2 to AUTH-5), and `/api/collections/{collection}/...` as
+//! PocketBase has them, where `_superusers` stands for the admins.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::Call;
+use super::json_response;
+use super::parameter;
+use super::records;
+use crate::auth::accounts::LogIn;
+use crate::auth::accounts::Realm;
+use crate::auth::accounts::Session;
+use crate::auth::admins;
+use crate::auth::renewal::Confirmation;
+use crate::auth::renewal::Wanted;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::http::Response;
+use crate::records::Shape;
+use crate::rules::Identity;
+use crate::rules::User;
+
+#[derive(Deserialize)]
+struct Credentials {
+    /// The address, or the value of another identity field.
+    #[serde(alias = "email", alias = "username")]
+    identity: String,
+    password: String,
+    #[serde(rename = "identityField")]
+    field: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    #[serde(alias = "newEmail")]
+    email: String,
+}
+
+#[derive(Deserialize)]
+struct Confirm {
+    token: String,
+    password: Option<String>,
+    #[serde(rename = "passwordConfirm")]
+    confirmation: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct NewPassword {
+    #[serde(rename = "oldPassword")]
+    old: Option<String>,
+    password: Option<String>,
+    #[serde(rename = "passwordConfirm")]
+    confirmation: Option<String>,
+}
+
+pub fn login(call: &Call<'_>) -> Result<Response> {
+    let realm = realm(call)?;
+    session("user", &log_in(call, &realm)?)
+}
+
+/// As PocketBase has it: what is wrong with the credentials is wrong with the request.
+pub fn auth_with_password(call: &Call<'_>) -> Result<Response> {
+    let as_invalid = |error: Error| match error.kind() {
+        Kind::Unauthenticated => Error::invalid(error.message()),
+        _ => error,
+    };
+    if is_admins(call) {
+        let body: Credentials = call.body()?;
+        let (app, from) = (&call.app.auth, call.client());
+        let signed_in = app.log_in_admin(&body.identity, &body.password, from);
+        return Ok(super::admins::session(
+            "record",
+            &signed_in.map_err(as_invalid)?,
+        ));
+    }
+    let realm = realm(call)?;
+    session("record", &log_in(call, &realm).map_err(as_invalid)?)
+}
+
+pub fn register(call: &Call<'_>) -> Result<Response> {
+    let realm = realm(call)?;
+    records::create_in(call, &realm.collection.name)
+}
+
+pub fn refresh(call: &Call<'_>) -> Result<Response> {
+    if let Identity::Admin(id) = &call.identity {
+        return Ok(super::admins::session(
+            "user",
+            &call.app.auth.refresh_admin(id)?,
+        ));
+    }
+    session("user", &refreshed(call)?)
+}
+
+pub fn auth_refresh(call: &Call<'_>) -> Result<Response> {
+    if let Identity::Admin(id) = &call.identity
+        && is_admins(call)
+    {
+        return Ok(super::admins::session(
+            "record",
+            &call.app.auth.refresh_admin(id)?,
+        ));
+    }
+    session("record", &refreshed(call)?)
+}
+
+fn refreshed(call: &Call<'_>) -> Result<Session> {
+    let (realm, user) = own(call)?;
+    call.app.auth.refresh(&realm, &user, &shape(call)?)
+}
+
+pub fn me(call: &Call<'_>) -> Result<Response> {
+    if let Identity::Admin(id) = &call.identity {
+        let admin = admins::by_id(call.app.databases.default(), id)?;
+        let admin = admin.ok_or_else(|| Error::not_found("There is no such admin."))?;
+        return Ok(private(json_response(200, &admins::to_record(&admin))));
+    }
+    let (realm, user) = own(call)?;
+    let record = call.app.auth.record(&realm, user, &shape(call)?)?;
+    Ok(private(Response::json(200, record)))
+}
+
+pub fn change_password(call: &Call<'_>) -> Result<Response> {
+    let body: NewPassword = call.body()?;
+    let (realm, user) = own(call)?;
+    let new = Confirmation {
+        token: "",
+        password: body.password.as_deref(),
+        confirmation: body.confirmation.as_deref(),
+    };
+    let (old, auth) = (body.old.as_deref(), &call.app.auth);
+    session(
+        "user",
+        &auth.change_password(&realm, &user, old, &new, call.client())?,
+    )
+}
+
+pub fn request_verification(call: &Call<'_>) -> Result<Response> {
+    send_mail(call, Wanted::Verification)
+}
+
+pub fn request_password_reset(call: &Call<'_>) -> Result<Response> {
+    send_mail(call, Wanted::Reset)
+}
+
+pub fn request_email_change(call: &Call<'_>) -> Result<Response> {
+    let body: Address = call.body()?;
+    let (realm, user) = own(call)?;
+    let auth = &call.app.auth;
+    if let Some(mail) = auth.mail_for_new_address(&realm, &user, &body.email, call.client())? {
+        call.app.mail.send(mail);
+    }
+    Ok(Response::empty(204))
+}
+
+/// Takes the token of a mail, whatever it was sent for.
+pub fn confirm(call: &Call<'_>) -> Result<Response> {
+    let body: Confirm = call.body()?;
+    let confirmation = Confirmation {
+        token: &body.token,
+        password: body.password.as_deref(),
+        confirmation: body.confirmation.as_deref(),
+    };
+    let (auth, wanted) = (&call.app.auth, call.optional_param("collection"));
+    auth.confirm(call.database, wanted, &confirmation, call.client())?;
+    Ok(Response::empty(204))
+}
+
+/// How accounts of a collection may sign in, as PocketBase's clients ask for it.
+pub fn methods(call: &Call<'_>) -> Result<Response> {
+    let fields = match is_admins(call) {
+        true => vec!["email".to_owned()],
+        false => {
+            let realm = realm(call)?;
+            let fields = realm.collection.identity_fields().into_iter();
+            fields.map(str::to_owned).collect()
+        }
+    };
+    let body = json!({
+        "password": {"enabled": true, "identityFields": fields},
+        "oauth2": {"enabled": false, "providers": []},
+        "mfa": {"enabled": false, "duration": 0},
+        "otp": {"enabled": false, "duration": 0},
+    });
+    Ok(json_response(200, &body))
+}
+
+/// The accounts that the path names, or the default ones.
+fn realm(call: &Call<'_>) -> Result<Realm> {
+    let collection = call.optional_param("collection");
+    call.app.auth.realm(call.database, collection)
+}
+
+fn is_admins(call: &Call<'_>) -> bool {
+    call.optional_param("collection") == Some(admins::COLLECTION)
+}
+
+/// The signed-in account and its realm, which must be the one that the path names, if it does.
+fn own(call: &Call<'_>) -> Result<(Realm, Arc<User>)> {
+    let Identity::User(user) = &call.identity else {
+        return Err(Error::new(
+            Kind::Forbidden,
+            "Only accounts of auth collections may do this.",
+        ));
+    };
+    let realm = call.app.auth.realm_of(call.database, user)?;
+    let names = [&realm.collection.name, &realm.collection.id];
+    match call.optional_param("collection") {
+        Some(named) if !names.into_iter().any(|name| name == named) => Err(Error::new(
+            Kind::Forbidden,
+            "The account is of another collection.",
+        )),
+        _ => Ok((realm, Arc::clone(user))),
+    }
+}
+
+fn log_in(call: &Call<'_>, realm: &Realm) -> Result<Session> {
+    let body: Credentials = call.body()?;
+    let log_in = LogIn {
+        identity: &body.identity,
+        field: body.field.as_deref().filter(|field| !field.is_empty()),
+        password: &body.password,
+        from: call.client(),
+    };
+    call.app.auth.log_in(realm, &log_in, &shape(call)?)
+}
+
+fn send_mail(call: &Call<'_>, wanted: Wanted) -> Result<Response> {
+    let body: Address = call.body()?;
+    let realm = realm(call)?;
+    let mail = call
+        .app
+        .auth
+        .mail_for(&realm, wanted, &body.email, call.client())?;
+    if let Some(mail) = mail {
+        call.app.mail.send(mail);
+    }
+    Ok(Response::empty(204))
+}
+
+/// PocketBase's clients ask for parts of the record as `record.NAME`; what is asked for here is
+/// about the record itself.
+fn shape(call: &Call<'_>) -> Result<Shape> {
+    let pairs = call.query()?;
+    let fields = parameter(&pairs, "fields").unwrap_or_default();
+    let fields: Vec<&str> = fields
+        .split(',')
+        .map(str::trim)
+        .filter(|field| !matches!(*field, "*" | "token" | "record" | "user"))
+        .map(|field| field.strip_prefix("record.").unwrap_or(field))
+        .collect();
+    Shape::parse(Some(&fields.join(",")), parameter(&pairs, "expand"))
+}
+
+fn session(name: &str, session: &Session) -> Result<Response> {
+    let record: Box<RawValue> = serde_json::from_slice(&session.record)?;
+    let mut body = serde_json::Map::new();
+    body.insert("token".to_owned(), Value::from(session.token.clone()));
+    body.insert(name.to_owned(), serde_json::from_str(record.get())?);
+    Ok(private(json_response(200, &Value::Object(body))))
+}
+
+/// An answer that no cache may keep.
+pub fn private(response: Response) -> Response {
+    response.with_header("Cache-Control", "no-store")
+}

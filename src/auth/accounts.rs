@@ -1,0 +1,273 @@
+//! Records of auth collections that sign in (AUTH-1 to AUTH-4).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Auth;
+use super::token::About;
+use super::token::Claims;
+use super::token::Purpose;
+use super::wrong_password;
+use super::wrong_token;
+use crate::collections::Collection;
+use crate::collections::CollectionKind;
+use crate::collections::Collections;
+use crate::crypto;
+use crate::db::Database;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::records::Draft;
+use crate::records::Scope;
+use crate::records::Shape;
+use crate::records::account;
+use crate::records::account::Secrets;
+use crate::rules::Identity;
+use crate::rules::User;
+
+/// The accounts of one auth collection.
+pub struct Realm {
+    pub(super) name: String,
+    pub(super) database: Arc<Database>,
+    pub(super) collections: Arc<Collections>,
+    pub collection: Arc<Collection>,
+}
+
+/// What somebody signs in with.
+pub struct LogIn<'a> {
+    /// The value of one of the identity fields.
+    pub identity: &'a str,
+    /// Which one, when it is said.
+    pub field: Option<&'a str>,
+    pub password: &'a str,
+    /// Where the request came from.
+    pub from: IpAddr,
+}
+
+/// A fresh token and the JSON of whose it is.
+pub struct Session {
+    pub token: String,
+    pub record: Vec<u8>,
+}
+
+impl Auth {
+    /// The accounts of a collection, by name or id, or of the default one.
+    pub fn realm(&self, database: &str, collection: Option<&str>) -> Result<Realm> {
+        let collections = self.catalog.collections(database)?;
+        let name = collection.unwrap_or(&self.settings.collection);
+        let collection = Arc::clone(collections.get(name)?);
+        if collection.kind != CollectionKind::Auth {
+            return Err(Error::invalid(format!("{name} is not an auth collection.")));
+        }
+        Ok(Realm {
+            name: database.to_owned(),
+            database: self.databases.get(database)?,
+            collections,
+            collection,
+        })
+    }
+
+    /// The realm of an account.
+    pub fn realm_of(&self, database: &str, user: &User) -> Result<Realm> {
+        self.realm(database, Some(&user.collection_id))
+    }
+
+    /// Signs an account in. Wrong identities and wrong passwords get the same answer, and cost the
+    /// same work.
+    pub fn log_in(&self, realm: &Realm, log_in: &LogIn<'_>, shape: &Shape) -> Result<Session> {
+        let fields = realm.collection.identity_fields();
+        if let Some(field) = log_in.field.filter(|field| !fields.contains(field)) {
+            return Err(Error::invalid(format!(
+                "{field} is not an identity field of {}.",
+                realm.collection.name
+            )));
+        }
+        let fields = fields
+            .into_iter()
+            .filter(|field| log_in.field.is_none_or(|wanted| wanted == *field));
+        let mut found = None;
+        for field in fields {
+            let account = realm.read(|connection| {
+                account::find_by(connection, &realm.collection, field, log_in.identity)
+            })?;
+            found = found.or(account);
+        }
+        let account = realm.label(&log_in.identity.to_ascii_lowercase());
+        let hash = found.as_ref().and_then(|it| it.password_hash.as_deref());
+        let is_right = self.check_password(&account, log_in.from, log_in.password, hash)?;
+        let Some(secrets) = found.filter(|_| is_right) else {
+            return Err(wrong_password());
+        };
+        if realm.collection.requires_verified() && !secrets.is_verified {
+            return Err(Error::new(
+                Kind::Forbidden,
+                "Confirm the e-mail address of this account first.",
+            ));
+        }
+        self.session(realm, &secrets, shape)
+    }
+
+    /// A fresh token for the account that asks with a valid one.
+    pub fn refresh(&self, realm: &Realm, user: &User, shape: &Shape) -> Result<Session> {
+        let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
+        self.session(realm, &secrets, shape)
+    }
+
+    /// The JSON of an account for itself.
+    pub fn record(&self, realm: &Realm, user: Arc<User>, shape: &Shape) -> Result<Vec<u8>> {
+        let id = user.id.clone();
+        let scope = realm.scope(Identity::User(user));
+        let record = realm.database.snapshot(|connection| {
+            account::show(connection, &scope, &realm.collection, &id, shape)
+        })?;
+        record.ok_or_else(wrong_token)
+    }
+
+    /// [`super::hasher::Hasher::hash`], for whoever writes records.
+    pub fn hash(&self, password: &str) -> Result<String> {
+        self.hasher.hash(password)
+    }
+
+    /// Admits a draft that sets the password or address of an account, once the present password
+    /// was shown; one that sets the address that the account has needs no proof.
+    pub fn prove(
+        &self,
+        scope: &Scope,
+        realm: &Realm,
+        id: &str,
+        draft: &mut Draft,
+        old_password: Option<&str>,
+        from: IpAddr,
+    ) -> Result<()> {
+        let secrets = realm.read(|connection| {
+            account::secrets_for_update(connection, scope, &realm.collection, id, draft)
+        })?;
+        let is_same = |email: &str| email.eq_ignore_ascii_case(&secrets.email);
+        if !draft.only_email(&realm.collection).is_some_and(is_same) {
+            self.check_old(realm, &secrets, "oldPassword", old_password, from)?;
+        }
+        draft.prove();
+        Ok(())
+    }
+
+    /// Refuses whoever does not know the present password of an account; `field` is the one of the
+    /// request that it was to be in.
+    pub(super) fn check_old(
+        &self,
+        realm: &Realm,
+        secrets: &Secrets,
+        field: &str,
+        password: Option<&str>,
+        from: IpAddr,
+    ) -> Result<()> {
+        let Some(password) = password else {
+            return Err(Error::field(
+                field,
+                "validation_required",
+                "The present password is needed.",
+            ));
+        };
+        let (account, hash) = (realm.label(&secrets.id), secrets.password_hash.as_deref());
+        if self.check_password(&account, from, password, hash)? {
+            return Ok(());
+        }
+        Err(Error::field(
+            field,
+            "validation_invalid_old_password",
+            "It is not the present password.",
+        ))
+    }
+
+    /// Signs in whoever has shown to be this account.
+    pub(super) fn session(
+        &self,
+        realm: &Realm,
+        secrets: &Secrets,
+        shape: &Shape,
+    ) -> Result<Session> {
+        let user = realm.user(&secrets.id)?.ok_or_else(wrong_token)?;
+        let about = realm.about();
+        let (id, key) = (secrets.id.clone(), self.account_key(secrets));
+        let token = self.sign(Purpose::User, id, key, about, self.token_ms());
+        let record = self.record(realm, Arc::new(user), shape)?;
+        Ok(Session { token, record })
+    }
+
+    /// The identity behind a token of an account of `database`.
+    pub(super) fn identify_user(&self, claims: &Claims, database: &str) -> Result<Identity> {
+        let realm = self.realm_of_token(claims, database)?;
+        match realm.secrets(&claims.subject)? {
+            Some(secrets) if self.account_key(&secrets) == claims.key => {}
+            _ => return Err(wrong_token()),
+        }
+        let user = realm.user(&claims.subject)?.ok_or_else(wrong_token)?;
+        Ok(Identity::User(Arc::new(user)))
+    }
+
+    /// The accounts that a token speaks of; an account of one database is nobody in another.
+    pub(super) fn realm_of_token(&self, claims: &Claims, database: &str) -> Result<Realm> {
+        let about = &claims.about;
+        let collection = about.collection.as_deref();
+        let is_here = about.database.as_deref() == Some(database);
+        let is_id = |realm: &Realm| collection == Some(realm.collection.id.as_str());
+        match collection.filter(|_| is_here) {
+            Some(_) => match self.realm(database, collection) {
+                Ok(realm) if is_id(&realm) => Ok(realm),
+                Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Internal) => {
+                    Err(error)
+                }
+                _ => Err(wrong_token()),
+            },
+            None => Err(wrong_token()),
+        }
+    }
+
+    /// What changes with the address and the password of an account, and tells neither.
+    pub(super) fn account_key(&self, secrets: &Secrets) -> String {
+        let email = secrets.email.to_ascii_lowercase();
+        let hash = secrets.password_hash.as_deref().unwrap_or_default();
+        let signature = self
+            .signing
+            .sign(format!("account\0{email}\0{hash}").as_bytes());
+        crypto::base64url(&signature[..16])
+    }
+}
+
+impl Realm {
+    pub(super) fn scope(&self, identity: Identity) -> Scope {
+        Scope {
+            collections: Arc::clone(&self.collections),
+            identity,
+        }
+    }
+
+    pub(super) fn about(&self) -> About {
+        About {
+            database: Some(self.name.clone()),
+            collection: Some(self.collection.id.clone()),
+            ..About::default()
+        }
+    }
+
+    /// A name for the throttle.
+    pub(super) fn label(&self, account: &str) -> String {
+        format!("{}/{}/{account}", self.name, self.collection.id)
+    }
+
+    fn read<T>(&self, job: impl FnOnce(&rusqlite::Connection) -> Result<T>) -> Result<T> {
+        self.database.read(job)
+    }
+
+    pub(super) fn secrets(&self, id: &str) -> Result<Option<Secrets>> {
+        self.read(|connection| account::secrets(connection, &self.collection, id))
+    }
+
+    pub(super) fn by_email(&self, email: &str) -> Result<Option<Secrets>> {
+        self.read(|connection| account::find_by(connection, &self.collection, "email", email))
+    }
+
+    fn user(&self, id: &str) -> Result<Option<User>> {
+        let scope = self.scope(Identity::Nobody);
+        self.read(|connection| account::user(connection, &scope, &self.collection, id))
+    }
+}
