@@ -87,7 +87,7 @@ impl Auth {
             .filter(|field| log_in.field.is_none_or(|wanted| wanted == *field));
         let mut found = None;
         for field in fields {
-            let account = realm.read(|connection| {
+            let account = realm.database.read(|connection| {
                 account::find_by(connection, &realm.collection, field, log_in.identity)
             })?;
             found = found.or(account);
@@ -139,7 +139,7 @@ impl Auth {
         old_password: Option<&str>,
         from: IpAddr,
     ) -> Result<()> {
-        let secrets = realm.read(|connection| {
+        let secrets = realm.database.read(|connection| {
             account::secrets_for_update(connection, scope, &realm.collection, id, draft)
         })?;
         let is_same = |email: &str| email.eq_ignore_ascii_case(&secrets.email);
@@ -254,20 +254,19 @@ impl Realm {
         format!("{}/{}/{account}", self.name, self.collection.id)
     }
 
-    fn read<T>(&self, job: impl FnOnce(&rusqlite::Connection) -> Result<T>) -> Result<T> {
-        self.database.read(job)
-    }
-
     pub(super) fn secrets(&self, id: &str) -> Result<Option<Secrets>> {
-        self.read(|connection| account::secrets(connection, &self.collection, id))
+        self.database
+            .read(|connection| account::secrets(connection, &self.collection, id))
     }
 
     pub(super) fn by_email(&self, email: &str) -> Result<Option<Secrets>> {
-        self.read(|connection| account::find_by(connection, &self.collection, "email", email))
+        self.database
+            .read(|connection| account::find_by(connection, &self.collection, "email", email))
     }
 
     fn user(&self, id: &str) -> Result<Option<User>> {
         let scope = self.scope(Identity::Nobody);
-        self.read(|connection| account::user(connection, &scope, &self.collection, id))
+        self.database
+            .read(|connection| account::user(connection, &scope, &self.collection, id))
     }
 }

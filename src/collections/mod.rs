@@ -1,9 +1,9 @@
 //! Collections: what a table of records is made of (reference 5.1, COL-1 to COL-9).
 //!
 //! A [`Collection`] is an immutable, shared definition; a change makes a new one. The folder:
-//! `definition` and `index` read and write its JSON form, `change` makes a whole one of what a client
-//! wants, `schema` keeps its SQL table in step, `stored` is the table of definitions, `catalog` changes
-//! them and hands out the present ones.
+//! `definition`, `field` and `index` read and write its JSON form, `change` makes a whole one of what a
+//! client wants, `auth` is what auth collections have besides, `schema` keeps its SQL table in step,
+//! `stored` is the table of definitions, `catalog` changes them and hands out the present ones.
 //!
 //! Schemas only grow (DB-13, DB-14): a field or collection that is deleted is no longer shown or
 //! written, and its column or table stays on disk. Renaming is refused; so is changing a type,
@@ -27,6 +27,7 @@ mod auth;
 mod catalog;
 mod change;
 mod definition;
+mod field;
 mod index;
 mod schema;
 mod stored;

@@ -9,6 +9,7 @@
 mod support;
 
 /// Commands, options, and what they print.
+mod access;
 mod cli;
 /// Databases and collections over REST, and what is refused.
 mod collections;

@@ -46,16 +46,17 @@ const CRATES: [(&str, &[&str]); 13] = [
     ("getrandom", &["src/ids.rs"]),
     (
         "regex_lite",
-        &["src/collections/mod.rs", "src/collections/definition.rs"],
+        &["src/collections/mod.rs", "src/collections/field.rs"],
     ),
 ];
 
 /// Where SQL may live.
-const SQL_PLACES: [&str; 6] = [
+const SQL_PLACES: [&str; 7] = [
     "src/db/",
     "src/collections/",
     "src/records/",
     "src/auth/admins.rs",
+    "src/auth/keys.rs",
     "src/error.rs",
     "src/node.rs",
 ];

@@ -15,6 +15,8 @@ use serde_json::Value;
 pub struct Api {
     addr: SocketAddr,
     token: Option<String>,
+    /// Further header lines, each with its end.
+    headers: String,
     connection: RefCell<Option<BufReader<TcpStream>>>,
 }
 
@@ -35,6 +37,7 @@ impl Api {
         Api {
             addr,
             token: None,
+            headers: String::new(),
             connection: RefCell::new(None),
         }
     }
@@ -43,6 +46,15 @@ impl Api {
     pub fn with_token(&self, token: &str) -> Api {
         Api {
             token: Some(token.to_owned()),
+            ..Api::new(self.addr)
+        }
+    }
+
+    /// The same server and token with another header in each request.
+    pub fn with_header(&self, name: &str, value: &str) -> Api {
+        Api {
+            token: self.token.clone(),
+            headers: format!("{}{name}: {value}\r\n", self.headers),
             ..Api::new(self.addr)
         }
     }
@@ -88,8 +100,9 @@ impl Api {
             }
         };
         let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n",
-            body.len()
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n{}",
+            body.len(),
+            self.headers
         );
         if let Some(token) = &self.token {
             head += &format!("Authorization: Bearer {token}\r\n");

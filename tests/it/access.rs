@@ -1,0 +1,368 @@
+//! Who may call what: every endpoint of `vski routes`, for every kind of caller.
+//!
+//! Each endpoint has a row here that says who is admitted and how they are answered; a new one
+//! fails the test until it has. The requests are such that an admitted caller changes nothing: what
+//! they name does not exist, or their body lacks what is needed.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::Hmac;
+use hmac::Mac as _;
+use serde_json::Value;
+use serde_json::json;
+use sha2::Sha256;
+
+use crate::support::api::Api;
+use crate::support::server::Server;
+use crate::support::server::VSKI;
+use crate::support::sqlite_for_writing;
+
+const SECRET: &str = "a secret of at least thirty-two bytes";
+
+/// Everybody who calls, in the order in which [`Admits::Each`] has their answers.
+const CALLERS: [&str; 16] = [
+    "nobody",
+    "user",
+    "other user",
+    "admin",
+    "key to read",
+    "key to write",
+    "key to databases",
+    "key to collections",
+    "key to services",
+    "service token",
+    "key to another database",
+    "expired key",
+    "expired token",
+    "forged token",
+    "token of a mail",
+    "user of another database",
+];
+
+/// Credentials that are no good for anything are refused before anything else is looked at.
+const WORTHLESS: [&str; 5] = [
+    "expired key",
+    "expired token",
+    "forged token",
+    "token of a mail",
+    "user of another database",
+];
+
+/// Who gets further than 401 and 403, and which answer that is.
+enum Admits {
+    /// Everybody, whatever they bring.
+    All(u16),
+    /// Accounts; and what admins, who are none, get.
+    Accounts(u16, u16),
+    Admins(u16),
+    /// Admins, and the key named.
+    AdminsAnd(&'static str, u16),
+    /// Whom the rules admit: the answer to each of [`CALLERS`].
+    Each([u16; 16]),
+}
+
+struct Row {
+    /// Method and path as `vski routes` has them.
+    route: &'static str,
+    /// What to call in place of the pattern.
+    path: &'static str,
+    body: &'static str,
+    admits: Admits,
+}
+
+const fn row(route: &'static str, path: &'static str, body: &'static str, admits: Admits) -> Row {
+    Row {
+        route,
+        path,
+        body,
+        admits,
+    }
+}
+
+/// What anybody with good credentials may try, of records that do not exist or are not theirs.
+const LISTS: [u16; 16] = [
+    200, 200, 200, 200, 200, 403, 403, 403, 403, 200, 403, 401, 401, 401, 401, 401,
+];
+const READS: [u16; 16] = [
+    404, 200, 404, 200, 200, 403, 403, 403, 403, 404, 403, 401, 401, 401, 401, 401,
+];
+const MAKES: [u16; 16] = [
+    400, 400, 400, 400, 403, 400, 403, 403, 403, 400, 403, 401, 401, 401, 401, 401,
+];
+const CHANGES: [u16; 16] = [
+    404, 200, 404, 200, 403, 200, 403, 403, 403, 404, 403, 401, 401, 401, 401, 401,
+];
+const DELETES: [u16; 16] = [
+    404, 404, 404, 404, 403, 404, 403, 403, 403, 404, 403, 401, 401, 401, 401, 401,
+];
+/// What is refused inside a batch is wrong with the batch.
+const BATCHES: [u16; 16] = [
+    400, 400, 400, 400, 400, 400, 400, 400, 400, 400, 403, 401, 401, 401, 401, 401,
+];
+
+#[rustfmt::skip]
+const ROWS: [Row; 51] = {
+    use Admits::{Accounts, Admins, AdminsAnd, All, Each};
+    [
+        row("GET /api/health", "/api/health", "", All(200)),
+        row("GET /", "/", "", All(200)),
+        row("GET /auth/confirm", "/auth/confirm", "", All(200)),
+
+        row("POST /api/admins/init", "/api/admins/init", "{}", All(400)),
+        row("POST /api/admins/login", "/api/admins/login", "{}", All(400)),
+        row("POST /api/admins/refresh", "/api/admins/refresh", "", Admins(200)),
+        row("GET /api/admins", "/api/admins", "", Admins(200)),
+        row("POST /api/admins", "/api/admins", "{}", Admins(400)),
+        row("PATCH /api/admins/{id}", "/api/admins/none", "{}", Admins(404)),
+        row("DELETE /api/admins/{id}", "/api/admins/none", "", Admins(404)),
+
+        row("GET /api/keys", "/api/keys", "", Admins(200)),
+        row("POST /api/keys", "/api/keys", "{}", Admins(400)),
+        row("DELETE /api/keys/{id}", "/api/keys/none", "", Admins(404)),
+
+        row("POST /api/auth/login", "/api/auth/login", "{}", All(400)),
+        row("POST /api/auth/register", "/api/auth/register", "{}", Each(MAKES)),
+        row("POST /api/auth/refresh", "/api/auth/refresh", "", Accounts(200, 200)),
+        row("GET /api/auth/me", "/api/auth/me", "", Accounts(200, 200)),
+        row("POST /api/auth/password", "/api/auth/password", "{}", Accounts(400, 403)),
+        row("POST /api/auth/request-verification", "/api/auth/request-verification", "{}", All(400)),
+        row("POST /api/auth/request-password-reset", "/api/auth/request-password-reset", "{}", All(400)),
+        row("POST /api/auth/request-email-change", "/api/auth/request-email-change", "{}", Accounts(400, 400)),
+        row("POST /api/auth/confirm", "/api/auth/confirm", "{}", All(400)),
+        row("POST /api/auth/confirm-verification", "/api/auth/confirm-verification", "{}", All(400)),
+        row("POST /api/auth/confirm-password-reset", "/api/auth/confirm-password-reset", "{}", All(400)),
+        row("POST /api/auth/confirm-email-change", "/api/auth/confirm-email-change", "{}", All(400)),
+        row("POST /api/auth/service-token", "/api/auth/service-token", "", AdminsAnd("key to services", 200)),
+
+        row("GET /api/databases", "/api/databases", "", AdminsAnd("key to databases", 200)),
+        row("POST /api/databases", "/api/databases", "{}", AdminsAnd("key to databases", 400)),
+        row("DELETE /api/databases/{name}", "/api/databases/none", "", AdminsAnd("key to databases", 404)),
+
+        row("GET /api/collections", "/api/collections", "", AdminsAnd("key to collections", 200)),
+        row("POST /api/collections", "/api/collections", "{}", AdminsAnd("key to collections", 400)),
+        row("GET /api/collections/{collection}", "/api/collections/notes", "", AdminsAnd("key to collections", 200)),
+        row("PATCH /api/collections/{collection}", "/api/collections/notes", r#"{"x":1}"#, AdminsAnd("key to collections", 400)),
+        row("DELETE /api/collections/{collection}", "/api/collections/none", "", AdminsAnd("key to collections", 404)),
+
+        row("GET /api/collections/{collection}/records", "/api/collections/notes/records", "", Each(LISTS)),
+        row("POST /api/collections/{collection}/records", "/api/collections/notes/records", "{}", Each(MAKES)),
+        row("PATCH /api/collections/{collection}/records", "/api/collections/notes/records", r#"{"ids":["note"],"data":{}}"#, Each(CHANGES)),
+        row("DELETE /api/collections/{collection}/records", "/api/collections/notes/records", r#"{"ids":["none"]}"#, Each(DELETES)),
+        row("GET /api/collections/{collection}/records/{id}", "/api/collections/notes/records/note", "", Each(READS)),
+        row("PATCH /api/collections/{collection}/records/{id}", "/api/collections/notes/records/note", "{}", Each(CHANGES)),
+        row("DELETE /api/collections/{collection}/records/{id}", "/api/collections/notes/records/none", "", Each(DELETES)),
+        row("POST /api/batch", "/api/batch", r#"{"requests":[{"method":"DELETE","url":"/api/collections/notes/records/none"}]}"#, Each(BATCHES)),
+
+        row("GET /api/collections/{collection}/auth-methods", "/api/collections/users/auth-methods", "", All(200)),
+        row("POST /api/collections/{collection}/auth-with-password", "/api/collections/users/auth-with-password", "{}", All(400)),
+        row("POST /api/collections/{collection}/auth-refresh", "/api/collections/users/auth-refresh", "", Accounts(200, 403)),
+        row("POST /api/collections/{collection}/request-verification", "/api/collections/users/request-verification", "{}", All(400)),
+        row("POST /api/collections/{collection}/confirm-verification", "/api/collections/users/confirm-verification", "{}", All(400)),
+        row("POST /api/collections/{collection}/request-password-reset", "/api/collections/users/request-password-reset", "{}", All(400)),
+        row("POST /api/collections/{collection}/confirm-password-reset", "/api/collections/users/confirm-password-reset", "{}", All(400)),
+        row("POST /api/collections/{collection}/request-email-change", "/api/collections/users/request-email-change", "{}", Accounts(400, 400)),
+        row("POST /api/collections/{collection}/confirm-email-change", "/api/collections/users/confirm-email-change", "{}", All(400)),
+    ]
+};
+
+/// The answer that a row gives to a caller.
+fn expected(admits: &Admits, caller: &str) -> u16 {
+    let is_account = ["user", "other user"].contains(&caller);
+    let refused = match caller {
+        "nobody" => 401,
+        _ if WORTHLESS.contains(&caller) => 401,
+        _ => 403,
+    };
+    match admits {
+        Admits::All(status) => *status,
+        Admits::Accounts(_, admin) if caller == "admin" => *admin,
+        Admits::Accounts(status, _) if is_account => *status,
+        Admits::Admins(status) | Admits::AdminsAnd(_, status) if caller == "admin" => *status,
+        Admits::AdminsAnd(key, status) if caller == *key => *status,
+        Admits::Each(answers) => answers[CALLERS.iter().position(|it| *it == caller).unwrap()],
+        _ => refused,
+    }
+}
+
+/// The name that `vski routes` has for those who are admitted.
+fn access(admits: &Admits) -> &'static str {
+    match admits {
+        Admits::All(_) => "public",
+        Admits::Accounts(..) => "account",
+        Admits::Admins(_) => "admin",
+        Admits::AdminsAnd("key to services", _) => "service",
+        Admits::AdminsAnd("key to databases", _) => "databases",
+        Admits::AdminsAnd(..) => "collections",
+        Admits::Each(_) => "rules",
+    }
+}
+
+#[test]
+fn every_endpoint_answers_every_caller_as_its_row_says() {
+    let server = Server::with(&[("JWT_SECRET", SECRET), ("AUTH_COLLECTION", "users")]);
+    let callers = callers(&server);
+    let mut wrong = Vec::new();
+    for row in &ROWS {
+        let method = row.route.split(' ').next().unwrap();
+        for (name, api) in &callers {
+            let reply = api.send(method, row.path, row.body).unwrap();
+            let expected = expected(&row.admits, name);
+            if reply.status != expected {
+                let body = String::from_utf8_lossy(&reply.body).into_owned();
+                wrong.push(format!(
+                    "{} for {name}: {} and not {expected}: {body}",
+                    row.route, reply.status
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Whose the records are shows in the lists.
+    for (name, count) in [
+        ("nobody", 0),
+        ("user", 1),
+        ("other user", 0),
+        ("key to read", 1),
+    ] {
+        let list = callers[name].list("notes", &[]).expect(200);
+        assert_eq!(list.json["totalItems"], count, "{name}");
+    }
+}
+
+#[test]
+fn every_endpoint_has_a_row() {
+    let output = Command::new(VSKI).arg("routes").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let listed: BTreeMap<String, String> = text
+        .lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            (format!("{} {}", words[0], words[1]), words[2].to_owned())
+        })
+        .collect();
+    let rows = ROWS
+        .iter()
+        .map(|row| (row.route.to_owned(), access(&row.admits).to_owned()));
+    assert_eq!(listed, rows.collect());
+}
+
+/// A client for each of [`CALLERS`].
+fn callers(server: &Server) -> BTreeMap<&'static str, Api> {
+    let (api, admin) = (server.api(), server.admin());
+    admin
+        .post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
+    for base in ["/api", "/db/shop/api"] {
+        let users = json!({"name": "users", "type": "auth", "createRule": "",
+            "viewRule": "id = @request.auth.id"});
+        admin
+            .post(&format!("{base}/collections"), users)
+            .expect(200);
+    }
+    let rule = "owner = @request.auth.id";
+    let notes = json!({"name": "notes", "listRule": rule, "viewRule": rule, "createRule": rule,
+    "updateRule": rule, "deleteRule": rule, "fields": [
+        {"name": "owner", "type": "relation", "collectionId": "users"},
+        {"name": "title", "type": "text", "required": true},
+    ]});
+    admin.post("/api/collections", notes).expect(200);
+    let sign_in = |base: &str, email: &str| {
+        let user = json!({"email": email, "password": "password-1"});
+        let made = api
+            .post(&format!("{base}/auth/register"), &user)
+            .expect(200);
+        let signed_in = api.post(&format!("{base}/auth/login"), &user).expect(200);
+        assert_eq!(signed_in.text("/user/id"), made.text("/id"));
+        (
+            made.text("/id").to_owned(),
+            signed_in.text("/token").to_owned(),
+        )
+    };
+    let (id, user) = sign_in("/api", "user@example.com");
+    let (_, other) = sign_in("/api", "other@example.com");
+    let (_, elsewhere) = sign_in("/db/shop/api", "user@example.com");
+    let note = json!({"id": "note", "owner": id, "title": "mine"});
+    admin
+        .post("/api/collections/notes/records", note)
+        .expect(200);
+    let key = |name: &str, scopes: &[&str], databases: Value| {
+        let body = json!({"name": name, "scopes": scopes, "databases": databases});
+        admin
+            .post("/api/keys", body)
+            .expect(200)
+            .text("/key")
+            .to_owned()
+    };
+    let services = key("services", &["service"], Value::Null);
+    let token = api
+        .with_token(&services)
+        .post("/api/auth/service-token", "");
+    let token = token.expect(200).text("/token").to_owned();
+    let all = ["read", "write", "collections"];
+    let expired = key(
+        "expired",
+        &["read", "write", "databases", "collections"],
+        Value::Null,
+    );
+    let sql = "UPDATE _api_keys SET expires = '2020-01-01T00:00:00.000Z' WHERE name = 'expired'";
+    sqlite_for_writing(&server.dir().join("data/default.db"))
+        .execute(sql, [])
+        .unwrap();
+    let tokens = [
+        ("user", user.clone()),
+        ("other user", other),
+        ("key to read", key("r", &["read"], Value::Null)),
+        ("key to write", key("w", &["write"], Value::Null)),
+        ("key to databases", key("d", &["databases"], Value::Null)),
+        (
+            "key to collections",
+            key("c", &["collections"], Value::Null),
+        ),
+        ("key to services", services),
+        ("service token", token),
+        ("key to another database", key("e", &all, json!(["shop"]))),
+        ("expired key", expired),
+        (
+            "expired token",
+            resigned(&user, SECRET, |claims| claims["exp"] = json!(1)),
+        ),
+        (
+            "forged token",
+            resigned(&user, "another secret of thirty-two bytes", |_| {}),
+        ),
+        (
+            "token of a mail",
+            resigned(&user, SECRET, |claims| claims["purpose"] = json!("reset")),
+        ),
+        ("user of another database", elsewhere),
+    ];
+    let tokens = tokens
+        .into_iter()
+        .map(|(name, token)| (name, api.with_token(&token)));
+    let plain = [
+        ("nobody", server.api()),
+        ("admin", admin.with_header("X-Test", "1")),
+    ];
+    let callers: BTreeMap<_, _> = tokens.chain(plain).collect();
+    assert_eq!(callers.len(), CALLERS.len());
+    callers
+}
+
+/// A token with other claims, signed anew.
+fn resigned(token: &str, secret: &str, change: impl Fn(&mut Value)) -> String {
+    let mut parts = token.split('.');
+    let (head, claims) = (parts.next().unwrap(), parts.next().unwrap());
+    let mut claims: Value =
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    change(&mut claims);
+    let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(signed.as_bytes());
+    format!(
+        "{signed}.{}",
+        URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+    )
+}
