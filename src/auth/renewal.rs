@@ -6,6 +6,7 @@
 //! Asking for a mail is answered alike whether there is an account or not.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Auth;
 use super::accounts::Realm;
@@ -182,7 +183,7 @@ impl Auth {
     }
 
     fn renew(&self, realm: &Realm, secrets: Secrets, renewal: Renewal) -> Result<()> {
-        let (scope, collection) = (realm.scope(Identity::Nobody), realm.collection.clone());
+        let (scope, collection) = (realm.scope(Identity::Nobody), Arc::clone(&realm.collection));
         let is_done = realm
             .database
             .write(move |tx| account::renew(tx, &scope, &collection, &secrets, &renewal))?;

@@ -252,103 +252,77 @@ fn every_endpoint_has_a_row() {
 /// A client for each of [`CALLERS`].
 fn callers(server: &Server) -> BTreeMap<&'static str, Api> {
     let (api, admin) = (server.api(), server.admin());
-    admin
-        .post("/api/databases", json!({"name": "shop"}))
-        .expect(200);
+    make_collections(&admin);
+    let (id, user) = sign_in(&api, "/api", "user@example.com");
+    let (_, other) = sign_in(&api, "/api", "other@example.com");
+    let (_, elsewhere) = sign_in(&api, "/db/shop/api", "user@example.com");
+    let note = json!({"id": "note", "owner": id, "title": "mine"});
+    let notes = "/api/collections/notes/records";
+    admin.post(notes, note).expect(200);
+    let key = |scopes: &[&str], databases: Value| {
+        let body = json!({"name": scopes.join(" "), "scopes": scopes, "databases": databases});
+        let made = admin.post("/api/keys", body).expect(200);
+        made.text("/key").to_owned()
+    };
+    let services = key(&["service"], Value::Null);
+    let service = api.with_token(&services);
+    let service = service.post("/api/auth/service-token", "").expect(200);
+    let expired = key(&["read", "write", "databases", "collections"], Value::Null);
+    let sql = "UPDATE _api_keys SET expires = '2020-01-01T00:00:00.000Z' WHERE name LIKE '% % % %'";
+    let database = sqlite_for_writing(&server.dir().join("data/default.db"));
+    assert_eq!(database.execute(sql, []).unwrap(), 1);
+    let shop = key(&["read", "write", "collections"], json!(["shop"]));
+    let past = resigned(&user, SECRET, |claims| claims["exp"] = json!(1));
+    let forged = resigned(&user, "another secret of thirty-two bytes", |_| {});
+    let mail = resigned(&user, SECRET, |claims| claims["purpose"] = json!("reset"));
+    let tokens = [
+        ("user", user),
+        ("other user", other),
+        ("key to read", key(&["read"], Value::Null)),
+        ("key to write", key(&["write"], Value::Null)),
+        ("key to databases", key(&["databases"], Value::Null)),
+        ("key to collections", key(&["collections"], Value::Null)),
+        ("key to services", services),
+        ("service token", service.text("/token").to_owned()),
+        ("key to another database", shop),
+        ("expired key", expired),
+        ("expired token", past),
+        ("forged token", forged),
+        ("token of a mail", mail),
+        ("user of another database", elsewhere),
+    ];
+    let tokens = tokens.map(|(name, token)| (name, api.with_token(&token)));
+    let plain = [("nobody", server.api()), ("admin", server.admin())];
+    let callers: BTreeMap<_, _> = tokens.into_iter().chain(plain).collect();
+    assert_eq!(callers.len(), CALLERS.len());
+    callers
+}
+
+fn make_collections(admin: &Api) {
+    let shop = json!({"name": "shop"});
+    admin.post("/api/databases", shop).expect(200);
     for base in ["/api", "/db/shop/api"] {
         let users = json!({"name": "users", "type": "auth", "createRule": "",
             "viewRule": "id = @request.auth.id"});
-        admin
-            .post(&format!("{base}/collections"), users)
-            .expect(200);
+        let collections = format!("{base}/collections");
+        admin.post(&collections, users).expect(200);
     }
     let rule = "owner = @request.auth.id";
-    let notes = json!({"name": "notes", "listRule": rule, "viewRule": rule, "createRule": rule,
-    "updateRule": rule, "deleteRule": rule, "fields": [
-        {"name": "owner", "type": "relation", "collectionId": "users"},
-        {"name": "title", "type": "text", "required": true},
-    ]});
+    let owner = json!({"name": "owner", "type": "relation", "collectionId": "users"});
+    let title = json!({"name": "title", "type": "text", "required": true});
+    let notes = json!({"name": "notes", "fields": [owner, title], "listRule": rule,
+        "viewRule": rule, "createRule": rule, "updateRule": rule, "deleteRule": rule});
     admin.post("/api/collections", notes).expect(200);
-    let sign_in = |base: &str, email: &str| {
-        let user = json!({"email": email, "password": "password-1"});
-        let made = api
-            .post(&format!("{base}/auth/register"), &user)
-            .expect(200);
-        let signed_in = api.post(&format!("{base}/auth/login"), &user).expect(200);
-        assert_eq!(signed_in.text("/user/id"), made.text("/id"));
-        (
-            made.text("/id").to_owned(),
-            signed_in.text("/token").to_owned(),
-        )
-    };
-    let (id, user) = sign_in("/api", "user@example.com");
-    let (_, other) = sign_in("/api", "other@example.com");
-    let (_, elsewhere) = sign_in("/db/shop/api", "user@example.com");
-    let note = json!({"id": "note", "owner": id, "title": "mine"});
-    admin
-        .post("/api/collections/notes/records", note)
-        .expect(200);
-    let key = |name: &str, scopes: &[&str], databases: Value| {
-        let body = json!({"name": name, "scopes": scopes, "databases": databases});
-        admin
-            .post("/api/keys", body)
-            .expect(200)
-            .text("/key")
-            .to_owned()
-    };
-    let services = key("services", &["service"], Value::Null);
-    let token = api
-        .with_token(&services)
-        .post("/api/auth/service-token", "");
-    let token = token.expect(200).text("/token").to_owned();
-    let all = ["read", "write", "collections"];
-    let expired = key(
-        "expired",
-        &["read", "write", "databases", "collections"],
-        Value::Null,
-    );
-    let sql = "UPDATE _api_keys SET expires = '2020-01-01T00:00:00.000Z' WHERE name = 'expired'";
-    sqlite_for_writing(&server.dir().join("data/default.db"))
-        .execute(sql, [])
-        .unwrap();
-    let tokens = [
-        ("user", user.clone()),
-        ("other user", other),
-        ("key to read", key("r", &["read"], Value::Null)),
-        ("key to write", key("w", &["write"], Value::Null)),
-        ("key to databases", key("d", &["databases"], Value::Null)),
-        (
-            "key to collections",
-            key("c", &["collections"], Value::Null),
-        ),
-        ("key to services", services),
-        ("service token", token),
-        ("key to another database", key("e", &all, json!(["shop"]))),
-        ("expired key", expired),
-        (
-            "expired token",
-            resigned(&user, SECRET, |claims| claims["exp"] = json!(1)),
-        ),
-        (
-            "forged token",
-            resigned(&user, "another secret of thirty-two bytes", |_| {}),
-        ),
-        (
-            "token of a mail",
-            resigned(&user, SECRET, |claims| claims["purpose"] = json!("reset")),
-        ),
-        ("user of another database", elsewhere),
-    ];
-    let tokens = tokens
-        .into_iter()
-        .map(|(name, token)| (name, api.with_token(&token)));
-    let plain = [
-        ("nobody", server.api()),
-        ("admin", admin.with_header("X-Test", "1")),
-    ];
-    let callers: BTreeMap<_, _> = tokens.chain(plain).collect();
-    assert_eq!(callers.len(), CALLERS.len());
-    callers
+}
+
+/// Registers and signs in; returns the id and the token.
+fn sign_in(api: &Api, base: &str, email: &str) -> (String, String) {
+    let user = json!({"email": email, "password": "password-1"});
+    let made = api.post(&format!("{base}/auth/register"), &user);
+    let id = made.expect(200).text("/id").to_owned();
+    let signed_in = api.post(&format!("{base}/auth/login"), &user).expect(200);
+    assert_eq!(signed_in.text("/user/id"), id);
+    (id, signed_in.text("/token").to_owned())
 }
 
 /// A token with other claims, signed anew.

@@ -10,6 +10,7 @@ mod support;
 
 /// Commands, options, and what they print.
 mod access;
+mod accounts;
 mod cli;
 /// Databases and collections over REST, and what is refused.
 mod collections;

@@ -51,6 +51,7 @@ pub fn sqlite(path: &Path) -> rusqlite::Connection {
 }
 
 /// Opens a database file beside the server that has it, to bring it into an unlikely state.
+#[expect(clippy::disallowed_methods, reason = "tests change files from outside")]
 pub fn sqlite_for_writing(path: &Path) -> rusqlite::Connection {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
     let connection = rusqlite::Connection::open_with_flags(path, flags).unwrap();

@@ -1,0 +1,224 @@
+//! API keys and service tokens.
+
+use serde_json::Value;
+use serde_json::json;
+
+use super::text;
+use crate::support::api::Api;
+use crate::support::server::Server;
+use crate::support::sqlite;
+
+/// A server with a collection for admins only, in two databases.
+fn server() -> Server {
+    let server = Server::start();
+    let admin = server.admin();
+    admin
+        .post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
+    for base in ["/api", "/db/shop/api"] {
+        let title = json!({"name": "title", "type": "text"});
+        let others = json!({"name": "others", "fields": [title]});
+        admin
+            .post(&format!("{base}/collections"), others)
+            .expect(200);
+        let notes = json!({"name": "notes", "fields": [
+            title,
+            {"name": "secret", "type": "text", "hidden": true},
+            {"name": "other", "type": "relation", "collectionId": "others"},
+        ]});
+        admin
+            .post(&format!("{base}/collections"), notes)
+            .expect(200);
+    }
+    server
+}
+
+fn key(server: &Server, body: &Value) -> (String, Api) {
+    let made = server.admin().post("/api/keys", body).expect(200);
+    assert_eq!(made.header("Cache-Control"), Some("no-store"));
+    let api = server.api().with_token(made.text("/key"));
+    (made.text("/id").to_owned(), api)
+}
+
+#[test]
+fn a_key_opens_what_its_scopes_name() {
+    let server = server();
+    let (_, writer) = key(&server, &json!({"name": "w", "scopes": ["write"]}));
+    let (_, reader) = key(&server, &json!({"name": "r", "scopes": ["read"]}));
+    let notes = "/api/collections/notes/records";
+    let note = json!({"id": "n", "title": "a", "secret": "s"});
+    writer.post(notes, &note).expect(200);
+    writer.get(notes).expect(403);
+    writer.list("notes", &[]).expect(403);
+    assert_eq!(
+        reader
+            .get(&format!("{notes}/n"))
+            .expect(200)
+            .text("/secret"),
+        "s"
+    );
+    reader
+        .patch(&format!("{notes}/n"), json!({"title": "b"}))
+        .expect(403);
+    // Without the right to read, the answer to a change tells nothing of the record.
+    let changed = writer
+        .patch(&format!("{notes}/n"), json!({"title": "b"}))
+        .expect(200);
+    assert_eq!(changed.json, json!({"id": "n"}));
+    // In a header of its own, and before a token.
+    let secret = server
+        .admin()
+        .post("/api/keys", json!({"name": "x", "scopes": ["read"]}));
+    let secret = secret.expect(200).text("/key").to_owned();
+    server
+        .api()
+        .with_header("X-API-Key", &secret)
+        .get(notes)
+        .expect(200);
+    server
+        .api()
+        .with_header("X-API-Key", "vski_wrong")
+        .get(notes)
+        .expect(401);
+    server
+        .admin()
+        .with_header("X-API-Key", &secret)
+        .get("/api/admins")
+        .expect(403);
+}
+
+#[test]
+fn a_key_may_be_for_some_databases_and_collections_only() {
+    let server = server();
+    let some = json!({"name": "some", "scopes": ["read", "write", "collections"],
+        "databases": ["shop"], "collections": ["notes"]});
+    let (_, key) = key(&server, &some);
+    key.get("/api/collections/notes/records").expect(403);
+    key.get("/api/collections").expect(403);
+    let shop = "/db/shop/api/collections";
+    key.get(&format!("{shop}/notes/records")).expect(200);
+    key.get(&format!("{shop}/others/records")).expect(403);
+    // Nor by a way round.
+    let other = json!({"id": "o", "title": "hidden"});
+    server
+        .admin()
+        .post(&format!("{shop}/others/records"), other)
+        .expect(200);
+    let note = json!({"title": "a", "other": "o"});
+    key.post(&format!("{shop}/notes/records"), note).expect(200);
+    let list = key
+        .get(&format!("{shop}/notes/records?expand=other"))
+        .expect(200);
+    assert_eq!(list.json["items"][0]["expand"], json!({}));
+    key.get(&format!("{shop}/notes/records?filter=other.title!=''"))
+        .expect(400);
+    key.get(&format!("{shop}/notes/records?sort=other.title"))
+        .expect(400);
+}
+
+#[test]
+fn a_key_is_shown_once_ends_and_tells_when_it_was_used() {
+    let mut server = server();
+    let admin = server.admin();
+    let body = json!({"name": "k", "scopes": ["read"], "expires": "2999-01-01T00:00:00Z"});
+    let (id, api) = key(&server, &body);
+    let listed = admin.get("/api/keys").expect(200);
+    let item = &listed.json["items"][0];
+    assert_eq!((text(&item["id"]), item.get("key")), (id.as_str(), None));
+    assert_eq!(
+        (&item["lastUsed"], text(&item["expires"])),
+        (&Value::Null, "2999-01-01T00:00:00.000Z")
+    );
+    api.list("notes", &[]).expect(200);
+    let used = admin.get("/api/keys").json["items"][0]["lastUsed"].clone();
+    assert!(!text(&used).is_empty());
+    // Not even the file has the key; and when it was used outlives a stop.
+    let path = server.dir().join("data/default.db");
+    let hash: String = sqlite(&path)
+        .query_row("SELECT hash FROM _api_keys", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(hash.len(), 64);
+    server.signal("TERM");
+    assert!(server.wait().success());
+    let server = server.restart();
+    let listed = server.admin().get("/api/keys").expect(200);
+    assert_eq!(listed.json["items"][0]["lastUsed"], used);
+    server
+        .admin()
+        .delete(&format!("/api/keys/{id}"))
+        .expect(204);
+    server
+        .admin()
+        .delete(&format!("/api/keys/{id}"))
+        .expect(404);
+}
+
+#[test]
+fn wrong_keys_are_refused() {
+    let server = server();
+    let admin = server.admin();
+    for (wrong, field) in [
+        (json!({"scopes": ["read"]}), "name"),
+        (json!({"name": "k"}), "scopes"),
+        (json!({"name": "k", "scopes": ["everything"]}), "scopes"),
+        (
+            json!({"name": "k", "scopes": ["read"], "expires": "2001-01-01T00:00:00Z"}),
+            "expires",
+        ),
+        (
+            json!({"name": "k", "scopes": ["read"], "expires": "soon"}),
+            "expires",
+        ),
+    ] {
+        let refused = admin.post("/api/keys", &wrong).expect(400);
+        assert!(refused.json["data"][field].is_object(), "{wrong}");
+    }
+    admin
+        .post(
+            "/api/keys",
+            json!({"name": "k", "scopes": ["read"], "admin": true}),
+        )
+        .expect(400);
+    admin
+        .post("/api/keys", json!({"name": "k", "scopes": "read"}))
+        .expect(400);
+}
+
+#[test]
+fn a_service_token_ends_with_what_it_was_made_with() {
+    let server = server();
+    let (id, service) = key(&server, &json!({"name": "s", "scopes": ["service"]}));
+    let token = |api: &Api| {
+        let body = json!({"name": "worker", "seconds": 60});
+        api.post("/api/auth/service-token", body)
+            .expect(200)
+            .text("/token")
+            .to_owned()
+    };
+    let by_key = server.api().with_token(&token(&service));
+    let by_admin = server.api().with_token(&token(&server.admin()));
+    // Good for services, and nothing else.
+    for api in [&by_key, &by_admin] {
+        api.list("notes", &[]).expect(403);
+        api.get("/api/collections").expect(403);
+        api.post("/api/auth/service-token", "").expect(403);
+    }
+    service
+        .post("/api/auth/service-token", json!({"seconds": 0}))
+        .expect(400);
+    service
+        .post("/api/auth/service-token", json!({"seconds": 90_000}))
+        .expect(400);
+    server
+        .admin()
+        .delete(&format!("/api/keys/{id}"))
+        .expect(204);
+    by_key.list("notes", &[]).expect(401);
+    let admin = server.admin();
+    let own = admin.get("/api/auth/me").expect(200).text("/id").to_owned();
+    let change = json!({"password": "password-1"});
+    admin
+        .patch(&format!("/api/admins/{own}"), change)
+        .expect(200);
+    by_admin.list("notes", &[]).expect(401);
+}
