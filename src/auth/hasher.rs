@@ -1,7 +1,7 @@
 //! Threads that hash passwords, so that a flood of log-ins slows nobody but log-ins.
 //!
-//! At most [`THREADS_MAX`] hashes are computed at a time, which bounds their memory, by threads of
-//! low priority, which leaves the processors to other requests. At most [`WAITING_MAX`] wait, and
+//! At most [`THREADS_MAX`] hashes are computed at a time, on at most half of the processors, by
+//! threads of low priority: that bounds their memory and leaves the processors to other requests. At most [`WAITING_MAX`] wait, and
 //! none longer than [`WAIT`]; the rest is turned away at once, so that log-ins never hold all request
 //! threads.
 
@@ -27,8 +27,8 @@ use crate::threads::lock;
 const THREADS_MAX: usize = 2;
 const WAITING_MAX: usize = 16;
 const WAIT: Duration = Duration::from_secs(5);
-/// Weighs about a twentieth of a request thread when both want the same processor.
-const NICENESS: i32 = 13;
+/// Weighs about a thirtieth of a request thread when both want the same processor.
+const NICENESS: i32 = 15;
 /// How long a stop waits for hashes under way, which are worth nothing by then.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -48,9 +48,8 @@ impl Hasher {
     pub fn start() -> Result<Hasher> {
         let (jobs, queue) = sync_channel(WAITING_MAX);
         let queue = Arc::new(Mutex::new(queue));
-        let threads = available_parallelism()
-            .map_or(1, NonZero::get)
-            .min(THREADS_MAX);
+        let threads = available_parallelism().map_or(1, NonZero::get) / 2;
+        let threads = threads.clamp(1, THREADS_MAX);
         let threads = (0..threads)
             .map(|_| {
                 let queue = Arc::clone(&queue);
