@@ -97,6 +97,12 @@ PORT=3000
 # may take the last commits).
 #DB_SYNCHRONOUS=full
 
+# Where clients reach this server; links in mails begin with it.
+#PUBLIC_URL=https://api.example.com
+# Addresses of proxies in front of it, and sites whose pages may call it.
+#TRUSTED_PROXIES=127.0.0.1
+#CORS_ORIGINS=https://app.example.com
+
 # Where outgoing mail is handed in, and whom it is from. Without a server the links in
 # mails go to the log.
 #SMTP_URL=smtps://user:password@mail.example.com
