@@ -82,9 +82,12 @@ impl Auth {
                 realm.collection.name
             )));
         }
-        let fields = fields
+        let mut fields: Vec<&str> = fields
             .into_iter()
-            .filter(|field| log_in.field.is_none_or(|wanted| wanted == *field));
+            .filter(|field| log_in.field.is_none_or(|wanted| wanted == *field))
+            .collect();
+        // Somebody else's name must not stand before an address.
+        fields.sort_by_key(|field| (*field == "email") != log_in.identity.contains('@'));
         let mut found = None;
         for field in fields {
             let account = realm.database.read(|connection| {

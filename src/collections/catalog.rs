@@ -211,6 +211,12 @@ impl Catalog {
                 other.name, collection.name
             )));
         }
+        let rest = current
+            .all()
+            .into_iter()
+            .filter(|other| other.id != collection.id);
+        let rest = Collections::from_iter(rest.map(|other| Collection::clone(other)));
+        self.check_rules_of_others(&collection.id, &rest)?;
         let (id, now) = (collection.id.clone(), clock::now());
         // Through the queue of its own database, so that no write made with it comes after.
         let count = self.count_change(database);
@@ -421,13 +427,13 @@ impl Catalog {
             .map(|other| Collection::clone(other))
             .chain([collection.clone()])
             .collect();
-        let changed = Collections::from_iter(changed);
-        for other in changed
-            .all()
-            .iter()
-            .filter(|other| other.id != collection.id)
-        {
-            self.check_rules(other, &changed).map_err(|_| {
+        self.check_rules_of_others(&collection.id, &Collections::from_iter(changed))
+    }
+
+    /// Refuses a change of one collection that leaves a rule of another without what it needs.
+    fn check_rules_of_others(&self, id: &str, changed: &Collections) -> Result<()> {
+        for other in changed.all().iter().filter(|other| other.id != id) {
+            self.check_rules(other, changed).map_err(|_| {
                 Error::conflict(format!("A rule of {} needs what would go.", other.name))
             })?;
         }

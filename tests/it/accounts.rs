@@ -79,6 +79,14 @@ fn an_account_registers_signs_in_and_sees_itself() {
     }
     let body = json!({"identity": "ann", "password": "password-1", "identityField": "email"});
     server.api().post("/api/auth/login", body).expect(401);
+    // Whoever takes an address for a name does not stand in its owner's way.
+    let options = json!({"options": {"identityFields": ["username", "email"]}});
+    let admin = server.admin();
+    admin.patch("/api/collections/users", options).expect(200);
+    let eve = json!({"email": "eve@example.com", "username": "ann@example.com",
+        "password": "password-2"});
+    server.api().post("/api/auth/register", eve).expect(200);
+    log_in(&server, "ann@example.com", "password-2").expect(401);
     let ann = signed_in(&server, "ann");
     let me = ann.get("/api/auth/me").expect(200);
     assert_eq!(
@@ -109,7 +117,7 @@ fn an_account_registers_signs_in_and_sees_itself() {
         .expect(200);
     assert_eq!(
         fields.json["password"]["identityFields"],
-        json!(["email", "username"])
+        json!(["username", "email"])
     );
     // The account goes, and its tokens with it.
     ann.delete(&format!("{base}/records/{id}")).expect(204);

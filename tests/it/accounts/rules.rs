@@ -233,6 +233,7 @@ fn rules_about_accounts_are_checked_when_they_are_made() {
         ("@request.nothing.id = 'x'", 400),
         ("@request.body.nothing = 'x'", 400),
         ("@request.body.title:isset = true", 200),
+        ("@request.auth.name = 'x'", 200),
     ] {
         let body = json!({"listRule": rule});
         assert_eq!(
@@ -241,4 +242,31 @@ fn rules_about_accounts_are_checked_when_they_are_made() {
             "{rule}"
         );
     }
+    // What they need stays.
+    let team = json!({"name": "team", "fields": []});
+    admin.post("/api/collections", team).expect(200);
+    let free = json!({"name": "people", "type": "auth"});
+    admin.post("/api/collections", free).expect(200);
+    admin.delete("/api/collections/people").expect(204);
+    let notes = json!({"fields": [{"name": "title", "type": "text"}], "viewRule": null,
+        "createRule": null, "updateRule": null, "deleteRule": null});
+    admin.patch("/api/collections/notes", notes).expect(200);
+    let refused = admin.delete("/api/collections/users");
+    assert_eq!(refused.status, 409);
+    admin
+        .patch(
+            "/api/collections/teams",
+            json!({"viewRule": null, "fields": []}),
+        )
+        .expect(200);
+    let refused = admin.delete("/api/collections/users").expect(409);
+    assert!(
+        refused.text("/message").contains("rule of notes"),
+        "{}",
+        refused.json
+    );
+    admin
+        .patch("/api/collections/notes", json!({"listRule": ""}))
+        .expect(200);
+    admin.delete("/api/collections/users").expect(204);
 }
