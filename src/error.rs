@@ -85,6 +85,7 @@ struct Inner {
     kind: Kind,
     message: String,
     fields: FieldErrors,
+    retry_after: Option<u64>,
     context: Vec<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -99,6 +100,7 @@ impl Error {
             kind,
             message: message.into(),
             fields: FieldErrors::new(),
+            retry_after: None,
             context: Vec::new(),
             source: None,
         }))
@@ -153,6 +155,17 @@ impl Error {
             "The data is not valid.",
             FieldErrors::from([(name.into(), detail)]),
         )
+    }
+
+    /// After how many seconds it may be tried again.
+    pub fn with_retry_after(mut self, seconds: u64) -> Error {
+        self.0.retry_after = Some(seconds);
+        self
+    }
+
+    /// See [`Error::with_retry_after`].
+    pub fn retry_after(&self) -> Option<u64> {
+        self.0.retry_after
     }
 
     /// What the caller can do about it.

@@ -484,7 +484,10 @@ fn answer_error(request: &Request, error: &Error) -> Response {
 fn error_response(error: &Error) -> Response {
     let response = json_response(error.kind().status(), &error_json(error));
     match error.kind() {
-        Kind::Unavailable | Kind::TooMany | Kind::Stale => response.with_header("Retry-After", "1"),
+        Kind::Unavailable | Kind::TooMany | Kind::Stale => {
+            let seconds = error.retry_after().unwrap_or(1);
+            response.with_header("Retry-After", seconds.to_string())
+        }
         _ => response,
     }
 }

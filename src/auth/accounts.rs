@@ -199,11 +199,16 @@ impl Auth {
     /// The identity behind a token of an account of `database`.
     pub(super) fn identify_user(&self, claims: &Claims, database: &str) -> Result<Identity> {
         let realm = self.realm_of_token(claims, database)?;
-        match realm.secrets(&claims.subject)? {
-            Some(secrets) if self.account_key(&secrets) == claims.key => {}
-            _ => return Err(wrong_token()),
-        }
-        let user = realm.user(&claims.subject)?.ok_or_else(wrong_token)?;
+        let (scope, collection) = (realm.scope(Identity::Nobody), &realm.collection);
+        let user = realm.database.read(|connection| {
+            match account::secrets(connection, collection, &claims.subject)? {
+                Some(secrets) if self.account_key(&secrets) == claims.key => {
+                    account::user(connection, &scope, collection, &claims.subject)
+                }
+                _ => Ok(None),
+            }
+        })?;
+        let user = user.ok_or_else(wrong_token)?;
         Ok(Identity::User(Arc::new(user)))
     }
 

@@ -88,13 +88,9 @@ impl Throttle {
             if let Err(full_at) = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) {
                 attempt.give_back(at);
                 let wait = full_at - now - (limit.burst - 1) * limit.pause_ms;
-                return Err(Error::new(
-                    Kind::TooMany,
-                    format!(
-                        "Too many attempts; try again in {} seconds.",
-                        (wait + 999) / 1000
-                    ),
-                ));
+                let seconds = u64::try_from((wait + 999) / 1000).unwrap_or(1);
+                let message = format!("Too many attempts; try again in {seconds} seconds.");
+                return Err(Error::new(Kind::TooMany, message).with_retry_after(seconds));
             }
         }
         Ok(attempt)
