@@ -231,7 +231,8 @@ impl Inner {
         let response = match unread {
             None => self.call(request, wants_upgrade),
             Some(Unread::TooLarge) => problem(413, "The request body is too large."),
-            Some(Unread::Overloaded) => problem(503, "The server is busy; try again."),
+            // No body is declined yet.
+            Some(Unread::Overloaded | Unread::Declined) => problem(503, "The server is busy; try again."),
         };
         let status = response.status;
         let bytes = exchange.answer(engine, response);
@@ -352,6 +353,7 @@ fn hooks(ids: &Arc<Ids>) -> tiny_http::Hooks {
             };
             encode(problem(status, refusal_message(status)), &frame).head
         }),
+        body: Box::new(|_| tiny_http::Destination::Memory),
         accept_failed: Box::new(move |error| {
             let mut logged = lock(&logged);
             logged.1 += 1;

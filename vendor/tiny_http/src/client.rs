@@ -6,7 +6,8 @@ use std::time::Instant;
 use crate::body::{BodyBuffer, BodyError, Decoder};
 use crate::connection::{Connection, Reading};
 use crate::head::{self, Framing, Head};
-use crate::request::{Body, Request, Unread};
+use crate::request::{Body, HeadView, Request, Unread};
+use crate::sink::{Destination, Sink};
 use crate::Shared;
 
 /// A ClientConnection is an object that reads requests from a client's socket
@@ -40,6 +41,9 @@ enum ReadError {
 
 /// First size of the buffer, which serves ordinary requests, and the size it returns to between requests.
 const BUFFER_BYTES: usize = 4 << 10;
+
+/// Most of a body that is handed to a sink at a time.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// Counts what arrives of a body in each window of time.
 struct Progress {
@@ -183,14 +187,26 @@ impl ClientConnection {
         if head.framing == Framing::Length(0) {
             return Ok(Body::empty());
         }
+        let view = HeadView::new(head, self.connection.peer);
+        let sink = match (self.shared.hooks.body)(&view) {
+            Destination::Memory => None,
+            Destination::Sink(sink) => Some(sink),
+            Destination::Unread => {
+                self.unread = true;
+                return Ok(Body::unread(Unread::Declined));
+            }
+        };
         let limit = self.shared.limits.body_buffer_max as u64;
-        if matches!(head.framing, Framing::Length(length) if length > limit) {
+        if sink.is_none() && matches!(head.framing, Framing::Length(length) if length > limit) {
             self.unread = true;
             return Ok(Body::unread(Unread::TooLarge));
         }
         if head.expects_continue && self.start == self.end {
             self.connection.settle();
             self.connection.interim(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        if let Some(sink) = sink {
+            return self.feed(head, sink);
         }
         let mut body = BodyBuffer::new(&self.shared);
         let read = match head.framing {
@@ -202,6 +218,7 @@ impl ClientConnection {
                 let (bytes, reserved) = body.finish();
                 Ok(Body {
                     bytes: Ok(bytes),
+                    sink: None,
                     _reserved: Some(reserved),
                 })
             }
@@ -214,6 +231,64 @@ impl ClientConnection {
                 self.unread = true;
                 Ok(Body::unread(Unread::Overloaded))
             }
+        }
+    }
+
+    /// Feeds the body to a sink, until it is complete or the sink wants no more.
+    fn feed(&mut self, head: &Head, mut sink: Box<dyn Sink>) -> Result<Body, ReadError> {
+        let is_whole = match head.framing {
+            Framing::Length(length) => self.feed_sized(length, &mut *sink)?,
+            Framing::Chunked => self.feed_chunked(&mut *sink)?,
+        };
+        self.unread = !is_whole;
+        Ok(Body {
+            sink: Some(sink),
+            ..Body::empty()
+        })
+    }
+
+    fn feed_sized(&mut self, length: u64, sink: &mut dyn Sink) -> Result<bool, ReadError> {
+        let here = length.min((self.end - self.start) as u64) as usize;
+        let early = &self.buffer[self.start..self.start + here];
+        self.start += here;
+        if here > 0 && !sink.write(early) {
+            return Ok(false);
+        }
+        let mut left = length - here as u64;
+        let mut piece = vec![0; left.min(PIECE_BYTES as u64) as usize];
+        let mut progress = Progress::new();
+        while left > 0 {
+            let room = left.min(piece.len() as u64) as usize;
+            let count = receive(&self.connection, &mut piece[..room])?;
+            if count > 0 && !sink.write(&piece[..count]) {
+                return Ok(false);
+            }
+            left -= count as u64;
+            self.check(&mut progress, count)?;
+        }
+        Ok(true)
+    }
+
+    fn feed_chunked(&mut self, sink: &mut dyn Sink) -> Result<bool, ReadError> {
+        let mut decoder = Decoder::new();
+        let mut progress = Progress::new();
+        loop {
+            let fed = decoder.feed(&self.buffer[self.start..self.end], |data| {
+                match data.is_empty() || sink.write(data) {
+                    true => Ok(()),
+                    false => Err(BodyError::TooLarge),
+                }
+            });
+            match fed {
+                Ok(count) => self.start += count,
+                Err(BodyError::Malformed) => return Err(ReadError::Refuse(400)),
+                Err(_) => return Ok(false),
+            }
+            if decoder.is_done() {
+                return Ok(true);
+            }
+            let count = self.fill()?;
+            self.check(&mut progress, count)?;
         }
     }
 
@@ -316,7 +391,7 @@ impl ClientConnection {
         self.unread = true;
         if let Some(number) = self.connection.admit(usize::MAX, Reading::Ends) {
             let answer = (self.shared.hooks.refusal)(status);
-            self.connection.answer(number, answer, Vec::new(), true);
+            self.connection.answer(number, answer, Vec::new(), None, true);
         }
     }
 

@@ -5,7 +5,7 @@
 //! that comes before its turn waits here, and what the socket does not take at once goes to a writer thread, so the
 //! caller of `answer` never waits for the peer or for another request.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
@@ -42,6 +42,9 @@ const NOT_STALLED: u64 = u64::MAX;
 
 /// Most that one call hands to the kernel, so that progress is seen in steps.
 const WRITE_STEP: usize = 256 << 10;
+
+/// Most of a source that is in memory at a time.
+const SOURCE_BYTES: usize = 128 << 10;
 
 /// Longest single wait of a writer.
 const WRITE_SLICE: Duration = Duration::from_secs(1);
@@ -81,13 +84,23 @@ struct Answer {
     number: u64,
     head: Vec<u8>,
     body: Vec<u8>,
+
+    // what follows the body
+    source: Option<Source>,
     last: bool,
 
     // counted in `Turn::pending_bytes`
     counted: bool,
 }
 
+/// Bytes that are read while they are written.
+pub(crate) struct Source {
+    pub reader: Box<dyn Read + Send>,
+    pub length: u64,
+}
+
 impl Answer {
+    /// The bytes that are in memory.
     fn len(&self) -> usize {
         self.head.len() + self.body.len()
     }
@@ -200,11 +213,19 @@ impl Connection {
     }
 
     /// Writes the answer when its turn has come. `last`: the connection ends with it. Never blocks.
-    pub fn answer(self: &Arc<Self>, number: u64, head: Vec<u8>, body: Vec<u8>, last: bool) {
+    pub fn answer(
+        self: &Arc<Self>,
+        number: u64,
+        head: Vec<u8>,
+        body: Vec<u8>,
+        source: Option<Source>,
+        last: bool,
+    ) {
         let mut answer = Answer {
             number,
             head,
             body,
+            source,
             last,
             counted: false,
         };
@@ -222,7 +243,7 @@ impl Connection {
         }
         loop {
             match self.send(&answer, 0, usize::MAX, SendFlags::DONTWAIT) {
-                Ok(count) if count == answer.len() => {}
+                Ok(count) if count == answer.len() && answer.source.is_none() => {}
                 Ok(count) => {
                     turn.writing = true;
                     self.count_in(&mut turn, &mut answer);
@@ -370,7 +391,9 @@ impl Connection {
     fn write_rest(&self, mut answer: Answer, mut sent: usize) {
         let _ = self.stream.set_write_timeout(Some(WRITE_SLICE));
         loop {
-            let written = self.write_all(&answer, sent);
+            let written = self
+                .write_all(&answer, sent)
+                .and_then(|()| self.write_source(answer.source.take()));
             let mut turn = lock(&self.turn);
             if written.is_err() {
                 self.finished(&mut turn, 1);
@@ -409,6 +432,36 @@ impl Connection {
                 }
                 window = (sent, Instant::now());
             }
+        }
+        Ok(())
+    }
+
+    /// Writes what a source brings. One that brings too little ends the connection, as does an error.
+    fn write_source(&self, source: Option<Source>) -> io::Result<()> {
+        let Some(mut source) = source else {
+            return Ok(());
+        };
+        let mut piece = Answer {
+            number: 0,
+            head: Vec::new(),
+            body: vec![0; source.length.min(SOURCE_BYTES as u64) as usize],
+            source: None,
+            last: false,
+            counted: false,
+        };
+        while source.length > 0 {
+            let room = source.length.min(piece.body.len() as u64) as usize;
+            let count = match source.reader.read(&mut piece.body[..room]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            piece.body.truncate(count);
+            self.write_all(&piece, 0)?;
+            source.length -= count as u64;
+            let room = source.length.min(SOURCE_BYTES as u64) as usize;
+            piece.body.resize(room, 0);
         }
         Ok(())
     }

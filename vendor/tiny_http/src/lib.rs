@@ -3,13 +3,14 @@
 //! This is a patched copy of tiny_http 0.12.0; `PATCHES.md` tells what differs and why.
 //!
 //! ```no_run
-//! use tiny_http::{Hooks, Limits, Server};
+//! use tiny_http::{Destination, Hooks, Limits, Server};
 //! let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
 //! let hooks = Hooks {
 //!     refusal: Box::new(|status| {
 //!         format!("HTTP/1.1 {} \r\nContent-Length: 0\r\nConnection: close\r\n\r\n", status).into_bytes()
 //!     }),
 //!     accept_failed: Box::new(|error| eprintln!("{}", error)),
+//!     body: Box::new(|_| Destination::Memory),
 //! };
 //! let server = Server::from_listener(listener, Limits::default(), hooks).unwrap();
 //! while let Some(request) = server.recv() {
@@ -37,7 +38,9 @@ use util::{lock, MessagesQueue, TaskPool};
 pub use common::{HTTPVersion, Method};
 pub use head::HeaderSpan;
 pub use limits::{Counters, Hooks, Limits};
-pub use request::{Request, Unread, Upgraded};
+
+pub use request::{HeadView, Request, Unread, Upgraded};
+pub use sink::{Destination, Sink};
 
 mod body;
 mod client;
@@ -47,6 +50,7 @@ mod head;
 mod limits;
 mod registry;
 mod request;
+mod sink;
 mod util;
 
 /// The main class of this library.

@@ -5,6 +5,9 @@
 use std::io;
 use std::time::Duration;
 
+use crate::request::HeadView;
+use crate::sink::Destination;
+
 /// Bounds on what a peer can make the server hold or wait for.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -68,13 +71,16 @@ impl Default for Limits {
     }
 }
 
-/// What the server asks of its owner. Both calls come from the server's threads and must not block.
+/// What the server asks of its owner. The calls come from the server's threads and must not block, except `body`.
 pub struct Hooks {
     /// The whole answer, head and body, to a request that is refused with this status before it could be delivered
     /// (400, 408, 417, 431, 500, 503, 505). It must say `Connection: close`.
     pub refusal: Box<dyn Fn(u16) -> Vec<u8> + Send + Sync>,
     /// A connection could not be accepted or given a thread. Called for each failure; limit the rate yourself.
     pub accept_failed: Box<dyn Fn(&io::Error) + Send + Sync>,
+    /// Where the body of a request goes. Called for each body that is not empty, by the connection's thread before any of
+    /// it is read; what it waits for is waited for by that connection alone.
+    pub body: Box<dyn Fn(&HeadView<'_>) -> Destination + Send + Sync>,
 }
 
 /// Totals since the start, except `connections`.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::body::Reserved;
-use crate::connection::Connection;
-use crate::head::{Head, HeaderSpan};
+use crate::connection::{Connection, Source};
+use crate::head::{Framing, Head, HeaderSpan};
+use crate::sink::Sink;
 use crate::{HTTPVersion, Method, Shared};
 
 /// Represents an HTTP request made by a client.
@@ -47,10 +48,12 @@ pub struct Request {
     shared: Arc<Shared>,
 }
 
-/// The body of a request as far as it was read before delivery. A streaming form would be a third variant beside the
-/// two of `bytes`.
+/// The body of a request as far as it was read before delivery.
 pub(crate) struct Body {
     pub bytes: Result<Vec<u8>, Unread>,
+
+    // has taken the body in place of `bytes`
+    pub sink: Option<Box<dyn Sink>>,
 
     // held as long as the request is
     pub _reserved: Option<Reserved>,
@@ -63,12 +66,15 @@ pub enum Unread {
     TooLarge,
     /// The budget of buffered bytes was used up.
     Overloaded,
+    /// The owner did not want it (`Destination::Unread`).
+    Declined,
 }
 
 impl Body {
     pub fn empty() -> Body {
         Body {
             bytes: Ok(Vec::new()),
+            sink: None,
             _reserved: None,
         }
     }
@@ -76,6 +82,7 @@ impl Body {
     pub fn unread(why: Unread) -> Body {
         Body {
             bytes: Err(why),
+            sink: None,
             _reserved: None,
         }
     }
@@ -152,6 +159,11 @@ impl Request {
         }
     }
 
+    /// Takes the sink that has taken the body, if the owner gave one for it.
+    pub fn take_sink(&mut self) -> Option<Box<dyn Sink>> {
+        self.body.sink.take()
+    }
+
     /// Returns the address of the client that sent this request.
     ///
     /// Note that this is gathered from the socket. If you receive the request from a proxy,
@@ -198,7 +210,24 @@ impl Request {
     pub fn respond(mut self, head: Vec<u8>, body: Vec<u8>, close: bool) {
         if let Some(number) = self.number.take() {
             let last = close || self.close;
-            self.connection.answer(number, head, body, last);
+            self.connection.answer(number, head, body, None, last);
+        }
+    }
+
+    /// Sends a response whose body is the next `length` bytes of `reader`. Never blocks: another thread reads and writes
+    /// them, in pieces. A reader that fails or ends early ends the connection, so that the client notices.
+    pub fn respond_from(
+        mut self,
+        head: Vec<u8>,
+        reader: Box<dyn Read + Send>,
+        length: u64,
+        close: bool,
+    ) {
+        if let Some(number) = self.number.take() {
+            let last = close || self.close;
+            let source = Some(Source { reader, length });
+            self.connection
+                .answer(number, head, Vec::new(), source, last);
         }
     }
 
@@ -225,6 +254,50 @@ impl Request {
     }
 }
 
+/// The head of a request whose body has not been read yet.
+pub struct HeadView<'a> {
+    head: &'a Head,
+    peer: SocketAddr,
+}
+
+impl<'a> HeadView<'a> {
+    pub(crate) fn new(head: &'a Head, peer: SocketAddr) -> HeadView<'a> {
+        HeadView { head, peer }
+    }
+
+    /// The method of the request.
+    pub fn method(&self) -> &Method {
+        &self.head.method
+    }
+
+    /// Path and query as sent.
+    pub fn url(&self) -> &str {
+        &self.head.text[self.head.target.clone()]
+    }
+
+    /// All headers, as name and value.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let text = &self.head.text;
+        self.head
+            .headers
+            .iter()
+            .map(move |span| (&text[span.name.clone()], &text[span.value.clone()]))
+    }
+
+    /// The length of the body in bytes, unless it comes in chunks.
+    pub fn content_length(&self) -> Option<u64> {
+        match self.head.framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        }
+    }
+
+    /// The other end of the connection.
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.peer
+    }
+}
+
 impl fmt::Debug for Request {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> Result<(), fmt::Error> {
         write!(
@@ -241,7 +314,8 @@ impl Drop for Request {
     fn drop(&mut self) {
         if let Some(number) = self.number.take() {
             let answer = (self.shared.hooks.refusal)(500);
-            self.connection.answer(number, answer, Vec::new(), true);
+            self.connection
+                .answer(number, answer, Vec::new(), None, true);
         }
     }
 }

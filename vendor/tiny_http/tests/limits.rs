@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tiny_http::{Counters, Hooks, Limits, Request, Server, Unread};
+use tiny_http::{Counters, Destination, Hooks, Limits, Request, Server, Unread};
 
 struct Running {
     server: Arc<Server>,
@@ -29,7 +29,7 @@ fn answer(mut request: Request) {
     let close = request.must_close();
     let body = match (path.as_str(), request.take_body()) {
         (_, Err(Unread::TooLarge)) => return request.respond(refusal(413), Vec::new(), true),
-        (_, Err(Unread::Overloaded)) => return request.respond(refusal(503), Vec::new(), true),
+        (_, Err(Unread::Overloaded | Unread::Declined)) => return request.respond(refusal(503), Vec::new(), true),
         ("/sleep", Ok(_)) => {
             thread::sleep(Duration::from_millis(number));
             number.to_string().into_bytes()
@@ -57,6 +57,7 @@ impl Running {
         let hooks = Hooks {
             refusal: Box::new(refusal),
             accept_failed: Box::new(|_| {}),
+            body: Box::new(|_| Destination::Memory),
         };
         let server = Arc::new(Server::from_listener(listener, limits, hooks).unwrap());
         let workers = (0..4)
@@ -485,6 +486,7 @@ fn a_socket_can_be_taken_over() {
     let hooks = Hooks {
         refusal: Box::new(refusal),
         accept_failed: Box::new(|_| {}),
+        body: Box::new(|_| Destination::Memory),
     };
     let server = Server::from_listener(listener, small(), hooks).unwrap();
     let mut stream = TcpStream::connect(server.server_addr()).unwrap();

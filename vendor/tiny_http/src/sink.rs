@@ -1,0 +1,23 @@
+//! Bodies that are not collected in memory: where they go instead, piece by piece.
+//!
+//! New file. The connection's thread feeds a sink while the body arrives, so a slow or large body costs no thread in
+//! `recv()` and no memory beyond one piece. The request is delivered when the body is complete.
+
+use std::any::Any;
+
+/// Where the body of a request goes.
+pub enum Destination {
+    /// Into memory, up to `Limits::body_buffer_max`.
+    Memory,
+    /// Into this, however long it is.
+    Sink(Box<dyn Sink>),
+    /// Nowhere: the request is delivered at once, and the connection ends with its answer.
+    Unread,
+}
+
+/// Takes a body. It is dropped without `Request::take_sink` when the connection breaks in the middle.
+pub trait Sink: Any + Send {
+    /// Takes the next piece, which is not empty. False: nothing more is wanted; the request is delivered without the rest,
+    /// and the connection ends with its answer. The sink knows why.
+    fn write(&mut self, piece: &[u8]) -> bool;
+}
