@@ -2,24 +2,29 @@
 # A tour with real input: the package list of this Debian system, brought in through
 # the API, questioned, and compared with what dpkg itself says.
 #
-# Each part is one function named step_...; STEPS gives their order. A step uses
-# `api` for requests, leaves rows for `compare`, and knows nothing of the others
-# but the files in $work.
+# The admin sets up collections with rules, an account and an API key; a program with the
+# key brings the packages in; the account asks the questions.
+#
+# Each part is one function named step_...; STEPS gives their order. A step says with `as`
+# who asks, uses `api` for requests, leaves rows for `compare`, and knows nothing of the
+# others but the files in $work.
 set -eu -o pipefail
 export LC_ALL=C
 
-STEPS="start collection packages relations questions verify"
+STEPS="start collections access packages relations limits questions verify"
 
 usage() {
     cat <<'TEXT'
 usage: scripts/demo.sh [OPTION...]
 
 Starts a server on a throw-away data directory and a free port, imports the package
-list of this Debian system, asks six questions and compares every answer with
-dpkg's. Exit code 0 only if all of them match.
+list of this Debian system with an API key, asks six questions as a signed-in user and
+compares every answer with dpkg's. Exit code 0 only if all of them match, and if what the
+key, the user and a stranger may not do was refused.
 
   --binary PATH   server to run (default: target/release/vski, dist/vski, then $PATH)
-  --url URL       use a running server instead, without a collection named packages
+  --url URL       use a running server instead, without collections named packages and
+                  readers, which it leaves there
   --token TOKEN   admin token for --url
   --status FILE   package list to import (default: /var/lib/dpkg/status)
   --batch N       requests in one call of /api/batch (default 100, at most 1000)
@@ -91,19 +96,43 @@ now_ms() {
     echo $(((${now%.*} * 1000000 + 10#${now#*.}) / 1000))
 }
 
-# One request. Leaves the answer in $work/answer and the milliseconds in $took.
-api() { # api METHOD PATH [CURL ARGUMENT...]
-    local method=$1 path=$2 code
+# Who the next requests are from: admin, key, reader or stranger.
+as() { # as WHO
+    who=$1
+}
+
+# Credentials go by way of a file, for command lines are public.
+credentials() { # credentials WHO HEADER
+    printf 'header = "%s"\n' "$2" >"$work/as.$1"
+}
+
+# One request. Leaves the status in $code, the answer in $work/answer and the milliseconds
+# in $took.
+request() { # request METHOD PATH [CURL ARGUMENT...]
+    local method=$1 path=$2
     shift 2
-    # The token goes by way of a file, for command lines are public.
-    read -r code took < <(curl -sS --max-time 120 -K "$work/curl.conf" -o "$work/answer" \
+    read -r code took < <(curl -sS --max-time 120 -K "$work/curl.conf" -K "$work/as.$who" -o "$work/answer" \
         -w '%{http_code} %{time_total}\n' -X "$method" "$@" "$url$path") || true
-    case ${code:-none} in
-        2??) ;;
-        none | 000) fail "$method $path: no answer from $url" ;;
-        *) fail "$method $path: $code $(head -c 400 "$work/answer")" ;;
-    esac
+    [ "${code:-000}" != 000 ] || fail "$method $path: no answer from $url"
     took=$(awk -v s="$took" 'BEGIN { printf "%.1f", s * 1000 }')
+}
+
+# One request that is to succeed.
+api() { # api METHOD PATH [CURL ARGUMENT...]
+    request "$@"
+    case $code in
+        2??) ;;
+        *) fail "$1 $2: $code $(head -c 400 "$work/answer")" ;;
+    esac
+}
+
+# One request that is to be refused.
+refused() { # refused STATUS WHAT METHOD PATH [CURL ARGUMENT...]
+    local wanted=$1 what=$2
+    shift 2
+    request "$@"
+    [ "$code" = "$wanted" ] || fail "the $who, $what: $code and not $wanted: $(head -c 400 "$work/answer")"
+    printf '   %-8s  %-40s  %s %s\n' "$who" "$what" "$code" "$(packages_pl get message <"$work/answer")"
 }
 
 send_json() { # send_json METHOD PATH JSON, or @FILE for JSON
@@ -173,18 +202,22 @@ compare() { # compare WHAT SERVER_FILE DPKG_FILE
 step_start() {
     heading "Server"
     : >"$work/curl.conf"
-    chmod 600 "$work/curl.conf"
+    : >"$work/as.stranger"
+    as stranger
     if [ -z "$url" ]; then
         start_server
         printf 'noproxy = "*"\n' >>"$work/curl.conf"
-        local secret
-        secret=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
-        send_json POST /api/admins/init "{\"email\":\"demo@example.com\",\"password\":\"$secret\"}"
+        printf '{"email":"demo@example.com","password":"%s"}' "$(new_secret)" >"$work/admin.json"
+        send_json POST /api/admins/init "@$work/admin.json"
         token=$(packages_pl get token <"$work/answer")
     fi
-    printf 'header = "Authorization: Bearer %s"\n' "$token" >>"$work/curl.conf"
+    credentials admin "Authorization: Bearer $token"
     api GET /api/health
     echo "$url answers, health in $took ms"
+}
+
+new_secret() {
+    od -An -N16 -tx1 /dev/urandom | tr -d ' \n'
 }
 
 start_server() {
@@ -211,10 +244,18 @@ start_server() {
     head -n 1 "$work/out"
 }
 
-step_collection() {
-    heading "Collection packages"
+step_collections() {
+    heading "Collections, by the admin: readers, who sign in, and packages, for them to read"
+    as admin
+    send_json POST /api/collections '{
+        "name": "readers", "type": "auth",
+        "viewRule": "id = @request.auth.id", "updateRule": "id = @request.auth.id",
+        "fields": [{"name": "name", "type": "text"}]
+    }'
+    echo "readers made in $took ms"
     send_json POST /api/collections '{
         "name": "packages", "type": "base",
+        "listRule": "@request.auth.id != \"\"", "viewRule": "@request.auth.id != \"\"",
         "fields": [
             {"name": "name", "type": "text", "required": true, "unique": true},
             {"name": "version", "type": "text", "required": true},
@@ -232,11 +273,32 @@ step_collection() {
         ],
         "indexes": [{"fields": ["installed_kb"]}, {"fields": ["section"]}]
     }'
-    echo "made in $took ms"
+    echo "packages made in $took ms"
+}
+
+step_access() {
+    heading "Who gets in: a reader and an API key, made by the admin"
+    local secret
+    secret=$(new_secret)
+    as admin
+    printf '{"email":"reader@example.com","password":"%s","name":"Reader"}' "$secret" >"$work/reader.json"
+    send_json POST /api/collections/readers/records "@$work/reader.json"
+    send_json POST /api/keys "{\"name\": \"demo import\", \"scopes\": [\"read\", \"write\"],
+        \"collections\": [\"packages\"], \"expires\": \"$(date -u -d '1 hour' +%Y-%m-%dT%H:%M:%SZ)\"}"
+    packages_pl get id <"$work/answer" >"$work/key.id"
+    credentials key "X-API-Key: $(packages_pl get key <"$work/answer")"
+    echo "the key reads and writes packages, for an hour"
+
+    as stranger
+    printf '{"identity":"reader@example.com","password":"%s"}' "$secret" >"$work/sign-in.json"
+    send_json POST /api/collections/readers/auth-with-password "@$work/sign-in.json"
+    credentials reader "Authorization: Bearer $(packages_pl get token <"$work/answer")"
+    echo "the reader signed in in $took ms"
 }
 
 step_packages() {
-    heading "Packages: batches of $batch through POST /api/batch"
+    heading "Packages, with the key: batches of $batch through POST /api/batch"
+    as key
     arch=$(dpkg --print-architecture)
     # One copy for both imports: the system may change meanwhile.
     cp "$status" "$work/status"
@@ -246,11 +308,39 @@ step_packages() {
 }
 
 step_relations() {
-    heading "Dependencies as relations: of each the first alternative that is installed"
+    heading "Dependencies as relations, with the key: of each the first alternative that is installed"
+    as key
     each_page id,name packages_pl rows name id >"$work/ids.tsv"
     mkdir "$work/relations"
     packages_pl relations "$arch" "$work/relations" "$batch" "$work/ids.tsv" <"$work/status"
     send_batches "$work/relations"
+}
+
+step_limits() {
+    heading "What is refused"
+    local json='Content-Type: application/json' one
+    one=$records/$(head -n 1 "$work/ids.tsv" | cut -f 2)
+    as key
+    refused 403 "change the collection packages" PATCH /api/collections/packages -H "$json" -d '{"listRule": ""}'
+    refused 403 "make a collection" POST /api/collections -H "$json" -d '{"name": "mine"}'
+    refused 403 "read the readers" GET /api/collections/readers/records
+    as reader
+    refused 403 "change a package" PATCH "$one" -H "$json" -d '{"essential": true}'
+    refused 403 "list the other readers" GET /api/collections/readers/records
+    as stranger
+    refused 403 "add a package" POST "$records" -H "$json" -d '{"name": "mine", "version": "1"}'
+    refused 403 "list the readers" GET /api/collections/readers/records
+    refused 404 "read a package" GET "$one"
+    refused 401 "list the collections" GET /api/collections
+    api GET "$records"
+    [ "$(packages_pl get totalItems <"$work/answer")" = 0 ] || fail "a stranger sees packages"
+    printf '   %-8s  %-40s  %s, and none of them\n' "$who" "list the packages" "$code"
+
+    # The key has done its work.
+    as admin
+    api DELETE "/api/keys/$(cat "$work/key.id")"
+    as key
+    refused 401 "read with it after it was deleted" GET "$records"
 }
 
 # What dpkg itself says, worked out by other means than the import:
@@ -333,7 +423,8 @@ by_size() {
 }
 
 step_questions() {
-    heading "Questions"
+    heading "Questions of the reader"
+    as reader
     mkdir "$work/admin"
     cp "$work/status" "$work/admin/status"
     ask_dpkg
@@ -407,7 +498,8 @@ show_tree() {
 
 # The whole of it once more: every package and every dependency.
 step_verify() {
-    heading "Everything against dpkg"
+    heading "Everything that the reader sees, against dpkg"
+    as reader
     each_page name,installed_kb,essential,section,priority,summary \
         packages_pl rows name installed_kb essential section priority summary >"$work/all.tsv"
     compare "$(wc -l <"$work/dpkg.tsv" | tr -d ' ') packages" "$work/all.tsv" "$work/dpkg.tsv"

@@ -5,21 +5,66 @@ use serde_json::json;
 
 use super::Call;
 use super::json_response;
+use super::parameter;
+use super::records::number;
+use crate::collections::Collection;
+use crate::error::Error;
 use crate::error::Result;
+use crate::filter;
 use crate::http::Response;
+use crate::records::PER_PAGE_MAX;
 
-/// All collections of the database in the envelope of every list; there is one page.
+/// The collections of the database in the envelope of every list: the page that is asked for, or
+/// all in one.
 pub fn list(call: &Call<'_>) -> Result<Response> {
+    let pairs = call.query()?;
+    if parameter(&pairs, "filter").is_some_and(|filter| !filter.trim().is_empty()) {
+        return Err(Error::invalid(
+            "Collections are not filtered; ask for one by its name.",
+        ));
+    }
     let collections = call.collections()?;
-    let items: Vec<Value> = collections.all().iter().map(|c| c.to_json()).collect();
+    let mut all: Vec<&Collection> = collections.all().into_iter().map(AsRef::as_ref).collect();
+    sort(&mut all, parameter(&pairs, "sort").unwrap_or_default())?;
+    let page = number(&pairs, "page", 1)?.max(1);
+    let per_page = match number(&pairs, "perPage", 0)? {
+        0 => (all.len() as u64).max(1),
+        number => number.min(PER_PAGE_MAX),
+    };
+    let before = usize::try_from((page - 1).saturating_mul(per_page)).unwrap_or(usize::MAX);
+    let shown = all.iter().skip(before).take(per_page as usize);
+    let items: Vec<Value> = shown.map(|collection| collection.to_json()).collect();
     let body = json!({
-        "page": 1,
-        "perPage": items.len(),
-        "totalItems": items.len(),
-        "totalPages": 1,
+        "page": page,
+        "perPage": per_page,
+        "totalItems": all.len(),
+        "totalPages": (all.len() as u64).div_ceil(per_page),
         "items": items,
     });
     Ok(json_response(200, &body))
+}
+
+fn sort(collections: &mut [&Collection], terms: &str) -> Result<()> {
+    // The first term counts most, so it comes last; equal ones keep their order.
+    for term in filter::parse_sort(terms)?.iter().rev() {
+        let key: fn(&Collection) -> &str = match term.path.join(".").as_str() {
+            "id" => |it| &it.id,
+            "name" => |it| &it.name,
+            "type" => |it| it.kind.name(),
+            "created" => |it| &it.created,
+            "updated" => |it| &it.updated,
+            other => {
+                return Err(Error::invalid(format!(
+                    "Collections have no {other} to sort by."
+                )));
+            }
+        };
+        collections.sort_by(|one, other| match term.descending {
+            true => key(other).cmp(key(one)),
+            false => key(one).cmp(key(other)),
+        });
+    }
+    Ok(())
 }
 
 pub fn create(call: &Call<'_>) -> Result<Response> {

@@ -154,7 +154,7 @@ pub const ROUTES: [Route; 51] = {
     use OnReplica::{Own, Refuse, Serve};
     use Place::{Database, Server};
     [
-        route(Get,    "/api/health",                                   Public, Server,   Own,    health::get),
+        route(Get,    "/api/health",                                   Public, Database, Own,    health::get),
 
         small(route(Post,   "/api/admins/init",                        Public, Server,   Refuse, admins::init)),
         small(route(Post,   "/api/admins/login",                       Public, Server,   Serve,  admins::login)),

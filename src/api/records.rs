@@ -191,7 +191,8 @@ fn list_query(pairs: &[(String, String)]) -> Result<ListQuery> {
     })
 }
 
-fn number(pairs: &[(String, String)], name: &str, default: u64) -> Result<u64> {
+/// A whole number among the query parameters.
+pub fn number(pairs: &[(String, String)], name: &str, default: u64) -> Result<u64> {
     match parameter(pairs, name) {
         None | Some("") => Ok(default),
         Some(text) => text

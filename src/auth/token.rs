@@ -71,6 +71,9 @@ pub struct About {
 #[derive(Serialize, Deserialize)]
 struct Payload {
     sub: String,
+    /// The same where PocketBase's clients look for it.
+    #[serde(default)]
+    id: String,
     purpose: Purpose,
     /// `auth` where PocketBase's clients look for it: in tokens that sign somebody in.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
@@ -86,6 +89,7 @@ pub fn sign(key: &SigningKey, claims: &Claims) -> String {
     let signs_in = matches!(claims.purpose, Purpose::Admin | Purpose::User);
     let payload = Payload {
         sub: claims.subject.clone(),
+        id: claims.subject.clone(),
         purpose: claims.purpose,
         kind: signs_in.then(|| "auth".to_owned()),
         key: claims.key.clone(),

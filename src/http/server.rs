@@ -232,7 +232,9 @@ impl Inner {
             None => self.call(request, wants_upgrade),
             Some(Unread::TooLarge) => problem(413, "The request body is too large."),
             // No body is declined yet.
-            Some(Unread::Overloaded | Unread::Declined) => problem(503, "The server is busy; try again."),
+            Some(Unread::Overloaded | Unread::Declined) => {
+                problem(503, "The server is busy; try again.")
+            }
         };
         let status = response.status;
         let bytes = exchange.answer(engine, response);

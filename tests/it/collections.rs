@@ -136,6 +136,32 @@ fn a_collection_reads_back_as_fields_and_schema() {
 }
 
 #[test]
+fn a_list_of_collections_comes_in_one_page_or_in_those_asked_for() {
+    let server = Server::start();
+    let api = server.admin();
+    for name in ["b", "c", "a"] {
+        create(&api, name, json!([]));
+    }
+    let list = |query: &str| {
+        let list = api.get(&format!("/api/collections{query}")).expect(200);
+        let items = list.json["items"].as_array().unwrap().iter();
+        let names: String = items.map(|it| it["name"].as_str().unwrap()).collect();
+        (names, list.json)
+    };
+    assert_eq!(list("").0, "abc");
+    // Clients ask for pages until one is not full.
+    let (names, page) = list("?page=1&perPage=1000&skipTotal=1");
+    assert_eq!((names.as_str(), &page["perPage"]), ("abc", &json!(500)));
+    let (names, page) = list("?page=2&perPage=2&sort=-name");
+    assert_eq!((names.as_str(), &page["totalItems"]), ("a", &json!(3)));
+    assert_eq!((&page["page"], &page["totalPages"]), (&json!(2), &json!(2)));
+    assert_eq!(list("?page=18446744073709551615&perPage=2").0, "");
+    assert_eq!(list("?sort=%2Btype,-name").0, "cba");
+    api.get("/api/collections?sort=rules").expect(400);
+    api.get("/api/collections?filter=name%3D1").expect(400);
+}
+
+#[test]
 fn wrong_collections_are_refused_with_the_name_of_what_is_wrong() {
     let server = Server::start();
     let api = server.admin();

@@ -1,0 +1,126 @@
+#!/bin/sh
+# PocketBase's own JavaScript client, as npm has it, against a vski server.
+set -eu
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/sdk-check.sh [OPTION...]
+
+Installs the npm package pocketbase, in the version of scripts/sdk-check/package.json, into
+a temporary directory, starts a server on a throw-away data directory and a free port, and
+does with the client what applications do. One line per group of checks; the first that
+fails ends it. Exit code 0: all passed.
+
+  --binary PATH   server to run (default: target/release/vski, built if it is missing)
+  --keep          keep the temporary directory and say where it is
+  --help          this text
+
+Needs node 20 and npm.
+TEXT
+}
+
+fail() {
+    echo "sdk-check.sh: $*" >&2
+    exit 1
+}
+
+root=$(cd "$(dirname -- "$0")/.." && pwd)
+binary='' keep=no
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --keep) keep=yes ;;
+        --binary)
+            [ $# -gt 1 ] || fail "$1 needs a value"
+            binary=$2
+            shift
+            ;;
+        *) fail "unknown option: $1 (see --help)" ;;
+    esac
+    shift
+done
+
+for tool in node npm timeout; do
+    command -v $tool >/dev/null || fail "no $tool on this system"
+done
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/vski-sdk.XXXXXX")
+server=''
+clean_up() {
+    if [ -n "$server" ]; then
+        kill "$server" 2>/dev/null || true
+        wait "$server" 2>/dev/null || true
+    fi
+    if [ "$keep" = yes ]; then
+        echo "kept: $work"
+    else
+        rm -rf "$work"
+    fi
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+find_binary() {
+    if [ -z "$binary" ]; then
+        binary=${CARGO_TARGET_DIR:-$root/target}/release/vski
+        if [ ! -x "$binary" ]; then
+            command -v cargo >/dev/null || fail "no cargo: install Rust, or name a server with --binary"
+            (cd "$root" && cargo build --locked --release) || fail "the release build failed"
+        fi
+    fi
+    [ -x "$binary" ] || fail "no such binary: $binary"
+}
+
+# The package as it was published: npm compares it with the hash in the lock file.
+install_client() {
+    mkdir "$work/client"
+    cp "$root/scripts/sdk-check/package.json" "$root/scripts/sdk-check/package-lock.json" \
+        "$root/scripts/sdk-check/check.mjs" "$work/client"
+    (cd "$work/client" && timeout --foreground 120 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >"$work/npm" 2>&1) ||
+        fail "npm cannot install the client: $(tail -n 5 "$work/npm")"
+    version=$(sed -n 's/^ *"version": "\(.*\)".*/\1/p' "$work/client/node_modules/pocketbase/package.json" | head -n 1)
+}
+
+start_server() {
+    ADMIN_EMAIL=admin@example.com
+    ADMIN_PASSWORD=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+    export ADMIN_EMAIL ADMIN_PASSWORD
+    printf '%s\n' "$ADMIN_PASSWORD" | "$binary" admin create "$ADMIN_EMAIL" --data-dir "$work/data" >/dev/null ||
+        fail "$binary makes no admin"
+
+    # The log is read for the links of mails, so no mail server and no other level of the log.
+    env -u SMTP_URL -u MAIL_FROM HOST=127.0.0.1 PORT=0 DATA_DIR="$work/data" LOG=info \
+        "$binary" serve >"$work/out" 2>"$work/log" &
+    server=$!
+    url=''
+    tries=0
+    while [ -z "$url" ]; do
+        kill -0 "$server" 2>/dev/null || fail "$binary ended at once, its last word: $(tail -n 1 "$work/log")"
+        [ $tries -lt 200 ] || fail "$binary did not say where it listens"
+        tries=$((tries + 1))
+        sleep 0.05
+        url=$(sed -n 's/.* listening on \(http:[^ ,]*\).*/\1/p' "$work/out")
+    done
+}
+
+# The server must also go when told to, and have no fault of its own to report.
+stop_server() {
+    code=0
+    kill "$server"
+    wait "$server" || code=$?
+    server=''
+    [ "$code" -eq 0 ] || fail "the server ended with code $code: $(tail -n 1 "$work/log")"
+    ! grep -E '^[^ ]+ error ' "$work/log" >&2 || fail "the server logged errors"
+}
+
+find_binary
+install_client
+start_server
+echo "pocketbase $version from npm, node $(node --version), $(head -n 1 "$work/out")"
+# Requests of the client have no time limit of their own.
+code=0
+timeout --foreground -k 5 120 node "$work/client/check.mjs" "$url" "$work/log" || code=$?
+[ "$code" -ne 124 ] || fail "the client was not done after 120 s"
+[ "$code" -eq 0 ] || fail "the client does not work with this server"
+stop_server
