@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::http::Response;
 
 /// Says that the server answers; the shape is PocketBase's.
-pub fn get(_call: &Call<'_>) -> Result<Response> {
+pub fn get(call: &Call<'_>) -> Result<Response> {
+    call.database()?;
     Ok(json_response(
         200,
         &json!({"status": 200, "code": 200, "message": "API is healthy.", "data": {}}),
