@@ -9,10 +9,14 @@ use crate::config::Config;
 use crate::db;
 use crate::db::Databases;
 use crate::error::Result;
+use crate::files::Files;
+use crate::files::outbox;
+use crate::files::sweep;
 use crate::log;
 use crate::mail::Mailer;
 use crate::node;
 use crate::records;
+use crate::threads::Stop;
 
 /// Owns the databases and what is built on them.
 pub struct App {
@@ -20,6 +24,7 @@ pub struct App {
     pub catalog: Arc<Catalog>,
     pub auth: Auth,
     pub mail: Mailer,
+    pub files: Files,
     /// The name of this node.
     pub node_id: String,
 }
@@ -50,6 +55,7 @@ impl App {
             catalog,
             auth,
             mail: Mailer::start(config.mail.as_ref())?,
+            files: Files::open(&config.data_dir)?,
             node_id,
         })
     }
@@ -59,6 +65,21 @@ impl App {
         self.databases.maintain();
         if let Err(error) = self.auth.keys.write_last_used() {
             log::warn(format_args!("note when keys were used: {error}"));
+        }
+    }
+
+    /// Puts right what a crash left between the storage and the databases. What fails is logged.
+    pub fn recover_files(&self, stop: &Stop) {
+        let recovered = self.databases.list().and_then(|names| {
+            for name in names {
+                outbox::empty(&self.databases, self.files.local(), &name, stop)?;
+            }
+            // What came after the start may be about to be named.
+            let (local, before_ms) = (self.files.local(), self.files.opened_ms - 1000);
+            sweep::run(&self.databases, local, before_ms, stop)
+        });
+        if let Err(error) = recovered {
+            log::warn(format_args!("look through the storage: {error}"));
         }
     }
 

@@ -180,7 +180,7 @@ pub const OPTIONS: [Opt; 28] = [
         "a number from 1 to 100000",
         "HTTP connections at a time",
     ),
-    reserved(
+    opt(
         "MAX_BODY_MB",
         "64",
         "MiB from 1 to 10240",
@@ -222,6 +222,8 @@ pub struct Config {
     pub jwt_secret: Option<String>,
     /// Life of an admin or user token.
     pub token_hours: u32,
+    /// Longest form with files.
+    pub upload_bytes_max: u64,
     /// The auth collection of `/api/auth`.
     pub auth_collection: String,
     /// Where clients reach this server, when given.
@@ -263,6 +265,7 @@ impl Config {
             data_dir: raw.data_dir()?,
             jwt_secret: raw.secret()?,
             token_hours: raw.number("TOKEN_HOURS", 1, 87_600)?,
+            upload_bytes_max: raw.number::<u64>("MAX_BODY_MB", 1, 10_240)? << 20,
             auth_collection: raw.parse("AUTH_COLLECTION", |text| {
                 (!text.is_empty()).then(|| text.to_owned())
             })?,

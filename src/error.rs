@@ -168,6 +168,14 @@ impl Error {
         self.0.retry_after
     }
 
+    /// The same to the client, once more.
+    pub fn again(&self) -> Error {
+        let mut error = Error::new(self.0.kind, self.0.message.clone());
+        error.0.fields = self.0.fields.clone();
+        error.0.context = self.0.context.clone();
+        error
+    }
+
     /// What the caller can do about it.
     pub fn kind(&self) -> Kind {
         self.0.kind

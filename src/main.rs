@@ -17,6 +17,7 @@ mod mail;
 
 mod auth;
 mod collections;
+mod files;
 mod filter;
 mod node;
 mod records;

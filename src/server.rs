@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::error::ResultExt as _;
+use crate::files;
 use crate::http;
 use crate::log;
 use crate::threads;
@@ -74,6 +75,7 @@ struct Running {
     app: Arc<App>,
     http: http::server::Server,
     timer: JoinHandle<()>,
+    files: JoinHandle<()>,
     stop: Stop,
 }
 
@@ -86,22 +88,32 @@ fn start(config: &Config) -> Result<Running> {
         let (app, stop) = (Arc::clone(&app), stop.clone());
         threads::spawn("timer", move || run_timer(&app, &stop))?
     };
+    let files = {
+        let (app, stop) = (Arc::clone(&app), stop.clone());
+        threads::spawn("files", move || run_files(&app, &stop))?
+    };
     let api = api::Settings {
+        upload_bytes_max: config.upload_bytes_max,
         cors: Cors::new(config.cors_origins.clone()),
         trusted_proxies: config.trusted_proxies.clone(),
     };
-    let api = Api::new(Arc::clone(&app), api);
+    let api = Arc::new(Api::new(Arc::clone(&app), api));
     let settings = http::server::Settings {
         workers: config.threads,
         connections_max: config.connections_max,
         ..http::server::Settings::default()
     };
+    let receiver = {
+        let api = Arc::clone(&api);
+        Arc::new(move |request: &http::Request, length| api.receive(request, length))
+    };
     let handler = Arc::new(move |request| api.handle(&request));
-    let http = http::server::Server::start(listener, &settings, handler)?;
+    let http = http::server::Server::start(listener, &settings, receiver, handler)?;
     Ok(Running {
         app,
         http,
         timer,
+        files,
         stop,
     })
 }
@@ -129,6 +141,11 @@ impl Running {
         if !timer_ended {
             log::warn(format_args!("still running thread=timer"));
         }
+        self.app.files.signal.wake();
+        let files_ended = threads::join_until(self.files, deadline);
+        if !files_ended {
+            log::warn(format_args!("still running thread=files"));
+        }
         let mail_ended = self.app.mail.stop(deadline);
         if !mail_ended {
             log::warn(format_args!(
@@ -137,14 +154,16 @@ impl Running {
         }
         let closed = match Arc::try_unwrap(self.app) {
             Ok(app) => app.close(),
-            Err(_) if left == 0 && timer_ended => Err(Error::internal("databases still in use")),
+            Err(_) if left == 0 && timer_ended && files_ended => {
+                Err(Error::internal("databases still in use"))
+            }
             // The process ends anyway, and SQLite recovers by itself.
             Err(_) => Ok(()),
         };
         if let Err(error) = &closed {
             log::error(format_args!("close: {error}"));
         }
-        left == 0 && timer_ended && mail_ended && closed.is_ok()
+        left == 0 && timer_ended && files_ended && mail_ended && closed.is_ok()
     }
 }
 
@@ -153,6 +172,13 @@ fn run_timer(app: &App, stop: &Stop) {
     while !stop.wait(TIMER_PAUSE) {
         app.maintain();
     }
+}
+
+/// The storage: what a crash left is put right, then what goes is deleted as it goes.
+fn run_files(app: &App, stop: &Stop) {
+    app.recover_files(stop);
+    let (databases, files) = (&app.databases, &app.files);
+    files::outbox::run(databases, files.local(), &files.signal, stop);
 }
 
 fn listen(addr: SocketAddr) -> Result<TcpListener> {

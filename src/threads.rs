@@ -31,6 +31,11 @@ impl Stop {
         self.0.1.notify_all();
     }
 
+    /// Whether everyone shall end.
+    pub fn is_set(&self) -> bool {
+        *lock(&self.0.0)
+    }
+
     /// Waits for `pause`, or shorter if a stop comes; true means stop.
     pub fn wait(&self, pause: Duration) -> bool {
         let deadline = Instant::now() + pause;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::Call;
+use super::forms;
 use super::json_body;
 use super::records::shape;
 use super::records::update_draft;
@@ -19,9 +20,9 @@ use super::split_database;
 use crate::auth::Auth;
 use crate::error::Error;
 use crate::error::Result;
+use crate::files::Form;
 use crate::http::Method;
 use crate::http::Response;
-use crate::http::multipart;
 use crate::http::query;
 use crate::http::route::Found;
 use crate::http::route::Router;
@@ -78,30 +79,32 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
                 .map_err(|error| records::name_step(error, at))
         })
         .collect::<Result<_>>()?;
+    let has_files = scope.collections.has_files();
     let body = call
         .database()?
         .write(move |tx| records::run_batch(tx, &scope, steps))?;
+    call.notify_files(has_files);
     Ok(Response::json(200, body))
 }
 
 /// The requests as JSON, or as PocketBase's clients send them: in a form, for the files that may
 /// come along.
 fn body(call: &Call<'_>) -> Result<Batch> {
-    let media_type = call.request.header("Content-Type").unwrap_or_default();
-    let Some(boundary) = multipart::boundary(media_type) else {
+    let Some(form) = call
+        .request
+        .sunk
+        .as_ref()
+        .and_then(|sunk| sunk.get::<Form>())
+    else {
         return call.body();
     };
-    let parts = multipart::parse(&call.request.body, &boundary)?;
-    let Some(payload) = parts.iter().find(|part| part.name == "@jsonPayload") else {
-        return Err(Error::invalid("The form needs a field @jsonPayload."));
-    };
-    if let Some(part) = parts.iter().find(|part| part.name != "@jsonPayload") {
-        return Err(Error::invalid(format!(
-            "A batch takes no field {} in its form.",
-            part.name
-        )));
+    let (values, uploads) = form.parts()?;
+    match (values, uploads) {
+        ([(name, payload)], []) if name == forms::PAYLOAD => json_body(payload),
+        _ => Err(Error::invalid(
+            "The form of a batch has one field, @jsonPayload, and no files.",
+        )),
     }
-    json_body(payload.data)
 }
 
 /// Hashes each password of a batch once, and not without limit: it is slow on purpose.

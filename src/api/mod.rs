@@ -23,6 +23,7 @@ use crate::db::Database;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::http::BodySink;
 use crate::http::Method;
 use crate::http::Method::Delete;
 use crate::http::Method::Get;
@@ -36,8 +37,10 @@ use crate::http::route::Params;
 use crate::http::route::Router;
 use crate::log;
 use crate::records::Scope;
+use crate::rules;
 use crate::rules::Identity;
 use crate::rules::KeyScope;
+use crate::rules::Operation;
 use crate::threads::Stop;
 
 mod accounts;
@@ -46,6 +49,8 @@ mod batch;
 mod collections;
 pub mod cors;
 mod databases;
+mod files;
+mod forms;
 mod health;
 mod keys;
 mod pages;
@@ -148,7 +153,7 @@ const fn route(
 
 /// Every endpoint there is.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 51] = {
+pub const ROUTES: [Route; 53] = {
     use Access::{Account, Admin, Public, Rules, Scope};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -212,6 +217,9 @@ pub const ROUTES: [Route; 51] = {
 
         route(Post,   "/api/batch",                                    Rules,  Database, Refuse, batch::run),
 
+        route(Get,    "/api/files/{collection}/{record}/{file}",       Public,  Database, Serve, files::get),
+        small(route(Post,   "/api/files/token",                        Account, Database, Serve, files::token)),
+
         route(Get,    "/auth/confirm",                                 Public, Server,   Own,    pages::confirm),
         route(Get,    "/",                                             Public, Server,   Own,    health::root),
     ]
@@ -227,6 +235,8 @@ pub struct Api {
 /// What an operator chooses.
 pub struct Settings {
     pub cors: Cors,
+    /// Longest form with files.
+    pub upload_bytes_max: u64,
     /// Proxies whose word is taken for where a request came from.
     pub trusted_proxies: Vec<IpAddr>,
 }
@@ -257,6 +267,47 @@ impl Api {
                 .unwrap_or_else(|error| answer_error(request, &error)),
         };
         cors.allow(request, response)
+    }
+
+    /// Where the body of a form goes that is about to come.
+    pub fn receive(&self, request: &Request, length: Option<u64>) -> Option<Box<dyn BodySink>> {
+        forms::receive(self, request, length)
+    }
+
+    /// Refuses a form before it comes: nobody gets it who may not write, and no endpoint that
+    /// does not take it.
+    fn may_upload(&self, request: &Request, length: Option<u64>) -> Result<()> {
+        let (database, path) = split_database(&request.path);
+        let database = database.unwrap_or(db::DEFAULT);
+        let Found::Found(route, params) = self.router.find(request.method, path) else {
+            return Err(no_path());
+        };
+        if route.body_bytes_max < BODY_BYTES || route.access != Access::Rules {
+            return Err(Error::invalid("This takes no form."));
+        }
+        if length.is_some_and(|length| length > self.settings.upload_bytes_max) {
+            return Err(Error::new(
+                Kind::TooLarge,
+                format!(
+                    "This takes at most {} MiB.",
+                    self.settings.upload_bytes_max >> 20
+                ),
+            ));
+        }
+        let identity = self.identify(route, request, database)?;
+        let name = params.get("collection");
+        if name.is_empty() {
+            return Ok(());
+        }
+        let collections = self.app.catalog.collections(database)?;
+        let operation = match request.method {
+            Post => Operation::Create,
+            _ => Operation::Update,
+        };
+        match collections.get(name)?.grant(operation, &identity)?.access {
+            rules::Access::Denied => Err(forbidden("Only admins may do this.")),
+            _ => Ok(()),
+        }
     }
 
     fn dispatch(&self, request: &Request) -> Result<Response> {
@@ -302,11 +353,7 @@ impl Api {
         if route.access == Access::Public {
             return Ok(Identity::Nobody);
         }
-        let credentials = Credentials {
-            authorization: request.header("Authorization"),
-            api_key: request.header("X-API-Key"),
-        };
-        let identity = self.app.auth.identify(credentials, database)?;
+        let identity = self.app.auth.identify(credentials(request), database)?;
         if let Identity::Key(key) = &identity
             && route.place == Place::Database
             && key
@@ -336,6 +383,22 @@ impl Call<'_> {
     /// A part of the path.
     fn param(&self, name: &str) -> &str {
         self.params.get(name)
+    }
+
+    /// Who asks for a protected file: by the token of the link, or the credentials of the request.
+    fn identify_for_files(&self, token: Option<&str>) -> Result<Identity> {
+        let auth = &self.app.auth;
+        match token.filter(|token| !token.is_empty()) {
+            Some(token) => auth.identify_by_file_token(token, self.database),
+            None => auth.identify(credentials(self.request), self.database),
+        }
+    }
+
+    /// Wakes the thread that deletes the files of records.
+    fn notify_files(&self, has_files: bool) {
+        if has_files {
+            self.app.files.signal.notify(self.database);
+        }
     }
 
     /// A part of the path, where the path has one.
@@ -434,6 +497,13 @@ fn check_access(route: &Route, identity: &Identity) -> Result<()> {
             Err(forbidden("Only accounts may do this."))
         }
         (false, _) => Err(forbidden("Only admins may do this.")),
+    }
+}
+
+fn credentials(request: &Request) -> Credentials<'_> {
+    Credentials {
+        authorization: request.header("Authorization"),
+        api_key: request.header("X-API-Key"),
     }
 }
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::Call;
+use super::forms;
 use super::parameter;
 use crate::collections::Collection;
 use crate::error::Error;
 use crate::error::Result;
+use crate::files::Placed;
 use crate::http::Response;
 use crate::records;
 use crate::records::BULK_MAX;
@@ -69,11 +71,23 @@ pub fn create_in(call: &Call<'_>, collection: &str) -> Result<Response> {
     let scope = call.scope()?;
     let collection = Arc::clone(scope.collections.get(collection)?);
     let hash = |password: &str| call.app.auth.hash(password);
-    let draft = Draft::create(&scope, &collection, &call.body()?, &hash)?;
-    let ignored = draft.ignored().join(", ");
+    let input = forms::input(call, &collection)?;
+    let mut draft = Draft::create(&scope, &collection, &input.body, &hash)?;
+    input.attach(&collection, &mut draft);
+    let placed = match draft.files().is_empty() {
+        true => None,
+        false => {
+            draft.check()?;
+            let id = draft.choose_id()?;
+            Some(input.place(call, &collection, &id, &draft)?)
+        }
+    };
+    let (ignored, has_files) = (draft.ignored().join(", "), placed.is_some());
     let body = call
         .database()?
         .write(move |tx| records::create(tx, &scope, &collection, draft, &shape))?;
+    placed.into_iter().for_each(Placed::keep);
+    call.notify_files(has_files);
     Ok(with_ignored(Response::json(200, body), ignored))
 }
 
@@ -81,13 +95,26 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
-    let (id, body): (_, Body) = (call.param("id").to_owned(), call.body()?);
+    let (id, input) = (
+        call.param("id").to_owned(),
+        forms::input(call, &collection)?,
+    );
     let hash = |password: &str| call.app.auth.hash(password);
-    let draft = update_draft(call, &scope, &collection, &id, &body, &hash)?;
-    let ignored = draft.ignored().join(", ");
+    let mut draft = update_draft(call, &scope, &collection, &id, &input.body, &hash)?;
+    input.attach(&collection, &mut draft);
+    let placed = match draft.files().is_empty() {
+        true => None,
+        false => {
+            draft.check()?;
+            Some(input.place(call, &collection, &id, &draft)?)
+        }
+    };
+    let (ignored, has_files) = (draft.ignored().join(", "), collection.has_files());
     let body = call
         .database()?
         .write(move |tx| records::update(tx, &scope, &collection, &id, draft, &shape))?;
+    placed.into_iter().for_each(Placed::keep);
+    call.notify_files(has_files);
     Ok(with_ignored(Response::json(200, body), ignored))
 }
 
@@ -124,9 +151,10 @@ fn with_ignored(response: Response, ignored: String) -> Response {
 pub fn delete(call: &Call<'_>) -> Result<Response> {
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
-    let id = call.param("id").to_owned();
+    let (id, has_files) = (call.param("id").to_owned(), scope.collections.has_files());
     call.database()?
         .write(move |tx| records::delete(tx, &scope, &collection, &id))?;
+    call.notify_files(has_files);
     Ok(Response::empty(204))
 }
 
@@ -139,10 +167,11 @@ pub fn bulk_update(call: &Call<'_>) -> Result<Response> {
     let collection = call.collection(&scope)?;
     let hash = |password: &str| call.app.auth.hash(password);
     let draft = Draft::update(&scope, &collection, &data, &hash)?;
-    let ignored = draft.ignored().join(", ");
+    let (ignored, has_files) = (draft.ignored().join(", "), collection.has_files());
     let body = call
         .database()?
         .write(move |tx| records::bulk_update(tx, &scope, &collection, &ids, &draft, &shape))?;
+    call.notify_files(has_files);
     Ok(with_ignored(Response::json(200, body), ignored))
 }
 
@@ -152,8 +181,10 @@ pub fn bulk_delete(call: &Call<'_>) -> Result<Response> {
     check_ids(&ids)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
+    let has_files = scope.collections.has_files();
     call.database()?
         .write(move |tx| records::bulk_delete(tx, &scope, &collection, &ids))?;
+    call.notify_files(has_files);
     Ok(Response::empty(204))
 }
 

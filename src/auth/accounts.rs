@@ -196,6 +196,13 @@ impl Auth {
         Ok(Session { token, record })
     }
 
+    /// What tokens of an account must hold.
+    pub(super) fn key_of_user(&self, database: &str, user: &User) -> Result<(String, About)> {
+        let realm = self.realm_of(database, user)?;
+        let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
+        Ok((self.account_key(&secrets), realm.about()))
+    }
+
     /// The identity behind a token of an account of `database`.
     pub(super) fn identify_user(&self, claims: &Claims, database: &str) -> Result<Identity> {
         let realm = self.realm_of_token(claims, database)?;

@@ -41,6 +41,8 @@ mod secret;
 mod throttle;
 mod token;
 
+/// Life of the token of a link.
+const FILE_TOKEN_MS: i64 = 3 * 60_000;
 /// Longest life of a service token.
 pub const SERVICE_SECONDS_MAX: u32 = 86_400;
 
@@ -179,6 +181,31 @@ impl Auth {
         };
         let life_ms = i64::from(seconds) * 1000;
         Ok(self.sign(Purpose::Service, subject, key, about, life_ms))
+    }
+
+    /// A token for links of protected files: short-lived, since links get around.
+    pub fn file_token(&self, owner: &Identity, database: &str) -> Result<String> {
+        let (subject, key, about) = match owner {
+            Identity::Admin(id) => {
+                let admin = admins::by_id(self.databases.default(), id)?.ok_or_else(wrong_token)?;
+                (id.clone(), admin.token_key, About::default())
+            }
+            Identity::User(user) => {
+                let (key, about) = self.key_of_user(database, user)?;
+                (user.id.clone(), key, about)
+            }
+            _ => return Err(Error::internal("a file token for no account")),
+        };
+        Ok(self.sign(Purpose::File, subject, key, about, FILE_TOKEN_MS))
+    }
+
+    /// The identity behind such a token.
+    pub fn identify_by_file_token(&self, token: &str, database: &str) -> Result<Identity> {
+        let claims = self.read(token, &[Purpose::File])?;
+        match claims.about.collection {
+            Some(_) => self.identify_user(&claims, database),
+            None => self.identify_admin(&claims),
+        }
     }
 
     /// Makes the very first admin; refused once there is one.

@@ -31,6 +31,8 @@ pub enum Purpose {
     Reset,
     /// Moves an account to another address.
     Email,
+    /// Downloads what its owner may see.
+    File,
 }
 
 /// What a token says.

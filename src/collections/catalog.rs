@@ -90,6 +90,11 @@ impl Collections {
             .ok_or_else(|| Error::not_found(format!("There is no collection {name_or_id}.")))
     }
 
+    /// Whether there are records with files.
+    pub fn has_files(&self) -> bool {
+        self.by_id.values().any(|collection| collection.has_files())
+    }
+
     /// Every collection, sorted by name.
     pub fn all(&self) -> Vec<&Arc<Collection>> {
         let mut all: Vec<_> = self.by_name.values().collect();

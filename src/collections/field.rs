@@ -9,6 +9,7 @@ use serde_json::json;
 use super::DomainOptions;
 use super::Field;
 use super::FieldKind;
+use super::FileOptions;
 use super::RelationOptions;
 use super::TextOptions;
 use super::TimeOptions;
@@ -25,6 +26,8 @@ const FIELDS_MAX: usize = 200;
 const SELECT_MAX: usize = 1000;
 /// Largest json or editor value when its field says nothing else.
 const BYTES_MAX_DEFAULT: usize = 1 << 20;
+/// Largest file when its field says nothing else.
+const FILE_BYTES_MAX_DEFAULT: u64 = 5 << 20;
 const PATTERN_BYTES_MAX: usize = 1000;
 const PASSWORD_CHARS_MIN: usize = 8;
 
@@ -45,7 +48,7 @@ const RESERVED_FIELDS: [&str; 9] = [
 /// Words of the filter language, which no path can begin with.
 const FILTER_WORDS: [&str; 8] = ["and", "or", "not", "in", "is", "null", "true", "false"];
 /// Sent by PocketBase's tools with every field; nothing here depends on them.
-const PASSED_OVER: [&str; 8] = [
+const PASSED_OVER: [&str; 9] = [
     "system",
     "presentable",
     "primaryKey",
@@ -54,6 +57,7 @@ const PASSED_OVER: [&str; 8] = [
     "help",
     "onCreate",
     "onUpdate",
+    "thumbs",
 ];
 
 /// Whether a field or collection may be called so.
@@ -164,13 +168,22 @@ fn parse_field_kind(options: &mut Options<'_>) -> Result<FieldKind> {
             select_max: options.select_max()?,
             cascade_delete: options.flag("cascadeDelete")?,
         }),
+        "file" => FieldKind::File(FileOptions {
+            select_max: options.select_max()?,
+            bytes_max: options
+                .count("maxSize")?
+                .filter(|size| *size > 0)
+                .map_or(FILE_BYTES_MAX_DEFAULT, |size| size as u64),
+            media_types: options.texts("mimeTypes")?,
+            protected: options.flag("protected")?,
+        }),
         "password" => FieldKind::Password {
             chars_min: options.count("min")?.unwrap_or(PASSWORD_CHARS_MIN).max(1),
         },
         _ => {
             return Err(options.refuse(
                 "The type must be text, email, url, editor, number, bool, date, datetime, select, \
-                 json or relation.",
+                 json, relation or file.",
             ));
         }
     })
@@ -258,6 +271,12 @@ pub fn field_to_json(field: &Field) -> Value {
             "collectionId": options.collection_id,
             "maxSelect": options.select_max,
             "cascadeDelete": options.cascade_delete,
+        }),
+        FieldKind::File(options) => json!({
+            "maxSelect": options.select_max,
+            "maxSize": options.bytes_max,
+            "mimeTypes": options.media_types,
+            "protected": options.protected,
         }),
         FieldKind::Password { chars_min } => json!({"min": chars_min}),
         FieldKind::Bool => json!({}),
@@ -452,7 +471,7 @@ mod tests {
             json!({"name": "rowid", "type": "text"}),
             json!({"name": "Expand", "type": "text"}),
             json!({"name": "a"}),
-            json!({"name": "a", "type": "file"}),
+            json!({"name": "a", "type": "file", "maxSelect": 5000}),
             json!({"name": "a", "type": "text", "typo": 1}),
             json!({"name": "a", "type": "text", "pattern": "("}),
             json!({"name": "a", "type": "text", "min": -1}),

@@ -128,6 +128,8 @@ pub enum FieldKind {
         bytes_max: usize,
     },
     Relation(RelationOptions),
+    /// Names of files that are stored for the record.
+    File(FileOptions),
     /// Only `password` of auth collections: written, hashed, never shown.
     Password {
         chars_min: usize,
@@ -167,6 +169,18 @@ pub struct RelationOptions {
     pub cascade_delete: bool,
 }
 
+/// Options of `file`.
+#[derive(Clone, Debug)]
+pub struct FileOptions {
+    pub select_max: usize,
+    /// Of each file.
+    pub bytes_max: u64,
+    /// Media types that alone are taken; none means all.
+    pub media_types: Vec<String>,
+    /// Downloaded only with a token of somebody who may view the record.
+    pub protected: bool,
+}
+
 impl Collection {
     /// What a caller may do with its records.
     pub fn grant(&self, operation: Operation, identity: &Identity) -> Result<Grant> {
@@ -182,6 +196,11 @@ impl Collection {
         rules::grant(operation, &self.name, rule, fields, identity)
     }
 
+    /// Whether its records have files.
+    pub fn has_files(&self) -> bool {
+        self.fields.iter().any(|field| field.file().is_some())
+    }
+
     /// The field of this name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| field.name == name)
@@ -194,6 +213,7 @@ impl Field {
         match &self.kind {
             FieldKind::Select { select_max, .. } => *select_max > 1,
             FieldKind::Relation(options) => options.select_max > 1,
+            FieldKind::File(options) => options.select_max > 1,
             _ => false,
         }
     }
@@ -202,6 +222,14 @@ impl Field {
     pub fn relation(&self) -> Option<&RelationOptions> {
         match &self.kind {
             FieldKind::Relation(options) => Some(options),
+            _ => None,
+        }
+    }
+
+    /// The options of files, if it holds some.
+    pub fn file(&self) -> Option<&FileOptions> {
+        match &self.kind {
+            FieldKind::File(options) => Some(options),
             _ => None,
         }
     }
@@ -227,6 +255,7 @@ impl FieldKind {
             FieldKind::Select { .. } => "select",
             FieldKind::Json { .. } => "json",
             FieldKind::Relation(_) => "relation",
+            FieldKind::File(_) => "file",
             FieldKind::Password { .. } => "password",
         }
     }

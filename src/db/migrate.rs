@@ -26,9 +26,14 @@ impl Schema {
     /// The steps from an empty file to the present, in order; released steps never change.
     fn steps(self) -> &'static [&'static str] {
         match self {
-            Schema::Default => &[include_str!("default.sql"), include_str!("keys.sql")],
+            Schema::Default => &[
+                include_str!("default.sql"),
+                include_str!("keys.sql"),
+                include_str!("files.sql"),
+                include_str!("journal.sql"),
+            ],
             Schema::Local => &[include_str!("local.sql")],
-            Schema::Tenant => &[include_str!("tenant.sql")],
+            Schema::Tenant => &[include_str!("tenant.sql"), include_str!("files.sql")],
         }
     }
 }

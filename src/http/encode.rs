@@ -8,6 +8,7 @@
 //! not end its line: control characters become blanks.
 
 use std::cell::RefCell;
+use std::io::Read;
 use std::io::Write as _;
 
 use crate::clock;
@@ -61,6 +62,8 @@ pub struct Encoded {
     pub head: Vec<u8>,
     /// A long body.
     pub body: Vec<u8>,
+    /// What is read while it is sent, and its length.
+    pub stream: Option<(Box<dyn Read + Send>, u64)>,
 }
 
 /// Encodes a response.
@@ -104,9 +107,12 @@ pub fn encode(mut response: Response, frame: &Frame<'_>) -> Encoded {
 
 /// The length, the end of the head, and the body, as far as the status has one.
 fn finish(mut head: Vec<u8>, response: Response, sent: Body) -> Encoded {
+    let mut stream = response.stream;
+    let streamed = stream.as_ref().map_or(0, |(_, length)| *length);
     let mut body = response.body;
     if matches!(response.status, 100..=199 | 204 | 304) {
         body.clear();
+        stream = None;
     } else {
         let has_type = response
             .headers
@@ -115,17 +121,19 @@ fn finish(mut head: Vec<u8>, response: Response, sent: Body) -> Encoded {
         if !body.is_empty() && !has_type {
             header(&mut head, "Content-Type", "application/octet-stream");
         }
-        let written = write!(head, "Content-Length: {}\r\n", body.len());
+        let length = body.len() as u64 + streamed;
+        let written = write!(head, "Content-Length: {length}\r\n");
         debug_assert!(written.is_ok(), "writing to memory does not fail");
     }
     head.extend_from_slice(b"\r\n");
     if sent == Body::Counted {
         body.clear();
+        stream = None;
     }
     if body.len() <= JOIN_BYTES_MAX {
         head.append(&mut body);
     }
-    Encoded { head, body }
+    Encoded { head, body, stream }
 }
 
 fn is_content_type(name: &str) -> bool {

@@ -9,10 +9,13 @@ mod encode;
 mod gzip;
 pub mod multipart;
 pub mod query;
+pub mod range;
 pub mod route;
 pub mod server;
 
+use std::any::Any;
 use std::fmt;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::ops::Range;
@@ -83,14 +86,12 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// No headers, for tests of handlers.
-    #[cfg(test)]
+    /// No headers.
     pub fn new() -> Headers {
         Headers::default()
     }
 
-    /// Adds a header line, in tests of handlers.
-    #[cfg(test)]
+    /// Adds a header line.
     pub fn push(&mut self, name: &str, value: &str) {
         let start = self.text.len();
         self.text.push_str(name);
@@ -114,8 +115,34 @@ impl Headers {
     }
 }
 
+/// Takes the body of a request while it arrives, in place of memory.
+pub trait BodySink: Any + Send + Sync {
+    /// Takes the next piece. False: no more is wanted, and the connection ends with the answer.
+    fn write(&mut self, piece: &[u8]) -> bool;
+}
+
+/// Chooses where a form goes: called with a request whose body has not been read, and the length
+/// of that body if it is known. None: into memory, as other bodies.
+pub type Receiver = Arc<dyn Fn(&Request, Option<u64>) -> Option<Box<dyn BodySink>> + Send + Sync>;
+
+/// What has taken the body of a request.
+pub struct Sunk(Box<dyn Any + Send + Sync>);
+
+impl Sunk {
+    /// The sink, if it is of this type.
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Sunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sunk")
+    }
+}
+
 /// What a client asks.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Request {
     /// `HEAD` arrives as `Get`; the server leaves the body out of the answer.
     pub method: Method,
@@ -127,6 +154,8 @@ pub struct Request {
     pub headers: Headers,
     /// Whole; empty if there is none.
     pub body: Vec<u8>,
+    /// What has taken the body in its place.
+    pub sunk: Option<Sunk>,
     /// The other end of the connection, which may be a proxy.
     pub peer: SocketAddr,
     /// Its name in the log.
@@ -163,6 +192,8 @@ pub struct Response {
     pub headers: Vec<(&'static str, String)>,
     /// Not sent with 1xx, 204 and 304.
     pub body: Vec<u8>,
+    /// What follows the body, and its length in bytes.
+    stream: Option<(Box<dyn Read + Send>, u64)>,
     takeover: Option<Takeover>,
 }
 
@@ -173,6 +204,7 @@ impl Response {
             status,
             headers: Vec::new(),
             body: Vec::new(),
+            stream: None,
             takeover: None,
         }
     }
@@ -187,6 +219,14 @@ impl Response {
     /// JSON, encoded already.
     pub fn json(status: u16, body: Vec<u8>) -> Response {
         Response::with_body(status, "application/json", body)
+    }
+
+    /// An answer whose body is the next `length` bytes of a reader, read while they are sent.
+    pub fn with_stream(status: u16, reader: Box<dyn Read + Send>, length: u64) -> Response {
+        Response {
+            stream: Some((reader, length)),
+            ..Response::empty(status)
+        }
     }
 
     /// Plain text.

@@ -1,16 +1,55 @@
-//! Forms as browsers send them with files: `multipart/form-data` (RFC 7578), from memory.
+//! Forms as browsers send them with files: `multipart/form-data` (RFC 7578), taken apart as they
+//! arrive.
+//!
+//! A [`Parser`] is fed pieces of any length and tells what it finds. It holds at most one piece, the
+//! head of one part, and as many bytes as a delimiter has.
+
+use memchr::memmem;
 
 use crate::error::Error;
 use crate::error::Result;
 
 /// Parts of one form.
-const PARTS_MAX: usize = 1000;
+pub const PARTS_MAX: usize = 1000;
+/// The head of a part.
+const HEAD_BYTES_MAX: usize = 8 << 10;
 
-/// One field of a form.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Part<'a> {
+/// What the head of a part says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The field of the form.
     pub name: String,
-    pub data: &'a [u8],
+    /// As the client calls the file; none for a plain value.
+    pub file_name: Option<String>,
+    /// As the client says.
+    pub media_type: Option<String>,
+}
+
+/// What a parser finds, in this order for each part: one begin, any data, one end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    Begin(Part),
+    Data(&'a [u8]),
+    End,
+}
+
+/// Takes a form apart.
+pub struct Parser {
+    delimiter: memmem::Finder<'static>,
+    state: State,
+    /// What was fed and not used yet.
+    pending: Vec<u8>,
+    parts: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Behind a delimiter: another part, or the end.
+    Delimited,
+    Head,
+    Data,
+    /// Whatever follows does not matter.
+    Done,
 }
 
 /// What separates the parts, if this media type is a form's.
@@ -28,49 +67,181 @@ pub fn boundary(media_type: &str) -> Option<String> {
     found.filter(|boundary| (1..=70).contains(&boundary.len()))
 }
 
-/// The parts of a form, in order.
-pub fn parse<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<Part<'a>>> {
-    let delimiter = format!("\r\n--{boundary}");
-    let first = &delimiter.as_bytes()[2..];
-    let mut rest = body.strip_prefix(first).ok_or_else(broken)?;
-    let mut parts = Vec::new();
-    loop {
-        if rest.starts_with(b"--") {
-            return Ok(parts);
+impl Parser {
+    pub fn new(boundary: &str) -> Parser {
+        Parser {
+            delimiter: memmem::Finder::new(&format!("\r\n--{boundary}")).into_owned(),
+            state: State::Data,
+            // The first delimiter has no line before it.
+            pending: b"\r\n".to_vec(),
+            parts: 0,
         }
-        if parts.len() >= PARTS_MAX {
-            return Err(Error::invalid(format!(
-                "A form has at most {PARTS_MAX} fields."
-            )));
+    }
+
+    /// Takes the next piece. After an error nothing more may be fed.
+    pub fn feed(
+        &mut self,
+        piece: &[u8],
+        mut found: impl FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.extend_from_slice(piece);
+        let mut used = 0;
+        loop {
+            match self.step(&pending[used..], &mut found)? {
+                Some(count) => used += count,
+                None => break,
+            }
         }
-        let part = rest.strip_prefix(b"\r\n").ok_or_else(broken)?;
-        let head = find(part, b"\r\n\r\n").ok_or_else(broken)?;
-        let length = find(&part[head + 2..], delimiter.as_bytes()).ok_or_else(broken)?;
-        let end = head + 2 + length;
-        parts.push(Part {
-            name: name(&part[..head]).ok_or_else(broken)?,
-            data: part.get(head + 4..end).unwrap_or_default(),
-        });
-        rest = &part[end + delimiter.len()..];
+        if self.state == State::Data && self.parts > 0 {
+            // All but what may be the beginning of a delimiter.
+            let sure = (pending.len() - used).saturating_sub(self.delimiter.needle().len() - 1);
+            if sure > 0 {
+                found(Event::Data(&pending[used..used + sure]))?;
+                used += sure;
+            }
+        }
+        pending.drain(..used);
+        self.pending = pending;
+        Ok(())
+    }
+
+    /// Whether the form has come to its end.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// One state further: the bytes that this took, or none when more are needed.
+    fn step(
+        &mut self,
+        bytes: &[u8],
+        found: &mut impl FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<Option<usize>> {
+        match self.state {
+            State::Done => Ok((!bytes.is_empty()).then_some(bytes.len())),
+            State::Delimited if bytes.len() < 2 => Ok(None),
+            State::Delimited if bytes.starts_with(b"--") => {
+                self.state = State::Done;
+                Ok(Some(2))
+            }
+            State::Delimited if bytes.starts_with(b"\r\n") => {
+                self.parts += 1;
+                if self.parts > PARTS_MAX {
+                    return Err(Error::invalid(format!(
+                        "A form has at most {PARTS_MAX} parts."
+                    )));
+                }
+                self.state = State::Head;
+                // The line end stays, so that a head without lines has its end too.
+                Ok(Some(0))
+            }
+            State::Delimited => Err(broken()),
+            State::Head => self.head(bytes, found),
+            State::Data if self.parts == 0 => self.first(bytes),
+            State::Data => match self.delimiter.find(bytes) {
+                Some(at) => {
+                    if at > 0 {
+                        found(Event::Data(&bytes[..at]))?;
+                    }
+                    found(Event::End)?;
+                    self.state = State::Delimited;
+                    Ok(Some(at + self.delimiter.needle().len()))
+                }
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// The form begins with a delimiter and nothing else.
+    fn first(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
+        let length = bytes.len().min(self.delimiter.needle().len());
+        if bytes[..length] != self.delimiter.needle()[..length] {
+            return Err(broken());
+        }
+        if length < self.delimiter.needle().len() {
+            return Ok(None);
+        }
+        self.state = State::Delimited;
+        Ok(Some(length))
+    }
+
+    fn head(
+        &mut self,
+        bytes: &[u8],
+        found: &mut impl FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<Option<usize>> {
+        let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+        match memmem::find(window, b"\r\n\r\n") {
+            Some(at) => {
+                found(Event::Begin(part(&bytes[..at])?))?;
+                self.state = State::Data;
+                Ok(Some(at + 4))
+            }
+            None if bytes.len() >= HEAD_BYTES_MAX => Err(broken()),
+            None => Ok(None),
+        }
     }
 }
 
-/// The name in the `Content-Disposition` of a part.
-fn name(head: &[u8]) -> Option<String> {
-    let head = std::str::from_utf8(head).ok()?;
-    let disposition = head.split("\r\n").find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("Content-Disposition")
-            .then_some(value)
-    })?;
-    let (_, rest) = disposition.split_once(" name=\"")?;
-    let (name, _) = rest.split_once('"')?;
-    Some(name.to_owned())
+/// The head of a part: lines, each after a line end.
+fn part(head: &[u8]) -> Result<Part> {
+    let head = std::str::from_utf8(head).map_err(|_| broken())?;
+    let mut part = None;
+    let mut media_type = None;
+    for line in head.split("\r\n").filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':').ok_or_else(broken)?;
+        if name.eq_ignore_ascii_case("Content-Disposition") {
+            part = Some(disposition(value.trim()).ok_or_else(broken)?);
+        } else if name.eq_ignore_ascii_case("Content-Type") {
+            media_type = Some(value.trim().to_owned());
+        }
+    }
+    let (name, file_name) = part.ok_or_else(broken)?;
+    Ok(Part {
+        name,
+        file_name,
+        media_type,
+    })
 }
 
-fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len())
-        .position(|window| window == wanted)
+/// `form-data; name="field"; filename="file"` as the two.
+fn disposition(value: &str) -> Option<(String, Option<String>)> {
+    let mut rest = value.strip_prefix("form-data")?;
+    let (mut name, mut file_name) = (None, None);
+    while let Some(parameter) = rest.trim_start().strip_prefix(';') {
+        let (key, value) = parameter.split_once('=')?;
+        let (value, after) = parameter_value(value.trim_start())?;
+        match key.trim().to_ascii_lowercase().as_str() {
+            "name" => name = Some(value),
+            "filename" => file_name = Some(value),
+            _ => {}
+        }
+        rest = after;
+    }
+    rest.trim().is_empty().then_some((name?, file_name))
+}
+
+/// A word, or a text in quotes, and what follows it. Browsers write a quote as `%22`, others as `\"`.
+fn parameter_value(text: &str) -> Option<(String, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find(';').unwrap_or(text.len());
+        return Some((text[..end].trim().to_owned(), &text[end..]));
+    };
+    let mut value = String::new();
+    let mut chars = quoted.char_indices().peekable();
+    while let Some((at, char)) = chars.next() {
+        match char {
+            '"' => return Some((value.replace("%22", "\""), &quoted[at + 1..])),
+            '\\' if chars
+                .peek()
+                .is_some_and(|(_, next)| matches!(next, '"' | '\\')) =>
+            {
+                value.extend(chars.next().map(|(_, escaped)| escaped));
+            }
+            _ => value.push(char),
+        }
+    }
+    None
 }
 
 fn broken() -> Error {
@@ -81,32 +252,99 @@ fn broken() -> Error {
 mod tests {
     use super::*;
 
-    fn names(body: &str) -> Result<Vec<(String, String)>> {
-        let parts = parse(body.as_bytes(), "xx")?;
-        let text = |part: Part<'_>| (part.name, String::from_utf8(part.data.to_vec()).unwrap());
-        Ok(parts.into_iter().map(text).collect())
-    }
+    type Parts = Vec<(String, Option<String>, String)>;
 
-    #[test]
-    fn parts_are_found_by_their_names() {
-        let head = "Content-Disposition: form-data; name=";
-        let body = format!(
-            "--xx\r\n{head}\"a\"\r\n\r\none\r\n--x\r\n--xx\r\n{head}\"b\"\r\nX: y\r\n\r\n\r\n--xx--\r\n"
-        );
-        let expected = [("a", "one\r\n--x"), ("b", "")];
-        let expected = expected.map(|(name, data)| (name.to_owned(), data.to_owned()));
-        assert_eq!(names(&body).unwrap(), expected);
-        assert_eq!(names("--xx--").unwrap(), []);
-    }
-
-    #[test]
-    fn what_is_cut_off_anywhere_is_refused() {
-        let body = "--xx\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\none\r\n--xx--";
-        assert_eq!(names(body).unwrap().len(), 1);
-        for end in 0..body.len() {
-            assert!(names(&body[..end]).is_err(), "{end}");
+    /// The parts of a form that is fed in pieces of this length; none when it has no end.
+    fn parts(body: &[u8], piece: usize) -> Result<Option<Parts>> {
+        let (mut parser, mut parts) = (Parser::new("xx"), Parts::new());
+        let mut is_open = false;
+        for piece in body.chunks(piece) {
+            parser.feed(piece, |event| {
+                assert_eq!(is_open, !matches!(event, Event::Begin(_)));
+                is_open = event != Event::End;
+                match event {
+                    Event::Begin(part) => parts.push((part.name, part.file_name, String::new())),
+                    Event::Data(data) => {
+                        let text = std::str::from_utf8(data).unwrap();
+                        parts.last_mut().unwrap().2.push_str(text);
+                    }
+                    Event::End => {}
+                }
+                Ok(())
+            })?;
         }
-        assert!(names("").is_err());
+        Ok(parser.is_done().then_some(parts))
+    }
+
+    const HEAD: &str = "Content-Disposition: form-data; name=";
+
+    #[test]
+    fn a_form_comes_apart_however_it_is_cut() {
+        let body = format!(
+            "--xx\r\n{HEAD}\"a\"\r\n\r\none\r\n--x\r\n--xx\r\n{HEAD}\"b\"; filename=\"f.txt\"\r\n\
+             Content-Type: text/plain\r\n\r\n\r\n--xx\r\n{HEAD}c\r\n\r\n\r\n\r\n-\r\n--xx--\r\nmore"
+        );
+        let own = |text: &str| text.to_owned();
+        let expected = vec![
+            (own("a"), None, own("one\r\n--x")),
+            (own("b"), Some(own("f.txt")), own("")),
+            (own("c"), None, own("\r\n-")),
+        ];
+        for piece in 1..=body.len() {
+            let found = parts(body.as_bytes(), piece).unwrap();
+            assert_eq!(found.as_ref(), Some(&expected), "{piece}");
+        }
+        assert_eq!(parts(b"--xx--", 3).unwrap(), Some(vec![]));
+    }
+
+    #[test]
+    fn what_is_cut_off_has_no_end() {
+        let body = format!("--xx\r\n{HEAD}\"a\"\r\n\r\none\r\n--xx--");
+        assert_eq!(parts(body.as_bytes(), 9).unwrap().unwrap().len(), 1);
+        for end in 0..body.len() {
+            let found = parts(&body.as_bytes()[..end], 5);
+            assert!(!matches!(found, Ok(Some(_))), "{end}");
+        }
+    }
+
+    #[test]
+    fn broken_forms_are_refused() {
+        let long = "x".repeat(HEAD_BYTES_MAX);
+        for body in [
+            "no boundary",
+            "--yy\r\n",
+            "--xxy\r\n",
+            "--xx\r\nX: y\r\n\r\n",
+            "--xx\r\n\r\n\r\n",
+            "--xx\r\nno colon\r\n\r\n",
+            "--xx\r\nContent-Disposition: attachment; name=\"a\"\r\n\r\n",
+            "--xx\r\nContent-Disposition: form-data; name=\"a\r\n\r\n",
+            "--xx\r\nContent-Disposition: form-data\r\n\r\n",
+            &format!("--xx\r\nX: {long}"),
+        ] {
+            assert!(parts(body.as_bytes(), 7).is_err(), "{body:.60}");
+        }
+        let many = format!("--xx\r\n{HEAD}a\r\n\r\n\r\n").repeat(PARTS_MAX + 1);
+        assert!(parts(many.as_bytes(), 4096).is_err());
+    }
+
+    #[test]
+    fn names_may_have_quotes() {
+        for (text, name) in [
+            (
+                r#"form-data; name="a"; filename="b\"c\\.txt""#,
+                r#"b"c\.txt"#,
+            ),
+            (r#"form-data; filename="b%22c"; name="a""#, r#"b"c"#),
+            (r#"form-data;name=a;filename=b"#, "b"),
+            (
+                r#"form-data; name="a"; filename="C:\x\y.txt""#,
+                r"C:\x\y.txt",
+            ),
+        ] {
+            let found = disposition(text).unwrap();
+            assert_eq!(found, ("a".to_owned(), Some(name.to_owned())), "{text}");
+        }
     }
 
     #[test]

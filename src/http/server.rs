@@ -8,6 +8,7 @@
 //! peer can not use up memory, threads or connections (the engine's limits). Knows no routes and
 //! no handlers: it is given one function.
 
+use std::any::Any;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::io;
@@ -33,12 +34,15 @@ use crate::clock;
 use crate::error::INTERNAL_MESSAGE;
 use crate::error::Result;
 use crate::error::ResultExt as _;
+use crate::http::BodySink;
 use crate::http::Headers;
 use crate::http::Method;
+use crate::http::Receiver;
 use crate::http::Request;
 use crate::http::RequestId;
 use crate::http::Response;
 use crate::http::Socket;
+use crate::http::Sunk;
 use crate::http::encode::Body;
 use crate::http::encode::Connection;
 use crate::http::encode::Frame;
@@ -130,7 +134,12 @@ const ACCEPT_LOG_PAUSE_MS: i64 = 1000;
 
 impl Server {
     /// Serves the listener from now on. Fails if threads can not be started.
-    pub fn start(listener: TcpListener, settings: &Settings, handler: Handler) -> Result<Server> {
+    pub fn start(
+        listener: TcpListener,
+        settings: &Settings,
+        receiver: Receiver,
+        handler: Handler,
+    ) -> Result<Server> {
         let limits = tiny_http::Limits {
             max_connections: settings.connections_max,
             body_buffer_max: settings.body_bytes_max,
@@ -138,7 +147,8 @@ impl Server {
             ..tiny_http::Limits::default()
         };
         let ids = Arc::new(Ids::new());
-        let engine = tiny_http::Server::from_listener(listener, limits, hooks(&ids))
+        let hooks = hooks(&ids, receiver);
+        let engine = tiny_http::Server::from_listener(listener, limits, hooks)
             .context("start the http server")?;
         let inner = Arc::new(Inner {
             engine,
@@ -231,7 +241,6 @@ impl Inner {
         let response = match unread {
             None => self.call(request, wants_upgrade),
             Some(Unread::TooLarge) => problem(413, "The request body is too large."),
-            // No body is declined yet.
             Some(Unread::Overloaded | Unread::Declined) => {
                 problem(503, "The server is busy; try again.")
             }
@@ -303,8 +312,16 @@ impl<'a> Exchange<'a> {
         let encoded = encode(response, &self.frame(self.connection));
         let length = encoded.head.len() + encoded.body.len();
         let close = self.connection == Connection::Close;
-        engine.respond(encoded.head, encoded.body, close);
-        length
+        match encoded.stream {
+            Some((reader, more)) => {
+                engine.respond_from(encoded.head, reader, more, close);
+                length + usize::try_from(more).unwrap_or(usize::MAX)
+            }
+            None => {
+                engine.respond(encoded.head, encoded.body, close);
+                length
+            }
+        }
     }
 
     fn frame(&self, connection: Connection) -> Frame<'_> {
@@ -341,7 +358,7 @@ impl Ids {
 }
 
 /// What the engine asks of us: the words of a refusal, and where failures are logged.
-fn hooks(ids: &Arc<Ids>) -> tiny_http::Hooks {
+fn hooks(ids: &Arc<Ids>, receiver: Receiver) -> tiny_http::Hooks {
     let ids = Arc::clone(ids);
     let logged = Mutex::new((0, 0_u64));
     tiny_http::Hooks {
@@ -355,7 +372,23 @@ fn hooks(ids: &Arc<Ids>) -> tiny_http::Hooks {
             };
             encode(problem(status, refusal_message(status)), &frame).head
         }),
-        body: Box::new(|_| tiny_http::Destination::Memory),
+        body: Box::new(move |head| {
+            // Nothing else is worth the look.
+            let is_form = |(name, value): (&str, &str)| {
+                name.eq_ignore_ascii_case("Content-Type")
+                    && value
+                        .get(..10)
+                        .is_some_and(|kind| kind.eq_ignore_ascii_case("multipart/"))
+            };
+            let sink = match head.headers().any(is_form) {
+                true => receiver(&announced(head), head.content_length()),
+                false => None,
+            };
+            match sink {
+                Some(sink) => tiny_http::Destination::Sink(Box::new(Sink(sink))),
+                None => tiny_http::Destination::Memory,
+            }
+        }),
         accept_failed: Box::new(move |error| {
             let mut logged = lock(&logged);
             logged.1 += 1;
@@ -389,10 +422,43 @@ fn problem(status: u16, message: &str) -> Response {
     Response::json(status, body.into_bytes())
 }
 
+/// A sink of ours as one of the engine's.
+struct Sink(Box<dyn BodySink>);
+
+impl tiny_http::Sink for Sink {
+    fn write(&mut self, piece: &[u8]) -> bool {
+        panic::catch_unwind(AssertUnwindSafe(|| self.0.write(piece))).unwrap_or(false)
+    }
+}
+
+/// A request whose body has not been read.
+fn announced(head: &tiny_http::HeadView<'_>) -> Request {
+    let (path, query) = head.url().split_once('?').unwrap_or((head.url(), ""));
+    let mut headers = Headers::new();
+    for (name, value) in head.headers() {
+        headers.push(name, value);
+    }
+    Request {
+        method: method(head.method()),
+        path: path.to_owned(),
+        query: query.to_owned(),
+        headers,
+        body: Vec::new(),
+        sunk: None,
+        peer: head.remote_addr(),
+        id: RequestId::new(0, 0),
+    }
+}
+
 /// The engine's request as a plain one, and why it has no body if it has none.
 fn read(engine: &mut tiny_http::Request, id: RequestId) -> (Request, Option<Unread>) {
     let (path, query) = engine.url().split_once('?').unwrap_or((engine.url(), ""));
     let (path, query) = (path.to_owned(), query.to_owned());
+    let sunk = engine.take_sink().and_then(|sink| {
+        let sink: Box<dyn Any> = sink;
+        let sink = sink.downcast::<Sink>().ok()?;
+        Some(Sunk(sink.0))
+    });
     let (body, unread) = match engine.take_body() {
         Ok(body) => (body, None),
         Err(unread) => (Vec::new(), Some(unread)),
@@ -411,6 +477,7 @@ fn read(engine: &mut tiny_http::Request, id: RequestId) -> (Request, Option<Unre
         query,
         headers: Headers { text, spans },
         body,
+        sunk,
         peer: engine.remote_addr(),
         id,
     };
@@ -470,7 +537,7 @@ mod tests {
             workers,
             ..Settings::default()
         };
-        Server::start(listener, &settings, handler).unwrap()
+        Server::start(listener, &settings, Arc::new(|_, _| None), handler).unwrap()
     }
 
     /// Sends a request that ends its connection, and reads the answer.
@@ -558,7 +625,13 @@ mod tests {
             Response::empty(204)
         });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Server::start(listener, &Settings::default(), handler).unwrap();
+        let server = Server::start(
+            listener,
+            &Settings::default(),
+            Arc::new(|_, _| None),
+            handler,
+        )
+        .unwrap();
         assert!(get(&server, "/", "").starts_with("HTTP/1.1 204 "));
         let begun = Instant::now();
         assert_eq!(server.stop(Duration::from_secs(8)).in_flight_left, 0);

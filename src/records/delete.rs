@@ -24,6 +24,7 @@ use crate::collections::RelationOptions;
 use crate::db::quote;
 use crate::error::Error;
 use crate::error::Result;
+use crate::files::table;
 use crate::rules::Operation;
 
 /// Records that one request may delete, those that go along included, and records that may point
@@ -62,6 +63,11 @@ pub fn delete_rows(
         let mut statement = tx.prepare_cached(&sql)?;
         for rowid in group.ids.keys() {
             statement.execute([rowid])?;
+        }
+        if group.collection.has_files() {
+            for id in group.ids.values() {
+                table::remove_all(tx, &group.collection.id, id)?;
+            }
         }
     }
     Ok(())

@@ -14,9 +14,13 @@ use super::value::Modifier;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
 use crate::collections::Field;
+use crate::collections::FileOptions;
+use crate::error::Error;
 use crate::error::FieldError;
 use crate::error::FieldErrors;
 use crate::error::Result;
+use crate::files;
+use crate::files::Stored as StoredFile;
 use crate::ids;
 use crate::rules::Fields;
 use crate::rules::Operation;
@@ -52,9 +56,19 @@ pub struct Draft {
     /// What a rule sees as `@request.body`; kept when the rule looks at it.
     pub(super) body: Option<Arc<Body>>,
     ignored: Vec<String>,
+    /// The files that come with it and that its changes name.
+    pub(super) files: Vec<NewFile>,
     /// It sets the password or address of an account, and the caller has not shown yet that the
     /// account is theirs.
     pub(super) is_unproven: bool,
+}
+
+/// A file that was received for a field.
+#[derive(Clone, Debug)]
+pub struct NewFile {
+    /// The field, without a sign.
+    pub field: String,
+    pub stored: StoredFile,
 }
 
 /// Hashes a password; slow on purpose, so it happens before the writer is taken.
@@ -102,11 +116,76 @@ impl Draft {
         Ok(draft)
     }
 
+    /// Takes along the files that were received, as far as the changes name them, and checks
+    /// them against the options of their fields.
+    pub fn attach(&mut self, collection: &Collection, files: Vec<NewFile>) {
+        for file in files {
+            let at = collection
+                .fields
+                .iter()
+                .position(|it| it.name == file.field);
+            let Some(at) = at.filter(|at| self.changes.contains_key(at)) else {
+                continue;
+            };
+            let field = &collection.fields[at];
+            match field
+                .file()
+                .map(|options| check_file(options, &file.stored))
+            {
+                Some(Ok(())) => self.files.push(file),
+                Some(Err(error)) => drop(self.errors.insert(field.name.clone(), error)),
+                None => {}
+            }
+        }
+    }
+
+    /// The files that it takes along.
+    pub fn files(&self) -> &[NewFile] {
+        &self.files
+    }
+
+    /// The id of the new record, which its files must know before it is written.
+    pub fn choose_id(&mut self) -> Result<String> {
+        let id = match self.id.take() {
+            Some(id) => id,
+            None => ids::record_id()?,
+        };
+        self.id = Some(id.clone());
+        Ok(id)
+    }
+
+    /// What is wrong so far, if anything is.
+    pub fn check(&self) -> Result<()> {
+        match self.errors.is_empty() {
+            true => Ok(()),
+            false => Err(Error::fields(
+                "The record is not valid.",
+                self.errors.clone(),
+            )),
+        }
+    }
+
     /// Fields that the body mentions and that field rules keep the caller from writing; they are
     /// passed over (FLD-6).
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
+}
+
+fn check_file(options: &FileOptions, file: &StoredFile) -> Result<(), FieldError> {
+    if file.size > options.bytes_max {
+        return value::wrong(
+            "validation_file_size_limit",
+            &format!("Must have at most {} bytes.", options.bytes_max),
+        );
+    }
+    if !files::is_allowed(&file.media_type, &options.media_types) {
+        return value::wrong(
+            "validation_invalid_mime_type",
+            &format!("Must not be {}.", file.media_type),
+        );
+    }
+    Ok(())
 }
 
 struct Reader<'a> {
@@ -275,6 +354,7 @@ impl<'a> Reader<'a> {
                 .is_some_and(|rule| rule.contains("@request.body"))
                 .then(|| Arc::new(body.clone())),
             ignored: self.ignored,
+            files: Vec::new(),
             is_unproven: false,
         })
     }

@@ -19,13 +19,16 @@ pub use batch::run_batch;
 pub use delete::delete;
 pub use draft::Draft;
 pub use draft::Hasher;
+pub use draft::NewFile;
 pub use like::register;
 pub use query::check_rule;
 pub use shape::Shape;
 pub use value::Body;
+pub use value::Modifier;
 
 use crate::collections::Collection;
 use crate::collections::Collections;
+use crate::collections::Field;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -140,6 +143,42 @@ pub fn get(
     let is_there = plan.write(connection, &id, &mut out);
     scope.collections.check_current()?;
     if is_there? { Ok(out) } else { Err(no_record()) }
+}
+
+/// Whether the caller may view a record.
+pub fn may_view(
+    connection: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    id: &str,
+) -> Result<bool> {
+    let grant = collection.grant(Operation::View, &scope.identity)?;
+    match find(connection, scope, collection, id, &grant.access, None) {
+        Ok(_) => Ok(grant.access != Access::Denied),
+        Err(error) if error.kind() == Kind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a field of a record names a file.
+pub fn has_file(
+    connection: &Connection,
+    collection: &Collection,
+    field: &Field,
+    id: &str,
+    name: &str,
+) -> Result<bool> {
+    let (table, column) = (
+        crate::db::quote(&collection.name),
+        crate::db::quote(&field.name),
+    );
+    let sql = format!("SELECT {column} FROM {table} WHERE id = ?1");
+    let stored: Option<Stored> = connection
+        .prepare_cached(&sql)?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    let names = stored.map(|stored| value::load_list(field, &stored));
+    Ok(names.is_some_and(|names| names.iter().any(|other| other == name)))
 }
 
 /// The JSON of a page of records with its envelope. Wants a snapshot: ids are sorted and counted

@@ -72,7 +72,7 @@ pub fn parse_modifier(field: &Field, sign: Modifier, raw: &RawValue) -> Outcome<
             whole.map_or(Stored::Real(real), Stored::Integer),
         ));
     }
-    if !field.is_multiple() {
+    if !field.is_multiple() && field.file().is_none() {
         return wrong(
             "validation_invalid_modifier",
             "Only numbers and lists can be added to.",
@@ -131,6 +131,15 @@ pub fn store_list(list: &[String]) -> Stored {
     Stored::Text(Value::from(list.to_vec()).to_string())
 }
 
+/// A list as its field stores it, which may take one value only.
+pub fn store(field: &Field, list: &[String]) -> Stored {
+    match (field.is_multiple(), list.first()) {
+        (true, _) => store_list(list),
+        (false, Some(one)) => Stored::Text(one.clone()),
+        (false, None) => Stored::Null,
+    }
+}
+
 /// The list behind [`store_list`], or the single value as a list of one.
 pub fn load_list(field: &Field, stored: &Stored) -> Vec<String> {
     match stored {
@@ -167,6 +176,7 @@ pub fn check_count(field: &Field, count: usize) -> Outcome<()> {
     let most = match &field.kind {
         FieldKind::Select { select_max, .. } => *select_max,
         FieldKind::Relation(options) => options.select_max,
+        FieldKind::File(options) => options.select_max,
         _ => return Ok(()),
     };
     if count > most {
@@ -197,7 +207,9 @@ fn parse_typed(field: &Field, value: &Value) -> Outcome<Stored> {
         FieldKind::Datetime(options) => {
             text_of(value).and_then(|text| check_time(&text, options, as_datetime))
         }
-        FieldKind::Select { .. } | FieldKind::Relation(_) => parse_choices(field, value),
+        FieldKind::Select { .. } | FieldKind::Relation(_) | FieldKind::File(_) => {
+            parse_choices(field, value)
+        }
         FieldKind::Password { .. } | FieldKind::Json { .. } => match value {
             Value::Null => Ok(Stored::Null),
             _ => wrong("validation_invalid_value", "Must be text."),
@@ -214,7 +226,7 @@ fn scalar_or_list(field: &Field, text: &str) -> Outcome<Value> {
         Some(b'[')
             if !matches!(
                 field.kind,
-                FieldKind::Select { .. } | FieldKind::Relation(_)
+                FieldKind::Select { .. } | FieldKind::Relation(_) | FieldKind::File(_)
             ) =>
         {
             return wrong("validation_invalid_value", "Must not be a list.");

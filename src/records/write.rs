@@ -7,6 +7,7 @@ use rusqlite::types::Value as Stored;
 
 use super::Scope;
 use super::draft::Draft;
+use super::draft::NewFile;
 use super::query::MAIN;
 use super::query::Query;
 use super::query::Trust;
@@ -23,6 +24,7 @@ use crate::error::FieldError;
 use crate::error::FieldErrors;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::files::table;
 use crate::filter::Expr;
 use crate::ids;
 use crate::rules::Access;
@@ -59,7 +61,8 @@ pub fn insert(
         sql += ", ";
         sql += &quote(&field.name);
         let result = resolve(field, change, || Ok(Stored::Null))?
-            .and_then(|stored| check_targets(tx, scope, field, stored, &own(collection, &id)));
+            .and_then(|stored| check_targets(tx, scope, field, stored, &own(collection, &id)))
+            .and_then(|stored| check_files(field, stored, &Stored::Null, &draft.files));
         match result {
             Ok(stored) => params.push(stored),
             Err(error) => drop(errors.insert(field.name.clone(), error)),
@@ -78,7 +81,9 @@ pub fn insert(
     statement
         .execute(params_from_iter(params))
         .map_err(|error| refuse(collection, error))?;
-    Ok(tx.last_insert_rowid())
+    let rowid = tx.last_insert_rowid();
+    add_files(tx, collection, &id, &draft.files)?;
+    Ok(rowid)
 }
 
 /// Changes a row.
@@ -94,6 +99,7 @@ pub fn update(
     let mut sql = format!("UPDATE {table} SET updated = ?2");
     let mut errors = draft.errors;
     let mut new_email = None;
+    let mut removed = Vec::new();
     for (at, change) in draft.changes {
         let field = &collection.fields[at];
         let column = quote(&field.name);
@@ -103,17 +109,27 @@ pub fn update(
                 .prepare_cached(&sql)?
                 .query_row([rowid], |row| row.get(0))?)
         };
+        let was = match field.relation().is_some() || field.file().is_some() {
+            true => before()?,
+            false => Stored::Null,
+        };
         let kept = match field.relation() {
             Some(options) => Known {
                 collection: &options.collection_id,
-                ids: value::load_list(field, &before()?),
+                ids: value::load_list(field, &was),
             },
             None => Known::default(),
         };
         let result = resolve(field, change, before)?
-            .and_then(|stored| check_targets(tx, scope, field, stored, &kept));
+            .and_then(|stored| check_targets(tx, scope, field, stored, &kept))
+            .and_then(|stored| check_files(field, stored, &was, &draft.files));
         match result {
             Ok(stored) => {
+                if field.file().is_some() {
+                    let left = value::load_list(field, &stored);
+                    let gone = value::load_list(field, &was).into_iter();
+                    removed.extend(gone.filter(|name| !left.contains(name)));
+                }
                 params.push(stored);
                 sql += &format!(", {column} = ?{}", params.len());
                 let is_email = collection.kind == CollectionKind::Auth && field.name == "email";
@@ -142,7 +158,52 @@ pub fn update(
     if bytes > BYTES_UNCOUNTED {
         check_stored_bytes(tx, collection, rowid)?;
     }
+    if removed.is_empty() && draft.files.is_empty() {
+        return Ok(());
+    }
+    let id = id_of(tx, collection, rowid)?;
+    for name in removed {
+        table::remove(tx, &collection.id, &id, &name)?;
+    }
+    add_files(tx, collection, &id, &draft.files)
+}
+
+fn add_files(tx: &Connection, collection: &Collection, id: &str, files: &[NewFile]) -> Result<()> {
+    for file in files {
+        table::add(tx, &collection.id, id, &file.stored)?;
+    }
     Ok(())
+}
+
+fn id_of(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<String> {
+    let sql = format!(
+        "SELECT id FROM {} WHERE rowid = ?1",
+        quote(&collection.name)
+    );
+    let mut statement = tx.prepare_cached(&sql)?;
+    Ok(statement.query_row([rowid], |row| row.get(0))?)
+}
+
+/// Every file that a field names was there, or comes with the request.
+fn check_files(
+    field: &Field,
+    stored: Stored,
+    was: &Stored,
+    new: &[NewFile],
+) -> Result<Stored, FieldError> {
+    if field.file().is_none() {
+        return Ok(stored);
+    }
+    let was = value::load_list(field, was);
+    let is_new = |name: &String| new.iter().any(|file| file.stored.name == *name);
+    let is_unknown = |name: &&String| !was.contains(name) && !is_new(name);
+    match value::load_list(field, &stored).iter().find(is_unknown) {
+        Some(name) => {
+            let message = format!("There is no file {} here.", value::shorten(name));
+            value::wrong("validation_missing_file", &message)
+        }
+        None => Ok(stored),
+    }
 }
 
 /// Most bytes of all values of a record.
@@ -235,6 +296,8 @@ fn resolve(
         Change::Hash(_) => return Err(Error::internal("a password was not hashed")),
     };
     match change {
+        // A single file makes place for another.
+        Change::Append(more) if !field.is_multiple() => list = more,
         Change::Append(more) => {
             list.retain(|known| !more.contains(known));
             list.extend(more);
@@ -247,7 +310,7 @@ fn resolve(
         Change::Remove(less) => list.retain(|known| !less.contains(known)),
         Change::Set(_) | Change::Add(_) | Change::Hash(_) => {}
     }
-    Ok(value::check_count(field, list.len()).map(|()| value::store_list(&list)))
+    Ok(value::check_count(field, list.len()).map(|()| value::store(field, &list)))
 }
 
 fn add(field: &Field, before: &Stored, amount: &Stored) -> Result<Stored, FieldError> {

@@ -1,0 +1,148 @@
+//! Files of records: downloads, and tokens for protected ones.
+
+use std::io::Read as _;
+use std::io::Seek as _;
+use std::io::SeekFrom;
+
+use serde_json::json;
+
+use super::Call;
+use super::accounts::private;
+use super::json_response;
+use super::parameter;
+use crate::collections::Collection;
+use crate::error::Error;
+use crate::error::Result;
+use crate::files;
+use crate::files::FilePath;
+use crate::files::Stored;
+use crate::files::table;
+use crate::http::Response;
+use crate::http::range;
+use crate::http::range::Wanted;
+use crate::ids;
+use crate::records;
+use crate::records::Scope;
+
+/// What a page may do that is a file somebody uploaded: nothing.
+const POLICY: &str = "default-src 'none'; img-src 'self' data:; media-src 'self'; style-src \
+                      'unsafe-inline'; sandbox";
+
+pub fn get(call: &Call<'_>) -> Result<Response> {
+    let (record, name) = (call.param("record"), call.param("file"));
+    if !ids::is_valid_id(record) || !files::is_valid(name) {
+        return Err(no_file());
+    }
+    let scope = call.scope()?;
+    let collection = call.collection(&scope)?;
+    let pairs = call.query()?;
+    let database = call.database()?;
+    let stored = database.read(|it| table::find(it, &collection.id, record, name))?;
+    let stored = stored.ok_or_else(no_file)?;
+    let is_protected = is_protected(call, &collection, record, name)?;
+    if is_protected {
+        let identity = call.identify_for_files(parameter(&pairs, "token"))?;
+        let scope = Scope { identity, ..scope };
+        let may = database.read(|it| records::may_view(it, &scope, &collection, record))?;
+        if !may {
+            return Err(no_file());
+        }
+    }
+    let path = FilePath {
+        database: call.database.to_owned(),
+        collection: collection.id.clone(),
+        record: record.to_owned(),
+        name: name.to_owned(),
+    };
+    let is_download = parameter(&pairs, "download").is_some_and(|value| value != "0");
+    let response = body(call, &path, &stored)?;
+    Ok(with_headers(response, &stored, is_download, is_protected))
+}
+
+/// Whether the field that names the file asks for a token.
+fn is_protected(call: &Call<'_>, collection: &Collection, id: &str, name: &str) -> Result<bool> {
+    let mut protected = collection
+        .fields
+        .iter()
+        .filter(|field| field.file().is_some_and(|options| options.protected));
+    if protected.clone().next().is_none() {
+        return Ok(false);
+    }
+    let database = call.database()?;
+    let is_in = |field| database.read(|it| records::has_file(it, collection, field, id, name));
+    protected.try_fold(false, |found, field| Ok(found || is_in(field)?))
+}
+
+/// The part that is asked for, or the word that the client has it already.
+fn body(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
+    let etag = format!("\"{}\"", stored.sha256);
+    let header = |name: &str| call.request.header(name);
+    if range::is_match(header("If-None-Match"), &etag) {
+        return Ok(Response::empty(304));
+    }
+    let is_current = header("If-Range").is_none_or(|known| known == etag);
+    let wanted = match header("Range").filter(|_| is_current) {
+        Some(range) => range::parse(range, stored.size),
+        None => Wanted::All,
+    };
+    let (status, start, length) = match wanted {
+        Wanted::All => (200, 0, stored.size),
+        Wanted::Part(start, length) => (206, start, length),
+        Wanted::Nothing => {
+            return Ok(Response::empty(416)
+                .with_header("Content-Range", format!("bytes */{}", stored.size)));
+        }
+    };
+    let Some(mut file) = call.app.files.local().open_file(path)? else {
+        return Err(Error::unavailable("The file is not here; try again later.")
+            .context(format!("file {path} is missing in the storage")));
+    };
+    if start > 0 {
+        file.seek(SeekFrom::Start(start))?;
+    }
+    let response = Response::with_stream(status, Box::new(file.take(length)), length);
+    Ok(match status {
+        206 => {
+            let last = start + length - 1;
+            response.with_header(
+                "Content-Range",
+                format!("bytes {start}-{last}/{}", stored.size),
+            )
+        }
+        _ => response,
+    })
+}
+
+fn with_headers(
+    response: Response,
+    stored: &Stored,
+    is_download: bool,
+    is_protected: bool,
+) -> Response {
+    let form = if is_download { "attachment" } else { "inline" };
+    let cache = match is_protected {
+        true => "private, no-cache",
+        // A name never has another content.
+        false => "public, max-age=2592000, immutable",
+    };
+    response
+        .with_header("Content-Type", &stored.media_type)
+        .with_header(
+            "Content-Disposition",
+            format!("{form}; filename={}", stored.name),
+        )
+        .with_header("Content-Security-Policy", POLICY)
+        .with_header("ETag", format!("\"{}\"", stored.sha256))
+        .with_header("Accept-Ranges", "bytes")
+        .with_header("Cache-Control", cache)
+}
+
+/// A token for the links of protected files, which cannot carry a header.
+pub fn token(call: &Call<'_>) -> Result<Response> {
+    let token = call.app.auth.file_token(&call.identity, call.database)?;
+    Ok(private(json_response(200, &json!({ "token": token }))))
+}
+
+fn no_file() -> Error {
+    Error::not_found("There is no such file.")
+}

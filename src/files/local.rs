@@ -1,0 +1,247 @@
+//! The storage on this machine's disk: `storage/DATABASE/COLLECTION/RECORD/NAME`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use super::FilePath;
+use crate::error::Error;
+use crate::error::Result;
+use crate::log;
+
+/// Where bodies go while they arrive; no database has such a name.
+const PARTIAL: &str = ".partial";
+
+/// The folder of the storage.
+pub struct Local {
+    root: PathBuf,
+    count: AtomicU64,
+}
+
+impl Local {
+    /// Opens the storage and removes what an earlier process left half received.
+    pub fn open(data_dir: &Path) -> Result<Local> {
+        let root = data_dir.join("storage");
+        let local = Local {
+            root,
+            count: AtomicU64::new(0),
+        };
+        let partial = local.partial();
+        let prepare = || -> io::Result<()> {
+            make_folders(&partial)?;
+            for entry in fs::read_dir(&partial)? {
+                fs::remove_file(entry?.path())?;
+            }
+            Ok(())
+        };
+        prepare().map_err(|error| {
+            Error::unavailable(format!("{} cannot be used: {error}.", local.root.display()))
+        })?;
+        Ok(local)
+    }
+
+    fn partial(&self) -> PathBuf {
+        self.root.join(PARTIAL)
+    }
+
+    /// A file to receive a body into.
+    pub fn receive(&self) -> Result<Partial> {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let path = self.partial().join(number.to_string());
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(refused)?;
+        Ok(Partial {
+            path,
+            file: Some(file),
+        })
+    }
+
+    /// Gives received files their places, durably: all of them or none. They keep them when
+    /// [`Placed::keep`] is called, and lose them otherwise.
+    pub fn place(&self, files: &[(FilePath, &Partial)]) -> Result<Placed<'_>> {
+        let mut placed = Placed {
+            local: self,
+            paths: Vec::new(),
+        };
+        let mut folders = BTreeSet::new();
+        for (path, partial) in files {
+            let target = self.root.join(path.relative());
+            let folder = target.parent().unwrap_or(&self.root).to_owned();
+            make_folders(&folder).map_err(refused)?;
+            // A link and no move: the request may have to start over.
+            fs::hard_link(&partial.path, &target).map_err(refused)?;
+            placed.paths.push(path.clone());
+            folders.insert(folder);
+        }
+        for folder in &folders {
+            self.sync_up(folder).map_err(refused)?;
+        }
+        Ok(placed)
+    }
+
+    /// Makes the entries of a folder durable, and its own in the folders above.
+    fn sync_up(&self, folder: &Path) -> io::Result<()> {
+        let mut at = Some(folder);
+        while let Some(folder) = at {
+            File::open(folder)?.sync_all()?;
+            at = folder.parent().filter(|_| folder != self.root);
+        }
+        Ok(())
+    }
+
+    /// A stored file, to be read; none when it is not there.
+    pub fn open_file(&self, path: &FilePath) -> Result<Option<File>> {
+        match File::open(self.root.join(path.relative())) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::from(error).context(format!("open file {path}"))),
+        }
+    }
+
+    /// Deletes a stored file, if it is there, and the folders that this leaves empty.
+    pub fn remove(&self, path: &FilePath) -> Result<()> {
+        let target = self.root.join(path.relative());
+        match fs::remove_file(&target) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::from(error).context(format!("delete file {path}"))),
+        }
+        // Not empty is what it mostly is, or is by now.
+        let mut folder = target.parent();
+        while let Some(path) = folder.filter(|path| *path != self.root) {
+            if fs::remove_dir(path).is_err() {
+                break;
+            }
+            folder = path.parent();
+        }
+        Ok(())
+    }
+
+    /// Calls `found` with every stored file and when it was written (milliseconds since 1970); stops at
+    /// the first error.
+    pub fn walk(&self, found: &mut dyn FnMut(FilePath, i64) -> Result<()>) -> Result<()> {
+        for database in folders(&self.root)? {
+            for collection in folders(&self.root.join(&database))? {
+                let path = self.root.join(&database).join(&collection);
+                for record in folders(&path)? {
+                    for entry in entries(&path.join(&record))? {
+                        let path = FilePath {
+                            database: database.clone(),
+                            collection: collection.clone(),
+                            record: record.clone(),
+                            name: entry.0,
+                        };
+                        found(path, entry.1)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A received body; deleted when it is dropped.
+pub struct Partial {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Partial {
+    pub fn write(&mut self, piece: &[u8]) -> Result<()> {
+        match &mut self.file {
+            Some(file) => file.write_all(piece).map_err(refused),
+            None => Err(Error::internal("a received file is closed already")),
+        }
+    }
+
+    /// Makes it durable and closes it.
+    pub fn finish(&mut self) -> Result<()> {
+        match self.file.take() {
+            Some(file) => file.sync_all().map_err(refused),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            log::warn(format_args!("delete {}: {error}", self.path.display()));
+        }
+    }
+}
+
+/// Files that have got their places.
+pub struct Placed<'a> {
+    local: &'a Local,
+    paths: Vec<FilePath>,
+}
+
+impl Placed<'_> {
+    /// They are named by a record now.
+    pub fn keep(mut self) {
+        self.paths.clear();
+    }
+}
+
+impl Drop for Placed<'_> {
+    fn drop(&mut self) {
+        for path in &self.paths {
+            if let Err(error) = self.local.remove(path) {
+                log::warn(format_args!("take back {path}: {error}"));
+            }
+        }
+    }
+}
+
+fn make_folders(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}
+
+/// Names of the folders in a folder that may be parts of a path.
+fn folders(path: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        if entry.file_type()?.is_dir() && !name.is_empty() && !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn entries(path: &Path) -> Result<Vec<(String, i64)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        if !name.is_empty() && entry.file_type()?.is_file() {
+            let seconds = entry.metadata()?.mtime();
+            found.push((name, seconds.saturating_mul(1000)));
+        }
+    }
+    Ok(found)
+}
+
+/// The disk does not take a file.
+fn refused(error: io::Error) -> Error {
+    Error::unavailable("The file cannot be stored; nothing was saved.")
+        .context(format!("store a file: {error}"))
+}

@@ -1,0 +1,132 @@
+//! What kind of file it is: by its content as well as by its name, since either alone is easily wrong.
+
+/// Bytes of the beginning that are looked at.
+pub const LOOK_BYTES: usize = 512;
+
+const UNKNOWN: &str = "application/octet-stream";
+
+/// The media type of a file with this name and beginning. A name that the content does not bear out
+/// counts for nothing.
+pub fn judge(name: &str, beginning: &[u8]) -> String {
+    let by_name = mime_guess::from_path(name).first_raw();
+    let by_content = infer::get(beginning).map(|kind| kind.mime_type());
+    match (by_content, by_name) {
+        (Some(content), Some(name)) if is_kind_of(name, content) => name,
+        (Some(content), _) => content,
+        // Text has no signature; what kind of text it is, only the name tells.
+        (None, Some(name)) if is_textual(name) && is_text(beginning) => name,
+        (None, _) if is_text(beginning) && !beginning.is_empty() => "text/plain",
+        // Nothing is known of the signature of these.
+        (None, Some(name)) if !has_signature(name) => name,
+        _ => UNKNOWN,
+    }
+    .to_owned()
+}
+
+/// Documents that are archives inside show as those.
+fn is_kind_of(name: &str, content: &str) -> bool {
+    name == content
+        || (content == "application/zip"
+            && (name.contains("openxmlformats")
+                || name.contains("opendocument")
+                || name.ends_with("+zip")
+                || name.contains("java-archive")))
+        || (matches!(content, "text/xml" | "application/xml")
+            && (name.ends_with("xml") || name.contains("html")))
+        || (content == "text/html" && name.contains("html"))
+}
+
+fn is_textual(media_type: &str) -> bool {
+    media_type.starts_with("text/")
+        || media_type.ends_with("+xml")
+        || media_type.ends_with("json")
+        || matches!(
+            media_type,
+            "application/javascript"
+                | "application/xml"
+                | "application/sql"
+                | "application/x-sh"
+                | "application/rtf"
+        )
+}
+
+fn is_text(bytes: &[u8]) -> bool {
+    // The last character may be cut in two.
+    let whole = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    !whole
+        .chars()
+        .any(|char| char.is_control() && !matches!(char, '\t' | '\n' | '\r' | '\u{c}'))
+}
+
+/// Kinds that are recognised by their content, if they are what they say.
+fn has_signature(media_type: &str) -> bool {
+    ["image/", "audio/", "video/", "font/", "text/"]
+        .iter()
+        .any(|kind| media_type.starts_with(kind))
+        || is_textual(media_type)
+        || matches!(
+            media_type,
+            "application/pdf" | "application/zip" | "application/gzip"
+        )
+}
+
+/// Whether a field that lists media types takes this one; `image/*` takes all images.
+pub fn is_allowed(media_type: &str, allowed: &[String]) -> bool {
+    allowed.is_empty()
+        || allowed
+            .iter()
+            .any(|allowed| match allowed.strip_suffix("/*") {
+                Some(kind) => media_type.split('/').next() == Some(kind),
+                None => allowed == media_type,
+            })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_and_content_must_agree() {
+        let png = b"\x89PNG\r\n\x1a\n0000";
+        for (name, content, expected) in [
+            ("a.png", png.as_slice(), "image/png"),
+            ("a.txt", png, "image/png"),
+            ("a.png", b"<script>", "text/plain"),
+            ("a.jpg", png, "image/png"),
+            ("a.svg", b"<svg xmlns='x'/>", "image/svg+xml"),
+            ("a.md", b"# Title", "text/markdown"),
+            ("a", b"plain words", "text/plain"),
+            ("a.bin", b"\x00\x01\x02", "application/octet-stream"),
+            ("a.png", b"\x00\x01\x02", "application/octet-stream"),
+            ("a.json", b"{}", "application/json"),
+            (
+                "a.docx",
+                b"PK\x03\x04....",
+                "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+            ),
+            ("a.txt", b"", "text/plain"),
+            ("a", b"", "application/octet-stream"),
+        ] {
+            assert_eq!(judge(name, content), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn text_may_be_cut_inside_a_character() {
+        assert_eq!(judge("a.txt", &"\u{e9}".as_bytes()[..1]), "text/plain");
+        assert_eq!(judge("a.txt", b"\xff\xfe"), "application/octet-stream");
+    }
+
+    #[test]
+    fn a_field_may_take_some_kinds_only() {
+        let allowed = ["image/*".to_owned(), "text/plain".to_owned()];
+        assert!(is_allowed("image/png", &allowed) && is_allowed("text/plain", &allowed));
+        assert!(!is_allowed("text/html", &allowed) && is_allowed("text/html", &[]));
+    }
+}

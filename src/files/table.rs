@@ -1,0 +1,102 @@
+//! The rows of files, in the database of their records, and the notes of what came and went.
+
+use rusqlite::Connection;
+use rusqlite::OptionalExtension as _;
+use rusqlite::params;
+
+use crate::clock;
+use crate::error::Result;
+
+/// What is known of a stored file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub name: String,
+    pub size: u64,
+    /// In hexadecimal.
+    pub sha256: String,
+    pub media_type: String,
+}
+
+/// Adds the row of a file, and a note.
+pub fn add(tx: &Connection, collection: &str, record: &str, file: &Stored) -> Result<()> {
+    let size = i64::try_from(file.size).unwrap_or(i64::MAX);
+    let now = clock::now();
+    tx.prepare_cached(
+        "INSERT INTO _files (collection, record, name, size, sha256, type, created)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![
+        collection,
+        record,
+        file.name,
+        size,
+        file.sha256,
+        file.media_type,
+        now
+    ])?;
+    tx.prepare_cached(
+        "INSERT INTO _file_outbox (op, collection, record, name, size, sha256, created)
+         VALUES ('add', ?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        collection,
+        record,
+        file.name,
+        size,
+        file.sha256,
+        now
+    ])?;
+    Ok(())
+}
+
+/// Deletes the row of a file, and leaves a note; nothing if there is none.
+pub fn remove(tx: &Connection, collection: &str, record: &str, name: &str) -> Result<()> {
+    note_deletion(
+        tx,
+        "name = ?4",
+        params![collection, record, clock::now(), name],
+    )?;
+    tx.prepare_cached("DELETE FROM _files WHERE collection = ?1 AND record = ?2 AND name = ?3")?
+        .execute(params![collection, record, name])?;
+    Ok(())
+}
+
+/// The same for all files of a record.
+pub fn remove_all(tx: &Connection, collection: &str, record: &str) -> Result<()> {
+    note_deletion(tx, "TRUE", params![collection, record, clock::now()])?;
+    tx.prepare_cached("DELETE FROM _files WHERE collection = ?1 AND record = ?2")?
+        .execute(params![collection, record])?;
+    Ok(())
+}
+
+fn note_deletion(tx: &Connection, which: &str, params: &[&dyn rusqlite::ToSql]) -> Result<()> {
+    let sql = format!(
+        "INSERT INTO _file_outbox (op, collection, record, name, size, sha256, created)
+         SELECT 'delete', collection, record, name, size, sha256, ?3
+         FROM _files WHERE collection = ?1 AND record = ?2 AND {which}"
+    );
+    tx.prepare_cached(&sql)?.execute(params)?;
+    Ok(())
+}
+
+/// What is known of one file.
+pub fn find(
+    connection: &Connection,
+    collection: &str,
+    record: &str,
+    name: &str,
+) -> Result<Option<Stored>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT name, size, sha256, type FROM _files
+         WHERE collection = ?1 AND record = ?2 AND name = ?3",
+    )?;
+    let found = statement.query_row(params![collection, record, name], |row| {
+        Ok(Stored {
+            name: row.get(0)?,
+            size: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
+            sha256: row.get(2)?,
+            media_type: row.get(3)?,
+        })
+    });
+    Ok(found.optional()?)
+}

@@ -1,0 +1,88 @@
+//! Parts of a file and what a client has already: `Range` and `If-None-Match` (RFC 9110, sections 13
+//! and 14).
+
+/// What of a file is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    All,
+    /// From this byte on, and how many; never none.
+    Part(u64, u64),
+    /// What lies behind the end.
+    Nothing,
+}
+
+/// Reads a `Range` header for a file of `size` bytes. Several ranges, and what is no range, mean all
+/// of it, as the standard allows.
+pub fn parse(header: &str, size: u64) -> Wanted {
+    let Some((from, to)) = header
+        .strip_prefix("bytes=")
+        .filter(|ranges| !ranges.contains(','))
+        .and_then(|range| range.trim().split_once('-'))
+    else {
+        return Wanted::All;
+    };
+    let number = |text: &str| text.parse::<u64>().ok().filter(|_| !text.starts_with('+'));
+    let (start, end) = match (number(from), number(to)) {
+        (Some(start), Some(last)) if last >= start => (start, last.saturating_add(1).min(size)),
+        (Some(start), None) if to.is_empty() => (start, size),
+        (None, Some(length)) if from.is_empty() => (size.saturating_sub(length), size),
+        _ => return Wanted::All,
+    };
+    if start >= end {
+        Wanted::Nothing
+    } else {
+        Wanted::Part(start, end - start)
+    }
+}
+
+/// Whether an `If-None-Match` header names this tag.
+pub fn is_match(header: Option<&str>, etag: &str) -> bool {
+    header.is_some_and(|tags| {
+        tags.split(',')
+            .map(|tag| tag.trim().trim_start_matches("W/"))
+            .any(|tag| tag == etag || tag == "*")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_cut_to_the_file() {
+        for (header, expected) in [
+            ("bytes=0-9", Wanted::Part(0, 10)),
+            ("bytes=90-", Wanted::Part(90, 10)),
+            ("bytes=90-1000", Wanted::Part(90, 10)),
+            ("bytes=-10", Wanted::Part(90, 10)),
+            ("bytes=-1000", Wanted::Part(0, 100)),
+            ("bytes=99-99", Wanted::Part(99, 1)),
+            ("bytes=100-", Wanted::Nothing),
+            ("bytes=-0", Wanted::Nothing),
+            ("bytes=9-0", Wanted::All),
+            ("bytes=0-1,3-4", Wanted::All),
+            ("bytes=+1-2", Wanted::All),
+            ("bytes=", Wanted::All),
+            ("bytes=-", Wanted::All),
+            ("items=0-1", Wanted::All),
+            ("bytes=0-18446744073709551615", Wanted::Part(0, 100)),
+            ("bytes=99999999999999999999-", Wanted::All),
+        ] {
+            assert_eq!(parse(header, 100), expected, "{header}");
+        }
+        assert_eq!(parse("bytes=0-", 0), Wanted::Nothing);
+    }
+
+    #[test]
+    fn a_tag_is_found_among_several() {
+        for (header, expected) in [
+            (Some("\"a\""), true),
+            (Some("W/\"a\", \"b\""), true),
+            (Some("*"), true),
+            (Some("\"b\""), false),
+            (None, false),
+        ] {
+            assert_eq!(is_match(header, "\"a\""), expected, "{header:?}");
+        }
+    }
+}
