@@ -302,11 +302,7 @@ impl Api {
         if route.access == Access::Public {
             return Ok(Identity::Nobody);
         }
-        let credentials = Credentials {
-            authorization: request.header("Authorization"),
-            api_key: request.header("X-API-Key"),
-        };
-        let identity = self.app.auth.identify(credentials, database)?;
+        let identity = self.app.auth.identify(credentials(request), database)?;
         if let Identity::Key(key) = &identity
             && route.place == Place::Database
             && key
@@ -338,6 +334,13 @@ impl Call<'_> {
         self.params.get(name)
     }
 
+    /// Hashes a password that the request sets.
+    fn hash(&self, password: &str) -> Result<String> {
+        self.app
+            .auth
+            .hash_for(&self.identity, self.client(), password)
+    }
+
     /// A part of the path, where the path has one.
     fn optional_param(&self, name: &str) -> Option<&str> {
         Some(self.params.get(name)).filter(|value| !value.is_empty())
@@ -351,10 +354,12 @@ impl Call<'_> {
         if !is_trusted(&peer) {
             return peer;
         }
-        let forwarded = self.request.header("X-Forwarded-For").unwrap_or_default();
-        // Each proxy adds the one it heard from at the end; further in front anybody may have
-        // written.
-        let addresses = forwarded.rsplit(',').map(|address| address.trim().parse());
+        let is_it = |name: &str| name.eq_ignore_ascii_case("X-Forwarded-For");
+        let headers = self.request.headers.iter().filter(|(name, _)| is_it(name));
+        let forwarded: Vec<&str> = headers.flat_map(|(_, value)| value.split(',')).collect();
+        // Each proxy adds the one it heard from at the end, in the same line or in another; further
+        // in front anybody may have written.
+        let addresses = forwarded.iter().rev().map(|address| address.trim().parse());
         let first = addresses
             .map_while(std::result::Result::ok)
             .find(|it| !is_trusted(it));
@@ -434,6 +439,13 @@ fn check_access(route: &Route, identity: &Identity) -> Result<()> {
             Err(forbidden("Only accounts may do this."))
         }
         (false, _) => Err(forbidden("Only admins may do this.")),
+    }
+}
+
+fn credentials(request: &Request) -> Credentials<'_> {
+    Credentials {
+        authorization: request.header("Authorization"),
+        api_key: request.header("X-API-Key"),
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::Call;
 use super::parameter;
 use crate::collections::Collection;
+use crate::collections::CollectionKind;
 use crate::error::Error;
 use crate::error::Result;
 use crate::http::Response;
@@ -68,7 +69,7 @@ pub fn create_in(call: &Call<'_>, collection: &str) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = Arc::clone(scope.collections.get(collection)?);
-    let hash = |password: &str| call.app.auth.hash(password);
+    let hash = |password: &str| call.hash(password);
     let draft = Draft::create(&scope, &collection, &call.body()?, &hash)?;
     let ignored = draft.ignored().join(", ");
     let body = call
@@ -82,7 +83,7 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
     let (id, body): (_, Body) = (call.param("id").to_owned(), call.body()?);
-    let hash = |password: &str| call.app.auth.hash(password);
+    let hash = |password: &str| call.hash(password);
     let draft = update_draft(call, &scope, &collection, &id, &body, &hash)?;
     let ignored = draft.ignored().join(", ");
     let body = call
@@ -101,15 +102,20 @@ pub fn update_draft(
     body: &Body,
     hash: Hasher<'_>,
 ) -> Result<Draft> {
+    let is_account = collection.kind == CollectionKind::Auth && !scope.identity.manages();
+    let proof = match is_account && (body.contains_key("password") || body.contains_key("email")) {
+        true => {
+            let auth = &call.app.auth;
+            let realm = auth.realm(call.database, Some(&collection.id))?;
+            Some(auth.prove(scope, &realm, id, body, call.client())?)
+        }
+        false => None,
+    };
+    // The new password is hashed, which is slow on purpose, for whoever knows the old one.
     let mut draft = Draft::update(scope, collection, body, hash)?;
-    if draft.needs_proof() {
-        let auth = &call.app.auth;
-        let realm = auth.realm(call.database, Some(&collection.id))?;
-        let old = body.get("oldPassword");
-        let old: Option<String> = old.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        let from = call.client();
-        auth.prove(scope, &realm, id, &mut draft, old.as_deref(), from)?;
-    }
+    proof
+        .into_iter()
+        .for_each(|token_key| draft.prove(token_key));
     Ok(draft)
 }
 
@@ -137,7 +143,7 @@ pub fn bulk_update(call: &Call<'_>) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
-    let hash = |password: &str| call.app.auth.hash(password);
+    let hash = |password: &str| call.hash(password);
     let draft = Draft::update(&scope, &collection, &data, &hash)?;
     let ignored = draft.ignored().join(", ");
     let body = call

@@ -6,6 +6,7 @@ use rusqlite::params_from_iter;
 use rusqlite::types::Value as Stored;
 
 use super::Scope;
+use super::draft;
 use super::draft::Draft;
 use super::query::MAIN;
 use super::query::Query;
@@ -17,6 +18,7 @@ use crate::clock;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
 use crate::collections::Field;
+use crate::collections::TOKEN_KEY;
 use crate::db::quote;
 use crate::error::Error;
 use crate::error::FieldError;
@@ -38,6 +40,7 @@ pub fn insert(
     scope: &Scope,
     collection: &Collection,
     draft: Draft,
+    rule: Option<&Expr>,
 ) -> Result<Rowid> {
     let id = match draft.id {
         Some(id) => id,
@@ -54,12 +57,16 @@ pub fn insert(
         quote(&collection.name)
     );
     let mut errors = draft.errors;
+    let mut columns = ["id", "created", "updated"].map(str::to_owned).to_vec();
     for (at, change) in draft.changes {
         let field = &collection.fields[at];
         sql += ", ";
         sql += &quote(&field.name);
-        let result = resolve(field, change, || Ok(Stored::Null))?
-            .and_then(|stored| check_targets(tx, scope, field, stored, &own(collection, &id)));
+        columns.push(field.name.clone());
+        let result = match resolve(field, change, || Ok(Stored::Null))? {
+            Ok(stored) => check_targets(tx, scope, field, stored, &own(collection, &id))?,
+            Err(error) => Err(error),
+        };
         match result {
             Ok(stored) => params.push(stored),
             Err(error) => drop(errors.insert(field.name.clone(), error)),
@@ -67,6 +74,23 @@ pub fn insert(
     }
     if !errors.is_empty() {
         return Err(not_valid(errors));
+    }
+    if collection.kind == CollectionKind::Auth {
+        check_is_new_account(tx, scope, collection, &id)?;
+        sql += &format!(", {TOKEN_KEY}");
+        params.push(Stored::Text(ids::token_key()?));
+    }
+    if let Some(rule) = rule {
+        let columns = &columns;
+        judge(
+            tx,
+            scope,
+            collection,
+            rule,
+            draft.body.as_deref(),
+            columns,
+            &params,
+        )?;
     }
     sql += ") VALUES (?1";
     for at in 2..=params.len() {
@@ -93,7 +117,8 @@ pub fn update(
     let mut params = vec![Stored::Integer(rowid), Stored::Text(clock::now())];
     let mut sql = format!("UPDATE {table} SET updated = ?2");
     let mut errors = draft.errors;
-    let mut new_email = None;
+    let is_auth = collection.kind == CollectionKind::Auth;
+    let (mut new_email, mut renews) = (None, false);
     for (at, change) in draft.changes {
         let field = &collection.fields[at];
         let column = quote(&field.name);
@@ -110,14 +135,20 @@ pub fn update(
             },
             None => Known::default(),
         };
-        let result = resolve(field, change, before)?
-            .and_then(|stored| check_targets(tx, scope, field, stored, &kept));
+        let result = match resolve(field, change, before)? {
+            Ok(stored) if draft.unchanged.contains(&at) && stored != before()? => {
+                Err(draft::reserved())
+            }
+            Ok(stored) => check_targets(tx, scope, field, stored, &kept)?,
+            Err(error) => Err(error),
+        };
         match result {
             Ok(stored) => {
                 params.push(stored);
                 sql += &format!(", {column} = ?{}", params.len());
-                let is_email = collection.kind == CollectionKind::Auth && field.name == "email";
+                let is_email = is_auth && field.name == "email";
                 new_email = new_email.or(is_email.then_some(params.len()));
+                renews |= is_email || field.is_secret();
             }
             Err(error) => drop(errors.insert(field.name.clone(), error)),
         }
@@ -133,6 +164,10 @@ pub fn update(
             ", verified = CASE WHEN email = ?{email} COLLATE NOCASE THEN verified ELSE 0 END"
         );
     }
+    if is_auth && renews {
+        params.push(Stored::Text(ids::token_key()?));
+        sql += &format!(", {TOKEN_KEY} = ?{}", params.len());
+    }
     sql += " WHERE rowid = ?1";
     let bytes = check_bytes(&params)?;
     let mut statement = tx.prepare_cached(&sql)?;
@@ -141,6 +176,65 @@ pub fn update(
         .map_err(|error| refuse(collection, error))?;
     if bytes > BYTES_UNCOUNTED {
         check_stored_bytes(tx, collection, rowid)?;
+    }
+    Ok(())
+}
+
+/// Refuses a new record that the rule does not admit, before the table is asked whether it has room
+/// for it: whoever may not make a record shall not learn which ones there are.
+fn judge(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    rule: &Expr,
+    body: Option<&Body>,
+    columns: &[String],
+    values: &[Stored],
+) -> Result<()> {
+    let mut query = Query::new(&scope.collections, scope.input(body), values.to_vec());
+    let condition = query.condition(rule, collection, Trust::Rule)?;
+    let columns: Vec<String> = columns
+        .iter()
+        .enumerate()
+        .map(|(at, name)| format!("?{} AS {}", at + 1, quote(name)))
+        .collect();
+    let row = columns.join(", ");
+    let sql = format!("SELECT 1 FROM (SELECT {row}) AS {MAIN} WHERE {condition}");
+    let mut statement = tx.prepare_cached(&sql)?;
+    let found = statement.query_row(params_from_iter(query.into_params()), |_| Ok(()));
+    match found.optional()? {
+        Some(()) => Ok(()),
+        None => Err(super::not_allowed()),
+    }
+}
+
+/// The id of a row.
+pub fn id_of(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<String> {
+    let sql = format!(
+        "SELECT id FROM {} WHERE rowid = ?1",
+        quote(&collection.name)
+    );
+    let mut statement = tx.prepare_cached(&sql)?;
+    Ok(statement.query_row([rowid], |row| row.get(0))?)
+}
+
+/// Rules know accounts by their ids alone, so no two accounts of a database have the same.
+fn check_is_new_account(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    id: &str,
+) -> Result<()> {
+    let all = scope.collections.all();
+    let others = all
+        .iter()
+        .filter(|other| other.kind == CollectionKind::Auth && other.id != collection.id);
+    for other in others {
+        if rowid_of(tx, other, id)?.is_some() {
+            let message = "Another account has this id already.";
+            let error = FieldError::new("validation_not_unique", message);
+            return Err(not_valid(FieldErrors::from([("id".to_owned(), error)])));
+        }
     }
     Ok(())
 }
@@ -296,33 +390,23 @@ fn check_targets(
     field: &Field,
     stored: Stored,
     known: &Known<'_>,
-) -> Result<Stored, FieldError> {
+) -> Result<Result<Stored, FieldError>> {
     let Some(options) = field.relation() else {
-        return Ok(stored);
+        return Ok(Ok(stored));
     };
+    let missing = |message: &str| Ok(value::wrong("validation_missing_relation", message));
     let Some(target) = scope.collections.by_id(&options.collection_id) else {
-        return value::wrong(
-            "validation_missing_relation",
-            "The collection it relates to is gone.",
-        );
+        return missing("The collection it relates to is gone.");
     };
     for id in value::load_list(field, &stored) {
         if known.collection == target.id && known.ids.contains(&id) {
             continue;
         }
-        match may_point_to(tx, scope, target, &id) {
-            Ok(true) => {}
-            Ok(false) => {
-                let message = format!("There is no record {id}.");
-                return value::wrong("validation_missing_relation", &message);
-            }
-            Err(error) => {
-                crate::log::error(format_args!("look for a related record: {error}"));
-                return value::wrong("validation_missing_relation", "It cannot be looked up now.");
-            }
+        if !may_point_to(tx, scope, target, &id)? {
+            return missing(&format!("There is no record {id}."));
         }
     }
-    Ok(stored)
+    Ok(Ok(stored))
 }
 
 fn may_point_to(tx: &Connection, scope: &Scope, target: &Collection, id: &str) -> Result<bool> {
@@ -331,7 +415,12 @@ fn may_point_to(tx: &Connection, scope: &Scope, target: &Collection, id: &str) -
     };
     let is_own = matches!(&scope.identity, Identity::User(user)
         if user.collection_id == target.id && user.id == id);
-    if is_own || scope.identity.manages() {
+    let opens = match &scope.identity {
+        Identity::Admin(_) => true,
+        Identity::Key(key) => key.opens(&target.name),
+        _ => false,
+    };
+    if is_own || opens {
         return Ok(true);
     }
     match target.grant(Operation::View, &scope.identity)?.access {
