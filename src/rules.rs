@@ -130,7 +130,8 @@ impl Identity {
             _ => (None, None),
         };
         let several = several.into_iter().flatten().filter_map(Value::as_str);
-        one.into_iter().chain(several).chain([EVERY])
+        let own = one.into_iter().chain(several);
+        own.filter(|group| !group.is_empty()).chain([EVERY])
     }
 }
 

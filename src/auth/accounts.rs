@@ -145,7 +145,7 @@ impl Auth {
         from: IpAddr,
     ) -> Result<String> {
         let secrets = realm.database.read(|connection| {
-            account::secrets_for_update(connection, scope, &realm.collection, id, body)
+            account::secrets_for_update(connection, scope, &realm.collection, id)
         })?;
         let text = |name: &str| -> Option<String> {
             let raw = body.get(name)?;

@@ -10,7 +10,6 @@ use rusqlite::types::Value as Stored;
 use serde_json::Map;
 use serde_json::Value;
 
-use super::Body;
 use super::Scope;
 use super::draft::Proof;
 use super::find;
@@ -135,17 +134,16 @@ pub fn show(
     Ok(is_there.then_some(out))
 }
 
-/// The secrets of an account that the caller may update; others do not exist. `body` is what a rule
-/// sees of the change.
+/// The secrets of an account that the caller may update, whatever would be sent; others do not exist.
+/// What is sent the rule sees when it is written.
 pub fn secrets_for_update(
     connection: &Connection,
     scope: &Scope,
     collection: &Collection,
     id: &str,
-    body: &Body,
 ) -> Result<Secrets> {
     let grant = scope.admit(collection, Operation::Update)?;
-    find(connection, scope, collection, id, &grant.access, Some(body))?;
+    find(connection, scope, collection, id, &grant.access, None)?;
     scope.collections.check_current()?;
     secrets(connection, collection, id)?.ok_or_else(super::no_record)
 }

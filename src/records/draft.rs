@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use rusqlite::types::Value as Stored;
 use serde_json::value::RawValue;
@@ -50,8 +49,8 @@ pub struct Draft {
     /// What is wrong so far. It is answered together with what only the database can tell, so
     /// that a client learns of every failing field at once.
     pub(super) errors: FieldErrors,
-    /// What a rule sees as `@request.body`; kept when the rule looks at it.
-    pub(super) body: Option<Arc<Body>>,
+    /// The changes that the body mentions, and not only those that make a record whole.
+    pub(super) sent: BTreeSet<usize>,
     ignored: Vec<String>,
     /// Fields that may be sent, but only as they are.
     pub(super) unchanged: BTreeSet<usize>,
@@ -88,9 +87,9 @@ impl Draft {
         reader.is_new = true;
         reader.refuse_chosen_id(id.is_some());
         reader.read(body);
+        reader.sent = reader.changes.keys().copied().collect();
         reader.fill_unset();
-        let rule = collection.rules.create.as_deref();
-        reader.finish(id, body, rule, hash)
+        reader.finish(id, body, hash)
     }
 
     /// Checks the body of a change: what it does not mention stays.
@@ -111,8 +110,8 @@ impl Draft {
         let needs_proof = collection.kind == CollectionKind::Auth
             && !scope.identity.manages()
             && (sets("password") || sets("email"));
-        let rule = collection.rules.update.as_deref();
-        let mut draft = reader.finish(id, body, rule, hash)?;
+        reader.sent = reader.changes.keys().copied().collect();
+        let mut draft = reader.finish(id, body, hash)?;
         if needs_proof {
             draft.proof = Proof::Missing;
         }
@@ -165,6 +164,7 @@ struct Reader<'a> {
     errors: FieldErrors,
     ignored: Vec<String>,
     unchanged: BTreeSet<usize>,
+    sent: BTreeSet<usize>,
 }
 
 impl<'a> Reader<'a> {
@@ -178,6 +178,7 @@ impl<'a> Reader<'a> {
             errors: FieldErrors::new(),
             ignored: Vec::new(),
             unchanged: BTreeSet::new(),
+            sent: BTreeSet::new(),
         }
     }
 
@@ -185,7 +186,8 @@ impl<'a> Reader<'a> {
         for (key, raw) in body {
             let is_of_account = self.collection.kind == CollectionKind::Auth
                 && PASSED_OVER_OF_ACCOUNTS.contains(&key.as_str());
-            if PASSED_OVER.contains(&key.as_str()) || key == "id" || is_of_account {
+            let is_passed_over = PASSED_OVER.contains(&key.as_str()) || key == "id";
+            if is_passed_over || (is_of_account && self.position(key).is_none()) {
                 continue;
             }
             if self.errors.len() >= ERRORS_MAX {
@@ -303,20 +305,15 @@ impl<'a> Reader<'a> {
                 Ok(stored) => drop(self.changes.insert(at, Change::Set(stored))),
                 // What may not be set cannot be asked for (FLD-6).
                 Err(_) if !self.is_writable(field) => {
-                    self.changes.insert(at, Change::Set(Stored::Null));
+                    self.changes
+                        .insert(at, Change::Set(value::unset_form(field)));
                 }
                 Err(error) => drop(self.errors.insert(field.name.clone(), error)),
             }
         }
     }
 
-    fn finish(
-        mut self,
-        id: Option<String>,
-        body: &Body,
-        rule: Option<&str>,
-        hash: Hasher<'_>,
-    ) -> Result<Draft> {
+    fn finish(mut self, id: Option<String>, body: &Body, hash: Hasher<'_>) -> Result<Draft> {
         self.check_confirmation(body);
         for change in self.changes.values_mut() {
             if let Change::Hash(password) = change {
@@ -331,9 +328,7 @@ impl<'a> Reader<'a> {
             id,
             changes: self.changes,
             errors: self.errors,
-            body: rule
-                .is_some_and(|rule| rule.contains("@request.body"))
-                .then(|| Arc::new(body.clone())),
+            sent: self.sent,
             ignored: self.ignored,
             unchanged: self.unchanged,
             proof: Proof::NotNeeded,
@@ -371,7 +366,7 @@ mod tests {
         let body: Body = serde_json::from_value(body.clone()).unwrap();
         let hash = |_: &str| Ok(String::new());
         let scope = Scope {
-            collections: Arc::default(),
+            collections: std::sync::Arc::default(),
             identity: crate::rules::Identity::Admin("a".to_owned()),
         };
         let draft = Draft::create(&scope, &collection, &body, &hash).unwrap();

@@ -30,6 +30,7 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::filter;
+use crate::ids;
 use crate::rules::Access;
 use crate::rules::Grant;
 use crate::rules::Identity;
@@ -39,6 +40,7 @@ use plan::Plan;
 use query::Input;
 use query::MAIN;
 use query::Query;
+use query::Sent;
 use query::Trust;
 use write::Rowid;
 
@@ -52,6 +54,7 @@ mod like;
 mod model_tests;
 mod plan;
 mod query;
+mod resolve;
 mod shape;
 mod value;
 mod write;
@@ -118,7 +121,7 @@ impl Scope {
         )
     }
 
-    fn input<'a>(&'a self, body: Option<&'a Body>) -> Input<'a> {
+    fn input<'a>(&'a self, body: Option<&'a Sent>) -> Input<'a> {
         Input {
             identity: &self.identity,
             body,
@@ -204,15 +207,19 @@ pub fn create(
 ) -> Result<Vec<u8>> {
     scope.collections.check_current()?;
     let grant = scope.admit(collection, Operation::Create)?;
-    let body = draft.body.clone();
+    let id = match &draft.id {
+        Some(id) => id.clone(),
+        None => ids::record_id()?,
+    };
+    let resolved = resolve::create(tx, scope, collection, &id, draft)?;
     let rule = match &grant.access {
         Access::When(rule) => Some(rule),
         Access::Free | Access::Denied => None,
     };
-    let rowid = write::insert(tx, scope, collection, draft, rule)?;
+    let rowid = write::insert(tx, scope, collection, &id, &resolved, rule)?;
     // The rule judges the record as it would be stored; a refusal undoes the insert.
     if let Access::When(rule) = &grant.access
-        && !write::holds(tx, scope, collection, rowid, rule, body.as_deref())?
+        && !write::holds(tx, scope, collection, rowid, rule, Some(&resolved.sent))?
     {
         return Err(not_allowed());
     }
@@ -220,7 +227,6 @@ pub fn create(
     let view = collection.grant(Operation::View, &scope.identity)?;
     if view.access == Access::Denied && matches!(scope.identity, Identity::Key(_)) {
         // But a key has scopes.
-        let id = write::id_of(tx, collection, rowid)?;
         return Ok(serde_json::json!({"id": id}).to_string().into_bytes());
     }
     let out = show(tx, scope, collection, rowid, shape, &free(view))?;
@@ -238,17 +244,20 @@ pub fn update(
 ) -> Result<Vec<u8>> {
     scope.collections.check_current()?;
     let grant = scope.admit(collection, Operation::Update)?;
-    let body = draft.body.clone();
-    let rowid = find(tx, scope, collection, id, &grant.access, body.as_deref())?;
-    if draft.id.as_deref().is_some_and(|given| given != id) {
+    let rowid = write::rowid_of(tx, collection, id)?.ok_or_else(no_record)?;
+    let (given, proof) = (draft.id.clone(), draft.proof.clone());
+    let resolved = resolve::update(tx, scope, collection, rowid, draft)?;
+    let sent = Some(&resolved.sent);
+    find(tx, scope, collection, id, &grant.access, sent)?;
+    if given.is_some_and(|given| given != id) {
         return Err(Error::field(
             "id",
             "validation_unchangeable",
             "The id of a record cannot change.",
         ));
     }
-    account::check_proof(tx, collection, id, &draft.proof)?;
-    write::update(tx, scope, collection, rowid, draft)?;
+    account::check_proof(tx, collection, id, &proof)?;
+    write::update(tx, scope, collection, rowid, &resolved)?;
     // Who may change a record may yet not see it.
     let view = collection.grant(Operation::View, &scope.identity)?;
     let out = show(tx, scope, collection, rowid, shape, &view)?;
@@ -333,11 +342,11 @@ fn find(
     collection: &Collection,
     id: &str,
     access: &Access,
-    body: Option<&Body>,
+    sent: Option<&Sent>,
 ) -> Result<Rowid> {
     let rowid = write::rowid_of(tx, collection, id)?.ok_or_else(no_record)?;
     match access {
-        Access::When(rule) if !write::holds(tx, scope, collection, rowid, rule, body)? => {
+        Access::When(rule) if !write::holds(tx, scope, collection, rowid, rule, sent)? => {
             Err(no_record())
         }
         _ => Ok(rowid),

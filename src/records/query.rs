@@ -9,9 +9,12 @@
 //!   third truth value never shows.
 //! - Where one side has several values (a list, or a path through one) the plain operators ask
 //!   for all of them, the `?` forms for any; no values count as one unset value.
-//! - `@request...` that has no value equals no field and is part of none, so rules such as
-//!   `owner = @request.auth.id` and `members ~ @request.auth.id` never hand records to anonymous
-//!   callers.
+//! - `@request...` that has no value, or one that cannot be a value of what it is compared with,
+//!   equals nothing but `''` and `null`, and is part of nothing, so rules such as
+//!   `owner = @request.auth.id`, `members ~ @request.auth.id` and
+//!   `@request.body.owner = @request.auth.id` never let anonymous callers in.
+
+use std::collections::BTreeMap;
 
 use rusqlite::types::Value as Stored;
 
@@ -20,7 +23,6 @@ use super::kind::coerce;
 use super::kind::json_path;
 use super::kind::kind_of;
 use super::like;
-use super::value::Body;
 use crate::clock;
 use crate::collections::Collection;
 use crate::collections::Collections;
@@ -50,12 +52,15 @@ pub enum Trust {
     Caller,
 }
 
+/// What a change sends: each field that it mentions, as it would be stored, and the id.
+pub type Sent = BTreeMap<String, Stored>;
+
 /// Whose request a statement is for, and what it says.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
     pub identity: &'a Identity,
     /// What a rule sees as `@request.body`; none when nothing is written.
-    pub body: Option<&'a Body>,
+    pub body: Option<&'a Sent>,
 }
 
 /// What the paths of a condition begin at.
@@ -89,13 +94,16 @@ pub struct Query<'a> {
 /// One side of a comparison, resolved.
 struct Side {
     value: SideValue,
-    /// It stands for an `@request` path: without a value it equals no field.
+    /// It stands for an `@request` path: without a value it equals nothing but a text that asks
+    /// for that.
     from_request: bool,
 }
 
 enum SideValue {
     /// A value that is known now.
     Constant(Stored),
+    /// Several values that are known now.
+    Constants(Vec<Stored>),
     /// An SQL expression with one value.
     One { sql: String, kind: Kind },
     /// An SQL `FROM` clause and the expression of each of its rows.
@@ -170,11 +178,14 @@ impl<'a> Query<'a> {
             let sql = match term.path.first().map(String::as_str) {
                 Some("@random") => "random()".to_owned(),
                 Some("@rowid") => format!("{MAIN}.rowid"),
-                _ => match self.path(&term.path, place)?.value {
-                    SideValue::One { sql, .. } => sql,
-                    SideValue::Many { .. } | SideValue::Constant(_) => {
+                _ => match self.path(&term.path, place)? {
+                    Side {
+                        value: SideValue::One { sql, .. },
+                        from_request: false,
+                    } => sql,
+                    _ => {
                         return Err(Error::invalid(format!(
-                            "{} has several values and cannot be sorted by.",
+                            "{} cannot be sorted by: it has several values, or is the same for all records.",
                             term.path.join(".")
                         )));
                     }
@@ -234,18 +245,20 @@ impl<'a> Query<'a> {
         let bound = self.params.len();
         let mut left = self.operand(&comparison.left, place)?;
         let mut right = self.operand(&comparison.right, place)?;
-        left.fit(&right);
-        right.fit(&left);
         let (op, any) = (comparison.op, comparison.any);
+        // A pattern is text, whatever the type of what it is held against.
+        let is_like = matches!(op, Op::Like | Op::NotLike);
+        left.fit(&right, is_like);
+        right.fit(&left, is_like);
         if is_nothing_of_request(&left, &right) {
             // What the field's path has bound is not in the statement.
             self.params.truncate(bound);
             return Ok(truth(matches!(op, Op::NotEqual | Op::NotLike) == positive));
         }
-        // A pattern is text, whatever the type of what it is held against.
-        let is_like = matches!(op, Op::Like | Op::NotLike);
         let wanted = |side: &Side| side.kind().filter(|_| !is_like);
         let (of_left, of_right) = (wanted(&left), wanted(&right));
+        let (left, right) = (self.spread(left)?, self.spread(right)?);
+        let (a, b) = (left.term(of_right, &right)?, right.term(of_left, &left)?);
         let from = match (&left.value, &right.value) {
             // Only what a request brings is short enough to be held against each of several.
             (SideValue::Many { from: a, .. }, SideValue::Many { from: b, .. })
@@ -259,12 +272,8 @@ impl<'a> Query<'a> {
                 ));
             }
             (SideValue::Many { from, .. }, _) | (_, SideValue::Many { from, .. }) => from.clone(),
-            _ => {
-                let (a, b) = (left.term(of_right)?, right.term(of_left)?);
-                return self.leaf(&a, op, &b, positive);
-            }
+            _ => return self.leaf(&a, op, &b, positive),
         };
-        let (a, b) = (left.term(of_right)?, right.term(of_left)?);
         self.over_rows(&from, any, positive, |query, positive| {
             query.leaf(&a, op, &b, positive)
         })
@@ -297,7 +306,7 @@ impl<'a> Query<'a> {
             Op::NotLike => return self.like(left, right, !positive),
         };
         let one_is_set = left.is_set() || right.is_set();
-        let one_may_be_nothing = left.is_from_request() || right.is_from_request();
+        let one_may_be_nothing = left.may_be_nothing() || right.may_be_nothing();
         let (a, b) = (self.sql(left), self.sql(right));
         Ok(match (sign, equal == positive) {
             // With a value on one side `=` and `IS` agree, and `=` uses every index. What a
@@ -312,15 +321,15 @@ impl<'a> Query<'a> {
     }
 
     fn like(&mut self, text: &Term, pattern: &Term, positive: bool) -> Result<String> {
-        let nothing = [text, pattern].map(Term::is_from_request);
         let (a, b) = (self.sql(text), self.sql(pattern));
+        let mut sql = format!("{}({a}, {b})", like::FUNCTION);
+        for (term, value) in [(text, a), (pattern, b)] {
+            if term.may_be_nothing() {
+                sql = format!("({value} IS NOT NULL AND {sql})");
+            }
+        }
         let not = if positive { "" } else { "NOT " };
-        let function = like::FUNCTION;
-        Ok(match nothing {
-            [false, false] => format!("{not}{function}({a}, {b})"),
-            [true, _] => format!("{not}({a} IS NOT NULL AND {function}({a}, {b}))"),
-            [_, true] => format!("{not}({b} IS NOT NULL AND {function}({a}, {b}))"),
-        })
+        Ok(format!("{not}{sql}"))
     }
 
     fn sql(&mut self, term: &Term) -> String {
@@ -430,9 +439,8 @@ impl<'a> Query<'a> {
 
     fn end_at_field(&mut self, mut walk: Walk, field: &Field, column: String) -> Side {
         if let FieldKind::Json { .. } = field.kind {
-            // Without the sign, `meta = 'a' && meta.b = 1` lets SQLite put the text in the place
-            // of the column everywhere: json_extract('a', '$.b') fails.
-            return walk.end(format!("+{column}"), Kind::Text);
+            // The sign keeps SQLite from putting a text that it is compared with in its place.
+            return walk.end(format!("json_extract(+{column}, '$')"), Kind::Json);
         }
         if !field.is_multiple() {
             return walk.end(column, kind_of(field));
@@ -546,37 +554,32 @@ impl Side {
 
     fn kind(&self) -> Option<Kind> {
         match &self.value {
-            SideValue::Constant(_) => None,
+            SideValue::Constant(_) | SideValue::Constants(_) => None,
             SideValue::One { kind, .. } | SideValue::Many { kind, .. } => Some(*kind),
         }
     }
 
-    /// A value of the request that cannot be one of the field's is nothing to it. The same in the
-    /// text of a filter is a mistake, which [`Side::term`] tells of.
-    fn fit(&mut self, other: &Side) {
-        if let SideValue::Constant(value) = &mut self.value
-            && self.from_request
-            && coerce(value.clone(), other.kind()).is_err()
-        {
-            *value = Stored::Null;
-        }
+    /// Whether it stands in the text of the condition.
+    fn is_literal(&self) -> bool {
+        matches!(self.value, SideValue::Constant(_)) && !self.from_request
     }
 
-    /// Makes it comparable with something of type `other`.
-    fn term(&self, other: Option<Kind>) -> Result<Term> {
+    /// Makes it comparable with `other`, which is of type `kind` where that matters.
+    fn term(&self, kind: Option<Kind>, other: &Side) -> Result<Term> {
         match &self.value {
-            SideValue::Constant(value) => Ok(Term::Value(coerce(value.clone(), other)?)),
+            SideValue::Constant(value) => Ok(Term::Value(coerce(value.clone(), kind)?)),
             SideValue::One { sql, .. } | SideValue::Many { sql, .. } => Ok(Term::Sql {
                 sql: sql.clone(),
-                from_request: self.from_request,
+                may_be_nothing: self.from_request && !other.is_literal(),
             }),
+            SideValue::Constants(_) => Err(Error::internal("values that were not spread")),
         }
     }
 }
 
 /// A side that is ready to be written down.
 enum Term {
-    Sql { sql: String, from_request: bool },
+    Sql { sql: String, may_be_nothing: bool },
     Value(Stored),
 }
 
@@ -585,11 +588,12 @@ impl Term {
         matches!(self, Term::Value(value) if *value != Stored::Null)
     }
 
-    fn is_from_request(&self) -> bool {
+    /// Whether it equals nothing, not even what is unset, when it has no value.
+    fn may_be_nothing(&self) -> bool {
         matches!(
             self,
             Term::Sql {
-                from_request: true,
+                may_be_nothing: true,
                 ..
             }
         )
@@ -599,8 +603,7 @@ impl Term {
 fn is_nothing_of_request(left: &Side, right: &Side) -> bool {
     let is_nothing =
         |side: &Side| side.from_request && matches!(side.value, SideValue::Constant(Stored::Null));
-    let is_field = |side: &Side| !matches!(side.value, SideValue::Constant(_));
-    (is_nothing(left) && is_field(right)) || (is_field(left) && is_nothing(right))
+    (is_nothing(left) && !right.is_literal()) || (!left.is_literal() && is_nothing(right))
 }
 
 fn no_field(path: &[String], collection: &Collection) -> Error {

@@ -118,10 +118,17 @@ impl Modifier {
 
 /// What a field holds when a new record does not mention it.
 pub fn unset(field: &Field) -> Outcome<Stored> {
+    match field.required {
+        true => Err(required()),
+        false => Ok(unset_form(field)),
+    }
+}
+
+/// The same whether it is required or not.
+pub fn unset_form(field: &Field) -> Stored {
     match field.kind {
-        _ if field.required => Err(required()),
-        FieldKind::Bool => Ok(Stored::Integer(0)),
-        _ => Ok(Stored::Null),
+        FieldKind::Bool => Stored::Integer(0),
+        _ => Stored::Null,
     }
 }
 
