@@ -4,7 +4,7 @@
 //! `store` puts the same into a real database. `callers` are those who ask, `grants` what they may
 //! do. `model` says which records a condition means, by the words of `query` and `filter` and
 //! without their code, with `compare` for single values and `request` for what a request brings;
-//! `show` says what an answer looks like, `writes` what a change leads to, `touched` which columns a
+//! `show` says what an answer looks like, `writes` and `values` what a change leads to, `touched` which columns a
 //! condition speaks of. `filters`, `bodies` and `soup` make what is asked. The tests:
 //!
 //! - `fuzz`: whatever the text, reading it is quick and harmless, and the SQL made from it touches
@@ -31,5 +31,6 @@ mod show;
 mod soup;
 mod store;
 mod touched;
+mod values;
 mod world;
 mod writes;

@@ -83,27 +83,32 @@ pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller, aim: 
     body
 }
 
+/// What few fields take.
+fn odd_value(rng: &mut Rng) -> Json {
+    let odd = [
+        json!(null),
+        json!(""),
+        json!(5),
+        json!("x"),
+        json!([]),
+        json!(["gone"]),
+        json!(true),
+        json!({"a": 1}),
+        json!(-1.5),
+        json!("gone"),
+        json!(["a", "", "a"]),
+        json!("a b"),
+        json!([null]),
+        json!([1]),
+        json!("1e2"),
+        json!(["a", "b", "c", "ab"]),
+    ];
+    rng.pick(&odd).clone()
+}
+
 fn random_wire(rng: &mut Rng, world: &World, table: usize, own: &str, field: &Field) -> Json {
     if rng.one_in(50) {
-        let odd = [
-            json!(null),
-            json!(""),
-            json!(5),
-            json!("x"),
-            json!([]),
-            json!(["gone"]),
-            json!(true),
-            json!({"a": 1}),
-            json!(-1.5),
-            json!("gone"),
-            json!(["a", "", "a"]),
-            json!("a b"),
-            json!([null]),
-            json!([1]),
-            json!("1e2"),
-            json!(["a", "b", "c", "ab"]),
-        ];
-        return rng.pick(&odd).clone();
+        return odd_value(rng);
     }
     if let FieldKind::Number {
         integers_only: true,
