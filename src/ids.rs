@@ -33,6 +33,11 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// What ends older tokens when it changes.
+pub fn token_key() -> Result<String> {
+    random_bytes::<16>().map(|bytes| hex(&bytes))
+}
+
 /// Text of lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

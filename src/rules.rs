@@ -78,6 +78,14 @@ pub struct Service {
     pub name: String,
 }
 
+impl Key {
+    /// Whether it opens records of this collection at all.
+    pub fn opens(&self, collection: &str) -> bool {
+        let names = self.collections.as_ref();
+        names.is_none_or(|names| names.contains(collection))
+    }
+}
+
 impl KeyScope {
     /// Every scope by its public name.
     pub const NAMES: [(&str, KeyScope); 5] = [
@@ -101,6 +109,15 @@ impl Identity {
         matches!(self, Identity::Admin(_) | Identity::Key(_))
     }
 
+    /// Whether this caller may know of every collection.
+    pub fn knows_all(&self) -> bool {
+        match self {
+            Identity::Admin(_) => true,
+            Identity::Key(key) => key.collections.is_none(),
+            _ => false,
+        }
+    }
+
     /// The groups that field rules look at: the field `groups` of the account (FLD-7).
     fn groups(&self) -> impl Iterator<Item = &str> {
         let groups = match self {
@@ -113,7 +130,8 @@ impl Identity {
             _ => (None, None),
         };
         let several = several.into_iter().flatten().filter_map(Value::as_str);
-        one.into_iter().chain(several).chain([EVERY])
+        let own = one.into_iter().chain(several);
+        own.filter(|group| !group.is_empty()).chain([EVERY])
     }
 }
 
@@ -213,11 +231,7 @@ pub fn grant(
     match identity {
         Identity::Admin(_) => return Ok(Grant::all()),
         Identity::Key(key) => {
-            let is_open = key.scopes.contains(&operation.scope())
-                && key
-                    .collections
-                    .as_ref()
-                    .is_none_or(|names| names.contains(collection));
+            let is_open = key.scopes.contains(&operation.scope()) && key.opens(collection);
             return Ok(if is_open { Grant::all() } else { Grant::none() });
         }
         Identity::Nobody | Identity::User(_) | Identity::Service(_) => {}

@@ -7,11 +7,10 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use super::Call;
+use super::credentials;
 use super::json_response;
 use super::parameter;
 use super::records;
@@ -95,7 +94,7 @@ pub fn refresh(call: &Call<'_>) -> Result<Response> {
     if let Identity::Admin(id) = &call.identity {
         return Ok(super::admins::session(
             "user",
-            &call.app.auth.refresh_admin(id)?,
+            &call.app.auth.refresh_admin(credentials(call.request), id)?,
         ));
     }
     session("user", &refreshed(call)?)
@@ -107,7 +106,7 @@ pub fn auth_refresh(call: &Call<'_>) -> Result<Response> {
     {
         return Ok(super::admins::session(
             "record",
-            &call.app.auth.refresh_admin(id)?,
+            &call.app.auth.refresh_admin(credentials(call.request), id)?,
         ));
     }
     session("record", &refreshed(call)?)
@@ -115,7 +114,8 @@ pub fn auth_refresh(call: &Call<'_>) -> Result<Response> {
 
 fn refreshed(call: &Call<'_>) -> Result<Session> {
     let (realm, user) = own(call)?;
-    call.app.auth.refresh(&realm, &user, &shape(call)?)
+    let auth = &call.app.auth;
+    auth.refresh(&realm, user, credentials(call.request), &shape(call)?)
 }
 
 pub fn me(call: &Call<'_>) -> Result<Response> {
@@ -261,12 +261,13 @@ fn shape(call: &Call<'_>) -> Result<Shape> {
     Shape::parse(Some(&fields.join(",")), parameter(&pairs, "expand"))
 }
 
+/// The record is written as it is: it need not be understood here.
 fn session(name: &str, session: &Session) -> Result<Response> {
-    let record: Box<RawValue> = serde_json::from_slice(&session.record)?;
-    let mut body = serde_json::Map::new();
-    body.insert("token".to_owned(), Value::from(session.token.clone()));
-    body.insert(name.to_owned(), serde_json::from_str(record.get())?);
-    Ok(private(json_response(200, &Value::Object(body))))
+    let token = serde_json::to_string(&session.token)?;
+    let mut body = format!("{{\"token\":{token},\"{name}\":").into_bytes();
+    body.extend_from_slice(&session.record);
+    body.push(b'}');
+    Ok(private(Response::json(200, body)))
 }
 
 /// An answer that no cache may keep.

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::Call;
 use super::accounts::private;
+use super::credentials;
 use super::json_response;
 use crate::auth::SignedIn;
 use crate::auth::admins;
@@ -44,7 +45,10 @@ pub fn login(call: &Call<'_>) -> Result<Response> {
 
 pub fn refresh(call: &Call<'_>) -> Result<Response> {
     match &call.identity {
-        Identity::Admin(id) => Ok(session("admin", &call.app.auth.refresh_admin(id)?)),
+        Identity::Admin(id) => Ok(session(
+            "admin",
+            &call.app.auth.refresh_admin(credentials(call.request), id)?,
+        )),
         _ => Err(Error::new(Kind::Unauthenticated, "Sign in first.")),
     }
 }

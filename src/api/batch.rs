@@ -15,9 +15,7 @@ use super::Call;
 use super::forms;
 use super::json_body;
 use super::records::shape;
-use super::records::update_draft;
 use super::split_database;
-use crate::auth::Auth;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files::Form;
@@ -109,14 +107,14 @@ fn body(call: &Call<'_>) -> Result<Batch> {
 
 /// Hashes each password of a batch once, and not without limit: it is slow on purpose.
 struct Passwords<'a> {
-    auth: &'a Auth,
+    call: &'a Call<'a>,
     known: RefCell<HashMap<String, String>>,
 }
 
 impl<'a> Passwords<'a> {
-    fn new(call: &'a Call<'_>) -> Passwords<'a> {
+    fn new(call: &'a Call<'a>) -> Passwords<'a> {
         Passwords {
-            auth: &call.app.auth,
+            call,
             known: RefCell::default(),
         }
     }
@@ -131,7 +129,7 @@ impl<'a> Passwords<'a> {
                 "A batch sets at most {PASSWORDS_MAX} passwords."
             )));
         }
-        let hash = self.auth.hash(password)?;
+        let hash = self.call.hash(password)?;
         known.insert(password.to_owned(), hash.clone());
         Ok(hash)
     }
@@ -174,10 +172,8 @@ fn parse(
     let hash = &|password: &str| passwords.hash(password);
     let action = match verb {
         Verb::Create => Action::Create(Draft::create(scope, &collection, body, hash)?),
-        Verb::Update => {
-            let draft = update_draft(call, scope, &collection, &id, body, hash)?;
-            Action::Update(id, draft)
-        }
+        // Without a proof: who changes a password or an address does that by itself.
+        Verb::Update => Action::Update(id, Draft::update(scope, &collection, body, hash)?),
         Verb::Delete => Action::Delete(id),
         Verb::Upsert => {
             let id = body
@@ -191,7 +187,7 @@ fn parse(
                 ));
             };
             let drafts = Upsert {
-                update: update_draft(call, scope, &collection, &id, body, hash),
+                update: Draft::update(scope, &collection, body, hash),
                 create: Draft::create(scope, &collection, body, hash),
             };
             Action::Upsert(id, drafts)

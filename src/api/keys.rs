@@ -8,9 +8,11 @@ use serde_json::json;
 
 use super::Call;
 use super::accounts::private;
+use super::credentials;
 use super::json_response;
 use crate::auth::SERVICE_SECONDS_MAX;
 use crate::auth::keys::Draft;
+use crate::auth::keys::NAME_CHARS_MAX;
 use crate::auth::keys::Stored;
 use crate::clock;
 use crate::error::Error;
@@ -87,10 +89,12 @@ pub fn service_token(call: &Call<'_>) -> Result<Response> {
         return Err(Error::field("seconds", "validation_out_of_range", message));
     }
     let expires = clock::format_ms(clock::now_ms() + i64::from(seconds) * 1000);
-    let token = call
-        .app
-        .auth
-        .service_token(&call.identity, body.name, seconds)?;
+    if body.name.chars().count() > NAME_CHARS_MAX {
+        let message = format!("Must have at most {NAME_CHARS_MAX} characters.");
+        return Err(Error::field("name", "validation_length", message));
+    }
+    let (auth, credentials) = (&call.app.auth, credentials(call.request));
+    let token = auth.service_token(&call.identity, credentials, body.name, seconds)?;
     Ok(private(json_response(
         200,
         &json!({"token": token, "expires": expires}),

@@ -401,6 +401,13 @@ impl Call<'_> {
         }
     }
 
+    /// Hashes a password that the request sets.
+    fn hash(&self, password: &str) -> Result<String> {
+        self.app
+            .auth
+            .hash_for(&self.identity, self.client(), password)
+    }
+
     /// A part of the path, where the path has one.
     fn optional_param(&self, name: &str) -> Option<&str> {
         Some(self.params.get(name)).filter(|value| !value.is_empty())
@@ -414,10 +421,12 @@ impl Call<'_> {
         if !is_trusted(&peer) {
             return peer;
         }
-        let forwarded = self.request.header("X-Forwarded-For").unwrap_or_default();
-        // Each proxy adds the one it heard from at the end; further in front anybody may have
-        // written.
-        let addresses = forwarded.rsplit(',').map(|address| address.trim().parse());
+        let is_it = |name: &str| name.eq_ignore_ascii_case("X-Forwarded-For");
+        let headers = self.request.headers.iter().filter(|(name, _)| is_it(name));
+        let forwarded: Vec<&str> = headers.flat_map(|(_, value)| value.split(',')).collect();
+        // Each proxy adds the one it heard from at the end, in the same line or in another; further
+        // in front anybody may have written.
+        let addresses = forwarded.iter().rev().map(|address| address.trim().parse());
         let first = addresses
             .map_while(std::result::Result::ok)
             .find(|it| !is_trusted(it));

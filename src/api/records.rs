@@ -8,6 +8,7 @@ use super::Call;
 use super::forms;
 use super::parameter;
 use crate::collections::Collection;
+use crate::collections::CollectionKind;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files::Placed;
@@ -70,7 +71,7 @@ pub fn create_in(call: &Call<'_>, collection: &str) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = Arc::clone(scope.collections.get(collection)?);
-    let hash = |password: &str| call.app.auth.hash(password);
+    let hash = |password: &str| call.hash(password);
     let input = forms::input(call, &collection)?;
     let mut draft = Draft::create(&scope, &collection, &input.body, &hash)?;
     input.attach(&collection, &mut draft);
@@ -99,7 +100,7 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
         call.param("id").to_owned(),
         forms::input(call, &collection)?,
     );
-    let hash = |password: &str| call.app.auth.hash(password);
+    let hash = |password: &str| call.hash(password);
     let mut draft = update_draft(call, &scope, &collection, &id, &input.body, &hash)?;
     input.attach(&collection, &mut draft);
     let placed = match draft.files().is_empty() {
@@ -128,15 +129,20 @@ pub fn update_draft(
     body: &Body,
     hash: Hasher<'_>,
 ) -> Result<Draft> {
+    let is_account = collection.kind == CollectionKind::Auth && !scope.identity.manages();
+    let proof = match is_account && (body.contains_key("password") || body.contains_key("email")) {
+        true => {
+            let auth = &call.app.auth;
+            let realm = auth.realm(call.database, Some(&collection.id))?;
+            Some(auth.prove(scope, &realm, id, body, call.client())?)
+        }
+        false => None,
+    };
+    // The new password is hashed, which is slow on purpose, for whoever knows the old one.
     let mut draft = Draft::update(scope, collection, body, hash)?;
-    if draft.needs_proof() {
-        let auth = &call.app.auth;
-        let realm = auth.realm(call.database, Some(&collection.id))?;
-        let old = body.get("oldPassword");
-        let old: Option<String> = old.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        let from = call.client();
-        auth.prove(scope, &realm, id, &mut draft, old.as_deref(), from)?;
-    }
+    proof
+        .into_iter()
+        .for_each(|token_key| draft.prove(token_key));
     Ok(draft)
 }
 
@@ -165,7 +171,7 @@ pub fn bulk_update(call: &Call<'_>) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
-    let hash = |password: &str| call.app.auth.hash(password);
+    let hash = |password: &str| call.hash(password);
     let draft = Draft::update(&scope, &collection, &data, &hash)?;
     let (ignored, has_files) = (draft.ignored().join(", "), collection.has_files());
     let body = call

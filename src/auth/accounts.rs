@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Auth;
+use super::Credentials;
 use super::token::About;
 use super::token::Claims;
 use super::token::Purpose;
@@ -17,7 +18,7 @@ use crate::db::Database;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::records::Draft;
+use crate::records::Body;
 use crate::records::Scope;
 use crate::records::Shape;
 use crate::records::account;
@@ -88,17 +89,17 @@ impl Auth {
             .collect();
         // Somebody else's name must not stand before an address.
         fields.sort_by_key(|field| (*field == "email") != log_in.identity.contains('@'));
-        let mut found = None;
+        let mut found: Vec<Secrets> = Vec::new();
         for field in fields {
             let account = realm.database.read(|connection| {
                 account::find_by(connection, &realm.collection, field, log_in.identity)
             })?;
-            found = found.or(account);
+            found.extend(account.filter(|it| found.iter().all(|other| other.id != it.id)));
         }
-        let account = realm.label(&log_in.identity.to_ascii_lowercase());
-        let hash = found.as_ref().and_then(|it| it.password_hash.as_deref());
-        let is_right = self.check_password(&account, log_in.from, log_in.password, hash)?;
-        let Some(secrets) = found.filter(|_| is_right) else {
+        let account = realm.label("identity", &log_in.identity.to_ascii_lowercase());
+        let hashes = found.iter().map(|it| it.password_hash.as_deref());
+        let right = self.check_passwords(&account, log_in.from, log_in.password, hashes)?;
+        let Some(secrets) = right.map(|at| found.swap_remove(at)) else {
             return Err(wrong_password());
         };
         if realm.collection.requires_verified() && !secrets.is_verified {
@@ -111,9 +112,16 @@ impl Auth {
     }
 
     /// A fresh token for the account that asks with a valid one.
-    pub fn refresh(&self, realm: &Realm, user: &User, shape: &Shape) -> Result<Session> {
-        let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
-        self.session(realm, &secrets, shape)
+    pub fn refresh(
+        &self,
+        realm: &Realm,
+        user: Arc<User>,
+        credentials: Credentials<'_>,
+        shape: &Shape,
+    ) -> Result<Session> {
+        let token = self.renewed(credentials)?;
+        let record = self.record(realm, user, shape)?;
+        Ok(Session { token, record })
     }
 
     /// The JSON of an account for itself.
@@ -126,31 +134,31 @@ impl Auth {
         record.ok_or_else(wrong_token)
     }
 
-    /// [`super::hasher::Hasher::hash`], for whoever writes records.
-    pub fn hash(&self, password: &str) -> Result<String> {
-        self.hasher.hash(password)
-    }
-
-    /// Admits a draft that sets the password or address of an account, once the present password
-    /// was shown; one that sets the address that the account has needs no proof.
+    /// Lets somebody change the password or address of an account who shows to know its present
+    /// password; to send the own address as it is needs no proof. Returns what the draft must hold.
     pub fn prove(
         &self,
         scope: &Scope,
         realm: &Realm,
         id: &str,
-        draft: &mut Draft,
-        old_password: Option<&str>,
+        body: &Body,
         from: IpAddr,
-    ) -> Result<()> {
+    ) -> Result<String> {
         let secrets = realm.database.read(|connection| {
-            account::secrets_for_update(connection, scope, &realm.collection, id, draft)
+            account::secrets_for_update(connection, scope, &realm.collection, id)
         })?;
-        let is_same = |email: &str| email.eq_ignore_ascii_case(&secrets.email);
-        if !draft.only_email(&realm.collection).is_some_and(is_same) {
-            self.check_old(realm, &secrets, "oldPassword", old_password, from)?;
+        let text = |name: &str| -> Option<String> {
+            let raw = body.get(name)?;
+            serde_json::from_str(raw.get()).ok()
+        };
+        let is_self = matches!(&scope.identity, Identity::User(user)
+            if user.id == id && user.collection_id == realm.collection.id);
+        let is_same = text("email").is_some_and(|it| it.eq_ignore_ascii_case(&secrets.email));
+        if body.contains_key("password") || !is_self || !is_same {
+            let old = text("oldPassword");
+            self.check_old(realm, &secrets, "oldPassword", old.as_deref(), from)?;
         }
-        draft.prove();
-        Ok(())
+        Ok(secrets.token_key)
     }
 
     /// Refuses whoever does not know the present password of an account; `field` is the one of the
@@ -170,7 +178,8 @@ impl Auth {
                 "The present password is needed.",
             ));
         };
-        let (account, hash) = (realm.label(&secrets.id), secrets.password_hash.as_deref());
+        let account = realm.label("id", &secrets.id);
+        let hash = secrets.password_hash.as_deref();
         if self.check_password(&account, from, password, hash)? {
             return Ok(());
         }
@@ -209,7 +218,10 @@ impl Auth {
         let (scope, collection) = (realm.scope(Identity::Nobody), &realm.collection);
         let user = realm.database.read(|connection| {
             match account::secrets(connection, collection, &claims.subject)? {
-                Some(secrets) if self.account_key(&secrets) == claims.key => {
+                Some(secrets)
+                    if self.account_key(&secrets) == claims.key
+                        && (secrets.is_verified || !collection.requires_verified()) =>
+                {
                     account::user(connection, &scope, collection, &claims.subject)
                 }
                 _ => Ok(None),
@@ -241,9 +253,9 @@ impl Auth {
     pub(super) fn account_key(&self, secrets: &Secrets) -> String {
         let email = secrets.email.to_ascii_lowercase();
         let hash = secrets.password_hash.as_deref().unwrap_or_default();
-        let signature = self
-            .signing
-            .sign(format!("account\0{email}\0{hash}").as_bytes());
+        let random = &secrets.token_key;
+        let text = format!("account\0{email}\0{hash}\0{random}");
+        let signature = self.signing.sign(text.as_bytes());
         crypto::base64url(&signature[..16])
     }
 }
@@ -264,9 +276,9 @@ impl Realm {
         }
     }
 
-    /// A name for the throttle.
-    pub(super) fn label(&self, account: &str) -> String {
-        format!("{}/{}/{account}", self.name, self.collection.id)
+    /// A name for the throttle: what is tried, and on which account.
+    pub(super) fn label(&self, what: &str, account: &str) -> String {
+        format!("{}/{}/{what}/{account}", self.name, self.collection.id)
     }
 
     pub(super) fn secrets(&self, id: &str) -> Result<Option<Secrets>> {

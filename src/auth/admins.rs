@@ -58,7 +58,7 @@ pub fn create(
         id: ids::record_id()?,
         email: email.to_owned(),
         password_hash: hash(password)?,
-        token_key: new_token_key()?,
+        token_key: ids::token_key()?,
         created: now.clone(),
         updated: now,
     };
@@ -77,7 +77,7 @@ pub fn set_password(default: &Database, email: &str, password: &str) -> Result<(
     let (email, hash, key) = (
         email.to_owned(),
         password::hash(password)?,
-        new_token_key()?,
+        ids::token_key()?,
     );
     default.write(move |tx| {
         let changed = tx.execute(
@@ -108,7 +108,7 @@ pub fn update(
     let (mut new_hash, mut new_key) = (None, None);
     if let Some(password) = password {
         check_password(password)?;
-        (new_hash, new_key) = (Some(hash(password)?), Some(new_token_key()?));
+        (new_hash, new_key) = (Some(hash(password)?), Some(ids::token_key()?));
     }
     let (id, email) = (id.to_owned(), email.map(str::to_owned));
     default.write(move |tx| {
@@ -270,10 +270,6 @@ fn check_password(password: &str) -> Result<()> {
         password::BYTES_MAX
     );
     Err(Error::field("password", "validation_length", message))
-}
-
-fn new_token_key() -> Result<String> {
-    ids::random_bytes::<16>().map(|bytes| ids::hex(&bytes))
 }
 
 fn exists() -> Error {

@@ -29,7 +29,8 @@ use crate::threads::lock;
 pub const PREFIX: &str = "vski_";
 /// Keys that there may be.
 const COUNT_MAX: i64 = 1000;
-const NAME_CHARS_MAX: usize = 100;
+/// Characters of the name of a key or a service token.
+pub const NAME_CHARS_MAX: usize = 100;
 
 /// What is stored of a key.
 pub struct Stored {
@@ -231,6 +232,20 @@ fn check(draft: &Draft) -> Result<()> {
     if draft.scopes.is_empty() {
         let message = "A key needs at least one scope.";
         return Err(Error::field("scopes", "validation_required", message));
+    }
+    let has = |scope| draft.scopes.contains(&scope);
+    if draft.collections.is_some() && (has(KeyScope::Collections) || has(KeyScope::Databases)) {
+        let message = "A key that changes definitions or databases cannot be limited to some \
+                       collections: its changes reach the others.";
+        return Err(Error::field(
+            "collections",
+            "validation_not_allowed",
+            message,
+        ));
+    }
+    if draft.databases.is_some() && has(KeyScope::Databases) {
+        let message = "A key that makes and deletes databases cannot be limited to some.";
+        return Err(Error::field("databases", "validation_not_allowed", message));
     }
     if draft
         .expires

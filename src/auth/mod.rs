@@ -54,6 +54,7 @@ pub struct Auth {
     hasher: Hasher,
     log_ins: Throttle,
     mails: Throttle,
+    hashes: Throttle,
     pub keys: Keys,
     settings: Settings,
 }
@@ -102,6 +103,7 @@ impl Auth {
             hasher: Hasher::start()?,
             log_ins: Throttle::new(throttle::LOG_INS),
             mails: Throttle::new(throttle::MAILS),
+            hashes: Throttle::new(throttle::HASHES),
             settings,
         })
     }
@@ -112,11 +114,7 @@ impl Auth {
         if let Some(key) = credentials.api_key {
             return self.identify_key(key.trim());
         }
-        let token = credentials.authorization.unwrap_or_default().trim();
-        let token = match token.get(..7) {
-            Some(scheme) if scheme.eq_ignore_ascii_case("Bearer ") => token[7..].trim_start(),
-            _ => token,
-        };
+        let token = bare_token(credentials.authorization);
         if token.is_empty() {
             return Ok(Identity::Nobody);
         }
@@ -166,12 +164,21 @@ impl Auth {
 
     /// A token for a worker or a collector of metrics. It ends with the key or the admin's
     /// password that it was made with.
-    pub fn service_token(&self, maker: &Identity, name: String, seconds: u32) -> Result<String> {
+    pub fn service_token(
+        &self,
+        maker: &Identity,
+        credentials: Credentials<'_>,
+        name: String,
+        seconds: u32,
+    ) -> Result<String> {
         let (subject, key) = match maker {
             Identity::Key(key) if is_service(key) => (format!("key:{}", key.id), String::new()),
             Identity::Admin(id) => {
-                let admin = admins::by_id(self.databases.default(), id)?.ok_or_else(wrong_token)?;
-                (format!("admin:{id}"), admin.token_key)
+                let token = bare_token(credentials.authorization);
+                (
+                    format!("admin:{id}"),
+                    self.read(token, &[Purpose::Admin])?.key,
+                )
             }
             _ => return Err(Error::internal("a service token for neither key nor admin")),
         };
@@ -247,9 +254,19 @@ impl Auth {
     }
 
     /// A fresh token for the admin who asks with a valid one.
-    pub fn refresh_admin(&self, id: &str) -> Result<SignedIn> {
+    pub fn refresh_admin(&self, credentials: Credentials<'_>, id: &str) -> Result<SignedIn> {
         let admin = admins::by_id(self.databases.default(), id)?.ok_or_else(wrong_token)?;
-        Ok(self.sign_in(admin))
+        let token = self.renewed(credentials)?;
+        Ok(SignedIn { token, admin })
+    }
+
+    /// The token that was shown, with a new end and the same key: one that the account has
+    /// meanwhile ended stays ended.
+    fn renewed(&self, credentials: Credentials<'_>) -> Result<String> {
+        let token = bare_token(credentials.authorization);
+        let claims = self.read(token, &[Purpose::Admin, Purpose::User])?;
+        let (subject, key, about) = (claims.subject, claims.key, claims.about);
+        Ok(self.sign(claims.purpose, subject, key, about, self.token_ms()))
     }
 
     fn sign_in(&self, admin: Admin) -> SignedIn {
@@ -271,12 +288,45 @@ impl Auth {
         password: &str,
         hash: Option<&str>,
     ) -> Result<bool> {
+        let right = self.check_passwords(account, from, password, [hash].into_iter())?;
+        Ok(right.is_some())
+    }
+
+    /// The first of the hashes that a password belongs to. What somebody signs in with may be in
+    /// one field of one account and in another of another; without any it takes as long as with
+    /// one.
+    fn check_passwords<'a>(
+        &self,
+        account: &str,
+        from: IpAddr,
+        password: &str,
+        hashes: impl ExactSizeIterator<Item = Option<&'a str>>,
+    ) -> Result<Option<usize>> {
         let attempt = self.log_ins.attempt(account, from)?;
-        let result = self.hasher.verify(password, hash);
-        if !matches!(result, Ok(false)) {
-            attempt.forgive();
+        let nobody = (hashes.len() == 0).then_some(None);
+        let mut result = Ok(None);
+        for (at, hash) in hashes.chain(nobody).enumerate() {
+            match self.hasher.verify(password, hash) {
+                Ok(false) => {}
+                Ok(true) => result = Ok(Some(at)),
+                Err(error) => result = Err(error),
+            }
+            if !matches!(result, Ok(None)) {
+                attempt.forgive();
+                break;
+            }
         }
         result
+    }
+
+    /// Hashes the password of a record that this caller writes. Whoever has not been let in has
+    /// few of them: each is work.
+    pub fn hash_for(&self, identity: &Identity, from: IpAddr, password: &str) -> Result<String> {
+        if !identity.manages() {
+            // Counted and never given back.
+            let _counted = self.hashes.attempt("", from)?;
+        }
+        self.hasher.hash(password)
     }
 
     fn token_ms(&self) -> i64 {
@@ -303,6 +353,15 @@ impl Auth {
 
     fn read(&self, token: &str, purposes: &[Purpose]) -> Result<Claims> {
         token::read(&self.signing, token, purposes, clock::now_ms()).ok_or_else(wrong_token)
+    }
+}
+
+/// The token of an `Authorization` header, which may stand with or without `Bearer`.
+fn bare_token(header: Option<&str>) -> &str {
+    let token = header.unwrap_or_default().trim();
+    match token.get(..7) {
+        Some(scheme) if scheme.eq_ignore_ascii_case("Bearer ") => token[7..].trim_start(),
+        _ => token,
     }
 }
 

@@ -55,7 +55,11 @@ impl Auth {
         email: &str,
         from: IpAddr,
     ) -> Result<Option<Mail>> {
-        let account = realm.label(&email.to_ascii_lowercase());
+        let what = match wanted {
+            Wanted::Verification => "verification",
+            Wanted::Reset => "reset",
+        };
+        let account = realm.label(what, &email.to_ascii_lowercase());
         let _counted = self.mails.attempt(&account, from)?;
         let found = realm.by_email(email)?;
         let nobody = Secrets::nobody();
@@ -81,7 +85,9 @@ impl Auth {
         email: &str,
         from: IpAddr,
     ) -> Result<Option<Mail>> {
-        let _counted = self.mails.attempt(&realm.label(&user.id), from)?;
+        let _counted = self
+            .mails
+            .attempt(&realm.label("address", &user.id), from)?;
         account::check_email(&realm.collection, email)?;
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
         let is_free = realm.by_email(email)?.is_none();
@@ -111,7 +117,7 @@ impl Auth {
             wanted.is_none_or(|name| name == realm.collection.name || name == realm.collection.id);
         let secrets = realm.secrets(&claims.subject)?;
         let secrets = secrets
-            .filter(|secrets| is_wanted && self.account_key(secrets) == claims.key)
+            .filter(|secrets| is_wanted && self.mail_key(claims.purpose, secrets) == claims.key)
             .ok_or_else(|| as_invalid(wrong_token()))?;
         let renewal = self.renewal(&realm, &claims, &secrets, confirmation, from)?;
         self.renew(&realm, secrets, renewal)
@@ -194,6 +200,15 @@ impl Auth {
         }
     }
 
+    /// What the token of a mail must hold. One that verifies an address works once, too.
+    fn mail_key(&self, purpose: Purpose, secrets: &Secrets) -> String {
+        let key = self.account_key(secrets);
+        match purpose {
+            Purpose::Verification => format!("{key}{}", u8::from(secrets.is_verified)),
+            _ => key,
+        }
+    }
+
     fn link(
         &self,
         realm: &Realm,
@@ -202,7 +217,7 @@ impl Auth {
         about: About,
         life_ms: i64,
     ) -> String {
-        let (id, key) = (secrets.id.clone(), self.account_key(secrets));
+        let (id, key) = (secrets.id.clone(), self.mail_key(purpose, secrets));
         let token = self.sign(purpose, id, key, about, life_ms);
         match realm.collection.confirm_url() {
             Some(url) if url.contains("{TOKEN}") => url.replace("{TOKEN}", &token),

@@ -13,6 +13,9 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::ids;
 
+/// The column of auth collections that is part of every token of an account. No field has such a name.
+pub const TOKEN_KEY: &str = "_token_key";
+
 /// Fields that an account may sign in with.
 const IDENTITY_FIELDS_MAX: usize = 5;
 

@@ -13,6 +13,7 @@ use regex_lite::Regex;
 use serde_json::Map;
 use serde_json::Value;
 
+pub use auth::TOKEN_KEY;
 pub use catalog::Catalog;
 pub use catalog::Collections;
 

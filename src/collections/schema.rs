@@ -18,6 +18,7 @@ use super::Collection;
 use super::CollectionKind;
 use super::Field;
 use super::FieldKind;
+use super::TOKEN_KEY;
 use crate::clock;
 use crate::db::quote;
 use crate::error::Error;
@@ -41,6 +42,10 @@ pub fn apply(
         for field in &collection.fields {
             apply_field(tx, collection, field, previous, &columns)?;
         }
+        if lacks_token_key(collection, &columns) {
+            let table = quote(&collection.name);
+            tx.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {TOKEN_KEY} TEXT"))?;
+        }
     }
     apply_indexes(tx, collection)
 }
@@ -53,9 +58,16 @@ fn create_table(tx: &Connection, collection: &Collection) -> Result<()> {
     for field in &collection.fields {
         let _ = write!(sql, ", {} {}", quote(&field.name), column_type(&field.kind));
     }
+    if collection.kind == CollectionKind::Auth {
+        let _ = write!(sql, ", {TOKEN_KEY} TEXT");
+    }
     sql.push(')');
     tx.execute_batch(&sql)
         .context(format!("create table {}", collection.name))
+}
+
+fn lacks_token_key(collection: &Collection, columns: &HashSet<String>) -> bool {
+    collection.kind == CollectionKind::Auth && !columns.contains(TOKEN_KEY)
 }
 
 fn column_type(kind: &FieldKind) -> &'static str {
@@ -96,7 +108,9 @@ fn apply_field(
 pub fn is_behind(connection: &Connection, collection: &Collection) -> Result<bool> {
     let columns = columns(connection, &collection.name)?;
     let lacks = |field: &Field| !columns.contains(&field.name.to_ascii_lowercase());
-    Ok(columns.is_empty() || collection.fields.iter().any(lacks))
+    Ok(columns.is_empty()
+        || collection.fields.iter().any(lacks)
+        || lacks_token_key(collection, &columns))
 }
 
 /// Turns single values into lists or back; back only when no list has a second value.

@@ -10,17 +10,19 @@ use rusqlite::types::Value as Stored;
 use serde_json::Map;
 use serde_json::Value;
 
-use super::Draft;
 use super::Scope;
+use super::draft::Proof;
 use super::find;
 use super::plan::Key;
 use super::shape::Shape;
 use super::value;
 use crate::clock;
 use crate::collections::Collection;
+use crate::collections::TOKEN_KEY;
 use crate::db::quote;
 use crate::error::Error;
 use crate::error::Result;
+use crate::ids;
 use crate::rules::Grant;
 use crate::rules::Operation;
 use crate::rules::User;
@@ -31,6 +33,8 @@ pub struct Secrets {
     pub email: String,
     pub password_hash: Option<String>,
     pub is_verified: bool,
+    /// Random; another one with each new password or address.
+    pub token_key: String,
 }
 
 impl Secrets {
@@ -41,6 +45,7 @@ impl Secrets {
             email: String::new(),
             password_hash: None,
             is_verified: false,
+            token_key: String::new(),
         }
     }
 }
@@ -76,7 +81,7 @@ fn read_secrets(
     key: &str,
 ) -> Result<Option<Secrets>> {
     let sql = format!(
-        "SELECT id, email, password, verified FROM {} WHERE {condition}",
+        "SELECT id, email, password, verified, {TOKEN_KEY} FROM {} WHERE {condition}",
         quote(&collection.name)
     );
     let mut statement = connection.prepare_cached(&sql)?;
@@ -86,6 +91,7 @@ fn read_secrets(
             email: row.get::<_, Option<String>>(1)?.unwrap_or_default(),
             password_hash: row.get(2)?,
             is_verified: row.get(3)?,
+            token_key: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
         })
     });
     Ok(found.optional()?)
@@ -128,49 +134,40 @@ pub fn show(
     Ok(is_there.then_some(out))
 }
 
-/// The secrets of an account that the caller may update; others do not exist. For a draft that
-/// sets what an account is known by, which [`prove`] then admits.
+/// The secrets of an account that the caller may update, whatever would be sent; others do not exist.
+/// What is sent the rule sees when it is written.
 pub fn secrets_for_update(
     connection: &Connection,
     scope: &Scope,
     collection: &Collection,
     id: &str,
-    draft: &Draft,
 ) -> Result<Secrets> {
     let grant = scope.admit(collection, Operation::Update)?;
-    find(
-        connection,
-        scope,
-        collection,
-        id,
-        &grant.access,
-        draft.body.as_deref(),
-    )?;
+    find(connection, scope, collection, id, &grant.access, None)?;
     scope.collections.check_current()?;
     secrets(connection, collection, id)?.ok_or_else(super::no_record)
 }
 
-impl Draft {
-    /// Whether the caller has to show the present password before this may be written.
-    pub fn needs_proof(&self) -> bool {
-        self.is_unproven
-    }
-
-    /// The present password was shown, or nothing that it guards would change.
-    pub fn prove(&mut self) {
-        self.is_unproven = false;
-    }
-
-    /// The address that it sets, when it sets no password.
-    pub fn only_email(&self, collection: &Collection) -> Option<&str> {
-        let change = |name: &str| {
-            let at = collection.fields.iter().position(|it| it.name == name)?;
-            self.changes.get(&at)
-        };
-        match (change("password"), change("email")) {
-            (None, Some(value::Change::Set(Stored::Text(email)))) => Some(email),
-            _ => None,
-        }
+/// Refuses a draft whose proof is missing, or is of a password that is no longer the present one.
+pub fn check_proof(
+    tx: &Connection,
+    collection: &Collection,
+    id: &str,
+    proof: &Proof,
+) -> Result<()> {
+    match proof {
+        Proof::NotNeeded => Ok(()),
+        Proof::Missing => Err(Error::field(
+            "oldPassword",
+            "validation_required",
+            "Changing the address or password of an account needs its present password.",
+        )),
+        Proof::Shown { token_key } => match secrets(tx, collection, id)? {
+            Some(now) if now.token_key == *token_key => Ok(()),
+            _ => Err(Error::conflict(
+                "The address or password of the account has changed meanwhile.",
+            )),
+        },
     }
 }
 
@@ -209,13 +206,16 @@ pub fn renew(
         Stored::Text(clock::now()),
     ];
     let set = match renewal {
-        Renewal::Verified => "verified = 1",
-        Renewal::Password { verifies: true, .. } => "password = ?5, verified = 1",
-        Renewal::Password { .. } => "password = ?5",
-        Renewal::Email(_) => "email = ?5, verified = 1",
+        Renewal::Verified => "verified = 1".to_owned(),
+        Renewal::Password { verifies: true, .. } => {
+            format!("password = ?5, verified = 1, {TOKEN_KEY} = ?6")
+        }
+        Renewal::Password { .. } => format!("password = ?5, {TOKEN_KEY} = ?6"),
+        Renewal::Email(_) => format!("email = ?5, verified = 1, {TOKEN_KEY} = ?6"),
     };
     if let Renewal::Password { hash: value, .. } | Renewal::Email(value) = renewal {
         params.push(Stored::Text(value.clone()));
+        params.push(Stored::Text(ids::token_key()?));
     }
     let sql = format!(
         "UPDATE {} SET updated = ?4, {set} WHERE id = ?1 AND email IS ?2 AND password IS ?3",

@@ -20,6 +20,10 @@ use crate::error::FieldErrors;
 use crate::error::Kind;
 use crate::error::Result;
 
+/// Related records that one batch may name: each is looked for, under the view rule of its
+/// collection.
+const RELATIONS_MAX: usize = 5_000;
+
 /// One write, checked as far as that goes without the database.
 pub struct Step {
     pub collection: Arc<Collection>,
@@ -38,6 +42,12 @@ pub enum Action {
 
 /// Runs the steps in order; returns a JSON list with the status and body of each.
 pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<Step>) -> Result<Vec<u8>> {
+    let relations: usize = steps.iter().map(Step::relations).sum();
+    if relations > RELATIONS_MAX && !scope.identity.manages() {
+        return Err(Error::invalid(format!(
+            "A batch names at most {RELATIONS_MAX} related records."
+        )));
+    }
     let mut out = b"[".to_vec();
     for (at, step) in steps.into_iter().enumerate() {
         if at > 0 {
@@ -52,6 +62,22 @@ pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<Step>) -> Result<Vec
 }
 
 impl Step {
+    /// Related records that it names.
+    fn relations(&self) -> usize {
+        let collection = &self.collection;
+        match &self.action {
+            Action::Create(draft) | Action::Update(_, draft) => draft.relations(collection),
+            Action::Upsert(_, drafts) => {
+                let drafts = [&drafts.update, &drafts.create].into_iter().flatten();
+                drafts
+                    .map(|draft| draft.relations(collection))
+                    .max()
+                    .unwrap_or(0)
+            }
+            Action::Delete(_) => 0,
+        }
+    }
+
     fn run(self, tx: &Connection, scope: &Scope, out: &mut Vec<u8>) -> Result<()> {
         let Step {
             collection,

@@ -161,7 +161,7 @@ fn clear(
     let mut list = value::load_list(field, &stored);
     list.retain(|id| !gone.contains(id));
     if list.is_empty() && field.required {
-        return Err(Error::conflict(match scope.identity.manages() {
+        return Err(Error::conflict(match scope.identity.knows_all() {
             true => format!(
                 "Records of {} still point here by their field {}.",
                 collection.name, field.name
@@ -246,8 +246,7 @@ fn pointing(
     let found: Vec<Pointer> = rows.collect::<rusqlite::Result<_>>()?;
     if found.len() > RECORDS_MAX {
         return Err(Error::conflict(format!(
-            "More than {RECORDS_MAX} records of {} point here; change or delete those first.",
-            collection.name
+            "More than {RECORDS_MAX} records point here; change or delete those first."
         )));
     }
     Ok(found)

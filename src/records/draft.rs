@@ -1,7 +1,7 @@
 //! What a request wants to write into one record, checked as far as that goes without the database.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use rusqlite::types::Value as Stored;
 use serde_json::value::RawValue;
@@ -53,14 +53,26 @@ pub struct Draft {
     /// What is wrong so far. It is answered together with what only the database can tell, so
     /// that a client learns of every failing field at once.
     pub(super) errors: FieldErrors,
-    /// What a rule sees as `@request.body`; kept when the rule looks at it.
-    pub(super) body: Option<Arc<Body>>,
+    /// The changes that the body mentions, and not only those that make a record whole.
+    pub(super) sent: BTreeSet<usize>,
     ignored: Vec<String>,
     /// The files that come with it and that its changes name.
     pub(super) files: Vec<NewFile>,
-    /// It sets the password or address of an account, and the caller has not shown yet that the
-    /// account is theirs.
-    pub(super) is_unproven: bool,
+    /// Fields that may be sent, but only as they are.
+    pub(super) unchanged: BTreeSet<usize>,
+    /// Whether it sets the password or address of an account, which the caller must know.
+    pub(super) proof: Proof,
+}
+
+/// What a caller has shown who changes the password or address of an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    NotNeeded,
+    Missing,
+    /// To know the password that belongs to this key of the account's tokens.
+    Shown {
+        token_key: String,
+    },
 }
 
 /// A file that was received for a field.
@@ -86,10 +98,12 @@ impl Draft {
         let grant = scope.admit(collection, Operation::Create)?;
         let mut reader = Reader::new(scope, collection, grant.fields);
         let id = reader.id(body);
+        reader.is_new = true;
+        reader.refuse_chosen_id(id.is_some());
         reader.read(body);
+        reader.sent = reader.changes.keys().copied().collect();
         reader.fill_unset();
-        let rule = collection.rules.create.as_deref();
-        reader.finish(id, body, rule, hash)
+        reader.finish(id, body, hash)
     }
 
     /// Checks the body of a change: what it does not mention stays.
@@ -107,13 +121,37 @@ impl Draft {
             let at = collection.fields.iter().position(|it| it.name == name);
             at.is_some_and(|at| reader.changes.contains_key(&at))
         };
-        let is_unproven = collection.kind == CollectionKind::Auth
+        let needs_proof = collection.kind == CollectionKind::Auth
             && !scope.identity.manages()
             && (sets("password") || sets("email"));
-        let rule = collection.rules.update.as_deref();
-        let mut draft = reader.finish(id, body, rule, hash)?;
-        draft.is_unproven = is_unproven;
+        reader.sent = reader.changes.keys().copied().collect();
+        let mut draft = reader.finish(id, body, hash)?;
+        if needs_proof {
+            draft.proof = Proof::Missing;
+        }
         Ok(draft)
+    }
+
+    /// Takes note that the caller knows the present password, which the transaction looks at once
+    /// more.
+    pub fn prove(&mut self, token_key: String) {
+        if self.proof == Proof::Missing {
+            self.proof = Proof::Shown { token_key };
+        }
+    }
+
+    /// Related records that it names.
+    pub fn relations(&self, collection: &Collection) -> usize {
+        let count = |(at, change): (&usize, &Change)| {
+            let field = &collection.fields[*at];
+            match change {
+                _ if field.relation().is_none() => 0,
+                Change::Set(stored) => value::load_list(field, stored).len(),
+                Change::Append(list) | Change::Prepend(list) => list.len(),
+                Change::Remove(_) | Change::Add(_) | Change::Hash(_) => 0,
+            }
+        };
+        self.changes.iter().map(count).sum()
     }
 
     /// Takes along the files that were received, as far as the changes name them, and checks
@@ -188,15 +226,24 @@ fn check_file(options: &FileOptions, file: &StoredFile) -> Result<(), FieldError
     Ok(())
 }
 
+/// What is said to somebody who sets what only others may set.
+pub fn reserved() -> FieldError {
+    FieldError::new("validation_forbidden", "Only admins may set this.")
+}
+
 struct Reader<'a> {
     collection: &'a Collection,
     /// May say who is verified and in which groups.
     manages: bool,
     /// What the caller may write.
     fields: Fields,
+    /// The record is being made.
+    is_new: bool,
     changes: BTreeMap<usize, Change>,
     errors: FieldErrors,
     ignored: Vec<String>,
+    unchanged: BTreeSet<usize>,
+    sent: BTreeSet<usize>,
 }
 
 impl<'a> Reader<'a> {
@@ -205,9 +252,12 @@ impl<'a> Reader<'a> {
             collection,
             manages: scope.identity.manages(),
             fields,
+            is_new: false,
             changes: BTreeMap::new(),
             errors: FieldErrors::new(),
             ignored: Vec::new(),
+            unchanged: BTreeSet::new(),
+            sent: BTreeSet::new(),
         }
     }
 
@@ -215,7 +265,8 @@ impl<'a> Reader<'a> {
         for (key, raw) in body {
             let is_of_account = self.collection.kind == CollectionKind::Auth
                 && PASSED_OVER_OF_ACCOUNTS.contains(&key.as_str());
-            if PASSED_OVER.contains(&key.as_str()) || key == "id" || is_of_account {
+            let is_passed_over = PASSED_OVER.contains(&key.as_str()) || key == "id";
+            if is_passed_over || (is_of_account && self.position(key).is_none()) {
                 continue;
             }
             if self.errors.len() >= ERRORS_MAX {
@@ -245,10 +296,11 @@ impl<'a> Reader<'a> {
         }
         let change = match self.may_set(at, change.as_ref().ok()) {
             true => change,
-            false => Err(FieldError::new(
-                "validation_forbidden",
-                "Only admins may set this.",
-            )),
+            false if !self.is_new => {
+                self.unchanged.insert(at);
+                change
+            }
+            false => Err(reserved()),
         };
         match change {
             Ok(_) if self.changes.contains_key(&at) => {
@@ -264,8 +316,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether an account is verified and in which groups it is is not for itself to say: only for
-    /// those who manage accounts, and for groups whose field rules name these fields. Others may
-    /// leave them unset.
+    /// those who manage accounts, and for groups whose field rules name these fields. In a new account
+    /// others may leave them unset, and later send them as they are.
     fn may_set(&self, at: usize, change: Option<&Change>) -> bool {
         let field = self.field(at);
         let is_reserved = self.collection.kind == CollectionKind::Auth
@@ -273,7 +325,7 @@ impl<'a> Reader<'a> {
         !is_reserved
             || self.manages
             || self.fields.names(&field.name)
-            || value::unset(field).ok().map(Change::Set).as_ref() == change
+            || (self.is_new && value::unset(field).ok().map(Change::Set).as_ref() == change)
     }
 
     /// To those who may not see it a hidden field does not exist.
@@ -286,6 +338,16 @@ impl<'a> Reader<'a> {
             .fields
             .iter()
             .position(|field| field.name == name && is_shown(field))
+    }
+
+    /// Rules know accounts by their ids: one that somebody chose could be that of another account, or
+    /// of one that is gone.
+    fn refuse_chosen_id(&mut self, is_chosen: bool) {
+        if is_chosen && self.collection.kind == CollectionKind::Auth && !self.manages {
+            let message = "The id of an account is not for itself to choose.";
+            let error = FieldError::new("validation_forbidden", message);
+            self.errors.insert("id".to_owned(), error);
+        }
     }
 
     fn is_writable(&self, field: &Field) -> bool {
@@ -322,20 +384,15 @@ impl<'a> Reader<'a> {
                 Ok(stored) => drop(self.changes.insert(at, Change::Set(stored))),
                 // What may not be set cannot be asked for (FLD-6).
                 Err(_) if !self.is_writable(field) => {
-                    self.changes.insert(at, Change::Set(Stored::Null));
+                    self.changes
+                        .insert(at, Change::Set(value::unset_form(field)));
                 }
                 Err(error) => drop(self.errors.insert(field.name.clone(), error)),
             }
         }
     }
 
-    fn finish(
-        mut self,
-        id: Option<String>,
-        body: &Body,
-        rule: Option<&str>,
-        hash: Hasher<'_>,
-    ) -> Result<Draft> {
+    fn finish(mut self, id: Option<String>, body: &Body, hash: Hasher<'_>) -> Result<Draft> {
         self.check_confirmation(body);
         for change in self.changes.values_mut() {
             if let Change::Hash(password) = change {
@@ -350,12 +407,11 @@ impl<'a> Reader<'a> {
             id,
             changes: self.changes,
             errors: self.errors,
-            body: rule
-                .is_some_and(|rule| rule.contains("@request.body"))
-                .then(|| Arc::new(body.clone())),
+            sent: self.sent,
             ignored: self.ignored,
             files: Vec::new(),
-            is_unproven: false,
+            unchanged: self.unchanged,
+            proof: Proof::NotNeeded,
         })
     }
 
@@ -390,7 +446,7 @@ mod tests {
         let body: Body = serde_json::from_value(body.clone()).unwrap();
         let hash = |_: &str| Ok(String::new());
         let scope = Scope {
-            collections: Arc::default(),
+            collections: std::sync::Arc::default(),
             identity: crate::rules::Identity::Admin("a".to_owned()),
         };
         let draft = Draft::create(&scope, &collection, &body, &hash).unwrap();

@@ -1,25 +1,36 @@
 //! Records against a second, naive implementation, on random input.
 //!
 //! `world` makes collections and records of every type and keeps them as plain Rust values;
-//! `store` puts the same into a real database. `model` says which records a condition means, by
-//! the words of `query` and `filter` and without their code; `show` what an answer looks like;
-//! `writes` what a change leads to. The tests:
+//! `store` puts the same into a real database. `callers` are those who ask, `grants` what they may
+//! do. `model` says which records a condition means, by the words of `query` and `filter` and
+//! without their code, with `compare` for single values and `request` for what a request brings;
+//! `show` says what an answer looks like, `writes` and `values` what a change leads to, `touched` which columns a
+//! condition speaks of. `filters`, `bodies` and `soup` make what is asked. The tests:
 //!
 //! - `fuzz`: whatever the text, reading it is quick and harmless, and the SQL made from it touches
 //!   only what its author may see.
-//! - `lists`: pages of records under random filters, sorts, rules, fields and expansions.
-//! - `sequences`: random creates, changes and deletions; no relation ever dangles.
+//! - `lists`: single records and pages of them, for anybody, under random filters, sorts, rules,
+//!   field rules, fields and expansions.
+//! - `sequences`: random creates, changes and deletions by anybody, under random rules and field
+//!   rules; no relation ever dangles.
 //!
 //! A failure prints the seed that replays it: see `rng`.
 
+mod bodies;
+mod callers;
+mod compare;
 mod filters;
 mod fuzz;
+mod grants;
 mod lists;
 mod model;
+mod request;
 mod rng;
 mod sequences;
 mod show;
 mod soup;
 mod store;
+mod touched;
+mod values;
 mod world;
 mod writes;

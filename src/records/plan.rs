@@ -4,6 +4,8 @@
 //! of what is expanded; writing a record then costs no allocation beyond the output. What the
 //! caller may not see is not selected at all.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rusqlite::Connection;
@@ -55,6 +57,37 @@ pub struct Plan {
     columns: Vec<Column>,
     expands: Vec<Expand>,
     show: Show,
+    /// Shared by all plans of an answer.
+    lookups: Lookups,
+}
+
+/// Records that one answer may look for, found or not: what is hidden adds nothing to the answer,
+/// and takes time all the same.
+const LOOKUPS_MAX: usize = 20_000;
+
+/// How many of [`LOOKUPS_MAX`] are left.
+#[derive(Clone)]
+struct Lookups(Rc<Cell<usize>>);
+
+impl Lookups {
+    fn new() -> Lookups {
+        Lookups(Rc::new(Cell::new(LOOKUPS_MAX)))
+    }
+
+    fn spend(&self) -> Result<()> {
+        let left = self.0.get();
+        self.0.set(left.saturating_sub(1));
+        match left {
+            0 => Err(Error::new(
+                Kind::TooLarge,
+                format!(
+                    "The answer would need more than {LOOKUPS_MAX} records; ask for fewer \
+                     records or expansions."
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// One selected column; its position is its place in the list.
@@ -103,6 +136,7 @@ impl Plan {
         let scope = Scope {
             collections,
             identity,
+            lookups: Lookups::new(),
         };
         scope.plan(collection, shape.fields.as_ref(), &shape.expand, key, grant)
     }
@@ -114,6 +148,7 @@ impl Plan {
         key: &dyn ToSql,
         out: &mut Vec<u8>,
     ) -> Result<bool> {
+        self.lookups.spend()?;
         check_size(out)?;
         let mut statement = connection.prepare_cached(&self.sql)?;
         let params =
@@ -230,6 +265,7 @@ impl Expand {
 struct Scope<'a> {
     collections: &'a Collections,
     identity: &'a Identity,
+    lookups: Lookups,
 }
 
 impl Scope<'_> {
@@ -281,6 +317,7 @@ impl Scope<'_> {
                 collection_name: wants("collectionName"),
             },
             collection: Arc::clone(collection),
+            lookups: self.lookups.clone(),
         })
     }
 

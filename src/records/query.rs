@@ -9,18 +9,19 @@
 //!   third truth value never shows.
 //! - Where one side has several values (a list, or a path through one) the plain operators ask
 //!   for all of them, the `?` forms for any; no values count as one unset value.
-//! - `@request...` that has no value equals no field and is part of none, so rules such as
-//!   `owner = @request.auth.id` and `members ~ @request.auth.id` never hand records to anonymous
-//!   callers.
+//! - `@request...` that has no value, or one that cannot be a value of what it is compared with,
+//!   equals nothing but `''` and `null`, and is part of nothing, so rules such as
+//!   `owner = @request.auth.id`, `members ~ @request.auth.id` and
+//!   `@request.body.owner = @request.auth.id` never let anonymous callers in.
+
+use std::collections::BTreeMap;
 
 use rusqlite::types::Value as Stored;
 
 use super::kind::Kind;
-use super::kind::coerce;
 use super::kind::json_path;
 use super::kind::kind_of;
 use super::like;
-use super::value::Body;
 use crate::clock;
 use crate::collections::Collection;
 use crate::collections::Collections;
@@ -39,6 +40,11 @@ use crate::rules::Access;
 use crate::rules::Fields;
 use crate::rules::Identity;
 use crate::rules::Operation;
+use side::Side;
+use side::SideValue;
+use side::Term;
+use side::Walk;
+use side::is_nothing_of_request;
 
 /// Whose words a condition is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,12 +56,15 @@ pub enum Trust {
     Caller,
 }
 
+/// What a change sends: each field that it mentions, as it would be stored, and the id.
+pub type Sent = BTreeMap<String, Stored>;
+
 /// Whose request a statement is for, and what it says.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
     pub identity: &'a Identity,
     /// What a rule sees as `@request.body`; none when nothing is written.
-    pub body: Option<&'a Body>,
+    pub body: Option<&'a Sent>,
 }
 
 /// What the paths of a condition begin at.
@@ -68,6 +77,7 @@ struct Place<'a> {
 }
 
 mod request;
+mod side;
 
 /// Steps into relations and over lists in one statement.
 const JOINS_MAX: usize = 100;
@@ -84,26 +94,6 @@ pub struct Query<'a> {
     params: Vec<Stored>,
     aliases: usize,
     now_ms: i64,
-}
-
-/// One side of a comparison, resolved.
-struct Side {
-    value: SideValue,
-    /// It stands for an `@request` path: without a value it equals no field.
-    from_request: bool,
-}
-
-enum SideValue {
-    /// A value that is known now.
-    Constant(Stored),
-    /// An SQL expression with one value.
-    One { sql: String, kind: Kind },
-    /// An SQL `FROM` clause and the expression of each of its rows.
-    Many {
-        from: String,
-        sql: String,
-        kind: Kind,
-    },
 }
 
 impl<'a> Query<'a> {
@@ -170,11 +160,14 @@ impl<'a> Query<'a> {
             let sql = match term.path.first().map(String::as_str) {
                 Some("@random") => "random()".to_owned(),
                 Some("@rowid") => format!("{MAIN}.rowid"),
-                _ => match self.path(&term.path, place)?.value {
-                    SideValue::One { sql, .. } => sql,
-                    SideValue::Many { .. } | SideValue::Constant(_) => {
+                _ => match self.path(&term.path, place)? {
+                    Side {
+                        value: SideValue::One { sql, .. },
+                        from_request: false,
+                    } => sql,
+                    _ => {
                         return Err(Error::invalid(format!(
-                            "{} has several values and cannot be sorted by.",
+                            "{} cannot be sorted by: it has several values, or is the same for all records.",
                             term.path.join(".")
                         )));
                     }
@@ -234,18 +227,20 @@ impl<'a> Query<'a> {
         let bound = self.params.len();
         let mut left = self.operand(&comparison.left, place)?;
         let mut right = self.operand(&comparison.right, place)?;
-        left.fit(&right);
-        right.fit(&left);
         let (op, any) = (comparison.op, comparison.any);
+        // A pattern is text, whatever the type of what it is held against.
+        let is_like = matches!(op, Op::Like | Op::NotLike);
+        left.fit(&right, is_like);
+        right.fit(&left, is_like);
         if is_nothing_of_request(&left, &right) {
             // What the field's path has bound is not in the statement.
             self.params.truncate(bound);
             return Ok(truth(matches!(op, Op::NotEqual | Op::NotLike) == positive));
         }
-        // A pattern is text, whatever the type of what it is held against.
-        let is_like = matches!(op, Op::Like | Op::NotLike);
         let wanted = |side: &Side| side.kind().filter(|_| !is_like);
         let (of_left, of_right) = (wanted(&left), wanted(&right));
+        let (left, right) = (self.spread(left)?, self.spread(right)?);
+        let (a, b) = (left.term(of_right, &right)?, right.term(of_left, &left)?);
         let from = match (&left.value, &right.value) {
             // Only what a request brings is short enough to be held against each of several.
             (SideValue::Many { from: a, .. }, SideValue::Many { from: b, .. })
@@ -259,12 +254,8 @@ impl<'a> Query<'a> {
                 ));
             }
             (SideValue::Many { from, .. }, _) | (_, SideValue::Many { from, .. }) => from.clone(),
-            _ => {
-                let (a, b) = (left.term(of_right)?, right.term(of_left)?);
-                return self.leaf(&a, op, &b, positive);
-            }
+            _ => return self.leaf(&a, op, &b, positive),
         };
-        let (a, b) = (left.term(of_right)?, right.term(of_left)?);
         self.over_rows(&from, any, positive, |query, positive| {
             query.leaf(&a, op, &b, positive)
         })
@@ -297,7 +288,7 @@ impl<'a> Query<'a> {
             Op::NotLike => return self.like(left, right, !positive),
         };
         let one_is_set = left.is_set() || right.is_set();
-        let one_may_be_nothing = left.is_from_request() || right.is_from_request();
+        let one_may_be_nothing = left.may_be_nothing() || right.may_be_nothing();
         let (a, b) = (self.sql(left), self.sql(right));
         Ok(match (sign, equal == positive) {
             // With a value on one side `=` and `IS` agree, and `=` uses every index. What a
@@ -312,15 +303,15 @@ impl<'a> Query<'a> {
     }
 
     fn like(&mut self, text: &Term, pattern: &Term, positive: bool) -> Result<String> {
-        let nothing = [text, pattern].map(Term::is_from_request);
         let (a, b) = (self.sql(text), self.sql(pattern));
+        let mut sql = format!("{}({a}, {b})", like::FUNCTION);
+        for (term, value) in [(text, a), (pattern, b)] {
+            if term.may_be_nothing() {
+                sql = format!("({value} IS NOT NULL AND {sql})");
+            }
+        }
         let not = if positive { "" } else { "NOT " };
-        let function = like::FUNCTION;
-        Ok(match nothing {
-            [false, false] => format!("{not}{function}({a}, {b})"),
-            [true, _] => format!("{not}({a} IS NOT NULL AND {function}({a}, {b}))"),
-            [_, true] => format!("{not}({b} IS NOT NULL AND {function}({a}, {b}))"),
-        })
+        Ok(format!("{not}{sql}"))
     }
 
     fn sql(&mut self, term: &Term) -> String {
@@ -430,9 +421,8 @@ impl<'a> Query<'a> {
 
     fn end_at_field(&mut self, mut walk: Walk, field: &Field, column: String) -> Side {
         if let FieldKind::Json { .. } = field.kind {
-            // Without the sign, `meta = 'a' && meta.b = 1` lets SQLite put the text in the place
-            // of the column everywhere: json_extract('a', '$.b') fails.
-            return walk.end(format!("+{column}"), Kind::Text);
+            // The sign keeps SQLite from putting a text that it is compared with in its place.
+            return walk.end(format!("json_extract(+{column}, '$')"), Kind::Json);
         }
         if !field.is_multiple() {
             return walk.end(column, kind_of(field));
@@ -484,123 +474,6 @@ impl<'a> Query<'a> {
         self.aliases += 1;
         format!("r{}", self.aliases)
     }
-
-    /// Moments relative to the request, all in UTC (names as in PocketBase).
-    fn moment(&self, name: &str, path: &[String]) -> Result<String> {
-        let day = self.now_ms.div_euclid(clock::DAY_MS) * clock::DAY_MS;
-        let ms = match name {
-            "now" => self.now_ms,
-            "todayStart" => day,
-            "todayEnd" => day + clock::DAY_MS - 1,
-            "yesterday" => self.now_ms - clock::DAY_MS,
-            "tomorrow" => self.now_ms + clock::DAY_MS,
-            "monthStart" => {
-                let text = clock::format_ms(day);
-                clock::parse_datetime(&format!("{}-01", &text[..7])).unwrap_or(day)
-            }
-            "yearStart" => {
-                let text = clock::format_ms(day);
-                clock::parse_datetime(&format!("{}-01-01", &text[..4])).unwrap_or(day)
-            }
-            _ => return Err(Error::invalid(format!("{} is not known.", path.join(".")))),
-        };
-        if path.len() > 1 {
-            return Err(Error::invalid(format!("{} is not known.", path.join("."))));
-        }
-        Ok(clock::format_ms(ms))
-    }
-}
-
-/// A path on its way through tables.
-struct Walk {
-    alias: String,
-    joins: String,
-    is_many: bool,
-}
-
-impl Walk {
-    fn end(self, sql: String, kind: Kind) -> Side {
-        let from = format!("(SELECT 1){}", self.joins);
-        let value = match (self.is_many, self.joins.is_empty()) {
-            (true, _) => SideValue::Many { from, sql, kind },
-            (false, true) => SideValue::One { sql, kind },
-            (false, false) => SideValue::One {
-                sql: format!("(SELECT {sql} FROM {from})"),
-                kind,
-            },
-        };
-        Side {
-            value,
-            from_request: false,
-        }
-    }
-}
-
-impl Side {
-    fn constant(value: Stored) -> Side {
-        Side {
-            value: SideValue::Constant(value),
-            from_request: false,
-        }
-    }
-
-    fn kind(&self) -> Option<Kind> {
-        match &self.value {
-            SideValue::Constant(_) => None,
-            SideValue::One { kind, .. } | SideValue::Many { kind, .. } => Some(*kind),
-        }
-    }
-
-    /// A value of the request that cannot be one of the field's is nothing to it. The same in the
-    /// text of a filter is a mistake, which [`Side::term`] tells of.
-    fn fit(&mut self, other: &Side) {
-        if let SideValue::Constant(value) = &mut self.value
-            && self.from_request
-            && coerce(value.clone(), other.kind()).is_err()
-        {
-            *value = Stored::Null;
-        }
-    }
-
-    /// Makes it comparable with something of type `other`.
-    fn term(&self, other: Option<Kind>) -> Result<Term> {
-        match &self.value {
-            SideValue::Constant(value) => Ok(Term::Value(coerce(value.clone(), other)?)),
-            SideValue::One { sql, .. } | SideValue::Many { sql, .. } => Ok(Term::Sql {
-                sql: sql.clone(),
-                from_request: self.from_request,
-            }),
-        }
-    }
-}
-
-/// A side that is ready to be written down.
-enum Term {
-    Sql { sql: String, from_request: bool },
-    Value(Stored),
-}
-
-impl Term {
-    fn is_set(&self) -> bool {
-        matches!(self, Term::Value(value) if *value != Stored::Null)
-    }
-
-    fn is_from_request(&self) -> bool {
-        matches!(
-            self,
-            Term::Sql {
-                from_request: true,
-                ..
-            }
-        )
-    }
-}
-
-fn is_nothing_of_request(left: &Side, right: &Side) -> bool {
-    let is_nothing =
-        |side: &Side| side.from_request && matches!(side.value, SideValue::Constant(Stored::Null));
-    let is_field = |side: &Side| !matches!(side.value, SideValue::Constant(_));
-    (is_nothing(left) && is_field(right)) || (is_field(left) && is_nothing(right))
 }
 
 fn no_field(path: &[String], collection: &Collection) -> Error {

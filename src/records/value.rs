@@ -18,6 +18,8 @@ use crate::collections::TimeOptions;
 use crate::error::FieldError;
 use crate::ids;
 
+mod strict;
+
 /// A JSON object whose values are not looked into yet: json fields keep their text as it came.
 pub type Body = BTreeMap<String, Box<RawValue>>;
 
@@ -116,10 +118,17 @@ impl Modifier {
 
 /// What a field holds when a new record does not mention it.
 pub fn unset(field: &Field) -> Outcome<Stored> {
+    match field.required {
+        true => Err(required()),
+        false => Ok(unset_form(field)),
+    }
+}
+
+/// The same whether it is required or not.
+pub fn unset_form(field: &Field) -> Stored {
     match field.kind {
-        _ if field.required => Err(required()),
-        FieldKind::Bool => Ok(Stored::Integer(0)),
-        _ => Ok(Stored::Null),
+        FieldKind::Bool => Stored::Integer(0),
+        _ => Stored::Null,
     }
 }
 
@@ -246,8 +255,8 @@ fn scalar_or_list(field: &Field, text: &str) -> Outcome<Value> {
 }
 
 fn parse_json(field: &Field, text: &str, bytes_max: usize) -> Outcome<Stored> {
-    /// SQLite reads json a thousand levels deep; far fewer make sense.
-    const DEPTH_MAX: usize = 128;
+    /// Readers of json stop at 128 levels, and the record around it has some.
+    const DEPTH_MAX: usize = 100;
     if text == "null" {
         return if field.required {
             Err(required())
@@ -257,6 +266,14 @@ fn parse_json(field: &Field, text: &str, bytes_max: usize) -> Outcome<Stored> {
     }
     if depth_of(text) > DEPTH_MAX {
         return wrong("validation_invalid_value", "Is nested too deeply.");
+    }
+    if text.len() <= bytes_max
+        && let Err(error) = serde_json::from_str::<strict::Strict>(text)
+    {
+        return wrong(
+            "validation_invalid_value",
+            &format!("Cannot be kept: {error}."),
+        );
     }
     check_bytes(text.to_owned(), bytes_max)
 }

@@ -6,18 +6,16 @@ use rusqlite::params_from_iter;
 use rusqlite::types::Value as Stored;
 
 use super::Scope;
-use super::draft::Draft;
 use super::draft::NewFile;
 use super::query::MAIN;
 use super::query::Query;
+use super::query::Sent;
 use super::query::Trust;
-use super::value;
-use super::value::Body;
-use super::value::Change;
+use super::resolve::Resolved;
 use crate::clock;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
-use crate::collections::Field;
+use crate::collections::TOKEN_KEY;
 use crate::db::quote;
 use crate::error::Error;
 use crate::error::FieldError;
@@ -27,63 +25,101 @@ use crate::error::Result;
 use crate::files::table;
 use crate::filter::Expr;
 use crate::ids;
-use crate::rules::Access;
-use crate::rules::Identity;
-use crate::rules::Operation;
 
 /// SQLite's own key of a row.
 pub type Rowid = i64;
 
-/// Inserts a record; returns its row.
+/// Inserts a record; returns its row. `rule` is the one that admits it, if any has a say.
 pub fn insert(
     tx: &Connection,
     scope: &Scope,
     collection: &Collection,
-    draft: Draft,
+    id: &str,
+    resolved: &Resolved,
+    rule: Option<&Expr>,
 ) -> Result<Rowid> {
-    let id = match draft.id {
-        Some(id) => id,
-        None => ids::record_id()?,
-    };
+    resolved.check()?;
+    let row = new_row(collection, id, resolved);
+    check_bytes(row.iter().map(|(_, stored)| stored))?;
+    let result = check_is_new_account(tx, scope, collection, id)
+        .and_then(|()| insert_row(tx, collection, &row));
+    // Whoever may not make a record shall not learn which ones there are.
+    if let (Err(error), Some(rule)) = (&result, rule)
+        && error.kind() == Kind::Invalid
+        && !is_admitted(tx, scope, collection, rule, &resolved.sent, &row)?
+    {
+        return Err(super::not_allowed());
+    }
+    add_files(tx, collection, id, &resolved.files)?;
+    result
+}
+
+fn add_files(tx: &Connection, collection: &Collection, id: &str, files: &[NewFile]) -> Result<()> {
+    for file in files {
+        table::add(tx, &collection.id, id, &file.stored)?;
+    }
+    Ok(())
+}
+
+/// The columns of a new record and their values.
+type Row = Vec<(String, Stored)>;
+
+fn new_row(collection: &Collection, id: &str, resolved: &Resolved) -> Row {
     let now = clock::now();
-    let mut params = vec![
-        Stored::Text(id.clone()),
-        Stored::Text(now.clone()),
-        Stored::Text(now),
+    let mut row = vec![
+        ("id".to_owned(), Stored::Text(id.to_owned())),
+        ("created".to_owned(), Stored::Text(now.clone())),
+        ("updated".to_owned(), Stored::Text(now)),
     ];
-    let mut sql = format!(
-        "INSERT INTO {} (id, created, updated",
-        quote(&collection.name)
+    for (at, stored) in &resolved.values {
+        row.push((collection.fields[*at].name.clone(), stored.clone()));
+    }
+    row
+}
+
+fn insert_row(tx: &Connection, collection: &Collection, row: &Row) -> Result<Rowid> {
+    let mut columns: Vec<String> = row.iter().map(|(name, _)| quote(name)).collect();
+    let mut params: Vec<Stored> = row.iter().map(|(_, stored)| stored.clone()).collect();
+    if collection.kind == CollectionKind::Auth {
+        columns.push(TOKEN_KEY.to_owned());
+        params.push(Stored::Text(ids::token_key()?));
+    }
+    let places: Vec<String> = (1..=params.len()).map(|at| format!("?{at}")).collect();
+    let sql = format!(
+        "INSERT INTO {} ({}) VALUES ({})",
+        quote(&collection.name),
+        columns.join(", "),
+        places.join(", ")
     );
-    let mut errors = draft.errors;
-    for (at, change) in draft.changes {
-        let field = &collection.fields[at];
-        sql += ", ";
-        sql += &quote(&field.name);
-        let result = resolve(field, change, || Ok(Stored::Null))?
-            .and_then(|stored| check_targets(tx, scope, field, stored, &own(collection, &id)))
-            .and_then(|stored| check_files(field, stored, &Stored::Null, &draft.files));
-        match result {
-            Ok(stored) => params.push(stored),
-            Err(error) => drop(errors.insert(field.name.clone(), error)),
-        }
-    }
-    if !errors.is_empty() {
-        return Err(not_valid(errors));
-    }
-    sql += ") VALUES (?1";
-    for at in 2..=params.len() {
-        sql += &format!(",?{at}");
-    }
-    sql.push(')');
-    check_bytes(&params)?;
     let mut statement = tx.prepare_cached(&sql)?;
     statement
         .execute(params_from_iter(params))
         .map_err(|error| refuse(collection, error))?;
-    let rowid = tx.last_insert_rowid();
-    add_files(tx, collection, &id, &draft.files)?;
-    Ok(rowid)
+    Ok(tx.last_insert_rowid())
+}
+
+/// Whether a rule holds for a record that could not be inserted.
+fn is_admitted(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    rule: &Expr,
+    sent: &Sent,
+    row: &Row,
+) -> Result<bool> {
+    let values = row.iter().map(|(_, stored)| stored.clone()).collect();
+    let mut query = Query::new(&scope.collections, scope.input(Some(sent)), values);
+    let condition = query.condition(rule, collection, Trust::Rule)?;
+    let columns: Vec<String> = row
+        .iter()
+        .enumerate()
+        .map(|(at, (name, _))| format!("?{} AS {}", at + 1, quote(name)))
+        .collect();
+    let columns = columns.join(", ");
+    let sql = format!("SELECT 1 FROM (SELECT {columns}) AS {MAIN} WHERE {condition}");
+    let mut statement = tx.prepare_cached(&sql)?;
+    let found = statement.query_row(params_from_iter(query.into_params()), |_| Ok(()));
+    Ok(found.optional()?.is_some())
 }
 
 /// Changes a row.
@@ -91,63 +127,39 @@ pub fn update(
     tx: &Connection,
     scope: &Scope,
     collection: &Collection,
-    rowid: Rowid,
-    draft: Draft,
+    (rowid, id): (Rowid, &str),
+    resolved: &Resolved,
 ) -> Result<()> {
+    resolved.check()?;
     let table = quote(&collection.name);
     let mut params = vec![Stored::Integer(rowid), Stored::Text(clock::now())];
     let mut sql = format!("UPDATE {table} SET updated = ?2");
-    let mut errors = draft.errors;
-    let mut new_email = None;
-    let mut removed = Vec::new();
-    for (at, change) in draft.changes {
-        let field = &collection.fields[at];
-        let column = quote(&field.name);
-        let before = || {
-            let sql = format!("SELECT {column} FROM {table} WHERE rowid = ?1");
-            Ok(tx
-                .prepare_cached(&sql)?
-                .query_row([rowid], |row| row.get(0))?)
-        };
-        let was = match field.relation().is_some() || field.file().is_some() {
-            true => before()?,
-            false => Stored::Null,
-        };
-        let kept = match field.relation() {
-            Some(options) => Known {
-                collection: &options.collection_id,
-                ids: value::load_list(field, &was),
-            },
-            None => Known::default(),
-        };
-        let result = resolve(field, change, before)?
-            .and_then(|stored| check_targets(tx, scope, field, stored, &kept))
-            .and_then(|stored| check_files(field, stored, &was, &draft.files));
-        match result {
-            Ok(stored) => {
-                if field.file().is_some() {
-                    let left = value::load_list(field, &stored);
-                    let gone = value::load_list(field, &was).into_iter();
-                    removed.extend(gone.filter(|name| !left.contains(name)));
-                }
-                params.push(stored);
-                sql += &format!(", {column} = ?{}", params.len());
-                let is_email = collection.kind == CollectionKind::Auth && field.name == "email";
-                new_email = new_email.or(is_email.then_some(params.len()));
-            }
-            Err(error) => drop(errors.insert(field.name.clone(), error)),
+    let is_auth = collection.kind == CollectionKind::Auth;
+    let (mut new_email, mut renews) = (None, false);
+    let mut verified = "verified".to_owned();
+    for (at, stored) in &resolved.values {
+        let field = &collection.fields[*at];
+        params.push(stored.clone());
+        let place = params.len();
+        match field.name.as_str() {
+            "email" if is_auth => new_email = Some(place),
+            "verified" if is_auth => verified = format!("?{place}"),
+            _ => {}
         }
-    }
-    if !errors.is_empty() {
-        return Err(not_valid(errors));
+        renews |= is_auth && (field.name == "email" || field.is_secret());
+        sql += &format!(", {} = ?{place}", quote(&field.name));
     }
     if let Some(email) = new_email
         && !scope.identity.manages()
     {
         // A new address is one that nobody has verified.
         sql += &format!(
-            ", verified = CASE WHEN email = ?{email} COLLATE NOCASE THEN verified ELSE 0 END"
+            ", verified = CASE WHEN email = ?{email} COLLATE NOCASE THEN {verified} ELSE 0 END"
         );
+    }
+    if renews {
+        params.push(Stored::Text(ids::token_key()?));
+        sql += &format!(", {TOKEN_KEY} = ?{}", params.len());
     }
     sql += " WHERE rowid = ?1";
     let bytes = check_bytes(&params)?;
@@ -158,52 +170,34 @@ pub fn update(
     if bytes > BYTES_UNCOUNTED {
         check_stored_bytes(tx, collection, rowid)?;
     }
-    if removed.is_empty() && draft.files.is_empty() {
+    for name in &resolved.removed {
+        table::remove(tx, &collection.id, id, name)?;
+    }
+    add_files(tx, collection, id, &resolved.files)
+}
+
+/// Rules know accounts by their ids alone, so no two accounts of a database have the same.
+fn check_is_new_account(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    id: &str,
+) -> Result<()> {
+    if collection.kind != CollectionKind::Auth {
         return Ok(());
     }
-    let id = id_of(tx, collection, rowid)?;
-    for name in removed {
-        table::remove(tx, &collection.id, &id, &name)?;
-    }
-    add_files(tx, collection, &id, &draft.files)
-}
-
-fn add_files(tx: &Connection, collection: &Collection, id: &str, files: &[NewFile]) -> Result<()> {
-    for file in files {
-        table::add(tx, &collection.id, id, &file.stored)?;
+    let all = scope.collections.all();
+    let others = all
+        .iter()
+        .filter(|other| other.kind == CollectionKind::Auth && other.id != collection.id);
+    for other in others {
+        if rowid_of(tx, other, id)?.is_some() {
+            let message = "Another account has this id already.";
+            let error = FieldError::new("validation_not_unique", message);
+            return Err(not_valid(FieldErrors::from([("id".to_owned(), error)])));
+        }
     }
     Ok(())
-}
-
-fn id_of(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<String> {
-    let sql = format!(
-        "SELECT id FROM {} WHERE rowid = ?1",
-        quote(&collection.name)
-    );
-    let mut statement = tx.prepare_cached(&sql)?;
-    Ok(statement.query_row([rowid], |row| row.get(0))?)
-}
-
-/// Every file that a field names was there, or comes with the request.
-fn check_files(
-    field: &Field,
-    stored: Stored,
-    was: &Stored,
-    new: &[NewFile],
-) -> Result<Stored, FieldError> {
-    if field.file().is_none() {
-        return Ok(stored);
-    }
-    let was = value::load_list(field, was);
-    let is_new = |name: &String| new.iter().any(|file| file.stored.name == *name);
-    let is_unknown = |name: &&String| !was.contains(name) && !is_new(name);
-    match value::load_list(field, &stored).iter().find(is_unknown) {
-        Some(name) => {
-            let message = format!("There is no file {} here.", value::shorten(name));
-            value::wrong("validation_missing_file", &message)
-        }
-        None => Ok(stored),
-    }
 }
 
 /// Most bytes of all values of a record.
@@ -213,12 +207,12 @@ const BYTES_MAX: usize = 4 << 20;
 const BYTES_UNCOUNTED: usize = 16 << 10;
 
 /// The bytes of what is written.
-fn check_bytes(params: &[Stored]) -> Result<usize> {
+fn check_bytes<'a>(values: impl IntoIterator<Item = &'a Stored>) -> Result<usize> {
     let size = |stored: &Stored| match stored {
         Stored::Text(text) => text.len(),
         _ => 8,
     };
-    let bytes = params.iter().map(size).sum();
+    let bytes = values.into_iter().map(size).sum();
     if bytes > BYTES_MAX {
         Err(too_large())
     } else {
@@ -267,9 +261,9 @@ pub fn holds(
     collection: &Collection,
     rowid: Rowid,
     rule: &Expr,
-    body: Option<&Body>,
+    sent: Option<&Sent>,
 ) -> Result<bool> {
-    let input = scope.input(body);
+    let input = scope.input(sent);
     let mut query = Query::new(&scope.collections, input, vec![Stored::Integer(rowid)]);
     let condition = query.condition(rule, collection, Trust::Rule)?;
     let table = quote(&collection.name);
@@ -281,130 +275,7 @@ pub fn holds(
     Ok(found.is_some())
 }
 
-/// The value that a change comes to; `before` reads the present one when that matters.
-fn resolve(
-    field: &Field,
-    change: Change,
-    before: impl FnOnce() -> Result<Stored>,
-) -> Result<Result<Stored, FieldError>> {
-    let mut list = match &change {
-        Change::Append(_) | Change::Prepend(_) | Change::Remove(_) => {
-            value::load_list(field, &before()?)
-        }
-        Change::Add(amount) => return Ok(add(field, &before()?, amount)),
-        Change::Set(stored) => return Ok(Ok(stored.clone())),
-        Change::Hash(_) => return Err(Error::internal("a password was not hashed")),
-    };
-    match change {
-        // A single file makes place for another.
-        Change::Append(more) if !field.is_multiple() => list = more,
-        Change::Append(more) => {
-            list.retain(|known| !more.contains(known));
-            list.extend(more);
-        }
-        Change::Prepend(mut more) => {
-            list.retain(|known| !more.contains(known));
-            more.append(&mut list);
-            list = more;
-        }
-        Change::Remove(less) => list.retain(|known| !less.contains(known)),
-        Change::Set(_) | Change::Add(_) | Change::Hash(_) => {}
-    }
-    Ok(value::check_count(field, list.len()).map(|()| value::store(field, &list)))
-}
-
-fn add(field: &Field, before: &Stored, amount: &Stored) -> Result<Stored, FieldError> {
-    let real = |stored: &Stored| match stored {
-        Stored::Integer(number) => *number as f64,
-        Stored::Real(number) => *number,
-        _ => 0.0,
-    };
-    let whole = |stored: &Stored| match stored {
-        Stored::Null => Some(0),
-        Stored::Integer(number) => Some(*number),
-        _ => None,
-    };
-    // Whole numbers stay exact as long as their sum is one of 64 bits.
-    let exact = whole(before)
-        .zip(whole(amount))
-        .and_then(|(a, b)| a.checked_add(b));
-    let sum = real(before) + real(amount);
-    if !sum.is_finite() {
-        return value::wrong("validation_out_of_range", "The sum is too large.");
-    }
-    value::check_number(field, sum).map(|()| exact.map_or(Stored::Real(sum), Stored::Integer))
-}
-
-/// Records that a relation may name without being looked for.
-#[derive(Default)]
-struct Known<'a> {
-    /// Id of their collection.
-    collection: &'a str,
-    ids: Vec<String>,
-}
-
-/// A new record may name itself.
-fn own<'a>(collection: &'a Collection, id: &str) -> Known<'a> {
-    Known {
-        collection: &collection.id,
-        ids: vec![id.to_owned()],
-    }
-}
-
-/// Every record that a relation names exists, and the caller may view it: what is hidden is
-/// answered as if it did not exist. What was named before may be named again.
-fn check_targets(
-    tx: &Connection,
-    scope: &Scope,
-    field: &Field,
-    stored: Stored,
-    known: &Known<'_>,
-) -> Result<Stored, FieldError> {
-    let Some(options) = field.relation() else {
-        return Ok(stored);
-    };
-    let Some(target) = scope.collections.by_id(&options.collection_id) else {
-        return value::wrong(
-            "validation_missing_relation",
-            "The collection it relates to is gone.",
-        );
-    };
-    for id in value::load_list(field, &stored) {
-        if known.collection == target.id && known.ids.contains(&id) {
-            continue;
-        }
-        match may_point_to(tx, scope, target, &id) {
-            Ok(true) => {}
-            Ok(false) => {
-                let message = format!("There is no record {id}.");
-                return value::wrong("validation_missing_relation", &message);
-            }
-            Err(error) => {
-                crate::log::error(format_args!("look for a related record: {error}"));
-                return value::wrong("validation_missing_relation", "It cannot be looked up now.");
-            }
-        }
-    }
-    Ok(stored)
-}
-
-fn may_point_to(tx: &Connection, scope: &Scope, target: &Collection, id: &str) -> Result<bool> {
-    let Some(rowid) = rowid_of(tx, target, id)? else {
-        return Ok(false);
-    };
-    let is_own = matches!(&scope.identity, Identity::User(user)
-        if user.collection_id == target.id && user.id == id);
-    if is_own || scope.identity.manages() {
-        return Ok(true);
-    }
-    match target.grant(Operation::View, &scope.identity)?.access {
-        Access::Free => Ok(true),
-        Access::Denied => Ok(false),
-        Access::When(rule) => holds(tx, scope, target, rowid, &rule, None),
-    }
-}
-
-fn not_valid(errors: FieldErrors) -> Error {
+pub fn not_valid(errors: FieldErrors) -> Error {
     Error::fields("The record is not valid.", errors)
 }
 

@@ -1,11 +1,13 @@
 //! Random filters, rules and sorts that mostly make sense, and their text.
 
-use super::model::Class;
-use super::model::Scalar;
-use super::model::Sight;
+use super::callers::Account;
+use super::callers::Caller;
+use super::compare::Class;
+use super::compare::Scalar;
+use super::model::Asking;
+use super::request::ALWAYS;
 use super::rng::Rng;
 use super::world;
-use super::world::Caller;
 use super::world::Number;
 use super::world::World;
 use crate::collections::FieldKind;
@@ -36,21 +38,32 @@ const OPS: [Op; 12] = [
 pub struct Maker<'a> {
     pub world: &'a World,
     pub table: usize,
-    pub sight: Sight,
-    pub caller: Caller,
+    pub asking: Asking<'a>,
     /// Whether `created`, `updated` and the present may occur.
     pub times: bool,
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
+    /// Makes rules: conditions that everybody may meet.
+    pub fn of_rules(world: &'a World, table: usize, times: bool) -> Maker<'a> {
+        let asking = Asking {
+            caller: &Caller::Nobody,
+            is_rule: true,
+            sent: None,
+        };
+        Maker {
+            world,
+            table,
+            asking,
+            times,
+        }
+    }
+
     /// A condition that is not refused.
     pub fn valid(&self, rng: &mut Rng) -> Expr {
         loop {
             let expr = self.expr(rng, 3);
-            if !self
-                .world
-                .refuses(&expr, self.table, self.sight, self.caller)
-            {
+            if !self.world.refuses(&expr, self.table, self.asking) && self.world.is_sound(&expr) {
                 return expr;
             }
         }
@@ -74,8 +87,11 @@ impl Maker<'_> {
     }
 
     fn comparison(&self, rng: &mut Rng) -> Expr {
+        if rng.percent(if self.asking.is_rule { 40 } else { 12 }) {
+            return self.of_request(rng);
+        }
         let path = self.path(rng, 2);
-        let place = self.world.class_of(self.table, &path, self.sight);
+        let place = self.world.class_of(self.table, &path, self.asking);
         let class = place.map_or(Class::Text, |(class, _)| class);
         let (op, any) = (*rng.pick(&OPS), rng.one_in(3));
         let is_like = matches!(op, Op::Like | Op::NotLike);
@@ -92,7 +108,6 @@ impl Maker<'_> {
         }
         let right = match rng.below(30) {
             0..=2 => Operand::Path(self.path(rng, 2)),
-            3 => Operand::Path(request_path(rng)),
             4 if self.times && !is_like => Operand::Path(vec![rng.word(&["@now", "@yesterday"])]),
             5 | 6 => Operand::Literal(Literal::Null),
             _ if is_like => Operand::Literal(self.pattern(rng, class, &path)),
@@ -100,7 +115,6 @@ impl Maker<'_> {
         };
         let left = match rng.below(40) {
             0 => Operand::Literal(self.literal(rng, Class::Text, &path)),
-            1 => Operand::Path(request_path(rng)),
             _ => Operand::Path(path),
         };
         let is_turned = rng.one_in(12);
@@ -117,12 +131,120 @@ impl Maker<'_> {
         })
     }
 
+    /// A comparison with what a request brings.
+    fn of_request(&self, rng: &mut Rng) -> Expr {
+        let path = self.path(rng, 2);
+        let mut left = Operand::Path(self.request_path(rng, &path));
+        let (mut op, any) = (*rng.pick(&OPS), rng.one_in(2));
+        let mut right = match rng.below(20) {
+            0 | 1 => Operand::Path(self.request_path(rng, &path)),
+            2 => Operand::Literal(Literal::Null),
+            3 => Operand::Literal(Literal::Text(String::new())),
+            4..=6 => Operand::Literal(self.request_literal(rng)),
+            7 => {
+                let list = (0..3).map(|_| self.request_literal(rng)).collect();
+                return Expr::In(left, list);
+            }
+            _ => Operand::Path(path),
+        };
+        if matches!(&left, Operand::Path(path) if path[path.len() - 1].ends_with(":isset")) {
+            right = Operand::Literal(Literal::Bool(rng.one_in(2)));
+            op = *rng.pick(&[Op::Equal, Op::NotEqual]);
+        }
+        if rng.percent(60) {
+            (left, right) = (right, left);
+        }
+        Expr::Compare(Comparison {
+            left,
+            op,
+            any,
+            right,
+        })
+    }
+
+    /// A path into the account, or into what is sent; most often one that is there.
+    fn request_path(&self, rng: &mut Rng, other: &[String]) -> Vec<String> {
+        let path = |part: &str, names: Vec<String>| {
+            let mut path = vec!["@request".to_owned(), part.to_owned()];
+            path.extend(names);
+            path
+        };
+        if rng.one_in(if self.asking.is_rule { 3 } else { 12 }) {
+            let collection = &self.world.tables[self.table].collection;
+            let fields = collection.fields.iter().filter(|field| !field.is_secret());
+            let mut names: Vec<&str> = fields.map(|field| field.name.as_str()).collect();
+            names.push("id");
+            let mut name = rng.word(&names);
+            if collection.field(&other[0]).is_some() && rng.one_in(2) {
+                name.clone_from(&other[0]);
+            }
+            if rng.one_in(4) {
+                name += ":isset";
+            }
+            return path("body", vec![name]);
+        }
+        if rng.percent(30) {
+            return path("auth", vec!["id".to_owned()]);
+        }
+        let table = match self.asking.caller {
+            Caller::User(account) if !rng.one_in(15) => account.table,
+            _ => *rng.pick(&self.world.accounts()),
+        };
+        if rng.one_in(10) {
+            let names: Vec<&str> = if self.times {
+                &ALWAYS[..]
+            } else {
+                &["id", "collectionName"]
+            }
+            .iter()
+            .copied()
+            .chain(["name", "email", "password"])
+            .collect();
+            return path("auth", vec![rng.word(&names)]);
+        }
+        let maker = Maker { table, ..*self };
+        path("auth", maker.path(rng, 2))
+    }
+
+    /// Something that an account may have.
+    fn request_literal(&self, rng: &mut Rng) -> Literal {
+        let accounts = match self.asking.caller {
+            Caller::User(account) => vec![account.clone()],
+            _ => Vec::new(),
+        };
+        let user = match accounts.first() {
+            Some(account) => Some(Caller::User(account.clone())),
+            None => Caller::random_user(rng, self.world),
+        };
+        if let Some(Caller::User(Account { table, record })) = user
+            && rng.percent(80)
+        {
+            let value = rng.pick(&record.values);
+            let collection = &self.world.tables[table].collection;
+            return match value {
+                world::Value::Number(number) => number_literal(*number),
+                world::Value::Flag(flag) => Literal::Bool(*flag),
+                world::Value::Text(text) => Literal::Text(text.clone()),
+                world::Value::List(list) => Literal::Text(rng.pick(list).clone()),
+                _ if rng.one_in(2) => Literal::Text(record.id.clone()),
+                _ => Literal::Text(collection.name.clone()),
+            };
+        }
+        match rng.one_in(2) {
+            true => Literal::Text(rng.word(&["_superusers", "users", "members", "adm-1"])),
+            false => random_literal(rng, Class::Text),
+        }
+    }
+
     /// A path, with at most so many relations.
     pub fn path(&self, rng: &mut Rng, relations_max: usize) -> Vec<String> {
         loop {
             let mut path = Vec::new();
             self.walk(rng, relations_max, &mut path);
-            let is_seen = self.world.class_of(self.table, &path, self.sight).is_some();
+            let is_seen = self
+                .world
+                .class_of(self.table, &path, self.asking)
+                .is_some();
             let has_time = path
                 .last()
                 .is_some_and(|name| name == "created" || name == "updated");
@@ -165,12 +287,14 @@ impl Maker<'_> {
 
     /// Often a value that some record has at the end of the path.
     fn sample(&self, rng: &mut Rng, path: &[String]) -> Option<Scalar> {
-        self.world.class_of(self.table, path, self.sight)?;
+        self.world.class_of(self.table, path, self.asking)?;
         let records = &self.world.tables[self.table].records;
         if records.is_empty() || rng.one_in(3) {
             return None;
         }
-        let values = self.world.values(self.table, Some(rng.pick(records)), path);
+        let values = self
+            .world
+            .values(self.table, Some(rng.pick(records)), path, self.asking);
         Some(rng.pick(&values).clone())
     }
 
@@ -216,7 +340,7 @@ impl Maker<'_> {
             let mut path = self.path(rng, 2);
             if self
                 .world
-                .class_of(self.table, &path, self.sight)
+                .class_of(self.table, &path, self.asking)
                 .is_some_and(|(_, many)| many)
                 && !rng.one_in(10)
             {
@@ -225,6 +349,9 @@ impl Maker<'_> {
             if rng.one_in(12) {
                 path = vec!["@rowid".to_owned()];
             }
+            if rng.one_in(60) {
+                path = self.request_path(rng, &path);
+            }
             SortTerm {
                 path,
                 descending: rng.one_in(2),
@@ -232,11 +359,6 @@ impl Maker<'_> {
         };
         (0..rng.between(1, 3)).map(|_| term(rng)).collect()
     }
-}
-
-fn request_path(rng: &mut Rng) -> Vec<String> {
-    let last = rng.word(&["id", "id", "id", "email", "name"]);
-    vec!["@request".to_owned(), "auth".to_owned(), last]
 }
 
 fn random_literal(rng: &mut Rng, class: Class) -> Literal {

@@ -4,10 +4,10 @@ use serde_json::Map;
 use serde_json::Value as Json;
 use serde_json::json;
 
+use super::callers::Caller;
+use super::grants::Deed;
 use super::rng::Rng;
-use super::world::Caller;
 use super::world::Record;
-use super::world::Rule;
 use super::world::Value;
 use super::world::World;
 use crate::collections::Field;
@@ -32,11 +32,11 @@ impl Wish {
     }
 
     /// Mostly relations that are there, mostly fields that are there.
-    pub fn random(rng: &mut Rng, world: &World, table: usize) -> Wish {
+    pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller) -> Wish {
         let expand = match rng.below(3) {
             0 => Vec::new(),
             _ => (0..rng.between(1, 3))
-                .map(|_| random_expand(rng, world, table))
+                .map(|_| random_expand(rng, world, table, caller))
                 .collect(),
         };
         let expand: Vec<Path> = expand
@@ -63,13 +63,15 @@ fn join(paths: &[Path]) -> String {
     paths.join(",")
 }
 
-fn random_expand(rng: &mut Rng, world: &World, mut table: usize) -> Path {
+fn random_expand(rng: &mut Rng, world: &World, mut table: usize, caller: &Caller) -> Path {
     let mut path = Path::new();
     for _ in 0..rng.between(1, 3) {
         let fields = &world.tables[table].collection.fields;
+        let seen = world.grant(table, Deed::View, caller).fields;
+        let is_careless = rng.one_in(20);
         let relations: Vec<&Field> = fields
             .iter()
-            .filter(|field| field.relation().is_some())
+            .filter(|field| field.relation().is_some() && (is_careless || seen.shows(field)))
             .collect();
         if relations.is_empty() {
             break;
@@ -126,13 +128,14 @@ fn random_fields(rng: &mut Rng, world: &World, table: usize, expand: &[Path]) ->
 
 impl World {
     /// Whether `expand` names what is no relation, or what the caller may not see.
-    pub fn refuses_wish(&self, table: usize, wish: &Wish, caller: Caller) -> bool {
+    pub fn refuses_wish(&self, table: usize, wish: &Wish, caller: &Caller) -> bool {
+        let seen = self.grant(table, Deed::View, caller).fields;
         wish.expand.iter().any(|path| {
             wants(wish.fields.as_deref(), "expand") && {
                 let (name, rest) = path.split_first().unwrap();
                 let field = self.tables[table].collection.field(name);
                 let target = field
-                    .filter(|field| may_see(field, caller))
+                    .filter(|field| seen.shows(field))
                     .and_then(|f| self.target(f));
                 target.is_none_or(|target| {
                     let fields = wish
@@ -144,8 +147,7 @@ impl World {
                     } else {
                         vec![rest.to_vec()]
                     };
-                    let is_shut =
-                        caller == Caller::Nobody && self.tables[target].rules.view == Rule::Admins;
+                    let is_shut = self.grant(target, Deed::View, caller).is_denied();
                     !is_shut && self.refuses_wish(target, &Wish { fields, expand }, caller)
                 })
             }
@@ -153,8 +155,9 @@ impl World {
     }
 
     /// A record as an answer shows it.
-    pub fn show(&self, table: usize, record: &Record, wish: &Wish, caller: Caller) -> Json {
+    pub fn show(&self, table: usize, record: &Record, wish: &Wish, caller: &Caller) -> Json {
         let (collection, fields) = (&self.tables[table].collection, wish.fields.as_deref());
+        let seen = self.grant(table, Deed::View, caller).fields;
         let mut shown = Map::new();
         for (name, value) in [
             ("collectionId", &collection.id),
@@ -168,7 +171,7 @@ impl World {
             }
         }
         for (field, value) in collection.fields.iter().zip(&record.values) {
-            if may_see(field, caller) && wants(fields, &field.name) {
+            if seen.shows(field) && wants(fields, &field.name) {
                 shown.insert(field.name.clone(), show_value(field, value));
             }
         }
@@ -181,7 +184,7 @@ impl World {
         Json::Object(shown)
     }
 
-    fn show_expands(&self, table: usize, record: &Record, wish: &Wish, caller: Caller) -> Json {
+    fn show_expands(&self, table: usize, record: &Record, wish: &Wish, caller: &Caller) -> Json {
         let collection = &self.tables[table].collection;
         let mut shown = Map::new();
         for path in &wish.expand {
@@ -199,10 +202,9 @@ impl World {
                     .and_then(|fields| below(fields, name)),
                 expand: rests.map(|path| path[1..].to_vec()).collect(),
             };
-            let rule = &self.tables[target].rules.view;
             let ids = record.value(collection, name).texts();
             let found = ids.iter().filter_map(|id| self.find(target, id));
-            let found = found.filter(|record| self.allows(rule, target, record, caller));
+            let found = found.filter(|record| self.may_view(target, record, caller));
             let mut found: Vec<Json> = found
                 .map(|record| self.show(target, record, &wish, caller))
                 .collect();
@@ -218,10 +220,6 @@ impl World {
         }
         Json::Object(shown)
     }
-}
-
-fn may_see(field: &Field, caller: Caller) -> bool {
-    !field.is_secret() && (!field.hidden || caller == Caller::Admin)
 }
 
 fn wants(fields: Option<&[Path]>, name: &str) -> bool {
@@ -245,7 +243,7 @@ fn below(fields: &[Path], name: &str) -> Option<Vec<Path>> {
     (!of_name.is_empty()).then_some(of_name)
 }
 
-fn show_value(field: &Field, value: &Value) -> Json {
+pub fn show_value(field: &Field, value: &Value) -> Json {
     match (&field.kind, value) {
         (FieldKind::Bool, value) => json!(*value == Value::Flag(true)),
         (FieldKind::Number { .. } | FieldKind::Json { .. }, value) => value.wire(),

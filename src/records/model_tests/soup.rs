@@ -4,7 +4,7 @@ use super::filters;
 use super::filters::Maker;
 use super::rng::Rng;
 
-const TOKENS: [&str; 62] = [
+const TOKENS: [&str; 68] = [
     "(",
     ")",
     ",",
@@ -65,12 +65,18 @@ const TOKENS: [&str; 62] = [
     "rowid",
     "@now",
     "@request.auth.id",
+    "@request.auth.hidden_title",
+    "@request.auth.tags",
+    "@request.auth.ruled.title",
+    "@request.auth.opens.meta.a",
+    "@request.body.title:isset",
+    "@request.body.tags",
     "@random",
     "@rowid",
 ];
 
 /// Whole attempts to get at something else, and parts of them.
-const ATTACKS: [&str; 40] = [
+const ATTACKS: [&str; 60] = [
     "title = 'x'; DROP TABLE docs; --",
     "title = 'x' OR 1=1 --",
     "title = 'x' OR 1=1",
@@ -105,6 +111,26 @@ const ATTACKS: [&str; 40] = [
     "@request.headers.authorization ~ 'a'",
     "@collection.users.password ~ '%'",
     "@request.auth.password ~ ''",
+    "@request.auth.password != title",
+    "@request.auth.author.password ?~ '%'",
+    "@request.auth.authors.password ?~ title",
+    "@request.auth.authors.author.password ?~ '%'",
+    "@request.auth.shut.title ?~ 'a'",
+    "@request.auth.shuts.title ?~ 'a'",
+    "@request.auth.ruled.hidden_title = 'a'",
+    "@request.auth.hidden_shuts.title ?= 'a'",
+    "@request.auth.opens.shut.title ?= title",
+    "@request.auth.authors.email ?= title",
+    "@request.auth = 'a'",
+    "@request.auth.id.title = 'a'",
+    "@request.auth.meta.password = 'a'",
+    "@request.body.password != ''",
+    "@request.body.hidden_title:isset = true",
+    "@request.body.id:isset.a = true",
+    "@request.body = ''",
+    "named.hidden_title = 'a'",
+    "named.number = 1",
+    "ruled.hidden_shuts.title ?= 'a'",
     "title = ?1",
     "title = :a",
     "title = $a",

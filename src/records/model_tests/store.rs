@@ -10,8 +10,11 @@ use serde_json::Map;
 use serde_json::Value as Json;
 use serde_json::json;
 
+use super::callers::Account;
+use super::callers::Caller;
 use super::rng::Rng;
 use super::world;
+use super::world::Definition;
 use super::world::Record;
 use super::world::Rules;
 use super::world::Table;
@@ -62,20 +65,27 @@ impl Store {
     }
 
     /// Makes collections: first without relations, so that these can go in circles.
-    pub fn define(&self, definitions: &[(String, Vec<Json>, Vec<Json>)]) -> World {
-        for (name, plain, _) in definitions {
-            let kind = if name == world::USERS { "auth" } else { "base" };
+    pub fn define(&self, definitions: &[Definition]) -> World {
+        for Definition {
+            name,
+            is_auth,
+            plain,
+            ..
+        } in definitions
+        {
+            let kind = if *is_auth { "auth" } else { "base" };
             let body = json!({"name": name, "type": kind, "fields": plain});
             self.catalog.create(db::DEFAULT, &body).unwrap();
         }
-        for (name, _, all) in definitions {
+        for definition in definitions {
+            let fields = [&definition.plain[..], &definition.relations].concat();
             self.catalog
-                .update(db::DEFAULT, name, &json!({"fields": all}))
+                .update(db::DEFAULT, &definition.name, &json!({"fields": fields}))
                 .unwrap();
         }
         let collections = self.catalog.collections(db::DEFAULT).unwrap();
-        let table = |(name, _, _): &(String, _, _)| Table {
-            collection: Arc::clone(collections.get(name).unwrap()),
+        let table = |definition: &Definition| Table {
+            collection: Arc::clone(collections.get(&definition.name).unwrap()),
             records: Vec::new(),
             rules: Rules::default(),
         };
@@ -144,13 +154,49 @@ impl Drop for Store {
 }
 
 pub fn admin_scope(world: &World) -> Scope {
-    scope(world, world::Caller::Admin.identity())
+    scope(world, Caller::Admin.identity(world))
 }
 
 pub fn scope(world: &World, identity: Identity) -> Scope {
     Scope {
         collections: Arc::clone(&world.collections),
         identity,
+    }
+}
+
+impl Store {
+    /// Who a caller is by the server's own reading of the account.
+    pub fn identity(&self, world: &World, caller: &Caller) -> Identity {
+        let Caller::User(Account { table, record }) = caller else {
+            return caller.identity(world);
+        };
+        let (scope, collection) = (admin_scope(world), &world.tables[*table].collection);
+        let read = self
+            .database()
+            .read(|connection| records::account::user(connection, &scope, collection, &record.id));
+        Identity::User(Arc::new(read.unwrap().unwrap()))
+    }
+}
+
+/// What the model takes for a rule the product must take too.
+pub fn check_rules(world: &World) {
+    for table in &world.tables {
+        let rules = &table.collection.rules;
+        let all = [
+            &rules.list,
+            &rules.view,
+            &rules.create,
+            &rules.update,
+            &rules.delete,
+        ];
+        for rule in all.into_iter().flatten() {
+            let checked = records::check_rule(rule, &table.collection, &world.collections);
+            assert!(
+                checked.is_ok(),
+                "rule {rule} of {}: {checked:?}",
+                table.collection.name
+            );
+        }
     }
 }
 

@@ -9,15 +9,25 @@ use serde_json::json;
 use super::filters;
 use super::rng::Rng;
 use crate::collections::Collection;
+use crate::collections::CollectionKind;
 use crate::collections::Collections;
 use crate::collections::Field;
 use crate::collections::FieldKind;
 use crate::filter::Expr;
-use crate::rules::Identity;
+use crate::rules::FieldRules;
 
-pub const ADMIN_ID: &str = "adm-1";
-/// The one collection of every world whose records can sign in.
-pub const USERS: &str = "users";
+/// Collections whose records can sign in; every world has the first.
+const ACCOUNTS: [&str; 2] = ["users", "members"];
+/// Groups that accounts may be in.
+pub const GROUPS: [&str; 4] = ["staff", "boss", "guests", "*"];
+
+/// What a collection is made of; relations come last, so that they can go in circles.
+pub struct Definition {
+    pub name: String,
+    pub is_auth: bool,
+    pub plain: Vec<Json>,
+    pub relations: Vec<Json>,
+}
 
 /// A stored value of a field.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +46,7 @@ pub enum Number {
     Real(f64),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     pub id: String,
     pub created: String,
@@ -61,6 +71,8 @@ pub struct Rules {
     pub create: Rule,
     pub update: Rule,
     pub delete: Rule,
+    pub fields: Option<FieldRules>,
+    pub field_edits: Option<FieldRules>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,21 +88,6 @@ pub struct World {
     pub tables: Vec<Table>,
     /// The definitions with the present rules.
     pub collections: Arc<Collections>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
-    Nobody,
-    Admin,
-}
-
-impl Caller {
-    pub fn identity(self) -> Identity {
-        match self {
-            Caller::Nobody => Identity::Nobody,
-            Caller::Admin => Identity::Admin(ADMIN_ID.to_owned()),
-        }
-    }
 }
 
 impl Number {
@@ -149,6 +146,12 @@ fn compare_mixed(integer: i64, real: f64) -> Ordering {
     whole.then(0.0.partial_cmp(&real.fract()).unwrap())
 }
 
+impl Table {
+    pub fn is_auth(&self) -> bool {
+        self.collection.kind == CollectionKind::Auth
+    }
+}
+
 impl Record {
     pub fn value<'a>(&'a self, collection: &Collection, name: &str) -> &'a Value {
         let at = collection
@@ -196,6 +199,12 @@ impl World {
             .map(|options| self.table(&options.collection_id))
     }
 
+    /// The tables whose records can sign in.
+    pub fn accounts(&self) -> Vec<usize> {
+        let tables = 0..self.tables.len();
+        tables.filter(|at| self.tables[*at].is_auth()).collect()
+    }
+
     /// Brings the definitions in line with the rules of the tables.
     pub fn publish_rules(&mut self) {
         for table in &mut self.tables {
@@ -214,6 +223,8 @@ impl World {
                     Rule::When(expr) => Some(filters::render_plainly(expr)),
                 };
             }
+            collection.rules.fields.clone_from(&rules.fields);
+            collection.rules.field_edits.clone_from(&rules.field_edits);
             table.collection = Arc::new(collection);
         }
         let all = self
@@ -255,8 +266,8 @@ const FIELD_NAMES: [&str; 24] = [
 ];
 pub const CHOICES: [&str; 8] = ["a", "b", "c", "ab", "5", "x y", "\u{e9}t\u{e9}", "\"q\""];
 
-/// Random definitions: name and fields, without and with the relations. The last are the users.
-pub fn random_definitions(rng: &mut Rng) -> Vec<(String, Vec<Json>, Vec<Json>)> {
+/// Random definitions; the last are of accounts.
+pub fn random_definitions(rng: &mut Rng) -> Vec<Definition> {
     let mut names: Vec<String> = Vec::new();
     while names.len() < rng.between(2, 3) {
         let name = rng.word(&TABLE_NAMES);
@@ -264,29 +275,50 @@ pub fn random_definitions(rng: &mut Rng) -> Vec<(String, Vec<Json>, Vec<Json>)> 
             names.push(name);
         }
     }
-    names.push(USERS.to_owned());
-    let mut list = Vec::new();
-    for name in &names {
+    let accounts = if rng.one_in(3) { 2 } else { 1 };
+    names.extend(ACCOUNTS[..accounts].iter().map(|name| (*name).to_owned()));
+    let define = |name: &String| {
         let mut free: Vec<&str> = FIELD_NAMES.to_vec();
         let mut take = |rng: &mut Rng| {
             let name = free.remove(rng.below(free.len()));
             free.retain(|other| !other.eq_ignore_ascii_case(name));
             name
         };
-        let plain = random_plain_fields(rng, &mut take);
-        let mut all = plain.clone();
-        for _ in 0..rng.between(1, 3) {
-            let target = rng.pick(&names).clone();
-            let (select_max, name) = (*rng.pick(&[1, 1, 3, 50]), take(rng));
-            let hidden = rng.one_in(12);
-            all.push(
-                json!({"name": name, "type": "relation", "collectionId": target,
-                "maxSelect": select_max, "hidden": hidden}),
-            );
+        let is_auth = ACCOUNTS.contains(&name.as_str());
+        let mut plain = random_plain_fields(rng, &mut take);
+        if is_auth && rng.percent(85) {
+            plain.push(random_groups_field(rng));
         }
-        list.push((name.clone(), plain, all));
-    }
-    list
+        let mut relation = |rng: &mut Rng| {
+            json!({"name": take(rng), "type": "relation", "collectionId": rng.pick(&names),
+                "maxSelect": *rng.pick(&[1, 1, 3, 50]), "hidden": rng.one_in(10)})
+        };
+        let count = rng.between(1, 3);
+        let relations = (0..count).map(|_| relation(rng)).collect();
+        Definition {
+            name: name.clone(),
+            is_auth,
+            plain,
+            relations,
+        }
+    };
+    names.iter().map(define).collect()
+}
+
+/// The groups of an account, in any of the types that may hold them.
+pub fn random_groups_field(rng: &mut Rng) -> Json {
+    let mut field = rng
+        .pick(&[
+            json!({"type": "json"}),
+            json!({"type": "json"}),
+            json!({"type": "select", "values": GROUPS, "maxSelect": 3}),
+            json!({"type": "select", "values": GROUPS}),
+            json!({"type": "text"}),
+        ])
+        .clone();
+    field["name"] = json!("groups");
+    field["hidden"] = json!(rng.one_in(3));
+    field
 }
 
 fn random_plain_fields(
@@ -411,6 +443,8 @@ pub fn random_value(rng: &mut Rng, field: &Field, at: usize, ids: &[String]) -> 
         return Value::Unset;
     }
     match &field.kind {
+        FieldKind::Json { .. } if field.name == "groups" => Value::Json(random_groups(rng)),
+        FieldKind::Text(_) if field.name == "groups" => Value::Text(rng.word(&GROUPS)),
         FieldKind::Text(_) | FieldKind::Editor { .. } => Value::Text(rng.word(&TEXTS)),
         FieldKind::Email(_) => Value::Text(rng.word(&["a@x.org", "A@x.org", "b@y.net"])),
         FieldKind::Url(_) => Value::Text(rng.word(&["https://x.org", "http://Y.net/a%20b?c"])),
@@ -424,6 +458,26 @@ pub fn random_value(rng: &mut Rng, field: &Field, at: usize, ids: &[String]) -> 
         FieldKind::Select { values, select_max } => choose(rng, values, *select_max),
         FieldKind::Relation(options) => choose(rng, ids, options.select_max),
         FieldKind::Bool | FieldKind::Password { .. } => Value::Unset,
+    }
+}
+
+/// Mostly a list of groups; one group, and what is neither.
+fn random_groups(rng: &mut Rng) -> Json {
+    match rng.below(10) {
+        0 => json!(rng.pick(&GROUPS)),
+        1 => rng
+            .pick(&[
+                json!([]),
+                json!({"staff": 1}),
+                json!(5),
+                json!(""),
+                json!([["staff"]]),
+            ])
+            .clone(),
+        2 => json!([5, rng.pick(&GROUPS), null, "", {"boss": 1}]),
+        _ => (0..rng.between(1, 2))
+            .map(|_| json!(rng.pick(&GROUPS)))
+            .collect(),
     }
 }
 
@@ -481,20 +535,32 @@ fn random_json(rng: &mut Rng, depth: usize) -> Json {
     }
 }
 
+impl World {
+    /// The id of a record of a table. No two accounts have the same.
+    fn id(&self, table: usize, at: usize) -> String {
+        match self.accounts().iter().position(|it| *it == table) {
+            Some(number) if number > 0 => format!("{}-{number}", record_id(at)),
+            _ => record_id(at),
+        }
+    }
+}
+
 /// Fills the tables of a world with random records, so many each.
 pub fn fill(rng: &mut Rng, world: &mut World, counts: &[usize]) {
     for (table_at, count) in counts.iter().enumerate() {
         let collection = Arc::clone(&world.tables[table_at].collection);
         for at in 0..*count {
             let values = collection.fields.iter().map(|field| {
-                let ids = world.target(field).map_or(0, |target| counts[target]);
-                let ids: Vec<String> = (0..ids).map(record_id).collect();
+                let ids: Vec<String> = match world.target(field) {
+                    Some(target) => (0..counts[target]).map(|at| world.id(target, at)).collect(),
+                    None => Vec::new(),
+                };
                 random_value(rng, field, at, &ids)
             });
             let values = values.collect();
             let (created, updated) = (rng.word(&MOMENTS), rng.word(&MOMENTS));
             let record = Record {
-                id: record_id(at),
+                id: world.id(table_at, at),
                 created,
                 updated,
                 values,

@@ -8,99 +8,184 @@ use std::collections::BTreeSet;
 use serde_json::Map;
 use serde_json::Value as Json;
 
-use super::world::Caller;
-use super::world::Number;
+use super::callers::Caller;
+use super::grants::Deed;
+use super::grants::Grant;
+use super::grants::Sees;
+use super::model::Sent;
+use super::request;
+use super::values::Action;
+use super::values::apply_action;
+use super::values::default_value;
+use super::values::list_value;
+use super::values::read_id;
+use super::values::read_modifier;
+use super::values::read_value;
 use super::world::Record;
-use super::world::Rule;
+use super::world::Table;
 use super::world::Value;
 use super::world::World;
-use crate::collections::Field;
-use crate::collections::FieldKind;
 use crate::error::Kind;
-use crate::ids;
 
 pub type Outcome<T> = Result<T, Kind>;
 pub type Body = Map<String, Json>;
 
-/// What a body does to one field.
-enum Action {
-    Set(Value),
-    Add(Number),
-    Append(Vec<String>),
-    Prepend(Vec<String>),
-    Remove(Vec<String>),
+/// What answers carry and what proves; neither is written.
+const PASSED_OVER: [&str; 6] = [
+    "id",
+    "created",
+    "updated",
+    "collectionId",
+    "collectionName",
+    "expand",
+];
+const PASSED_OVER_OF_ACCOUNTS: [&str; 3] = ["passwordConfirm", "oldPassword", "emailVisibility"];
+
+/// What a change makes of a record.
+struct Changed {
+    values: Vec<Value>,
+    /// Positions of the fields that it mentions and that came out right.
+    mentioned: Vec<usize>,
+    is_wrong: bool,
+}
+
+impl Changed {
+    fn sent(&self, world: &World, table: usize, body: &Body) -> Sent {
+        let fields = &world.tables[table].collection.fields;
+        let value = |at: &usize| (fields[*at].name.clone(), self.values[*at].clone());
+        let mut sent: Sent = self.mentioned.iter().map(value).collect();
+        if let Ok(Some(id)) = read_id(body) {
+            sent.insert("id".to_owned(), Value::Text(id));
+        }
+        sent
+    }
 }
 
 /// Fields by position and what happens to each.
 type Actions = Vec<(usize, Action)>;
 
+/// A change that somebody asks for.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    pub caller: &'a Caller,
+    pub body: &'a Body,
+    /// Whether the caller has shown to know the password of the account that is changed.
+    pub is_proven: bool,
+}
+
 impl World {
     /// Makes a record; its id is the one of the body, else `made_id`.
-    pub fn create(
-        &mut self,
-        table: usize,
-        body: &Body,
-        made_id: &str,
-        caller: Caller,
-    ) -> Outcome<()> {
-        let rule = self.tables[table].rules.create.clone();
-        admit(&rule, caller)?;
-        let mut actions = self.read_body(table, body, caller)?;
+    pub fn create(&mut self, table: usize, made_id: &str, wanted: Wanted<'_>) -> Outcome<()> {
+        let Wanted { caller, body, .. } = wanted;
+        let grant = self.grant(table, Deed::Create, caller);
+        admit(&grant)?;
+        let (mut actions, is_wrong) = self.read_body(table, &grant, wanted, None);
+        let sent_fields: Vec<usize> = actions.iter().map(|(at, _)| *at).collect();
+        // An account does not choose its own id.
+        if self.tables[table].is_auth() && !caller.manages() && read_id(body)?.is_some() {
+            return Err(Kind::Invalid);
+        }
         for (at, field) in self.tables[table].collection.fields.iter().enumerate() {
             if actions.iter().all(|(known, _)| *known != at) {
-                // What does not exist for the caller cannot be asked of them.
-                if field.required && !(field.hidden && caller == Caller::Nobody) {
+                // What the caller may not write cannot be asked of them.
+                if field.required && grant.fields.takes(field) {
                     return Err(Kind::Invalid);
                 }
                 actions.push((at, Action::Set(default_value(field))));
             }
         }
         let id = read_id(body)?.unwrap_or_else(|| made_id.to_owned());
-        if self.find(table, &id).is_some() {
+        let is_account = |other: &usize| *other != table && self.tables[*other].is_auth();
+        let mut tables: Vec<usize> = (0..self.tables.len()).filter(is_account).collect();
+        tables.retain(|_| self.tables[table].is_auth());
+        tables.push(table);
+        if tables.iter().any(|table| self.find(*table, &id).is_some()) {
             return Err(Kind::Invalid);
         }
         let fields = &self.tables[table].collection.fields;
-        let values = fields.iter().map(default_value).collect();
-        let record = Record {
+        let mut record = Record {
             id,
             created: String::new(),
             updated: String::new(),
-            values,
+            values: fields.iter().map(default_value).collect(),
         };
-        self.tables[table].records.push(record);
-        let at = self.tables[table].records.len() - 1;
-        self.apply(table, at, actions)?;
-        let is_allowed = self.allows(&rule, table, &self.tables[table].records[at], caller);
-        if is_allowed {
+        let own = (table, record.id.clone());
+        let changed = self.changed(table, &record, actions, Some(&own), caller);
+        if is_wrong || changed.is_wrong {
+            return Err(Kind::Invalid);
+        }
+        let mut sent = changed.sent(self, table, body);
+        let fields = &self.tables[table].collection.fields;
+        let is_sent =
+            |name: &String| name == "id" || sent_fields.iter().any(|at| fields[*at].name == *name);
+        sent.retain(|name, _| is_sent(name));
+        record.values = changed.values;
+        self.check_unique(table, &record)?;
+        self.tables[table].records.push(record.clone());
+        if self.admits(&grant, table, &record, caller, Some(&sent)) {
             Ok(())
         } else {
             Err(Kind::Invalid)
         }
     }
 
-    pub fn update(&mut self, table: usize, id: &str, body: &Body, caller: Caller) -> Outcome<()> {
-        let rule = self.tables[table].rules.update.clone();
-        admit(&rule, caller)?;
-        let at = self.find_for(table, id, &rule, caller)?;
-        let actions = self.read_body(table, body, caller)?;
+    pub fn update(&mut self, table: usize, id: &str, wanted: Wanted<'_>) -> Outcome<()> {
+        let Wanted { caller, body, .. } = wanted;
+        let grant = self.grant(table, Deed::Update, caller);
+        admit(&grant)?;
+        let records = &self.tables[table].records;
+        let at = records.iter().position(|record| record.id == id);
+        let at = at.ok_or(Kind::NotFound)?;
+        let before = records[at].clone();
+        let (actions, is_wrong) = self.read_body(table, &grant, wanted, Some(&before));
+        let positions: Vec<usize> = actions.iter().map(|(at, _)| *at).collect();
+        let changed = self.changed(table, &before, actions, None, caller);
+        let sent = changed.sent(self, table, body);
+        self.find_for(table, id, &grant, caller, Some(&sent))?;
+        if is_wrong || changed.is_wrong {
+            return Err(Kind::Invalid);
+        }
         if read_id(body)?.is_some_and(|given| given != id) {
             return Err(Kind::Invalid);
         }
-        self.apply(table, at, actions)
+        let fields = &self.tables[table].collection.fields;
+        let sets = |name: &str| positions.iter().any(|at| fields[*at].name == name);
+        let is_guarded = self.tables[table].is_auth()
+            && !caller.manages()
+            && (sets("email") || sets("password"));
+        if is_guarded && !wanted.is_proven {
+            return Err(Kind::Invalid);
+        }
+        let mut record = before.clone();
+        record.values = changed.values;
+        self.check_unique(table, &record)?;
+        if self.tables[table].is_auth() && !caller.manages() {
+            self.forget_verified(table, &before, &mut record);
+        }
+        self.tables[table].records[at] = record;
+        Ok(())
     }
 
-    pub fn upsert(&mut self, table: usize, id: &str, body: &Body, caller: Caller) -> Outcome<()> {
-        match self.find(table, id) {
-            Some(_) => self.update(table, id, body, caller),
-            None => self.create(table, body, id, caller),
+    /// A new address is one that nobody has verified.
+    fn forget_verified(&self, table: usize, before: &Record, after: &mut Record) {
+        let collection = &self.tables[table].collection;
+        let email = |record: &Record| record.value(collection, "email").texts().concat();
+        if !email(before).eq_ignore_ascii_case(&email(after)) {
+            let fields = &collection.fields;
+            let at = fields.iter().position(|field| field.name == "verified");
+            after.values[at.unwrap()] = Value::Flag(false);
         }
     }
 
-    pub fn delete(&mut self, table: usize, id: &str, caller: Caller) -> Outcome<()> {
-        let rule = self.tables[table].rules.delete.clone();
-        admit(&rule, caller)?;
-        self.find_for(table, id, &rule, caller)?;
-        self.delete_found(table, std::slice::from_ref(&id.to_owned()))
+    pub fn upsert(&mut self, table: usize, id: &str, wanted: Wanted<'_>) -> Outcome<()> {
+        match self.find(table, id) {
+            Some(_) => self.update(table, id, wanted),
+            None => self.create(table, id, wanted),
+        }
+    }
+
+    pub fn delete(&mut self, table: usize, id: &str, caller: &Caller) -> Outcome<()> {
+        self.delete_all(table, std::slice::from_ref(&id.to_owned()), caller)
     }
 
     fn delete_found(&mut self, table: usize, ids: &[String]) -> Outcome<()> {
@@ -128,23 +213,29 @@ impl World {
     }
 
     /// All go at once: what points from one to another is in nobody's way.
-    pub fn delete_all(&mut self, table: usize, ids: &[String], caller: Caller) -> Outcome<()> {
-        let rule = self.tables[table].rules.delete.clone();
-        admit(&rule, caller)?;
+    pub fn delete_all(&mut self, table: usize, ids: &[String], caller: &Caller) -> Outcome<()> {
+        let grant = self.grant(table, Deed::Delete, caller);
+        admit(&grant)?;
         for id in ids {
-            self.find_for(table, id, &rule, caller)?;
+            self.find_for(table, id, &grant, caller, None)?;
         }
         self.delete_found(table, ids)
     }
 
-    fn find_for(&self, table: usize, id: &str, rule: &Rule, caller: Caller) -> Outcome<usize> {
+    fn find_for(
+        &self,
+        table: usize,
+        id: &str,
+        grant: &Grant,
+        caller: &Caller,
+        sent: Option<&Sent>,
+    ) -> Outcome<usize> {
         let records = &self.tables[table].records;
         let at = records
             .iter()
             .position(|record| record.id == id)
             .ok_or(Kind::NotFound)?;
-        let is_allowed = self.allows(rule, table, &records[at], caller);
-        if is_allowed {
+        if self.admits(grant, table, &records[at], caller, sent) {
             Ok(at)
         } else {
             Err(Kind::NotFound)
@@ -179,65 +270,140 @@ impl World {
         }
     }
 
-    fn read_body(&self, table: usize, body: &Body, caller: Caller) -> Outcome<Actions> {
+    /// `before` is the record that is changed, if there is one.
+    fn read_body(
+        &self,
+        table: usize,
+        grant: &Grant,
+        wanted: Wanted<'_>,
+        before: Option<&Record>,
+    ) -> (Actions, bool) {
+        let Wanted { caller, body, .. } = wanted;
         let mut actions: Actions = Vec::new();
-        let fields = &self.tables[table].collection.fields;
-        // To others than admins a hidden field does not exist.
-        let is_shown = |field: &Field| caller == Caller::Admin || !field.hidden;
+        let (fields, is_auth) = (
+            &self.tables[table].collection.fields,
+            self.tables[table].is_auth(),
+        );
         let position = |name: &str| {
             fields
                 .iter()
-                .position(|field| field.name == name && is_shown(field))
+                .position(|field| field.name == name && grant.fields.knows(field))
         };
+        let mut is_wrong = false;
         for (key, json) in body {
-            if key == "id" {
-                continue;
-            }
-            if let Some(at) = position(key) {
-                let value = read_value(&fields[at], json).ok_or(Kind::Invalid)?;
-                if value == Value::Unset && fields[at].required {
-                    return Err(Kind::Invalid);
-                }
-                actions.push((at, Action::Set(value)));
+            let is_passed_over = PASSED_OVER.contains(&key.as_str())
+                || (is_auth && PASSED_OVER_OF_ACCOUNTS.contains(&key.as_str()));
+            if is_passed_over && position(key).is_none() {
                 continue;
             }
             let name = key.trim_matches(['+', '-']);
-            let at = position(name).ok_or(Kind::Invalid)?;
-            let sign = key.replace(name, "*");
-            let action = read_modifier(&fields[at], &sign, json).ok_or(Kind::Invalid)?;
+            let Some(at) = position(key).or_else(|| position(name)) else {
+                is_wrong = true;
+                continue;
+            };
+            let field = &fields[at];
+            if matches!(grant.fields, Sees::Named(_)) && !grant.fields.takes(field) {
+                continue;
+            }
+            let action = match *key == field.name {
+                true => read_value(field, json)
+                    .filter(|value| *value != Value::Unset || !field.required)
+                    .map(Action::Set),
+                false => read_modifier(field, &key.replace(name, "*"), json),
+            };
+            // A field is mentioned once, with or without a sign.
+            let Some(action) = action.filter(|_| actions.iter().all(|(known, _)| *known != at))
+            else {
+                is_wrong = true;
+                continue;
+            };
+            let is_reserved = is_auth && ["verified", "groups"].contains(&field.name.as_str());
+            // Of themselves accounts leave these as they are.
+            let present = before.map_or_else(|| default_value(field), |it| it.values[at].clone());
+            let is_same = match apply_action(field, &present, action.clone()) {
+                Ok(value) => value == present,
+                Err(_) => false,
+            };
+            let may_set = caller.manages() || grant.fields.names(&field.name) || is_same;
+            if is_reserved && !may_set {
+                is_wrong = true;
+                continue;
+            }
             actions.push((at, action));
         }
-        // A field is mentioned once, with or without a sign.
-        let mut seen = BTreeSet::new();
-        if actions.iter().all(|(at, _)| seen.insert(*at)) {
-            Ok(actions)
-        } else {
-            Err(Kind::Invalid)
+        if is_auth
+            && let (Some(Json::String(password)), Some(Json::String(again))) =
+                (body.get("password"), body.get("passwordConfirm"))
+        {
+            is_wrong |= password != again;
         }
+        (actions, is_wrong)
     }
 
-    fn apply(&mut self, table: usize, at: usize, actions: Actions) -> Outcome<()> {
-        for (field_at, action) in actions {
-            let field = self.tables[table].collection.fields[field_at].clone();
-            let before = self.tables[table].records[at].values[field_at].clone();
-            let value = apply_action(&field, &before, action)?;
-            if let Some(target) = self.target(&field)
-                && value
-                    .texts()
-                    .iter()
-                    .any(|id| self.find(target, id).is_none())
-            {
+    /// The values of a record after a change; `own` is a record that is being made.
+    fn changed(
+        &self,
+        table: usize,
+        record: &Record,
+        actions: Actions,
+        own: Option<&(usize, String)>,
+        caller: &Caller,
+    ) -> Changed {
+        let mut changed = Changed {
+            values: record.values.clone(),
+            mentioned: Vec::new(),
+            is_wrong: false,
+        };
+        for (at, action) in actions {
+            let field = &self.tables[table].collection.fields[at];
+            let before = &record.values[at];
+            let Ok(value) = apply_action(field, before, action) else {
+                changed.is_wrong = true;
+                continue;
+            };
+            if let Some(target) = self.target(field) {
+                let may_name = |id: &String| {
+                    let is_own = own.is_some_and(|own| *own == (target, id.clone()));
+                    is_own || before.texts().contains(id) || self.may_name(target, id, caller)
+                };
+                if !value.texts().iter().all(may_name) {
+                    changed.is_wrong = true;
+                    continue;
+                }
+            }
+            changed.mentioned.push(at);
+            changed.values[at] = value;
+        }
+        changed
+    }
+
+    /// Whether a relation may newly point to a record: what the caller may not view is not there.
+    fn may_name(&self, target: usize, id: &str, caller: &Caller) -> bool {
+        self.find(target, id).is_some_and(|record| {
+            caller.opens(target)
+                || request::is_own(caller, target, record)
+                || self.may_view(target, record, caller)
+        })
+    }
+
+    fn check_unique(&self, table: usize, record: &Record) -> Outcome<()> {
+        let Table {
+            collection,
+            records,
+            ..
+        } = &self.tables[table];
+        for (at, field) in collection.fields.iter().enumerate() {
+            let is_address = self.tables[table].is_auth() && field.name == "email";
+            let is_same = |a: &Value, b: &Value| match (a, b) {
+                (Value::Text(a), Value::Text(b)) if is_address => a.eq_ignore_ascii_case(b),
+                (a, b) => a == b,
+            };
+            let value = &record.values[at];
+            let is_taken =
+                |other: &Record| other.id != record.id && is_same(&other.values[at], value);
+            if field.unique && *value != Value::Unset && records.iter().any(is_taken) {
                 return Err(Kind::Invalid);
             }
-            let is_taken = |other: &Record| other.values[field_at] == value;
-            let mut others = self.tables[table].records.iter().enumerate();
-            if field.unique
-                && value != Value::Unset
-                && others.any(|(other_at, other)| other_at != at && is_taken(other))
-            {
-                return Err(Kind::Invalid);
-            }
-            self.tables[table].records[at].values[field_at] = value;
         }
         Ok(())
     }
@@ -260,203 +426,10 @@ impl World {
     }
 }
 
-fn admit(rule: &Rule, caller: Caller) -> Outcome<()> {
-    let is_refused = caller == Caller::Nobody && *rule == Rule::Admins;
-    if is_refused {
+fn admit(grant: &Grant) -> Outcome<()> {
+    if grant.is_denied() {
         Err(Kind::Forbidden)
     } else {
         Ok(())
     }
-}
-
-fn default_value(field: &Field) -> Value {
-    match field.kind {
-        FieldKind::Bool => Value::Flag(false),
-        _ => Value::Unset,
-    }
-}
-
-fn read_id(body: &Body) -> Outcome<Option<String>> {
-    match body.get("id") {
-        None | Some(Json::Null) => Ok(None),
-        Some(Json::String(id)) if id.is_empty() => Ok(None),
-        Some(Json::String(id)) if ids::is_valid_id(id) => Ok(Some(id.clone())),
-        Some(_) => Err(Kind::Invalid),
-    }
-}
-
-fn apply_action(field: &Field, before: &Value, action: Action) -> Outcome<Value> {
-    let mut list = before.texts();
-    match action {
-        Action::Set(value) => return Ok(value),
-        Action::Add(amount) => return add(field, before, amount).ok_or(Kind::Invalid),
-        // What is added stands at its end, even if it was there before.
-        Action::Append(more) => {
-            list.retain(|text| !more.contains(text));
-            list.extend(more);
-        }
-        Action::Prepend(more) => {
-            list.retain(|text| !more.contains(text));
-            list.splice(0..0, more);
-        }
-        Action::Remove(less) => list.retain(|text| !less.contains(text)),
-    }
-    let is_allowed = list.len() <= most(field) && !(list.is_empty() && field.required);
-    if is_allowed {
-        Ok(list_value(field, list))
-    } else {
-        Err(Kind::Invalid)
-    }
-}
-
-fn add(field: &Field, before: &Value, amount: Number) -> Option<Value> {
-    let before = match before {
-        Value::Number(number) => *number,
-        _ => Number::Integer(0),
-    };
-    let exact = match (before, amount) {
-        (Number::Integer(a), Number::Integer(b)) => a.checked_add(b).map(Number::Integer),
-        _ => None,
-    };
-    let sum = exact.unwrap_or_else(|| Number::stored(before.as_real() + amount.as_real()));
-    (sum.as_real().is_finite() && is_in_bounds(field, sum)).then_some(Value::Number(sum))
-}
-
-fn is_in_bounds(field: &Field, number: Number) -> bool {
-    let FieldKind::Number {
-        min,
-        max,
-        integers_only,
-    } = field.kind
-    else {
-        return true;
-    };
-    let real = number.as_real();
-    !(integers_only && real.fract() != 0.0)
-        && min.is_none_or(|min| real >= min)
-        && max.is_none_or(|max| real <= max)
-}
-
-fn most(field: &Field) -> usize {
-    match &field.kind {
-        FieldKind::Select { select_max, .. } => *select_max,
-        FieldKind::Relation(options) => options.select_max,
-        _ => 0,
-    }
-}
-
-fn list_value(field: &Field, mut list: Vec<String>) -> Value {
-    match (list.is_empty(), field.is_multiple()) {
-        (true, _) => Value::Unset,
-        (false, true) => Value::List(list),
-        (false, false) => Value::Text(list.remove(0)),
-    }
-}
-
-fn read_number(json: &Json) -> Option<Number> {
-    match json {
-        Json::Number(number) => Some(match number.as_i64() {
-            Some(integer) => Number::Integer(integer),
-            None => Number::stored(number.as_f64()?),
-        }),
-        Json::String(text) => read_number(&serde_json::from_str(text).ok()?),
-        _ => None,
-    }
-}
-
-/// Distinct texts, none of them empty, each one that the field takes.
-fn read_list(field: &Field, json: &Json, known_only: bool) -> Option<Vec<String>> {
-    let list = match json {
-        Json::Array(list) => list.clone(),
-        single => vec![single.clone()],
-    };
-    let mut texts: Vec<String> = Vec::new();
-    for json in list {
-        let text = match json {
-            Json::Null => String::new(),
-            Json::String(text) => text,
-            _ => return None,
-        };
-        let is_known = match &field.kind {
-            FieldKind::Select { values, .. } => values.contains(&text),
-            _ => ids::is_valid_id(&text),
-        };
-        if !text.is_empty() && !texts.contains(&text) {
-            if known_only && !is_known {
-                return None;
-            }
-            texts.push(text);
-        }
-    }
-    Some(texts)
-}
-
-/// The value that a body sets; none when it is refused.
-fn read_value(field: &Field, json: &Json) -> Option<Value> {
-    match &field.kind {
-        FieldKind::Text(options) => match json {
-            Json::Null => Some(Value::Unset),
-            Json::String(text) if text.is_empty() => Some(Value::Unset),
-            Json::String(text) => {
-                let chars = text.chars().count();
-                let is_allowed =
-                    chars >= options.chars_min && options.chars_max.is_none_or(|max| chars <= max);
-                is_allowed.then(|| Value::Text(text.clone()))
-            }
-            _ => None,
-        },
-        FieldKind::Number { .. } => match json {
-            Json::Null => Some(Value::Unset),
-            Json::String(text) if text.is_empty() => Some(Value::Unset),
-            json => {
-                let number = read_number(json)?;
-                is_in_bounds(field, number).then_some(Value::Number(number))
-            }
-        },
-        FieldKind::Bool => match json {
-            Json::Null => Some(Value::Flag(false)),
-            Json::Bool(flag) => Some(Value::Flag(*flag)),
-            Json::String(text) => match text.as_str() {
-                "" | "0" | "false" => Some(Value::Flag(false)),
-                "1" | "true" => Some(Value::Flag(true)),
-                _ => None,
-            },
-            json => match json.as_i64() {
-                Some(0) => Some(Value::Flag(false)),
-                Some(1) => Some(Value::Flag(true)),
-                _ => None,
-            },
-        },
-        FieldKind::Json { .. } => match json {
-            Json::Null => Some(Value::Unset),
-            json => Some(Value::Json(json.clone())),
-        },
-        FieldKind::Select { .. } | FieldKind::Relation(_) => {
-            let list = read_list(field, json, true)?;
-            (list.len() <= most(field)).then(|| list_value(field, list))
-        }
-        kind => unreachable!("no {} in these sequences", kind.name()),
-    }
-}
-
-fn read_modifier(field: &Field, sign: &str, json: &Json) -> Option<Action> {
-    if let (FieldKind::Number { .. }, "*+" | "*-") = (&field.kind, sign) {
-        let amount = read_number(json)?;
-        return Some(Action::Add(match (sign, amount) {
-            ("*+", amount) => amount,
-            (_, Number::Integer(amount)) => amount
-                .checked_neg()
-                .map_or(Number::Real(-(amount as f64)), Number::Integer),
-            (_, Number::Real(amount)) => Number::Real(-amount),
-        }));
-    }
-    if !field.is_multiple() {
-        return None;
-    }
-    Some(match sign {
-        "*+" => Action::Append(read_list(field, json, true)?),
-        "+*" => Action::Prepend(read_list(field, json, true)?),
-        "*-" => Action::Remove(read_list(field, json, false)?),
-        _ => return None,
-    })
 }

@@ -1,8 +1,8 @@
 //! `@request...` in conditions: the account of the caller, and what is being written.
 //!
 //! `@request.auth.NAME` is a field of the signed-in record, `@request.auth.team.name` one of a record
-//! that it points to. `@request.body.NAME` is what the request sends for a field, with or without a
-//! sign; `@request.body.NAME:isset` whether it sends anything. Several values ask for all of
+//! that it points to. `@request.body.NAME` is what a field would hold after the change, if the request
+//! sends anything for it, with or without a sign; `@request.body.NAME:isset` whether it does. Several values ask for all of
 //! them, as with fields.
 
 use rusqlite::types::Value as Stored;
@@ -14,15 +14,14 @@ use super::Side;
 use super::SideValue;
 use super::Trust;
 use super::Walk;
-use super::coerce;
-use super::kind_of;
 use crate::collections::CollectionKind;
 use crate::collections::Field;
 use crate::collections::FieldKind;
 use crate::error::Error;
 use crate::error::Result;
 use crate::records::kind::Kind;
-use crate::records::value::Modifier;
+use crate::records::kind::coerce;
+use crate::records::value;
 use crate::rules::Identity;
 use crate::rules::User;
 
@@ -38,7 +37,10 @@ impl Query<'_> {
             [_, part, first, rest @ ..] if part == "auth" => {
                 self.account(path, first, rest, place.trust)
             }
-            [_, part, first, rest @ ..] if part == "body" => self.body(path, first, rest, place),
+            // A caller's own filter is about records, and writes none.
+            [_, part, first, rest @ ..] if part == "body" && place.trust == Trust::Rule => {
+                self.body(path, first, rest, place)
+            }
             _ => Err(unknown(path)),
         }
     }
@@ -71,7 +73,7 @@ impl Query<'_> {
         match first {
             "collectionId" => Ok(known(Stored::Text(user.collection_id.clone()))),
             "collectionName" => Ok(known(Stored::Text(user.collection_name.clone()))),
-            _ if is_always => self.side(user.record.get(first)),
+            _ if is_always => Ok(several(values(user.record.get(first)))),
             _ => self.account_field(user, path, rest, trust),
         }
     }
@@ -98,8 +100,16 @@ impl Query<'_> {
             return Err(unknown(path));
         }
         let value = user.record.get(&field.name);
+        if let FieldKind::Json { .. } = field.kind {
+            // As conditions on records see json; only a list of groups stands for its values.
+            let value = value.and_then(|value| inside(value, rest));
+            return Ok(match field.name == "groups" && rest.is_empty() {
+                true => several(values(value)),
+                false => known(value.map_or(Stored::Null, scalar)),
+            });
+        }
         if rest.is_empty() {
-            return self.side(value);
+            return Ok(several(values(value)));
         }
         match field
             .relation()
@@ -110,6 +120,7 @@ impl Query<'_> {
                 if ids.is_empty() {
                     return Ok(nothing());
                 }
+                let bound = self.params.len();
                 let mut walk = Walk::from_request(ids.len() > 1);
                 let id = self.one_of(&mut walk, &ids)?;
                 self.step_into(&mut walk, &id, target, trust, &|| unknown(path))?;
@@ -118,14 +129,21 @@ impl Query<'_> {
                     collection: target,
                     trust,
                 };
-                let side = self.field_path(walk, rest, path, place)?;
+                let side = match self.field_path(walk, rest, path, place) {
+                    // What the rule speaks of, accounts of another collection have.
+                    Err(_) if trust == Trust::Rule => {
+                        self.params.truncate(bound);
+                        return Ok(nothing());
+                    }
+                    side => side?,
+                };
                 Ok(Side {
                     from_request: true,
                     ..side
                 })
             }
             Some(None) => Ok(nothing()),
-            None => self.side(value.and_then(|value| inside(value, rest))),
+            None => Ok(nothing()),
         }
     }
 
@@ -190,54 +208,46 @@ impl Query<'_> {
         if (name != "id" && field.is_none()) || (asks_if_set && !rest.is_empty()) {
             return Err(unknown(path));
         }
-        let raw = self.input.body.and_then(|body| {
-            let is_it = |key: &str| {
-                key == name || Modifier::split(key).is_some_and(|(plain, _)| plain == name)
-            };
-            let found = body.get(name);
-            found.or_else(|| body.iter().find(|(key, _)| is_it(key)).map(|(_, raw)| raw))
-        });
+        let sent = self.input.body.and_then(|sent| sent.get(name));
         if asks_if_set {
-            return Ok(Side::constant(Stored::Integer(i64::from(raw.is_some()))));
+            return Ok(Side::constant(Stored::Integer(i64::from(sent.is_some()))));
         }
-        let value: Option<Value> = raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        if !rest.is_empty() {
-            return self.side(value.as_ref().and_then(|value| inside(value, rest)));
-        }
-        let mut side = self.side(value.as_ref())?;
-        if let (SideValue::Constant(stored), Some(field)) = (&mut side.value, field)
-            && !matches!(field.kind, FieldKind::Json { .. })
-        {
-            // As it will be stored; what cannot be is refused anyway.
-            let fitting = coerce(stored.clone(), Some(kind_of(field)));
-            *stored = fitting.unwrap_or(Stored::Null);
-        }
-        Ok(side)
+        let Some(stored) = sent else {
+            return Ok(nothing());
+        };
+        Ok(match (field.map(|field| &field.kind), stored) {
+            (Some(FieldKind::Json { .. }), Stored::Text(text)) => {
+                let value: Value = serde_json::from_str(text)?;
+                known(inside(&value, rest).map_or(Stored::Null, scalar))
+            }
+            _ if !rest.is_empty() => nothing(),
+            _ => match field {
+                Some(field) if field.is_multiple() => {
+                    let list = value::load_list(field, stored).into_iter();
+                    several(list.map(Stored::Text).collect())
+                }
+                _ => known(stored.clone()),
+            },
+        })
     }
 
-    /// A value of the request; a list is its values.
-    fn side(&mut self, value: Option<&Value>) -> Result<Side> {
-        let Some(Value::Array(list)) = value else {
-            return Ok(known(value.map_or(Stored::Null, scalar)));
+    /// Makes rows of several known values.
+    pub(super) fn spread(&mut self, side: Side) -> Result<Side> {
+        let SideValue::Constants(values) = &side.value else {
+            return Ok(side);
         };
-        let values: Vec<Stored> = list
-            .iter()
-            .map(scalar)
-            .filter(|value| *value != Stored::Null)
-            .collect();
-        match values.as_slice() {
-            [] => Ok(nothing()),
-            [one] => Ok(known(one.clone())),
-            _ => {
-                let mut walk = Walk::from_request(true);
-                let texts: Vec<Value> = list.iter().filter(|it| !it.is_null()).cloned().collect();
-                let sql = self.over_json(&mut walk, &Value::Array(texts))?;
-                Ok(Side {
-                    from_request: true,
-                    ..walk.end(sql, Kind::Text)
-                })
-            }
-        }
+        let json = |value: &Stored| match value {
+            Stored::Integer(number) => Value::from(*number),
+            Stored::Real(number) => Value::from(*number),
+            Stored::Text(text) => Value::from(text.as_str()),
+            Stored::Null | Stored::Blob(_) => Value::Null,
+        };
+        let mut walk = Walk::from_request(true);
+        let sql = self.over_json(&mut walk, &values.iter().map(json).collect())?;
+        Ok(Side {
+            from_request: true,
+            ..walk.end(sql, Kind::Text)
+        })
     }
 
     /// Binds an id, or joins several.
@@ -252,6 +262,47 @@ impl Query<'_> {
         let (alias, list) = (self.alias(), self.bind(Stored::Text(list.to_string())));
         walk.joins += &format!(" LEFT JOIN json_each({list}) AS {alias}");
         Ok(format!("{alias}.value"))
+    }
+}
+
+impl Side {
+    /// A value of the request that cannot be one of the other side's is nothing to it. The same in
+    /// the text of a filter is a mistake, which [`Side::term`] tells of.
+    pub(super) fn fit(&mut self, other: &Side, is_like: bool) {
+        let (Some(kind), true) = (other.kind(), self.from_request) else {
+            return;
+        };
+        let fit = |value: &mut Stored| match coerce(value.clone(), Some(kind)) {
+            Ok(_) if is_like => {}
+            Ok(fitting) => *value = fitting,
+            Err(_) => *value = Stored::Null,
+        };
+        match &mut self.value {
+            SideValue::Constant(value) => fit(value),
+            SideValue::Constants(values) => values.iter_mut().for_each(fit),
+            SideValue::One { sql, .. } | SideValue::Many { sql, .. } => {
+                *sql = fitting(sql, kind, is_like);
+            }
+        }
+    }
+}
+
+/// The same in SQL: the value, or NULL where it is a text that is none of `kind`.
+fn fitting(sql: &str, kind: Kind, is_like: bool) -> String {
+    let (yes, no) = match is_like {
+        true => (sql, sql),
+        false => ("1", "0"),
+    };
+    match kind {
+        Kind::Number => format!(
+            "CASE WHEN typeof({sql}) <> 'text' THEN {sql} \
+             WHEN json_valid({sql}) AND json_type({sql}) IN ('integer', 'real') THEN {sql} END"
+        ),
+        Kind::Bool => format!(
+            "CASE WHEN typeof({sql}) <> 'text' THEN {sql} \
+             WHEN {sql} = 'true' THEN {yes} WHEN {sql} = 'false' THEN {no} END"
+        ),
+        Kind::Text | Kind::Date | Kind::Datetime | Kind::Json => sql.to_owned(),
     }
 }
 
@@ -280,6 +331,30 @@ fn nothing() -> Side {
     known(Stored::Null)
 }
 
+/// No values are nothing.
+fn several(mut values: Vec<Stored>) -> Side {
+    let value = match values.len() {
+        0 => SideValue::Constant(Stored::Null),
+        1 => SideValue::Constant(values.remove(0)),
+        _ => SideValue::Constants(values),
+    };
+    Side {
+        value,
+        from_request: true,
+    }
+}
+
+/// A value of the request; a list is its values.
+fn values(value: Option<&Value>) -> Vec<Stored> {
+    let list = match value {
+        Some(Value::Array(list)) => list.as_slice(),
+        Some(value) => std::slice::from_ref(value),
+        None => &[],
+    };
+    let stored = list.iter().map(scalar);
+    stored.filter(|value| *value != Stored::Null).collect()
+}
+
 fn scalar(value: &Value) -> Stored {
     match value {
         Value::Null => Stored::Null,
@@ -306,10 +381,13 @@ fn texts(value: Option<&Value>) -> Vec<String> {
     }
 }
 
-/// What lies at a path inside json.
+/// What lies at a path inside json, as `json_extract` has it: whole numbers are positions in lists and
+/// nothing else.
 fn inside<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
-    path.iter().try_fold(value, |value, name| match value {
-        Value::Array(list) => list.get(name.parse::<usize>().ok()?),
-        other => other.get(name),
-    })
+    path.iter()
+        .try_fold(value, |value, name| match (value, name.parse::<u32>()) {
+            (Value::Array(list), Ok(position)) => list.get(usize::try_from(position).ok()?),
+            (Value::Object(object), Err(_)) => object.get(name),
+            _ => None,
+        })
 }

@@ -47,7 +47,8 @@ fn a_key_opens_what_its_scopes_name() {
     let (_, reader) = key(&server, &json!({"name": "r", "scopes": ["read"]}));
     let notes = "/api/collections/notes/records";
     let note = json!({"id": "n", "title": "a", "secret": "s"});
-    writer.post(notes, &note).expect(200);
+    let made = writer.post(notes, &note).expect(200);
+    assert_eq!(made.json, json!({"id": "n"}));
     writer.get(notes).expect(403);
     writer.list("notes", &[]).expect(403);
     assert_eq!(
@@ -90,7 +91,7 @@ fn a_key_opens_what_its_scopes_name() {
 #[test]
 fn a_key_may_be_for_some_databases_and_collections_only() {
     let server = server();
-    let some = json!({"name": "some", "scopes": ["read", "write", "collections"],
+    let some = json!({"name": "some", "scopes": ["read", "write"],
         "databases": ["shop"], "collections": ["notes"]});
     let (_, key) = key(&server, &some);
     key.get("/api/collections/notes/records").expect(403);
@@ -104,8 +105,15 @@ fn a_key_may_be_for_some_databases_and_collections_only() {
         .admin()
         .post(&format!("{shop}/others/records"), other)
         .expect(200);
-    let note = json!({"title": "a", "other": "o"});
-    key.post(&format!("{shop}/notes/records"), note).expect(200);
+    let hidden = json!({"title": "a", "other": "o"});
+    let missing = json!({"title": "a", "other": "none"});
+    let path = format!("{shop}/notes/records");
+    for note in [&hidden, &missing] {
+        let refused = key.post(&path, note).expect(400);
+        let code = refused.text("/data/other/code");
+        assert_eq!(code, "validation_missing_relation");
+    }
+    server.admin().post(&path, hidden).expect(200);
     let list = key
         .get(&format!("{shop}/notes/records?expand=other"))
         .expect(200);
@@ -168,6 +176,14 @@ fn wrong_keys_are_refused() {
         (
             json!({"name": "k", "scopes": ["read"], "expires": "soon"}),
             "expires",
+        ),
+        (
+            json!({"name": "k", "scopes": ["collections"], "collections": ["notes"]}),
+            "collections",
+        ),
+        (
+            json!({"name": "k", "scopes": ["databases"], "databases": ["shop"]}),
+            "databases",
         ),
     ] {
         let refused = admin.post("/api/keys", &wrong).expect(400);

@@ -1,0 +1,291 @@
+//! Single values and how they compare, told from the documentation.
+//!
+//! Where that is silent this holds, and the tests show that the product agrees: numbers come
+//! before texts; compared with a number field a text that reads as a number is one; compared with
+//! a text field a number inside json is a text; a whole json field is the text of its json; true
+//! and false are 1 and 0.
+
+use std::cmp::Ordering;
+
+use serde_json::Value as Json;
+
+use super::world::Number;
+use crate::clock;
+use crate::filter::Op;
+
+/// One value to compare.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scalar {
+    Unset,
+    Number(Number),
+    Text(String),
+}
+
+/// What kind of values stand at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    Text,
+    Date,
+    Datetime,
+    Number,
+    Bool,
+    /// One of the texts of a list.
+    Element,
+    /// Json, or a value inside it.
+    Inside,
+    /// Of no type: it takes the form of what it is compared with.
+    Constant,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A record.
+    Field,
+    /// The text of the condition.
+    Text,
+    /// The account that asks, or what it sends.
+    Request,
+}
+
+/// One side of a comparison, for one record.
+#[derive(Clone, Debug)]
+pub struct Side {
+    pub scalars: Vec<Scalar>,
+    pub class: Class,
+    pub origin: Origin,
+}
+
+impl Class {
+    pub fn is_numeric(self) -> bool {
+        matches!(self, Class::Number | Class::Bool)
+    }
+
+    fn is_text(self) -> bool {
+        matches!(self, Class::Text | Class::Date | Class::Datetime)
+    }
+
+    fn is_stored_text(self) -> bool {
+        self.is_text() || matches!(self, Class::Element)
+    }
+}
+
+impl Scalar {
+    /// As `~` sees it.
+    fn text(&self) -> String {
+        match self {
+            Scalar::Unset => String::new(),
+            Scalar::Number(Number::Integer(integer)) => integer.to_string(),
+            Scalar::Number(Number::Real(real)) => real.to_string(),
+            Scalar::Text(text) => text.clone(),
+        }
+    }
+
+    /// The order of a sort: unset, numbers, texts.
+    pub fn compare(&self, other: &Scalar) -> Ordering {
+        let rank = |scalar: &Scalar| match scalar {
+            Scalar::Unset => 0,
+            Scalar::Number(_) => 1,
+            Scalar::Text(_) => 2,
+        };
+        match (self, other) {
+            (Scalar::Number(a), Scalar::Number(b)) => a.compare(*b),
+            (Scalar::Text(a), Scalar::Text(b)) => a.as_bytes().cmp(b.as_bytes()),
+            _ => rank(self).cmp(&rank(other)),
+        }
+    }
+}
+
+/// Whether a comparison holds: for all pairs of values, or for any.
+pub fn compare(left: &Side, op: Op, any: bool, right: &Side) -> bool {
+    let pairs = left
+        .scalars
+        .iter()
+        .flat_map(|a| right.scalars.iter().map(move |b| (a, b)));
+    let mut outcomes = pairs.map(|(a, b)| compare_two(a, left, op, b, right));
+    if any {
+        outcomes.any(|is_so| is_so)
+    } else {
+        outcomes.all(|is_so| is_so)
+    }
+}
+
+fn compare_two(a: &Scalar, left: &Side, op: Op, b: &Scalar, right: &Side) -> bool {
+    if is_nothing(a, left, right) || is_nothing(b, right, left) {
+        // Nothing equals no value, nor is it part of one, before or after another.
+        return matches!(op, Op::NotEqual | Op::NotLike);
+    }
+    match op {
+        Op::Like => return is_like(&a.text(), &b.text()),
+        Op::NotLike => return !is_like(&a.text(), &b.text()),
+        _ => {}
+    }
+    let (a, b) = (align(a.clone(), left, right), align(b.clone(), right, left));
+    let both_are_set = a != Scalar::Unset && b != Scalar::Unset;
+    let order = a.compare(&b);
+    match op {
+        Op::Equal => order == Ordering::Equal,
+        Op::NotEqual => order != Ordering::Equal,
+        Op::Greater => both_are_set && order == Ordering::Greater,
+        Op::GreaterOrEqual => both_are_set && order != Ordering::Less,
+        Op::Less => both_are_set && order == Ordering::Less,
+        Op::LessOrEqual => both_are_set && order != Ordering::Greater,
+        Op::Like | Op::NotLike => unreachable!("answered above"),
+    }
+}
+
+/// Whether a value of the request is none for the other side: it has none, or one that cannot be of
+/// the other's type. Only a text of the condition itself can ask for what has no value.
+fn is_nothing(value: &Scalar, own: &Side, other: &Side) -> bool {
+    if own.origin != Origin::Request || other.origin == Origin::Text {
+        return false;
+    }
+    *value == Scalar::Unset || request_form(value, own, other).is_none()
+}
+
+/// A value of the request in the form of the other side.
+fn request_form(value: &Scalar, own: &Side, other: &Side) -> Option<Scalar> {
+    let is_text = matches!(value, Scalar::Text(_));
+    if own.class == Class::Constant || (is_text && other.class.is_numeric()) {
+        return convert(value.clone(), other.class);
+    }
+    Some(value.clone())
+}
+
+/// Brings a value into a form in which it can be compared with the other side.
+fn align(value: Scalar, own: &Side, other: &Side) -> Scalar {
+    if own.class == Class::Constant {
+        return convert(value, other.class).unwrap();
+    }
+    if other.class == Class::Constant {
+        return value;
+    }
+    let value = match own.origin {
+        Origin::Request => request_form(&value, own, other).unwrap(),
+        _ => value,
+    };
+    align_field(&value, own.class, other.class)
+}
+
+fn align_field(value: &Scalar, class: Class, other: Class) -> Scalar {
+    match value {
+        Scalar::Text(text) if other.is_numeric() && !class.is_numeric() => {
+            match read_number(text) {
+                Some(number) => Scalar::Number(number),
+                None => value.clone(),
+            }
+        }
+        Scalar::Number(number) if other.is_text() && class == Class::Inside => {
+            Scalar::Text(match number {
+                Number::Integer(integer) => integer.to_string(),
+                Number::Real(real) => format!("{real:?}"),
+            })
+        }
+        _ => value.clone(),
+    }
+}
+
+/// A number as people write it; not the words for infinity that Rust would take.
+fn read_number(text: &str) -> Option<Number> {
+    if !text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte))
+    {
+        return None;
+    }
+    match (text.parse(), text.parse()) {
+        (Ok(integer), _) => Some(Number::Integer(integer)),
+        (_, Ok(real)) => Some(Number::Real(real)),
+        _ => None,
+    }
+}
+
+/// A constant in the form of what it is compared with; none when it has none.
+pub fn convert(constant: Scalar, class: Class) -> Option<Scalar> {
+    let text = match constant {
+        Scalar::Text(text) => text,
+        Scalar::Number(_) if class.is_stored_text() => constant.text(),
+        other => return Some(other),
+    };
+    if class == Class::Inside {
+        return Some(Scalar::Text(text));
+    }
+    if text.is_empty() {
+        return Some(Scalar::Unset);
+    }
+    match class {
+        Class::Number => {
+            serde_json::from_str::<serde_json::Number>(&text).ok()?;
+            read_number(text.trim()).map(Scalar::Number)
+        }
+        Class::Bool if text == "true" => Some(Scalar::Number(Number::Integer(1))),
+        Class::Bool if text == "false" => Some(Scalar::Number(Number::Integer(0))),
+        Class::Bool => None,
+        Class::Date | Class::Datetime => Some(Scalar::Text(match clock::parse_datetime(&text) {
+            None => text,
+            Some(ms) if class == Class::Date && ms % clock::DAY_MS == 0 => {
+                clock::format_ms(ms)[..10].to_owned()
+            }
+            Some(ms) => clock::format_ms(ms),
+        })),
+        _ => Some(Scalar::Text(text)),
+    }
+}
+
+/// A value inside json: whole numbers are positions of lists, all else names of objects.
+pub fn inside(json: &Json, names: &[String]) -> Scalar {
+    let mut at = json;
+    for name in names {
+        let below = match (name.parse::<usize>(), at) {
+            (Ok(position), Json::Array(list)) => list.get(position),
+            (Err(_), Json::Object(object)) => object.get(name),
+            _ => None,
+        };
+        let Some(below) = below else {
+            return Scalar::Unset;
+        };
+        at = below;
+    }
+    scalar(at)
+}
+
+/// A value of json on its own; lists and objects are the text of their json.
+pub fn scalar(json: &Json) -> Scalar {
+    match json {
+        Json::Null => Scalar::Unset,
+        Json::Bool(flag) => Scalar::Number(Number::Integer(i64::from(*flag))),
+        Json::Number(number) => Scalar::Number(match number.as_i64() {
+            Some(integer) => Number::Integer(integer),
+            None => Number::Real(number.as_f64().unwrap()),
+        }),
+        Json::String(text) => Scalar::Text(text.clone()),
+        Json::Array(_) | Json::Object(_) => Scalar::Text(json.to_string()),
+    }
+}
+
+/// Contains, or with `%` matches as a whole; ASCII letters in any case.
+fn is_like(text: &str, pattern: &str) -> bool {
+    let (text, pattern) = (text.to_ascii_lowercase(), pattern.to_ascii_lowercase());
+    match pattern.contains('%') {
+        true => matches(text.as_bytes(), pattern.as_bytes()),
+        false => text.contains(&pattern),
+    }
+}
+
+/// Keeps all places of the text that the pattern read so far may end at.
+fn matches(text: &[u8], pattern: &[u8]) -> bool {
+    let mut ends = vec![false; text.len() + 1];
+    ends[0] = true;
+    for byte in pattern {
+        if *byte == b'%' {
+            let first = ends.iter().position(|is_end| *is_end).unwrap_or(ends.len());
+            ends[first..].fill(true);
+        } else {
+            for at in (0..text.len()).rev() {
+                ends[at + 1] = ends[at] && text[at] == *byte;
+            }
+            ends[0] = false;
+        }
+    }
+    ends[text.len()]
+}
