@@ -332,10 +332,10 @@ impl World {
             actions.push((at, action));
         }
         if is_auth
-            && let (Some(Json::String(password)), Some(Json::String(again))) =
+            && let (Some(password), Some(again)) =
                 (body.get("password"), body.get("passwordConfirm"))
         {
-            is_wrong |= password != again;
+            is_wrong |= password.as_str() != again.as_str();
         }
         (actions, is_wrong)
     }
