@@ -277,3 +277,43 @@ fn the_last_line_of_the_last_proxy_counts() {
         .collect();
     assert_eq!(statuses[10..], [429; 4], "{statuses:?}");
 }
+
+/// What is hidden adds nothing to an answer, and so never came up against its largest size.
+#[test]
+fn an_expansion_that_shows_nothing_has_an_end() {
+    let server = server();
+    let admin = server.admin();
+    let closed = json!({"name": "closed", "viewRule": "id = 'none'", "fields": []});
+    admin.post("/api/collections", closed).expect(200);
+    let many = json!({"name": "many", "type": "relation", "collectionId": "closed",
+        "maxSelect": 200});
+    let open = json!({"name": "open", "listRule": "", "createRule": "", "fields": [many]});
+    admin.post("/api/collections", open).expect(200);
+    let ids: Vec<String> = (0..200).map(|at| format!("c{at}")).collect();
+    let make = |list: &str, body: Value| json!({"method": "POST", "url": format!("/api/collections/{list}/records"), "body": body});
+    let closed: Vec<Value> = ids
+        .iter()
+        .map(|id| make("closed", json!({ "id": id })))
+        .collect();
+    admin
+        .post("/api/batch", json!({ "requests": closed }))
+        .expect(200);
+    let open: Vec<Value> = (0..110)
+        .map(|_| make("open", json!({ "many": ids })))
+        .collect();
+    let open = json!({ "requests": open });
+    admin.post("/api/batch", &open).expect(200);
+    let list = |per_page: u32| {
+        let path = "/api/collections/open/records?expand=many&perPage=";
+        server.api().get(&format!("{path}{per_page}"))
+    };
+    assert_eq!(list(50).expect(200).json["items"][0]["expand"], json!({}));
+    list(110).expect(413);
+    // Nor are relations looked for without end.
+    let refused = server.api().post("/api/batch", open).expect(400);
+    assert!(
+        refused.text("/message").contains("related records"),
+        "{}",
+        refused.json
+    );
+}
