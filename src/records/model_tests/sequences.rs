@@ -452,6 +452,9 @@ impl Request {
 
     /// Who may change a record may yet not see it.
     fn shown_if_seen(&self, world: &World, table: usize, id: &str) -> Outcome<Json> {
+        if world.refuses_wish(table, &self.wish, &self.caller) {
+            return Err(Kind::Invalid);
+        }
         let shown = self.shown(world, table, id)?;
         let record = world.find(table, id).unwrap();
         Ok(match world.may_view(table, record, &self.caller) {
