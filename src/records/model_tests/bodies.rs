@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::callers::Caller;
 use super::grants::Deed;
+use super::grants::Sees;
 use super::rng::Rng;
 use super::world;
 use super::world::World;
@@ -35,10 +36,13 @@ pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller, aim: 
         let is_reserved = is_auth && ["verified", "groups"].contains(&field.name.as_str());
         let is_wanted = is_wanted || (is_auth && field.name == "email" && rng.one_in(3));
         let is_foreign = is_reserved && !caller.manages() && !grant.fields.names(&field.name);
-        if !is_wanted || ((is_foreign || !grant.fields.knows(field)) && !rng.one_in(12)) {
+        // Where `*` names it and yet does not allow it, it is tried more often.
+        let is_tempting = is_foreign && matches!(grant.fields, Sees::Named(_)) && rng.one_in(2);
+        let is_refused = (is_foreign && !is_tempting) || !grant.fields.knows(field);
+        if !is_wanted || (is_refused && !rng.one_in(7)) {
             continue;
         }
-        if is_foreign && rng.one_in(2) {
+        if is_foreign && rng.one_in(3) {
             let unset = [json!(null), json!(""), json!(false), json!([])];
             body.insert(field.name.clone(), rng.pick(&unset).clone());
             continue;
@@ -80,7 +84,30 @@ pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller, aim: 
         let again = password.unwrap_or(json!("another"));
         body.insert("passwordConfirm".to_owned(), again);
     }
+    if is_auth && !is_new && rng.one_in(5) {
+        // Little that can be wrong: an address, most often the present one, and its state.
+        let email = known_email(rng, world, table, own).unwrap_or_default();
+        body = Body::new();
+        body.insert("email".to_owned(), json!(email));
+        body.insert("verified".to_owned(), json!(rng.one_in(3)));
+    }
     body
+}
+
+/// The address of the record itself or of another, perhaps in another case.
+fn known_email(rng: &mut Rng, world: &World, table: usize, own: &str) -> Option<String> {
+    let records = &world.tables[table].records;
+    let record = match rng.one_in(3) {
+        true => records.get(rng.below(records.len() + 1)),
+        false => world.find(table, own),
+    };
+    let values = record?.value(&world.tables[table].collection, "email");
+    let email = values.texts().concat();
+    Some(match rng.below(3) {
+        0 => email.to_uppercase(),
+        1 => email.to_lowercase(),
+        _ => email,
+    })
 }
 
 /// What few fields take.
@@ -120,21 +147,8 @@ fn random_wire(rng: &mut Rng, world: &World, table: usize, own: &str, field: &Fi
     match field.kind {
         FieldKind::Password { .. } => return json!(rng.word(&["12345678", "87654321", "short"])),
         FieldKind::Email(_) if rng.one_in(2) => {
-            // The address of the record itself or of another, perhaps in another case.
-            let records = &world.tables[table].records;
-            let other = match rng.one_in(3) {
-                true => records.get(rng.below(records.len() + 1)),
-                false => world.find(table, own),
-            };
-            if let Some(other) = other {
-                let email = other
-                    .value(&world.tables[table].collection, "email")
-                    .texts();
-                return json!(match rng.below(3) {
-                    0 => email.concat().to_uppercase(),
-                    1 => email.concat().to_lowercase(),
-                    _ => email.concat(),
-                });
+            if let Some(email) = known_email(rng, world, table, own) {
+                return json!(email);
             }
         }
         FieldKind::Bool if rng.one_in(3) => {

@@ -190,7 +190,11 @@ impl<'a> Maker<'a> {
             Caller::User(account) if !rng.one_in(15) => account.table,
             _ => *rng.pick(&self.world.accounts()),
         };
-        if rng.one_in(10) {
+        if rng.one_in(if *self.asking.caller == Caller::Admin {
+            2
+        } else {
+            10
+        }) {
             let names: Vec<&str> = if self.times {
                 &ALWAYS[..]
             } else {
@@ -208,6 +212,9 @@ impl<'a> Maker<'a> {
 
     /// Something that an account may have.
     fn request_literal(&self, rng: &mut Rng) -> Literal {
+        if rng.one_in(6) {
+            return Literal::Text(rng.word(&["_superusers", "users", "members", "adm-1"]));
+        }
         let accounts = match self.asking.caller {
             Caller::User(account) => vec![account.clone()],
             _ => Vec::new(),
@@ -230,10 +237,7 @@ impl<'a> Maker<'a> {
                 _ => Literal::Text(collection.name.clone()),
             };
         }
-        match rng.one_in(2) {
-            true => Literal::Text(rng.word(&["_superusers", "users", "members", "adm-1"])),
-            false => random_literal(rng, Class::Text),
-        }
+        random_literal(rng, Class::Text)
     }
 
     /// A path, with at most so many relations.

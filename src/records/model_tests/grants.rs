@@ -169,8 +169,8 @@ pub fn random_field_rules(rng: &mut Rng, world: &World, table: usize) -> Option<
         if rng.percent(share) {
             let named = fields.iter().filter(|_| rng.percent(50));
             let mut names: BTreeSet<String> = named.map(|field| field.name.clone()).collect();
-            if rng.one_in(6) {
-                names.insert(rng.word(&["*", "id", "created"]));
+            if rng.one_in(3) {
+                names.insert(rng.word(&["*", "*", "id", "created"]));
             }
             rules.insert((*group).to_owned(), names);
         }

@@ -102,9 +102,15 @@ impl World {
             // Another auth collection has what the rule speaks of.
             return asking.is_rule.then(|| known(Vec::new()));
         };
+        // Of the request, an empty text is nothing, also inside json.
+        let nothing = |scalar| match scalar {
+            Scalar::Text(text) if text.is_empty() => Scalar::Unset,
+            scalar => scalar,
+        };
         let values = |id: &String| {
             let record = self.related(target, id, asking);
-            self.values(target, record, rest, asking)
+            let values = self.values(target, record, rest, asking);
+            values.into_iter().map(nothing).collect::<Vec<Scalar>>()
         };
         Some(Side {
             scalars: ids.iter().flat_map(values).collect(),

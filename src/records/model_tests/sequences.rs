@@ -39,6 +39,8 @@ use crate::rules::Identity;
 
 /// Changes of one sequence.
 const STEPS: usize = 100;
+/// Those at the beginning that make records to begin with.
+const STEPS_OF_ADMIN: usize = 20;
 /// Changes between two sets of rules.
 const STEPS_PER_RULES: usize = 20;
 /// Sequences in one database.
@@ -112,7 +114,10 @@ fn run_sequence(rng: &mut Rng, store: &Store, number: usize) {
         if number % STEPS_PER_RULES == 0 {
             draw_rules(rng, &mut world);
         }
-        let request = Request::random(rng, &world);
+        let request = match number < STEPS_OF_ADMIN {
+            true => Request::by_admin(rng, &world),
+            false => Request::random(rng, &world),
+        };
         let answer = request.run(store, &world);
         let refusal = answer
             .as_ref()
@@ -272,6 +277,16 @@ fn contents(store: &Store, world: &World, table: usize) -> Vec<Json> {
 }
 
 impl Request {
+    fn by_admin(rng: &mut Rng, world: &World) -> Request {
+        let table = random_table(rng, world);
+        Request {
+            caller: Caller::Admin,
+            wish: Wish::default(),
+            is_proven: false,
+            step: Step::create(rng, world, table, &Caller::Admin),
+        }
+    }
+
     fn random(rng: &mut Rng, world: &World) -> Request {
         let caller = Caller::random(rng, world);
         let step = Step::random(rng, world, &caller);
@@ -286,7 +301,7 @@ impl Request {
         Request {
             caller,
             wish,
-            is_proven: rng.percent(60),
+            is_proven: rng.percent(75),
             step,
         }
     }
@@ -437,6 +452,9 @@ impl Request {
 
     /// Who may change a record may yet not see it.
     fn shown_if_seen(&self, world: &World, table: usize, id: &str) -> Outcome<Json> {
+        if world.refuses_wish(table, &self.wish, &self.caller) {
+            return Err(Kind::Invalid);
+        }
         let shown = self.shown(world, table, id)?;
         let record = world.find(table, id).unwrap();
         Ok(match world.may_view(table, record, &self.caller) {
@@ -457,35 +475,21 @@ fn check_account(world: &World, caller: &Caller, identity: &Identity) {
 
 impl Step {
     fn random(rng: &mut Rng, world: &World, caller: &Caller) -> Step {
-        let table = rng.below(world.tables.len());
+        let table = random_table(rng, world);
         let records = &world.tables[table].records;
-        let id = |rng: &mut Rng| match records.is_empty() || rng.one_in(15) {
-            true => world::record_id(rng.below(30)),
-            false => rng.pick(records).id.clone(),
+        let own = match caller {
+            Caller::User(account) if account.table == table => Some(&account.record.id),
+            _ => None,
+        };
+        let id = |rng: &mut Rng| match own {
+            Some(own) if rng.one_in(2) => own.clone(),
+            _ if records.is_empty() || rng.one_in(15) => world::record_id(rng.below(30)),
+            _ => rng.pick(records).id.clone(),
         };
         let ids = |rng: &mut Rng| (0..rng.between(1, 4)).map(|_| id(rng)).collect();
         match rng.below(100) {
-            0..=39 => {
-                let own = world::record_id(rng.below(30));
-                let mut body = bodies::random(rng, world, table, caller, Aim::New(&own));
-                // A rule may look at the id, so the model must know it beforehand.
-                let has_rule = matches!(world.tables[table].rules.create, Rule::When(_));
-                let is_own_account = world.tables[table].is_auth() && !caller.manages();
-                let looks_at_id =
-                    format!("{:?}", world.tables[table].rules.create).contains("\"id\"");
-                if is_own_account && !looks_at_id && !rng.one_in(8) {
-                    // Not for an account to choose.
-                } else if has_rule || rng.percent(60) {
-                    body.insert("id".to_owned(), json!(own));
-                } else if rng.one_in(10) {
-                    body.insert(
-                        "id".to_owned(),
-                        rng.pick(&[json!(""), json!(5), json!("a b")]).clone(),
-                    );
-                }
-                Step::Create { table, body }
-            }
-            40..=64 => {
+            0..=29 => Step::create(rng, world, table, caller),
+            30..=64 => {
                 let id = id(rng);
                 let mut body = bodies::random(rng, world, table, caller, Aim::Old(&id));
                 if rng.one_in(10) {
@@ -515,6 +519,26 @@ impl Step {
         }
     }
 
+    fn create(rng: &mut Rng, world: &World, table: usize, caller: &Caller) -> Step {
+        let own = world::record_id(rng.below(30));
+        let mut body = bodies::random(rng, world, table, caller, Aim::New(&own));
+        // A rule may look at the id, so the model must know it beforehand.
+        let has_rule = matches!(world.tables[table].rules.create, Rule::When(_));
+        let is_own_account = world.tables[table].is_auth() && !caller.manages();
+        let looks_at_id = format!("{:?}", world.tables[table].rules.create).contains("\"id\"");
+        if is_own_account && !looks_at_id && !rng.one_in(8) {
+            // Not for an account to choose.
+        } else if has_rule || rng.percent(60) {
+            body.insert("id".to_owned(), json!(own));
+        } else if rng.one_in(10) {
+            body.insert(
+                "id".to_owned(),
+                rng.pick(&[json!(""), json!(5), json!("a b")]).clone(),
+            );
+        }
+        Step::Create { table, body }
+    }
+
     fn table(&self) -> usize {
         match self {
             Step::Create { table, .. }
@@ -524,5 +548,13 @@ impl Step {
             | Step::UpdateAll { table, .. }
             | Step::DeleteAll { table, .. } => *table,
         }
+    }
+}
+
+/// Accounts change about as often as all else together.
+fn random_table(rng: &mut Rng, world: &World) -> usize {
+    match rng.percent(40) {
+        true => *rng.pick(&world.accounts()),
+        false => rng.below(world.tables.len()),
     }
 }

@@ -319,10 +319,12 @@ impl World {
             };
             let is_reserved = is_auth && ["verified", "groups"].contains(&field.name.as_str());
             // Of themselves accounts leave these as they are.
-            let present = before.map_or_else(|| default_value(field), |it| it.values[at].clone());
-            let is_same = match apply_action(field, &present, action.clone()) {
-                Ok(value) => value == present,
-                Err(_) => false,
+            let is_same = match before {
+                Some(record) => {
+                    let present = &record.values[at];
+                    apply_action(field, present, action.clone()).as_ref() == Ok(present)
+                }
+                None => matches!(&action, Action::Set(value) if *value == default_value(field)),
             };
             let may_set = caller.manages() || grant.fields.names(&field.name) || is_same;
             if is_reserved && !may_set {
@@ -332,10 +334,10 @@ impl World {
             actions.push((at, action));
         }
         if is_auth
-            && let (Some(Json::String(password)), Some(Json::String(again))) =
+            && let (Some(password), Some(again)) =
                 (body.get("password"), body.get("passwordConfirm"))
         {
-            is_wrong |= password != again;
+            is_wrong |= password.as_str() != again.as_str();
         }
         (actions, is_wrong)
     }

@@ -137,10 +137,7 @@ impl Query<'_> {
                     }
                     side => side?,
                 };
-                Ok(Side {
-                    from_request: true,
-                    ..side
-                })
+                Ok(side.of_request())
             }
             Some(None) => Ok(nothing()),
             None => Ok(nothing()),
@@ -266,6 +263,19 @@ impl Query<'_> {
 }
 
 impl Side {
+    /// The same, of the request: there an empty text is nothing, also inside json.
+    fn of_request(mut self) -> Side {
+        if let SideValue::One { sql, kind } | SideValue::Many { sql, kind, .. } = &mut self.value
+            && *kind == Kind::Json
+        {
+            *sql = format!("nullif({sql}, '')");
+        }
+        Side {
+            from_request: true,
+            ..self
+        }
+    }
+
     /// A value of the request that cannot be one of the other side's is nothing to it. The same in
     /// the text of a filter is a mistake, which [`Side::term`] tells of.
     pub(super) fn fit(&mut self, other: &Side, is_like: bool) {
