@@ -74,8 +74,9 @@ impl App {
             for name in names {
                 outbox::empty(&self.databases, self.files.local(), &name, stop)?;
             }
-            // What came after the start may be about to be named.
-            let (local, before_ms) = (self.files.local(), self.files.opened_ms - 1000);
+            // What came after the start may be about to be named; the times of files are a little
+            // behind the clock.
+            let (local, before_ms) = (self.files.local(), self.files.opened_ms - 20);
             sweep::run(&self.databases, local, before_ms, stop)
         });
         if let Err(error) = recovered {

@@ -233,8 +233,9 @@ fn entries(path: &Path) -> Result<Vec<(String, i64)>> {
         let entry = entry?;
         let name = entry.file_name().into_string().unwrap_or_default();
         if !name.is_empty() && entry.file_type()?.is_file() {
-            let seconds = entry.metadata()?.mtime();
-            found.push((name, seconds.saturating_mul(1000)));
+            let metadata = entry.metadata()?;
+            let written_ms = metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000;
+            found.push((name, written_ms));
         }
     }
     Ok(found)

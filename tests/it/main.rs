@@ -18,6 +18,7 @@ mod collections;
 mod crash;
 /// Full disks, unusable directories, files that grow, work that takes long.
 mod faults;
+mod files;
 /// Hostile clients: bodies, headers, connections, slow peers.
 mod limits;
 /// Records over REST: reading, lists, rules, and what is refused.

@@ -89,6 +89,11 @@ impl Api {
 
     /// Sends a request; an error is one of the connection.
     pub fn send(&self, method: &str, path: &str, body: &str) -> std::io::Result<Reply> {
+        self.send_bytes(method, path, body.as_bytes())
+    }
+
+    /// The same with a body that need not be text.
+    pub fn send_bytes(&self, method: &str, path: &str, body: &[u8]) -> std::io::Result<Reply> {
         let mut slot = self.connection.borrow_mut();
         let mut connection = match slot.take() {
             Some(connection) => connection,
@@ -107,13 +112,15 @@ impl Api {
         if let Some(token) = &self.token {
             head += &format!("Authorization: Bearer {token}\r\n");
         }
-        let request = format!("{head}\r\n{body}");
-        connection.get_mut().write_all(request.as_bytes())?;
-        let mut reply = read_reply(&mut connection)?;
-        reply.asked = format!(
-            "{method} {path} {}",
-            body.chars().take(500).collect::<String>()
-        );
+        let request = [format!("{head}\r\n").as_bytes(), body].concat();
+        // A refusal may come before all of it is taken.
+        let sent = connection.get_mut().write_all(&request);
+        let mut reply = match (read_reply(&mut connection), sent) {
+            (Err(_), Err(error)) => return Err(error),
+            (reply, _) => reply?,
+        };
+        let shown = &body[..body.len().min(500)];
+        reply.asked = format!("{method} {path} {}", String::from_utf8_lossy(shown));
         if reply.header("Connection") != Some("close") {
             *slot = Some(connection);
         }
