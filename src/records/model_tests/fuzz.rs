@@ -58,8 +58,9 @@ const CASES_PER_WORLD: usize = 20_000;
 const PARSE_LIMIT: Duration = Duration::from_secs(5);
 const RUN_LIMIT: Duration = Duration::from_secs(60);
 /// What the statements made of conditions and sorts call.
-const FUNCTIONS: [&str; 8] = [
+const FUNCTIONS: [&str; 9] = [
     "json_extract",
+    "nullif",
     "coalesce",
     "vski_like",
     "random",
