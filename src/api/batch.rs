@@ -12,13 +12,13 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::Call;
+use super::form::Form;
 use super::forms;
 use super::json_body;
 use super::records::shape;
 use super::split_database;
 use crate::error::Error;
 use crate::error::Result;
-use crate::files::Form;
 use crate::http::Method;
 use crate::http::Response;
 use crate::http::query;

@@ -50,6 +50,7 @@ mod collections;
 pub mod cors;
 mod databases;
 mod files;
+mod form;
 mod forms;
 mod health;
 mod keys;

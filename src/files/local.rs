@@ -242,6 +242,7 @@ fn entries(path: &Path) -> Result<Vec<(String, i64)>> {
 }
 
 /// The disk does not take a file.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn refused(error: io::Error) -> Error {
     Error::unavailable("The file cannot be stored; nothing was saved.")
         .context(format!("store a file: {error}"))

@@ -1,7 +1,7 @@
 //! Files of records: taken in, stored, found, deleted (FILE-1 to FILE-5).
 //!
 //! Order of writing: the body goes into a temporary file while it arrives and is hashed on the way
-//! (`form`); then it gets its place (`local`), durably; then the record's transaction names it and adds its
+//! (`api::form`); then it gets its place (`local`), durably; then the record's transaction names it and adds its
 //! row (`table`). Order of deleting: the record's transaction deletes the row and leaves a note in the
 //! outbox; the thread that empties the outboxes (`outbox`) deletes the file and writes the journal. A
 //! crash anywhere leaves at worst a file without a row, which `sweep` removes, or a note, which is
@@ -15,13 +15,11 @@ use std::sync::Arc;
 use crate::clock;
 use crate::error::Result;
 
-pub use form::Form;
-pub use form::Upload;
 pub use local::Local;
+pub use local::Partial;
 pub use local::Placed;
 pub use table::Stored;
 
-mod form;
 mod local;
 mod media;
 mod name;
@@ -29,7 +27,9 @@ pub mod outbox;
 pub mod sweep;
 pub mod table;
 
+pub use media::LOOK_BYTES;
 pub use media::is_allowed;
+pub use media::judge;
 pub use name::is_valid;
 pub use name::new_name;
 

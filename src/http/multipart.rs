@@ -87,11 +87,8 @@ impl Parser {
         let mut pending = std::mem::take(&mut self.pending);
         pending.extend_from_slice(piece);
         let mut used = 0;
-        loop {
-            match self.step(&pending[used..], &mut found)? {
-                Some(count) => used += count,
-                None => break,
-            }
+        while let Some(count) = self.step(&pending[used..], &mut found)? {
+            used += count;
         }
         if self.state == State::Data && self.parts > 0 {
             // All but what may be the beginning of a delimiter.

@@ -505,7 +505,7 @@ fn switch(engine: tiny_http::Request, head: &[u8]) -> io::Result<Socket> {
     Ok(Socket { stream, early })
 }
 
-fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+fn panic_text(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no text")

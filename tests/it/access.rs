@@ -104,12 +104,14 @@ const BATCHES: [u16; 16] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 51] = {
+const ROWS: [Row; 53] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each};
     [
         row("GET /api/health", "/api/health", "", All(200)),
         row("GET /", "/", "", All(200)),
         row("GET /auth/confirm", "/auth/confirm", "", All(200)),
+        row("GET /api/files/{collection}/{record}/{file}", "/api/files/notes/note/none", "", All(404)),
+        row("POST /api/files/token", "/api/files/token", "", Accounts(200, 200)),
 
         row("POST /api/admins/init", "/api/admins/init", "{}", All(400)),
         row("POST /api/admins/login", "/api/admins/login", "{}", All(400)),

@@ -457,6 +457,8 @@ pub fn random_value(rng: &mut Rng, field: &Field, at: usize, ids: &[String]) -> 
         },
         FieldKind::Select { values, select_max } => choose(rng, values, *select_max),
         FieldKind::Relation(options) => choose(rng, ids, options.select_max),
+        // Files come with requests of their own form.
+        FieldKind::File(_) => Value::Unset,
         FieldKind::Bool | FieldKind::Password { .. } => Value::Unset,
     }
 }

@@ -1,18 +1,18 @@
 //! Forms with files, while they arrive: values are kept, files go to the disk and are hashed on the way.
 
-use super::Local;
-use super::local::Partial;
-use super::media;
-use super::new_name;
+use std::sync::Arc;
+
 use crate::crypto::Hasher;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::files;
+use crate::files::Local;
+use crate::files::Partial;
 use crate::http::BodySink;
 use crate::http::multipart;
 use crate::http::multipart::Event;
 use crate::ids;
-use std::sync::Arc;
 
 /// All values of a form together.
 const VALUES_BYTES_MAX: usize = 4 << 20;
@@ -23,13 +23,16 @@ pub struct Form {
     parser: multipart::Parser,
     bytes: u64,
     bytes_max: u64,
-    values: Vec<(String, Vec<u8>)>,
+    values: Vec<Value>,
     values_bytes: usize,
     uploads: Vec<Upload>,
     /// The part that is being received.
     at: At,
     error: Option<Error>,
 }
+
+/// A field of the form and its value.
+pub type Value = (String, Vec<u8>);
 
 enum At {
     Nowhere,
@@ -75,7 +78,7 @@ impl Form {
     }
 
     /// Values and files, in the order in which they came, once all of it is here.
-    pub fn parts(&self) -> Result<(&[(String, Vec<u8>)], &[Upload])> {
+    pub fn parts(&self) -> Result<(&[Value], &[Upload])> {
         if let Some(error) = &self.error {
             return Err(error.again());
         }
@@ -106,7 +109,7 @@ impl Form {
                 };
                 self.uploads.push(Upload {
                     field: part.name,
-                    name: new_name(&file_name)?,
+                    name: files::new_name(&file_name)?,
                     size: 0,
                     sha256: String::new(),
                     media_type: String::new(),
@@ -137,7 +140,7 @@ impl Form {
             (At::File(hasher), _, Some(upload)) => {
                 hasher.update(data);
                 upload.size += data.len() as u64;
-                let wanted = media::LOOK_BYTES - upload.beginning.len().min(media::LOOK_BYTES);
+                let wanted = files::LOOK_BYTES - upload.beginning.len().min(files::LOOK_BYTES);
                 upload
                     .beginning
                     .extend_from_slice(&data[..wanted.min(data.len())]);
@@ -152,7 +155,7 @@ impl Form {
         let at = std::mem::replace(&mut self.at, At::Nowhere);
         if let (At::File(hasher), Some(upload)) = (at, self.uploads.last_mut()) {
             upload.sha256 = ids::hex(&hasher.finish());
-            upload.media_type = media::judge(&upload.name, &upload.beginning);
+            upload.media_type = files::judge(&upload.name, &upload.beginning);
             upload.partial.finish()?;
         }
         Ok(())
