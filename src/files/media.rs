@@ -97,7 +97,7 @@ mod tests {
         for (name, content, expected) in [
             ("a.png", png.as_slice(), "image/png"),
             ("a.txt", png, "image/png"),
-            ("a.png", b"<script>", "text/plain"),
+            ("a.png", b"<script>", "text/html"),
             ("a.jpg", png, "image/png"),
             ("a.svg", b"<svg xmlns='x'/>", "image/svg+xml"),
             ("a.md", b"# Title", "text/markdown"),

@@ -285,7 +285,7 @@ mod tests {
         let expected = vec![
             (own("a"), None, own("one\r\n--x")),
             (own("b"), Some(own("f.txt")), own("")),
-            (own("c"), None, own("\r\n-")),
+            (own("c"), None, own("\r\n\r\n-")),
         ];
         for piece in 1..=body.len() {
             let found = parts(body.as_bytes(), piece).unwrap();
