@@ -347,7 +347,10 @@ fn copy(from: &Dir) -> Dir {
     fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        fs::copy(entry.path(), data.join(entry.file_name())).unwrap();
+        // The storage is made anew.
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), data.join(entry.file_name())).unwrap();
+        }
     }
     to
 }
