@@ -4,19 +4,21 @@ use std::sync::Arc;
 
 use crate::auth;
 use crate::auth::Auth;
+use crate::clock;
+use crate::clock::DAY_MS;
 use crate::collections::Catalog;
 use crate::config::Config;
 use crate::db;
 use crate::db::Databases;
 use crate::error::Result;
 use crate::files::Files;
-use crate::files::outbox;
-use crate::files::sweep;
+use crate::files::Journal;
+use crate::files::cleanup;
 use crate::log;
 use crate::mail::Mailer;
 use crate::node;
 use crate::records;
-use crate::threads::Stop;
+use crate::replicas::Replicas;
 
 /// Owns the databases and what is built on them.
 pub struct App {
@@ -25,6 +27,8 @@ pub struct App {
     pub auth: Auth,
     pub mail: Mailer,
     pub files: Files,
+    pub replicas: Replicas,
+    file_sync_retention_ms: i64,
     /// The name of this node.
     pub node_id: String,
 }
@@ -50,12 +54,15 @@ impl App {
             },
         )?;
         let node_id = node::id(databases.local())?;
+        let replicas = Replicas::open(Arc::clone(databases.local()))?;
         Ok(App {
+            files: Files::open(&config.data_dir, &databases, &replicas)?,
+            file_sync_retention_ms: i64::from(config.file_sync_retention_days) * DAY_MS,
             databases,
             catalog,
             auth,
             mail: Mailer::start(config.mail.as_ref())?,
-            files: Files::open(&config.data_dir)?,
+            replicas,
             node_id,
         })
     }
@@ -66,22 +73,41 @@ impl App {
         if let Err(error) = self.auth.keys.write_last_used() {
             log::warn(format_args!("note when keys were used: {error}"));
         }
+        let retention_ms = self.file_sync_retention_ms;
+        if let Err(error) =
+            cleanup::run_when_due(&self.databases, &self.files, &self.replicas, retention_ms)
+        {
+            log::warn(format_args!("clean up the journal of files: {error}"));
+        }
     }
 
-    /// Puts right what a crash left between the storage and the databases. What fails is logged.
-    pub fn recover_files(&self, stop: &Stop) {
-        let recovered = self.databases.list().and_then(|names| {
-            for name in names {
-                outbox::empty(&self.databases, self.files.local(), &name, stop)?;
-            }
-            // What came after the start may be about to be named; the times of files are a little
-            // behind the clock.
-            let (local, before_ms) = (self.files.local(), self.files.opened_ms - 20);
-            sweep::run(&self.databases, local, before_ms, stop)
-        });
-        if let Err(error) = recovered {
-            log::warn(format_args!("look through the storage: {error}"));
+    /// A replica has every file up to this entry of the journal.
+    pub fn acknowledge_files(&self, replica: &str, journal: &Journal, entry: i64) -> Result<()> {
+        self.replicas.acknowledge_files(replica, entry)?;
+        let since_ms = clock::now_ms() - self.file_sync_retention_ms;
+        if let Some(entry) = self.replicas.files_acknowledged(since_ms) {
+            journal.forget_until(entry)?;
         }
+        Ok(())
+    }
+
+    /// Takes a database out of service, and its files out of the storage: both move to `deleted/`.
+    pub fn delete_database(&self, name: &str) -> Result<()> {
+        let storage = &self.files.storage;
+        self.catalog.delete_database(name, |file| {
+            // It is deleted; what fails here is done when the name is used again.
+            if let Err(error) = storage.move_aside(name, &file.with_extension("files")) {
+                log::warn(format_args!("{error}"));
+            }
+        })
+    }
+
+    /// Makes a database. Files that a crash left of an older one of this name are not its own.
+    pub fn create_database(&self, name: &str) -> Result<()> {
+        self.catalog.create_database(name, || {
+            let folder = self.databases.aside(name, "files")?;
+            self.files.storage.move_aside(name, &folder)
+        })
     }
 
     /// Closes the databases. Mail is stopped, and everything that holds an `App` or a part of one
@@ -91,12 +117,14 @@ impl App {
             databases,
             catalog,
             auth,
+            files,
+            replicas,
             ..
         } = self;
         if let Err(error) = auth.keys.write_last_used() {
             log::warn(format_args!("note when keys were used: {error}"));
         }
-        drop((auth, catalog));
+        drop((auth, catalog, files, replicas));
         match Arc::try_unwrap(databases) {
             Ok(databases) => databases.close(),
             Err(_) => {

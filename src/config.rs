@@ -121,11 +121,11 @@ pub const OPTIONS: [Opt; 28] = [
         "an http or https URL",
         "where clients reach this server; links in mails begin with it",
     ),
-    reserved(
+    opt(
         "FILE_SYNC_RETENTION_DAYS",
         "7",
         "days from 1 to 3650",
-        "age at which file journal entries go",
+        "age at which entries of the file journal go, followed by replicas or not",
     ),
     reserved(
         "STORAGE",
@@ -224,6 +224,8 @@ pub struct Config {
     pub token_hours: u32,
     /// Longest form with files.
     pub upload_bytes_max: u64,
+    /// Age at which entries of the file journal go, in days.
+    pub file_sync_retention_days: u32,
     /// The auth collection of `/api/auth`.
     pub auth_collection: String,
     /// Where clients reach this server, when given.
@@ -266,6 +268,7 @@ impl Config {
             jwt_secret: raw.secret()?,
             token_hours: raw.number("TOKEN_HOURS", 1, 87_600)?,
             upload_bytes_max: raw.number::<u64>("MAX_BODY_MB", 1, 10_240)? << 20,
+            file_sync_retention_days: raw.number("FILE_SYNC_RETENTION_DAYS", 1, 3650)?,
             auth_collection: raw.parse("AUTH_COLLECTION", |text| {
                 (!text.is_empty()).then(|| text.to_owned())
             })?,

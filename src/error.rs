@@ -23,6 +23,8 @@ pub enum Kind {
     Forbidden,
     /// There is no such thing, or the caller may not know of it.
     NotFound,
+    /// It was there once and is not kept any more.
+    Gone,
     /// The path exists, the method does not.
     MethodNotAllowed,
     /// The state of the data is in the way (a duplicate, a record still referred to).
@@ -47,6 +49,7 @@ impl Kind {
             Kind::Unauthenticated => 401,
             Kind::Forbidden => 403,
             Kind::NotFound => 404,
+            Kind::Gone => 410,
             Kind::MethodNotAllowed => 405,
             Kind::Conflict => 409,
             Kind::TooLarge => 413,

@@ -21,6 +21,7 @@ mod files;
 mod filter;
 mod node;
 mod records;
+mod replicas;
 mod rules;
 
 mod app;

@@ -90,7 +90,9 @@ fn start(config: &Config) -> Result<Running> {
     };
     let files = {
         let (app, stop) = (Arc::clone(&app), stop.clone());
-        threads::spawn("files", move || run_files(&app, &stop))?
+        threads::spawn("files", move || {
+            files::keeper::run(&app.databases, &app.files, &stop)
+        })?
     };
     let api = api::Settings {
         upload_bytes_max: config.upload_bytes_max,
@@ -169,16 +171,12 @@ impl Running {
 
 /// The clocks: work that is due now and then. An error is logged and tried again next time.
 fn run_timer(app: &App, stop: &Stop) {
-    while !stop.wait(TIMER_PAUSE) {
+    loop {
         app.maintain();
+        if stop.wait(TIMER_PAUSE) {
+            return;
+        }
     }
-}
-
-/// The storage: what a crash left is put right, then what goes is deleted as it goes.
-fn run_files(app: &App, stop: &Stop) {
-    app.recover_files(stop);
-    let (databases, files) = (&app.databases, &app.files);
-    files::outbox::run(databases, files.local(), &files.signal, stop);
 }
 
 fn listen(addr: SocketAddr) -> Result<TcpListener> {

@@ -3,22 +3,27 @@
 //! Takes PocketBase's form: a list of requests with `method`, `url` (the path of a records
 //! endpoint, with its query) and `body`; `PUT` on the list path changes or makes. The answer has
 //! the status and body of each. When one fails nothing is kept, and the error names it by its
-//! position: `data` has `requests.3`, and for its fields `requests.3.title`.
+//! position: `data` has `requests.3`, and for its fields `requests.3.title`. Files come in a form beside the
+//! list and are named in the same way.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::Call;
-use super::form::Form;
+use super::form::Upload;
 use super::forms;
+use super::forms::Input;
 use super::json_body;
 use super::records::shape;
 use super::split_database;
+use crate::collections::Collection;
 use crate::error::Error;
 use crate::error::Result;
+use crate::files::Placed;
 use crate::http::Method;
 use crate::http::Response;
 use crate::http::query;
@@ -61,48 +66,80 @@ enum Verb {
 }
 
 pub fn run(call: &Call<'_>) -> Result<Response> {
-    let Batch { requests } = body(call)?;
+    let (Batch { requests }, mut uploads) = body(call)?;
     if requests.is_empty() || requests.len() > REQUESTS_MAX {
         return Err(Error::invalid(format!(
             "A batch has 1 to {REQUESTS_MAX} requests."
         )));
     }
-    let scope = call.scope()?;
-    let (router, passwords) = (router(), Passwords::new(call));
-    let steps: Vec<Step> = requests
-        .into_iter()
-        .enumerate()
-        .map(|(at, item)| {
-            parse(call, &scope, &router, &item, &passwords)
-                .map_err(|error| records::name_step(error, at))
-        })
-        .collect::<Result<_>>()?;
+    let reader = Reader {
+        call,
+        scope: call.scope()?,
+        router: router(),
+        passwords: Passwords::new(call),
+    };
+    let (mut steps, mut placed) = (Vec::new(), Vec::new());
+    for (at, item) in requests.into_iter().enumerate() {
+        let files = uploads.remove(&at).unwrap_or_default();
+        let (step, files) = reader
+            .read(item, files)
+            .map_err(|error| records::name_step(error, at))?;
+        steps.push(step);
+        placed.extend(files);
+    }
+    if let Some(at) = uploads.keys().next() {
+        return Err(Error::invalid(format!(
+            "There are files for a request {at}, which the batch has not."
+        )));
+    }
+    let scope = reader.scope;
     let has_files = scope.collections.has_files();
     let body = call
         .database()?
         .write(move |tx| records::run_batch(tx, &scope, steps))?;
+    placed.into_iter().for_each(Placed::keep);
     call.notify_files(has_files);
     Ok(Response::json(200, body))
 }
 
-/// The requests as JSON, or as PocketBase's clients send them: in a form, for the files that may
-/// come along.
-fn body(call: &Call<'_>) -> Result<Batch> {
-    let Some(form) = call
-        .request
-        .sunk
-        .as_ref()
-        .and_then(|sunk| sunk.get::<Form>())
-    else {
-        return call.body();
+/// The files of a batch, by the position of their request, each with its key there.
+type Uploads<'a> = BTreeMap<usize, Vec<(&'a str, &'a Upload)>>;
+
+/// The requests as JSON, or as PocketBase's clients send them: in a form, with the files as
+/// `requests.3.title`.
+fn body<'a>(call: &Call<'a>) -> Result<(Batch, Uploads<'a>)> {
+    let Some(form) = forms::form(call) else {
+        return Ok((call.body()?, Uploads::new()));
     };
     let (values, uploads) = form.parts()?;
-    match (values, uploads) {
-        ([(name, payload)], []) if name == forms::PAYLOAD => json_body(payload),
-        _ => Err(Error::invalid(
-            "The form of a batch has one field, @jsonPayload, and no files.",
-        )),
+    let [(name, payload)] = values else {
+        return Err(no_batch());
+    };
+    if name != forms::PAYLOAD {
+        return Err(no_batch());
     }
+    let mut files = Uploads::new();
+    for upload in uploads {
+        let (at, key) = position(&upload.field).ok_or_else(no_batch)?;
+        files.entry(at).or_default().push((key, upload));
+    }
+    Ok((json_body(payload)?, files))
+}
+
+/// The request that a file is for, and its key there.
+fn position(field: &str) -> Option<(usize, &str)> {
+    let rest = field.strip_prefix("requests")?;
+    let (at, key) = match rest.strip_prefix('[') {
+        Some(rest) => rest.split_once("].")?,
+        None => rest.strip_prefix('.')?.split_once('.')?,
+    };
+    Some((at.parse().ok()?, key))
+}
+
+fn no_batch() -> Error {
+    Error::invalid(
+        "The form of a batch has one value, @jsonPayload, and files called requests.N.FIELD.",
+    )
 }
 
 /// Hashes each password of a batch once, and not without limit: it is slow on purpose.
@@ -148,56 +185,97 @@ fn router() -> Router<Verb> {
     router
 }
 
-fn parse(
-    call: &Call<'_>,
-    scope: &Scope,
-    router: &Router<Verb>,
-    item: &Item,
-    passwords: &Passwords<'_>,
-) -> Result<Step> {
-    let nothing = Body::new();
-    let body = item.body.as_ref().unwrap_or(&nothing);
-    let (path, query_text) = item.url.split_once('?').unwrap_or((&item.url, ""));
-    let path = own_path(call, path);
-    let Some((verb, params)) = find(router, &item.method, path) else {
-        return Err(Error::invalid(format!(
-            "A batch takes POST and PUT to .../records and PATCH and DELETE to .../records/ID, not \
-             {} {path}.",
-            item.method
-        )));
-    };
-    let (collection, id) = params;
-    let collection = Arc::clone(scope.collections.get(&collection)?);
-    let shape = shape(&query::parse(query_text)?)?;
-    let hash = &|password: &str| passwords.hash(password);
-    let action = match verb {
-        Verb::Create => Action::Create(Draft::create(scope, &collection, body, hash)?),
+/// Makes steps of the requests.
+struct Reader<'a> {
+    call: &'a Call<'a>,
+    scope: Scope,
+    router: Router<Verb>,
+    passwords: Passwords<'a>,
+}
+
+impl<'a> Reader<'a> {
+    /// The step that a request asks for; its files have got their places.
+    fn read(&self, item: Item, uploads: Vec<(&str, &Upload)>) -> Result<(Step, Vec<Placed<'a>>)> {
+        let (path, query_text) = item.url.split_once('?').unwrap_or((&item.url, ""));
+        let path = own_path(self.call, path);
+        let Some((verb, params)) = find(&self.router, &item.method, path) else {
+            return Err(Error::invalid(format!(
+                "A batch takes POST and PUT to .../records and PATCH and DELETE to .../records/ID, \
+                 not {} {path}.",
+                item.method
+            )));
+        };
+        let (collection, id) = params;
+        let collection = Arc::clone(self.scope.collections.get(&collection)?);
+        let shape = shape(&query::parse(query_text)?)?;
+        let input = Input::new(&collection, item.body.unwrap_or_default(), uploads)?;
+        let (action, placed) = self.action(verb, id, &collection, &input)?;
+        let step = Step {
+            collection,
+            shape,
+            action,
+        };
+        Ok((step, placed))
+    }
+
+    fn action(
+        &self,
+        verb: Verb,
+        id: String,
+        collection: &Collection,
+        input: &Input<'_>,
+    ) -> Result<(Action, Vec<Placed<'a>>)> {
+        let (scope, body) = (&self.scope, &input.body);
+        let hash = &|password: &str| self.passwords.hash(password);
+        let place = |id: &str, drafts: &[&Draft]| input.place(self.call, collection, id, drafts);
+        let with_files = |mut draft: Draft| {
+            input.attach(collection, &mut draft);
+            draft
+        };
+        let create = || Draft::create(scope, collection, body, hash).map(with_files);
         // Without a proof: who changes a password or an address does that by itself.
-        Verb::Update => Action::Update(id, Draft::update(scope, &collection, body, hash)?),
-        Verb::Delete => Action::Delete(id),
-        Verb::Upsert => {
-            let id = body
-                .get("id")
-                .map(|raw| serde_json::from_str::<String>(raw.get()));
-            let Some(id) = id.and_then(Result::ok).filter(|id| !id.is_empty()) else {
-                return Err(Error::field(
-                    "id",
-                    "validation_required",
-                    "PUT needs the id.",
-                ));
-            };
-            let drafts = Upsert {
-                update: Draft::update(scope, &collection, body, hash),
-                create: Draft::create(scope, &collection, body, hash),
-            };
-            Action::Upsert(id, drafts)
-        }
-    };
-    Ok(Step {
-        collection,
-        shape,
-        action,
-    })
+        let update = || Draft::update(scope, collection, body, hash).map(with_files);
+        Ok(match verb {
+            Verb::Create => {
+                let mut draft = create()?;
+                let placed = match draft.files().is_empty() {
+                    true => None,
+                    false => place(&draft.choose_id()?, &[&draft])?,
+                };
+                (Action::Create(draft), placed.into_iter().collect())
+            }
+            Verb::Update => {
+                let draft = update()?;
+                let placed = place(&id, &[&draft])?;
+                (Action::Update(id, draft), placed.into_iter().collect())
+            }
+            Verb::Delete => (Action::Delete(id), Vec::new()),
+            Verb::Upsert => {
+                let id = body
+                    .get("id")
+                    .map(|raw| serde_json::from_str::<String>(raw.get()));
+                let Some(id) = id.and_then(Result::ok).filter(|id| !id.is_empty()) else {
+                    return Err(Error::field(
+                        "id",
+                        "validation_required",
+                        "PUT needs the id.",
+                    ));
+                };
+                let drafts = Upsert {
+                    update: update(),
+                    create: create(),
+                };
+                // Whichever it will be; one that does not hold together takes none.
+                let whole: Vec<&Draft> = [&drafts.update, &drafts.create]
+                    .into_iter()
+                    .flatten()
+                    .filter(|draft| draft.check().is_ok())
+                    .collect();
+                let placed = place(&id, &whole)?;
+                (Action::Upsert(id, drafts), placed.into_iter().collect())
+            }
+        })
+    }
 }
 
 /// Clients whose address has the prefix of a database write it before each path, too.

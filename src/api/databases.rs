@@ -22,12 +22,12 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
 
 pub fn create(call: &Call<'_>) -> Result<Response> {
     let body: Create = call.body()?;
-    call.app.catalog.create_database(&body.name)?;
+    call.app.create_database(&body.name)?;
     Ok(json_response(200, &json!({"name": body.name})))
 }
 
-/// Soft: the file is moved aside, the definitions are kept out of sight.
+/// Soft: its file and those of its records are moved aside, the definitions are kept out of sight.
 pub fn delete(call: &Call<'_>) -> Result<Response> {
-    call.app.catalog.delete_database(call.param("name"))?;
+    call.app.delete_database(call.param("name"))?;
     Ok(Response::empty(204))
 }

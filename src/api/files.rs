@@ -1,9 +1,5 @@
 //! Files of records: downloads, and tokens for protected ones.
 
-use std::io::Read as _;
-use std::io::Seek as _;
-use std::io::SeekFrom;
-
 use serde_json::json;
 
 use super::Call;
@@ -55,7 +51,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         name: name.to_owned(),
     };
     let is_download = parameter(&pairs, "download").is_some_and(|value| value != "0");
-    let response = body(call, &path, &stored)?;
+    let response = content(call, &path, &stored)?;
     Ok(with_headers(response, &stored, is_download, is_protected))
 }
 
@@ -73,10 +69,13 @@ fn is_protected(call: &Call<'_>, collection: &Collection, id: &str, name: &str) 
     protected.try_fold(false, |found, field| Ok(found || is_in(field)?))
 }
 
-/// The part that is asked for, or the word that the client has it already.
-fn body(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
+/// The part that is asked for, or the word that the client has it already, or wants another.
+pub fn content(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
     let etag = format!("\"{}\"", stored.sha256);
     let header = |name: &str| call.request.header(name);
+    if header("If-Match").is_some_and(|_| !range::is_match(header("If-Match"), &etag)) {
+        return Ok(Response::empty(412));
+    }
     if range::is_match(header("If-None-Match"), &etag) {
         return Ok(Response::empty(304));
     }
@@ -93,14 +92,11 @@ fn body(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
                 .with_header("Content-Range", format!("bytes */{}", stored.size)));
         }
     };
-    let Some(mut file) = call.app.files.local().open_file(path)? else {
+    let Some(content) = call.app.files.storage.read(path, start, length)? else {
         return Err(Error::unavailable("The file is not here; try again later.")
             .context(format!("file {path} is missing in the storage")));
     };
-    if start > 0 {
-        file.seek(SeekFrom::Start(start))?;
-    }
-    let response = Response::with_stream(status, Box::new(file.take(length)), length);
+    let response = Response::with_stream(status, content, length);
     Ok(match status {
         206 => {
             let last = start + length - 1;

@@ -7,8 +7,8 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
-use crate::files::Local;
 use crate::files::Partial;
+use crate::files::Storage;
 use crate::http::BodySink;
 use crate::http::multipart;
 use crate::http::multipart::Event;
@@ -19,7 +19,7 @@ const VALUES_BYTES_MAX: usize = 4 << 20;
 
 /// A form that arrives, and that has arrived.
 pub struct Form {
-    local: Arc<Local>,
+    storage: Arc<Storage>,
     parser: multipart::Parser,
     bytes: u64,
     bytes_max: u64,
@@ -56,9 +56,9 @@ pub struct Upload {
 
 impl Form {
     /// Receives a form of at most `bytes_max`.
-    pub fn new(local: Arc<Local>, boundary: &str, bytes_max: u64) -> Form {
+    pub fn new(storage: Arc<Storage>, boundary: &str, bytes_max: u64) -> Form {
         Form {
-            local,
+            storage,
             parser: multipart::Parser::new(boundary),
             bytes: 0,
             bytes_max,
@@ -71,8 +71,8 @@ impl Form {
     }
 
     /// Receives nothing; answers this.
-    pub fn refused(local: Arc<Local>, error: Error) -> Form {
-        let mut form = Form::new(local, "-", 0);
+    pub fn refused(storage: Arc<Storage>, error: Error) -> Form {
+        let mut form = Form::new(storage, "-", 0);
         form.error = Some(error);
         form
     }
@@ -113,7 +113,7 @@ impl Form {
                     size: 0,
                     sha256: String::new(),
                     media_type: String::new(),
-                    partial: self.local.receive()?,
+                    partial: self.storage.receive()?,
                     beginning: Vec::new(),
                 });
                 self.at = At::File(Hasher::new());

@@ -11,26 +11,37 @@ use std::sync::Arc;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::Access;
 use super::Api;
+use super::BODY_BYTES;
 use super::Call;
 use super::form::Form;
 use super::form::Upload;
 use super::json_body;
 use crate::collections::Collection;
+use crate::collections::Collections;
 use crate::collections::Field;
 use crate::collections::FieldKind;
+use crate::db;
 use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::files::FilePath;
 use crate::files::Placed;
 use crate::files::Stored;
 use crate::http::BodySink;
+use crate::http::Method;
 use crate::http::Request;
 use crate::http::multipart;
+use crate::http::route::Found;
+use crate::ids;
 use crate::records::Body;
 use crate::records::Draft;
 use crate::records::Modifier;
 use crate::records::NewFile;
+use crate::rules;
+use crate::rules::Identity;
+use crate::rules::Operation;
 
 /// The field of a form that holds values as JSON.
 pub const PAYLOAD: &str = "@jsonPayload";
@@ -38,32 +49,84 @@ pub const PAYLOAD: &str = "@jsonPayload";
 /// What a request says of a record.
 pub struct Input<'a> {
     pub body: Body,
-    uploads: &'a [Upload],
+    /// The files, each with its field.
+    uploads: Vec<(String, &'a Upload)>,
 }
 
 /// Receives a form for an endpoint that takes them, from whoever may call it.
 pub fn receive(api: &Api, request: &Request, length: Option<u64>) -> Option<Box<dyn BodySink>> {
     let media_type = request.header("Content-Type").unwrap_or_default();
     let boundary = multipart::boundary(media_type)?;
-    let local = api.app.files.local();
-    let bytes_max = api.settings.upload_bytes_max;
+    let storage = &api.app.files.storage;
     Some(Box::new(match api.may_upload(request, length) {
-        Ok(()) => Form::new(Arc::clone(local), &boundary, bytes_max),
-        Err(error) => Form::refused(Arc::clone(local), error),
+        Ok(bytes_max) => Form::new(Arc::clone(storage), &boundary, bytes_max),
+        Err(error) => Form::refused(Arc::clone(storage), error),
     }))
+}
+
+impl Api {
+    /// Refuses a form before it comes: nobody gets it who may not write, and no endpoint that
+    /// does not take it. Returns how long it may be.
+    fn may_upload(&self, request: &Request, length: Option<u64>) -> Result<u64> {
+        let (database, path) = super::split_database(&request.path);
+        let database = database.unwrap_or(db::DEFAULT);
+        let Found::Found(route, params) = self.router.find(request.method, path) else {
+            return Err(super::no_path());
+        };
+        if route.body_bytes_max < BODY_BYTES || route.access != Access::Rules {
+            return Err(Error::invalid("This takes no form."));
+        }
+        let identity = self.identify(route, request, database)?;
+        let collections = self.app.catalog.collections(database)?;
+        let bytes_max = match params.get("collection") {
+            "" => self.longest_batch(&collections, &identity)?,
+            name => {
+                let operation = match request.method {
+                    Method::Post => Operation::Create,
+                    _ => Operation::Update,
+                };
+                let grant = collections.get(name)?.grant(operation, &identity)?;
+                if grant.access == rules::Access::Denied {
+                    return Err(super::forbidden("Only admins may do this."));
+                }
+                self.settings.upload_bytes_max
+            }
+        };
+        match length.is_some_and(|length| length > bytes_max) {
+            true => Err(Error::new(
+                Kind::TooLarge,
+                format!("This takes at most {} MiB.", bytes_max >> 20),
+            )),
+            false => Ok(bytes_max),
+        }
+    }
+
+    /// A batch of somebody who may write no files is no longer than other bodies.
+    fn longest_batch(&self, collections: &Collections, identity: &Identity) -> Result<u64> {
+        for collection in collections.all() {
+            for operation in [Operation::Create, Operation::Update] {
+                if collection.has_files()
+                    && collection.grant(operation, identity)?.access != rules::Access::Denied
+                {
+                    return Ok(self.settings.upload_bytes_max);
+                }
+            }
+        }
+        Ok(BODY_BYTES as u64)
+    }
+}
+
+/// The form that came, if one did.
+pub fn form<'a>(call: &Call<'a>) -> Option<&'a Form> {
+    call.request.sunk.as_ref()?.get::<Form>()
 }
 
 /// The values and files for a record of this collection.
 pub fn input<'a>(call: &Call<'a>, collection: &Collection) -> Result<Input<'a>> {
-    let Some(form) = call
-        .request
-        .sunk
-        .as_ref()
-        .and_then(|sunk| sunk.get::<Form>())
-    else {
+    let Some(form) = form(call) else {
         return Ok(Input {
             body: call.body()?,
-            uploads: &[],
+            uploads: Vec::new(),
         });
     };
     let (values, uploads) = form.parts()?;
@@ -78,16 +141,12 @@ pub fn input<'a>(call: &Call<'a>, collection: &Collection) -> Result<Input<'a>> 
             .map_err(|_| Error::invalid(format!("The value of {name} is not UTF-8.")))?;
         texts.entry(name).or_default().push(text);
     }
-    for upload in uploads {
-        let names = texts.entry(&upload.field).or_default();
-        names.retain(|name| !name.is_empty());
-        names.push(upload.name.clone());
-    }
     for (name, texts) in texts {
         let field = field_of(collection, name);
         body.insert(name.to_owned(), raw(&value(field, texts))?);
     }
-    Ok(Input { body, uploads })
+    let uploads = uploads.iter().map(|upload| (upload.field.as_str(), upload));
+    Input::new(collection, body, uploads.collect())
 }
 
 /// The field that a key is about, with or without a sign.
@@ -135,12 +194,43 @@ fn raw(value: &Value) -> Result<Box<RawValue>> {
     Ok(serde_json::value::to_raw_value(value)?)
 }
 
-impl Input<'_> {
+impl<'a> Input<'a> {
+    /// Adds to a body the names of files, each with the key that it has there.
+    pub fn new(
+        collection: &Collection,
+        mut body: Body,
+        uploads: Vec<(&str, &'a Upload)>,
+    ) -> Result<Input<'a>> {
+        let mut files = Vec::new();
+        for (key, upload) in uploads {
+            let field = field_of(collection, key);
+            let before = body.get(key).map(|raw| serde_json::from_str(raw.get()));
+            let mut names = match before.transpose()? {
+                None | Some(Value::Null) => Vec::new(),
+                Some(Value::Array(names)) => names,
+                Some(one) => vec![one],
+            };
+            names.retain(|name| name != "");
+            names.push(Value::from(upload.name.as_str()));
+            let is_one = names.len() == 1 && !field.is_some_and(Field::is_multiple);
+            let value = match is_one {
+                true => names.remove(0),
+                false => Value::Array(names),
+            };
+            body.insert(key.to_owned(), raw(&value)?);
+            let name = field.map_or(key, |field| &field.name);
+            files.push((name.to_owned(), upload));
+        }
+        Ok(Input {
+            body,
+            uploads: files,
+        })
+    }
+
     /// Lets a draft take along the files that its changes name.
     pub fn attach(&self, collection: &Collection, draft: &mut Draft) {
-        let files = self.uploads.iter().map(|upload| NewFile {
-            field: field_of(collection, &upload.field)
-                .map_or_else(|| upload.field.clone(), |field| field.name.clone()),
+        let files = self.uploads.iter().map(|(field, upload)| NewFile {
+            field: field.clone(),
             stored: Stored {
                 name: upload.name.clone(),
                 size: upload.size,
@@ -151,20 +241,29 @@ impl Input<'_> {
         draft.attach(collection, files.collect());
     }
 
-    /// Gives the files of a draft their places, those of the record with this id.
+    /// Gives the files that one of the drafts takes their places, those of the record with this id; none
+    /// if there are none.
     pub fn place<'c>(
         &self,
         call: &'c Call<'_>,
         collection: &Collection,
         id: &str,
-        draft: &Draft,
-    ) -> Result<Placed<'c>> {
-        let is_taken = |name: &str| draft.files().iter().any(|file| file.stored.name == name);
+        drafts: &[&Draft],
+    ) -> Result<Option<Placed<'c>>> {
+        if drafts.iter().all(|draft| draft.files().is_empty()) {
+            return Ok(None);
+        }
+        drafts.iter().try_for_each(|draft| draft.check())?;
+        if !ids::is_valid_id(id) {
+            return Err(Error::not_found("There is no such record."));
+        }
+        let taken = drafts.iter().flat_map(|draft| draft.files());
+        let is_taken = |name: &str| taken.clone().any(|file| file.stored.name == name);
         let files: Vec<_> = self
             .uploads
             .iter()
-            .filter(|upload| is_taken(&upload.name))
-            .map(|upload| {
+            .filter(|(_, upload)| is_taken(&upload.name))
+            .map(|(_, upload)| {
                 let path = FilePath {
                     database: call.database.to_owned(),
                     collection: collection.id.clone(),
@@ -174,6 +273,6 @@ impl Input<'_> {
                 (path, &upload.partial)
             })
             .collect();
-        call.app.files.local().place(&files)
+        call.app.files.storage.place(&files).map(Some)
     }
 }

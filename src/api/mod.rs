@@ -37,10 +37,8 @@ use crate::http::route::Params;
 use crate::http::route::Router;
 use crate::log;
 use crate::records::Scope;
-use crate::rules;
 use crate::rules::Identity;
 use crate::rules::KeyScope;
-use crate::rules::Operation;
 use crate::threads::Stop;
 
 mod accounts;
@@ -56,6 +54,7 @@ mod health;
 mod keys;
 mod pages;
 mod records;
+mod replica;
 
 use cors::Cors;
 
@@ -74,6 +73,8 @@ pub enum Access {
     Account,
     /// Administrators.
     Admin,
+    /// Replicas of this master, and nobody else.
+    Replica,
     /// Administrators, and API keys with this scope.
     Scope(KeyScope),
 }
@@ -85,6 +86,7 @@ impl fmt::Display for Access {
             Access::Rules => "rules",
             Access::Account => "account",
             Access::Admin => "admin",
+            Access::Replica => "replica",
             Access::Scope(scope) => scope.name(),
         })
     }
@@ -154,8 +156,8 @@ const fn route(
 
 /// Every endpoint there is.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 53] = {
-    use Access::{Account, Admin, Public, Rules, Scope};
+pub const ROUTES: [Route; 57] = {
+    use Access::{Account, Admin, Public, Replica, Rules, Scope};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
     use Place::{Database, Server};
@@ -221,6 +223,11 @@ pub const ROUTES: [Route; 53] = {
         route(Get,    "/api/files/{collection}/{record}/{file}",       Public,  Database, Serve, files::get),
         small(route(Post,   "/api/files/token",                        Account, Database, Serve, files::token)),
 
+        route(Get,    "/api/replica/files",                            Replica, Server,  Refuse, replica::list),
+        route(Get,    "/api/replica/files/manifest",                   Replica, Server,  Refuse, replica::manifest),
+        small(route(Post,   "/api/replica/files/ack",                  Replica, Server,  Refuse, replica::acknowledge)),
+        route(Get,    "/api/replica/file/{database}/{collection}/{record}/{file}", Replica, Server, Refuse, replica::file),
+
         route(Get,    "/auth/confirm",                                 Public, Server,   Own,    pages::confirm),
         route(Get,    "/",                                             Public, Server,   Own,    health::root),
     ]
@@ -275,42 +282,6 @@ impl Api {
         forms::receive(self, request, length)
     }
 
-    /// Refuses a form before it comes: nobody gets it who may not write, and no endpoint that
-    /// does not take it.
-    fn may_upload(&self, request: &Request, length: Option<u64>) -> Result<()> {
-        let (database, path) = split_database(&request.path);
-        let database = database.unwrap_or(db::DEFAULT);
-        let Found::Found(route, params) = self.router.find(request.method, path) else {
-            return Err(no_path());
-        };
-        if route.body_bytes_max < BODY_BYTES || route.access != Access::Rules {
-            return Err(Error::invalid("This takes no form."));
-        }
-        if length.is_some_and(|length| length > self.settings.upload_bytes_max) {
-            return Err(Error::new(
-                Kind::TooLarge,
-                format!(
-                    "This takes at most {} MiB.",
-                    self.settings.upload_bytes_max >> 20
-                ),
-            ));
-        }
-        let identity = self.identify(route, request, database)?;
-        let name = params.get("collection");
-        if name.is_empty() {
-            return Ok(());
-        }
-        let collections = self.app.catalog.collections(database)?;
-        let operation = match request.method {
-            Post => Operation::Create,
-            _ => Operation::Update,
-        };
-        match collections.get(name)?.grant(operation, &identity)?.access {
-            rules::Access::Denied => Err(forbidden("Only admins may do this.")),
-            _ => Ok(()),
-        }
-    }
-
     fn dispatch(&self, request: &Request) -> Result<Response> {
         let (database, path) = split_database(&request.path);
         let (route, params) = match self.router.find(request.method, path) {
@@ -352,6 +323,12 @@ impl Api {
     /// looked at: an old token must not keep anybody from signing in again.
     fn identify(&self, route: &Route, request: &Request, database: &str) -> Result<Identity> {
         if route.access == Access::Public {
+            return Ok(Identity::Nobody);
+        }
+        if route.access == Access::Replica {
+            let id = request.header("X-Replica-Id").unwrap_or_default();
+            self.app.auth.check_replica(credentials(request), id)?;
+            // It is no caller of the API proper.
             return Ok(Identity::Nobody);
         }
         let identity = self.app.auth.identify(credentials(request), database)?;

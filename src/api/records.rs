@@ -78,9 +78,8 @@ pub fn create_in(call: &Call<'_>, collection: &str) -> Result<Response> {
     let placed = match draft.files().is_empty() {
         true => None,
         false => {
-            draft.check()?;
             let id = draft.choose_id()?;
-            Some(input.place(call, &collection, &id, &draft)?)
+            input.place(call, &collection, &id, &[&draft])?
         }
     };
     let (ignored, has_files) = (draft.ignored().join(", "), placed.is_some());
@@ -103,13 +102,7 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
     let hash = |password: &str| call.hash(password);
     let mut draft = update_draft(call, &scope, &collection, &id, &input.body, &hash)?;
     input.attach(&collection, &mut draft);
-    let placed = match draft.files().is_empty() {
-        true => None,
-        false => {
-            draft.check()?;
-            Some(input.place(call, &collection, &id, &draft)?)
-        }
-    };
+    let placed = input.place(call, &collection, &id, &[&draft])?;
     let (ignored, has_files) = (draft.ignored().join(", "), collection.has_files());
     let body = call
         .database()?

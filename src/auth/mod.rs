@@ -19,6 +19,7 @@ use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::ids;
 use crate::rules::Identity;
 use crate::rules::Key;
 use crate::rules::KeyScope;
@@ -212,6 +213,22 @@ impl Auth {
         match claims.about.collection {
             Some(_) => self.identify_user(&claims, database),
             None => self.identify_admin(&claims),
+        }
+    }
+
+    /// Refuses whoever is not the replica of this name. The token is its own work, signed with the
+    /// secret that it shares with the master (REP-5).
+    pub fn check_replica(&self, credentials: Credentials<'_>, id: &str) -> Result<()> {
+        let token = bare_token(credentials.authorization);
+        let is_it = self
+            .read(token, &[Purpose::Replica])
+            .is_ok_and(|claims| claims.subject == id);
+        match is_it && ids::is_valid_id(id) {
+            true => Ok(()),
+            false => Err(Error::new(
+                Kind::Unauthenticated,
+                "This takes the token of a replica, and its name in X-Replica-Id.",
+            )),
         }
     }
 

@@ -33,6 +33,8 @@ pub enum Purpose {
     Email,
     /// Downloads what its owner may see.
     File,
+    /// Follows the master.
+    Replica,
 }
 
 /// What a token says.

@@ -12,6 +12,7 @@
 //! Lock order: `changing` (one change at a time), then `changes` or `cache`, never the other way.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -240,24 +241,35 @@ impl Catalog {
         deleted.map(drop)
     }
 
-    /// Makes a database. Definitions that a crash left of an older one of this name are not its own.
-    pub fn create_database(&self, database: &str) -> Result<()> {
+    /// Makes a database. Definitions that a crash left of an older one of this name are not its own;
+    /// `clear` removes what else there may be of one.
+    pub fn create_database(
+        &self,
+        database: &str,
+        clear: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let _changing = lock(&self.changing);
         self.databases.check_new(database)?;
         self.forget(database)?;
+        clear()?;
         self.databases.create(database)
     }
 
-    /// Takes a database and all its collections out of sight.
-    pub fn delete_database(&self, database: &str) -> Result<()> {
-        self.databases.delete(database)?;
+    /// Takes a database and all its collections out of sight. Calls `also` with where its file lies
+    /// now, unless there is a new one of this name already.
+    pub fn delete_database(&self, database: &str, also: impl FnOnce(&Path)) -> Result<()> {
+        let file = self.databases.delete(database)?;
         let _changing = lock(&self.changing);
+        if self.databases.check_new(database).is_err() {
+            return Ok(());
+        }
         // It is gone; definitions that are left mean nothing, and go when the name is used again.
         if let Err(error) = self.forget(database) {
             log::warn(format_args!(
                 "forget the collections of {database}: {error}"
             ));
         }
+        also(&file);
         Ok(())
     }
 

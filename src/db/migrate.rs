@@ -32,7 +32,7 @@ impl Schema {
                 include_str!("files.sql"),
                 include_str!("journal.sql"),
             ],
-            Schema::Local => &[include_str!("local.sql")],
+            Schema::Local => &[include_str!("local.sql"), include_str!("replicas.sql")],
             Schema::Tenant => &[include_str!("tenant.sql"), include_str!("files.sql")],
         }
     }

@@ -187,8 +187,8 @@ impl Databases {
         Ok(names)
     }
 
-    /// Takes a database out of service and moves its file to `deleted/`.
-    pub fn delete(&self, name: &str) -> Result<()> {
+    /// Takes a database out of service and moves its file to `deleted/`; returns where it lies there.
+    pub fn delete(&self, name: &str) -> Result<PathBuf> {
         if name == DEFAULT || RESERVED.contains(&name) {
             return Err(Error::invalid(format!(
                 "The database {name} cannot be deleted."
@@ -222,7 +222,7 @@ impl Databases {
         &self,
         name: &str,
         database: Arc<Database>,
-    ) -> Result<Result<()>, (Arc<Database>, Error)> {
+    ) -> Result<Result<PathBuf>, (Arc<Database>, Error)> {
         let database = unshared(database).map_err(|database| (database, in_use(name)))?;
         // The file goes alone, so it has to hold everything.
         if let Err(error) = database.fold() {
@@ -231,21 +231,26 @@ impl Databases {
         Ok(database.close().and_then(|()| self.move_file(name)))
     }
 
-    fn move_file(&self, name: &str) -> Result<()> {
+    /// Where something of a deleted database goes.
+    pub fn aside(&self, name: &str, extension: &str) -> Result<PathBuf> {
+        let aside = self.dir.join("deleted");
+        create_dir(&aside)?;
+        let stamp = clock::now().replace(':', "");
+        Ok(aside.join(format!("{name}-{stamp}.{extension}")))
+    }
+
+    fn move_file(&self, name: &str) -> Result<PathBuf> {
         let path = file(&self.dir, name);
         if database::wal_bytes(&path) > 0 {
             // Written by another program since.
             return Err(in_use(name));
         }
-        let aside = self.dir.join("deleted");
-        create_dir(&aside)?;
-        let stamp = clock::now().replace(':', "");
-        fs::rename(&path, aside.join(format!("{name}-{stamp}.db")))
-            .context(format!("move database {name} aside"))?;
+        let aside = self.aside(name, "db")?;
+        fs::rename(&path, &aside).context(format!("move database {name} aside"))?;
         // It is empty, and there only if another program has the file open.
         remove_log(&path);
         File::open(&self.dir)?.sync_all()?;
-        Ok(())
+        Ok(aside)
     }
 
     /// Lets every open database fold its log into its file; called now and then.
@@ -268,8 +273,9 @@ impl Databases {
         let tenants = self.tenants.into_inner().unwrap_or_default();
         let databases = tenants.open.into_values().map(|tenant| tenant.database);
         for database in databases.chain([self.default, self.local]) {
-            if let Ok(database) = unshared(database) {
-                database.close()?;
+            match unshared(database) {
+                Ok(database) => database.close()?,
+                Err(_) => return Err(Error::internal("a database is still in use at the end")),
             }
         }
         Ok(())

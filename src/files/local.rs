@@ -69,27 +69,24 @@ impl Local {
         })
     }
 
-    /// Gives received files their places, durably: all of them or none. They keep them when
-    /// [`Placed::keep`] is called, and lose them otherwise.
-    pub fn place(&self, files: &[(FilePath, &Partial)]) -> Result<Placed<'_>> {
-        let mut placed = Placed {
-            local: self,
-            paths: Vec::new(),
-        };
-        let mut folders = BTreeSet::new();
-        for (path, partial) in files {
-            let target = self.root.join(path.relative());
-            let folder = target.parent().unwrap_or(&self.root).to_owned();
-            make_folders(&folder).map_err(refused)?;
-            // A link and no move: the request may have to start over.
-            fs::hard_link(&partial.path, &target).map_err(refused)?;
-            placed.paths.push(path.clone());
-            folders.insert(folder);
-        }
+    /// Gives a received file its place; it is durable after [`Local::sync`].
+    pub fn place(&self, path: &FilePath, partial: &Partial) -> Result<()> {
+        let target = self.root.join(path.relative());
+        make_folders(target.parent().unwrap_or(&self.root)).map_err(refused)?;
+        // A link and no move: the request may have to start over.
+        fs::hard_link(&partial.path, &target).map_err(refused)
+    }
+
+    /// Makes the places of these files durable.
+    pub fn sync<'a>(&self, paths: impl Iterator<Item = &'a FilePath>) -> Result<()> {
+        let target = |path: &FilePath| self.root.join(path.relative());
+        let folders: BTreeSet<PathBuf> = paths
+            .filter_map(|path| target(path).parent().map(Path::to_owned))
+            .collect();
         for folder in &folders {
             self.sync_up(folder).map_err(refused)?;
         }
-        Ok(placed)
+        Ok(())
     }
 
     /// Makes the entries of a folder durable, and its own in the folders above.
@@ -128,6 +125,17 @@ impl Local {
             folder = path.parent();
         }
         Ok(())
+    }
+
+    /// Moves the files of a database, if it has any, to a folder that is not there yet.
+    pub fn move_aside(&self, database: &str, folder: &Path) -> Result<()> {
+        let moved = fs::rename(self.root.join(database), folder);
+        match moved.and_then(|()| self.sync_up(&self.root)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::from(error).context(format!("move the files of {database} aside")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Calls `found` with every stored file and when it was written (milliseconds since 1970); stops at
@@ -180,29 +188,6 @@ impl Drop for Partial {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
             log::warn(format_args!("delete {}: {error}", self.path.display()));
-        }
-    }
-}
-
-/// Files that have got their places.
-pub struct Placed<'a> {
-    local: &'a Local,
-    paths: Vec<FilePath>,
-}
-
-impl Placed<'_> {
-    /// They are named by a record now.
-    pub fn keep(mut self) {
-        self.paths.clear();
-    }
-}
-
-impl Drop for Placed<'_> {
-    fn drop(&mut self) {
-        for path in &self.paths {
-            if let Err(error) = self.local.remove(path) {
-                log::warn(format_args!("take back {path}: {error}"));
-            }
         }
     }
 }

@@ -3,9 +3,9 @@
 //! Order of writing: the body goes into a temporary file while it arrives and is hashed on the way
 //! (`api::form`); then it gets its place (`local`), durably; then the record's transaction names it and adds its
 //! row (`table`). Order of deleting: the record's transaction deletes the row and leaves a note in the
-//! outbox; the thread that empties the outboxes (`outbox`) deletes the file and writes the journal. A
+//! outbox; a thread (`keeper`) empties the outboxes: it deletes the file and writes the journal. A
 //! crash anywhere leaves at worst a file without a row, which `sweep` removes, or a note, which is
-//! still there; never a record without its file.
+//! still there; never a record without its file. `journal` is what replicas follow.
 
 use std::fmt;
 use std::path::Path;
@@ -13,18 +13,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clock;
+use crate::db;
+use crate::db::Databases;
 use crate::error::Result;
+use crate::ids;
+use crate::replicas::Replicas;
 
-pub use local::Local;
+pub use journal::Journal;
 pub use local::Partial;
-pub use local::Placed;
+pub use storage::Placed;
+pub use storage::Storage;
 pub use table::Stored;
 
+pub mod cleanup;
+pub mod journal;
+pub mod keeper;
 mod local;
 mod media;
 mod name;
 pub mod outbox;
-pub mod sweep;
+mod storage;
+mod sweep;
 pub mod table;
 
 pub use media::LOOK_BYTES;
@@ -33,26 +42,29 @@ pub use media::judge;
 pub use name::is_valid;
 pub use name::new_name;
 
-/// The storage, and the signal for the thread that empties the outboxes.
+/// The storage, its journal, and the signal for the thread that keeps them.
 pub struct Files {
-    local: Arc<Local>,
-    /// When it was opened, in milliseconds since 1970.
-    pub opened_ms: i64,
+    pub storage: Arc<Storage>,
+    /// Where replicas get the files from here.
+    pub journal: Option<Journal>,
     pub signal: outbox::Signal,
+    /// When it was opened, in milliseconds since 1970.
+    opened_ms: i64,
 }
 
 impl Files {
     /// Opens the storage below the data directory.
-    pub fn open(data_dir: &Path) -> Result<Files> {
+    pub fn open(data_dir: &Path, databases: &Databases, replicas: &Replicas) -> Result<Files> {
+        let storage = Storage::open(data_dir)?;
+        let journal = storage
+            .has_journal()
+            .then(|| Journal::open(databases, replicas));
         Ok(Files {
-            local: Arc::new(Local::open(data_dir)?),
-            opened_ms: clock::now_ms(),
+            storage: Arc::new(storage),
+            journal: journal.transpose()?,
             signal: outbox::Signal::default(),
+            opened_ms: clock::now_ms(),
         })
-    }
-
-    pub fn local(&self) -> &Arc<Local> {
-        &self.local
     }
 }
 
@@ -67,6 +79,24 @@ pub struct FilePath {
 }
 
 impl FilePath {
+    /// Reads what it is displayed as; none when there cannot be such a file.
+    pub fn parse(text: &str) -> Option<FilePath> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let [database, collection, record, name] = parts[..] else {
+            return None;
+        };
+        let are_valid = db::is_valid_name(database)
+            && ids::is_valid_id(collection)
+            && ids::is_valid_id(record)
+            && is_valid(name);
+        are_valid.then(|| FilePath {
+            database: database.to_owned(),
+            collection: collection.to_owned(),
+            record: record.to_owned(),
+            name: name.to_owned(),
+        })
+    }
+
     /// Below the folder of the storage. Every part is an id or a name that was checked, so none can
     /// lead out of it.
     fn relative(&self) -> PathBuf {

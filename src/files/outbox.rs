@@ -11,49 +11,53 @@ use std::sync::Condvar;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rusqlite::params;
-
 use super::FilePath;
-use super::Local;
-use crate::clock;
+use super::journal;
+use super::storage::Storage;
 use crate::db::Database;
 use crate::db::Databases;
 use crate::error::Result;
-use crate::log;
 use crate::threads::Stop;
 use crate::threads::lock;
 use crate::threads::wait_timeout;
 
 /// Notes that are worked on at a time.
 const BATCH: i64 = 500;
-/// Pause after a failure, and between looks for what was missed.
-const PAUSE: Duration = Duration::from_secs(30);
-
 /// Databases whose outboxes are to be looked at.
 #[derive(Default)]
 pub struct Signal {
-    names: Mutex<BTreeSet<String>>,
+    pending: Mutex<Pending>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Pending {
+    names: BTreeSet<String>,
+    /// Somebody wants the thread to look up.
+    is_woken: bool,
 }
 
 impl Signal {
     /// There is something new in the outbox of this database.
     pub fn notify(&self, database: &str) {
-        lock(&self.names).insert(database.to_owned());
+        lock(&self.pending).names.insert(database.to_owned());
         self.changed.notify_one();
     }
 
-    /// Wakes the thread that waits, to see that it shall stop.
+    /// Wakes the thread that waits, or that will wait next, to see that it shall stop.
     pub fn wake(&self) {
+        lock(&self.pending).is_woken = true;
         self.changed.notify_all();
     }
 
-    fn wait(&self) -> BTreeSet<String> {
-        let mut names = lock(&self.names);
-        if names.is_empty() {
-            names = wait_timeout(&self.changed, names, PAUSE);
+    /// Waits for the next ones, but not for longer than `limit`.
+    pub fn wait(&self, limit: Duration) -> BTreeSet<String> {
+        let mut pending = lock(&self.pending);
+        if pending.names.is_empty() && !pending.is_woken {
+            pending = wait_timeout(&self.changed, pending, limit);
         }
-        std::mem::take(&mut *names)
+        pending.is_woken = false;
+        std::mem::take(&mut pending.names)
     }
 }
 
@@ -66,21 +70,8 @@ struct Note {
     sha256: String,
 }
 
-/// Empties the outboxes that are signalled, until it is stopped.
-pub fn run(databases: &Databases, local: &Local, signal: &Signal, stop: &Stop) {
-    while !stop.is_set() {
-        for name in signal.wait() {
-            if let Err(error) = empty(databases, local, &name, stop) {
-                log::warn(format_args!("files of database {name}: {error}"));
-                signal.notify(&name);
-                stop.wait(PAUSE);
-            }
-        }
-    }
-}
-
 /// Works through all notes of one database.
-pub fn empty(databases: &Databases, local: &Local, name: &str, stop: &Stop) -> Result<()> {
+pub fn empty(databases: &Databases, storage: &Storage, name: &str, stop: &Stop) -> Result<()> {
     let database = databases.get(name)?;
     while !stop.is_set() {
         let notes = read(&database, name)?;
@@ -88,9 +79,14 @@ pub fn empty(databases: &Databases, local: &Local, name: &str, stop: &Stop) -> R
             return Ok(());
         };
         for note in notes.iter().filter(|note| note.is_deletion) {
-            local.remove(&note.path)?;
+            if stop.is_set() {
+                return Ok(());
+            }
+            storage.remove(&note.path)?;
         }
-        write_journal(databases.default(), notes)?;
+        if storage.has_journal() {
+            write_journal(databases.default(), notes)?;
+        }
         database.write(move |tx| {
             tx.prepare_cached("DELETE FROM _file_outbox WHERE id <= ?1")?
                 .execute([last])?;
@@ -126,16 +122,10 @@ fn read(database: &Arc<Database>, name: &str) -> Result<Vec<Note>> {
 
 fn write_journal(default: &Arc<Database>, notes: Vec<Note>) -> Result<()> {
     default.write(move |tx| {
-        let now = clock::now();
-        let mut statement = tx.prepare_cached(
-            "INSERT INTO _file_journal (path, op, size, sha256, created)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?;
-        for note in &notes {
+        let entries = notes.iter().map(|note| {
             let op = if note.is_deletion { "delete" } else { "add" };
-            let path = note.path.to_string();
-            statement.execute(params![path, op, note.size, note.sha256, now])?;
-        }
-        Ok(())
+            (&note.path, op, note.size, note.sha256.as_str())
+        });
+        journal::write(tx, entries)
     })
 }

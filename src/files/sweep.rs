@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::FilePath;
-use super::Local;
+use super::storage::Storage;
 use super::table;
 use crate::db::Database;
 use crate::db::Databases;
@@ -15,10 +15,10 @@ use crate::threads::Stop;
 
 /// Removes files without a row that were written before this moment (milliseconds since 1970);
 /// what is younger may be about to be named. Returns how many went.
-pub fn run(databases: &Databases, local: &Local, before_ms: i64, stop: &Stop) -> Result<usize> {
+pub fn run(databases: &Databases, storage: &Storage, before_ms: i64, stop: &Stop) -> Result<usize> {
     let mut known: HashMap<String, Option<Arc<Database>>> = HashMap::new();
     let mut left_over = Vec::new();
-    local.walk(&mut |path, written_ms| {
+    storage.walk(&mut |path, written_ms| {
         if stop.is_set() || written_ms >= before_ms {
             return Ok(());
         }
@@ -37,7 +37,7 @@ pub fn run(databases: &Databases, local: &Local, before_ms: i64, stop: &Stop) ->
     })?;
     for path in &left_over {
         log::info(format_args!("file {path} belongs to no record; deleted"));
-        local.remove(path)?;
+        storage.remove(path)?;
     }
     Ok(left_over.len())
 }

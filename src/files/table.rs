@@ -4,6 +4,7 @@ use rusqlite::Connection;
 use rusqlite::OptionalExtension as _;
 use rusqlite::params;
 
+use super::FilePath;
 use crate::clock;
 use crate::error::Result;
 
@@ -99,4 +100,37 @@ pub fn find(
         })
     });
     Ok(found.optional()?)
+}
+
+/// The files of a database after this one (its own or one of an earlier database), sorted by the parts
+/// of their paths.
+pub fn list(
+    connection: &Connection,
+    database: &str,
+    after: Option<&FilePath>,
+    limit: usize,
+) -> Result<Vec<(FilePath, Stored)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT collection, record, name, size, sha256, type FROM _files
+         WHERE (collection, record, name) > (?1, ?2, ?3)
+         ORDER BY collection, record, name LIMIT ?4",
+    )?;
+    let after = after.map_or(("", "", ""), |it| (&it.collection, &it.record, &it.name));
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = statement.query_map(params![after.0, after.1, after.2, limit], |row| {
+        let path = FilePath {
+            database: database.to_owned(),
+            collection: row.get(0)?,
+            record: row.get(1)?,
+            name: row.get(2)?,
+        };
+        let stored = Stored {
+            name: path.name.clone(),
+            size: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+            sha256: row.get(4)?,
+            media_type: row.get(5)?,
+        };
+        Ok((path, stored))
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -7,23 +7,19 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::Hmac;
-use hmac::Mac as _;
 use serde_json::Value;
 use serde_json::json;
-use sha2::Sha256;
 
 use crate::support::api::Api;
 use crate::support::server::Server;
 use crate::support::server::VSKI;
 use crate::support::sqlite_for_writing;
-
-const SECRET: &str = "a secret of at least thirty-two bytes";
+use crate::support::token::SECRET;
+use crate::support::token::replica;
+use crate::support::token::resigned;
 
 /// Everybody who calls, in the order in which [`Admits::Each`] has their answers.
-const CALLERS: [&str; 16] = [
+const CALLERS: [&str; 17] = [
     "nobody",
     "user",
     "other user",
@@ -40,15 +36,18 @@ const CALLERS: [&str; 16] = [
     "forged token",
     "token of a mail",
     "user of another database",
+    "replica",
 ];
 
 /// Credentials that are no good for anything are refused before anything else is looked at.
-const WORTHLESS: [&str; 5] = [
+const WORTHLESS: [&str; 6] = [
     "expired key",
     "expired token",
     "forged token",
     "token of a mail",
     "user of another database",
+    // It opens what is for replicas and nothing else.
+    "replica",
 ];
 
 /// Who gets further than 401 and 403, and which answer that is.
@@ -58,10 +57,11 @@ enum Admits {
     /// Accounts; and what admins, who are none, get.
     Accounts(u16, u16),
     Admins(u16),
+    Replicas(u16),
     /// Admins, and the key named.
     AdminsAnd(&'static str, u16),
     /// Whom the rules admit: the answer to each of [`CALLERS`].
-    Each([u16; 16]),
+    Each([u16; 17]),
 }
 
 struct Row {
@@ -83,35 +83,40 @@ const fn row(route: &'static str, path: &'static str, body: &'static str, admits
 }
 
 /// What anybody with good credentials may try, of records that do not exist or are not theirs.
-const LISTS: [u16; 16] = [
-    200, 200, 200, 200, 200, 403, 403, 403, 403, 200, 403, 401, 401, 401, 401, 401,
+const LISTS: [u16; 17] = [
+    200, 200, 200, 200, 200, 403, 403, 403, 403, 200, 403, 401, 401, 401, 401, 401, 401,
 ];
-const READS: [u16; 16] = [
-    404, 200, 404, 200, 200, 403, 403, 403, 403, 404, 403, 401, 401, 401, 401, 401,
+const READS: [u16; 17] = [
+    404, 200, 404, 200, 200, 403, 403, 403, 403, 404, 403, 401, 401, 401, 401, 401, 401,
 ];
-const MAKES: [u16; 16] = [
-    400, 400, 400, 400, 403, 400, 403, 403, 403, 400, 403, 401, 401, 401, 401, 401,
+const MAKES: [u16; 17] = [
+    400, 400, 400, 400, 403, 400, 403, 403, 403, 400, 403, 401, 401, 401, 401, 401, 401,
 ];
-const CHANGES: [u16; 16] = [
-    404, 200, 404, 200, 403, 200, 403, 403, 403, 404, 403, 401, 401, 401, 401, 401,
+const CHANGES: [u16; 17] = [
+    404, 200, 404, 200, 403, 200, 403, 403, 403, 404, 403, 401, 401, 401, 401, 401, 401,
 ];
-const DELETES: [u16; 16] = [
-    404, 404, 404, 404, 403, 404, 403, 403, 403, 404, 403, 401, 401, 401, 401, 401,
+const DELETES: [u16; 17] = [
+    404, 404, 404, 404, 403, 404, 403, 403, 403, 404, 403, 401, 401, 401, 401, 401, 401,
 ];
 /// What is refused inside a batch is wrong with the batch.
-const BATCHES: [u16; 16] = [
-    400, 400, 400, 400, 400, 400, 400, 400, 400, 400, 403, 401, 401, 401, 401, 401,
+const BATCHES: [u16; 17] = [
+    400, 400, 400, 400, 400, 400, 400, 400, 400, 400, 403, 401, 401, 401, 401, 401, 401,
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 53] = {
-    use Admits::{Accounts, Admins, AdminsAnd, All, Each};
+const ROWS: [Row; 57] = {
+    use Admits::{Accounts, Admins, AdminsAnd, All, Each, Replicas};
     [
         row("GET /api/health", "/api/health", "", All(200)),
         row("GET /", "/", "", All(200)),
         row("GET /auth/confirm", "/auth/confirm", "", All(200)),
         row("GET /api/files/{collection}/{record}/{file}", "/api/files/notes/note/none", "", All(404)),
         row("POST /api/files/token", "/api/files/token", "", Accounts(200, 200)),
+
+        row("GET /api/replica/files", "/api/replica/files", "", Replicas(200)),
+        row("GET /api/replica/files/manifest", "/api/replica/files/manifest", "", Replicas(200)),
+        row("GET /api/replica/file/{database}/{collection}/{record}/{file}", "/api/replica/file/default/a/b/c", "", Replicas(404)),
+        row("POST /api/replica/files/ack", "/api/replica/files/ack", r#"{"id":-1}"#, Replicas(400)),
 
         row("POST /api/admins/init", "/api/admins/init", "{}", All(400)),
         row("POST /api/admins/login", "/api/admins/login", "{}", All(400)),
@@ -180,6 +185,9 @@ fn expected(admits: &Admits, caller: &str) -> u16 {
     };
     match admits {
         Admits::All(status) => *status,
+        Admits::Replicas(status) if caller == "replica" => *status,
+        // It is not about who they are.
+        Admits::Replicas(_) => 401,
         Admits::Accounts(_, admin) if caller == "admin" => *admin,
         Admits::Accounts(status, _) if is_account => *status,
         Admits::Admins(status) | Admits::AdminsAnd(_, status) if caller == "admin" => *status,
@@ -195,6 +203,7 @@ fn access(admits: &Admits) -> &'static str {
         Admits::All(_) => "public",
         Admits::Accounts(..) => "account",
         Admits::Admins(_) => "admin",
+        Admits::Replicas(_) => "replica",
         Admits::AdminsAnd("key to services", _) => "service",
         Admits::AdminsAnd("key to databases", _) => "databases",
         Admits::AdminsAnd(..) => "collections",
@@ -294,7 +303,11 @@ fn callers(server: &Server) -> BTreeMap<&'static str, Api> {
         ("user of another database", elsewhere),
     ];
     let tokens = tokens.map(|(name, token)| (name, api.with_token(&token)));
-    let plain = [("nobody", server.api()), ("admin", server.admin())];
+    let plain = [
+        ("nobody", server.api()),
+        ("admin", server.admin()),
+        ("replica", replica(&api, "replica-1")),
+    ];
     let callers: BTreeMap<_, _> = tokens.into_iter().chain(plain).collect();
     assert_eq!(callers.len(), CALLERS.len());
     callers
@@ -325,20 +338,4 @@ fn sign_in(api: &Api, base: &str, email: &str) -> (String, String) {
     let signed_in = api.post(&format!("{base}/auth/login"), &user).expect(200);
     assert_eq!(signed_in.text("/user/id"), id);
     (id, signed_in.text("/token").to_owned())
-}
-
-/// A token with other claims, signed anew.
-fn resigned(token: &str, secret: &str, change: impl Fn(&mut Value)) -> String {
-    let mut parts = token.split('.');
-    let (head, claims) = (parts.next().unwrap(), parts.next().unwrap());
-    let mut claims: Value =
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
-    change(&mut claims);
-    let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
-    mac.update(signed.as_bytes());
-    format!(
-        "{signed}.{}",
-        URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
-    )
 }

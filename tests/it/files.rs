@@ -13,14 +13,20 @@ use crate::support::api::Api;
 use crate::support::api::Reply;
 use crate::support::server::Server;
 use crate::support::sqlite;
+use crate::support::token::SECRET;
 use crate::support::wait_until;
+
+/// Files in batches.
+mod batch;
+/// What replicas are told.
+mod replicas;
 
 const DOCS: &str = "/api/collections/docs/records";
 const BOUNDARY: &str = "xXboundaryXx";
 
 /// A server with records that have files, which everybody may view and make.
 fn server() -> Server {
-    let server = Server::with(&[("MAX_BODY_MB", "4")]);
+    let server = Server::with(&[("MAX_BODY_MB", "4"), ("JWT_SECRET", SECRET)]);
     let docs = json!({"name": "docs", "listRule": "", "viewRule": "", "createRule": "",
     "updateRule": "", "deleteRule": "", "fields": [
         {"name": "title", "type": "text"},

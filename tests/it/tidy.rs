@@ -17,6 +17,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
         "domain",
         &[
             "node",
+            "replicas",
             "filter",
             "rules",
             "collections",
@@ -62,7 +63,7 @@ const CRATES: [(&str, &[&str]); 16] = [
 ];
 
 /// Where SQL may live.
-const SQL_PLACES: [&str; 8] = [
+const SQL_PLACES: [&str; 9] = [
     "src/db/",
     "src/collections/",
     "src/records/",
@@ -71,6 +72,7 @@ const SQL_PLACES: [&str; 8] = [
     "src/error.rs",
     "src/files/",
     "src/node.rs",
+    "src/replicas.rs",
 ];
 
 const LINES_MAX: usize = 600;

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod server;
+pub mod token;
 
 use std::path::Path;
 use std::path::PathBuf;

@@ -47,6 +47,13 @@ impl Server {
         Server::spawn(dir, settings)
     }
 
+    /// The same with one setting changed or added.
+    pub fn restart_with(mut self, name: &str, value: &str) -> Server {
+        self.settings.retain(|(other, _)| other != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self.restart()
+    }
+
     fn spawn(dir: Arc<Dir>, settings: Vec<(String, String)>) -> Server {
         let mut command = command(dir.path());
         command

@@ -1,0 +1,141 @@
+//! What replicas ask of their master: the journal of files, the manifest, files, acknowledgements
+//! (FR-5 to FR-7).
+//!
+//! A replica shows a token of its own (purpose `replica`, signed with the secret that both share), which
+//! names it, and the same name in `X-Replica-Id`.
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::json;
+
+use super::Call;
+use super::files;
+use super::json_response;
+use super::parameter;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::files::FilePath;
+use crate::files::Journal;
+use crate::files::journal;
+use crate::files::table;
+use crate::http::Response;
+
+/// What came and went after the entry `since`.
+pub fn list(call: &Call<'_>) -> Result<Response> {
+    let (_, journal) = admit(call)?;
+    let pairs = call.query()?;
+    let since = parameter(&pairs, "since").unwrap_or("0");
+    let since: i64 = since
+        .parse()
+        .ok()
+        .filter(|since| *since >= 0)
+        .ok_or_else(|| Error::invalid("since is the id of an entry of the journal, or 0."))?;
+    let is_other = parameter(&pairs, "epoch").is_some_and(|epoch| epoch != journal.epoch());
+    let stretch = match is_other {
+        true => None,
+        false => journal.since(since)?,
+    };
+    let Some(stretch) = stretch else {
+        return Err(Error::new(
+            Kind::Gone,
+            "There is a gap: what came and went since then is not known any more; take the \
+             manifest.",
+        ));
+    };
+    let next = stretch.entries.last().map_or(since, |entry| entry.id);
+    let body = json!({
+        "epoch": journal.epoch(),
+        "oldest": stretch.oldest,
+        "last": stretch.last,
+        "entries": stretch.entries,
+        "next": next,
+    });
+    Ok(json_response(200, &body))
+}
+
+/// All files there are, after the path `after`.
+pub fn manifest(call: &Call<'_>) -> Result<Response> {
+    let (_, journal) = admit(call)?;
+    let pairs = call.query()?;
+    let after = parameter(&pairs, "after").filter(|after| !after.is_empty());
+    let after = after.map(|text| {
+        FilePath::parse(text).ok_or_else(|| Error::invalid("after is the path of a file."))
+    });
+    // First: what comes and goes meanwhile stands behind it in the journal.
+    let last = journal.last()?;
+    let files = journal::manifest(&call.app.databases, after.transpose()?.as_ref())?;
+    let next = match files.len() {
+        journal::PAGE => files.last().map(|(path, _)| path.to_string()),
+        _ => None,
+    };
+    let entries: Vec<Value> = files
+        .iter()
+        .map(|(path, file)| {
+            json!({"path": path.to_string(), "size": file.size, "sha256": file.sha256})
+        })
+        .collect();
+    let body = json!({
+        "epoch": journal.epoch(),
+        "last": last,
+        "entries": entries,
+        "next": next,
+    });
+    Ok(json_response(200, &body))
+}
+
+/// The bytes of a file.
+pub fn file(call: &Call<'_>) -> Result<Response> {
+    admit(call)?;
+    let no_file = || Error::not_found("There is no such file.");
+    let parts = ["database", "collection", "record", "file"].map(|name| call.param(name));
+    let path = FilePath::parse(&parts.join("/")).ok_or_else(no_file)?;
+    let database = call.app.databases.get(&path.database)?;
+    let stored = database
+        .read(|it| table::find(it, &path.collection, &path.record, &path.name))?
+        .ok_or_else(no_file)?;
+    let response = files::content(call, &path, &stored)?;
+    Ok(response
+        .with_header("Content-Type", "application/octet-stream")
+        .with_header("ETag", format!("\"{}\"", stored.sha256))
+        .with_header("Accept-Ranges", "bytes")
+        .with_header("Cache-Control", "no-store"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Acknowledgement {
+    id: i64,
+    #[serde(default)]
+    epoch: Option<String>,
+}
+
+/// A replica has every file up to this entry, durably.
+pub fn acknowledge(call: &Call<'_>) -> Result<Response> {
+    let (replica, journal) = admit(call)?;
+    let body: Acknowledgement = call.body()?;
+    if body.epoch.is_some_and(|epoch| epoch != journal.epoch()) {
+        return Err(Error::conflict(
+            "This is about another journal than the present one.",
+        ));
+    }
+    let last = journal.last()?;
+    if !(0..=last).contains(&body.id) {
+        return Err(Error::invalid(format!(
+            "The last entry of the journal is {last}."
+        )));
+    }
+    call.app.acknowledge_files(replica, journal, body.id)?;
+    Ok(json_response(200, &json!({})))
+}
+
+/// The name of the replica that asks, and what it asks about.
+fn admit<'a>(call: &'a Call<'_>) -> Result<(&'a str, &'a Journal)> {
+    let replica = call.request.header("X-Replica-Id").unwrap_or_default();
+    let public_url = call.request.header("X-Replica-Public-Url");
+    call.app.replicas.see(replica, public_url)?;
+    let journal = call.app.files.journal.as_ref().ok_or_else(|| {
+        Error::conflict("The files of this server lie in S3 and are not replicated.")
+    })?;
+    Ok((replica, journal))
+}

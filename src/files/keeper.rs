@@ -1,0 +1,70 @@
+//! The thread that keeps the storage in step with the databases: it empties the outboxes as it is told
+//! of them, and looks through everything at the start and once a day.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use super::Files;
+use super::outbox;
+use super::sweep;
+use crate::clock;
+use crate::clock::DAY_MS;
+use crate::db::Databases;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::log;
+use crate::threads::Stop;
+
+/// Pause after a failure, and between looks for what was missed.
+const PAUSE: Duration = Duration::from_secs(30);
+/// Between two looks through everything.
+const ROUND: Duration = Duration::from_secs(86_400);
+
+/// Works until it is stopped. What fails is logged and tried again.
+pub fn run(databases: &Databases, files: &Files, stop: &Stop) {
+    // What came after the start may be about to be named; the times of files are a little behind
+    // the clock.
+    look_through(
+        databases,
+        files,
+        files.opened_ms - files.storage.clocks_differ_ms(),
+        stop,
+    );
+    let mut next = Instant::now() + ROUND;
+    while !stop.is_set() {
+        for name in files.signal.wait(PAUSE) {
+            if let Err(error) = empty(databases, files, &name, stop) {
+                log::warn(format_args!("files of database {name}: {error}"));
+                files.signal.notify(&name);
+                stop.wait(PAUSE);
+            }
+        }
+        if Instant::now() >= next {
+            look_through(databases, files, clock::now_ms() - DAY_MS, stop);
+            next = Instant::now() + ROUND;
+        }
+    }
+}
+
+/// Puts right what a crash left between the storage and the databases.
+fn look_through(databases: &Databases, files: &Files, before_ms: i64, stop: &Stop) {
+    let done = databases.list().and_then(|names| {
+        for name in names {
+            empty(databases, files, &name, stop)?;
+        }
+        sweep::run(databases, &files.storage, before_ms, stop)
+    });
+    match done {
+        Ok(0) => {}
+        Ok(count) => log::info(format_args!("storage looked through deleted={count}")),
+        Err(error) => log::warn(format_args!("look through the storage: {error}")),
+    }
+}
+
+fn empty(databases: &Databases, files: &Files, name: &str, stop: &Stop) -> Result<()> {
+    match outbox::empty(databases, &files.storage, name, stop) {
+        // The database was deleted meanwhile.
+        Err(error) if error.kind() == Kind::NotFound => Ok(()),
+        result => result,
+    }
+}
