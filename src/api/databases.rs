@@ -31,3 +31,16 @@ pub fn delete(call: &Call<'_>) -> Result<Response> {
     call.app.delete_database(call.param("name"))?;
     Ok(Response::empty(204))
 }
+
+/// Makes final what was deleted from a database: collections, fields, and their files.
+pub fn purge(call: &Call<'_>) -> Result<Response> {
+    let name = call.param("name");
+    let purged = call.app.catalog.purge(name)?;
+    call.app.files.signal.notify(name);
+    let body = json!({
+        "collections": purged.collections,
+        "fields": purged.fields,
+        "files": purged.files,
+    });
+    Ok(json_response(200, &body))
+}

@@ -6,7 +6,7 @@ use super::Call;
 use super::accounts::private;
 use super::json_response;
 use super::parameter;
-use crate::collections::Collection;
+use crate::collections::Field;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -33,9 +33,14 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     let collection = call.collection(&scope)?;
     let pairs = call.query()?;
     let database = call.database()?;
-    let stored = database.read(|it| table::find(it, &collection.id, record, name))?;
-    let stored = stored.ok_or_else(no_file)?;
-    let is_protected = is_protected(call, &collection, record, name)?;
+    let (stored, is_protected) = database
+        .read(|it| {
+            let stored = table::find(it, &collection.id, record, name)?;
+            let field = records::field_of_file(it, &collection, record, name)?;
+            let options = field.and_then(Field::file);
+            Ok(stored.zip(options.map(|options| options.protected)))
+        })?
+        .ok_or_else(no_file)?;
     if is_protected {
         let identity = call.identify_for_files(parameter(&pairs, "token"))?;
         let scope = Scope { identity, ..scope };
@@ -53,20 +58,6 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     let is_download = parameter(&pairs, "download").is_some_and(|value| value != "0");
     let response = content(call, &path, &stored)?;
     Ok(with_headers(response, &stored, is_download, is_protected))
-}
-
-/// Whether the field that names the file asks for a token.
-fn is_protected(call: &Call<'_>, collection: &Collection, id: &str, name: &str) -> Result<bool> {
-    let mut protected = collection
-        .fields
-        .iter()
-        .filter(|field| field.file().is_some_and(|options| options.protected));
-    if protected.clone().next().is_none() {
-        return Ok(false);
-    }
-    let database = call.database()?;
-    let is_in = |field| database.read(|it| records::has_file(it, collection, field, id, name));
-    protected.try_fold(false, |found, field| Ok(found || is_in(field)?))
 }
 
 /// The part that is asked for, or the word that the client has it already, or wants another.

@@ -156,7 +156,7 @@ const fn route(
 
 /// Every endpoint there is.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 57] = {
+pub const ROUTES: [Route; 58] = {
     use Access::{Account, Admin, Public, Replica, Rules, Scope};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -193,6 +193,7 @@ pub const ROUTES: [Route; 57] = {
         route(Get,    "/api/databases",                                Scope(Databases), Server, Serve,  databases::list),
         small(route(Post,   "/api/databases",                          Scope(Databases), Server, Refuse, databases::create)),
         small(route(Delete, "/api/databases/{name}",                   Scope(Databases), Server, Refuse, databases::delete)),
+        small(route(Post,   "/api/databases/{name}/purge",             Admin,            Server, Refuse, databases::purge)),
 
         route(Get,    "/api/collections",                              Scope(Collections), Database, Serve,  collections::list),
         route(Post,   "/api/collections",                              Scope(Collections), Database, Refuse, collections::create),

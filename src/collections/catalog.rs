@@ -33,7 +33,11 @@ use super::change::refuse_new_identity;
 use super::definition;
 use super::definition::Draft;
 use super::definition::RULES;
+use super::purge;
+use super::purge::Purged;
 use super::schema;
+use super::stored::deleted_names;
+use super::stored::forget_deleted;
 use super::stored::is_applied;
 use super::stored::load;
 use super::stored::save;
@@ -239,6 +243,24 @@ impl Catalog {
         // Also after a failure: what was refused as stale meanwhile is right again.
         self.reload(database)?;
         deleted.map(drop)
+    }
+
+    /// Makes final what was deleted from a database; it cannot be had back from then on.
+    pub fn purge(&self, name: &str) -> Result<Purged> {
+        let _changing = lock(&self.changing);
+        let (database, default) = (self.databases.get(name)?, self.databases.default());
+        let current = self.reload(name)?;
+        let deleted = default.read(|connection| deleted_names(connection, name))?;
+        let count = self.count_change(name);
+        let purged = database.write_for_long(move |tx| {
+            let purged = purge::run(tx, &current, &deleted)?;
+            count();
+            Ok(purged)
+        });
+        self.reload(name)?;
+        let (purged, name) = (purged?, name.to_owned());
+        default.write(move |tx| forget_deleted(tx, &name))?;
+        Ok(purged)
     }
 
     /// Makes a database. Definitions that a crash left of an older one of this name are not its own;

@@ -30,6 +30,7 @@ mod change;
 mod definition;
 mod field;
 mod index;
+mod purge;
 mod schema;
 mod stored;
 

@@ -25,6 +25,9 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
 
+/// How the names of tables and columns begin that were moved aside.
+pub const ASIDE: &str = "_deleted_";
+
 /// Makes the table of `collection`, or changes it from `previous`, which describes what is stored.
 pub fn apply(
     tx: &Connection,
@@ -234,8 +237,15 @@ fn indexes(tx: &Connection, table: &str) -> Result<BTreeMap<String, String>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
+/// The names of all tables.
+pub fn tables(tx: &Connection) -> Result<Vec<String>> {
+    let mut statement = tx.prepare_cached("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// The columns of a table in lower case; empty when there is no such table.
-fn columns(tx: &Connection, table: &str) -> Result<HashSet<String>> {
+pub fn columns(tx: &Connection, table: &str) -> Result<HashSet<String>> {
     let mut statement = tx.prepare_cached("SELECT lower(name) FROM pragma_table_info(?1)")?;
     let rows = statement.query_map([table], |row| row.get(0))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -245,7 +255,7 @@ fn move_table_aside(tx: &Connection, table: &str) -> Result<()> {
     for name in indexes(tx, table)?.keys() {
         tx.execute_batch(&format!("DROP INDEX {}", quote(name)))?;
     }
-    let aside = quote(&format!("_deleted_{table}_{}", stamp()?));
+    let aside = quote(&format!("{ASIDE}{table}_{}", stamp()?));
     tx.execute_batch(&format!("ALTER TABLE {} RENAME TO {aside}", quote(table)))
         .context(format!("move table {table} aside"))
 }
@@ -258,7 +268,7 @@ fn move_column_aside(tx: &Connection, table: &str, column: &str) -> Result<()> {
             tx.execute_batch(&format!("DROP INDEX {}", quote(&name)))?;
         }
     }
-    let aside = quote(&format!("_deleted_{column}_{}", stamp()?));
+    let aside = quote(&format!("{ASIDE}{column}_{}", stamp()?));
     let (table, column) = (quote(table), quote(column));
     tx.execute_batch(&format!(
         "ALTER TABLE {table} RENAME COLUMN {column} TO {aside}"

@@ -63,6 +63,22 @@ pub fn is_applied(connection: &Connection, collection: &Collection) -> Result<bo
     Ok(statement.query_row(params![collection.id, collection.updated], |row| row.get(0))?)
 }
 
+/// The names of the deleted collections of a database.
+pub fn deleted_names(connection: &Connection, database: &str) -> Result<Vec<String>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT DISTINCT name FROM _collections WHERE database = ?1 AND deleted IS NOT NULL",
+    )?;
+    let rows = statement.query_map([database], |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Forgets the deleted collections of a database.
+pub fn forget_deleted(tx: &Connection, database: &str) -> Result<()> {
+    let sql = "DELETE FROM _collections WHERE database = ?1 AND deleted IS NOT NULL";
+    tx.prepare_cached(sql)?.execute([database])?;
+    Ok(())
+}
+
 /// The definitions of a database, each with what it is being changed to.
 pub fn load(
     connection: &Connection,

@@ -6,6 +6,7 @@ use rusqlite::params;
 
 use super::FilePath;
 use crate::clock;
+use crate::db::quote;
 use crate::error::Result;
 
 /// What is known of a stored file.
@@ -78,6 +79,57 @@ fn note_deletion(tx: &Connection, which: &str, params: &[&dyn rusqlite::ToSql]) 
     );
     tx.prepare_cached(&sql)?.execute(params)?;
     Ok(())
+}
+
+/// The file fields of a collection: what may name its files.
+pub struct Named<'a> {
+    /// Its id.
+    pub collection: &'a str,
+    pub table: &'a str,
+    pub columns: Vec<&'a str>,
+}
+
+/// Deletes the rows of files that no record of these collections names, and leaves notes. Returns how
+/// many.
+pub fn remove_unnamed(tx: &Connection, named: &[Named<'_>]) -> Result<usize> {
+    let live: Vec<&str> = named.iter().map(|named| named.collection).collect();
+    let live = serde_json::to_string(&live)?;
+    let mut count = remove_where(
+        tx,
+        "collection NOT IN (SELECT value FROM json_each(?1))",
+        &live,
+    )?;
+    for named in named {
+        let columns = named.columns.iter().map(|column| {
+            let column = quote(column);
+            format!(
+                "(r.{column} = f.name OR (r.{column} LIKE '[%' AND EXISTS
+                 (SELECT 1 FROM json_each(r.{column}) WHERE value = f.name)))"
+            )
+        });
+        let names = columns
+            .chain(["FALSE".to_owned()])
+            .collect::<Vec<_>>()
+            .join(" OR ");
+        let condition = format!(
+            "collection = ?1 AND NOT EXISTS
+             (SELECT 1 FROM {} AS r WHERE r.id = f.record AND ({names}))",
+            quote(named.table)
+        );
+        count += remove_where(tx, &condition, named.collection)?;
+    }
+    Ok(count)
+}
+
+fn remove_where(tx: &Connection, condition: &str, parameter: &str) -> Result<usize> {
+    let sql = format!(
+        "INSERT INTO _file_outbox (op, collection, record, name, size, sha256, created)
+         SELECT 'delete', collection, record, name, size, sha256, ?2
+         FROM _files AS f WHERE {condition}"
+    );
+    tx.prepare(&sql)?.execute([parameter, &clock::now()])?;
+    let sql = format!("DELETE FROM _files AS f WHERE {condition}");
+    Ok(tx.prepare(&sql)?.execute([parameter])?)
 }
 
 /// What is known of one file.

@@ -163,25 +163,42 @@ pub fn may_view(
     }
 }
 
-/// Whether a field of a record names a file.
-pub fn has_file(
+/// The field of a record that names a file; none for one that a deleted field left.
+pub fn field_of_file<'a>(
     connection: &Connection,
-    collection: &Collection,
-    field: &Field,
+    collection: &'a Collection,
     id: &str,
     name: &str,
-) -> Result<bool> {
-    let (table, column) = (
-        crate::db::quote(&collection.name),
-        crate::db::quote(&field.name),
+) -> Result<Option<&'a Field>> {
+    let fields = collection
+        .fields
+        .iter()
+        .filter(|field| field.file().is_some());
+    let fields: Vec<&Field> = fields.collect();
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    let columns: Vec<String> = fields
+        .iter()
+        .map(|field| crate::db::quote(&field.name))
+        .collect();
+    let sql = format!(
+        "SELECT {} FROM {} WHERE id = ?1",
+        columns.join(", "),
+        crate::db::quote(&collection.name)
     );
-    let sql = format!("SELECT {column} FROM {table} WHERE id = ?1");
-    let stored: Option<Stored> = connection
-        .prepare_cached(&sql)?
-        .query_row([id], |row| row.get(0))
-        .optional()?;
-    let names = stored.map(|stored| value::load_list(field, &stored));
-    Ok(names.is_some_and(|names| names.iter().any(|other| other == name)))
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query([id])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    for (at, field) in fields.into_iter().enumerate() {
+        let names = value::load_list(field, &row.get(at)?);
+        if names.iter().any(|other| other == name) {
+            return Ok(Some(field));
+        }
+    }
+    Ok(None)
 }
 
 /// The JSON of a page of records with its envelope. Wants a snapshot: ids are sorted and counted

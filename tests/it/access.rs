@@ -104,7 +104,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 57] = {
+const ROWS: [Row; 58] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Replicas};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -147,6 +147,8 @@ const ROWS: [Row; 57] = {
         row("GET /api/databases", "/api/databases", "", AdminsAnd("key to databases", 200)),
         row("POST /api/databases", "/api/databases", "{}", AdminsAnd("key to databases", 400)),
         row("DELETE /api/databases/{name}", "/api/databases/none", "", AdminsAnd("key to databases", 404)),
+
+        row("POST /api/databases/{name}/purge", "/api/databases/none/purge", "", Admins(404)),
 
         row("GET /api/collections", "/api/collections", "", AdminsAnd("key to collections", 200)),
         row("POST /api/collections", "/api/collections", "{}", AdminsAnd("key to collections", 400)),

@@ -18,6 +18,8 @@ use crate::support::wait_until;
 
 /// Files in batches.
 mod batch;
+/// What becomes of files when what they belong to is deleted.
+mod deletion;
 /// What replicas are told.
 mod replicas;
 

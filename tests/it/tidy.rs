@@ -18,10 +18,10 @@ const LAYERS: [(&str, &[&str]); 6] = [
         &[
             "node",
             "replicas",
+            "files",
             "filter",
             "rules",
             "collections",
-            "files",
             "records",
             "auth",
         ],
