@@ -17,11 +17,15 @@ use crate::auth::admins;
 use crate::auth::password;
 use crate::config;
 use crate::config::Config;
+use crate::check::Check;
+use crate::check::Finding;
 use crate::config::OPTIONS;
 use crate::db;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
+use crate::files::FilePath;
+use crate::files::Storage;
 use crate::malloc;
 use crate::records;
 use crate::server;
@@ -36,8 +40,8 @@ pub enum Failure {
     Usage(String),
     /// It was tried and failed.
     Failed(Error),
-    /// It was stopped before it was done.
-    Overrun,
+    /// What it has to say about that is said already.
+    Told,
 }
 
 impl Failure {
@@ -53,7 +57,7 @@ impl Failure {
                 let _ = writeln!(stderr, "vski: {error}");
                 ExitCode::FAILURE
             }
-            Failure::Overrun => ExitCode::FAILURE,
+            Failure::Told => ExitCode::FAILURE,
         }
     }
 }
@@ -81,6 +85,7 @@ pub fn run(args: &[String]) -> Outcome {
             serve(rest)
         }
         "admin" => admin(rest),
+        "files" => files(rest),
         "routes" => no_arguments(rest).and_then(|()| routes()),
         "version" | "--version" | "-V" => no_arguments(rest).and_then(|()| version()),
         "help" | "--help" | "-h" => help(rest.first().map(String::as_str)),
@@ -103,7 +108,7 @@ fn serve(args: &[String]) -> Outcome {
     if is_clean {
         Ok(())
     } else {
-        Err(Failure::Overrun)
+        Err(Failure::Told)
     }
 }
 
@@ -161,22 +166,55 @@ fn admin(args: &[String]) -> Outcome {
 
 /// Opens what is there, and makes nothing.
 fn open_existing(data_dir: &Path) -> Result<db::Database> {
-    if !db::default_file(data_dir).exists() {
-        return Err(Error::not_found(format!(
-            "There is no data in {}.",
-            data_dir.display()
-        )));
-    }
+    refuse_empty(data_dir)?;
     open_default(data_dir)
 }
 
+fn refuse_empty(data_dir: &Path) -> Result<()> {
+    match db::default_file(data_dir).exists() {
+        true => Ok(()),
+        false => Err(Error::not_found(format!(
+            "There is no data in {}.",
+            data_dir.display()
+        ))),
+    }
+}
+
+/// What holds for databases that are opened beside a running server.
+const SETTINGS: db::Settings = db::Settings {
+    synchronous: db::Synchronous::Full,
+    prepare: records::register,
+};
+
 /// Opens `default.db`, also beside a running server: SQLite arbitrates between the two.
 fn open_default(data_dir: &Path) -> Result<db::Database> {
-    let settings = db::Settings {
-        synchronous: db::Synchronous::Full,
-        prepare: records::register,
+    db::Database::open(&db::default_file(data_dir), db::Schema::Default, SETTINGS)
+}
+
+fn files(args: &[String]) -> Outcome {
+    let repairs = args.iter().any(|arg| arg == "--repair");
+    let args: Vec<String> = args.iter().filter(|arg| *arg != "--repair").cloned().collect();
+    let (flags, free) = flags(&args)?;
+    if free != ["check"] {
+        return Err(Failure::Usage("files takes check.".to_owned()));
+    }
+    let data_dir = Config::load_data_dir(&flags)?;
+    refuse_empty(&data_dir)?;
+    let mut report = |finding: Finding, path: &FilePath, is_mended: bool| {
+        let note = if is_mended { "  (mended)" } else { "" };
+        let line = format!("{:10} {path}{note}\n", finding.name());
+        std::io::stdout().lock().write_all(line.as_bytes()).context("print")
     };
-    db::Database::open(&db::default_file(data_dir), db::Schema::Default, settings)
+    let storage = Storage::look(&data_dir);
+    let summary = Check::new(&storage, repairs, &mut report).run(&data_dir, SETTINGS)?;
+    print(&format!(
+        "{} files with {} bytes looked at, {} findings, {} mended.\n",
+        summary.files, summary.bytes, summary.found, summary.repaired
+    ))?;
+    match summary.found == summary.repaired {
+        true => Ok(()),
+        false => Err(Failure::Told),
+    }
 }
 
 /// One line of stdin; at a terminal it is asked for and not shown.
@@ -225,6 +263,7 @@ fn help(command: Option<&str>) -> Outcome {
     let text = match command {
         Some("serve") => format!("{SERVE_HELP}\n{}", config::describe()),
         Some("admin") => ADMIN_HELP.to_owned(),
+        Some("files") => FILES_HELP.to_owned(),
         Some("routes") => ROUTES_HELP.to_owned(),
         Some("version") => "Usage: vski version\n\nPrints the version.\n".to_owned(),
         None | Some("help" | "--help" | "-h") => format!("{HELP}\n{}", config::describe()),
@@ -242,6 +281,7 @@ Usage:
   vski admin password EMAIL      change an admin's password and end its tokens
   vski admin delete EMAIL        remove an admin
   vski admin list                list the admins
+  vski files check [--repair]    compare stored files with their hashes and records
   vski routes                    list the endpoints of the API
   vski version                   print the version
   vski help [COMMAND]            print this, or the help of a command
@@ -263,6 +303,21 @@ Usage: vski admin create EMAIL | password EMAIL | delete EMAIL | list  [--data-d
 
 Works on the data directory itself, also while a server runs on it. Passwords are read from stdin:
 one line, not shown at a terminal.
+";
+
+const FILES_HELP: &str = "\
+Usage: vski files check [--repair] [--data-dir DIR]
+
+Reads every stored file and compares it with its hash, and looks whether storage and records agree;
+also while a server runs on the data. Prints a line for each finding:
+
+  missing     a record names it, and it is not in the storage; put it back from a backup
+  damaged     its bytes are not those that were stored; put it back from a backup
+  unlisted    a record names it, it is in the storage, and has no row; --repair gives it one
+  abandoned   it has a row but no record; --repair deletes it
+  left over   it is in the storage for an hour, and nothing knows of it; --repair deletes it
+
+Exits with 1 when something is left that is wrong.
 ";
 
 const ROUTES_HELP: &str = "\

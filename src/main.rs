@@ -16,6 +16,7 @@ mod http;
 mod mail;
 
 mod auth;
+mod check;
 mod collections;
 mod files;
 mod filter;

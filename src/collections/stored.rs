@@ -79,6 +79,12 @@ pub fn forget_deleted(tx: &Connection, database: &str) -> Result<()> {
     Ok(())
 }
 
+/// The definitions of a database as they are stored, for whoever only looks.
+pub fn definitions(connection: &Connection, database: &str) -> Result<Vec<Collection>> {
+    let list = load(connection, database)?;
+    Ok(list.into_iter().map(|(collection, _)| collection).collect())
+}
+
 /// The definitions of a database, each with what it is being changed to.
 pub fn load(
     connection: &Connection,

@@ -172,19 +172,7 @@ impl Databases {
 
     /// The names of all databases, sorted, `default` first.
     pub fn list(&self) -> Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir).context("list the data directory")? {
-            let name = entry?.file_name();
-            let Some(name) = name.to_str().and_then(|name| name.strip_suffix(".db")) else {
-                continue;
-            };
-            if is_valid_name(name) && name != DEFAULT {
-                names.push(name.to_owned());
-            }
-        }
-        names.sort();
-        names.insert(0, DEFAULT.to_owned());
-        Ok(names)
+        names(&self.dir)
     }
 
     /// Takes a database out of service and moves its file to `deleted/`; returns where it lies there.
@@ -294,6 +282,37 @@ impl Databases {
         );
         Ok(database)
     }
+}
+
+/// The names of all databases of a data directory, sorted, `default` first.
+pub fn names(dir: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).context("list the data directory")? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str().and_then(|name| name.strip_suffix(".db")) else {
+            continue;
+        };
+        if is_valid_name(name) && name != DEFAULT {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    names.insert(0, DEFAULT.to_owned());
+    Ok(names)
+}
+
+/// Opens a database of a data directory, also beside a running server: SQLite arbitrates between
+/// the two.
+pub fn open_existing(dir: &Path, name: &str, settings: Settings) -> Result<Database> {
+    let path = file(dir, name);
+    if !path.is_file() {
+        return Err(no_database(name));
+    }
+    let schema = match name {
+        DEFAULT => Schema::Default,
+        _ => Schema::Tenant,
+    };
+    Database::open(&path, schema, settings)
 }
 
 fn in_use(name: &str) -> Error {

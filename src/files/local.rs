@@ -28,13 +28,17 @@ pub struct Local {
 }
 
 impl Local {
+    /// The storage as it is, to be looked at beside the server that has it.
+    pub fn look(data_dir: &Path) -> Local {
+        Local {
+            root: data_dir.join("storage"),
+            count: AtomicU64::new(0),
+        }
+    }
+
     /// Opens the storage and removes what an earlier process left half received.
     pub fn open(data_dir: &Path) -> Result<Local> {
-        let root = data_dir.join("storage");
-        let local = Local {
-            root,
-            count: AtomicU64::new(0),
-        };
+        let local = Local::look(data_dir);
         let partial = local.partial();
         let prepare = || -> io::Result<()> {
             make_folders(&partial)?;
@@ -142,18 +146,29 @@ impl Local {
     /// the first error.
     pub fn walk(&self, found: &mut dyn FnMut(FilePath, i64) -> Result<()>) -> Result<()> {
         for database in folders(&self.root)? {
-            for collection in folders(&self.root.join(&database))? {
-                let path = self.root.join(&database).join(&collection);
-                for record in folders(&path)? {
-                    for entry in entries(&path.join(&record))? {
-                        let path = FilePath {
-                            database: database.clone(),
-                            collection: collection.clone(),
-                            record: record.clone(),
-                            name: entry.0,
-                        };
-                        found(path, entry.1)?;
-                    }
+            self.walk_in(&database, found)?;
+        }
+        Ok(())
+    }
+
+    /// The same for one database.
+    pub fn walk_in(
+        &self,
+        database: &str,
+        found: &mut dyn FnMut(FilePath, i64) -> Result<()>,
+    ) -> Result<()> {
+        let database = database.to_owned();
+        for collection in folders(&self.root.join(&database))? {
+            let path = self.root.join(&database).join(&collection);
+            for record in folders(&path)? {
+                for (name, written_ms) in entries(&path.join(&record))? {
+                    let path = FilePath {
+                        database: database.clone(),
+                        collection: collection.clone(),
+                        record: record.clone(),
+                        name,
+                    };
+                    found(path, written_ms)?;
                 }
             }
         }
@@ -199,10 +214,19 @@ fn make_folders(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
+/// What is in a folder; nothing is in one that went away meanwhile.
+fn read_folder(path: &Path) -> Result<impl Iterator<Item = io::Result<fs::DirEntry>>> {
+    match fs::read_dir(path) {
+        Ok(entries) => Ok(Some(entries).into_iter().flatten()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None.into_iter().flatten()),
+        Err(error) => Err(Error::from(error).context(format!("read {}", path.display()))),
+    }
+}
+
 /// Names of the folders in a folder that may be parts of a path.
 fn folders(path: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(path)? {
+    for entry in read_folder(path)? {
         let entry = entry?;
         let name = entry.file_name().into_string().unwrap_or_default();
         if entry.file_type()?.is_dir() && !name.is_empty() && !name.starts_with('.') {
@@ -214,11 +238,14 @@ fn folders(path: &Path) -> Result<Vec<String>> {
 
 fn entries(path: &Path) -> Result<Vec<(String, i64)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(path)? {
+    for entry in read_folder(path)? {
         let entry = entry?;
         let name = entry.file_name().into_string().unwrap_or_default();
         if !name.is_empty() && entry.file_type()?.is_file() {
-            let metadata = entry.metadata()?;
+            let metadata = match entry.metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata?,
+            };
             let written_ms = metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000;
             found.push((name, written_ms));
         }

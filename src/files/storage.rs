@@ -27,6 +27,13 @@ impl Storage {
         })
     }
 
+    /// The storage as it is, to be looked at beside the server that has it.
+    pub fn look(data_dir: &Path) -> Storage {
+        Storage {
+            local: Local::look(data_dir),
+        }
+    }
+
     /// Whether what comes and goes is written to the journal: replicas get the files from here.
     pub fn has_journal(&self) -> bool {
         true
@@ -83,6 +90,15 @@ impl Storage {
     /// the first error.
     pub fn walk(&self, found: &mut dyn FnMut(FilePath, i64) -> Result<()>) -> Result<()> {
         self.local.walk(found)
+    }
+
+    /// The same for one database.
+    pub fn walk_in(
+        &self,
+        database: &str,
+        found: &mut dyn FnMut(FilePath, i64) -> Result<()>,
+    ) -> Result<()> {
+        self.local.walk_in(database, found)
     }
 
     /// Moves what belongs to a deleted database to where its file lies, if the files are here.

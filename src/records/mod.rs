@@ -201,6 +201,41 @@ pub fn field_of_file<'a>(
     Ok(None)
 }
 
+/// Whether there is a record of this id.
+pub fn exists(connection: &Connection, collection: &Collection, id: &str) -> Result<bool> {
+    let table = crate::db::quote(&collection.name);
+    let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE id = ?1)");
+    let mut statement = connection.prepare_cached(&sql)?;
+    Ok(statement.query_row([id], |row| row.get(0))?)
+}
+
+/// The files that records of a collection name and that have no row: id and name.
+pub fn files_without_row(
+    connection: &Connection,
+    collection: &Collection,
+) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    let table = crate::db::quote(&collection.name);
+    for field in collection.fields.iter().filter(|field| field.file().is_some()) {
+        let column = crate::db::quote(&field.name);
+        let (names, name) = match field.is_multiple() {
+            true => (format!(", json_each({column}) AS item"), "item.value".to_owned()),
+            false => (String::new(), column.clone()),
+        };
+        let sql = format!(
+            "SELECT record.id, {name} FROM {table} AS record{names}
+             WHERE {column} IS NOT NULL AND NOT EXISTS (SELECT 1 FROM _files AS file
+                 WHERE file.collection = ?1 AND file.record = record.id AND file.name = {name})"
+        );
+        let mut statement = connection.prepare(&sql)?;
+        let rows = statement.query_map([&collection.id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for row in rows {
+            found.push(row?);
+        }
+    }
+    Ok(found)
+}
+
 /// The JSON of a page of records with its envelope. Wants a snapshot: ids are sorted and counted
 /// first, narrow as they are, then the rows of this page alone are fetched.
 pub fn list(

@@ -23,6 +23,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "rules",
             "collections",
             "records",
+            "check",
             "auth",
         ],
     ),
