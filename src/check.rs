@@ -136,13 +136,14 @@ impl<'a> Check<'a> {
     }
 
     fn look_at_row(&mut self, place: &Place, path: &FilePath, stored: &Stored) -> Result<()> {
-        let is_whole = match self.storage.read(path, 0, u64::MAX)? {
-            Some(content) => {
-                let (size, sha256) = digest(content)?;
+        let is_whole = match self.storage.size(path)? {
+            Some(size) if size == stored.size => {
+                let content = self.storage.read_part(path, 0, size)?;
                 self.summary.bytes += size;
-                Some((size, sha256.as_str()) == (stored.size, stored.sha256.as_str()))
+                let found = content.map(digest).transpose()?;
+                found.map(|(size, sha256)| size == stored.size && sha256 == stored.sha256)
             }
-            None => None,
+            other => other.map(|_| false),
         };
         self.summary.files += 1;
         // Those of deleted collections are kept until these are purged.
@@ -183,9 +184,13 @@ impl<'a> Check<'a> {
                     name,
                 };
                 let is_path = FilePath::parse(&path.to_string()).is_some();
-                let content = match is_path {
-                    true => self.storage.read(&path, 0, u64::MAX)?,
+                let size = match is_path {
+                    true => self.storage.size(&path)?,
                     false => None,
+                };
+                let content = match size {
+                    Some(size) => self.storage.read_part(&path, 0, size)?,
+                    None => None,
                 };
                 match content {
                     None => self.found(Finding::Missing, &path, false)?,

@@ -200,12 +200,13 @@ fn files(args: &[String]) -> Outcome {
     }
     let data_dir = Config::load_data_dir(&flags)?;
     refuse_empty(&data_dir)?;
+    let s3 = Config::load_s3(&flags)?;
     let mut report = |finding: Finding, path: &FilePath, is_mended: bool| {
         let note = if is_mended { "  (mended)" } else { "" };
         let line = format!("{:10} {path}{note}\n", finding.name());
         std::io::stdout().lock().write_all(line.as_bytes()).context("print")
     };
-    let storage = Storage::look(&data_dir);
+    let storage = Storage::look(&data_dir, s3.as_ref())?;
     let summary = Check::new(&storage, repairs, &mut report).run(&data_dir, SETTINGS)?;
     print(&format!(
         "{} files with {} bytes looked at, {} findings, {} mended.\n",
@@ -306,10 +307,11 @@ one line, not shown at a terminal.
 ";
 
 const FILES_HELP: &str = "\
-Usage: vski files check [--repair] [--data-dir DIR]
+Usage: vski files check [--repair] [OPTIONS]
 
 Reads every stored file and compares it with its hash, and looks whether storage and records agree;
-also while a server runs on the data. Prints a line for each finding:
+also while a server runs on the data. The options of the storage (STORAGE, S3_...) are those of the
+server. Prints a line for each finding:
 
   missing     a record names it, and it is not in the storage; put it back from a backup
   damaged     its bytes are not those that were stored; put it back from a backup

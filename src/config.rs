@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use crate::db::Synchronous;
 use crate::error::Error;
 use crate::error::Result;
+use crate::files::S3Settings;
 use crate::log::Level;
 use crate::mail;
 use crate::mail::Relay;
@@ -127,20 +128,20 @@ pub const OPTIONS: [Opt; 28] = [
         "days from 1 to 3650",
         "age at which entries of the file journal go, followed by replicas or not",
     ),
-    reserved(
+    opt(
         "STORAGE",
         "local",
         "local or s3",
         "where uploaded files are kept",
     ),
-    reserved("S3_ENDPOINT", "", "an http or https URL", "S3 server"),
-    reserved("S3_BUCKET", "", "a name", "S3 bucket"),
-    reserved("S3_REGION", "", "a name", "S3 region"),
-    reserved("S3_ACCESS_KEY", "", "a key", "S3 access key"),
-    reserved("S3_SECRET_KEY", "", "a key", "S3 secret key"),
-    reserved(
+    opt("S3_ENDPOINT", "", "an http or https URL", "S3 server"),
+    opt("S3_BUCKET", "", "a name", "S3 bucket, of this server alone"),
+    opt("S3_REGION", "us-east-1", "a name", "S3 region"),
+    opt("S3_ACCESS_KEY", "", "a key", "S3 access key"),
+    opt("S3_SECRET_KEY", "", "a key", "S3 secret key"),
+    opt(
         "S3_PATH_STYLE",
-        "",
+        "false",
         "true or false",
         "address the bucket in the path",
     ),
@@ -224,6 +225,8 @@ pub struct Config {
     pub token_hours: u32,
     /// Longest form with files.
     pub upload_bytes_max: u64,
+    /// The bucket, if files do not lie here.
+    pub s3: Option<S3Settings>,
     /// Age at which entries of the file journal go, in days.
     pub file_sync_retention_days: u32,
     /// The auth collection of `/api/auth`.
@@ -268,6 +271,7 @@ impl Config {
             jwt_secret: raw.secret()?,
             token_hours: raw.number("TOKEN_HOURS", 1, 87_600)?,
             upload_bytes_max: raw.number::<u64>("MAX_BODY_MB", 1, 10_240)? << 20,
+            s3: raw.s3()?,
             file_sync_retention_days: raw.number("FILE_SYNC_RETENTION_DAYS", 1, 3650)?,
             auth_collection: raw.parse("AUTH_COLLECTION", |text| {
                 (!text.is_empty()).then(|| text.to_owned())
@@ -301,6 +305,11 @@ impl Config {
     pub fn public_url(&self) -> String {
         let here = || format!("http://{}", self.listen);
         self.public_url.clone().unwrap_or_else(here)
+    }
+
+    /// Only where the files are, for the same.
+    pub fn load_s3(flags: &HashMap<&'static str, String>) -> Result<Option<S3Settings>> {
+        Raw { flags }.s3()
     }
 
     /// Only where the data is, for commands that work on it without serving.
@@ -407,6 +416,29 @@ impl Raw<'_> {
         };
         let from = from.ok_or_else(|| refuse("MAIL_FROM", "(not set, but SMTP_URL is)"))?;
         Ok(Some(mail::Settings { relay, from }))
+    }
+
+    fn s3(&self) -> Result<Option<S3Settings>> {
+        let is_s3 = self.parse("STORAGE", |text| match text {
+            "local" => Some(false),
+            "s3" => Some(true),
+            _ => None,
+        })?;
+        if !is_s3 {
+            return Ok(None);
+        }
+        let given = |name| match self.get(name)? {
+            text if text.is_empty() => Err(Error::invalid(format!("STORAGE=s3 needs {name}."))),
+            text => Ok(text),
+        };
+        Ok(Some(S3Settings {
+            endpoint: given("S3_ENDPOINT")?,
+            bucket: given("S3_BUCKET")?,
+            region: given("S3_REGION")?,
+            access_key: given("S3_ACCESS_KEY")?,
+            secret_key: given("S3_SECRET_KEY")?,
+            path_style: self.parse("S3_PATH_STYLE", |text| text.parse().ok())?,
+        }))
     }
 
     fn check_reserved(&self, option: &Opt) -> Result<()> {

@@ -60,6 +60,22 @@ async function mailed(address, before) {
 
 const titles = (list) => list.map((record) => record.title);
 
+/** What a client gets from a link, with no credentials but those in the link. */
+async function fetched(link) {
+    const response = await fetch(link);
+    return { status: response.status, text: await response.text(), headers: response.headers };
+}
+
+async function stored(client, record, name, expected) {
+    const { status, text } = await fetched(client.files.getURL(record, name));
+    same([status, text], [200, expected]);
+}
+
+/** That no link leads to a file. */
+async function gone(client, record, name) {
+    same((await fetched(client.files.getURL(record, name))).status, 404, `${name} is gone`);
+}
+
 const ids = {};
 
 const groups = {
@@ -384,6 +400,153 @@ const groups = {
         same((await posts.getOne(ids.one)).title, 'One');
     },
 
+    'files: upload, append, remove, replace, delete': async () => {
+        await admin.collections.create({
+            name: 'papers',
+            type: 'base',
+            listRule: '',
+            viewRule: 'owner = @request.auth.id',
+            createRule: '@request.auth.id != "" && owner = @request.auth.id',
+            updateRule: 'owner = @request.auth.id',
+            deleteRule: 'owner = @request.auth.id',
+            fields: [
+                { name: 'title', type: 'text', required: true },
+                { name: 'owner', type: 'relation', collectionId: 'users', maxSelect: 1 },
+                { name: 'pages', type: 'number' },
+                { name: 'final', type: 'bool' },
+                { name: 'tags', type: 'select', values: ['red', 'green', 'blue'], maxSelect: 3 },
+                { name: 'more', type: 'json' },
+                { name: 'doc', type: 'file', maxSelect: 1, maxSize: 100_000 },
+                { name: 'docs', type: 'file', maxSelect: 4 },
+                { name: 'picture', type: 'file', maxSelect: 1, mimeTypes: ['image/png', 'image/jpeg'] },
+                { name: 'secret', type: 'file', maxSelect: 1, protected: true },
+            ],
+        });
+        const papers = ann.collection('papers');
+        const text = (name, content) => new File([content], name, { type: 'text/plain' });
+
+        // The client makes a form of an object as soon as one value of it is a file.
+        const made = await papers.create({
+            title: 'Zwölf "Häuser" 🏠', owner: ids.ann, pages: 12, final: true, tags: ['red', 'blue'],
+            more: { deep: [1, null, 'x'] }, doc: text('Annual Report 2026.TXT', 'the report'),
+            docs: [text('one.txt', '1'), text('two.txt', '2')],
+        });
+        same([made.title, made.pages, made.final, made.tags, made.more],
+            ['Zwölf "Häuser" 🏠', 12, true, ['red', 'blue'], { deep: [1, null, 'x'] }], 'values next to files');
+        holds(/^annual_report_2026_\w+\.txt$/.test(made.doc), made.doc);
+        same(made.docs.map((name) => name.split('_')[0]), ['one', 'two'], 'in the order in which they came');
+        same([made.picture, made.secret], ['', '']);
+        await stored(ann, made, made.doc, 'the report');
+        await stored(ann, made, made.docs[1], '2');
+        const { headers } = await fetched(ann.files.getURL(made, made.doc));
+        holds(headers.get('content-type').startsWith('text/plain'), headers.get('content-type'));
+        holds(headers.get('content-disposition').startsWith('inline'));
+        const download = await fetched(ann.files.getURL(made, made.doc, { download: true }));
+        holds(download.headers.get('content-disposition').startsWith('attachment'));
+        same(download.text, 'the report');
+        await gone(ann, made, 'annual_report_2026.txt');
+
+        // Other ways to bring a file: a Blob without a name, a form of one's own.
+        const blob = await papers.create({ title: 'Blob', owner: ids.ann, doc: new Blob([new Uint8Array([0, 1, 255])]) });
+        const bytes = await (await fetch(ann.files.getURL(blob, blob.doc))).arrayBuffer();
+        same([...new Uint8Array(bytes)], [0, 1, 255]);
+        const form = new FormData();
+        form.append('title', 'Form');
+        form.append('owner', ids.ann);
+        form.append('pages', '3');
+        form.append('docs', text('a.txt', 'a'));
+        form.append('docs', text('b.txt', ''));
+        const own = await papers.create(form);
+        same([own.title, own.pages, own.docs.length], ['Form', 3, 2]);
+        await stored(ann, own, own.docs[1], '');
+
+        // More of them and fewer.
+        const change = (body) => papers.update(made.id, body);
+        const three = await change({ 'docs+': text('three.txt', '3') });
+        same([three.docs.slice(0, 2), three.docs.length], [made.docs, 3]);
+        const four = await change({ '+docs': [text('zero.txt', '0')], title: 'Twelve' });
+        same([four.docs.slice(1), four.title], [three.docs, 'Twelve']);
+        await refused(change({ 'docs+': [text('five.txt', '5')] }), 400, 'docs');
+        const fewer = await change({ 'docs-': [four.docs[0], made.docs[0]] });
+        same(fewer.docs, [made.docs[1], three.docs[2]]);
+        await gone(ann, made, made.docs[0]);
+        await stored(ann, made, made.docs[1], '2');
+        // What stays is named, what comes is a file.
+        const mixed = await change({ docs: [made.docs[1], text('last.txt', 'last')] });
+        same([mixed.docs[0], mixed.docs.length], [made.docs[1], 2]);
+        await gone(ann, made, three.docs[2]);
+        same((await change({ docs: mixed.docs.toReversed() })).docs, mixed.docs.toReversed());
+        same((await change({ ...mixed, title: 'What was read may be sent back' })).docs, mixed.docs);
+        await refused(change({ docs: ['other.txt'] }), 400, 'docs');
+
+        // Another one in its place, and none.
+        const replaced = await change({ doc: text('new.txt', 'new') });
+        holds(replaced.doc !== made.doc);
+        await stored(ann, made, replaced.doc, 'new');
+        await gone(ann, made, made.doc);
+        same((await change({ doc: null })).doc, '');
+        await gone(ann, made, replaced.doc);
+        same((await change({ docs: [] })).docs, []);
+        await gone(ann, made, made.docs[1]);
+
+        same(await papers.delete(own.id), true);
+        await gone(ann, own, own.docs[0]);
+        Object.assign(ids, { paper: made.id });
+    },
+
+    'files: what is refused': async () => {
+        const papers = ann.collection('papers');
+        const tooBig = new Blob([new Uint8Array(100_001)]);
+        const png = new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 0]);
+        const size = await refused(papers.update(ids.paper, { doc: tooBig }), 400, 'doc');
+        same(size.response.data.doc.code, 'validation_file_size_limit');
+        holds(size.response.data.doc.message.includes('100'), size.response.data.doc.message);
+        // What a client says of a file is no proof of what it is.
+        const liar = new File(['<script>'], 'picture.png', { type: 'image/png' });
+        const type = await refused(papers.update(ids.paper, { picture: liar }), 400, 'picture');
+        same(type.response.data.picture.code, 'validation_invalid_mime_type');
+        same(Object.keys(type.response.data), ['picture']);
+        const picture = (await papers.update(ids.paper, { picture: new File([png], 'p.png') })).picture;
+        same((await fetched(ann.files.getURL({ id: ids.paper, collectionId: 'papers' }, picture))).headers.get('content-type'), 'image/png');
+
+        const both = await refused(papers.create({ owner: ids.ann, doc: tooBig, picture: liar }), 400, 'title');
+        same(Object.keys(both.response.data).sort(), ['doc', 'picture', 'title'], 'all that is wrong at once');
+        await refused(papers.update(ids.paper, { doc: [new Blob(['1']), new Blob(['2'])] }), 400, 'doc');
+        await refused(papers.update(ids.paper, { nothing: new Blob(['1']) }), 400, 'nothing');
+        await refused(papers.create({ title: 'By Ann?', owner: ids.bob, doc: new Blob(['x']) }), 400);
+        await refused(bob.collection('papers').update(ids.paper, { doc: new Blob(['x']) }), 404);
+        await refused(stranger.collection('papers').create({ title: 'x', doc: new Blob(['x']) }), 400);
+        same((await papers.getFullList()).length, 2, 'nothing came of all that');
+        const enormous = new Blob([new Uint8Array(65 << 20)]);
+        await refused(papers.update(ids.paper, { docs: enormous }), 413);
+        same((await papers.getOne(ids.paper)).docs, []);
+    },
+
+    'files: protected ones': async () => {
+        const papers = ann.collection('papers');
+        const record = await papers.update(ids.paper, {
+            secret: new File(['for ann'], 'secret.txt'), docs: new File(['for all'], 'open.txt'),
+        });
+        await stored(stranger, record, record.docs[0], 'for all');
+        same((await fetched(ann.files.getURL(record, record.secret))).status, 404, 'without a token');
+        const token = await ann.files.getToken();
+        holds(token.length > 20 && token !== ann.authStore.token);
+        const link = ann.files.getURL(record, record.secret, { token });
+        const { status, text, headers } = await fetched(link);
+        same([status, text], [200, 'for ann']);
+        holds(!/public/.test(headers.get('cache-control')), headers.get('cache-control'));
+        const foreign = await bob.files.getToken();
+        same((await fetched(ann.files.getURL(record, record.secret, { token: foreign }))).status, 404, 'the viewRule decides');
+        same((await fetched(ann.files.getURL(record, record.secret, { token: await admin.files.getToken() }))).status, 200);
+        holds([401, 404].includes((await fetched(`${link.slice(0, -3)}xyz`)).status), 'a wrong token');
+        await refused(stranger.files.getToken(), 401);
+        // It opens files and nothing else.
+        const thief = new PocketBase(url);
+        thief.authStore.save(token, ann.authStore.record);
+        await refused(thief.collection('papers').update(ids.paper, { title: 'x' }), 401);
+        await refused(thief.collection('users').authRefresh(), 401);
+    },
+
     'rules: what others may not see or do': async () => {
         const draft = await ann.collection('posts').create({ title: 'Not yet', owner: ids.ann, draft: true });
         same((await ann.collection('posts').getOne(draft.id)).draft, true);
@@ -504,6 +667,31 @@ const groups = {
         await refused(ann.collection('users').authWithPassword('ann@example.org', PASSWORD), 400);
         same((await admin.collection('posts').getFullList()).length, 0, 'her posts went along');
         same((await admin.collection('comments').getFullList()).length, 0, 'and their comments');
+    },
+
+    'files: in a batch': async () => {
+        const papers = admin.collection('papers');
+        const old = await papers.create({ title: 'Old', docs: [new File(['old'], 'old.txt')] });
+        const batch = admin.createBatch();
+        batch.collection('papers').create({ title: 'First', doc: new File(['first'], 'first.txt'), pages: 1 });
+        batch.collection('papers').update(old.id, { 'docs+': [new File(['a'], 'a.txt'), new File(['b'], 'b.txt')] });
+        batch.collection('papers').upsert({ id: 'upsertedpaper01', title: 'Third', docs: new File(['c'], 'c.txt') });
+        batch.collection('papers').create({ title: 'Fourth' });
+        const results = await batch.send();
+        same(results.map((it) => it.status), [200, 200, 200, 200]);
+        const [first, second, third, fourth] = results.map((it) => it.body);
+        same([first.pages, second.docs.length, third.docs.length, fourth.doc], [1, 3, 1, '']);
+        await stored(admin, first, first.doc, 'first');
+        await stored(admin, second, second.docs[0], 'old');
+        await stored(admin, second, second.docs[2], 'b');
+        await stored(admin, third, third.docs[0], 'c');
+
+        const before = (await papers.getFullList()).length;
+        const failing = admin.createBatch();
+        failing.collection('papers').create({ title: 'Fifth', doc: new File(['fifth'], 'fifth.txt') });
+        failing.collection('papers').update(old.id, { doc: new Blob([new Uint8Array(100_001)]) });
+        await refused(failing.send(), 400, 'requests.1.doc');
+        same((await papers.getFullList()).length, before, 'all or nothing');
     },
 };
 

@@ -56,8 +56,38 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         name: name.to_owned(),
     };
     let is_download = parameter(&pairs, "download").is_some_and(|value| value != "0");
+    let is_streamed = parameter(&pairs, "stream").is_some_and(|value| value != "0");
+    if !is_streamed && let Some(response) = redirect(call, &path, &stored, is_download)? {
+        return Ok(response);
+    }
     let response = content(call, &path, &stored)?;
     Ok(with_headers(response, &stored, is_download, is_protected))
+}
+
+/// Where a file lies in a bucket, clients fetch it there.
+fn redirect(
+    call: &Call<'_>,
+    path: &FilePath,
+    stored: &Stored,
+    is_download: bool,
+) -> Result<Option<Response>> {
+    let disposition = disposition(stored, is_download);
+    let link = call
+        .app
+        .files
+        .storage
+        .link(path, &stored.media_type, &disposition)?;
+    Ok(link.map(|link| {
+        Response::empty(307)
+            .with_header("Location", link)
+            // Shorter than the link lives.
+            .with_header("Cache-Control", "private, max-age=600")
+    }))
+}
+
+fn disposition(stored: &Stored, is_download: bool) -> String {
+    let form = if is_download { "attachment" } else { "inline" };
+    format!("{form}; filename={}", stored.name)
 }
 
 /// The part that is asked for, or the word that the client has it already, or wants another.
@@ -83,7 +113,7 @@ pub fn content(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Resp
                 .with_header("Content-Range", format!("bytes */{}", stored.size)));
         }
     };
-    let Some(content) = call.app.files.storage.read(path, start, length)? else {
+    let Some(content) = call.app.files.storage.read(path, stored, start, length)? else {
         return Err(Error::unavailable("The file is not here; try again later.")
             .context(format!("file {path} is missing in the storage")));
     };
@@ -106,7 +136,6 @@ fn with_headers(
     is_download: bool,
     is_protected: bool,
 ) -> Response {
-    let form = if is_download { "attachment" } else { "inline" };
     let cache = match is_protected {
         true => "private, no-cache",
         // A name never has another content.
@@ -116,7 +145,7 @@ fn with_headers(
         .with_header("Content-Type", &stored.media_type)
         .with_header(
             "Content-Disposition",
-            format!("{form}; filename={}", stored.name),
+            disposition(stored, is_download),
         )
         .with_header("Content-Security-Policy", POLICY)
         .with_header("ETag", format!("\"{}\"", stored.sha256))

@@ -26,6 +26,7 @@ use crate::db;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::files::Arrival;
 use crate::files::FilePath;
 use crate::files::Placed;
 use crate::files::Stored;
@@ -204,6 +205,10 @@ impl<'a> Input<'a> {
         let mut files = Vec::new();
         for (key, upload) in uploads {
             let field = field_of(collection, key);
+            if let Some(field) = field.filter(|field| field.file().is_none()) {
+                let name = field.name.clone();
+                return Err(Error::field(name, "validation_not_a_file_field", "Takes no file."));
+            }
             let before = body.get(key).map(|raw| serde_json::from_str(raw.get()));
             let mut names = match before.transpose()? {
                 None | Some(Value::Null) => Vec::new(),
@@ -259,20 +264,22 @@ impl<'a> Input<'a> {
         }
         let taken = drafts.iter().flat_map(|draft| draft.files());
         let is_taken = |name: &str| taken.clone().any(|file| file.stored.name == name);
-        let files: Vec<_> = self
+        let arrivals: Vec<_> = self
             .uploads
             .iter()
             .filter(|(_, upload)| is_taken(&upload.name))
-            .map(|(_, upload)| {
-                let path = FilePath {
+            .map(|(_, upload)| Arrival {
+                path: FilePath {
                     database: call.database.to_owned(),
                     collection: collection.id.clone(),
                     record: id.to_owned(),
                     name: upload.name.clone(),
-                };
-                (path, &upload.partial)
+                },
+                partial: &upload.partial,
+                size: upload.size,
+                sha256: &upload.sha256,
             })
             .collect();
-        call.app.files.storage.place(&files).map(Some)
+        call.app.files.storage.place(&arrivals).map(Some)
     }
 }

@@ -48,12 +48,19 @@ pub fn run(databases: &Databases, files: &Files, stop: &Stop) {
 
 /// Puts right what a crash left between the storage and the databases.
 fn look_through(databases: &Databases, files: &Files, before_ms: i64, stop: &Stop) {
-    let done = databases.list().and_then(|names| {
-        for name in names {
-            empty(databases, files, &name, stop)?;
+    for name in databases.list().unwrap_or_default() {
+        if let Err(error) = empty(databases, files, &name, stop) {
+            log::warn(format_args!("files of database {name}: {error}"));
+            files.signal.notify(&name);
         }
-        sweep::run(databases, &files.storage, before_ms, stop)
-    });
+    }
+    let done = files
+        .storage
+        .claim(&files.node)
+        .and_then(|()| sweep::run(databases, &files.storage, before_ms, stop));
+    if let Err(error) = files.storage.abort_stale_uploads() {
+        log::warn(format_args!("{error}"));
+    }
     match done {
         Ok(0) => {}
         Ok(count) => log::info(format_args!("storage looked through deleted={count}")),

@@ -1,6 +1,7 @@
 //! The storage on this machine's disk: `storage/DATABASE/COLLECTION/RECORD/NAME`.
 
 use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::fs;
 use std::fs::File;
 use std::io;
@@ -10,6 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
@@ -17,14 +19,20 @@ use super::FilePath;
 use crate::error::Error;
 use crate::error::Result;
 use crate::log;
+use crate::threads::lock;
 
 /// Where bodies go while they arrive; no database has such a name.
 const PARTIAL: &str = ".partial";
+
+/// Collections that are remembered to be durable.
+const DURABLE_MAX: usize = 10_000;
 
 /// The folder of the storage.
 pub struct Local {
     root: PathBuf,
     count: AtomicU64,
+    /// Folders of collections that are known to be durable, and those above them.
+    durable: Mutex<HashSet<PathBuf>>,
 }
 
 impl Local {
@@ -33,6 +41,7 @@ impl Local {
         Local {
             root: data_dir.join("storage"),
             count: AtomicU64::new(0),
+            durable: Mutex::default(),
         }
     }
 
@@ -93,13 +102,26 @@ impl Local {
         Ok(())
     }
 
-    /// Makes the entries of a folder durable, and its own in the folders above.
-    fn sync_up(&self, folder: &Path) -> io::Result<()> {
-        let mut at = Some(folder);
+    /// Makes the entries of the folder of a record durable, and its own in those above.
+    fn sync_up(&self, record: &Path) -> io::Result<()> {
+        File::open(record)?.sync_all()?;
+        let Some(collection) = record.parent() else {
+            return Ok(());
+        };
+        File::open(collection)?.sync_all()?;
+        if lock(&self.durable).contains(collection) {
+            return Ok(());
+        }
+        let mut at = collection.parent();
         while let Some(folder) = at {
             File::open(folder)?.sync_all()?;
             at = folder.parent().filter(|_| folder != self.root);
         }
+        let mut durable = lock(&self.durable);
+        if durable.len() >= DURABLE_MAX {
+            durable.clear();
+        }
+        durable.insert(collection.to_owned());
         Ok(())
     }
 
@@ -120,6 +142,10 @@ impl Local {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::from(error).context(format!("delete file {path}"))),
         }
+        if let Some(collection) = target.parent().and_then(Path::parent) {
+            // Before the folder goes: whoever makes it anew makes it durable anew.
+            lock(&self.durable).remove(collection);
+        }
         // Not empty is what it mostly is, or is by now.
         let mut folder = target.parent();
         while let Some(path) = folder.filter(|path| *path != self.root) {
@@ -133,6 +159,7 @@ impl Local {
 
     /// Moves the files of a database, if it has any, to a folder that is not there yet.
     pub fn move_aside(&self, database: &str, folder: &Path) -> Result<()> {
+        lock(&self.durable).clear();
         let moved = fs::rename(self.root.join(database), folder);
         match moved.and_then(|()| self.sync_up(&self.root)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -188,6 +215,11 @@ impl Partial {
             Some(file) => file.write_all(piece).map_err(refused),
             None => Err(Error::internal("a received file is closed already")),
         }
+    }
+
+    /// What was received, to be read.
+    pub fn reopen(&self) -> Result<File> {
+        Ok(File::open(&self.path)?)
     }
 
     /// Makes it durable and closes it.

@@ -17,10 +17,13 @@ use crate::db;
 use crate::db::Databases;
 use crate::error::Result;
 use crate::ids;
+use crate::node;
 use crate::replicas::Replicas;
 
 pub use journal::Journal;
 pub use local::Partial;
+pub use s3::Settings as S3Settings;
+pub use storage::Arrival;
 pub use storage::Placed;
 pub use storage::Storage;
 pub use table::Stored;
@@ -32,6 +35,7 @@ mod local;
 mod media;
 mod name;
 pub mod outbox;
+mod s3;
 mod storage;
 mod sweep;
 pub mod table;
@@ -50,12 +54,21 @@ pub struct Files {
     pub signal: outbox::Signal,
     /// When it was opened, in milliseconds since 1970.
     opened_ms: i64,
+    /// The name of this server.
+    node: String,
 }
 
 impl Files {
-    /// Opens the storage below the data directory.
-    pub fn open(data_dir: &Path, databases: &Databases, replicas: &Replicas) -> Result<Files> {
-        let storage = Storage::open(data_dir)?;
+    /// Opens the storage below the data directory, or in a bucket.
+    pub fn open(
+        data_dir: &Path,
+        s3: Option<&S3Settings>,
+        databases: &Databases,
+        replicas: &Replicas,
+    ) -> Result<Files> {
+        let storage = Storage::open(data_dir, s3)?;
+        let node = node::id(databases.local())?;
+        storage.claim(&node)?;
         let journal = storage
             .has_journal()
             .then(|| Journal::open(databases, replicas));
@@ -64,6 +77,7 @@ impl Files {
             journal: journal.transpose()?,
             signal: outbox::Signal::default(),
             opened_ms: clock::now_ms(),
+            node,
         })
     }
 }

@@ -159,7 +159,8 @@ fn resolve_all(
                 }
                 resolved.values.push((at, stored));
             }
-            Err(error) => drop(resolved.errors.insert(field.name.clone(), error)),
+            // What was wrong before comes first: why a file was not taken, and not that it is missing.
+            Err(error) => drop(resolved.errors.entry(field.name.clone()).or_insert(error)),
         }
     }
     Ok(resolved)
