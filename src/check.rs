@@ -175,7 +175,9 @@ impl<'a> Check<'a> {
     /// Each file that a record names has a row.
     fn look_at_records(&mut self, place: &Place) -> Result<()> {
         for collection in &place.collections {
-            let unlisted = place.database.read(|it| records::files_without_row(it, collection))?;
+            let unlisted = place
+                .database
+                .read(|it| records::files_without_row(it, collection))?;
             for (record, name) in unlisted {
                 let path = FilePath {
                     database: place.name.clone(),
@@ -234,7 +236,9 @@ impl<'a> Check<'a> {
 fn list(place: &Place, path: &FilePath, mut content: Box<dyn Read + Send>) -> Result<()> {
     let mut beginning = Vec::new();
     let limit = files::LOOK_BYTES as u64;
-    Read::by_ref(&mut content).take(limit).read_to_end(&mut beginning)?;
+    Read::by_ref(&mut content)
+        .take(limit)
+        .read_to_end(&mut beginning)?;
     let (size, sha256) = digest(beginning.as_slice().chain(content))?;
     let stored = Stored {
         name: path.name.clone(),
@@ -243,12 +247,12 @@ fn list(place: &Place, path: &FilePath, mut content: Box<dyn Read + Send>) -> Re
         media_type: files::judge(&path.name, &beginning),
     };
     let (collection, record) = (path.collection.clone(), path.record.clone());
-    place
-        .database
-        .write(move |tx| match table::find(tx, &collection, &record, &stored.name)? {
+    place.database.write(
+        move |tx| match table::find(tx, &collection, &record, &stored.name)? {
             Some(_) => Ok(()),
             None => table::add(tx, &collection, &record, &stored),
-        })
+        },
+    )
 }
 
 /// How long it is, and its SHA-256 in hexadecimal.

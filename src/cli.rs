@@ -15,10 +15,10 @@ use rustix::termios;
 use crate::api;
 use crate::auth::admins;
 use crate::auth::password;
-use crate::config;
-use crate::config::Config;
 use crate::check::Check;
 use crate::check::Finding;
+use crate::config;
+use crate::config::Config;
 use crate::config::OPTIONS;
 use crate::db;
 use crate::error::Error;
@@ -105,11 +105,7 @@ fn serve(args: &[String]) -> Outcome {
             config.data_dir.display()
         ))
     })?;
-    if is_clean {
-        Ok(())
-    } else {
-        Err(Failure::Told)
-    }
+    if is_clean { Ok(()) } else { Err(Failure::Told) }
 }
 
 fn admin(args: &[String]) -> Outcome {
@@ -193,7 +189,11 @@ fn open_default(data_dir: &Path) -> Result<db::Database> {
 
 fn files(args: &[String]) -> Outcome {
     let repairs = args.iter().any(|arg| arg == "--repair");
-    let args: Vec<String> = args.iter().filter(|arg| *arg != "--repair").cloned().collect();
+    let args: Vec<String> = args
+        .iter()
+        .filter(|arg| *arg != "--repair")
+        .cloned()
+        .collect();
     let (flags, free) = flags(&args)?;
     if free != ["check"] {
         return Err(Failure::Usage("files takes check.".to_owned()));
@@ -204,7 +204,10 @@ fn files(args: &[String]) -> Outcome {
     let mut report = |finding: Finding, path: &FilePath, is_mended: bool| {
         let note = if is_mended { "  (mended)" } else { "" };
         let line = format!("{:10} {path}{note}\n", finding.name());
-        std::io::stdout().lock().write_all(line.as_bytes()).context("print")
+        std::io::stdout()
+            .lock()
+            .write_all(line.as_bytes())
+            .context("print")
     };
     let storage = Storage::look(&data_dir, s3.as_ref())?;
     let summary = Check::new(&storage, repairs, &mut report).run(&data_dir, SETTINGS)?;

@@ -143,10 +143,7 @@ fn with_headers(
     };
     response
         .with_header("Content-Type", &stored.media_type)
-        .with_header(
-            "Content-Disposition",
-            disposition(stored, is_download),
-        )
+        .with_header("Content-Disposition", disposition(stored, is_download))
         .with_header("Content-Security-Policy", POLICY)
         .with_header("ETag", format!("\"{}\"", stored.sha256))
         .with_header("Accept-Ranges", "bytes")

@@ -207,7 +207,11 @@ impl<'a> Input<'a> {
             let field = field_of(collection, key);
             if let Some(field) = field.filter(|field| field.file().is_none()) {
                 let name = field.name.clone();
-                return Err(Error::field(name, "validation_not_a_file_field", "Takes no file."));
+                return Err(Error::field(
+                    name,
+                    "validation_not_a_file_field",
+                    "Takes no file.",
+                ));
             }
             let before = body.get(key).map(|raw| serde_json::from_str(raw.get()));
             let mut names = match before.transpose()? {

@@ -84,7 +84,9 @@ impl Storage {
         };
         let mut text = String::new();
         let content = s3.get(OWNER, 0, size.min(OWNER_BYTES_MAX))?;
-        content.map(|mut it| it.read_to_string(&mut text)).transpose()?;
+        content
+            .map(|mut it| it.read_to_string(&mut text))
+            .transpose()?;
         match text == node {
             true => Ok(()),
             false => Err(Error::conflict(format!(
@@ -136,7 +138,8 @@ impl Storage {
             }
         }
         if self.s3.is_none() {
-            self.local.sync(arrivals.iter().map(|arrival| &arrival.path))?;
+            self.local
+                .sync(arrivals.iter().map(|arrival| &arrival.path))?;
         }
         Ok(placed)
     }
@@ -191,7 +194,10 @@ impl Storage {
     pub fn size(&self, path: &FilePath) -> Result<Option<u64>> {
         let Some(s3) = &self.s3 else {
             let file = self.local.open_file(path)?;
-            return Ok(file.map(|file| file.metadata()).transpose()?.map(|it| it.len()));
+            return Ok(file
+                .map(|file| file.metadata())
+                .transpose()?
+                .map(|it| it.len()));
         };
         let (key, mut size) = (path.to_string(), None);
         s3.list(&key, &mut |object| {

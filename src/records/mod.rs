@@ -216,10 +216,17 @@ pub fn files_without_row(
 ) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     let table = crate::db::quote(&collection.name);
-    for field in collection.fields.iter().filter(|field| field.file().is_some()) {
+    for field in collection
+        .fields
+        .iter()
+        .filter(|field| field.file().is_some())
+    {
         let column = crate::db::quote(&field.name);
         let (names, name) = match field.is_multiple() {
-            true => (format!(", json_each({column}) AS item"), "item.value".to_owned()),
+            true => (
+                format!(", json_each({column}) AS item"),
+                "item.value".to_owned(),
+            ),
             false => (String::new(), column.clone()),
         };
         let sql = format!(

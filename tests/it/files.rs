@@ -2,6 +2,9 @@
 
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::ops::Deref;
+use std::ops::DerefMut;
+use std::path::Path;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -11,6 +14,8 @@ use sha2::Sha256;
 
 use crate::support::api::Api;
 use crate::support::api::Reply;
+use crate::support::s3;
+use crate::support::s3::S3Server;
 use crate::support::server::Server;
 use crate::support::sqlite;
 use crate::support::token::SECRET;
@@ -18,17 +23,93 @@ use crate::support::wait_until;
 
 /// Files in batches.
 mod batch;
+/// `vski files check`.
+mod check;
 /// What becomes of files when what they belong to is deleted.
 mod deletion;
 /// What replicas are told.
 mod replicas;
+/// What is particular to buckets.
+mod s3_only;
 
 const DOCS: &str = "/api/collections/docs/records";
 const BOUNDARY: &str = "xXboundaryXx";
 
+/// Where the files are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Local,
+    S3,
+}
+
+/// Makes of each function a test with local files and one with files on S3.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod disk {
+            $(#[test]
+            fn $name() {
+                super::$name($crate::files::Place::Local);
+            })*
+        }
+        mod bucket {
+            $(#[test]
+            fn $name() {
+                super::$name($crate::files::Place::S3);
+            })*
+        }
+    };
+}
+use on_both;
+
+/// A server, and the one that keeps its files, if that is another.
+struct Site {
+    server: Server,
+    s3: Option<S3Server>,
+}
+
+impl Site {
+    fn restart(self) -> Site {
+        Site {
+            server: self.server.restart(),
+            s3: self.s3,
+        }
+    }
+
+    fn restart_with(self, name: &str, value: &str) -> Site {
+        Site {
+            server: self.server.restart_with(name, value),
+            s3: self.s3,
+        }
+    }
+}
+
+impl Deref for Site {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl DerefMut for Site {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
+}
+
 /// A server with records that have files, which everybody may view and make.
-fn server() -> Server {
-    let server = Server::with(&[("MAX_BODY_MB", "4"), ("JWT_SECRET", SECRET)]);
+fn server(place: Place) -> Site {
+    site((place == Place::S3).then(S3Server::start))
+}
+
+/// The same with this server for its files.
+fn site(s3: Option<S3Server>) -> Site {
+    let endpoint = s3.as_ref().map(S3Server::endpoint);
+    let mut settings = vec![("MAX_BODY_MB", "4"), ("JWT_SECRET", SECRET)];
+    if let Some(endpoint) = &endpoint {
+        settings.extend(bucket_settings(endpoint));
+    }
+    let server = Server::with(&settings);
     let docs = json!({"name": "docs", "listRule": "", "viewRule": "", "createRule": "",
     "updateRule": "", "deleteRule": "", "fields": [
         {"name": "title", "type": "text"},
@@ -38,7 +119,20 @@ fn server() -> Server {
         {"name": "pics", "type": "file", "maxSelect": 3, "mimeTypes": ["image/*", "text/plain"]},
     ]});
     server.admin().post("/api/collections", docs).expect(200);
-    server
+    Site { server, s3 }
+}
+
+/// The options of a server whose files are in the bucket.
+fn bucket_settings(endpoint: &str) -> [(&str, &str); 7] {
+    [
+        ("STORAGE", "s3"),
+        ("S3_ENDPOINT", endpoint),
+        ("S3_BUCKET", s3::BUCKET),
+        ("S3_REGION", s3::REGION),
+        ("S3_ACCESS_KEY", s3::ACCESS_KEY),
+        ("S3_SECRET_KEY", s3::SECRET_KEY),
+        ("S3_PATH_STYLE", "true"),
+    ]
 }
 
 /// A form of values and files: name, file name, content.
@@ -67,13 +161,22 @@ fn send(api: &Api, method: &str, path: &str, body: &[u8]) -> Reply {
 
 fn link(record: &Value, name: &Value) -> String {
     let (id, name) = (record["id"].as_str().unwrap(), name.as_str().unwrap());
-    format!("/api/files/docs/{id}/{name}")
+    // Wherever it lies, this server gives it out.
+    format!("/api/files/docs/{id}/{name}?stream=1")
 }
 
 /// Every file in the storage.
-fn stored(server: &Server) -> Vec<PathBuf> {
+fn stored(site: &Site) -> Vec<PathBuf> {
+    files_in(&match &site.s3 {
+        // Beside it is what the server keeps for itself.
+        Some(s3) => s3.bucket_dir().join("default"),
+        None => site.dir().join("data/storage"),
+    })
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders = vec![server.dir().join("data/storage")];
+    let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             match entry.path().is_dir() {
@@ -85,8 +188,9 @@ fn stored(server: &Server) -> Vec<PathBuf> {
     found
 }
 
-/// The paths that the journal leaves when it is followed, and the rows of files; both sorted.
-fn journal_and_rows(server: &Server) -> (Vec<String>, Vec<String>) {
+/// The paths that the journal leaves when it is followed, or those of the bucket, which has none, and
+/// the rows of files; both sorted.
+fn journal_and_rows(server: &Site) -> (Vec<String>, Vec<String>) {
     let connection = sqlite(&server.dir().join("data/default.db"));
     let mut left = std::collections::BTreeSet::new();
     let mut statement = connection
@@ -100,6 +204,14 @@ fn journal_and_rows(server: &Server) -> (Vec<String>, Vec<String>) {
             _ => left.remove(&path),
         };
     }
+    if let Some(s3) = &server.s3 {
+        assert!(left.is_empty(), "a journal of files in a bucket");
+        let key = |path: PathBuf| path.strip_prefix(s3.bucket_dir()).unwrap().to_owned();
+        left = stored(server)
+            .into_iter()
+            .map(|path| key(path).into_os_string().into_string().unwrap())
+            .collect();
+    }
     let sql =
         "SELECT 'default/' || collection || '/' || record || '/' || name FROM _files ORDER BY 1";
     let mut statement = connection.prepare(sql).unwrap();
@@ -110,9 +222,8 @@ fn journal_and_rows(server: &Server) -> (Vec<String>, Vec<String>) {
     )
 }
 
-#[test]
-fn a_form_makes_a_record_with_its_files() {
-    let server = server();
+fn a_form_makes_a_record_with_its_files(place: Place) {
+    let server = server(place);
     let api = server.api();
     let content = vec![7; 2_000_000];
     let body = form(&[
@@ -154,7 +265,7 @@ fn a_form_makes_a_record_with_its_files() {
             .unwrap()
             .starts_with("inline")
     );
-    let download = api.get(&format!("{path}?download=1"));
+    let download = api.get(&format!("{path}&download=1"));
     assert!(
         download
             .header("Content-Disposition")
@@ -179,9 +290,8 @@ fn a_form_makes_a_record_with_its_files() {
     assert_eq!(stored(&server).len(), 3);
 }
 
-#[test]
-fn files_are_added_taken_away_and_replaced() {
-    let server = server();
+fn files_are_added_taken_away_and_replaced(place: Place) {
+    let server = server(place);
     let api = server.api();
     let made = send(
         &api,
@@ -231,9 +341,8 @@ fn files_are_added_taken_away_and_replaced() {
     });
 }
 
-#[test]
-fn what_a_field_does_not_take_is_refused_and_leaves_nothing() {
-    let server = server();
+fn what_a_field_does_not_take_is_refused_and_leaves_nothing(place: Place) {
+    let server = server(place);
     let api = server.api();
     let many = form(&[("pics", Some("a.txt"), b"a".as_slice()); 4]);
     let large = form(&[("doc", Some("a"), &vec![1; 3_000_001])]);
@@ -256,9 +365,8 @@ fn what_a_field_does_not_take_is_refused_and_leaves_nothing() {
     assert!(stored(&server).is_empty());
 }
 
-#[test]
-fn broken_forms_and_odd_names_do_no_harm() {
-    let server = server();
+fn broken_forms_and_odd_names_do_no_harm(place: Place) {
+    let server = server(place);
     let api = server.api();
     let whole = form(&[("title", None, b"t"), ("doc", Some("a.txt"), b"content")]);
     for end in 0..whole.len() - 4 {
@@ -267,7 +375,11 @@ fn broken_forms_and_odd_names_do_no_harm() {
     }
     let parts = form(&vec![("tags", None, b"a".as_slice()); 10_000]);
     send(&api, "POST", DOCS, &parts).expect(400);
-    let long = "x".repeat(4_000);
+    // The server of the tests keeps a file of its own for each, whose name is longer still.
+    let long = match place {
+        Place::Local => "x".repeat(4_000),
+        Place::S3 => "x".repeat(60),
+    };
     let names = [
         "../../etc/passwd",
         "a\0b",
@@ -290,12 +402,12 @@ fn broken_forms_and_odd_names_do_no_harm() {
             "{name:?}"
         );
     }
+    let root = match &server.s3 {
+        Some(s3) => s3.bucket_dir(),
+        None => server.dir().join("data/storage"),
+    };
     for path in stored(&server) {
-        let depth = path
-            .strip_prefix(server.dir().join("data/storage"))
-            .unwrap()
-            .components()
-            .count();
+        let depth = path.strip_prefix(&root).unwrap().components().count();
         assert_eq!(depth, 4, "{path:?}");
     }
     for path in [
@@ -313,15 +425,16 @@ fn broken_forms_and_odd_names_do_no_harm() {
     );
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(&whole[..whole.len() - 9]).unwrap();
+    let partials = server.dir().join("data/storage/.partial");
     let is_partial = |path: &PathBuf| path.to_str().unwrap().contains(".partial");
-    wait_until("it arrives", || stored(&server).iter().any(is_partial));
+    wait_until("it arrives", || files_in(&partials).iter().any(is_partial));
     drop(stream);
-    wait_until("it is gone", || !stored(&server).iter().any(is_partial));
+    wait_until("it is gone", || !files_in(&partials).iter().any(is_partial));
+    assert!(stored(&server).iter().all(|path| !is_partial(path)));
 }
 
-#[test]
-fn protected_files_ask_for_whoever_may_view_the_record() {
-    let server = server();
+fn protected_files_ask_for_whoever_may_view_the_record(place: Place) {
+    let server = server(place);
     let admin = server.admin();
     let users = json!({"name": "users", "type": "auth", "createRule": ""});
     admin.post("/api/collections", users).expect(200);
@@ -359,10 +472,10 @@ fn protected_files_ask_for_whoever_may_view_the_record() {
         .text("/token")
         .to_owned();
     let anybody = server.api();
-    anybody.get(&format!("{own}?token={token}")).expect(200);
-    anybody.get(&format!("{other}?token={token}")).expect(404);
+    anybody.get(&format!("{own}&token={token}")).expect(200);
+    anybody.get(&format!("{other}&token={token}")).expect(404);
     anybody.get(&own).expect(404);
-    anybody.get(&format!("{own}?token=x")).expect(401);
+    anybody.get(&format!("{own}&token=x")).expect(401);
     user.get(&own).expect(200);
     // It opens files and nothing else.
     anybody
@@ -373,9 +486,8 @@ fn protected_files_ask_for_whoever_may_view_the_record() {
 }
 
 /// Between the storage and the database a crash may leave files, never records without theirs.
-#[test]
-fn a_kill_in_the_middle_leaves_no_record_without_its_file() {
-    let mut server = server();
+fn a_kill_in_the_middle_leaves_no_record_without_its_file(place: Place) {
+    let mut server = server(place);
     for _ in 0..crate::crash::rounds().min(20) {
         let api = server.api();
         let body = form(&[("doc", Some("a.bin"), &vec![9; 300_000])]);
@@ -402,7 +514,11 @@ fn a_kill_in_the_middle_leaves_no_record_without_its_file() {
         wait_until("what was left over is gone", || {
             let (left, rows) = journal_and_rows(&server);
             let files = stored(&server);
-            left == rows && files.len() == rows.len()
+            match place {
+                Place::Local => left == rows && files.len() == rows.len(),
+                // What is young stays: the clock of the bucket is another one.
+                Place::S3 => rows.iter().all(|row| left.contains(row)),
+            }
         });
         let list = api
             .get(&format!("{DOCS}?perPage=500&fields=id,doc"))
@@ -421,7 +537,17 @@ fn a_kill_in_the_middle_leaves_no_record_without_its_file() {
         let body = json!({ "ids": ids }).to_string();
         api.send("DELETE", DOCS, &body).unwrap().expect(204);
         wait_until("their files are gone", || {
-            stored(&server).len() + ids.len() <= 500 + ids.len()
+            let (left, rows) = journal_and_rows(&server);
+            place == Place::S3 || left == rows
         });
     }
 }
+
+on_both!(
+    a_form_makes_a_record_with_its_files,
+    files_are_added_taken_away_and_replaced,
+    what_a_field_does_not_take_is_refused_and_leaves_nothing,
+    broken_forms_and_odd_names_do_no_harm,
+    protected_files_ask_for_whoever_may_view_the_record,
+    a_kill_in_the_middle_leaves_no_record_without_its_file,
+);

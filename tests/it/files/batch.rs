@@ -3,16 +3,17 @@
 use serde_json::json;
 
 use super::DOCS;
+use super::Place;
 use super::form;
 use super::link;
+use super::on_both;
 use super::send;
 use super::server;
 use super::stored;
 use crate::support::wait_until;
 
-#[test]
-fn files_of_a_batch_go_to_their_records() {
-    let server = server();
+fn files_of_a_batch_go_to_their_records(place: Place) {
+    let server = server(place);
     let api = server.api();
     let made = api
         .post(DOCS, json!({"id": "known", "title": "old"}))
@@ -55,9 +56,8 @@ fn files_of_a_batch_go_to_their_records() {
     assert_eq!(made.text("/id"), "known");
 }
 
-#[test]
-fn a_batch_that_fails_stores_no_file() {
-    let server = server();
+fn a_batch_that_fails_stores_no_file(place: Place) {
+    let server = server(place);
     let api = server.api();
     let cases = [
         // The second one is not there.
@@ -121,9 +121,8 @@ fn a_batch_that_fails_stores_no_file() {
 }
 
 /// Whoever may write no files gets no room for them.
-#[test]
-fn a_batch_of_somebody_who_may_write_no_files_is_short() {
-    let server = server();
+fn a_batch_of_somebody_who_may_write_no_files_is_short(place: Place) {
+    let server = server(place);
     let admin = server.admin();
     let rules = json!({"createRule": null, "updateRule": null});
     admin.patch("/api/collections/docs", rules).expect(200);
@@ -140,3 +139,9 @@ fn a_batch_of_somebody_who_may_write_no_files_is_short() {
     send(&api, "POST", "/api/batch", &form(&parts)).expect(413);
     send(&admin, "POST", "/api/batch", &form(&parts)).expect(200);
 }
+
+on_both!(
+    files_of_a_batch_go_to_their_records,
+    a_batch_that_fails_stores_no_file,
+    a_batch_of_somebody_who_may_write_no_files_is_short,
+);

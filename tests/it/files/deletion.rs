@@ -4,9 +4,11 @@
 use serde_json::json;
 
 use super::DOCS;
+use super::Place;
 use super::form;
 use super::journal_and_rows;
 use super::link;
+use super::on_both;
 use super::send;
 use super::server;
 use super::stored;
@@ -15,9 +17,8 @@ use crate::support::wait_until;
 
 const PURGE: &str = "/api/databases/default/purge";
 
-#[test]
-fn files_of_a_deleted_field_are_out_of_reach_and_go_with_the_purge() {
-    let server = server();
+fn files_of_a_deleted_field_are_out_of_reach_and_go_with_the_purge(place: Place) {
+    let server = server(place);
     let (api, admin) = (server.api(), server.admin());
     let fields = json!({"fields": [
         {"name": "title", "type": "text"},
@@ -66,9 +67,8 @@ fn files_of_a_deleted_field_are_out_of_reach_and_go_with_the_purge() {
     send(&api, "PATCH", &format!("{DOCS}/{id}"), &body).expect(200);
 }
 
-#[test]
-fn files_of_a_deleted_collection_go_with_the_purge() {
-    let server = server();
+fn files_of_a_deleted_collection_go_with_the_purge(place: Place) {
+    let server = server(place);
     let (api, admin) = (server.api(), server.admin());
     let data = server.dir().join("data");
     let foreign = sqlite_for_writing(&data.join("default.db"));
@@ -126,7 +126,7 @@ fn files_of_a_deleted_collection_go_with_the_purge() {
 
 #[test]
 fn files_of_a_deleted_database_lie_beside_its_file() {
-    let server = server();
+    let server = server(Place::Local);
     let (api, admin) = (server.api(), server.admin());
     let shop = json!({"name": "shop"});
     let docs =
@@ -174,3 +174,8 @@ fn files_of_a_deleted_database_lie_beside_its_file() {
     let file = format!("/db/shop{}", link(record, &record["doc"]));
     assert_eq!(server.api().get(&file).expect(200).body, b"content");
 }
+
+on_both!(
+    files_of_a_deleted_field_are_out_of_reach_and_go_with_the_purge,
+    files_of_a_deleted_collection_go_with_the_purge,
+);

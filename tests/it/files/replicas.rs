@@ -5,6 +5,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::DOCS;
+use super::Place;
 use super::form;
 use super::send;
 use super::server;
@@ -54,7 +55,7 @@ fn journal_ids(server: &Server) -> Vec<i64> {
 
 #[test]
 fn the_journal_says_what_came_and_went_and_gives_the_bytes() {
-    let server = server();
+    let server = server(Place::Local);
     let (api, one) = (server.api(), replica(&server.api(), "one"));
     let (first, name) = upload(&api, "first", b"content of the first");
     let (second, _) = upload(&api, "second", b"");
@@ -107,7 +108,7 @@ fn the_journal_says_what_came_and_went_and_gives_the_bytes() {
 
 #[test]
 fn a_token_is_good_for_the_replica_that_it_names() {
-    let server = server();
+    let server = server(Place::Local);
     let one = replica(&server.api(), "one");
     one.get(FILES).expect(200);
     let claims = json!({"sub": "one", "purpose": "replica", "key": "", "exp": 9_999_999_999_i64});
@@ -136,7 +137,7 @@ fn a_token_is_good_for_the_replica_that_it_names() {
 
 #[test]
 fn the_manifest_lists_all_files_of_all_databases_in_order() {
-    let server = server();
+    let server = server(Place::Local);
     let (api, admin) = (server.api(), server.admin());
     admin
         .post("/api/databases", json!({"name": "a-shop"}))
@@ -194,7 +195,7 @@ fn the_manifest_lists_all_files_of_all_databases_in_order() {
 
 #[test]
 fn entries_go_when_the_slowest_replica_has_them() {
-    let server = server();
+    let server = server(Place::Local);
     let api = server.api();
     let (one, two) = (replica(&api, "one"), replica(&api, "two"));
     for title in ["a", "b", "c", "d"] {
@@ -247,7 +248,7 @@ fn entries_go_when_the_slowest_replica_has_them() {
 
 #[test]
 fn old_entries_and_replicas_go_at_the_start_when_that_is_overdue() {
-    let server = server();
+    let server = server(Place::Local);
     let api = server.api();
     let one = replica(&api, "one");
     for title in ["a", "b", "c"] {
@@ -292,7 +293,7 @@ fn old_entries_and_replicas_go_at_the_start_when_that_is_overdue() {
 /// A replica that has followed a journal must not go on in another one with the same ids.
 #[test]
 fn a_database_put_back_from_a_backup_begins_an_epoch() {
-    let server = server();
+    let server = server(Place::Local);
     let api = server.api();
     let one = replica(&api, "one");
     upload(&api, "a", b"a");

@@ -1,7 +1,6 @@
 //! What all tests share: a server to start, requests to send, waiting with a deadline.
 
 pub mod api;
-#[expect(dead_code, reason = "until files can be stored on S3")]
 pub mod s3;
 pub mod server;
 pub mod token;
