@@ -91,7 +91,7 @@ fn start(config: &Config) -> Result<Running> {
     let files = {
         let (app, stop) = (Arc::clone(&app), stop.clone());
         threads::spawn("files", move || {
-            files::keeper::run(&app.databases, &app.files, &stop)
+            files::keeper::run(&app.databases, &app.files, &stop);
         })?
     };
     let api = api::Settings {

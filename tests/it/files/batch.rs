@@ -39,7 +39,7 @@ fn files_of_a_batch_go_to_their_records(place: Place) {
     let content = |at: usize, field: &str| {
         let record = &answers[at]["body"];
         String::from_utf8(
-            api.get(&link(record, &record.pointer(field).unwrap()))
+            api.get(&link(record, record.pointer(field).unwrap()))
                 .expect(200)
                 .body,
         )

@@ -1,5 +1,6 @@
 //! `vski files check`: what it finds and mends, on a disk and in a bucket, beside a running server.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
@@ -44,36 +45,11 @@ fn line<'a>(lines: &'a [String], record: &Value) -> &'a str {
         .map_or("", |line| line.as_str())
 }
 
-fn every_kind_of_damage_is_found_and_mended_where_it_can_be(place: Place) {
-    let server = server(place);
-    let api = server.api();
-    let make = |content: &[u8]| {
-        let body = form(&[
-            ("doc", Some("a.txt"), content),
-            ("pics", Some("b.txt"), content),
-        ]);
-        send(&api, "POST", DOCS, &body).expect(200).json
-    };
-    let records: Vec<Value> = [
-        "missing",
-        "damaged",
-        "short",
-        "unlisted",
-        "abandoned",
-        "fine",
-    ]
-    .map(|it| make(it.as_bytes()))
-    .to_vec();
-    let (code, lines) = check(&server, &[]);
-    assert_eq!(code, Some(0), "{lines:?}");
-    assert_eq!(
-        lines,
-        ["12 files with 80 bytes looked at, 0 findings, 0 mended."]
-    );
-
+/// Damages the first records in as many ways; returns a file that is left over, and one that is too young for that.
+fn damage(server: &Site, records: &[Value]) -> (PathBuf, PathBuf) {
     let file = |at: usize| {
         let name = records[at]["doc"].as_str().unwrap();
-        stored(&server)
+        stored(server)
             .into_iter()
             .find(|path| path.ends_with(name))
             .unwrap()
@@ -107,7 +83,37 @@ fn every_kind_of_damage_is_found_and_mended_where_it_can_be(place: Place) {
         .unwrap()
         .set_modified(past)
         .unwrap();
+    (left_over, young)
+}
 
+fn every_kind_of_damage_is_found_and_mended_where_it_can_be(place: Place) {
+    let server = server(place);
+    let api = server.api();
+    let make = |content: &[u8]| {
+        let body = form(&[
+            ("doc", Some("a.txt"), content),
+            ("pics", Some("b.txt"), content),
+        ]);
+        send(&api, "POST", DOCS, &body).expect(200).json
+    };
+    let records: Vec<Value> = [
+        "missing",
+        "damaged",
+        "short",
+        "unlisted",
+        "abandoned",
+        "fine",
+    ]
+    .map(|it| make(it.as_bytes()))
+    .to_vec();
+    let (code, lines) = check(&server, &[]);
+    assert_eq!(code, Some(0), "{lines:?}");
+    assert_eq!(
+        lines,
+        ["12 files with 80 bytes looked at, 0 findings, 0 mended."]
+    );
+
+    let (left_over, young) = damage(&server, &records);
     for (flags, note) in [(vec![], ""), (vec!["--repair"], "  (mended)")] {
         let (code, lines) = check(&server, &flags);
         assert_eq!(code, Some(1), "{lines:?}");
