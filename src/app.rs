@@ -96,7 +96,8 @@ impl App {
         let storage = &self.files.storage;
         self.catalog.delete_database(name, |file| {
             // It is deleted; what fails here is done when the name is used again.
-            if let Err(error) = storage.move_aside(name, &file.with_extension("files")) {
+            let moved = storage.move_aside(name, &file.with_extension("files"));
+            if let Err(error) = moved.and_then(|()| self.begin_epoch_of_files()) {
                 log::warn(format_args!("{error}"));
             }
         })
@@ -106,8 +107,16 @@ impl App {
     pub fn create_database(&self, name: &str) -> Result<()> {
         self.catalog.create_database(name, || {
             let folder = self.databases.aside(name, "files")?;
-            self.files.storage.move_aside(name, &folder)
+            self.files.storage.move_aside(name, &folder)?;
+            self.begin_epoch_of_files()
         })
+    }
+
+    fn begin_epoch_of_files(&self) -> Result<()> {
+        match &self.files.journal {
+            Some(journal) => journal.begin_epoch(&self.replicas),
+            None => Ok(()),
+        }
     }
 
     /// Closes the databases. Mail is stopped, and everything that holds an `App` or a part of one

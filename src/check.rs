@@ -17,9 +17,11 @@ use crate::files;
 use crate::files::FilePath;
 use crate::files::Storage;
 use crate::files::Stored;
+use crate::files::journal;
 use crate::files::journal::PAGE;
 use crate::files::table;
 use crate::ids;
+use crate::node;
 use crate::records;
 
 /// What has no row and is younger may be about to get one.
@@ -96,6 +98,11 @@ impl<'a> Check<'a> {
     pub fn run(mut self, data_dir: &Path, settings: db::Settings) -> Result<Summary> {
         let open = |name: &str| db::open_existing(data_dir, name, settings);
         let default = open(db::DEFAULT)?;
+        if self.repairs {
+            let local = open(db::LOCAL)?;
+            self.storage.belongs_to(&node::id(&local)?)?;
+            local.close()?;
+        }
         for name in db::names(data_dir)? {
             let collections = default.read(|it| collections::definitions(it, &name))?;
             let place = Place {
@@ -105,7 +112,7 @@ impl<'a> Check<'a> {
             };
             self.look_at_rows(&place)?;
             self.look_at_records(&place)?;
-            self.look_at_storage(&place)?;
+            self.look_at_storage(&place, &default)?;
             place.database.close()?;
         }
         default.close()?;
@@ -198,7 +205,7 @@ impl<'a> Check<'a> {
                     None => self.found(Finding::Missing, &path, false)?,
                     Some(content) => {
                         if self.repairs {
-                            list(place, &path, content)?;
+                            list(place, collection, &path, content)?;
                         }
                         self.found(Finding::Unlisted, &path, self.repairs)?;
                     }
@@ -210,30 +217,47 @@ impl<'a> Check<'a> {
 
     /// Each file that lies in the storage has a row. Those of a database that is not there stay: it may
     /// come back.
-    fn look_at_storage(&mut self, place: &Place) -> Result<()> {
+    fn look_at_storage(&mut self, place: &Place, default: &Database) -> Result<()> {
         let before_ms = clock::now_ms() - YOUNG_MS;
         let mut left_over = Vec::new();
+        let has_row = |path: &FilePath| {
+            place.database.read(|it| {
+                let row = table::find(it, &path.collection, &path.record, &path.name)?;
+                Ok(row.is_some())
+            })
+        };
         self.storage.walk_in(&place.name, &mut |path, written_ms| {
-            let row = place
-                .database
-                .read(|it| table::find(it, &path.collection, &path.record, &path.name))?;
-            if row.is_none() && written_ms < before_ms {
+            if written_ms < before_ms && !has_row(&path)? {
                 left_over.push(path);
             }
             Ok(())
         })?;
-        for path in &left_over {
-            if self.repairs {
-                self.storage.remove(path)?;
+        for path in left_over {
+            if has_row(&path)? {
+                continue;
             }
-            self.found(Finding::LeftOver, path, self.repairs)?;
+            if self.repairs {
+                self.storage.remove(&path)?;
+                if self.storage.has_journal() {
+                    let path = path.clone();
+                    default.write(move |tx| {
+                        journal::write(tx, [(&path, "delete", 0, "")].into_iter())
+                    })?;
+                }
+            }
+            self.found(Finding::LeftOver, &path, self.repairs)?;
         }
         Ok(())
     }
 }
 
 /// Gives a file a row, unless its record names it no longer.
-fn list(place: &Place, path: &FilePath, mut content: Box<dyn Read + Send>) -> Result<()> {
+fn list(
+    place: &Place,
+    collection: &Collection,
+    path: &FilePath,
+    mut content: Box<dyn Read + Send>,
+) -> Result<()> {
     let mut beginning = Vec::new();
     let limit = files::LOOK_BYTES as u64;
     Read::by_ref(&mut content)
@@ -246,13 +270,14 @@ fn list(place: &Place, path: &FilePath, mut content: Box<dyn Read + Send>) -> Re
         sha256,
         media_type: files::judge(&path.name, &beginning),
     };
-    let (collection, record) = (path.collection.clone(), path.record.clone());
-    place.database.write(
-        move |tx| match table::find(tx, &collection, &record, &stored.name)? {
-            Some(_) => Ok(()),
-            None => table::add(tx, &collection, &record, &stored),
-        },
-    )
+    let (collection, record) = (collection.clone(), path.record.clone());
+    place.database.write(move |tx| {
+        let has_row = table::find(tx, &collection.id, &record, &stored.name)?.is_some();
+        match records::field_of_file(tx, &collection, &record, &stored.name)? {
+            Some(_) if !has_row => table::add(tx, &collection.id, &record, &stored),
+            _ => Ok(()),
+        }
+    })
 }
 
 /// How long it is, and its SHA-256 in hexadecimal.

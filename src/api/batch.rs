@@ -249,6 +249,9 @@ impl<'a> Reader<'a> {
                 let placed = place(&id, &[&draft])?;
                 (Action::Update(id, draft), placed.into_iter().collect())
             }
+            Verb::Delete if input.has_files() => {
+                return Err(Error::invalid("DELETE takes no files."));
+            }
             Verb::Delete => (Action::Delete(id), Vec::new()),
             Verb::Upsert => {
                 let id = body

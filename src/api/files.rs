@@ -58,7 +58,12 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     let is_download = parameter(&pairs, "download").is_some_and(|value| value != "0");
     let is_streamed = parameter(&pairs, "stream").is_some_and(|value| value != "0");
     if !is_streamed && let Some(response) = redirect(call, &path, &stored, is_download)? {
-        return Ok(response);
+        let cache = match is_protected {
+            true => "no-store",
+            // Shorter than the link lives.
+            false => "private, max-age=600",
+        };
+        return Ok(response.with_header("Cache-Control", cache));
     }
     let response = content(call, &path, &stored)?;
     Ok(with_headers(response, &stored, is_download, is_protected))
@@ -71,18 +76,25 @@ fn redirect(
     stored: &Stored,
     is_download: bool,
 ) -> Result<Option<Response>> {
-    let disposition = disposition(stored, is_download);
+    // No policy of ours holds there.
+    let disposition = disposition(stored, is_download || !is_passive(&stored.media_type));
     let link = call
         .app
         .files
         .storage
         .link(path, &stored.media_type, &disposition)?;
-    Ok(link.map(|link| {
-        Response::empty(307)
-            .with_header("Location", link)
-            // Shorter than the link lives.
-            .with_header("Cache-Control", "private, max-age=600")
-    }))
+    Ok(link.map(|link| Response::empty(307).with_header("Location", link)))
+}
+
+/// Whether a browser that shows it runs nothing of it.
+fn is_passive(media_type: &str) -> bool {
+    let media_type = media_type.split(';').next().unwrap_or_default().trim();
+    let (kind, _) = media_type.split_once('/').unwrap_or_default();
+    match kind {
+        "image" => media_type != "image/svg+xml",
+        "audio" | "video" => true,
+        _ => ["text/plain", "application/pdf"].contains(&media_type),
+    }
 }
 
 fn disposition(stored: &Stored, is_download: bool) -> String {

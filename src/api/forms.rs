@@ -205,14 +205,16 @@ impl<'a> Input<'a> {
         let mut files = Vec::new();
         for (key, upload) in uploads {
             let field = field_of(collection, key);
-            if let Some(field) = field.filter(|field| field.file().is_none()) {
-                let name = field.name.clone();
+            let is_removal = Modifier::split(key).is_some_and(|(name, sign)| {
+                sign == Modifier::Minus && collection.field(name).is_some()
+            });
+            let Some(field) = field.filter(|field| field.file().is_some() && !is_removal) else {
                 return Err(Error::field(
-                    name,
+                    key,
                     "validation_not_a_file_field",
                     "Takes no file.",
                 ));
-            }
+            };
             let before = body.get(key).map(|raw| serde_json::from_str(raw.get()));
             let mut names = match before.transpose()? {
                 None | Some(Value::Null) => Vec::new(),
@@ -221,19 +223,22 @@ impl<'a> Input<'a> {
             };
             names.retain(|name| name != "");
             names.push(Value::from(upload.name.as_str()));
-            let is_one = names.len() == 1 && !field.is_some_and(Field::is_multiple);
+            let is_one = names.len() == 1 && !field.is_multiple();
             let value = match is_one {
                 true => names.remove(0),
                 false => Value::Array(names),
             };
             body.insert(key.to_owned(), raw(&value)?);
-            let name = field.map_or(key, |field| &field.name);
-            files.push((name.to_owned(), upload));
+            files.push((field.name.clone(), upload));
         }
         Ok(Input {
             body,
             uploads: files,
         })
+    }
+
+    pub fn has_files(&self) -> bool {
+        !self.uploads.is_empty()
     }
 
     /// Lets a draft take along the files that its changes name.

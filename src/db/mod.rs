@@ -45,7 +45,7 @@ mod migrate;
 /// The database that every request means that names none.
 pub const DEFAULT: &str = "default";
 /// What concerns this node alone; no request ever means it.
-const LOCAL: &str = "local";
+pub const LOCAL: &str = "local";
 /// Names that no tenant may have: databases of the system.
 const RESERVED: [&str; 3] = [LOCAL, "stats", "workflows"];
 /// Tenant databases kept open at a time; more are opened by closing unused ones.
@@ -310,6 +310,7 @@ pub fn open_existing(dir: &Path, name: &str, settings: Settings) -> Result<Datab
     }
     let schema = match name {
         DEFAULT => Schema::Default,
+        LOCAL => Schema::Local,
         _ => Schema::Tenant,
     };
     Database::open(&path, schema, settings)

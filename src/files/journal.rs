@@ -3,7 +3,7 @@
 //! Ids are contiguous, so a replica that asks from where nothing is kept any more is told so (a
 //! gap) and takes the manifest instead, the list of all files there are. The same when
 //! the epoch is another one: the journal is no longer the one that the replica has followed, since
-//! `default.db` was put back to an earlier state. To notice that, the last entry that any replica was
+//! a whole database came or went, or `default.db` was put back to an earlier state. To notice the latter, the last entry that any replica was
 //! told of is noted in `local.db` before it is told.
 
 use std::sync::Arc;
@@ -39,7 +39,7 @@ const TOLD: &str = "files_told";
 pub struct Journal {
     default: Arc<Database>,
     local: Arc<Database>,
-    epoch: String,
+    epoch: Mutex<String>,
     /// The last entry that a replica may know of.
     told: Mutex<i64>,
 }
@@ -71,29 +71,34 @@ impl Journal {
     pub fn open(databases: &Databases, replicas: &Replicas) -> Result<Journal> {
         let (default, local) = (databases.default(), databases.local());
         let told = node::fact(local, TOLD)?.and_then(|text| text.parse().ok());
-        let mut told: i64 = told.unwrap_or(0);
-        let epoch = match node::fact(local, EPOCH)? {
-            Some(epoch) if told <= default.read(last)? => epoch,
-            _ => {
-                told = 0;
-                replicas.forget_acknowledgements()?;
-                let epoch = ids::hex(&ids::random_bytes::<16>()?);
-                node::set_fact(local, TOLD, "0".to_owned())?;
-                node::set_fact(local, EPOCH, epoch.clone())?;
-                epoch
-            }
-        };
-        Ok(Journal {
+        let told: i64 = told.unwrap_or(0);
+        let journal = Journal {
             default: Arc::clone(default),
             local: Arc::clone(local),
-            epoch,
+            epoch: Mutex::new(node::fact(local, EPOCH)?.unwrap_or_default()),
             told: Mutex::new(told),
-        })
+        };
+        if journal.epoch().is_empty() || told > default.read(last)? {
+            *lock(&journal.told) = 0;
+            node::set_fact(local, TOLD, "0".to_owned())?;
+            journal.begin_epoch(replicas)?;
+        }
+        Ok(journal)
     }
 
     /// Which journal it is; random.
-    pub fn epoch(&self) -> &str {
-        &self.epoch
+    pub fn epoch(&self) -> String {
+        lock(&self.epoch).clone()
+    }
+
+    /// From now on it is another one: replicas shall take the manifest, since files came or went that it
+    /// does not tell of.
+    pub fn begin_epoch(&self, replicas: &Replicas) -> Result<()> {
+        replicas.forget_acknowledgements()?;
+        let epoch = ids::hex(&ids::random_bytes::<16>()?);
+        node::set_fact(&self.local, EPOCH, epoch.clone())?;
+        *lock(&self.epoch) = epoch;
+        Ok(())
     }
 
     /// The entries that follow this one, at most [`PAGE`]; none when some of them are not kept, or when

@@ -1,6 +1,7 @@
 //! The thread that keeps the storage in step with the databases: it empties the outboxes as it is told
 //! of them, and looks through everything at the start and once a day.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::error::Result;
 use crate::log;
 use crate::threads::Stop;
 
-/// Pause after a failure, and between looks for what was missed.
+/// Pause after a failure, and longest wait for something to do.
 const PAUSE: Duration = Duration::from_secs(30);
 /// Between two looks through everything.
 const ROUND: Duration = Duration::from_secs(86_400);
@@ -31,12 +32,23 @@ pub fn run(databases: &Databases, files: &Files, stop: &Stop) {
         stop,
     );
     let mut next = Instant::now() + ROUND;
+    let mut failed: BTreeMap<String, Instant> = BTreeMap::new();
     while !stop.is_set() {
-        for name in files.signal.wait(PAUSE) {
+        let mut names = files.signal.wait(PAUSE);
+        let now = Instant::now();
+        // Those that failed wait for their time; the others do not wait for them.
+        names.retain(|name| failed.get(name).is_none_or(|again| now >= *again));
+        names.extend(
+            failed
+                .iter()
+                .filter(|(_, again)| now >= **again)
+                .map(|(name, _)| name.clone()),
+        );
+        for name in names {
+            failed.remove(&name);
             if let Err(error) = empty(databases, files, &name, stop) {
                 log::warn(format_args!("files of database {name}: {error}"));
-                files.signal.notify(&name);
-                stop.wait(PAUSE);
+                failed.insert(name, Instant::now() + PAUSE);
             }
         }
         if Instant::now() >= next {

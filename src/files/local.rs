@@ -14,8 +14,11 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::UNIX_EPOCH;
 
 use super::FilePath;
+use crate::clock;
 use crate::error::Error;
 use crate::error::Result;
 use crate::log;
@@ -24,6 +27,8 @@ use crate::threads::lock;
 /// Where bodies go while they arrive; no database has such a name.
 const PARTIAL: &str = ".partial";
 
+/// How often a folder is made that goes away again at once.
+const TRIES: u32 = 10;
 /// Collections that are remembered to be durable.
 const DURABLE_MAX: usize = 10_000;
 
@@ -84,10 +89,23 @@ impl Local {
 
     /// Gives a received file its place; it is durable after [`Local::sync`].
     pub fn place(&self, path: &FilePath, partial: &Partial) -> Result<()> {
+        // Its content may have come long ago, and what is old and has no row yet would be swept away.
+        let now = UNIX_EPOCH + Duration::from_millis(clock::now_ms().unsigned_abs());
+        let file = File::options().write(true).open(&partial.path);
+        file.and_then(|file| file.set_modified(now))
+            .map_err(refused)?;
         let target = self.root.join(path.relative());
-        make_folders(target.parent().unwrap_or(&self.root)).map_err(refused)?;
-        // A link and no move: the request may have to start over.
-        fs::hard_link(&partial.path, &target).map_err(refused)
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            make_folders(target.parent().unwrap_or(&self.root)).map_err(refused)?;
+            // A link and no move: the request may have to start over.
+            match fs::hard_link(&partial.path, &target) {
+                // The folder was empty, and somebody removed it for that.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {}
+                result => return result.map_err(refused),
+            }
+        }
     }
 
     /// Makes the places of these files durable.
@@ -140,6 +158,10 @@ impl Local {
         match fs::remove_file(&target) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Not ours, whoever made it.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                log::warn(format_args!("{} is a folder; left alone", target.display()));
+            }
             Err(error) => return Err(Error::from(error).context(format!("delete file {path}"))),
         }
         if let Some(collection) = target.parent().and_then(Path::parent) {

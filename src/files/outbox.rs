@@ -72,8 +72,9 @@ struct Note {
 
 /// Works through all notes of one database.
 pub fn empty(databases: &Databases, storage: &Storage, name: &str, stop: &Stop) -> Result<()> {
-    let database = databases.get(name)?;
     while !stop.is_set() {
+        // Anew each time: somebody may want to delete it.
+        let database = databases.get(name)?;
         let notes = read(&database, name)?;
         let Some(last) = notes.last().map(|note| note.id) else {
             return Ok(());

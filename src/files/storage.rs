@@ -1,10 +1,12 @@
 //! Where stored files lie: on this machine's disk, or in a bucket (FILE-1). One set of operations for
 //! both. In a bucket the path of a file is its key.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::io::Seek as _;
 use std::io::SeekFrom;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::FilePath;
@@ -19,6 +21,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::ids;
 use crate::log;
+use crate::threads::lock;
 
 /// Names the server that a bucket belongs to. It is the path of no file.
 const OWNER: &str = "vski-owner";
@@ -32,6 +35,8 @@ pub struct Storage {
     /// Bodies are received here in any case.
     local: Local,
     s3: Option<S3>,
+    /// Files that have a place and whose records are being written.
+    placing: Mutex<BTreeSet<FilePath>>,
 }
 
 /// A received file and the place it is to have.
@@ -53,6 +58,7 @@ impl Storage {
         Ok(Storage {
             local: Local::open(data_dir)?,
             s3,
+            placing: Mutex::default(),
         })
     }
 
@@ -61,14 +67,29 @@ impl Storage {
         Ok(Storage {
             local: Local::look(data_dir),
             s3: s3.map(S3::open).transpose()?,
+            placing: Mutex::default(),
         })
     }
 
     /// Takes the bucket for this server, or refuses one that belongs to another: what that has stored would
     /// be left over here.
     pub fn claim(&self, node: &str) -> Result<()> {
+        if let Some(s3) = &self.s3
+            && !self.belongs_to(node)?
+        {
+            let mut partial = self.local.receive()?;
+            partial.write(node.as_bytes())?;
+            partial.finish()?;
+            let sha256 = ids::hex(&crate::crypto::sha256(node.as_bytes()));
+            s3.put(OWNER, &partial.reopen()?, node.len() as u64, &sha256)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the bucket is this server's already; an error when it is another's.
+    pub fn belongs_to(&self, node: &str) -> Result<bool> {
         let Some(s3) = &self.s3 else {
-            return Ok(());
+            return Ok(true);
         };
         let mut owner = None;
         s3.list(OWNER, &mut |object| {
@@ -76,11 +97,7 @@ impl Storage {
             Ok(())
         })?;
         let Some(size) = owner else {
-            let mut partial = self.local.receive()?;
-            partial.write(node.as_bytes())?;
-            partial.finish()?;
-            let sha256 = ids::hex(&crate::crypto::sha256(node.as_bytes()));
-            return s3.put(OWNER, &partial.reopen()?, node.len() as u64, &sha256);
+            return Ok(false);
         };
         let mut text = String::new();
         let content = s3.get(OWNER, 0, size.min(OWNER_BYTES_MAX))?;
@@ -88,7 +105,7 @@ impl Storage {
             .map(|mut it| it.read_to_string(&mut text))
             .transpose()?;
         match text == node {
-            true => Ok(()),
+            true => Ok(true),
             false => Err(Error::conflict(format!(
                 "The bucket (S3_BUCKET) belongs to another vski server ({text}, this one is {node}); use \
                  another bucket, or delete its object {OWNER} if that server is no more."
@@ -120,10 +137,13 @@ impl Storage {
     pub fn place(&self, arrivals: &[Arrival<'_>]) -> Result<Placed<'_>> {
         let mut placed = Placed {
             storage: self,
+            pending: Vec::new(),
             paths: Vec::new(),
         };
         for arrival in arrivals {
             let path = &arrival.path;
+            lock(&self.placing).insert(path.clone());
+            placed.pending.push(path.clone());
             match &self.s3 {
                 Some(s3) => {
                     // First, since it may be there without our hearing of it.
@@ -142,6 +162,11 @@ impl Storage {
                 .sync(arrivals.iter().map(|arrival| &arrival.path))?;
         }
         Ok(placed)
+    }
+
+    /// Whether a request has placed this file and not yet said whether it keeps it.
+    pub fn is_placing(&self, path: &FilePath) -> bool {
+        lock(&self.placing).contains(path)
     }
 
     /// Where a client may fetch a file by itself, if it is not to come from here.
@@ -269,6 +294,8 @@ fn walk_bucket(
 /// Files that have got their places.
 pub struct Placed<'a> {
     storage: &'a Storage,
+    pending: Vec<FilePath>,
+    /// Those that are taken back.
     paths: Vec<FilePath>,
 }
 
@@ -285,6 +312,10 @@ impl Drop for Placed<'_> {
             if let Err(error) = self.storage.remove(path) {
                 log::warn(format_args!("take back {path}: {error}"));
             }
+        }
+        let mut placing = lock(&self.storage.placing);
+        for path in &self.pending {
+            placing.remove(path);
         }
     }
 }

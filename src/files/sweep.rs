@@ -1,59 +1,60 @@
 //! Removes stored files that no record names: what a crash left between the storage and the database.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use super::FilePath;
-use super::storage::Storage;
+use super::Storage;
+use super::journal;
 use super::table;
-use crate::db::Database;
 use crate::db::Databases;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::log;
 use crate::threads::Stop;
 
-/// Removes files without a row that were written before this moment (milliseconds since 1970);
-/// what is younger may be about to be named. Returns how many went.
+/// Deletions that are noted in the journal at a time.
+const NOTED_AT_A_TIME: usize = 500;
+
+/// Removes files without a row that were written before this moment (milliseconds since 1970) and that
+/// no request is about to name. Returns how many went.
 pub fn run(databases: &Databases, storage: &Storage, before_ms: i64, stop: &Stop) -> Result<usize> {
-    let mut known: HashMap<String, Option<Arc<Database>>> = HashMap::new();
-    let mut left_over = Vec::new();
+    let (mut count, mut gone) = (0, Vec::new());
     storage.walk(&mut |path, written_ms| {
-        if stop.is_set() || written_ms >= before_ms {
-            return Ok(());
+        // In this order: whoever has placed it keeps it only after its row is there.
+        let is_wanted = stop.is_set()
+            || written_ms >= before_ms
+            || storage.is_placing(&path)
+            || is_named(databases, &path)?;
+        if !is_wanted {
+            log::debug(format_args!("file {path} belongs to no record; deleted"));
+            storage.remove(&path)?;
+            gone.push(path);
+            count += 1;
         }
-        let database = match known.get(&path.database) {
-            Some(database) => database.clone(),
-            None => {
-                let found = find(databases, &path.database)?;
-                known.insert(path.database.clone(), found.clone());
-                found
-            }
-        };
-        if !is_named(database.as_deref(), &path)? {
-            left_over.push(path);
+        if gone.len() >= NOTED_AT_A_TIME {
+            note(databases, storage, std::mem::take(&mut gone))?;
         }
         Ok(())
     })?;
-    for path in &left_over {
-        log::info(format_args!("file {path} belongs to no record; deleted"));
-        storage.remove(path)?;
-    }
-    Ok(left_over.len())
+    note(databases, storage, gone)?;
+    Ok(count)
 }
 
-fn find(databases: &Databases, name: &str) -> Result<Option<Arc<Database>>> {
-    match databases.get(name) {
-        Ok(database) => Ok(Some(database)),
-        Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => Ok(None),
-        Err(error) => Err(error),
+/// Replicas may have them: a database may have been put back to before them.
+fn note(databases: &Databases, storage: &Storage, gone: Vec<FilePath>) -> Result<()> {
+    if gone.is_empty() || !storage.has_journal() {
+        return Ok(());
     }
+    databases.default().write(move |tx| {
+        let entries = gone.iter().map(|path| (path, "delete", 0, ""));
+        journal::write(tx, entries)
+    })
 }
 
 /// The files of a database that is not there stay: it may come back.
-fn is_named(database: Option<&Database>, path: &FilePath) -> Result<bool> {
-    let Some(database) = database else {
-        return Ok(true);
+fn is_named(databases: &Databases, path: &FilePath) -> Result<bool> {
+    let database = match databases.get(&path.database) {
+        Ok(database) => database,
+        Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => return Ok(true),
+        Err(error) => return Err(error),
     };
     let found = database
         .read(|connection| table::find(connection, &path.collection, &path.record, &path.name))?;

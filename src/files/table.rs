@@ -51,6 +51,13 @@ pub fn add(tx: &Connection, collection: &str, record: &str, file: &Stored) -> Re
     Ok(())
 }
 
+/// Whether a collection has files, of fields there are or of deleted ones.
+pub fn has_any(connection: &Connection, collection: &str) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM _files WHERE collection = ?1)";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.query_row([collection], |row| row.get(0))?)
+}
+
 /// Deletes the row of a file, and leaves a note; nothing if there is none.
 pub fn remove(tx: &Connection, collection: &str, record: &str, name: &str) -> Result<()> {
     note_deletion(

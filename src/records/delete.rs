@@ -64,7 +64,8 @@ pub fn delete_rows(
         for rowid in group.ids.keys() {
             statement.execute([rowid])?;
         }
-        if group.collection.has_files() {
+        // Also of fields that are deleted: their files go with the record.
+        if table::has_any(tx, &group.collection.id)? {
             for id in group.ids.values() {
                 table::remove_all(tx, &group.collection.id, id)?;
             }

@@ -6,12 +6,12 @@ use rusqlite::params_from_iter;
 use rusqlite::types::Value as Stored;
 
 use super::Scope;
-use super::draft::NewFile;
 use super::query::MAIN;
 use super::query::Query;
 use super::query::Sent;
 use super::query::Trust;
 use super::resolve::Resolved;
+use super::value;
 use crate::clock;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
@@ -50,13 +50,25 @@ pub fn insert(
     {
         return Err(super::not_allowed());
     }
-    add_files(tx, collection, id, &resolved.files)?;
+    add_files(tx, collection, id, resolved)?;
     result
 }
 
-fn add_files(tx: &Connection, collection: &Collection, id: &str, files: &[NewFile]) -> Result<()> {
-    for file in files {
-        table::add(tx, &collection.id, id, &file.stored)?;
+/// Adds the rows of the files that come along, of those that the record names now.
+fn add_files(
+    tx: &Connection,
+    collection: &Collection,
+    id: &str,
+    resolved: &Resolved,
+) -> Result<()> {
+    for file in &resolved.files {
+        let is_named = resolved.values.iter().any(|(at, stored)| {
+            let field = &collection.fields[*at];
+            field.name == file.field && value::load_list(field, stored).contains(&file.stored.name)
+        });
+        if is_named {
+            table::add(tx, &collection.id, id, &file.stored)?;
+        }
     }
     Ok(())
 }
@@ -173,7 +185,7 @@ pub fn update(
     for name in &resolved.removed {
         table::remove(tx, &collection.id, id, name)?;
     }
-    add_files(tx, collection, id, &resolved.files)
+    add_files(tx, collection, id, resolved)
 }
 
 /// Rules know accounts by their ids alone, so no two accounts of a database have the same.

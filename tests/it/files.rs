@@ -27,6 +27,8 @@ mod batch;
 mod check;
 /// What becomes of files when what they belong to is deleted.
 mod deletion;
+/// Forms that come slowly, or with files for what takes none.
+mod forms;
 /// What replicas are told.
 mod replicas;
 /// What is particular to buckets.

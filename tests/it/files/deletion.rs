@@ -13,6 +13,7 @@ use super::send;
 use super::server;
 use super::stored;
 use crate::support::sqlite_for_writing;
+use crate::support::token::replica;
 use crate::support::wait_until;
 
 const PURGE: &str = "/api/databases/default/purge";
@@ -65,6 +66,22 @@ fn files_of_a_deleted_field_are_out_of_reach_and_go_with_the_purge(place: Place)
     let body = form(&[("doc", Some("new.txt"), b"new"), ("pics-", None, b"none")]);
     let id = record["id"].as_str().unwrap();
     send(&api, "PATCH", &format!("{DOCS}/{id}"), &body).expect(200);
+}
+
+fn files_of_a_deleted_field_go_with_their_record(place: Place) {
+    let server = server(place);
+    let (api, admin) = (server.api(), server.admin());
+    let body = form(&[("doc", Some("a.txt"), b"content")]);
+    let id = send(&api, "POST", DOCS, &body)
+        .expect(200)
+        .text("/id")
+        .to_owned();
+    let fields = json!({"fields": [{"name": "title", "type": "text"}]});
+    admin.patch("/api/collections/docs", &fields).expect(200);
+    api.delete(&format!("{DOCS}/{id}")).expect(204);
+    // Nobody tells the thread of it, so it is done at the next start, at the latest.
+    let server = server.restart();
+    wait_until("the file is gone", || stored(&server).is_empty());
 }
 
 fn files_of_a_deleted_collection_go_with_the_purge(place: Place) {
@@ -128,6 +145,9 @@ fn files_of_a_deleted_collection_go_with_the_purge(place: Place) {
 fn files_of_a_deleted_database_lie_beside_its_file() {
     let server = server(Place::Local);
     let (api, admin) = (server.api(), server.admin());
+    let replica = replica(&api, "one");
+    let reply = replica.get("/api/replica/files").expect(200);
+    let epoch = reply.text("/epoch").to_owned();
     let shop = json!({"name": "shop"});
     let docs =
         json!({"name": "docs", "createRule": "", "fields": [{"name": "doc", "type": "file"}]});
@@ -139,6 +159,10 @@ fn files_of_a_deleted_database_lie_beside_its_file() {
         admin.delete("/api/databases/shop").expect(204);
         assert!(stored(&server).is_empty());
     }
+    // The journal tells nothing of them, so replicas have to look at all there is.
+    replica
+        .get(&format!("/api/replica/files?since=0&epoch={epoch}"))
+        .expect(410);
     let mut names: Vec<String> = std::fs::read_dir(server.dir().join("data/deleted"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -176,6 +200,7 @@ fn files_of_a_deleted_database_lie_beside_its_file() {
 }
 
 on_both!(
+    files_of_a_deleted_field_go_with_their_record,
     files_of_a_deleted_field_are_out_of_reach_and_go_with_the_purge,
     files_of_a_deleted_collection_go_with_the_purge,
 );

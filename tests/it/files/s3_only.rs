@@ -50,6 +50,27 @@ fn a_download_is_sent_to_the_bucket() {
     let unsigned = target.split('?').next().unwrap();
     assert!(!unsigned.contains("X-Amz"));
 
+    // What could run scripts there is not shown but saved.
+    for (name, form_of) in [
+        ("a.html", "attachment"),
+        ("a.svg", "attachment"),
+        ("a.txt", "inline"),
+    ] {
+        let body = form(&[("doc", Some(name), b"content")]);
+        let made = send(&api, "POST", DOCS, &body).expect(200).json;
+        let other = link(&made, &made["doc"]).replace("?stream=1", "");
+        let location = api
+            .get(&other)
+            .expect(307)
+            .header("Location")
+            .unwrap()
+            .to_owned();
+        assert!(
+            location.contains(&format!("disposition={form_of}")),
+            "{name}: {location}"
+        );
+    }
+
     // Or it comes from here, in parts too.
     let streamed = api
         .with_header("Range", "bytes=11-")
