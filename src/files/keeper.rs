@@ -23,8 +23,7 @@ const ROUND: Duration = Duration::from_secs(86_400);
 
 /// Works until it is stopped. What fails is logged and tried again.
 pub fn run(databases: &Databases, files: &Files, stop: &Stop) {
-    // What came after the start may be about to be named; the times of files are a little behind
-    // the clock.
+    // What came after the start may be about to be named.
     look_through(
         databases,
         files,

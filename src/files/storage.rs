@@ -122,8 +122,8 @@ impl Storage {
     pub fn clocks_differ_ms(&self) -> i64 {
         match &self.s3 {
             Some(_) => 3_600_000,
-            // The kernel gives files the time of its last tick.
-            None => 20,
+            // It is this one that dates them.
+            None => 0,
         }
     }
 
