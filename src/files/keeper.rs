@@ -65,6 +65,9 @@ fn look_through(databases: &Databases, files: &Files, before_ms: i64, stop: &Sto
             files.signal.notify(&name);
         }
     }
+    if stop.is_set() {
+        return;
+    }
     let done = files
         .storage
         .claim(&files.node)
@@ -74,6 +77,7 @@ fn look_through(databases: &Databases, files: &Files, before_ms: i64, stop: &Sto
     }
     match done {
         Ok(0) => {}
+        Err(_) if stop.is_set() => {}
         Ok(count) => log::info(format_args!("storage looked through deleted={count}")),
         Err(error) => log::warn(format_args!("look through the storage: {error}")),
     }

@@ -5,6 +5,7 @@ use super::Storage;
 use super::journal;
 use super::table;
 use crate::db::Databases;
+use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::log;
@@ -17,12 +18,13 @@ const NOTED_AT_A_TIME: usize = 500;
 /// no request is about to name. Returns how many went.
 pub fn run(databases: &Databases, storage: &Storage, before_ms: i64, stop: &Stop) -> Result<usize> {
     let (mut count, mut gone) = (0, Vec::new());
-    storage.walk(&mut |path, written_ms| {
+    let walked = storage.walk(&mut |path, written_ms| {
+        if stop.is_set() {
+            return Err(Error::unavailable("The server stops."));
+        }
         // In this order: whoever has placed it keeps it only after its row is there.
-        let is_wanted = stop.is_set()
-            || written_ms >= before_ms
-            || storage.is_placing(&path)
-            || is_named(databases, &path)?;
+        let is_wanted =
+            written_ms >= before_ms || storage.is_placing(&path) || is_named(databases, &path)?;
         if !is_wanted {
             log::debug(format_args!("file {path} belongs to no record; deleted"));
             storage.remove(&path)?;
@@ -33,9 +35,9 @@ pub fn run(databases: &Databases, storage: &Storage, before_ms: i64, stop: &Stop
             note(databases, storage, std::mem::take(&mut gone))?;
         }
         Ok(())
-    })?;
+    });
     note(databases, storage, gone)?;
-    Ok(count)
+    walked.map(|()| count)
 }
 
 /// Replicas may have them: a database may have been put back to before them.
