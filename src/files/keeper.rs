@@ -18,6 +18,8 @@ use crate::threads::Stop;
 
 /// Pause after a failure, and longest wait for something to do.
 const PAUSE: Duration = Duration::from_secs(30);
+/// How long the first change waits for others.
+const GATHER: Duration = Duration::from_millis(50);
 /// Between two looks through everything.
 const ROUND: Duration = Duration::from_secs(86_400);
 
@@ -34,6 +36,11 @@ pub fn run(databases: &Databases, files: &Files, stop: &Stop) {
     let mut failed: BTreeMap<String, Instant> = BTreeMap::new();
     while !stop.is_set() {
         let mut names = files.signal.wait(PAUSE);
+        if !names.is_empty() {
+            // What comes together is noted together: each commit is one that requests wait for.
+            stop.wait(GATHER);
+            names.append(&mut files.signal.wait(Duration::ZERO));
+        }
         let now = Instant::now();
         // Those that failed wait for their time; the others do not wait for them.
         names.retain(|name| failed.get(name).is_none_or(|again| now >= *again));

@@ -11,6 +11,8 @@ use std::sync::Condvar;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use rusqlite::Connection;
+
 use super::FilePath;
 use super::journal;
 use super::storage::Storage;
@@ -85,15 +87,27 @@ pub fn empty(databases: &Databases, storage: &Storage, name: &str, stop: &Stop) 
             }
             storage.remove(&note.path)?;
         }
-        if storage.has_journal() {
-            write_journal(databases.default(), notes)?;
+        let default = databases.default();
+        if storage.has_journal() && !Arc::ptr_eq(&database, default) {
+            // Two files: first the one that may be written twice.
+            default.write(move |tx| write_journal(tx, &notes))?;
+            database.write(move |tx| forget(tx, last))?;
+            continue;
         }
+        let has_journal = storage.has_journal();
         database.write(move |tx| {
-            tx.prepare_cached("DELETE FROM _file_outbox WHERE id <= ?1")?
-                .execute([last])?;
-            Ok(())
+            if has_journal {
+                write_journal(tx, &notes)?;
+            }
+            forget(tx, last)
         })?;
     }
+    Ok(())
+}
+
+fn forget(tx: &Connection, last: i64) -> Result<()> {
+    tx.prepare_cached("DELETE FROM _file_outbox WHERE id <= ?1")?
+        .execute([last])?;
     Ok(())
 }
 
@@ -121,12 +135,10 @@ fn read(database: &Arc<Database>, name: &str) -> Result<Vec<Note>> {
     })
 }
 
-fn write_journal(default: &Arc<Database>, notes: Vec<Note>) -> Result<()> {
-    default.write(move |tx| {
-        let entries = notes.iter().map(|note| {
-            let op = if note.is_deletion { "delete" } else { "add" };
-            (&note.path, op, note.size, note.sha256.as_str())
-        });
-        journal::write(tx, entries)
-    })
+fn write_journal(tx: &Connection, notes: &[Note]) -> Result<()> {
+    let entries = notes.iter().map(|note| {
+        let op = if note.is_deletion { "delete" } else { "add" };
+        (&note.path, op, note.size, note.sha256.as_str())
+    });
+    journal::write(tx, entries)
 }
