@@ -1,8 +1,8 @@
 //! The process: starts everything in order, waits for a signal, stops everything in reverse.
 //!
 //! Threads: `main` waits for signals, `worker`s and the engine's threads serve, `timer` runs the
-//! clocks, `mail` sends, `log` writes the log. Order of stopping: no new requests; requests in
-//! flight are finished, at most [`STOP_DEADLINE`]; the timer; mail; the databases; the log.
+//! clocks, `files` keeps the storage, `mail` sends, `log` writes the log. Order of stopping: no new requests; requests in
+//! flight are finished, at most [`STOP_DEADLINE`]; the timer; the files; mail; the databases; the log.
 
 use std::net::SocketAddr;
 use std::net::TcpListener;

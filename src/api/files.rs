@@ -105,11 +105,18 @@ fn disposition(stored: &Stored, is_download: bool) -> String {
 /// The part that is asked for, or the word that the client has it already, or wants another.
 pub fn content(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
     let etag = format!("\"{}\"", stored.sha256);
+    let response = part(call, path, stored, &etag)?;
+    Ok(response
+        .with_header("ETag", etag)
+        .with_header("Accept-Ranges", "bytes"))
+}
+
+fn part(call: &Call<'_>, path: &FilePath, stored: &Stored, etag: &str) -> Result<Response> {
     let header = |name: &str| call.request.header(name);
-    if header("If-Match").is_some_and(|_| !range::is_match(header("If-Match"), &etag)) {
+    if header("If-Match").is_some_and(|_| !range::is_match(header("If-Match"), etag)) {
         return Ok(Response::empty(412));
     }
-    if range::is_match(header("If-None-Match"), &etag) {
+    if range::is_match(header("If-None-Match"), etag) {
         return Ok(Response::empty(304));
     }
     let is_current = header("If-Range").is_none_or(|known| known == etag);
@@ -157,8 +164,6 @@ fn with_headers(
         .with_header("Content-Type", &stored.media_type)
         .with_header("Content-Disposition", disposition(stored, is_download))
         .with_header("Content-Security-Policy", POLICY)
-        .with_header("ETag", format!("\"{}\"", stored.sha256))
-        .with_header("Accept-Ranges", "bytes")
         .with_header("Cache-Control", cache)
 }
 

@@ -97,8 +97,6 @@ pub fn file(call: &Call<'_>) -> Result<Response> {
     let response = files::content(call, &path, &stored)?;
     Ok(response
         .with_header("Content-Type", "application/octet-stream")
-        .with_header("ETag", format!("\"{}\"", stored.sha256))
-        .with_header("Accept-Ranges", "bytes")
         .with_header("Cache-Control", "no-store"))
 }
 

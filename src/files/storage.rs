@@ -91,12 +91,7 @@ impl Storage {
         let Some(s3) = &self.s3 else {
             return Ok(true);
         };
-        let mut owner = None;
-        s3.list(OWNER, &mut |object| {
-            owner = (object.key == OWNER).then_some(object.size).or(owner);
-            Ok(())
-        })?;
-        let Some(size) = owner else {
+        let Some(size) = size_of(s3, OWNER)? else {
             return Ok(false);
         };
         let mut text = String::new();
@@ -224,12 +219,7 @@ impl Storage {
                 .transpose()?
                 .map(|it| it.len()));
         };
-        let (key, mut size) = (path.to_string(), None);
-        s3.list(&key, &mut |object| {
-            size = (object.key == key).then_some(object.size).or(size);
-            Ok(())
-        })?;
-        Ok(size)
+        size_of(s3, &path.to_string())
     }
 
     /// Deletes a stored file, if it is there.
@@ -277,6 +267,16 @@ impl Storage {
             None => self.local.move_aside(database, folder),
         }
     }
+}
+
+/// How long an object is; none when it is not there.
+fn size_of(s3: &S3, key: &str) -> Result<Option<u64>> {
+    let mut size = None;
+    s3.list(key, &mut |object| {
+        size = (object.key == key).then_some(object.size).or(size);
+        Ok(())
+    })?;
+    Ok(size)
 }
 
 /// What is in the bucket and no file of ours is passed over.

@@ -2,6 +2,7 @@
 
 use rusqlite::Connection;
 use rusqlite::OptionalExtension as _;
+use rusqlite::ToSql;
 use rusqlite::params;
 
 use super::FilePath;
@@ -36,19 +37,13 @@ pub fn add(tx: &Connection, collection: &str, record: &str, file: &Stored) -> Re
         file.media_type,
         now
     ])?;
-    tx.prepare_cached(
-        "INSERT INTO _file_outbox (op, collection, record, name, size, sha256, created)
-         VALUES ('add', ?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![
-        collection,
-        record,
-        file.name,
-        size,
-        file.sha256,
-        now
-    ])?;
-    Ok(())
+    let which = "collection = ?2 AND record = ?3 AND name = ?4";
+    note(
+        tx,
+        "add",
+        which,
+        params![now, collection, record, file.name],
+    )
 }
 
 /// Whether a collection has files, of fields there are or of deleted ones.
@@ -60,29 +55,30 @@ pub fn has_any(connection: &Connection, collection: &str) -> Result<bool> {
 
 /// Deletes the row of a file, and leaves a note; nothing if there is none.
 pub fn remove(tx: &Connection, collection: &str, record: &str, name: &str) -> Result<()> {
-    note_deletion(
-        tx,
-        "name = ?4",
-        params![collection, record, clock::now(), name],
-    )?;
-    tx.prepare_cached("DELETE FROM _files WHERE collection = ?1 AND record = ?2 AND name = ?3")?
-        .execute(params![collection, record, name])?;
-    Ok(())
+    let which = "collection = ?2 AND record = ?3 AND name = ?4";
+    let now = clock::now();
+    remove_where(tx, which, params![now, collection, record, name]).map(drop)
 }
 
 /// The same for all files of a record.
 pub fn remove_all(tx: &Connection, collection: &str, record: &str) -> Result<()> {
-    note_deletion(tx, "TRUE", params![collection, record, clock::now()])?;
-    tx.prepare_cached("DELETE FROM _files WHERE collection = ?1 AND record = ?2")?
-        .execute(params![collection, record])?;
-    Ok(())
+    let which = "collection = ?2 AND record = ?3";
+    remove_where(tx, which, params![clock::now(), collection, record]).map(drop)
 }
 
-fn note_deletion(tx: &Connection, which: &str, params: &[&dyn rusqlite::ToSql]) -> Result<()> {
+/// Deletes rows and leaves a note of each; the first parameter is the time. Returns how many.
+fn remove_where(tx: &Connection, which: &str, params: &[&dyn ToSql]) -> Result<usize> {
+    note(tx, "delete", which, params)?;
+    let sql = format!("DELETE FROM _files AS f WHERE {which}");
+    Ok(tx.prepare_cached(&sql)?.execute(params)?)
+}
+
+/// Leaves a note of each of these rows; the first parameter is the time.
+fn note(tx: &Connection, op: &str, which: &str, params: &[&dyn ToSql]) -> Result<()> {
     let sql = format!(
         "INSERT INTO _file_outbox (op, collection, record, name, size, sha256, created)
-         SELECT 'delete', collection, record, name, size, sha256, ?3
-         FROM _files WHERE collection = ?1 AND record = ?2 AND {which}"
+         SELECT '{op}', collection, record, name, size, sha256, ?1
+         FROM _files AS f WHERE {which}"
     );
     tx.prepare_cached(&sql)?.execute(params)?;
     Ok(())
@@ -101,11 +97,9 @@ pub struct Named<'a> {
 pub fn remove_unnamed(tx: &Connection, named: &[Named<'_>]) -> Result<usize> {
     let live: Vec<&str> = named.iter().map(|named| named.collection).collect();
     let live = serde_json::to_string(&live)?;
-    let mut count = remove_where(
-        tx,
-        "collection NOT IN (SELECT value FROM json_each(?1))",
-        &live,
-    )?;
+    let now = clock::now();
+    let not_live = "collection NOT IN (SELECT value FROM json_each(?2))";
+    let mut count = remove_where(tx, not_live, params![now, live])?;
     for named in named {
         let columns = named.columns.iter().map(|column| {
             let column = quote(column);
@@ -119,24 +113,13 @@ pub fn remove_unnamed(tx: &Connection, named: &[Named<'_>]) -> Result<usize> {
             .collect::<Vec<_>>()
             .join(" OR ");
         let condition = format!(
-            "collection = ?1 AND NOT EXISTS
+            "collection = ?2 AND NOT EXISTS
              (SELECT 1 FROM {} AS r WHERE r.id = f.record AND ({names}))",
             quote(named.table)
         );
-        count += remove_where(tx, &condition, named.collection)?;
+        count += remove_where(tx, &condition, params![now, named.collection])?;
     }
     Ok(count)
-}
-
-fn remove_where(tx: &Connection, condition: &str, parameter: &str) -> Result<usize> {
-    let sql = format!(
-        "INSERT INTO _file_outbox (op, collection, record, name, size, sha256, created)
-         SELECT 'delete', collection, record, name, size, sha256, ?2
-         FROM _files AS f WHERE {condition}"
-    );
-    tx.prepare(&sql)?.execute([parameter, &clock::now()])?;
-    let sql = format!("DELETE FROM _files AS f WHERE {condition}");
-    Ok(tx.prepare(&sql)?.execute([parameter])?)
 }
 
 /// What is known of one file.
