@@ -10,6 +10,8 @@ use crate::collections::Catalog;
 use crate::config::Config;
 use crate::db;
 use crate::db::Databases;
+use crate::db::Role;
+use crate::error::Error;
 use crate::error::Result;
 use crate::files::Files;
 use crate::files::Journal;
@@ -19,6 +21,17 @@ use crate::mail::Mailer;
 use crate::node;
 use crate::records;
 use crate::replicas::Replicas;
+use crate::replication::Client;
+use crate::replication::Master;
+use crate::replication::Replica;
+
+/// What this server is to others.
+pub enum Part {
+    /// Replicas follow it.
+    Master(Master),
+    /// It follows a master.
+    Replica(Arc<Replica>),
+}
 
 /// Owns the databases and what is built on them.
 pub struct App {
@@ -28,6 +41,7 @@ pub struct App {
     pub mail: Mailer,
     pub files: Files,
     pub replicas: Replicas,
+    pub part: Part,
     file_sync_retention_ms: i64,
     /// The name of this node.
     pub node_id: String,
@@ -36,12 +50,19 @@ pub struct App {
 impl App {
     /// Opens the data directory and starts what sends mail.
     pub fn open(config: &Config) -> Result<App> {
+        let role = match config.replica {
+            Some(_) => Role::Replica,
+            None => Role::Master,
+        };
         let settings = db::Settings {
+            role,
             synchronous: config.synchronous,
             prepare: records::register,
         };
         let databases = Arc::new(Databases::open(&config.data_dir, settings)?);
-        let catalog = Arc::new(Catalog::open(Arc::clone(&databases), records::check_rule));
+        node::take_role(databases.local(), role)?;
+        let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
+        let catalog = Arc::new(catalog);
         let auth = Auth::open(
             Arc::clone(&databases),
             Arc::clone(&catalog),
@@ -55,6 +76,21 @@ impl App {
         )?;
         let node_id = node::id(databases.local())?;
         let replicas = Replicas::open(Arc::clone(databases.local()))?;
+        let (node_id, part) = match &config.replica {
+            None => {
+                let master =
+                    Master::new(Arc::clone(&databases), &config.data_dir, config.synchronous);
+                (node_id, Part::Master(master))
+            }
+            Some(settings) => {
+                let id = settings.id.clone().unwrap_or(node_id);
+                let sign = Box::new(auth.replica_signer(&id));
+                let url = config.given_public_url();
+                let client = Client::new(&settings.master_url, &id, url, sign);
+                let replica = Replica::open(databases.local(), client, settings.interval)?;
+                (id, Part::Replica(Arc::new(replica)))
+            }
+        };
         Ok(App {
             files: Files::open(&config.data_dir, config.s3.as_ref(), &databases, &replicas)?,
             file_sync_retention_ms: i64::from(config.file_sync_retention_days) * DAY_MS,
@@ -63,13 +99,34 @@ impl App {
             auth,
             mail: Mailer::start(config.mail.as_ref())?,
             replicas,
+            part,
             node_id,
         })
+    }
+
+    /// What replicas follow, on a master.
+    pub fn master(&self) -> Result<&Master> {
+        match &self.part {
+            Part::Master(master) => Ok(master),
+            Part::Replica(_) => Err(Error::read_only()),
+        }
+    }
+
+    /// What follows a master, on a replica.
+    pub fn replica(&self) -> Option<&Arc<Replica>> {
+        match &self.part {
+            Part::Replica(replica) => Some(replica),
+            Part::Master(_) => None,
+        }
     }
 
     /// Work that is due now and then. What fails is logged and tried again the next time.
     pub fn maintain(&self) {
         self.databases.maintain();
+        let Part::Master(master) = &self.part else {
+            return;
+        };
+        master.spools.forget_unused();
         if let Err(error) = self.auth.keys.write_last_used() {
             log::warn(format_args!("note when keys were used: {error}"));
         }
@@ -94,6 +151,7 @@ impl App {
     /// Takes a database out of service, and its files out of the storage: both move to `deleted/`.
     pub fn delete_database(&self, name: &str) -> Result<()> {
         let storage = &self.files.storage;
+        self.master()?.forget(name);
         self.catalog.delete_database(name, |file| {
             // It is deleted; what fails here is done when the name is used again.
             let moved = storage.move_aside(name, &file.with_extension("files"));
@@ -128,12 +186,15 @@ impl App {
             auth,
             files,
             replicas,
+            part,
             ..
         } = self;
-        if let Err(error) = auth.keys.write_last_used() {
+        if matches!(part, Part::Master(_))
+            && let Err(error) = auth.keys.write_last_used()
+        {
             log::warn(format_args!("note when keys were used: {error}"));
         }
-        drop((auth, catalog, files, replicas));
+        drop((auth, catalog, files, replicas, part));
         match Arc::try_unwrap(databases) {
             Ok(databases) => databases.close(),
             Err(_) => {

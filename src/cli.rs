@@ -178,6 +178,7 @@ fn refuse_empty(data_dir: &Path) -> Result<()> {
 
 /// What holds for databases that are opened beside a running server.
 const SETTINGS: db::Settings = db::Settings {
+    role: db::Role::Master,
     synchronous: db::Synchronous::Full,
     prepare: records::register,
 };

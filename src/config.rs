@@ -9,15 +9,18 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::db::Synchronous;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files::S3Settings;
+use crate::ids;
 use crate::log::Level;
 use crate::mail;
 use crate::mail::Relay;
 use crate::mail::Sender;
+use crate::replication;
 
 /// One row of the option table.
 pub struct Opt {
@@ -29,9 +32,6 @@ pub struct Opt {
     pub takes: &'static str,
     /// One line for people.
     pub help: &'static str,
-    /// Read and checked, but the part that it belongs to is not in this version: anything but
-    /// the default is refused, so that nobody believes that it works.
-    pub reserved: bool,
 }
 
 impl Opt {
@@ -52,22 +52,6 @@ const fn opt(
         default,
         takes,
         help,
-        reserved: false,
-    }
-}
-
-const fn reserved(
-    variable: &'static str,
-    default: &'static str,
-    takes: &'static str,
-    help: &'static str,
-) -> Opt {
-    Opt {
-        variable,
-        default,
-        takes,
-        help,
-        reserved: true,
     }
 }
 
@@ -92,25 +76,25 @@ pub const OPTIONS: [Opt; 28] = [
         "at least 32 bytes",
         "signs all tokens; made and kept in DATA_DIR/secret when not given",
     ),
-    reserved(
+    opt(
         "REPLICA_MODE",
         "master",
         "master or replica",
         "whether this server takes writes or follows a master",
     ),
-    reserved(
+    opt(
         "MASTER_URL",
         "",
         "an http or https URL",
         "the master, on a replica",
     ),
-    reserved(
+    opt(
         "SYNC_INTERVAL",
         "60",
         "seconds from 1 to 86400",
         "pause between sync cycles of a replica",
     ),
-    reserved(
+    opt(
         "REPLICA_ID",
         "",
         "1 to 64 of A-Z a-z 0-9 _ -",
@@ -221,6 +205,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The secret for tokens, when given.
     pub jwt_secret: Option<String>,
+    /// The master, on a replica.
+    pub replica: Option<replication::replica::Settings>,
     /// Life of an admin or user token.
     pub token_hours: u32,
     /// Longest form with files.
@@ -256,9 +242,6 @@ impl Config {
     /// Checks the given flags (by variable name) and the environment.
     pub fn load(flags: &HashMap<&'static str, String>) -> Result<Config> {
         let raw = Raw { flags };
-        for option in &OPTIONS {
-            raw.check_reserved(option)?;
-        }
         Ok(Config {
             listen: SocketAddr::new(
                 raw.parse("HOST", |text| match text {
@@ -269,6 +252,7 @@ impl Config {
             ),
             data_dir: raw.data_dir()?,
             jwt_secret: raw.secret()?,
+            replica: raw.replica()?,
             token_hours: raw.number("TOKEN_HOURS", 1, 87_600)?,
             upload_bytes_max: raw.number::<u64>("MAX_BODY_MB", 1, 10_240)? << 20,
             s3: raw.s3()?,
@@ -307,6 +291,11 @@ impl Config {
         self.public_url.clone().unwrap_or_else(here)
     }
 
+    /// Where clients reach this server, if that was given.
+    pub fn given_public_url(&self) -> Option<String> {
+        self.public_url.clone()
+    }
+
     /// Only where the files are, for the same.
     pub fn load_s3(flags: &HashMap<&'static str, String>) -> Result<Option<S3Settings>> {
         Raw { flags }.s3()
@@ -326,14 +315,9 @@ pub fn describe() -> String {
             "" => String::new(),
             default => format!(" [{default}]"),
         };
-        let note = if option.reserved {
-            " (not in this version)"
-        } else {
-            ""
-        };
         let _ = writeln!(
             text,
-            "  {:26} --{:27} {}{default}{note}\n  {:26} {:29} takes {}",
+            "  {:26} --{:27} {}{default}\n  {:26} {:29} takes {}",
             option.variable,
             option.flag(),
             option.help,
@@ -441,15 +425,33 @@ impl Raw<'_> {
         }))
     }
 
-    fn check_reserved(&self, option: &Opt) -> Result<()> {
-        let value = self.get(option.variable)?;
-        if !option.reserved || value == option.default {
-            return Ok(());
+    /// A replica reads the tokens of its master, so it needs the secret.
+    fn replica(&self) -> Result<Option<replication::replica::Settings>> {
+        let master_url = self.parse("MASTER_URL", |text| match text {
+            "" => Some(None),
+            url => is_origin(url).then(|| Some(url.to_owned())),
+        })?;
+        let interval = Duration::from_secs(self.number("SYNC_INTERVAL", 1, 86_400)?);
+        let id = self.parse("REPLICA_ID", |text| match text {
+            "" => Some(None),
+            id => ids::is_valid_id(id).then(|| Some(id.to_owned())),
+        })?;
+        let is_replica = self.parse("REPLICA_MODE", |text| match text {
+            "master" => Some(false),
+            "replica" => Some(true),
+            _ => None,
+        })?;
+        if !is_replica {
+            return Ok(None);
         }
-        Err(Error::invalid(format!(
-            "{}: what it sets ({}) is not in this version; leave it unset",
-            option.variable, option.help
-        )))
+        let needs = |name| Error::invalid(format!("REPLICA_MODE=replica needs {name}."));
+        self.secret()?
+            .ok_or_else(|| needs("the JWT_SECRET of the master"))?;
+        Ok(Some(replication::replica::Settings {
+            master_url: master_url.ok_or_else(|| needs("MASTER_URL"))?,
+            interval,
+            id,
+        }))
     }
 }
 
@@ -513,6 +515,10 @@ mod tests {
             ("JWT_SECRET", "short"),
             ("SMTP_URL", "mail.example.com"),
             ("PUBLIC_URL", "app.example"),
+            ("REPLICA_MODE", "slave"),
+            ("MASTER_URL", "master.example"),
+            ("SYNC_INTERVAL", "0"),
+            ("REPLICA_ID", "a b"),
             ("CORS_ORIGINS", "https://a.example,b.example"),
             ("CORS_ORIGINS", "https://*.example"),
             ("TRUSTED_PROXIES", "127.0.0.1,proxy"),
@@ -556,11 +562,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_this_version_is_refused_rather_than_ignored() {
-        let message = load(&[("REPLICA_MODE", "replica")])
-            .err()
-            .unwrap()
-            .to_string();
-        assert!(message.contains("REPLICA_MODE"), "{message}");
+    fn a_replica_needs_its_master_and_the_secret() {
+        let secret = ("JWT_SECRET", "0123456789abcdef0123456789abcdef");
+        let master = ("MASTER_URL", "http://127.0.0.1:3000");
+        let mode = ("REPLICA_MODE", "replica");
+        let replica = load(&[mode, secret, master]).unwrap().replica.unwrap();
+        assert_eq!(replica.interval, Duration::from_secs(60));
+        assert!(load(&[secret, master]).unwrap().replica.is_none());
+        for (given, missing) in [
+            ([mode, secret], "MASTER_URL"),
+            ([mode, master], "JWT_SECRET"),
+        ] {
+            let message = load(&given).err().unwrap().to_string();
+            assert!(message.contains(missing), "{message}");
+        }
     }
 }

@@ -27,6 +27,8 @@ pub enum Kind {
     Gone,
     /// The path exists, the method does not.
     MethodNotAllowed,
+    /// This server follows a master, which takes the writes.
+    ReadOnly,
     /// The state of the data is in the way (a duplicate, a record still referred to).
     Conflict,
     /// More than the server takes in one request.
@@ -47,7 +49,7 @@ impl Kind {
         match self {
             Kind::Invalid => 400,
             Kind::Unauthenticated => 401,
-            Kind::Forbidden => 403,
+            Kind::Forbidden | Kind::ReadOnly => 403,
             Kind::NotFound => 404,
             Kind::Gone => 410,
             Kind::MethodNotAllowed => 405,
@@ -112,6 +114,14 @@ impl Error {
     /// The request is wrong.
     pub fn invalid(message: impl Into<String>) -> Error {
         Error::new(Kind::Invalid, message)
+    }
+
+    /// Writes go to the master.
+    pub fn read_only() -> Error {
+        Error::new(
+            Kind::ReadOnly,
+            "This server is a replica and takes no writes; send them to its master.",
+        )
     }
 
     /// There is no such thing.

@@ -23,6 +23,7 @@ mod filter;
 mod node;
 mod records;
 mod replicas;
+mod replication;
 mod rules;
 
 mod app;

@@ -3,6 +3,8 @@
 use rusqlite::OptionalExtension as _;
 
 use crate::db::Database;
+use crate::db::Role;
+use crate::error::Error;
 use crate::error::Result;
 use crate::ids;
 
@@ -14,6 +16,37 @@ pub fn id(local: &Database) -> Result<String> {
     let id = ids::hex(&ids::random_bytes::<8>()?);
     set_fact(local, "id", id.clone())?;
     Ok(id)
+}
+
+/// Refuses to go on with data of another role: a replica would overwrite what a master alone has, and
+/// a master that was one would have replicas of its own believe it.
+pub fn take_role(local: &Database, role: Role) -> Result<()> {
+    let (own, other) = match role {
+        Role::Master => ("master", "replica"),
+        Role::Replica => ("replica", "master"),
+    };
+    match fact(local, "role")?.as_deref() {
+        Some(it) if it == own => Ok(()),
+        Some(it) if it == other && role == Role::Master => Err(Error::unavailable(
+            "The data is that of a replica. vski replica promote makes a master of it; \
+             REPLICA_MODE=replica goes on following.",
+        )),
+        Some(it) if it == other => Err(Error::unavailable(
+            "The data is that of a master, which following another one would overwrite. Give the \
+             replica a DATA_DIR of its own.",
+        )),
+        _ => set_fact(local, "role", own.to_owned()),
+    }
+}
+
+/// Whether the data is a replica's.
+pub fn is_replica(local: &Database) -> Result<bool> {
+    Ok(fact(local, "role")?.is_some_and(|role| role == "replica"))
+}
+
+/// Makes a master of a replica.
+pub fn promote(local: &Database) -> Result<()> {
+    set_fact(local, "role", "master".to_owned())
 }
 
 /// What is noted under a name.

@@ -4,6 +4,7 @@
 //! Kept in memory and in `local.db`. An acknowledgement is written before it is answered; that
 //! somebody was here is written once a minute.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -40,6 +41,19 @@ struct Known {
     written_ms: i64,
     /// It has every file up to this entry of the journal.
     files_acked: i64,
+    /// The states of databases that it said it has, with the tags of their epochs; not kept on disk.
+    databases: BTreeMap<String, (String, u64)>,
+}
+
+/// What the operator is told of a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub id: String,
+    pub public_url: Option<String>,
+    /// Milliseconds since 1970.
+    pub seen_ms: i64,
+    pub files_acked: i64,
+    pub databases: BTreeMap<String, (String, u64)>,
 }
 
 impl Replicas {
@@ -57,6 +71,7 @@ impl Replicas {
                     seen_ms,
                     written_ms: seen_ms,
                     files_acked: row.get(3)?,
+                    databases: BTreeMap::new(),
                 };
                 Ok((row.get(0)?, known))
             })?;
@@ -87,6 +102,7 @@ impl Replicas {
             seen_ms: 0,
             written_ms: 0,
             files_acked: 0,
+            databases: BTreeMap::new(),
         });
         // A clock that was set back must not silence it.
         let is_recent = (0..UNWRITTEN_MS).contains(&(now_ms - replica.written_ms));
@@ -107,6 +123,33 @@ impl Replicas {
             .execute(params![id, url, now])?;
             Ok(())
         })
+    }
+
+    /// A replica, which is here, has these states of databases.
+    pub fn acknowledge_databases(
+        &self,
+        id: &str,
+        databases: impl IntoIterator<Item = (String, (String, u64))>,
+    ) {
+        if let Some(replica) = lock(&self.known).get_mut(id) {
+            replica.databases.extend(databases);
+        }
+    }
+
+    /// All of them, by name.
+    pub fn list(&self) -> Vec<Seen> {
+        let mut list: Vec<Seen> = lock(&self.known)
+            .iter()
+            .map(|(id, known)| Seen {
+                id: id.clone(),
+                public_url: known.public_url.clone(),
+                seen_ms: known.seen_ms,
+                files_acked: known.files_acked,
+                databases: known.databases.clone(),
+            })
+            .collect();
+        list.sort_by(|a, b| a.id.cmp(&b.id));
+        list
     }
 
     /// A replica, which is here, has every file up to this entry. What it said before stays true.

@@ -1,7 +1,7 @@
 //! The process: starts everything in order, waits for a signal, stops everything in reverse.
 //!
 //! Threads: `main` waits for signals, `worker`s and the engine's threads serve, `timer` runs the
-//! clocks, `files` keeps the storage, `mail` sends, `log` writes the log. Order of stopping: no new requests; requests in
+//! clocks, `files` keeps the storage of a master, `sync` and `wake` follow one on a replica, `mail` sends, `log` writes the log. Order of stopping: no new requests; requests in
 //! flight are finished, at most [`STOP_DEADLINE`]; the timer; the files; mail; the databases; the log.
 
 use std::net::SocketAddr;
@@ -21,6 +21,7 @@ use crate::api::Api;
 use crate::api::cors::Cors;
 use crate::app::App;
 use crate::config::Config;
+use crate::db;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -28,6 +29,8 @@ use crate::error::ResultExt as _;
 use crate::files;
 use crate::http;
 use crate::log;
+use crate::replication::replica;
+use crate::replication::replica::Sync;
 use crate::threads;
 use crate::threads::Stop;
 
@@ -74,26 +77,18 @@ pub fn run<E: From<Error>>(
 struct Running {
     app: Arc<App>,
     http: http::server::Server,
-    timer: JoinHandle<()>,
-    files: JoinHandle<()>,
+    /// The threads that end at a stop, by name.
+    threads: Vec<(&'static str, JoinHandle<()>)>,
     stop: Stop,
 }
 
 fn start(config: &Config) -> Result<Running> {
     raise_descriptor_limit(config.connections_max)?;
     let listener = listen(config.listen)?;
+    db::check_build()?;
     let app = Arc::new(App::open(config)?);
     let stop = Stop::new();
-    let timer = {
-        let (app, stop) = (Arc::clone(&app), stop.clone());
-        threads::spawn("timer", move || run_timer(&app, &stop))?
-    };
-    let files = {
-        let (app, stop) = (Arc::clone(&app), stop.clone());
-        threads::spawn("files", move || {
-            files::keeper::run(&app.databases, &app.files, &stop);
-        })?
-    };
+    let threads = start_threads(config, &app, &stop)?;
     let api = api::Settings {
         upload_bytes_max: config.upload_bytes_max,
         cors: Cors::new(config.cors_origins.clone()),
@@ -114,10 +109,37 @@ fn start(config: &Config) -> Result<Running> {
     Ok(Running {
         app,
         http,
-        timer,
-        files,
+        threads,
         stop,
     })
+}
+
+/// Starts what works by itself: the clocks; what keeps the storage on a master, what follows one on a
+/// replica.
+fn start_threads(
+    config: &Config,
+    app: &Arc<App>,
+    stop: &Stop,
+) -> Result<Vec<(&'static str, JoinHandle<()>)>> {
+    let spawn = |name: &'static str, body: fn(&App, &Stop)| {
+        let (app, stop) = (Arc::clone(app), stop.clone());
+        threads::spawn(name, move || body(&app, &stop)).map(|thread| (name, thread))
+    };
+    let timer = spawn("timer", run_timer)?;
+    let Some(replica) = app.replica() else {
+        let files = spawn("files", |app, stop| {
+            files::keeper::run(&app.databases, &app.files, stop);
+        })?;
+        return Ok(vec![timer, files]);
+    };
+    let sync = Sync::new(replica, &app.databases, &app.catalog, &config.data_dir)?;
+    let sync = ("sync", threads::spawn("sync", move || sync.run())?);
+    let wake = spawn("wake", |app, stop| {
+        if let Some(replica) = app.replica() {
+            replica::watch(replica, stop);
+        }
+    })?;
+    Ok(vec![timer, sync, wake])
 }
 
 impl Running {
@@ -139,14 +161,16 @@ impl Running {
         }
         drop(self.http);
         self.stop.set();
-        let timer_ended = threads::join_until(self.timer, deadline);
-        if !timer_ended {
-            log::warn(format_args!("still running thread=timer"));
-        }
         self.app.files.signal.wake();
-        let files_ended = threads::join_until(self.files, deadline);
-        if !files_ended {
-            log::warn(format_args!("still running thread=files"));
+        if let Some(replica) = self.app.replica() {
+            replica.stop();
+        }
+        let mut all_ended = true;
+        for (name, thread) in self.threads {
+            if !threads::join_until(thread, deadline) {
+                log::warn(format_args!("still running thread={name}"));
+                all_ended = false;
+            }
         }
         let mail_ended = self.app.mail.stop(deadline);
         if !mail_ended {
@@ -156,16 +180,14 @@ impl Running {
         }
         let closed = match Arc::try_unwrap(self.app) {
             Ok(app) => app.close(),
-            Err(_) if left == 0 && timer_ended && files_ended => {
-                Err(Error::internal("databases still in use"))
-            }
+            Err(_) if left == 0 && all_ended => Err(Error::internal("databases still in use")),
             // The process ends anyway, and SQLite recovers by itself.
             Err(_) => Ok(()),
         };
         if let Err(error) = &closed {
             log::error(format_args!("close: {error}"));
         }
-        left == 0 && timer_ended && files_ended && mail_ended && closed.is_ok()
+        left == 0 && all_ended && mail_ended && closed.is_ok()
     }
 }
 

@@ -48,6 +48,7 @@ mod collections;
 pub mod cors;
 mod databases;
 mod files;
+mod follow;
 mod form;
 mod forms;
 mod health;
@@ -55,6 +56,7 @@ mod keys;
 mod pages;
 mod records;
 mod replica;
+mod replication;
 
 use cors::Cors;
 
@@ -75,6 +77,8 @@ pub enum Access {
     Admin,
     /// Replicas of this master, and nobody else.
     Replica,
+    /// Who watches over servers: administrators, service tokens, replicas.
+    Watch,
     /// Administrators, and API keys with this scope.
     Scope(KeyScope),
 }
@@ -87,6 +91,7 @@ impl fmt::Display for Access {
             Access::Account => "account",
             Access::Admin => "admin",
             Access::Replica => "replica",
+            Access::Watch => "watch",
             Access::Scope(scope) => scope.name(),
         })
     }
@@ -156,8 +161,8 @@ const fn route(
 
 /// Every endpoint there is.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 58] = {
-    use Access::{Account, Admin, Public, Replica, Rules, Scope};
+pub const ROUTES: [Route; 65] = {
+    use Access::{Account, Admin, Public, Replica, Rules, Scope, Watch};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
     use Place::{Database, Server};
@@ -229,6 +234,14 @@ pub const ROUTES: [Route; 58] = {
         small(route(Post,   "/api/replica/files/ack",                  Replica, Server,  Refuse, replica::acknowledge)),
         route(Get,    "/api/replica/file/{database}/{collection}/{record}/{file}", Replica, Server, Refuse, replica::file),
 
+        route(Get,    "/api/replica/databases",                        Replica, Server,  Refuse, replication::list),
+        route(Get,    "/api/replica/databases/{name}/pages",           Replica, Server,  Refuse, replication::pages),
+        route(Post,   "/api/replica/databases/{name}/pages",           Replica, Server,  Refuse, replication::differing),
+        route(Post,   "/api/replica/databases/{name}/compare",         Replica, Server,  Refuse, replication::compare),
+        route(Get,    "/api/replica/answers/{tag}",                    Replica, Server,  Refuse, replication::rest),
+        route(Post,   "/api/replica/ack",                              Replica, Server,  Refuse, replication::acknowledge),
+        route(Get,    "/api/replica/status",                           Watch,   Server,  Own,    replication::status),
+
         route(Get,    "/auth/confirm",                                 Public, Server,   Own,    pages::confirm),
         route(Get,    "/",                                             Public, Server,   Own,    health::root),
     ]
@@ -271,9 +284,7 @@ impl Api {
         let cors = &self.settings.cors;
         let response = match cors.preflight(request) {
             Some(response) => response,
-            None => self
-                .dispatch(request)
-                .unwrap_or_else(|error| answer_error(request, &error)),
+            None => follow::answer(&self.app, request, || self.dispatch(request)),
         };
         cors.allow(request, response)
     }
@@ -292,6 +303,11 @@ impl Api {
         };
         if database.is_some() && route.place == Place::Server {
             return Err(no_path());
+        }
+        if let Some(replica) = self.app.replica()
+            && let Some(elsewhere) = follow::redirect(replica, route.on_replica, request)?
+        {
+            return Ok(elsewhere);
         }
         if request.body.len() > route.body_bytes_max {
             return Err(Error::new(
@@ -326,8 +342,9 @@ impl Api {
         if route.access == Access::Public {
             return Ok(Identity::Nobody);
         }
-        if route.access == Access::Replica {
-            let id = request.header("X-Replica-Id").unwrap_or_default();
+        let id = request.header("X-Replica-Id");
+        if route.access == Access::Replica || (route.access == Access::Watch && id.is_some()) {
+            let id = id.unwrap_or_default();
             self.app.auth.check_replica(credentials(request), id)?;
             // It is no caller of the API proper.
             return Ok(Identity::Nobody);
@@ -468,6 +485,7 @@ fn check_access(route: &Route, identity: &Identity) -> Result<()> {
         (Access::Public | Access::Rules, _)
         | (Access::Account, Identity::User(_))
         | (_, Identity::Admin(_)) => true,
+        (Access::Watch, Identity::Service(_)) => true,
         (Access::Scope(scope), Identity::Key(key)) => key.scopes.contains(&scope),
         _ => false,
     };

@@ -44,6 +44,8 @@ mod token;
 
 /// Life of the token of a link.
 const FILE_TOKEN_MS: i64 = 3 * 60_000;
+/// Life of the token of a replica.
+const REPLICA_TOKEN_MS: i64 = 5 * 60_000;
 /// Longest life of a service token.
 pub const SERVICE_SECONDS_MAX: u32 = 86_400;
 
@@ -229,6 +231,21 @@ impl Auth {
                 Kind::Unauthenticated,
                 "This takes the token of a replica, and its name in X-Replica-Id.",
             )),
+        }
+    }
+
+    /// Makes the tokens by which a replica of this name is known to its master.
+    pub fn replica_signer(&self, id: &str) -> impl Fn() -> String + Send + Sync + 'static {
+        let (signing, subject) = (self.signing.clone(), id.to_owned());
+        move || {
+            let claims = Claims {
+                subject: subject.clone(),
+                purpose: Purpose::Replica,
+                key: String::new(),
+                expires_ms: clock::now_ms() + REPLICA_TOKEN_MS,
+                about: About::default(),
+            };
+            token::sign(&signing, &claims)
         }
     }
 

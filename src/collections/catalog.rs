@@ -47,6 +47,7 @@ use crate::clock;
 use crate::db;
 use crate::db::Database;
 use crate::db::Databases;
+use crate::db::Role;
 use crate::error::Error;
 use crate::error::Result;
 use crate::ids;
@@ -163,7 +164,9 @@ impl Catalog {
             Some(collections) if collections.check_current().is_ok() => return Ok(collections),
             // A change was refused, and reading what holds after it failed as well.
             Some(_) => {}
-            None => self.catch_up(database)?,
+            None if self.databases.role() == Role::Master => self.catch_up(database)?,
+            // Its master settles what was interrupted.
+            None => {}
         }
         self.reload(database)
     }
@@ -275,6 +278,16 @@ impl Catalog {
         self.forget(database)?;
         clear()?;
         self.databases.create(database)
+    }
+
+    /// Runs `change`, by which this server gets other definitions from elsewhere. What was made with
+    /// those of before is stale from then on.
+    pub fn replace<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _changing = lock(&self.changing);
+        for changes in lock(&self.changes).values() {
+            changes.fetch_add(1, Ordering::SeqCst);
+        }
+        change()
     }
 
     /// Takes a database and all its collections out of sight. Calls `also` with where its file lies

@@ -30,9 +30,13 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Looks at the log after a commit and folds it in when that is due.
-    pub fn after_commit(&mut self, connection: &Connection, busy_wait: Duration) -> Result<()> {
-        let pages = log_pages(connection, "PRAGMA wal_checkpoint(NOOP)")?;
+    /// Folds the log in after a commit when that is due, now that it has this many pages.
+    pub fn after_commit(
+        &mut self,
+        connection: &Connection,
+        pages: i64,
+        busy_wait: Duration,
+    ) -> Result<()> {
         if pages < self.tried {
             // It has started over.
             self.tried = 0;
@@ -74,7 +78,7 @@ pub fn fold(connection: &Connection) -> Result<bool> {
 }
 
 /// Runs a checkpoint; returns the pages in the log (0 when it is empty).
-fn log_pages(connection: &Connection, sql: &str) -> Result<i64> {
+pub fn log_pages(connection: &Connection, sql: &str) -> Result<i64> {
     let pages: i64 = connection
         .prepare_cached(sql)?
         .query_row([], |row| row.get(1))

@@ -11,6 +11,8 @@
 //!   commit fails, every job of the batch fails, whatever it had returned.
 //! - The queue holds at most one job per waiting thread, so the request pool bounds it.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::sync::Arc;
@@ -22,8 +24,10 @@ use rusqlite::Connection;
 use rusqlite::ffi;
 
 use super::checkpoint::Checkpoints;
+use super::checkpoint::log_pages;
 use super::database::BUSY_WAIT;
 use super::deadline::Deadline;
+use super::feed::Feed;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -41,6 +45,37 @@ struct Writer {
     connection: Connection,
     deadline: Deadline,
     checkpoints: Checkpoints,
+    /// Once replicas follow this file.
+    feed: Option<(Feed, Arc<str>)>,
+}
+
+/// The first state for replicas that a write is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The history, as its owner calls it.
+    pub history: Arc<str>,
+    pub version: u64,
+}
+
+thread_local! {
+    static MARKS: RefCell<Vec<Mark>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Marks kept for a thread that does not take them.
+const MARKS_MAX: usize = 16;
+
+/// What this thread has written to files that replicas follow, since it was last asked.
+pub fn take_marks() -> Vec<Mark> {
+    MARKS.take()
+}
+
+fn keep_mark(mark: Mark) {
+    MARKS.with_borrow_mut(|marks| {
+        marks.retain(|other| other.history != mark.history);
+        if marks.len() < MARKS_MAX {
+            marks.push(mark);
+        }
+    });
 }
 
 struct State {
@@ -59,6 +94,7 @@ impl Queue {
             connection,
             deadline,
             checkpoints: Checkpoints::default(),
+            feed: None,
         };
         Ok(Queue {
             writer: Mutex::new(writer),
@@ -90,16 +126,56 @@ impl Queue {
         waiter.take_result()
     }
 
+    /// Calls `open` while nobody can commit, in whatever process. Returns what it does, and the pages
+    /// that have changed since the last such call, if that is known. Writes from then on are marked
+    /// as part of the state `version` of `history`, or a later one.
+    pub fn cut<T>(
+        &self,
+        new_feed: impl FnOnce() -> Feed,
+        history: &Arc<str>,
+        version: u64,
+        open: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, Option<BTreeSet<u32>>)> {
+        let mut writer = lock(&self.writer);
+        let Writer {
+            connection, feed, ..
+        } = &mut *writer;
+        let is_known = feed.as_ref().is_some_and(|(_, known)| known == history);
+        if !is_known {
+            let mut new = new_feed();
+            // Counted before the lock: what another process adds meanwhile is read twice.
+            new.begin(log_pages(connection, "PRAGMA wal_checkpoint(NOOP)")?)?;
+            *feed = Some((new, Arc::clone(history)));
+        }
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        let opened = open();
+        let changed = match (&opened, feed.as_mut()) {
+            (Ok(_), Some((feed, _))) => {
+                feed.version = version;
+                feed.take(connection)
+            }
+            _ => None,
+        };
+        connection.execute_batch("ROLLBACK")?;
+        Ok((opened?, changed))
+    }
+
     /// Folds the log in and runs `body` on the connection, between two batches.
     pub fn maintain(&self, body: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
         let mut writer = lock(&self.writer);
         let Writer {
             connection,
             checkpoints,
+            feed,
             ..
         } = &mut *writer;
         checkpoints.now(connection)?;
-        body(connection)
+        let result = body(connection);
+        if let Some((feed, _)) = feed {
+            let pages = log_pages(connection, "PRAGMA wal_checkpoint(NOOP)")?;
+            feed.capture(connection, pages);
+        }
+        result
     }
 
     pub fn into_connection(self) -> Connection {
@@ -116,11 +192,22 @@ impl Queue {
             connection,
             deadline,
             checkpoints,
+            feed,
         } = &mut *writer;
         let outcome = run(connection, deadline, &mut batch);
-        if let Err(error) = checkpoints.after_commit(connection, BUSY_WAIT) {
+        let followed = log_pages(connection, "PRAGMA wal_checkpoint(NOOP)").and_then(|pages| {
+            if let Some((feed, _)) = feed {
+                feed.capture(connection, pages);
+            }
+            checkpoints.after_commit(connection, pages, BUSY_WAIT)
+        });
+        if let Err(error) = followed {
             log::warn(format_args!("checkpoint: {error}"));
         }
+        let mark = feed.as_ref().map(|(feed, history)| Mark {
+            history: Arc::clone(history),
+            version: feed.version,
+        });
         drop(writer);
         {
             let mut state = lock(&self.state);
@@ -130,7 +217,7 @@ impl Queue {
             }
         }
         for job in batch {
-            job.finish(&outcome);
+            job.finish(&outcome, mark.as_ref());
         }
     }
 }
@@ -258,7 +345,7 @@ trait Job: Send {
     /// Makes the waiting thread the leader.
     fn promote(&self);
     /// Hands the result to the waiting thread.
-    fn finish(self: Box<Self>, outcome: &Result<(), Failure>);
+    fn finish(self: Box<Self>, outcome: &Result<(), Failure>, mark: Option<&Mark>);
 }
 
 struct Pending<T, F> {
@@ -296,9 +383,9 @@ where
         self.waiter.set(Turn::Lead);
     }
 
-    fn finish(self: Box<Self>, outcome: &Result<(), Failure>) {
+    fn finish(self: Box<Self>, outcome: &Result<(), Failure>, mark: Option<&Mark>) {
         let result = match (self.result, outcome) {
-            (Some(Ok(value)), Ok(())) => Ok(value),
+            (Some(Ok(value)), Ok(())) => Ok((value, mark.cloned())),
             // A job that failed by itself keeps its own error in a batch that was kept.
             (Some(Err(error)), Ok(())) => Err(error),
             (_, Err(failure)) => Err(failure.to_error()),
@@ -311,7 +398,7 @@ where
 enum Turn<T> {
     Wait,
     Lead,
-    Done(Result<T>),
+    Done(Result<(T, Option<Mark>)>),
     Taken,
 }
 
@@ -349,7 +436,11 @@ impl<T> Waiter<T> {
 
     fn take_result(&self) -> Result<T> {
         match std::mem::replace(&mut *lock(&self.turn), Turn::Taken) {
-            Turn::Done(result) => result,
+            Turn::Done(Ok((value, mark))) => {
+                mark.into_iter().for_each(keep_mark);
+                Ok(value)
+            }
+            Turn::Done(Err(error)) => Err(error),
             Turn::Wait | Turn::Lead | Turn::Taken => Err(Error::internal("no result of a write")),
         }
     }

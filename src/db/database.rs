@@ -3,19 +3,18 @@
 //! [`Database::read`] and [`Database::snapshot`] run a closure on a pooled read-only connection;
 //! [`Database::write`] runs one inside a group commit (see `commit`). No connection escapes.
 //!
-//! Bounds: readers are opened as needed up to [`READERS_MAX`] ([`READERS`] of them with a large page
-//! cache; more only while slow queries keep others waiting), waiting for one and running a query
-//! both end ([`READER_WAIT`], [`QUERY_LIMIT`]); `checkpoint` bounds the log. No reader is held while a
-//! peer is talked to, so none can pin the log for longer than a query.
+//! Bounds: `readers` bounds connections and queries, `checkpoint` the log.
+//!
+//! A file that follows a master has no writer here: [`Database::write`] is refused, and `apply`
+//! brings in what the master has.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Condvar;
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -23,19 +22,25 @@ use rusqlite::Connection;
 use rusqlite::ErrorCode;
 use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::AuthAction;
+use rusqlite::hooks::AuthContext;
+use rusqlite::hooks::Authorization;
 
 use super::Settings;
+use super::changes::Changes;
 use super::checkpoint;
 use super::commit::Queue;
-use super::deadline::Deadline;
+use super::feed::Feed;
 use super::migrate;
 use super::migrate::Schema;
+use super::pages::PageReader;
+use super::pages::Snapshot;
+use super::readers::Readers;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::error::ResultExt as _;
 use crate::threads;
-use crate::threads::lock;
 
 /// What a commit waits for; SQLite's meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,26 +51,10 @@ pub enum Synchronous {
     Normal,
 }
 
-/// Read connections per file in ordinary times. Reading is work for processors; more would only
-/// hold memory.
-const READERS: usize = 4;
-/// Read connections per file when queries are slow, so that quick ones get through.
-const READERS_MAX: usize = 12;
-/// How long a request waits for one of [`READERS`] before another is opened.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// How long a request waits for a read connection.
-const READER_WAIT: Duration = Duration::from_secs(10);
-/// How long the queries of a request may run.
-const QUERY_LIMIT: Duration = Duration::from_secs(20);
 /// How long a write may hold up the others.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// The same for changes of tables, which may have to go through all rows.
 const LONG_WRITE_LIMIT: Duration = Duration::from_secs(600);
-/// Page cache of a reader, KiB: a table of 10,000 ordinary records is scanned twice as fast when
-/// it fits.
-const READER_CACHE_KIB: i64 = 8_000;
-/// Page cache of the readers above [`READERS`], KiB.
-const EXTRA_CACHE_KIB: i64 = 1_000;
 /// Page cache of the writer, KiB.
 const WRITER_CACHE_KIB: i64 = 8_000;
 /// Prepared statements kept per connection.
@@ -80,8 +69,11 @@ pub const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// An open database file.
 pub struct Database {
     path: PathBuf,
-    queue: Queue,
+    /// None: it follows a master.
+    queue: Option<Queue>,
     readers: Readers,
+    /// Where its commits are noted, and under which name.
+    changes: Option<(String, Arc<Changes>)>,
 }
 
 impl Database {
@@ -93,14 +85,34 @@ impl Database {
             .context(format!("open database {}", path.display()))?;
         Ok(Database {
             path: path.to_owned(),
-            queue: Queue::new(writer)?,
+            queue: Some(Queue::new(writer)?),
             readers: Readers::new(path, settings),
+            changes: None,
         })
+    }
+
+    /// A file that follows a master; there need not be one yet.
+    pub fn follow(path: &Path, settings: Settings) -> Database {
+        Database {
+            path: path.to_owned(),
+            queue: None,
+            readers: Readers::new(path, settings),
+            changes: None,
+        }
+    }
+
+    /// Its commits are noted there under this name.
+    pub fn with_changes(mut self, name: &str, changes: &Arc<Changes>) -> Database {
+        self.changes = Some((name.to_owned(), Arc::clone(changes)));
+        self
     }
 
     /// Runs `body` on a read connection; each statement of it sees the latest commit.
     pub fn read<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let reader = self.readers.take()?;
+        let reader = match self.readers.take() {
+            Err(_) if self.queue.is_none() && !self.path.exists() => return Err(not_here()),
+            taken => taken?,
+        };
         body(reader.connection()).map_err(|error| self.locate("read", error))
     }
 
@@ -124,9 +136,7 @@ impl Database {
         &self,
         job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.queue
-            .write(WRITE_LIMIT, job)
-            .map_err(|error| self.locate("write", error))
+        self.write_within(WRITE_LIMIT, job)
     }
 
     /// Like [`Database::write`], for a job that may have to go through whole tables.
@@ -134,15 +144,30 @@ impl Database {
         &self,
         job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.queue
-            .write(LONG_WRITE_LIMIT, job)
-            .map_err(|error| self.locate("write", error))
+        self.write_within(LONG_WRITE_LIMIT, job)
+    }
+
+    fn write_within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let result = self.queue()?.write(limit, job);
+        if result.is_ok()
+            && let Some((name, changes)) = &self.changes
+        {
+            changes.note(name);
+        }
+        result.map_err(|error| self.locate("write", error))
     }
 
     /// Folds the log into the file when there is much of it and refreshes what SQLite knows of
     /// the data for planning queries; bounded work, for the timer.
     pub fn maintain(&self) -> Result<()> {
-        self.queue.maintain(|connection| {
+        let Some(queue) = &self.queue else {
+            return Ok(());
+        };
+        queue.maintain(|connection| {
             connection
                 .execute_batch("PRAGMA optimize(0x10012)")
                 .context("optimize")
@@ -152,23 +177,65 @@ impl Database {
     /// Folds the whole log into the file, which then stands for itself; fails while another
     /// process reads the log.
     pub fn fold(&self) -> Result<()> {
-        self.queue
-            .maintain(|connection| match checkpoint::fold(connection)? {
-                true => Ok(()),
-                false => Err(Error::unavailable(
-                    "Another program uses the database; try again.",
-                )),
-            })
+        let check = |is_done| match is_done {
+            true => Ok(()),
+            false => Err(Error::unavailable(
+                "Another program uses the database; try again.",
+            )),
+        };
+        match &self.queue {
+            Some(queue) => {
+                queue.maintain(|connection| checkpoint::fold(connection).and_then(check))
+            }
+            None => PageReader::open(&self.path)?.fold().and_then(check),
+        }
+    }
+
+    /// Opens a state of the file that no commit comes between. Returns with it the pages that have
+    /// changed since the last call, if that is known; see [`Queue::cut`].
+    pub fn cut<'a>(
+        &self,
+        pages: &'a PageReader,
+        history: &Arc<str>,
+        version: u64,
+    ) -> Result<(Snapshot<'a>, Option<BTreeSet<u32>>)> {
+        let page_size = pages.page_size()?;
+        let feed = || Feed::new(&self.path, page_size);
+        self.queue()?
+            .cut(feed, history, version, || pages.snapshot())
+            .map_err(|error| self.locate("cut", error))
+    }
+
+    /// Runs `body`, which may give the file another history, while nobody reads.
+    pub fn alone<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.readers.exclusively(body)
+    }
+
+    /// No connection of before is used for new reads.
+    pub fn renew_readers(&self) {
+        self.readers.renew();
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Folds the log in and closes all connections.
     pub fn close(self) -> Result<()> {
         drop(self.readers);
-        let writer = self.queue.into_connection();
-        writer
+        let Some(queue) = self.queue else {
+            return Ok(());
+        };
+        queue
+            .into_connection()
             .close()
             .map_err(|(_, error)| Error::from(error))
             .context(format!("close database {}", self.path.display()))
+    }
+
+    fn queue(&self) -> Result<&Queue> {
+        self.queue.as_ref().ok_or_else(Error::read_only)
     }
 
     /// Names the file for the log, when it is to blame and not the caller.
@@ -180,6 +247,10 @@ impl Database {
             _ => error,
         }
     }
+}
+
+fn not_here() -> Error {
+    Error::unavailable("This replica has not received the database yet; try again.")
 }
 
 /// The size of the log; asked of the directory, never by opening a file of SQLite's, which would
@@ -239,7 +310,7 @@ fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connec
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    prepare(&connection, WRITER_CACHE_KIB, settings)?;
+    prepare(&mut connection, WRITER_CACHE_KIB, settings)?;
     // What is refused is left as it is, its log too.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
     migrate::check(&connection, schema)?;
@@ -282,23 +353,8 @@ fn use_log(connection: &Connection) -> rusqlite::Result<String> {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that opens database files"
-)]
-fn open_reader(path: &Path, settings: Settings, cache_kib: i64) -> Result<(Connection, Deadline)> {
-    let mut connection = Connection::open_with_flags(
-        path,
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )?;
-    prepare(&connection, cache_kib, settings)?;
-    connection.pragma_update(None, "query_only", true)?;
-    let deadline = Deadline::attach(&mut connection)?;
-    Ok((connection, deadline))
-}
-
 /// What holds for readers and the writer alike.
-fn prepare(connection: &Connection, cache_kib: i64, settings: Settings) -> Result<()> {
+pub fn prepare(connection: &mut Connection, cache_kib: i64, settings: Settings) -> Result<()> {
     connection.busy_timeout(BUSY_WAIT)?;
     connection.pragma_update(None, "cache_size", -cache_kib)?;
     // Relations are kept right by `records`; this is for tables that people add themselves.
@@ -309,7 +365,19 @@ fn prepare(connection: &Connection, cache_kib: i64, settings: Settings) -> Resul
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.authorizer(Some(refuse_pages))?;
     (settings.prepare)(connection)
+}
+
+/// Raw pages show what was deleted and what other tables hold: no statement of ours reads them, and
+/// none of anybody else shall.
+fn refuse_pages(context: AuthContext<'_>) -> Authorization {
+    match context.action {
+        AuthAction::Read { table_name, .. } if table_name.eq_ignore_ascii_case("sqlite_dbpage") => {
+            Authorization::Deny
+        }
+        _ => Authorization::Allow,
+    }
 }
 
 /// Names the way out when SQLite says that a file is no database or damaged.
@@ -324,150 +392,4 @@ fn refuse_broken(error: Error) -> Error {
 /// Without the name of the file, which is no business of a client.
 fn damaged() -> Error {
     Error::unavailable("The database is damaged or none of SQLite's; restore it from a backup.")
-}
-
-/// The pool of read connections. Invariants: `idle.len() + taken == open <= READERS_MAX`; of the
-/// open ones at most [`READERS`] have the large cache, and idle ones with it are at the end of
-/// `idle`, from where they are taken.
-struct Readers {
-    path: PathBuf,
-    settings: Settings,
-    state: Mutex<ReadersState>,
-    returned: Condvar,
-}
-
-struct ReadersState {
-    idle: VecDeque<Reader>,
-    open: usize,
-    large: usize,
-}
-
-struct Reader {
-    connection: Connection,
-    deadline: Deadline,
-    size: Size,
-}
-
-/// Which page cache a reader has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Size {
-    Large,
-    Small,
-}
-
-/// A reader out of the pool, or leave to open one.
-enum Turn {
-    Idle(Reader),
-    Open(Size),
-}
-
-/// A read connection that goes back to the pool by itself.
-struct Taken<'a> {
-    readers: &'a Readers,
-    reader: Option<Reader>,
-}
-
-impl Readers {
-    fn new(path: &Path, settings: Settings) -> Readers {
-        Readers {
-            path: path.to_owned(),
-            settings,
-            state: Mutex::new(ReadersState {
-                idle: VecDeque::new(),
-                open: 0,
-                large: 0,
-            }),
-            returned: Condvar::new(),
-        }
-    }
-
-    fn take(&self) -> Result<Taken<'_>> {
-        let reader = match self.turn()? {
-            Turn::Idle(reader) => reader,
-            Turn::Open(size) => self.open(size).inspect_err(|_| self.forget(size))?,
-        };
-        reader.deadline.set(QUERY_LIMIT);
-        Ok(Taken {
-            readers: self,
-            reader: Some(reader),
-        })
-    }
-
-    /// An idle reader, or leave to open one, which is counted already.
-    fn turn(&self) -> Result<Turn> {
-        let mut state = lock(&self.state);
-        let mut begun = None;
-        loop {
-            if let Some(reader) = state.idle.pop_back() {
-                return Ok(Turn::Idle(reader));
-            }
-            if state.large < READERS {
-                state.open += 1;
-                state.large += 1;
-                return Ok(Turn::Open(Size::Large));
-            }
-            let waited = begun.get_or_insert_with(Instant::now).elapsed();
-            if waited >= PATIENCE && state.open < READERS_MAX {
-                state.open += 1;
-                return Ok(Turn::Open(Size::Small));
-            }
-            let limit = if state.open < READERS_MAX {
-                PATIENCE
-            } else {
-                READER_WAIT
-            };
-            let Some(left) = limit.checked_sub(waited) else {
-                return Err(Error::unavailable(
-                    "Too many queries are running; try again.",
-                ));
-            };
-            state = threads::wait_timeout(&self.returned, state, left);
-        }
-    }
-
-    fn open(&self, size: Size) -> Result<Reader> {
-        let cache_kib = match size {
-            Size::Large => READER_CACHE_KIB,
-            Size::Small => EXTRA_CACHE_KIB,
-        };
-        let (connection, deadline) = open_reader(&self.path, self.settings, cache_kib)
-            .context(format!("open reader of {}", self.path.display()))?;
-        Ok(Reader {
-            connection,
-            deadline,
-            size,
-        })
-    }
-
-    fn forget(&self, size: Size) {
-        let mut state = lock(&self.state);
-        state.open -= 1;
-        state.large -= usize::from(size == Size::Large);
-        self.returned.notify_one();
-    }
-}
-
-impl Taken<'_> {
-    fn connection(&self) -> &Connection {
-        let reader = self.reader.as_ref();
-        &reader.expect("held until the drop").connection
-    }
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        match self.reader.take() {
-            // A panic may have left a transaction open: such a connection is not used again.
-            Some(reader) if reader.connection.is_autocommit() => {
-                let mut state = lock(&self.readers.state);
-                match reader.size {
-                    Size::Large => state.idle.push_back(reader),
-                    Size::Small => state.idle.push_front(reader),
-                }
-                self.readers.returned.notify_one();
-            }
-            Some(reader) => self.readers.forget(reader.size),
-            None => {}
-        }
-    }
 }

@@ -23,6 +23,11 @@ pub enum Schema {
 }
 
 impl Schema {
+    /// The version that this program brings a file to.
+    pub fn version(self) -> i64 {
+        i64::try_from(self.steps().len()).unwrap_or(i64::MAX)
+    }
+
     /// The steps from an empty file to the present, in order; released steps never change.
     fn steps(self) -> &'static [&'static str] {
         match self {
@@ -32,7 +37,11 @@ impl Schema {
                 include_str!("files.sql"),
                 include_str!("journal.sql"),
             ],
-            Schema::Local => &[include_str!("local.sql"), include_str!("replicas.sql")],
+            Schema::Local => &[
+                include_str!("local.sql"),
+                include_str!("replicas.sql"),
+                include_str!("positions.sql"),
+            ],
             Schema::Tenant => &[include_str!("tenant.sql"), include_str!("files.sql")],
         }
     }

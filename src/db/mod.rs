@@ -24,6 +24,11 @@ use std::time::Instant;
 
 use rusqlite::Connection;
 
+pub use apply::Apply;
+pub use changes::Changes;
+pub use checkpoint::Checkpoints;
+pub use commit::Mark;
+pub use commit::take_marks;
 pub use database::Database;
 pub use database::Synchronous;
 pub use migrate::Schema;
@@ -36,11 +41,16 @@ use crate::error::ResultExt as _;
 use crate::threads::Stop;
 use crate::threads::lock;
 
+mod apply;
+mod changes;
 mod checkpoint;
 mod commit;
 mod database;
 mod deadline;
+mod feed;
 mod migrate;
+pub mod pages;
+mod readers;
 
 /// The database that every request means that names none.
 pub const DEFAULT: &str = "default";
@@ -53,9 +63,20 @@ const OPEN_MAX: usize = 64;
 /// How long deleting a database waits for requests that still use it.
 const DELETE_WAIT: Duration = Duration::from_secs(5);
 
+/// Who writes to the databases of a data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// This server.
+    Master,
+    /// Another one, which this server follows; `local.db` is its own all the same.
+    Replica,
+}
+
 /// What holds for every connection of every file.
 #[derive(Clone, Copy)]
 pub struct Settings {
+    /// Who writes.
+    pub role: Role,
     /// What a commit waits for.
     pub synchronous: Synchronous,
     /// Called with each new connection, to make functions known to it.
@@ -69,6 +90,8 @@ pub struct Databases {
     default: Arc<Database>,
     local: Arc<Database>,
     tenants: Mutex<Tenants>,
+    /// Which ones were written to.
+    pub changes: Arc<Changes>,
     /// Held for as long as the directory is ours; the lock goes with the descriptor.
     _lock: File,
 }
@@ -91,8 +114,11 @@ impl Databases {
     pub fn open(dir: &Path, settings: Settings) -> Result<Databases> {
         create_dir(dir)?;
         let lock = lock_dir(dir)?;
-        refuse_emptied(dir)?;
-        let default = Database::open(&file(dir, DEFAULT), Schema::Default, settings)?;
+        if settings.role == Role::Master {
+            refuse_emptied(dir)?;
+        }
+        let changes = Arc::default();
+        let default = open_database(dir, DEFAULT, settings, &changes)?;
         // Only now: where there is a `local.db` there was a `default.db`, see `refuse_emptied`.
         let local = Database::open(&file(dir, LOCAL), Schema::Local, settings)?;
         Ok(Databases {
@@ -101,8 +127,14 @@ impl Databases {
             default: Arc::new(default),
             local: Arc::new(local),
             tenants: Mutex::new(Tenants::default()),
+            changes,
             _lock: lock,
         })
+    }
+
+    /// Who writes to them.
+    pub fn role(&self) -> Role {
+        self.settings.role
     }
 
     /// `default.db`, which also holds the definitions of everything.
@@ -173,6 +205,11 @@ impl Databases {
     /// The names of all databases, sorted, `default` first.
     pub fn list(&self) -> Result<Vec<String>> {
         names(&self.dir)
+    }
+
+    /// The file of a database, whether there is one or not.
+    pub fn file(&self, name: &str) -> PathBuf {
+        file(&self.dir, name)
     }
 
     /// Takes a database out of service and moves its file to `deleted/`; returns where it lies there.
@@ -270,8 +307,8 @@ impl Databases {
     }
 
     fn open_tenant(&self, tenants: &mut Tenants, name: &str) -> Result<Arc<Database>> {
-        let path = file(&self.dir, name);
-        let database = Arc::new(Database::open(&path, Schema::Tenant, self.settings)?);
+        let database = open_database(&self.dir, name, self.settings, &self.changes)?;
+        let database = Arc::new(database);
         let (shared, used) = (Arc::clone(&database), Instant::now());
         tenants.open.insert(
             name.to_owned(),
@@ -281,6 +318,24 @@ impl Databases {
             },
         );
         Ok(database)
+    }
+}
+
+/// Opens a database that requests are about.
+fn open_database(
+    dir: &Path,
+    name: &str,
+    settings: Settings,
+    changes: &Arc<Changes>,
+) -> Result<Database> {
+    let path = file(dir, name);
+    let schema = match name {
+        DEFAULT => Schema::Default,
+        _ => Schema::Tenant,
+    };
+    match settings.role {
+        Role::Replica => Ok(Database::follow(&path, settings)),
+        Role::Master => Ok(Database::open(&path, schema, settings)?.with_changes(name, changes)),
     }
 }
 
@@ -314,6 +369,22 @@ pub fn open_existing(dir: &Path, name: &str, settings: Settings) -> Result<Datab
         _ => Schema::Tenant,
     };
     Database::open(&path, schema, settings)
+}
+
+/// Refuses a program whose SQLite cannot do what replication needs.
+pub fn check_build() -> Result<()> {
+    match Apply::is_possible()? {
+        true => Ok(()),
+        false => Err(Error::unavailable(
+            "This vski was built without SQLITE_ENABLE_DBPAGE_VTAB: build it in its own directory, \
+             where .cargo/config.toml sets LIBSQLITE3_FLAGS.",
+        )),
+    }
+}
+
+/// The versions of the system tables of `default.db` and of tenants, as this program has them.
+pub fn schema_versions() -> (i64, i64) {
+    (Schema::Default.version(), Schema::Tenant.version())
 }
 
 fn in_use(name: &str) -> Error {
@@ -410,6 +481,18 @@ fn refuse_emptied(dir: &Path) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Puts a whole file in the place of a database that nobody has open. In between there is none rather
+/// than one without its log.
+pub fn replace_file(new: &Path, path: &Path) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    if path.exists() {
+        fs::remove_file(path).context(format!("remove {}", path.display()))?;
+    }
+    remove_log(path);
+    fs::rename(new, path).context(format!("put {} in its place", new.display()))?;
+    Ok(File::open(dir)?.sync_all()?)
 }
 
 /// Removes what SQLite keeps beside a database that is not there any more.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::clock;
 use crate::db;
 use crate::db::Databases;
+use crate::db::Role;
 use crate::error::Result;
 use crate::ids;
 use crate::node;
@@ -67,10 +68,13 @@ impl Files {
         replicas: &Replicas,
     ) -> Result<Files> {
         let storage = Storage::open(data_dir, s3)?;
+        let role = databases.role();
         let node = node::id(databases.local())?;
-        storage.claim(&node)?;
-        let journal = storage
-            .has_journal()
+        if role == Role::Master {
+            // A replica reads the bucket of its master.
+            storage.claim(&node)?;
+        }
+        let journal = (storage.has_journal() && role == Role::Master)
             .then(|| Journal::open(databases, replicas));
         Ok(Files {
             storage: Arc::new(storage),

@@ -44,6 +44,7 @@ impl Store {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("vski-model-{}-{count}", std::process::id()));
         let settings = db::Settings {
+            role: db::Role::Master,
             synchronous: db::Synchronous::Normal,
             prepare: records::register,
         };

@@ -1,0 +1,218 @@
+//! What replicas ask of their master about databases, and how far everybody is (`replication`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::json;
+
+use super::Call;
+use super::json_response;
+use super::parameter;
+use super::replica::see;
+use crate::clock;
+use crate::db;
+use crate::error::Error;
+use crate::error::Result;
+use crate::http::Response;
+use crate::http::range;
+use crate::http::range::Wanted;
+use crate::replication::Epoch;
+use crate::replication::Master;
+use crate::replication::master::Answer;
+use crate::replication::master::Groups;
+use crate::replication::master::parse_wanted;
+use crate::replication::spool::Spool;
+use crate::replication::spool::SpoolReader;
+
+/// Every database, and the state that it is in.
+pub fn list(call: &Call<'_>) -> Result<Response> {
+    let (_, master) = admit(call)?;
+    let databases: Vec<Value> = master
+        .list()?
+        .into_iter()
+        .map(|listed| {
+            json!({
+                "name": listed.name,
+                "epoch": listed.epoch.to_string(),
+                "version": listed.version,
+            })
+        })
+        .collect();
+    let body = json!({"schema": db::schema_versions(), "databases": databases});
+    Ok(json_response(200, &body))
+}
+
+/// The pages that changed after a state.
+pub fn pages(call: &Call<'_>) -> Result<Response> {
+    let (_, master) = admit(call)?;
+    let (epoch, since) = base(call)?;
+    answer(master.pages(call.param("name"), epoch, since)?)
+}
+
+/// The same, and of some groups of pages those that the replica has otherwise.
+pub fn differing(call: &Call<'_>) -> Result<Response> {
+    let (_, master) = admit(call)?;
+    let (epoch, since) = base(call)?;
+    let wanted = parse_wanted(&call.request.body)?;
+    answer(master.differing(call.param("name"), epoch, since, &wanted)?)
+}
+
+/// Which groups of pages the replica has otherwise.
+pub fn compare(call: &Call<'_>) -> Result<Response> {
+    let (_, master) = admit(call)?;
+    let groups = Groups::parse(&call.request.body)?;
+    let compared = master.compare(call.param("name"), &groups)?;
+    let body = json!({
+        "epoch": compared.epoch.to_string(),
+        "version": compared.version,
+        "groups": compared.groups,
+    });
+    Ok(json_response(200, &body))
+}
+
+/// The rest of an answer that was cut off.
+pub fn rest(call: &Call<'_>) -> Result<Response> {
+    let (_, master) = admit(call)?;
+    let spool = master
+        .spools
+        .get(call.param("tag"))
+        .ok_or_else(|| Error::not_found("This answer is not kept any more; ask anew."))?;
+    let (start, length) = match call.request.header("Range") {
+        Some(range) => match range::parse(range, spool.bytes) {
+            Wanted::All => (0, spool.bytes),
+            Wanted::Part(start, length) => (start, length),
+            Wanted::Nothing => {
+                let whole = format!("bytes */{}", spool.bytes);
+                return Ok(Response::empty(416).with_header("Content-Range", whole));
+            }
+        },
+        None => (0, spool.bytes),
+    };
+    let response = stream(206, &spool, start, length);
+    let last = start + length.max(1) - 1;
+    let range = format!("bytes {start}-{last}/{}", spool.bytes);
+    Ok(response.with_header("Content-Range", range))
+}
+
+#[derive(Deserialize)]
+struct Acknowledgement {
+    databases: BTreeMap<String, At>,
+}
+
+#[derive(Deserialize)]
+struct At {
+    epoch: String,
+    version: u64,
+}
+
+/// A replica says how far it has come.
+pub fn acknowledge(call: &Call<'_>) -> Result<Response> {
+    let (id, _) = admit(call)?;
+    let body: Acknowledgement = call.body()?;
+    let names = call.app.databases.list()?;
+    let known = body.databases.into_iter().filter_map(|(name, at)| {
+        let epoch = Epoch::parse(&at.epoch)?;
+        names
+            .contains(&name)
+            .then(|| (name, (epoch.tag(), at.version)))
+    });
+    call.app.replicas.acknowledge_databases(id, known);
+    Ok(json_response(200, &json!({})))
+}
+
+/// How far this replica is, or the replicas of this master are.
+pub fn status(call: &Call<'_>) -> Result<Response> {
+    if let Some(replica) = call.app.replica() {
+        let body = json!({
+            "role": "replica",
+            "id": call.app.node_id,
+            "replica": replica.status(),
+        });
+        return Ok(json_response(200, &body));
+    }
+    let listed = call.app.master()?.list()?;
+    let present: BTreeMap<&str, (String, u64)> = listed
+        .iter()
+        .map(|it| (it.name.as_str(), (it.epoch.tag(), it.version)))
+        .collect();
+    let replicas: Vec<Value> = call
+        .app
+        .replicas
+        .list()
+        .into_iter()
+        .map(|seen| {
+            let databases: Vec<Value> = present
+                .iter()
+                .map(|(name, (tag, version))| {
+                    describe(name, tag, *version, seen.databases.get(*name))
+                })
+                .collect();
+            json!({
+                "id": seen.id,
+                "publicUrl": seen.public_url,
+                "lastSeen": clock::format_ms(seen.seen_ms),
+                "secondsSinceSeen": (clock::now_ms() - seen.seen_ms).max(0) / 1000,
+                "filesAcknowledged": seen.files_acked,
+                "databases": databases,
+            })
+        })
+        .collect();
+    let databases: Vec<Value> = present
+        .iter()
+        .map(|(name, (_, version))| json!({"name": name, "version": version}))
+        .collect();
+    let body = json!({
+        "role": "master",
+        "id": call.app.node_id,
+        "databases": databases,
+        "replicas": replicas,
+    });
+    Ok(json_response(200, &body))
+}
+
+fn describe(name: &str, tag: &str, version: u64, has: Option<&(String, u64)>) -> Value {
+    let has = has.filter(|(epoch, _)| epoch == tag).map(|(_, has)| *has);
+    let state = match has {
+        Some(has) if has >= version => "current",
+        Some(_) => "behind",
+        None => "unknown",
+    };
+    json!({"name": name, "state": state, "version": has, "masterVersion": version})
+}
+
+/// The state that a replica has.
+fn base(call: &Call<'_>) -> Result<(Epoch, u64)> {
+    let pairs = call.query()?;
+    let epoch = parameter(&pairs, "epoch").and_then(Epoch::parse);
+    let since = parameter(&pairs, "since").and_then(|since| since.parse().ok());
+    epoch.zip(since).ok_or_else(|| {
+        Error::invalid("epoch is 32 hexadecimal digits, since is the number of a state.")
+    })
+}
+
+fn answer(answer: Answer) -> Result<Response> {
+    match answer {
+        Answer::Same => Ok(Response::empty(304)),
+        Answer::Other => Err(Error::conflict(
+            "The database has another history; compare.",
+        )),
+        Answer::Stream(spool) => Ok(stream(200, &spool, 0, spool.bytes)),
+    }
+}
+
+fn stream(status: u16, spool: &Arc<Spool>, start: u64, length: u64) -> Response {
+    let reader = Box::new(SpoolReader::new(spool, start));
+    Response::with_stream(status, reader, length)
+        .with_header("Content-Type", "application/octet-stream")
+        .with_header("Cache-Control", "no-store")
+        .with_header("Accept-Ranges", "bytes")
+        .with_header("ETag", format!("\"{}\"", spool.tag))
+}
+
+/// The name of the replica that asks, and what it follows.
+fn admit<'a>(call: &'a Call<'_>) -> Result<(&'a str, &'a Master)> {
+    let master = call.app.master()?;
+    Ok((see(call)?, master))
+}

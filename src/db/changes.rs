@@ -1,0 +1,59 @@
+//! Which databases have been written to, for whoever wants to hear of it at once.
+//!
+//! Bound: a name is kept once however often its database changes, and nothing is kept while nobody
+//! listens.
+
+use std::collections::BTreeSet;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::threads;
+use crate::threads::lock;
+
+/// The names of changed databases, until somebody takes them.
+#[derive(Default)]
+pub struct Changes {
+    listens: AtomicBool,
+    names: Mutex<BTreeSet<String>>,
+    noted: Condvar,
+}
+
+impl Changes {
+    /// From now on names are kept, or no longer.
+    pub fn listen(&self, listens: bool) {
+        self.listens.store(listens, Ordering::SeqCst);
+        if !listens {
+            lock(&self.names).clear();
+        }
+    }
+
+    /// A commit of this database is durable.
+    pub fn note(&self, name: &str) {
+        if !self.listens.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut names = lock(&self.names);
+        if !names.contains(name) {
+            names.insert(name.to_owned());
+            self.noted.notify_all();
+        }
+    }
+
+    /// Waits until there are some, at most this long, and takes them.
+    pub fn take(&self, limit: Duration) -> BTreeSet<String> {
+        let mut names = lock(&self.names);
+        if names.is_empty() {
+            names = threads::wait_timeout(&self.noted, names, limit);
+        }
+        std::mem::take(&mut names)
+    }
+
+    /// Ends the wait of those who wait.
+    pub fn wake(&self) {
+        let _names = lock(&self.names);
+        self.noted.notify_all();
+    }
+}

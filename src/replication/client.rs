@@ -1,0 +1,386 @@
+//! Questions to the master.
+//!
+//! Every answer is bounded and every wait ends: a connection that brings nothing for [`STALL`] is cut
+//! by whoever calls [`Client::cut_if_stalled`] now and then, and [`Client::stop`] cuts it at once. A
+//! stream that was cut goes on where it was, see [`Download`].
+
+use std::io;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use ureq::Agent;
+use ureq::Body;
+use ureq::http::Response;
+
+use super::Epoch;
+use super::positions::Position;
+use crate::clock;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::threads::Stop;
+use crate::threads::lock;
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long nothing may come. The master may have to look at every page before it answers.
+const STALL: Duration = Duration::from_secs(120);
+/// The same within an answer that has begun.
+const STALL_IN_BODY: Duration = Duration::from_secs(15);
+/// The longest answer that is read whole.
+const BODY_BYTES_MAX: u64 = 64 << 20;
+/// How often a stream is gone on with after it was cut without bringing anything.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Makes the token of this replica.
+pub type Sign = Box<dyn Fn() -> String + Send + Sync>;
+
+/// The master, as this replica sees it.
+pub struct Client {
+    /// Without a slash at the end.
+    pub master_url: String,
+    replica_id: String,
+    public_url: Option<String>,
+    sign: Sign,
+    agent: Mutex<Agent>,
+    /// Until when something has to come, in milliseconds since 1970; 0: nothing is awaited.
+    awaited_ms: AtomicI64,
+    is_stopped: AtomicBool,
+}
+
+/// What the master says there is.
+#[derive(Debug, Deserialize)]
+pub struct List {
+    /// Version of the system tables of `default.db` and of tenants.
+    pub schema: (i64, i64),
+    pub databases: Vec<Entry>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Entry {
+    pub name: String,
+    epoch: String,
+    pub version: u64,
+    /// It is from the master's list, and the version is the present one.
+    #[serde(skip, default = "yes")]
+    pub is_full: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Entry {
+    /// For a database of which only this is known, and that there may be more.
+    pub fn after(name: &str, position: &Position) -> Entry {
+        Entry {
+            name: name.to_owned(),
+            epoch: position.epoch.to_string(),
+            version: position.version,
+            is_full: false,
+        }
+    }
+
+    pub fn epoch(&self) -> Result<Epoch> {
+        Epoch::parse(&self.epoch).ok_or_else(|| Error::unavailable("The master's list is broken."))
+    }
+}
+
+/// Which groups of pages the master has otherwise.
+#[derive(Debug, Deserialize)]
+pub struct Compared {
+    pub epoch: String,
+    pub version: u64,
+    /// None: they cannot be compared.
+    pub groups: Option<Vec<u32>>,
+}
+
+/// What the master has for a state.
+pub enum Reply {
+    Same,
+    /// The state is not one of its own.
+    Other,
+    Stream(Download),
+}
+
+impl Client {
+    pub fn new(
+        master_url: &str,
+        replica_id: &str,
+        public_url: Option<String>,
+        sign: Sign,
+    ) -> Client {
+        Client {
+            master_url: master_url.trim_end_matches('/').to_owned(),
+            replica_id: replica_id.to_owned(),
+            public_url,
+            sign,
+            agent: Mutex::new(agent()),
+            awaited_ms: AtomicI64::new(0),
+            is_stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// Every database of the master.
+    pub fn list(&self) -> Result<List> {
+        read_json(self.get("/api/replica/databases", None)?)
+    }
+
+    /// What changed after a state; everything for the state 0.
+    pub fn since(self: &Arc<Self>, name: &str, epoch: Epoch, version: u64) -> Result<Reply> {
+        let path = format!("/api/replica/databases/{name}/pages?epoch={epoch}&since={version}");
+        let response = self.get(&path, None)?;
+        self.reply(response)
+    }
+
+    /// Compares groups of pages; `body` as `master::Groups` writes it.
+    pub fn compare(&self, name: &str, body: &[u8]) -> Result<Compared> {
+        let path = format!("/api/replica/databases/{name}/compare");
+        read_json(self.post(&path, body)?)
+    }
+
+    /// What changed after a state, and the pages that differ; `body` as `master::wanted_bytes`
+    /// writes it.
+    pub fn differing(
+        self: &Arc<Self>,
+        name: &str,
+        epoch: Epoch,
+        version: u64,
+        body: &[u8],
+    ) -> Result<Reply> {
+        let path = format!("/api/replica/databases/{name}/pages?epoch={epoch}&since={version}");
+        let response = self.post(&path, body)?;
+        self.reply(response)
+    }
+
+    /// Tells the master how far this replica has come.
+    pub fn acknowledge(&self, body: &serde_json::Value) -> Result<()> {
+        let response = self.post("/api/replica/ack", body.to_string().as_bytes())?;
+        read_json::<serde_json::Value>(response).map(drop)
+    }
+
+    /// The token of this replica, good for some minutes.
+    pub fn token(&self) -> String {
+        (self.sign)()
+    }
+
+    /// The name of this replica.
+    pub fn replica_id(&self) -> &str {
+        &self.replica_id
+    }
+
+    /// Cuts a connection that has brought nothing for too long. True: it was cut.
+    pub fn cut_if_stalled(&self) -> bool {
+        let awaited_ms = self.awaited_ms.load(Ordering::Relaxed);
+        if awaited_ms == 0 || clock::now_ms() < awaited_ms {
+            return false;
+        }
+        self.awaited_ms.store(0, Ordering::Relaxed);
+        self.cut();
+        true
+    }
+
+    /// Cuts what is under way and lets nothing begin.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+
+    fn cut(&self) {
+        std::mem::replace(&mut *lock(&self.agent), agent()).shutdown();
+    }
+
+    fn get(&self, path: &str, range: Option<u64>) -> Result<Response<Body>> {
+        let agent = self.agent()?;
+        let mut request = agent.get(format!("{}{path}", self.master_url));
+        for (name, value) in self.headers() {
+            request = request.header(name, value);
+        }
+        if let Some(from) = range {
+            request = request.header("Range", format!("bytes={from}-"));
+        }
+        self.awaiting(STALL);
+        let result = request.call();
+        self.awaiting_nothing();
+        result.map_err(|error| self.unreachable(error))
+    }
+
+    fn post(&self, path: &str, body: &[u8]) -> Result<Response<Body>> {
+        let agent = self.agent()?;
+        let mut request = agent.post(format!("{}{path}", self.master_url));
+        for (name, value) in self.headers() {
+            request = request.header(name, value);
+        }
+        self.awaiting(STALL);
+        let result = request.send(body);
+        self.awaiting_nothing();
+        result.map_err(|error| self.unreachable(error))
+    }
+
+    fn agent(&self) -> Result<Agent> {
+        match self.is_stopped.load(Ordering::SeqCst) {
+            true => Err(Error::unavailable("This replica is stopping.")),
+            false => Ok(lock(&self.agent).clone()),
+        }
+    }
+
+    fn headers(&self) -> Vec<(&'static str, String)> {
+        let url = self.public_url.clone();
+        let url = url.map(|url| ("X-Replica-Public-Url", url));
+        let id = ("X-Replica-Id", self.replica_id.clone());
+        let token = ("Authorization", format!("Bearer {}", self.token()));
+        [id, token].into_iter().chain(url).collect()
+    }
+
+    fn awaiting(&self, limit: Duration) {
+        let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let at = clock::now_ms().saturating_add(limit_ms);
+        self.awaited_ms.store(at, Ordering::Relaxed);
+    }
+
+    fn awaiting_nothing(&self) {
+        self.awaited_ms.store(0, Ordering::Relaxed);
+    }
+
+    fn reply(self: &Arc<Self>, response: Response<Body>) -> Result<Reply> {
+        match response.status().as_u16() {
+            304 => Ok(Reply::Same),
+            409 => Ok(Reply::Other),
+            200 => {
+                let header = |name: &str| response.headers().get(name)?.to_str().ok();
+                let tag = header("ETag").map(|tag| tag.trim_matches('"').to_owned());
+                let length = header("Content-Length").and_then(|length| length.parse().ok());
+                let (Some(tag), Some(length)) = (tag, length) else {
+                    return Err(Error::unavailable("The master's answer has no length."));
+                };
+                Ok(Reply::Stream(Download {
+                    client: Arc::clone(self),
+                    tag,
+                    length,
+                    at: 0,
+                    body: Some(Box::new(response.into_body().into_reader())),
+                }))
+            }
+            _ => Err(refused(response)),
+        }
+    }
+
+    fn unreachable(&self, error: ureq::Error) -> Error {
+        let message = format!("The master {} cannot be reached.", self.master_url);
+        Error::new(Kind::Unavailable, message).context(error.to_string())
+    }
+}
+
+fn agent() -> Agent {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        // A token is for one host.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent("vski")
+        .accept_encoding("identity")
+        .timeout_connect(Some(CONNECT))
+        .max_idle_connections(2)
+        .build();
+    Agent::new_with_config(config)
+}
+
+fn read_json<T: DeserializeOwned>(mut response: Response<Body>) -> Result<T> {
+    if response.status().as_u16() != 200 {
+        return Err(refused(response));
+    }
+    let text = response
+        .body_mut()
+        .with_config()
+        .limit(BODY_BYTES_MAX)
+        .read_to_vec();
+    let text = text.map_err(|error| Error::unavailable(format!("The master is gone: {error}.")))?;
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::unavailable(format!("The master's answer is broken: {error}.")))
+}
+
+/// What the master says against it.
+fn refused(mut response: Response<Body>) -> Error {
+    #[derive(Deserialize)]
+    struct Refusal {
+        message: String,
+    }
+    let status = response.status().as_u16();
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(16 << 10)
+        .read_to_vec();
+    let message = body
+        .ok()
+        .and_then(|body| serde_json::from_slice(&body).ok())
+        .map_or_else(String::new, |refusal: Refusal| refusal.message);
+    Error::unavailable(format!("The master answers {status}: {message}"))
+}
+
+/// A stream from the master. What was cut is asked for again from where it was.
+pub struct Download {
+    client: Arc<Client>,
+    tag: String,
+    /// Bytes in all.
+    pub length: u64,
+    at: u64,
+    body: Option<Box<dyn Read + Send>>,
+}
+
+impl Download {
+    fn read_once(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let body = match &mut self.body {
+            Some(body) => body,
+            None => {
+                let path = format!("/api/replica/answers/{}", self.tag);
+                let response = self
+                    .client
+                    .get(&path, Some(self.at))
+                    .map_err(io::Error::other)?;
+                if response.status().as_u16() != 206 {
+                    return Err(io::Error::other(refused(response)));
+                }
+                self.body
+                    .insert(Box::new(response.into_body().into_reader()))
+            }
+        };
+        self.client.awaiting(STALL_IN_BODY);
+        let result = body.read(buffer);
+        self.client.awaiting_nothing();
+        match result {
+            Ok(0) if self.at < self.length => Err(io::ErrorKind::UnexpectedEof.into()),
+            result => result,
+        }
+    }
+}
+
+impl Read for Download {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut tries = 0;
+        loop {
+            match self.read_once(buffer) {
+                Ok(length) => {
+                    self.at += length as u64;
+                    return Ok(length);
+                }
+                Err(error) => {
+                    self.body = None;
+                    tries += 1;
+                    let is_stopped = self.client.is_stopped.load(Ordering::SeqCst);
+                    if tries == TRIES || is_stopped {
+                        return Err(error);
+                    }
+                    Stop::new().wait(PAUSE * tries);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,558 @@
+//! One database of a replica: fetched, checked, applied, checked again.
+//!
+//! [`Follower::fetch`] gets what the master has more, onto the disk but not into the database;
+//! [`Follower::apply`] brings it in as one transaction. What is here is known by the hashes of its pages,
+//! which are read from the file and never from a note: after a start, and when the master has
+//! begun another epoch, the whole file is read once.
+//!
+//! Ways to come along, each the remedy when the one before it did not lead to the master's checksum:
+//! the pages that changed after our state; the pages whose hashes differ; every page, into a new file.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::io::Read;
+use std::io::Seek as _;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use super::Epoch;
+use super::client::Client;
+use super::client::Download;
+use super::client::Entry;
+use super::client::Reply;
+use super::master::Groups;
+use super::master::Wanted;
+use super::master::wanted_bytes;
+use super::positions::Position;
+use super::source::GROUP;
+use super::spool::nameless_file;
+use super::wire::Head;
+use super::wire::Reader;
+use crate::collections::Catalog;
+use crate::db;
+use crate::db::Apply;
+use crate::db::Checkpoints;
+use crate::db::Databases;
+use crate::db::pages;
+use crate::db::pages::PageMap;
+use crate::db::pages::PageReader;
+use crate::error::Error;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+use crate::log;
+
+/// Streams up to this size are kept in memory until they are applied.
+const MEMORY_BYTES: u64 = 4 << 20;
+const BUFFER_BYTES: usize = 256 << 10;
+/// How long a reader may have been reading: queries end before.
+const READING: Duration = Duration::from_secs(30);
+/// Groups whose hashes are sent at a time; of further ones every page is wanted.
+const GROUPS_MAX: usize = 1500;
+/// What a new file is called until it is whole.
+const NEW: &str = "new";
+
+/// What following needs besides the database itself.
+pub struct Context {
+    pub client: Arc<Client>,
+    pub databases: Arc<Databases>,
+    pub catalog: Arc<Catalog>,
+    /// Where streams wait.
+    pub spool: PathBuf,
+    /// Told how much of a stream has come and how much there is, in bytes.
+    pub progress: Box<dyn Fn(&str, u64, u64) + Send + Sync>,
+}
+
+/// One database.
+pub struct Follower {
+    name: String,
+    path: PathBuf,
+    have: Option<Have>,
+    /// How to come along the next time.
+    way: Way,
+    checkpoints: Checkpoints,
+    /// When tables or indexes were last seen to change.
+    schema_changed: Option<Instant>,
+}
+
+/// What the file has.
+struct Have {
+    /// That the hashes are made with.
+    epoch: Epoch,
+    page_size: u32,
+    map: PageMap,
+    schema: u64,
+    definitions: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Newer,
+    Compare,
+    Everything,
+}
+
+/// What was fetched and waits to be applied.
+pub struct Fetched {
+    head: Head,
+    /// The hashes of its pages.
+    hashes: Vec<(u32, u64)>,
+    content: Content,
+}
+
+enum Content {
+    Memory(Vec<u8>),
+    File(File),
+    /// The whole database, in a new file beside the old one.
+    Whole,
+}
+
+impl Follower {
+    pub fn new(name: &str, databases: &Databases) -> Follower {
+        Follower {
+            name: name.to_owned(),
+            path: databases.file(name),
+            have: None,
+            way: Way::Newer,
+            checkpoints: Checkpoints::default(),
+            schema_changed: None,
+        }
+    }
+
+    /// Whether the file is known to be in this state, and the master too.
+    pub fn is_at(&self, position: &Position, entry: &Entry) -> bool {
+        let have = self.have.as_ref().filter(|_| self.way == Way::Newer);
+        have.is_some_and(|have| {
+            have.epoch == position.epoch
+                && have.map.checksum() == position.checksum
+                && entry.epoch().is_ok_and(|epoch| epoch == position.epoch)
+                && entry.version == position.version
+        })
+    }
+
+    /// Gets what the master has more than our file; none when that has everything. In that case the
+    /// position may be another one all the same: it is returned.
+    pub fn fetch(
+        &mut self,
+        context: &Context,
+        entry: &Entry,
+        position: Option<&Position>,
+    ) -> Result<(Option<Fetched>, Option<Position>)> {
+        let epoch = entry.epoch()?;
+        let result = self.try_fetch(context, epoch, position);
+        if result.is_err() {
+            // Whatever it was, the hashes of the file are read anew.
+            self.have = None;
+        }
+        result.context(format!("fetch {}", self.name))
+    }
+
+    fn try_fetch(
+        &mut self,
+        context: &Context,
+        epoch: Epoch,
+        position: Option<&Position>,
+    ) -> Result<(Option<Fetched>, Option<Position>)> {
+        if !self.path.exists() || self.way == Way::Everything {
+            return Ok((Some(self.fetch_everything(context, epoch)?), None));
+        }
+        let have = match self.have.take() {
+            Some(have) if have.epoch == epoch => have,
+            _ => self.look(epoch)?,
+        };
+        let have = self.have.insert(have);
+        let known = position
+            .filter(|position| position.epoch == epoch && position.checksum == have.map.checksum());
+        if let Some(position) = known.filter(|_| self.way == Way::Newer) {
+            match context.client.since(&self.name, epoch, position.version)? {
+                Reply::Same => return Ok((None, Some(position.clone()))),
+                Reply::Stream(download) => {
+                    let fetched = self.receive(context, download, epoch)?;
+                    return Ok((Some(fetched), None));
+                }
+                Reply::Other => {}
+            }
+        }
+        self.fetch_differing(context, epoch, position)
+    }
+
+    fn fetch_everything(&mut self, context: &Context, epoch: Epoch) -> Result<Fetched> {
+        self.have = None;
+        match context.client.since(&self.name, epoch, 0)? {
+            Reply::Stream(download) => self.receive_whole(context, download, epoch),
+            Reply::Same | Reply::Other => Err(changed_meanwhile()),
+        }
+    }
+
+    fn fetch_differing(
+        &mut self,
+        context: &Context,
+        epoch: Epoch,
+        position: Option<&Position>,
+    ) -> Result<(Option<Fetched>, Option<Position>)> {
+        let Some(have) = &self.have else {
+            return Err(Error::internal("nothing to compare"));
+        };
+        let groups = Groups {
+            page_size: have.page_size,
+            pages: have.map.len(),
+            hashes: have.map.groups(GROUP),
+        };
+        let compared = context.client.compare(&self.name, &groups.to_bytes())?;
+        if Epoch::parse(&compared.epoch) != Some(epoch) {
+            return Err(changed_meanwhile());
+        }
+        let Some(groups) = compared.groups else {
+            return Ok((Some(self.fetch_everything(context, epoch)?), None));
+        };
+        if groups.is_empty() {
+            let checksum = have.map.checksum();
+            self.way = Way::Newer;
+            let next = Position::next(position, epoch, compared.version, checksum);
+            return Ok((None, Some(next)));
+        }
+        let wanted: Wanted = (0..)
+            .zip(groups)
+            .map(|(count, group)| {
+                let hashes = have.map.group(group as usize, GROUP);
+                let hashes = if count < GROUPS_MAX { hashes } else { &[] };
+                (group, hashes.to_vec())
+            })
+            .collect();
+        let body = wanted_bytes(&wanted);
+        let reply = context
+            .client
+            .differing(&self.name, epoch, compared.version, &body)?;
+        match reply {
+            Reply::Stream(download) => Ok((Some(self.receive(context, download, epoch)?), None)),
+            Reply::Same | Reply::Other => Err(changed_meanwhile()),
+        }
+    }
+
+    /// Reads the hashes of all pages of the file.
+    fn look(&self, epoch: Epoch) -> Result<Have> {
+        let reader = PageReader::open(&self.path)?;
+        let snapshot = reader.snapshot()?;
+        Ok(Have {
+            epoch,
+            page_size: snapshot.page_size,
+            map: snapshot.map(epoch.seed())?,
+            schema: snapshot.schema_hash()?,
+            definitions: snapshot.definitions_hash()?,
+        })
+    }
+
+    /// Takes a stream whole and checks it, before any page of it is used.
+    fn receive(&self, context: &Context, download: Download, epoch: Epoch) -> Result<Fetched> {
+        let keep = match download.length <= MEMORY_BYTES {
+            true => Content::Memory(Vec::new()),
+            false => Content::File(nameless_file(&context.spool).context("spool a stream")?),
+        };
+        let mut tee = Tee {
+            progress: Progress::new(context, &self.name, download),
+            keep,
+        };
+        let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, &mut tee))?;
+        let (head, mut hashes) = (reader.head(), Vec::new());
+        reader.pages(|number, page| {
+            hashes.push((number, pages::hash(epoch.seed(), number, page)));
+            Ok(())
+        })?;
+        Ok(Fetched {
+            head: checked(head, epoch)?,
+            hashes,
+            content: tee.keep,
+        })
+    }
+
+    /// Takes a stream of every page straight into a new file.
+    fn receive_whole(
+        &self,
+        context: &Context,
+        download: Download,
+        epoch: Epoch,
+    ) -> Result<Fetched> {
+        let path = self.path.with_extension(NEW);
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .context("make a new file")?;
+        let progress = Progress::new(context, &self.name, download);
+        let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, progress))?;
+        let head = checked(reader.head(), epoch)?;
+        let page_size = u64::from(head.page_size);
+        let mut hashes = Vec::new();
+        reader.pages(|number, page| {
+            hashes.push((number, pages::hash(epoch.seed(), number, page)));
+            Ok(file.write_all_at(page, u64::from(number - 1) * page_size)?)
+        })?;
+        file.set_len(u64::from(head.pages) * page_size)?;
+        file.sync_all().context("sync a new file")?;
+        Ok(Fetched {
+            head,
+            hashes,
+            content: Content::Whole,
+        })
+    }
+
+    /// Brings in what was fetched. Returns the position that this leads to.
+    pub fn apply(
+        &mut self,
+        context: &Context,
+        fetched: Fetched,
+        position: Option<&Position>,
+    ) -> Result<Position> {
+        let head = fetched.head;
+        let result = match &fetched.content {
+            Content::Whole => self.apply_whole(context, &fetched),
+            _ => self.apply_pages(context, fetched, position),
+        };
+        match result.context(format!("apply {}", self.name)) {
+            Ok(have) => {
+                let position =
+                    Position::next(position, head.epoch, head.version, have.map.checksum());
+                self.have = Some(have);
+                self.way = Way::Newer;
+                Ok(position)
+            }
+            Err(error) => {
+                self.have = None;
+                Err(error)
+            }
+        }
+    }
+
+    fn apply_whole(&mut self, context: &Context, fetched: &Fetched) -> Result<Have> {
+        let head = fetched.head;
+        let mut map = PageMap::default();
+        map.resize(head.pages);
+        for (number, hash) in &fetched.hashes {
+            map.set(*number, *hash);
+        }
+        if map.checksum() != head.checksum {
+            return Err(self.escalate("the new file is not what the master has"));
+        }
+        let new = self.path.with_extension(NEW);
+        let is_default = self.name == db::DEFAULT;
+        let replace = || match is_default || self.path.exists() {
+            true => {
+                let database = context.databases.get(&self.name)?;
+                database.alone(|| db::replace_file(&new, &self.path))
+            }
+            false => db::replace_file(&new, &self.path),
+        };
+        match is_default {
+            true => context.catalog.replace(replace)?,
+            false => replace()?,
+        }
+        self.schema_changed = Some(Instant::now());
+        Ok(Have {
+            epoch: head.epoch,
+            page_size: head.page_size,
+            map,
+            schema: head.schema,
+            definitions: head.definitions,
+        })
+    }
+
+    fn apply_pages(
+        &mut self,
+        context: &Context,
+        fetched: Fetched,
+        position: Option<&Position>,
+    ) -> Result<Have> {
+        let head = fetched.head;
+        let Some(before) = self.have.take() else {
+            return Err(Error::internal("pages for a file that was not looked at"));
+        };
+        let mut map = before.map.clone();
+        map.resize(head.pages);
+        for (number, hash) in &fetched.hashes {
+            map.set(*number, *hash);
+        }
+        if map.checksum() != head.checksum {
+            return Err(self.escalate("the pages do not lead to the master's state"));
+        }
+        let after = Have {
+            epoch: head.epoch,
+            page_size: head.page_size,
+            map,
+            schema: head.schema,
+            definitions: head.definitions,
+        };
+        let apply = Apply::begin(&self.path)?;
+        if apply.page_size() != head.page_size {
+            self.way = Way::Everything;
+            return Err(changed_meanwhile());
+        }
+        let hashes = fetched.hashes;
+        write_pages(&apply, fetched.content)?;
+        let is_other_history = position.is_none_or(|position| position.epoch != head.epoch);
+        self.commit(context, &apply, &before, &after, is_other_history)?;
+        drop(apply);
+        self.verify(&hashes, &after)?;
+        Ok(after)
+    }
+
+    /// Commits with nobody misled: who reads has to notice another schema and other definitions.
+    fn commit(
+        &mut self,
+        context: &Context,
+        apply: &Apply,
+        before: &Have,
+        after: &Have,
+        is_other_history: bool,
+    ) -> Result<()> {
+        let database = context.databases.get(&self.name)?;
+        let is_other_schema = before.schema != after.schema;
+        if is_other_schema {
+            self.schema_changed = Some(Instant::now());
+        }
+        // SQLite tells schemas apart by a counter, which another history may have counted otherwise.
+        // Somebody who is reading may know a schema that is older than ours.
+        let is_recent = |changed: Instant| changed.elapsed() < READING;
+        let is_alone = is_other_history && self.schema_changed.is_some_and(is_recent);
+        if is_other_history {
+            database.renew_readers();
+        }
+        let commit = || match is_alone {
+            true => database.alone(|| apply.commit(after.map.len())),
+            false => apply.commit(after.map.len()),
+        };
+        match self.name == db::DEFAULT && before.definitions != after.definitions {
+            true => context.catalog.replace(commit),
+            false => commit(),
+        }
+    }
+
+    /// Reads back what was written.
+    fn verify(&mut self, hashes: &[(u32, u64)], after: &Have) -> Result<()> {
+        let reader = PageReader::open(&self.path)?;
+        let snapshot = reader.snapshot()?;
+        let seed = after.epoch.seed();
+        for (number, hash) in hashes {
+            let found = snapshot.page(*number, |page| Ok(pages::hash(seed, *number, page)))?;
+            if found != *hash {
+                return Err(self.escalate("a page is not what was written"));
+            }
+        }
+        match snapshot.pages == after.map.len() {
+            true => Ok(()),
+            false => Err(self.escalate("the file has not the length that was written")),
+        }
+    }
+
+    /// Folds the log of the file in, when there is much of it.
+    pub fn fold(&mut self) -> Result<()> {
+        PageReader::open(&self.path)?.fold_when_due(&mut self.checkpoints)
+    }
+
+    /// Takes the next remedy from now on.
+    fn escalate(&mut self, why: &str) -> Error {
+        self.way = match self.way {
+            Way::Newer => Way::Compare,
+            Way::Compare | Way::Everything => Way::Everything,
+        };
+        let next = match self.way {
+            Way::Everything => "getting every page anew",
+            _ => "comparing pages",
+        };
+        log::error(format_args!("replica of {}: {why}; {next}", self.name));
+        Error::unavailable(format!("The replica was not right: {why}."))
+    }
+
+    /// Whether it has had to mend itself and has not succeeded yet.
+    pub fn is_mending(&self) -> bool {
+        self.way != Way::Newer
+    }
+}
+
+fn changed_meanwhile() -> Error {
+    Error::unavailable("The master has begun another history meanwhile; trying again.")
+}
+
+fn checked(head: Head, epoch: Epoch) -> Result<Head> {
+    match head.epoch == epoch {
+        true => Ok(head),
+        false => Err(changed_meanwhile()),
+    }
+}
+
+fn write_pages(apply: &Apply, content: Content) -> Result<()> {
+    match content {
+        Content::Memory(bytes) => {
+            Reader::new(&bytes[..])?.pages(|number, page| apply.write(number, page))
+        }
+        Content::File(mut file) => {
+            file.rewind()?;
+            let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, file))?;
+            reader.pages(|number, page| apply.write(number, page))
+        }
+        Content::Whole => Err(Error::internal("a whole file is not applied page by page")),
+    }
+}
+
+/// Removes what a transfer that was cut off by the end of the process has left.
+pub fn remove_leftovers(dir: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == NEW) {
+            std::fs::remove_file(&path).context(format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Tells how much of a download has come.
+struct Progress<'a> {
+    download: Download,
+    context: &'a Context,
+    name: &'a str,
+    done: u64,
+}
+
+impl<'a> Progress<'a> {
+    fn new(context: &'a Context, name: &'a str, download: Download) -> Progress<'a> {
+        Progress {
+            download,
+            context,
+            name,
+            done: 0,
+        }
+    }
+}
+
+impl Read for Progress<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.download.read(buffer)?;
+        self.done += length as u64;
+        (self.context.progress)(self.name, self.done, self.download.length);
+        Ok(length)
+    }
+}
+
+/// Keeps what passes.
+struct Tee<'a> {
+    progress: Progress<'a>,
+    keep: Content,
+}
+
+impl Read for Tee<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.progress.read(buffer)?;
+        match &mut self.keep {
+            Content::Memory(bytes) => bytes.extend_from_slice(&buffer[..length]),
+            Content::File(file) => file.write_all(&buffer[..length])?,
+            Content::Whole => {}
+        }
+        Ok(length)
+    }
+}
