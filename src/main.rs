@@ -33,6 +33,8 @@ mod api;
 mod cli;
 mod malloc;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 

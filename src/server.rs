@@ -74,15 +74,16 @@ pub fn run<E: From<Error>>(
 }
 
 /// What runs between start and stop.
-struct Running {
-    app: Arc<App>,
-    http: http::server::Server,
+pub struct Running {
+    pub app: Arc<App>,
+    pub http: http::server::Server,
     /// The threads that end at a stop, by name.
     threads: Vec<(&'static str, JoinHandle<()>)>,
     stop: Stop,
 }
 
-fn start(config: &Config) -> Result<Running> {
+/// Starts everything; requests are answered when it returns.
+pub fn start(config: &Config) -> Result<Running> {
     raise_descriptor_limit(config.connections_max)?;
     let listener = listen(config.listen)?;
     db::check_build()?;
@@ -143,7 +144,8 @@ fn start_threads(
 }
 
 impl Running {
-    fn stop(self) -> bool {
+    /// Ends everything in order; false when something did not end in time.
+    pub fn stop(self) -> bool {
         let deadline = Instant::now() + STOP_DEADLINE;
         let left = self.http.stop(STOP_DEADLINE).in_flight_left;
         let counters = self.http.counters();

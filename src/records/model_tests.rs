@@ -14,7 +14,7 @@
 //! - `sequences`: random creates, changes and deletions by anybody, under random rules and field
 //!   rules; no relation ever dangles.
 //!
-//! A failure prints the seed that replays it: see `rng`.
+//! A failure prints the seed that replays it: see `tests::rng`.
 
 mod bodies;
 mod callers;
@@ -25,7 +25,6 @@ mod grants;
 mod lists;
 mod model;
 mod request;
-mod rng;
 mod sequences;
 mod show;
 mod soup;

@@ -6,12 +6,12 @@ use serde_json::json;
 use super::callers::Caller;
 use super::grants::Deed;
 use super::grants::Sees;
-use super::rng::Rng;
 use super::world;
 use super::world::World;
 use super::writes::Body;
 use crate::collections::Field;
 use crate::collections::FieldKind;
+use crate::tests::rng::Rng;
 
 /// The id of the record that is to be made or changed.
 #[derive(Clone, Copy)]

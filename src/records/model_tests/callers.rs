@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde_json::Map;
 use serde_json::Value as Json;
 
-use super::rng::Rng;
 use super::show;
 use super::world::Record;
 use super::world::Value;
@@ -15,6 +14,7 @@ use crate::rules::Key;
 use crate::rules::KeyScope;
 use crate::rules::Service;
 use crate::rules::User;
+use crate::tests::rng::Rng;
 
 pub const ADMIN_ID: &str = "adm-1";
 

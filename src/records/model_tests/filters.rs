@@ -6,7 +6,6 @@ use super::compare::Class;
 use super::compare::Scalar;
 use super::model::Asking;
 use super::request::ALWAYS;
-use super::rng::Rng;
 use super::world;
 use super::world::Number;
 use super::world::World;
@@ -17,6 +16,7 @@ use crate::filter::Literal;
 use crate::filter::Op;
 use crate::filter::Operand;
 use crate::filter::SortTerm;
+use crate::tests::rng::Rng;
 
 const OPS: [Op; 12] = [
     Op::Equal,

@@ -26,8 +26,6 @@ use super::callers::Pass;
 use super::filters::Maker;
 use super::grants::Deed;
 use super::model::Asking;
-use super::rng;
-use super::rng::Rng;
 use super::soup;
 use super::store;
 use super::store::Store;
@@ -51,6 +49,8 @@ use crate::records::query::MAIN;
 use crate::records::query::Query;
 use crate::records::query::Sent;
 use crate::records::query::Trust;
+use crate::tests::rng;
+use crate::tests::rng::Rng;
 
 /// Inputs on one database.
 const CASES_PER_WORLD: usize = 20_000;

@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use super::callers::Caller;
 use super::model::Asking;
 use super::model::Sent;
-use super::rng::Rng;
 use super::world::GROUPS;
 use super::world::Record;
 use super::world::Rule;
 use super::world::World;
 use crate::collections::Field;
 use crate::rules::FieldRules;
+use crate::tests::rng::Rng;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {

@@ -10,8 +10,6 @@ use super::filters::Maker;
 use super::grants;
 use super::grants::Deed;
 use super::model::Asking;
-use super::rng;
-use super::rng::Rng;
 use super::show::Wish;
 use super::store;
 use super::store::Store;
@@ -27,6 +25,8 @@ use crate::records;
 use crate::records::ListQuery;
 use crate::records::Shape;
 use crate::rules::Identity;
+use crate::tests::rng;
+use crate::tests::rng::Rng;
 
 /// Cases between two sets of rules.
 const CASES_PER_RULES: usize = 40;

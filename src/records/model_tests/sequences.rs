@@ -13,8 +13,6 @@ use super::callers::Account;
 use super::callers::Caller;
 use super::filters::Maker;
 use super::grants;
-use super::rng;
-use super::rng::Rng;
 use super::show::Wish;
 use super::store;
 use super::store::Store;
@@ -36,6 +34,8 @@ use crate::records::Shape;
 use crate::records::Upsert;
 use crate::records::account;
 use crate::rules::Identity;
+use crate::tests::rng;
+use crate::tests::rng::Rng;
 
 /// Changes of one sequence.
 const STEPS: usize = 100;

@@ -6,12 +6,12 @@ use serde_json::json;
 
 use super::callers::Caller;
 use super::grants::Deed;
-use super::rng::Rng;
 use super::world::Record;
 use super::world::Value;
 use super::world::World;
 use crate::collections::Field;
 use crate::collections::FieldKind;
+use crate::tests::rng::Rng;
 
 pub type Path = Vec<String>;
 

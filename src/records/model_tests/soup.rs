@@ -2,7 +2,7 @@
 
 use super::filters;
 use super::filters::Maker;
-use super::rng::Rng;
+use crate::tests::rng::Rng;
 
 const TOKENS: [&str; 68] = [
     "(",

@@ -12,7 +12,6 @@ use serde_json::json;
 
 use super::callers::Account;
 use super::callers::Caller;
-use super::rng::Rng;
 use super::world;
 use super::world::Definition;
 use super::world::Record;
@@ -31,6 +30,7 @@ use crate::records::Draft;
 use crate::records::Scope;
 use crate::records::Shape;
 use crate::rules::Identity;
+use crate::tests::rng::Rng;
 
 pub struct Store {
     dir: PathBuf,

@@ -7,7 +7,6 @@ use serde_json::Value as Json;
 use serde_json::json;
 
 use super::filters;
-use super::rng::Rng;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
 use crate::collections::Collections;
@@ -15,6 +14,7 @@ use crate::collections::Field;
 use crate::collections::FieldKind;
 use crate::filter::Expr;
 use crate::rules::FieldRules;
+use crate::tests::rng::Rng;
 
 /// Collections whose records can sign in; every world has the first.
 const ACCOUNTS: [&str; 2] = ["users", "members"];
