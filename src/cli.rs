@@ -13,6 +13,7 @@ use getopts::Options;
 use rustix::termios;
 
 use crate::api;
+use crate::auth;
 use crate::auth::admins;
 use crate::auth::password;
 use crate::check::Check;
@@ -27,8 +28,12 @@ use crate::error::ResultExt as _;
 use crate::files::FilePath;
 use crate::files::Storage;
 use crate::malloc;
+use crate::node;
 use crate::records;
+use crate::replication::Client;
 use crate::server;
+
+mod replica;
 
 /// Version and, when the release script sets it, commit.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -86,6 +91,7 @@ pub fn run(args: &[String]) -> Outcome {
         }
         "admin" => admin(rest),
         "files" => files(rest),
+        "replica" => replica(rest),
         "routes" => no_arguments(rest).and_then(|()| routes()),
         "version" | "--version" | "-V" => no_arguments(rest).and_then(|()| version()),
         "help" | "--help" | "-h" => help(rest.first().map(String::as_str)),
@@ -185,6 +191,16 @@ const SETTINGS: db::Settings = db::Settings {
 
 /// Opens `default.db`, also beside a running server: SQLite arbitrates between the two.
 fn open_default(data_dir: &Path) -> Result<db::Database> {
+    if db::local_file(data_dir).exists() {
+        let local = db::open_existing(data_dir, db::LOCAL, SETTINGS)?;
+        let is_replica = node::is_replica(&local)?;
+        local.close()?;
+        if is_replica {
+            return Err(Error::conflict(
+                "The data is that of a replica; do this on its master.",
+            ));
+        }
+    }
     db::Database::open(&db::default_file(data_dir), db::Schema::Default, SETTINGS)
 }
 
@@ -219,6 +235,28 @@ fn files(args: &[String]) -> Outcome {
     match summary.found == summary.repaired {
         true => Ok(()),
         false => Err(Failure::Told),
+    }
+}
+
+fn replica(args: &[String]) -> Outcome {
+    let (flags, free) = flags(args)?;
+    let words: Vec<&str> = free.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["status"] => {
+            let (addr, secret) = Config::load_address(&flags)?;
+            let data_dir = Config::load_data_dir(&flags)?;
+            let sign = auth::operator_signer(secret.as_deref(), &data_dir)?;
+            let client = Client::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
+            print(&replica::ask(&client)?)
+        }
+        ["promote"] => {
+            let data_dir = Config::load_data_dir(&flags)?;
+            refuse_empty(&data_dir)?;
+            print(&replica::promote(&data_dir, SETTINGS)?)
+        }
+        _ => Err(Failure::Usage(
+            "replica takes status or promote.".to_owned(),
+        )),
     }
 }
 
@@ -269,6 +307,7 @@ fn help(command: Option<&str>) -> Outcome {
         Some("serve") => format!("{SERVE_HELP}\n{}", config::describe()),
         Some("admin") => ADMIN_HELP.to_owned(),
         Some("files") => FILES_HELP.to_owned(),
+        Some("replica") => REPLICA_HELP.to_owned(),
         Some("routes") => ROUTES_HELP.to_owned(),
         Some("version") => "Usage: vski version\n\nPrints the version.\n".to_owned(),
         None | Some("help" | "--help" | "-h") => format!("{HELP}\n{}", config::describe()),
@@ -287,6 +326,8 @@ Usage:
   vski admin delete EMAIL        remove an admin
   vski admin list                list the admins
   vski files check [--repair]    compare stored files with their hashes and records
+  vski replica status            how far replicas are, from a running server
+  vski replica promote           make a master of a replica's data
   vski routes                    list the endpoints of the API
   vski version                   print the version
   vski help [COMMAND]            print this, or the help of a command
@@ -324,6 +365,18 @@ server. Prints a line for each finding:
   left over   it is in the storage for an hour, and nothing knows of it; --repair deletes it
 
 Exits with 1 when something is left that is wrong.
+";
+
+const REPLICA_HELP: &str = "\
+Usage: vski replica status [OPTIONS]
+       vski replica promote [--data-dir DIR]
+
+status asks the server that runs with the same options (HOST, PORT, JWT_SECRET or DATA_DIR): on a
+replica how far each database has come, on a master where each of its replicas is.
+
+promote makes a master of a replica's data, for when the old master will not come back. The replica
+has to be stopped. Writes that the old master acknowledged and that had not arrived here are lost; it
+prints as of when each database is.
 ";
 
 const ROUTES_HELP: &str = "\

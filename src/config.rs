@@ -243,13 +243,7 @@ impl Config {
     pub fn load(flags: &HashMap<&'static str, String>) -> Result<Config> {
         let raw = Raw { flags };
         Ok(Config {
-            listen: SocketAddr::new(
-                raw.parse("HOST", |text| match text {
-                    "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-                    _ => text.parse().ok(),
-                })?,
-                raw.parse("PORT", |text| text.parse().ok())?,
-            ),
+            listen: raw.listen()?,
             data_dir: raw.data_dir()?,
             jwt_secret: raw.secret()?,
             replica: raw.replica()?,
@@ -299,6 +293,19 @@ impl Config {
     /// Only where the files are, for the same.
     pub fn load_s3(flags: &HashMap<&'static str, String>) -> Result<Option<S3Settings>> {
         Raw { flags }.s3()
+    }
+
+    /// Only where the server listens and the secret it was given, for commands that ask it.
+    pub fn load_address(
+        flags: &HashMap<&'static str, String>,
+    ) -> Result<(SocketAddr, Option<String>)> {
+        let raw = Raw { flags };
+        let addr = raw.listen()?;
+        let ip = match addr.ip() {
+            ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            ip => ip,
+        };
+        Ok((SocketAddr::new(ip, addr.port()), raw.secret()?))
     }
 
     /// Only where the data is, for commands that work on it without serving.
@@ -368,6 +375,17 @@ impl Raw<'_> {
             let parts = text.split(',').map(str::trim);
             parts.filter(|part| !part.is_empty()).map(&read).collect()
         })
+    }
+
+    fn listen(&self) -> Result<SocketAddr> {
+        let ip = self.parse("HOST", |text| match text {
+            "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            _ => text.parse().ok(),
+        })?;
+        Ok(SocketAddr::new(
+            ip,
+            self.parse("PORT", |text| text.parse().ok())?,
+        ))
     }
 
     fn data_dir(&self) -> Result<PathBuf> {

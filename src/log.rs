@@ -64,7 +64,11 @@ static BUFFER: Mutex<Buffer> = Mutex::new(Buffer {
     threaded: false,
 });
 static ARRIVED: Condvar = Condvar::new();
-static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
+static LEVEL: AtomicU8 = AtomicU8::new(if cfg!(test) {
+    Level::Error as u8
+} else {
+    Level::Info as u8
+});
 
 /// The thread that writes the log; [`Writer::finish`] ends it.
 pub struct Writer(JoinHandle<()>);

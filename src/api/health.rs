@@ -7,13 +7,21 @@ use super::json_response;
 use crate::error::Result;
 use crate::http::Response;
 
-/// Says that the server answers; the shape is PocketBase's.
+/// Says that the server answers; the shape is PocketBase's. A replica adds whether it has what its
+/// master has.
 pub fn get(call: &Call<'_>) -> Result<Response> {
-    call.database()?;
-    Ok(json_response(
-        200,
-        &json!({"status": 200, "code": 200, "message": "API is healthy.", "data": {}}),
-    ))
+    let data = match call.app.replica() {
+        Some(replica) => {
+            let behind = replica.seconds_behind();
+            json!({"replica": {"complete": replica.is_complete(), "secondsBehind": behind}})
+        }
+        None => {
+            call.database()?;
+            json!({})
+        }
+    };
+    let body = json!({"status": 200, "code": 200, "message": "API is healthy.", "data": data});
+    Ok(json_response(200, &body))
 }
 
 /// A pointer for people who open the address in a browser.

@@ -53,6 +53,7 @@ mod form;
 mod forms;
 mod health;
 mod keys;
+mod metrics;
 mod pages;
 mod records;
 mod replica;
@@ -161,7 +162,7 @@ const fn route(
 
 /// Every endpoint there is.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 65] = {
+pub const ROUTES: [Route; 66] = {
     use Access::{Account, Admin, Public, Replica, Rules, Scope, Watch};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -242,6 +243,7 @@ pub const ROUTES: [Route; 65] = {
         route(Post,   "/api/replica/ack",                              Replica, Server,  Refuse, replication::acknowledge),
         route(Get,    "/api/replica/status",                           Watch,   Server,  Own,    replication::status),
 
+        route(Get,    "/metrics",                                      Watch,  Server,   Own,    metrics::get),
         route(Get,    "/auth/confirm",                                 Public, Server,   Own,    pages::confirm),
         route(Get,    "/",                                             Public, Server,   Own,    health::root),
     ]
@@ -252,6 +254,7 @@ pub struct Api {
     app: Arc<App>,
     router: Router<&'static Route>,
     settings: Settings,
+    answers: metrics::Answers,
 }
 
 /// What an operator chooses.
@@ -275,6 +278,7 @@ impl Api {
             app,
             router,
             settings,
+            answers: metrics::Answers::default(),
         }
     }
 
@@ -286,6 +290,7 @@ impl Api {
             Some(response) => response,
             None => follow::answer(&self.app, request, || self.dispatch(request)),
         };
+        self.answers.count(response.status);
         cors.allow(request, response)
     }
 
@@ -323,6 +328,7 @@ impl Api {
             identity: self.identify(route, request, database)?,
             database,
             trusted_proxies: &self.settings.trusted_proxies,
+            answers: &self.answers,
         };
         // A handler reads the request and changes nothing until it succeeds, so it can start over
         // with the definitions of now.
@@ -372,6 +378,7 @@ pub struct Call<'a> {
     /// The name of the database it is about.
     database: &'a str,
     params: &'a Params<'a, 'a>,
+    answers: &'a metrics::Answers,
     trusted_proxies: &'a [IpAddr],
 }
 

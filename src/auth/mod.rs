@@ -49,6 +49,37 @@ const REPLICA_TOKEN_MS: i64 = 5 * 60_000;
 /// Longest life of a service token.
 pub const SERVICE_SECONDS_MAX: u32 = 86_400;
 
+/// The name by which the command line is known to a server.
+pub const OPERATOR: &str = "vski-cli";
+
+/// Makes the tokens by which the command line asks a server on the same secret.
+pub fn operator_signer(
+    configured: Option<&str>,
+    data_dir: &Path,
+) -> Result<Box<dyn Fn() -> String + Send + Sync>> {
+    let signing = match configured {
+        Some(secret) => SigningKey::new(secret.as_bytes()),
+        None => SigningKey::new(&secret::load(&data_dir.join("secret"))?),
+    };
+    Ok(Box::new(replica_signer(signing, OPERATOR.to_owned())))
+}
+
+fn replica_signer(
+    signing: SigningKey,
+    subject: String,
+) -> impl Fn() -> String + Send + Sync + 'static {
+    move || {
+        let claims = Claims {
+            subject: subject.clone(),
+            purpose: Purpose::Replica,
+            key: String::new(),
+            expires_ms: clock::now_ms() + REPLICA_TOKEN_MS,
+            about: About::default(),
+        };
+        token::sign(&signing, &claims)
+    }
+}
+
 /// Signs tokens and reads them back.
 pub struct Auth {
     databases: Arc<Databases>,
@@ -236,17 +267,7 @@ impl Auth {
 
     /// Makes the tokens by which a replica of this name is known to its master.
     pub fn replica_signer(&self, id: &str) -> impl Fn() -> String + Send + Sync + 'static {
-        let (signing, subject) = (self.signing.clone(), id.to_owned());
-        move || {
-            let claims = Claims {
-                subject: subject.clone(),
-                purpose: Purpose::Replica,
-                key: String::new(),
-                expires_ms: clock::now_ms() + REPLICA_TOKEN_MS,
-                about: About::default(),
-            };
-            token::sign(&signing, &claims)
-        }
+        replica_signer(self.signing.clone(), id.to_owned())
     }
 
     /// Makes the very first admin; refused once there is one.

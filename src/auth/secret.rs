@@ -17,6 +17,14 @@ use crate::log;
 /// Reads the secret, or makes one that only the owner of the file can read. A crash leaves either
 /// no file or a whole one.
 pub fn load_or_create(path: &Path) -> Result<Vec<u8>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path),
+        _ => load(path),
+    }
+}
+
+/// Reads the secret.
+pub fn load(path: &Path) -> Result<Vec<u8>> {
     let name = path.display();
     match fs::read(path) {
         Ok(secret) => {
@@ -30,7 +38,6 @@ pub fn load_or_create(path: &Path) -> Result<Vec<u8>> {
             }
             Ok(secret)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path),
         Err(error) => Err(Error::unavailable(format!(
             "{name} cannot be read: {error}."
         ))),

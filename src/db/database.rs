@@ -216,9 +216,16 @@ impl Database {
         self.readers.renew();
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Fails when SQLite finds the file damaged.
+    pub fn check(&self) -> Result<()> {
+        let found: String = self.read(|connection| {
+            let sql = "PRAGMA quick_check(1)";
+            Ok(connection.query_row(sql, [], |row| row.get(0))?)
+        })?;
+        match found.as_str() {
+            "ok" => Ok(()),
+            found => Err(damaged().context(found.to_owned())),
+        }
     }
 
     /// Folds the log in and closes all connections.

@@ -418,6 +418,11 @@ pub fn default_file(dir: &Path) -> PathBuf {
     file(dir, DEFAULT)
 }
 
+/// The path of `local.db` in a data directory.
+pub fn local_file(dir: &Path) -> PathBuf {
+    file(dir, LOCAL)
+}
+
 fn file(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.db"))
 }

@@ -140,6 +140,11 @@ impl Client {
         self.reply(response)
     }
 
+    /// What the server says of replication.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        read_json(self.get("/api/replica/status", None)?)
+    }
+
     /// Compares groups of pages; `body` as `master::Groups` writes it.
     pub fn compare(&self, name: &str, body: &[u8]) -> Result<Compared> {
         let path = format!("/api/replica/databases/{name}/compare");
@@ -169,11 +174,6 @@ impl Client {
     /// The token of this replica, good for some minutes.
     pub fn token(&self) -> String {
         (self.sign)()
-    }
-
-    /// The name of this replica.
-    pub fn replica_id(&self) -> &str {
-        &self.replica_id
     }
 
     /// Cuts a connection that has brought nothing for too long. True: it was cut.
@@ -273,7 +273,7 @@ impl Client {
     }
 
     fn unreachable(&self, error: ureq::Error) -> Error {
-        let message = format!("The master {} cannot be reached.", self.master_url);
+        let message = format!("The server {} cannot be reached.", self.master_url);
         Error::new(Kind::Unavailable, message).context(error.to_string())
     }
 }
@@ -322,7 +322,7 @@ fn refused(mut response: Response<Body>) -> Error {
         .ok()
         .and_then(|body| serde_json::from_slice(&body).ok())
         .map_or_else(String::new, |refusal: Refusal| refusal.message);
-    Error::unavailable(format!("The master answers {status}: {message}"))
+    Error::unavailable(format!("The server answers {status}: {message}"))
 }
 
 /// A stream from the master. What was cut is asked for again from where it was.

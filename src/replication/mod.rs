@@ -19,7 +19,7 @@ use crate::ids;
 mod client;
 mod follower;
 pub mod master;
-mod positions;
+pub mod positions;
 pub mod replica;
 mod source;
 pub mod spool;

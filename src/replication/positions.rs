@@ -105,6 +105,14 @@ pub fn save(local: &Database, positions: Vec<(String, Option<Position>)>) -> Res
     })
 }
 
+/// Forgets all of them.
+pub fn clear(local: &Database) -> Result<()> {
+    local.write(|tx| {
+        tx.execute("DELETE FROM _positions", [])?;
+        Ok(())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

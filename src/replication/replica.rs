@@ -214,6 +214,15 @@ impl Replica {
         lock(&self.state).is_complete
     }
 
+    /// For how long it may lack something that the master has, in seconds; none before the first
+    /// database is here.
+    pub fn seconds_behind(&self) -> Option<u64> {
+        let state = lock(&self.state);
+        let oldest = state.positions.values().map(|it| it.synced_ms).min()?;
+        let behind_ms = (clock::now_ms() - oldest).max(0);
+        Some(behind_ms.cast_unsigned() / 1000)
+    }
+
     /// How far it is.
     pub fn status(&self) -> ReplicaStatus {
         let state = lock(&self.state);

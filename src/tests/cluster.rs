@@ -1,7 +1,6 @@
 //! Nodes: servers in this process, each with a directory of its own.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,10 +72,6 @@ impl Node {
 
     pub fn app(&self) -> &Arc<App> {
         &self.running.as_ref().unwrap().app
-    }
-
-    pub fn dir(&self) -> &Path {
-        &self.dir
     }
 
     /// Whether every page of a database is the same here and there, outside of what SQLite writes by

@@ -40,7 +40,7 @@ const SCHEMA: &str = "
 
 #[test]
 fn a_replica_is_the_master_page_for_page_whatever_is_done_to_it() {
-    rounds("a_replica_is_the_master", 300, |rng, left| {
+    rounds("a_replica_is_the_master", 120, |rng, left| {
         let cases = left.min(1000);
         let mut master = Node::start(None);
         master.app().create_database(NAME).unwrap();
@@ -88,7 +88,7 @@ fn a_replica_is_the_master_page_for_page_whatever_is_done_to_it() {
 )]
 fn outside(path: &Path) -> Connection {
     let connection = Connection::open(path).unwrap();
-    connection.busy_timeout(Duration::from_secs(5)).unwrap();
+    connection.busy_timeout(Duration::from_millis(300)).unwrap();
     connection
 }
 

@@ -1,0 +1,183 @@
+//! `GET /metrics`: numbers for Prometheus, in its text format
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+
+use std::fmt::Display;
+use std::fmt::Write as _;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use super::Call;
+use crate::app::App;
+use crate::clock;
+use crate::error::Result;
+use crate::http::Response;
+
+/// Answers given, by the first digit of their status.
+#[derive(Default)]
+pub struct Answers([AtomicU64; 5]);
+
+impl Answers {
+    /// Counts one.
+    pub fn count(&self, status: u16) {
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
+        self.0[class].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// All of them.
+pub fn get(call: &Call<'_>) -> Result<Response> {
+    let mut text = Text::default();
+    let app = call.app;
+    let role = match app.replica() {
+        Some(_) => "replica",
+        None => "master",
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    text.family("vski_info", "gauge", "What runs here.");
+    text.sample(
+        "vski_info",
+        &[("version", version), ("role", role), ("node", &app.node_id)],
+        1,
+    );
+    text.family(
+        "vski_answers_total",
+        "counter",
+        "Answers to requests, by class of status.",
+    );
+    for (class, count) in ["1xx", "2xx", "3xx", "4xx", "5xx"]
+        .iter()
+        .zip(&call.answers.0)
+    {
+        let count = count.load(Ordering::Relaxed);
+        text.sample("vski_answers_total", &[("status", class)], count);
+    }
+    text.family(
+        "vski_memory_bytes",
+        "gauge",
+        "Resident memory of the process.",
+    );
+    text.sample("vski_memory_bytes", &[], memory_bytes());
+    match app.replica() {
+        Some(_) => replica(&mut text, app),
+        None => master(&mut text, app)?,
+    }
+    Ok(Response::with_body(
+        200,
+        "text/plain; version=0.0.4; charset=utf-8",
+        text.0.into_bytes(),
+    ))
+}
+
+fn replica(text: &mut Text, app: &App) {
+    let Some(replica) = app.replica() else {
+        return;
+    };
+    let status = replica.status();
+    let name = "vski_replica_seconds_behind";
+    text.family(
+        name,
+        "gauge",
+        "For how long something of the master may be missing.",
+    );
+    if let Some(seconds) = replica.seconds_behind() {
+        text.sample(name, &[], seconds);
+    }
+    text.family(
+        "vski_replica_cycles_total",
+        "counter",
+        "Rounds of the sync thread.",
+    );
+    text.sample("vski_replica_cycles_total", &[], status.cycles);
+    text.family(
+        "vski_replica_failures_total",
+        "counter",
+        "Rounds that failed.",
+    );
+    text.sample("vski_replica_failures_total", &[], status.failures);
+    for (name, what) in [
+        (
+            "vski_replica_version",
+            "The state of the master that a database is in.",
+        ),
+        (
+            "vski_replica_master_version",
+            "The state that the master is in.",
+        ),
+        (
+            "vski_replica_repairs",
+            "How often a database was not right and mended.",
+        ),
+    ] {
+        text.family(name, "gauge", what);
+        for database in &status.databases {
+            let value = match name {
+                "vski_replica_version" => database.version.unwrap_or(0),
+                "vski_replica_master_version" => database.master_version,
+                _ => database.repairs,
+            };
+            text.sample(name, &[("database", &database.name)], value);
+        }
+    }
+}
+
+fn master(text: &mut Text, app: &App) -> Result<()> {
+    let listed = app.master()?.list()?;
+    text.family("vski_databases", "gauge", "Databases.");
+    text.sample("vski_databases", &[], listed.len());
+    let seen = "vski_replica_seen_seconds";
+    text.family(seen, "gauge", "Time since a replica was here.");
+    let replicas = app.replicas.list();
+    let now_ms = clock::now_ms();
+    for replica in &replicas {
+        let seconds = (now_ms - replica.seen_ms).max(0) / 1000;
+        text.sample(seen, &[("replica", &replica.id)], seconds);
+    }
+    let behind = "vski_replica_states_behind";
+    text.family(
+        behind,
+        "gauge",
+        "States that a replica lacks of a database.",
+    );
+    for replica in &replicas {
+        for database in &listed {
+            let has = replica.databases.get(&database.name);
+            let tag = database.epoch.tag();
+            if let Some((_, version)) = has.filter(|(epoch, _)| *epoch == tag) {
+                let labels = [("replica", &*replica.id), ("database", &*database.name)];
+                text.sample(behind, &labels, database.version.saturating_sub(*version));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn memory_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = pages
+        .split_whitespace()
+        .nth(1)
+        .and_then(|it| it.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    /// Names of databases and replicas need no escapes.
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(label, value)| format!("{label}=\"{value}\""))
+            .collect();
+        let labels = match labels.is_empty() {
+            true => String::new(),
+            false => format!("{{{}}}", labels.join(",")),
+        };
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+}

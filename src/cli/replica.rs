@@ -1,0 +1,181 @@
+//! `vski replica`: how far replicas are, as a table; and making a master of one.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::db;
+use crate::db::Databases;
+use crate::error::Error;
+use crate::error::Result;
+use crate::node;
+use crate::replication::Client;
+
+/// What a server says of replication, as tables.
+pub fn describe(status: &Value) -> String {
+    match status["role"].as_str() {
+        Some("replica") => describe_replica(status),
+        _ => describe_master(status),
+    }
+}
+
+fn describe_replica(status: &Value) -> String {
+    let replica = &status["replica"];
+    let mut text = format!(
+        "replica {} of {}\nmaster seen: {}\n",
+        show(&status["id"]),
+        show(&replica["master"]),
+        show(&replica["masterSeen"]),
+    );
+    if replica["complete"] != true {
+        text.push_str("not everything has arrived since the start\n");
+    }
+    if let Some(error) = replica["error"].as_str() {
+        let _ = writeln!(text, "last error: {error}");
+    }
+    let mut rows = vec![row(&[
+        "DATABASE", "STATE", "VERSION", "MASTER", "SYNCED", "TRANSFER", "FAILURES", "ERROR",
+    ])];
+    for database in list(&replica["databases"]) {
+        rows.push(vec![
+            show(&database["name"]),
+            show(&database["state"]),
+            show(&database["version"]),
+            show(&database["masterVersion"]),
+            show(&database["synced"]),
+            transfer(&database["transfer"]),
+            show(&database["failures"]),
+            show(&database["error"]),
+        ]);
+    }
+    text + "\n" + &table(&rows)
+}
+
+fn describe_master(status: &Value) -> String {
+    let replicas = list(&status["replicas"]);
+    let databases = list(&status["databases"]);
+    let mut text = format!(
+        "master {}: {} databases, {} replicas\n",
+        show(&status["id"]),
+        databases.len(),
+        replicas.len()
+    );
+    let mut rows = vec![row(&[
+        "REPLICA",
+        "SEEN",
+        "CONNECTED",
+        "DATABASE",
+        "STATE",
+        "VERSION",
+        "MASTER",
+    ])];
+    for replica in replicas {
+        for database in list(&replica["databases"]) {
+            rows.push(vec![
+                show(&replica["id"]),
+                format!("{} s ago", show(&replica["secondsSinceSeen"])),
+                show(&replica["connected"]),
+                show(&database["name"]),
+                show(&database["state"]),
+                show(&database["version"]),
+                show(&database["masterVersion"]),
+            ]);
+        }
+    }
+    text.push('\n');
+    text + &table(&rows)
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn row(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn show(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn transfer(value: &Value) -> String {
+    let number = |name: &str| value[name].as_u64().unwrap_or(0);
+    let (done, all) = (number("bytes"), number("bytesTotal"));
+    match value.is_null() || all == 0 {
+        true => "-".to_owned(),
+        false => format!(
+            "{} % of {} MiB, {} s left",
+            done * 100 / all,
+            all >> 20,
+            show(&value["secondsLeft"])
+        ),
+    }
+}
+
+/// Columns as wide as their widest cell.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths);
+        let cells: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+/// Asks a running server.
+pub fn ask(client: &Client) -> Result<String> {
+    client.status().map(|status| describe(&status))
+}
+
+/// Makes a master of the data of a replica on which no server runs. Returns what there is to say.
+pub fn promote(data_dir: &Path, settings: db::Settings) -> Result<String> {
+    let settings = db::Settings {
+        role: db::Role::Replica,
+        ..settings
+    };
+    // Takes the lock of the directory, so no server runs on it.
+    let databases = Databases::open(data_dir, settings)?;
+    if !node::is_replica(databases.local())? {
+        return Err(Error::conflict("The data is that of a master already."));
+    }
+    let positions = crate::replication::positions::load(databases.local())?;
+    let mut rows = vec![row(&["DATABASE", "VERSION", "AS OF"])];
+    for name in databases.list()? {
+        if !databases.file(&name).exists() {
+            return Err(Error::conflict(format!(
+                "The database {name} has never arrived; this data is no master's."
+            )));
+        }
+        databases.get(&name)?.check()?;
+        let position = positions.get(&name);
+        rows.push(vec![
+            name,
+            position.map_or_else(|| "-".to_owned(), |it| it.version.to_string()),
+            position.map_or_else(
+                || "-".to_owned(),
+                |it| crate::clock::format_ms(it.synced_ms),
+            ),
+        ]);
+    }
+    crate::replication::positions::clear(databases.local())?;
+    node::promote(databases.local())?;
+    databases.close()?;
+    Ok(format!(
+        "{}\nThis is a master's data now. What the old master acknowledged after these times is not \
+         in it.\nStart it with REPLICA_MODE=master, point the other replicas and the clients here, \
+         and never start the old master\nagain except as a replica with an empty DATA_DIR.\n",
+        table(&rows)
+    ))
+}
