@@ -29,8 +29,8 @@ use crate::error::ResultExt as _;
 use crate::files;
 use crate::http;
 use crate::log;
+use crate::replication::Sync;
 use crate::replication::replica;
-use crate::replication::replica::Sync;
 use crate::threads;
 use crate::threads::Stop;
 

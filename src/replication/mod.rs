@@ -2,8 +2,8 @@
 //! (REP-1 to REP-5; how it works and what it promises: `docs/replication.md`).
 //!
 //! On the master `source` numbers the states of one database, `master` answers with `wire` streams that
-//! `spool` keeps. On a replica `client` asks, `follower` brings one database along, `replica` runs
-//! the cycle over all of them and `positions` remembers how far each has come.
+//! `spool` keeps. On a replica `client` asks, `follower` brings one database along, `cycle` all of
+//! them, `positions` remembers how far each has come and `replica` tells it.
 //!
 //! A replica trusts nothing that it cannot check: every stream has a hash over all of it, and after
 //! applying it the checksum over all pages must be the master's. Whenever the two cannot know that they
@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::ids;
 
 mod client;
+mod cycle;
 mod follower;
 pub mod master;
 pub mod positions;
@@ -26,6 +27,7 @@ pub mod spool;
 mod wire;
 
 pub use client::Client;
+pub use cycle::Sync;
 pub use master::Master;
 pub use replica::Replica;
 

@@ -1,0 +1,363 @@
+//! The cycle over all databases, on the thread `sync` of a replica.
+//!
+//! It runs every so often, and when it is woken because something has changed. A full cycle asks the
+//! master for its list and brings along what is behind; being told that some databases have changed
+//! saves the list. An error stops one database and not the others; the next cycle tries again.
+//!
+//! `default.db` defines the collections of all databases. It is fetched first and applied last, so that
+//! what it defines is never newer than the tables that the others have.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::Replica;
+use super::client::Entry;
+use super::follower;
+use super::follower::Context;
+use super::follower::Fetched;
+use super::follower::Follower;
+use super::positions;
+use super::positions::Position;
+use super::replica::State;
+use super::replica::Transfer;
+use crate::clock;
+use crate::collections::Catalog;
+use crate::db;
+use crate::db::Databases;
+use crate::error::Error;
+use crate::error::Result;
+use crate::log;
+use crate::threads::lock;
+
+/// Pause after a cycle that failed, at most.
+const RETRY: Duration = Duration::from_secs(5);
+/// How often positions are written down while changes come all the time.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How often the log tells how far a long transfer is.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// The thread.
+pub struct Sync {
+    replica: Arc<Replica>,
+    context: Context,
+    followers: BTreeMap<String, Follower>,
+    /// Not with the master any more the last time.
+    missing: BTreeSet<String>,
+    /// Positions that are not written down.
+    unsaved: BTreeSet<String>,
+    saved: Instant,
+}
+
+impl Sync {
+    /// Streams wait in `data_dir`.
+    pub fn new(
+        replica: &Arc<Replica>,
+        databases: &Arc<Databases>,
+        catalog: &Arc<Catalog>,
+        data_dir: &Path,
+    ) -> Result<Sync> {
+        follower::remove_leftovers(data_dir)?;
+        let state = Arc::clone(&replica.state);
+        let context = Context {
+            client: Arc::clone(&replica.client),
+            databases: Arc::clone(databases),
+            catalog: Arc::clone(catalog),
+            spool: data_dir.join("spool"),
+            progress: Box::new(move |name, done, length| note(&state, name, done, length)),
+        };
+        Ok(Sync {
+            replica: Arc::clone(replica),
+            context,
+            followers: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            unsaved: BTreeSet::new(),
+            saved: Instant::now(),
+        })
+    }
+
+    /// Runs cycles until the replica is stopped.
+    pub fn run(mut self) {
+        let mut due = Instant::now();
+        while let Some(names) = self.replica.next(due) {
+            let is_good = self.cycle(&names);
+            let now = Instant::now();
+            if names.is_empty() {
+                due = now + self.replica.interval;
+            }
+            if !is_good {
+                // What was named may not be named again.
+                due = due.min(now + RETRY.min(self.replica.interval));
+            }
+            if names.is_empty() || self.saved.elapsed() >= SAVE_EVERY {
+                self.save();
+            } else if !self.unsaved.is_empty() {
+                due = due.min(now + SAVE_EVERY);
+            }
+        }
+        self.save();
+    }
+
+    /// Brings along these databases, or all. Returns whether everything went well.
+    fn cycle(&mut self, names: &BTreeSet<String>) -> bool {
+        let result = match names.is_empty() {
+            true => self.everything(),
+            false => self.some(names),
+        };
+        let mut state = lock(&self.replica.state);
+        state.cycles += 1;
+        let error = result
+            .as_ref()
+            .err()
+            .map(|error| error.message().to_owned());
+        if let Err(error) = &result {
+            state.failures += 1;
+            if state.error.as_deref() != Some(error.message()) {
+                log::warn(format_args!("sync: {error}"));
+            }
+        } else if state.error.is_some() {
+            log::info(format_args!("sync: all is well again"));
+        }
+        state.error = error;
+        result.is_ok()
+    }
+
+    fn everything(&mut self) -> Result<()> {
+        let list = self.context.client.list()?;
+        lock(&self.replica.state).master_seen_ms = Some(clock::now_ms());
+        if list.schema != db::schema_versions() {
+            let is_newer = list.schema > db::schema_versions();
+            let word = if is_newer { "newer" } else { "older" };
+            return Err(Error::unavailable(format!(
+                "The master runs a {word} vski with other system tables; this replica stays as it \
+                 is until both run the same."
+            )));
+        }
+        let result = self.bring_along(&list.databases);
+        self.drop_vanished(&list.databases, result.is_ok())?;
+        if result.is_ok() {
+            lock(&self.replica.state).is_complete = true;
+        }
+        result
+    }
+
+    /// Databases of which the master says that they have changed.
+    fn some(&mut self, names: &BTreeSet<String>) -> Result<()> {
+        let entries: Option<Vec<Entry>> = {
+            let state = lock(&self.replica.state);
+            let entry = |name: &String| Some(Entry::after(name, state.positions.get(name)?));
+            names.iter().map(entry).collect()
+        };
+        match entries {
+            Some(entries) => self.bring_along(&entries),
+            None => self.everything(),
+        }
+    }
+
+    fn bring_along(&mut self, entries: &[Entry]) -> Result<()> {
+        let mut failed = None;
+        let mut moved = Vec::new();
+        let is_default = |entry: &&Entry| entry.name == db::DEFAULT;
+        let default = entries.iter().find(is_default);
+        let first = default.map(|entry| (entry, self.fetch(entry)));
+        for entry in entries.iter().filter(|entry| !is_default(entry)) {
+            let result = self.fetch(entry).and_then(|it| self.apply(entry, it));
+            self.settle(entry, result, &mut moved, &mut failed);
+        }
+        if let Some((entry, fetched)) = first {
+            let result = fetched.and_then(|it| self.apply(entry, it));
+            self.settle(entry, result, &mut moved, &mut failed);
+        }
+        self.acknowledge(&moved);
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn fetch(&mut self, entry: &Entry) -> Result<(Option<Fetched>, Option<Position>)> {
+        let position = {
+            let mut state = lock(&self.replica.state);
+            let status = state.of(&entry.name);
+            status.master_version = status.master_version.max(entry.version);
+            if entry.is_full {
+                status.master_version = entry.version;
+            }
+            state.positions.get(&entry.name).cloned()
+        };
+        let databases = &self.context.databases;
+        let follower = self
+            .followers
+            .entry(entry.name.clone())
+            .or_insert_with(|| Follower::new(&entry.name, databases));
+        if let Some(position) = &position
+            && entry.is_full
+            && follower.is_at(position, entry)
+        {
+            return Ok((None, Some(position.clone())));
+        }
+        follower.fetch(&self.context, entry, position.as_ref())
+    }
+
+    fn apply(
+        &mut self,
+        entry: &Entry,
+        (fetched, position): (Option<Fetched>, Option<Position>),
+    ) -> Result<Option<Position>> {
+        let Some(fetched) = fetched else {
+            return Ok(position);
+        };
+        let before = lock(&self.replica.state)
+            .positions
+            .get(&entry.name)
+            .cloned();
+        let Some(follower) = self.followers.get_mut(&entry.name) else {
+            return Ok(None);
+        };
+        let next = follower.apply(&self.context, fetched, before.as_ref())?;
+        if let Err(error) = follower.fold() {
+            log::warn(format_args!("fold the log of {}: {error}", entry.name));
+        }
+        Ok(Some(next))
+    }
+
+    /// Notes how it went with a database.
+    fn settle(
+        &mut self,
+        entry: &Entry,
+        result: Result<Option<Position>>,
+        moved: &mut Vec<String>,
+        failed: &mut Option<Error>,
+    ) {
+        let is_mending = self
+            .followers
+            .get(&entry.name)
+            .is_some_and(Follower::is_mending);
+        let mut state = lock(&self.replica.state);
+        let before = state.positions.get(&entry.name).cloned();
+        let status = state.of(&entry.name);
+        status.transfer = None;
+        match result {
+            Ok(Some(mut position)) => {
+                position.synced_ms = clock::now_ms();
+                status.error = None;
+                status.master_version = status.master_version.max(position.version);
+                let is_same = before.as_ref().is_some_and(|before| {
+                    (before.epoch, before.version) == (position.epoch, position.version)
+                });
+                state.positions.insert(entry.name.clone(), position);
+                state.master_seen_ms = Some(clock::now_ms());
+                if !is_same {
+                    moved.push(entry.name.clone());
+                    self.unsaved.insert(entry.name.clone());
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                log::warn(format_args!("replica of {}: {error}", entry.name));
+                status.failures += 1;
+                status.repairs += u64::from(is_mending);
+                status.error = Some(error.message().to_owned());
+                failed.get_or_insert(error);
+            }
+        }
+        drop(state);
+        self.replica.moved.notify_all();
+    }
+
+    /// Moves aside what the master has not had for two full cycles.
+    fn drop_vanished(&mut self, entries: &[Entry], is_good: bool) -> Result<()> {
+        let there: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        let here = self.context.databases.list()?;
+        let gone = here
+            .into_iter()
+            .filter(|name| !there.contains(name.as_str()));
+        let gone: BTreeSet<String> = gone.filter(|name| name != db::DEFAULT).collect();
+        let twice: Vec<String> = gone.intersection(&self.missing).cloned().collect();
+        self.missing = gone;
+        for name in twice.iter().filter(|_| is_good) {
+            let path = self.context.databases.delete(name)?;
+            log::info(format_args!(
+                "the master has no database {name} any more; moved to {}",
+                path.display()
+            ));
+            self.followers.remove(name);
+            let mut state = lock(&self.replica.state);
+            state.positions.remove(name);
+            state.status.remove(name);
+            self.unsaved.insert(name.clone());
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&self, moved: &[String]) {
+        if moved.is_empty() {
+            return;
+        }
+        let positions = {
+            let state = lock(&self.replica.state);
+            let describe = |name: &String| {
+                let at = state.positions.get(name)?;
+                let at = json!({"epoch": at.epoch.to_string(), "version": at.version});
+                Some((name.clone(), at))
+            };
+            moved
+                .iter()
+                .filter_map(describe)
+                .collect::<serde_json::Map<_, _>>()
+        };
+        // The master only shows it; the next one says it again.
+        if let Err(error) = self
+            .context
+            .client
+            .acknowledge(&json!({"databases": positions}))
+        {
+            log::debug(format_args!("acknowledge: {error}"));
+        }
+    }
+
+    fn save(&mut self) {
+        self.saved = Instant::now();
+        if self.unsaved.is_empty() {
+            return;
+        }
+        let positions = {
+            let state = lock(&self.replica.state);
+            let position = |name: &String| (name.clone(), state.positions.get(name).cloned());
+            self.unsaved.iter().map(position).collect()
+        };
+        match positions::save(&self.replica.local, positions) {
+            Ok(()) => self.unsaved.clear(),
+            // They are found out anew after a start.
+            Err(error) => log::warn(format_args!("note how far the replica is: {error}")),
+        }
+    }
+}
+
+/// Notes how far a transfer is, and tells it now and then.
+fn note(state: &Mutex<State>, name: &str, done: u64, length: u64) {
+    let mut state = lock(state);
+    let now = Instant::now();
+    let transfer = state.of(name).transfer.get_or_insert(Transfer {
+        begun: now,
+        told: now,
+        done: 0,
+        length,
+    });
+    (transfer.done, transfer.length) = (done, length);
+    if transfer.told.elapsed() < TELL_EVERY {
+        return;
+    }
+    transfer.told = now;
+    let status = transfer.describe();
+    drop(state);
+    log::info(format_args!(
+        "transfer database={name} mib={} of={} seconds_left={}",
+        done >> 20,
+        length >> 20,
+        status.seconds_left.unwrap_or_default()
+    ));
+}
