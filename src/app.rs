@@ -24,6 +24,8 @@ use crate::replicas::Replicas;
 use crate::replication::Client;
 use crate::replication::Master;
 use crate::replication::Replica;
+use crate::sockets;
+use crate::sockets::Hub;
 
 /// What this server is to others.
 pub enum Part {
@@ -42,13 +44,14 @@ pub struct App {
     pub files: Files,
     pub replicas: Replicas,
     pub part: Part,
+    pub sockets: Hub,
     file_sync_retention_ms: i64,
     /// The name of this node.
     pub node_id: String,
 }
 
 impl App {
-    /// Opens the data directory and starts what sends mail.
+    /// Opens the data directory and starts what sends mail and what owns the sockets.
     pub fn open(config: &Config) -> Result<App> {
         let role = match config.replica {
             Some(_) => Role::Replica,
@@ -100,6 +103,10 @@ impl App {
             mail: Mailer::start(config.mail.as_ref())?,
             replicas,
             part,
+            sockets: Hub::start(sockets::Settings {
+                sockets_max: config.sockets_max,
+                ..sockets::Settings::default()
+            })?,
             node_id,
         })
     }
@@ -177,7 +184,7 @@ impl App {
         }
     }
 
-    /// Closes the databases. Mail is stopped, and everything that holds an `App` or a part of one
+    /// Closes the databases. Sockets and mail are stopped, and everything that holds an `App` or a part of one
     /// has ended by now.
     pub fn close(self) -> Result<()> {
         let App {

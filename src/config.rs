@@ -56,7 +56,7 @@ const fn opt(
 }
 
 /// All options: the source of the parser, of `vski help` and of the table in the README.
-pub const OPTIONS: [Opt; 28] = [
+pub const OPTIONS: [Opt; 29] = [
     opt("HOST", "127.0.0.1", "an IP address", "address to listen on"),
     opt(
         "PORT",
@@ -166,6 +166,12 @@ pub const OPTIONS: [Opt; 28] = [
         "HTTP connections at a time",
     ),
     opt(
+        "MAX_SOCKETS",
+        "10000",
+        "a number from 1 to 100000",
+        "WebSockets at a time, beside the HTTP connections",
+    ),
+    opt(
         "MAX_BODY_MB",
         "64",
         "MiB from 1 to 10240",
@@ -229,6 +235,8 @@ pub struct Config {
     pub threads: usize,
     /// HTTP connections at a time.
     pub connections_max: usize,
+    /// WebSockets at a time.
+    pub sockets_max: usize,
     /// What a commit waits for.
     pub synchronous: Synchronous,
     /// How much is logged.
@@ -265,6 +273,7 @@ impl Config {
             mail: raw.mail()?,
             threads: raw.number("THREADS", 1, 1024)?,
             connections_max: raw.number("MAX_CONNECTIONS", 1, 100_000)?,
+            sockets_max: raw.number("MAX_SOCKETS", 1, 100_000)?,
             synchronous: raw.parse("DB_SYNCHRONOUS", |text| match text {
                 "full" => Some(Synchronous::Full),
                 "normal" => Some(Synchronous::Normal),
@@ -527,6 +536,7 @@ mod tests {
             ("TOKEN_HOURS", "0"),
             ("THREADS", "many"),
             ("MAX_CONNECTIONS", "0"),
+            ("MAX_SOCKETS", "100001"),
             ("DB_SYNCHRONOUS", "off"),
             ("LOG", "INFO"),
             ("DATA_DIR", ""),

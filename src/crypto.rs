@@ -1,6 +1,7 @@
 //! Hashes, signatures and encodings: SHA-256, HMAC-SHA256, base64url, comparison in constant time.
 
 use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::Hmac;
 use hmac::Mac as _;
@@ -63,6 +64,11 @@ pub fn base64url(bytes: &[u8]) -> String {
 /// The bytes behind [`base64url`]; none when the text is anything else.
 pub fn from_base64url(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+/// The bytes behind base64 with the usual alphabet and padding (RFC 4648, section 4).
+pub fn from_base64(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod threads;
 mod db;
 mod http;
 mod mail;
+mod sockets;
 
 mod auth;
 mod check;

@@ -1,8 +1,9 @@
 //! The process: starts everything in order, waits for a signal, stops everything in reverse.
 //!
 //! Threads: `main` waits for signals, `worker`s and the engine's threads serve, `timer` runs the
-//! clocks, `files` keeps the storage of a master, `sync` and `wake` follow one on a replica, `mail` sends, `log` writes the log. Order of stopping: no new requests; requests in
-//! flight are finished, at most [`STOP_DEADLINE`]; the timer; the files; mail; the databases; the log.
+//! clocks, `files` keeps the storage of a master, `sync` and `wake` follow one on a replica, `mail` sends, `sockets` owns the
+//! WebSockets, `log` writes the log. Order of stopping: no new requests; requests in flight are finished, at most
+//! [`STOP_DEADLINE`]; the sockets; the timer; the files; mail; the databases; the log.
 
 use std::net::SocketAddr;
 use std::net::TcpListener;
@@ -84,7 +85,7 @@ pub struct Running {
 
 /// Starts everything; requests are answered when it returns.
 pub fn start(config: &Config) -> Result<Running> {
-    raise_descriptor_limit(config.connections_max)?;
+    raise_descriptor_limit(config.connections_max, config.sockets_max)?;
     let listener = listen(config.listen)?;
     db::check_build()?;
     let app = Arc::new(App::open(config)?);
@@ -162,6 +163,7 @@ impl Running {
             log::warn(format_args!("requests cut off count={left}"));
         }
         drop(self.http);
+        let sockets_ended = stop_sockets(&self.app, deadline);
         self.stop.set();
         self.app.files.signal.wake();
         if let Some(replica) = self.app.replica() {
@@ -182,15 +184,36 @@ impl Running {
         }
         let closed = match Arc::try_unwrap(self.app) {
             Ok(app) => app.close(),
-            Err(_) if left == 0 && all_ended => Err(Error::internal("databases still in use")),
+            Err(_) if left == 0 && sockets_ended && all_ended => {
+                Err(Error::internal("databases still in use"))
+            }
             // The process ends anyway, and SQLite recovers by itself.
             Err(_) => Ok(()),
         };
         if let Err(error) = &closed {
             log::error(format_args!("close: {error}"));
         }
-        left == 0 && all_ended && mail_ended && closed.is_ok()
+        left == 0 && sockets_ended && all_ended && mail_ended && closed.is_ok()
     }
+}
+
+/// Closes all sockets and says what there was.
+fn stop_sockets(app: &App, deadline: Instant) -> bool {
+    let has_ended = app.sockets.stop(deadline);
+    let counters = app.sockets.counters();
+    log::info(format_args!(
+        "sockets opened={} slow={} dead={} in={} out={} left={}",
+        counters.opened,
+        counters.slow_closed,
+        counters.dead_closed,
+        counters.messages_in,
+        counters.messages_out,
+        counters.open,
+    ));
+    if !has_ended {
+        log::warn(format_args!("still running thread=sockets"));
+    }
+    has_ended
 }
 
 /// The clocks: work that is due now and then. An error is logged and tried again next time.
@@ -212,18 +235,19 @@ fn listen(addr: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Takes all the descriptors the system allows and refuses a limit of connections above them.
-fn raise_descriptor_limit(connections_max: usize) -> Result<()> {
+/// Takes all the descriptors the system allows and refuses limits of connections above them.
+fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<()> {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
         .context("raise the limit of descriptors")?;
     let allowed = limit.maximum.unwrap_or(u64::MAX);
-    let wanted = connections_max as u64 + DESCRIPTORS_RESERVED;
+    let wanted = (connections_max + sockets_max) as u64 + DESCRIPTORS_RESERVED;
     if wanted > allowed {
         return Err(Error::invalid(format!(
-            "MAX_CONNECTIONS={connections_max}: that needs {wanted} file descriptors and the \
-             system allows {allowed}; lower it or raise the limit (LimitNOFILE, ulimit -n)."
+            "MAX_CONNECTIONS={connections_max} MAX_SOCKETS={sockets_max}: that needs {wanted} file \
+             descriptors and the system allows {allowed}; lower them or raise the limit \
+             (LimitNOFILE, ulimit -n)."
         )));
     }
     Ok(())

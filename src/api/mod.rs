@@ -58,6 +58,7 @@ mod pages;
 mod records;
 mod replica;
 mod replication;
+mod socket;
 
 use cors::Cors;
 

@@ -170,10 +170,6 @@ impl Request {
 }
 
 /// A connection that a handler has taken over: the server does not touch it any more.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "for sockets, which are to come")
-)]
 pub struct Socket {
     /// Blocking, without time-outs. Ours is the only descriptor of it.
     pub stream: Arc<TcpStream>,
@@ -240,10 +236,6 @@ impl Response {
 
     /// Switches protocols: sends 101 with these headers, then hands the connection over. For
     /// requests with `Connection: Upgrade` and `Upgrade: websocket` only; others get a 500.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for sockets, which are to come")
-    )]
     pub fn switch(headers: Vec<(&'static str, String)>, takeover: Takeover) -> Response {
         Response {
             headers,

@@ -1,0 +1,431 @@
+//! WebSockets: one thread, the hub, owns them all.
+//!
+//! The hub is given connections whose 101 was sent, tells a [`Peer`] of each what comes, and hands
+//! out [`Link`]s by which any thread sends. It waits in epoll, and for nothing else: a send only
+//! queues the text and wakes the hub if that sleeps; a socket whose queue would outgrow its bound
+//! is too slow and is dropped, never waited for.
+//!
+//! A socket is served in turns, each of them bounded in messages and bytes, so that one which
+//! talks without end does not starve the others. Whoever is not done with a turn comes again after
+//! all the others; that also finds what is left in the buffers of tungstenite, of which epoll knows
+//! nothing. epoll is level-triggered, so nothing is lost when a turn leaves bytes in the kernel.
+//!
+//! A peer that is silent is pinged, at times spread over the sockets; any byte from it is a sign of
+//! life. A socket that breaks the protocol or the limits is told so with a close code, its further
+//! bytes are thrown away for a moment, so that the code arrives, and it is dropped.
+//!
+//! What it costs: a read buffer of 4 KiB and about one more KiB per socket. Buffers that a large
+//! message has blown up are let go of, and all unfinished large messages together are bounded.
+//!
+//! `wire` is the byte stream below tungstenite, `conn` one socket, `hub` the thread.
+
+use std::collections::VecDeque;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::error::Result;
+use crate::error::ResultExt as _;
+use crate::log;
+use crate::threads;
+use crate::threads::lock;
+
+mod conn;
+mod hub;
+mod wire;
+
+/// The value of `Sec-WebSocket-Accept` that answers a key.
+pub fn accept_key(key: &str) -> String {
+    conn::accept_key(key)
+}
+
+/// The bounds; an operator chooses `sockets_max`.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Sockets at a time.
+    pub sockets_max: usize,
+    /// Bytes of a message that comes in; more is answered with 1009.
+    pub message_bytes_max: usize,
+    /// Bytes that wait to be sent to one peer, except that a single message may be longer.
+    pub outbox_bytes_max: usize,
+    /// Bytes of large messages that are coming in, of all sockets; above it whoever adds is closed.
+    pub large_bytes_max: usize,
+    /// Pause between two pings of a socket.
+    pub ping_every: Duration,
+    /// So many pings in a row without a sign of life end a socket.
+    pub missed_pings_max: u32,
+    /// Time for the other side to take part in closing.
+    pub close_grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            sockets_max: 10_000,
+            message_bytes_max: 1 << 20,
+            outbox_bytes_max: 1 << 20,
+            large_bytes_max: 64 << 20,
+            ping_every: Duration::from_secs(20),
+            missed_pings_max: 2,
+            close_grace: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Totals since the start, except `open`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Sockets open now, and places reserved for more.
+    pub open: usize,
+    /// Sockets taken over.
+    pub opened: u64,
+    /// Sockets that are gone.
+    pub closed: u64,
+    /// Of these, dropped because the peer did not take what was sent.
+    pub slow_closed: u64,
+    /// Of these, dropped because the peer did not answer pings.
+    pub dead_closed: u64,
+    /// Texts received.
+    pub messages_in: u64,
+    /// Texts handed to the system to be sent.
+    pub messages_out: u64,
+}
+
+/// What a socket is for. All calls come from the hub thread and must not block; a panic in one
+/// closes this socket only.
+pub trait Peer: Send {
+    /// The first call.
+    fn opened(&mut self, link: Link);
+    /// A text has come. None comes after [`Link::close`] or after the peer has closed.
+    fn received(&mut self, text: &str);
+    /// The last call, however the socket ended.
+    fn closed(&mut self);
+}
+
+/// Owner of all sockets; see the module documentation. Dropped without [`Hub::stop`], it cuts all
+/// sockets off.
+pub struct Hub {
+    core: Arc<Core>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Hub {
+    /// Starts the thread.
+    pub fn start(settings: Settings) -> Result<Hub> {
+        let driver = hub::prepare(settings).context("prepare for sockets")?;
+        let core = Arc::clone(&driver.core);
+        let thread = threads::spawn("sockets", move || driver.run())?;
+        Ok(Hub {
+            core,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// A place for one more socket; none when there is none, or when the hub stops. Never are more
+    /// than `sockets_max` places given away at a time.
+    pub fn reserve(&self) -> Option<Place> {
+        if lock(&self.core.inbox).stop.is_some() {
+            return None;
+        }
+        let max = self.core.settings.sockets_max;
+        let taken =
+            self.core
+                .totals
+                .open
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
+                    (open < max).then_some(open + 1)
+                });
+        taken.ok()?;
+        Some(Place(Arc::clone(&self.core)))
+    }
+
+    /// Totals for metrics.
+    pub fn counters(&self) -> Counters {
+        let totals = &self.core.totals;
+        Counters {
+            open: totals.open.load(Ordering::Relaxed),
+            opened: totals.opened.load(Ordering::Relaxed),
+            closed: totals.closed.load(Ordering::Relaxed),
+            slow_closed: totals.slow_closed.load(Ordering::Relaxed),
+            dead_closed: totals.dead_closed.load(Ordering::Relaxed),
+            messages_in: totals.messages_in.load(Ordering::Relaxed),
+            messages_out: totals.messages_out.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Sends what is queued and a close with 1001 (going away) to all, as far as the deadline
+    /// allows, and ends the thread. True when it has ended in time; then no [`Peer`] is left.
+    pub fn stop(&self, deadline: Instant) -> bool {
+        self.core.stop(deadline);
+        let thread = lock(&self.thread).take();
+        thread.is_none_or(|thread| threads::join_until(thread, deadline))
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.core.stop(Instant::now());
+    }
+}
+
+/// The right to one socket, given back when dropped.
+pub struct Place(Arc<Core>);
+
+impl Place {
+    /// Hands a connection over whose 101 was sent, with the bytes that came behind the request.
+    /// Never blocks. When the hub has stopped meanwhile, connection and peer are dropped.
+    pub fn adopt(self, stream: Arc<TcpStream>, early: Vec<u8>, peer: Box<dyn Peer>) {
+        if let Err(error) = stream.set_nonblocking(true) {
+            log::warn(format_args!("take a socket over: {error}"));
+            return;
+        }
+        let core = Arc::clone(&self.0);
+        let adoption = Adoption {
+            token: core.tokens.fetch_add(1, Ordering::Relaxed),
+            stream,
+            early,
+            peer,
+            place: self,
+        };
+        core.post(|inbox| {
+            if inbox.is_over {
+                // Dropped when the lock is free again: a peer may do what it likes then.
+                return Some(adoption);
+            }
+            inbox.adoptions.push(adoption);
+            None
+        });
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.totals.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Sends to one socket, from any thread. The socket does not live longer because of it.
+#[derive(Clone)]
+pub struct Link(Arc<Outlet>);
+
+struct Outlet {
+    token: u64,
+    core: Arc<Core>,
+    outbox: Mutex<Outbox>,
+}
+
+/// What waits to be sent.
+struct Outbox {
+    texts: VecDeque<Arc<str>>,
+    /// Of the texts that are not yet wholly with the system, with what keeping them costs.
+    bytes: usize,
+    is_open: bool,
+    order: Option<Order>,
+    /// The hub knows that there is something.
+    is_signalled: bool,
+}
+
+/// What the hub shall do with the socket.
+enum Order {
+    /// Send what is queued, then close with a code and a reason.
+    Close(u16, String),
+    /// Drop it: it is too slow.
+    Drop,
+}
+
+/// Counted for each queued text beside its bytes, so that empty ones are bounded too.
+const TEXT_COST: usize = 64;
+/// Longest reason of a close (RFC 6455, section 5.5).
+const REASON_BYTES_MAX: usize = 123;
+
+impl Link {
+    fn new(token: u64, core: &Arc<Core>) -> Link {
+        Link(Arc::new(Outlet {
+            token,
+            core: Arc::clone(core),
+            outbox: Mutex::new(Outbox {
+                texts: VecDeque::new(),
+                bytes: 0,
+                is_open: true,
+                order: None,
+                is_signalled: false,
+            }),
+        }))
+    }
+
+    /// Queues a text and never waits. False when the socket is closed, or is dropped because of
+    /// this text: more would be waiting than the bound, so the peer is too slow.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "for the endpoints with sockets, which are to come"
+        )
+    )]
+    pub fn send(&self, text: Arc<str>) -> bool {
+        let mut cleared = VecDeque::new();
+        let is_taken = self.0.tell(|outbox| {
+            if !outbox.is_open {
+                return (false, false);
+            }
+            let bytes = outbox.bytes + cost(&text);
+            // One message is always taken: how long that may be is up to whoever sends.
+            if outbox.bytes > 0 && bytes > self.0.core.settings.outbox_bytes_max {
+                outbox.is_open = false;
+                outbox.order = Some(Order::Drop);
+                cleared = std::mem::take(&mut outbox.texts);
+                return (false, true);
+            }
+            outbox.bytes = bytes;
+            outbox.texts.push_back(text);
+            (true, true)
+        });
+        drop(cleared);
+        is_taken
+    }
+
+    /// Sends what is queued, then closes; after this nothing more is sent or received. The reason
+    /// is cut to what a close can carry.
+    pub fn close(&self, code: u16, reason: &str) {
+        self.0.tell(|outbox| {
+            if !outbox.is_open {
+                return ((), false);
+            }
+            let mut end = reason.len().min(REASON_BYTES_MAX);
+            while !reason.is_char_boundary(end) {
+                end -= 1;
+            }
+            outbox.is_open = false;
+            outbox.order = Some(Order::Close(code, reason[..end].to_owned()));
+            ((), true)
+        });
+    }
+
+    /// Whether a text would still be queued.
+    pub fn is_open(&self) -> bool {
+        lock(&self.0.outbox).is_open
+    }
+
+    /// Takes nothing more and forgets what is queued.
+    fn shut(&self) {
+        let mut outbox = lock(&self.0.outbox);
+        outbox.is_open = false;
+        let texts = std::mem::take(&mut outbox.texts);
+        drop(outbox);
+        drop(texts);
+    }
+
+    /// What the hub has been told to do, once. From here on new texts are announced again.
+    fn take_order(&self) -> Option<Order> {
+        let mut outbox = lock(&self.0.outbox);
+        outbox.is_signalled = false;
+        outbox.order.take()
+    }
+
+    /// The next text to send, when the one before (if any) is with the system.
+    fn next(&self, before: Option<&str>) -> Option<Arc<str>> {
+        let mut outbox = lock(&self.0.outbox);
+        if let Some(text) = before {
+            outbox.bytes = outbox.bytes.saturating_sub(cost(text));
+        }
+        let text = outbox.texts.pop_front();
+        if text.is_none() && outbox.texts.capacity() > 32 {
+            outbox.texts = VecDeque::new();
+        }
+        text
+    }
+}
+
+fn cost(text: &str) -> usize {
+    text.len() + TEXT_COST
+}
+
+impl Outlet {
+    /// Changes the outbox; the hub is told when that says so and it does not know already.
+    fn tell<T>(&self, change: impl FnOnce(&mut Outbox) -> (T, bool)) -> T {
+        let mut outbox = lock(&self.outbox);
+        let (value, has_news) = change(&mut outbox);
+        let must_signal = has_news && !outbox.is_signalled;
+        outbox.is_signalled |= has_news;
+        drop(outbox);
+        if must_signal {
+            self.core.post(|inbox| inbox.signals.push(self.token));
+        }
+        value
+    }
+}
+
+/// What the hub thread shares with all others.
+struct Core {
+    settings: Settings,
+    /// Written to end the wait of the thread.
+    waker: OwnedFd,
+    inbox: Mutex<Inbox>,
+    tokens: AtomicU64,
+    totals: Totals,
+}
+
+/// News for the hub thread.
+#[derive(Default)]
+struct Inbox {
+    /// At most as many as there are places.
+    adoptions: Vec<Adoption>,
+    /// Sockets with news in their outbox; each at most once.
+    signals: Vec<u64>,
+    /// Stopping, until then.
+    stop: Option<Instant>,
+    /// The thread sleeps or is about to, and has not been woken.
+    is_asleep: bool,
+    /// The thread has ended.
+    is_over: bool,
+}
+
+struct Adoption {
+    token: u64,
+    stream: Arc<TcpStream>,
+    early: Vec<u8>,
+    peer: Box<dyn Peer>,
+    place: Place,
+}
+
+#[derive(Default)]
+struct Totals {
+    open: AtomicUsize,
+    opened: AtomicU64,
+    closed: AtomicU64,
+    slow_closed: AtomicU64,
+    dead_closed: AtomicU64,
+    messages_in: AtomicU64,
+    messages_out: AtomicU64,
+}
+
+impl Core {
+    /// Changes the inbox and wakes the thread if it sleeps. While it works it needs no waking: it
+    /// looks before it sleeps.
+    fn post<T>(&self, change: impl FnOnce(&mut Inbox) -> T) -> T {
+        let mut inbox = lock(&self.inbox);
+        let value = change(&mut inbox);
+        let must_wake = std::mem::take(&mut inbox.is_asleep);
+        drop(inbox);
+        if must_wake {
+            hub::wake(&self.waker);
+        }
+        value
+    }
+
+    fn stop(&self, deadline: Instant) {
+        self.post(|inbox| {
+            inbox.stop.get_or_insert(deadline);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

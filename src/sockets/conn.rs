@@ -1,0 +1,464 @@
+//! One socket: what is done with it in its turns.
+//!
+//! Texts are sent in frames of at most [`FRAME_BYTES`], each when the one before is with the
+//! system, so that the buffer below stays small whatever is sent.
+
+use std::io;
+use std::io::Read as _;
+use std::net::Shutdown;
+use std::net::TcpStream;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use std::time::Instant;
+
+use tungstenite::Error;
+use tungstenite::Message;
+use tungstenite::WebSocket;
+use tungstenite::error::ProtocolError;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::Role;
+use tungstenite::protocol::WebSocketConfig;
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::Data;
+use tungstenite::protocol::frame::coding::OpCode;
+
+use crate::sockets::Adoption;
+use crate::sockets::Core;
+use crate::sockets::Link;
+use crate::sockets::Order;
+use crate::sockets::Peer;
+use crate::sockets::Place;
+use crate::sockets::Settings;
+use crate::sockets::wire::Wire;
+
+/// Texts that a socket may deliver in one turn.
+const TURN_MESSAGES: usize = 64;
+/// Bytes that a socket may send in one turn, and be thrown away of one that is closing.
+const TURN_BYTES: usize = 256 << 10;
+/// Longest frame that is sent.
+const FRAME_BYTES: usize = 16 << 10;
+/// Small frames are gathered up to this before they are handed to the system.
+const WRITE_BYTES: usize = 4 << 10;
+/// What tungstenite may keep of frames that the system does not take: one of ours, and a few short
+/// ones of the protocol.
+const WRITE_BYTES_MAX: usize = WRITE_BYTES + FRAME_BYTES + (4 << 10);
+/// Read at a time, and kept for each socket.
+const READ_BYTES: usize = 4 << 10;
+/// A message that makes the buffers worth replacing.
+const LARGE_BYTES: usize = 32 << 10;
+
+/// Close codes of RFC 6455, section 7.4, and of its registry.
+pub const GOING_AWAY: u16 = 1001;
+const PROTOCOL_BROKEN: u16 = 1002;
+const NO_BINARY: u16 = 1003;
+const NO_UTF8: u16 = 1007;
+const TOO_LARGE: u16 = 1009;
+const OUR_FAULT: u16 = 1011;
+const TRY_LATER: u16 = 1013;
+
+/// See [`super::accept_key`].
+pub fn accept_key(key: &str) -> String {
+    tungstenite::handshake::derive_accept_key(key.as_bytes())
+}
+
+/// What follows a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing until the system or somebody reports something.
+    Wait,
+    /// Another turn, after all the others.
+    Again,
+    /// The socket is at its end.
+    Over(Why),
+}
+
+/// Why a socket is at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    Closed,
+    Slow,
+    Dead,
+}
+
+enum Phase {
+    Open,
+    /// Closing in order: what is queued goes out, the peer answers.
+    Closing,
+    /// A close was sent for a fault; what still comes is thrown away until the peer hangs up.
+    Draining {
+        is_shut: bool,
+    },
+}
+
+/// A socket and whom it is for.
+pub struct Conn {
+    socket: WebSocket<Wire>,
+    peer: Box<dyn Peer>,
+    link: Link,
+    core: Arc<Core>,
+    phase: Phase,
+    /// A close that was asked for and is sent when the queue is empty.
+    farewell: Option<CloseFrame>,
+    /// The text that is being sent, and how much of it is with tungstenite.
+    sending: Option<(Arc<str>, usize)>,
+    /// The system takes no more for now.
+    is_blocked: bool,
+    /// Whether epoll reports when it does.
+    pub watches_writing: bool,
+    /// Waits for its turn.
+    pub is_queued: bool,
+    /// When it is dropped, once it closes.
+    pub ends_at: Option<Instant>,
+    /// The hub has put `ends_at` on its list.
+    pub is_listed: bool,
+    ping_at: Instant,
+    pings_missed: u32,
+    /// Bytes that a large message takes up.
+    large: usize,
+    _place: Place,
+}
+
+impl Conn {
+    /// Takes a connection that does not block, and tells the peer.
+    pub fn new(adoption: Adoption, core: &Arc<Core>, now: Instant) -> Conn {
+        let _ = adoption.stream.set_nodelay(true);
+        let settings = &core.settings;
+        let wire = Wire::new(adoption.stream, adoption.early);
+        let mut conn = Conn {
+            socket: WebSocket::from_raw_socket(wire, Role::Server, Some(config(settings))),
+            peer: adoption.peer,
+            link: Link::new(adoption.token, core),
+            core: Arc::clone(core),
+            phase: Phase::Open,
+            farewell: None,
+            sending: None,
+            is_blocked: false,
+            watches_writing: false,
+            is_queued: false,
+            ends_at: None,
+            is_listed: false,
+            ping_at: now + first_ping(adoption.token, settings.ping_every),
+            pings_missed: 0,
+            large: 0,
+            _place: adoption.place,
+        };
+        let link = conn.link.clone();
+        conn.tell(now, |peer| peer.opened(link));
+        conn
+    }
+
+    /// The connection below.
+    pub fn stream(&self) -> &TcpStream {
+        self.socket.get_ref().stream()
+    }
+
+    /// Whether the system shall report when it takes more.
+    pub fn wants_to_write(&self) -> bool {
+        self.is_blocked
+    }
+
+    /// Does what there is to do, within bounds. `large` is the sum of [`Conn::large`] of all.
+    pub fn turn(&mut self, now: Instant, large: &mut usize) -> Turn {
+        match self.link.take_order() {
+            Some(Order::Drop) => return Turn::Over(Why::Slow),
+            Some(Order::Close(code, reason)) if matches!(self.phase, Phase::Open) => {
+                self.farewell = Some(close_frame(code, reason));
+                self.begin_closing(Phase::Closing, now);
+            }
+            _ => {}
+        }
+        self.socket.get_mut().begin_turn();
+        let read = match self.phase {
+            Phase::Draining { .. } => Turn::Wait,
+            _ => self.read(now),
+        };
+        if let Turn::Over(_) = read {
+            return read;
+        }
+        let written = match self.phase {
+            Phase::Draining { .. } => self.drain(),
+            _ => self.write(),
+        };
+        if read == Turn::Wait && written == Turn::Wait {
+            self.slim();
+        }
+        let has_grown = self.weigh(large);
+        if has_grown && *large > self.core.settings.large_bytes_max {
+            self.fail(now, TRY_LATER, "the server is busy");
+            let drained = self.drain();
+            // So that its bytes do not count against the others any more.
+            self.weigh(large);
+            return drained;
+        }
+        match written {
+            Turn::Wait => read,
+            _ => written,
+        }
+    }
+
+    /// What is due with time. Called now and then.
+    pub fn tick(&mut self, now: Instant) -> Turn {
+        if !matches!(self.phase, Phase::Open) || now < self.ping_at {
+            return Turn::Wait;
+        }
+        let settings = &self.core.settings;
+        let has_heard = std::mem::take(&mut self.socket.get_mut().has_heard);
+        self.pings_missed = if has_heard { 0 } else { self.pings_missed + 1 };
+        if self.pings_missed >= settings.missed_pings_max {
+            return Turn::Over(Why::Dead);
+        }
+        self.ping_at = now + settings.ping_every;
+        // A peer that takes what is sent shows its life by that.
+        if self.is_blocked {
+            return Turn::Wait;
+        }
+        let ping = self.socket.write(Message::Ping(Vec::new().into()));
+        match self.settle(ping) {
+            Turn::Wait => self.flush(),
+            over => over,
+        }
+    }
+
+    /// Ends it: nothing is sent or received any more, and the peer is told.
+    pub fn end(self) {
+        self.link.shut();
+        let _ = self.stream().shutdown(Shutdown::Both);
+        let Conn { mut peer, .. } = self;
+        let _ = catch_unwind(AssertUnwindSafe(move || {
+            peer.closed();
+            drop(peer);
+        }));
+    }
+
+    /// Bytes that a large message takes up, complete or not.
+    pub fn large(&self) -> usize {
+        self.large
+    }
+
+    /// Asks for an orderly close.
+    pub fn close(&self, code: u16, reason: &str) {
+        self.link.close(code, reason);
+    }
+
+    fn read(&mut self, now: Instant) -> Turn {
+        for _ in 0..TURN_MESSAGES {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => {
+                    let totals = &self.core.totals;
+                    totals.messages_in.fetch_add(1, Relaxed);
+                    if self.link.is_open() {
+                        self.tell(now, |peer| peer.received(&text));
+                    }
+                }
+                Ok(Message::Binary(_)) => self.fail(now, NO_BINARY, "only text is taken"),
+                Ok(Message::Close(_)) => {
+                    // The answer is on its way already.
+                    self.link.shut();
+                    self.sending = None;
+                    self.farewell = None;
+                    self.begin_closing(Phase::Closing, now);
+                }
+                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return match self.socket.get_ref().is_exhausted() {
+                        true => Turn::Again,
+                        false => Turn::Wait,
+                    };
+                }
+                Err(Error::Capacity(_)) => self.fail(now, TOO_LARGE, "the message is too large"),
+                Err(Error::Utf8(_)) => self.fail(now, NO_UTF8, "the text is not UTF-8"),
+                Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
+                    return Turn::Over(Why::Closed);
+                }
+                Err(Error::Protocol(_)) => self.fail(now, PROTOCOL_BROKEN, "not a WebSocket frame"),
+                Err(_) => return Turn::Over(Why::Closed),
+            }
+            if let Phase::Draining { .. } = self.phase {
+                return Turn::Wait;
+            }
+        }
+        Turn::Again
+    }
+
+    fn write(&mut self) -> Turn {
+        if self.is_blocked {
+            match self.flush() {
+                Turn::Wait if !self.is_blocked => self.socket.get_mut().has_heard = true,
+                turn => return turn,
+            }
+        }
+        let mut sent = 0;
+        while sent < TURN_BYTES {
+            let Some(frame) = self.next_frame() else {
+                return self.part();
+            };
+            sent += frame.len();
+            let written = self.socket.write(Message::Frame(frame));
+            match self.settle(written) {
+                Turn::Wait if !self.is_blocked => {}
+                turn => return turn,
+            }
+        }
+        Turn::Again
+    }
+
+    /// The next piece of what is queued.
+    fn next_frame(&mut self) -> Option<Frame> {
+        let is_done = |sending: &(Arc<str>, usize)| sending.1 > 0 && sending.1 >= sending.0.len();
+        if self.sending.as_ref().is_none_or(is_done) {
+            let before = self.sending.take();
+            if before.is_some() {
+                let totals = &self.core.totals;
+                totals.messages_out.fetch_add(1, Relaxed);
+            }
+            let before = before.as_ref().map(|(text, _)| &**text);
+            self.sending = self.link.next(before).map(|text| (text, 0));
+        }
+        let (text, at) = self.sending.as_mut()?;
+        let end = text.len().min(*at + FRAME_BYTES);
+        let piece = text.as_bytes()[*at..end].to_vec();
+        let kind = if *at == 0 { Data::Text } else { Data::Continue };
+        let frame = Frame::message(piece, OpCode::Data(kind), end == text.len());
+        // One past the end marks an empty text as sent.
+        *at = end.max(1);
+        Some(frame)
+    }
+
+    /// Nothing is left to be sent, except a farewell.
+    fn part(&mut self) -> Turn {
+        let Some(farewell) = self.farewell.take() else {
+            return self.flush();
+        };
+        let sent = self.socket.close(Some(farewell));
+        self.settle(sent)
+    }
+
+    /// Throws away what comes after a fault.
+    fn drain(&mut self) -> Turn {
+        let Phase::Draining { is_shut } = self.phase else {
+            return Turn::Wait;
+        };
+        if !is_shut {
+            match self.flush() {
+                Turn::Wait if !self.is_blocked => {
+                    let _ = self.stream().shutdown(Shutdown::Write);
+                    self.renew();
+                    self.phase = Phase::Draining { is_shut: true };
+                }
+                Turn::Wait => {}
+                turn => return turn,
+            }
+        }
+        let mut waste = [0; READ_BYTES];
+        for _ in 0..TURN_BYTES / READ_BYTES {
+            match self.stream().read(&mut waste) {
+                Ok(size) if size > 0 => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Wait,
+                Ok(_) | Err(_) => return Turn::Over(Why::Closed),
+            }
+        }
+        Turn::Again
+    }
+
+    fn flush(&mut self) -> Turn {
+        let flushed = self.socket.flush();
+        self.settle(flushed)
+    }
+
+    /// What the result of writing means. What the system did not take is kept by tungstenite.
+    fn settle(&mut self, written: tungstenite::Result<()>) -> Turn {
+        self.is_blocked = false;
+        match written {
+            Ok(()) => Turn::Wait,
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.is_blocked = true;
+                Turn::Wait
+            }
+            Err(_) => Turn::Over(Why::Closed),
+        }
+    }
+
+    /// Closes because of what the peer has sent, or of what we did with it.
+    fn fail(&mut self, now: Instant, code: u16, reason: &str) {
+        self.link.shut();
+        self.sending = None;
+        self.farewell = None;
+        // Where closing has begun, that is what the peer is told.
+        if let Phase::Open = self.phase {
+            let sent = self
+                .socket
+                .close(Some(close_frame(code, reason.to_owned())));
+            self.settle(sent);
+        }
+        self.begin_closing(Phase::Draining { is_shut: false }, now);
+    }
+
+    fn begin_closing(&mut self, phase: Phase, now: Instant) {
+        self.phase = phase;
+        let end = now + self.core.settings.close_grace;
+        self.ends_at.get_or_insert(end);
+    }
+
+    /// Calls the peer; a panic of it closes the socket.
+    fn tell(&mut self, now: Instant, call: impl FnOnce(&mut dyn Peer)) {
+        let peer = &mut *self.peer;
+        if catch_unwind(AssertUnwindSafe(|| call(peer))).is_err() {
+            self.fail(now, OUR_FAULT, "an error of the server");
+        }
+    }
+
+    /// Counts what a large message takes up into the sum; true when that is more than before.
+    fn weigh(&mut self, sum: &mut usize) -> bool {
+        let frames = &self.socket.get_ref().frames;
+        let large = match frames.unfinished().max(frames.longest()) {
+            bytes if bytes >= LARGE_BYTES => bytes,
+            _ => 0,
+        };
+        let has_grown = large > self.large;
+        *sum = *sum - self.large + large;
+        self.large = large;
+        has_grown
+    }
+
+    /// Lets go of buffers that a large message has left, when they are empty.
+    fn slim(&mut self) {
+        let frames = &self.socket.get_ref().frames;
+        let is_due = frames.is_between() && frames.longest() >= LARGE_BYTES;
+        if is_due && !self.is_blocked && matches!(self.phase, Phase::Open) {
+            self.renew();
+        }
+    }
+
+    /// Begins with new buffers.
+    fn renew(&mut self) {
+        let settings = config(&self.core.settings);
+        let wire = self.socket.get_ref().renewed();
+        self.socket = WebSocket::from_raw_socket(wire, Role::Server, Some(settings));
+    }
+}
+
+fn config(settings: &Settings) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BYTES)
+        .write_buffer_size(WRITE_BYTES)
+        .max_write_buffer_size(WRITE_BYTES_MAX)
+        .max_message_size(Some(settings.message_bytes_max))
+        .max_frame_size(Some(settings.message_bytes_max))
+}
+
+fn close_frame(code: u16, reason: String) -> CloseFrame {
+    CloseFrame {
+        code: code.into(),
+        reason: reason.into(),
+    }
+}
+
+/// Between half and all of the pause, evenly over tokens in a row.
+fn first_ping(token: u64, every: Duration) -> Duration {
+    // Multiples of the golden ratio lie evenly between two whole numbers.
+    let part = token.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+    every / 2 + every / 2 * u32::try_from(part).unwrap_or(0) / 1024
+}
