@@ -24,13 +24,14 @@ use crate::replicas::Replicas;
 use crate::replication::Client;
 use crate::replication::Master;
 use crate::replication::Replica;
+use crate::replication::Wakeups;
 use crate::sockets;
 use crate::sockets::Hub;
 
 /// What this server is to others.
 pub enum Part {
     /// Replicas follow it.
-    Master(Master),
+    Master(Master, Arc<Wakeups>),
     /// It follows a master.
     Replica(Arc<Replica>),
 }
@@ -83,7 +84,8 @@ impl App {
             None => {
                 let master =
                     Master::new(Arc::clone(&databases), &config.data_dir, config.synchronous);
-                (node_id, Part::Master(master))
+                let wakeups = Arc::new(Wakeups::new(&databases.changes));
+                (node_id, Part::Master(master, wakeups))
             }
             Some(settings) => {
                 let id = settings.id.clone().unwrap_or(node_id);
@@ -114,8 +116,16 @@ impl App {
     /// What replicas follow, on a master.
     pub fn master(&self) -> Result<&Master> {
         match &self.part {
-            Part::Master(master) => Ok(master),
+            Part::Master(master, _) => Ok(master),
             Part::Replica(_) => Err(Error::read_only()),
+        }
+    }
+
+    /// How replicas hear of changes, on a master.
+    pub fn wakeups(&self) -> Option<&Arc<Wakeups>> {
+        match &self.part {
+            Part::Master(_, wakeups) => Some(wakeups),
+            Part::Replica(_) => None,
         }
     }
 
@@ -123,14 +133,14 @@ impl App {
     pub fn replica(&self) -> Option<&Arc<Replica>> {
         match &self.part {
             Part::Replica(replica) => Some(replica),
-            Part::Master(_) => None,
+            Part::Master(..) => None,
         }
     }
 
     /// Work that is due now and then. What fails is logged and tried again the next time.
     pub fn maintain(&self) {
         self.databases.maintain();
-        let Part::Master(master) = &self.part else {
+        let Part::Master(master, _) = &self.part else {
             return;
         };
         master.spools.forget_unused();
@@ -196,7 +206,7 @@ impl App {
             part,
             ..
         } = self;
-        if matches!(part, Part::Master(_))
+        if matches!(part, Part::Master(..))
             && let Err(error) = auth.keys.write_last_used()
         {
             log::warn(format_args!("note when keys were used: {error}"));

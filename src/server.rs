@@ -31,7 +31,7 @@ use crate::files;
 use crate::http;
 use crate::log;
 use crate::replication::Sync;
-use crate::replication::replica;
+use crate::replication::wakeup;
 use crate::threads;
 use crate::threads::Stop;
 
@@ -132,13 +132,18 @@ fn start_threads(
         let files = spawn("files", |app, stop| {
             files::keeper::run(&app.databases, &app.files, stop);
         })?;
-        return Ok(vec![timer, files]);
+        let notify = spawn("notify", |app, stop| {
+            if let (Some(wakeups), Ok(master)) = (app.wakeups(), app.master()) {
+                wakeups.run(master, stop);
+            }
+        })?;
+        return Ok(vec![timer, files, notify]);
     };
     let sync = Sync::new(replica, &app.databases, &app.catalog, &config.data_dir)?;
     let sync = ("sync", threads::spawn("sync", move || sync.run())?);
     let wake = spawn("wake", |app, stop| {
         if let Some(replica) = app.replica() {
-            replica::watch(replica, stop);
+            wakeup::listen(replica, stop);
         }
     })?;
     Ok(vec![timer, sync, wake])
@@ -166,6 +171,9 @@ impl Running {
         let sockets_ended = stop_sockets(&self.app, deadline);
         self.stop.set();
         self.app.files.signal.wake();
+        if let Some(wakeups) = self.app.wakeups() {
+            wakeups.wake();
+        }
         if let Some(replica) = self.app.replica() {
             replica.stop();
         }

@@ -262,13 +262,6 @@ impl Link {
 
     /// Queues a text and never waits. False when the socket is closed, or is dropped because of
     /// this text: more would be waiting than the bound, so the peer is too slow.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "for the endpoints with sockets, which are to come"
-        )
-    )]
     pub fn send(&self, text: Arc<str>) -> bool {
         let mut cleared = VecDeque::new();
         let is_taken = self.0.tell(|outbox| {

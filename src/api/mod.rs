@@ -163,7 +163,7 @@ const fn route(
 
 /// Every endpoint there is.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 66] = {
+pub const ROUTES: [Route; 67] = {
     use Access::{Account, Admin, Public, Replica, Rules, Scope, Watch};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -242,6 +242,7 @@ pub const ROUTES: [Route; 66] = {
         route(Post,   "/api/replica/databases/{name}/compare",         Replica, Server,  Refuse, replication::compare),
         route(Get,    "/api/replica/answers/{tag}",                    Replica, Server,  Refuse, replication::rest),
         route(Post,   "/api/replica/ack",                              Replica, Server,  Refuse, replication::acknowledge),
+        route(Get,    "/api/replica/ws",                               Replica, Server,  Refuse, replication::listen),
         route(Get,    "/api/replica/status",                           Watch,   Server,  Own,    replication::status),
 
         route(Get,    "/metrics",                                      Watch,  Server,   Own,    metrics::get),

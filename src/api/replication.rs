@@ -11,6 +11,7 @@ use super::Call;
 use super::json_response;
 use super::parameter;
 use super::replica::see;
+use super::socket;
 use crate::clock;
 use crate::db;
 use crate::error::Error;
@@ -96,6 +97,13 @@ pub fn rest(call: &Call<'_>) -> Result<Response> {
     Ok(response.with_header("Content-Range", range))
 }
 
+/// A socket on which a replica hears what has changed.
+pub fn listen(call: &Call<'_>) -> Result<Response> {
+    let (id, _) = admit(call)?;
+    let wakeups = call.app.wakeups().ok_or_else(Error::read_only)?;
+    socket::upgrade(call, wakeups.peer(id))
+}
+
 #[derive(Deserialize)]
 struct Acknowledgement {
     databases: BTreeMap<String, At>,
@@ -137,6 +145,11 @@ pub fn status(call: &Call<'_>) -> Result<Response> {
         .iter()
         .map(|it| (it.name.as_str(), (it.epoch.tag(), it.version)))
         .collect();
+    let listening = call
+        .app
+        .wakeups()
+        .map(|it| it.listening())
+        .unwrap_or_default();
     let replicas: Vec<Value> = call
         .app
         .replicas
@@ -152,6 +165,7 @@ pub fn status(call: &Call<'_>) -> Result<Response> {
             json!({
                 "id": seen.id,
                 "publicUrl": seen.public_url,
+                "connected": listening.contains(&seen.id),
                 "lastSeen": clock::format_ms(seen.seen_ms),
                 "secondsSinceSeen": (clock::now_ms() - seen.seen_ms).max(0) / 1000,
                 "filesAcknowledged": seen.files_acked,

@@ -21,10 +21,6 @@ const KEY_BYTES: usize = 16;
 
 /// Answers a handshake and makes the connection a socket of `peer`. When that fails, `peer` is
 /// dropped without having been called.
-#[expect(
-    dead_code,
-    reason = "for the endpoints with sockets, which are to come"
-)]
 pub fn upgrade(call: &Call<'_>, peer: Box<dyn Peer>) -> Result<Response> {
     answer(call.request, &call.app.sockets, peer)
 }

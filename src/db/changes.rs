@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::threads::lock;
 #[derive(Default)]
 pub struct Changes {
     listens: AtomicBool,
+    count: AtomicU64,
     names: Mutex<BTreeSet<String>>,
     noted: Condvar,
 }
@@ -35,11 +37,17 @@ impl Changes {
         if !self.listens.load(Ordering::SeqCst) {
             return;
         }
+        self.count.fetch_add(1, Ordering::Relaxed);
         let mut names = lock(&self.names);
         if !names.contains(name) {
             names.insert(name.to_owned());
             self.noted.notify_all();
         }
+    }
+
+    /// How many were noted so far.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Waits until there are some, at most this long, and takes them.

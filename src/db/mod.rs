@@ -27,7 +27,6 @@ use rusqlite::Connection;
 pub use apply::Apply;
 pub use changes::Changes;
 pub use checkpoint::Checkpoints;
-pub use commit::Mark;
 pub use commit::take_marks;
 pub use database::Database;
 pub use database::Synchronous;

@@ -171,11 +171,6 @@ impl Client {
         read_json::<serde_json::Value>(response).map(drop)
     }
 
-    /// The token of this replica, good for some minutes.
-    pub fn token(&self) -> String {
-        (self.sign)()
-    }
-
     /// Cuts a connection that has brought nothing for too long. True: it was cut.
     pub fn cut_if_stalled(&self) -> bool {
         let awaited_ms = self.awaited_ms.load(Ordering::Relaxed);
@@ -231,11 +226,12 @@ impl Client {
         }
     }
 
-    fn headers(&self) -> Vec<(&'static str, String)> {
+    /// By which the master knows this replica.
+    pub fn headers(&self) -> Vec<(&'static str, String)> {
         let url = self.public_url.clone();
         let url = url.map(|url| ("X-Replica-Public-Url", url));
         let id = ("X-Replica-Id", self.replica_id.clone());
-        let token = ("Authorization", format!("Bearer {}", self.token()));
+        let token = ("Authorization", format!("Bearer {}", (self.sign)()));
         [id, token].into_iter().chain(url).collect()
     }
 

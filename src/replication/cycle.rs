@@ -106,11 +106,13 @@ impl Sync {
 
     /// Brings along these databases, or all. Returns whether everything went well.
     fn cycle(&mut self, names: &BTreeSet<String>) -> bool {
+        lock(&self.replica.state).is_busy = true;
         let result = match names.is_empty() {
             true => self.everything(),
             false => self.some(names),
         };
         let mut state = lock(&self.replica.state);
+        state.is_busy = false;
         state.cycles += 1;
         let error = result
             .as_ref()

@@ -3,7 +3,8 @@
 //!
 //! On the master `source` numbers the states of one database, `master` answers with `wire` streams that
 //! `spool` keeps. On a replica `client` asks, `follower` brings one database along, `cycle` all of
-//! them, `positions` remembers how far each has come and `replica` tells it.
+//! them, `positions` remembers how far each has come and `replica` tells it. `wakeup` is how it hears
+//! of changes at once.
 //!
 //! A replica trusts nothing that it cannot check: every stream has a hash over all of it, and after
 //! applying it the checksum over all pages must be the master's. Whenever the two cannot know that they
@@ -24,12 +25,14 @@ pub mod positions;
 pub mod replica;
 mod source;
 pub mod spool;
+pub mod wakeup;
 mod wire;
 
 pub use client::Client;
 pub use cycle::Sync;
 pub use master::Master;
 pub use replica::Replica;
+pub use wakeup::Wakeups;
 
 /// One history of a database: from when its master began to number states until it cannot vouch for
 /// the numbers any more. A secret of master and replicas but for its second half.

@@ -16,9 +16,7 @@ use super::positions::Position;
 use crate::clock;
 use crate::db::Database;
 use crate::error::Result;
-use crate::log;
 use crate::threads;
-use crate::threads::Stop;
 use crate::threads::lock;
 
 /// What an operator chooses.
@@ -55,6 +53,13 @@ pub struct State {
     pub error: Option<String>,
     pub cycles: u64,
     pub failures: u64,
+    /// A cycle is under way.
+    pub is_busy: bool,
+    /// Changes are heard of at once.
+    is_connected: bool,
+    /// When the master, which tells every change, was last heard with nothing left to do, in
+    /// milliseconds since 1970.
+    heard_ms: i64,
 }
 
 /// What is going on with one database.
@@ -122,6 +127,8 @@ pub struct ReplicaStatus {
     /// When the master answered last.
     pub master_seen: Option<String>,
     pub complete: bool,
+    pub connected: bool,
+    pub seconds_behind: Option<u64>,
     pub cycles: u64,
     pub failures: u64,
     pub error: Option<String>,
@@ -156,6 +163,21 @@ impl Replica {
     pub fn wake_for_all(&self) {
         lock(&self.wanted).everything = true;
         self.woken.notify_all();
+    }
+
+    /// From now on changes are heard of at once, or no longer.
+    pub fn set_connected(&self, is_connected: bool) {
+        lock(&self.state).is_connected = is_connected;
+    }
+
+    /// The master is there and has told nothing that is not done.
+    pub fn hear(&self) {
+        let wanted = lock(&self.wanted);
+        let mut state = lock(&self.state);
+        if wanted.names.is_empty() && !wanted.everything && !state.is_busy && state.error.is_none()
+        {
+            state.heard_ms = clock::now_ms();
+        }
     }
 
     /// Ends the sync thread, and what it is waiting for.
@@ -197,12 +219,14 @@ impl Replica {
     pub fn seconds_behind(&self) -> Option<u64> {
         let state = lock(&self.state);
         let oldest = state.positions.values().map(|it| it.synced_ms).min()?;
+        let oldest = oldest.max(state.heard_ms);
         let behind_ms = (clock::now_ms() - oldest).max(0);
         Some(behind_ms.cast_unsigned() / 1000)
     }
 
     /// How far it is.
     pub fn status(&self) -> ReplicaStatus {
+        let seconds_behind = self.seconds_behind();
         let state = lock(&self.state);
         let names: BTreeSet<&String> = state.positions.keys().chain(state.status.keys()).collect();
         let databases = names.into_iter().map(|name| state.describe(name));
@@ -210,6 +234,8 @@ impl Replica {
             master: self.client.master_url.clone(),
             master_seen: state.master_seen_ms.map(clock::format_ms),
             complete: state.is_complete,
+            connected: state.is_connected,
+            seconds_behind,
             cycles: state.cycles,
             failures: state.failures,
             error: state.error.clone(),
@@ -277,16 +303,6 @@ impl Transfer {
             bytes: self.done,
             bytes_total: self.length,
             seconds_left: (self.done > 0).then(|| (left / rate).ceil() as u64),
-        }
-    }
-}
-
-/// Cuts connections that bring nothing, until the stop; a thread of its own for as long as nothing
-/// else looks.
-pub fn watch(replica: &Replica, stop: &Stop) {
-    while !stop.wait(Duration::from_secs(1)) {
-        if replica.client.cut_if_stalled() {
-            log::warn(format_args!("sync: nothing came from the master; cut"));
         }
     }
 }
