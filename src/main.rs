@@ -7,6 +7,7 @@ mod clock;
 mod config;
 mod crypto;
 mod error;
+mod failpoints;
 mod ids;
 mod log;
 mod threads;

@@ -37,6 +37,7 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::error::ResultExt as _;
+use crate::failpoints;
 use crate::threads::Stop;
 use crate::threads::lock;
 
@@ -493,9 +494,11 @@ pub fn replace_file(new: &Path, path: &Path) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     if path.exists() {
         fs::remove_file(path).context(format!("remove {}", path.display()))?;
+        failpoints::reach("old-removed");
     }
     remove_log(path);
     fs::rename(new, path).context(format!("put {} in its place", new.display()))?;
+    failpoints::reach("replaced");
     Ok(File::open(dir)?.sync_all()?)
 }
 

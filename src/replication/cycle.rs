@@ -33,6 +33,7 @@ use crate::db;
 use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Result;
+use crate::failpoints;
 use crate::log;
 use crate::threads::lock;
 
@@ -220,6 +221,7 @@ impl Sync {
             return Ok(None);
         };
         let next = follower.apply(&self.context, fetched, before.as_ref())?;
+        failpoints::reach("applied");
         if let Err(error) = follower.fold() {
             log::warn(format_args!("fold the log of {}: {error}", entry.name));
         }
@@ -326,13 +328,17 @@ impl Sync {
         if self.unsaved.is_empty() {
             return;
         }
+        failpoints::reach("before-save");
         let positions = {
             let state = lock(&self.replica.state);
             let position = |name: &String| (name.clone(), state.positions.get(name).cloned());
             self.unsaved.iter().map(position).collect()
         };
         match positions::save(&self.replica.local, positions) {
-            Ok(()) => self.unsaved.clear(),
+            Ok(()) => {
+                self.unsaved.clear();
+                failpoints::reach("saved");
+            }
             // They are found out anew after a start.
             Err(error) => log::warn(format_args!("note how far the replica is: {error}")),
         }

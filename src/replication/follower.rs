@@ -45,6 +45,7 @@ use crate::db::pages::PageReader;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
+use crate::failpoints;
 use crate::log;
 
 /// Streams up to this size are kept in memory until they are applied.
@@ -261,6 +262,7 @@ impl Follower {
         let (head, mut hashes) = (reader.head(), Vec::new());
         reader.pages(|number, page| {
             hashes.push((number, pages::hash(epoch.seed(), number, page)));
+            failpoints::reach("page-received");
             Ok(())
         })?;
         Ok(Fetched {
@@ -296,6 +298,7 @@ impl Follower {
         })?;
         file.set_len(u64::from(head.pages) * page_size)?;
         file.sync_all().context("sync a new file")?;
+        failpoints::reach("whole-written");
         Ok(Fetched {
             head,
             hashes,
@@ -395,8 +398,10 @@ impl Follower {
         }
         let hashes = fetched.hashes;
         write_pages(&apply, fetched.content)?;
+        failpoints::reach("pages-written");
         let is_other_history = position.is_none_or(|position| position.epoch != head.epoch);
         self.commit(context, &apply, &before, &after, is_other_history)?;
+        failpoints::reach("committed");
         drop(apply);
         self.verify(&hashes, &after)?;
         Ok(after)

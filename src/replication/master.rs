@@ -24,6 +24,7 @@ use crate::db::Databases;
 use crate::db::Synchronous;
 use crate::error::Error;
 use crate::error::Result;
+use crate::failpoints;
 use crate::ids;
 use crate::threads::lock;
 
@@ -205,6 +206,7 @@ impl Master {
             }
         }
         let spool = self.spools.keep(tag, writer.finish()?)?;
+        failpoints::reach("spooled");
         Ok(Answer::Stream(spool))
     }
 
@@ -216,6 +218,7 @@ impl Master {
         let result = {
             let cut = source.cut(&database, self.is_synced)?;
             *lock(&entry.known) = (cut.state.epoch, cut.state.version);
+            failpoints::reach("cut");
             body(&cut)
         };
         drop(source);

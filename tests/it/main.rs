@@ -23,6 +23,8 @@ mod files;
 mod limits;
 /// Records over REST: reading, lists, rules, and what is refused.
 mod records;
+/// A master and replicas: following, refusing, kills, broken networks, other histories.
+mod replication;
 /// A stop is prompt, work in flight ends, the exit code, the second signal.
 mod shutdown;
 /// Rules about the source itself.

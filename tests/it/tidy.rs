@@ -9,7 +9,14 @@ const LAYERS: [(&str, &[&str]); 6] = [
     (
         "ground",
         &[
-            "clock", "config", "crypto", "error", "ids", "log", "threads",
+            "clock",
+            "config",
+            "crypto",
+            "error",
+            "failpoints",
+            "ids",
+            "log",
+            "threads",
         ],
     ),
     ("mechanism", &["db", "http", "mail", "sockets"]),

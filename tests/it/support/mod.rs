@@ -1,6 +1,8 @@
 //! What all tests share: a server to start, requests to send, waiting with a deadline.
 
 pub mod api;
+pub mod cluster;
+pub mod proxy;
 pub mod s3;
 pub mod server;
 pub mod token;

@@ -54,6 +54,16 @@ impl Server {
         self.restart()
     }
 
+    /// Ends it; what is left to start another on.
+    pub fn into_parts(self) -> (Arc<Dir>, Vec<(String, String)>) {
+        (Arc::clone(&self.dir), self.settings.clone())
+    }
+
+    /// Starts another on what is left of one that has ended.
+    pub fn from_parts((dir, settings): (Arc<Dir>, Vec<(String, String)>)) -> Server {
+        Server::spawn(dir, settings)
+    }
+
     fn spawn(dir: Arc<Dir>, settings: Vec<(String, String)>) -> Server {
         let mut command = command(dir.path());
         command
