@@ -123,6 +123,9 @@ fn admin(args: &[String]) -> Outcome {
     }
     let words: Vec<&str> = free.iter().map(String::as_str).collect();
     let data_dir = Config::load_data_dir(&flags)?;
+    if words != ["list"] {
+        refuse_replica(&data_dir)?;
+    }
     match words.as_slice() {
         ["create", email] => {
             let password = read_password()?;
@@ -166,6 +169,22 @@ fn admin(args: &[String]) -> Outcome {
     }
 }
 
+/// Whatever is written to a replica's data is overwritten by what its master has.
+fn refuse_replica(data_dir: &Path) -> Result<()> {
+    if !db::local_file(data_dir).exists() {
+        return Ok(());
+    }
+    let local = db::open_existing(data_dir, db::LOCAL, SETTINGS)?;
+    let is_replica = node::is_replica(&local)?;
+    local.close()?;
+    match is_replica {
+        true => Err(Error::conflict(
+            "The data is that of a replica; do this on its master.",
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Opens what is there, and makes nothing.
 fn open_existing(data_dir: &Path) -> Result<db::Database> {
     refuse_empty(data_dir)?;
@@ -191,16 +210,6 @@ const SETTINGS: db::Settings = db::Settings {
 
 /// Opens `default.db`, also beside a running server: SQLite arbitrates between the two.
 fn open_default(data_dir: &Path) -> Result<db::Database> {
-    if db::local_file(data_dir).exists() {
-        let local = db::open_existing(data_dir, db::LOCAL, SETTINGS)?;
-        let is_replica = node::is_replica(&local)?;
-        local.close()?;
-        if is_replica {
-            return Err(Error::conflict(
-                "The data is that of a replica; do this on its master.",
-            ));
-        }
-    }
     db::Database::open(&db::default_file(data_dir), db::Schema::Default, SETTINGS)
 }
 

@@ -389,11 +389,16 @@ fn refuse_pages(context: AuthContext<'_>) -> Authorization {
 
 /// Names the way out when SQLite says that a file is no database or damaged.
 fn refuse_broken(error: Error) -> Error {
-    let text = error.to_string();
-    if text.contains("not a database") || text.contains("malformed") {
-        return damaged().context(text);
+    match is_damaged(&error) {
+        true => damaged().context(error.to_string()),
+        false => error,
     }
-    error
+}
+
+/// Whether SQLite has said that a file is no database or damaged.
+pub fn is_damaged(error: &Error) -> bool {
+    let text = error.to_string();
+    text.contains("not a database") || text.contains("malformed")
 }
 
 /// Without the name of the file, which is no business of a client.

@@ -30,6 +30,7 @@ pub use checkpoint::Checkpoints;
 pub use commit::take_marks;
 pub use database::Database;
 pub use database::Synchronous;
+pub use database::is_damaged;
 pub use migrate::Schema;
 
 use crate::clock;

@@ -146,9 +146,8 @@ impl Follower {
     ) -> Result<(Option<Fetched>, Option<Position>)> {
         let epoch = entry.epoch()?;
         let result = self.try_fetch(context, epoch, position);
-        if result.is_err() {
-            // Whatever it was, the hashes of the file are read anew.
-            self.have = None;
+        if let Err(error) = &result {
+            self.recover(error);
         }
         result.context(format!("fetch {}", self.name))
     }
@@ -327,9 +326,18 @@ impl Follower {
                 Ok(position)
             }
             Err(error) => {
-                self.have = None;
+                self.recover(&error);
                 Err(error)
             }
+        }
+    }
+
+    /// After an error the hashes of the file are read anew; what cannot be read is replaced.
+    fn recover(&mut self, error: &Error) {
+        self.have = None;
+        if db::is_damaged(error) {
+            self.escalate("the file is damaged");
+            self.way = Way::Everything;
         }
     }
 

@@ -88,7 +88,7 @@ fn a_replica_follows_every_kind_of_change() {
     let body = json!({"name": "k", "scopes": ["collections"]});
     let key = admin.post("/api/keys", body).expect(200);
     converge(&master, &follower);
-    let by_key = reader.with_header("X-API-Key", key.text("/secret"));
+    let by_key = reader.with_header("X-API-Key", key.text("/key"));
     by_key.get("/api/collections").expect(200);
     admin
         .delete(&format!("/api/keys/{}", key.text("/id")))

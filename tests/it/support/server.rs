@@ -54,8 +54,12 @@ impl Server {
         self.restart()
     }
 
-    /// Ends it; what is left to start another on.
-    pub fn into_parts(self) -> (Arc<Dir>, Vec<(String, String)>) {
+    /// Ends it in the orderly way, if it has not ended yet; what is left to start another on.
+    pub fn into_parts(mut self) -> (Arc<Dir>, Vec<(String, String)>) {
+        if self.child.try_wait().unwrap().is_none() {
+            self.signal("TERM");
+            self.wait();
+        }
         (Arc::clone(&self.dir), self.settings.clone())
     }
 
