@@ -392,7 +392,7 @@ const ROUTES_HELP: &str = "\
 Usage: vski routes
 
 Lists the endpoints of the API, one per line: method, path, who may call it (public, rules: whom the
-rules of the collection admit, admin), whether it is about one database (then it also exists
+rules of the collection admit, admin, replica, watch: admins, service tokens, replicas), whether it is about one database (then it also exists
 under /db/NAME), and what becomes of it on a replica.
 ";
 

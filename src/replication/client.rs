@@ -204,7 +204,7 @@ impl Client {
         self.awaiting(STALL);
         let result = request.call();
         self.awaiting_nothing();
-        result.map_err(|error| self.unreachable(error))
+        result.map_err(|error| self.unreachable(&error))
     }
 
     fn post(&self, path: &str, body: &[u8]) -> Result<Response<Body>> {
@@ -216,7 +216,7 @@ impl Client {
         self.awaiting(STALL);
         let result = request.send(body);
         self.awaiting_nothing();
-        result.map_err(|error| self.unreachable(error))
+        result.map_err(|error| self.unreachable(&error))
     }
 
     fn agent(&self) -> Result<Agent> {
@@ -268,7 +268,7 @@ impl Client {
         }
     }
 
-    fn unreachable(&self, error: ureq::Error) -> Error {
+    fn unreachable(&self, error: &ureq::Error) -> Error {
         let message = format!("The server {} cannot be reached.", self.master_url);
         Error::new(Kind::Unavailable, message).context(error.to_string())
     }

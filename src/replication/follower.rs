@@ -58,6 +58,9 @@ const GROUPS_MAX: usize = 1500;
 /// What a new file is called until it is whole.
 const NEW: &str = "new";
 
+/// Hears the name of a database, how much of its stream has come and how much there is, in bytes.
+pub type Told = Box<dyn Fn(&str, u64, u64) + Send + Sync>;
+
 /// What following needs besides the database itself.
 pub struct Context {
     pub client: Arc<Client>,
@@ -66,7 +69,7 @@ pub struct Context {
     /// Where streams wait.
     pub spool: PathBuf,
     /// Told how much of a stream has come and how much there is, in bytes.
-    pub progress: Box<dyn Fn(&str, u64, u64) + Send + Sync>,
+    pub progress: Told,
 }
 
 /// One database.

@@ -326,7 +326,7 @@ pub fn wanted_bytes(wanted: &Wanted) -> Vec<u8> {
 }
 
 fn parse_hashes(bytes: &[u8]) -> Result<Vec<u64>> {
-    if bytes.len() % 8 != 0 {
+    if !bytes.len().is_multiple_of(8) {
         return Err(no_hashes());
     }
     let hash = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);

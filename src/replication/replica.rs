@@ -97,7 +97,7 @@ struct Wanted {
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseStatus {
     pub name: String,
-    /// `current`, `behind`, `loading`, `failing` or `mending`.
+    /// `current`, `behind`, `loading` or `failing`.
     pub state: &'static str,
     /// Of the master's states; null before the first one is here.
     pub version: Option<u64>,

@@ -58,6 +58,8 @@ enum Admits {
     Accounts(u16, u16),
     Admins(u16),
     Replicas(u16),
+    /// Admins, service tokens, replicas.
+    Watchers(u16),
     /// Admins, and the key named.
     AdminsAnd(&'static str, u16),
     /// Whom the rules admit: the answer to each of [`CALLERS`].
@@ -104,8 +106,8 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 58] = {
-    use Admits::{Accounts, Admins, AdminsAnd, All, Each, Replicas};
+const ROWS: [Row; 67] = {
+    use Admits::{Accounts, Admins, AdminsAnd, All, Each, Replicas, Watchers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
         row("GET /", "/", "", All(200)),
@@ -116,6 +118,15 @@ const ROWS: [Row; 58] = {
         row("GET /api/replica/files", "/api/replica/files", "", Replicas(200)),
         row("GET /api/replica/files/manifest", "/api/replica/files/manifest", "", Replicas(200)),
         row("GET /api/replica/file/{database}/{collection}/{record}/{file}", "/api/replica/file/default/a/b/c", "", Replicas(404)),
+        row("GET /api/replica/databases", "/api/replica/databases", "", Replicas(200)),
+        row("GET /api/replica/databases/{name}/pages", "/api/replica/databases/local/pages?epoch=0123456789abcdef0123456789abcdef&since=0", "", Replicas(404)),
+        row("POST /api/replica/databases/{name}/pages", "/api/replica/databases/none/pages?epoch=0123456789abcdef0123456789abcdef&since=1", "x", Replicas(400)),
+        row("POST /api/replica/databases/{name}/compare", "/api/replica/databases/default/compare", "x", Replicas(400)),
+        row("GET /api/replica/answers/{tag}", "/api/replica/answers/none", "", Replicas(404)),
+        row("POST /api/replica/ack", "/api/replica/ack", "{}", Replicas(400)),
+        row("GET /api/replica/ws", "/api/replica/ws", "", Replicas(400)),
+        row("GET /api/replica/status", "/api/replica/status", "", Watchers(200)),
+        row("GET /metrics", "/metrics", "", Watchers(200)),
         row("POST /api/replica/files/ack", "/api/replica/files/ack", r#"{"id":-1}"#, Replicas(400)),
 
         row("POST /api/admins/init", "/api/admins/init", "{}", All(400)),
@@ -188,6 +199,9 @@ fn expected(admits: &Admits, caller: &str) -> u16 {
     match admits {
         Admits::All(status) => *status,
         Admits::Replicas(status) if caller == "replica" => *status,
+        Admits::Watchers(status) if ["admin", "service token", "replica"].contains(&caller) => {
+            *status
+        }
         // It is not about who they are.
         Admits::Replicas(_) => 401,
         Admits::Accounts(_, admin) if caller == "admin" => *admin,
@@ -206,6 +220,7 @@ fn access(admits: &Admits) -> &'static str {
         Admits::Accounts(..) => "account",
         Admits::Admins(_) => "admin",
         Admits::Replicas(_) => "replica",
+        Admits::Watchers(_) => "watch",
         Admits::AdminsAnd("key to services", _) => "service",
         Admits::AdminsAnd("key to databases", _) => "databases",
         Admits::AdminsAnd(..) => "collections",

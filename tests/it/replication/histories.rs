@@ -53,12 +53,13 @@ fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
 #[test]
 fn a_replica_mends_whatever_happened_to_its_file() {
     let (master, mut follower) = cluster();
-    let damages: [(&str, fn(&Path)); 8] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 8] = [
         ("a page in the middle", |data| {
             overwrite(&data.join("default.db"), 4096 * 9 + 100, &[0xAA; 700]);
         }),
         ("its head", |data| {
-            overwrite(&data.join("default.db"), 0, &[0; 60])
+            overwrite(&data.join("default.db"), 0, &[0; 60]);
         }),
         ("cut off in a page", |data| {
             let file = std::fs::File::options()
@@ -67,10 +68,10 @@ fn a_replica_mends_whatever_happened_to_its_file() {
             file.unwrap().set_len(4096 * 5 + 77).unwrap();
         }),
         ("empty", |data| {
-            std::fs::write(data.join("default.db"), "").unwrap()
+            std::fs::write(data.join("default.db"), "").unwrap();
         }),
         ("gone", |data| {
-            std::fs::remove_file(data.join("default.db")).unwrap()
+            std::fs::remove_file(data.join("default.db")).unwrap();
         }),
         ("no database", |data| {
             std::fs::write(data.join("default.db"), "x".repeat(9000)).unwrap();

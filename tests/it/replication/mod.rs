@@ -84,7 +84,24 @@ fn a_replica_follows_every_kind_of_change() {
     let page = reader.get("/db/shop/api/collections/c/records").expect(200);
     assert_eq!(page.json["items"][0]["colour"], "red");
 
-    // Keys and passwords are the master's, and so is their end.
+    admin.delete("/api/databases/shop").expect(204);
+    wait_until("the deleted database is gone on the replica", || {
+        reader.get("/db/shop/api/collections/c/records").status == 404
+    });
+    wait_until("its file is set aside", || {
+        cluster::data(&follower).join("deleted").exists()
+    });
+    assert!(follower.stop().success());
+    assert!(master.stop().success());
+}
+
+#[test]
+fn keys_and_passwords_are_the_masters_and_so_is_their_end() {
+    let master = cluster::master();
+    let admin = master.admin();
+    let follower = replica(&master);
+    converge(&master, &follower);
+    let reader = follower.api();
     let body = json!({"name": "k", "scopes": ["collections"]});
     let key = admin.post("/api/keys", body).expect(200);
     converge(&master, &follower);
@@ -96,14 +113,6 @@ fn a_replica_follows_every_kind_of_change() {
     converge(&master, &follower);
     by_key.get("/api/collections").expect(401);
     follower.admin().get("/api/admins").expect(200);
-
-    admin.delete("/api/databases/shop").expect(204);
-    wait_until("the deleted database is gone on the replica", || {
-        reader.get("/db/shop/api/collections/c/records").status == 404
-    });
-    assert!(cluster::data(&follower).join("deleted").exists());
-    assert!(follower.stop().success());
-    assert!(master.stop().success());
 }
 
 #[test]
