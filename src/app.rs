@@ -53,7 +53,7 @@ pub struct App {
 
 impl App {
     /// Opens the data directory and starts what sends mail and what owns the sockets.
-    pub fn open(config: &Config) -> Result<App> {
+    pub fn open(config: &Config, sockets_max: usize) -> Result<App> {
         let role = match config.replica {
             Some(_) => Role::Replica,
             None => Role::Master,
@@ -92,7 +92,7 @@ impl App {
                 let sign = Box::new(auth.replica_signer(&id));
                 let url = config.given_public_url();
                 let client = Client::new(&settings.master_url, &id, url, sign);
-                let replica = Replica::open(databases.local(), client, settings.interval)?;
+                let replica = Replica::open(databases.local(), client, settings)?;
                 (id, Part::Replica(Arc::new(replica)))
             }
         };
@@ -106,7 +106,7 @@ impl App {
             replicas,
             part,
             sockets: Hub::start(sockets::Settings {
-                sockets_max: config.sockets_max,
+                sockets_max,
                 ..sockets::Settings::default()
             })?,
             node_id,

@@ -226,6 +226,9 @@ fn files(args: &[String]) -> Outcome {
     }
     let data_dir = Config::load_data_dir(&flags)?;
     refuse_empty(&data_dir)?;
+    if repairs {
+        refuse_replica(&data_dir)?;
+    }
     let s3 = Config::load_s3(&flags)?;
     let mut report = |finding: Finding, path: &FilePath, is_mended: bool| {
         let note = if is_mended { "  (mended)" } else { "" };

@@ -477,6 +477,7 @@ impl Raw<'_> {
         Ok(Some(replication::replica::Settings {
             master_url: master_url.ok_or_else(|| needs("MASTER_URL"))?,
             interval,
+            waiters_max: (self.number::<usize>("THREADS", 1, 1024)? / 4).max(1),
             id,
         }))
     }

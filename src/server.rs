@@ -41,6 +41,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(8);
 const TIMER_PAUSE: Duration = Duration::from_secs(60);
 /// Descriptors kept for databases, log and the like when connections are counted.
 const DESCRIPTORS_RESERVED: u64 = 128;
+/// Sockets below which it is not worth starting.
+const SOCKETS_MIN: usize = 16;
 
 /// Serves until a signal comes. Calls `ready` with the address once requests are answered.
 /// Returns whether everything ended within the deadline.
@@ -85,10 +87,10 @@ pub struct Running {
 
 /// Starts everything; requests are answered when it returns.
 pub fn start(config: &Config) -> Result<Running> {
-    raise_descriptor_limit(config.connections_max, config.sockets_max)?;
+    let sockets_max = raise_descriptor_limit(config.connections_max, config.sockets_max)?;
     let listener = listen(config.listen)?;
     db::check_build()?;
-    let app = Arc::new(App::open(config)?);
+    let app = Arc::new(App::open(config, sockets_max)?);
     let stop = Stop::new();
     let threads = start_threads(config, &app, &stop)?;
     let api = api::Settings {
@@ -244,21 +246,29 @@ fn listen(addr: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Takes all the descriptors the system allows and refuses limits of connections above them.
-fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<()> {
+/// Of sockets there are as many as that leaves; returns how many.
+fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<usize> {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
         .context("raise the limit of descriptors")?;
     let allowed = limit.maximum.unwrap_or(u64::MAX);
-    let wanted = (connections_max + sockets_max) as u64 + DESCRIPTORS_RESERVED;
+    let wanted = (connections_max + SOCKETS_MIN) as u64 + DESCRIPTORS_RESERVED;
     if wanted > allowed {
         return Err(Error::invalid(format!(
-            "MAX_CONNECTIONS={connections_max} MAX_SOCKETS={sockets_max}: that needs {wanted} file \
-             descriptors and the system allows {allowed}; lower them or raise the limit \
-             (LimitNOFILE, ulimit -n)."
+            "MAX_CONNECTIONS={connections_max}: that needs {wanted} file descriptors and the system \
+             allows {allowed}; lower it or raise the limit (LimitNOFILE, ulimit -n)."
         )));
     }
-    Ok(())
+    let left = allowed - DESCRIPTORS_RESERVED - connections_max as u64;
+    let sockets = sockets_max.min(usize::try_from(left).unwrap_or(usize::MAX));
+    if sockets < sockets_max {
+        log::warn(format_args!(
+            "the system allows {allowed} file descriptors, which leaves {sockets} sockets of \
+             MAX_SOCKETS={sockets_max}"
+        ));
+    }
+    Ok(sockets)
 }
 
 /// While the stop is under way another signal ends the process at once.

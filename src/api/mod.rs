@@ -11,8 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
-use serde_json::json;
 
 use crate::app::App;
 use crate::auth::Credentials;
@@ -35,7 +33,6 @@ use crate::http::query;
 use crate::http::route::Found;
 use crate::http::route::Params;
 use crate::http::route::Router;
-use crate::log;
 use crate::records::Scope;
 use crate::rules::Identity;
 use crate::rules::KeyScope;
@@ -43,6 +40,7 @@ use crate::threads::Stop;
 
 mod accounts;
 mod admins;
+mod answer;
 mod batch;
 mod collections;
 pub mod cors;
@@ -60,6 +58,10 @@ mod replica;
 mod replication;
 mod socket;
 
+use answer::answer_error;
+use answer::error_json;
+use answer::error_response;
+use answer::json_response;
 use cors::Cors;
 
 /// How often a request starts over whose collection changes while it is served.
@@ -336,12 +338,12 @@ impl Api {
         // with the definitions of now.
         let pause = Stop::new();
         for _ in 0..STALE_TRIES {
-            match (route.handler)(&call) {
+            match answer_by(route, &call) {
                 Err(error) if error.kind() == Kind::Stale => pause.wait(STALE_PAUSE),
                 result => return result,
             };
         }
-        (route.handler)(&call)
+        answer_by(route, &call)
     }
 
     /// Who asks, if they may call this endpoint at all. Where everybody may, credentials are not
@@ -370,6 +372,15 @@ impl Api {
         check_access(route, &identity)?;
         Ok(identity)
     }
+}
+
+/// What the handler answers. Replicas ask all the time.
+fn answer_by(route: &Route, call: &Call<'_>) -> Result<Response> {
+    let response = (route.handler)(call)?;
+    Ok(match route.access {
+        Access::Replica => response.quietly(),
+        _ => response,
+    })
 }
 
 /// One request on its way to a handler.
@@ -548,50 +559,4 @@ fn method_not_allowed(methods: &[Method]) -> Response {
         "This path does not take this method.",
     );
     error_response(&error).with_header("Allow", names.join(", "))
-}
-
-/// Our own faults are logged with their whole chain; a client's are its own business.
-fn answer_error(request: &Request, error: &Error) -> Response {
-    match error.kind() {
-        Kind::Internal => log::error(format_args!(
-            "request failed id={} error={error}",
-            request.id
-        )),
-        Kind::Unavailable => log::warn(format_args!(
-            "request refused id={} error={error}",
-            request.id
-        )),
-        _ => {}
-    }
-    error_response(error)
-}
-
-fn error_response(error: &Error) -> Response {
-    let response = json_response(error.kind().status(), &error_json(error));
-    match error.kind() {
-        Kind::Unavailable | Kind::TooMany | Kind::Stale => {
-            let seconds = error.retry_after().unwrap_or(1);
-            response.with_header("Retry-After", seconds.to_string())
-        }
-        _ => response,
-    }
-}
-
-/// The one form of an error, as in PocketBase.
-fn error_json(error: &Error) -> Value {
-    let fields: serde_json::Map<String, Value> = error
-        .field_errors()
-        .iter()
-        .map(|(name, field)| {
-            (
-                name.clone(),
-                json!({"code": field.code, "message": field.message}),
-            )
-        })
-        .collect();
-    json!({"status": error.kind().status(), "message": error.message(), "data": fields})
-}
-
-fn json_response(status: u16, body: &Value) -> Response {
-    Response::json(status, body.to_string().into_bytes())
 }

@@ -190,6 +190,8 @@ pub struct Response {
     pub body: Vec<u8>,
     /// What follows the body, and its length in bytes.
     stream: Option<(Box<dyn Read + Send>, u64)>,
+    /// Not worth a line in the log when all is well.
+    is_quiet: bool,
     takeover: Option<Takeover>,
 }
 
@@ -201,6 +203,7 @@ impl Response {
             headers: Vec::new(),
             body: Vec::new(),
             stream: None,
+            is_quiet: false,
             takeover: None,
         }
     }
@@ -241,6 +244,14 @@ impl Response {
             headers,
             takeover: Some(takeover),
             ..Response::empty(101)
+        }
+    }
+
+    /// One of very many that programs ask for: logged at `debug`, unless it is a refusal.
+    pub fn quietly(self) -> Response {
+        Response {
+            is_quiet: true,
+            ..self
         }
     }
 

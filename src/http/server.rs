@@ -48,6 +48,7 @@ use crate::http::encode::Connection;
 use crate::http::encode::Frame;
 use crate::http::encode::encode;
 use crate::log;
+use crate::log::Level;
 use crate::threads::lock;
 use crate::threads::wait_timeout;
 
@@ -245,19 +246,32 @@ impl Inner {
                 problem(503, "The server is busy; try again.")
             }
         };
-        let status = response.status;
+        let (status, is_quiet) = (response.status, response.is_quiet);
         let bytes = exchange.answer(engine, response);
         let micros = u64::try_from(received_at.elapsed().as_micros()).unwrap_or(u64::MAX);
         let method = exchange.method.as_str();
-        log::request(id.as_str(), method, &path, status, micros, bytes, &peer);
+        let level = match is_quiet && status < 400 {
+            true => Level::Debug,
+            false => Level::Info,
+        };
+        log::request(
+            level,
+            id.as_str(),
+            method,
+            &path,
+            status,
+            micros,
+            bytes,
+            &peer,
+        );
     }
 
     fn call(&self, request: Request, wants_upgrade: bool) -> Response {
         let id = request.id.clone();
         match panic::catch_unwind(AssertUnwindSafe(|| (self.handler)(request))) {
+            // As with HTTP/1.0, which has no upgrades.
             Ok(response) if response.takeover.is_some() && !wants_upgrade => {
-                log::error(format_args!("takeover without an upgrade request id={id}"));
-                problem(500, INTERNAL_MESSAGE)
+                problem(400, "This takes an upgrade of HTTP/1.1 to a WebSocket.")
             }
             Ok(response) => response,
             Err(payload) => {

@@ -142,6 +142,17 @@ impl Sync {
                  is until both run the same."
             )));
         }
+        // They become names of files.
+        if let Some(it) = list
+            .databases
+            .iter()
+            .find(|it| !db::is_valid_name(&it.name))
+        {
+            return Err(Error::unavailable(format!(
+                "The master has a database with a name that none can have: {:?}.",
+                it.name
+            )));
+        }
         let result = self.bring_along(&list.databases);
         self.drop_vanished(&list.databases, result.is_ok())?;
         if result.is_ok() {

@@ -339,8 +339,8 @@ impl Follower {
     fn recover(&mut self, error: &Error) {
         self.have = None;
         if db::is_damaged(error) {
+            self.way = Way::Compare;
             self.escalate("the file is damaged");
-            self.way = Way::Everything;
         }
     }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -25,6 +27,8 @@ pub struct Settings {
     pub master_url: String,
     /// Pause between two cycles that nothing wakes.
     pub interval: Duration,
+    /// Reads that may wait for a state at a time.
+    pub waiters_max: usize,
     /// The name of this replica; that of the node when none is given.
     pub id: Option<String>,
 }
@@ -37,6 +41,8 @@ pub struct Replica {
     pub state: Arc<Mutex<State>>,
     /// A position has moved.
     pub moved: Condvar,
+    waiters: AtomicUsize,
+    waiters_max: usize,
     wanted: Mutex<Wanted>,
     woken: Condvar,
 }
@@ -137,14 +143,16 @@ pub struct ReplicaStatus {
 
 impl Replica {
     /// Reads how far it came before.
-    pub fn open(local: &Arc<Database>, client: Client, interval: Duration) -> Result<Replica> {
+    pub fn open(local: &Arc<Database>, client: Client, settings: &Settings) -> Result<Replica> {
         let state = State {
             positions: positions::load(local)?,
             ..State::default()
         };
         Ok(Replica {
             client: Arc::new(client),
-            interval,
+            interval: settings.interval,
+            waiters: AtomicUsize::new(0),
+            waiters_max: settings.waiters_max,
             local: Arc::clone(local),
             state: Arc::new(Mutex::new(state)),
             moved: Condvar::new(),
@@ -187,7 +195,8 @@ impl Replica {
         self.client.stop();
     }
 
-    /// Waits until a database has come to a state of the master's; false when it does not in time.
+    /// Waits until a database has come to a state of the master's; false when it does not in time, or
+    /// too many others wait already, who would keep everybody from being served.
     pub fn wait_for(&self, name: &str, tag: &str, version: u64, deadline: Instant) -> bool {
         let has_reached = |state: &State| {
             let position = state.positions.get(name);
@@ -196,6 +205,21 @@ impl Replica {
         if has_reached(&lock(&self.state)) {
             return true;
         }
+        if self.waiters.fetch_add(1, Ordering::SeqCst) >= self.waiters_max {
+            self.waiters.fetch_sub(1, Ordering::SeqCst);
+            return false;
+        }
+        let has_come = self.wait_until(name, has_reached, deadline);
+        self.waiters.fetch_sub(1, Ordering::SeqCst);
+        has_come
+    }
+
+    fn wait_until(
+        &self,
+        name: &str,
+        has_reached: impl Fn(&State) -> bool,
+        deadline: Instant,
+    ) -> bool {
         self.wake([name.to_owned()]);
         let mut state = lock(&self.state);
         loop {
