@@ -80,6 +80,7 @@ impl App {
         )?;
         let node_id = node::id(databases.local())?;
         let replicas = Replicas::open(Arc::clone(databases.local()))?;
+        let files = Files::open(&config.data_dir, config.s3.as_ref(), &databases, &replicas)?;
         let (node_id, part) = match &config.replica {
             None => {
                 let master =
@@ -92,12 +93,12 @@ impl App {
                 let sign = Box::new(auth.replica_signer(&id));
                 let url = config.given_public_url();
                 let client = Client::new(&settings.master_url, &id, url, sign);
-                let replica = Replica::open(databases.local(), client, settings)?;
+                let replica = Replica::open(databases.local(), client, settings, &files.storage)?;
                 (id, Part::Replica(Arc::new(replica)))
             }
         };
         Ok(App {
-            files: Files::open(&config.data_dir, config.s3.as_ref(), &databases, &replicas)?,
+            files,
             file_sync_retention_ms: i64::from(config.file_sync_retention_days) * DAY_MS,
             databases,
             catalog,

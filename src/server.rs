@@ -141,14 +141,27 @@ fn start_threads(
         })?;
         return Ok(vec![timer, files, notify]);
     };
-    let sync = Sync::new(replica, &app.databases, &app.catalog, &config.data_dir)?;
+    let storage = &app.files.storage;
+    let sync = Sync::new(
+        replica,
+        &app.databases,
+        &app.catalog,
+        storage,
+        &config.data_dir,
+    )?;
     let sync = ("sync", threads::spawn("sync", move || sync.run())?);
     let wake = spawn("wake", |app, stop| {
         if let Some(replica) = app.replica() {
             wakeup::listen(replica, stop);
         }
     })?;
-    Ok(vec![timer, sync, wake])
+    let downloads = replica
+        .downloads
+        .as_ref()
+        .map(|it| it.start())
+        .transpose()?;
+    let downloads = downloads.into_iter().flatten().map(|it| ("download", it));
+    Ok([timer, sync, wake].into_iter().chain(downloads).collect())
 }
 
 impl Running {

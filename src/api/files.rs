@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::FilePath;
+use crate::files::Remote;
 use crate::files::Stored;
 use crate::files::table;
 use crate::http::Response;
@@ -132,7 +133,13 @@ fn part(call: &Call<'_>, path: &FilePath, stored: &Stored, etag: &str) -> Result
                 .with_header("Content-Range", format!("bytes */{}", stored.size)));
         }
     };
-    let Some(content) = call.app.files.storage.read(path, stored, start, length)? else {
+    let storage = &call.app.files.storage;
+    let content = match storage.read(path, stored, start, length)? {
+        // It is on its way from the master.
+        None if fetch(call, path, stored)? => storage.read(path, stored, start, length)?,
+        content => content,
+    };
+    let Some(content) = content else {
         return Err(Error::unavailable("The file is not here; try again later.")
             .context(format!("file {path} is missing in the storage")));
     };
@@ -147,6 +154,19 @@ fn part(call: &Call<'_>, path: &FilePath, stored: &Stored, etag: &str) -> Result
         }
         _ => response,
     })
+}
+
+/// Gets a file that this replica has not yet. Whether it is here then.
+fn fetch(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<bool> {
+    let remote = Remote {
+        path: path.clone(),
+        size: stored.size,
+        sha256: stored.sha256.clone(),
+    };
+    match call.app.replica() {
+        Some(replica) => replica.fetch_file(&remote),
+        None => Ok(false),
+    }
 }
 
 fn with_headers(

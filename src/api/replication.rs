@@ -41,7 +41,12 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
             })
         })
         .collect();
-    let body = json!({"schema": db::schema_versions(), "databases": databases});
+    let files = match &call.app.files.journal {
+        Some(journal) => json!({"epoch": journal.epoch(), "last": journal.last()?}),
+        None => Value::Null,
+    };
+    let schema = db::schema_versions();
+    let body = json!({"schema": schema, "databases": databases, "files": files});
     Ok(json_response(200, &body))
 }
 

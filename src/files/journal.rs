@@ -210,7 +210,7 @@ pub fn manifest(
 }
 
 /// The id of the last entry that was ever written.
-fn last(connection: &Connection) -> Result<i64> {
+pub fn last(connection: &Connection) -> Result<i64> {
     let sql = "SELECT seq FROM sqlite_sequence WHERE name = '_file_journal'";
     let found = connection.query_row(sql, [], |row| row.get(0)).optional()?;
     Ok(found.unwrap_or(0))

@@ -18,6 +18,9 @@ use std::time::Duration;
 use std::time::UNIX_EPOCH;
 
 use super::FilePath;
+use super::Incoming;
+use super::Remote;
+use super::incoming;
 use crate::clock;
 use crate::error::Error;
 use crate::error::Result;
@@ -29,6 +32,8 @@ const PARTIAL: &str = ".partial";
 
 /// How often a folder is made that goes away again at once.
 const TRIES: u32 = 10;
+/// So many files are synced one by one.
+const FEW: usize = 4;
 /// Collections that are remembered to be durable.
 const DURABLE_MAX: usize = 10_000;
 
@@ -61,6 +66,7 @@ impl Local {
             }
             Ok(())
         };
+        incoming::remove_old(&local.root)?;
         prepare().map_err(|error| {
             Error::unavailable(format!("{} cannot be used: {error}.", local.root.display()))
         })?;
@@ -141,6 +147,59 @@ impl Local {
         }
         durable.insert(collection.to_owned());
         Ok(())
+    }
+
+    /// Removes what is here of files that come from a master; none is on its way.
+    pub fn forget_incoming(&self) -> Result<()> {
+        incoming::remove_all(&self.root)
+    }
+
+    /// What is here of a file that comes from a master.
+    pub fn incoming(&self, remote: &Remote) -> Result<Incoming> {
+        Incoming::open(&self.root, remote)
+    }
+
+    /// Gives files from a master, whole and checked, their places, durably. Under its name there is never
+    /// a file that the disk has not. Many are cheaper together.
+    pub fn accept(&self, remotes: &[Remote]) -> Result<()> {
+        let part = |remote: &Remote| Incoming::path_of(&self.root, remote);
+        // The others have theirs already, from an attempt that failed in the middle.
+        let remotes: Vec<&Remote> = remotes.iter().filter(|it| part(it).exists()).collect();
+        if remotes.len() <= FEW {
+            for remote in remotes {
+                File::open(part(remote))?.sync_all().map_err(refused)?;
+                self.move_in(remote)?;
+                let target = self.root.join(remote.path.relative());
+                self.sync_up(target.parent().unwrap_or(&self.root))
+                    .map_err(refused)?;
+            }
+            return Ok(());
+        }
+        let root = File::open(&self.root)?;
+        let sync = || rustix::fs::syncfs(&root).map_err(|error| refused(error.into()));
+        sync()?;
+        for remote in remotes {
+            self.move_in(remote)?;
+        }
+        sync()
+    }
+
+    fn move_in(&self, remote: &Remote) -> Result<()> {
+        let target = self.root.join(remote.path.relative());
+        let part = Incoming::path_of(&self.root, remote);
+        let folder = target.parent().unwrap_or(&self.root);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            make_folders(folder).map_err(refused)?;
+            match fs::rename(&part, &target) {
+                // Somebody else has moved it.
+                Err(_) if !part.exists() && target.exists() => return Ok(()),
+                // The folder was empty, and somebody removed it for that.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {}
+                result => return result.map_err(refused),
+            }
+        }
     }
 
     /// A stored file, to be read; none when it is not there.

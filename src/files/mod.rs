@@ -21,6 +21,8 @@ use crate::ids;
 use crate::node;
 use crate::replicas::Replicas;
 
+pub use incoming::Incoming;
+pub use incoming::Remote;
 pub use journal::Journal;
 pub use local::Partial;
 pub use s3::Settings as S3Settings;
@@ -30,6 +32,7 @@ pub use storage::Storage;
 pub use table::Stored;
 
 pub mod cleanup;
+mod incoming;
 pub mod journal;
 pub mod keeper;
 mod local;

@@ -10,6 +10,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::FilePath;
+use super::Incoming;
+use super::Remote;
 use super::local::Local;
 use super::local::Partial;
 use super::s3::S3;
@@ -17,6 +19,7 @@ use super::s3::Settings;
 use super::table::Stored;
 use crate::clock;
 use crate::clock::DAY_MS;
+use crate::crypto::Hasher;
 use crate::error::Error;
 use crate::error::Result;
 use crate::ids;
@@ -27,6 +30,7 @@ use crate::threads::lock;
 const OWNER: &str = "vski-owner";
 /// Longest content of that.
 const OWNER_BYTES_MAX: u64 = 64;
+const HASH_BUFFER_BYTES: usize = 128 << 10;
 /// Life of the address that a download is sent to.
 const LINK_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
@@ -220,6 +224,38 @@ impl Storage {
                 .map(|it| it.len()));
         };
         size_of(s3, &path.to_string())
+    }
+
+    /// Removes what is here of files that come from a master; none is on its way.
+    pub fn forget_incoming(&self) -> Result<()> {
+        self.local.forget_incoming()
+    }
+
+    /// What is here of a file that comes from a master.
+    pub fn incoming(&self, remote: &Remote) -> Result<Incoming> {
+        self.local.incoming(remote)
+    }
+
+    /// Gives files from a master, whole and checked, their places, durably.
+    pub fn accept(&self, remotes: &[Remote]) -> Result<()> {
+        self.local.accept(remotes)
+    }
+
+    /// Whether the storage has exactly this file: reads all of it.
+    pub fn holds(&self, remote: &Remote) -> Result<bool> {
+        if self.size(&remote.path)? != Some(remote.size) {
+            return Ok(false);
+        }
+        let Some(mut content) = self.read_part(&remote.path, 0, remote.size)? else {
+            return Ok(false);
+        };
+        let (mut hasher, mut buffer) = (Hasher::new(), vec![0; HASH_BUFFER_BYTES]);
+        loop {
+            match content.read(&mut buffer)? {
+                0 => return Ok(ids::hex(&hasher.finish()) == remote.sha256),
+                length => hasher.update(&buffer[..length]),
+            }
+        }
     }
 
     /// Deletes a stored file, if it is there.

@@ -4,12 +4,12 @@
 //! by whoever calls [`Client::cut_if_stalled`] now and then, and [`Client::stop`] cuts it at once. A
 //! stream that was cut goes on where it was, see [`Download`].
 
+use std::collections::BTreeMap;
 use std::io;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ const STALL: Duration = Duration::from_secs(120);
 const STALL_IN_BODY: Duration = Duration::from_secs(15);
 /// The longest answer that is read whole.
 const BODY_BYTES_MAX: u64 = 64 << 20;
+/// As many as ask at a time: the sync thread and the downloads.
+const IDLE_CONNECTIONS: usize = 8;
 /// How often a stream is gone on with after it was cut without bringing anything.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -50,8 +52,8 @@ pub struct Client {
     public_url: Option<String>,
     sign: Sign,
     agent: Mutex<Agent>,
-    /// Until when something has to come, in milliseconds since 1970; 0: nothing is awaited.
-    awaited_ms: AtomicI64,
+    /// Until when something has to come, in milliseconds since 1970, for each request under way.
+    awaited: Mutex<Awaited>,
     is_stopped: AtomicBool,
 }
 
@@ -61,6 +63,59 @@ pub struct List {
     /// Version of the system tables of `default.db` and of tenants.
     pub schema: (i64, i64),
     pub databases: Vec<Entry>,
+    /// Where the journal of files ends; none when the master has none.
+    pub files: Option<JournalEnd>,
+}
+
+/// Where a journal of files ends.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct JournalEnd {
+    pub epoch: String,
+    pub last: i64,
+}
+
+/// What came and went.
+#[derive(Debug, Deserialize)]
+pub struct JournalPage {
+    pub entries: Vec<JournalEntry>,
+    /// What to go on behind.
+    pub next: i64,
+    pub last: i64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct JournalEntry {
+    pub op: String,
+    pub path: String,
+    pub size: u64,
+    pub sha256: String,
+}
+
+/// Files that there are.
+#[derive(Debug, Deserialize)]
+pub struct ManifestPage {
+    pub epoch: String,
+    /// The end of the journal before this was read.
+    pub last: i64,
+    pub entries: Vec<ManifestEntry>,
+    pub next: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct ManifestEntry {
+    pub path: String,
+    pub size: u64,
+    pub sha256: String,
+}
+
+/// What the master has of a file.
+pub enum FileReply {
+    /// Its bytes from the place that was asked for.
+    Rest(Box<dyn Read + Send>),
+    /// All of its bytes.
+    Whole(Box<dyn Read + Send>),
+    /// There is no such file any more.
+    Gone,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -123,7 +178,7 @@ impl Client {
             public_url,
             sign,
             agent: Mutex::new(agent()),
-            awaited_ms: AtomicI64::new(0),
+            awaited: Mutex::default(),
             is_stopped: AtomicBool::new(false),
         }
     }
@@ -165,6 +220,47 @@ impl Client {
         self.reply(response)
     }
 
+    /// The journal of files behind an entry; none when that is too far back, or of another journal.
+    pub fn journal(&self, epoch: &str, since: i64) -> Result<Option<JournalPage>> {
+        let path = format!("/api/replica/files?epoch={epoch}&since={since}");
+        let response = self.get(&path, None)?;
+        match response.status().as_u16() {
+            410 => Ok(None),
+            _ => read_json(response).map(Some),
+        }
+    }
+
+    /// The files that there are, behind a path.
+    pub fn manifest(&self, after: &str) -> Result<ManifestPage> {
+        read_json(self.get(&format!("/api/replica/files/manifest?after={after}"), None)?)
+    }
+
+    /// The bytes of a file from some place on.
+    pub fn file(self: &Arc<Self>, path: &str, from: u64) -> Result<FileReply> {
+        let range = (from > 0).then_some(from);
+        let response = self.get(&format!("/api/replica/file/{path}"), range)?;
+        let status = response.status().as_u16();
+        let body = |response: Response<Body>| {
+            Box::new(Watched {
+                client: Arc::clone(self),
+                body: response.into_body().into_reader(),
+            })
+        };
+        match status {
+            200 => Ok(FileReply::Whole(body(response))),
+            206 => Ok(FileReply::Rest(body(response))),
+            404 => Ok(FileReply::Gone),
+            _ => Err(refused(response)),
+        }
+    }
+
+    /// Tells the master that every file up to an entry of the journal is here, safely.
+    pub fn acknowledge_files(&self, epoch: &str, id: i64) -> Result<()> {
+        let body = serde_json::json!({"epoch": epoch, "id": id}).to_string();
+        let response = self.post("/api/replica/files/ack", body.as_bytes())?;
+        read_json::<serde_json::Value>(response).map(drop)
+    }
+
     /// Tells the master how far this replica has come.
     pub fn acknowledge(&self, body: &serde_json::Value) -> Result<()> {
         let response = self.post("/api/replica/ack", body.to_string().as_bytes())?;
@@ -173,11 +269,13 @@ impl Client {
 
     /// Cuts a connection that has brought nothing for too long. True: it was cut.
     pub fn cut_if_stalled(&self) -> bool {
-        let awaited_ms = self.awaited_ms.load(Ordering::Relaxed);
-        if awaited_ms == 0 || clock::now_ms() < awaited_ms {
+        let now_ms = clock::now_ms();
+        let mut awaited = lock(&self.awaited);
+        if awaited.until_ms.values().all(|until_ms| now_ms < *until_ms) {
             return false;
         }
-        self.awaited_ms.store(0, Ordering::Relaxed);
+        awaited.until_ms.clear();
+        drop(awaited);
         self.cut();
         true
     }
@@ -201,9 +299,8 @@ impl Client {
         if let Some(from) = range {
             request = request.header("Range", format!("bytes={from}-"));
         }
-        self.awaiting(STALL);
+        let _awaiting = self.awaiting(STALL);
         let result = request.call();
-        self.awaiting_nothing();
         result.map_err(|error| self.unreachable(&error))
     }
 
@@ -213,9 +310,8 @@ impl Client {
         for (name, value) in self.headers() {
             request = request.header(name, value);
         }
-        self.awaiting(STALL);
+        let _awaiting = self.awaiting(STALL);
         let result = request.send(body);
-        self.awaiting_nothing();
         result.map_err(|error| self.unreachable(&error))
     }
 
@@ -235,14 +331,18 @@ impl Client {
         [id, token].into_iter().chain(url).collect()
     }
 
-    fn awaiting(&self, limit: Duration) {
+    /// Something has to come within `limit`, until the result is dropped.
+    fn awaiting(&self, limit: Duration) -> Awaiting<'_> {
         let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-        let at = clock::now_ms().saturating_add(limit_ms);
-        self.awaited_ms.store(at, Ordering::Relaxed);
-    }
-
-    fn awaiting_nothing(&self) {
-        self.awaited_ms.store(0, Ordering::Relaxed);
+        let mut awaited = lock(&self.awaited);
+        awaited.count += 1;
+        let number = awaited.count;
+        let until_ms = clock::now_ms().saturating_add(limit_ms);
+        awaited.until_ms.insert(number, until_ms);
+        Awaiting {
+            client: self,
+            number,
+        }
     }
 
     fn reply(self: &Arc<Self>, response: Response<Body>) -> Result<Reply> {
@@ -274,6 +374,23 @@ impl Client {
     }
 }
 
+#[derive(Default)]
+struct Awaited {
+    count: u64,
+    until_ms: BTreeMap<u64, i64>,
+}
+
+struct Awaiting<'a> {
+    client: &'a Client,
+    number: u64,
+}
+
+impl Drop for Awaiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.client.awaited).until_ms.remove(&self.number);
+    }
+}
+
 fn agent() -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
@@ -283,7 +400,8 @@ fn agent() -> Agent {
         .user_agent("vski")
         .accept_encoding("identity")
         .timeout_connect(Some(CONNECT))
-        .max_idle_connections(2)
+        .max_idle_connections(IDLE_CONNECTIONS)
+        .max_idle_connections_per_host(IDLE_CONNECTIONS)
         .build();
     Agent::new_with_config(config)
 }
@@ -321,6 +439,19 @@ fn refused(mut response: Response<Body>) -> Error {
     Error::unavailable(format!("The server answers {status}: {message}"))
 }
 
+/// A body that is cut when it stalls.
+struct Watched<R> {
+    client: Arc<Client>,
+    body: R,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let _awaiting = self.client.awaiting(STALL_IN_BODY);
+        self.body.read(buffer)
+    }
+}
+
 /// A stream from the master. What was cut is asked for again from where it was.
 pub struct Download {
     client: Arc<Client>,
@@ -348,9 +479,10 @@ impl Download {
                     .insert(Box::new(response.into_body().into_reader()))
             }
         };
-        self.client.awaiting(STALL_IN_BODY);
-        let result = body.read(buffer);
-        self.client.awaiting_nothing();
+        let result = {
+            let _awaiting = self.client.awaiting(STALL_IN_BODY);
+            body.read(buffer)
+        };
         match result {
             Ok(0) if self.at < self.length => Err(io::ErrorKind::UnexpectedEof.into()),
             result => result,

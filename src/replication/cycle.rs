@@ -19,6 +19,7 @@ use serde_json::json;
 
 use super::Replica;
 use super::client::Entry;
+use super::files::Files;
 use super::follower;
 use super::follower::Context;
 use super::follower::Fetched;
@@ -26,6 +27,7 @@ use super::follower::Follower;
 use super::positions;
 use super::positions::Position;
 use super::replica::State;
+use super::replica::Task;
 use super::replica::Transfer;
 use crate::clock;
 use crate::collections::Catalog;
@@ -34,6 +36,8 @@ use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Result;
 use crate::failpoints;
+use crate::files::Storage;
+use crate::files::journal;
 use crate::log;
 use crate::threads::lock;
 
@@ -41,6 +45,8 @@ use crate::threads::lock;
 const RETRY: Duration = Duration::from_secs(5);
 /// How often positions are written down while changes come all the time.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How long files are worked on before databases are looked after again.
+const SLICE: Duration = Duration::from_millis(250);
 /// How often the log tells how far a long transfer is.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
@@ -54,6 +60,8 @@ pub struct Sync {
     /// Positions that are not written down.
     unsaved: BTreeSet<String>,
     saved: Instant,
+    /// None when the files lie in a bucket.
+    files: Option<Files>,
 }
 
 impl Sync {
@@ -62,6 +70,7 @@ impl Sync {
         replica: &Arc<Replica>,
         databases: &Arc<Databases>,
         catalog: &Arc<Catalog>,
+        storage: &Arc<Storage>,
         data_dir: &Path,
     ) -> Result<Sync> {
         follower::remove_leftovers(data_dir)?;
@@ -73,7 +82,12 @@ impl Sync {
             spool: data_dir.join("spool"),
             progress: Box::new(move |name, done, length| note(&state, name, done, length)),
         };
+        let files = replica.downloads.as_ref().map(|downloads| {
+            let (client, local) = (&replica.client, &replica.local);
+            Files::open(client, storage, local, downloads, &replica.files)
+        });
         Ok(Sync {
+            files: files.transpose()?,
             replica: Arc::clone(replica),
             context,
             followers: BTreeMap::new(),
@@ -86,17 +100,28 @@ impl Sync {
     /// Runs cycles until the replica is stopped.
     pub fn run(mut self) {
         let mut due = Instant::now();
-        while let Some(names) = self.replica.next(due) {
-            let is_good = self.cycle(&names);
+        loop {
+            let files_due = self.files.as_ref().and_then(Files::due);
+            let task = self.replica.next(due, files_due);
+            let is_full = matches!(task, Task::Everything);
+            let is_good = match task {
+                Task::Stop => break,
+                Task::Everything => self.cycle(None),
+                Task::Some(names) => self.cycle(Some(&names)),
+                Task::Files => true,
+            };
             let now = Instant::now();
-            if names.is_empty() {
+            if let Some(files) = &mut self.files {
+                files.step(now + SLICE);
+            }
+            if is_full {
                 due = now + self.replica.interval;
             }
             if !is_good {
                 // What was named may not be named again.
                 due = due.min(now + RETRY.min(self.replica.interval));
             }
-            if names.is_empty() || self.saved.elapsed() >= SAVE_EVERY {
+            if is_full || self.saved.elapsed() >= SAVE_EVERY {
                 self.save();
             } else if !self.unsaved.is_empty() {
                 due = due.min(now + SAVE_EVERY);
@@ -106,11 +131,11 @@ impl Sync {
     }
 
     /// Brings along these databases, or all. Returns whether everything went well.
-    fn cycle(&mut self, names: &BTreeSet<String>) -> bool {
+    fn cycle(&mut self, names: Option<&BTreeSet<String>>) -> bool {
         lock(&self.replica.state).is_busy = true;
-        let result = match names.is_empty() {
-            true => self.everything(),
-            false => self.some(names),
+        let result = match names {
+            None => self.everything(),
+            Some(names) => self.some(names),
         };
         let mut state = lock(&self.replica.state);
         state.is_busy = false;
@@ -153,6 +178,9 @@ impl Sync {
                 it.name
             )));
         }
+        if let Some(files) = &mut self.files {
+            files.hear(list.files.as_ref());
+        }
         let result = self.bring_along(&list.databases);
         self.drop_vanished(&list.databases, result.is_ok())?;
         if result.is_ok() {
@@ -168,10 +196,16 @@ impl Sync {
             let entry = |name: &String| Some(Entry::after(name, state.positions.get(name)?));
             names.iter().map(entry).collect()
         };
-        match entries {
+        let result = match entries {
             Some(entries) => self.bring_along(&entries),
-            None => self.everything(),
+            None => return self.everything(),
+        };
+        if let Some(files) = self.files.as_mut().filter(|_| names.contains(db::DEFAULT)) {
+            // The journal itself is replicated (FR-4), which tells when to ask for it.
+            let default = self.context.databases.default();
+            files.hear_of_entry(default.read(journal::last)?);
         }
+        result
     }
 
     fn bring_along(&mut self, entries: &[Entry]) -> Result<()> {

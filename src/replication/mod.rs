@@ -4,7 +4,7 @@
 //! On the master `source` numbers the states of one database, `master` answers with `wire` streams that
 //! `spool` keeps. On a replica `client` asks, `follower` brings one database along, `cycle` all of
 //! them, `positions` remembers how far each has come and `replica` tells it. `wakeup` is how it hears
-//! of changes at once.
+//! of changes at once. `files` follows the journal of files, with the threads of `downloads`.
 //!
 //! A replica trusts nothing that it cannot check: every stream has a hash over all of it, and after
 //! applying it the checksum over all pages must be the master's. Whenever the two cannot know that they
@@ -19,6 +19,8 @@ use crate::ids;
 
 mod client;
 mod cycle;
+pub mod downloads;
+pub mod files;
 mod follower;
 pub mod master;
 pub mod positions;

@@ -13,13 +13,20 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::client::Client;
+use super::downloads::Downloads;
+use super::files::FilesStatus;
 use super::positions;
 use super::positions::Position;
 use crate::clock;
 use crate::db::Database;
 use crate::error::Result;
+use crate::files::Remote;
+use crate::files::Storage;
 use crate::threads;
 use crate::threads::lock;
+
+/// How long a request waits for a file that has not arrived.
+const FILE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an operator chooses.
 #[derive(Clone, Debug)]
@@ -41,6 +48,9 @@ pub struct Replica {
     pub state: Arc<Mutex<State>>,
     /// A position has moved.
     pub moved: Condvar,
+    /// What fetches files; none when they lie in a bucket.
+    pub downloads: Option<Arc<Downloads>>,
+    pub files: Arc<Mutex<FilesStatus>>,
     waiters: AtomicUsize,
     waiters_max: usize,
     wanted: Mutex<Wanted>,
@@ -90,7 +100,28 @@ pub struct Transfer {
     pub length: u64,
 }
 
-/// What the sync thread shall do next.
+/// What the sync thread does next.
+#[derive(Debug)]
+pub enum Task {
+    /// Bring along every database.
+    Everything,
+    /// Bring along these.
+    Some(BTreeSet<String>),
+    /// Go on with files.
+    Files,
+    Stop,
+}
+
+/// One that waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What somebody wants of the sync thread.
 #[derive(Default)]
 struct Wanted {
     everything: bool,
@@ -139,17 +170,31 @@ pub struct ReplicaStatus {
     pub failures: u64,
     pub error: Option<String>,
     pub databases: Vec<DatabaseStatus>,
+    pub files: FilesStatus,
 }
 
 impl Replica {
     /// Reads how far it came before.
-    pub fn open(local: &Arc<Database>, client: Client, settings: &Settings) -> Result<Replica> {
+    pub fn open(
+        local: &Arc<Database>,
+        client: Client,
+        settings: &Settings,
+        storage: &Arc<Storage>,
+    ) -> Result<Replica> {
+        let client = Arc::new(client);
         let state = State {
             positions: positions::load(local)?,
             ..State::default()
         };
         Ok(Replica {
-            client: Arc::new(client),
+            downloads: storage
+                .has_journal()
+                .then(|| Arc::new(Downloads::new(&client, storage))),
+            files: Arc::new(Mutex::new(FilesStatus {
+                state: "off",
+                ..FilesStatus::default()
+            })),
+            client,
             interval: settings.interval,
             waiters: AtomicUsize::new(0),
             waiters_max: settings.waiters_max,
@@ -192,7 +237,28 @@ impl Replica {
     pub fn stop(&self) {
         lock(&self.wanted).stop = true;
         self.woken.notify_all();
+        if let Some(downloads) = &self.downloads {
+            downloads.stop();
+        }
         self.client.stop();
+    }
+
+    /// Gets a file that has not arrived yet, because somebody wants to read it now. False when that
+    /// takes too long, or too many wait already.
+    pub fn fetch_file(&self, remote: &Remote) -> Result<bool> {
+        let Some(downloads) = &self.downloads else {
+            return Ok(false);
+        };
+        let Some(_waiting) = self.enter() else {
+            return Ok(false);
+        };
+        downloads.fetch_now(remote, Instant::now() + FILE_PATIENCE)
+    }
+
+    /// A place among those who wait.
+    fn enter(&self) -> Option<Waiting<'_>> {
+        let waiting = Waiting(&self.waiters);
+        (self.waiters.fetch_add(1, Ordering::SeqCst) < self.waiters_max).then_some(waiting)
     }
 
     /// Waits until a database has come to a state of the master's; false when it does not in time, or
@@ -205,13 +271,8 @@ impl Replica {
         if has_reached(&lock(&self.state)) {
             return true;
         }
-        if self.waiters.fetch_add(1, Ordering::SeqCst) >= self.waiters_max {
-            self.waiters.fetch_sub(1, Ordering::SeqCst);
-            return false;
-        }
-        let has_come = self.wait_until(name, has_reached, deadline);
-        self.waiters.fetch_sub(1, Ordering::SeqCst);
-        has_come
+        self.enter()
+            .is_some_and(|_waiting| self.wait_until(name, has_reached, deadline))
     }
 
     fn wait_until(
@@ -264,25 +325,30 @@ impl Replica {
             failures: state.failures,
             error: state.error.clone(),
             databases: databases.collect(),
+            files: lock(&self.files).clone(),
         }
     }
 
-    /// What there is to do; none: end. An empty set: everything, which is due then.
-    pub fn next(&self, due: Instant) -> Option<BTreeSet<String>> {
+    /// What there is to do, when everything is due then and files are.
+    pub fn next(&self, due: Instant, files_due: Option<Instant>) -> Task {
         let mut wanted = lock(&self.wanted);
         loop {
             if wanted.stop {
-                return None;
+                return Task::Stop;
             }
-            let left = due.checked_duration_since(Instant::now());
-            if wanted.everything || left.is_none() {
+            let now = Instant::now();
+            if wanted.everything || due <= now {
                 *wanted = Wanted::default();
-                return Some(BTreeSet::new());
+                return Task::Everything;
             }
             if !wanted.names.is_empty() {
-                return Some(std::mem::take(&mut wanted.names));
+                return Task::Some(std::mem::take(&mut wanted.names));
             }
-            wanted = threads::wait_timeout(&self.woken, wanted, left.unwrap_or_default());
+            let next = files_due.map_or(due, |files_due| files_due.min(due));
+            if next <= now {
+                return Task::Files;
+            }
+            wanted = threads::wait_timeout(&self.woken, wanted, next - now);
         }
     }
 }

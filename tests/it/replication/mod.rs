@@ -3,6 +3,7 @@
 //! - here: what a replica serves, refuses and says.
 //! - `kills`: ends at named points, `kill -9` under load, restarts under constant reads.
 //! - `network`: everything that a connection can do wrong.
+//! - `files`: the files of records.
 //! - `histories`: damaged, lost, restored, swapped and foreign files; full disks.
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::support::server::command;
 use crate::support::token;
 use crate::support::wait_until;
 
+mod files;
 mod histories;
 mod kills;
 mod network;

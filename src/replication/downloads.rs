@@ -1,0 +1,254 @@
+//! Threads that fetch files from the master, a few at a time.
+//!
+//! The sync thread queues files and takes results; it gives files their places itself, many together.
+//! A request for a file that has not arrived puts it first and waits. Bounds: [`THREADS`] at a time, and
+//! the queue is what the sync thread has from one page of the journal, plus what requests wait for.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+use super::client::Client;
+use super::client::FileReply;
+use crate::error::Error;
+use crate::error::Result;
+use crate::files::FilePath;
+use crate::files::Remote;
+use crate::files::Storage;
+use crate::threads;
+use crate::threads::Stop;
+use crate::threads::lock;
+
+/// Downloads at a time.
+const THREADS: usize = 6;
+/// How long a file that was fetched may wait for its place.
+const PLACING: Duration = Duration::from_secs(2);
+
+/// How a download ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It waits to be given its place.
+    Fetched,
+    /// It is where it belongs already.
+    Held,
+    /// The master has no such file any more.
+    Gone,
+}
+
+/// The threads and what they work on.
+pub struct Downloads {
+    client: Arc<Client>,
+    storage: Arc<Storage>,
+    state: Mutex<State>,
+    queued: Condvar,
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    /// By path, and whether it shall not get its place after all.
+    running: BTreeMap<FilePath, bool>,
+    results: Vec<(Remote, Result<Outcome>)>,
+    /// Bytes that have come since the start.
+    bytes: u64,
+    stop: bool,
+}
+
+struct Job {
+    remote: Remote,
+    /// Somebody waits for it, and it gets its place at once.
+    is_urgent: bool,
+}
+
+impl Downloads {
+    pub fn new(client: &Arc<Client>, storage: &Arc<Storage>) -> Downloads {
+        Downloads {
+            client: Arc::clone(client),
+            storage: Arc::clone(storage),
+            state: Mutex::default(),
+            queued: Condvar::new(),
+            done: Condvar::new(),
+        }
+    }
+
+    /// Starts the threads.
+    pub fn start(self: &Arc<Self>) -> Result<Vec<JoinHandle<()>>> {
+        let start = |_| {
+            let downloads = Arc::clone(self);
+            threads::spawn("download", move || downloads.run())
+        };
+        (0..THREADS).map(start).collect()
+    }
+
+    /// Ends the threads; what is queued is dropped.
+    pub fn stop(&self) {
+        lock(&self.state).stop = true;
+        self.queued.notify_all();
+        self.done.notify_all();
+    }
+
+    /// Fetches these files, in this order.
+    pub fn queue(&self, remotes: impl IntoIterator<Item = Remote>) {
+        let jobs = remotes.into_iter().map(|remote| Job {
+            remote,
+            is_urgent: false,
+        });
+        lock(&self.state).queue.extend(jobs);
+        self.queued.notify_all();
+    }
+
+    /// What has ended, waiting for something until the deadline.
+    pub fn results(&self, deadline: Instant) -> Vec<(Remote, Result<Outcome>)> {
+        let mut state = lock(&self.state);
+        while state.results.is_empty() && !state.stop {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                break;
+            };
+            state = threads::wait_timeout(&self.done, state, left);
+        }
+        std::mem::take(&mut state.results)
+    }
+
+    /// Bytes that have come since the start.
+    pub fn bytes(&self) -> u64 {
+        lock(&self.state).bytes
+    }
+
+    /// Fetches a file before all others and waits for it. False when it is not there in time.
+    pub fn fetch_now(&self, remote: &Remote, deadline: Instant) -> Result<bool> {
+        let mut state = lock(&self.state);
+        let is_wanted = |state: &State| {
+            state.running.contains_key(&remote.path)
+                || state
+                    .queue
+                    .iter()
+                    .any(|job| job.is_urgent && job.remote == *remote)
+        };
+        if !is_wanted(&state) {
+            state.queue.push_front(Job {
+                remote: remote.clone(),
+                is_urgent: true,
+            });
+            self.queued.notify_one();
+        }
+        while is_wanted(&state) {
+            let left = deadline.checked_duration_since(Instant::now());
+            let Some(left) = left.filter(|_| !state.stop) else {
+                return Ok(false);
+            };
+            state = threads::wait_timeout(&self.done, state, left);
+        }
+        drop(state);
+        // The sync thread may have fetched it, and gives it its place together with others.
+        let (pause, deadline) = (Stop::new(), deadline.min(Instant::now() + PLACING));
+        while self.storage.size(&remote.path)? != Some(remote.size) {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            pause.wait(Duration::from_millis(20));
+        }
+        Ok(true)
+    }
+
+    /// Removes parts of files that will not be gone on with: nothing is wanted any more.
+    pub fn forget_parts(&self) -> Result<()> {
+        let state = lock(&self.state);
+        match state.running.is_empty() && state.queue.is_empty() && state.results.is_empty() {
+            // While it is held nothing begins.
+            true => self.storage.forget_incoming(),
+            false => Ok(()),
+        }
+    }
+
+    /// Sees to it that nothing that is under way gets this place any more.
+    pub fn cancel(&self, path: &FilePath) {
+        let mut state = lock(&self.state);
+        state
+            .queue
+            .retain(|job| !job.is_urgent || job.remote.path != *path);
+        if let Some(is_cancelled) = state.running.get_mut(path) {
+            *is_cancelled = true;
+        }
+    }
+
+    fn run(&self) {
+        while let Some(job) = self.next() {
+            let path = job.remote.path.clone();
+            let result = self.download(&job);
+            let mut state = lock(&self.state);
+            // While it is held nobody deletes the file.
+            let is_cancelled = state.running.remove(&path).unwrap_or(false);
+            if job.is_urgent {
+                if !is_cancelled && matches!(result, Ok(Outcome::Fetched)) {
+                    let placed = self.storage.accept(std::slice::from_ref(&job.remote));
+                    if let Err(error) = placed {
+                        crate::log::warn(format_args!("file {path}: {error}"));
+                    }
+                }
+            } else {
+                state.results.push((job.remote, result));
+            }
+            drop(state);
+            self.done.notify_all();
+        }
+    }
+
+    /// The next job that nobody else has under way.
+    fn next(&self) -> Option<Job> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.stop {
+                return None;
+            }
+            let running = &state.running;
+            let is_free = |job: &Job| !running.contains_key(&job.remote.path);
+            if let Some(at) = state.queue.iter().position(is_free) {
+                let job = state.queue.remove(at)?;
+                state.running.insert(job.remote.path.clone(), false);
+                return Some(job);
+            }
+            state = threads::wait(&self.queued, state);
+        }
+    }
+
+    fn download(&self, job: &Job) -> Result<Outcome> {
+        let remote = &job.remote;
+        if self.storage.holds(remote)? {
+            return Ok(Outcome::Held);
+        }
+        let mut incoming = self.storage.incoming(remote)?;
+        if incoming.have < remote.size || remote.size == 0 {
+            let mut body = match self.client.file(&remote.path.to_string(), incoming.have)? {
+                FileReply::Rest(body) => body,
+                FileReply::Whole(body) => {
+                    incoming.begin_anew()?;
+                    body
+                }
+                FileReply::Gone => {
+                    incoming.discard();
+                    return Ok(Outcome::Gone);
+                }
+            };
+            let mut told = |bytes| {
+                let mut state = lock(&self.state);
+                state.bytes += bytes;
+                !state.stop
+            };
+            incoming.fill(&mut *body, &mut told)?;
+        }
+        incoming.check()?;
+        incoming.keep();
+        Ok(Outcome::Fetched)
+    }
+}
+
+/// The error that says which file it is about.
+pub fn about(remote: &Remote, error: &Error) -> String {
+    format!("{}: {}", remote.path, error.message())
+}

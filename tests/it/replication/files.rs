@@ -1,0 +1,432 @@
+//! Files of records on replicas: the storage of each becomes that of the master, byte for byte.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::support::api::Api;
+use crate::support::cluster;
+use crate::support::cluster::converge;
+use crate::support::cluster::data;
+use crate::support::cluster::limited;
+use crate::support::cluster::replica;
+use crate::support::cluster::replica_of;
+use crate::support::cluster::status;
+use crate::support::proxy::Fault;
+use crate::support::proxy::Proxy;
+use crate::support::server::Server;
+use crate::support::sqlite_for_writing;
+use crate::support::token;
+use crate::support::wait_until;
+
+const DOCS: &str = "/api/collections/docs/records";
+
+/// A master with a collection whose records have files.
+fn master() -> Server {
+    let master = cluster::master();
+    let docs = json!({"name": "docs", "listRule": "", "viewRule": "", "createRule": "",
+    "updateRule": "", "deleteRule": "", "fields": [
+        {"name": "doc", "type": "file", "maxSize": 50_000_000},
+        {"name": "pics", "type": "file", "maxSelect": 5},
+    ]});
+    master.admin().post("/api/collections", docs).expect(200);
+    master
+}
+
+fn form(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (field, content) in files {
+        body.extend_from_slice(
+            format!("--xx\r\nContent-Disposition: form-data; name=\"{field}\"; filename=\"a.txt\"\r\n\r\n")
+                .as_bytes(),
+        );
+        body.extend_from_slice(content);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"--xx--\r\n");
+    body
+}
+
+/// Makes or changes a record with these files.
+fn send(api: &Api, method: &str, path: &str, files: &[(&str, &[u8])]) -> Value {
+    let api = api.with_header("Content-Type", "multipart/form-data; boundary=xx");
+    api.send_bytes(method, path, &form(files))
+        .unwrap()
+        .expect(200)
+        .json
+}
+
+/// Content that is like no other.
+fn content(seed: usize, length: usize) -> Vec<u8> {
+    let mut state = seed as u64 + 1;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695);
+        (state >> 33) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// Every file below the storage of a server, with its content.
+fn tree(server: &Server) -> BTreeMap<String, Vec<u8>> {
+    let (root, mut tree) = (data(server).join("storage"), BTreeMap::new());
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(content) = std::fs::read(&path) {
+                let name = path.strip_prefix(&root).unwrap().to_str().unwrap();
+                tree.insert(name.to_owned(), content);
+            }
+        }
+    }
+    tree
+}
+
+/// Waits until the storage of a replica is that of the master, with nothing half received left.
+#[track_caller]
+fn same_files(master: &Server, replica: &Server) {
+    let mut last = (BTreeMap::new(), BTreeMap::new());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        last.0 = tree(master);
+        last.1 = tree(replica);
+        if last.0 == last.1 {
+            return;
+        }
+        if std::time::Instant::now() > deadline {
+            let names = |tree: &BTreeMap<String, Vec<u8>>| tree.keys().cloned().collect::<Vec<_>>();
+            let (there, here) = (names(&last.0), names(&last.1));
+            let files = &status(replica)["replica"]["files"];
+            panic!("{files}\nmaster {there:#?}\nreplica {here:#?}");
+        }
+        crate::support::pause(std::time::Duration::from_millis(30));
+    }
+}
+
+fn state(server: &Server) -> Value {
+    status(server)["replica"]["files"].clone()
+}
+
+#[test]
+fn files_come_and_go_as_on_the_master() {
+    let master = master();
+    let api = master.api();
+    for n in 0..30 {
+        let length = [0, 1, 4096, 70_000, 300_000][n % 5];
+        send(&api, "POST", DOCS, &[("doc", &content(n, length))]);
+    }
+    // A fresh replica takes the manifest.
+    let follower = replica(&master);
+    converge(&master, &follower);
+    same_files(&master, &follower);
+    assert!(
+        follower
+            .log()
+            .iter()
+            .any(|line| line.contains("taking the manifest"))
+    );
+
+    // Then the journal: a large one, several of a record, replaced, deleted.
+    let big = send(&api, "POST", DOCS, &[("doc", &content(99, 5_000_000))]);
+    let many = send(
+        &api,
+        "POST",
+        DOCS,
+        &[("pics", b"one"), ("pics", b"two"), ("doc", b"three")],
+    );
+    let path = format!("{DOCS}/{}", many["id"].as_str().unwrap());
+    send(&api, "PATCH", &path, &[("doc", b"four")]);
+    api.delete(&format!("{DOCS}/{}", big["id"].as_str().unwrap()))
+        .expect(204);
+    same_files(&master, &follower);
+    wait_until("everything is acknowledged", || {
+        state(&follower)["state"] == "current"
+            && status(&master)["replicas"][0]["filesAcknowledged"] == state(&follower)["last"]
+    });
+    let record = many["id"].as_str().unwrap();
+    let name = many["pics"][1].as_str().unwrap();
+    let reply = follower
+        .api()
+        .get(&format!("/api/files/docs/{record}/{name}"))
+        .expect(200);
+    assert_eq!(reply.body, b"two");
+
+    // A database goes, and its files with it.
+    let admin = master.admin();
+    admin
+        .post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
+    let docs =
+        json!({"name": "docs", "createRule": "", "fields": [{"name": "doc", "type": "file"}]});
+    admin.post("/db/shop/api/collections", docs).expect(200);
+    send(
+        &api,
+        "POST",
+        "/db/shop/api/collections/docs/records",
+        &[("doc", b"shop")],
+    );
+    same_files(&master, &follower);
+    admin.delete("/api/databases/shop").expect(204);
+    same_files(&master, &follower);
+    assert!(follower.stop().success());
+}
+
+#[test]
+fn a_file_that_has_not_arrived_is_fetched_for_who_asks() {
+    let master = master();
+    let bytes = content(7, 200_000);
+    let made = send(&master.api(), "POST", DOCS, &[("doc", &bytes)]);
+    let follower = replica(&master);
+    converge(&master, &follower);
+    same_files(&master, &follower);
+    let (record, name) = (made["id"].as_str().unwrap(), made["doc"].as_str().unwrap());
+    let url = format!("/api/files/docs/{record}/{name}");
+    let remove = || {
+        let root = data(&follower).join("storage/default");
+        let file = tree(&follower)
+            .into_keys()
+            .find(|it| it.ends_with(name))
+            .unwrap();
+        std::fs::remove_file(root.parent().unwrap().join(file)).unwrap();
+    };
+    remove();
+    assert_eq!(follower.api().get(&url).expect(200).body, bytes);
+    same_files(&master, &follower);
+    remove();
+    let part = follower
+        .api()
+        .with_header("Range", "bytes=10-19")
+        .get(&url)
+        .expect(206);
+    assert_eq!(part.body, bytes[10..20]);
+
+    // Without the master it is not there for now, and never 404.
+    remove();
+    drop(master);
+    let reply = follower.api().get(&url).expect(503);
+    assert!(reply.header("Retry-After").is_some(), "{reply:?}");
+}
+
+#[test]
+fn whatever_is_cut_killed_or_stalled_the_trees_agree_in_the_end() {
+    let rounds: usize = std::env::var("VSKI_ROUNDS").map_or(9, |it| it.parse().unwrap());
+    let mut master = master();
+    let proxy = Proxy::start(master.addr().port());
+    let mut one = replica_of(&proxy.url(), &[]);
+    let mut two = replica(&master);
+    let mut random = std::process::id() as usize;
+    eprintln!("seed {random}");
+    let mut below = move |end: usize| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040);
+        (random >> 33) % end
+    };
+    let mut records: Vec<String> = Vec::new();
+    for round in 0..rounds {
+        match below(5) {
+            0 => proxy.set(Fault::Cut(below(3000)), 500),
+            1 => proxy.set(Fault::Flip(below(100_000)), 2000),
+            2 => proxy.set(Fault::Trickle, 2000),
+            _ => proxy.set(Fault::None, 0),
+        }
+        let api = master.api();
+        for n in 0..8 {
+            match (below(4), records.len()) {
+                (0, 1..) => {
+                    let id = records.swap_remove(below(records.len()));
+                    api.delete(&format!("{DOCS}/{id}")).expect(204);
+                }
+                (1, 1..) => {
+                    let id = &records[below(records.len())];
+                    let bytes = content(round * 100 + n, below(60_000));
+                    send(&api, "PATCH", &format!("{DOCS}/{id}"), &[("doc", &bytes)]);
+                }
+                _ => {
+                    let bytes = content(round * 100 + n, below(100_000));
+                    let made = send(&api, "POST", DOCS, &[("doc", &bytes), ("pics", &bytes)]);
+                    records.push(made["id"].as_str().unwrap().to_owned());
+                }
+            }
+        }
+        match below(4) {
+            0 => {
+                one.kill();
+                one = one.restart();
+            }
+            1 => {
+                two.kill();
+                two = two.restart();
+            }
+            2 => {
+                master.kill();
+                master = master.restart();
+            }
+            _ => {}
+        }
+    }
+    proxy.set(Fault::None, 0);
+    for follower in [&one, &two] {
+        converge(&master, follower);
+        same_files(&master, follower);
+    }
+}
+
+#[test]
+fn one_that_ends_while_it_receives_files_comes_along_afterwards() {
+    let master = master();
+    let mut follower = replica(&master);
+    converge(&master, &follower);
+    for (n, point) in ["files-placed", "files-noted"].into_iter().enumerate() {
+        follower = follower.restart_with("VSKI_FAILPOINT", point);
+        for m in 0..6 {
+            send(
+                &master.api(),
+                "POST",
+                DOCS,
+                &[("doc", &content(n * 10 + m, 9000))],
+            );
+        }
+        assert!(!follower.wait().success(), "{point} is reached");
+        follower = follower.restart_with("VSKI_FAILPOINT", "");
+        same_files(&master, &follower);
+    }
+}
+
+#[test]
+fn one_path_that_comes_goes_and_comes_again_is_what_it_was_last() {
+    let master = master();
+    let made = send(&master.api(), "POST", DOCS, &[("doc", b"first content")]);
+    let follower = replica(&master);
+    same_files(&master, &follower);
+    let parts = follower.into_parts();
+    // Added, deleted, added in one stretch of the journal; only a restored backup does that.
+    let file = tree(&master).into_keys().next().unwrap();
+    let (dir, settings) = master.into_parts();
+    let other = b"second content".to_vec();
+    let sha256 = {
+        use sha2::Digest as _;
+        let hash = sha2::Sha256::digest(&other);
+        hash.iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    std::fs::write(dir.path().join("data/storage").join(&file), &other).unwrap();
+    let default = sqlite_for_writing(&dir.path().join("data/default.db"));
+    let name = made["doc"].as_str().unwrap();
+    default
+        .execute(
+            "UPDATE _files SET sha256 = ?1, size = ?2 WHERE name = ?3",
+            (&sha256, 14, name),
+        )
+        .unwrap();
+    for (op, size, hash) in [
+        ("delete", 0, ""),
+        ("add", 14, &sha256),
+        ("delete", 0, ""),
+        ("add", 14, &sha256),
+    ] {
+        default
+            .execute(
+                "INSERT INTO _file_journal (path, op, size, sha256, created)
+                 VALUES (?1, ?2, ?3, ?4, '2026-01-01 00:00:00.000Z')",
+                (&file, op, size, hash),
+            )
+            .unwrap();
+    }
+    drop(default);
+    let master = Server::from_parts((dir, settings));
+    let follower = Server::from_parts(parts);
+    same_files(&master, &follower);
+    assert_eq!(tree(&follower)[&file], other);
+}
+
+#[test]
+fn one_that_was_away_for_longer_than_the_journal_is_kept_takes_the_manifest() {
+    let master = master();
+    let stay = send(&master.api(), "POST", DOCS, &[("doc", b"stays")]);
+    let go = send(&master.api(), "POST", DOCS, &[("doc", b"goes")]);
+    let (here, away) = (replica(&master), replica(&master));
+    for follower in [&here, &away] {
+        same_files(&master, follower);
+        wait_until("it is current", || state(follower)["state"] == "current");
+    }
+    let parts = away.into_parts();
+    // The one that is away was last seen long ago, when the journal is cleaned up.
+    let (dir, settings) = master.into_parts();
+    let local = sqlite_for_writing(&dir.path().join("data/local.db"));
+    local
+        .execute_batch(
+            "UPDATE _known_replicas SET last_seen = '2020-01-01 00:00:00.000Z';
+             DELETE FROM _node WHERE name = 'files_cleaned';",
+        )
+        .unwrap();
+    drop(local);
+    let master = Server::from_parts((dir, settings));
+    let api = master.api();
+    api.delete(&format!("{DOCS}/{}", go["id"].as_str().unwrap()))
+        .expect(204);
+    for n in 0..5 {
+        send(&api, "POST", DOCS, &[("doc", &content(n, 1000))]);
+    }
+    same_files(&master, &here);
+    wait_until("entries are cleaned up", || {
+        let watch = token::replica(&master.api(), "watch");
+        watch.get("/api/replica/files?since=0").status == 410
+    });
+    let away = Server::from_parts(parts);
+    same_files(&master, &away);
+    assert!(
+        away.log()
+            .iter()
+            .any(|line| line.contains("taking the manifest"))
+    );
+    assert!(tree(&away).values().any(|it| it == b"stays"), "{stay}");
+}
+
+#[test]
+fn what_is_wrong_on_the_way_or_on_disk_is_never_served() {
+    let master = master();
+    let proxy = Proxy::start(master.addr().port());
+    let mut follower = replica_of(&proxy.url(), &[]);
+    converge(&master, &follower);
+    // Flipped bits in every answer of that length.
+    for n in 0..5 {
+        proxy.set(Fault::Flip(5000 + n * 999), 10_000);
+        send(
+            &master.api(),
+            "POST",
+            DOCS,
+            &[("doc", &content(n, 150_000))],
+        );
+        same_files(&master, &follower);
+    }
+    // A disk that is full says so, and which file it is about.
+    proxy.set(Fault::None, 0);
+    follower = limited(follower, 700);
+    send(
+        &master.api(),
+        "POST",
+        DOCS,
+        &[("doc", &content(50, 2_000_000))],
+    );
+    wait_until("the status names the file", || {
+        let failing = state(&follower)["failing"].clone();
+        failing.as_array().is_some_and(|it| !it.is_empty())
+    });
+    follower.api().get(DOCS).expect(200);
+    assert_eq!(
+        tree(&follower)
+            .values()
+            .filter(|it| it.len() == 2_000_000)
+            .count(),
+        0
+    );
+    let follower = follower.restart();
+    same_files(&master, &follower);
+}
