@@ -27,6 +27,7 @@ use crate::replication::Replica;
 use crate::replication::Wakeups;
 use crate::sockets;
 use crate::sockets::Hub;
+use crate::threads::Stop;
 
 /// What this server is to others.
 pub enum Part {
@@ -153,6 +154,23 @@ impl App {
             cleanup::run_when_due(&self.databases, &self.files, &self.replicas, retention_ms)
         {
             log::warn(format_args!("clean up the journal of files: {error}"));
+        }
+    }
+
+    /// Looks whether some files are still what they were. On a replica what is not is fetched again.
+    pub fn scrub(&self, stop: &Stop) {
+        let Files { storage, scrub, .. } = &self.files;
+        if !storage.has_journal() {
+            // A bucket looks after itself.
+            return;
+        }
+        let mend = |remote| {
+            if let Some(downloads) = self.replica().and_then(|it| it.downloads.as_ref()) {
+                downloads.mend(remote);
+            }
+        };
+        if let Err(error) = scrub.step(&self.databases, storage, &mend, stop) {
+            log::warn(format_args!("scrub files: {error}"));
         }
     }
 

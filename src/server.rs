@@ -243,6 +243,7 @@ fn stop_sockets(app: &App, deadline: Instant) -> bool {
 fn run_timer(app: &App, stop: &Stop) {
     loop {
         app.maintain();
+        app.scrub(stop);
         if stop.wait(TIMER_PAUSE) {
             return;
         }

@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::clock;
 use crate::error::Result;
 use crate::http::Response;
+use crate::replication::files::FilesStatus;
 
 /// Answers given, by the first digit of their status.
 #[derive(Default)]
@@ -57,6 +58,15 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         "Resident memory of the process.",
     );
     text.sample("vski_memory_bytes", &[], memory_bytes());
+    let (damaged, looked_at) = app.files.scrub.found();
+    text.family("vski_files_scrubbed_total", "counter", "Files read again.");
+    text.sample("vski_files_scrubbed_total", &[], looked_at);
+    text.family(
+        "vski_files_damaged",
+        "gauge",
+        "Files that are not what was stored.",
+    );
+    text.sample("vski_files_damaged", &[], damaged.len());
     match app.replica() {
         Some(_) => replica(&mut text, app),
         None => master(&mut text, app)?,
@@ -94,6 +104,7 @@ fn replica(text: &mut Text, app: &App) {
         "Rounds that failed.",
     );
     text.sample("vski_replica_failures_total", &[], status.failures);
+    files(text, &status.files);
     for (name, what) in [
         (
             "vski_replica_version",
@@ -117,6 +128,34 @@ fn replica(text: &mut Text, app: &App) {
             };
             text.sample(name, &[("database", &database.name)], value);
         }
+    }
+}
+
+fn files(text: &mut Text, files: &FilesStatus) {
+    let cursor = files.cursor.unwrap_or(0).cast_unsigned();
+    let failing = files.failing.len() as u64;
+    for (name, what, value) in [
+        (
+            "pending",
+            "Files of the page at hand that are not here.",
+            files.pending as u64,
+        ),
+        ("pending_bytes", "Their bytes.", files.pending_bytes),
+        ("failing", "Files that cannot be had.", failing),
+        (
+            "cursor",
+            "Entry of the journal up to which all is here.",
+            cursor,
+        ),
+        (
+            "last",
+            "The last entry of the journal.",
+            files.last.cast_unsigned(),
+        ),
+    ] {
+        let name = format!("vski_replica_files_{name}");
+        text.family(&name, "gauge", what);
+        text.sample(&name, &[], value);
     }
 }
 

@@ -142,6 +142,7 @@ pub fn status(call: &Call<'_>) -> Result<Response> {
             "role": "replica",
             "id": call.app.node_id,
             "replica": replica.status(),
+            "damagedFiles": damaged(call),
         });
         return Ok(json_response(200, &body));
     }
@@ -187,8 +188,18 @@ pub fn status(call: &Call<'_>) -> Result<Response> {
         "id": call.app.node_id,
         "databases": databases,
         "replicas": replicas,
+        "damagedFiles": damaged(call),
     });
     Ok(json_response(200, &body))
+}
+
+/// Files that were found not to be as they were stored.
+fn damaged(call: &Call<'_>) -> Vec<Value> {
+    let (found, _) = call.app.files.scrub.found();
+    found
+        .into_iter()
+        .map(|(path, word)| json!({"path": path, "state": word}))
+        .collect()
 }
 
 fn describe(name: &str, tag: &str, version: u64, has: Option<&(String, u64)>) -> Value {

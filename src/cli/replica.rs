@@ -49,7 +49,39 @@ fn describe_replica(status: &Value) -> String {
             show(&database["error"]),
         ]);
     }
-    text + "\n" + &table(&rows)
+    text + "\n" + &table(&rows) + &describe_files(&replica["files"]) + &describe_damaged(status)
+}
+
+fn describe_files(files: &Value) -> String {
+    let number = |name: &str| files[name].as_u64().unwrap_or(0);
+    let mut text = format!(
+        "\nfiles: {}, entry {} of {} in the journal, {} pending ({} MiB)",
+        show(&files["state"]),
+        show(&files["cursor"]),
+        show(&files["last"]),
+        number("pending"),
+        number("pendingBytes") >> 20,
+    );
+    if let Some(seconds) = files["secondsLeft"].as_u64() {
+        let rate = number("bytesPerSecond") >> 20;
+        let _ = write!(text, ", {rate} MiB/s, {seconds} s left");
+    }
+    text.push('\n');
+    for failing in list(&files["failing"]) {
+        let _ = writeln!(text, "  failing: {}", show(failing));
+    }
+    text
+}
+
+fn describe_damaged(status: &Value) -> String {
+    let line = |it: &Value| {
+        format!(
+            "{} in the storage: {}\n",
+            show(&it["state"]),
+            show(&it["path"])
+        )
+    };
+    list(&status["damagedFiles"]).iter().map(line).collect()
 }
 
 fn describe_master(status: &Value) -> String {
@@ -84,7 +116,7 @@ fn describe_master(status: &Value) -> String {
         }
     }
     text.push('\n');
-    text + &table(&rows)
+    text + &table(&rows) + &describe_damaged(status)
 }
 
 fn list(value: &Value) -> &[Value] {

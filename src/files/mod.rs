@@ -5,7 +5,8 @@
 //! row (`table`). Order of deleting: the record's transaction deletes the row and leaves a note in the
 //! outbox; a thread (`keeper`) empties the outboxes: it deletes the file and writes the journal. A
 //! crash anywhere leaves at worst a file without a row, which `sweep` removes, or a note, which is
-//! still there; never a record without its file. `journal` is what replicas follow.
+//! still there; never a record without its file. `journal` is what replicas follow, `incoming` is where they
+//! put what comes; `scrub` reads everything again, slowly.
 
 use std::fmt;
 use std::path::Path;
@@ -40,6 +41,7 @@ mod media;
 mod name;
 pub mod outbox;
 mod s3;
+pub mod scrub;
 mod storage;
 mod sweep;
 pub mod table;
@@ -56,6 +58,7 @@ pub struct Files {
     /// Where replicas get the files from here.
     pub journal: Option<Journal>,
     pub signal: outbox::Signal,
+    pub scrub: scrub::Scrub,
     /// When it was opened, in milliseconds since 1970.
     opened_ms: i64,
     /// The name of this server.
@@ -83,6 +86,7 @@ impl Files {
             storage: Arc::new(storage),
             journal: journal.transpose()?,
             signal: outbox::Signal::default(),
+            scrub: scrub::Scrub::default(),
             opened_ms: clock::now_ms(),
             node,
         })

@@ -2,6 +2,7 @@
 
 use rusqlite::Connection;
 use rusqlite::OptionalExtension as _;
+use rusqlite::Row;
 use rusqlite::ToSql;
 use rusqlite::params;
 
@@ -144,6 +145,50 @@ pub fn find(
     Ok(found.optional()?)
 }
 
+/// The files of a database after this hash, record and name, sorted by them.
+pub fn by_hash(
+    connection: &Connection,
+    database: &str,
+    after: (&str, &str, &str),
+    limit: usize,
+) -> Result<Vec<(FilePath, Stored)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT collection, record, name, size, sha256, type FROM _files
+         WHERE (sha256, record, name) > (?1, ?2, ?3) ORDER BY sha256, record, name LIMIT ?4",
+    )?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = statement.query_map(params![after.0, after.1, after.2, limit], |row| {
+        read(row, database)
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// How many files a database has, and their bytes.
+pub fn totals(connection: &Connection) -> Result<(u64, u64)> {
+    let sql = "SELECT count(*), coalesce(sum(size), 0) FROM _files";
+    let mut statement = connection.prepare_cached(sql)?;
+    let (files, bytes): (i64, i64) =
+        statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok((files.cast_unsigned(), bytes.cast_unsigned()))
+}
+
+/// A row of a list.
+fn read(row: &Row<'_>, database: &str) -> rusqlite::Result<(FilePath, Stored)> {
+    let path = FilePath {
+        database: database.to_owned(),
+        collection: row.get(0)?,
+        record: row.get(1)?,
+        name: row.get(2)?,
+    };
+    let stored = Stored {
+        name: path.name.clone(),
+        size: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+        sha256: row.get(4)?,
+        media_type: row.get(5)?,
+    };
+    Ok((path, stored))
+}
+
 /// The files of a database after this one (its own or one of an earlier database), sorted by the parts
 /// of their paths.
 pub fn list(
@@ -160,19 +205,7 @@ pub fn list(
     let after = after.map_or(("", "", ""), |it| (&it.collection, &it.record, &it.name));
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = statement.query_map(params![after.0, after.1, after.2, limit], |row| {
-        let path = FilePath {
-            database: database.to_owned(),
-            collection: row.get(0)?,
-            record: row.get(1)?,
-            name: row.get(2)?,
-        };
-        let stored = Stored {
-            name: path.name.clone(),
-            size: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
-            sha256: row.get(4)?,
-            media_type: row.get(5)?,
-        };
-        Ok((path, stored))
+        read(row, database)
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

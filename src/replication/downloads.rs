@@ -156,6 +156,17 @@ impl Downloads {
         Ok(true)
     }
 
+    /// Fetches a file again that is not what it was. Nobody waits for it.
+    pub fn mend(&self, remote: Remote) {
+        let mut state = lock(&self.state);
+        if state.queue.iter().all(|job| job.remote != remote) {
+            let is_urgent = true;
+            state.queue.push_back(Job { remote, is_urgent });
+        }
+        drop(state);
+        self.queued.notify_one();
+    }
+
     /// Removes parts of files that will not be gone on with: nothing is wanted any more.
     pub fn forget_parts(&self) -> Result<()> {
         let state = lock(&self.state);

@@ -37,9 +37,9 @@ use crate::threads::lock;
 
 /// Files that wait at most to be given their places together.
 const TOGETHER: usize = 256;
-/// Pause after a failure, doubled up to the longest.
+/// Pause after a failure, doubled up to the longest while nothing succeeds.
 const PAUSE: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Failing files that are named.
 const NAMED_MAX: usize = 10;
 /// Facts in `local.db`.
@@ -232,6 +232,7 @@ impl Files {
         if !work.fetched.is_empty() {
             self.storage.accept(&work.fetched)?;
             lock(&self.status).fetched += work.fetched.len() as u64;
+            self.pause = PAUSE;
             work.fetched.clear();
         }
         Ok(())

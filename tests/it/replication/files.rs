@@ -219,8 +219,9 @@ fn whatever_is_cut_killed_or_stalled_the_trees_agree_in_the_end() {
     let proxy = Proxy::start(master.addr().port());
     let mut one = replica_of(&proxy.url(), &[]);
     let mut two = replica(&master);
-    let mut random = std::process::id() as usize;
-    eprintln!("seed {random}");
+    let fresh = || std::process::id() as usize;
+    let mut random = std::env::var("VSKI_SEED").map_or_else(|_| fresh(), |it| it.parse().unwrap());
+    eprintln!("VSKI_SEED={random} VSKI_ROUNDS={rounds}");
     let mut below = move |end: usize| {
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -387,6 +388,36 @@ fn one_that_was_away_for_longer_than_the_journal_is_kept_takes_the_manifest() {
             .any(|line| line.contains("taking the manifest"))
     );
     assert!(tree(&away).values().any(|it| it == b"stays"), "{stay}");
+}
+
+#[test]
+fn a_disk_that_changes_bytes_is_found_out() {
+    let master = master();
+    for n in 0..3 {
+        send(&master.api(), "POST", DOCS, &[("doc", &content(n, 10_000))]);
+    }
+    let follower = replica(&master);
+    converge(&master, &follower);
+    same_files(&master, &follower);
+    let damage = |server: &Server| {
+        let file = tree(server).into_keys().next().unwrap();
+        let path = data(server).join("storage").join(&file);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[5000] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+        file
+    };
+    // A replica fetches it again; the first look is at the start.
+    damage(&follower);
+    let follower = follower.restart();
+    same_files(&master, &follower);
+    // A master can only say so.
+    let file = damage(&master);
+    let master = master.restart();
+    wait_until("the damaged file is named", || {
+        let found = status(&master)["damagedFiles"].clone();
+        found[0]["path"] == file.as_str() && found[0]["state"] == "damaged"
+    });
 }
 
 #[test]
