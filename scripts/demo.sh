@@ -3,7 +3,8 @@
 # the API, questioned, and compared with what dpkg itself says.
 #
 # The admin sets up collections with rules, an account and an API key; a program with the
-# key brings the packages in; the account asks the questions.
+# key brings the packages in; the account asks the questions. Replicas follow all the while, and
+# in the end have the same.
 #
 # Each part is one function named step_...; STEPS gives their order. A step says with `as`
 # who asks, uses `api` for requests, leaves rows for `compare`, and knows nothing of the
@@ -11,7 +12,7 @@
 set -eu -o pipefail
 export LC_ALL=C
 
-STEPS="start collections access packages relations copyrights limits questions verify"
+STEPS="start collections access packages relations copyrights limits questions verify replicas copies"
 
 usage() {
     cat <<'TEXT'
@@ -21,7 +22,8 @@ Starts a server on a throw-away data directory and a free port, imports the pack
 list of this Debian system and the copyright files of its packages with an API key, asks
 six questions as a signed-in user and compares every answer with dpkg's and every file
 with the original. Exit code 0 only if all of them match, and if what the key, the user
-and a stranger may not do was refused.
+and a stranger may not do was refused. Replicas follow the import; they are to answer the
+questions as their master does, and to have the same databases, page by page.
 
   --binary PATH   server to run (default: target/release/vski, dist/vski, then $PATH)
   --url URL       use a running server instead, without collections named packages and
@@ -29,7 +31,8 @@ and a stranger may not do was refused.
   --token TOKEN   admin token for --url
   --status FILE   package list to import (default: /var/lib/dpkg/status)
   --batch N       requests in one call of /api/batch (default 100, at most 1000)
-  --keep          keep the data directory and say where it is
+  --replicas N    replicas (default 2, at most 16; 0 for none); not with --url
+  --keep          keep the data directories and say where they are
   --help          this text
 TEXT
 }
@@ -43,12 +46,12 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 records=/api/collections/packages/records
 
-binary='' url='' token='' status=/var/lib/dpkg/status batch=100 keep=no
+binary='' url='' token='' status=/var/lib/dpkg/status batch=100 replicas='' keep=no
 while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) usage; exit 0 ;;
         --keep) keep=yes ;;
-        --binary | --url | --token | --status | --batch)
+        --binary | --url | --token | --status | --batch | --replicas)
             [ $# -gt 1 ] || fail "$1 needs a value"
             declare "${1#--}=$2"
             shift
@@ -63,6 +66,13 @@ esac
 if [ "$batch" -lt 1 ] || [ "$batch" -gt 1000 ]; then
     fail "--batch takes 1 to 1000: $batch"
 fi
+case $replicas in
+    '') [ -n "$url" ] && replicas=0 || replicas=2 ;;
+    *[!0-9]* | ???*) fail "--replicas takes a number from 0 to 16: $replicas" ;;
+esac
+replicas=$((10#$replicas))
+[ "$replicas" -le 16 ] || fail "--replicas takes a number from 0 to 16: $replicas"
+[ -z "$url" ] || [ "$replicas" -eq 0 ] || fail "--replicas is not for a server that runs already"
 [ -z "$url" ] || [ -n "$token" ] || fail "--url needs --token"
 for tool in curl perl awk diff xargs sha256sum dpkg dpkg-query; do
     command -v $tool >/dev/null || fail "no $tool on this system"
@@ -70,12 +80,17 @@ done
 [ -r "$status" ] || fail "cannot read $status: the input is the package list of a Debian system"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/vski-demo.XXXXXX")
-server=''
+# Process ids and addresses by name: master, replica1 and so on.
+declare -A servers=() urls=()
 clean_up() {
-    if [ -n "$server" ]; then
-        kill "$server" 2>/dev/null || true
-        wait "$server" 2>/dev/null || true
-    fi
+    local name
+    # An associative array has no order; who asks whom no longer matters.
+    for name in "${!servers[@]}"; do
+        kill "${servers[$name]}" 2>/dev/null || true
+    done
+    for name in "${!servers[@]}"; do
+        wait "${servers[$name]}" 2>/dev/null || true
+    done
     if [ "$keep" = yes ]; then
         echo "kept: $work"
     else
@@ -232,7 +247,7 @@ step_start() {
     : >"$work/as.stranger"
     as stranger
     if [ -z "$url" ]; then
-        start_server
+        start_servers
         printf 'noproxy = "*"\n' >>"$work/curl.conf"
         printf '{"email":"demo@example.com","password":"%s"}' "$(new_secret)" >"$work/admin.json"
         send_json POST /api/admins/init "@$work/admin.json"
@@ -247,8 +262,8 @@ new_secret() {
     od -An -N16 -tx1 /dev/urandom | tr -d ' \n'
 }
 
-start_server() {
-    local candidate
+start_servers() {
+    local candidate number secret
     if [ -z "$binary" ]; then
         for candidate in "$root/target/release/vski" "$root/dist/vski" "$(command -v vski || true)"; do
             if [ -x "$candidate" ]; then
@@ -259,16 +274,39 @@ start_server() {
         [ -n "$binary" ] || fail "no server binary: build one (cargo build --release) or name one with --binary"
     fi
     [ -x "$binary" ] || fail "no such binary: $binary"
-    HOST=127.0.0.1 PORT=0 DATA_DIR="$work/data" "$binary" serve >"$work/out" 2>"$work/log" &
-    server=$!
+    unset JWT_SECRET REPLICA_MODE MASTER_URL REPLICA_ID SYNC_INTERVAL
+    start_server master
+    url=${urls[master]}
+    # It has made a secret, and the replicas need the same.
+    secret=$(cat "$work/master/secret")
+    for ((number = 1; number <= replicas; number++)); do
+        start_server "replica$number" REPLICA_MODE=replica "REPLICA_ID=replica$number" "MASTER_URL=$url" \
+            "JWT_SECRET=$secret" SYNC_INTERVAL=1
+    done
+}
+
+start_server() { # start_server NAME [VARIABLE=VALUE...]
+    local name=$1 found=''
+    local -a settings=(HOST=127.0.0.1 PORT=0 "DATA_DIR=$work/$1")
+    shift
+    settings+=("$@")
+    mkdir "$work/$name"
+    (
+        # Not as arguments of env: command lines are public.
+        export "${settings[@]}"
+        exec "$binary" serve
+    ) >"$work/$name.out" 2>"$work/$name.log" &
+    servers[$name]=$!
     for _ in $(seq 200); do
-        url=$(sed -n 's/.* listening on \(http:[^ ,]*\).*/\1/p' "$work/out")
-        [ -z "$url" ] || break
-        kill -0 "$server" 2>/dev/null || fail "$binary ended at once, its last word: $(tail -n 1 "$work/log")"
+        found=$(sed -n 's/.* listening on \(http:[^ ,]*\).*/\1/p' "$work/$name.out")
+        [ -z "$found" ] || break
+        kill -0 "${servers[$name]}" 2>/dev/null ||
+            fail "$name ended at once, its last word: $(tail -n 1 "$work/$name.log")"
         sleep 0.05
     done
-    [ -n "$url" ] || fail "$binary did not say where it listens"
-    head -n 1 "$work/out"
+    [ -n "$found" ] || fail "$name did not say where it listens"
+    urls[$name]=$found
+    echo "$name: $(head -n 1 "$work/$name.out")"
 }
 
 step_collections() {
@@ -472,6 +510,8 @@ ask() { # ask QUESTION COLUMNS PARAMETER...
     done
     echo "   GET $records?$shown"
     api GET "$records" -G "${arguments[@]}"
+    printf '%s\n' "${arguments[@]}" >"$work/question.$number"
+    cp "$work/answer" "$work/answer.$number"
     total=$(packages_pl get totalItems <"$work/answer")
     read -r -a column_list <<<"${columns//,/ }"
     packages_pl rows "${column_list[@]}" <"$work/answer" >"$work/rows"
@@ -588,19 +628,105 @@ step_verify() {
     compare "$(wc -l <"$work/edges.tsv" | tr -d ' ') dependencies" "$work/edges.server" "$work/edges.tsv"
 }
 
-# Our own server must also go when told to, and say so with its exit code.
-stop_server() {
-    local code=0
-    kill "$server"
-    wait "$server" || code=$?
-    server=''
-    [ "$code" -eq 0 ] || fail "the server ended with code $code: $(tail -n 1 "$work/log")"
+step_replicas() {
+    [ "$replicas" -gt 0 ] || return 0
+    local started name question master_url=$url i same
+    local -a arguments
+    heading "The replicas, which have followed all the while"
+    as admin
+    started=$(now_ms)
+    while :; do
+        api GET /api/replica/status
+        packages_pl states <"$work/answer" >"$work/states"
+        # The master speaks of databases only to replicas that it knows.
+        if [ "$(cut -f 1 "$work/states" | sort -u | wc -l)" -eq "$replicas" ] &&
+            ! cut -f 3 "$work/states" | grep -qvx current; then
+            break
+        fi
+        [ $(($(now_ms) - started)) -lt 30000 ] || fail "the replicas do not come along: $(paste -s -d ';' "$work/states")"
+        sleep 0.05
+    done
+    echo "all current after $(($(now_ms) - started)) ms more"
+
+    as reader
+    for ((i = 1; i <= replicas; i++)); do
+        name=replica$i same=0
+        url=${urls[$name]}
+        for ((question = 1; question <= number; question++)); do
+            mapfile -t arguments <"$work/question.$question"
+            api GET "$records" -G "${arguments[@]}"
+            if cmp -s "$work/answer" "$work/answer.$question"; then
+                same=$((same + 1))
+            else
+                echo "question $question, asked of $name" >>"$work/wrong"
+            fi
+        done
+        echo "$name answers $same of $number questions as the master did, byte by byte"
+    done
+    as admin
+    refused 403 "write to a replica" DELETE /api/collections/packages
+    url=$master_url
+}
+
+# Our own servers must also go when told to, and say so with their exit codes.
+stop_server() { # stop_server NAME
+    local code=0 pid=${servers[$1]}
+    kill "$pid"
+    wait "$pid" || code=$?
+    unset "servers[$1]"
+    [ "$code" -eq 0 ] || fail "the $1 ended with code $code: $(tail -n 1 "$work/$1.log")"
+}
+
+# The pages of a database and their SHA-256; without the twelve bytes that SQLite itself counts its
+# commits and its version in, which every program that writes the file does for itself.
+pages_of() { # pages_of FILE
+    local -a digest
+    [ ! -s "$1-wal" ] || fail "$1: not all of it is in the file"
+    read -r -a digest < <(perl -e '
+        binmode STDIN;
+        binmode STDOUT;
+        read(STDIN, my $head, 100) == 100 or exit 1;
+        substr($head, 24, 4) = "\0" x 4;
+        substr($head, 92, 8) = "\0" x 8;
+        print $head;
+        print $_ while read STDIN, $_, 1 << 16' <"$1" | sha256sum)
+    printf '%s\t%s\n' "$(perl -e '
+        binmode STDIN;
+        read(STDIN, my $head, 100) == 100 or exit 1;
+        my $size = unpack "n", substr $head, 16, 2;
+        print +(-s STDIN) / ($size == 1 ? 65536 : $size)' <"$1")" "${digest[0]}"
+}
+
+# What lies on the disks, once nobody works on it any more.
+step_copies() {
+    [ "$replicas" -gt 0 ] || return 0
+    heading "The databases of all servers, which are stopped, by the SHA-256 of their pages"
+    local file database name i wanted
+    local -a all=(master)
+    for ((i = 1; i <= replicas; i++)); do
+        all+=("replica$i")
+        stop_server "replica$i"
+    done
+    stop_server master
+    for file in "$work"/master/*.db; do
+        database=$(basename "$file" .db)
+        [ "$database" != local ] || continue # what concerns a server alone
+        wanted=$(pages_of "$file")
+        for name in "${all[@]}"; do
+            [ -f "$work/$name/$database.db" ] || fail "$name has no database $database"
+            printf '%s\t%s\t%s\n' "$database" "$name" "$(pages_of "$work/$name/$database.db")" >>"$work/pages.tsv"
+            [ "$(tail -n 1 "$work/pages.tsv" | cut -f 3,4)" = "$wanted" ] ||
+                echo "the database $database of $name" >>"$work/wrong"
+        done
+    done
+    packages_pl table database server pages sha256 <"$work/pages.tsv" | sed 's/^   //'
+    grep -qs '^the database' "$work/wrong" || echo "all the same"
 }
 
 for step in $STEPS; do
     "step_$step"
 done
-[ -z "$server" ] || stop_server
+[ -z "${servers[master]:-}" ] || stop_server master
 echo
 if [ -s "$work/wrong" ]; then
     fail "not as it should be: $(paste -s -d ';' "$work/wrong" | sed 's/;/; /g')"

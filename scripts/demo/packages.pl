@@ -8,6 +8,8 @@
 #   packages.pl get KEY <answer                         one value of a JSON object
 #   packages.pl rows KEY... <answer                     the items of a list, one line each
 #   packages.pl edges KEY <answer                       name and each value of KEY, one line each
+#   packages.pl states <answer                          what a master says of its replicas: name, database
+#                                                       and state, one line each
 #   packages.pl tree <answer                            names expanded two levels below the first item
 #   packages.pl table HEADING... <rows                  rows aligned for reading
 #
@@ -216,6 +218,11 @@ my %commands = (
             print "$item->{name}\t$_\n" for @{ $item->{$key} || [] };
         }
     },
+    states => sub {
+        for my $replica (@{ decode_json(join '', <STDIN>)->{replicas} || [] }) {
+            print "$replica->{id}\t$_->{name}\t$_->{state}\n" for @{ $replica->{databases} };
+        }
+    },
     tree => sub {
         my ($first) = items();
         for my $near (@{ $first->{expand}{depends} || [] }) {
@@ -227,7 +234,7 @@ my %commands = (
         my @lines = ([@_], map { chomp; [split /\t/, $_, -1] } <STDIN>);
         for my $line (@lines) {
             utf8::decode($_) for @$line;
-            $_ = length > 60 ? substr($_, 0, 57) . '...' : $_ for @$line;
+            $_ = length > 64 ? substr($_, 0, 61) . '...' : $_ for @$line;
         }
         my @width;
         for my $line (@lines) {

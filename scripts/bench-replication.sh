@@ -1,0 +1,70 @@
+#!/bin/bash
+# How far replicas are behind their master and what following costs, as one Markdown table.
+set -eu
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/bench-replication.sh [OPTION...]
+
+Builds vski, starts masters and replicas on throw-away directories, and prints one table:
+results, goals, and whether they are met. The parts:
+
+  lag     from the master's answer to a create until a read of a replica shows it
+  cost    creates per second on a master that two replicas follow, beside one that nobody does
+          and one that they have left
+  idle    requests and bytes of a sync cycle over 100 databases that do not change
+  load    the first load of a large database, beside dd of the same file over loopback
+  reads   reads of a replica at rest, and while its master takes 200 writes per second
+
+with the memory and the CPU of the servers after each. Takes about five minutes.
+
+  --quick         shorter runs and a smaller database, for trying the script
+  --only A,B      only these parts
+  --size MIB      size of the large database (default 1024, with --quick 128); needs four
+                  times as much disk
+  --binary PATH   this vski and no build
+  --help          this text
+
+Variables:
+  BENCH_OUT       the table, and the data while it runs (default target/bench)
+
+Needs python3, cargo, and for cost and reads wrk. The machine should have nothing else to do.
+TEXT
+}
+
+fail() {
+    echo "bench-replication.sh: $*" >&2
+    exit 1
+}
+
+vski=''
+passed_on=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --quick) passed_on+=("$1") ;;
+        --binary | --only | --size)
+            [ $# -gt 1 ] || fail "$1 needs a value"
+            if [ "$1" = --binary ]; then vski=$2; else passed_on+=("$1" "$2"); fi
+            shift
+            ;;
+        *) fail "unknown option: $1 (see --help)" ;;
+    esac
+    shift
+done
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+for tool in python3 dd df; do
+    command -v $tool >/dev/null || fail "no $tool on this system"
+done
+export PYTHONDONTWRITEBYTECODE=1
+script=$root/scripts/bench/replication.py
+python3 "$script" --check "${passed_on[@]}"
+if [ -z "$vski" ]; then
+    command -v cargo >/dev/null || fail "no cargo: install Rust, or name a server with --binary"
+    (cd "$root" && cargo build --locked --release) || fail "the release build failed"
+    vski=${CARGO_TARGET_DIR:-$root/target}/release/vski
+fi
+[ -x "$vski" ] || fail "no such binary: $vski"
+
+exec python3 "$script" --vski "$vski" --out "${BENCH_OUT:-$root/target/bench}" "${passed_on[@]}"
