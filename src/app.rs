@@ -169,7 +169,8 @@ impl App {
                 downloads.mend(remote);
             }
         };
-        if let Err(error) = scrub.step(&self.databases, storage, &mend, stop) {
+        let have_arrived = self.replica().is_none_or(|replica| replica.has_all_files());
+        if let Err(error) = scrub.step(&self.databases, storage, &mend, have_arrived, stop) {
             log::warn(format_args!("scrub files: {error}"));
         }
     }

@@ -195,19 +195,24 @@ impl Queue {
             feed,
         } = &mut *writer;
         let outcome = run(connection, deadline, &mut batch);
+        let mut has_changed = true;
         let followed = log_pages(connection, "PRAGMA wal_checkpoint(NOOP)").and_then(|pages| {
             if let Some((feed, _)) = feed {
-                feed.capture(connection, pages);
+                has_changed = feed.capture(connection, pages);
             }
             checkpoints.after_commit(connection, pages, BUSY_WAIT)
         });
         if let Err(error) = followed {
             log::warn(format_args!("checkpoint: {error}"));
         }
-        let mark = feed.as_ref().map(|(feed, history)| Mark {
-            history: Arc::clone(history),
-            version: feed.version,
-        });
+        // What has changed nothing is in no state of its own, and nobody need wait for one.
+        let mark = feed
+            .as_ref()
+            .filter(|_| has_changed)
+            .map(|(feed, history)| Mark {
+                history: Arc::clone(history),
+                version: feed.version,
+            });
         drop(writer);
         {
             let mut state = lock(&self.state);

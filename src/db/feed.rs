@@ -34,6 +34,8 @@ pub struct Feed {
     salts: [u8; 8],
     /// Frames of the log that were taken in.
     frames: u64,
+    /// The log as it was last seen.
+    seen: ([u8; 8], u64),
     /// Of the writer's connection; another one once somebody else has committed.
     data_version: i64,
     /// None: any page may have.
@@ -51,19 +53,31 @@ impl Feed {
             page_size: u64::from(page_size),
             salts: [0; 8],
             frames: 0,
+            seen: ([0; 8], 0),
             data_version: 0,
             changed: None,
             version: 0,
         }
     }
 
-    /// Takes in what the log has more than before. `committed` is its length in frames.
-    pub fn capture(&mut self, connection: &Connection, committed: i64) {
-        if self.changed.is_none() {
-            // Nobody has asked since it became unknown.
-            return;
-        }
+    /// Takes in what the log has more than before. `committed` is its length in frames. Returns whether
+    /// there is more.
+    pub fn capture(&mut self, connection: &Connection, committed: i64) -> bool {
         let committed = u64::try_from(committed).unwrap_or(0);
+        let now = self
+            .read_salts()
+            .map(|salts| (salts.unwrap_or_default(), committed));
+        let has_more = match now {
+            Ok(now) => std::mem::replace(&mut self.seen, now) != now,
+            Err(_) => true,
+        };
+        if self.changed.is_some() && has_more {
+            self.take_in(connection, committed);
+        }
+        has_more
+    }
+
+    fn take_in(&mut self, connection: &Connection, committed: u64) {
         let is_known = self.is_own(connection) && self.read(committed).unwrap_or(false);
         let is_few = self.changed.as_ref().is_some_and(|it| it.len() < PAGES_MAX);
         if !is_known || !is_few {
@@ -83,6 +97,7 @@ impl Feed {
     pub fn begin(&mut self, committed: i64) -> Result<()> {
         self.salts = self.read_salts()?.unwrap_or_default();
         self.frames = u64::try_from(committed).unwrap_or(0);
+        self.seen = (self.salts, self.frames);
         Ok(())
     }
 

@@ -55,12 +55,14 @@ struct State {
 }
 
 impl Scrub {
-    /// Reads some files. Those that are not as they were stored are noted, and handed to `mend`.
+    /// Reads some files. Those that are not as they were stored are noted, and handed to `mend`. A file
+    /// that is missing counts only where all `have_arrived`.
     pub fn step(
         &self,
         databases: &Databases,
         storage: &Storage,
         mend: &dyn Fn(Remote),
+        have_arrived: bool,
         stop: &Stop,
     ) -> Result<()> {
         let mut state = lock(&self.state);
@@ -79,7 +81,9 @@ impl Scrub {
                 continue;
             };
             cost += remote.size + FILE_COST;
-            state.look(databases, storage, mend, remote)?;
+            if have_arrived || storage.size(&remote.path)?.is_some() {
+                state.look(databases, storage, mend, remote)?;
+            }
         }
         let [sha256, record, name] = &state.after;
         let place = format!("{} {sha256} {record} {name}", state.database);

@@ -29,10 +29,10 @@ use crate::threads::Stop;
 use crate::threads::lock;
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long nothing may come. The master may have to look at every page before it answers.
-const STALL: Duration = Duration::from_secs(120);
-/// The same within an answer that has begun.
-const STALL_IN_BODY: Duration = Duration::from_secs(15);
+/// How long nothing may come.
+const STALL: Duration = Duration::from_secs(15);
+/// The same where the master may have to look at every page before it answers.
+const STALL_FOR_PAGES: Duration = Duration::from_secs(300);
 /// The longest answer that is read whole.
 const BODY_BYTES_MAX: u64 = 64 << 20;
 /// As many as ask at a time: the sync thread and the downloads.
@@ -185,25 +185,25 @@ impl Client {
 
     /// Every database of the master.
     pub fn list(&self) -> Result<List> {
-        read_json(self.get("/api/replica/databases", None)?)
+        read_json(self.get("/api/replica/databases", None, STALL)?)
     }
 
     /// What changed after a state; everything for the state 0.
     pub fn since(self: &Arc<Self>, name: &str, epoch: Epoch, version: u64) -> Result<Reply> {
         let path = format!("/api/replica/databases/{name}/pages?epoch={epoch}&since={version}");
-        let response = self.get(&path, None)?;
+        let response = self.get(&path, None, STALL_FOR_PAGES)?;
         self.reply(response)
     }
 
     /// What the server says of replication.
     pub fn status(&self) -> Result<serde_json::Value> {
-        read_json(self.get("/api/replica/status", None)?)
+        read_json(self.get("/api/replica/status", None, STALL)?)
     }
 
     /// Compares groups of pages; `body` as `master::Groups` writes it.
     pub fn compare(&self, name: &str, body: &[u8]) -> Result<Compared> {
         let path = format!("/api/replica/databases/{name}/compare");
-        read_json(self.post(&path, body)?)
+        read_json(self.post(&path, body, STALL_FOR_PAGES)?)
     }
 
     /// What changed after a state, and the pages that differ; `body` as `master::wanted_bytes`
@@ -216,14 +216,14 @@ impl Client {
         body: &[u8],
     ) -> Result<Reply> {
         let path = format!("/api/replica/databases/{name}/pages?epoch={epoch}&since={version}");
-        let response = self.post(&path, body)?;
+        let response = self.post(&path, body, STALL_FOR_PAGES)?;
         self.reply(response)
     }
 
     /// The journal of files behind an entry; none when that is too far back, or of another journal.
     pub fn journal(&self, epoch: &str, since: i64) -> Result<Option<JournalPage>> {
         let path = format!("/api/replica/files?epoch={epoch}&since={since}");
-        let response = self.get(&path, None)?;
+        let response = self.get(&path, None, STALL)?;
         match response.status().as_u16() {
             410 => Ok(None),
             _ => read_json(response).map(Some),
@@ -232,13 +232,17 @@ impl Client {
 
     /// The files that there are, behind a path.
     pub fn manifest(&self, after: &str) -> Result<ManifestPage> {
-        read_json(self.get(&format!("/api/replica/files/manifest?after={after}"), None)?)
+        read_json(self.get(
+            &format!("/api/replica/files/manifest?after={after}"),
+            None,
+            STALL,
+        )?)
     }
 
     /// The bytes of a file from some place on.
     pub fn file(self: &Arc<Self>, path: &str, from: u64) -> Result<FileReply> {
         let range = (from > 0).then_some(from);
-        let response = self.get(&format!("/api/replica/file/{path}"), range)?;
+        let response = self.get(&format!("/api/replica/file/{path}"), range, STALL)?;
         let status = response.status().as_u16();
         let body = |response: Response<Body>| {
             Box::new(Watched {
@@ -257,13 +261,13 @@ impl Client {
     /// Tells the master that every file up to an entry of the journal is here, safely.
     pub fn acknowledge_files(&self, epoch: &str, id: i64) -> Result<()> {
         let body = serde_json::json!({"epoch": epoch, "id": id}).to_string();
-        let response = self.post("/api/replica/files/ack", body.as_bytes())?;
+        let response = self.post("/api/replica/files/ack", body.as_bytes(), STALL)?;
         read_json::<serde_json::Value>(response).map(drop)
     }
 
     /// Tells the master how far this replica has come.
     pub fn acknowledge(&self, body: &serde_json::Value) -> Result<()> {
-        let response = self.post("/api/replica/ack", body.to_string().as_bytes())?;
+        let response = self.post("/api/replica/ack", body.to_string().as_bytes(), STALL)?;
         read_json::<serde_json::Value>(response).map(drop)
     }
 
@@ -290,7 +294,7 @@ impl Client {
         std::mem::replace(&mut *lock(&self.agent), agent()).shutdown();
     }
 
-    fn get(&self, path: &str, range: Option<u64>) -> Result<Response<Body>> {
+    fn get(&self, path: &str, range: Option<u64>, limit: Duration) -> Result<Response<Body>> {
         let agent = self.agent()?;
         let mut request = agent.get(format!("{}{path}", self.master_url));
         for (name, value) in self.headers() {
@@ -299,18 +303,18 @@ impl Client {
         if let Some(from) = range {
             request = request.header("Range", format!("bytes={from}-"));
         }
-        let _awaiting = self.awaiting(STALL);
+        let _awaiting = self.awaiting(limit);
         let result = request.call();
         result.map_err(|error| self.unreachable(&error))
     }
 
-    fn post(&self, path: &str, body: &[u8]) -> Result<Response<Body>> {
+    fn post(&self, path: &str, body: &[u8], limit: Duration) -> Result<Response<Body>> {
         let agent = self.agent()?;
         let mut request = agent.post(format!("{}{path}", self.master_url));
         for (name, value) in self.headers() {
             request = request.header(name, value);
         }
-        let _awaiting = self.awaiting(STALL);
+        let _awaiting = self.awaiting(limit);
         let result = request.send(body);
         result.map_err(|error| self.unreachable(&error))
     }
@@ -447,7 +451,7 @@ struct Watched<R> {
 
 impl<R: Read> Read for Watched<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let _awaiting = self.client.awaiting(STALL_IN_BODY);
+        let _awaiting = self.client.awaiting(STALL);
         self.body.read(buffer)
     }
 }
@@ -470,7 +474,7 @@ impl Download {
                 let path = format!("/api/replica/answers/{}", self.tag);
                 let response = self
                     .client
-                    .get(&path, Some(self.at))
+                    .get(&path, Some(self.at), STALL)
                     .map_err(io::Error::other)?;
                 if response.status().as_u16() != 206 {
                     return Err(io::Error::other(refused(response)));
@@ -480,7 +484,7 @@ impl Download {
             }
         };
         let result = {
-            let _awaiting = self.client.awaiting(STALL_IN_BODY);
+            let _awaiting = self.client.awaiting(STALL);
             body.read(buffer)
         };
         match result {

@@ -243,6 +243,11 @@ impl Replica {
         self.client.stop();
     }
 
+    /// Whether every file of the master is here, as far as it is known.
+    pub fn has_all_files(&self) -> bool {
+        lock(&self.files).state == "current"
+    }
+
     /// Gets a file that has not arrived yet, because somebody wants to read it now. False when that
     /// takes too long, or too many wait already.
     pub fn fetch_file(&self, remote: &Remote) -> Result<bool> {

@@ -54,7 +54,7 @@ const NAMES_MAX: usize = 100;
 const CONNECT: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a read waits before the thread looks at other things.
-const LISTEN: Duration = Duration::from_secs(1);
+const LISTEN: Duration = Duration::from_millis(250);
 /// Without a sign of life for this long the connection is given up; the master pings every 20 s.
 const SILENCE: Duration = Duration::from_secs(50);
 /// Pauses between attempts to connect.

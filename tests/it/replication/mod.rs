@@ -216,6 +216,21 @@ fn a_read_sees_what_its_client_has_written() {
             .expect(200);
     }
 
+    // What changes nothing waits for nothing.
+    let made = master
+        .admin()
+        .post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
+    let again = writer
+        .delete("/api/collections/books/records/none")
+        .expect(404);
+    for reply in [made, again] {
+        if let Some(seen) = reply.header("X-Vski-Version") {
+            let reader = follower.api().with_header("X-Vski-Version", seen);
+            reader.get("/api/collections/books/records").expect(200);
+        }
+    }
+
     let begun = Instant::now();
     let reader = follower
         .api()
