@@ -136,6 +136,13 @@ impl Replicas {
         }
     }
 
+    /// A replica has nothing of a database.
+    pub fn forget_database(&self, id: &str, name: &str) {
+        if let Some(replica) = lock(&self.known).get_mut(id) {
+            replica.databases.remove(name);
+        }
+    }
+
     /// All of them, by name.
     pub fn list(&self) -> Vec<Seen> {
         let mut list: Vec<Seen> = lock(&self.known)

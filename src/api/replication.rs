@@ -52,9 +52,18 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
 
 /// The pages that changed after a state.
 pub fn pages(call: &Call<'_>) -> Result<Response> {
-    let (_, master) = admit(call)?;
+    let (id, master) = admit(call)?;
     let (epoch, since) = base(call)?;
-    answer(master.pages(call.param("name"), epoch, since)?)
+    let name = call.param("name");
+    if since > 0 {
+        return answer(master.pages(name, epoch, since)?);
+    }
+    let pairs = call.query()?;
+    let after = parameter(&pairs, "after").map_or(Some(0), |after| after.parse().ok());
+    let after = after.ok_or_else(|| Error::invalid("after is the number of a page."))?;
+    // It has nothing, whatever it said before.
+    call.app.replicas.forget_database(id, name);
+    answer(master.part(name, epoch, after)?)
 }
 
 /// The same, and of some groups of pages those that the replica has otherwise.

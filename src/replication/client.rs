@@ -188,7 +188,15 @@ impl Client {
         read_json(self.get("/api/replica/databases", None, STALL)?)
     }
 
-    /// What changed after a state; everything for the state 0.
+    /// Some of all pages, those after this one.
+    pub fn part(client: &Arc<Client>, name: &str, epoch: Epoch, after: u32) -> Result<Reply> {
+        let path =
+            format!("/api/replica/databases/{name}/pages?epoch={epoch}&since=0&after={after}");
+        let response = client.get(&path, None, STALL_FOR_PAGES)?;
+        client.reply(response)
+    }
+
+    /// What changed after a state.
     pub fn since(self: &Arc<Self>, name: &str, epoch: Epoch, version: u64) -> Result<Reply> {
         let path = format!("/api/replica/databases/{name}/pages?epoch={epoch}&since={version}");
         let response = self.get(&path, None, STALL_FOR_PAGES)?;

@@ -13,8 +13,6 @@ use std::io::BufReader;
 use std::io::Read;
 use std::io::Seek as _;
 use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +30,8 @@ use super::master::wanted_bytes;
 use super::positions::Position;
 use super::source::GROUP;
 use super::spool::nameless_file;
+use super::whole::NEW;
+use super::whole::Whole;
 use super::wire::Head;
 use super::wire::Reader;
 use crate::collections::Catalog;
@@ -50,13 +50,12 @@ use crate::log;
 
 /// Streams up to this size are kept in memory until they are applied.
 const MEMORY_BYTES: u64 = 4 << 20;
-const BUFFER_BYTES: usize = 256 << 10;
+/// Of what is read from a connection at a time.
+pub const BUFFER_BYTES: usize = 256 << 10;
 /// How long a reader may have been reading: queries end before.
 const READING: Duration = Duration::from_secs(30);
 /// Groups whose hashes are sent at a time; of further ones every page is wanted.
 const GROUPS_MAX: usize = 1500;
-/// What a new file is called until it is whole.
-const NEW: &str = "new";
 
 /// Hears the name of a database, how much of its stream has come and how much there is, in bytes.
 pub type Told = Box<dyn Fn(&str, u64, u64) + Send + Sync>;
@@ -112,8 +111,8 @@ pub struct Fetched {
 enum Content {
     Memory(Vec<u8>),
     File(File),
-    /// The whole database, in a new file beside the old one.
-    Whole,
+    /// The whole database, in a new file beside the old one; the hashes of all pages.
+    Whole(PageMap),
 }
 
 impl Follower {
@@ -186,10 +185,13 @@ impl Follower {
 
     fn fetch_everything(&mut self, context: &Context, epoch: Epoch) -> Result<Fetched> {
         self.have = None;
-        match context.client.since(&self.name, epoch, 0)? {
-            Reply::Stream(download) => self.receive_whole(context, download, epoch),
-            Reply::Same | Reply::Other => Err(changed_meanwhile()),
-        }
+        let whole = Whole::open(context, &self.name, &self.path, epoch)?;
+        let (head, map) = whole.receive()?;
+        Ok(Fetched {
+            head,
+            hashes: Vec::new(),
+            content: Content::Whole(map),
+        })
     }
 
     fn fetch_differing(
@@ -201,36 +203,20 @@ impl Follower {
         let Some(have) = &self.have else {
             return Err(Error::internal("nothing to compare"));
         };
-        let groups = Groups {
-            page_size: have.page_size,
-            pages: have.map.len(),
-            hashes: have.map.groups(GROUP),
-        };
-        let compared = context.client.compare(&self.name, &groups.to_bytes())?;
-        if Epoch::parse(&compared.epoch) != Some(epoch) {
-            return Err(changed_meanwhile());
-        }
-        let Some(groups) = compared.groups else {
+        let client = &context.client;
+        let compared = wanted_groups(client, &self.name, epoch, have.page_size, &have.map)?;
+        let Some((version, body)) = compared else {
             return Ok((Some(self.fetch_everything(context, epoch)?), None));
         };
-        if groups.is_empty() {
+        if body.is_empty() {
             let checksum = have.map.checksum();
             self.way = Way::Newer;
-            let next = Position::next(position, epoch, compared.version, checksum);
+            let next = Position::next(position, epoch, version, checksum);
             return Ok((None, Some(next)));
         }
-        let wanted: Wanted = (0..)
-            .zip(groups)
-            .map(|(count, group)| {
-                let hashes = have.map.group(group as usize, GROUP);
-                let hashes = if count < GROUPS_MAX { hashes } else { &[] };
-                (group, hashes.to_vec())
-            })
-            .collect();
-        let body = wanted_bytes(&wanted);
         let reply = context
             .client
-            .differing(&self.name, epoch, compared.version, &body)?;
+            .differing(&self.name, epoch, version, &body)?;
         match reply {
             Reply::Stream(download) => Ok((Some(self.receive(context, download, epoch)?), None)),
             Reply::Same | Reply::Other => Err(changed_meanwhile()),
@@ -274,40 +260,6 @@ impl Follower {
         })
     }
 
-    /// Takes a stream of every page straight into a new file.
-    fn receive_whole(
-        &self,
-        context: &Context,
-        download: Download,
-        epoch: Epoch,
-    ) -> Result<Fetched> {
-        let path = self.path.with_extension(NEW);
-        let file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .context("make a new file")?;
-        let progress = Progress::new(context, &self.name, download);
-        let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, progress))?;
-        let head = checked(reader.head(), epoch)?;
-        let page_size = u64::from(head.page_size);
-        let mut hashes = Vec::new();
-        reader.pages(|number, page| {
-            hashes.push((number, pages::hash(epoch.seed(), number, page)));
-            Ok(file.write_all_at(page, u64::from(number - 1) * page_size)?)
-        })?;
-        file.set_len(u64::from(head.pages) * page_size)?;
-        file.sync_all().context("sync a new file")?;
-        failpoints::reach("whole-written");
-        Ok(Fetched {
-            head,
-            hashes,
-            content: Content::Whole,
-        })
-    }
-
     /// Brings in what was fetched. Returns the position that this leads to.
     pub fn apply(
         &mut self,
@@ -316,9 +268,12 @@ impl Follower {
         position: Option<&Position>,
     ) -> Result<Position> {
         let head = fetched.head;
-        let result = match &fetched.content {
-            Content::Whole => self.apply_whole(context, &fetched),
-            _ => self.apply_pages(context, fetched, position),
+        let result = match fetched.content {
+            Content::Whole(map) => self.apply_whole(context, head, map),
+            content => {
+                let fetched = Fetched { content, ..fetched };
+                self.apply_pages(context, fetched, position)
+            }
         };
         match result.context(format!("apply {}", self.name)) {
             Ok(have) => {
@@ -344,16 +299,7 @@ impl Follower {
         }
     }
 
-    fn apply_whole(&mut self, context: &Context, fetched: &Fetched) -> Result<Have> {
-        let head = fetched.head;
-        let mut map = PageMap::default();
-        map.resize(head.pages);
-        for (number, hash) in &fetched.hashes {
-            map.set(*number, *hash);
-        }
-        if map.checksum() != head.checksum {
-            return Err(self.escalate("the new file is not what the master has"));
-        }
+    fn apply_whole(&mut self, context: &Context, head: Head, map: PageMap) -> Result<Have> {
         let new = self.path.with_extension(NEW);
         let is_default = self.name == db::DEFAULT;
         let replace = || match is_default || self.path.exists() {
@@ -491,7 +437,40 @@ impl Follower {
     }
 }
 
-fn changed_meanwhile() -> Error {
+/// Compares hashes of pages with the master's. Returns the state that it was in, and what to ask it for;
+/// nothing when all are the same, none when nothing can be compared.
+pub fn wanted_groups(
+    client: &Client,
+    name: &str,
+    epoch: Epoch,
+    page_size: u32,
+    map: &PageMap,
+) -> Result<Option<(u64, Vec<u8>)>> {
+    let groups = Groups {
+        page_size,
+        pages: map.len(),
+        hashes: map.groups(GROUP),
+    };
+    let compared = client.compare(name, &groups.to_bytes())?;
+    if Epoch::parse(&compared.epoch) != Some(epoch) {
+        return Err(changed_meanwhile());
+    }
+    let Some(groups) = compared.groups else {
+        return Ok(None);
+    };
+    let wanted: Wanted = (0..)
+        .zip(groups)
+        .map(|(count, group)| {
+            let hashes = map.group(group as usize, GROUP);
+            let hashes = if count < GROUPS_MAX { hashes } else { &[] };
+            (group, hashes.to_vec())
+        })
+        .collect();
+    Ok(Some((compared.version, wanted_bytes(&wanted))))
+}
+
+/// The master is not the one that the list was from.
+pub fn changed_meanwhile() -> Error {
     Error::unavailable("The master has begun another history meanwhile; trying again.")
 }
 
@@ -512,15 +491,17 @@ fn write_pages(apply: &Apply, content: Content) -> Result<()> {
             let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, file))?;
             reader.pages(|number, page| apply.write(number, page))
         }
-        Content::Whole => Err(Error::internal("a whole file is not applied page by page")),
+        Content::Whole(_) => Err(Error::internal("a whole file is not applied page by page")),
     }
 }
 
-/// Removes what a transfer that was cut off by the end of the process has left.
+/// Removes new files that were to take the place of one that is there after all. The others are gone
+/// on with.
 pub fn remove_leftovers(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == NEW) {
+        let is_new = path.extension().is_some_and(|extension| extension == NEW);
+        if is_new && path.with_extension("db").exists() {
             std::fs::remove_file(&path).context(format!("remove {}", path.display()))?;
         }
     }
@@ -567,7 +548,7 @@ impl Read for Tee<'_> {
         match &mut self.keep {
             Content::Memory(bytes) => bytes.extend_from_slice(&buffer[..length]),
             Content::File(file) => file.write_all(&buffer[..length])?,
-            Content::Whole => {}
+            Content::Whole(_) => {}
         }
         Ok(length)
     }

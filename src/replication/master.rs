@@ -31,6 +31,14 @@ use crate::threads::lock;
 /// Databases that are looked at through a connection of their own; the others by their files.
 const OPEN_MAX: usize = 64;
 
+/// Bytes of pages in a part of all.
+const PART_BYTES: u32 = 32 << 20;
+
+/// Pages in a part of all, for pages of this size.
+pub fn part_pages(page_size: u32) -> u32 {
+    PART_BYTES / page_size
+}
+
 /// The databases of this server for its replicas.
 pub struct Master {
     databases: Arc<Databases>,
@@ -119,11 +127,28 @@ impl Master {
         Ok(list)
     }
 
-    /// The pages that changed after the state `since`; all of them for 0.
+    /// Some of all pages as they are now, those after this one.
+    pub fn part(&self, name: &str, epoch: Epoch, after: u32) -> Result<Answer> {
+        self.with_cut(name, |cut| {
+            let state = cut.state;
+            if epoch != state.epoch {
+                return Ok(Answer::Other);
+            }
+            let tag = format!("{}-part-{after}-{}", epoch.tag(), state.version);
+            if let Some(spool) = self.spools.get(&tag) {
+                return Ok(Answer::Stream(spool));
+            }
+            let last = after.saturating_add(part_pages(cut.snapshot.page_size));
+            let numbers = state.select(|number, _| number > after && number <= last);
+            self.stream(cut, tag, 0, &numbers)
+        })
+    }
+
+    /// The pages that changed after the state `since`.
     pub fn pages(&self, name: &str, epoch: Epoch, since: u64) -> Result<Answer> {
         self.with_cut(name, |cut| {
             let state = cut.state;
-            if epoch != state.epoch || since > state.version {
+            if epoch != state.epoch || since == 0 || since > state.version {
                 return Ok(Answer::Other);
             }
             if since == state.version {
@@ -193,17 +218,8 @@ impl Master {
             definitions: snapshot.definitions_hash()?,
         };
         let mut writer = Writer::new(self.spools.begin(), head)?;
-        if since == 0 {
-            // In one go, which is faster than one by one; page 1 has to wait.
-            snapshot.each(|number, page| match number {
-                1 => Ok(()),
-                _ => writer.page(number, page),
-            })?;
-            snapshot.page(1, |page| writer.page(1, page))?;
-        } else {
-            for number in numbers {
-                snapshot.page(*number, |page| writer.page(*number, page))?;
-            }
+        for number in numbers {
+            snapshot.page(*number, |page| writer.page(*number, page))?;
         }
         let spool = self.spools.keep(tag, writer.finish()?)?;
         failpoints::reach("spooled");

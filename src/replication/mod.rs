@@ -2,7 +2,8 @@
 //! (REP-1 to REP-5; how it works and what it promises: `docs/replication.md`).
 //!
 //! On the master `source` numbers the states of one database, `master` answers with `wire` streams that
-//! `spool` keeps. On a replica `client` asks, `follower` brings one database along, `cycle` all of
+//! `spool` keeps. On a replica `client` asks, `follower` brings one database along
+//! (`whole` from nothing), `cycle` all of
 //! them, `positions` remembers how far each has come and `replica` tells it. `wakeup` is how it hears
 //! of changes at once. `files` follows the journal of files, with the threads of `downloads`.
 //!
@@ -28,6 +29,7 @@ pub mod replica;
 mod source;
 pub mod spool;
 pub mod wakeup;
+mod whole;
 mod wire;
 
 pub use client::Client;

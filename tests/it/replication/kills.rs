@@ -62,7 +62,7 @@ fn a_first_load_that_ends_at_any_point_is_made_anew() {
     let master = cluster::master();
     open_collection(&master.admin(), "books");
     write(&master, 50);
-    for point in ["whole-written", "replaced", "applied"] {
+    for point in ["part-written", "whole-written", "replaced", "applied"] {
         let url = format!("http://{}", master.addr());
         let mut follower = cluster::replica_of(&url, &[("VSKI_FAILPOINT", point)]);
         assert!(!follower.wait().success(), "{point} is reached");

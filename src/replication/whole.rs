@@ -1,0 +1,232 @@
+//! A database got from nothing: page by page into a new file, which takes its place when it is whole.
+//!
+//! It comes in parts, each from the state that the master is in at that moment, so neither side needs room
+//! for all of it in between and the master keeps no transaction open. While one part is received the
+//! master makes the next. In the end hashes are compared, and what has changed meanwhile is
+//! sent: then the file is one state, and its checksum is the master's.
+//!
+//! What was received before the process ended or the connection was lost is not received again.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::Epoch;
+use super::client::Client;
+use super::client::Reply;
+use super::follower::BUFFER_BYTES;
+use super::follower::Context;
+use super::follower::changed_meanwhile;
+use super::follower::wanted_groups;
+use super::master::part_pages;
+use super::wire::Head;
+use super::wire::Reader;
+use crate::db::pages;
+use crate::db::pages::PageMap;
+use crate::error::Error;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+use crate::failpoints;
+use crate::log;
+use crate::threads;
+
+/// What a new file is called until it is whole.
+pub const NEW: &str = "new";
+/// How often changes that come meanwhile are caught up with.
+const ROUNDS: u32 = 20;
+
+/// A file that becomes a database.
+pub struct Whole<'a> {
+    context: &'a Context,
+    name: &'a str,
+    epoch: Epoch,
+    path: PathBuf,
+    file: File,
+    map: PageMap,
+    page_size: u32,
+}
+
+/// A request for a part that is under way.
+type Asked = JoinHandle<Result<Reply>>;
+
+impl<'a> Whole<'a> {
+    /// Opens the file for the database at `path`, with what it has already.
+    pub fn open(
+        context: &'a Context,
+        name: &'a str,
+        path: &Path,
+        epoch: Epoch,
+    ) -> Result<Whole<'a>> {
+        let path = path.with_extension(NEW);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .context("make a new file")?;
+        let mut whole = Whole {
+            context,
+            name,
+            epoch,
+            path,
+            file,
+            map: PageMap::default(),
+            page_size: 0,
+        };
+        whole.look()?;
+        Ok(whole)
+    }
+
+    /// Gets everything. Returns the state that the file is in, and its hashes.
+    pub fn receive(mut self) -> Result<(Head, PageMap)> {
+        self.receive_parts()?;
+        for _ in 0..ROUNDS {
+            let head = self.catch_up()?;
+            if self.map.checksum() == head.checksum {
+                self.file.sync_all().context("sync a new file")?;
+                failpoints::reach("whole-written");
+                return Ok((head, self.map));
+            }
+        }
+        // It is of no use for the next attempt either.
+        let _ = std::fs::remove_file(&self.path);
+        Err(Error::unavailable(
+            "The new file does not become what the master has.",
+        ))
+    }
+
+    /// Reads the hashes of what is there from before.
+    fn look(&mut self) -> Result<()> {
+        let mut head = [0; 100];
+        if self.file.read_at(&mut head, 0)? < head.len() || !head.starts_with(b"SQLite format 3\0")
+        {
+            return Ok(self.file.set_len(0)?);
+        }
+        self.page_size = match u32::from(u16::from_be_bytes([head[16], head[17]])) {
+            1 => 65_536,
+            size => size,
+        };
+        if !self.page_size.is_power_of_two() || self.page_size < 512 {
+            self.page_size = 0;
+            return Ok(self.file.set_len(0)?);
+        }
+        let mut page = vec![0; self.page_size as usize];
+        let mut from = BufReader::with_capacity(BUFFER_BYTES, self.file.try_clone()?);
+        let mut number = 0;
+        while from.read_exact(&mut page).is_ok() {
+            number += 1;
+            self.set(number, &page);
+        }
+        log::info(format_args!(
+            "replica of {}: {} MiB are here from before",
+            self.name,
+            (u64::from(number) * u64::from(self.page_size)) >> 20
+        ));
+        Ok(())
+    }
+
+    fn set(&mut self, number: u32, page: &[u8]) {
+        if number != pages::lock_page(self.page_size) {
+            let hash = pages::hash(self.epoch.seed(), number, page);
+            self.map.set(number, hash);
+        }
+    }
+
+    fn receive_parts(&mut self) -> Result<()> {
+        // The last one may not have been written to its end.
+        let step = part_pages(self.page_size.max(512));
+        let mut after = (self.map.len() / step).saturating_sub(1) * step;
+        let mut asked = self.ask(after)?;
+        loop {
+            let reply = asked.join();
+            let reply = reply.map_err(|_| Error::internal("the request for a part panicked"))?;
+            let download = match reply? {
+                Reply::Stream(download) => download,
+                Reply::Same | Reply::Other => return Err(changed_meanwhile()),
+            };
+            let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
+            let head = self.admit(reader.head())?;
+            let step = part_pages(head.page_size);
+            let is_last = u64::from(after) + u64::from(step) >= u64::from(head.pages);
+            let next = match is_last {
+                true => None,
+                false => Some(self.ask(after + step)?),
+            };
+            self.write(reader)?;
+            after = after.saturating_add(step);
+            let bytes = |pages: u32| u64::from(pages) * u64::from(head.page_size);
+            let total = bytes(head.pages);
+            (self.context.progress)(self.name, bytes(after).min(total), total);
+            failpoints::reach("part-written");
+            match next {
+                Some(next) => asked = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Asks for a part, and does not wait for it.
+    fn ask(&self, after: u32) -> Result<Asked> {
+        let (client, name, epoch) = (
+            Arc::clone(&self.context.client),
+            self.name.to_owned(),
+            self.epoch,
+        );
+        threads::spawn("prefetch", move || {
+            Client::part(&client, &name, epoch, after)
+        })
+    }
+
+    /// Gets what is not as the master has it.
+    fn catch_up(&mut self) -> Result<Head> {
+        let client = &self.context.client;
+        let compared = wanted_groups(client, self.name, self.epoch, self.page_size, &self.map)?;
+        let Some((version, body)) = compared else {
+            return Err(changed_meanwhile());
+        };
+        let reply = client.differing(self.name, self.epoch, version, &body)?;
+        let Reply::Stream(download) = reply else {
+            return Err(changed_meanwhile());
+        };
+        let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
+        let head = self.admit(reader.head())?;
+        self.write(reader)?;
+        let bytes = u64::from(head.pages) * u64::from(head.page_size);
+        self.file.set_len(bytes)?;
+        self.map.resize(head.pages);
+        Ok(head)
+    }
+
+    /// Takes a stream that belongs to this file.
+    fn admit(&mut self, head: Head) -> Result<Head> {
+        if head.epoch != self.epoch {
+            return Err(changed_meanwhile());
+        }
+        if self.page_size != 0 && self.page_size != head.page_size {
+            self.file.set_len(0)?;
+            return Err(changed_meanwhile());
+        }
+        self.page_size = head.page_size;
+        Ok(head)
+    }
+
+    /// Writes pages to their places. What turns out to be broken in the end has other hashes than the
+    /// master's, and is sent again.
+    fn write<R: std::io::Read>(&mut self, reader: Reader<R>) -> Result<()> {
+        let page_size = u64::from(self.page_size);
+        reader.pages(|number, page| {
+            self.set(number, page);
+            Ok(self
+                .file
+                .write_all_at(page, u64::from(number - 1) * page_size)?)
+        })
+    }
+}
