@@ -31,8 +31,12 @@ use crate::threads::lock;
 /// Databases that are looked at through a connection of their own; the others by their files.
 const OPEN_MAX: usize = 64;
 
-/// Bytes of pages in a part of all.
-const PART_BYTES: u32 = 32 << 20;
+/// Bytes of pages in a part of all; few in tests, so that there are many parts.
+const PART_BYTES: u32 = if cfg!(debug_assertions) {
+    256 << 10
+} else {
+    32 << 20
+};
 
 /// Pages in a part of all, for pages of this size.
 pub fn part_pages(page_size: u32) -> u32 {
