@@ -64,8 +64,9 @@ impl App {
             synchronous: config.synchronous,
             prepare: records::register,
         };
+        let is_new = !db::default_file(&config.data_dir).exists();
         let databases = Arc::new(Databases::open(&config.data_dir, settings)?);
-        node::take_role(databases.local(), role)?;
+        node::take_role(databases.local(), role, is_new)?;
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
         let catalog = Arc::new(catalog);
         let auth = Auth::open(

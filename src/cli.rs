@@ -7,6 +7,7 @@ use std::io::BufRead as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use getopts::Matches;
 use getopts::Options;
@@ -259,7 +260,7 @@ fn replica(args: &[String]) -> Outcome {
             let data_dir = Config::load_data_dir(&flags)?;
             let sign = auth::operator_signer(secret.as_deref(), &data_dir)?;
             let client = Client::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
-            print(&replica::ask(&client)?)
+            print(&replica::ask(&Arc::new(client))?)
         }
         ["promote"] => {
             let data_dir = Config::load_data_dir(&flags)?;

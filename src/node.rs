@@ -20,22 +20,26 @@ pub fn id(local: &Database) -> Result<String> {
 
 /// Refuses to go on with data of another role: a replica would overwrite what a master alone has, and
 /// a master that was one would have replicas of its own believe it.
-pub fn take_role(local: &Database, role: Role) -> Result<()> {
-    let (own, other) = match role {
-        Role::Master => ("master", "replica"),
-        Role::Replica => ("replica", "master"),
+/// Where there is data but no word of whose (`is_new` is false), it is a master's.
+pub fn take_role(local: &Database, role: Role, is_new: bool) -> Result<()> {
+    let noted = fact(local, "role")?;
+    let is_replicas = match (noted.as_deref(), is_new) {
+        (Some(word), _) => word == "replica",
+        (None, true) => role == Role::Replica,
+        (None, false) => false,
     };
-    match fact(local, "role")?.as_deref() {
-        Some(it) if it == own => Ok(()),
-        Some(it) if it == other && role == Role::Master => Err(Error::unavailable(
+    match (role, is_replicas) {
+        (Role::Master, true) => Err(Error::unavailable(
             "The data is that of a replica. vski replica promote makes a master of it; \
              REPLICA_MODE=replica goes on following.",
         )),
-        Some(it) if it == other => Err(Error::unavailable(
+        (Role::Replica, false) => Err(Error::unavailable(
             "The data is that of a master, which following another one would overwrite. Give the \
              replica a DATA_DIR of its own.",
         )),
-        _ => set_fact(local, "role", own.to_owned()),
+        _ if noted.is_some() => Ok(()),
+        (Role::Master, false) => set_fact(local, "role", "master".to_owned()),
+        (Role::Replica, true) => set_fact(local, "role", "replica".to_owned()),
     }
 }
 

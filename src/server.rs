@@ -168,6 +168,9 @@ impl Running {
     /// Ends everything in order; false when something did not end in time.
     pub fn stop(self) -> bool {
         let deadline = Instant::now() + STOP_DEADLINE;
+        if let Ok(master) = self.app.master() {
+            master.spools.stop();
+        }
         let left = self.http.stop(STOP_DEADLINE).in_flight_left;
         let counters = self.http.counters();
         log::info(format_args!(

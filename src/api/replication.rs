@@ -19,13 +19,13 @@ use crate::error::Result;
 use crate::http::Response;
 use crate::http::range;
 use crate::http::range::Wanted;
+use crate::log;
 use crate::replication::Epoch;
 use crate::replication::Master;
 use crate::replication::master::Answer;
 use crate::replication::master::Groups;
 use crate::replication::master::parse_wanted;
 use crate::replication::spool::Spool;
-use crate::replication::spool::SpoolReader;
 
 /// Every database, and the state that it is in.
 pub fn list(call: &Call<'_>) -> Result<Response> {
@@ -55,15 +55,16 @@ pub fn pages(call: &Call<'_>) -> Result<Response> {
     let (id, master) = admit(call)?;
     let (epoch, since) = base(call)?;
     let name = call.param("name");
+    settle(call, name);
     if since > 0 {
-        return answer(master.pages(name, epoch, since)?);
+        return answer(master, master.pages(name, epoch, since)?);
     }
     let pairs = call.query()?;
     let after = parameter(&pairs, "after").map_or(Some(0), |after| after.parse().ok());
     let after = after.ok_or_else(|| Error::invalid("after is the number of a page."))?;
     // It has nothing, whatever it said before.
     call.app.replicas.forget_database(id, name);
-    answer(master.part(name, epoch, after)?)
+    answer(master, master.part(name, epoch, after)?)
 }
 
 /// The same, and of some groups of pages those that the replica has otherwise.
@@ -71,7 +72,11 @@ pub fn differing(call: &Call<'_>) -> Result<Response> {
     let (_, master) = admit(call)?;
     let (epoch, since) = base(call)?;
     let wanted = parse_wanted(&call.request.body)?;
-    answer(master.differing(call.param("name"), epoch, since, &wanted)?)
+    settle(call, call.param("name"));
+    answer(
+        master,
+        master.differing(call.param("name"), epoch, since, &wanted)?,
+    )
 }
 
 /// Which groups of pages the replica has otherwise.
@@ -105,7 +110,7 @@ pub fn rest(call: &Call<'_>) -> Result<Response> {
         },
         None => (0, spool.bytes),
     };
-    let response = stream(206, &spool, start, length);
+    let response = stream(master, 206, &spool, start, length);
     let last = start + length.max(1) - 1;
     let range = format!("bytes {start}-{last}/{}", spool.bytes);
     Ok(response.with_header("Content-Range", range))
@@ -221,6 +226,14 @@ fn describe(name: &str, tag: &str, version: u64, has: Option<&(String, u64)>) ->
     json!({"name": name, "state": state, "version": has, "masterVersion": version})
 }
 
+/// A change of definitions that a crash has interrupted is settled when somebody asks for them. A
+/// replica could not.
+fn settle(call: &Call<'_>, name: &str) {
+    if let Err(error) = call.app.catalog.collections(name) {
+        log::debug(format_args!("settle the definitions of {name}: {error}"));
+    }
+}
+
 /// The state that a replica has.
 fn base(call: &Call<'_>) -> Result<(Epoch, u64)> {
     let pairs = call.query()?;
@@ -231,18 +244,18 @@ fn base(call: &Call<'_>) -> Result<(Epoch, u64)> {
     })
 }
 
-fn answer(answer: Answer) -> Result<Response> {
+fn answer(master: &Master, answer: Answer) -> Result<Response> {
     match answer {
         Answer::Same => Ok(Response::empty(304)),
         Answer::Other => Err(Error::conflict(
             "The database has another history; compare.",
         )),
-        Answer::Stream(spool) => Ok(stream(200, &spool, 0, spool.bytes)),
+        Answer::Stream(spool) => Ok(stream(master, 200, &spool, 0, spool.bytes)),
     }
 }
 
-fn stream(status: u16, spool: &Arc<Spool>, start: u64, length: u64) -> Response {
-    let reader = Box::new(SpoolReader::new(spool, start));
+fn stream(master: &Master, status: u16, spool: &Arc<Spool>, start: u64, length: u64) -> Response {
+    let reader = Box::new(master.spools.read(spool, start));
     Response::with_stream(status, reader, length)
         .with_header("Content-Type", "application/octet-stream")
         .with_header("Cache-Control", "no-store")

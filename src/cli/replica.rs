@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -11,6 +14,8 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::node;
 use crate::replication::Client;
+use crate::threads;
+use crate::threads::Stop;
 
 /// What a server says of replication, as tables.
 pub fn describe(status: &Value) -> String {
@@ -166,9 +171,21 @@ fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// Asks a running server.
-pub fn ask(client: &Client) -> Result<String> {
-    client.status().map(|status| describe(&status))
+/// Asks a running server, which has some seconds to answer.
+pub fn ask(client: &Arc<Client>) -> Result<String> {
+    let (asked, watched) = (Stop::new(), Arc::clone(client));
+    let watch = {
+        let asked = asked.clone();
+        threads::spawn("watch", move || {
+            while !asked.wait(Duration::from_secs(1)) {
+                watched.cut_if_stalled();
+            }
+        })?
+    };
+    let status = client.status();
+    asked.set();
+    threads::join_until(watch, Instant::now() + Duration::from_secs(1));
+    status.map(|status| describe(&status))
 }
 
 /// Makes a master of the data of a replica on which no server runs. Returns what there is to say.

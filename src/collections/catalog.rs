@@ -280,12 +280,15 @@ impl Catalog {
         self.databases.create(database)
     }
 
-    /// Runs `change`, by which this server gets other definitions from elsewhere. What was made with
-    /// those of before is stale from then on.
-    pub fn replace<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Runs `change`, by which this server gets other definitions from elsewhere: those of all databases,
+    /// when it is `default`, or the tables of one that have followed others. What was made with those
+    /// of before is stale from then on.
+    pub fn replace<T>(&self, database: &str, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let _changing = lock(&self.changing);
-        for changes in lock(&self.changes).values() {
-            changes.fetch_add(1, Ordering::SeqCst);
+        for (name, changes) in &*lock(&self.changes) {
+            if database == db::DEFAULT || database == name {
+                changes.fetch_add(1, Ordering::SeqCst);
+            }
         }
         change()
     }
@@ -344,17 +347,22 @@ impl Catalog {
     }
 
     /// What a definition is: that to which it was being changed, if the table has followed.
+    ///
+    /// On a replica the two files come one after the other. When the table has followed neither, one of them
+    /// is yet to come: until then nothing is read by a definition or a rule that is not its own.
     fn present(&self, stored: Collection, pending: Option<Collection>) -> Result<Collection> {
+        let has_followed = |it: &Collection| {
+            let tenant = self.databases.get(&it.database)?;
+            tenant.read(|tenant| is_applied(tenant, it))
+        };
         match pending {
-            Some(next)
-                if self
-                    .databases
-                    .get(&next.database)?
-                    .read(|tenant| is_applied(tenant, &next))? =>
-            {
-                Ok(next)
-            }
-            _ => Ok(stored),
+            Some(next) if has_followed(&next)? => return Ok(next),
+            _ => {}
+        }
+        let is_apart = stored.database != db::DEFAULT && self.databases.role() == Role::Replica;
+        match is_apart && !has_followed(&stored)? {
+            true => Err(Error::stale()),
+            false => Ok(stored),
         }
     }
 
@@ -375,7 +383,12 @@ impl Catalog {
                     .default()
                     .write(move |tx| save(tx, &present))?;
             }
-            if own.read(|connection| schema::is_behind(connection, &collection))? {
+            let is_behind = own.read(|connection| {
+                let is_tenant = collection.database != db::DEFAULT;
+                Ok(schema::is_behind(connection, &collection)?
+                    || (is_tenant && !is_applied(connection, &collection)?))
+            })?;
+            if is_behind {
                 log::warn(format_args!(
                     "adding what is missing to the table of {}",
                     collection.name

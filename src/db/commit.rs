@@ -143,8 +143,8 @@ impl Queue {
         let is_known = feed.as_ref().is_some_and(|(_, known)| known == history);
         if !is_known {
             let mut new = new_feed();
-            // Counted before the lock: what another process adds meanwhile is read twice.
-            new.begin(log_pages(connection, "PRAGMA wal_checkpoint(NOOP)")?)?;
+            // Before the lock: what another process adds meanwhile is read twice.
+            new.begin(|| log_pages(connection, "PRAGMA wal_checkpoint(NOOP)"))?;
             *feed = Some((new, Arc::clone(history)));
         }
         connection.execute_batch("BEGIN IMMEDIATE")?;

@@ -93,10 +93,11 @@ impl Feed {
         changed.filter(|_| is_own)
     }
 
-    /// From now on every frame counts: `committed` of them are in the log already.
-    pub fn begin(&mut self, committed: i64) -> Result<()> {
+    /// From now on every frame counts: `committed` says how many are in the log already.
+    pub fn begin(&mut self, committed: impl FnOnce() -> Result<i64>) -> Result<()> {
+        // First: if the log starts over in between, its salts are others and it is read from its start.
         self.salts = self.read_salts()?.unwrap_or_default();
-        self.frames = u64::try_from(committed).unwrap_or(0);
+        self.frames = u64::try_from(committed()?).unwrap_or(0);
         self.seen = (self.salts, self.frames);
         Ok(())
     }

@@ -167,13 +167,15 @@ impl PageReader {
 
     /// The state of now, for as long as the snapshot lives.
     pub fn snapshot(&self) -> Result<Snapshot<'_>> {
-        self.connection.execute_batch("BEGIN")?;
+        // First: its end ends the transaction, also after an error.
         let mut snapshot = Snapshot {
             connection: &self.connection,
             page_size: 0,
             pages: 0,
-            data_version: data_version(&self.connection)?,
+            data_version: 0,
         };
+        self.connection.execute_batch("BEGIN")?;
+        snapshot.data_version = data_version(&self.connection)?;
         let number = |name| {
             self.connection
                 .pragma_query_value(None, name, |row| row.get(0))
@@ -307,7 +309,9 @@ impl Snapshot<'_> {
 
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
-        let _ = self.connection.execute_batch("ROLLBACK");
+        if !self.connection.is_autocommit() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
     }
 }
 
@@ -330,7 +334,9 @@ impl Trace {
     /// Looks at the directory only.
     pub fn of(path: &Path) -> Result<Trace> {
         let data = std::fs::metadata(path).context(format!("look at {}", path.display()))?;
+        // An empty log says no more than none.
         let log = std::fs::metadata(beside(path, "-wal")).ok();
+        let log = log.filter(|log| log.len() > 0);
         Ok(Trace {
             file: (data.dev(), data.ino()),
             bytes: data.len(),

@@ -9,8 +9,6 @@ use std::io;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -28,7 +26,7 @@ use crate::error::Result;
 use crate::threads::Stop;
 use crate::threads::lock;
 
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT: Duration = Duration::from_secs(3);
 /// How long nothing may come.
 const STALL: Duration = Duration::from_secs(15);
 /// The same where the master may have to look at every page before it answers.
@@ -38,8 +36,10 @@ const BODY_BYTES_MAX: u64 = 64 << 20;
 /// As many as ask at a time: the sync thread and the downloads.
 const IDLE_CONNECTIONS: usize = 8;
 /// How often a stream is gone on with after it was cut without bringing anything.
-const TRIES: u32 = 4;
-const PAUSE: Duration = Duration::from_millis(200);
+const TRIES: u32 = 8;
+/// Before the second try; doubled up to the longest.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(4);
 
 /// Makes the token of this replica.
 pub type Sign = Box<dyn Fn() -> String + Send + Sync>;
@@ -54,7 +54,7 @@ pub struct Client {
     agent: Mutex<Agent>,
     /// Until when something has to come, in milliseconds since 1970, for each request under way.
     awaited: Mutex<Awaited>,
-    is_stopped: AtomicBool,
+    stop: Stop,
 }
 
 /// What the master says there is.
@@ -179,7 +179,7 @@ impl Client {
             sign,
             agent: Mutex::new(agent()),
             awaited: Mutex::default(),
-            is_stopped: AtomicBool::new(false),
+            stop: Stop::new(),
         }
     }
 
@@ -294,8 +294,12 @@ impl Client {
 
     /// Cuts what is under way and lets nothing begin.
     pub fn stop(&self) {
-        self.is_stopped.store(true, Ordering::SeqCst);
+        self.stop.set();
         self.cut();
+    }
+
+    fn pause(&self, time: Duration) {
+        self.stop.wait(time);
     }
 
     fn cut(&self) {
@@ -328,7 +332,7 @@ impl Client {
     }
 
     fn agent(&self) -> Result<Agent> {
-        match self.is_stopped.load(Ordering::SeqCst) {
+        match self.stop.is_set() {
             true => Err(Error::unavailable("This replica is stopping.")),
             false => Ok(lock(&self.agent).clone()),
         }
@@ -514,11 +518,11 @@ impl Read for Download {
                 Err(error) => {
                     self.body = None;
                     tries += 1;
-                    let is_stopped = self.client.is_stopped.load(Ordering::SeqCst);
+                    let is_stopped = self.client.stop.is_set();
                     if tries == TRIES || is_stopped {
                         return Err(error);
                     }
-                    Stop::new().wait(PAUSE * tries);
+                    self.client.pause(PAUSE_MAX.min(PAUSE * (1 << tries)));
                 }
             }
         }

@@ -4,8 +4,10 @@
 //! master for its list and brings along what is behind; being told that some databases have changed
 //! saves the list. An error stops one database and not the others; the next cycle tries again.
 //!
-//! `default.db` defines the collections of all databases. It is fetched first and applied last, so that
-//! what it defines is never newer than the tables that the others have.
+//! `default.db` defines the collections of all databases and says who may read them. Each of the others says
+//! by which definitions its tables are (`_applied`), and the catalog waits for the counterpart rather than
+//! read one by the other's. A database that has to be got whole comes a part at a time, between the
+//! changes of the others; so do files.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -24,6 +26,7 @@ use super::follower;
 use super::follower::Context;
 use super::follower::Fetched;
 use super::follower::Follower;
+use super::follower::Found;
 use super::positions;
 use super::positions::Position;
 use super::replica::State;
@@ -62,6 +65,8 @@ pub struct Sync {
     saved: Instant,
     /// None when the files lie in a bucket.
     files: Option<Files>,
+    /// Databases of which new files are being received.
+    loading: BTreeMap<String, Entry>,
 }
 
 impl Sync {
@@ -88,6 +93,7 @@ impl Sync {
         });
         Ok(Sync {
             files: files.transpose()?,
+            loading: BTreeMap::new(),
             replica: Arc::clone(replica),
             context,
             followers: BTreeMap::new(),
@@ -101,15 +107,21 @@ impl Sync {
     pub fn run(mut self) {
         let mut due = Instant::now();
         loop {
-            let files_due = self.files.as_ref().and_then(Files::due);
-            let task = self.replica.next(due, files_due);
+            let more_due = match self.loading.is_empty() {
+                true => self.files.as_ref().and_then(Files::due),
+                false => Some(Instant::now()),
+            };
+            let task = self.replica.next(due, more_due);
             let is_full = matches!(task, Task::Everything);
             let is_good = match task {
                 Task::Stop => break,
                 Task::Everything => self.cycle(None),
                 Task::Some(names) => self.cycle(Some(&names)),
-                Task::Files => true,
+                Task::More => true,
             };
+            if !self.loading.is_empty() {
+                self.load();
+            }
             let now = Instant::now();
             if let Some(files) = &mut self.files {
                 files.step(now + SLICE);
@@ -183,7 +195,7 @@ impl Sync {
         }
         let result = self.bring_along(&list.databases);
         self.drop_vanished(&list.databases, result.is_ok())?;
-        if result.is_ok() {
+        if result.is_ok() && self.loading.is_empty() {
             lock(&self.replica.state).is_complete = true;
         }
         result
@@ -208,25 +220,52 @@ impl Sync {
         result
     }
 
+    /// First `default.db`, with what is allowed to whom; then those that are here already; last those that are
+    /// not.
     fn bring_along(&mut self, entries: &[Entry]) -> Result<()> {
         let mut failed = None;
         let mut moved = Vec::new();
-        let is_default = |entry: &&Entry| entry.name == db::DEFAULT;
-        let default = entries.iter().find(is_default);
-        let first = default.map(|entry| (entry, self.fetch(entry)));
-        for entry in entries.iter().filter(|entry| !is_default(entry)) {
-            let result = self.fetch(entry).and_then(|it| self.apply(entry, it));
-            self.settle(entry, result, &mut moved, &mut failed);
-        }
-        if let Some((entry, fetched)) = first {
-            let result = fetched.and_then(|it| self.apply(entry, it));
-            self.settle(entry, result, &mut moved, &mut failed);
+        let rank = |entry: &&Entry| {
+            let is_here = self.context.databases.file(&entry.name).exists();
+            (entry.name != db::DEFAULT, !is_here)
+        };
+        let mut entries: Vec<&Entry> = entries.iter().collect();
+        entries.sort_by_key(rank);
+        for entry in entries {
+            self.bring(entry, &mut moved, &mut failed);
         }
         self.acknowledge(&moved);
         failed.map_or(Ok(()), Err)
     }
 
-    fn fetch(&mut self, entry: &Entry) -> Result<(Option<Fetched>, Option<Position>)> {
+    fn bring(&mut self, entry: &Entry, moved: &mut Vec<String>, failed: &mut Option<Error>) {
+        self.loading.remove(&entry.name);
+        let result = self.fetch(entry).and_then(|found| match found {
+            Found::Newer(fetched) => self.apply(entry, fetched).map(Some),
+            Found::Same(position) => Ok(Some(position)),
+            Found::Loading => {
+                self.loading.insert(entry.name.clone(), entry.clone());
+                Ok(None)
+            }
+        });
+        self.settle(entry, result, moved, failed);
+    }
+
+    /// Goes on with new files, a part of each.
+    fn load(&mut self) {
+        let entries: Vec<Entry> = self.loading.values().cloned().collect();
+        let (mut moved, mut failed) = (Vec::new(), None);
+        for entry in &entries {
+            self.bring(entry, &mut moved, &mut failed);
+        }
+        self.acknowledge(&moved);
+        if !entries.is_empty() && self.loading.is_empty() {
+            // That says whether everything is here now.
+            self.replica.wake_for_all();
+        }
+    }
+
+    fn fetch(&mut self, entry: &Entry) -> Result<Found> {
         let position = {
             let mut state = lock(&self.replica.state);
             let status = state.of(&entry.name);
@@ -245,32 +284,24 @@ impl Sync {
             && entry.is_full
             && follower.is_at(position, entry)
         {
-            return Ok((None, Some(position.clone())));
+            return Ok(Found::Same(position.clone()));
         }
         follower.fetch(&self.context, entry, position.as_ref())
     }
 
-    fn apply(
-        &mut self,
-        entry: &Entry,
-        (fetched, position): (Option<Fetched>, Option<Position>),
-    ) -> Result<Option<Position>> {
-        let Some(fetched) = fetched else {
-            return Ok(position);
-        };
+    fn apply(&mut self, entry: &Entry, fetched: Fetched) -> Result<Position> {
         let before = lock(&self.replica.state)
             .positions
             .get(&entry.name)
             .cloned();
-        let Some(follower) = self.followers.get_mut(&entry.name) else {
-            return Ok(None);
-        };
+        let follower = self.followers.get_mut(&entry.name);
+        let follower = follower.ok_or_else(|| Error::internal("nobody follows this database"))?;
         let next = follower.apply(&self.context, fetched, before.as_ref())?;
         failpoints::reach("applied");
         if let Err(error) = follower.fold() {
             log::warn(format_args!("fold the log of {}: {error}", entry.name));
         }
-        Ok(Some(next))
+        Ok(next)
     }
 
     /// Notes how it went with a database.
@@ -288,7 +319,9 @@ impl Sync {
         let mut state = lock(&self.replica.state);
         let before = state.positions.get(&entry.name).cloned();
         let status = state.of(&entry.name);
-        status.transfer = None;
+        if !self.loading.contains_key(&entry.name) {
+            status.transfer = None;
+        }
         match result {
             Ok(Some(mut position)) => {
                 position.synced_ms = clock::now_ms();

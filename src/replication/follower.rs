@@ -81,6 +81,18 @@ pub struct Follower {
     checkpoints: Checkpoints,
     /// When tables or indexes were last seen to change.
     schema_changed: Option<Instant>,
+    /// A new file that is being received.
+    whole: Option<Whole>,
+}
+
+/// What there is of a database.
+pub enum Found {
+    /// Something to apply.
+    Newer(Fetched),
+    /// The file has everything, which is this state.
+    Same(Position),
+    /// A new file, of which more is to come.
+    Loading,
 }
 
 /// What the file has.
@@ -124,6 +136,7 @@ impl Follower {
             way: Way::Newer,
             checkpoints: Checkpoints::default(),
             schema_changed: None,
+            whole: None,
         }
     }
 
@@ -138,14 +151,13 @@ impl Follower {
         })
     }
 
-    /// Gets what the master has more than our file; none when that has everything. In that case the
-    /// position may be another one all the same: it is returned.
+    /// Gets what the master has more than our file. Of a new file one part.
     pub fn fetch(
         &mut self,
         context: &Context,
         entry: &Entry,
         position: Option<&Position>,
-    ) -> Result<(Option<Fetched>, Option<Position>)> {
+    ) -> Result<Found> {
         let epoch = entry.epoch()?;
         let result = self.try_fetch(context, epoch, position);
         if let Err(error) = &result {
@@ -159,9 +171,9 @@ impl Follower {
         context: &Context,
         epoch: Epoch,
         position: Option<&Position>,
-    ) -> Result<(Option<Fetched>, Option<Position>)> {
+    ) -> Result<Found> {
         if !self.path.exists() || self.way == Way::Everything {
-            return Ok((Some(self.fetch_everything(context, epoch)?), None));
+            return self.fetch_everything(context, epoch);
         }
         let have = match self.have.take() {
             Some(have) if have.epoch == epoch => have,
@@ -172,10 +184,10 @@ impl Follower {
             .filter(|position| position.epoch == epoch && position.checksum == have.map.checksum());
         if let Some(position) = known.filter(|_| self.way == Way::Newer) {
             match context.client.since(&self.name, epoch, position.version)? {
-                Reply::Same => return Ok((None, Some(position.clone()))),
+                Reply::Same => return Ok(Found::Same(position.clone())),
                 Reply::Stream(download) => {
                     let fetched = self.receive(context, download, epoch)?;
-                    return Ok((Some(fetched), None));
+                    return Ok(Found::Newer(fetched));
                 }
                 Reply::Other => {}
             }
@@ -183,15 +195,21 @@ impl Follower {
         self.fetch_differing(context, epoch, position)
     }
 
-    fn fetch_everything(&mut self, context: &Context, epoch: Epoch) -> Result<Fetched> {
+    fn fetch_everything(&mut self, context: &Context, epoch: Epoch) -> Result<Found> {
         self.have = None;
-        let whole = Whole::open(context, &self.name, &self.path, epoch)?;
-        let (head, map) = whole.receive()?;
-        Ok(Fetched {
-            head,
-            hashes: Vec::new(),
-            content: Content::Whole(map),
-        })
+        let mut whole = match self.whole.take() {
+            Some(whole) if whole.epoch() == epoch => whole,
+            _ => Whole::open(&context.client, &self.name, &self.path, epoch)?,
+        };
+        if let Some((head, map)) = whole.advance(&context.progress)? {
+            return Ok(Found::Newer(Fetched {
+                head,
+                hashes: Vec::new(),
+                content: Content::Whole(map),
+            }));
+        }
+        self.whole = Some(whole);
+        Ok(Found::Loading)
     }
 
     fn fetch_differing(
@@ -199,26 +217,26 @@ impl Follower {
         context: &Context,
         epoch: Epoch,
         position: Option<&Position>,
-    ) -> Result<(Option<Fetched>, Option<Position>)> {
+    ) -> Result<Found> {
         let Some(have) = &self.have else {
             return Err(Error::internal("nothing to compare"));
         };
         let client = &context.client;
         let compared = wanted_groups(client, &self.name, epoch, have.page_size, &have.map)?;
         let Some((version, body)) = compared else {
-            return Ok((Some(self.fetch_everything(context, epoch)?), None));
+            return self.fetch_everything(context, epoch);
         };
         if body.is_empty() {
             let checksum = have.map.checksum();
             self.way = Way::Newer;
             let next = Position::next(position, epoch, version, checksum);
-            return Ok((None, Some(next)));
+            return Ok(Found::Same(next));
         }
         let reply = context
             .client
             .differing(&self.name, epoch, version, &body)?;
         match reply {
-            Reply::Stream(download) => Ok((Some(self.receive(context, download, epoch)?), None)),
+            Reply::Stream(download) => Ok(Found::Newer(self.receive(context, download, epoch)?)),
             Reply::Same | Reply::Other => Err(changed_meanwhile()),
         }
     }
@@ -309,10 +327,7 @@ impl Follower {
             }
             false => db::replace_file(&new, &self.path),
         };
-        match is_default {
-            true => context.catalog.replace(replace)?,
-            false => replace()?,
-        }
+        context.catalog.replace(&self.name, replace)?;
         self.schema_changed = Some(Instant::now());
         Ok(Have {
             epoch: head.epoch,
@@ -389,8 +404,8 @@ impl Follower {
             true => database.alone(|| apply.commit(after.map.len())),
             false => apply.commit(after.map.len()),
         };
-        match self.name == db::DEFAULT && before.definitions != after.definitions {
-            true => context.catalog.replace(commit),
+        match before.definitions != after.definitions {
+            true => context.catalog.replace(&self.name, commit),
             false => commit(),
         }
     }

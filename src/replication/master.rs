@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::failpoints;
 use crate::ids;
+use crate::log;
 use crate::threads::lock;
 
 /// Databases that are looked at through a connection of their own; the others by their files.
@@ -119,7 +120,11 @@ impl Master {
             };
             // Somebody is busy with it; what is new then is said the next time.
             if let Ok(source) = entry.source.try_lock() {
-                *lock(&entry.known) = (source.epoch(), source.version()?);
+                match source.version() {
+                    Ok(version) => *lock(&entry.known) = (source.epoch(), version),
+                    // The others are none the worse for it.
+                    Err(error) => log::warn(format_args!("look at {name}: {error}")),
+                }
             }
             let (epoch, version) = *lock(&entry.known);
             list.push(Listed {

@@ -107,8 +107,8 @@ pub enum Task {
     Everything,
     /// Bring along these.
     Some(BTreeSet<String>),
-    /// Go on with files.
-    Files,
+    /// Go on with what takes long.
+    More,
     Stop,
 }
 
@@ -334,8 +334,8 @@ impl Replica {
         }
     }
 
-    /// What there is to do, when everything is due then and files are.
-    pub fn next(&self, due: Instant, files_due: Option<Instant>) -> Task {
+    /// What there is to do, when everything is due then and what takes long is.
+    pub fn next(&self, due: Instant, more_due: Option<Instant>) -> Task {
         let mut wanted = lock(&self.wanted);
         loop {
             if wanted.stop {
@@ -349,9 +349,9 @@ impl Replica {
             if !wanted.names.is_empty() {
                 return Task::Some(std::mem::take(&mut wanted.names));
             }
-            let next = files_due.map_or(due, |files_due| files_due.min(due));
+            let next = more_due.map_or(due, |more_due| more_due.min(due));
             if next <= now {
-                return Task::Files;
+                return Task::More;
             }
             wanted = threads::wait_timeout(&self.woken, wanted, next - now);
         }

@@ -132,9 +132,10 @@ impl Source {
             Some(reader) => reader,
             None => {
                 let reader = PageReader::open(&self.path)?;
+                // Before the look at the file: what comes in between shows in one of the two.
+                self.state.data_version = reader.data_version()?;
                 let is_same = self.trace.take() == Some(Trace::of(&self.path)?);
                 self.state.is_in_doubt |= !is_same;
-                self.state.data_version = reader.data_version()?;
                 reader
             }
         };

@@ -16,6 +16,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -54,19 +56,14 @@ impl Spool {
 pub struct SpoolReader {
     spool: Arc<Spool>,
     at: u64,
-}
-
-impl SpoolReader {
-    pub fn new(spool: &Arc<Spool>, at: u64) -> SpoolReader {
-        SpoolReader {
-            spool: Arc::clone(spool),
-            at,
-        }
-    }
+    is_stopped: Arc<AtomicBool>,
 }
 
 impl Read for SpoolReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.is_stopped.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the server stops"));
+        }
         let length = match &self.spool.content {
             Content::Memory(bytes) => {
                 let at = usize::try_from(self.at)
@@ -128,6 +125,8 @@ pub fn nameless_file(dir: &Path) -> io::Result<File> {
 /// The answers that were asked for lately.
 pub struct Spools {
     dir: PathBuf,
+    /// The server stops: nothing is handed out any more. What is cut off is gone on with later.
+    is_stopped: Arc<AtomicBool>,
     list: Mutex<Vec<(Arc<Spool>, Instant)>>,
 }
 
@@ -136,6 +135,7 @@ impl Spools {
     pub fn new(dir: PathBuf) -> Spools {
         Spools {
             dir,
+            is_stopped: Arc::default(),
             list: Mutex::default(),
         }
     }
@@ -146,6 +146,20 @@ impl Spools {
         let (spool, used) = list.iter_mut().find(|(spool, _)| spool.tag == tag)?;
         *used = Instant::now();
         Some(Arc::clone(spool))
+    }
+
+    /// Reads an answer from some byte on.
+    pub fn read(&self, spool: &Arc<Spool>, at: u64) -> SpoolReader {
+        SpoolReader {
+            spool: Arc::clone(spool),
+            at,
+            is_stopped: Arc::clone(&self.is_stopped),
+        }
+    }
+
+    /// Cuts off everybody who is reading one.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
     }
 
     /// Where a new answer goes.
@@ -180,12 +194,22 @@ impl Spools {
 
     /// Lets go what nobody has asked for lately.
     pub fn forget_unused(&self) {
-        lock(&self.list).retain(|(_, used)| used.elapsed() < KEPT);
+        forget_unused(&mut lock(&self.list));
     }
 }
 
-fn trim(list: &mut Vec<(Arc<Spool>, Instant)>) {
+/// Who is reading one may have to ask for the rest.
+fn forget_unused(list: &mut Vec<(Arc<Spool>, Instant)>) {
+    for (spool, used) in list.iter_mut() {
+        if Arc::strong_count(spool) > 1 {
+            *used = Instant::now();
+        }
+    }
     list.retain(|(_, used)| used.elapsed() < KEPT);
+}
+
+fn trim(list: &mut Vec<(Arc<Spool>, Instant)>) {
+    forget_unused(list);
     while list.len() > ENTRIES_MAX {
         list.remove(0);
     }

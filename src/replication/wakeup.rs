@@ -51,8 +51,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// More names than this are not told one by one.
 const NAMES_MAX: usize = 100;
 
-const CONNECT: Duration = Duration::from_secs(5);
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Together shorter than a stop may take.
+const CONNECT: Duration = Duration::from_secs(3);
+const HANDSHAKE: Duration = Duration::from_secs(3);
 /// How long a read waits before the thread looks at other things.
 const LISTEN: Duration = Duration::from_millis(250);
 /// Without a sign of life for this long the connection is given up; the master pings every 20 s.

@@ -21,7 +21,7 @@ use super::Epoch;
 use super::client::Client;
 use super::client::Reply;
 use super::follower::BUFFER_BYTES;
-use super::follower::Context;
+use super::follower::Told;
 use super::follower::changed_meanwhile;
 use super::follower::wanted_groups;
 use super::master::part_pages;
@@ -41,28 +41,34 @@ pub const NEW: &str = "new";
 /// How often changes that come meanwhile are caught up with.
 const ROUNDS: u32 = 20;
 
+/// Left free on the disk, in bytes: others need room, too.
+const RESERVE_BYTES: u64 = 64 << 20;
+
 /// A file that becomes a database.
-pub struct Whole<'a> {
-    context: &'a Context,
-    name: &'a str,
+pub struct Whole {
+    client: Arc<Client>,
+    name: String,
     epoch: Epoch,
     path: PathBuf,
     file: File,
     map: PageMap,
     page_size: u32,
+    step: Step,
+}
+
+enum Step {
+    /// Pages after this one are to come, and were asked for.
+    Part(u32, Asked),
+    /// So often was compared.
+    Compare(u32),
 }
 
 /// A request for a part that is under way.
 type Asked = JoinHandle<Result<Reply>>;
 
-impl<'a> Whole<'a> {
+impl Whole {
     /// Opens the file for the database at `path`, with what it has already.
-    pub fn open(
-        context: &'a Context,
-        name: &'a str,
-        path: &Path,
-        epoch: Epoch,
-    ) -> Result<Whole<'a>> {
+    pub fn open(client: &Arc<Client>, name: &str, path: &Path, epoch: Epoch) -> Result<Whole> {
         let path = path.with_extension(NEW);
         let file = File::options()
             .read(true)
@@ -73,34 +79,57 @@ impl<'a> Whole<'a> {
             .open(&path)
             .context("make a new file")?;
         let mut whole = Whole {
-            context,
-            name,
+            client: Arc::clone(client),
+            name: name.to_owned(),
             epoch,
             path,
             file,
             map: PageMap::default(),
             page_size: 0,
+            step: Step::Compare(0),
         };
         whole.look()?;
+        // The last one may not have been written to its end.
+        let step = part_pages(whole.page_size.max(512));
+        let after = (whole.map.len() / step).saturating_sub(1) * step;
+        whole.step = Step::Part(after, whole.ask(after)?);
         Ok(whole)
     }
 
-    /// Gets everything. Returns the state that the file is in, and its hashes.
-    pub fn receive(mut self) -> Result<(Head, PageMap)> {
-        self.receive_parts()?;
-        for _ in 0..ROUNDS {
-            let head = self.catch_up()?;
-            if self.map.checksum() == head.checksum {
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Receives the next part, or compares. Returns the state that the file is in, and its hashes, when it
+    /// is whole.
+    pub fn advance(&mut self, progress: &Told) -> Result<Option<(Head, PageMap)>> {
+        match std::mem::replace(&mut self.step, Step::Compare(0)) {
+            Step::Part(after, asked) => {
+                self.step = self.receive_part(after, asked, progress)?;
+                Ok(None)
+            }
+            Step::Compare(rounds) if rounds < ROUNDS => {
+                let head = self.catch_up()?;
+                if self.map.checksum() != head.checksum {
+                    self.step = Step::Compare(rounds + 1);
+                    return Ok(None);
+                }
                 self.file.sync_all().context("sync a new file")?;
                 failpoints::reach("whole-written");
-                return Ok((head, self.map));
+                Ok(Some((head, std::mem::take(&mut self.map))))
+            }
+            Step::Compare(_) => {
+                // It is of no use for the next attempt either.
+                self.discard();
+                Err(Error::unavailable(
+                    "The new file does not become what the master has.",
+                ))
             }
         }
-        // It is of no use for the next attempt either.
+    }
+
+    fn discard(&self) {
         let _ = std::fs::remove_file(&self.path);
-        Err(Error::unavailable(
-            "The new file does not become what the master has.",
-        ))
     }
 
     /// Reads the hashes of what is there from before.
@@ -140,46 +169,51 @@ impl<'a> Whole<'a> {
         }
     }
 
-    fn receive_parts(&mut self) -> Result<()> {
-        // The last one may not have been written to its end.
-        let step = part_pages(self.page_size.max(512));
-        let mut after = (self.map.len() / step).saturating_sub(1) * step;
-        let mut asked = self.ask(after)?;
-        loop {
-            let reply = asked.join();
-            let reply = reply.map_err(|_| Error::internal("the request for a part panicked"))?;
-            let download = match reply? {
-                Reply::Stream(download) => download,
-                Reply::Same | Reply::Other => return Err(changed_meanwhile()),
-            };
-            let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
-            let head = self.admit(reader.head())?;
-            let step = part_pages(head.page_size);
-            let is_last = u64::from(after) + u64::from(step) >= u64::from(head.pages);
-            let next = match is_last {
-                true => None,
-                false => Some(self.ask(after + step)?),
-            };
-            self.write(reader)?;
-            after = after.saturating_add(step);
-            let bytes = |pages: u32| u64::from(pages) * u64::from(head.page_size);
-            let total = bytes(head.pages);
-            (self.context.progress)(self.name, bytes(after).min(total), total);
-            failpoints::reach("part-written");
-            match next {
-                Some(next) => asked = next,
-                None => return Ok(()),
-            }
+    fn receive_part(&mut self, after: u32, asked: Asked, progress: &Told) -> Result<Step> {
+        let reply = asked.join();
+        let reply = reply.map_err(|_| Error::internal("the request for a part panicked"))?;
+        let Reply::Stream(download) = reply? else {
+            return Err(changed_meanwhile());
+        };
+        let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
+        let head = self.admit(reader.head())?;
+        let bytes = |pages: u32| u64::from(pages) * u64::from(head.page_size);
+        let missing = bytes(head.pages.saturating_sub(self.map.len()));
+        self.check_room(missing)?;
+        let pages = part_pages(head.page_size);
+        let is_last = u64::from(after) + u64::from(pages) >= u64::from(head.pages);
+        // The master makes the next one while this one comes.
+        let next = match is_last {
+            true => Step::Compare(0),
+            false => Step::Part(after + pages, self.ask(after + pages)?),
+        };
+        self.write(reader)?;
+        let (done, total) = (bytes(after.saturating_add(pages)), bytes(head.pages));
+        progress(&self.name, done.min(total), total);
+        failpoints::reach("part-written");
+        Ok(next)
+    }
+
+    /// One database that does not fit must not stop the others.
+    fn check_room(&self, missing: u64) -> Result<()> {
+        let disk = rustix::fs::fstatvfs(&self.file).map_err(std::io::Error::from)?;
+        let free = disk.f_bavail * disk.f_frsize;
+        if missing + RESERVE_BYTES <= free {
+            return Ok(());
         }
+        self.discard();
+        Err(Error::unavailable(format!(
+            "The database needs {} MiB more and {} MiB are free on the disk, of which {} MiB are \
+             kept.",
+            missing >> 20,
+            free >> 20,
+            RESERVE_BYTES >> 20
+        )))
     }
 
     /// Asks for a part, and does not wait for it.
     fn ask(&self, after: u32) -> Result<Asked> {
-        let (client, name, epoch) = (
-            Arc::clone(&self.context.client),
-            self.name.to_owned(),
-            self.epoch,
-        );
+        let (client, name, epoch) = (Arc::clone(&self.client), self.name.to_owned(), self.epoch);
         threads::spawn("prefetch", move || {
             Client::part(&client, &name, epoch, after)
         })
@@ -187,12 +221,12 @@ impl<'a> Whole<'a> {
 
     /// Gets what is not as the master has it.
     fn catch_up(&mut self) -> Result<Head> {
-        let client = &self.context.client;
-        let compared = wanted_groups(client, self.name, self.epoch, self.page_size, &self.map)?;
+        let (client, map) = (&self.client, &self.map);
+        let compared = wanted_groups(client, &self.name, self.epoch, self.page_size, map)?;
         let Some((version, body)) = compared else {
             return Err(changed_meanwhile());
         };
-        let reply = client.differing(self.name, self.epoch, version, &body)?;
+        let reply = client.differing(&self.name, self.epoch, version, &body)?;
         let Reply::Stream(download) = reply else {
             return Err(changed_meanwhile());
         };
