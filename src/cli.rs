@@ -252,7 +252,8 @@ fn files(args: &[String]) -> Outcome {
 }
 
 fn replica(args: &[String]) -> Outcome {
-    let (flags, free) = flags(args)?;
+    let (args, without) = split_without(args)?;
+    let (flags, free) = flags(&args)?;
     let words: Vec<&str> = free.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["status"] => {
@@ -265,12 +266,28 @@ fn replica(args: &[String]) -> Outcome {
         ["promote"] => {
             let data_dir = Config::load_data_dir(&flags)?;
             refuse_empty(&data_dir)?;
-            print(&replica::promote(&data_dir, SETTINGS)?)
+            print(&replica::promote(&data_dir, SETTINGS, &without)?)
         }
         _ => Err(Failure::Usage(
             "replica takes status or promote.".to_owned(),
         )),
     }
+}
+
+/// The arguments of `--without`, and the others.
+fn split_without(args: &[String]) -> std::result::Result<(Vec<String>, Vec<String>), Failure> {
+    let (mut others, mut without) = (Vec::new(), Vec::new());
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        match (arg.strip_prefix("--without="), arg.as_str()) {
+            (Some(name), _) => without.push(name.to_owned()),
+            (None, "--without") => without.push(rest.next().cloned().ok_or_else(|| {
+                Failure::Usage("--without needs the name of a database.".to_owned())
+            })?),
+            _ => others.push(arg.clone()),
+        }
+    }
+    Ok((others, without))
 }
 
 /// One line of stdin; at a terminal it is asked for and not shown.
@@ -382,14 +399,15 @@ Exits with 1 when something is left that is wrong.
 
 const REPLICA_HELP: &str = "\
 Usage: vski replica status [OPTIONS]
-       vski replica promote [--data-dir DIR]
+       vski replica promote [--without DATABASE...] [--data-dir DIR]
 
 status asks the server that runs with the same options (HOST, PORT, JWT_SECRET or DATA_DIR): on a
 replica how far each database has come, on a master where each of its replicas is.
 
 promote makes a master of a replica's data, for when the old master will not come back. The replica
 has to be stopped. Writes that the old master acknowledged and that had not arrived here are lost; it
-prints as of when each database is.
+prints as of when each database is. A database of the master that has never arrived whole is a reason to refuse,
+unless it is named by --without.
 ";
 
 const ROUTES_HELP: &str = "\

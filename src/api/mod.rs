@@ -318,6 +318,14 @@ impl Api {
         {
             return Ok(elsewhere);
         }
+        if let Some(replica) = self.app.replica()
+            && replica.is_awaited(database.unwrap_or(db::DEFAULT), &self.app.databases)
+            && route.on_replica == OnReplica::Serve
+        {
+            return Err(Error::unavailable(
+                "This replica has not received the database yet; try again.",
+            ));
+        }
         if request.body.len() > route.body_bytes_max {
             return Err(Error::new(
                 Kind::TooLarge,

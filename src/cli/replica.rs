@@ -189,7 +189,7 @@ pub fn ask(client: &Arc<Client>) -> Result<String> {
 }
 
 /// Makes a master of the data of a replica on which no server runs. Returns what there is to say.
-pub fn promote(data_dir: &Path, settings: db::Settings) -> Result<String> {
+pub fn promote(data_dir: &Path, settings: db::Settings, without: &[String]) -> Result<String> {
     let settings = db::Settings {
         role: db::Role::Replica,
         ..settings
@@ -201,6 +201,17 @@ pub fn promote(data_dir: &Path, settings: db::Settings) -> Result<String> {
     }
     let positions = crate::replication::positions::load(databases.local())?;
     let mut rows = vec![row(&["DATABASE", "VERSION", "AS OF"])];
+    let listed = crate::replication::positions::load_listed(databases.local())?;
+    let is_missing = |name: &&String| {
+        let is_here = databases.file(name).exists() && positions.contains_key(*name);
+        !is_here && !without.contains(name)
+    };
+    if let Some(name) = listed.iter().find(is_missing) {
+        return Err(Error::conflict(format!(
+            "The database {name} of the master has never arrived here whole. Choose another replica, or go \
+             on --without {name}."
+        )));
+    }
     for name in databases.list()? {
         if !databases.file(&name).exists() {
             return Err(Error::conflict(format!(

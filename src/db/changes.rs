@@ -4,6 +4,8 @@
 //! listens.
 
 use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -11,12 +13,18 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::commit::Mark;
 use crate::threads;
 use crate::threads::lock;
+
+/// Which state the next writes to a file are in, for those who follow it; none while nobody does.
+pub type NextMark = Arc<Mutex<Option<Mark>>>;
 
 /// The names of changed databases, until somebody takes them.
 #[derive(Default)]
 pub struct Changes {
+    /// By database, also while it is closed. Bound: databases that are followed.
+    marks: Mutex<HashMap<String, NextMark>>,
     listens: AtomicBool,
     count: AtomicU64,
     names: Mutex<BTreeSet<String>>,
@@ -30,6 +38,19 @@ impl Changes {
         if !listens {
             lock(&self.names).clear();
         }
+    }
+
+    /// Where it stands which state the next writes to this database are in.
+    pub fn next_mark(&self, name: &str) -> NextMark {
+        let mut marks = lock(&self.marks);
+        // What nobody follows and nobody has open need not be kept.
+        marks.retain(|_, mark| Arc::strong_count(mark) > 1 || lock(mark).is_some());
+        Arc::clone(marks.entry(name.to_owned()).or_default())
+    }
+
+    /// The name may come to mean another database.
+    pub fn forget(&self, name: &str) {
+        lock(&self.marks).remove(name);
     }
 
     /// A commit of this database is durable.

@@ -27,6 +27,8 @@ const INSIST_WAIT: Duration = Duration::from_millis(250);
 pub struct Checkpoints {
     /// Size of the log at the last try, pages.
     tried: i64,
+    /// The same after the last commit.
+    seen: i64,
 }
 
 impl Checkpoints {
@@ -37,6 +39,7 @@ impl Checkpoints {
         pages: i64,
         busy_wait: Duration,
     ) -> Result<()> {
+        self.seen = pages;
         if pages < self.tried {
             // It has started over.
             self.tried = 0;
@@ -52,6 +55,11 @@ impl Checkpoints {
         let result = log_pages(connection, "PRAGMA wal_checkpoint(RESTART)");
         connection.busy_timeout(busy_wait)?;
         result.map(drop)
+    }
+
+    /// Pages in the log after the last commit.
+    pub fn seen(&self) -> i64 {
+        self.seen
     }
 
     /// Folds in what there is, as far as readers allow it without waiting.

@@ -23,6 +23,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use rusqlite::ffi;
 
+use super::changes::NextMark;
 use super::checkpoint::Checkpoints;
 use super::checkpoint::log_pages;
 use super::database::BUSY_WAIT;
@@ -47,6 +48,7 @@ struct Writer {
     checkpoints: Checkpoints,
     /// Once replicas follow this file.
     feed: Option<(Feed, Arc<str>)>,
+    next_mark: NextMark,
 }
 
 /// The first state for replicas that a write is in.
@@ -95,11 +97,19 @@ impl Queue {
             deadline,
             checkpoints: Checkpoints::default(),
             feed: None,
+            next_mark: NextMark::default(),
         };
         Ok(Queue {
             writer: Mutex::new(writer),
             state: Mutex::new(state),
         })
+    }
+
+    /// Says where it stands which state the next writes are in.
+    pub fn share_mark(&mut self, next_mark: NextMark) {
+        let writer = self.writer.get_mut();
+        let writer = writer.unwrap_or_else(std::sync::PoisonError::into_inner);
+        writer.next_mark = next_mark;
     }
 
     /// See [`super::Database::write`]; the job is stopped after `limit`.
@@ -138,7 +148,10 @@ impl Queue {
     ) -> Result<(T, Option<BTreeSet<u32>>)> {
         let mut writer = lock(&self.writer);
         let Writer {
-            connection, feed, ..
+            connection,
+            feed,
+            next_mark,
+            ..
         } = &mut *writer;
         let is_known = feed.as_ref().is_some_and(|(_, known)| known == history);
         if !is_known {
@@ -150,8 +163,9 @@ impl Queue {
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let opened = open();
         let changed = match (&opened, feed.as_mut()) {
-            (Ok(_), Some((feed, _))) => {
-                feed.version = version;
+            (Ok(_), Some((feed, history))) => {
+                let history = Arc::clone(history);
+                *lock(next_mark) = Some(Mark { history, version });
                 feed.take(connection)
             }
             _ => None,
@@ -193,12 +207,16 @@ impl Queue {
             deadline,
             checkpoints,
             feed,
+            next_mark,
         } = &mut *writer;
+        let changes = connection.total_changes();
         let outcome = run(connection, deadline, &mut batch);
-        let mut has_changed = true;
+        // A schema changes without being counted; then the feed knows.
+        let mut has_changed = connection.total_changes() != changes;
         let followed = log_pages(connection, "PRAGMA wal_checkpoint(NOOP)").and_then(|pages| {
-            if let Some((feed, _)) = feed {
-                has_changed = feed.capture(connection, pages);
+            match feed {
+                Some((feed, _)) => has_changed = feed.capture(connection, pages),
+                None => has_changed |= pages != checkpoints.seen(),
             }
             checkpoints.after_commit(connection, pages, BUSY_WAIT)
         });
@@ -206,13 +224,7 @@ impl Queue {
             log::warn(format_args!("checkpoint: {error}"));
         }
         // What has changed nothing is in no state of its own, and nobody need wait for one.
-        let mark = feed
-            .as_ref()
-            .filter(|_| has_changed)
-            .map(|(feed, history)| Mark {
-                history: Arc::clone(history),
-                version: feed.version,
-            });
+        let mark = lock(next_mark).clone().filter(|_| has_changed);
         drop(writer);
         {
             let mut state = lock(&self.state);

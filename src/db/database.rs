@@ -103,6 +103,9 @@ impl Database {
 
     /// Its commits are noted there under this name.
     pub fn with_changes(mut self, name: &str, changes: &Arc<Changes>) -> Database {
+        if let Some(queue) = &mut self.queue {
+            queue.share_mark(changes.next_mark(name));
+        }
         self.changes = Some((name.to_owned(), Arc::clone(changes)));
         self
     }

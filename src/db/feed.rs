@@ -40,8 +40,6 @@ pub struct Feed {
     data_version: i64,
     /// None: any page may have.
     changed: Option<BTreeSet<u32>>,
-    /// What the state of the next cut will be called.
-    pub version: u64,
 }
 
 impl Feed {
@@ -56,7 +54,6 @@ impl Feed {
             seen: ([0; 8], 0),
             data_version: 0,
             changed: None,
-            version: 0,
         }
     }
 

@@ -169,6 +169,11 @@ impl Sync {
     }
 
     fn everything(&mut self) -> Result<()> {
+        let number = {
+            let mut state = lock(&self.replica.state);
+            state.full_begun += 1;
+            state.full_begun
+        };
         let list = self.context.client.list()?;
         lock(&self.replica.state).master_seen_ms = Some(clock::now_ms());
         if list.schema != db::schema_versions() {
@@ -190,15 +195,30 @@ impl Sync {
                 it.name
             )));
         }
+        self.note_listed(&list.databases)?;
         if let Some(files) = &mut self.files {
             files.hear(list.files.as_ref());
         }
         let result = self.bring_along(&list.databases);
         self.drop_vanished(&list.databases, result.is_ok())?;
         if result.is_ok() && self.loading.is_empty() {
-            lock(&self.replica.state).is_complete = true;
+            let mut state = lock(&self.replica.state);
+            state.is_complete = true;
+            state.full_done = number;
+            drop(state);
+            self.replica.moved.notify_all();
         }
         result
+    }
+
+    fn note_listed(&self, entries: &[Entry]) -> Result<()> {
+        let names: BTreeSet<String> = entries.iter().map(|it| it.name.clone()).collect();
+        if lock(&self.replica.state).listed == names {
+            return Ok(());
+        }
+        positions::save_listed(&self.replica.local, &names)?;
+        lock(&self.replica.state).listed = names;
+        Ok(())
     }
 
     /// Databases of which the master says that they have changed.

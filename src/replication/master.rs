@@ -291,6 +291,7 @@ impl Master {
     /// Forgets a database: its name may come to mean another one.
     pub fn forget(&self, name: &str) {
         lock(&self.sources).remove(name);
+        self.databases.changes.forget(name);
     }
 }
 

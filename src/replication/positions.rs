@@ -4,12 +4,14 @@
 //! tells.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use rusqlite::params;
 
 use super::Epoch;
 use crate::db::Database;
 use crate::error::Result;
+use crate::node;
 
 /// Epochs before the present one that are remembered.
 const PAST_MAX: usize = 8;
@@ -103,6 +105,21 @@ pub fn save(local: &Database, positions: Vec<(String, Option<Position>)>) -> Res
         }
         Ok(())
     })
+}
+
+/// Fact in `local.db`: the databases of the master.
+const LISTED: &str = "master_databases";
+
+/// The databases that the master listed last.
+pub fn load_listed(local: &Database) -> Result<BTreeSet<String>> {
+    let names = node::fact(local, LISTED)?.unwrap_or_default();
+    Ok(names.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Notes the databases of the master.
+pub fn save_listed(local: &Database, names: &BTreeSet<String>) -> Result<()> {
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    node::set_fact(local, LISTED, names.join(" "))
 }
 
 /// Forgets all of them.

@@ -19,6 +19,7 @@ use super::positions;
 use super::positions::Position;
 use crate::clock;
 use crate::db::Database;
+use crate::db::Databases;
 use crate::error::Result;
 use crate::files::Remote;
 use crate::files::Storage;
@@ -69,6 +70,11 @@ pub struct State {
     pub error: Option<String>,
     pub cycles: u64,
     pub failures: u64,
+    /// Full cycles that have begun, and the last one that has brought everything.
+    pub full_begun: u64,
+    pub full_done: u64,
+    /// The databases of the master, as it listed them last.
+    pub listed: BTreeSet<String>,
     /// A cycle is under way.
     pub is_busy: bool,
     /// Changes are heard of at once.
@@ -184,6 +190,7 @@ impl Replica {
         let client = Arc::new(client);
         let state = State {
             positions: positions::load(local)?,
+            listed: positions::load_listed(local)?,
             ..State::default()
         };
         Ok(Replica {
@@ -266,30 +273,37 @@ impl Replica {
         (self.waiters.fetch_add(1, Ordering::SeqCst) < self.waiters_max).then_some(waiting)
     }
 
-    /// Waits until a database has come to a state of the master's; false when it does not in time, or
-    /// too many others wait already, who would keep everybody from being served.
+    /// Waits until a database has come to a state of the master's; false when it does not in time, when
+    /// there is no such database here, or when too many others wait already, who would keep everybody
+    /// from being served.
     pub fn wait_for(&self, name: &str, tag: &str, version: u64, deadline: Instant) -> bool {
-        let has_reached = |state: &State| {
-            let position = state.positions.get(name);
-            position.is_some_and(|position| position.has_reached(tag, version))
+        let is_known_history = {
+            let state = lock(&self.state);
+            let Some(position) = state.positions.get(name) else {
+                return false;
+            };
+            if position.has_reached(tag, version) {
+                return true;
+            }
+            position.epoch.tag() == tag
         };
-        if has_reached(&lock(&self.state)) {
-            return true;
+        let Some(_waiting) = self.enter() else {
+            return false;
+        };
+        // A history that is not the present one after everything was asked for is one of the past, all of
+        // which is in the present one.
+        let after = lock(&self.state).full_begun;
+        match is_known_history {
+            true => self.wake([name.to_owned()]),
+            false => self.wake_for_all(),
         }
-        self.enter()
-            .is_some_and(|_waiting| self.wait_until(name, has_reached, deadline))
-    }
-
-    fn wait_until(
-        &self,
-        name: &str,
-        has_reached: impl Fn(&State) -> bool,
-        deadline: Instant,
-    ) -> bool {
-        self.wake([name.to_owned()]);
         let mut state = lock(&self.state);
         loop {
-            if has_reached(&state) {
+            let position = state.positions.get(name);
+            let has_reached = position.is_some_and(|it| it.has_reached(tag, version));
+            let is_past = state.full_done > after
+                && position.is_some_and(|position| position.epoch.tag() != tag);
+            if has_reached || is_past {
                 return true;
             }
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
@@ -299,15 +313,28 @@ impl Replica {
         }
     }
 
+    /// Whether the master has such a database and it has not arrived.
+    pub fn is_awaited(&self, name: &str, databases: &Databases) -> bool {
+        let is_listed = || lock(&self.state).listed.contains(name);
+        !databases.file(name).exists() && is_listed()
+    }
+
     /// Whether it has had everything since its start that the master had then.
     pub fn is_complete(&self) -> bool {
         lock(&self.state).is_complete
     }
 
-    /// For how long it may lack something that the master has, in seconds; none before the first
-    /// database is here.
+    /// For how long it may lack something that the master has, in seconds; none before every database is
+    /// here.
     pub fn seconds_behind(&self) -> Option<u64> {
         let state = lock(&self.state);
+        if state
+            .listed
+            .iter()
+            .any(|name| !state.positions.contains_key(name))
+        {
+            return None;
+        }
         let oldest = state.positions.values().map(|it| it.synced_ms).min()?;
         let oldest = oldest.max(state.heard_ms);
         let behind_ms = (clock::now_ms() - oldest).max(0);

@@ -43,6 +43,8 @@ pub struct Source {
     /// Device and number of the file.
     file: (u64, u64),
     history: Arc<str>,
+    /// The last cut came to nothing.
+    has_failed: bool,
     state: State,
 }
 
@@ -81,6 +83,7 @@ impl Source {
             file: Trace::of(&path)?.file,
             path,
             history: state.epoch.history(name),
+            has_failed: false,
             state,
         })
     }
@@ -128,6 +131,11 @@ impl Source {
 
     /// The present state, numbered and open for reading. `is_synced`: what is committed is on disk.
     pub fn cut(&mut self, database: &Database, is_synced: bool) -> Result<Cut<'_>> {
+        if std::mem::replace(&mut self.has_failed, true) {
+            // Whatever it was, it begins with a new connection, and with nothing taken for granted.
+            self.reader = None;
+            self.state.is_in_doubt = true;
+        }
         let reader = match self.reader.take() {
             Some(reader) => reader,
             None => {
@@ -143,6 +151,7 @@ impl Source {
         let state = &mut self.state;
         let snapshot = reader.snapshot()?;
         if state.version > 0 && !state.is_in_doubt && snapshot.data_version == state.data_version {
+            self.has_failed = false;
             return Ok(Cut { snapshot, state });
         }
         if state.page_size != 0 && state.page_size != snapshot.page_size {
@@ -161,6 +170,7 @@ impl Source {
         state.is_in_doubt = true;
         state.advance(&self.name, &snapshot, changed)?;
         state.is_in_doubt = false;
+        self.has_failed = false;
         Ok(Cut { snapshot, state })
     }
 }
