@@ -231,10 +231,28 @@ fn a_read_sees_what_its_client_has_written() {
         }
     }
 
-    let begun = Instant::now();
+    // A history of before is behind everything that is here, whoever has heard of it.
     let reader = follower
         .api()
         .with_header("X-Vski-Version", "default:0000000000000000:9");
+    reader.get("/api/collections/books/records").expect(200);
+    // A state that does not come, and a database that is not there, are the master's to answer.
+    let reader = follower
+        .api()
+        .with_header("X-Vski-Version", "none:0000000000000000:9");
+    reader.get("/api/collections/books/records").expect(307);
+    let begun = Instant::now();
+    let made = writer
+        .post("/api/collections/books/records", json!({}))
+        .expect(200);
+    let (history, _) = made
+        .header("X-Vski-Version")
+        .unwrap()
+        .rsplit_once(':')
+        .unwrap();
+    let reader = follower
+        .api()
+        .with_header("X-Vski-Version", &format!("{history}:999999"));
     let reply = reader
         .get("/api/collections/books/records?perPage=3&sort=title")
         .expect(307);
