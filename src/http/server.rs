@@ -619,7 +619,7 @@ mod tests {
         assert!(reply.starts_with("HTTP/1.1 101 "), "{reply}");
         assert!(reply.contains("\r\nConnection: Upgrade\r\n"), "{reply}");
         assert!(reply.ends_with("\r\n\r\nearly bytes"), "{reply}");
-        assert!(get(&server, "/socket", "").starts_with("HTTP/1.1 500 "));
+        assert!(get(&server, "/socket", "").starts_with("HTTP/1.1 400 "));
         let refused = ask(
             &server,
             &upgrade.replace("socket HTTP", "socket/refused HTTP"),
