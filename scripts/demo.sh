@@ -648,6 +648,11 @@ step_replicas() {
     done
     echo "all current after $(($(now_ms) - started)) ms more"
 
+    for ((i = 1; i <= replicas; i++)); do
+        await_files "replica$i"
+    done
+    url=$master_url
+
     as reader
     for ((i = 1; i <= replicas; i++)); do
         name=replica$i same=0
@@ -666,6 +671,38 @@ step_replicas() {
     as admin
     refused 403 "write to a replica" DELETE /api/collections/packages
     url=$master_url
+}
+
+# Waits until a replica has all files, and says how far it is.
+await_files() { # await_files NAME
+    local started files last=''
+    started=$(now_ms)
+    url=${urls[$1]}
+    while :; do
+        api GET /api/replica/status
+        files=$(perl -MJSON::PP -0777 -ne '
+            my $files = decode_json($_)->{replica}{files};
+            printf "%s %d of %d journal entries, %d files fetched, %d pending",
+                $files->{state}, $files->{cursor} // 0, $files->{last}, $files->{fetched}, $files->{pending};
+        ' <"$work/answer")
+        [ "$files" = "$last" ] || echo "$1 files: $files"
+        last=$files
+        case $files in
+            current*) return ;;
+        esac
+        [ $(($(now_ms) - started)) -lt 60000 ] || fail "the files of $1 do not arrive: $files"
+        sleep 0.2
+    done
+}
+
+# How many files a storage has, and one digest over the path and the SHA-256 of each.
+files_of() { # files_of SERVER
+    (
+        cd "$work/$1/storage"
+        [ -z "$(find . -path './.*' -type f)" ] || fail "$1: something half received is left"
+        find . -type f ! -path './.*' | sort | xargs -r -d '\n' sha256sum >"$work/$1.files"
+        printf '%s\t%s\n' "$(wc -l <"$work/$1.files")" "$(sha256sum <"$work/$1.files" | cut -d ' ' -f 1)"
+    )
 }
 
 # Our own servers must also go when told to, and say so with their exit codes.
@@ -721,6 +758,16 @@ step_copies() {
     done
     packages_pl table database server pages sha256 <"$work/pages.tsv" | sed 's/^   //'
     grep -qs '^the database' "$work/wrong" || echo "all the same"
+
+    heading "The files of records in the storages of all servers, by the SHA-256 of all their hashes"
+    wanted=$(files_of master)
+    for name in "${all[@]}"; do
+        printf '%s\t%s\n' "$name" "$(files_of "$name")" >>"$work/trees.tsv"
+        [ "$(tail -n 1 "$work/trees.tsv" | cut -f 2,3)" = "$wanted" ] ||
+            echo "the files of $name" >>"$work/wrong"
+    done
+    packages_pl table server files sha256 <"$work/trees.tsv" | sed 's/^   //'
+    grep -qs '^the files' "$work/wrong" || echo "all the same"
 }
 
 for step in $STEPS; do
