@@ -15,8 +15,9 @@ results, goals, and whether they are met. The parts:
   idle    requests and bytes of a sync cycle over 100 databases that do not change
   load    the first load of a large database, beside dd of the same file over loopback
   reads   reads of a replica at rest, and while its master takes 200 writes per second
+  files   10,000 small files and one of 2 GiB on a new replica, beside rsync; needs rsync and 10 GiB
 
-with the memory and the CPU of the servers after each. Takes about five minutes.
+with the memory and the CPU of the servers after each. Takes about eight minutes.
 
   --quick         shorter runs and a smaller database, for trying the script
   --only A,B      only these parts

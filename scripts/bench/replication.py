@@ -24,10 +24,11 @@ import report
 from cluster import Cluster, create, page_hashes, posts
 from common import Failed, Http, row
 from load import Case, drain, wrk
+from replicated_files import files
 from main import cpu_model, fsync_ms, version_of
 from servers import RECORDS, write_lines
 
-PARTS = ("lag", "cost", "idle", "load", "reads")
+PARTS = ("lag", "cost", "idle", "load", "reads", "files")
 # Goals.
 LAG_P50_MS, LAG_P99_MS = 100, 500
 COST_RATIO = 0.90
@@ -479,7 +480,7 @@ def run(o, folder):
         for name in o.only:
             print(f"\n{name}", flush=True)
             try:
-                {"lag": lag, "cost": cost, "idle": idle, "load": first_load, "reads": reads}[name](b)
+                {"lag": lag, "cost": cost, "idle": idle, "load": first_load, "reads": reads, "files": files}[name](b)
             except Failed as e:
                 # What the other parts have measured is not lost.
                 b.add(f"{name}: failed", str(e)[:200], "none", False)
@@ -504,7 +505,7 @@ def main():
     o.vski, o.out = os.path.abspath(o.vski), os.path.abspath(o.out)
     os.makedirs(o.out, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="replication-", dir=o.out)
-    need = 4 * o.size + 512 if "load" in o.only else 512
+    need = max(4 * o.size if "load" in o.only else 0, 10_240 if "files" in o.only else 0) + 512
     if shutil.disk_usage(folder).free >> 20 < need:
         raise Failed(f"{folder} has not the {need} MiB that this takes")
     sys.setswitchinterval(0.0005)
