@@ -38,7 +38,7 @@ const IDLE_CONNECTIONS: usize = 8;
 /// How often a stream is gone on with after it was cut without bringing anything.
 const TRIES: u32 = 8;
 /// Before the second try; doubled up to the longest.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
 
 /// Makes the token of this replica.
