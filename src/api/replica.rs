@@ -87,10 +87,14 @@ pub fn manifest(call: &Call<'_>) -> Result<Response> {
 /// The bytes of a file.
 pub fn file(call: &Call<'_>) -> Result<Response> {
     admit(call)?;
-    let no_file = || Error::not_found("There is no such file.");
+    // Not 404, which a proxy may answer: the replica believes it for good.
+    let no_file = || Error::new(Kind::Gone, "There is no such file.");
     let parts = ["database", "collection", "record", "file"].map(|name| call.param(name));
     let path = FilePath::parse(&parts.join("/")).ok_or_else(no_file)?;
-    let database = call.app.databases.get(&path.database)?;
+    let database = match call.app.databases.get(&path.database) {
+        Err(error) if error.kind() == Kind::NotFound => return Err(no_file()),
+        database => database?,
+    };
     let stored = database
         .read(|it| table::find(it, &path.collection, &path.record, &path.name))?
         .ok_or_else(no_file)?;

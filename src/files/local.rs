@@ -163,12 +163,15 @@ impl Local {
     /// a file that the disk has not. Many are cheaper together.
     pub fn accept(&self, remotes: &[Remote]) -> Result<()> {
         let part = |remote: &Remote| Incoming::path_of(&self.root, remote);
-        // The others have theirs already, from an attempt that failed in the middle.
-        let remotes: Vec<&Remote> = remotes.iter().filter(|it| part(it).exists()).collect();
+        // The others have theirs already, from an attempt that failed in the middle; whether the disk has
+        // that is not known.
+        let is_to_move = |remote: &&Remote| part(remote).exists();
         if remotes.len() <= FEW {
             for remote in remotes {
-                File::open(part(remote))?.sync_all().map_err(refused)?;
-                self.move_in(remote)?;
+                if is_to_move(&remote) {
+                    File::open(part(remote))?.sync_all().map_err(refused)?;
+                    self.move_in(remote)?;
+                }
                 let target = self.root.join(remote.path.relative());
                 self.sync_up(target.parent().unwrap_or(&self.root))
                     .map_err(refused)?;
@@ -178,7 +181,7 @@ impl Local {
         let root = File::open(&self.root)?;
         let sync = || rustix::fs::syncfs(&root).map_err(|error| refused(error.into()));
         sync()?;
-        for remote in remotes {
+        for remote in remotes.iter().filter(is_to_move) {
             self.move_in(remote)?;
         }
         sync()

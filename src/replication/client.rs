@@ -261,7 +261,8 @@ impl Client {
         match status {
             200 => Ok(FileReply::Whole(body(response))),
             206 => Ok(FileReply::Rest(body(response))),
-            404 => Ok(FileReply::Gone),
+            // Not 404, which whatever is in between may answer.
+            410 => Ok(FileReply::Gone),
             _ => Err(refused(response)),
         }
     }

@@ -119,9 +119,7 @@ impl Sync {
                 Task::Some(names) => self.cycle(Some(&names)),
                 Task::More => true,
             };
-            if !self.loading.is_empty() {
-                self.load();
-            }
+            let is_good = self.load() && is_good;
             let now = Instant::now();
             if let Some(files) = &mut self.files {
                 files.step(now + SLICE);
@@ -240,19 +238,21 @@ impl Sync {
         result
     }
 
-    /// First `default.db`, with what is allowed to whom; then those that are here already; last those that are
-    /// not.
+    /// First `default.db`, with what is allowed to whom; then the others. What is not here yet comes later,
+    /// a part at a time.
     fn bring_along(&mut self, entries: &[Entry]) -> Result<()> {
         let mut failed = None;
         let mut moved = Vec::new();
-        let rank = |entry: &&Entry| {
-            let is_here = self.context.databases.file(&entry.name).exists();
-            (entry.name != db::DEFAULT, !is_here)
-        };
         let mut entries: Vec<&Entry> = entries.iter().collect();
-        entries.sort_by_key(rank);
+        entries.sort_by_key(|entry| entry.name != db::DEFAULT);
         for entry in entries {
-            self.bring(entry, &mut moved, &mut failed);
+            match self.context.databases.file(&entry.name).exists() {
+                true => self.bring(entry, &mut moved, &mut failed),
+                false => {
+                    self.note_master(entry);
+                    self.loading.insert(entry.name.clone(), entry.clone());
+                }
+            }
         }
         self.acknowledge(&moved);
         failed.map_or(Ok(()), Err)
@@ -271,30 +271,39 @@ impl Sync {
         self.settle(entry, result, moved, failed);
     }
 
-    /// Goes on with new files, a part of each.
-    fn load(&mut self) {
-        let entries: Vec<Entry> = self.loading.values().cloned().collect();
+    /// Goes on with one new file, `default.db` before the others. False: it came to nothing, and is begun
+    /// again with the next full cycle.
+    fn load(&mut self) -> bool {
+        let default = self.loading.get(db::DEFAULT);
+        let Some(entry) = default.or_else(|| self.loading.values().next()).cloned() else {
+            return true;
+        };
         let (mut moved, mut failed) = (Vec::new(), None);
-        for entry in &entries {
-            self.bring(entry, &mut moved, &mut failed);
-        }
+        self.bring(&entry, &mut moved, &mut failed);
         self.acknowledge(&moved);
-        if !entries.is_empty() && self.loading.is_empty() {
+        if failed.is_none() && self.loading.is_empty() {
             // That says whether everything is here now.
             self.replica.wake_for_all();
+        }
+        failed.is_none()
+    }
+
+    /// What the master has of a database.
+    fn note_master(&self, entry: &Entry) {
+        let mut state = lock(&self.replica.state);
+        let status = state.of(&entry.name);
+        status.master_version = status.master_version.max(entry.version);
+        if entry.is_full {
+            status.master_version = entry.version;
         }
     }
 
     fn fetch(&mut self, entry: &Entry) -> Result<Found> {
-        let position = {
-            let mut state = lock(&self.replica.state);
-            let status = state.of(&entry.name);
-            status.master_version = status.master_version.max(entry.version);
-            if entry.is_full {
-                status.master_version = entry.version;
-            }
-            state.positions.get(&entry.name).cloned()
-        };
+        self.note_master(entry);
+        let position = lock(&self.replica.state)
+            .positions
+            .get(&entry.name)
+            .cloned();
         let databases = &self.context.databases;
         let follower = self
             .followers
@@ -378,6 +387,7 @@ impl Sync {
             .into_iter()
             .filter(|name| !there.contains(name.as_str()));
         let gone: BTreeSet<String> = gone.filter(|name| name != db::DEFAULT).collect();
+        self.forget_awaited(&there);
         let twice: Vec<String> = gone.intersection(&self.missing).cloned().collect();
         self.missing = gone;
         for name in twice.iter().filter(|_| is_good) {
@@ -393,6 +403,21 @@ impl Sync {
             self.unsaved.insert(name.clone());
         }
         Ok(())
+    }
+
+    /// Forgets databases that went before they had come.
+    fn forget_awaited(&mut self, there: &BTreeSet<&str>) {
+        let databases = Arc::clone(&self.context.databases);
+        let is_wanted =
+            |name: &String| there.contains(name.as_str()) || databases.file(name).exists();
+        self.loading.retain(|name, _| is_wanted(name));
+        lock(&self.replica.state)
+            .status
+            .retain(|name, _| is_wanted(name));
+        for (name, follower) in self.followers.extract_if(.., |name, _| !is_wanted(name)) {
+            log::info(format_args!("the master has no database {name} any more"));
+            follower.discard();
+        }
     }
 
     fn acknowledge(&self, moved: &[String]) {

@@ -64,6 +64,7 @@ struct Job {
     remote: Remote,
     /// Somebody waits for it, and it gets its place at once.
     is_urgent: bool,
+    trusts_size: bool,
 }
 
 impl Downloads {
@@ -93,11 +94,12 @@ impl Downloads {
         self.done.notify_all();
     }
 
-    /// Fetches these files, in this order.
-    pub fn queue(&self, remotes: impl IntoIterator<Item = Remote>) {
+    /// Fetches these files, in this order. `trusts_size`: one that is here and as long is the same.
+    pub fn queue(&self, remotes: impl IntoIterator<Item = Remote>, trusts_size: bool) {
         let jobs = remotes.into_iter().map(|remote| Job {
             remote,
             is_urgent: false,
+            trusts_size,
         });
         lock(&self.state).queue.extend(jobs);
         self.queued.notify_all();
@@ -134,6 +136,7 @@ impl Downloads {
             state.queue.push_front(Job {
                 remote: remote.clone(),
                 is_urgent: true,
+                trusts_size: false,
             });
             self.queued.notify_one();
         }
@@ -160,8 +163,11 @@ impl Downloads {
     pub fn mend(&self, remote: Remote) {
         let mut state = lock(&self.state);
         if state.queue.iter().all(|job| job.remote != remote) {
-            let is_urgent = true;
-            state.queue.push_back(Job { remote, is_urgent });
+            state.queue.push_back(Job {
+                remote,
+                is_urgent: true,
+                trusts_size: false,
+            });
         }
         drop(state);
         self.queued.notify_one();
@@ -230,7 +236,11 @@ impl Downloads {
 
     fn download(&self, job: &Job) -> Result<Outcome> {
         let remote = &job.remote;
-        if self.storage.holds(remote)? {
+        let is_held = match job.trusts_size {
+            true => self.storage.size(&remote.path)? == Some(remote.size),
+            false => self.storage.holds(remote)?,
+        };
+        if is_held {
             return Ok(Outcome::Held);
         }
         let mut incoming = self.storage.incoming(remote)?;

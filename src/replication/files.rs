@@ -148,6 +148,8 @@ impl Files {
         self.end = end.cloned();
         if end.is_none() {
             lock(&self.status).state = "off";
+        } else if self.due().is_none() {
+            lock(&self.status).state = "current";
         }
     }
 
@@ -185,11 +187,12 @@ impl Files {
             self.work = self.begin()?;
             return Ok(());
         };
-        if !work.failed.is_empty() {
+        if work.pending.is_empty() && !work.failed.is_empty() {
+            // After a pause, and after all the others.
             let again: Vec<Remote> = std::mem::take(&mut work.failed);
             work.pending
                 .extend(again.iter().map(|it| (it.path.clone(), it.size)));
-            self.downloads.queue(again);
+            self.downloads.queue(again, work.manifest.is_some());
         }
         let result = self.collect(&mut work, deadline);
         let is_done = work.pending.is_empty() && work.failed.is_empty();
@@ -331,7 +334,8 @@ impl Files {
         manifest: Option<Manifest>,
     ) -> Work {
         let pending = wanted.iter().map(|it| (it.path.clone(), it.size)).collect();
-        self.downloads.queue(wanted);
+        // What lies under its name is whole; the scrub reads it.
+        self.downloads.queue(wanted, manifest.is_some());
         let work = Work {
             cursor,
             pending,
@@ -355,6 +359,10 @@ impl Files {
             }
             (None, Some(manifest)) => {
                 self.remove_others(&manifest.seen)?;
+                self.end = Some(JournalEnd {
+                    epoch: manifest.start.epoch.clone(),
+                    last: manifest.start.id,
+                });
                 manifest.start
             }
             (None, None) => return Ok(()),
@@ -415,11 +423,8 @@ impl Files {
     fn name_failing(&self, remote: &Remote, error: &Error) {
         let text = downloads::about(remote, error);
         let mut status = lock(&self.status);
-        if status.failing.contains(&text) {
-            return;
-        }
-        log::warn(format_args!("file {}: {error}", remote.path));
-        if status.failing.len() < NAMED_MAX {
+        if status.failing.len() < NAMED_MAX && !status.failing.contains(&text) {
+            log::warn(format_args!("file {}: {error}", remote.path));
             status.failing.push(text);
         }
     }

@@ -446,6 +446,12 @@ impl Follower {
         Error::unavailable(format!("The replica was not right: {why}."))
     }
 
+    /// Removes what has come of a new file.
+    pub fn discard(self) {
+        drop(self.whole);
+        let _ = std::fs::remove_file(self.path.with_extension(NEW));
+    }
+
     /// Whether it has had to mend itself and has not succeeded yet.
     pub fn is_mending(&self) -> bool {
         self.way != Way::Newer

@@ -117,7 +117,7 @@ const ROWS: [Row; 67] = {
 
         row("GET /api/replica/files", "/api/replica/files", "", Replicas(200)),
         row("GET /api/replica/files/manifest", "/api/replica/files/manifest", "", Replicas(200)),
-        row("GET /api/replica/file/{database}/{collection}/{record}/{file}", "/api/replica/file/default/a/b/c", "", Replicas(404)),
+        row("GET /api/replica/file/{database}/{collection}/{record}/{file}", "/api/replica/file/default/a/b/c", "", Replicas(410)),
         row("GET /api/replica/databases", "/api/replica/databases", "", Replicas(200)),
         row("GET /api/replica/databases/{name}/pages", "/api/replica/databases/local/pages?epoch=0123456789abcdef0123456789abcdef&since=0", "", Replicas(404)),
         row("POST /api/replica/databases/{name}/pages", "/api/replica/databases/none/pages?epoch=0123456789abcdef0123456789abcdef&since=1", "x", Replicas(400)),

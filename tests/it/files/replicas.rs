@@ -86,12 +86,12 @@ fn the_journal_says_what_came_and_went_and_gives_the_bytes() {
     one.with_header("If-Match", "\"other\"")
         .get(&file)
         .expect(412);
-    one.get(&file.replace("default/", "none/")).expect(404);
-    one.get(&format!("{file}x")).expect(404);
+    one.get(&file.replace("default/", "none/")).expect(410);
+    one.get(&format!("{file}x")).expect(410);
     let gone = entries[1]["path"].as_str().unwrap();
-    one.get(&format!("/api/replica/file/{gone}")).expect(404);
+    one.get(&format!("/api/replica/file/{gone}")).expect(410);
     one.get("/api/replica/file/default/..%2F..%2Fsecret/x/y")
-        .expect(404);
+        .expect(410);
 
     // Only what is new, and nothing when nothing is.
     let reply = one.get(&format!("{FILES}?since=2")).expect(200);
