@@ -27,6 +27,8 @@ const FOLDER: &str = ".incoming";
 /// How long a part is kept that nobody goes on with.
 const KEPT: Duration = Duration::from_secs(86_400);
 const BUFFER_BYTES: usize = 128 << 10;
+/// Left free on the disk.
+const RESERVE_BYTES: u64 = 64 << 20;
 
 /// A file as the master has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +81,24 @@ impl Incoming {
         if incoming.have > remote.size {
             incoming.begin_anew()?;
         }
+        incoming.check_room()?;
         Ok(incoming)
+    }
+
+    /// Files must not take the room of databases.
+    fn check_room(&self) -> Result<()> {
+        let disk = rustix::fs::fstatvfs(&self.file).map_err(io::Error::from)?;
+        let (free, missing) = (disk.f_bavail * disk.f_frsize, self.remote.size - self.have);
+        match missing + RESERVE_BYTES <= free {
+            true => Ok(()),
+            false => Err(Error::unavailable(format!(
+                "The file {} needs {} KiB and {} KiB are free on the disk, of which {} KiB are kept.",
+                self.remote.path,
+                missing >> 10,
+                free >> 10,
+                RESERVE_BYTES >> 10
+            ))),
+        }
     }
 
     /// Lets go of what is here.

@@ -63,6 +63,7 @@ pub struct Sync {
     /// Positions that are not written down.
     unsaved: BTreeSet<String>,
     saved: Instant,
+    storage: Arc<Storage>,
     /// None when the files lie in a bucket.
     files: Option<Files>,
     /// Databases of which new files are being received.
@@ -88,11 +89,12 @@ impl Sync {
             progress: Box::new(move |name, done, length| note(&state, name, done, length)),
         };
         let files = replica.downloads.as_ref().map(|downloads| {
-            let (client, local) = (&replica.client, &replica.local);
-            Files::open(client, storage, local, downloads, &replica.files)
+            let client = &replica.client;
+            Files::open(client, storage, databases, downloads, &replica.files)
         });
         Ok(Sync {
             files: files.transpose()?,
+            storage: Arc::clone(storage),
             loading: BTreeMap::new(),
             replica: Arc::clone(replica),
             context,
@@ -195,7 +197,8 @@ impl Sync {
         }
         self.note_listed(&list.databases)?;
         if let Some(files) = &mut self.files {
-            files.hear(list.files.as_ref());
+            let names = list.databases.iter().map(|it| it.name.clone());
+            files.hear(list.files.as_ref(), names.collect());
         }
         let result = self.bring_along(&list.databases);
         self.drop_vanished(&list.databases, result.is_ok())?;
@@ -392,6 +395,10 @@ impl Sync {
         self.missing = gone;
         for name in twice.iter().filter(|_| is_good) {
             let path = self.context.databases.delete(name)?;
+            let files = path.with_extension("files");
+            if let Err(error) = self.storage.move_aside(name, &files) {
+                log::warn(format_args!("{error}"));
+            }
             log::info(format_args!(
                 "the master has no database {name} any more; moved to {}",
                 path.display()
@@ -414,9 +421,17 @@ impl Sync {
         lock(&self.replica.state)
             .status
             .retain(|name, _| is_wanted(name));
-        for (name, follower) in self.followers.extract_if(.., |name, _| !is_wanted(name)) {
+        let gone: Vec<String> = self
+            .followers
+            .keys()
+            .filter(|it| !is_wanted(it))
+            .cloned()
+            .collect();
+        for name in gone {
             log::info(format_args!("the master has no database {name} any more"));
-            follower.discard();
+            if let Some(follower) = self.followers.remove(&name) {
+                follower.discard();
+            }
         }
     }
 

@@ -9,6 +9,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
@@ -25,7 +28,9 @@ use crate::threads::Stop;
 use crate::threads::lock;
 
 /// Downloads at a time.
-const THREADS: usize = 6;
+const THREADS: usize = 8;
+/// Of these, for files that somebody waits for.
+const URGENT_THREADS: usize = 2;
 /// How long a file that was fetched may wait for its place.
 const PLACING: Duration = Duration::from_secs(2);
 
@@ -47,6 +52,9 @@ pub struct Downloads {
     state: Mutex<State>,
     queued: Condvar,
     done: Condvar,
+    /// Bytes that have come since the start.
+    bytes: AtomicU64,
+    is_stopped: AtomicBool,
 }
 
 #[derive(Default)]
@@ -55,8 +63,6 @@ struct State {
     /// By path, and whether it shall not get its place after all.
     running: BTreeMap<FilePath, bool>,
     results: Vec<(Remote, Result<Outcome>)>,
-    /// Bytes that have come since the start.
-    bytes: u64,
     stop: bool,
 }
 
@@ -75,20 +81,23 @@ impl Downloads {
             state: Mutex::default(),
             queued: Condvar::new(),
             done: Condvar::new(),
+            bytes: AtomicU64::new(0),
+            is_stopped: AtomicBool::new(false),
         }
     }
 
     /// Starts the threads.
     pub fn start(self: &Arc<Self>) -> Result<Vec<JoinHandle<()>>> {
-        let start = |_| {
+        let start = |number: usize| {
             let downloads = Arc::clone(self);
-            threads::spawn("download", move || downloads.run())
+            threads::spawn("download", move || downloads.run(number < URGENT_THREADS))
         };
         (0..THREADS).map(start).collect()
     }
 
     /// Ends the threads; what is queued is dropped.
     pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
         lock(&self.state).stop = true;
         self.queued.notify_all();
         self.done.notify_all();
@@ -119,7 +128,7 @@ impl Downloads {
 
     /// Bytes that have come since the start.
     pub fn bytes(&self) -> u64 {
-        lock(&self.state).bytes
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Fetches a file before all others and waits for it. False when it is not there in time.
@@ -138,7 +147,7 @@ impl Downloads {
                 is_urgent: true,
                 trusts_size: false,
             });
-            self.queued.notify_one();
+            self.queued.notify_all();
         }
         while is_wanted(&state) {
             let left = deadline.checked_duration_since(Instant::now());
@@ -170,7 +179,7 @@ impl Downloads {
             });
         }
         drop(state);
-        self.queued.notify_one();
+        self.queued.notify_all();
     }
 
     /// Removes parts of files that will not be gone on with: nothing is wanted any more.
@@ -194,8 +203,8 @@ impl Downloads {
         }
     }
 
-    fn run(&self) {
-        while let Some(job) = self.next() {
+    fn run(&self, only_urgent: bool) {
+        while let Some(job) = self.next(only_urgent) {
             let path = job.remote.path.clone();
             let result = self.download(&job);
             let mut state = lock(&self.state);
@@ -217,14 +226,16 @@ impl Downloads {
     }
 
     /// The next job that nobody else has under way.
-    fn next(&self) -> Option<Job> {
+    fn next(&self, only_urgent: bool) -> Option<Job> {
         let mut state = lock(&self.state);
         loop {
             if state.stop {
                 return None;
             }
             let running = &state.running;
-            let is_free = |job: &Job| !running.contains_key(&job.remote.path);
+            let is_free = |job: &Job| {
+                (job.is_urgent || !only_urgent) && !running.contains_key(&job.remote.path)
+            };
             if let Some(at) = state.queue.iter().position(is_free) {
                 let job = state.queue.remove(at)?;
                 state.running.insert(job.remote.path.clone(), false);
@@ -257,9 +268,8 @@ impl Downloads {
                 }
             };
             let mut told = |bytes| {
-                let mut state = lock(&self.state);
-                state.bytes += bytes;
-                !state.stop
+                self.bytes.fetch_add(bytes, Ordering::Relaxed);
+                !self.is_stopped.load(Ordering::SeqCst)
             };
             incoming.fill(&mut *body, &mut told)?;
         }

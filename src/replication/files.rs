@@ -9,6 +9,7 @@
 //! Work is done in slices between the cycles of databases, while downloads go on.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -24,7 +25,7 @@ use super::downloads;
 use super::downloads::Downloads;
 use super::downloads::Outcome;
 use crate::crypto;
-use crate::db::Database;
+use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Result;
 use crate::failpoints;
@@ -44,12 +45,20 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const NAMED_MAX: usize = 10;
 /// Facts in `local.db`.
 const CURSOR: &str = "files_cursor";
+const ASIDE: &str = "files_aside";
+/// How often a file is tried before it is put aside, how many can be, and when they are tried again:
+/// after a pause, doubled up to the longest.
+const ATTEMPTS: u32 = 3;
+const ASIDE_MAX: usize = 1000;
+const ASIDE_PAUSE: Duration = Duration::from_secs(10);
+const ASIDE_PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// How far the files are, for people and programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FilesStatus {
-    /// `current`, `journal`, `manifest`, or `off` when the files lie in a bucket.
+    /// `current`, `journal`, `manifest`, `failing` when all is here but some that cannot be had, or `off` when
+    /// the files lie in a bucket.
     pub state: &'static str,
     /// Entry of the journal up to which everything is here; null before the first time.
     pub cursor: Option<i64>,
@@ -81,7 +90,7 @@ struct Cursor {
 pub struct Files {
     client: Arc<Client>,
     storage: Arc<Storage>,
-    local: Arc<Database>,
+    databases: Arc<Databases>,
     downloads: Arc<Downloads>,
     status: Arc<Mutex<FilesStatus>>,
     cursor: Option<Cursor>,
@@ -90,6 +99,13 @@ pub struct Files {
     rate: (Instant, u64),
     retry: Option<Instant>,
     pause: Duration,
+    /// Files that cannot be had, which the cursor has passed by. While there are some nothing is
+    /// acknowledged.
+    aside: Vec<Remote>,
+    /// Databases of the master.
+    listed: BTreeSet<String>,
+    aside_due: Instant,
+    aside_pause: Duration,
 }
 
 /// A page that is being worked on.
@@ -101,6 +117,10 @@ struct Work {
     /// Fetched, and waiting for their places.
     fetched: Vec<Remote>,
     failed: Vec<Remote>,
+    /// How often all that was left has failed.
+    attempts: u32,
+    /// It is about files that were put aside.
+    is_aside: bool,
     manifest: Option<Manifest>,
 }
 
@@ -116,10 +136,12 @@ impl Files {
     pub fn open(
         client: &Arc<Client>,
         storage: &Arc<Storage>,
-        local: &Arc<Database>,
+        databases: &Arc<Databases>,
         downloads: &Arc<Downloads>,
         status: &Arc<Mutex<FilesStatus>>,
     ) -> Result<Files> {
+        let local = databases.local();
+        let aside = node::fact(local, ASIDE)?.unwrap_or_default();
         let cursor = node::fact(local, CURSOR)?.and_then(|text| {
             let (epoch, id) = text.split_once(' ')?;
             Some(Cursor {
@@ -131,7 +153,11 @@ impl Files {
         Ok(Files {
             client: Arc::clone(client),
             storage: Arc::clone(storage),
-            local: Arc::clone(local),
+            databases: Arc::clone(databases),
+            aside: aside.lines().filter_map(read_remote).collect(),
+            listed: BTreeSet::new(),
+            aside_due: Instant::now(),
+            aside_pause: ASIDE_PAUSE,
             downloads: Arc::clone(downloads),
             status: Arc::clone(status),
             cursor,
@@ -143,8 +169,9 @@ impl Files {
         })
     }
 
-    /// The master's journal ends there; none when it has none.
-    pub fn hear(&mut self, end: Option<&JournalEnd>) {
+    /// The master's journal ends there, none when it has none; and these are its databases.
+    pub fn hear(&mut self, end: Option<&JournalEnd>, listed: BTreeSet<String>) {
+        self.listed = listed;
         self.end = end.cloned();
         if end.is_none() {
             lock(&self.status).state = "off";
@@ -168,7 +195,11 @@ impl Files {
                 .cursor
                 .as_ref()
                 .is_none_or(|cursor| cursor.epoch != end.epoch || cursor.id < end.last);
-        is_behind.then(|| self.retry.unwrap_or_else(Instant::now))
+        let aside_due = (!self.aside.is_empty()).then_some(self.aside_due);
+        match is_behind {
+            true => Some(self.retry.unwrap_or_else(Instant::now)),
+            false => aside_due,
+        }
     }
 
     /// Works until the deadline, or until there is nothing to do.
@@ -198,12 +229,16 @@ impl Files {
         let is_done = work.pending.is_empty() && work.failed.is_empty();
         if result.is_err() || !is_done {
             let is_stuck = work.pending.is_empty() && !work.failed.is_empty();
-            self.work = Some(work);
-            result?;
-            if is_stuck {
-                return Err(Error::unavailable("Some files cannot be had."));
+            work.attempts += u32::from(is_stuck);
+            let is_hopeless = work.is_aside || work.attempts >= ATTEMPTS;
+            if result.is_err() || !is_stuck || !is_hopeless || !self.put_aside(&mut work)? {
+                self.work = Some(work);
+                result?;
+                return match is_stuck {
+                    true => Err(Error::unavailable("Some files cannot be had.")),
+                    false => Ok(()),
+                };
             }
-            return Ok(());
         }
         failpoints::reach("files-placed");
         self.finish(work)
@@ -246,6 +281,13 @@ impl Files {
         let Some(end) = self.end.clone() else {
             return Ok(None);
         };
+        let is_at_end = |it: &Cursor| it.epoch == end.epoch && it.id >= end.last;
+        if self.cursor.as_ref().is_some_and(is_at_end) {
+            let again = std::mem::take(&mut self.aside);
+            let mut work = self.fetch(again, None, None);
+            work.is_aside = true;
+            return Ok(Some(work));
+        }
         let page = match self
             .cursor
             .as_ref()
@@ -290,6 +332,7 @@ impl Files {
                 "delete" => {
                     self.downloads.cancel(&path);
                     self.storage.remove(&path)?;
+                    self.aside.retain(|it| it.path != path);
                 }
                 other => {
                     return Err(Error::unavailable(format!(
@@ -341,6 +384,8 @@ impl Files {
             pending,
             fetched: Vec::new(),
             failed: Vec::new(),
+            attempts: 0,
+            is_aside: false,
             manifest,
         };
         self.tell_of(&work);
@@ -350,7 +395,10 @@ impl Files {
     /// A page is done.
     fn finish(&mut self, work: Work) -> Result<()> {
         self.pause = PAUSE;
-        lock(&self.status).failing.clear();
+        if self.aside.is_empty() {
+            self.aside_pause = ASIDE_PAUSE;
+            lock(&self.status).failing.clear();
+        }
         let cursor = match (work.cursor, work.manifest) {
             (Some(cursor), _) => cursor,
             (None, Some(manifest)) if manifest.next.is_some() => {
@@ -365,17 +413,28 @@ impl Files {
                 });
                 manifest.start
             }
-            (None, None) => return Ok(()),
+            (None, None) => match self.cursor.clone() {
+                Some(cursor) => cursor,
+                None => return Ok(()),
+            },
         };
         let text = format!("{} {}", cursor.epoch, cursor.id);
-        node::set_fact(&self.local, CURSOR, text)?;
+        let local = self.databases.local();
+        let aside: Vec<String> = self.aside.iter().map(write_remote).collect();
+        node::set_fact(local, ASIDE, aside.join("\n"))?;
+        node::set_fact(local, CURSOR, text)?;
         failpoints::reach("files-noted");
-        self.client.acknowledge_files(&cursor.epoch, cursor.id)?;
+        if self.aside.is_empty() {
+            self.client.acknowledge_files(&cursor.epoch, cursor.id)?;
+        }
         let is_current = self.end.as_ref().is_some_and(|end| end.last <= cursor.id);
         let mut status = lock(&self.status);
         status.cursor = Some(cursor.id);
         if is_current {
-            status.state = "current";
+            status.state = match self.aside.is_empty() {
+                true => "current",
+                false => "failing",
+            };
         }
         drop(status);
         self.cursor = Some(cursor);
@@ -385,11 +444,26 @@ impl Files {
         }
     }
 
-    /// Deletes the files that the manifest has not.
+    /// Lets what is left of a page be, so that others are not held up. False: it is too much.
+    fn put_aside(&mut self, work: &mut Work) -> Result<bool> {
+        if self.aside.len() + work.failed.len() > ASIDE_MAX {
+            return Ok(false);
+        }
+        self.aside.append(&mut work.failed);
+        self.aside_due = Instant::now() + self.aside_pause;
+        self.aside_pause = (self.aside_pause * 2).min(ASIDE_PAUSE_MAX);
+        Ok(true)
+    }
+
+    /// Deletes the files that the manifest has not. Those of a database that the master has no more are set
+    /// aside with it.
     fn remove_others(&self, seen: &HashSet<[u8; 16]>) -> Result<()> {
         let mut others = Vec::new();
+        let goes_along =
+            |name: &str| !self.listed.contains(name) && self.databases.file(name).exists();
         self.storage.walk(&mut |path, _| {
-            if !seen.contains(&short_hash(&path.to_string())) {
+            let is_other = !seen.contains(&short_hash(&path.to_string()));
+            if is_other && !goes_along(&path.database) {
                 others.push(path);
             }
             Ok(())
@@ -470,6 +544,20 @@ fn parse(path: &str) -> Result<FilePath> {
         Error::unavailable(format!(
             "The master has a file with a path that none has: {path:?}."
         ))
+    })
+}
+
+/// As it stands in `local.db`; none of the parts has a blank in it.
+fn write_remote(remote: &Remote) -> String {
+    format!("{} {} {}", remote.path, remote.size, remote.sha256)
+}
+
+fn read_remote(line: &str) -> Option<Remote> {
+    let mut parts = line.split(' ');
+    Some(Remote {
+        path: FilePath::parse(parts.next()?)?,
+        size: parts.next()?.parse().ok()?,
+        sha256: parts.next()?.to_owned(),
     })
 }
 

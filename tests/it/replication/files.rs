@@ -173,6 +173,14 @@ fn files_come_and_go_as_on_the_master() {
     same_files(&master, &follower);
     admin.delete("/api/databases/shop").expect(204);
     same_files(&master, &follower);
+    let aside = data(&follower).join("deleted");
+    let aside = std::fs::read_dir(aside)
+        .unwrap()
+        .map(|it| it.unwrap().path());
+    let kinds: Vec<String> = aside
+        .map(|path| path.extension().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    assert!(kinds.contains(&"files".to_owned()), "{kinds:?}");
     assert!(follower.stop().success());
 }
 
@@ -388,6 +396,41 @@ fn one_that_was_away_for_longer_than_the_journal_is_kept_takes_the_manifest() {
             .any(|line| line.contains("taking the manifest"))
     );
     assert!(tree(&away).values().any(|it| it == b"stays"), "{stay}");
+}
+
+#[test]
+fn one_file_that_cannot_be_had_does_not_hold_up_the_others() {
+    let master = master();
+    let lost = content(1, 3000);
+    let gone = send(&master.api(), "POST", DOCS, &[("doc", b"goes")]);
+    send(&master.api(), "POST", DOCS, &[("doc", &lost)]);
+    let file = tree(&master)
+        .into_iter()
+        .find(|(_, it)| *it == lost)
+        .unwrap()
+        .0;
+    let path = data(&master).join("storage").join(file);
+    std::fs::remove_file(&path).unwrap();
+    let follower = replica(&master);
+    converge(&master, &follower);
+    send(&master.api(), "POST", DOCS, &[("doc", &content(2, 3000))]);
+    master
+        .api()
+        .delete(&format!("{DOCS}/{}", gone["id"].as_str().unwrap()))
+        .expect(204);
+    same_files(&master, &follower);
+    wait_until("the status names it", || {
+        state(&follower)["state"] == "failing"
+    });
+    // It is remembered over a restart, and comes when it is there again.
+    let follower = follower.restart();
+    std::fs::write(&path, &lost).unwrap();
+    same_files(&master, &follower);
+    wait_until("all is well", || state(&follower)["state"] == "current");
+    assert_eq!(
+        status(&master)["replicas"][0]["filesAcknowledged"],
+        state(&follower)["last"]
+    );
 }
 
 #[test]
