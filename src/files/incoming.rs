@@ -39,6 +39,14 @@ pub struct Remote {
     pub sha256: String,
 }
 
+impl Remote {
+    /// To read it with: small files need no large one.
+    fn buffer(&self) -> Vec<u8> {
+        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
+        vec![0; size.saturating_add(1).min(BUFFER_BYTES)]
+    }
+}
+
 /// A part of a file, open for more.
 pub struct Incoming {
     path: PathBuf,
@@ -61,7 +69,7 @@ impl Incoming {
             .create(true)
             .mode(0o600)
             .open(&path)
-            .context("open an incoming file")?;
+            .map_err(|error| not_stored(remote, &error))?;
         let mut incoming = Incoming {
             path,
             file,
@@ -69,7 +77,7 @@ impl Incoming {
             have: 0,
             remote: remote.clone(),
         };
-        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut buffer = remote.buffer();
         loop {
             let length = incoming.file.read(&mut buffer)?;
             if length == 0 {
@@ -111,7 +119,7 @@ impl Incoming {
     /// Takes what comes until the end, or until it is more than the file has. Calls `told` with the
     /// bytes of each piece; false ends it.
     pub fn fill(&mut self, from: &mut dyn Read, told: &mut dyn FnMut(u64) -> bool) -> Result<()> {
-        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut buffer = self.remote.buffer();
         while self.have <= self.remote.size {
             let length = match from.read(&mut buffer) {
                 Ok(0) => return Ok(()),
@@ -120,7 +128,7 @@ impl Incoming {
             };
             self.file
                 .write_all(&buffer[..length])
-                .context("write an incoming file")?;
+                .map_err(|error| not_stored(&self.remote, &error))?;
             self.hasher.update(&buffer[..length]);
             self.have += length as u64;
             if !told(length as u64) {
@@ -164,6 +172,13 @@ impl Incoming {
     pub fn discard(self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+fn not_stored(remote: &Remote, error: &io::Error) -> Error {
+    Error::unavailable(format!(
+        "The file {} cannot be stored: {error}.",
+        remote.path
+    ))
 }
 
 fn cut_off(path: &FilePath, error: &io::Error) -> Error {
