@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::clock;
 use crate::collections;
 use crate::collections::Collection;
-use crate::crypto::Hasher;
+use crate::crypto;
 use crate::db;
 use crate::db::Database;
 use crate::error::Result;
@@ -281,16 +281,7 @@ fn list(
 }
 
 /// How long it is, and its SHA-256 in hexadecimal.
-fn digest(mut content: impl Read) -> Result<(u64, String)> {
-    let (mut hasher, mut size) = (Hasher::new(), 0);
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        match content.read(&mut buffer)? {
-            0 => return Ok((size, ids::hex(&hasher.finish()))),
-            count => {
-                hasher.update(&buffer[..count]);
-                size += count as u64;
-            }
-        }
-    }
+fn digest(content: impl Read) -> Result<(u64, String)> {
+    let (size, sha256) = crypto::sha256_of(content)?;
+    Ok((size, ids::hex(&sha256)))
 }

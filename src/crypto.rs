@@ -1,5 +1,8 @@
 //! Hashes, signatures and encodings: SHA-256, HMAC-SHA256, base64url, comparison in constant time.
 
+use std::io;
+use std::io::Read;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -53,6 +56,21 @@ impl Hasher {
 
     pub fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
+    }
+}
+
+/// How many bytes come until the end, and their SHA-256.
+pub fn sha256_of(mut from: impl Read) -> io::Result<(u64, [u8; 32])> {
+    let (mut hasher, mut size) = (Hasher::new(), 0);
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok((size, hasher.finish())),
+            length => {
+                hasher.update(&buffer[..length]);
+                size += length as u64;
+            }
+        }
     }
 }
 

@@ -322,9 +322,7 @@ impl Api {
             && replica.is_awaited(database.unwrap_or(db::DEFAULT), &self.app.databases)
             && route.on_replica == OnReplica::Serve
         {
-            return Err(Error::unavailable(
-                "This replica has not received the database yet; try again.",
-            ));
+            return Err(db::not_here());
         }
         if request.body.len() > route.body_bytes_max {
             return Err(Error::new(

@@ -16,6 +16,7 @@ use rusqlite::params;
 use rusqlite::types::Null;
 
 use super::database::BUSY_WAIT;
+use super::database::WAL_BYTES_KEPT;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
@@ -27,8 +28,6 @@ const CACHE_KIB: i64 = 8_000;
 /// `PRAGMA auto_vacuum`: by every commit, and on demand.
 const AUTO_VACUUM_FULL: i64 = 1;
 const AUTO_VACUUM_INCREMENTAL: i64 = 2;
-/// Size of the log that is left on disk when it starts over.
-const WAL_BYTES_KEPT: i64 = 16 << 20;
 
 /// A transaction of pages, undone when it is dropped.
 pub struct Apply {

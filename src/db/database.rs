@@ -60,7 +60,7 @@ const WRITER_CACHE_KIB: i64 = 8_000;
 /// Prepared statements kept per connection.
 const STATEMENTS_MAX: usize = 96;
 /// Size of the log that is left on disk when it starts over.
-const WAL_BYTES_KEPT: i64 = 16 << 20;
+pub const WAL_BYTES_KEPT: i64 = 16 << 20;
 /// Size of the header that every database file begins with.
 const HEADER_BYTES: u64 = 100;
 /// How long SQLite waits for a lock that another process holds (a backup, the command line).
@@ -259,7 +259,8 @@ impl Database {
     }
 }
 
-fn not_here() -> Error {
+/// A replica has no such file yet.
+pub fn not_here() -> Error {
     Error::unavailable("This replica has not received the database yet; try again.")
 }
 

@@ -31,6 +31,7 @@ pub use commit::take_marks;
 pub use database::Database;
 pub use database::Synchronous;
 pub use database::is_damaged;
+pub use database::not_here;
 pub use migrate::Schema;
 
 use crate::clock;

@@ -19,7 +19,7 @@ use super::s3::Settings;
 use super::table::Stored;
 use crate::clock;
 use crate::clock::DAY_MS;
-use crate::crypto::Hasher;
+use crate::crypto;
 use crate::error::Error;
 use crate::error::Result;
 use crate::ids;
@@ -30,7 +30,6 @@ use crate::threads::lock;
 const OWNER: &str = "vski-owner";
 /// Longest content of that.
 const OWNER_BYTES_MAX: u64 = 64;
-const HASH_BUFFER_BYTES: usize = 128 << 10;
 /// Life of the address that a download is sent to.
 const LINK_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
@@ -84,7 +83,7 @@ impl Storage {
             let mut partial = self.local.receive()?;
             partial.write(node.as_bytes())?;
             partial.finish()?;
-            let sha256 = ids::hex(&crate::crypto::sha256(node.as_bytes()));
+            let sha256 = ids::hex(&crypto::sha256(node.as_bytes()));
             s3.put(OWNER, &partial.reopen()?, node.len() as u64, &sha256)?;
         }
         Ok(())
@@ -246,16 +245,11 @@ impl Storage {
         if self.size(&remote.path)? != Some(remote.size) {
             return Ok(false);
         }
-        let Some(mut content) = self.read_part(&remote.path, 0, remote.size)? else {
+        let Some(content) = self.read_part(&remote.path, 0, remote.size)? else {
             return Ok(false);
         };
-        let (mut hasher, mut buffer) = (Hasher::new(), vec![0; HASH_BUFFER_BYTES]);
-        loop {
-            match content.read(&mut buffer)? {
-                0 => return Ok(ids::hex(&hasher.finish()) == remote.sha256),
-                length => hasher.update(&buffer[..length]),
-            }
-        }
+        let (_, sha256) = crypto::sha256_of(content)?;
+        Ok(ids::hex(&sha256) == remote.sha256)
     }
 
     /// Deletes a stored file, if it is there.

@@ -303,10 +303,7 @@ impl Sync {
 
     fn fetch(&mut self, entry: &Entry) -> Result<Found> {
         self.note_master(entry);
-        let position = lock(&self.replica.state)
-            .positions
-            .get(&entry.name)
-            .cloned();
+        let position = self.replica.position(&entry.name);
         let databases = &self.context.databases;
         let follower = self
             .followers
@@ -322,10 +319,7 @@ impl Sync {
     }
 
     fn apply(&mut self, entry: &Entry, fetched: Fetched) -> Result<Position> {
-        let before = lock(&self.replica.state)
-            .positions
-            .get(&entry.name)
-            .cloned();
+        let before = self.replica.position(&entry.name);
         let follower = self.followers.get_mut(&entry.name);
         let follower = follower.ok_or_else(|| Error::internal("nobody follows this database"))?;
         let next = follower.apply(&self.context, fetched, before.as_ref())?;

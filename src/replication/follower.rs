@@ -224,6 +224,8 @@ impl Follower {
         let client = &context.client;
         let compared = wanted_groups(client, &self.name, epoch, have.page_size, &have.map)?;
         let Some((version, body)) = compared else {
+            // For all parts of it, so that the old file is not looked at before each.
+            self.way = Way::Everything;
             return self.fetch_everything(context, epoch);
         };
         if body.is_empty() {

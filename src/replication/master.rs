@@ -300,8 +300,7 @@ impl Groups {
     /// for each group, little-endian.
     pub fn parse(body: &[u8]) -> Result<Groups> {
         let (head, hashes) = body.split_at_checked(8).ok_or_else(no_hashes)?;
-        let number = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| head[at + i]));
-        let (page_size, pages) = (number(0), number(4));
+        let (page_size, pages) = (number(head, 0), number(head, 4));
         let hashes = parse_hashes(hashes)?;
         match hashes.len() == (pages as usize).div_ceil(GROUP) {
             true => Ok(Groups {
@@ -328,13 +327,12 @@ pub fn parse_wanted(body: &[u8]) -> Result<Wanted> {
     let (mut wanted, mut rest) = (Wanted::new(), body);
     while !rest.is_empty() {
         let (head, tail) = rest.split_at_checked(8).ok_or_else(no_hashes)?;
-        let number = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| head[at + i]));
-        let count = number(4) as usize;
+        let count = number(head, 4) as usize;
         if count > GROUP {
             return Err(no_hashes());
         }
         let (hashes, tail) = tail.split_at_checked(8 * count).ok_or_else(no_hashes)?;
-        wanted.insert(number(0), parse_hashes(hashes)?);
+        wanted.insert(number(head, 0), parse_hashes(hashes)?);
         rest = tail;
     }
     Ok(wanted)
@@ -349,6 +347,10 @@ pub fn wanted_bytes(wanted: &Wanted) -> Vec<u8> {
         body.extend(hashes.iter().flat_map(|hash| hash.to_le_bytes()));
     }
     body
+}
+
+fn number(head: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([0, 1, 2, 3].map(|i| head[at + i]))
 }
 
 fn parse_hashes(bytes: &[u8]) -> Result<Vec<u64>> {

@@ -213,6 +213,11 @@ impl Replica {
         })
     }
 
+    /// How far a database has come.
+    pub fn position(&self, name: &str) -> Option<Position> {
+        lock(&self.state).positions.get(name).cloned()
+    }
+
     /// These databases have changed.
     pub fn wake(&self, names: impl IntoIterator<Item = String>) {
         lock(&self.wanted).names.extend(names);

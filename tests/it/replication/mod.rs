@@ -28,6 +28,16 @@ mod histories;
 mod kills;
 mod network;
 
+/// A master with a collection, and a replica that hears of changes by its socket alone.
+fn woken_only() -> (Server, Server) {
+    let master = cluster::master();
+    open_collection(&master.admin(), "books");
+    let url = format!("http://{}", master.addr());
+    let follower = replica_of(&url, &[("SYNC_INTERVAL", "3600")]);
+    converge(&master, &follower);
+    (master, follower)
+}
+
 #[test]
 fn a_replica_follows_every_kind_of_change() {
     let master = cluster::master();
@@ -195,11 +205,7 @@ fn a_replica_without_its_master_serves_what_it_has() {
 
 #[test]
 fn a_read_sees_what_its_client_has_written() {
-    let master = cluster::master();
-    open_collection(&master.admin(), "books");
-    let url = format!("http://{}", master.addr());
-    let follower = replica_of(&url, &[("SYNC_INTERVAL", "3600")]);
-    converge(&master, &follower);
+    let (master, follower) = woken_only();
     let writer = master.api();
     for n in 0..20 {
         let body = json!({"id": format!("b{n}"), "title": "t"});
@@ -236,11 +242,7 @@ fn a_read_sees_what_its_client_has_written() {
 
 #[test]
 fn nobody_waits_for_what_does_not_come() {
-    let master = cluster::master();
-    open_collection(&master.admin(), "books");
-    let url = format!("http://{}", master.addr());
-    let follower = replica_of(&url, &[("SYNC_INTERVAL", "3600")]);
-    converge(&master, &follower);
+    let (master, follower) = woken_only();
     let writer = master.api();
     wait_until("replicas follow", || {
         let made = writer.post("/api/collections/books/records", json!({}));
@@ -286,6 +288,7 @@ fn nobody_waits_for_what_does_not_come() {
     let reply = reader
         .get("/api/collections/books/records?perPage=3&sort=title")
         .expect(307);
+    let url = format!("http://{}", master.addr());
     let to = format!("{url}/api/collections/books/records?perPage=3&sort=title");
     assert_eq!(reply.header("Location"), Some(to.as_str()));
     assert!(
@@ -301,11 +304,7 @@ fn nobody_waits_for_what_does_not_come() {
 
 #[test]
 fn changes_arrive_long_before_the_interval_is_over() {
-    let master = cluster::master();
-    open_collection(&master.admin(), "books");
-    let url = format!("http://{}", master.addr());
-    let follower = replica_of(&url, &[("SYNC_INTERVAL", "3600")]);
-    converge(&master, &follower);
+    let (master, follower) = woken_only();
     wait_until("it listens", || {
         status(&follower)["replica"]["connected"] == true
     });
