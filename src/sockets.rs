@@ -14,6 +14,11 @@
 //! life. A socket that breaks the protocol or the limits is told so with a close code, its further
 //! bytes are thrown away for a moment, so that the code arrives, and it is dropped.
 //!
+//! A peer may hold its socket, see [`Flow::Hold`]: this is not read any more, and what the other
+//! side sends piles up in the system until that is told to send no more. All else goes on, so a
+//! held socket sends, and closes, and its end is noticed when the connection is reset. It is pinged
+//! too, which keeps proxies from cutting it, but nobody waits for pongs that cannot be read.
+//!
 //! What it costs: a read buffer of 4 KiB and about one more KiB per socket. Buffers that a large
 //! message has blown up are let go of, and all unfinished large messages together are bounded.
 //!
@@ -61,6 +66,8 @@ pub struct Settings {
     pub ping_every: Duration,
     /// So many pings in a row without a sign of life end a socket.
     pub missed_pings_max: u32,
+    /// Longest time that a peer may hold its socket; after that it is closed with 1013.
+    pub hold_max: Duration,
     /// Time for the other side to take part in closing.
     pub close_grace: Duration,
 }
@@ -74,6 +81,7 @@ impl Default for Settings {
             large_bytes_max: 64 << 20,
             ping_every: Duration::from_secs(20),
             missed_pings_max: 2,
+            hold_max: Duration::from_secs(60),
             close_grace: Duration::from_secs(2),
         }
     }
@@ -98,13 +106,31 @@ pub struct Counters {
     pub messages_out: u64,
 }
 
+/// What a [`Peer`] says about the texts to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// The next one is welcome.
+    Go,
+    /// No more until [`Link::resume`], for [`Settings::hold_max`] at most. What has come meanwhile
+    /// is delivered then, in order; it is lost if the socket is closed or reset before.
+    ///
+    /// The invariant: the socket is held only as long as no resume was called since the call of
+    /// [`Peer::received`] that returned this began. So one that comes while that call still runs,
+    /// before the hub knows of the hold, is not lost, and one from before it is forgotten. Hence a
+    /// peer holds because of what it sees during the call, and whoever changes that resumes after
+    /// the change. A resume that was meant for an earlier state but comes during the call undoes
+    /// the hold too: then one more text comes, which the peer must take, and may answer with a hold.
+    Hold,
+}
+
 /// What a socket is for. All calls come from the hub thread and must not block; a panic in one
 /// closes this socket only.
 pub trait Peer: Send {
     /// The first call.
     fn opened(&mut self, link: Link);
-    /// A text has come. None comes after [`Link::close`] or after the peer has closed.
-    fn received(&mut self, text: &str);
+    /// A text has come, and whether more may come. None comes after [`Link::close`] or after the
+    /// other side has closed.
+    fn received(&mut self, text: &str) -> Flow;
     /// The last call, however the socket ended.
     fn closed(&mut self);
 }
@@ -228,8 +254,20 @@ struct Outbox {
     bytes: usize,
     is_open: bool,
     order: Option<Order>,
+    reading: Reading,
     /// The hub knows that there is something.
     is_signalled: bool,
+}
+
+/// Whether the hub may read from the socket.
+#[derive(PartialEq, Eq)]
+enum Reading {
+    /// It may.
+    On,
+    /// It may, and a hold by the call of the peer that runs now comes too late.
+    Resumed,
+    /// Not before a resume.
+    Held,
 }
 
 /// What the hub shall do with the socket.
@@ -255,6 +293,7 @@ impl Link {
                 bytes: 0,
                 is_open: true,
                 order: None,
+                reading: Reading::On,
                 is_signalled: false,
             }),
         }))
@@ -301,7 +340,18 @@ impl Link {
         });
     }
 
+    /// Lets a held socket be read again; harmless at any time, from any thread, and as often as one
+    /// likes. Which hold it ends is told at [`Flow::Hold`].
+    #[cfg_attr(not(test), expect(dead_code, reason = "no peer holds its socket yet"))]
+    pub fn resume(&self) {
+        self.0.tell(|outbox| {
+            let before = std::mem::replace(&mut outbox.reading, Reading::Resumed);
+            ((), before == Reading::Held)
+        });
+    }
+
     /// Whether a text would still be queued.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no peer asks yet"))]
     pub fn is_open(&self) -> bool {
         lock(&self.0.outbox).is_open
     }
@@ -315,11 +365,29 @@ impl Link {
         drop(texts);
     }
 
-    /// What the hub has been told to do, once. From here on new texts are announced again.
-    fn take_order(&self) -> Option<Order> {
+    /// What the hub has been told to do, once, and whether the socket is held. From here on news
+    /// are announced again.
+    fn take_news(&self) -> (Option<Order>, bool) {
         let mut outbox = lock(&self.0.outbox);
         outbox.is_signalled = false;
-        outbox.order.take()
+        (outbox.order.take(), outbox.reading == Reading::Held)
+    }
+
+    /// Called before the peer is given a text: a resume from here on counts against its hold.
+    /// False when the peer must not be given any.
+    fn begin_delivery(&self) -> bool {
+        let mut outbox = lock(&self.0.outbox);
+        outbox.reading = Reading::On;
+        outbox.is_open
+    }
+
+    /// Holds the socket; false when it has been resumed since the delivery began.
+    fn hold(&self) -> bool {
+        let mut outbox = lock(&self.0.outbox);
+        if outbox.reading == Reading::On {
+            outbox.reading = Reading::Held;
+        }
+        outbox.reading == Reading::Held
     }
 
     /// The next text to send, when the one before (if any) is with the system.
@@ -397,6 +465,9 @@ struct Totals {
     dead_closed: AtomicU64,
     messages_in: AtomicU64,
     messages_out: AtomicU64,
+    /// Rounds of the thread, each after a wait.
+    #[cfg(test)]
+    rounds: AtomicU64,
 }
 
 impl Core {

@@ -106,6 +106,7 @@ mod tests {
 
     use crate::http::server;
     use crate::http::server::Server;
+    use crate::sockets::Flow;
     use crate::sockets::Link;
     use crate::sockets::Settings;
 
@@ -122,8 +123,9 @@ mod tests {
             self.0 = Some(link);
         }
 
-        fn received(&mut self, text: &str) {
+        fn received(&mut self, text: &str) -> Flow {
             self.0.as_ref().unwrap().send(text.into());
+            Flow::Go
         }
 
         fn closed(&mut self) {}

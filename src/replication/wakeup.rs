@@ -35,6 +35,7 @@ use crate::db::Changes;
 use crate::error::Error;
 use crate::error::Result;
 use crate::log;
+use crate::sockets::Flow;
 use crate::sockets::Link;
 use crate::sockets::Peer;
 use crate::threads::Stop;
@@ -187,7 +188,9 @@ impl Peer for Listener {
         self.wakeups.changes.listen(true);
     }
 
-    fn received(&mut self, _text: &str) {}
+    fn received(&mut self, _text: &str) -> Flow {
+        Flow::Go
+    }
 
     fn closed(&mut self) {
         let mut listeners = lock(&self.wakeups.listeners);

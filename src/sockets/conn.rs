@@ -27,6 +27,7 @@ use tungstenite::protocol::frame::coding::OpCode;
 
 use crate::sockets::Adoption;
 use crate::sockets::Core;
+use crate::sockets::Flow;
 use crate::sockets::Link;
 use crate::sockets::Order;
 use crate::sockets::Peer;
@@ -58,6 +59,8 @@ const NO_UTF8: u16 = 1007;
 const TOO_LARGE: u16 = 1009;
 const OUR_FAULT: u16 = 1011;
 const TRY_LATER: u16 = 1013;
+/// What goes with [`TRY_LATER`].
+const BUSY: &str = "the server is busy";
 
 /// See [`super::accept_key`].
 pub fn accept_key(key: &str) -> String {
@@ -83,6 +86,15 @@ pub enum Why {
     Dead,
 }
 
+/// What the system shall report.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Interest {
+    /// That bytes have come.
+    pub reads: bool,
+    /// That it takes more.
+    pub writes: bool,
+}
+
 enum Phase {
     Open,
     /// Closing in order: what is queued goes out, the peer answers.
@@ -106,8 +118,12 @@ pub struct Conn {
     sending: Option<(Arc<str>, usize)>,
     /// The system takes no more for now.
     is_blocked: bool,
-    /// Whether epoll reports when it does.
-    pub watches_writing: bool,
+    /// Since when the peer holds it: nothing is read, and what tungstenite has read stays there.
+    held_since: Option<Instant>,
+    /// What epoll reports.
+    pub watched: Interest,
+    /// Epoll has reported that the connection is no more.
+    pub is_cut: bool,
     /// Waits for its turn.
     pub is_queued: bool,
     /// When it is dropped, once it closes.
@@ -136,7 +152,12 @@ impl Conn {
             farewell: None,
             sending: None,
             is_blocked: false,
-            watches_writing: false,
+            held_since: None,
+            watched: Interest {
+                reads: true,
+                writes: false,
+            },
+            is_cut: false,
             is_queued: false,
             ends_at: None,
             is_listed: false,
@@ -155,14 +176,22 @@ impl Conn {
         self.socket.get_ref().stream()
     }
 
-    /// Whether the system shall report when it takes more.
-    pub fn wants_to_write(&self) -> bool {
-        self.is_blocked
+    /// What the system shall report from now on.
+    pub fn interest(&self) -> Interest {
+        Interest {
+            reads: self.held_since.is_none(),
+            writes: self.is_blocked,
+        }
     }
 
     /// Does what there is to do, within bounds. `large` is the sum of [`Conn::large`] of all.
     pub fn turn(&mut self, now: Instant, large: &mut usize) -> Turn {
-        match self.link.take_order() {
+        let (order, is_held) = self.link.take_news();
+        if !is_held && self.held_since.take().is_some() {
+            // It was we who did not listen.
+            self.socket.get_mut().has_heard = true;
+        }
+        match order {
             Some(Order::Drop) => return Turn::Over(Why::Slow),
             Some(Order::Close(code, reason)) if matches!(self.phase, Phase::Open) => {
                 self.farewell = Some(close_frame(code, reason));
@@ -170,9 +199,14 @@ impl Conn {
             }
             _ => {}
         }
+        // A socket that is read learns this by reading, after what came before it.
+        if self.is_cut && self.held_since.is_some() {
+            return Turn::Over(Why::Closed);
+        }
         self.socket.get_mut().begin_turn();
         let read = match self.phase {
             Phase::Draining { .. } => Turn::Wait,
+            _ if self.held_since.is_some() => Turn::Wait,
             _ => self.read(now),
         };
         if let Turn::Over(_) = read {
@@ -187,7 +221,7 @@ impl Conn {
         }
         let has_grown = self.weigh(large);
         if has_grown && *large > self.core.settings.large_bytes_max {
-            self.fail(now, TRY_LATER, "the server is busy");
+            self.fail(now, TRY_LATER, BUSY);
             let drained = self.drain();
             // So that its bytes do not count against the others any more.
             self.weigh(large);
@@ -201,11 +235,21 @@ impl Conn {
 
     /// What is due with time. Called now and then.
     pub fn tick(&mut self, now: Instant) -> Turn {
-        if !matches!(self.phase, Phase::Open) || now < self.ping_at {
+        if !matches!(self.phase, Phase::Open) {
             return Turn::Wait;
         }
         let settings = &self.core.settings;
-        let has_heard = std::mem::take(&mut self.socket.get_mut().has_heard);
+        if let Some(since) = self.held_since
+            && now.saturating_duration_since(since) >= settings.hold_max
+        {
+            self.link.close(TRY_LATER, BUSY);
+            return Turn::Wait;
+        }
+        if now < self.ping_at {
+            return Turn::Wait;
+        }
+        let is_held = self.held_since.is_some();
+        let has_heard = std::mem::take(&mut self.socket.get_mut().has_heard) || is_held;
         self.pings_missed = if has_heard { 0 } else { self.pings_missed + 1 };
         if self.pings_missed >= settings.missed_pings_max {
             return Turn::Over(Why::Dead);
@@ -249,8 +293,12 @@ impl Conn {
                 Ok(Message::Text(text)) => {
                     let totals = &self.core.totals;
                     totals.messages_in.fetch_add(1, Relaxed);
-                    if self.link.is_open() {
-                        self.tell(now, |peer| peer.received(&text));
+                    if self.link.begin_delivery() {
+                        let flow = self.tell(now, |peer| peer.received(&text));
+                        if flow == Some(Flow::Hold) && self.link.hold() {
+                            self.held_since = Some(now);
+                            return Turn::Wait;
+                        }
                     }
                 }
                 Ok(Message::Binary(_)) => self.fail(now, NO_BINARY, "only text is taken"),
@@ -398,16 +446,20 @@ impl Conn {
 
     fn begin_closing(&mut self, phase: Phase, now: Instant) {
         self.phase = phase;
+        // What comes is not for the peer any more.
+        self.held_since = None;
         let end = now + self.core.settings.close_grace;
         self.ends_at.get_or_insert(end);
     }
 
     /// Calls the peer; a panic of it closes the socket.
-    fn tell(&mut self, now: Instant, call: impl FnOnce(&mut dyn Peer)) {
+    fn tell<T>(&mut self, now: Instant, call: impl FnOnce(&mut dyn Peer) -> T) -> Option<T> {
         let peer = &mut *self.peer;
-        if catch_unwind(AssertUnwindSafe(|| call(peer))).is_err() {
+        let value = catch_unwind(AssertUnwindSafe(|| call(peer))).ok();
+        if value.is_none() {
             self.fail(now, OUR_FAULT, "an error of the server");
         }
+        value
     }
 
     /// Counts what a large message takes up into the sum; true when that is more than before.
@@ -426,7 +478,9 @@ impl Conn {
     /// Lets go of buffers that a large message has left, when they are empty.
     fn slim(&mut self) {
         let frames = &self.socket.get_ref().frames;
-        let is_due = frames.is_between() && frames.longest() >= LARGE_BYTES;
+        // What a held socket has read may end with a message, and yet be unused.
+        let is_empty = frames.is_between() && self.held_since.is_none();
+        let is_due = is_empty && frames.longest() >= LARGE_BYTES;
         if is_due && !self.is_blocked && matches!(self.phase, Phase::Open) {
             self.renew();
         }

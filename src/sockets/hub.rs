@@ -27,6 +27,7 @@ use crate::sockets::Settings;
 use crate::sockets::Totals;
 use crate::sockets::conn::Conn;
 use crate::sockets::conn::GOING_AWAY;
+use crate::sockets::conn::Interest;
 use crate::sockets::conn::Turn;
 use crate::sockets::conn::Why;
 use crate::threads::lock;
@@ -97,6 +98,8 @@ impl Driver {
                 log::error(format_args!("sockets end: wait for events: {error}"));
                 break;
             }
+            #[cfg(test)]
+            self.core.totals.rounds.fetch_add(1, Relaxed);
             self.take_news();
             self.look_at_clock();
             for _ in 0..self.ready.len() {
@@ -136,12 +139,19 @@ impl Driver {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+        let cut = epoll::EventFlags::HUP | epoll::EventFlags::ERR;
         for event in events.drain(..) {
+            let flags = event.flags;
             match event.data.u64() {
                 WAKER_TOKEN => {
                     let _ = rustix::io::read(&self.core.waker, &mut [0_u8; 8]);
                 }
-                token => self.enqueue(token),
+                token => {
+                    if let Some(conn) = self.conns.get_mut(&token) {
+                        conn.is_cut |= flags.intersects(cut);
+                    }
+                    self.enqueue(token);
+                }
             }
         }
         Ok(())
@@ -195,7 +205,7 @@ impl Driver {
         totals.opened.fetch_add(1, Relaxed);
         let conn = Conn::new(adoption, &self.core, Instant::now());
         let data = epoll::EventData::new_u64(token);
-        let added = epoll::add(&self.epoll, conn.stream(), data, epoll::EventFlags::IN);
+        let added = epoll::add(&self.epoll, conn.stream(), data, flags(conn.watched));
         self.conns.insert(token, conn);
         match added {
             // What came early is not known to epoll.
@@ -270,13 +280,11 @@ impl Driver {
             conn.is_listed = true;
             self.ends.push_back((end, token));
         }
-        let watches_writing = conn.wants_to_write();
-        if watches_writing != conn.watches_writing {
-            conn.watches_writing = watches_writing;
-            let mut flags = epoll::EventFlags::IN;
-            flags.set(epoll::EventFlags::OUT, watches_writing);
+        let interest = conn.interest();
+        if interest != conn.watched {
+            conn.watched = interest;
             let data = epoll::EventData::new_u64(token);
-            if let Err(error) = epoll::modify(&self.epoll, conn.stream(), data, flags) {
+            if let Err(error) = epoll::modify(&self.epoll, conn.stream(), data, flags(interest)) {
                 log::warn(format_args!("watch a socket: {error}"));
                 self.end(token, Why::Closed);
                 return;
@@ -324,6 +332,15 @@ fn guard(turn: impl FnOnce() -> Turn) -> Turn {
     catch_unwind(AssertUnwindSafe(turn)).unwrap_or(Turn::Over(Why::Closed))
 }
 
+/// Besides these, epoll reports a connection that is cut, whatever one asks for.
+fn flags(interest: Interest) -> epoll::EventFlags {
+    let mut flags = epoll::EventFlags::empty();
+    flags.set(epoll::EventFlags::IN, interest.reads);
+    flags.set(epoll::EventFlags::OUT, interest.writes);
+    flags
+}
+
 fn scan_pause(core: &Core) -> Duration {
-    SCAN_PAUSE_MAX.min(core.settings.ping_every / 4)
+    let settings = &core.settings;
+    SCAN_PAUSE_MAX.min(settings.ping_every.min(settings.hold_max) / 4)
 }

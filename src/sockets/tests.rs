@@ -16,6 +16,7 @@ use tungstenite::Message;
 use tungstenite::WebSocket;
 use tungstenite::protocol::Role;
 
+use super::Flow;
 use super::Hub;
 use super::Link;
 use super::Peer;
@@ -23,6 +24,7 @@ use super::Settings;
 use crate::threads;
 use crate::threads::Stop;
 
+mod flow;
 mod strain;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,11 +52,20 @@ impl Peer for Recorder {
         self.link = Some(link);
     }
 
-    fn received(&mut self, text: &str) {
+    fn received(&mut self, text: &str) -> Flow {
         assert!(text != "panic", "on purpose");
         let _ = self.events.send(Event::Text(text.to_owned()));
+        let link = self.link.as_ref().unwrap();
         if let Some(text) = text.strip_prefix("echo ") {
-            self.link.as_ref().unwrap().send(text.into());
+            link.send(text.into());
+        }
+        if text == "hold, too late" {
+            link.resume();
+        }
+        if text.starts_with("hold") {
+            Flow::Hold
+        } else {
+            Flow::Go
         }
     }
 
@@ -113,6 +124,10 @@ fn streams() -> (TcpStream, TcpStream) {
 
 fn connect_early(hub: &Hub, early: Vec<u8>) -> Pair {
     let (ours, theirs) = streams();
+    connect_over(hub, ours, theirs, early)
+}
+
+fn connect_over(hub: &Hub, ours: TcpStream, theirs: TcpStream, early: Vec<u8>) -> Pair {
     let (events, received) = mpsc::channel();
     let (links, given) = mpsc::channel();
     let peer = Recorder {
@@ -308,7 +323,7 @@ impl Peer for Hostile {
         panic!("on purpose");
     }
 
-    fn received(&mut self, _: &str) {
+    fn received(&mut self, _: &str) -> Flow {
         panic!("on purpose");
     }
 
@@ -460,7 +475,9 @@ struct Silent;
 
 impl Peer for Silent {
     fn opened(&mut self, _: Link) {}
-    fn received(&mut self, _: &str) {}
+    fn received(&mut self, _: &str) -> Flow {
+        Flow::Go
+    }
     fn closed(&mut self) {}
 }
 
