@@ -27,6 +27,7 @@ use crate::replication::Replica;
 use crate::replication::Wakeups;
 use crate::sockets;
 use crate::sockets::Hub;
+use crate::stats::Stats;
 use crate::threads::Stop;
 
 /// What this server is to others.
@@ -47,14 +48,16 @@ pub struct App {
     pub replicas: Replicas,
     pub part: Part,
     pub sockets: Hub,
+    pub stats: Stats,
     file_sync_retention_ms: i64,
     /// The name of this node.
     pub node_id: String,
 }
 
 impl App {
-    /// Opens the data directory and starts what sends mail and what owns the sockets.
-    pub fn open(config: &Config, sockets_max: usize) -> Result<App> {
+    /// Opens the data directory and starts what sends mail and what owns the sockets. `routes` has the
+    /// names that requests are counted under.
+    pub fn open(config: &Config, sockets_max: usize, routes: Vec<String>) -> Result<App> {
         let role = match config.replica {
             Some(_) => Role::Replica,
             None => Role::Master,
@@ -101,6 +104,7 @@ impl App {
         };
         Ok(App {
             files,
+            stats: Stats::new(Arc::clone(databases.stats()), routes),
             file_sync_retention_ms: i64::from(config.file_sync_retention_days) * DAY_MS,
             databases,
             catalog,
@@ -143,6 +147,9 @@ impl App {
     /// Work that is due now and then. What fails is logged and tried again the next time.
     pub fn maintain(&self) {
         self.databases.maintain();
+        if let Err(error) = self.stats.flush(clock::now_ms()) {
+            log::warn(format_args!("write statistics: {error}"));
+        }
         let Part::Master(master, _) = &self.part else {
             return;
         };
@@ -225,6 +232,7 @@ impl App {
             files,
             replicas,
             part,
+            stats,
             ..
         } = self;
         if matches!(part, Part::Master(..))
@@ -232,7 +240,10 @@ impl App {
         {
             log::warn(format_args!("note when keys were used: {error}"));
         }
-        drop((auth, catalog, files, replicas, part));
+        if let Err(error) = stats.finish() {
+            log::warn(format_args!("write statistics: {error}"));
+        }
+        drop((auth, catalog, files, replicas, part, stats));
         match Arc::try_unwrap(databases) {
             Ok(databases) => databases.close(),
             Err(_) => {

@@ -27,6 +27,7 @@ mod records;
 mod replicas;
 mod replication;
 mod rules;
+mod stats;
 
 mod app;
 

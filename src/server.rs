@@ -90,7 +90,7 @@ pub fn start(config: &Config) -> Result<Running> {
     let sockets_max = raise_descriptor_limit(config.connections_max, config.sockets_max)?;
     let listener = listen(config.listen)?;
     db::check_build()?;
-    let app = Arc::new(App::open(config, sockets_max)?);
+    let app = Arc::new(App::open(config, sockets_max, api::route_names())?);
     let stop = Stop::new();
     let threads = start_threads(config, &app, &stop)?;
     let api = api::Settings {

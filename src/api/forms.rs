@@ -71,7 +71,7 @@ impl Api {
     fn may_upload(&self, request: &Request, length: Option<u64>) -> Result<u64> {
         let (database, path) = super::split_database(&request.path);
         let database = database.unwrap_or(db::DEFAULT);
-        let Found::Found(route, params) = self.router.find(request.method, path) else {
+        let Found::Found((_, route), params) = self.router.find(request.method, path) else {
             return Err(super::no_path());
         };
         if route.body_bytes_max < BODY_BYTES || route.access != Access::Rules {

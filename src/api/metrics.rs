@@ -12,6 +12,7 @@ use crate::clock;
 use crate::error::Result;
 use crate::http::Response;
 use crate::replication::files::FilesStatus;
+use crate::stats::Runs;
 
 /// Answers given, by the first digit of their status.
 #[derive(Default)]
@@ -67,6 +68,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         "Files that are not what was stored.",
     );
     text.sample("vski_files_damaged", &[], damaged.len());
+    workflows(&mut text, &app.stats.totals());
     match app.replica() {
         Some(_) => replica(&mut text, app),
         None => master(&mut text, app)?,
@@ -76,6 +78,29 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         "text/plain; version=0.0.4; charset=utf-8",
         text.0.into_bytes(),
     ))
+}
+
+/// Since the start, by workflow.
+fn workflows(text: &mut Text, totals: &[(String, Runs)]) {
+    type Number = fn(&Runs) -> u64;
+    let families: [(&str, &str, Number); 5] = [
+        ("runs_started", "Runs that were started.", |it| it.started),
+        ("runs_completed", "Runs that have ended well.", |it| {
+            it.completed
+        }),
+        ("runs_failed", "Runs that have failed.", |it| it.failed),
+        ("runs_cancelled", "Runs that were cancelled.", |it| {
+            it.cancelled
+        }),
+        ("steps", "Steps that have succeeded.", |it| it.steps),
+    ];
+    for (name, what, number) in families {
+        let name = format!("vski_workflow_{name}_total");
+        text.family(&name, "counter", what);
+        for (workflow, count) in totals {
+            text.sample(&name, &[("workflow", &escape(workflow))], number(count));
+        }
+    }
 }
 
 fn replica(text: &mut Text, app: &App) {
@@ -199,6 +224,14 @@ fn memory_bytes() -> u64 {
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
+/// What the value of a label may not have in it as it is.
+fn escape(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
 #[derive(Default)]
 struct Text(String);
 
@@ -207,7 +240,7 @@ impl Text {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
 
-    /// Names of databases and replicas need no escapes.
+    /// Names of databases and replicas need no escapes; see [`escape`].
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> = labels
             .iter()

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 
@@ -36,6 +37,7 @@ use crate::http::route::Router;
 use crate::records::Scope;
 use crate::rules::Identity;
 use crate::rules::KeyScope;
+use crate::stats::NO_ROUTE;
 use crate::threads::Stop;
 
 mod accounts;
@@ -57,6 +59,7 @@ mod records;
 mod replica;
 mod replication;
 mod socket;
+mod stats;
 
 use answer::answer_error;
 use answer::error_json;
@@ -165,7 +168,7 @@ const fn route(
 
 /// Every endpoint there is.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 67] = {
+pub const ROUTES: [Route; 68] = {
     use Access::{Account, Admin, Public, Replica, Rules, Scope, Watch};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -247,6 +250,7 @@ pub const ROUTES: [Route; 67] = {
         route(Get,    "/api/replica/ws",                               Replica, Server,  Refuse, replication::listen),
         route(Get,    "/api/replica/status",                           Watch,   Server,  Own,    replication::status),
 
+        route(Get,    "/api/stats",                                    Watch,  Server,   Own,    stats::get),
         route(Get,    "/metrics",                                      Watch,  Server,   Own,    metrics::get),
         route(Get,    "/auth/confirm",                                 Public, Server,   Own,    pages::confirm),
         route(Get,    "/",                                             Public, Server,   Own,    health::root),
@@ -256,7 +260,8 @@ pub const ROUTES: [Route; 67] = {
 /// The function that answers every request.
 pub struct Api {
     app: Arc<App>,
-    router: Router<&'static Route>,
+    /// Routes with their numbers.
+    router: Router<(usize, &'static Route)>,
     settings: Settings,
     answers: metrics::Answers,
 }
@@ -272,11 +277,17 @@ pub struct Settings {
 
 static ALL: [Route; ROUTES.len()] = ROUTES;
 
+/// The name of each route in statistics, by its number.
+pub fn route_names() -> Vec<String> {
+    let name = |route: &Route| format!("{} {}", route.method, route.path);
+    ALL.iter().map(name).collect()
+}
+
 impl Api {
     pub fn new(app: Arc<App>, settings: Settings) -> Api {
         let mut router = Router::new();
-        for route in &ALL {
-            router.add(route.method, route.path, route);
+        for (number, route) in ALL.iter().enumerate() {
+            router.add(route.method, route.path, (number, route));
         }
         Api {
             app,
@@ -289,12 +300,15 @@ impl Api {
     /// Answers a request; never panics on what a client sends, and turns every error into its
     /// answer in this one place.
     pub fn handle(&self, request: &Request) -> Response {
+        let (begun, mut number) = (Instant::now(), NO_ROUTE);
         let cors = &self.settings.cors;
         let response = match cors.preflight(request) {
             Some(response) => response,
-            None => follow::answer(&self.app, request, || self.dispatch(request)),
+            None => follow::answer(&self.app, request, || self.dispatch(request, &mut number)),
         };
         self.answers.count(response.status);
+        let stats = &self.app.stats;
+        stats.request(number, response.status, begun.elapsed());
         cors.allow(request, response)
     }
 
@@ -303,9 +317,10 @@ impl Api {
         forms::receive(self, request, length)
     }
 
-    fn dispatch(&self, request: &Request) -> Result<Response> {
+    /// Notes the number of the route as soon as it is known.
+    fn dispatch(&self, request: &Request, number: &mut usize) -> Result<Response> {
         let (database, path) = split_database(&request.path);
-        let (route, params) = match self.router.find(request.method, path) {
+        let ((found, route), params) = match self.router.find(request.method, path) {
             Found::Found(route, params) => (*route, params),
             Found::NotFound => return Err(no_path()),
             Found::MethodNotAllowed(methods) => return Ok(method_not_allowed(&methods)),
@@ -313,6 +328,7 @@ impl Api {
         if database.is_some() && route.place == Place::Server {
             return Err(no_path());
         }
+        *number = found;
         if let Some(replica) = self.app.replica()
             && let Some(elsewhere) = follow::redirect(replica, route.on_replica, request)?
         {

@@ -20,6 +20,8 @@ pub enum Schema {
     Tenant,
     /// `local.db`: facts about this node.
     Local,
+    /// `stats.db`: what this node has counted.
+    Stats,
 }
 
 impl Schema {
@@ -42,6 +44,7 @@ impl Schema {
                 include_str!("replicas.sql"),
                 include_str!("positions.sql"),
             ],
+            Schema::Stats => &[include_str!("stats.sql")],
             Schema::Tenant => &[include_str!("tenant.sql"), include_str!("files.sql")],
         }
     }

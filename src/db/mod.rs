@@ -1,4 +1,4 @@
-//! The database files of a data directory: `default.db`, one file per tenant, `local.db`.
+//! The database files of a data directory: `default.db`, one file per tenant, `local.db`, `stats.db`.
 //!
 //! [`Databases`] owns the directory (a lock file keeps a second server out), opens tenants when
 //! they are first asked for and closes the longest unused ones above [`OPEN_MAX`]. Facts DB-1 to
@@ -58,8 +58,10 @@ mod readers;
 pub const DEFAULT: &str = "default";
 /// What concerns this node alone; no request ever means it.
 pub const LOCAL: &str = "local";
+/// What this node alone has counted; no request ever means it either.
+const STATS: &str = "stats";
 /// Names that no tenant may have: databases of the system.
-const RESERVED: [&str; 3] = [LOCAL, "stats", "workflows"];
+const RESERVED: [&str; 3] = [LOCAL, STATS, "workflows"];
 /// Tenant databases kept open at a time; more are opened by closing unused ones.
 const OPEN_MAX: usize = 64;
 /// How long deleting a database waits for requests that still use it.
@@ -91,6 +93,7 @@ pub struct Databases {
     settings: Settings,
     default: Arc<Database>,
     local: Arc<Database>,
+    stats: Arc<Database>,
     tenants: Mutex<Tenants>,
     /// Which ones were written to.
     pub changes: Arc<Changes>,
@@ -123,11 +126,13 @@ impl Databases {
         let default = open_database(dir, DEFAULT, settings, &changes)?;
         // Only now: where there is a `local.db` there was a `default.db`, see `refuse_emptied`.
         let local = Database::open(&file(dir, LOCAL), Schema::Local, settings)?;
+        let stats = open_stats(dir, settings)?;
         Ok(Databases {
             dir: dir.to_owned(),
             settings,
             default: Arc::new(default),
             local: Arc::new(local),
+            stats: Arc::new(stats),
             tenants: Mutex::new(Tenants::default()),
             changes,
             _lock: lock,
@@ -147,6 +152,11 @@ impl Databases {
     /// `local.db`, which holds what concerns this node alone.
     pub fn local(&self) -> &Arc<Database> {
         &self.local
+    }
+
+    /// `stats.db`, which holds what this node alone has counted.
+    pub fn stats(&self) -> &Arc<Database> {
+        &self.stats
     }
 
     /// The database of this name, opened when it is not yet.
@@ -287,7 +297,7 @@ impl Databases {
             .values()
             .map(|tenant| Arc::clone(&tenant.database))
             .collect();
-        open.extend([Arc::clone(&self.default), Arc::clone(&self.local)]);
+        open.extend([&self.default, &self.local, &self.stats].map(Arc::clone));
         for database in open {
             if let Err(error) = database.maintain() {
                 crate::log::error(format_args!("maintain: {error}"));
@@ -299,7 +309,7 @@ impl Databases {
     pub fn close(self) -> Result<()> {
         let tenants = self.tenants.into_inner().unwrap_or_default();
         let databases = tenants.open.into_values().map(|tenant| tenant.database);
-        for database in databases.chain([self.default, self.local]) {
+        for database in databases.chain([self.default, self.local, self.stats]) {
             match unshared(database) {
                 Ok(database) => database.close()?,
                 Err(_) => return Err(Error::internal("a database is still in use at the end")),
@@ -341,6 +351,16 @@ fn open_database(
     }
 }
 
+/// Opens `stats.db`. A power cut may take its last minutes along, so nothing waits for the disk.
+fn open_stats(dir: &Path, settings: Settings) -> Result<Database> {
+    let synchronous = Synchronous::Normal;
+    let settings = Settings {
+        synchronous,
+        ..settings
+    };
+    Database::open(&file(dir, STATS), Schema::Stats, settings)
+}
+
 /// The names of all databases of a data directory, sorted, `default` first.
 pub fn names(dir: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
@@ -368,6 +388,7 @@ pub fn open_existing(dir: &Path, name: &str, settings: Settings) -> Result<Datab
     let schema = match name {
         DEFAULT => Schema::Default,
         LOCAL => Schema::Local,
+        STATS => Schema::Stats,
         _ => Schema::Tenant,
     };
     Database::open(&path, schema, settings)

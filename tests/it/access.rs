@@ -106,7 +106,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 67] = {
+const ROWS: [Row; 68] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Replicas, Watchers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -126,6 +126,7 @@ const ROWS: [Row; 67] = {
         row("POST /api/replica/ack", "/api/replica/ack", "{}", Replicas(400)),
         row("GET /api/replica/ws", "/api/replica/ws", "", Replicas(400)),
         row("GET /api/replica/status", "/api/replica/status", "", Watchers(200)),
+        row("GET /api/stats", "/api/stats", "", Watchers(200)),
         row("GET /metrics", "/metrics", "", Watchers(200)),
         row("POST /api/replica/files/ack", "/api/replica/files/ack", r#"{"id":-1}"#, Replicas(400)),
 

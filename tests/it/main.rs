@@ -27,6 +27,8 @@ mod records;
 mod replication;
 /// A stop is prompt, work in flight ends, the exit code, the second signal.
 mod shutdown;
+/// What a server counts, over restarts.
+mod stats;
 /// Rules about the source itself.
 mod tidy;
 /// Writing records: bulk, batch, what may be written by whom, sizes, changes under load.

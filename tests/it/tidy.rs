@@ -25,6 +25,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
         &[
             "node",
             "replicas",
+            "stats",
             "files",
             "filter",
             "rules",
@@ -97,7 +98,7 @@ const CRATES: [(&str, &[&str]); 22] = [
 ];
 
 /// Where SQL may live.
-const SQL_PLACES: [&str; 11] = [
+const SQL_PLACES: [&str; 12] = [
     "src/replication/positions.rs",
     "src/tests/",
     "src/db/",
@@ -109,6 +110,7 @@ const SQL_PLACES: [&str; 11] = [
     "src/files/",
     "src/node.rs",
     "src/replicas.rs",
+    "src/stats/",
 ];
 
 const LINES_MAX: usize = 600;
