@@ -29,6 +29,8 @@ use crate::sockets;
 use crate::sockets::Hub;
 use crate::stats::Stats;
 use crate::threads::Stop;
+use crate::workflows;
+use crate::workflows::Workflows;
 
 /// What this server is to others.
 pub enum Part {
@@ -42,14 +44,16 @@ pub enum Part {
 pub struct App {
     pub databases: Arc<Databases>,
     pub catalog: Arc<Catalog>,
-    pub auth: Auth,
+    pub auth: Arc<Auth>,
     pub mail: Mailer,
     pub files: Files,
     pub replicas: Replicas,
     pub part: Part,
     pub sockets: Hub,
-    pub stats: Stats,
+    pub workflows: Workflows,
+    pub stats: Arc<Stats>,
     file_sync_retention_ms: i64,
+    workflow_retention_ms: i64,
     /// The name of this node.
     pub node_id: String,
 }
@@ -72,7 +76,7 @@ impl App {
         node::take_role(databases.local(), role, is_new)?;
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
         let catalog = Arc::new(catalog);
-        let auth = Auth::open(
+        let auth = Arc::new(Auth::open(
             Arc::clone(&databases),
             Arc::clone(&catalog),
             &config.data_dir,
@@ -82,7 +86,7 @@ impl App {
                 collection: config.auth_collection.clone(),
                 public_url: config.public_url(),
             },
-        )?;
+        )?);
         let node_id = node::id(databases.local())?;
         let replicas = Replicas::open(Arc::clone(databases.local()))?;
         let files = Files::open(&config.data_dir, config.s3.as_ref(), &databases, &replicas)?;
@@ -102,9 +106,19 @@ impl App {
                 (id, Part::Replica(Arc::new(replica)))
             }
         };
+        let stats = Arc::new(Stats::new(Arc::clone(databases.stats()), routes));
+        let workflows = Workflows::open(
+            databases.workflows(),
+            &auth,
+            &stats,
+            &node_id,
+            workflows::Settings::of_lease(config.workflow_lease_seconds),
+        )?;
         Ok(App {
             files,
-            stats: Stats::new(Arc::clone(databases.stats()), routes),
+            stats,
+            workflows,
+            workflow_retention_ms: i64::from(config.workflow_retention_days) * DAY_MS,
             file_sync_retention_ms: i64::from(config.file_sync_retention_days) * DAY_MS,
             databases,
             catalog,
@@ -144,9 +158,20 @@ impl App {
         }
     }
 
+    /// Where clients reach a node that follows this one, if it is known.
+    pub fn url_of_node(&self, is_it: impl Fn(&str) -> bool) -> Option<String> {
+        let known = self.replicas.list().into_iter();
+        let mut found = known.filter(|replica| is_it(&replica.id));
+        found.find_map(|replica| replica.public_url)
+    }
+
     /// Work that is due now and then. What fails is logged and tried again the next time.
     pub fn maintain(&self) {
         self.databases.maintain();
+        let before = clock::now_ms() - self.workflow_retention_ms;
+        if let Err(error) = self.workflows.forget(before) {
+            log::warn(format_args!("forget runs of workflows: {error}"));
+        }
         if let Err(error) = self.stats.flush(clock::now_ms()) {
             log::warn(format_args!("write statistics: {error}"));
         }
@@ -233,6 +258,7 @@ impl App {
             replicas,
             part,
             stats,
+            workflows,
             ..
         } = self;
         if matches!(part, Part::Master(..))
@@ -243,7 +269,7 @@ impl App {
         if let Err(error) = stats.finish() {
             log::warn(format_args!("write statistics: {error}"));
         }
-        drop((auth, catalog, files, replicas, part, stats));
+        drop((auth, catalog, files, replicas, part, stats, workflows));
         match Arc::try_unwrap(databases) {
             Ok(databases) => databases.close(),
             Err(_) => {

@@ -56,7 +56,7 @@ const fn opt(
 }
 
 /// All options: the source of the parser, of `vski help` and of the table in the README.
-pub const OPTIONS: [Opt; 29] = [
+pub const OPTIONS: [Opt; 31] = [
     opt("HOST", "127.0.0.1", "an IP address", "address to listen on"),
     opt(
         "PORT",
@@ -111,6 +111,18 @@ pub const OPTIONS: [Opt; 29] = [
         "7",
         "days from 1 to 3650",
         "age at which entries of the file journal go, followed by replicas or not",
+    ),
+    opt(
+        "WORKFLOW_RETENTION_DAYS",
+        "30",
+        "days from 1 to 3650",
+        "age at which runs of workflows go that have ended",
+    ),
+    opt(
+        "WORKFLOW_LEASE_SECONDS",
+        "30",
+        "seconds from 2 to 3600",
+        "a worker that is silent for so long loses its runs to others",
     ),
     opt(
         "STORAGE",
@@ -221,6 +233,10 @@ pub struct Config {
     pub s3: Option<S3Settings>,
     /// Age at which entries of the file journal go, in days.
     pub file_sync_retention_days: u32,
+    /// Age at which runs go that have ended, in days.
+    pub workflow_retention_days: u32,
+    /// How long a silent worker keeps its runs, in seconds.
+    pub workflow_lease_seconds: u32,
     /// The auth collection of `/api/auth`.
     pub auth_collection: String,
     /// Where clients reach this server, when given.
@@ -259,6 +275,8 @@ impl Config {
             upload_bytes_max: raw.number::<u64>("MAX_BODY_MB", 1, 10_240)? << 20,
             s3: raw.s3()?,
             file_sync_retention_days: raw.number("FILE_SYNC_RETENTION_DAYS", 1, 3650)?,
+            workflow_retention_days: raw.number("WORKFLOW_RETENTION_DAYS", 1, 3650)?,
+            workflow_lease_seconds: raw.number("WORKFLOW_LEASE_SECONDS", 2, 3600)?,
             auth_collection: raw.parse("AUTH_COLLECTION", |text| {
                 (!text.is_empty()).then(|| text.to_owned())
             })?,

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 /// The result of everything fallible in this program.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -35,6 +36,14 @@ pub enum Kind {
     TooLarge,
     /// Too many attempts; later is fine.
     TooMany,
+    /// Not before a time that the error tells.
+    TooEarly,
+    /// The run belongs to another worker by now.
+    LostLease,
+    /// The run was cancelled.
+    Cancelled,
+    /// Another node has it.
+    Misdirected,
     /// Not now: full disk, overload, shutting down. Nothing was changed.
     Unavailable,
     /// Made with a definition that has changed meanwhile; with the new one it may well be right.
@@ -53,8 +62,10 @@ impl Kind {
             Kind::NotFound => 404,
             Kind::Gone => 410,
             Kind::MethodNotAllowed => 405,
-            Kind::Conflict => 409,
+            Kind::Conflict | Kind::LostLease | Kind::Cancelled => 409,
             Kind::TooLarge => 413,
+            Kind::Misdirected => 421,
+            Kind::TooEarly => 425,
             Kind::TooMany => 429,
             Kind::Unavailable | Kind::Stale => 503,
             Kind::Internal => 500,
@@ -90,7 +101,7 @@ struct Inner {
     kind: Kind,
     message: String,
     fields: FieldErrors,
-    retry_after: Option<u64>,
+    retry_after: Option<Duration>,
     context: Vec<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -170,14 +181,14 @@ impl Error {
         )
     }
 
-    /// After how many seconds it may be tried again.
-    pub fn with_retry_after(mut self, seconds: u64) -> Error {
-        self.0.retry_after = Some(seconds);
+    /// After how long it may be tried again.
+    pub fn with_retry_after(mut self, pause: Duration) -> Error {
+        self.0.retry_after = Some(pause);
         self
     }
 
     /// See [`Error::with_retry_after`].
-    pub fn retry_after(&self) -> Option<u64> {
+    pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 

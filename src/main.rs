@@ -11,6 +11,7 @@ mod failpoints;
 mod ids;
 mod log;
 mod threads;
+mod workflows;
 
 mod db;
 mod http;

@@ -76,6 +76,8 @@ pub enum KeyScope {
 pub struct Service {
     /// What the token says it is for.
     pub name: String,
+    /// The workflows that it opens; none: all.
+    pub workflows: Option<Arc<BTreeSet<String>>>,
 }
 
 impl Key {
@@ -143,6 +145,8 @@ pub enum Operation {
     Create,
     Update,
     Delete,
+    /// Start workflows about them.
+    Execute,
 }
 
 impl Operation {
@@ -150,6 +154,7 @@ impl Operation {
         match self {
             Operation::List | Operation::View => KeyScope::Read,
             Operation::Create | Operation::Update | Operation::Delete => KeyScope::Write,
+            Operation::Execute => KeyScope::Service,
         }
     }
 }

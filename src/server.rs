@@ -1,7 +1,7 @@
 //! The process: starts everything in order, waits for a signal, stops everything in reverse.
 //!
 //! Threads: `main` waits for signals, `worker`s and the engine's threads serve, `timer` runs the
-//! clocks, `files` keeps the storage of a master, `sync` and `wake` follow one on a replica, `mail` sends, `sockets` owns the
+//! clocks, `workflows` is their engine, `files` keeps the storage of a master, `sync` and `wake` follow one on a replica, `mail` sends, `sockets` owns the
 //! WebSockets, `log` writes the log. Order of stopping: no new requests; requests in flight are finished, at most
 //! [`STOP_DEADLINE`]; the sockets; the timer; the files; mail; the databases; the log.
 
@@ -130,6 +130,7 @@ fn start_threads(
         threads::spawn(name, move || body(&app, &stop)).map(|thread| (name, thread))
     };
     let timer = spawn("timer", run_timer)?;
+    let workflows = spawn("workflows", |app, stop| app.workflows.run(stop))?;
     let Some(replica) = app.replica() else {
         let files = spawn("files", |app, stop| {
             files::keeper::run(&app.databases, &app.files, stop);
@@ -139,7 +140,7 @@ fn start_threads(
                 wakeups.run(master, stop);
             }
         })?;
-        return Ok(vec![timer, files, notify]);
+        return Ok(vec![timer, workflows, files, notify]);
     };
     let storage = &app.files.storage;
     let sync = Sync::new(
@@ -161,7 +162,8 @@ fn start_threads(
         .map(|it| it.start())
         .transpose()?;
     let downloads = downloads.into_iter().flatten().map(|it| ("download", it));
-    Ok([timer, sync, wake].into_iter().chain(downloads).collect())
+    let own = [timer, workflows, sync, wake].into_iter();
+    Ok(own.chain(downloads).collect())
 }
 
 impl Running {
@@ -186,8 +188,10 @@ impl Running {
             log::warn(format_args!("requests cut off count={left}"));
         }
         drop(self.http);
+        self.app.workflows.announce_stop();
         let sockets_ended = stop_sockets(&self.app, deadline);
         self.stop.set();
+        self.app.workflows.wake();
         self.app.files.signal.wake();
         if let Some(wakeups) = self.app.wakeups() {
             wakeups.wake();

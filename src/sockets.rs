@@ -342,7 +342,6 @@ impl Link {
 
     /// Lets a held socket be read again; harmless at any time, from any thread, and as often as one
     /// likes. Which hold it ends is told at [`Flow::Hold`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "no peer holds its socket yet"))]
     pub fn resume(&self) {
         self.0.tell(|outbox| {
             let before = std::mem::replace(&mut outbox.reading, Reading::Resumed);

@@ -71,7 +71,6 @@ impl Stats {
     }
 
     /// Something happened to a run of this workflow.
-    #[cfg_attr(not(test), expect(dead_code, reason = "workflows count here"))]
     pub fn run(&self, workflow: &str, what: RunEvent) {
         self.counts.run(workflow, what);
     }

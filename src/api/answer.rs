@@ -1,5 +1,7 @@
 //! Answers in JSON, and what an error becomes: one form for all, made in this one place.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use serde_json::json;
 
@@ -29,8 +31,9 @@ pub fn answer_error(request: &Request, error: &Error) -> Response {
 pub fn error_response(error: &Error) -> Response {
     let response = json_response(error.kind().status(), &error_json(error));
     match error.kind() {
-        Kind::Unavailable | Kind::TooMany | Kind::Stale => {
-            let seconds = error.retry_after().unwrap_or(1);
+        Kind::Unavailable | Kind::TooMany | Kind::TooEarly | Kind::Stale => {
+            let pause = error.retry_after().unwrap_or(Duration::from_secs(1));
+            let seconds = pause.as_millis().div_ceil(1000);
             response.with_header("Retry-After", seconds.to_string())
         }
         _ => response,

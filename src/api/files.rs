@@ -20,6 +20,7 @@ use crate::http::range::Wanted;
 use crate::ids;
 use crate::records;
 use crate::records::Scope;
+use crate::rules::Operation;
 
 /// What a page may do that is a file somebody uploaded: nothing.
 const POLICY: &str = "default-src 'none'; img-src 'self' data:; media-src 'self'; style-src \
@@ -45,7 +46,8 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     if is_protected {
         let identity = call.identify_for_files(parameter(&pairs, "token"))?;
         let scope = Scope { identity, ..scope };
-        let may = database.read(|it| records::may_view(it, &scope, &collection, record))?;
+        let may =
+            database.read(|it| records::may(Operation::View, it, &scope, &collection, record))?;
         if !may {
             return Err(no_file());
         }

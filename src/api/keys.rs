@@ -11,6 +11,7 @@ use super::accounts::private;
 use super::credentials;
 use super::json_response;
 use crate::auth::SERVICE_SECONDS_MAX;
+use crate::auth::ServiceWish;
 use crate::auth::keys::Draft;
 use crate::auth::keys::NAME_CHARS_MAX;
 use crate::auth::keys::Stored;
@@ -19,6 +20,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::http::Response;
 use crate::rules::KeyScope;
+use crate::workflows::limits;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,10 +40,13 @@ struct NewToken {
     #[serde(default)]
     name: String,
     seconds: Option<u32>,
+    workflows: Option<BTreeSet<String>>,
 }
 
 /// Life of a service token when nothing is said.
 const SERVICE_SECONDS: u32 = 3600;
+/// Workflows that a service token may be limited to; a token has to fit into a header.
+const WORKFLOWS_MAX: usize = 20;
 
 pub fn create(call: &Call<'_>) -> Result<Response> {
     let body: NewKey = call.body()?;
@@ -80,6 +85,7 @@ pub fn service_token(call: &Call<'_>) -> Result<Response> {
         true => NewToken {
             name: String::new(),
             seconds: None,
+            workflows: None,
         },
         false => call.body()?,
     };
@@ -93,8 +99,21 @@ pub fn service_token(call: &Call<'_>) -> Result<Response> {
         let message = format!("Must have at most {NAME_CHARS_MAX} characters.");
         return Err(Error::field("name", "validation_length", message));
     }
+    let names = body.workflows.iter().flatten();
+    names
+        .clone()
+        .try_for_each(|name| limits::check_workflow(name))?;
+    if names.count() > WORKFLOWS_MAX {
+        let message = format!("Must be at most {WORKFLOWS_MAX} workflows.");
+        return Err(Error::field("workflows", "validation_length", message));
+    }
+    let wish = ServiceWish {
+        name: body.name,
+        seconds,
+        workflows: body.workflows,
+    };
     let (auth, credentials) = (&call.app.auth, credentials(call.request));
-    let token = auth.service_token(&call.identity, credentials, body.name, seconds)?;
+    let token = auth.service_token(&call.identity, credentials, wish)?;
     Ok(private(json_response(
         200,
         &json!({"token": token, "expires": expires}),

@@ -5,7 +5,6 @@
 //! what `rules` answers. `/db/{name}/api/...` is `/api/...` in another database, for the endpoints
 //! that are about one.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +23,6 @@ use crate::error::Kind;
 use crate::error::Result;
 use crate::http::BodySink;
 use crate::http::Method;
-use crate::http::Method::Delete;
-use crate::http::Method::Get;
-use crate::http::Method::Patch;
-use crate::http::Method::Post;
 use crate::http::Request;
 use crate::http::Response;
 use crate::http::query;
@@ -58,204 +53,26 @@ mod pages;
 mod records;
 mod replica;
 mod replication;
+mod routes;
 mod socket;
 mod stats;
+mod workflows;
 
 use answer::answer_error;
 use answer::error_json;
 use answer::error_response;
 use answer::json_response;
 use cors::Cors;
+use routes::Access;
+use routes::BODY_BYTES;
+use routes::OnReplica;
+use routes::Place;
+pub use routes::ROUTES;
+use routes::Route;
 
 /// How often a request starts over whose collection changes while it is served.
 const STALE_TRIES: usize = 100;
 const STALE_PAUSE: Duration = Duration::from_millis(20);
-
-/// Who may call an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Everybody.
-    Public,
-    /// Whom the rules of the collection admit.
-    Rules,
-    /// Whoever is signed in: accounts and administrators.
-    Account,
-    /// Administrators.
-    Admin,
-    /// Replicas of this master, and nobody else.
-    Replica,
-    /// Who watches over servers: administrators, service tokens, replicas.
-    Watch,
-    /// Administrators, and API keys with this scope.
-    Scope(KeyScope),
-}
-
-impl fmt::Display for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Access::Public => "public",
-            Access::Rules => "rules",
-            Access::Account => "account",
-            Access::Admin => "admin",
-            Access::Replica => "replica",
-            Access::Watch => "watch",
-            Access::Scope(scope) => scope.name(),
-        })
-    }
-}
-
-/// Which database an endpoint is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// The whole server; has no `/db/{name}` form.
-    Server,
-    /// The database that the path names, or `default`.
-    Database,
-}
-
-/// What becomes of a call on a replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnReplica {
-    /// Answered from what was replicated.
-    Serve,
-    /// Refused: it writes what belongs to the master.
-    Refuse,
-    /// Answered from the replica's own state.
-    Own,
-}
-
-/// One endpoint.
-pub struct Route {
-    pub method: Method,
-    pub path: &'static str,
-    pub access: Access,
-    pub place: Place,
-    pub on_replica: OnReplica,
-    /// Longest request body that it takes.
-    pub body_bytes_max: usize,
-    handler: fn(&Call<'_>) -> Result<Response>,
-}
-
-/// Bodies of records and definitions; the server reads no longer ones.
-const BODY_BYTES: usize = 4 << 20;
-/// Bodies that name somebody or something.
-const SMALL_BODY_BYTES: usize = 16 << 10;
-
-/// A route that takes small bodies only.
-const fn small(mut route: Route) -> Route {
-    route.body_bytes_max = SMALL_BODY_BYTES;
-    route
-}
-
-const fn route(
-    method: Method,
-    path: &'static str,
-    access: Access,
-    place: Place,
-    on_replica: OnReplica,
-    handler: fn(&Call<'_>) -> Result<Response>,
-) -> Route {
-    Route {
-        method,
-        path,
-        access,
-        place,
-        on_replica,
-        body_bytes_max: BODY_BYTES,
-        handler,
-    }
-}
-
-/// Every endpoint there is.
-#[rustfmt::skip]
-pub const ROUTES: [Route; 68] = {
-    use Access::{Account, Admin, Public, Replica, Rules, Scope, Watch};
-    use KeyScope::{Collections, Databases, Service};
-    use OnReplica::{Own, Refuse, Serve};
-    use Place::{Database, Server};
-    [
-        route(Get,    "/api/health",                                   Public, Database, Own,    health::get),
-
-        small(route(Post,   "/api/admins/init",                        Public, Server,   Refuse, admins::init)),
-        small(route(Post,   "/api/admins/login",                       Public, Server,   Serve,  admins::login)),
-        small(route(Post,   "/api/admins/refresh",                     Admin,  Server,   Serve,  admins::refresh)),
-        route(Get,    "/api/admins",                                   Admin,  Server,   Serve,  admins::list),
-        small(route(Post,   "/api/admins",                             Admin,  Server,   Refuse, admins::create)),
-        small(route(Patch,  "/api/admins/{id}",                        Admin,  Server,   Refuse, admins::update)),
-        small(route(Delete, "/api/admins/{id}",                        Admin,  Server,   Refuse, admins::delete)),
-
-        route(Get,    "/api/keys",                                     Admin,  Server,   Serve,  keys::list),
-        small(route(Post,   "/api/keys",                               Admin,  Server,   Refuse, keys::create)),
-        small(route(Delete, "/api/keys/{id}",                          Admin,  Server,   Refuse, keys::delete)),
-
-        small(route(Post,   "/api/auth/login",                         Public,  Database, Serve,  accounts::login)),
-        small(route(Post,   "/api/auth/register",                      Rules,   Database, Refuse, accounts::register)),
-        small(route(Post,   "/api/auth/refresh",                       Account, Database, Serve,  accounts::refresh)),
-        route(Get,    "/api/auth/me",                                  Account, Database, Serve,  accounts::me),
-        small(route(Post,   "/api/auth/password",                      Account, Database, Refuse, accounts::change_password)),
-        small(route(Post,   "/api/auth/request-verification",          Public,  Database, Refuse, accounts::request_verification)),
-        small(route(Post,   "/api/auth/request-password-reset",        Public,  Database, Refuse, accounts::request_password_reset)),
-        small(route(Post,   "/api/auth/request-email-change",          Account, Database, Refuse, accounts::request_email_change)),
-        small(route(Post,   "/api/auth/confirm",                       Public,  Database, Refuse, accounts::confirm)),
-        small(route(Post,   "/api/auth/confirm-verification",          Public,  Database, Refuse, accounts::confirm)),
-        small(route(Post,   "/api/auth/confirm-password-reset",        Public,  Database, Refuse, accounts::confirm)),
-        small(route(Post,   "/api/auth/confirm-email-change",          Public,  Database, Refuse, accounts::confirm)),
-        small(route(Post,   "/api/auth/service-token",                 Scope(Service), Server, Serve, keys::service_token)),
-
-        route(Get,    "/api/databases",                                Scope(Databases), Server, Serve,  databases::list),
-        small(route(Post,   "/api/databases",                          Scope(Databases), Server, Refuse, databases::create)),
-        small(route(Delete, "/api/databases/{name}",                   Scope(Databases), Server, Refuse, databases::delete)),
-        small(route(Post,   "/api/databases/{name}/purge",             Admin,            Server, Refuse, databases::purge)),
-
-        route(Get,    "/api/collections",                              Scope(Collections), Database, Serve,  collections::list),
-        route(Post,   "/api/collections",                              Scope(Collections), Database, Refuse, collections::create),
-        route(Get,    "/api/collections/{collection}",                 Scope(Collections), Database, Serve,  collections::get),
-        route(Patch,  "/api/collections/{collection}",                 Scope(Collections), Database, Refuse, collections::update),
-        small(route(Delete, "/api/collections/{collection}",           Scope(Collections), Database, Refuse, collections::delete)),
-
-        route(Get,    "/api/collections/{collection}/records",         Rules,  Database, Serve,  records::list),
-        route(Post,   "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::create),
-        route(Patch,  "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::bulk_update),
-        route(Delete, "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::bulk_delete),
-        route(Get,    "/api/collections/{collection}/records/{id}",    Rules,  Database, Serve,  records::get),
-        route(Patch,  "/api/collections/{collection}/records/{id}",    Rules,  Database, Refuse, records::update),
-        small(route(Delete, "/api/collections/{collection}/records/{id}", Rules, Database, Refuse, records::delete)),
-
-        route(Get,    "/api/collections/{collection}/auth-methods",    Public, Database, Serve,  accounts::methods),
-        small(route(Post,   "/api/collections/{collection}/auth-with-password",     Public,  Database, Serve,  accounts::auth_with_password)),
-        small(route(Post,   "/api/collections/{collection}/auth-refresh",           Account, Database, Serve,  accounts::auth_refresh)),
-        small(route(Post,   "/api/collections/{collection}/request-verification",   Public,  Database, Refuse, accounts::request_verification)),
-        small(route(Post,   "/api/collections/{collection}/confirm-verification",   Public,  Database, Refuse, accounts::confirm)),
-        small(route(Post,   "/api/collections/{collection}/request-password-reset", Public,  Database, Refuse, accounts::request_password_reset)),
-        small(route(Post,   "/api/collections/{collection}/confirm-password-reset", Public,  Database, Refuse, accounts::confirm)),
-        small(route(Post,   "/api/collections/{collection}/request-email-change",   Account, Database, Refuse, accounts::request_email_change)),
-        small(route(Post,   "/api/collections/{collection}/confirm-email-change",   Public,  Database, Refuse, accounts::confirm)),
-
-        route(Post,   "/api/batch",                                    Rules,  Database, Refuse, batch::run),
-
-        route(Get,    "/api/files/{collection}/{record}/{file}",       Public,  Database, Serve, files::get),
-        small(route(Post,   "/api/files/token",                        Account, Database, Serve, files::token)),
-
-        route(Get,    "/api/replica/files",                            Replica, Server,  Refuse, replica::list),
-        route(Get,    "/api/replica/files/manifest",                   Replica, Server,  Refuse, replica::manifest),
-        small(route(Post,   "/api/replica/files/ack",                  Replica, Server,  Refuse, replica::acknowledge)),
-        route(Get,    "/api/replica/file/{database}/{collection}/{record}/{file}", Replica, Server, Refuse, replica::file),
-
-        route(Get,    "/api/replica/databases",                        Replica, Server,  Refuse, replication::list),
-        route(Get,    "/api/replica/databases/{name}/pages",           Replica, Server,  Refuse, replication::pages),
-        route(Post,   "/api/replica/databases/{name}/pages",           Replica, Server,  Refuse, replication::differing),
-        route(Post,   "/api/replica/databases/{name}/compare",         Replica, Server,  Refuse, replication::compare),
-        route(Get,    "/api/replica/answers/{tag}",                    Replica, Server,  Refuse, replication::rest),
-        route(Post,   "/api/replica/ack",                              Replica, Server,  Refuse, replication::acknowledge),
-        route(Get,    "/api/replica/ws",                               Replica, Server,  Refuse, replication::listen),
-        route(Get,    "/api/replica/status",                           Watch,   Server,  Own,    replication::status),
-
-        route(Get,    "/api/stats",                                    Watch,  Server,   Own,    stats::get),
-        route(Get,    "/metrics",                                      Watch,  Server,   Own,    metrics::get),
-        route(Get,    "/auth/confirm",                                 Public, Server,   Own,    pages::confirm),
-        route(Get,    "/",                                             Public, Server,   Own,    health::root),
-    ]
-};
 
 /// The function that answers every request.
 pub struct Api {
@@ -527,7 +344,8 @@ fn check_access(route: &Route, identity: &Identity) -> Result<()> {
         (Access::Public | Access::Rules, _)
         | (Access::Account, Identity::User(_))
         | (_, Identity::Admin(_)) => true,
-        (Access::Watch, Identity::Service(_)) => true,
+        (Access::Watch | Access::Work, Identity::Service(_)) => true,
+        (Access::Work, Identity::Key(key)) => key.scopes.contains(&KeyScope::Service),
         (Access::Scope(scope), Identity::Key(key)) => key.scopes.contains(&scope),
         _ => false,
     };

@@ -8,6 +8,7 @@
 //! and address of its account, which is looked up with each request, so changing either ends
 //! all older tokens at once. Replicas that share the secret read the same tokens (AUTH-6).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use crate::clock;
 use crate::collections::Catalog;
 use crate::crypto::SigningKey;
+use crate::db;
 use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Kind;
@@ -110,6 +112,14 @@ pub struct Credentials<'a> {
     pub api_key: Option<&'a str>,
 }
 
+/// What a service token is to be good for.
+pub struct ServiceWish {
+    pub name: String,
+    pub seconds: u32,
+    /// None: all of them.
+    pub workflows: Option<BTreeSet<String>>,
+}
+
 /// A fresh token and whose it is.
 pub struct SignedIn {
     pub token: String,
@@ -190,10 +200,32 @@ impl Auth {
             _ => false,
         };
         let name = claims.about.name.clone().unwrap_or_default();
+        let workflows = claims.about.workflows.clone().map(Arc::new);
         match is_good {
-            true => Ok(Identity::Service(Service { name })),
+            true => Ok(Identity::Service(Service { name, workflows })),
             false => Err(wrong_token()),
         }
+    }
+
+    /// Who may serve workflows, and, where it is a token, until when (milliseconds since 1970).
+    pub fn identify_worker(&self, credentials: Credentials<'_>) -> Result<(Identity, Option<i64>)> {
+        let identity = self.identify(credentials, db::DEFAULT)?;
+        let token = bare_token(credentials.authorization);
+        let expires_ms = match &identity {
+            Identity::Service(_) | Identity::Admin(_) => {
+                let claims = self.read(token, &[Purpose::Admin, Purpose::Service])?;
+                Some(claims.expires_ms)
+            }
+            Identity::Key(key) if is_service(key) => None,
+            Identity::Nobody => return Err(wrong_token()),
+            Identity::Key(_) | Identity::User(_) => {
+                return Err(Error::new(
+                    Kind::Forbidden,
+                    "Only admins, service tokens and keys with the scope service work on runs.",
+                ));
+            }
+        };
+        Ok((identity, expires_ms))
     }
 
     /// A token for a worker or a collector of metrics. It ends with the key or the admin's
@@ -202,8 +234,7 @@ impl Auth {
         &self,
         maker: &Identity,
         credentials: Credentials<'_>,
-        name: String,
-        seconds: u32,
+        wish: ServiceWish,
     ) -> Result<String> {
         let (subject, key) = match maker {
             Identity::Key(key) if is_service(key) => (format!("key:{}", key.id), String::new()),
@@ -217,10 +248,11 @@ impl Auth {
             _ => return Err(Error::internal("a service token for neither key nor admin")),
         };
         let about = About {
-            name: Some(name),
+            name: Some(wish.name),
+            workflows: wish.workflows,
             ..About::default()
         };
-        let life_ms = i64::from(seconds) * 1000;
+        let life_ms = i64::from(wish.seconds) * 1000;
         Ok(self.sign(Purpose::Service, subject, key, about, life_ms))
     }
 

@@ -13,6 +13,7 @@ use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::clock;
 use crate::error::Error;
@@ -93,7 +94,8 @@ impl Throttle {
                 let wait = full_at - now - (limit.burst - 1) * limit.pause_ms;
                 let seconds = u64::try_from((wait + 999) / 1000).unwrap_or(1);
                 let message = format!("Too many attempts; try again in {seconds} seconds.");
-                return Err(Error::new(Kind::TooMany, message).with_retry_after(seconds));
+                return Err(Error::new(Kind::TooMany, message)
+                    .with_retry_after(Duration::from_secs(seconds)));
             }
         }
         Ok(attempt)

@@ -4,6 +4,8 @@
 //! its own algorithm. The purpose is a claim that is checked, so a token for one thing never opens
 //! another.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -69,6 +71,9 @@ pub struct About {
     /// What a service token is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The workflows that a service token opens, when it does not open all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflows: Option<BTreeSet<String>>,
 }
 
 /// The payload as it is sent; times in seconds, as the standard has them.

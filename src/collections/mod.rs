@@ -194,6 +194,7 @@ impl Collection {
             Operation::Create => (&rules.create, &rules.field_edits),
             Operation::Update => (&rules.update, &rules.field_edits),
             Operation::Delete => (&rules.delete, &None),
+            Operation::Execute => (&rules.execute, &None),
         };
         let (rule, fields) = (rule.as_deref(), fields.as_ref());
         rules::grant(operation, &self.name, rule, fields, identity)

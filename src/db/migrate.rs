@@ -22,6 +22,8 @@ pub enum Schema {
     Local,
     /// `stats.db`: what this node has counted.
     Stats,
+    /// `workflows.db`: the runs of this node.
+    Workflows,
 }
 
 impl Schema {
@@ -45,6 +47,7 @@ impl Schema {
                 include_str!("positions.sql"),
             ],
             Schema::Stats => &[include_str!("stats.sql")],
+            Schema::Workflows => &[include_str!("workflows.sql")],
             Schema::Tenant => &[include_str!("tenant.sql"), include_str!("files.sql")],
         }
     }

@@ -1,4 +1,5 @@
-//! The database files of a data directory: `default.db`, one file per tenant, `local.db`, `stats.db`.
+//! The database files of a data directory: `default.db`, one file per tenant, `local.db`, `stats.db`,
+//! `workflows.db`.
 //!
 //! [`Databases`] owns the directory (a lock file keeps a second server out), opens tenants when
 //! they are first asked for and closes the longest unused ones above [`OPEN_MAX`]. Facts DB-1 to
@@ -60,8 +61,10 @@ pub const DEFAULT: &str = "default";
 pub const LOCAL: &str = "local";
 /// What this node alone has counted; no request ever means it either.
 const STATS: &str = "stats";
+/// The runs of this node.
+pub const WORKFLOWS: &str = "workflows";
 /// Names that no tenant may have: databases of the system.
-const RESERVED: [&str; 3] = [LOCAL, STATS, "workflows"];
+const RESERVED: [&str; 3] = [LOCAL, STATS, WORKFLOWS];
 /// Tenant databases kept open at a time; more are opened by closing unused ones.
 const OPEN_MAX: usize = 64;
 /// How long deleting a database waits for requests that still use it.
@@ -94,6 +97,7 @@ pub struct Databases {
     default: Arc<Database>,
     local: Arc<Database>,
     stats: Arc<Database>,
+    workflows: Arc<Database>,
     tenants: Mutex<Tenants>,
     /// Which ones were written to.
     pub changes: Arc<Changes>,
@@ -127,12 +131,14 @@ impl Databases {
         // Only now: where there is a `local.db` there was a `default.db`, see `refuse_emptied`.
         let local = Database::open(&file(dir, LOCAL), Schema::Local, settings)?;
         let stats = open_stats(dir, settings)?;
+        let workflows = Database::open(&file(dir, WORKFLOWS), Schema::Workflows, settings)?;
         Ok(Databases {
             dir: dir.to_owned(),
             settings,
             default: Arc::new(default),
             local: Arc::new(local),
             stats: Arc::new(stats),
+            workflows: Arc::new(workflows),
             tenants: Mutex::new(Tenants::default()),
             changes,
             _lock: lock,
@@ -157,6 +163,11 @@ impl Databases {
     /// `stats.db`, which holds what this node alone has counted.
     pub fn stats(&self) -> &Arc<Database> {
         &self.stats
+    }
+
+    /// `workflows.db`, which holds the runs of this node.
+    pub fn workflows(&self) -> &Arc<Database> {
+        &self.workflows
     }
 
     /// The database of this name, opened when it is not yet.
@@ -297,7 +308,8 @@ impl Databases {
             .values()
             .map(|tenant| Arc::clone(&tenant.database))
             .collect();
-        open.extend([&self.default, &self.local, &self.stats].map(Arc::clone));
+        let own = [&self.default, &self.local, &self.stats, &self.workflows];
+        open.extend(own.map(Arc::clone));
         for database in open {
             if let Err(error) = database.maintain() {
                 crate::log::error(format_args!("maintain: {error}"));
@@ -309,7 +321,8 @@ impl Databases {
     pub fn close(self) -> Result<()> {
         let tenants = self.tenants.into_inner().unwrap_or_default();
         let databases = tenants.open.into_values().map(|tenant| tenant.database);
-        for database in databases.chain([self.default, self.local, self.stats]) {
+        let own = [self.default, self.local, self.stats, self.workflows];
+        for database in databases.chain(own) {
             match unshared(database) {
                 Ok(database) => database.close()?,
                 Err(_) => return Err(Error::internal("a database is still in use at the end")),
@@ -389,6 +402,7 @@ pub fn open_existing(dir: &Path, name: &str, settings: Settings) -> Result<Datab
         DEFAULT => Schema::Default,
         LOCAL => Schema::Local,
         STATS => Schema::Stats,
+        WORKFLOWS => Schema::Workflows,
         _ => Schema::Tenant,
     };
     Database::open(&path, schema, settings)

@@ -148,14 +148,15 @@ pub fn get(
     if is_there? { Ok(out) } else { Err(no_record()) }
 }
 
-/// Whether the caller may view a record.
-pub fn may_view(
+/// Whether the caller may do something with a record.
+pub fn may(
+    operation: Operation,
     connection: &Connection,
     scope: &Scope,
     collection: &Collection,
     id: &str,
 ) -> Result<bool> {
-    let grant = collection.grant(Operation::View, &scope.identity)?;
+    let grant = collection.grant(operation, &scope.identity)?;
     match find(connection, scope, collection, id, &grant.access, None) {
         Ok(_) => Ok(grant.access != Access::Denied),
         Err(error) if error.kind() == Kind::NotFound => Ok(false),

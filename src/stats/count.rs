@@ -88,7 +88,6 @@ impl Count for Runs {
 
 /// Something that happens to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "workflows count here"))]
 pub enum RunEvent {
     Started,
     /// After so long.

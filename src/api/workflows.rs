@@ -1,0 +1,535 @@
+//! Workflows: runs triggered, looked at, acted on; hooks; reports; the socket of workers.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::Call;
+use super::credentials;
+use super::json_body;
+use super::parameter;
+use super::socket;
+use crate::auth::Credentials;
+use crate::clock;
+use crate::db;
+use crate::db::Database;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::http::Response;
+use crate::records;
+use crate::rules::Identity;
+use crate::rules::KeyScope;
+use crate::rules::Operation;
+use crate::workflows::EventKind;
+use crate::workflows::Grant;
+use crate::workflows::NewRun;
+use crate::workflows::NodeTag;
+use crate::workflows::RunRequest;
+use crate::workflows::RunStatus;
+use crate::workflows::Workflows;
+use crate::workflows::elsewhere;
+use crate::workflows::frames;
+use crate::workflows::grant_of;
+use crate::workflows::json::Object;
+use crate::workflows::json::array;
+use crate::workflows::limits;
+use crate::workflows::look;
+use crate::workflows::look::Cursor;
+use crate::workflows::look::Filter;
+use crate::workflows::ms_of;
+use crate::workflows::node_of;
+use crate::workflows::requests::Action;
+use crate::workflows::requests::EventRequest;
+use crate::workflows::requests::Request;
+
+/// The subprotocol of workers.
+const PROTOCOL: &str = "vski.workflow.v1";
+/// Runs on a page of the list, when nothing is said.
+const PAGE: usize = 30;
+
+/// What an account says besides the run itself.
+#[derive(Deserialize)]
+struct About {
+    collection: Option<String>,
+    record: Option<String>,
+}
+
+pub fn trigger(call: &Call<'_>) -> Result<Response> {
+    let run = call.body::<RunRequest>()?.into_run()?;
+    start(call, run, call.body()?)
+}
+
+/// The short form: the body is the list of what the workflow is given (WF-2, WF-7).
+pub fn trigger_short(call: &Call<'_>) -> Result<Response> {
+    let input: Box<RawValue> = match call.request.body.is_empty() {
+        true => json_body(b"[]")?,
+        false => call.body()?,
+    };
+    let query = call.query()?;
+    let about = About {
+        collection: parameter(&query, "collection").map(str::to_owned),
+        record: parameter(&query, "record").map(str::to_owned),
+    };
+    start(
+        call,
+        NewRun::new(call.param("workflow"), input.get()),
+        about,
+    )
+}
+
+fn start(call: &Call<'_>, mut run: NewRun, about: About) -> Result<Response> {
+    run.check(clock::now_ms())?;
+    if let Some(record) = admit(call, &about)? {
+        for (name, value) in record {
+            run.attributes.insert(name.to_owned(), Value::from(value));
+        }
+    }
+    let request = Request::Trigger(Box::new(run));
+    let answer = workflows(call).ask(grant_of(&call.identity), request)?;
+    Ok(json(200, answer))
+}
+
+/// Who may start a run (WF-16). What is returned becomes attributes of the run.
+fn admit(call: &Call<'_>, about: &About) -> Result<Option<Vec<(&'static str, String)>>> {
+    let is_trusted = match &call.identity {
+        Identity::Admin(_) | Identity::Service(_) => true,
+        Identity::Key(key) => key.scopes.contains(&KeyScope::Service),
+        Identity::User(_) | Identity::Nobody => false,
+    };
+    let (Some(collection), Some(record)) = (&about.collection, &about.record) else {
+        if about.collection.is_some() || about.record.is_some() {
+            return Err(Error::invalid(
+                "A run is about a record of a collection: give both, or neither.",
+            ));
+        }
+        return match (is_trusted, &call.identity) {
+            (true, _) => Ok(None),
+            (false, Identity::Nobody) => Err(Error::new(
+                Kind::Unauthenticated,
+                "Sign in to start runs, or name the collection and record that they are about.",
+            )),
+            (false, Identity::Key(_)) => Err(Error::new(
+                Kind::Forbidden,
+                "The key needs the scope service to start runs.",
+            )),
+            (false, _) => Err(Error::new(
+                Kind::Forbidden,
+                "Accounts start runs about a record: give its collection and record.",
+            )),
+        };
+    };
+    let scope = call.scope()?;
+    let found = scope.collections.get(collection)?;
+    let may = match is_trusted {
+        true => call
+            .database()?
+            .read(|it| records::exists(it, found, record))?,
+        false => call
+            .database()?
+            .read(|it| records::may(Operation::Execute, it, &scope, found, record))?,
+    };
+    if !may {
+        // Whether there is such a record is for those to know who may do something with it.
+        return Err(Error::not_found("There is no such record."));
+    }
+    let mut attributes = vec![
+        ("collection", found.name.clone()),
+        ("record", record.clone()),
+    ];
+    if call.database != db::DEFAULT {
+        attributes.push(("database", call.database.to_owned()));
+    }
+    if let Identity::User(user) = &call.identity {
+        attributes.push(("startedBy", user.id.clone()));
+    }
+    Ok(Some(attributes))
+}
+
+pub fn list(call: &Call<'_>) -> Result<Response> {
+    let query = call.query()?;
+    let known = [
+        "workflow",
+        "status",
+        "parent",
+        "since",
+        "attribute",
+        "cursor",
+        "limit",
+    ];
+    if let Some((name, _)) = query
+        .iter()
+        .find(|(name, _)| !known.contains(&name.as_str()))
+    {
+        return Err(Error::invalid(format!("There is no parameter {name}.")));
+    }
+    let attribute = parameter(&query, "attribute");
+    let filter = Filter {
+        workflow: parameter(&query, "workflow").map(str::to_owned),
+        status: parameter(&query, "status").map(status).transpose()?,
+        parent: parameter(&query, "parent").map(str::to_owned),
+        since: parameter(&query, "since").map(time).transpose()?,
+        attribute: attribute.map(pair).transpose()?,
+    };
+    let cursor = parameter(&query, "cursor").filter(|text| !text.is_empty());
+    let cursor = cursor.map(|text| number("cursor", text)).transpose()?;
+    let limit = match parameter(&query, "limit") {
+        Some(text) => usize::try_from(number("limit", text)?).unwrap_or(PAGE),
+        None => PAGE,
+    };
+    let limit = limit.clamp(1, look::PAGE_MAX);
+    let grant = grant_of(&call.identity);
+    let database = database(call);
+    let page = database.snapshot(|db| look::list(db, &grant, &filter, Cursor(cursor), limit))?;
+    Ok(json(200, page))
+}
+
+fn status(word: &str) -> Result<RunStatus> {
+    let found = RunStatus::ALL.iter().find(|(_, known)| *known == word);
+    found.map(|(status, _)| *status).ok_or_else(|| {
+        let words: Vec<&str> = RunStatus::ALL.iter().map(|(_, word)| *word).collect();
+        Error::invalid(format!("A status is one of {}.", words.join(", ")))
+    })
+}
+
+fn time(text: &str) -> Result<i64> {
+    ms_of(text).ok_or_else(|| {
+        Error::invalid("A time is such as 2030-01-31T12:00:00Z, or milliseconds since 1970.")
+    })
+}
+
+fn pair(text: &str) -> Result<(String, String)> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| Error::invalid("attribute is name=value."))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn number(name: &str, text: &str) -> Result<i64> {
+    let number = text.parse().ok().filter(|number: &i64| *number >= 0);
+    number.ok_or_else(|| Error::invalid(format!("{name} is a number.")))
+}
+
+pub fn get(call: &Call<'_>) -> Result<Response> {
+    show(call, look::run)
+}
+
+pub fn input(call: &Call<'_>) -> Result<Response> {
+    show(call, look::input)
+}
+
+pub fn steps(call: &Call<'_>) -> Result<Response> {
+    show(call, look::steps)
+}
+
+pub fn events(call: &Call<'_>) -> Result<Response> {
+    let after = count_of(call, "after", "cursor")?;
+    show(call, |db, grant, run| {
+        look::events(db, grant, run, after, look::PAGE_MAX)
+    })
+}
+
+pub fn journal(call: &Call<'_>) -> Result<Response> {
+    let after = count_of(call, "after", "cursor")?;
+    show(call, |db, grant, run| look::journal(db, grant, run, after))
+}
+
+pub fn stream(call: &Call<'_>) -> Result<Response> {
+    let from = count_of(call, "from", "cursor")?;
+    let name = call.param("name");
+    show(call, |db, grant, run| {
+        look::stream(db, grant, run, name, from)
+    })
+}
+
+/// A number among the query parameters, by either name; 0 if it is not there.
+fn count_of(call: &Call<'_>, name: &str, other: &str) -> Result<i64> {
+    let query = call.query()?;
+    match parameter(&query, name).or_else(|| parameter(&query, other)) {
+        Some(text) => number(name, text),
+        None => Ok(0),
+    }
+}
+
+fn show(
+    call: &Call<'_>,
+    read: impl FnOnce(&rusqlite::Connection, &Grant, &str) -> Result<String>,
+) -> Result<Response> {
+    let (grant, run) = (grant_of(&call.identity), call.param("run"));
+    let answer = database(call).snapshot(|db| read(db, &grant, run));
+    answer
+        .map(|it| json(200, it))
+        .map_err(|it| located(call, it))
+}
+
+pub fn cancel(call: &Call<'_>) -> Result<Response> {
+    act(call, cancel_action(call)?)
+}
+
+pub fn retry(call: &Call<'_>) -> Result<Response> {
+    act(call, retry_action(call)?)
+}
+
+pub fn fork(call: &Call<'_>) -> Result<Response> {
+    act(call, fork_action(call)?)
+}
+
+fn cancel_action(call: &Call<'_>) -> Result<Action> {
+    #[derive(Default, Deserialize)]
+    struct Body {
+        #[serde(default)]
+        reason: String,
+    }
+    let Body { reason } = optional_body(call)?;
+    let reason = Value::from(reason).to_string();
+    Ok(Action::Cancel { reason })
+}
+
+fn retry_action(call: &Call<'_>) -> Result<Action> {
+    #[derive(Default, Deserialize)]
+    struct Body {
+        version: Option<String>,
+    }
+    let Body { version } = optional_body(call)?;
+    Ok(Action::Resume { version })
+}
+
+fn fork_action(call: &Call<'_>) -> Result<Action> {
+    #[derive(Default, Deserialize)]
+    struct Body {
+        #[serde(rename = "fromStep")]
+        from: Option<String>,
+        version: Option<String>,
+    }
+    let Body { from, version } = optional_body(call)?;
+    Ok(Action::Fork { from, version })
+}
+
+fn optional_body<T: Default + serde::de::DeserializeOwned>(call: &Call<'_>) -> Result<T> {
+    match call.request.body.is_empty() {
+        true => Ok(T::default()),
+        false => call.body(),
+    }
+}
+
+fn act(call: &Call<'_>, action: Action) -> Result<Response> {
+    let request = Request::Act {
+        runs: vec![call.param("run").to_owned()],
+        action,
+        is_bulk: false,
+    };
+    ask(call, request)
+}
+
+pub fn cancel_many(call: &Call<'_>) -> Result<Response> {
+    act_on_many(call, cancel_action(call)?)
+}
+
+pub fn retry_many(call: &Call<'_>) -> Result<Response> {
+    act_on_many(call, retry_action(call)?)
+}
+
+pub fn fork_many(call: &Call<'_>) -> Result<Response> {
+    act_on_many(call, fork_action(call)?)
+}
+
+/// The runs that a filter finds, or that are listed; so many at a time.
+fn act_on_many(call: &Call<'_>, action: Action) -> Result<Response> {
+    #[derive(Deserialize)]
+    struct Which {
+        workflow: Option<String>,
+        status: Option<String>,
+        parent: Option<String>,
+        since: Option<Value>,
+        ids: Option<Vec<String>>,
+    }
+    let which: Which = call.body()?;
+    let grant = grant_of(&call.identity);
+    let since = which.since.map(|it| match it {
+        Value::String(text) => time(&text),
+        other => time(&other.to_string()),
+    });
+    let filter = Filter {
+        workflow: which.workflow,
+        status: which.status.as_deref().map(status).transpose()?,
+        parent: which.parent,
+        since: since.transpose()?,
+        attribute: None,
+    };
+    let runs = match which.ids {
+        Some(ids) => ids,
+        None if filter.workflow.is_none() && filter.parent.is_none() && filter.status.is_none() => {
+            return Err(Error::invalid(
+                "Say which runs: ids, or a filter with workflow, status or parent.",
+            ));
+        }
+        None => {
+            let database = database(call);
+            // Those that can be cancelled are those that have not ended.
+            let statuses = match (&action, filter.status) {
+                (_, Some(status)) => vec![status],
+                (Action::Cancel { .. }, None) => vec![RunStatus::Pending, RunStatus::Running],
+                (Action::Resume { .. }, None) => vec![RunStatus::Failed],
+                (Action::Fork { .. }, None) => {
+                    return Err(Error::invalid("Say which status the runs to fork have."));
+                }
+            };
+            let mut runs = Vec::new();
+            for status in statuses {
+                let filter = Filter {
+                    status: Some(status),
+                    ..filter.clone()
+                };
+                let left = limits::BULK_MAX - runs.len();
+                runs.extend(database.read(|db| look::ids(db, &grant, &filter, left))?);
+            }
+            runs
+        }
+    };
+    if runs.len() > limits::BULK_MAX {
+        let message = format!("At most {} runs at a time.", limits::BULK_MAX);
+        return Err(Error::invalid(message));
+    }
+    let request = Request::Act {
+        runs,
+        action,
+        is_bulk: true,
+    };
+    ask(call, request)
+}
+
+pub fn write_event(call: &Call<'_>) -> Result<Response> {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(rename = "type")]
+        kind: String,
+        #[serde(default, rename = "correlationId")]
+        key: String,
+        data: Option<Box<RawValue>>,
+    }
+    let body: Body = call.body()?;
+    let found = EventKind::ALL.iter().find(|(_, word)| *word == body.kind);
+    let Some((kind, _)) = found else {
+        return Err(Error::invalid(format!(
+            "There is no type of event {}.",
+            body.kind
+        )));
+    };
+    let event = EventRequest {
+        kind: *kind,
+        key: body.key,
+        data: body.data,
+    };
+    let run = call.param("run").to_owned();
+    ask(call, Request::Event { run, event })
+}
+
+pub fn hook(call: &Call<'_>) -> Result<Response> {
+    let payload: Box<RawValue> = match call.request.body.is_empty() {
+        true => json_body(b"null")?,
+        false => call.body()?,
+    };
+    let request = Request::Hook {
+        token: call.param("token").to_owned(),
+        payload: payload.get().to_owned(),
+    };
+    let answer = workflows(call).ask(Grant::default(), request)?;
+    Ok(json(202, answer))
+}
+
+pub fn report(call: &Call<'_>) -> Result<Response> {
+    #[derive(Deserialize)]
+    struct Body {
+        frames: Vec<Box<RawValue>>,
+    }
+    let body: Body = call.body()?;
+    if body.frames.len() > limits::BULK_MAX {
+        let message = format!("At most {} frames at a time.", limits::BULK_MAX);
+        return Err(Error::invalid(message));
+    }
+    let writes = body
+        .frames
+        .iter()
+        .map(|frame| match frames::read(frame.get()) {
+            Ok(frame) => match frame.body {
+                frames::Body::Write(write) => (frame.reference, Ok(write)),
+                _ => {
+                    let message = "Only reports about jobs are taken here.".to_owned();
+                    (frame.reference, Err(message))
+                }
+            },
+            Err(what) => (what.reference, Err(what.message)),
+        });
+    let writes = writes.collect();
+    ask(call, Request::Report { writes })
+}
+
+pub fn workers(call: &Call<'_>) -> Result<Response> {
+    let items = workflows(call).workers();
+    Ok(json(200, Object::new().raw("items", &array(items)).end()))
+}
+
+pub fn queue(call: &Call<'_>) -> Result<Response> {
+    let grant = grant_of(&call.identity);
+    let workflows = workflows(call);
+    let is_served = |workflow: &str, version: &str| workflows.is_served(workflow, version);
+    let (items, abandoned) = database(call).snapshot(|db| {
+        let items = look::queue(db, &grant, is_served)?;
+        Ok((items, look::abandoned(db, &grant)?))
+    })?;
+    let answer = Object::new()
+        .raw("items", &array(items))
+        .raw("deadLetters", &array(abandoned));
+    Ok(json(200, answer.end()))
+}
+
+/// The socket of a worker. Credentials in the handshake are checked here; without any the first frame
+/// brings them.
+pub fn listen(call: &Call<'_>) -> Result<Response> {
+    let Credentials {
+        authorization,
+        api_key,
+    } = credentials(call.request);
+    let grant = match authorization.is_some() || api_key.is_some() {
+        true => Some(workflows(call).grant(credentials(call.request))?),
+        false => None,
+    };
+    let peer = workflows(call).peer(grant);
+    Ok(socket::upgrade(call, peer)?.with_header("Sec-WebSocket-Protocol", PROTOCOL))
+}
+
+fn ask(call: &Call<'_>, request: Request) -> Result<Response> {
+    let answer = workflows(call).ask(grant_of(&call.identity), request);
+    answer
+        .map(|it| json(200, it))
+        .map_err(|it| located(call, it))
+}
+
+/// A run that is not here may be on another node, whose tag its id has.
+fn located(call: &Call<'_>, error: Error) -> Error {
+    let run = call.param("run");
+    if error.kind() != Kind::NotFound || run.is_empty() {
+        return error;
+    }
+    match node_of(run) {
+        Some(tag) if tag != NodeTag::of(&call.app.node_id) => {
+            let url = call.app.url_of_node(|node| NodeTag::of(node) == tag);
+            elsewhere(run, url.as_deref())
+        }
+        _ => error,
+    }
+}
+
+fn workflows<'a>(call: &Call<'a>) -> &'a Workflows {
+    &call.app.workflows
+}
+
+fn database<'a>(call: &Call<'a>) -> &'a Arc<Database> {
+    &call.app.workflows.database
+}
+
+fn json(status: u16, body: String) -> Response {
+    Response::json(status, body.into_bytes())
+}

@@ -1,0 +1,136 @@
+//! The words of the model and the numbers that stand for them in `workflows.db`. Released numbers
+//! never change.
+
+/// Gives an enum its numbers and its public words.
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $code:literal $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $name { $($(#[$variant_doc])* $variant = $code,)* }
+
+        impl $name {
+            /// All of them with their words.
+            #[cfg_attr(not(test), allow(clippy::allow_attributes, dead_code, reason = "not all are looked up by word"))]
+            pub const ALL: &[($name, &'static str)] = &[$(($name::$variant, $word),)*];
+
+            /// The number in the database.
+            pub const fn code(self) -> i64 {
+                self as i64
+            }
+
+            /// The public word.
+            pub const fn word(self) -> &'static str {
+                match self { $($name::$variant => $word,)* }
+            }
+        }
+
+        impl rusqlite::types::FromSql for $name {
+            fn column_result(value: rusqlite::types::ValueRef<'_>) -> rusqlite::types::FromSqlResult<$name> {
+                match value.as_i64()? {
+                    $($code => Ok($name::$variant),)*
+                    other => Err(rusqlite::types::FromSqlError::OutOfRange(other)),
+                }
+            }
+        }
+
+        impl rusqlite::ToSql for $name {
+            fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+                Ok(self.code().into())
+            }
+        }
+    };
+}
+
+codes! {
+    /// Where a run is.
+    RunStatus {
+        /// Nobody has had it yet.
+        Pending = 0 "pending",
+        Running = 1 "running",
+        Completed = 2 "completed",
+        Failed = 3 "failed",
+        Cancelled = 4 "cancelled",
+    }
+}
+
+codes! {
+    /// Where a step is.
+    StepStatus {
+        /// Known, and not under way: before its first attempt, or between two.
+        Pending = 0 "pending",
+        Running = 1 "running",
+        Completed = 2 "completed",
+        Failed = 3 "failed",
+        Cancelled = 4 "cancelled",
+    }
+}
+
+codes! {
+    /// What can happen.
+    EventKind {
+        RunCreated = 1 "run_created",
+        RunStarted = 2 "run_started",
+        RunCompleted = 3 "run_completed",
+        RunFailed = 4 "run_failed",
+        RunCancelled = 5 "run_cancelled",
+        AttrSet = 6 "attr_set",
+        StepCreated = 7 "step_created",
+        StepStarted = 8 "step_started",
+        StepCompleted = 9 "step_completed",
+        StepFailed = 10 "step_failed",
+        StepRetrying = 11 "step_retrying",
+        HookCreated = 12 "hook_created",
+        HookReceived = 13 "hook_received",
+        HookDisposed = 14 "hook_disposed",
+        HookConflict = 15 "hook_conflict",
+        WaitCreated = 16 "wait_created",
+        WaitCompleted = 17 "wait_completed",
+        /// A failed run goes on where it stopped.
+        RunResumed = 18 "run_resumed",
+    }
+}
+
+codes! {
+    /// What a run that has not ended waits for.
+    JobState {
+        /// For a time, or for something to happen.
+        Parked = 0 "waiting",
+        /// For a worker.
+        Ready = 1 "ready",
+        /// For the worker that has it.
+        Leased = 2 "leased",
+        /// For somebody to mend the code.
+        Paused = 3 "paused",
+        /// For another run of its concurrency key.
+        Blocked = 4 "blocked",
+    }
+}
+
+impl RunStatus {
+    /// Whether nothing can happen to it any more.
+    pub fn is_terminal(self) -> bool {
+        self >= RunStatus::Completed
+    }
+}
+
+impl StepStatus {
+    /// Whether its result is there.
+    pub fn is_terminal(self) -> bool {
+        self >= StepStatus::Completed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_and_numbers_are_each_ones_own() {
+        for (at, (kind, word)) in EventKind::ALL.iter().enumerate() {
+            assert_eq!(kind.code(), i64::try_from(at).unwrap() + 1);
+            assert_eq!(kind.word(), *word);
+        }
+        assert!(RunStatus::Failed.is_terminal() && !RunStatus::Running.is_terminal());
+        assert!(StepStatus::Cancelled.is_terminal() && !StepStatus::Running.is_terminal());
+    }
+}

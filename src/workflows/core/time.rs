@@ -1,0 +1,202 @@
+//! What time brings: workers that are lost, runs that wake or expire, tokens that end.
+
+use rusqlite::Connection;
+
+use crate::error::Result;
+use crate::workflows::codes::RunStatus;
+use crate::workflows::core::Core;
+use crate::workflows::core::Output;
+use crate::workflows::core::close;
+use crate::workflows::core::close as closing;
+use crate::workflows::core::greet::revoke;
+use crate::workflows::core::send;
+use crate::workflows::json::Object;
+use crate::workflows::leases::Held;
+use crate::workflows::limits;
+use crate::workflows::runs::End;
+use crate::workflows::runs::error_json;
+use crate::workflows::sessions::SessionId;
+use crate::workflows::tx::Tx;
+
+/// Of each kind, in one transaction.
+const AT_A_TIME: usize = 256;
+/// Longest pause between two looks; also how late a deadline may be noticed.
+const LOOK_EVERY_MS: i64 = 500;
+/// A worker is told so long before its token ends.
+const WARN_MS: i64 = 60_000;
+/// Pause before a run whose workers were lost in a row is handed out again.
+const LOST_PAUSE_MS: i64 = 250;
+const LOST_PAUSE_MS_MAX: i64 = 30_000;
+
+impl Core {
+    pub(super) fn pass_time(
+        &mut self,
+        db: &Connection,
+        now: i64,
+        out: &mut Vec<Output>,
+    ) -> Result<()> {
+        if self.next_look <= now {
+            let mut is_more = self.take_back(db, now, out)?;
+            is_more |= self.expire_runs(db, now, out)?;
+            is_more |= self.cancel_children(db, now, out)?;
+            self.next_look = match is_more {
+                true => now,
+                false => now + LOOK_EVERY_MS,
+            };
+        }
+        self.tx(db, now, |tx| tx.wake_due(AT_A_TIME))?;
+        Ok(())
+    }
+
+    /// Runs whose worker has not been heard of in time become ready again.
+    fn take_back(&mut self, db: &Connection, now: i64, out: &mut Vec<Output>) -> Result<bool> {
+        let expired = self.leases.expired(now, AT_A_TIME);
+        for run in &expired {
+            let Some(held) = self.leases.remove(*run) else {
+                continue;
+            };
+            if let Some(session) = held.session {
+                out.push(send(session, revoke(&held.run, held.epoch)));
+                if !held.is_acked
+                    && !held.is_cancelled
+                    && let Some(session) = self.sessions.get_mut(session)
+                {
+                    session.is_stalled = true;
+                }
+            }
+            if !held.is_cancelled {
+                let (_, ended) = self.tx_with_effects(db, now, |tx| give_up(tx, *run, &held))?;
+                self.tell_ended(&ended, None, now, out);
+            }
+        }
+        Ok(expired.len() == AT_A_TIME)
+    }
+
+    fn expire_runs(&mut self, db: &Connection, now: i64, out: &mut Vec<Output>) -> Result<bool> {
+        let (count, ended) = self.tx_with_effects(db, now, |tx| {
+            let sql = "SELECT id FROM runs WHERE expires <= ?1 AND ended IS NULL LIMIT ?2";
+            let runs: Vec<i64> = {
+                let mut statement = tx.db.prepare_cached(sql)?;
+                let max = i64::try_from(AT_A_TIME).unwrap_or(i64::MAX);
+                let rows = statement.query_map([now, max], |row| row.get(0))?;
+                rows.collect::<rusqlite::Result<_>>()?
+            };
+            for run in &runs {
+                if let Some(run) = tx.run_by_id(*run)? {
+                    let error = error_json("expired", "The run was not finished in time.");
+                    tx.end_run(&run, End::Failed(&error))?;
+                }
+            }
+            Ok(runs.len())
+        })?;
+        self.tell_ended(&ended, None, now, out);
+        Ok(count == AT_A_TIME)
+    }
+
+    fn cancel_children(
+        &mut self,
+        db: &Connection,
+        now: i64,
+        out: &mut Vec<Output>,
+    ) -> Result<bool> {
+        let (is_more, ended) = self.tx_with_effects(db, now, |tx| tx.cancel_children(AT_A_TIME))?;
+        self.tell_ended(&ended, None, now, out);
+        Ok(is_more)
+    }
+
+    /// Workers hear that runs of theirs have ended, except of the one that has ended it itself.
+    pub(super) fn tell_ended(
+        &mut self,
+        ended: &[(i64, RunStatus)],
+        by: Option<SessionId>,
+        now: i64,
+        out: &mut Vec<Output>,
+    ) {
+        for (run, status) in ended {
+            let Some(held) = self.leases.get(*run).cloned() else {
+                continue;
+            };
+            let worker = held.session.filter(|session| by != Some(*session));
+            let Some(session) = worker else {
+                self.leases.remove(*run);
+                continue;
+            };
+            if *status != RunStatus::Cancelled {
+                self.leases.remove(*run);
+                out.push(send(session, revoke(&held.run, held.epoch)));
+                continue;
+            }
+            let grace_ms = self.settings.grace_ms;
+            self.leases.change(*run, |held| {
+                held.is_cancelled = true;
+                held.deadline = now + grace_ms;
+            });
+            let cancel = Object::new()
+                .text("t", "cancel")
+                .text("job", &held.run)
+                .int("epoch", held.epoch)
+                .text("reason", "cancelled")
+                .int("grace_ms", grace_ms);
+            out.push(send(session, cancel.end()));
+        }
+    }
+
+    /// Ends connections that are silent or not allowed any more. Concerns memory alone.
+    pub fn tick(&mut self, now: i64) -> Vec<Output> {
+        let mut out = Vec::new();
+        let mut over: Vec<(SessionId, u16, &str)> = Vec::new();
+        for (id, (_, until)) in &self.greeting {
+            if *until <= now {
+                over.push((*id, closing::TIMEOUT, "no hello in time"));
+            }
+        }
+        let ids: Vec<SessionId> = self.sessions.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            let has_jobs = self.leases.count(id) > 0;
+            let lease_ms = self.settings.lease_ms;
+            let Some(session) = self.sessions.get_mut(id) else {
+                continue;
+            };
+            let left = session.grant.expires_ms.map(|at| at - now);
+            if has_jobs && session.heard + lease_ms <= now {
+                over.push((id, closing::TIMEOUT, "no sign of life"));
+            } else if session.probe.is_some_and(|(_, until)| until <= now) {
+                over.push((id, closing::TIMEOUT, "the probe was not answered"));
+            } else if left.is_some_and(|left| left + self.settings.grace_ms <= 0) {
+                over.push((id, closing::UNAUTHENTICATED, "the token has expired"));
+            } else if let Some(left) = left.filter(|left| *left <= WARN_MS)
+                && !session.is_warned
+            {
+                session.is_warned = true;
+                let warning = Object::new().text("t", "auth_expiring").int("in_ms", left);
+                out.push(send(id, warning.end()));
+            }
+        }
+        for (id, code, reason) in over {
+            self.drop_session_at(id, false, now);
+            out.push(close(id, code, reason));
+        }
+        out
+    }
+}
+
+/// The worker of a run is lost. That counts when its code was running.
+fn give_up(tx: &mut Tx<'_>, run: i64, held: &Held) -> Result<()> {
+    let Some(found) = tx.run_by_id(run)? else {
+        return Ok(());
+    };
+    let Some(job) = found.job.filter(|job| job.epoch == held.epoch) else {
+        return Ok(());
+    };
+    let lost = job.lost + i64::from(held.is_acked);
+    if lost >= limits::LOST_MAX {
+        let message = format!("The run lost its worker {lost} times in a row.");
+        return tx.end_run(&found, End::Failed(&error_json("abandoned", &message)));
+    }
+    let doublings = u32::try_from(job.lost).unwrap_or(0).min(20);
+    let pause = match held.is_acked && job.lost > 0 {
+        true => (LOST_PAUSE_MS << doublings).min(LOST_PAUSE_MS_MAX),
+        false => 0,
+    };
+    tx.give_back(run, tx.now + pause, lost)
+}

@@ -1,0 +1,151 @@
+//! Hooks: what comes into a run from outside, in order, early payloads too (WF-15).
+
+use rusqlite::OptionalExtension as _;
+use rusqlite::params;
+
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::workflows::again::hook_data;
+use crate::workflows::codes::EventKind;
+use crate::workflows::limits;
+use crate::workflows::tx::Event;
+use crate::workflows::tx::Run;
+use crate::workflows::tx::Tx;
+
+impl Tx<'_> {
+    /// Makes a hook; returns its token. The same key again is the same hook. When another live hook has the
+    /// token that is written down, so that a replay finds it, and refused: `Ok(Err(_))`, to be kept.
+    pub fn create_hook(
+        &mut self,
+        run: &Run,
+        key: &str,
+        token: Option<&str>,
+        metadata: Option<&str>,
+    ) -> Result<Result<String>> {
+        limits::check_key("key", key)?;
+        let sql = "SELECT token FROM hooks WHERE run = ?1 AND key = ?2";
+        let known: Option<String> = self
+            .db
+            .prepare_cached(sql)?
+            .query_row(params![run.id, key], |row| row.get(0))
+            .optional()?;
+        if let Some(known) = known {
+            return Ok(Ok(known));
+        }
+        let token = match token {
+            Some(token) => token.to_owned(),
+            None => self.random_token(),
+        };
+        limits::check_key("token", &token)?;
+        let data = hook_data(&token, metadata);
+        limits::check_payload("metadata", &data)?;
+        if self.hook(&token)?.is_some() {
+            if !self.has_event(run.id, EventKind::HookConflict, key)? {
+                self.append(run.id, Event::new(EventKind::HookConflict, key).data(&data))?;
+            }
+            return Ok(Err(Error::conflict(format!(
+                "Another hook has the token {token}."
+            ))));
+        }
+        self.append(run.id, Event::new(EventKind::HookCreated, key).data(&data))?;
+        let sql = "INSERT INTO hooks (run, key, token, metadata) VALUES (?1, ?2, ?3, ?4)";
+        self.db
+            .prepare_cached(sql)?
+            .execute(params![run.id, key, token, metadata])?;
+        Ok(Ok(token))
+    }
+
+    fn has_event(&self, run: i64, kind: EventKind, key: &str) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND kind = ?2 AND key = ?3)";
+        let mut statement = self.db.prepare_cached(sql)?;
+        Ok(statement.query_row(params![run, kind, key], |row| row.get(0))?)
+    }
+
+    /// The live hook of a token: its run and key.
+    pub fn hook(&self, token: &str) -> Result<Option<(i64, String)>> {
+        let sql = "SELECT run, key FROM hooks WHERE token = ?1 AND disposed IS NULL";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let hook = statement.query_row([token], |row| Ok((row.get(0)?, row.get(1)?)));
+        Ok(hook.optional()?)
+    }
+
+    /// Delivers a payload; returns the run.
+    pub fn receive(&mut self, token: &str, payload: &str) -> Result<i64> {
+        limits::check_payload("A payload", payload)?;
+        let (run, key) = self
+            .hook(token)?
+            .ok_or_else(|| Error::not_found("There is no hook of this token."))?;
+        let seq = self.append(run, Event::new(EventKind::HookReceived, &key).data(payload))?;
+        if seq > limits::EVENTS_MAX / 2 {
+            // The run itself must be able to go on.
+            return Err(Error::new(
+                Kind::TooLarge,
+                "The run has received as many payloads as it can hold.",
+            ));
+        }
+        self.wake_parked(run)?;
+        Ok(run)
+    }
+
+    /// Delivers a payload to a hook of a run.
+    pub fn receive_by_key(&mut self, run: &Run, key: &str, payload: &str) -> Result<()> {
+        let sql = "SELECT token FROM hooks WHERE run = ?1 AND key = ?2 AND disposed IS NULL";
+        let token: Option<String> = self
+            .db
+            .prepare_cached(sql)?
+            .query_row(params![run.id, key], |row| row.get(0))
+            .optional()?;
+        let token = token.ok_or_else(|| no_hook(key))?;
+        self.receive(&token, payload).map(drop)
+    }
+
+    /// Whether a run has this hook, disposed or not.
+    pub fn has_hook(&self, run: i64, key: &str) -> Result<bool> {
+        Ok(self.is_disposed(run, key)?.is_some())
+    }
+
+    /// Takes no more payloads; a second time is fine.
+    pub fn dispose_hook(&mut self, run: &Run, key: &str) -> Result<()> {
+        let sql = "UPDATE hooks SET disposed = ?3 WHERE run = ?1 AND key = ?2 AND disposed IS NULL";
+        let values = params![run.id, key, self.now];
+        if self.db.prepare_cached(sql)?.execute(values)? > 0 {
+            self.append(run.id, Event::new(EventKind::HookDisposed, key))?;
+            return Ok(());
+        }
+        match self.is_disposed(run.id, key)? {
+            Some(_) => Ok(()),
+            None => Err(no_hook(key)),
+        }
+    }
+
+    /// Whether a hook of a run takes no more; none when there is no such hook.
+    fn is_disposed(&self, run: i64, key: &str) -> Result<Option<bool>> {
+        let sql = "SELECT disposed IS NOT NULL FROM hooks WHERE run = ?1 AND key = ?2";
+        let mut statement = self.db.prepare_cached(sql)?;
+        Ok(statement
+            .query_row(params![run, key], |row| row.get(0))
+            .optional()?)
+    }
+
+    /// Refuses to wait for a hook from which nothing can come.
+    pub fn check_hook(&self, run: i64, key: &str) -> Result<()> {
+        match self.is_disposed(run, key)? {
+            Some(false) => Ok(()),
+            Some(true) => Err(Error::new(
+                Kind::Gone,
+                format!("The hook {key} takes no more payloads."),
+            )),
+            None => Err(no_hook(key)),
+        }
+    }
+
+    /// A token nobody can guess.
+    pub fn random_token(&mut self) -> String {
+        format!("{:016x}{:016x}", (self.random)(), (self.random)())
+    }
+}
+
+fn no_hook(key: &str) -> Error {
+    Error::not_found(format!("The run has no hook {key}."))
+}

@@ -1,0 +1,43 @@
+//! Durable workflows (WF-1 to WF-17): runs of steps, executed by workers outside the server, kept in
+//! `workflows.db` of each node, master or replica (WF-9, WF-11).
+//!
+//! `codes`, `limits`, `run_id` are the words; `tx` is one command in a transaction, and `runs`, `steps`,
+//! `waits`, `hooks`, `jobs`, `again`, `calls` are what commands do: each writes events and what follows from
+//! them together, so that the two never disagree. `core` is the engine as a pure state machine, with
+//! `leases` and `sessions` as its memory, `frames` and `requests` as its input. `engine` gives it a thread, sockets and
+//! a clock. `look` reads. What workers see is in `docs/workflows.md`.
+
+pub use codes::EventKind;
+pub use codes::RunStatus;
+pub use core::Settings;
+pub use engine::Workflows;
+pub use engine::elsewhere;
+pub use engine::grant_of;
+pub use request::RunRequest;
+pub use request::ms_of;
+pub use run_id::NodeTag;
+pub use run_id::tag as node_of;
+pub use runs::NewRun;
+pub use sessions::Grant;
+
+mod again;
+mod calls;
+mod codes;
+mod core;
+mod engine;
+pub mod frames;
+mod hooks;
+mod jobs;
+mod journal;
+pub mod json;
+mod leases;
+pub mod limits;
+pub mod look;
+mod request;
+pub mod requests;
+mod run_id;
+mod runs;
+mod sessions;
+mod steps;
+mod tx;
+mod waits;

@@ -1,0 +1,322 @@
+//! Runs: made, started, ended, resumed, repeated.
+
+use rusqlite::OptionalExtension as _;
+use rusqlite::params;
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::stats::RunEvent;
+use crate::workflows::codes::EventKind;
+use crate::workflows::codes::RunStatus;
+use crate::workflows::codes::StepStatus;
+use crate::workflows::jobs::NewJob;
+use crate::workflows::limits;
+use crate::workflows::run_id;
+use crate::workflows::tx::Event;
+use crate::workflows::tx::Run;
+use crate::workflows::tx::Tx;
+
+/// A run to be made. Checked by [`NewRun::check`].
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    pub workflow: String,
+    /// JSON, kept to the byte.
+    pub input: String,
+    pub version: Option<String>,
+    pub idempotency_key: Option<String>,
+    pub concurrency_key: Option<String>,
+    pub priority: i64,
+    pub run_at: Option<i64>,
+    pub expires_at: Option<i64>,
+    pub attributes: Map<String, Value>,
+}
+
+/// A run that was made, or was there already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    pub id: i64,
+    pub run: String,
+    pub status: RunStatus,
+    pub is_new: bool,
+}
+
+/// How a run ends. What comes with it is JSON.
+#[derive(Clone, Copy, Debug)]
+pub enum End<'a> {
+    Completed(&'a str),
+    Failed(&'a str),
+    Cancelled(&'a str),
+}
+
+impl End<'_> {
+    fn parts(&self) -> (EventKind, RunStatus, &str) {
+        match self {
+            End::Completed(data) => (EventKind::RunCompleted, RunStatus::Completed, data),
+            End::Failed(data) => (EventKind::RunFailed, RunStatus::Failed, data),
+            End::Cancelled(data) => (EventKind::RunCancelled, RunStatus::Cancelled, data),
+        }
+    }
+}
+
+impl NewRun {
+    /// A run of a workflow with nothing special.
+    pub fn new(workflow: &str, input: &str) -> NewRun {
+        NewRun {
+            workflow: workflow.to_owned(),
+            input: input.to_owned(),
+            version: None,
+            idempotency_key: None,
+            concurrency_key: None,
+            priority: 0,
+            run_at: None,
+            expires_at: None,
+            attributes: Map::new(),
+        }
+    }
+
+    /// Refuses what cannot be kept.
+    pub fn check(&self, now_ms: i64) -> Result<()> {
+        limits::check_workflow(&self.workflow)?;
+        limits::check_payload("input", &self.input)?;
+        limits::check_priority(self.priority)?;
+        limits::check_attributes(&self.attributes)?;
+        for (field, ms) in [("runAt", self.run_at), ("expiresAt", self.expires_at)] {
+            ms.map(|ms| limits::check_time(field, ms, now_ms))
+                .transpose()?;
+        }
+        if let Some(version) = &self.version {
+            limits::check_version(version)?;
+        }
+        for (field, key) in [
+            ("idempotencyKey", &self.idempotency_key),
+            ("concurrencyKey", &self.concurrency_key),
+        ] {
+            if let Some(key) = key {
+                limits::check_key(field, key)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tx<'_> {
+    /// Makes a run, unless there is one of its idempotency key.
+    pub fn create_run(&mut self, new: &NewRun, parent: Option<(&Run, &str)>) -> Result<Made> {
+        new.check(self.now)?;
+        if let Some(key) = &new.idempotency_key
+            && let Some(first) = self.run_by_key(&new.workflow, key)?
+        {
+            return Ok(first);
+        }
+        let depth = parent.map_or(0, |(run, _)| run.depth + 1);
+        if depth > limits::DEPTH_MAX {
+            return Err(Error::invalid(format!(
+                "Runs may lie in each other {} deep.",
+                limits::DEPTH_MAX
+            )));
+        }
+        let run = run_id::new(self.now, self.node, (self.random)());
+        let version = new.version.as_deref().unwrap_or_default();
+        let sql = "INSERT INTO runs (run, workflow, version, status, parent, parent_key, root, depth,
+                                     idempotency_key, concurrency_key, priority, attributes, created, expires)
+                   VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+        self.db.prepare_cached(sql)?.execute(params![
+            run,
+            new.workflow,
+            version,
+            parent.map(|(run, _)| run.id),
+            parent.map(|(_, key)| key),
+            parent.map(|(run, _)| run.root),
+            depth,
+            new.idempotency_key,
+            new.concurrency_key,
+            new.priority,
+            Value::from(new.attributes.clone()).to_string(),
+            self.now,
+            new.expires_at,
+        ])?;
+        let id = self.db.last_insert_rowid();
+        self.append(id, Event::new(EventKind::RunCreated, "").data(&new.input))?;
+        self.add_job(&NewJob {
+            run: id,
+            workflow: &new.workflow,
+            version,
+            priority: new.priority,
+            concurrency_key: new.concurrency_key.as_deref(),
+            due: new.run_at,
+        })?;
+        Ok(Made {
+            id,
+            run,
+            status: RunStatus::Pending,
+            is_new: true,
+        })
+    }
+
+    fn run_by_key(&self, workflow: &str, key: &str) -> Result<Option<Made>> {
+        let sql = "SELECT id, run, status FROM runs WHERE workflow = ?1 AND idempotency_key = ?2";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let found = statement.query_row([workflow, key], |row| {
+            Ok(Made {
+                id: row.get(0)?,
+                run: row.get(1)?,
+                status: row.get(2)?,
+                is_new: false,
+            })
+        });
+        Ok(found.optional()?)
+    }
+
+    /// A worker gets the run for the first time; it stays with this version of the code.
+    pub fn start_run(&mut self, run: &Run, version: &str) -> Result<()> {
+        if run.status.is_terminal() {
+            return Err(ended(run, Kind::Gone));
+        }
+        if run.status == RunStatus::Running {
+            return Ok(());
+        }
+        self.append(run.id, Event::new(EventKind::RunStarted, ""))?;
+        let sql = "UPDATE runs SET status = ?2, started = ?3, version = ?4 WHERE id = ?1";
+        self.db.prepare_cached(sql)?.execute(params![
+            run.id,
+            RunStatus::Running,
+            self.now,
+            version
+        ])?;
+        self.count(&run.workflow, RunEvent::Started);
+        Ok(())
+    }
+
+    /// Ends a run, and with it all that waits for it or lives by it.
+    pub fn end_run(&mut self, run: &Run, end: End<'_>) -> Result<()> {
+        if run.status.is_terminal() {
+            return Err(ended(run, Kind::Conflict));
+        }
+        let (kind, status, data) = end.parts();
+        limits::check_payload("What a run ends with", data)?;
+        self.append(run.id, Event::new(kind, "").data(data))?;
+        let sql = "UPDATE runs SET status = ?2, ended = ?3,
+                          epoch = coalesce((SELECT epoch FROM jobs WHERE run = ?1), epoch)
+                   WHERE id = ?1";
+        self.db
+            .prepare_cached(sql)?
+            .execute(params![run.id, status, self.now])?;
+        for sql in [
+            "DELETE FROM hooks WHERE run = ?1",
+            "DELETE FROM waits WHERE run = ?1",
+            "UPDATE steps SET status = 4 WHERE run = ?1 AND status < 2",
+        ] {
+            self.db.prepare_cached(sql)?.execute([run.id])?;
+        }
+        self.remove_job(run.id)?;
+        if status == RunStatus::Cancelled {
+            self.note_children(run.id)?;
+        }
+        if let Some((parent, key)) = &run.parent {
+            self.tell_parent(*parent, key, run, end)?;
+        }
+        let took = self.now - run.started.unwrap_or(self.now);
+        let took = std::time::Duration::from_millis(u64::try_from(took).unwrap_or(0));
+        let counted = match end {
+            End::Completed(_) => RunEvent::Completed(took),
+            End::Failed(_) => RunEvent::Failed(took),
+            End::Cancelled(_) => RunEvent::Cancelled,
+        };
+        self.count(&run.workflow, counted);
+        self.effects.ended.push((run.id, status));
+        Ok(())
+    }
+
+    /// The result of a child is one of a step of its parent.
+    fn tell_parent(&mut self, parent: i64, key: &str, child: &Run, end: End<'_>) -> Result<()> {
+        let is_waited_for = self
+            .run_by_id(parent)?
+            .is_some_and(|parent| !parent.status.is_terminal());
+        if !is_waited_for {
+            return Ok(());
+        }
+        let cancelled = error_json("cancelled", "The child run was cancelled.");
+        let (kind, status, data) = match end {
+            End::Completed(output) => (EventKind::StepCompleted, StepStatus::Completed, output),
+            End::Failed(error) => (EventKind::StepFailed, StepStatus::Failed, error),
+            End::Cancelled(_) => (EventKind::StepFailed, StepStatus::Failed, &*cancelled),
+        };
+        let event = Event::new(kind, key).data(data).info(child.id);
+        let seq = self.append(parent, event)?;
+        let sql =
+            "UPDATE steps SET status = ?3, ended = ?4, result = ?5 WHERE run = ?1 AND key = ?2";
+        self.db
+            .prepare_cached(sql)?
+            .execute(params![parent, key, status, self.now, seq])?;
+        self.wake_parked(parent)
+    }
+
+    /// Something has happened that a parked run may wait for.
+    pub fn wake_parked(&mut self, run: i64) -> Result<()> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM jobs JOIN runs ON runs.id = jobs.run
+                   WHERE jobs.run = ?1 AND jobs.state = 0 AND runs.status = 1)";
+        let is_parked: bool = self
+            .db
+            .prepare_cached(sql)?
+            .query_row([run], |row| row.get(0))?;
+        match is_parked {
+            true => self.make_ready(run),
+            false => Ok(()),
+        }
+    }
+
+    /// Children of a cancelled run go too; not all at once, there may be many.
+    fn note_children(&self, run: i64) -> Result<()> {
+        let sql = "INSERT OR IGNORE INTO cancelling (run)
+                   SELECT ?1 WHERE EXISTS (SELECT 1 FROM runs WHERE parent = ?1 AND ended IS NULL)";
+        self.db.prepare_cached(sql)?.execute([run])?;
+        Ok(())
+    }
+
+    /// Cancels some children of cancelled runs; true when there are more.
+    pub fn cancel_children(&mut self, max: usize) -> Result<bool> {
+        let sql = "SELECT run FROM cancelling LIMIT 1";
+        let parent: Option<i64> = self
+            .db
+            .prepare_cached(sql)?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        let Some(parent) = parent else {
+            return Ok(false);
+        };
+        let sql = "SELECT id FROM runs WHERE parent = ?1 AND ended IS NULL LIMIT ?2";
+        let children: Vec<i64> = {
+            let mut statement = self.db.prepare_cached(sql)?;
+            let max = i64::try_from(max).unwrap_or(i64::MAX);
+            let rows = statement.query_map([parent, max], |row| row.get(0))?;
+            rows.collect::<rusqlite::Result<_>>()?
+        };
+        for child in &children {
+            if let Some(child) = self.run_by_id(*child)? {
+                let reason = r#""The parent run was cancelled.""#;
+                self.end_run(&child, End::Cancelled(reason))?;
+            }
+        }
+        if children.is_empty() {
+            let sql = "DELETE FROM cancelling WHERE run = ?1";
+            self.db.prepare_cached(sql)?.execute([parent])?;
+        }
+        Ok(true)
+    }
+}
+
+/// The run has ended, so this cannot be.
+pub fn ended(run: &Run, kind: Kind) -> Error {
+    Error::new(
+        kind,
+        format!("The run {} is {}.", run.run, run.status.word()),
+    )
+}
+
+/// An error as a run or a step has it.
+pub fn error_json(kind: &str, message: &str) -> String {
+    serde_json::json!({"kind": kind, "message": message}).to_string()
+}
