@@ -72,7 +72,11 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     let (workers, leased) = app.workflows.counts();
     text.family("vski_workflow_workers", "gauge", "Workers connected.");
     text.sample("vski_workflow_workers", &[], workers);
-    text.family("vski_workflow_runs_leased", "gauge", "Runs that are with a worker.");
+    text.family(
+        "vski_workflow_runs_leased",
+        "gauge",
+        "Runs that are with a worker.",
+    );
     text.sample("vski_workflow_runs_leased", &[], leased);
     match app.replica() {
         Some(_) => replica(&mut text, app),

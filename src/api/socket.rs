@@ -46,7 +46,8 @@ fn answer(request: &Request, hub: &Hub, peer: Box<dyn Peer>) -> Result<Response>
     ))
 }
 
-fn check_wish(request: &Request) -> Result<()> {
+/// Refuses what is no handshake.
+pub fn check_wish(request: &Request) -> Result<()> {
     let is_wish = request.method == Method::Get
         && lists(request, "Connection", "upgrade")
         && lists(request, "Upgrade", "websocket");

@@ -59,7 +59,7 @@ struct About {
 
 pub fn trigger(call: &Call<'_>) -> Result<Response> {
     let run = call.body::<RunRequest>()?.into_run()?;
-    start(call, run, call.body()?)
+    start(call, run, &call.body()?)
 }
 
 /// The short form: the body is the list of what the workflow is given (WF-2, WF-7).
@@ -76,17 +76,17 @@ pub fn trigger_short(call: &Call<'_>) -> Result<Response> {
     start(
         call,
         NewRun::new(call.param("workflow"), input.get()),
-        about,
+        &about,
     )
 }
 
-fn start(call: &Call<'_>, mut run: NewRun, about: About) -> Result<Response> {
-    run.check(clock::now_ms())?;
-    if let Some(record) = admit(call, &about)? {
+fn start(call: &Call<'_>, mut run: NewRun, about: &About) -> Result<Response> {
+    if let Some(record) = admit(call, about)? {
         for (name, value) in record {
             run.attributes.insert(name.to_owned(), Value::from(value));
         }
     }
+    run.check(clock::now_ms())?;
     let request = Request::Trigger(Box::new(run));
     let answer = workflows(call).ask(grant_of(&call.identity), request)?;
     Ok(json(200, answer))
@@ -488,6 +488,7 @@ pub fn queue(call: &Call<'_>) -> Result<Response> {
 /// The socket of a worker. Credentials in the handshake are checked here; without any the first frame
 /// brings them.
 pub fn listen(call: &Call<'_>) -> Result<Response> {
+    socket::check_wish(call.request)?;
     let Credentials {
         authorization,
         api_key,

@@ -31,6 +31,7 @@ CREATE UNIQUE INDEX runs_idempotency ON runs (workflow, idempotency_key) WHERE i
 CREATE INDEX runs_workflow ON runs (workflow, status);
 CREATE INDEX runs_parent ON runs (parent) WHERE parent IS NOT NULL;
 CREATE INDEX runs_ended ON runs (ended) WHERE ended IS NOT NULL;
+CREATE INDEX runs_failed ON runs (ended) WHERE status = 3;
 CREATE INDEX runs_expires ON runs (expires) WHERE expires IS NOT NULL AND ended IS NULL;
 
 -- What has happened; everything else follows from it and is written with it.

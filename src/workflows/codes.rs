@@ -10,7 +10,7 @@ macro_rules! codes {
 
         impl $name {
             /// All of them with their words.
-            #[cfg_attr(not(test), allow(clippy::allow_attributes, dead_code, reason = "not all are looked up by word"))]
+            #[allow(clippy::allow_attributes, dead_code, reason = "not all are looked up by their words")]
             pub const ALL: &[($name, &'static str)] = &[$(($name::$variant, $word),)*];
 
             /// The number in the database.

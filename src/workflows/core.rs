@@ -309,7 +309,7 @@ impl Core {
             Body::Beat(beat) => self.beat(now, session, &beat, out),
             Body::Auth(_) => self.renew_grant(session, reference.as_deref(), grant, out),
             Body::Log(log) => {
-                crate::log::debug(format_args!("workflow run={} {:.500}", log.job, log.msg))
+                crate::log::debug(format_args!("workflow run={} {:.500}", log.job, log.msg));
             }
             Body::Bye => {
                 self.leaving.push((session, true));
@@ -529,6 +529,13 @@ impl Core {
                 .end()
         });
         workers.collect()
+    }
+
+    /// The runs that workers have, with their epochs.
+    #[cfg(test)]
+    pub fn held(&self) -> Vec<(i64, i64)> {
+        let held = self.leases.iter().filter(|(_, held)| !held.is_cancelled);
+        held.map(|(run, held)| (run, held.epoch)).collect()
     }
 
     /// Whether somebody connected has this version of the code; an empty one is any.

@@ -122,6 +122,11 @@ impl Leases {
         expired.map(|(run, _)| *run).take(max).collect()
     }
 
+    #[cfg(test)]
+    pub fn iter(&self) -> impl Iterator<Item = (i64, &Held)> {
+        self.held.iter().map(|(run, held)| (*run, held))
+    }
+
     /// How many runs are held.
     pub fn len(&self) -> usize {
         self.held.len()

@@ -414,7 +414,8 @@ pub fn queue(
 pub fn abandoned(db: &Connection, grant: &Grant) -> Result<Vec<String>> {
     let sql = "SELECT r.run, r.workflow, r.ended FROM runs r
                JOIN events e ON e.run = r.id AND e.kind = 4
-               WHERE r.status = 3 AND r.ended IS NOT NULL AND e.data ->> '$.kind' = 'abandoned'
+               WHERE r.status = 3 AND r.ended IS NOT NULL AND e.seq > r.resumed
+                 AND json_valid(e.data) AND e.data ->> '$.kind' = 'abandoned'
                ORDER BY r.ended DESC LIMIT 100";
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query([])?;

@@ -38,6 +38,8 @@ pub mod requests;
 mod run_id;
 mod runs;
 mod sessions;
+#[cfg(test)]
+mod sim;
 mod steps;
 mod tx;
 mod waits;

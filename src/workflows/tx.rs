@@ -117,24 +117,28 @@ pub struct Lease {
     pub epoch: i64,
 }
 
+/// What every command begins with, so its text is not made anew each time.
+macro_rules! run_sql {
+    () => {
+        "SELECT r.id, r.run, r.workflow, r.status, r.parent, r.parent_key, r.root, r.depth,
+                r.started, j.state, j.epoch, j.lost, j.retries
+         FROM runs r LEFT JOIN jobs j ON j.run = r.id"
+    };
+}
+
 impl Tx<'_> {
     /// The run of this id.
     pub fn run(&self, run: &str) -> Result<Option<Run>> {
-        self.find("WHERE r.run = ?1", run)
+        self.find(concat!(run_sql!(), " WHERE r.run = ?1"), run)
     }
 
     /// The run of this number.
     pub fn run_by_id(&self, id: i64) -> Result<Option<Run>> {
-        self.find("WHERE r.id = ?1", id)
+        self.find(concat!(run_sql!(), " WHERE r.id = ?1"), id)
     }
 
-    fn find(&self, filter: &str, value: impl rusqlite::ToSql) -> Result<Option<Run>> {
-        let sql = format!(
-            "SELECT r.id, r.run, r.workflow, r.status, r.parent, r.parent_key, r.root, r.depth,
-                    r.started, j.state, j.epoch, j.lost, j.retries
-             FROM runs r LEFT JOIN jobs j ON j.run = r.id {filter}"
-        );
-        let mut statement = self.db.prepare_cached(&sql)?;
+    fn find(&self, sql: &str, value: impl rusqlite::ToSql) -> Result<Option<Run>> {
+        let mut statement = self.db.prepare_cached(sql)?;
         let run = statement.query_row([value], |row| {
             let id = row.get(0)?;
             let parent: Option<i64> = row.get(4)?;

@@ -60,6 +60,8 @@ enum Admits {
     Replicas(u16),
     /// Admins, service tokens, replicas.
     Watchers(u16),
+    /// Admins, service tokens, keys to services.
+    Workers(u16),
     /// Admins, and the key named.
     AdminsAnd(&'static str, u16),
     /// Whom the rules admit: the answer to each of [`CALLERS`].
@@ -100,14 +102,18 @@ const CHANGES: [u16; 17] = [
 const DELETES: [u16; 17] = [
     404, 404, 404, 404, 403, 404, 403, 403, 403, 404, 403, 401, 401, 401, 401, 401, 401,
 ];
+/// Runs that are about no record.
+const RUNS: [u16; 17] = [
+    401, 403, 403, 400, 403, 403, 403, 403, 400, 400, 403, 401, 401, 401, 401, 401, 401,
+];
 /// What is refused inside a batch is wrong with the batch.
 const BATCHES: [u16; 17] = [
     400, 400, 400, 400, 400, 400, 400, 400, 400, 400, 403, 401, 401, 401, 401, 401, 401,
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 68] = {
-    use Admits::{Accounts, Admins, AdminsAnd, All, Each, Replicas, Watchers};
+const ROWS: [Row; 89] = {
+    use Admits::{Accounts, Admins, AdminsAnd, All, Each, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
         row("GET /", "/", "", All(200)),
@@ -129,6 +135,28 @@ const ROWS: [Row; 68] = {
         row("GET /api/stats", "/api/stats", "", Watchers(200)),
         row("GET /metrics", "/metrics", "", Watchers(200)),
         row("POST /api/replica/files/ack", "/api/replica/files/ack", r#"{"id":-1}"#, Replicas(400)),
+
+        row("POST /api/workflow/runs", "/api/workflow/runs", r#"{"workflow":"no name"}"#, Each(RUNS)),
+        row("POST /api/workflow/trigger/{workflow}", "/api/workflow/trigger/no%20name", "[]", Each(RUNS)),
+        row("GET /api/workflow/runs", "/api/workflow/runs", "", Workers(200)),
+        row("GET /api/workflow/runs/{run}", "/api/workflow/runs/none", "", Workers(404)),
+        row("GET /api/workflow/runs/{run}/input", "/api/workflow/runs/none/input", "", Workers(404)),
+        row("GET /api/workflow/runs/{run}/steps", "/api/workflow/runs/none/steps", "", Workers(404)),
+        row("GET /api/workflow/runs/{run}/events", "/api/workflow/runs/none/events", "", Workers(404)),
+        row("GET /api/workflow/runs/{run}/journal", "/api/workflow/runs/none/journal", "", Workers(404)),
+        row("GET /api/workflow/runs/{run}/streams/{name}", "/api/workflow/runs/none/streams/none", "", Workers(404)),
+        row("POST /api/workflow/runs/{run}/cancel", "/api/workflow/runs/none/cancel", "", Workers(404)),
+        row("POST /api/workflow/runs/{run}/retry", "/api/workflow/runs/none/retry", "", Workers(404)),
+        row("POST /api/workflow/runs/{run}/fork", "/api/workflow/runs/none/fork", "", Workers(404)),
+        row("POST /api/workflow/runs/{run}/events", "/api/workflow/runs/none/events", r#"{"type":"run_cancelled"}"#, Workers(404)),
+        row("POST /api/workflow/bulk/cancel", "/api/workflow/bulk/cancel", "{}", Workers(400)),
+        row("POST /api/workflow/bulk/retry", "/api/workflow/bulk/retry", "{}", Workers(400)),
+        row("POST /api/workflow/bulk/fork", "/api/workflow/bulk/fork", "{}", Workers(400)),
+        row("POST /api/workflow/report", "/api/workflow/report", "{}", Workers(400)),
+        row("POST /api/workflow/hooks/{token}", "/api/workflow/hooks/none", "{}", All(404)),
+        row("GET /api/workflow/workers", "/api/workflow/workers", "", Workers(200)),
+        row("GET /api/workflow/queue", "/api/workflow/queue", "", Workers(200)),
+        row("GET /api/workflow/ws", "/api/workflow/ws", "", All(400)),
 
         row("POST /api/admins/init", "/api/admins/init", "{}", All(400)),
         row("POST /api/admins/login", "/api/admins/login", "{}", All(400)),
@@ -203,6 +231,11 @@ fn expected(admits: &Admits, caller: &str) -> u16 {
         Admits::Watchers(status) if ["admin", "service token", "replica"].contains(&caller) => {
             *status
         }
+        Admits::Workers(status)
+            if ["admin", "service token", "key to services"].contains(&caller) =>
+        {
+            *status
+        }
         // It is not about who they are.
         Admits::Replicas(_) => 401,
         Admits::Accounts(_, admin) if caller == "admin" => *admin,
@@ -222,6 +255,7 @@ fn access(admits: &Admits) -> &'static str {
         Admits::Admins(_) => "admin",
         Admits::Replicas(_) => "replica",
         Admits::Watchers(_) => "watch",
+        Admits::Workers(_) => "work",
         Admits::AdminsAnd("key to services", _) => "service",
         Admits::AdminsAnd("key to databases", _) => "databases",
         Admits::AdminsAnd(..) => "collections",

@@ -99,7 +99,7 @@ const CRATES: [(&str, &[&str]); 22] = [
 ];
 
 /// Where SQL may live.
-const SQL_PLACES: [&str; 12] = [
+const SQL_PLACES: [&str; 13] = [
     "src/replication/positions.rs",
     "src/tests/",
     "src/db/",
@@ -112,6 +112,7 @@ const SQL_PLACES: [&str; 12] = [
     "src/node.rs",
     "src/replicas.rs",
     "src/stats/",
+    "src/workflows/",
 ];
 
 const LINES_MAX: usize = 600;

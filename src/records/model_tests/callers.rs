@@ -118,6 +118,7 @@ impl Caller {
             Caller::Admin => Identity::Admin(ADMIN_ID.to_owned()),
             Caller::Service => Identity::Service(Service {
                 name: "worker".to_owned(),
+                workflows: None,
             }),
             Caller::Key(pass) => Identity::Key(Arc::new(pass.key(world))),
             Caller::User(Account { table, record }) => {

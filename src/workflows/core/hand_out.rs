@@ -137,7 +137,6 @@ fn has_ready(db: &Connection, workflow: &str) -> Result<bool> {
 }
 
 /// Writes the hand-out; returns whose it is and the frame.
-#[expect(clippy::type_complexity, reason = "used once")]
 fn lease(
     tx: &mut Tx<'_>,
     job: &ReadyJob,

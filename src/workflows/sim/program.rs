@@ -1,0 +1,131 @@
+//! Model programs: what a run does, and what must come of it.
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::tests::rng::Rng;
+
+/// One act of a program.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// A step that fails so often before it succeeds.
+    Step {
+        fails: i64,
+    },
+    /// A step that fails for good; the program goes on.
+    Fatal,
+    Sleep {
+        ms: i64,
+    },
+    /// A hook that the client sends one payload to.
+    Hook {
+        token: String,
+    },
+    Child(Program),
+    Attribute,
+}
+
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub ops: Vec<Op>,
+    /// Ends with an error.
+    pub fails: bool,
+}
+
+impl Program {
+    pub fn draw(rng: &mut Rng, name: &str, depth: usize) -> Program {
+        let ops = (0..rng.below(5)).map(|at| match rng.below(10) {
+            0..=3 => Op::Step {
+                fails: i64::try_from(rng.below(8).saturating_sub(5)).unwrap(),
+            },
+            4 => Op::Fatal,
+            5 | 6 => Op::Sleep {
+                ms: i64::try_from(rng.below(40_000)).unwrap(),
+            },
+            7 => Op::Hook {
+                token: format!("{name}.{at}"),
+            },
+            8 if depth < 2 => Op::Child(Program::draw(rng, &format!("{name}.{at}"), depth + 1)),
+            _ => Op::Attribute,
+        });
+        Program {
+            ops: ops.collect(),
+            fails: rng.one_in(8),
+        }
+    }
+
+    pub fn to_json(&self) -> Value {
+        let ops: Vec<Value> = self
+            .ops
+            .iter()
+            .map(|op| match op {
+                Op::Step { fails } => json!({"step": fails}),
+                Op::Fatal => json!({"fatal": 0}),
+                Op::Sleep { ms } => json!({"sleep": ms}),
+                Op::Hook { token } => json!({"hook": token}),
+                Op::Child(program) => json!({"child": program.to_json()}),
+                Op::Attribute => json!({"attribute": 0}),
+            })
+            .collect();
+        json!({"ops": ops, "fails": self.fails})
+    }
+
+    pub fn from_json(json: &Value) -> Program {
+        let ops = json["ops"].as_array().unwrap().iter().map(|op| {
+            let (name, value) = op.as_object().unwrap().iter().next().unwrap();
+            match name.as_str() {
+                "step" => Op::Step {
+                    fails: value.as_i64().unwrap(),
+                },
+                "fatal" => Op::Fatal,
+                "sleep" => Op::Sleep {
+                    ms: value.as_i64().unwrap(),
+                },
+                "hook" => Op::Hook {
+                    token: value.as_str().unwrap().to_owned(),
+                },
+                "child" => Op::Child(Program::from_json(value)),
+                _ => Op::Attribute,
+            }
+        });
+        Program {
+            ops: ops.collect(),
+            fails: json["fails"].as_bool().unwrap(),
+        }
+    }
+
+    /// The tokens of its hooks, of those of its children too.
+    pub fn tokens(&self) -> Vec<String> {
+        let tokens = self.ops.iter().flat_map(|op| match op {
+            Op::Hook { token } => vec![token.clone()],
+            Op::Child(program) => program.tokens(),
+            _ => Vec::new(),
+        });
+        tokens.collect()
+    }
+
+    /// What it returns, or what it fails with.
+    pub fn result(&self) -> Result<Value, Value> {
+        let results: Vec<Value> = self.ops.iter().enumerate().map(Program::outcome).collect();
+        match self.fails {
+            true => Err(json!({"kind": "fatal", "message": "as planned", "results": results})),
+            false => Ok(json!(results)),
+        }
+    }
+
+    fn outcome((at, op): (usize, &Op)) -> Value {
+        match op {
+            // A fourth failure is one too many.
+            Op::Step { fails } if *fails > 3 => json!("failed"),
+            Op::Step { .. } => json!(format!("step {at}")),
+            Op::Fatal => json!("failed"),
+            Op::Sleep { .. } => json!("slept"),
+            Op::Hook { token } => json!(format!("payload of {token}")),
+            Op::Child(program) => match program.result() {
+                Ok(value) => value,
+                Err(error) => error,
+            },
+            Op::Attribute => json!("set"),
+        }
+    }
+}
