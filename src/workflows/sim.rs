@@ -16,7 +16,7 @@ use crate::tests::rng;
 
 #[test]
 fn nothing_is_lost_stuck_or_done_twice_whatever_breaks() {
-    rng::rounds("nothing_is_lost_stuck", 200, |rng, _| {
+    rng::rounds("nothing_is_lost_stuck", 100, |rng, _| {
         world::World::new(rng.bits()).run();
         1
     });

@@ -17,7 +17,7 @@ use crate::workflows::core::Core;
 
 /// Jobs that have not ended.
 pub fn jobs(db: &Connection) -> i64 {
-    let sql = "SELECT count(*) FROM jobs";
+    let sql = "SELECT (SELECT count(*) FROM jobs) + (SELECT count(*) FROM cancelling)";
     let mut statement = db.prepare_cached(sql).unwrap();
     statement.query_row([], |row| row.get(0)).unwrap()
 }

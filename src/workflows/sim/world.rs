@@ -27,7 +27,7 @@ use crate::workflows::sessions::SessionId;
 /// The moment at which a world begins.
 const BEGIN: i64 = 1_700_000_000_000;
 /// After the faults everything has ended by then.
-const END_MS: i64 = 4 * 3_600_000;
+const END_MS: i64 = 1_800_000;
 
 enum Event {
     Round,
