@@ -23,6 +23,8 @@ pub use sessions::Grant;
 mod again;
 mod calls;
 mod codes;
+#[cfg(test)]
+mod contract;
 mod core;
 mod engine;
 pub mod frames;

@@ -196,7 +196,9 @@ fn write_event(tx: &mut Tx<'_>, run: &Run, request: &EventRequest) -> Result<Opt
     limits::check_payload("data", data)?;
     let is_of_run = matches!(
         kind,
-        EventKind::RunStarted
+        EventKind::RunCreated
+            | EventKind::RunResumed
+            | EventKind::RunStarted
             | EventKind::RunCompleted
             | EventKind::RunFailed
             | EventKind::RunCancelled

@@ -173,7 +173,8 @@ impl Core {
             }
         }
         for (id, code, reason) in over {
-            self.drop_session_at(id, false, now);
+            // Who was silent for so long has no further grace.
+            self.drop_session_at(id, code == closing::TIMEOUT, now);
             out.push(close(id, code, reason));
         }
         out
