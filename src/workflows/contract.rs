@@ -433,7 +433,7 @@ fn only_the_latest_epoch_writes_and_what_is_recorded_is_answered_as_it_was() {
     assert_eq!(node.said(1, about(&old, step.clone()))["t"], "ok");
     // Nothing is heard of it; another one gets the run.
     node.connect(2, json!({}));
-    let sent = node.wait(40_000);
+    let sent = node.wait(31_000);
     let (session, new) = job(&sent);
     assert_eq!((session, &new["epoch"]), (2, &json!(2)));
     assert_eq!(new["journal"][0]["ok"], "once");

@@ -177,6 +177,8 @@ pub struct Core {
     leases: Leases,
     dirty: BTreeSet<String>,
     waiting: BTreeSet<String>,
+    /// Those that the transaction under way has looked at.
+    looked: BTreeSet<String>,
     /// When the next parked job is due, and the next look at what else time brings.
     next_due: Option<i64>,
     next_look: i64,
@@ -200,6 +202,7 @@ impl Core {
             leases: Leases::default(),
             dirty: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            looked: BTreeSet::new(),
             next_due: Some(0),
             next_look: 0,
             leaving: Vec::new(),
@@ -374,6 +377,7 @@ impl Core {
     /// The transaction is on disk.
     pub fn commit(&mut self) {
         self.leases.commit();
+        self.looked.clear();
         self.counted.append(&mut self.pending_counted);
         self.refresh_all_changed();
     }
@@ -381,6 +385,9 @@ impl Core {
     /// The transaction is not: everything is as it was, and who asked is told.
     pub fn abort(&mut self, error: &Error, work: &[Durable]) -> Vec<Output> {
         self.leases.rollback();
+        self.dirty.append(&mut self.looked);
+        self.next_due = Some(0);
+        self.next_look = 0;
         self.pending_counted.clear();
         self.refresh_all_changed();
         let answers = work.iter().map(|item| match item {

@@ -34,7 +34,8 @@ impl Core {
     ) -> Result<()> {
         self.refresh_all_changed();
         let mut left = AT_A_TIME;
-        for workflow in std::mem::take(&mut self.dirty) {
+        self.looked = std::mem::take(&mut self.dirty);
+        for workflow in self.looked.clone() {
             while left > 0 {
                 let batch = self.next_jobs(db, now, &workflow, left.min(LOOK_MAX))?;
                 let mut given = 0;
