@@ -291,6 +291,7 @@ impl Core {
             return None;
         };
         known.heard = now;
+        known.quiet_since = now;
         known.is_stalled = false;
         match body {
             Body::Hello(_) => {}

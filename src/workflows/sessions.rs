@@ -44,6 +44,8 @@ pub struct Session {
     pub is_stalled: bool,
     pub connected: i64,
     pub heard: i64,
+    /// Since when it owes a sign of life: the last one, or the first job after a pause.
+    pub quiet_since: i64,
     pub beats: u64,
     /// A probe that waits for its answer, and until when.
     pub probe: Option<(i64, i64)>,
@@ -80,6 +82,7 @@ impl Session {
             is_stalled: false,
             connected: now,
             heard: now,
+            quiet_since: now,
             beats: 0,
             probe: None,
             is_warned: false,

@@ -125,6 +125,10 @@ impl Core {
             is_cancelled: false,
             bytes,
         };
+        let was_idle = self.leases.count(session) == 0;
+        if let Some(session) = self.sessions.get_mut(session).filter(|_| was_idle) {
+            session.quiet_since = now;
+        }
         self.leases.put(run, held);
         self.sessions.rotate(session);
         self.refresh(session);

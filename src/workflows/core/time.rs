@@ -158,7 +158,7 @@ impl Core {
                 continue;
             };
             let left = session.grant.expires_ms.map(|at| at - now);
-            if has_jobs && session.heard + lease_ms <= now {
+            if has_jobs && session.quiet_since + lease_ms <= now {
                 over.push((id, closing::TIMEOUT, "no sign of life"));
             } else if session.probe.is_some_and(|(_, until)| until <= now) {
                 over.push((id, closing::TIMEOUT, "the probe was not answered"));

@@ -244,7 +244,7 @@ impl Worker {
         if !self.is_greeted {
             return frames;
         }
-        if self.beat_at <= now {
+        if self.beat_at <= now && !self.jobs.is_empty() {
             self.beat_at = now + 10_000;
             let jobs: Vec<Value> = self
                 .jobs
@@ -295,7 +295,8 @@ impl Worker {
     /// When it has something to do without being told.
     pub fn next_at(&self) -> i64 {
         let jobs = self.jobs.values().map(|job| job.ready_at);
-        jobs.chain([self.beat_at]).min().unwrap_or(i64::MAX)
+        let beat = (!self.jobs.is_empty()).then_some(self.beat_at);
+        jobs.chain(beat).min().unwrap_or(i64::MAX)
     }
 }
 
