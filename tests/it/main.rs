@@ -31,5 +31,7 @@ mod shutdown;
 mod stats;
 /// Rules about the source itself.
 mod tidy;
+/// Workflows: runs, workers, hooks.
+mod workflows;
 /// Writing records: bulk, batch, what may be written by whom, sizes, changes under load.
 mod writes;

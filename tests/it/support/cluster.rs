@@ -69,7 +69,7 @@ pub fn database(server: &Server, name: &str) -> Value {
 pub fn converge(master: &Server, replica: &Server) {
     let files = std::fs::read_dir(data(master)).unwrap();
     let names = files.filter_map(|entry| entry.unwrap().file_name().into_string().ok());
-    let own = ["local.db", "stats.db"];
+    let own = ["local.db", "stats.db", "workflows.db"];
     let names = names.filter(|name| name.ends_with(".db") && !own.contains(&name.as_str()));
     for name in names.collect::<Vec<_>>() {
         wait_until(&format!("{name} is the same on the replica"), || {

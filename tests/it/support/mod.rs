@@ -6,6 +6,7 @@ pub mod proxy;
 pub mod s3;
 pub mod server;
 pub mod token;
+pub mod worker;
 
 use std::path::Path;
 use std::path::PathBuf;
