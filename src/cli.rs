@@ -35,6 +35,7 @@ use crate::replication::Client;
 use crate::server;
 
 mod replica;
+mod workflows;
 
 /// Version and, when the release script sets it, commit.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -93,6 +94,7 @@ pub fn run(args: &[String]) -> Outcome {
         "admin" => admin(rest),
         "files" => files(rest),
         "replica" => replica(rest),
+        "workflows" => workflows::run(rest),
         "routes" => no_arguments(rest).and_then(|()| routes()),
         "version" | "--version" | "-V" => no_arguments(rest).and_then(|()| version()),
         "help" | "--help" | "-h" => help(rest.first().map(String::as_str)),
@@ -338,6 +340,7 @@ fn help(command: Option<&str>) -> Outcome {
         Some("admin") => ADMIN_HELP.to_owned(),
         Some("files") => FILES_HELP.to_owned(),
         Some("replica") => REPLICA_HELP.to_owned(),
+        Some("workflows") => workflows::HELP.to_owned(),
         Some("routes") => ROUTES_HELP.to_owned(),
         Some("version") => "Usage: vski version\n\nPrints the version.\n".to_owned(),
         None | Some("help" | "--help" | "-h") => format!("{HELP}\n{}", config::describe()),
@@ -358,6 +361,12 @@ Usage:
   vski files check [--repair]    compare stored files with their hashes and records
   vski replica status            how far replicas are, from a running server
   vski replica promote           make a master of a replica's data
+  vski workflows list            the runs of this node
+  vski workflows show RUN        a run, its steps and its last events
+  vski workflows cancel RUN...   end runs
+  vski workflows retry RUN...    go on with runs that failed or are paused
+  vski workflows export FILE     write runs to a file, for another node
+  vski workflows adopt FILE      take the runs of such a file in
   vski routes                    list the endpoints of the API
   vski version                   print the version
   vski help [COMMAND]            print this, or the help of a command
@@ -422,9 +431,33 @@ under /db/NAME), and what becomes of it on a replica.
 fn flags(
     args: &[String],
 ) -> std::result::Result<(HashMap<&'static str, String>, Vec<String>), Failure> {
+    parse(args, &[], &[]).map(|parsed| (parsed.flags, parsed.free))
+}
+
+/// The arguments of a command.
+struct Parsed {
+    /// The flags of the option table, by variable.
+    flags: HashMap<&'static str, String>,
+    /// Those of the command itself, without their dashes.
+    own: HashMap<String, String>,
+    free: Vec<String>,
+}
+
+/// Parses the flags of the option table and those of a command: some take a value, some do not.
+fn parse(
+    args: &[String],
+    takes: &[&str],
+    switches: &[&str],
+) -> std::result::Result<Parsed, Failure> {
     let mut options = Options::new();
     for option in &OPTIONS {
         options.optopt("", &option.flag(), option.help, option.takes);
+    }
+    for name in takes {
+        options.optopt("", name, "", "");
+    }
+    for name in switches {
+        options.optflag("", name, "");
     }
     let matches: Matches = options
         .parse(args)
@@ -434,7 +467,15 @@ fn flags(
         .iter()
         .filter_map(|option| given(option).map(|value| (option.variable, value)))
         .collect();
-    Ok((flags, matches.free))
+    let mut own = HashMap::new();
+    for name in takes.iter().chain(switches) {
+        if matches.opt_present(name) {
+            let value = matches.opt_str(name).unwrap_or_default();
+            own.insert((*name).to_owned(), value);
+        }
+    }
+    let free = matches.free;
+    Ok(Parsed { flags, own, free })
 }
 
 fn no_arguments(args: &[String]) -> Outcome {

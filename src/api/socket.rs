@@ -78,7 +78,7 @@ fn other_version() -> Response {
 }
 
 /// Whether a header, in however many lines, has this among its values.
-fn lists(request: &Request, header: &str, wanted: &str) -> bool {
+pub fn lists(request: &Request, header: &str, wanted: &str) -> bool {
     values(request, header)
         .flat_map(|value| value.split(','))
         .any(|value| value.trim().eq_ignore_ascii_case(wanted))

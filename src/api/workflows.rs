@@ -14,6 +14,7 @@ use super::socket;
 use crate::auth::Credentials;
 use crate::clock;
 use crate::db;
+use crate::db::Connection;
 use crate::db::Database;
 use crate::error::Error;
 use crate::error::Kind;
@@ -255,7 +256,7 @@ fn count_of(call: &Call<'_>, name: &str, other: &str) -> Result<i64> {
 
 fn show(
     call: &Call<'_>,
-    read: impl FnOnce(&rusqlite::Connection, &Grant, &str) -> Result<String>,
+    read: impl FnOnce(&Connection, &Grant, &str) -> Result<String>,
 ) -> Result<Response> {
     let (grant, run) = (grant_of(&call.identity), call.param("run"));
     let answer = database(call).snapshot(|db| read(db, &grant, run));
@@ -498,7 +499,14 @@ pub fn listen(call: &Call<'_>) -> Result<Response> {
         false => None,
     };
     let peer = workflows(call).peer(grant);
-    Ok(socket::upgrade(call, peer)?.with_header("Sec-WebSocket-Protocol", PROTOCOL))
+    let response = socket::upgrade(call, peer)?;
+    // RFC 6455: only what was asked for is answered.
+    Ok(
+        match socket::lists(call.request, "Sec-WebSocket-Protocol", PROTOCOL) {
+            true => response.with_header("Sec-WebSocket-Protocol", PROTOCOL),
+            false => response,
+        },
+    )
 }
 
 fn ask(call: &Call<'_>, request: Request) -> Result<Response> {

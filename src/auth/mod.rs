@@ -54,26 +54,46 @@ pub const SERVICE_SECONDS_MAX: u32 = 86_400;
 /// The name by which the command line is known to a server.
 pub const OPERATOR: &str = "vski-cli";
 
+/// Makes tokens that are good for some minutes.
+pub type Sign = Box<dyn Fn() -> String + Send + Sync>;
+
 /// Makes the tokens by which the command line asks a server on the same secret.
-pub fn operator_signer(
-    configured: Option<&str>,
-    data_dir: &Path,
-) -> Result<Box<dyn Fn() -> String + Send + Sync>> {
-    let signing = match configured {
+pub fn operator_signer(configured: Option<&str>, data_dir: &Path) -> Result<Sign> {
+    let signing = operator_key(configured, data_dir)?;
+    Ok(Box::new(replica_signer(signing, OPERATOR.to_owned())))
+}
+
+/// Makes the tokens by which the command line works on the runs of a server on the same secret: service
+/// tokens that no key and no admin stands behind. The server makes none of that kind.
+pub fn operator_worker(configured: Option<&str>, data_dir: &Path) -> Result<Sign> {
+    let signing = operator_key(configured, data_dir)?;
+    let operator = OPERATOR.to_owned();
+    Ok(Box::new(signer(signing, operator, Purpose::Service)))
+}
+
+fn operator_key(configured: Option<&str>, data_dir: &Path) -> Result<SigningKey> {
+    Ok(match configured {
         Some(secret) => SigningKey::new(secret.as_bytes()),
         None => SigningKey::new(&secret::load(&data_dir.join("secret"))?),
-    };
-    Ok(Box::new(replica_signer(signing, OPERATOR.to_owned())))
+    })
 }
 
 fn replica_signer(
     signing: SigningKey,
     subject: String,
 ) -> impl Fn() -> String + Send + Sync + 'static {
+    signer(signing, subject, Purpose::Replica)
+}
+
+fn signer(
+    signing: SigningKey,
+    subject: String,
+    purpose: Purpose,
+) -> impl Fn() -> String + Send + Sync + 'static {
     move || {
         let claims = Claims {
             subject: subject.clone(),
-            purpose: Purpose::Replica,
+            purpose,
             key: String::new(),
             expires_ms: clock::now_ms() + REPLICA_TOKEN_MS,
             about: About::default(),
@@ -197,6 +217,8 @@ impl Auth {
             Some(("key", id)) => self.keys.by_id(id)?.is_some_and(|key| is_service(&key)),
             Some(("admin", id)) => admins::by_id(self.databases.default(), id)?
                 .is_some_and(|admin| admin.token_key == claims.key),
+            // Signed by whoever has the secret itself, and good for minutes.
+            None => claims.subject == OPERATOR,
             _ => false,
         };
         let name = claims.about.name.clone().unwrap_or_default();

@@ -124,15 +124,15 @@ fn describe_master(status: &Value) -> String {
     text + &table(&rows) + &describe_damaged(status)
 }
 
-fn list(value: &Value) -> &[Value] {
+pub fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn row(names: &[&str]) -> Vec<String> {
+pub fn row(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn show(value: &Value) -> String {
+pub fn show(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::Bool(true) => "yes".to_owned(),
@@ -157,7 +157,7 @@ fn transfer(value: &Value) -> String {
 }
 
 /// Columns as wide as their widest cell.
-fn table(rows: &[Vec<String>]) -> String {
+pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -171,8 +171,13 @@ fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// Asks a running server, which has some seconds to answer.
+/// Asks a running server how far everything is.
 pub fn ask(client: &Arc<Client>) -> Result<String> {
+    watched(client, Client::status).map(|status| describe(&status))
+}
+
+/// Asks a running server something, which has some seconds to answer.
+pub fn watched<T>(client: &Arc<Client>, question: impl FnOnce(&Client) -> Result<T>) -> Result<T> {
     let (asked, watched) = (Stop::new(), Arc::clone(client));
     let watch = {
         let asked = asked.clone();
@@ -182,10 +187,10 @@ pub fn ask(client: &Arc<Client>) -> Result<String> {
             }
         })?
     };
-    let status = client.status();
+    let answer = question(client);
     asked.set();
     threads::join_until(watch, Instant::now() + Duration::from_secs(1));
-    status.map(|status| describe(&status))
+    answer
 }
 
 /// Makes a master of the data of a replica on which no server runs. Returns what there is to say.

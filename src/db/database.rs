@@ -36,6 +36,7 @@ use super::migrate::Schema;
 use super::pages::PageReader;
 use super::pages::Snapshot;
 use super::readers::Readers;
+use super::readers::Taken;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -112,24 +113,27 @@ impl Database {
 
     /// Runs `body` on a read connection; each statement of it sees the latest commit.
     pub fn read<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let reader = match self.readers.take() {
-            Err(_) if self.queue.is_none() && !self.path.exists() => return Err(not_here()),
-            taken => taken?,
-        };
+        let reader = self.reader()?;
         body(reader.connection()).map_err(|error| self.locate("read", error))
+    }
+
+    fn reader(&self) -> Result<Taken<'_>> {
+        match self.readers.take() {
+            Err(_) if self.queue.is_none() && !self.path.exists() => Err(not_here()),
+            taken => taken,
+        }
     }
 
     /// Runs `body` on a read connection; all of its statements see one and the same state.
     pub fn snapshot<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.read(|connection| {
-            connection.prepare_cached("BEGIN")?.execute([])?;
-            let result = body(connection);
-            let end = connection.prepare_cached("ROLLBACK")?.execute([]);
-            if !connection.is_autocommit() {
-                end?;
-            }
-            result
-        })
+        self.read(|connection| in_snapshot(connection, body))
+    }
+
+    /// Like [`Database::snapshot`], for what may have to go through whole tables.
+    pub fn snapshot_for_long<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let reader = self.reader()?;
+        reader.allow(LONG_WRITE_LIMIT);
+        in_snapshot(reader.connection(), body).map_err(|error| self.locate("read", error))
     }
 
     /// Runs `job` in a transaction and returns when its result is durable. Jobs that arrive
@@ -257,6 +261,19 @@ impl Database {
             _ => error,
         }
     }
+}
+
+fn in_snapshot<T>(
+    connection: &Connection,
+    body: impl FnOnce(&Connection) -> Result<T>,
+) -> Result<T> {
+    connection.prepare_cached("BEGIN")?.execute([])?;
+    let result = body(connection);
+    let end = connection.prepare_cached("ROLLBACK")?.execute([]);
+    if !connection.is_autocommit() {
+        end?;
+    }
+    result
 }
 
 /// A replica has no such file yet.

@@ -23,7 +23,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
-use rusqlite::Connection;
+/// What reads of a database are given.
+pub use rusqlite::Connection;
 
 pub use apply::Apply;
 pub use changes::Changes;
@@ -460,6 +461,11 @@ pub fn local_file(dir: &Path) -> PathBuf {
     file(dir, LOCAL)
 }
 
+/// The path of `workflows.db` in a data directory.
+pub fn workflows_file(dir: &Path) -> PathBuf {
+    file(dir, WORKFLOWS)
+}
+
 fn file(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.db"))
 }
@@ -478,7 +484,8 @@ pub fn create_dir(dir: &Path) -> Result<()> {
         })
 }
 
-fn lock_dir(dir: &Path) -> Result<File> {
+/// Keeps every server out of a data directory for as long as the result lives. A conflict: one is there.
+pub fn lock_dir(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
     let mut file = File::options()
         .read(true)

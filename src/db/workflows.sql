@@ -66,7 +66,7 @@ CREATE TABLE jobs (
   note            TEXT                          -- why it is paused
 ) STRICT;
 CREATE INDEX jobs_ready ON jobs (workflow, version, priority DESC, due, run) WHERE state = 1;
-CREATE INDEX jobs_due ON jobs (due) WHERE state = 0 AND due IS NOT NULL;
+CREATE INDEX jobs_due ON jobs (due) WHERE state IN (0, 5) AND due IS NOT NULL;
 CREATE INDEX jobs_leased ON jobs (run) WHERE state = 2;
 CREATE INDEX jobs_blocked ON jobs (workflow, concurrency_key, priority DESC, run) WHERE state = 4;
 -- At most one run of a key is under way.

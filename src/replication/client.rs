@@ -31,6 +31,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const STALL: Duration = Duration::from_secs(15);
 /// The same where the master may have to look at every page before it answers.
 const STALL_FOR_PAGES: Duration = Duration::from_secs(300);
+/// The same where a server may have much to write before it answers.
+const STALL_FOR_ACTS: Duration = Duration::from_secs(60);
 /// The longest answer that is read whole.
 const BODY_BYTES_MAX: u64 = 64 << 20;
 /// As many as ask at a time: the sync thread and the downloads.
@@ -206,6 +208,11 @@ impl Client {
     /// What the server says of replication.
     pub fn status(&self) -> Result<serde_json::Value> {
         read_json(self.get("/api/replica/status", None, STALL)?)
+    }
+
+    /// What the command line wants done; answered with JSON.
+    pub fn act(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+        read_json(self.post(path, body.to_string().as_bytes(), STALL_FOR_ACTS)?)
     }
 
     /// Compares groups of pages; `body` as `master::Groups` writes it.

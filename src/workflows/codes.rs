@@ -103,6 +103,8 @@ codes! {
         Paused = 3 "paused",
         /// For another run of its concurrency key.
         Blocked = 4 "blocked",
+        /// For a time before which it shall not run, whatever happens.
+        Delayed = 5 "delayed",
     }
 }
 

@@ -129,7 +129,7 @@ impl Workflows {
         node: &str,
         settings: Settings,
     ) -> Result<Workflows> {
-        let random = Box::new(|| ids::random_bytes::<8>().map_or(0, u64::from_le_bytes));
+        let random = Box::new(chance);
         let mut core = Core::new(settings, node, random);
         database.read(|db| core.recover(db, clock::now_ms()))?;
         Ok(Workflows {
@@ -333,6 +333,12 @@ impl Workflows {
             grant,
         }
     }
+}
+
+/// Chance from the system. Without it a token could be guessed: then the command fails.
+pub fn chance() -> u64 {
+    let bytes = ids::random_bytes().expect("the system has random numbers");
+    u64::from_le_bytes(bytes)
 }
 
 /// What somebody may do with workflows who has been let in.

@@ -77,11 +77,11 @@ impl Tx<'_> {
             .hook(token)?
             .ok_or_else(|| Error::not_found("There is no hook of this token."))?;
         let seq = self.append(run, Event::new(EventKind::HookReceived, &key).data(payload))?;
-        if seq > limits::EVENTS_MAX / 2 {
+        if seq > limits::EVENTS_MAX / 10 * 9 {
             // The run itself must be able to go on.
             return Err(Error::new(
                 Kind::TooLarge,
-                "The run has received as many payloads as it can hold.",
+                "The journal of the run is almost full, so it takes no more payloads.",
             ));
         }
         self.wake_parked(run)?;
@@ -111,7 +111,8 @@ impl Tx<'_> {
         let values = params![run.id, key, self.now];
         if self.db.prepare_cached(sql)?.execute(values)? > 0 {
             self.append(run.id, Event::new(EventKind::HookDisposed, key))?;
-            return Ok(());
+            // Somebody else may have done it while the run waits for a payload.
+            return self.wake_parked(run.id);
         }
         match self.is_disposed(run.id, key)? {
             Some(_) => Ok(()),

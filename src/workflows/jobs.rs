@@ -44,7 +44,7 @@ impl Tx<'_> {
             job.run,
             job.workflow,
             job.version,
-            JobState::Parked,
+            JobState::Delayed,
             job.priority,
             job.due,
             job.concurrency_key
@@ -92,7 +92,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn is_held(&self, workflow: &str, key: &str) -> Result<bool> {
+    /// Whether a run of the workflow holds the concurrency key.
+    pub fn is_held(&self, workflow: &str, key: &str) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM jobs
                    WHERE workflow = ?1 AND concurrency_key = ?2 AND holds_key = 1)";
         let mut statement = self.db.prepare_cached(sql)?;
@@ -125,7 +126,7 @@ impl Tx<'_> {
         let sql = "UPDATE jobs SET state = ?2, due = ?3, lost = ?4 WHERE run = ?1";
         self.db
             .prepare_cached(sql)?
-            .execute(params![run, JobState::Parked, due, lost])?;
+            .execute(params![run, JobState::Delayed, due, lost])?;
         if due <= self.now {
             self.make_ready(run)?;
         }
@@ -171,9 +172,14 @@ impl Tx<'_> {
                 ))
             })
             .optional()?;
-        let Some((workflow, Some(key), true)) = removed else {
-            return Ok(());
-        };
+        match removed {
+            Some((workflow, Some(key), true)) => self.pass_key_on(&workflow, &key),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets the next run go that waits for a concurrency key, which nobody holds.
+    pub fn pass_key_on(&mut self, workflow: &str, key: &str) -> Result<()> {
         let sql = "SELECT run FROM jobs WHERE workflow = ?1 AND concurrency_key = ?2 AND state = 4
                    ORDER BY priority DESC, run LIMIT 1";
         let next: Option<i64> = self
@@ -209,7 +215,7 @@ impl Tx<'_> {
 
     /// When the next parked job is due.
     pub fn next_due(&self) -> Result<Option<i64>> {
-        let sql = "SELECT min(due) FROM jobs WHERE state = 0 AND due IS NOT NULL";
+        let sql = "SELECT min(due) FROM jobs WHERE state IN (0, 5) AND due IS NOT NULL";
         let mut statement = self.db.prepare_cached(sql)?;
         Ok(statement.query_row([], |row| row.get(0))?)
     }

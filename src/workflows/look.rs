@@ -119,7 +119,7 @@ fn conditions(
     }
     if let Some((name, value)) = &filter.attribute {
         let path = format!("$.{}", serde_json::Value::from(name.clone()));
-        let sql = "r.attributes ->> ? = ";
+        let sql = "CAST(r.attributes ->> ? AS TEXT) = ";
         values.push(Box::new(path));
         let path_at = values.len();
         values.push(Box::new(value.clone()));
@@ -230,7 +230,7 @@ fn run_json(row: &Row<'_>) -> Result<Object> {
         let worker: String = row.get(18)?;
         json = json.text("state", state.word());
         json = match state {
-            JobState::Parked => json.some_text("wakesAt", time(16)?.as_deref()),
+            JobState::Parked | JobState::Delayed => json.some_text("wakesAt", time(16)?.as_deref()),
             JobState::Paused => json.some_raw("paused", text(17)?.as_deref()),
             JobState::Leased => json.text("worker", &worker),
             JobState::Ready | JobState::Blocked => json,
@@ -327,6 +327,15 @@ pub fn events(
     Ok(page(&items, next))
 }
 
+/// The last events of a run, as JSON `{items, next}`.
+pub fn last_events(db: &Connection, grant: &Grant, run: &str, count: usize) -> Result<String> {
+    let id = find(db, grant, run)?;
+    let sql = "SELECT coalesce(max(seq), 0) FROM events WHERE run = ?1";
+    let last: i64 = db.prepare_cached(sql)?.query_row([id], |row| row.get(0))?;
+    let after = last.saturating_sub(i64::try_from(count).unwrap_or(i64::MAX));
+    events(db, grant, run, after, count)
+}
+
 fn page(items: &[String], next: Option<i64>) -> String {
     let json = Object::new().raw("items", &array(items));
     match next {
@@ -378,7 +387,7 @@ pub fn queue(
     is_served: impl Fn(&str, &str) -> bool,
 ) -> Result<Vec<String>> {
     let sql = "SELECT workflow, version, count(*),
-                      sum(state = 0), sum(state = 1), sum(state = 2), sum(state = 3), sum(state = 4),
+                      sum(state IN (0, 5)), sum(state = 1), sum(state = 2), sum(state = 3), sum(state = 4),
                       min(iif(state = 1, due, NULL))
                FROM jobs GROUP BY workflow, version ORDER BY workflow, version";
     let mut statement = db.prepare_cached(sql)?;

@@ -5,7 +5,8 @@
 //! `waits`, `hooks`, `jobs`, `again`, `calls` are what commands do: each writes events and what follows from
 //! them together, so that the two never disagree. `core` is the engine as a pure state machine, with
 //! `leases` and `sessions` as its memory, `frames` and `requests` as its input. `engine` gives it a thread, sockets and
-//! a clock. `look` reads. What workers see is in `docs/workflows.md`.
+//! a clock. `look` reads; `offline` and `transfer` are for the command line: acting where no server runs, and
+//! moving runs to another node. What workers see is in `docs/workflows.md`.
 
 pub use codes::EventKind;
 pub use codes::RunStatus;
@@ -35,6 +36,7 @@ pub mod json;
 mod leases;
 pub mod limits;
 pub mod look;
+pub mod offline;
 mod request;
 pub mod requests;
 mod run_id;
@@ -43,5 +45,6 @@ mod sessions;
 #[cfg(test)]
 mod sim;
 mod steps;
+pub mod transfer;
 mod tx;
 mod waits;

@@ -300,7 +300,10 @@ fn finish_step(
 
 /// Deletes some runs that ended before a time, with all that belongs to them; returns how many.
 fn forget(tx: &mut Tx<'_>, before: i64) -> Result<usize> {
-    let sql = "SELECT id FROM runs WHERE ended < ?1 ORDER BY ended LIMIT ?2";
+    // What a child came to is asked for as long as its parent lives.
+    let sql = "SELECT id FROM runs WHERE ended < ?1
+                 AND (parent IS NULL OR NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.parent))
+               ORDER BY ended LIMIT ?2";
     let runs: Vec<i64> = {
         let mut statement = tx.db.prepare_cached(sql)?;
         let rows = statement.query_map([before, FORGET_AT_A_TIME], |row| row.get(0))?;

@@ -179,7 +179,9 @@ impl Tx<'_> {
             return Ok(());
         }
         self.append(run.id, Event::new(EventKind::RunStarted, ""))?;
-        let sql = "UPDATE runs SET status = ?2, started = ?3, version = ?4 WHERE id = ?1";
+        let sql =
+            "UPDATE runs SET status = ?2, started = ?3, version = coalesce(nullif(?4, ''), version)
+                   WHERE id = ?1";
         self.db.prepare_cached(sql)?.execute(params![
             run.id,
             RunStatus::Running,
@@ -232,10 +234,14 @@ impl Tx<'_> {
 
     /// The result of a child is one of a step of its parent.
     fn tell_parent(&mut self, parent: i64, key: &str, child: &Run, end: End<'_>) -> Result<()> {
-        let is_waited_for = self
+        let lives = self
             .run_by_id(parent)?
             .is_some_and(|parent| !parent.status.is_terminal());
-        if !is_waited_for {
+        // A child that was resumed ends a second time: the first result is the one that counts.
+        let is_waited_for = self
+            .step(parent, key)?
+            .is_some_and(|step| step.child == Some(child.id) && step.status == StepStatus::Running);
+        if !lives || !is_waited_for {
             return Ok(());
         }
         let cancelled = error_json("cancelled", "The child run was cancelled.");
@@ -276,8 +282,20 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Cancels some children of cancelled runs; true when there are more.
-    pub fn cancel_children(&mut self, max: usize) -> Result<bool> {
+    /// Runs that were to be finished by now, at most so many.
+    pub fn expired_runs(&self, max: usize) -> Result<Vec<i64>> {
+        // Paused ones have been tried.
+        let sql = "SELECT id FROM runs WHERE expires <= ?1 AND ended IS NULL
+                     AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.id AND state = 3)
+                   LIMIT ?2";
+        let max = i64::try_from(max).unwrap_or(i64::MAX);
+        let mut statement = self.db.prepare_cached(sql)?;
+        let rows = statement.query_map([self.now, max], |row| row.get(0))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Children that are to be cancelled with their parent; none when there is no such parent.
+    pub fn children_to_cancel(&self, max: usize) -> Result<Option<(i64, Vec<i64>)>> {
         let sql = "SELECT run FROM cancelling LIMIT 1";
         let parent: Option<i64> = self
             .db
@@ -285,26 +303,20 @@ impl Tx<'_> {
             .query_row([], |row| row.get(0))
             .optional()?;
         let Some(parent) = parent else {
-            return Ok(false);
+            return Ok(None);
         };
         let sql = "SELECT id FROM runs WHERE parent = ?1 AND ended IS NULL LIMIT ?2";
-        let children: Vec<i64> = {
-            let mut statement = self.db.prepare_cached(sql)?;
-            let max = i64::try_from(max).unwrap_or(i64::MAX);
-            let rows = statement.query_map([parent, max], |row| row.get(0))?;
-            rows.collect::<rusqlite::Result<_>>()?
-        };
-        for child in &children {
-            if let Some(child) = self.run_by_id(*child)? {
-                let reason = r#""The parent run was cancelled.""#;
-                self.end_run(&child, End::Cancelled(reason))?;
-            }
-        }
-        if children.is_empty() {
-            let sql = "DELETE FROM cancelling WHERE run = ?1";
-            self.db.prepare_cached(sql)?.execute([parent])?;
-        }
-        Ok(true)
+        let max = i64::try_from(max).unwrap_or(i64::MAX);
+        let mut statement = self.db.prepare_cached(sql)?;
+        let rows = statement.query_map([parent, max], |row| row.get(0))?;
+        Ok(Some((parent, rows.collect::<rusqlite::Result<_>>()?)))
+    }
+
+    /// All children of a cancelled run are cancelled.
+    pub fn children_are_cancelled(&self, parent: i64) -> Result<()> {
+        let sql = "DELETE FROM cancelling WHERE run = ?1";
+        self.db.prepare_cached(sql)?.execute([parent])?;
+        Ok(())
     }
 }
 

@@ -97,6 +97,9 @@ impl Tx<'_> {
         limits::check_key("name", name)?;
         let run = self.run(&lease.run)?.ok_or_else(lost_lease)?;
         let step = self.step(run.id, key)?;
+        if step.as_ref().is_some_and(|step| step.child.is_some()) {
+            return Err(another_kind());
+        }
         if let Some(step) = &step
             && let Some(known) = self.known(&run, step, outcome)?
         {
@@ -252,7 +255,7 @@ impl Tx<'_> {
         limits::check_key("name", name)?;
         let step = self.step(run.id, key)?;
         if let Some(step) = &step {
-            if step.status.is_terminal() {
+            if step.status.is_terminal() || step.child.is_some() {
                 return Err(Error::conflict("The step has its result already."));
             }
             check_due(step.retry, self.now)?;
@@ -281,11 +284,7 @@ impl Tx<'_> {
     ) -> Result<(String, RunStatus)> {
         limits::check_key("key", key)?;
         if let Some(step) = self.step(run.id, key)? {
-            let child = step.child.ok_or_else(another_kind)?;
-            let child = self.run_by_id(child)?;
-            return child
-                .map(|child| (child.run, child.status))
-                .ok_or_else(another_kind);
+            return self.known_child(run, key, &step);
         }
         let parent = (!is_detached).then_some((run, key));
         // A run that is there already by its idempotency key has a parent of its own, or none.
@@ -299,6 +298,21 @@ impl Tx<'_> {
         let made = self.create_run(&new, parent)?;
         self.note_child(run, key, &made, is_detached)?;
         Ok((made.run, made.status))
+    }
+
+    /// The child of a step. It may have ended so long ago that it is not kept any more.
+    fn known_child(&self, run: &Run, key: &str, step: &Step) -> Result<(String, RunStatus)> {
+        let child = step.child.ok_or_else(another_kind)?;
+        if let Some(child) = self.run_by_id(child)? {
+            return Ok((child.run, child.status));
+        }
+        let sql = "SELECT data ->> '$' FROM events WHERE run = ?1 AND key = ?2 AND kind IN (7, 9)
+                   ORDER BY seq LIMIT 1";
+        let child = self
+            .db
+            .prepare_cached(sql)?
+            .query_row(params![run.id, key], |row| row.get(0))?;
+        Ok((child, RunStatus::Completed))
     }
 
     fn note_child(&mut self, run: &Run, key: &str, made: &Made, is_detached: bool) -> Result<()> {

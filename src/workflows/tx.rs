@@ -194,11 +194,7 @@ impl Tx<'_> {
             .query_row(params![run, kind, key, data, info, n, self.now], |row| {
                 row.get(0)
             })?;
-        let may_be_more = matches!(
-            kind,
-            EventKind::RunCompleted | EventKind::RunFailed | EventKind::RunCancelled
-        );
-        if seq > limits::EVENTS_MAX && !may_be_more {
+        if seq > limits::EVENTS_MAX && is_bounded(kind, info) {
             return Err(Error::new(
                 Kind::TooLarge,
                 format!(
@@ -240,6 +236,22 @@ impl Tx<'_> {
     /// Counts for statistics.
     pub fn count(&mut self, workflow: &str, what: RunEvent) {
         self.effects.counted.push((workflow.to_owned(), what));
+    }
+}
+
+/// Whether there is an end to how many events of this kind a run can have. What ends something, and what the
+/// server writes by itself, has to be possible always; there is no more of it than of what began it.
+fn is_bounded(kind: EventKind, info: Option<i64>) -> bool {
+    match kind {
+        EventKind::RunCompleted
+        | EventKind::RunFailed
+        | EventKind::RunCancelled
+        | EventKind::RunStarted
+        | EventKind::WaitCompleted
+        | EventKind::HookDisposed => false,
+        // The end of a child.
+        EventKind::StepCompleted | EventKind::StepFailed => info.is_none(),
+        _ => true,
     }
 }
 

@@ -4,6 +4,7 @@ use rusqlite::OptionalExtension as _;
 use rusqlite::params;
 
 use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::workflows::codes::EventKind;
 use crate::workflows::codes::StepStatus;
@@ -62,13 +63,17 @@ impl Tx<'_> {
                 "on must name 1 to {CONDITIONS_MAX} conditions."
             )));
         }
-        let mut holds = self.has_news(run.id, seen)?;
+        let has_news = self.has_news(run.id, seen)?;
+        let mut holds = has_news;
         let mut due: Option<i64> = None;
         for condition in conditions {
-            match self.look(run.id, condition)? {
-                Holds::Now => holds = true,
-                Holds::At(at) => due = Some(due.map_or(at, |due| due.min(at))),
-                Holds::Later => {}
+            match self.look(run.id, condition) {
+                Ok(Holds::Now) => holds = true,
+                Ok(Holds::At(at)) => due = Some(due.map_or(at, |due| due.min(at))),
+                Ok(Holds::Later) => {}
+                // What the worker has not seen yet says why.
+                Err(error) if has_news && error.kind() == Kind::Gone => {}
+                Err(error) => return Err(error),
             }
         }
         if holds {
@@ -84,7 +89,7 @@ impl Tx<'_> {
     /// Whether something that a worker does not do itself has happened behind `seen`.
     fn has_news(&self, run: i64, seen: i64) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND seq > ?2
-                   AND (kind IN (13, 17) OR (kind IN (9, 10) AND info IS NOT NULL)))";
+                   AND (kind IN (13, 14, 17) OR (kind IN (9, 10) AND info IS NOT NULL)))";
         let mut statement = self.db.prepare_cached(sql)?;
         Ok(statement.query_row([run, seen], |row| row.get(0))?)
     }
@@ -184,27 +189,26 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Wakes parked runs whose time has come; returns how many.
-    pub fn wake_due(&mut self, max: usize) -> Result<usize> {
-        let sql = "SELECT run FROM jobs WHERE state = 0 AND due <= ?1 ORDER BY due LIMIT ?2";
+    /// Runs whose time has come, at most so many.
+    pub fn due_runs(&self, max: usize) -> Result<Vec<i64>> {
+        let sql = "SELECT run FROM jobs WHERE state IN (0, 5) AND due <= ?1 ORDER BY due LIMIT ?2";
         let max = i64::try_from(max).unwrap_or(i64::MAX);
-        let runs: Vec<i64> = {
+        let mut statement = self.db.prepare_cached(sql)?;
+        let rows = statement.query_map([self.now, max], |row| row.get(0))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Wakes a run whose time has come.
+    pub fn wake_due(&mut self, run: i64) -> Result<()> {
+        let sql = "SELECT key FROM waits WHERE run = ?1 AND ended IS NULL AND until <= ?2";
+        let keys: Vec<String> = {
             let mut statement = self.db.prepare_cached(sql)?;
-            let rows = statement.query_map([self.now, max], |row| row.get(0))?;
+            let rows = statement.query_map([run, self.now], |row| row.get(0))?;
             rows.collect::<rusqlite::Result<_>>()?
         };
-        for run in &runs {
-            let sql = "SELECT key FROM waits WHERE run = ?1 AND ended IS NULL AND until <= ?2";
-            let keys: Vec<String> = {
-                let mut statement = self.db.prepare_cached(sql)?;
-                let rows = statement.query_map([*run, self.now], |row| row.get(0))?;
-                rows.collect::<rusqlite::Result<_>>()?
-            };
-            for key in keys {
-                self.end_wait(*run, &key)?;
-            }
-            self.make_ready(*run)?;
+        for key in keys {
+            self.end_wait(run, &key)?;
         }
-        Ok(runs.len())
+        self.make_ready(run)
     }
 }

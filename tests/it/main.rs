@@ -33,5 +33,7 @@ mod stats;
 mod tidy;
 /// Workflows: runs, workers, hooks.
 mod workflows;
+/// `vski workflows`: runs looked at, acted on, moved to another node.
+mod workflows_cli;
 /// Writing records: bulk, batch, what may be written by whom, sizes, changes under load.
 mod writes;

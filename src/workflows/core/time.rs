@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 
 use crate::error::Result;
+use crate::log;
 use crate::workflows::codes::RunStatus;
 use crate::workflows::core::Core;
 use crate::workflows::core::Output;
@@ -44,8 +45,35 @@ impl Core {
                 false => now + LOOK_EVERY_MS,
             };
         }
-        self.tx(db, now, |tx| tx.wake_due(AT_A_TIME))?;
+        for run in self.tx(db, now, |tx| tx.due_runs(AT_A_TIME))? {
+            self.alone(db, now, run, out, |tx| tx.wake_due(run))?;
+        }
         Ok(())
+    }
+
+    /// Does something about one run, so that what is wrong with it holds up no other: it is paused.
+    /// True when it was done.
+    fn alone(
+        &mut self,
+        db: &Connection,
+        now: i64,
+        run: i64,
+        out: &mut Vec<Output>,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<()>,
+    ) -> Result<bool> {
+        let done = self.tx_with_effects(db, now, body);
+        match self.own_or_all(db, done)? {
+            Ok(((), ended)) => {
+                self.tell_ended(&ended, None, now, out);
+                Ok(true)
+            }
+            Err(error) => {
+                log::error(format_args!("workflow run paused id={run} error={error}"));
+                let note = error_json("internal", error.message());
+                self.tx(db, now, |tx| tx.pause_job(run, &note))?;
+                Ok(false)
+            }
+        }
     }
 
     /// Runs whose worker has not been heard of in time become ready again.
@@ -65,32 +93,24 @@ impl Core {
                 }
             }
             if !held.is_cancelled {
-                let (_, ended) = self.tx_with_effects(db, now, |tx| give_up(tx, *run, &held))?;
-                self.tell_ended(&ended, None, now, out);
+                self.alone(db, now, *run, out, |tx| give_up(tx, *run, &held))?;
             }
         }
         Ok(expired.len() == AT_A_TIME)
     }
 
     fn expire_runs(&mut self, db: &Connection, now: i64, out: &mut Vec<Output>) -> Result<bool> {
-        let (count, ended) = self.tx_with_effects(db, now, |tx| {
-            let sql = "SELECT id FROM runs WHERE expires <= ?1 AND ended IS NULL LIMIT ?2";
-            let runs: Vec<i64> = {
-                let mut statement = tx.db.prepare_cached(sql)?;
-                let max = i64::try_from(AT_A_TIME).unwrap_or(i64::MAX);
-                let rows = statement.query_map([now, max], |row| row.get(0))?;
-                rows.collect::<rusqlite::Result<_>>()?
-            };
-            for run in &runs {
-                if let Some(run) = tx.run_by_id(*run)? {
-                    let error = error_json("expired", "The run was not finished in time.");
-                    tx.end_run(&run, End::Failed(&error))?;
-                }
-            }
-            Ok(runs.len())
-        })?;
-        self.tell_ended(&ended, None, now, out);
-        Ok(count == AT_A_TIME)
+        let expired = self.tx(db, now, |tx| tx.expired_runs(AT_A_TIME))?;
+        for run in &expired {
+            self.alone(db, now, *run, out, |tx| {
+                let Some(run) = tx.run_by_id(*run)? else {
+                    return Ok(());
+                };
+                let error = error_json("expired", "The run was not finished in time.");
+                tx.end_run(&run, End::Failed(&error))
+            })?;
+        }
+        Ok(expired.len() == AT_A_TIME)
     }
 
     fn cancel_children(
@@ -99,9 +119,24 @@ impl Core {
         now: i64,
         out: &mut Vec<Output>,
     ) -> Result<bool> {
-        let (is_more, ended) = self.tx_with_effects(db, now, |tx| tx.cancel_children(AT_A_TIME))?;
-        self.tell_ended(&ended, None, now, out);
-        Ok(is_more)
+        let found = self.tx(db, now, |tx| tx.children_to_cancel(AT_A_TIME))?;
+        let Some((parent, children)) = found else {
+            return Ok(false);
+        };
+        let mut is_done = children.is_empty();
+        for child in children {
+            is_done |= !self.alone(db, now, child, out, |tx| {
+                let Some(child) = tx.run_by_id(child)? else {
+                    return Ok(());
+                };
+                let reason = r#""The parent run was cancelled.""#;
+                tx.end_run(&child, End::Cancelled(reason))
+            })?;
+        }
+        if is_done {
+            self.tx(db, now, |tx| tx.children_are_cancelled(parent))?;
+        }
+        Ok(true)
     }
 
     /// Workers hear that runs of theirs have ended, except of the one that has ended it itself.

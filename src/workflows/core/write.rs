@@ -111,7 +111,7 @@ impl Core {
     }
 
     /// Whether a failure is that of a command, or of the whole transaction.
-    fn own_or_all<T>(&self, db: &Connection, result: Result<T>) -> Result<Result<T>> {
+    pub(super) fn own_or_all<T>(&self, db: &Connection, result: Result<T>) -> Result<Result<T>> {
         match result {
             Err(error) if db.is_autocommit() => Err(error),
             result => Ok(result),

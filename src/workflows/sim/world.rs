@@ -50,6 +50,10 @@ enum Event {
     Connect {
         worker: usize,
     },
+    Hear {
+        worker: usize,
+        answer: Value,
+    },
     Client(usize),
     Fault,
 }
@@ -94,6 +98,8 @@ pub struct World {
     order: u64,
     wishes: Vec<Wish>,
     tickets: BTreeMap<Ticket, usize>,
+    /// Reports of workers over HTTP.
+    reports: BTreeMap<Ticket, usize>,
     next_ticket: Ticket,
     faults_until: i64,
     /// One in so many rounds is broken off, or fails.
@@ -128,6 +134,7 @@ impl World {
             order: 0,
             wishes: Vec::new(),
             tickets: BTreeMap::new(),
+            reports: BTreeMap::new(),
             next_ticket: 1,
             faults_until,
             fault_share,
@@ -268,6 +275,7 @@ impl World {
             } => self.deliver(worker, session, text),
             Event::Work { worker } => self.work(worker),
             Event::Connect { worker } => self.connect(worker),
+            Event::Hear { worker, answer } => self.hear(worker, answer),
             Event::Client(wish) => self.ask(wish),
             Event::Fault => self.fault(),
         }
@@ -289,6 +297,7 @@ impl World {
         self.core = None;
         self.inbox.clear();
         self.tickets.clear();
+        self.reports.clear();
         for worker in 0..self.links.len() {
             self.cut(worker);
         }
@@ -330,6 +339,37 @@ impl World {
         self.at(5, Event::ToServer { session, text });
     }
 
+    /// Says something over HTTP, which needs no socket.
+    fn report(&mut self, worker: usize, frame: &Value) {
+        if self.core.is_none() {
+            return;
+        }
+        let frame = frames::read(&frame.to_string()).unwrap();
+        let frames::Body::Write(write) = frame.body else {
+            panic!("no report");
+        };
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.reports.insert(ticket, worker);
+        let writes = vec![(frame.reference, Ok(write))];
+        self.inbox.push(Input::Request {
+            ticket,
+            grant: Grant::default(),
+            request: Request::Report { writes },
+        });
+        self.soon(3, Event::Round);
+    }
+
+    /// The answer to a report over HTTP; a process that hangs reads it later.
+    fn hear(&mut self, worker: usize, answer: Value) {
+        if self.frozen_until[worker] > self.now {
+            let wait = self.frozen_until[worker] - self.now;
+            return self.at(wait, Event::Hear { worker, answer });
+        }
+        self.workers[worker].take(self.now, &answer);
+        self.at(0, Event::Work { worker });
+    }
+
     fn deliver(&mut self, worker: usize, session: SessionId, text: String) {
         if self.links[worker] != Some(session) {
             return;
@@ -360,7 +400,11 @@ impl World {
             return;
         }
         for frame in self.workers[worker].work(self.now) {
-            self.say(worker, frame);
+            let is_report = frame["t"] != "hb" && frame["t"] != "park";
+            match is_report && self.rng.one_in(10) {
+                true => self.report(worker, &frame),
+                false => self.say(worker, frame),
+            }
         }
         let next = self.workers[worker].next_at();
         if next < i64::MAX && self.workers[worker].is_greeted {
@@ -420,6 +464,17 @@ impl World {
     }
 
     fn answer(&mut self, ticket: Ticket, answer: crate::error::Result<String>) {
+        if let Some(worker) = self.reports.remove(&ticket) {
+            let answer: Value = serde_json::from_str(&answer.unwrap_or_default())
+                .unwrap_or_else(|_| json!({"answers": [{"t": "lost"}]}));
+            let answer = answer["answers"][0].clone();
+            match answer["t"] == "lost" {
+                // As if the request had broken off: it is said again on a new connection.
+                true => self.cut(worker),
+                false => self.at(0, Event::Hear { worker, answer }),
+            }
+            return;
+        }
         let Some(number) = self.tickets.remove(&ticket) else {
             return;
         };
@@ -518,7 +573,8 @@ impl World {
             2 => {
                 let ms = i64::try_from(self.rng.below(60_000)).unwrap();
                 self.frozen_until[worker] = self.now + ms;
-                self.at(ms + 1, Event::Work { worker });
+                // It goes on where it was, before it hears what has happened.
+                self.at(ms, Event::Work { worker });
             }
             3 if self.core.is_some() => self.crash_server(),
             _ => {}

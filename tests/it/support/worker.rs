@@ -50,6 +50,10 @@ impl Worker {
     pub fn open(server: &Server, token: &str) -> Worker {
         let url = format!("ws://{}/api/workflow/ws", server.addr());
         let mut request = url.into_client_request().unwrap();
+        let protocol = "vski.workflow.v1".parse().unwrap();
+        request
+            .headers_mut()
+            .insert("Sec-WebSocket-Protocol", protocol);
         if !token.is_empty() {
             let value = format!("Bearer {token}").parse().unwrap();
             request.headers_mut().insert("Authorization", value);

@@ -1,0 +1,443 @@
+//! `vski workflows`: runs looked at, cancelled, resumed, and moved to another node.
+//!
+//! Looking needs no server and disturbs none. What changes runs goes through the server where one runs, since
+//! it knows more than the database does (who has which run), and else through the same functions here, with
+//! the lock of the data directory held so that none starts meanwhile.
+
+use std::fs;
+use std::fs::File;
+use std::io::BufWriter;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::Value;
+use serde_json::json;
+
+use super::Failure;
+use super::Outcome;
+use super::Parsed;
+use super::SETTINGS;
+use super::parse;
+use super::print;
+use super::replica::list as items;
+use super::replica::row;
+use super::replica::show as text_of;
+use super::replica::table;
+use super::replica::watched;
+use crate::auth;
+use crate::config::Config;
+use crate::db;
+use crate::db::Database;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+use crate::node;
+use crate::replication::Client;
+use crate::workflows::Grant;
+use crate::workflows::RunStatus;
+use crate::workflows::limits;
+use crate::workflows::look;
+use crate::workflows::look::Cursor;
+use crate::workflows::look::Filter;
+use crate::workflows::offline;
+use crate::workflows::requests::Action;
+use crate::workflows::transfer;
+use crate::workflows::transfer::Adopted;
+
+pub const HELP: &str = "\
+Usage: vski workflows list [--workflow NAME] [--status STATUS] [--limit N] [--json]
+       vski workflows show RUN [--json]
+       vski workflows cancel RUN...
+       vski workflows retry RUN... [--version VERSION]
+       vski workflows export FILE [--all] [--drop]
+       vski workflows adopt FILE
+       each with [--data-dir DIR]
+
+list and show read the runs of DATA_DIR, newest first, also while a server runs on it. STATUS is pending, running,
+completed, failed or cancelled; N is 30 unless given.
+
+cancel ends runs, and with them their children. retry goes on with runs that failed or are paused, where they
+stopped; with another version of the code where one is given. Both ask the server that runs on DATA_DIR (with
+the same HOST, PORT and JWT_SECRET), and work on the data itself when none does. Exits with 1 when one was refused.
+
+export writes the runs that have not ended, with their parents and children, to a new FILE; --all writes all of
+them. They stay here as well: when both nodes go on, what they do happens twice. --drop removes them here once
+the file is safely on disk; no server may run then.
+adopt takes the runs of FILE into DATA_DIR, on which no server may run. Runs that are there already are
+skipped. A run whose idempotency key or hook token is taken there is left out, with its parents and children,
+and named; it exits with 1 then.
+";
+
+/// Runs shown by list, and events shown by show.
+const LIST: usize = 30;
+const LIST_MAX: usize = 10_000;
+const EVENTS: usize = 20;
+/// Longest text in a cell; characters.
+const CELL_MAX: usize = 120;
+
+pub fn run(args: &[String]) -> Outcome {
+    let (verb, rest) = match args.split_first() {
+        Some((verb, rest)) => (verb.as_str(), rest),
+        None => ("", args),
+    };
+    let (takes, switches): (&[&str], &[&str]) = match verb {
+        "list" => (&["workflow", "status", "limit"], &["json"]),
+        "show" => (&[], &["json"]),
+        "retry" => (&["version"], &[]),
+        "export" => (&[], &["all", "drop"]),
+        "cancel" | "adopt" => (&[], &[]),
+        _ => {
+            let text = "workflows takes list, show, cancel, retry, export or adopt.";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+    };
+    let parsed = parse(rest, takes, switches)?;
+    let words: Vec<&str> = parsed.free.iter().map(String::as_str).collect();
+    let dir = Config::load_data_dir(&parsed.flags)?;
+    match (verb, words.as_slice()) {
+        ("list", []) => list(&dir, &parsed),
+        ("show", [run]) => show(&dir, run, parsed.own.contains_key("json")),
+        ("cancel" | "retry", [_, ..]) => act(&dir, verb, &parsed),
+        ("export", [file]) => export(&dir, Path::new(file), &parsed),
+        ("adopt", [file]) => adopt(&dir, Path::new(file)),
+        _ => Err(Failure::Usage(match verb {
+            "list" => format!("list takes no argument {}.", words[0]),
+            "show" => "show takes one RUN.".to_owned(),
+            "cancel" | "retry" => format!("{verb} takes one RUN or more."),
+            _ => format!("{verb} takes one FILE."),
+        })),
+    }
+}
+
+fn list(dir: &Path, parsed: &Parsed) -> Outcome {
+    let status = parsed.own.get("status").map(|word| {
+        let known = RunStatus::ALL.iter().find(|(_, known)| known == word);
+        known.map(|(status, _)| *status).ok_or_else(|| {
+            let words: Vec<&str> = RunStatus::ALL.iter().map(|(_, word)| *word).collect();
+            Failure::Usage(format!("--status takes one of {}.", words.join(", ")))
+        })
+    });
+    let limit = parsed.own.get("limit").map(|text| {
+        let number = text.parse().ok().filter(|it| (1..=LIST_MAX).contains(it));
+        number
+            .ok_or_else(|| Failure::Usage(format!("--limit takes a number from 1 to {LIST_MAX}.")))
+    });
+    let filter = Filter {
+        workflow: parsed.own.get("workflow").cloned(),
+        status: status.transpose()?,
+        ..Filter::default()
+    };
+    let limit = limit.transpose()?.unwrap_or(LIST);
+    let database = open(dir)?;
+    let text =
+        database.snapshot(|db| look::list(db, &Grant::default(), &filter, Cursor(None), limit))?;
+    database.close()?;
+    if parsed.own.contains_key("json") {
+        return print(&format!("{text}\n"));
+    }
+    let page = value(&text)?;
+    let columns = [
+        "runId",
+        "workflow",
+        "version",
+        "status",
+        "state",
+        "createdAt",
+        "completedAt",
+    ];
+    let mut rows = vec![row(&[
+        "RUN", "WORKFLOW", "VERSION", "STATUS", "STATE", "CREATED", "ENDED",
+    ])];
+    for item in items(&page["items"]) {
+        rows.push(columns.iter().map(|name| text_of(&item[*name])).collect());
+    }
+    let more = match page["next"].is_null() {
+        true => "",
+        false => "There are more; --limit shows them.\n",
+    };
+    print(&format!("{}{more}", table(&rows)))
+}
+
+fn show(dir: &Path, run: &str, as_json: bool) -> Outcome {
+    let grant = Grant::default();
+    let database = open(dir)?;
+    let (found, steps, events) = database.snapshot(|db| {
+        Ok((
+            look::run(db, &grant, run)?,
+            look::steps(db, &grant, run)?,
+            look::last_events(db, &grant, run, EVENTS)?,
+        ))
+    })?;
+    database.close()?;
+    let (found, steps, events) = (value(&found)?, value(&steps)?, value(&events)?);
+    if as_json {
+        let all = json!({"run": found, "steps": steps["items"], "events": events["items"]});
+        return print(&format!("{all}\n"));
+    }
+    let lines = found.as_object().into_iter().flatten();
+    let lines: Vec<Vec<String>> = lines
+        .map(|(name, value)| vec![name.clone(), cell(value)])
+        .collect();
+    let mut steps_rows = vec![row(&[
+        "STEP", "STATUS", "ATTEMPT", "STARTED", "ENDED", "RESULT",
+    ])];
+    for step in items(&steps["items"]) {
+        let mut cells: Vec<String> = ["stepId", "status", "attempt", "startedAt", "completedAt"]
+            .iter()
+            .map(|name| text_of(&step[*name]))
+            .collect();
+        cells.push(cell(step.get("output").unwrap_or(&step["error"])));
+        steps_rows.push(cells);
+    }
+    let mut events_rows = vec![row(&["EVENT", "AT", "TYPE", "KEY", "DATA"])];
+    for event in items(&events["items"]) {
+        let mut cells: Vec<String> = ["eventId", "createdAt", "type", "correlationId"]
+            .iter()
+            .map(|name| text_of(&event[*name]))
+            .collect();
+        cells.push(cell(&event["data"]));
+        events_rows.push(cells);
+    }
+    print(&format!(
+        "{}\n{}\n{}",
+        table(&lines),
+        table(&steps_rows),
+        table(&events_rows)
+    ))
+}
+
+/// A value on one line that is not too long.
+fn cell(value: &Value) -> String {
+    let text = match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if !text.chars().any(char::is_control) => text.clone(),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(CELL_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
+    }
+}
+
+fn act(dir: &Path, verb: &str, parsed: &Parsed) -> Outcome {
+    let version = parsed.own.get("version");
+    if let Some(version) = version {
+        limits::check_version(version)?;
+    }
+    let place = Place::of(dir, parsed)?;
+    let mut refused = 0;
+    for runs in parsed.free.chunks(limits::BULK_MAX) {
+        let answer = match &place {
+            Place::Server(client) => {
+                let body = json!({"ids": runs, "version": version});
+                let path = format!("/api/workflow/bulk/{verb}");
+                watched(client, |client| client.act(&path, &body)).map_err(|error| {
+                    error.context(format!(
+                        "a server runs on {}, whose HOST, PORT and JWT_SECRET this needs",
+                        dir.display()
+                    ))
+                })?
+            }
+            Place::Here(_lock) => {
+                let reason = "\"\"".to_owned();
+                let action = match verb {
+                    "cancel" => Action::Cancel { reason },
+                    _ => Action::Resume {
+                        version: version.cloned(),
+                    },
+                };
+                let database = open(dir)?;
+                let answer = offline::act(&database, &node_of(dir)?, runs.to_vec(), action)?;
+                database.close()?;
+                value(&answer)?
+            }
+        };
+        for item in items(&answer["items"]) {
+            let error = item["error"].as_str();
+            refused += usize::from(error.is_some());
+            let word =
+                error.map_or_else(|| text_of(&item["status"]), |it| format!("refused: {it}"));
+            print(&format!("{}  {word}\n", text_of(&item["runId"])))?;
+        }
+    }
+    let of = parsed.free.len();
+    let done = of - refused;
+    let verb = if verb == "cancel" {
+        "cancelled"
+    } else {
+        "resumed"
+    };
+    print(&match &place {
+        Place::Server(client) => {
+            format!(
+                "{done} of {of} {verb} by the server at {}.\n",
+                client.master_url
+            )
+        }
+        Place::Here(_lock) => format!("{done} of {of} {verb} on disk; no server runs here.\n"),
+    })?;
+    told(refused > 0)
+}
+
+/// Who changes runs.
+enum Place {
+    /// The server that runs on the data.
+    Server(Arc<Client>),
+    /// This command, which keeps servers out.
+    Here(File),
+}
+
+impl Place {
+    fn of(dir: &Path, parsed: &Parsed) -> Result<Place> {
+        refuse_empty(dir)?;
+        match db::lock_dir(dir) {
+            Ok(lock) => Ok(Place::Here(lock)),
+            Err(error) if error.kind() == Kind::Conflict => {
+                let (addr, secret) = Config::load_address(&parsed.flags)?;
+                let sign = auth::operator_worker(secret.as_deref(), dir)?;
+                let client = Client::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
+                Ok(Place::Server(Arc::new(client)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn export(dir: &Path, file: &Path, parsed: &Parsed) -> Outcome {
+    let (all, drops) = (
+        parsed.own.contains_key("all"),
+        parsed.own.contains_key("drop"),
+    );
+    refuse_empty(dir)?;
+    let _lock = drops.then(|| keep_servers_out(dir)).transpose()?;
+    if file.exists() {
+        let message = format!("{} is there already; name another file.", file.display());
+        return Err(Failure::Failed(Error::conflict(message)));
+    }
+    let database = open(dir)?;
+    let node = node_of(dir)?;
+    let exported = write_file(file, |out| {
+        database.snapshot_for_long(|db| transfer::export(db, &node, all, out))
+    })
+    .context(format!("export to {}", file.display()))?;
+    let (count, unfinished) = (exported.runs.len(), exported.unfinished);
+    if drops {
+        database.write_for_long(move |db| transfer::remove(db, &exported.runs))?;
+    }
+    database.close()?;
+    let stay = match (drops, unfinished) {
+        (true, _) => "They are not here any more.",
+        (false, 0) => "They are here as well.",
+        (false, _) => {
+            "They are here as well and go on here: cancel those that another node adopts, or export \
+             with --drop."
+        }
+    };
+    print(&format!(
+        "{count} runs, {unfinished} of them unfinished, are in {}. {stay}\n",
+        file.display()
+    ))
+}
+
+/// Writes a new file that is there wholly, and on disk, or not at all.
+fn write_file<T>(file: &Path, body: impl FnOnce(&mut BufWriter<File>) -> Result<T>) -> Result<T> {
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(".part");
+    let partial = PathBuf::from(partial);
+    let written = || -> Result<T> {
+        let out = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&partial)?;
+        let mut out = BufWriter::with_capacity(256 << 10, out);
+        let result = body(&mut out)?;
+        let out = out.into_inner().map_err(|error| error.into_error())?;
+        out.sync_all()?;
+        fs::rename(&partial, file)?;
+        let folder = file.parent().filter(|it| !it.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        Ok(result)
+    };
+    written().inspect_err(|_| {
+        let _ = fs::remove_file(&partial);
+    })
+}
+
+fn adopt(dir: &Path, file: &Path) -> Outcome {
+    refuse_empty(dir)?;
+    let _lock = keep_servers_out(dir)?;
+    let from = File::open(file).map_err(|error| {
+        Error::unavailable(format!("{} cannot be read: {error}.", file.display()))
+    })?;
+    let database = open(dir)?;
+    let adopted = database
+        .write_for_long(move |db| transfer::adopt(db, from))
+        .context(format!("adopt {}", file.display()))?;
+    database.close()?;
+    let Adopted {
+        node,
+        time,
+        runs,
+        unfinished,
+        here,
+        refused,
+        reasons,
+    } = adopted;
+    for reason in &reasons {
+        print(&format!("{reason}\n"))?;
+    }
+    print(&format!(
+        "Of the runs of {node} as of {time}: {runs} adopted ({unfinished} of them unfinished), {here} were here \
+         already, {refused} left out.\n"
+    ))?;
+    told(refused > 0)
+}
+
+fn told(is_refused: bool) -> Outcome {
+    match is_refused {
+        true => Err(Failure::Told),
+        false => Ok(()),
+    }
+}
+
+fn keep_servers_out(dir: &Path) -> Result<File> {
+    db::lock_dir(dir).map_err(|error| match error.kind() {
+        Kind::Conflict => Error::conflict(format!(
+            "A server runs on {}; stop it first.",
+            dir.display()
+        )),
+        _ => error,
+    })
+}
+
+fn refuse_empty(dir: &Path) -> Result<()> {
+    match db::workflows_file(dir).exists() {
+        true => Ok(()),
+        false => Err(Error::not_found(format!(
+            "There are no workflows in {}: no server has run on it.",
+            dir.display()
+        ))),
+    }
+}
+
+fn open(dir: &Path) -> Result<Database> {
+    refuse_empty(dir)?;
+    db::open_existing(dir, db::WORKFLOWS, SETTINGS)
+}
+
+/// The name of the node that the data is of.
+fn node_of(dir: &Path) -> Result<String> {
+    let local = db::open_existing(dir, db::LOCAL, SETTINGS)?;
+    let node = node::id(&local)?;
+    local.close()?;
+    Ok(node)
+}
+
+fn value(text: &str) -> Result<Value> {
+    Ok(serde_json::from_str(text)?)
+}

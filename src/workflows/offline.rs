@@ -1,0 +1,59 @@
+//! What the command line does to runs of a node on which no server runs.
+
+use crate::clock;
+use crate::db::Database;
+use crate::error::Result;
+use crate::workflows::engine::chance;
+use crate::workflows::requests;
+use crate::workflows::requests::Action;
+use crate::workflows::requests::Request;
+use crate::workflows::run_id::NodeTag;
+use crate::workflows::runs::End;
+use crate::workflows::sessions::Grant;
+use crate::workflows::tx::Effects;
+use crate::workflows::tx::Tx;
+
+/// Children cancelled at a time.
+const CHILDREN_AT_A_TIME: usize = 256;
+
+/// Does one action on some runs, and cancels the children of those that were cancelled. Returns what the
+/// server would answer to the same.
+pub fn act(database: &Database, node: &str, runs: Vec<String>, action: Action) -> Result<String> {
+    let node = NodeTag::of(node);
+    database.write_for_long(move |db| {
+        let mut random = chance;
+        let mut tx = Tx {
+            db,
+            now: clock::now_ms(),
+            node,
+            random: &mut random,
+            // The server looks at everything when it starts.
+            effects: Effects::default(),
+        };
+        let request = Request::Act {
+            runs,
+            action,
+            is_bulk: true,
+        };
+        let answer = requests::run(&mut tx, &Grant::default(), &request)?;
+        while cancel_children(&mut tx)? {}
+        Ok(answer)
+    })
+}
+
+/// Cancels some children of cancelled runs; true when there are more.
+pub fn cancel_children(tx: &mut Tx<'_>) -> Result<bool> {
+    let Some((parent, children)) = tx.children_to_cancel(CHILDREN_AT_A_TIME)? else {
+        return Ok(false);
+    };
+    if children.is_empty() {
+        tx.children_are_cancelled(parent)?;
+    }
+    for child in children {
+        if let Some(child) = tx.run_by_id(child)? {
+            let reason = r#""The parent run was cancelled.""#;
+            tx.end_run(&child, End::Cancelled(reason))?;
+        }
+    }
+    Ok(true)
+}
