@@ -110,7 +110,7 @@ pub fn check_attributes(attributes: &serde_json::Map<String, Value>) -> Result<(
 
 /// A time that something is put off to; what lies in the past is now.
 pub fn check_time(field: &'static str, ms: i64, now_ms: i64) -> Result<i64> {
-    if ms - now_ms > YEARS_MS {
+    if ms.saturating_sub(now_ms) > YEARS_MS {
         return Err(Error::field(
             field,
             "validation_out_of_range",

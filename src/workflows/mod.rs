@@ -24,8 +24,6 @@ pub use sessions::Grant;
 mod again;
 mod calls;
 mod codes;
-#[cfg(test)]
-mod contract;
 mod core;
 mod engine;
 pub mod frames;
@@ -42,9 +40,9 @@ pub mod requests;
 mod run_id;
 mod runs;
 mod sessions;
-#[cfg(test)]
-mod sim;
 mod steps;
+#[cfg(test)]
+mod tests;
 pub mod transfer;
 mod tx;
 mod waits;

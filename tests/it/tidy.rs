@@ -43,13 +43,9 @@ const LAYERS: [(&str, &[&str]); 6] = [
 ];
 
 /// Imports against the layers, each with its reason. One that is no longer needed fails.
-const LAYER_EXCEPTIONS: [(&str, &str); 7] = [
+const LAYER_EXCEPTIONS: [(&str, &str); 4] = [
     // The settings of a replica are those of the one that follows.
     ("src/config.rs", "replication"),
-    // Its seeds are those of all models; in tests only.
-    ("src/workflows/sim.rs", "tests"),
-    ("src/workflows/sim/program.rs", "tests"),
-    ("src/workflows/sim/world.rs", "tests"),
     // The settings of S3 are those of the one who uses them.
     ("src/config.rs", "files"),
     // The type of one option is the one that `db` understands.

@@ -1,14 +1,12 @@
 //! Workflows over the socket and over HTTP, as workers and clients meet them.
 
-use std::time::Duration;
-use std::time::Instant;
-
 use serde_json::Value;
 use serde_json::json;
 
 use crate::support::api::Api;
 use crate::support::cluster;
 use crate::support::server::Server;
+use crate::support::wait_until;
 use crate::support::worker::Worker;
 use crate::support::worker::about;
 use crate::support::worker::token;
@@ -26,15 +24,11 @@ fn run(api: &Api, id: &str) -> Value {
 
 /// Waits until a run is so.
 fn wait_for(api: &Api, id: &str, status: &str) -> Value {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
+    wait_until(&format!("{id} is {status}"), || {
         let found = run(api, id);
-        if found["status"] == status || found["state"] == status {
-            return found;
-        }
-        assert!(Instant::now() < end, "not {status}: {found}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        found["status"] == status || found["state"] == status
+    });
+    run(api, id)
 }
 
 #[test]
@@ -91,21 +85,7 @@ fn a_run_goes_through_all_its_acts() {
     worker.done(&of_child, json!({"t": "done", "output": "from child"}));
     let job = worker.job();
     assert!(job["epoch"].as_i64() >= Some(2), "{job}");
-    let on = json!([{"child": "child#0"}]);
-    // Its end may have come with the job, or comes at once, or wakes the run.
-    let answer = worker.ask(&job, json!({"t": "park", "seen": job["seq"], "on": on}));
-    let (job, journal) = match answer["t"].as_str().unwrap() {
-        "wake" => (
-            job,
-            [answer["results"].as_array().unwrap().clone()].concat(),
-        ),
-        _ => {
-            let job = worker.job();
-            let journal = job["journal"].as_array().unwrap().clone();
-            (job, journal)
-        }
-    };
-    assert!(!journal.is_empty() || job["journal"].to_string().contains("from child"));
+    let job = wait_for_child(&mut worker, job);
     worker.done(&job, json!({"t": "done", "output": "all"}));
     let found = run(&api, &id);
     assert_eq!(
@@ -121,6 +101,26 @@ fn a_run_goes_through_all_its_acts() {
         .get(&format!("/api/workflow/runs?parent={id}"))
         .expect(200);
     assert_eq!(list.json["items"][0]["runId"], child);
+}
+
+/// Parks on the child. Its end may have come with the job, or comes at once, or wakes the run.
+fn wait_for_child(worker: &mut Worker, job: Value) -> Value {
+    let on = json!([{"child": "child#0"}]);
+    let park = json!({"t": "park", "seen": job["seq"], "on": on});
+    let answer = worker.ask(&job, park);
+    let (job, journal) = match answer["t"] == "wake" {
+        true => (
+            job.clone(),
+            format!("{}{}", job["journal"], answer["results"]),
+        ),
+        false => {
+            let job = worker.job();
+            let journal = job["journal"].to_string();
+            (job, journal)
+        }
+    };
+    assert!(journal.contains("from child"), "{journal}");
+    job
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn a_worker_that_talks_without_end_is_held_and_loses_nothing() {
         match frame["t"].as_str().unwrap() {
             "acks" => answered += frame["refs"].as_array().unwrap().len(),
             "ok" => answered += 1,
-            "slow" => {}
+            "welcome" | "slow" => {}
             other => panic!("{other}: {frame}"),
         }
     }
@@ -385,8 +385,8 @@ fn a_token_for_some_workflows_sees_and_does_nothing_else() {
 fn a_replica_has_runs_of_its_own() {
     let master = cluster::master();
     let replica = cluster::replica(&master);
-    cluster::converge(&master, &replica);
     let token = token(&master);
+    cluster::converge(&master, &replica);
     let (at_master, at_replica) = (
         master.api().with_token(&token),
         replica.api().with_token(&token),
@@ -456,19 +456,6 @@ fn wrong_requests_are_refused_in_a_sentence() {
         let message = reply.json["message"].as_str().unwrap_or("ok");
         assert!(!message.contains("wrong while processing"), "{path} {body}");
     }
-    for (path, status) in [
-        ("runs?status=odd", 400),
-        ("runs?limit=x", 400),
-        ("runs?cursor=x", 400),
-        ("runs?since=x", 400),
-        ("runs?attribute=x", 400),
-        ("runs?odd=1", 400),
-        ("runs?limit=100000", 200),
-        ("runs/none/steps", 404),
-    ] {
-        let reply = admin.get(&format!("/api/workflow/{path}"));
-        assert_eq!(reply.status, status, "{path}");
-    }
     let of_run = format!("/api/workflow/runs/{id}");
     admin
         .post(&format!("{of_run}/events"), r#"{"type": "odd"}"#)
@@ -491,4 +478,23 @@ fn wrong_requests_are_refused_in_a_sentence() {
         .post("/api/workflow/bulk/cancel", r#"{"workflow": "w"}"#)
         .expect(200);
     assert_eq!(bulk.json["items"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn wrong_parameters_are_refused() {
+    let server = Server::start();
+    let admin = server.admin();
+    for (path, status) in [
+        ("runs?status=odd", 400),
+        ("runs?limit=x", 400),
+        ("runs?cursor=x", 400),
+        ("runs?since=x", 400),
+        ("runs?attribute=x", 400),
+        ("runs?odd=1", 400),
+        ("runs?limit=100000", 200),
+        ("runs/none/steps", 404),
+    ] {
+        let reply = admin.get(&format!("/api/workflow/{path}"));
+        assert_eq!(reply.status, status, "{path}");
+    }
 }

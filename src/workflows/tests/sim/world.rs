@@ -112,7 +112,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let db = Connection::open_in_memory().unwrap();
         db.set_prepared_statement_cache_capacity(128);
-        db.execute_batch(include_str!("../../db/workflows.sql"))
+        db.execute_batch(include_str!("../../../db/workflows.sql"))
             .unwrap();
         let workers: Vec<Worker> = (0..rng.between(1, 3))
             .map(|n| Worker::new(&format!("worker{n}"), rng.between(1, 4)))
@@ -489,7 +489,7 @@ impl World {
                 *run = Some(made);
             }
             (Wish::Payload { is_done, .. } | Wish::Cancel { is_done, .. }, Ok(_)) => {
-                *is_done = true
+                *is_done = true;
             }
             (Wish::Cancel { is_done, .. }, Err(error)) if error.kind() == Kind::Conflict => {
                 *is_done = true;

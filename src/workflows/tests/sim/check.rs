@@ -142,30 +142,24 @@ fn keys(db: &Connection) {
 
 /// Events are numbered without gaps, end once, and the rest of the tables says the same.
 fn events(db: &Connection) {
-    let sql = "SELECT e.run, e.seq, e.kind, e.key, r.status FROM events e JOIN runs r ON r.id = e.run ORDER BY e.run, e.seq";
+    let sql = "SELECT e.run, e.seq, e.kind, r.status FROM events e JOIN runs r ON r.id = e.run ORDER BY e.run, e.seq";
     let mut statement = db.prepare(sql).unwrap();
     let rows = statement.query_map([], |row| {
-        Ok((
-            row.get(0)?,
-            row.get(1)?,
-            row.get(2)?,
-            row.get(3)?,
-            row.get(4)?,
-        ))
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
     });
-    let mut of_runs: BTreeMap<i64, (RunStatus, Vec<(i64, EventKind, String)>)> = BTreeMap::new();
+    let mut of_runs: BTreeMap<i64, (RunStatus, Vec<(i64, EventKind)>)> = BTreeMap::new();
     for row in rows.unwrap() {
-        let (run, seq, kind, key, status): (i64, i64, EventKind, String, RunStatus) = row.unwrap();
+        let (run, seq, kind, status): (i64, i64, EventKind, RunStatus) = row.unwrap();
         let entry = of_runs.entry(run).or_insert_with(|| (status, Vec::new()));
-        entry.1.push((seq, kind, key));
+        entry.1.push((seq, kind));
     }
     for (run, (status, events)) in of_runs {
-        for (at, (seq, _, _)) in events.iter().enumerate() {
+        for (at, (seq, _)) in events.iter().enumerate() {
             assert_eq!(*seq, i64::try_from(at).unwrap() + 1, "run {run}");
         }
         let ends: Vec<EventKind> = events
             .iter()
-            .map(|(_, kind, _)| *kind)
+            .map(|(_, kind)| *kind)
             .filter(|kind| (3..=5).contains(&kind.code()))
             .collect();
         assert_eq!(ends.len(), 1, "run {run}: {ends:?}");

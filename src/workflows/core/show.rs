@@ -1,0 +1,57 @@
+//! What the memory of the engine shows of itself.
+
+use crate::clock;
+use crate::workflows::core::Core;
+use crate::workflows::json::Object;
+
+impl Core {
+    /// Those who are connected, as JSON objects.
+    pub fn workers(&self) -> Vec<String> {
+        let workers = self.sessions.iter().map(|(id, session)| {
+            let serves = session.serves.iter().map(|served| {
+                Object::new()
+                    .text("name", &served.name)
+                    .text("version", &served.version)
+                    .end()
+            });
+            let jobs = self.leases.of(id).into_iter();
+            let jobs = jobs.filter_map(|run| self.leases.get(run));
+            let jobs = jobs.map(|held| serde_json::Value::from(held.run.clone()).to_string());
+            Object::new()
+                .text("worker", &session.worker)
+                .text("instance", &session.instance)
+                .text("sdk", &session.sdk)
+                .text("lang", &session.lang)
+                .text("connected", &clock::format_ms(session.connected))
+                .text("heard", &clock::format_ms(session.heard))
+                .int("credit", i64::try_from(session.credit).unwrap_or(i64::MAX))
+                .bool("draining", session.is_draining)
+                .list("workflows", serves)
+                .list("jobs", jobs)
+                .end()
+        });
+        workers.collect()
+    }
+
+    /// The runs that workers have, with their epochs.
+    #[cfg(test)]
+    pub fn held(&self) -> Vec<(i64, i64)> {
+        let held = self.leases.iter().filter(|(_, held)| !held.is_cancelled);
+        held.map(|(run, held)| (run, held.epoch)).collect()
+    }
+
+    /// Whether somebody connected has this version of the code; an empty one is any.
+    pub fn is_served(&self, workflow: &str, version: &str) -> bool {
+        self.sessions.iter().any(|(_, session)| {
+            let mut serves = session.serves.iter();
+            serves.any(|served| {
+                served.name == workflow && (version.is_empty() || served.version == version)
+            })
+        })
+    }
+
+    /// How many workers are connected, and how many runs are with one.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.sessions.iter().count(), self.leases.len())
+    }
+}

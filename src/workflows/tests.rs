@@ -1,0 +1,8 @@
+//! The engine without its surroundings: the rules of the model, what workers meet, the simulation.
+
+#![expect(clippy::needless_pass_by_value, reason = "json! makes values")]
+
+mod node;
+mod rules;
+mod sim;
+mod workers;
