@@ -367,12 +367,13 @@ impl Core {
         for item in work {
             self.write_one(db, now, item, &mut acks, &mut out)?;
         }
-        self.pass_time(db, now, &mut out)?;
-        self.hand_out(db, now, &mut out)?;
-        self.next_due = self.tx(db, now, |tx| tx.next_due())?;
+        // Before the hand-outs: the answer to a park comes before the job that it may be at once.
         for (session, refs) in acks {
             out.push(send(session, acknowledge(&refs)));
         }
+        self.pass_time(db, now, &mut out)?;
+        self.hand_out(db, now, &mut out)?;
+        self.next_due = self.tx(db, now, |tx| tx.next_due())?;
         Ok(out)
     }
 
