@@ -12,7 +12,7 @@
 set -eu -o pipefail
 export LC_ALL=C
 
-STEPS="start collections access packages relations copyrights limits questions verify replicas copies"
+STEPS="start collections access packages relations copyrights limits questions verify replicas workflows copies"
 
 usage() {
     cat <<'TEXT'
@@ -23,7 +23,8 @@ list of this Debian system and the copyright files of its packages with an API k
 six questions as a signed-in user and compares every answer with dpkg's and every file
 with the original. Exit code 0 only if all of them match, and if what the key, the user
 and a stranger may not do was refused. Replicas follow the import; they are to answer the
-questions as their master does, and to have the same databases, page by page.
+questions as their master does, and to have the same databases, page by page. On one of
+them a workflow for each package finds what that needs in the end, and writes it at the master.
 
   --binary PATH   server to run (default: target/release/vski, dist/vski, then $PATH)
   --url URL       use a running server instead, without collections named packages and
@@ -281,7 +282,7 @@ start_servers() {
     secret=$(cat "$work/master/secret")
     for ((number = 1; number <= replicas; number++)); do
         start_server "replica$number" REPLICA_MODE=replica "REPLICA_ID=replica$number" "MASTER_URL=$url" \
-            "JWT_SECRET=$secret" SYNC_INTERVAL=1
+            "JWT_SECRET=$secret" SYNC_INTERVAL=1 WORKFLOW_LEASE_SECONDS=3
     done
 }
 
@@ -630,23 +631,11 @@ step_verify() {
 
 step_replicas() {
     [ "$replicas" -gt 0 ] || return 0
-    local started name question master_url=$url i same
+    local name question master_url=$url i same
     local -a arguments
     heading "The replicas, which have followed all the while"
     as admin
-    started=$(now_ms)
-    while :; do
-        api GET /api/replica/status
-        packages_pl states <"$work/answer" >"$work/states"
-        # The master speaks of databases only to replicas that it knows.
-        if [ "$(cut -f 1 "$work/states" | sort -u | wc -l)" -eq "$replicas" ] &&
-            ! cut -f 3 "$work/states" | grep -qvx current; then
-            break
-        fi
-        [ $(($(now_ms) - started)) -lt 30000 ] || fail "the replicas do not come along: $(paste -s -d ';' "$work/states")"
-        sleep 0.05
-    done
-    echo "all current after $(($(now_ms) - started)) ms more"
+    await_replicas
 
     for ((i = 1; i <= replicas; i++)); do
         await_files "replica$i"
@@ -673,6 +662,24 @@ step_replicas() {
     url=$master_url
 }
 
+# Waits until all replicas have the state of the master, and says how long.
+await_replicas() {
+    local started
+    started=$(now_ms)
+    while :; do
+        api GET /api/replica/status
+        packages_pl states <"$work/answer" >"$work/states"
+        # The master speaks of databases only to replicas that it knows.
+        if [ "$(cut -f 1 "$work/states" | sort -u | wc -l)" -eq "$replicas" ] &&
+            ! cut -f 3 "$work/states" | grep -qvx current; then
+            break
+        fi
+        [ $(($(now_ms) - started)) -lt 30000 ] || fail "the replicas do not come along: $(paste -s -d ';' "$work/states")"
+        sleep 0.05
+    done
+    echo "all current after $(($(now_ms) - started)) ms more"
+}
+
 # Waits until a replica has all files, and says how far it is.
 await_files() { # await_files NAME
     local started files last=''
@@ -693,6 +700,62 @@ await_files() { # await_files NAME
         [ $(($(now_ms) - started)) -lt 60000 ] || fail "the files of $1 do not arrive: $files"
         sleep 0.2
     done
+}
+
+# A run for each package on a replica, whose worker reads there and writes at the master.
+step_workflows() {
+    [ "$replicas" -gt 0 ] || return 0
+    heading "Workflows on a replica: what each package needs in the end"
+    if ! command -v python3 >/dev/null; then
+        echo "left out: no python3 on this system"
+        return 0
+    fi
+    local master_url=$url id
+    as admin
+    send_json POST /api/collections '{"name": "closures", "fields": [
+        {"name": "package", "type": "text", "required": true}, {"name": "size", "type": "number"},
+        {"name": "names", "type": "json"}, {"name": "word", "type": "text"}]}'
+    send_json POST /api/keys '{"name": "closures", "scopes": ["read", "write", "service"],
+        "collections": ["packages", "closures"]}'
+    export VSKI_REPLICA=${urls[replica1]} VSKI_MASTER=$master_url
+    VSKI_KEY=$(packages_pl get key <"$work/answer")
+    id=$(packages_pl get id <"$work/answer")
+    export VSKI_KEY
+    await_key
+    start_worker first
+    start_worker second
+    python3 "$here/demo/closures.py" ask "$work/edges.tsv" "${servers[first]}" ||
+        fail "the workflows: $(cat "$work/second.log")"
+    kill "${servers[second]}"
+    {
+        wait "${servers[first]}" || true
+        wait "${servers[second]}" || true
+    } 2>/dev/null
+    unset "servers[first]" "servers[second]"
+    url=$master_url
+    # When a key was used is written down now and then; after this there is nothing more to write.
+    as admin
+    api DELETE "/api/keys/$id"
+    await_replicas
+}
+
+# Waits until the replica knows the key.
+await_key() {
+    local try
+    printf 'header = "X-API-Key: %s"\n' "$VSKI_KEY" >"$work/as.worker"
+    as worker
+    url=$VSKI_REPLICA
+    for try in $(seq 100); do
+        request GET /api/workflow/queue
+        [ "$code" != 200 ] || return 0
+        sleep 0.1
+    done
+    fail "the replica does not know the key after $try tries: $code"
+}
+
+start_worker() { # start_worker NAME
+    python3 "$here/demo/closures.py" work >"$work/$1.log" 2>&1 &
+    servers[$1]=$!
 }
 
 # How many files a storage has, and one digest over the path and the SHA-256 of each.
@@ -747,7 +810,9 @@ step_copies() {
     stop_server master
     for file in "$work"/master/*.db; do
         database=$(basename "$file" .db)
-        [ "$database" != local ] || continue # what concerns a server alone
+        case $database in
+            local | stats | workflows) continue ;; # what concerns a server alone
+        esac
         wanted=$(pages_of "$file")
         for name in "${all[@]}"; do
             [ -f "$work/$name/$database.db" ] || fail "$name has no database $database"
