@@ -114,7 +114,7 @@ class Run { // a run under one epoch, and the `ctx` of its code
     if (answer.t !== "no" && answer.t !== "error") return answer;
     if (["lost_lease", "cancelled"].includes(answer.code)) return this.stop(null);
     if (answer.code === "conflict") return this.stop({ t: "nack", delay_ms: 1000 }); // to be replayed
-    return this.stop(failure(answer.code, answer.message ?? answer.msg));
+    return this.stop(failure(answer.code, answer.message));
   }
   async drive(code) { // the frame that ends the run here, or null
     let input;

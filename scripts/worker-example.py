@@ -133,7 +133,7 @@ class Worker:
         if answer["t"] in ("ok", "wake"): return answer
         if answer["code"] in ("lost_lease", "cancelled"): raise Stop(None)
         if answer["code"] == "conflict": raise Stop({"t": "nack", "delay_ms": 1000})  # to be replayed
-        raise stop(answer["code"], answer.get("message", answer.get("msg")))
+        raise stop(answer["code"], answer.get("message"))
     async def send(self, ref):
         if self.socket is None or ref not in self.unanswered: return  # said when there is a connection
         text = self.unanswered[ref][1]

@@ -144,9 +144,10 @@ impl Tx<'_> {
             )));
         }
         let sql = "INSERT INTO hooks (run, key, token, metadata, disposed)
-                   SELECT run, key, data ->> '$.token', data -> '$.metadata',
-                          (SELECT at FROM events e WHERE e.run = b.run AND e.kind = 14 AND e.key = b.key)
-                   FROM events b WHERE run = ?1 AND kind = 12";
+                   SELECT run, key, iif(kind = 15, '', data ->> '$.token'), data -> '$.metadata',
+                          iif(kind = 15, at,
+                              (SELECT at FROM events e WHERE e.run = b.run AND e.kind = 14 AND e.key = b.key))
+                   FROM events b WHERE run = ?1 AND kind IN (12, 15)";
         self.db.prepare_cached(sql)?.execute([run])?;
         Ok(())
     }
@@ -210,7 +211,7 @@ impl Tx<'_> {
         let sql = "INSERT INTO events (run, seq, kind, key, data, info, n, at)
                    SELECT ?2, seq, kind, key, data, iif(kind = 9, NULL, info), n, at FROM events b
                    WHERE run = ?1 AND seq > 1 AND seq < ?3
-                     AND (kind IN (9, 13, 14)
+                     AND (kind IN (9, 13, 14, 15)
                           OR kind IN (16, 17) AND EXISTS (SELECT 1 FROM events e WHERE e.run = b.run AND e.kind = 17
                                                                            AND e.key = b.key AND e.seq < ?3))";
         self.db.prepare_cached(sql)?.execute([from, to, until])?;

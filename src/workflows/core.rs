@@ -294,6 +294,10 @@ impl Core {
         known.heard = now;
         known.quiet_since = now;
         known.is_stalled = false;
+        let wants_answer = !matches!(&body, Body::Write(_) | Body::Auth(_) | Body::Bye);
+        if let Some(reference) = reference.as_deref().filter(|_| wants_answer) {
+            out.push(send(session, ok(Some(reference)).end()));
+        }
         match body {
             Body::Hello(_) => {}
             Body::Credit(credit) => known.credit = credit,
@@ -338,11 +342,17 @@ impl Core {
             out.push(close(session, close::BAD_FRAME, &what.message));
             return;
         }
+        let reference = what.reference.as_deref();
+        // A frame that is known and wants an answer is refused like any other.
+        let kind = match reference.is_some() && what.code != "unknown_type" {
+            true => "no",
+            false => "error",
+        };
         let error = Object::new()
-            .text("t", "error")
+            .text("t", kind)
+            .some_raw("ref", reference)
             .text("code", what.code)
-            .text("msg", &what.message)
-            .some_raw("ref", what.reference.as_deref());
+            .text("message", &what.message);
         out.push(send(session, error.end()));
     }
 

@@ -70,12 +70,24 @@ pub struct Write {
 #[derive(Debug)]
 pub enum Act {
     Step(Step),
-    StepBegin { key: String, name: String },
-    Park { seen: i64, on: Vec<Condition> },
+    StepBegin {
+        key: String,
+        name: String,
+        attempt: Option<i64>,
+    },
+    Park {
+        seen: i64,
+        on: Vec<Condition>,
+    },
     Call(Call),
-    Done { output: String },
+    Done {
+        output: String,
+    },
     Fail(Failed),
-    Nack { is_no_code: bool, delay_ms: i64 },
+    Nack {
+        is_no_code: bool,
+        delay_ms: i64,
+    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -267,10 +279,11 @@ fn act(kind: &str, text: &str) -> Result<Option<Act>> {
             struct Begin {
                 key: String,
                 name: Option<String>,
+                attempt: Option<i64>,
             }
-            let Begin { key, name } = parse(text)?;
+            let Begin { key, name, attempt } = parse(text)?;
             let name = name.unwrap_or_else(|| crate::workflows::steps::name_of(&key).to_owned());
-            Act::StepBegin { key, name }
+            Act::StepBegin { key, name, attempt }
         }
         "park" => park(text)?,
         "call" => Act::Call(call(text)?),

@@ -13,6 +13,9 @@ use crate::workflows::tx::Event;
 use crate::workflows::tx::Run;
 use crate::workflows::tx::Tx;
 
+/// In place of the token of a hook that was refused: it stays so.
+pub const REFUSED: &str = "";
+
 impl Tx<'_> {
     /// Makes a hook; returns its token. The same key again is the same hook. When another live hook has the
     /// token that is written down, so that a replay finds it, and refused: `Ok(Err(_))`, to be kept.
@@ -30,8 +33,10 @@ impl Tx<'_> {
             .prepare_cached(sql)?
             .query_row(params![run.id, key], |row| row.get(0))
             .optional()?;
-        if let Some(known) = known {
-            return Ok(Ok(known));
+        match known.as_deref() {
+            Some(REFUSED) => return Ok(Err(taken())),
+            Some(known) => return Ok(Ok(known.to_owned())),
+            None => {}
         }
         let token = match token {
             Some(token) => token.to_owned(),
@@ -41,12 +46,12 @@ impl Tx<'_> {
         let data = hook_data(&token, metadata);
         limits::check_payload("metadata", &data)?;
         if self.hook(&token)?.is_some() {
-            if !self.has_event(run.id, EventKind::HookConflict, key)? {
-                self.append(run.id, Event::new(EventKind::HookConflict, key).data(&data))?;
-            }
-            return Ok(Err(Error::conflict(format!(
-                "Another hook has the token {token}."
-            ))));
+            self.append(run.id, Event::new(EventKind::HookConflict, key).data(&data))?;
+            let sql = "INSERT INTO hooks (run, key, token, disposed) VALUES (?1, ?2, ?3, ?4)";
+            self.db
+                .prepare_cached(sql)?
+                .execute(params![run.id, key, REFUSED, self.now])?;
+            return Ok(Err(taken()));
         }
         self.append(run.id, Event::new(EventKind::HookCreated, key).data(&data))?;
         let sql = "INSERT INTO hooks (run, key, token, metadata) VALUES (?1, ?2, ?3, ?4)";
@@ -54,12 +59,6 @@ impl Tx<'_> {
             .prepare_cached(sql)?
             .execute(params![run.id, key, token, metadata])?;
         Ok(Ok(token))
-    }
-
-    fn has_event(&self, run: i64, kind: EventKind, key: &str) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND kind = ?2 AND key = ?3)";
-        let mut statement = self.db.prepare_cached(sql)?;
-        Ok(statement.query_row(params![run, kind, key], |row| row.get(0))?)
     }
 
     /// The live hook of a token: its run and key.
@@ -145,6 +144,10 @@ impl Tx<'_> {
     pub fn random_token(&mut self) -> String {
         format!("{:016x}{:016x}", (self.random)(), (self.random)())
     }
+}
+
+fn taken() -> Error {
+    Error::conflict("Another hook has the token.")
 }
 
 fn no_hook(key: &str) -> Error {

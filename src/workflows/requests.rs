@@ -269,7 +269,7 @@ fn start_step(tx: &mut Tx<'_>, run: &Run, key: &str, has_input: bool) -> Result<
     if step.is_none() && !has_input {
         return Err(Error::not_found(format!("The run has no step {key}.")));
     }
-    tx.begin_step(run, key, crate::workflows::steps::name_of(key))?;
+    tx.begin_step(run, key, crate::workflows::steps::name_of(key), None)?;
     tx.last_seq(run.id).map(Some)
 }
 

@@ -249,14 +249,23 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// An attempt begins; returns its number.
-    pub fn begin_step(&mut self, run: &Run, key: &str, name: &str) -> Result<i64> {
+    /// An attempt begins; returns its number. With that said it can be said twice.
+    pub fn begin_step(
+        &mut self,
+        run: &Run,
+        key: &str,
+        name: &str,
+        said: Option<i64>,
+    ) -> Result<i64> {
         limits::check_key("key", key)?;
         limits::check_key("name", name)?;
         let step = self.step(run.id, key)?;
         if let Some(step) = &step {
             if step.status.is_terminal() || step.child.is_some() {
                 return Err(Error::conflict("The step has its result already."));
+            }
+            if step.status == StepStatus::Running && said == Some(step.attempt) {
+                return Ok(step.attempt);
             }
             check_due(step.retry, self.now)?;
         }

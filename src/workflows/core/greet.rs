@@ -184,8 +184,9 @@ impl Core {
             let error = Error::new(Kind::Forbidden, message);
             return out.push(send(id, refusal(reference, &error)));
         }
+        // The same token again is no reason to warn again.
+        session.is_warned &= grant.expires_ms <= session.grant.expires_ms;
         session.grant = grant;
-        session.is_warned = false;
         out.push(send(id, ok(reference).end()));
     }
 }

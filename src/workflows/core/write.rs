@@ -219,9 +219,9 @@ fn run(tx: &mut Tx<'_>, grant: &Grant, lease: &Lease, act: &Act) -> Result<Answe
     let plain = |()| Answer::Plain;
     match act {
         Act::Step(step) => report_step(tx, lease, step),
-        Act::StepBegin { key, name } => {
+        Act::StepBegin { key, name, attempt } => {
             let run = tx.leased(lease)?;
-            let attempt = tx.begin_step(&run, key, name)?;
+            let attempt = tx.begin_step(&run, key, name, *attempt)?;
             Ok(Answer::Ok(durable().int("attempt", attempt)))
         }
         Act::Park { seen, on } => park(tx, lease, *seen, on),
