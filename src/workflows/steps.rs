@@ -101,42 +101,39 @@ impl Tx<'_> {
             return Err(another_kind());
         }
         if let Some(step) = &step
-            && let Some(known) = self.known(&run, step, outcome)?
+            && let Some(same) = self.same(&run, step, outcome)?
         {
-            return Ok(known);
+            return Ok(same);
         }
         check_lease(&run, lease.epoch)?;
+        if let Some(step) = &step
+            && let Some(said) = said_before(step, outcome)?
+        {
+            return Ok(said);
+        }
         if run.job.is_some_and(|job| job.lost > 0) {
             self.forgive_lost(run.id)?;
         }
         self.record(&run, step.as_ref(), key, name, started, outcome)
     }
 
-    /// The answer to a report that was recorded before; none when it is news.
-    fn known(&self, run: &Run, step: &Step, outcome: Outcome<'_>) -> Result<Option<Reported>> {
+    /// The answer to a report that is recorded as it is, whoever says it again.
+    fn same(&self, run: &Run, step: &Step, outcome: Outcome<'_>) -> Result<Option<Reported>> {
         let stored = self.step_result(run.id, step)?;
-        match (step.status, outcome) {
+        Ok(match (step.status, outcome) {
             (StepStatus::Completed, Outcome::Ok(value)) if stored == value => {
-                Ok(Some(Reported::Completed))
+                Some(Reported::Completed)
             }
             (StepStatus::Failed, Outcome::Err(failure)) if stored == failure.error => {
-                Ok(Some(Reported::Failed))
+                Some(Reported::Failed)
             }
-            (StepStatus::Pending, Outcome::Err(failure)) => {
-                let is_old = failure
-                    .attempt
-                    .is_some_and(|attempt| attempt <= step.attempt);
-                let at = step.retry.filter(|_| is_old);
-                let attempt = step.attempt + 1;
-                Ok(at.map(|at| Reported::Retry { at, attempt }))
+            (StepStatus::Pending, Outcome::Err(failure))
+                if failure.attempt == Some(step.attempt) && stored == failure.error =>
+            {
+                next_attempt(step)
             }
-            (status, _) if status.is_terminal() && run.status == RunStatus::Running => {
-                Err(Error::conflict(
-                    "The step has another result already, which is the one that counts.",
-                ))
-            }
-            _ => Ok(None),
-        }
+            _ => None,
+        })
     }
 
     fn record(
@@ -368,6 +365,25 @@ impl Tx<'_> {
     pub fn run_backoff(&mut self, retries: i64, wanted_ms: Option<i64>) -> i64 {
         self.backoff(retries + 1, wanted_ms)
     }
+}
+
+/// What the worker that has the run may say again of a step; refuses another result.
+fn said_before(step: &Step, outcome: Outcome<'_>) -> Result<Option<Reported>> {
+    match (step.status, outcome) {
+        (StepStatus::Pending, Outcome::Err(failure)) => {
+            let is_old = failure.attempt.is_some_and(|it| it <= step.attempt);
+            Ok(next_attempt(step).filter(|_| is_old))
+        }
+        (status, _) if status.is_terminal() => Err(Error::conflict(
+            "The step has another result already, which is the one that counts.",
+        )),
+        _ => Ok(None),
+    }
+}
+
+fn next_attempt(step: &Step) -> Option<Reported> {
+    let attempt = step.attempt + 1;
+    step.retry.map(|at| Reported::Retry { at, attempt })
 }
 
 /// Refuses what is not to be done before a time.
