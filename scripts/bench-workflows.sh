@@ -18,6 +18,7 @@ DB_SYNCHRONOUS=full. Prints one table: what was measured, and the goal beside it
                        steps         runs of 1,000, 2,000 and 4,000 steps
                        sleeping      a server with many sleeping runs is killed and started again
                        idle          10,000 workers without work, and a restart of the server
+                       cluster       a master and two replicas run workflows while records sync
                        openworkflow  the first two cases with OpenWorkflow on SQLite
   --quick            one round of throughput, fewer of everything
   --binary PATH      this vski and no build

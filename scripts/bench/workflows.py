@@ -17,10 +17,11 @@ import sys
 import tempfile
 import time
 
+import workflow_cluster
 import workflow_peers as peers
 from common import Failed, Http, free_port, machine_cpu, proc_cpu, proc_memory
 
-PARTS = ["throughput", "latency", "steps", "sleeping", "idle", "openworkflow"]
+PARTS = ["throughput", "latency", "steps", "sleeping", "idle", "cluster", "openworkflow"]
 IN_FLIGHT = 100
 CONNECTIONS = 32
 fork = multiprocessing.get_context("fork")
@@ -309,6 +310,10 @@ def peers_of_idle(o, server, count, rows):
     rows.append(("  all connected; after a restart all again",
                  f"{connected:.1f} s; {again:.1f} s (stop took {stopped:.1f} s; {listed:,} listed, "
                  f"peak {memory['peak']:.0f} MB)", ""))
+
+
+def cluster(o, folder, rows):
+    workflow_cluster.measure(o.vski, f"{folder}/cluster", rows)
 
 
 def written(pid):

@@ -11,7 +11,6 @@ use super::credentials;
 use super::json_body;
 use super::parameter;
 use super::socket;
-use crate::auth::Credentials;
 use crate::clock;
 use crate::db;
 use crate::db::Connection;
@@ -28,6 +27,7 @@ use crate::workflows::EventKind;
 use crate::workflows::Grant;
 use crate::workflows::NewRun;
 use crate::workflows::NodeTag;
+use crate::workflows::Pass;
 use crate::workflows::RunRequest;
 use crate::workflows::RunStatus;
 use crate::workflows::Workflows;
@@ -490,15 +490,13 @@ pub fn queue(call: &Call<'_>) -> Result<Response> {
 /// brings them.
 pub fn listen(call: &Call<'_>) -> Result<Response> {
     socket::check_wish(call.request)?;
-    let Credentials {
-        authorization,
-        api_key,
-    } = credentials(call.request);
-    let grant = match authorization.is_some() || api_key.is_some() {
-        true => Some(workflows(call).grant(credentials(call.request))?),
+    let credentials = credentials(call.request);
+    let has_any = credentials.authorization.is_some() || credentials.api_key.is_some();
+    let grant = match has_any {
+        true => Some(workflows(call).grant(credentials)?),
         false => None,
     };
-    let peer = workflows(call).peer(grant);
+    let peer = workflows(call).peer(grant, Pass::new(credentials));
     let response = socket::upgrade(call, peer)?;
     // RFC 6455: only what was asked for is answered.
     Ok(

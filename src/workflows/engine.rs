@@ -2,9 +2,8 @@
 //! the thread takes them in rounds, lets the core work, commits, and sends what comes of it.
 //!
 //! One thread writes, so a round is a group commit: what has come while the disk was busy is written
-//! together. Bounds: a worker has at most [`PENDING_MAX`] frames or [`PENDING_BYTES_MAX`] in the queue,
-//! then its socket is held; all together at most [`QUEUE_BYTES_MAX`]; a request waits for its answer in
-//! a thread of the request pool. Nobody sends before the commit is on disk.
+//! together. Bounds: `connection` holds sockets whose frames wait; a request waits for its answer in a
+//! thread of the request pool. Nobody sends before the commit is on disk.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -12,7 +11,6 @@ use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -28,8 +26,6 @@ use crate::error::Result;
 use crate::ids;
 use crate::log;
 use crate::rules::Identity;
-use crate::sockets::Flow;
-use crate::sockets::Link;
 use crate::sockets::Peer;
 use crate::stats::Stats;
 use crate::threads;
@@ -40,18 +36,18 @@ use crate::workflows::core::Input;
 use crate::workflows::core::Output;
 use crate::workflows::core::Settings;
 use crate::workflows::core::Ticket;
-use crate::workflows::frames;
 use crate::workflows::frames::Body;
 use crate::workflows::json::Object;
 use crate::workflows::requests::Request;
 use crate::workflows::sessions::Grant;
 use crate::workflows::sessions::SessionId;
 
-/// Frames of one worker that wait, and their bytes.
-const PENDING_MAX: usize = 256;
-const PENDING_BYTES_MAX: usize = 2 << 20;
-/// Bytes of all frames that wait.
-const QUEUE_BYTES_MAX: usize = 64 << 20;
+mod connection;
+
+use connection::Connection;
+pub use connection::Pass;
+use connection::Worker;
+
 /// Taken in one round.
 const ROUND_MAX: usize = 512;
 const ROUND_BYTES_MAX: usize = 4 << 20;
@@ -59,6 +55,8 @@ const ROUND_BYTES_MAX: usize = 4 << 20;
 const PAUSE: Duration = Duration::from_millis(250);
 /// Bits of what is deleted each minute.
 const FORGET_ROUNDS: usize = 500;
+/// Credentials looked at in one round.
+const CHECKS_AT_A_TIME: usize = 64;
 /// After a write that failed.
 const FAILED_PAUSE: Duration = Duration::from_millis(100);
 /// How long a request waits for its answer.
@@ -75,6 +73,8 @@ pub struct Workflows {
     stats: Arc<Stats>,
     tickets: AtomicU64,
     sessions: AtomicU64,
+    /// So late at most a worker hears that its credentials are no good any more.
+    check_every: Duration,
 }
 
 /// What the thread shares with the sockets.
@@ -100,26 +100,6 @@ struct Item {
     of: Option<Worker>,
 }
 
-/// A connected worker, for whoever sends to it.
-#[derive(Clone)]
-struct Worker {
-    link: Link,
-    pending: Arc<Pending>,
-}
-
-/// What of a worker waits in the queue.
-#[derive(Default)]
-struct Pending {
-    frames: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-impl Pending {
-    fn is_full(&self) -> bool {
-        self.frames.load(Relaxed) >= PENDING_MAX || self.bytes.load(Relaxed) >= PENDING_BYTES_MAX
-    }
-}
-
 impl Workflows {
     /// Finds what was under way. Nothing happens before [`Workflows::run`].
     pub fn open(
@@ -130,6 +110,7 @@ impl Workflows {
         settings: Settings,
     ) -> Result<Workflows> {
         let random = Box::new(chance);
+        let lease_ms = u64::try_from(settings.lease_ms).unwrap_or(0);
         let mut core = Core::new(settings, node, random);
         database.read(|db| core.recover(db, clock::now_ms()))?;
         Ok(Workflows {
@@ -145,6 +126,7 @@ impl Workflows {
             stats: Arc::clone(stats),
             tickets: AtomicU64::new(1),
             sessions: AtomicU64::new(1),
+            check_every: Duration::from_millis(lease_ms) * 2,
         })
     }
 
@@ -174,14 +156,11 @@ impl Workflows {
         })
     }
 
-    /// The other end of a socket of a worker.
-    pub fn peer(&self, grant: Option<Grant>) -> Box<dyn Peer> {
-        Box::new(Connection {
-            shared: Arc::clone(&self.shared),
-            session: self.sessions.fetch_add(1, Relaxed),
-            grant,
-            worker: None,
-        })
+    /// The other end of a socket of a worker. `pass` are the credentials that the handshake had, if any.
+    pub fn peer(&self, grant: Option<Grant>, pass: Pass) -> Box<dyn Peer> {
+        let session = self.sessions.fetch_add(1, Relaxed);
+        let shared = Arc::clone(&self.shared);
+        Box::new(Connection::new(shared, session, grant, pass))
     }
 
     /// What credentials open.
@@ -245,6 +224,7 @@ impl Workflows {
             let is_tick = Instant::now() >= tick_at;
             if is_tick {
                 tick_at = Instant::now() + PAUSE;
+                self.check_passes(now);
             }
             if self.round(now, items, is_tick).is_err() {
                 stop.wait(FAILED_PAUSE);
@@ -306,6 +286,33 @@ impl Workflows {
         result
     }
 
+    /// Ends connections whose credentials are no good any more: a deleted key, a changed password.
+    fn check_passes(&self, now: i64) {
+        let due: Vec<(SessionId, Worker)> = {
+            let links = lock(&self.shared.links);
+            let due = links.iter().filter(|(_, worker)| {
+                let pass = lock(&worker.pass);
+                !pass.is_empty() && pass.checked.elapsed() > self.check_every
+            });
+            let due = due.map(|(session, worker)| (*session, worker.clone()));
+            due.take(CHECKS_AT_A_TIME).collect()
+        };
+        for (session, worker) in due {
+            let pass = {
+                let mut pass = lock(&worker.pass);
+                pass.checked = Instant::now();
+                pass.clone()
+            };
+            let is_refused = self.grant(pass.credentials()).is_err_and(|error| {
+                matches!(error.kind(), Kind::Unauthenticated | Kind::Forbidden)
+            });
+            if is_refused {
+                let out = lock(&self.shared.core).expel(session, now);
+                self.shared.send(out);
+            }
+        }
+    }
+
     /// What a token inside a frame opens. Looked up here, where waiting for a disk hurts nobody's socket.
     fn authenticate(&self, input: Input) -> Input {
         let Input::Frame {
@@ -322,10 +329,15 @@ impl Workflows {
             _ => None,
         };
         let grant = token.map(|token| {
-            self.grant(Credentials {
+            let credentials = Credentials {
                 authorization: Some(token),
                 api_key: None,
-            })
+            };
+            let grant = self.grant(credentials)?;
+            if let Some(worker) = lock(&self.shared.links).get(&session) {
+                *lock(&worker.pass) = Pass::new(credentials);
+            }
+            Ok(grant)
         });
         Input::Frame {
             session,
@@ -436,91 +448,6 @@ impl Shared {
                 }
             }
         }
-    }
-}
-
-impl Worker {
-    /// A frame of it has been dealt with.
-    fn done(&self, bytes: usize) {
-        let was_full = self.pending.is_full();
-        self.pending.frames.fetch_sub(1, Relaxed);
-        self.pending.bytes.fetch_sub(bytes, Relaxed);
-        if was_full {
-            self.link.resume();
-        }
-    }
-}
-
-/// A socket of a worker.
-struct Connection {
-    shared: Arc<Shared>,
-    session: SessionId,
-    grant: Option<Grant>,
-    worker: Option<Worker>,
-}
-
-impl Peer for Connection {
-    fn opened(&mut self, link: Link) {
-        let worker = Worker {
-            link,
-            pending: Arc::default(),
-        };
-        lock(&self.shared.links).insert(self.session, worker.clone());
-        self.worker = Some(worker);
-        let input = Input::Opened {
-            session: self.session,
-            grant: self.grant.take(),
-        };
-        self.shared.push(Item {
-            input,
-            bytes: 0,
-            of: None,
-        });
-    }
-
-    fn received(&mut self, text: &str) -> Flow {
-        let Some(worker) = &self.worker else {
-            return Flow::Go;
-        };
-        let session = self.session;
-        let input = match frames::read(text) {
-            Ok(frame) => Input::Frame {
-                session,
-                frame,
-                grant: None,
-            },
-            Err(what) => Input::Garbled { session, what },
-        };
-        let bytes = text.len();
-        if lock(&self.shared.queue).bytes > QUEUE_BYTES_MAX {
-            worker.link.close(1013, "the server is busy");
-            return Flow::Go;
-        }
-        worker.pending.frames.fetch_add(1, Relaxed);
-        worker.pending.bytes.fetch_add(bytes, Relaxed);
-        let item = Item {
-            input,
-            bytes,
-            of: Some(worker.clone()),
-        };
-        self.shared.push(item);
-        if !worker.pending.is_full() {
-            return Flow::Go;
-        }
-        let slow = Object::new().text("t", "slow").int("retry_ms", 100).end();
-        worker.link.send(slow.into());
-        Flow::Hold
-    }
-
-    fn closed(&mut self) {
-        lock(&self.shared.links).remove(&self.session);
-        self.shared.push(Item {
-            input: Input::Closed {
-                session: self.session,
-            },
-            bytes: 0,
-            of: None,
-        });
     }
 }
 

@@ -498,3 +498,20 @@ fn wrong_parameters_are_refused() {
         assert_eq!(reply.status, status, "{path}");
     }
 }
+
+#[test]
+fn a_deleted_key_ends_the_connections_that_it_opened() {
+    let server = Server::with(&[("WORKFLOW_LEASE_SECONDS", "2")]);
+    let admin = server.admin();
+    let key = admin
+        .post(
+            "/api/keys",
+            json!({"name": "worker", "scopes": ["service"]}),
+        )
+        .expect(200);
+    let mut worker = Worker::connect(&server, key.text("/key"), json!({}));
+    assert_eq!(worker.next()["t"], "welcome");
+    let id = key.text("/id");
+    admin.delete(&format!("/api/keys/{id}")).expect(204);
+    assert_eq!(worker.next()["close"], 4401);
+}

@@ -176,6 +176,13 @@ impl Core {
         }
     }
 
+    /// Ends the connection of a worker whose credentials are no good any more.
+    pub fn expel(&mut self, id: SessionId, now: i64) -> Vec<Output> {
+        self.drop_session_at(id, false, now);
+        let reason = "the credentials are no longer valid";
+        vec![close(id, closing::UNAUTHENTICATED, reason)]
+    }
+
     /// Ends connections that are silent or not allowed any more. Concerns memory alone.
     pub fn tick(&mut self, now: i64) -> Vec<Output> {
         let mut out = Vec::new();
