@@ -31,6 +31,7 @@ use crate::stats::Stats;
 use crate::threads::Stop;
 use crate::workflows;
 use crate::workflows::Workflows;
+use crate::workflows::look;
 
 /// What this server is to others.
 pub enum Part {
@@ -171,6 +172,10 @@ impl App {
         let before = clock::now_ms() - self.workflow_retention_ms;
         if let Err(error) = self.workflows.forget(before) {
             log::warn(format_args!("forget runs of workflows: {error}"));
+        }
+        let depth = self.workflows.database.read(look::depth);
+        if let Err(error) = depth.and_then(|it| self.stats.depth(clock::now_ms(), it)) {
+            log::warn(format_args!("count runs: {error}"));
         }
         if let Err(error) = self.stats.flush(clock::now_ms()) {
             log::warn(format_args!("write statistics: {error}"));

@@ -28,6 +28,7 @@ pub use count::RunEvent;
 pub use count::Runs;
 pub use count::minute_of;
 pub use report::By;
+pub use report::Depth;
 pub use report::Points;
 pub use report::Query;
 pub use report::Report;
@@ -73,6 +74,13 @@ impl Stats {
     /// Something happened to a run of this workflow.
     pub fn run(&self, workflow: &str, what: RunEvent) {
         self.counts.run(workflow, what);
+    }
+
+    /// Keeps how many runs have not ended now.
+    pub fn depth(&self, now_ms: i64, depth: Depth) -> Result<()> {
+        let minute = minute_of(now_ms);
+        self.database
+            .write(move |tx| store::set_depth(tx, minute, &depth))
     }
 
     /// Writes the minutes that are over and deletes what is too old. What cannot be written is kept
@@ -122,6 +130,10 @@ impl Stats {
                 })?;
             }
             if query.wants_workflows {
+                store::each_depth(connection, minutes, |at, depth| {
+                    report.add_depth(query, at, depth);
+                    Ok(())
+                })?;
                 store::each_run(connection, minutes, |at, name, count| {
                     report.add_runs(query, at, name, count)
                 })?;

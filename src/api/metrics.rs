@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::http::Response;
 use crate::replication::files::FilesStatus;
 use crate::stats::Runs;
+use crate::workflows::look;
 
 /// Answers given, by the first digit of their status.
 #[derive(Default)]
@@ -69,15 +70,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     );
     text.sample("vski_files_damaged", &[], damaged.len());
     workflows(&mut text, &app.stats.totals());
-    let (workers, leased) = app.workflows.counts();
-    text.family("vski_workflow_workers", "gauge", "Workers connected.");
-    text.sample("vski_workflow_workers", &[], workers);
-    text.family(
-        "vski_workflow_runs_leased",
-        "gauge",
-        "Runs that are with a worker.",
-    );
-    text.sample("vski_workflow_runs_leased", &[], leased);
+    queue(&mut text, app)?;
     match app.replica() {
         Some(_) => replica(&mut text, app),
         None => master(&mut text, app)?,
@@ -87,6 +80,29 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         "text/plain; version=0.0.4; charset=utf-8",
         text.0.into_bytes(),
     ))
+}
+
+/// What runs wait for, and who is there to take them.
+fn queue(text: &mut Text, app: &App) -> Result<()> {
+    let workers = app.workflows.count();
+    text.family("vski_workflow_workers", "gauge", "Workers connected.");
+    text.sample("vski_workflow_workers", &[], workers);
+    let depth = app.workflows.database.read(look::depth)?;
+    text.family(
+        "vski_workflow_queue",
+        "gauge",
+        "Runs that have not ended, by what they wait for.",
+    );
+    for (state, count) in [
+        ("ready", depth.ready),
+        ("leased", depth.leased),
+        ("waiting", depth.waiting),
+        ("paused", depth.paused),
+        ("blocked", depth.blocked),
+    ] {
+        text.sample("vski_workflow_queue", &[("state", state)], count);
+    }
+    Ok(())
 }
 
 /// Since the start, by workflow.

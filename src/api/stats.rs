@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::http::Response;
 use crate::stats::By;
+use crate::stats::Depth;
 use crate::stats::Points;
 use crate::stats::Query;
 use crate::stats::Requests;
@@ -28,6 +29,19 @@ struct Body<'a> {
     requests: Option<Vec<RequestRow<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     workflows: Option<Vec<WorkflowRow<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<Vec<QueueRow>>,
+}
+
+/// The most runs that had not ended.
+#[derive(Serialize)]
+struct QueueRow {
+    time: String,
+    ready: u64,
+    leased: u64,
+    waiting: u64,
+    paused: u64,
+    blocked: u64,
 }
 
 #[derive(Serialize)]
@@ -77,6 +91,9 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         workflows: query
             .wants_workflows
             .then(|| rows(&report.workflows, workflow_row)),
+        queue: query
+            .wants_workflows
+            .then(|| report.queue.iter().map(queue_row).collect()),
     };
     Ok(Response::json(200, serde_json::to_vec(&body)?))
 }
@@ -150,6 +167,17 @@ fn request_row<'a>(at: i64, route: &'a str, count: &Requests) -> RequestRow<'a> 
         p95_ms: times.percentile(0.95).map(ms),
         p99_ms: times.percentile(0.99).map(ms),
         max_ms: longest(times),
+    }
+}
+
+fn queue_row((at, depth): (&i64, &Depth)) -> QueueRow {
+    QueueRow {
+        time: time(*at),
+        ready: depth.ready,
+        leased: depth.leased,
+        waiting: depth.waiting,
+        paused: depth.paused,
+        blocked: depth.blocked,
     }
 }
 

@@ -35,3 +35,13 @@ CREATE TABLE _runs (
     buckets BLOB NOT NULL,
     PRIMARY KEY (minute, workflow)
 ) STRICT, WITHOUT ROWID;
+
+-- Runs that have not ended, as they were once in the minute.
+CREATE TABLE _queue (
+    minute INTEGER PRIMARY KEY,
+    ready INTEGER NOT NULL,
+    leased INTEGER NOT NULL,
+    waiting INTEGER NOT NULL,
+    paused INTEGER NOT NULL,
+    blocked INTEGER NOT NULL
+) STRICT;

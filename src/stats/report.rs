@@ -102,9 +102,26 @@ impl Query {
 /// Counts by the minute that a point begins with, and by name.
 pub type Points<T> = BTreeMap<i64, BTreeMap<String, T>>;
 
+/// Runs that have not ended, by what they wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// For a worker.
+    pub ready: u64,
+    /// For the worker that has them.
+    pub leased: u64,
+    /// For a time, or for something to happen.
+    pub waiting: u64,
+    /// For somebody to mend their code.
+    pub paused: u64,
+    /// For another run of their concurrency key.
+    pub blocked: u64,
+}
+
 /// What is answered.
 #[derive(Debug, Default)]
 pub struct Report {
+    /// The most of each within a point.
+    pub queue: BTreeMap<i64, Depth>,
     pub requests: Points<Requests>,
     pub workflows: Points<Runs>,
     rows: usize,
@@ -121,6 +138,16 @@ impl Report {
     ) -> Result<()> {
         let points = &mut self.requests;
         add(points, &mut self.rows, query, minute, name, count)
+    }
+
+    /// Adds how many runs had not ended.
+    pub fn add_depth(&mut self, query: &Query, minute: i64, depth: Depth) {
+        let most = self.queue.entry(query.point(minute)).or_default();
+        most.ready = most.ready.max(depth.ready);
+        most.leased = most.leased.max(depth.leased);
+        most.waiting = most.waiting.max(depth.waiting);
+        most.paused = most.paused.max(depth.paused);
+        most.blocked = most.blocked.max(depth.blocked);
     }
 
     /// Adds what happened to runs of a workflow.

@@ -11,6 +11,7 @@ use super::count::Count as _;
 use super::count::Minute;
 use super::count::Requests;
 use super::count::Runs;
+use super::report::Depth;
 use super::times::Times;
 use crate::error::Result;
 
@@ -18,7 +19,8 @@ use crate::error::Result;
 const FORGET_MINUTES: i64 = 60;
 
 /// Deletes what is older, at most some minutes of it.
-const FORGET: [&str; 2] = [
+const FORGET: [&str; 3] = [
+    "DELETE FROM _queue WHERE minute < min(?1, ?2 + (SELECT min(minute) FROM _queue))",
     "DELETE FROM _requests WHERE minute < min(?1, ?2 + (SELECT min(minute) FROM _requests))",
     "DELETE FROM _runs WHERE minute < min(?1, ?2 + (SELECT min(minute) FROM _runs))",
 ];
@@ -120,6 +122,45 @@ pub fn each_request(
     let mut rows = statement.query([minutes.start, minutes.end])?;
     while let Some(row) = rows.next()? {
         each(row.get(0)?, text(row)?, &requests(row)?)?;
+    }
+    Ok(())
+}
+
+/// Keeps how many runs had not ended in a minute.
+pub fn set_depth(tx: &Connection, minute: i64, depth: &Depth) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO _queue (minute, ready, leased, waiting, paused, blocked)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    tx.prepare_cached(sql)?.execute(params![
+        minute,
+        signed(depth.ready),
+        signed(depth.leased),
+        signed(depth.waiting),
+        signed(depth.paused),
+        signed(depth.blocked),
+    ])?;
+    Ok(())
+}
+
+/// Shows how many runs had not ended in these minutes.
+pub fn each_depth(
+    connection: &Connection,
+    minutes: &Range<i64>,
+    mut each: impl FnMut(i64, Depth) -> Result<()>,
+) -> Result<()> {
+    let mut statement = connection.prepare_cached(
+        "SELECT minute, ready, leased, waiting, paused, blocked
+         FROM _queue WHERE minute >= ?1 AND minute < ?2",
+    )?;
+    let mut rows = statement.query([minutes.start, minutes.end])?;
+    while let Some(row) = rows.next()? {
+        let depth = Depth {
+            ready: count(row, 1)?,
+            leased: count(row, 2)?,
+            waiting: count(row, 3)?,
+            paused: count(row, 4)?,
+            blocked: count(row, 5)?,
+        };
+        each(row.get(0)?, depth)?;
     }
     Ok(())
 }

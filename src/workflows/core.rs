@@ -12,6 +12,8 @@
 //!   stop; after a restart [`Core::recover`] puts them there as orphans.
 //! - `dirty` names every workflow that has a ready job and somebody who might take it; `waiting` those that
 //!   may have one and nobody for it.
+//! - Leases and the like run by the time that the server is awake: when the clock is set, or the machine was
+//!   suspended, they move along (`time`). Sleeps are by the clock.
 //! - Nothing depends on a notice that came at one moment only: deadlines, sleeps and ready jobs are found
 //!   by looking, in the next round if not in this one.
 
@@ -183,6 +185,8 @@ pub struct Core {
     /// When the next parked job is due, and the next look at what else time brings.
     next_due: Option<i64>,
     next_look: i64,
+    /// When it was last called.
+    last_now: Option<i64>,
     /// Sessions that have said goodbye, or are gone; looked after at the end of a round.
     leaving: Vec<(SessionId, bool)>,
     /// Of transactions that were committed, for statistics.
@@ -206,6 +210,7 @@ impl Core {
             looked: BTreeSet::new(),
             next_due: Some(0),
             next_look: 0,
+            last_now: None,
             leaving: Vec::new(),
             counted: Vec::new(),
             pending_counted: Vec::new(),
@@ -240,6 +245,7 @@ impl Core {
 
     /// Takes a round of what came in. Returns what to send at once, and what to write.
     pub fn receive(&mut self, now: i64, inputs: Vec<Input>) -> (Vec<Output>, Vec<Durable>) {
+        self.follow_clock(now);
         let (mut out, mut durable) = (Vec::new(), Vec::new());
         for input in inputs {
             match input {

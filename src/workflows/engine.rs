@@ -181,9 +181,9 @@ impl Workflows {
         lock(&self.shared.core).is_served(workflow, version)
     }
 
-    /// Workers connected, and runs that are with one.
-    pub fn counts(&self) -> (usize, usize) {
-        lock(&self.shared.core).counts()
+    /// Workers connected.
+    pub fn count(&self) -> usize {
+        lock(&self.shared.core).count()
     }
 
     /// Deletes runs that ended before a time, bit by bit.

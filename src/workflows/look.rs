@@ -9,6 +9,7 @@ use rusqlite::params_from_iter;
 
 use crate::clock;
 use crate::error::Result;
+use crate::stats::Depth;
 use crate::workflows::codes::EventKind;
 use crate::workflows::codes::JobState;
 use crate::workflows::codes::RunStatus;
@@ -417,6 +418,26 @@ pub fn queue(
         items.push(json.end());
     }
     Ok(items)
+}
+
+/// How many runs have not ended, by what they wait for.
+pub fn depth(db: &Connection) -> Result<Depth> {
+    let sql = "SELECT state, count(*) FROM jobs GROUP BY state";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query([])?;
+    let mut depth = Depth::default();
+    while let Some(row) = rows.next()? {
+        let count = u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
+        let state: JobState = row.get(0)?;
+        *match state {
+            JobState::Ready => &mut depth.ready,
+            JobState::Leased => &mut depth.leased,
+            JobState::Parked | JobState::Delayed => &mut depth.waiting,
+            JobState::Paused => &mut depth.paused,
+            JobState::Blocked => &mut depth.blocked,
+        } += count;
+    }
+    Ok(depth)
 }
 
 /// Runs that were given up because they lost one worker after the other: dead letters.

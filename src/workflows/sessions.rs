@@ -122,6 +122,16 @@ impl Sessions {
         Some(session)
     }
 
+    /// The clock has moved, and all that is measured by it.
+    pub fn shift(&mut self, ms: i64) {
+        for session in self.all.values_mut() {
+            session.quiet_since += ms;
+            if let Some((_, until)) = &mut session.probe {
+                *until += ms;
+            }
+        }
+    }
+
     /// The connections of a worker.
     pub fn of_worker(&self, worker: &str) -> impl Iterator<Item = (SessionId, &Session)> {
         let ids = self.by_worker.get(worker).into_iter().flatten();

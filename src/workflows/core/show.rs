@@ -50,8 +50,8 @@ impl Core {
         })
     }
 
-    /// How many workers are connected, and how many runs are with one.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.sessions.iter().count(), self.leases.len())
+    /// How many workers are connected.
+    pub fn count(&self) -> usize {
+        self.sessions.iter().count()
     }
 }

@@ -23,6 +23,9 @@ use crate::workflows::tx::Tx;
 const AT_A_TIME: usize = 256;
 /// Longest pause between two looks; also how late a deadline may be noticed.
 const LOOK_EVERY_MS: i64 = 500;
+/// A step of the clock, forwards or backwards, that is no passing of time.
+const JUMP_MS: i64 = 20_000;
+const JUMP_BACK_MS: i64 = 1_000;
 /// A worker is told so long before its token ends.
 const WARN_MS: i64 = 60_000;
 /// Pause before a run whose workers were lost in a row is handed out again.
@@ -30,6 +33,26 @@ const LOST_PAUSE_MS: i64 = 250;
 const LOST_PAUSE_MS_MAX: i64 = 30_000;
 
 impl Core {
+    /// When the clock has been set, or nothing has run for long, what is measured from call to call moves along: nobody could
+    /// have renewed anything meanwhile.
+    pub(super) fn follow_clock(&mut self, now: i64) {
+        let last = self.last_now.replace(now).unwrap_or(now);
+        let jump = now - last;
+        if (-JUMP_BACK_MS..JUMP_MS).contains(&jump) {
+            return;
+        }
+        log::warn(format_args!(
+            "the clock of workflows has moved by {jump} ms"
+        ));
+        self.leases.shift(jump);
+        self.sessions.shift(jump);
+        for (_, until) in self.greeting.values_mut() {
+            *until += jump;
+        }
+        self.next_look = now;
+        self.next_due = Some(now);
+    }
+
     pub(super) fn pass_time(
         &mut self,
         db: &Connection,

@@ -359,3 +359,29 @@ fn tokens_end_and_silence_and_wrong_frames_close() {
     let sent = node.connect(7, json!({"worker": "same", "instance": "i"}));
     assert!(sent.contains(&(6, json!({"close": 4409}))), "{sent:?}");
 }
+
+#[test]
+fn a_clock_that_is_set_takes_no_run_away_and_holds_up_none() {
+    let mut node = Node::new();
+    let run = node.start();
+    let (_, first) = job(&node.connect(1, json!({})));
+    node.say(1, about(&first, json!({"t": "ack"})));
+    for jump in [86_400_000, -7_200_000] {
+        node.now += jump;
+        assert!(node.wait(5_000).is_empty(), "{jump}");
+        node.say(1, json!({"t": "hb", "jobs": [[run, 1]]}));
+    }
+    let later = json!({"t": "park", "seen": 2, "on": [{"sleep": "s#0", "ms": 1_000}]});
+    assert_eq!(node.said(1, about(&first, later))["t"], "ok");
+    node.now -= 3_600_000;
+    node.round(Vec::new());
+    assert_eq!(node.look(&run)["state"], "waiting");
+    node.now += 3_600_000;
+    let (_, again) = job(&node.wait(2_000));
+    // Who is silent loses it all the same.
+    node.say(1, about(&again, json!({"t": "ack"})));
+    node.now -= 3_600_000;
+    let sent = node.wait(40_000);
+    assert!(sent.iter().any(|(_, it)| it["close"] == 4408), "{sent:?}");
+    assert_eq!(node.look(&run)["state"], "ready");
+}
