@@ -5,6 +5,7 @@
 //! a concurrency key at most one is neither blocked nor still to come (`holds_key`).
 
 use rusqlite::OptionalExtension as _;
+use rusqlite::Row;
 use rusqlite::params;
 
 use crate::error::Result;
@@ -61,13 +62,7 @@ impl Tx<'_> {
         let found = self
             .db
             .prepare_cached(sql)?
-            .query_row([run], |row| {
-                Ok((
-                    row.get::<_, String>(0)?,
-                    row.get::<_, Option<String>>(1)?,
-                    row.get::<_, bool>(2)?,
-                ))
-            })
+            .query_row([run], key_of)
             .optional()?;
         let Some((workflow, key, holds_key)) = found else {
             return Ok(());
@@ -164,13 +159,7 @@ impl Tx<'_> {
         let removed = self
             .db
             .prepare_cached(sql)?
-            .query_row([run], |row| {
-                Ok((
-                    row.get::<_, String>(0)?,
-                    row.get::<_, Option<String>>(1)?,
-                    row.get::<_, bool>(2)?,
-                ))
-            })
+            .query_row([run], key_of)
             .optional()?;
         match removed {
             Some((workflow, Some(key), true)) => self.pass_key_on(&workflow, &key),
@@ -219,4 +208,9 @@ impl Tx<'_> {
         let mut statement = self.db.prepare_cached(sql)?;
         Ok(statement.query_row([], |row| row.get(0))?)
     }
+}
+
+/// Workflow, concurrency key, and whether the job holds it.
+fn key_of(row: &Row<'_>) -> rusqlite::Result<(String, Option<String>, bool)> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
 }

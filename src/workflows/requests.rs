@@ -304,11 +304,7 @@ fn forget(tx: &mut Tx<'_>, before: i64) -> Result<usize> {
     let sql = "SELECT id FROM runs WHERE ended < ?1
                  AND (parent IS NULL OR NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.parent))
                ORDER BY ended LIMIT ?2";
-    let runs: Vec<i64> = {
-        let mut statement = tx.db.prepare_cached(sql)?;
-        let rows = statement.query_map([before, FORGET_AT_A_TIME], |row| row.get(0))?;
-        rows.collect::<rusqlite::Result<_>>()?
-    };
+    let runs = tx.ids(sql, [before, FORGET_AT_A_TIME])?;
     let (mut forgotten, mut rows) = (0, 0);
     for run in &runs {
         for sql in [

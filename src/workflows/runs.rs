@@ -289,9 +289,7 @@ impl Tx<'_> {
                      AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.id AND state = 3)
                    LIMIT ?2";
         let max = i64::try_from(max).unwrap_or(i64::MAX);
-        let mut statement = self.db.prepare_cached(sql)?;
-        let rows = statement.query_map([self.now, max], |row| row.get(0))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        self.ids(sql, [self.now, max])
     }
 
     /// Children that are to be cancelled with their parent; none when there is no such parent.
@@ -307,9 +305,7 @@ impl Tx<'_> {
         };
         let sql = "SELECT id FROM runs WHERE parent = ?1 AND ended IS NULL LIMIT ?2";
         let max = i64::try_from(max).unwrap_or(i64::MAX);
-        let mut statement = self.db.prepare_cached(sql)?;
-        let rows = statement.query_map([parent, max], |row| row.get(0))?;
-        Ok(Some((parent, rows.collect::<rusqlite::Result<_>>()?)))
+        Ok(Some((parent, self.ids(sql, [parent, max])?)))
     }
 
     /// All children of a cancelled run are cancelled.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::Connection;
 use rusqlite::OptionalExtension as _;
+use rusqlite::Params;
 use rusqlite::params;
 
 use crate::error::Error;
@@ -166,6 +167,13 @@ impl Tx<'_> {
             })
         });
         Ok(run.optional()?)
+    }
+
+    /// The numbers of runs that a statement finds.
+    pub fn ids(&self, sql: &str, values: impl Params) -> Result<Vec<i64>> {
+        let mut statement = self.db.prepare_cached(sql)?;
+        let rows = statement.query_map(values, |row| row.get(0))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
     /// The run of a lease that is good.

@@ -193,9 +193,7 @@ impl Tx<'_> {
     pub fn due_runs(&self, max: usize) -> Result<Vec<i64>> {
         let sql = "SELECT run FROM jobs WHERE state IN (0, 5) AND due <= ?1 ORDER BY due LIMIT ?2";
         let max = i64::try_from(max).unwrap_or(i64::MAX);
-        let mut statement = self.db.prepare_cached(sql)?;
-        let rows = statement.query_map([self.now, max], |row| row.get(0))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        self.ids(sql, [self.now, max])
     }
 
     /// Wakes a run whose time has come.
