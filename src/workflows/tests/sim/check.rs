@@ -121,8 +121,10 @@ fn effects(db: &Connection, workers: &[Worker]) {
             !times.is_empty() || status == StepStatus::Cancelled,
             "{run} {key}"
         );
+        // The last attempt of one that was cancelled may have come too late to be recorded.
+        let most = attempts + usize::from(status == StepStatus::Cancelled);
         assert!(
-            times.iter().all(|times| *times <= attempts),
+            times.iter().all(|times| *times <= most),
             "{run} {key}: {times:?}"
         );
     }
