@@ -210,6 +210,14 @@ impl Error {
         &self.0.message
     }
 
+    /// Whether SQLite was stopped because the work took too long.
+    pub fn was_stopped(&self) -> bool {
+        let source = self.0.source.as_deref();
+        let error = source.and_then(|it| it.downcast_ref::<rusqlite::Error>());
+        let code = error.and_then(rusqlite::Error::sqlite_error_code);
+        code == Some(rusqlite::ErrorCode::OperationInterrupted)
+    }
+
     /// What is wrong with which field; empty for most errors.
     pub fn field_errors(&self) -> &FieldErrors {
         &self.0.fields

@@ -82,6 +82,9 @@ pub fn trigger_short(call: &Call<'_>) -> Result<Response> {
 }
 
 fn start(call: &Call<'_>, mut run: NewRun, about: &About) -> Result<Response> {
+    if !is_trusted(&call.identity) {
+        limit(&call.identity, &mut run);
+    }
     if let Some(record) = admit(call, about)? {
         for (name, value) in record {
             run.attributes.insert(name.to_owned(), Value::from(value));
@@ -93,13 +96,41 @@ fn start(call: &Call<'_>, mut run: NewRun, about: &About) -> Result<Response> {
     Ok(json(200, answer))
 }
 
-/// Who may start a run (WF-16). What is returned becomes attributes of the run.
-fn admit(call: &Call<'_>, about: &About) -> Result<Option<Vec<(&'static str, String)>>> {
-    let is_trusted = match &call.identity {
+/// Attributes that say where a run comes from; nobody from outside writes them.
+const RESERVED: [&str; 5] = [
+    "collection",
+    "record",
+    "database",
+    "startedBy",
+    "forkedFrom",
+];
+
+/// Who may start runs of all kinds.
+fn is_trusted(identity: &Identity) -> bool {
+    match identity {
         Identity::Admin(_) | Identity::Service(_) => true,
         Identity::Key(key) => key.scopes.contains(&KeyScope::Service),
         Identity::User(_) | Identity::Nobody => false,
-    };
+    }
+}
+
+/// What somebody from outside may not say, and idempotency keys that are nobody else's.
+fn limit(identity: &Identity, run: &mut NewRun) {
+    for name in RESERVED {
+        run.attributes.remove(name);
+    }
+    if let Some(key) = &mut run.idempotency_key {
+        let owner = match identity {
+            Identity::User(user) => user.id.as_str(),
+            _ => "public",
+        };
+        *key = format!("{owner}/{key}");
+    }
+}
+
+/// Who may start a run (WF-16). What is returned becomes attributes of the run.
+fn admit(call: &Call<'_>, about: &About) -> Result<Option<Vec<(&'static str, String)>>> {
+    let is_trusted = is_trusted(&call.identity);
     let (Some(collection), Some(record)) = (&about.collection, &about.record) else {
         if about.collection.is_some() || about.record.is_some() {
             return Err(Error::invalid(
@@ -222,7 +253,8 @@ pub fn input(call: &Call<'_>) -> Result<Response> {
 }
 
 pub fn steps(call: &Call<'_>) -> Result<Response> {
-    show(call, look::steps)
+    let from = count_of(call, "cursor", "from")?;
+    show(call, |db, grant, run| look::steps(db, grant, run, from))
 }
 
 pub fn events(call: &Call<'_>) -> Result<Response> {
@@ -468,7 +500,7 @@ pub fn report(call: &Call<'_>) -> Result<Response> {
 }
 
 pub fn workers(call: &Call<'_>) -> Result<Response> {
-    let items = workflows(call).workers();
+    let items = workflows(call).workers(&grant_of(&call.identity));
     Ok(json(200, Object::new().raw("items", &array(items)).end()))
 }
 

@@ -167,7 +167,7 @@ fn show(dir: &Path, run: &str, as_json: bool) -> Outcome {
     let (found, steps, events) = database.snapshot(|db| {
         Ok((
             look::run(db, &grant, run)?,
-            look::steps(db, &grant, run)?,
+            look::steps(db, &grant, run, 0)?,
             look::last_events(db, &grant, run, EVENTS)?,
         ))
     })?;

@@ -339,6 +339,11 @@ fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connec
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     prepare(&mut connection, WRITER_CACHE_KIB, settings)?;
+    if schema == Schema::Workflows {
+        // Its jobs are many commands, each with a savepoint and none of them large: what undoing them
+        // takes stays in memory instead of going through a file.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
+    }
     // What is refused is left as it is, its log too.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
     migrate::check(&connection, schema)?;

@@ -29,6 +29,8 @@ CREATE TABLE runs (
 ) STRICT;
 CREATE UNIQUE INDEX runs_idempotency ON runs (workflow, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX runs_workflow ON runs (workflow, status);
+CREATE INDEX runs_name ON runs (workflow);
+CREATE INDEX runs_status ON runs (status);
 CREATE INDEX runs_parent ON runs (parent) WHERE parent IS NOT NULL;
 CREATE INDEX runs_ended ON runs (ended) WHERE ended IS NOT NULL;
 CREATE INDEX runs_failed ON runs (ended) WHERE status = 3;
@@ -47,7 +49,8 @@ CREATE TABLE events (
   PRIMARY KEY (run, seq)
 ) STRICT, WITHOUT ROWID;
 -- Once for each key: what begins, and what is good for ever.
-CREATE UNIQUE INDEX events_once ON events (run, kind, key) WHERE kind IN (1, 9, 12, 16, 17);
+CREATE UNIQUE INDEX events_once ON events (run, kind, key) WHERE kind IN (1, 9, 12, 14, 16, 17);
+CREATE INDEX events_attributes ON events (run, key) WHERE kind = 6;
 
 -- One row for each run that has not ended.
 CREATE TABLE jobs (

@@ -1,16 +1,18 @@
 //! Runs once more: a failed or paused one resumed where it stopped, an old one repeated with the
 //! results of its first steps.
 
-use rusqlite::OptionalExtension as _;
 use rusqlite::params;
+use serde::Deserialize;
 use serde_json::Map;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::error::Error;
 use crate::error::Result;
 use crate::workflows::codes::EventKind;
 use crate::workflows::codes::JobState;
 use crate::workflows::codes::RunStatus;
+use crate::workflows::hooks::REFUSED;
 use crate::workflows::jobs::NewJob;
 use crate::workflows::limits;
 use crate::workflows::runs::Made;
@@ -89,7 +91,7 @@ impl Tx<'_> {
     /// Children went on while the run was at its end.
     fn catch_up_with_children(&mut self, run: i64) -> Result<()> {
         let sql = "SELECT steps.key, steps.child, runs.status,
-                          (SELECT data FROM events WHERE run = runs.id AND kind = 3)
+                          (SELECT data FROM events WHERE run = runs.id ORDER BY seq DESC LIMIT 1)
                    FROM steps LEFT JOIN runs ON runs.id = steps.child
                    WHERE steps.run = ?1 AND steps.status = 4 AND steps.child IS NOT NULL";
         let children: Vec<(String, i64, Option<RunStatus>, Option<String>)> = {
@@ -122,33 +124,41 @@ impl Tx<'_> {
 
     fn restore_waits(&self, run: i64) -> Result<()> {
         let sql = "INSERT INTO waits (run, key, until, ended)
-                   SELECT run, key, info, (SELECT at FROM events e WHERE e.run = b.run AND e.kind = 17 AND e.key = b.key)
+                   SELECT run, key, info, (SELECT at FROM events e WHERE e.run = b.run AND e.kind = 17 AND e.key = b.key AND e.kind IN (1, 9, 12, 14, 16, 17))
                    FROM events b WHERE run = ?1 AND kind = 16";
         self.db.prepare_cached(sql)?.execute([run])?;
         Ok(())
     }
 
+    /// Hooks that were there, from the events; their tokens must still be free.
     fn restore_hooks(&self, run: i64) -> Result<()> {
-        let sql = "SELECT h.token FROM events b JOIN hooks h ON h.token = b.data ->> '$.token' AND h.disposed IS NULL
-                   WHERE b.run = ?1 AND b.kind = 12
-                     AND NOT EXISTS (SELECT 1 FROM events e WHERE e.run = b.run AND e.kind = 14 AND e.key = b.key)
-                   LIMIT 1";
-        let taken: Option<String> = self
-            .db
-            .prepare_cached(sql)?
-            .query_row([run], |row| row.get(0))
-            .optional()?;
-        if let Some(token) = taken {
-            return Err(Error::conflict(format!(
-                "The token {token} of a hook of the run has gone to another run."
-            )));
-        }
-        let sql = "INSERT INTO hooks (run, key, token, metadata, disposed)
-                   SELECT run, key, iif(kind = 15, '', data ->> '$.token'), data -> '$.metadata',
-                          iif(kind = 15, at,
-                              (SELECT at FROM events e WHERE e.run = b.run AND e.kind = 14 AND e.key = b.key))
+        let sql = "SELECT key, kind, data, at,
+                          (SELECT at FROM events e WHERE e.run = b.run AND e.kind = 14 AND e.key = b.key
+                                                     AND e.kind IN (1, 9, 12, 14, 16, 17))
                    FROM events b WHERE run = ?1 AND kind IN (12, 15)";
-        self.db.prepare_cached(sql)?.execute([run])?;
+        let mut statement = self.db.prepare_cached(sql)?;
+        let mut rows = statement.query([run])?;
+        while let Some(row) = rows.next()? {
+            let key: String = row.get(0)?;
+            let is_refused = row.get::<_, EventKind>(1)? == EventKind::HookConflict;
+            let hook: Hook = serde_json::from_str(&row.get::<_, String>(2)?)?;
+            let at: i64 = row.get(3)?;
+            let disposed: Option<i64> = row.get(4)?;
+            let (token, disposed) = match is_refused {
+                true => (REFUSED, Some(at)),
+                false => (hook.token.as_str(), disposed),
+            };
+            if disposed.is_none() && self.hook(token)?.is_some() {
+                return Err(Error::conflict(format!(
+                    "The token {token} of a hook of the run has gone to another run."
+                )));
+            }
+            let metadata = hook.metadata.as_ref().map(|it| it.get());
+            let sql = "INSERT INTO hooks (run, key, token, metadata, disposed) VALUES (?1, ?2, ?3, ?4, ?5)";
+            self.db
+                .prepare_cached(sql)?
+                .execute(params![run, key, token, metadata, disposed])?;
+        }
         Ok(())
     }
 
@@ -182,7 +192,9 @@ impl Tx<'_> {
         let row = self.row(run.id)?;
         let input = self.event_data(run.id, 1)?;
         let mut attributes: Map<String, Value> = serde_json::from_str(&row.attributes)?;
-        attributes.insert("forkedFrom".to_owned(), Value::from(run.run.clone()));
+        if attributes.len() < limits::ATTRIBUTES_MAX {
+            attributes.insert("forkedFrom".to_owned(), Value::from(run.run.clone()));
+        }
         let made = self.create_run(
             &NewRun {
                 version,
@@ -212,21 +224,21 @@ impl Tx<'_> {
                    SELECT ?2, seq, kind, key, data, iif(kind = 9, NULL, info), n, at FROM events b
                    WHERE run = ?1 AND seq > 1 AND seq < ?3
                      AND (kind IN (9, 13, 14, 15)
-                          OR kind IN (16, 17) AND EXISTS (SELECT 1 FROM events e WHERE e.run = b.run AND e.kind = 17
+                          OR kind IN (16, 17) AND EXISTS (SELECT 1 FROM events e WHERE e.run = b.run AND e.kind = 17 AND e.kind IN (1, 9, 12, 14, 16, 17)
                                                                            AND e.key = b.key AND e.seq < ?3))";
         self.db.prepare_cached(sql)?.execute([from, to, until])?;
-        let sql = "SELECT seq, key, data -> '$.metadata' FROM events
-                   WHERE run = ?1 AND kind = 12 AND seq < ?2";
-        let hooks: Vec<(i64, String, Option<String>)> = {
+        let sql = "SELECT seq, key, data FROM events WHERE run = ?1 AND kind = 12 AND seq < ?2";
+        let hooks: Vec<(i64, String, String)> = {
             let mut statement = self.db.prepare_cached(sql)?;
             let rows = statement.query_map([from, until], |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })?;
             rows.collect::<rusqlite::Result<_>>()?
         };
-        for (seq, key, metadata) in hooks {
+        for (seq, key, data) in hooks {
+            let hook: Hook = serde_json::from_str(&data)?;
             let token = self.random_token();
-            let data = hook_data(&token, metadata.as_deref());
+            let data = hook_data(&token, hook.metadata.as_ref().map(|it| it.get()));
             let sql = "INSERT INTO events (run, seq, kind, key, data, at) VALUES (?1, ?2, 12, ?3, ?4, ?5)";
             self.db
                 .prepare_cached(sql)?
@@ -240,6 +252,13 @@ impl Tx<'_> {
         self.restore_waits(to)?;
         self.restore_hooks(to)
     }
+}
+
+/// A hook as its event has it. Its metadata is not looked into.
+#[derive(Deserialize)]
+pub struct Hook {
+    pub token: String,
+    metadata: Option<Box<RawValue>>,
 }
 
 /// The JSON of a hook that was made.

@@ -93,12 +93,8 @@ fn set_attributes(
     key: &str,
     changes: &Map<String, Value>,
 ) -> Result<Option<Object>> {
-    let sql =
-        "SELECT 1 FROM events WHERE run = ?1 AND kind = ?2 AND key = ?3 AND key <> '' LIMIT 1";
-    let is_done = tx
-        .db
-        .prepare_cached(sql)?
-        .exists(params![run.id, EventKind::AttrSet, key])?;
+    let sql = "SELECT 1 FROM events WHERE run = ?1 AND key = ?2 AND key <> '' AND kind = 6";
+    let is_done = tx.db.prepare_cached(sql)?.exists(params![run.id, key])?;
     if is_done {
         return Ok(None);
     }

@@ -19,11 +19,12 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::time::Duration;
+use std::time::Instant;
 
 use rusqlite::Connection;
 
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::stats::RunEvent;
 use crate::workflows::codes::RunStatus;
@@ -42,11 +43,18 @@ use crate::workflows::sessions::Sessions;
 use crate::workflows::tx::Effects;
 use crate::workflows::tx::Tx;
 
+mod answers;
 mod greet;
 mod hand_out;
 mod show;
 mod time;
 mod write;
+
+use answers::acknowledge;
+use answers::ok;
+use answers::refusal;
+use answers::refuse;
+use answers::took_too_long;
 
 /// Close codes of the protocol.
 pub mod close {
@@ -103,6 +111,9 @@ impl Settings {
         }
     }
 }
+
+/// What one command may take before it is to blame for what others did not get done.
+const LONG: Duration = Duration::from_secs(1);
 
 /// Names somebody who waits for the answer to a request.
 pub type Ticket = u64;
@@ -380,12 +391,29 @@ impl Core {
         self.pending_counted.clear();
         let mut out = Vec::new();
         let mut acks: BTreeMap<SessionId, Vec<String>> = BTreeMap::new();
-        for item in work {
-            self.write_one(db, now, item, &mut acks, &mut out)?;
+        let begun = Instant::now();
+        for (at, item) in work.iter().enumerate() {
+            let since = Instant::now();
+            match self.write_one(db, now, item, &mut acks, &mut out) {
+                Err(error) if error.was_stopped() && !db.is_autocommit() => {
+                    // What was done so far is kept, so one that takes long holds up no other for ever.
+                    let (this, rest) = work[at..].split_at(1);
+                    let is_to_blame = since.elapsed() > LONG;
+                    out.extend(refuse(this, &took_too_long(is_to_blame)));
+                    out.extend(refuse(rest, &took_too_long(false)));
+                    break;
+                }
+                result => result?,
+            }
         }
         // Before the hand-outs: the answer to a park comes before the job that it may be at once.
         for (session, refs) in acks {
             out.push(send(session, acknowledge(&refs)));
+        }
+        if begun.elapsed() > LONG {
+            // There is a limit to what one transaction may take; the next one goes on.
+            self.next_look = now;
+            return Ok(out);
         }
         self.pass_time(db, now, &mut out)?;
         self.hand_out(db, now, &mut out)?;
@@ -409,16 +437,12 @@ impl Core {
         self.next_look = 0;
         self.pending_counted.clear();
         self.refresh_all_changed();
-        let answers = work.iter().map(|item| match item {
-            Durable::Report {
-                session, reference, ..
-            } => send(*session, refusal(reference.as_deref(), error)),
-            Durable::Request { ticket, .. } => Output::Answer {
-                ticket: *ticket,
-                answer: Err(error.again()),
-            },
-        });
-        answers.collect()
+        // Whatever it was, it was not theirs.
+        let error = match error.was_stopped() {
+            true => took_too_long(false),
+            false => error.again(),
+        };
+        refuse(work, &error)
     }
 
     /// Ends a round: those who have gone leave what they hold.
@@ -540,54 +564,4 @@ fn close(session: SessionId, code: u16, reason: &str) -> Output {
         code,
         reason: reason.to_owned(),
     }
-}
-
-/// Plain answers, together.
-fn acknowledge(refs: &[String]) -> String {
-    match refs {
-        [one] => ok(Some(one)).bool("durable", true).end(),
-        _ => Object::new().text("t", "acks").list("refs", refs).end(),
-    }
-}
-
-fn ok(reference: Option<&str>) -> Object {
-    Object::new().text("t", "ok").some_raw("ref", reference)
-}
-
-/// What an error is called in a frame.
-pub fn code(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Invalid | Kind::MethodNotAllowed => "invalid",
-        Kind::Unauthenticated | Kind::Forbidden | Kind::ReadOnly => "forbidden",
-        Kind::NotFound | Kind::Misdirected => "not_found",
-        Kind::Gone => "gone",
-        Kind::Conflict => "conflict",
-        Kind::LostLease => "lost_lease",
-        Kind::Cancelled => "cancelled",
-        Kind::TooLarge => "too_large",
-        Kind::TooEarly => "too_early",
-        Kind::TooMany | Kind::Unavailable | Kind::Stale | Kind::Internal => "unavailable",
-    }
-}
-
-/// An error as an answer to a frame. Our own fault goes to the log.
-fn refusal(reference: Option<&str>, error: &Error) -> String {
-    if error.kind() == Kind::Internal {
-        crate::log::error(format_args!("workflow frame failed error={error}"));
-    }
-    let is_passing = code(error.kind()) == "unavailable";
-    let pause = error.retry_after().map(|pause| pause.as_millis());
-    let pause = pause.and_then(|ms| i64::try_from(ms).ok());
-    let fields = error.field_errors().iter().next();
-    let message = match fields {
-        Some((name, field)) => format!("{name}: {}", field.message),
-        None => error.message().to_owned(),
-    };
-    Object::new()
-        .text("t", "no")
-        .some_raw("ref", reference)
-        .text("code", code(error.kind()))
-        .text("message", &message)
-        .some_int("retry_ms", pause.or(is_passing.then_some(1_000)))
-        .end()
 }

@@ -172,8 +172,8 @@ impl Workflows {
     }
 
     /// The workers that are connected, as JSON objects.
-    pub fn workers(&self) -> Vec<String> {
-        lock(&self.shared.core).workers()
+    pub fn workers(&self, grant: &Grant) -> Vec<String> {
+        lock(&self.shared.core).workers(grant)
     }
 
     /// Whether a worker with this version of the code is connected; an empty one is any.

@@ -404,19 +404,24 @@ fn step(text: &str) -> Result<Step> {
 
 fn failed(raw: &RawValue) -> Result<Failed> {
     #[derive(Deserialize)]
-    struct Raw {
-        #[serde(default)]
+    struct Kind {
         kind: String,
-        retry_after_ms: Option<i64>,
     }
-    // Whatever else it is, an error may be any JSON.
-    let known: Raw = serde_json::from_str(raw.get()).unwrap_or(Raw {
-        kind: String::new(),
-        retry_after_ms: None,
-    });
+    #[derive(Deserialize)]
+    struct Pause {
+        retry_after_ms: f64,
+    }
+    // Whatever else it is, an error may be any JSON, and each of the two is taken for itself.
+    let kind: Option<Kind> = serde_json::from_str(raw.get()).ok();
+    let pause: Option<Pause> = serde_json::from_str(raw.get()).ok();
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "far below, or cut to the most there is"
+    )]
+    let pause = pause.map(|pause| pause.retry_after_ms.ceil() as i64);
     Ok(Failed {
-        kind: known.kind,
-        retry_after_ms: known.retry_after_ms,
+        kind: kind.map_or_else(String::new, |kind| kind.kind),
+        retry_after_ms: pause,
         error: raw.get().to_owned(),
     })
 }

@@ -4,6 +4,7 @@ use rusqlite::Connection;
 use rusqlite::params;
 
 use crate::error::Result;
+use crate::workflows::again::Hook;
 use crate::workflows::codes::EventKind;
 use crate::workflows::json::Object;
 
@@ -93,8 +94,8 @@ fn entry(
             object("hook").raw("err", error)
         }
         EventKind::HookCreated => {
-            let hook: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
-            object("hook").some_text("token", hook["token"].as_str())
+            let hook: Option<Hook> = serde_json::from_str(data).ok();
+            object("hook").some_text("token", hook.as_ref().map(|hook| hook.token.as_str()))
         }
         _ => object("other"),
     };

@@ -24,7 +24,8 @@ pub const YEARS_MS: i64 = 100 * 366 * 24 * 3_600_000;
 const NAME_BYTES_MAX: usize = 128;
 const KEY_BYTES_MAX: usize = 256;
 const VERSION_BYTES_MAX: usize = 64;
-const ATTRIBUTES_MAX: usize = 64;
+/// Attributes of a run.
+pub const ATTRIBUTES_MAX: usize = 64;
 const ATTRIBUTE_BYTES_MAX: usize = 4 << 10;
 const PRIORITY_MAX: i64 = 100;
 

@@ -22,6 +22,8 @@ use crate::workflows::tx::no_run;
 
 /// Items of a page, unless fewer are asked for.
 pub const PAGE_MAX: usize = 500;
+/// Steps on a page.
+const STEPS_MAX: usize = 5_000;
 /// Bytes of a page of the journal, of events, of a stream.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -46,7 +48,7 @@ const RUN: &str = "
     SELECT r.id, r.run, r.workflow, r.version, r.status, p.run, root.run, r.idempotency_key,
            r.concurrency_key, r.priority, r.attributes, r.created, r.started, r.ended, r.expires,
            j.state, j.due, j.note, j.worker, j.lost,
-           (SELECT max(at) FROM events e WHERE e.run = r.id)
+           (SELECT at FROM events e WHERE e.run = r.id ORDER BY seq DESC LIMIT 1)
     FROM runs r LEFT JOIN runs p ON p.id = r.parent LEFT JOIN runs root ON root.id = r.root
                 LEFT JOIN jobs j ON j.run = r.id";
 
@@ -154,22 +156,17 @@ pub fn run(db: &Connection, grant: &Grant, run: &str) -> Result<String> {
     let mut statement = db.prepare_cached(&sql)?;
     let mut json = statement.query_row([id], |row| Ok(run_json(row)))??;
     json = json.raw("input", &input_of(db, id)?);
-    let sql = "SELECT kind, data FROM events WHERE run = ?1 AND kind IN (3, 4, 5) ORDER BY seq DESC LIMIT 1";
-    let end: Option<(EventKind, Option<String>)> = db
+    let sql = "SELECT kind, data FROM events WHERE run = ?1 ORDER BY seq DESC LIMIT 1";
+    let (kind, data): (EventKind, Option<String>) = db
         .prepare_cached(sql)?
-        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    // One that was resumed is not at that end any more.
-    let sql = "SELECT ended IS NOT NULL FROM runs WHERE id = ?1";
-    let has_ended: bool = db.prepare_cached(sql)?.query_row([id], |row| row.get(0))?;
-    if let Some((kind, data)) = end.filter(|_| has_ended) {
-        let name = match kind {
-            EventKind::RunCompleted => "output",
-            EventKind::RunFailed => "error",
-            _ => "reason",
-        };
-        json = json.raw(name, data.as_deref().unwrap_or("null"));
-    }
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let name = match kind {
+        EventKind::RunCompleted => "output",
+        EventKind::RunFailed => "error",
+        EventKind::RunCancelled => "reason",
+        _ => return Ok(json.end()),
+    };
+    json = json.raw(name, data.as_deref().unwrap_or("null"));
     Ok(json.end())
 }
 
@@ -244,20 +241,25 @@ fn run_json(row: &Row<'_>) -> Result<Object> {
     Ok(json)
 }
 
-/// The steps of a run, as JSON `{items}`.
-pub fn steps(db: &Connection, grant: &Grant, run: &str) -> Result<String> {
+/// The steps of a run from a place on, as JSON `{items, next}`.
+pub fn steps(db: &Connection, grant: &Grant, run: &str, from: i64) -> Result<String> {
     let id = find(db, grant, run)?;
     let sql =
         "SELECT s.key, s.name, s.status, s.attempt, s.started, s.ended, s.retry, e.data, c.run
                FROM steps s LEFT JOIN events e ON e.run = s.run AND e.seq = s.result
                             LEFT JOIN runs c ON c.id = s.child
-               WHERE s.run = ?1 ORDER BY coalesce(s.started, 0), s.key";
+               WHERE s.run = ?1 ORDER BY coalesce(s.started, 0), s.key LIMIT -1 OFFSET ?2";
     let mut statement = db.prepare_cached(sql)?;
-    let mut rows = statement.query([id])?;
-    let mut items = Vec::new();
+    let mut rows = statement.query([id, from])?;
+    let (mut items, mut bytes, mut next) = (Vec::new(), 0, from);
     while let Some(row) = rows.next()? {
+        if items.len() == STEPS_MAX || bytes > PAGE_BYTES_MAX {
+            return Ok(page(&items, Some(next)));
+        }
+        next += 1;
         let status: StepStatus = row.get(2)?;
         let data: Option<String> = row.get(7)?;
+        bytes += data.as_ref().map_or(0, String::len);
         let time = |at: usize| -> Result<Option<String>> {
             let ms: Option<i64> = row.get(at)?;
             Ok(ms.map(clock::format_ms))
@@ -279,7 +281,7 @@ pub fn steps(db: &Connection, grant: &Grant, run: &str) -> Result<String> {
             .some_text("childRunId", row.get::<_, Option<String>>(8)?.as_deref());
         items.push(json.end());
     }
-    Ok(Object::new().raw("items", &array(&items)).end())
+    Ok(page(&items, None))
 }
 
 /// The events of a run behind `after`, as JSON `{items, next}`.
@@ -442,11 +444,12 @@ pub fn depth(db: &Connection) -> Result<Depth> {
 
 /// Runs that were given up because they lost one worker after the other: dead letters.
 pub fn abandoned(db: &Connection, grant: &Grant) -> Result<Vec<String>> {
-    let sql = "SELECT r.run, r.workflow, r.ended FROM runs r
-               JOIN events e ON e.run = r.id AND e.kind = 4
-               WHERE r.status = 3 AND r.ended IS NOT NULL AND e.seq > r.resumed
-                 AND json_valid(e.data) AND e.data ->> '$.kind' = 'abandoned'
-               ORDER BY r.ended DESC LIMIT 100";
+    // Of the latest failures only: each means looking for its end.
+    let sql = "SELECT run, workflow, ended FROM (
+                 SELECT r.run, r.workflow, r.ended,
+                        (SELECT data FROM events WHERE run = r.id ORDER BY seq DESC LIMIT 1) AS error
+                 FROM runs r WHERE r.status = 3 ORDER BY r.ended DESC LIMIT 1000)
+               WHERE json_valid(error) AND error ->> '$.kind' = 'abandoned' LIMIT 100";
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
     let mut items = Vec::new();

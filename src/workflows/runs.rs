@@ -284,9 +284,10 @@ impl Tx<'_> {
 
     /// Runs that were to be finished by now, at most so many.
     pub fn expired_runs(&self, max: usize) -> Result<Vec<i64>> {
-        // Paused ones have been tried.
+        // Those that were paused because this failed have been tried.
         let sql = "SELECT id FROM runs WHERE expires <= ?1 AND ended IS NULL
-                     AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.id AND state = 3)
+                     AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.id AND state = 3
+                                       AND json_valid(note) AND note ->> '$.kind' = 'internal')
                    LIMIT ?2";
         let max = i64::try_from(max).unwrap_or(i64::MAX);
         self.ids(sql, [self.now, max])

@@ -63,6 +63,9 @@ impl Tx<'_> {
                 "on must name 1 to {CONDITIONS_MAX} conditions."
             )));
         }
+        if seen > self.last_seq(run.id)? {
+            return Err(Error::invalid("seen is behind the end of the journal."));
+        }
         let has_news = self.has_news(run.id, seen)?;
         let mut holds = has_news;
         let mut due: Option<i64> = None;

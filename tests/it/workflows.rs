@@ -331,6 +331,12 @@ fn accounts_start_runs_where_the_rule_of_a_collection_lets_them() {
         attributes,
         json!({"collection": "orders", "record": "o1", "startedBy": owner})
     );
+    let mut forged = wish.clone();
+    forged["attributes"] = json!({"startedBy": "somebody", "database": "other", "mine": 1});
+    let id = trigger(&by_owner, forged);
+    let attributes = run(&admin, &id)["attributes"].clone();
+    let honest = json!({"collection": "orders", "record": "o1", "startedBy": owner, "mine": 1});
+    assert_eq!(attributes, honest);
     by_other.post("/api/workflow/runs", &wish).expect(404);
     server.api().post("/api/workflow/runs", &wish).expect(404);
     let none = json!({"workflow": "w", "collection": "orders", "record": "none"});
@@ -369,6 +375,20 @@ fn a_token_for_some_workflows_sees_and_does_nothing_else() {
         .expect(404);
     let list = api.get("/api/workflow/runs").expect(200);
     assert_eq!(list.column("workflow"), ["v"]);
+    // Nor by what only the worker of the run may say.
+    let mut worker = Worker::connect(&server, &token(&server), json!({}));
+    let job = worker.job();
+    for frame in [
+        json!({"t": "step", "key": "s#0", "ok": 1}),
+        json!({"t": "park", "seen": 0, "on": [{"sleep": "s#0", "until": 1}]}),
+        json!({"t": "done", "output": "owned"}),
+    ] {
+        let body = json!({"frames": [about(&job, frame)]});
+        let reply = api.post("/api/workflow/report", body).expect(200);
+        assert_eq!(reply.json["answers"][0]["code"], "lost_lease");
+    }
+    let workers = api.get("/api/workflow/workers").expect(200);
+    assert_eq!(workers.json["items"], json!([]));
     let mut worker = Worker::connect(&server, &limited, json!({}));
     assert_eq!(worker.next()["close"], 4403);
     // The token may stand in the first frame; a wrong one, or none, opens nothing.
@@ -514,4 +534,18 @@ fn a_deleted_key_ends_the_connections_that_it_opened() {
     let id = key.text("/id");
     admin.delete(&format!("/api/keys/{id}")).expect(204);
     assert_eq!(worker.next()["close"], 4401);
+}
+
+#[test]
+fn a_command_that_changes_much_is_done() {
+    let server = Server::start();
+    let admin = server.admin();
+    let input = "y".repeat(3_000);
+    for _ in 0..600 {
+        trigger(&admin, json!({"workflow": "many", "input": input}));
+    }
+    let bulk = admin
+        .post("/api/workflow/bulk/cancel", r#"{"workflow": "many"}"#)
+        .expect(200);
+    assert_eq!(bulk.json["items"].as_array().unwrap().len(), 600);
 }

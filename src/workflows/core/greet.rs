@@ -55,7 +55,7 @@ impl Core {
             let reason = format!("the token does not open the workflow {}", served.name);
             return out.push(close(id, closing::FORBIDDEN, &reason));
         }
-        self.replace(now, &hello, out);
+        self.replace(now, &hello, &grant, out);
         let wanted = hello.resume.map_or_else(Vec::new, |resume| resume.jobs);
         let mut session = Session::new(hello.worker, grant, hello.workflows, now);
         session.instance = hello.instance;
@@ -70,9 +70,13 @@ impl Core {
     }
 
     /// The same process connected again: its old connection is dead, it only does not know yet.
-    fn replace(&mut self, now: i64, hello: &Hello, out: &mut Vec<Output>) {
+    fn replace(&mut self, now: i64, hello: &Hello, grant: &Grant, out: &mut Vec<Output>) {
         let of_worker = self.sessions.of_worker(&hello.worker);
-        let of_instance = of_worker.filter(|(_, it)| it.instance == hello.instance);
+        // Whoever may not serve what the other does is not the same.
+        let of_instance = of_worker.filter(|(_, it)| {
+            it.instance == hello.instance
+                && it.serves.iter().all(|served| grant.opens(&served.name))
+        });
         let old: Vec<SessionId> = of_instance.map(|(id, _)| id).collect();
         for old in old {
             self.drop_session_at(old, false, now);

@@ -3,12 +3,26 @@
 use crate::clock;
 use crate::workflows::core::Core;
 use crate::workflows::json::Object;
+use crate::workflows::sessions::Grant;
+use crate::workflows::sessions::Session;
+use crate::workflows::sessions::SessionId;
+
+/// Workers that are listed, and workflows of each.
+const WORKERS_MAX: usize = 10_000;
+const SERVES_MAX: usize = 20;
 
 impl Core {
-    /// Those who are connected, as JSON objects.
-    pub fn workers(&self) -> Vec<String> {
-        let workers = self.sessions.iter().map(|(id, session)| {
-            let serves = session.serves.iter().map(|served| {
+    /// Those who are connected, as JSON objects; as far as they serve nothing but what the grant opens.
+    pub fn workers(&self, grant: &Grant) -> Vec<String> {
+        let may_see = |(_, session): &(SessionId, &Session)| {
+            session
+                .serves
+                .iter()
+                .all(|served| grant.opens(&served.name))
+        };
+        let seen = self.sessions.iter().filter(may_see).take(WORKERS_MAX);
+        let workers = seen.map(|(id, session)| {
+            let serves = session.serves.iter().take(SERVES_MAX).map(|served| {
                 Object::new()
                     .text("name", &served.name)
                     .text("version", &served.version)

@@ -113,7 +113,7 @@ impl Core {
     /// Whether a failure is that of a command, or of the whole transaction.
     pub(super) fn own_or_all<T>(&self, db: &Connection, result: Result<T>) -> Result<Result<T>> {
         match result {
-            Err(error) if db.is_autocommit() => Err(error),
+            Err(error) if db.is_autocommit() || error.was_stopped() => Err(error),
             result => Ok(result),
         }
     }
@@ -158,11 +158,15 @@ impl Core {
             Some(session),
         ) = (act, session)
             && let Some(held) = self.leases.find(lease).and_then(|run| self.leases.get(run))
+            && held.session == Some(session)
         {
             let workflow = held.workflow.clone();
             self.sessions.strike(session, &workflow);
         }
-        let done = self.tx_with_effects(db, now, |tx| run(tx, grant, lease, act));
+        let done = self.tx_with_effects(db, now, |tx| {
+            check_grant(tx, grant, lease)?;
+            run(tx, grant, lease, act)
+        });
         let (answer, ended) = match self.own_or_all(db, done)? {
             Ok(done) => done,
             Err(error) => {
@@ -211,6 +215,17 @@ fn answer_text(reference: Option<&str>, lease: &Lease, result: Result<Answer>) -
             }
         }
         Err(error) => refusal(reference, &error),
+    }
+}
+
+/// Whoever may not know of a run does not have it either.
+fn check_grant(tx: &Tx<'_>, grant: &Grant, lease: &Lease) -> Result<()> {
+    if grant.workflows.is_none() {
+        return Ok(());
+    }
+    match tx.run(&lease.run)? {
+        Some(run) if grant.opens(&run.workflow) => Ok(()),
+        _ => Err(lost_lease()),
     }
 }
 

@@ -142,7 +142,7 @@ fn steps_go_from_begun_to_one_result() {
             "{late}"
         );
     }
-    let steps = look::steps(&node.db, &Grant::default(), &run).unwrap();
+    let steps = look::steps(&node.db, &Grant::default(), &run, 0).unwrap();
     let steps: Value = serde_json::from_str(&steps).unwrap();
     let step = &steps["items"][0];
     assert_eq!(

@@ -491,7 +491,7 @@ fn of_a_concurrency_key_one_run_is_under_way_after_any_mixture() {
         if begins {
             from.lease(&runs[0]);
             let run = from.find(&runs[0]);
-            from.tx(|tx| tx.park(&run, 9, &sleep()).unwrap());
+            from.tx(|tx| tx.park(&run, 2, &sleep()).unwrap());
         }
         let mut to = Node::new("b");
         for _ in 0..here {
