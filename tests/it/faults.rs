@@ -234,7 +234,7 @@ fn a_start_on_a_full_disk_works_or_names_the_file() {
     let name = "faults::a_start_on_a_full_disk_works_or_names_the_file";
     on_small_disk(name, 2 * MIB, |disk| {
         let mut started = 0;
-        for pages in (0..96).step_by(8) {
+        for pages in (0..192).step_by(16) {
             let data = disk.join("data");
             let ballast = Ballast::leave(disk, pages * 4096);
             match attempt(&mut serve_command(disk)) {
