@@ -756,6 +756,8 @@ await_key() {
 start_worker() { # start_worker NAME
     python3 "$here/demo/closures.py" work >"$work/$1.log" 2>&1 &
     servers[$1]=$!
+    # Its end is no news for the terminal.
+    disown "${servers[$1]}"
 }
 
 # How many files a storage has, and one digest over the path and the SHA-256 of each.
