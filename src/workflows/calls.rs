@@ -7,7 +7,6 @@ use serde_json::Map;
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::workflows::codes::EventKind;
 use crate::workflows::codes::StepStatus;
@@ -35,12 +34,7 @@ pub fn run(tx: &mut Tx<'_>, grant: &Grant, lease: &Lease, call: &Call) -> Result
             run: new,
             is_detached,
         } => {
-            if !grant.opens(&new.workflow) {
-                return Err(Error::new(
-                    Kind::Forbidden,
-                    format!("The token does not open the workflow {}.", new.workflow),
-                ));
-            }
+            grant.check(&new.workflow)?;
             let (child, status) = tx.start_child(&run, &call.key, new, *is_detached)?;
             Ok(Some(
                 answer().text("run", &child).text("status", status.word()),

@@ -355,7 +355,7 @@ impl Core {
 
     fn refuse_frame(&mut self, session: SessionId, what: &Unreadable, out: &mut Vec<Output>) {
         if what.is_fatal || self.sessions.get(session).is_none() {
-            self.drop_session(session, false);
+            self.leaving.push((session, false));
             out.push(close(session, close::BAD_FRAME, &what.message));
             return;
         }
@@ -448,7 +448,7 @@ impl Core {
     /// Ends a round: those who have gone leave what they hold.
     pub fn finish(&mut self, now: i64) {
         for (session, is_bye) in std::mem::take(&mut self.leaving) {
-            self.drop_session_at(session, is_bye, now);
+            self.drop_session(session, is_bye, now);
         }
     }
 
@@ -528,7 +528,7 @@ impl Core {
     }
 
     /// Forgets a session; what it holds waits for it to come back, or goes to others at once.
-    fn drop_session_at(&mut self, id: SessionId, is_bye: bool, now: i64) {
+    fn drop_session(&mut self, id: SessionId, is_bye: bool, now: i64) {
         self.greeting.remove(&id);
         if self.sessions.remove(id).is_none() {
             return;
@@ -547,10 +547,6 @@ impl Core {
             });
         }
         self.next_look = self.next_look.min(deadline);
-    }
-
-    fn drop_session(&mut self, id: SessionId, is_bye: bool) {
-        self.leaving.push((id, is_bye));
     }
 }
 

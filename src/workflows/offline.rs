@@ -8,7 +8,6 @@ use crate::workflows::requests;
 use crate::workflows::requests::Action;
 use crate::workflows::requests::Request;
 use crate::workflows::run_id::NodeTag;
-use crate::workflows::runs::End;
 use crate::workflows::sessions::Grant;
 use crate::workflows::tx::Effects;
 use crate::workflows::tx::Tx;
@@ -50,10 +49,7 @@ pub fn cancel_children(tx: &mut Tx<'_>) -> Result<bool> {
         tx.children_are_cancelled(parent)?;
     }
     for child in children {
-        if let Some(child) = tx.run_by_id(child)? {
-            let reason = r#""The parent run was cancelled.""#;
-            tx.end_run(&child, End::Cancelled(reason))?;
-        }
+        tx.cancel_child(child)?;
     }
     Ok(true)
 }

@@ -82,12 +82,7 @@ const FORGET_ROWS: usize = 5_000;
 pub fn run(tx: &mut Tx<'_>, grant: &Grant, request: &Request) -> Result<String> {
     match request {
         Request::Trigger(new) => {
-            if !grant.opens(&new.workflow) {
-                return Err(Error::new(
-                    Kind::Forbidden,
-                    format!("The token does not open the workflow {}.", new.workflow),
-                ));
-            }
+            grant.check(&new.workflow)?;
             let made = tx.create_run(new, None)?;
             Ok(run_json(&made.run, made.status)
                 .bool("isNew", made.is_new)

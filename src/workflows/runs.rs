@@ -309,6 +309,17 @@ impl Tx<'_> {
         Ok(Some((parent, self.ids(sql, [parent, max])?)))
     }
 
+    /// A child goes with its parent.
+    pub fn cancel_child(&mut self, child: i64) -> Result<()> {
+        match self.run_by_id(child)? {
+            Some(child) => {
+                let reason = r#""The parent run was cancelled.""#;
+                self.end_run(&child, End::Cancelled(reason))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// All children of a cancelled run are cancelled.
     pub fn children_are_cancelled(&self, parent: i64) -> Result<()> {
         let sql = "DELETE FROM cancelling WHERE run = ?1";

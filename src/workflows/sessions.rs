@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
 use crate::workflows::frames::Served;
 
 /// A connection of a worker.
@@ -26,6 +29,17 @@ impl Grant {
     pub fn opens(&self, workflow: &str) -> bool {
         let names = self.workflows.as_ref();
         names.is_none_or(|names| names.contains(workflow))
+    }
+
+    /// Refuses a workflow that it is not good for.
+    pub fn check(&self, workflow: &str) -> Result<()> {
+        match self.opens(workflow) {
+            true => Ok(()),
+            false => Err(Error::new(
+                Kind::Forbidden,
+                format!("The token does not open the workflow {workflow}."),
+            )),
+        }
     }
 }
 

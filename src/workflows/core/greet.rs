@@ -34,7 +34,7 @@ impl Core {
     ) {
         let Some((by_handshake, _)) = self.greeting.remove(&id) else {
             if self.sessions.get(id).is_some() {
-                self.drop_session(id, false);
+                self.leaving.push((id, false));
                 out.push(close(id, closing::BAD_FRAME, "hello was said already"));
             }
             return;
@@ -79,7 +79,7 @@ impl Core {
         });
         let old: Vec<SessionId> = of_instance.map(|(id, _)| id).collect();
         for old in old {
-            self.drop_session_at(old, false, now);
+            self.drop_session(old, false, now);
             let reason = "the same instance has connected again";
             out.push(close(old, closing::REPLACED, reason));
         }
@@ -183,9 +183,8 @@ impl Core {
             Some(Err(error)) => return out.push(send(id, refusal(reference, &error))),
             None => return,
         };
-        if let Some(served) = session.serves.iter().find(|it| !grant.opens(&it.name)) {
-            let message = format!("The token does not open the workflow {}.", served.name);
-            let error = Error::new(Kind::Forbidden, message);
+        let mut serves = session.serves.iter();
+        if let Err(error) = serves.try_for_each(|served| grant.check(&served.name)) {
             return out.push(send(id, refusal(reference, &error)));
         }
         // The same token again is no reason to warn again.

@@ -148,13 +148,7 @@ impl Core {
         };
         let mut is_done = children.is_empty();
         for child in children {
-            is_done |= !self.alone(db, now, child, out, |tx| {
-                let Some(child) = tx.run_by_id(child)? else {
-                    return Ok(());
-                };
-                let reason = r#""The parent run was cancelled.""#;
-                tx.end_run(&child, End::Cancelled(reason))
-            })?;
+            is_done |= !self.alone(db, now, child, out, |tx| tx.cancel_child(child))?;
         }
         if is_done {
             self.tx(db, now, |tx| tx.children_are_cancelled(parent))?;
@@ -201,7 +195,7 @@ impl Core {
 
     /// Ends the connection of a worker whose credentials are no good any more.
     pub fn expel(&mut self, id: SessionId, now: i64) -> Vec<Output> {
-        self.drop_session_at(id, false, now);
+        self.drop_session(id, false, now);
         let reason = "the credentials are no longer valid";
         vec![close(id, closing::UNAUTHENTICATED, reason)]
     }
@@ -239,7 +233,7 @@ impl Core {
         }
         for (id, code, reason) in over {
             // Who was silent for so long has no further grace.
-            self.drop_session_at(id, code == closing::TIMEOUT, now);
+            self.drop_session(id, code == closing::TIMEOUT, now);
             out.push(close(id, code, reason));
         }
         out
