@@ -11,7 +11,6 @@ mod failpoints;
 mod ids;
 mod log;
 mod threads;
-mod workflows;
 
 mod db;
 mod http;
@@ -29,6 +28,8 @@ mod replicas;
 mod replication;
 mod rules;
 mod stats;
+mod triggers;
+mod workflows;
 
 mod app;
 

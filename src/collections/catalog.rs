@@ -459,6 +459,7 @@ impl Catalog {
             indexes: Vec::new(),
             rules: super::Rules::default(),
             options: serde_json::Map::new(),
+            triggers: Vec::new(),
             created: now.clone(),
             updated: now,
         };

@@ -10,6 +10,7 @@ use super::definition::Draft;
 use super::definition::FIELD_RULES;
 use crate::error::Error;
 use crate::error::Result;
+use crate::triggers::Trigger;
 
 /// Applies what a draft says to a definition.
 pub fn change(collection: &mut Collection, mut draft: Draft, current: &Collections) -> Result<()> {
@@ -34,6 +35,7 @@ pub fn change(collection: &mut Collection, mut draft: Draft, current: &Collectio
     }
     if let Some(options) = draft.options {
         collection.options = options;
+        collection.triggers = Trigger::parse_all(&collection.options)?;
     }
     resolve_relations(collection, current)
 }

@@ -24,6 +24,7 @@ use crate::rules::FieldRules;
 use crate::rules::Grant;
 use crate::rules::Identity;
 use crate::rules::Operation;
+use crate::triggers::Trigger;
 
 mod auth;
 mod catalog;
@@ -50,6 +51,8 @@ pub struct Collection {
     pub rules: Rules,
     /// Free form, kept for the parts that read it (COL-8).
     pub options: Map<String, Value>,
+    /// What `options.triggers` says.
+    pub triggers: Vec<Trigger>,
     pub created: String,
     pub updated: String,
 }
@@ -304,6 +307,7 @@ pub fn test_collection(id: &str, name: &str, fields: Value) -> Collection {
         indexes: Vec::new(),
         rules: Rules::default(),
         options: Map::new(),
+        triggers: Vec::new(),
         created: String::new(),
         updated: String::new(),
     }

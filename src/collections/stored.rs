@@ -10,6 +10,8 @@ use super::definition::Draft;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
+use crate::log;
+use crate::triggers::Trigger;
 
 /// Stores a definition, and that nothing is pending.
 pub fn save(tx: &Connection, collection: &Collection) -> Result<()> {
@@ -108,6 +110,7 @@ pub fn load(
             indexes: Vec::new(),
             rules: Rules::default(),
             options: serde_json::Map::new(),
+            triggers: Vec::new(),
             created: row.get(3)?,
             updated: row.get(4)?,
         };
@@ -137,5 +140,13 @@ fn restore(collection: &mut Collection, text: &str) -> Result<()> {
     collection.fields = draft.fields.unwrap_or_default();
     collection.indexes = draft.indexes.unwrap_or_default();
     collection.options = draft.options.unwrap_or_default();
+    // They were free form once.
+    collection.triggers = Trigger::parse_all(&collection.options).unwrap_or_else(|error| {
+        log::warn(format_args!(
+            "triggers of {} are passed over: {error}",
+            collection.name
+        ));
+        Vec::new()
+    });
     Ok(())
 }

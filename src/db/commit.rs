@@ -18,11 +18,14 @@ use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::ffi;
 
+use super::after::Batch;
 use super::changes::NextMark;
 use super::checkpoint::Checkpoints;
 use super::checkpoint::log_pages;
@@ -40,6 +43,22 @@ use crate::threads::lock;
 pub struct Queue {
     writer: Mutex<Writer>,
     state: Mutex<State>,
+    /// Counts the beginnings and the ends of batches: odd while one runs.
+    rounds: Arc<AtomicU64>,
+}
+
+/// The batch that ran at one moment, if any did.
+#[derive(Clone, Debug)]
+pub struct Fence {
+    rounds: Arc<AtomicU64>,
+    at: u64,
+}
+
+impl Fence {
+    /// Whether all jobs that had begun at that moment have ended, and their notes have been done.
+    pub fn has_passed(&self) -> bool {
+        self.at.is_multiple_of(2) || self.rounds.load(Ordering::SeqCst) != self.at
+    }
 }
 
 struct Writer {
@@ -102,7 +121,15 @@ impl Queue {
         Ok(Queue {
             writer: Mutex::new(writer),
             state: Mutex::new(state),
+            rounds: Arc::default(),
         })
+    }
+
+    /// The jobs that run now.
+    pub fn fence(&self) -> Fence {
+        let at = self.rounds.load(Ordering::SeqCst);
+        let rounds = Arc::clone(&self.rounds);
+        Fence { rounds, at }
     }
 
     /// Says where it stands which state the next writes are in.
@@ -202,6 +229,8 @@ impl Queue {
     fn lead(&self) {
         let mut writer = lock(&self.writer);
         let mut batch = std::mem::take(&mut lock(&self.state).jobs);
+        self.rounds.fetch_add(1, Ordering::SeqCst);
+        let notes = Batch::begin();
         let Writer {
             connection,
             deadline,
@@ -223,6 +252,8 @@ impl Queue {
         if let Err(error) = followed {
             log::warn(format_args!("checkpoint: {error}"));
         }
+        notes.end(outcome.is_ok());
+        self.rounds.fetch_add(1, Ordering::SeqCst);
         // What has changed nothing is in no state of its own, and nobody need wait for one.
         let mark = lock(next_mark).clone().filter(|_| has_changed);
         drop(writer);
@@ -274,12 +305,14 @@ fn run(
 /// An error here concerns the whole transaction; the job's own stays in the job.
 fn run_in_savepoint(connection: &Connection, job: &mut dyn Job) -> Result<(), Failure> {
     execute(connection, "SAVEPOINT job")?;
+    let mark = Batch::mark();
     let is_ok = job.run(connection);
     if connection.is_autocommit() {
         // SQLite gave up the whole transaction (full disk, I/O error, a change that was stopped).
         return Err(Failure::lost(job.error()));
     }
     if !is_ok {
+        Batch::undo(mark);
         execute(connection, "ROLLBACK TO job")?;
     }
     execute(connection, "RELEASE job")
@@ -531,6 +564,40 @@ mod tests {
         assert_eq!(count(&queue), 0);
         insert(&queue, 3).unwrap();
         assert_eq!(count(&queue), 1);
+    }
+
+    #[test]
+    fn notes_are_done_after_the_commit_and_only_for_what_was_kept() {
+        let queue = queue();
+        let (sender, done) = std::sync::mpsc::channel();
+        let note = |text: &'static str| {
+            let sender = sender.clone();
+            move || sender.send(text).unwrap()
+        };
+        let fence = queue.fence();
+        assert!(fence.has_passed());
+        let (first, second, undone) = (note("first"), note("second"), note("undone"));
+        let inner = queue.fence();
+        let running = Arc::clone(&queue);
+        let begun: Fence = queue
+            .write(LIMIT, move |c| {
+                c.execute("INSERT INTO t VALUES (1)", [])?;
+                super::super::after_commit(|| panic!("a bug in a note"));
+                super::super::after_commit(first);
+                super::super::after_commit(second);
+                let fence = running.fence();
+                assert!(!fence.has_passed());
+                Ok(fence)
+            })
+            .unwrap();
+        assert!(begun.has_passed() && inner.has_passed());
+        let failed: Result<()> = queue.write(LIMIT, move |_| {
+            super::super::after_commit(undone);
+            Err(Error::invalid("no"))
+        });
+        assert!(failed.is_err());
+        drop(sender);
+        assert_eq!(done.iter().collect::<Vec<_>>(), ["first", "second"]);
     }
 
     #[test]

@@ -29,6 +29,7 @@ use rusqlite::hooks::Authorization;
 use super::Settings;
 use super::changes::Changes;
 use super::checkpoint;
+use super::commit::Fence;
 use super::commit::Queue;
 use super::feed::Feed;
 use super::migrate;
@@ -211,6 +212,11 @@ impl Database {
         self.queue()?
             .cut(feed, history, version, || pages.snapshot())
             .map_err(|error| self.locate("cut", error))
+    }
+
+    /// The write jobs that run now; none on a file that follows a master.
+    pub fn fence(&self) -> Option<Fence> {
+        self.queue.as_ref().map(Queue::fence)
     }
 
     /// Runs `body`, which may give the file another history, while nobody reads.

@@ -40,15 +40,22 @@ impl Schema {
                 include_str!("keys.sql"),
                 include_str!("files.sql"),
                 include_str!("journal.sql"),
+                include_str!("webhooks.sql"),
+                include_str!("cron.sql"),
             ],
             Schema::Local => &[
                 include_str!("local.sql"),
                 include_str!("replicas.sql"),
                 include_str!("positions.sql"),
+                include_str!("cron_runs.sql"),
             ],
             Schema::Stats => &[include_str!("stats.sql")],
             Schema::Workflows => &[include_str!("workflows.sql")],
-            Schema::Tenant => &[include_str!("tenant.sql"), include_str!("files.sql")],
+            Schema::Tenant => &[
+                include_str!("tenant.sql"),
+                include_str!("files.sql"),
+                include_str!("webhooks.sql"),
+            ],
         }
     }
 }

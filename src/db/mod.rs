@@ -26,15 +26,18 @@ use std::time::Instant;
 /// What reads of a database are given.
 pub use rusqlite::Connection;
 
+pub use after::after_commit;
 pub use apply::Apply;
 pub use changes::Changes;
 pub use checkpoint::Checkpoints;
+pub use commit::Fence;
 pub use commit::take_marks;
 pub use database::Database;
 pub use database::Synchronous;
 pub use database::is_damaged;
 pub use database::not_here;
 pub use migrate::Schema;
+pub use signal::Signal;
 
 use crate::clock;
 use crate::error::Error;
@@ -45,6 +48,7 @@ use crate::failpoints;
 use crate::threads::Stop;
 use crate::threads::lock;
 
+mod after;
 mod apply;
 mod changes;
 mod checkpoint;
@@ -55,6 +59,7 @@ mod feed;
 mod migrate;
 pub mod pages;
 mod readers;
+mod signal;
 
 /// The database that every request means that names none.
 pub const DEFAULT: &str = "default";

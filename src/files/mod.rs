@@ -17,6 +17,7 @@ use crate::clock;
 use crate::db;
 use crate::db::Databases;
 use crate::db::Role;
+use crate::db::Signal;
 use crate::error::Result;
 use crate::ids;
 use crate::node;
@@ -57,7 +58,7 @@ pub struct Files {
     pub storage: Arc<Storage>,
     /// Where replicas get the files from here.
     pub journal: Option<Journal>,
-    pub signal: outbox::Signal,
+    pub signal: Signal,
     pub scrub: scrub::Scrub,
     /// When it was opened, in milliseconds since 1970.
     opened_ms: i64,
@@ -85,7 +86,7 @@ impl Files {
         Ok(Files {
             storage: Arc::new(storage),
             journal: journal.transpose()?,
-            signal: outbox::Signal::default(),
+            signal: Signal::default(),
             scrub: scrub::Scrub::default(),
             opened_ms: clock::now_ms(),
             node,

@@ -5,11 +5,7 @@
 //! are copied to the journal, then the notes are deleted. After a crash in between the same is done once
 //! more: deleting is idempotent, and a repeated stretch of the journal ends where the first ended.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -20,48 +16,9 @@ use crate::db::Database;
 use crate::db::Databases;
 use crate::error::Result;
 use crate::threads::Stop;
-use crate::threads::lock;
-use crate::threads::wait_timeout;
 
 /// Notes that are worked on at a time.
 const BATCH: i64 = 500;
-/// Databases whose outboxes are to be looked at.
-#[derive(Default)]
-pub struct Signal {
-    pending: Mutex<Pending>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Pending {
-    names: BTreeSet<String>,
-    /// Somebody wants the thread to look up.
-    is_woken: bool,
-}
-
-impl Signal {
-    /// There is something new in the outbox of this database.
-    pub fn notify(&self, database: &str) {
-        lock(&self.pending).names.insert(database.to_owned());
-        self.changed.notify_one();
-    }
-
-    /// Wakes the thread that waits, or that will wait next, to see that it shall stop.
-    pub fn wake(&self) {
-        lock(&self.pending).is_woken = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits for the next ones, but not for longer than `limit`.
-    pub fn wait(&self, limit: Duration) -> BTreeSet<String> {
-        let mut pending = lock(&self.pending);
-        if pending.names.is_empty() && !pending.is_woken {
-            pending = wait_timeout(&self.changed, pending, limit);
-        }
-        pending.is_woken = false;
-        std::mem::take(&mut pending.names)
-    }
-}
 
 /// One note.
 struct Note {

@@ -29,6 +29,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "files",
             "filter",
             "rules",
+            "triggers",
             "collections",
             "records",
             "check",
@@ -99,7 +100,7 @@ const CRATES: [(&str, &[&str]); 22] = [
 ];
 
 /// Where SQL may live.
-const SQL_PLACES: [&str; 13] = [
+const SQL_PLACES: [&str; 14] = [
     "src/replication/positions.rs",
     "src/tests/",
     "src/db/",
@@ -112,6 +113,7 @@ const SQL_PLACES: [&str; 13] = [
     "src/node.rs",
     "src/replicas.rs",
     "src/stats/",
+    "src/triggers/outbox.rs",
     "src/workflows/",
 ];
 

@@ -1,0 +1,70 @@
+//! Calls that are to be made: the table `_webhook_logs`, which every database has (WH-7).
+//!
+//! A row is written in the transaction that causes the call, so it is there if and only if the cause is. It
+//! stays as the record of what became of the call until it is old.
+
+use rusqlite::Connection;
+use rusqlite::params;
+
+use super::Action;
+use super::Target;
+use crate::clock;
+use crate::error::Result;
+
+/// What causes a call.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// A trigger of a collection.
+    Trigger,
+    /// A webhook, by name.
+    Webhook(&'a str),
+    /// A cron job, by name.
+    Cron(&'a str),
+}
+
+/// A call that is to be made.
+pub struct Entry<'a> {
+    pub source: Source<'a>,
+    pub target: &'a Target,
+    /// JSON: what is sent, unless the target has a body of its own.
+    pub payload: &'a str,
+    /// Which change of a record: collection by name, what happened, id.
+    pub change: Option<(&'a str, Action, &'a str)>,
+    /// A second entry of this name is passed over.
+    pub dedupe: Option<&'a str>,
+}
+
+/// Queues a call; it is made after the commit. Returns its number, or none when it is there already.
+pub fn add(tx: &Connection, entry: &Entry<'_>) -> Result<Option<i64>> {
+    let (source, name) = match entry.source {
+        Source::Trigger => ("trigger", ""),
+        Source::Webhook(name) => ("webhook", name),
+        Source::Cron(name) => ("cron", name),
+    };
+    let (collection, action, record) = match entry.change {
+        Some((collection, action, record)) => (collection, action.name(), record),
+        None => ("", "", ""),
+    };
+    let spec = serde_json::Value::Object(entry.target.to_json()).to_string();
+    let now = clock::now_ms();
+    let added = tx
+        .prepare_cached(
+            "INSERT INTO _webhook_logs (source, name, collection, action, record, target, spec,
+                 payload, dedupe, status, due_ms, created_ms, updated_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'pending', ?10, ?10, ?10)
+             ON CONFLICT (dedupe) DO NOTHING",
+        )?
+        .execute(params![
+            source,
+            name,
+            collection,
+            action,
+            record,
+            entry.target.label(),
+            spec,
+            entry.payload,
+            entry.dedupe,
+            now,
+        ])?;
+    Ok((added > 0).then(|| tx.last_insert_rowid()))
+}
