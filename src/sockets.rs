@@ -22,7 +22,9 @@
 //! What it costs: a read buffer of 4 KiB and about one more KiB per socket. Buffers that a large
 //! message has blown up are let go of, and all unfinished large messages together are bounded.
 //!
-//! `wire` is the byte stream below tungstenite, `conn` one socket, `hub` the thread.
+//! A stream of server-sent events is a socket too, one that only sends.
+//!
+//! `wire` is the byte stream below tungstenite, `talk` the two ways of talking over it, `conn` one socket, `hub` the thread.
 
 use std::collections::VecDeque;
 use std::net::TcpStream;
@@ -44,6 +46,7 @@ use crate::threads::lock;
 
 mod conn;
 mod hub;
+mod talk;
 mod wire;
 
 /// The value of `Sec-WebSocket-Accept` that answers a key.
@@ -208,6 +211,16 @@ impl Place {
     /// Hands a connection over whose 101 was sent, with the bytes that came behind the request.
     /// Never blocks. When the hub has stopped meanwhile, connection and peer are dropped.
     pub fn adopt(self, stream: Arc<TcpStream>, early: Vec<u8>, peer: Box<dyn Peer>) {
+        self.take(stream, early, peer, false);
+    }
+
+    /// The same for a stream of server-sent events whose head was sent: each text is one or more whole
+    /// events as they are written, and the peer receives nothing.
+    pub fn adopt_stream(self, stream: Arc<TcpStream>, peer: Box<dyn Peer>) {
+        self.take(stream, Vec::new(), peer, true);
+    }
+
+    fn take(self, stream: Arc<TcpStream>, early: Vec<u8>, peer: Box<dyn Peer>, is_stream: bool) {
         if let Err(error) = stream.set_nonblocking(true) {
             log::warn(format_args!("take a socket over: {error}"));
             return;
@@ -217,6 +230,7 @@ impl Place {
             token: core.tokens.fetch_add(1, Ordering::Relaxed),
             stream,
             early,
+            is_stream,
             peer,
             place: self,
         };
@@ -451,6 +465,8 @@ struct Adoption {
     token: u64,
     stream: Arc<TcpStream>,
     early: Vec<u8>,
+    /// Of events, and no WebSocket.
+    is_stream: bool,
     peer: Box<dyn Peer>,
     place: Place,
 }

@@ -45,6 +45,8 @@ pub enum Connection {
     Close,
     /// `Upgrade`, with status 101.
     Upgrade,
+    /// `close`, after a body that has no length.
+    Endless,
 }
 
 /// Shorter JSON is not compressed.
@@ -99,18 +101,19 @@ pub fn encode(mut response: Response, frame: &Frame<'_>) -> Encoded {
     match frame.connection {
         Connection::GoesOn => {}
         Connection::KeepAlive => header(&mut out, "Connection", "keep-alive"),
-        Connection::Close => header(&mut out, "Connection", "close"),
+        Connection::Close | Connection::Endless => header(&mut out, "Connection", "close"),
         Connection::Upgrade => header(&mut out, "Connection", "Upgrade"),
     }
-    finish(out, response, frame.body)
+    let is_endless = frame.connection == Connection::Endless;
+    finish(out, response, frame.body, is_endless)
 }
 
 /// The length, the end of the head, and the body, as far as the status has one.
-fn finish(mut head: Vec<u8>, response: Response, sent: Body) -> Encoded {
+fn finish(mut head: Vec<u8>, response: Response, sent: Body, is_endless: bool) -> Encoded {
     let mut stream = response.stream;
     let streamed = stream.as_ref().map_or(0, |(_, length)| *length);
     let mut body = response.body;
-    if matches!(response.status, 100..=199 | 204 | 304) {
+    if is_endless || matches!(response.status, 100..=199 | 204 | 304) {
         body.clear();
         stream = None;
     } else {

@@ -177,7 +177,7 @@ pub struct Socket {
     pub early: Vec<u8>,
 }
 
-/// Gets the connection after the head of a 101 answer was sent. It must not block.
+/// Gets the connection after the head of the answer was sent. It must not block.
 pub type Takeover = Box<dyn FnOnce(Socket) + Send>;
 
 /// What the client is told. The server adds the headers that every answer has.
@@ -244,6 +244,16 @@ impl Response {
             headers,
             takeover: Some(takeover),
             ..Response::empty(101)
+        }
+    }
+
+    /// An answer whose body has no end: sends 200 with these headers, then hands the connection over. For
+    /// `GET` requests with `Accept: text/event-stream` only; others get a 500.
+    pub fn event_stream(headers: Vec<(&'static str, String)>, takeover: Takeover) -> Response {
+        Response {
+            headers,
+            takeover: Some(takeover),
+            ..Response::empty(200)
         }
     }
 

@@ -314,7 +314,11 @@ impl<'a> Exchange<'a> {
     /// Sends the answer, or hands it over to be sent. Returns its bytes.
     fn answer(&self, engine: tiny_http::Request, mut response: Response) -> usize {
         if let Some(takeover) = response.takeover.take() {
-            let head = encode(response, &self.frame(Connection::Upgrade)).head;
+            let connection = match response.status {
+                101 => Connection::Upgrade,
+                _ => Connection::Endless,
+            };
+            let head = encode(response, &self.frame(connection)).head;
             match switch(engine, &head) {
                 Ok(socket) => takeover(socket),
                 Err(error) => {
@@ -511,7 +515,7 @@ fn method(method: &tiny_http::Method) -> Method {
     }
 }
 
-/// Sends the head of a 101 answer and lets the engine forget the connection.
+/// Sends the head of an answer and lets the engine forget the connection.
 fn switch(engine: tiny_http::Request, head: &[u8]) -> io::Result<Socket> {
     let mut upgraded = engine.upgrade()?;
     upgraded.write_all(head)?;

@@ -16,10 +16,8 @@ use std::time::Instant;
 
 use tungstenite::Error;
 use tungstenite::Message;
-use tungstenite::WebSocket;
 use tungstenite::error::ProtocolError;
 use tungstenite::protocol::CloseFrame;
-use tungstenite::protocol::Role;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::Data;
@@ -33,6 +31,7 @@ use crate::sockets::Order;
 use crate::sockets::Peer;
 use crate::sockets::Place;
 use crate::sockets::Settings;
+use crate::sockets::talk::Talk;
 use crate::sockets::wire::Wire;
 
 /// Texts that a socket may deliver in one turn.
@@ -107,7 +106,7 @@ enum Phase {
 
 /// A socket and whom it is for.
 pub struct Conn {
-    socket: WebSocket<Wire>,
+    talk: Talk,
     peer: Box<dyn Peer>,
     link: Link,
     core: Arc<Core>,
@@ -142,9 +141,15 @@ impl Conn {
     pub fn new(adoption: Adoption, core: &Arc<Core>, now: Instant) -> Conn {
         let _ = adoption.stream.set_nodelay(true);
         let settings = &core.settings;
-        let wire = Wire::new(adoption.stream, adoption.early);
+        let talk = match adoption.is_stream {
+            true => Talk::events(adoption.stream),
+            false => {
+                let wire = Wire::new(adoption.stream, adoption.early);
+                Talk::web_socket(wire, config(settings))
+            }
+        };
         let mut conn = Conn {
-            socket: WebSocket::from_raw_socket(wire, Role::Server, Some(config(settings))),
+            talk,
             peer: adoption.peer,
             link: Link::new(adoption.token, core),
             core: Arc::clone(core),
@@ -173,7 +178,7 @@ impl Conn {
 
     /// The connection below.
     pub fn stream(&self) -> &TcpStream {
-        self.socket.get_ref().stream()
+        self.talk.wire().stream()
     }
 
     /// What the system shall report from now on.
@@ -189,7 +194,7 @@ impl Conn {
         let (order, is_held) = self.link.take_news();
         if !is_held && self.held_since.take().is_some() {
             // It was we who did not listen.
-            self.socket.get_mut().has_heard = true;
+            self.talk.wire_mut().has_heard = true;
         }
         match order {
             Some(Order::Drop) => return Turn::Over(Why::Slow),
@@ -203,7 +208,7 @@ impl Conn {
         if self.is_cut && self.held_since.is_some() {
             return Turn::Over(Why::Closed);
         }
-        self.socket.get_mut().begin_turn();
+        self.talk.wire_mut().begin_turn();
         let read = match self.phase {
             Phase::Draining { .. } => Turn::Wait,
             _ if self.held_since.is_some() => Turn::Wait,
@@ -248,8 +253,8 @@ impl Conn {
         if now < self.ping_at {
             return Turn::Wait;
         }
-        let is_held = self.held_since.is_some();
-        let has_heard = std::mem::take(&mut self.socket.get_mut().has_heard) || is_held;
+        let is_silent = self.held_since.is_some() || !self.talk.is_answered();
+        let has_heard = std::mem::take(&mut self.talk.wire_mut().has_heard) || is_silent;
         self.pings_missed = if has_heard { 0 } else { self.pings_missed + 1 };
         if self.pings_missed >= settings.missed_pings_max {
             return Turn::Over(Why::Dead);
@@ -259,7 +264,7 @@ impl Conn {
         if self.is_blocked {
             return Turn::Wait;
         }
-        let ping = self.socket.write(Message::Ping(Vec::new().into()));
+        let ping = self.talk.write(Message::Ping(Vec::new().into()));
         match self.settle(ping) {
             Turn::Wait => self.flush(),
             over => over,
@@ -289,7 +294,7 @@ impl Conn {
 
     fn read(&mut self, now: Instant) -> Turn {
         for _ in 0..TURN_MESSAGES {
-            match self.socket.read() {
+            match self.talk.read() {
                 Ok(Message::Text(text)) => {
                     let totals = &self.core.totals;
                     totals.messages_in.fetch_add(1, Relaxed);
@@ -311,7 +316,7 @@ impl Conn {
                 }
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return match self.socket.get_ref().is_exhausted() {
+                    return match self.talk.wire().is_exhausted() {
                         true => Turn::Again,
                         false => Turn::Wait,
                     };
@@ -334,7 +339,7 @@ impl Conn {
     fn write(&mut self) -> Turn {
         if self.is_blocked {
             match self.flush() {
-                Turn::Wait if !self.is_blocked => self.socket.get_mut().has_heard = true,
+                Turn::Wait if !self.is_blocked => self.talk.wire_mut().has_heard = true,
                 turn => return turn,
             }
         }
@@ -344,7 +349,7 @@ impl Conn {
                 return self.part();
             };
             sent += frame.len();
-            let written = self.socket.write(Message::Frame(frame));
+            let written = self.talk.write(Message::Frame(frame));
             match self.settle(written) {
                 Turn::Wait if !self.is_blocked => {}
                 turn => return turn,
@@ -380,7 +385,7 @@ impl Conn {
         let Some(farewell) = self.farewell.take() else {
             return self.flush();
         };
-        let sent = self.socket.close(Some(farewell));
+        let sent = self.talk.close(farewell);
         self.settle(sent)
     }
 
@@ -412,7 +417,7 @@ impl Conn {
     }
 
     fn flush(&mut self) -> Turn {
-        let flushed = self.socket.flush();
+        let flushed = self.talk.flush();
         self.settle(flushed)
     }
 
@@ -436,9 +441,7 @@ impl Conn {
         self.farewell = None;
         // Where closing has begun, that is what the peer is told.
         if let Phase::Open = self.phase {
-            let sent = self
-                .socket
-                .close(Some(close_frame(code, reason.to_owned())));
+            let sent = self.talk.close(close_frame(code, reason.to_owned()));
             self.settle(sent);
         }
         self.begin_closing(Phase::Draining { is_shut: false }, now);
@@ -464,7 +467,7 @@ impl Conn {
 
     /// Counts what a large message takes up into the sum; true when that is more than before.
     fn weigh(&mut self, sum: &mut usize) -> bool {
-        let frames = &self.socket.get_ref().frames;
+        let frames = &self.talk.wire().frames;
         let large = match frames.unfinished().max(frames.longest()) {
             bytes if bytes >= LARGE_BYTES => bytes,
             _ => 0,
@@ -477,7 +480,7 @@ impl Conn {
 
     /// Lets go of buffers that a large message has left, when they are empty.
     fn slim(&mut self) {
-        let frames = &self.socket.get_ref().frames;
+        let frames = &self.talk.wire().frames;
         // What a held socket has read may end with a message, and yet be unused.
         let is_empty = frames.is_between() && self.held_since.is_none();
         let is_due = is_empty && frames.longest() >= LARGE_BYTES;
@@ -488,9 +491,7 @@ impl Conn {
 
     /// Begins with new buffers.
     fn renew(&mut self) {
-        let settings = config(&self.core.settings);
-        let wire = self.socket.get_ref().renewed();
-        self.socket = WebSocket::from_raw_socket(wire, Role::Server, Some(settings));
+        self.talk.renew(config(&self.core.settings));
     }
 }
 

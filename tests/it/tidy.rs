@@ -80,6 +80,7 @@ const CRATES: [(&str, &[&str]); 22] = [
         "tungstenite",
         &[
             "src/sockets/conn.rs",
+            "src/sockets/talk.rs",
             "src/sockets/tests.rs",
             "src/sockets/tests/strain.rs",
             "src/replication/wakeup.rs",

@@ -193,6 +193,7 @@ struct Seen {
     stay: bool,
     upgrade: bool,
     websocket: bool,
+    event_stream: bool,
     expects_continue: bool,
 }
 
@@ -218,10 +219,14 @@ impl Head {
             self.keep_alive = true;
         }
         self.expects_continue = seen.expects_continue && self.version >= HTTPVersion(1, 1);
-        self.upgrade = seen.upgrade && seen.websocket && self.version >= HTTPVersion(1, 1);
+        let is_recent = self.version >= HTTPVersion(1, 1);
+        self.upgrade = seen.upgrade && seen.websocket && is_recent;
         if self.upgrade && self.framing != Framing::Length(0) {
             return Err(400);
         }
+        // A stream of events has no end, so nothing can follow it on the connection.
+        let is_empty_get = self.method == Method::Get && self.framing == Framing::Length(0);
+        self.upgrade |= seen.event_stream && is_empty_get && is_recent;
         Ok(())
     }
 }
@@ -235,6 +240,9 @@ impl Seen {
                     return Err(400);
                 }
                 self.host = true;
+            }
+            6 if name.eq_ignore_ascii_case("Accept") => {
+                self.event_stream |= lists(value, "text/event-stream");
             }
             6 if name.eq_ignore_ascii_case("Expect") => {
                 if !value.eq_ignore_ascii_case("100-continue") {
@@ -391,6 +399,10 @@ mod tests {
         assert!(read(socket).unwrap().upgrade);
         let h2c = "GET / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n";
         assert!(!read(h2c).unwrap().upgrade);
+        let events = "GET / HTTP/1.1\r\nAccept: text/event-stream\r\n\r\n";
+        assert!(read(events).unwrap().upgrade);
+        let events = "POST / HTTP/1.1\r\nAccept: text/event-stream\r\n\r\n";
+        assert!(!read(events).unwrap().upgrade);
     }
 
     #[test]
