@@ -11,8 +11,10 @@ use crate::config::Config;
 use crate::db;
 use crate::db::Databases;
 use crate::db::Role;
+use crate::db::Signal;
 use crate::error::Error;
 use crate::error::Result;
+use crate::events::Events;
 use crate::files::Files;
 use crate::files::Journal;
 use crate::files::cleanup;
@@ -45,6 +47,8 @@ pub enum Part {
 pub struct App {
     pub databases: Arc<Databases>,
     pub catalog: Arc<Catalog>,
+    /// What writes tell others.
+    pub events: Arc<Events>,
     pub auth: Arc<Auth>,
     pub mail: Mailer,
     pub files: Files,
@@ -77,9 +81,12 @@ impl App {
         node::take_role(databases.local(), role, is_new)?;
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
         let catalog = Arc::new(catalog);
+        let calls = Arc::new(Signal::default());
+        let events = Arc::new(Events::new(Arc::clone(&calls)));
         let auth = Arc::new(Auth::open(
             Arc::clone(&databases),
             Arc::clone(&catalog),
+            Arc::clone(&events),
             &config.data_dir,
             config.jwt_secret.as_deref(),
             auth::Settings {
@@ -123,6 +130,7 @@ impl App {
             file_sync_retention_ms: i64::from(config.file_sync_retention_days) * DAY_MS,
             databases,
             catalog,
+            events,
             auth,
             mail: Mailer::start(config.mail.as_ref())?,
             replicas,

@@ -20,6 +20,7 @@ mod sockets;
 mod auth;
 mod check;
 mod collections;
+mod events;
 mod files;
 mod filter;
 mod node;

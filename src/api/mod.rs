@@ -301,6 +301,7 @@ impl Call<'_> {
         Ok(Scope {
             collections: self.collections()?,
             identity: self.identity.clone(),
+            events: Arc::clone(&self.app.events),
         })
     }
 

@@ -18,6 +18,7 @@ use crate::db::Database;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::events::Events;
 use crate::records::Body;
 use crate::records::Scope;
 use crate::records::Shape;
@@ -32,6 +33,7 @@ pub struct Realm {
     pub(super) database: Arc<Database>,
     pub(super) collections: Arc<Collections>,
     pub collection: Arc<Collection>,
+    events: Arc<Events>,
 }
 
 /// What somebody signs in with.
@@ -65,6 +67,7 @@ impl Auth {
             database: self.databases.get(database)?,
             collections,
             collection,
+            events: Arc::clone(&self.events),
         })
     }
 
@@ -265,6 +268,7 @@ impl Realm {
         Scope {
             collections: Arc::clone(&self.collections),
             identity,
+            events: Arc::clone(&self.events),
         }
     }
 

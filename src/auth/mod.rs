@@ -21,6 +21,7 @@ use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::events::Events;
 use crate::ids;
 use crate::rules::Identity;
 use crate::rules::Key;
@@ -106,6 +107,7 @@ fn signer(
 pub struct Auth {
     databases: Arc<Databases>,
     catalog: Arc<Catalog>,
+    events: Arc<Events>,
     signing: SigningKey,
     hasher: Hasher,
     log_ins: Throttle,
@@ -151,6 +153,7 @@ impl Auth {
     pub fn open(
         databases: Arc<Databases>,
         catalog: Arc<Catalog>,
+        events: Arc<Events>,
         data_dir: &Path,
         configured: Option<&str>,
         settings: Settings,
@@ -163,6 +166,7 @@ impl Auth {
             keys: Keys::new(Arc::clone(databases.default())),
             databases,
             catalog,
+            events,
             signing,
             hasher: Hasher::start()?,
             log_ins: Throttle::new(throttle::LOG_INS),

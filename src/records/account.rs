@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::Scope;
 use super::draft::Proof;
 use super::find;
+use super::note::note;
 use super::plan::Key;
 use super::shape::Shape;
 use super::value;
@@ -26,6 +27,7 @@ use crate::ids;
 use crate::rules::Grant;
 use crate::rules::Operation;
 use crate::rules::User;
+use crate::triggers::Action;
 
 /// What only the server sees of an account.
 pub struct Secrets {
@@ -225,6 +227,11 @@ pub fn renew(
         .prepare_cached(&sql)?
         .execute(params_from_iter(params))
         .map_err(|error| super::write::refuse(collection, error))?;
+    if changed == 1
+        && let Some(rowid) = super::write::rowid_of(tx, collection, &before.id)?
+    {
+        note(tx, scope, collection, Action::Update, rowid)?;
+    }
     Ok(changed == 1)
 }
 

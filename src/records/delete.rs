@@ -15,6 +15,7 @@ use rusqlite::params;
 
 use super::Scope;
 use super::find;
+use super::note::note;
 use super::value;
 use super::write::Rowid;
 use crate::clock;
@@ -26,6 +27,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files::table;
 use crate::rules::Operation;
+use crate::triggers::Action;
 
 /// Records that one request may delete, those that go along included, and records that may point
 /// to them by one relation.
@@ -62,6 +64,7 @@ pub fn delete_rows(
         );
         let mut statement = tx.prepare_cached(&sql)?;
         for rowid in group.ids.keys() {
+            note(tx, scope, &group.collection, Action::Delete, *rowid)?;
             statement.execute([rowid])?;
         }
         // Also of fields that are deleted: their files go with the record.
@@ -174,7 +177,7 @@ fn clear(
     let rest = value::store_list(&list);
     tx.prepare_cached(&sql)?
         .execute(params![rowid, rest, clock::now()])?;
-    Ok(())
+    note(tx, scope, collection, Action::Update, rowid)
 }
 
 /// All relations of the database that point to records of `target`.

@@ -448,6 +448,7 @@ mod tests {
         let scope = Scope {
             collections: std::sync::Arc::default(),
             identity: crate::rules::Identity::Admin("a".to_owned()),
+            events: std::sync::Arc::default(),
         };
         let draft = Draft::create(&scope, &collection, &body, &hash).unwrap();
         let errors: Vec<String> = draft

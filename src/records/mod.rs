@@ -20,6 +20,8 @@ pub use delete::delete;
 pub use draft::Draft;
 pub use draft::Hasher;
 pub use draft::NewFile;
+pub use lens::Lens;
+pub use lens::Wish;
 pub use like::register;
 pub use query::check_rule;
 pub use shape::Shape;
@@ -32,12 +34,15 @@ use crate::collections::Field;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::events::Events;
 use crate::filter;
 use crate::ids;
 use crate::rules::Access;
 use crate::rules::Grant;
 use crate::rules::Identity;
 use crate::rules::Operation;
+use crate::triggers::Action as Change;
+use note::note;
 use plan::Key;
 use plan::Plan;
 use query::Input;
@@ -52,9 +57,11 @@ mod batch;
 mod delete;
 mod draft;
 mod kind;
+mod lens;
 mod like;
 #[cfg(test)]
 mod model_tests;
+mod note;
 mod plan;
 mod query;
 mod resolve;
@@ -74,6 +81,8 @@ pub const BULK_MAX: usize = 1000;
 pub struct Scope {
     pub collections: Arc<Collections>,
     pub identity: Identity,
+    /// Who hears of what is written.
+    pub events: Arc<Events>,
 }
 
 /// Which records to list, in which order.
@@ -322,6 +331,7 @@ pub fn create(
     {
         return Err(not_allowed());
     }
+    note(tx, scope, collection, Change::Create, rowid)?;
     // It is the caller's own: there is nothing in it that the caller did not write.
     let view = collection.grant(Operation::View, &scope.identity)?;
     if view.access == Access::Denied && matches!(scope.identity, Identity::Key(_)) {
@@ -357,6 +367,7 @@ pub fn update(
     }
     account::check_proof(tx, collection, id, &proof)?;
     write::update(tx, scope, collection, (rowid, id), &resolved)?;
+    note(tx, scope, collection, Change::Update, rowid)?;
     // Who may change a record may yet not see it.
     let view = collection.grant(Operation::View, &scope.identity)?;
     let out = show(tx, scope, collection, rowid, shape, &view)?;

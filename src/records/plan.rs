@@ -28,6 +28,8 @@ use crate::db::quote;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::events::State;
+use crate::filter::Expr;
 use crate::rules::Access;
 use crate::rules::Fields;
 use crate::rules::Grant;
@@ -74,6 +76,11 @@ impl Lookups {
         Lookups(Rc::new(Cell::new(LOOKUPS_MAX)))
     }
 
+    /// Another answer begins.
+    fn renew(&self) {
+        self.0.set(LOOKUPS_MAX);
+    }
+
     fn spend(&self) -> Result<()> {
         let left = self.0.get();
         self.0.set(left.saturating_sub(1));
@@ -115,11 +122,13 @@ struct Expand {
 }
 
 /// How the one record that a plan reads is found.
-#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Key {
     Rowid,
     /// By id, and only if the access given allows it.
     Id,
+    /// It is given: the values of its columns as `events::State` has them. Only if the access allows it, and
+    /// if this filter of the caller's holds.
+    Given(Option<Expr>),
 }
 
 impl Plan {
@@ -142,17 +151,36 @@ impl Plan {
     }
 
     /// Writes the record with this key; false when there is none that the caller may see.
-    pub fn write(
+    pub fn write<'a>(
+        &'a self,
+        connection: &Connection,
+        key: &'a dyn ToSql,
+        out: &mut Vec<u8>,
+    ) -> Result<bool> {
+        self.write_by(connection, std::iter::once(key), out)
+    }
+
+    /// The same for a record that is given, value by value.
+    pub fn write_given(
         &self,
         connection: &Connection,
-        key: &dyn ToSql,
+        values: &[Stored],
+        out: &mut Vec<u8>,
+    ) -> Result<bool> {
+        self.lookups.renew();
+        self.write_by(connection, values.iter().map(|it| it as &dyn ToSql), out)
+    }
+
+    fn write_by<'a>(
+        &'a self,
+        connection: &Connection,
+        keys: impl Iterator<Item = &'a dyn ToSql>,
         out: &mut Vec<u8>,
     ) -> Result<bool> {
         self.lookups.spend()?;
         check_size(out)?;
         let mut statement = connection.prepare_cached(&self.sql)?;
-        let params =
-            std::iter::once(key).chain(self.params.iter().map(|param| param as &dyn ToSql));
+        let params = keys.chain(self.params.iter().map(|param| param as &dyn ToSql));
         for (at, param) in params.enumerate() {
             statement.raw_bind_parameter(at + 1, param)?;
         }
@@ -306,7 +334,7 @@ impl Scope<'_> {
                 self.expand(collection, at, tree, below, &mut columns)
             })
             .collect::<Result<Vec<_>>>()?;
-        let (sql, params) = self.select(collection, &columns, key, &grant.access)?;
+        let (sql, params) = self.select(collection, &columns, &key, &grant.access)?;
         Ok(Plan {
             sql,
             params,
@@ -368,7 +396,7 @@ impl Scope<'_> {
         &self,
         collection: &Collection,
         columns: &[Column],
-        key: Key,
+        key: &Key,
         access: &Access,
     ) -> Result<(String, Vec<Stored>)> {
         let mut sql = "SELECT ".to_owned();
@@ -386,14 +414,26 @@ impl Scope<'_> {
         if columns.is_empty() {
             sql += "1";
         }
-        let column = if key == Key::Rowid { "rowid" } else { "id" };
         let table = quote(&collection.name);
-        sql += &format!(" FROM {table} AS {MAIN} WHERE {MAIN}.{column} = ?1");
+        let reserved = match key {
+            Key::Rowid => {
+                sql += &format!(" FROM {table} AS {MAIN} WHERE {MAIN}.rowid = ?1");
+                1
+            }
+            Key::Id => {
+                sql += &format!(" FROM {table} AS {MAIN} WHERE {MAIN}.id = ?1");
+                1
+            }
+            Key::Given(_) => {
+                sql += &format!(" FROM ({}) AS {MAIN} WHERE TRUE", given(collection));
+                State::SYSTEM.len() + collection.fields.len()
+            }
+        };
         let input = Input {
             identity: self.identity,
             body: None,
         };
-        let mut query = Query::new(self.collections, input, vec![Stored::Null]);
+        let mut query = Query::new(self.collections, input, vec![Stored::Null; reserved]);
         match access {
             Access::Free => {}
             Access::Denied => sql += " AND FALSE",
@@ -402,8 +442,29 @@ impl Scope<'_> {
                 sql += &query.condition(expr, collection, Trust::Rule)?;
             }
         }
-        Ok((sql, query.into_params().split_off(1)))
+        if let Key::Given(Some(filter)) = key {
+            sql += " AND ";
+            sql += &query.condition(filter, collection, Trust::Caller)?;
+        }
+        Ok((sql, query.into_params().split_off(reserved)))
     }
+}
+
+/// A row made of parameters, its columns of the types that those of the table have.
+fn given(collection: &Collection) -> String {
+    let system = State::SYSTEM.map(|name| (name.to_owned(), "TEXT"));
+    let fields = collection.fields.iter().map(|field| {
+        let affinity = match field.kind {
+            FieldKind::Number { .. } => "NUMERIC",
+            FieldKind::Bool => "INTEGER",
+            _ => "TEXT",
+        };
+        (quote(&field.name), affinity)
+    });
+    let columns = system.into_iter().chain(fields).enumerate();
+    let columns =
+        columns.map(|(at, (name, kind))| format!("CAST(?{} AS {kind}) AS {name}", at + 1));
+    format!("SELECT {}", columns.collect::<Vec<_>>().join(", "))
 }
 
 fn may_see(fields: &Fields, field: &Field) -> bool {
@@ -432,7 +493,7 @@ fn text_of(value: ValueRef<'_>) -> &[u8] {
 }
 
 /// Writes a stored value as its field shows it; unset is `""`, `[]`, `false` or `null` by type.
-fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
+pub fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
     match (&field.kind, value) {
         (FieldKind::Bool, value) => {
             let is_true = matches!(value, ValueRef::Integer(number) if number != 0);
@@ -455,7 +516,7 @@ fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
 }
 
 /// Writes text as a JSON string. SQLite's text is UTF-8 unless somebody else wrote to the file.
-fn write_text(text: &[u8], out: &mut Vec<u8>) {
+pub fn write_text(text: &[u8], out: &mut Vec<u8>) {
     match std::str::from_utf8(text) {
         Ok(text) => write_json(&text, out),
         Err(_) => write_json(&String::from_utf8_lossy(text), out),

@@ -34,6 +34,25 @@ pub struct Entry<'a> {
     pub dedupe: Option<&'a str>,
 }
 
+/// The webhooks that a change of a record is for: name and target of each.
+pub fn webhooks_for(
+    tx: &Connection,
+    collection: &str,
+    action: Action,
+) -> Result<Vec<(String, Target)>> {
+    let mut statement = tx.prepare_cached(
+        "SELECT name, spec FROM _webhooks
+         WHERE active = 1 AND collection IN (?1, '*') AND instr(actions, ?2) > 0
+         ORDER BY name",
+    )?;
+    let mut rows = statement.query(params![collection, format!(" {action} ")])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push((row.get(0)?, Target::restore(&row.get::<_, String>(1)?)?));
+    }
+    Ok(found)
+}
+
 /// Queues a call; it is made after the commit. Returns its number, or none when it is there already.
 pub fn add(tx: &Connection, entry: &Entry<'_>) -> Result<Option<i64>> {
     let (source, name) = match entry.source {

@@ -31,6 +31,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "rules",
             "triggers",
             "collections",
+            "events",
             "records",
             "check",
             "auth",
@@ -101,7 +102,7 @@ const CRATES: [(&str, &[&str]); 22] = [
 ];
 
 /// Where SQL may live.
-const SQL_PLACES: [&str; 14] = [
+const SQL_PLACES: [&str; 15] = [
     "src/replication/positions.rs",
     "src/tests/",
     "src/db/",
@@ -114,6 +115,7 @@ const SQL_PLACES: [&str; 14] = [
     "src/node.rs",
     "src/replicas.rs",
     "src/stats/",
+    "src/events.rs",
     "src/triggers/outbox.rs",
     "src/workflows/",
 ];

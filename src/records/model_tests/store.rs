@@ -162,6 +162,7 @@ pub fn scope(world: &World, identity: Identity) -> Scope {
     Scope {
         collections: Arc::clone(&world.collections),
         identity,
+        events: Arc::default(),
     }
 }
 

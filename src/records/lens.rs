@@ -1,0 +1,135 @@
+//! How a subscriber sees a change: whether its record is theirs to see, and what of it.
+//!
+//! The rule and the filter are asked about the record as the change left it, which may not be in the table
+//! any more; what they say about other records is asked of these as they are now. A [`Lens`] is made once and
+//! asked about many changes, as long as the definitions hold that it was made with.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::Scope;
+use super::Shape;
+use super::plan::Key;
+use super::plan::Plan;
+use crate::collections::Collection;
+use crate::error::Result;
+use crate::events::State;
+use crate::events::Stored;
+use crate::filter;
+use crate::rules::Access;
+use crate::rules::Operation;
+
+/// What a subscriber wants to see.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    /// Of the records of a collection those that this holds for.
+    pub filter: String,
+    pub shape: Shape,
+    /// One record, by id, which the view rule admits to; else the list rule does.
+    pub record: Option<String>,
+}
+
+/// See the module documentation.
+pub struct Lens {
+    scope: Scope,
+    collection: Arc<Collection>,
+    plan: Plan,
+    /// It says something about the time, which was put in when it was made.
+    is_timed: bool,
+}
+
+impl Lens {
+    /// Fails when the caller may see no record of the collection, or the wish makes no sense.
+    pub fn new(scope: Scope, collection: &Arc<Collection>, wish: &Wish) -> Result<Lens> {
+        let grant = scope.admit(collection, operation(wish))?;
+        let filter = match wish.filter.trim() {
+            "" => None,
+            text => Some(filter::parse(text)?),
+        };
+        let is_timed = is_timed(&scope, collection, wish);
+        let key = Key::Given(filter);
+        let plan = scope.plan(collection, &wish.shape, key, &grant)?;
+        Ok(Lens {
+            collection: Arc::clone(collection),
+            scope,
+            plan,
+            is_timed,
+        })
+    }
+
+    /// What all share who see the same: none when this caller alone sees what it sees.
+    pub fn class(scope: &Scope, collection: &Collection, wish: &Wish) -> Result<Option<String>> {
+        let grant = scope.admit(collection, operation(wish))?;
+        let rule = match &grant.access {
+            Access::When(_) => rule(collection, wish),
+            Access::Free | Access::Denied => None,
+        };
+        let asks_who = |text: &str| text.contains("@request");
+        let depends = rule.is_some_and(asks_who) || asks_who(&wish.filter) || looks_around(wish);
+        let is_whole = grant.access == Access::Free;
+        Ok((!depends).then(|| format!("{is_whole} {:?}", grant.fields)))
+    }
+
+    /// Whether another is to be made for the next change: the definitions are others now, or the time is.
+    pub fn is_stale(&self) -> bool {
+        self.is_timed || self.scope.collections.check_current().is_err()
+    }
+
+    /// Writes what the caller sees of a record; false when that is nothing.
+    pub fn show(&self, connection: &Connection, state: &State, out: &mut Vec<u8>) -> Result<bool> {
+        match Arc::ptr_eq(&state.collection, &self.collection) {
+            true => self.plan.write_given(connection, &state.values, out),
+            false => {
+                let values = fit(state, &self.collection);
+                self.plan.write_given(connection, &values, out)
+            }
+        }
+    }
+}
+
+fn operation(wish: &Wish) -> Operation {
+    match wish.record {
+        Some(_) => Operation::View,
+        None => Operation::List,
+    }
+}
+
+fn rule<'a>(collection: &'a Collection, wish: &Wish) -> Option<&'a str> {
+    match wish.record {
+        Some(_) => collection.rules.view.as_deref(),
+        None => collection.rules.list.as_deref(),
+    }
+}
+
+/// Whether other records have a say, as far as the caller may see these.
+fn looks_around(wish: &Wish) -> bool {
+    wish.filter.contains('.') || !wish.shape.expand.children.is_empty()
+}
+
+fn is_timed(scope: &Scope, collection: &Collection, wish: &Wish) -> bool {
+    let is_it = |text: &str| text.replace("@request", "").contains('@');
+    let others = scope.collections.all();
+    let others = others.iter().filter(|_| looks_around(wish));
+    let mut rules = others.filter_map(|other| other.rules.view.as_deref());
+    is_it(&wish.filter) || rule(collection, wish).is_some_and(is_it) || rules.any(is_it)
+}
+
+/// The values of a record in the order of another definition; what it did not have is unset.
+fn fit(state: &State, collection: &Collection) -> Vec<Stored> {
+    let mut values = state.values[..State::SYSTEM.len()].to_vec();
+    values.extend(collection.fields.iter().map(|field| {
+        let before = state.collection.fields.iter();
+        let at = before.clone().position(|before| before.id == field.id);
+        let value = at.and_then(|at| state.values.get(State::SYSTEM.len() + at));
+        let was_multiple = at
+            .and_then(|at| before.clone().nth(at))
+            .map(|it| it.is_multiple());
+        match value {
+            // A list where one value is wanted now, or the reverse: it was another kind of field then.
+            Some(value) if was_multiple == Some(field.is_multiple()) => value.clone(),
+            _ => Stored::Null,
+        }
+    }));
+    values
+}

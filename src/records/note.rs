@@ -1,0 +1,148 @@
+//! What is told of a change: to those who watch the collection, and to those whom triggers call.
+//!
+//! Called inside the transaction, when the change is made; of a deletion before it. Nothing is read when
+//! nobody wants to hear of it.
+
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+
+use super::Scope;
+use super::plan::write_text;
+use super::plan::write_value;
+use super::write::Rowid;
+use crate::clock;
+use crate::collections::Collection;
+use crate::collections::Field;
+use crate::db;
+use crate::db::quote;
+use crate::error::Result;
+use crate::events::Change;
+use crate::events::State;
+use crate::events::Stored;
+use crate::triggers::Action;
+use crate::triggers::Target;
+use crate::triggers::outbox;
+use crate::triggers::outbox::Entry;
+use crate::triggers::outbox::Source;
+
+/// Tells of a change of a row.
+pub fn note(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    action: Action,
+    rowid: Rowid,
+) -> Result<()> {
+    let triggers = collection.triggers.iter();
+    let mut calls: Vec<(String, Target)> = triggers
+        .filter(|trigger| trigger.actions.contains(&action))
+        .map(|trigger| (String::new(), trigger.target.clone()))
+        .collect();
+    calls.extend(outbox::webhooks_for(tx, &collection.name, action)?);
+    let is_watched = scope.events.is_watched(&collection.id);
+    if calls.is_empty() && !is_watched {
+        return Ok(());
+    }
+    let Some(definition) = scope.collections.by_id(&collection.id) else {
+        return Ok(());
+    };
+    let values = read(tx, collection, rowid)?;
+    let state = State {
+        collection: definition.clone(),
+        values,
+    };
+    if !calls.is_empty() {
+        queue(tx, scope, &state, action, &calls)?;
+    }
+    if is_watched {
+        let events = scope.events.clone();
+        db::after_commit(move || events.publish(Change { action, state }));
+    }
+    Ok(())
+}
+
+fn read(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<Vec<Stored>> {
+    let mut columns: Vec<String> = State::SYSTEM.map(str::to_owned).to_vec();
+    columns.extend(
+        collection
+            .fields
+            .iter()
+            .map(|field| match field.is_secret() {
+                true => "NULL".to_owned(),
+                false => quote(&field.name),
+            }),
+    );
+    let count = columns.len();
+    let sql = format!(
+        "SELECT {} FROM {} WHERE rowid = ?1",
+        columns.join(", "),
+        quote(&collection.name)
+    );
+    let mut statement = tx.prepare_cached(&sql)?;
+    Ok(statement.query_row([rowid], |row| (0..count).map(|at| row.get(at)).collect())?)
+}
+
+/// Queues the calls; they are made after the commit.
+fn queue(
+    tx: &Connection,
+    scope: &Scope,
+    state: &State,
+    action: Action,
+    calls: &[(String, Target)],
+) -> Result<()> {
+    let payload = payload(state, action);
+    for (name, target) in calls {
+        let source = match name.as_str() {
+            "" => Source::Trigger,
+            name => Source::Webhook(name),
+        };
+        let entry = Entry {
+            source,
+            target,
+            payload: &payload,
+            change: Some((&state.collection.name, action, state.id())),
+            dedupe: None,
+        };
+        outbox::add(tx, &entry)?;
+    }
+    let (events, database) = (scope.events.clone(), state.collection.database.clone());
+    db::after_commit(move || events.notify_calls(&database));
+    Ok(())
+}
+
+/// `{action, database, collection, record, time}`; the record without its hidden fields, since the rules of
+/// the collection have no say in who receives it.
+fn payload(state: &State, action: Action) -> String {
+    let collection = &state.collection;
+    let mut out = Vec::with_capacity(512);
+    let texts = [
+        ("{\"action\":", action.name()),
+        (",\"database\":", &collection.database),
+        (",\"collection\":", &collection.name),
+        (",\"time\":", &clock::now()),
+        (",\"record\":{\"collectionId\":", &collection.id),
+        (",\"collectionName\":", &collection.name),
+    ];
+    for (before, text) in texts {
+        out.extend_from_slice(before.as_bytes());
+        write_text(text.as_bytes(), &mut out);
+    }
+    for (at, value) in state.values.iter().enumerate() {
+        let field = at.checked_sub(State::SYSTEM.len());
+        let field: Option<&Field> = field.and_then(|at| collection.fields.get(at));
+        if field.is_some_and(|field| field.hidden || field.is_secret()) {
+            continue;
+        }
+        let name = field.map_or_else(|| State::SYSTEM[at], |field| &field.name);
+        out.push(b',');
+        write_text(name.as_bytes(), &mut out);
+        out.push(b':');
+        match (field, ValueRef::from(value)) {
+            (Some(field), value) => write_value(field, value, &mut out),
+            (None, ValueRef::Text(text)) => write_text(text, &mut out),
+            (None, _) => out.extend_from_slice(b"null"),
+        }
+    }
+    out.extend_from_slice(b"}}");
+    String::from_utf8_lossy(&out).into_owned()
+}
