@@ -21,6 +21,7 @@ use crate::files::cleanup;
 use crate::log;
 use crate::mail::Mailer;
 use crate::node;
+use crate::realtime::Realtime;
 use crate::records;
 use crate::replicas::Replicas;
 use crate::replication::Client;
@@ -56,6 +57,7 @@ pub struct App {
     pub part: Part,
     pub sockets: Hub,
     pub workflows: Workflows,
+    pub realtime: Realtime,
     pub stats: Arc<Stats>,
     file_sync_retention_ms: i64,
     workflow_retention_ms: i64,
@@ -123,6 +125,7 @@ impl App {
             workflows::Settings::of_lease(config.workflow_lease_seconds),
         )?;
         Ok(App {
+            realtime: Realtime::new(&databases, &catalog, &auth, &events),
             files,
             stats,
             workflows,
@@ -272,6 +275,8 @@ impl App {
             part,
             stats,
             workflows,
+            realtime,
+            events,
             ..
         } = self;
         if matches!(part, Part::Master(..))
@@ -282,7 +287,8 @@ impl App {
         if let Err(error) = stats.finish() {
             log::warn(format_args!("write statistics: {error}"));
         }
-        drop((auth, catalog, files, replicas, part, stats, workflows));
+        drop((realtime, events, auth, catalog, files));
+        drop((replicas, part, stats, workflows));
         match Arc::try_unwrap(databases) {
             Ok(databases) => databases.close(),
             Err(_) => {

@@ -24,6 +24,7 @@ mod events;
 mod files;
 mod filter;
 mod node;
+mod realtime;
 mod records;
 mod replicas;
 mod replication;

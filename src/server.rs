@@ -140,7 +140,8 @@ fn start_threads(
                 wakeups.run(master, stop);
             }
         })?;
-        return Ok(vec![timer, workflows, files, notify]);
+        let realtime = spawn("realtime", |app, stop| app.realtime.run(stop))?;
+        return Ok(vec![timer, workflows, files, notify, realtime]);
     };
     let storage = &app.files.storage;
     let sync = Sync::new(
@@ -192,6 +193,7 @@ impl Running {
         let sockets_ended = stop_sockets(&self.app, deadline);
         self.stop.set();
         self.app.workflows.wake();
+        self.app.realtime.wake();
         self.app.files.signal.wake();
         if let Some(wakeups) = self.app.wakeups() {
             wakeups.wake();

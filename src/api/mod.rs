@@ -50,6 +50,7 @@ mod health;
 mod keys;
 mod metrics;
 mod pages;
+mod realtime;
 mod records;
 mod replica;
 mod replication;

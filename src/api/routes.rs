@@ -13,6 +13,7 @@ use crate::api::health;
 use crate::api::keys;
 use crate::api::metrics;
 use crate::api::pages;
+use crate::api::realtime;
 use crate::api::records;
 use crate::api::replica;
 use crate::api::replication;
@@ -127,7 +128,7 @@ const fn route(
 
 /// Every endpoint there is.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 89] = {
+pub const ROUTES: [Route; 91] = {
     use Access::{Account, Admin, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -230,6 +231,9 @@ pub const ROUTES: [Route; 89] = {
         route(Get,    "/api/workflow/workers",                         Work,   Server,   Own,    workflows::workers),
         route(Get,    "/api/workflow/queue",                           Work,   Server,   Own,    workflows::queue),
         route(Get,    "/api/workflow/ws",                              Public, Server,   Own,    workflows::listen),
+
+        route(Get,    "/api/realtime",                                 Public, Database, Own,    realtime::listen),
+        route(Post,   "/api/realtime",                                 Public, Database, Own,    realtime::set_topics),
 
         route(Get,    "/api/stats",                                    Watch,  Server,   Own,    stats::get),
         route(Get,    "/metrics",                                      Watch,  Server,   Own,    metrics::get),

@@ -32,9 +32,7 @@ fn answer(request: &Request, hub: &Hub, peer: Box<dyn Peer>) -> Result<Response>
     }
     let key = key(request)?;
     let Some(place) = hub.reserve() else {
-        return Err(Error::unavailable(
-            "There are too many sockets; try again later.",
-        ));
+        return Err(too_many());
     };
     let headers = vec![
         ("Upgrade", "websocket".to_owned()),
@@ -44,6 +42,11 @@ fn answer(request: &Request, hub: &Hub, peer: Box<dyn Peer>) -> Result<Response>
         headers,
         Box::new(move |socket| place.adopt(socket.stream, socket.early, peer)),
     ))
+}
+
+/// Why there is no place for one more.
+pub fn too_many() -> Error {
+    Error::unavailable("There are too many sockets; try again later.")
 }
 
 /// Refuses what is no handshake.

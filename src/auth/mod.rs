@@ -30,6 +30,7 @@ use crate::rules::Service;
 use admins::Admin;
 use hasher::Hasher;
 use keys::Keys;
+pub use pass::Pass;
 use throttle::Throttle;
 use token::About;
 use token::Claims;
@@ -39,6 +40,7 @@ pub mod accounts;
 pub mod admins;
 mod hasher;
 pub mod keys;
+mod pass;
 pub mod password;
 pub mod renewal;
 mod secret;
@@ -195,6 +197,24 @@ impl Auth {
             Purpose::User => self.identify_user(&claims, database),
             _ => self.identify_service(&claims),
         }
+    }
+
+    /// The same, and until when the credentials are good if that is known (milliseconds since 1970).
+    pub fn identify_until(
+        &self,
+        credentials: Credentials<'_>,
+        database: &str,
+    ) -> Result<(Identity, Option<i64>)> {
+        let identity = self.identify(credentials, database)?;
+        let expires_ms = match &identity {
+            Identity::Nobody | Identity::Key(_) => None,
+            Identity::User(_) | Identity::Admin(_) | Identity::Service(_) => {
+                let purposes = [Purpose::Admin, Purpose::User, Purpose::Service];
+                let token = bare_token(credentials.authorization);
+                Some(self.read(token, &purposes)?.expires_ms)
+            }
+        };
+        Ok((identity, expires_ms))
     }
 
     // Looked up each time: a changed password ends older tokens at once, also when the command

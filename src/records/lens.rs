@@ -71,9 +71,14 @@ impl Lens {
         Ok((!depends).then(|| format!("{is_whole} {:?}", grant.fields)))
     }
 
-    /// Whether another is to be made for the next change: the definitions are others now, or the time is.
+    /// Whether it says something about the time: then one holds for one change alone.
+    pub fn is_timed(&self) -> bool {
+        self.is_timed
+    }
+
+    /// Whether the definitions have changed since it was made.
     pub fn is_stale(&self) -> bool {
-        self.is_timed || self.scope.collections.check_current().is_err()
+        self.scope.collections.check_current().is_err()
     }
 
     /// Writes what the caller sees of a record; false when that is nothing.

@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use crate::auth::Auth;
 use crate::auth::Credentials;
+use crate::auth::Pass;
 use crate::clock;
 use crate::db::Database;
 use crate::error::Error;
@@ -45,7 +46,6 @@ use crate::workflows::sessions::SessionId;
 mod connection;
 
 use connection::Connection;
-pub use connection::Pass;
 use connection::Worker;
 
 /// Taken in one round.

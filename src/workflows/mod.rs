@@ -11,7 +11,6 @@
 pub use codes::EventKind;
 pub use codes::RunStatus;
 pub use core::Settings;
-pub use engine::Pass;
 pub use engine::Workflows;
 pub use engine::elsewhere;
 pub use engine::grant_of;

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
 
 use super::Item;
 use super::Shared;
-use crate::auth::Credentials;
+use crate::auth::Pass;
 use crate::sockets::Flow;
 use crate::sockets::Link;
 use crate::sockets::Peer;
@@ -31,38 +30,6 @@ pub struct Worker {
     pub link: Link,
     pending: Arc<Pending>,
     pub pass: Arc<Mutex<Pass>>,
-}
-
-/// By what a worker was let in.
-#[derive(Clone)]
-pub struct Pass {
-    authorization: Option<String>,
-    api_key: Option<String>,
-    /// When they were last found to be good.
-    pub checked: Instant,
-}
-
-impl Pass {
-    /// Whether there are no credentials: no hello was said yet, for which there is a time.
-    pub fn is_empty(&self) -> bool {
-        self.authorization.is_none() && self.api_key.is_none()
-    }
-
-    /// The credentials of a request, which are good now, if there are any.
-    pub fn new(credentials: Credentials<'_>) -> Pass {
-        Pass {
-            authorization: credentials.authorization.map(str::to_owned),
-            api_key: credentials.api_key.map(str::to_owned),
-            checked: Instant::now(),
-        }
-    }
-
-    pub fn credentials(&self) -> Credentials<'_> {
-        Credentials {
-            authorization: self.authorization.as_deref(),
-            api_key: self.api_key.as_deref(),
-        }
-    }
 }
 
 /// What of a worker waits in the queue.

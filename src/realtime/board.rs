@@ -1,0 +1,356 @@
+//! Who is connected, and who has subscribed to what.
+//!
+//! Subscriptions that see the same in the same form make a [`Class`]: a change is looked at once for each
+//! class, however many are in it. All that many have in common is one class when neither rule nor filter asks
+//! who they are; else each account has its own.
+//!
+//! Invariants: a subscription is in exactly one class, which is in `classes`, `by_key` and `listeners`; a class
+//! without subscriptions is gone; `by_account` has the sessions of accounts, and no others.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::frames::Ask;
+use crate::auth::Pass;
+use crate::crypto;
+use crate::ids;
+use crate::records::Lens;
+use crate::records::Wish;
+use crate::rules::Identity;
+use crate::sockets::Link;
+
+/// A connection.
+pub type SessionId = u64;
+pub type ClassId = u64;
+pub type SubId = u64;
+
+/// Who somebody is, and by what.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub identity: Identity,
+    pub pass: Pass,
+    /// Milliseconds since 1970.
+    pub expires_ms: Option<i64>,
+}
+
+impl Caller {
+    /// What no other caller has: another one with each change of an account.
+    pub fn key(&self) -> String {
+        match &self.identity {
+            Identity::Nobody => "nobody".to_owned(),
+            Identity::Admin(id) => format!("admin {id}"),
+            Identity::Key(key) => format!("key {}", key.id),
+            Identity::Service(service) => format!("service {}", service.name),
+            Identity::User(user) => {
+                let record = Value::Object(user.record.clone()).to_string();
+                let hash = crypto::sha256(record.as_bytes());
+                format!("user {} {}", user.id, ids::hex(&hash[..16]))
+            }
+        }
+    }
+
+    /// Whose groups are the same: nobody shall take events away from those who are somebody else.
+    fn kind(&self) -> &str {
+        match &self.identity {
+            Identity::Nobody => "",
+            Identity::User(user) => &user.collection_id,
+            Identity::Admin(_) | Identity::Key(_) | Identity::Service(_) => "server",
+        }
+    }
+}
+
+/// A connected client.
+pub struct Session {
+    pub link: Link,
+    /// Which database it is about.
+    pub database: String,
+    pub caller: Caller,
+    /// The name of a client that listens to server-sent events; a WebSocket has none.
+    pub client: Option<String>,
+    /// Its subscriptions by its own names for them.
+    pub subs: BTreeMap<String, (ClassId, SubId)>,
+    /// Frames of it that wait.
+    pub pending: Arc<AtomicUsize>,
+    /// Since when it has had no subscription.
+    pub idle_since: Option<Instant>,
+}
+
+/// One subscription.
+pub struct Sub {
+    pub session: SessionId,
+    pub link: Link,
+    /// Server-sent events, in the form of PocketBase.
+    pub is_stream: bool,
+    pub ask: Arc<Ask>,
+    /// Its group, told apart by who its members are.
+    pub group: Option<Arc<str>>,
+    /// When who has subscribed is nobody any more; milliseconds since 1970.
+    pub expires_ms: Option<i64>,
+    /// It hears of everything from now on; until then it waits, see [`super::recent`].
+    pub is_live: bool,
+    /// When it last had an event of its group.
+    pub turn: u64,
+}
+
+/// Subscriptions that see the same.
+pub struct Class {
+    key: String,
+    pub database: String,
+    pub collection: String,
+    pub wish: Wish,
+    /// Whoever stands for all of them.
+    pub identity: Identity,
+    /// None: to be made anew.
+    pub lens: Option<Lens>,
+    pub subs: BTreeMap<SubId, Sub>,
+}
+
+/// Classes that listen to a collection.
+#[derive(Default)]
+struct Listeners {
+    whole: BTreeSet<ClassId>,
+    by_record: HashMap<String, BTreeSet<ClassId>>,
+}
+
+/// See the module documentation.
+#[derive(Default)]
+pub struct Board {
+    pub sessions: HashMap<SessionId, Session>,
+    classes: HashMap<ClassId, Class>,
+    by_key: HashMap<String, ClassId>,
+    /// By id of the collection.
+    listeners: HashMap<String, Listeners>,
+    /// By id of the account.
+    by_account: HashMap<String, BTreeSet<SessionId>>,
+    clients: HashMap<String, SessionId>,
+    count: usize,
+    next: u64,
+}
+
+impl Board {
+    pub fn open(&mut self, id: SessionId, session: Session) {
+        if let Some(client) = &session.client {
+            self.clients.insert(client.clone(), id);
+        }
+        let caller = session.caller.clone();
+        self.sessions.insert(id, session);
+        self.set_caller(id, caller);
+    }
+
+    /// Who it is from now on. Subscriptions stay as they are.
+    pub fn set_caller(&mut self, id: SessionId, caller: Caller) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if let Identity::User(user) = &session.caller.identity
+            && let Some(sessions) = self.by_account.get_mut(&user.id)
+        {
+            sessions.remove(&id);
+            if sessions.is_empty() {
+                self.by_account.remove(&user.id);
+            }
+        }
+        if let Identity::User(user) = &caller.identity {
+            self.by_account
+                .entry(user.id.clone())
+                .or_default()
+                .insert(id);
+        }
+        session.caller = caller;
+    }
+
+    /// Removes a session without subscriptions.
+    pub fn close(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let nobody = Caller {
+            identity: Identity::Nobody,
+            ..session.caller.clone()
+        };
+        self.set_caller(id, nobody);
+        if let Some(session) = self.sessions.remove(&id)
+            && let Some(client) = session.client
+        {
+            self.clients.remove(&client);
+        }
+    }
+
+    /// The session of a client that listens to server-sent events.
+    pub fn by_client(&self, client: &str) -> Option<SessionId> {
+        self.clients.get(client).copied()
+    }
+
+    /// The sessions of an account.
+    pub fn by_account(&self, account: &str) -> Vec<SessionId> {
+        let found = self.by_account.get(account).into_iter().flatten();
+        found.copied().collect()
+    }
+
+    /// Subscriptions of all sessions.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Adds a subscription of a session to the class of this key, which `make` makes if there is none.
+    pub fn subscribe(
+        &mut self,
+        session: SessionId,
+        ask: &Arc<Ask>,
+        key: String,
+        make: impl FnOnce() -> Class,
+    ) {
+        let Some(found) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        self.next += 1;
+        let sub = self.next;
+        let class_id = match self.by_key.get(&key) {
+            Some(id) => *id,
+            None => {
+                self.next += 1;
+                let class = Class {
+                    key: key.clone(),
+                    ..make()
+                };
+                let listeners = self.listeners.entry(class.collection.clone()).or_default();
+                match &class.wish.record {
+                    None => &mut listeners.whole,
+                    Some(id) => listeners.by_record.entry(id.clone()).or_default(),
+                }
+                .insert(self.next);
+                self.by_key.insert(key, self.next);
+                self.classes.insert(self.next, class);
+                self.next
+            }
+        };
+        let Some(class) = self.classes.get_mut(&class_id) else {
+            return;
+        };
+        let kind = found.caller.kind();
+        let group = ask.group.as_ref();
+        let group = group.map(|group| format!("{} {kind} {group}", class.collection).into());
+        class.subs.insert(
+            sub,
+            Sub {
+                session,
+                link: found.link.clone(),
+                is_stream: found.client.is_some(),
+                ask: Arc::clone(ask),
+                group,
+                expires_ms: found.caller.expires_ms,
+                is_live: false,
+                turn: 0,
+            },
+        );
+        found.subs.insert(ask.sub.clone(), (class_id, sub));
+        found.idle_since = None;
+        self.count += 1;
+    }
+
+    /// Takes a subscription away. Returns the collection that it was for.
+    pub fn unsubscribe(&mut self, session: SessionId, name: &str, now: Instant) -> Option<String> {
+        let found = self.sessions.get_mut(&session)?;
+        let (class_id, sub) = found.subs.remove(name)?;
+        if found.subs.is_empty() {
+            found.idle_since = Some(now);
+        }
+        self.count -= 1;
+        let class = self.classes.get_mut(&class_id)?;
+        class.subs.remove(&sub);
+        let collection = class.collection.clone();
+        if class.subs.is_empty() {
+            self.remove_class(class_id);
+        }
+        Some(collection)
+    }
+
+    fn remove_class(&mut self, id: ClassId) {
+        let Some(class) = self.classes.remove(&id) else {
+            return;
+        };
+        self.by_key.remove(&class.key);
+        let Some(listeners) = self.listeners.get_mut(&class.collection) else {
+            return;
+        };
+        match &class.wish.record {
+            None => drop(listeners.whole.remove(&id)),
+            Some(record) => {
+                if let Some(classes) = listeners.by_record.get_mut(record) {
+                    classes.remove(&id);
+                    if classes.is_empty() {
+                        listeners.by_record.remove(record);
+                    }
+                }
+            }
+        }
+        if listeners.whole.is_empty() && listeners.by_record.is_empty() {
+            self.listeners.remove(&class.collection);
+        }
+    }
+
+    /// The classes that a change of a record may concern.
+    pub fn listeners(&self, collection: &str, record: &str) -> Vec<ClassId> {
+        let Some(listeners) = self.listeners.get(collection) else {
+            return Vec::new();
+        };
+        let of_record = listeners.by_record.get(record).into_iter().flatten();
+        listeners.whole.iter().chain(of_record).copied().collect()
+    }
+
+    pub fn class(&mut self, id: ClassId) -> Option<&mut Class> {
+        self.classes.get_mut(&id)
+    }
+
+    /// A subscription and its class.
+    pub fn sub(&mut self, session: SessionId, name: &str) -> Option<(&mut Class, SubId)> {
+        let (class, sub) = *self.sessions.get(&session)?.subs.get(name)?;
+        Some((self.classes.get_mut(&class)?, sub))
+    }
+
+    /// Every subscription to a collection: session and name.
+    pub fn subs_of(&self, collection: &str) -> Vec<(SessionId, String)> {
+        let classes = self.classes.values();
+        let classes = classes.filter(|class| class.collection == collection);
+        classes.flat_map(Class::names).collect()
+    }
+
+    /// The classes that were made with definitions which do not hold any more.
+    pub fn stale(&self) -> Vec<ClassId> {
+        let is_stale = |class: &Class| class.lens.as_ref().is_some_and(Lens::is_stale);
+        let stale = self.classes.iter().filter(|(_, class)| is_stale(class));
+        stale.map(|(id, _)| *id).collect()
+    }
+}
+
+impl Class {
+    /// Its subscriptions: session and name.
+    pub fn names(&self) -> impl Iterator<Item = (SessionId, String)> {
+        let subs = self.subs.values();
+        subs.map(|sub| (sub.session, sub.ask.sub.clone()))
+    }
+
+    pub fn new(
+        database: &str,
+        collection: &str,
+        wish: Wish,
+        identity: Identity,
+        lens: Lens,
+    ) -> Class {
+        Class {
+            key: String::new(),
+            database: database.to_owned(),
+            collection: collection.to_owned(),
+            wish,
+            identity,
+            lens: Some(lens),
+            subs: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The thread: takes changes and commands in rounds and does what time brings.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
+use std::time::Duration;
+use std::time::Instant;
+
+use serde_json::Value;
+use serde_json::json;
+
+use super::board::Caller;
+use super::board::Class;
+use super::board::SessionId;
+use super::connection::Connection;
+use super::frames::Ask;
+use super::frames::Frame;
+use super::thread::Thread;
+use super::topics::Topic;
+use crate::auth::Auth;
+use crate::auth::Credentials;
+use crate::auth::Pass;
+use crate::collections::Catalog;
+use crate::db::Databases;
+use crate::error::Error;
+use crate::error::Result;
+use crate::events::Events;
+use crate::ids;
+use crate::records::Lens;
+use crate::records::Scope;
+use crate::records::Shape;
+use crate::records::Wish;
+use crate::sockets::Link;
+use crate::sockets::Peer;
+use crate::threads::Stop;
+use crate::threads::lock;
+
+/// Longest pause between two rounds; and while somebody waits for a fence.
+const PAUSE: Duration = Duration::from_millis(250);
+const FENCE_PAUSE: Duration = Duration::from_millis(2);
+/// How long a request waits for its subscriptions to hold.
+const ANSWER_WAIT: Duration = Duration::from_secs(20);
+
+/// Realtime of this server.
+pub struct Realtime {
+    shared: Arc<Shared>,
+    pub(super) databases: Arc<Databases>,
+    pub(super) catalog: Arc<Catalog>,
+    auth: Arc<Auth>,
+    pub(super) events: Arc<Events>,
+    sessions: AtomicU64,
+    pub(super) counts: Counts,
+}
+
+/// What the thread shares with connections and requests.
+pub struct Shared {
+    commands: Mutex<Commands>,
+    events: Arc<Events>,
+}
+
+#[derive(Default)]
+struct Commands {
+    /// Bound: 64 of each connection, one of each waiting request.
+    items: VecDeque<Command>,
+    is_over: bool,
+}
+
+/// What somebody wants of the thread.
+pub enum Command {
+    Opened {
+        session: SessionId,
+        link: Link,
+        database: String,
+        caller: Caller,
+        client: Option<String>,
+        pending: Arc<AtomicUsize>,
+    },
+    Frame {
+        session: SessionId,
+        frame: std::result::Result<Frame, (Value, &'static str)>,
+    },
+    Closed {
+        session: SessionId,
+    },
+    /// All that a client of server-sent events wants to hear of from now on.
+    Set {
+        client: String,
+        database: String,
+        caller: Caller,
+        topics: Vec<Topic>,
+        answer: mpsc::SyncSender<Result<()>>,
+    },
+}
+
+#[derive(Default)]
+pub struct Counts {
+    pub subscriptions: AtomicUsize,
+    pub changes: AtomicU64,
+    pub sent: AtomicU64,
+    pub resyncs: AtomicU64,
+}
+
+/// Totals since the start, except `subscriptions`.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters {
+    pub subscriptions: usize,
+    /// Changes that somebody watched for.
+    pub changes: u64,
+    /// Events sent.
+    pub sent: u64,
+    /// Subscriptions that were told to read anew.
+    pub resyncs: u64,
+}
+
+impl Shared {
+    pub fn push(&self, command: Command) -> bool {
+        let mut commands = lock(&self.commands);
+        if commands.is_over {
+            return false;
+        }
+        commands.items.push_back(command);
+        drop(commands);
+        self.events.wake();
+        true
+    }
+}
+
+impl Realtime {
+    pub fn new(
+        databases: &Arc<Databases>,
+        catalog: &Arc<Catalog>,
+        auth: &Arc<Auth>,
+        events: &Arc<Events>,
+    ) -> Realtime {
+        Realtime {
+            shared: Arc::new(Shared {
+                commands: Mutex::default(),
+                events: Arc::clone(events),
+            }),
+            databases: Arc::clone(databases),
+            catalog: Arc::clone(catalog),
+            auth: Arc::clone(auth),
+            events: Arc::clone(events),
+            sessions: AtomicU64::new(1),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Who shows these credentials; fails when they are no good.
+    pub(super) fn caller(&self, credentials: Credentials<'_>, database: &str) -> Result<Caller> {
+        let (identity, expires_ms) = self.auth.identify_until(credentials, database)?;
+        Ok(Caller {
+            identity,
+            pass: Pass::new(credentials),
+            expires_ms,
+        })
+    }
+
+    /// The peer of a connection about a database: a WebSocket, or, with the name of its client, a stream of
+    /// server-sent events.
+    pub fn peer(
+        &self,
+        database: &str,
+        credentials: Credentials<'_>,
+        client: Option<String>,
+    ) -> Result<Box<dyn Peer>> {
+        // Definitions of a database that is not there are refused.
+        self.catalog.collections(database)?;
+        Ok(Box::new(Connection {
+            shared: Arc::clone(&self.shared),
+            session: self.sessions.fetch_add(1, Relaxed),
+            database: database.to_owned(),
+            caller: Some(self.caller(credentials, database)?),
+            client,
+            pending: Arc::default(),
+            link: None,
+        }))
+    }
+
+    /// Sets what a client of server-sent events hears of. Returns when that holds.
+    pub fn set_topics(
+        &self,
+        client: String,
+        database: &str,
+        credentials: Credentials<'_>,
+        topics: Vec<Topic>,
+    ) -> Result<()> {
+        let caller = self.caller(credentials, database)?;
+        let (answer, answered) = mpsc::sync_channel(1);
+        let is_taken = self.shared.push(Command::Set {
+            client,
+            database: database.to_owned(),
+            caller,
+            topics,
+            answer,
+        });
+        let late = || Error::unavailable("The server is busy or stopping; try again.");
+        match is_taken {
+            true => answered.recv_timeout(ANSWER_WAIT).map_err(|_| late())?,
+            false => Err(late()),
+        }
+    }
+
+    /// The next command.
+    pub(super) fn next(&self) -> Option<Command> {
+        lock(&self.shared.commands).items.pop_front()
+    }
+
+    /// What a subscription comes to: the key of its class, and the class if there is none yet. Fails when the
+    /// caller may see nothing of the collection, or what is asked for makes no sense.
+    pub(super) fn prepare(
+        &self,
+        database: &str,
+        caller: &Caller,
+        ask: &Ask,
+    ) -> Result<(String, Class)> {
+        let collections = self.catalog.collections(database)?;
+        let collection = Arc::clone(collections.get(&ask.collection)?);
+        let wish = Wish {
+            filter: ask.filter.clone(),
+            shape: Shape::parse(Some(&ask.fields), Some(&ask.expand))?,
+            record: ask.id.clone(),
+        };
+        let scope = Scope {
+            collections,
+            identity: caller.identity.clone(),
+            events: Arc::clone(&self.events),
+        };
+        let who = match Lens::class(&scope, &collection, &wish)? {
+            Some(class) => format!("all {class}"),
+            None => caller.key(),
+        };
+        let parts = [&ask.filter, &ask.fields, &ask.expand, &who];
+        let key = json!([database, collection.id, ask.id, parts]).to_string();
+        let lens = Lens::new(scope, &collection, &wish)?;
+        let identity = caller.identity.clone();
+        let class = Class::new(database, &collection.id, wish, identity, lens);
+        Ok((key, class))
+    }
+
+    /// Another lens for a class, as things are now.
+    pub(super) fn lens(&self, class: &Class) -> Result<Lens> {
+        let collections = self.catalog.collections(&class.database)?;
+        let collection = Arc::clone(collections.get(&class.collection)?);
+        let scope = Scope {
+            collections,
+            identity: class.identity.clone(),
+            events: Arc::clone(&self.events),
+        };
+        Lens::new(scope, &collection, &class.wish)
+    }
+
+    pub fn counters(&self) -> Counters {
+        let counts = &self.counts;
+        Counters {
+            subscriptions: counts.subscriptions.load(Relaxed),
+            changes: counts.changes.load(Relaxed),
+            sent: counts.sent.load(Relaxed),
+            resyncs: counts.resyncs.load(Relaxed),
+        }
+    }
+
+    /// Ends the wait of the thread, so that it sees a stop.
+    pub fn wake(&self) {
+        self.events.wake();
+    }
+
+    /// The thread.
+    pub fn run(&self, stop: &Stop) {
+        let seed = ids::random_bytes().unwrap_or_default();
+        let mut thread = Thread::new(self, seed);
+        let mut tick_at = Instant::now() + PAUSE;
+        while !stop.is_set() {
+            let pause = match thread.has_waiting() {
+                false => tick_at.saturating_duration_since(Instant::now()),
+                true => FENCE_PAUSE,
+            };
+            let taken = self.events.take(pause);
+            for change in taken.changes {
+                thread.deliver(&change);
+            }
+            for collection in taken.lost {
+                thread.lose(&collection);
+            }
+            thread.obey();
+            thread.greet();
+            if Instant::now() >= tick_at {
+                thread.tick(Instant::now());
+                tick_at = Instant::now() + PAUSE;
+            }
+            let count = thread.board.count();
+            self.counts.subscriptions.store(count, Relaxed);
+        }
+        let mut commands = lock(&self.shared.commands);
+        commands.is_over = true;
+        let left = std::mem::take(&mut commands.items);
+        drop(commands);
+        drop(left);
+    }
+}

@@ -1,0 +1,337 @@
+//! What the thread does for connections: subscriptions made, set and taken away.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::board::Board;
+use super::board::Caller;
+use super::board::Session;
+use super::board::SessionId;
+use super::connection;
+use super::engine::Command;
+use super::engine::Realtime;
+use super::frames;
+use super::frames::Ask;
+use super::frames::Body;
+use super::frames::Frame;
+use super::recent::Recent;
+use super::topics::Topic;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::log;
+use crate::rules::Identity;
+
+/// Commands taken in one round.
+const COMMANDS_MAX: usize = 512;
+/// Subscriptions of one connection.
+const SUBS_MAX: usize = 200;
+
+/// What the thread owns.
+pub struct Thread<'a> {
+    pub of: &'a Realtime,
+    pub board: Board,
+    pub recent: Recent,
+    waiting: Vec<Waiting>,
+    /// Counts events that were given to groups.
+    pub turns: u64,
+}
+
+/// A subscription that holds as soon as no change can be missed any more.
+struct Waiting {
+    session: SessionId,
+    sub: String,
+    reference: Value,
+    after: Option<String>,
+    /// Kept until then.
+    _reply: Option<Rc<Reply>>,
+}
+
+/// A request that waits; answered when nothing keeps this any more.
+struct Reply(mpsc::SyncSender<Result<()>>);
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        // Refusals came before, and whoever asked may have gone.
+        let _ = self.0.try_send(Ok(()));
+    }
+}
+
+impl<'a> Thread<'a> {
+    pub fn new(of: &'a Realtime, seed: [u8; 4]) -> Thread<'a> {
+        Thread {
+            of,
+            board: Board::default(),
+            recent: Recent::new(seed),
+            waiting: Vec::new(),
+            turns: 0,
+        }
+    }
+
+    /// Whether there are subscriptions that do not hold yet.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Does what was asked for.
+    pub fn obey(&mut self) {
+        for _ in 0..COMMANDS_MAX {
+            match self.of.next() {
+                None => return,
+                Some(command) => self.obey_one(command),
+            }
+        }
+        // There may be more.
+        self.of.wake();
+    }
+
+    fn obey_one(&mut self, command: Command) {
+        match command {
+            Command::Opened {
+                session,
+                link,
+                database,
+                caller,
+                client,
+                pending,
+            } => {
+                let identity = caller.identity.clone();
+                let opened = Session {
+                    link,
+                    database,
+                    caller,
+                    client,
+                    subs: BTreeMap::new(),
+                    pending,
+                    idle_since: Some(Instant::now()),
+                };
+                self.watch_account(&opened.database, &identity);
+                self.board.open(session, opened);
+            }
+            Command::Frame { session, frame } => {
+                let answer = match frame {
+                    Ok(frame) => self.frame(session, frame),
+                    Err((reference, what)) => Some(frames::no(&reference, &Error::invalid(what))),
+                };
+                if let Some(found) = self.board.sessions.get(&session) {
+                    answer.map(|text| found.link.send(text.into()));
+                    connection::done(&found.pending, &found.link);
+                }
+            }
+            Command::Closed { session } => self.close(session),
+            Command::Set {
+                client,
+                database,
+                caller,
+                topics,
+                answer,
+            } => {
+                let reply = Rc::new(Reply(answer));
+                if let Err(error) = self.set(&client, &database, caller, topics, &reply) {
+                    let _ = reply.0.try_send(Err(shown(error)));
+                }
+            }
+        }
+    }
+
+    fn frame(&mut self, session: SessionId, frame: Frame) -> Option<String> {
+        let reference = frame.reference;
+        let done = match frame.body {
+            Body::Ping => Ok(()),
+            Body::Auth(token) => self.sign_in(session, token.as_deref()),
+            Body::Unsubscribe(sub) => {
+                self.unsubscribe(session, &sub);
+                Ok(())
+            }
+            Body::Subscribe(ask) => {
+                return match self.subscribe(session, *ask, reference.clone(), None) {
+                    // Answered when it holds.
+                    Ok(()) => None,
+                    Err(error) => Some(frames::no(&reference, &shown(error))),
+                };
+            }
+        };
+        Some(match done {
+            Ok(()) => frames::ok(&reference),
+            Err(error) => frames::no(&reference, &shown(error)),
+        })
+    }
+
+    fn subscribe(
+        &mut self,
+        session: SessionId,
+        mut ask: Ask,
+        reference: Value,
+        reply: Option<Rc<Reply>>,
+    ) -> Result<()> {
+        let Some(found) = self.board.sessions.get(&session) else {
+            return Ok(());
+        };
+        if found.subs.len() >= SUBS_MAX && !found.subs.contains_key(&ask.sub) {
+            return Err(Error::conflict(format!(
+                "A connection has at most {SUBS_MAX} subscriptions."
+            )));
+        }
+        if ask.group.is_some() && ask.after.is_some() {
+            return Err(Error::invalid(
+                "after cannot be told with a group: another member may have had those events.",
+            ));
+        }
+        let (key, class) = self.of.prepare(&found.database, &found.caller, &ask)?;
+        self.unsubscribe(session, &ask.sub);
+        self.watch(&class.database, &class.collection);
+        let waiting = Waiting {
+            session,
+            sub: ask.sub.clone(),
+            reference,
+            after: ask.after.take(),
+            _reply: reply,
+        };
+        self.waiting.push(waiting);
+        self.board.subscribe(session, &Arc::new(ask), key, || class);
+        Ok(())
+    }
+
+    /// Takes a subscription away.
+    pub fn unsubscribe(&mut self, session: SessionId, sub: &str) {
+        let now = Instant::now();
+        if let Some(collection) = self.board.unsubscribe(session, sub, now) {
+            self.recent.unwatch(&collection, now);
+            self.waiting
+                .retain(|it| it.session != session || it.sub != sub);
+        }
+    }
+
+    /// Subscribes a client of server-sent events to these topics, and to no others.
+    fn set(
+        &mut self,
+        client: &str,
+        database: &str,
+        caller: Caller,
+        topics: Vec<Topic>,
+        reply: &Rc<Reply>,
+    ) -> Result<()> {
+        let found = self.board.by_client(client);
+        let is_here = |id: &SessionId| {
+            let session = self.board.sessions.get(id);
+            session.is_some_and(|session| session.database == database)
+        };
+        let session = found.filter(is_here).ok_or_else(|| {
+            Error::not_found("There is no such client; it must be connected to this database.")
+        })?;
+        if topics.len() > SUBS_MAX {
+            return Err(Error::conflict(format!(
+                "A client has at most {SUBS_MAX} topics."
+            )));
+        }
+        for topic in &topics {
+            self.of.prepare(database, &caller, &topic.ask)?;
+        }
+        let Some(found) = self.board.sessions.get(&session) else {
+            return Ok(());
+        };
+        let is_same = found.caller.identity == caller.identity;
+        let wanted: BTreeSet<&str> = topics.iter().map(|it| it.ask.sub.as_str()).collect();
+        let had = found.subs.keys().cloned();
+        let gone: Vec<String> = had
+            .filter(|it| !is_same || !wanted.contains(it.as_str()))
+            .collect();
+        for sub in gone {
+            self.unsubscribe(session, &sub);
+        }
+        self.set_caller(session, caller);
+        self.renew_subs(session);
+        for topic in topics {
+            let found = self.board.sessions.get(&session);
+            if found.is_some_and(|found| !found.subs.contains_key(&topic.ask.sub)) {
+                self.subscribe(session, topic.ask, Value::Null, Some(Rc::clone(reply)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes those subscriptions live that miss nothing any more.
+    pub fn greet(&mut self) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            if !self.is_ready(&waiting) {
+                self.waiting.push(waiting);
+                continue;
+            }
+            // An account may have changed before anybody listened to that.
+            self.recheck(waiting.session);
+            let Some((class, id)) = self.board.sub(waiting.session, &waiting.sub) else {
+                continue;
+            };
+            let collection = class.collection.clone();
+            let Some(sub) = class.subs.get_mut(&id) else {
+                continue;
+            };
+            sub.is_live = true;
+            if sub.is_stream {
+                continue;
+            }
+            let link = sub.link.clone();
+            let last = self.recent.last();
+            link.send(frames::subscribed(&waiting.reference, &waiting.sub, &last).into());
+            let after = waiting.after.as_ref();
+            match after.map(|after| self.recent.after(&collection, after)) {
+                None => {}
+                Some(Some(changes)) => self.replay(waiting.session, &waiting.sub, &changes),
+                Some(None) => {
+                    self.of.counts.resyncs.fetch_add(1, Relaxed);
+                    link.send(frames::resync(&waiting.sub, &last).into());
+                }
+            }
+        }
+    }
+
+    fn is_ready(&mut self, waiting: &Waiting) -> bool {
+        let Some((class, _)) = self.board.sub(waiting.session, &waiting.sub) else {
+            return true;
+        };
+        let collection = class.collection.clone();
+        let session = self.board.sessions.get(&waiting.session);
+        let account = session.and_then(|session| match &session.caller.identity {
+            Identity::User(user) => Some(user.collection_id.clone()),
+            _ => None,
+        });
+        let is_complete = self.recent.is_complete(&collection);
+        is_complete && account.is_none_or(|account| self.recent.is_complete(&account))
+    }
+
+    /// Begins to listen to a collection, or goes on with one more who does.
+    pub fn watch(&mut self, database: &str, collection: &str) {
+        if !self.recent.watch(collection) {
+            return;
+        }
+        self.of.events.watch(collection);
+        let database = self.of.databases.get(database);
+        let fence = database.map_or(None, |database| database.fence());
+        self.recent.set_fence(collection, fence);
+    }
+
+    /// Listens to what becomes of an account.
+    pub fn watch_account(&mut self, database: &str, identity: &Identity) {
+        if let Identity::User(user) = identity {
+            self.watch(database, &user.collection_id);
+        }
+    }
+}
+
+/// What a client is told; our own faults are logged, and named as such.
+pub fn shown(error: Error) -> Error {
+    match error.kind() {
+        Kind::Internal => {
+            log::error(format_args!("realtime: {error}"));
+            Error::new(Kind::Internal, "Something went wrong on the server.")
+        }
+        _ => error,
+    }
+}
