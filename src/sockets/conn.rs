@@ -121,6 +121,9 @@ pub struct Conn {
     held_since: Option<Instant>,
     /// What epoll reports.
     pub watched: Interest,
+    /// There may be something to read: epoll has said so, or there was more than a turn takes. What only
+    /// sends is not read for nothing, which would be a system call for each text.
+    pub may_read: bool,
     /// Epoll has reported that the connection is no more.
     pub is_cut: bool,
     /// Waits for its turn.
@@ -162,6 +165,7 @@ impl Conn {
                 reads: true,
                 writes: false,
             },
+            may_read: true,
             is_cut: false,
             is_queued: false,
             ends_at: None,
@@ -211,7 +215,7 @@ impl Conn {
         self.talk.wire_mut().begin_turn();
         let read = match self.phase {
             Phase::Draining { .. } => Turn::Wait,
-            _ if self.held_since.is_some() => Turn::Wait,
+            _ if self.held_since.is_some() || !self.may_read => Turn::Wait,
             _ => self.read(now),
         };
         if let Turn::Over(_) = read {
@@ -318,7 +322,10 @@ impl Conn {
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     return match self.talk.wire().is_exhausted() {
                         true => Turn::Again,
-                        false => Turn::Wait,
+                        false => {
+                            self.may_read = false;
+                            Turn::Wait
+                        }
                     };
                 }
                 Err(Error::Capacity(_)) => self.fail(now, TOO_LARGE, "the message is too large"),

@@ -149,6 +149,7 @@ impl Driver {
                 token => {
                     if let Some(conn) = self.conns.get_mut(&token) {
                         conn.is_cut |= flags.intersects(cut);
+                        conn.may_read |= flags.intersects(cut | epoll::EventFlags::IN);
                     }
                     self.enqueue(token);
                 }
