@@ -8,7 +8,11 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { EventSource } from 'eventsource';
 import PocketBase, { ClientResponseError } from 'pocketbase';
+
+// Browsers have one.
+globalThis.EventSource = EventSource;
 
 const [url, log] = process.argv.slice(2);
 const { ADMIN_EMAIL, ADMIN_PASSWORD } = process.env;
@@ -44,6 +48,25 @@ async function refused(promise, status, field) {
     holds(error.message.length > 0 && error.message !== 'Something went wrong.', 'the message is the server\'s');
     if (field) holds(error.response.data[field]?.code, `${field} is named: ${JSON.stringify(error.response)}`);
     return error;
+}
+
+/** Events of a subscription, one after the other: `next` waits for one. */
+function inbox() {
+    const events = [];
+    let wake = () => {};
+    return {
+        take: (event) => { events.push(event); wake(); },
+        async next() {
+            const until = Date.now() + 5000;
+            while (events.length === 0) {
+                assert.ok(Date.now() < until, 'an event within 5 s');
+                await Promise.race([new Promise((resolve) => { wake = resolve; }), sleep(100)]);
+            }
+            const { action, record } = events.shift();
+            return [action, record];
+        },
+        get length() { return events.length; },
+    };
 }
 
 /** The token of the last mail to this address, once it is in the log. */
@@ -577,6 +600,54 @@ const groups = {
         await admin.collection('ledger').create({ text: 'seen by admins' });
         same((await admin.collection('ledger').getFullList()).length, 1);
         same((await admin.collection('posts').getOne(draft.id)).remark, '');
+    },
+
+    'realtime: creates, updates and deletes as they happen': async () => {
+        const posts = ann.collection('posts');
+        const [mine, theirs, one, all] = [inbox(), inbox(), inbox(), inbox()];
+        await posts.subscribe('*', mine.take, { filter: 'title ~ "Live"', expand: 'owner', fields: 'id,title,draft,expand.owner.id' });
+        await bob.collection('posts').subscribe('*', theirs.take);
+        await admin.collection('posts').subscribe('*', all.take);
+        await refused(stranger.collection('posts').subscribe('*', () => {}, { filter: 'nothing = 1' }), 400);
+        await stranger.collection('posts').unsubscribe();
+        const none = inbox();
+        await stranger.collection('ledger').subscribe('*', none.take);
+        const entry = await admin.collection('ledger').create({ text: 'for admins' });
+        await admin.collection('ledger').delete(entry.id);
+
+        const live = await posts.create({ title: 'Live', owner: ids.ann, draft: true });
+        await stranger.collection('posts').subscribe(live.id, one.take);
+        const [action, record] = await mine.next();
+        same([action, record.id, record.draft, record.created], ['create', live.id, true, undefined]);
+        same(record.expand.owner.id, ids.ann);
+        same((await all.next())[1].remark, '', 'an admin sees what is hidden');
+        await posts.update(live.id, { draft: false, title: 'Live now' });
+        same((await mine.next())[1].title, 'Live now');
+        for (const seen of [await theirs.next(), await one.next()]) {
+            same([seen[0], seen[1].title, seen[1].remark], ['update', 'Live now', undefined], 'it has come into view');
+        }
+        await posts.update(live.id, { draft: true });
+        await posts.update(live.id, { draft: false, title: 'Other' });
+        same((await mine.next())[1].draft, true);
+        for (const seen of [await theirs.next(), await one.next()]) {
+            same(seen[1].title, 'Other', 'nothing of what was out of view');
+        }
+        await posts.delete(live.id);
+        for (const box of [theirs, one]) {
+            const [gone, last] = await box.next();
+            same([gone, last.id, last.title], ['delete', live.id, 'Other']);
+        }
+        same([mine.length, none.length], [0, 0], 'its title was another one at last; the ledger is not for strangers');
+
+        // Whoever has left hears nothing, and comes back.
+        await bob.collection('posts').unsubscribe();
+        const again = await posts.create({ title: 'Live again', owner: ids.ann });
+        same((await mine.next())[1].id, again.id);
+        same(theirs.length, 0);
+        await bob.collection('posts').subscribe('*', theirs.take);
+        await posts.delete(again.id);
+        same((await theirs.next())[0], 'delete');
+        for (const client of [ann, bob, admin, stranger]) await client.realtime.unsubscribe();
     },
 
     'API key in place of a token': async () => {

@@ -231,9 +231,7 @@ impl<'a> Thread<'a> {
                 "A client has at most {SUBS_MAX} topics."
             )));
         }
-        for topic in &topics {
-            self.of.prepare(database, &caller, &topic.ask)?;
-        }
+        let topics = self.open_topics(database, &caller, topics)?;
         let Some(found) = self.board.sessions.get(&session) else {
             return Ok(());
         };
@@ -255,6 +253,25 @@ impl<'a> Thread<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The topics of which the caller may see something. Others are passed over: the SDK sets all of its
+    /// topics each time, and one that is refused must not take the others along.
+    fn open_topics(
+        &self,
+        database: &str,
+        caller: &Caller,
+        topics: Vec<Topic>,
+    ) -> Result<Vec<Topic>> {
+        let mut open = Vec::with_capacity(topics.len());
+        for topic in topics {
+            match self.of.prepare(database, caller, &topic.ask) {
+                Ok(_) => open.push(topic),
+                Err(error) if matches!(error.kind(), Kind::Forbidden | Kind::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(open)
     }
 
     /// Makes those subscriptions live that miss nothing any more.

@@ -405,7 +405,7 @@ impl ClientConnection {
             .connection
             .stream
             .set_read_timeout(Some(limits.drain_time));
-        let mut sink = [0; 8 << 10];
+        let mut sink = [0; 32 << 10];
         while left > 0 && begun.elapsed() < limits.drain_time {
             match (&*self.connection.stream).read(&mut sink) {
                 Ok(0) | Err(_) => return,

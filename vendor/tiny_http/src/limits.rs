@@ -65,7 +65,8 @@ impl Default for Limits {
             progress_time: Duration::from_secs(30),
             contended_time: Duration::from_secs(1),
             slice: Duration::from_secs(5),
-            drain_bytes: 64 << 10,
+            // Clients that send all of a body before they read want to get as far as the answer.
+            drain_bytes: 256 << 20,
             drain_time: Duration::from_secs(2),
         }
     }
