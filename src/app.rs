@@ -100,22 +100,7 @@ impl App {
         let node_id = node::id(databases.local())?;
         let replicas = Replicas::open(Arc::clone(databases.local()))?;
         let files = Files::open(&config.data_dir, config.s3.as_ref(), &databases, &replicas)?;
-        let (node_id, part) = match &config.replica {
-            None => {
-                let master =
-                    Master::new(Arc::clone(&databases), &config.data_dir, config.synchronous);
-                let wakeups = Arc::new(Wakeups::new(&databases.changes));
-                (node_id, Part::Master(master, wakeups))
-            }
-            Some(settings) => {
-                let id = settings.id.clone().unwrap_or(node_id);
-                let sign = Box::new(auth.replica_signer(&id));
-                let url = config.given_public_url();
-                let client = Client::new(&settings.master_url, &id, url, sign);
-                let replica = Replica::open(databases.local(), client, settings, &files.storage)?;
-                (id, Part::Replica(Arc::new(replica)))
-            }
-        };
+        let (node_id, part) = open_part(config, &databases, &auth, &files, node_id)?;
         let stats = Arc::new(Stats::new(Arc::clone(databases.stats()), routes));
         let workflows = Workflows::open(
             databases.workflows(),
@@ -299,4 +284,29 @@ impl App {
             }
         }
     }
+}
+
+/// What this server is to others, and the name by which they know it.
+fn open_part(
+    config: &Config,
+    databases: &Arc<Databases>,
+    auth: &Auth,
+    files: &Files,
+    node_id: String,
+) -> Result<(String, Part)> {
+    Ok(match &config.replica {
+        None => {
+            let master = Master::new(Arc::clone(databases), &config.data_dir, config.synchronous);
+            let wakeups = Arc::new(Wakeups::new(&databases.changes));
+            (node_id, Part::Master(master, wakeups))
+        }
+        Some(settings) => {
+            let id = settings.id.clone().unwrap_or(node_id);
+            let sign = Box::new(auth.replica_signer(&id));
+            let url = config.given_public_url();
+            let client = Client::new(&settings.master_url, &id, url, sign);
+            let replica = Replica::open(databases.local(), client, settings, &files.storage)?;
+            (id, Part::Replica(Arc::new(replica)))
+        }
+    })
 }

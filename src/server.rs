@@ -1,7 +1,7 @@
 //! The process: starts everything in order, waits for a signal, stops everything in reverse.
 //!
 //! Threads: `main` waits for signals, `worker`s and the engine's threads serve, `timer` runs the
-//! clocks, `workflows` is their engine, `files` keeps the storage of a master, `sync` and `wake` follow one on a replica, `mail` sends, `sockets` owns the
+//! clocks, `workflows` is their engine, `realtime` tells subscribers, `files` keeps the storage of a master, `sync` and `wake` follow one on a replica, `mail` sends, `sockets` owns the
 //! WebSockets, `log` writes the log. Order of stopping: no new requests; requests in flight are finished, at most
 //! [`STOP_DEADLINE`]; the sockets; the timer; the files; mail; the databases; the log.
 

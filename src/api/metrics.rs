@@ -69,6 +69,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         "Files that are not what was stored.",
     );
     text.sample("vski_files_damaged", &[], damaged.len());
+    realtime(&mut text, app);
     workflows(&mut text, &app.stats.totals());
     queue(&mut text, app)?;
     match app.replica() {
@@ -103,6 +104,30 @@ fn queue(text: &mut Text, app: &App) -> Result<()> {
         text.sample("vski_workflow_queue", &[("state", state)], count);
     }
     Ok(())
+}
+
+fn realtime(text: &mut Text, app: &App) {
+    let counters = app.realtime.counters();
+    let name = "vski_realtime_subscriptions";
+    text.family(name, "gauge", "Subscriptions to changes of records.");
+    text.sample(name, &[], counters.subscriptions);
+    for (name, what, value) in [
+        (
+            "changes",
+            "Changes that somebody watched for.",
+            counters.changes,
+        ),
+        ("events", "Events sent to subscribers.", counters.sent),
+        (
+            "resyncs",
+            "Subscribers told that events may be missing.",
+            counters.resyncs,
+        ),
+    ] {
+        let name = format!("vski_realtime_{name}_total");
+        text.family(&name, "counter", what);
+        text.sample(&name, &[], value);
+    }
 }
 
 /// Since the start, by workflow.

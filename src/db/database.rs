@@ -130,11 +130,20 @@ impl Database {
         self.read(|connection| in_snapshot(connection, body))
     }
 
+    /// Like [`Database::snapshot`], for what must be done within this time.
+    pub fn snapshot_within<T>(
+        &self,
+        limit: Duration,
+        body: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        let reader = self.reader()?;
+        reader.allow(limit);
+        in_snapshot(reader.connection(), body).map_err(|error| self.locate("read", error))
+    }
+
     /// Like [`Database::snapshot`], for what may have to go through whole tables.
     pub fn snapshot_for_long<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let reader = self.reader()?;
-        reader.allow(LONG_WRITE_LIMIT);
-        in_snapshot(reader.connection(), body).map_err(|error| self.locate("read", error))
+        self.snapshot_within(LONG_WRITE_LIMIT, body)
     }
 
     /// Runs `job` in a transaction and returns when its result is durable. Jobs that arrive

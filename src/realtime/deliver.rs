@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 use std::time::Instant;
 
 use super::board::ClassId;
@@ -24,6 +25,9 @@ use crate::triggers::Action;
 
 /// How often a change is looked at again because definitions change meanwhile.
 const STALE_TRIES: usize = 10;
+
+/// How long a class may take to look at a change: all the others wait meanwhile.
+const LOOK_MAX: Duration = Duration::from_millis(100);
 
 /// A change as it is sent.
 struct Event<'a> {
@@ -168,10 +172,7 @@ impl Thread<'_> {
         };
         let mut out = Vec::with_capacity(512);
         let show = |connection: &Connection| lens.show(connection, &change.state, &mut out);
-        let is_shown = match class.wish.shape.expand.children.is_empty() {
-            true => database.read(show)?,
-            false => database.snapshot(show)?,
-        };
+        let is_shown = database.snapshot_within(LOOK_MAX, show)?;
         if lens.is_stale() {
             // By which rules is not known any more.
             return Err(Error::stale());
@@ -226,13 +227,19 @@ impl Thread<'_> {
         }
     }
 
-    /// A change could not be looked at for a class: its subscribers are told that something is missing.
+    /// A change could not be looked at for a class: its subscribers are told that something is missing; what
+    /// takes too long ends.
     fn give_up(&mut self, class: ClassId, error: &Error) {
         log::warn(format_args!("realtime: look at a change: {error}"));
+        let too_long =
+            Error::invalid("Looking at a record takes too long with this filter or expand.");
         let names = self.board.class(class).map(|it| it.names().collect());
         let names: Vec<_> = names.unwrap_or_default();
         for (session, name) in names {
-            self.resync(session, &name);
+            match error.was_stopped() {
+                true => self.end(session, &name, &too_long),
+                false => self.resync(session, &name),
+            }
         }
     }
 

@@ -14,7 +14,6 @@
 //! server-sent events (`topics`). What clients see is in `docs/sockets.md`.
 
 pub use connection::new_client;
-pub use engine::Counters;
 pub use engine::Realtime;
 pub use topics::Topic;
 

@@ -60,6 +60,7 @@ impl Recent {
         self.name(self.seq)
     }
 
+    #[cfg(test)]
     pub fn count(&self) -> usize {
         self.changes.len()
     }

@@ -31,8 +31,9 @@ use crate::rules::Identity;
 
 /// Commands taken in one round.
 const COMMANDS_MAX: usize = 512;
-/// Subscriptions of one connection.
-const SUBS_MAX: usize = 200;
+/// Subscriptions of one connection, and of all.
+const SUBS_MAX: usize = 100;
+const ALL_SUBS_MAX: usize = 50_000;
 
 /// What the thread owns.
 pub struct Thread<'a> {
@@ -174,6 +175,11 @@ impl<'a> Thread<'a> {
         let Some(found) = self.board.sessions.get(&session) else {
             return Ok(());
         };
+        if self.board.count() >= ALL_SUBS_MAX {
+            return Err(Error::unavailable(
+                "There are too many subscriptions; try again later.",
+            ));
+        }
         if found.subs.len() >= SUBS_MAX && !found.subs.contains_key(&ask.sub) {
             return Err(Error::conflict(format!(
                 "A connection has at most {SUBS_MAX} subscriptions."

@@ -1,6 +1,7 @@
 //! What time brings: credentials that end or are no good any more, connections without use, definitions
 //! that have changed.
 
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -162,7 +163,7 @@ impl Thread<'_> {
         let Some(sub) = class.subs.get(&sub) else {
             return;
         };
-        let (ask, is_live, turn) = (sub.ask.clone(), sub.is_live, sub.turn);
+        let (ask, is_live, turn) = (Arc::clone(&sub.ask), sub.is_live, sub.turn);
         let collection = class.collection.clone();
         let prepared = self.of.prepare(&database, &caller, &ask);
         let prepared = prepared.and_then(|(key, class)| match class.collection == collection {

@@ -106,7 +106,7 @@ pub fn user(
     collection: &Arc<Collection>,
     id: &str,
 ) -> Result<Option<User>> {
-    let plan = scope.plan(collection, &Shape::default(), Key::Id, &Grant::all())?;
+    let plan = scope.plan(collection, &Shape::default(), &Key::Id, &Grant::all())?;
     let mut out = Vec::new();
     if !plan.write(connection, &id, &mut out)? {
         return Ok(None);
@@ -129,7 +129,7 @@ pub fn show(
     shape: &Shape,
 ) -> Result<Option<Vec<u8>>> {
     let grant = super::free(collection.grant(Operation::View, &scope.identity)?);
-    let plan = scope.plan(collection, shape, Key::Id, &grant)?;
+    let plan = scope.plan(collection, shape, &Key::Id, &grant)?;
     let mut out = Vec::with_capacity(1024);
     let is_there = plan.write(connection, &id, &mut out)?;
     scope.collections.check_current()?;

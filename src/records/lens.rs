@@ -49,7 +49,7 @@ impl Lens {
         };
         let is_timed = is_timed(&scope, collection, wish);
         let key = Key::Given(filter);
-        let plan = scope.plan(collection, &wish.shape, key, &grant)?;
+        let plan = scope.plan(collection, &wish.shape, &key, &grant)?;
         Ok(Lens {
             collection: Arc::clone(collection),
             scope,

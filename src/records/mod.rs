@@ -120,7 +120,7 @@ impl Scope {
         &self,
         collection: &Arc<Collection>,
         shape: &Shape,
-        key: Key,
+        key: &Key,
         grant: &Grant,
     ) -> Result<Plan> {
         Plan::new(
@@ -150,7 +150,7 @@ pub fn get(
     shape: &Shape,
 ) -> Result<Vec<u8>> {
     let grant = scope.admit(collection, Operation::View)?;
-    let plan = scope.plan(collection, shape, Key::Id, &grant)?;
+    let plan = scope.plan(collection, shape, &Key::Id, &grant)?;
     let mut out = Vec::with_capacity(1024);
     let is_there = plan.write(connection, &id, &mut out);
     scope.collections.check_current()?;
@@ -292,7 +292,7 @@ fn read_list(
         (false, found) if found < per_page && (found > 0 || offset == 0) => Some(offset + found),
         (false, _) => Some(condition.count(collection, connection)?),
     };
-    let plan = scope.plan(collection, shape, Key::Rowid, &free(grant))?;
+    let plan = scope.plan(collection, shape, &Key::Rowid, &free(grant))?;
     let mut out = Vec::with_capacity(512 * (rowids.len() + 1));
     write_envelope(page, per_page, total, &mut out);
     for (at, rowid) in rowids.iter().enumerate() {
@@ -479,7 +479,7 @@ fn show(
     shape: &Shape,
     grant: &Grant,
 ) -> Result<Option<Vec<u8>>> {
-    let plan = scope.plan(collection, shape, Key::Rowid, grant)?;
+    let plan = scope.plan(collection, shape, &Key::Rowid, grant)?;
     let mut out = Vec::with_capacity(1024);
     let is_shown = plan.write(tx, &rowid, &mut out)?;
     Ok(is_shown.then_some(out))

@@ -3,6 +3,8 @@
 //! Called inside the transaction, when the change is made; of a deletion before it. Nothing is read when
 //! nobody wants to hear of it.
 
+use std::sync::Arc;
+
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
@@ -48,14 +50,14 @@ pub fn note(
     };
     let values = read(tx, collection, rowid)?;
     let state = State {
-        collection: definition.clone(),
+        collection: Arc::clone(definition),
         values,
     };
     if !calls.is_empty() {
         queue(tx, scope, &state, action, &calls)?;
     }
     if is_watched {
-        let events = scope.events.clone();
+        let events = Arc::clone(&scope.events);
         db::after_commit(move || events.publish(Change { action, state }));
     }
     Ok(())
@@ -105,7 +107,7 @@ fn queue(
         };
         outbox::add(tx, &entry)?;
     }
-    let (events, database) = (scope.events.clone(), state.collection.database.clone());
+    let (events, database) = (Arc::clone(&scope.events), state.collection.database.clone());
     db::after_commit(move || events.notify_calls(&database));
     Ok(())
 }

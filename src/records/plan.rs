@@ -139,7 +139,7 @@ impl Plan {
         identity: &Identity,
         collection: &Arc<Collection>,
         shape: &Shape,
-        key: Key,
+        key: &Key,
         grant: &Grant,
     ) -> Result<Plan> {
         let scope = Scope {
@@ -302,7 +302,7 @@ impl Scope<'_> {
         collection: &Arc<Collection>,
         fields: Option<&Tree>,
         expand: &Tree,
-        key: Key,
+        key: &Key,
         grant: &Grant,
     ) -> Result<Plan> {
         let wants = |name: &str| fields.is_none_or(|tree| tree.has(name));
@@ -334,7 +334,7 @@ impl Scope<'_> {
                 self.expand(collection, at, tree, below, &mut columns)
             })
             .collect::<Result<Vec<_>>>()?;
-        let (sql, params) = self.select(collection, &columns, &key, &grant.access)?;
+        let (sql, params) = self.select(collection, &columns, key, &grant.access)?;
         Ok(Plan {
             sql,
             params,
@@ -382,7 +382,7 @@ impl Scope<'_> {
             .filter(|tree| !tree.children.is_empty());
         let plan = match grant.access {
             Access::Denied => None,
-            _ => Some(self.plan(target, below, tree, Key::Id, &grant)?),
+            _ => Some(self.plan(target, below, tree, &Key::Id, &grant)?),
         };
         Ok(Expand {
             name: name.clone(),

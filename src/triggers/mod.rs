@@ -152,6 +152,65 @@ impl Target {
                 retries,
             });
         }
+        Ok(Target::Http(Call::take(&at, retries, object)?))
+    }
+    /// Reads what [`Target::to_json`] wrote.
+    pub fn restore(text: &str) -> Result<Target> {
+        Target::take("", &mut serde_json::from_str(text)?)
+    }
+
+    /// The attributes as [`Target::take`] takes them.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let json = match self {
+            Target::Workflow {
+                name,
+                input,
+                retries,
+            } => json!({"workflow": name, "input": input, "retryLimit": retries}),
+            Target::Http(call) => {
+                let headers = call.headers.iter();
+                let headers = headers.map(|(name, value)| (name.clone(), json!(value)));
+                json!({
+                    "url": call.url,
+                    "method": call.method,
+                    "headers": headers.collect::<Map<String, Value>>(),
+                    "body": call.body,
+                    "retryLimit": call.retries,
+                    "jwtEnabled": call.has_token,
+                    "secret": call.secret,
+                })
+            }
+        };
+        match json {
+            Value::Object(object) => object,
+            _ => Map::new(),
+        }
+    }
+
+    /// What it is called in lists and logs: the URL, or `workflow:` and a name.
+    pub fn label(&self) -> String {
+        match self {
+            Target::Http(call) => call.url.clone(),
+            Target::Workflow { name, .. } => format!("workflow:{name}"),
+        }
+    }
+
+    /// Tries after the first one.
+    pub fn retries(&self) -> u32 {
+        match self {
+            Target::Http(call) => call.retries,
+            Target::Workflow { retries, .. } => *retries,
+        }
+    }
+}
+
+impl Call {
+    /// `at` names an attribute in an error.
+    fn take(
+        at: &dyn Fn(&str) -> String,
+        retries: u32,
+        object: &mut Map<String, Value>,
+    ) -> Result<Call> {
         let url = take_text(&at("url"), "url", object)?
             .ok_or_else(|| wrong(at("url"), "A url, or a workflow, is needed."))?;
         check_url(&at("url"), &url)?;
@@ -201,7 +260,7 @@ impl Target {
                 wrong(at("secret"), "Must be whsec_ and 16 to 64 bytes in base64.")
             })?;
         }
-        Ok(Target::Http(Call {
+        Ok(Call {
             url,
             method,
             headers,
@@ -209,56 +268,7 @@ impl Target {
             retries,
             has_token,
             secret,
-        }))
-    }
-
-    /// Reads what [`Target::to_json`] wrote.
-    pub fn restore(text: &str) -> Result<Target> {
-        Target::take("", &mut serde_json::from_str(text)?)
-    }
-
-    /// The attributes as [`Target::take`] takes them.
-    pub fn to_json(&self) -> Map<String, Value> {
-        let json = match self {
-            Target::Workflow {
-                name,
-                input,
-                retries,
-            } => json!({"workflow": name, "input": input, "retryLimit": retries}),
-            Target::Http(call) => {
-                let headers = call.headers.iter();
-                let headers = headers.map(|(name, value)| (name.clone(), json!(value)));
-                json!({
-                    "url": call.url,
-                    "method": call.method,
-                    "headers": headers.collect::<Map<String, Value>>(),
-                    "body": call.body,
-                    "retryLimit": call.retries,
-                    "jwtEnabled": call.has_token,
-                    "secret": call.secret,
-                })
-            }
-        };
-        match json {
-            Value::Object(object) => object,
-            _ => Map::new(),
-        }
-    }
-
-    /// What it is called in lists and logs: the URL, or `workflow:` and a name.
-    pub fn label(&self) -> String {
-        match self {
-            Target::Http(call) => call.url.clone(),
-            Target::Workflow { name, .. } => format!("workflow:{name}"),
-        }
-    }
-
-    /// Tries after the first one.
-    pub fn retries(&self) -> u32 {
-        match self {
-            Target::Http(call) => call.retries,
-            Target::Workflow { retries, .. } => *retries,
-        }
+        })
     }
 }
 
@@ -399,7 +409,7 @@ pub fn wrong(name: impl Into<String>, message: impl Into<String>) -> Error {
 mod tests {
     use super::*;
 
-    fn parse(triggers: Value) -> Result<Vec<Trigger>> {
+    fn parse(triggers: &Value) -> Result<Vec<Trigger>> {
         let Value::Object(options) = json!({ "triggers": triggers }) else {
             unreachable!("an object");
         };
@@ -408,7 +418,7 @@ mod tests {
 
     #[test]
     fn the_forms_of_the_public_text_are_read_and_come_back() {
-        let triggers = parse(json!([
+        let triggers = parse(&json!([
             {"action": "create", "url": "https://example.org/a?b=c", "method": "patch",
              "headers": {"X-Key": "v"}},
             {"action": ["update", "delete"], "workflow": "tidy", "retryLimit": 100},
@@ -427,10 +437,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_would_not_work_is_refused_by_name() {
+    fn refusals() -> Vec<(Value, &'static str)> {
         let url = "http://a";
-        for (trigger, name) in [
+        vec![
             (json!(1), "options.triggers.0"),
             (json!({"url": url}), "options.triggers.0.action"),
             (
@@ -494,13 +503,18 @@ mod tests {
                 json!({"action": "*", "url": url, "wat": 1}),
                 "options.triggers.0.wat",
             ),
-        ] {
-            let error = parse(json!([trigger.clone()])).unwrap_err();
+        ]
+    }
+
+    #[test]
+    fn what_would_not_work_is_refused_by_name() {
+        for (trigger, name) in refusals() {
+            let error = parse(&json!([trigger.clone()])).unwrap_err();
             assert!(
                 error.field_errors().contains_key(name),
                 "{trigger}: {error}"
             );
         }
-        assert!(parse(json!({"action": "create"})).is_err());
+        assert!(parse(&json!({"action": "create"})).is_err());
     }
 }

@@ -37,6 +37,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "auth",
             "replication",
             "workflows",
+            "realtime",
         ],
     ),
     ("whole", &["app"]),
