@@ -32,9 +32,13 @@ use crate::sockets;
 use crate::sockets::Hub;
 use crate::stats::Stats;
 use crate::threads::Stop;
+use crate::webhooks;
+use crate::webhooks::Webhooks;
 use crate::workflows;
+use crate::workflows::Grant;
 use crate::workflows::Workflows;
 use crate::workflows::look;
+use crate::workflows::requests::Request;
 
 /// What this server is to others.
 pub enum Part {
@@ -42,6 +46,29 @@ pub enum Part {
     Master(Master, Arc<Wakeups>),
     /// It follows a master.
     Replica(Arc<Replica>),
+}
+
+impl Part {
+    /// The part that was chosen, and the name of the node in it.
+    fn open(
+        config: &Config,
+        databases: &Arc<Databases>,
+        files: &Files,
+        auth: &Auth,
+        node_id: String,
+    ) -> Result<(String, Part)> {
+        let Some(settings) = &config.replica else {
+            let master = Master::new(Arc::clone(databases), &config.data_dir, config.synchronous);
+            let wakeups = Arc::new(Wakeups::new(&databases.changes));
+            return Ok((node_id, Part::Master(master, wakeups)));
+        };
+        let id = settings.id.clone().unwrap_or(node_id);
+        let sign = Box::new(auth.replica_signer(&id));
+        let url = config.given_public_url();
+        let client = Client::new(&settings.master_url, &id, url, sign);
+        let replica = Replica::open(databases.local(), client, settings, &files.storage)?;
+        Ok((id, Part::Replica(Arc::new(replica))))
+    }
 }
 
 /// Owns the databases and what is built on them.
@@ -56,8 +83,9 @@ pub struct App {
     pub replicas: Replicas,
     pub part: Part,
     pub sockets: Hub,
-    pub workflows: Workflows,
+    pub workflows: Arc<Workflows>,
     pub realtime: Realtime,
+    pub webhooks: Webhooks,
     pub stats: Arc<Stats>,
     file_sync_retention_ms: i64,
     workflow_retention_ms: i64,
@@ -80,10 +108,11 @@ impl App {
         };
         let is_new = !db::default_file(&config.data_dir).exists();
         let databases = Arc::new(Databases::open(&config.data_dir, settings)?);
+        // Told of databases in which a call waits, by whoever has queued it.
+        let calls = Arc::new(Signal::default());
         node::take_role(databases.local(), role, is_new)?;
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
         let catalog = Arc::new(catalog);
-        let calls = Arc::new(Signal::default());
         let events = Arc::new(Events::new(Arc::clone(&calls)));
         let auth = Arc::new(Auth::open(
             Arc::clone(&databases),
@@ -100,17 +129,24 @@ impl App {
         let node_id = node::id(databases.local())?;
         let replicas = Replicas::open(Arc::clone(databases.local()))?;
         let files = Files::open(&config.data_dir, config.s3.as_ref(), &databases, &replicas)?;
-        let (node_id, part) = open_part(config, &databases, &auth, &files, node_id)?;
+        let (node_id, part) = Part::open(config, &databases, &files, &auth, node_id)?;
         let stats = Arc::new(Stats::new(Arc::clone(databases.stats()), routes));
-        let workflows = Workflows::open(
+        let workflows = Arc::new(Workflows::open(
             databases.workflows(),
             &auth,
             &stats,
             &node_id,
             workflows::Settings::of_lease(config.workflow_lease_seconds),
-        )?;
+        )?);
+        let webhooks = webhooks::Settings {
+            secret: auth.webhook_secret(),
+            node: node_id.clone(),
+            denies_private: config.denies_private_webhooks,
+            start: start_runs(&workflows),
+        };
         Ok(App {
             realtime: Realtime::new(&databases, &catalog, &auth, &events),
+            webhooks: Webhooks::new(&databases, calls, webhooks),
             files,
             stats,
             workflows,
@@ -180,6 +216,7 @@ impl App {
             return;
         };
         master.spools.forget_unused();
+        self.webhooks.clean();
         if let Err(error) = self.auth.keys.write_last_used() {
             log::warn(format_args!("note when keys were used: {error}"));
         }
@@ -262,6 +299,7 @@ impl App {
             workflows,
             realtime,
             events,
+            webhooks,
             ..
         } = self;
         if matches!(part, Part::Master(..))
@@ -272,7 +310,7 @@ impl App {
         if let Err(error) = stats.finish() {
             log::warn(format_args!("write statistics: {error}"));
         }
-        drop((realtime, events, auth, catalog, files));
+        drop((realtime, events, auth, catalog, files, webhooks));
         drop((replicas, part, stats, workflows));
         match Arc::try_unwrap(databases) {
             Ok(databases) => databases.close(),
@@ -286,27 +324,11 @@ impl App {
     }
 }
 
-/// What this server is to others, and the name by which they know it.
-fn open_part(
-    config: &Config,
-    databases: &Arc<Databases>,
-    auth: &Auth,
-    files: &Files,
-    node_id: String,
-) -> Result<(String, Part)> {
-    Ok(match &config.replica {
-        None => {
-            let master = Master::new(Arc::clone(databases), &config.data_dir, config.synchronous);
-            let wakeups = Arc::new(Wakeups::new(&databases.changes));
-            (node_id, Part::Master(master, wakeups))
-        }
-        Some(settings) => {
-            let id = settings.id.clone().unwrap_or(node_id);
-            let sign = Box::new(auth.replica_signer(&id));
-            let url = config.given_public_url();
-            let client = Client::new(&settings.master_url, &id, url, sign);
-            let replica = Replica::open(databases.local(), client, settings, &files.storage)?;
-            (id, Part::Replica(Arc::new(replica)))
-        }
+/// How webhooks start runs. What is left of a webhook at the end must not keep the workflows open.
+fn start_runs(workflows: &Arc<Workflows>) -> webhooks::Start {
+    let workflows = Arc::downgrade(workflows);
+    Box::new(move |run| match workflows.upgrade() {
+        Some(workflows) => workflows.ask(Grant::default(), Request::Trigger(Box::new(run))),
+        None => Err(Error::unavailable("The server is stopping.")),
     })
 }

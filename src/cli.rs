@@ -35,6 +35,7 @@ use crate::replication::Client;
 use crate::server;
 
 mod replica;
+mod webhooks;
 mod workflows;
 
 /// Version and, when the release script sets it, commit.
@@ -95,6 +96,7 @@ pub fn run(args: &[String]) -> Outcome {
         "files" => files(rest),
         "replica" => replica(rest),
         "workflows" => workflows::run(rest),
+        "webhooks" => webhooks::run(rest),
         "routes" => no_arguments(rest).and_then(|()| routes()),
         "version" | "--version" | "-V" => no_arguments(rest).and_then(|()| version()),
         "help" | "--help" | "-h" => help(rest.first().map(String::as_str)),
@@ -341,6 +343,7 @@ fn help(command: Option<&str>) -> Outcome {
         Some("files") => FILES_HELP.to_owned(),
         Some("replica") => REPLICA_HELP.to_owned(),
         Some("workflows") => workflows::HELP.to_owned(),
+        Some("webhooks") => webhooks::HELP.to_owned(),
         Some("routes") => ROUTES_HELP.to_owned(),
         Some("version") => "Usage: vski version\n\nPrints the version.\n".to_owned(),
         None | Some("help" | "--help" | "-h") => format!("{HELP}\n{}", config::describe()),
@@ -367,6 +370,10 @@ Usage:
   vski workflows retry RUN...    go on with runs that failed or are paused
   vski workflows export FILE     write runs to a file, for another node
   vski workflows adopt FILE      take the runs of such a file in
+  vski webhooks list             the webhooks of a database
+  vski webhooks logs             calls, and what came of them
+  vski webhooks retry ID...      make calls again that have failed
+  vski webhooks secret           what receivers check signatures with
   vski routes                    list the endpoints of the API
   vski version                   print the version
   vski help [COMMAND]            print this, or the help of a command

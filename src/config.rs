@@ -56,7 +56,7 @@ const fn opt(
 }
 
 /// All options: the source of the parser, of `vski help` and of the table in the README.
-pub const OPTIONS: [Opt; 31] = [
+pub const OPTIONS: [Opt; 32] = [
     opt("HOST", "127.0.0.1", "an IP address", "address to listen on"),
     opt(
         "PORT",
@@ -208,6 +208,12 @@ pub const OPTIONS: [Opt; 31] = [
         "proxies whose X-Forwarded-For says where a request came from",
     ),
     opt(
+        "WEBHOOK_DENY_PRIVATE",
+        "false",
+        "true or false",
+        "refuse webhooks that lead to loopback, private or link-local addresses",
+    ),
+    opt(
         "LOG",
         "info",
         "error, warn, info or debug",
@@ -255,6 +261,8 @@ pub struct Config {
     pub sockets_max: usize,
     /// What a commit waits for.
     pub synchronous: Synchronous,
+    /// Webhooks to private addresses are refused.
+    pub denies_private_webhooks: bool,
     /// How much is logged.
     pub log: Level,
 }
@@ -297,6 +305,7 @@ impl Config {
                 "normal" => Some(Synchronous::Normal),
                 _ => None,
             })?,
+            denies_private_webhooks: raw.parse("WEBHOOK_DENY_PRIVATE", |text| text.parse().ok())?,
             log: raw.parse("LOG", |text| {
                 Level::NAMES
                     .iter()

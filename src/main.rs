@@ -31,6 +31,7 @@ mod replication;
 mod rules;
 mod stats;
 mod triggers;
+mod webhooks;
 mod workflows;
 
 mod app;

@@ -1,7 +1,8 @@
 //! The process: starts everything in order, waits for a signal, stops everything in reverse.
 //!
 //! Threads: `main` waits for signals, `worker`s and the engine's threads serve, `timer` runs the
-//! clocks, `workflows` is their engine, `realtime` tells subscribers, `files` keeps the storage of a master, `sync` and `wake` follow one on a replica, `mail` sends, `sockets` owns the
+//! clocks, `workflows` is their engine, `realtime` tells subscribers, `files` keeps the storage of a master, `webhooks` and its `webhook`s
+//! call others, `sync` and `wake` follow one on a replica, `mail` sends, `sockets` owns the
 //! WebSockets, `log` writes the log. Order of stopping: no new requests; requests in flight are finished, at most
 //! [`STOP_DEADLINE`]; the sockets; the timer; the files; mail; the databases; the log.
 
@@ -141,7 +142,8 @@ fn start_threads(
             }
         })?;
         let realtime = spawn("realtime", |app, stop| app.realtime.run(stop))?;
-        return Ok(vec![timer, workflows, files, notify, realtime]);
+        let webhooks = spawn("webhooks", |app, stop| app.webhooks.run(stop))?;
+        return Ok(vec![timer, workflows, files, notify, realtime, webhooks]);
     };
     let storage = &app.files.storage;
     let sync = Sync::new(
@@ -195,6 +197,7 @@ impl Running {
         self.app.workflows.wake();
         self.app.realtime.wake();
         self.app.files.signal.wake();
+        self.app.webhooks.signal.wake();
         if let Some(wakeups) = self.app.wakeups() {
             wakeups.wake();
         }

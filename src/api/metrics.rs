@@ -13,6 +13,8 @@ use crate::error::Result;
 use crate::http::Response;
 use crate::replication::files::FilesStatus;
 use crate::stats::Runs;
+use crate::webhooks::Outcome;
+use crate::webhooks::Webhooks;
 use crate::workflows::look;
 
 /// Answers given, by the first digit of their status.
@@ -72,6 +74,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     realtime(&mut text, app);
     workflows(&mut text, &app.stats.totals());
     queue(&mut text, app)?;
+    webhooks(&mut text, &app.webhooks);
     match app.replica() {
         Some(_) => replica(&mut text, app),
         None => master(&mut text, app)?,
@@ -128,6 +131,27 @@ fn realtime(text: &mut Text, app: &App) {
         text.family(&name, "counter", what);
         text.sample(&name, &[], value);
     }
+}
+
+/// Calls to others, which only a master makes.
+fn webhooks(text: &mut Text, webhooks: &Webhooks) {
+    let name = "vski_webhook_attempts_total";
+    text.family(name, "counter", "Calls made, by what came of them.");
+    for (outcome, word) in [
+        (Outcome::Success, "success"),
+        (Outcome::Pending, "retried"),
+        (Outcome::Failed, "failed"),
+    ] {
+        let count = webhooks.attempts(outcome);
+        text.sample(name, &[("outcome", word)], count);
+    }
+    let name = "vski_webhook_pending";
+    text.family(
+        name,
+        "gauge",
+        "Calls that wait, 10000 of a database at most.",
+    );
+    text.sample(name, &[], webhooks.waiting());
 }
 
 /// Since the start, by workflow.

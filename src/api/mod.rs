@@ -57,6 +57,7 @@ mod replication;
 mod routes;
 mod socket;
 mod stats;
+mod webhooks;
 mod workflows;
 
 use answer::answer_error;

@@ -18,6 +18,7 @@ use crate::api::records;
 use crate::api::replica;
 use crate::api::replication;
 use crate::api::stats;
+use crate::api::webhooks;
 use crate::api::workflows;
 use crate::error::Result;
 use crate::http::Method;
@@ -128,7 +129,7 @@ const fn route(
 
 /// Every endpoint there is.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 91] = {
+pub const ROUTES: [Route; 101] = {
     use Access::{Account, Admin, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -234,6 +235,17 @@ pub const ROUTES: [Route; 91] = {
 
         route(Get,    "/api/realtime",                                 Public, Database, Own,    realtime::listen),
         route(Post,   "/api/realtime",                                 Public, Database, Own,    realtime::set_topics),
+
+        route(Get,    "/api/webhooks",                                 Admin,  Database, Serve,  webhooks::list),
+        route(Post,   "/api/webhooks",                                 Admin,  Database, Refuse, webhooks::create),
+        route(Get,    "/api/webhooks/secret",                          Admin,  Server,   Serve,  webhooks::secret),
+        route(Get,    "/api/webhooks/logs",                            Admin,  Database, Serve,  webhooks::logs),
+        route(Get,    "/api/webhooks/logs/{id}",                       Admin,  Database, Serve,  webhooks::log),
+        small(route(Post,   "/api/webhooks/logs/retry",                Admin,  Database, Refuse, webhooks::retry)),
+        route(Get,    "/api/webhooks/{id}",                            Admin,  Database, Serve,  webhooks::get),
+        route(Patch,  "/api/webhooks/{id}",                            Admin,  Database, Refuse, webhooks::update),
+        small(route(Delete, "/api/webhooks/{id}",                      Admin,  Database, Refuse, webhooks::delete)),
+        route(Post,   "/api/webhooks/{id}/call",                       Admin,  Database, Refuse, webhooks::call),
 
         route(Get,    "/api/stats",                                    Watch,  Server,   Own,    stats::get),
         route(Get,    "/metrics",                                      Watch,  Server,   Own,    metrics::get),

@@ -2,7 +2,8 @@
 //!
 //! `password` hashes and verifies, `hasher` does so out of the way, `throttle` counts failures, `token`
 //! signs and reads JWTs; `admins` and `keys` are the tables of those who pass the rules, `accounts`
-//! signs in the records of auth collections, `renewal` changes what they are known by.
+//! signs in the records of auth collections, `renewal` changes what they are known by. `webhook` is what calls
+//! to others are signed with.
 //!
 //! Nothing is remembered of a session: a token holds a part that depends on the present password
 //! and address of its account, which is looked up with each request, so changing either ends
@@ -35,6 +36,7 @@ use throttle::Throttle;
 use token::About;
 use token::Claims;
 use token::Purpose;
+pub use webhook::WebhookSecret;
 
 pub mod accounts;
 pub mod admins;
@@ -46,6 +48,7 @@ pub mod renewal;
 mod secret;
 mod throttle;
 mod token;
+mod webhook;
 
 /// Life of the token of a link.
 const FILE_TOKEN_MS: i64 = 3 * 60_000;
@@ -346,6 +349,11 @@ impl Auth {
     /// Makes the tokens by which a replica of this name is known to its master.
     pub fn replica_signer(&self, id: &str) -> impl Fn() -> String + Send + Sync + 'static {
         replica_signer(self.signing.clone(), id.to_owned())
+    }
+
+    /// What receivers of webhooks check calls of this server with.
+    pub fn webhook_secret(&self) -> WebhookSecret {
+        WebhookSecret::of_server(&self.signing)
     }
 
     /// Makes the very first admin; refused once there is one.

@@ -105,7 +105,12 @@ pub fn sign(key: &SigningKey, claims: &Claims) -> String {
         exp: claims.expires_ms / 1000,
         about: claims.about.clone(),
     };
-    let payload = serde_json::to_vec(&payload).expect("plain texts and numbers have a JSON form");
+    sign_json(key, &payload)
+}
+
+/// Signs any payload of plain texts and numbers; only one with a purpose is ever read back.
+pub fn sign_json(key: &SigningKey, payload: &impl Serialize) -> String {
+    let payload = serde_json::to_vec(payload).expect("plain texts and numbers have a JSON form");
     let signed = format!("{HEADER}.{}", crypto::base64url(&payload));
     let signature = crypto::base64url(&key.sign(signed.as_bytes()));
     format!("{signed}.{signature}")

@@ -16,6 +16,7 @@ use serde_json::Value;
 pub use auth::TOKEN_KEY;
 pub use catalog::Catalog;
 pub use catalog::Collections;
+pub use definition::check_name;
 pub use stored::definitions;
 
 use crate::error::Result;

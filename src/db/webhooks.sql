@@ -29,10 +29,8 @@ CREATE TABLE _webhook_logs (
     record TEXT NOT NULL,
     -- The URL, or 'workflow:' and a name.
     target TEXT NOT NULL,
-    -- JSON: whom to call, and how, as that was at the time.
-    spec TEXT NOT NULL,
-    -- JSON: what is sent, unless the spec has a body of its own.
-    payload TEXT NOT NULL,
+    -- Who is called: host and port, or 'workflow'. Calls to one do not hold up those to another.
+    host TEXT NOT NULL,
     -- Keeps what must be queued only once from being queued twice.
     dedupe TEXT UNIQUE,
     status TEXT NOT NULL CHECK (status IN ('pending', 'success', 'failed')),
@@ -45,8 +43,14 @@ CREATE TABLE _webhook_logs (
     error TEXT NOT NULL DEFAULT '',
     answer TEXT NOT NULL DEFAULT '',
     created_ms INTEGER NOT NULL,
-    updated_ms INTEGER NOT NULL
+    updated_ms INTEGER NOT NULL,
+    -- JSON: whom to call, and how, as that was at the time.
+    spec TEXT NOT NULL,
+    -- JSON: what is sent, unless the spec has a body of its own. The last column, for it may be long and
+    -- most looks do not need it.
+    payload TEXT NOT NULL
 ) STRICT;
 
-CREATE INDEX _webhook_logs_due ON _webhook_logs (due_ms, id) WHERE status = 'pending';
+-- The next calls of each host are found without a look at those that wait for another.
+CREATE INDEX _webhook_logs_due ON _webhook_logs (host, due_ms, id) WHERE status = 'pending';
 CREATE INDEX _webhook_logs_ended ON _webhook_logs (status, updated_ms) WHERE status <> 'pending';

@@ -195,6 +195,22 @@ impl Target {
         }
     }
 
+    /// Who is called: host and port, or `workflow` for all workflows.
+    pub fn host(&self) -> String {
+        let Target::Http(call) = self else {
+            return "workflow".to_owned();
+        };
+        let (scheme, rest) = call.url.split_once("://").unwrap_or(("", &call.url));
+        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let after_address = host.rsplit(']').next().unwrap_or_default();
+        let port = match (after_address.contains(':'), scheme) {
+            (true, _) => "",
+            (false, "https") => ":443",
+            (false, _) => ":80",
+        };
+        format!("{}{port}", host.to_ascii_lowercase())
+    }
+
     /// Tries after the first one.
     pub fn retries(&self) -> u32 {
         match self {

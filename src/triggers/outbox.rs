@@ -68,9 +68,9 @@ pub fn add(tx: &Connection, entry: &Entry<'_>) -> Result<Option<i64>> {
     let now = clock::now_ms();
     let added = tx
         .prepare_cached(
-            "INSERT INTO _webhook_logs (source, name, collection, action, record, target, spec,
-                 payload, dedupe, status, due_ms, created_ms, updated_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'pending', ?10, ?10, ?10)
+            "INSERT INTO _webhook_logs (source, name, collection, action, record, target, host,
+                 dedupe, status, due_ms, created_ms, updated_ms, spec, payload)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'pending', ?9, ?9, ?9, ?10, ?11)
              ON CONFLICT (dedupe) DO NOTHING",
         )?
         .execute(params![
@@ -80,10 +80,11 @@ pub fn add(tx: &Connection, entry: &Entry<'_>) -> Result<Option<i64>> {
             action,
             record,
             entry.target.label(),
-            spec,
-            entry.payload,
+            entry.target.host(),
             entry.dedupe,
             now,
+            spec,
+            entry.payload,
         ])?;
     Ok((added > 0).then(|| tx.last_insert_rowid()))
 }

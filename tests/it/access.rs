@@ -112,7 +112,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 89] = {
+const ROWS: [Row; 99] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -157,6 +157,17 @@ const ROWS: [Row; 89] = {
         row("GET /api/workflow/workers", "/api/workflow/workers", "", Workers(200)),
         row("GET /api/workflow/queue", "/api/workflow/queue", "", Workers(200)),
         row("GET /api/workflow/ws", "/api/workflow/ws", "", All(400)),
+
+        row("GET /api/webhooks", "/api/webhooks", "", Admins(200)),
+        row("POST /api/webhooks", "/api/webhooks", "{}", Admins(400)),
+        row("GET /api/webhooks/secret", "/api/webhooks/secret", "", Admins(200)),
+        row("GET /api/webhooks/logs", "/api/webhooks/logs", "", Admins(200)),
+        row("GET /api/webhooks/logs/{id}", "/api/webhooks/logs/1", "", Admins(404)),
+        row("POST /api/webhooks/logs/retry", "/api/webhooks/logs/retry", "{}", Admins(400)),
+        row("GET /api/webhooks/{id}", "/api/webhooks/none", "", Admins(404)),
+        row("PATCH /api/webhooks/{id}", "/api/webhooks/none", "{}", Admins(404)),
+        row("DELETE /api/webhooks/{id}", "/api/webhooks/none", "", Admins(404)),
+        row("POST /api/webhooks/{id}/call", "/api/webhooks/none/call", "{}", Admins(404)),
 
         row("POST /api/admins/init", "/api/admins/init", "{}", All(400)),
         row("POST /api/admins/login", "/api/admins/login", "{}", All(400)),

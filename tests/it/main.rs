@@ -31,6 +31,8 @@ mod shutdown;
 mod stats;
 /// Rules about the source itself.
 mod tidy;
+/// Calls to others: signatures, retries, restarts, the log.
+mod webhooks;
 /// Workflows: runs, workers, hooks.
 mod workflows;
 /// `vski workflows`: runs looked at, acted on, moved to another node.

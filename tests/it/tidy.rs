@@ -38,6 +38,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "replication",
             "workflows",
             "realtime",
+            "webhooks",
         ],
     ),
     ("whole", &["app"]),
@@ -73,6 +74,7 @@ const CRATES: [(&str, &[&str]); 22] = [
             "src/files/s3/wire.rs",
             "src/files/s3/tests.rs",
             "src/replication/client.rs",
+            "src/webhooks/send.rs",
         ],
     ),
     ("xxhash_rust", &["src/db/pages.rs"]),
@@ -103,7 +105,7 @@ const CRATES: [(&str, &[&str]); 22] = [
 ];
 
 /// Where SQL may live.
-const SQL_PLACES: [&str; 15] = [
+const SQL_PLACES: [&str; 16] = [
     "src/replication/positions.rs",
     "src/tests/",
     "src/db/",
@@ -118,6 +120,7 @@ const SQL_PLACES: [&str; 15] = [
     "src/stats/",
     "src/events.rs",
     "src/triggers/outbox.rs",
+    "src/webhooks/",
     "src/workflows/",
 ];
 

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod cluster;
 pub mod proxy;
+pub mod receiver;
 pub mod s3;
 pub mod server;
 pub mod token;

@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+"""Kills a server that calls webhooks, over and over on one data directory, and looks whether every change
+that was committed has reached its receiver.
+
+Writers create, change and delete records, in batches too; a trigger of the collection calls a receiver for each
+change, and another starts a workflow. The receiver fails, hangs and redirects now and then. At a random moment the
+server gets SIGKILL and is started again. At the end, when no call waits any more:
+
+  every change that was answered has been delivered, and was answered by the receiver with 200;
+  every call is of a change that was answered, or that was under way when the server died;
+  calls of one id are equal, whatever happened between them;
+  each change has started one run of the workflow, no more;
+  the log of the server says the same as the receiver.
+
+Example: scripts/kill-webhooks.py --binary target/release/vski --kills 50
+"""
+import argparse
+import base64
+import collections
+import hashlib
+import hmac
+import http.client
+import http.server
+import json
+import os
+import random
+import shutil
+import signal
+import socketserver
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+START_SECONDS = 60
+DRAIN_SECONDS = 240
+RECORDS = "/api/collections/notes/records"
+
+
+class Failed(Exception):
+    """Ends the run with one line."""
+
+
+class Server:
+    """The server, which is started many times on one data directory."""
+
+    def __init__(self, binary, folder):
+        self.binary, self.data = binary, os.path.join(folder, "data")
+        self.out, self.log = os.path.join(folder, "out"), os.path.join(folder, "log")
+        self.process, self.port = None, 0
+
+    def start(self):
+        environment = {"HOST": "127.0.0.1", "PORT": str(self.port), "DATA_DIR": self.data, "LOG": "warn"}
+        begun = time.monotonic()
+        with open(self.out, "wb") as out, open(self.log, "ab") as log:
+            self.process = subprocess.Popen([self.binary, "serve"], env=environment, stdout=out, stderr=log)
+        while time.monotonic() - begun < START_SECONDS:
+            with open(self.out, encoding="utf-8") as f:
+                said = f.read()
+            if " listening on http://" in said:
+                self.port = int(said.split(" listening on http://")[1].split(",")[0].rsplit(":", 1)[1])
+                return
+            if self.process.poll() is not None:
+                raise Failed(f"the server ended at once with code {self.process.returncode}, see {self.log}")
+            time.sleep(0.005)
+        raise Failed("the server did not say where it listens")
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self):
+        self.process.terminate()
+        return self.process.wait(30)
+
+    def call(self, method, path, body=None, token=None, timeout=30):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            headers = {"Content-Type": "application/json"}
+            if token:
+                headers["Authorization"] = token
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read()
+            return answer.status, json.loads(text) if text else None
+        finally:
+            connection.close()
+
+
+class Receiver:
+    """Takes calls and keeps what they say. `trouble` is how often it answers otherwise than with 200."""
+
+    def __init__(self, trouble, seed):
+        self.trouble, self.rng = trouble, random.Random(seed)
+        self.lock, self.secret = threading.Lock(), b""
+        self.bodies, self.taken, self.counts = {}, collections.Counter(), collections.Counter()
+        self.wrong = []
+        receiver = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                status, pause = receiver.take(self.path, self.headers, body)
+                time.sleep(pause)
+                self.send_response(status)
+                if status == 302:
+                    self.send_header("Location", "/elsewhere")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_GET = do_POST
+
+            def log_message(self, *_):
+                pass
+
+        class Threads(socketserver.ThreadingMixIn, http.server.HTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def handle_error(self, *_):
+                # The server was killed in the middle of a call.
+                pass
+
+        self.server = Threads(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def take(self, path, headers, body):
+        with self.lock:
+            self.counts["calls"] += 1
+            if path != "/hook":
+                self.wrong.append(f"a redirect was followed to {path}")
+                return 200, 0
+            name, moment = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+            signed = f"{name}.{moment}.".encode() + body
+            mark = base64.b64encode(hmac.new(self.secret, signed, hashlib.sha256).digest()).decode()
+            if f"v1,{mark}" not in headers.get("webhook-signature", "").split():
+                self.wrong.append(f"the signature of {name} is wrong")
+            if self.bodies.setdefault(name, body) != body:
+                self.wrong.append(f"two calls of {name} differ")
+            if self.rng.random() < self.trouble:
+                status, pause = self.rng.choice([(500, 0), (404, 0), (302, 0), (500, 1.5), (429, 0)])
+                self.counts[status] += 1
+                return status, pause
+            self.taken[name] += 1
+            return 200, 0
+
+
+class Writer(threading.Thread):
+    """Writes records of its own and knows which changes must, and which may, have happened."""
+
+    def __init__(self, number, server, token, seed):
+        super().__init__(daemon=True)
+        self.number, self.server, self.token = number, server, token
+        self.rng, self.stopped = random.Random(seed * 1000 + number), threading.Event()
+        self.sure, self.maybe, self.alive, self.count = set(), set(), {}, 0
+
+    def run(self):
+        while not self.stopped.is_set():
+            changes, path, body, method = self.plan()
+            try:
+                status, answer = self.server.call(method, path, body, self.token, timeout=10)
+            except (OSError, http.client.HTTPException, ValueError):
+                self.maybe |= {change for change, _ in changes}
+                for (_, record, _), _ in changes:
+                    self.alive.pop(record, None)
+                time.sleep(0.05)
+                continue
+            if status in (200, 204):
+                self.sure |= {change for change, _ in changes}
+                for (action, record, version), _ in changes:
+                    if action == "delete":
+                        self.alive.pop(record, None)
+                    else:
+                        self.alive[record] = version
+            elif status < 500:
+                raise Failed(f"{method} {path}: {status} {answer}")
+
+    def plan(self):
+        """Some changes, and the request that makes them."""
+        if self.rng.random() < 0.2:
+            steps = [self.change() for _ in range(self.rng.randrange(2, 6))]
+            if len({change[1] for change, _ in steps}) == len(steps):
+                return steps, "/api/batch", {"requests": [request for _, request in steps]}, "POST"
+        change, request = self.change()
+        return [(change, request)], request["url"], request.get("body"), request["method"]
+
+    def change(self):
+        self.count += 1
+        if not self.alive or self.rng.random() < 0.4:
+            record = f"w{self.number}r{self.count:08}"
+            body = {"id": record, "n": self.count}
+            return ("create", record, self.count), {"method": "POST", "url": RECORDS, "body": body}
+        record = self.rng.choice(list(self.alive))
+        if self.rng.random() < 0.3:
+            return ("delete", record, self.alive[record]), {"method": "DELETE", "url": f"{RECORDS}/{record}"}
+        body = {"n": self.count}
+        return ("update", record, self.count), {"method": "PATCH", "url": f"{RECORDS}/{record}", "body": body}
+
+
+def waiting(server, token):
+    status, page = server.call("GET", "/api/webhooks/logs?status=pending&perPage=1", None, token)
+    if status != 200:
+        raise Failed(f"GET /api/webhooks/logs: {status} {page}")
+    return page["totalItems"]
+
+
+def check(receiver, writers, server):
+    """What is wrong at the end."""
+    wrong = list(receiver.wrong)
+    got = collections.Counter()
+    for name, body in receiver.bodies.items():
+        call = json.loads(body)
+        change = (call["action"], call["record"]["id"], call["record"]["n"])
+        if receiver.taken[name]:
+            got[change] += 1
+    sure = set().union(*(writer.sure for writer in writers))
+    maybe = set().union(*(writer.maybe for writer in writers))
+    wrong += [f"never delivered: {change}" for change in sorted(sure - set(got))]
+    wrong += [f"delivered and never made: {change}" for change in sorted(set(got) - sure - maybe)]
+    wrong += [f"delivered under {count} ids: {change}" for change, count in got.items() if count > 1]
+    with sqlite3.connect(os.path.join(server.data, "default.db")) as db:
+        rows = db.execute("SELECT status, target LIKE 'workflow:%', count(*) FROM _webhook_logs GROUP BY 1, 2")
+        logs = {(status, is_run): count for status, is_run, count in rows}
+    with sqlite3.connect(os.path.join(server.data, "workflows.db")) as db:
+        runs = db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'runs'").fetchone()[0]
+        runs = db.execute("SELECT count(*) FROM runs").fetchone()[0] if runs else None
+    wrong += [f"{count} calls have ended as {key}" for key, count in logs.items() if key[0] != "success"]
+    if runs is not None and runs != len(got):
+        wrong.append(f"{runs} runs for {len(got)} changes")
+    return wrong, len(sure), len(got), runs, logs
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default="target/release/vski", help="the server (target/release/vski)")
+    parser.add_argument("--kills", type=int, default=50, help="how often it is killed (50)")
+    parser.add_argument("--writers", type=int, default=6, help="connections that write (6)")
+    parser.add_argument("--trouble", type=float, default=0.05, help="part of the calls that fail (0.05)")
+    parser.add_argument("--pause", type=float, default=1.0, help="longest time between two kills, seconds (1)")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of all that is random")
+    options = parser.parse_args()
+    rng, folder = random.Random(options.seed), tempfile.mkdtemp(prefix="vski-kill-webhooks.")
+    server = Server(os.path.abspath(options.binary), folder)
+    receiver = Receiver(options.trouble, options.seed)
+    print(f"seed {options.seed}, {options.kills} kills, files in {folder}")
+    code = 1
+    try:
+        server.start()
+        _, admin = server.call("POST", "/api/admins/init", {"email": "a@example.org", "password": "12345678"})
+        token = admin["token"]
+        url = f"http://127.0.0.1:{receiver.port}/hook"
+        triggers = [{"action": "*", "url": url, "retryLimit": 50}, {"action": "*", "workflow": "note"}]
+        status, answer = server.call("POST", "/api/collections", {
+            "name": "notes", "fields": [{"name": "n", "type": "number"}], "options": {"triggers": triggers}}, token)
+        if status != 200:
+            raise Failed(f"POST /api/collections: {status} {answer}")
+        _, answer = server.call("GET", "/api/webhooks/secret", None, token)
+        receiver.secret = base64.b64decode(answer["secret"].removeprefix("whsec_"))
+        writers = [Writer(number, server, token, options.seed) for number in range(options.writers)]
+        for writer in writers:
+            writer.start()
+        for kill in range(1, options.kills + 1):
+            time.sleep(rng.random() * options.pause)
+            server.kill()
+            server.start()
+            if kill % 10 == 0:
+                print(f"killed {kill} times, {sum(len(it.sure) for it in writers)} changes, "
+                      f"{receiver.counts['calls']} calls", flush=True)
+        for writer in writers:
+            writer.stopped.set()
+            writer.join(30)
+        end = time.monotonic() + DRAIN_SECONDS
+        while (left := waiting(server, token)) and time.monotonic() < end:
+            time.sleep(0.5)
+        if left:
+            raise Failed(f"{left} calls still wait after {DRAIN_SECONDS} s")
+        if server.stop() != 0:
+            raise Failed("the server did not stop in order")
+        wrong, sure, got, runs, logs = check(receiver, writers, server)
+        for line in wrong[:20]:
+            print(f"WRONG: {line}")
+        again = sum(receiver.taken.values()) - got
+        print(f"{sure} changes answered, {got} delivered, {again} of them again, {runs} runs, "
+              f"{receiver.counts['calls']} calls, log {logs}; {len(wrong)} wrong")
+        code = 1 if wrong else 0
+    except Failed as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+    finally:
+        if server.process and server.process.poll() is None:
+            server.kill()
+        if code == 0:
+            shutil.rmtree(folder)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

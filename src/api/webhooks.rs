@@ -1,0 +1,129 @@
+//! Webhooks: made, changed, called by hand; the log of calls; the secret of the server.
+
+use serde::Deserialize;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::Call;
+use super::accounts::private;
+use super::json_body;
+use super::json_response;
+use super::parameter;
+use super::records::number;
+use crate::error::Error;
+use crate::error::Result;
+use crate::http::Response;
+use crate::triggers::wrong;
+use crate::webhooks::logs;
+use crate::webhooks::logs::Filter;
+use crate::webhooks::table;
+use crate::webhooks::table::Draft;
+
+pub fn list(call: &Call<'_>) -> Result<Response> {
+    let webhooks = call.database()?.read(table::list)?;
+    let items: Vec<Value> = webhooks.iter().map(|it| it.to_json()).collect();
+    Ok(json_response(200, &json!({"items": items})))
+}
+
+pub fn get(call: &Call<'_>) -> Result<Response> {
+    let webhook = call
+        .database()?
+        .read(|db| table::get(db, call.param("id")))?;
+    Ok(json_response(200, &webhook.to_json()))
+}
+
+pub fn create(call: &Call<'_>) -> Result<Response> {
+    let draft = Draft::parse(call.body::<Map<String, Value>>()?)?;
+    let webhook = call.database()?.write(move |tx| table::create(tx, draft))?;
+    Ok(json_response(200, &webhook.to_json()))
+}
+
+pub fn update(call: &Call<'_>) -> Result<Response> {
+    let change: Map<String, Value> = call.body()?;
+    let id = call.param("id").to_owned();
+    let webhook = call
+        .database()?
+        .write(move |tx| table::update(tx, &id, change))?;
+    Ok(json_response(200, &webhook.to_json()))
+}
+
+pub fn delete(call: &Call<'_>) -> Result<Response> {
+    let id = call.param("id").to_owned();
+    call.database()?.write(move |tx| table::delete(tx, &id))?;
+    Ok(Response::empty(204))
+}
+
+/// Queues a call; the body is what is sent.
+pub fn call(call: &Call<'_>) -> Result<Response> {
+    let payload: Box<RawValue> = match call.request.body.is_empty() {
+        true => json_body(b"{}")?,
+        false => call.body()?,
+    };
+    let id = call.param("id").to_owned();
+    let added = call
+        .database()?
+        .write(move |tx| table::call(tx, &id, payload.get()))?;
+    call.app.webhooks.signal.notify(call.database);
+    Ok(json_response(202, &json!({"id": added})))
+}
+
+/// What receivers check calls with.
+pub fn secret(call: &Call<'_>) -> Result<Response> {
+    let secret = call.app.auth.webhook_secret().text();
+    Ok(private(json_response(200, &json!({"secret": secret}))))
+}
+
+pub fn logs(call: &Call<'_>) -> Result<Response> {
+    let query = call.query()?;
+    let text = |name: &str| {
+        let given = parameter(&query, name).filter(|text| !text.is_empty());
+        given.map(str::to_owned)
+    };
+    let filter = Filter {
+        collection: text("collection"),
+        status: text("status"),
+        source: text("source"),
+        name: text("name"),
+    };
+    filter.check()?;
+    let page = number(&query, "page", 1)?;
+    let per_page = number(&query, "perPage", logs::PER_PAGE)?;
+    let database = call.database()?;
+    let found = database.snapshot(|db| logs::list(db, &filter, page, per_page))?;
+    Ok(json_response(200, &found))
+}
+
+pub fn log(call: &Call<'_>) -> Result<Response> {
+    // What is no number is no call either.
+    let id = call.param("id").parse().unwrap_or(-1);
+    let found = call.database()?.snapshot(|db| logs::get(db, id))?;
+    Ok(json_response(200, &found))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Retry {
+    ids: Option<Vec<i64>>,
+    #[serde(default)]
+    failed: bool,
+}
+
+/// Has calls made again that have failed.
+pub fn retry(call: &Call<'_>) -> Result<Response> {
+    let body: Retry = call.body()?;
+    let database = call.database()?;
+    let count = match (body.ids, body.failed) {
+        (None, true) => logs::retry_failed(&database)?,
+        (Some(ids), false) => {
+            if !(1..=logs::IDS_MAX).contains(&ids.len()) {
+                return Err(wrong("ids", format!("Must be 1 to {}.", logs::IDS_MAX)));
+            }
+            database.write(move |tx| logs::retry(tx, &ids))?
+        }
+        _ => return Err(Error::invalid("Give ids, or failed, which is true.")),
+    };
+    call.app.webhooks.signal.notify(call.database);
+    Ok(json_response(200, &json!({"count": count})))
+}

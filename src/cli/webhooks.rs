@@ -1,0 +1,223 @@
+//! `vski webhooks`: what is called, what came of it, and calls to be made once more.
+//!
+//! All of it works on the data itself, also while a server runs on it: the server looks for calls that it was
+//! not told of every few seconds.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Failure;
+use super::Outcome;
+use super::Parsed;
+use super::SETTINGS;
+use super::parse;
+use super::print;
+use super::refuse_empty;
+use super::refuse_replica;
+use super::replica::list as items;
+use super::replica::row;
+use super::replica::show as text_of;
+use super::replica::table;
+use crate::auth::WebhookSecret;
+use crate::config::Config;
+use crate::db;
+use crate::db::Database;
+use crate::error::Error;
+use crate::error::Result;
+use crate::webhooks::logs;
+use crate::webhooks::logs::Filter;
+use crate::webhooks::table as webhooks;
+
+pub const HELP: &str = "\
+Usage: vski webhooks list [--json]
+       vski webhooks logs [--status STATUS] [--collection C] [--limit N] [--json]
+       vski webhooks retry ID... | --failed
+       vski webhooks secret
+       each with [--database NAME] [--data-dir DIR]
+
+Works on the data directory itself, also while a server runs on it. The database is default unless given.
+
+list shows the webhooks that stand for themselves; triggers are part of their collections.
+logs shows calls, newest first: those with this STATUS (pending, success or failed), those that changes of the
+collection C have caused. N is 30 unless given, 500 at most.
+retry makes calls due again that have failed, all of them or those named; a running server makes them within
+some seconds. Not on a replica, which calls nobody.
+secret prints what receivers check signatures with, for those webhooks that have no secret of their own. It
+follows from JWT_SECRET, or from DATA_DIR/secret.
+";
+
+/// Longest text in a cell; characters.
+const CELL_MAX: usize = 60;
+
+pub fn run(args: &[String]) -> Outcome {
+    let (verb, rest) = match args.split_first() {
+        Some((verb, rest)) => (verb.as_str(), rest),
+        None => ("", args),
+    };
+    let (takes, switches): (&[&str], &[&str]) = match verb {
+        "list" => (&["database"], &["json"]),
+        "logs" => (&["database", "status", "collection", "limit"], &["json"]),
+        "retry" => (&["database"], &["failed"]),
+        "secret" => (&[], &[]),
+        _ => {
+            let text = "webhooks takes list, logs, retry or secret.";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+    };
+    let parsed = parse(rest, takes, switches)?;
+    let dir = Config::load_data_dir(&parsed.flags)?;
+    if verb == "retry" {
+        return retry(&dir, &parsed);
+    }
+    if let Some(word) = parsed.free.first() {
+        return Err(Failure::Usage(format!("{verb} takes no argument {word}.")));
+    }
+    match verb {
+        "list" => list(&dir, &parsed),
+        "logs" => show_logs(&dir, &parsed),
+        _ => {
+            let (_, configured) = Config::load_address(&parsed.flags)?;
+            let secret = WebhookSecret::of_data(configured.as_deref(), &dir)?;
+            print(&format!("{}\n", secret.text()))
+        }
+    }
+}
+
+fn list(dir: &Path, parsed: &Parsed) -> Outcome {
+    let database = open(dir, parsed)?;
+    let found = database.read(webhooks::list)?;
+    database.close()?;
+    let found: Vec<Value> = found.iter().map(webhooks::Webhook::to_json).collect();
+    if parsed.own.contains_key("json") {
+        return print(&format!("{}\n", Value::from(found)));
+    }
+    let mut rows = vec![row(&[
+        "ID",
+        "NAME",
+        "ACTIVE",
+        "COLLECTION",
+        "ACTIONS",
+        "TARGET",
+    ])];
+    for item in &found {
+        let actions: Vec<String> = items(&item["actions"]).iter().map(text_of).collect();
+        let target = match item["url"].as_str() {
+            Some(url) => url.to_owned(),
+            None => format!("workflow:{}", text_of(&item["workflow"])),
+        };
+        rows.push(vec![
+            text_of(&item["id"]),
+            text_of(&item["name"]),
+            text_of(&item["active"]),
+            text_of(&item["collection"]),
+            actions.join(","),
+            target,
+        ]);
+    }
+    print(&table(&rows))
+}
+
+fn show_logs(dir: &Path, parsed: &Parsed) -> Outcome {
+    let filter = Filter {
+        status: parsed.own.get("status").cloned(),
+        collection: parsed.own.get("collection").cloned(),
+        ..Filter::default()
+    };
+    let wrong = |error: Error| Failure::Usage(error.message().to_owned());
+    filter.check().map_err(wrong)?;
+    let limit = parsed.own.get("limit").map(|text| {
+        let number = text.parse().ok();
+        let number = number.filter(|it| (1..=logs::PER_PAGE_MAX).contains(it));
+        number.ok_or_else(|| {
+            let most = logs::PER_PAGE_MAX;
+            Failure::Usage(format!("--limit takes a number from 1 to {most}."))
+        })
+    });
+    let limit = limit.transpose()?.unwrap_or(logs::PER_PAGE);
+    let database = open(dir, parsed)?;
+    let page = database.snapshot(|db| logs::list(db, &filter, 1, limit))?;
+    database.close()?;
+    if parsed.own.contains_key("json") {
+        return print(&format!("{page}\n"));
+    }
+    let mut rows = vec![row(&[
+        "ID", "CREATED", "STATUS", "ATTEMPTS", "CODE", "SOURCE", "CAUSE", "TARGET", "ERROR",
+    ])];
+    for item in items(&page["items"]) {
+        let cause = ["name", "collection", "action", "record"];
+        let cause = cause.iter().filter_map(|name| item[*name].as_str());
+        rows.push(vec![
+            text_of(&item["id"]),
+            text_of(&item["created"]),
+            text_of(&item["status"]),
+            text_of(&item["attempts"]),
+            text_of(&item["code"]),
+            text_of(&item["source"]),
+            cell(&Value::from(cause.collect::<Vec<_>>().join(" "))),
+            cell(&item["target"]),
+            cell(&item["error"]),
+        ]);
+    }
+    let shown = rows.len() as u64 - 1;
+    let more = match page["totalItems"].as_u64() {
+        Some(total) if total > shown => format!("{shown} of {total}; --limit shows more.\n"),
+        _ => String::new(),
+    };
+    print(&format!("{}{more}", table(&rows)))
+}
+
+/// A text that is not too long and changes nothing about the terminal.
+fn cell(value: &Value) -> String {
+    let text = text_of(value).replace(char::is_control, " ");
+    match text.char_indices().nth(CELL_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
+    }
+}
+
+fn retry(dir: &Path, parsed: &Parsed) -> Outcome {
+    let ids = parsed.free.iter().map(|word| word.parse::<i64>());
+    let ids: std::result::Result<Vec<i64>, _> = ids.collect();
+    let all = parsed.own.contains_key("failed");
+    let ids = match ids {
+        Ok(ids) if all == ids.is_empty() => ids,
+        _ => {
+            let text = "retry takes one ID of the log or more, or --failed.";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+    };
+    refuse_empty(dir)?;
+    refuse_replica(dir)?;
+    let database = open(dir, parsed)?;
+    let mut count = 0;
+    if all {
+        count = logs::retry_failed(&database)?;
+    }
+    let of = ids.len();
+    for ids in ids.chunks(logs::IDS_MAX) {
+        let ids = ids.to_vec();
+        count += database.write(move |tx| logs::retry(tx, &ids))?;
+    }
+    database.close()?;
+    let of = if all {
+        String::new()
+    } else {
+        format!(" of {of}")
+    };
+    print(&format!("{count}{of} calls are due again.\n"))?;
+    match !all && count == 0 {
+        true => Err(Failure::Told),
+        false => Ok(()),
+    }
+}
+
+fn open(dir: &Path, parsed: &Parsed) -> Result<Database> {
+    refuse_empty(dir)?;
+    let name = parsed.own.get("database");
+    let name = name.map_or(db::DEFAULT, String::as_str);
+    if !db::names(dir)?.iter().any(|known| known == name) {
+        return Err(Error::not_found(format!("There is no database {name}.")));
+    }
+    db::open_existing(dir, name, SETTINGS)
+}

@@ -1,0 +1,403 @@
+//! Which calls are made now, and what becomes of one that was made: a pure state machine.
+//!
+//! It is given the time and the soonest rows of each database, and says which of them to send. Bounds: so many
+//! senders at a time in all, so many per host. A host that let an attempt run into its time limit, or could not
+//! be reached, is slow until an attempt succeeds: it gets one sender at a time, and slow hosts together get
+//! half of all, so that those that are well never wait for them. Hosts take turns.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+
+/// Attempts that are under way at a time.
+pub const SENDERS: usize = 8;
+/// Those of one host.
+const PER_HOST: usize = 2;
+/// Those of all slow hosts.
+const FOR_SLOW: usize = SENDERS / 2;
+/// Longest wait between two attempts.
+const WAIT_MAX_MS: i64 = 3_600_000;
+/// Hosts that are remembered while nothing of them is under way.
+const HOSTS_MAX: usize = 1000;
+
+/// A row: its database, its number, and when it was made, which tells it from one of an older database of the
+/// same name.
+pub type Place = (String, i64, i64);
+
+/// A row that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub id: i64,
+    pub host: String,
+    /// Milliseconds since 1970.
+    pub due_ms: i64,
+    pub created_ms: i64,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    Answered {
+        code: u16,
+        /// The beginning of the body.
+        answer: String,
+        /// What the answer asks for.
+        retry_after_ms: Option<i64>,
+    },
+    /// A run was started, or was there already.
+    Started { run: String },
+    /// The host could not be reached, or did not answer in time.
+    Silent(String),
+    /// Something else went wrong that may pass.
+    Broken(String),
+    /// Another attempt would come to the same.
+    Refused(String),
+}
+
+/// How it stands with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Success,
+    /// It is tried again.
+    Pending,
+    Failed,
+}
+
+impl Outcome {
+    pub const ALL: [Outcome; 3] = [Outcome::Success, Outcome::Pending, Outcome::Failed];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Success => "success",
+            Outcome::Pending => "pending",
+            Outcome::Failed => "failed",
+        }
+    }
+}
+
+/// What a row says after an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub outcome: Outcome,
+    /// Attempts that were made.
+    pub attempts: u32,
+    /// When the next one is due.
+    pub due_ms: i64,
+    pub code: Option<u16>,
+    pub error: String,
+    pub answer: String,
+}
+
+/// What becomes of a row whose `made` earlier attempts have failed.
+pub fn settle(made: u32, retries: u32, attempt: Attempt, now_ms: i64) -> Verdict {
+    let attempts = made.saturating_add(1);
+    let verdict = |outcome, code, error: String, answer: String| Verdict {
+        outcome,
+        attempts,
+        due_ms: now_ms,
+        code,
+        error,
+        answer,
+    };
+    let (may_pass, asked_ms, mut verdict) = match attempt {
+        Attempt::Started { run } => {
+            return verdict(Outcome::Success, None, String::new(), run);
+        }
+        Attempt::Answered { code, answer, .. } if (200..300).contains(&code) => {
+            return verdict(Outcome::Success, Some(code), String::new(), answer);
+        }
+        Attempt::Answered {
+            code,
+            answer,
+            retry_after_ms,
+        } => {
+            let error = match code {
+                300..400 => format!("The answer is {code}; redirects are not followed."),
+                _ => format!("The answer is {code}."),
+            };
+            let asked_ms = retry_after_ms.filter(|_| matches!(code, 429 | 503));
+            let failed = verdict(Outcome::Failed, Some(code), error, answer);
+            (true, asked_ms.unwrap_or(0), failed)
+        }
+        Attempt::Silent(error) | Attempt::Broken(error) => (
+            true,
+            0,
+            verdict(Outcome::Failed, None, error, String::new()),
+        ),
+        Attempt::Refused(error) => (
+            false,
+            0,
+            verdict(Outcome::Failed, None, error, String::new()),
+        ),
+    };
+    if may_pass && attempts <= retries {
+        verdict.outcome = Outcome::Pending;
+        verdict.due_ms = now_ms + wait_ms(attempts).max(asked_ms.min(WAIT_MAX_MS));
+    }
+    verdict
+}
+
+/// How long the next attempt waits after so many: 2, 4, 8 ... seconds (WH-5).
+fn wait_ms(attempts: u32) -> i64 {
+    let seconds = 1_i64 << attempts.min(20);
+    (seconds * 1000).min(WAIT_MAX_MS)
+}
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub struct Core {
+    heads: BTreeMap<String, Vec<Head>>,
+    hosts: HashMap<String, Host>,
+    /// Rows whose attempt is under way, or has come to an end that is not written yet.
+    held: BTreeSet<Place>,
+    /// Attempts that are under way.
+    running: usize,
+    turn: u64,
+}
+
+#[derive(Debug, Default)]
+struct Host {
+    running: usize,
+    is_slow: bool,
+    /// When it had its last turn.
+    turn: u64,
+}
+
+impl Core {
+    /// The soonest rows of a database, some of each host; in place of what was known.
+    pub fn know(&mut self, database: &str, heads: Vec<Head>) {
+        match heads.is_empty() {
+            true => self.heads.remove(database),
+            false => self.heads.insert(database.to_owned(), heads),
+        };
+    }
+
+    /// The database is gone, or cannot be read now.
+    pub fn forget(&mut self, database: &str) {
+        self.heads.remove(database);
+    }
+
+    /// Takes the rows that are to be sent now.
+    pub fn pick(&mut self, now_ms: i64) -> Vec<(Place, String)> {
+        let mut picked = Vec::new();
+        if self.running >= SENDERS {
+            return picked;
+        }
+        let mut due: BTreeMap<&str, Vec<(i64, Place)>> = BTreeMap::new();
+        for (database, heads) in &self.heads {
+            for head in heads.iter().filter(|head| head.due_ms <= now_ms) {
+                let place = (database.clone(), head.id, head.created_ms);
+                if !self.held.contains(&place) {
+                    let of_host = due.entry(&head.host).or_default();
+                    of_host.push((head.due_ms, place));
+                }
+            }
+        }
+        let turn_of = |host: &str| self.hosts.get(host).map_or(0, |it| it.turn);
+        let mut hosts: Vec<(u64, String, Vec<Place>)> = due
+            .into_iter()
+            .map(|(host, mut rows)| {
+                rows.sort_unstable();
+                let rows = rows.into_iter().take(PER_HOST).map(|(_, place)| place);
+                (turn_of(host), host.to_owned(), rows.collect())
+            })
+            .collect();
+        hosts.sort_unstable();
+        for at in 0..PER_HOST {
+            for (_, host, rows) in &hosts {
+                if let Some(place) = rows.get(at)
+                    && self.has_room(host)
+                {
+                    self.begin(host, place.clone());
+                    picked.push((place.clone(), host.clone()));
+                }
+            }
+        }
+        picked
+    }
+
+    fn has_room(&self, host: &str) -> bool {
+        let known = self.hosts.get(host);
+        let running = known.map_or(0, |it| it.running);
+        let is_slow = known.is_some_and(|it| it.is_slow);
+        let of_slow = || -> usize {
+            let slow = self.hosts.values().filter(|it| it.is_slow);
+            slow.map(|it| it.running).sum()
+        };
+        match is_slow {
+            _ if self.running >= SENDERS => false,
+            true => running == 0 && of_slow() < FOR_SLOW,
+            false => running < PER_HOST,
+        }
+    }
+
+    fn begin(&mut self, host: &str, place: Place) {
+        self.turn += 1;
+        self.running += 1;
+        self.held.insert(place);
+        let known = self.hosts.entry(host.to_owned()).or_default();
+        known.running += 1;
+        known.turn = self.turn;
+    }
+
+    /// An attempt has ended; without one it was not made after all. Its row is not sent again before
+    /// [`Core::written`].
+    pub fn ended(&mut self, host: &str, attempt: Option<&Attempt>) {
+        self.running = self.running.saturating_sub(1);
+        if let Some(known) = self.hosts.get_mut(host) {
+            known.running = known.running.saturating_sub(1);
+            known.is_slow = match attempt {
+                Some(Attempt::Silent(_)) => true,
+                Some(Attempt::Answered { code, .. }) if (200..300).contains(code) => false,
+                Some(Attempt::Started { .. }) => false,
+                _ => known.is_slow,
+            };
+        }
+        if self.hosts.len() > HOSTS_MAX {
+            self.hosts.retain(|_, host| host.running > 0);
+        }
+    }
+
+    /// The row says by now what came of its attempt, or is gone.
+    pub fn written(&mut self, place: &Place) {
+        self.held.remove(place);
+    }
+
+    /// Attempts that are under way.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// When the next row is due that is not yet.
+    pub fn next_due_ms(&self, now_ms: i64) -> Option<i64> {
+        let heads = self.heads.values().flatten();
+        heads.map(|it| it.due_ms).filter(|due| *due > now_ms).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: u16) -> Attempt {
+        Attempt::Answered {
+            code,
+            answer: "text".to_owned(),
+            retry_after_ms: Some(30_000),
+        }
+    }
+
+    #[test]
+    fn what_an_outcome_means() {
+        use Outcome::Failed;
+        use Outcome::Pending;
+        use Outcome::Success;
+        let silent = || Attempt::Silent("no answer".to_owned());
+        let refused = Attempt::Refused("private".to_owned());
+        let run = Attempt::Started {
+            run: "wrun_1".to_owned(),
+        };
+        for (made, retries, attempt, outcome, due) in [
+            (0, 5, answered(200), Success, 0),
+            (5, 5, answered(204), Success, 0),
+            (0, 5, run, Success, 0),
+            (0, 5, answered(199), Pending, 2_000),
+            (0, 5, answered(301), Pending, 2_000),
+            (1, 5, answered(404), Pending, 4_000),
+            (2, 5, answered(500), Pending, 8_000),
+            (3, 5, silent(), Pending, 16_000),
+            (4, 5, Attempt::Broken(String::new()), Pending, 32_000),
+            (5, 5, answered(500), Failed, 0),
+            (5, 5, silent(), Failed, 0),
+            (0, 5, refused, Failed, 0),
+            // The receiver asks for more time; never for more than an hour.
+            (0, 5, answered(429), Pending, 30_000),
+            (0, 5, answered(503), Pending, 30_000),
+            (5, 9, answered(503), Pending, 64_000),
+            (11, 100, silent(), Pending, 3_600_000),
+            (99, 100, silent(), Pending, 3_600_000),
+            (100, 100, silent(), Failed, 0),
+        ] {
+            let name = format!("{made} of {retries}: {attempt:?}");
+            let verdict = settle(made, retries, attempt, 1_000_000);
+            let found = (verdict.outcome, verdict.due_ms, verdict.attempts);
+            assert_eq!(found, (outcome, 1_000_000 + due, made + 1), "{name}");
+        }
+        let long = Attempt::Answered {
+            code: 429,
+            answer: String::new(),
+            retry_after_ms: Some(i64::MAX),
+        };
+        assert_eq!(settle(0, 1, long, 0).due_ms, 3_600_000);
+    }
+
+    fn heads(host: &str, ids: std::ops::Range<i64>) -> Vec<Head> {
+        let head = |id| Head {
+            id,
+            host: host.to_owned(),
+            due_ms: id,
+            created_ms: 0,
+        };
+        ids.map(head).collect()
+    }
+
+    #[test]
+    fn a_host_gets_two_and_one_when_it_is_slow() {
+        let mut core = Core::default();
+        core.know("default", heads("a:80", 1..7));
+        let picked = core.pick(100);
+        let ids: Vec<i64> = picked.iter().map(|((_, id, _), _)| *id).collect();
+        assert_eq!(ids, [1, 2]);
+        assert!(core.pick(100).is_empty());
+        core.ended("a:80", Some(&Attempt::Silent(String::new())));
+        assert!(core.pick(100).is_empty(), "one is still under way");
+        core.ended("a:80", Some(&Attempt::Broken(String::new())));
+        assert_eq!(core.pick(100).len(), 1);
+        core.ended("a:80", Some(&answered(200)));
+        assert_eq!(core.pick(100).len(), 2);
+        assert_eq!(core.next_due_ms(3), Some(4));
+    }
+
+    #[test]
+    fn slow_hosts_leave_half_of_the_senders_to_others() {
+        let mut core = Core::default();
+        let mut all = Vec::new();
+        for number in 0..10 {
+            all.extend(heads(
+                &format!("slow{number}:80"),
+                number * 10..number * 10 + 6,
+            ));
+        }
+        core.know("default", all.clone());
+        for _ in 0..4 {
+            for (_, host) in core.pick(1000) {
+                core.ended(&host, Some(&Attempt::Silent(String::new())));
+            }
+            core.held.clear();
+        }
+        assert_eq!(core.pick(1000).len(), FOR_SLOW);
+        core.know("other", heads("well:443", 500..506));
+        assert_eq!(core.pick(1000).len(), PER_HOST);
+        assert_eq!(core.running(), FOR_SLOW + PER_HOST);
+    }
+
+    #[test]
+    fn hosts_take_turns() {
+        let mut core = Core::default();
+        let mut all = Vec::new();
+        for number in 0..6 {
+            all.extend(heads(
+                &format!("h{number}:80"),
+                number * 10..number * 10 + 6,
+            ));
+        }
+        core.know("default", all);
+        let first: Vec<String> = core.pick(1000).into_iter().map(|(_, host)| host).collect();
+        assert_eq!(first.len(), SENDERS);
+        assert_eq!(first[..6].iter().collect::<BTreeSet<_>>().len(), 6);
+        core.ended("h5:80", Some(&answered(200)));
+        core.ended("h0:80", Some(&answered(200)));
+        let next: Vec<String> = core.pick(1000).into_iter().map(|(_, host)| host).collect();
+        assert_eq!(next, ["h2:80", "h3:80"]);
+    }
+}
