@@ -8,6 +8,7 @@ use crate::clock;
 use crate::clock::DAY_MS;
 use crate::collections::Catalog;
 use crate::config::Config;
+use crate::cron::Cron;
 use crate::db;
 use crate::db::Databases;
 use crate::db::Role;
@@ -86,6 +87,7 @@ pub struct App {
     pub workflows: Arc<Workflows>,
     pub realtime: Realtime,
     pub webhooks: Webhooks,
+    pub cron: Cron,
     pub stats: Arc<Stats>,
     file_sync_retention_ms: i64,
     workflow_retention_ms: i64,
@@ -144,10 +146,12 @@ impl App {
             denies_private: config.denies_private_webhooks,
             start: start_runs(&workflows),
         };
+        let cron = Cron::open(&databases, Arc::clone(&calls))?;
         Ok(App {
             realtime: Realtime::new(&databases, &catalog, &auth, &events),
             webhooks: Webhooks::new(&databases, calls, webhooks),
             files,
+            cron,
             stats,
             workflows,
             workflow_retention_ms: i64::from(config.workflow_retention_days) * DAY_MS,
@@ -300,6 +304,7 @@ impl App {
             realtime,
             events,
             webhooks,
+            cron,
             ..
         } = self;
         if matches!(part, Part::Master(..))
@@ -310,7 +315,7 @@ impl App {
         if let Err(error) = stats.finish() {
             log::warn(format_args!("write statistics: {error}"));
         }
-        drop((realtime, events, auth, catalog, files, webhooks));
+        drop((realtime, events, auth, catalog, files, webhooks, cron));
         drop((replicas, part, stats, workflows));
         match Arc::try_unwrap(databases) {
             Ok(databases) => databases.close(),

@@ -34,6 +34,7 @@ use crate::records;
 use crate::replication::Client;
 use crate::server;
 
+mod cron;
 mod replica;
 mod webhooks;
 mod workflows;
@@ -97,6 +98,7 @@ pub fn run(args: &[String]) -> Outcome {
         "replica" => replica(rest),
         "workflows" => workflows::run(rest),
         "webhooks" => webhooks::run(rest),
+        "cron" => cron::run(rest),
         "routes" => no_arguments(rest).and_then(|()| routes()),
         "version" | "--version" | "-V" => no_arguments(rest).and_then(|()| version()),
         "help" | "--help" | "-h" => help(rest.first().map(String::as_str)),
@@ -344,6 +346,7 @@ fn help(command: Option<&str>) -> Outcome {
         Some("replica") => REPLICA_HELP.to_owned(),
         Some("workflows") => workflows::HELP.to_owned(),
         Some("webhooks") => webhooks::HELP.to_owned(),
+        Some("cron") => cron::HELP.to_owned(),
         Some("routes") => ROUTES_HELP.to_owned(),
         Some("version") => "Usage: vski version\n\nPrints the version.\n".to_owned(),
         None | Some("help" | "--help" | "-h") => format!("{HELP}\n{}", config::describe()),
@@ -374,6 +377,9 @@ Usage:
   vski webhooks logs             calls, and what came of them
   vski webhooks retry ID...      make calls again that have failed
   vski webhooks secret           what receivers check signatures with
+  vski cron list                 the jobs, when they are due, what became of them
+  vski cron run NAME             run a job now
+  vski cron history NAME         the last runs of a job
   vski routes                    list the endpoints of the API
   vski version                   print the version
   vski help [COMMAND]            print this, or the help of a command
@@ -430,7 +436,7 @@ const ROUTES_HELP: &str = "\
 Usage: vski routes
 
 Lists the endpoints of the API, one per line: method, path, who may call it (public, rules: whom the
-rules of the collection admit, admin, replica, watch: admins, service tokens, replicas), whether it is about one database (then it also exists
+rules of the collection admit, admin, operate: admins and this command line, replica, watch: admins, service tokens, replicas), whether it is about one database (then it also exists
 under /db/NAME), and what becomes of it on a replica.
 ";
 

@@ -218,6 +218,19 @@ impl Error {
         code == Some(rusqlite::ErrorCode::OperationInterrupted)
     }
 
+    /// What SQLite says of a statement that is not right, or that it has refused.
+    pub fn of_sqlite(&self) -> Option<String> {
+        if self.0.kind == Kind::Unavailable {
+            return None;
+        }
+        let source = self.0.source.as_deref()?;
+        match source.downcast_ref::<rusqlite::Error>()? {
+            rusqlite::Error::SqliteFailure(_, Some(message)) => Some(message.clone()),
+            rusqlite::Error::SqlInputError { msg, .. } => Some(msg.clone()),
+            _ => None,
+        }
+    }
+
     /// What is wrong with which field; empty for most errors.
     pub fn field_errors(&self) -> &FieldErrors {
         &self.0.fields

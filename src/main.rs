@@ -20,6 +20,7 @@ mod sockets;
 mod auth;
 mod check;
 mod collections;
+mod cron;
 mod events;
 mod files;
 mod filter;

@@ -78,6 +78,8 @@ pub struct Service {
     pub name: String,
     /// The workflows that it opens; none: all.
     pub workflows: Option<Arc<BTreeSet<String>>>,
+    /// Nobody made it but the command line, which has the secret of the server.
+    pub is_operator: bool,
 }
 
 impl Key {

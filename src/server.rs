@@ -1,8 +1,8 @@
 //! The process: starts everything in order, waits for a signal, stops everything in reverse.
 //!
 //! Threads: `main` waits for signals, `worker`s and the engine's threads serve, `timer` runs the
-//! clocks, `workflows` is their engine, `realtime` tells subscribers, `files` keeps the storage of a master, `webhooks` and its `webhook`s
-//! call others, `sync` and `wake` follow one on a replica, `mail` sends, `sockets` owns the
+//! clocks, `workflows` is their engine, `cron` and its three run the jobs, `realtime` tells subscribers, `files` keeps the
+//! storage of a master, `webhooks` and its `webhook`s call others, `sync` and `wake` follow one on a replica, `mail` sends, `sockets` owns the
 //! WebSockets, `log` writes the log. Order of stopping: no new requests; requests in flight are finished, at most
 //! [`STOP_DEADLINE`]; the sockets; the timer; the files; mail; the databases; the log.
 
@@ -23,6 +23,7 @@ use crate::api::Api;
 use crate::api::cors::Cors;
 use crate::app::App;
 use crate::config::Config;
+use crate::cron::LaneName;
 use crate::db;
 use crate::error::Error;
 use crate::error::Kind;
@@ -132,6 +133,8 @@ fn start_threads(
     };
     let timer = spawn("timer", run_timer)?;
     let workflows = spawn("workflows", |app, stop| app.workflows.run(stop))?;
+    let cron = start_cron(app)?;
+    let common = [timer, workflows].into_iter().chain(cron);
     let Some(replica) = app.replica() else {
         let files = spawn("files", |app, stop| {
             files::keeper::run(&app.databases, &app.files, stop);
@@ -143,7 +146,7 @@ fn start_threads(
         })?;
         let realtime = spawn("realtime", |app, stop| app.realtime.run(stop))?;
         let webhooks = spawn("webhooks", |app, stop| app.webhooks.run(stop))?;
-        return Ok(vec![timer, workflows, files, notify, realtime, webhooks]);
+        return Ok(common.chain([files, notify, realtime, webhooks]).collect());
     };
     let storage = &app.files.storage;
     let sync = Sync::new(
@@ -165,8 +168,23 @@ fn start_threads(
         .map(|it| it.start())
         .transpose()?;
     let downloads = downloads.into_iter().flatten().map(|it| ("download", it));
-    let own = [timer, workflows, sync, wake].into_iter();
-    Ok(own.chain(downloads).collect())
+    Ok(common.chain([sync, wake]).chain(downloads).collect())
+}
+
+/// The clock of jobs, and who does what is due.
+fn start_cron(app: &Arc<App>) -> Result<Vec<(&'static str, JoinHandle<()>)>> {
+    let clock = Arc::clone(app);
+    let mut all = vec![("cron", threads::spawn("cron", move || clock.cron.run())?)];
+    for (name, lane) in [
+        ("cron-sql", LaneName::Sql),
+        ("cron-http", LaneName::Http),
+        ("cron-runs", LaneName::Workflow),
+    ] {
+        let app = Arc::clone(app);
+        let work = move || app.cron.work(lane, &app.workflows);
+        all.push((name, threads::spawn(name, work)?));
+    }
+    Ok(all)
 }
 
 impl Running {
@@ -176,6 +194,8 @@ impl Running {
         if let Ok(master) = self.app.master() {
             master.spools.stop();
         }
+        // A script may hold up the writers for which requests wait.
+        self.app.cron.stop();
         let left = self.http.stop(STOP_DEADLINE).in_flight_left;
         let counters = self.http.counters();
         log::info(format_args!(

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use super::Call;
 use crate::app::App;
 use crate::clock;
+use crate::cron;
 use crate::error::Result;
 use crate::http::Response;
 use crate::replication::files::FilesStatus;
@@ -75,6 +76,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     workflows(&mut text, &app.stats.totals());
     queue(&mut text, app)?;
     webhooks(&mut text, &app.webhooks);
+    jobs(&mut text, app);
     match app.replica() {
         Some(_) => replica(&mut text, app),
         None => master(&mut text, app)?,
@@ -152,6 +154,19 @@ fn webhooks(text: &mut Text, webhooks: &Webhooks) {
         "Calls that wait, 10000 of a database at most.",
     );
     text.sample(name, &[], webhooks.waiting());
+}
+
+fn jobs(text: &mut Text, app: &App) {
+    let name = "vski_cron_runs_total";
+    text.family(
+        name,
+        "counter",
+        "Runs of cron jobs, by what became of them.",
+    );
+    for outcome in cron::Outcome::ALL {
+        let labels = [("outcome", outcome.name())];
+        text.sample(name, &labels, app.cron.count(outcome));
+    }
 }
 
 /// Since the start, by workflow.

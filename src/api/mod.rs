@@ -41,6 +41,7 @@ mod answer;
 mod batch;
 mod collections;
 pub mod cors;
+pub mod cron;
 mod databases;
 mod files;
 mod follow;
@@ -348,6 +349,7 @@ fn check_access(route: &Route, identity: &Identity) -> Result<()> {
         | (Access::Account, Identity::User(_))
         | (_, Identity::Admin(_)) => true,
         (Access::Watch | Access::Work, Identity::Service(_)) => true,
+        (Access::Operate, Identity::Service(service)) => service.is_operator,
         (Access::Work, Identity::Key(key)) => key.scopes.contains(&KeyScope::Service),
         (Access::Scope(scope), Identity::Key(key)) => key.scopes.contains(&scope),
         _ => false,

@@ -7,6 +7,7 @@ use crate::api::accounts;
 use crate::api::admins;
 use crate::api::batch;
 use crate::api::collections;
+use crate::api::cron;
 use crate::api::databases;
 use crate::api::files;
 use crate::api::health;
@@ -40,6 +41,8 @@ pub enum Access {
     Account,
     /// Administrators.
     Admin,
+    /// Administrators, and the command line on the data of this server.
+    Operate,
     /// Replicas of this master, and nobody else.
     Replica,
     /// Who watches over servers: administrators, service tokens, replicas.
@@ -57,6 +60,7 @@ impl fmt::Display for Access {
             Access::Rules => "rules",
             Access::Account => "account",
             Access::Admin => "admin",
+            Access::Operate => "operate",
             Access::Replica => "replica",
             Access::Watch => "watch",
             Access::Work => "work",
@@ -129,8 +133,8 @@ const fn route(
 
 /// Every endpoint there is.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 101] = {
-    use Access::{Account, Admin, Public, Replica, Rules, Scope, Watch, Work};
+pub const ROUTES: [Route; 108] = {
+    use Access::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
     use Place::{Database, Server};
@@ -246,6 +250,14 @@ pub const ROUTES: [Route; 101] = {
         route(Patch,  "/api/webhooks/{id}",                            Admin,  Database, Refuse, webhooks::update),
         small(route(Delete, "/api/webhooks/{id}",                      Admin,  Database, Refuse, webhooks::delete)),
         route(Post,   "/api/webhooks/{id}/call",                       Admin,  Database, Refuse, webhooks::call),
+
+        route(Get,    "/api/cron",                                     Admin,   Server,  Own,    cron::list),
+        route(Post,   "/api/cron",                                     Admin,   Server,  Refuse, cron::create),
+        route(Get,    "/api/cron/{id}",                                Admin,   Server,  Own,    cron::get),
+        route(Patch,  "/api/cron/{id}",                                Admin,   Server,  Refuse, cron::update),
+        small(route(Delete, "/api/cron/{id}",                          Admin,   Server,  Refuse, cron::delete)),
+        small(route(Post,   "/api/cron/{id}/run",                      Operate, Server,  Own,    cron::run)),
+        route(Get,    "/api/cron/{id}/runs",                           Admin,   Server,  Own,    cron::runs),
 
         route(Get,    "/api/stats",                                    Watch,  Server,   Own,    stats::get),
         route(Get,    "/metrics",                                      Watch,  Server,   Own,    metrics::get),

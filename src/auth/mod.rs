@@ -251,7 +251,11 @@ impl Auth {
         let name = claims.about.name.clone().unwrap_or_default();
         let workflows = claims.about.workflows.clone().map(Arc::new);
         match is_good {
-            true => Ok(Identity::Service(Service { name, workflows })),
+            true => Ok(Identity::Service(Service {
+                name,
+                workflows,
+                is_operator: claims.subject == OPERATOR,
+            })),
             false => Err(wrong_token()),
         }
     }

@@ -9,6 +9,7 @@
 //! - At most one thread leads (`State::leading`), and only the leader runs jobs.
 //! - A result is handed out only after the commit that it depends on has succeeded; when the
 //!   commit fails, every job of the batch fails, whatever it had returned.
+//! - A job that wants a transaction for itself is the only one of its batch.
 //! - The queue holds at most one job per waiting thread, so the request pool bounds it.
 
 use std::cell::RefCell;
@@ -45,6 +46,14 @@ pub struct Queue {
     state: Mutex<State>,
     /// Counts the beginnings and the ends of batches: odd while one runs.
     rounds: Arc<AtomicU64>,
+}
+
+/// With whom a job shares its transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Company {
+    /// With whoever comes at the same time.
+    Others,
+    None,
 }
 
 /// The batch that ran at one moment, if any did.
@@ -104,6 +113,18 @@ struct State {
     leading: bool,
 }
 
+impl State {
+    /// The jobs of the next transaction: all, or up to the first that wants one for itself.
+    fn take_batch(&mut self) -> Vec<Box<dyn Job>> {
+        let mut companies = self.jobs.iter().map(|job| job.company());
+        let count = match companies.position(|company| company == Company::None) {
+            Some(at) => at.max(1),
+            None => self.jobs.len(),
+        };
+        self.jobs.drain(..count).collect()
+    }
+}
+
 impl Queue {
     pub fn new(mut connection: Connection) -> Result<Queue> {
         let deadline = Deadline::attach(&mut connection)?;
@@ -143,12 +164,14 @@ impl Queue {
     pub fn write<T: Send + 'static>(
         &self,
         limit: Duration,
+        company: Company,
         body: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let waiter = Arc::new(Waiter::new());
         let job = Box::new(Pending {
             body: Some(body),
             limit,
+            company,
             result: None,
             waiter: Arc::clone(&waiter),
         });
@@ -228,7 +251,7 @@ impl Queue {
 
     fn lead(&self) {
         let mut writer = lock(&self.writer);
-        let mut batch = std::mem::take(&mut lock(&self.state).jobs);
+        let mut batch = lock(&self.state).take_batch();
         self.rounds.fetch_add(1, Ordering::SeqCst);
         let notes = Batch::begin();
         let Writer {
@@ -388,6 +411,7 @@ impl From<rusqlite::Error> for Failure {
 trait Job: Send {
     /// How long it may take.
     fn limit(&self) -> Duration;
+    fn company(&self) -> Company;
     /// Runs it and keeps the result; true when it may be committed.
     fn run(&mut self, connection: &Connection) -> bool;
     /// Why it failed by itself, once it has run.
@@ -401,6 +425,7 @@ trait Job: Send {
 struct Pending<T, F> {
     body: Option<F>,
     limit: Duration,
+    company: Company,
     result: Option<Result<T>>,
     waiter: Arc<Waiter<T>>,
 }
@@ -412,6 +437,10 @@ where
 {
     fn limit(&self) -> Duration {
         self.limit
+    }
+
+    fn company(&self) -> Company {
+        self.company
     }
 
     fn run(&mut self, connection: &Connection) -> bool {
@@ -512,14 +541,14 @@ mod tests {
     }
 
     fn insert(queue: &Queue, x: i64) -> Result<usize> {
-        queue.write(LIMIT, move |c| {
+        queue.write(LIMIT, Company::Others, move |c| {
             Ok(c.execute("INSERT INTO t VALUES (?1)", [x])?)
         })
     }
 
     fn count(queue: &Queue) -> i64 {
         queue
-            .write(LIMIT, |c| {
+            .write(LIMIT, Company::Others, |c| {
                 Ok(c.query_row("SELECT count(*) FROM t", [], |r| r.get(0))?)
             })
             .unwrap()
@@ -551,12 +580,12 @@ mod tests {
     #[test]
     fn a_panicking_or_failing_job_undoes_only_itself() {
         let queue = queue();
-        let panicked: Result<()> = queue.write(LIMIT, |c| {
+        let panicked: Result<()> = queue.write(LIMIT, Company::Others, |c| {
             c.execute("INSERT INTO t VALUES (1)", [])?;
             panic!("a bug in a job");
         });
         assert_eq!(panicked.unwrap_err().kind(), Kind::Internal);
-        let failed: Result<()> = queue.write(LIMIT, |c| {
+        let failed: Result<()> = queue.write(LIMIT, Company::Others, |c| {
             c.execute("INSERT INTO t VALUES (2)", [])?;
             Err(Error::invalid("no"))
         });
@@ -580,7 +609,7 @@ mod tests {
         let inner = queue.fence();
         let running = Arc::clone(&queue);
         let begun: Fence = queue
-            .write(LIMIT, move |c| {
+            .write(LIMIT, Company::Others, move |c| {
                 c.execute("INSERT INTO t VALUES (1)", [])?;
                 super::super::after_commit(|| panic!("a bug in a note"));
                 super::super::after_commit(first);
@@ -591,7 +620,7 @@ mod tests {
             })
             .unwrap();
         assert!(begun.has_passed() && inner.has_passed());
-        let failed: Result<()> = queue.write(LIMIT, move |_| {
+        let failed: Result<()> = queue.write(LIMIT, Company::Others, move |_| {
             super::super::after_commit(undone);
             Err(Error::invalid("no"))
         });
@@ -605,10 +634,11 @@ mod tests {
         let queue = queue();
         let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
                        SELECT count(*) FROM n";
-        let stopped: Result<i64> = queue.write(Duration::from_millis(50), move |c| {
-            c.execute("INSERT INTO t VALUES (1)", [])?;
-            Ok(c.query_row(endless, [], |row| row.get(0))?)
-        });
+        let stopped: Result<i64> =
+            queue.write(Duration::from_millis(50), Company::Others, move |c| {
+                c.execute("INSERT INTO t VALUES (1)", [])?;
+                Ok(c.query_row(endless, [], |row| row.get(0))?)
+            });
         assert!(stopped.is_err());
         assert_eq!(count(&queue), 0);
         insert(&queue, 1).unwrap();
@@ -617,7 +647,7 @@ mod tests {
     #[test]
     fn when_the_disk_is_full_every_job_fails_and_the_next_one_works() {
         let queue = queue();
-        let fill: Result<()> = queue.write(LIMIT, |c| {
+        let fill: Result<()> = queue.write(LIMIT, Company::Others, |c| {
             c.execute_batch("PRAGMA max_page_count = 10")?;
             c.execute("INSERT INTO t VALUES (zeroblob(1000000))", [])?;
             Ok(())

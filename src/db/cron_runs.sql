@@ -6,7 +6,9 @@ CREATE TABLE _cron_state (
     job TEXT PRIMARY KEY NOT NULL,
     -- The schedule and time zone that it was counted with; others begin anew.
     schedule TEXT NOT NULL,
-    done_until_ms INTEGER NOT NULL
+    done_until_ms INTEGER NOT NULL,
+    -- The same before the clock was set back by much; see src/cron/core.rs.
+    ahead_until_ms INTEGER NOT NULL
 ) STRICT;
 
 -- The last runs of each job.

@@ -22,16 +22,15 @@ use rusqlite::Connection;
 use rusqlite::ErrorCode;
 use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
-use rusqlite::hooks::AuthAction;
-use rusqlite::hooks::AuthContext;
-use rusqlite::hooks::Authorization;
 
 use super::Settings;
 use super::changes::Changes;
 use super::checkpoint;
+use super::commit::Company;
 use super::commit::Fence;
 use super::commit::Queue;
 use super::feed::Feed;
+use super::guard;
 use super::migrate;
 use super::migrate::Schema;
 use super::pages::PageReader;
@@ -153,7 +152,7 @@ impl Database {
         &self,
         job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.write_within(WRITE_LIMIT, job)
+        self.write_within(WRITE_LIMIT, Company::Others, job)
     }
 
     /// Like [`Database::write`], for a job that may have to go through whole tables.
@@ -161,15 +160,26 @@ impl Database {
         &self,
         job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.write_within(LONG_WRITE_LIMIT, job)
+        self.write_within(LONG_WRITE_LIMIT, Company::Others, job)
+    }
+
+    /// Like [`Database::write`], with a limit of its own and in a commit of its own: SQLite gives up a
+    /// whole transaction when it is stopped in the middle, and that shall be nobody else's.
+    pub fn write_alone<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.write_within(limit, Company::None, job)
     }
 
     fn write_within<T: Send + 'static>(
         &self,
         limit: Duration,
+        company: Company,
         job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let result = self.queue()?.write(limit, job);
+        let result = self.queue()?.write(limit, company, job);
         if result.is_ok()
             && let Some((name, changes)) = &self.changes
         {
@@ -413,19 +423,8 @@ pub fn prepare(connection: &mut Connection, cache_kib: i64, settings: Settings) 
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    connection.authorizer(Some(refuse_pages))?;
+    connection.authorizer(Some(guard::authorize))?;
     (settings.prepare)(connection)
-}
-
-/// Raw pages show what was deleted and what other tables hold: no statement of ours reads them, and
-/// none of anybody else shall.
-fn refuse_pages(context: AuthContext<'_>) -> Authorization {
-    match context.action {
-        AuthAction::Read { table_name, .. } if table_name.eq_ignore_ascii_case("sqlite_dbpage") => {
-            Authorization::Deny
-        }
-        _ => Authorization::Allow,
-    }
 }
 
 /// Names the way out when SQLite says that a file is no database or damaged.

@@ -56,6 +56,7 @@ mod commit;
 mod database;
 mod deadline;
 mod feed;
+pub mod guard;
 mod migrate;
 pub mod pages;
 mod readers;
@@ -66,7 +67,7 @@ pub const DEFAULT: &str = "default";
 /// What concerns this node alone; no request ever means it.
 pub const LOCAL: &str = "local";
 /// What this node alone has counted; no request ever means it either.
-const STATS: &str = "stats";
+pub const STATS: &str = "stats";
 /// The runs of this node.
 pub const WORKFLOWS: &str = "workflows";
 /// Names that no tenant may have: databases of the system.

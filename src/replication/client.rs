@@ -431,7 +431,8 @@ fn agent() -> Agent {
 }
 
 fn read_json<T: DeserializeOwned>(mut response: Response<Body>) -> Result<T> {
-    if response.status().as_u16() != 200 {
+    // 202: it has begun.
+    if ![200, 202].contains(&response.status().as_u16()) {
         return Err(refused(response));
     }
     let text = response

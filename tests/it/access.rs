@@ -57,6 +57,8 @@ enum Admits {
     /// Accounts; and what admins, who are none, get.
     Accounts(u16, u16),
     Admins(u16),
+    /// Admins, and the command line.
+    Operators(u16),
     Replicas(u16),
     /// Admins, service tokens, replicas.
     Watchers(u16),
@@ -112,8 +114,8 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 99] = {
-    use Admits::{Accounts, Admins, AdminsAnd, All, Each, Replicas, Watchers, Workers};
+const ROWS: [Row; 106] = {
+    use Admits::{Accounts, Admins, AdminsAnd, All, Each, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
         row("GET /", "/", "", All(200)),
@@ -132,6 +134,13 @@ const ROWS: [Row; 99] = {
         row("POST /api/replica/ack", "/api/replica/ack", "{}", Replicas(400)),
         row("GET /api/replica/ws", "/api/replica/ws", "", Replicas(400)),
         row("GET /api/replica/status", "/api/replica/status", "", Watchers(200)),
+        row("GET /api/cron", "/api/cron", "", Admins(200)),
+        row("POST /api/cron", "/api/cron", "{}", Admins(400)),
+        row("GET /api/cron/{id}", "/api/cron/none", "", Admins(404)),
+        row("PATCH /api/cron/{id}", "/api/cron/none", "{}", Admins(404)),
+        row("DELETE /api/cron/{id}", "/api/cron/none", "", Admins(404)),
+        row("POST /api/cron/{id}/run", "/api/cron/none/run", "", Operators(404)),
+        row("GET /api/cron/{id}/runs", "/api/cron/none/runs", "", Admins(404)),
         row("GET /api/stats", "/api/stats", "", Watchers(200)),
         row("GET /metrics", "/metrics", "", Watchers(200)),
         row("POST /api/replica/files/ack", "/api/replica/files/ack", r#"{"id":-1}"#, Replicas(400)),
@@ -251,7 +260,11 @@ fn expected(admits: &Admits, caller: &str) -> u16 {
         Admits::Replicas(_) => 401,
         Admits::Accounts(_, admin) if caller == "admin" => *admin,
         Admits::Accounts(status, _) if is_account => *status,
-        Admits::Admins(status) | Admits::AdminsAnd(_, status) if caller == "admin" => *status,
+        Admits::Admins(status) | Admits::Operators(status) | Admits::AdminsAnd(_, status)
+            if caller == "admin" =>
+        {
+            *status
+        }
         Admits::AdminsAnd(key, status) if caller == *key => *status,
         Admits::Each(answers) => answers[CALLERS.iter().position(|it| *it == caller).unwrap()],
         _ => refused,
@@ -264,6 +277,7 @@ fn access(admits: &Admits) -> &'static str {
         Admits::All(_) => "public",
         Admits::Accounts(..) => "account",
         Admits::Admins(_) => "admin",
+        Admits::Operators(_) => "operate",
         Admits::Replicas(_) => "replica",
         Admits::Watchers(_) => "watch",
         Admits::Workers(_) => "work",

@@ -16,6 +16,8 @@ mod cli;
 mod collections;
 /// Kill -9: what was acknowledged is there, the rest is whole or absent.
 mod crash;
+/// Jobs that run by the clock: made, refused, run by hand, on replicas.
+mod cron;
 /// Full disks, unusable directories, files that grow, work that takes long.
 mod faults;
 mod files;

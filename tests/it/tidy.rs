@@ -39,6 +39,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "workflows",
             "realtime",
             "webhooks",
+            "cron",
         ],
     ),
     ("whole", &["app"]),
@@ -67,7 +68,7 @@ const CRATES: [(&str, &[&str]); 22] = [
     ("infer", &["src/files/media.rs"]),
     ("mime_guess", &["src/files/media.rs"]),
     ("rusty_s3", &["src/files/s3/wire.rs"]),
-    ("jiff", &["src/files/s3/wire.rs"]),
+    ("jiff", &["src/cron/zone.rs", "src/files/s3/wire.rs"]),
     (
         "ureq",
         &[
@@ -105,7 +106,8 @@ const CRATES: [(&str, &[&str]); 22] = [
 ];
 
 /// Where SQL may live.
-const SQL_PLACES: [&str; 16] = [
+const SQL_PLACES: [&str; 17] = [
+    "src/cron/",
     "src/replication/positions.rs",
     "src/tests/",
     "src/db/",

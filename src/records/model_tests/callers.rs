@@ -117,6 +117,7 @@ impl Caller {
             Caller::Nobody => Identity::Nobody,
             Caller::Admin => Identity::Admin(ADMIN_ID.to_owned()),
             Caller::Service => Identity::Service(Service {
+                is_operator: false,
                 name: "worker".to_owned(),
                 workflows: None,
             }),

@@ -1,0 +1,173 @@
+//! `/api/cron`: jobs made, shown, changed, deleted, run by hand, and what became of them.
+
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use super::Call;
+use super::json_response;
+use super::records::number;
+use crate::clock;
+use crate::cron::Action;
+use crate::cron::Job;
+use crate::cron::Run;
+use crate::cron::Stored;
+use crate::cron::store;
+use crate::db::Connection;
+use crate::db::Role;
+use crate::error::Result;
+use crate::http::Response;
+use crate::ids;
+use crate::records::PER_PAGE;
+use crate::records::PER_PAGE_MAX;
+
+pub fn list(call: &Call<'_>) -> Result<Response> {
+    let jobs = call.app.databases.default().read(store::jobs)?;
+    let cron = &call.app.cron;
+    let items = call.app.databases.local().read(|local| {
+        let shown = jobs.iter().map(|job| {
+            show(
+                local,
+                job,
+                clock::now_ms(),
+                cron.role(),
+                cron.is_running(&job.id),
+            )
+        });
+        shown.collect::<Result<Vec<_>>>()
+    })?;
+    Ok(json_response(200, &json!({"items": items})))
+}
+
+pub fn get(call: &Call<'_>) -> Result<Response> {
+    answer(call, &find(call)?)
+}
+
+pub fn create(call: &Call<'_>) -> Result<Response> {
+    let now = clock::now();
+    let body: Map<String, Value> = call.body()?;
+    let stored = Stored::parse(&ids::record_id()?, &now, &now, body)?;
+    check(call, &stored)?;
+    let job = stored.clone();
+    call.app
+        .databases
+        .default()
+        .write(move |tx| store::insert(tx, &job))?;
+    call.app.cron.notify();
+    answer(call, &stored)
+}
+
+pub fn update(call: &Call<'_>) -> Result<Response> {
+    let body: Map<String, Value> = call.body()?;
+    // Two changes at the same time are two changes: the second sees what the first has made.
+    let id = find(call)?.id;
+    let default = call.app.databases.default();
+    let merged = |stored: Stored| stored.merge(&clock::now(), body.clone());
+    check(call, &merged(default.read(|db| store::job(db, &id))?)?)?;
+    let (now, patch) = (clock::now(), body.clone());
+    let stored = default.write(move |tx| {
+        let stored = store::job(tx, &id)?.merge(&now, patch)?;
+        store::update(tx, &stored)?;
+        Ok(stored)
+    })?;
+    call.app.cron.notify();
+    answer(call, &stored)
+}
+
+pub fn delete(call: &Call<'_>) -> Result<Response> {
+    let id = find(call)?.id;
+    call.app
+        .databases
+        .default()
+        .write(move |tx| store::delete(tx, &id))?;
+    call.app.cron.notify();
+    Ok(Response::empty(204))
+}
+
+/// Begins a run; what becomes of it is in the list of runs.
+pub fn run(call: &Call<'_>) -> Result<Response> {
+    let stored = find(call)?;
+    let run = call.app.cron.run_now(&stored)?;
+    Ok(json_response(
+        202,
+        &json!({"id": run, "job": stored.id, "status": "running"}),
+    ))
+}
+
+/// The last runs on this node, the newest first.
+pub fn runs(call: &Call<'_>) -> Result<Response> {
+    let pairs = call.query()?;
+    let page = number(&pairs, "page", 1)?.max(1);
+    let per_page = match number(&pairs, "perPage", PER_PAGE)? {
+        0 => PER_PAGE,
+        count => count.min(PER_PAGE_MAX),
+    };
+    let id = find(call)?.id;
+    let skip = (page - 1).saturating_mul(per_page);
+    let local = call.app.databases.local();
+    let (runs, total) = local.snapshot(|db| store::runs(db, &id, skip, per_page))?;
+    let items: Vec<Value> = runs.iter().map(run_json).collect();
+    let body = json!({
+        "page": page, "perPage": per_page, "totalItems": total,
+        "totalPages": total.div_ceil(per_page), "items": items,
+    });
+    Ok(json_response(200, &body))
+}
+
+/// The job that the path names, by id or by name.
+fn find(call: &Call<'_>) -> Result<Stored> {
+    let key = call.param("id");
+    call.app.databases.default().read(|db| store::job(db, key))
+}
+
+/// Refuses what parses and cannot work.
+fn check(call: &Call<'_>, stored: &Stored) -> Result<()> {
+    match Job::restore(stored)?.action {
+        Action::Sql(script) => call.app.cron.check_script(&script),
+        Action::Http(_) | Action::Workflow { .. } => Ok(()),
+    }
+}
+
+fn answer(call: &Call<'_>, job: &Stored) -> Result<Response> {
+    let cron = &call.app.cron;
+    let is_running = cron.is_running(&job.id);
+    let shown = call
+        .app
+        .databases
+        .local()
+        .read(|local| show(local, job, clock::now_ms(), cron.role(), is_running))?;
+    Ok(json_response(200, &shown))
+}
+
+/// A job, when it is due next and what became of it last, on this node.
+pub fn show(
+    local: &Connection,
+    stored: &Stored,
+    now: i64,
+    role: Role,
+    is_running: bool,
+) -> Result<Value> {
+    let next = Job::restore(stored)
+        .ok()
+        .and_then(|job| job.next(now, role));
+    let (last, _) = store::runs(local, &stored.id, 0, 1)?;
+    let mut object = stored.to_json();
+    object.insert("next".to_owned(), next.map(clock::format_ms).into());
+    object.insert(
+        "last".to_owned(),
+        last.first().map_or(Value::Null, run_json),
+    );
+    object.insert("isRunning".to_owned(), is_running.into());
+    Ok(Value::Object(object))
+}
+
+pub fn run_json(run: &Run) -> Value {
+    json!({
+        "id": run.id,
+        "due": run.due_ms.map(clock::format_ms),
+        "started": clock::format_ms(run.started_ms),
+        "ended": run.ended_ms.map(clock::format_ms),
+        "status": run.status,
+        "message": run.message,
+    })
+}

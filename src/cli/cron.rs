@@ -1,0 +1,194 @@
+//! `vski cron`: jobs listed with what became of them, and run by hand.
+//!
+//! What is shown is read from the files, also beside a running server. Only a server runs jobs, so that one is
+//! asked to.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+use serde_json::json;
+
+use super::Failure;
+use super::Outcome;
+use super::Parsed;
+use super::SETTINGS;
+use super::parse;
+use super::print;
+use super::refuse_empty;
+use super::replica::list as items;
+use super::replica::row;
+use super::replica::show as text_of;
+use super::replica::table;
+use super::replica::watched;
+use crate::api::cron;
+use crate::auth;
+use crate::clock;
+use crate::config::Config;
+use crate::cron::store;
+use crate::db;
+use crate::db::Database;
+use crate::db::Role;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::error::ResultExt as _;
+use crate::node;
+use crate::replication::Client;
+
+pub const HELP: &str = "\
+Usage: vski cron list [--json]
+       vski cron run NAME
+       vski cron history NAME [--limit N] [--json]
+       each with [--data-dir DIR]
+
+list shows the jobs, when each is due next and what became of its last run on this node; history shows the last
+runs of one, newest first, N of them (30). Both read DATA_DIR, also while a server runs on it. NAME may be the id.
+
+run asks the server that runs on DATA_DIR (with the same HOST, PORT and JWT_SECRET) to run a job now, whether
+it is active or not. It does not wait for its end: history shows what it came to.
+";
+
+/// Runs shown by history, at most and when nothing is said.
+const RUNS_MAX: u64 = 100;
+const RUNS: u64 = 30;
+
+pub fn run(args: &[String]) -> Outcome {
+    let (verb, rest) = match args.split_first() {
+        Some((verb, rest)) => (verb.as_str(), rest),
+        None => ("", args),
+    };
+    let (takes, switches): (&[&str], &[&str]) = match verb {
+        "list" => (&[], &["json"]),
+        "history" => (&["limit"], &["json"]),
+        "run" => (&[], &[]),
+        _ => {
+            let text = "cron takes list, run or history.";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+    };
+    let parsed = parse(rest, takes, switches)?;
+    let words: Vec<&str> = parsed.free.iter().map(String::as_str).collect();
+    let dir = Config::load_data_dir(&parsed.flags)?;
+    match (verb, words.as_slice()) {
+        ("list", []) => list(&dir, &parsed),
+        ("run", [name]) => run_now(&dir, name, &parsed),
+        ("history", [name]) => history(&dir, name, &parsed),
+        _ => Err(Failure::Usage(match verb {
+            "list" => format!("list takes no argument {}.", words[0]),
+            _ => format!("{verb} takes one NAME."),
+        })),
+    }
+}
+
+fn list(dir: &Path, parsed: &Parsed) -> Outcome {
+    let (default, local) = open(dir)?;
+    let role = match node::is_replica(&local)? {
+        true => Role::Replica,
+        false => Role::Master,
+    };
+    let jobs = default.read(store::jobs)?;
+    let shown: Vec<Value> = local.read(|local| {
+        let shown = jobs.iter().map(|job| {
+            let (last, _) = store::runs(local, &job.id, 0, 1)?;
+            let is_running = last.iter().any(|run| run.status == "running");
+            cron::show(local, job, clock::now_ms(), role, is_running)
+        });
+        shown.collect::<Result<_>>()
+    })?;
+    if parsed.own.contains_key("json") {
+        return print(&format!("{}\n", json!({"items": shown})));
+    }
+    let mut rows = vec![row(&[
+        "NAME", "TYPE", "SCHEDULE", "ZONE", "ACTIVE", "NEXT", "LAST", "STATUS",
+    ])];
+    for job in &shown {
+        rows.push(vec![
+            text_of(&job["name"]),
+            text_of(&job["type"]),
+            text_of(&job["schedule"]),
+            match text_of(&job["timeZone"]) {
+                zone if zone.is_empty() => "UTC".to_owned(),
+                zone => zone,
+            },
+            text_of(&job["active"]),
+            text_of(&job["next"]),
+            text_of(&job["last"]["started"]),
+            text_of(&job["last"]["status"]),
+        ]);
+    }
+    print(&table(&rows))
+}
+
+fn history(dir: &Path, name: &str, parsed: &Parsed) -> Outcome {
+    let limit = match parsed.own.get("limit") {
+        None => RUNS,
+        Some(text) => {
+            let number = text.parse().ok().filter(|it| (1..=RUNS_MAX).contains(it));
+            number.ok_or_else(|| {
+                Failure::Usage(format!("--limit takes a number from 1 to {RUNS_MAX}."))
+            })?
+        }
+    };
+    let (default, local) = open(dir)?;
+    let job = default.read(|db| store::job(db, name))?;
+    let (runs, _) = local.read(|db| store::runs(db, &job.id, 0, limit))?;
+    let shown: Vec<Value> = runs.iter().map(cron::run_json).collect();
+    if parsed.own.contains_key("json") {
+        return print(&format!("{}\n", json!({"items": shown})));
+    }
+    let mut rows = vec![row(&[
+        "RUN", "DUE", "STARTED", "ENDED", "STATUS", "MESSAGE",
+    ])];
+    for run in items(&json!(shown)) {
+        let cells = ["id", "due", "started", "ended", "status", "message"];
+        rows.push(cells.iter().map(|cell| text_of(&run[*cell])).collect());
+    }
+    print(&table(&rows))
+}
+
+fn run_now(dir: &Path, name: &str, parsed: &Parsed) -> Outcome {
+    refuse_empty(dir)?;
+    match db::lock_dir(dir) {
+        Err(error) if error.kind() == Kind::Conflict => {}
+        Err(error) => return Err(error.into()),
+        Ok(_) => {
+            let message = format!(
+                "No server runs on {}, and only a server runs jobs.",
+                dir.display()
+            );
+            return Err(Error::unavailable(message).into());
+        }
+    }
+    let (addr, secret) = Config::load_address(&parsed.flags)?;
+    let sign = auth::operator_worker(secret.as_deref(), dir)?;
+    let client = Client::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
+    let path = format!("/api/cron/{}/run", encode(name));
+    let answer = watched(&Arc::new(client), |client| client.act(&path, &json!({})));
+    let answer = answer.context(format!(
+        "a server runs on {}, whose HOST, PORT and JWT_SECRET this needs",
+        dir.display()
+    ))?;
+    print(&format!(
+        "Run {} of {name} has begun; vski cron history shows what it comes to.\n",
+        text_of(&answer["id"])
+    ))
+}
+
+/// The databases that jobs and their runs are in, for reading only.
+fn open(dir: &Path) -> Result<(Database, Database)> {
+    refuse_empty(dir)?;
+    let open = |path: &Path| Database::follow(path, SETTINGS);
+    Ok((open(&db::default_file(dir)), open(&db::local_file(dir))))
+}
+
+/// A name as a part of a path.
+fn encode(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    name.bytes()
+        .map(|byte| match plain(byte) {
+            true => char::from(byte).to_string(),
+            false => format!("%{byte:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,204 @@
+//! Scripts: what SQL of an administrator may do, and how it is run.
+//!
+//! A script is statements that read and change rows, all of them in one transaction of the writer. SQLite
+//! asks `db::guard` of everything that a statement would do; what is not on the list here is refused:
+//!
+//! - in `default` and tenants: tables of collections and such as people have added themselves. Tables of the
+//!   system are neither written nor read: secrets are in them that nobody is shown otherwise;
+//! - in `stats`: everything there is, as it means nothing to anything but reports;
+//! - in `workflows`: reading, and deleting rows of `runs` that have ended. The engine has in its memory what
+//!   has not, so those rows stay, as do the children of such runs; with a run goes what belongs to it. That
+//!   is what the engine deletes by itself when it is old.
+
+use std::time::Duration;
+
+use rusqlite::Batch;
+use rusqlite::Connection;
+use rusqlite::Statement;
+use rusqlite::fallible_iterator::FallibleIterator as _;
+
+use crate::db;
+use crate::db::guard;
+use crate::db::guard::AuthAction;
+use crate::db::guard::AuthContext;
+use crate::error::Error;
+use crate::error::Result;
+
+/// Runs that have not ended, and children that their parents may ask for, stay; with the others goes the
+/// rest. Only for the time of a script.
+const BEGIN_WORKFLOWS: &str = "
+    CREATE TEMP TRIGGER cron_stays BEFORE DELETE ON main.runs
+    WHEN OLD.ended IS NULL OR EXISTS (SELECT 1 FROM jobs WHERE run IN (OLD.id, OLD.parent))
+    BEGIN SELECT RAISE(IGNORE); END;
+    CREATE TEMP TRIGGER cron_goes AFTER DELETE ON main.runs
+    BEGIN
+        DELETE FROM events WHERE run = OLD.id;
+        DELETE FROM steps WHERE run = OLD.id;
+        DELETE FROM waits WHERE run = OLD.id;
+        DELETE FROM hooks WHERE run = OLD.id;
+        DELETE FROM chunks WHERE run = OLD.id;
+        DELETE FROM cancelling WHERE run = OLD.id;
+    END;";
+const END_WORKFLOWS: &str = "DROP TRIGGER temp.cron_stays; DROP TRIGGER temp.cron_goes;";
+const OWN_TRIGGERS: [&str; 2] = ["cron_stays", "cron_goes"];
+const NO_TABLES: &str = "make, change or drop tables and the like";
+
+/// What a script may do, by the database that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Records,
+    Stats,
+    Workflows,
+}
+
+impl Scope {
+    pub fn of(database: &str) -> Scope {
+        match database {
+            db::STATS => Scope::Stats,
+            db::WORKFLOWS => Scope::Workflows,
+            _ => Scope::Records,
+        }
+    }
+
+    /// What a statement does that it may not; none when it may.
+    fn refuse(self, context: &AuthContext<'_>) -> Option<String> {
+        let is_own = context
+            .accessor
+            .is_some_and(|name| self == Scope::Workflows && OWN_TRIGGERS.contains(&name));
+        match context.action {
+            AuthAction::Select | AuthAction::Recursive => None,
+            AuthAction::Function { function_name } => function_name
+                .eq_ignore_ascii_case("load_extension")
+                .then(|| "call load_extension".to_owned()),
+            AuthAction::Read { table_name, .. } => {
+                let is_secret = self == Scope::Records && table_name.starts_with('_');
+                is_secret.then(|| format!("read the system's table {table_name}"))
+            }
+            AuthAction::Delete { table_name } => match self {
+                Scope::Workflows if !is_own && table_name != "runs" => {
+                    Some("delete from any table but runs".to_owned())
+                }
+                _ => self.refuse_write(table_name),
+            },
+            AuthAction::Insert { table_name } | AuthAction::Update { table_name, .. } => match self
+            {
+                Scope::Workflows if !is_schema(table_name) => {
+                    Some("change workflows in another way than deleting runs".to_owned())
+                }
+                _ => self.refuse_write(table_name),
+            },
+            AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => {
+                Some("begin or end transactions: it is one by itself".to_owned())
+            }
+            AuthAction::Pragma { pragma_name, .. } => Some(format!("use PRAGMA {pragma_name}")),
+            AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
+                Some("attach or detach databases".to_owned())
+            }
+            _ => Some(NO_TABLES.to_owned()),
+        }
+    }
+
+    fn refuse_write(self, table: &str) -> Option<String> {
+        if is_schema(table) {
+            return Some(NO_TABLES.to_owned());
+        }
+        let is_system = is_sqlite(table) || (self == Scope::Records && table.starts_with('_'));
+        is_system.then(|| format!("write to the system's table {table}"))
+    }
+}
+
+fn is_sqlite(table: &str) -> bool {
+    table
+        .get(..7)
+        .is_some_and(|start| start.eq_ignore_ascii_case("sqlite_"))
+}
+
+/// SQLite asks about this first when a table is to be made or dropped.
+fn is_schema(table: &str) -> bool {
+    is_sqlite(table) && table.ends_with("_master")
+}
+
+/// Refuses a script that cannot be run as things are now; runs nothing of it.
+pub fn check(connection: &Connection, scope: Scope, sql: &str) -> Result<()> {
+    under_guard(scope, || for_each(connection, sql, |_| Ok(())))
+}
+
+/// Prepares one statement after the other.
+fn for_each(
+    connection: &Connection,
+    sql: &str,
+    mut body: impl FnMut(&mut Statement<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut batch = Batch::new(connection, sql);
+    let mut count = 0;
+    while let Some(mut statement) = batch.next()? {
+        if statement.parameter_count() > 0 {
+            let message = "The script has a parameter, and nothing to put there.";
+            return Err(Error::invalid(message));
+        }
+        body(&mut statement)?;
+        count += 1;
+    }
+    match count {
+        0 => Err(Error::invalid("The script has no statement.")),
+        _ => Ok(()),
+    }
+}
+
+/// Runs a script inside a write job; returns how many rows it has changed. `is_over` is looked at between
+/// statements; SQLite is stopped inside of them by whoever has its handle.
+pub fn run(
+    connection: &Connection,
+    scope: Scope,
+    sql: &str,
+    is_over: impl Fn() -> bool,
+) -> Result<u64> {
+    if scope == Scope::Workflows {
+        connection.execute_batch(BEGIN_WORKFLOWS)?;
+    }
+    let before = connection.total_changes();
+    under_guard(scope, || {
+        for_each(connection, sql, |statement| {
+            if is_over() {
+                return Err(Error::unavailable("The server stopped."));
+            }
+            let mut rows = statement.raw_query();
+            while rows.next()?.is_some() {}
+            Ok(())
+        })
+    })?;
+    let changed = connection.total_changes() - before;
+    if scope == Scope::Workflows {
+        connection.execute_batch(END_WORKFLOWS)?;
+    }
+    Ok(changed)
+}
+
+/// What is said of a script that was stopped.
+pub fn too_long(limit: Duration) -> String {
+    let seconds = limit.as_secs();
+    format!("The script took longer than {seconds} s; nothing of it was kept.")
+}
+
+fn under_guard<T>(scope: Scope, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let judge = Box::new(move |context: &AuthContext<'_>| scope.refuse(context));
+    let (result, refused) = guard::watched(judge, body);
+    match refused {
+        Some(phrase) => Err(Error::invalid(format!("The script may not {phrase}."))),
+        None => result.map_err(explain),
+    }
+}
+
+/// Whoever writes SQL is told what SQLite says of it.
+fn explain(error: Error) -> Error {
+    if error.was_stopped() {
+        return error;
+    }
+    match error.of_sqlite() {
+        Some(message) => Error::invalid(format!("The script failed: {message}.")),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests;
