@@ -22,6 +22,7 @@ use crate::support::wait_until;
 const OWN_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 mod log;
+mod triggers;
 
 /// Makes a webhook; returns its id.
 fn make(api: &Api, webhook: Value) -> String {
