@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 use std::collections::HashMap;
 
 /// Attempts that are under way at a time.
-pub const SENDERS: usize = 8;
+pub const SENDERS: usize = 16;
 /// Those of one host.
-const PER_HOST: usize = 2;
+const PER_HOST: usize = 6;
 /// Those of all slow hosts.
 const FOR_SLOW: usize = SENDERS / 2;
 /// Longest wait between two attempts.
@@ -342,20 +342,22 @@ mod tests {
     }
 
     #[test]
-    fn a_host_gets_two_and_one_when_it_is_slow() {
+    fn a_host_gets_some_and_one_when_it_is_slow() {
         let mut core = Core::default();
-        core.know("default", heads("a:80", 1..7));
+        core.know("default", heads("a:80", 1..17));
         let picked = core.pick(100);
         let ids: Vec<i64> = picked.iter().map(|((_, id, _), _)| *id).collect();
-        assert_eq!(ids, [1, 2]);
+        assert_eq!(ids, [1, 2, 3, 4, 5, 6]);
         assert!(core.pick(100).is_empty());
-        core.ended("a:80", Some(&Attempt::Silent(String::new())));
-        assert!(core.pick(100).is_empty(), "one is still under way");
+        for _ in 1..PER_HOST {
+            core.ended("a:80", Some(&Attempt::Silent(String::new())));
+            assert!(core.pick(100).is_empty(), "one is still under way");
+        }
         core.ended("a:80", Some(&Attempt::Broken(String::new())));
         assert_eq!(core.pick(100).len(), 1);
         core.ended("a:80", Some(&answered(200)));
-        assert_eq!(core.pick(100).len(), 2);
-        assert_eq!(core.next_due_ms(3), Some(4));
+        assert_eq!(core.pick(13).len(), PER_HOST);
+        assert_eq!(core.next_due_ms(13), Some(14));
     }
 
     #[test]
@@ -398,6 +400,6 @@ mod tests {
         core.ended("h5:80", Some(&answered(200)));
         core.ended("h0:80", Some(&answered(200)));
         let next: Vec<String> = core.pick(1000).into_iter().map(|(_, host)| host).collect();
-        assert_eq!(next, ["h2:80", "h3:80"]);
+        assert_eq!(next, ["h4:80", "h5:80"]);
     }
 }

@@ -14,7 +14,7 @@ use crate::triggers::Target;
 /// Hosts whose rows are looked at, those that are due first.
 const HOSTS: i64 = 256;
 /// Rows of one host; more than can be under way, so that there is always a next one.
-const PER_HOST: i64 = 6;
+const PER_HOST: i64 = 16;
 /// Rows that are counted; beyond that it is many.
 pub const COUNT_MAX: i64 = 10_000;
 

@@ -30,6 +30,8 @@ use crate::triggers::Target;
 const FAILED_PAUSE: Duration = Duration::from_secs(5);
 /// So late at most something is noticed that nobody has told of: the command line, or another clock.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often what waits is counted.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// What calls under way have at a stop.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 /// What the senders have after their calls were cut.
@@ -46,6 +48,7 @@ pub struct Rounds<'a> {
     failed: BTreeMap<String, Instant>,
     senders: Vec<JoinHandle<()>>,
     next_look: Instant,
+    next_count: Instant,
     /// The last of the databases that were looked at unasked.
     last_looked: String,
 }
@@ -60,6 +63,7 @@ impl Rounds<'_> {
             failed: BTreeMap::new(),
             senders: Vec::new(),
             next_look: Instant::now() + LOOK_EVERY,
+            next_count: Instant::now(),
             last_looked: String::new(),
         }
     }
@@ -75,6 +79,9 @@ impl Rounds<'_> {
             lock(&self.webhooks.known).extend(names.iter().cloned());
             self.stirred.extend(names);
             let now = Instant::now();
+            if now >= self.next_count {
+                self.next_count = now + COUNT_EVERY;
+            }
             if now >= self.next_look {
                 self.next_look = now + LOOK_EVERY;
                 self.stirred
@@ -203,14 +210,21 @@ impl Rounds<'_> {
             if self.failed.contains_key(&name) {
                 continue;
             }
-            let found =
-                self.webhooks.databases.get(&name).and_then(|database| {
-                    database.read(|db| Ok((queue::look(db)?, queue::count(db)?)))
-                });
+            // Counting goes through all that waits.
+            let counts = Instant::now() >= self.next_count;
+            let found = self.webhooks.databases.get(&name).and_then(|database| {
+                database.read(|db| {
+                    let count = counts.then(|| queue::count(db)).transpose()?;
+                    Ok((queue::look(db)?, count))
+                })
+            });
             match found {
                 Ok((heads, count)) => {
+                    if heads.is_empty() || count.is_some() {
+                        let count = count.unwrap_or(0);
+                        lock(&self.webhooks.counts.waiting).insert(name.clone(), count);
+                    }
                     self.core.know(&name, heads);
-                    lock(&self.webhooks.counts.waiting).insert(name, count);
                 }
                 Err(error) => self.has_failed(&name, &error),
             }

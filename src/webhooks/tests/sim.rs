@@ -219,13 +219,13 @@ impl World<'_> {
     }
 
     fn check_bounds(&self) {
-        assert!(self.flights.len() <= 8);
+        assert!(self.flights.len() <= 16);
         assert_eq!(self.flights.len(), self.core.running());
         let mut of_hosts: BTreeMap<&str, usize> = BTreeMap::new();
         for flight in &self.flights {
             *of_hosts.entry(&flight.host).or_default() += 1;
         }
-        assert!(of_hosts.values().all(|count| *count <= 2), "{of_hosts:?}");
+        assert!(of_hosts.values().all(|count| *count <= 6), "{of_hosts:?}");
     }
 
     /// Calls that end now.
