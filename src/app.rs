@@ -147,8 +147,12 @@ impl App {
             start: start_runs(&workflows),
         };
         let cron = Cron::open(&databases, Arc::clone(&calls))?;
+        let sockets = Hub::start(sockets::Settings {
+            sockets_max,
+            ..sockets::Settings::default()
+        })?;
         Ok(App {
-            realtime: Realtime::new(&databases, &catalog, &auth, &events),
+            realtime: Realtime::new(&databases, &catalog, &auth, &events, sockets.pace()),
             webhooks: Webhooks::new(&databases, calls, webhooks),
             files,
             cron,
@@ -163,10 +167,7 @@ impl App {
             mail: Mailer::start(config.mail.as_ref())?,
             replicas,
             part,
-            sockets: Hub::start(sockets::Settings {
-                sockets_max,
-                ..sockets::Settings::default()
-            })?,
+            sockets,
             node_id,
         })
     }

@@ -157,6 +157,11 @@ impl Hub {
         })
     }
 
+    /// How far it is behind.
+    pub fn pace(&self) -> Pace {
+        Pace(Arc::clone(&self.core))
+    }
+
     /// A place for one more socket; none when there is none, or when the hub stops. Never are more
     /// than `sockets_max` places given away at a time.
     pub fn reserve(&self) -> Option<Place> {
@@ -201,6 +206,17 @@ impl Hub {
 impl Drop for Hub {
     fn drop(&mut self) {
         self.core.stop(Instant::now());
+    }
+}
+
+/// Tells how far the hub is behind.
+pub struct Pace(Arc<Core>);
+
+impl Pace {
+    /// For how long it has not looked at what is to be sent.
+    pub fn lag(&self) -> Duration {
+        let since = lock(&self.0.inbox).signalled;
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }
 
@@ -430,7 +446,10 @@ impl Outlet {
         outbox.is_signalled |= has_news;
         drop(outbox);
         if must_signal {
-            self.core.post(|inbox| inbox.signals.push(self.token));
+            self.core.post(|inbox| {
+                inbox.signals.push(self.token);
+                inbox.signalled.get_or_insert_with(Instant::now);
+            });
         }
         value
     }
@@ -453,6 +472,8 @@ struct Inbox {
     adoptions: Vec<Adoption>,
     /// Sockets with news in their outbox; each at most once.
     signals: Vec<u64>,
+    /// When the first of them came.
+    signalled: Option<Instant>,
     /// Stopping, until then.
     stop: Option<Instant>,
     /// The thread sleeps or is about to, and has not been woken.

@@ -18,10 +18,14 @@ use serde_json::Value;
 
 use super::frames::Ask;
 use crate::auth::Pass;
+use crate::collections::Collections;
 use crate::crypto;
+use crate::events::State;
 use crate::ids;
 use crate::records::Lens;
 use crate::records::Wish;
+use crate::records::pivot;
+use crate::records::pivot::Pivot;
 use crate::rules::Identity;
 use crate::sockets::Link;
 
@@ -108,6 +112,8 @@ pub struct Class {
     pub identity: Identity,
     /// None: to be made anew.
     pub lens: Option<Lens>,
+    /// As it was when it was made.
+    pivot: Option<Pivot>,
     pub subs: BTreeMap<SubId, Sub>,
 }
 
@@ -116,6 +122,58 @@ pub struct Class {
 struct Listeners {
     whole: BTreeSet<ClassId>,
     by_record: HashMap<String, BTreeSet<ClassId>>,
+    /// Those who see only records with one value in a field: by field, then by value.
+    by_value: BTreeMap<String, HashMap<String, BTreeSet<ClassId>>>,
+    /// The definitions that all of them were last known to be made with.
+    definitions: Option<Arc<Collections>>,
+}
+
+impl Listeners {
+    fn add(&mut self, id: ClassId, class: &Class) {
+        let classes = match (&class.wish.record, &class.pivot) {
+            (Some(record), _) => self.by_record.entry(record.clone()).or_default(),
+            (None, Some(pivot)) => {
+                let by_value = self.by_value.entry(pivot.field.clone()).or_default();
+                by_value.entry(pivot.value.clone()).or_default()
+            }
+            (None, None) => &mut self.whole,
+        };
+        classes.insert(id);
+        if self.definitions.is_none() {
+            self.definitions = class
+                .lens
+                .as_ref()
+                .map(|lens| Arc::clone(lens.definitions()));
+        }
+    }
+
+    fn remove(&mut self, id: ClassId, class: &Class) {
+        match (&class.wish.record, &class.pivot) {
+            (Some(record), _) => drop_from(&mut self.by_record, record, id),
+            (None, Some(pivot)) => {
+                if let Some(by_value) = self.by_value.get_mut(&pivot.field) {
+                    drop_from(by_value, &pivot.value, id);
+                    if by_value.is_empty() {
+                        self.by_value.remove(&pivot.field);
+                    }
+                }
+            }
+            (None, None) => drop(self.whole.remove(&id)),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.by_record.is_empty() && self.by_value.is_empty()
+    }
+}
+
+fn drop_from(map: &mut HashMap<String, BTreeSet<ClassId>>, key: &str, id: ClassId) {
+    if let Some(classes) = map.get_mut(key) {
+        classes.remove(&id);
+        if classes.is_empty() {
+            map.remove(key);
+        }
+    }
 }
 
 /// See the module documentation.
@@ -220,11 +278,7 @@ impl Board {
                     ..make()
                 };
                 let listeners = self.listeners.entry(class.collection.clone()).or_default();
-                match &class.wish.record {
-                    None => &mut listeners.whole,
-                    Some(id) => listeners.by_record.entry(id.clone()).or_default(),
-                }
-                .insert(self.next);
+                listeners.add(self.next, &class);
                 self.by_key.insert(key, self.next);
                 self.classes.insert(self.next, class);
                 self.next
@@ -279,29 +333,45 @@ impl Board {
         let Some(listeners) = self.listeners.get_mut(&class.collection) else {
             return;
         };
-        match &class.wish.record {
-            None => drop(listeners.whole.remove(&id)),
-            Some(record) => {
-                if let Some(classes) = listeners.by_record.get_mut(record) {
-                    classes.remove(&id);
-                    if classes.is_empty() {
-                        listeners.by_record.remove(record);
-                    }
-                }
-            }
-        }
-        if listeners.whole.is_empty() && listeners.by_record.is_empty() {
+        listeners.remove(id, &class);
+        if listeners.is_empty() {
             self.listeners.remove(&class.collection);
         }
     }
 
-    /// The classes that a change of a record may concern.
-    pub fn listeners(&self, collection: &str, record: &str) -> Vec<ClassId> {
-        let Some(listeners) = self.listeners.get(collection) else {
+    /// The classes that a change of a record may concern, if they are made with the present definitions.
+    pub fn listeners(&self, state: &State) -> Vec<ClassId> {
+        let Some(listeners) = self.listeners.get(&state.collection.id) else {
             return Vec::new();
         };
-        let of_record = listeners.by_record.get(record).into_iter().flatten();
-        listeners.whole.iter().chain(of_record).copied().collect()
+        let of_record = listeners.by_record.get(state.id()).into_iter().flatten();
+        let by_value = listeners.by_value.iter();
+        let of_values = by_value.filter_map(|(field, by_value)| {
+            let value = pivot::text_of(state, field)?;
+            by_value.get(value)
+        });
+        let all = listeners.whole.iter().chain(of_record);
+        all.chain(of_values.flatten()).copied().collect()
+    }
+
+    /// The classes of a collection that are to be made anew before it is asked for listeners: all of them, when
+    /// the definitions are others than those that they are known to be made with.
+    pub fn outdated(&self, collection: &str, definitions: &Arc<Collections>) -> Vec<ClassId> {
+        let listeners = self.listeners.get(collection);
+        let known = listeners.and_then(|listeners| listeners.definitions.as_ref());
+        if known.is_none_or(|known| Arc::ptr_eq(known, definitions)) {
+            return Vec::new();
+        }
+        let classes = self.classes.iter();
+        let classes = classes.filter(|(_, class)| class.collection == collection);
+        classes.map(|(id, _)| *id).collect()
+    }
+
+    /// They have been made anew.
+    pub fn settle(&mut self, collection: &str, definitions: &Arc<Collections>) {
+        if let Some(listeners) = self.listeners.get_mut(collection) {
+            listeners.definitions = Some(Arc::clone(definitions));
+        }
     }
 
     pub fn class(&mut self, id: ClassId) -> Option<&mut Class> {
@@ -349,6 +419,7 @@ impl Class {
             collection: collection.to_owned(),
             wish,
             identity,
+            pivot: lens.pivot.clone(),
             lens: Some(lens),
             subs: BTreeMap::new(),
         }

@@ -23,9 +23,6 @@ use crate::log;
 use crate::sockets::Link;
 use crate::triggers::Action;
 
-/// How often a change is looked at again because definitions change meanwhile.
-const STALE_TRIES: usize = 10;
-
 /// How long a class may take to look at a change: all the others wait meanwhile.
 const LOOK_MAX: Duration = Duration::from_millis(100);
 
@@ -125,23 +122,20 @@ impl Thread<'_> {
 
     /// The classes that a change may concern, made with the definitions of now.
     fn fresh_listeners(&mut self, change: &Change) -> Vec<ClassId> {
-        let (collection, id) = (&change.state.collection.id, change.state.id());
-        for _ in 0..STALE_TRIES {
-            let found = self.board.listeners(collection, id);
-            let stale = found.iter().copied().filter(|class| {
-                let class = self.board.class(*class);
-                let lens = class.and_then(|class| class.lens.as_ref());
-                lens.is_some_and(|lens| lens.is_stale())
-            });
-            let stale: Vec<ClassId> = stale.collect();
-            if stale.is_empty() {
-                return found;
+        let collection = &change.state.collection;
+        match self.of.catalog.collections(&collection.database) {
+            Ok(definitions) => {
+                let outdated = self.board.outdated(&collection.id, &definitions);
+                for class in &outdated {
+                    self.rebuild(*class);
+                }
+                if !outdated.is_empty() {
+                    self.board.settle(&collection.id, &definitions);
+                }
             }
-            for class in stale {
-                self.rebuild(class);
-            }
+            Err(error) => log::warn(format_args!("realtime: {error}")),
         }
-        self.board.listeners(collection, id)
+        self.board.listeners(&change.state)
     }
 
     /// Sorts the subscriptions of a class anew: by other rules they may not see the same any more.

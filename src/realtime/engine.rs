@@ -35,6 +35,7 @@ use crate::records::Scope;
 use crate::records::Shape;
 use crate::records::Wish;
 use crate::sockets::Link;
+use crate::sockets::Pace;
 use crate::sockets::Peer;
 use crate::threads::Stop;
 use crate::threads::lock;
@@ -42,6 +43,12 @@ use crate::threads::lock;
 /// Longest pause between two rounds; and while somebody waits for a fence.
 const PAUSE: Duration = Duration::from_millis(250);
 const FENCE_PAUSE: Duration = Duration::from_millis(2);
+/// Commands taken in one round.
+const COMMANDS_MAX: usize = 512;
+/// How far the hub of the sockets may be behind, and for how long that is waited for.
+const LAG_MAX: Duration = Duration::from_millis(200);
+const LAG_WAIT_MAX: Duration = Duration::from_secs(2);
+const LAG_PAUSE: Duration = Duration::from_millis(5);
 /// How long a request waits for its subscriptions to hold.
 const ANSWER_WAIT: Duration = Duration::from_secs(20);
 
@@ -52,6 +59,7 @@ pub struct Realtime {
     pub(super) catalog: Arc<Catalog>,
     auth: Arc<Auth>,
     pub(super) events: Arc<Events>,
+    pace: Pace,
     sessions: AtomicU64,
     pub(super) counts: Counts,
 }
@@ -135,6 +143,7 @@ impl Realtime {
         catalog: &Arc<Catalog>,
         auth: &Arc<Auth>,
         events: &Arc<Events>,
+        pace: Pace,
     ) -> Realtime {
         Realtime {
             shared: Arc::new(Shared {
@@ -145,6 +154,7 @@ impl Realtime {
             catalog: Arc::clone(catalog),
             auth: Arc::clone(auth),
             events: Arc::clone(events),
+            pace,
             sessions: AtomicU64::new(1),
             counts: Counts::default(),
         }
@@ -205,9 +215,26 @@ impl Realtime {
         }
     }
 
-    /// The next command.
-    pub(super) fn next(&self) -> Option<Command> {
-        lock(&self.shared.commands).items.pop_front()
+    fn next_commands(&self) -> Vec<Command> {
+        let items = &mut lock(&self.shared.commands).items;
+        let count = items.len().min(COMMANDS_MAX);
+        let commands = items.drain(..count).collect();
+        if !items.is_empty() {
+            // The next round comes at once.
+            self.events.wake();
+        }
+        commands
+    }
+
+    /// While the hub is behind, changes wait here, once, and not in the queue of each subscriber, which
+    /// would be cut off as if it were slow.
+    fn keep_pace(&self, stop: &Stop) {
+        let begun = Instant::now();
+        while self.pace.lag() > LAG_MAX && begun.elapsed() < LAG_WAIT_MAX {
+            if stop.wait(LAG_PAUSE) {
+                return;
+            }
+        }
     }
 
     /// What a subscription comes to: the key of its class, and the class if there is none yet. Fails when the
@@ -279,6 +306,14 @@ impl Realtime {
                 false => tick_at.saturating_duration_since(Instant::now()),
                 true => FENCE_PAUSE,
             };
+            // What a client says after a change that it knows of must not count before that.
+            let commands = self.next_commands();
+            let pause = if commands.is_empty() {
+                pause
+            } else {
+                Duration::ZERO
+            };
+            self.keep_pace(stop);
             let taken = self.events.take(pause);
             for change in taken.changes {
                 thread.deliver(&change);
@@ -286,7 +321,7 @@ impl Realtime {
             for collection in taken.lost {
                 thread.lose(&collection);
             }
-            thread.obey();
+            thread.obey(commands);
             thread.greet();
             if Instant::now() >= tick_at {
                 thread.tick(Instant::now());

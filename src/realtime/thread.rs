@@ -29,8 +29,6 @@ use crate::error::Result;
 use crate::log;
 use crate::rules::Identity;
 
-/// Commands taken in one round.
-const COMMANDS_MAX: usize = 512;
 /// Subscriptions of one connection, and of all.
 const SUBS_MAX: usize = 100;
 const ALL_SUBS_MAX: usize = 50_000;
@@ -82,15 +80,10 @@ impl<'a> Thread<'a> {
     }
 
     /// Does what was asked for.
-    pub fn obey(&mut self) {
-        for _ in 0..COMMANDS_MAX {
-            match self.of.next() {
-                None => return,
-                Some(command) => self.obey_one(command),
-            }
+    pub fn obey(&mut self, commands: Vec<Command>) {
+        for command in commands {
+            self.obey_one(command);
         }
-        // There may be more.
-        self.of.wake();
     }
 
     fn obey_one(&mut self, command: Command) {

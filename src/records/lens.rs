@@ -10,9 +10,12 @@ use rusqlite::Connection;
 
 use super::Scope;
 use super::Shape;
+use super::pivot;
+use super::pivot::Pivot;
 use super::plan::Key;
 use super::plan::Plan;
 use crate::collections::Collection;
+use crate::collections::Collections;
 use crate::error::Result;
 use crate::events::State;
 use crate::events::Stored;
@@ -37,6 +40,8 @@ pub struct Lens {
     plan: Plan,
     /// It says something about the time, which was put in when it was made.
     is_timed: bool,
+    /// What a record must have to be shown.
+    pub pivot: Option<Pivot>,
 }
 
 impl Lens {
@@ -48,6 +53,12 @@ impl Lens {
             text => Some(filter::parse(text)?),
         };
         let is_timed = is_timed(&scope, collection, wish);
+        let rule = match &grant.access {
+            Access::When(rule) => Some(rule),
+            Access::Free | Access::Denied => None,
+        };
+        let mut conditions = rule.into_iter().chain(&filter);
+        let pivot = conditions.find_map(|it| pivot::find(it, collection, &scope.identity));
         let key = Key::Given(filter);
         let plan = scope.plan(collection, &wish.shape, &key, &grant)?;
         Ok(Lens {
@@ -55,6 +66,7 @@ impl Lens {
             scope,
             plan,
             is_timed,
+            pivot,
         })
     }
 
@@ -69,6 +81,11 @@ impl Lens {
         let depends = rule.is_some_and(asks_who) || asks_who(&wish.filter) || looks_around(wish);
         let is_whole = grant.access == Access::Free;
         Ok((!depends).then(|| format!("{is_whole} {:?}", grant.fields)))
+    }
+
+    /// What it was made with.
+    pub fn definitions(&self) -> &Arc<Collections> {
+        &self.scope.collections
     }
 
     /// Whether it says something about the time: then one holds for one change alone.

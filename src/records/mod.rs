@@ -62,6 +62,7 @@ mod like;
 #[cfg(test)]
 mod model_tests;
 mod note;
+pub mod pivot;
 mod plan;
 mod query;
 mod resolve;

@@ -181,6 +181,7 @@ impl Driver {
         let (adoptions, signals, stop) = {
             let mut inbox = lock(&self.core.inbox);
             inbox.is_asleep = false;
+            inbox.signalled = None;
             (
                 std::mem::take(&mut inbox.adoptions),
                 std::mem::take(&mut inbox.signals),
