@@ -379,6 +379,12 @@ impl Link {
         });
     }
 
+    /// Whether much more could be queued, also because nothing is any more.
+    pub fn has_room(&self) -> bool {
+        let outbox = lock(&self.0.outbox);
+        !outbox.is_open || outbox.bytes < self.0.core.settings.outbox_bytes_max / 2
+    }
+
     /// Whether a text would still be queued.
     #[cfg_attr(not(test), expect(dead_code, reason = "no peer asks yet"))]
     pub fn is_open(&self) -> bool {

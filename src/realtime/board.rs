@@ -4,8 +4,8 @@
 //! class, however many are in it. All that many have in common is one class when neither rule nor filter asks
 //! who they are; else each account has its own.
 //!
-//! Invariants: a subscription is in exactly one class, which is in `classes`, `by_key` and `listeners`; a class
-//! without subscriptions is gone; `by_account` has the sessions of accounts, and no others.
+//! Invariants: a subscription is in exactly one class, which is in `classes` and `listeners`, and in `by_key`
+//! unless it is retired; a class without subscriptions is gone; `by_account` has the sessions of accounts, and no others.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -329,13 +329,25 @@ impl Board {
         let Some(class) = self.classes.remove(&id) else {
             return;
         };
-        self.by_key.remove(&class.key);
+        // One that was retired may have a successor.
+        if self.by_key.get(&class.key) == Some(&id) {
+            self.by_key.remove(&class.key);
+        }
         let Some(listeners) = self.listeners.get_mut(&class.collection) else {
             return;
         };
         listeners.remove(id, &class);
         if listeners.is_empty() {
             self.listeners.remove(&class.collection);
+        }
+    }
+
+    /// Takes no more subscriptions into a class: the next one of its key makes another.
+    pub fn retire(&mut self, id: ClassId) {
+        if let Some(class) = self.classes.get(&id)
+            && self.by_key.get(&class.key) == Some(&id)
+        {
+            self.by_key.remove(&class.key);
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use std::time::Instant;
 
+use super::board::Class;
 use super::board::ClassId;
 use super::board::SessionId;
 use super::board::Sub;
@@ -17,6 +18,7 @@ use crate::clock;
 use crate::collections::CollectionKind;
 use crate::db::Connection;
 use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::events::Change;
 use crate::log;
@@ -25,6 +27,13 @@ use crate::triggers::Action;
 
 /// How long a class may take to look at a change: all the others wait meanwhile.
 const LOOK_MAX: Duration = Duration::from_millis(100);
+
+/// How often a subscription that catches up is sorted anew because definitions change meanwhile.
+const STALE_TRIES: usize = 10;
+/// Bytes of long texts that are made of one change: subscriptions have names, so that each may want a text of
+/// its own, and all of them wait to be sent.
+const LONG_TEXTS_MAX: usize = 64 << 20;
+const LONG_TEXT: usize = 64 << 10;
 
 /// A change as it is sent.
 struct Event<'a> {
@@ -35,6 +44,8 @@ struct Event<'a> {
     now_ms: i64,
     /// The text that was made last, for whom it was: most want the same.
     last: Option<(bool, String, Arc<str>)>,
+    /// Bytes of long texts that were made.
+    long: &'a mut usize,
 }
 
 /// Who of a group may have an event: when they last had one, where they are, and the text.
@@ -45,15 +56,18 @@ impl Thread<'_> {
     pub fn deliver(&mut self, change: &Arc<Change>) {
         let state = &change.state;
         if state.collection.kind == CollectionKind::Auth {
-            for session in self.board.by_account(state.id()) {
-                self.recheck(session);
-            }
+            self.follow_account(change);
         }
         let seq = self.recent.add(Arc::clone(change), Instant::now());
         self.of.counts.changes.fetch_add(1, Relaxed);
         let id = self.recent.name(seq);
         let (now_ms, mut candidates) = (clock::now_ms(), Candidates::new());
+        let mut long = 0;
         for class in self.fresh_listeners(change) {
+            let is_live = |class: &mut Class| class.subs.values().any(|sub| sub.is_live);
+            if !self.board.class(class).is_some_and(is_live) {
+                continue;
+            }
             match self.look(class, change) {
                 Ok(None) => {}
                 Ok(Some(record)) => {
@@ -63,6 +77,7 @@ impl Thread<'_> {
                         record,
                         now_ms,
                         last: None,
+                        long: &mut long,
                     };
                     self.send(class, &mut event, &mut candidates);
                 }
@@ -71,6 +86,28 @@ impl Thread<'_> {
         }
         for (_, candidates) in candidates {
             self.give_to_one(candidates);
+        }
+    }
+
+    /// An account has changed: from here on its sessions are who it is by this change. There may be further
+    /// changes of it already, which come later.
+    fn follow_account(&mut self, change: &Change) {
+        let sessions = self.board.by_account(change.state.id());
+        if sessions.is_empty() {
+            return;
+        }
+        let account = match change.action {
+            Action::Delete => None,
+            Action::Create | Action::Update => match self.of.account(&change.state) {
+                Ok(account) => account.map(Arc::new),
+                Err(error) => {
+                    log::warn(format_args!("realtime: look at an account: {error}"));
+                    None
+                }
+            },
+        };
+        for session in sessions {
+            self.recheck(session, account.as_ref());
         }
     }
 
@@ -86,20 +123,26 @@ impl Thread<'_> {
         // Who somebody is may have changed as well.
         let sessions: Vec<SessionId> = self.board.sessions.keys().copied().collect();
         for session in sessions {
-            self.recheck(session);
+            self.recheck(session, None);
         }
     }
 
-    /// Gives one subscription what it has missed.
-    pub fn replay(&mut self, session: SessionId, name: &str, changes: &[(u64, Arc<Change>)]) {
-        for (seq, change) in changes {
-            let Some(found) = self.board.sessions.get(&session) else {
-                return;
-            };
-            let Some((class, _)) = found.subs.get(name).copied() else {
-                return;
-            };
+    /// Gives one subscription what it has missed, as long as its link takes it. How many of
+    /// these changes are done with; none when there is nothing more to give.
+    pub fn replay(
+        &mut self,
+        session: SessionId,
+        name: &str,
+        changes: &[(u64, Arc<Change>)],
+    ) -> Option<usize> {
+        for (at, (seq, change)) in changes.iter().enumerate() {
+            self.freshen(session, name);
+            let found = self.board.sessions.get(&session)?;
+            let (class, _) = found.subs.get(name).copied()?;
             let link = found.link.clone();
+            if !link.has_room() {
+                return Some(at);
+            }
             let record = self
                 .board
                 .class(class)
@@ -115,8 +158,29 @@ impl Thread<'_> {
                     link.send(frames::event(name, &id, change.action, &record).into());
                     self.of.counts.sent.fetch_add(1, Relaxed);
                 }
-                Err(error) => return self.give_up(class, &error),
+                Err(error) => {
+                    self.give_up(class, &error);
+                    return None;
+                }
             }
+        }
+        Some(changes.len())
+    }
+
+    /// Makes the class of a subscription anew if definitions have changed.
+    fn freshen(&mut self, session: SessionId, name: &str) {
+        for _ in 0..STALE_TRIES {
+            let found = self.board.sessions.get(&session);
+            let found = found.and_then(|session| session.subs.get(name));
+            let Some((class, _)) = found.copied() else {
+                return;
+            };
+            let found = self.board.class(class);
+            let lens = found.and_then(|class| class.lens.as_ref());
+            if !lens.is_some_and(|lens| lens.is_stale()) {
+                return;
+            }
+            self.rebuild(class);
         }
     }
 
@@ -140,6 +204,8 @@ impl Thread<'_> {
 
     /// Sorts the subscriptions of a class anew: by other rules they may not see the same any more.
     pub fn rebuild(&mut self, class: ClassId) {
+        // Else whoever leaves it would come back to it as long as others are in it.
+        self.board.retire(class);
         let names = self.board.class(class).map(|it| it.names().collect());
         let names: Vec<_> = names.unwrap_or_default();
         for (session, name) in names {
@@ -153,9 +219,6 @@ impl Thread<'_> {
         let Some(class) = self.board.class(class) else {
             return Ok(None);
         };
-        if !class.subs.values().any(|sub| sub.is_live) {
-            return Ok(None);
-        }
         let database = of.databases.get(&class.database)?;
         let is_timed = class.lens.as_ref().is_some_and(|lens| lens.is_timed());
         if is_timed {
@@ -180,13 +243,17 @@ impl Thread<'_> {
             return;
         };
         let (mut sent, mut expired) = (0, false);
+        let mut left_out: Vec<(SessionId, String)> = Vec::new();
         for (sub_id, sub) in &class.subs {
             let is_over = sub.expires_ms.is_some_and(|end| end <= event.now_ms);
             expired |= is_over;
             if !sub.is_live || is_over {
                 continue;
             }
-            let text = event.text(sub);
+            let Some(text) = event.text(sub) else {
+                left_out.push((sub.session, sub.ask.sub.clone()));
+                continue;
+            };
             match &sub.group {
                 None => sent += u64::from(sub.link.send(text)),
                 Some(group) => {
@@ -199,6 +266,9 @@ impl Thread<'_> {
             }
         }
         self.of.counts.sent.fetch_add(sent, Relaxed);
+        for (session, name) in left_out {
+            self.resync(session, &name);
+        }
         if expired {
             self.end_expired(event.now_ms);
         }
@@ -221,18 +291,23 @@ impl Thread<'_> {
         }
     }
 
-    /// A change could not be looked at for a class: its subscribers are told that something is missing; what
-    /// takes too long ends.
+    /// A change could not be looked at for a class. Where that is because of what is asked for, it would be so
+    /// again, and the subscriptions end; else they are told that something is missing.
     fn give_up(&mut self, class: ClassId, error: &Error) {
         log::warn(format_args!("realtime: look at a change: {error}"));
-        let too_long =
-            Error::invalid("Looking at a record takes too long with this filter or expand.");
+        let reason = match error.kind() {
+            _ if error.was_stopped() => Some(Error::invalid(
+                "Looking at a record takes too long with this filter or expand.",
+            )),
+            Kind::Invalid | Kind::TooLarge => Some(Error::new(error.kind(), error.message())),
+            _ => None,
+        };
         let names = self.board.class(class).map(|it| it.names().collect());
         let names: Vec<_> = names.unwrap_or_default();
         for (session, name) in names {
-            match error.was_stopped() {
-                true => self.end(session, &name, &too_long),
-                false => self.resync(session, &name),
+            match &reason {
+                Some(reason) => self.end(session, &name, reason),
+                None => self.resync(session, &name),
             }
         }
     }
@@ -255,12 +330,19 @@ impl Thread<'_> {
 }
 
 impl Event<'_> {
-    fn text(&mut self, sub: &Sub) -> Arc<str> {
+    /// None when that would be too much.
+    fn text(&mut self, sub: &Sub) -> Option<Arc<str>> {
         if let Some((is_stream, name, text)) = &self.last
             && *is_stream == sub.is_stream
             && *name == sub.ask.sub
         {
-            return Arc::clone(text);
+            return Some(Arc::clone(text));
+        }
+        if self.record.len() > LONG_TEXT {
+            *self.long += self.record.len();
+            if *self.long > LONG_TEXTS_MAX {
+                return None;
+            }
         }
         let name = &sub.ask.sub;
         let text: Arc<str> = match sub.is_stream {
@@ -268,6 +350,6 @@ impl Event<'_> {
             false => frames::event(name, self.id, self.action, &self.record).into(),
         };
         self.last = Some((sub.is_stream, name.clone(), Arc::clone(&text)));
-        text
+        Some(text)
     }
 }

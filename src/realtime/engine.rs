@@ -29,11 +29,14 @@ use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Result;
 use crate::events::Events;
+use crate::events::State;
 use crate::ids;
 use crate::records::Lens;
 use crate::records::Scope;
 use crate::records::Shape;
 use crate::records::Wish;
+use crate::rules::Identity;
+use crate::rules::User;
 use crate::sockets::Link;
 use crate::sockets::Pace;
 use crate::sockets::Peer;
@@ -279,6 +282,30 @@ impl Realtime {
             events: Arc::clone(&self.events),
         };
         Lens::new(scope, &collection, &class.wish)
+    }
+
+    /// An account as a change left it; none when that cannot be told any more.
+    pub(super) fn account(&self, state: &State) -> Result<Option<User>> {
+        let database = &state.collection.database;
+        let collections = self.catalog.collections(database)?;
+        let collection = Arc::clone(collections.get(&state.collection.id)?);
+        let scope = Scope {
+            collections,
+            identity: Identity::Admin(String::new()),
+            events: Arc::clone(&self.events),
+        };
+        let lens = Lens::new(scope, &collection, &Wish::default())?;
+        let mut out = Vec::new();
+        let database = self.databases.get(database)?;
+        if !database.read(|connection| lens.show(connection, state, &mut out))? {
+            return Ok(None);
+        }
+        Ok(Some(User {
+            id: state.id().to_owned(),
+            collection_id: collection.id.clone(),
+            collection_name: collection.name.clone(),
+            record: serde_json::from_slice(&out)?,
+        }))
     }
 
     pub fn counters(&self) -> Counters {

@@ -94,6 +94,10 @@ impl Recent {
     /// One more watches a collection. True when nobody has until now: then `events` must be told, and after
     /// that a fence set.
     pub fn watch(&mut self, collection: &str) -> bool {
+        if !self.watches.contains_key(collection) {
+            // Whoever knows the changes so far need not know those of this collection: nobody kept them.
+            self.seq += 1;
+        }
         let seq = self.seq;
         let mut is_new = false;
         let watch = self
@@ -168,19 +172,26 @@ impl Recent {
         }
     }
 
-    /// The changes of a collection after the named one, with their numbers; none when some may be missing.
-    pub fn after(&self, collection: &str, name: &str) -> Option<Vec<(u64, Arc<Change>)>> {
+    /// The changes of a collection after the named one, with their numbers, so many at most; none when some
+    /// may be missing.
+    pub fn after(
+        &self,
+        collection: &str,
+        name: &str,
+        most: usize,
+    ) -> Option<Vec<(u64, Arc<Change>)>> {
         let (epoch, seq) = name.split_once('.')?;
         let seq: u64 = seq.parse().ok()?;
         let watch = self.watches.get(collection)?;
         if epoch != self.epoch || seq < watch.complete_after || seq > self.seq {
             return None;
         }
-        let changes = self.changes.iter();
-        let changes =
-            changes.filter(|(at, _, change)| *at > seq && change.state.collection.id == collection);
+        let first = self.changes.partition_point(|(at, _, _)| *at <= seq);
+        let changes = self.changes.range(first..);
+        let changes = changes.filter(|(_, _, change)| change.state.collection.id == collection);
         Some(
             changes
+                .take(most)
                 .map(|(at, _, change)| (*at, Arc::clone(change)))
                 .collect(),
         )
@@ -222,7 +233,7 @@ mod tests {
         assert!(recent.watch("b"));
         let second = recent.last();
         recent.add(change(&b, 1), now);
-        let count = |recent: &Recent, id: &str, name: &str| Some(recent.after(id, name)?.len());
+        let count = |recent: &Recent, id: &str, name: &str| Some(recent.after(id, name, 9)?.len());
         assert_eq!(count(&recent, "a", &first), Some(1));
         assert_eq!(count(&recent, "a", &second), Some(0));
         // Nobody listened to it then.
@@ -253,13 +264,17 @@ mod tests {
             recent.add(change(&b, 1 << 20), now);
         }
         assert!(recent.bytes <= BYTES_MAX);
-        assert_eq!(recent.after("a", &start).unwrap().len(), 0);
-        assert!(recent.after("b", &start).is_none());
+        assert_eq!(recent.after("a", &start, 9).unwrap().len(), 0);
+        assert!(recent.after("b", &start, 9).is_none());
         recent.add(change(&a, 1), now);
-        assert_eq!(recent.after("a", &start).unwrap().len(), 1);
+        assert_eq!(recent.after("a", &start, 9).unwrap().len(), 1);
         recent.unwatch("a", now);
         assert!(recent.unwatched(now).is_empty());
         assert_eq!(recent.unwatched(now + KEPT), ["a"]);
-        assert!(recent.after("a", &start).is_none());
+        assert!(recent.after("a", &start, 9).is_none());
+        // Nothing has got a number since, and yet something may have happened that nobody kept.
+        let last = recent.last();
+        assert!(recent.watch("a") && recent.is_complete("a"));
+        assert!(recent.after("a", &last, 9).is_none());
     }
 }

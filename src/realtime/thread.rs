@@ -32,6 +32,8 @@ use crate::rules::Identity;
 /// Subscriptions of one connection, and of all.
 const SUBS_MAX: usize = 100;
 const ALL_SUBS_MAX: usize = 50_000;
+/// Changes that a subscription is given in one round of those that it has missed.
+const REPLAY_MAX: usize = 256;
 
 /// What the thread owns.
 pub struct Thread<'a> {
@@ -48,7 +50,10 @@ struct Waiting {
     session: SessionId,
     sub: String,
     reference: Value,
+    /// What comes after this is still to be sent.
     after: Option<String>,
+    /// That it holds has been answered.
+    is_granted: bool,
     /// Kept until then.
     _reply: Option<Rc<Reply>>,
 }
@@ -191,6 +196,7 @@ impl<'a> Thread<'a> {
             sub: ask.sub.clone(),
             reference,
             after: ask.after.take(),
+            is_granted: false,
             _reply: reply,
         };
         self.waiting.push(waiting);
@@ -203,8 +209,25 @@ impl<'a> Thread<'a> {
         let now = Instant::now();
         if let Some(collection) = self.board.unsubscribe(session, sub, now) {
             self.recent.unwatch(&collection, now);
-            self.waiting
-                .retain(|it| it.session != session || it.sub != sub);
+            let is_it = |it: &mut Waiting| it.session == session && it.sub == sub;
+            let gone: Vec<Waiting> = self.waiting.extract_if(.., is_it).collect();
+            for waiting in gone {
+                self.refuse_late(&waiting);
+            }
+        }
+    }
+
+    /// Answers whoever waits for a subscription that has ended before it held.
+    fn refuse_late(&self, waiting: &Waiting) {
+        let session = self.board.sessions.get(&waiting.session);
+        if let Some(session) = session
+            && session.client.is_none()
+            && !waiting.is_granted
+        {
+            let error = Error::conflict("The subscription has ended before it held.");
+            session
+                .link
+                .send(frames::no(&waiting.reference, &error).into());
         }
     }
 
@@ -275,37 +298,64 @@ impl<'a> Thread<'a> {
 
     /// Makes those subscriptions live that miss nothing any more.
     pub fn greet(&mut self) {
-        for waiting in std::mem::take(&mut self.waiting) {
-            if !self.is_ready(&waiting) {
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            if !waiting.is_granted {
+                if !self.is_ready(&waiting) {
+                    self.waiting.push(waiting);
+                    continue;
+                }
+                // An account may have changed before anybody listened to that.
+                self.recheck(waiting.session, None);
+            }
+            if !self.is_caught_up(&mut waiting) {
                 self.waiting.push(waiting);
                 continue;
             }
-            // An account may have changed before anybody listened to that.
-            self.recheck(waiting.session);
-            let Some((class, id)) = self.board.sub(waiting.session, &waiting.sub) else {
-                continue;
-            };
-            let collection = class.collection.clone();
-            let Some(sub) = class.subs.get_mut(&id) else {
-                continue;
-            };
-            sub.is_live = true;
-            if sub.is_stream {
-                continue;
-            }
-            let link = sub.link.clone();
-            let last = self.recent.last();
-            link.send(frames::subscribed(&waiting.reference, &waiting.sub, &last).into());
-            let after = waiting.after.as_ref();
-            match after.map(|after| self.recent.after(&collection, after)) {
-                None => {}
-                Some(Some(changes)) => self.replay(waiting.session, &waiting.sub, &changes),
-                Some(None) => {
-                    self.of.counts.resyncs.fetch_add(1, Relaxed);
-                    link.send(frames::resync(&waiting.sub, &last).into());
+            match self.board.sub(waiting.session, &waiting.sub) {
+                Some((class, id)) => {
+                    if let Some(sub) = class.subs.get_mut(&id) {
+                        sub.is_live = true;
+                    }
                 }
+                None => self.refuse_late(&waiting),
             }
         }
+    }
+
+    /// Answers a subscription and gives it what it has missed, no faster than that is taken; true when nothing
+    /// is left to be given.
+    fn is_caught_up(&mut self, waiting: &mut Waiting) -> bool {
+        let Some((class, id)) = self.board.sub(waiting.session, &waiting.sub) else {
+            return true;
+        };
+        let Some(sub) = class.subs.get(&id).filter(|sub| !sub.is_stream) else {
+            return true;
+        };
+        let (link, collection) = (sub.link.clone(), class.collection.clone());
+        let last = self.recent.last();
+        if !std::mem::replace(&mut waiting.is_granted, true) {
+            // What is to come after that counts as not seen yet.
+            let last = waiting.after.as_ref().unwrap_or(&last);
+            link.send(frames::subscribed(&waiting.reference, &waiting.sub, last).into());
+        }
+        let Some(after) = &waiting.after else {
+            return true;
+        };
+        if !link.has_room() {
+            return false;
+        }
+        let Some(changes) = self.recent.after(&collection, after, REPLAY_MAX) else {
+            self.of.counts.resyncs.fetch_add(1, Relaxed);
+            link.send(frames::resync(&waiting.sub, &last).into());
+            return true;
+        };
+        let Some(given) = self.replay(waiting.session, &waiting.sub, &changes) else {
+            return true;
+        };
+        if let Some((seq, _)) = changes[..given].last() {
+            waiting.after = Some(self.recent.name(*seq));
+        }
+        given == changes.len() && given < REPLAY_MAX
     }
 
     fn is_ready(&mut self, waiting: &Waiting) -> bool {

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::rules::Identity;
+use crate::rules::User;
 
 /// So late at most a connection hears that its key was deleted.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
@@ -61,7 +62,7 @@ impl Thread<'_> {
         });
         let due: Vec<SessionId> = due.map(|(id, _)| *id).take(CHECKS_AT_A_TIME).collect();
         for session in due {
-            self.recheck(session);
+            self.recheck(session, None);
         }
     }
 
@@ -75,9 +76,9 @@ impl Thread<'_> {
         }
     }
 
-    /// Looks up again who a connection is. Where that has changed, its subscriptions are those of who it is
-    /// now; where it is nobody any more, they end.
-    pub fn recheck(&mut self, id: SessionId) {
+    /// Looks up again who a connection is, an account as it is now or, if that is given, as it was. Where that
+    /// has changed, its subscriptions are those of who it is; where it is nobody any more, they end.
+    pub fn recheck(&mut self, id: SessionId, account: Option<&Arc<User>>) {
         let Some(session) = self.board.sessions.get_mut(&id) else {
             return;
         };
@@ -86,12 +87,21 @@ impl Thread<'_> {
         }
         session.caller.pass.checked = Instant::now();
         let pass = session.caller.pass.clone();
-        match self.of.caller(pass.credentials(), &session.database) {
+        let mut found = self.of.caller(pass.credentials(), &session.database);
+        if let (Ok(caller), Some(account)) = (&mut found, account)
+            && let Identity::User(user) = &mut caller.identity
+            && (&user.id, &user.collection_id) == (&account.id, &account.collection_id)
+        {
+            *user = Arc::clone(account);
+        }
+        match found {
             Ok(caller) if caller.identity == session.caller.identity => {}
             Ok(caller) => {
                 self.set_caller(id, caller);
                 self.renew_subs(id);
             }
+            // It was good a moment ago; the next look will tell.
+            Err(error) if error.kind() == Kind::Unavailable && account.is_none() => {}
             Err(error) => self.expel(id, &shown(error)),
         }
     }

@@ -11,6 +11,7 @@
 //!   only what its author may see.
 //! - `lists`: single records and pages of them, for anybody, under random filters, sorts, rules,
 //!   field rules, fields and expansions.
+//! - `lens`: what subscribers are shown of changes, against lists.
 //! - `sequences`: random creates, changes and deletions by anybody, under random rules and field
 //!   rules; no relation ever dangles.
 //!
@@ -22,6 +23,7 @@ mod compare;
 mod filters;
 mod fuzz;
 mod grants;
+mod lens;
 mod lists;
 mod model;
 mod request;

@@ -114,7 +114,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 106] = {
+const ROWS: [Row; 108] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -166,6 +166,8 @@ const ROWS: [Row; 106] = {
         row("GET /api/workflow/workers", "/api/workflow/workers", "", Workers(200)),
         row("GET /api/workflow/queue", "/api/workflow/queue", "", Workers(200)),
         row("GET /api/workflow/ws", "/api/workflow/ws", "", All(400)),
+        row("GET /api/realtime", "/api/realtime", "", All(400)),
+        row("POST /api/realtime", "/api/realtime", "{}", All(400)),
 
         row("GET /api/webhooks", "/api/webhooks", "", Admins(200)),
         row("POST /api/webhooks", "/api/webhooks", "{}", Admins(400)),

@@ -23,6 +23,12 @@ mod faults;
 mod files;
 /// Hostile clients: bodies, headers, connections, slow peers.
 mod limits;
+/// Subscriptions: who hears of what, in which order, and what ends them.
+mod realtime;
+/// Long records, slow clients, subscriptions that come and go.
+mod realtime_load;
+/// The same over server-sent events, and what is refused.
+mod realtime_streams;
 /// Records over REST: reading, lists, rules, and what is refused.
 mod records;
 /// A master and replicas: following, refusing, kills, broken networks, other histories.

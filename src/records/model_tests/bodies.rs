@@ -97,6 +97,7 @@ pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller, aim: 
 /// The address of the record itself or of another, perhaps in another case.
 fn known_email(rng: &mut Rng, world: &World, table: usize, own: &str) -> Option<String> {
     let records = &world.tables[table].records;
+    world.tables[table].collection.field("email")?;
     let record = match rng.one_in(3) {
         true => records.get(rng.below(records.len() + 1)),
         false => world.find(table, own),

@@ -2,10 +2,13 @@
 
 pub mod api;
 pub mod cluster;
+pub mod frames;
+pub mod listener;
 pub mod proxy;
 pub mod receiver;
 pub mod s3;
 pub mod server;
+pub mod stream;
 pub mod token;
 pub mod worker;
 

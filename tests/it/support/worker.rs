@@ -1,23 +1,18 @@
 //! A worker of workflows, frame by frame.
 
-use std::net::TcpStream;
-use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::Value;
 use serde_json::json;
 use tungstenite::Message;
-use tungstenite::WebSocket;
-use tungstenite::client::IntoClientRequest as _;
-use tungstenite::stream::MaybeTlsStream;
 
+use super::frames;
+use super::frames::Socket;
+use super::frames::WAIT;
 use super::server::Server;
 
-/// Longest wait for a frame that has to come.
-const WAIT: Duration = Duration::from_secs(20);
-
 pub struct Worker {
-    socket: WebSocket<MaybeTlsStream<TcpStream>>,
+    socket: Socket,
     /// What came while another frame was waited for.
     early: Vec<Value>,
     next_ref: u64,
@@ -48,21 +43,11 @@ impl Worker {
 
     /// Connects and says nothing.
     pub fn open(server: &Server, token: &str) -> Worker {
-        let url = format!("ws://{}/api/workflow/ws", server.addr());
-        let mut request = url.into_client_request().unwrap();
-        let protocol = "vski.workflow.v1".parse().unwrap();
-        request
-            .headers_mut()
-            .insert("Sec-WebSocket-Protocol", protocol);
+        let mut headers = vec![("Sec-WebSocket-Protocol", "vski.workflow.v1".to_owned())];
         if !token.is_empty() {
-            let value = format!("Bearer {token}").parse().unwrap();
-            request.headers_mut().insert("Authorization", value);
+            headers.push(("Authorization", format!("Bearer {token}")));
         }
-        let (socket, _) = tungstenite::connect(request).unwrap();
-        if let MaybeTlsStream::Plain(stream) = socket.get_ref() {
-            stream.set_read_timeout(Some(WAIT)).unwrap();
-            stream.set_write_timeout(Some(WAIT)).unwrap();
-        }
+        let socket = frames::connect(server.addr(), "/api/workflow/ws", &headers);
         Worker {
             socket,
             early: Vec::new(),
@@ -83,17 +68,7 @@ impl Worker {
     }
 
     fn read(&mut self) -> Value {
-        loop {
-            match self.socket.read() {
-                Ok(Message::Text(text)) => return serde_json::from_str(&text).unwrap(),
-                Ok(Message::Close(frame)) => {
-                    return json!({"close": frame.map_or(0, |frame| u16::from(frame.code))});
-                }
-                Ok(_) => {}
-                Err(tungstenite::Error::ConnectionClosed) => return json!({"close": 0}),
-                Err(error) => panic!("no frame: {error}"),
-            }
-        }
+        frames::read(&mut self.socket)
     }
 
     /// The next frame that is such; others wait.
