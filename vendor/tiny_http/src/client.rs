@@ -26,6 +26,8 @@ pub(crate) struct ClientConnection {
 
     // the peer may be sending something that nobody will read
     unread: bool,
+    // how much of it is read and thrown away
+    drain_bytes: usize,
 }
 
 /// Error that can happen when reading a request.
@@ -62,6 +64,7 @@ impl ClientConnection {
             end: 0,
             no_more_requests: false,
             unread: false,
+            drain_bytes: 0,
         }
     }
 
@@ -182,6 +185,12 @@ impl ClientConnection {
         }
     }
 
+    /// The rest of a body stays unread. Clients that send all of one before they read want to get as far as the answer.
+    fn leave_body(&mut self) {
+        self.unread = true;
+        self.drain_bytes = self.shared.limits.drain_body_bytes;
+    }
+
     /// Reads the body as far as it is to be buffered.
     fn read_body(&mut self, head: &Head) -> Result<Body, ReadError> {
         if head.framing == Framing::Length(0) {
@@ -192,13 +201,13 @@ impl ClientConnection {
             Destination::Memory => None,
             Destination::Sink(sink) => Some(sink),
             Destination::Unread => {
-                self.unread = true;
+                self.leave_body();
                 return Ok(Body::unread(Unread::Declined));
             }
         };
         let limit = self.shared.limits.body_buffer_max as u64;
         if sink.is_none() && matches!(head.framing, Framing::Length(length) if length > limit) {
-            self.unread = true;
+            self.leave_body();
             return Ok(Body::unread(Unread::TooLarge));
         }
         if head.expects_continue && self.start == self.end {
@@ -224,11 +233,11 @@ impl ClientConnection {
             }
             Err(BodyError::Malformed) => Err(ReadError::Refuse(400)),
             Err(BodyError::TooLarge) => {
-                self.unread = true;
+                self.leave_body();
                 Ok(Body::unread(Unread::TooLarge))
             }
             Err(BodyError::Overloaded) => {
-                self.unread = true;
+                self.leave_body();
                 Ok(Body::unread(Unread::Overloaded))
             }
         }
@@ -240,7 +249,9 @@ impl ClientConnection {
             Framing::Length(length) => self.feed_sized(length, &mut *sink)?,
             Framing::Chunked => self.feed_chunked(&mut *sink)?,
         };
-        self.unread = !is_whole;
+        if !is_whole {
+            self.leave_body();
+        }
         Ok(Body {
             sink: Some(sink),
             ..Body::empty()
@@ -389,6 +400,7 @@ impl ClientConnection {
         };
         self.shared.refused.fetch_add(1, Relaxed);
         self.unread = true;
+        self.drain_bytes = self.shared.limits.drain_bytes;
         if let Some(number) = self.connection.admit(usize::MAX, Reading::Ends) {
             let answer = (self.shared.hooks.refusal)(status);
             self.connection.answer(number, answer, Vec::new(), None, true);
@@ -400,7 +412,7 @@ impl ClientConnection {
     fn drain(&mut self) {
         let limits = &self.shared.limits;
         let begun = Instant::now();
-        let mut left = limits.drain_bytes;
+        let mut left = self.drain_bytes;
         let _ = self
             .connection
             .stream

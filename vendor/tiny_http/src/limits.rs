@@ -41,8 +41,10 @@ pub struct Limits {
     pub contended_time: Duration,
     /// Longest single wait on a socket; the precision of the times above.
     pub slice: Duration,
-    /// What is read and thrown away of a body that nobody wanted, before the connection is closed.
+    /// What is read and thrown away behind what was no request, before the connection is closed.
     pub drain_bytes: usize,
+    /// The same of a body that nobody wanted.
+    pub drain_body_bytes: usize,
     /// Time for the same.
     pub drain_time: Duration,
 }
@@ -65,8 +67,8 @@ impl Default for Limits {
             progress_time: Duration::from_secs(30),
             contended_time: Duration::from_secs(1),
             slice: Duration::from_secs(5),
-            // Clients that send all of a body before they read want to get as far as the answer.
-            drain_bytes: 256 << 20,
+            drain_bytes: 64 << 10,
+            drain_body_bytes: 256 << 20,
             drain_time: Duration::from_secs(2),
         }
     }
