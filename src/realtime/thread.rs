@@ -55,7 +55,7 @@ struct Waiting {
     /// That it holds has been answered.
     is_granted: bool,
     /// Kept until then.
-    _reply: Option<Rc<Reply>>,
+    replies: Vec<Rc<Reply>>,
 }
 
 /// A request that waits; answered when nothing keeps this any more.
@@ -197,7 +197,7 @@ impl<'a> Thread<'a> {
             reference,
             after: ask.after.take(),
             is_granted: false,
-            _reply: reply,
+            replies: reply.into_iter().collect(),
         };
         self.waiting.push(waiting);
         self.board.subscribe(session, &Arc::new(ask), key, || class);
@@ -272,6 +272,13 @@ impl<'a> Thread<'a> {
             let found = self.board.sessions.get(&session);
             if found.is_some_and(|found| !found.subs.contains_key(&topic.ask.sub)) {
                 self.subscribe(session, topic.ask, Value::Null, Some(Rc::clone(reply)))?;
+                continue;
+            }
+            // It may not hold yet, by a request of before.
+            let mut waiting = self.waiting.iter_mut();
+            let is_it = |it: &&mut Waiting| it.session == session && it.sub == topic.ask.sub;
+            if let Some(waiting) = waiting.find(is_it) {
+                waiting.replies.push(Rc::clone(reply));
             }
         }
         Ok(())
