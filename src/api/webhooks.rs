@@ -22,8 +22,7 @@ use crate::webhooks::table;
 use crate::webhooks::table::Draft;
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
-    let webhooks = call.database()?.read(table::list)?;
-    let items: Vec<Value> = webhooks.iter().map(|it| it.to_json()).collect();
+    let items = call.database()?.read(table::list)?;
     Ok(json_response(200, &json!({"items": items})))
 }
 

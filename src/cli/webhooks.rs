@@ -88,7 +88,6 @@ fn list(dir: &Path, parsed: &Parsed) -> Outcome {
     let database = open(dir, parsed)?;
     let found = database.read(webhooks::list)?;
     database.close()?;
-    let found: Vec<Value> = found.iter().map(webhooks::Webhook::to_json).collect();
     if parsed.own.contains_key("json") {
         return print(&format!("{}\n", Value::from(found)));
     }

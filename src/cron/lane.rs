@@ -31,6 +31,7 @@ use crate::triggers::Target;
 use crate::triggers::outbox;
 use crate::triggers::outbox::Entry;
 use crate::triggers::outbox::Source;
+use crate::triggers::outbox::Spec;
 use crate::workflows::Grant;
 use crate::workflows::NewRun;
 use crate::workflows::Workflows;
@@ -145,7 +146,7 @@ impl Cron {
                 tx,
                 &Entry {
                     source: Source::Cron(&job.name),
-                    target: &target,
+                    spec: &Spec::of(&target),
                     payload: &payload,
                     change: None,
                     dedupe: Some(&dedupe),

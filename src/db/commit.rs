@@ -11,6 +11,8 @@
 //!   commit fails, every job of the batch fails, whatever it had returned.
 //! - A job that wants a transaction for itself is the only one of its batch.
 //! - The queue holds at most one job per waiting thread, so the request pool bounds it.
+//! - A job that does not get its turn is withdrawn by the thread that waits for it, while nobody has begun it:
+//!   else one long job would keep all threads of the pool, and the server would answer nobody.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -22,6 +24,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 
 use rusqlite::Connection;
 use rusqlite::ffi;
@@ -111,6 +114,8 @@ fn keep_mark(mark: Mark) {
 struct State {
     jobs: Vec<Box<dyn Job>>,
     leading: bool,
+    /// That of the next job.
+    number: u64,
 }
 
 impl State {
@@ -131,6 +136,7 @@ impl Queue {
         let state = State {
             jobs: Vec::new(),
             leading: false,
+            number: 0,
         };
         let writer = Writer {
             connection,
@@ -160,30 +166,59 @@ impl Queue {
         writer.next_mark = next_mark;
     }
 
-    /// See [`super::Database::write`]; the job is stopped after `limit`.
+    /// See [`super::Database::write`]; the job is refused when it has not begun after `patience`, and
+    /// stopped after `limit`.
     pub fn write<T: Send + 'static>(
         &self,
+        patience: Duration,
         limit: Duration,
         company: Company,
         body: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let waiter = Arc::new(Waiter::new());
-        let job = Box::new(Pending {
-            body: Some(body),
-            limit,
-            company,
-            result: None,
-            waiter: Arc::clone(&waiter),
-        });
-        let leads = {
+        let (leads, number) = {
             let mut state = lock(&self.state);
-            state.jobs.push(job);
-            !std::mem::replace(&mut state.leading, true)
+            let number = state.number;
+            state.number += 1;
+            state.jobs.push(Box::new(Pending {
+                number,
+                body: Some(body),
+                limit,
+                company,
+                result: None,
+                waiter: Arc::clone(&waiter),
+            }));
+            (!std::mem::replace(&mut state.leading, true), number)
         };
-        if leads || waiter.wait_for_turn() {
+        if leads || self.wait_for_turn(&waiter, number, patience)? {
             self.lead();
         }
         waiter.take_result()
+    }
+
+    /// True when this thread is to lead, false when its result is there.
+    fn wait_for_turn<T>(
+        &self,
+        waiter: &Waiter<T>,
+        number: u64,
+        patience: Duration,
+    ) -> Result<bool> {
+        if let Some(leads) = waiter.wait(patience) {
+            return Ok(leads);
+        }
+        // The leader takes jobs and names its successor under this lock.
+        let withdrawn = {
+            let mut state = lock(&self.state);
+            let at = state.jobs.iter().position(|job| job.number() == number);
+            at.filter(|_| !waiter.is_called())
+                .map(|at| state.jobs.remove(at))
+        };
+        match withdrawn {
+            Some(_) => Err(Error::unavailable(
+                "Another write takes long; nothing was saved, try again.",
+            )),
+            None => Ok(waiter.wait_for_turn()),
+        }
     }
 
     /// Calls `open` while nobody can commit, in whatever process. Returns what it does, and the pages
@@ -409,6 +444,7 @@ impl From<rusqlite::Error> for Failure {
 
 /// A queued write, whatever its result type.
 trait Job: Send {
+    fn number(&self) -> u64;
     /// How long it may take.
     fn limit(&self) -> Duration;
     fn company(&self) -> Company;
@@ -423,6 +459,7 @@ trait Job: Send {
 }
 
 struct Pending<T, F> {
+    number: u64,
     body: Option<F>,
     limit: Duration,
     company: Company,
@@ -435,6 +472,10 @@ where
     T: Send,
     F: FnOnce(&Connection) -> Result<T> + Send,
 {
+    fn number(&self) -> u64 {
+        self.number
+    }
+
     fn limit(&self) -> Duration {
         self.limit
     }
@@ -505,12 +546,28 @@ impl<T> Waiter<T> {
     fn wait_for_turn(&self) -> bool {
         let mut turn = lock(&self.turn);
         loop {
-            match *turn {
-                Turn::Wait => turn = threads::wait(&self.changed, turn),
-                Turn::Lead => return true,
-                Turn::Done(_) | Turn::Taken => return false,
+            match leads(&turn) {
+                Some(leads) => return leads,
+                None => turn = threads::wait(&self.changed, turn),
             }
         }
+    }
+
+    /// The same within a time; none when it is over.
+    fn wait(&self, limit: Duration) -> Option<bool> {
+        let deadline = Instant::now() + limit;
+        let mut turn = lock(&self.turn);
+        loop {
+            if let Some(leads) = leads(&turn) {
+                return Some(leads);
+            }
+            let left = deadline.checked_duration_since(Instant::now())?;
+            turn = threads::wait_timeout(&self.changed, turn, left);
+        }
+    }
+
+    fn is_called(&self) -> bool {
+        leads(&lock(&self.turn)).is_some()
     }
 
     fn take_result(&self) -> Result<T> {
@@ -522,6 +579,14 @@ impl<T> Waiter<T> {
             Turn::Done(Err(error)) => Err(error),
             Turn::Wait | Turn::Lead | Turn::Taken => Err(Error::internal("no result of a write")),
         }
+    }
+}
+
+fn leads<T>(turn: &Turn<T>) -> Option<bool> {
+    match turn {
+        Turn::Wait => None,
+        Turn::Lead => Some(true),
+        Turn::Done(_) | Turn::Taken => Some(false),
     }
 }
 
@@ -541,14 +606,14 @@ mod tests {
     }
 
     fn insert(queue: &Queue, x: i64) -> Result<usize> {
-        queue.write(LIMIT, Company::Others, move |c| {
+        queue.write(LIMIT, LIMIT, Company::Others, move |c| {
             Ok(c.execute("INSERT INTO t VALUES (?1)", [x])?)
         })
     }
 
     fn count(queue: &Queue) -> i64 {
         queue
-            .write(LIMIT, Company::Others, |c| {
+            .write(LIMIT, LIMIT, Company::Others, |c| {
                 Ok(c.query_row("SELECT count(*) FROM t", [], |r| r.get(0))?)
             })
             .unwrap()
@@ -580,12 +645,12 @@ mod tests {
     #[test]
     fn a_panicking_or_failing_job_undoes_only_itself() {
         let queue = queue();
-        let panicked: Result<()> = queue.write(LIMIT, Company::Others, |c| {
+        let panicked: Result<()> = queue.write(LIMIT, LIMIT, Company::Others, |c| {
             c.execute("INSERT INTO t VALUES (1)", [])?;
             panic!("a bug in a job");
         });
         assert_eq!(panicked.unwrap_err().kind(), Kind::Internal);
-        let failed: Result<()> = queue.write(LIMIT, Company::Others, |c| {
+        let failed: Result<()> = queue.write(LIMIT, LIMIT, Company::Others, |c| {
             c.execute("INSERT INTO t VALUES (2)", [])?;
             Err(Error::invalid("no"))
         });
@@ -609,7 +674,7 @@ mod tests {
         let inner = queue.fence();
         let running = Arc::clone(&queue);
         let begun: Fence = queue
-            .write(LIMIT, Company::Others, move |c| {
+            .write(LIMIT, LIMIT, Company::Others, move |c| {
                 c.execute("INSERT INTO t VALUES (1)", [])?;
                 super::super::after_commit(|| panic!("a bug in a note"));
                 super::super::after_commit(first);
@@ -620,7 +685,7 @@ mod tests {
             })
             .unwrap();
         assert!(begun.has_passed() && inner.has_passed());
-        let failed: Result<()> = queue.write(LIMIT, Company::Others, move |_| {
+        let failed: Result<()> = queue.write(LIMIT, LIMIT, Company::Others, move |_| {
             super::super::after_commit(undone);
             Err(Error::invalid("no"))
         });
@@ -630,15 +695,46 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_does_not_get_its_turn_is_refused_and_never_run() {
+        let queue = queue();
+        let (begin, begun) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let running = Arc::clone(&queue);
+        let long = threads::spawn("long", move || {
+            running.write(LIMIT, LIMIT, Company::None, move |_| {
+                begin.send(()).unwrap();
+                let _ = ended.recv_timeout(Duration::from_secs(60));
+                Ok(())
+            })
+        });
+        begun.recv().unwrap();
+        let next = Arc::clone(&queue);
+        let next = threads::spawn("next", move || insert(&next, 2)).unwrap();
+        let refused: Result<usize> =
+            queue.write(Duration::from_millis(20), LIMIT, Company::Others, |c| {
+                Ok(c.execute("INSERT INTO t VALUES (1)", [])?)
+            });
+        assert_eq!(refused.unwrap_err().kind(), Kind::Unavailable);
+        end.send(()).unwrap();
+        long.unwrap().join().unwrap().unwrap();
+        next.join().unwrap().unwrap();
+        assert_eq!(count(&queue), 1, "the one that could wait");
+    }
+
+    #[test]
     fn a_job_that_takes_too_long_is_stopped_and_the_next_one_works() {
         let queue = queue();
         let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
                        SELECT count(*) FROM n";
-        let stopped: Result<i64> =
-            queue.write(Duration::from_millis(50), Company::Others, move |c| {
+        let stopped: Result<i64> = queue.write(
+            LIMIT,
+            Duration::from_millis(50),
+            Company::Others,
+            move |c| {
                 c.execute("INSERT INTO t VALUES (1)", [])?;
                 Ok(c.query_row(endless, [], |row| row.get(0))?)
-            });
+            },
+        );
         assert!(stopped.is_err());
         assert_eq!(count(&queue), 0);
         insert(&queue, 1).unwrap();
@@ -647,7 +743,7 @@ mod tests {
     #[test]
     fn when_the_disk_is_full_every_job_fails_and_the_next_one_works() {
         let queue = queue();
-        let fill: Result<()> = queue.write(LIMIT, Company::Others, |c| {
+        let fill: Result<()> = queue.write(LIMIT, LIMIT, Company::Others, |c| {
             c.execute_batch("PRAGMA max_page_count = 10")?;
             c.execute("INSERT INTO t VALUES (zeroblob(1000000))", [])?;
             Ok(())

@@ -22,6 +22,7 @@ use rusqlite::Connection;
 use rusqlite::ErrorCode;
 use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
 
 use super::Settings;
 use super::changes::Changes;
@@ -54,12 +55,19 @@ pub enum Synchronous {
 
 /// How long a write may hold up the others.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a write waits for others: longer than a script of a job may hold up the engine of workflows.
+/// One that may take long itself may wait as long.
+const WRITE_WAIT: Duration = Duration::from_secs(15);
 /// The same for changes of tables, which may have to go through all rows.
 const LONG_WRITE_LIMIT: Duration = Duration::from_secs(600);
+/// Between two looks at whether a batch has ended.
+const WRITER_PAUSE: Duration = Duration::from_millis(2);
 /// Page cache of the writer, KiB.
 const WRITER_CACHE_KIB: i64 = 8_000;
 /// Prepared statements kept per connection.
 const STATEMENTS_MAX: usize = 96;
+/// Longest value or row; the largest that there are, records and payloads, have some MiB.
+const VALUE_BYTES_MAX: i32 = 64 << 20;
 /// Size of the log that is left on disk when it starts over.
 pub const WAL_BYTES_KEPT: i64 = 16 << 20;
 /// Size of the header that every database file begins with.
@@ -179,7 +187,13 @@ impl Database {
         company: Company,
         job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let result = self.queue()?.write(limit, company, job);
+        let is_short = limit == WRITE_LIMIT && company == Company::Others;
+        let patience = if is_short {
+            WRITE_WAIT
+        } else {
+            LONG_WRITE_LIMIT
+        };
+        let result = self.queue()?.write(patience, limit, company, job);
         if result.is_ok()
             && let Some((name, changes)) = &self.changes
         {
@@ -236,6 +250,20 @@ impl Database {
     /// The write jobs that run now; none on a file that follows a master.
     pub fn fence(&self) -> Option<Fence> {
         self.queue.as_ref().map(Queue::fence)
+    }
+
+    /// Waits until the write jobs that run now have ended; refused when that takes longer. For those who
+    /// have other databases to see to meanwhile.
+    pub fn wait_for_writer(&self, limit: Duration) -> Result<()> {
+        let (pause, deadline) = (threads::Stop::new(), Instant::now() + limit);
+        let fence = self.fence();
+        while fence.as_ref().is_some_and(|fence| !fence.has_passed()) {
+            if Instant::now() >= deadline {
+                return Err(Error::unavailable("A write takes long; try again."));
+            }
+            pause.wait(WRITER_PAUSE);
+        }
+        Ok(())
     }
 
     /// Runs `body`, which may give the file another history, while nobody reads.
@@ -422,6 +450,8 @@ pub fn prepare(connection: &mut Connection, cache_kib: i64, settings: Settings) 
     // A misspelt column in double quotes is an error, not a string.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+    // SQLite's own bound is a gigabyte, which a script of a job has in memory with one call of a function.
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     connection.authorizer(Some(guard::authorize))?;
     (settings.prepare)(connection)

@@ -17,15 +17,20 @@ use crate::collections::Collection;
 use crate::collections::Field;
 use crate::db;
 use crate::db::quote;
+use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::events::Change;
 use crate::events::State;
 use crate::events::Stored;
 use crate::triggers::Action;
-use crate::triggers::Target;
 use crate::triggers::outbox;
 use crate::triggers::outbox::Entry;
 use crate::triggers::outbox::Source;
+use crate::triggers::outbox::Spec;
+
+/// What the calls of one change may need in the file.
+const CALLS_BYTES_MAX: usize = 64 << 20;
 
 /// Tells of a change of a row.
 pub fn note(
@@ -36,9 +41,9 @@ pub fn note(
     rowid: Rowid,
 ) -> Result<()> {
     let triggers = collection.triggers.iter();
-    let mut calls: Vec<(String, Target)> = triggers
+    let mut calls: Vec<(String, Spec)> = triggers
         .filter(|trigger| trigger.actions.contains(&action))
-        .map(|trigger| (String::new(), trigger.target.clone()))
+        .map(|trigger| (String::new(), Spec::of(&trigger.target)))
         .collect();
     calls.extend(outbox::webhooks_for(tx, &collection.name, action)?);
     let is_watched = scope.events.is_watched(&collection.id);
@@ -90,17 +95,18 @@ fn queue(
     scope: &Scope,
     state: &State,
     action: Action,
-    calls: &[(String, Target)],
+    calls: &[(String, Spec)],
 ) -> Result<()> {
     let payload = payload(state, action);
-    for (name, target) in calls {
+    refuse_too_much(&payload, calls)?;
+    for (name, spec) in calls {
         let source = match name.as_str() {
             "" => Source::Trigger,
             name => Source::Webhook(name),
         };
         let entry = Entry {
             source,
-            target,
+            spec,
             payload: &payload,
             change: Some((&state.collection.name, action, state.id())),
             dedupe: None,
@@ -110,6 +116,21 @@ fn queue(
     let (events, database) = (Arc::clone(&scope.events), state.collection.database.clone());
     db::after_commit(move || events.notify_calls(&database));
     Ok(())
+}
+
+/// Each call has a copy of the payload: without a bound a record of some MiB and many who want to hear of it
+/// would fill the disk.
+fn refuse_too_much(payload: &str, calls: &[(String, Spec)]) -> Result<()> {
+    let bytes: usize = calls.iter().map(|(_, it)| it.bytes() + payload.len()).sum();
+    if bytes <= CALLS_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "The record is too large for {} webhooks: their calls would be more than {} MiB.",
+        calls.len(),
+        CALLS_BYTES_MAX >> 20
+    );
+    Err(Error::new(Kind::TooLarge, message))
 }
 
 /// `{action, database, collection, record, time}`; the record without its hidden fields, since the rules of

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use super::Epoch;
 use super::source::Cut;
@@ -31,6 +32,9 @@ use crate::threads::lock;
 
 /// Databases that are looked at through a connection of their own; the others by their files.
 const OPEN_MAX: usize = 64;
+
+/// How long a replica waits for the writes that run when it asks.
+const WRITER_WAIT: Duration = Duration::from_secs(5);
 
 /// Bytes of pages in a part of all; few in tests, so that there are many parts.
 const PART_BYTES: u32 = if cfg!(debug_assertions) {
@@ -239,6 +243,8 @@ impl Master {
     fn with_cut<T>(&self, name: &str, body: impl FnOnce(&Cut<'_>) -> Result<T>) -> Result<T> {
         let database = self.databases.get(name)?;
         let entry = self.entry(name)?;
+        // A script of a job may run for minutes: replicas come back then, and get the others meanwhile.
+        database.wait_for_writer(WRITER_WAIT)?;
         let mut source = lock(&entry.source);
         let result = {
             let cut = source.cut(&database, self.is_synced)?;

@@ -6,6 +6,7 @@
 //! causes the call, and `webhooks` works it off.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 use serde_json::Map;
 use serde_json::Value;
@@ -24,6 +25,7 @@ const TRIGGERS_MAX: usize = 20;
 const URL_BYTES_MAX: usize = 2048;
 const HEADERS_MAX: usize = 20;
 const HEADERS_BYTES_MAX: usize = 8 << 10;
+/// What is sent in place of the payload. Each call that waits has a copy.
 const BODY_BYTES_MAX: usize = 64 << 10;
 const NAME_BYTES_MAX: usize = 200;
 /// Methods that a call may have.
@@ -74,10 +76,11 @@ impl Action {
             Value::Array(list) if !list.is_empty() => list.iter().map(one).collect(),
             value => one(value).map(|it| vec![it]),
         };
-        let mut found = found
+        let found = found
             .ok_or_else(|| wrong(name, "Must be create, update, delete, a list of them or *."))?;
-        found.dedup();
-        Ok(found)
+        // Each once, however often it is named: the list is stored and looked at with every write.
+        let is_named = |action: &Action| found.contains(action);
+        Ok(Action::ALL.into_iter().filter(is_named).collect())
     }
 }
 
@@ -134,7 +137,7 @@ impl Target {
         let retries = take_retries(&at("retryLimit"), object)?;
         let workflow = take_text(&at("workflow"), "workflow", object)?;
         if let Some(workflow) = workflow {
-            if object.contains_key("url") {
+            if object.remove("url").is_some_and(|url| !url.is_null()) {
                 return Err(wrong(
                     at("url"),
                     "A workflow is started, or a URL called, not both.",
@@ -146,9 +149,16 @@ impl Target {
                     format!("At most {NAME_BYTES_MAX} bytes."),
                 ));
             }
+            let input = object.remove("input").filter(|input| !input.is_null());
+            if input
+                .as_ref()
+                .is_some_and(|input| input.to_string().len() > BODY_BYTES_MAX)
+            {
+                return Err(too_long(at("input")));
+            }
             return Ok(Target::Workflow {
                 name: workflow,
-                input: object.remove("input").filter(|input| !input.is_null()),
+                input,
                 retries,
             });
         }
@@ -260,10 +270,7 @@ impl Call {
             .as_ref()
             .is_some_and(|body| body.len() > BODY_BYTES_MAX)
         {
-            return Err(wrong(
-                at("body"),
-                format!("At most {} KiB.", BODY_BYTES_MAX >> 10),
-            ));
+            return Err(too_long(at("body")));
         }
         let has_token = match object.remove("jwtEnabled") {
             None | Some(Value::Null) => false,
@@ -363,12 +370,33 @@ fn check_url(name: &str, url: &str) -> Result<()> {
     let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
     let is_plain = url.bytes().all(|byte| byte.is_ascii_graphic()) && url.len() <= URL_BYTES_MAX;
     match host {
-        Some(host) if is_plain && !host.is_empty() && !host.contains('@') => Ok(()),
+        Some(host) if is_plain && is_host(host) => Ok(()),
         _ => Err(wrong(
             name,
             "Must be an http or https URL without a user name.",
         )),
     }
+}
+
+/// A name or an address, and a port or none.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let is_port = port.is_none_or(|port| {
+        let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+        is_number && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let is_name = match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(is_known),
+    };
+    is_port && is_name
 }
 
 fn take_headers(name: &str, object: &mut Map<String, Value>) -> Result<Vec<(String, String)>> {
@@ -414,6 +442,10 @@ fn check_headers(name: &str, headers: &[(String, String)]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn too_long(name: String) -> Error {
+    wrong(name, format!("At most {} KiB.", BODY_BYTES_MAX >> 10))
 }
 
 /// What is wrong with an attribute.
@@ -468,20 +500,8 @@ mod tests {
             ),
             (json!({"action": "*"}), "options.triggers.0.url"),
             (
-                json!({"action": "*", "url": "ftp://a"}),
-                "options.triggers.0.url",
-            ),
-            (
-                json!({"action": "*", "url": "http://"}),
-                "options.triggers.0.url",
-            ),
-            (
-                json!({"action": "*", "url": "http://a@b"}),
-                "options.triggers.0.url",
-            ),
-            (
-                json!({"action": "*", "url": "http://a\r\nX: y"}),
-                "options.triggers.0.url",
+                json!({"action": "*", "workflow": "w", "input": "i".repeat(BODY_BYTES_MAX)}),
+                "options.triggers.0.input",
             ),
             (
                 json!({"action": "*", "url": url, "workflow": "w"}),
@@ -523,6 +543,13 @@ mod tests {
     }
 
     #[test]
+    fn an_action_that_is_named_often_counts_once() {
+        let list = Value::from(["update", "create"].repeat(1000));
+        let actions = Action::parse_some("actions", &list).unwrap();
+        assert_eq!(actions, [Action::Create, Action::Update]);
+    }
+
+    #[test]
     fn what_would_not_work_is_refused_by_name() {
         for (trigger, name) in refusals() {
             let error = parse(&json!([trigger.clone()])).unwrap_err();
@@ -532,5 +559,37 @@ mod tests {
             );
         }
         assert!(parse(&json!({"action": "create"})).is_err());
+    }
+
+    #[test]
+    fn what_is_no_url_of_a_host_is_refused() {
+        for url in [
+            "ftp://a",
+            "http://",
+            "http://a@b",
+            "http://a\r\nX: y",
+            "http://a:99999",
+            "http://a:0",
+            "http://a:+80",
+            "http://a:",
+            "http://:80",
+            "http://[::1",
+            "http://[::1]x",
+            "http://a%00/",
+            "http://a\\b",
+        ] {
+            let error = parse(&json!([{"action": "*", "url": url}])).unwrap_err();
+            assert!(
+                error.field_errors().contains_key("options.triggers.0.url"),
+                "{url}: {error}"
+            );
+        }
+        for url in [
+            "http://a_b.c-d:1/x:y@z",
+            "https://[::1]:443?a@b",
+            "http://127.1#f",
+        ] {
+            parse(&json!([{"action": "*", "url": url}])).unwrap();
+        }
     }
 }

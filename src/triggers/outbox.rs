@@ -11,6 +11,9 @@ use super::Target;
 use crate::clock;
 use crate::error::Result;
 
+/// Whom a call is for that this version cannot read.
+const UNREADABLE: &str = "unreadable";
+
 /// What causes a call.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
@@ -22,10 +25,46 @@ pub enum Source<'a> {
     Cron(&'a str),
 }
 
+/// A target as rows have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    text: String,
+    label: String,
+    host: String,
+}
+
+impl Spec {
+    pub fn of(target: &Target) -> Spec {
+        Spec {
+            text: serde_json::Value::Object(target.to_json()).to_string(),
+            label: target.label(),
+            host: target.host(),
+        }
+    }
+
+    /// What another version of the program has stored may mean nothing to this one. Then the call is
+    /// queued all the same, and fails: it is in the log, and the write that causes it goes on.
+    fn stored(text: String) -> Spec {
+        match Target::restore(&text) {
+            Ok(target) => Spec::of(&target),
+            Err(_) => Spec {
+                text,
+                label: UNREADABLE.to_owned(),
+                host: UNREADABLE.to_owned(),
+            },
+        }
+    }
+
+    /// What a row of it needs, besides what is sent.
+    pub fn bytes(&self) -> usize {
+        self.text.len() + self.label.len()
+    }
+}
+
 /// A call that is to be made.
 pub struct Entry<'a> {
     pub source: Source<'a>,
-    pub target: &'a Target,
+    pub spec: &'a Spec,
     /// JSON: what is sent, unless the target has a body of its own.
     pub payload: &'a str,
     /// Which change of a record: collection by name, what happened, id.
@@ -34,12 +73,12 @@ pub struct Entry<'a> {
     pub dedupe: Option<&'a str>,
 }
 
-/// The webhooks that a change of a record is for: name and target of each.
+/// The webhooks that a change of a record is for: the name of each, and whom it calls.
 pub fn webhooks_for(
     tx: &Connection,
     collection: &str,
     action: Action,
-) -> Result<Vec<(String, Target)>> {
+) -> Result<Vec<(String, Spec)>> {
     let mut statement = tx.prepare_cached(
         "SELECT name, spec FROM _webhooks
          WHERE active = 1 AND collection IN (?1, '*') AND instr(actions, ?2) > 0
@@ -48,7 +87,7 @@ pub fn webhooks_for(
     let mut rows = statement.query(params![collection, format!(" {action} ")])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push((row.get(0)?, Target::restore(&row.get::<_, String>(1)?)?));
+        found.push((row.get(0)?, Spec::stored(row.get(1)?)));
     }
     Ok(found)
 }
@@ -64,7 +103,6 @@ pub fn add(tx: &Connection, entry: &Entry<'_>) -> Result<Option<i64>> {
         Some((collection, action, record)) => (collection, action.name(), record),
         None => ("", "", ""),
     };
-    let spec = serde_json::Value::Object(entry.target.to_json()).to_string();
     let now = clock::now_ms();
     let added = tx
         .prepare_cached(
@@ -79,11 +117,11 @@ pub fn add(tx: &Connection, entry: &Entry<'_>) -> Result<Option<i64>> {
             collection,
             action,
             record,
-            entry.target.label(),
-            entry.target.host(),
+            entry.spec.label,
+            entry.spec.host,
             entry.dedupe,
             now,
-            spec,
+            entry.spec.text,
             entry.payload,
         ])?;
     Ok((added > 0).then(|| tx.last_insert_rowid()))

@@ -34,6 +34,13 @@ pub struct Head {
     pub created_ms: i64,
 }
 
+impl Head {
+    /// Nothing waits longer than that: what is further away was written by a clock that was set back since.
+    fn is_due(&self, now_ms: i64) -> bool {
+        self.due_ms <= now_ms || self.due_ms.saturating_sub(now_ms) > WAIT_MAX_MS
+    }
+}
+
 /// What came of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attempt {
@@ -185,7 +192,7 @@ impl Core {
         }
         let mut due: BTreeMap<&str, Vec<(i64, Place)>> = BTreeMap::new();
         for (database, heads) in &self.heads {
-            for head in heads.iter().filter(|head| head.due_ms <= now_ms) {
+            for head in heads.iter().filter(|head| head.is_due(now_ms)) {
                 let place = (database.clone(), head.id, head.created_ms);
                 if !self.held.contains(&place) {
                     let of_host = due.entry(&head.host).or_default();
@@ -381,6 +388,19 @@ mod tests {
         core.know("other", heads("well:443", 500..506));
         assert_eq!(core.pick(1000).len(), PER_HOST);
         assert_eq!(core.running(), FOR_SLOW + PER_HOST);
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_delays_no_row_for_ever() {
+        let day_ms = 86_400_000;
+        let mut core = Core::default();
+        let mut rows = heads("a:80", 1..4);
+        for (row, due_ms) in rows.iter_mut().zip([day_ms, WAIT_MAX_MS, 2 * day_ms]) {
+            row.due_ms = due_ms;
+        }
+        core.know("default", rows);
+        let ids: Vec<i64> = core.pick(0).into_iter().map(|((_, id, _), _)| id).collect();
+        assert_eq!(ids, [1, 3], "the second waits as it may");
     }
 
     #[test]

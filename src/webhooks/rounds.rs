@@ -26,6 +26,8 @@ use crate::threads::Stop;
 use crate::threads::lock;
 use crate::triggers::Target;
 
+/// How long the other databases wait for one in which a write takes long, such as a script of a job.
+const WRITER_WAIT: Duration = Duration::from_secs(1);
 /// After a database could not be read or written.
 const FAILED_PAUSE: Duration = Duration::from_secs(5);
 /// So late at most something is noticed that nobody has told of: the command line, or another clock.
@@ -188,6 +190,7 @@ impl Rounds<'_> {
         let now_ms = clock::now_ms();
         let job = all.clone();
         let written = self.webhooks.databases.get(name).and_then(|database| {
+            database.wait_for_writer(WRITER_WAIT)?;
             database.write(move |tx| job.iter().try_for_each(|it| queue::write(tx, it, now_ms)))
         });
         if let Err(error) = written {

@@ -19,6 +19,7 @@ use crate::triggers::Target;
 use crate::triggers::outbox;
 use crate::triggers::outbox::Entry;
 use crate::triggers::outbox::Source;
+use crate::triggers::outbox::Spec;
 use crate::triggers::refuse_rest;
 use crate::triggers::wrong;
 
@@ -38,6 +39,8 @@ const OF_URLS: [&str; 7] = [
     "contentType",
 ];
 const OF_WORKFLOWS: [&str; 2] = ["workflow", "input"];
+const UNREADABLE: &str =
+    "The webhook is from another version of the program and cannot be read. It can be deleted.";
 
 /// A webhook.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,12 +158,30 @@ impl Webhook {
     }
 }
 
-/// All of them, by name.
-pub fn list(db: &Connection) -> Result<Vec<Webhook>> {
+/// All of them, by name, as people see them.
+pub fn list(db: &Connection) -> Result<Vec<Value>> {
     let mut statement =
         db.prepare_cached(&format!("SELECT {COLUMNS} FROM _webhooks ORDER BY name"))?;
-    let rows = statement.query_map([], read)?;
-    rows.map(|row| row?).collect()
+    let rows = statement.query_map([], show)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// One that cannot be read is shown as far as it can, so that somebody finds and deletes it.
+fn show(row: &Row<'_>) -> rusqlite::Result<Value> {
+    let error = match read(row)? {
+        Ok(webhook) => return Ok(webhook.to_json()),
+        Err(error) => error,
+    };
+    Ok(json!({
+        "id": row.get::<_, String>(0)?,
+        "name": row.get::<_, String>(1)?,
+        "active": row.get::<_, bool>(2)?,
+        "collection": row.get::<_, Option<String>>(3)?,
+        "actions": row.get::<_, String>(4)?.split_whitespace().collect::<Vec<_>>(),
+        "created": row.get::<_, String>(6)?,
+        "updated": row.get::<_, String>(7)?,
+        "error": error.message(),
+    }))
 }
 
 pub fn get(db: &Connection, id: &str) -> Result<Webhook> {
@@ -176,7 +197,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Result<Webhook>> {
     let is_named = |action: &Action| actions.contains(&format!(" {action} "));
     let (id, name, is_active, collection) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
     let (created, updated) = (row.get(6)?, row.get(7)?);
-    Ok(Target::restore(&spec).map(|target| Webhook {
+    // It is the row that is wrong, not what somebody asks for.
+    let target = Target::restore(&spec).map_err(|_| Error::conflict(UNREADABLE));
+    Ok(target.map(|target| Webhook {
         id,
         draft: Draft {
             name,
@@ -268,7 +291,7 @@ pub fn call(tx: &Connection, id: &str, payload: &str) -> Result<i64> {
     let webhook = get(tx, id)?;
     let entry = Entry {
         source: Source::Webhook(&webhook.draft.name),
-        target: &webhook.draft.target,
+        spec: &Spec::of(&webhook.draft.target),
         payload,
         change: None,
         dedupe: None,
@@ -300,6 +323,8 @@ mod tests {
         };
         assert_eq!(call.secret, None);
         let changed = change(json!({"workflow": "w"})).unwrap();
+        assert_eq!(changed.target.label(), "workflow:w");
+        let changed = change(json!({"url": null, "workflow": "w"})).unwrap();
         assert_eq!(changed.target.label(), "workflow:w");
         let back = changed.merged(json!({"url": "http://b"}).as_object().unwrap().clone());
         assert_eq!(back.unwrap().target.label(), "http://b");

@@ -10,11 +10,15 @@ use super::logs;
 use super::logs::Filter;
 use super::queue;
 use super::queue::Written;
+use super::table;
 use crate::clock::DAY_MS;
+use crate::error::Kind;
+use crate::triggers::Action;
 use crate::triggers::Target;
 use crate::triggers::outbox;
 use crate::triggers::outbox::Entry;
 use crate::triggers::outbox::Source;
+use crate::triggers::outbox::Spec;
 
 mod sim;
 
@@ -30,7 +34,7 @@ fn tables() -> Connection {
 fn add(db: &Connection, target: &Target, now_ms: i64) -> i64 {
     let entry = Entry {
         source: Source::Webhook("hook"),
-        target,
+        spec: &Spec::of(target),
         payload: r#"{"a":1}"#,
         change: None,
         dedupe: None,
@@ -91,6 +95,36 @@ fn a_host_with_much_to_send_hides_no_other() {
     assert_eq!(of("other.example:443"), [late]);
     assert_eq!(of("workflow"), [run]);
     assert_eq!(queue::count(&db).unwrap(), 1002);
+}
+
+/// A program that came later may know targets that this one does not.
+#[test]
+fn a_webhook_of_another_version_holds_up_no_write() {
+    let db = tables();
+    let sql = "INSERT INTO _webhooks VALUES ('w1', 'new', 1, 'posts', ' create ', ?1, '', '')";
+    db.execute(sql, [r#"{"queue":"a"}"#]).unwrap();
+    let found = outbox::webhooks_for(&db, "posts", Action::Create).unwrap();
+    let [(name, spec)] = &found[..] else {
+        panic!("one webhook");
+    };
+    let entry = Entry {
+        source: Source::Webhook(name),
+        spec,
+        payload: "{}",
+        change: Some(("posts", Action::Create, "r1")),
+        dedupe: None,
+    };
+    let id = outbox::add(&db, &entry).unwrap().unwrap();
+    let row = queue::load(&db, id, created_at(&db, id)).unwrap().unwrap();
+    assert_eq!(row.target, None, "the sender sees to it that it fails");
+    let kept = "target = 'unreadable' AND spec LIKE '%queue%'";
+    assert_eq!(count(&db, kept), 1, "a later version can make it");
+    let listed = table::list(&db).unwrap();
+    assert_eq!(listed[0]["id"], "w1");
+    assert!(listed[0]["error"].is_string());
+    let conflict = table::get(&db, "w1").unwrap_err();
+    assert_eq!(conflict.kind(), Kind::Conflict);
+    table::delete(&db, "w1").unwrap();
 }
 
 #[test]

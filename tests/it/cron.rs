@@ -1,12 +1,16 @@
 //! Jobs that run by the clock: made, refused, run by hand, missed, on replicas, on the command line.
 
 use std::path::Path;
+use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 use serde_json::json;
 
 use crate::support::api::Api;
 use crate::support::cluster;
+use crate::support::pause;
+use crate::support::receiver::Receiver;
 use crate::support::server::Server;
 use crate::support::server::command;
 use crate::support::sqlite;
@@ -258,7 +262,7 @@ fn a_stop_ends_a_script_and_a_kill_leaves_it_failed() {
     endless["timeout"] = json!(300);
     make(&admin, &endless);
     admin.post("/api/cron/endless/run", "").expect(202);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let parts = server.into_parts();
     assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
     let mut server = Server::from_parts(parts);
@@ -510,5 +514,63 @@ fn the_command_line_lists_runs_and_shows() {
         String::from_utf8(help.stdout)
             .unwrap()
             .contains("vski cron run NAME")
+    );
+}
+
+/// It has the writer of `default` for longer than anybody shall wait who has other databases to see to.
+#[test]
+fn a_long_script_holds_up_neither_calls_nor_replicas_of_other_databases() {
+    let master = cluster::master();
+    let admin = master.admin();
+    let replica = cluster::replica(&master);
+    admin
+        .post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
+    // The end of this one waits to be written to `default`.
+    let slow = Receiver::start(|_, _| {
+        pause(Duration::from_millis(700));
+        Some("200 OK".to_owned())
+    });
+    let quick = Receiver::content();
+    for (path, receiver) in [("", &slow), ("/db/shop", &quick)] {
+        let definition = json!({"name": "notes", "fields": [{"name": "title", "type": "text"}]});
+        admin
+            .post(&format!("{path}/api/collections"), definition)
+            .expect(200);
+        let hook = json!({"name": "all", "url": receiver.url("/"), "collection": "*"});
+        admin
+            .post(&format!("{path}/api/webhooks"), hook)
+            .expect(200);
+    }
+    cluster::converge(&master, &replica);
+    let note = |path: &str| {
+        let path = format!("{path}/api/collections/notes/records");
+        admin.post(&path, json!({"title": "a"})).expect(200);
+    };
+    note("");
+    let mut long = job("long", ENDLESS);
+    long["timeout"] = json!(120);
+    make(&admin, &long);
+    admin.post("/api/cron/long/run", "").expect(202);
+    slow.wait_for(1);
+    pause(Duration::from_secs(1));
+    for count in 1..4 {
+        note("/db/shop");
+        quick.wait_for(count);
+    }
+    // It asks for `default` first, and waits some seconds.
+    let copy = replica.admin();
+    let has_come = || {
+        let list = copy.get("/db/shop/api/collections/notes/records");
+        list.expect(200).json["totalItems"] == 3
+    };
+    let begun = Instant::now();
+    while !has_come() {
+        assert!(begun.elapsed() < Duration::from_secs(40));
+        pause(Duration::from_millis(100));
+    }
+    assert_eq!(
+        admin.get("/api/cron/long").expect(200).json["isRunning"],
+        true
     );
 }

@@ -214,3 +214,24 @@ fn a_trigger_starts_a_workflow_with_what_has_happened() {
         1
     );
 }
+
+/// Each call has a copy of the record in the file: one write must not be able to fill the disk.
+#[test]
+fn a_record_that_is_too_large_for_so_many_calls_is_refused() {
+    let server = Server::start();
+    let admin = server.admin();
+    let trigger = json!({"action": "*", "url": "http://127.0.0.1:9"});
+    let definition = json!({
+        "name": "big", "fields": [{"name": "text", "type": "text", "max": 5_000_000}],
+        "options": {"triggers": vec![trigger; 20]},
+    });
+    admin.post("/api/collections", definition).expect(200);
+    let record = |bytes: usize| json!({"text": "a".repeat(bytes)});
+    let path = "/api/collections/big/records";
+    admin.post(path, record(3_900_000)).expect(413);
+    let logs = "/api/webhooks/logs";
+    assert_eq!(admin.get(logs).expect(200).json["totalItems"], 0);
+    assert_eq!(admin.get(path).expect(200).json["totalItems"], 0);
+    admin.post(path, record(1_000_000)).expect(200);
+    assert_eq!(admin.get(logs).expect(200).json["totalItems"], 20);
+}
