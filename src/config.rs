@@ -22,6 +22,10 @@ use crate::mail::Relay;
 use crate::mail::Sender;
 use crate::replication;
 
+mod typo;
+
+pub use typo::find as misspelt;
+
 /// One row of the option table.
 pub struct Opt {
     /// Name of the environment variable; the flag is derived from it.

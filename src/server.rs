@@ -22,6 +22,7 @@ use crate::api;
 use crate::api::Api;
 use crate::api::cors::Cors;
 use crate::app::App;
+use crate::config;
 use crate::config::Config;
 use crate::cron::LaneName;
 use crate::db;
@@ -58,6 +59,11 @@ pub fn run<E: From<Error>>(
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(Error::from)?;
     let log = log::start(config.log)?;
     log_panics();
+    for (name, option) in config::misspelt() {
+        log::warn(format_args!(
+            "{name} is set, which is no option; {option} is one"
+        ));
+    }
     let running = start(config).map_err(E::from)?;
     log::info(format_args!(
         "started version={} node={} addr={} data={}",

@@ -1,0 +1,73 @@
+//! Variables of the environment that look like an option and are none.
+
+use super::OPTIONS;
+
+/// Shorter names are not compared: too many programs have such variables.
+const NAME_BYTES_MIN: usize = 4;
+
+/// What is set and was probably meant to be an option, with that option.
+pub fn find() -> Vec<(String, &'static str)> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let found = names.filter_map(|name| meant(&name).map(|option| (name, option)));
+    found.collect()
+}
+
+/// The option that a name was probably meant to be; none for a name that is one.
+fn meant(name: &str) -> Option<&'static str> {
+    let is_option = |name: &str| OPTIONS.iter().any(|option| option.variable == name);
+    if name.len() < NAME_BYTES_MIN || is_option(name) {
+        return None;
+    }
+    let plain = |name: &str| name.to_ascii_uppercase().replace('-', "_");
+    let close = |option: &&str| {
+        plain(name) == **option
+            || plain(name).replace('_', "") == option.replace('_', "")
+            || is_slip(name, option)
+    };
+    let options = OPTIONS.iter().map(|option| option.variable);
+    options
+        .filter(|option| option.len() >= NAME_BYTES_MIN)
+        .find(close)
+}
+
+/// Whether one slip of a finger makes one of the other: a letter more, a letter less, another letter, or two
+/// that have changed places.
+fn is_slip(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&a[same..], &b[same..]);
+    match (a, b) {
+        ([_, a @ ..], b) if a == b => true,
+        (a, [_, b @ ..]) if a == b => true,
+        ([_, a @ ..], [_, b @ ..]) if a == b => true,
+        ([a1, a2, a @ ..], [b1, b2, b @ ..]) => a1 == b2 && a2 == b1 && a == b,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_noticed_and_other_names_left_alone() {
+        for (name, option) in [
+            ("PROT", Some("PORT")),
+            ("THREDS", Some("THREADS")),
+            ("DATADIR", Some("DATA_DIR")),
+            ("Data-Dir", Some("DATA_DIR")),
+            ("JWT_SECRETS", Some("JWT_SECRET")),
+            ("MASTER_ULR", Some("MASTER_URL")),
+            ("port", Some("PORT")),
+            ("PORT", None),
+            ("PATH", None),
+            ("HOME", None),
+            ("LANG", None),
+            ("TERM", None),
+            ("LOGS", None),
+            ("SHELL", None),
+        ] {
+            assert_eq!(meant(name), option, "{name}");
+        }
+    }
+}
