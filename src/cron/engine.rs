@@ -342,6 +342,13 @@ impl Cron {
     /// Reads the definitions; what is wrong with them is said once.
     fn read_jobs(&self) {
         let read = self.databases.default().read(store::jobs);
+        if self.databases.role() == Role::Replica
+            && let Err(error) = &read
+            && error.kind() == Kind::Unavailable
+        {
+            // It has not come yet.
+            return;
+        }
         let read = read.and_then(|rows| self.take_jobs(rows));
         let error = read.err().map(|error| error.to_string());
         let mut jobs = lock(&self.jobs);

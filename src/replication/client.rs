@@ -450,6 +450,8 @@ fn refused(mut response: Response<Body>) -> Error {
     #[derive(Deserialize)]
     struct Refusal {
         message: String,
+        /// The URL of its own master, from a replica.
+        master: Option<String>,
     }
     let status = response.status().as_u16();
     let body = response
@@ -457,11 +459,19 @@ fn refused(mut response: Response<Body>) -> Error {
         .with_config()
         .limit(16 << 10)
         .read_to_vec();
-    let message = body
+    let refusal: Option<Refusal> = body
         .ok()
-        .and_then(|body| serde_json::from_slice(&body).ok())
-        .map_or_else(String::new, |refusal: Refusal| refusal.message);
-    Error::unavailable(format!("The server answers {status}: {message}"))
+        .and_then(|body| serde_json::from_slice(&body).ok());
+    let (message, master) = refusal.map_or_else(Default::default, |it| (it.message, it.master));
+    let hint = match (status, master) {
+        (401, _) => {
+            " JWT_SECRET must be the same on both servers, and their clocks differ by less than minutes."
+                .to_owned()
+        }
+        (403, Some(master)) => format!(" MASTER_URL must be that of a master, here {master}."),
+        _ => String::new(),
+    };
+    Error::unavailable(format!("The server answers {status}: {message}{hint}"))
 }
 
 /// A body that is cut when it stalls.
