@@ -128,6 +128,21 @@ fn more_connections_than_descriptors_are_refused() {
 }
 
 #[test]
+fn a_variable_that_looks_like_an_option_is_named() {
+    let server = Server::with(&[("THREDS", "4"), ("LANGUAGE", "en")]);
+    let lines = server.log();
+    let warned: Vec<&String> = lines
+        .iter()
+        .filter(|it| it.contains("is no option"))
+        .collect();
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(
+        warned[0].contains("THREDS") && warned[0].contains("THREADS is one"),
+        "{warned:?}"
+    );
+}
+
+#[test]
 fn a_taken_port_is_named() {
     let server = Server::start();
     let port = server.addr().port().to_string();

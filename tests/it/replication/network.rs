@@ -125,6 +125,29 @@ fn a_slow_connection_brings_everything_and_a_dead_one_is_given_up() {
 }
 
 #[test]
+fn a_replica_says_which_of_its_settings_is_wrong() {
+    let master = cluster::master();
+    let replica = cluster::replica(&master);
+    let says = |server: &Server, what: &str| {
+        wait_until(what, || server.log().iter().any(|line| line.contains(what)));
+    };
+    let wrong = "another secret, and long enough for one";
+    let url = format!("http://{}", master.addr());
+    says(
+        &cluster::replica_of(&url, &[("JWT_SECRET", wrong)]),
+        "JWT_SECRET must be the same on both servers",
+    );
+    let url = format!("http://{}", replica.addr());
+    says(
+        &cluster::replica_of(&url, &[]),
+        &format!(
+            "MASTER_URL must be that of a master, here http://{}.",
+            master.addr()
+        ),
+    );
+}
+
+#[test]
 fn a_master_that_is_away_or_answers_nonsense_changes_nothing() {
     let mut net = Net::new();
     net.change();
