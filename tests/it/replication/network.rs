@@ -134,12 +134,12 @@ fn a_replica_says_which_of_its_settings_is_wrong() {
     let wrong = "another secret, and long enough for one";
     let url = format!("http://{}", master.addr());
     says(
-        &cluster::replica_of(&url, &[("JWT_SECRET", wrong)]),
+        &replica_of(&url, &[("JWT_SECRET", wrong)]),
         "JWT_SECRET must be the same on both servers",
     );
     let url = format!("http://{}", replica.addr());
     says(
-        &cluster::replica_of(&url, &[]),
+        &replica_of(&url, &[]),
         &format!(
             "MASTER_URL must be that of a master, here http://{}.",
             master.addr()
