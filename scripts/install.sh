@@ -108,6 +108,10 @@ PORT=3000
 #SMTP_URL=smtps://user:password@mail.example.com
 #MAIL_FROM=vski <vski@example.com>
 
+# Authorities that are trusted in place of the ones inside, for a master, bucket, mail server
+# or webhooks with certificates of your own.
+#SSL_CERT_FILE=/etc/vski/authorities.pem
+
 #MAX_CONNECTIONS=1024
 #LOG=info
 TEXT

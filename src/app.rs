@@ -66,7 +66,7 @@ impl Part {
         let id = settings.id.clone().unwrap_or(node_id);
         let sign = Box::new(auth.replica_signer(&id));
         let url = config.given_public_url();
-        let client = Client::new(&settings.master_url, &id, url, sign);
+        let client = Client::new(&settings.master_url, &id, url, sign).trusting(&config.roots);
         let replica = Replica::open(databases.local(), client, settings, &files.storage)?;
         Ok((id, Part::Replica(Arc::new(replica))))
     }
@@ -140,12 +140,7 @@ impl App {
             &node_id,
             workflows::Settings::of_lease(config.workflow_lease_seconds),
         )?);
-        let webhooks = webhooks::Settings {
-            secret: auth.webhook_secret(),
-            node: node_id.clone(),
-            denies_private: config.denies_private_webhooks,
-            start: start_runs(&workflows),
-        };
+        let webhooks = webhook_settings(config, &auth, &node_id, &workflows);
         let cron = Cron::open(&databases, Arc::clone(&calls))?;
         let sockets = Hub::start(sockets::Settings {
             sockets_max,
@@ -327,6 +322,21 @@ impl App {
                 Ok(())
             }
         }
+    }
+}
+
+fn webhook_settings(
+    config: &Config,
+    auth: &Auth,
+    node_id: &str,
+    workflows: &Arc<Workflows>,
+) -> webhooks::Settings {
+    webhooks::Settings {
+        secret: auth.webhook_secret(),
+        node: node_id.to_owned(),
+        denies_private: config.denies_private_webhooks,
+        roots: config.roots.clone(),
+        start: start_runs(workflows),
     }
 }
 

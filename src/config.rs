@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::mail;
 use crate::mail::Relay;
 use crate::mail::Sender;
 use crate::replication;
+use crate::tls;
+use crate::tls::Roots;
 
 mod typo;
 
@@ -60,7 +63,7 @@ const fn opt(
 }
 
 /// All options: the source of the parser, of `vski help` and of the table in the README.
-pub const OPTIONS: [Opt; 32] = [
+pub const OPTIONS: [Opt; 33] = [
     opt("HOST", "127.0.0.1", "an IP address", "address to listen on"),
     opt(
         "PORT",
@@ -218,6 +221,12 @@ pub const OPTIONS: [Opt; 32] = [
         "refuse webhooks that lead to loopback, private or link-local addresses",
     ),
     opt(
+        "SSL_CERT_FILE",
+        "",
+        "a path",
+        "PEM file of the authorities that servers are trusted by, in place of the ones inside",
+    ),
+    opt(
         "LOG",
         "info",
         "error, warn, info or debug",
@@ -267,6 +276,8 @@ pub struct Config {
     pub synchronous: Synchronous,
     /// Webhooks to private addresses are refused.
     pub denies_private_webhooks: bool,
+    /// By whom the servers are trusted that we talk to.
+    pub roots: Roots,
     /// How much is logged.
     pub log: Level,
 }
@@ -278,6 +289,7 @@ impl Config {
     /// Checks the given flags (by variable name) and the environment.
     pub fn load(flags: &HashMap<&'static str, String>) -> Result<Config> {
         let raw = Raw { flags };
+        let roots = raw.roots()?;
         Ok(Config {
             listen: raw.listen()?,
             data_dir: raw.data_dir()?,
@@ -285,7 +297,7 @@ impl Config {
             replica: raw.replica()?,
             token_hours: raw.number("TOKEN_HOURS", 1, 87_600)?,
             upload_bytes_max: raw.number::<u64>("MAX_BODY_MB", 1, 10_240)? << 20,
-            s3: raw.s3()?,
+            s3: raw.s3(&roots)?,
             file_sync_retention_days: raw.number("FILE_SYNC_RETENTION_DAYS", 1, 3650)?,
             workflow_retention_days: raw.number("WORKFLOW_RETENTION_DAYS", 1, 3650)?,
             workflow_lease_seconds: raw.number("WORKFLOW_LEASE_SECONDS", 2, 3600)?,
@@ -300,7 +312,7 @@ impl Config {
                 (text == "*" || is_origin(text)).then(|| text.trim_end_matches('/').to_owned())
             })?,
             trusted_proxies: raw.list("TRUSTED_PROXIES", |text| text.parse().ok())?,
-            mail: raw.mail()?,
+            mail: raw.mail(&roots)?,
             threads: raw.number("THREADS", 1, 1024)?,
             connections_max: raw.number("MAX_CONNECTIONS", 1, 100_000)?,
             sockets_max: raw.number("MAX_SOCKETS", 1, 100_000)?,
@@ -310,6 +322,7 @@ impl Config {
                 _ => None,
             })?,
             denies_private_webhooks: raw.parse("WEBHOOK_DENY_PRIVATE", |text| text.parse().ok())?,
+            roots,
             log: raw.parse("LOG", |text| {
                 Level::NAMES
                     .iter()
@@ -332,7 +345,8 @@ impl Config {
 
     /// Only where the files are, for the same.
     pub fn load_s3(flags: &HashMap<&'static str, String>) -> Result<Option<S3Settings>> {
-        Raw { flags }.s3()
+        let raw = Raw { flags };
+        raw.s3(&raw.roots()?)
     }
 
     /// Only where the server listens and the secret it was given, for commands that ask it.
@@ -446,8 +460,16 @@ impl Raw<'_> {
         }
     }
 
+    /// The file is read here, once.
+    fn roots(&self) -> Result<Roots> {
+        match self.get(tls::VARIABLE)? {
+            path if path.is_empty() => Ok(Roots::default()),
+            path => Roots::read(Path::new(&path)),
+        }
+    }
+
     /// The URL has a password in it and is never printed.
-    fn mail(&self) -> Result<Option<mail::Settings>> {
+    fn mail(&self, roots: &Roots) -> Result<Option<mail::Settings>> {
         let from = match self.get("MAIL_FROM")? {
             from if from.is_empty() => None,
             from => Some(Sender::parse(&from).ok_or_else(|| refuse("MAIL_FROM", &from))?),
@@ -457,10 +479,11 @@ impl Raw<'_> {
             url => Relay::parse(&url).ok_or_else(|| refuse("SMTP_URL", "(not shown)"))?,
         };
         let from = from.ok_or_else(|| refuse("MAIL_FROM", "(not set, but SMTP_URL is)"))?;
+        let relay = relay.trusting(roots)?;
         Ok(Some(mail::Settings { relay, from }))
     }
 
-    fn s3(&self) -> Result<Option<S3Settings>> {
+    fn s3(&self, roots: &Roots) -> Result<Option<S3Settings>> {
         let is_s3 = self.parse("STORAGE", |text| match text {
             "local" => Some(false),
             "s3" => Some(true),
@@ -480,6 +503,7 @@ impl Raw<'_> {
             access_key: given("S3_ACCESS_KEY")?,
             secret_key: given("S3_SECRET_KEY")?,
             path_style: self.parse("S3_PATH_STYLE", |text| text.parse().ok())?,
+            roots: roots.clone(),
         }))
     }
 

@@ -39,6 +39,10 @@ use lettre::message::header::HeaderName;
 use lettre::message::header::HeaderValue;
 use lettre::transport::smtp;
 use lettre::transport::smtp::SmtpTransportBuilder;
+use lettre::transport::smtp::client::Certificate;
+use lettre::transport::smtp::client::CertificateStore;
+use lettre::transport::smtp::client::Tls;
+use lettre::transport::smtp::client::TlsParameters;
 use lettre::transport::smtp::extension::ClientId;
 
 use crate::clock;
@@ -48,6 +52,8 @@ use crate::ids;
 use crate::log;
 use crate::threads;
 use crate::threads::lock;
+use crate::tls;
+use crate::tls::Roots;
 
 /// A mail of plain text to one person.
 pub struct Mail {
@@ -71,10 +77,15 @@ pub struct Settings {
     pub from: Sender,
 }
 
+/// When a connection is encrypted: from the start, always, if the server can.
+type Encrypt = fn(TlsParameters) -> Tls;
+
 /// The server that takes our mails, with what it asks for.
 #[derive(Clone)]
 pub struct Relay {
     builder: SmtpTransportBuilder,
+    /// The host, and how the connection to it is encrypted, if it is.
+    encryption: Option<(String, Encrypt)>,
     /// The URL says what to call ourselves.
     has_hello: bool,
 }
@@ -116,10 +127,35 @@ impl Relay {
         }
         let must_encrypt = scheme == "smtp" && tls.is_none() && !is_this_machine(host);
         let parameter = if must_encrypt { "?tls=required" } else { "" };
+        let encryption: Option<Encrypt> = match tls {
+            _ if scheme == "smtps" => Some(Tls::Wrapper),
+            Some("tls=opportunistic") => Some(Tls::Opportunistic),
+            Some(_) => Some(Tls::Required),
+            None => must_encrypt.then_some(Tls::Required),
+        };
         Some(Relay {
             builder: SmtpTransport::from_url(&format!("{url}{parameter}")).ok()?,
+            encryption: encryption.map(|it| (host.to_owned(), it)),
             has_hello: !hello.is_empty(),
         })
+    }
+
+    /// The same, trusting these authorities.
+    pub fn trusting(mut self, roots: &Roots) -> Result<Relay> {
+        if let (Some((host, encryption)), Some(given)) = (&self.encryption, roots.for_mail()) {
+            let invalid = |error: smtp::Error| {
+                Error::invalid(format!("{} does not do for mail: {error}.", tls::VARIABLE))
+            };
+            let mut parameters =
+                TlsParameters::builder(host.clone()).certificate_store(CertificateStore::None);
+            for der in given {
+                let certificate = Certificate::from_der(der).map_err(invalid)?;
+                parameters = parameters.add_root_certificate(certificate);
+            }
+            let parameters = parameters.build().map_err(invalid)?;
+            self.builder = self.builder.tls(encryption(parameters));
+        }
+        Ok(self)
     }
 }
 
@@ -422,6 +458,9 @@ fn describe(error: &smtp::Error) -> String {
     let source = error
         .source()
         .and_then(|source| source.downcast_ref::<io::Error>());
+    if let Some(why) = source.and_then(tls::objection) {
+        return format!("the mail server is not trusted: {why}");
+    }
     match source.map(io::Error::kind) {
         // What the system says of a time limit tells nobody anything.
         Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {

@@ -11,6 +11,7 @@ mod failpoints;
 mod ids;
 mod log;
 mod threads;
+mod tls;
 
 mod db;
 mod http;

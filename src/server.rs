@@ -37,6 +37,7 @@ use crate::replication::Sync;
 use crate::replication::wakeup;
 use crate::threads;
 use crate::threads::Stop;
+use crate::tls::VARIABLE;
 
 /// How long an orderly stop may take; below `TimeoutStopSec` of the unit.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
@@ -62,6 +63,11 @@ pub fn run<E: From<Error>>(
     for (name, option) in config::misspelt() {
         log::warn(format_args!(
             "{name} is set, which is no option; {option} is one"
+        ));
+    }
+    if let Some((trusted, ignored)) = config.roots.counts() {
+        log::info(format_args!(
+            "trusting the authorities of {VARIABLE} alone certificates={trusted} ignored={ignored}"
         ));
     }
     let running = start(config).map_err(E::from)?;

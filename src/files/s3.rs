@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::error::Error;
 use crate::error::Result;
+use crate::tls::Roots;
 
 use read::Reader;
 use upload::Checksums;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub secret_key: String,
     /// The bucket is the first part of the path, and not of the host's name.
     pub path_style: bool,
+    /// By whom the server is trusted.
+    pub roots: Roots,
 }
 
 impl fmt::Debug for Settings {
@@ -94,7 +97,7 @@ impl S3 {
     /// Reads the settings; nothing is sent yet.
     pub fn open(settings: &Settings) -> Result<S3> {
         let limits = Limits::default();
-        let agent = wire::agent(&limits);
+        let agent = wire::agent(&limits, &settings.roots);
         Ok(S3::of_wire(Wire::new(settings, limits, agent)?))
     }
 

@@ -25,6 +25,8 @@ use crate::error::Kind;
 use crate::error::Result;
 use crate::threads::Stop;
 use crate::threads::lock;
+use crate::tls;
+use crate::tls::Roots;
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long nothing may come.
@@ -53,6 +55,7 @@ pub struct Client {
     replica_id: String,
     public_url: Option<String>,
     sign: Sign,
+    pub roots: Roots,
     agent: Mutex<Agent>,
     /// Until when something has to come, in milliseconds since 1970, for each request under way.
     awaited: Mutex<Awaited>,
@@ -179,9 +182,19 @@ impl Client {
             replica_id: replica_id.to_owned(),
             public_url,
             sign,
-            agent: Mutex::new(agent()),
+            agent: Mutex::new(agent(&Roots::default())),
+            roots: Roots::default(),
             awaited: Mutex::default(),
             stop: Stop::new(),
+        }
+    }
+
+    /// The same, trusting these authorities.
+    pub fn trusting(self, roots: &Roots) -> Client {
+        Client {
+            agent: Mutex::new(agent(roots)),
+            roots: roots.clone(),
+            ..self
         }
     }
 
@@ -311,7 +324,7 @@ impl Client {
     }
 
     fn cut(&self) {
-        std::mem::replace(&mut *lock(&self.agent), agent()).shutdown();
+        std::mem::replace(&mut *lock(&self.agent), agent(&self.roots)).shutdown();
     }
 
     fn get(&self, path: &str, range: Option<u64>, limit: Duration) -> Result<Response<Body>> {
@@ -392,7 +405,19 @@ impl Client {
         }
     }
 
+    /// What to say when a connection failed for the certificate.
+    pub fn distrust(&self, error: &io::Error) -> Option<Error> {
+        let why = tls::objection(error)?;
+        let message = format!("The server {} is not trusted: {why}.", self.master_url);
+        Some(Error::unavailable(message))
+    }
+
     fn unreachable(&self, error: &ureq::Error) -> Error {
+        if let ureq::Error::Io(cause) = error
+            && let Some(error) = self.distrust(cause)
+        {
+            return error;
+        }
         let message = format!("The server {} cannot be reached.", self.master_url);
         Error::new(Kind::Unavailable, message).context(error.to_string())
     }
@@ -415,7 +440,7 @@ impl Drop for Awaiting<'_> {
     }
 }
 
-fn agent() -> Agent {
+fn agent(roots: &Roots) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         // A token is for one host.
@@ -424,6 +449,7 @@ fn agent() -> Agent {
         .user_agent("vski")
         .accept_encoding("identity")
         .timeout_connect(Some(CONNECT))
+        .tls_config(roots.for_requests())
         .max_idle_connections(IDLE_CONNECTIONS)
         .max_idle_connections_per_host(IDLE_CONNECTIONS)
         .build();

@@ -21,6 +21,8 @@ use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::json;
+use tungstenite::Connector;
+use tungstenite::HandshakeError;
 use tungstenite::Message;
 use tungstenite::WebSocket;
 use tungstenite::client::IntoClientRequest as _;
@@ -270,8 +272,14 @@ fn connect(replica: &Replica) -> Result<Socket> {
     let config = WebSocketConfig::default()
         .read_buffer_size(4096)
         .max_message_size(Some(MESSAGE_BYTES_MAX));
-    let (socket, _) = tungstenite::client_tls_with_config(request, stream, Some(config), None)
-        .map_err(|error| refused(&error))?;
+    let connector = client.roots.for_sockets().map(Connector::Rustls);
+    let (socket, _) = tungstenite::client_tls_with_config(request, stream, Some(config), connector)
+        .map_err(|error| match &error {
+            HandshakeError::Failure(tungstenite::Error::Io(cause)) => {
+                client.distrust(cause).unwrap_or_else(|| refused(&error))
+            }
+            _ => refused(&error),
+        })?;
     timeouts.set_read_timeout(Some(LISTEN))?;
     Ok(socket)
 }

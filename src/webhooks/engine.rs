@@ -39,6 +39,7 @@ use crate::log;
 use crate::threads;
 use crate::threads::Stop;
 use crate::threads::lock;
+use crate::tls::Roots;
 use crate::triggers::Target;
 
 /// How long a sender waits for something to do before it looks up.
@@ -55,6 +56,8 @@ pub struct Settings {
     pub node: String,
     /// Calls to private addresses are refused.
     pub denies_private: bool,
+    /// By whom the receivers are trusted.
+    pub roots: Roots,
     pub start: Start,
 }
 
@@ -98,7 +101,12 @@ impl Counts {
 impl Webhooks {
     /// Nothing is sent before [`Webhooks::run`].
     pub fn new(databases: &Arc<Databases>, signal: Arc<Signal>, settings: Settings) -> Webhooks {
-        let http = Http::new(settings.secret, &settings.node, settings.denies_private);
+        let http = Http::new(
+            settings.secret,
+            &settings.node,
+            settings.denies_private,
+            &settings.roots,
+        );
         Webhooks {
             databases: Arc::clone(databases),
             desk: Arc::new(Desk {

@@ -25,6 +25,8 @@ use ureq::unversioned::transport::NextTimeout;
 use super::address;
 use super::core::Attempt;
 use crate::auth::WebhookSecret;
+use crate::tls;
+use crate::tls::Roots;
 use crate::triggers;
 use crate::triggers::Call;
 
@@ -61,12 +63,13 @@ pub struct Message<'a> {
 }
 
 impl Http {
-    pub fn new(secret: WebhookSecret, node: &str, denies_private: bool) -> Http {
+    pub fn new(secret: WebhookSecret, node: &str, denies_private: bool, roots: &Roots) -> Http {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .proxy(None)
+            .tls_config(roots.for_requests())
             .user_agent(USER_AGENT)
             .accept_encoding("identity")
             .timeout_global(Some(LIMIT))
@@ -168,6 +171,11 @@ fn read(response: Response<ureq::Body>) -> Attempt {
 
 fn failed(error: &ureq::Error) -> Attempt {
     use ureq::Error as Cause;
+    if let Cause::Io(cause) = error
+        && let Some(why) = tls::objection(cause)
+    {
+        return Attempt::Broken(format!("The host is not trusted: {why}."));
+    }
     let text: String = error.to_string().chars().take(ERROR_CHARS_MAX).collect();
     match error {
         Cause::Io(cause) if cause.get_ref().is_some_and(|it| it.is::<Denied>()) => {

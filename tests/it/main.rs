@@ -39,6 +39,8 @@ mod shutdown;
 mod stats;
 /// Rules about the source itself.
 mod tidy;
+/// Certificates: whom a server believes, and what it says of the others.
+mod tls;
 /// Calls to others: signatures, retries, restarts, the log.
 mod webhooks;
 /// Workflows: runs, workers, hooks.

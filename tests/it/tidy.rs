@@ -17,6 +17,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "ids",
             "log",
             "threads",
+            "tls",
         ],
     ),
     ("mechanism", &["db", "http", "mail", "sockets"]),
@@ -60,7 +61,7 @@ const LAYER_EXCEPTIONS: [(&str, &str); 4] = [
 ];
 
 /// Outside crates and the only places that may name them.
-const CRATES: [(&str, &[&str]); 22] = [
+const CRATES: [(&str, &[&str]); 23] = [
     ("tiny_http", &["src/http/server.rs"]),
     ("threadpool", &["src/http/server.rs"]),
     ("flate2", &["src/http/gzip.rs"]),
@@ -75,9 +76,11 @@ const CRATES: [(&str, &[&str]); 22] = [
             "src/files/s3/wire.rs",
             "src/files/s3/tests.rs",
             "src/replication/client.rs",
+            "src/tls.rs",
             "src/webhooks/send.rs",
         ],
     ),
+    ("rustls", &["src/tls.rs"]),
     ("xxhash_rust", &["src/db/pages.rs"]),
     ("lz4_flex", &["src/replication/wire.rs"]),
     ("lettre", &["src/mail.rs"]),
@@ -343,6 +346,7 @@ fn dependencies_are_those_agreed_on() {
         "rusty-s3",
         "jiff",
         "ureq",
+        "rustls",
         "rustix",
         "tungstenite",
     ];

@@ -31,6 +31,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::error::Result;
 use crate::ids;
+use crate::tls::Roots;
 use proxy::Fault;
 use proxy::Proxy;
 use server::BUCKET;
@@ -48,6 +49,7 @@ fn settings(endpoint: String) -> Settings {
         access_key: server::ACCESS_KEY.to_owned(),
         secret_key: server::SECRET_KEY.to_owned(),
         path_style: true,
+        roots: Roots::default(),
     }
 }
 
@@ -62,7 +64,7 @@ fn quick() -> Limits {
 }
 
 fn client(endpoint: String, limits: Limits) -> S3 {
-    let agent = wire::agent(&limits);
+    let agent = wire::agent(&limits, &Roots::default());
     S3::of_wire(Wire::new(&settings(endpoint), limits, agent).unwrap())
 }
 
@@ -322,7 +324,11 @@ fn the_bucket_may_be_in_the_name_of_the_host() {
     let limits = Limits::default();
     let resolver = Everywhere(server.addr());
     let connector = DefaultConnector::default();
-    let agent = ureq::Agent::with_parts(wire::config(&limits), connector, resolver);
+    let agent = ureq::Agent::with_parts(
+        wire::config(&limits, &Roots::default()),
+        connector,
+        resolver,
+    );
     let mut settings = settings(format!("http://{}", server::DOMAIN));
     settings.path_style = false;
     let s3 = S3::of_wire(Wire::new(&settings, limits, agent).unwrap());
@@ -386,7 +392,7 @@ fn refusals_are_clear_and_not_repeated() {
     let open = |change: &dyn Fn(&mut Settings)| {
         let mut settings = settings(proxy.endpoint());
         change(&mut settings);
-        let agent = wire::agent(&quick());
+        let agent = wire::agent(&quick(), &Roots::default());
         S3::of_wire(Wire::new(&settings, quick(), agent).unwrap())
     };
     let check = |s3: &S3, expected: &str| {

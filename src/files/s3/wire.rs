@@ -29,6 +29,8 @@ use crate::error::Result;
 use crate::ids;
 use crate::log;
 use crate::threads::Stop;
+use crate::tls;
+use crate::tls::Roots;
 
 pub use rusty_s3::Method;
 
@@ -291,17 +293,18 @@ impl Wire {
 }
 
 /// What sends requests and keeps connections.
-pub fn agent(limits: &Limits) -> Agent {
-    Agent::new_with_config(config(limits))
+pub fn agent(limits: &Limits, roots: &Roots) -> Agent {
+    Agent::new_with_config(config(limits, roots))
 }
 
-pub fn config(limits: &Limits) -> ureq::config::Config {
+pub fn config(limits: &Limits, roots: &Roots) -> ureq::config::Config {
     Agent::config_builder()
         .http_status_as_error(false)
         // What is signed for one host is not for another.
         .max_redirects(0)
         .max_redirects_will_error(false)
         .proxy(None)
+        .tls_config(roots.for_requests())
         .user_agent("vski")
         .accept_encoding("identity")
         .timeout_connect(Some(limits.connect))
@@ -423,7 +426,8 @@ impl Failure {
             // A certificate that is not trusted comes as invalid data.
             Cause::Io(cause) => {
                 let may_pass = cause.kind() != io::ErrorKind::InvalidData;
-                (cause.to_string(), may_pass)
+                let objection = tls::objection(cause);
+                (objection.unwrap_or_else(|| cause.to_string()), may_pass)
             }
             Cause::Timeout(_) => ("it takes too long".to_owned(), true),
             Cause::HostNotFound | Cause::ConnectionFailed | Cause::Protocol(_) => {

@@ -9,6 +9,7 @@ pub mod receiver;
 pub mod s3;
 pub mod server;
 pub mod stream;
+pub mod tls;
 pub mod token;
 pub mod worker;
 
