@@ -34,6 +34,7 @@ use crate::records;
 use crate::replication::Client;
 use crate::server;
 
+mod backup;
 mod cron;
 mod replica;
 mod webhooks;
@@ -95,6 +96,9 @@ pub fn run(args: &[String]) -> Outcome {
         }
         "admin" => admin(rest),
         "files" => files(rest),
+        "backup" => backup::backup(rest),
+        "restore" => backup::restore(rest),
+        "check" => backup::check(rest),
         "replica" => replica(rest),
         "workflows" => workflows::run(rest),
         "webhooks" => webhooks::run(rest),
@@ -343,6 +347,9 @@ fn help(command: Option<&str>) -> Outcome {
         Some("serve") => format!("{SERVE_HELP}\n{}", config::describe()),
         Some("admin") => ADMIN_HELP.to_owned(),
         Some("files") => FILES_HELP.to_owned(),
+        Some("backup") => backup::BACKUP_HELP.to_owned(),
+        Some("restore") => backup::RESTORE_HELP.to_owned(),
+        Some("check") => backup::CHECK_HELP.to_owned(),
         Some("replica") => REPLICA_HELP.to_owned(),
         Some("workflows") => workflows::HELP.to_owned(),
         Some("webhooks") => webhooks::HELP.to_owned(),
@@ -364,6 +371,9 @@ Usage:
   vski admin password EMAIL      change an admin's password and end its tokens
   vski admin delete EMAIL        remove an admin
   vski admin list                list the admins
+  vski backup DIR [--verify]     copy everything, or what is new, to DIR
+  vski restore DIR [--replace]   put such a copy into the data directory
+  vski check [DIR]               look whether all data, or a backup, is as it should be
   vski files check [--repair]    compare stored files with their hashes and records
   vski replica status            how far replicas are, from a running server
   vski replica promote           make a master of a replica's data

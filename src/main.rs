@@ -19,6 +19,7 @@ mod mail;
 mod sockets;
 
 mod auth;
+mod backup;
 mod check;
 mod collections;
 mod cron;

@@ -18,6 +18,8 @@ pub use catalog::Catalog;
 pub use catalog::Collections;
 pub use definition::check_name;
 pub use stored::definitions;
+pub use stored::is_applied;
+pub use stored::settled_definitions;
 
 use crate::error::Result;
 use crate::rules;

@@ -87,6 +87,13 @@ pub fn definitions(connection: &Connection, database: &str) -> Result<Vec<Collec
     Ok(list.into_iter().map(|(collection, _)| collection).collect())
 }
 
+/// The same without those that are being changed, and whose tables may or may not have followed.
+pub fn settled_definitions(connection: &Connection, database: &str) -> Result<Vec<Collection>> {
+    let mut list = load(connection, database)?;
+    list.retain(|(_, pending)| pending.is_none());
+    Ok(list.into_iter().map(|(collection, _)| collection).collect())
+}
+
 /// The definitions of a database, each with what it is being changed to.
 pub fn load(
     connection: &Connection,

@@ -348,7 +348,7 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// SQLite takes a file that was cut off for a new one and deletes its log.
-fn refuse_cut_off(path: &Path) -> Result<()> {
+pub fn refuse_cut_off(path: &Path) -> Result<()> {
     let is_cut_off = match std::fs::metadata(path).map(|data| data.len()) {
         Ok(0) => wal_bytes(path) > 0,
         // A first page that was only partly written has a journal, from which SQLite repairs it.

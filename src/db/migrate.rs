@@ -5,6 +5,7 @@
 //! Tables of collections are no concern of this file; `collections` alone alters them.
 
 use rusqlite::Connection;
+use rusqlite::OptionalExtension as _;
 use rusqlite::TransactionBehavior;
 
 use crate::error::Error;
@@ -77,6 +78,36 @@ pub fn check(connection: &Connection, schema: Schema) -> Result<()> {
 /// Brings a file up to the present version.
 pub fn run(connection: &mut Connection, schema: Schema) -> Result<()> {
     run_steps(connection, schema.steps())
+}
+
+/// What differs from the system tables that this program makes; nothing is said of a file that is to be
+/// brought up to date first. A tenant may bring tables of its own.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an empty database to compare with"
+)]
+pub fn differences(connection: &Connection, schema: Schema) -> Result<Vec<String>> {
+    if user_version(connection)? < schema.steps().len() {
+        return Ok(Vec::new());
+    }
+    let mut fresh = Connection::open_in_memory()?;
+    run(&mut fresh, schema)?;
+    let sql = "SELECT type || ' ' || name, sql FROM sqlite_schema WHERE sql IS NOT NULL";
+    let mut expected = fresh.prepare(sql)?;
+    let mut rows = expected.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (what, made): (String, String) = (row.get(0)?, row.get(1)?);
+        let sql = "SELECT sql FROM sqlite_schema WHERE type || ' ' || name = ?1";
+        let mut statement = connection.prepare_cached(sql)?;
+        let here: Option<String> = statement.query_row([&what], |row| row.get(0)).optional()?;
+        match here {
+            None => found.push(format!("The {what} is missing.")),
+            Some(here) if here != made => found.push(format!("The {what} was altered.")),
+            Some(_) => {}
+        }
+    }
+    Ok(found)
 }
 
 fn run_steps(connection: &mut Connection, steps: &[&str]) -> Result<()> {

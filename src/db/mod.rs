@@ -11,11 +11,6 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fs;
 use std::fs::File;
-use std::io::Read as _;
-use std::io::Seek as _;
-use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,12 +31,14 @@ pub use database::Database;
 pub use database::Synchronous;
 pub use database::is_damaged;
 pub use database::not_here;
+pub use dir::RESTORING;
+pub use dir::create_dir;
+pub use dir::lock_dir;
 pub use migrate::Schema;
 pub use signal::Signal;
 
 use crate::clock;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::error::ResultExt as _;
 use crate::failpoints;
@@ -55,12 +52,14 @@ mod checkpoint;
 mod commit;
 mod database;
 mod deadline;
+mod dir;
 mod feed;
 pub mod guard;
 mod migrate;
 pub mod pages;
 mod readers;
 mod signal;
+pub mod still;
 
 /// The database that every request means that names none.
 pub const DEFAULT: &str = "default";
@@ -130,12 +129,13 @@ impl Databases {
     pub fn open(dir: &Path, settings: Settings) -> Result<Databases> {
         create_dir(dir)?;
         let lock = lock_dir(dir)?;
+        dir::refuse_half_restored(dir)?;
         if settings.role == Role::Master {
-            refuse_emptied(dir)?;
+            dir::refuse_emptied(dir)?;
         }
         let changes = Arc::default();
         let default = open_database(dir, DEFAULT, settings, &changes)?;
-        // Only now: where there is a `local.db` there was a `default.db`, see `refuse_emptied`.
+        // Only now: where there is a `local.db` there was a `default.db`, see `dir::refuse_emptied`.
         let local = Database::open(&file(dir, LOCAL), Schema::Local, settings)?;
         let stats = open_stats(dir, settings)?;
         let workflows = Database::open(&file(dir, WORKFLOWS), Schema::Workflows, settings)?;
@@ -405,14 +405,24 @@ pub fn open_existing(dir: &Path, name: &str, settings: Settings) -> Result<Datab
     if !path.is_file() {
         return Err(no_database(name));
     }
-    let schema = match name {
+    Database::open(&path, schema_of(name), settings)
+}
+
+/// Which system tables the database of this name has.
+pub fn schema_of(name: &str) -> Schema {
+    match name {
         DEFAULT => Schema::Default,
         LOCAL => Schema::Local,
         STATS => Schema::Stats,
         WORKFLOWS => Schema::Workflows,
         _ => Schema::Tenant,
-    };
-    Database::open(&path, schema, settings)
+    }
+}
+
+/// The name of the database in a file of this name; none when it is no file of a database.
+pub fn name_of_file(file: &str) -> Option<&str> {
+    let name = file.strip_suffix(".db")?;
+    (is_valid_name(name) || RESERVED.contains(&name)).then_some(name)
 }
 
 /// Refuses a program whose SQLite cannot do what replication needs.
@@ -474,68 +484,6 @@ pub fn workflows_file(dir: &Path) -> PathBuf {
 
 fn file(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.db"))
-}
-
-/// Makes a directory that only its owner can read, with its parents.
-pub fn create_dir(dir: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| {
-            Error::unavailable(format!(
-                "The directory {} cannot be made: {error}.",
-                dir.display()
-            ))
-        })
-}
-
-/// Keeps every server out of a data directory for as long as the result lives. A conflict: one is there.
-pub fn lock_dir(dir: &Path) -> Result<File> {
-    let path = dir.join("lock");
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| {
-            Error::unavailable(format!("{} cannot be opened: {error}.", path.display()))
-        })?;
-    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        let mut holder = String::new();
-        let _ = file.read_to_string(&mut holder);
-        return Err(Error::new(
-            Kind::Conflict,
-            format!(
-                "The data directory {} is in use by another vski (process {}).",
-                dir.display(),
-                holder.trim()
-            ),
-        ));
-    }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(|error| {
-            Error::unavailable(format!("{} cannot be written: {error}.", path.display()))
-        })?;
-    Ok(file)
-}
-
-/// An empty file is how a database begins. Where the server ran before it is a damaged one, and
-/// serving it would let the next caller make the first admin.
-fn refuse_emptied(dir: &Path) -> Result<()> {
-    let bytes = |name: &str| fs::metadata(file(dir, name)).map(|data| data.len()).ok();
-    if bytes(DEFAULT) == Some(0) && bytes(LOCAL).is_some_and(|bytes| bytes > 0) {
-        return Err(Error::unavailable(format!(
-            "{} is empty though the directory was in use; restore it from a backup, or remove it \
-             to begin anew.",
-            file(dir, DEFAULT).display()
-        )));
-    }
-    Ok(())
 }
 
 /// Puts a whole file in the place of a database that nobody has open. In between there is none rather

@@ -8,6 +8,10 @@
 //! own version) whenever it goes through a log, so hashes leave them out. The page at 1 GiB is where
 //! locks are: it has no content and is never read, hashed or sent.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufWriter;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -22,6 +26,7 @@ use super::checkpoint::fold;
 use super::checkpoint::log_pages;
 use super::database::BUSY_WAIT;
 use super::database::beside;
+use super::database::refuse_cut_off;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
@@ -30,6 +35,8 @@ use crate::error::ResultExt as _;
 const MASKED: [std::ops::Range<usize>; 2] = [24..28, 92..100];
 /// Page cache of a page reader, KiB: each page is read once.
 const CACHE_KIB: i64 = 256;
+/// What is written at a time when a state is copied.
+const COPY_BYTES: usize = 1 << 20;
 
 /// The hash of one page. The seed is a secret of master and replicas, so that no client can make
 /// two pages that look alike; equal pages at different places have different hashes.
@@ -152,6 +159,13 @@ impl PageReader {
         })
     }
 
+    /// The same for a file of a directory that no server need have looked at: SQLite takes one that was cut
+    /// off for a new one.
+    pub fn open_foreign(path: &Path) -> Result<PageReader> {
+        refuse_cut_off(path).context(format!("open {}", path.display()))?;
+        PageReader::open(path)
+    }
+
     /// A number that is another one after each commit of another connection, in whatever process.
     pub fn data_version(&self) -> Result<i64> {
         data_version(&self.connection)
@@ -198,7 +212,7 @@ impl PageReader {
 
     /// Lets the disk have what commits have written so far, where commits do not wait for it.
     pub fn sync_log(&self) -> Result<()> {
-        match std::fs::File::open(beside(&self.path, "-wal")) {
+        match File::open(beside(&self.path, "-wal")) {
             Ok(log) => Ok(log.sync_data()?),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(Error::from(error).context("open the log to sync it")),
@@ -249,6 +263,39 @@ impl Snapshot<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What queries of this state go through.
+    pub fn connection(&self) -> &Connection {
+        self.connection
+    }
+
+    /// Writes the whole state to an empty file, which is then a database of its own.
+    pub fn copy_to(&self, file: &File) -> Result<()> {
+        let mut writer = BufWriter::with_capacity(COPY_BYTES, file);
+        let lock_page = lock_page(self.page_size);
+        self.each(|number, page| {
+            if number == lock_page + 1 {
+                writer.write_all(&vec![0; page.len()])?;
+            }
+            Ok(writer.write_all(page)?)
+        })?;
+        writer.flush()?;
+        Ok(file.set_len(u64::from(self.pages) * u64::from(self.page_size))?)
+    }
+
+    /// A hash of the definitions of each database that has any, and of when they changed.
+    pub fn definitions_by_database(&self) -> Result<BTreeMap<String, u64>> {
+        let sql = "SELECT database, json_array(id, updated, definition, pending, deleted)
+                   FROM _collections ORDER BY database, id";
+        let mut statement = self.connection.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        let mut hashes = BTreeMap::new();
+        while let Some(row) = rows.next()? {
+            let hash = hashes.entry(row.get(0)?).or_insert(0);
+            *hash = xxh3_64_with_seed(row.get_ref(1)?.as_bytes().unwrap_or_default(), *hash);
+        }
+        Ok(hashes)
     }
 
     /// The hashes of all pages.

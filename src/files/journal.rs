@@ -66,6 +66,12 @@ pub struct Stretch {
     pub entries: Vec<Entry>,
 }
 
+/// Lets the next server that opens it begin an epoch: the data was put back to an earlier state, of which
+/// replicas may have followed another continuation.
+pub fn forget_epoch(local: &Database) -> Result<()> {
+    node::set_fact(local, EPOCH, String::new())
+}
+
 impl Journal {
     /// Opens the journal; begins an epoch if replicas may know of entries that are not there.
     pub fn open(databases: &Databases, replicas: &Replicas) -> Result<Journal> {

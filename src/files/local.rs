@@ -49,7 +49,7 @@ impl Local {
     /// The storage as it is, to be looked at beside the server that has it.
     pub fn look(data_dir: &Path) -> Local {
         Local {
-            root: data_dir.join("storage"),
+            root: data_dir.join(super::FOLDER),
             count: AtomicU64::new(0),
             durable: Mutex::default(),
         }

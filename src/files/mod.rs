@@ -53,6 +53,9 @@ pub use media::judge;
 pub use name::is_valid;
 pub use name::new_name;
 
+/// The folder of a data directory with the files of records.
+pub const FOLDER: &str = "storage";
+
 /// The storage, its journal, and the signal for the thread that keeps them.
 pub struct Files {
     pub storage: Arc<Storage>,
@@ -125,7 +128,7 @@ impl FilePath {
 
     /// Below the folder of the storage. Every part is an id or a name that was checked, so none can
     /// lead out of it.
-    fn relative(&self) -> PathBuf {
+    pub fn relative(&self) -> PathBuf {
         [&self.database, &self.collection, &self.record, &self.name]
             .into_iter()
             .collect()

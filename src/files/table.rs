@@ -47,6 +47,12 @@ pub fn add(tx: &Connection, collection: &str, record: &str, file: &Stored) -> Re
     )
 }
 
+/// Whether a database has rows of files at all: one that was never opened by this program has not.
+pub fn is_there(connection: &Connection) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_files')";
+    Ok(connection.query_row(sql, [], |row| row.get(0))?)
+}
+
 /// Whether a collection has files, of fields there are or of deleted ones.
 pub fn has_any(connection: &Connection, collection: &str) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM _files WHERE collection = ?1)";

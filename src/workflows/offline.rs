@@ -40,6 +40,22 @@ pub fn act(database: &Database, node: &str, runs: Vec<String>, action: Action) -
     })
 }
 
+/// No epoch is used twice: workers may hold runs that this data, put back to an earlier state, was going
+/// to hand out under the same one.
+pub fn skip_epochs(database: &Database) -> Result<()> {
+    database.write_for_long(|db| {
+        // More than there can have been hand-outs since, and more with each time that the same is put back.
+        let skipped = clock::now_ms() / 1000;
+        for sql in [
+            "UPDATE jobs SET epoch = epoch + ?1",
+            "UPDATE runs SET epoch = epoch + ?1",
+        ] {
+            db.prepare_cached(sql)?.execute([skipped])?;
+        }
+        Ok(())
+    })
+}
+
 /// Cancels some children of cancelled runs; true when there are more.
 pub fn cancel_children(tx: &mut Tx<'_>) -> Result<bool> {
     let Some((parent, children)) = tx.children_to_cancel(CHILDREN_AT_A_TIME)? else {

@@ -11,6 +11,8 @@ mod support;
 /// Commands, options, and what they print.
 mod access;
 mod accounts;
+/// Backups of busy servers, put back; damage found.
+mod backup;
 mod cli;
 /// Databases and collections over REST, and what is refused.
 mod collections;

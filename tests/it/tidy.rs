@@ -41,6 +41,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "realtime",
             "webhooks",
             "cron",
+            "backup",
         ],
     ),
     ("whole", &["app"]),

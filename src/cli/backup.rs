@@ -1,0 +1,149 @@
+//! `vski backup`, `vski restore` and `vski check`.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use super::Failure;
+use super::Outcome;
+use super::SETTINGS;
+use super::parse;
+use super::print;
+use super::refuse_empty;
+use crate::backup;
+use crate::backup::Job;
+use crate::backup::restore;
+use crate::backup::verify;
+use crate::config::Config;
+use crate::error::ResultExt as _;
+use crate::files::Storage;
+
+pub const BACKUP_HELP: &str = "\
+Usage: vski backup DIR [--verify] [OPTIONS]
+
+Copies everything that belongs to DATA_DIR to DIR: all databases, the secret, and with local storage the
+files of records; also while a server runs on it. The copy is one state, to which vski restore brings a data
+directory back. DIR is made when it is not there. When it holds an earlier backup, files that are in it stay
+and only new ones are copied; the earlier backup counts until the new one is complete and on the disk.
+
+  --verify   reads the files that an earlier backup has left there, and copies those anew that are damaged
+
+The options of the storage (STORAGE, S3_...) are those of the server. With STORAGE=s3 the files are not copied: the
+bucket is no part of the backup.
+
+Says on stderr how far it is. Exits with 1 when there is no new backup, and when there is one without some files
+that the storage had lost or damaged already; it names them.
+";
+
+pub const RESTORE_HELP: &str = "\
+Usage: vski restore DIR [--replace] [--data-dir DIR]
+
+Puts the backup in DIR into DATA_DIR, which has to be empty or not there yet, and on which no server runs.
+The hashes of the backup are compared first, and the databases are checked before they take their place.
+
+  --replace   moves what is there aside, to DATA_DIR.before-TIME
+
+Replicas follow the restored master by themselves. Runs of workflows, webhooks and jobs that were pending go
+on, so calls that were made since the backup may be made again.
+";
+
+pub const CHECK_HELP: &str = "\
+Usage: vski check [DIR] [OPTIONS]
+
+Looks whether everything in DATA_DIR is as it should be, or in the backup in DIR: the pages and indexes of every
+database, the system tables, the definitions of collections and their tables, every stored file with its hash
+and its record (as vski files check does), and of a backup the hashes of its parts. It changes nothing and works
+beside a running server. The options of the storage (STORAGE, S3_...) are those of the server.
+
+Prints a line for each finding and one that sums up. Exits with 1 when something is wrong.
+";
+
+pub fn backup(args: &[String]) -> Outcome {
+    let parsed = parse(args, &[], &["verify"])?;
+    let [dir] = parsed.free.as_slice() else {
+        return Err(Failure::Usage("backup takes one DIR.".to_owned()));
+    };
+    let data_dir = Config::load_data_dir(&parsed.flags)?;
+    let is_bucket = Config::load_s3(&parsed.flags)?.is_some();
+    refuse_empty(&data_dir)?;
+    let summary = backup::run(Job {
+        data_dir: &data_dir,
+        dir: Path::new(dir),
+        is_bucket,
+        verifies: parsed.own.contains_key("verify"),
+        settings: SETTINGS,
+        tell: &mut tell,
+    })?;
+    let files = match is_bucket {
+        true => "the bucket with the files is no part of it".to_owned(),
+        false => format!(
+            "{} files with {} bytes, of which {} with {} bytes are new",
+            summary.files, summary.bytes, summary.copied, summary.copied_bytes
+        ),
+    };
+    print(&format!(
+        "{dir}: {} databases with {} bytes; {files}.\n",
+        summary.databases, summary.database_bytes
+    ))?;
+    complete(summary.missing)
+}
+
+pub fn restore(args: &[String]) -> Outcome {
+    let parsed = parse(args, &[], &["replace"])?;
+    let [dir] = parsed.free.as_slice() else {
+        return Err(Failure::Usage("restore takes one DIR.".to_owned()));
+    };
+    let data_dir = Config::load_data_dir(&parsed.flags)?;
+    let replaces = parsed.own.contains_key("replace");
+    let restored = restore::run(Path::new(dir), &data_dir, replaces, SETTINGS, &mut tell)?;
+    let mut text = format!(
+        "{} is as of {}: {} databases, {} files with {} bytes.\n",
+        data_dir.display(),
+        restored.time,
+        restored.databases,
+        restored.files,
+        restored.bytes
+    );
+    if restored.is_bucket {
+        text.push_str("The files are in the bucket, which was no part of the backup.\n");
+    }
+    if let Some(aside) = &restored.aside {
+        text.push_str(&format!("What was there is in {}.\n", aside.display()));
+    }
+    print(&text)?;
+    complete(restored.missing)
+}
+
+pub fn check(args: &[String]) -> Outcome {
+    let parsed = parse(args, &[], &[])?;
+    let mut report = |line: &str| {
+        let mut stdout = std::io::stdout().lock();
+        writeln!(stdout, "{line}").context("print")
+    };
+    let summary = match parsed.free.as_slice() {
+        [] => {
+            let data_dir = Config::load_data_dir(&parsed.flags)?;
+            let s3 = Config::load_s3(&parsed.flags)?;
+            refuse_empty(&data_dir)?;
+            let storage = Storage::look(&data_dir, s3.as_ref())?;
+            verify::data(&data_dir, &storage, SETTINGS, &mut report)?
+        }
+        [dir] => verify::backup(Path::new(dir), SETTINGS, &mut report)?,
+        _ => return Err(Failure::Usage("check takes one DIR at most.".to_owned())),
+    };
+    print(&format!(
+        "{} databases and {} files with {} bytes looked at, {} findings.\n",
+        summary.databases, summary.files, summary.bytes, summary.found
+    ))?;
+    complete(summary.found)
+}
+
+fn complete(wrong: u64) -> Outcome {
+    match wrong {
+        0 => Ok(()),
+        _ => Err(Failure::Told),
+    }
+}
+
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

@@ -1,0 +1,94 @@
+//! The data directory as such: made, taken for one process, refused when it is in no state to be used.
+
+use std::fs;
+use std::fs::File;
+use std::io::Read as _;
+use std::io::Seek as _;
+use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use super::DEFAULT;
+use super::LOCAL;
+use super::default_file;
+use super::file;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+
+/// Where a restore puts things until all of them are there.
+pub const RESTORING: &str = ".restoring";
+
+/// Makes a directory that only its owner can read, with its parents.
+pub fn create_dir(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| {
+            Error::unavailable(format!(
+                "The directory {} cannot be made: {error}.",
+                dir.display()
+            ))
+        })
+}
+
+/// Keeps every server out of a data directory for as long as the result lives. A conflict: one is there.
+pub fn lock_dir(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| {
+            Error::unavailable(format!("{} cannot be opened: {error}.", path.display()))
+        })?;
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut holder = String::new();
+        let _ = file.read_to_string(&mut holder);
+        return Err(Error::new(
+            Kind::Conflict,
+            format!(
+                "The data directory {} is in use by another vski (process {}).",
+                dir.display(),
+                holder.trim()
+            ),
+        ));
+    }
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(|error| {
+            Error::unavailable(format!("{} cannot be written: {error}.", path.display()))
+        })?;
+    Ok(file)
+}
+
+/// An empty file is how a database begins. Where the server ran before it is a damaged one, and
+/// serving it would let the next caller make the first admin.
+pub fn refuse_emptied(dir: &Path) -> Result<()> {
+    let bytes = |name: &str| fs::metadata(file(dir, name)).map(|data| data.len()).ok();
+    if bytes(DEFAULT) == Some(0) && bytes(LOCAL).is_some_and(|bytes| bytes > 0) {
+        return Err(Error::unavailable(format!(
+            "{} is empty though the directory was in use; restore it from a backup, or remove it \
+             to begin anew.",
+            file(dir, DEFAULT).display()
+        )));
+    }
+    Ok(())
+}
+
+/// What a restore has moved in so far is no data yet; `default.db` comes last.
+pub fn refuse_half_restored(dir: &Path) -> Result<()> {
+    if dir.join(RESTORING).exists() && !default_file(dir).exists() {
+        return Err(Error::unavailable(format!(
+            "A restore into {} was interrupted; run vski restore again.",
+            dir.display()
+        )));
+    }
+    Ok(())
+}
