@@ -17,22 +17,22 @@ Example: scripts/kill-webhooks.py --binary target/release/vski --kills 50
 import argparse
 import base64
 import collections
-import hashlib
-import hmac
 import http.client
-import http.server
 import json
 import os
 import random
 import shutil
 import signal
-import socketserver
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "chaos"))
+
+from receiver import Receiver  # noqa: E402
 
 START_SECONDS = 60
 DRAIN_SECONDS = 240
@@ -89,65 +89,19 @@ class Server:
             connection.close()
 
 
-class Receiver:
-    """Takes calls and keeps what they say. `trouble` is how often it answers otherwise than with 200."""
+class Calls(Receiver):
+    """Keeps what was called."""
 
     def __init__(self, trouble, seed):
-        self.trouble, self.rng = trouble, random.Random(seed)
-        self.lock, self.secret = threading.Lock(), b""
-        self.bodies, self.taken, self.counts = {}, collections.Counter(), collections.Counter()
-        self.wrong = []
-        receiver = self
+        self.bodies, self.answered = {}, collections.Counter()
+        super().__init__(trouble, seed)
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def called(self, name, body):
+        if self.bodies.setdefault(name, body) != body:
+            self.wrong.append(f"two calls of {name} differ")
 
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                status, pause = receiver.take(self.path, self.headers, body)
-                time.sleep(pause)
-                self.send_response(status)
-                if status == 302:
-                    self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            do_GET = do_POST
-
-            def log_message(self, *_):
-                pass
-
-        class Threads(socketserver.ThreadingMixIn, http.server.HTTPServer):
-            daemon_threads = True
-            request_queue_size = 128
-
-            def handle_error(self, *_):
-                # The server was killed in the middle of a call.
-                pass
-
-        self.server = Threads(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def take(self, path, headers, body):
-        with self.lock:
-            self.counts["calls"] += 1
-            if path != "/hook":
-                self.wrong.append(f"a redirect was followed to {path}")
-                return 200, 0
-            name, moment = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
-            signed = f"{name}.{moment}.".encode() + body
-            mark = base64.b64encode(hmac.new(self.secret, signed, hashlib.sha256).digest()).decode()
-            if f"v1,{mark}" not in headers.get("webhook-signature", "").split():
-                self.wrong.append(f"the signature of {name} is wrong")
-            if self.bodies.setdefault(name, body) != body:
-                self.wrong.append(f"two calls of {name} differ")
-            if self.rng.random() < self.trouble:
-                status, pause = self.rng.choice([(500, 0), (404, 0), (302, 0), (500, 1.5), (429, 0)])
-                self.counts[status] += 1
-                return status, pause
-            self.taken[name] += 1
-            return 200, 0
+    def taken(self, name, body):
+        self.answered[name] += 1
 
 
 class Writer(threading.Thread):
@@ -216,7 +170,7 @@ def check(receiver, writers, server):
     for name, body in receiver.bodies.items():
         call = json.loads(body)
         change = (call["action"], call["record"]["id"], call["record"]["n"])
-        if receiver.taken[name]:
+        if receiver.answered[name]:
             got[change] += 1
     sure = set().union(*(writer.sure for writer in writers))
     maybe = set().union(*(writer.maybe for writer in writers))
@@ -246,7 +200,7 @@ def main():
     options = parser.parse_args()
     rng, folder = random.Random(options.seed), tempfile.mkdtemp(prefix="vski-kill-webhooks.")
     server = Server(os.path.abspath(options.binary), folder)
-    receiver = Receiver(options.trouble, options.seed)
+    receiver = Calls(options.trouble, options.seed)
     print(f"seed {options.seed}, {options.kills} kills, files in {folder}")
     code = 1
     try:
@@ -284,7 +238,7 @@ def main():
         wrong, sure, got, runs, logs = check(receiver, writers, server)
         for line in wrong[:20]:
             print(f"WRONG: {line}")
-        again = sum(receiver.taken.values()) - got
+        again = sum(receiver.answered.values()) - got
         print(f"{sure} changes answered, {got} delivered, {again} of them again, {runs} runs, "
               f"{receiver.counts['calls']} calls, log {logs}; {len(wrong)} wrong")
         code = 1 if wrong else 0

@@ -28,6 +28,8 @@ class Server:
     """One server on its own data directory. `uploads` is true once it took a file."""
 
     name = None
+    # Where it listens; a free port at each start when there is none.
+    port = None
 
     def __init__(self, binary, folder):
         self.binary = binary
@@ -61,7 +63,7 @@ class Server:
 
     def start(self):
         """Starts the server; milliseconds until it first answered."""
-        port = free_port()
+        port = self.port or free_port()
         self.base = f"http://127.0.0.1:{port}"
         log = os.path.join(self.folder, "log")
         environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}

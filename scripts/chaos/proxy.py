@@ -1,7 +1,9 @@
 """A TCP proxy that is not to be relied upon: it stops forwarding for some seconds as if the other side had gone
 without a word, then goes on or cuts, also in the middle of a frame.
 
-    proxy.py PORT TO-PORT SEED LOG"""
+    proxy.py PORT TO-PORT SEED LOG [SECONDS]
+
+SECONDS is how long a connection is left alone on average (6)."""
 import os
 import random
 import select
@@ -11,19 +13,20 @@ import time
 
 
 class Pair:
-    def __init__(self, client, server, rng):
-        self.ends, self.rng = {client: server, server: client}, rng
+    def __init__(self, client, server, rng, pause):
+        self.ends, self.rng, self.pause = {client: server, server: client}, rng, pause
         self.plan()
 
     def plan(self):
         """What is done next to this connection, and when."""
-        self.at = time.monotonic() + self.rng.expovariate(1 / 6)
+        self.at = time.monotonic() + self.rng.expovariate(1 / self.pause)
         self.what = self.rng.choice(["stall", "stall", "stall and cut", "cut", "cut in a frame", "one way"])
         self.until, self.deaf = 0, ()
 
 
 def main():
     port, to, seed, log = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    pause = float(sys.argv[5]) if len(sys.argv) > 5 else 6
     rng = random.Random(f"proxy {seed}")
     log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     listener = socket.create_server(("127.0.0.1", port))
@@ -65,7 +68,7 @@ def main():
                 for one in (client, server):
                     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     one.settimeout(2)
-                pair = Pair(client, server, rng)
+                pair = Pair(client, server, rng, pause)
                 pairs[client] = pairs[server] = pair
                 continue
             pair = pairs.get(end)

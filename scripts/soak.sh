@@ -1,0 +1,69 @@
+#!/bin/bash
+# A master and replicas with every feature under mixed load, kills and cuts, and proof that nothing grows.
+set -eu
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/soak.sh [OPTION...]
+
+Starts a master and replicas on 127.0.0.1, lets clients and workers use all they have, kills and
+stops servers and workers, cuts the line between master and replicas, and takes samples of memory,
+descriptors, threads and files. In the end all must be there, be told, be done and be on every
+replica, and memory, descriptors and threads of no server may have grown. Exit code 0 if so, else 1.
+
+  --minutes N     how long there is load (default 60)
+  --rate X        how much load, 1 takes the servers about a quarter of a core (default 1)
+  --replicas N    replicas (default 2, at most 8)
+  --seed S        of all that is random (default: the time)
+  --out DIR       data, logs, samples.json, curves.svg, summary.txt (default: a throw-away
+                  folder, which stays)
+  --binary PATH   server to run (default: target/release/vski, dist/vski, then $PATH)
+  --help          this text
+
+In the second half of the time, but for no more than 15.5 minutes, no server is killed, so that
+each has a life that can be judged: descriptors and threads need 5 minutes, memory 15. So less
+than 31 minutes say nothing about memory. Needs python3 and nothing else.
+TEXT
+}
+
+fail() {
+    echo "soak.sh: $*" >&2
+    exit 1
+}
+
+minutes=60 rate=1 replicas=2 seed=$(date +%s) out='' binary=''
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help | -h) usage; exit 0 ;;
+        --minutes | --rate | --replicas | --seed | --out | --binary)
+            [ $# -gt 1 ] || fail "$1 needs a value"
+            declare "${1#--}=$2"
+            shift
+            ;;
+        *) fail "unknown option: $1 (see --help)" ;;
+    esac
+    shift
+done
+number='^[0-9]{1,6}([.][0-9]{1,3})?$'
+[[ $minutes =~ $number ]] || fail "--minutes takes a number: $minutes"
+[[ $rate =~ $number && $rate =~ [1-9] ]] || fail "--rate takes a number above 0: $rate"
+[[ $replicas =~ ^[0-8]$ ]] || fail "--replicas takes a number from 0 to 8: $replicas"
+command -v python3 >/dev/null || fail "no python3 on this system"
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+if [ -z "$binary" ]; then
+    for candidate in "$root/target/release/vski" "$root/dist/vski" "$(command -v vski || true)"; do
+        if [ -x "$candidate" ]; then
+            binary=$candidate
+            break
+        fi
+    done
+    [ -n "$binary" ] || fail "no server binary: build one (cargo build --release) or name one with --binary"
+fi
+[ -x "$binary" ] || fail "no such binary: $binary"
+[ -n "$out" ] || out=$(mktemp -d "${TMPDIR:-/tmp}/vski-soak.XXXXXX")
+mkdir -p "$out" || fail "cannot make $out"
+out=$(cd "$out" && pwd)
+[ ! -e "$out/master" ] || fail "$out has the data of another run"
+
+exec python3 "$root/scripts/soak/main.py" "$(realpath "$binary")" "$out" "$minutes" "$rate" "$replicas" "$seed"
