@@ -270,6 +270,15 @@ impl FieldKind {
         }
     }
 
+    /// The affinity of its column, which decides how SQLite compares what is in it.
+    pub fn affinity(&self) -> &'static str {
+        match self {
+            FieldKind::Number { .. } => "NUMERIC",
+            FieldKind::Bool => "INTEGER",
+            _ => "TEXT",
+        }
+    }
+
     /// Types that share a storage form and may replace each other.
     fn is_plain_text(&self) -> bool {
         matches!(

@@ -75,9 +75,8 @@ fn lacks_token_key(collection: &Collection, columns: &HashSet<String>) -> bool {
 
 fn column_type(kind: &FieldKind) -> &'static str {
     match kind {
-        FieldKind::Number { .. } => "NUMERIC",
         FieldKind::Bool => "INTEGER NOT NULL DEFAULT 0",
-        _ => "TEXT",
+        kind => kind.affinity(),
     }
 }
 

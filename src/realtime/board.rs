@@ -386,6 +386,12 @@ impl Board {
         }
     }
 
+    /// The subscriptions of a class: session and name.
+    pub fn names(&self, id: ClassId) -> Vec<(SessionId, String)> {
+        let class = self.classes.get(&id).into_iter();
+        class.flat_map(Class::names).collect()
+    }
+
     pub fn class(&mut self, id: ClassId) -> Option<&mut Class> {
         self.classes.get_mut(&id)
     }

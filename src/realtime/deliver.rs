@@ -206,9 +206,7 @@ impl Thread<'_> {
     pub fn rebuild(&mut self, class: ClassId) {
         // Else whoever leaves it would come back to it as long as others are in it.
         self.board.retire(class);
-        let names = self.board.class(class).map(|it| it.names().collect());
-        let names: Vec<_> = names.unwrap_or_default();
-        for (session, name) in names {
+        for (session, name) in self.board.names(class) {
             self.renew_sub(session, &name);
         }
     }
@@ -302,9 +300,7 @@ impl Thread<'_> {
             Kind::Invalid | Kind::TooLarge => Some(Error::new(error.kind(), error.message())),
             _ => None,
         };
-        let names = self.board.class(class).map(|it| it.names().collect());
-        let names: Vec<_> = names.unwrap_or_default();
-        for (session, name) in names {
+        for (session, name) in self.board.names(class) {
             match &reason {
                 Some(reason) => self.end(session, &name, reason),
                 None => self.resync(session, &name),

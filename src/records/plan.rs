@@ -453,14 +453,8 @@ impl Scope<'_> {
 /// A row made of parameters, its columns of the types that those of the table have.
 fn given(collection: &Collection) -> String {
     let system = State::SYSTEM.map(|name| (name.to_owned(), "TEXT"));
-    let fields = collection.fields.iter().map(|field| {
-        let affinity = match field.kind {
-            FieldKind::Number { .. } => "NUMERIC",
-            FieldKind::Bool => "INTEGER",
-            _ => "TEXT",
-        };
-        (quote(&field.name), affinity)
-    });
+    let fields = collection.fields.iter();
+    let fields = fields.map(|field| (quote(&field.name), field.kind.affinity()));
     let columns = system.into_iter().chain(fields).enumerate();
     let columns =
         columns.map(|(at, (name, kind))| format!("CAST(?{} AS {kind}) AS {name}", at + 1));
