@@ -21,7 +21,7 @@ pub enum Fault {
     CutAlways(usize),
     /// This byte of the next answer has a flipped bit, once.
     Flip(usize),
-    /// The next answer stops there and nothing comes any more, once.
+    /// The next answer stops so many bytes behind its head and nothing comes any more, once.
     Stall(usize),
     /// A few bytes at a time.
     Trickle,
@@ -142,6 +142,9 @@ fn answer(mut client: &TcpStream, mut server: TcpStream, shared: &Mutex<Shared>)
                 client.write_all(bytes)
             }
             Fault::Stall(at) => {
+                // Without its head an answer has not begun, and may take the master minutes.
+                let head = bytes.windows(4).position(|it| it == b"\r\n\r\n");
+                let at = head.map_or(0, |it| it + 4) + at;
                 let _ = client.write_all(&bytes[..at.min(length)]);
                 pause(Duration::from_secs(60));
                 return;
