@@ -34,10 +34,8 @@ Needs python3 with pip, a C compiler (cc), and cargo. The machine should have no
 TEXT
 }
 
-fail() {
-    echo "bench-realtime.sh: $*" >&2
-    exit 1
-}
+# shellcheck source-path=SCRIPTDIR source=common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
 
 vski=''
 passed_on=()
@@ -55,11 +53,9 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-root=$(cd "$(dirname "$0")/.." && pwd)
 out=${BENCH_OUT:-$root/target/bench}
-command -v python3 >/dev/null || fail "no python3 on this system"
+need python3
 command -v cc >/dev/null || fail "no C compiler: apt-get install gcc"
-export PYTHONDONTWRITEBYTECODE=1
 # For servers and subscribers, which all inherit it.
 ulimit -n "$(ulimit -Hn)"
 script=$root/scripts/bench/realtime.py
@@ -69,12 +65,7 @@ pocketbase=$("$root/scripts/bench.sh" --fetch-only | tail -n 1)
 mkdir -p "$out"
 cc -O2 -std=gnu11 -Wall -Wextra -o "$out/subscribers" "$root/scripts/bench/subscribers.c" ||
     fail "subscribers.c does not build"
-if [ -z "$vski" ]; then
-    command -v cargo >/dev/null || fail "no cargo: install Rust, or name a server with --binary"
-    (cd "$root" && cargo build --locked --release) || fail "the release build failed"
-    vski=${CARGO_TARGET_DIR:-$root/target}/release/vski
-fi
-[ -x "$vski" ] || fail "no such binary: $vski"
+vski=$(build_server "$vski")
 
 exec python3 "$script" --vski "$vski" --pocketbase "$pocketbase" --subscribers-binary "$out/subscribers" \
     --out "$out" "${passed_on[@]}"

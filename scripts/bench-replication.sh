@@ -33,10 +33,8 @@ Needs python3, cargo, and for cost and reads wrk. The machine should have nothin
 TEXT
 }
 
-fail() {
-    echo "bench-replication.sh: $*" >&2
-    exit 1
-}
+# shellcheck source-path=SCRIPTDIR source=common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
 
 vski=''
 passed_on=()
@@ -54,18 +52,9 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-for tool in python3 dd df; do
-    command -v $tool >/dev/null || fail "no $tool on this system"
-done
-export PYTHONDONTWRITEBYTECODE=1
+need python3 dd df
 script=$root/scripts/bench/replication.py
 python3 "$script" --check "${passed_on[@]}"
-if [ -z "$vski" ]; then
-    command -v cargo >/dev/null || fail "no cargo: install Rust, or name a server with --binary"
-    (cd "$root" && cargo build --locked --release) || fail "the release build failed"
-    vski=${CARGO_TARGET_DIR:-$root/target}/release/vski
-fi
-[ -x "$vski" ] || fail "no such binary: $vski"
+vski=$(build_server "$vski")
 
 exec python3 "$script" --vski "$vski" --out "${BENCH_OUT:-$root/target/bench}" "${passed_on[@]}"

@@ -40,10 +40,8 @@ else to do: the table says what others had of it.
 TEXT
 }
 
-fail() {
-    echo "bench-workflows.sh: $*" >&2
-    exit 1
-}
+# shellcheck source-path=SCRIPTDIR source=common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
 
 # With a Node of its own, for it needs 22.5 or newer.
 fetch_openworkflow() {
@@ -84,9 +82,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-command -v python3 >/dev/null || fail "no python3 on this system"
-export PYTHONDONTWRITEBYTECODE=1
+need python3
 script=$root/scripts/bench/workflows.py
 python3 "$script" --check --vski none --parts "$parts" "${passed_on[@]}"
 case ,$parts, in
@@ -99,11 +95,6 @@ case ,$parts, in
         ;;
 esac
 [ "$fetch_only" = no ] || exit 0
-if [ -z "$vski" ]; then
-    command -v cargo >/dev/null || fail "no cargo: install Rust, or name a server with --binary"
-    (cd "$root" && cargo build --locked --release) || fail "the release build failed"
-    vski=${CARGO_TARGET_DIR:-$root/target}/release/vski
-fi
-[ -x "$vski" ] || fail "no such binary: $vski"
+vski=$(build_server "$vski")
 
 exec python3 "$script" --vski "$vski" --parts "$parts" --out "${BENCH_OUT:-$root/target/bench}" "${passed_on[@]}"

@@ -36,10 +36,8 @@ Needs wrk (for --files curl), python3 with pip, and cargo. The machine should ha
 TEXT
 }
 
-fail() {
-    echo "bench.sh: $*" >&2
-    exit 1
-}
+# shellcheck source-path=SCRIPTDIR source=common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
 
 cache=${BENCH_CACHE:-$HOME/.cache/vski-bench}
 pocketbase=$cache/pocketbase-$pocketbase_version
@@ -90,9 +88,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-command -v python3 >/dev/null || fail "no python3 on this system"
-export PYTHONDONTWRITEBYTECODE=1
+need python3
 script=$root/scripts/bench/main.py
 [ "$files" = no ] || script=$root/scripts/bench/files.py
 python3 "$script" --check "${passed_on[@]}"
@@ -104,12 +100,7 @@ fi
 client=wrk
 [ "$files" = no ] || client=curl
 command -v $client >/dev/null || fail "no $client on this system: apt-get install $client"
-if [ -z "$vski" ]; then
-    command -v cargo >/dev/null || fail "no cargo: install Rust, or name a server with --binary"
-    (cd "$root" && cargo build --locked --release) || fail "the release build failed"
-    vski=${CARGO_TARGET_DIR:-$root/target}/release/vski
-fi
-[ -x "$vski" ] || fail "no such binary: $vski"
+vski=$(build_server "$vski")
 
 exec python3 "$script" --pocketbase "$pocketbase" --vski "$vski" \
     --out "${BENCH_OUT:-$root/target/bench}" "${passed_on[@]}"

@@ -24,16 +24,16 @@ import random
 import selectors
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.parse
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "chaos"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "common"))
 
 import ws  # noqa: E402
+from server import Server  # noqa: E402
 
 TEAMS = ["red", "green", "blue"]
 STAFF = ["v", "team", "n", "public", "price"]
@@ -604,16 +604,13 @@ def main():
     options.seed = int.from_bytes(os.urandom(4), "big") if options.seed is None else options.seed
     folder = tempfile.mkdtemp(prefix="vski-chaos-realtime-")
     print(f"seed {options.seed}, folder {folder}", flush=True)
-    environment = {"HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": os.path.join(folder, "data"), "LOG": "warn"}
-    with open(os.path.join(folder, "server.log"), "wb") as log:
-        server = subprocess.Popen([options.binary, "serve"], env=environment, stdout=subprocess.PIPE, stderr=log)
+    server = Server(os.path.abspath(options.binary), folder)
     try:
+        server.start()
         is_good = run(options, server)
     finally:
-        server.kill()
-        server.wait()
-    with open(os.path.join(folder, "server.log"), encoding="utf-8", errors="replace") as log:
-        bad = [line for line in log if "panic" in line or "level=error" in line]
+        server.end()
+    bad = server.wrong()
     if bad:
         print("log:", *bad[:5])
     if is_good and not bad:
@@ -624,8 +621,7 @@ def main():
 
 
 def run(options, server):
-    port = int(server.stdout.readline().decode().split("http://")[1].split(",")[0].rsplit(":", 1)[1])
-    world = World(options)
+    world, port = World(options), server.port
     world.pending = collections.deque()
     set_up(world, port)
     selector = selectors.DefaultSelector()
@@ -658,7 +654,7 @@ def run(options, server):
             print(f"{now - begun:5.0f} s  {len(world.made) + len(world.deleted)} changes  lag p50 {lags[len(lags) // 2] * 1000:.0f} "
                   f"max {lags[-1] * 1000:.0f} ms  {dict(sorted(world.counts.items()))}  {len(world.wrong)} wrong", flush=True)
         is_done = world.counts["events"] >= options.events or now - begun > options.minutes * 60 or len(world.wrong) > 100
-        if end is None and (is_done or server.poll() is not None):
+        if end is None and (is_done or server.process.poll() is not None):
             for writer in writers:
                 writer.is_over = True
             for writer in writers:
@@ -668,8 +664,8 @@ def run(options, server):
             heard, quiet_since = world.counts["events"], now
         if end is not None and not world.pending and now - quiet_since > options.lag + 1:
             break
-    if server.poll() is not None:
-        world.violate(f"the server ended with code {server.returncode}")
+    if server.process.poll() is not None:
+        world.violate(f"the server ended with code {server.process.returncode}")
     check_complete(world, clients, end)
     print(f"{'ok' if not world.wrong else 'WRONG'}: seed {options.seed}, {len(world.made) + len(world.deleted)} changes, "
           f"{dict(sorted(world.counts.items()))}, {len(world.wrong)} violations", flush=True)

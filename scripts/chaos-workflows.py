@@ -37,83 +37,43 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "chaos"))
+sys.path[1:1] = [os.path.join(HERE, "chaos"), os.path.join(HERE, "common")]
 
 import clients as clients_module  # noqa: E402
 import oracle  # noqa: E402
 import ws  # noqa: E402
+from server import Failed, Server  # noqa: E402
 
-START_SECONDS = 60
 END_SECONDS = 120
 LOOK_EVERY = 12
 LIST_MAX = 40
 
 
-class Failed(Exception):
-    """Ends the run with one line."""
-
-
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return one.getsockname()[1]
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
-def post(port, path, body, token=None):
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(),
-                                     {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})})
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
-        return json.load(response)
+class Timed(Server):
+    """A server that notes when it was down, in milliseconds since 1970."""
 
-
-class Server:
-    """The server, started many times on one data directory and one port."""
-
-    def __init__(self, binary, folder, lease):
-        self.binary, self.data, self.port = binary, os.path.join(folder, "data"), free_port()
-        self.out, self.log = os.path.join(folder, "server.out"), os.path.join(folder, "server.log")
-        self.lease, self.process, self.downs, self.down = lease, None, [], None
-
-    def start(self):
-        environment = {"HOST": "127.0.0.1", "PORT": str(self.port), "DATA_DIR": self.data, "LOG": "warn"}
-        if self.lease:
-            environment["WORKFLOW_LEASE_SECONDS"] = str(self.lease)
-        with open(self.out, "wb") as out, open(self.log, "ab") as log:
-            self.process = subprocess.Popen([self.binary, "serve"], env=environment, stdout=out, stderr=log)
+    def __init__(self, binary, folder, settings=None):
+        super().__init__(binary, folder, free_port(), settings)
+        self.downs, self.down = [], None
 
     def wait(self):
-        """Waits until it answers; seconds."""
-        begun = time.monotonic()
-        while time.monotonic() - begun < START_SECONDS:
-            with open(self.out, encoding="utf-8") as f:
-                if " listening on http://" in f.read():
-                    if self.down:
-                        self.downs.append((self.down, time.time() * 1000))
-                        self.down = None
-                    return time.monotonic() - begun
-            if self.process.poll() is not None:
-                raise Failed(f"the server ended at once with code {self.process.returncode}: {self.tail(3)}")
-            time.sleep(0.01)
-        raise Failed(f"the server does not say where it listens: {self.tail(3)}")
+        took = super().wait()
+        if self.down:
+            self.downs.append((self.down, time.time() * 1000))
+            self.down = None
+        return took
 
     def kill(self):
-        code = self.process.poll()
         self.down = self.down or time.time() * 1000
-        self.process.kill()
-        self.process.wait()
-        if code is not None:
-            raise Failed(f"the server ended by itself with code {code}: {self.tail(5)}")
-
-    def tail(self, lines):
-        with open(self.log, encoding="utf-8", errors="replace") as f:
-            return f.read().splitlines()[-lines:]
-
-    def wrong(self):
-        """Lines of the log that must not be."""
-        with open(self.log, encoding="utf-8", errors="replace") as f:
-            return [line for line in f.read().splitlines() if "panic" in line or " error " in line.lower() or "level=error" in line]
+        super().kill()
 
 
 class Workers:
@@ -195,13 +155,13 @@ class Chaos:
         if self.counts["server killed"] // LOOK_EVERY > self.looked:
             self.look()
         time.sleep(self.rng.choice([0, 0, self.rng.uniform(0, 2)]))
-        self.server.start()
+        self.server.launch()
         if self.rng.random() < 0.1:
             # Again, while it starts or has hardly begun.
             time.sleep(self.rng.uniform(0, 0.4))
             self.server.kill()
             self.counts["server killed"] += 1
-            self.server.start()
+            self.server.launch()
         self.slowest_start = max(self.slowest_start, self.server.wait())
 
     def look(self):
@@ -290,15 +250,15 @@ def show(db, logs, name):
 
 
 def run(o, folder):
-    server = Server(o.server, folder, o.lease)
-    server.start()
+    server = Timed(o.server, folder, {"WORKFLOW_LEASE_SECONDS": str(o.lease)})
+    server.launch()
     workers = proxy = clients = None
     foreign = []
     try:
         server.wait()
-        token = post(server.port, "/api/admins/init", {"email": "admin@example.com", "password": "password-1"})["token"]
+        token = server.init_admin()
         proxy_port = free_port()
-        proxy = subprocess.Popen([sys.executable, os.path.join(HERE, "chaos", "proxy.py"), str(proxy_port), str(server.port), str(o.seed),
+        proxy = subprocess.Popen([sys.executable, os.path.join(HERE, "common", "proxy.py"), str(proxy_port), str(server.port), str(o.seed),
                                   os.path.join(folder, "proxy.log")])
         workers = Workers(folder, server, proxy_port, token, o)
         workers.start_all()
@@ -319,8 +279,7 @@ def run(o, folder):
         copy = oracle.copy(server.data, os.path.join(folder, "copy"))
         db = oracle.Database(copy)
         sample_steps(clients, db, chaos.rng, wrong)
-        server.process.terminate()
-        code = server.process.wait(30)
+        code = server.stop()
         if code:
             wrong.append((None, f"the server ended with code {code} on SIGTERM"))
         wrong += [(None, f"server: {line}") for line in server.wrong()]
@@ -360,7 +319,7 @@ def run(o, folder):
                 f.write(f"{name or '-'}: {text}\n")
             for name in list(dict.fromkeys(name for name, _ in wrong if name))[:LIST_MAX]:
                 f.write("\n" + "\n".join(show(db, logs, name)) + "\n")
-            f.write("\nserver log:\n" + "\n".join(server.tail(200)) + "\n")
+            f.write("\nserver log:\n" + "\n".join(server.lines()[-200:]) + "\n")
         for name, text in wrong[:LIST_MAX]:
             print(f"VIOLATED {name or '-'}: {text[:600]}")
         print(f"{len(wrong)} violations; all of them, with the events of the runs: {evidence}")
@@ -370,19 +329,19 @@ def run(o, folder):
 
 def stop_check(o, folder):
     """A worker is stopped for longer than its lease and the grace of its socket, and woken."""
-    server = Server(o.server, folder, None)
-    server.start()
+    server = Timed(o.server, folder)
+    server.launch()
     workers = None
     try:
         server.wait()
-        token = post(server.port, "/api/admins/init", {"email": "admin@example.com", "password": "password-1"})["token"]
+        token = server.init_admin()
         http = clients_module.Http(server.port, token)
         o.workers = 2
         workers = Workers(folder, server, server.port, token, o)
         workers.start("w0", 0)
         time.sleep(1)
         plan = [["step", "step#0", 0], ["step", "step#1", 3000], ["many", ["many#0", "many#1"], 0], ["sleep", "sleep#0", 200, False]]
-        ids = [post(server.port, "/api/workflow/runs", {"workflow": "chaos", "input": {"plan": plan}}, token)["runId"] for _ in range(o.stopped)]
+        ids = [server.ask("POST", "/api/workflow/runs", {"workflow": "chaos", "input": {"plan": plan}}, token)["runId"] for _ in range(o.stopped)]
         time.sleep(1.5)
         workers.start("w1", 0)
         workers.processes["w0"].send_signal(signal.SIGSTOP)
@@ -396,8 +355,7 @@ def stop_check(o, folder):
         workers.processes["w0"].send_signal(signal.SIGCONT)
         time.sleep(10)
         workers.end()
-        server.process.terminate()
-        server.process.wait(30)
+        server.stop()
         db = oracle.Database(oracle.copy(server.data, os.path.join(folder, "copy")))
         logs, numbers = oracle.Logs(workers.logs), oracle.Numbers()
         wrong = oracle.check_database(db, True)

@@ -49,7 +49,7 @@ docs() {
 
 scripts() {
     skip_without shellcheck "shellcheck --version" || return 0
-    find scripts -name '*.sh' -exec shellcheck {} +
+    find scripts -name '*.sh' -exec shellcheck -x {} +
 }
 
 skip_without() { # skip_without COMPONENT PROBE

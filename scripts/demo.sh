@@ -38,13 +38,10 @@ them a workflow for each package finds what that needs in the end, and writes it
 TEXT
 }
 
-fail() {
-    echo "demo.sh: $*" >&2
-    exit 1
-}
+# shellcheck source-path=SCRIPTDIR source=common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
 
 here=$(cd "$(dirname "$0")" && pwd)
-root=$(dirname "$here")
 records=/api/collections/packages/records
 
 binary='' url='' token='' status=/var/lib/dpkg/status batch=100 replicas='' keep=no
@@ -75,9 +72,7 @@ replicas=$((10#$replicas))
 [ "$replicas" -le 16 ] || fail "--replicas takes a number from 0 to 16: $replicas"
 [ -z "$url" ] || [ "$replicas" -eq 0 ] || fail "--replicas is not for a server that runs already"
 [ -z "$url" ] || [ -n "$token" ] || fail "--url needs --token"
-for tool in curl perl awk diff xargs sha256sum dpkg dpkg-query; do
-    command -v $tool >/dev/null || fail "no $tool on this system"
-done
+need curl perl awk diff xargs sha256sum dpkg dpkg-query
 [ -r "$status" ] || fail "cannot read $status: the input is the package list of a Debian system"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/vski-demo.XXXXXX")
@@ -264,17 +259,8 @@ new_secret() {
 }
 
 start_servers() {
-    local candidate number secret
-    if [ -z "$binary" ]; then
-        for candidate in "$root/target/release/vski" "$root/dist/vski" "$(command -v vski || true)"; do
-            if [ -x "$candidate" ]; then
-                binary=$candidate
-                break
-            fi
-        done
-        [ -n "$binary" ] || fail "no server binary: build one (cargo build --release) or name one with --binary"
-    fi
-    [ -x "$binary" ] || fail "no such binary: $binary"
+    local number secret
+    binary=$(find_server "$binary")
     unset JWT_SECRET REPLICA_MODE MASTER_URL REPLICA_ID SYNC_INTERVAL
     start_server master
     url=${urls[master]}

@@ -25,10 +25,8 @@ those of all; SYNC_INTERVAL is 1 unless it says otherwise.
 TEXT
 }
 
-fail() {
-    echo "dev-cluster.sh: $*" >&2
-    exit 1
-}
+# shellcheck source-path=SCRIPTDIR source=common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
 
 replicas=2 port='' dir='' binary=''
 while [ $# -gt 0 ]; do
@@ -57,21 +55,9 @@ case $port in
         fi
         ;;
 esac
-for tool in curl od sed tail; do
-    command -v $tool >/dev/null || fail "no $tool on this system"
-done
+need curl od sed tail
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-if [ -z "$binary" ]; then
-    for candidate in "$root/target/release/vski" "$root/dist/vski" "$(command -v vski || true)"; do
-        if [ -x "$candidate" ]; then
-            binary=$candidate
-            break
-        fi
-    done
-    [ -n "$binary" ] || fail "no server binary: build one (cargo build --release) or name one with --binary"
-fi
-[ -x "$binary" ] || fail "no such binary: $binary"
+binary=$(find_server "$binary")
 
 throw_away=no
 if [ -z "$dir" ]; then

@@ -32,67 +32,17 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 
-START_SECONDS = 30
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "common"))
+
+from server import Failed, Server  # noqa: E402
+
 RECOVERY_SECONDS = 60
 BOUNDARY = "----kill-files-7MA4YWxkTrZu0gW"
 RECORDS = "/api/collections/docs/records"
 DOCS_MAX = 4
 # What the records, the forms that arrive and what a kill leaves over may take together.
 DISK_BYTES_MAX = 5 << 30
-
-
-class Failed(Exception):
-    """Ends the run with one line."""
-
-
-class Server:
-    """The server, which is started many times on one data directory."""
-
-    def __init__(self, binary, folder, form_mb):
-        self.binary, self.data, self.form_mb = binary, os.path.join(folder, "data"), form_mb
-        self.out, self.log = os.path.join(folder, "out"), os.path.join(folder, "log")
-        self.process, self.port = None, None
-
-    def launch(self):
-        """Starts the process and waits for nothing."""
-        environment = {"HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": self.data, "LOG": "warn",
-                       "MAX_BODY_MB": str(self.form_mb)}
-        with open(self.out, "wb") as out, open(self.log, "ab") as log:
-            self.process = subprocess.Popen([self.binary, "serve"], env=environment, stdout=out, stderr=log)
-
-    def start(self):
-        """Starts it; milliseconds until it said where it listens."""
-        begun = time.monotonic()
-        self.launch()
-        while time.monotonic() - begun < START_SECONDS:
-            with open(self.out, encoding="utf-8") as f:
-                said = f.read()
-            if " listening on http://" in said:
-                self.port = int(said.split(" listening on http://")[1].split(",")[0].split()[0].rsplit(":", 1)[1])
-                return (time.monotonic() - begun) * 1000
-            if self.process.poll() is not None:
-                raise Failed(f"the server ended at once with code {self.process.returncode}: {self.last_word()}")
-            time.sleep(0.005)
-        raise Failed("the server did not say where it listens")
-
-    def last_word(self):
-        with open(self.log, encoding="utf-8", errors="replace") as f:
-            return (f.read().splitlines() or ["no word why"])[-1]
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self):
-        """Ends it in order; its exit code."""
-        self.process.terminate()
-        return self.process.wait(30)
-
-    def end(self):
-        if self.process and self.process.poll() is None:
-            self.kill()
 
 
 class Noise:
@@ -363,19 +313,11 @@ def compare(model, found):
     return wrong, without_answer, happened
 
 
-def call(port, method, path, body, token=None):
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method, data=json.dumps(body).encode(), headers={
-        "Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=30) as response:
-        return json.load(response)
-
-
-def set_up(port, size):
+def set_up(server, size):
     """Makes the collection; its id."""
-    token = call(port, "POST", "/api/admins/init", {"email": "admin@example.com", "password": "password-1"})["token"]
+    token = server.init_admin()
     rules = {name: "" for name in ("listRule", "viewRule", "createRule", "updateRule", "deleteRule")}
-    return call(port, "POST", "/api/collections", {"name": "docs", **rules, "fields": [
+    return server.ask("POST", "/api/collections", {"name": "docs", **rules, "fields": [
         {"name": "title", "type": "text"},
         {"name": "doc", "type": "file", "maxSize": size},
         {"name": "docs", "type": "file", "maxSelect": DOCS_MAX, "maxSize": size}]}, token)["id"]
@@ -427,12 +369,12 @@ def integrity(data):
 
 def run(o, folder):
     size = o.size_mb << 20
-    server = Server(o.binary, folder, o.size_mb + 1)
+    server = Server(o.binary, folder, settings={"MAX_BODY_MB": str(o.size_mb + 1)})
     model, noise = Model(), Noise(size)
     total, broken, bytes_most, recovery_most = collections.Counter(), 0, 0, 0
     try:
         server.start()
-        found = Found(server.data, set_up(server.port, size))
+        found = Found(server.data, set_up(server, size))
         for number in range(1, o.rounds + 1):
             counts, wrong, seconds = load(server, model, noise, o)
             twice = number % 4 == 0
@@ -440,7 +382,7 @@ def run(o, folder):
                 server.launch()
                 time.sleep(random.uniform(0, 0.1))
                 server.kill()
-            back_ms = server.start()
+            back_ms = server.start() * 1000
             recovery_ms = found.wait()
             held = found.hash_files()
             more, without_answer, happened = compare(model, found)

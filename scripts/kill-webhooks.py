@@ -22,71 +22,19 @@ import json
 import os
 import random
 import shutil
-import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "chaos"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "common"))
 
 from receiver import Receiver  # noqa: E402
+from server import Failed, Server  # noqa: E402
 
-START_SECONDS = 60
 DRAIN_SECONDS = 240
 RECORDS = "/api/collections/notes/records"
-
-
-class Failed(Exception):
-    """Ends the run with one line."""
-
-
-class Server:
-    """The server, which is started many times on one data directory."""
-
-    def __init__(self, binary, folder):
-        self.binary, self.data = binary, os.path.join(folder, "data")
-        self.out, self.log = os.path.join(folder, "out"), os.path.join(folder, "log")
-        self.process, self.port = None, 0
-
-    def start(self):
-        environment = {"HOST": "127.0.0.1", "PORT": str(self.port), "DATA_DIR": self.data, "LOG": "warn"}
-        begun = time.monotonic()
-        with open(self.out, "wb") as out, open(self.log, "ab") as log:
-            self.process = subprocess.Popen([self.binary, "serve"], env=environment, stdout=out, stderr=log)
-        while time.monotonic() - begun < START_SECONDS:
-            with open(self.out, encoding="utf-8") as f:
-                said = f.read()
-            if " listening on http://" in said:
-                self.port = int(said.split(" listening on http://")[1].split(",")[0].rsplit(":", 1)[1])
-                return
-            if self.process.poll() is not None:
-                raise Failed(f"the server ended at once with code {self.process.returncode}, see {self.log}")
-            time.sleep(0.005)
-        raise Failed("the server did not say where it listens")
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self):
-        self.process.terminate()
-        return self.process.wait(30)
-
-    def call(self, method, path, body=None, token=None, timeout=30):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        try:
-            headers = {"Content-Type": "application/json"}
-            if token:
-                headers["Authorization"] = token
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            text = answer.read()
-            return answer.status, json.loads(text) if text else None
-        finally:
-            connection.close()
 
 
 class Calls(Receiver):
@@ -205,15 +153,12 @@ def main():
     code = 1
     try:
         server.start()
-        _, admin = server.call("POST", "/api/admins/init", {"email": "a@example.org", "password": "12345678"})
-        token = admin["token"]
+        token = server.init_admin()
         url = f"http://127.0.0.1:{receiver.port}/hook"
         triggers = [{"action": "*", "url": url, "retryLimit": 50}, {"action": "*", "workflow": "note"}]
-        status, answer = server.call("POST", "/api/collections", {
+        server.ask("POST", "/api/collections", {
             "name": "notes", "fields": [{"name": "n", "type": "number"}], "options": {"triggers": triggers}}, token)
-        if status != 200:
-            raise Failed(f"POST /api/collections: {status} {answer}")
-        _, answer = server.call("GET", "/api/webhooks/secret", None, token)
+        answer = server.ask("GET", "/api/webhooks/secret", None, token)
         receiver.secret = base64.b64decode(answer["secret"].removeprefix("whsec_"))
         writers = [Writer(number, server, token, options.seed) for number in range(options.writers)]
         for writer in writers:
@@ -245,8 +190,7 @@ def main():
     except Failed as error:
         print(f"FAILED: {error}", file=sys.stderr)
     finally:
-        if server.process and server.process.poll() is None:
-            server.kill()
+        server.end()
         if code == 0:
             shutil.rmtree(folder)
     return code

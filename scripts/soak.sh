@@ -26,10 +26,8 @@ than 31 minutes say nothing about memory. Needs python3 and nothing else.
 TEXT
 }
 
-fail() {
-    echo "soak.sh: $*" >&2
-    exit 1
-}
+# shellcheck source-path=SCRIPTDIR source=common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
 
 minutes=60 rate=1 replicas=2 seed=$(date +%s) out='' binary=''
 while [ $# -gt 0 ]; do
@@ -48,19 +46,9 @@ number='^[0-9]{1,6}([.][0-9]{1,3})?$'
 [[ $minutes =~ $number ]] || fail "--minutes takes a number: $minutes"
 [[ $rate =~ $number && $rate =~ [1-9] ]] || fail "--rate takes a number above 0: $rate"
 [[ $replicas =~ ^[0-8]$ ]] || fail "--replicas takes a number from 0 to 8: $replicas"
-command -v python3 >/dev/null || fail "no python3 on this system"
+need python3
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-if [ -z "$binary" ]; then
-    for candidate in "$root/target/release/vski" "$root/dist/vski" "$(command -v vski || true)"; do
-        if [ -x "$candidate" ]; then
-            binary=$candidate
-            break
-        fi
-    done
-    [ -n "$binary" ] || fail "no server binary: build one (cargo build --release) or name one with --binary"
-fi
-[ -x "$binary" ] || fail "no such binary: $binary"
+binary=$(find_server "$binary")
 [ -n "$out" ] || out=$(mktemp -d "${TMPDIR:-/tmp}/vski-soak.XXXXXX")
 mkdir -p "$out" || fail "cannot make $out"
 out=$(cd "$out" && pwd)

@@ -23,7 +23,9 @@ import threading
 import time
 import zlib
 
-import ws
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "common"))
+
+import ws  # noqa: E402
 
 DECODER = json.JSONDecoder()
 dumps = json.dumps

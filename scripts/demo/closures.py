@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.parse
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "chaos"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "common"))
 import ws  # noqa: E402
 
 REPLICA, MASTER, KEY = (os.environ.get("VSKI_" + name, "") for name in ("REPLICA", "MASTER", "KEY"))

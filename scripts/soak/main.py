@@ -14,7 +14,7 @@ import time
 import urllib.parse
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[1:1] = [os.path.join(HERE, "..", "bench"), os.path.join(HERE, "..", "chaos")]
+sys.path[1:1] = [os.path.join(HERE, "..", "bench"), os.path.join(HERE, "..", "common")]
 
 import load  # noqa: E402
 import samples as sampling  # noqa: E402
@@ -100,7 +100,7 @@ class Soak:
             self.start_worker(name)
 
     def start_proxy(self):
-        self.proxy = subprocess.Popen([sys.executable, os.path.join(HERE, "..", "chaos", "proxy.py"), str(self.proxy_port),
+        self.proxy = subprocess.Popen([sys.executable, os.path.join(HERE, "..", "common", "proxy.py"), str(self.proxy_port),
                                        str(self.master.port), self.seed, os.path.join(self.out, "proxy.log"), "60"])
 
     def start_worker(self, name):

@@ -1,0 +1,42 @@
+# shellcheck shell=bash
+# What the scripts beside this folder share: a message at the end, tools, the server. They source it.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+export PYTHONDONTWRITEBYTECODE=1
+
+fail() {
+    echo "${0##*/}: $*" >&2
+    exit 1
+}
+
+need() { # need TOOL...
+    local tool
+    for tool in "$@"; do
+        command -v "$tool" >/dev/null || fail "no $tool on this system"
+    done
+}
+
+# Prints the path of the server: the one named, if any, else one that was built before.
+find_server() { # find_server PATH
+    local candidate
+    for candidate in "$1" "${CARGO_TARGET_DIR:-$root/target}/release/vski" "$root/dist/vski" "$(command -v vski || true)"; do
+        if [ -x "$candidate" ]; then
+            echo "$candidate"
+            return
+        fi
+        [ -z "$1" ] || fail "no such binary: $1"
+    done
+    fail "no server binary: build one (cargo build --release) or name one with --binary"
+}
+
+# Prints the path of the server: the one named, if any, else one that is built now.
+build_server() { # build_server PATH
+    if [ -z "$1" ]; then
+        command -v cargo >/dev/null || fail "no cargo: install Rust, or name a server with --binary"
+        (cd "$root" && cargo build --locked --release >&2) || fail "the release build failed"
+        echo "${CARGO_TARGET_DIR:-$root/target}/release/vski"
+        return
+    fi
+    [ -x "$1" ] || fail "no such binary: $1"
+    echo "$1"
+}
