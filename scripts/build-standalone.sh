@@ -112,7 +112,7 @@ prove() {
     # shellcheck disable=SC2086 # two words on purpose
     $enter "$empty/root" /vski version || fail "dist/vski-standalone does not run in an empty root"
     # shellcheck disable=SC2086
-    HOST=127.0.0.1 PORT=0 DATA_DIR=/data $enter "$empty/root" /vski serve >"$empty/out" 2>"$empty/err" &
+    env -i "PATH=$PATH" HOST=127.0.0.1 PORT=0 DATA_DIR=/data $enter "$empty/root" /vski serve >"$empty/out" 2>"$empty/err" &
     server=$!
     url=$(listening_url)
     answer=$(curl -fsS --noproxy '*' --max-time 10 "$url/api/health") ||

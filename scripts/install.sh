@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs vski as a systemd service: binary, unit, environment file, account.
+# Installs vski as a systemd service: binary, unit, environment file, account, and vskictl for its operator.
 #
 # Run again with a newer binary to upgrade. The environment file and the data are
 # never overwritten and never removed.
@@ -10,9 +10,10 @@ usage() {
 usage: scripts/install.sh [--uninstall] [BINARY]
 
 Installs BINARY (default: dist/vski-standalone, dist/vski or target/release/vski,
-the first that exists), the systemd unit, /etc/vski/vski.env and the account vski.
+the first that exists), the systemd unit, /etc/vski/vski.env, the account vski and
+vskictl: vski with the account, the data and the settings of the service.
 
-  --uninstall   stop the service, remove binary and unit; keep settings and data
+  --uninstall   stop the service, remove binaries and unit; keep settings and data
   --help        this text
 
 Variables:
@@ -33,6 +34,7 @@ prefix=${PREFIX:-/usr/local}
 destdir=${DESTDIR:-}
 account=vski
 binary_to=$prefix/bin/vski
+operator_to=$prefix/bin/vskictl
 config_to=/etc/vski/vski.env
 state_dir=/var/lib/vski
 # Both prefixes are on systemd's search path; for any other one the unit goes to
@@ -117,6 +119,32 @@ PORT=3000
 TEXT
 }
 
+# The commands of vski work on the data directory, so what they make there must belong to
+# the account of the service; and they need its settings to reach it.
+operator_script() {
+    cat <<TEXT
+#!/bin/sh
+# vski with the account, the data and the settings of the service: vskictl admin list,
+# vskictl replica status, vskictl backup DIR. Run as root or as $account.
+set -eu
+settings=$config_to
+if [ "\$(id -un)" != $account ] && [ "\$(id -u)" -ne 0 ]; then
+    echo "vskictl: run it as root or as $account" >&2
+    exit 1
+fi
+data=
+if ! grep -q '^DATA_DIR=' "\$settings"; then
+    data=DATA_DIR=$state_dir
+fi
+# Nothing else of the caller's variables: the service does not have them either.
+set -- env -i "PATH=\$PATH" "ENV_FILE=\$settings" \$data $binary_to "\$@"
+if [ "\$(id -un)" = $account ]; then
+    exec "\$@"
+fi
+exec runuser -u $account -- "\$@"
+TEXT
+}
+
 install_all() {
     binary=$(find_binary "$1")
     if [ -z "$destdir" ]; then
@@ -128,6 +156,10 @@ install_all() {
 
     temporary=$(mktemp)
     trap 'rm -f "$temporary"' EXIT
+    operator_script >"$temporary"
+    put 0755 "$temporary" "$operator_to"
+    echo "commands     $destdir$operator_to"
+
     sed "s|^ExecStart=/usr/local/bin/vski |ExecStart=$binary_to |" "$root/vski.service" >"$temporary"
     put 0644 "$temporary" "$unit_to"
     echo "unit         $destdir$unit_to"
@@ -165,12 +197,17 @@ next_steps() {
         echo "vski is running with the old binary; to change over: systemctl restart vski"
         return
     fi
+    if [ -e "$state_dir/default.db" ]; then
+        echo
+        echo "There is data already; to start: systemctl enable --now vski"
+        return
+    fi
     port=$(sed -n 's/^PORT=\([0-9][0-9]*\).*/\1/p' "$config_to" | tail -n 1)
     cat <<TEXT
 
 Next:
   1. Create the first admin (asks for a password):
-       runuser -u $account -- env DATA_DIR=$state_dir $binary_to admin create you@example.com
+       $operator_to admin create you@example.com
   2. Start it and look at its health:
        systemctl enable --now vski && curl http://127.0.0.1:${port:-3000}/api/health
 TEXT
@@ -180,11 +217,11 @@ uninstall() {
     if systemd_runs && systemctl cat vski >/dev/null 2>&1; then
         systemctl disable --now vski || fail "cannot stop the service vski"
     fi
-    rm -f "$destdir$binary_to" "$destdir$unit_to"
+    rm -f "$destdir$binary_to" "$destdir$operator_to" "$destdir$unit_to"
     if systemd_runs; then
         systemctl daemon-reload
     fi
-    echo "removed      $destdir$binary_to"
+    echo "removed      $destdir$binary_to, $destdir$operator_to"
     echo "removed      $destdir$unit_to"
     echo "kept         $destdir$config_to, $destdir$state_dir and the account $account"
 }

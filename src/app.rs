@@ -109,6 +109,12 @@ impl App {
             prepare: records::register,
         };
         let is_new = !db::default_file(&config.data_dir).exists();
+        if is_new {
+            log::info(format_args!(
+                "no data in {}: beginning anew",
+                config.data_dir.display()
+            ));
+        }
         let databases = Arc::new(Databases::open(&config.data_dir, settings)?);
         // Told of databases in which a call waits, by whoever has queued it.
         let calls = Arc::new(Signal::default());

@@ -139,6 +139,7 @@ fn admin(args: &[String]) -> Outcome {
     }
     match words.as_slice() {
         ["create", email] => {
+            refuse_known(&data_dir, email)?;
             let password = read_password()?;
             admins::check(email, &password)?;
             db::create_dir(&data_dir)?;
@@ -151,7 +152,12 @@ fn admin(args: &[String]) -> Outcome {
                 &password::hash,
             )?;
             default.close()?;
-            print(&format!("Admin {} created.\n", admin.email))
+            let dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
+            print(&format!(
+                "Admin {} created, in {}.\n",
+                admin.email,
+                dir.display()
+            ))
         }
         ["password", email] => {
             let default = open_existing(&data_dir)?;
@@ -192,6 +198,24 @@ fn refuse_replica(data_dir: &Path) -> Result<()> {
         true => Err(Error::conflict(
             "The data is that of a replica; do this on its master.",
         )),
+        false => Ok(()),
+    }
+}
+
+/// Before the password is asked for.
+fn refuse_known(data_dir: &Path, email: &str) -> Result<()> {
+    if !db::default_file(data_dir).exists() {
+        return Ok(());
+    }
+    let default = open_default(data_dir)?;
+    let is_known = admins::list(&default)?
+        .iter()
+        .any(|admin| admin.email == email);
+    default.close()?;
+    match is_known {
+        true => Err(Error::conflict(format!(
+            "There is an admin {email} already."
+        ))),
         false => Ok(()),
     }
 }

@@ -1,10 +1,9 @@
 //! Settings: one table of options, and [`Config`], plain values that were all checked at start.
 //!
 //! Every option is an environment variable and, with `--` and dashes, a flag of `serve`; the flag
-//! wins. Whoever holds a [`Config`] has nothing left to interpret or to refuse.
+//! wins. What neither gives may be in the file that `ENV_FILE` names. Whoever holds a [`Config`] has nothing left to interpret or to refuse.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
@@ -25,214 +24,15 @@ use crate::replication;
 use crate::tls;
 use crate::tls::Roots;
 
+mod file;
+mod options;
 mod typo;
 
+pub use options::OPTIONS;
+pub use options::Opt;
+pub use options::describe;
+use options::option;
 pub use typo::find as misspelt;
-
-/// One row of the option table.
-pub struct Opt {
-    /// Name of the environment variable; the flag is derived from it.
-    pub variable: &'static str,
-    /// What holds when it is not given; empty for none.
-    pub default: &'static str,
-    /// What it takes, for errors and help.
-    pub takes: &'static str,
-    /// One line for people.
-    pub help: &'static str,
-}
-
-impl Opt {
-    /// The long flag without its dashes: `DATA_DIR` is `data-dir`.
-    pub fn flag(&self) -> String {
-        self.variable.to_ascii_lowercase().replace('_', "-")
-    }
-}
-
-const fn opt(
-    variable: &'static str,
-    default: &'static str,
-    takes: &'static str,
-    help: &'static str,
-) -> Opt {
-    Opt {
-        variable,
-        default,
-        takes,
-        help,
-    }
-}
-
-/// All options: the source of the parser, of `vski help` and of the table in the README.
-pub const OPTIONS: [Opt; 33] = [
-    opt("HOST", "127.0.0.1", "an IP address", "address to listen on"),
-    opt(
-        "PORT",
-        "3000",
-        "a number from 0 to 65535",
-        "port to listen on; 0 takes a free one",
-    ),
-    opt(
-        "DATA_DIR",
-        "./data",
-        "a path",
-        "databases, files and local state",
-    ),
-    opt(
-        "JWT_SECRET",
-        "",
-        "at least 32 bytes",
-        "signs all tokens; made and kept in DATA_DIR/secret when not given",
-    ),
-    opt(
-        "REPLICA_MODE",
-        "master",
-        "master or replica",
-        "whether this server takes writes or follows a master",
-    ),
-    opt(
-        "MASTER_URL",
-        "",
-        "an http or https URL",
-        "the master, on a replica",
-    ),
-    opt(
-        "SYNC_INTERVAL",
-        "60",
-        "seconds from 1 to 86400",
-        "pause between sync cycles of a replica",
-    ),
-    opt(
-        "REPLICA_ID",
-        "",
-        "1 to 64 of A-Z a-z 0-9 _ -",
-        "name of this replica to the master",
-    ),
-    opt(
-        "PUBLIC_URL",
-        "",
-        "an http or https URL",
-        "where clients reach this server; links in mails begin with it",
-    ),
-    opt(
-        "FILE_SYNC_RETENTION_DAYS",
-        "7",
-        "days from 1 to 3650",
-        "age at which entries of the file journal go, followed by replicas or not",
-    ),
-    opt(
-        "WORKFLOW_RETENTION_DAYS",
-        "30",
-        "days from 1 to 3650",
-        "age at which runs of workflows go that have ended",
-    ),
-    opt(
-        "WORKFLOW_LEASE_SECONDS",
-        "30",
-        "seconds from 2 to 3600",
-        "a worker that is silent for so long loses its runs to others",
-    ),
-    opt(
-        "STORAGE",
-        "local",
-        "local or s3",
-        "where uploaded files are kept",
-    ),
-    opt("S3_ENDPOINT", "", "an http or https URL", "S3 server"),
-    opt("S3_BUCKET", "", "a name", "S3 bucket, of this server alone"),
-    opt("S3_REGION", "us-east-1", "a name", "S3 region"),
-    opt("S3_ACCESS_KEY", "", "a key", "S3 access key"),
-    opt("S3_SECRET_KEY", "", "a key", "S3 secret key"),
-    opt(
-        "S3_PATH_STYLE",
-        "false",
-        "true or false",
-        "address the bucket in the path",
-    ),
-    opt(
-        "AUTH_COLLECTION",
-        "_users",
-        "a collection name",
-        "auth collection that /api/auth is about",
-    ),
-    opt(
-        "TOKEN_HOURS",
-        "168",
-        "hours from 1 to 87600",
-        "life of an admin or user token",
-    ),
-    opt(
-        "SMTP_URL",
-        "",
-        "an smtp or smtps URL",
-        "server that takes our mails; without one the links in them go to the log",
-    ),
-    opt(
-        "MAIL_FROM",
-        "",
-        "an e-mail address or Name <address>",
-        "whom mails are from; needed with SMTP_URL",
-    ),
-    opt(
-        "THREADS",
-        "64",
-        "a number from 1 to 1024",
-        "request threads; most of them wait for a commit to reach the disk",
-    ),
-    opt(
-        "MAX_CONNECTIONS",
-        "1024",
-        "a number from 1 to 100000",
-        "HTTP connections at a time",
-    ),
-    opt(
-        "MAX_SOCKETS",
-        "10000",
-        "a number from 1 to 100000",
-        "WebSockets at a time, beside the HTTP connections",
-    ),
-    opt(
-        "MAX_BODY_MB",
-        "64",
-        "MiB from 1 to 10240",
-        "largest upload; JSON bodies are at most 4 MiB",
-    ),
-    opt(
-        "DB_SYNCHRONOUS",
-        "full",
-        "full or normal",
-        "full: a 2xx is on disk; normal: a power cut may take the last commits",
-    ),
-    opt(
-        "CORS_ORIGINS",
-        "",
-        "comma-separated origins such as https://app.example, or *",
-        "origins that browsers may call from",
-    ),
-    opt(
-        "TRUSTED_PROXIES",
-        "",
-        "comma-separated IP addresses",
-        "proxies whose X-Forwarded-For says where a request came from",
-    ),
-    opt(
-        "WEBHOOK_DENY_PRIVATE",
-        "false",
-        "true or false",
-        "refuse webhooks that lead to loopback, private or link-local addresses",
-    ),
-    opt(
-        "SSL_CERT_FILE",
-        "",
-        "a path",
-        "PEM file of the authorities that servers are trusted by, in place of the ones inside",
-    ),
-    opt(
-        "LOG",
-        "info",
-        "error, warn, info or debug",
-        "how much is logged to stderr",
-    ),
-];
 
 /// The settings of a server, checked.
 pub struct Config {
@@ -280,7 +80,18 @@ pub struct Config {
     pub roots: Roots,
     /// How much is logged.
     pub log: Level,
+    /// What was set and changes nothing, as sentences.
+    pub idle: Vec<String>,
 }
+
+/// What changes nothing while the other one has its default.
+const NEEDS: [(&str, &str); 5] = [
+    ("MASTER_URL", "REPLICA_MODE"),
+    ("REPLICA_ID", "REPLICA_MODE"),
+    ("S3_ENDPOINT", "STORAGE"),
+    ("S3_BUCKET", "STORAGE"),
+    ("MAIL_FROM", "SMTP_URL"),
+];
 
 /// Shortest secret that is taken: the length of the signature it makes.
 pub const SECRET_BYTES_MIN: usize = 32;
@@ -288,9 +99,10 @@ pub const SECRET_BYTES_MIN: usize = 32;
 impl Config {
     /// Checks the given flags (by variable name) and the environment.
     pub fn load(flags: &HashMap<&'static str, String>) -> Result<Config> {
-        let raw = Raw { flags };
+        let raw = Raw::new(flags)?;
         let roots = raw.roots()?;
         Ok(Config {
+            idle: raw.idle()?,
             listen: raw.listen()?,
             data_dir: raw.data_dir()?,
             jwt_secret: raw.secret()?,
@@ -345,7 +157,7 @@ impl Config {
 
     /// Only where the files are, for the same.
     pub fn load_s3(flags: &HashMap<&'static str, String>) -> Result<Option<S3Settings>> {
-        let raw = Raw { flags };
+        let raw = Raw::new(flags)?;
         raw.s3(&raw.roots()?)
     }
 
@@ -353,7 +165,7 @@ impl Config {
     pub fn load_address(
         flags: &HashMap<&'static str, String>,
     ) -> Result<(SocketAddr, Option<String>)> {
-        let raw = Raw { flags };
+        let raw = Raw::new(flags)?;
         let addr = raw.listen()?;
         let ip = match addr.ip() {
             ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -364,47 +176,61 @@ impl Config {
 
     /// Only where the data is, for commands that work on it without serving.
     pub fn load_data_dir(flags: &HashMap<&'static str, String>) -> Result<PathBuf> {
-        Raw { flags }.data_dir()
+        Raw::new(flags)?.data_dir()
     }
 }
 
-/// The text of the option table, as `vski help` prints it.
-pub fn describe() -> String {
-    let mut text = String::new();
-    for option in &OPTIONS {
-        let default = match option.default {
-            "" => String::new(),
-            default => format!(" [{default}]"),
-        };
-        let _ = writeln!(
-            text,
-            "  {:26} --{:27} {}{default}\n  {:26} {:29} takes {}",
-            option.variable,
-            option.flag(),
-            option.help,
-            "",
-            "",
-            option.takes
-        );
-    }
-    text
-}
-
-/// Values as they were given: flags first, then the environment, then the default.
+/// Values as they were given: flags first, then the environment, then the file, then the default.
 struct Raw<'a> {
     flags: &'a HashMap<&'static str, String>,
+    file: HashMap<String, String>,
 }
 
-impl Raw<'_> {
-    fn get(&self, variable: &'static str) -> Result<String> {
-        if let Some(value) = self.flags.get(variable) {
-            return Ok(value.clone());
+impl<'a> Raw<'a> {
+    fn new(flags: &'a HashMap<&'static str, String>) -> Result<Raw<'a>> {
+        let file = HashMap::new();
+        let mut raw = Raw { flags, file };
+        let path = raw.get("ENV_FILE")?;
+        if !path.is_empty() {
+            raw.file = file::read(Path::new(&path))?;
         }
+        Ok(raw)
+    }
+
+    fn get(&self, variable: &'static str) -> Result<String> {
+        Ok(match self.given(variable)? {
+            Some(value) => value,
+            None => option(variable).default.to_owned(),
+        })
+    }
+
+    fn given(&self, variable: &'static str) -> Result<Option<String>> {
+        if let Some(value) = self.flags.get(variable) {
+            return Ok(Some(value.clone()));
+        }
+        let file = self.file.get(variable).filter(|value| !value.is_empty());
         match std::env::var(variable) {
-            Ok(value) if !value.is_empty() => Ok(value),
-            Ok(_) | Err(std::env::VarError::NotPresent) => Ok(option(variable).default.to_owned()),
+            Ok(value) if !value.is_empty() => Ok(Some(value)),
+            Ok(_) | Err(std::env::VarError::NotPresent) => Ok(file.cloned()),
             Err(std::env::VarError::NotUnicode(_)) => Err(refuse(variable, "(not UTF-8)")),
         }
+    }
+
+    /// Settings that were given and change nothing, as sentences: most likely another one was forgotten.
+    fn idle(&self) -> Result<Vec<String>> {
+        let mut idle = Vec::new();
+        for (variable, needed) in NEEDS {
+            let default = option(needed).default;
+            if self.given(variable)?.is_some() && self.get(needed)? == default {
+                let state = if default.is_empty() {
+                    "not set"
+                } else {
+                    default
+                };
+                idle.push(format!("{variable} changes nothing: {needed} is {state}"));
+            }
+        }
+        Ok(idle)
     }
 
     fn parse<T>(&self, variable: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<T> {
@@ -549,13 +375,6 @@ fn is_origin(url: &str) -> bool {
             && !rest
                 .contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | ','))
     })
-}
-
-fn option(variable: &str) -> &'static Opt {
-    OPTIONS
-        .iter()
-        .find(|option| option.variable == variable)
-        .expect("only variables of the table are asked for")
 }
 
 fn refuse(variable: &'static str, value: &str) -> Error {

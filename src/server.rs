@@ -65,6 +65,9 @@ pub fn run<E: From<Error>>(
             "{name} is set, which is no option; {option} is one"
         ));
     }
+    for sentence in &config.idle {
+        log::warn(format_args!("{sentence}"));
+    }
     if let Some((trusted, ignored)) = config.roots.counts() {
         log::info(format_args!(
             "trusting the authorities of {VARIABLE} alone certificates={trusted} ignored={ignored}"

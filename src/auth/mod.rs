@@ -22,6 +22,7 @@ use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::error::ResultExt as _;
 use crate::events::Events;
 use crate::ids;
 use crate::rules::Identity;
@@ -80,7 +81,11 @@ pub fn operator_worker(configured: Option<&str>, data_dir: &Path) -> Result<Sign
 fn operator_key(configured: Option<&str>, data_dir: &Path) -> Result<SigningKey> {
     Ok(match configured {
         Some(secret) => SigningKey::new(secret.as_bytes()),
-        None => SigningKey::new(&secret::load(&data_dir.join("secret"))?),
+        None => {
+            let path = data_dir.join("secret");
+            let forgotten = "JWT_SECRET is not set; it has to be that of the server";
+            SigningKey::new(&secret::load(&path).context(forgotten)?)
+        }
     })
 }
 
@@ -163,10 +168,12 @@ impl Auth {
         configured: Option<&str>,
         settings: Settings,
     ) -> Result<Auth> {
-        let signing = match configured {
-            Some(secret) => SigningKey::new(secret.as_bytes()),
-            None => SigningKey::new(&secret::load_or_create(&data_dir.join("secret"))?),
+        let secret = match configured {
+            Some(secret) => secret.as_bytes().to_vec(),
+            None => secret::load_or_create(&data_dir.join("secret"))?,
         };
+        secret::note(databases.local(), &secret)?;
+        let signing = SigningKey::new(&secret);
         Ok(Auth {
             keys: Keys::new(Arc::clone(databases.default())),
             databases,

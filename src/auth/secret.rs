@@ -8,11 +8,16 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use sha2::Digest as _;
+use sha2::Sha256;
+
 use crate::config::SECRET_BYTES_MIN;
+use crate::db::Database;
 use crate::error::Error;
 use crate::error::Result;
 use crate::ids;
 use crate::log;
+use crate::node;
 
 /// Reads the secret, or makes one that only the owner of the file can read. A crash leaves either
 /// no file or a whole one.
@@ -42,6 +47,25 @@ pub fn load(path: &Path) -> Result<Vec<u8>> {
             "{name} cannot be read: {error}."
         ))),
     }
+}
+
+/// Says so when this is another secret than at the start before, for all tokens have ended then, those of
+/// replicas and workers too. What is noted of it in `local.db` tells nothing about it.
+pub fn note(local: &Database, secret: &[u8]) -> Result<()> {
+    const FACT: &str = "secret";
+    let hash = Sha256::new()
+        .chain_update(b"vski secret ")
+        .chain_update(secret);
+    let mark = ids::hex(&hash.finalize()[..8]);
+    match node::fact(local, FACT)? {
+        Some(before) if before == mark => return Ok(()),
+        Some(_) => log::warn(format_args!(
+            "the secret is not that of the last start (JWT_SECRET was set, changed or left out): all \
+             tokens have ended"
+        )),
+        None => {}
+    }
+    node::set_fact(local, FACT, mark)
 }
 
 fn warn_if_readable(path: &Path) {

@@ -23,6 +23,8 @@ use rusqlite::ErrorCode;
 use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
+use rustix::fs::Access;
+use rustix::io::Errno;
 
 use super::Settings;
 use super::changes::Changes;
@@ -88,7 +90,7 @@ pub struct Database {
 impl Database {
     /// Opens the file, making it when there is none, and migrates its system tables.
     pub fn open(path: &Path, schema: Schema, settings: Settings) -> Result<Database> {
-        let writer = refuse_cut_off(path)
+        let writer = refuse_unusable(path)
             .and_then(|()| open_writer(path, schema, settings))
             .map_err(refuse_broken)
             .context(format!("open database {}", path.display()))?;
@@ -288,6 +290,11 @@ impl Database {
         }
     }
 
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Folds the log in and closes all connections.
     pub fn close(self) -> Result<()> {
         drop(self.readers);
@@ -347,8 +354,17 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// SQLite takes a file that was cut off for a new one and deletes its log.
-pub fn refuse_cut_off(path: &Path) -> Result<()> {
+/// Says why SQLite could not open the file; and takes care of one that was cut off, which SQLite takes for a new one
+/// and deletes its log.
+pub fn refuse_unusable(path: &Path) -> Result<()> {
+    // Not opened: closing it would drop locks that this process may hold.
+    match rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => {
+            let message = format!("The database cannot be opened: {error}.");
+            return Err(Error::unavailable(message));
+        }
+    }
     let is_cut_off = match std::fs::metadata(path).map(|data| data.len()) {
         Ok(0) => wal_bytes(path) > 0,
         // A first page that was only partly written has a journal, from which SQLite repairs it.

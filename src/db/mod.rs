@@ -319,7 +319,7 @@ impl Databases {
         open.extend(own.map(Arc::clone));
         for database in open {
             if let Err(error) = database.maintain() {
-                crate::log::error(format_args!("maintain: {error}"));
+                crate::log::error(format_args!("{}: {error}", database.path().display()));
             }
         }
     }

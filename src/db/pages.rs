@@ -26,7 +26,7 @@ use super::checkpoint::fold;
 use super::checkpoint::log_pages;
 use super::database::BUSY_WAIT;
 use super::database::beside;
-use super::database::refuse_cut_off;
+use super::database::refuse_unusable;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
@@ -162,7 +162,7 @@ impl PageReader {
     /// The same for a file of a directory that no server need have looked at: SQLite takes one that was cut
     /// off for a new one.
     pub fn open_foreign(path: &Path) -> Result<PageReader> {
-        refuse_cut_off(path).context(format!("open {}", path.display()))?;
+        refuse_unusable(path).context(format!("open {}", path.display()))?;
         PageReader::open(path)
     }
 

@@ -1,0 +1,92 @@
+//! The file of settings that `ENV_FILE` names: what systemd reads as an `EnvironmentFile=`, so that the command
+//! line can have the settings of the service.
+//!
+//! One `NAME=value` a line; empty lines and those that begin with `#` or `;` are passed over. A value may stand
+//! between quotes; within double ones `\` takes the next character as it is.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::error::Error;
+use crate::error::Result;
+
+/// Reads the file. Names that are no options are in the result too: they may be for other programs.
+pub fn read(path: &Path) -> Result<HashMap<String, String>> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Error::unavailable(format!(
+            "ENV_FILE={} cannot be read: {error}.",
+            path.display()
+        ))
+    })?;
+    let lines = (1..).zip(text.lines().map(str::trim));
+    lines
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with(['#', ';']))
+        .map(|(number, line)| {
+            pair(line).ok_or_else(|| {
+                // The line may hold a secret.
+                let path = path.display();
+                Error::invalid(format!("{path}: line {number} is not NAME=value."))
+            })
+        })
+        .collect()
+}
+
+fn pair(line: &str) -> Option<(String, String)> {
+    let (name, value) = line.split_once('=')?;
+    let name = name.trim_end();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || !name.chars().all(is_name) {
+        return None;
+    }
+    Some((name.to_owned(), unquote(value.trim_start())?))
+}
+
+/// None: a quote that is not closed, or something behind it.
+fn unquote(value: &str) -> Option<String> {
+    if let Some(rest) = value.strip_prefix('\'') {
+        let inner = rest.strip_suffix('\'')?;
+        return (!inner.contains('\'')).then(|| inner.to_owned());
+    }
+    let Some(rest) = value.strip_prefix('"') else {
+        return Some(value.to_owned());
+    };
+    let (mut text, mut chars) = (String::new(), rest.chars());
+    loop {
+        match chars.next()? {
+            '\\' => text.push(chars.next()?),
+            '"' => return chars.next().is_none().then_some(text),
+            c => text.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_as_systemd_reads_them() {
+        for (line, value) in [
+            ("A=b", Some("b")),
+            ("A=", Some("")),
+            ("A = b", Some("b")),
+            ("A=vski <vski@example.com>", Some("vski <vski@example.com>")),
+            ("A=b=c", Some("b=c")),
+            (r#"A="b c""#, Some("b c")),
+            (r#"A="b \"c\\""#, Some(r#"b "c\"#)),
+            ("A='b \\ \"c'", Some("b \\ \"c")),
+            ("A='b", None),
+            ("A=\"b", None),
+            ("A=\"b\" c", None),
+            ("A", None),
+            ("=b", None),
+            ("export A=b", None),
+        ] {
+            let found = pair(line).map(|(name, value)| {
+                assert_eq!(name, "A");
+                value
+            });
+            assert_eq!(found.as_deref(), value, "{line}");
+        }
+    }
+}
