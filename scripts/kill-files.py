@@ -216,6 +216,16 @@ class Found:
         finally:
             connection.close()
 
+    def read_unnamed(self):
+        """What the server has found without a row: it goes when it has been so for a day."""
+        with sqlite3.connect(f"file:{self.data}/local.db?mode=ro", uri=True) as connection:
+            return {path for path, in connection.execute("SELECT path FROM _unnamed")}
+
+    def a_day_passes(self):
+        """For what is without a row; only while no server runs."""
+        with sqlite3.connect(f"{self.data}/local.db") as connection:
+            connection.execute("UPDATE _unnamed SET found_ms = found_ms - 86400000")
+
     def read_storage(self):
         self.files, self.partial, self.empty_folders = {}, [], 0
         for folder, folders, names in os.walk(self.storage):
@@ -227,6 +237,9 @@ class Found:
                 path = os.path.join(folder, name)
                 self.files[os.path.relpath(path, self.storage)] = path
         self.rows_paths = {f"default/{self.collection}/{record}/{name}" for record, name in self.rows}
+        self.unnamed = self.read_unnamed() & self.files.keys() - self.rows_paths
+        for path in self.unnamed:
+            del self.files[path]
 
     def is_in_order(self):
         self.read_database()
@@ -377,6 +390,8 @@ def run(o, folder):
         found = Found(server.data, set_up(server, size))
         for number in range(1, o.rounds + 1):
             counts, wrong, seconds = load(server, model, noise, o)
+            went = found.unnamed if number > 1 else set()
+            found.a_day_passes()
             twice = number % 4 == 0
             if twice:
                 server.launch()
@@ -384,6 +399,7 @@ def run(o, folder):
                 server.kill()
             back_ms = server.start() * 1000
             recovery_ms = found.wait()
+            wrong += [f"without a row for a day, and still there: {it}" for it in went & found.unnamed]
             held = found.hash_files()
             more, without_answer, happened = compare(model, found)
             wrong += more + sample(server.port, found.collection, model, 4)

@@ -139,6 +139,7 @@ fn admin(args: &[String]) -> Outcome {
     }
     match words.as_slice() {
         ["create", email] => {
+            db::refuse_emptied(&data_dir)?;
             refuse_known(&data_dir, email)?;
             let password = read_password()?;
             admins::check(email, &password)?;

@@ -69,17 +69,22 @@ pub fn lock_dir(dir: &Path) -> Result<File> {
 }
 
 /// An empty file is how a database begins. Where the server ran before it is a damaged one, and
-/// serving it would let the next caller make the first admin.
+/// serving it would let the next caller make the first admin, and take all files for nobody's.
 pub fn refuse_emptied(dir: &Path) -> Result<()> {
     let bytes = |name: &str| fs::metadata(file(dir, name)).map(|data| data.len()).ok();
-    if bytes(DEFAULT) == Some(0) && bytes(LOCAL).is_some_and(|bytes| bytes > 0) {
-        return Err(Error::unavailable(format!(
-            "{} is empty though the directory was in use; restore it from a backup, or remove it \
-             to begin anew.",
+    let state = match bytes(DEFAULT) {
+        Some(1..) => return Ok(()),
+        Some(0) => "empty",
+        None => "missing",
+    };
+    match bytes(LOCAL) {
+        None | Some(0) => Ok(()),
+        Some(1..) => Err(Error::unavailable(format!(
+            "{} is {state} though the directory was in use; put it back or restore a backup, or empty \
+             the directory to begin anew.",
             file(dir, DEFAULT).display()
-        )));
+        ))),
     }
-    Ok(())
 }
 
 /// What a restore has moved in so far is no data yet; `default.db` comes last.

@@ -49,6 +49,7 @@ impl Schema {
                 include_str!("replicas.sql"),
                 include_str!("positions.sql"),
                 include_str!("cron_runs.sql"),
+                include_str!("unnamed.sql"),
             ],
             Schema::Stats => &[include_str!("stats.sql")],
             Schema::Workflows => &[include_str!("workflows.sql")],

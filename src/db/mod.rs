@@ -34,6 +34,7 @@ pub use database::not_here;
 pub use dir::RESTORING;
 pub use dir::create_dir;
 pub use dir::lock_dir;
+pub use dir::refuse_emptied;
 pub use migrate::Schema;
 pub use signal::Signal;
 
@@ -131,7 +132,7 @@ impl Databases {
         let lock = lock_dir(dir)?;
         dir::refuse_half_restored(dir)?;
         if settings.role == Role::Master {
-            dir::refuse_emptied(dir)?;
+            refuse_emptied(dir)?;
         }
         let changes = Arc::default();
         let default = open_database(dir, DEFAULT, settings, &changes)?;

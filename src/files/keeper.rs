@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::Files;
 use super::outbox;
 use super::sweep;
+use super::sweep::Swept;
 use crate::clock;
 use crate::clock::DAY_MS;
 use crate::db::Databases;
@@ -20,8 +21,8 @@ use crate::threads::Stop;
 const PAUSE: Duration = Duration::from_secs(30);
 /// How long the first change waits for others.
 const GATHER: Duration = Duration::from_millis(50);
-/// Between two looks through everything.
-const ROUND: Duration = Duration::from_secs(86_400);
+/// Between two looks through everything: a file goes that was without a row at one and still is a day later.
+const ROUND: Duration = Duration::from_secs(86_400 + 60);
 
 /// Works until it is stopped. What fails is logged and tried again.
 pub fn run(databases: &Databases, files: &Files, stop: &Stop) {
@@ -83,10 +84,25 @@ fn look_through(databases: &Databases, files: &Files, before_ms: i64, stop: &Sto
         log::warn(format_args!("{error}"));
     }
     match done {
-        Ok(0) => {}
         Err(_) if stop.is_set() => {}
-        Ok(count) => log::info(format_args!("storage looked through deleted={count}")),
+        Ok(swept) => tell(&swept),
         Err(error) => log::warn(format_args!("look through the storage: {error}")),
+    }
+}
+
+fn tell(swept: &Swept) {
+    if swept.deleted > 0 {
+        log::info(format_args!(
+            "storage looked through deleted={}",
+            swept.deleted
+        ));
+    }
+    if let Some(path) = &swept.new {
+        log::warn(format_args!(
+            "{} stored files belong to no record, {path} is one; they are deleted a day after they were \
+             found. A crash leaves some; many mean that an older database was put in place",
+            swept.waiting
+        ));
     }
 }
 

@@ -4,7 +4,7 @@
 //! (`api::form`); then it gets its place (`local`), durably; then the record's transaction names it and adds its
 //! row (`table`). Order of deleting: the record's transaction deletes the row and leaves a note in the
 //! outbox; a thread (`keeper`) empties the outboxes: it deletes the file and writes the journal. A
-//! crash anywhere leaves at worst a file without a row, which `sweep` removes, or a note, which is
+//! crash anywhere leaves at worst a file without a row, which `sweep` removes a day after it has found it, or a note, which is
 //! still there; never a record without its file. `journal` is what replicas follow, `incoming` is where they
 //! put what comes; `scrub` reads everything again, slowly.
 
@@ -46,6 +46,7 @@ pub mod scrub;
 mod storage;
 mod sweep;
 pub mod table;
+mod unnamed;
 
 pub use media::LOOK_BYTES;
 pub use media::is_allowed;

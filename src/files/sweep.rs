@@ -4,6 +4,11 @@ use super::FilePath;
 use super::Storage;
 use super::journal;
 use super::table;
+use super::unnamed;
+use super::unnamed::COUNT_MAX;
+use super::unnamed::Unnamed;
+use crate::clock;
+use crate::clock::DAY_MS;
 use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Kind;
@@ -13,42 +18,104 @@ use crate::threads::Stop;
 
 /// Deletions that are noted in the journal at a time.
 const NOTED_AT_A_TIME: usize = 500;
+/// How long a file has to have been without a row before it goes. Its database may be missing a part that
+/// comes back: an older copy was put in place, or the wrong one.
+const PATIENCE_MS: i64 = DAY_MS;
 
-/// Removes files without a row that were written before this moment (milliseconds since 1970) and that
-/// no request is about to name. Returns how many went.
-pub fn run(databases: &Databases, storage: &Storage, before_ms: i64, stop: &Stop) -> Result<usize> {
-    let (mut count, mut gone) = (0, Vec::new());
-    let walked = storage.walk(&mut |path, written_ms| {
-        if stop.is_set() {
-            return Err(Error::unavailable("The server stops."));
-        }
-        // In this order: whoever has placed it keeps it only after its row is there.
-        let is_wanted =
-            written_ms >= before_ms || storage.is_placing(&path) || is_named(databases, &path)?;
-        if !is_wanted {
-            log::debug(format_args!("file {path} belongs to no record; deleted"));
-            storage.remove(&path)?;
-            gone.push(path);
-            count += 1;
-        }
-        if gone.len() >= NOTED_AT_A_TIME {
-            note(databases, storage, std::mem::take(&mut gone))?;
-        }
-        Ok(())
-    });
-    note(databases, storage, gone)?;
-    walked.map(|()| count)
+/// What was found.
+#[derive(Default)]
+pub struct Swept {
+    pub deleted: usize,
+    /// Without a row, and not yet for so long.
+    pub waiting: usize,
+    /// One of those that were not found before.
+    pub new: Option<FilePath>,
 }
 
-/// Replicas may have them: a database may have been put back to before them.
-fn note(databases: &Databases, storage: &Storage, gone: Vec<FilePath>) -> Result<()> {
-    if gone.is_empty() || !storage.has_journal() {
-        return Ok(());
+struct Sweep<'a> {
+    databases: &'a Databases,
+    storage: &'a Storage,
+    before_ms: i64,
+    now_ms: i64,
+    known: Unnamed,
+    /// What is known from now on.
+    kept: Unnamed,
+    swept: Swept,
+    /// Deleted, and not noted in the journal.
+    gone: Vec<FilePath>,
+}
+
+/// Removes files that have been without a row for [`PATIENCE_MS`], that were written before this moment
+/// (milliseconds since 1970) and that no request is about to name.
+pub fn run(databases: &Databases, storage: &Storage, before_ms: i64, stop: &Stop) -> Result<Swept> {
+    let mut sweep = Sweep {
+        databases,
+        storage,
+        before_ms,
+        now_ms: clock::now_ms(),
+        known: unnamed::load(databases.local())?,
+        kept: Unnamed::new(),
+        swept: Swept::default(),
+        gone: Vec::new(),
+    };
+    let walked = storage.walk(&mut |path, written_ms| match stop.is_set() {
+        true => Err(Error::unavailable("The server stops.")),
+        false => sweep.look(path, written_ms),
+    });
+    sweep.note()?;
+    walked?;
+    if sweep.kept != sweep.known {
+        unnamed::save(databases.local(), sweep.kept)?;
     }
-    databases.default().write(move |tx| {
-        let entries = gone.iter().map(|path| (path, "delete", 0, ""));
-        journal::write(tx, entries)
-    })
+    Ok(sweep.swept)
+}
+
+impl Sweep<'_> {
+    fn look(&mut self, path: FilePath, written_ms: i64) -> Result<()> {
+        // In this order: whoever has placed it keeps it only after its row is there.
+        let is_wanted = written_ms >= self.before_ms
+            || self.storage.is_placing(&path)
+            || is_named(self.databases, &path)?;
+        if is_wanted {
+            return Ok(());
+        }
+        let name = path.to_string();
+        let found_ms = self.known.get(&name).copied();
+        if found_ms.is_none_or(|found_ms| self.now_ms - found_ms < PATIENCE_MS) {
+            self.wait(path, name, found_ms);
+            return Ok(());
+        }
+        log::debug(format_args!("file {path} belongs to no record; deleted"));
+        self.storage.remove(&path)?;
+        self.swept.deleted += 1;
+        self.gone.push(path);
+        match self.gone.len() < NOTED_AT_A_TIME {
+            true => Ok(()),
+            false => self.note(),
+        }
+    }
+
+    fn wait(&mut self, path: FilePath, name: String, found_ms: Option<i64>) {
+        self.swept.waiting += 1;
+        if self.kept.len() < COUNT_MAX {
+            self.kept.insert(name, found_ms.unwrap_or(self.now_ms));
+        }
+        if found_ms.is_none() {
+            self.swept.new.get_or_insert(path);
+        }
+    }
+
+    /// Replicas may have them: a database may have been put back to before them.
+    fn note(&mut self) -> Result<()> {
+        let gone = std::mem::take(&mut self.gone);
+        if gone.is_empty() || !self.storage.has_journal() {
+            return Ok(());
+        }
+        self.databases.default().write(move |tx| {
+            let entries = gone.iter().map(|path| (path, "delete", 0, ""));
+            journal::write(tx, entries)
+        })
+    }
 }
 
 /// The files of a database that is not there stay: it may come back.

@@ -143,6 +143,67 @@ fn a_variable_that_looks_like_an_option_is_named() {
 }
 
 #[test]
+fn settings_without_effect_and_another_secret_are_named() {
+    let server = Server::with(&[("MASTER_URL", "http://127.0.0.1:9")]);
+    let warned = |server: &Server, what: &str| {
+        let mut lines = Vec::new();
+        wait_until("it says that it has started", || {
+            lines = server.log();
+            lines.iter().any(|it| it.contains(" info started "))
+        });
+        lines
+            .iter()
+            .any(|it| it.contains(" warn ") && it.contains(what))
+    };
+    let idle = "MASTER_URL changes nothing: REPLICA_MODE is master";
+    assert!(warned(&server, idle));
+    let changed = "the secret is not that of the last start";
+    let server = server.restart();
+    assert!(!warned(&server, changed));
+    let server = server.restart_with("JWT_SECRET", &"s".repeat(40));
+    assert!(warned(&server, changed));
+}
+
+#[test]
+fn settings_may_be_in_a_file() {
+    let own = Dir::new();
+    let file = own.path().join("settings");
+    let path = file.to_str().unwrap();
+    let data = own.path().join("there");
+    let made = |text: &str| std::fs::write(&file, text).unwrap();
+    made(&format!(
+        "# The service's.\n\nDATA_DIR={}\nOTHER='1'\n",
+        data.display()
+    ));
+    let create = ["admin", "create", "op@example.com"];
+    let with = [("ENV_FILE", path), ("DATA_DIR", "")];
+    let done = run_with(&own, &create, "password-1\n", &with);
+    assert!(done.status.success(), "{done:?}");
+    assert!(data.join("default.db").exists());
+    let text = String::from_utf8(done.stdout).unwrap();
+    assert!(text.contains(data.to_str().unwrap()), "{text}");
+    // Told before a password is asked for.
+    let line = refusal(&run_with(&own, &create, "", &with), 1);
+    assert!(line.contains("op@example.com already"), "{line}");
+
+    made("PORT=none\n");
+    let flags = ["serve", "--env-file", path];
+    let line = refusal(&run(&own, &flags, ""), 1);
+    assert!(line.contains("PORT=none"), "{line}");
+    let line = refusal(&run_with(&own, &flags, "", &[("PORT", "nil")]), 1);
+    assert!(line.contains("PORT=nil"), "{line}");
+    made("PORT=0\nJWT_SECRET 1234\n");
+    let line = refusal(&run(&own, &flags, ""), 1);
+    assert!(line.contains("line 2") && !line.contains("1234"), "{line}");
+    std::fs::remove_file(&file).unwrap();
+    let line = refusal(&run(&own, &flags, ""), 1);
+    assert!(
+        line.contains("ENV_FILE=") && line.contains("No such file"),
+        "{line}"
+    );
+}
+
+#[test]
 fn a_taken_port_is_named() {
     let server = Server::start();
     let port = server.addr().port().to_string();

@@ -18,6 +18,7 @@ use crate::support::s3;
 use crate::support::s3::S3Server;
 use crate::support::server::Server;
 use crate::support::sqlite;
+use crate::support::sqlite_for_writing;
 use crate::support::token::SECRET;
 use crate::support::wait_until;
 
@@ -165,6 +166,23 @@ fn link(record: &Value, name: &Value) -> String {
     let (id, name) = (record["id"].as_str().unwrap(), name.as_str().unwrap());
     // Wherever it lies, this server gives it out.
     format!("/api/files/docs/{id}/{name}?stream=1")
+}
+
+/// How many files have been found without a row, and wait for their day.
+fn unnamed(site: &Site) -> usize {
+    let local = sqlite(&site.dir().join("data/local.db"));
+    let sql = "SELECT count(*) FROM _unnamed";
+    let count: u32 = local.query_row(sql, [], |row| row.get(0)).unwrap();
+    count as usize
+}
+
+/// Starts it again a day after they were found.
+fn a_day_later(site: Site) -> Site {
+    let sql = "UPDATE _unnamed SET found_ms = found_ms - 86400000";
+    sqlite_for_writing(&site.dir().join("data/local.db"))
+        .execute(sql, [])
+        .unwrap();
+    site.restart()
 }
 
 /// Every file in the storage.
@@ -512,6 +530,11 @@ fn a_kill_in_the_middle_leaves_no_record_without_its_file(place: Place) {
             server.signal("KILL");
         });
         server = server.restart();
+        wait_until("what was left over is found", || {
+            let files = stored(&server).len();
+            place != Place::Local || files == journal_and_rows(&server).1.len() + unnamed(&server)
+        });
+        server = a_day_later(server);
         let api = server.api();
         wait_until("what was left over is gone", || {
             let (left, rows) = journal_and_rows(&server);
@@ -553,3 +576,39 @@ on_both!(
     protected_files_ask_for_whoever_may_view_the_record,
     a_kill_in_the_middle_leaves_no_record_without_its_file,
 );
+
+/// Deleting them at once would make a slip with a copy of a database final.
+#[test]
+fn files_wait_for_the_database_that_names_them() {
+    let site = server(Place::Local);
+    let api = site.api();
+    let body = form(&[("doc", Some("a.txt"), b"early")]);
+    send(&api, "POST", DOCS, &body).expect(200);
+    let data = site.dir().join("data");
+    let (older, newer) = (data.join("older"), data.join("newer"));
+    let copy = |to: &Path| {
+        sqlite(&data.join("default.db"))
+            .execute("VACUUM INTO ?1", [to.to_str().unwrap()])
+            .unwrap();
+    };
+    let put = |mut site: Site, from: &Path| {
+        site.signal("TERM");
+        site.wait();
+        for suffix in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(data.join(format!("default.db{suffix}")));
+        }
+        std::fs::rename(from, data.join("default.db")).unwrap();
+        site.restart()
+    };
+    copy(&older);
+    let body = form(&[("doc", Some("b.txt"), b"late")]);
+    let late = send(&api, "POST", DOCS, &body).expect(200).json;
+    copy(&newer);
+    let site = put(site, &older);
+    wait_until("it is found", || unnamed(&site) == 1);
+    assert_eq!(site.api().get(&link(&late, &late["doc"])).status, 404);
+    let site = put(site, &newer);
+    wait_until("it is known again", || unnamed(&site) == 0);
+    let reply = site.api().get(&link(&late, &late["doc"])).expect(200);
+    assert_eq!(reply.body, b"late");
+}
