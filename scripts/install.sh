@@ -108,7 +108,7 @@ PORT=3000
 # Where outgoing mail is handed in, and whom it is from. Without a server the links in
 # mails go to the log.
 #SMTP_URL=smtps://user:password@mail.example.com
-#MAIL_FROM=vski <vski@example.com>
+#MAIL_FROM="vski <vski@example.com>"
 
 # Authorities that are trusted in place of the ones inside, for a master, bucket, mail server
 # or webhooks with certificates of your own.
@@ -132,13 +132,14 @@ if [ "\$(id -un)" != $account ] && [ "\$(id -u)" -ne 0 ]; then
     echo "vskictl: run it as root or as $account" >&2
     exit 1
 fi
-data=
+command=\${1:-help} data=
 if ! grep -q '^DATA_DIR=' "\$settings"; then
     data=DATA_DIR=$state_dir
 fi
 # Nothing else of the caller's variables: the service does not have them either.
 set -- env -i "PATH=\$PATH" "ENV_FILE=\$settings" \$data $binary_to "\$@"
-if [ "\$(id -un)" = $account ]; then
+# A restore may have to move the directory; what it restores belongs to the owner of that.
+if [ "\$(id -un)" = $account ] || [ "\$command" = restore ]; then
     exec "\$@"
 fi
 exec runuser -u $account -- "\$@"
@@ -209,7 +210,7 @@ Next:
   1. Create the first admin (asks for a password):
        $operator_to admin create you@example.com
   2. Start it and look at its health:
-       systemctl enable --now vski && curl http://127.0.0.1:${port:-3000}/api/health
+       systemctl enable --now vski && sleep 1 && curl http://127.0.0.1:${port:-3000}/api/health
 TEXT
 }
 

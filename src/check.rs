@@ -34,6 +34,8 @@ pub enum Finding {
     Missing,
     /// Its bytes are not those that were stored.
     Damaged,
+    /// It is here and cannot be read.
+    Unreadable,
     /// A record names it and the storage has it, but it has no row.
     Unlisted,
     /// It has a row but no record.
@@ -47,6 +49,7 @@ impl Finding {
         match self {
             Finding::Missing => "missing",
             Finding::Damaged => "damaged",
+            Finding::Unreadable => "unreadable",
             Finding::Unlisted => "unlisted",
             Finding::Abandoned => "abandoned",
             Finding::LeftOver => "left over",
@@ -143,16 +146,14 @@ impl<'a> Check<'a> {
     }
 
     fn look_at_row(&mut self, place: &Place, path: &FilePath, stored: &Stored) -> Result<()> {
-        let is_whole = match self.storage.size(path)? {
-            Some(size) if size == stored.size => {
-                let content = self.storage.read_part(path, 0, size)?;
-                self.summary.bytes += size;
-                let found = content.map(digest).transpose()?;
-                found.map(|(size, sha256)| size == stored.size && sha256 == stored.sha256)
-            }
-            other => other.map(|_| false),
-        };
         self.summary.files += 1;
+        let is_whole = match self.is_whole(path, stored) {
+            // One that this account may not read says nothing of the others; a bucket that fails does.
+            Err(_) if self.storage.has_journal() => {
+                return self.found(Finding::Unreadable, path, false);
+            }
+            result => result?,
+        };
         // Those of deleted collections are kept until these are purged.
         let collection = place.collections.iter().find(|it| it.id == path.collection);
         let (has_row, has_record) = place.database.read(|it| {
@@ -177,6 +178,19 @@ impl<'a> Check<'a> {
                 self.found(Finding::Abandoned, path, self.repairs)
             }
         }
+    }
+
+    /// Whether its content is what the row says; none when it is not there.
+    fn is_whole(&mut self, path: &FilePath, stored: &Stored) -> Result<Option<bool>> {
+        Ok(match self.storage.size(path)? {
+            Some(size) if size == stored.size => {
+                let content = self.storage.read_part(path, 0, size)?;
+                self.summary.bytes += size;
+                let found = content.map(digest).transpose()?;
+                found.map(|(size, sha256)| size == stored.size && sha256 == stored.sha256)
+            }
+            other => other.map(|_| false),
+        })
     }
 
     /// Each file that a record names has a row.

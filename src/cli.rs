@@ -447,6 +447,7 @@ server. Prints a line for each finding:
 
   missing     a record names it, and it is not in the storage; put it back from a backup
   damaged     its bytes are not those that were stored; put it back from a backup
+  unreadable  it cannot be read; may this account read it?
   unlisted    a record names it, it is in the storage, and has no row; --repair gives it one
   abandoned   it has a row but no record; --repair deletes it
   left over   it is in the storage for an hour, and nothing knows of it; --repair deletes it

@@ -2,6 +2,7 @@
 
 use rusqlite::OptionalExtension as _;
 
+use crate::db::Connection;
 use crate::db::Database;
 use crate::db::Role;
 use crate::error::Error;
@@ -46,6 +47,12 @@ pub fn take_role(local: &Database, role: Role, is_new: bool) -> Result<()> {
 /// Whether the data is a replica's.
 pub fn is_replica(local: &Database) -> Result<bool> {
     Ok(fact(local, "role")?.is_some_and(|role| role == "replica"))
+}
+
+/// The same for a copy of `local.db`; false when it says nothing.
+pub fn is_replica_in(local: &Connection) -> bool {
+    let sql = "SELECT value = 'replica' FROM _node WHERE name = 'role'";
+    local.query_row(sql, [], |row| row.get(0)).unwrap_or(false)
 }
 
 /// Makes a master of a replica.

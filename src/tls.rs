@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use rustls::CertificateError;
 use rustls::ClientConfig;
+use rustls::InvalidMessage;
 use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
@@ -71,7 +72,7 @@ impl Roots {
         }
         match (certificates.is_empty(), first) {
             (false, _) => {}
-            (true, None) => return Err("there is no certificate in it".to_owned()),
+            (true, None) => return Err("there is no certificate in PEM form in it".to_owned()),
             (true, Some(error)) => {
                 return Err(format!("no certificate in it can be used: {error}"));
             }
@@ -129,6 +130,17 @@ fn broken(error: &pem::Error) -> String {
     format!("it is broken: {what}")
 }
 
+/// Whether the other side has answered in something that is no TLS.
+pub fn is_other_protocol(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|it| it.downcast_ref());
+    matches!(
+        cause,
+        Some(rustls::Error::InvalidMessage(
+            InvalidMessage::InvalidContentType
+        ))
+    )
+}
+
 /// What a connection was refused for, if it was for the certificate of the other side.
 pub fn objection(error: &io::Error) -> Option<String> {
     let cause = error.get_ref()?.downcast_ref::<rustls::Error>()?;
@@ -178,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_is_no_list_of_certificates_is_refused() {
-        let none = "there is no certificate in it";
+        let none = "there is no certificate in PEM form in it";
         let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         for pem in ["", "text\n", key] {
             assert_eq!(refusal(pem), none, "{pem}");

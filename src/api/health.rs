@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::Call;
 use super::json_response;
+use crate::error::Error;
 use crate::error::Result;
 use crate::http::Response;
 
@@ -13,6 +14,9 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     let data = match call.app.replica() {
         Some(replica) => {
             let behind = replica.seconds_behind();
+            if let Some(most) = seconds_behind_max(call)? {
+                refuse_behind(behind, most)?;
+            }
             json!({"replica": {"complete": replica.is_complete(), "secondsBehind": behind}})
         }
         None => {
@@ -22,6 +26,27 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     };
     let body = json!({"status": 200, "code": 200, "message": "API is healthy.", "data": data});
     Ok(json_response(200, &body))
+}
+
+/// `maxSecondsBehind`, for load balancers.
+fn seconds_behind_max(call: &Call<'_>) -> Result<Option<u64>> {
+    let pairs = call.query()?;
+    let Some((_, value)) = pairs.iter().find(|(name, _)| name == "maxSecondsBehind") else {
+        return Ok(None);
+    };
+    let seconds = value.parse();
+    seconds
+        .map(Some)
+        .map_err(|_| Error::invalid("maxSecondsBehind takes a number of seconds."))
+}
+
+fn refuse_behind(behind: Option<u64>, most: u64) -> Result<()> {
+    let state = match behind {
+        Some(behind) if behind <= most => return Ok(()),
+        Some(behind) => format!("is up to {behind} s behind its master"),
+        None => "has not everything yet that its master has".to_owned(),
+    };
+    Err(Error::unavailable(format!("This replica {state}.")))
 }
 
 /// A pointer for people who open the address in a browser.

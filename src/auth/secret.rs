@@ -8,10 +8,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use sha2::Digest as _;
-use sha2::Sha256;
-
 use crate::config::SECRET_BYTES_MIN;
+use crate::crypto::SigningKey;
 use crate::db::Database;
 use crate::error::Error;
 use crate::error::Result;
@@ -53,10 +51,7 @@ pub fn load(path: &Path) -> Result<Vec<u8>> {
 /// replicas and workers too. What is noted of it in `local.db` tells nothing about it.
 pub fn note(local: &Database, secret: &[u8]) -> Result<()> {
     const FACT: &str = "secret";
-    let hash = Sha256::new()
-        .chain_update(b"vski secret ")
-        .chain_update(secret);
-    let mark = ids::hex(&hash.finalize()[..8]);
+    let mark = ids::hex(&SigningKey::new(secret).sign(b"which secret this is")[..8]);
     match node::fact(local, FACT)? {
         Some(before) if before == mark => return Ok(()),
         Some(_) => log::warn(format_args!(

@@ -16,11 +16,13 @@ use std::time::Duration;
 use std::time::Instant;
 
 use super::Job;
+use super::lost;
 use super::manifest::Manifest;
 use super::manifest::Part;
 use super::manifest::SECRET;
 use super::refused;
 use super::storage;
+use crate::collections;
 use crate::crypto;
 use crate::crypto::Hasher;
 use crate::db;
@@ -36,9 +38,15 @@ use crate::files::Stored;
 use crate::files::journal::PAGE;
 use crate::files::table;
 use crate::ids;
+use crate::node;
+use crate::threads::Stop;
 
 /// How often a state is given up because a file of it has vanished, or definitions have changed.
 const TRIES: u32 = 20;
+/// A replica gets files after the databases that name them: how long to wait for these in all, and how often to
+/// look.
+const FILES_WAIT: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Between two words on how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Where a file is until it is whole.
@@ -46,6 +54,9 @@ const PARTIAL: &str = ".partial";
 
 /// Stands for a path and a content: half of their SHA-256, since there may be millions.
 type Mark = [u8; 16];
+
+/// The files that could not be had, and why.
+type Lost = Vec<(FilePath, Fate)>;
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +91,10 @@ pub struct Copier<'a> {
     pub copied: u64,
     pub copied_bytes: u64,
     told: Instant,
+    /// How long files may still be waited for.
+    patience: Duration,
+    /// How often tables may still be waited for that have not followed their definitions.
+    lags: u32,
 }
 
 impl<'a> Copier<'a> {
@@ -94,12 +109,24 @@ impl<'a> Copier<'a> {
             copied: 0,
             copied_bytes: 0,
             told: Instant::now(),
+            patience: Duration::ZERO,
+            lags: 0,
         }
+    }
+
+    fn is_replica(&self) -> bool {
+        let local = self.state.join(format!("{}.db", db::LOCAL));
+        db::still::open(&local, self.job.settings.prepare)
+            .is_ok_and(|local| node::is_replica_in(&local))
     }
 
     /// Copies everything, and notes what it was.
     pub fn run(&mut self, manifest: &mut Manifest) -> Result<()> {
         self.copy_database(db::LOCAL)?;
+        if self.is_replica() {
+            self.patience = FILES_WAIT;
+            self.lags = TRIES / 2;
+        }
         self.copy_default_and_tenants()?;
         self.copy_database(db::WORKFLOWS)?;
         self.copy_database(db::STATS)?;
@@ -142,19 +169,58 @@ impl<'a> Copier<'a> {
     }
 
     /// The databases that are not copied as this state of `default.db` defines them.
-    fn stale(&self, default: &Snapshot<'_>) -> Result<Vec<String>> {
+    fn stale(&mut self, default: &Snapshot<'_>) -> Result<Vec<String>> {
         let definitions = default.definitions_by_database()?;
         let mut names = db::names(self.job.data_dir)?;
         names.retain(|name| {
             let copied = self.definitions.get(name).copied().flatten();
             name != db::DEFAULT && definitions.get(name).copied() != copied
         });
+        if names.is_empty() && self.lags > 0 {
+            names = self.behind(default.connection())?;
+            if !names.is_empty() {
+                self.lags -= 1;
+                Stop::new().wait(LOOK_EVERY);
+            }
+        }
         Ok(names)
+    }
+
+    /// The databases whose copies do not have the tables yet that are defined.
+    fn behind(&self, default: &Connection) -> Result<Vec<String>> {
+        let mut behind = Vec::new();
+        for name in db::names(self.job.data_dir)? {
+            let copy = self.state.join(format!("{name}.db"));
+            if name == db::DEFAULT || !copy.exists() {
+                continue;
+            }
+            let copy = db::still::open(&copy, self.job.settings.prepare)?;
+            for collection in collections::settled_definitions(default, &name)? {
+                if !collections::is_applied(&copy, &collection)? {
+                    behind.push(name);
+                    break;
+                }
+            }
+        }
+        Ok(behind)
+    }
+
+    /// Without a database, a new backup would do away with the copy that the earlier one has of it.
+    fn refuse_lost(&self, default: &Connection) -> Result<()> {
+        let names = lost::databases(self.job.data_dir, default)?;
+        let Some(name) = names.first() else {
+            return Ok(());
+        };
+        Err(Error::unavailable(format!(
+            "{name}.db is missing from {}, or empty; there is no new backup. Put it back, or make and delete a \
+             database of that name; on a replica wait until it has arrived.",
+            self.job.data_dir.display()
+        )))
     }
 
     fn present_definitions(&self) -> Result<BTreeMap<String, u64>> {
         let path = db::default_file(self.job.data_dir);
-        if !path.exists() {
+        if !lost::has_content(self.job.data_dir, db::DEFAULT) {
             return Ok(BTreeMap::new());
         }
         let reader = PageReader::open_foreign(&path)?;
@@ -167,7 +233,7 @@ impl<'a> Copier<'a> {
         let target = self.state.join(format!("{name}.db"));
         self.named.remove(name);
         let copied = self.copy_state(name, &path, &target);
-        if path.is_file() {
+        if lost::is_there(self.job.data_dir, name) {
             return copied.context(format!("back up {name}"));
         }
         // It was deleted meanwhile, or has not arrived here yet.
@@ -181,10 +247,13 @@ impl<'a> Copier<'a> {
     }
 
     fn copy_state(&mut self, name: &str, path: &Path, target: &Path) -> Result<Vec<String>> {
-        if !path.is_file() {
+        if !lost::is_there(self.job.data_dir, name) {
             return Ok(Vec::new());
         }
         let reader = PageReader::open_foreign(path)?;
+        if !lost::has_content(self.job.data_dir, name) {
+            return Err(Error::unavailable(format!("{} is empty.", path.display())));
+        }
         let has_files = !self.job.is_bucket && db::is_valid_name(name) && {
             let snapshot = reader.snapshot()?;
             table::is_there(snapshot.connection())?
@@ -195,8 +264,8 @@ impl<'a> Copier<'a> {
         for attempt in 1..=TRIES {
             let snapshot = reader.snapshot()?;
             if has_files {
-                let (named, lost) = self.copy_files(name, snapshot.connection())?;
-                if attempt < TRIES && is_any_deleted(path, &lost)? {
+                let (named, lost, is_old) = self.copy_state_files(name, path, &snapshot)?;
+                if attempt < TRIES && is_old {
                     continue;
                 }
                 for (path, fate) in &lost {
@@ -209,6 +278,7 @@ impl<'a> Copier<'a> {
                 if !stale.is_empty() {
                     return Ok(stale);
                 }
+                self.refuse_lost(snapshot.connection())?;
             }
             failpoints::reach("backup-database");
             let file = create(target).map_err(|error| refused(self.job.dir, &error))?;
@@ -241,14 +311,28 @@ impl<'a> Copier<'a> {
         }
     }
 
-    /// Copies the files that a state names and that are not in the backup yet. Returns what it names, and
-    /// what could not be had.
-    fn copy_files(
+    /// The same as `copy_files`, waiting for what may yet come. True: some will not, since they were deleted.
+    fn copy_state_files(
         &mut self,
         name: &str,
-        connection: &Connection,
-    ) -> Result<(Named, Vec<(FilePath, Fate)>)> {
-        let (mut named, mut lost) = (Named::default(), Vec::new());
+        path: &Path,
+        snapshot: &Snapshot<'_>,
+    ) -> Result<(Named, Lost, bool)> {
+        loop {
+            let (named, lost) = self.copy_files(name, snapshot.connection())?;
+            let is_old = is_any_deleted(path, &lost)?;
+            if lost.is_empty() || is_old || self.patience.is_zero() {
+                return Ok((named, lost, is_old));
+            }
+            self.patience = self.patience.saturating_sub(LOOK_EVERY);
+            Stop::new().wait(LOOK_EVERY);
+        }
+    }
+
+    /// Copies the files that a state names and that are not in the backup yet. Returns what it names, and
+    /// what could not be had.
+    fn copy_files(&mut self, name: &str, connection: &Connection) -> Result<(Named, Lost)> {
+        let (mut named, mut lost) = (Named::default(), Lost::new());
         let mut after: Option<FilePath> = None;
         loop {
             let list = table::list(connection, name, after.as_ref(), PAGE)?;
@@ -439,7 +523,8 @@ fn word(fate: Fate) -> &'static str {
     }
 }
 
-fn create(path: &Path) -> io::Result<File> {
+/// An empty file that only its owner can read.
+pub fn create(path: &Path) -> io::Result<File> {
     File::options()
         .write(true)
         .create(true)

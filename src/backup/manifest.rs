@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::crypto;
 use crate::db;
@@ -90,6 +91,13 @@ impl Manifest {
         }
     }
 
+    /// Whether this directory has one, of whatever version: others have files of this name too.
+    pub fn is_in(dir: &Path) -> bool {
+        let text = fs::read(dir.join(FILE)).unwrap_or_default();
+        let json: Value = serde_json::from_slice(&text).unwrap_or_default();
+        json["vski"].is_string() && json["format"].is_u64()
+    }
+
     /// Reads that of a backup; none when there is no complete backup.
     pub fn read(dir: &Path) -> Result<Option<Manifest>> {
         let path = dir.join(FILE);
@@ -103,7 +111,12 @@ impl Manifest {
                 )));
             }
         };
-        let damaged = || Error::unavailable(format!("{} is damaged.", path.display()));
+        let damaged = || {
+            Error::unavailable(format!(
+                "{} is damaged; take another backup, or make a new one.",
+                path.display()
+            ))
+        };
         let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| damaged())?;
         if manifest.format != FORMAT {
             return Err(Error::unavailable(format!(

@@ -6,7 +6,7 @@
 //! manifest.json         which state counts, and the hashes of its parts; replaced last, in one step
 //! state-TIME/           every database as one file, and the secret
 //! storage/              the files of records, under the paths that they have in the data directory
-//! backup.lock           keeps a second backup out
+//! backup.lock           keeps a second backup out, and any while it is restored or checked
 //! ```
 //!
 //! The next backup into it writes another state beside the one that counts and adds files to the storage; a
@@ -31,13 +31,17 @@ use std::fs;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::clock;
 use crate::db;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::error::ResultExt as _;
 use crate::failpoints;
@@ -48,6 +52,7 @@ use manifest::Manifest;
 use manifest::STATE;
 
 mod copy;
+mod lost;
 mod manifest;
 pub mod restore;
 pub mod verify;
@@ -86,11 +91,17 @@ pub fn run(job: Job<'_>) -> Result<Summary> {
     let (data_dir, dir, is_bucket) = (job.data_dir, job.dir, job.is_bucket);
     refuse_inside(data_dir, dir)?;
     let _lock = take(dir)?;
-    let earlier = Manifest::read(dir).or_else(|error| {
-        (job.tell)(&format!("{error} Everything is copied again."));
-        Ok::<_, Error>(None)
-    })?;
-    remove_states(dir, earlier.as_ref().map(|it| it.state.as_str()))?;
+    let earlier = match Manifest::read(dir) {
+        Ok(earlier) => {
+            remove_states(dir, earlier.as_ref().map(|it| it.state.as_str()))?;
+            earlier
+        }
+        // One of the states may still be of use until there is a new one.
+        Err(error) => {
+            (job.tell)(&format!("{error} Everything is looked at again."));
+            None
+        }
+    };
     let time = clock::now();
     let name = format!("{STATE}{}", time.replace([':', '.'], ""));
     let state = dir.join(&name);
@@ -132,10 +143,21 @@ fn resolved(path: &Path) -> Result<PathBuf> {
     for ancestor in path.ancestors() {
         if let Ok(found) = ancestor.canonicalize() {
             let rest = path.strip_prefix(ancestor).unwrap_or(Path::new(""));
-            return Ok(found.join(rest));
+            return Ok(below(found, rest));
         }
     }
     Ok(path)
+}
+
+/// Follows a path on which nothing is there yet, so that no link can lead elsewhere.
+fn below(mut path: PathBuf, rest: &Path) -> PathBuf {
+    for component in rest.components() {
+        match component {
+            Component::ParentDir => drop(path.pop()),
+            other => path.push(other),
+        }
+    }
+    path
 }
 
 /// One in the other would copy itself, or be swept away with it.
@@ -154,9 +176,7 @@ fn refuse_inside(data_dir: &Path, dir: &Path) -> Result<()> {
 /// Takes a directory for a backup: a new one, an empty one, or one that holds backups already.
 fn take(dir: &Path) -> Result<File> {
     db::create_dir(dir)?;
-    let is_ours = [LOCK, manifest::FILE]
-        .iter()
-        .any(|name| dir.join(name).exists());
+    let is_ours = dir.join(LOCK).exists() || Manifest::is_in(dir);
     let mut entries = fs::read_dir(dir).context(format!("read {}", dir.display()))?;
     if !is_ours && entries.any(|entry| entry.is_ok_and(|it| it.file_name() != "lost+found")) {
         return Err(Error::conflict(format!(
@@ -169,15 +189,41 @@ fn take(dir: &Path) -> Result<File> {
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(0o600)
         .open(&path);
     let file = file.map_err(|error| refused(dir, &error))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(Error::new(
-            Kind::Conflict,
-            format!("Another backup into {} is under way.", dir.display()),
+    lock(dir, &file, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file)
+}
+
+/// Keeps backups out for as long as the result lives, since they remove what they replace. Where there is no
+/// lock, as on a medium that nobody writes to, there is none to keep out.
+fn hold(dir: &Path) -> Result<Option<File>> {
+    let path = dir.join(LOCK);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) => {
+            return match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
+                _ => Err(Error::unavailable(format!(
+                    "{} cannot be opened: {error}.",
+                    path.display()
+                ))),
+            };
+        }
+    };
+    lock(dir, &file, FlockOperation::NonBlockingLockShared)?;
+    Ok(Some(file))
+}
+
+fn lock(dir: &Path, file: &File, how: FlockOperation) -> Result<()> {
+    let dir = dir.display();
+    rustix::fs::flock(file, how).map_err(|error| match error {
+        Errno::WOULDBLOCK => Error::conflict(format!(
+            "Another vski backs up into {dir}, restores from it or checks it; try again when it has ended."
         )),
-    }
+        error => Error::unavailable(format!("{dir} cannot be locked: {error}.")),
+    })
 }
 
 /// Removes the states that do not count.

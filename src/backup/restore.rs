@@ -11,10 +11,13 @@
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::lchown;
 use std::path::Path;
 use std::path::PathBuf;
 
 use super::copy::copy;
+use super::copy::create;
 use super::manifest::Manifest;
 use super::refused;
 use super::storage;
@@ -55,6 +58,7 @@ pub fn run(
     tell: &mut dyn FnMut(&str),
 ) -> Result<Restored> {
     super::refuse_inside(data_dir, dir)?;
+    let _backup = super::hold(dir)?;
     let manifest = Manifest::read_existing(dir)?;
     if let Some(fault) = manifest.faults(dir).into_iter().next() {
         return Err(Error::unavailable(format!(
@@ -136,7 +140,10 @@ impl Work<'_> {
     fn fill(&mut self) -> Result<(u64, u64, u64)> {
         let state = self.manifest.state(self.dir);
         for part in &self.manifest.parts {
-            let copied = fs::copy(state.join(&part.name), self.staging.join(&part.name));
+            // Not with its permissions: the copy is for its owner to write, and for no one else to read.
+            let copied = File::open(state.join(&part.name)).and_then(|mut from| {
+                io::copy(&mut from, &mut create(&self.staging.join(&part.name))?)
+            });
             copied.map_err(|error| refused(self.staging, &error))?;
         }
         let mut total = (0, 0, 0);
@@ -149,6 +156,7 @@ impl Work<'_> {
             }
         }
         self.settle()?;
+        self.give().map_err(|error| refused(self.staging, &error))?;
         super::sync(self.staging)?;
         Ok(total)
     }
@@ -193,6 +201,19 @@ impl Work<'_> {
         }
     }
 
+    /// Lets root restore for the account of the server: it owns the directory.
+    fn give(&self) -> io::Result<()> {
+        let data_dir = self.staging.parent().unwrap_or(self.staging);
+        let owner = fs::metadata(data_dir)?;
+        match fs::metadata(self.staging)?.uid() {
+            0 if owner.uid() != 0 => {
+                lchown(data_dir.join("lock"), Some(owner.uid()), Some(owner.gid()))?;
+                give_all(self.staging, &owner)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Checks the databases, and lets what follows them notice that they are of another history.
     fn settle(&self) -> Result<()> {
         for part in &self.manifest.parts {
@@ -213,6 +234,16 @@ impl Work<'_> {
             false => Err(Error::unavailable("The backup has no default.db.")),
         }
     }
+}
+
+fn give_all(path: &Path, owner: &fs::Metadata) -> io::Result<()> {
+    lchown(path, Some(owner.uid()), Some(owner.gid()))?;
+    if fs::symlink_metadata(path)?.is_dir() {
+        for entry in fs::read_dir(path)? {
+            give_all(&entry?.path(), owner)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives everything its place in an empty directory.
@@ -256,7 +287,8 @@ fn replace(data_dir: &Path) -> Result<PathBuf> {
     fs::rename(&data_dir, &aside).map_err(|error| {
         let _ = fs::remove_dir_all(data_dir.join(db::RESTORING));
         Error::unavailable(format!(
-            "{} cannot be moved to {}: {error}. Nothing was changed.",
+            "{} cannot be moved to {}: {error}. Nothing was changed; move what is in it elsewhere, and restore \
+             without --replace.",
             data_dir.display(),
             aside.display()
         ))

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use super::lost;
 use super::manifest::Manifest;
 use super::storage;
 use crate::check::Check;
@@ -53,9 +54,16 @@ impl Look<'_> {
     fn database(&mut self, name: &str, faults: Result<Vec<String>>) -> Result<bool> {
         self.summary.databases += 1;
         // What cannot be read at all is the worst of findings, and no reason not to look at the others.
-        let faults = faults.unwrap_or_else(|error| vec![error.to_string()]);
+        let (kind, faults) = match faults {
+            Ok(faults) => ("damaged", faults),
+            // Where this user may not, or on a read-only medium: that says nothing of what is in it.
+            Err(error) if error.to_string().contains("unable to open") => {
+                ("unreadable", vec![error.to_string()])
+            }
+            Err(error) => ("damaged", vec![error.to_string()]),
+        };
         for fault in &faults {
-            self.found("damaged", &format!("{name}.db: {fault}"))?;
+            self.found(kind, &format!("{name}.db: {fault}"))?;
         }
         Ok(!faults.is_empty())
     }
@@ -94,11 +102,11 @@ pub fn data(
         tell,
         summary: Summary::default(),
     };
-    let served = db::names(data_dir)?;
+    let mut served = db::names(data_dir)?;
     let own = [db::LOCAL, db::WORKFLOWS, db::STATS];
     let (mut is_damaged, mut is_old) = (false, false);
     for name in served.iter().map(String::as_str).chain(own) {
-        if !data_dir.join(format!("{name}.db")).is_file() && name != db::DEFAULT {
+        if !lost::is_there(data_dir, name) && name != db::DEFAULT {
             continue;
         }
         let mut faults = Vec::new();
@@ -111,12 +119,21 @@ pub fn data(
     }
     if is_damaged || is_old {
         let why = match is_damaged {
-            true => "since a database is damaged",
+            true => "since a database is damaged or cannot be read",
             false => "since the data is that of an older vski: start the server once",
         };
         (look.tell)(&format!("Definitions and files were not looked at, {why}."))?;
         return Ok(look.summary);
     }
+    let mut missing = Vec::new();
+    with_state(data_dir, db::DEFAULT, settings, &mut |connection, _| {
+        missing = lost::databases(data_dir, connection)?;
+        Ok(())
+    })?;
+    for name in &missing {
+        look.found("missing", &format!("{name}.db"))?;
+    }
+    served.retain(|name| lost::has_content(data_dir, name));
     for name in &served {
         let mut list = Vec::new();
         with_state(data_dir, db::DEFAULT, settings, &mut |connection, _| {
@@ -128,6 +145,7 @@ pub fn data(
         })?;
     }
     if look.summary.found > 0 {
+        (look.tell)("Files were not looked at, since databases are not as they should be.")?;
         return Ok(look.summary);
     }
     let tell = look.tell;
@@ -157,6 +175,9 @@ fn with_state(
         )));
     }
     let reader = PageReader::open_foreign(&path)?;
+    if !lost::has_content(data_dir, name) {
+        return Err(Error::unavailable("The file is empty."));
+    }
     let snapshot = reader.snapshot()?;
     (settings.prepare)(snapshot.connection())?;
     body(snapshot.connection(), snapshot.user_version()?)
@@ -164,6 +185,7 @@ fn with_state(
 
 /// Looks at a backup: its parts, its databases, and every file that they name.
 pub fn backup(dir: &Path, settings: db::Settings, tell: Tell<'_>) -> Result<Summary> {
+    let _backup = super::hold(dir)?;
     let manifest = Manifest::read_existing(dir)?;
     let mut look = Look {
         tell,

@@ -24,6 +24,7 @@ Copies everything that belongs to DATA_DIR to DIR: all databases, the secret, an
 files of records; also while a server runs on it. The copy is one state, to which vski restore brings a data
 directory back. DIR is made when it is not there. When it holds an earlier backup, files that are in it stay
 and only new ones are copied; the earlier backup counts until the new one is complete and on the disk.
+A replica has what has arrived there: for files that are on their way a backup waits a while.
 
   --verify   reads the files that an earlier backup has left there, and copies those anew that are damaged
 
@@ -42,8 +43,8 @@ The hashes of the backup are compared first, and the databases are checked befor
 
   --replace   moves what is there aside, to DATA_DIR.before-TIME
 
-Replicas follow the restored master by themselves. Runs of workflows, webhooks and jobs that were pending go
-on, so calls that were made since the backup may be made again.
+What root restores belongs to the owner of DATA_DIR. Replicas follow the restored master by themselves. Runs of
+workflows, webhooks and jobs that were pending go on, so calls that were made since the backup may be made again.
 ";
 
 pub const CHECK_HELP: &str = "\
@@ -59,9 +60,7 @@ Prints a line for each finding and one that sums up. Exits with 1 when something
 
 pub fn backup(args: &[String]) -> Outcome {
     let parsed = parse(args, &[], &["verify"])?;
-    let [dir] = parsed.free.as_slice() else {
-        return Err(Failure::Usage("backup takes one DIR.".to_owned()));
-    };
+    let dir = one_dir(&parsed.free, "backup takes one DIR.")?;
     let data_dir = Config::load_data_dir(&parsed.flags)?;
     let is_bucket = Config::load_s3(&parsed.flags)?.is_some();
     refuse_empty(&data_dir)?;
@@ -89,9 +88,7 @@ pub fn backup(args: &[String]) -> Outcome {
 
 pub fn restore(args: &[String]) -> Outcome {
     let parsed = parse(args, &[], &["replace"])?;
-    let [dir] = parsed.free.as_slice() else {
-        return Err(Failure::Usage("restore takes one DIR.".to_owned()));
-    };
+    let dir = one_dir(&parsed.free, "restore takes one DIR.")?;
     let data_dir = Config::load_data_dir(&parsed.flags)?;
     let replaces = parsed.own.contains_key("replace");
     let restored = restore::run(Path::new(dir), &data_dir, replaces, SETTINGS, &mut tell)?;
@@ -127,14 +124,25 @@ pub fn check(args: &[String]) -> Outcome {
             let storage = Storage::look(&data_dir, s3.as_ref())?;
             verify::data(&data_dir, &storage, SETTINGS, &mut report)?
         }
-        [dir] => verify::backup(Path::new(dir), SETTINGS, &mut report)?,
-        _ => return Err(Failure::Usage("check takes one DIR at most.".to_owned())),
+        free => {
+            let dir = one_dir(free, "check takes one DIR at most.")?;
+            verify::backup(Path::new(dir), SETTINGS, &mut report)?
+        }
     };
     print(&format!(
         "{} databases and {} files with {} bytes looked at, {} findings.\n",
         summary.databases, summary.files, summary.bytes, summary.found
     ))?;
     complete(summary.found)
+}
+
+/// The one directory that is named. A variable that is not set names none.
+fn one_dir<'a>(free: &'a [String], rule: &str) -> Result<&'a str, Failure> {
+    match free {
+        [dir] if dir.is_empty() => Err(Failure::Usage("The name of DIR is empty.".to_owned())),
+        [dir] => Ok(dir),
+        _ => Err(Failure::Usage(rule.to_owned())),
+    }
 }
 
 fn complete(wrong: u64) -> Outcome {

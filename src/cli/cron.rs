@@ -17,6 +17,7 @@ use super::parse;
 use super::print;
 use super::refuse_empty;
 use super::replica::list as items;
+use super::replica::missed;
 use super::replica::row;
 use super::replica::show as text_of;
 use super::replica::table;
@@ -32,7 +33,6 @@ use crate::db::Role;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::error::ResultExt as _;
 use crate::node;
 use crate::replication::Client;
 
@@ -76,7 +76,7 @@ pub fn run(args: &[String]) -> Outcome {
         ("history", [name]) => history(&dir, name, &parsed),
         _ => Err(Failure::Usage(match verb {
             "list" => format!("list takes no argument {}.", words[0]),
-            _ => format!("{verb} takes one NAME."),
+            _ => format!("cron {verb} takes one NAME."),
         })),
     }
 }
@@ -165,10 +165,7 @@ fn run_now(dir: &Path, name: &str, parsed: &Parsed) -> Outcome {
     let client = Client::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
     let path = format!("/api/cron/{}/run", encode(name));
     let answer = watched(&Arc::new(client), |client| client.act(&path, &json!({})));
-    let answer = answer.context(format!(
-        "a server runs on {}, whose HOST, PORT and JWT_SECRET this needs",
-        dir.display()
-    ))?;
+    let answer = answer.map_err(|error| missed(error, dir))?;
     print(&format!(
         "Run {} of {name} has begun; vski cron history shows what it comes to.\n",
         text_of(&answer["id"])

@@ -17,6 +17,24 @@ use crate::replication::Client;
 use crate::threads;
 use crate::threads::Stop;
 
+/// Whether the error of a server that was asked may come from settings which are not the server's.
+fn is_a_stranger(error: &Error) -> bool {
+    ["cannot be reached", "answers 401", "the address of a vski"]
+        .iter()
+        .any(|it| error.message().contains(it))
+}
+
+/// An error of a server that is known to run on a data directory, with a hint when it was not met.
+pub fn missed(error: Error, dir: &Path) -> Error {
+    match is_a_stranger(&error) {
+        true => error.context(format!(
+            "a server runs on {}, whose HOST, PORT and JWT_SECRET this needs",
+            dir.display()
+        )),
+        false => error,
+    }
+}
+
 /// What a server says of replication, as tables.
 pub fn describe(status: &Value) -> String {
     match status["role"].as_str() {
@@ -33,6 +51,9 @@ fn describe_replica(status: &Value) -> String {
         show(&replica["master"]),
         show(&replica["masterSeen"]),
     );
+    if replica["connected"] == false {
+        text.push_str("NOT CONNECTED: what the master does is not heard of\n");
+    }
     if replica["complete"] != true {
         text.push_str("not everything has arrived since the start\n");
     }

@@ -22,6 +22,7 @@ use super::SETTINGS;
 use super::parse;
 use super::print;
 use super::replica::list as items;
+use super::replica::missed;
 use super::replica::row;
 use super::replica::show as text_of;
 use super::replica::table;
@@ -234,12 +235,8 @@ fn act(dir: &Path, verb: &str, parsed: &Parsed) -> Outcome {
             Place::Server(client) => {
                 let body = json!({"ids": runs, "version": version});
                 let path = format!("/api/workflow/bulk/{verb}");
-                watched(client, |client| client.act(&path, &body)).map_err(|error| {
-                    error.context(format!(
-                        "a server runs on {}, whose HOST, PORT and JWT_SECRET this needs",
-                        dir.display()
-                    ))
-                })?
+                watched(client, |client| client.act(&path, &body))
+                    .map_err(|error| missed(error, dir))?
             }
             Place::Here(_lock) => {
                 let reason = "\"\"".to_owned();

@@ -74,6 +74,15 @@ pub fn deleted_names(connection: &Connection, database: &str) -> Result<Vec<Stri
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
+/// The databases that have collections, each with when the newest of these was made.
+pub fn databases(connection: &Connection) -> Result<Vec<(String, String)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT database, max(created) FROM _collections WHERE deleted IS NULL GROUP BY database",
+    )?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// Forgets the deleted collections of a database.
 pub fn forget_deleted(tx: &Connection, database: &str) -> Result<()> {
     let sql = "DELETE FROM _collections WHERE database = ?1 AND deleted IS NOT NULL";

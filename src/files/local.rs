@@ -24,6 +24,7 @@ use super::incoming;
 use crate::clock;
 use crate::error::Error;
 use crate::error::Result;
+use crate::error::ResultExt as _;
 use crate::log;
 use crate::threads::lock;
 
@@ -66,7 +67,7 @@ impl Local {
             }
             Ok(())
         };
-        incoming::remove_old(&local.root)?;
+        incoming::remove_old(&local.root).context(format!("use {}", local.root.display()))?;
         prepare().map_err(|error| {
             Error::unavailable(format!("{} cannot be used: {error}.", local.root.display()))
         })?;

@@ -405,8 +405,14 @@ impl Client {
         }
     }
 
-    /// What to say when a connection failed for the certificate.
+    /// What to say when a connection failed for the certificate, or for having none.
     pub fn distrust(&self, error: &io::Error) -> Option<Error> {
+        if tls::is_other_protocol(error) {
+            return Some(Error::unavailable(format!(
+                "The server {} does not answer in TLS; its address may begin with http:.",
+                self.master_url
+            )));
+        }
         let why = tls::objection(error)?;
         let message = format!("The server {} is not trusted: {why}.", self.master_url);
         Some(Error::unavailable(message))
@@ -495,7 +501,14 @@ fn refused(mut response: Response<Body>) -> Error {
                 .to_owned()
         }
         (403, Some(master)) => format!(" MASTER_URL must be that of a master, here {master}."),
+        (404, _) if message.is_empty() || message.starts_with("There is nothing at this path") => {
+            " Is this the address of a vski, without a path?".to_owned()
+        }
         _ => String::new(),
+    };
+    let message = match message.as_str() {
+        "" => "nothing that vski would say.",
+        message => message,
     };
     Error::unavailable(format!("The server answers {status}: {message}{hint}"))
 }

@@ -214,14 +214,19 @@ pub fn listen(replica: &Replica, stop: &Stop) {
         match connect(replica) {
             Ok(socket) => {
                 failures = 0;
-                log::info(format_args!("listening to {}", replica.client.master_url));
+                log::info(format_args!("following {}", replica.client.master_url));
                 // Whatever happened while nobody listened.
                 replica.wake_for_all();
                 replica.set_connected(true);
                 let end = follow(socket, replica, stop);
                 replica.set_connected(false);
                 if !stop.is_set() {
-                    log::info(format_args!("not listening any more: {end}"));
+                    log::warn(format_args!(
+                        "lost the master {}: {end}",
+                        replica.client.master_url
+                    ));
+                    // If it cannot be reached at all, that is to be known at once.
+                    replica.wake_for_all();
                 }
             }
             Err(error) => log::debug(format_args!("listen to the master: {error}")),

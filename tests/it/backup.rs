@@ -21,6 +21,8 @@ use crate::support::server::VSKI;
 use crate::support::server::command;
 use crate::support::sqlite;
 
+/// Backups and data that lack something, or are read and replaced at the same time.
+mod damage;
 /// `vski restore`, and what follows a restored server.
 mod restore;
 
@@ -410,6 +412,17 @@ fn what_is_no_backup_or_no_place_for_one_is_refused() {
     std::fs::create_dir(&other).unwrap();
     std::fs::write(other.join("letter.txt"), "dear").unwrap();
     assert!(refused(dir, &["backup", shown(&other)]).contains("no backup"));
+    let roundabout = dir.join("none/../data/backup");
+    assert!(refused(dir, &["backup", shown(&roundabout)]).contains("inside each other"));
+    assert!(!inside.exists() && !dir.join("none").exists());
+    // Others have a manifest.json too.
+    let site = dir.join("site");
+    std::fs::create_dir_all(site.join("storage/a/b/c")).unwrap();
+    std::fs::write(site.join("storage/a/b/c/d"), "dear").unwrap();
+    std::fs::write(site.join("manifest.json"), r#"{"name": "a site"}"#).unwrap();
+    let before = tree(&site);
+    assert!(refused(dir, &["backup", shown(&site)]).contains("no backup"));
+    assert_eq!(tree(&site), before);
     let backup = dir.join("backup");
     let words = ["backup", shown(&backup), "--data-dir", "/nowhere"];
     assert!(refused(dir, &words).contains("no data in /nowhere"));
@@ -421,6 +434,9 @@ fn what_is_no_backup_or_no_place_for_one_is_refused() {
         &["restore"],
         &["restore", "a", "--x"],
         &["check", "a", "b"],
+        &["backup", ""],
+        &["restore", ""],
+        &["check", ""],
     ] {
         assert_eq!(vski(dir, words, &[]).status.code(), Some(2), "{words:?}");
     }

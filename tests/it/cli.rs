@@ -7,6 +7,7 @@ use std::process::Stdio;
 use super::support::Dir;
 use super::support::server::Server;
 use super::support::server::command;
+use super::support::wait_until;
 
 fn run(dir: &Dir, args: &[&str], stdin: &str) -> Output {
     run_with(dir, args, stdin, &[])

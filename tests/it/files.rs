@@ -30,6 +30,8 @@ mod check;
 mod deletion;
 /// Forms that come slowly, or with files for what takes none.
 mod forms;
+/// Files that no record names.
+mod leftover;
 /// What replicas are told.
 mod replicas;
 /// What is particular to buckets.
@@ -576,39 +578,3 @@ on_both!(
     protected_files_ask_for_whoever_may_view_the_record,
     a_kill_in_the_middle_leaves_no_record_without_its_file,
 );
-
-/// Deleting them at once would make a slip with a copy of a database final.
-#[test]
-fn files_wait_for_the_database_that_names_them() {
-    let site = server(Place::Local);
-    let api = site.api();
-    let body = form(&[("doc", Some("a.txt"), b"early")]);
-    send(&api, "POST", DOCS, &body).expect(200);
-    let data = site.dir().join("data");
-    let (older, newer) = (data.join("older"), data.join("newer"));
-    let copy = |to: &Path| {
-        sqlite(&data.join("default.db"))
-            .execute("VACUUM INTO ?1", [to.to_str().unwrap()])
-            .unwrap();
-    };
-    let put = |mut site: Site, from: &Path| {
-        site.signal("TERM");
-        site.wait();
-        for suffix in ["-wal", "-shm"] {
-            let _ = std::fs::remove_file(data.join(format!("default.db{suffix}")));
-        }
-        std::fs::rename(from, data.join("default.db")).unwrap();
-        site.restart()
-    };
-    copy(&older);
-    let body = form(&[("doc", Some("b.txt"), b"late")]);
-    let late = send(&api, "POST", DOCS, &body).expect(200).json;
-    copy(&newer);
-    let site = put(site, &older);
-    wait_until("it is found", || unnamed(&site) == 1);
-    assert_eq!(site.api().get(&link(&late, &late["doc"])).status, 404);
-    let site = put(site, &newer);
-    wait_until("it is known again", || unnamed(&site) == 0);
-    let reply = site.api().get(&link(&late, &late["doc"])).expect(200);
-    assert_eq!(reply.body, b"late");
-}

@@ -366,7 +366,7 @@ fn every_option_is_in_the_readme() {
 
 /// The variables of the option table, from its source.
 fn option_names() -> Vec<String> {
-    let text = read("src/config.rs");
+    let text = read("src/config/options.rs");
     let table = text.split("pub const OPTIONS").nth(1).unwrap();
     let table = table.split("];").next().unwrap();
     let names: Vec<String> = table

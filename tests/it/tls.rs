@@ -89,7 +89,7 @@ fn a_replica_follows_and_is_woken_over_tls() {
         follower
             .log()
             .iter()
-            .any(|it| it.contains("listening to https://"))
+            .any(|it| it.contains("following https://"))
     });
     assert!(follower.log().iter().any(|it| {
         it.contains("trusting the authorities of SSL_CERT_FILE alone certificates=1 ignored=0")
@@ -324,10 +324,13 @@ fn a_start_with_no_usable_certificates_is_refused() {
             dir.path().to_str().unwrap().to_owned(),
             "it cannot be read: ",
         ),
-        (write("empty", ""), "there is no certificate in it."),
+        (
+            write("empty", ""),
+            "there is no certificate in PEM form in it.",
+        ),
         (
             write("text", "no certificate"),
-            "there is no certificate in it.",
+            "there is no certificate in PEM form in it.",
         ),
         (
             write("cut", &format!("{good}{cut}")),

@@ -1,16 +1,27 @@
 //! `vski restore`: what it refuses, what it leaves when it is killed, and who follows a restored server.
 
+use std::fs::Permissions;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::chown;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::DOCS;
 use super::add;
+use super::busy;
 use super::compared;
 use super::docs;
 use super::fine;
 use super::flip;
+use super::redefine;
 use super::refused;
 use super::serve;
 use super::shown;
@@ -22,6 +33,7 @@ use crate::support::cluster;
 use crate::support::cluster::converge;
 use crate::support::cluster::data;
 use crate::support::cluster::replica;
+use crate::support::pause;
 use crate::support::server::Server;
 use crate::support::wait_until;
 use crate::support::worker;
@@ -88,6 +100,81 @@ fn find_aside(dir: &Path) -> Vec<PathBuf> {
     entries
         .filter(|it| shown(it).contains("data.before-"))
         .collect()
+}
+
+/// The mode and the owner of each file and folder below one.
+fn rights(root: &Path) -> Vec<(PathBuf, u32, u32)> {
+    let (mut found, mut folders) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let data = entry.metadata().unwrap();
+            if data.is_dir() {
+                folders.push(entry.path());
+            }
+            found.push((entry.path(), data.mode() & 0o777, data.uid()));
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_restored_belongs_to_the_owner_of_the_directory_alone() {
+    let server = Server::start();
+    docs(&server.admin(), "");
+    add(&server.api(), DOCS, "one");
+    let backup = server.dir().join("backup");
+    fine(server.dir(), &["backup", shown(&backup)]);
+    // As copies on other media are: nobody may write them, everybody may read them.
+    for (path, ..) in rights(&backup) {
+        if path.is_file() {
+            std::fs::set_permissions(&path, Permissions::from_mode(0o444)).unwrap();
+        }
+    }
+    let dir = Dir::new();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let is_root = std::fs::metadata(&data).unwrap().uid() == 0;
+    let owner = match is_root {
+        true => 65_534,
+        false => std::fs::metadata(&data).unwrap().uid(),
+    };
+    chown(&data, Some(owner), None).unwrap();
+    for words in [
+        &["restore", shown(&backup)][..],
+        &["restore", shown(&backup), "--replace"],
+    ] {
+        fine(dir.path(), words);
+        assert_eq!(std::fs::metadata(&data).unwrap().uid(), owner);
+        for (path, mode, uid) in rights(&data) {
+            let wanted = if path.is_dir() { 0o700 } else { 0o600 };
+            assert_eq!((mode, uid), (wanted, owner), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_backup_of_a_replica_waits_for_what_is_on_its_way() {
+    let master = cluster::master();
+    docs(&master.admin(), "");
+    let shop = json!({"name": "shop"});
+    master.admin().post("/api/databases", shop).expect(200);
+    let follower = replica(&master);
+    converge(&master, &follower);
+    wait_until("the shop is there", || {
+        data(&follower).join("shop.db").exists()
+    });
+    let (kept, stop) = (Mutex::default(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| busy(&master.api(), "a", &kept, &stop));
+        scope.spawn(|| redefine(&master.admin(), &stop));
+        for at in 0..4 {
+            let backup = follower.dir().join(format!("backup{at}"));
+            pause(Duration::from_millis(100));
+            fine(follower.dir(), &["backup", shown(&backup)]);
+            fine(follower.dir(), &["check", shown(&backup)]);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

@@ -200,6 +200,15 @@ fn a_replica_without_its_master_serves_what_it_has() {
         .expect(503);
     assert!(reply.header("Retry-After").is_some(), "{reply:?}");
     empty.api().get("/api/health").expect(200);
+    // What a load balancer asks, of one that has everything and of one that has nothing.
+    let ready = "/api/health?maxSecondsBehind=3600";
+    api.get(ready).expect(200);
+    let refused = empty.api().get(ready).expect(503);
+    assert_eq!(
+        refused.json["message"],
+        "This replica has not everything yet that its master has."
+    );
+    api.get("/api/health?maxSecondsBehind=soon").expect(400);
     assert!(empty.stop().success());
 }
 
