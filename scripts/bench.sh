@@ -14,6 +14,7 @@ all servers in turns, and prints one table: medians, ratios to PocketBase, CPU p
 request, memory, sizes, and the goals.
 
   --quick         one run of 2 s at 16 and 64 connections, no uploads
+  --brief         64 connections, and a short table: that of the README
   --only A,B      only these cases: health get list list_nototal list_page list_idx
                   list_idx_nototal create download_1MiB upload_1MiB
   --conns A,B     connections (default 16,64,256,1000)
@@ -75,7 +76,7 @@ passed_on=()
 while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) usage; exit 0 ;;
-        --quick) passed_on+=("$1") ;;
+        --quick | --brief) passed_on+=("$1") ;;
         --fetch-only) fetch_only=yes ;;
         --files) files=yes ;;
         --binary | --only | --conns | --runs | --dur | --servers | --rounds)

@@ -27,13 +27,14 @@ def options():
     p.add_argument("--vski")
     p.add_argument("--out")
     p.add_argument("--quick", action="store_true")
+    p.add_argument("--brief", action="store_true")
     p.add_argument("--only", default="")
     p.add_argument("--servers", default="pocketbase,vski,vski-normal")
     p.add_argument("--conns")
     p.add_argument("--runs")
     p.add_argument("--dur")
     o = p.parse_args()
-    o.conns = numbers("--conns", o.conns or ("16,64" if o.quick else "16,64,256,1000"))
+    o.conns = numbers("--conns", o.conns or ("16,64" if o.quick else "64" if o.brief else "16,64,256,1000"))
     o.runs = numbers("--runs", o.runs)[0] if o.runs else (1 if o.quick else 3)
     o.dur = numbers("--dur", o.dur)[0] if o.dur else (2 if o.quick else 6)
     o.starts = 3 if o.quick else 10
@@ -158,7 +159,8 @@ def run(o, servers, folder):
     for s in servers:
         memory = proc_memory(s.pid)
         processes[s.name].update(rss_after_mb=memory["now"], rss_peak_mb=memory["peak"], disk_mb=disk_mb(s.folder))
-    text = about.replace("\n", "  \n") + "\n\n" + report.table([s.name for s in servers], results, processes)
+    text = about.replace("\n", "  \n") + "\n\n" + (
+        report.brief if o.brief else report.table)([s.name for s in servers], results, processes)
     with open(os.path.join(o.out, "bench.md"), "w", encoding="utf-8") as f:
         f.write(text + "\n")
     save(os.path.join(o.out, "bench.json"), {

@@ -487,7 +487,7 @@ def run(o, folder):
                 b.drop_all()
     finally:
         b.drop_all()
-    text = about.replace("\n", "  \n") + "\n\n" + report.markdown([["measure", "result", "goal", "met"], *b.rows])
+    text = about.replace("\n", "  \n") + "\n\n" + report.markdown([["measure", "result", "goal", "met"], *b.rows], {0, 2, 3})
     with open(os.path.join(o.out, "bench-replication.md"), "w", encoding="utf-8") as f:
         f.write(text + "\n")
     print("\n" + text)

@@ -15,6 +15,7 @@ PROCESS_ROWS = [  # key, heading, unit, limit
     ("binary_mb", "binary (the goal is for the static one)", "MB", 6),
     ("disk_mb", "data directory after the load", "MB", None),
 ]
+CPU_ROWS = ["get", "create"]  # of the brief table
 BASELINE = "pocketbase"
 OURS = "vski"
 
@@ -87,13 +88,33 @@ def table(names, results, processes):
         values = {n: processes.get(n, {}).get(key) for n in names}
         if any(v is not None for v in values.values()):
             rows.append(row_of(f"{heading}, {unit}", values, base_name, limit_goal(limit)))
-    return markdown(rows)
+    last = len(rows[0]) - 1
+    return markdown(rows, {0, last - 1, last})
 
 
-def markdown(rows):
+def brief(names, results, processes):
+    """Markdown: one line for each case, requests per second; and what the processes take."""
+    base_name = BASELINE if BASELINE in names else names[0]
+    rows = [["", *names]]
+    for (case, connections), measured in results.items():
+        values = {n: measured[n]["rps"] if n in measured else None for n in names}
+        rows.append(row_of(f"{case} at {connections}, requests/s", values, base_name, [])[:-2])
+    for case in CPU_ROWS:
+        for (name, connections), measured in results.items():
+            if name == case:
+                values = {n: measured[n]["cpu_us"] if n in measured else None for n in names}
+                rows.append(row_of(f"{case} at {connections}, CPU us/request", values, base_name, [])[:-2])
+    for key, heading, unit, _ in PROCESS_ROWS:
+        values = {n: processes.get(n, {}).get(key) for n in names}
+        if any(v is not None for v in values.values()):
+            rows.append(row_of(f"{heading.split(' (')[0]}, {unit}", values, base_name, [])[:-2])
+    return markdown(rows, {0})
+
+
+def markdown(rows, texts):
+    """`texts` are the columns of words; the others hold numbers."""
     width = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(w) if c in (0, len(width) - 2, len(width) - 1) else cell.rjust(w)
+    lines = ["| " + " | ".join(cell.ljust(w) if c in texts else cell.rjust(w)
                                for c, (cell, w) in enumerate(zip(r, width))) + " |" for r in rows]
-    rule = "|" + "|".join(("-" * (w + 1) + ("-" if c in (0, len(width) - 2, len(width) - 1) else ":"))
-                          for c, w in enumerate(width)) + "|"
+    rule = "|" + "|".join("-" * (w + 1) + ("-" if c in texts else ":") for c, w in enumerate(width)) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
