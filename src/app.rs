@@ -1,9 +1,11 @@
 //! The whole: what every request is served with.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::auth;
 use crate::auth::Auth;
+use crate::backup::lost;
 use crate::clock;
 use crate::clock::DAY_MS;
 use crate::collections::Catalog;
@@ -95,6 +97,20 @@ pub struct App {
     pub node_id: String,
 }
 
+/// A database whose file is gone serves nothing, and says nothing until somebody asks for it.
+fn tell_lost(data_dir: &Path, databases: &Databases) -> Result<()> {
+    let lost = databases
+        .default()
+        .read(|it| lost::databases(data_dir, it))?;
+    for name in lost {
+        log::error(format_args!(
+            "{name}.db is missing from {}, or empty, and has collections; put it back, or restore a backup",
+            data_dir.display()
+        ));
+    }
+    Ok(())
+}
+
 impl App {
     /// Opens the data directory and starts what sends mail and what owns the sockets. `routes` has the
     /// names that requests are counted under.
@@ -119,6 +135,9 @@ impl App {
         // Told of databases in which a call waits, by whoever has queued it.
         let calls = Arc::new(Signal::default());
         node::take_role(databases.local(), role, is_new)?;
+        if role == Role::Master {
+            tell_lost(&config.data_dir, &databases)?;
+        }
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
         let catalog = Arc::new(catalog);
         let events = Arc::new(Events::new(Arc::clone(&calls)));

@@ -214,7 +214,9 @@ fn refuse_known(data_dir: &Path, email: &str) -> Result<()> {
         .any(|admin| admin.email == email);
     default.close()?;
     match is_known {
-        true => Err(Error::conflict("There is an admin with this address already.")),
+        true => Err(Error::conflict(
+            "There is an admin with this address already.",
+        )),
         false => Ok(()),
     }
 }

@@ -52,7 +52,7 @@ use manifest::Manifest;
 use manifest::STATE;
 
 mod copy;
-mod lost;
+pub mod lost;
 mod manifest;
 pub mod restore;
 pub mod verify;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::fs::File;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -19,6 +20,7 @@ use super::vski;
 use crate::support::Dir;
 use crate::support::server::Server;
 use crate::support::sqlite_for_writing;
+use crate::support::wait_until;
 
 #[test]
 fn a_database_that_is_lost_is_found_and_its_copy_stays() {
@@ -63,6 +65,16 @@ fn a_database_that_is_lost_is_found_and_its_copy_stays() {
         fs::rename(&aside, &file).unwrap();
     }
     fine(dir.path(), &["check"]);
+    // The server serves the others, and says so.
+    fs::rename(path("shop.db"), &aside).unwrap();
+    let server = Server::from_parts((Arc::clone(&dir), Vec::new()));
+    wait_until("it names what is lost", || {
+        let log = server.log();
+        log.iter()
+            .any(|it| it.contains(" error shop.db is missing"))
+    });
+    server.into_parts();
+    fs::rename(&aside, path("shop.db")).unwrap();
     fs::write(path("default.db"), "").unwrap();
     let output = vski(dir.path(), &["check"], &[]);
     assert!(text(&output.stdout).contains("default.db: The file is empty."));
