@@ -97,6 +97,28 @@ pub struct App {
     pub node_id: String,
 }
 
+/// Takes the data directory for this role, and says what is odd about it.
+fn open_databases(config: &Config, role: Role) -> Result<Databases> {
+    let settings = db::Settings {
+        role,
+        synchronous: config.synchronous,
+        prepare: records::register,
+    };
+    let is_new = !db::default_file(&config.data_dir).exists();
+    if is_new {
+        log::info(format_args!(
+            "no data in {}: beginning anew",
+            config.data_dir.display()
+        ));
+    }
+    let databases = Databases::open(&config.data_dir, settings)?;
+    node::take_role(databases.local(), role, is_new)?;
+    if role == Role::Master {
+        tell_lost(&config.data_dir, &databases)?;
+    }
+    Ok(databases)
+}
+
 /// A database whose file is gone serves nothing, and says nothing until somebody asks for it.
 fn tell_lost(data_dir: &Path, databases: &Databases) -> Result<()> {
     let lost = databases
@@ -119,25 +141,9 @@ impl App {
             Some(_) => Role::Replica,
             None => Role::Master,
         };
-        let settings = db::Settings {
-            role,
-            synchronous: config.synchronous,
-            prepare: records::register,
-        };
-        let is_new = !db::default_file(&config.data_dir).exists();
-        if is_new {
-            log::info(format_args!(
-                "no data in {}: beginning anew",
-                config.data_dir.display()
-            ));
-        }
-        let databases = Arc::new(Databases::open(&config.data_dir, settings)?);
+        let databases = Arc::new(open_databases(config, role)?);
         // Told of databases in which a call waits, by whoever has queued it.
         let calls = Arc::new(Signal::default());
-        node::take_role(databases.local(), role, is_new)?;
-        if role == Role::Master {
-            tell_lost(&config.data_dir, &databases)?;
-        }
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
         let catalog = Arc::new(catalog);
         let events = Arc::new(Events::new(Arc::clone(&calls)));
