@@ -21,6 +21,7 @@ use crate::events::Events;
 use crate::files::Files;
 use crate::files::Journal;
 use crate::files::cleanup;
+use crate::files::scrub::Arrival;
 use crate::log;
 use crate::mail::Mailer;
 use crate::node;
@@ -271,8 +272,12 @@ impl App {
                 downloads.mend(remote);
             }
         };
-        let have_arrived = self.replica().is_none_or(|replica| replica.has_all_files());
-        if let Err(error) = scrub.step(&self.databases, storage, &mend, have_arrived, stop) {
+        let arrival = match self.replica() {
+            None => Arrival::Own,
+            Some(replica) if replica.has_all_files() => Arrival::Complete,
+            Some(_) => Arrival::UnderWay,
+        };
+        if let Err(error) = scrub.step(&self.databases, storage, &mend, arrival, stop) {
             log::warn(format_args!("scrub files: {error}"));
         }
     }

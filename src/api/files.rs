@@ -142,8 +142,7 @@ fn part(call: &Call<'_>, path: &FilePath, stored: &Stored, etag: &str) -> Result
         content => content,
     };
     let Some(content) = content else {
-        return Err(Error::unavailable("The file is not here; try again later.")
-            .context(format!("file {path} is missing in the storage")));
+        return Err(missing(call, path)?);
     };
     let response = Response::with_stream(status, content, length);
     Ok(match status {
@@ -155,6 +154,22 @@ fn part(call: &Call<'_>, path: &FilePath, stored: &Stored, etag: &str) -> Result
             )
         }
         _ => response,
+    })
+}
+
+/// Why a file cannot be had that had a row a moment ago.
+fn missing(call: &Call<'_>, path: &FilePath) -> Result<Error> {
+    let row = call
+        .database()?
+        .read(|it| table::find(it, &path.collection, &path.record, &path.name))?;
+    Ok(match (row, call.app.replica()) {
+        // It was deleted meanwhile.
+        (None, _) => no_file(),
+        (Some(_), Some(_)) => {
+            Error::unavailable("This replica has not received the file yet; try again.")
+        }
+        (Some(_), None) => Error::unavailable("The file is not here; try again later.")
+            .context(format!("file {path} is missing in the storage")),
     })
 }
 

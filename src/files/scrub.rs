@@ -5,6 +5,7 @@
 //! the disk all along. How far a round has come is noted in `local.db`, so that a restart goes on.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -35,6 +36,17 @@ const DAMAGED_MAX: usize = 100;
 /// Fact in `local.db`: the database, hash, record and name that a round has come to.
 const PLACE: &str = "files_scrubbed";
 
+/// What a file that is not there means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// A master has what it has.
+    Own,
+    /// A replica has had every file; one of a change of now may be on its way all the same.
+    Complete,
+    /// Files are on their way to a replica.
+    UnderWay,
+}
+
 /// What was found, and where the round is.
 #[derive(Default)]
 pub struct Scrub {
@@ -52,17 +64,18 @@ struct State {
     looked_at: u64,
     /// Damaged or missing, with a word for which.
     damaged: BTreeMap<FilePath, &'static str>,
+    /// Were missing on a replica, and are fetched; the next round tells whether they came.
+    awaited: BTreeSet<FilePath>,
 }
 
 impl Scrub {
-    /// Reads some files. Those that are not as they were stored are noted, and handed to `mend`. A file
-    /// that is missing counts only where all `have_arrived`.
+    /// Reads some files. Those that are not as they were stored are noted, and handed to `mend`.
     pub fn step(
         &self,
         databases: &Databases,
         storage: &Storage,
         mend: &dyn Fn(Remote),
-        have_arrived: bool,
+        arrival: Arrival,
         stop: &Stop,
     ) -> Result<()> {
         let mut state = lock(&self.state);
@@ -81,8 +94,8 @@ impl Scrub {
                 continue;
             };
             cost += remote.size + FILE_COST;
-            if have_arrived || storage.size(&remote.path)?.is_some() {
-                state.look(databases, storage, mend, remote)?;
+            if arrival != Arrival::UnderWay || storage.size(&remote.path)?.is_some() {
+                state.look(databases, storage, mend, arrival, remote)?;
             }
         }
         let [sha256, record, name] = &state.after;
@@ -171,11 +184,13 @@ impl State {
         databases: &Databases,
         storage: &Storage,
         mend: &dyn Fn(Remote),
+        arrival: Arrival,
         remote: Remote,
     ) -> Result<()> {
         self.looked_at += 1;
         if storage.holds(&remote)? {
             self.damaged.remove(&remote.path);
+            self.awaited.remove(&remote.path);
             return Ok(());
         }
         // It may have gone meanwhile, or on a replica not have come yet.
@@ -190,7 +205,13 @@ impl State {
             Some(_) => "damaged",
             None => "missing",
         };
-        if self.damaged.len() < DAMAGED_MAX && self.damaged.insert(path.clone(), word) != Some(word)
+        let may_come = arrival != Arrival::Own
+            && word == "missing"
+            && self.awaited.len() < DAMAGED_MAX
+            && self.awaited.insert(path.clone());
+        if !may_come
+            && self.damaged.len() < DAMAGED_MAX
+            && self.damaged.insert(path.clone(), word) != Some(word)
         {
             log::error(format_args!("file {path} is {word} in the storage"));
         }
