@@ -1,6 +1,7 @@
 //! The command line: which command, with which flags, and what is printed.
 //!
-//! The only file that prints to stdout. Wrong use exits with 2, a command that fails with 1.
+//! The only file that prints to stdout. Wrong use, and a server with wrong settings, exit with 2, after which systemd
+//! does not try again; a command that fails exits with 1.
 
 use std::collections::HashMap;
 use std::io::BufRead as _;
@@ -24,6 +25,7 @@ use crate::config::Config;
 use crate::config::OPTIONS;
 use crate::db;
 use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::error::ResultExt as _;
 use crate::files::FilePath;
@@ -48,6 +50,8 @@ const COMMIT: Option<&str> = option_env!("VSKI_COMMIT");
 pub enum Failure {
     /// Used wrongly; the text says how it is used.
     Usage(String),
+    /// A server was to start with settings that are wrong: trying again will not help.
+    Settings(Error),
     /// It was tried and failed.
     Failed(Error),
     /// What it has to say about that is said already.
@@ -61,6 +65,10 @@ impl Failure {
         match self {
             Failure::Usage(text) => {
                 let _ = writeln!(stderr, "vski: {text}\nvski help shows how it is used.");
+                ExitCode::from(2)
+            }
+            Failure::Settings(error) => {
+                let _ = writeln!(stderr, "vski: {error}");
                 ExitCode::from(2)
             }
             Failure::Failed(error) => {
@@ -115,13 +123,18 @@ fn serve(args: &[String]) -> Outcome {
     if let Some(extra) = free.first() {
         return Err(Failure::Usage(format!("serve takes no argument {extra}.")));
     }
-    let config = Config::load(&flags)?;
+    let settled = |failure| match failure {
+        Failure::Failed(error) if error.kind() == Kind::Invalid => Failure::Settings(error),
+        failure => failure,
+    };
+    let config = Config::load(&flags).map_err(|error| settled(error.into()))?;
     let is_clean = server::run(&config, |addr| {
         print(&format!(
             "vski {VERSION} listening on http://{addr}, data in {}\n",
             config.data_dir.display()
         ))
-    })?;
+    })
+    .map_err(settled)?;
     if is_clean { Ok(()) } else { Err(Failure::Told) }
 }
 

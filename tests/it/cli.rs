@@ -98,13 +98,13 @@ fn a_wrong_setting_is_refused_with_its_name_its_value_and_what_it_takes() {
         ("TOKEN_HOURS", "never"),
         ("MAX_CONNECTIONS", "-1"),
     ] {
-        let line = refusal(&run_with(&dir, &["serve"], "", &[(name, value)]), 1);
+        let line = refusal(&run_with(&dir, &["serve"], "", &[(name, value)]), 2);
         assert!(
             line.contains(&format!("{name}={value}: it takes")),
             "{line}"
         );
     }
-    let flag = refusal(&run(&dir, &["serve", "--port", "99999"], ""), 1);
+    let flag = refusal(&run(&dir, &["serve", "--port", "99999"], ""), 2);
     assert!(flag.contains("PORT=99999"), "{flag}");
 }
 
@@ -121,7 +121,7 @@ fn more_connections_than_descriptors_are_refused() {
         .env("PORT", "0")
         .output()
         .unwrap();
-    let line = refusal(&shell, 1);
+    let line = refusal(&shell, 2);
     assert!(
         line.contains("MAX_CONNECTIONS=1024") && line.contains("256"),
         "{line}"
@@ -189,12 +189,12 @@ fn settings_may_be_in_a_file() {
 
     made("PORT=none\n");
     let flags = ["serve", "--env-file", path];
-    let line = refusal(&run(&own, &flags, ""), 1);
+    let line = refusal(&run(&own, &flags, ""), 2);
     assert!(line.contains("PORT=none"), "{line}");
-    let line = refusal(&run_with(&own, &flags, "", &[("PORT", "nil")]), 1);
+    let line = refusal(&run_with(&own, &flags, "", &[("PORT", "nil")]), 2);
     assert!(line.contains("PORT=nil"), "{line}");
     made("PORT=0\nJWT_SECRET 1234\n");
-    let line = refusal(&run(&own, &flags, ""), 1);
+    let line = refusal(&run(&own, &flags, ""), 2);
     assert!(line.contains("line 2") && !line.contains("1234"), "{line}");
     std::fs::remove_file(&file).unwrap();
     let line = refusal(&run(&own, &flags, ""), 1);
@@ -221,7 +221,7 @@ fn flags_win_over_the_environment() {
             "",
             &[("THREADS", "4")],
         ),
-        1,
+        2,
     );
     assert!(line.contains("THREADS=none"), "{line}");
 }
