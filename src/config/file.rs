@@ -13,7 +13,7 @@ use crate::error::Result;
 /// Reads the file. Names that are no options are in the result too: they may be for other programs.
 pub fn read(path: &Path) -> Result<HashMap<String, String>> {
     let text = std::fs::read_to_string(path).map_err(|error| {
-        Error::unavailable(format!(
+        Error::invalid(format!(
             "ENV_FILE={} cannot be read: {error}.",
             path.display()
         ))

@@ -197,7 +197,7 @@ fn settings_may_be_in_a_file() {
     let line = refusal(&run(&own, &flags, ""), 2);
     assert!(line.contains("line 2") && !line.contains("1234"), "{line}");
     std::fs::remove_file(&file).unwrap();
-    let line = refusal(&run(&own, &flags, ""), 1);
+    let line = refusal(&run(&own, &flags, ""), 2);
     assert!(
         line.contains("ENV_FILE=") && line.contains("No such file"),
         "{line}"

@@ -69,7 +69,7 @@ fn refusal(settings: &[(&str, &str)]) -> String {
         has_ended
     });
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     String::from_utf8(output.stderr).unwrap()
 }
 
