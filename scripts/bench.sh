@@ -13,13 +13,14 @@ Fetches PocketBase, builds vski, fills both, measures cold starts and then each 
 all servers in turns, and prints one table: medians, ratios to PocketBase, CPU per
 request, memory, sizes, and the goals.
 
-  --quick         one run of 2 s at 16 and 64 connections, no uploads
-  --brief         64 connections, and a short table: that of the README
+  --quick         one run of 2 s at 16 and 64 connections
+  --brief         runs of 4 s at 64 connections, and a short table: that of the README
   --only A,B      only these cases: health get list list_nototal list_page list_idx
-                  list_idx_nototal create download_1MiB upload_1MiB
+                  list_idx_nototal create download_1MiB upload_1MiB; uploads come only when they
+                  are named, and write up to 3 GB a second: for them rather --files
   --conns A,B     connections (default 16,64,256,1000)
   --runs N        runs of each case (default 3), of which the medians are shown
-  --dur N         seconds of a run (default 6)
+  --dur N         seconds of a run (default 6, 4 with --brief)
   --servers A,B   default pocketbase,vski,vski-normal (vski-normal: DB_SYNCHRONOUS=normal);
                   there is pocketbase-nologs too, with its request logs off
   --binary PATH   this vski and no build
