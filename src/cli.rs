@@ -338,24 +338,39 @@ fn split_without(args: &[String]) -> std::result::Result<(Vec<String>, Vec<Strin
     Ok((others, without))
 }
 
-/// One line of stdin; at a terminal it is asked for and not shown.
+/// One line of stdin; at a terminal it is asked for twice and not shown.
 fn read_password() -> Result<String> {
     let stdin = std::io::stdin();
-    let before = termios::tcgetattr(&stdin).ok();
-    if let Some(before) = &before {
-        let mut stderr = std::io::stderr().lock();
-        let _ = write!(stderr, "Password: ");
-        let mut silent = before.clone();
-        silent.local_modes.remove(termios::LocalModes::ECHO);
-        termios::tcsetattr(&stdin, termios::OptionalActions::Flush, &silent)?;
+    let Ok(before) = termios::tcgetattr(&stdin) else {
+        return read_line();
+    };
+    let mut silent = before.clone();
+    silent.local_modes.remove(termios::LocalModes::ECHO);
+    termios::tcsetattr(&stdin, termios::OptionalActions::Flush, &silent)?;
+    let lines = ask("Password: ").and_then(|first| Ok((first, ask("Again: ")?)));
+    termios::tcsetattr(&stdin, termios::OptionalActions::Flush, &before)?;
+    match lines? {
+        (first, second) if first == second => Ok(first),
+        _ => Err(Error::invalid(
+            "The two passwords differ; nothing was done.",
+        )),
     }
+}
+
+fn ask(what: &str) -> Result<String> {
+    let mut stderr = std::io::stderr().lock();
+    let _ = write!(stderr, "{what}");
+    let line = read_line();
+    let _ = writeln!(stderr);
+    line
+}
+
+fn read_line() -> Result<String> {
     let mut line = String::new();
-    let result = stdin.lock().read_line(&mut line);
-    if let Some(before) = &before {
-        termios::tcsetattr(&stdin, termios::OptionalActions::Flush, before)?;
-        let _ = writeln!(std::io::stderr().lock());
-    }
-    result.context("read the password")?;
+    std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .context("read the password")?;
     Ok(line.trim_end_matches(['\n', '\r']).to_owned())
 }
 
@@ -448,7 +463,7 @@ const ADMIN_HELP: &str = "\
 Usage: vski admin create EMAIL | password EMAIL | delete EMAIL | list  [--data-dir DIR]
 
 Works on the data directory itself, also while a server runs on it. Passwords are read from stdin:
-one line, not shown at a terminal.
+one line; at a terminal they are asked for twice and not shown.
 ";
 
 const FILES_HELP: &str = "\

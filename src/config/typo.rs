@@ -19,6 +19,11 @@ fn meant(name: &str) -> Option<&'static str> {
         return None;
     }
     let plain = |name: &str| name.to_ascii_uppercase().replace('-', "_");
+    // As many programs have it.
+    if let Some(rest) = name.strip_prefix("VSKI_") {
+        let mut options = OPTIONS.iter().map(|option| option.variable);
+        return options.find(|option| *option == rest);
+    }
     let close = |option: &&str| {
         plain(name) == **option
             || plain(name).replace('_', "") == option.replace('_', "")
@@ -59,6 +64,9 @@ mod tests {
             ("JWT_SECRETS", Some("JWT_SECRET")),
             ("MASTER_ULR", Some("MASTER_URL")),
             ("port", Some("PORT")),
+            ("VSKI_PORT", Some("PORT")),
+            ("VSKI_LOG", Some("LOG")),
+            ("VSKI_TOKEN", None),
             ("PORT", None),
             ("PATH", None),
             ("HOME", None),

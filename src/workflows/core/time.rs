@@ -102,6 +102,7 @@ impl Core {
     /// Runs whose worker has not been heard of in time become ready again.
     fn take_back(&mut self, db: &Connection, now: i64, out: &mut Vec<Output>) -> Result<bool> {
         let expired = self.leases.expired(now, AT_A_TIME);
+        let (mut lost, mut example) = (0, String::new());
         for run in &expired {
             let Some(held) = self.leases.remove(*run) else {
                 continue;
@@ -117,7 +118,13 @@ impl Core {
             }
             if !held.is_cancelled {
                 self.alone(db, now, *run, out, |tx| give_up(tx, *run, &held))?;
+                (lost, example) = (lost + 1, held.run);
             }
+        }
+        if lost > 0 {
+            log::warn(format_args!(
+                "workers were not heard of in time, others get their runs count={lost} run={example}"
+            ));
         }
         Ok(expired.len() == AT_A_TIME)
     }
