@@ -133,13 +133,28 @@ impl Sync {
                 // What was named may not be named again.
                 due = due.min(now + RETRY.min(self.replica.interval));
             }
+            if is_full && is_good {
+                self.note_proofs();
+            }
             if is_full || self.saved.elapsed() >= SAVE_EVERY {
                 self.save();
             } else if !self.unsaved.is_empty() {
                 due = due.min(now + SAVE_EVERY);
             }
         }
+        self.note_proofs();
         self.save();
+    }
+
+    /// Until when everything here was known to be all that the master had: to be saved for databases that do not change,
+    /// too.
+    fn note_proofs(&mut self) {
+        let mut state = lock(&self.replica.state);
+        let heard_ms = state.heard_ms;
+        for (name, position) in &mut state.positions {
+            position.synced_ms = position.synced_ms.max(heard_ms);
+            self.unsaved.insert(name.clone());
+        }
     }
 
     /// Brings along these databases, or all. Returns whether everything went well.

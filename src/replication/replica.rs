@@ -81,7 +81,7 @@ pub struct State {
     is_connected: bool,
     /// When the master, which tells every change, was last heard with nothing left to do, in
     /// milliseconds since 1970.
-    heard_ms: i64,
+    pub heard_ms: i64,
 }
 
 /// What is going on with one database.

@@ -177,9 +177,21 @@ fn a_replica_without_its_master_serves_what_it_has() {
     open_collection(&master.admin(), "books");
     let follower = replica(&master);
     converge(&master, &follower);
+    // That nothing has changed since is worth remembering, too.
+    let synced = |server: &Server| {
+        database(server, "default")["synced"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let before = synced(&follower);
+    wait_until("it was looked at again", || synced(&follower) > before);
+    let before = synced(&follower);
+    let (dir, settings) = follower.into_parts();
     drop(master);
 
-    let follower = follower.restart();
+    let follower = Server::from_parts((dir, settings));
+    assert!(synced(&follower) >= before);
     let api = follower.api();
     api.get("/api/collections/books/records").expect(200);
     wait_until("it says that the master is away", || {
