@@ -127,13 +127,14 @@ operator_script() {
 # vski with the account, the data and the settings of the service: vskictl admin list,
 # vskictl replica status, vskictl backup DIR. Run as root or as $account.
 set -eu
+PATH=\$PATH:/usr/sbin:/sbin
 settings=$config_to
 if [ "\$(id -un)" != $account ] && [ "\$(id -u)" -ne 0 ]; then
     echo "vskictl: run it as root or as $account" >&2
     exit 1
 fi
 command=\${1:-help} data=
-if ! grep -q '^DATA_DIR=' "\$settings"; then
+if ! grep -Eq '^[[:space:]]*DATA_DIR[[:space:]]*=[[:space:]]*[^[:space:]]' "\$settings"; then
     data=DATA_DIR=$state_dir
 fi
 # Nothing else of the caller's variables: the service does not have them either.

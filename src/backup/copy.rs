@@ -318,14 +318,16 @@ impl<'a> Copier<'a> {
         path: &Path,
         snapshot: &Snapshot<'_>,
     ) -> Result<(Named, Lost, bool)> {
+        let (mut named, mut lost) = self.copy_files(name, snapshot.connection())?;
         loop {
-            let (named, lost) = self.copy_files(name, snapshot.connection())?;
             let is_old = is_any_deleted(path, &lost)?;
             if lost.is_empty() || is_old || self.patience.is_zero() {
                 return Ok((named, lost, is_old));
             }
-            self.patience = self.patience.saturating_sub(LOOK_EVERY);
+            let begun = Instant::now();
             Stop::new().wait(LOOK_EVERY);
+            (named, lost) = self.copy_files(name, snapshot.connection())?;
+            self.patience = self.patience.saturating_sub(begun.elapsed());
         }
     }
 

@@ -42,6 +42,7 @@ use rustix::io::Errno;
 use crate::clock;
 use crate::db;
 use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::error::ResultExt as _;
 use crate::failpoints;
@@ -197,7 +198,7 @@ fn take(dir: &Path) -> Result<File> {
 }
 
 /// Keeps backups out for as long as the result lives, since they remove what they replace. Where there is no
-/// lock, as on a medium that nobody writes to, there is none to keep out.
+/// lock or none can be taken, as on a medium that nobody writes to, there is none to keep out.
 fn hold(dir: &Path) -> Result<Option<File>> {
     let path = dir.join(LOCK);
     let file = match File::open(&path) {
@@ -212,8 +213,11 @@ fn hold(dir: &Path) -> Result<Option<File>> {
             };
         }
     };
-    lock(dir, &file, FlockOperation::NonBlockingLockShared)?;
-    Ok(Some(file))
+    match lock(dir, &file, FlockOperation::NonBlockingLockShared) {
+        Err(error) if error.kind() == Kind::Conflict => Err(error),
+        Err(_) => Ok(None),
+        Ok(()) => Ok(Some(file)),
+    }
 }
 
 fn lock(dir: &Path, file: &File, how: FlockOperation) -> Result<()> {

@@ -75,12 +75,15 @@ pub fn run(
     }
     // No server runs on it, and none starts: neither where it is now nor where it is to be.
     let _lock = db::lock_dir(data_dir)?;
+    // At once, so that a restore that fails does not keep the server out either.
+    give_all(&data_dir.join("lock"), data_dir)?;
     let staging = data_dir.join(db::RESTORING);
     remove(&staging)?;
     db::create_dir(&staging)?;
     let _next = db::lock_dir(&staging)?;
     let mut work = Work {
         dir,
+        data_dir,
         staging: &staging,
         manifest: &manifest,
         settings,
@@ -130,6 +133,7 @@ fn remove(folder: &Path) -> Result<()> {
 /// Filling the folder that becomes the data.
 struct Work<'a> {
     dir: &'a Path,
+    data_dir: &'a Path,
     staging: &'a Path,
     manifest: &'a Manifest,
     settings: db::Settings,
@@ -156,7 +160,7 @@ impl Work<'_> {
             }
         }
         self.settle()?;
-        self.give().map_err(|error| refused(self.staging, &error))?;
+        give_all(self.staging, self.data_dir)?;
         super::sync(self.staging)?;
         Ok(total)
     }
@@ -201,19 +205,6 @@ impl Work<'_> {
         }
     }
 
-    /// Lets root restore for the account of the server: it owns the directory.
-    fn give(&self) -> io::Result<()> {
-        let data_dir = self.staging.parent().unwrap_or(self.staging);
-        let owner = fs::metadata(data_dir)?;
-        match fs::metadata(self.staging)?.uid() {
-            0 if owner.uid() != 0 => {
-                lchown(data_dir.join("lock"), Some(owner.uid()), Some(owner.gid()))?;
-                give_all(self.staging, &owner)
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Checks the databases, and lets what follows them notice that they are of another history.
     fn settle(&self) -> Result<()> {
         for part in &self.manifest.parts {
@@ -236,11 +227,20 @@ impl Work<'_> {
     }
 }
 
-fn give_all(path: &Path, owner: &fs::Metadata) -> io::Result<()> {
+/// Lets root restore for the account of the server, which owns the directory.
+fn give_all(path: &Path, data_dir: &Path) -> Result<()> {
+    let owner = fs::metadata(data_dir).context("look at the data directory")?;
+    match rustix::process::geteuid().is_root() && owner.uid() != 0 {
+        true => give(path, &owner).context(format!("give {} to its owner", path.display())),
+        false => Ok(()),
+    }
+}
+
+fn give(path: &Path, owner: &fs::Metadata) -> io::Result<()> {
     lchown(path, Some(owner.uid()), Some(owner.gid()))?;
     if fs::symlink_metadata(path)?.is_dir() {
         for entry in fs::read_dir(path)? {
-            give_all(&entry?.path(), owner)?;
+            give(&entry?.path(), owner)?;
         }
     }
     Ok(())

@@ -2,7 +2,9 @@
 //! line can have the settings of the service.
 //!
 //! One `NAME=value` a line; empty lines and those that begin with `#` or `;` are passed over. A value may stand
-//! between quotes; within double ones `\` takes the next character as it is.
+//! between quotes. Outside of quotes `\` takes the next character as it is; within double ones it does so before
+//! `"`, `\`, `` ` `` and `$`, and else stays; within single ones it is a character like others. A value ends with its
+//! line: what systemd would go on with on the next one, behind a `\` or in open quotes, is refused.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -41,21 +43,27 @@ fn pair(line: &str) -> Option<(String, String)> {
     Some((name.to_owned(), unquote(value.trim_start())?))
 }
 
-/// None: a quote that is not closed, or something behind it.
+/// None: a quote that is not closed, something behind it, or a `\` at the end.
 fn unquote(value: &str) -> Option<String> {
     if let Some(rest) = value.strip_prefix('\'') {
         let inner = rest.strip_suffix('\'')?;
         return (!inner.contains('\'')).then(|| inner.to_owned());
     }
-    let Some(rest) = value.strip_prefix('"') else {
-        return Some(value.to_owned());
-    };
-    let (mut text, mut chars) = (String::new(), rest.chars());
+    let quoted = value.strip_prefix('"');
+    let (mut text, mut chars) = (String::new(), quoted.unwrap_or(value).chars());
     loop {
-        match chars.next()? {
-            '\\' => text.push(chars.next()?),
-            '"' => return chars.next().is_none().then_some(text),
-            c => text.push(c),
+        match (chars.next(), quoted) {
+            (None, None) => return Some(text),
+            (None, Some(_)) => return None,
+            (Some('"'), Some(_)) => return chars.next().is_none().then_some(text),
+            (Some('\\'), _) => {
+                let next = chars.next()?;
+                if quoted.is_some() && !"\"\\`$".contains(next) {
+                    text.push('\\');
+                }
+                text.push(next);
+            }
+            (Some(c), _) => text.push(c),
         }
     }
 }
@@ -75,6 +83,9 @@ mod tests {
             (r#"A="b c""#, Some("b c")),
             (r#"A="b \"c\\""#, Some(r#"b "c\"#)),
             ("A='b \\ \"c'", Some("b \\ \"c")),
+            (r"A=C:\\d\e", Some(r"C:\de")),
+            (r#"A="a\b\$\`""#, Some(r"a\b$`")),
+            (r"A=b\", None),
             ("A='b", None),
             ("A=\"b", None),
             ("A=\"b\" c", None),

@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use super::FilePath;
 use super::Remote;
 use super::Storage;
+use super::Stored;
 use super::table;
 use crate::db::Database;
 use crate::db::Databases;
@@ -176,6 +177,10 @@ impl State {
             cost += bytes + files * FILE_COST;
         }
         self.bytes_per_step = (cost / STEPS).max(BYTES_MIN);
+        // Rounds do not come by what is deleted.
+        let is_kept = |path: &FilePath| !matches!(stored(databases, path), Ok(None));
+        self.damaged.retain(|path, _| is_kept(path));
+        self.awaited.retain(is_kept);
         Ok(())
     }
 
@@ -195,10 +200,9 @@ impl State {
         }
         // It may have gone meanwhile, or on a replica not have come yet.
         let path = &remote.path;
-        let row = databases.get(&path.database).and_then(|it| {
-            it.read(|it| table::find(it, &path.collection, &path.record, &path.name))
-        });
-        if row?.is_none_or(|stored| stored.sha256 != remote.sha256) {
+        let row = stored(databases, path)?;
+        if row.is_none_or(|stored| stored.sha256 != remote.sha256) {
+            self.awaited.remove(path);
             return Ok(());
         }
         let word = match storage.size(path)? {
@@ -217,5 +221,15 @@ impl State {
         }
         mend(remote);
         Ok(())
+    }
+}
+
+/// What is to be there now; none of a database that is gone.
+fn stored(databases: &Databases, path: &FilePath) -> Result<Option<Stored>> {
+    match databases.get(&path.database) {
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        database => {
+            database?.read(|it| table::find(it, &path.collection, &path.record, &path.name))
+        }
     }
 }

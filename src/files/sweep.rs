@@ -81,6 +81,8 @@ impl Sweep<'_> {
         }
         let name = path.to_string();
         let found_ms = self.known.get(&name).copied();
+        // A clock that was ahead then begins the wait again.
+        let found_ms = found_ms.filter(|found_ms| *found_ms <= self.now_ms);
         if found_ms.is_none_or(|found_ms| self.now_ms - found_ms < PATIENCE_MS) {
             self.wait(path, name, found_ms);
             return Ok(());

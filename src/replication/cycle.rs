@@ -63,6 +63,8 @@ pub struct Sync {
     /// Positions that are not written down.
     unsaved: BTreeSet<String>,
     saved: Instant,
+    /// When the master was asked last what it has, in milliseconds since 1970.
+    listed_ms: i64,
     storage: Arc<Storage>,
     /// None when the files lie in a bucket.
     files: Option<Files>,
@@ -102,6 +104,7 @@ impl Sync {
             missing: BTreeSet::new(),
             unsaved: BTreeSet::new(),
             saved: Instant::now(),
+            listed_ms: 0,
         })
     }
 
@@ -146,8 +149,8 @@ impl Sync {
         self.save();
     }
 
-    /// Until when everything here was known to be all that the master had: to be saved for databases that do not change,
-    /// too.
+    /// Until when everything here was known to be all that the master had: to be saved for databases that
+    /// do not change, too.
     fn note_proofs(&mut self) {
         let mut state = lock(&self.replica.state);
         let heard_ms = state.heard_ms;
@@ -159,7 +162,6 @@ impl Sync {
 
     /// Brings along these databases, or all. Returns whether everything went well.
     fn cycle(&mut self, names: Option<&BTreeSet<String>>) -> bool {
-        lock(&self.replica.state).is_busy = true;
         let result = match names {
             None => self.everything(),
             Some(names) => self.some(names),
@@ -176,10 +178,13 @@ impl Sync {
             if state.error.as_deref() != Some(error.message()) {
                 log::warn(format_args!("sync: {error}"));
             }
-        } else if state.error.is_some() {
+        } else if names.is_none() && state.error.is_some() {
             log::info(format_args!("sync: all is well again"));
         }
-        state.error = error;
+        // What is well with some databases says nothing of the others.
+        if names.is_none() || error.is_some() {
+            state.error = error;
+        }
         result.is_ok()
     }
 
@@ -189,7 +194,9 @@ impl Sync {
             state.full_begun += 1;
             state.full_begun
         };
+        let asked_ms = clock::now_ms();
         let list = self.context.client.list()?;
+        self.listed_ms = asked_ms;
         lock(&self.replica.state).master_seen_ms = Some(clock::now_ms());
         if list.schema != db::schema_versions() {
             let is_newer = list.schema > db::schema_versions();
@@ -278,6 +285,11 @@ impl Sync {
 
     fn bring(&mut self, entry: &Entry, moved: &mut Vec<String>, failed: &mut Option<Error>) {
         self.loading.remove(&entry.name);
+        // What has come to the master since the question may not be in the answer.
+        let asked_ms = match entry.is_full {
+            true => self.listed_ms,
+            false => clock::now_ms(),
+        };
         let result = self.fetch(entry).and_then(|found| match found {
             Found::Newer(fetched) => self.apply(entry, fetched).map(Some),
             Found::Same(position) => Ok(Some(position)),
@@ -285,6 +297,12 @@ impl Sync {
                 self.loading.insert(entry.name.clone(), entry.clone());
                 Ok(None)
             }
+        });
+        let result = result.map(|position| {
+            position.map(|it| Position {
+                synced_ms: asked_ms,
+                ..it
+            })
         });
         self.settle(entry, result, moved, failed);
     }
@@ -310,6 +328,7 @@ impl Sync {
     fn note_master(&self, entry: &Entry) {
         let mut state = lock(&self.replica.state);
         let status = state.of(&entry.name);
+        status.is_whole = false;
         status.master_version = status.master_version.max(entry.version);
         if entry.is_full {
             status.master_version = entry.version;
@@ -364,9 +383,9 @@ impl Sync {
             status.transfer = None;
         }
         match result {
-            Ok(Some(mut position)) => {
-                position.synced_ms = clock::now_ms();
+            Ok(Some(position)) => {
                 status.error = None;
+                status.is_whole = true;
                 status.master_version = status.master_version.max(position.version);
                 let is_same = before.as_ref().is_some_and(|before| {
                     (before.epoch, before.version) == (position.epoch, position.version)

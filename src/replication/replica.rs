@@ -67,6 +67,7 @@ pub struct State {
     pub is_complete: bool,
     /// When the master answered last, in milliseconds since 1970.
     pub master_seen_ms: Option<i64>,
+    /// Why the last full cycle came to nothing, or one for some databases since.
     pub error: Option<String>,
     pub cycles: u64,
     pub failures: u64,
@@ -75,7 +76,7 @@ pub struct State {
     pub full_done: u64,
     /// The databases of the master, as it listed them last.
     pub listed: BTreeSet<String>,
-    /// A cycle is under way.
+    /// A cycle is under way or about to begin.
     pub is_busy: bool,
     /// Changes are heard of at once.
     is_connected: bool,
@@ -93,6 +94,8 @@ pub struct Status {
     pub failures: u64,
     pub repairs: u64,
     pub transfer: Option<Transfer>,
+    /// When the master was asked last, it had nothing that is not here.
+    pub is_whole: bool,
 }
 
 /// A stream on its way.
@@ -235,12 +238,13 @@ impl Replica {
         lock(&self.state).is_connected = is_connected;
     }
 
-    /// The master is there and has told nothing that is not done.
+    /// The master is there. When nothing that it has told is left to do and every database is whole, then
+    /// everything is here that it has.
     pub fn hear(&self) {
         let wanted = lock(&self.wanted);
+        let is_idle = wanted.names.is_empty() && !wanted.everything;
         let mut state = lock(&self.state);
-        if wanted.names.is_empty() && !wanted.everything && !state.is_busy && state.error.is_none()
-        {
+        if is_idle && !state.is_busy && state.error.is_none() && state.is_whole() {
             state.heard_ms = clock::now_ms();
         }
     }
@@ -374,11 +378,14 @@ impl Replica {
                 return Task::Stop;
             }
             let now = Instant::now();
+            // Between being taken and being done there must be no moment in which it seems done.
             if wanted.everything || due <= now {
                 *wanted = Wanted::default();
+                lock(&self.state).is_busy = true;
                 return Task::Everything;
             }
             if !wanted.names.is_empty() {
+                lock(&self.state).is_busy = true;
                 return Task::Some(std::mem::take(&mut wanted.names));
             }
             let next = more_due.map_or(due, |more_due| more_due.min(due));
@@ -398,7 +405,7 @@ impl State {
         let state = match &status {
             _ if status.transfer.is_some() && version.is_none() => "loading",
             Status { error: Some(_), .. } => "failing",
-            _ if version.is_some_and(|version| version >= status.master_version) => "current",
+            _ if status.is_whole => "current",
             _ => "behind",
         };
         DatabaseStatus {
@@ -412,6 +419,12 @@ impl State {
             failures: status.failures,
             repairs: status.repairs,
         }
+    }
+
+    /// No database is failing, on its way or not looked at yet.
+    fn is_whole(&self) -> bool {
+        let mut names = self.positions.keys().chain(&self.listed);
+        names.all(|name| self.status.get(name).is_some_and(|it| it.is_whole))
     }
 
     /// What is going on with a database.

@@ -61,6 +61,8 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 const LISTEN: Duration = Duration::from_millis(250);
 /// Without a sign of life for this long the connection is given up; the master pings every 20 s.
 const SILENCE: Duration = Duration::from_secs(50);
+/// A connection that lasted so long is worth the next one at once.
+const LASTING: Duration = Duration::from_secs(10);
 /// Pauses between attempts to connect.
 const PAUSES: [u64; 5] = [1, 1, 2, 3, 5];
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -213,13 +215,16 @@ pub fn listen(replica: &Replica, stop: &Stop) {
     while !stop.is_set() {
         match connect(replica) {
             Ok(socket) => {
-                failures = 0;
+                let begun = Instant::now();
                 log::info(format_args!("following {}", replica.client.master_url));
                 // Whatever happened while nobody listened.
                 replica.wake_for_all();
                 replica.set_connected(true);
                 let end = follow(socket, replica, stop);
                 replica.set_connected(false);
+                if begun.elapsed() >= LASTING {
+                    failures = 0;
+                }
                 if !stop.is_set() {
                     log::warn(format_args!(
                         "lost the master {}: {end}",

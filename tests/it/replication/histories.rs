@@ -4,6 +4,7 @@ use std::io::Seek as _;
 use std::io::SeekFrom;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -14,6 +15,7 @@ use crate::support::cluster::database;
 use crate::support::cluster::limited;
 use crate::support::cluster::open_collection;
 use crate::support::cluster::replica;
+use crate::support::pause;
 use crate::support::server::Server;
 use crate::support::sqlite_for_writing;
 use crate::support::wait_until;
@@ -257,4 +259,51 @@ fn a_full_disk_stops_a_replica_from_following_but_not_from_serving() {
         converge(&master, &follower);
     }
     assert_eq!(database(&follower, "default")["repairs"], 0);
+}
+
+#[test]
+fn a_replica_that_lacks_one_database_does_not_pass_for_up_to_date() {
+    let (master, follower) = cluster();
+    let admin = master.admin();
+    admin
+        .post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
+    let wares =
+        json!({"name": "wares", "createRule": "", "fields": [{"name": "title", "type": "text"}]});
+    admin.post("/db/shop/api/collections", wares).expect(200);
+    converge(&master, &follower);
+    let follower = limited(follower.restart_with("SYNC_INTERVAL", "3600"), 2048);
+    let digits = |n: u32| n.wrapping_mul(0x9e37_79b1).to_string();
+    let title: String = (0..50_000).map(digits).collect();
+    for _ in 0..10 {
+        let body = json!({"title": title});
+        admin
+            .post("/db/shop/api/collections/wares/records", body)
+            .expect(200);
+    }
+    wait_until("one database cannot follow", || {
+        database(&follower, "shop")["state"] == "failing"
+    });
+
+    // The master pings every 20 seconds, and changes of the other database arrive all along.
+    let health = |path: &str| follower.api().get(path);
+    let mut behind = 0;
+    for n in 0..75 {
+        fill(&master, &format!("s{n}x"), 1);
+        let reply = health("/api/health").expect(200);
+        let now = &reply.json["data"]["replica"]["secondsBehind"];
+        let now = now.as_u64().unwrap();
+        assert!(now >= behind, "{now} after {behind}");
+        behind = now;
+        pause(Duration::from_millis(300));
+    }
+    assert_eq!(database(&follower, "default")["state"], "current");
+    health("/api/health?maxSecondsBehind=15").expect(503);
+
+    let follower = follower.restart();
+    converge(&master, &follower);
+    wait_until("it is up to date", || {
+        let late = "/api/health?maxSecondsBehind=15";
+        follower.api().get(late).status == 200
+    });
 }
