@@ -1,18 +1,17 @@
 //! Collections: list, create, get, change, delete.
 
 use serde_json::Value;
-use serde_json::json;
 
 use super::Call;
 use super::json_response;
 use super::parameter;
 use super::records::number;
+use super::records::page;
 use crate::collections::Collection;
 use crate::error::Error;
 use crate::error::Result;
 use crate::filter;
 use crate::http::Response;
-use crate::records::PER_PAGE_MAX;
 
 /// The collections of the database in the envelope of every list: the page that is asked for, or
 /// all in one.
@@ -26,21 +25,14 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
     let collections = call.collections()?;
     let mut all: Vec<&Collection> = collections.all().into_iter().map(AsRef::as_ref).collect();
     sort(&mut all, parameter(&pairs, "sort").unwrap_or_default())?;
-    let page = number(&pairs, "page", 1)?.max(1);
-    let per_page = match number(&pairs, "perPage", 0)? {
-        0 => (all.len() as u64).max(1),
-        number => number.min(PER_PAGE_MAX),
-    };
-    let before = usize::try_from((page - 1).saturating_mul(per_page)).unwrap_or(usize::MAX);
-    let shown = all.iter().skip(before).take(per_page as usize);
+    let mut page = page(&pairs)?;
+    if number(&pairs, "perPage", 0)? == 0 {
+        page.size = (all.len() as u64).max(1);
+    }
+    let before = usize::try_from(page.skip()).unwrap_or(usize::MAX);
+    let shown = all.iter().skip(before).take(page.size as usize);
     let items: Vec<Value> = shown.map(|collection| collection.to_json()).collect();
-    let body = json!({
-        "page": page,
-        "perPage": per_page,
-        "totalItems": all.len(),
-        "totalPages": (all.len() as u64).div_ceil(per_page),
-        "items": items,
-    });
+    let body = page.envelope(all.len() as u64, &items);
     Ok(json_response(200, &body))
 }
 

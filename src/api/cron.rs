@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::Call;
 use super::json_response;
-use super::records::number;
+use super::records::page;
 use crate::clock;
 use crate::cron::Action;
 use crate::cron::Job;
@@ -17,9 +17,8 @@ use crate::db::Connection;
 use crate::db::Role;
 use crate::error::Result;
 use crate::http::Response;
+use crate::http::page::Page;
 use crate::ids;
-use crate::records::PER_PAGE;
-use crate::records::PER_PAGE_MAX;
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let jobs = call.app.databases.default().read(store::jobs)?;
@@ -96,22 +95,12 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
 
 /// The last runs on this node, the newest first.
 pub fn runs(call: &Call<'_>) -> Result<Response> {
-    let pairs = call.query()?;
-    let page = number(&pairs, "page", 1)?.max(1);
-    let per_page = match number(&pairs, "perPage", PER_PAGE)? {
-        0 => PER_PAGE,
-        count => count.min(PER_PAGE_MAX),
-    };
+    let page = page(&call.query()?)?;
     let id = find(call)?.id;
-    let skip = (page - 1).saturating_mul(per_page);
     let local = call.app.databases.local();
-    let (runs, total) = local.snapshot(|db| store::runs(db, &id, skip, per_page))?;
+    let (runs, total) = local.snapshot(|db| store::runs(db, &id, page))?;
     let items: Vec<Value> = runs.iter().map(run_json).collect();
-    let body = json!({
-        "page": page, "perPage": per_page, "totalItems": total,
-        "totalPages": total.div_ceil(per_page), "items": items,
-    });
-    Ok(json_response(200, &body))
+    Ok(json_response(200, &page.envelope(total, &items)))
 }
 
 /// The job that the path names, by id or by name.
@@ -150,7 +139,7 @@ pub fn show(
     let next = Job::restore(stored)
         .ok()
         .and_then(|job| job.next(now, role));
-    let (last, _) = store::runs(local, &stored.id, 0, 1)?;
+    let (last, _) = store::runs(local, &stored.id, Page::new(1, 1))?;
     let mut object = stored.to_json();
     object.insert("next".to_owned(), next.map(clock::format_ms).into());
     object.insert(

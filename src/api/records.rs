@@ -13,13 +13,14 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files::Placed;
 use crate::http::Response;
+use crate::http::page::Page;
+use crate::http::page::SIZE;
 use crate::records;
 use crate::records::BULK_MAX;
 use crate::records::Body;
 use crate::records::Draft;
 use crate::records::Hasher;
 use crate::records::ListQuery;
-use crate::records::PER_PAGE;
 use crate::records::Scope;
 use crate::records::Shape;
 
@@ -205,8 +206,7 @@ pub fn shape(pairs: &[(String, String)]) -> Result<Shape> {
 
 fn list_query(pairs: &[(String, String)]) -> Result<ListQuery> {
     Ok(ListQuery {
-        page: number(pairs, "page", 1)?,
-        per_page: number(pairs, "perPage", PER_PAGE)?,
+        page: page(pairs)?,
         sort: parameter(pairs, "sort").unwrap_or_default().to_owned(),
         filter: parameter(pairs, "filter").unwrap_or_default().to_owned(),
         skip_total: match parameter(pairs, "skipTotal") {
@@ -219,6 +219,14 @@ fn list_query(pairs: &[(String, String)]) -> Result<ListQuery> {
             }
         },
     })
+}
+
+/// Which page the query asks for.
+pub fn page(pairs: &[(String, String)]) -> Result<Page> {
+    Ok(Page::new(
+        number(pairs, "page", 1)?,
+        number(pairs, "perPage", SIZE)?,
+    ))
 }
 
 /// A whole number among the query parameters.

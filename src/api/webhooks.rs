@@ -11,7 +11,7 @@ use super::accounts::private;
 use super::json_body;
 use super::json_response;
 use super::parameter;
-use super::records::number;
+use super::records::page;
 use crate::error::Error;
 use crate::error::Result;
 use crate::http::Response;
@@ -87,10 +87,10 @@ pub fn logs(call: &Call<'_>) -> Result<Response> {
         name: text("name"),
     };
     filter.check()?;
-    let page = number(&query, "page", 1)?;
-    let per_page = number(&query, "perPage", logs::PER_PAGE)?;
-    let database = call.database()?;
-    let found = database.snapshot(|db| logs::list(db, &filter, page, per_page))?;
+    let page = page(&query)?;
+    let found = call
+        .database()?
+        .snapshot(|db| logs::list(db, &filter, page))?;
     Ok(json_response(200, &found))
 }
 

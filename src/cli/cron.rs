@@ -33,6 +33,7 @@ use crate::db::Role;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::http::page::Page;
 use crate::node;
 use crate::replication::Client;
 
@@ -90,7 +91,7 @@ fn list(dir: &Path, parsed: &Parsed) -> Outcome {
     let jobs = default.read(store::jobs)?;
     let shown: Vec<Value> = local.read(|local| {
         let shown = jobs.iter().map(|job| {
-            let (last, _) = store::runs(local, &job.id, 0, 1)?;
+            let (last, _) = store::runs(local, &job.id, Page::new(1, 1))?;
             let is_running = last.iter().any(|run| run.status == "running");
             cron::show(local, job, clock::now_ms(), role, is_running)
         });
@@ -132,7 +133,7 @@ fn history(dir: &Path, name: &str, parsed: &Parsed) -> Outcome {
     };
     let (default, local) = open(dir)?;
     let job = default.read(|db| store::job(db, name))?;
-    let (runs, _) = local.read(|db| store::runs(db, &job.id, 0, limit))?;
+    let (runs, _) = local.read(|db| store::runs(db, &job.id, Page::new(1, limit)))?;
     let shown: Vec<Value> = runs.iter().map(cron::run_json).collect();
     if parsed.own.contains_key("json") {
         return print(&format!("{}\n", json!({"items": shown})));

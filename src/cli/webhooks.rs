@@ -25,6 +25,8 @@ use crate::db;
 use crate::db::Database;
 use crate::error::Error;
 use crate::error::Result;
+use crate::http::page;
+use crate::http::page::Page;
 use crate::webhooks::logs;
 use crate::webhooks::logs::Filter;
 use crate::webhooks::table as webhooks;
@@ -127,15 +129,15 @@ fn show_logs(dir: &Path, parsed: &Parsed) -> Outcome {
     filter.check().map_err(wrong)?;
     let limit = parsed.own.get("limit").map(|text| {
         let number = text.parse().ok();
-        let number = number.filter(|it| (1..=logs::PER_PAGE_MAX).contains(it));
+        let number = number.filter(|it| (1..=page::SIZE_MAX).contains(it));
         number.ok_or_else(|| {
-            let most = logs::PER_PAGE_MAX;
+            let most = page::SIZE_MAX;
             Failure::Usage(format!("--limit takes a number from 1 to {most}."))
         })
     });
-    let limit = limit.transpose()?.unwrap_or(logs::PER_PAGE);
+    let limit = limit.transpose()?.unwrap_or(page::SIZE);
     let database = open(dir, parsed)?;
-    let page = database.snapshot(|db| logs::list(db, &filter, 1, limit))?;
+    let page = database.snapshot(|db| logs::list(db, &filter, Page::new(1, limit)))?;
     database.close()?;
     if parsed.own.contains_key("json") {
         return print(&format!("{page}\n"));

@@ -14,6 +14,7 @@ use crate::cron::core::State;
 use crate::cron::job::Stored;
 use crate::error::Error;
 use crate::error::Result;
+use crate::http::page::Page;
 
 /// Jobs that there may be.
 const JOBS_MAX: i64 = 200;
@@ -260,8 +261,8 @@ pub fn fail_running(tx: &Connection, now: i64, message: &str) -> Result<()> {
 }
 
 /// Runs of a job, the last ones first, and how many there are.
-pub fn runs(local: &Connection, job: &str, skip: u64, count: u64) -> Result<(Vec<Run>, u64)> {
-    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+pub fn runs(local: &Connection, job: &str, page: Page) -> Result<(Vec<Run>, u64)> {
+    let (limit, skip) = (page.size.cast_signed(), page.skip().cast_signed());
     let total = local
         .prepare_cached("SELECT count(*) FROM _cron_runs WHERE job = ?1")?
         .query_row([job], |row| row.get::<_, i64>(0))?;
@@ -269,7 +270,7 @@ pub fn runs(local: &Connection, job: &str, skip: u64, count: u64) -> Result<(Vec
         "SELECT id, due_ms, started_ms, ended_ms, status, message FROM _cron_runs
          WHERE job = ?1 ORDER BY id DESC LIMIT ?2 OFFSET ?3",
     )?;
-    let rows = statement.query_map(params![job, signed(count), signed(skip)], |row| {
+    let rows = statement.query_map(params![job, limit, skip], |row| {
         Ok(Run {
             id: row.get(0)?,
             due_ms: row.get(1)?,

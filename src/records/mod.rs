@@ -36,6 +36,7 @@ use crate::error::Kind;
 use crate::error::Result;
 use crate::events::Events;
 use crate::filter;
+use crate::http::page::Page;
 use crate::ids;
 use crate::rules::Access;
 use crate::rules::Grant;
@@ -70,10 +71,6 @@ mod shape;
 mod value;
 mod write;
 
-/// Records per page at most; more are not refused but cut, as PocketBase does.
-pub const PER_PAGE_MAX: u64 = 500;
-/// Records per page when nothing is said.
-pub const PER_PAGE: u64 = 30;
 /// Records of a bulk request at most.
 pub const BULK_MAX: usize = 1000;
 
@@ -89,9 +86,7 @@ pub struct Scope {
 /// Which records to list, in which order.
 #[derive(Clone, Debug, Default)]
 pub struct ListQuery {
-    /// From 1.
-    pub page: u64,
-    pub per_page: u64,
+    pub page: Page,
     pub sort: String,
     pub filter: String,
     /// Do not count the records that match.
@@ -276,26 +271,21 @@ fn read_list(
     shape: &Shape,
 ) -> Result<Vec<u8>> {
     let grant = scope.admit(collection, Operation::List)?;
-    let per_page = match list.per_page {
-        0 => PER_PAGE,
-        number => number.min(PER_PAGE_MAX),
-    };
-    let page = list.page.max(1);
-    let offset = (page - 1).saturating_mul(per_page);
+    let (size, skip) = (list.page.size, list.page.skip());
     let condition = Condition::new(scope, collection, &grant.access, &list.filter)?;
-    let rowids = condition.page(scope, collection, &list.sort, per_page, offset, connection)?;
+    let rowids = condition.page(scope, collection, &list.sort, size, skip, connection)?;
     let total = match (
         list.skip_total,
         u64::try_from(rowids.len()).unwrap_or(u64::MAX),
     ) {
         (true, _) => None,
         // A page that is not full is the last one, and tells how many there are.
-        (false, found) if found < per_page && (found > 0 || offset == 0) => Some(offset + found),
+        (false, found) if found < size && (found > 0 || skip == 0) => Some(skip + found),
         (false, _) => Some(condition.count(collection, connection)?),
     };
     let plan = scope.plan(collection, shape, &Key::Rowid, &free(grant))?;
     let mut out = Vec::with_capacity(512 * (rowids.len() + 1));
-    write_envelope(page, per_page, total, &mut out);
+    list.page.open_envelope(total, &mut out);
     for (at, rowid) in rowids.iter().enumerate() {
         if at > 0 {
             out.push(b',');
@@ -571,17 +561,6 @@ impl Condition {
             .optional()?;
         Ok(u64::try_from(count.unwrap_or(0)).unwrap_or(0))
     }
-}
-
-fn write_envelope(page: u64, per_page: u64, total: Option<u64>, out: &mut Vec<u8>) {
-    let (items, pages) = match total {
-        Some(total) => (total.to_string(), total.div_ceil(per_page).to_string()),
-        None => ("-1".to_owned(), "-1".to_owned()),
-    };
-    let text = format!(
-        "{{\"page\":{page},\"perPage\":{per_page},\"totalItems\":{items},\"totalPages\":{pages},\"items\":["
-    );
-    out.extend_from_slice(text.as_bytes());
 }
 
 fn not_allowed() -> Error {

@@ -14,11 +14,9 @@ use crate::clock;
 use crate::db::Database;
 use crate::error::Error;
 use crate::error::Result;
+use crate::http::page::Page;
 use crate::triggers::Target;
 
-/// Calls on a page, when nothing is said and at most.
-pub const PER_PAGE: u64 = 30;
-pub const PER_PAGE_MAX: u64 = 500;
 /// Calls that one request has made again by number, and rows that are changed at a time.
 pub const IDS_MAX: usize = 1000;
 const SOURCES: [&str; 3] = ["trigger", "webhook", "cron"];
@@ -61,8 +59,7 @@ impl Filter {
 }
 
 /// One page, newest first, in the envelope of every list.
-pub fn list(db: &Connection, filter: &Filter, page: u64, per_page: u64) -> Result<Value> {
-    let (page, per_page) = (page.max(1), per_page.clamp(1, PER_PAGE_MAX));
+pub fn list(db: &Connection, filter: &Filter, page: Page) -> Result<Value> {
     let Filter {
         collection,
         status,
@@ -74,24 +71,16 @@ pub fn list(db: &Connection, filter: &Filter, page: u64, per_page: u64) -> Resul
             "SELECT count(*) FROM _webhook_logs WHERE {MATCHES}"
         ))?
         .query_row(params![collection, status, source, name], |row| row.get(0))?;
-    let before = (page - 1).saturating_mul(per_page).min(1 << 60);
     let mut statement = db.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM _webhook_logs WHERE {MATCHES} ORDER BY id DESC LIMIT ?5 OFFSET ?6"
     ))?;
-    let (limit, offset) = (per_page.cast_signed(), before.cast_signed());
+    let (limit, offset) = (page.size.cast_signed(), page.skip().cast_signed());
     let items = statement.query_map(
         params![collection, status, source, name, limit, offset],
         to_json,
     )?;
     let items: Vec<Value> = items.collect::<rusqlite::Result<_>>()?;
-    let total = total.unsigned_abs();
-    Ok(json!({
-        "page": page,
-        "perPage": per_page,
-        "totalItems": total,
-        "totalPages": total.div_ceil(per_page),
-        "items": items,
-    }))
+    Ok(page.envelope(total.unsigned_abs(), &items))
 }
 
 /// One call, with its payload.

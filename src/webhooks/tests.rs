@@ -13,6 +13,7 @@ use super::queue::Written;
 use super::table;
 use crate::clock::DAY_MS;
 use crate::error::Kind;
+use crate::http::page::Page;
 use crate::triggers::Action;
 use crate::triggers::Target;
 use crate::triggers::outbox;
@@ -225,7 +226,7 @@ fn pages_filters_and_retries_of_the_log() {
         }
     }
     let all = Filter::default();
-    let page = logs::list(&db, &all, 2, 2).unwrap();
+    let page = logs::list(&db, &all, Page::new(2, 2)).unwrap();
     assert_eq!(
         (&page["totalItems"], &page["totalPages"]),
         (&5.into(), &3.into())
@@ -236,8 +237,11 @@ fn pages_filters_and_retries_of_the_log() {
         name: Some("hook".to_owned()),
         ..Filter::default()
     };
-    assert_eq!(logs::list(&db, &failed, 1, 1).unwrap()["totalItems"], 3);
-    assert!(logs::list(&db, &all, u64::MAX, u64::MAX).is_ok());
+    assert_eq!(
+        logs::list(&db, &failed, Page::new(1, 1)).unwrap()["totalItems"],
+        3
+    );
+    assert!(logs::list(&db, &all, Page::new(u64::MAX, u64::MAX)).is_ok());
     // Only what has failed is made due again.
     assert_eq!(logs::retry(&db, &[1, 4, 5, 99]).unwrap(), 1);
     assert_eq!(count(&db, "status = 'pending' AND attempts = 0"), 3);

@@ -41,6 +41,7 @@ use crate::filter;
 use crate::filter::Expr;
 use crate::filter::Operand;
 use crate::filter::SortTerm;
+use crate::http::page::Page;
 use crate::records;
 use crate::records::ListQuery;
 use crate::records::Shape;
@@ -391,7 +392,7 @@ impl<'a> Guarded<'a> {
         let scope = store::scope(self.world, author.caller.identity(self.world));
         let collection = &self.world.tables[0].collection;
         let query = ListQuery {
-            per_page: 2,
+            page: Page::new(1, 2),
             filter: text.to_owned(),
             ..ListQuery::default()
         };

@@ -21,6 +21,7 @@ use crate::error::Result;
 use crate::filter;
 use crate::filter::Expr;
 use crate::filter::SortTerm;
+use crate::http::page::Page;
 use crate::records;
 use crate::records::ListQuery;
 use crate::records::Shape;
@@ -213,8 +214,10 @@ impl Case {
         };
         let filter_text = filter.as_ref().map(|expr| filters::render(rng, expr));
         let query = ListQuery {
-            page: u64::try_from(*rng.pick(&[0, 1, 1, 1, 1, 2, 3, 9])).unwrap(),
-            per_page: *rng.pick(&[0, 1, 2, 5, 5, 10, 500, 9999]),
+            page: Page::new(
+                *rng.pick(&[0, 1, 1, 1, 1, 2, 3, 9]),
+                *rng.pick(&[0, 1, 2, 5, 5, 10, 500, 9999]),
+            ),
             sort: filters::render_sort(rng, &sort),
             filter: filter_text.unwrap_or_default(),
             skip_total: rng.one_in(4),
@@ -304,11 +307,8 @@ impl Case {
             return Err(Kind::Invalid);
         }
         let found = self.found(world);
-        let per_page = match self.query.per_page {
-            0 => 30,
-            number => usize::try_from(number.min(500)).unwrap(),
-        };
-        let page = usize::try_from(self.query.page.max(1)).unwrap();
+        let Page { number, size } = self.query.page;
+        let (page, per_page) = (number as usize, size as usize);
         let shown = found.iter().skip((page - 1) * per_page).take(per_page);
         let show = |at: &usize| world.show(self.table, &table.records[*at], &self.wish, caller);
         let items: Vec<Json> = shown.map(show).collect();

@@ -27,6 +27,7 @@ use super::writes::Outcome;
 use super::writes::Wanted;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::http::page::Page;
 use crate::records;
 use crate::records::Draft;
 use crate::records::ListQuery;
@@ -258,7 +259,7 @@ fn show(world: &World, table: usize, record: &world::Record) -> Json {
 fn contents(store: &Store, world: &World, table: usize) -> Vec<Json> {
     let (scope, collection) = (store::admin_scope(world), &world.tables[table].collection);
     let query = ListQuery {
-        per_page: 500,
+        page: Page::new(1, 500),
         sort: "@rowid".to_owned(),
         ..ListQuery::default()
     };
