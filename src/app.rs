@@ -302,7 +302,9 @@ impl App {
             if let Err(error) = moved.and_then(|()| self.begin_epoch_of_files()) {
                 log::warn(format_args!("{error}"));
             }
-        })
+        })?;
+        self.note_databases();
+        Ok(())
     }
 
     /// Makes a database. Files that a crash left of an older one of this name are not its own.
@@ -311,7 +313,17 @@ impl App {
             let folder = self.databases.aside(name, "files")?;
             self.files.storage.move_aside(name, &folder)?;
             self.begin_epoch_of_files()
-        })
+        })?;
+        self.note_databases();
+        Ok(())
+    }
+
+    fn note_databases(&self) {
+        let journal = self.files.journal.as_ref();
+        if let Some(Err(error)) = journal.map(|it| it.note_databases(&self.databases)) {
+            // At worst replicas compare all files once more than they need to.
+            log::warn(format_args!("note which databases there are: {error}"));
+        }
     }
 
     fn begin_epoch_of_files(&self) -> Result<()> {

@@ -10,6 +10,7 @@ mod error;
 mod failpoints;
 mod ids;
 mod log;
+mod paging;
 mod threads;
 mod tls;
 

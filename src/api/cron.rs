@@ -17,8 +17,8 @@ use crate::db::Connection;
 use crate::db::Role;
 use crate::error::Result;
 use crate::http::Response;
-use crate::http::page::Page;
 use crate::ids;
+use crate::paging::Page;
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let jobs = call.app.databases.default().read(store::jobs)?;

@@ -33,8 +33,8 @@ use crate::db::Role;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::http::page::Page;
 use crate::node;
+use crate::paging::Page;
 use crate::replication::Client;
 
 pub const HELP: &str = "\

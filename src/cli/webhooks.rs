@@ -25,8 +25,8 @@ use crate::db;
 use crate::db::Database;
 use crate::error::Error;
 use crate::error::Result;
-use crate::http::page;
-use crate::http::page::Page;
+use crate::paging;
+use crate::paging::Page;
 use crate::webhooks::logs;
 use crate::webhooks::logs::Filter;
 use crate::webhooks::table as webhooks;
@@ -129,13 +129,13 @@ fn show_logs(dir: &Path, parsed: &Parsed) -> Outcome {
     filter.check().map_err(wrong)?;
     let limit = parsed.own.get("limit").map(|text| {
         let number = text.parse().ok();
-        let number = number.filter(|it| (1..=page::SIZE_MAX).contains(it));
+        let number = number.filter(|it| (1..=paging::SIZE_MAX).contains(it));
         number.ok_or_else(|| {
-            let most = page::SIZE_MAX;
+            let most = paging::SIZE_MAX;
             Failure::Usage(format!("--limit takes a number from 1 to {most}."))
         })
     });
-    let limit = limit.transpose()?.unwrap_or(page::SIZE);
+    let limit = limit.transpose()?.unwrap_or(paging::SIZE);
     let database = open(dir, parsed)?;
     let page = database.snapshot(|db| logs::list(db, &filter, Page::new(1, limit)))?;
     database.close()?;

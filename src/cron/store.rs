@@ -14,7 +14,7 @@ use crate::cron::core::State;
 use crate::cron::job::Stored;
 use crate::error::Error;
 use crate::error::Result;
-use crate::http::page::Page;
+use crate::paging::Page;
 
 /// Jobs that there may be.
 const JOBS_MAX: i64 = 200;

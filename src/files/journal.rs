@@ -3,8 +3,9 @@
 //! Ids are contiguous, so a replica that asks from where nothing is kept any more is told so (a
 //! gap) and takes the manifest instead, the list of all files there are. The same when
 //! the epoch is another one: the journal is no longer the one that the replica has followed, since
-//! a whole database came or went, or `default.db` was put back to an earlier state. To notice the latter, the last entry that any replica was
-//! told of is noted in `local.db` before it is told.
+//! a whole database came or went, or `default.db` was put back to an earlier state. To notice the latter,
+//! the last entry that any replica was told of is noted in `local.db` before it is told; and the databases
+//! there were, for those that came or went while no server ran.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -18,6 +19,7 @@ use super::FilePath;
 use super::table;
 use super::table::Stored;
 use crate::clock;
+use crate::crypto;
 use crate::db::Database;
 use crate::db::Databases;
 use crate::error::Kind;
@@ -34,6 +36,7 @@ const DELETED_AT_A_TIME: i64 = 5000;
 /// Facts in `local.db`.
 const EPOCH: &str = "files_epoch";
 const TOLD: &str = "files_told";
+const DATABASES: &str = "files_databases";
 
 /// The journal of a master with local storage.
 pub struct Journal {
@@ -72,8 +75,16 @@ pub fn forget_epoch(local: &Database) -> Result<()> {
     node::set_fact(local, EPOCH, String::new())
 }
 
+/// Tells which databases there are from others.
+fn fingerprint(databases: &Databases) -> Result<String> {
+    let mut names = databases.list()?;
+    names.sort();
+    Ok(ids::hex(&crypto::sha256(names.join("\n").as_bytes())))
+}
+
 impl Journal {
-    /// Opens the journal; begins an epoch if replicas may know of entries that are not there.
+    /// Opens the journal; begins an epoch if replicas may know of entries that are not there, or not know
+    /// of a database that is.
     pub fn open(databases: &Databases, replicas: &Replicas) -> Result<Journal> {
         let (default, local) = (databases.default(), databases.local());
         let told = node::fact(local, TOLD)?.and_then(|text| text.parse().ok());
@@ -89,7 +100,18 @@ impl Journal {
             node::set_fact(local, TOLD, "0".to_owned())?;
             journal.begin_epoch(replicas)?;
         }
+        let known = node::fact(local, DATABASES)?;
+        let there = fingerprint(databases)?;
+        if known.is_some_and(|known| known != there) {
+            journal.begin_epoch(replicas)?;
+        }
+        journal.note_databases(databases)?;
         Ok(journal)
+    }
+
+    /// Replicas know of these databases: they came by an epoch, or are those that there were at the start.
+    pub fn note_databases(&self, databases: &Databases) -> Result<()> {
+        node::set_fact(&self.local, DATABASES, fingerprint(databases)?)
     }
 
     /// Which journal it is; random.

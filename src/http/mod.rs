@@ -2,13 +2,12 @@
 //!
 //! Nothing in this file knows a socket, so that handlers can be called from tests. `server` is the
 //! only module that knows the engine; `route` maps paths to payloads, `query` takes query strings
-//! apart, `page` is for lists, `encode` and `gzip` turn a [`Response`] into bytes. What a client sent is handed on as
+//! apart, `encode` and `gzip` turn a [`Response`] into bytes. What a client sent is handed on as
 //! it came: `path` and `query` are raw, and decoding them is up to `route` and `query`.
 
 mod encode;
 mod gzip;
 pub mod multipart;
-pub mod page;
 pub mod query;
 pub mod range;
 pub mod route;

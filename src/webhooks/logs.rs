@@ -14,7 +14,7 @@ use crate::clock;
 use crate::db::Database;
 use crate::error::Error;
 use crate::error::Result;
-use crate::http::page::Page;
+use crate::paging::Page;
 use crate::triggers::Target;
 
 /// Calls that one request has made again by number, and rows that are changed at a time.

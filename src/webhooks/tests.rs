@@ -13,7 +13,7 @@ use super::queue::Written;
 use super::table;
 use crate::clock::DAY_MS;
 use crate::error::Kind;
-use crate::http::page::Page;
+use crate::paging::Page;
 use crate::triggers::Action;
 use crate::triggers::Target;
 use crate::triggers::outbox;

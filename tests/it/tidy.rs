@@ -16,6 +16,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
             "failpoints",
             "ids",
             "log",
+            "paging",
             "threads",
             "tls",
         ],

@@ -41,7 +41,7 @@ use crate::filter;
 use crate::filter::Expr;
 use crate::filter::Operand;
 use crate::filter::SortTerm;
-use crate::http::page::Page;
+use crate::paging::Page;
 use crate::records;
 use crate::records::ListQuery;
 use crate::records::Shape;

@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::filter;
 use crate::filter::Expr;
 use crate::filter::SortTerm;
-use crate::http::page::Page;
+use crate::paging::Page;
 use crate::records;
 use crate::records::ListQuery;
 use crate::records::Shape;

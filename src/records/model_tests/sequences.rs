@@ -27,7 +27,7 @@ use super::writes::Outcome;
 use super::writes::Wanted;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::http::page::Page;
+use crate::paging::Page;
 use crate::records;
 use crate::records::Draft;
 use crate::records::ListQuery;

@@ -506,3 +506,62 @@ fn what_is_wrong_on_the_way_or_on_disk_is_never_served() {
     let follower = follower.restart();
     same_files(&master, &follower);
 }
+
+/// Puts back what the deletion of a database has moved aside, as `docs/operations.md` says.
+fn put_back(server: Server, name: &str) -> Server {
+    let (dir, settings) = server.into_parts();
+    let data = dir.path().join("data");
+    for entry in std::fs::read_dir(data.join("deleted")).unwrap() {
+        let path = entry.unwrap().path();
+        let place = match path.extension().is_some_and(|it| it == "db") {
+            true => data.join(format!("{name}.db")),
+            false => data.join("storage").join(name),
+        };
+        std::fs::rename(path, place).unwrap();
+    }
+    let default = sqlite_for_writing(&data.join("default.db"));
+    let sql = "UPDATE _collections SET deleted = NULL WHERE database = ?1";
+    assert_eq!(default.execute(sql, [name]).unwrap(), 1);
+    drop(default);
+    Server::from_parts((dir, settings))
+}
+
+/// The journal tells nothing of it, since no server was there to write it.
+#[test]
+fn a_deleted_database_that_is_put_back_brings_its_files_along() {
+    let master = master();
+    let admin = master.admin();
+    let docs =
+        json!({"name": "docs", "createRule": "", "fields": [{"name": "doc", "type": "file"}]});
+    admin
+        .post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
+    admin.post("/db/shop/api/collections", docs).expect(200);
+    let api = master.api();
+    for n in 0..3 {
+        let doc = content(n, 9000);
+        send(&api, "POST", &format!("/db/shop{DOCS}"), &[("doc", &doc)]);
+    }
+    let follower = replica(&master);
+    converge(&master, &follower);
+    same_files(&master, &follower);
+    let before = tree(&master);
+    assert_eq!(before.len(), 3);
+    admin.delete("/api/databases/shop").expect(204);
+    wait_until("they are gone from the replica", || {
+        tree(&follower).is_empty()
+    });
+
+    let master = put_back(master, "shop");
+    converge(&master, &follower);
+    same_files(&master, &follower);
+    assert_eq!(tree(&master), before);
+    // Once is enough.
+    let epoch = |server: &Server| {
+        let other = token::replica(&server.api(), "other");
+        let reply = other.get("/api/replica/databases").expect(200);
+        reply.text("/files/epoch").to_owned()
+    };
+    let found = epoch(&master);
+    assert_eq!(epoch(&master.restart()), found);
+}
