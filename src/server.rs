@@ -4,7 +4,8 @@
 //! clocks, `workflows` is their engine, `cron` and its three run the jobs, `realtime` tells subscribers, `files` keeps the
 //! storage of a master, `webhooks` and its `webhook`s call others, `sync` and `wake` follow one on a replica, `mail` sends, `sockets` owns the
 //! WebSockets, `log` writes the log. Order of stopping: no new requests; requests in flight are finished, at most
-//! [`STOP_DEADLINE`]; the sockets; the timer; the files; mail; the databases; the log.
+//! [`STOP_DEADLINE`]; the sockets; together the timer, workflows, jobs, files, realtime, webhooks and what tells
+//! replicas or follows a master; mail; the databases; the log.
 
 use std::net::SocketAddr;
 use std::net::TcpListener;

@@ -96,7 +96,7 @@ pub const OPTIONS: [Opt; 34] = [
         "FILE_SYNC_RETENTION_DAYS",
         "7",
         "days from 1 to 3650",
-        "age at which entries of the file journal go, followed by replicas or not",
+        "age at which entries of the file journal go at the latest, followed by replicas or not",
     ),
     opt(
         "WORKFLOW_RETENTION_DAYS",

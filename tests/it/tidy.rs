@@ -260,7 +260,7 @@ fn imports_point_downwards() {
     );
 }
 
-/// Among the domain modules the order of `LAYERS` counts, except that `auth` stands beside.
+/// Among the domain modules the order of `LAYERS` counts.
 #[test]
 fn domain_modules_import_leftwards() {
     let domain = LAYERS[2].1;
