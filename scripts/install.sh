@@ -133,12 +133,20 @@ if [ "\$(id -un)" != $account ] && [ "\$(id -u)" -ne 0 ]; then
     echo "vskictl: run it as root or as $account" >&2
     exit 1
 fi
-command=\${1:-help} data=
-if ! grep -Eq '^[[:space:]]*DATA_DIR[[:space:]]*=[[:space:]]*[^[:space:]]' "\$settings"; then
+command=\${1:-help}
+# The unit says where the data is, unless the settings do, and runs there.
+if grep -q '^[[:space:]]*DATA_DIR[[:space:]]*=' "\$settings"; then
+    named=\$(sed -n 's/^[[:space:]]*DATA_DIR[[:space:]]*=[[:space:]]*//p' "\$settings" | tail -n 1 |
+        sed "s/[[:space:]]*\\\$//; s/^[\"']//; s/[\"']\\\$//")
+    case \$named in
+        /*) data= ;;
+        *) data=DATA_DIR=$state_dir/\${named:-data} ;;
+    esac
+else
     data=DATA_DIR=$state_dir
 fi
 # Nothing else of the caller's variables: the service does not have them either.
-set -- env -i "PATH=\$PATH" "ENV_FILE=\$settings" \$data $binary_to "\$@"
+set -- env -i "PATH=\$PATH" "ENV_FILE=\$settings" \${data:+"\$data"} $binary_to "\$@"
 # A restore may have to move the directory; what it restores belongs to the owner of that.
 if [ "\$(id -un)" = $account ] || [ "\$command" = restore ]; then
     exec "\$@"

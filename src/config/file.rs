@@ -22,15 +22,27 @@ pub fn read(path: &Path) -> Result<HashMap<String, String>> {
     })?;
     let lines = (1..).zip(text.lines().map(str::trim));
     lines
-        .filter(|(_, line)| !line.is_empty() && !line.starts_with(['#', ';']))
-        .map(|(number, line)| {
-            pair(line).ok_or_else(|| {
-                // The line may hold a secret.
+        .filter_map(|(number, line)| setting(line).map_err(|what| (number, what)).transpose())
+        .map(|found| {
+            // Not with the line, which may hold a secret.
+            found.map_err(|(number, what)| {
                 let path = path.display();
-                Error::invalid(format!("{path}: line {number} is not NAME=value."))
+                Error::invalid(format!("{path}: line {number} {what}."))
             })
         })
         .collect()
+}
+
+/// None for a line that says nothing; the error is what the line does wrong.
+fn setting(line: &str) -> std::result::Result<Option<(String, String)>, &'static str> {
+    if line.ends_with('\\') {
+        // Of a comment, too: systemd went on with those before its version 254.
+        return Err("ends with a backslash, but ends here");
+    }
+    if line.is_empty() || line.starts_with(['#', ';']) {
+        return Ok(None);
+    }
+    pair(line).map(Some).ok_or("is not NAME=value")
 }
 
 fn pair(line: &str) -> Option<(String, String)> {
@@ -85,7 +97,6 @@ mod tests {
             ("A='b \\ \"c'", Some("b \\ \"c")),
             (r"A=C:\\d\e", Some(r"C:\de")),
             (r#"A="a\b\$\`""#, Some(r"a\b$`")),
-            (r"A=b\", None),
             ("A='b", None),
             ("A=\"b", None),
             ("A=\"b\" c", None),
@@ -93,11 +104,21 @@ mod tests {
             ("=b", None),
             ("export A=b", None),
         ] {
-            let found = pair(line).map(|(name, value)| {
+            let found = setting(line).ok().flatten().map(|(name, value)| {
                 assert_eq!(name, "A");
                 value
             });
             assert_eq!(found.as_deref(), value, "{line}");
         }
+    }
+
+    #[test]
+    fn lines_that_others_go_on_with_are_refused() {
+        for line in ["A=b\\", "# A=b \\", "A=\"b\\"] {
+            assert!(setting(line).is_err(), "{line}");
+        }
+        assert_eq!(setting("# A=b"), Ok(None));
+        assert_eq!(setting(""), Ok(None));
+        assert!(setting("A='b\\'").is_ok());
     }
 }

@@ -7,7 +7,10 @@ const NAME_BYTES_MIN: usize = 4;
 
 /// What is set and was probably meant to be an option, with that option.
 pub fn find() -> Vec<(String, &'static str)> {
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    // Kubernetes sets VSKI_PORT=tcp://... for a service of that name.
+    let own = |value: &std::ffi::OsString| !value.to_string_lossy().starts_with("tcp://");
+    let variables = std::env::vars_os().filter(|(_, value)| own(value));
+    let names = variables.filter_map(|(name, _)| name.into_string().ok());
     let found = names.filter_map(|name| meant(&name).map(|option| (name, option)));
     found.collect()
 }

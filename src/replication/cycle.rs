@@ -48,6 +48,8 @@ use crate::threads::lock;
 const RETRY: Duration = Duration::from_secs(5);
 /// How often positions are written down while changes come all the time.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How often it is written down until when everything is proven to be here, also of what does not change.
+const PROOFS_EVERY: Duration = Duration::from_secs(30);
 /// How long files are worked on before databases are looked after again.
 const SLICE: Duration = Duration::from_millis(250);
 /// How often the log tells how far a long transfer is.
@@ -63,6 +65,8 @@ pub struct Sync {
     /// Positions that are not written down.
     unsaved: BTreeSet<String>,
     saved: Instant,
+    /// When it was noted last how far everything is proven to be.
+    proven: Instant,
     /// When the master was asked last what it has, in milliseconds since 1970.
     listed_ms: i64,
     storage: Arc<Storage>,
@@ -104,6 +108,7 @@ impl Sync {
             missing: BTreeSet::new(),
             unsaved: BTreeSet::new(),
             saved: Instant::now(),
+            proven: Instant::now(),
             listed_ms: 0,
         })
     }
@@ -132,11 +137,11 @@ impl Sync {
             if is_full {
                 due = now + self.replica.interval;
             }
-            if !is_good {
-                // What was named may not be named again.
+            if !is_good || !self.missing.is_empty() {
+                // What was named may not be named again; what is missing is gone when it is so once more.
                 due = due.min(now + RETRY.min(self.replica.interval));
             }
-            if is_full && is_good {
+            if is_full && is_good && self.proven.elapsed() >= PROOFS_EVERY {
                 self.note_proofs();
             }
             if is_full || self.saved.elapsed() >= SAVE_EVERY {
@@ -152,6 +157,7 @@ impl Sync {
     /// Until when everything here was known to be all that the master had: to be saved for databases that
     /// do not change, too.
     fn note_proofs(&mut self) {
+        self.proven = Instant::now();
         let mut state = lock(&self.replica.state);
         let heard_ms = state.heard_ms;
         for (name, position) in &mut state.positions {
@@ -440,15 +446,18 @@ impl Sync {
         Ok(())
     }
 
-    /// Forgets databases that went before they had come.
+    /// Forgets databases that went before they had come, or whose file went without a note of it.
     fn forget_awaited(&mut self, there: &BTreeSet<&str>) {
         let databases = Arc::clone(&self.context.databases);
         let is_wanted =
             |name: &String| there.contains(name.as_str()) || databases.file(name).exists();
         self.loading.retain(|name, _| is_wanted(name));
-        lock(&self.replica.state)
-            .status
-            .retain(|name, _| is_wanted(name));
+        let mut state = lock(&self.replica.state);
+        state.status.retain(|name, _| is_wanted(name));
+        let lost = state.positions.keys().filter(|it| !is_wanted(it));
+        self.unsaved.extend(lost.cloned());
+        state.positions.retain(|name, _| is_wanted(name));
+        drop(state);
         let gone: Vec<String> = self
             .followers
             .keys()

@@ -26,6 +26,8 @@ use crate::files::Storage;
 use crate::threads;
 use crate::threads::lock;
 
+/// What a clock may be corrected by without its notes being those of another time.
+const CLOCK_SLIP_MS: i64 = 1000;
 /// How long a request waits for a file that has not arrived.
 const FILE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -334,20 +336,17 @@ impl Replica {
     }
 
     /// For how long it may lack something that the master has, in seconds; none before every database is
-    /// here.
+    /// here, and when that was noted by a clock that was ahead.
     pub fn seconds_behind(&self) -> Option<u64> {
         let state = lock(&self.state);
-        if state
-            .listed
-            .iter()
-            .any(|name| !state.positions.contains_key(name))
-        {
-            return None;
-        }
-        let oldest = state.positions.values().map(|it| it.synced_ms).min()?;
-        let oldest = oldest.max(state.heard_ms);
-        let behind_ms = (clock::now_ms() - oldest).max(0);
-        Some(behind_ms.cast_unsigned() / 1000)
+        let synced = |name: &String| state.positions.get(name).map(|it| it.synced_ms);
+        let mut all = state.listed.iter().map(synced);
+        let oldest = all.try_fold(i64::MAX, |least, it| it.map(|it| least.min(it)))?;
+        let now_ms = clock::now_ms();
+        let is_known = |it: &i64| (1..=now_ms + CLOCK_SLIP_MS).contains(it);
+        let proofs = [oldest, state.heard_ms].into_iter();
+        let proven_ms = proofs.filter(is_known).max()?;
+        Some((now_ms - proven_ms).max(0).cast_unsigned() / 1000)
     }
 
     /// How far it is.
@@ -421,10 +420,10 @@ impl State {
         }
     }
 
-    /// No database is failing, on its way or not looked at yet.
+    /// No database of the master is failing, on its way or not looked at yet.
     fn is_whole(&self) -> bool {
-        let mut names = self.positions.keys().chain(&self.listed);
-        names.all(|name| self.status.get(name).is_some_and(|it| it.is_whole))
+        let is_whole = |name| self.status.get(name).is_some_and(|it| it.is_whole);
+        !self.listed.is_empty() && self.listed.iter().all(is_whole)
     }
 
     /// What is going on with a database.

@@ -307,3 +307,28 @@ fn a_replica_that_lacks_one_database_does_not_pass_for_up_to_date() {
         follower.api().get(late).status == 200
     });
 }
+
+/// A crash between the move of a file and the note that it has gone leaves that.
+#[test]
+fn a_note_of_a_database_that_is_gone_is_forgotten() {
+    let (master, follower) = cluster();
+    let follower = while_stopped(follower, |data| {
+        let sql = "INSERT INTO _positions SELECT 'ghost', epoch, version, checksum, 0, past FROM _positions";
+        let local = sqlite_for_writing(&data.join("local.db"));
+        assert_eq!(local.execute(sql, []).unwrap(), 1);
+    });
+    converge(&master, &follower);
+    wait_until("it is up to date", || {
+        let late = "/api/health?maxSecondsBehind=15";
+        follower.api().get(late).status == 200
+    });
+    wait_until("the note has gone", || {
+        database(&follower, "ghost").is_null()
+    });
+    while_stopped(follower, |data| {
+        let sql = "SELECT count(*) FROM _positions WHERE database = 'ghost'";
+        let local = sqlite_for_writing(&data.join("local.db"));
+        let count: i64 = local.query_row(sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(count, 0);
+    });
+}

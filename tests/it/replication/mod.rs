@@ -225,6 +225,23 @@ fn a_replica_without_its_master_serves_what_it_has() {
 }
 
 #[test]
+fn a_deleted_database_goes_soon_however_seldom_everything_is_looked_at() {
+    let (master, follower) = woken_only();
+    let admin = master.admin();
+    admin
+        .post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
+    converge(&master, &follower);
+    // Until nothing that is left to be noted makes it look.
+    crate::support::pause(Duration::from_secs(3));
+    admin.delete("/api/databases/shop").expect(204);
+    wait_until("it is gone on the replica", || {
+        !cluster::data(&follower).join("shop.db").exists()
+    });
+    assert!(database(&follower, "shop").is_null());
+}
+
+#[test]
 fn a_read_sees_what_its_client_has_written() {
     let (master, follower) = woken_only();
     let writer = master.api();
