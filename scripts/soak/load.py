@@ -43,6 +43,7 @@ class World:
     def bad(self, text):
         with self.lock:
             self.wrong.append(f"{time.strftime('%H:%M:%S')} {text}"[:600])
+            print(f"WRONG: {self.wrong[-1]}", flush=True)
 
     def count(self, what, by=1):
         with self.lock:

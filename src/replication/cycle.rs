@@ -405,7 +405,10 @@ impl Sync {
             }
             Ok(None) => {}
             Err(error) => {
-                log::warn(format_args!("replica of {}: {error}", entry.name));
+                // Readers who wait for a change have it tried again and again.
+                if status.error.as_deref() != Some(error.message()) {
+                    log::warn(format_args!("replica of {}: {error}", entry.name));
+                }
                 status.failures += 1;
                 status.repairs += u64::from(is_mending);
                 status.error = Some(error.message().to_owned());
