@@ -33,6 +33,9 @@ pub struct Worker {
 }
 
 /// What of a worker waits in the queue.
+///
+/// The invariant: whenever it was full after an addition, the removal by which it no longer is says so. Both
+/// go by what their own change of the counts made of them; a look before it could miss an addition between.
 #[derive(Default)]
 struct Pending {
     frames: AtomicUsize,
@@ -40,18 +43,25 @@ struct Pending {
 }
 
 impl Pending {
-    fn is_full(&self) -> bool {
-        self.frames.load(Relaxed) >= PENDING_MAX || self.bytes.load(Relaxed) >= PENDING_BYTES_MAX
+    /// Whether it is full now.
+    fn add(&self, bytes: usize) -> bool {
+        let frames = self.frames.fetch_add(1, Relaxed) + 1;
+        let bytes = self.bytes.fetch_add(bytes, Relaxed) + bytes;
+        frames >= PENDING_MAX || bytes >= PENDING_BYTES_MAX
+    }
+
+    /// Whether it was full.
+    fn remove(&self, bytes: usize) -> bool {
+        let frames = self.frames.fetch_sub(1, Relaxed);
+        let bytes = self.bytes.fetch_sub(bytes, Relaxed);
+        frames >= PENDING_MAX || bytes >= PENDING_BYTES_MAX
     }
 }
 
 impl Worker {
     /// A frame of it has been dealt with.
     pub fn done(&self, bytes: usize) {
-        let was_full = self.pending.is_full();
-        self.pending.frames.fetch_sub(1, Relaxed);
-        self.pending.bytes.fetch_sub(bytes, Relaxed);
-        if was_full {
+        if self.pending.remove(bytes) {
             self.link.resume();
         }
     }
@@ -122,15 +132,14 @@ impl Peer for Connection {
             worker.link.close(1013, "the server is busy");
             return Flow::Go;
         }
-        worker.pending.frames.fetch_add(1, Relaxed);
-        worker.pending.bytes.fetch_add(bytes, Relaxed);
+        let is_full = worker.pending.add(bytes);
         let item = Item {
             input,
             bytes,
             of: Some(worker.clone()),
         };
         self.shared.push(item);
-        if !worker.pending.is_full() {
+        if !is_full {
             return Flow::Go;
         }
         let slow = Object::new().text("t", "slow").int("retry_ms", 100).end();
@@ -148,4 +157,49 @@ impl Peer for Connection {
             of: None,
         });
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::sync::mpsc;
+    use std::time::Duration;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::threads;
+
+    /// A worker that was held while the engine took a frame of it was never read again: 30 seconds later its
+    /// runs were taken from it as if it had died.
+    #[test]
+    fn one_that_is_held_is_resumed() {
+        // What a link does: a resume from the moment on at which a frame is added undoes the hold.
+        let (pending, is_held) = (
+            Arc::new(Pending::default()),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (ours, held) = (Arc::clone(&pending), Arc::clone(&is_held));
+        let (sender, queue) = mpsc::channel();
+        let engine = threads::spawn("engine", move || {
+            for bytes in queue {
+                if ours.remove(bytes) {
+                    held.store(false, Relaxed);
+                }
+            }
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for n in 0..FRAMES {
+            is_held.store(true, Relaxed);
+            let is_full = pending.add(10);
+            sender.send(10).unwrap();
+            while is_full && is_held.load(Relaxed) {
+                assert!(Instant::now() < deadline, "held for ever at {n}");
+                std::hint::spin_loop();
+            }
+        }
+        drop(sender);
+        engine.unwrap().join().unwrap();
+    }
+
+    const FRAMES: usize = 2_000_000;
 }
