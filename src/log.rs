@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::clock;
 use crate::error::Result;
@@ -50,6 +51,8 @@ impl Level {
 const BUFFER_BYTES_MAX: usize = 1 << 20;
 /// Lines of this span are written together: one system call for many requests.
 const GATHER: Duration = Duration::from_millis(20);
+/// How long a stop waits for what is left to be written.
+const FINISH: Duration = Duration::from_secs(1);
 
 struct Buffer {
     lines: Vec<u8>,
@@ -85,9 +88,8 @@ impl Writer {
     pub fn finish(self) {
         lock(&BUFFER).threaded = false;
         ARRIVED.notify_all();
-        if self.0.join().is_err() {
-            error(format_args!("the log thread panicked"));
-        }
+        // Nobody may be reading what it writes to.
+        threads::join_until(self.0, Instant::now() + FINISH);
     }
 }
 

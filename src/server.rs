@@ -88,9 +88,9 @@ pub fn run<E: From<Error>>(
     }
     let second = end_at_second_signal(signals)?;
     let is_clean = running.stop();
-    drop(second);
     log::info(format_args!("stopped clean={is_clean}"));
     log.finish();
+    drop(second);
     Ok(is_clean)
 }
 

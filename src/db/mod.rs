@@ -15,6 +15,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::Weak;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -311,14 +312,15 @@ impl Databases {
 
     /// Lets every open database fold its log into its file; called now and then.
     pub fn maintain(&self) {
-        let mut open: Vec<Arc<Database>> = lock(&self.tenants)
+        // One waits until its writer is free, and then the others are not to be in use for that.
+        let tenants: Vec<Weak<Database>> = lock(&self.tenants)
             .open
             .values()
-            .map(|tenant| Arc::clone(&tenant.database))
+            .map(|tenant| Arc::downgrade(&tenant.database))
             .collect();
-        let own = [&self.default, &self.local, &self.stats, &self.workflows];
-        open.extend(own.map(Arc::clone));
-        for database in open {
+        let own = [&self.default, &self.local, &self.stats, &self.workflows].map(Arc::clone);
+        let tenants = tenants.iter().filter_map(Weak::upgrade);
+        for database in own.into_iter().chain(tenants) {
             if let Err(error) = database.maintain() {
                 crate::log::error(format_args!("{}: {error}", database.path().display()));
             }

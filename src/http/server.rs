@@ -515,9 +515,11 @@ fn method(method: &tiny_http::Method) -> Method {
     }
 }
 
-/// Sends the head of an answer and lets the engine forget the connection.
+/// Sends the head of an answer and lets the engine forget the connection. A peer that has not taken the answers
+/// before it, so that there is no room for one, is not waited for.
 fn switch(engine: tiny_http::Request, head: &[u8]) -> io::Result<Socket> {
     let mut upgraded = engine.upgrade()?;
+    upgraded.set_nonblocking()?;
     upgraded.write_all(head)?;
     let (stream, early) = upgraded.into_parts();
     Ok(Socket { stream, early })

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::io::Read;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -37,6 +38,7 @@ const STALL_FOR_PAGES: Duration = Duration::from_secs(300);
 const STALL_FOR_ACTS: Duration = Duration::from_secs(60);
 /// The longest answer that is read whole.
 const BODY_BYTES_MAX: u64 = 64 << 20;
+const REFUSAL_BYTES_MAX: u64 = 16 << 10;
 /// As many as ask at a time: the sync thread and the downloads.
 const IDLE_CONNECTIONS: usize = 8;
 /// How often a stream is gone on with after it was cut without bringing anything.
@@ -200,7 +202,7 @@ impl Client {
 
     /// Every database of the master.
     pub fn list(&self) -> Result<List> {
-        read_json(self.get("/api/replica/databases", None, STALL)?)
+        self.read_json(self.get("/api/replica/databases", None, STALL)?)
     }
 
     /// Some of all pages, those after this one.
@@ -220,18 +222,18 @@ impl Client {
 
     /// What the server says of replication.
     pub fn status(&self) -> Result<serde_json::Value> {
-        read_json(self.get("/api/replica/status", None, STALL)?)
+        self.read_json(self.get("/api/replica/status", None, STALL)?)
     }
 
     /// What the command line wants done; answered with JSON.
     pub fn act(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
-        read_json(self.post(path, body.to_string().as_bytes(), STALL_FOR_ACTS)?)
+        self.read_json(self.post(path, body.to_string().as_bytes(), STALL_FOR_ACTS)?)
     }
 
     /// Compares groups of pages; `body` as `master::Groups` writes it.
     pub fn compare(&self, name: &str, body: &[u8]) -> Result<Compared> {
         let path = format!("/api/replica/databases/{name}/compare");
-        read_json(self.post(&path, body, STALL_FOR_PAGES)?)
+        self.read_json(self.post(&path, body, STALL_FOR_PAGES)?)
     }
 
     /// What changed after a state, and the pages that differ; `body` as `master::wanted_bytes`
@@ -254,13 +256,13 @@ impl Client {
         let response = self.get(&path, None, STALL)?;
         match response.status().as_u16() {
             410 => Ok(None),
-            _ => read_json(response).map(Some),
+            _ => self.read_json(response).map(Some),
         }
     }
 
     /// The files that there are, behind a path.
     pub fn manifest(&self, after: &str) -> Result<ManifestPage> {
-        read_json(self.get(
+        self.read_json(self.get(
             &format!("/api/replica/files/manifest?after={after}"),
             None,
             STALL,
@@ -283,7 +285,7 @@ impl Client {
             206 => Ok(FileReply::Rest(body(response))),
             // Not 404, which whatever is in between may answer.
             410 => Ok(FileReply::Gone),
-            _ => Err(refused(response)),
+            _ => Err(self.refused(response)),
         }
     }
 
@@ -291,13 +293,13 @@ impl Client {
     pub fn acknowledge_files(&self, epoch: &str, id: i64) -> Result<()> {
         let body = serde_json::json!({"epoch": epoch, "id": id}).to_string();
         let response = self.post("/api/replica/files/ack", body.as_bytes(), STALL)?;
-        read_json::<serde_json::Value>(response).map(drop)
+        self.read_json::<serde_json::Value>(response).map(drop)
     }
 
     /// Tells the master how far this replica has come.
     pub fn acknowledge(&self, body: &serde_json::Value) -> Result<()> {
         let response = self.post("/api/replica/ack", body.to_string().as_bytes(), STALL)?;
-        read_json::<serde_json::Value>(response).map(drop)
+        self.read_json::<serde_json::Value>(response).map(drop)
     }
 
     /// Cuts a connection that has brought nothing for too long. True: it was cut.
@@ -353,9 +355,11 @@ impl Client {
     }
 
     fn agent(&self) -> Result<Agent> {
+        // Whoever stops sets the mark first and takes the agent away then.
+        let agent = lock(&self.agent);
         match self.stop.is_set() {
             true => Err(Error::unavailable("This replica is stopping.")),
-            false => Ok(lock(&self.agent).clone()),
+            false => Ok(agent.clone()),
         }
     }
 
@@ -401,8 +405,61 @@ impl Client {
                     body: Some(Box::new(response.into_body().into_reader())),
                 }))
             }
-            _ => Err(refused(response)),
+            _ => Err(self.refused(response)),
         }
+    }
+
+    fn read_json<T: DeserializeOwned>(&self, response: Response<Body>) -> Result<T> {
+        // 202: it has begun.
+        if ![200, 202].contains(&response.status().as_u16()) {
+            return Err(self.refused(response));
+        }
+        let text = self.read(response, BODY_BYTES_MAX);
+        let text =
+            text.map_err(|error| Error::unavailable(format!("The master is gone: {error}.")))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| Error::unavailable(format!("The master's answer is broken: {error}.")))
+    }
+
+    /// The beginning of a body. Each piece of it has to come in time, as the head had.
+    fn read(&self, response: Response<Body>, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let body = response.into_body().into_reader();
+        let mut text = Vec::new();
+        let mut watched = Watched { client: self, body }.take(bytes_max);
+        watched.read_to_end(&mut text)?;
+        Ok(text)
+    }
+
+    /// What the master says against it.
+    fn refused(&self, response: Response<Body>) -> Error {
+        #[derive(Deserialize)]
+        struct Refusal {
+            message: String,
+            /// The URL of its own master, from a replica.
+            master: Option<String>,
+        }
+        let status = response.status().as_u16();
+        let body = self.read(response, REFUSAL_BYTES_MAX);
+        let refusal: Option<Refusal> = body
+            .ok()
+            .and_then(|body| serde_json::from_slice(&body).ok());
+        let (message, master) = refusal.map_or_else(Default::default, |it| (it.message, it.master));
+        let hint = match (status, master) {
+        (401, _) => {
+            " JWT_SECRET must be the same on both servers, and their clocks differ by less than minutes."
+                .to_owned()
+        }
+        (403, Some(master)) => format!(" MASTER_URL must be that of a master, here {master}."),
+        (404, _) if message.is_empty() || message.starts_with("There is nothing at this path") => {
+            " Is this the address of a vski, without a path?".to_owned()
+        }
+        _ => String::new(),
+    };
+        let message = match message.as_str() {
+            "" => "nothing that vski would say.",
+            message => message,
+        };
+        Error::unavailable(format!("The server answers {status}: {message}{hint}"))
     }
 
     /// What to say when a connection failed for the certificate, or for having none.
@@ -462,64 +519,13 @@ fn agent(roots: &Roots) -> Agent {
     Agent::new_with_config(config)
 }
 
-fn read_json<T: DeserializeOwned>(mut response: Response<Body>) -> Result<T> {
-    // 202: it has begun.
-    if ![200, 202].contains(&response.status().as_u16()) {
-        return Err(refused(response));
-    }
-    let text = response
-        .body_mut()
-        .with_config()
-        .limit(BODY_BYTES_MAX)
-        .read_to_vec();
-    let text = text.map_err(|error| Error::unavailable(format!("The master is gone: {error}.")))?;
-    serde_json::from_slice(&text)
-        .map_err(|error| Error::unavailable(format!("The master's answer is broken: {error}.")))
-}
-
-/// What the master says against it.
-fn refused(mut response: Response<Body>) -> Error {
-    #[derive(Deserialize)]
-    struct Refusal {
-        message: String,
-        /// The URL of its own master, from a replica.
-        master: Option<String>,
-    }
-    let status = response.status().as_u16();
-    let body = response
-        .body_mut()
-        .with_config()
-        .limit(16 << 10)
-        .read_to_vec();
-    let refusal: Option<Refusal> = body
-        .ok()
-        .and_then(|body| serde_json::from_slice(&body).ok());
-    let (message, master) = refusal.map_or_else(Default::default, |it| (it.message, it.master));
-    let hint = match (status, master) {
-        (401, _) => {
-            " JWT_SECRET must be the same on both servers, and their clocks differ by less than minutes."
-                .to_owned()
-        }
-        (403, Some(master)) => format!(" MASTER_URL must be that of a master, here {master}."),
-        (404, _) if message.is_empty() || message.starts_with("There is nothing at this path") => {
-            " Is this the address of a vski, without a path?".to_owned()
-        }
-        _ => String::new(),
-    };
-    let message = match message.as_str() {
-        "" => "nothing that vski would say.",
-        message => message,
-    };
-    Error::unavailable(format!("The server answers {status}: {message}{hint}"))
-}
-
 /// A body that is cut when it stalls.
-struct Watched<R> {
-    client: Arc<Client>,
+struct Watched<C, R> {
+    client: C,
     body: R,
 }
 
-impl<R: Read> Read for Watched<R> {
+impl<C: Deref<Target = Client>, R: Read> Read for Watched<C, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let _awaiting = self.client.awaiting(STALL);
         self.body.read(buffer)
@@ -547,7 +553,7 @@ impl Download {
                     .get(&path, Some(self.at), STALL)
                     .map_err(io::Error::other)?;
                 if response.status().as_u16() != 206 {
-                    return Err(io::Error::other(refused(response)));
+                    return Err(io::Error::other(self.client.refused(response)));
                 }
                 self.body
                     .insert(Box::new(response.into_body().into_reader()))

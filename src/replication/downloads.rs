@@ -201,6 +201,8 @@ impl Downloads {
         if let Some(is_cancelled) = state.running.get_mut(path) {
             *is_cancelled = true;
         }
+        drop(state);
+        self.done.notify_all();
     }
 
     fn run(&self, only_urgent: bool) {
@@ -222,6 +224,8 @@ impl Downloads {
             }
             drop(state);
             self.done.notify_all();
+            // Others may wait for this path to be free, which this thread may not take itself.
+            self.queued.notify_all();
         }
     }
 

@@ -81,9 +81,6 @@ impl Rounds<'_> {
             lock(&self.webhooks.known).extend(names.iter().cloned());
             self.stirred.extend(names);
             let now = Instant::now();
-            if now >= self.next_count {
-                self.next_count = now + COUNT_EVERY;
-            }
             if now >= self.next_look {
                 self.next_look = now + LOOK_EVERY;
                 self.stirred
@@ -209,12 +206,16 @@ impl Rounds<'_> {
     }
 
     fn look(&mut self) {
-        for name in std::mem::take(&mut self.stirred) {
+        let stirred = std::mem::take(&mut self.stirred);
+        // Counting goes through all that waits.
+        let counts = !stirred.is_empty() && Instant::now() >= self.next_count;
+        if counts {
+            self.next_count = Instant::now() + COUNT_EVERY;
+        }
+        for name in stirred {
             if self.failed.contains_key(&name) {
                 continue;
             }
-            // Counting goes through all that waits.
-            let counts = Instant::now() >= self.next_count;
             let found = self.webhooks.databases.get(&name).and_then(|database| {
                 database.read(|db| {
                     let count = counts.then(|| queue::count(db)).transpose()?;

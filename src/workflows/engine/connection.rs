@@ -36,6 +36,7 @@ pub struct Worker {
 ///
 /// The invariant: whenever it was full after an addition, the removal by which it no longer is says so. Both
 /// go by what their own change of the counts made of them; a look before it could miss an addition between.
+/// One thread adds and one removes.
 #[derive(Default)]
 struct Pending {
     frames: AtomicUsize,
@@ -50,11 +51,12 @@ impl Pending {
         frames >= PENDING_MAX || bytes >= PENDING_BYTES_MAX
     }
 
-    /// Whether it was full.
+    /// Whether it was full, and is no longer.
     fn remove(&self, bytes: usize) -> bool {
-        let frames = self.frames.fetch_sub(1, Relaxed);
-        let bytes = self.bytes.fetch_sub(bytes, Relaxed);
-        frames >= PENDING_MAX || bytes >= PENDING_BYTES_MAX
+        let frames_before = self.frames.fetch_sub(1, Relaxed);
+        let bytes_before = self.bytes.fetch_sub(bytes, Relaxed);
+        let is_full = |frames, bytes| frames >= PENDING_MAX || bytes >= PENDING_BYTES_MAX;
+        is_full(frames_before, bytes_before) && !is_full(frames_before - 1, bytes_before - bytes)
     }
 }
 

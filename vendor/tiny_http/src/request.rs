@@ -332,6 +332,11 @@ impl Upgraded {
         (self.stream, self.early)
     }
 
+    /// Reads and writes wait for nothing from now on.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        self.stream.set_nonblocking(true)
+    }
+
     /// Longest wait of one read or write; None waits for ever.
     pub fn set_timeout(&self, time: Option<Duration>) -> io::Result<()> {
         self.stream.set_read_timeout(time)?;
