@@ -207,26 +207,29 @@ impl Downloads {
 
     fn run(&self, only_urgent: bool) {
         while let Some(job) = self.next(only_urgent) {
-            let path = job.remote.path.clone();
             let result = self.download(&job);
-            let mut state = lock(&self.state);
-            // While it is held nobody deletes the file.
-            let is_cancelled = state.running.remove(&path).unwrap_or(false);
-            if job.is_urgent {
-                if !is_cancelled && matches!(result, Ok(Outcome::Fetched)) {
-                    let placed = self.storage.accept(std::slice::from_ref(&job.remote));
-                    if let Err(error) = placed {
-                        crate::log::warn(format_args!("file {path}: {error}"));
-                    }
-                }
-            } else {
-                state.results.push((job.remote, result));
-            }
-            drop(state);
-            self.done.notify_all();
-            // Others may wait for this path to be free, which this thread may not take itself.
-            self.queued.notify_all();
+            self.end(job, result);
         }
+    }
+
+    fn end(&self, job: Job, result: Result<Outcome>) {
+        let mut state = lock(&self.state);
+        // While it is held nobody deletes the file.
+        let is_cancelled = state.running.remove(&job.remote.path).unwrap_or(false);
+        if job.is_urgent {
+            if !is_cancelled && matches!(result, Ok(Outcome::Fetched)) {
+                let placed = self.storage.accept(std::slice::from_ref(&job.remote));
+                if let Err(error) = placed {
+                    crate::log::warn(format_args!("file {}: {error}", job.remote.path));
+                }
+            }
+        } else {
+            state.results.push((job.remote, result));
+        }
+        drop(state);
+        self.done.notify_all();
+        // Others may wait for this path to be free, which this thread may not take itself.
+        self.queued.notify_all();
     }
 
     /// The next job that nobody else has under way.
@@ -286,4 +289,42 @@ impl Downloads {
 /// The error that says which file it is about.
 pub fn about(remote: &Remote, error: &Error) -> String {
     format!("{}: {}", remote.path, error.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids;
+
+    /// A file was read on the replica while it was on its way there in turn. The one fetch ended, nobody was
+    /// told that the other may begin, and all files behind it waited for ever.
+    #[test]
+    fn what_waits_for_a_path_is_told_when_that_is_free() {
+        let token = ids::hex(&ids::random_bytes::<8>().unwrap());
+        let dir = std::env::temp_dir().join(format!("vski-downloads-{token}"));
+        let client = Client::new("http://127.0.0.1:1", "r", None, Box::new(String::new));
+        let storage = Storage::open(&dir, None).unwrap();
+        let downloads = Arc::new(Downloads::new(&Arc::new(client), &Arc::new(storage)));
+        let remote = Remote {
+            path: FilePath::parse("default/docs/r1/a.txt").unwrap(),
+            size: 1,
+            sha256: String::new(),
+        };
+        downloads.mend(remote.clone());
+        let urgent = downloads.next(true).unwrap();
+        downloads.queue([remote], false);
+        let ours = Arc::clone(&downloads);
+        let general = threads::spawn("download", move || ours.next(false)).unwrap();
+        Stop::new().wait(Duration::from_millis(100));
+        assert!(!general.is_finished());
+        downloads.end(urgent, Ok(Outcome::Held));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !general.is_finished() && Instant::now() < deadline {
+            Stop::new().wait(Duration::from_millis(5));
+        }
+        let has_begun = general.is_finished();
+        downloads.stop();
+        assert!(general.join().unwrap().is_some() && has_begun);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -14,6 +14,7 @@ use sha2::Sha256;
 
 use crate::support::api::Api;
 use crate::support::cluster;
+use crate::support::pause;
 use crate::support::receiver::Received;
 use crate::support::receiver::Receiver;
 use crate::support::server::Server;
@@ -272,6 +273,28 @@ fn a_receiver_that_hangs_holds_up_nobody_and_no_stop() {
 }
 
 #[test]
+fn calls_that_pile_up_show_in_the_metrics() {
+    let server = Server::start();
+    let api = server.admin();
+    let hanging = Receiver::start(|_, _| None);
+    let hook = make(&api, json!({"name": "hook", "url": hanging.url("/")}));
+    call(&api, &hook, json!(0));
+    hanging.wait_for(1);
+    // Behind the first count, which is that of the start.
+    pause(Duration::from_millis(1500));
+    for n in 1..30 {
+        call(&api, &hook, json!(n));
+    }
+    wait_until("they are counted", || {
+        let text = String::from_utf8(api.get("/metrics").expect(200).body).unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("vski_webhook_pending "));
+        line == Some("vski_webhook_pending 30")
+    });
+}
+
+#[test]
 fn what_waits_is_sent_after_a_kill() {
     let mut server = Server::start();
     let api = server.admin();
@@ -478,7 +501,7 @@ fn replicas_show_and_call_nobody() {
         .expect(403);
     api.post("/api/webhooks/logs/retry", r#"{"failed":true}"#)
         .expect(403);
-    crate::support::pause(Duration::from_secs(5));
+    pause(Duration::from_secs(5));
     assert_eq!(receiver.received().len(), calls);
     let metrics = api.get("/metrics").expect(200);
     let metrics = String::from_utf8(metrics.body).unwrap();

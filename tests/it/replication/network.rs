@@ -125,6 +125,25 @@ fn a_slow_connection_brings_everything_and_a_dead_one_is_given_up() {
 }
 
 #[test]
+fn a_short_answer_that_stops_in_its_middle_is_given_up() {
+    let mut net = Net::new();
+    // Nothing changes, so that the next long one is the list of databases.
+    net.proxy.set(Fault::Stall(10), 300);
+    wait_until("the list has stalled", || net.proxy.struck() > 0);
+    let id = net.write();
+    let path = format!("/api/collections/books/records/{id}");
+    let begun = Instant::now();
+    while net.follower.api().get(&path).status != 200 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(40),
+            "it waits for the rest of an answer"
+        );
+        crate::support::pause(Duration::from_millis(200));
+    }
+    net.change();
+}
+
+#[test]
 fn a_replica_says_which_of_its_settings_is_wrong() {
     let master = cluster::master();
     let replica = cluster::replica(&master);
