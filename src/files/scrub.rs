@@ -52,7 +52,13 @@ pub enum Arrival {
 #[derive(Default)]
 pub struct Scrub {
     state: Mutex<State>,
+    /// What was found when the last file had been read: who asks does not wait for the reading of one.
+    found: Mutex<Found>,
 }
+
+/// Files that are not as they were stored, each with a word for how, and how many were looked at since the
+/// start.
+pub type Found = (Vec<(String, &'static str)>, u64);
 
 #[derive(Default)]
 struct State {
@@ -96,27 +102,30 @@ impl Scrub {
             };
             cost += remote.size + FILE_COST;
             if arrival != Arrival::UnderWay || storage.size(&remote.path)?.is_some() {
-                state.look(databases, storage, mend, arrival, remote)?;
+                let looked = state.look(databases, storage, mend, arrival, remote);
+                *lock(&self.found) = state.found();
+                looked?;
             }
         }
+        *lock(&self.found) = state.found();
         let [sha256, record, name] = &state.after;
         let place = format!("{} {sha256} {record} {name}", state.database);
         node::set_fact(databases.local(), PLACE, place)
     }
 
-    /// Files that are not as they were stored, each with a word for how, and how many were looked at since
-    /// the start.
-    pub fn found(&self) -> (Vec<(String, &'static str)>, u64) {
-        let state = lock(&self.state);
-        let damaged = state
-            .damaged
-            .iter()
-            .map(|(path, word)| (path.to_string(), *word));
-        (damaged.collect(), state.looked_at)
+    /// What was found so far.
+    pub fn found(&self) -> Found {
+        lock(&self.found).clone()
     }
 }
 
 impl State {
+    fn found(&self) -> Found {
+        let damaged = self.damaged.iter();
+        let damaged = damaged.map(|(path, word)| (path.to_string(), *word));
+        (damaged.collect(), self.looked_at)
+    }
+
     fn open(&mut self, local: &Arc<Database>) -> Result<()> {
         let place = node::fact(local, PLACE)?.unwrap_or_default();
         let parts: Vec<&str> = place.split(' ').collect();
