@@ -109,6 +109,15 @@ fn same_files(master: &Server, replica: &Server) {
     }
 }
 
+/// Waits until it says so: the log comes a moment after what it tells.
+#[track_caller]
+fn took_the_manifest(server: &Server) {
+    wait_until("it says that it takes the manifest", || {
+        let log = server.log();
+        log.iter().any(|line| line.contains("taking the manifest"))
+    });
+}
+
 fn state(server: &Server) -> Value {
     status(server)["replica"]["files"].clone()
 }
@@ -125,12 +134,7 @@ fn files_come_and_go_as_on_the_master() {
     let follower = replica(&master);
     converge(&master, &follower);
     same_files(&master, &follower);
-    assert!(
-        follower
-            .log()
-            .iter()
-            .any(|line| line.contains("taking the manifest"))
-    );
+    took_the_manifest(&follower);
 
     // Then the journal: a large one, several of a record, replaced, deleted.
     let big = send(&api, "POST", DOCS, &[("doc", &content(99, 5_000_000))]);
@@ -397,11 +401,7 @@ fn one_that_was_away_for_longer_than_the_journal_is_kept_takes_the_manifest() {
     });
     let away = Server::from_parts(parts);
     same_files(&master, &away);
-    assert!(
-        away.log()
-            .iter()
-            .any(|line| line.contains("taking the manifest"))
-    );
+    took_the_manifest(&away);
     assert!(tree(&away).values().any(|it| it == b"stays"), "{stay}");
 }
 
