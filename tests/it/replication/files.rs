@@ -109,6 +109,15 @@ fn same_files(master: &Server, replica: &Server) {
     }
 }
 
+#[track_caller]
+fn acknowledges_everything(master: &Server, follower: &Server) {
+    wait_until("everything is acknowledged", || {
+        let files = state(follower);
+        files["state"] == "current"
+            && status(master)["replicas"][0]["filesAcknowledged"] == files["last"]
+    });
+}
+
 /// Waits until it says so: the log comes a moment after what it tells.
 #[track_caller]
 fn took_the_manifest(server: &Server) {
@@ -149,10 +158,7 @@ fn files_come_and_go_as_on_the_master() {
     api.delete(&format!("{DOCS}/{}", big["id"].as_str().unwrap()))
         .expect(204);
     same_files(&master, &follower);
-    wait_until("everything is acknowledged", || {
-        state(&follower)["state"] == "current"
-            && status(&master)["replicas"][0]["filesAcknowledged"] == state(&follower)["last"]
-    });
+    acknowledges_everything(&master, &follower);
     let record = many["id"].as_str().unwrap();
     let name = many["pics"][1].as_str().unwrap();
     let reply = follower
@@ -176,11 +182,13 @@ fn files_come_and_go_as_on_the_master() {
         &[("doc", b"shop")],
     );
     same_files(&master, &follower);
-    // Its files may have come before it.
+    // Its files may have come before it, and a manifest of before must not be on its way.
     converge(&master, &follower);
+    acknowledges_everything(&master, &follower);
     admin.delete("/api/databases/shop").expect(204);
     same_files(&master, &follower);
     let aside = data(&follower).join("deleted");
+    wait_until("it is moved aside", || aside.exists());
     let aside = std::fs::read_dir(aside)
         .unwrap()
         .map(|it| it.unwrap().path());
