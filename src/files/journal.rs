@@ -95,17 +95,16 @@ impl Journal {
             epoch: Mutex::new(node::fact(local, EPOCH)?.unwrap_or_default()),
             told: Mutex::new(told),
         };
+        let there = fingerprint(databases)?;
+        let known = node::fact(local, DATABASES)?;
         if journal.epoch().is_empty() || told > default.read(last)? {
             *lock(&journal.told) = 0;
             node::set_fact(local, TOLD, "0".to_owned())?;
             journal.begin_epoch(replicas)?;
-        }
-        let known = node::fact(local, DATABASES)?;
-        let there = fingerprint(databases)?;
-        if known.is_some_and(|known| known != there) {
+        } else if known.is_some_and(|known| known != there) {
             journal.begin_epoch(replicas)?;
         }
-        journal.note_databases(databases)?;
+        node::set_fact(local, DATABASES, there)?;
         Ok(journal)
     }
 

@@ -52,7 +52,7 @@ pub enum Arrival {
 #[derive(Default)]
 pub struct Scrub {
     state: Mutex<State>,
-    /// What was found when the last file had been read: who asks does not wait for the reading of one.
+    /// What was found up to the last step: who asks does not wait for the reading of files.
     found: Mutex<Found>,
 }
 
@@ -86,31 +86,9 @@ impl Scrub {
         stop: &Stop,
     ) -> Result<()> {
         let mut state = lock(&self.state);
-        if !state.is_open {
-            state.open(databases.local())?;
-        }
-        let (mut cost, mut has_turned) = (0, false);
-        while cost <= state.bytes_per_step && !stop.is_set() {
-            let Some(remote) = state.queue.pop_front() else {
-                if !state.refill(databases)? {
-                    if has_turned {
-                        break;
-                    }
-                    has_turned = true;
-                }
-                continue;
-            };
-            cost += remote.size + FILE_COST;
-            if arrival != Arrival::UnderWay || storage.size(&remote.path)?.is_some() {
-                let looked = state.look(databases, storage, mend, arrival, remote);
-                *lock(&self.found) = state.found();
-                looked?;
-            }
-        }
+        let result = state.step(databases, storage, mend, arrival, stop);
         *lock(&self.found) = state.found();
-        let [sha256, record, name] = &state.after;
-        let place = format!("{} {sha256} {record} {name}", state.database);
-        node::set_fact(databases.local(), PLACE, place)
+        result
     }
 
     /// What was found so far.
@@ -120,6 +98,38 @@ impl Scrub {
 }
 
 impl State {
+    fn step(
+        &mut self,
+        databases: &Databases,
+        storage: &Storage,
+        mend: &dyn Fn(Remote),
+        arrival: Arrival,
+        stop: &Stop,
+    ) -> Result<()> {
+        if !self.is_open {
+            self.open(databases.local())?;
+        }
+        let (mut cost, mut has_turned) = (0, false);
+        while cost <= self.bytes_per_step && !stop.is_set() {
+            let Some(remote) = self.queue.pop_front() else {
+                if !self.refill(databases)? {
+                    if has_turned {
+                        break;
+                    }
+                    has_turned = true;
+                }
+                continue;
+            };
+            cost += remote.size + FILE_COST;
+            if arrival != Arrival::UnderWay || storage.size(&remote.path)?.is_some() {
+                self.look(databases, storage, mend, arrival, remote)?;
+            }
+        }
+        let [sha256, record, name] = &self.after;
+        let place = format!("{} {sha256} {record} {name}", self.database);
+        node::set_fact(databases.local(), PLACE, place)
+    }
+
     fn found(&self) -> Found {
         let damaged = self.damaged.iter();
         let damaged = damaged.map(|(path, word)| (path.to_string(), *word));

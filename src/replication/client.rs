@@ -445,16 +445,19 @@ impl Client {
             .and_then(|body| serde_json::from_slice(&body).ok());
         let (message, master) = refusal.map_or_else(Default::default, |it| (it.message, it.master));
         let hint = match (status, master) {
-        (401, _) => {
-            " JWT_SECRET must be the same on both servers, and their clocks differ by less than minutes."
-                .to_owned()
-        }
-        (403, Some(master)) => format!(" MASTER_URL must be that of a master, here {master}."),
-        (404, _) if message.is_empty() || message.starts_with("There is nothing at this path") => {
-            " Is this the address of a vski, without a path?".to_owned()
-        }
-        _ => String::new(),
-    };
+            (401, _) => {
+                " JWT_SECRET must be the same on both servers, and their clocks differ by less than \
+                 minutes."
+                    .to_owned()
+            }
+            (403, Some(master)) => format!(" MASTER_URL must be that of a master, here {master}."),
+            (404, _)
+                if message.is_empty() || message.starts_with("There is nothing at this path") =>
+            {
+                " Is this the address of a vski, without a path?".to_owned()
+            }
+            _ => String::new(),
+        };
         let message = match message.as_str() {
             "" => "nothing that vski would say.",
             message => message,

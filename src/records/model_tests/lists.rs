@@ -45,6 +45,8 @@ struct Case {
     filter: Option<Expr>,
     sort: Vec<SortTerm>,
     wish: Wish,
+    /// Number and size of the page as a request has them.
+    page: (u64, u64),
     query: ListQuery,
 }
 
@@ -213,11 +215,12 @@ impl Case {
             },
         };
         let filter_text = filter.as_ref().map(|expr| filters::render(rng, expr));
+        let page = (
+            *rng.pick(&[0, 1, 1, 1, 1, 2, 3, 9]),
+            *rng.pick(&[0, 1, 2, 5, 5, 10, 500, 9999]),
+        );
         let query = ListQuery {
-            page: Page::new(
-                *rng.pick(&[0, 1, 1, 1, 1, 2, 3, 9]),
-                *rng.pick(&[0, 1, 2, 5, 5, 10, 500, 9999]),
-            ),
+            page: Page::new(page.0, page.1),
             sort: filters::render_sort(rng, &sort),
             filter: filter_text.unwrap_or_default(),
             skip_total: rng.one_in(4),
@@ -228,6 +231,7 @@ impl Case {
             filter,
             sort,
             wish,
+            page,
             query,
         }
     }
@@ -307,8 +311,11 @@ impl Case {
             return Err(Kind::Invalid);
         }
         let found = self.found(world);
-        let Page { number, size } = self.query.page;
-        let (page, per_page) = (number as usize, size as usize);
+        let per_page = match self.page.1 {
+            0 => 30,
+            number => usize::try_from(number.min(500)).unwrap(),
+        };
+        let page = usize::try_from(self.page.0.max(1)).unwrap();
         let shown = found.iter().skip((page - 1) * per_page).take(per_page);
         let show = |at: &usize| world.show(self.table, &table.records[*at], &self.wish, caller);
         let items: Vec<Json> = shown.map(show).collect();

@@ -49,6 +49,20 @@ impl Net {
         wait_until("the change arrives", || api.get(&path).status == 200);
     }
 
+    /// The record comes when whatever holds it up has been given up, at most 15 seconds after its last sign.
+    #[track_caller]
+    fn arrives_in_the_end(&self, id: &str) {
+        let begun = Instant::now();
+        let path = format!("/api/collections/books/records/{id}");
+        while self.follower.api().get(&path).status != 200 {
+            assert!(
+                begun.elapsed() < Duration::from_secs(40),
+                "what has stalled is given up"
+            );
+            crate::support::pause(Duration::from_millis(200));
+        }
+    }
+
     fn write(&mut self) -> String {
         self.written += 1;
         let id = format!("r{}", self.written);
@@ -103,15 +117,7 @@ fn a_slow_connection_brings_everything_and_a_dead_one_is_given_up() {
     net.proxy.set(Fault::Stall(200), STREAM);
     let id = net.write();
     wait_until("the transfer has stalled", || net.proxy.struck() > 0);
-    let begun = Instant::now();
-    let path = format!("/api/collections/books/records/{id}");
-    while net.follower.api().get(&path).status != 200 {
-        assert!(
-            begun.elapsed() < Duration::from_secs(40),
-            "the stalled transfer is given up"
-        );
-        crate::support::pause(Duration::from_millis(200));
-    }
+    net.arrives_in_the_end(&id);
     // A stop does not wait for it either.
     net.proxy.set(Fault::Stall(200), STREAM);
     net.write();
@@ -131,15 +137,7 @@ fn a_short_answer_that_stops_in_its_middle_is_given_up() {
     net.proxy.set(Fault::Stall(10), 300);
     wait_until("the list has stalled", || net.proxy.struck() > 0);
     let id = net.write();
-    let path = format!("/api/collections/books/records/{id}");
-    let begun = Instant::now();
-    while net.follower.api().get(&path).status != 200 {
-        assert!(
-            begun.elapsed() < Duration::from_secs(40),
-            "it waits for the rest of an answer"
-        );
-        crate::support::pause(Duration::from_millis(200));
-    }
+    net.arrives_in_the_end(&id);
     net.change();
 }
 

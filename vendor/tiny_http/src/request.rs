@@ -2,7 +2,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::body::Reserved;
 use crate::connection::{Connection, Source};
@@ -335,12 +335,6 @@ impl Upgraded {
     /// Reads and writes wait for nothing from now on.
     pub fn set_nonblocking(&self) -> io::Result<()> {
         self.stream.set_nonblocking(true)
-    }
-
-    /// Longest wait of one read or write; None waits for ever.
-    pub fn set_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-        self.stream.set_read_timeout(time)?;
-        self.stream.set_write_timeout(time)
     }
 }
 
