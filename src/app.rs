@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::auth;
 use crate::auth::Auth;
 use crate::backup::lost;
+use crate::budget::Budgets;
 use crate::clock;
 use crate::clock::DAY_MS;
 use crate::collections::Catalog;
@@ -92,6 +93,8 @@ pub struct App {
     pub webhooks: Webhooks,
     pub cron: Cron,
     pub stats: Arc<Stats>,
+    /// Bounds on what peers make this server hold.
+    pub budgets: Budgets,
     file_sync_retention_ms: i64,
     workflow_retention_ms: i64,
     /// The name of this node.
@@ -181,6 +184,7 @@ impl App {
         Ok(App {
             realtime: Realtime::new(&databases, &catalog, &auth, &events, sockets.pace()),
             webhooks: Webhooks::new(&databases, calls, webhooks),
+            budgets: Budgets::new(sockets_max),
             files,
             cron,
             stats,

@@ -3,6 +3,7 @@
 //! The modules in reading order: the ground that all stand on, the mechanisms (`db`, `http`), the
 //! domain, the whole (`app`), its surface (`api`), the process. `docs/architecture.md` is the map.
 
+mod budget;
 mod clock;
 mod config;
 mod crypto;

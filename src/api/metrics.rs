@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::Call;
 use crate::app::App;
+use crate::budget::Budgets;
 use crate::clock;
 use crate::cron;
 use crate::error::Result;
@@ -72,6 +73,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         "Files that are not what was stored.",
     );
     text.sample("vski_files_damaged", &[], damaged.len());
+    budgets(&mut text, &app.budgets);
     realtime(&mut text, app);
     workflows(&mut text, &app.stats.totals());
     queue(&mut text, app)?;
@@ -302,6 +304,36 @@ fn master(text: &mut Text, app: &App) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn budgets(text: &mut Text, budgets: &Budgets) {
+    for (name, kind, help) in [
+        (
+            "vski_budget_used",
+            "gauge",
+            "Amount of a budget that callers hold.",
+        ),
+        (
+            "vski_budget_total",
+            "gauge",
+            "Bound of a budget for all callers.",
+        ),
+        (
+            "vski_budget_refused_total",
+            "counter",
+            "Requests for more that a budget refused.",
+        ),
+    ] {
+        text.family(name, kind, help);
+        for budget in budgets.all() {
+            let value = match name {
+                "vski_budget_used" => budget.used(),
+                "vski_budget_total" => budget.total(),
+                _ => budget.refused(),
+            };
+            text.sample(name, &[("budget", budget.name())], value);
+        }
+    }
 }
 
 fn memory_bytes() -> u64 {

@@ -14,6 +14,8 @@ use serde::de::DeserializeOwned;
 
 use crate::app::App;
 use crate::auth::Credentials;
+use crate::budget::Network;
+use crate::budget::Payer;
 use crate::collections::Collection;
 use crate::collections::Collections;
 use crate::db;
@@ -289,6 +291,14 @@ impl Call<'_> {
             .map_while(std::result::Result::ok)
             .find(|it| !is_trusted(it));
         first.unwrap_or(peer)
+    }
+
+    /// Who is charged for what this request makes the server hold.
+    fn payer(&self) -> Payer {
+        Payer {
+            network: Network::of(self.client()),
+            has_credentials: !matches!(self.identity, Identity::Nobody),
+        }
     }
 
     fn database(&self) -> Result<Arc<Database>> {

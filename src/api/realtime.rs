@@ -46,6 +46,7 @@ fn stream(call: &Call<'_>) -> Result<Response> {
         .app
         .realtime
         .peer(call.database, credentials(call.request), Some(client))?;
+    let peer = socket::charged(call, peer)?;
     let Some(place) = call.app.sockets.reserve() else {
         return Err(socket::too_many());
     };

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::api::Call;
 use crate::api::json_response;
+use crate::budget::Charge;
 use crate::crypto;
 use crate::error::Error;
 use crate::error::Result;
@@ -11,7 +12,9 @@ use crate::http::Method;
 use crate::http::Request;
 use crate::http::Response;
 use crate::sockets;
+use crate::sockets::Flow;
 use crate::sockets::Hub;
+use crate::sockets::Link;
 use crate::sockets::Peer;
 
 /// The only version there is.
@@ -22,7 +25,39 @@ const KEY_BYTES: usize = 16;
 /// Answers a handshake and makes the connection a socket of `peer`. When that fails, `peer` is
 /// dropped without having been called.
 pub fn upgrade(call: &Call<'_>, peer: Box<dyn Peer>) -> Result<Response> {
-    answer(call.request, &call.app.sockets, peer)
+    answer(call.request, &call.app.sockets, charged(call, peer)?)
+}
+
+/// Charges the caller for a socket, until that ends.
+pub fn charged(call: &Call<'_>, peer: Box<dyn Peer>) -> Result<Box<dyn Peer>> {
+    let sockets = &call.app.budgets.sockets;
+    match sockets.charge(call.payer(), 1) {
+        Ok(charge) => Ok(Box::new(Charged {
+            peer,
+            _charge: charge,
+        })),
+        Err(exhausted) => Err(exhausted.into_error(sockets.name())),
+    }
+}
+
+/// A peer and the charge for its socket.
+struct Charged {
+    peer: Box<dyn Peer>,
+    _charge: Charge,
+}
+
+impl Peer for Charged {
+    fn opened(&mut self, link: Link) {
+        self.peer.opened(link);
+    }
+
+    fn received(&mut self, text: &str) -> Flow {
+        self.peer.received(text)
+    }
+
+    fn closed(&mut self) {
+        self.peer.closed();
+    }
 }
 
 fn answer(request: &Request, hub: &Hub, peer: Box<dyn Peer>) -> Result<Response> {
@@ -110,8 +145,6 @@ mod tests {
 
     use crate::http::server;
     use crate::http::server::Server;
-    use crate::sockets::Flow;
-    use crate::sockets::Link;
     use crate::sockets::Settings;
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";

@@ -1,0 +1,324 @@
+//! Budgets: bounds on what peers make this server hold, and on how much of it one of them may hold.
+//!
+//! Each [`Budget`] counts one resource (bytes, sockets, waiting queries). A [`Charge`] takes an
+//! amount for a [`Payer`] and gives it back when it is dropped. An amount is granted only if it
+//! fits three bounds at once: the total, the share of one [`Network`], and the share of all callers
+//! without credentials together. So one network cannot take what others need, and strangers
+//! together cannot take what callers with credentials need.
+//!
+//! Invariants, under the lock of a budget: `total` is the sum of `networks`; `anonymous <= total`;
+//! a network that holds nothing has no entry, so the table is never larger than the number of
+//! charges.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::error::Kind;
+use crate::threads::lock;
+
+/// The addresses that one customer of a provider usually has: an IPv4 address, or an IPv6 /64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Network {
+    V4(u32),
+    V6(u64),
+}
+
+impl Network {
+    /// The network of an address. An IPv4 address inside an IPv6 one counts as IPv4.
+    pub fn of(address: IpAddr) -> Network {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Network::V4(address.to_bits()),
+            IpAddr::V6(address) => Network::V6((address.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+/// Who an amount is charged to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payer {
+    pub network: Network,
+    /// False for callers without valid credentials, who share one allowance.
+    pub has_credentials: bool,
+}
+
+/// The bounds of a budget, all in its unit.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// All callers together.
+    pub total: u64,
+    /// One network.
+    pub network: u64,
+    /// All callers without credentials together.
+    pub anonymous: u64,
+}
+
+/// The bound that refused an amount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exhausted {
+    Total,
+    Network,
+    Anonymous,
+}
+
+/// All budgets of the server.
+pub struct Budgets {
+    /// Sockets and streams of events, in number.
+    pub sockets: Arc<Budget>,
+}
+
+impl Budgets {
+    /// The budgets for `sockets_max` sockets.
+    pub fn new(sockets_max: usize) -> Budgets {
+        let sockets = sockets_max as u64;
+        let bounds = Bounds {
+            total: sockets,
+            network: sockets / 2,
+            anonymous: sockets / 2,
+        };
+        Budgets {
+            sockets: Budget::new("sockets", bounds),
+        }
+    }
+
+    /// Each of them, for metrics.
+    pub fn all(&self) -> [&Budget; 1] {
+        [&self.sockets]
+    }
+}
+
+/// One resource that peers make the server hold. See the module documentation for its invariants.
+pub struct Budget {
+    /// The name in metrics and messages, such as `request bodies`.
+    name: &'static str,
+    bounds: Bounds,
+    used: Mutex<Used>,
+    refused: AtomicU64,
+}
+
+#[derive(Default)]
+struct Used {
+    total: u64,
+    anonymous: u64,
+    networks: HashMap<Network, u64>,
+}
+
+impl Budget {
+    pub fn new(name: &'static str, bounds: Bounds) -> Arc<Budget> {
+        Arc::new(Budget {
+            name,
+            bounds,
+            used: Mutex::default(),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The bound of all callers together.
+    pub fn total(&self) -> u64 {
+        self.bounds.total
+    }
+
+    /// The amount that all callers hold now.
+    pub fn used(&self) -> u64 {
+        lock(&self.used).total
+    }
+
+    /// Amounts refused since the start.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Takes an amount for a payer until the charge is dropped. An amount of 0 is always granted.
+    pub fn charge(self: &Arc<Budget>, payer: Payer, amount: u64) -> Result<Charge, Exhausted> {
+        let mut charge = Charge {
+            budget: Arc::clone(self),
+            payer,
+            amount: 0,
+        };
+        charge.grow(amount)?;
+        Ok(charge)
+    }
+
+    fn take(&self, payer: Payer, amount: u64) -> Result<(), Exhausted> {
+        if amount == 0 {
+            return Ok(());
+        }
+        let mut used = lock(&self.used);
+        let of_network = used.networks.get(&payer.network).copied().unwrap_or(0);
+        let exceeds = |used: u64, bound: u64| used.saturating_add(amount) > bound;
+        let exhausted = if exceeds(used.total, self.bounds.total) {
+            Some(Exhausted::Total)
+        } else if exceeds(of_network, self.bounds.network) {
+            Some(Exhausted::Network)
+        } else if !payer.has_credentials && exceeds(used.anonymous, self.bounds.anonymous) {
+            Some(Exhausted::Anonymous)
+        } else {
+            None
+        };
+        if let Some(exhausted) = exhausted {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(exhausted);
+        }
+        used.total += amount;
+        used.networks.insert(payer.network, of_network + amount);
+        if !payer.has_credentials {
+            used.anonymous += amount;
+        }
+        Ok(())
+    }
+
+    fn give_back(&self, payer: Payer, amount: u64) {
+        if amount == 0 {
+            return;
+        }
+        let mut used = lock(&self.used);
+        used.total -= amount;
+        if !payer.has_credentials {
+            used.anonymous -= amount;
+        }
+        if let Some(of_network) = used.networks.get_mut(&payer.network) {
+            *of_network -= amount;
+            if *of_network == 0 {
+                used.networks.remove(&payer.network);
+            }
+        }
+    }
+}
+
+/// An amount of a budget, given back when it is dropped.
+pub struct Charge {
+    budget: Arc<Budget>,
+    payer: Payer,
+    amount: u64,
+}
+
+impl Charge {
+    /// Takes more. What the charge holds already stays when that is refused.
+    pub fn grow(&mut self, more: u64) -> Result<(), Exhausted> {
+        self.budget.take(self.payer, more)?;
+        self.amount += more;
+        Ok(())
+    }
+
+    /// Gives back all above `amount`.
+    pub fn shrink_to(&mut self, amount: u64) {
+        let less = self.amount.saturating_sub(amount);
+        self.amount -= less;
+        self.budget.give_back(self.payer, less);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+impl Exhausted {
+    /// The answer to a request that needs more of `name` than there is: 429 where the caller's own
+    /// network holds the rest, else 503.
+    pub fn into_error(self, name: &str) -> Error {
+        let (kind, message) = match self {
+            Exhausted::Network => (
+                Kind::TooMany,
+                format!("Your network uses its share of {name}; try again later."),
+            ),
+            Exhausted::Anonymous => (
+                Kind::Unavailable,
+                format!("Callers without credentials use their share of {name}; try again later."),
+            ),
+            Exhausted::Total => (
+                Kind::Unavailable,
+                format!("The server has no {name} left; try again later."),
+            ),
+        };
+        Error::new(kind, message).with_retry_after(Duration::from_secs(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        total: 100,
+        network: 60,
+        anonymous: 80,
+    };
+
+    fn from(address: &str, has_credentials: bool) -> Payer {
+        let network = Network::of(address.parse().unwrap());
+        Payer {
+            network,
+            has_credentials,
+        }
+    }
+
+    #[test]
+    fn each_of_the_three_bounds_refuses_by_itself() {
+        let budget = Budget::new("bytes", BOUNDS);
+        let (a, b) = (from("10.0.0.1", false), from("10.0.0.2", false));
+        let known = from("10.0.0.3", true);
+        let first = budget.charge(a, 60).unwrap();
+        assert_eq!(budget.charge(a, 1).err(), Some(Exhausted::Network));
+        let second = budget.charge(b, 20).unwrap();
+        assert_eq!(budget.charge(b, 1).err(), Some(Exhausted::Anonymous));
+        let third = budget.charge(known, 20).unwrap();
+        assert_eq!(budget.charge(known, 1).err(), Some(Exhausted::Total));
+        assert_eq!((budget.used(), budget.refused()), (100, 3));
+        drop((first, second, third));
+        assert_eq!(budget.used(), 0);
+        assert!(lock(&budget.used).networks.is_empty());
+        assert_eq!(lock(&budget.used).anonymous, 0);
+    }
+
+    #[test]
+    fn a_refused_growth_leaves_the_charge_as_it_was() {
+        let budget = Budget::new("bytes", BOUNDS);
+        let payer = from("10.0.0.1", true);
+        let mut charge = budget.charge(payer, 50).unwrap();
+        assert_eq!(charge.grow(11), Err(Exhausted::Network));
+        assert_eq!(charge.grow(u64::MAX), Err(Exhausted::Total));
+        assert_eq!(charge.amount, 50);
+        charge.grow(10).unwrap();
+        charge.shrink_to(5);
+        assert_eq!((charge.amount, budget.used()), (5, 5));
+    }
+
+    #[test]
+    fn neighbours_in_one_network_are_one_payer() {
+        let of = |text: &str| Network::of(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
+
+    #[test]
+    fn many_threads_give_back_all_that_they_take() {
+        let budget = Budget::new("bytes", BOUNDS);
+        std::thread::scope(|scope| {
+            for at in 0..8 {
+                let budget = &budget;
+                scope.spawn(move || {
+                    let payer = from(&format!("10.0.0.{}", at % 3), at % 2 == 0);
+                    for amount in 0..2000 {
+                        let charge = budget.charge(payer, amount % 40);
+                        assert!(budget.used() <= BOUNDS.total);
+                        drop(charge);
+                    }
+                });
+            }
+        });
+        assert_eq!(budget.used(), 0);
+        assert!(lock(&budget.used).networks.is_empty());
+    }
+}
