@@ -273,24 +273,9 @@ impl Call<'_> {
         Some(self.params.get(name)).filter(|value| !value.is_empty())
     }
 
-    /// Where the request came from: the other end of the connection, or, behind a trusted proxy,
-    /// what that says.
+    /// Where the request came from; see [`client_address`].
     fn client(&self) -> IpAddr {
-        let is_trusted = |address: &IpAddr| self.trusted_proxies.contains(address);
-        let peer = self.request.peer.ip();
-        if !is_trusted(&peer) {
-            return peer;
-        }
-        let is_it = |name: &str| name.eq_ignore_ascii_case("X-Forwarded-For");
-        let headers = self.request.headers.iter().filter(|(name, _)| is_it(name));
-        let forwarded: Vec<&str> = headers.flat_map(|(_, value)| value.split(',')).collect();
-        // Each proxy adds the one it heard from at the end, in the same line or in another; further
-        // in front anybody may have written.
-        let addresses = forwarded.iter().rev().map(|address| address.trim().parse());
-        let first = addresses
-            .map_while(std::result::Result::ok)
-            .find(|it| !is_trusted(it));
-        first.unwrap_or(peer)
+        client_address(self.request, self.trusted_proxies)
     }
 
     /// Who is charged for what this request makes the server hold.
@@ -335,6 +320,26 @@ impl Call<'_> {
     fn query(&self) -> Result<Vec<(String, String)>> {
         query::parse(&self.request.query)
     }
+}
+
+/// Where a request came from: the other end of the connection, or, behind a trusted proxy, what
+/// that says. The body of the request need not have arrived.
+fn client_address(request: &Request, trusted_proxies: &[IpAddr]) -> IpAddr {
+    let is_trusted = |address: &IpAddr| trusted_proxies.contains(address);
+    let peer = request.peer.ip();
+    if !is_trusted(&peer) {
+        return peer;
+    }
+    let is_it = |name: &str| name.eq_ignore_ascii_case("X-Forwarded-For");
+    let headers = request.headers.iter().filter(|(name, _)| is_it(name));
+    let forwarded: Vec<&str> = headers.flat_map(|(_, value)| value.split(',')).collect();
+    // Each proxy adds the one it heard from at the end, in the same line or in another; further
+    // in front anybody may have written.
+    let addresses = forwarded.iter().rev().map(|address| address.trim().parse());
+    let first = addresses
+        .map_while(std::result::Result::ok)
+        .find(|it| !is_trusted(it));
+    first.unwrap_or(peer)
 }
 
 /// JSON of a wanted form, from a client.
