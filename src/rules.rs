@@ -83,6 +83,12 @@ pub struct Service {
 }
 
 impl Key {
+    /// Whether it opens this database at all.
+    pub fn opens_database(&self, database: &str) -> bool {
+        let names = self.databases.as_ref();
+        names.is_none_or(|names| names.contains(database))
+    }
+
     /// Whether it opens records of this collection at all.
     pub fn opens(&self, collection: &str) -> bool {
         let names = self.collections.as_ref();

@@ -204,15 +204,6 @@ impl Api {
             return Ok(Identity::Nobody);
         }
         let identity = self.app.auth.identify(credentials(request), database)?;
-        if let Identity::Key(key) = &identity
-            && route.place == Place::Database
-            && key
-                .databases
-                .as_ref()
-                .is_some_and(|names| !names.contains(database))
-        {
-            return Err(forbidden("The key does not open this database."));
-        }
         check_access(route, &identity)?;
         Ok(identity)
     }

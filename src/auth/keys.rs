@@ -206,22 +206,34 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Stored> {
     };
     let scopes = names(2)?.unwrap_or_default();
     let is_in = |(name, _): &&(&str, KeyScope)| scopes.contains(*name);
+    let mut key = Key {
+        id: row.get(0)?,
+        scopes: KeyScope::NAMES
+            .iter()
+            .filter(is_in)
+            .map(|(_, scope)| *scope)
+            .collect(),
+        databases: names(3)?,
+        collections: names(4)?,
+    };
+    // Older versions accepted limits beside this scope, which crosses them.
+    if is_limited(&key.databases, &key.collections) {
+        key.scopes.remove(&KeyScope::Service);
+    }
     Ok(Stored {
-        key: Key {
-            id: row.get(0)?,
-            scopes: KeyScope::NAMES
-                .iter()
-                .filter(is_in)
-                .map(|(_, scope)| *scope)
-                .collect(),
-            databases: names(3)?,
-            collections: names(4)?,
-        },
+        key,
         name: row.get(1)?,
         expires: row.get(5)?,
         last_used: row.get(6)?,
         created: row.get(7)?,
     })
+}
+
+fn is_limited(
+    databases: &Option<BTreeSet<String>>,
+    collections: &Option<BTreeSet<String>>,
+) -> bool {
+    databases.is_some() || collections.is_some()
 }
 
 fn check(draft: &Draft) -> Result<()> {
@@ -246,6 +258,11 @@ fn check(draft: &Draft) -> Result<()> {
     if draft.databases.is_some() && has(KeyScope::Databases) {
         let message = "A key that makes and deletes databases cannot be limited to some.";
         return Err(Error::field("databases", "validation_not_allowed", message));
+    }
+    if is_limited(&draft.databases, &draft.collections) && has(KeyScope::Service) {
+        let message = "A key with the scope service cannot be limited to some databases or \
+                       collections: it sees the runs of all of them.";
+        return Err(Error::field("scopes", "validation_not_allowed", message));
     }
     if draft
         .expires

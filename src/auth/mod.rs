@@ -189,17 +189,18 @@ impl Auth {
     }
 
     /// The identity behind the credentials of a request about `database`. A token may stand
-    /// with or without `Bearer`; a key in a header of its own or in place of a token.
+    /// with or without `Bearer`; a key in a header of its own or in place of a token. A key that is
+    /// limited to other databases is refused here, because every way in calls this.
     pub fn identify(&self, credentials: Credentials<'_>, database: &str) -> Result<Identity> {
         if let Some(key) = credentials.api_key {
-            return self.identify_key(key.trim());
+            return self.identify_key(key.trim(), database);
         }
         let token = bare_token(credentials.authorization);
         if token.is_empty() {
             return Ok(Identity::Nobody);
         }
         if token.starts_with(keys::PREFIX) {
-            return self.identify_key(token);
+            return self.identify_key(token, database);
         }
         let claims = self.read(token, &[Purpose::Admin, Purpose::User, Purpose::Service])?;
         match claims.purpose {
@@ -236,13 +237,19 @@ impl Auth {
         }
     }
 
-    fn identify_key(&self, key: &str) -> Result<Identity> {
+    fn identify_key(&self, key: &str, database: &str) -> Result<Identity> {
         let found = self.keys.find(key)?.ok_or_else(|| {
             Error::new(
                 Kind::Unauthenticated,
                 "The API key is not valid or has expired.",
             )
         })?;
+        if !found.opens_database(database) {
+            return Err(Error::new(
+                Kind::Forbidden,
+                "The key does not open this database.",
+            ));
+        }
         Ok(Identity::Key(Arc::new(found)))
     }
 

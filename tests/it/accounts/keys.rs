@@ -1,12 +1,18 @@
 //! API keys and service tokens.
 
+use std::process::Command;
+
 use serde_json::Value;
 use serde_json::json;
 
 use super::text;
 use crate::support::api::Api;
+use crate::support::frames;
 use crate::support::server::Server;
+use crate::support::server::VSKI;
 use crate::support::sqlite;
+use crate::support::sqlite_for_writing;
+use crate::support::stream::Stream;
 
 /// A server with a collection for admins only, in two databases.
 fn server() -> Server {
@@ -124,6 +130,128 @@ fn a_key_may_be_for_some_databases_and_collections_only() {
         .expect(400);
 }
 
+/// Paths that answer in every database without a look at credentials.
+const UNIDENTIFIED: [&str; 15] = [
+    "/api/health",
+    "/api/auth/login",
+    "/api/auth/request-verification",
+    "/api/auth/request-password-reset",
+    "/api/auth/confirm",
+    "/api/auth/confirm-verification",
+    "/api/auth/confirm-password-reset",
+    "/api/auth/confirm-email-change",
+    "/api/collections/{collection}/auth-methods",
+    "/api/collections/{collection}/auth-with-password",
+    "/api/collections/{collection}/request-verification",
+    "/api/collections/{collection}/confirm-verification",
+    "/api/collections/{collection}/request-password-reset",
+    "/api/collections/{collection}/confirm-password-reset",
+    "/api/collections/{collection}/confirm-email-change",
+];
+
+/// A key for one database was checked against the database of the path only on routes that identify the
+/// caller first. Sockets, event streams and files are public routes that identify later, so the key read
+/// protected files and heard of every change in all other databases.
+#[test]
+fn a_key_for_one_database_opens_no_other_by_any_way() {
+    let server = server();
+    let admin = server.admin();
+    let file = json!({"name": "file", "type": "file", "protected": true});
+    let docs = json!({"name": "docs", "fields": [file]});
+    admin.post("/db/shop/api/collections", docs).expect(200);
+    let form = "--b\r\nContent-Disposition: form-data; name=\"id\"\r\n\r\ndoc\r\n\
+                --b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\n\r\nsecret\r\n--b--\r\n";
+    let made = admin
+        .with_header("Content-Type", "multipart/form-data; boundary=b")
+        .post("/db/shop/api/collections/docs/records", form)
+        .expect(200);
+    let file = format!("/db/shop/api/files/docs/doc/{}", made.text("/file"));
+    admin.get(&file).expect(200);
+
+    let scopes = ["read", "write", "collections"];
+    let body = json!({"name": "k", "scopes": scopes, "databases": ["default"]});
+    let (_, key) = key(&server, &body);
+    key.get("/api/collections/notes/records").expect(200);
+    let output = Command::new(VSKI).arg("routes").output().unwrap();
+    let mut count = 0;
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (method, path, place) = (words[0], words[1], words[3]);
+        let by_hand = path.starts_with("/api/files/{") || path == "/api/realtime";
+        if place != "database" || by_hand || UNIDENTIFIED.contains(&path) {
+            continue;
+        }
+        count += 1;
+        let path = path.replace("{collection}", "docs").replace("{id}", "doc");
+        let path = path.replace("{workflow}", "w");
+        let reply = key.send(method, &format!("/db/shop{path}"), "{}").unwrap();
+        let answer = String::from_utf8_lossy(&reply.body).into_owned();
+        assert_eq!(reply.status, 403, "{method} {path}: {answer}");
+    }
+    assert!(count > 20, "{count} routes");
+    key.get(&file).expect(403);
+    key.get(&format!("{file}?token=")).expect(403);
+    key.with_header("Accept", "text/event-stream")
+        .get("/db/shop/api/realtime")
+        .expect(403);
+}
+
+#[test]
+fn a_key_for_one_database_opens_no_socket_of_another() {
+    let server = server();
+    let body = json!({"name": "k", "scopes": ["read"], "databases": ["default"]});
+    let made = server.admin().post("/api/keys", body).expect(200);
+    let key = made.text("/key").to_owned();
+    let header = [("X-API-Key", key.clone())];
+    let refused = frames::try_connect(server.addr(), "/db/shop/api/realtime", &header);
+    let Err(tungstenite::Error::Http(response)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(response.status().as_u16(), 403);
+    frames::connect(server.addr(), "/api/realtime", &header);
+    // A socket without credentials may show some later.
+    let mut socket = frames::connect(server.addr(), "/db/shop/api/realtime", &[]);
+    let frame = json!({"t": "auth", "ref": 1, "token": key});
+    let message = tungstenite::Message::text(frame.to_string());
+    socket.send(message).unwrap();
+    let answer = loop {
+        let frame = frames::read(&mut socket);
+        if frame["ref"] == 1 {
+            break frame;
+        }
+    };
+    assert_eq!(answer["status"], 403, "{answer}");
+    // Nor does a stream of events take topics from such a key.
+    let stream = Stream::open(&server, "/db/shop", "");
+    stream
+        .set(&server.api().with_token(&key), &["notes/*"])
+        .expect(403);
+}
+
+/// The limits of a key meant nothing beside the scope `service`: the key read the runs of all databases.
+/// Keys of that kind that an older version made keep their other scopes.
+#[test]
+fn a_limited_key_of_an_older_version_is_no_service() {
+    let server = server();
+    let scopes = ["service", "read"];
+    let (id, old) = key(&server, &json!({"name": "old", "scopes": scopes}));
+    let token = old.post("/api/auth/service-token", "").expect(200);
+    let service = server.api().with_token(token.text("/token"));
+    service.get("/api/workflow/runs").expect(200);
+    for limit in ["databases", "collections"] {
+        let sql = format!(
+            "UPDATE _api_keys SET databases = NULL, collections = NULL, {limit} = '[\"default\"]'"
+        );
+        let database = sqlite_for_writing(&server.dir().join("data/default.db"));
+        assert_eq!(database.execute(&sql, []).unwrap(), 1);
+        old.get("/api/workflow/runs").expect(403);
+        old.post("/api/auth/service-token", "").expect(403);
+        service.get("/api/workflow/runs").expect(401);
+    }
+    let listed = server.admin().get("/api/keys").expect(200);
+    assert_eq!(listed.json["items"][0]["scopes"], json!(["read"]), "{id}");
+}
+
 #[test]
 fn a_key_is_shown_once_ends_and_tells_when_it_was_used() {
     let mut server = server();
@@ -184,6 +312,18 @@ fn wrong_keys_are_refused() {
         (
             json!({"name": "k", "scopes": ["databases"], "databases": ["shop"]}),
             "databases",
+        ),
+        (
+            json!({"name": "k", "scopes": ["service", "read"], "databases": ["shop"]}),
+            "scopes",
+        ),
+        (
+            json!({"name": "k", "scopes": ["service"], "collections": ["notes"]}),
+            "scopes",
+        ),
+        (
+            json!({"name": "k", "scopes": ["service"], "databases": []}),
+            "scopes",
         ),
     ] {
         let refused = admin.post("/api/keys", &wrong).expect(400);
