@@ -75,10 +75,14 @@ pub fn manifest(call: &Call<'_>) -> Result<Response> {
             json!({"path": path.to_string(), "size": file.size, "sha256": file.sha256})
         })
         .collect();
+    // Read after the entries: a database that is listed here was there when its entries were read.
+    let mut databases = call.app.databases.list()?;
+    databases.sort();
     let body = json!({
         "epoch": journal.epoch(),
         "last": last,
         "entries": entries,
+        "databases": databases,
         "next": next,
     });
     Ok(json_response(200, &body))

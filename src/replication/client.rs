@@ -5,6 +5,7 @@
 //! stream that was cut goes on where it was, see [`Download`].
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::io::Read;
 use std::ops::Deref;
@@ -105,6 +106,8 @@ pub struct ManifestPage {
     /// The end of the journal before this was read.
     pub last: i64,
     pub entries: Vec<ManifestEntry>,
+    /// The databases of the master after the entries were read.
+    pub databases: BTreeSet<String>,
     pub next: Option<String>,
 }
 

@@ -225,8 +225,7 @@ impl Sync {
         }
         self.note_listed(&list.databases)?;
         if let Some(files) = &mut self.files {
-            let names = list.databases.iter().map(|it| it.name.clone());
-            files.hear(list.files.as_ref(), names.collect());
+            files.hear(list.files.as_ref());
         }
         let result = self.bring_along(&list.databases);
         self.drop_vanished(&list.databases, result.is_ok())?;

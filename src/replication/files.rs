@@ -102,8 +102,6 @@ pub struct Files {
     /// Files that cannot be had, which the cursor has passed by. While there are some nothing is
     /// acknowledged.
     aside: Vec<Remote>,
-    /// Databases of the master.
-    listed: BTreeSet<String>,
     aside_due: Instant,
     aside_pause: Duration,
 }
@@ -130,6 +128,8 @@ struct Manifest {
     next: Option<String>,
     /// Hashes of the paths that were in it.
     seen: HashSet<[u8; 16]>,
+    /// The databases of the master after its last part was read.
+    databases: BTreeSet<String>,
 }
 
 impl Files {
@@ -155,7 +155,6 @@ impl Files {
             storage: Arc::clone(storage),
             databases: Arc::clone(databases),
             aside: aside.lines().filter_map(read_remote).collect(),
-            listed: BTreeSet::new(),
             aside_due: Instant::now(),
             aside_pause: ASIDE_PAUSE,
             downloads: Arc::clone(downloads),
@@ -169,9 +168,8 @@ impl Files {
         })
     }
 
-    /// The master's journal ends there, none when it has none; and these are its databases.
-    pub fn hear(&mut self, end: Option<&JournalEnd>, listed: BTreeSet<String>) {
-        self.listed = listed;
+    /// The master's journal ends there; none when it has none.
+    pub fn hear(&mut self, end: Option<&JournalEnd>) {
         self.end = end.cloned();
         if end.is_none() {
             lock(&self.status).state = "off";
@@ -309,6 +307,7 @@ impl Files {
                 start,
                 next: Some(String::new()),
                 seen: HashSet::new(),
+                databases: BTreeSet::new(),
             };
             return self.read_manifest(manifest).map(Some);
         };
@@ -367,6 +366,7 @@ impl Files {
             });
         }
         manifest.next = page.next;
+        manifest.databases = page.databases;
         Ok(self.fetch(wanted, None, Some(manifest)))
     }
 
@@ -406,7 +406,7 @@ impl Files {
                 return Ok(());
             }
             (None, Some(manifest)) => {
-                self.remove_others(&manifest.seen)?;
+                self.remove_others(&manifest)?;
                 self.end = Some(JournalEnd {
                     epoch: manifest.start.epoch.clone(),
                     last: manifest.start.id,
@@ -455,14 +455,15 @@ impl Files {
         Ok(true)
     }
 
-    /// Deletes the files that the manifest has not. Those of a database that the master has no more are set
-    /// aside with it.
-    fn remove_others(&self, seen: &HashSet<[u8; 16]>) -> Result<()> {
+    /// Deletes the files that the manifest does not list. Those of a database that the master has
+    /// deleted are moved aside with it later. The manifest itself says which databases there are: a
+    /// list that is older than the manifest may still have one whose files the manifest lacks.
+    fn remove_others(&self, manifest: &Manifest) -> Result<()> {
         let mut others = Vec::new();
         let goes_along =
-            |name: &str| !self.listed.contains(name) && self.databases.file(name).exists();
+            |name: &str| !manifest.databases.contains(name) && self.databases.file(name).exists();
         self.storage.walk(&mut |path, _| {
-            let is_other = !seen.contains(&short_hash(&path.to_string()));
+            let is_other = !manifest.seen.contains(&short_hash(&path.to_string()));
             if is_other && !goes_along(&path.database) {
                 others.push(path);
             }

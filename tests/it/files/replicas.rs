@@ -193,6 +193,19 @@ fn the_manifest_lists_all_files_of_all_databases_in_order() {
     assert_eq!(paths, sorted);
     one.get(&format!("{FILES}/manifest?after=nonsense"))
         .expect(400);
+    // A replica once took a manifest without the files of a deleted database for an order to delete
+    // them, since its own list of databases was a moment older: they were lost instead of moved to
+    // `deleted/` with their database. So the manifest says itself which databases it covers.
+    let all = json!(["a-shop", "default"]);
+    assert_eq!(
+        (&first.json["databases"], &second.json["databases"]),
+        (&all, &all)
+    );
+    admin.delete("/api/databases/a-shop").expect(204);
+    let last = one
+        .get(&format!("{FILES}/manifest?after={next}"))
+        .expect(200);
+    assert_eq!(last.json["databases"], json!(["default"]));
 }
 
 #[test]
