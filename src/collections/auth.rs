@@ -9,12 +9,17 @@ use super::CollectionKind;
 use super::DomainOptions;
 use super::Field;
 use super::FieldKind;
+use super::definition::MANAGE_RULE;
+use crate::clock;
 use crate::error::Error;
 use crate::error::Result;
 use crate::ids;
 
 /// The column of auth collections that is part of every token of an account. No field has such a name.
 pub const TOKEN_KEY: &str = "_token_key";
+
+/// The field of auth collections that says whether everybody who sees an account sees its address.
+pub const EMAIL_VISIBILITY: &str = "emailVisibility";
 
 /// Fields that an account may sign in with.
 const IDENTITY_FIELDS_MAX: usize = 5;
@@ -59,7 +64,14 @@ pub fn check_options(collection: &Collection) -> Result<()> {
         ))
     };
     if collection.kind != CollectionKind::Auth {
-        return Ok(());
+        return match collection.rules.manage {
+            None => Ok(()),
+            Some(_) => Err(Error::field(
+                MANAGE_RULE,
+                "validation_invalid_definition",
+                "Only auth collections have a manageRule.",
+            )),
+        };
     }
     let options = &collection.options;
     let is_wrong_list = options.get("identityFields").is_some_and(|list| {
@@ -102,14 +114,59 @@ pub fn check_options(collection: &Collection) -> Result<()> {
     }
 }
 
-/// An auth collection always has `email`, `password` and `verified`, of the right types, however
-/// they were written down (COL-6).
+/// The definitions through which an auth collection that was made before there was [`EMAIL_VISIBILITY`]
+/// gets it. A field of this name and another type is deleted first, so that its column is put aside.
+pub fn with_email_visibility(collection: &Collection) -> Result<Vec<Collection>> {
+    let is_it = |field: &Field| is_email_visibility(field) && field.name == EMAIL_VISIBILITY;
+    let is_there = collection.fields.iter().any(is_it);
+    if collection.kind != CollectionKind::Auth || is_there {
+        return Ok(Vec::new());
+    }
+    let mut steps = Vec::new();
+    let mut next = collection.clone();
+    // The time is how a table tells the definition that it has followed.
+    let now_ms = clock::now_ms();
+    let is_other = |field: &Field| field.name.eq_ignore_ascii_case(EMAIL_VISIBILITY);
+    if next.fields.iter().any(is_other) {
+        next.fields.retain(|field| !is_other(field));
+        next.updated = clock::format_ms(now_ms);
+        steps.push(next.clone());
+    }
+    complete_fields(&mut next.fields)?;
+    next.updated = clock::format_ms(now_ms + 1);
+    steps.push(next);
+    Ok(steps)
+}
+
+fn is_email_visibility(field: &Field) -> bool {
+    field.name.eq_ignore_ascii_case(EMAIL_VISIBILITY) && matches!(field.kind, FieldKind::Bool)
+}
+
+/// Refuses a field that is called like [`EMAIL_VISIBILITY`] and is something else.
+fn refuse_other_email_visibility(fields: &[Field]) -> Result<()> {
+    let is_other = |field: &&Field| {
+        field.name.eq_ignore_ascii_case(EMAIL_VISIBILITY) && !is_email_visibility(field)
+    };
+    match fields.iter().find(is_other) {
+        None => Ok(()),
+        Some(field) => Err(Error::field(
+            field.name.clone(),
+            "validation_invalid_definition",
+            "This name is reserved for the bool field that says whether an account shows its address.",
+        )),
+    }
+}
+
+/// An auth collection always has `email`, `password`, `verified` and `emailVisibility`, of the right
+/// types, however they were written down (COL-6).
 pub fn complete_fields(fields: &mut Vec<Field>) -> Result<()> {
+    refuse_other_email_visibility(fields)?;
     let email = FieldKind::Email(DomainOptions::default());
     let wanted = [
         ("email", email, true),
         ("password", FieldKind::Password { chars_min: 8 }, true),
         ("verified", FieldKind::Bool, false),
+        (EMAIL_VISIBILITY, FieldKind::Bool, false),
     ];
     for (position, (name, kind, required)) in wanted.into_iter().enumerate() {
         let (unique, hidden) = (name == "email", name == "password");
@@ -125,6 +182,7 @@ pub fn complete_fields(fields: &mut Vec<Field>) -> Result<()> {
                 field.required |= required;
                 field.unique |= unique;
                 field.hidden |= hidden;
+                field.hidden &= name != EMAIL_VISIBILITY;
             }
             None => {
                 let (id, name) = (ids::record_id()?, name.to_owned());

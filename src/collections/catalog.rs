@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use super::Collection;
 use super::CollectionKind;
+use super::EMAIL_VISIBILITY;
 use super::auth;
 use super::change::change;
 use super::change::check_field_rules;
@@ -395,6 +396,23 @@ impl Catalog {
                 ));
                 self.store(Collection::clone(&collection), Some(&collection))?;
             }
+            // Without the field no address is shown, so a failure is no reason to stop.
+            if let Err(error) = self.add_email_visibility(&collection) {
+                log::warn(format_args!(
+                    "add {EMAIL_VISIBILITY} to {}: {error}",
+                    collection.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the field to an auth collection that was made before there was one.
+    fn add_email_visibility(&self, collection: &Arc<Collection>) -> Result<()> {
+        let mut previous = Arc::clone(collection);
+        for next in auth::with_email_visibility(collection)? {
+            self.store(next.clone(), Some(&previous))?;
+            previous = Arc::new(next);
         }
         Ok(())
     }

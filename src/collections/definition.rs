@@ -46,15 +46,19 @@ pub struct Draft {
     pub options: Option<Map<String, Value>>,
 }
 
+/// The rule that only auth collections have.
+pub const MANAGE_RULE: &str = "manageRule";
+
 /// The rule attributes and where each lies.
 type RuleSlot = fn(&mut Rules) -> &mut Option<String>;
-pub const RULES: [(&str, RuleSlot); 6] = [
+pub const RULES: [(&str, RuleSlot); 7] = [
     ("listRule", |rules| &mut rules.list),
     ("viewRule", |rules| &mut rules.view),
     ("createRule", |rules| &mut rules.create),
     ("updateRule", |rules| &mut rules.update),
     ("deleteRule", |rules| &mut rules.delete),
     ("executeRule", |rules| &mut rules.execute),
+    (MANAGE_RULE, |rules| &mut rules.manage),
 ];
 
 /// The same for field rules.
@@ -158,7 +162,9 @@ impl Collection {
             "updated": self.updated,
         });
         for (name, slot) in RULES {
-            json[name] = json!(slot(&mut rules));
+            if name != MANAGE_RULE || self.kind == CollectionKind::Auth {
+                json[name] = json!(slot(&mut rules));
+            }
         }
         for (name, slot) in FIELD_RULES {
             json[name] = json!(slot(&mut rules));

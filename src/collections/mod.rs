@@ -13,6 +13,7 @@ use regex_lite::Regex;
 use serde_json::Map;
 use serde_json::Value;
 
+pub use auth::EMAIL_VISIBILITY;
 pub use auth::TOKEN_KEY;
 pub use catalog::Catalog;
 pub use catalog::Collections;
@@ -81,6 +82,8 @@ pub struct Rules {
     pub delete: Option<String>,
     /// Who may start workflows on the collection (WF-16).
     pub execute: Option<String>,
+    /// Who sees the addresses of all accounts, of an auth collection.
+    pub manage: Option<String>,
     /// Which groups read which fields, in place of `list` and `view` (FLD-3).
     pub fields: Option<FieldRules>,
     /// Which groups write which fields, in place of `create` and `update`.

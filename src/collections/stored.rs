@@ -2,11 +2,13 @@
 
 use rusqlite::Connection;
 use rusqlite::params;
+use serde_json::Value;
 
 use super::Collection;
 use super::CollectionKind;
 use super::Rules;
 use super::definition::Draft;
+use super::definition::MANAGE_RULE;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
@@ -46,6 +48,10 @@ fn stored_form(collection: &Collection) -> String {
     let mut definition = collection.to_json();
     if let Some(object) = definition.as_object_mut() {
         object.remove("schema");
+        // Versions before 0.6.5 refuse a definition with an attribute that they do not know.
+        if object.get(MANAGE_RULE).is_some_and(Value::is_null) {
+            object.remove(MANAGE_RULE);
+        }
     }
     definition.to_string()
 }
@@ -136,7 +142,7 @@ pub fn load(
         let pending: Option<String> = row.get(5)?;
         let pending = pending.map(|text| {
             let mut next = collection.clone();
-            let json: serde_json::Value = serde_json::from_str(&text)?;
+            let json: Value = serde_json::from_str(&text)?;
             json["updated"]
                 .as_str()
                 .unwrap_or_default()

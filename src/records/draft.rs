@@ -13,6 +13,7 @@ use super::value::Change;
 use super::value::Modifier;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
+use crate::collections::EMAIL_VISIBILITY;
 use crate::collections::Field;
 use crate::collections::FileOptions;
 use crate::error::Error;
@@ -140,6 +141,12 @@ impl Draft {
         }
     }
 
+    /// Takes note that it is the account itself that changes its record.
+    pub(super) fn is_by_account_itself(&mut self, collection: &Collection) {
+        self.unchanged
+            .retain(|at| collection.fields[*at].name != EMAIL_VISIBILITY);
+    }
+
     /// Related records that it names.
     pub fn relations(&self, collection: &Collection) -> usize {
         let count = |(at, change): (&usize, &Change)| {
@@ -227,8 +234,12 @@ fn check_file(options: &FileOptions, file: &StoredFile) -> Result<(), FieldError
 }
 
 /// What is said to somebody who sets what only others may set.
-pub fn reserved() -> FieldError {
-    FieldError::new("validation_forbidden", "Only admins may set this.")
+pub fn reserved(field: &Field) -> FieldError {
+    let message = match field.name.as_str() {
+        EMAIL_VISIBILITY => "Only the account itself and admins may change this.",
+        _ => "Only admins may set this.",
+    };
+    FieldError::new("validation_forbidden", message)
 }
 
 struct Reader<'a> {
@@ -300,7 +311,7 @@ impl<'a> Reader<'a> {
                 self.unchanged.insert(at);
                 change
             }
-            false => Err(reserved()),
+            false => Err(reserved(self.field(at))),
         };
         match change {
             Ok(_) if self.changes.contains_key(&at) => {
@@ -317,11 +328,13 @@ impl<'a> Reader<'a> {
 
     /// Whether an account is verified and in which groups it is is not for itself to say: only for
     /// those who manage accounts, and for groups whose field rules name these fields. In a new account
-    /// others may leave them unset, and later send them as they are.
+    /// others may leave them unset, and later send them as they are. That an account shows its address is
+    /// for itself to say, see [`Draft::is_by_account_itself`], or for those who make it.
     fn may_set(&self, at: usize, change: Option<&Change>) -> bool {
         let field = self.field(at);
+        let name = field.name.as_str();
         let is_reserved = self.collection.kind == CollectionKind::Auth
-            && RESERVED_OF_ACCOUNTS.contains(&field.name.as_str());
+            && (RESERVED_OF_ACCOUNTS.contains(&name) || (name == EMAIL_VISIBILITY && !self.is_new));
         !is_reserved
             || self.manages
             || self.fields.names(&field.name)

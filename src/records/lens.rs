@@ -14,6 +14,7 @@ use super::pivot;
 use super::pivot::Pivot;
 use super::plan::Key;
 use super::plan::Plan;
+use super::query::address;
 use crate::collections::Collection;
 use crate::collections::Collections;
 use crate::error::Result;
@@ -78,7 +79,11 @@ impl Lens {
             Access::Free | Access::Denied => None,
         };
         let asks_who = |text: &str| text.contains("@request");
-        let depends = rule.is_some_and(asks_who) || asks_who(&wish.filter) || looks_around(wish);
+        let depends = rule.is_some_and(asks_who)
+            || asks_who(&wish.filter)
+            || looks_around(wish)
+            || (mentions_address(wish)
+                && address::differs_by_caller(collection, &grant.fields, &scope.identity));
         let is_whole = grant.access == Access::Free;
         Ok((!depends).then(|| format!("{is_whole} {:?}", grant.fields)))
     }
@@ -124,6 +129,11 @@ fn rule<'a>(collection: &'a Collection, wish: &Wish) -> Option<&'a str> {
     }
 }
 
+fn mentions_address(wish: &Wish) -> bool {
+    let fields = wish.shape.fields.as_ref();
+    fields.is_none_or(|tree| tree.has("email")) || wish.filter.contains("email")
+}
+
 /// Whether other records have a say, as far as the caller may see these.
 fn looks_around(wish: &Wish) -> bool {
     wish.filter.contains('.') || !wish.shape.expand.children.is_empty()
@@ -133,8 +143,10 @@ fn is_timed(scope: &Scope, collection: &Collection, wish: &Wish) -> bool {
     let is_it = |text: &str| text.replace("@request", "").contains('@');
     let others = scope.collections.all();
     let others = others.iter().filter(|_| looks_around(wish));
-    let mut rules = others.filter_map(|other| other.rules.view.as_deref());
-    is_it(&wish.filter) || rule(collection, wish).is_some_and(is_it) || rules.any(is_it)
+    let rules = others.map(|other| [&other.rules.view, &other.rules.manage]);
+    let mut rules = rules.flatten().flatten().chain(&collection.rules.manage);
+    let is_any = rules.any(|rule| is_it(rule));
+    is_any || is_it(&wish.filter) || rule(collection, wish).is_some_and(is_it)
 }
 
 /// The values of a record in the order of another definition; what it did not have is unset.

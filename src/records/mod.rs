@@ -112,6 +112,12 @@ impl Scope {
         Error::new(Kind::Forbidden, message)
     }
 
+    /// Whether the caller is this very account.
+    fn is_account(&self, collection: &Collection, id: &str) -> bool {
+        matches!(&self.identity, Identity::User(user)
+            if user.collection_id == collection.id && user.id == id)
+    }
+
     fn plan(
         &self,
         collection: &Arc<Collection>,
@@ -329,8 +335,12 @@ pub fn create(
         // But a key has scopes.
         return Ok(serde_json::json!({"id": id}).to_string().into_bytes());
     }
-    let out = show(tx, scope, collection, rowid, shape, &free(view))?;
-    out.ok_or_else(|| Error::internal("a new record is not there"))
+    let plan = scope.plan(collection, shape, &Key::New, &free(view))?;
+    let mut out = Vec::with_capacity(1024);
+    match plan.write(tx, &rowid, &mut out)? {
+        true => Ok(out),
+        false => Err(Error::internal("a new record is not there")),
+    }
 }
 
 /// Changes a record; returns its JSON.
@@ -339,11 +349,14 @@ pub fn update(
     scope: &Scope,
     collection: &Arc<Collection>,
     id: &str,
-    draft: Draft,
+    mut draft: Draft,
     shape: &Shape,
 ) -> Result<Vec<u8>> {
     scope.collections.check_current()?;
     let grant = scope.admit(collection, Operation::Update)?;
+    if scope.is_account(collection, id) {
+        draft.is_by_account_itself(collection);
+    }
     let rowid = write::rowid_of(tx, collection, id)?.ok_or_else(no_record)?;
     let (given, proof) = (draft.id.clone(), draft.proof.clone());
     let resolved = resolve::update(tx, scope, collection, rowid, draft)?;

@@ -18,6 +18,7 @@ use super::query::Input;
 use super::query::MAIN;
 use super::query::Query;
 use super::query::Trust;
+use super::query::address;
 use super::shape::Shape;
 use super::shape::Tree;
 use crate::collections::Collection;
@@ -104,6 +105,8 @@ struct Column {
     name: &'static str,
     /// Read for an expansion only.
     silent: bool,
+    /// NULL where the caller may not see the value: then it is left out.
+    is_guarded: bool,
 }
 
 /// Parts of a record that are not columns.
@@ -124,6 +127,8 @@ struct Expand {
 /// How the one record that a plan reads is found.
 pub enum Key {
     Rowid,
+    /// The same, of a record that the caller has just made, and in which everything is its own.
+    New,
     /// By id, and only if the access given allows it.
     Id,
     /// It is given: the values of its columns as `events::State` has them. Only if the access allows it, and
@@ -217,6 +222,7 @@ impl Plan {
                     key(column.name, out);
                     write_text(text_of(row.get_ref(at)?), out);
                 }
+                Some(_) if column.is_guarded && row.get_ref(at)? == ValueRef::Null => {}
                 Some(field) => {
                     key(&field.name, out);
                     write_value(field, row.get_ref(at)?, out);
@@ -313,6 +319,7 @@ impl Scope<'_> {
                 field: None,
                 name,
                 silent: false,
+                is_guarded: false,
             })
             .collect();
         for (at, field) in collection.fields.iter().enumerate() {
@@ -321,6 +328,8 @@ impl Scope<'_> {
                     field: Some(at),
                     name: "",
                     silent: false,
+                    is_guarded: address::is_guarded(collection, field, &grant.fields)
+                        && !matches!(key, Key::New),
                 });
             }
         }
@@ -370,6 +379,7 @@ impl Scope<'_> {
                     field: Some(at),
                     name: "",
                     silent: true,
+                    is_guarded: false,
                 });
                 columns.len() - 1
             }
@@ -399,41 +409,42 @@ impl Scope<'_> {
         key: &Key,
         access: &Access,
     ) -> Result<(String, Vec<Stored>)> {
-        let mut sql = "SELECT ".to_owned();
-        for (at, column) in columns.iter().enumerate() {
-            if at > 0 {
-                sql += ", ";
-            }
-            sql += MAIN;
-            sql += ".";
-            match column.field {
-                Some(field) => sql += &quote(&collection.fields[field].name),
-                None => sql += column.name,
-            }
-        }
-        if columns.is_empty() {
-            sql += "1";
-        }
-        let table = quote(&collection.name);
         let reserved = match key {
-            Key::Rowid => {
-                sql += &format!(" FROM {table} AS {MAIN} WHERE {MAIN}.rowid = ?1");
-                1
-            }
-            Key::Id => {
-                sql += &format!(" FROM {table} AS {MAIN} WHERE {MAIN}.id = ?1");
-                1
-            }
-            Key::Given(_) => {
-                sql += &format!(" FROM ({}) AS {MAIN} WHERE TRUE", given(collection));
-                State::SYSTEM.len() + collection.fields.len()
-            }
+            Key::Rowid | Key::New | Key::Id => 1,
+            Key::Given(_) => State::SYSTEM.len() + collection.fields.len(),
         };
         let input = Input {
             identity: self.identity,
             body: None,
         };
         let mut query = Query::new(self.collections, input, vec![Stored::Null; reserved]);
+        let mut sql = "SELECT ".to_owned();
+        for (at, column) in columns.iter().enumerate() {
+            if at > 0 {
+                sql += ", ";
+            }
+            match column.field.map(|at| quote(&collection.fields[at].name)) {
+                Some(field) if column.is_guarded => {
+                    let guard = query.sees_address(MAIN, collection)?;
+                    let value = format!("coalesce({MAIN}.{field}, '')");
+                    sql += &address::guarded(&value, &guard, "NULL");
+                }
+                field => {
+                    sql += MAIN;
+                    sql += ".";
+                    sql += field.as_deref().unwrap_or(column.name);
+                }
+            }
+        }
+        if columns.is_empty() {
+            sql += "1";
+        }
+        let table = quote(&collection.name);
+        sql += &match key {
+            Key::Rowid | Key::New => format!(" FROM {table} AS {MAIN} WHERE {MAIN}.rowid = ?1"),
+            Key::Id => format!(" FROM {table} AS {MAIN} WHERE {MAIN}.id = ?1"),
+            Key::Given(_) => format!(" FROM ({}) AS {MAIN} WHERE TRUE", given(collection)),
+        };
         match access {
             Access::Free => {}
             Access::Denied => sql += " AND FALSE",

@@ -76,6 +76,7 @@ struct Place<'a> {
     trust: Trust,
 }
 
+pub mod address;
 mod request;
 mod side;
 
@@ -164,7 +165,11 @@ impl<'a> Query<'a> {
                     Side {
                         value: SideValue::One { sql, .. },
                         from_request: false,
-                    } => sql,
+                        guard,
+                    } => match guard {
+                        Some(guard) => address::guarded(&sql, &guard, "NULL"),
+                        None => sql,
+                    },
                     _ => {
                         return Err(Error::invalid(format!(
                             "{} cannot be sorted by: it has several values, or is the same for all records.",
@@ -232,14 +237,28 @@ impl<'a> Query<'a> {
         let is_like = matches!(op, Op::Like | Op::NotLike);
         left.fit(&right, is_like);
         right.fit(&left, is_like);
-        if is_nothing_of_request(&left, &right) {
+        let is_nothing = is_nothing_of_request(&left, &right);
+        let of_nothing = |positive| truth(matches!(op, Op::NotEqual | Op::NotLike) == positive);
+        if is_nothing && left.guard.is_none() && right.guard.is_none() {
             // What the field's path has bound is not in the statement.
             self.params.truncate(bound);
-            return Ok(truth(matches!(op, Op::NotEqual | Op::NotLike) == positive));
+            return Ok(of_nothing(positive));
         }
         let wanted = |side: &Side| side.kind().filter(|_| !is_like);
         let (of_left, of_right) = (wanted(&left), wanted(&right));
         let (left, right) = (self.spread(left)?, self.spread(right)?);
+        let guards = [&left.guard, &right.guard].into_iter().flatten().cloned();
+        let guard = guards.reduce(|one, other| format!("{one} AND {other}"));
+        let leaf = |query: &mut Self, a: &Term, b: &Term, positive, otherwise| {
+            let sql = match is_nothing {
+                true => of_nothing(positive),
+                false => query.leaf(a, op, b, positive)?,
+            };
+            Ok(match &guard {
+                Some(guard) => address::guarded(&sql, guard, otherwise),
+                None => sql,
+            })
+        };
         let (a, b) = (left.term(of_right, &right)?, right.term(of_left, &left)?);
         let from = match (&left.value, &right.value) {
             // Only what a request brings is short enough to be held against each of several.
@@ -254,24 +273,14 @@ impl<'a> Query<'a> {
                 ));
             }
             (SideValue::Many { from, .. }, _) | (_, SideValue::Many { from, .. }) => from.clone(),
-            _ => return self.leaf(&a, op, &b, positive),
+            _ => return leaf(self, &a, &b, positive, "FALSE"),
         };
-        self.over_rows(&from, any, positive, |query, positive| {
-            query.leaf(&a, op, &b, positive)
-        })
-    }
-
-    /// A comparison over all rows of `from`: any of them, or all of them.
-    fn over_rows(
-        &mut self,
-        from: &str,
-        any: bool,
-        positive: bool,
-        leaf: impl Fn(&mut Self, bool) -> Result<String>,
-    ) -> Result<String> {
-        // All are so = there is none that is not so.
-        let inner = leaf(self, any)?;
-        let not = if any == positive { "" } else { "NOT " };
+        // Any of the rows of `from`, or all of them: there is none that is not so.
+        let (not, otherwise) = match any == positive {
+            true => ("", "FALSE"),
+            false => ("NOT ", "TRUE"),
+        };
+        let inner = leaf(self, &a, &b, any, otherwise)?;
         Ok(format!("{not}EXISTS (SELECT 1 FROM {from} WHERE {inner})"))
     }
 
@@ -348,6 +357,7 @@ impl<'a> Query<'a> {
             alias: place.alias.to_owned(),
             joins: String::new(),
             is_many: false,
+            guard: None,
         };
         self.field_path(walk, path, path, place)
     }
@@ -384,6 +394,9 @@ impl<'a> Query<'a> {
                 return Err(unknown());
             }
             if rest.is_empty() {
+                if address::is_guarded(at, field, &fields) {
+                    walk.guard = Some(self.sees_address(&walk.alias, at)?);
+                }
                 return Ok(self.end_at_field(walk, field, column));
             }
             match (&field.kind, field.relation()) {

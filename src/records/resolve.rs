@@ -146,7 +146,9 @@ fn resolve_all(
             false => Stored::Null,
         };
         let result = match resolve(field, change, &was)? {
-            Ok(stored) if draft.unchanged.contains(&at) && stored != was => Err(draft::reserved()),
+            Ok(stored) if draft.unchanged.contains(&at) && stored != was => {
+                Err(draft::reserved(field))
+            }
             Ok(stored) => check_targets(tx, scope, field, stored, &known(field, &was))?,
             Err(error) => Err(error),
         };
@@ -263,8 +265,7 @@ fn may_point_to(tx: &Connection, scope: &Scope, target: &Collection, id: &str) -
     let Some(rowid) = rowid_of(tx, target, id)? else {
         return Ok(false);
     };
-    let is_own = matches!(&scope.identity, Identity::User(user)
-        if user.collection_id == target.id && user.id == id);
+    let is_own = scope.is_account(target, id);
     let opens = match &scope.identity {
         Identity::Admin(_) => true,
         Identity::Key(key) => key.opens(&target.name),

@@ -11,6 +11,7 @@ use crate::support::api::Reply;
 use crate::support::server::Server;
 use crate::support::wait_until;
 
+mod addresses;
 mod attacks;
 mod keys;
 mod rules;

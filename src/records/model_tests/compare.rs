@@ -17,6 +17,8 @@ use crate::filter::Op;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scalar {
     Unset,
+    /// An address that the caller may not see.
+    Hidden,
     Number(Number),
     Text(String),
 }
@@ -74,7 +76,7 @@ impl Scalar {
     /// As `~` sees it.
     fn text(&self) -> String {
         match self {
-            Scalar::Unset => String::new(),
+            Scalar::Unset | Scalar::Hidden => String::new(),
             Scalar::Number(Number::Integer(integer)) => integer.to_string(),
             Scalar::Number(Number::Real(real)) => real.to_string(),
             Scalar::Text(text) => text.clone(),
@@ -84,7 +86,7 @@ impl Scalar {
     /// The order of a sort: unset, numbers, texts.
     pub fn compare(&self, other: &Scalar) -> Ordering {
         let rank = |scalar: &Scalar| match scalar {
-            Scalar::Unset => 0,
+            Scalar::Unset | Scalar::Hidden => 0,
             Scalar::Number(_) => 1,
             Scalar::Text(_) => 2,
         };
@@ -96,14 +98,18 @@ impl Scalar {
     }
 }
 
-/// Whether a comparison holds: for all pairs of values, or for any.
-pub fn compare(left: &Side, op: Op, any: bool, right: &Side) -> bool {
+/// Whether a comparison holds, or, unless `positive`, its opposite: for all pairs of values, or for any. With an
+/// address that the caller may not see neither does.
+pub fn compare(left: &Side, op: Op, any: bool, right: &Side, positive: bool) -> bool {
     let pairs = left
         .scalars
         .iter()
         .flat_map(|a| right.scalars.iter().map(move |b| (a, b)));
-    let mut outcomes = pairs.map(|(a, b)| compare_two(a, left, op, b, right));
-    if any {
+    let mut outcomes = pairs.map(|(a, b)| match (a, b) {
+        (Scalar::Hidden, _) | (_, Scalar::Hidden) => false,
+        _ => compare_two(a, left, op, b, right) == positive,
+    });
+    if any == positive {
         outcomes.any(|is_so| is_so)
     } else {
         outcomes.all(|is_so| is_so)

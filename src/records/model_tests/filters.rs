@@ -313,7 +313,7 @@ impl<'a> Maker<'a> {
             Some(Scalar::Number(number)) if rng.one_in(4) => Literal::Text(number_text(number)),
             Some(Scalar::Number(number)) => number_literal(number),
             Some(Scalar::Text(text)) => Literal::Text(text),
-            Some(Scalar::Unset) | None => random_literal(rng, class),
+            Some(Scalar::Unset | Scalar::Hidden) | None => random_literal(rng, class),
         }
     }
 

@@ -189,6 +189,7 @@ fn set_rules(world: &mut World) {
     let named = json!({"staff": ["title", "tags", "hidden_title", "opens"], "boss": ["*"]});
     world.tables[4].rules.fields = serde_json::from_value(named).unwrap();
     world.tables[5].rules.view = when("id = @request.auth.id || hidden_done = true");
+    world.tables[5].rules.manage = Some(when("open.hidden_title = @request.auth.id"));
     world.publish_rules();
 }
 
@@ -445,6 +446,12 @@ impl<'a> Guarded<'a> {
             return Some(format!("speaks of {column:?}"));
         }
         let mut all = own.clone();
+        let accounts = &self.world.tables[5];
+        let column = |name: &str| (accounts.collection.name.clone(), name.to_owned());
+        let asks_address = !author.is_rule && own.columns.contains(&column("email"));
+        if asks_address {
+            all.columns.insert(column("emailVisibility"));
+        }
         let mut rule = |rule: &Rule, table: usize| {
             if let Rule::When(expr) = rule {
                 let asking = Asking {
@@ -463,6 +470,9 @@ impl<'a> Guarded<'a> {
                 return Some(format!("steps into table {target}"));
             }
             rule(&grant.rule, *target);
+        }
+        if let Some(manage) = accounts.rules.manage.as_ref().filter(|_| asks_address) {
+            rule(manage, 5);
         }
         all.targets.insert(0);
         let name = |table: &usize| self.world.tables[*table].collection.name.clone();

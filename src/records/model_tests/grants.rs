@@ -6,9 +6,12 @@ use std::collections::BTreeSet;
 use super::callers::Caller;
 use super::model::Asking;
 use super::model::Sent;
+use super::request::is_own;
 use super::world::GROUPS;
 use super::world::Record;
 use super::world::Rule;
+use super::world::Table;
+use super::world::Value;
 use super::world::World;
 use crate::collections::Field;
 use crate::rules::FieldRules;
@@ -147,6 +150,27 @@ impl World {
                 self.holds(expr, table, record, asking)
             }
         }
+    }
+
+    /// Whether the caller sees the address of an account that it may view.
+    pub fn sees_address(&self, table: usize, record: &Record, caller: &Caller) -> bool {
+        let Table {
+            collection, rules, ..
+        } = &self.tables[table];
+        if !self.tables[table].is_auth() {
+            return true;
+        }
+        let is_shown = *record.value(collection, "emailVisibility") == Value::Flag(true);
+        let fields = self.grant(table, Deed::View, caller).fields;
+        let manage = rules.manage.clone().map(|rule| Grant {
+            rule,
+            fields: fields.clone(),
+        });
+        let manages = |grant: Grant| self.admits(&grant, table, record, caller, None);
+        is_shown
+            || fields == Sees::All
+            || is_own(caller, table, record)
+            || manage.is_some_and(manages)
     }
 
     /// Whether the caller may view a record.

@@ -101,11 +101,12 @@ fn draw_rules(rng: &mut Rng, world: &mut World) {
             1 | 2 => Rule::Everyone,
             _ => Rule::When(Maker::of_rules(world, table, false).valid(rng)),
         };
-        let (list, view) = (draw(), draw());
+        let (list, view, manage) = (draw(), draw(), draw());
         let fields = grants::random_field_rules(rng, world, table).filter(|_| rng.one_in(3));
         world.tables[table].rules = Rules {
             list,
             view,
+            manage: rng.one_in(2).then_some(manage),
             fields,
             ..Rules::default()
         };

@@ -57,6 +57,7 @@ fn a_list_is_what_the_model_says() {
             for table in 0..world.tables.len() {
                 let rules = Rules {
                     view: random_view_rule(rng, world, table),
+                    manage: rng.one_in(2).then(|| random_rule(rng, world, table)),
                     fields: grants::random_field_rules(rng, world, table).filter(|_| rng.one_in(3)),
                     ..Rules::default()
                 };
@@ -77,9 +78,11 @@ fn rules_and_filters_together_are_what_the_model_says() {
                     let list = random_rule(rng, world, table);
                     let view = random_rule(rng, world, table);
                     let fields = grants::random_field_rules(rng, world, table);
+                    let manage = rng.one_in(2).then(|| random_rule(rng, world, table));
                     world.tables[table].rules = Rules {
                         list,
                         view,
+                        manage,
                         fields,
                         ..Rules::default()
                     };

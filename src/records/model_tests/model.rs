@@ -122,6 +122,9 @@ impl World {
         if let Value::Json(json) = value {
             return vec![inside(json, rest)];
         }
+        if name == "email" && !asking.is_rule && !self.sees_address(table, record, asking.caller) {
+            return vec![Scalar::Hidden];
+        }
         if rest.is_empty() {
             return match value {
                 Value::Unset => vec![Scalar::Unset],
@@ -235,24 +238,42 @@ impl World {
 
     /// Whether a condition that is not refused holds for a record.
     pub fn holds(&self, expr: &Expr, table: usize, record: &Record, asking: Asking<'_>) -> bool {
-        let holds = |expr: &Expr| self.holds(expr, table, record, asking);
+        self.holds_as(expr, true, table, record, asking)
+    }
+
+    /// The same, or, unless `positive`, whether the opposite holds.
+    fn holds_as(
+        &self,
+        expr: &Expr,
+        positive: bool,
+        table: usize,
+        record: &Record,
+        asking: Asking<'_>,
+    ) -> bool {
+        let holds = |expr: &Expr| self.holds_as(expr, positive, table, record, asking);
         let side = |operand: &Operand| self.side(operand, table, record, asking);
         match expr {
-            Expr::Not(inner) => !holds(inner),
-            Expr::And(list) => list.iter().all(holds),
-            Expr::Or(list) => list.iter().any(holds),
+            Expr::Not(inner) => self.holds_as(inner, !positive, table, record, asking),
+            Expr::And(list) | Expr::Or(list) => match matches!(expr, Expr::And(_)) == positive {
+                true => list.iter().all(holds),
+                false => list.iter().any(holds),
+            },
             Expr::Compare(Comparison {
                 left,
                 op,
                 any,
                 right,
-            }) => compare(&side(left), *op, *any, &side(right)),
+            }) => compare(&side(left), *op, *any, &side(right), positive),
             Expr::In(left, list) => {
                 let left = side(left);
-                list.iter().any(|literal| {
+                let mut outcomes = list.iter().map(|literal| {
                     let right = side(&Operand::Literal(literal.clone()));
-                    compare(&left, Op::Equal, true, &right)
-                })
+                    compare(&left, Op::Equal, true, &right, positive)
+                });
+                match positive {
+                    true => outcomes.any(|is_so| is_so),
+                    false => outcomes.all(|is_so| is_so),
+                }
             }
         }
     }

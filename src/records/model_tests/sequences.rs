@@ -178,9 +178,6 @@ fn random_definitions(rng: &mut Rng, number: usize) -> Vec<Definition> {
         let is_auth = at == 3;
         if is_auth {
             plain.push(world::random_groups_field(rng));
-            if rng.one_in(3) {
-                plain.push(json!({"name": "emailVisibility", "type": "bool"}));
-            }
         }
         let mut relations = Vec::new();
         for at in 0..rng.between(1, 4) {
@@ -208,12 +205,14 @@ fn draw_rules(rng: &mut Rng, world: &mut World) {
             _ => Rule::Everyone,
         };
         let (view, create, update, delete) = (draw(3), draw(4), draw(4), draw(2));
+        let manage = Some(draw(4));
         let rules = Rules {
             list: Rule::Everyone,
             view,
             create,
             update,
             delete,
+            manage: manage.filter(|_| rng.one_in(2)),
             fields: grants::random_field_rules(rng, world, table),
             field_edits: grants::random_field_rules(rng, world, table),
         };
@@ -443,7 +442,7 @@ impl Request {
         }
         // Without a body that says so, and under a wrong wish, the model does not know the id.
         let record = world.find(table, id).ok_or(Kind::Internal)?;
-        Ok(timeless(world.show(
+        Ok(timeless(world.show_new(
             table,
             record,
             &self.wish,
@@ -456,10 +455,11 @@ impl Request {
         if world.refuses_wish(table, &self.wish, &self.caller) {
             return Err(Kind::Invalid);
         }
-        let shown = self.shown(world, table, id)?;
+        self.shown(world, table, id)?;
         let record = world.find(table, id).unwrap();
+        let shown = world.show(table, record, &self.wish, &self.caller);
         Ok(match world.may_view(table, record, &self.caller) {
-            true => shown,
+            true => timeless(shown),
             false => json!({ "id": id }),
         })
     }

@@ -171,7 +171,8 @@ impl World {
             }
         }
         for (field, value) in collection.fields.iter().zip(&record.values) {
-            if seen.shows(field) && wants(fields, &field.name) {
+            let is_unseen = || field.name == "email" && !self.sees_address(table, record, caller);
+            if seen.shows(field) && wants(fields, &field.name) && !is_unseen() {
                 shown.insert(field.name.clone(), show_value(field, value));
             }
         }
@@ -182,6 +183,20 @@ impl World {
             );
         }
         Json::Object(shown)
+    }
+
+    /// The same of one that the caller has just made: whoever makes an account knows its address.
+    pub fn show_new(&self, table: usize, record: &Record, wish: &Wish, caller: &Caller) -> Json {
+        let mut shown = self.show(table, record, wish, caller);
+        let collection = &self.tables[table].collection;
+        let seen = self.grant(table, Deed::View, caller).fields;
+        if let Some(field) = collection.field("email").filter(|it| seen.shows(it))
+            && self.tables[table].is_auth()
+            && wants(wish.fields.as_deref(), "email")
+        {
+            shown["email"] = show_value(field, record.value(collection, "email"));
+        }
+        shown
     }
 
     fn show_expands(&self, table: usize, record: &Record, wish: &Wish, caller: &Caller) -> Json {

@@ -190,6 +190,7 @@ pub fn check_rules(world: &World) {
             &rules.create,
             &rules.update,
             &rules.delete,
+            &rules.manage,
         ];
         for rule in all.into_iter().flatten() {
             let checked = records::check_rule(rule, &table.collection, &world.collections);

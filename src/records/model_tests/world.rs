@@ -71,6 +71,8 @@ pub struct Rules {
     pub create: Rule,
     pub update: Rule,
     pub delete: Rule,
+    /// None: admins only.
+    pub manage: Option<Rule>,
     pub fields: Option<FieldRules>,
     pub field_edits: Option<FieldRules>,
 }
@@ -223,6 +225,11 @@ impl World {
                     Rule::When(expr) => Some(filters::render_plainly(expr)),
                 };
             }
+            collection.rules.manage = match &rules.manage {
+                None | Some(Rule::Admins) => None,
+                Some(Rule::Everyone) => Some(String::new()),
+                Some(Rule::When(expr)) => Some(filters::render_plainly(expr)),
+            };
             collection.rules.fields.clone_from(&rules.fields);
             collection.rules.field_edits.clone_from(&rules.field_edits);
             table.collection = Arc::new(collection);

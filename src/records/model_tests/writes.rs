@@ -39,7 +39,7 @@ const PASSED_OVER: [&str; 6] = [
     "collectionName",
     "expand",
 ];
-const PASSED_OVER_OF_ACCOUNTS: [&str; 3] = ["passwordConfirm", "oldPassword", "emailVisibility"];
+const PASSED_OVER_OF_ACCOUNTS: [&str; 2] = ["passwordConfirm", "oldPassword"];
 
 /// What a change makes of a record.
 struct Changed {
@@ -327,6 +327,13 @@ impl World {
                 None => matches!(&action, Action::Set(value) if *value == default_value(field)),
             };
             let may_set = caller.manages() || grant.fields.names(&field.name) || is_same;
+            // Only the account itself says later whether it shows its address.
+            let is_reserved = match before {
+                Some(record) if is_auth && field.name == "emailVisibility" => {
+                    !request::is_own(caller, table, record)
+                }
+                _ => is_reserved,
+            };
             if is_reserved && !may_set {
                 is_wrong = true;
                 continue;

@@ -322,6 +322,7 @@ impl Walk {
             alias: String::new(),
             joins: String::new(),
             is_many,
+            guard: None,
         }
     }
 }
@@ -334,6 +335,7 @@ fn known(value: Stored) -> Side {
     Side {
         value: SideValue::Constant(value),
         from_request: true,
+        guard: None,
     }
 }
 
@@ -351,6 +353,7 @@ fn several(mut values: Vec<Stored>) -> Side {
     Side {
         value,
         from_request: true,
+        guard: None,
     }
 }
 

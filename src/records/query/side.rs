@@ -15,6 +15,8 @@ pub struct Side {
     /// It stands for an `@request` path: without a value it equals nothing but a text that asks
     /// for that.
     pub from_request: bool,
+    /// SQL: the caller may see the value. A comparison with one that it may not see is false.
+    pub guard: Option<String>,
 }
 
 pub enum SideValue {
@@ -37,11 +39,18 @@ pub struct Walk {
     pub alias: String,
     pub joins: String,
     pub is_many: bool,
+    /// See [`Side::guard`].
+    pub guard: Option<String>,
 }
 
 impl Walk {
     pub fn end(self, sql: String, kind: Kind) -> Side {
         let from = format!("(SELECT 1){}", self.joins);
+        let is_inside = !self.is_many && !self.joins.is_empty();
+        let guard = self.guard.map(|guard| match is_inside {
+            true => format!("(SELECT {guard} FROM {from})"),
+            false => guard,
+        });
         let value = match (self.is_many, self.joins.is_empty()) {
             (true, _) => SideValue::Many { from, sql, kind },
             (false, true) => SideValue::One { sql, kind },
@@ -53,6 +62,7 @@ impl Walk {
         Side {
             value,
             from_request: false,
+            guard,
         }
     }
 }
@@ -62,6 +72,7 @@ impl Side {
         Side {
             value: SideValue::Constant(value),
             from_request: false,
+            guard: None,
         }
     }
 
