@@ -33,8 +33,8 @@ def frame(data, opcode=1):
 class Socket:
     """A connection. One thread reads; whoever sends takes care not to do so at the same time."""
 
-    def __init__(self, port, path, headers, timeout=10):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout)
+    def __init__(self, port, path, headers, timeout=10, source=None):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout, source)
         try:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.socket.settimeout(timeout)
