@@ -184,7 +184,7 @@ impl App {
         Ok(App {
             realtime: Realtime::new(&databases, &catalog, &auth, &events, sockets.pace()),
             webhooks: Webhooks::new(&databases, calls, webhooks),
-            budgets: Budgets::new(sockets_max),
+            budgets: Budgets::new(sockets_max, config.threads),
             files,
             cron,
             stats,

@@ -70,11 +70,42 @@ pub enum Exhausted {
 pub struct Budgets {
     /// Sockets and streams of events, in number.
     pub sockets: Arc<Budget>,
+    pub queries: Arc<Queries>,
+}
+
+/// The budgets of queries, in number.
+pub struct Queries {
+    /// Those that run for longer than a second.
+    pub slow: Arc<Budget>,
+    /// Those that wait for a reader that is late.
+    pub waiting: Arc<Budget>,
+}
+
+impl Queries {
+    /// The budgets for queries that `workers` threads ask. With all slow ones running, a third of the
+    /// readers of a database is left to quick ones; with all waiting ones, half of the workers.
+    pub fn new(workers: usize) -> Queries {
+        let workers = workers as u64;
+        let slow = Bounds {
+            total: 8,
+            network: 4,
+            anonymous: 4,
+        };
+        let waiting = Bounds {
+            total: (workers / 2).max(1),
+            network: (workers * 3 / 8).max(1),
+            anonymous: (workers * 3 / 8).max(1),
+        };
+        Queries {
+            slow: Budget::new("slow queries", slow),
+            waiting: Budget::new("waiting queries", waiting),
+        }
+    }
 }
 
 impl Budgets {
-    /// The budgets for `sockets_max` sockets.
-    pub fn new(sockets_max: usize) -> Budgets {
+    /// The budgets for `sockets_max` sockets and `workers` threads that answer requests.
+    pub fn new(sockets_max: usize, workers: usize) -> Budgets {
         let sockets = sockets_max as u64;
         let bounds = Bounds {
             total: sockets,
@@ -83,12 +114,13 @@ impl Budgets {
         };
         Budgets {
             sockets: Budget::new("sockets", bounds),
+            queries: Arc::new(Queries::new(workers)),
         }
     }
 
     /// Each of them, for metrics.
-    pub fn all(&self) -> [&Budget; 1] {
-        [&self.sockets]
+    pub fn all(&self) -> [&Budget; 3] {
+        [&self.sockets, &self.queries.slow, &self.queries.waiting]
     }
 }
 
@@ -153,27 +185,40 @@ impl Budget {
             return Ok(());
         }
         let mut used = lock(&self.used);
-        let of_network = used.networks.get(&payer.network).copied().unwrap_or(0);
-        let exceeds = |used: u64, bound: u64| used.saturating_add(amount) > bound;
-        let exhausted = if exceeds(used.total, self.bounds.total) {
-            Some(Exhausted::Total)
-        } else if exceeds(of_network, self.bounds.network) {
-            Some(Exhausted::Network)
-        } else if !payer.has_credentials && exceeds(used.anonymous, self.bounds.anonymous) {
-            Some(Exhausted::Anonymous)
-        } else {
-            None
-        };
-        if let Some(exhausted) = exhausted {
+        if let Err(exhausted) = self.check(&used, payer, amount) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(exhausted);
         }
         used.total += amount;
-        used.networks.insert(payer.network, of_network + amount);
+        *used.networks.entry(payer.network).or_default() += amount;
         if !payer.has_credentials {
             used.anonymous += amount;
         }
         Ok(())
+    }
+
+    /// Fails if a payer would not get one now.
+    pub fn check_room(&self, payer: Payer) -> Result<(), Exhausted> {
+        self.check(&lock(&self.used), payer, 1)
+    }
+
+    /// Counts a refusal that [`Budget::check_room`] was the reason for.
+    pub fn count_refusal(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn check(&self, used: &Used, payer: Payer, amount: u64) -> Result<(), Exhausted> {
+        let of_network = used.networks.get(&payer.network).copied().unwrap_or(0);
+        let exceeds = |used: u64, bound: u64| used.saturating_add(amount) > bound;
+        if exceeds(used.total, self.bounds.total) {
+            Err(Exhausted::Total)
+        } else if exceeds(of_network, self.bounds.network) {
+            Err(Exhausted::Network)
+        } else if !payer.has_credentials && exceeds(used.anonymous, self.bounds.anonymous) {
+            Err(Exhausted::Anonymous)
+        } else {
+            Ok(())
+        }
     }
 
     fn give_back(&self, payer: Payer, amount: u64) {

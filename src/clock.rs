@@ -4,6 +4,8 @@
 //! that text order is time order from year 0 to 9999. The calendar arithmetic is Howard Hinnant's
 //! `days_from_civil` and its inverse (chrono-compatible low-level date algorithms, public domain).
 
+use std::sync::OnceLock;
+use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -18,6 +20,14 @@ pub fn now_ms() -> i64 {
         .map_or(0, |elapsed| {
             i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
         })
+}
+
+/// Milliseconds of a clock that is never set, since it was first asked. For waits and limits: the time
+/// of day may be put back or forward.
+pub fn uptime_ms() -> i64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let elapsed = START.get_or_init(Instant::now).elapsed();
+    i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The present moment as a timestamp.

@@ -46,8 +46,9 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     if is_protected {
         let identity = call.identify_for_files(parameter(&pairs, "token"))?;
         let scope = Scope { identity, ..scope };
-        let may =
-            database.read(|it| records::may(Operation::View, it, &scope, &collection, record))?;
+        let may = database.read_for(call.asker(), |it| {
+            records::may(Operation::View, it, &scope, &collection, record)
+        })?;
         if !may {
             return Err(no_file());
         }

@@ -19,6 +19,7 @@ use crate::budget::Payer;
 use crate::collections::Collection;
 use crate::collections::Collections;
 use crate::db;
+use crate::db::Asker;
 use crate::db::Database;
 use crate::error::Error;
 use crate::error::Kind;
@@ -274,6 +275,14 @@ impl Call<'_> {
         Payer {
             network: Network::of(self.client()),
             has_credentials: !matches!(self.identity, Identity::Nobody),
+        }
+    }
+
+    /// The same, for its queries.
+    fn asker(&self) -> Asker<'_> {
+        Asker {
+            payer: self.payer(),
+            queries: &self.app.budgets.queries,
         }
     }
 

@@ -41,9 +41,9 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
     let shape = shape(&pairs)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
-    let body = call
-        .database()?
-        .snapshot(|connection| records::list(connection, &scope, &collection, &query, &shape))?;
+    let body = call.database()?.snapshot_for(call.asker(), |connection| {
+        records::list(connection, &scope, &collection, &query, &shape)
+    })?;
     Ok(Response::json(200, body))
 }
 
@@ -56,9 +56,9 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     let database = call.database()?;
     // One statement sees one state by itself; only an expansion needs more.
     let body = if shape.expand.children.is_empty() {
-        database.read(read)?
+        database.read_for(call.asker(), read)?
     } else {
-        database.snapshot(read)?
+        database.snapshot_for(call.asker(), read)?
     };
     Ok(Response::json(200, body))
 }

@@ -159,9 +159,9 @@ fn admit(call: &Call<'_>, about: &About) -> Result<Option<Vec<(&'static str, Str
         true => call
             .database()?
             .read(|it| records::exists(it, found, record))?,
-        false => call
-            .database()?
-            .read(|it| records::may(Operation::Execute, it, &scope, found, record))?,
+        false => call.database()?.read_for(call.asker(), |it| {
+            records::may(Operation::Execute, it, &scope, found, record)
+        })?,
     };
     if !may {
         // Whether there is such a record is for those to know who may do something with it.

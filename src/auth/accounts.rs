@@ -94,7 +94,7 @@ impl Auth {
         fields.sort_by_key(|field| (*field == "email") != log_in.identity.contains('@'));
         let mut found: Vec<Secrets> = Vec::new();
         for field in fields {
-            let account = realm.database.read(|connection| {
+            let account = realm.database.look_up(|connection| {
                 account::find_by(connection, &realm.collection, field, log_in.identity)
             })?;
             found.extend(account.filter(|it| found.iter().all(|other| other.id != it.id)));
@@ -219,7 +219,7 @@ impl Auth {
     pub(super) fn identify_user(&self, claims: &Claims, database: &str) -> Result<Identity> {
         let realm = self.realm_of_token(claims, database)?;
         let (scope, collection) = (realm.scope(Identity::Nobody), &realm.collection);
-        let user = realm.database.read(|connection| {
+        let user = realm.database.look_up(|connection| {
             match account::secrets(connection, collection, &claims.subject)? {
                 Some(secrets)
                     if self.account_key(&secrets) == claims.key
@@ -287,17 +287,17 @@ impl Realm {
 
     pub(super) fn secrets(&self, id: &str) -> Result<Option<Secrets>> {
         self.database
-            .read(|connection| account::secrets(connection, &self.collection, id))
+            .look_up(|connection| account::secrets(connection, &self.collection, id))
     }
 
     pub(super) fn by_email(&self, email: &str) -> Result<Option<Secrets>> {
         self.database
-            .read(|connection| account::find_by(connection, &self.collection, "email", email))
+            .look_up(|connection| account::find_by(connection, &self.collection, "email", email))
     }
 
     fn user(&self, id: &str) -> Result<Option<User>> {
         let scope = self.scope(Identity::Nobody);
         self.database
-            .read(|connection| account::user(connection, &scope, &self.collection, id))
+            .look_up(|connection| account::user(connection, &scope, &self.collection, id))
     }
 }

@@ -50,7 +50,7 @@ pub fn create(
     check(email, password)?;
     // The answer to "is there one" must not wait for the slow hash, nor be believed before the
     // transaction: two first calls at once must make one admin.
-    if when == When::None && default.read(any)? {
+    if when == When::None && default.look_up(any)? {
         return Err(exists());
     }
     let now = clock::now();
@@ -143,7 +143,7 @@ pub fn delete(default: &Database, admin: &str) -> Result<()> {
 
 /// All admins by address.
 pub fn list(default: &Database) -> Result<Vec<Admin>> {
-    default.read(|connection| {
+    default.look_up(|connection| {
         let mut statement = connection.prepare_cached(
             "SELECT id, email, password_hash, token_key, created, updated
              FROM _admins
@@ -156,7 +156,7 @@ pub fn list(default: &Database) -> Result<Vec<Admin>> {
 
 /// The admin with this address.
 pub fn find(default: &Database, email: &str) -> Result<Option<Admin>> {
-    default.read(|connection| {
+    default.look_up(|connection| {
         let mut statement = connection.prepare_cached(
             "SELECT id, email, password_hash, token_key, created, updated
              FROM _admins
@@ -172,7 +172,7 @@ const BY_ID: &str = "SELECT id, email, password_hash, token_key, created, update
 
 /// The admin with this id.
 pub fn by_id(default: &Database, id: &str) -> Result<Option<Admin>> {
-    default.read(|connection| {
+    default.look_up(|connection| {
         let mut statement = connection.prepare_cached(BY_ID)?;
         Ok(statement.query_row([id], from_row).optional()?)
     })

@@ -118,7 +118,7 @@ impl Keys {
 
     /// All keys, the oldest first.
     pub fn list(&self) -> Result<Vec<Stored>> {
-        let mut list = self.default.read(|connection| {
+        let mut list = self.default.look_up(|connection| {
             let sql = format!("SELECT {COLUMNS} FROM _api_keys ORDER BY created, id");
             let mut statement = connection.prepare_cached(&sql)?;
             let rows = statement.query_map([], from_row)?;
@@ -160,7 +160,7 @@ impl Keys {
 
     fn look_up(&self, column: &str, value: &str) -> Result<Option<Key>> {
         let sql = format!("SELECT {COLUMNS} FROM _api_keys WHERE {column} = ?1");
-        let found = self.default.read(|connection| {
+        let found = self.default.look_up(|connection| {
             let mut statement = connection.prepare_cached(&sql)?;
             Ok(statement.query_row([value], from_row).optional()?)
         })?;

@@ -179,7 +179,7 @@ fn with_state(
         return Err(Error::unavailable("The file is empty."));
     }
     let snapshot = reader.snapshot()?;
-    (settings.prepare)(snapshot.connection())?;
+    (settings.prepare)(snapshot.connection(), &db::Deadline::new())?;
     body(snapshot.connection(), snapshot.user_version()?)
 }
 

@@ -254,7 +254,7 @@ impl Catalog {
         let _changing = lock(&self.changing);
         let (database, default) = (self.databases.get(name)?, self.databases.default());
         let current = self.reload(name)?;
-        let deleted = default.read(|connection| deleted_names(connection, name))?;
+        let deleted = default.look_up(|connection| deleted_names(connection, name))?;
         let count = self.count_change(name);
         let purged = database.write_for_long(move |tx| {
             let purged = purge::run(tx, &current, &deleted)?;
@@ -332,7 +332,7 @@ impl Catalog {
         let list = self
             .databases
             .default()
-            .read(|connection| load(connection, database))?;
+            .look_up(|connection| load(connection, database))?;
         let list = list
             .into_iter()
             .map(|(stored, pending)| self.present(stored, pending));
@@ -354,7 +354,7 @@ impl Catalog {
     fn present(&self, stored: Collection, pending: Option<Collection>) -> Result<Collection> {
         let has_followed = |it: &Collection| {
             let tenant = self.databases.get(&it.database)?;
-            tenant.read(|tenant| is_applied(tenant, it))
+            tenant.look_up(|tenant| is_applied(tenant, it))
         };
         match pending {
             Some(next) if has_followed(&next)? => return Ok(next),
@@ -373,7 +373,7 @@ impl Catalog {
         let list = self
             .databases
             .default()
-            .read(|connection| load(connection, database))?;
+            .look_up(|connection| load(connection, database))?;
         let own = self.databases.get(database)?;
         for (collection, pending) in list {
             let was_interrupted = pending.is_some();
@@ -384,7 +384,7 @@ impl Catalog {
                     .default()
                     .write(move |tx| save(tx, &present))?;
             }
-            let is_behind = own.read(|connection| {
+            let is_behind = own.look_up(|connection| {
                 let is_tenant = collection.database != db::DEFAULT;
                 Ok(schema::is_behind(connection, &collection)?
                     || (is_tenant && !is_applied(connection, &collection)?))
@@ -487,7 +487,7 @@ impl Catalog {
     }
 
     fn is_free_id(&self, id: &str) -> Result<bool> {
-        self.databases.default().read(|connection| {
+        self.databases.default().look_up(|connection| {
             let sql = "SELECT 1 FROM _collections WHERE id = ?1";
             let found = connection
                 .prepare_cached(sql)?

@@ -131,8 +131,8 @@ impl State {
 }
 
 impl Queue {
-    pub fn new(mut connection: Connection) -> Result<Queue> {
-        let deadline = Deadline::attach(&mut connection)?;
+    /// `deadline` is the one that the connection obeys.
+    pub fn new(connection: Connection, deadline: Deadline) -> Queue {
         let state = State {
             jobs: Vec::new(),
             leading: false,
@@ -145,11 +145,11 @@ impl Queue {
             feed: None,
             next_mark: NextMark::default(),
         };
-        Ok(Queue {
+        Queue {
             writer: Mutex::new(writer),
             state: Mutex::new(state),
             rounds: Arc::default(),
-        })
+        }
     }
 
     /// The jobs that run now.
@@ -598,11 +598,13 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(5);
 
     fn queue() -> Arc<Queue> {
-        let connection = Connection::open_in_memory().unwrap();
+        let mut connection = Connection::open_in_memory().unwrap();
         connection
             .execute_batch("CREATE TABLE t (x UNIQUE)")
             .unwrap();
-        Arc::new(Queue::new(connection).unwrap())
+        let deadline = Deadline::new();
+        deadline.attach(&mut connection).unwrap();
+        Arc::new(Queue::new(connection, deadline))
     }
 
     fn insert(queue: &Queue, x: i64) -> Result<usize> {

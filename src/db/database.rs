@@ -32,14 +32,17 @@ use super::checkpoint;
 use super::commit::Company;
 use super::commit::Fence;
 use super::commit::Queue;
+use super::deadline::Deadline;
 use super::feed::Feed;
 use super::guard;
 use super::migrate;
 use super::migrate::Schema;
 use super::pages::PageReader;
 use super::pages::Snapshot;
+use super::readers::Asker;
 use super::readers::Readers;
 use super::readers::Taken;
+use super::readers::Use;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -90,13 +93,13 @@ pub struct Database {
 impl Database {
     /// Opens the file, making it when there is none, and migrates its system tables.
     pub fn open(path: &Path, schema: Schema, settings: Settings) -> Result<Database> {
-        let writer = refuse_unusable(path)
+        let (writer, deadline) = refuse_unusable(path)
             .and_then(|()| open_writer(path, schema, settings))
             .map_err(refuse_broken)
             .context(format!("open database {}", path.display()))?;
         Ok(Database {
             path: path.to_owned(),
-            queue: Some(Queue::new(writer)?),
+            queue: Some(Queue::new(writer, deadline)),
             readers: Readers::new(path, settings),
             changes: None,
         })
@@ -123,12 +126,41 @@ impl Database {
 
     /// Runs `body` on a read connection; each statement of it sees the latest commit.
     pub fn read<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let reader = self.reader()?;
+        let reader = self.reader(Use::Own)?;
         body(reader.connection()).map_err(|error| self.locate("read", error))
     }
 
-    fn reader(&self) -> Result<Taken<'_>> {
-        match self.readers.take() {
+    /// Like [`Database::read`], for reading by a key who somebody is or how something is defined: it
+    /// does not wait for queries.
+    pub fn look_up<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let reader = self.reader(Use::LookUp)?;
+        body(reader.connection()).map_err(|error| self.locate("read", error))
+    }
+
+    /// Like [`Database::read`], for a query that a caller asks and pays for.
+    pub fn read_for<T>(
+        &self,
+        asker: Asker<'_>,
+        body: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        let reader = self.reader(Use::Query(asker))?;
+        match body(reader.connection()) {
+            Err(error) if error.was_stopped() => Err(reader.why_stopped(error)),
+            result => result.map_err(|error| self.locate("read", error)),
+        }
+    }
+
+    /// Like [`Database::snapshot`], for queries that a caller asks and pays for.
+    pub fn snapshot_for<T>(
+        &self,
+        asker: Asker<'_>,
+        body: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        self.read_for(asker, |connection| in_snapshot(connection, body))
+    }
+
+    fn reader(&self, wanted: Use<'_>) -> Result<Taken<'_>> {
+        match self.readers.take(wanted) {
             Err(_) if self.queue.is_none() && !self.path.exists() => Err(not_here()),
             taken => taken,
         }
@@ -139,20 +171,29 @@ impl Database {
         self.read(|connection| in_snapshot(connection, body))
     }
 
-    /// Like [`Database::snapshot`], for what must be done within this time.
+    /// Like [`Database::snapshot`], for what must be done within this time, a moment: it does not wait
+    /// for queries either.
     pub fn snapshot_within<T>(
         &self,
         limit: Duration,
         body: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
-        let reader = self.reader()?;
-        reader.allow(limit);
-        in_snapshot(reader.connection(), body).map_err(|error| self.locate("read", error))
+        self.snapshot_by(&self.reader(Use::LookUp)?, limit, body)
     }
 
     /// Like [`Database::snapshot`], for what may have to go through whole tables.
     pub fn snapshot_for_long<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.snapshot_within(LONG_WRITE_LIMIT, body)
+        self.snapshot_by(&self.reader(Use::Own)?, LONG_WRITE_LIMIT, body)
+    }
+
+    fn snapshot_by<T>(
+        &self,
+        reader: &Taken<'_>,
+        limit: Duration,
+        body: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        reader.allow(limit);
+        in_snapshot(reader.connection(), body).map_err(|error| self.locate("read", error))
     }
 
     /// Runs `job` in a transaction and returns when its result is durable. Jobs that arrive
@@ -398,7 +439,7 @@ fn make_private(path: &Path) -> Result<()> {
     clippy::disallowed_methods,
     reason = "the one place that opens database files"
 )]
-fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connection> {
+fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<(Connection, Deadline)> {
     make_private(path)?;
     let has_log = wal_bytes(path) > 0;
     let mut connection = Connection::open_with_flags(
@@ -407,7 +448,7 @@ fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connec
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    prepare(&mut connection, WRITER_CACHE_KIB, settings)?;
+    let deadline = prepare(&mut connection, WRITER_CACHE_KIB, settings)?;
     if schema == Schema::Workflows {
         // Its jobs are many commands, each with a savepoint and none of them large: what undoing them
         // takes stays in memory instead of going through a file.
@@ -435,7 +476,7 @@ fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<Connec
     // A log that once grew gives its space back.
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
     migrate::run(&mut connection, schema)?;
-    Ok(connection)
+    Ok((connection, deadline))
 }
 
 /// Turns the log on; returns the mode that holds. When another process makes the same file at this
@@ -455,8 +496,12 @@ fn use_log(connection: &Connection) -> rusqlite::Result<String> {
     }
 }
 
-/// What holds for readers and the writer alike.
-pub fn prepare(connection: &mut Connection, cache_kib: i64, settings: Settings) -> Result<()> {
+/// Sets up what holds for readers and the writer alike. Returns the deadline that the connection obeys.
+pub fn prepare(
+    connection: &mut Connection,
+    cache_kib: i64,
+    settings: Settings,
+) -> Result<Deadline> {
     connection.busy_timeout(BUSY_WAIT)?;
     connection.pragma_update(None, "cache_size", -cache_kib)?;
     // Relations are kept right by `records`; this is for tables that people add themselves.
@@ -470,7 +515,10 @@ pub fn prepare(connection: &mut Connection, cache_kib: i64, settings: Settings) 
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     connection.authorizer(Some(guard::authorize))?;
-    (settings.prepare)(connection)
+    let deadline = Deadline::new();
+    deadline.attach(connection)?;
+    (settings.prepare)(connection, &deadline)?;
+    Ok(deadline)
 }
 
 /// Names the way out when SQLite says that a file is no database or damaged.

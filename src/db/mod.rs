@@ -32,11 +32,13 @@ pub use database::Database;
 pub use database::Synchronous;
 pub use database::is_damaged;
 pub use database::not_here;
+pub use deadline::Deadline;
 pub use dir::RESTORING;
 pub use dir::create_dir;
 pub use dir::lock_dir;
 pub use dir::refuse_emptied;
 pub use migrate::Schema;
+pub use readers::Asker;
 pub use signal::Signal;
 
 use crate::clock;
@@ -87,6 +89,9 @@ pub enum Role {
     Replica,
 }
 
+/// Makes functions known to a connection. One that may take long has to look at the deadline by itself.
+pub type Prepare = fn(&Connection, &Deadline) -> Result<()>;
+
 /// What holds for every connection of every file.
 #[derive(Clone, Copy)]
 pub struct Settings {
@@ -94,8 +99,8 @@ pub struct Settings {
     pub role: Role,
     /// What a commit waits for.
     pub synchronous: Synchronous,
-    /// Called with each new connection, to make functions known to it.
-    pub prepare: fn(&Connection) -> Result<()>,
+    /// Called with each new connection and its deadline, to make functions known to it.
+    pub prepare: Prepare,
 }
 
 /// All databases of one data directory.

@@ -5,6 +5,10 @@
 //! both end ([`READER_WAIT`], [`QUERY_LIMIT`]). No reader is held while a peer is talked to, so none
 //! can pin the log for longer than a query.
 //!
+//! Queries that callers ask are charged to them if they are slow (see `deadline`) or wait while the
+//! others do not end. [`LOOKUP_READERS`] more are for look-ups alone, which come with every request: they use
+//! any reader that is free, and one of their own if none is.
+//!
 //! A file that follows a master may be given another history, with which what a connection knows of
 //! the tables does not agree though SQLite cannot tell. [`Readers::exclusively`] changes it while
 //! nobody reads; the readers of before are not used again.
@@ -12,8 +16,10 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -23,6 +29,9 @@ use rusqlite::OpenFlags;
 use super::Settings;
 use super::database::prepare;
 use super::deadline::Deadline;
+use crate::budget::Charge;
+use crate::budget::Payer;
+use crate::budget::Queries;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
@@ -36,10 +45,18 @@ const READERS: usize = 4;
 const READERS_MAX: usize = 12;
 /// How long a request waits for one of [`READERS`] before another is opened.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Read connections that look-ups have when queries have all others.
+const LOOKUP_READERS: usize = 2;
+/// A query that waits for longer is late: it is charged, and so are those that come then.
+const LATE: Duration = Duration::from_secs(1);
 /// How long a request waits for a read connection.
 const READER_WAIT: Duration = Duration::from_secs(10);
 /// How long the queries of a request may run.
 const QUERY_LIMIT: Duration = Duration::from_secs(20);
+/// The same for callers without credentials.
+const ANONYMOUS_LIMIT: Duration = Duration::from_secs(5);
+/// How long a look-up may run.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 /// How long a change that nobody may read along waits for those who read already.
 const EXCLUSIVE_WAIT: Duration = Duration::from_secs(25);
 /// Page cache of a reader, KiB: a table of 10,000 ordinary records is scanned twice as fast when
@@ -56,26 +73,48 @@ fn open_reader(path: &Path, settings: Settings, cache_kib: i64) -> Result<(Conne
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    prepare(&mut connection, cache_kib, settings)?;
+    let deadline = prepare(&mut connection, cache_kib, settings)?;
     connection.pragma_update(None, "query_only", true)?;
-    let deadline = Deadline::attach(&mut connection)?;
     Ok((connection, deadline))
+}
+
+/// Who asks a query, and what that is charged to.
+#[derive(Clone, Copy)]
+pub struct Asker<'a> {
+    pub payer: Payer,
+    pub queries: &'a Arc<Queries>,
+}
+
+/// What a reader is wanted for.
+#[derive(Clone, Copy)]
+pub enum Use<'a> {
+    /// Work of the server itself, which nobody is charged for.
+    Own,
+    LookUp,
+    Query(Asker<'a>),
 }
 
 /// The pool of read connections. Invariants: `idle.len() + taken == open <= READERS_MAX`; of the
 /// open ones at most [`READERS`] have the large cache, and idle ones with it are at the end of
-/// `idle`, from where they are taken; all idle ones are of the present `generation`.
+/// `idle`, from where they are taken; all idle ones are of the present `generation`. The same holds for
+/// `spare` and `spares`, those of look-ups, with [`LOOKUP_READERS`].
 pub struct Readers {
     path: PathBuf,
     settings: Settings,
     state: Mutex<ReadersState>,
     returned: Condvar,
+    spare_returned: Condvar,
 }
 
+#[derive(Default)]
 struct ReadersState {
     idle: VecDeque<Reader>,
     open: usize,
     large: usize,
+    spare: Vec<Reader>,
+    spares: usize,
+    /// Queries that have waited for longer than [`LATE`].
+    late: usize,
     /// Nobody gets a reader: somebody has the file alone.
     closed: bool,
     /// How often the file was given another history.
@@ -84,11 +123,43 @@ struct ReadersState {
 
 impl ReadersState {
     /// The idle ones, counted out.
-    fn take_idle(&mut self) -> VecDeque<Reader> {
-        let idle = std::mem::take(&mut self.idle);
+    fn take_idle(&mut self) -> (VecDeque<Reader>, Vec<Reader>) {
+        let (idle, spare) = (
+            std::mem::take(&mut self.idle),
+            std::mem::take(&mut self.spare),
+        );
         self.open -= idle.len();
         self.large -= idle.iter().filter(|it| it.size == Size::Large).count();
-        idle
+        self.spares -= spare.len();
+        (idle, spare)
+    }
+
+    /// A reader, or leave to open one, for whoever has waited for so long; none for now.
+    fn turn(&mut self, wanted: Use<'_>, waited: Duration) -> Option<Turn> {
+        if self.closed {
+            return None;
+        }
+        if let Some(reader) = self.idle.pop_back() {
+            return Some(Turn::Idle(reader));
+        }
+        if self.large < READERS {
+            self.open += 1;
+            self.large += 1;
+            return Some(Turn::Open(Size::Large, self.generation));
+        }
+        if let Use::LookUp = wanted {
+            if let Some(reader) = self.spare.pop() {
+                return Some(Turn::Idle(reader));
+            }
+            return (self.spares < LOOKUP_READERS).then(|| {
+                self.spares += 1;
+                Turn::Open(Size::Spare, self.generation)
+            });
+        }
+        (waited >= PATIENCE && self.open < READERS_MAX).then(|| {
+            self.open += 1;
+            Turn::Open(Size::Small, self.generation)
+        })
     }
 }
 
@@ -104,6 +175,8 @@ struct Reader {
 enum Size {
     Large,
     Small,
+    /// Small, and for look-ups alone.
+    Spare,
 }
 
 /// A reader out of the pool, or leave to open one.
@@ -124,26 +197,31 @@ impl Readers {
         Readers {
             path: path.to_owned(),
             settings,
-            state: Mutex::new(ReadersState {
-                idle: VecDeque::new(),
-                open: 0,
-                large: 0,
-                closed: false,
-                generation: 0,
-            }),
+            state: Mutex::default(),
             returned: Condvar::new(),
+            spare_returned: Condvar::new(),
         }
     }
 
     /// A reader, which is given back when it is dropped.
-    pub fn take(&self) -> Result<Taken<'_>> {
-        let reader = match self.turn()? {
+    pub fn take(&self, wanted: Use<'_>) -> Result<Taken<'_>> {
+        let reader = match self.turn(wanted)? {
             Turn::Idle(reader) => reader,
             Turn::Open(size, generation) => self
                 .open(size, generation)
                 .inspect_err(|_| self.forget(size))?,
         };
-        reader.deadline.set(QUERY_LIMIT);
+        match wanted {
+            Use::Own => reader.deadline.set(QUERY_LIMIT),
+            Use::LookUp => reader.deadline.set(LOOKUP_LIMIT),
+            Use::Query(Asker { payer, queries }) => {
+                let limit = match payer.has_credentials {
+                    true => QUERY_LIMIT,
+                    false => ANONYMOUS_LIMIT,
+                };
+                reader.deadline.set_for(limit, payer, queries);
+            }
+        }
         Ok(Taken {
             readers: self,
             reader: Some(reader),
@@ -151,35 +229,58 @@ impl Readers {
     }
 
     /// An idle reader, or leave to open one, which is counted already.
-    fn turn(&self) -> Result<Turn> {
+    fn turn(&self, wanted: Use<'_>) -> Result<Turn> {
         let mut state = lock(&self.state);
-        let mut begun = None;
+        match state.turn(wanted, Duration::ZERO) {
+            Some(turn) => Ok(turn),
+            None => self.wait_for_turn(state, wanted),
+        }
+    }
+
+    fn wait_for_turn(
+        &self,
+        mut state: MutexGuard<'_, ReadersState>,
+        wanted: Use<'_>,
+    ) -> Result<Turn> {
+        let begun = Instant::now();
+        let mut wait = Wait {
+            is_late: false,
+            charge: None,
+        };
         loop {
-            let (is_open, generation) = (!state.closed, state.generation);
-            if is_open && let Some(reader) = state.idle.pop_back() {
-                return Ok(Turn::Idle(reader));
+            let waited = begun.elapsed();
+            if let Some(turn) = state.turn(wanted, waited) {
+                wait.end(&mut state);
+                return Ok(turn);
             }
-            if is_open && state.large < READERS {
-                state.open += 1;
-                state.large += 1;
-                return Ok(Turn::Open(Size::Large, generation));
-            }
-            let waited = begun.get_or_insert_with(Instant::now).elapsed();
-            if is_open && waited >= PATIENCE && state.open < READERS_MAX {
-                state.open += 1;
-                return Ok(Turn::Open(Size::Small, generation));
-            }
-            let limit = match (state.closed, state.open < READERS_MAX) {
-                (false, true) => PATIENCE,
-                (false, false) => READER_WAIT,
-                (true, _) => EXCLUSIVE_WAIT + READER_WAIT,
+            let charged = match state.closed {
+                true => Ok(()),
+                false => wait.charge(&mut state, wanted, waited),
             };
-            let Some(left) = limit.checked_sub(waited) else {
-                return Err(Error::unavailable(
-                    "Too many queries are running; try again.",
-                ));
+            let limit = match state.closed {
+                true => EXCLUSIVE_WAIT + READER_WAIT,
+                false => READER_WAIT,
             };
-            state = threads::wait_timeout(&self.returned, state, left);
+            let left = limit.checked_sub(waited).ok_or_else(|| {
+                Error::unavailable("Too many queries are running; try again.")
+                    .with_retry_after(Duration::from_secs(1))
+            });
+            let left = match charged.and(left) {
+                Ok(left) => left,
+                Err(error) => {
+                    wait.end(&mut state);
+                    return Err(error);
+                }
+            };
+            let until = [PATIENCE, LATE].into_iter();
+            let next = until
+                .filter_map(|it| it.checked_sub(waited))
+                .find(|it| !it.is_zero());
+            let condvar = match wanted {
+                Use::LookUp => &self.spare_returned,
+                Use::Own | Use::Query(_) => &self.returned,
+            };
+            state = threads::wait_timeout(condvar, state, next.unwrap_or(left).min(left));
         }
     }
 
@@ -190,7 +291,7 @@ impl Readers {
         let idle = state.take_idle();
         drop(state);
         drop(idle);
-        self.returned.notify_all();
+        self.notify_all();
     }
 
     /// Runs `body` while nobody reads, and lets readers in again with connections of their own. Those
@@ -206,7 +307,7 @@ impl Readers {
         let deadline = Instant::now() + EXCLUSIVE_WAIT;
         loop {
             drop(state.take_idle());
-            if state.open == 0 {
+            if state.open + state.spares == 0 {
                 break;
             }
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
@@ -226,7 +327,7 @@ impl Readers {
     fn open(&self, size: Size, generation: u64) -> Result<Reader> {
         let cache_kib = match size {
             Size::Large => READER_CACHE_KIB,
-            Size::Small => EXTRA_CACHE_KIB,
+            Size::Small | Size::Spare => EXTRA_CACHE_KIB,
         };
         let (connection, deadline) = open_reader(&self.path, self.settings, cache_kib)
             .context(format!("open reader of {}", self.path.display()))?;
@@ -240,9 +341,54 @@ impl Readers {
 
     fn forget(&self, size: Size) {
         let mut state = lock(&self.state);
-        state.open -= 1;
+        match size {
+            Size::Spare => state.spares -= 1,
+            Size::Large | Size::Small => state.open -= 1,
+        }
         state.large -= usize::from(size == Size::Large);
+        drop(state);
+        self.notify_all();
+    }
+
+    fn notify_all(&self) {
         self.returned.notify_all();
+        self.spare_returned.notify_all();
+    }
+}
+
+/// A query that waits for a reader.
+struct Wait {
+    /// It is counted in `late`.
+    is_late: bool,
+    charge: Option<Charge>,
+}
+
+impl Wait {
+    /// Charges the query once it is late; at once while others are, or if it would be stopped soon.
+    fn charge(
+        &mut self,
+        state: &mut ReadersState,
+        wanted: Use<'_>,
+        waited: Duration,
+    ) -> Result<()> {
+        let Use::Query(Asker { payer, queries }) = wanted else {
+            return Ok(());
+        };
+        if !self.is_late && waited >= LATE {
+            self.is_late = true;
+            state.late += 1;
+        }
+        let is_due = || state.late > 0 || queries.slow.check_room(payer).is_err();
+        if self.charge.is_none() && is_due() {
+            let waiting = &queries.waiting;
+            let charge = waiting.charge(payer, 1);
+            self.charge = Some(charge.map_err(|it| it.into_error(waiting.name()))?);
+        }
+        Ok(())
+    }
+
+    fn end(self, state: &mut ReadersState) {
+        state.late -= usize::from(self.is_late);
     }
 }
 
@@ -252,7 +398,7 @@ struct Opening<'a>(&'a Readers);
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         lock(&self.0.state).closed = false;
-        self.0.returned.notify_all();
+        self.0.notify_all();
     }
 }
 
@@ -262,7 +408,16 @@ impl Taken<'_> {
         &reader.expect("held until the drop").connection
     }
 
-    /// Gives it more time than others have, from now on.
+    /// The answer to a query that was stopped.
+    pub fn why_stopped(&self, error: Error) -> Error {
+        let reader = self.reader.as_ref();
+        match reader.and_then(|reader| reader.deadline.finish()) {
+            Some(exhausted) => exhausted.into_error("slow queries"),
+            None => error,
+        }
+    }
+
+    /// Gives it another limit than others have, from now on.
     pub fn allow(&self, limit: Duration) {
         if let Some(reader) = &self.reader {
             reader.deadline.set(limit);
@@ -275,6 +430,7 @@ impl Drop for Taken<'_> {
         let Some(reader) = self.reader.take() else {
             return;
         };
+        reader.deadline.finish();
         let mut state = lock(&self.readers.state);
         // A panic may have left a transaction open: such a connection is not used again.
         if !reader.connection.is_autocommit() || reader.generation != state.generation {
@@ -287,6 +443,11 @@ impl Drop for Taken<'_> {
         match reader.size {
             Size::Large => state.idle.push_back(reader),
             Size::Small => state.idle.push_front(reader),
+            Size::Spare => {
+                state.spare.push(reader);
+                self.readers.spare_returned.notify_one();
+                return;
+            }
         }
         self.readers.returned.notify_one();
     }

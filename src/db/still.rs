@@ -7,7 +7,9 @@ use std::path::Path;
 use rusqlite::Connection;
 use rusqlite::OpenFlags;
 
+use super::Prepare;
 use super::database::is_damaged;
+use super::deadline::Deadline;
 use super::migrate;
 use super::migrate::Schema;
 use crate::error::Error;
@@ -20,7 +22,7 @@ use crate::error::ResultExt as _;
     clippy::disallowed_methods,
     reason = "the one place that opens copies of databases"
 )]
-pub fn open(path: &Path, prepare: fn(&Connection) -> Result<()>) -> Result<Connection> {
+pub fn open(path: &Path, prepare: Prepare) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_URI;
@@ -40,7 +42,7 @@ pub fn open(path: &Path, prepare: fn(&Connection) -> Result<()>) -> Result<Conne
     let connection = Connection::open_with_flags(uri, flags)
         .map_err(Error::from)
         .context(format!("open {}", path.display()))?;
-    prepare(&connection)?;
+    prepare(&connection, &Deadline::new())?;
     Ok(connection)
 }
 

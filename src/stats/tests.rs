@@ -51,7 +51,7 @@ impl Bench {
         let settings = db::Settings {
             role: db::Role::Master,
             synchronous: db::Synchronous::Normal,
-            prepare: |_| Ok(()),
+            prepare: |_, _| Ok(()),
         };
         let databases = Databases::open(&self.dir, settings).unwrap();
         let routes = vec!["GET /a".to_owned(), "POST /b/{id}".to_owned()];

@@ -25,6 +25,8 @@ mod faults;
 mod files;
 /// Hostile clients: bodies, headers, connections, slow peers.
 mod limits;
+/// Queries that take long, and how `~` searches.
+mod queries;
 /// Subscriptions: who hears of what, in which order, and what ends them.
 mod realtime;
 /// Long records, slow clients, subscriptions that come and go.

@@ -68,7 +68,7 @@ const CRATES: [(&str, &[&str]); 23] = [
     ("tiny_http", &["src/http/server.rs"]),
     ("threadpool", &["src/http/server.rs"]),
     ("flate2", &["src/http/gzip.rs"]),
-    ("memchr", &["src/http/multipart.rs"]),
+    ("memchr", &["src/http/multipart.rs", "src/records/like.rs"]),
     ("infer", &["src/files/media.rs"]),
     ("mime_guess", &["src/files/media.rs"]),
     ("rusty_s3", &["src/files/s3/wire.rs"]),

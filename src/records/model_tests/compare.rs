@@ -269,28 +269,44 @@ pub fn scalar(json: &Json) -> Scalar {
     }
 }
 
-/// Contains, or with `%` matches as a whole; ASCII letters in any case.
+/// Contains, or with `%` matches as a whole; ASCII letters in any case. A backslash takes from `%`, `_` and
+/// another backslash what they mean.
 fn is_like(text: &str, pattern: &str) -> bool {
-    let (text, pattern) = (text.to_ascii_lowercase(), pattern.to_ascii_lowercase());
-    match pattern.contains('%') {
-        true => matches(text.as_bytes(), pattern.as_bytes()),
-        false => text.contains(&pattern),
+    let text = text.to_ascii_lowercase();
+    let mut tokens = Vec::new();
+    let mut rest = pattern;
+    while let Some(char) = rest.chars().next() {
+        rest = &rest[char.len_utf8()..];
+        let escaped = rest.chars().next().filter(|it| "%_\\".contains(*it));
+        match (char, escaped) {
+            ('%', _) => tokens.push(None),
+            ('\\', Some(escaped)) => {
+                rest = &rest[1..];
+                tokens.push(Some(escaped));
+            }
+            (char, _) => tokens.push(Some(char.to_ascii_lowercase())),
+        }
     }
+    if !tokens.contains(&None) {
+        tokens.insert(0, None);
+        tokens.push(None);
+    }
+    matches(&text.chars().collect::<Vec<char>>(), &tokens)
 }
 
-/// Keeps all places of the text that the pattern read so far may end at.
-fn matches(text: &[u8], pattern: &[u8]) -> bool {
+/// Keeps all places of the text that the pattern read so far may end at; none in it is anything.
+fn matches(text: &[char], pattern: &[Option<char>]) -> bool {
     let mut ends = vec![false; text.len() + 1];
     ends[0] = true;
-    for byte in pattern {
-        if *byte == b'%' {
-            let first = ends.iter().position(|is_end| *is_end).unwrap_or(ends.len());
-            ends[first..].fill(true);
-        } else {
+    for token in pattern {
+        if let Some(char) = token {
             for at in (0..text.len()).rev() {
-                ends[at + 1] = ends[at] && text[at] == *byte;
+                ends[at + 1] = ends[at] && text[at] == *char;
             }
             ends[0] = false;
+        } else {
+            let first = ends.iter().position(|is_end| *is_end).unwrap_or(ends.len());
+            ends[first..].fill(true);
         }
     }
     ends[text.len()]

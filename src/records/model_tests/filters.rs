@@ -330,7 +330,12 @@ impl<'a> Maker<'a> {
         if rng.one_in(4) {
             text = text.to_uppercase();
         }
-        Literal::Text(match rng.below(6) {
+        Literal::Text(match rng.below(8) {
+            6 => text.replace('%', "\\%").replace('_', "\\_"),
+            7 => {
+                let mark = rng.word(&["\\%", "\\_", "\\", "\\\\", "\\\\%", "\\a"]);
+                text.replace(['%', '_', '\\', 'a', 'b', '0'], &mark)
+            }
             0 => format!("%{text}"),
             1 => format!("{text}%"),
             2 => format!("%{text}%"),

@@ -270,7 +270,7 @@ impl<'a> Guarded<'a> {
     fn open(store: &Store, world: &'a World, authors: Vec<Author>) -> Guarded<'a> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(store.file(), flags).unwrap();
-        records::register(&connection).unwrap();
+        records::register(&connection, &crate::db::Deadline::new()).unwrap();
         // Each statement is prepared anew, so that its reads are seen for each caller.
         connection.set_prepared_statement_cache_capacity(0);
         let seen = Arc::new(Mutex::new(Seen::default()));

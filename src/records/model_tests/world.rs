@@ -358,7 +358,7 @@ fn random_plain_fields(
     fields
 }
 
-pub const TEXTS: [&str; 28] = [
+pub const TEXTS: [&str; 29] = [
     "a",
     "A",
     "b",
@@ -366,6 +366,7 @@ pub const TEXTS: [&str; 28] = [
     "ABC",
     "Abc d",
     "50%",
+    "50\\%",
     "a_b",
     "%",
     "%%",
