@@ -8,10 +8,12 @@ use super::parameter;
 use super::records::number;
 use super::records::page;
 use crate::collections::Collection;
+use crate::collections::Editor;
 use crate::error::Error;
 use crate::error::Result;
 use crate::filter;
 use crate::http::Response;
+use crate::rules::Identity;
 
 /// The collections of the database in the envelope of every list: the page that is asked for, or
 /// all in one.
@@ -60,7 +62,9 @@ fn sort(collections: &mut [&Collection], terms: &str) -> Result<()> {
 }
 
 pub fn create(call: &Call<'_>) -> Result<Response> {
-    let collection = call.app.catalog.create(call.database, &call.body()?)?;
+    let body = call.body()?;
+    let catalog = &call.app.catalog;
+    let collection = catalog.create(call.database, &body, editor(call))?;
     Ok(json_response(200, &collection.to_json()))
 }
 
@@ -75,8 +79,15 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
     let collection = call
         .app
         .catalog
-        .update(call.database, name, &call.body()?)?;
+        .update(call.database, name, &call.body()?, editor(call))?;
     Ok(json_response(200, &collection.to_json()))
+}
+
+fn editor(call: &Call<'_>) -> Editor {
+    match call.identity {
+        Identity::Admin(_) => Editor::Admin,
+        _ => Editor::Key,
+    }
 }
 
 pub fn delete(call: &Call<'_>) -> Result<Response> {

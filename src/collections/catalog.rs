@@ -26,6 +26,7 @@ use super::Collection;
 use super::CollectionKind;
 use super::EMAIL_VISIBILITY;
 use super::auth;
+use super::change::Editor;
 use super::change::change;
 use super::change::check_field_rules;
 use super::change::check_indexes;
@@ -173,19 +174,25 @@ impl Catalog {
     }
 
     /// Makes a collection. Returns its definition.
-    pub fn create(&self, database: &str, body: &Value) -> Result<Arc<Collection>> {
+    pub fn create(&self, database: &str, body: &Value, editor: Editor) -> Result<Arc<Collection>> {
         let mut draft = Draft::parse(body)?;
         draft.settle_fields(&[])?;
         let _changing = lock(&self.changing);
         let current = self.reload(database)?;
-        let collection = self.build(database, draft, &current)?;
+        let collection = self.build(database, draft, &current, editor)?;
         let name = collection.name.clone();
         self.store(collection, None)?;
         Ok(Arc::clone(self.reload(database)?.get(&name)?))
     }
 
     /// Changes a collection; what `body` does not mention stays as it is.
-    pub fn update(&self, database: &str, name: &str, body: &Value) -> Result<Arc<Collection>> {
+    pub fn update(
+        &self,
+        database: &str,
+        name: &str,
+        body: &Value,
+        editor: Editor,
+    ) -> Result<Arc<Collection>> {
         let mut draft = Draft::parse(body)?;
         let _changing = lock(&self.changing);
         let current = self.reload(database)?;
@@ -193,7 +200,7 @@ impl Catalog {
         draft.settle_fields(&previous.fields)?;
         let mut collection = Collection::clone(previous);
         refuse_new_identity(&draft, previous)?;
-        change(&mut collection, draft, &current)?;
+        change(&mut collection, draft, &current, editor)?;
         keep_storage_forms(previous, &mut collection)?;
         self.check(&collection, &current)?;
         collection.updated = clock::now();
@@ -430,7 +437,13 @@ impl Catalog {
         }
     }
 
-    fn build(&self, database: &str, draft: Draft, current: &Collections) -> Result<Collection> {
+    fn build(
+        &self,
+        database: &str,
+        draft: Draft,
+        current: &Collections,
+        editor: Editor,
+    ) -> Result<Collection> {
         let Some(name) = draft.name.clone() else {
             return Err(Error::field(
                 "name",
@@ -481,7 +494,7 @@ impl Catalog {
             created: now.clone(),
             updated: now,
         };
-        change(&mut collection, draft, current)?;
+        change(&mut collection, draft, current, editor)?;
         self.check(&collection, current)?;
         Ok(collection)
     }

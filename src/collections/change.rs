@@ -1,6 +1,9 @@
 //! From what a client wants to a whole definition: a draft applied, completed, and checked against
 //! the one that it changes.
 
+use serde_json::Map;
+use serde_json::Value;
+
 use super::Collection;
 use super::CollectionKind;
 use super::Collections;
@@ -9,11 +12,27 @@ use super::auth;
 use super::definition::Draft;
 use super::definition::FIELD_RULES;
 use crate::error::Error;
+use crate::error::Kind;
 use crate::error::Result;
+use crate::triggers::Target;
 use crate::triggers::Trigger;
+use crate::triggers::hidden;
+
+/// Who changes a definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Editor {
+    Admin,
+    /// An API key, which has no URLs called.
+    Key,
+}
 
 /// Applies what a draft says to a definition.
-pub fn change(collection: &mut Collection, mut draft: Draft, current: &Collections) -> Result<()> {
+pub fn change(
+    collection: &mut Collection,
+    mut draft: Draft,
+    current: &Collections,
+    editor: Editor,
+) -> Result<()> {
     draft.apply_rules(&mut collection.rules);
     if let Some(fields) = draft.fields {
         collection.fields = fields;
@@ -34,10 +53,44 @@ pub fn change(collection: &mut Collection, mut draft: Draft, current: &Collectio
         collection.indexes = indexes;
     }
     if let Some(options) = draft.options {
-        collection.options = options;
-        collection.triggers = Trigger::parse_all(&collection.options)?;
+        change_options(collection, options, editor)?;
     }
     resolve_relations(collection, current)
+}
+
+/// Options are replaced as a whole; hidden values that come back stay what they are.
+fn change_options(
+    collection: &mut Collection,
+    mut options: Map<String, Value>,
+    editor: Editor,
+) -> Result<()> {
+    let refused = || {
+        Error::new(
+            Kind::Forbidden,
+            "Only administrators change triggers that call a URL. Leave options.triggers out to keep them.",
+        )
+    };
+    if editor == Editor::Key {
+        hidden::inherit_triggers(&mut options, &collection.options);
+    }
+    let kept = hidden::keep_triggers(&mut options, &collection.options);
+    // What is hidden and was not there belongs to a call that is new.
+    kept.map_err(|error| match editor {
+        Editor::Admin => error,
+        Editor::Key => refused(),
+    })?;
+    let triggers = Trigger::parse_all(&options)?;
+    let is_call = |trigger: &&Trigger| matches!(trigger.target, Target::Http(_));
+    let has_same_calls = || {
+        let before = collection.triggers.iter().filter(is_call);
+        before.eq(triggers.iter().filter(is_call))
+    };
+    if editor == Editor::Key && !has_same_calls() {
+        return Err(refused());
+    }
+    collection.options = options;
+    collection.triggers = triggers;
+    Ok(())
 }
 
 /// Replaces names of targets by ids and refuses targets that do not exist.

@@ -23,6 +23,7 @@ use super::index::parse_indexes;
 use crate::error::Error;
 use crate::error::Result;
 use crate::rules::FieldRules;
+use crate::triggers::hidden;
 
 /// Groups in the field rules of a collection.
 const GROUPS_MAX: usize = 100;
@@ -144,8 +145,17 @@ impl Draft {
 }
 
 impl Collection {
-    /// The form that clients get; [`Draft::parse`] reads it back.
+    /// The form that clients get; [`Draft::parse`] reads it back. Secrets are hidden.
     pub fn to_json(&self) -> Value {
+        let mut json = self.stored_json();
+        if let Value::Object(options) = &mut json["options"] {
+            hidden::hide_triggers(options);
+        }
+        json
+    }
+
+    /// The form that is stored, with secrets.
+    pub fn stored_json(&self) -> Value {
         let fields: Vec<Value> = self.fields.iter().map(field_to_json).collect();
         let indexes: Vec<Value> = self.indexes.iter().map(index_to_json).collect();
         let mut rules = self.rules.clone();

@@ -17,6 +17,7 @@ pub use auth::EMAIL_VISIBILITY;
 pub use auth::TOKEN_KEY;
 pub use catalog::Catalog;
 pub use catalog::Collections;
+pub use change::Editor;
 pub use definition::check_name;
 pub use stored::databases;
 pub use stored::definitions;

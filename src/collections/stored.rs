@@ -45,7 +45,7 @@ pub fn save_pending(tx: &Connection, id: &str, next: Option<&Collection>) -> Res
 }
 
 fn stored_form(collection: &Collection) -> String {
-    let mut definition = collection.to_json();
+    let mut definition = collection.stored_json();
     if let Some(object) = definition.as_object_mut() {
         object.remove("schema");
         // Versions before 0.6.5 refuse a definition with an attribute that they do not know.

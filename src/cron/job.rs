@@ -14,6 +14,7 @@ use crate::db::Role;
 use crate::error::Error;
 use crate::error::Result;
 use crate::triggers::Target;
+use crate::triggers::hidden;
 use crate::triggers::refuse_rest;
 use crate::triggers::take_text;
 use crate::triggers::wrong;
@@ -97,6 +98,7 @@ impl Stored {
         body: Map<String, Value>,
     ) -> Result<Stored> {
         let mut object = body;
+        hidden::keep("", &mut object, None)?;
         let mut text = |key: &str| take_text(key, key, &mut object);
         let name = text("name")?.unwrap_or_default();
         let (schedule, time_zone) = (text("schedule")?, text("timeZone")?.unwrap_or_default());
@@ -145,6 +147,7 @@ impl Stored {
             "name": self.name, "schedule": self.schedule, "timeZone": self.time_zone,
             "type": self.kind, "active": self.is_active,
         });
+        hidden::keep("", &mut body, Some(&object))?;
         object.extend(own.as_object().cloned().unwrap_or_default());
         object.extend(body);
         Stored::parse(&self.id, &self.created, updated, object)
@@ -160,8 +163,8 @@ impl Stored {
         let mut object = own.as_object().cloned().unwrap_or_default();
         let mut spec = self.spec.clone();
         if self.kind == "http" {
-            let secret = spec.remove("secret");
-            let has_secret = secret.is_some_and(|secret| secret.is_string());
+            let has_secret = spec.get("secret").is_some_and(Value::is_string);
+            hidden::hide(&mut spec);
             spec.insert("hasSecret".to_owned(), has_secret.into());
         }
         object.extend(spec);

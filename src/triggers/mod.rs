@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::error::Error;
 use crate::error::Result;
 
+pub mod hidden;
 pub mod outbox;
 
 /// Tries after the first one, when nothing is said, and at most (WH-4).

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::ids;
 use crate::triggers::Action;
 use crate::triggers::Target;
+use crate::triggers::hidden;
 use crate::triggers::outbox;
 use crate::triggers::outbox::Entry;
 use crate::triggers::outbox::Source;
@@ -39,6 +40,8 @@ const OF_URLS: [&str; 7] = [
     "contentType",
 ];
 const OF_WORKFLOWS: [&str; 2] = ["workflow", "input"];
+/// Answers show these, and a client may send them back with a change.
+const SHOWN: [&str; 4] = ["id", "hasSecret", "created", "updated"];
 const UNREADABLE: &str =
     "The webhook is from another version of the program and cannot be read. It can be deleted.";
 
@@ -65,6 +68,7 @@ pub struct Draft {
 impl Draft {
     /// Reads all attributes.
     pub fn parse(mut object: Map<String, Value>) -> Result<Draft> {
+        hidden::keep("", &mut object, None)?;
         let draft = Draft {
             name: take_name(&mut object)?,
             is_active: match object.remove("active") {
@@ -94,8 +98,12 @@ impl Draft {
     }
 
     /// The same with some attributes changed.
-    fn merged(&self, change: Map<String, Value>) -> Result<Draft> {
+    fn merged(&self, mut change: Map<String, Value>) -> Result<Draft> {
         let mut object = self.to_json();
+        for name in SHOWN {
+            change.remove(name);
+        }
+        hidden::keep("", &mut change, Some(&object))?;
         let sets = |names: &str| change.get(names).is_some_and(|it| !it.is_null());
         if sets("url") && !sets("workflow") {
             object.retain(|name, _| !OF_WORKFLOWS.contains(&name.as_str()));
@@ -144,11 +152,11 @@ fn take_collection(object: &mut Map<String, Value>) -> Result<Option<String>> {
 }
 
 impl Webhook {
-    /// As people see it; the secret is not shown.
+    /// The form that clients get. Secrets are hidden.
     pub fn to_json(&self) -> Value {
         let mut object = self.draft.to_json();
+        hidden::hide(&mut object);
         if let Target::Http(call) = &self.draft.target {
-            object.remove("secret");
             object.insert("hasSecret".to_owned(), json!(call.secret.is_some()));
         }
         object.insert("id".to_owned(), json!(self.id));

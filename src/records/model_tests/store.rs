@@ -20,6 +20,7 @@ use super::world::Table;
 use super::world::World;
 use crate::collections::Catalog;
 use crate::collections::Collection;
+use crate::collections::Editor;
 use crate::collections::Field;
 use crate::db;
 use crate::db::Database;
@@ -76,12 +77,19 @@ impl Store {
         {
             let kind = if *is_auth { "auth" } else { "base" };
             let body = json!({"name": name, "type": kind, "fields": plain});
-            self.catalog.create(db::DEFAULT, &body).unwrap();
+            self.catalog
+                .create(db::DEFAULT, &body, Editor::Admin)
+                .unwrap();
         }
         for definition in definitions {
             let fields = [&definition.plain[..], &definition.relations].concat();
             self.catalog
-                .update(db::DEFAULT, &definition.name, &json!({"fields": fields}))
+                .update(
+                    db::DEFAULT,
+                    &definition.name,
+                    &json!({"fields": fields}),
+                    Editor::Admin,
+                )
                 .unwrap();
         }
         let collections = self.catalog.collections(db::DEFAULT).unwrap();
