@@ -1,20 +1,30 @@
 //! Which calls are made now, and what becomes of one that was made: a pure state machine.
 //!
-//! It is given the time and the soonest rows of each database, and says which of them to send. Bounds: so many
-//! senders at a time in all, so many per host. A host that let an attempt run into its time limit, or could not
-//! be reached, is slow until an attempt succeeds: it gets one sender at a time, and slow hosts together get
-//! half of all, so that those that are well never wait for them. Hosts take turns.
+//! It is given the time and the soonest rows of each database, and says which of them to send. Hosts take
+//! turns. Bounds: so many calls at a time in all, so many per host. A host is *well* after an answer and *slow*
+//! after an attempt that ran into its time limit or could not reach it, until an attempt succeeds. A slow host
+//! gets one call at a time, and so does a new one, which has not answered since the start, while others are
+//! called. Slow hosts together get a quarter of all places. New hosts together have some calls in their first
+//! second; those that take longer are late, and late calls of all hosts leave some places to hosts that are
+//! well and prompt. So a host that answers never waits for those that hang, and some that hang delay a new host
+//! by seconds at most.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 
 /// Attempts that are under way at a time.
-pub const SENDERS: usize = 16;
+pub const SENDERS: usize = 32;
 /// Those of one host.
 const PER_HOST: usize = 6;
 /// Those of all slow hosts.
-const FOR_SLOW: usize = SENDERS / 2;
+const FOR_SLOW: usize = SENDERS / 4;
+/// Those of all new hosts that are not late.
+const FOR_NEW: usize = SENDERS / 4;
+/// Late ones of all hosts, after which only hosts that are well and have no late one begin others.
+const LATE_MAX: usize = SENDERS - PER_HOST;
+/// An attempt that is under way for longer is late.
+const PROMPT_MS: i64 = 1000;
 /// Longest wait between two attempts.
 const WAIT_MAX_MS: i64 = 3_600_000;
 /// Hosts that are remembered while nothing of them is under way.
@@ -158,14 +168,37 @@ pub struct Core {
     /// Rows whose attempt is under way, or has come to an end that is not written yet.
     held: BTreeSet<Place>,
     /// Attempts that are under way.
-    running: usize,
+    flights: BTreeMap<Place, Flight>,
     turn: u64,
+}
+
+/// An attempt that is under way.
+#[derive(Debug)]
+struct Flight {
+    host: String,
+    began_ms: i64,
+}
+
+impl Flight {
+    fn is_late(&self, now_ms: i64) -> bool {
+        // A clock that was set back tells nothing.
+        !(0..PROMPT_MS).contains(&(now_ms - self.began_ms))
+    }
+}
+
+/// What is known of a host since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Standing {
+    /// It has not answered yet.
+    #[default]
+    New,
+    Well,
+    Slow,
 }
 
 #[derive(Debug, Default)]
 struct Host {
-    running: usize,
-    is_slow: bool,
+    standing: Standing,
     /// When it had its last turn.
     turn: u64,
 }
@@ -187,7 +220,7 @@ impl Core {
     /// Takes the rows that are to be sent now.
     pub fn pick(&mut self, now_ms: i64) -> Vec<(Place, String)> {
         let mut picked = Vec::new();
-        if self.running >= SENDERS {
+        if self.running() >= SENDERS {
             return picked;
         }
         let mut due: BTreeMap<&str, Vec<(i64, Place)>> = BTreeMap::new();
@@ -213,9 +246,9 @@ impl Core {
         for at in 0..PER_HOST {
             for (_, host, rows) in &hosts {
                 if let Some(place) = rows.get(at)
-                    && self.has_room(host)
+                    && self.has_room(host, now_ms)
                 {
-                    self.begin(host, place.clone());
+                    self.begin(host, place.clone(), now_ms);
                     picked.push((place.clone(), host.clone()));
                 }
             }
@@ -223,45 +256,66 @@ impl Core {
         picked
     }
 
-    fn has_room(&self, host: &str) -> bool {
-        let known = self.hosts.get(host);
-        let running = known.map_or(0, |it| it.running);
-        let is_slow = known.is_some_and(|it| it.is_slow);
-        let of_slow = || -> usize {
-            let slow = self.hosts.values().filter(|it| it.is_slow);
-            slow.map(|it| it.running).sum()
-        };
-        match is_slow {
-            _ if self.running >= SENDERS => false,
-            true => running == 0 && of_slow() < FOR_SLOW,
-            false => running < PER_HOST,
-        }
+    fn standing(&self, host: &str) -> Standing {
+        self.hosts.get(host).map_or(Standing::New, |it| it.standing)
     }
 
-    fn begin(&mut self, host: &str, place: Place) {
+    fn has_room(&self, host: &str, now_ms: i64) -> bool {
+        let count = |counts: &dyn Fn(&Flight) -> bool| {
+            self.flights.values().filter(|it| counts(it)).count()
+        };
+        let of_host = count(&|it| it.host == host);
+        let has_late = || count(&|it| it.host == host && it.is_late(now_ms)) > 0;
+        let of_standing = |standing: Standing, young_only: bool| {
+            count(&|it| self.standing(&it.host) == standing && !(young_only && it.is_late(now_ms)))
+        };
+        let standing = self.standing(host);
+        let may_begin = match standing {
+            Standing::Well => of_host < PER_HOST,
+            Standing::Slow => of_host == 0 && of_standing(Standing::Slow, false) < FOR_SLOW,
+            Standing::New => {
+                let may_have_more = || self.running() < PER_HOST && !has_late();
+                (of_host == 0 || may_have_more()) && of_standing(Standing::New, true) < FOR_NEW
+            }
+        };
+        let is_prompt = || standing == Standing::Well && !has_late();
+        may_begin
+            && self.running() < SENDERS
+            && (count(&|it| it.is_late(now_ms)) < LATE_MAX || is_prompt())
+    }
+
+    fn begin(&mut self, host: &str, place: Place, now_ms: i64) {
         self.turn += 1;
-        self.running += 1;
-        self.held.insert(place);
-        let known = self.hosts.entry(host.to_owned()).or_default();
-        known.running += 1;
-        known.turn = self.turn;
+        self.held.insert(place.clone());
+        let flight = Flight {
+            host: host.to_owned(),
+            began_ms: now_ms,
+        };
+        self.flights.insert(place, flight);
+        self.hosts.entry(host.to_owned()).or_default().turn = self.turn;
     }
 
     /// An attempt has ended; without one it was not made after all. Its row is not sent again before
     /// [`Core::written`].
-    pub fn ended(&mut self, host: &str, attempt: Option<&Attempt>) {
-        self.running = self.running.saturating_sub(1);
-        if let Some(known) = self.hosts.get_mut(host) {
-            known.running = known.running.saturating_sub(1);
-            known.is_slow = match attempt {
-                Some(Attempt::Silent(_)) => true,
-                Some(Attempt::Answered { code, .. }) if (200..300).contains(code) => false,
-                Some(Attempt::Started { .. }) => false,
-                _ => known.is_slow,
+    pub fn ended(&mut self, place: &Place, attempt: Option<&Attempt>) {
+        let Some(flight) = self.flights.remove(place) else {
+            return;
+        };
+        if let Some(known) = self.hosts.get_mut(&flight.host) {
+            known.standing = match (attempt, known.standing) {
+                (Some(Attempt::Silent(_)), _) => Standing::Slow,
+                (Some(Attempt::Answered { code: 200..300, .. }), _) => Standing::Well,
+                (Some(Attempt::Started { .. }), _) => Standing::Well,
+                (Some(Attempt::Answered { .. }), Standing::New) => Standing::Well,
+                (_, standing) => standing,
             };
         }
         if self.hosts.len() > HOSTS_MAX {
-            self.hosts.retain(|_, host| host.running > 0);
+            // Those that were called last stay, and those that are being called.
+            let oldest = self.turn.saturating_sub(HOSTS_MAX as u64 / 2);
+            let running: BTreeSet<&str> = self.flights.values().map(|it| &*it.host).collect();
+            self.hosts
+                .retain(|name, host| host.turn > oldest || running.contains(&**name));
         }
     }
 
@@ -272,13 +326,14 @@ impl Core {
 
     /// Attempts that are under way.
     pub fn running(&self) -> usize {
-        self.running
+        self.flights.len()
     }
 
-    /// When the next row is due that is not yet.
+    /// When the next row is due that is not yet, or an attempt becomes late, which makes room for others.
     pub fn next_due_ms(&self, now_ms: i64) -> Option<i64> {
-        let heads = self.heads.values().flatten();
-        heads.map(|it| it.due_ms).filter(|due| *due > now_ms).min()
+        let heads = self.heads.values().flatten().map(|it| it.due_ms);
+        let late = self.flights.values().map(|it| it.began_ms + PROMPT_MS);
+        heads.chain(late).filter(|due| *due > now_ms).min()
     }
 }
 
@@ -348,6 +403,19 @@ mod tests {
         ids.map(head).collect()
     }
 
+    /// Lets a host answer one call, number `id`.
+    fn greet(core: &mut Core, host: &str, id: i64) {
+        core.know("greetings", heads(host, id..id + 1));
+        for (place, _) in core.pick(id) {
+            core.ended(&place, Some(&answered(200)));
+        }
+        core.forget("greetings");
+    }
+
+    fn hosts(picked: &[(Place, String)]) -> Vec<&str> {
+        picked.iter().map(|(_, host)| &**host).collect()
+    }
+
     #[test]
     fn a_host_gets_some_and_one_when_it_is_slow() {
         let mut core = Core::default();
@@ -356,44 +424,104 @@ mod tests {
         let ids: Vec<i64> = picked.iter().map(|((_, id, _), _)| *id).collect();
         assert_eq!(ids, [1, 2, 3, 4, 5, 6]);
         assert!(core.pick(100).is_empty());
-        for _ in 1..PER_HOST {
-            core.ended("a:80", Some(&Attempt::Silent(String::new())));
+        for (place, _) in &picked[1..] {
+            core.ended(place, Some(&Attempt::Silent(String::new())));
             assert!(core.pick(100).is_empty(), "one is still under way");
         }
-        core.ended("a:80", Some(&Attempt::Broken(String::new())));
-        assert_eq!(core.pick(100).len(), 1);
-        core.ended("a:80", Some(&answered(200)));
+        core.ended(&picked[0].0, Some(&Attempt::Broken(String::new())));
+        let picked = core.pick(100);
+        assert_eq!(picked.len(), 1);
+        core.ended(&picked[0].0, Some(&answered(200)));
         assert_eq!(core.pick(13).len(), PER_HOST);
         assert_eq!(core.next_due_ms(13), Some(14));
     }
 
+    /// A host of which nothing is known gets more than one call only if there is nothing else to do.
     #[test]
-    fn slow_hosts_leave_half_of_the_senders_to_others() {
+    fn a_new_host_gets_one_call_while_others_are_called() {
+        let mut core = Core::default();
+        core.know("default", heads("a:80", 1..4));
+        assert_eq!(core.pick(100).len(), 3);
+        core.know("other", heads("b:80", 1..17));
+        assert_eq!(core.pick(100).len(), 3);
+        core.know("third", heads("c:80", 1..17));
+        let picked = core.pick(100);
+        assert_eq!(hosts(&picked), ["c:80"]);
+        // Any answer will do.
+        core.ended(&picked[0].0, Some(&answered(500)));
+        assert_eq!(hosts(&core.pick(100)), ["c:80"; PER_HOST]);
+    }
+
+    #[test]
+    fn slow_hosts_leave_most_places_to_others() {
         let mut core = Core::default();
         let mut all = Vec::new();
-        for number in 0..10 {
+        for number in 0..20 {
             all.extend(heads(
                 &format!("slow{number}:80"),
                 number * 10..number * 10 + 6,
             ));
         }
+        greet(&mut core, "well:443", 1);
         core.know("default", all.clone());
-        for _ in 0..4 {
-            for (_, host) in core.pick(1000) {
-                core.ended(&host, Some(&Attempt::Silent(String::new())));
+        for _ in 0..9 {
+            for (place, _) in core.pick(1000) {
+                core.ended(&place, Some(&Attempt::Silent(String::new())));
             }
             core.held.clear();
         }
         assert_eq!(core.pick(1000).len(), FOR_SLOW);
-        core.know("other", heads("well:443", 500..506));
+        core.know("other", heads("well:443", 500..520));
         assert_eq!(core.pick(1000).len(), PER_HOST);
         assert_eq!(core.running(), FOR_SLOW + PER_HOST);
+    }
+
+    /// After a start nothing is known of any host, and those that hang are called with all others.
+    #[test]
+    fn new_hosts_that_hang_delay_others_by_seconds() {
+        let mut core = Core::default();
+        greet(&mut core, "well:80", 1);
+        core.know("default", heads("hangs:80", 1..10));
+        assert_eq!(core.pick(1000).len(), PER_HOST);
+        let hanging = (10..29).flat_map(|at| heads(&format!("hangs{at}:80"), at * 10..at * 10 + 9));
+        core.know("default", hanging.collect());
+        core.know("other", heads("z-new:80", 50..59));
+        assert_eq!(core.pick(1000).len(), FOR_NEW - PER_HOST);
+        assert!(core.pick(1999).is_empty());
+        assert_eq!(core.next_due_ms(1000), Some(2000), "when they are late");
+        assert_eq!(core.pick(2000).len(), FOR_NEW);
+        assert_eq!(core.pick(3000).len(), FOR_NEW);
+        let picked = core.pick(4000);
+        assert_eq!(hosts(&picked), ["hangs28:80", "z-new:80"]);
+        assert!(core.pick(10_000).is_empty());
+        core.know("other", heads("well:80", 50..59));
+        assert_eq!(hosts(&core.pick(10_000)), ["well:80"; PER_HOST]);
+    }
+
+    #[test]
+    fn calls_that_hang_leave_places_to_prompt_hosts() {
+        let mut core = Core::default();
+        let (mut all, names) = (Vec::new(), ["a:80", "b:80", "c:80", "d:80", "e:80", "f:80"]);
+        for (at, host) in (1_i64..).zip(names) {
+            greet(&mut core, host, at);
+            all.extend(heads(host, at * 100..at * 100 + 16));
+        }
+        // Four that were well answer no more, and then two that do come.
+        let (hang, well) = all.split_at(64);
+        core.know("default", hang.to_vec());
+        assert_eq!(core.pick(1000).len(), 24);
+        core.know("default", [hang, well].concat());
+        let picked = core.pick(9000);
+        assert_eq!(hosts(&picked), ["e:80", "f:80"].repeat(4));
+        core.ended(&picked[0].0, Some(&answered(200)));
+        assert_eq!(hosts(&core.pick(9000)), ["e:80"]);
     }
 
     #[test]
     fn a_clock_that_was_wrong_delays_no_row_for_ever() {
         let day_ms = 86_400_000;
         let mut core = Core::default();
+        greet(&mut core, "a:80", 100);
         let mut rows = heads("a:80", 1..4);
         for (row, due_ms) in rows.iter_mut().zip([day_ms, WAIT_MAX_MS, 2 * day_ms]) {
             row.due_ms = due_ms;
@@ -407,19 +535,19 @@ mod tests {
     fn hosts_take_turns() {
         let mut core = Core::default();
         let mut all = Vec::new();
-        for number in 0..6 {
-            all.extend(heads(
-                &format!("h{number}:80"),
-                number * 10..number * 10 + 6,
-            ));
+        for number in 0..8 {
+            let host = format!("h{number}:80");
+            greet(&mut core, &host, number + 1);
+            all.extend(heads(&host, number * 10 + 100..number * 10 + 106));
         }
         core.know("default", all);
-        let first: Vec<String> = core.pick(1000).into_iter().map(|(_, host)| host).collect();
+        let first = core.pick(1000);
         assert_eq!(first.len(), SENDERS);
-        assert_eq!(first[..6].iter().collect::<BTreeSet<_>>().len(), 6);
-        core.ended("h5:80", Some(&answered(200)));
-        core.ended("h0:80", Some(&answered(200)));
-        let next: Vec<String> = core.pick(1000).into_iter().map(|(_, host)| host).collect();
-        assert_eq!(next, ["h4:80", "h5:80"]);
+        let names: BTreeSet<&str> = hosts(&first[..8]).into_iter().collect();
+        assert_eq!(names.len(), 8);
+        let of = |host: &str| &first.iter().find(|(_, it)| it == host).unwrap().0;
+        core.ended(of("h7:80"), Some(&answered(200)));
+        core.ended(of("h0:80"), Some(&answered(200)));
+        assert_eq!(hosts(&core.pick(1000)), ["h0:80", "h1:80"]);
     }
 }

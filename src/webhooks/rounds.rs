@@ -142,7 +142,8 @@ impl Rounds<'_> {
     fn collect(&mut self) {
         let now_ms = clock::now_ms();
         for Ended { job, attempt } in self.webhooks.desk.take_ended() {
-            self.core.ended(&job.host, Some(&attempt));
+            let place = (job.database.clone(), job.row.id, job.row.created_ms);
+            self.core.ended(&place, Some(&attempt));
             let retries = job.row.target.as_ref().map_or(0, Target::retries);
             let verdict = settle(job.row.attempts, retries, attempt, now_ms);
             let line = format_args!(
@@ -280,7 +281,7 @@ impl Rounds<'_> {
                 }),
                 // It was not to be sent after all: another look shows what is.
                 None => {
-                    self.core.ended(&host, None);
+                    self.core.ended(&place, None);
                     self.core.written(&place);
                     self.stirred.insert(place.0);
                 }

@@ -273,6 +273,37 @@ fn a_receiver_that_hangs_holds_up_nobody_and_no_stop() {
     );
 }
 
+/// Twenty receivers that accept and never answer took all places for 30 seconds after a start, since nothing
+/// was known of them yet, and a receiver that answers waited for them.
+#[test]
+fn receivers_that_hang_after_a_start_hold_up_no_other() {
+    let server = Server::start();
+    let api = server.admin();
+    let well = Receiver::content();
+    let hanging: Vec<Receiver> = (0..20).map(|_| Receiver::start(|_, _| None)).collect();
+    for (n, receiver) in hanging.iter().enumerate() {
+        let hook = make(
+            &api,
+            json!({"name": format!("h{n}"), "url": receiver.url("/")}),
+        );
+        call(&api, &hook, json!(n));
+        call(&api, &hook, json!(n));
+    }
+    let quick = make(&api, json!({"name": "quick", "url": well.url("/")}));
+    let begun = Instant::now();
+    call(&api, &quick, json!({}));
+    well.wait_for(1);
+    let first = begun.elapsed();
+    assert!(first < Duration::from_secs(8), "{first:?}");
+    // By now it is known to answer, and waits for nothing.
+    let begun = Instant::now();
+    for n in 2..8 {
+        call(&api, &quick, json!({}));
+        well.wait_for(n);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4));
+}
+
 #[test]
 fn calls_that_pile_up_show_in_the_metrics() {
     let server = Server::start();
