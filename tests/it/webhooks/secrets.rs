@@ -141,7 +141,14 @@ fn what_is_secret_is_written_and_never_read() {
             record.text("/id")
         ))
         .expect(204);
+}
 
+/// The same for webhooks and jobs.
+#[test]
+fn headers_of_webhooks_and_jobs_are_written_and_never_read() {
+    let server = Server::start();
+    let admin = server.admin();
+    let receiver = Receiver::content();
     let target = json!({"url": receiver.url("/w"), "secret": OWN_SECRET, "contentType": "text",
         "headers": {"Authorization": WORD}});
     let mut hook = target.clone();
