@@ -701,8 +701,7 @@ step_workflows() {
     send_json POST /api/collections '{"name": "closures", "fields": [
         {"name": "package", "type": "text", "required": true}, {"name": "size", "type": "number"},
         {"name": "names", "type": "json"}, {"name": "word", "type": "text"}]}'
-    send_json POST /api/keys '{"name": "closures", "scopes": ["read", "write", "service"],
-        "collections": ["packages", "closures"]}'
+    send_json POST /api/keys '{"name": "closures", "scopes": ["read", "write", "service"]}'
     export VSKI_REPLICA=${urls[replica1]} VSKI_MASTER=$master_url
     VSKI_KEY=$(packages_pl get key <"$work/answer")
     id=$(packages_pl get id <"$work/answer")

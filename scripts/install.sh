@@ -101,7 +101,7 @@ PORT=3000
 
 # Where clients reach this server; links in mails begin with it.
 #PUBLIC_URL=https://api.example.com
-# Addresses of proxies in front of it, and sites whose pages may call it.
+# Addresses or networks of proxies in front of it, and sites whose pages may call it.
 #TRUSTED_PROXIES=127.0.0.1
 #CORS_ORIGINS=https://app.example.com
 

@@ -15,6 +15,7 @@ use crate::db::Synchronous;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files::S3Settings;
+use crate::http::client_address::Prefix;
 use crate::ids;
 use crate::log::Level;
 use crate::mail;
@@ -63,7 +64,7 @@ pub struct Config {
     /// Origins that browsers may call from; `*` is all.
     pub cors_origins: Vec<String>,
     /// Proxies whose word is taken for where a request came from.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<Prefix>,
     /// How mail leaves, when it does.
     pub mail: Option<mail::Settings>,
     /// Size of the fixed request pool.
@@ -123,7 +124,7 @@ impl Config {
             cors_origins: raw.list("CORS_ORIGINS", |text| {
                 (text == "*" || is_origin(text)).then(|| text.trim_end_matches('/').to_owned())
             })?,
-            trusted_proxies: raw.list("TRUSTED_PROXIES", |text| text.parse().ok())?,
+            trusted_proxies: raw.list("TRUSTED_PROXIES", Prefix::parse)?,
             mail: raw.mail(&roots)?,
             threads: raw.number("THREADS", 1, 1024)?,
             connections_max: raw.number("MAX_CONNECTIONS", 1, 100_000)?,
@@ -425,6 +426,7 @@ mod tests {
             ("CORS_ORIGINS", "https://a.example,b.example"),
             ("CORS_ORIGINS", "https://*.example"),
             ("TRUSTED_PROXIES", "127.0.0.1,proxy"),
+            ("TRUSTED_PROXIES", "10.0.0.0/33"),
             ("MAIL_FROM", "nobody"),
         ] {
             let message = load(&[(variable, value)]).err().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! Hashes, signatures and encodings: SHA-256, HMAC-SHA256, base64url, comparison in constant time.
+//! Hashes, signatures and encodings: SHA-256, HMAC-SHA256, HKDF, base64url, comparison in constant time.
 
 use std::io;
 use std::io::Read;
@@ -35,6 +35,15 @@ impl SigningKey {
         mac.update(message);
         mac.verify_slice(signature).is_ok()
     }
+}
+
+/// A key derived from a secret for one use (HKDF-SHA256, RFC 5869): keys for different uses tell nothing
+/// about each other or about the secret.
+pub fn derive_key(secret: &[u8], salt: &[u8], info: &[u8]) -> [u8; 32] {
+    let pseudorandom = SigningKey::new(salt).sign(secret);
+    // The first block is as long as a key.
+    let block = [info, &[1]].concat();
+    SigningKey::new(&pseudorandom).sign(&block)
 }
 
 /// SHA-256 of `bytes`.
@@ -97,6 +106,34 @@ pub fn from_base64(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// RFC 5869, test cases 1 to 3; a key is the first 32 bytes of what they derive.
+    #[test]
+    fn derived_keys_match_the_published_vectors() {
+        let range = |from: u8, to: u8| (from..=to).collect::<Vec<u8>>();
+        for (secret, salt, info, key) in [
+            (
+                vec![0x0b; 22],
+                range(0x00, 0x0c),
+                range(0xf0, 0xf9),
+                "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf",
+            ),
+            (
+                range(0x00, 0x4f),
+                range(0x60, 0xaf),
+                range(0xb0, 0xff),
+                "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c",
+            ),
+            (
+                vec![0x0b; 22],
+                Vec::new(),
+                Vec::new(),
+                "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d",
+            ),
+        ] {
+            assert_eq!(crate::ids::hex(&derive_key(&secret, &salt, &info)), key);
+        }
+    }
 
     /// RFC 4231, test case 2.
     #[test]

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -118,7 +119,8 @@ pub fn debug(line: fmt::Arguments<'_>) {
     log(Level::Debug, line);
 }
 
-/// Logs one answered request; `path` comes without its query, which may hold tokens.
+/// Logs one answered request; `path` comes without its query, which may hold tokens. `client` is where it
+/// came from, if that is not the peer.
 #[expect(
     clippy::too_many_arguments,
     reason = "one line has this many parts, and one place calls it"
@@ -132,13 +134,18 @@ pub fn request(
     micros: u64,
     bytes: usize,
     peer: &SocketAddr,
+    client: Option<IpAddr>,
 ) {
     let (ms, fraction) = (micros / 1000, micros % 1000);
+    let (name, client): (_, &dyn fmt::Display) = match &client {
+        Some(client) => (" client=", client),
+        None => ("", &""),
+    };
     log(
         level,
         format_args!(
             "request id={id} method={method} path={path} status={status} \
-             ms={ms}.{fraction:03} bytes={bytes} peer={peer}"
+             ms={ms}.{fraction:03} bytes={bytes} peer={peer}{name}{client}"
         ),
     );
 }

@@ -82,6 +82,13 @@ pub fn run<E: From<Error>>(
         running.http.local_addr(),
         config.data_dir.display()
     ));
+    if config.replica.is_none()
+        && let Some(token) = running.app.auth.setup_token().map_err(E::from)?
+    {
+        log::info(format_args!(
+            "no admin yet: make one with vski admin create, or POST /api/admins/init setup_token={token}"
+        ));
+    }
     ready(running.http.local_addr())?;
     if let Some(signal) = signals.forever().next() {
         log::info(format_args!("stopping signal={signal}"));
@@ -113,7 +120,10 @@ pub fn start(config: &Config) -> Result<Running> {
     let threads = start_threads(config, &app, &stop)?;
     let api = api::Settings {
         upload_bytes_max: config.upload_bytes_max,
-        cors: Cors::new(config.cors_origins.clone()),
+        cors: Cors::new(
+            config.cors_origins.clone(),
+            config.given_public_url().as_deref(),
+        ),
         trusted_proxies: config.trusted_proxies.clone(),
     };
     let api = Arc::new(Api::new(Arc::clone(&app), api));

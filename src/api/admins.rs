@@ -30,10 +30,43 @@ struct Change {
     password: Option<String>,
 }
 
+#[derive(Deserialize)]
+struct First {
+    email: String,
+    password: String,
+    token: Option<String>,
+}
+
+/// Headers by which a proxy says for whom it asks.
+const FORWARDING: [&str; 4] = ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"];
+
 pub fn init(call: &Call<'_>) -> Result<Response> {
-    let body: Credentials = call.body()?;
+    let body: First = call.body()?;
+    check_setup(call, body.token.as_deref())?;
     let signed_in = call.app.auth.init(&body.email, &body.password)?;
     Ok(session("admin", &signed_in))
+}
+
+/// The first admin is made with the setup token, or by a program on this machine: not by a proxy for
+/// somebody else, and not by a browser for a page of somebody else.
+fn check_setup(call: &Call<'_>, token: Option<&str>) -> Result<()> {
+    let request = call.request;
+    let is_admitted = match token.or(request.header("X-Setup-Token")) {
+        Some(token) => call.app.auth.is_setup_token(token),
+        None => {
+            request.peer.ip().to_canonical().is_loopback()
+                && FORWARDING.iter().all(|name| request.header(name).is_none())
+                && !call.cors.is_suspicious(request)
+        }
+    };
+    match is_admitted {
+        true => Ok(()),
+        false => Err(Error::new(
+            Kind::Forbidden,
+            "The first admin is made with vski admin create, or with the setup token that the server \
+             has written to its log at its last start.",
+        )),
+    }
 }
 
 pub fn login(call: &Call<'_>) -> Result<Response> {

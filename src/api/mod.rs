@@ -28,6 +28,8 @@ use crate::http::BodySink;
 use crate::http::Method;
 use crate::http::Request;
 use crate::http::Response;
+use crate::http::client_address::Prefix;
+use crate::http::client_address::client_address;
 use crate::http::query;
 use crate::http::route::Found;
 use crate::http::route::Params;
@@ -95,7 +97,7 @@ pub struct Settings {
     /// Longest form with files.
     pub upload_bytes_max: u64,
     /// Proxies whose word is taken for where a request came from.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<Prefix>,
 }
 
 static ALL: [Route; ROUTES.len()] = ROUTES;
@@ -132,6 +134,12 @@ impl Api {
         self.answers.count(response.status);
         let stats = &self.app.stats;
         stats.request(number, response.status, begun.elapsed());
+        let client = match self.settings.trusted_proxies.as_slice() {
+            [] => None,
+            proxies => Some(client_address(request, proxies)),
+        };
+        let is_peer = |client: &IpAddr| *client == request.peer.ip().to_canonical();
+        let response = response.for_client(client.filter(|client| !is_peer(client)));
         cors.allow(request, response)
     }
 
@@ -152,6 +160,7 @@ impl Api {
             return Err(no_path());
         }
         *number = found;
+        self.settings.cors.check_page(request)?;
         if let Some(replica) = self.app.replica()
             && let Some(elsewhere) = follow::redirect(replica, route.on_replica, request)?
         {
@@ -177,6 +186,7 @@ impl Api {
             identity: self.identify(route, request, database)?,
             database,
             trusted_proxies: &self.settings.trusted_proxies,
+            cors: &self.settings.cors,
             answers: &self.answers,
         };
         // A handler reads the request and changes nothing until it succeeds, so it can start over
@@ -228,7 +238,8 @@ pub struct Call<'a> {
     database: &'a str,
     params: &'a Params<'a, 'a>,
     answers: &'a metrics::Answers,
-    trusted_proxies: &'a [IpAddr],
+    trusted_proxies: &'a [Prefix],
+    cors: &'a Cors,
 }
 
 impl Call<'_> {
@@ -320,26 +331,6 @@ impl Call<'_> {
     fn query(&self) -> Result<Vec<(String, String)>> {
         query::parse(&self.request.query)
     }
-}
-
-/// Where a request came from: the other end of the connection, or, behind a trusted proxy, what
-/// that says. The body of the request need not have arrived.
-fn client_address(request: &Request, trusted_proxies: &[IpAddr]) -> IpAddr {
-    let is_trusted = |address: &IpAddr| trusted_proxies.contains(address);
-    let peer = request.peer.ip();
-    if !is_trusted(&peer) {
-        return peer;
-    }
-    let is_it = |name: &str| name.eq_ignore_ascii_case("X-Forwarded-For");
-    let headers = request.headers.iter().filter(|(name, _)| is_it(name));
-    let forwarded: Vec<&str> = headers.flat_map(|(_, value)| value.split(',')).collect();
-    // Each proxy adds the one it heard from at the end, in the same line or in another; further
-    // in front anybody may have written.
-    let addresses = forwarded.iter().rev().map(|address| address.trim().parse());
-    let first = addresses
-        .map_while(std::result::Result::ok)
-        .find(|it| !is_trusted(it));
-    first.unwrap_or(peer)
 }
 
 /// JSON of a wanted form, from a client.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::collections::Catalog;
+use crate::crypto;
 use crate::crypto::SigningKey;
 use crate::db;
 use crate::db::Databases;
@@ -37,6 +38,7 @@ use throttle::Throttle;
 use token::About;
 use token::Claims;
 use token::Purpose;
+use token::TokenKeys;
 pub use webhook::WebhookSecret;
 
 pub mod accounts;
@@ -53,10 +55,15 @@ mod webhook;
 
 /// Life of the token of a link.
 const FILE_TOKEN_MS: i64 = 3 * 60_000;
-/// Life of the token of a replica.
+/// Life of the token of a replica or of the command line.
 const REPLICA_TOKEN_MS: i64 = 5 * 60_000;
+/// How far ahead the clock of whoever made a short-lived token may be.
+const CLOCK_SKEW_MS: i64 = 5 * 60_000;
 /// Longest life of a service token.
 pub const SERVICE_SECONDS_MAX: u32 = 86_400;
+
+/// What the setup token is a signature of.
+const SETUP_LABEL: &[u8] = b"setup";
 
 /// The name by which the command line is known to a server.
 pub const OPERATOR: &str = "vski-cli";
@@ -66,38 +73,35 @@ pub type Sign = Box<dyn Fn() -> String + Send + Sync>;
 
 /// Makes the tokens by which the command line asks a server on the same secret.
 pub fn operator_signer(configured: Option<&str>, data_dir: &Path) -> Result<Sign> {
-    let signing = operator_key(configured, data_dir)?;
-    Ok(Box::new(replica_signer(signing, OPERATOR.to_owned())))
+    let keys = TokenKeys::new(&operator_secret(configured, data_dir)?);
+    Ok(Box::new(replica_signer(keys, OPERATOR.to_owned())))
 }
 
 /// Makes the tokens by which the command line works on the runs of a server on the same secret: service
 /// tokens that no key and no admin stands behind. The server makes none of that kind.
 pub fn operator_worker(configured: Option<&str>, data_dir: &Path) -> Result<Sign> {
-    let signing = operator_key(configured, data_dir)?;
+    let keys = TokenKeys::new(&operator_secret(configured, data_dir)?);
     let operator = OPERATOR.to_owned();
-    Ok(Box::new(signer(signing, operator, Purpose::Service)))
+    Ok(Box::new(signer(keys, operator, Purpose::Service)))
 }
 
-fn operator_key(configured: Option<&str>, data_dir: &Path) -> Result<SigningKey> {
-    Ok(match configured {
-        Some(secret) => SigningKey::new(secret.as_bytes()),
+fn operator_secret(configured: Option<&str>, data_dir: &Path) -> Result<Vec<u8>> {
+    match configured {
+        Some(secret) => Ok(secret.as_bytes().to_vec()),
         None => {
             let path = data_dir.join("secret");
             let forgotten = "JWT_SECRET is not set; it has to be that of the server";
-            SigningKey::new(&secret::load(&path).context(forgotten)?)
+            secret::load(&path).context(forgotten)
         }
-    })
+    }
 }
 
-fn replica_signer(
-    signing: SigningKey,
-    subject: String,
-) -> impl Fn() -> String + Send + Sync + 'static {
-    signer(signing, subject, Purpose::Replica)
+fn replica_signer(keys: TokenKeys, subject: String) -> impl Fn() -> String + Send + Sync + 'static {
+    signer(keys, subject, Purpose::Replica)
 }
 
 fn signer(
-    signing: SigningKey,
+    keys: TokenKeys,
     subject: String,
     purpose: Purpose,
 ) -> impl Fn() -> String + Send + Sync + 'static {
@@ -109,8 +113,21 @@ fn signer(
             expires_ms: clock::now_ms() + REPLICA_TOKEN_MS,
             about: About::default(),
         };
-        token::sign(&signing, &claims)
+        token::sign(&keys, &claims)
     }
+}
+
+/// The longest time that a token may have left, for tokens that are made for less than a day: one that
+/// claims more was made by hand.
+fn left_ms_max(claims: &Claims) -> Option<i64> {
+    let life_ms = match claims.purpose {
+        Purpose::Replica => REPLICA_TOKEN_MS,
+        Purpose::Service if claims.subject == OPERATOR => REPLICA_TOKEN_MS,
+        Purpose::Service => i64::from(SERVICE_SECONDS_MAX) * 1000,
+        Purpose::File => FILE_TOKEN_MS,
+        _ => return None,
+    };
+    Some(life_ms + CLOCK_SKEW_MS)
 }
 
 /// Signs tokens and reads them back.
@@ -118,7 +135,11 @@ pub struct Auth {
     databases: Arc<Databases>,
     catalog: Arc<Catalog>,
     events: Arc<Events>,
+    /// The secret itself.
     signing: SigningKey,
+    tokens: TokenKeys,
+    /// Signs the setup token; another one at each start.
+    setup: SigningKey,
     hasher: Hasher,
     log_ins: Throttle,
     mails: Throttle,
@@ -173,13 +194,14 @@ impl Auth {
             None => secret::load_or_create(&data_dir.join("secret"))?,
         };
         secret::note(databases.local(), &secret)?;
-        let signing = SigningKey::new(&secret);
         Ok(Auth {
             keys: Keys::new(Arc::clone(databases.default())),
             databases,
             catalog,
             events,
-            signing,
+            signing: SigningKey::new(&secret),
+            tokens: TokenKeys::new(&secret),
+            setup: SigningKey::new(&ids::random_bytes::<32>()?),
             hasher: Hasher::start()?,
             log_ins: Throttle::new(throttle::LOG_INS),
             mails: Throttle::new(throttle::MAILS),
@@ -366,12 +388,26 @@ impl Auth {
 
     /// Makes the tokens by which a replica of this name is known to its master.
     pub fn replica_signer(&self, id: &str) -> impl Fn() -> String + Send + Sync + 'static {
-        replica_signer(self.signing.clone(), id.to_owned())
+        replica_signer(self.tokens.clone(), id.to_owned())
     }
 
     /// What receivers of webhooks check calls of this server with.
     pub fn webhook_secret(&self) -> WebhookSecret {
         WebhookSecret::of_server(&self.signing)
+    }
+
+    /// Proves that its holder reads the log of this server, where it stands while there is no admin.
+    /// None once there is one.
+    pub fn setup_token(&self) -> Result<Option<String>> {
+        let has_admin = self.databases.default().read(admins::any)?;
+        let token = || crypto::base64url(&self.setup.sign(SETUP_LABEL));
+        Ok((!has_admin).then(token))
+    }
+
+    /// Whether this is that token.
+    pub fn is_setup_token(&self, token: &str) -> bool {
+        let signature = crypto::from_base64url(token);
+        signature.is_some_and(|it| self.setup.verify(SETUP_LABEL, &it))
     }
 
     /// Makes the very first admin; refused once there is one.
@@ -507,11 +543,17 @@ impl Auth {
             expires_ms: clock::now_ms() + life_ms,
             about,
         };
-        token::sign(&self.signing, &claims)
+        token::sign(&self.tokens, &claims)
     }
 
     fn read(&self, token: &str, purposes: &[Purpose]) -> Result<Claims> {
-        token::read(&self.signing, token, purposes, clock::now_ms()).ok_or_else(wrong_token)
+        let now_ms = clock::now_ms();
+        let is_plausible = |claims: &Claims| {
+            left_ms_max(claims).is_none_or(|left_ms| claims.expires_ms - now_ms <= left_ms)
+        };
+        token::read(&self.tokens, token, purposes, now_ms)
+            .filter(is_plausible)
+            .ok_or_else(wrong_token)
     }
 }
 

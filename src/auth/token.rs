@@ -2,7 +2,7 @@
 //!
 //! One algorithm, one header: a token with any other header is not read at all, so none can choose
 //! its own algorithm. The purpose is a claim that is checked, so a token for one thing never opens
-//! another.
+//! another. Purposes of different kinds have keys of their own, derived from the secret of the server.
 
 use std::collections::BTreeSet;
 
@@ -52,6 +52,67 @@ pub struct Claims {
     pub about: About,
 }
 
+/// Kinds of tokens, each with a key of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Account,
+    Mail,
+    Service,
+    File,
+    Replica,
+}
+
+impl Family {
+    const ALL: [Family; 5] = [
+        Family::Account,
+        Family::Mail,
+        Family::Service,
+        Family::File,
+        Family::Replica,
+    ];
+
+    /// What its key is derived for; clients that sign tokens use the same text.
+    fn label(self) -> &'static str {
+        match self {
+            Family::Account => "vski account tokens",
+            Family::Mail => "vski mail tokens",
+            Family::Service => "vski service tokens",
+            Family::File => "vski file tokens",
+            Family::Replica => "vski replica tokens",
+        }
+    }
+}
+
+impl Purpose {
+    fn family(self) -> Family {
+        match self {
+            Purpose::Admin | Purpose::User => Family::Account,
+            Purpose::Verification | Purpose::Reset | Purpose::Email => Family::Mail,
+            Purpose::Service => Family::Service,
+            Purpose::File => Family::File,
+            Purpose::Replica => Family::Replica,
+        }
+    }
+}
+
+/// The keys that tokens are signed with.
+#[derive(Clone)]
+pub struct TokenKeys([SigningKey; Family::ALL.len()]);
+
+impl TokenKeys {
+    /// The keys that belong to the secret of a server.
+    pub fn new(secret: &[u8]) -> TokenKeys {
+        TokenKeys(Family::ALL.map(|family| {
+            let key = crypto::derive_key(secret, &[], family.label().as_bytes());
+            SigningKey::new(&key)
+        }))
+    }
+
+    fn of(&self, family: Family) -> &SigningKey {
+        &self.0[family as usize]
+    }
+}
+
 /// What only some tokens say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
@@ -94,7 +155,7 @@ struct Payload {
 }
 
 /// Signs claims.
-pub fn sign(key: &SigningKey, claims: &Claims) -> String {
+pub fn sign(keys: &TokenKeys, claims: &Claims) -> String {
     let signs_in = matches!(claims.purpose, Purpose::Admin | Purpose::User);
     let payload = Payload {
         sub: claims.subject.clone(),
@@ -105,7 +166,7 @@ pub fn sign(key: &SigningKey, claims: &Claims) -> String {
         exp: claims.expires_ms / 1000,
         about: claims.about.clone(),
     };
-    sign_json(key, &payload)
+    sign_json(keys.of(claims.purpose.family()), &payload)
 }
 
 /// Signs any payload of plain texts and numbers; only one with a purpose is ever read back.
@@ -117,18 +178,20 @@ pub fn sign_json(key: &SigningKey, payload: &impl Serialize) -> String {
 }
 
 /// The claims of a token that is whole, ours, for one of these purposes and not expired.
-pub fn read(key: &SigningKey, token: &str, purposes: &[Purpose], now_ms: i64) -> Option<Claims> {
+pub fn read(keys: &TokenKeys, token: &str, purposes: &[Purpose], now_ms: i64) -> Option<Claims> {
     if token.len() > BYTES_MAX {
         return None;
     }
     let (signed, signature) = token.rsplit_once('.')?;
     let payload = signed.strip_prefix(HEADER)?.strip_prefix('.')?;
-    if !key.verify(signed.as_bytes(), &crypto::from_base64url(signature)?) {
-        return None;
-    }
+    let signature = crypto::from_base64url(signature)?;
+    let is_wanted = |family: &Family| purposes.iter().any(|it| it.family() == *family);
+    let mut wanted = Family::ALL.into_iter().filter(is_wanted);
+    let family = wanted.find(|it| keys.of(*it).verify(signed.as_bytes(), &signature))?;
     let payload: Payload = serde_json::from_slice(&crypto::from_base64url(payload)?).ok()?;
     let expires_ms = payload.exp.checked_mul(1000)?;
-    (purposes.contains(&payload.purpose) && now_ms < expires_ms).then_some(Claims {
+    let is_for_this = purposes.contains(&payload.purpose) && payload.purpose.family() == family;
+    (is_for_this && now_ms < expires_ms).then_some(Claims {
         subject: payload.sub,
         purpose: payload.purpose,
         key: payload.key,
@@ -155,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_token_is_read_back_until_it_expires() {
-        let key = SigningKey::new(&[1; 32]);
+        let key = TokenKeys::new(&[1; 32]);
         let token = sign(&key, &claims());
         assert_eq!(read(&key, &token, ADMIN, 9_999), Some(claims()));
         assert_eq!(read(&key, &token, ADMIN, 10_000), None);
@@ -166,10 +229,38 @@ mod tests {
     }
 
     #[test]
+    fn the_key_for_one_kind_of_tokens_signs_no_other() {
+        let keys = TokenKeys::new(&[1; 32]);
+        let all = [
+            Purpose::Admin,
+            Purpose::User,
+            Purpose::Service,
+            Purpose::Verification,
+            Purpose::Reset,
+            Purpose::Email,
+            Purpose::File,
+            Purpose::Replica,
+        ];
+        for purpose in all {
+            for family in Family::ALL {
+                let claims = Claims {
+                    purpose,
+                    ..claims()
+                };
+                // Every key is that of this kind.
+                let wrong = TokenKeys(Family::ALL.map(|_| keys.of(family).clone()));
+                let token = sign(&wrong, &claims);
+                let is_read = read(&keys, &token, &all, 0).is_some();
+                assert_eq!(is_read, purpose.family() == family, "{purpose:?}");
+            }
+        }
+    }
+
+    #[test]
     fn what_was_tampered_with_is_not_read() {
-        let key = SigningKey::new(&[1; 32]);
+        let key = TokenKeys::new(&[1; 32]);
         let token = sign(&key, &claims());
-        assert_eq!(read(&SigningKey::new(&[2; 32]), &token, ADMIN, 0), None);
+        assert_eq!(read(&TokenKeys::new(&[2; 32]), &token, ADMIN, 0), None);
         for at in 0..token.len() {
             let mut bytes = token.clone().into_bytes();
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };

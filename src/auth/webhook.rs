@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::operator_key;
+use super::operator_secret;
 use super::token;
 use crate::crypto;
 use crate::crypto::SigningKey;
@@ -50,9 +50,8 @@ impl WebhookSecret {
 
     /// That of the server that runs on this data, or would, for the command line.
     pub fn of_data(configured: Option<&str>, data_dir: &Path) -> Result<WebhookSecret> {
-        Ok(WebhookSecret::of_server(&operator_key(
-            configured, data_dir,
-        )?))
+        let secret = operator_secret(configured, data_dir)?;
+        Ok(WebhookSecret::of_server(&SigningKey::new(&secret)))
     }
 
     /// As receivers are given it.
@@ -82,6 +81,7 @@ impl WebhookSecret {
 mod tests {
     use super::*;
     use crate::auth::token::Purpose;
+    use crate::auth::token::TokenKeys;
     use crate::triggers;
 
     #[test]
@@ -93,9 +93,10 @@ mod tests {
             secret.bytes
         );
         let jwt = secret.token("node", 1000);
-        for key in [&signing, &secret.key] {
+        for key in [&[7; 32][..], &secret.bytes] {
             let purposes = [Purpose::Admin, Purpose::Service, Purpose::Replica];
-            assert_eq!(token::read(key, &jwt, &purposes, 1000), None);
+            let keys = TokenKeys::new(key);
+            assert_eq!(token::read(&keys, &jwt, &purposes, 1000), None);
         }
     }
 

@@ -190,7 +190,7 @@ pub const OPTIONS: [Opt; 34] = [
     opt(
         "TRUSTED_PROXIES",
         "",
-        "comma-separated IP addresses",
+        "comma-separated IP addresses and networks such as 10.0.0.0/8",
         "proxies whose X-Forwarded-For says where a request came from",
     ),
     opt(

@@ -86,13 +86,19 @@ pub fn encode(mut response: Response, frame: &Frame<'_>) -> Encoded {
     let joined = Some(response.body.len()).filter(|length| *length <= JOIN_BYTES_MAX);
     let mut out = Vec::with_capacity(HEAD_BYTES + own.sum::<usize>() + joined.unwrap_or(0));
     status_line(&mut out, response.status);
+    let mut varies = false;
     for (name, value) in &response.headers {
-        header(&mut out, name, value);
+        if compressible && *name == "Vary" {
+            header(&mut out, name, &format!("{value}, Accept-Encoding"));
+            varies = true;
+        } else {
+            header(&mut out, name, value);
+        }
     }
     header(&mut out, "X-Request-Id", frame.id);
     header(&mut out, "X-Content-Type-Options", "nosniff");
     with_date(|date| header(&mut out, "Date", date));
-    if compressible {
+    if compressible && !varies {
         header(&mut out, "Vary", "Accept-Encoding");
     }
     if compressed {

@@ -5,6 +5,7 @@
 //! apart, `encode` and `gzip` turn a [`Response`] into bytes. What a client sent is handed on as
 //! it came: `path` and `query` are raw, and decoding them is up to `route` and `query`.
 
+pub mod client_address;
 mod encode;
 mod gzip;
 pub mod multipart;
@@ -16,6 +17,7 @@ pub mod server;
 use std::any::Any;
 use std::fmt;
 use std::io::Read;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::ops::Range;
@@ -192,6 +194,8 @@ pub struct Response {
     stream: Option<(Box<dyn Read + Send>, u64)>,
     /// Not worth a line in the log when all is well.
     is_quiet: bool,
+    /// Where the request came from, for the log, if that is not the peer.
+    client: Option<IpAddr>,
     takeover: Option<Takeover>,
 }
 
@@ -204,6 +208,7 @@ impl Response {
             body: Vec::new(),
             stream: None,
             is_quiet: false,
+            client: None,
             takeover: None,
         }
     }
@@ -263,6 +268,11 @@ impl Response {
             is_quiet: true,
             ..self
         }
+    }
+
+    /// Notes for the log where the request came from, if that is not the peer.
+    pub fn for_client(self, client: Option<IpAddr>) -> Response {
+        Response { client, ..self }
     }
 
     /// Adds a header.

@@ -246,7 +246,7 @@ impl Inner {
                 problem(503, "The server is busy; try again.")
             }
         };
-        let (status, is_quiet) = (response.status, response.is_quiet);
+        let (status, is_quiet, client) = (response.status, response.is_quiet, response.client);
         let bytes = exchange.answer(engine, response);
         let micros = u64::try_from(received_at.elapsed().as_micros()).unwrap_or(u64::MAX);
         let method = exchange.method.as_str();
@@ -263,6 +263,7 @@ impl Inner {
             micros,
             bytes,
             &peer,
+            client,
         );
     }
 

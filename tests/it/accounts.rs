@@ -14,6 +14,7 @@ use crate::support::wait_until;
 mod addresses;
 mod attacks;
 mod keys;
+mod origins;
 mod rules;
 
 /// An auth collection whose accounts see and change themselves, and a server with it.

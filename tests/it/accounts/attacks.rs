@@ -15,8 +15,61 @@ use super::server;
 use super::signed_in;
 use crate::support::api::Api;
 use crate::support::server::Server;
+use crate::support::token::SECRET;
+use crate::support::token::now;
+use crate::support::token::resigned;
+use crate::support::token::sign;
+use crate::support::token::sign_with;
 
 const USERS: &str = "/api/collections/users/records";
+
+/// One key signed everything, and nothing looked at how long a token claims to live: a token of a replica
+/// or of the command line that was made once by hand was good for a century.
+#[test]
+fn tokens_that_live_for_minutes_are_refused_when_they_claim_more() {
+    let server = Server::with(&[("JWT_SECRET", SECRET)]);
+    server.admin();
+    let asked = |subject: &str, purpose: &str, left: i64| {
+        let claims = json!({"sub": subject, "purpose": purpose, "key": "", "exp": now() + left});
+        let api = server.api().with_token(&sign(&claims, SECRET));
+        match purpose {
+            "replica" => api.with_header("X-Replica-Id", subject).get("/metrics"),
+            _ => api.get("/api/workflow/runs"),
+        }
+        .status
+    };
+    for (subject, purpose) in [("one", "replica"), ("vski-cli", "service")] {
+        for (left, status) in [
+            (300, 200),
+            (590, 200),
+            (610, 401),
+            (86_400, 401),
+            (3_000_000_000, 401),
+            (i64::MAX / 2000, 401),
+            (-1, 401),
+        ] {
+            assert_eq!(asked(subject, purpose, left), status, "{purpose} {left}");
+        }
+    }
+    let made = server
+        .admin()
+        .post("/api/auth/service-token", json!({"seconds": 86_400}));
+    let token = made.expect(200).text("/token").to_owned();
+    let until = |left: i64| {
+        let token = resigned(&token, SECRET, |claims| claims["exp"] = json!(now() + left));
+        server
+            .api()
+            .with_token(&token)
+            .get("/api/workflow/runs")
+            .status
+    };
+    assert_eq!((until(86_400), until(86_400 + 310)), (200, 401));
+    // What another kind of token is signed with signs none of these.
+    let secret = SECRET.as_bytes();
+    let claims = json!({"sub": "vski-cli", "purpose": "service", "key": "", "exp": now() + 60});
+    let by_secret = server.api().with_token(&sign_with(&claims, secret));
+    by_secret.get("/api/workflow/runs").expect(401);
+}
 
 /// Rules compare `@request.auth.id` with ids, so an account of another collection with the id of
 /// a victim was the victim.

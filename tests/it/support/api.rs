@@ -14,6 +14,7 @@ use serde_json::Value;
 /// A client; one request at a time.
 pub struct Api {
     addr: SocketAddr,
+    host: String,
     token: Option<String>,
     /// Further header lines, each with its end.
     headers: String,
@@ -36,6 +37,7 @@ impl Api {
     pub fn new(addr: SocketAddr) -> Api {
         Api {
             addr,
+            host: "localhost".to_owned(),
             token: None,
             headers: String::new(),
             connection: RefCell::new(None),
@@ -53,8 +55,19 @@ impl Api {
     /// The same server and token with another header in each request.
     pub fn with_header(&self, name: &str, value: &str) -> Api {
         Api {
+            host: self.host.clone(),
             token: self.token.clone(),
             headers: format!("{}{name}: {value}\r\n", self.headers),
+            ..Api::new(self.addr)
+        }
+    }
+
+    /// The same with another host name in each request.
+    pub fn with_host(&self, host: &str) -> Api {
+        Api {
+            host: host.to_owned(),
+            token: self.token.clone(),
+            headers: self.headers.clone(),
             ..Api::new(self.addr)
         }
     }
@@ -105,7 +118,8 @@ impl Api {
             }
         };
         let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n{}",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n{}",
+            self.host,
             body.len(),
             self.headers
         );
