@@ -99,7 +99,11 @@ impl<'a> Check<'a> {
 
     /// Looks at everything.
     pub fn run(mut self, data_dir: &Path, settings: db::Settings) -> Result<Summary> {
-        let open = |name: &str| db::open_existing(data_dir, name, settings);
+        let repairs = self.repairs;
+        let open = |name: &str| match repairs {
+            true => db::open_existing(data_dir, name, settings),
+            false => db::open_to_look(data_dir, name, settings),
+        };
         let default = open(db::DEFAULT)?;
         if self.repairs {
             let local = open(db::LOCAL)?;

@@ -129,7 +129,7 @@ impl<'a> Copier<'a> {
         }
         self.copy_default_and_tenants()?;
         self.copy_database(db::WORKFLOWS)?;
-        self.copy_database(db::STATS)?;
+        self.copy_stats()?;
         self.copy_secret()?;
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(&self.state).context("read what was copied")? {
@@ -140,10 +140,22 @@ impl<'a> Copier<'a> {
         }
         for named in self.named.values() {
             manifest.files += named.files.len() as u64;
-            manifest.bytes += named.bytes;
+            manifest.bytes = manifest.bytes.saturating_add(named.bytes);
             manifest.missing += named.missing;
         }
         Ok(())
+    }
+
+    /// A server does without them, and so does a backup.
+    fn copy_stats(&mut self) -> Result<()> {
+        match self.copy_database(db::STATS) {
+            Err(error) if db::is_useless(&error) => {
+                (self.job.tell)(&format!("The statistics are not in the backup: {error}"));
+                let _ = fs::remove_file(self.state.join(format!("{}.db", db::STATS)));
+                Ok(())
+            }
+            copied => copied.map(drop),
+        }
     }
 
     /// A definition and its table are of one state when no definition of that database has changed from
@@ -342,7 +354,7 @@ impl<'a> Copier<'a> {
                 match self.take(path, stored, None)? {
                     Fate::Here => {
                         named.files.insert(mark(path, stored));
-                        named.bytes += stored.size;
+                        named.bytes = named.bytes.saturating_add(stored.size);
                     }
                     fate => {
                         named.missing += 1;
@@ -532,6 +544,7 @@ pub fn create(path: &Path) -> io::Result<File> {
         .create(true)
         .truncate(true)
         .mode(0o600)
+        .custom_flags(db::NO_LINK)
         .open(path)
 }
 

@@ -11,14 +11,14 @@
 use std::fs;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::lchown;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
 use super::copy::copy;
-use super::copy::create;
 use super::manifest::Manifest;
+use super::owner::Owner;
+use super::owner::Unswapped;
 use super::refused;
 use super::storage;
 use crate::clock;
@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
 use crate::failpoints;
+use crate::files::FOLDER;
 use crate::files::FilePath;
 use crate::files::journal;
 use crate::files::journal::PAGE;
@@ -65,6 +66,7 @@ pub fn run(
             "{fault} The backup is damaged; nothing was restored."
         )));
     }
+    let owner = Owner::become_of(data_dir)?;
     db::create_dir(data_dir)?;
     let is_empty = is_empty(data_dir)?;
     if !is_empty && !replaces {
@@ -75,15 +77,13 @@ pub fn run(
     }
     // No server runs on it, and none starts: neither where it is now nor where it is to be.
     let _lock = db::lock_dir(data_dir)?;
-    // At once, so that a restore that fails does not keep the server out either.
-    give_all(&data_dir.join("lock"), data_dir)?;
     let staging = data_dir.join(db::RESTORING);
     remove(&staging)?;
     db::create_dir(&staging)?;
     let _next = db::lock_dir(&staging)?;
     let mut work = Work {
         dir,
-        data_dir,
+        owner: &owner,
         staging: &staging,
         manifest: &manifest,
         settings,
@@ -95,8 +95,8 @@ pub fn run(
     })?;
     failpoints::reach("restore-filled");
     let aside = match is_empty {
-        true => move_in(&staging, data_dir).map(|()| None),
-        false => replace(data_dir).map(Some),
+        true => move_in(&staging, data_dir, &owner).map(|()| None),
+        false => replace(data_dir, &owner).map(Some),
     };
     Ok(Restored {
         time: manifest.time.clone(),
@@ -133,7 +133,7 @@ fn remove(folder: &Path) -> Result<()> {
 /// Filling the folder that becomes the data.
 struct Work<'a> {
     dir: &'a Path,
-    data_dir: &'a Path,
+    owner: &'a Owner,
     staging: &'a Path,
     manifest: &'a Manifest,
     settings: db::Settings,
@@ -142,12 +142,17 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn fill(&mut self) -> Result<(u64, u64, u64)> {
-        let state = self.manifest.state(self.dir);
         for part in &self.manifest.parts {
+            let path = Path::new(&self.manifest.state).join(&part.name);
             // Not with its permissions: the copy is for its owner to write, and for no one else to read.
-            let copied = File::open(state.join(&part.name)).and_then(|mut from| {
-                io::copy(&mut from, &mut create(&self.staging.join(&part.name))?)
-            });
+            let from = self.owner.open(self.dir, &path);
+            let mut from = from.context(format!("open {}", self.dir.join(&path).display()))?;
+            let to = File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(self.staging.join(&part.name));
+            let copied = to.and_then(|mut to| io::copy(&mut from, &mut to));
             copied.map_err(|error| refused(self.staging, &error))?;
         }
         let mut total = (0, 0, 0);
@@ -160,25 +165,25 @@ impl Work<'_> {
             }
         }
         self.settle()?;
-        give_all(self.staging, self.data_dir)?;
         super::sync(self.staging)?;
         Ok(total)
     }
 
     fn copy_files(&mut self, name: &str, total: &mut (u64, u64, u64)) -> Result<()> {
-        let path = self.manifest.state(self.dir).join(format!("{name}.db"));
+        // The copy, which nobody writes to yet: the backup's own is read as bytes only.
+        let path = self.staging.join(format!("{name}.db"));
         let database = db::still::open(&path, self.settings.prepare)?;
         if !table::is_there(&database)? {
             return Ok(());
         }
-        let (from, to) = (storage(self.dir), storage(self.staging));
+        let (from, to) = (Path::new(FOLDER), storage(self.staging));
         let mut after: Option<FilePath> = None;
         loop {
             let list = table::list(&database, name, after.as_ref(), PAGE)?;
             for (path, stored) in &list {
                 let is_path = FilePath::parse(&path.to_string()).is_some();
                 let is_whole = is_path
-                    && match File::open(from.join(path.relative())) {
+                    && match self.owner.open(self.dir, &from.join(path.relative())) {
                         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
                         Err(error) => {
                             return Err(Error::from(error).context(format!("open {path}")));
@@ -206,13 +211,23 @@ impl Work<'_> {
     }
 
     /// Checks the databases, and lets what follows them notice that they are of another history.
-    fn settle(&self) -> Result<()> {
+    fn settle(&mut self) -> Result<()> {
         for part in &self.manifest.parts {
             let Some(name) = part.database() else {
                 continue;
             };
-            let database = db::open_existing(self.staging, name, self.settings)?;
-            database.check().context(format!("check {name}"))?;
+            let opened = db::open_existing(self.staging, name, self.settings);
+            let checked = opened.and_then(|it| it.check().map(|()| it));
+            let database = match checked {
+                // A server does without them.
+                Err(error) if name == db::STATS && db::is_useless(&error) => {
+                    (self.tell)(&format!("The statistics are not restored: {error}"));
+                    db::remove(self.staging, name)
+                        .map_err(|error| refused(self.staging, &error))?;
+                    continue;
+                }
+                checked => checked.context(format!("check {name}"))?,
+            };
             match name {
                 db::LOCAL => journal::forget_epoch(&database)?,
                 db::WORKFLOWS => offline::skip_epochs(&database)?,
@@ -227,27 +242,8 @@ impl Work<'_> {
     }
 }
 
-/// Lets root restore for the account of the server, which owns the directory.
-fn give_all(path: &Path, data_dir: &Path) -> Result<()> {
-    let owner = fs::metadata(data_dir).context("look at the data directory")?;
-    match rustix::process::geteuid().is_root() && owner.uid() != 0 {
-        true => give(path, &owner).context(format!("give {} to its owner", path.display())),
-        false => Ok(()),
-    }
-}
-
-fn give(path: &Path, owner: &fs::Metadata) -> io::Result<()> {
-    lchown(path, Some(owner.uid()), Some(owner.gid()))?;
-    if fs::symlink_metadata(path)?.is_dir() {
-        for entry in fs::read_dir(path)? {
-            give(&entry?.path(), owner)?;
-        }
-    }
-    Ok(())
-}
-
 /// Gives everything its place in an empty directory.
-fn move_in(staging: &Path, data_dir: &Path) -> Result<()> {
+fn move_in(staging: &Path, data_dir: &Path, owner: &Owner) -> Result<()> {
     let last = db::default_file(staging);
     let mut paths = Vec::new();
     for entry in fs::read_dir(staging).context("read what is restored")? {
@@ -269,13 +265,13 @@ fn move_in(staging: &Path, data_dir: &Path) -> Result<()> {
         }
         File::open(data_dir)?.sync_all()?;
         fs::remove_dir_all(staging)?;
-        sync_parent(data_dir)
+        owner.sync_parent(data_dir)
     };
     moved().map_err(|error| refused(data_dir, &error))
 }
 
 /// Moves the directory aside and what is restored in its place.
-fn replace(data_dir: &Path) -> Result<PathBuf> {
+fn replace(data_dir: &Path, owner: &Owner) -> Result<PathBuf> {
     // A name with a slash at its end has no other beside it, and a link stays what it is.
     let data_dir = data_dir
         .canonicalize()
@@ -284,32 +280,25 @@ fn replace(data_dir: &Path) -> Result<PathBuf> {
     let mut aside = data_dir.clone().into_os_string();
     aside.push(format!(".before-{stamp}"));
     let aside = PathBuf::from(aside);
-    fs::rename(&data_dir, &aside).map_err(|error| {
-        let _ = fs::remove_dir_all(data_dir.join(db::RESTORING));
-        Error::unavailable(format!(
-            "{} cannot be moved to {}: {error}. Nothing was changed; move what is in it elsewhere, and restore \
-             without --replace.",
-            data_dir.display(),
-            aside.display()
-        ))
-    })?;
-    failpoints::reach("restore-aside");
-    let moved =
-        fs::rename(aside.join(db::RESTORING), &data_dir).and_then(|()| sync_parent(&data_dir));
-    moved.map_err(|error| {
-        let back = fs::rename(&aside, &data_dir);
-        let place = if back.is_ok() { &data_dir } else { &aside };
+    let between = || failpoints::reach("restore-aside");
+    let kept_in = |place: &Path, error| {
         Error::unavailable(format!(
             "The data could not be replaced and is in {}: {error}.",
             place.display()
         ))
-    })?;
-    Ok(aside)
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.canonicalize()?.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
+    };
+    match owner.swap(&data_dir, &aside, db::RESTORING, between) {
+        Ok(()) => Ok(aside),
+        Err(Unswapped::Untouched(error)) => {
+            let _ = fs::remove_dir_all(data_dir.join(db::RESTORING));
+            Err(Error::unavailable(format!(
+                "{} cannot be moved to {}: {error}. Nothing was changed; move what is in it elsewhere, and restore \
+                 without --replace.",
+                data_dir.display(),
+                aside.display()
+            )))
+        }
+        Err(Unswapped::Back(error)) => Err(kept_in(&data_dir, error)),
+        Err(Unswapped::Aside(error)) => Err(kept_in(&aside, error)),
     }
 }

@@ -56,11 +56,9 @@ impl Look<'_> {
         // What cannot be read at all is the worst of findings, and no reason not to look at the others.
         let (kind, faults) = match faults {
             Ok(faults) => ("damaged", faults),
-            // Where this user may not, or on a read-only medium: that says nothing of what is in it.
-            Err(error) if error.to_string().contains("unable to open") => {
-                ("unreadable", vec![error.to_string()])
-            }
-            Err(error) => ("damaged", vec![error.to_string()]),
+            Err(error) if db::is_damaged(&error) => ("damaged", vec![error.to_string()]),
+            // Where this user may not, or the disk fails: that says nothing of what is in it.
+            Err(error) => ("unreadable", vec![error.to_string()]),
         };
         for fault in &faults {
             self.found(kind, &format!("{name}.db: {fault}"))?;
@@ -102,6 +100,7 @@ pub fn data(
         tell,
         summary: Summary::default(),
     };
+    let _held = db::still::hold_unwritable(data_dir)?;
     let mut served = db::names(data_dir)?;
     let own = [db::LOCAL, db::WORKFLOWS, db::STATS];
     let (mut is_damaged, mut is_old) = (false, false);
@@ -109,12 +108,15 @@ pub fn data(
         if !lost::is_there(data_dir, name) && name != db::DEFAULT {
             continue;
         }
-        let mut faults = Vec::new();
-        let read = with_state(data_dir, name, settings, &mut |connection, version| {
-            is_old |= version < db::schema_of(name).version();
-            faults = db::still::faults(connection, db::schema_of(name))?;
-            Ok(())
-        });
+        let mut faults = Vec::from_iter(without_content(data_dir, name));
+        let mut read = Ok(());
+        if faults.is_empty() {
+            read = with_state(data_dir, name, settings, &mut |connection, version| {
+                is_old |= version < db::schema_of(name).version();
+                faults = db::still::faults(connection, db::schema_of(name))?;
+                Ok(())
+            });
+        }
         is_damaged |= look.database(name, read.map(|()| faults))?;
     }
     if is_damaged || is_old {
@@ -160,6 +162,16 @@ pub fn data(
     })
 }
 
+/// Says that there is nothing in the file of a database.
+fn without_content(data_dir: &Path, name: &str) -> Option<String> {
+    let path = data_dir.join(format!("{name}.db"));
+    match (path.is_file(), lost::has_content(data_dir, name)) {
+        (false, _) => Some(format!("{} is missing.", path.display())),
+        (true, false) => Some("The file is empty.".to_owned()),
+        (true, true) => None,
+    }
+}
+
 /// Hands out one state of a database that a server may have open, and the version of its tables.
 fn with_state(
     data_dir: &Path,
@@ -167,17 +179,7 @@ fn with_state(
     settings: db::Settings,
     body: &mut dyn FnMut(&Connection, i64) -> Result<()>,
 ) -> Result<()> {
-    let path = data_dir.join(format!("{name}.db"));
-    if !path.is_file() {
-        return Err(Error::unavailable(format!(
-            "{} is missing.",
-            path.display()
-        )));
-    }
-    let reader = PageReader::open_foreign(&path)?;
-    if !lost::has_content(data_dir, name) {
-        return Err(Error::unavailable("The file is empty."));
-    }
+    let reader = PageReader::open_foreign(&data_dir.join(format!("{name}.db")))?;
     let snapshot = reader.snapshot()?;
     (settings.prepare)(snapshot.connection(), &db::Deadline::new())?;
     body(snapshot.connection(), snapshot.user_version()?)
@@ -241,7 +243,7 @@ impl Look<'_> {
 
     fn file(&mut self, dir: &Path, path: &FilePath, stored: &Stored) -> Result<()> {
         self.summary.files += 1;
-        self.summary.bytes += stored.size;
+        self.summary.bytes = self.summary.bytes.saturating_add(stored.size);
         let is_path = FilePath::parse(&path.to_string()).is_some();
         let finding = match File::open(storage(dir).join(path.relative())) {
             _ if !is_path => Some(Finding::Damaged),

@@ -25,6 +25,7 @@ files of records; also while a server runs on it. The copy is one state, to whic
 directory back. DIR is made when it is not there. When it holds an earlier backup, files that are in it stay
 and only new ones are copied; the earlier backup counts until the new one is complete and on the disk.
 A replica has what has arrived there: for files that are on their way a backup waits a while.
+DATA_DIR need not be writable.
 
   --verify   reads the files that an earlier backup has left there, and copies those anew that are damaged
 
@@ -43,7 +44,7 @@ The hashes of the backup are compared first, and the databases are checked befor
 
   --replace   moves what is there aside, to DATA_DIR.before-TIME
 
-What root restores belongs to the owner of DATA_DIR. Replicas follow the restored master by themselves. Runs of
+What root restores belongs to the owner of DATA_DIR, and is written with the rights of that user. Replicas follow the restored master by themselves. Runs of
 workflows, webhooks and jobs that were pending go on, so calls that were made since the backup may be made again.
 ";
 

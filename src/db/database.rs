@@ -77,6 +77,8 @@ const VALUE_BYTES_MAX: i32 = 64 << 20;
 pub const WAL_BYTES_KEPT: i64 = 16 << 20;
 /// Size of the header that every database file begins with.
 const HEADER_BYTES: u64 = 100;
+/// Without the name of the file, which is no business of a client.
+const DAMAGED: &str = "The database is damaged or none of SQLite's; restore it from a backup.";
 /// How long SQLite waits for a lock that another process holds (a backup, the command line).
 pub const BUSY_WAIT: Duration = Duration::from_secs(5);
 
@@ -93,7 +95,7 @@ pub struct Database {
 impl Database {
     /// Opens the file, making it when there is none, and migrates its system tables.
     pub fn open(path: &Path, schema: Schema, settings: Settings) -> Result<Database> {
-        let (writer, deadline) = refuse_unusable(path)
+        let (writer, deadline) = refuse_unusable(path, Access::READ_OK | Access::WRITE_OK)
             .and_then(|()| open_writer(path, schema, settings))
             .map_err(refuse_broken)
             .context(format!("open database {}", path.display()))?;
@@ -395,11 +397,11 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Says why SQLite could not open the file; and takes care of one that was cut off, which SQLite takes for a new one
-/// and deletes its log.
-pub fn refuse_unusable(path: &Path) -> Result<()> {
+/// Says why SQLite could not open the file for this access; and takes care of one that was cut off, which SQLite takes
+/// for a new one and deletes its log.
+pub fn refuse_unusable(path: &Path, access: Access) -> Result<()> {
     // Not opened: closing it would drop locks that this process may hold.
-    match rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK) {
+    match rustix::fs::access(path, access) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => {
             let message = format!("The database cannot be opened: {error}.");
@@ -523,7 +525,7 @@ pub fn prepare(
 
 /// Names the way out when SQLite says that a file is no database or damaged.
 fn refuse_broken(error: Error) -> Error {
-    match is_damaged(&error) {
+    match is_damaged(&error) && !error.to_string().contains(DAMAGED) {
         true => damaged().context(error.to_string()),
         false => error,
     }
@@ -532,10 +534,11 @@ fn refuse_broken(error: Error) -> Error {
 /// Whether SQLite has said that a file is no database or damaged.
 pub fn is_damaged(error: &Error) -> bool {
     let text = error.to_string();
-    text.contains("not a database") || text.contains("malformed")
+    ["not a database", "malformed", DAMAGED]
+        .iter()
+        .any(|it| text.contains(it))
 }
 
-/// Without the name of the file, which is no business of a client.
 fn damaged() -> Error {
-    Error::unavailable("The database is damaged or none of SQLite's; restore it from a backup.")
+    Error::unavailable(DAMAGED)
 }

@@ -9,6 +9,8 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 use super::DEFAULT;
 use super::LOCAL;
 use super::default_file;
@@ -19,6 +21,9 @@ use crate::error::Result;
 
 /// Where a restore puts things until all of them are there.
 pub const RESTORING: &str = ".restoring";
+/// A flag for files that are opened to be written: a link in the place of one would lead elsewhere, and root
+/// may be the one who follows it.
+pub const NO_LINK: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 
 /// Makes a directory that only its owner can read, with its parents.
 pub fn create_dir(dir: &Path) -> Result<()> {
@@ -43,6 +48,7 @@ pub fn lock_dir(dir: &Path) -> Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(NO_LINK)
         .open(&path)
         .map_err(|error| {
             Error::unavailable(format!("{} cannot be opened: {error}.", path.display()))

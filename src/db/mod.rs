@@ -33,6 +33,7 @@ pub use database::Synchronous;
 pub use database::is_damaged;
 pub use database::not_here;
 pub use deadline::Deadline;
+pub use dir::NO_LINK;
 pub use dir::RESTORING;
 pub use dir::create_dir;
 pub use dir::lock_dir;
@@ -379,14 +380,42 @@ fn open_database(
     }
 }
 
-/// Opens `stats.db`. A power cut may take its last minutes along, so nothing waits for the disk.
+/// Opens `stats.db`. A power cut may take its last minutes along, so nothing waits for the disk; and since it may be
+/// deleted, one that cannot be used is moved aside.
 fn open_stats(dir: &Path, settings: Settings) -> Result<Database> {
     let synchronous = Synchronous::Normal;
     let settings = Settings {
         synchronous,
         ..settings
     };
-    Database::open(&file(dir, STATS), Schema::Stats, settings)
+    let path = file(dir, STATS);
+    let open = || Database::open(&path, Schema::Stats, settings);
+    let is_usable = || path.is_file() && still::is_writable(&path);
+    let error = match open() {
+        Err(error) if is_useless(&error) || !is_usable() => error,
+        opened => return opened,
+    };
+    let stamp = clock::now().replace([':', '.'], "");
+    let aside = database::beside(&path, &format!(".damaged-{stamp}"));
+    if fs::rename(&path, &aside).is_err() {
+        return Err(error);
+    }
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let _ = fs::rename(
+            database::beside(&path, suffix),
+            database::beside(&aside, suffix),
+        );
+    }
+    crate::log::warn(format_args!(
+        "the statistics cannot be used and begin empty; what there was is in {}: {error}",
+        aside.display()
+    ));
+    open()
+}
+
+/// Whether a file has nothing that this program could use: it is damaged, or another program's.
+pub fn is_useless(error: &Error) -> bool {
+    is_damaged(error) || error.to_string().contains("another program")
 }
 
 /// The names of all databases of a data directory, sorted, `default` first.
@@ -414,6 +443,15 @@ pub fn open_existing(dir: &Path, name: &str, settings: Settings) -> Result<Datab
         return Err(no_database(name));
     }
     Database::open(&path, schema_of(name), settings)
+}
+
+/// The same to look at it only, where this user need not be able to write it.
+pub fn open_to_look(dir: &Path, name: &str, settings: Settings) -> Result<Database> {
+    let path = file(dir, name);
+    match path.is_file() && !(still::is_writable(&path) && still::is_writable(dir)) {
+        true => Ok(Database::follow(&path, settings)),
+        false => open_existing(dir, name, settings),
+    }
 }
 
 /// Which system tables the database of this name has.
@@ -506,6 +544,14 @@ pub fn replace_file(new: &Path, path: &Path) -> Result<()> {
     fs::rename(new, path).context(format!("put {} in its place", new.display()))?;
     failpoints::reach("replaced");
     Ok(File::open(dir)?.sync_all()?)
+}
+
+/// Removes a database that nobody has open.
+pub fn remove(dir: &Path, name: &str) -> std::io::Result<()> {
+    let path = file(dir, name);
+    fs::remove_file(&path)?;
+    remove_log(&path);
+    Ok(())
 }
 
 /// Removes what SQLite keeps beside a database that is not there any more.

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use rusqlite::Connection;
 use rusqlite::OpenFlags;
+use rustix::fs::Access;
 use xxhash_rust::xxh3::Xxh3;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -27,6 +28,7 @@ use super::checkpoint::log_pages;
 use super::database::BUSY_WAIT;
 use super::database::beside;
 use super::database::refuse_unusable;
+use super::still;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
@@ -140,30 +142,32 @@ impl PageReader {
         reason = "the one place that opens files to read their pages"
     )]
     pub fn open(path: &Path) -> Result<PageReader> {
-        let connection = Connection::open_with_flags(
-            path,
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )
-        .map_err(Error::from)
-        .and_then(|connection| {
-            connection.busy_timeout(BUSY_WAIT)?;
-            connection.pragma_update(None, "query_only", true)?;
-            connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-            connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-            Ok(connection)
-        })
-        .context(format!("open the pages of {}", path.display()))?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(path, flags);
+        PageReader::of(opened.map_err(Error::from), path)
+    }
+
+    /// The same for a file of a directory that no server need have looked at: SQLite takes one that was cut
+    /// off for a new one. This user need not be able to write it.
+    pub fn open_foreign(path: &Path) -> Result<PageReader> {
+        refuse_unusable(path, Access::READ_OK).context(format!("open {}", path.display()))?;
+        PageReader::of(still::look(path), path)
+    }
+
+    fn of(opened: Result<Connection>, path: &Path) -> Result<PageReader> {
+        let connection = opened
+            .and_then(|connection| {
+                connection.busy_timeout(BUSY_WAIT)?;
+                connection.pragma_update(None, "query_only", true)?;
+                connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+                connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+                Ok(connection)
+            })
+            .context(format!("open the pages of {}", path.display()))?;
         Ok(PageReader {
             connection,
             path: path.to_owned(),
         })
-    }
-
-    /// The same for a file of a directory that no server need have looked at: SQLite takes one that was cut
-    /// off for a new one.
-    pub fn open_foreign(path: &Path) -> Result<PageReader> {
-        refuse_unusable(path).context(format!("open {}", path.display()))?;
-        PageReader::open(path)
     }
 
     /// A number that is another one after each commit of another connection, in whatever process.

@@ -24,11 +24,11 @@ use std::time::Duration;
 use std::time::Instant;
 
 use rusqlite::Connection;
-use rusqlite::OpenFlags;
 
 use super::Settings;
 use super::database::prepare;
 use super::deadline::Deadline;
+use super::still;
 use crate::budget::Charge;
 use crate::budget::Payer;
 use crate::budget::Queries;
@@ -64,15 +64,8 @@ const EXCLUSIVE_WAIT: Duration = Duration::from_secs(25);
 const READER_CACHE_KIB: i64 = 8_000;
 /// Page cache of the readers above [`READERS`], KiB.
 const EXTRA_CACHE_KIB: i64 = 1_000;
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that opens readers of database files"
-)]
 fn open_reader(path: &Path, settings: Settings, cache_kib: i64) -> Result<(Connection, Deadline)> {
-    let mut connection = Connection::open_with_flags(
-        path,
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )?;
+    let mut connection = still::look(path)?;
     let deadline = prepare(&mut connection, cache_kib, settings)?;
     connection.pragma_update(None, "query_only", true)?;
     Ok((connection, deadline))

@@ -2,10 +2,15 @@
 //! say of any.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use rusqlite::Connection;
 use rusqlite::OpenFlags;
+use rustix::fs::Access;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use super::Prepare;
 use super::database::is_damaged;
@@ -16,13 +21,72 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
 
-/// Opens a file that nobody writes to, and leaves nothing beside it. It may be on a medium that takes
-/// nothing.
+/// Opens a file that nobody writes to and that has no log, and leaves nothing beside it. It may be on a medium that
+/// takes nothing.
+pub fn open(path: &Path, prepare: Prepare) -> Result<Connection> {
+    let connection = open_uri(path, "immutable=1")?;
+    prepare(&connection, &Deadline::new())?;
+    Ok(connection)
+}
+
+/// Opens a file of a data directory to look at it. Where this user may not write, as on a disk that the kernel has made
+/// read-only after errors, SQLite cannot make its index of the log: it then gets one in memory, if no server runs.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that opens databases to look at them"
+)]
+pub fn look(path: &Path) -> Result<Connection> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    if is_writable(path) && is_writable(dir) || hold(dir)?.is_none() {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        return Ok(Connection::open_with_flags(path, flags)?);
+    }
+    let connection = open_uri(path, "mode=ro&vfs=unix-none")?;
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    Ok(connection)
+}
+
+/// Whether this user may write a file or folder.
+pub fn is_writable(path: &Path) -> bool {
+    rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).is_ok()
+}
+
+/// Keeps servers out of a directory for as long as the result lives. None when one runs there.
+fn hold(dir: &Path) -> Result<Option<Held>> {
+    let path = dir.join("lock");
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Held(None))),
+        Err(error) => {
+            return Err(Error::unavailable(format!(
+                "{} cannot be opened: {error}.",
+                path.display()
+            )));
+        }
+    };
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        // Where there are no locks no server can run.
+        Err(_) | Ok(()) => Ok(Some(Held(Some(file)))),
+    }
+}
+
+/// The same where this user cannot write, for as long as a command looks at it.
+pub fn hold_unwritable(dir: &Path) -> Result<Option<Held>> {
+    if is_writable(dir) {
+        return Ok(None);
+    }
+    hold(dir)
+}
+
+/// See [`hold`].
+pub struct Held(#[expect(dead_code, reason = "the lock goes with the descriptor")] Option<File>);
+
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that opens copies of databases"
 )]
-pub fn open(path: &Path, prepare: Prepare) -> Result<Connection> {
+fn open_uri(path: &Path, how: &str) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_URI;
@@ -38,12 +102,10 @@ pub fn open(path: &Path, prepare: Prepare) -> Result<Connection> {
             }
         }
     }
-    uri.push_str("?immutable=1");
-    let connection = Connection::open_with_flags(uri, flags)
+    let _ = write!(uri, "?{how}");
+    Connection::open_with_flags(uri, flags)
         .map_err(Error::from)
-        .context(format!("open {}", path.display()))?;
-    prepare(&connection, &Deadline::new())?;
-    Ok(connection)
+        .context(format!("open {}", path.display()))
 }
 
 /// What is wrong with a file, a sentence each: with its pages and indexes, with its system tables.

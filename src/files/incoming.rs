@@ -96,8 +96,10 @@ impl Incoming {
     /// Files must not take the room of databases.
     fn check_room(&self) -> Result<()> {
         let disk = rustix::fs::fstatvfs(&self.file).map_err(io::Error::from)?;
-        let (free, missing) = (disk.f_bavail * disk.f_frsize, self.remote.size - self.have);
-        match missing + RESERVE_BYTES <= free {
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let missing = self.remote.size.saturating_sub(self.have);
+        // The size is what the master says, up to the largest number that there is.
+        match missing.saturating_add(RESERVE_BYTES) <= free {
             true => Ok(()),
             false => Err(Error::unavailable(format!(
                 "The file {} needs {} KiB and {} KiB are free on the disk, of which {} KiB are kept.",
@@ -225,6 +227,25 @@ mod tests {
             size: content.len() as u64,
             sha256: ids::hex(&crypto::sha256(content)),
         }
+    }
+
+    /// A size near the largest number made the sum with the reserve overflow, and the download passed as one that fits.
+    #[test]
+    fn a_size_for_which_there_is_no_room_is_refused_however_large_it_is() {
+        let root = std::env::temp_dir().join(format!("vski-room-{}", std::process::id()));
+        fs::create_dir_all(&root).unwrap();
+        for size in [1 << 63, u64::MAX - RESERVE_BYTES, u64::MAX - 1, u64::MAX] {
+            let remote = Remote {
+                size,
+                ..remote(b"")
+            };
+            let refusal = Incoming::open(&root, &remote).err().unwrap();
+            assert!(
+                refusal.to_string().contains("are free on the disk"),
+                "{refusal}"
+            );
+        }
+        fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]

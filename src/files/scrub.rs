@@ -109,7 +109,7 @@ impl State {
         if !self.is_open {
             self.open(databases.local())?;
         }
-        let (mut cost, mut has_turned) = (0, false);
+        let (mut cost, mut has_turned) = (0_u64, false);
         while cost <= self.bytes_per_step && !stop.is_set() {
             let Some(remote) = self.queue.pop_front() else {
                 if !self.refill(databases)? {
@@ -120,7 +120,7 @@ impl State {
                 }
                 continue;
             };
-            cost += remote.size + FILE_COST;
+            cost = cost.saturating_add(remote.size).saturating_add(FILE_COST);
             if arrival != Arrival::UnderWay || storage.size(&remote.path)?.is_some() {
                 self.look(databases, storage, mend, arrival, remote)?;
             }
@@ -189,11 +189,11 @@ impl State {
 
     fn begin_round(&mut self, databases: &Databases, names: &[String]) -> Result<()> {
         (self.database, self.after) = (String::new(), Default::default());
-        let mut cost = 0;
+        let mut cost = 0_u64;
         for name in names {
             let totals = databases.get(name).and_then(|it| it.read(table::totals));
             let (files, bytes) = totals.unwrap_or_default();
-            cost += bytes + files * FILE_COST;
+            cost = cost.saturating_add(bytes.saturating_add(files.saturating_mul(FILE_COST)));
         }
         self.bytes_per_step = (cost / STEPS).max(BYTES_MIN);
         // Rounds do not come by what is deleted.

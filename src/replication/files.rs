@@ -508,7 +508,8 @@ impl Files {
         let mut status = lock(&self.status);
         status.pending = work.pending.len() + work.failed.len();
         let failed = work.failed.iter().map(|it| it.size);
-        status.pending_bytes = work.pending.values().copied().chain(failed).sum();
+        let sizes = work.pending.values().copied().chain(failed);
+        status.pending_bytes = sizes.fold(0, u64::saturating_add);
         drop(status);
         self.tell();
     }

@@ -350,6 +350,12 @@ impl Follower {
         let Some(before) = self.have.take() else {
             return Err(Error::internal("pages for a file that was not looked at"));
         };
+        // All new pages but the one of locks are among those that came: what the master says of their number makes
+        // nothing grow by itself.
+        let new = head.pages.saturating_sub(before.map.len());
+        if new as usize > fetched.hashes.len() + 1 {
+            return Err(self.escalate("pages are missing"));
+        }
         let mut map = before.map.clone();
         map.resize(head.pages);
         for (number, hash) in &fetched.hashes {

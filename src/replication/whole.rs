@@ -178,8 +178,7 @@ impl Whole {
         let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
         let head = self.admit(reader.head())?;
         let bytes = |pages: u32| u64::from(pages) * u64::from(head.page_size);
-        let missing = bytes(head.pages.saturating_sub(self.map.len()));
-        self.check_room(missing)?;
+        self.check_room(head)?;
         let pages = part_pages(head.page_size);
         let is_last = u64::from(after) + u64::from(pages) >= u64::from(head.pages);
         // The master makes the next one while this one comes.
@@ -195,10 +194,12 @@ impl Whole {
     }
 
     /// One database that does not fit must not stop the others.
-    fn check_room(&self, missing: u64) -> Result<()> {
+    fn check_room(&self, head: Head) -> Result<()> {
+        let missing =
+            u64::from(head.pages.saturating_sub(self.map.len())) * u64::from(head.page_size);
         let disk = rustix::fs::fstatvfs(&self.file).map_err(std::io::Error::from)?;
-        let free = disk.f_bavail * disk.f_frsize;
-        if missing + RESERVE_BYTES <= free {
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if missing.saturating_add(RESERVE_BYTES) <= free {
             return Ok(());
         }
         self.discard();
@@ -232,6 +233,8 @@ impl Whole {
         };
         let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
         let head = self.admit(reader.head())?;
+        // There is a hash in memory for each page that the master says there is.
+        self.check_room(head)?;
         self.write(reader)?;
         let bytes = u64::from(head.pages) * u64::from(head.page_size);
         self.file.set_len(bytes)?;

@@ -25,6 +25,10 @@ use crate::support::sqlite;
 mod damage;
 /// `vski restore`, and what follows a restored server.
 mod restore;
+/// Restores by root for another account.
+mod rights;
+/// Data that may be read and not written.
+mod unwritable;
 
 const DOCS: &str = "/api/collections/docs/records";
 

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -17,6 +18,7 @@ use super::serve_command;
 use crate::crash::assert_sound;
 use crate::crash::open;
 use crate::support::Dir;
+use crate::support::server::Server;
 use crate::support::server::VSKI;
 
 /// Somebody who owns nothing here.
@@ -135,6 +137,67 @@ fn a_directory_that_cannot_be_used_is_named_and_left_alone() {
             );
         }
     }
+}
+
+/// The docs say that `stats.db` may be deleted, and one that was overwritten kept the server from starting for ever, and
+/// backups from being made.
+#[test]
+fn statistics_that_cannot_be_used_are_moved_aside() {
+    let spoils: [fn(&Path); 6] = [
+        |file| write(file, b"notes of somebody\n"),
+        |file| cut(file, 1),
+        |file| cut(file, 4096),
+        |file| {
+            cut(file, 0);
+            write(&file.with_extension("db-wal"), &[0x5a; 8192]);
+        },
+        make_dir,
+        replace_by_foreign,
+    ];
+    let used = used_directory();
+    for (at, spoil) in spoils.iter().enumerate() {
+        let dir = copy(&used);
+        let data = dir.path().join("data");
+        spoil(&data.join("stats.db"));
+        let before = contents(&data).remove("stats.db").unwrap();
+        let run = |words: &[&str]| {
+            let mut vski = crate::support::server::command(dir.path());
+            let output = vski.args(words).output().unwrap();
+            assert!(output.status.success(), "case {at}, {words:?}: {output:?}");
+        };
+        let backup = dir.path().join("backup");
+        run(&["backup", backup.to_str().unwrap()]);
+        let restored = dir.path().join("restored");
+        let words = ["restore", backup.to_str().unwrap(), "--data-dir"];
+        run(&[words[0], words[1], words[2], restored.to_str().unwrap()]);
+
+        for is_first in [true, false] {
+            let mut command = serve_command(dir.path());
+            command.env("LOG", "warn");
+            let server = Server::from_command(command, Arc::new(Dir::new()), Vec::new());
+            let api = server.admin();
+            api.post("/api/collections/c/records", json!({}))
+                .expect(200);
+            api.get("/api/stats").expect(200);
+            let log = server.log();
+            assert!(server.stop().success());
+            let told = log.iter().filter(|it| it.contains("statistics"));
+            assert_eq!(told.count(), usize::from(is_first), "case {at}: {log:?}");
+        }
+        let mut after = contents(&data);
+        after.retain(|name, _| name.starts_with("stats.db.damaged-") && !name.ends_with("-wal"));
+        assert_eq!(
+            after.into_values().collect::<Vec<_>>(),
+            [before],
+            "case {at}"
+        );
+    }
+    // A newer program's are left as they are, as all of its files.
+    let dir = copy(&used);
+    let file = dir.path().join("data/stats.db");
+    set_version(&file, "WAL");
+    let line = attempt(&mut serve_command(dir.path())).unwrap_err();
+    assert!(line.contains("newer vski (schema 99"), "{line}");
 }
 
 /// Modes mean nothing to root, so this is tried as somebody else, or as oneself when not root.
