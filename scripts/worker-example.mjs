@@ -1,6 +1,6 @@
 // A complete worker for the workflows of vski: copy it, and put workflows of your own at the bottom.
 //
-//   npm install ws      (Node 18 to 21; newer ones have a WebSocket of their own)
+//   npm install ws      (Node 18 to 21; Node 22 and newer have a WebSocket of their own)
 //   VSKI_URL=http://localhost:3000 VSKI_TOKEN=... WORKER=orders-1 node worker-example.mjs
 //
 // docs/workflows.md describes the protocol. The code of a workflow runs from its beginning each time that it goes on,
@@ -193,7 +193,7 @@ class Worker {
     this.away = undefined;
     const socket = new Socket(URL_.replace(/^http/, "ws") + "/api/workflow/ws", ["vski.workflow.v1"]);
     const workflows = Object.entries(this.workflows).map(([name, { version }]) => ({ name, version }));
-    let timer;
+    let closed, timer = setTimeout(() => (closed({ code: 1006 }), socket.close()), 30_000); // there was no welcome
     socket.onopen = () => socket.send(JSON.stringify({ t: "hello", proto: [1], worker: process.env.WORKER ?? "example",
       instance: this.instance, workflows, credit: CREDIT, token: this.token, lang: "javascript",
       resume: this.session && { session: this.session, jobs: [...this.runs.values()].map((run) => run.lease) } }));
@@ -205,14 +205,14 @@ class Worker {
       Object.assign(this, { socket, session: frame.session, maxFrame: frame.max_frame, failures: 0, heard: Date.now() });
       this.ahead = frame.now - Date.now(); // of the server's clock
       for (const ref of this.unanswered.keys()) this.send(ref);
+      clearTimeout(timer);
       timer = setInterval(() => { // an unknown frame is answered by `error`, which shows that the connection lives
         if (Date.now() - this.heard > frame.lease_ms) return closed({ code: 1006 }), socket.close();
         if (this.runs.size) this.say({ t: "hb", jobs: this.held() });
         this.say({ t: "alive" });
       }, frame.hb_ms);
     };
-    let closed;
-    socket.onerror = () => {}; // onclose follows
+    socket.onerror = () => closed({ code: 1006 }); // not every WebSocket says onclose after it: that of Node 22 does not
     return new Promise((resolve) => { closed = socket.onclose = ({ code, reason }) => {
       clearInterval(timer);
       if (this.socket === socket) this.socket = undefined;
