@@ -177,14 +177,20 @@ impl App {
         )?);
         let webhooks = webhook_settings(config, &auth, &node_id, &workflows);
         let cron = Cron::open(&databases, Arc::clone(&calls))?;
-        let sockets = Hub::start(sockets::Settings {
-            sockets_max,
-            ..sockets::Settings::default()
-        })?;
+        let budgets = Budgets::new(sockets_max, config.threads);
+        let settings = sockets::Settings::default();
+        let sockets = Hub::start(settings, &budgets.sockets, &budgets.outboxes)?;
         Ok(App {
-            realtime: Realtime::new(&databases, &catalog, &auth, &events, sockets.pace()),
+            realtime: Realtime::new(
+                &databases,
+                &catalog,
+                &auth,
+                &events,
+                sockets.pace(),
+                &budgets,
+            ),
             webhooks: Webhooks::new(&databases, calls, webhooks),
-            budgets: Budgets::new(sockets_max, config.threads),
+            budgets,
             files,
             cron,
             stats,

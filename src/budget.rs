@@ -58,6 +58,17 @@ pub struct Bounds {
     pub anonymous: u64,
 }
 
+impl Bounds {
+    /// One network may hold half of it, and so may all callers without credentials.
+    const fn halves(total: u64) -> Bounds {
+        Bounds {
+            total,
+            network: total / 2,
+            anonymous: total / 2,
+        }
+    }
+}
+
 /// The bound that refused an amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exhausted {
@@ -66,10 +77,28 @@ pub enum Exhausted {
     Anonymous,
 }
 
+/// Bytes of texts that sockets have not taken yet. The shares are large because the fullest outboxes make room.
+const OUTBOX_BYTES: Bounds = Bounds {
+    total: 64 << 20,
+    network: 48 << 20,
+    anonymous: 48 << 20,
+};
+
+/// Subscriptions of all connections.
+const SUBSCRIPTIONS: u64 = 50_000;
+/// Bytes that subscriptions and their prepared filters take up.
+const FILTER_BYTES: u64 = 64 << 20;
+
 /// All budgets of the server.
 pub struct Budgets {
     /// Sockets and streams of events, in number.
     pub sockets: Arc<Budget>,
+    /// Bytes of texts that sockets and streams of events have not taken yet.
+    pub outboxes: Arc<Budget>,
+    /// Subscriptions to changes, in number.
+    pub subscriptions: Arc<Budget>,
+    /// Bytes that subscriptions and their prepared filters take up.
+    pub filters: Arc<Budget>,
     pub queries: Arc<Queries>,
 }
 
@@ -106,21 +135,25 @@ impl Queries {
 impl Budgets {
     /// The budgets for `sockets_max` sockets and `workers` threads that answer requests.
     pub fn new(sockets_max: usize, workers: usize) -> Budgets {
-        let sockets = sockets_max as u64;
-        let bounds = Bounds {
-            total: sockets,
-            network: sockets / 2,
-            anonymous: sockets / 2,
-        };
         Budgets {
-            sockets: Budget::new("sockets", bounds),
+            sockets: Budget::new("sockets", Bounds::halves(sockets_max as u64)),
+            outboxes: Budget::new("socket outboxes", OUTBOX_BYTES),
+            subscriptions: Budget::new("subscriptions", Bounds::halves(SUBSCRIPTIONS)),
+            filters: Budget::new("subscription filters", Bounds::halves(FILTER_BYTES)),
             queries: Arc::new(Queries::new(workers)),
         }
     }
 
     /// Each of them, for metrics.
-    pub fn all(&self) -> [&Budget; 3] {
-        [&self.sockets, &self.queries.slow, &self.queries.waiting]
+    pub fn all(&self) -> [&Budget; 6] {
+        [
+            &self.sockets,
+            &self.outboxes,
+            &self.subscriptions,
+            &self.filters,
+            &self.queries.slow,
+            &self.queries.waiting,
+        ]
     }
 }
 
@@ -221,6 +254,20 @@ impl Budget {
         }
     }
 
+    /// An amount of an anonymous payer becomes one of a payer with credentials, or the reverse.
+    fn move_anonymous(&self, amount: u64, has_credentials: bool) -> Result<(), Exhausted> {
+        let mut used = lock(&self.used);
+        if has_credentials {
+            used.anonymous -= amount;
+        } else if used.anonymous.saturating_add(amount) > self.bounds.anonymous {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Exhausted::Anonymous);
+        } else {
+            used.anonymous += amount;
+        }
+        Ok(())
+    }
+
     fn give_back(&self, payer: Payer, amount: u64) {
         if amount == 0 {
             return;
@@ -251,6 +298,16 @@ impl Charge {
     pub fn grow(&mut self, more: u64) -> Result<(), Exhausted> {
         self.budget.take(self.payer, more)?;
         self.amount += more;
+        Ok(())
+    }
+
+    /// Charges the same network, as a caller with or without credentials from now on. When that is refused,
+    /// nothing changes.
+    pub fn set_has_credentials(&mut self, has_credentials: bool) -> Result<(), Exhausted> {
+        if has_credentials != self.payer.has_credentials {
+            self.budget.move_anonymous(self.amount, has_credentials)?;
+            self.payer.has_credentials = has_credentials;
+        }
         Ok(())
     }
 
@@ -337,6 +394,23 @@ mod tests {
         charge.grow(10).unwrap();
         charge.shrink_to(5);
         assert_eq!((charge.amount, budget.used()), (5, 5));
+    }
+
+    #[test]
+    fn a_charge_follows_who_signs_in_and_out() {
+        let budget = Budget::new("bytes", BOUNDS);
+        let mut charge = budget.charge(from("10.0.0.1", false), 50).unwrap();
+        charge.set_has_credentials(true).unwrap();
+        charge.set_has_credentials(true).unwrap();
+        assert_eq!(lock(&budget.used).anonymous, 0);
+        let other = budget.charge(from("10.0.0.2", false), 40).unwrap();
+        assert_eq!(charge.set_has_credentials(false), Err(Exhausted::Anonymous));
+        assert_eq!(lock(&budget.used).anonymous, 40);
+        drop(other);
+        charge.set_has_credentials(false).unwrap();
+        assert_eq!(lock(&budget.used).anonymous, 50);
+        drop(charge);
+        assert_eq!((budget.used(), lock(&budget.used).anonymous), (0, 0));
     }
 
     #[test]

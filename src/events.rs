@@ -94,6 +94,8 @@ struct Queue {
     bytes: usize,
     /// Ids of collections of which changes were dropped.
     lost: HashSet<String>,
+    /// The changes are of more than one collection.
+    is_mixed: bool,
     is_woken: bool,
 }
 
@@ -165,10 +167,19 @@ impl Events {
             return;
         }
         queue.bytes += bytes;
+        let first = queue.changes.front();
+        queue.is_mixed |= first.is_some_and(|first| first.state.collection.id != *collection);
         queue.changes.push_back(Arc::new(change));
         if queue.changes.len() == 1 {
             self.arrived.notify_all();
         }
+    }
+
+    /// Whether a change of another collection waits.
+    pub fn has_others(&self, collection: &str) -> bool {
+        let queue = lock(&self.queue);
+        let first = queue.changes.front();
+        queue.is_mixed || first.is_some_and(|first| first.state.collection.id != collection)
     }
 
     /// Calls were queued in a database.
@@ -190,6 +201,7 @@ impl Events {
         }
         queue.is_woken = false;
         queue.bytes = 0;
+        queue.is_mixed = false;
         Taken {
             changes: std::mem::take(&mut queue.changes),
             lost: std::mem::take(&mut queue.lost),
@@ -227,6 +239,21 @@ mod tests {
         events.publish(change(&small, "s".to_owned()));
         let taken = events.take(Duration::ZERO);
         assert_eq!((taken.changes.len(), taken.lost.len()), (1, 0));
+    }
+
+    #[test]
+    fn whether_others_wait_is_known_while_something_waits() {
+        let events = Events::default();
+        let make = |id: &str| Arc::new(crate::collections::test_collection(id, id, json!([])));
+        let (a, b) = (make("a"), make("b"));
+        assert!(!events.has_others("a"));
+        events.publish(change(&a, String::new()));
+        events.publish(change(&a, String::new()));
+        assert!(!events.has_others("a") && events.has_others("b"));
+        events.publish(change(&b, String::new()));
+        assert!(events.has_others("a") && events.has_others("b"));
+        events.take(Duration::ZERO);
+        assert!(!events.has_others("a") && !events.has_others("b"));
     }
 
     #[test]

@@ -87,7 +87,13 @@ pub struct SortTerm {
 
 /// Reads a filter or a rule. The text must not be empty.
 pub fn parse(text: &str) -> Result<Expr> {
+    parse_within(text, COMPARISONS_MAX)
+}
+
+/// Like [`parse`], with a bound of its own on comparisons.
+pub fn parse_within(text: &str, comparisons_max: usize) -> Result<Expr> {
     let mut parser = Parser::new(text)?;
+    parser.comparisons_max = comparisons_max;
     let expr = parser.or(0)?;
     match parser.next() {
         None => Ok(expr),
@@ -144,6 +150,7 @@ enum Token {
 struct Parser {
     tokens: std::iter::Peekable<std::vec::IntoIter<Token>>,
     comparisons: usize,
+    comparisons_max: usize,
 }
 
 impl Parser {
@@ -159,6 +166,7 @@ impl Parser {
         Ok(Parser {
             tokens: tokens.into_iter().peekable(),
             comparisons: 0,
+            comparisons_max: COMPARISONS_MAX,
         })
     }
 
@@ -276,9 +284,10 @@ impl Parser {
 
     fn count(&mut self) -> Result<()> {
         self.comparisons += 1;
-        if self.comparisons > COMPARISONS_MAX {
+        if self.comparisons > self.comparisons_max {
             return Err(Error::invalid(format!(
-                "The filter has more than {COMPARISONS_MAX} comparisons."
+                "The filter has more than {} comparisons.",
+                self.comparisons_max
             )));
         }
         Ok(())

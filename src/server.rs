@@ -1,7 +1,7 @@
 //! The process: starts everything in order, waits for a signal, stops everything in reverse.
 //!
 //! Threads: `main` waits for signals, `worker`s and the engine's threads serve, `timer` runs the
-//! clocks, `workflows` is their engine, `cron` and its three run the jobs, `realtime` tells subscribers, `files` keeps the
+//! clocks, `workflows` is their engine, `cron` and its three run the jobs, `realtime` tells subscribers, `realtime-check` looks up who they are, `files` keeps the
 //! storage of a master, `webhooks` and its `webhook`s call others, `sync` and `wake` follow one on a replica, `mail` sends, `sockets` owns the
 //! WebSockets, `log` writes the log. Order of stopping: no new requests; requests in flight are finished, at most
 //! [`STOP_DEADLINE`]; the sockets; together the timer, workflows, jobs, files, realtime, webhooks and what tells
@@ -130,6 +130,7 @@ pub fn start(config: &Config) -> Result<Running> {
     let settings = http::server::Settings {
         workers: config.threads,
         connections_max: config.connections_max,
+        is_endless: api::is_endless,
         ..http::server::Settings::default()
     };
     let receiver = {
@@ -171,8 +172,10 @@ fn start_threads(
             }
         })?;
         let realtime = spawn("realtime", |app, stop| app.realtime.run(stop))?;
+        let checks = spawn("realtime-check", |app, stop| app.realtime.run_checks(stop))?;
         let webhooks = spawn("webhooks", |app, stop| app.webhooks.run(stop))?;
-        return Ok(common.chain([files, notify, realtime, webhooks]).collect());
+        let all = common.chain([files, notify, realtime, checks, webhooks]);
+        return Ok(all.collect());
     };
     let storage = &app.files.storage;
     let sync = Sync::new(

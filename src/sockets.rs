@@ -3,7 +3,7 @@
 //! The hub is given connections whose 101 was sent, tells a [`Peer`] of each what comes, and hands
 //! out [`Link`]s by which any thread sends. It waits in epoll, and for nothing else: a send only
 //! queues the text and wakes the hub if that sleeps; a socket whose queue would outgrow its bound
-//! is too slow and is dropped, never waited for.
+//! is too slow and is dropped, never waited for. So is the fullest one when all queues together reach theirs.
 //!
 //! A socket is served in turns, each of them bounded in messages and bytes, so that one which
 //! talks without end does not starve the others. Whoever is not done with a turn comes again after
@@ -24,28 +24,36 @@
 //!
 //! A stream of server-sent events is a socket too, one that only sends.
 //!
-//! `wire` is the byte stream below tungstenite, `talk` the two ways of talking over it, `conn` one socket, `hub` the thread.
+//! `wire` is the byte stream below tungstenite, `talk` the two ways of talking over it, `link` what waits to be sent, `conn` one
+//! socket, `hub` the thread.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::budget::Budget;
+use crate::budget::Charge;
+use crate::budget::Payer;
+use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
 use crate::log;
 use crate::threads;
 use crate::threads::lock;
 
+pub use link::Link;
+pub use link::Text;
+
 mod conn;
 mod hub;
+mod link;
 mod talk;
 mod wire;
 
@@ -54,11 +62,9 @@ pub fn accept_key(key: &str) -> String {
     conn::accept_key(key)
 }
 
-/// The bounds; an operator chooses `sockets_max`.
+/// The bounds of one socket, and of what all of them receive; budgets bound the rest.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Sockets at a time.
-    pub sockets_max: usize,
     /// Bytes of a message that comes in; more is answered with 1009.
     pub message_bytes_max: usize,
     /// Bytes that wait to be sent to one peer, except that a single message may be longer.
@@ -78,7 +84,6 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            sockets_max: 10_000,
             message_bytes_max: 1 << 20,
             outbox_bytes_max: 1 << 20,
             large_bytes_max: 64 << 20,
@@ -94,7 +99,7 @@ impl Default for Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// Sockets open now, and places reserved for more.
-    pub open: usize,
+    pub open: u64,
     /// Sockets taken over.
     pub opened: u64,
     /// Sockets that are gone.
@@ -146,9 +151,10 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Starts the thread.
-    pub fn start(settings: Settings) -> Result<Hub> {
-        let driver = hub::prepare(settings).context("prepare for sockets")?;
+    /// Starts the thread. `sockets` bounds the number of sockets, `outboxes` the bytes of texts that wait to
+    /// be sent.
+    pub fn start(settings: Settings, sockets: &Arc<Budget>, outboxes: &Arc<Budget>) -> Result<Hub> {
+        let driver = hub::prepare(settings, sockets, outboxes).context("prepare for sockets")?;
         let core = Arc::clone(&driver.core);
         let thread = threads::spawn("sockets", move || driver.run())?;
         Ok(Hub {
@@ -162,29 +168,27 @@ impl Hub {
         Pace(Arc::clone(&self.core))
     }
 
-    /// A place for one more socket; none when there is none, or when the hub stops. Never are more
-    /// than `sockets_max` places given away at a time.
-    pub fn reserve(&self) -> Option<Place> {
+    /// A place for one more socket of a payer. Refused when the budget is used up, or when the hub stops.
+    pub fn reserve(&self, payer: Payer) -> Result<Place> {
         if lock(&self.core.inbox).stop.is_some() {
-            return None;
+            return Err(Error::unavailable("The server is stopping; try again."));
         }
-        let max = self.core.settings.sockets_max;
-        let taken =
-            self.core
-                .totals
-                .open
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
-                    (open < max).then_some(open + 1)
-                });
-        taken.ok()?;
-        Some(Place(Arc::clone(&self.core)))
+        let sockets = &self.core.sockets;
+        match sockets.charge(payer, 1) {
+            Ok(charge) => Ok(Place {
+                core: Arc::clone(&self.core),
+                payer,
+                charge,
+            }),
+            Err(exhausted) => Err(exhausted.into_error(sockets.name())),
+        }
     }
 
     /// Totals for metrics.
     pub fn counters(&self) -> Counters {
         let totals = &self.core.totals;
         Counters {
-            open: totals.open.load(Ordering::Relaxed),
+            open: self.core.sockets.used(),
             opened: totals.opened.load(Ordering::Relaxed),
             closed: totals.closed.load(Ordering::Relaxed),
             slow_closed: totals.slow_closed.load(Ordering::Relaxed),
@@ -221,7 +225,11 @@ impl Pace {
 }
 
 /// The right to one socket, given back when dropped.
-pub struct Place(Arc<Core>);
+pub struct Place {
+    core: Arc<Core>,
+    payer: Payer,
+    charge: Charge,
+}
 
 impl Place {
     /// Hands a connection over whose 101 was sent, with the bytes that came behind the request.
@@ -241,7 +249,7 @@ impl Place {
             log::warn(format_args!("take a socket over: {error}"));
             return;
         }
-        let core = Arc::clone(&self.0);
+        let core = Arc::clone(&self.core);
         let adoption = Adoption {
             token: core.tokens.fetch_add(1, Ordering::Relaxed),
             stream,
@@ -261,209 +269,13 @@ impl Place {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.totals.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Sends to one socket, from any thread. The socket does not live longer because of it.
-#[derive(Clone)]
-pub struct Link(Arc<Outlet>);
-
-struct Outlet {
-    token: u64,
-    core: Arc<Core>,
-    outbox: Mutex<Outbox>,
-}
-
-/// What waits to be sent.
-struct Outbox {
-    texts: VecDeque<Arc<str>>,
-    /// Of the texts that are not yet wholly with the system, with what keeping them costs.
-    bytes: usize,
-    is_open: bool,
-    order: Option<Order>,
-    reading: Reading,
-    /// The hub knows that there is something.
-    is_signalled: bool,
-}
-
-/// Whether the hub may read from the socket.
-#[derive(PartialEq, Eq)]
-enum Reading {
-    /// It may.
-    On,
-    /// It may, and a hold by the call of the peer that runs now comes too late.
-    Resumed,
-    /// Not before a resume.
-    Held,
-}
-
-/// What the hub shall do with the socket.
-enum Order {
-    /// Send what is queued, then close with a code and a reason.
-    Close(u16, String),
-    /// Drop it: it is too slow.
-    Drop,
-}
-
-/// Counted for each queued text beside its bytes, so that empty ones are bounded too.
-const TEXT_COST: usize = 64;
-/// Longest reason of a close (RFC 6455, section 5.5).
-const REASON_BYTES_MAX: usize = 123;
-
-impl Link {
-    fn new(token: u64, core: &Arc<Core>) -> Link {
-        Link(Arc::new(Outlet {
-            token,
-            core: Arc::clone(core),
-            outbox: Mutex::new(Outbox {
-                texts: VecDeque::new(),
-                bytes: 0,
-                is_open: true,
-                order: None,
-                reading: Reading::On,
-                is_signalled: false,
-            }),
-        }))
-    }
-
-    /// Queues a text and never waits. False when the socket is closed, or is dropped because of
-    /// this text: more would be waiting than the bound, so the peer is too slow.
-    pub fn send(&self, text: Arc<str>) -> bool {
-        let mut cleared = VecDeque::new();
-        let is_taken = self.0.tell(|outbox| {
-            if !outbox.is_open {
-                return (false, false);
-            }
-            let bytes = outbox.bytes + cost(&text);
-            // One message is always taken: how long that may be is up to whoever sends.
-            if outbox.bytes > 0 && bytes > self.0.core.settings.outbox_bytes_max {
-                outbox.is_open = false;
-                outbox.order = Some(Order::Drop);
-                cleared = std::mem::take(&mut outbox.texts);
-                return (false, true);
-            }
-            outbox.bytes = bytes;
-            outbox.texts.push_back(text);
-            (true, true)
-        });
-        drop(cleared);
-        is_taken
-    }
-
-    /// Sends what is queued, then closes; after this nothing more is sent or received. The reason
-    /// is cut to what a close can carry.
-    pub fn close(&self, code: u16, reason: &str) {
-        self.0.tell(|outbox| {
-            if !outbox.is_open {
-                return ((), false);
-            }
-            let mut end = reason.len().min(REASON_BYTES_MAX);
-            while !reason.is_char_boundary(end) {
-                end -= 1;
-            }
-            outbox.is_open = false;
-            outbox.order = Some(Order::Close(code, reason[..end].to_owned()));
-            ((), true)
-        });
-    }
-
-    /// Lets a held socket be read again; harmless at any time, from any thread, and as often as one
-    /// likes. Which hold it ends is told at [`Flow::Hold`].
-    pub fn resume(&self) {
-        self.0.tell(|outbox| {
-            let before = std::mem::replace(&mut outbox.reading, Reading::Resumed);
-            ((), before == Reading::Held)
-        });
-    }
-
-    /// Whether much more could be queued, also because nothing is any more.
-    pub fn has_room(&self) -> bool {
-        let outbox = lock(&self.0.outbox);
-        !outbox.is_open || outbox.bytes < self.0.core.settings.outbox_bytes_max / 2
-    }
-
-    /// Whether a text would still be queued.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no peer asks yet"))]
-    pub fn is_open(&self) -> bool {
-        lock(&self.0.outbox).is_open
-    }
-
-    /// Takes nothing more and forgets what is queued.
-    fn shut(&self) {
-        let mut outbox = lock(&self.0.outbox);
-        outbox.is_open = false;
-        let texts = std::mem::take(&mut outbox.texts);
-        drop(outbox);
-        drop(texts);
-    }
-
-    /// What the hub has been told to do, once, and whether the socket is held. From here on news
-    /// are announced again.
-    fn take_news(&self) -> (Option<Order>, bool) {
-        let mut outbox = lock(&self.0.outbox);
-        outbox.is_signalled = false;
-        (outbox.order.take(), outbox.reading == Reading::Held)
-    }
-
-    /// Called before the peer is given a text: a resume from here on counts against its hold.
-    /// False when the peer must not be given any.
-    fn begin_delivery(&self) -> bool {
-        let mut outbox = lock(&self.0.outbox);
-        outbox.reading = Reading::On;
-        outbox.is_open
-    }
-
-    /// Holds the socket; false when it has been resumed since the delivery began.
-    fn hold(&self) -> bool {
-        let mut outbox = lock(&self.0.outbox);
-        if outbox.reading == Reading::On {
-            outbox.reading = Reading::Held;
-        }
-        outbox.reading == Reading::Held
-    }
-
-    /// The next text to send, when the one before (if any) is with the system.
-    fn next(&self, before: Option<&str>) -> Option<Arc<str>> {
-        let mut outbox = lock(&self.0.outbox);
-        if let Some(text) = before {
-            outbox.bytes = outbox.bytes.saturating_sub(cost(text));
-        }
-        let text = outbox.texts.pop_front();
-        if text.is_none() && outbox.texts.capacity() > 32 {
-            outbox.texts = VecDeque::new();
-        }
-        text
-    }
-}
-
-fn cost(text: &str) -> usize {
-    text.len() + TEXT_COST
-}
-
-impl Outlet {
-    /// Changes the outbox; the hub is told when that says so and it does not know already.
-    fn tell<T>(&self, change: impl FnOnce(&mut Outbox) -> (T, bool)) -> T {
-        let mut outbox = lock(&self.outbox);
-        let (value, has_news) = change(&mut outbox);
-        let must_signal = has_news && !outbox.is_signalled;
-        outbox.is_signalled |= has_news;
-        drop(outbox);
-        if must_signal {
-            self.core.post(|inbox| {
-                inbox.signals.push(self.token);
-                inbox.signalled.get_or_insert_with(Instant::now);
-            });
-        }
-        value
-    }
-}
-
 /// What the hub thread shares with all others.
 struct Core {
     settings: Settings,
+    sockets: Arc<Budget>,
+    outboxes: Arc<Budget>,
+    /// The outbox of each socket.
+    outlets: Mutex<HashMap<u64, Link>>,
     /// Written to end the wait of the thread.
     waker: OwnedFd,
     inbox: Mutex<Inbox>,
@@ -500,7 +312,6 @@ struct Adoption {
 
 #[derive(Default)]
 struct Totals {
-    open: AtomicUsize,
     opened: AtomicU64,
     closed: AtomicU64,
     slow_closed: AtomicU64,

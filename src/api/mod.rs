@@ -281,7 +281,8 @@ impl Call<'_> {
         client_address(self.request, self.trusted_proxies)
     }
 
-    /// Who is charged for what this request makes the server hold.
+    /// Who is charged for what this request makes the server hold. Where the handler looks at the credentials
+    /// itself, it says whether there are any.
     fn payer(&self) -> Payer {
         Payer {
             network: Network::of(self.client()),
@@ -386,6 +387,11 @@ fn credentials(request: &Request) -> Credentials<'_> {
 
 fn forbidden(message: &str) -> Error {
     Error::new(Kind::Forbidden, message)
+}
+
+/// Whether the answer to a `GET` of this path may be a stream of events, which has no end.
+pub fn is_endless(path: &str) -> bool {
+    split_database(path).1 == realtime::PATH
 }
 
 /// `/db/{name}/api/...` as the name and the rest.

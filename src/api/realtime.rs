@@ -5,13 +5,17 @@ use serde::Deserialize;
 use super::Call;
 use super::credentials;
 use super::socket;
+use crate::budget::Payer;
 use crate::error::Error;
 use crate::error::Result;
 use crate::http::Response;
 use crate::http::query::percent_decode;
 use crate::realtime::Topic;
 use crate::realtime::new_client;
+use crate::sockets::Peer;
 
+/// Where both are found.
+pub const PATH: &str = "/api/realtime";
 /// What a browser or a proxy must not do with a stream of events.
 const STREAM_HEADERS: [(&str, &str); 3] = [
     ("Content-Type", "text/event-stream"),
@@ -27,34 +31,37 @@ struct Topics {
     subscriptions: Vec<String>,
 }
 
+/// A WebSocket where one is asked for, else a stream of events, whatever `Accept` says.
 pub fn listen(call: &Call<'_>) -> Result<Response> {
     check_is_master(call)?;
-    if socket::lists(call.request, "Accept", "text/event-stream") {
+    // What is asked of HTTP/2 and the like is not done, and need not be.
+    if !socket::lists(call.request, "Upgrade", "websocket") {
         return stream(call);
     }
     socket::check_wish(call.request)?;
-    let peer = call
-        .app
-        .realtime
-        .peer(call.database, credentials(call.request), None)?;
-    socket::upgrade(call, peer)
+    let (payer, peer) = peer(call, None)?;
+    socket::upgrade(call, payer, peer)
 }
 
 fn stream(call: &Call<'_>) -> Result<Response> {
-    let client = new_client()?;
-    let peer = call
-        .app
-        .realtime
-        .peer(call.database, credentials(call.request), Some(client))?;
-    let peer = socket::charged(call, peer)?;
-    let Some(place) = call.app.sockets.reserve() else {
-        return Err(socket::too_many());
-    };
+    let (payer, peer) = peer(call, Some(new_client()?))?;
+    let place = call.app.sockets.reserve(payer)?;
     let headers = STREAM_HEADERS.map(|(name, value)| (name, value.to_owned()));
     Ok(Response::event_stream(
         headers.to_vec(),
         Box::new(move |socket| place.adopt_stream(socket.stream, peer)),
     ))
+}
+
+/// The peer of a connection, and who pays for it.
+fn peer(call: &Call<'_>, client: Option<String>) -> Result<(Payer, Box<dyn Peer>)> {
+    let realtime = &call.app.realtime;
+    let caller = realtime.caller(credentials(call.request), call.database)?;
+    let payer = Payer {
+        has_credentials: caller.has_credentials(),
+        ..call.payer()
+    };
+    Ok((payer, realtime.peer(call.database, caller, client)?))
 }
 
 /// What a client of server-sent events wants to hear of from now on.

@@ -12,6 +12,7 @@ use super::json_response;
 use super::parameter;
 use super::replica::see;
 use super::socket;
+use crate::budget::Payer;
 use crate::clock;
 use crate::db;
 use crate::error::Error;
@@ -120,7 +121,11 @@ pub fn rest(call: &Call<'_>) -> Result<Response> {
 pub fn listen(call: &Call<'_>) -> Result<Response> {
     let (id, _) = admit(call)?;
     let wakeups = call.app.wakeups().ok_or_else(Error::read_only)?;
-    socket::upgrade(call, wakeups.peer(id))
+    let payer = Payer {
+        has_credentials: true,
+        ..call.payer()
+    };
+    socket::upgrade(call, payer, wakeups.peer(id))
 }
 
 #[derive(Deserialize)]

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::api::Call;
 use crate::api::json_response;
-use crate::budget::Charge;
+use crate::budget::Payer;
 use crate::crypto;
 use crate::error::Error;
 use crate::error::Result;
@@ -12,9 +12,7 @@ use crate::http::Method;
 use crate::http::Request;
 use crate::http::Response;
 use crate::sockets;
-use crate::sockets::Flow;
 use crate::sockets::Hub;
-use crate::sockets::Link;
 use crate::sockets::Peer;
 
 /// The only version there is.
@@ -24,51 +22,17 @@ const KEY_BYTES: usize = 16;
 
 /// Answers a handshake and makes the connection a socket of `peer`. When that fails, `peer` is
 /// dropped without having been called.
-pub fn upgrade(call: &Call<'_>, peer: Box<dyn Peer>) -> Result<Response> {
-    answer(call.request, &call.app.sockets, charged(call, peer)?)
+pub fn upgrade(call: &Call<'_>, payer: Payer, peer: Box<dyn Peer>) -> Result<Response> {
+    answer(call.request, &call.app.sockets, payer, peer)
 }
 
-/// Charges the caller for a socket, until that ends.
-pub fn charged(call: &Call<'_>, peer: Box<dyn Peer>) -> Result<Box<dyn Peer>> {
-    let sockets = &call.app.budgets.sockets;
-    match sockets.charge(call.payer(), 1) {
-        Ok(charge) => Ok(Box::new(Charged {
-            peer,
-            _charge: charge,
-        })),
-        Err(exhausted) => Err(exhausted.into_error(sockets.name())),
-    }
-}
-
-/// A peer and the charge for its socket.
-struct Charged {
-    peer: Box<dyn Peer>,
-    _charge: Charge,
-}
-
-impl Peer for Charged {
-    fn opened(&mut self, link: Link) {
-        self.peer.opened(link);
-    }
-
-    fn received(&mut self, text: &str) -> Flow {
-        self.peer.received(text)
-    }
-
-    fn closed(&mut self) {
-        self.peer.closed();
-    }
-}
-
-fn answer(request: &Request, hub: &Hub, peer: Box<dyn Peer>) -> Result<Response> {
+fn answer(request: &Request, hub: &Hub, payer: Payer, peer: Box<dyn Peer>) -> Result<Response> {
     check_wish(request)?;
     if !lists(request, "Sec-WebSocket-Version", VERSION) {
         return Ok(other_version());
     }
     let key = key(request)?;
-    let Some(place) = hub.reserve() else {
-        return Err(too_many());
-    };
+    let place = hub.reserve(payer)?;
     let headers = vec![
         ("Upgrade", "websocket".to_owned()),
         ("Sec-WebSocket-Accept", sockets::accept_key(key)),
@@ -77,11 +41,6 @@ fn answer(request: &Request, hub: &Hub, peer: Box<dyn Peer>) -> Result<Response>
         headers,
         Box::new(move |socket| place.adopt(socket.stream, socket.early, peer)),
     ))
-}
-
-/// Why there is no place for one more.
-pub fn too_many() -> Error {
-    Error::unavailable("There are too many sockets; try again later.")
 }
 
 /// Refuses what is no handshake.
@@ -143,8 +102,12 @@ mod tests {
     use std::time::Duration;
     use std::time::Instant;
 
+    use crate::budget::Budgets;
+    use crate::budget::Network;
     use crate::http::server;
     use crate::http::server::Server;
+    use crate::sockets::Flow;
+    use crate::sockets::Link;
     use crate::sockets::Settings;
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -169,17 +132,16 @@ mod tests {
     }
 
     fn start(sockets_max: usize) -> (Server, Arc<Hub>, mpsc::Receiver<()>) {
-        let settings = Settings {
-            sockets_max,
-            ..Settings::default()
-        };
-        let hub = Arc::new(Hub::start(settings).unwrap());
+        // One network may have half of them.
+        let budgets = Budgets::new(2 * sockets_max, 64);
+        let hub = Hub::start(Settings::default(), &budgets.sockets, &budgets.outboxes);
+        let hub = Arc::new(hub.unwrap());
         let (alive, ended) = mpsc::channel();
         let handler = {
             let hub = Arc::clone(&hub);
             Arc::new(move |request: Request| {
                 let peer = Box::new(Echo(None, alive.clone()));
-                answer(&request, &hub, peer)
+                answer(&request, &hub, payer(&request), peer)
                     .unwrap_or_else(|error| crate::api::error_response(&error))
             })
         };
@@ -187,6 +149,13 @@ mod tests {
         let settings = server::Settings::default();
         let server = Server::start(listener, &settings, Arc::new(|_, _| None), handler).unwrap();
         (server, hub, ended)
+    }
+
+    fn payer(request: &Request) -> Payer {
+        Payer {
+            network: Network::of(request.peer.ip()),
+            has_credentials: true,
+        }
     }
 
     fn stop(server: &Server, hub: &Hub) {
@@ -211,7 +180,7 @@ mod tests {
         }
         let again = tungstenite::client(&url, TcpStream::connect(server.local_addr()).unwrap());
         let refused = again.unwrap_err().to_string();
-        assert!(refused.contains("503"), "{refused}");
+        assert!(refused.contains("429"), "{refused}");
         client.close(None).unwrap();
         while client.read().is_ok() {}
         stop(&server, &hub);

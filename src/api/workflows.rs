@@ -12,6 +12,7 @@ use super::json_body;
 use super::parameter;
 use super::socket;
 use crate::auth::Pass;
+use crate::budget::Payer;
 use crate::clock;
 use crate::db;
 use crate::db::Connection;
@@ -528,8 +529,12 @@ pub fn listen(call: &Call<'_>) -> Result<Response> {
         true => Some(workflows(call).grant(credentials)?),
         false => None,
     };
+    let payer = Payer {
+        has_credentials: grant.is_some(),
+        ..call.payer()
+    };
     let peer = workflows(call).peer(grant, Pass::new(credentials));
-    let response = socket::upgrade(call, peer)?;
+    let response = socket::upgrade(call, payer, peer)?;
     // RFC 6455: only what was asked for is answered.
     Ok(
         match socket::lists(call.request, "Sec-WebSocket-Protocol", PROTOCOL) {

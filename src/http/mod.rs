@@ -253,7 +253,7 @@ impl Response {
     }
 
     /// An answer whose body has no end: sends 200 with these headers, then hands the connection over. For
-    /// `GET` requests with `Accept: text/event-stream` only; others get a 500.
+    /// `GET` requests of an endless path only (`server::Settings`); others get a 400.
     pub fn event_stream(headers: Vec<(&'static str, String)>, takeover: Takeover) -> Response {
         Response {
             headers,

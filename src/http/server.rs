@@ -64,6 +64,8 @@ pub struct Settings {
     pub connections_max: usize,
     /// Bytes of a body; longer ones are refused with 413.
     pub body_bytes_max: usize,
+    /// Whether answers to `GET` requests of this path may have no end; such a request is the last of its connection.
+    pub is_endless: fn(&str) -> bool,
 }
 
 impl Default for Settings {
@@ -72,6 +74,7 @@ impl Default for Settings {
             workers: 64,
             connections_max: 1024,
             body_bytes_max: 4 << 20,
+            is_endless: |_| false,
         }
     }
 }
@@ -148,7 +151,7 @@ impl Server {
             ..tiny_http::Limits::default()
         };
         let ids = Arc::new(Ids::new());
-        let hooks = hooks(&ids, receiver);
+        let hooks = hooks(&ids, receiver, settings.is_endless);
         let engine = tiny_http::Server::from_listener(listener, limits, hooks)
             .context("start the http server")?;
         let inner = Arc::new(Inner {
@@ -270,10 +273,11 @@ impl Inner {
     fn call(&self, request: Request, wants_upgrade: bool) -> Response {
         let id = request.id.clone();
         match panic::catch_unwind(AssertUnwindSafe(|| (self.handler)(request))) {
-            // As with HTTP/1.0, which has no upgrades.
-            Ok(response) if response.takeover.is_some() && !wants_upgrade => {
-                problem(400, "This takes an upgrade of HTTP/1.1 to a WebSocket.")
-            }
+            // As with HTTP/1.0, which has no upgrades, and with HEAD.
+            Ok(response) if response.takeover.is_some() && !wants_upgrade => problem(
+                400,
+                "A WebSocket needs HTTP/1.1, and a stream of events a GET without a body.",
+            ),
             Ok(response) => response,
             Err(payload) => {
                 let reason = panic_text(&*payload);
@@ -377,7 +381,7 @@ impl Ids {
 }
 
 /// What the engine asks of us: the words of a refusal, and where failures are logged.
-fn hooks(ids: &Arc<Ids>, receiver: Receiver) -> tiny_http::Hooks {
+fn hooks(ids: &Arc<Ids>, receiver: Receiver, is_endless: fn(&str) -> bool) -> tiny_http::Hooks {
     let ids = Arc::clone(ids);
     let logged = Mutex::new((0, 0_u64));
     tiny_http::Hooks {
@@ -407,6 +411,10 @@ fn hooks(ids: &Arc<Ids>, receiver: Receiver) -> tiny_http::Hooks {
                 Some(sink) => tiny_http::Destination::Sink(Box::new(Sink(sink))),
                 None => tiny_http::Destination::Memory,
             }
+        }),
+        endless: Box::new(move |head| {
+            let path = head.url().split('?').next();
+            path.is_some_and(is_endless)
         }),
         accept_failed: Box::new(move |error| {
             let mut logged = lock(&logged);

@@ -10,14 +10,19 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::Value;
 
 use super::frames::Ask;
+use super::frames::Received;
 use crate::auth::Pass;
+use crate::budget::Charge;
 use crate::collections::Collections;
 use crate::crypto;
 use crate::events::State;
@@ -44,6 +49,10 @@ pub struct Caller {
 }
 
 impl Caller {
+    pub fn has_credentials(&self) -> bool {
+        !matches!(self.identity, Identity::Nobody)
+    }
+
     /// What no other caller has: another one with each change of an account.
     pub fn key(&self) -> String {
         match &self.identity {
@@ -83,6 +92,21 @@ pub struct Session {
     pub pending: Arc<AtomicUsize>,
     /// Since when it has had no subscription.
     pub idle_since: Option<Instant>,
+    pub looks: Looks,
+}
+
+/// What has become of looks at who a session is.
+#[derive(Default)]
+pub struct Looks {
+    /// Another one with each change of who it is.
+    pub generation: u64,
+    /// Numbers of the last one that was asked for, and of the last one that was answered.
+    pub asked: u64,
+    pub answered: u64,
+    /// The last one has not begun.
+    pub is_queued: Arc<AtomicBool>,
+    /// While it signs in: frames that came after that.
+    pub later: Option<VecDeque<Received>>,
 }
 
 /// One subscription.
@@ -100,6 +124,15 @@ pub struct Sub {
     pub is_live: bool,
     /// When it last had an event of its group.
     pub turn: u64,
+    /// For itself, and for the bytes that it keeps.
+    _charges: [Charge; 2],
+}
+
+/// What a subscription is charged for.
+pub struct Charges {
+    pub sub: [Charge; 2],
+    /// Kept if it makes a class.
+    pub class: Charge,
 }
 
 /// Subscriptions that see the same.
@@ -114,8 +147,16 @@ pub struct Class {
     pub lens: Option<Lens>,
     /// As it was when it was made.
     pivot: Option<Pivot>,
+    /// How long the last look took.
+    pub cost: Duration,
+    _charge: Option<Charge>,
     pub subs: BTreeMap<SubId, Sub>,
 }
+
+/// A class that takes longer to look at a change is dear.
+const DEAR: Duration = Duration::from_millis(2);
+/// What a class counts for that has looked at nothing yet.
+const UNKNOWN: Duration = Duration::from_millis(4);
 
 /// Classes that listen to a collection.
 #[derive(Default)]
@@ -220,6 +261,8 @@ impl Board {
                 .or_default()
                 .insert(id);
         }
+        session.link.set_has_credentials(caller.has_credentials());
+        session.looks.generation += 1;
         session.caller = caller;
     }
 
@@ -262,6 +305,7 @@ impl Board {
         session: SessionId,
         ask: &Arc<Ask>,
         key: String,
+        charges: Charges,
         make: impl FnOnce() -> Class,
     ) {
         let Some(found) = self.sessions.get_mut(&session) else {
@@ -275,6 +319,7 @@ impl Board {
                 self.next += 1;
                 let class = Class {
                     key: key.clone(),
+                    _charge: Some(charges.class),
                     ..make()
                 };
                 let listeners = self.listeners.entry(class.collection.clone()).or_default();
@@ -301,6 +346,7 @@ impl Board {
                 expires_ms: found.caller.expires_ms,
                 is_live: false,
                 turn: 0,
+                _charges: charges.sub,
             },
         );
         found.subs.insert(ask.sub.clone(), (class_id, sub));
@@ -364,6 +410,16 @@ impl Board {
         });
         let all = listeners.whole.iter().chain(of_record);
         all.chain(of_values.flatten()).copied().collect()
+    }
+
+    /// The same classes, those that are dear last, the dearest at the end.
+    pub fn by_cost(&self, mut classes: Vec<ClassId>) -> Vec<ClassId> {
+        let cost = |id: &ClassId| self.classes.get(id).map_or(Duration::ZERO, |it| it.cost);
+        let is_dear = |id: &mut ClassId| cost(id) > DEAR;
+        let mut dear: Vec<ClassId> = classes.extract_if(.., is_dear).collect();
+        dear.sort_by_cached_key(cost);
+        classes.append(&mut dear);
+        classes
     }
 
     /// The classes of a collection that are to be made anew before it is asked for listeners: all of them, when
@@ -439,6 +495,8 @@ impl Class {
             identity,
             pivot: lens.pivot.clone(),
             lens: Some(lens),
+            cost: UNKNOWN,
+            _charge: None,
             subs: BTreeMap::new(),
         }
     }

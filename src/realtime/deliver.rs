@@ -1,6 +1,8 @@
 //! What becomes of a change: who sees it, and who of a group has it.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use super::board::ClassId;
 use super::board::SessionId;
 use super::board::Sub;
 use super::board::SubId;
+use super::effort;
 use super::frames;
 use super::thread::Thread;
 use super::topics;
@@ -23,6 +26,7 @@ use crate::error::Result;
 use crate::events::Change;
 use crate::log;
 use crate::sockets::Link;
+use crate::sockets::Text;
 use crate::triggers::Action;
 
 /// How long a class may take to look at a change: all the others wait meanwhile.
@@ -32,7 +36,7 @@ const LOOK_MAX: Duration = Duration::from_millis(100);
 const STALE_TRIES: usize = 10;
 /// Bytes of long texts that are made of one change: subscriptions have names, so that each may want a text of
 /// its own, and all of them wait to be sent.
-const LONG_TEXTS_MAX: usize = 64 << 20;
+const LONG_TEXTS_MAX: usize = 40 << 20;
 const LONG_TEXT: usize = 64 << 10;
 
 /// A change as it is sent.
@@ -43,29 +47,79 @@ struct Event<'a> {
     record: String,
     now_ms: i64,
     /// The text that was made last, for whom it was: most want the same.
-    last: Option<(bool, String, Arc<str>)>,
+    last: Option<(bool, String, Text)>,
     /// Bytes of long texts that were made.
     long: &'a mut usize,
 }
 
 /// Who of a group may have an event: when they last had one, where they are, and the text.
-type Candidates = BTreeMap<Arc<str>, Vec<(u64, ClassId, SubId, Link, Arc<str>)>>;
+type Candidates = BTreeMap<Arc<str>, Vec<(u64, ClassId, SubId, Link, Text)>>;
 
 impl Thread<'_> {
-    /// Gives a change to all who see it.
-    pub fn deliver(&mut self, change: &Arc<Change>) {
+    /// Gives changes to all who see them.
+    pub fn deliver_all(&mut self, changes: VecDeque<Arc<Change>>) {
+        let mut left: HashMap<String, usize> = HashMap::new();
+        for change in &changes {
+            let collection = &change.state.collection.id;
+            match left.get_mut(collection) {
+                Some(count) => *count += 1,
+                None => drop(left.insert(collection.clone(), 1)),
+            }
+        }
+        let mut all = changes.len();
+        for change in changes {
+            let collection = &change.state.collection.id;
+            let Some(same) = left.get_mut(collection) else {
+                continue;
+            };
+            *same -= 1;
+            all -= 1;
+            let have_others = all > *same || self.of.events.has_others(collection);
+            self.deliver(&change, have_others);
+        }
+    }
+
+    /// Gives a change to all who see it. What others wait for is not delayed by more than a collection may use.
+    fn deliver(&mut self, change: &Arc<Change>, others_wait: bool) {
         let state = &change.state;
         if state.collection.kind == CollectionKind::Auth {
             self.follow_account(change);
         }
-        let seq = self.recent.add(Arc::clone(change), Instant::now());
+        let begun = Instant::now();
+        let collection = &state.collection.id;
+        let seq = self.recent.add(Arc::clone(change), begun);
         self.of.counts.changes.fetch_add(1, Relaxed);
+        let allowance = match others_wait {
+            true => self.effort.allowance(collection, begun),
+            false => effort::LOOK_MAX,
+        };
+        if allowance.is_zero() {
+            self.skipped.insert(collection.clone());
+            return;
+        }
+        if self.skipped.remove(collection) {
+            self.resync_all(collection);
+        }
+        self.show_to_all(change, seq, begun + allowance);
+        let now = Instant::now();
+        self.effort.add(collection.clone(), now - begun, now);
+    }
+
+    /// Gives a change to the classes that see it, as long as there is time; the others are told to read anew.
+    fn show_to_all(&mut self, change: &Arc<Change>, seq: u64, until: Instant) {
         let id = self.recent.name(seq);
         let (now_ms, mut candidates) = (clock::now_ms(), Candidates::new());
         let mut long = 0;
-        for class in self.fresh_listeners(change) {
+        let listeners = self.fresh_listeners(change);
+        for class in self.board.by_cost(listeners) {
             let is_live = |class: &mut Class| class.subs.values().any(|sub| sub.is_live);
             if !self.board.class(class).is_some_and(is_live) {
+                continue;
+            }
+            if Instant::now() >= until {
+                for (session, name) in self.board.names(class) {
+                    self.resync(session, &name);
+                }
                 continue;
             }
             match self.look(class, change) {
@@ -89,6 +143,19 @@ impl Thread<'_> {
         }
     }
 
+    /// Tells the subscribers of collections of which changes were passed over.
+    pub fn tell_skipped(&mut self) {
+        for collection in std::mem::take(&mut self.skipped) {
+            self.resync_all(&collection);
+        }
+    }
+
+    fn resync_all(&mut self, collection: &str) {
+        for (session, name) in self.board.subs_of(collection) {
+            self.resync(session, &name);
+        }
+    }
+
     /// An account has changed: from here on its sessions are who it is by this change. There may be further
     /// changes of it already, which come later.
     fn follow_account(&mut self, change: &Change) {
@@ -106,8 +173,9 @@ impl Thread<'_> {
                 }
             },
         };
+        let mut known = None;
         for session in sessions {
-            self.recheck(session, account.as_ref());
+            self.follow(session, account.as_ref(), &mut known);
         }
     }
 
@@ -117,25 +185,28 @@ impl Thread<'_> {
             "realtime: too many changes at once, subscribers read anew collection={collection}"
         ));
         self.recent.lose(collection);
-        for (session, name) in self.board.subs_of(collection) {
-            self.resync(session, &name);
-        }
+        self.resync_all(collection);
         // Who somebody is may have changed as well.
         let sessions: Vec<SessionId> = self.board.sessions.keys().copied().collect();
         for session in sessions {
-            self.recheck(session, None);
+            self.ask_again(session);
         }
     }
 
-    /// Gives one subscription what it has missed, as long as its link takes it. How many of
+    /// Gives one subscription what it has missed, as long as its link takes it and there is
+    /// time. How many of
     /// these changes are done with; none when there is nothing more to give.
     pub fn replay(
         &mut self,
         session: SessionId,
         name: &str,
         changes: &[(u64, Arc<Change>)],
+        until: Instant,
     ) -> Option<usize> {
         for (at, (seq, change)) in changes.iter().enumerate() {
+            if Instant::now() >= until {
+                return Some(at);
+            }
             self.freshen(session, name);
             let found = self.board.sessions.get(&session)?;
             let (class, _) = found.subs.get(name).copied()?;
@@ -227,7 +298,10 @@ impl Thread<'_> {
         };
         let mut out = Vec::with_capacity(512);
         let show = |connection: &Connection| lens.show(connection, &change.state, &mut out);
-        let is_shown = database.snapshot_within(LOOK_MAX, show)?;
+        let begun = Instant::now();
+        let is_shown = database.snapshot_within(LOOK_MAX, show);
+        class.cost = begun.elapsed();
+        let is_shown = is_shown?;
         if lens.is_stale() {
             // By which rules is not known any more.
             return Err(Error::stale());
@@ -273,7 +347,7 @@ impl Thread<'_> {
     }
 
     /// Gives an event to whoever of a group has waited longest for one, and is still there.
-    fn give_to_one(&mut self, mut candidates: Vec<(u64, ClassId, SubId, Link, Arc<str>)>) {
+    fn give_to_one(&mut self, mut candidates: Vec<(u64, ClassId, SubId, Link, Text)>) {
         candidates.sort_by_key(|(turn, _, sub, _, _)| (*turn, *sub));
         for (_, class, sub, link, text) in candidates {
             if !link.send(text) {
@@ -327,12 +401,12 @@ impl Thread<'_> {
 
 impl Event<'_> {
     /// None when that would be too much.
-    fn text(&mut self, sub: &Sub) -> Option<Arc<str>> {
+    fn text(&mut self, sub: &Sub) -> Option<Text> {
         if let Some((is_stream, name, text)) = &self.last
             && *is_stream == sub.is_stream
             && *name == sub.ask.sub
         {
-            return Some(Arc::clone(text));
+            return Some(text.clone());
         }
         if self.record.len() > LONG_TEXT {
             *self.long += self.record.len();
@@ -341,11 +415,11 @@ impl Event<'_> {
             }
         }
         let name = &sub.ask.sub;
-        let text: Arc<str> = match sub.is_stream {
+        let text: Text = match sub.is_stream {
             true => topics::event(name, self.action, &self.record).into(),
             false => frames::event(name, self.id, self.action, &self.record).into(),
         };
-        self.last = Some((sub.is_stream, name.clone(), Arc::clone(&text)));
+        self.last = Some((sub.is_stream, name.clone(), text.clone()));
         Some(text)
     }
 }

@@ -10,26 +10,32 @@ use std::sync::mpsc;
 use std::time::Duration;
 use std::time::Instant;
 
-use serde_json::Value;
 use serde_json::json;
 
 use super::board::Caller;
+use super::board::Charges;
 use super::board::Class;
 use super::board::SessionId;
+use super::checks::Checks;
+use super::checks::Why;
 use super::connection::Connection;
 use super::frames::Ask;
-use super::frames::Frame;
+use super::frames::Received;
 use super::thread::Thread;
 use super::topics::Topic;
 use crate::auth::Auth;
 use crate::auth::Credentials;
 use crate::auth::Pass;
+use crate::budget::Budget;
+use crate::budget::Budgets;
+use crate::budget::Payer;
 use crate::collections::Catalog;
 use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Result;
 use crate::events::Events;
 use crate::events::State;
+use crate::filter;
 use crate::ids;
 use crate::records::Lens;
 use crate::records::Scope;
@@ -52,6 +58,13 @@ const COMMANDS_MAX: usize = 512;
 const LAG_MAX: Duration = Duration::from_millis(200);
 const LAG_WAIT_MAX: Duration = Duration::from_secs(2);
 const LAG_PAUSE: Duration = Duration::from_millis(5);
+/// Comparisons in the filter of a subscription, but for those of admins: it is asked about each change.
+const COMPARISONS_MAX: usize = 32;
+/// Roughly what a subscription and a class take up, beside what is asked for, and how often a class has that: as
+/// text, as a tree, as SQL.
+const SUB_BYTES: usize = 512;
+const CLASS_BYTES: usize = 5 << 10;
+const CLASS_COPIES: usize = 10;
 /// How long a request waits for its subscriptions to hold.
 const ANSWER_WAIT: Duration = Duration::from_secs(20);
 
@@ -63,6 +76,9 @@ pub struct Realtime {
     auth: Arc<Auth>,
     pub(super) events: Arc<Events>,
     pace: Pace,
+    subscriptions: Arc<Budget>,
+    filters: Arc<Budget>,
+    pub(super) checks: Checks,
     sessions: AtomicU64,
     pub(super) counts: Counts,
 }
@@ -75,7 +91,7 @@ pub struct Shared {
 
 #[derive(Default)]
 struct Commands {
-    /// Bound: 64 of each connection, one of each waiting request.
+    /// Bound: 64 and two checks of each connection, one of each waiting request.
     items: VecDeque<Command>,
     is_over: bool,
 }
@@ -92,10 +108,16 @@ pub enum Command {
     },
     Frame {
         session: SessionId,
-        frame: std::result::Result<Frame, (Value, &'static str)>,
+        frame: Received,
     },
     Closed {
         session: SessionId,
+    },
+    /// Who a session is.
+    Checked {
+        session: SessionId,
+        why: Why,
+        found: Result<Caller>,
     },
     /// All that a client of server-sent events wants to hear of from now on.
     Set {
@@ -147,6 +169,7 @@ impl Realtime {
         auth: &Arc<Auth>,
         events: &Arc<Events>,
         pace: Pace,
+        budgets: &Budgets,
     ) -> Realtime {
         Realtime {
             shared: Arc::new(Shared {
@@ -158,13 +181,16 @@ impl Realtime {
             auth: Arc::clone(auth),
             events: Arc::clone(events),
             pace,
+            subscriptions: Arc::clone(&budgets.subscriptions),
+            filters: Arc::clone(&budgets.filters),
+            checks: Checks::default(),
             sessions: AtomicU64::new(1),
             counts: Counts::default(),
         }
     }
 
     /// Who shows these credentials; fails when they are no good.
-    pub(super) fn caller(&self, credentials: Credentials<'_>, database: &str) -> Result<Caller> {
+    pub fn caller(&self, credentials: Credentials<'_>, database: &str) -> Result<Caller> {
         let (identity, expires_ms) = self.auth.identify_until(credentials, database)?;
         Ok(Caller {
             identity,
@@ -178,7 +204,7 @@ impl Realtime {
     pub fn peer(
         &self,
         database: &str,
-        credentials: Credentials<'_>,
+        caller: Caller,
         client: Option<String>,
     ) -> Result<Box<dyn Peer>> {
         // Definitions of a database that is not there are refused.
@@ -187,7 +213,7 @@ impl Realtime {
             shared: Arc::clone(&self.shared),
             session: self.sessions.fetch_add(1, Relaxed),
             database: database.to_owned(),
-            caller: Some(self.caller(credentials, database)?),
+            caller: Some(caller),
             client,
             pending: Arc::default(),
             link: None,
@@ -248,6 +274,10 @@ impl Realtime {
         caller: &Caller,
         ask: &Ask,
     ) -> Result<(String, Class)> {
+        let is_admin = matches!(caller.identity, Identity::Admin(_));
+        if !is_admin && !ask.filter.trim().is_empty() {
+            filter::parse_within(&ask.filter, COMPARISONS_MAX)?;
+        }
         let collections = self.catalog.collections(database)?;
         let collection = Arc::clone(collections.get(&ask.collection)?);
         let wish = Wish {
@@ -270,6 +300,22 @@ impl Realtime {
         let identity = caller.identity.clone();
         let class = Class::new(database, &collection.id, wish, identity, lens);
         Ok((key, class))
+    }
+
+    /// Charges a payer for a subscription, and for a class that this may make.
+    pub(super) fn charge(&self, payer: Payer, ask: &Ask) -> Result<Charges> {
+        let charge = |budget: &Arc<Budget>, amount: usize| {
+            let charge = budget.charge(payer, amount as u64);
+            charge.map_err(|exhausted| exhausted.into_error(budget.name()))
+        };
+        let bytes = ask.bytes();
+        Ok(Charges {
+            sub: [
+                charge(&self.subscriptions, 1)?,
+                charge(&self.filters, SUB_BYTES + bytes)?,
+            ],
+            class: charge(&self.filters, CLASS_BYTES + CLASS_COPIES * bytes)?,
+        })
     }
 
     /// Another lens for a class, as things are now.
@@ -297,7 +343,7 @@ impl Realtime {
         let lens = Lens::new(scope, &collection, &Wish::default())?;
         let mut out = Vec::new();
         let database = self.databases.get(database)?;
-        if !database.read(|connection| lens.show(connection, state, &mut out))? {
+        if !database.look_up(|connection| lens.show(connection, state, &mut out))? {
             return Ok(None);
         }
         Ok(Some(User {
@@ -318,9 +364,22 @@ impl Realtime {
         }
     }
 
-    /// Ends the wait of the thread, so that it sees a stop.
+    /// Ends the waits of the threads, so that they see a stop.
     pub fn wake(&self) {
         self.events.wake();
+        self.checks.wake();
+    }
+
+    /// The thread that looks up who connections are.
+    pub fn run_checks(&self, stop: &Stop) {
+        self.checks.run(stop, |check| {
+            let found = self.caller(check.pass.credentials(), &check.database);
+            self.shared.push(Command::Checked {
+                session: check.session,
+                why: check.why,
+                found,
+            });
+        });
     }
 
     /// The thread.
@@ -342,9 +401,7 @@ impl Realtime {
             };
             self.keep_pace(stop);
             let taken = self.events.take(pause);
-            for change in taken.changes {
-                thread.deliver(&change);
-            }
+            thread.deliver_all(taken.changes);
             for collection in taken.lost {
                 thread.lose(&collection);
             }

@@ -27,6 +27,9 @@ pub enum Body {
     Ping,
 }
 
+/// A frame, or what is wrong with it.
+pub type Received = Result<Frame, (Value, &'static str)>;
+
 /// What a client wants to hear of.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Ask {
@@ -49,8 +52,25 @@ pub struct Ask {
     pub after: Option<String>,
 }
 
+impl Ask {
+    /// Bytes of all that it says.
+    pub fn bytes(&self) -> usize {
+        let optional =
+            [&self.id, &self.group, &self.after].map(|it| it.as_ref().map_or(0, String::len));
+        let texts = [
+            &self.sub,
+            &self.collection,
+            &self.filter,
+            &self.fields,
+            &self.expand,
+        ];
+        let texts = texts.map(|it| it.len());
+        optional.iter().chain(&texts).sum()
+    }
+}
+
 /// Reads a frame; what is wrong with it comes with what an answer repeats.
-pub fn read(text: &str) -> Result<Frame, (Value, &'static str)> {
+pub fn read(text: &str) -> Received {
     #[derive(Deserialize)]
     struct Head {
         #[serde(default)]

@@ -9,7 +9,8 @@
 //! The thread `realtime` owns everything: `board` has the connections and what they have subscribed to,
 //! `recent` the last minutes of changes, for those who come back, and who waits to be told that nothing is
 //! missed; `engine` is the way to the thread, `thread` what that does for connections, `deliver`
-//! what it does with a change, `upkeep` what time brings. `connection` is what the hub
+//! what it does with a change, `effort` how much of its time whom has cost, `upkeep` what time brings. The thread
+//! `realtime-check` looks up who connections are (`checks`). `connection` is what the hub
 //! of the sockets calls. Clients speak `frames` over a WebSocket, or the protocol of PocketBase over
 //! server-sent events (`topics`). What clients see is in `docs/sockets.md`.
 
@@ -18,8 +19,10 @@ pub use engine::Realtime;
 pub use topics::Topic;
 
 mod board;
+mod checks;
 mod connection;
 mod deliver;
+mod effort;
 mod engine;
 mod frames;
 mod recent;

@@ -6,34 +6,43 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
+use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::Value;
 
 use super::board::Board;
 use super::board::Caller;
+use super::board::Looks;
 use super::board::Session;
 use super::board::SessionId;
+use super::checks::Why;
 use super::connection;
+use super::effort::Effort;
 use super::engine::Command;
 use super::engine::Realtime;
 use super::frames;
 use super::frames::Ask;
 use super::frames::Body;
 use super::frames::Frame;
+use super::frames::Received;
 use super::recent::Recent;
 use super::topics::Topic;
+use crate::budget::Network;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::log;
 use crate::rules::Identity;
 
-/// Subscriptions of one connection, and of all.
+/// Subscriptions of one connection.
 const SUBS_MAX: usize = 100;
-const ALL_SUBS_MAX: usize = 50_000;
 /// Changes that a subscription is given in one round of those that it has missed.
 const REPLAY_MAX: usize = 256;
+/// How long subscriptions are given what they have missed before changes come first again, and how long one of
+/// them.
+const GREET_MAX: Duration = Duration::from_millis(250);
+const REPLAY_TIME: Duration = Duration::from_millis(50);
 
 /// What the thread owns.
 pub struct Thread<'a> {
@@ -41,6 +50,12 @@ pub struct Thread<'a> {
     pub board: Board,
     pub recent: Recent,
     waiting: Vec<Waiting>,
+    /// Time spent on changes, by id of the collection.
+    pub effort: Effort<String>,
+    /// Time spent on what subscriptions have missed, by who pays for them.
+    replays: Effort<Network>,
+    /// Collections of which changes were not looked at, and whose subscribers are still to be told.
+    pub skipped: BTreeSet<String>,
     /// Counts events that were given to groups.
     pub turns: u64,
 }
@@ -48,6 +63,9 @@ pub struct Thread<'a> {
 /// A subscription that holds as soon as no change can be missed any more.
 struct Waiting {
     session: SessionId,
+    network: Network,
+    /// The look at who the session is that it waits for.
+    look: Option<u64>,
     sub: String,
     reference: Value,
     /// What comes after this is still to be sent.
@@ -75,6 +93,9 @@ impl<'a> Thread<'a> {
             board: Board::default(),
             recent: Recent::new(seed),
             waiting: Vec::new(),
+            effort: Effort::default(),
+            replays: Effort::default(),
+            skipped: BTreeSet::new(),
             turns: 0,
         }
     }
@@ -110,21 +131,18 @@ impl<'a> Thread<'a> {
                     subs: BTreeMap::new(),
                     pending,
                     idle_since: Some(Instant::now()),
+                    looks: Looks::default(),
                 };
                 self.watch_account(&opened.database, &identity);
                 self.board.open(session, opened);
             }
-            Command::Frame { session, frame } => {
-                let answer = match frame {
-                    Ok(frame) => self.frame(session, frame),
-                    Err((reference, what)) => Some(frames::no(&reference, &Error::invalid(what))),
-                };
-                if let Some(found) = self.board.sessions.get(&session) {
-                    answer.map(|text| found.link.send(text.into()));
-                    connection::done(&found.pending, &found.link);
-                }
-            }
+            Command::Frame { session, frame } => self.take_frame(session, frame),
             Command::Closed { session } => self.close(session),
+            Command::Checked {
+                session,
+                why,
+                found,
+            } => self.checked(session, why, found),
             Command::Set {
                 client,
                 database,
@@ -140,11 +158,62 @@ impl<'a> Thread<'a> {
         }
     }
 
+    /// Does what a frame says, after those that came before it.
+    fn take_frame(&mut self, session: SessionId, frame: Received) {
+        let Some(found) = self.board.sessions.get_mut(&session) else {
+            return;
+        };
+        if let Some(later) = &mut found.looks.later {
+            later.push_back(frame);
+            return;
+        }
+        let answer = match frame {
+            Ok(Frame {
+                reference,
+                body: Body::Auth(Some(token)),
+            }) => {
+                self.ask_sign_in(session, reference, &token);
+                return;
+            }
+            Ok(frame) => self.frame(session, frame),
+            Err((reference, what)) => Some(frames::no(&reference, &Error::invalid(what))),
+        };
+        self.answer(session, answer);
+    }
+
+    /// A frame has been dealt with.
+    fn answer(&self, session: SessionId, answer: Option<String>) {
+        if let Some(found) = self.board.sessions.get(&session) {
+            answer.map(|text| found.link.send(text.into()));
+            connection::done(&found.pending, &found.link);
+        }
+    }
+
+    /// It is known by now who a session is.
+    fn checked(&mut self, session: SessionId, why: Why, found: Result<Caller>) {
+        match why {
+            Why::Again { number, generation } => self.confirm(session, number, generation, found),
+            Why::SignIn(reference) => {
+                let done = found.and_then(|caller| self.sign_in(session, caller));
+                let answer = match done {
+                    Ok(()) => frames::ok(&reference),
+                    Err(error) => frames::no(&reference, &shown(error)),
+                };
+                self.answer(session, Some(answer));
+                let later = self.board.sessions.get_mut(&session);
+                let later = later.and_then(|found| found.looks.later.take());
+                for frame in later.into_iter().flatten() {
+                    self.take_frame(session, frame);
+                }
+            }
+        }
+    }
+
     fn frame(&mut self, session: SessionId, frame: Frame) -> Option<String> {
         let reference = frame.reference;
         let done = match frame.body {
             Body::Ping => Ok(()),
-            Body::Auth(token) => self.sign_in(session, token.as_deref()),
+            Body::Auth(_) => self.sign_out(session),
             Body::Unsubscribe(sub) => {
                 self.unsubscribe(session, &sub);
                 Ok(())
@@ -173,11 +242,6 @@ impl<'a> Thread<'a> {
         let Some(found) = self.board.sessions.get(&session) else {
             return Ok(());
         };
-        if self.board.count() >= ALL_SUBS_MAX {
-            return Err(Error::unavailable(
-                "There are too many subscriptions; try again later.",
-            ));
-        }
         if found.subs.len() >= SUBS_MAX && !found.subs.contains_key(&ask.sub) {
             return Err(Error::conflict(format!(
                 "A connection has at most {SUBS_MAX} subscriptions."
@@ -188,11 +252,15 @@ impl<'a> Thread<'a> {
                 "after cannot be told with a group: another member may have had those events.",
             ));
         }
+        let payer = found.link.payer();
         let (key, class) = self.of.prepare(&found.database, &found.caller, &ask)?;
+        let charges = self.of.charge(payer, &ask)?;
         self.unsubscribe(session, &ask.sub);
         self.watch(&class.database, &class.collection);
         let waiting = Waiting {
             session,
+            network: payer.network,
+            look: None,
             sub: ask.sub.clone(),
             reference,
             after: ask.after.take(),
@@ -200,20 +268,25 @@ impl<'a> Thread<'a> {
             replies: reply.into_iter().collect(),
         };
         self.waiting.push(waiting);
-        self.board.subscribe(session, &Arc::new(ask), key, || class);
+        let ask = Arc::new(ask);
+        self.board.subscribe(session, &ask, key, charges, || class);
         Ok(())
     }
 
     /// Takes a subscription away.
     pub fn unsubscribe(&mut self, session: SessionId, sub: &str) {
-        let now = Instant::now();
-        if let Some(collection) = self.board.unsubscribe(session, sub, now) {
-            self.recent.unwatch(&collection, now);
-            let is_it = |it: &mut Waiting| it.session == session && it.sub == sub;
-            let gone: Vec<Waiting> = self.waiting.extract_if(.., is_it).collect();
-            for waiting in gone {
-                self.refuse_late(&waiting);
-            }
+        if let Some(collection) = self.board.unsubscribe(session, sub, Instant::now()) {
+            self.forget_sub(session, sub, &collection);
+        }
+    }
+
+    /// A subscription is not on the board any more.
+    pub fn forget_sub(&mut self, session: SessionId, sub: &str, collection: &str) {
+        self.recent.unwatch(collection, Instant::now());
+        let is_it = |it: &mut Waiting| it.session == session && it.sub == sub;
+        let gone: Vec<Waiting> = self.waiting.extract_if(.., is_it).collect();
+        for waiting in gone {
+            self.refuse_late(&waiting);
         }
     }
 
@@ -305,14 +378,23 @@ impl<'a> Thread<'a> {
 
     /// Makes those subscriptions live that miss nothing any more.
     pub fn greet(&mut self) {
-        for mut waiting in std::mem::take(&mut self.waiting) {
+        let until = Instant::now() + GREET_MAX;
+        let mut all = std::mem::take(&mut self.waiting);
+        if !self.replays.is_empty() {
+            let (replays, now) = (&self.replays, Instant::now());
+            all.sort_by_cached_key(|it| (it.is_granted, replays.of(&it.network, now)));
+        }
+        for mut waiting in all {
+            if Instant::now() >= until {
+                self.waiting.push(waiting);
+                continue;
+            }
             if !waiting.is_granted {
-                if !self.is_ready(&waiting) {
+                // An account may have changed before anybody listened to that.
+                if !self.is_ready(&waiting) || !self.is_looked_at(&mut waiting) {
                     self.waiting.push(waiting);
                     continue;
                 }
-                // An account may have changed before anybody listened to that.
-                self.recheck(waiting.session, None);
             }
             if !self.is_caught_up(&mut waiting) {
                 self.waiting.push(waiting);
@@ -356,13 +438,30 @@ impl<'a> Thread<'a> {
             link.send(frames::resync(&waiting.sub, &last).into());
             return true;
         };
-        let Some(given) = self.replay(waiting.session, &waiting.sub, &changes) else {
+        let begun = Instant::now();
+        let until = begun + REPLAY_TIME;
+        let given = self.replay(waiting.session, &waiting.sub, &changes, until);
+        let now = Instant::now();
+        self.replays.add(waiting.network, now - begun, now);
+        let Some(given) = given else {
             return true;
         };
         if let Some((seq, _)) = changes[..given].last() {
             waiting.after = Some(self.recent.name(*seq));
         }
         given == changes.len() && given < REPLAY_MAX
+    }
+
+    /// Whether it is known who the session is, as of now or later.
+    fn is_looked_at(&mut self, waiting: &mut Waiting) -> bool {
+        if waiting.look.is_none() {
+            waiting.look = self.ask_again(waiting.session);
+        }
+        let session = self.board.sessions.get(&waiting.session);
+        let (Some(session), Some(look)) = (session, waiting.look) else {
+            return true;
+        };
+        session.looks.answered >= look
     }
 
     fn is_ready(&mut self, waiting: &Waiting) -> bool {
@@ -377,6 +476,12 @@ impl<'a> Thread<'a> {
         });
         let is_complete = self.recent.is_complete(&collection);
         is_complete && account.is_none_or(|account| self.recent.is_complete(&account))
+    }
+
+    /// Forgets what has been spent long ago.
+    pub fn forget_effort(&mut self, now: Instant) {
+        self.effort.forget(now);
+        self.replays.forget(now);
     }
 
     /// Begins to listen to a collection, or goes on with one more who does.

@@ -1,16 +1,23 @@
 //! What time brings: credentials that end or are no good any more, connections without use, definitions
 //! that have changed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 use std::time::Instant;
 
+use serde_json::Value;
+
 use super::board::Caller;
 use super::board::SessionId;
+use super::checks::Check;
+use super::checks::Why;
 use super::frames;
 use super::thread::Thread;
 use super::thread::shown;
 use crate::auth::Credentials;
+use crate::auth::Pass;
 use crate::clock;
 use crate::error::Error;
 use crate::error::Kind;
@@ -35,6 +42,8 @@ impl Thread<'_> {
         for class in self.board.stale() {
             self.rebuild(class);
         }
+        self.tell_skipped();
+        self.forget_effort(now);
         self.recent.forget(now);
         for collection in self.recent.unwatched(now) {
             self.of.events.unwatch(&collection);
@@ -62,7 +71,7 @@ impl Thread<'_> {
         });
         let due: Vec<SessionId> = due.map(|(id, _)| *id).take(CHECKS_AT_A_TIME).collect();
         for session in due {
-            self.recheck(session, None);
+            self.ask_again(session);
         }
     }
 
@@ -76,46 +85,125 @@ impl Thread<'_> {
         }
     }
 
-    /// Looks up again who a connection is, an account as it is now or, if that is given, as it was. Where that
-    /// has changed, its subscriptions are those of who it is; where it is nobody any more, they end.
-    pub fn recheck(&mut self, id: SessionId, account: Option<&Arc<User>>) {
+    /// Has it looked up again who a connection is. Returns the number of that look; none where there is nothing to
+    /// look at.
+    pub fn ask_again(&mut self, id: SessionId) -> Option<u64> {
+        let session = self.board.sessions.get_mut(&id)?;
+        let (pass, looks) = (&mut session.caller.pass, &mut session.looks);
+        if pass.is_empty() {
+            return None;
+        }
+        if looks.is_queued.load(SeqCst) {
+            return Some(looks.asked);
+        }
+        pass.checked = Instant::now();
+        looks.asked += 1;
+        self.of.checks.push(Check {
+            session: id,
+            database: session.database.clone(),
+            pass: pass.clone(),
+            why: Why::Again {
+                number: looks.asked,
+                generation: looks.generation,
+            },
+            is_queued: Arc::clone(&looks.is_queued),
+        });
+        Some(looks.asked)
+    }
+
+    /// It was looked up who a connection is. Where it has become somebody else since, that counts.
+    pub fn confirm(&mut self, id: SessionId, number: u64, generation: u64, found: Result<Caller>) {
         let Some(session) = self.board.sessions.get_mut(&id) else {
             return;
         };
-        if session.caller.pass.is_empty() {
+        session.looks.answered = number;
+        if session.looks.generation == generation {
+            match found {
+                // It was good a moment ago; the next look will tell.
+                Err(error) if error.kind() == Kind::Unavailable => {}
+                found => self.settle(id, found),
+            }
+        }
+    }
+
+    /// An account has changed into this one, or, if it is none, was deleted or cannot be told: who a connection is
+    /// from here on. `known` is who one with the same credentials is.
+    pub fn follow(
+        &mut self,
+        id: SessionId,
+        account: Option<&Arc<User>>,
+        known: &mut Option<Caller>,
+    ) {
+        let Some(session) = self.board.sessions.get_mut(&id) else {
             return;
-        }
-        session.caller.pass.checked = Instant::now();
-        let pass = session.caller.pass.clone();
-        let mut found = self.of.caller(pass.credentials(), &session.database);
-        if let (Ok(caller), Some(account)) = (&mut found, account)
-            && let Identity::User(user) = &mut caller.identity
-            && (&user.id, &user.collection_id) == (&account.id, &account.collection_id)
-        {
-            *user = Arc::clone(account);
-        }
+        };
+        // What was looked up before does not count any more.
+        session.looks.generation += 1;
+        let (pass, database) = (session.caller.pass.clone(), session.database.clone());
+        let found = match known.take() {
+            Some(caller) if caller.pass.is_same(&pass) => Ok(caller),
+            _ => self.of.caller(pass.credentials(), &database),
+        };
         match found {
-            Ok(caller) if caller.identity == session.caller.identity => {}
+            Ok(caller) => {
+                *known = Some(caller.clone());
+                self.settle(id, Ok(as_account(caller, account)));
+            }
+            // The credentials were good a moment ago, and whose they are is known.
+            Err(error) if error.kind() == Kind::Unavailable && account.is_some() => {
+                let caller = as_account(session.caller.clone(), account);
+                self.settle(id, Ok(caller));
+                self.ask_again(id);
+            }
+            Err(error) => self.settle(id, Err(error)),
+        }
+    }
+
+    /// Says who a connection is. Where that has changed, its subscriptions are those of who it is; where it is nobody any
+    /// more, they end.
+    fn settle(&mut self, id: SessionId, found: Result<Caller>) {
+        let before = self.board.sessions.get(&id).map(|it| &it.caller.identity);
+        match found {
+            Ok(caller) if before == Some(&caller.identity) => {}
             Ok(caller) => {
                 self.set_caller(id, caller);
                 self.renew_subs(id);
             }
-            // It was good a moment ago; the next look will tell.
-            Err(error) if error.kind() == Kind::Unavailable && account.is_none() => {}
             Err(error) => self.expel(id, &shown(error)),
         }
     }
 
-    /// Signs a connection in or out. What it had subscribed to as somebody else ends.
-    pub fn sign_in(&mut self, id: SessionId, token: Option<&str>) -> Result<()> {
+    /// Has it looked up who signs in on a connection, whose next frames wait until that is known.
+    pub fn ask_sign_in(&mut self, id: SessionId, reference: Value, token: &str) {
+        let Some(session) = self.board.sessions.get_mut(&id) else {
+            return;
+        };
+        session.looks.later = Some(VecDeque::new());
+        self.of.checks.push(Check {
+            session: id,
+            database: session.database.clone(),
+            pass: Pass::new(Credentials {
+                authorization: Some(token),
+                api_key: None,
+            }),
+            why: Why::SignIn(reference),
+            is_queued: Arc::default(),
+        });
+    }
+
+    pub fn sign_out(&mut self, id: SessionId) -> Result<()> {
         let Some(session) = self.board.sessions.get(&id) else {
             return Ok(());
         };
-        let credentials = Credentials {
-            authorization: token,
-            api_key: None,
+        let nobody = self.of.caller(Credentials::default(), &session.database)?;
+        self.sign_in(id, nobody)
+    }
+
+    /// Says who has signed in on a connection. What it had subscribed to as somebody else ends.
+    pub fn sign_in(&mut self, id: SessionId, caller: Caller) -> Result<()> {
+        let Some(session) = self.board.sessions.get(&id) else {
+            return Ok(());
         };
-        let caller = self.of.caller(credentials, &session.database)?;
         let is_same = match (&caller.identity, &session.caller.identity) {
             (Identity::User(now), Identity::User(before)) => now.id == before.id,
             (now, before) => now == before,
@@ -167,6 +255,7 @@ impl Thread<'_> {
             return;
         };
         let (database, caller) = (session.database.clone(), session.caller.clone());
+        let payer = session.link.payer();
         let Some((class, sub)) = self.board.sub(id, name) else {
             return;
         };
@@ -183,8 +272,16 @@ impl Thread<'_> {
         });
         match prepared {
             Ok((key, class)) => {
+                // Its charges are given back before it is charged again.
                 self.board.unsubscribe(id, name, Instant::now());
-                self.board.subscribe(id, &ask, key, || class);
+                match self.of.charge(payer, &ask) {
+                    Ok(charges) => self.board.subscribe(id, &ask, key, charges, || class),
+                    Err(error) => {
+                        self.forget_sub(id, name, &collection);
+                        self.tell_ended(id, name, &error);
+                        return;
+                    }
+                }
                 if let Some((class, sub)) = self.board.sub(id, name)
                     && let Some(sub) = class.subs.get_mut(&sub)
                 {
@@ -198,6 +295,10 @@ impl Thread<'_> {
     /// Ends a subscription, and says why.
     pub fn end(&mut self, id: SessionId, name: &str, error: &Error) {
         self.unsubscribe(id, name);
+        self.tell_ended(id, name, error);
+    }
+
+    fn tell_ended(&self, id: SessionId, name: &str, error: &Error) {
         if let Some(session) = self.board.sessions.get(&id) {
             match session.client {
                 None => drop(session.link.send(frames::ended(name, error).into())),
@@ -242,4 +343,14 @@ impl Thread<'_> {
         self.unwatch_account(&identity);
         self.board.close(id);
     }
+}
+
+/// The caller, with its account as this one, if it is that.
+fn as_account(mut caller: Caller, account: Option<&Arc<User>>) -> Caller {
+    if let (Identity::User(user), Some(account)) = (&mut caller.identity, account)
+        && (&user.id, &user.collection_id) == (&account.id, &account.collection_id)
+    {
+        *user = Arc::clone(account);
+    }
+    caller
 }

@@ -40,6 +40,7 @@ use crate::log;
 use crate::sockets::Flow;
 use crate::sockets::Link;
 use crate::sockets::Peer;
+use crate::sockets::Text;
 use crate::threads::Stop;
 use crate::threads::lock;
 
@@ -145,9 +146,9 @@ impl Wakeups {
     }
 
     fn tell(&self, message: &serde_json::Value) {
-        let text: Arc<str> = message.to_string().into();
+        let text: Text = message.to_string().into();
         for (_, link) in lock(&self.listeners).links.values() {
-            link.send(Arc::clone(&text));
+            link.send(text.clone());
         }
     }
 }

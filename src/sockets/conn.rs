@@ -27,10 +27,10 @@ use crate::sockets::Adoption;
 use crate::sockets::Core;
 use crate::sockets::Flow;
 use crate::sockets::Link;
-use crate::sockets::Order;
 use crate::sockets::Peer;
-use crate::sockets::Place;
 use crate::sockets::Settings;
+use crate::sockets::Text;
+use crate::sockets::link::Order;
 use crate::sockets::talk::Talk;
 use crate::sockets::wire::Wire;
 
@@ -57,7 +57,7 @@ const NO_BINARY: u16 = 1003;
 const NO_UTF8: u16 = 1007;
 const TOO_LARGE: u16 = 1009;
 const OUR_FAULT: u16 = 1011;
-const TRY_LATER: u16 = 1013;
+pub const TRY_LATER: u16 = 1013;
 /// What goes with [`TRY_LATER`].
 const BUSY: &str = "the server is busy";
 
@@ -114,7 +114,7 @@ pub struct Conn {
     /// A close that was asked for and is sent when the queue is empty.
     farewell: Option<CloseFrame>,
     /// The text that is being sent, and how much of it is with tungstenite.
-    sending: Option<(Arc<str>, usize)>,
+    sending: Option<(Text, usize)>,
     /// The system takes no more for now.
     is_blocked: bool,
     /// Since when the peer holds it: nothing is read, and what tungstenite has read stays there.
@@ -136,7 +136,6 @@ pub struct Conn {
     pings_missed: u32,
     /// Bytes that a large message takes up.
     large: usize,
-    _place: Place,
 }
 
 impl Conn {
@@ -154,7 +153,7 @@ impl Conn {
         let mut conn = Conn {
             talk,
             peer: adoption.peer,
-            link: Link::new(adoption.token, core),
+            link: Link::new(adoption.token, adoption.place),
             core: Arc::clone(core),
             phase: Phase::Open,
             farewell: None,
@@ -173,7 +172,6 @@ impl Conn {
             ping_at: now + first_ping(adoption.token, settings.ping_every),
             pings_missed: 0,
             large: 0,
-            _place: adoption.place,
         };
         let link = conn.link.clone();
         conn.tell(now, |peer| peer.opened(link));
@@ -277,7 +275,7 @@ impl Conn {
 
     /// Ends it: nothing is sent or received any more, and the peer is told.
     pub fn end(self) {
-        self.link.shut();
+        self.link.end();
         let _ = self.stream().shutdown(Shutdown::Both);
         let Conn { mut peer, .. } = self;
         let _ = catch_unwind(AssertUnwindSafe(move || {
@@ -367,7 +365,7 @@ impl Conn {
 
     /// The next piece of what is queued.
     fn next_frame(&mut self) -> Option<Frame> {
-        let is_done = |sending: &(Arc<str>, usize)| sending.1 > 0 && sending.1 >= sending.0.len();
+        let is_done = |sending: &(Text, usize)| sending.1 > 0 && sending.1 >= sending.0.len();
         if self.sending.as_ref().is_none_or(is_done) {
             let before = self.sending.take();
             if before.is_some() {

@@ -19,6 +19,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
+use crate::budget::Budget;
 use crate::error::Result;
 use crate::log;
 use crate::sockets::Adoption;
@@ -43,13 +44,20 @@ const SCAN_PAUSE_MAX: Duration = Duration::from_secs(1);
 const STOP_MARGIN: Duration = Duration::from_millis(200);
 
 /// Makes what the thread will work with.
-pub fn prepare(settings: Settings) -> Result<Driver> {
+pub fn prepare(
+    settings: Settings,
+    sockets: &Arc<Budget>,
+    outboxes: &Arc<Budget>,
+) -> Result<Driver> {
     let waker = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let data = epoll::EventData::new_u64(WAKER_TOKEN);
     epoll::add(&epoll, &waker, data, epoll::EventFlags::IN)?;
     let core = Core {
         settings,
+        sockets: Arc::clone(sockets),
+        outboxes: Arc::clone(outboxes),
+        outlets: Mutex::default(),
         waker,
         inbox: Mutex::default(),
         tokens: AtomicU64::new(FIRST_TOKEN),

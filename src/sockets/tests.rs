@@ -20,11 +20,19 @@ use super::Flow;
 use super::Hub;
 use super::Link;
 use super::Peer;
+use super::Place;
 use super::Settings;
+use super::Text;
+use crate::budget::Bounds;
+use crate::budget::Budget;
+use crate::budget::Network;
+use crate::budget::Payer;
+use crate::error::Result;
 use crate::threads;
 use crate::threads::Stop;
 
 mod flow;
+mod room;
 mod strain;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -105,12 +113,39 @@ impl Pair {
 }
 
 fn hub(change: impl FnOnce(&mut Settings)) -> Hub {
+    hub_of(10_000, 1 << 30, change)
+}
+
+/// A hub for so many sockets and so many bytes that wait.
+fn hub_of(sockets: u64, outboxes: u64, change: impl FnOnce(&mut Settings)) -> Hub {
     let mut settings = Settings {
         close_grace: Duration::from_millis(400),
         ..Settings::default()
     };
     change(&mut settings);
-    Hub::start(settings).unwrap()
+    Hub::start(settings, &budget(sockets), &budget(outboxes)).unwrap()
+}
+
+/// A budget with half for a network, and half for callers without credentials.
+fn budget(total: u64) -> Arc<Budget> {
+    let bounds = Bounds {
+        total,
+        network: total,
+        anonymous: total / 2,
+    };
+    Budget::new("test", bounds)
+}
+
+fn reserve(hub: &Hub) -> Result<Place> {
+    hub.reserve(payer(1, true))
+}
+
+/// Somebody in the network of this number.
+fn payer(network: u32, has_credentials: bool) -> Payer {
+    Payer {
+        network: Network::V4(network),
+        has_credentials,
+    }
 }
 
 fn streams() -> (TcpStream, TcpStream) {
@@ -128,6 +163,10 @@ fn connect_early(hub: &Hub, early: Vec<u8>) -> Pair {
 }
 
 fn connect_over(hub: &Hub, ours: TcpStream, theirs: TcpStream, early: Vec<u8>) -> Pair {
+    connect_at(reserve(hub).unwrap(), ours, theirs, early)
+}
+
+fn connect_at(place: Place, ours: TcpStream, theirs: TcpStream, early: Vec<u8>) -> Pair {
     let (events, received) = mpsc::channel();
     let (links, given) = mpsc::channel();
     let peer = Recorder {
@@ -135,7 +174,6 @@ fn connect_over(hub: &Hub, ours: TcpStream, theirs: TcpStream, early: Vec<u8>) -
         links,
         link: None,
     };
-    let place = hub.reserve().unwrap();
     place.adopt(Arc::new(theirs), early, Box::new(peer));
     let link = given.recv_timeout(PATIENCE).unwrap();
     assert_eq!(received.recv_timeout(PATIENCE).unwrap(), Event::Opened);
@@ -336,7 +374,7 @@ impl Peer for Hostile {
 fn panics_at_the_beginning_and_the_end_are_caught_too() {
     let hub = hub(|_| {});
     let (ours, theirs) = streams();
-    let place = hub.reserve().unwrap();
+    let place = reserve(&hub).unwrap();
     place.adopt(Arc::new(theirs), frame(0x81, b"x"), Box::new(Hostile));
     let mut client = WebSocket::from_raw_socket(ours, Role::Client, None);
     assert_eq!(close_code(&mut client), 1011);
@@ -406,13 +444,13 @@ fn a_stop_says_goodbye_to_all_and_lets_go_of_the_peers() {
         let events = reader.join().unwrap();
         assert_eq!(events.try_iter().last(), Some(Event::Closed));
     }
-    assert!(hub.reserve().is_none());
+    assert!(reserve(&hub).is_err());
 }
 
 #[test]
 fn a_stop_ends_in_time_whatever_peers_do() {
     let hub = hub(|_| {});
-    let place = hub.reserve().unwrap();
+    let place = reserve(&hub).unwrap();
     let mute: Vec<_> = (0..10).map(|_| connect(&hub)).collect();
     for pair in &mute {
         pair.link.send("x".repeat(8 << 20).as_str().into());
@@ -439,7 +477,7 @@ fn a_hub_that_is_dropped_ends_its_sockets() {
 #[test]
 fn never_are_there_more_sockets_than_places() {
     const THREADS: usize = 16;
-    let hub = Arc::new(hub(|settings| settings.sockets_max = 20));
+    let hub = Arc::new(hub_of(20, 1 << 30, |_| {}));
     let start = Arc::new(Barrier::new(THREADS));
     let threads: Vec<_> = (0..THREADS)
         .map(|_| {
@@ -447,7 +485,7 @@ fn never_are_there_more_sockets_than_places() {
             threads::spawn("adopter", move || {
                 start.wait();
                 let pairs = (0..10).filter_map(|_| {
-                    let place = hub.reserve()?;
+                    let place = reserve(&hub).ok()?;
                     assert!(hub.counters().open <= 20);
                     let (ours, theirs) = streams();
                     place.adopt(Arc::new(theirs), Vec::new(), Box::new(Silent));
@@ -463,10 +501,10 @@ fn never_are_there_more_sockets_than_places() {
         .flat_map(|it| it.join().unwrap())
         .collect();
     assert_eq!((kept.len(), hub.counters().open), (20, 20));
-    assert!(hub.reserve().is_none());
+    assert!(reserve(&hub).is_err());
     drop(kept);
     wait_until("the places are free", || hub.counters().open == 0);
-    drop(hub.reserve().unwrap());
+    drop(reserve(&hub).unwrap());
     stop(&hub);
 }
 
@@ -494,9 +532,9 @@ fn five_hundred_sockets_are_served() {
             assert_eq!(text.as_str(), format!("{round} {at}"));
         }
     }
-    let text: Arc<str> = "to all".into();
+    let text: Text = "to all".into();
     for (_, link, _) in &clients {
-        assert!(link.send(Arc::clone(&text)));
+        assert!(link.send(text.clone()));
     }
     for (client, ..) in &mut clients {
         assert_eq!(client.read().unwrap(), Message::text("to all"));

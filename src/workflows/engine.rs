@@ -28,6 +28,7 @@ use crate::ids;
 use crate::log;
 use crate::rules::Identity;
 use crate::sockets::Peer;
+use crate::sockets::Text;
 use crate::stats::Stats;
 use crate::threads;
 use crate::threads::Stop;
@@ -199,14 +200,14 @@ impl Workflows {
 
     /// Tells all workers that the server stops.
     pub fn announce_stop(&self) {
-        let text: Arc<str> = Object::new()
+        let text: Text = Object::new()
             .text("t", "going_away")
             .int("after_ms", AWAY_MS)
             .int("jitter_ms", AWAY_JITTER_MS)
             .end()
             .into();
         for worker in lock(&self.shared.links).values() {
-            worker.link.send(Arc::clone(&text));
+            worker.link.send(text.clone());
         }
     }
 
@@ -336,6 +337,7 @@ impl Workflows {
             let grant = self.grant(credentials)?;
             if let Some(worker) = lock(&self.shared.links).get(&session) {
                 *lock(&worker.pass) = Pass::new(credentials);
+                worker.link.set_has_credentials(true);
             }
             Ok(grant)
         });

@@ -29,6 +29,8 @@ mod limits;
 mod queries;
 /// Subscriptions: who hears of what, in which order, and what ends them.
 mod realtime;
+/// Clients of realtime that want more than their share, and their neighbours.
+mod realtime_bounds;
 /// Long records, slow clients, subscriptions that come and go.
 mod realtime_load;
 /// The same over server-sent events, and what is refused.

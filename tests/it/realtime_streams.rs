@@ -14,6 +14,7 @@ use crate::support::cluster;
 use crate::support::frames;
 use crate::support::listener::Listener;
 use crate::support::server::Server;
+use crate::support::sqlite_for_writing;
 use crate::support::stream::Stream;
 
 const POSTS: &str = "/api/collections/posts/records";
@@ -127,7 +128,6 @@ fn topics_that_make_no_sense_are_refused() {
     stream.set(&api, &many[1..]).expect(204);
     stream.set(&api, &[]).expect(204);
     let accept = |text: &str| api.with_header("Accept", text);
-    accept("*/*").get("/api/realtime").expect(400);
     let mut head = TcpStream::connect(server.addr()).unwrap();
     let request = "HEAD /api/realtime HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n";
     head.write_all(request.as_bytes()).unwrap();
@@ -139,6 +139,105 @@ fn topics_that_make_no_sense_are_refused() {
         .expect(404);
     let stranger = accept("text/event-stream").with_header("Authorization", "nonsense");
     stranger.get("/api/realtime").expect(401);
+}
+
+/// Only clients that asked for `text/event-stream` over HTTP/1.1 got a stream. curl, the Python client of
+/// PocketBase and everything behind nginx with its default settings (HTTP/1.0) were refused, and some of them asked again
+/// and again without a pause.
+#[test]
+fn whoever_asks_for_no_websocket_gets_the_stream() {
+    let server = Server::start();
+    let admin = set_up(&server);
+    let api = server.api();
+    for (at, (version, headers)) in [
+        ("1.1", ""),
+        ("1.1", "Accept: */*\r\n"),
+        (
+            "1.1",
+            "Accept: application/json, text/event-stream;q=0.9\r\n",
+        ),
+        (
+            "1.1",
+            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+        ),
+        ("1.0", "Accept: text/event-stream\r\n"),
+        ("1.0", "Connection: close\r\n"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut stream = Stream::open_by(&server, "", version, headers);
+        let is_framed = |line: &String| {
+            let line = line.to_ascii_lowercase();
+            line.starts_with("transfer-encoding") || line.starts_with("content-length")
+        };
+        assert!(!stream.head.iter().any(is_framed), "{:?}", stream.head);
+        stream.set(&api, &["posts/*"]).expect(204);
+        let id = format!("r{at}");
+        admin.post(POSTS, json!({"id": id})).expect(200);
+        assert_eq!(stream.expect("posts/*", "create")["id"], json!(id));
+    }
+    // HTTP/1.0 has no WebSockets, and an answer to a request with a body has an end.
+    for request in [
+        "GET /api/realtime HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        "GET /api/realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n",
+        "GET /api/realtime HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
+    ] {
+        let mut connection = TcpStream::connect(server.addr()).unwrap();
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut line = String::new();
+        BufReader::new(connection).read_line(&mut line).unwrap();
+        assert_eq!(line, "HTTP/1.1 400 Bad Request\r\n", "{request}");
+    }
+    // The other paths answer on one connection as before.
+    api.get("/api/health").expect(200);
+    api.get("/api/health?x=/api/realtime").expect(200);
+}
+
+/// A key that was limited to another database while it was connected went on to hear of everything: what it was
+/// let in for ends like that of a key that was deleted.
+#[test]
+fn who_has_a_key_hears_no_more_when_its_limits_change() {
+    let server = Server::start();
+    let admin = set_up(&server);
+    admin
+        .post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
+    let key = json!({"name": "k", "scopes": ["read"]});
+    let key = admin.post("/api/keys", key).expect(200);
+    let key = key.text("/key");
+    let mut header = Listener::connect(&server, key);
+    header.subscribe("closed", json!({}));
+    let mut frame = Listener::connect(&server, "");
+    frame.ask(json!({"t": "auth", "token": key}));
+    frame.subscribe("closed", json!({}));
+    frame.subscribe("posts", json!({}));
+    let mut stream = Stream::open(&server, "", "");
+    let topics = ["closed/*", "posts/*"];
+    stream
+        .set(&server.api().with_token(key), &topics)
+        .expect(204);
+    let limit = |limits: &str| {
+        let database = sqlite_for_writing(&server.dir().join("data/default.db"));
+        let sql = format!("UPDATE _api_keys SET {limits}");
+        assert_eq!(database.execute(&sql, []).unwrap(), 1);
+    };
+    limit("collections = '[\"posts\"]'");
+    header.ended(403);
+    assert_eq!(frame.ended(403)["sub"], "closed");
+    assert!(stream.next().is_none());
+    make(&admin, json!({"id": "a"}));
+    frame.expect("create", "a");
+    limit("databases = '[\"shop\"]'");
+    assert_eq!(frame.ended(403)["sub"], "posts");
+    make(&admin, json!({"id": "b"}));
+    let closed = "/api/collections/closed/records";
+    admin.post(closed, json!({"id": "c"})).expect(200);
+    header.nothing();
+    frame.nothing();
+    // They are strangers now.
+    assert_eq!(frame.try_subscribe("closed", json!({}))["status"], 403);
 }
 
 #[test]

@@ -24,6 +24,7 @@ use super::Message;
 use super::PATIENCE;
 use super::Pair;
 use super::Peer;
+use super::Text;
 use super::close_code;
 use super::connect;
 use super::connect_early;
@@ -31,17 +32,12 @@ use super::connect_over;
 use super::echo;
 use super::frame;
 use super::hub;
+use super::reserve;
 use super::stop;
 use super::streams;
 use super::wait_until;
-use crate::sockets::Reading;
 use crate::threads;
 use crate::threads::Stop;
-use crate::threads::lock;
-
-fn is_held(link: &Link) -> bool {
-    lock(&link.0.outbox).reading == Reading::Held
-}
 
 fn rounds(hub: &Hub) -> u64 {
     hub.core.totals.rounds.load(Relaxed)
@@ -62,7 +58,7 @@ fn text(text: &str) -> Event {
 fn held(hub: &Hub) -> Pair {
     let mut pair = connect_early(hub, frames(["hold", "above"]));
     assert_eq!(pair.next(), text("hold"));
-    wait_until("it is held", || is_held(&pair.link));
+    wait_until("it is held", || pair.link.is_held());
     pair.stream.write_all(&frames(["below"])).unwrap();
     pair
 }
@@ -97,7 +93,7 @@ fn what_came_during_a_hold_follows_in_order() {
     for expected in &said {
         assert_eq!(pair.next(), text(expected));
         if expected.starts_with("hold") {
-            wait_until("it is held", || is_held(&pair.link));
+            wait_until("it is held", || pair.link.is_held());
             let_it_work(&hub);
             assert!(pair.events.try_recv().is_err());
             pair.link.resume();
@@ -130,7 +126,7 @@ fn a_resume_undoes_the_hold_of_its_call_and_no_later_one() {
     pair.link.resume();
     pair.stream.write_all(&frames(["hold", "b"])).unwrap();
     assert_eq!(pair.next(), text("hold"));
-    wait_until("it is held", || is_held(&pair.link));
+    wait_until("it is held", || pair.link.is_held());
     let_it_work(&hub);
     assert!(pair.events.try_recv().is_err());
     pair.link.resume();
@@ -178,7 +174,7 @@ fn no_resume_is_lost_between_two_threads() {
         links,
         waiting: Arc::clone(&waiting),
     };
-    let place = hub.reserve().unwrap();
+    let place = reserve(&hub).unwrap();
     place.adopt(Arc::new(theirs), Vec::new(), Box::new(relay));
     let link = given.recv_timeout(PATIENCE).unwrap();
     let writer = threads::spawn("writer", move || {
@@ -212,7 +208,7 @@ fn a_held_socket_costs_no_work_and_is_not_pinged_to_death() {
     let scans = begun.elapsed().as_millis() / scan.as_millis();
     let spent = u128::from(rounds(&hub) - before);
     assert!(spent <= 2 * scans + 20, "{spent} rounds in {scans} scans");
-    assert!(pair.link.is_open() && is_held(&pair.link));
+    assert!(pair.link.is_open() && pair.link.is_held());
     pair.link.resume();
     assert_eq!((pair.next(), pair.next()), (text("above"), text("below")));
     // From here on pongs are missed.
@@ -229,7 +225,7 @@ fn a_held_socket_sends_and_closes() {
     let long = "x".repeat(8 << 20);
     assert!(link.send(long.as_str().into()));
     assert_eq!(client.read().unwrap().into_text().unwrap().as_str(), long);
-    assert!(is_held(&link) && link.send("last".into()));
+    assert!(link.is_held() && link.send("last".into()));
     link.close(4000, "enough");
     assert_eq!(client.read().unwrap(), Message::text("last"));
     assert_eq!(close_code(&mut client), 4000);
@@ -242,9 +238,9 @@ fn a_held_socket_sends_and_closes() {
 fn a_held_socket_that_takes_nothing_is_dropped() {
     let hub = hub(|_| {});
     let pair = held(&hub);
-    let text: Arc<str> = "x".repeat(100_000).into();
+    let text: Text = "x".repeat(100_000).into();
     let begun = Instant::now();
-    while pair.link.send(Arc::clone(&text)) {
+    while pair.link.send(text.clone()) {
         assert!(begun.elapsed() < PATIENCE);
     }
     assert_eq!(pair.next(), Event::Closed);

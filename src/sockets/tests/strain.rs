@@ -9,10 +9,12 @@ use std::time::Instant;
 use super::Event;
 use super::PATIENCE;
 use super::Silent;
+use super::Text;
 use super::connect;
 use super::echo;
 use super::frame;
 use super::hub;
+use super::reserve;
 use super::stop;
 use super::streams;
 use super::wait_until;
@@ -25,9 +27,9 @@ fn a_slow_consumer_is_dropped_and_the_others_go_on() {
     let hub = hub(|_| {});
     let slow = connect(&hub);
     let (mut quick, ..) = connect(&hub).client();
-    let text: Arc<str> = "x".repeat(100_000).into();
+    let text: Text = "x".repeat(100_000).into();
     let begun = Instant::now();
-    while slow.link.send(Arc::clone(&text)) {
+    while slow.link.send(text.clone()) {
         echo(&mut quick, "still here");
         assert!(begun.elapsed() < PATIENCE);
     }
@@ -136,7 +138,7 @@ fn who_talks_without_end_does_not_starve_others() {
         .into_iter()
         .map(|said| {
             let (mut ours, theirs) = streams();
-            let place = hub.reserve().unwrap();
+            let place = reserve(&hub).unwrap();
             // Empty fragments begin with a first one.
             let early = if said[0] == 0 {
                 frame(0x01, b"")
@@ -221,7 +223,7 @@ fn memory_of_idle_sockets() {
     let before = resident_kib();
     let mut ours = Vec::new();
     for (stream, theirs) in connections {
-        let place = hub.reserve().unwrap();
+        let place = reserve(&hub).unwrap();
         place.adopt(Arc::new(theirs), Vec::new(), Box::new(Silent));
         ours.push(stream);
     }

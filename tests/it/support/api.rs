@@ -52,6 +52,11 @@ impl Api {
         }
     }
 
+    /// The token that requests show; empty when there is none.
+    pub fn token(&self) -> &str {
+        self.token.as_deref().unwrap_or_default()
+    }
+
     /// The same server and token with another header in each request.
     pub fn with_header(&self, name: &str, value: &str) -> Api {
         Api {

@@ -30,9 +30,14 @@ impl Listener {
             "" => vec![],
             token => vec![("Authorization", format!("Bearer {token}"))],
         };
+        Listener::with(server, base, &headers)
+    }
+
+    /// The same with these headers.
+    pub fn with(server: &Server, base: &str, headers: &[(&'static str, String)]) -> Listener {
         let path = format!("{base}/api/realtime");
         let mut listener = Listener {
-            socket: frames::connect(server.addr(), &path, &headers),
+            socket: frames::connect(server.addr(), &path, headers),
             early: Vec::new(),
             next_ref: 0,
         };

@@ -32,11 +32,16 @@ pub struct Event {
 impl Stream {
     /// Opens a stream of the database whose paths begin so, with further header lines.
     pub fn open(server: &Server, base: &str, headers: &str) -> Stream {
+        let headers = format!("Accept: text/event-stream\r\n{headers}");
+        Stream::open_by(server, base, "1.1", &headers)
+    }
+
+    /// The same by a request of another version, or that accepts other things.
+    pub fn open_by(server: &Server, base: &str, version: &str, headers: &str) -> Stream {
         let mut connection = TcpStream::connect(server.addr()).unwrap();
         connection.set_read_timeout(Some(WAIT)).unwrap();
-        let request = format!(
-            "GET {base}/api/realtime HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n{headers}\r\n"
-        );
+        let request =
+            format!("GET {base}/api/realtime HTTP/{version}\r\nHost: test\r\n{headers}\r\n");
         connection.write_all(request.as_bytes()).unwrap();
         let mut stream = Stream {
             connection: BufReader::new(connection),

@@ -103,9 +103,13 @@ impl ClientConnection {
     fn read(&mut self) -> Result<Option<Request>, ReadError> {
         let end = self.read_head()?;
         let limits = &self.shared.limits;
-        let head = head::parse(&self.buffer[self.start..end], limits.headers_max)
+        let mut head = head::parse(&self.buffer[self.start..end], limits.headers_max)
             .map_err(ReadError::Refuse)?;
         self.start = end;
+        if head.may_be_endless {
+            let view = HeadView::new(&head, self.connection.peer);
+            head.upgrade |= (self.shared.hooks.endless)(&view);
+        }
         let body = self.read_body(&head)?;
         self.no_more_requests = !head.keep_alive || head.upgrade || self.unread;
 

@@ -36,6 +36,8 @@ pub(crate) struct Head {
     pub expects_continue: bool,
     pub keep_alive: bool,
     pub upgrade: bool,
+    /// It is a `GET` without a body that asks for no WebSocket.
+    pub may_be_endless: bool,
 }
 
 /// The longest method that is read.
@@ -77,6 +79,7 @@ pub(crate) fn parse(bytes: &[u8], headers_max: usize) -> Result<Head, u16> {
         expects_continue: false,
         keep_alive: version >= HTTPVersion(1, 1),
         upgrade: false,
+        may_be_endless: false,
     };
     head.apply_headers()?;
     Ok(head)
@@ -193,7 +196,6 @@ struct Seen {
     stay: bool,
     upgrade: bool,
     websocket: bool,
-    event_stream: bool,
     expects_continue: bool,
 }
 
@@ -224,9 +226,8 @@ impl Head {
         if self.upgrade && self.framing != Framing::Length(0) {
             return Err(400);
         }
-        // A stream of events has no end, so nothing can follow it on the connection.
         let is_empty_get = self.method == Method::Get && self.framing == Framing::Length(0);
-        self.upgrade |= seen.event_stream && is_empty_get && is_recent;
+        self.may_be_endless = is_empty_get && !seen.websocket;
         Ok(())
     }
 }
@@ -240,9 +241,6 @@ impl Seen {
                     return Err(400);
                 }
                 self.host = true;
-            }
-            6 if name.eq_ignore_ascii_case("Accept") => {
-                self.event_stream |= lists(value, "text/event-stream");
             }
             6 if name.eq_ignore_ascii_case("Expect") => {
                 if !value.eq_ignore_ascii_case("100-continue") {
@@ -399,10 +397,17 @@ mod tests {
         assert!(read(socket).unwrap().upgrade);
         let h2c = "GET / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n";
         assert!(!read(h2c).unwrap().upgrade);
-        let events = "GET / HTTP/1.1\r\nAccept: text/event-stream\r\n\r\n";
-        assert!(read(events).unwrap().upgrade);
-        let events = "POST / HTTP/1.1\r\nAccept: text/event-stream\r\n\r\n";
-        assert!(!read(events).unwrap().upgrade);
+        for (head, may_be_endless) in [
+            ("GET / HTTP/1.1\r\n", true),
+            ("GET / HTTP/1.0\r\n", true),
+            ("GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n", true),
+            ("GET / HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n", false),
+            ("GET / HTTP/1.1\r\nContent-Length: 1\r\n", false),
+            ("POST / HTTP/1.1\r\n", false),
+        ] {
+            let head = read(&format!("{}\r\n", head)).unwrap();
+            assert!(head.may_be_endless == may_be_endless && !head.upgrade);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //!     }),
 //!     accept_failed: Box::new(|error| eprintln!("{}", error)),
 //!     body: Box::new(|_| Destination::Memory),
+//!     endless: Box::new(|_| false),
 //! };
 //! let server = Server::from_listener(listener, Limits::default(), hooks).unwrap();
 //! while let Some(request) = server.recv() {

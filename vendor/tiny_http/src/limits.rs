@@ -84,6 +84,9 @@ pub struct Hooks {
     /// Where the body of a request goes. Called for each body that is not empty, by the connection's thread before any of
     /// it is read; what it waits for is waited for by that connection alone.
     pub body: Box<dyn Fn(&HeadView<'_>) -> Destination + Send + Sync>,
+    /// Whether the answer to this `GET`, which has no body and asks for no WebSocket, may have no end. If so, nothing
+    /// can follow it on the connection, and the request may be upgraded.
+    pub endless: Box<dyn Fn(&HeadView<'_>) -> bool + Send + Sync>,
 }
 
 /// Totals since the start, except `connections`.

@@ -58,6 +58,7 @@ impl Running {
             refusal: Box::new(refusal),
             accept_failed: Box::new(|_| {}),
             body: Box::new(|_| Destination::Memory),
+            endless: Box::new(|_| false),
         };
         let server = Arc::new(Server::from_listener(listener, limits, hooks).unwrap());
         let workers = (0..4)
@@ -489,6 +490,7 @@ fn a_socket_can_be_taken_over() {
         refusal: Box::new(refusal),
         accept_failed: Box::new(|_| {}),
         body: Box::new(|_| Destination::Memory),
+        endless: Box::new(|head| head.url() == "/events"),
     };
     let server = Server::from_listener(listener, small(), hooks).unwrap();
     let mut stream = TcpStream::connect(server.server_addr()).unwrap();
@@ -516,6 +518,33 @@ fn a_socket_can_be_taken_over() {
     });
     drop(socket);
     assert_eq!(read_all(&mut stream), "");
+}
+
+#[test]
+fn a_request_whose_answer_has_no_end_is_the_last_over_any_version() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hooks = Hooks {
+        refusal: Box::new(refusal),
+        accept_failed: Box::new(|_| {}),
+        body: Box::new(|_| Destination::Memory),
+        endless: Box::new(|head| head.url() == "/events"),
+    };
+    let server = Server::from_listener(listener, small(), hooks).unwrap();
+    for (version, path, is_endless) in [
+        ("1.1", "/events", true),
+        ("1.0", "/events", true),
+        ("1.1", "/other", false),
+    ] {
+        let mut stream = TcpStream::connect(server.server_addr()).unwrap();
+        write!(stream, "GET {} HTTP/{}\r\n\r\n", path, version).unwrap();
+        let request = server.recv().unwrap();
+        assert_eq!(request.wants_upgrade(), is_endless);
+        if is_endless {
+            assert!(request.must_close());
+            request.upgrade().unwrap().write_all(b"event").unwrap();
+            assert_eq!(read_all(&mut stream), "event");
+        }
+    }
 }
 
 #[test]

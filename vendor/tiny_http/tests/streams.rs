@@ -68,6 +68,7 @@ impl Running {
                 "/no" => Destination::Unread,
                 _ => Destination::Memory,
             }),
+            endless: Box::new(|_| false),
         };
         let server = Arc::new(Server::from_listener(listener, limits, hooks).unwrap());
         let worker = {
