@@ -32,6 +32,8 @@ pub enum Kind {
     ReadOnly,
     /// The state of the data is in the way (a duplicate, a record still referred to).
     Conflict,
+    /// The request names another state than the present one.
+    PreconditionFailed,
     /// More than the server takes in one request.
     TooLarge,
     /// Too many attempts; later is fine.
@@ -63,6 +65,7 @@ impl Kind {
             Kind::Gone => 410,
             Kind::MethodNotAllowed => 405,
             Kind::Conflict | Kind::LostLease | Kind::Cancelled => 409,
+            Kind::PreconditionFailed => 412,
             Kind::TooLarge => 413,
             Kind::Misdirected => 421,
             Kind::TooEarly => 425,

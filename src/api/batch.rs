@@ -275,7 +275,10 @@ impl<'a> Reader<'a> {
                     .filter(|draft| draft.check().is_ok())
                     .collect();
                 let placed = place(&id, &whole)?;
-                (Action::Upsert(id, drafts), placed.into_iter().collect())
+                (
+                    Action::Upsert(id, Box::new(drafts)),
+                    placed.into_iter().collect(),
+                )
             }
         })
     }

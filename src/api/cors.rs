@@ -16,6 +16,8 @@ use crate::http::Response;
 /// How long a browser may remember what is allowed; more than a day none does.
 const REMEMBER_SECONDS: &str = "86400";
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE";
+/// Headers of requests that a page may send when the browser does not name them.
+const ALLOWED: &str = "Authorization, Content-Type, X-API-Key, If-Match, If-None-Match";
 /// Headers of answers that a page may read besides the ordinary ones.
 const EXPOSED: &str = "X-Request-Id, X-Ignored-Fields, X-Vski-Version, X-Replica-Id, Retry-After, ETag, \
                        Content-Range, Accept-Ranges, Content-Disposition, Content-Length";
@@ -59,7 +61,7 @@ impl Cors {
             return Some(response);
         }
         let headers = request.header("Access-Control-Request-Headers");
-        let headers = headers.unwrap_or("Authorization, Content-Type, X-API-Key");
+        let headers = headers.unwrap_or(ALLOWED);
         Some(
             response
                 .with_header("Access-Control-Allow-Methods", METHODS)

@@ -108,22 +108,22 @@ fn disposition(stored: &Stored, is_download: bool) -> String {
 
 /// The part that is asked for, or the word that the client has it already, or wants another.
 pub fn content(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
-    let etag = format!("\"{}\"", stored.sha256);
-    let response = part(call, path, stored, &etag)?;
+    let response = part(call, path, stored)?;
     Ok(response
-        .with_header("ETag", etag)
+        .with_header("ETag", format!("\"{}\"", stored.sha256))
         .with_header("Accept-Ranges", "bytes"))
 }
 
-fn part(call: &Call<'_>, path: &FilePath, stored: &Stored, etag: &str) -> Result<Response> {
-    let header = |name: &str| call.request.header(name);
-    if header("If-Match").is_some_and(|_| !range::is_match(header("If-Match"), etag)) {
+fn part(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
+    let (header, tag) = (|name: &str| call.request.header(name), &stored.sha256);
+    if range::is_other(header("If-Match"), tag) {
         return Ok(Response::empty(412));
     }
-    if range::is_match(header("If-None-Match"), etag) {
+    if range::is_match(header("If-None-Match"), tag) {
         return Ok(Response::empty(304));
     }
-    let is_current = header("If-Range").is_none_or(|known| known == etag);
+    let is_it = |known: &str| known.trim_matches('"') == tag && known.starts_with('"');
+    let is_current = header("If-Range").is_none_or(is_it);
     let wanted = match header("Range").filter(|_| is_current) {
         Some(range) => range::parse(range, stored.size),
         None => Wanted::All,

@@ -12,7 +12,9 @@ use crate::collections::CollectionKind;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files::Placed;
+use crate::http::GZIP_SUFFIX;
 use crate::http::Response;
+use crate::http::range;
 use crate::paging::Page;
 use crate::paging::SIZE;
 use crate::records;
@@ -21,8 +23,11 @@ use crate::records::Body;
 use crate::records::Draft;
 use crate::records::Hasher;
 use crate::records::ListQuery;
+use crate::records::Precondition;
 use crate::records::Scope;
 use crate::records::Shape;
+use crate::records::Shown;
+use crate::records::Versions;
 
 #[derive(Deserialize)]
 struct BulkUpdate {
@@ -51,16 +56,62 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
-    let id = call.param("id");
-    let read = |connection: &_| records::get(connection, &scope, &collection, id, &shape);
+    let (id, none_match) = (call.param("id"), call.request.header("If-None-Match"));
+    let expected = Precondition {
+        only: versions(call, "If-Match", false),
+        except: None,
+    };
+    let read =
+        |connection: &_| records::get(connection, &scope, &collection, id, &shape, &expected);
     let database = call.database()?;
     // One statement sees one state by itself; only an expansion needs more.
-    let body = if shape.expand.children.is_empty() {
+    let shown = if shape.expand.children.is_empty() {
         database.read_for(call.asker(), read)?
     } else {
         database.snapshot_for(call.asker(), read)?
     };
-    Ok(Response::json(200, body))
+    let tag = shown.tag();
+    let is_known = |header: &str| {
+        let mut tags = range::tags(header, true).map(|tag| tag.trim_end_matches(GZIP_SUFFIX));
+        range::is_any(header) || tags.any(|known| Some(known) == tag.as_deref())
+    };
+    match none_match.is_some_and(is_known) {
+        true => Ok(with_tag(Response::empty(304), tag)),
+        false => Ok(with_tag(Response::json(200, shown.json), tag)),
+    }
+}
+
+/// The versions of a record that a header names; a weak tag is none where the bytes count.
+fn versions(call: &Call<'_>, name: &str, takes_weak: bool) -> Option<Versions> {
+    let header = call.request.header(name)?;
+    Some(match range::is_any(header) {
+        true => Versions::Any,
+        false => {
+            let tags = range::tags(header, takes_weak).map(str::to_owned);
+            Versions::Of(tags.collect())
+        }
+    })
+}
+
+/// The states of the record in which a request may change it.
+fn precondition(call: &Call<'_>) -> Precondition {
+    Precondition {
+        only: versions(call, "If-Match", false),
+        except: versions(call, "If-None-Match", true),
+    }
+}
+
+fn with_tag(response: Response, tag: Option<String>) -> Response {
+    match tag {
+        Some(tag) => response.with_header("ETag", format!("\"{tag}\"")),
+        None => response,
+    }
+}
+
+/// The answer that shows one record.
+fn one(shown: Shown, ignored: String) -> Response {
+    let tag = shown.tag();
+    with_ignored(with_tag(Response::json(200, shown.json), tag), ignored)
 }
 
 pub fn create(call: &Call<'_>) -> Result<Response> {
@@ -84,12 +135,12 @@ pub fn create_in(call: &Call<'_>, collection: &str) -> Result<Response> {
         }
     };
     let (ignored, has_files) = (draft.ignored().join(", "), placed.is_some());
-    let body = call
+    let shown = call
         .database()?
         .write(move |tx| records::create(tx, &scope, &collection, draft, &shape))?;
     placed.into_iter().for_each(Placed::keep);
     call.notify_files(has_files);
-    Ok(with_ignored(Response::json(200, body), ignored))
+    Ok(one(shown, ignored))
 }
 
 pub fn update(call: &Call<'_>) -> Result<Response> {
@@ -103,14 +154,15 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
     let hash = |password: &str| call.hash(password);
     let mut draft = update_draft(call, &scope, &collection, &id, &input.body, &hash)?;
     input.attach(&collection, &mut draft);
+    draft.expected = precondition(call);
     let placed = input.place(call, &collection, &id, &[&draft])?;
     let (ignored, has_files) = (draft.ignored().join(", "), collection.has_files());
-    let body = call
+    let shown = call
         .database()?
         .write(move |tx| records::update(tx, &scope, &collection, &id, draft, &shape))?;
     placed.into_iter().for_each(Placed::keep);
     call.notify_files(has_files);
-    Ok(with_ignored(Response::json(200, body), ignored))
+    Ok(one(shown, ignored))
 }
 
 /// The draft of a change to one record. Changing the password or address of an account needs its
@@ -152,8 +204,9 @@ pub fn delete(call: &Call<'_>) -> Result<Response> {
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
     let (id, has_files) = (call.param("id").to_owned(), scope.collections.has_files());
+    let expected = precondition(call);
     call.database()?
-        .write(move |tx| records::delete(tx, &scope, &collection, &id))?;
+        .write(move |tx| records::delete(tx, &scope, &collection, &id, &expected))?;
     call.notify_files(has_files);
     Ok(Response::empty(204))
 }

@@ -49,6 +49,9 @@ pub enum Connection {
     Endless,
 }
 
+/// What the `ETag` of an answer ends with that is compressed: it is another sequence of bytes.
+pub const GZIP_SUFFIX: &str = "-gzip";
+
 /// Shorter JSON is not compressed.
 const COMPRESS_BYTES_MIN: usize = 1024;
 
@@ -78,6 +81,7 @@ pub fn encode(mut response: Response, frame: &Frame<'_>) -> Encoded {
     {
         response.body = body;
         compressed = true;
+        mark_tag(&mut response);
     }
     let own = response
         .headers
@@ -112,6 +116,16 @@ pub fn encode(mut response: Response, frame: &Frame<'_>) -> Encoded {
     }
     let is_endless = frame.connection == Connection::Endless;
     finish(out, response, frame.body, is_endless)
+}
+
+fn mark_tag(response: &mut Response) {
+    let mut headers = response.headers.iter_mut();
+    let tag = headers.find(|(name, _)| name.eq_ignore_ascii_case("ETag"));
+    if let Some((_, tag)) = tag
+        && tag.ends_with('"')
+    {
+        tag.insert_str(tag.len() - 1, GZIP_SUFFIX);
+    }
 }
 
 /// The length, the end of the head, and the body, as far as the status has one.

@@ -14,6 +14,8 @@ pub mod range;
 pub mod route;
 pub mod server;
 
+pub use encode::GZIP_SUFFIX;
+
 use std::any::Any;
 use std::fmt;
 use std::io::Read;

@@ -1,5 +1,5 @@
-//! Parts of a file and what a client has already: `Range` and `If-None-Match` (RFC 9110, sections 13
-//! and 14).
+//! Parts of a file and what a client has already: `Range`, `If-Match` and `If-None-Match` (RFC 9110,
+//! sections 13 and 14).
 
 /// What of a file is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +35,32 @@ pub fn parse(header: &str, size: u64) -> Wanted {
     }
 }
 
-/// Whether an `If-None-Match` header names this tag.
-pub fn is_match(header: Option<&str>, etag: &str) -> bool {
-    header.is_some_and(|tags| {
-        tags.split(',')
-            .map(|tag| tag.trim().trim_start_matches("W/"))
-            .any(|tag| tag == etag || tag == "*")
+/// The tags, without their quotes, that an `If-Match` or `If-None-Match` header names. A weak one is none to
+/// `If-Match`; what is no tag is none.
+pub fn tags(header: &str, takes_weak: bool) -> impl Iterator<Item = &str> {
+    header.split(',').filter_map(move |tag| {
+        let tag = tag.trim();
+        let tag = match takes_weak {
+            true => tag.strip_prefix("W/").unwrap_or(tag),
+            false => tag,
+        };
+        tag.strip_prefix('"')?.strip_suffix('"')
     })
+}
+
+/// Whether a header stands for all tags.
+pub fn is_any(header: &str) -> bool {
+    header.trim() == "*"
+}
+
+/// Whether an `If-None-Match` header names this tag.
+pub fn is_match(header: Option<&str>, tag: &str) -> bool {
+    header.is_some_and(|header| is_any(header) || tags(header, true).any(|it| it == tag))
+}
+
+/// Whether an `If-Match` header names other tags only.
+pub fn is_other(header: Option<&str>, tag: &str) -> bool {
+    header.is_some_and(|header| !is_any(header) && tags(header, false).all(|it| it != tag))
 }
 
 #[cfg(test)]
@@ -80,9 +99,23 @@ mod tests {
             (Some("W/\"a\", \"b\""), true),
             (Some("*"), true),
             (Some("\"b\""), false),
+            (Some("a"), false),
+            (Some(""), false),
+            (Some("W/W/\"a\""), false),
             (None, false),
         ] {
-            assert_eq!(is_match(header, "\"a\""), expected, "{header:?}");
+            assert_eq!(is_match(header, "a"), expected, "{header:?}");
+        }
+        for (header, expected) in [
+            (Some("\"a\""), false),
+            (Some("\"b\" ,\"a\""), false),
+            (Some(" * "), false),
+            (None, false),
+            (Some("W/\"a\""), true),
+            (Some("\"b\""), true),
+            (Some(""), true),
+        ] {
+            assert_eq!(is_other(header, "a"), expected, "{header:?}");
         }
     }
 }

@@ -17,6 +17,7 @@ use super::note::note;
 use super::plan::Key;
 use super::shape::Shape;
 use super::value;
+use super::version::next_updated;
 use crate::clock;
 use crate::collections::Collection;
 use crate::collections::TOKEN_KEY;
@@ -220,8 +221,9 @@ pub fn renew(
         params.push(Stored::Text(ids::token_key()?));
     }
     let sql = format!(
-        "UPDATE {} SET updated = ?4, {set} WHERE id = ?1 AND email IS ?2 AND password IS ?3",
-        quote(&collection.name)
+        "UPDATE {} SET updated = {}, {set} WHERE id = ?1 AND email IS ?2 AND password IS ?3",
+        quote(&collection.name),
+        next_updated("?4"),
     );
     let changed = tx
         .prepare_cached(&sql)?

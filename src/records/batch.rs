@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::Draft;
+use super::Precondition;
 use super::Scope;
 use super::Shape;
 use super::Upsert;
@@ -36,7 +37,7 @@ pub struct Step {
 pub enum Action {
     Create(Draft),
     Update(String, Draft),
-    Upsert(String, Upsert),
+    Upsert(String, Box<Upsert>),
     Delete(String),
 }
 
@@ -84,18 +85,18 @@ impl Step {
             shape,
             action,
         } = self;
-        let body = match action {
+        let shown = match action {
             Action::Create(draft) => create(tx, scope, &collection, draft, &shape)?,
             Action::Update(id, draft) => update(tx, scope, &collection, &id, draft, &shape)?,
-            Action::Upsert(id, drafts) => upsert(tx, scope, &collection, &id, drafts, &shape)?,
+            Action::Upsert(id, drafts) => upsert(tx, scope, &collection, &id, *drafts, &shape)?,
             Action::Delete(id) => {
-                delete(tx, scope, &collection, &id)?;
+                delete(tx, scope, &collection, &id, &Precondition::default())?;
                 out.extend_from_slice(br#"{"status":204,"body":null}"#);
                 return Ok(());
             }
         };
         out.extend_from_slice(br#"{"status":200,"body":"#);
-        out.extend_from_slice(&body);
+        out.extend_from_slice(&shown.json);
         out.push(b'}');
         Ok(())
     }

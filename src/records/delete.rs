@@ -17,6 +17,8 @@ use super::Scope;
 use super::find;
 use super::note::note;
 use super::value;
+use super::version::Precondition;
+use super::version::next_updated;
 use super::write::Rowid;
 use crate::clock;
 use crate::collections::Collection;
@@ -39,10 +41,12 @@ pub fn delete(
     scope: &Scope,
     collection: &Arc<Collection>,
     id: &str,
+    expected: &Precondition,
 ) -> Result<()> {
     scope.collections.check_current()?;
     let grant = scope.admit(collection, Operation::Delete)?;
     let rowid = find(tx, scope, collection, id, &grant.access, None)?;
+    expected.check_row(tx, collection, rowid)?;
     delete_rows(tx, scope, collection, vec![(rowid, id.to_owned())])
 }
 
@@ -173,7 +177,8 @@ fn clear(
             false => "Other records still point here.".to_owned(),
         }));
     }
-    let sql = format!("UPDATE {table} SET {column} = ?2, updated = ?3 WHERE rowid = ?1");
+    let updated = next_updated("?3");
+    let sql = format!("UPDATE {table} SET {column} = ?2, updated = {updated} WHERE rowid = ?1");
     let rest = value::store_list(&list);
     tx.prepare_cached(&sql)?
         .execute(params![rowid, rest, clock::now()])?;

@@ -11,6 +11,7 @@ use super::value;
 use super::value::Body;
 use super::value::Change;
 use super::value::Modifier;
+use super::version::Precondition;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
 use crate::collections::EMAIL_VISIBILITY;
@@ -63,6 +64,8 @@ pub struct Draft {
     pub(super) unchanged: BTreeSet<usize>,
     /// Whether it sets the password or address of an account, which the caller must know.
     pub(super) proof: Proof,
+    /// The states of the record in which it is changed.
+    pub expected: Precondition,
 }
 
 /// What a caller has shown who changes the password or address of an account.
@@ -425,6 +428,7 @@ impl<'a> Reader<'a> {
             files: Vec::new(),
             unchanged: self.unchanged,
             proof: Proof::NotNeeded,
+            expected: Precondition::default(),
         })
     }
 

@@ -27,6 +27,9 @@ pub use query::check_rule;
 pub use shape::Shape;
 pub use value::Body;
 pub use value::Modifier;
+pub use version::Precondition;
+pub use version::Shown;
+pub use version::Versions;
 
 use crate::collections::Collection;
 use crate::collections::Collections;
@@ -69,6 +72,7 @@ mod query;
 mod resolve;
 mod shape;
 mod value;
+mod version;
 mod write;
 
 /// Records of a bulk request at most.
@@ -150,13 +154,15 @@ pub fn get(
     collection: &Arc<Collection>,
     id: &str,
     shape: &Shape,
-) -> Result<Vec<u8>> {
+    expected: &Precondition,
+) -> Result<Shown> {
     let grant = scope.admit(collection, Operation::View)?;
     let plan = scope.plan(collection, shape, &Key::Id, &grant)?;
-    let mut out = Vec::with_capacity(1024);
-    let is_there = plan.write(connection, &id, &mut out);
+    let shown = plan.read(connection, &id);
     scope.collections.check_current()?;
-    if is_there? { Ok(out) } else { Err(no_record()) }
+    let shown = shown?.ok_or_else(no_record)?;
+    expected.check(&shown.updated)?;
+    Ok(shown)
 }
 
 /// Whether the caller may do something with a record.
@@ -302,14 +308,14 @@ fn read_list(
     Ok(out)
 }
 
-/// Writes a new record; returns its JSON.
+/// Writes a new record and shows it.
 pub fn create(
     tx: &Connection,
     scope: &Scope,
     collection: &Arc<Collection>,
     draft: Draft,
     shape: &Shape,
-) -> Result<Vec<u8>> {
+) -> Result<Shown> {
     scope.collections.check_current()?;
     let grant = scope.admit(collection, Operation::Create)?;
     let id = match &draft.id {
@@ -333,17 +339,14 @@ pub fn create(
     let view = collection.grant(Operation::View, &scope.identity)?;
     if view.access == Access::Denied && matches!(scope.identity, Identity::Key(_)) {
         // But a key has scopes.
-        return Ok(serde_json::json!({"id": id}).to_string().into_bytes());
+        return Ok(Shown::only_id(&id));
     }
     let plan = scope.plan(collection, shape, &Key::New, &free(view))?;
-    let mut out = Vec::with_capacity(1024);
-    match plan.write(tx, &rowid, &mut out)? {
-        true => Ok(out),
-        false => Err(Error::internal("a new record is not there")),
-    }
+    let shown = plan.read(tx, &rowid)?;
+    shown.ok_or_else(|| Error::internal("a new record is not there"))
 }
 
-/// Changes a record; returns its JSON.
+/// Changes a record and shows it.
 pub fn update(
     tx: &Connection,
     scope: &Scope,
@@ -351,7 +354,7 @@ pub fn update(
     id: &str,
     mut draft: Draft,
     shape: &Shape,
-) -> Result<Vec<u8>> {
+) -> Result<Shown> {
     scope.collections.check_current()?;
     let grant = scope.admit(collection, Operation::Update)?;
     if scope.is_account(collection, id) {
@@ -359,9 +362,11 @@ pub fn update(
     }
     let rowid = write::rowid_of(tx, collection, id)?.ok_or_else(no_record)?;
     let (given, proof) = (draft.id.clone(), draft.proof.clone());
+    let expected = std::mem::take(&mut draft.expected);
     let resolved = resolve::update(tx, scope, collection, rowid, draft)?;
     let sent = Some(&resolved.sent);
     find(tx, scope, collection, id, &grant.access, sent)?;
+    expected.check_row(tx, collection, rowid)?;
     if given.is_some_and(|given| given != id) {
         return Err(Error::field(
             "id",
@@ -374,8 +379,9 @@ pub fn update(
     note(tx, scope, collection, Change::Update, rowid)?;
     // Who may change a record may yet not see it.
     let view = collection.grant(Operation::View, &scope.identity)?;
-    let out = show(tx, scope, collection, rowid, shape, &view)?;
-    Ok(out.unwrap_or_else(|| serde_json::json!({"id": id}).to_string().into_bytes()))
+    let plan = scope.plan(collection, shape, &Key::Rowid, &view)?;
+    let shown = plan.read(tx, &rowid)?;
+    Ok(shown.unwrap_or_else(|| Shown::only_id(id)))
 }
 
 /// Changes the record with the id of the draft, or makes it.
@@ -386,7 +392,7 @@ pub fn upsert(
     id: &str,
     drafts: Upsert,
     shape: &Shape,
-) -> Result<Vec<u8>> {
+) -> Result<Shown> {
     match write::rowid_of(tx, collection, id)? {
         Some(_) => update(tx, scope, collection, id, drafts.update?, shape),
         None => create(tx, scope, collection, drafts.create?, shape),
@@ -416,7 +422,7 @@ pub fn bulk_update(
         }
         let record = update(tx, scope, collection, id, draft.clone(), shape)
             .map_err(|error| name_record(error, id))?;
-        out.extend_from_slice(&record);
+        out.extend_from_slice(&record.json);
         plan::check_size(&out)?;
     }
     out.extend_from_slice(b"]}");
@@ -473,20 +479,6 @@ fn free(grant: Grant) -> Grant {
         access: Access::Free,
         ..grant
     }
-}
-
-fn show(
-    tx: &Connection,
-    scope: &Scope,
-    collection: &Arc<Collection>,
-    rowid: Rowid,
-    shape: &Shape,
-    grant: &Grant,
-) -> Result<Option<Vec<u8>>> {
-    let plan = scope.plan(collection, shape, &Key::Rowid, grant)?;
-    let mut out = Vec::with_capacity(1024);
-    let is_shown = plan.write(tx, &rowid, &mut out)?;
-    Ok(is_shown.then_some(out))
 }
 
 /// The `WHERE` of a list: the rule and the caller's filter.

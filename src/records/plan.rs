@@ -21,6 +21,7 @@ use super::query::Trust;
 use super::query::address;
 use super::shape::Shape;
 use super::shape::Tree;
+use super::version::Shown;
 use crate::collections::Collection;
 use crate::collections::Collections;
 use crate::collections::Field;
@@ -58,6 +59,8 @@ pub struct Plan {
     /// Parameters after the key, which is ?1.
     params: Vec<Stored>,
     columns: Vec<Column>,
+    /// Where `updated` is among the columns.
+    updated: usize,
     expands: Vec<Expand>,
     show: Show,
     /// Shared by all plans of an answer.
@@ -98,12 +101,15 @@ impl Lookups {
     }
 }
 
+/// The column that says when a record was changed last.
+const UPDATED: &str = "updated";
+
 /// One selected column; its position is its place in the list.
 struct Column {
     /// Position in `Collection::fields`; none for id, created, updated.
     field: Option<usize>,
     name: &'static str,
-    /// Read for an expansion only.
+    /// Read, but not shown.
     silent: bool,
     /// NULL where the caller may not see the value: then it is left out.
     is_guarded: bool,
@@ -162,7 +168,19 @@ impl Plan {
         key: &'a dyn ToSql,
         out: &mut Vec<u8>,
     ) -> Result<bool> {
-        self.write_by(connection, std::iter::once(key), out)
+        self.write_by(connection, std::iter::once(key), out, None)
+    }
+
+    /// The same; also returns the record's `updated`.
+    pub fn read<'a>(
+        &'a self,
+        connection: &Connection,
+        key: &'a dyn ToSql,
+    ) -> Result<Option<Shown>> {
+        let (mut json, mut updated) = (Vec::with_capacity(1024), String::new());
+        let keys = std::iter::once(key);
+        let is_there = self.write_by(connection, keys, &mut json, Some(&mut updated))?;
+        Ok(is_there.then_some(Shown { json, updated }))
     }
 
     /// The same for a record that is given, value by value.
@@ -173,7 +191,12 @@ impl Plan {
         out: &mut Vec<u8>,
     ) -> Result<bool> {
         self.lookups.renew();
-        self.write_by(connection, values.iter().map(|it| it as &dyn ToSql), out)
+        self.write_by(
+            connection,
+            values.iter().map(|it| it as &dyn ToSql),
+            out,
+            None,
+        )
     }
 
     fn write_by<'a>(
@@ -181,6 +204,7 @@ impl Plan {
         connection: &Connection,
         keys: impl Iterator<Item = &'a dyn ToSql>,
         out: &mut Vec<u8>,
+        updated: Option<&mut String>,
     ) -> Result<bool> {
         self.lookups.spend()?;
         check_size(out)?;
@@ -191,7 +215,13 @@ impl Plan {
         }
         let mut rows = statement.raw_query();
         match rows.next()? {
-            Some(row) => self.write_row(connection, row, out).map(|()| true),
+            Some(row) => {
+                if let Some(updated) = updated {
+                    let text = String::from_utf8_lossy(text_of(row.get_ref(self.updated)?));
+                    updated.push_str(&text);
+                }
+                self.write_row(connection, row, out).map(|()| true)
+            }
             None => Ok(false),
         }
     }
@@ -312,16 +342,17 @@ impl Scope<'_> {
         grant: &Grant,
     ) -> Result<Plan> {
         let wants = |name: &str| fields.is_none_or(|tree| tree.has(name));
-        let mut columns: Vec<Column> = ["id", "created", "updated"]
+        let mut columns: Vec<Column> = ["id", "created", UPDATED]
             .into_iter()
-            .filter(|name| wants(name))
+            .filter(|name| *name == UPDATED || wants(name))
             .map(|name| Column {
                 field: None,
                 name,
-                silent: false,
+                silent: !wants(name),
                 is_guarded: false,
             })
             .collect();
+        let updated = columns.len() - 1;
         for (at, field) in collection.fields.iter().enumerate() {
             if may_see(&grant.fields, field) && wants(&field.name) {
                 columns.push(Column {
@@ -348,6 +379,7 @@ impl Scope<'_> {
             sql,
             params,
             columns,
+            updated,
             expands,
             show: Show {
                 collection_id: wants("collectionId"),
@@ -435,9 +467,6 @@ impl Scope<'_> {
                     sql += field.as_deref().unwrap_or(column.name);
                 }
             }
-        }
-        if columns.is_empty() {
-            sql += "1";
         }
         let table = quote(&collection.name);
         sql += &match key {

@@ -12,6 +12,7 @@ use super::query::Sent;
 use super::query::Trust;
 use super::resolve::Resolved;
 use super::value;
+use super::version::next_updated;
 use crate::clock;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
@@ -145,7 +146,7 @@ pub fn update(
     resolved.check()?;
     let table = quote(&collection.name);
     let mut params = vec![Stored::Integer(rowid), Stored::Text(clock::now())];
-    let mut sql = format!("UPDATE {table} SET updated = ?2");
+    let mut sql = format!("UPDATE {table} SET updated = {}", next_updated("?2"));
     let is_auth = collection.kind == CollectionKind::Auth;
     let (mut new_email, mut renews) = (None, false);
     let mut verified = "verified".to_owned();

@@ -47,6 +47,8 @@ mod stats;
 mod tidy;
 /// Certificates: whom a server believes, and what it says of the others.
 mod tls;
+/// `ETag` and `If-Match`: two editors of one record, answers that a client has already.
+mod versions;
 /// Calls to others: signatures, retries, restarts, the log.
 mod webhooks;
 /// Workflows: runs, workers, hooks.

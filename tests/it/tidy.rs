@@ -86,7 +86,10 @@ const CRATES: [(&str, &[&str]); 23] = [
         ],
     ),
     ("rustls", &["src/tls.rs"]),
-    ("xxhash_rust", &["src/db/pages.rs"]),
+    (
+        "xxhash_rust",
+        &["src/db/pages.rs", "src/records/version.rs"],
+    ),
     ("lz4_flex", &["src/replication/wire.rs"]),
     ("lettre", &["src/mail.rs"]),
     (

@@ -164,9 +164,10 @@ fn check_get(rng: &mut Rng, store: &Store, world: &World, table: usize, caller: 
     );
     let collection = &world.tables[table].collection;
     let shape = shape(&wish);
-    let got = store
-        .database()
-        .snapshot(|connection| records::get(connection, &scope, collection, &id, &shape));
+    let got = store.database().snapshot(|connection| {
+        let expected = records::Precondition::default();
+        records::get(connection, &scope, collection, &id, &shape, &expected).map(|it| it.json)
+    });
     let record = world.find(table, &id);
     let record = record.filter(|record| world.may_view(table, record, caller));
     let expected = match record {

@@ -31,6 +31,7 @@ use crate::paging::Page;
 use crate::records;
 use crate::records::Draft;
 use crate::records::ListQuery;
+use crate::records::Precondition;
 use crate::records::Shape;
 use crate::records::Upsert;
 use crate::records::account;
@@ -324,7 +325,7 @@ impl Request {
             }
             Ok(draft)
         };
-        match &self.step {
+        let shown = match &self.step {
             Step::Create { body, .. } => {
                 let draft = to_create(body)?;
                 database.write(move |tx| records::create(tx, &scope, &collection, draft, &shape))
@@ -345,13 +346,14 @@ impl Request {
             }
             Step::UpdateAll { ids, body, .. } => {
                 let (draft, ids) = (to_update(body, None)?, ids.clone());
-                database.write(move |tx| {
+                let items = database.write(move |tx| {
                     records::bulk_update(tx, &scope, &collection, &ids, &draft, &shape)
-                })
+                });
+                return items.map(Some);
             }
             Step::Delete { id, .. } => {
-                let id = id.clone();
-                database.write(move |tx| records::delete(tx, &scope, &collection, &id))?;
+                let (id, any) = (id.clone(), Precondition::default());
+                database.write(move |tx| records::delete(tx, &scope, &collection, &id, &any))?;
                 return Ok(None);
             }
             Step::DeleteAll { ids, .. } => {
@@ -359,8 +361,8 @@ impl Request {
                 database.write(move |tx| records::bulk_delete(tx, &scope, &collection, &ids))?;
                 return Ok(None);
             }
-        }
-        .map(Some)
+        };
+        shown.map(|shown| Some(shown.json))
     }
 
     /// The same on the model; `got` tells the id of a record that was given none.

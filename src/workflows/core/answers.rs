@@ -50,7 +50,7 @@ pub fn code(kind: Kind) -> &'static str {
         Kind::Unauthenticated | Kind::Forbidden | Kind::ReadOnly => "forbidden",
         Kind::NotFound | Kind::Misdirected => "not_found",
         Kind::Gone => "gone",
-        Kind::Conflict => "conflict",
+        Kind::Conflict | Kind::PreconditionFailed => "conflict",
         Kind::LostLease => "lost_lease",
         Kind::Cancelled => "cancelled",
         Kind::TooLarge => "too_large",
