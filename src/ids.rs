@@ -1,7 +1,7 @@
 //! Identifiers and random bytes.
 //!
 //! Record ids are UUIDv7 text: time-ordered, so inserts stay at the right edge of the index
-//! (RFC 9562, section 5.7). Within one millisecond the order of two ids is not promised.
+//! (RFC 9562, section 5.7); those of accounts are random. Within one millisecond the order of two ids is not promised.
 
 use crate::error::Error;
 use crate::error::Result;
@@ -14,6 +14,13 @@ pub fn record_id() -> Result<String> {
     let random = random_bytes::<10>()?;
     let millis = u64::try_from(crate::clock::now_ms()).unwrap_or(0);
     let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
+    Ok(id.as_hyphenated().to_string())
+}
+
+/// A new id of an account: a UUIDv4, which does not tell when the account was made.
+pub fn account_id() -> Result<String> {
+    let random = random_bytes::<16>()?;
+    let id = uuid::Builder::from_random_bytes(random).into_uuid();
     Ok(id.as_hyphenated().to_string())
 }
 
@@ -54,6 +61,13 @@ mod tests {
         let second = record_id().unwrap();
         assert!(is_valid_id(&first) && first.len() == 36);
         assert!(first < second);
+    }
+
+    #[test]
+    fn an_id_of_an_account_tells_no_time() {
+        let id = account_id().unwrap();
+        assert!(is_valid_id(&id) && id.as_bytes()[14] == b'4', "{id}");
+        assert_ne!(id[..8], account_id().unwrap()[..8]);
     }
 
     #[test]

@@ -55,8 +55,28 @@ use crate::threads::lock;
 use crate::tls;
 use crate::tls::Roots;
 
+/// What a mail is for. Each kind has a share of the queue, so that none keeps the others out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Verification,
+    Reset,
+    /// To an address that an account says is its own.
+    NewAddress,
+}
+
+impl Kind {
+    /// How many mails of this kind may wait in a queue of `queue`.
+    fn share(self, queue: usize) -> usize {
+        match self {
+            Kind::Verification | Kind::Reset => queue * 2 / 5,
+            Kind::NewAddress => queue / 5,
+        }
+    }
+}
+
 /// A mail of plain text to one person.
 pub struct Mail {
+    pub kind: Kind,
     pub to: String,
     pub subject: String,
     pub text: String,
@@ -68,6 +88,12 @@ impl Mail {
     fn bytes(&self) -> usize {
         self.to.len() + self.subject.len() + self.text.len() + self.link.len()
     }
+}
+
+/// Whether mail can be sent to an address.
+pub fn is_address(text: &str) -> bool {
+    const BYTES_MAX: usize = 254;
+    text.len() <= BYTES_MAX && text.parse::<Address>().is_ok()
 }
 
 /// How mail leaves.
@@ -316,9 +342,11 @@ impl Queue {
 
     fn push(&self, mail: Mail) -> std::result::Result<(), (Mail, &'static str)> {
         let mut state = lock(&self.state);
+        let kind = mail.kind;
+        let of_kind = state.jobs.iter().filter(|job| job.mail.kind == kind);
         let reason = if state.stop.is_some() {
             "the server stops"
-        } else if state.jobs.len() >= self.max {
+        } else if of_kind.count() >= kind.share(self.max) {
             "too many are waiting"
         } else if mail.bytes() > MAIL_BYTES_MAX {
             "it is too large"

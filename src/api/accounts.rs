@@ -19,6 +19,7 @@ use crate::auth::accounts::Realm;
 use crate::auth::accounts::Session;
 use crate::auth::admins;
 use crate::auth::renewal::Confirmation;
+use crate::auth::renewal::Purpose;
 use crate::auth::renewal::Wanted;
 use crate::error::Error;
 use crate::error::Kind;
@@ -134,6 +135,7 @@ pub fn change_password(call: &Call<'_>) -> Result<Response> {
     let (realm, user) = own(call)?;
     let new = Confirmation {
         token: "",
+        only: None,
         password: body.password.as_deref(),
         confirmation: body.confirmation.as_deref(),
     };
@@ -162,11 +164,28 @@ pub fn request_email_change(call: &Call<'_>) -> Result<Response> {
     Ok(Response::empty(204))
 }
 
-/// Takes the token of a mail, whatever it was sent for.
+/// Accepts the token of a mail, whatever it was sent for.
 pub fn confirm(call: &Call<'_>) -> Result<Response> {
+    confirm_only(call, None)
+}
+
+pub fn confirm_verification(call: &Call<'_>) -> Result<Response> {
+    confirm_only(call, Some(Purpose::Verification))
+}
+
+pub fn confirm_password_reset(call: &Call<'_>) -> Result<Response> {
+    confirm_only(call, Some(Purpose::Reset))
+}
+
+pub fn confirm_email_change(call: &Call<'_>) -> Result<Response> {
+    confirm_only(call, Some(Purpose::Email))
+}
+
+fn confirm_only(call: &Call<'_>, only: Option<Purpose>) -> Result<Response> {
     let body: Confirm = call.body()?;
     let confirmation = Confirmation {
         token: &body.token,
+        only,
         password: body.password.as_deref(),
         confirmation: body.confirmation.as_deref(),
     };

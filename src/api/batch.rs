@@ -240,7 +240,7 @@ impl<'a> Reader<'a> {
                 let mut draft = create()?;
                 let placed = match draft.files().is_empty() {
                     true => None,
-                    false => place(&draft.choose_id()?, &[&draft])?,
+                    false => place(&draft.choose_id(collection)?, &[&draft])?,
                 };
                 (Action::Create(draft), placed.into_iter().collect())
             }

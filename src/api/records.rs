@@ -130,7 +130,7 @@ pub fn create_in(call: &Call<'_>, collection: &str) -> Result<Response> {
     let placed = match draft.files().is_empty() {
         true => None,
         false => {
-            let id = draft.choose_id()?;
+            let id = draft.choose_id(&collection)?;
             input.place(call, &collection, &id, &[&draft])?
         }
     };

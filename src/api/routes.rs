@@ -162,9 +162,9 @@ pub const ROUTES: [Route; 108] = {
         small(route(Post,   "/api/auth/request-password-reset",        Public,  Database, Refuse, accounts::request_password_reset)),
         small(route(Post,   "/api/auth/request-email-change",          Account, Database, Refuse, accounts::request_email_change)),
         small(route(Post,   "/api/auth/confirm",                       Public,  Database, Refuse, accounts::confirm)),
-        small(route(Post,   "/api/auth/confirm-verification",          Public,  Database, Refuse, accounts::confirm)),
-        small(route(Post,   "/api/auth/confirm-password-reset",        Public,  Database, Refuse, accounts::confirm)),
-        small(route(Post,   "/api/auth/confirm-email-change",          Public,  Database, Refuse, accounts::confirm)),
+        small(route(Post,   "/api/auth/confirm-verification",          Public,  Database, Refuse, accounts::confirm_verification)),
+        small(route(Post,   "/api/auth/confirm-password-reset",        Public,  Database, Refuse, accounts::confirm_password_reset)),
+        small(route(Post,   "/api/auth/confirm-email-change",          Public,  Database, Refuse, accounts::confirm_email_change)),
         small(route(Post,   "/api/auth/service-token",                 Scope(Service), Server, Serve, keys::service_token)),
 
         route(Get,    "/api/databases",                                Scope(Databases), Server, Serve,  databases::list),
@@ -190,11 +190,11 @@ pub const ROUTES: [Route; 108] = {
         small(route(Post,   "/api/collections/{collection}/auth-with-password",     Public,  Database, Serve,  accounts::auth_with_password)),
         small(route(Post,   "/api/collections/{collection}/auth-refresh",           Account, Database, Serve,  accounts::auth_refresh)),
         small(route(Post,   "/api/collections/{collection}/request-verification",   Public,  Database, Refuse, accounts::request_verification)),
-        small(route(Post,   "/api/collections/{collection}/confirm-verification",   Public,  Database, Refuse, accounts::confirm)),
+        small(route(Post,   "/api/collections/{collection}/confirm-verification",   Public,  Database, Refuse, accounts::confirm_verification)),
         small(route(Post,   "/api/collections/{collection}/request-password-reset", Public,  Database, Refuse, accounts::request_password_reset)),
-        small(route(Post,   "/api/collections/{collection}/confirm-password-reset", Public,  Database, Refuse, accounts::confirm)),
+        small(route(Post,   "/api/collections/{collection}/confirm-password-reset", Public,  Database, Refuse, accounts::confirm_password_reset)),
         small(route(Post,   "/api/collections/{collection}/request-email-change",   Account, Database, Refuse, accounts::request_email_change)),
-        small(route(Post,   "/api/collections/{collection}/confirm-email-change",   Public,  Database, Refuse, accounts::confirm)),
+        small(route(Post,   "/api/collections/{collection}/confirm-email-change",   Public,  Database, Refuse, accounts::confirm_email_change)),
 
         route(Post,   "/api/batch",                                    Rules,  Database, Refuse, batch::run),
 

@@ -18,7 +18,6 @@ use crate::stats::Times;
 use crate::stats::minute_of;
 
 const HOUR_MS: i64 = 3_600_000;
-const PARAMETERS: [&str; 4] = ["from", "to", "by", "of"];
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -100,12 +99,6 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
 
 /// What is asked for, and up to when.
 fn parse(pairs: &[(String, String)], now_ms: i64) -> Result<(Query, i64)> {
-    let is_known = |name: &String| PARAMETERS.contains(&name.as_str());
-    if let Some((name, _)) = pairs.iter().find(|(name, _)| !is_known(name)) {
-        return Err(Error::invalid(format!(
-            "{name}: there is no such parameter; there are from, to, by and of."
-        )));
-    }
     let to_ms = moment(pairs, "to", now_ms)?;
     let from_ms = moment(pairs, "from", to_ms - HOUR_MS)?;
     if from_ms >= to_ms {

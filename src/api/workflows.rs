@@ -183,28 +183,14 @@ fn admit(call: &Call<'_>, about: &About) -> Result<Option<Vec<(&'static str, Str
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let query = call.query()?;
-    let known = [
-        "workflow",
-        "status",
-        "parent",
-        "since",
-        "attribute",
-        "cursor",
-        "limit",
-    ];
-    if let Some((name, _)) = query
-        .iter()
-        .find(|(name, _)| !known.contains(&name.as_str()))
-    {
-        return Err(Error::invalid(format!("There is no parameter {name}.")));
-    }
-    let attribute = parameter(&query, "attribute");
+    let attributes = query.iter().filter(|(name, _)| name == "attribute");
+    let attributes = attributes.map(|(_, text)| pair(text));
     let filter = Filter {
         workflow: parameter(&query, "workflow").map(str::to_owned),
         status: parameter(&query, "status").map(status).transpose()?,
         parent: parameter(&query, "parent").map(str::to_owned),
         since: parameter(&query, "since").map(time).transpose()?,
-        attribute: attribute.map(pair).transpose()?,
+        attributes: attributes.collect::<Result<_>>()?,
     };
     let cursor = parameter(&query, "cursor").filter(|text| !text.is_empty());
     let cursor = cursor.map(|text| number("cursor", text)).transpose()?;
@@ -390,7 +376,7 @@ fn act_on_many(call: &Call<'_>, action: Action) -> Result<Response> {
         status: which.status.as_deref().map(status).transpose()?,
         parent: which.parent,
         since: since.transpose()?,
-        attribute: None,
+        attributes: Vec::new(),
     };
     let runs = match which.ids {
         Some(ids) => ids,

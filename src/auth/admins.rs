@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::ids;
+use crate::mail;
 
 /// An administrator.
 pub struct Admin {
@@ -242,14 +243,7 @@ pub fn check(email: &str, password: &str) -> Result<()> {
 }
 
 fn check_email(email: &str) -> Result<()> {
-    let is_address = email.len() <= 254
-        && !email
-            .chars()
-            .any(|char| char.is_whitespace() || char.is_control())
-        && email
-            .rsplit_once('@')
-            .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
-    if is_address {
+    if mail::is_address(email) {
         return Ok(());
     }
     Err(Error::field(

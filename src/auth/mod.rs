@@ -143,6 +143,7 @@ pub struct Auth {
     hasher: Hasher,
     log_ins: Throttle,
     mails: Throttle,
+    addresses: Throttle,
     hashes: Throttle,
     pub keys: Keys,
     settings: Settings,
@@ -205,6 +206,7 @@ impl Auth {
             hasher: Hasher::start()?,
             log_ins: Throttle::new(throttle::LOG_INS),
             mails: Throttle::new(throttle::MAILS),
+            addresses: Throttle::new(throttle::ADDRESSES),
             hashes: Throttle::new(throttle::HASHES),
             settings,
         })

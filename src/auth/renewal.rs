@@ -13,11 +13,12 @@ use super::accounts::Realm;
 use super::accounts::Session;
 use super::token::About;
 use super::token::Claims;
-use super::token::Purpose;
+pub use super::token::Purpose;
 use super::wrong_token;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::mail;
 use crate::mail::Mail;
 use crate::records::Shape;
 use crate::records::account;
@@ -37,10 +38,33 @@ pub enum Wanted {
     Reset,
 }
 
+/// Refuses a token that was sent for something else.
+fn check_purpose(claims: &Claims, only: Option<Purpose>) -> Result<()> {
+    if only.is_none_or(|only| only == claims.purpose) {
+        return Ok(());
+    }
+    let does = |purpose| match purpose {
+        Purpose::Verification => "verifies an address",
+        Purpose::Reset => "sets a new password",
+        _ => "confirms a new address",
+    };
+    let wanted = only.map_or("", does);
+    Err(Error::field(
+        "token",
+        "validation_invalid_token",
+        format!(
+            "The link {}; it is not one that {wanted}.",
+            does(claims.purpose)
+        ),
+    ))
+}
+
 /// What comes with the token of a link.
 #[derive(Default)]
 pub struct Confirmation<'a> {
     pub token: &'a str,
+    /// What the token must be for, if that is said.
+    pub only: Option<Purpose>,
     /// The new password for a reset; the present one for a new address.
     pub password: Option<&'a str>,
     pub confirmation: Option<&'a str>,
@@ -85,10 +109,12 @@ impl Auth {
         email: &str,
         from: IpAddr,
     ) -> Result<Option<Mail>> {
-        let _counted = self
-            .mails
-            .attempt(&realm.label("address", &user.id), from)?;
         account::check_email(&realm.collection, email)?;
+        // Whoever has many accounts must not fill the mailbox of a stranger either.
+        let to = format!("to/{}", email.to_ascii_lowercase());
+        for counted in [realm.label("address", &user.id), to] {
+            let _counted = self.addresses.attempt(&counted, from)?;
+        }
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
         let is_free = realm.by_email(email)?.is_none();
         let about = About {
@@ -112,6 +138,7 @@ impl Auth {
         let claims = self
             .read(confirmation.token, &purposes)
             .map_err(as_invalid)?;
+        check_purpose(&claims, confirmation.only)?;
         let realm = self.realm_of_token(&claims, database).map_err(as_invalid)?;
         let is_wanted =
             wanted.is_none_or(|name| name == realm.collection.name || name == realm.collection.id);
@@ -248,7 +275,13 @@ fn verification_mail(to: String, link: String) -> Mail {
         "Hello,\n\nto confirm that this is your e-mail address, open\n\n{link}\n\nIf you did not \
          ask for this, nothing has to be done.\n"
     );
-    mail(to, "Confirm your e-mail address", text, link)
+    mail(
+        mail::Kind::Verification,
+        to,
+        "Confirm your e-mail address",
+        text,
+        link,
+    )
 }
 
 fn reset_mail(to: String, link: String) -> Mail {
@@ -256,7 +289,7 @@ fn reset_mail(to: String, link: String) -> Mail {
         "Hello,\n\nto choose a new password, open within 30 minutes\n\n{link}\n\nIf you did not \
          ask for this, nothing has to be done: your password stays as it is.\n"
     );
-    mail(to, "Choose a new password", text, link)
+    mail(mail::Kind::Reset, to, "Choose a new password", text, link)
 }
 
 fn new_address_mail(to: String, link: String) -> Mail {
@@ -265,11 +298,18 @@ fn new_address_mail(to: String, link: String) -> Mail {
          {link}\n\nYou will be asked for your password. If you did not ask for this, nothing has \
          to be done.\n"
     );
-    mail(to, "Confirm your new e-mail address", text, link)
+    mail(
+        mail::Kind::NewAddress,
+        to,
+        "Confirm your new e-mail address",
+        text,
+        link,
+    )
 }
 
-fn mail(to: String, subject: &str, text: String, link: String) -> Mail {
+fn mail(kind: mail::Kind, to: String, subject: &str, text: String, link: String) -> Mail {
     Mail {
+        kind,
         to,
         subject: subject.to_owned(),
         text,

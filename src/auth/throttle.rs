@@ -41,6 +41,11 @@ pub const LOG_INS: Limits = [limit(10, 30_000), limit(100, 2_000), limit(60, 1_0
 /// Mails that are asked for: three, then one in two minutes; five, then as many; twenty, then six.
 pub const MAILS: Limits = [limit(3, 120_000), limit(5, 120_000), limit(20, 10_000)];
 
+/// Changes of addresses, by which accounts send mail to others, see `renewal`: of an account, and to an
+/// address, three, then six an hour; of a network as many as twenty counts, then forty an hour, two for
+/// each.
+pub const ADDRESSES: Limits = [limit(3, 600_000), limit(3, 600_000), limit(20, 90_000)];
+
 /// New passwords in records: sixty, then twenty a minute from an address; in all as many as come.
 pub const HASHES: Limits = [limit(60, 3_000), limit(1_000_000, 1), limit(60, 3_000)];
 

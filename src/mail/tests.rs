@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use super::Job;
+use super::Kind;
 use super::Limits;
 use super::MAIL_BYTES_MAX;
 use super::Mail;
@@ -24,7 +25,7 @@ use fake::PATIENCE;
 use fake::Script;
 
 const FAST: Limits = Limits {
-    queue: 10,
+    queue: 25,
     answer: Duration::from_secs(5),
     waits: [Duration::from_millis(5); 3],
 };
@@ -61,6 +62,7 @@ fn unquote(text: &str) -> String {
 fn mail(to: &str) -> Mail {
     let link = "https://vski.example.com/verify?token=aaaa.bbbb_cccc-dddd";
     Mail {
+        kind: Kind::Reset,
         to: to.to_owned(),
         subject: "Please confirm".to_owned(),
         text: format!("Hello,\n\nopen this:\n{link}\n"),
@@ -209,7 +211,13 @@ fn a_server_that_never_answers_holds_up_neither_send_nor_stop() {
         mailer.send(mail("bob@example.org"));
     }
     let queue = &mailer.0.as_ref().unwrap().queue;
-    assert_eq!(lock(&queue.state).jobs.len(), FAST.queue);
+    assert_eq!(lock(&queue.state).jobs.len(), Kind::Reset.share(FAST.queue));
+    // What is full of mails of one kind takes those of another.
+    let other = Mail {
+        kind: Kind::NewAddress,
+        ..mail("dan@example.org")
+    };
+    assert!(queue.push(other).is_ok());
     let refused = queue.push(mail("carl@example.org"));
     assert_eq!(refused.err().unwrap().1, "too many are waiting");
     assert!(!mailer.stop(Instant::now() + Duration::from_millis(50)));
@@ -382,7 +390,7 @@ fn a_subject_cannot_smuggle_anything() {
 
 #[test]
 fn a_mail_that_is_too_large_is_not_taken() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(5);
     let mut large = mail("ann@example.org");
     large.text = "x".repeat(MAIL_BYTES_MAX);
     assert_eq!(queue.push(large).err().unwrap().1, "it is too large");
@@ -394,7 +402,7 @@ fn a_mail_that_is_too_large_is_not_taken() {
 
 #[test]
 fn a_stop_that_is_over_loses_no_mail_unseen() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(5);
     assert!(queue.push(mail("ann@example.org")).is_ok());
     queue.stop(Instant::now());
     assert!(queue.next(FAST.answer).is_none());

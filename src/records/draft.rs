@@ -193,10 +193,10 @@ impl Draft {
     }
 
     /// The id of the new record, which its files must know before it is written.
-    pub fn choose_id(&mut self) -> Result<String> {
+    pub fn choose_id(&mut self, collection: &Collection) -> Result<String> {
         let id = match self.id.take() {
             Some(id) => id,
-            None => ids::record_id()?,
+            None => new_id(collection)?,
         };
         self.id = Some(id.clone());
         Ok(id)
@@ -217,6 +217,14 @@ impl Draft {
     /// passed over (FLD-6).
     pub fn ignored(&self) -> &[String] {
         &self.ignored
+    }
+}
+
+/// An id for a new record.
+pub fn new_id(collection: &Collection) -> Result<String> {
+    match collection.kind {
+        CollectionKind::Base => ids::record_id(),
+        CollectionKind::Auth => ids::account_id(),
     }
 }
 

@@ -39,7 +39,6 @@ use crate::error::Kind;
 use crate::error::Result;
 use crate::events::Events;
 use crate::filter;
-use crate::ids;
 use crate::paging::Page;
 use crate::rules::Access;
 use crate::rules::Grant;
@@ -320,7 +319,7 @@ pub fn create(
     let grant = scope.admit(collection, Operation::Create)?;
     let id = match &draft.id {
         Some(id) => id.clone(),
-        None => ids::record_id()?,
+        None => draft::new_id(collection)?,
     };
     let resolved = resolve::create(tx, scope, collection, &id, draft)?;
     let rule = match &grant.access {

@@ -17,6 +17,7 @@ use crate::collections::TextOptions;
 use crate::collections::TimeOptions;
 use crate::error::FieldError;
 use crate::ids;
+use crate::mail;
 
 mod strict;
 
@@ -383,17 +384,11 @@ fn check_bytes(text: String, bytes_max: usize) -> Outcome<Stored> {
 }
 
 fn check_email(text: String, options: &DomainOptions) -> Outcome<Stored> {
-    const BYTES_MAX: usize = 254;
     if text.is_empty() {
         return Ok(Stored::Null);
     }
-    let is_plain = !text
-        .chars()
-        .any(|char| char.is_whitespace() || char.is_control());
     match text.rsplit_once('@') {
-        Some((local, domain))
-            if is_plain && !local.is_empty() && !domain.is_empty() && text.len() <= BYTES_MAX =>
-        {
+        Some((_, domain)) if mail::is_address(&text) => {
             check_domain(domain, options)?;
             Ok(Stored::Text(text))
         }

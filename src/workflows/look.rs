@@ -36,8 +36,8 @@ pub struct Filter {
     pub parent: Option<String>,
     /// Made at that time or later; milliseconds since 1970.
     pub since: Option<i64>,
-    /// Name and text of an attribute.
-    pub attribute: Option<(String, String)>,
+    /// Names and texts of attributes, all of which a run has.
+    pub attributes: Vec<(String, String)>,
 }
 
 /// A place in the list of runs, newest first.
@@ -120,15 +120,15 @@ fn conditions(
     if let Some(since) = filter.since {
         add("r.created >= ?", Box::new(since));
     }
-    if let Some((name, value)) = &filter.attribute {
+    for (name, value) in &filter.attributes {
         let path = format!("$.{}", serde_json::Value::from(name.clone()));
-        let sql = "CAST(r.attributes ->> ? AS TEXT) = ";
         values.push(Box::new(path));
         let path_at = values.len();
         values.push(Box::new(value.clone()));
+        // Of true and false `->>` makes numbers.
         wheres.push(format!(
-            "{}?{}",
-            sql.replace('?', &format!("?{path_at}")),
+            "CASE json_type(r.attributes, ?{path_at}) WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' \
+             ELSE CAST(r.attributes ->> ?{path_at} AS TEXT) END = ?{}",
             values.len()
         ));
     }

@@ -322,6 +322,30 @@ fn every_endpoint_answers_every_caller_as_its_row_says() {
     }
 }
 
+/// Lists of runs and statistics refused parameters that they do not have and all else passed them over: a
+/// client that adds one to each request, against caches, could use only a part of the API.
+#[test]
+fn parameters_that_an_endpoint_does_not_have_are_passed_over() {
+    let server = Server::with(&[("JWT_SECRET", SECRET), ("AUTH_COLLECTION", "users")]);
+    let callers = callers(&server);
+    for row in ROWS.iter().filter(|row| row.route.starts_with("GET ")) {
+        let name = match row.admits {
+            Admits::Replicas(_) => "replica",
+            _ => "admin",
+        };
+        let sign = if row.path.contains('?') { '&' } else { '?' };
+        for more in ["_=1", "nonsense=x&nonsense=y", "token=nonsense", "%C3%A9"] {
+            let reply = callers[name].get(&format!("{}{sign}{more}", row.path));
+            assert_eq!(
+                reply.status,
+                expected(&row.admits, name),
+                "{} {more}",
+                row.route
+            );
+        }
+    }
+}
+
 #[test]
 fn every_endpoint_has_a_row() {
     let output = Command::new(VSKI).arg("routes").output().unwrap();

@@ -14,6 +14,7 @@ use crate::support::wait_until;
 mod addresses;
 mod attacks;
 mod keys;
+mod links;
 mod origins;
 mod rules;
 
