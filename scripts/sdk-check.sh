@@ -1,21 +1,26 @@
 #!/bin/bash
-# PocketBase's own JavaScript client, as npm has it, against a vski server.
+# Clients made for PocketBase, as npm and PyPI have them, against a vski server.
 set -eu
 
 usage() {
     cat <<'TEXT'
 usage: scripts/sdk-check.sh [OPTION...]
 
-Installs the npm package pocketbase, in the version of scripts/sdk-check/package.json, into
-a temporary directory, starts a server on a throw-away data directory and a free port, and
-does with the client what applications do. One line per group of checks; the first that
-fails ends it. Exit code 0: all passed.
+Installs clients into a temporary directory, starts a server on a throw-away data directory and a
+free port, and does with the clients what applications do:
+
+  pocketbase (npm)          PocketBase's own JavaScript client
+  pocketbase-typegen (npm)  signs in and writes types for the collections
+  pocketbase (PyPI)         logs in, lists, and hears an event
+
+Versions are those of scripts/sdk-check/package.json and of this script. One line per group of
+checks; the first that fails ends it. Exit code 0: all passed.
 
   --binary PATH   server to run (default: it is built)
   --keep          keep the temporary directory and say where it is
   --help          this text
 
-Needs node 20 and npm.
+Needs node 20, npm, and Python 3 with venv.
 TEXT
 }
 
@@ -37,7 +42,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-need node npm timeout
+need node npm python3 timeout
+PYTHON_CLIENT=pocketbase==0.17.3
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/vski-sdk.XXXXXX")
 server=''
@@ -64,6 +70,22 @@ install_client() {
     (cd "$work/client" && timeout --foreground 120 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >"$work/npm" 2>&1) ||
         fail "npm cannot install the client: $(tail -n 5 "$work/npm")"
     version=$(sed -n 's/^ *"version": "\(.*\)".*/\1/p' "$work/client/node_modules/pocketbase/package.json" | head -n 1)
+}
+
+install_python_client() {
+    python3 -m venv "$work/python" >"$work/pip" 2>&1 || fail "python3 makes no venv: $(tail -n 5 "$work/pip")"
+    timeout --foreground 120 "$work/python/bin/pip" install --quiet --disable-pip-version-check "$PYTHON_CLIENT" >"$work/pip" 2>&1 ||
+        fail "pip cannot install $PYTHON_CLIENT: $(tail -n 5 "$work/pip")"
+}
+
+# Signs in with the password of an admin and writes the types of the collections that are there.
+generate_types() {
+    types="$work/client/types.ts"
+    (cd "$work/client" && timeout --foreground 60 node_modules/.bin/pocketbase-typegen --env "$work/none" --url "$url" \
+        --email "$ADMIN_EMAIL" --password "$ADMIN_PASSWORD" --out "$types" >"$work/typegen" 2>&1) ||
+        fail "pocketbase-typegen: $(tail -n 5 "$work/typegen")"
+    grep -q 'export type PythonNotesRecord' "$types" || fail "pocketbase-typegen wrote no type of python_notes"
+    echo "ok  pocketbase-typegen: $(grep -c '^export type' "$types") types"
 }
 
 start_server() {
@@ -100,6 +122,7 @@ stop_server() {
 
 binary=$(build_server "$binary")
 install_client
+install_python_client
 start_server
 echo "pocketbase $version from npm, node $(node --version), $(head -n 1 "$work/out")"
 # Requests of the client have no time limit of their own.
@@ -107,4 +130,7 @@ code=0
 timeout --foreground -k 5 120 node "$work/client/check.mjs" "$url" "$work/log" || code=$?
 [ "$code" -ne 124 ] || fail "the client was not done after 120 s"
 [ "$code" -eq 0 ] || fail "the client does not work with this server"
+timeout --foreground -k 5 60 "$work/python/bin/python" "$root/scripts/sdk-check/check.py" "$url" "$ADMIN_EMAIL" "$ADMIN_PASSWORD" ||
+    fail "$PYTHON_CLIENT from PyPI does not work with this server"
+generate_types
 stop_server
