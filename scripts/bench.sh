@@ -24,6 +24,7 @@ request, memory, sizes, and the goals.
   --servers A,B   default pocketbase,vski,vski-normal (vski-normal: DB_SYNCHRONOUS=normal);
                   there is pocketbase-nologs too, with its request logs off
   --binary PATH   this vski and no build
+  --before PATH   compare with this vski instead: the same as --servers before,vski
   --fetch-only    only fetch and check PocketBase
   --files         measure uploads and downloads of files of several sizes instead, and what
                   memory a large one takes; of the other options only --binary, --rounds N
@@ -80,7 +81,7 @@ while [ $# -gt 0 ]; do
         --quick | --brief) passed_on+=("$1") ;;
         --fetch-only) fetch_only=yes ;;
         --files) files=yes ;;
-        --binary | --only | --conns | --runs | --dur | --servers | --rounds)
+        --binary | --before | --only | --conns | --runs | --dur | --servers | --rounds)
             [ $# -gt 1 ] || fail "$1 needs a value"
             if [ "$1" = --binary ]; then vski=$2; else passed_on+=("$1" "$2"); fi
             shift

@@ -25,11 +25,12 @@ def options():
     p.add_argument("--check", action="store_true", help="look at the options and do nothing")
     p.add_argument("--pocketbase")
     p.add_argument("--vski")
+    p.add_argument("--before")
     p.add_argument("--out")
     p.add_argument("--quick", action="store_true")
     p.add_argument("--brief", action="store_true")
     p.add_argument("--only", default="")
-    p.add_argument("--servers", default="pocketbase,vski,vski-normal")
+    p.add_argument("--servers")
     p.add_argument("--conns")
     p.add_argument("--runs")
     p.add_argument("--dur")
@@ -39,7 +40,9 @@ def options():
     o.dur = numbers("--dur", o.dur)[0] if o.dur else (2 if o.quick else 4 if o.brief else 6)
     o.starts = 3 if o.quick else 10
     o.warmup = 1 if o.quick else 2
-    o.servers = names("--servers", o.servers, list(KINDS))
+    o.servers = names("--servers", o.servers or ("before,vski" if o.before else "pocketbase,vski,vski-normal"), list(KINDS))
+    if "before" in o.servers and not (o.before and os.access(o.before, os.X_OK)):
+        raise Failed("--servers before needs --before PATH, a program that can be run")
     known = [c.name for c in load.CASES]
     # Uploads are for those who ask: they write gigabytes in seconds.
     usual = [c.name for c in load.CASES if not c.uploads]
@@ -114,7 +117,7 @@ def describe(o, folder):
     return "\n".join([
         f"{cpu_model()}, {os.cpu_count()} cores, kernel {platform.release()}; "
         f"a 4 KiB append with fsync takes {fsync_ms(folder):.2f} ms here.",
-        f"PocketBase {version_of([o.pocketbase, '--version']).split()[-1]}; {version_of([o.vski, 'version'])}. "
+        f"PocketBase {version_of([o.pocketbase, '--version']).split()[-1]}; {version_of([o.vski, 'version'])}{f'; before is {o.before}' * bool(o.before)}. "
         f"{'Medians of ' * (o.runs > 1)}{o.runs} run{'s' * (o.runs > 1)} of {o.dur} s each, in turns, one wrk thread on the same machine; "
         f"{ROWS:,} rows; {time.strftime('%Y-%m-%d')}.",
         "vski commits with synchronous=FULL, vski-normal and pocketbase with NORMAL.",
@@ -178,7 +181,8 @@ def main():
     allow_descriptors(max(o.conns))
     os.makedirs(o.out, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="data-", dir=o.out)
-    binary = {"pocketbase": os.path.abspath(o.pocketbase), "vski": os.path.abspath(o.vski)}
+    given = {"pocketbase": o.pocketbase, "vski": o.vski, "before": o.before}
+    binary = {name: os.path.abspath(path) for name, path in given.items() if path}
     servers = [KINDS[n](binary[n.split("-")[0]], os.path.join(folder, n)) for n in o.servers]
     try:
         run(o, servers, folder)

@@ -213,7 +213,12 @@ class VskiNormal(Vski):
     synchronous = "normal"
 
 
-KINDS = {kind.name: kind for kind in (PocketBase, PocketBaseNoLogs, Vski, VskiNormal)}
+class Before(Vski):
+    """Another build of ours, to compare with."""
+    name = "before"
+
+
+KINDS = {kind.name: kind for kind in (PocketBase, PocketBaseNoLogs, Vski, VskiNormal, Before)}
 
 
 def prepare_all(servers, rows, blobs, out):
