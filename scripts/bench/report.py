@@ -15,7 +15,7 @@ PROCESS_ROWS = [  # key, heading, unit, limit
     ("binary_mb", "binary (the goal is for the static one)", "MB", 6),
     ("disk_mb", "data directory after the load", "MB", None),
 ]
-CPU_ROWS = ["get", "create"]  # of the brief table
+CPU_ROWS = ["get", "list", "create"]  # of the brief table
 BASELINE = "pocketbase"
 OURS = "vski"
 
