@@ -81,8 +81,8 @@ pub struct Config {
     pub roots: Roots,
     /// How much is logged.
     pub log: Level,
-    /// What was set and changes nothing, as sentences.
-    pub idle: Vec<String>,
+    /// What an operator should know about what was set, as sentences.
+    pub warnings: Vec<String>,
 }
 
 /// What changes nothing while the other one has its default.
@@ -94,6 +94,9 @@ const NEEDS: [(&str, &str); 5] = [
     ("MAIL_FROM", "SMTP_URL"),
 ];
 
+/// What should not be given as a flag.
+const SECRETS: [&str; 3] = ["JWT_SECRET", "S3_SECRET_KEY", "SMTP_URL"];
+
 /// Shortest secret that is taken: the length of the signature it makes.
 pub const SECRET_BYTES_MIN: usize = 32;
 
@@ -103,7 +106,7 @@ impl Config {
         let raw = Raw::new(flags)?;
         let roots = raw.roots()?;
         Ok(Config {
-            idle: raw.idle()?,
+            warnings: raw.warnings()?,
             listen: raw.listen()?,
             data_dir: raw.data_dir()?,
             jwt_secret: raw.secret()?,
@@ -117,12 +120,10 @@ impl Config {
             auth_collection: raw.parse("AUTH_COLLECTION", |text| {
                 (!text.is_empty()).then(|| text.to_owned())
             })?,
-            public_url: raw.parse("PUBLIC_URL", |text| match text {
-                "" => Some(None),
-                url => is_origin(url).then(|| Some(url.to_owned())),
-            })?,
+            public_url: raw.url("PUBLIC_URL")?,
             cors_origins: raw.list("CORS_ORIGINS", |text| {
-                (text == "*" || is_origin(text)).then(|| text.trim_end_matches('/').to_owned())
+                (text == "*" || (is_origin(text) && !has_user(text)))
+                    .then(|| text.trim_end_matches('/').to_owned())
             })?,
             trusted_proxies: raw.list("TRUSTED_PROXIES", Prefix::parse)?,
             mail: raw.mail(&roots)?,
@@ -217,9 +218,19 @@ impl<'a> Raw<'a> {
         }
     }
 
-    /// Settings that were given and change nothing, as sentences: most likely another one was forgotten.
-    fn idle(&self) -> Result<Vec<String>> {
-        let mut idle = Vec::new();
+    /// Settings that were given and change nothing, as sentences, since most likely another one was
+    /// forgotten; and secrets that were given where others see them.
+    fn warnings(&self) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        for variable in SECRETS {
+            if self.flags.contains_key(variable) {
+                warnings.push(format!(
+                    "--{} can be read in the list of processes; set {variable} in the environment or in \
+                     the file that ENV_FILE names",
+                    option(variable).flag()
+                ));
+            }
+        }
         for (variable, needed) in NEEDS {
             let default = option(needed).default;
             if self.given(variable)?.is_some() && self.get(needed)? == default {
@@ -228,10 +239,10 @@ impl<'a> Raw<'a> {
                 } else {
                     default
                 };
-                idle.push(format!("{variable} changes nothing: {needed} is {state}"));
+                warnings.push(format!("{variable} changes nothing: {needed} is {state}"));
             }
         }
-        Ok(idle)
+        Ok(warnings)
     }
 
     fn parse<T>(&self, variable: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<T> {
@@ -256,6 +267,23 @@ impl<'a> Raw<'a> {
             let parts = text.split(',').map(str::trim);
             parts.filter(|part| !part.is_empty()).map(&read).collect()
         })
+    }
+
+    /// A URL that others get to see, so it must not have a password in it, which is not printed.
+    fn url(&self, variable: &'static str) -> Result<Option<String>> {
+        let url = self.get(variable)?;
+        if has_user(&url) {
+            return Err(Error::invalid(format!(
+                "{variable}=(not shown): it must not have a user name or a password, for others see it; \
+                 it takes {}",
+                option(variable).takes
+            )));
+        }
+        match url.as_str() {
+            "" => Ok(None),
+            _ if is_origin(&url) => Ok(Some(url)),
+            _ => Err(refuse(variable, &url)),
+        }
     }
 
     fn listen(&self) -> Result<SocketAddr> {
@@ -324,7 +352,9 @@ impl<'a> Raw<'a> {
             text => Ok(text),
         };
         Ok(Some(S3Settings {
-            endpoint: given("S3_ENDPOINT")?,
+            endpoint: self
+                .url("S3_ENDPOINT")?
+                .map_or_else(|| given("S3_ENDPOINT"), Ok)?,
             bucket: given("S3_BUCKET")?,
             region: given("S3_REGION")?,
             access_key: given("S3_ACCESS_KEY")?,
@@ -336,10 +366,7 @@ impl<'a> Raw<'a> {
 
     /// A replica reads the tokens of its master, so it needs the secret.
     fn replica(&self) -> Result<Option<replication::replica::Settings>> {
-        let master_url = self.parse("MASTER_URL", |text| match text {
-            "" => Some(None),
-            url => is_origin(url).then(|| Some(url.to_owned())),
-        })?;
+        let master_url = self.url("MASTER_URL")?;
         let interval = Duration::from_secs(self.number("SYNC_INTERVAL", 1, 86_400)?);
         let id = self.parse("REPLICA_ID", |text| match text {
             "" => Some(None),
@@ -376,6 +403,13 @@ fn is_origin(url: &str) -> bool {
             && !rest
                 .contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | ','))
     })
+}
+
+/// Whether a URL has a user name or a password before its host.
+fn has_user(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#', '\\']).next();
+    authority.is_some_and(|it| it.contains('@'))
 }
 
 fn refuse(variable: &'static str, value: &str) -> Error {
@@ -433,6 +467,43 @@ mod tests {
             assert!(message.starts_with(&format!("{variable}=")), "{message}");
             assert!(message.contains(option(variable).takes), "{message}");
         }
+    }
+
+    #[test]
+    fn urls_that_others_see_have_no_password_which_is_never_printed() {
+        let bucket = [
+            ("STORAGE", "s3"),
+            ("S3_ENDPOINT", "https://s3.example"),
+            ("S3_BUCKET", "b"),
+            ("S3_ACCESS_KEY", "a"),
+            ("S3_SECRET_KEY", "s"),
+        ];
+        for variable in ["MASTER_URL", "PUBLIC_URL", "S3_ENDPOINT"] {
+            for url in [
+                "http://ops:hunter2@host",
+                "https://hunter2@host:3000/x",
+                "https://:hunter2@host?x",
+                "ops:hunter2@host",
+                "ftp://ops:hunter2@host",
+            ] {
+                let flags = [&bucket[..], &[(variable, url)]].concat();
+                let message = load(&flags).err().unwrap().to_string();
+                assert!(message.starts_with(&format!("{variable}=")), "{message}");
+                assert!(!message.contains("hunter2"), "{message}");
+            }
+            let flags = [&bucket[..], &[(variable, "https://host:3000/a@b?c@d")]];
+            assert!(load(&flags.concat()).is_ok(), "{variable}");
+        }
+        assert!(load(&[("CORS_ORIGINS", "https://ops@app.example")]).is_err());
+    }
+
+    #[test]
+    fn secrets_among_the_flags_are_warned_of() {
+        let secret = "0123456789abcdef0123456789abcdef";
+        let config = load(&[("JWT_SECRET", secret)]).unwrap();
+        assert!(config.warnings[0].starts_with("--jwt-secret can be read"));
+        assert!(!config.warnings.concat().contains(secret));
+        assert!(load(&[("PORT", "0")]).unwrap().warnings.is_empty());
     }
 
     #[test]

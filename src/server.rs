@@ -23,6 +23,7 @@ use crate::api;
 use crate::api::Api;
 use crate::api::cors::Cors;
 use crate::app::App;
+use crate::collections;
 use crate::config;
 use crate::config::Config;
 use crate::cron::LaneName;
@@ -66,7 +67,7 @@ pub fn run<E: From<Error>>(
             "{name} is set, which is no option; {option} is one"
         ));
     }
-    for sentence in &config.idle {
+    for sentence in &config.warnings {
         log::warn(format_args!("{sentence}"));
     }
     if let Some((trusted, ignored)) = config.roots.counts() {
@@ -82,12 +83,8 @@ pub fn run<E: From<Error>>(
         running.http.local_addr(),
         config.data_dir.display()
     ));
-    if config.replica.is_none()
-        && let Some(token) = running.app.auth.setup_token().map_err(E::from)?
-    {
-        log::info(format_args!(
-            "no admin yet: make one with vski admin create, or POST /api/admins/init setup_token={token}"
-        ));
+    if config.replica.is_none() {
+        tell_operator(config, &running.app).map_err(E::from)?;
     }
     ready(running.http.local_addr())?;
     if let Some(signal) = signals.forever().next() {
@@ -99,6 +96,23 @@ pub fn run<E: From<Error>>(
     log.finish();
     drop(second);
     Ok(is_clean)
+}
+
+/// Says what is left to do before others may come.
+fn tell_operator(config: &Config, app: &App) -> Result<()> {
+    if let Some(token) = app.auth.setup_token()? {
+        log::info(format_args!(
+            "no admin yet: make one with vski admin create, or POST /api/admins/init setup_token={token}"
+        ));
+    }
+    let default = app.databases.default();
+    if config.mail.is_none() && default.read(collections::has_open_accounts)? {
+        log::warn(format_args!(
+            "SMTP_URL is not set and everybody may register (createRule): links that confirm addresses and \
+             set passwords go to this log"
+        ));
+    }
+    Ok(())
 }
 
 /// What runs between start and stop.

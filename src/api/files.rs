@@ -80,29 +80,17 @@ fn redirect(
     stored: &Stored,
     is_download: bool,
 ) -> Result<Option<Response>> {
-    // No policy of ours holds there.
-    let disposition = disposition(stored, is_download || !is_passive(&stored.media_type));
-    let link = call
-        .app
-        .files
-        .storage
-        .link(path, &stored.media_type, &disposition)?;
+    let disposition = disposition(stored, is_download);
+    let content_type = files::content_type(&stored.media_type);
+    let storage = &call.app.files.storage;
+    let link = storage.link(path, &content_type, &disposition)?;
     Ok(link.map(|link| Response::empty(307).with_header("Location", link)))
 }
 
-/// Whether a browser that shows it runs nothing of it.
-fn is_passive(media_type: &str) -> bool {
-    let media_type = media_type.split(';').next().unwrap_or_default().trim();
-    let (kind, _) = media_type.split_once('/').unwrap_or_default();
-    match kind {
-        "image" => media_type != "image/svg+xml",
-        "audio" | "video" => true,
-        _ => ["text/plain", "application/pdf"].contains(&media_type),
-    }
-}
-
+/// Browsers save what could run, also where no policy of ours holds: in a bucket.
 fn disposition(stored: &Stored, is_download: bool) -> String {
-    let form = if is_download { "attachment" } else { "inline" };
+    let is_shown = !is_download && files::is_passive(&stored.media_type);
+    let form = if is_shown { "inline" } else { "attachment" };
     format!("{form}; filename={}", stored.name)
 }
 
@@ -199,7 +187,7 @@ fn with_headers(
         false => "public, max-age=2592000, immutable",
     };
     response
-        .with_header("Content-Type", &stored.media_type)
+        .with_header("Content-Type", files::content_type(&stored.media_type))
         .with_header("Content-Disposition", disposition(stored, is_download))
         .with_header("Content-Security-Policy", POLICY)
         .with_header("Cache-Control", cache)

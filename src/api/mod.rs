@@ -355,7 +355,9 @@ fn check_access(route: &Route, identity: &Identity) -> Result<()> {
         (Access::Public | Access::Rules, _)
         | (Access::Account, Identity::User(_))
         | (_, Identity::Admin(_)) => true,
-        (Access::Watch | Access::Work, Identity::Service(_)) => true,
+        (Access::Work, Identity::Service(_)) => true,
+        // What these show is about more than some workflows.
+        (Access::Watch, Identity::Service(service)) => service.workflows.is_none(),
         (Access::Operate, Identity::Service(service)) => service.is_operator,
         (Access::Work, Identity::Key(key)) => key.scopes.contains(&KeyScope::Service),
         (Access::Scope(scope), Identity::Key(key)) => key.scopes.contains(&scope),
@@ -371,6 +373,9 @@ fn check_access(route: &Route, identity: &Identity) -> Result<()> {
             },
         )),
         (false, Identity::Key(_)) => Err(forbidden("The key does not open this.")),
+        (false, Identity::Service(_)) if route.access == Access::Watch => {
+            Err(forbidden("A token for some workflows does not open this."))
+        }
         (false, _) if route.access == Access::Account => {
             Err(forbidden("Only accounts may do this."))
         }

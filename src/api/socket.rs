@@ -71,7 +71,10 @@ fn other_version() -> Response {
         "message": format!("Only version {VERSION} of the WebSocket protocol is spoken here."),
         "data": {},
     });
-    json_response(426, &body).with_header("Sec-WebSocket-Version", VERSION)
+    json_response(426, &body)
+        .with_header("Connection", "Upgrade")
+        .with_header("Upgrade", "websocket")
+        .with_header("Sec-WebSocket-Version", VERSION)
 }
 
 /// Whether a header, in however many lines, has this among its values.
@@ -251,10 +254,14 @@ mod tests {
             let size = stream.read(&mut said).unwrap();
             let said = String::from_utf8_lossy(&said[..size]);
             assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{said}");
-            assert_eq!(
-                said.contains("\r\nSec-WebSocket-Version: 13\r\n"),
-                status == 426
-            );
+            for line in [
+                "Sec-WebSocket-Version: 13",
+                "Upgrade: websocket",
+                "Connection: Upgrade",
+            ] {
+                let line = format!("\r\n{line}\r\n");
+                assert_eq!(said.contains(&line), status == 426, "{said}");
+            }
         }
         assert_eq!(hub.counters().open, 0);
         stop(&server, &hub);

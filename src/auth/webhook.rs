@@ -30,6 +30,7 @@ pub struct WebhookSecret {
 struct Claims<'a> {
     iss: &'a str,
     sub: &'static str,
+    aud: &'a str,
     roles: [&'static str; 2],
     iat: i64,
     exp: i64,
@@ -64,11 +65,13 @@ impl WebhookSecret {
         crypto::base64(&self.key.sign(message))
     }
 
-    /// A token that says which server calls (WH-6).
-    pub fn token(&self, node: &str, now_ms: i64) -> String {
+    /// A token that says which server calls and where (WH-6): a receiver that gets it can show it to no
+    /// other.
+    pub fn token(&self, node: &str, audience: &str, now_ms: i64) -> String {
         let claims = Claims {
             iss: node,
             sub: "webhook",
+            aud: audience,
             roles: ["service", "webhook"],
             iat: now_ms / 1000,
             exp: now_ms / 1000 + TOKEN_SECONDS,
@@ -92,7 +95,7 @@ mod tests {
             triggers::secret_bytes(&secret.text()).unwrap(),
             secret.bytes
         );
-        let jwt = secret.token("node", 1000);
+        let jwt = secret.token("node", "https://a.example", 1000);
         for key in [&[7; 32][..], &secret.bytes] {
             let purposes = [Purpose::Admin, Purpose::Service, Purpose::Replica];
             let keys = TokenKeys::new(key);

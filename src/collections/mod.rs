@@ -21,6 +21,7 @@ pub use change::Editor;
 pub use definition::check_name;
 pub use stored::databases;
 pub use stored::definitions;
+pub use stored::has_open_accounts;
 pub use stored::is_applied;
 pub use stored::settled_definitions;
 

@@ -89,6 +89,15 @@ pub fn databases(connection: &Connection) -> Result<Vec<(String, String)>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Whether everybody may make an account in some collection of some database.
+pub fn has_open_accounts(connection: &Connection) -> Result<bool> {
+    let mut statement = connection.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM _collections WHERE deleted IS NULL AND type = 'auth'
+                        AND json_extract(definition, '$.createRule') = '')",
+    )?;
+    Ok(statement.query_row([], |row| row.get(0))?)
+}
+
 /// Forgets the deleted collections of a database.
 pub fn forget_deleted(tx: &Connection, database: &str) -> Result<()> {
     let sql = "DELETE FROM _collections WHERE database = ?1 AND deleted IS NOT NULL";

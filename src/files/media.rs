@@ -1,8 +1,11 @@
 //! What kind of file it is: by its content as well as by its name, since either alone is easily wrong.
 
+use std::borrow::Cow;
+
 /// Bytes of the beginning that are looked at.
 pub const LOOK_BYTES: usize = 512;
 
+const SVG: &str = "image/svg+xml";
 const UNKNOWN: &str = "application/octet-stream";
 
 /// The media type of a file with this name and beginning. A name that the content does not bear out
@@ -48,6 +51,25 @@ fn is_textual(media_type: &str) -> bool {
                 | "application/x-sh"
                 | "application/rtf"
         )
+}
+
+/// The value of `Content-Type` for a file of this media type. A file counts as text only if it begins as
+/// UTF-8, and browsers guess another encoding when none is named. XML names its own.
+pub fn content_type(media_type: &str) -> Cow<'_, str> {
+    let is_xml = media_type.ends_with("xml") && media_type != SVG;
+    match is_textual(media_type) && !is_xml {
+        true => Cow::Owned(format!("{media_type}; charset=utf-8")),
+        false => Cow::Borrowed(media_type),
+    }
+}
+
+/// Whether a browser that shows it runs nothing of it, wherever it comes from.
+pub fn is_passive(media_type: &str) -> bool {
+    match media_type.split_once('/') {
+        Some(("image", _)) => media_type != SVG,
+        Some(("audio" | "video", _)) => true,
+        _ => ["text/plain", "application/pdf"].contains(&media_type),
+    }
 }
 
 fn is_text(bytes: &[u8]) -> bool {
@@ -114,6 +136,38 @@ mod tests {
             ("a", b"", "application/octet-stream"),
         ] {
             assert_eq!(judge(name, content), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn text_is_served_as_utf_8_and_only_what_runs_nothing_is_shown() {
+        for (media_type, is_utf8, is_shown) in [
+            ("text/plain", true, true),
+            ("text/csv", true, false),
+            ("text/markdown", true, false),
+            ("text/html", true, false),
+            ("text/css", true, false),
+            ("text/javascript", true, false),
+            ("application/javascript", true, false),
+            ("application/json", true, false),
+            ("application/ld+json", true, false),
+            ("image/svg+xml", true, false),
+            ("text/xml", false, false),
+            ("application/xhtml+xml", false, false),
+            ("image/png", false, true),
+            ("audio/mpeg", false, true),
+            ("video/mp4", false, true),
+            ("application/pdf", false, true),
+            ("application/zip", false, false),
+            ("application/octet-stream", false, false),
+            ("", false, false),
+        ] {
+            let expected = match is_utf8 {
+                true => format!("{media_type}; charset=utf-8"),
+                false => media_type.to_owned(),
+            };
+            assert_eq!(content_type(media_type), expected);
+            assert_eq!(is_passive(media_type), is_shown, "{media_type}");
         }
     }
 

@@ -49,7 +49,9 @@ pub mod table;
 mod unnamed;
 
 pub use media::LOOK_BYTES;
+pub use media::content_type;
 pub use media::is_allowed;
+pub use media::is_passive;
 pub use media::judge;
 pub use name::is_valid;
 pub use name::new_name;

@@ -104,6 +104,13 @@ impl Headers {
         self.spans.push((start..middle, middle..self.text.len()));
     }
 
+    /// Removes every header with this name, whatever its case.
+    fn remove(&mut self, name: &str) {
+        let text = &self.text;
+        self.spans
+            .retain(|(found, _)| !text[found.clone()].eq_ignore_ascii_case(name));
+    }
+
     /// The value of the first header with this name, whatever its case.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter()
@@ -306,5 +313,8 @@ mod tests {
         assert_eq!(headers.get("X-TWO"), Some("b"));
         assert_eq!(headers.get("X-Three"), None);
         assert_eq!(headers.iter().count(), 3);
+        headers.remove("x-TWO");
+        assert_eq!(headers.get("X-Two"), None);
+        assert_eq!(headers.get("Content-Type"), Some("a"));
     }
 }

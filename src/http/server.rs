@@ -495,14 +495,20 @@ fn read(engine: &mut tiny_http::Request, id: RequestId) -> (Request, Option<Unre
         .into_iter()
         .map(|span| (span.name, span.value))
         .collect();
+    let mut headers = Headers { text, spans };
+    let method = match method(engine.method()) {
+        Method::Head => {
+            // Parts are defined for GET only (RFC 9110, section 14.2).
+            headers.remove("Range");
+            Method::Get
+        }
+        method => method,
+    };
     let request = Request {
-        method: match method(engine.method()) {
-            Method::Head => Method::Get,
-            method => method,
-        },
+        method,
         path,
         query,
-        headers: Headers { text, spans },
+        headers,
         body,
         sunk,
         peer: engine.remote_addr(),

@@ -132,7 +132,8 @@ impl Http {
             headers.push(("Content-Type".to_owned(), JSON.to_owned()));
         }
         if call.has_token && !has(&headers, "Authorization") {
-            let token = self.secret.token(&self.node, message.now_ms);
+            let audience = origin(&call.url);
+            let token = self.secret.token(&self.node, &audience, message.now_ms);
             headers.push(("Authorization".to_owned(), format!("Bearer {token}")));
         }
         let seconds = message.now_ms / 1000;
@@ -148,6 +149,17 @@ impl Http {
             ("webhook-signature".to_owned(), format!("v1,{signature}")),
         ]);
         headers
+    }
+}
+
+/// The scheme and the host of a URL, with the port if it names one; nothing of its user or its path.
+fn origin(url: &str) -> String {
+    let uri = url.parse::<Uri>().unwrap_or_default();
+    let scheme = uri.scheme_str().unwrap_or_default().to_ascii_lowercase();
+    let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+    match uri.port_u16() {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
     }
 }
 

@@ -4,6 +4,8 @@ use std::io::Write as _;
 use std::process::Output;
 use std::process::Stdio;
 
+use serde_json::json;
+
 use super::support::Dir;
 use super::support::server::Server;
 use super::support::server::command;
@@ -280,4 +282,37 @@ fn routes_lists_every_endpoint() {
         .lines()
         .find(|line| line.contains("/records/{id}") && line.starts_with("PATCH"));
     assert!(line.unwrap().contains("rules"), "{text}");
+}
+
+/// Without a mail server the links that set passwords are in the log, which is no surprise as long as only
+/// the operator makes accounts.
+#[test]
+fn links_in_the_log_are_warned_of_while_everybody_may_register() {
+    let warned = |server: &Server| {
+        server.api().get("/api/health").expect(200);
+        let has = |text: &str| server.log().iter().any(|line| line.contains(text));
+        wait_until("the log", || has("path=/api/health"));
+        has("SMTP_URL is not set")
+    };
+    let server = Server::start();
+    let admin = server.admin();
+    let shut = json!({"name": "shut", "type": "auth"});
+    admin.post("/api/collections", shut).expect(200);
+    // A contact form has no accounts.
+    let form = json!({"name": "forms", "createRule": ""});
+    admin.post("/api/collections", form).expect(200);
+    let server = server.restart();
+    assert!(!warned(&server));
+    let admin = server.admin();
+    admin
+        .post("/api/databases", json!({"name": "shop"}))
+        .expect(200);
+    let open = json!({"name": "open", "type": "auth", "createRule": ""});
+    admin.post("/db/shop/api/collections", open).expect(200);
+    let server = server.restart();
+    assert!(warned(&server));
+    let server = server
+        .restart_with("MAIL_FROM", "vski@example.com")
+        .restart_with("SMTP_URL", "smtp://127.0.0.1:1");
+    assert!(!warned(&server));
 }

@@ -36,6 +36,7 @@ mod leftover;
 mod replicas;
 /// What is particular to buckets.
 mod s3_only;
+mod shown;
 
 const DOCS: &str = "/api/collections/docs/records";
 const BOUNDARY: &str = "xXboundaryXx";
@@ -247,7 +248,7 @@ fn journal_and_rows(server: &Site) -> (Vec<String>, Vec<String>) {
 fn a_form_makes_a_record_with_its_files(place: Place) {
     let server = server(place);
     let api = server.api();
-    let content = vec![7; 2_000_000];
+    let content = [b"%PDF-1.7".to_vec(), vec![7; 1_999_992]].concat();
     let body = form(&[
         ("title", None, b"Report"),
         ("count", None, b"5"),

@@ -162,6 +162,8 @@ fn the_token_of_a_call_says_who_calls_and_opens_nothing_here() {
     mac.verify_slice(&signature).unwrap();
     let claims = URL_SAFE_NO_PAD.decode(signed.split('.').nth(1).unwrap());
     let claims: Value = serde_json::from_slice(&claims.unwrap()).unwrap();
+    // A receiver that another one shows it to sees that it was not meant.
+    assert_eq!(claims["aud"], json!(receiver.url("")));
     assert_eq!(claims["roles"], json!(["service", "webhook"]));
     assert_eq!(
         (&claims["sub"], claims["iss"].is_string()),

@@ -340,6 +340,27 @@ fn wrong_keys_are_refused() {
         .expect(400);
 }
 
+/// A token for one workflow opened the metrics and the status of replication, which names all databases.
+#[test]
+fn a_service_token_for_some_workflows_opens_nothing_about_all() {
+    let server = server();
+    let (_, service) = key(&server, &json!({"name": "s", "scopes": ["service"]}));
+    let token = |workflows: Value| {
+        let body = json!({"name": "worker", "workflows": workflows});
+        let made = service.post("/api/auth/service-token", body).expect(200);
+        server.api().with_token(made.text("/token"))
+    };
+    let (some, none, all) = (token(json!(["a"])), token(json!([])), token(Value::Null));
+    for path in ["/metrics", "/api/stats", "/api/replica/status"] {
+        some.get(path).expect(403);
+        none.get(path).expect(403);
+        all.get(path).expect(200);
+    }
+    for api in [&some, &all] {
+        api.get("/api/workflow/runs").expect(200);
+    }
+}
+
 #[test]
 fn a_service_token_ends_with_what_it_was_made_with() {
     let server = server();

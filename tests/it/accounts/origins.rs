@@ -107,6 +107,13 @@ fn the_setup_token_in_the_log_makes_the_first_admin_from_anywhere() {
     // With an admin there is none.
     let server = server.restart();
     server.api().get("/api/health").expect(200);
+    let has_asked = || {
+        server
+            .log()
+            .iter()
+            .any(|it| it.contains("path=/api/health"))
+    };
+    wait_until("the log", has_asked);
     assert!(!server.log().iter().any(|line| line.contains("setup_token")));
 }
 
