@@ -21,6 +21,7 @@ use crate::error::Result;
 use crate::events::Events;
 use crate::files::Files;
 use crate::files::Journal;
+use crate::files::Reserve;
 use crate::files::cleanup;
 use crate::files::scrub::Arrival;
 use crate::log;
@@ -165,7 +166,8 @@ impl App {
         )?);
         let node_id = node::id(databases.local())?;
         let replicas = Replicas::open(Arc::clone(databases.local()))?;
-        let files = Files::open(&config.data_dir, config.s3.as_ref(), &databases, &replicas)?;
+        let (s3, reserve) = (config.s3.as_ref(), Reserve::new(config.reserve_bytes));
+        let files = Files::open(&config.data_dir, s3, reserve, &databases, &replicas)?;
         let (node_id, part) = Part::open(config, &databases, &files, &auth, node_id)?;
         let stats = Arc::new(Stats::new(Arc::clone(databases.stats()), routes));
         let workflows = Arc::new(Workflows::open(
@@ -177,7 +179,7 @@ impl App {
         )?);
         let webhooks = webhook_settings(config, &auth, &node_id, &workflows);
         let cron = Cron::open(&databases, Arc::clone(&calls))?;
-        let budgets = Budgets::new(sockets_max, config.threads);
+        let budgets = Budgets::new(sockets_max, config.threads, config.upload_bytes_max);
         let settings = sockets::Settings::default();
         let sockets = Hub::start(settings, &budgets.sockets, &budgets.outboxes)?;
         Ok(App {

@@ -100,6 +100,12 @@ pub struct Budgets {
     /// Bytes that subscriptions and their prepared filters take up.
     pub filters: Arc<Budget>,
     pub queries: Arc<Queries>,
+    /// Bytes of bodies that are received and parsed.
+    pub bodies: Arc<Budget>,
+    /// Bytes on the disk of files that are received.
+    pub uploads: Arc<Budget>,
+    /// Bytes of answers that are built, compressed and sent.
+    pub answers: Arc<Budget>,
 }
 
 /// The budgets of queries, in number.
@@ -132,20 +138,43 @@ impl Queries {
     }
 }
 
+/// Whole mebibytes.
+const fn mib(total: u64, network: u64, anonymous: u64) -> Bounds {
+    Bounds {
+        total: total << 20,
+        network: network << 20,
+        anonymous: anonymous << 20,
+    }
+}
+
+const BODIES: Bounds = mib(64, 32, 40);
+const ANSWERS: Bounds = mib(96, 48, 64);
+/// Files that may be received at a time, of the largest that there may be.
+const UPLOADS_MAX: u64 = 64;
+
 impl Budgets {
-    /// The budgets for `sockets_max` sockets and `workers` threads that answer requests.
-    pub fn new(sockets_max: usize, workers: usize) -> Budgets {
+    /// The budgets for `sockets_max` sockets, `workers` threads that answer requests, and uploads of
+    /// `upload_bytes_max`.
+    pub fn new(sockets_max: usize, workers: usize, upload_bytes_max: u64) -> Budgets {
+        let uploads = Bounds {
+            total: UPLOADS_MAX * upload_bytes_max,
+            network: UPLOADS_MAX / 2 * upload_bytes_max,
+            anonymous: UPLOADS_MAX / 4 * upload_bytes_max,
+        };
         Budgets {
             sockets: Budget::new("sockets", Bounds::halves(sockets_max as u64)),
             outboxes: Budget::new("socket outboxes", OUTBOX_BYTES),
             subscriptions: Budget::new("subscriptions", Bounds::halves(SUBSCRIPTIONS)),
             filters: Budget::new("subscription filters", Bounds::halves(FILTER_BYTES)),
             queries: Arc::new(Queries::new(workers)),
+            bodies: Budget::new("request bodies", BODIES),
+            uploads: Budget::new("uploads", uploads),
+            answers: Budget::new("answers", ANSWERS),
         }
     }
 
     /// Each of them, for metrics.
-    pub fn all(&self) -> [&Budget; 6] {
+    pub fn all(&self) -> [&Budget; 9] {
         [
             &self.sockets,
             &self.outboxes,
@@ -153,6 +182,9 @@ impl Budgets {
             &self.filters,
             &self.queries.slow,
             &self.queries.waiting,
+            &self.bodies,
+            &self.uploads,
+            &self.answers,
         ]
     }
 }
@@ -169,6 +201,8 @@ pub struct Budget {
 #[derive(Default)]
 struct Used {
     total: u64,
+    /// The largest total since it was last asked for.
+    peak: u64,
     anonymous: u64,
     networks: HashMap<Network, u64>,
 }
@@ -197,18 +231,30 @@ impl Budget {
         lock(&self.used).total
     }
 
+    /// The largest amount that callers have held since the last call.
+    pub fn take_peak(&self) -> u64 {
+        let mut used = lock(&self.used);
+        let total = used.total;
+        std::mem::replace(&mut used.peak, total)
+    }
+
     /// Amounts refused since the start.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Takes an amount for a payer until the charge is dropped. An amount of 0 is always granted.
-    pub fn charge(self: &Arc<Budget>, payer: Payer, amount: u64) -> Result<Charge, Exhausted> {
-        let mut charge = Charge {
+    /// A charge of nothing, to grow.
+    pub fn empty(self: &Arc<Budget>, payer: Payer) -> Charge {
+        Charge {
             budget: Arc::clone(self),
             payer,
             amount: 0,
-        };
+        }
+    }
+
+    /// Takes an amount for a payer until the charge is dropped. An amount of 0 is always granted.
+    pub fn charge(self: &Arc<Budget>, payer: Payer, amount: u64) -> Result<Charge, Exhausted> {
+        let mut charge = self.empty(payer);
         charge.grow(amount)?;
         Ok(charge)
     }
@@ -223,6 +269,7 @@ impl Budget {
             return Err(exhausted);
         }
         used.total += amount;
+        used.peak = used.peak.max(used.total);
         *used.networks.entry(payer.network).or_default() += amount;
         if !payer.has_credentials {
             used.anonymous += amount;
@@ -325,6 +372,38 @@ impl Drop for Charge {
     }
 }
 
+/// The charge for an answer while it is built and sent. Copies of it are one charge. The default counts
+/// nothing.
+#[derive(Clone, Default)]
+pub struct Output(Option<Arc<Mutex<Charge>>>);
+
+/// Bytes of an answer that are free.
+const OUTPUT_FREE_BYTES: u64 = 64 << 10;
+/// Steps by which the charge of an answer grows.
+const OUTPUT_STEP_BYTES: u64 = 256 << 10;
+
+impl Output {
+    /// An answer that grows within a budget.
+    pub fn new(budget: &Arc<Budget>, payer: Payer) -> Output {
+        Output(Some(Arc::new(Mutex::new(budget.empty(payer)))))
+    }
+
+    /// Charges an answer that has, or is about to have, this length.
+    pub fn reach(&self, bytes: usize) -> Result<(), Error> {
+        let bytes = bytes as u64;
+        let Some(charge) = self.0.as_ref().filter(|_| bytes > OUTPUT_FREE_BYTES) else {
+            return Ok(());
+        };
+        let mut charge = lock(charge);
+        if bytes <= charge.amount {
+            return Ok(());
+        }
+        let more = bytes.next_multiple_of(OUTPUT_STEP_BYTES) - charge.amount;
+        let granted = charge.grow(more);
+        granted.map_err(|exhausted| exhausted.into_error(charge.budget.name))
+    }
+}
+
 impl Exhausted {
     /// The answer to a request that needs more of `name` than there is: 429 where the caller's own
     /// network holds the rest, else 503.
@@ -411,6 +490,31 @@ mod tests {
         assert_eq!(lock(&budget.used).anonymous, 50);
         drop(charge);
         assert_eq!((budget.used(), lock(&budget.used).anonymous), (0, 0));
+    }
+
+    #[test]
+    fn an_answer_is_charged_in_steps_and_given_back_with_its_last_copy() {
+        let bounds = Bounds {
+            total: 3 * OUTPUT_STEP_BYTES,
+            ..mib(1, 1, 1)
+        };
+        let budget = Budget::new("bytes", bounds);
+        let output = Output::new(&budget, from("10.0.0.1", true));
+        output.reach(64 << 10).unwrap();
+        assert_eq!(budget.used(), 0);
+        output.reach((64 << 10) + 1).unwrap();
+        let copy = output.clone();
+        copy.reach(256 << 10).unwrap();
+        assert_eq!(budget.used(), 256 << 10);
+        copy.reach((512 << 10) + 1).unwrap();
+        assert!(output.reach((768 << 10) + 1).is_err());
+        assert_eq!(budget.used(), 768 << 10);
+        drop(output);
+        assert_eq!(budget.used(), 768 << 10);
+        drop(copy);
+        assert_eq!((budget.used(), budget.take_peak()), (0, 768 << 10));
+        assert_eq!(budget.take_peak(), 0);
+        Output::default().reach(usize::MAX).unwrap();
     }
 
     #[test]

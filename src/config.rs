@@ -49,6 +49,8 @@ pub struct Config {
     pub token_hours: u32,
     /// Longest form with files.
     pub upload_bytes_max: u64,
+    /// What files leave free on the disk.
+    pub reserve_bytes: u64,
     /// The bucket, if files do not lie here.
     pub s3: Option<S3Settings>,
     /// Age at which entries of the file journal go, in days.
@@ -113,6 +115,7 @@ impl Config {
             replica: raw.replica()?,
             token_hours: raw.number("TOKEN_HOURS", 1, 87_600)?,
             upload_bytes_max: raw.number::<u64>("MAX_BODY_MB", 1, 10_240)? << 20,
+            reserve_bytes: raw.number::<u64>("RESERVE_MB", 0, 1 << 20)? << 20,
             s3: raw.s3(&roots)?,
             file_sync_retention_days: raw.number("FILE_SYNC_RETENTION_DAYS", 1, 3650)?,
             workflow_retention_days: raw.number("WORKFLOW_RETENTION_DAYS", 1, 3650)?,

@@ -28,3 +28,20 @@ pub fn settle(args: &[String]) {
         crate::log::debug(format_args!("cannot start over for {VARIABLE}: {error}"));
     }
 }
+
+/// Gives free memory back to the system: glibc keeps what was freed between blocks that are in use.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "the function is known to the C library alone")]
+pub fn trim() {
+    unsafe extern "C" {
+        fn malloc_trim(pad: usize) -> std::ffi::c_int;
+    }
+    // SAFETY: it is declared as in malloc.h, takes any number, and may be called by any thread at any time.
+    unsafe {
+        malloc_trim(0);
+    }
+}
+
+/// Other libraries give it back by themselves.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn trim() {}

@@ -23,6 +23,7 @@ use crate::api;
 use crate::api::Api;
 use crate::api::cors::Cors;
 use crate::app::App;
+use crate::budget::Budgets;
 use crate::collections;
 use crate::config;
 use crate::config::Config;
@@ -35,6 +36,7 @@ use crate::error::ResultExt as _;
 use crate::files;
 use crate::http;
 use crate::log;
+use crate::malloc;
 use crate::replication::Sync;
 use crate::replication::wakeup;
 use crate::threads;
@@ -45,6 +47,10 @@ use crate::tls::VARIABLE;
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
 /// Pause between two rounds of the timer.
 const TIMER_PAUSE: Duration = Duration::from_secs(60);
+/// Looks at the memory in that time.
+const TRIMS: u32 = 12;
+/// A peak after which it is worth giving memory back.
+const PEAK_BYTES: u64 = 16 << 20;
 /// Descriptors kept for databases, log and the like when connections are counted.
 const DESCRIPTORS_RESERVED: u64 = 128;
 /// Sockets below which it is not worth starting.
@@ -147,12 +153,9 @@ pub fn start(config: &Config) -> Result<Running> {
         is_endless: api::is_endless,
         ..http::server::Settings::default()
     };
-    let receiver = {
-        let api = Arc::clone(&api);
-        Arc::new(move |request: &http::Request, length| api.receive(request, length))
-    };
+    let bodies = Arc::clone(&api) as Arc<dyn http::Bodies>;
     let handler = Arc::new(move |request| api.handle(&request));
-    let http = http::server::Server::start(listener, &settings, receiver, handler)?;
+    let http = http::server::Server::start(listener, &settings, &bodies, handler)?;
     Ok(Running {
         app,
         http,
@@ -319,9 +322,22 @@ fn run_timer(app: &App, stop: &Stop) {
     loop {
         app.maintain();
         app.scrub(stop);
-        if stop.wait(TIMER_PAUSE) {
-            return;
+        for _ in 0..TRIMS {
+            trim_memory(app);
+            if stop.wait(TIMER_PAUSE / TRIMS) {
+                return;
+            }
         }
+    }
+}
+
+/// After a peak of bodies and answers, memory goes back to the system.
+fn trim_memory(app: &App) {
+    let Budgets {
+        bodies, answers, ..
+    } = &app.budgets;
+    if bodies.take_peak() + answers.take_peak() > PEAK_BYTES {
+        malloc::trim();
     }
 }
 

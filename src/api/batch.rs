@@ -14,10 +14,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::Call;
+use super::body::PAYLOAD;
 use super::form::Upload;
 use super::forms;
 use super::forms::Input;
-use super::json_body;
 use super::records::shape;
 use super::split_database;
 use crate::collections::Collection;
@@ -39,6 +39,9 @@ use crate::records::Upsert;
 
 /// Requests in one batch.
 const REQUESTS_MAX: usize = 1000;
+
+/// The levels of a batch down to the names of a record: the batch, the list, a request, its body.
+const LEVELS: usize = 4;
 
 /// Different passwords in one batch.
 const PASSWORDS_MAX: usize = 50;
@@ -108,26 +111,29 @@ type Uploads<'a> = BTreeMap<usize, Vec<(&'a str, &'a Upload)>>;
 /// The requests as JSON, or as PocketBase's clients send them: in a form, with the files as
 /// `requests.3.title`.
 fn body<'a>(call: &Call<'a>) -> Result<(Batch, Uploads<'a>)> {
-    let Some(form) = forms::form(call) else {
-        return Ok((call.body()?, Uploads::new()));
+    let Some(values) = call.form_values()? else {
+        return Ok((call.body_to(LEVELS)?, Uploads::new()));
     };
-    let (values, uploads) = form.parts()?;
-    let [(name, payload)] = values else {
+    let [(name, payload)] = &values[..] else {
         return Err(no_batch());
     };
-    if name != forms::PAYLOAD {
+    if name != PAYLOAD {
         return Err(no_batch());
     }
+    let uploads = match forms::form(call) {
+        Some(form) => form.parts()?.1,
+        None => &[],
+    };
     let mut files = Uploads::new();
     for upload in uploads {
         let (at, key) = position(&upload.field).ok_or_else(no_batch)?;
         files.entry(at).or_default().push((key, upload));
     }
-    Ok((json_body(payload)?, files))
+    Ok((call.json_to(payload.as_bytes(), LEVELS)?, files))
 }
 
 /// The request that a file is for, and its key there.
-fn position(field: &str) -> Option<(usize, &str)> {
+pub fn position(field: &str) -> Option<(usize, &str)> {
     let rest = field.strip_prefix("requests")?;
     let (at, key) = match rest.strip_prefix('[') {
         Some(rest) => rest.split_once("].")?,

@@ -1,28 +1,46 @@
 //! Forms with files, while they arrive: values are kept, files go to the disk and are hashed on the way.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::batch::position;
+use super::body::too_long;
+use crate::budget::Charge;
 use crate::crypto::Hasher;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::files::Partial;
 use crate::files::Storage;
 use crate::http::BodySink;
+use crate::http::FREE_BYTES;
 use crate::http::multipart;
 use crate::http::multipart::Event;
 use crate::ids;
+use crate::records::Modifier;
 
 /// All values of a form together.
 const VALUES_BYTES_MAX: usize = 4 << 20;
 
+/// What a form may hold, decided before it is received.
+pub struct Allowance {
+    pub bytes_max: u64,
+    /// The fields that take files and the longest file of each; in a batch they are named behind the
+    /// number of their request.
+    pub files: BTreeMap<String, u64>,
+    pub is_batch: bool,
+    /// For the values, which are kept in memory.
+    pub values: Charge,
+    /// For the files, which go to the disk.
+    pub uploads: Charge,
+    pub storage: Arc<Storage>,
+}
+
 /// A form that arrives, and that has arrived.
 pub struct Form {
-    storage: Arc<Storage>,
+    allowance: Option<Allowance>,
     parser: multipart::Parser,
     bytes: u64,
-    bytes_max: u64,
     values: Vec<Value>,
     values_bytes: usize,
     uploads: Vec<Upload>,
@@ -37,7 +55,12 @@ pub type Value = (String, Vec<u8>);
 enum At {
     Nowhere,
     Value,
-    File(Hasher),
+    /// A file without a name: an input of a page that nobody has touched, unless bytes follow.
+    Untouched(String),
+    File {
+        hasher: Hasher,
+        bytes_max: u64,
+    },
 }
 
 /// A received file.
@@ -55,13 +78,12 @@ pub struct Upload {
 }
 
 impl Form {
-    /// Receives a form of at most `bytes_max`.
-    pub fn new(storage: Arc<Storage>, boundary: &str, bytes_max: u64) -> Form {
+    /// Receives a form.
+    pub fn new(allowance: Allowance, boundary: &str) -> Form {
         Form {
-            storage,
+            allowance: Some(allowance),
             parser: multipart::Parser::new(boundary),
             bytes: 0,
-            bytes_max,
             values: Vec::new(),
             values_bytes: 0,
             uploads: Vec::new(),
@@ -71,10 +93,17 @@ impl Form {
     }
 
     /// Receives nothing; answers this.
-    pub fn refused(storage: Arc<Storage>, error: Error) -> Form {
-        let mut form = Form::new(storage, "-", 0);
-        form.error = Some(error);
-        form
+    pub fn refused(error: Error) -> Form {
+        Form {
+            allowance: None,
+            parser: multipart::Parser::new("-"),
+            bytes: 0,
+            values: Vec::new(),
+            values_bytes: 0,
+            uploads: Vec::new(),
+            at: At::Nowhere,
+            error: Some(error),
+        }
     }
 
     /// Values and files, in the order in which they came, once all of it is here.
@@ -88,72 +117,103 @@ impl Form {
         Ok((&self.values, &self.uploads))
     }
 
-    fn take(&mut self, piece: &[u8]) -> Result<()> {
+    fn take(&mut self, allowance: &mut Allowance, piece: &[u8]) -> Result<()> {
         self.bytes += piece.len() as u64;
-        if self.bytes > self.bytes_max {
-            return Err(too_large(self.bytes_max));
+        if self.bytes > allowance.bytes_max {
+            return Err(too_long(allowance.bytes_max));
         }
         let mut parser = std::mem::replace(&mut self.parser, multipart::Parser::new("-"));
-        let result = parser.feed(piece, |event| self.event(event));
+        let result = parser.feed(piece, |event| self.event(allowance, event));
         self.parser = parser;
         result
     }
 
-    fn event(&mut self, event: Event<'_>) -> Result<()> {
+    fn event(&mut self, allowance: &mut Allowance, event: Event<'_>) -> Result<()> {
         match event {
-            Event::Begin(part) => {
-                let Some(file_name) = part.file_name else {
+            Event::Begin(part) => match part.file_name.as_deref() {
+                None => {
+                    self.grow_values(allowance, part.name.len())?;
                     self.values.push((part.name, Vec::new()));
                     self.at = At::Value;
-                    return Ok(());
-                };
-                self.uploads.push(Upload {
-                    field: part.name,
-                    name: files::new_name(&file_name)?,
-                    size: 0,
-                    sha256: String::new(),
-                    media_type: String::new(),
-                    partial: self.storage.receive()?,
-                    beginning: Vec::new(),
-                });
-                self.at = At::File(Hasher::new());
-                Ok(())
-            }
-            Event::Data(data) => self.data(data),
+                    Ok(())
+                }
+                Some("") => {
+                    self.at = At::Untouched(part.name);
+                    Ok(())
+                }
+                Some(file_name) => self.begin_file(allowance, part.name, file_name),
+            },
+            Event::Data(data) => self.data(allowance, data),
             Event::End => self.end(),
         }
     }
 
-    fn data(&mut self, data: &[u8]) -> Result<()> {
-        match (
-            &mut self.at,
-            self.values.last_mut(),
-            self.uploads.last_mut(),
-        ) {
-            (At::Value, Some((_, value)), _) => {
-                self.values_bytes += data.len();
-                if self.values_bytes > VALUES_BYTES_MAX {
-                    return Err(too_large(VALUES_BYTES_MAX as u64));
+    fn begin_file(&mut self, allowance: &Allowance, field: String, file_name: &str) -> Result<()> {
+        let bytes_max = allowance.bytes_of_file(&field)?;
+        self.uploads.push(Upload {
+            field,
+            name: files::new_name(file_name)?,
+            size: 0,
+            sha256: String::new(),
+            media_type: String::new(),
+            partial: allowance.storage.receive()?,
+            beginning: Vec::new(),
+        });
+        let hasher = Hasher::new();
+        self.at = At::File { hasher, bytes_max };
+        Ok(())
+    }
+
+    fn data(&mut self, allowance: &mut Allowance, data: &[u8]) -> Result<()> {
+        if let At::Untouched(field) = &mut self.at {
+            let field = std::mem::take(field);
+            self.begin_file(allowance, field, "")?;
+        }
+        match &mut self.at {
+            At::Value => {
+                self.grow_values(allowance, data.len())?;
+                if let Some((_, value)) = self.values.last_mut() {
+                    value.extend_from_slice(data);
                 }
-                value.extend_from_slice(data);
             }
-            (At::File(hasher), _, Some(upload)) => {
+            At::File { hasher, bytes_max } => {
+                let Some(upload) = self.uploads.last_mut() else {
+                    return Err(Error::internal("a file is received that has not begun"));
+                };
                 hasher.update(data);
                 upload.size += data.len() as u64;
+                if upload.size > *bytes_max {
+                    return Err(file_too_long(&upload.field, *bytes_max));
+                }
+                let granted = allowance.uploads.grow(data.len() as u64);
+                granted.map_err(|exhausted| exhausted.into_error("uploads"))?;
                 let wanted = files::LOOK_BYTES - upload.beginning.len().min(files::LOOK_BYTES);
                 upload
                     .beginning
                     .extend_from_slice(&data[..wanted.min(data.len())]);
                 upload.partial.write(data)?;
             }
-            _ => {}
+            At::Nowhere | At::Untouched(_) => {}
         }
         Ok(())
     }
 
+    /// Counts bytes that are kept in memory. The first ones of each form are free, as those of other
+    /// bodies are.
+    fn grow_values(&mut self, allowance: &mut Allowance, bytes: usize) -> Result<()> {
+        let charged = |bytes: usize| bytes.saturating_sub(FREE_BYTES) as u64;
+        let before = charged(self.values_bytes);
+        self.values_bytes += bytes;
+        if self.values_bytes > VALUES_BYTES_MAX {
+            return Err(too_long(VALUES_BYTES_MAX as u64));
+        }
+        let granted = allowance.values.grow(charged(self.values_bytes) - before);
+        granted.map_err(|exhausted| exhausted.into_error("request bodies"))
+    }
+
     fn end(&mut self) -> Result<()> {
         let at = std::mem::replace(&mut self.at, At::Nowhere);
-        if let (At::File(hasher), Some(upload)) = (at, self.uploads.last_mut()) {
+        if let (At::File { hasher, .. }, Some(upload)) = (at, self.uploads.last_mut()) {
             upload.sha256 = ids::hex(&hasher.finish());
             upload.media_type = files::judge(&upload.name, &upload.beginning);
             upload.partial.finish()?;
@@ -162,23 +222,47 @@ impl Form {
     }
 }
 
-impl BodySink for Form {
-    fn write(&mut self, piece: &[u8]) -> bool {
-        if self.error.is_some() {
-            return false;
-        }
-        if let Err(error) = self.take(piece) {
-            self.error = Some(error);
-            // Room on the disk is for those who can be served.
-            self.uploads.clear();
-        }
-        self.error.is_none()
+impl Allowance {
+    /// How long a file may be that comes under this name.
+    fn bytes_of_file(&self, name: &str) -> Result<u64> {
+        let key = match self.is_batch {
+            true => position(name).map(|(_, key)| key),
+            false => Some(name),
+        };
+        let field = |key: &str| self.files.get(key).copied();
+        let found = key.and_then(|key| match Modifier::split(key) {
+            _ if self.files.contains_key(key) => field(key),
+            Some((_, Modifier::Minus)) | None => None,
+            Some((plain, _)) => field(plain),
+        });
+        found.ok_or_else(|| no_file_field(name))
     }
 }
 
-fn too_large(bytes_max: u64) -> Error {
-    Error::new(
-        Kind::TooLarge,
-        format!("This takes at most {} MiB.", bytes_max >> 20),
-    )
+/// The answer to a file for something that takes none.
+pub fn no_file_field(name: &str) -> Error {
+    Error::field(name, "validation_not_a_file_field", "Takes no file.")
+}
+
+fn file_too_long(name: &str, bytes_max: u64) -> Error {
+    let message = format!("Must have at most {bytes_max} bytes.");
+    Error::field(name, "validation_file_size_limit", message)
+}
+
+impl BodySink for Form {
+    fn write(&mut self, piece: &[u8]) -> bool {
+        let Some(mut allowance) = self.allowance.take() else {
+            return false;
+        };
+        match self.take(&mut allowance, piece) {
+            Ok(()) => self.allowance = Some(allowance),
+            Err(error) => {
+                self.error = Some(error);
+                // Memory and room on the disk are for those who can be served.
+                self.uploads.clear();
+                self.values.clear();
+            }
+        }
+        self.error.is_none()
+    }
 }

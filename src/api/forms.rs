@@ -13,18 +13,20 @@ use serde_json::value::RawValue;
 
 use super::Access;
 use super::Api;
-use super::BODY_BYTES;
 use super::Call;
+use super::body::PAYLOAD;
+use super::body::too_long;
+use super::form::Allowance;
 use super::form::Form;
 use super::form::Upload;
-use super::json_body;
+use super::form::no_file_field;
+use crate::budget::Network;
+use crate::budget::Payer;
 use crate::collections::Collection;
-use crate::collections::Collections;
 use crate::collections::Field;
 use crate::collections::FieldKind;
 use crate::db;
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
 use crate::files::Arrival;
 use crate::files::FilePath;
@@ -44,9 +46,6 @@ use crate::rules;
 use crate::rules::Identity;
 use crate::rules::Operation;
 
-/// The field of a form that holds values as JSON.
-pub const PAYLOAD: &str = "@jsonPayload";
-
 /// What a request says of a record.
 pub struct Input<'a> {
     pub body: Body,
@@ -54,67 +53,89 @@ pub struct Input<'a> {
     uploads: Vec<(String, &'a Upload)>,
 }
 
-/// Receives a form for an endpoint that takes them, from whoever may call it.
+/// Receives a form for an endpoint, from a caller who may call it.
 pub fn receive(api: &Api, request: &Request, length: Option<u64>) -> Option<Box<dyn BodySink>> {
     let media_type = request.header("Content-Type").unwrap_or_default();
     let boundary = multipart::boundary(media_type)?;
-    let storage = &api.app.files.storage;
-    Some(Box::new(match api.may_upload(request, length) {
-        Ok(bytes_max) => Form::new(Arc::clone(storage), &boundary, bytes_max),
-        Err(error) => Form::refused(Arc::clone(storage), error),
+    Some(Box::new(match api.allowance(request, length) {
+        Ok(allowance) => Form::new(allowance, &boundary),
+        Err(error) => Form::refused(error),
     }))
 }
 
 impl Api {
-    /// Refuses a form before it comes: nobody gets it who may not write, and no endpoint that
-    /// does not take it. Returns how long it may be.
-    fn may_upload(&self, request: &Request, length: Option<u64>) -> Result<u64> {
+    /// What a form may hold. Refuses it before it is received if the caller may not write or the
+    /// endpoint accepts no form.
+    fn allowance(&self, request: &Request, length: Option<u64>) -> Result<Allowance> {
         let (database, path) = super::split_database(&request.path);
         let database = database.unwrap_or(db::DEFAULT);
         let Found::Found((_, route), params) = self.router.find(request.method, path) else {
             return Err(super::no_path());
         };
-        if route.body_bytes_max < BODY_BYTES || route.access != Access::Rules {
+        if route.access == Access::Replica {
             return Err(Error::invalid("This takes no form."));
         }
         let identity = self.identify(route, request, database)?;
-        let collections = self.app.catalog.collections(database)?;
-        let bytes_max = match params.get("collection") {
-            "" => self.longest_batch(&collections, &identity)?,
-            name => {
+        let files = match (route.takes_files, params.get("collection")) {
+            (false, _) => BTreeMap::new(),
+            (true, "") => self.files_of_batch(database, &identity)?,
+            (true, name) => {
                 let operation = match request.method {
                     Method::Post => Operation::Create,
                     _ => Operation::Update,
                 };
-                let grant = collections.get(name)?.grant(operation, &identity)?;
-                if grant.access == rules::Access::Denied {
+                let collections = self.app.catalog.collections(database)?;
+                let collection = collections.get(name)?;
+                if collection.grant(operation, &identity)?.access == rules::Access::Denied {
                     return Err(super::forbidden("Only admins may do this."));
                 }
-                self.settings.upload_bytes_max
+                file_fields(collection).collect()
             }
         };
-        match length.is_some_and(|length| length > bytes_max) {
-            true => Err(Error::new(
-                Kind::TooLarge,
-                format!("This takes at most {} MiB.", bytes_max >> 20),
-            )),
-            false => Ok(bytes_max),
+        let bytes_max = match files.is_empty() {
+            true => route.body_bytes_max as u64,
+            false => self.settings.upload_bytes_max,
+        };
+        if length.is_some_and(|length| length > bytes_max) {
+            return Err(too_long(bytes_max));
         }
+        let payer = Payer {
+            network: Network::of(self.client(request)),
+            has_credentials: !matches!(identity, Identity::Nobody),
+        };
+        let budgets = &self.app.budgets;
+        Ok(Allowance {
+            bytes_max,
+            files,
+            is_batch: params.get("collection").is_empty(),
+            values: budgets.bodies.empty(payer),
+            uploads: budgets.uploads.empty(payer),
+            storage: Arc::clone(&self.app.files.storage),
+        })
     }
 
-    /// A batch of somebody who may write no files is no longer than other bodies.
-    fn longest_batch(&self, collections: &Collections, identity: &Identity) -> Result<u64> {
-        for collection in collections.all() {
+    /// The file fields of all collections that the caller may write, each name with its longest file.
+    fn files_of_batch(&self, database: &str, identity: &Identity) -> Result<BTreeMap<String, u64>> {
+        let collections = self.app.catalog.collections(database)?;
+        let mut files = BTreeMap::new();
+        for collection in collections.all().into_iter().filter(|it| it.has_files()) {
             for operation in [Operation::Create, Operation::Update] {
-                if collection.has_files()
-                    && collection.grant(operation, identity)?.access != rules::Access::Denied
-                {
-                    return Ok(self.settings.upload_bytes_max);
+                if collection.grant(operation, identity)?.access != rules::Access::Denied {
+                    for (name, bytes_max) in file_fields(collection) {
+                        let longest = files.entry(name).or_insert(0);
+                        *longest = bytes_max.max(*longest);
+                    }
                 }
             }
         }
-        Ok(BODY_BYTES as u64)
+        Ok(files)
     }
+}
+
+/// The file fields of a collection and how long a file of each may be.
+fn file_fields(collection: &Collection) -> impl Iterator<Item = (String, u64)> {
+    let fields = collection.fields.iter();
+    fields.filter_map(|field| Some((field.name.clone(), field.file()?.bytes_max)))
 }
 
 /// The form that came, if one did.
@@ -124,27 +145,29 @@ pub fn form<'a>(call: &Call<'a>) -> Option<&'a Form> {
 
 /// The values and files for a record of this collection.
 pub fn input<'a>(call: &Call<'a>, collection: &Collection) -> Result<Input<'a>> {
-    let Some(form) = form(call) else {
+    let Some(values) = call.form_values()? else {
         return Ok(Input {
-            body: call.body()?,
+            body: call.body_to(1)?,
             uploads: Vec::new(),
         });
     };
-    let (values, uploads) = form.parts()?;
+    let uploads = match form(call) {
+        Some(form) => form.parts()?.1,
+        None => &[],
+    };
     let mut body = Body::new();
-    let mut texts: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (name, value) in values {
+    let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, text) in values {
         if name == PAYLOAD {
-            body.extend(json_body::<Body>(value)?);
-            continue;
+            body.extend(call.json_to::<Body>(text.as_bytes(), 1)?);
+        } else {
+            texts.entry(name).or_default().push(text);
         }
-        let text = String::from_utf8(value.clone())
-            .map_err(|_| Error::invalid(format!("The value of {name} is not UTF-8.")))?;
-        texts.entry(name).or_default().push(text);
     }
     for (name, texts) in texts {
-        let field = field_of(collection, name);
-        body.insert(name.to_owned(), raw(&value(field, texts))?);
+        let field = field_of(collection, &name);
+        let value = raw(&value(field, texts))?;
+        body.insert(name, value);
     }
     let uploads = uploads.iter().map(|upload| (upload.field.as_str(), upload));
     Input::new(collection, body, uploads.collect())
@@ -209,11 +232,7 @@ impl<'a> Input<'a> {
                 sign == Modifier::Minus && collection.field(name).is_some()
             });
             let Some(field) = field.filter(|field| field.file().is_some() && !is_removal) else {
-                return Err(Error::field(
-                    key,
-                    "validation_not_a_file_field",
-                    "Takes no file.",
-                ));
+                return Err(no_file_field(key));
             };
             let before = body.get(key).map(|raw| serde_json::from_str(raw.get()));
             let mut names = match before.transpose()? {

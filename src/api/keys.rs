@@ -81,13 +81,13 @@ pub fn delete(call: &Call<'_>) -> Result<Response> {
 }
 
 pub fn service_token(call: &Call<'_>) -> Result<Response> {
-    let body: NewToken = match call.request.body.is_empty() {
-        true => NewToken {
+    let body: NewToken = match call.has_body() {
+        true => call.body()?,
+        false => NewToken {
             name: String::new(),
             seconds: None,
             workflows: None,
         },
-        false => call.body()?,
     };
     let seconds = body.seconds.unwrap_or(SERVICE_SECONDS);
     if !(1..=SERVICE_SECONDS_MAX).contains(&seconds) {

@@ -5,16 +5,18 @@
 //! what `rules` answers. `/db/{name}/api/...` is `/api/...` in another database, for the endpoints
 //! that are about one.
 
+use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use serde::de::DeserializeOwned;
-
 use crate::app::App;
 use crate::auth::Credentials;
+use crate::budget::Charge;
 use crate::budget::Network;
+use crate::budget::Output;
 use crate::budget::Payer;
 use crate::collections::Collection;
 use crate::collections::Collections;
@@ -24,7 +26,6 @@ use crate::db::Database;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::http::BodySink;
 use crate::http::Method;
 use crate::http::Request;
 use crate::http::Response;
@@ -44,6 +45,7 @@ mod accounts;
 mod admins;
 mod answer;
 mod batch;
+mod body;
 mod collections;
 pub mod cors;
 pub mod cron;
@@ -63,6 +65,7 @@ mod replication;
 mod routes;
 mod socket;
 mod stats;
+mod values;
 mod webhooks;
 mod workflows;
 
@@ -81,6 +84,9 @@ use routes::Route;
 /// How often a request starts over whose collection changes while it is served.
 const STALE_TRIES: usize = 100;
 const STALE_PAUSE: Duration = Duration::from_millis(20);
+
+/// An answer that may take more than is free.
+const LONG_BYTES: usize = 64 << 10;
 
 /// The function that answers every request.
 pub struct Api {
@@ -143,15 +149,14 @@ impl Api {
         cors.allow(request, response)
     }
 
-    /// Where the body of a form goes that is about to come.
-    pub fn receive(&self, request: &Request, length: Option<u64>) -> Option<Box<dyn BodySink>> {
-        forms::receive(self, request, length)
-    }
-
     /// Notes the number of the route as soon as it is known.
     fn dispatch(&self, request: &Request, number: &mut usize) -> Result<Response> {
         let (database, path) = split_database(&request.path);
-        let ((found, route), params) = match self.router.find(request.method, path) {
+        let found = self.router.find(request.method, path);
+        if !matches!(found, Found::Found(..)) {
+            self.check_body(request, BODY_BYTES)?;
+        }
+        let ((found, route), params) = match found {
             Found::Found(route, params) => (*route, params),
             Found::NotFound => return Err(no_path()),
             Found::MethodNotAllowed(methods) => return Ok(method_not_allowed(&methods)),
@@ -172,12 +177,7 @@ impl Api {
         {
             return Err(db::not_here());
         }
-        if request.body.len() > route.body_bytes_max {
-            return Err(Error::new(
-                Kind::TooLarge,
-                format!("This takes at most {} KiB.", route.body_bytes_max >> 10),
-            ));
-        }
+        self.check_body(request, route.body_bytes_max)?;
         let database = database.unwrap_or(db::DEFAULT);
         let call = Call {
             app: &self.app,
@@ -188,6 +188,8 @@ impl Api {
             trusted_proxies: &self.settings.trusted_proxies,
             cors: &self.settings.cors,
             answers: &self.answers,
+            parsed: RefCell::default(),
+            output: OnceCell::new(),
         };
         // A handler reads the request and changes nothing until it succeeds, so it can start over
         // with the definitions of now.
@@ -197,6 +199,7 @@ impl Api {
                 Err(error) if error.kind() == Kind::Stale => pause.wait(STALE_PAUSE),
                 result => return result,
             };
+            call.parsed.take();
         }
         answer_by(route, &call)
     }
@@ -223,6 +226,11 @@ impl Api {
 /// What the handler answers. Replicas ask all the time.
 fn answer_by(route: &Route, call: &Call<'_>) -> Result<Response> {
     let response = (route.handler)(call)?;
+    if response.body.len() > LONG_BYTES && call.request.method == Method::Get {
+        // Another method has done its work, so its answer is not refused any more.
+        call.output().reach(response.body.len())?;
+    }
+    let response = response.charged_to(call.output.get().cloned().unwrap_or_default());
     Ok(match route.access {
         Access::Replica => response.quietly(),
         _ => response,
@@ -240,6 +248,9 @@ pub struct Call<'a> {
     answers: &'a metrics::Answers,
     trusted_proxies: &'a [Prefix],
     cors: &'a Cors,
+    /// For what was parsed of the body.
+    parsed: RefCell<Option<Charge>>,
+    output: OnceCell<Output>,
 }
 
 impl Call<'_> {
@@ -298,6 +309,13 @@ impl Call<'_> {
         }
     }
 
+    /// What the answer is charged to.
+    fn output(&self) -> &Output {
+        let budget = &self.app.budgets.answers;
+        self.output
+            .get_or_init(|| Output::new(budget, self.payer()))
+    }
+
     fn database(&self) -> Result<Arc<Database>> {
         self.app.databases.get(self.database)
     }
@@ -312,6 +330,7 @@ impl Call<'_> {
             collections: self.collections()?,
             identity: self.identity.clone(),
             events: Arc::clone(&self.app.events),
+            output: self.output().clone(),
         })
     }
 
@@ -320,25 +339,10 @@ impl Call<'_> {
         scope.collections.get(self.param("collection")).cloned()
     }
 
-    /// The body as JSON of this form.
-    fn body<T: DeserializeOwned>(&self) -> Result<T> {
-        if self.request.body.is_empty() {
-            return Err(Error::invalid("The request needs a JSON body."));
-        }
-        json_body(&self.request.body)
-    }
-
     /// The query parameters.
     fn query(&self) -> Result<Vec<(String, String)>> {
         query::parse(&self.request.query)
     }
-}
-
-/// JSON of a wanted form, from a client.
-fn json_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        Error::invalid(format!("The body is not the JSON that is wanted: {error}."))
-    })
 }
 
 /// The value of a query parameter; the last one when it is there twice.

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::http::Response;
 use crate::http::query::percent_decode;
+use crate::realtime::SUBS_MAX;
 use crate::realtime::Topic;
 use crate::realtime::new_client;
 use crate::sockets::Peer;
@@ -68,6 +69,12 @@ fn peer(call: &Call<'_>, client: Option<String>) -> Result<(Payer, Box<dyn Peer>
 pub fn set_topics(call: &Call<'_>) -> Result<Response> {
     check_is_master(call)?;
     let body: Topics = call.body()?;
+    // Parsed, a topic takes many times its bytes.
+    if body.subscriptions.len() > SUBS_MAX {
+        return Err(Error::conflict(format!(
+            "A client has at most {SUBS_MAX} topics."
+        )));
+    }
     let topics = body.subscriptions.iter();
     let topics =
         topics.map(|text| Topic::parse(text, |raw| Some(percent_decode(raw)?.into_owned())));

@@ -213,7 +213,7 @@ pub fn delete(call: &Call<'_>) -> Result<Response> {
 
 /// Changes several records in the same way, all or none.
 pub fn bulk_update(call: &Call<'_>) -> Result<Response> {
-    let BulkUpdate { ids, data } = call.body()?;
+    let BulkUpdate { ids, data } = call.body_to(2)?;
     check_ids(&ids)?;
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
@@ -230,7 +230,7 @@ pub fn bulk_update(call: &Call<'_>) -> Result<Response> {
 
 /// Deletes several records, all or none.
 pub fn bulk_delete(call: &Call<'_>) -> Result<Response> {
-    let BulkDelete { ids } = call.body()?;
+    let BulkDelete { ids } = call.body_to(2)?;
     check_ids(&ids)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;

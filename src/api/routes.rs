@@ -96,19 +96,36 @@ pub struct Route {
     pub access: Access,
     pub place: Place,
     pub on_replica: OnReplica,
-    /// Longest request body that it takes.
+    /// Longest request body that it takes, without files.
     pub body_bytes_max: usize,
+    /// Takes a form with files.
+    pub takes_files: bool,
     pub(super) handler: fn(&Call<'_>) -> Result<Response>,
 }
 
-/// Bodies of records and definitions; the server reads no longer ones.
+/// Bodies of records and payloads of runs; the server reads no longer ones.
 pub const BODY_BYTES: usize = 4 << 20;
-/// Bodies that name somebody or something.
+/// Definitions of collections.
+const DEFINITION_BYTES: usize = 1 << 20;
+/// Lists of ids, scripts, subscriptions.
+const MEDIUM_BODY_BYTES: usize = 256 << 10;
+/// Bodies that name somebody or something, and those of requests that need none.
 const SMALL_BODY_BYTES: usize = 16 << 10;
 
 /// A route that takes small bodies only.
-const fn small(mut route: Route) -> Route {
-    route.body_bytes_max = SMALL_BODY_BYTES;
+const fn small(route: Route) -> Route {
+    at_most(SMALL_BODY_BYTES, route)
+}
+
+/// A route that takes bodies of this length.
+const fn at_most(bytes: usize, mut route: Route) -> Route {
+    route.body_bytes_max = bytes;
+    route
+}
+
+/// A route that takes forms with files.
+const fn with_files(mut route: Route) -> Route {
+    route.takes_files = true;
     route
 }
 
@@ -121,12 +138,16 @@ const fn route(
     handler: fn(&Call<'_>) -> Result<Response>,
 ) -> Route {
     Route {
+        body_bytes_max: match method {
+            Get => SMALL_BODY_BYTES,
+            _ => BODY_BYTES,
+        },
         method,
         path,
         access,
         place,
         on_replica,
-        body_bytes_max: BODY_BYTES,
+        takes_files: false,
         handler,
     }
 }
@@ -173,17 +194,17 @@ pub const ROUTES: [Route; 108] = {
         small(route(Post,   "/api/databases/{name}/purge",             Admin,            Server, Refuse, databases::purge)),
 
         route(Get,    "/api/collections",                              Scope(Collections), Database, Serve,  collections::list),
-        route(Post,   "/api/collections",                              Scope(Collections), Database, Refuse, collections::create),
+        at_most(DEFINITION_BYTES, route(Post,   "/api/collections",                              Scope(Collections), Database, Refuse, collections::create)),
         route(Get,    "/api/collections/{collection}",                 Scope(Collections), Database, Serve,  collections::get),
-        route(Patch,  "/api/collections/{collection}",                 Scope(Collections), Database, Refuse, collections::update),
+        at_most(DEFINITION_BYTES, route(Patch,  "/api/collections/{collection}",                 Scope(Collections), Database, Refuse, collections::update)),
         small(route(Delete, "/api/collections/{collection}",           Scope(Collections), Database, Refuse, collections::delete)),
 
         route(Get,    "/api/collections/{collection}/records",         Rules,  Database, Serve,  records::list),
-        route(Post,   "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::create),
+        with_files(route(Post,   "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::create)),
         route(Patch,  "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::bulk_update),
-        route(Delete, "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::bulk_delete),
+        at_most(MEDIUM_BODY_BYTES, route(Delete, "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::bulk_delete)),
         route(Get,    "/api/collections/{collection}/records/{id}",    Rules,  Database, Serve,  records::get),
-        route(Patch,  "/api/collections/{collection}/records/{id}",    Rules,  Database, Refuse, records::update),
+        with_files(route(Patch,  "/api/collections/{collection}/records/{id}",    Rules,  Database, Refuse, records::update)),
         small(route(Delete, "/api/collections/{collection}/records/{id}", Rules, Database, Refuse, records::delete)),
 
         route(Get,    "/api/collections/{collection}/auth-methods",    Public, Database, Serve,  accounts::methods),
@@ -196,7 +217,7 @@ pub const ROUTES: [Route; 108] = {
         small(route(Post,   "/api/collections/{collection}/request-email-change",   Account, Database, Refuse, accounts::request_email_change)),
         small(route(Post,   "/api/collections/{collection}/confirm-email-change",   Public,  Database, Refuse, accounts::confirm_email_change)),
 
-        route(Post,   "/api/batch",                                    Rules,  Database, Refuse, batch::run),
+        with_files(route(Post,   "/api/batch",                                    Rules,  Database, Refuse, batch::run)),
 
         route(Get,    "/api/files/{collection}/{record}/{file}",       Public,  Database, Serve, files::get),
         small(route(Post,   "/api/files/token",                        Account, Database, Serve, files::token)),
@@ -228,9 +249,9 @@ pub const ROUTES: [Route; 108] = {
         small(route(Post,   "/api/workflow/runs/{run}/retry",          Work,   Server,   Own,    workflows::retry)),
         small(route(Post,   "/api/workflow/runs/{run}/fork",           Work,   Server,   Own,    workflows::fork)),
         route(Post,   "/api/workflow/runs/{run}/events",               Work,   Server,   Own,    workflows::write_event),
-        route(Post,   "/api/workflow/bulk/cancel",               Work,   Server,   Own,    workflows::cancel_many),
-        route(Post,   "/api/workflow/bulk/retry",                Work,   Server,   Own,    workflows::retry_many),
-        route(Post,   "/api/workflow/bulk/fork",                 Work,   Server,   Own,    workflows::fork_many),
+        at_most(MEDIUM_BODY_BYTES, route(Post,   "/api/workflow/bulk/cancel",               Work,   Server,   Own,    workflows::cancel_many)),
+        at_most(MEDIUM_BODY_BYTES, route(Post,   "/api/workflow/bulk/retry",                Work,   Server,   Own,    workflows::retry_many)),
+        at_most(MEDIUM_BODY_BYTES, route(Post,   "/api/workflow/bulk/fork",                 Work,   Server,   Own,    workflows::fork_many)),
         route(Post,   "/api/workflow/report",                          Work,   Server,   Own,    workflows::report),
         route(Post,   "/api/workflow/hooks/{token}",                   Public, Server,   Own,    workflows::hook),
         route(Get,    "/api/workflow/workers",                         Work,   Server,   Own,    workflows::workers),
@@ -238,23 +259,23 @@ pub const ROUTES: [Route; 108] = {
         route(Get,    "/api/workflow/ws",                              Public, Server,   Own,    workflows::listen),
 
         route(Get,    "/api/realtime",                                 Public, Database, Own,    realtime::listen),
-        route(Post,   "/api/realtime",                                 Public, Database, Own,    realtime::set_topics),
+        at_most(MEDIUM_BODY_BYTES, route(Post,   "/api/realtime",                                 Public, Database, Own,    realtime::set_topics)),
 
         route(Get,    "/api/webhooks",                                 Admin,  Database, Serve,  webhooks::list),
-        route(Post,   "/api/webhooks",                                 Admin,  Database, Refuse, webhooks::create),
+        at_most(MEDIUM_BODY_BYTES, route(Post,   "/api/webhooks",                                 Admin,  Database, Refuse, webhooks::create)),
         route(Get,    "/api/webhooks/secret",                          Admin,  Server,   Serve,  webhooks::secret),
         route(Get,    "/api/webhooks/logs",                            Admin,  Database, Serve,  webhooks::logs),
         route(Get,    "/api/webhooks/logs/{id}",                       Admin,  Database, Serve,  webhooks::log),
         small(route(Post,   "/api/webhooks/logs/retry",                Admin,  Database, Refuse, webhooks::retry)),
         route(Get,    "/api/webhooks/{id}",                            Admin,  Database, Serve,  webhooks::get),
-        route(Patch,  "/api/webhooks/{id}",                            Admin,  Database, Refuse, webhooks::update),
+        at_most(MEDIUM_BODY_BYTES, route(Patch,  "/api/webhooks/{id}",                            Admin,  Database, Refuse, webhooks::update)),
         small(route(Delete, "/api/webhooks/{id}",                      Admin,  Database, Refuse, webhooks::delete)),
         route(Post,   "/api/webhooks/{id}/call",                       Admin,  Database, Refuse, webhooks::call),
 
         route(Get,    "/api/cron",                                     Admin,   Server,  Own,    cron::list),
-        route(Post,   "/api/cron",                                     Admin,   Server,  Refuse, cron::create),
+        at_most(MEDIUM_BODY_BYTES, route(Post,   "/api/cron",                                     Admin,   Server,  Refuse, cron::create)),
         route(Get,    "/api/cron/{id}",                                Admin,   Server,  Own,    cron::get),
-        route(Patch,  "/api/cron/{id}",                                Admin,   Server,  Refuse, cron::update),
+        at_most(MEDIUM_BODY_BYTES, route(Patch,  "/api/cron/{id}",                                Admin,   Server,  Refuse, cron::update)),
         small(route(Delete, "/api/cron/{id}",                          Admin,   Server,  Refuse, cron::delete)),
         small(route(Post,   "/api/cron/{id}/run",                      Operate, Server,  Own,    cron::run)),
         route(Get,    "/api/cron/{id}/runs",                           Admin,   Server,  Own,    cron::runs),

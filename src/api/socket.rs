@@ -109,6 +109,7 @@ mod tests {
     use crate::budget::Network;
     use crate::http::server;
     use crate::http::server::Server;
+    use crate::http::tests::Memory;
     use crate::sockets::Flow;
     use crate::sockets::Link;
     use crate::sockets::Settings;
@@ -136,7 +137,7 @@ mod tests {
 
     fn start(sockets_max: usize) -> (Server, Arc<Hub>, mpsc::Receiver<()>) {
         // One network may have half of them.
-        let budgets = Budgets::new(2 * sockets_max, 64);
+        let budgets = Budgets::new(2 * sockets_max, 64, 1);
         let hub = Hub::start(Settings::default(), &budgets.sockets, &budgets.outboxes);
         let hub = Arc::new(hub.unwrap());
         let (alive, ended) = mpsc::channel();
@@ -150,7 +151,7 @@ mod tests {
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let settings = server::Settings::default();
-        let server = Server::start(listener, &settings, Arc::new(|_, _| None), handler).unwrap();
+        let server = Server::start(listener, &settings, &Memory::bodies(), handler).unwrap();
         (server, hub, ended)
     }
 

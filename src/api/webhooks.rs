@@ -8,7 +8,6 @@ use serde_json::value::RawValue;
 
 use super::Call;
 use super::accounts::private;
-use super::json_body;
 use super::json_response;
 use super::parameter;
 use super::records::page;
@@ -56,9 +55,9 @@ pub fn delete(call: &Call<'_>) -> Result<Response> {
 
 /// Queues a call; the body is what is sent.
 pub fn call(call: &Call<'_>) -> Result<Response> {
-    let payload: Box<RawValue> = match call.request.body.is_empty() {
-        true => json_body(b"{}")?,
-        false => call.body()?,
+    let payload: Box<RawValue> = match call.has_body() {
+        true => call.body_to(0)?,
+        false => call.json_to(b"{}", 0)?,
     };
     let id = call.param("id").to_owned();
     let added = call

@@ -8,7 +8,6 @@ use serde_json::value::RawValue;
 
 use super::Call;
 use super::credentials;
-use super::json_body;
 use super::parameter;
 use super::socket;
 use crate::auth::Pass;
@@ -60,15 +59,16 @@ struct About {
 }
 
 pub fn trigger(call: &Call<'_>) -> Result<Response> {
-    let run = call.body::<RunRequest>()?.into_run()?;
-    start(call, run, &call.body()?)
+    let wish: RunRequest = call.body_to(1)?;
+    call.charge_json(wish.attributes())?;
+    start(call, wish.into_run()?, &call.body_to(1)?)
 }
 
 /// The short form: the body is the list of what the workflow is given (WF-2, WF-7).
 pub fn trigger_short(call: &Call<'_>) -> Result<Response> {
-    let input: Box<RawValue> = match call.request.body.is_empty() {
-        true => json_body(b"[]")?,
-        false => call.body()?,
+    let input: Box<RawValue> = match call.has_body() {
+        true => call.body_to(0)?,
+        false => call.json_to(b"[]", 0)?,
     };
     let query = call.query()?;
     let about = About {
@@ -328,9 +328,9 @@ fn fork_action(call: &Call<'_>) -> Result<Action> {
 }
 
 fn optional_body<T: Default + serde::de::DeserializeOwned>(call: &Call<'_>) -> Result<T> {
-    match call.request.body.is_empty() {
-        true => Ok(T::default()),
-        false => call.body(),
+    match call.has_body() {
+        true => call.body(),
+        false => Ok(T::default()),
     }
 }
 
@@ -429,7 +429,7 @@ pub fn write_event(call: &Call<'_>) -> Result<Response> {
         key: String,
         data: Option<Box<RawValue>>,
     }
-    let body: Body = call.body()?;
+    let body: Body = call.body_to(1)?;
     let found = EventKind::ALL.iter().find(|(_, word)| *word == body.kind);
     let Some((kind, _)) = found else {
         return Err(Error::invalid(format!(
@@ -447,9 +447,9 @@ pub fn write_event(call: &Call<'_>) -> Result<Response> {
 }
 
 pub fn hook(call: &Call<'_>) -> Result<Response> {
-    let payload: Box<RawValue> = match call.request.body.is_empty() {
-        true => json_body(b"null")?,
-        false => call.body()?,
+    let payload: Box<RawValue> = match call.has_body() {
+        true => call.body_to(0)?,
+        false => call.json_to(b"null", 0)?,
     };
     let request = Request::Hook {
         token: call.param("token").to_owned(),
@@ -464,7 +464,7 @@ pub fn report(call: &Call<'_>) -> Result<Response> {
     struct Body {
         frames: Vec<Box<RawValue>>,
     }
-    let body: Body = call.body()?;
+    let body: Body = call.body_to(2)?;
     if body.frames.len() > limits::BULK_MAX {
         let message = format!("At most {} frames at a time.", limits::BULK_MAX);
         return Err(Error::invalid(message));

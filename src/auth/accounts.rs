@@ -10,6 +10,7 @@ use super::token::Claims;
 use super::token::Purpose;
 use super::wrong_password;
 use super::wrong_token;
+use crate::budget::Output;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
 use crate::collections::Collections;
@@ -269,6 +270,7 @@ impl Realm {
             collections: Arc::clone(&self.collections),
             identity,
             events: Arc::clone(&self.events),
+            output: Output::default(),
         }
     }
 

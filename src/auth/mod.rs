@@ -234,6 +234,26 @@ impl Auth {
         }
     }
 
+    /// True if the credentials may be good: the signature of a token, or the key itself, is right. Tells
+    /// who pays for a request whose body is still being received.
+    pub fn has_credentials(&self, credentials: Credentials<'_>) -> bool {
+        const PURPOSES: [Purpose; 4] = [
+            Purpose::Admin,
+            Purpose::User,
+            Purpose::Service,
+            Purpose::Replica,
+        ];
+        let token = bare_token(credentials.authorization);
+        let key = match token.starts_with(keys::PREFIX) {
+            true => Some(token),
+            false => credentials.api_key.map(str::trim),
+        };
+        match key {
+            Some(key) => matches!(self.keys.find(key), Ok(Some(_))),
+            None => self.read(token, &PURPOSES).is_ok(),
+        }
+    }
+
     /// The same, and until when the credentials are good if that is known (milliseconds since 1970).
     pub fn identify_until(
         &self,

@@ -36,7 +36,7 @@ const fn opt(
 }
 
 /// All options: the source of the parser, of `vski help` and of the table in the README.
-pub const OPTIONS: [Opt; 34] = [
+pub const OPTIONS: [Opt; 35] = [
     opt("HOST", "127.0.0.1", "an IP address", "address to listen on"),
     opt(
         "PORT",
@@ -174,6 +174,12 @@ pub const OPTIONS: [Opt; 34] = [
         "64",
         "MiB from 1 to 10240",
         "largest upload; JSON bodies are at most 4 MiB",
+    ),
+    opt(
+        "RESERVE_MB",
+        "256",
+        "MiB from 0 to 1048576",
+        "room on the disk that uploads and files from a master leave to databases",
     ),
     opt(
         "DB_SYNCHRONOUS",

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::FilePath;
+use super::reserve::Reserve;
 use crate::crypto;
 use crate::crypto::Hasher;
 use crate::error::Error;
@@ -27,8 +28,6 @@ const FOLDER: &str = ".incoming";
 /// How long a part is kept that nobody goes on with.
 const KEPT: Duration = Duration::from_secs(86_400);
 const BUFFER_BYTES: usize = 128 << 10;
-/// Left free on the disk.
-const RESERVE_BYTES: u64 = 64 << 20;
 
 /// A file as the master has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +58,7 @@ pub struct Incoming {
 
 impl Incoming {
     /// What is here of a file already; nothing, the first time.
-    pub fn open(root: &Path, remote: &Remote) -> Result<Incoming> {
+    pub fn open(root: &Path, remote: &Remote, reserve: Reserve) -> Result<Incoming> {
         let folder = root.join(FOLDER);
         fs::create_dir_all(&folder).context("make the folder of incoming files")?;
         let path = Incoming::path_of(root, remote);
@@ -89,26 +88,9 @@ impl Incoming {
         if incoming.have > remote.size {
             incoming.begin_anew()?;
         }
-        incoming.check_room()?;
+        let room = reserve.check(&incoming.file, remote.size.saturating_sub(incoming.have));
+        room.context(format!("fetch file {}", remote.path))?;
         Ok(incoming)
-    }
-
-    /// Files must not take the room of databases.
-    fn check_room(&self) -> Result<()> {
-        let disk = rustix::fs::fstatvfs(&self.file).map_err(io::Error::from)?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let missing = self.remote.size.saturating_sub(self.have);
-        // The size is what the master says, up to the largest number that there is.
-        match missing.saturating_add(RESERVE_BYTES) <= free {
-            true => Ok(()),
-            false => Err(Error::unavailable(format!(
-                "The file {} needs {} KiB and {} KiB are free on the disk, of which {} KiB are kept.",
-                self.remote.path,
-                missing >> 10,
-                free >> 10,
-                RESERVE_BYTES >> 10
-            ))),
-        }
     }
 
     /// Lets go of what is here.
@@ -234,12 +216,13 @@ mod tests {
     fn a_size_for_which_there_is_no_room_is_refused_however_large_it_is() {
         let root = std::env::temp_dir().join(format!("vski-room-{}", std::process::id()));
         fs::create_dir_all(&root).unwrap();
-        for size in [1 << 63, u64::MAX - RESERVE_BYTES, u64::MAX - 1, u64::MAX] {
+        for size in [1 << 63, u64::MAX - (64 << 20), u64::MAX - 1, u64::MAX] {
             let remote = Remote {
                 size,
                 ..remote(b"")
             };
-            let refusal = Incoming::open(&root, &remote).err().unwrap();
+            let reserve = Reserve::new(64 << 20);
+            let refusal = Incoming::open(&root, &remote, reserve).err().unwrap();
             assert!(
                 refusal.to_string().contains("are free on the disk"),
                 "{refusal}"
@@ -254,18 +237,18 @@ mod tests {
         fs::create_dir_all(&root).unwrap();
         let remote = remote(b"hello, world");
         let mut yes = |_| true;
-        let mut first = Incoming::open(&root, &remote).unwrap();
+        let mut first = Incoming::open(&root, &remote, Reserve::default()).unwrap();
         first.fill(&mut &b"hello"[..], &mut yes).unwrap();
         assert!(first.check().is_err());
         drop(first);
 
-        let mut second = Incoming::open(&root, &remote).unwrap();
+        let mut second = Incoming::open(&root, &remote, Reserve::default()).unwrap();
         assert_eq!(second.have, 5);
         second.fill(&mut &b", moon!"[..], &mut yes).unwrap();
         assert!(second.check().is_err());
         drop(second);
 
-        let mut third = Incoming::open(&root, &remote).unwrap();
+        let mut third = Incoming::open(&root, &remote, Reserve::default()).unwrap();
         assert_eq!(third.have, 0);
         third.fill(&mut &b"hello, world"[..], &mut yes).unwrap();
         third.check().unwrap();
@@ -275,7 +258,7 @@ mod tests {
         assert_eq!(fs::read(&target).unwrap(), b"hello, world");
         assert!(is_empty(&root));
 
-        let mut long = Incoming::open(&root, &remote).unwrap();
+        let mut long = Incoming::open(&root, &remote, Reserve::default()).unwrap();
         long.fill(&mut &[7; 500_000][..], &mut yes).unwrap();
         assert!(long.check().is_err());
         long.discard();

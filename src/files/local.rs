@@ -21,6 +21,8 @@ use super::FilePath;
 use super::Incoming;
 use super::Remote;
 use super::incoming;
+use super::reserve;
+use super::reserve::Reserve;
 use crate::clock;
 use crate::error::Error;
 use crate::error::Result;
@@ -41,6 +43,8 @@ const DURABLE_MAX: usize = 10_000;
 /// The folder of the storage.
 pub struct Local {
     root: PathBuf,
+    /// What files leave free on the disk.
+    pub reserve: Reserve,
     count: AtomicU64,
     /// Folders of collections that are known to be durable, and those above them.
     durable: Mutex<HashSet<PathBuf>>,
@@ -51,14 +55,18 @@ impl Local {
     pub fn look(data_dir: &Path) -> Local {
         Local {
             root: data_dir.join(super::FOLDER),
+            reserve: Reserve::default(),
             count: AtomicU64::new(0),
             durable: Mutex::default(),
         }
     }
 
     /// Opens the storage and removes what an earlier process left half received.
-    pub fn open(data_dir: &Path) -> Result<Local> {
-        let local = Local::look(data_dir);
+    pub fn open(data_dir: &Path, reserve: Reserve) -> Result<Local> {
+        let local = Local {
+            reserve,
+            ..Local::look(data_dir)
+        };
         let partial = local.partial();
         let prepare = || -> io::Result<()> {
             make_folders(&partial)?;
@@ -78,8 +86,8 @@ impl Local {
         self.root.join(PARTIAL)
     }
 
-    /// A file to receive a body into.
-    pub fn receive(&self) -> Result<Partial> {
+    /// A file to receive a body into, which leaves so much of the disk free.
+    pub fn receive(&self, reserve: Reserve) -> Result<Partial> {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let path = self.partial().join(number.to_string());
         let file = File::options()
@@ -91,6 +99,8 @@ impl Local {
         Ok(Partial {
             path,
             file: Some(file),
+            reserve,
+            unchecked: 0,
         })
     }
 
@@ -157,7 +167,7 @@ impl Local {
 
     /// What is here of a file that comes from a master.
     pub fn incoming(&self, remote: &Remote) -> Result<Incoming> {
-        Incoming::open(&self.root, remote)
+        Incoming::open(&self.root, remote, self.reserve)
     }
 
     /// Gives files from a master, whole and checked, their places, durably. Under its name there is never
@@ -292,14 +302,23 @@ impl Local {
 pub struct Partial {
     path: PathBuf,
     file: Option<File>,
+    reserve: Reserve,
+    /// Bytes for which there is room by the last look at the disk.
+    unchecked: u64,
 }
 
 impl Partial {
     pub fn write(&mut self, piece: &[u8]) -> Result<()> {
-        match &mut self.file {
-            Some(file) => file.write_all(piece).map_err(refused),
-            None => Err(Error::internal("a received file is closed already")),
+        let Some(file) = &mut self.file else {
+            return Err(Error::internal("a received file is closed already"));
+        };
+        let length = piece.len() as u64;
+        if self.unchecked < length {
+            self.unchecked = length.max(reserve::STEP_BYTES);
+            self.reserve.check(file, length)?;
         }
+        self.unchecked -= length;
+        file.write_all(piece).map_err(refused)
     }
 
     /// What was received, to be read.

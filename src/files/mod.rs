@@ -27,6 +27,7 @@ pub use incoming::Incoming;
 pub use incoming::Remote;
 pub use journal::Journal;
 pub use local::Partial;
+pub use reserve::Reserve;
 pub use s3::Settings as S3Settings;
 pub use storage::Arrival;
 pub use storage::Placed;
@@ -41,6 +42,7 @@ mod local;
 mod media;
 mod name;
 pub mod outbox;
+mod reserve;
 mod s3;
 pub mod scrub;
 mod storage;
@@ -73,14 +75,15 @@ pub struct Files {
 }
 
 impl Files {
-    /// Opens the storage below the data directory, or in a bucket.
+    /// Opens the storage below the data directory, or in a bucket. Files leave `reserve` of the disk free.
     pub fn open(
         data_dir: &Path,
         s3: Option<&S3Settings>,
+        reserve: Reserve,
         databases: &Databases,
         replicas: &Replicas,
     ) -> Result<Files> {
-        let storage = Storage::open(data_dir, s3)?;
+        let storage = Storage::open(data_dir, s3, reserve)?;
         let role = databases.role();
         let node = node::id(databases.local())?;
         if role == Role::Master {

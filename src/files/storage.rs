@@ -14,6 +14,7 @@ use super::Incoming;
 use super::Remote;
 use super::local::Local;
 use super::local::Partial;
+use super::reserve::Reserve;
 use super::s3::S3;
 use super::s3::Settings;
 use super::table::Stored;
@@ -53,13 +54,13 @@ pub struct Arrival<'a> {
 
 impl Storage {
     /// Opens the storage of a data directory, or of a bucket.
-    pub fn open(data_dir: &Path, s3: Option<&Settings>) -> Result<Storage> {
+    pub fn open(data_dir: &Path, s3: Option<&Settings>, reserve: Reserve) -> Result<Storage> {
         let s3 = s3.map(S3::open).transpose()?;
         if let Some(s3) = &s3 {
             s3.check()?;
         }
         Ok(Storage {
-            local: Local::open(data_dir)?,
+            local: Local::open(data_dir, reserve)?,
             s3,
             placing: Mutex::default(),
         })
@@ -80,7 +81,7 @@ impl Storage {
         if let Some(s3) = &self.s3
             && !self.belongs_to(node)?
         {
-            let mut partial = self.local.receive()?;
+            let mut partial = self.local.receive(Reserve::default())?;
             partial.write(node.as_bytes())?;
             partial.finish()?;
             let sha256 = ids::hex(&crypto::sha256(node.as_bytes()));
@@ -127,7 +128,7 @@ impl Storage {
 
     /// A file to receive a body into.
     pub fn receive(&self) -> Result<Partial> {
-        self.local.receive()
+        self.local.receive(self.local.reserve)
     }
 
     /// Gives received files their places, durably: all of them or none. They keep them when

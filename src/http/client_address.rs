@@ -134,6 +134,7 @@ mod tests {
             headers,
             body: Vec::new(),
             sunk: None,
+            unread: None,
             peer: SocketAddr::new(peer.parse().unwrap(), 1),
             id: RequestId::new(0, 0),
         };

@@ -25,6 +25,10 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::budget::Charge;
+use crate::budget::Exhausted;
+use crate::budget::Output;
+
 /// The methods that routes may use. Everything else is `Other`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -132,9 +136,31 @@ pub trait BodySink: Any + Send + Sync {
     fn write(&mut self, piece: &[u8]) -> bool;
 }
 
-/// Chooses where a form goes: called with a request whose body has not been read, and the length
-/// of that body if it is known. None: into memory, as other bodies.
-pub type Receiver = Arc<dyn Fn(&Request, Option<u64>) -> Option<Box<dyn BodySink>> + Send + Sync>;
+/// Decides about bodies before they are received. The request that each function sees has none yet.
+pub trait Bodies: Send + Sync {
+    /// Where a form goes; `length` is its length if that is known. None: into memory, as other bodies.
+    fn receive(&self, request: &Request, length: Option<u64>) -> Option<Box<dyn BodySink>>;
+
+    /// The longest body that the path accepts in memory. Called only for a body that may be longer
+    /// than [`FREE_BYTES`].
+    fn bytes_max(&self, method: Method, path: &str) -> usize;
+
+    /// What the body is charged to, all above [`FREE_BYTES`]. Called only for a body that is longer.
+    fn charge(&self, request: &Request) -> Charge;
+}
+
+/// Bytes of each body that are charged to no budget, so that large bodies that stall leave room for
+/// small ones.
+pub const FREE_BYTES: usize = 16 << 10;
+
+/// The reason why a request has no body although the client announced one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// It is longer than [`Bodies::bytes_max`].
+    TooLarge,
+    /// The budget that it is charged to has no more.
+    Exhausted(Exhausted),
+}
 
 /// What has taken the body of a request.
 pub struct Sunk(Box<dyn Any + Send + Sync>);
@@ -167,6 +193,8 @@ pub struct Request {
     pub body: Vec<u8>,
     /// What has taken the body in its place.
     pub sunk: Option<Sunk>,
+    /// Why there is neither.
+    pub unread: Option<Unread>,
     /// The other end of the connection, which may be a proxy.
     pub peer: SocketAddr,
     /// Its name in the log.
@@ -206,6 +234,8 @@ pub struct Response {
     /// Where the request came from, for the log, if that is not the peer.
     client: Option<IpAddr>,
     takeover: Option<Takeover>,
+    /// Given back when the answer is sent, or handed over to be sent.
+    output: Output,
 }
 
 impl Response {
@@ -219,6 +249,7 @@ impl Response {
             is_quiet: false,
             client: None,
             takeover: None,
+            output: Output::default(),
         }
     }
 
@@ -284,6 +315,11 @@ impl Response {
         Response { client, ..self }
     }
 
+    /// Holds what the answer was charged to.
+    pub fn charged_to(self, output: Output) -> Response {
+        Response { output, ..self }
+    }
+
     /// Adds a header.
     pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Response {
         self.headers.push((name, value.into()));
@@ -300,8 +336,31 @@ impl Response {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    /// Every body goes into memory.
+    pub struct Memory;
+
+    impl Memory {
+        pub fn bodies() -> Arc<dyn Bodies> {
+            Arc::new(Memory)
+        }
+    }
+
+    impl Bodies for Memory {
+        fn receive(&self, _: &Request, _: Option<u64>) -> Option<Box<dyn BodySink>> {
+            None
+        }
+
+        fn bytes_max(&self, _: Method, _: &str) -> usize {
+            usize::MAX
+        }
+
+        fn charge(&self, _: &Request) -> Charge {
+            unreachable!("no body is long")
+        }
+    }
 
     #[test]
     fn headers_are_found_in_any_case() {

@@ -11,7 +11,7 @@ use crate::error::Result;
 
 /// Parts of one form.
 pub const PARTS_MAX: usize = 1000;
-/// The head of a part.
+/// The head of a part, and what stands before the first.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
 /// What the head of a part says.
@@ -40,6 +40,8 @@ pub struct Parser {
     /// What was fed and not used yet.
     pending: Vec<u8>,
     parts: usize,
+    /// Bytes that were passed over before the first delimiter.
+    preamble: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,7 @@ impl Parser {
             // The first delimiter has no line before it.
             pending: b"\r\n".to_vec(),
             parts: 0,
+            preamble: 0,
         }
     }
 
@@ -116,6 +119,11 @@ impl Parser {
     ) -> Result<Option<usize>> {
         match self.state {
             State::Done => Ok((!bytes.is_empty()).then_some(bytes.len())),
+            // Blanks may stand behind a delimiter (RFC 2046, 5.1.1).
+            State::Delimited if bytes.first().is_some_and(|byte| is_blank(*byte)) => {
+                let blanks = bytes.iter().take_while(|byte| is_blank(**byte));
+                Ok(Some(blanks.count()))
+            }
             State::Delimited if bytes.len() < 2 => Ok(None),
             State::Delimited if bytes.starts_with(b"--") => {
                 self.state = State::Done;
@@ -149,17 +157,20 @@ impl Parser {
         }
     }
 
-    /// The form begins with a delimiter and nothing else.
+    /// Passes over what stands before the first delimiter (RFC 2046, 5.1.1).
     fn first(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
-        let length = bytes.len().min(self.delimiter.needle().len());
-        if bytes[..length] != self.delimiter.needle()[..length] {
+        let length = self.delimiter.needle().len();
+        if let Some(at) = self.delimiter.find(bytes) {
+            self.state = State::Delimited;
+            return Ok(Some(at + length));
+        }
+        // All but what may be the beginning of a delimiter.
+        let passed = bytes.len().saturating_sub(length - 1);
+        self.preamble += passed;
+        if self.preamble > HEAD_BYTES_MAX {
             return Err(broken());
         }
-        if length < self.delimiter.needle().len() {
-            return Ok(None);
-        }
-        self.state = State::Delimited;
-        Ok(Some(length))
+        Ok((passed > 0).then_some(passed))
     }
 
     fn head(
@@ -178,6 +189,10 @@ impl Parser {
             None => Ok(None),
         }
     }
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
 }
 
 /// The head of a part: lines, each after a line end.
@@ -294,6 +309,27 @@ mod tests {
         assert_eq!(parts(b"--xx--", 3).unwrap(), Some(vec![]));
     }
 
+    /// Some clients write an empty line, a remark, or blanks around the first delimiter.
+    #[test]
+    fn what_stands_before_the_first_delimiter_is_passed_over() {
+        let part = format!("{HEAD}\"a\"\r\n\r\none\r\n--xx--\r\n");
+        for before in [
+            "\r\n--xx\r\n",
+            "\r\n\r\n--xx \t\r\n",
+            "This is a form.\r\n--xy\r\n--xx\r\n",
+            &format!("{}\r\n--xx\r\n", "x".repeat(HEAD_BYTES_MAX - 2)),
+        ] {
+            let body = format!("{before}{part}");
+            for piece in [1, 2, 3, 7, body.len()] {
+                let found = parts(body.as_bytes(), piece).unwrap();
+                let expected = vec![("a".to_owned(), None, "one".to_owned())];
+                assert_eq!(found, Some(expected), "{before:.20} {piece}");
+            }
+        }
+        assert_eq!(parts(b"no boundary", 3).unwrap(), None);
+        assert_eq!(parts(b"--yy\r\n", 3).unwrap(), None);
+    }
+
     #[test]
     fn what_is_cut_off_has_no_end() {
         let body = format!("--xx\r\n{HEAD}\"a\"\r\n\r\none\r\n--xx--");
@@ -308,8 +344,7 @@ mod tests {
     fn broken_forms_are_refused() {
         let long = "x".repeat(HEAD_BYTES_MAX);
         for body in [
-            "no boundary",
-            "--yy\r\n",
+            &"no boundary ".repeat(1000),
             "--xxy\r\n",
             "--xx\r\nX: y\r\n\r\n",
             "--xx\r\n\r\n\r\n",

@@ -15,10 +15,17 @@ pub const PAIRS_MAX: usize = 100;
 /// Takes a raw query string apart. A name without `=` has an empty value; empty pairs are left
 /// out.
 pub fn parse(query: &str) -> Result<Vec<(String, String)>> {
+    parse_up_to(query, PAIRS_MAX)
+}
+
+/// The same for a query string, or a form in the body of a request, of at most `pairs_max` pairs.
+pub fn parse_up_to(query: &str, pairs_max: usize) -> Result<Vec<(String, String)>> {
     let mut pairs = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        if pairs.len() == PAIRS_MAX {
-            return Err(Error::invalid("The query string has too many parameters."));
+        if pairs.len() == pairs_max {
+            return Err(Error::invalid(format!(
+                "There are more than {pairs_max} parameters."
+            )));
         }
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         pairs.push((form_decode(name)?, form_decode(value)?));
@@ -43,7 +50,7 @@ fn form_decode(text: &str) -> Result<String> {
     }
     let spaced = text.replace('+', " ");
     String::from_utf8(decode_bytes(spaced.as_bytes()))
-        .map_err(|_| Error::invalid("The query string is not valid UTF-8."))
+        .map_err(|_| Error::invalid("A parameter is not valid UTF-8."))
 }
 
 fn decode_bytes(text: &[u8]) -> Vec<u8> {

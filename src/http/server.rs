@@ -28,21 +28,24 @@ use std::time::Instant;
 
 use threadpool::ThreadPool;
 use tiny_http::HTTPVersion;
-use tiny_http::Unread;
 
+use crate::budget::Charge;
+use crate::budget::Exhausted;
 use crate::clock;
 use crate::error::INTERNAL_MESSAGE;
 use crate::error::Result;
 use crate::error::ResultExt as _;
+use crate::http::Bodies;
 use crate::http::BodySink;
+use crate::http::FREE_BYTES;
 use crate::http::Headers;
 use crate::http::Method;
-use crate::http::Receiver;
 use crate::http::Request;
 use crate::http::RequestId;
 use crate::http::Response;
 use crate::http::Socket;
 use crate::http::Sunk;
+use crate::http::Unread;
 use crate::http::encode::Body;
 use crate::http::encode::Connection;
 use crate::http::encode::Frame;
@@ -141,17 +144,18 @@ impl Server {
     pub fn start(
         listener: TcpListener,
         settings: &Settings,
-        receiver: Receiver,
+        bodies: &Arc<dyn Bodies>,
         handler: Handler,
     ) -> Result<Server> {
         let limits = tiny_http::Limits {
             max_connections: settings.connections_max,
             body_buffer_max: settings.body_bytes_max,
+            body_free: FREE_BYTES,
             answer_budget: ANSWER_BYTES_MAX,
             ..tiny_http::Limits::default()
         };
         let ids = Arc::new(Ids::new());
-        let hooks = hooks(&ids, receiver, settings.is_endless);
+        let hooks = hooks(&ids, bodies, settings);
         let engine = tiny_http::Server::from_listener(listener, limits, hooks)
             .context("start the http server")?;
         let inner = Arc::new(Inner {
@@ -240,15 +244,9 @@ impl Inner {
         let exchange = Exchange::new(&engine, &id, self.stopping.load(Ordering::Relaxed));
         let wants_upgrade = engine.wants_upgrade();
         let (peer, received_at) = (engine.remote_addr(), engine.received_at());
-        let (request, unread) = read(&mut engine, id.clone());
+        let request = read(&mut engine, id.clone());
         let path = request.path.clone();
-        let response = match unread {
-            None => self.call(request, wants_upgrade),
-            Some(Unread::TooLarge) => problem(413, "The request body is too large."),
-            Some(Unread::Overloaded | Unread::Declined) => {
-                problem(503, "The server is busy; try again.")
-            }
-        };
+        let response = self.call(request, wants_upgrade);
         let (status, is_quiet, client) = (response.status, response.is_quiet, response.client);
         let bytes = exchange.answer(engine, response);
         let micros = u64::try_from(received_at.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -332,6 +330,7 @@ impl<'a> Exchange<'a> {
             }
             return head.len();
         }
+        let output = std::mem::take(&mut response.output);
         let encoded = encode(response, &self.frame(self.connection));
         let length = encoded.head.len() + encoded.body.len();
         let close = self.connection == Connection::Close;
@@ -342,6 +341,7 @@ impl<'a> Exchange<'a> {
             }
             None => {
                 engine.respond(encoded.head, encoded.body, close);
+                drop(output);
                 length
             }
         }
@@ -381,8 +381,10 @@ impl Ids {
 }
 
 /// What the engine asks of us: the words of a refusal, and where failures are logged.
-fn hooks(ids: &Arc<Ids>, receiver: Receiver, is_endless: fn(&str) -> bool) -> tiny_http::Hooks {
+fn hooks(ids: &Arc<Ids>, bodies: &Arc<dyn Bodies>, settings: &Settings) -> tiny_http::Hooks {
+    let (bytes_max, is_endless) = (settings.body_bytes_max, settings.is_endless);
     let ids = Arc::clone(ids);
+    let (receiver, payers) = (Arc::clone(bodies), Arc::clone(bodies));
     let logged = Mutex::new((0, 0_u64));
     tiny_http::Hooks {
         refusal: Box::new(move |status| {
@@ -395,22 +397,12 @@ fn hooks(ids: &Arc<Ids>, receiver: Receiver, is_endless: fn(&str) -> bool) -> ti
             };
             encode(problem(status, refusal_message(status)), &frame).head
         }),
-        body: Box::new(move |head| {
-            // Nothing else is worth the look.
-            let is_form = |(name, value): (&str, &str)| {
-                name.eq_ignore_ascii_case("Content-Type")
-                    && value
-                        .get(..10)
-                        .is_some_and(|kind| kind.eq_ignore_ascii_case("multipart/"))
-            };
-            let sink = match head.headers().any(is_form) {
-                true => receiver(&announced(head), head.content_length()),
-                false => None,
-            };
-            match sink {
-                Some(sink) => tiny_http::Destination::Sink(Box::new(Sink(sink))),
-                None => tiny_http::Destination::Memory,
-            }
+        body: Box::new(move |head| destination(&*receiver, head, bytes_max)),
+        meter: Box::new(move |head| {
+            Box::new(Meter {
+                charge: payers.charge(&announced(head)),
+                exhausted: None,
+            })
         }),
         endless: Box::new(move |head| {
             let path = head.url().split('?').next();
@@ -429,6 +421,34 @@ fn hooks(ids: &Arc<Ids>, receiver: Receiver, is_endless: fn(&str) -> bool) -> ti
             }
         }),
     }
+}
+
+/// Where a body goes. Nothing but forms and long bodies is worth a look.
+fn destination(
+    bodies: &dyn Bodies,
+    head: &tiny_http::HeadView<'_>,
+    bytes_max: usize,
+) -> tiny_http::Destination {
+    let is_form = |(name, value): (&str, &str)| {
+        name.eq_ignore_ascii_case("Content-Type")
+            && value
+                .get(..10)
+                .is_some_and(|kind| kind.eq_ignore_ascii_case("multipart/"))
+    };
+    let length = head.content_length();
+    if head.headers().any(is_form)
+        && let Some(sink) = bodies.receive(&announced(head), length)
+    {
+        return tiny_http::Destination::Sink(Box::new(Sink(sink)));
+    }
+    let may_be_long = length.is_none_or(|length| length > FREE_BYTES as u64);
+    tiny_http::Destination::Memory(match may_be_long {
+        true => {
+            let path = head.url().split('?').next().unwrap_or_default();
+            bytes_max.min(bodies.bytes_max(method(head.method()), path))
+        }
+        false => bytes_max,
+    })
 }
 
 fn refusal_message(status: u16) -> &'static str {
@@ -458,6 +478,19 @@ impl tiny_http::Sink for Sink {
     }
 }
 
+/// A charge as the engine asks for it.
+struct Meter {
+    charge: Charge,
+    exhausted: Option<Exhausted>,
+}
+
+impl tiny_http::Meter for Meter {
+    fn grow(&mut self, bytes: usize) -> bool {
+        self.exhausted = self.charge.grow(bytes as u64).err();
+        self.exhausted.is_none()
+    }
+}
+
 /// A request whose body has not been read.
 fn announced(head: &tiny_http::HeadView<'_>) -> Request {
     let (path, query) = head.url().split_once('?').unwrap_or((head.url(), ""));
@@ -472,13 +505,14 @@ fn announced(head: &tiny_http::HeadView<'_>) -> Request {
         headers,
         body: Vec::new(),
         sunk: None,
+        unread: None,
         peer: head.remote_addr(),
         id: RequestId::new(0, 0),
     }
 }
 
-/// The engine's request as a plain one, and why it has no body if it has none.
-fn read(engine: &mut tiny_http::Request, id: RequestId) -> (Request, Option<Unread>) {
+/// The engine's request as a plain one.
+fn read(engine: &mut tiny_http::Request, id: RequestId) -> Request {
     let (path, query) = engine.url().split_once('?').unwrap_or((engine.url(), ""));
     let (path, query) = (path.to_owned(), query.to_owned());
     let sunk = engine.take_sink().and_then(|sink| {
@@ -488,7 +522,10 @@ fn read(engine: &mut tiny_http::Request, id: RequestId) -> (Request, Option<Unre
     });
     let (body, unread) = match engine.take_body() {
         Ok(body) => (body, None),
-        Err(unread) => (Vec::new(), Some(unread)),
+        Err(tiny_http::Unread::TooLarge) => (Vec::new(), Some(Unread::TooLarge)),
+        Err(tiny_http::Unread::Overloaded | tiny_http::Unread::Declined) => {
+            (Vec::new(), Some(Unread::Exhausted(exhausted(engine))))
+        }
     };
     let (text, spans) = engine.take_head();
     let spans = spans
@@ -504,17 +541,26 @@ fn read(engine: &mut tiny_http::Request, id: RequestId) -> (Request, Option<Unre
         }
         method => method,
     };
-    let request = Request {
+    Request {
         method,
         path,
         query,
         headers,
         body,
         sunk,
+        unread,
         peer: engine.remote_addr(),
         id,
-    };
-    (request, unread)
+    }
+}
+
+/// The bound that the meter of a body has met.
+fn exhausted(engine: &mut tiny_http::Request) -> Exhausted {
+    let meter: Option<Box<dyn Any>> = engine.take_meter().map(|meter| meter as Box<dyn Any>);
+    let meter = meter.and_then(|meter| meter.downcast::<Meter>().ok());
+    meter
+        .and_then(|meter| meter.exhausted)
+        .unwrap_or(Exhausted::Total)
 }
 
 fn method(method: &tiny_http::Method) -> Method {
@@ -553,8 +599,11 @@ mod tests {
     use std::io::Read as _;
     use std::net::TcpStream;
 
+    use crate::http::tests::Memory;
+
     fn start(workers: usize) -> Server {
         let handler: Handler = Arc::new(|request| match request.path.as_str() {
+            _ if request.unread == Some(Unread::TooLarge) => problem(413, "It is too large."),
             "/panic" => panic!("on purpose"),
             "/long" => Response::json(200, vec![b' '; 5000]),
             "/socket" => Response::switch(
@@ -572,7 +621,7 @@ mod tests {
             workers,
             ..Settings::default()
         };
-        Server::start(listener, &settings, Arc::new(|_, _| None), handler).unwrap()
+        Server::start(listener, &settings, &Memory::bodies(), handler).unwrap()
     }
 
     /// Sends a request that ends its connection, and reads the answer.
@@ -587,7 +636,7 @@ mod tests {
     fn get(server: &Server, path: &str, headers: &str) -> String {
         ask(
             server,
-            &format!("GET {path} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n"),
+            &format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{headers}\r\n"),
         )
     }
 
@@ -621,7 +670,10 @@ mod tests {
         for (request, status) in [
             ("GET\r\n\r\n", 400),
             ("GET / HTTP/4.2\r\n\r\n", 505),
-            ("POST / HTTP/1.1\r\nContent-Length: 4194305\r\n\r\n", 413),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4194305\r\n\r\n",
+                413,
+            ),
         ] {
             let reply = ask(&server, request);
             assert!(
@@ -635,7 +687,8 @@ mod tests {
     #[test]
     fn a_handler_can_take_a_connection_over() {
         let server = start(1);
-        let upgrade = "GET /socket HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let upgrade =
+            "GET /socket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
         let reply = ask(&server, &format!("{upgrade}bytes"));
         assert!(reply.starts_with("HTTP/1.1 101 "), "{reply}");
         assert!(reply.contains("\r\nConnection: Upgrade\r\n"), "{reply}");
@@ -660,13 +713,8 @@ mod tests {
             Response::empty(204)
         });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Server::start(
-            listener,
-            &Settings::default(),
-            Arc::new(|_, _| None),
-            handler,
-        )
-        .unwrap();
+        let settings = Settings::default();
+        let server = Server::start(listener, &settings, &Memory::bodies(), handler).unwrap();
         assert!(get(&server, "/", "").starts_with("HTTP/1.1 204 "));
         let begun = Instant::now();
         assert_eq!(server.stop(Duration::from_secs(8)).in_flight_left, 0);

@@ -28,6 +28,7 @@ use crate::auth::Credentials;
 use crate::auth::Pass;
 use crate::budget::Budget;
 use crate::budget::Budgets;
+use crate::budget::Output;
 use crate::budget::Payer;
 use crate::collections::Catalog;
 use crate::db::Databases;
@@ -289,6 +290,7 @@ impl Realtime {
             collections,
             identity: caller.identity.clone(),
             events: Arc::clone(&self.events),
+            output: Output::default(),
         };
         let who = match Lens::class(&scope, &collection, &wish)? {
             Some(class) => format!("all {class}"),
@@ -326,6 +328,7 @@ impl Realtime {
             collections,
             identity: class.identity.clone(),
             events: Arc::clone(&self.events),
+            output: Output::default(),
         };
         Lens::new(scope, &collection, &class.wish)
     }
@@ -339,6 +342,7 @@ impl Realtime {
             collections,
             identity: Identity::Admin(String::new()),
             events: Arc::clone(&self.events),
+            output: Output::default(),
         };
         let lens = Lens::new(scope, &collection, &Wish::default())?;
         let mut out = Vec::new();

@@ -16,6 +16,7 @@
 
 pub use connection::new_client;
 pub use engine::Realtime;
+pub use thread::SUBS_MAX;
 pub use topics::Topic;
 
 mod board;

@@ -36,7 +36,7 @@ use crate::log;
 use crate::rules::Identity;
 
 /// Subscriptions of one connection.
-const SUBS_MAX: usize = 100;
+pub const SUBS_MAX: usize = 100;
 /// Changes that a subscription is given in one round of those that it has missed.
 const REPLAY_MAX: usize = 256;
 /// How long subscriptions are given what they have missed before changes come first again, and how long one of

@@ -11,7 +11,6 @@ use super::Shape;
 use super::Upsert;
 use super::create;
 use super::delete;
-use super::plan;
 use super::update;
 use super::upsert;
 use crate::collections::Collection;
@@ -56,7 +55,7 @@ pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<Step>) -> Result<Vec
         }
         step.run(tx, scope, &mut out)
             .map_err(|error| name_step(error, at))?;
-        plan::check_size(&out)?;
+        scope.check_size(&out)?;
     }
     out.push(b']');
     Ok(out)

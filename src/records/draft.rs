@@ -474,6 +474,7 @@ mod tests {
             collections: std::sync::Arc::default(),
             identity: crate::rules::Identity::Admin("a".to_owned()),
             events: std::sync::Arc::default(),
+            output: crate::budget::Output::default(),
         };
         let draft = Draft::create(&scope, &collection, &body, &hash).unwrap();
         let errors: Vec<String> = draft

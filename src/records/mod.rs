@@ -31,6 +31,7 @@ pub use version::Precondition;
 pub use version::Shown;
 pub use version::Versions;
 
+use crate::budget::Output;
 use crate::collections::Collection;
 use crate::collections::Collections;
 use crate::collections::Field;
@@ -84,6 +85,8 @@ pub struct Scope {
     pub identity: Identity,
     /// Who hears of what is written.
     pub events: Arc<Events>,
+    /// What the answer is charged to.
+    pub output: Output,
 }
 
 /// Which records to list, in which order.
@@ -121,6 +124,12 @@ impl Scope {
             if user.collection_id == collection.id && user.id == id)
     }
 
+    /// Refuses an answer that grows too long, or for which there is no memory.
+    fn check_size(&self, out: &[u8]) -> Result<()> {
+        plan::check_size(out.len())?;
+        self.output.reach(out.len())
+    }
+
     fn plan(
         &self,
         collection: &Arc<Collection>,
@@ -128,14 +137,7 @@ impl Scope {
         key: &Key,
         grant: &Grant,
     ) -> Result<Plan> {
-        Plan::new(
-            &self.collections,
-            &self.identity,
-            collection,
-            shape,
-            key,
-            grant,
-        )
+        Plan::new(self, collection, shape, key, grant)
     }
 
     fn input<'a>(&'a self, body: Option<&'a Sent>) -> Input<'a> {
@@ -422,7 +424,7 @@ pub fn bulk_update(
         let record = update(tx, scope, collection, id, draft.clone(), shape)
             .map_err(|error| name_record(error, id))?;
         out.extend_from_slice(&record.json);
-        plan::check_size(&out)?;
+        scope.check_size(&out)?;
     }
     out.extend_from_slice(b"]}");
     Ok(out)

@@ -22,6 +22,7 @@ use super::query::address;
 use super::shape::Shape;
 use super::shape::Tree;
 use super::version::Shown;
+use crate::budget::Output;
 use crate::collections::Collection;
 use crate::collections::Collections;
 use crate::collections::Field;
@@ -42,8 +43,8 @@ use crate::rules::Operation;
 const OUTPUT_BYTES_MAX: usize = 8 << 20;
 
 /// Refuses an answer that grows beyond [`OUTPUT_BYTES_MAX`].
-pub fn check_size(out: &[u8]) -> Result<()> {
-    if out.len() <= OUTPUT_BYTES_MAX {
+pub fn check_size(bytes: usize) -> Result<()> {
+    if bytes <= OUTPUT_BYTES_MAX {
         return Ok(());
     }
     Err(Error::new(
@@ -64,30 +65,43 @@ pub struct Plan {
     expands: Vec<Expand>,
     show: Show,
     /// Shared by all plans of an answer.
-    lookups: Lookups,
+    left: Left,
 }
 
 /// Records that one answer may look for, found or not: what is hidden adds nothing to the answer,
 /// and takes time all the same.
 const LOOKUPS_MAX: usize = 20_000;
 
-/// How many of [`LOOKUPS_MAX`] are left.
+/// What is left for an answer.
 #[derive(Clone)]
-struct Lookups(Rc<Cell<usize>>);
+struct Left {
+    /// Of [`LOOKUPS_MAX`].
+    lookups: Rc<Cell<usize>>,
+    output: Output,
+}
 
-impl Lookups {
-    fn new() -> Lookups {
-        Lookups(Rc::new(Cell::new(LOOKUPS_MAX)))
+impl Left {
+    fn new(output: &Output) -> Left {
+        Left {
+            lookups: Rc::new(Cell::new(LOOKUPS_MAX)),
+            output: output.clone(),
+        }
     }
 
     /// Another answer begins.
     fn renew(&self) {
-        self.0.set(LOOKUPS_MAX);
+        self.lookups.set(LOOKUPS_MAX);
+    }
+
+    /// Refuses an answer of this length if it is too long or there is no memory for it.
+    fn reach(&self, bytes: usize) -> Result<()> {
+        check_size(bytes)?;
+        self.output.reach(bytes)
     }
 
     fn spend(&self) -> Result<()> {
-        let left = self.0.get();
-        self.0.set(left.saturating_sub(1));
+        let left = self.lookups.get();
+        self.lookups.set(left.saturating_sub(1));
         match left {
             0 => Err(Error::new(
                 Kind::TooLarge,
@@ -143,20 +157,19 @@ pub enum Key {
 }
 
 impl Plan {
-    /// Plans the reading of records of `collection` for `identity`, found by `key`, as far as
+    /// Plans the reading of records of `collection` for the caller of `scope`, found by `key`, as far as
     /// `grant` goes.
     pub fn new(
-        collections: &Collections,
-        identity: &Identity,
+        scope: &super::Scope,
         collection: &Arc<Collection>,
         shape: &Shape,
         key: &Key,
         grant: &Grant,
     ) -> Result<Plan> {
         let scope = Scope {
-            collections,
-            identity,
-            lookups: Lookups::new(),
+            collections: &scope.collections,
+            identity: &scope.identity,
+            left: Left::new(&scope.output),
         };
         scope.plan(collection, shape.fields.as_ref(), &shape.expand, key, grant)
     }
@@ -190,7 +203,7 @@ impl Plan {
         values: &[Stored],
         out: &mut Vec<u8>,
     ) -> Result<bool> {
-        self.lookups.renew();
+        self.left.renew();
         self.write_by(
             connection,
             values.iter().map(|it| it as &dyn ToSql),
@@ -206,8 +219,8 @@ impl Plan {
         out: &mut Vec<u8>,
         updated: Option<&mut String>,
     ) -> Result<bool> {
-        self.lookups.spend()?;
-        check_size(out)?;
+        self.left.spend()?;
+        self.left.reach(out.len())?;
         let mut statement = connection.prepare_cached(&self.sql)?;
         let params = keys.chain(self.params.iter().map(|param| param as &dyn ToSql));
         for (at, param) in params.enumerate() {
@@ -246,16 +259,17 @@ impl Plan {
             if column.silent {
                 continue;
             }
-            check_size(out)?;
+            let value = row.get_ref(at)?;
+            self.left.reach(out.len() + length_of(value))?;
             match column.field.map(|at| &self.collection.fields[at]) {
                 None => {
                     key(column.name, out);
-                    write_text(text_of(row.get_ref(at)?), out);
+                    write_text(text_of(value), out);
                 }
                 Some(_) if column.is_guarded && row.get_ref(at)? == ValueRef::Null => {}
                 Some(field) => {
                     key(&field.name, out);
-                    write_value(field, row.get_ref(at)?, out);
+                    write_value(field, value, out);
                 }
             }
         }
@@ -329,7 +343,7 @@ impl Expand {
 struct Scope<'a> {
     collections: &'a Collections,
     identity: &'a Identity,
-    lookups: Lookups,
+    left: Left,
 }
 
 impl Scope<'_> {
@@ -386,7 +400,7 @@ impl Scope<'_> {
                 collection_name: wants("collectionName"),
             },
             collection: Arc::clone(collection),
-            lookups: self.lookups.clone(),
+            left: self.left.clone(),
         })
     }
 
@@ -487,6 +501,14 @@ impl Scope<'_> {
             sql += &query.condition(filter, collection, Trust::Caller)?;
         }
         Ok((sql, query.into_params().split_off(reserved)))
+    }
+}
+
+/// About how long a value is in an answer.
+fn length_of(value: ValueRef<'_>) -> usize {
+    match value {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len(),
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => 0,
     }
 }
 

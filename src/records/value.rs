@@ -42,6 +42,10 @@ pub enum Change {
 
 type Outcome<T> = Result<T, FieldError>;
 
+/// Longest text of a field that has a pattern and no `max`: a match takes time by the length of the text and of
+/// the pattern.
+const PATTERN_CHARS_MAX: usize = 5000;
+
 /// Reads the new value of a field. NULL stands for unset.
 pub fn parse(field: &Field, raw: &RawValue) -> Outcome<Change> {
     let text = raw.get();
@@ -357,7 +361,11 @@ fn check_text(text: String, options: &TextOptions) -> Outcome<Stored> {
         let message = format!("Must have at least {} characters.", options.chars_min);
         return wrong("validation_too_short", &message);
     }
-    if let Some(max) = options.chars_max.filter(|max| chars > *max) {
+    let chars_max = match (options.chars_max, &options.pattern) {
+        (None, Some(_)) => Some(PATTERN_CHARS_MAX),
+        (max, _) => max,
+    };
+    if let Some(max) = chars_max.filter(|max| chars > *max) {
         return wrong(
             "validation_too_long",
             &format!("Must have at most {max} characters."),

@@ -294,6 +294,7 @@ pub fn about(remote: &Remote, error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::Reserve;
     use crate::ids;
 
     /// A file was read on the replica while it was on its way there in turn. The one fetch ended, nobody was
@@ -303,7 +304,7 @@ mod tests {
         let token = ids::hex(&ids::random_bytes::<8>().unwrap());
         let dir = std::env::temp_dir().join(format!("vski-downloads-{token}"));
         let client = Client::new("http://127.0.0.1:1", "r", None, Box::new(String::new));
-        let storage = Storage::open(&dir, None).unwrap();
+        let storage = Storage::open(&dir, None, Reserve::default()).unwrap();
         let downloads = Arc::new(Downloads::new(&Arc::new(client), &Arc::new(storage)));
         let remote = Remote {
             path: FilePath::parse("default/docs/r1/a.txt").unwrap(),

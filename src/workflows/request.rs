@@ -36,8 +36,7 @@ pub struct RunRequest {
     run_at: Option<Time>,
     #[serde(alias = "expiresAt")]
     expires_at: Option<Time>,
-    #[serde(default)]
-    attributes: Map<String, Value>,
+    attributes: Option<Box<RawValue>>,
 }
 
 /// A value that is there, `null` too: an `Option` alone takes `null` for nothing.
@@ -48,8 +47,21 @@ pub fn present<'de, D: Deserializer<'de>>(
 }
 
 impl RunRequest {
+    /// Its attributes as JSON.
+    pub fn attributes(&self) -> &str {
+        self.attributes.as_ref().map_or("{}", |text| text.get())
+    }
+
     /// The run that is wanted.
     pub fn into_run(self) -> Result<NewRun> {
+        let attributes: Map<String, Value> =
+            serde_json::from_str(self.attributes()).map_err(|error| {
+                Error::field(
+                    "attributes",
+                    "validation_invalid_value",
+                    format!("Must be an object: {error}."),
+                )
+            })?;
         Ok(NewRun {
             version: self.version,
             idempotency_key: self.idempotency_key,
@@ -57,7 +69,7 @@ impl RunRequest {
             priority: self.priority,
             run_at: ms("runAt", self.run_at)?,
             expires_at: ms("expiresAt", self.expires_at)?,
-            attributes: self.attributes,
+            attributes,
             ..NewRun::new(
                 &self.workflow,
                 self.input.as_ref().map_or("null", |input| input.get()),

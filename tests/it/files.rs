@@ -384,7 +384,8 @@ fn what_a_field_does_not_take_is_refused_and_leaves_nothing(place: Place) {
         .expect(200);
     send(&api, "POST", DOCS, &large).expect(403);
     send(&api, "POST", "/api/collections/none/records", &large).expect(404);
-    send(&api, "POST", "/api/admins/login", &large).expect(400);
+    send(&api, "POST", "/api/admins/login", &large).expect(413);
+    send(&api, "POST", "/api/admins/login", &unknown).expect(400);
     assert!(stored(&server).is_empty());
 }
 

@@ -13,6 +13,8 @@ mod access;
 mod accounts;
 /// Backups of busy servers, put back; damage found.
 mod backup;
+/// Forms and JSON: what is accepted, how long it may be, and what it takes.
+mod bodies;
 mod cli;
 /// Databases and collections over REST, and what is refused.
 mod collections;

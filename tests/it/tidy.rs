@@ -425,9 +425,10 @@ fn every_endpoint_is_in_the_api_document_and_the_reverse() {
     let routes: BTreeSet<String> = source
         .lines()
         .filter_map(|line| {
-            line.trim_start()
-                .trim_start_matches("small(")
-                .strip_prefix("route(")
+            // `small(route(...))` and the like.
+            let (before, rest) = line.trim_start().split_once("route(")?;
+            (before.is_empty() || before.ends_with(['(', ' ']) && before.contains('('))
+                .then_some(rest)
         })
         .filter_map(|rest| {
             let mut parts = rest.splitn(3, ',');

@@ -171,6 +171,7 @@ pub fn scope(world: &World, identity: Identity) -> Scope {
         collections: Arc::clone(&world.collections),
         identity,
         events: Arc::default(),
+        output: crate::budget::Output::default(),
     }
 }
 

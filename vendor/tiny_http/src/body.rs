@@ -3,17 +3,18 @@
 //! New file; replaces upstream's `EqualReader` (whose `drop` allocated what the client announced) and the decoder of
 //! the `chunked_transfer` crate. Memory follows the bytes that came, never the length that was announced.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
+use crate::request::HeadView;
+use crate::sink::Meter;
 use crate::Shared;
 
 /// Why a body was not collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyError {
-    /// Longer than `body_buffer_max`.
+    /// Longer than it may be.
     TooLarge,
-    /// The budget of the process is used up.
+    /// Its meter has refused more.
     Overloaded,
     /// Not the chunked form.
     Malformed,
@@ -25,35 +26,28 @@ const STEP: usize = 8 << 10;
 /// Largest step, so that a growing body never asks for much more than it has.
 const STEP_MAX: usize = 256 << 10;
 
-/// Bytes taken from the budget of the process, given back when dropped.
-pub(crate) struct Reserved {
-    shared: Arc<Shared>,
-    bytes: usize,
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.shared.body_used.fetch_sub(self.bytes, Relaxed);
-    }
-}
-
 /// A body while it arrives.
-pub(crate) struct BodyBuffer {
+pub(crate) struct BodyBuffer<'a> {
     // the first `filled` bytes have come, the rest is room
     bytes: Vec<u8>,
     filled: usize,
-    reserved: Reserved,
+    shared: Arc<Shared>,
+    view: &'a HeadView<'a>,
+
+    // asked for all above `body_free`; made when that is reached
+    meter: Option<Box<dyn Meter>>,
+    metered: usize,
 }
 
-impl BodyBuffer {
-    pub fn new(shared: &Arc<Shared>) -> BodyBuffer {
+impl<'a> BodyBuffer<'a> {
+    pub fn new(shared: &Arc<Shared>, view: &'a HeadView<'a>) -> BodyBuffer<'a> {
         BodyBuffer {
             bytes: Vec::new(),
             filled: 0,
-            reserved: Reserved {
-                shared: Arc::clone(shared),
-                bytes: 0,
-            },
+            shared: Arc::clone(shared),
+            view,
+            meter: None,
+            metered: 0,
         }
     }
 
@@ -86,23 +80,25 @@ impl BodyBuffer {
         Ok(())
     }
 
-    /// The body and its share of the budget.
-    pub fn finish(mut self) -> (Vec<u8>, Reserved) {
+    /// The body and its meter.
+    pub fn finish(mut self) -> (Vec<u8>, Option<Box<dyn Meter>>) {
         self.bytes.truncate(self.filled);
-        (self.bytes, self.reserved)
+        (self.bytes, self.meter)
     }
 
     fn grow(&mut self, step: usize) -> Result<(), BodyError> {
         let size = self.bytes.len() + step;
-        let limits = &self.reserved.shared.limits;
-        let due = size.saturating_sub(limits.body_free);
-        let more = due - self.reserved.bytes;
+        let due = size.saturating_sub(self.shared.limits.body_free);
+        let more = due - self.metered;
         if more > 0 {
-            let used = self.reserved.shared.body_used.fetch_add(more, Relaxed);
-            self.reserved.bytes += more;
-            if used + more > limits.body_budget {
+            let view = self.view;
+            let meter = self
+                .meter
+                .get_or_insert_with(|| (self.shared.hooks.meter)(view));
+            if !meter.grow(more) {
                 return Err(BodyError::Overloaded);
             }
+            self.metered = due;
         }
         self.bytes.reserve_exact(step);
         self.bytes.resize(size, 0);

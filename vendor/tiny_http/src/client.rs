@@ -201,16 +201,16 @@ impl ClientConnection {
             return Ok(Body::empty());
         }
         let view = HeadView::new(head, self.connection.peer);
-        let sink = match (self.shared.hooks.body)(&view) {
-            Destination::Memory => None,
-            Destination::Sink(sink) => Some(sink),
+        let (sink, most) = match (self.shared.hooks.body)(&view) {
+            Destination::Memory(most) => (None, most.min(self.shared.limits.body_buffer_max)),
+            Destination::Sink(sink) => (Some(sink), 0),
             Destination::Unread => {
                 self.leave_body();
                 return Ok(Body::unread(Unread::Declined));
             }
         };
-        let limit = self.shared.limits.body_buffer_max as u64;
-        if sink.is_none() && matches!(head.framing, Framing::Length(length) if length > limit) {
+        let is_longer = matches!(head.framing, Framing::Length(length) if length > most as u64);
+        if sink.is_none() && is_longer {
             self.leave_body();
             return Ok(Body::unread(Unread::TooLarge));
         }
@@ -221,18 +221,18 @@ impl ClientConnection {
         if let Some(sink) = sink {
             return self.feed(head, sink);
         }
-        let mut body = BodyBuffer::new(&self.shared);
+        let mut body = BodyBuffer::new(&self.shared, &view);
         let read = match head.framing {
             Framing::Length(length) => self.read_sized(length as usize, &mut body)?,
-            Framing::Chunked => self.read_chunked(&mut body)?,
+            Framing::Chunked => self.read_chunked(most, &mut body)?,
         };
         match read {
             Ok(()) => {
-                let (bytes, reserved) = body.finish();
+                let (bytes, meter) = body.finish();
                 Ok(Body {
                     bytes: Ok(bytes),
                     sink: None,
-                    _reserved: Some(reserved),
+                    meter,
                 })
             }
             Err(BodyError::Malformed) => Err(ReadError::Refuse(400)),
@@ -242,7 +242,11 @@ impl ClientConnection {
             }
             Err(BodyError::Overloaded) => {
                 self.leave_body();
-                Ok(Body::unread(Unread::Overloaded))
+                let (_, meter) = body.finish();
+                Ok(Body {
+                    meter,
+                    ..Body::unread(Unread::Overloaded)
+                })
             }
         }
     }
@@ -310,7 +314,7 @@ impl ClientConnection {
     fn read_sized(
         &mut self,
         length: usize,
-        body: &mut BodyBuffer,
+        body: &mut BodyBuffer<'_>,
     ) -> Result<Result<(), BodyError>, ReadError> {
         let here = length.min(self.end - self.start);
         if let Err(error) = body.append(&self.buffer[self.start..self.start + here]) {
@@ -330,13 +334,16 @@ impl ClientConnection {
         Ok(Ok(()))
     }
 
-    fn read_chunked(&mut self, body: &mut BodyBuffer) -> Result<Result<(), BodyError>, ReadError> {
-        let limit = self.shared.limits.body_buffer_max;
+    fn read_chunked(
+        &mut self,
+        most: usize,
+        body: &mut BodyBuffer<'_>,
+    ) -> Result<Result<(), BodyError>, ReadError> {
         let mut decoder = Decoder::new();
         let mut progress = Progress::new();
         loop {
             let fed = decoder.feed(&self.buffer[self.start..self.end], |data| {
-                if body.len() + data.len() > limit {
+                if body.len() + data.len() > most {
                     return Err(BodyError::TooLarge);
                 }
                 body.append(data)

@@ -3,14 +3,21 @@
 //! This is a patched copy of tiny_http 0.12.0; `PATCHES.md` tells what differs and why.
 //!
 //! ```no_run
-//! use tiny_http::{Destination, Hooks, Limits, Server};
+//! use tiny_http::{Destination, Hooks, Limits, Meter, Server};
+//! struct Unmetered;
+//! impl Meter for Unmetered {
+//!     fn grow(&mut self, _: usize) -> bool {
+//!         true
+//!     }
+//! }
 //! let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
 //! let hooks = Hooks {
 //!     refusal: Box::new(|status| {
 //!         format!("HTTP/1.1 {} \r\nContent-Length: 0\r\nConnection: close\r\n\r\n", status).into_bytes()
 //!     }),
 //!     accept_failed: Box::new(|error| eprintln!("{}", error)),
-//!     body: Box::new(|_| Destination::Memory),
+//!     body: Box::new(|_| Destination::Memory(1 << 20)),
+//!     meter: Box::new(|_| Box::new(Unmetered)),
 //!     endless: Box::new(|_| false),
 //! };
 //! let server = Server::from_listener(listener, Limits::default(), hooks).unwrap();
@@ -41,7 +48,7 @@ pub use head::HeaderSpan;
 pub use limits::{Counters, Hooks, Limits};
 
 pub use request::{HeadView, Request, Unread, Upgraded};
-pub use sink::{Destination, Sink};
+pub use sink::{Destination, Meter, Sink};
 
 mod body;
 mod client;
@@ -81,7 +88,6 @@ pub(crate) struct Shared {
 
     registry: Registry,
     writers: TaskPool,
-    body_used: AtomicUsize,
     answer_used: AtomicUsize,
     accepted: AtomicU64,
     requests: AtomicU64,
@@ -127,7 +133,6 @@ impl Server {
             messages: MessagesQueue::with_capacity(64),
             registry: Registry::default(),
             writers: TaskPool::new("http-write", limits.max_writers.max(1)),
-            body_used: AtomicUsize::new(0),
             answer_used: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -231,7 +236,6 @@ impl Server {
             slow_closed: shared.slow_closed.load(Relaxed),
             turned_away: shared.turned_away.load(Relaxed),
             accept_errors: shared.accept_errors.load(Relaxed),
-            body_bytes: shared.body_used.load(Relaxed),
             answer_bytes: shared.answer_used.load(Relaxed),
         }
     }

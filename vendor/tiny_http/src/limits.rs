@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::request::HeadView;
-use crate::sink::Destination;
+use crate::sink::{Destination, Meter};
 
 /// Bounds on what a peer can make the server hold or wait for.
 #[derive(Clone, Debug)]
@@ -21,9 +21,7 @@ pub struct Limits {
     pub headers_max: usize,
     /// Bytes of a body that is read before the request is delivered; a longer one is delivered unread.
     pub body_buffer_max: usize,
-    /// Bytes of all buffered bodies together, not counting the first `body_free` of each.
-    pub body_budget: usize,
-    /// Bytes of each body that the budget does not count, so that stalled large bodies leave room for small ones.
+    /// Bytes of each body that no meter counts, so that stalled large bodies leave room for small ones.
     pub body_free: usize,
     /// Bytes of all answers together that peers have not taken yet.
     pub answer_budget: usize,
@@ -57,11 +55,12 @@ impl Default for Limits {
             head_bytes_max: 64 << 10,
             headers_max: 100,
             body_buffer_max: 4 << 20,
-            body_budget: 64 << 20,
             body_free: 16 << 10,
             answer_budget: 64 << 20,
             max_writers: 256,
-            idle_time: Duration::from_secs(60),
+            // Longer than the 60 s after which nginx and the load balancers of clouds stop using a connection: when both
+            // ends have the same time, one closes while the other sends.
+            idle_time: Duration::from_secs(75),
             head_time: Duration::from_secs(10),
             progress_bytes: 16 << 10,
             progress_time: Duration::from_secs(30),
@@ -74,7 +73,7 @@ impl Default for Limits {
     }
 }
 
-/// What the server asks of its owner. The calls come from the server's threads and must not block, except `body`.
+/// What the server asks of its owner. The calls come from the server's threads and must not block, except `body` and `meter`.
 pub struct Hooks {
     /// The whole answer, head and body, to a request that is refused with this status before it could be delivered
     /// (400, 408, 417, 431, 500, 503, 505). It must say `Connection: close`.
@@ -87,6 +86,9 @@ pub struct Hooks {
     /// Whether the answer to this `GET`, which has no body and asks for no WebSocket, may have no end. If so, nothing
     /// can follow it on the connection, and the request may be upgraded.
     pub endless: Box<dyn Fn(&HeadView<'_>) -> bool + Send + Sync>,
+    /// What counts the memory of a body. Called for each body in memory that is longer than `Limits::body_free`, as soon as
+    /// it is, by the connection's thread. It may block, as `body` may.
+    pub meter: Box<dyn Fn(&HeadView<'_>) -> Box<dyn Meter> + Send + Sync>,
 }
 
 /// Totals since the start, except `connections`.
@@ -108,8 +110,6 @@ pub struct Counters {
     pub turned_away: u64,
     /// Failures to accept a connection or to start a thread for it.
     pub accept_errors: u64,
-    /// Bytes of buffered bodies that the budget counts.
-    pub body_bytes: usize,
     /// Bytes of answers that peers have not taken yet.
     pub answer_bytes: usize,
 }

@@ -4,10 +4,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::body::Reserved;
 use crate::connection::{Connection, Source};
 use crate::head::{Framing, Head, HeaderSpan};
-use crate::sink::Sink;
+use crate::sink::{Meter, Sink};
 use crate::{HTTPVersion, Method, Shared};
 
 /// Represents an HTTP request made by a client.
@@ -56,15 +55,15 @@ pub(crate) struct Body {
     pub sink: Option<Box<dyn Sink>>,
 
     // held as long as the request is
-    pub _reserved: Option<Reserved>,
+    pub meter: Option<Box<dyn Meter>>,
 }
 
 /// Why a request has no body to take. The connection ends with its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unread {
-    /// Longer than `Limits::body_buffer_max`.
+    /// Longer than it may be.
     TooLarge,
-    /// The budget of buffered bytes was used up.
+    /// Its meter has refused more.
     Overloaded,
     /// The owner did not want it (`Destination::Unread`).
     Declined,
@@ -75,7 +74,7 @@ impl Body {
         Body {
             bytes: Ok(Vec::new()),
             sink: None,
-            _reserved: None,
+            meter: None,
         }
     }
 
@@ -83,7 +82,7 @@ impl Body {
         Body {
             bytes: Err(why),
             sink: None,
-            _reserved: None,
+            meter: None,
         }
     }
 }
@@ -162,6 +161,11 @@ impl Request {
     /// Takes the sink that has taken the body, if the owner gave one for it.
     pub fn take_sink(&mut self) -> Option<Box<dyn Sink>> {
         self.body.sink.take()
+    }
+
+    /// Takes the meter of the body, if it has one. What it has counted is given back when it is dropped.
+    pub fn take_meter(&mut self) -> Option<Box<dyn Meter>> {
+        self.body.meter.take()
     }
 
     /// Returns the address of the client that sent this request.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tiny_http::{Destination, Hooks, Limits, Request, Server, Sink, Unread};
+use tiny_http::{Destination, Hooks, Limits, Meter, Request, Server, Sink, Unread};
 
 /// Counts what it takes, up to a limit; tells when it is gone.
 struct Counter {
@@ -39,6 +39,14 @@ struct Running {
     gone: Receiver<u64>,
 }
 
+struct Unmetered;
+
+impl Meter for Unmetered {
+    fn grow(&mut self, _: usize) -> bool {
+        true
+    }
+}
+
 impl Running {
     /// Bodies of `/sink` go into a counter, those of `/no` nowhere.
     fn start(limits: Limits) -> Running {
@@ -66,8 +74,9 @@ impl Running {
                     }))
                 }
                 "/no" => Destination::Unread,
-                _ => Destination::Memory,
+                _ => Destination::Memory(usize::MAX),
             }),
+            meter: Box::new(|_| Box::new(Unmetered)),
             endless: Box::new(|_| false),
         };
         let server = Arc::new(Server::from_listener(listener, limits, hooks).unwrap());

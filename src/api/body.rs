@@ -1,0 +1,319 @@
+//! Bodies of requests: how long they may be, what they are charged to, and what a handler reads from them.
+//!
+//! Every handler reads its body with [`Call::body`], so JSON, `application/x-www-form-urlencoded` and
+//! `multipart/form-data` are accepted by all endpoints alike. A long body is charged to the budget
+//! `request bodies` while it arrives, and once more for what it takes in memory when it is parsed:
+//! a short name or number of JSON takes many times its bytes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::de::DeserializeOwned;
+use serde_json::Map;
+use serde_json::Value;
+
+use super::Api;
+use super::Call;
+
+use super::credentials;
+use super::forms;
+use super::routes::BODY_BYTES;
+use super::split_database;
+use super::values::Field;
+use super::values::Form;
+use crate::budget::Charge;
+use crate::budget::Network;
+use crate::budget::Payer;
+use crate::error::Error;
+use crate::error::Kind;
+use crate::error::Result;
+use crate::http::Bodies;
+use crate::http::BodySink;
+use crate::http::FREE_BYTES;
+use crate::http::Method;
+use crate::http::Request;
+use crate::http::Unread;
+use crate::http::client_address::client_address;
+use crate::http::query;
+use crate::http::route::Found;
+
+/// The field of a form that holds values as JSON.
+pub const PAYLOAD: &str = "@jsonPayload";
+
+/// All levels of a body, for [`Call::body_to`].
+const ALL_LEVELS: usize = usize::MAX;
+
+/// Pairs of a form in a body.
+const PAIRS_MAX: usize = 1000;
+
+/// Names in one object where an object is a record; a record has at most 200 fields.
+const NAMES_MAX: usize = 1000;
+/// Levels below which nobody is interested in names.
+const NAMED_LEVELS: usize = 8;
+
+/// Most that one body may take in memory when it is parsed. Below the share of one network, so that
+/// a body of this size is accepted as soon as there is room.
+const PARSED_BYTES_MAX: u64 = 24 << 20;
+/// What parsed JSON takes: a name or value with its own allocation, a list, an object (of which even a
+/// small one has room for eleven).
+const VALUE_BYTES: u64 = 64;
+const LIST_BYTES: u64 = 128;
+const OBJECT_BYTES: u64 = 512;
+
+impl Bodies for Api {
+    fn receive(&self, request: &Request, length: Option<u64>) -> Option<Box<dyn BodySink>> {
+        forms::receive(self, request, length)
+    }
+
+    fn bytes_max(&self, method: Method, path: &str) -> usize {
+        match self.router.find(method, split_database(path).1) {
+            Found::Found((_, route), _) => route.body_bytes_max,
+            Found::NotFound | Found::MethodNotAllowed(_) => BODY_BYTES,
+        }
+    }
+
+    fn charge(&self, request: &Request) -> Charge {
+        let payer = Payer {
+            network: Network::of(self.client(request)),
+            has_credentials: self.app.auth.has_credentials(credentials(request)),
+        };
+        self.app.budgets.bodies.empty(payer)
+    }
+}
+
+impl Api {
+    /// Where a request came from.
+    pub fn client(&self, request: &Request) -> IpAddr {
+        client_address(request, &self.settings.trusted_proxies)
+    }
+
+    /// Refuses a request whose body is longer than the endpoint accepts or has not been received.
+    pub fn check_body(&self, request: &Request, bytes_max: usize) -> Result<()> {
+        match request.unread {
+            Some(Unread::Exhausted(exhausted)) => {
+                Err(exhausted.into_error(self.app.budgets.bodies.name()))
+            }
+            None if request.body.len() <= bytes_max => Ok(()),
+            None | Some(Unread::TooLarge) => Err(too_long(bytes_max as u64)),
+        }
+    }
+}
+
+/// The answer to a body that is longer than it may be.
+pub fn too_long(bytes_max: u64) -> Error {
+    let most = match bytes_max {
+        small if small < 1 << 20 => format!("{} KiB", small >> 10),
+        large => format!("{} MiB", large >> 20),
+    };
+    Error::new(Kind::TooLarge, format!("This takes at most {most}."))
+}
+
+impl Call<'_> {
+    /// The body, which the client must send.
+    pub fn body<T: DeserializeOwned>(&self) -> Result<T> {
+        self.read(ALL_LEVELS, usize::MAX)
+    }
+
+    /// The same where `T` parses only so many levels of lists and objects and keeps as text what is
+    /// below them, and where the objects are records.
+    pub fn body_to<T: DeserializeOwned>(&self, levels: usize) -> Result<T> {
+        self.read(levels, NAMES_MAX)
+    }
+
+    fn read<T: DeserializeOwned>(&self, levels: usize, names_max: usize) -> Result<T> {
+        if let Some(values) = self.form_values()? {
+            return self.read_form(values);
+        }
+        if self.request.body.is_empty() {
+            return Err(Error::invalid("The request needs a JSON body."));
+        }
+        self.json(&self.request.body, levels, names_max)
+    }
+
+    /// True if the client has sent a body.
+    pub fn has_body(&self) -> bool {
+        !self.request.body.is_empty() || self.request.sunk.is_some()
+    }
+
+    /// JSON from a client, charged for what it takes.
+    pub fn json_to<T: DeserializeOwned>(&self, bytes: &[u8], levels: usize) -> Result<T> {
+        self.json(bytes, levels, NAMES_MAX)
+    }
+
+    fn json<T: DeserializeOwned>(
+        &self,
+        bytes: &[u8],
+        levels: usize,
+        names_max: usize,
+    ) -> Result<T> {
+        if bytes.len() > FREE_BYTES {
+            self.charge_parsed(parsed_bytes(bytes, levels, names_max)?)?;
+        }
+        serde_json::from_slice(bytes).map_err(|error| {
+            Error::invalid(format!("The body is not the JSON that is wanted: {error}."))
+        })
+    }
+
+    /// Charges what parsing this JSON takes in memory.
+    pub fn charge_json(&self, text: &str) -> Result<()> {
+        match text.len() > FREE_BYTES {
+            true => self.charge_parsed(parsed_bytes(text.as_bytes(), ALL_LEVELS, usize::MAX)?),
+            false => Ok(()),
+        }
+    }
+
+    /// Charges what a body takes beside its bytes, until the request is answered.
+    fn charge_parsed(&self, bytes: u64) -> Result<()> {
+        if bytes > PARSED_BYTES_MAX {
+            return Err(Error::new(
+                Kind::TooLarge,
+                "The body has too many values; send fewer at a time.",
+            ));
+        }
+        let budget = &self.app.budgets.bodies;
+        let mut parsed = self.parsed.borrow_mut();
+        let charge = parsed.get_or_insert_with(|| budget.empty(self.payer()));
+        let granted = charge.grow(bytes);
+        granted.map_err(|exhausted| exhausted.into_error(budget.name()))
+    }
+
+    /// The values of the form that is the body; none if it is no form.
+    pub fn form_values(&self) -> Result<Option<Vec<(String, String)>>> {
+        if let Some(form) = forms::form(self) {
+            let (values, _) = form.parts()?;
+            let bytes: usize = values.iter().map(|(_, value)| value.len()).sum();
+            if bytes > FREE_BYTES {
+                self.charge_parsed(bytes as u64)?;
+            }
+            let texts = values.iter().map(|(name, value)| {
+                let text = std::str::from_utf8(value).map_err(|_| not_utf8(name))?;
+                Ok((name.clone(), text.to_owned()))
+            });
+            return texts.collect::<Result<_>>().map(Some);
+        }
+        let media_type = self.request.header("Content-Type").unwrap_or_default();
+        let kind = media_type.split(';').next().unwrap_or_default().trim();
+        if self.request.body.is_empty()
+            || !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        {
+            return Ok(None);
+        }
+        if self.request.body.len() > FREE_BYTES {
+            self.charge_parsed(self.request.body.len() as u64)?;
+        }
+        let text = std::str::from_utf8(&self.request.body).map_err(|_| not_utf8("the form"))?;
+        query::parse_up_to(text, PAIRS_MAX).map(Some)
+    }
+
+    fn read_form<T: DeserializeOwned>(&self, values: Vec<(String, String)>) -> Result<T> {
+        let mut fields: BTreeMap<String, Field> = BTreeMap::new();
+        for (name, text) in values {
+            if name == PAYLOAD {
+                let payload: Map<String, Value> =
+                    self.json(text.as_bytes(), ALL_LEVELS, usize::MAX)?;
+                let payload = payload.into_iter();
+                fields.extend(payload.map(|(name, value)| (name, Field::Json(value))));
+                continue;
+            }
+            match fields.entry(name).or_insert(Field::Texts(Vec::new())) {
+                Field::Texts(texts) => texts.push(text),
+                json @ Field::Json(_) => *json = Field::Texts(vec![text]),
+            }
+        }
+        T::deserialize(Form(fields))
+            .map_err(|error| Error::invalid(format!("The form is not what is wanted: {error}.")))
+    }
+}
+
+fn not_utf8(name: &str) -> Error {
+    Error::invalid(format!("The value of {name} is not UTF-8."))
+}
+
+/// About how many bytes JSON takes in memory, with a copy of what stays text below `levels`. Refuses
+/// an object above them that has more than `names_max` names. What is no JSON is not noticed.
+fn parsed_bytes(json: &[u8], levels: usize, names_max: usize) -> Result<u64> {
+    let (mut level, mut bytes) = (0_usize, json.len() as u64);
+    let mut names = [0_usize; NAMED_LEVELS];
+    let mut at = 0;
+    while at < json.len() {
+        match json[at] {
+            b'"' => at = end_of_text(json, at + 1),
+            sign @ (b'{' | b'[') => {
+                level += 1;
+                if level <= levels {
+                    bytes += if sign == b'{' {
+                        OBJECT_BYTES
+                    } else {
+                        LIST_BYTES
+                    };
+                }
+                if let Some(names) = names.get_mut(level) {
+                    *names = 0;
+                }
+            }
+            b'}' | b']' => level = level.saturating_sub(1),
+            b',' if level <= levels => bytes += VALUE_BYTES,
+            b':' if level <= levels => {
+                bytes += VALUE_BYTES;
+                if let Some(names) = names.get_mut(level) {
+                    *names += 1;
+                    if *names > names_max {
+                        return Err(Error::invalid(format!(
+                            "An object of the body has more than {names_max} names."
+                        )));
+                    }
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    Ok(bytes)
+}
+
+/// Where the text ends that begins at `at`, behind its quote.
+fn end_of_text(json: &[u8], mut at: usize) -> usize {
+    while at < json.len() && json[at] != b'"' {
+        at += if json[at] == b'\\' { 2 } else { 1 };
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(json: &str, levels: usize) -> u64 {
+        parsed_bytes(json.as_bytes(), levels, NAMES_MAX).unwrap()
+    }
+
+    #[test]
+    fn what_stays_text_counts_its_bytes_only() {
+        let json = r#"{"a":[1,2,{"b":3}],"c":"x,y:{[\"]"}"#;
+        let length = json.len() as u64;
+        assert_eq!(bytes(json, 0), length);
+        // Two names and a comma of the outer object.
+        assert_eq!(bytes(json, 1), length + OBJECT_BYTES + 3 * VALUE_BYTES);
+        let inner = LIST_BYTES + OBJECT_BYTES + 3 * VALUE_BYTES;
+        let all = length + OBJECT_BYTES + 3 * VALUE_BYTES + inner;
+        assert_eq!(bytes(json, ALL_LEVELS), all);
+        assert_eq!(bytes("\"", 1), 1);
+        assert_eq!(bytes("]]}}\"\\", 1), 6);
+    }
+
+    #[test]
+    fn an_object_has_a_bound_of_names_at_each_level_that_is_parsed() {
+        let object = |count: usize| {
+            let names: Vec<String> = (0..count).map(|at| format!("\"n{at}\":1")).collect();
+            format!("{{{}}}", names.join(","))
+        };
+        let check = |json: &str, levels| parsed_bytes(json.as_bytes(), levels, NAMES_MAX).is_ok();
+        assert!(check(&object(NAMES_MAX), 1));
+        assert!(!check(&object(NAMES_MAX + 1), 1));
+        let list = format!("[{},{}]", object(NAMES_MAX), object(NAMES_MAX));
+        assert!(check(&list, 2));
+        let deep = format!("[{},{}]", object(1), object(NAMES_MAX + 1));
+        assert!(check(&deep, 1));
+        assert!(!check(&deep, 2));
+    }
+}
