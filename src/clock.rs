@@ -67,7 +67,8 @@ pub fn parse_date(text: &str) -> Option<i64> {
 }
 
 /// Reads a date, or a date and time: `T` or a space between, seconds and fraction optional, `Z`
-/// or a numeric offset optional (UTC is meant without one). Milliseconds since 1970.
+/// or `UTC` or a numeric offset optional, also after a space (UTC is meant without one).
+/// Milliseconds since 1970.
 pub fn parse_datetime(text: &str) -> Option<i64> {
     let date_ms = parse_date(text.get(..10)?)? * DAY_MS;
     let rest = &text.as_bytes()[10..];
@@ -81,6 +82,14 @@ pub fn parse_datetime(text: &str) -> Option<i64> {
     let offset_ms = parse_offset(rest)?;
     let ms = date_ms + time_ms - offset_ms;
     (YEAR_0_MS..=YEAR_9999_END_MS).contains(&ms).then_some(ms)
+}
+
+/// A date as it is, or a date and time as a timestamp; none when the text is neither.
+pub fn day_or_moment(text: &str) -> Option<String> {
+    match parse_date(text) {
+        Some(_) => Some(text.to_owned()),
+        None => parse_datetime(text).map(format_ms),
+    }
 }
 
 /// Milliseconds in a day.
@@ -121,8 +130,13 @@ fn parse_time(text: &[u8]) -> Option<(i64, &[u8])> {
 }
 
 fn parse_offset(text: &[u8]) -> Option<i64> {
+    let text = match text {
+        // A space is followed by something.
+        [b' ', rest @ ..] if !rest.is_empty() => rest,
+        text => text,
+    };
     match text {
-        [] | [b'Z' | b'z'] => Some(0),
+        [] | [b'Z' | b'z'] | b"UTC" => Some(0),
         [sign @ (b'+' | b'-'), rest @ ..] => {
             let (hours, minutes) = match rest {
                 [h1, h2, b':', m1, m2] | [h1, h2, m1, m2] => {
@@ -236,6 +250,11 @@ mod tests {
             "2026-01-02T03:04:05.5-0130",
             Some("2026-01-02T04:34:05.500Z"),
         );
+        check("2026-01-02 03:04:05 UTC", Some("2026-01-02T03:04:05.000Z"));
+        check(
+            "2026-01-02 03:04:05.5 +0200",
+            Some("2026-01-02T01:04:05.500Z"),
+        );
     }
 
     #[test]
@@ -251,6 +270,15 @@ mod tests {
             "2026-01-02T10:00:60Z",
             "2026-01-02T10:00:00.Z",
             "2026-01-02T10:00+1",
+            "2026-01-02 10",
+            "2026-01-02 10:00 ",
+            "2026-01-02 10:00 02:00",
+            "2026-01-02 UTC",
+            "2026-01-02 10:00  UTC",
+            "2026-01-02 10:00 CET",
+            "2026-1-2",
+            "02.01.2026",
+            "Fri, 02 Jan 2026 10:00:00 GMT",
             "2026-01-02x10:00",
             "0000-01-01T00:00:00+23:00",
             "\u{e9}026-01-02",

@@ -60,6 +60,33 @@ pub enum Op {
     NotLike,
 }
 
+impl Op {
+    /// As a filter has it; the first of several forms. All but `~` are SQL, too.
+    pub fn sign(self) -> &'static str {
+        match self {
+            Op::Equal => "=",
+            Op::NotEqual => "!=",
+            Op::Greater => ">",
+            Op::GreaterOrEqual => ">=",
+            Op::Less => "<",
+            Op::LessOrEqual => "<=",
+            Op::Like => "~",
+            Op::NotLike => "!~",
+        }
+    }
+
+    /// The one that holds if both sides change places; not for `~`.
+    pub fn turned(self) -> Op {
+        match self {
+            Op::Greater => Op::Less,
+            Op::GreaterOrEqual => Op::LessOrEqual,
+            Op::Less => Op::Greater,
+            Op::LessOrEqual => Op::GreaterOrEqual,
+            Op::Equal | Op::NotEqual | Op::Like | Op::NotLike => self,
+        }
+    }
+}
+
 /// One side of a comparison.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operand {
@@ -460,13 +487,28 @@ fn unexpected(token: &Token) -> Error {
         Token::Open => "(".to_owned(),
         Token::Close => ")".to_owned(),
         Token::Comma => ",".to_owned(),
+        Token::And => "&&".to_owned(),
+        Token::Or => "||".to_owned(),
+        Token::Not => "NOT".to_owned(),
+        Token::In => "IN".to_owned(),
+        Token::Is => "IS".to_owned(),
+        Token::Op(op, any) => format!("{}{}", if *any { "?" } else { "" }, op.sign()),
         Token::Path(path) => path.join("."),
-        Token::Literal(literal) => format!("the value {literal:?}"),
-        Token::And | Token::Or | Token::Not | Token::In | Token::Is | Token::Op(..) => {
-            format!("the operator {token:?}")
-        }
+        Token::Literal(Literal::Null) => "null".to_owned(),
+        Token::Literal(Literal::Bool(flag)) => flag.to_string(),
+        Token::Literal(Literal::Integer(number)) => number.to_string(),
+        Token::Literal(Literal::Real(number)) => number.to_string(),
+        Token::Literal(Literal::Text(text)) => format!("the text '{}'", excerpt(text)),
     };
     Error::invalid(format!("The filter is wrong at {shown}."))
+}
+
+/// The beginning of a text, short enough for a message.
+fn excerpt(text: &str) -> &str {
+    const CHARS_MAX: usize = 64;
+    text.char_indices()
+        .nth(CHARS_MAX)
+        .map_or(text, |(at, _)| &text[..at])
 }
 
 fn ends_early() -> Error {

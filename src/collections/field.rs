@@ -147,9 +147,7 @@ fn parse_field_kind(options: &mut Options<'_>) -> Result<FieldKind> {
             integers_only: options.flag("onlyInt")? | options.flag("noDecimal")?,
         },
         "bool" => FieldKind::Bool,
-        "date" => FieldKind::Date(parse_times(options, |text| {
-            clock::parse_date(text).map(|_| text.to_owned())
-        })?),
+        "date" => FieldKind::Date(parse_times(options, clock::day_or_moment)?),
         "datetime" => FieldKind::Datetime(parse_times(options, |text| {
             clock::parse_datetime(text).map(clock::format_ms)
         })?),

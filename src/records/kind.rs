@@ -2,6 +2,7 @@
 
 use rusqlite::types::Value as Stored;
 
+use super::value::shorten;
 use crate::clock;
 use crate::collections::Field;
 use crate::collections::FieldKind;
@@ -17,6 +18,13 @@ pub enum Kind {
     Date,
     Datetime,
     Json,
+}
+
+impl Kind {
+    /// Whether its values are moments, or days, which are their midnights.
+    pub fn is_moment(self) -> bool {
+        matches!(self, Kind::Date | Kind::Datetime)
+    }
 }
 
 /// How values of a field are compared.
@@ -59,23 +67,28 @@ pub fn coerce(value: Stored, kind: Option<Kind>) -> Result<Stored> {
             "false" => Stored::Integer(0),
             _ => return refuse(&text, "true or false"),
         },
-        (Kind::Datetime, Stored::Text(text)) => Stored::Text(match clock::parse_datetime(&text) {
-            Some(ms) => clock::format_ms(ms),
-            None => text,
-        }),
-        (Kind::Date, Stored::Text(text)) => Stored::Text(match clock::parse_datetime(&text) {
-            Some(ms) if ms % clock::DAY_MS == 0 => clock::format_ms(ms)[..10].to_owned(),
-            Some(ms) => clock::format_ms(ms),
-            None => text,
-        }),
-        (Kind::Text | Kind::Date | Kind::Datetime, Stored::Integer(number)) => {
-            Stored::Text(number.to_string())
+        (Kind::Date | Kind::Datetime, Stored::Text(text)) => Stored::Text(moment(&text)?),
+        (Kind::Date | Kind::Datetime, Stored::Integer(number)) => {
+            Stored::Text(moment(&number.to_string())?)
         }
-        (Kind::Text | Kind::Date | Kind::Datetime, Stored::Real(number)) => {
-            Stored::Text(number.to_string())
+        (Kind::Date | Kind::Datetime, Stored::Real(number)) => {
+            Stored::Text(moment(&number.to_string())?)
         }
+        (Kind::Text, Stored::Integer(number)) => Stored::Text(number.to_string()),
+        (Kind::Text, Stored::Real(number)) => Stored::Text(number.to_string()),
         (_, value) => value,
     })
+}
+
+fn moment(text: &str) -> Result<String> {
+    let ms = clock::parse_datetime(text).ok_or_else(|| {
+        Error::invalid(format!(
+            "The filter compares a date with {}; a date is written like 2026-01-31, \
+             2026-01-31 12:00:00 or 2026-01-31T12:00:00Z.",
+            shorten(text)
+        ))
+    })?;
+    Ok(clock::format_ms(ms))
 }
 
 /// SQLite's path to a value inside json; names are quoted, whole numbers are positions.

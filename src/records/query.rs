@@ -5,6 +5,9 @@
 //!
 //! - A field without a value is *unset*. `= ''`, `= null` and `IS NULL` all ask for that (inside
 //!   json the empty text is a value of its own). Ordering comparisons with unset are false.
+//! - The text `''` that stands in a condition comes before everything else that texts and dates can
+//!   be: `id > ''` holds for every record.
+//! - What a date is compared with must be a date. A day (`2026-01-31`) is its midnight.
 //! - Every comparison is either true or false: `NOT` is pushed down to the comparisons, so SQL's
 //!   third truth value never shows.
 //! - Where one side has several values (a list, or a path through one) the plain operators ask
@@ -40,6 +43,8 @@ use crate::rules::Access;
 use crate::rules::Fields;
 use crate::rules::Identity;
 use crate::rules::Operation;
+use side::Days;
+use side::MIDNIGHT;
 use side::Side;
 use side::SideValue;
 use side::Term;
@@ -163,9 +168,10 @@ impl<'a> Query<'a> {
                 Some("@rowid") => format!("{MAIN}.rowid"),
                 _ => match self.path(&term.path, place)? {
                     Side {
-                        value: SideValue::One { sql, .. },
+                        value: SideValue::One { sql },
                         from_request: false,
                         guard,
+                        ..
                     } => match guard {
                         Some(guard) => address::guarded(&sql, &guard, "NULL"),
                         None => sql,
@@ -244,7 +250,8 @@ impl<'a> Query<'a> {
             self.params.truncate(bound);
             return Ok(of_nothing(positive));
         }
-        let wanted = |side: &Side| side.kind().filter(|_| !is_like);
+        let is_order = !is_like && !matches!(op, Op::Equal | Op::NotEqual);
+        let wanted = |side: &Side| side.kind.filter(|_| !is_like);
         let (of_left, of_right) = (wanted(&left), wanted(&right));
         let (left, right) = (self.spread(left)?, self.spread(right)?);
         let guards = [&left.guard, &right.guard].into_iter().flatten().cloned();
@@ -259,7 +266,9 @@ impl<'a> Query<'a> {
                 None => sql,
             })
         };
-        let (a, b) = (left.term(of_right, &right)?, right.term(of_left, &left)?);
+        // A moment that meets no type stays one.
+        let a = left.term(of_right.or(of_left), &right, is_order)?;
+        let b = right.term(of_left.or(of_right), &left, is_order)?;
         let from = match (&left.value, &right.value) {
             // Only what a request brings is short enough to be held against each of several.
             (SideValue::Many { from: a, .. }, SideValue::Many { from: b, .. })
@@ -286,29 +295,62 @@ impl<'a> Query<'a> {
 
     /// One comparison of single values; without NULL as a result where it matters.
     fn leaf(&mut self, left: &Term, op: Op, right: &Term, positive: bool) -> Result<String> {
-        let (sign, equal) = match op {
-            Op::Equal => ("", true),
-            Op::NotEqual => ("", false),
-            Op::Greater => (">", true),
-            Op::GreaterOrEqual => (">=", true),
-            Op::Less => ("<", true),
-            Op::LessOrEqual => ("<=", true),
+        let equal = match op {
             Op::Like => return self.like(left, right, positive),
             Op::NotLike => return self.like(left, right, !positive),
+            op => op != Op::NotEqual,
         };
         let one_is_set = left.is_set() || right.is_set();
         let one_may_be_nothing = left.may_be_nothing() || right.may_be_nothing();
-        let (a, b) = (self.sql(left), self.sql(right));
-        Ok(match (sign, equal == positive) {
+        let (a, b) = match Days::of(left, right) {
+            Days::No => (self.sql(left), self.sql(right)),
+            Days::Both { left: l, right: r } => (self.as_moment(left, l), self.as_moment(right, r)),
+            Days::Midnight { day } => return Ok(self.at_midnight(left, op, right, day, positive)),
+            Days::MidnightFirst => return self.leaf(right, op.turned(), left, positive),
+        };
+        Ok(match (op.sign(), equal == positive) {
             // With a value on one side `=` and `IS` agree, and `=` uses every index. What a
             // request does not have equals nothing, as with `=`.
-            ("", true) if one_is_set || one_may_be_nothing => format!("{a} = {b}"),
-            ("", true) => format!("{a} IS {b}"),
-            ("", false) if one_may_be_nothing => format!("({a} = {b}) IS NOT TRUE"),
-            ("", false) => format!("{a} IS NOT {b}"),
+            ("=" | "!=", true) if one_is_set || one_may_be_nothing => format!("{a} = {b}"),
+            ("=" | "!=", true) => format!("{a} IS {b}"),
+            ("=" | "!=", false) if one_may_be_nothing => format!("({a} = {b}) IS NOT TRUE"),
+            ("=" | "!=", false) => format!("{a} IS NOT {b}"),
             (sign, true) => format!("{a} {sign} {b}"),
             (sign, false) => format!("({a} {sign} {b}) IS NOT TRUE"),
         })
+    }
+
+    /// The moment that a term of days and moments stands for.
+    fn as_moment(&mut self, term: &Term, is_day: bool) -> String {
+        match (self.sql(term), is_day) {
+            (sql, true) => format!("substr({sql} || '{MIDNIGHT}', 1, 24)"),
+            (sql, false) => sql,
+        }
+    }
+
+    /// Compares days and moments with the midnight of a day, which both are, in a form that uses
+    /// indexes. Nothing stands between the two, and the day comes first.
+    fn at_midnight(
+        &mut self,
+        days: &Term,
+        op: Op,
+        midnight: &Term,
+        day: String,
+        positive: bool,
+    ) -> String {
+        let day = Term::Value(Stored::Text(day));
+        let days = self.sql(days);
+        let sql = match op {
+            Op::Less | Op::GreaterOrEqual => format!("{days} {} {}", op.sign(), self.sql(&day)),
+            Op::Greater | Op::LessOrEqual => {
+                format!("{days} {} {}", op.sign(), self.sql(midnight))
+            }
+            _ => format!("{days} IN ({}, {})", self.sql(&day), self.sql(midnight)),
+        };
+        match (op == Op::NotEqual) == positive {
+            true => format!("({sql}) IS NOT TRUE"),
+            false => sql,
+        }
     }
 
     fn like(&mut self, text: &Term, pattern: &Term, positive: bool) -> Result<String> {
@@ -350,8 +392,8 @@ impl<'a> Query<'a> {
             return self.request(path, place);
         }
         if let Some(name) = first.strip_prefix('@') {
-            let value = self.moment(name, path)?;
-            return Ok(Side::constant(Stored::Text(value)));
+            let value = Stored::Text(self.moment(name, path)?);
+            return Ok(Side::constant(value).of_kind(Some(Kind::Datetime)));
         }
         let walk = Walk {
             alias: place.alias.to_owned(),

@@ -216,7 +216,7 @@ fn parse_typed(field: &Field, value: &Value) -> Outcome<Stored> {
         FieldKind::Number { .. } => parse_number(field, value),
         FieldKind::Bool => parse_bool(value),
         FieldKind::Date(options) => {
-            text_of(value).and_then(|text| check_time(&text, options, as_date))
+            text_of(value).and_then(|text| check_time(&text, options, clock::day_or_moment))
         }
         FieldKind::Datetime(options) => {
             text_of(value).and_then(|text| check_time(&text, options, as_datetime))
@@ -489,11 +489,6 @@ fn parse_bool(value: &Value) -> Outcome<Stored> {
     Ok(Stored::Integer(i64::from(flag)))
 }
 
-fn as_date(text: &str) -> Option<String> {
-    let ms = clock::parse_datetime(text)?;
-    (ms % clock::DAY_MS == 0).then(|| clock::format_ms(ms)[..10].to_owned())
-}
-
 fn as_datetime(text: &str) -> Option<String> {
     clock::parse_datetime(text).map(clock::format_ms)
 }
@@ -506,13 +501,13 @@ fn check_time(
     if text.is_empty() {
         return Ok(Stored::Null);
     }
-    let Some(time) = read(text) else {
-        let message =
-            "Must be a date such as 2026-01-31, for a datetime also 2026-01-31T12:00:00Z.";
+    let (Some(time), Some(ms)) = (read(text), clock::parse_datetime(text)) else {
+        let message = "Must be a date such as 2026-01-31 or 2026-01-31T12:00:00Z.";
         return wrong("validation_invalid_date", message);
     };
-    let is_early = options.min.as_ref().is_some_and(|min| time < *min);
-    if is_early || options.max.as_ref().is_some_and(|max| time > *max) {
+    let bound = |text: &Option<String>| text.as_deref().and_then(clock::parse_datetime);
+    let is_early = bound(&options.min).is_some_and(|min| ms < min);
+    if is_early || bound(&options.max).is_some_and(|max| ms > max) {
         let span = span(options.min.as_deref(), options.max.as_deref());
         return wrong("validation_out_of_range", &format!("Must be {span}."));
     }
@@ -692,8 +687,23 @@ mod tests {
         check(
             &json!({"type": "date"}),
             r#""2026-02-28T10:00Z""#,
+            "'2026-02-28T10:00:00.000Z'",
+        );
+        check(
+            &json!({"type": "date"}),
+            r#""2026-02-28 00:00:00 UTC""#,
+            "'2026-02-28T00:00:00.000Z'",
+        );
+        check(
+            &json!({"type": "date"}),
+            r#""2026-02-28 10""#,
             "invalid_date",
         );
+        let days = json!({"type": "date", "min": "2026-01-01 12:00", "max": "2026-01-31"});
+        check(&days, r#""2026-01-01""#, "out_of_range");
+        check(&days, r#""2026-01-01 12:00""#, "'2026-01-01T12:00:00.000Z'");
+        check(&days, r#""2026-01-31 00:00""#, "'2026-01-31T00:00:00.000Z'");
+        check(&days, r#""2026-01-31 00:00:00.001""#, "out_of_range");
         let moment = json!({"type": "datetime", "min": "2026-01-01"});
         check(
             &moment,

@@ -17,6 +17,7 @@ mod keys;
 mod links;
 mod origins;
 mod rules;
+mod sent;
 
 /// An auth collection whose accounts see and change themselves, and a server with it.
 fn server() -> Server {

@@ -37,6 +37,8 @@ pub enum Class {
     Inside,
     /// Of no type: it takes the form of what it is compared with.
     Constant,
+    /// A constant that is a date: `@now`, or a date of the account or of what is sent.
+    Moment,
 }
 
 /// Where a value comes from.
@@ -68,7 +70,12 @@ impl Class {
     }
 
     fn is_stored_text(self) -> bool {
-        self.is_text() || matches!(self, Class::Element)
+        self.is_text() || matches!(self, Class::Element | Class::Moment)
+    }
+
+    /// Dates are compared by the moments that they are.
+    fn is_moment(self) -> bool {
+        matches!(self, Class::Date | Class::Datetime | Class::Moment)
     }
 }
 
@@ -126,7 +133,16 @@ fn compare_two(a: &Scalar, left: &Side, op: Op, b: &Scalar, right: &Side) -> boo
         Op::NotLike => return !is_like(&a.text(), &b.text()),
         _ => {}
     }
-    let (a, b) = (align(a.clone(), left, right), align(b.clone(), right, left));
+    let is_order = !matches!(op, Op::Equal | Op::NotEqual);
+    let align = |value: &Scalar, own: &Side, other: &Side| {
+        // The empty text of a condition comes before all other texts.
+        let is_empty = own.origin == Origin::Text && *value == Scalar::Text(String::new());
+        match is_order && is_empty && !other.class.is_numeric() {
+            true => value.clone(),
+            false => align(value.clone(), own, other),
+        }
+    };
+    let (a, b) = (align(a, left, right), align(b, right, left));
     let both_are_set = a != Scalar::Unset && b != Scalar::Unset;
     let order = a.compare(&b);
     match op {
@@ -152,7 +168,8 @@ fn is_nothing(value: &Scalar, own: &Side, other: &Side) -> bool {
 /// A value of the request in the form of the other side.
 fn request_form(value: &Scalar, own: &Side, other: &Side) -> Option<Scalar> {
     let is_text = matches!(value, Scalar::Text(_));
-    if own.class == Class::Constant || (is_text && other.class.is_numeric()) {
+    let is_constant = matches!(own.class, Class::Constant | Class::Moment);
+    if is_constant || (is_text && other.class.is_numeric()) {
         return convert(value.clone(), other.class);
     }
     Some(value.clone())
@@ -160,7 +177,15 @@ fn request_form(value: &Scalar, own: &Side, other: &Side) -> Option<Scalar> {
 
 /// Brings a value into a form in which it can be compared with the other side.
 fn align(value: Scalar, own: &Side, other: &Side) -> Scalar {
-    if own.class == Class::Constant {
+    let is_date =
+        own.class.is_moment() && (other.class.is_moment() || other.class == Class::Constant);
+    if is_date {
+        return match value {
+            Scalar::Text(text) => moment(&text).unwrap(),
+            value => value,
+        };
+    }
+    if let Class::Constant | Class::Moment = own.class {
         return convert(value, other.class).unwrap();
     }
     if other.class == Class::Constant {
@@ -171,6 +196,12 @@ fn align(value: Scalar, own: &Side, other: &Side) -> Scalar {
         _ => value,
     };
     align_field(&value, own.class, other.class)
+}
+
+/// A date in one form; none when it is none.
+fn moment(text: &str) -> Option<Scalar> {
+    let ms = clock::parse_datetime(text)?;
+    Some(Scalar::Text(clock::format_ms(ms)))
 }
 
 fn align_field(value: &Scalar, class: Class, other: Class) -> Scalar {
@@ -227,13 +258,7 @@ pub fn convert(constant: Scalar, class: Class) -> Option<Scalar> {
         Class::Bool if text == "true" => Some(Scalar::Number(Number::Integer(1))),
         Class::Bool if text == "false" => Some(Scalar::Number(Number::Integer(0))),
         Class::Bool => None,
-        Class::Date | Class::Datetime => Some(Scalar::Text(match clock::parse_datetime(&text) {
-            None => text,
-            Some(ms) if class == Class::Date && ms % clock::DAY_MS == 0 => {
-                clock::format_ms(ms)[..10].to_owned()
-            }
-            Some(ms) => clock::format_ms(ms),
-        })),
+        class if class.is_moment() => moment(&text),
         _ => Some(Scalar::Text(text)),
     }
 }

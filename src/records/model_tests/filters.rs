@@ -178,10 +178,18 @@ impl<'a> Maker<'a> {
             if collection.field(&other[0]).is_some() && rng.one_in(2) {
                 name.clone_from(&other[0]);
             }
-            if rng.one_in(4) {
+            if rng.one_in(5) {
                 name += ":isset";
             }
-            return path("body", vec![name]);
+            let below = match collection
+                .field(&name)
+                .map(|field| self.world.target(field))
+            {
+                Some(Some(table)) if rng.percent(60) => Maker { table, ..*self }.path(rng, 1),
+                _ if rng.one_in(30) => vec![rng.word(&world::JSON_KEYS)],
+                _ => Vec::new(),
+            };
+            return path("body", [vec![name], below].concat());
         }
         if rng.percent(30) {
             return path("auth", vec!["id".to_owned()]);
@@ -303,7 +311,7 @@ impl<'a> Maker<'a> {
     }
 
     fn literal(&self, rng: &mut Rng, class: Class, path: &[String]) -> Literal {
-        if rng.one_in(25) {
+        if rng.one_in(15) {
             return Literal::Text(String::new());
         }
         if rng.one_in(50) {
@@ -397,6 +405,9 @@ fn random_literal(rng: &mut Rng, class: Class) -> Literal {
                 "2020-01-01 00:00:00.000Z",
                 "2015-06-15T08:00:00.1239Z",
                 "2020-01-01t00:00z",
+                "2020-01-01 00:00:00 UTC",
+                "2020-01-01 00",
+                "2015-06-15",
             ]),
         }),
         Class::Element => Literal::Text(match rng.below(4) {

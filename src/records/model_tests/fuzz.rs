@@ -62,6 +62,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(60);
 const FUNCTIONS: [&str; 9] = [
     "json_extract",
     "nullif",
+    "substr",
     "coalesce",
     "vski_like",
     "random",

@@ -346,14 +346,14 @@ impl World {
 
 /// The value of a literal or of a moment, as it stands.
 fn constant(operand: &Operand) -> Side {
-    let scalar = match operand {
-        Operand::Literal(literal) => self::literal(literal),
+    let (scalar, class) = match operand {
+        Operand::Literal(literal) => (self::literal(literal), Class::Constant),
         // All moments here are equally far from those of the records.
-        Operand::Path(_) => Scalar::Text(clock::now()),
+        Operand::Path(_) => (Scalar::Text(clock::now()), Class::Moment),
     };
     Side {
         scalars: vec![scalar],
-        class: Class::Constant,
+        class,
         origin: Origin::Text,
     }
 }

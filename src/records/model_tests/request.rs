@@ -17,6 +17,7 @@ use super::world::Number;
 use super::world::Record;
 use super::world::Value;
 use super::world::World;
+use crate::collections::Field;
 use crate::collections::FieldKind;
 use crate::filter::Comparison;
 use crate::filter::Expr;
@@ -37,8 +38,11 @@ impl World {
         match part {
             "auth" if ALWAYS.contains(&first) => {
                 let text = self.of_every_account(first, asking.caller);
-                rest.is_empty()
-                    .then(|| known(text.map(Scalar::Text).into_iter().collect()))
+                let side = known(text.map(Scalar::Text).into_iter().collect());
+                rest.is_empty().then(|| match first {
+                    "created" | "updated" => side.of_class(Class::Moment),
+                    _ => side,
+                })
             }
             "auth" => match asking.caller {
                 Caller::User(account) => self.of_account(account, first, rest, asking),
@@ -86,7 +90,9 @@ impl World {
                 return Some(known(values_of_json(json)));
             }
             (_, Value::Json(json)) => return Some(known(one_of_json(json, rest))),
-            _ if rest.is_empty() => return Some(known(values_of(value))),
+            _ if rest.is_empty() => {
+                return Some(known(values_of(value)).of_class(class_of_constant(field)));
+            }
             (Some(target), _) => target,
             (None, _) => return Some(known(Vec::new())),
         };
@@ -98,10 +104,22 @@ impl World {
         if !asking.is_rule && is_denied {
             return None;
         }
-        let Some((class, _)) = self.class_of(target, rest, asking) else {
+        match self.of_related(target, &ids, rest, asking) {
             // Another auth collection has what the rule speaks of.
-            return asking.is_rule.then(|| known(Vec::new()));
-        };
+            None if asking.is_rule => Some(known(Vec::new())),
+            side => side,
+        }
+    }
+
+    /// What the request sees of records that it names.
+    fn of_related(
+        &self,
+        target: usize,
+        ids: &[String],
+        rest: &[String],
+        asking: Asking<'_>,
+    ) -> Option<Side> {
+        let (class, _) = self.class_of(target, rest, asking)?;
         // Of the request, an empty text is nothing, also inside json.
         let nothing = |scalar| match scalar {
             Scalar::Text(text) if text.is_empty() => Scalar::Unset,
@@ -112,11 +130,8 @@ impl World {
             let values = self.values(target, record, rest, asking);
             values.into_iter().map(nothing).collect::<Vec<Scalar>>()
         };
-        Some(Side {
-            scalars: ids.iter().flat_map(values).collect(),
-            class,
-            origin: Origin::Request,
-        })
+        let scalars: Vec<Scalar> = ids.iter().flat_map(values).collect();
+        Some(known(scalars).of_class(class))
     }
 
     fn of_body(
@@ -147,11 +162,22 @@ impl World {
                 origin: Origin::Text,
             });
         }
-        Some(known(match sent {
-            Some(Value::Json(json)) => one_of_json(json, rest),
-            Some(value) if rest.is_empty() => values_of(value),
-            _ => Vec::new(),
-        }))
+        let Some(field) = field else {
+            let id = sent.map(values_of).unwrap_or_default();
+            return rest.is_empty().then(|| known(id));
+        };
+        if let FieldKind::Json { .. } = field.kind {
+            return Some(known(match sent {
+                Some(Value::Json(json)) => one_of_json(json, rest),
+                _ => Vec::new(),
+            }));
+        }
+        if !rest.is_empty() {
+            let ids = sent.map(Value::texts).unwrap_or_default();
+            return self.of_related(self.target(field)?, &ids, rest, asking);
+        }
+        let values = sent.map(values_of).unwrap_or_default();
+        Some(known(values).of_class(class_of_constant(field)))
     }
 
     /// Whether a rule may be stored, as far as accounts go: what it names some auth collection has,
@@ -198,7 +224,11 @@ impl World {
     fn classes_of_account(&self, path: &[String]) -> Option<Vec<Class>> {
         let (name, rest) = (path.get(2)?, &path[3..]);
         if ALWAYS.contains(&name.as_str()) {
-            return rest.is_empty().then(|| vec![Class::Constant]);
+            let class = match name.as_str() {
+                "created" | "updated" => Class::Moment,
+                _ => Class::Constant,
+            };
+            return rest.is_empty().then(|| vec![class]);
         }
         let asking = Asking {
             caller: &Caller::Nobody,
@@ -209,7 +239,7 @@ impl World {
             let field = self.tables[table].collection.field(name)?;
             match self.target(field) {
                 _ if field.is_secret() => None,
-                _ if rest.is_empty() => Some(Class::Constant),
+                _ if rest.is_empty() => Some(class_of_constant(field)),
                 Some(target) => self.class_of(target, rest, asking).map(|(class, _)| class),
                 None => matches!(field.kind, FieldKind::Json { .. }).then_some(Class::Constant),
             }
@@ -228,6 +258,19 @@ fn known(values: Vec<Scalar>) -> Side {
         },
         class: Class::Constant,
         origin: Origin::Request,
+    }
+}
+
+impl Side {
+    fn of_class(self, class: Class) -> Side {
+        Side { class, ..self }
+    }
+}
+
+fn class_of_constant(field: &Field) -> Class {
+    match field.kind {
+        FieldKind::Date(_) | FieldKind::Datetime(_) => Class::Moment,
+        _ => Class::Constant,
     }
 }
 

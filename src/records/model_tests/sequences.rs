@@ -175,6 +175,7 @@ fn random_definitions(rng: &mut Rng, number: usize) -> Vec<Definition> {
             json!({"name": "tags", "type": "select", "values": world::CHOICES, "maxSelect": 3,
                 "required": rng.one_in(6)}),
             json!({"name": "meta", "type": "json", "hidden": rng.one_in(3)}),
+            json!({"name": "day", "type": "date", "min": "2000-01-01"}),
         ];
         let is_auth = at == 3;
         if is_auth {

@@ -6,6 +6,7 @@ use super::world::Number;
 use super::world::Value;
 use super::writes::Body;
 use super::writes::Outcome;
+use crate::clock;
 use crate::collections::Field;
 use crate::collections::FieldKind;
 use crate::error::Kind;
@@ -195,6 +196,21 @@ pub fn read_value(field: &Field, json: &Json) -> Option<Value> {
                 let is_address =
                     !local.is_empty() && !domain.is_empty() && !text.contains(char::is_whitespace);
                 is_address.then(|| Value::Text(text.clone()))
+            }
+            _ => None,
+        },
+        FieldKind::Date(options) => match json {
+            Json::Null => Some(Value::Unset),
+            Json::String(text) if text.is_empty() => Some(Value::Unset),
+            Json::String(text) => {
+                let ms = clock::parse_datetime(text)?;
+                let bound = |text: &Option<String>| clock::parse_datetime(text.as_deref()?);
+                let is_allowed = bound(&options.min).is_none_or(|min| ms >= min)
+                    && bound(&options.max).is_none_or(|max| ms <= max);
+                is_allowed.then(|| match text.len() {
+                    10 => Value::Text(text.clone()),
+                    _ => Value::Text(clock::format_ms(ms)),
+                })
             }
             _ => None,
         },

@@ -419,7 +419,8 @@ pub const DAYS: [&str; 6] = [
     "9999-12-31",
     "0001-01-01",
 ];
-pub const MOMENTS: [&str; 7] = [
+pub const MOMENTS: [&str; 8] = [
+    "2015-06-15T00:00:00.000Z",
     "2020-01-01T00:00:00.000Z",
     "2020-01-01T12:30:00.000Z",
     "2020-02-29T23:59:59.999Z",
@@ -457,7 +458,10 @@ pub fn random_value(rng: &mut Rng, field: &Field, at: usize, ids: &[String]) -> 
         FieldKind::Email(_) => Value::Text(rng.word(&["a@x.org", "A@x.org", "b@y.net"])),
         FieldKind::Url(_) => Value::Text(rng.word(&["https://x.org", "http://Y.net/a%20b?c"])),
         FieldKind::Number { .. } => Value::Number(random_number(rng)),
-        FieldKind::Date(_) => Value::Text(rng.word(&DAYS)),
+        FieldKind::Date(_) => Value::Text(match rng.one_in(2) {
+            true => rng.word(&DAYS),
+            false => rng.word(&MOMENTS),
+        }),
         FieldKind::Datetime(_) => Value::Text(rng.word(&MOMENTS)),
         FieldKind::Json { .. } => match random_json(rng, 3) {
             Json::Null => Value::Unset,

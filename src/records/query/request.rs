@@ -2,7 +2,8 @@
 //!
 //! `@request.auth.NAME` is a field of the signed-in record, `@request.auth.team.name` one of a record
 //! that it points to. `@request.body.NAME` is what a field would hold after the change, if the request
-//! sends anything for it, with or without a sign; `@request.body.NAME:isset` whether it does. Several values ask for all of
+//! sends anything for it, with or without a sign; `@request.body.NAME:isset` whether it does;
+//! `@request.body.owner.role` a field of the record that the change points to. Several values ask for all of
 //! them, as with fields.
 
 use rusqlite::types::Value as Stored;
@@ -14,6 +15,7 @@ use super::Side;
 use super::SideValue;
 use super::Trust;
 use super::Walk;
+use crate::collections::Collection;
 use crate::collections::CollectionKind;
 use crate::collections::Field;
 use crate::collections::FieldKind;
@@ -21,6 +23,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::records::kind::Kind;
 use crate::records::kind::coerce;
+use crate::records::kind::kind_of;
 use crate::records::value;
 use crate::rules::Identity;
 use crate::rules::User;
@@ -30,7 +33,7 @@ const ALWAYS: [&str; 5] = ["id", "created", "updated", "collectionId", "collecti
 /// What admins are the records of, to clients of PocketBase.
 pub const ADMINS: &str = "_superusers";
 
-impl Query<'_> {
+impl<'a> Query<'a> {
     /// The side that `path`, which begins with `@request`, stands for.
     pub(super) fn request(&mut self, path: &[String], place: Place<'_>) -> Result<Side> {
         match path {
@@ -56,11 +59,15 @@ impl Query<'_> {
         if is_always && !rest.is_empty() {
             return Err(unknown(path));
         }
+        let kind = match first {
+            "created" | "updated" => Some(Kind::Datetime),
+            _ => None,
+        };
         if self.is_check {
-            if !is_always {
-                self.check_account(path, first, rest)?;
-            }
-            return Ok(nothing());
+            return Ok(nothing().of_kind(match is_always {
+                true => kind,
+                false => self.check_account(path, first, rest)?,
+            }));
         }
         let user = match self.input.identity {
             Identity::User(user) => user,
@@ -68,12 +75,12 @@ impl Query<'_> {
             Identity::Admin(_) if first == "collectionName" => {
                 return Ok(known(Stored::Text(ADMINS.to_owned())));
             }
-            _ => return Ok(nothing()),
+            _ => return Ok(nothing().of_kind(kind)),
         };
         match first {
             "collectionId" => Ok(known(Stored::Text(user.collection_id.clone()))),
             "collectionName" => Ok(known(Stored::Text(user.collection_name.clone()))),
-            _ if is_always => Ok(several(values(user.record.get(first)))),
+            _ if is_always => Ok(several(values(user.record.get(first))).of_kind(kind)),
             _ => self.account_field(user, path, rest, trust),
         }
     }
@@ -109,44 +116,62 @@ impl Query<'_> {
             });
         }
         if rest.is_empty() {
-            return Ok(several(values(value)));
+            return Ok(several(values(value)).of_kind(moment_kind(field)));
         }
-        match field
-            .relation()
-            .map(|to| collections.by_id(&to.collection_id))
-        {
-            Some(Some(target)) => {
-                let ids = texts(value);
-                if ids.is_empty() {
-                    return Ok(nothing());
-                }
-                let bound = self.params.len();
-                let mut walk = Walk::from_request(ids.len() > 1);
-                let id = self.one_of(&mut walk, &ids)?;
-                self.step_into(&mut walk, &id, target, trust, &|| unknown(path))?;
-                let place = Place {
-                    alias: "",
-                    collection: target,
-                    trust,
-                };
-                let side = match self.field_path(walk, rest, path, place) {
-                    // What the rule speaks of, accounts of another collection have.
-                    Err(_) if trust == Trust::Rule => {
-                        self.params.truncate(bound);
-                        return Ok(nothing());
-                    }
-                    side => side?,
-                };
-                Ok(side.of_request())
+        let Some(target) = self.target(field) else {
+            return Ok(nothing());
+        };
+        let bound = self.params.len();
+        match self.of_related(&texts(value), target, rest, path, trust) {
+            // What the rule speaks of, accounts of another collection have.
+            Err(_) if trust == Trust::Rule => {
+                self.params.truncate(bound);
+                Ok(nothing())
             }
-            Some(None) => Ok(nothing()),
-            None => Ok(nothing()),
+            side => side,
         }
     }
 
-    /// A rule may speak of the fields of any auth collection of the database.
-    fn check_account(&mut self, path: &[String], first: &str, rest: &[String]) -> Result<()> {
+    /// The collection that a relation leads to.
+    fn target(&self, field: &Field) -> Option<&'a Collection> {
+        let options = field.relation()?;
+        let target = self.collections.by_id(&options.collection_id)?;
+        Some(target)
+    }
+
+    /// What stands at `rest` in the records of `target` with these ids, which the request names.
+    fn of_related(
+        &mut self,
+        ids: &[String],
+        target: &Collection,
+        rest: &[String],
+        path: &[String],
+        trust: Trust,
+    ) -> Result<Side> {
+        if ids.is_empty() {
+            return Ok(nothing());
+        }
+        let mut walk = Walk::from_request(ids.len() > 1);
+        let id = self.one_of(&mut walk, ids)?;
+        self.step_into(&mut walk, &id, target, trust, &|| unknown(path))?;
+        let place = Place {
+            alias: "",
+            collection: target,
+            trust,
+        };
+        Ok(self.field_path(walk, rest, path, place)?.of_request())
+    }
+
+    /// A rule may speak of the fields of any auth collection of the database. Returns the type if
+    /// one of them holds moments there: what it is compared with must be one then.
+    fn check_account(
+        &mut self,
+        path: &[String],
+        first: &str,
+        rest: &[String],
+    ) -> Result<Option<Kind>> {
         let collections = self.collections;
+        let mut found = None;
         let mut refusal = Error::invalid(format!("No auth collection has a field {first}."));
         for collection in collections.all() {
             let Some(field) = collection
@@ -156,11 +181,11 @@ impl Query<'_> {
                 continue;
             };
             match self.check_account_field(field, path, rest) {
-                Ok(()) => return Ok(()),
+                Ok(kind) => found = Some(found.flatten().or(kind)),
                 Err(error) => refusal = error,
             }
         }
-        Err(refusal)
+        found.ok_or(refusal)
     }
 
     fn check_account_field(
@@ -168,26 +193,20 @@ impl Query<'_> {
         field: &Field,
         path: &[String],
         rest: &[String],
-    ) -> Result<()> {
+    ) -> Result<Option<Kind>> {
         if rest.is_empty() || matches!(field.kind, FieldKind::Json { .. }) {
-            return Ok(());
+            return Ok(moment_kind(field));
         }
-        let collections = self.collections;
-        let target = field
-            .relation()
-            .map(|to| collections.by_id(&to.collection_id));
-        let Some(Some(target)) = target else {
-            return Err(unknown(path));
-        };
+        let target = self.target(field).ok_or_else(|| unknown(path))?;
         let place = Place {
             alias: "",
             collection: target,
             trust: Trust::Rule,
         };
         let bound = self.params.len();
-        self.field_path(Walk::from_request(false), rest, path, place)?;
+        let side = self.field_path(Walk::from_request(false), rest, path, place)?;
         self.params.truncate(bound);
-        Ok(())
+        Ok(side.kind.filter(|kind| kind.is_moment()))
     }
 
     fn body(
@@ -209,23 +228,38 @@ impl Query<'_> {
         if asks_if_set {
             return Ok(Side::constant(Stored::Integer(i64::from(sent.is_some()))));
         }
-        let Some(stored) = sent else {
-            return Ok(nothing());
+        let Some(field) = field else {
+            return match rest.is_empty() {
+                true => Ok(sent.map_or_else(nothing, |id| known(id.clone()))),
+                false => Err(unknown(path)),
+            };
         };
-        Ok(match (field.map(|field| &field.kind), stored) {
-            (Some(FieldKind::Json { .. }), Stored::Text(text)) => {
-                let value: Value = serde_json::from_str(text)?;
-                known(inside(&value, rest).map_or(Stored::Null, scalar))
+        if let FieldKind::Json { .. } = field.kind {
+            let Some(Stored::Text(text)) = sent else {
+                return Ok(nothing());
+            };
+            let value: Value = serde_json::from_str(text)?;
+            return Ok(known(inside(&value, rest).map_or(Stored::Null, scalar)));
+        }
+        let ids = |sent: &Stored| value::load_list(field, sent);
+        if !rest.is_empty() {
+            let target = self.target(field).ok_or_else(|| unknown(path))?;
+            let ids = match (self.is_check, field.is_multiple()) {
+                (false, _) => sent.map(ids).unwrap_or_default(),
+                // No ids; but the path is walked, and compared, as if there were some.
+                (true, false) => vec![String::new()],
+                (true, true) => vec![String::new(), String::new()],
+            };
+            return self.of_related(&ids, target, rest, path, Trust::Rule);
+        }
+        let side = match sent {
+            Some(stored) if field.is_multiple() => {
+                several(ids(stored).into_iter().map(Stored::Text).collect())
             }
-            _ if !rest.is_empty() => nothing(),
-            _ => match field {
-                Some(field) if field.is_multiple() => {
-                    let list = value::load_list(field, stored).into_iter();
-                    several(list.map(Stored::Text).collect())
-                }
-                _ => known(stored.clone()),
-            },
-        })
+            Some(stored) => known(stored.clone()),
+            None => nothing(),
+        };
+        Ok(side.of_kind(moment_kind(field)))
     }
 
     /// Makes rows of several known values.
@@ -243,7 +277,7 @@ impl Query<'_> {
         let sql = self.over_json(&mut walk, &values.iter().map(json).collect())?;
         Ok(Side {
             from_request: true,
-            ..walk.end(sql, Kind::Text)
+            ..walk.end(sql, side.kind.unwrap_or(Kind::Text))
         })
     }
 
@@ -265,8 +299,8 @@ impl Query<'_> {
 impl Side {
     /// The same, of the request: there an empty text is nothing, also inside json.
     fn of_request(mut self) -> Side {
-        if let SideValue::One { sql, kind } | SideValue::Many { sql, kind, .. } = &mut self.value
-            && *kind == Kind::Json
+        if let SideValue::One { sql } | SideValue::Many { sql, .. } = &mut self.value
+            && self.kind == Some(Kind::Json)
         {
             *sql = format!("nullif({sql}, '')");
         }
@@ -279,7 +313,7 @@ impl Side {
     /// A value of the request that cannot be one of the other side's is nothing to it. The same in
     /// the text of a filter is a mistake, which [`Side::term`] tells of.
     pub(super) fn fit(&mut self, other: &Side, is_like: bool) {
-        let (Some(kind), true) = (other.kind(), self.from_request) else {
+        let (Some(kind), true) = (other.kind, self.from_request) else {
             return;
         };
         let fit = |value: &mut Stored| match coerce(value.clone(), Some(kind)) {
@@ -289,8 +323,11 @@ impl Side {
         };
         match &mut self.value {
             SideValue::Constant(value) => fit(value),
-            SideValue::Constants(values) => values.iter_mut().for_each(fit),
-            SideValue::One { sql, .. } | SideValue::Many { sql, .. } => {
+            SideValue::Constants(values) => {
+                values.iter_mut().for_each(fit);
+                self.kind = Some(Kind::Datetime).filter(|_| kind.is_moment() && !is_like);
+            }
+            SideValue::One { sql } | SideValue::Many { sql, .. } => {
                 *sql = fitting(sql, kind, is_like);
             }
         }
@@ -333,10 +370,14 @@ fn unknown(path: &[String]) -> Error {
 
 fn known(value: Stored) -> Side {
     Side {
-        value: SideValue::Constant(value),
         from_request: true,
-        guard: None,
+        ..Side::constant(value)
     }
+}
+
+/// The type of a field that holds moments: what it is compared with must be one.
+fn moment_kind(field: &Field) -> Option<Kind> {
+    Some(kind_of(field)).filter(|kind| kind.is_moment())
 }
 
 fn nothing() -> Side {
@@ -352,6 +393,7 @@ fn several(mut values: Vec<Stored>) -> Side {
     };
     Side {
         value,
+        kind: None,
         from_request: true,
         guard: None,
     }

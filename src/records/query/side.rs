@@ -12,6 +12,9 @@ use crate::error::Result;
 /// One side of a comparison, resolved.
 pub struct Side {
     pub value: SideValue,
+    /// The type by which it is compared: always that of an expression; of a constant only when it
+    /// is a moment.
+    pub kind: Option<Kind>,
     /// It stands for an `@request` path: without a value it equals nothing but a text that asks
     /// for that.
     pub from_request: bool,
@@ -25,13 +28,9 @@ pub enum SideValue {
     /// Several values that are known now.
     Constants(Vec<Stored>),
     /// An SQL expression with one value.
-    One { sql: String, kind: Kind },
+    One { sql: String },
     /// An SQL `FROM` clause and the expression of each of its rows.
-    Many {
-        from: String,
-        sql: String,
-        kind: Kind,
-    },
+    Many { from: String, sql: String },
 }
 
 /// A path on its way through tables.
@@ -52,15 +51,15 @@ impl Walk {
             false => guard,
         });
         let value = match (self.is_many, self.joins.is_empty()) {
-            (true, _) => SideValue::Many { from, sql, kind },
-            (false, true) => SideValue::One { sql, kind },
+            (true, _) => SideValue::Many { from, sql },
+            (false, true) => SideValue::One { sql },
             (false, false) => SideValue::One {
                 sql: format!("(SELECT {sql} FROM {from})"),
-                kind,
             },
         };
         Side {
             value,
+            kind: Some(kind),
             from_request: false,
             guard,
         }
@@ -71,16 +70,14 @@ impl Side {
     pub fn constant(value: Stored) -> Side {
         Side {
             value: SideValue::Constant(value),
+            kind: None,
             from_request: false,
             guard: None,
         }
     }
 
-    pub fn kind(&self) -> Option<Kind> {
-        match &self.value {
-            SideValue::Constant(_) | SideValue::Constants(_) => None,
-            SideValue::One { kind, .. } | SideValue::Many { kind, .. } => Some(*kind),
-        }
+    pub fn of_kind(self, kind: Option<Kind>) -> Side {
+        Side { kind, ..self }
     }
 
     /// Whether it stands in the text of the condition.
@@ -88,12 +85,21 @@ impl Side {
         matches!(self.value, SideValue::Constant(_)) && !self.from_request
     }
 
-    /// Makes it comparable with `other`, which is of type `kind` where that matters.
-    pub fn term(&self, kind: Option<Kind>, other: &Side) -> Result<Term> {
+    /// Makes it comparable with `other`, which is of type `kind` where that matters. The text ''
+    /// that stands in the condition comes before all others if the order matters.
+    pub fn term(&self, kind: Option<Kind>, other: &Side, is_order: bool) -> Result<Term> {
         match &self.value {
+            SideValue::Constant(Stored::Text(text))
+                if text.is_empty()
+                    && is_order
+                    && !matches!(kind, Some(Kind::Number | Kind::Bool)) =>
+            {
+                Ok(Term::Value(Stored::Text(String::new())))
+            }
             SideValue::Constant(value) => Ok(Term::Value(coerce(value.clone(), kind)?)),
-            SideValue::One { sql, .. } | SideValue::Many { sql, .. } => Ok(Term::Sql {
+            SideValue::One { sql } | SideValue::Many { sql, .. } => Ok(Term::Sql {
                 sql: sql.clone(),
+                kind: self.kind,
                 may_be_nothing: self.from_request && !other.is_literal(),
             }),
             SideValue::Constants(_) => Err(Error::internal("values that were not spread")),
@@ -103,11 +109,65 @@ impl Side {
 
 /// A side that is ready to be written down.
 pub enum Term {
-    Sql { sql: String, may_be_nothing: bool },
+    Sql {
+        sql: String,
+        kind: Option<Kind>,
+        may_be_nothing: bool,
+    },
     Value(Stored),
 }
 
+/// The time that makes a moment of a day.
+pub const MIDNIGHT: &str = "T00:00:00.000Z";
+
+/// Whether two sides have to do with days: a field of type `date` holds days and moments, and a
+/// day is its midnight. In the order of texts a day comes just before its midnight.
+pub enum Days {
+    No,
+    /// The left side is an expression of such a field, the right one the midnight of this day.
+    Midnight {
+        day: String,
+    },
+    /// The same, turned around.
+    MidnightFirst,
+    /// Both are expressions; those that are of such a field are to be made moments.
+    Both {
+        left: bool,
+        right: bool,
+    },
+}
+
+impl Days {
+    pub fn of(left: &Term, right: &Term) -> Days {
+        let is_day = |term: &Term| term.kind() == Some(Kind::Date);
+        let is_moment = |term: &Term| term.kind().is_some_and(Kind::is_moment);
+        match (left, right) {
+            (Term::Sql { .. }, Term::Sql { .. }) if is_moment(left) && is_moment(right) => {
+                Days::Both {
+                    left: is_day(left),
+                    right: is_day(right),
+                }
+            }
+            (term, Term::Value(Stored::Text(text))) if is_day(term) => {
+                let day = text.strip_suffix(MIDNIGHT).map(str::to_owned);
+                day.map_or(Days::No, |day| Days::Midnight { day })
+            }
+            (Term::Value(Stored::Text(text)), term) if is_day(term) && text.ends_with(MIDNIGHT) => {
+                Days::MidnightFirst
+            }
+            _ => Days::No,
+        }
+    }
+}
+
 impl Term {
+    fn kind(&self) -> Option<Kind> {
+        match self {
+            Term::Sql { kind, .. } => *kind,
+            Term::Value(_) => None,
+        }
+    }
+
     pub fn is_set(&self) -> bool {
         matches!(self, Term::Value(value) if *value != Stored::Null)
     }
