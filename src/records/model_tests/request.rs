@@ -206,11 +206,14 @@ impl World {
         let Some(classes) = self.classes_of_account(path) else {
             return false;
         };
+        let fits = |scalar: &Scalar| {
+            let fits = |class: &Class| convert(scalar.clone(), *class).is_some();
+            classes.iter().all(fits)
+        };
         match other {
-            Operand::Literal(literal) if !is_like => {
-                let scalar = super::model::literal(literal);
-                let fits = |class: &Class| convert(scalar.clone(), *class).is_some();
-                classes.iter().all(fits)
+            Operand::Literal(literal) if !is_like => fits(&super::model::literal(literal)),
+            Operand::Path(path) if !is_like && path[path.len() - 1].ends_with(":isset") => {
+                fits(&Scalar::Number(Number::Integer(0)))
             }
             Operand::Path(path) if path[0] != "@request" && path[0].starts_with('@') => {
                 let is_numeric = |class: &Class| class.is_numeric();
