@@ -59,7 +59,7 @@ const CASES_PER_WORLD: usize = 20_000;
 const PARSE_LIMIT: Duration = Duration::from_secs(5);
 const RUN_LIMIT: Duration = Duration::from_secs(60);
 /// What the statements made of conditions and sorts call.
-const FUNCTIONS: [&str; 9] = [
+const FUNCTIONS: [&str; 10] = [
     "json_extract",
     "nullif",
     "substr",
