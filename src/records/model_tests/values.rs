@@ -9,6 +9,7 @@ use super::writes::Outcome;
 use crate::clock;
 use crate::collections::Field;
 use crate::collections::FieldKind;
+use crate::collections::TimeOptions;
 use crate::error::Kind;
 use crate::ids;
 
@@ -144,6 +145,17 @@ pub fn read_list(field: &Field, json: &Json, known_only: bool) -> Option<Vec<Str
     Some(texts)
 }
 
+fn read_date(options: &TimeOptions, text: &str) -> Option<Value> {
+    let ms = clock::parse_datetime(text)?;
+    let bound = |text: &Option<String>| clock::parse_datetime(text.as_deref()?);
+    let is_allowed = bound(&options.min).is_none_or(|min| ms >= min)
+        && bound(&options.max).is_none_or(|max| ms <= max);
+    is_allowed.then(|| match text.len() {
+        10 => Value::Text(text.to_owned()),
+        _ => Value::Text(clock::format_ms(ms)),
+    })
+}
+
 /// The value that a body sets; none when it is refused.
 pub fn read_value(field: &Field, json: &Json) -> Option<Value> {
     match &field.kind {
@@ -202,16 +214,7 @@ pub fn read_value(field: &Field, json: &Json) -> Option<Value> {
         FieldKind::Date(options) => match json {
             Json::Null => Some(Value::Unset),
             Json::String(text) if text.is_empty() => Some(Value::Unset),
-            Json::String(text) => {
-                let ms = clock::parse_datetime(text)?;
-                let bound = |text: &Option<String>| clock::parse_datetime(text.as_deref()?);
-                let is_allowed = bound(&options.min).is_none_or(|min| ms >= min)
-                    && bound(&options.max).is_none_or(|max| ms <= max);
-                is_allowed.then(|| match text.len() {
-                    10 => Value::Text(text.clone()),
-                    _ => Value::Text(clock::format_ms(ms)),
-                })
-            }
+            Json::String(text) => read_date(options, text),
             _ => None,
         },
         // Never shown nor looked at.
