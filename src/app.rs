@@ -147,6 +147,7 @@ impl App {
             None => Role::Master,
         };
         let databases = Arc::new(open_databases(config, role)?);
+        let budgets = Budgets::new(sockets_max, config.threads, config.upload_bytes_max);
         // Told of databases in which a call waits, by whoever has queued it.
         let calls = Arc::new(Signal::default());
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
@@ -158,6 +159,7 @@ impl App {
             Arc::clone(&events),
             &config.data_dir,
             config.jwt_secret.as_deref(),
+            Arc::clone(&budgets.hashes),
             auth::Settings {
                 token_hours: config.token_hours,
                 collection: config.auth_collection.clone(),
@@ -179,7 +181,6 @@ impl App {
         )?);
         let webhooks = webhook_settings(config, &auth, &node_id, &workflows);
         let cron = Cron::open(&databases, Arc::clone(&calls))?;
-        let budgets = Budgets::new(sockets_max, config.threads, config.upload_bytes_max);
         let settings = sockets::Settings::default();
         let sockets = Hub::start(settings, &budgets.sockets, &budgets.outboxes)?;
         Ok(App {

@@ -30,6 +30,14 @@ pub enum Network {
 }
 
 impl Network {
+    /// The wider network that one customer of a provider may have: of an IPv6 address the /48.
+    pub fn site(self) -> Option<u64> {
+        match self {
+            Network::V4(_) => None,
+            Network::V6(bits) => Some(bits >> 16),
+        }
+    }
+
     /// The network of an address. An IPv4 address inside an IPv6 one counts as IPv4.
     pub fn of(address: IpAddr) -> Network {
         match address.to_canonical() {
@@ -88,6 +96,8 @@ const OUTBOX_BYTES: Bounds = Bounds {
 const SUBSCRIPTIONS: u64 = 50_000;
 /// Bytes that subscriptions and their prepared filters take up.
 const FILTER_BYTES: u64 = 64 << 20;
+/// Most password hashes that wait; each holds a worker.
+const HASHES_MAX: u64 = 16;
 
 /// All budgets of the server.
 pub struct Budgets {
@@ -106,6 +116,8 @@ pub struct Budgets {
     pub uploads: Arc<Budget>,
     /// Bytes of answers that are built, compressed and sent.
     pub answers: Arc<Budget>,
+    /// Passwords that wait to be hashed, in number.
+    pub hashes: Arc<Budget>,
 }
 
 /// The budgets of queries, in number.
@@ -161,6 +173,13 @@ impl Budgets {
             network: UPLOADS_MAX / 2 * upload_bytes_max,
             anonymous: UPLOADS_MAX / 4 * upload_bytes_max,
         };
+        // One network may have all while no other wants any, see `auth::hasher`.
+        let hashes = (workers as u64 / 2).clamp(1, HASHES_MAX);
+        let hashes = Bounds {
+            total: hashes,
+            network: hashes,
+            anonymous: hashes,
+        };
         Budgets {
             sockets: Budget::new("sockets", Bounds::halves(sockets_max as u64)),
             outboxes: Budget::new("socket outboxes", OUTBOX_BYTES),
@@ -170,11 +189,12 @@ impl Budgets {
             bodies: Budget::new("request bodies", BODIES),
             uploads: Budget::new("uploads", uploads),
             answers: Budget::new("answers", ANSWERS),
+            hashes: Budget::new("password hashes", hashes),
         }
     }
 
     /// Each of them, for metrics.
-    pub fn all(&self) -> [&Budget; 9] {
+    pub fn all(&self) -> [&Budget; 10] {
         [
             &self.sockets,
             &self.outboxes,
@@ -185,6 +205,7 @@ impl Budgets {
             &self.bodies,
             &self.uploads,
             &self.answers,
+            &self.hashes,
         ]
     }
 }

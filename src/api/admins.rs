@@ -43,7 +43,10 @@ const FORWARDING: [&str; 4] = ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via
 pub fn init(call: &Call<'_>) -> Result<Response> {
     let body: First = call.body()?;
     check_setup(call, body.token.as_deref())?;
-    let signed_in = call.app.auth.init(&body.email, &body.password)?;
+    let signed_in = call
+        .app
+        .auth
+        .init(&body.email, &body.password, call.client())?;
     Ok(session("admin", &signed_in))
 }
 
@@ -94,14 +97,17 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
 
 pub fn create(call: &Call<'_>) -> Result<Response> {
     let body: Credentials = call.body()?;
-    let admin = call.app.auth.create_admin(&body.email, &body.password)?;
+    let admin = call
+        .app
+        .auth
+        .create_admin(&body.email, &body.password, call.client())?;
     Ok(json_response(200, &to_json(&admin)))
 }
 
 pub fn update(call: &Call<'_>) -> Result<Response> {
     let Change { email, password } = call.body()?;
     let (id, auth) = (call.param("id"), &call.app.auth);
-    let admin = auth.change_admin(id, email.as_deref(), password.as_deref())?;
+    let admin = auth.change_admin(id, email.as_deref(), password.as_deref(), call.client())?;
     Ok(json_response(200, &to_json(&admin)))
 }
 

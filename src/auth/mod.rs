@@ -14,6 +14,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::budget::Budget;
+use crate::budget::Network;
 use crate::clock;
 use crate::collections::Catalog;
 use crate::crypto;
@@ -142,6 +144,7 @@ pub struct Auth {
     setup: SigningKey,
     hasher: Hasher,
     log_ins: Throttle,
+    failures: Throttle,
     mails: Throttle,
     addresses: Throttle,
     hashes: Throttle,
@@ -188,6 +191,7 @@ impl Auth {
         events: Arc<Events>,
         data_dir: &Path,
         configured: Option<&str>,
+        hashes: Arc<Budget>,
         settings: Settings,
     ) -> Result<Auth> {
         let secret = match configured {
@@ -203,8 +207,9 @@ impl Auth {
             signing: SigningKey::new(&secret),
             tokens: TokenKeys::new(&secret),
             setup: SigningKey::new(&ids::random_bytes::<32>()?),
-            hasher: Hasher::start()?,
+            hasher: Hasher::start(hashes)?,
             log_ins: Throttle::new(throttle::LOG_INS),
+            failures: Throttle::new(throttle::FAILURES),
             mails: Throttle::new(throttle::MAILS),
             addresses: Throttle::new(throttle::ADDRESSES),
             hashes: Throttle::new(throttle::HASHES),
@@ -433,16 +438,16 @@ impl Auth {
     }
 
     /// Makes the very first admin; refused once there is one.
-    pub fn init(&self, email: &str, password: &str) -> Result<SignedIn> {
-        let hash = |password: &str| self.hasher.hash(password);
+    pub fn init(&self, email: &str, password: &str, from: IpAddr) -> Result<SignedIn> {
+        let hash = |password: &str| self.hasher.hash(Network::of(from), password);
         let when = admins::When::None;
         let admin = admins::create(self.databases.default(), email, password, when, &hash)?;
         Ok(self.sign_in(admin))
     }
 
     /// Makes another admin.
-    pub fn create_admin(&self, email: &str, password: &str) -> Result<Admin> {
-        let hash = |password: &str| self.hasher.hash(password);
+    pub fn create_admin(&self, email: &str, password: &str, from: IpAddr) -> Result<Admin> {
+        let hash = |password: &str| self.hasher.hash(Network::of(from), password);
         let when = admins::When::Always;
         admins::create(self.databases.default(), email, password, when, &hash)
     }
@@ -453,8 +458,9 @@ impl Auth {
         id: &str,
         email: Option<&str>,
         password: Option<&str>,
+        from: IpAddr,
     ) -> Result<Admin> {
-        let hash = |password: &str| self.hasher.hash(password);
+        let hash = |password: &str| self.hasher.hash(Network::of(from), password);
         admins::update(self.databases.default(), id, email, password, &hash)
     }
 
@@ -519,21 +525,25 @@ impl Auth {
         password: &str,
         hashes: impl ExactSizeIterator<Item = Option<&'a str>>,
     ) -> Result<Option<usize>> {
-        let attempt = self.log_ins.attempt(account, from)?;
+        // Right or wrong, it is work.
+        let counted = self.log_ins.attempt(account, from)?;
+        let attempt = self.failures.attempt(account, from)?;
         let nobody = (hashes.len() == 0).then_some(None);
-        let mut result = Ok(None);
         for (at, hash) in hashes.chain(nobody).enumerate() {
-            match self.hasher.verify(password, hash) {
+            match self.hasher.verify(Network::of(from), password, hash) {
                 Ok(false) => {}
-                Ok(true) => result = Ok(Some(at)),
-                Err(error) => result = Err(error),
-            }
-            if !matches!(result, Ok(None)) {
-                attempt.forgive();
-                break;
+                Ok(true) => {
+                    attempt.succeed();
+                    return Ok(Some(at));
+                }
+                Err(error) => {
+                    attempt.forgive();
+                    counted.forgive();
+                    return Err(error);
+                }
             }
         }
-        result
+        Ok(None)
     }
 
     /// Hashes the password of a record that this caller writes. Whoever has not been let in has
@@ -543,7 +553,7 @@ impl Auth {
             // Counted and never given back.
             let _counted = self.hashes.attempt("", from)?;
         }
-        self.hasher.hash(password)
+        self.hasher.hash(Network::of(from), password)
     }
 
     fn token_ms(&self) -> i64 {

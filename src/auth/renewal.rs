@@ -15,6 +15,7 @@ use super::token::About;
 use super::token::Claims;
 pub use super::token::Purpose;
 use super::wrong_token;
+use crate::budget::Network;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -161,7 +162,7 @@ impl Auth {
         let password = confirmation.password;
         match (claims.purpose, &claims.about.email) {
             (Purpose::Reset, _) => {
-                let hash = self.new_hash(realm, password, confirmation.confirmation)?;
+                let hash = self.new_hash(realm, password, confirmation.confirmation, from)?;
                 Ok(Renewal::Password {
                     hash,
                     verifies: true,
@@ -187,7 +188,7 @@ impl Auth {
     ) -> Result<Session> {
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
         self.check_old(realm, &secrets, "oldPassword", old_password, from)?;
-        let hash = self.new_hash(realm, new.password, new.confirmation)?;
+        let hash = self.new_hash(realm, new.password, new.confirmation, from)?;
         let renewal = Renewal::Password {
             hash,
             verifies: false,
@@ -202,6 +203,7 @@ impl Auth {
         realm: &Realm,
         password: Option<&str>,
         confirmation: Option<&str>,
+        from: IpAddr,
     ) -> Result<String> {
         let password = password.unwrap_or_default();
         account::check_password(&realm.collection, password)?;
@@ -212,7 +214,7 @@ impl Auth {
                 "The passwords are not the same.",
             ));
         }
-        self.hasher.hash(password)
+        self.hasher.hash(Network::of(from), password)
     }
 
     fn renew(&self, realm: &Realm, secrets: Secrets, renewal: Renewal) -> Result<()> {

@@ -1,99 +1,188 @@
-//! How often log-ins may fail and mails be asked for: per account and address, per account, and per address.
+//! How often log-ins may be tried, how often they may fail, and how often mails may be asked for.
 //!
-//! Each of the three has a table of [`SLOTS`] times, picked by a keyed hash, and the leaky bucket in
+//! Attempts are counted by network (an IPv4 address, an IPv6 /64), by site (an IPv6 /48), by account, and by account
+//! together with each of the former. Each [`Scope`] that has a limit has a table of [`SLOTS`] times,
+//! picked by a keyed hash, and the leaky bucket in
 //! its form with one time per slot (the generic cell rate algorithm, ITU-T I.371). The memory
 //! is fixed and nothing is ever evicted, so no flood makes room for another. Two names that share
-//! a slot share its allowance; nobody can choose them without knowing the key.
+//! a slot share its allowance; nobody can choose them without knowing the key. Times are of a clock that is
+//! never set: one that is put back would shut everybody out until it has caught up.
 //!
 //! An attempt is counted before its password is looked at, so that many at once gain nothing, and
 //! given back when it was right. Unknown accounts are counted as known ones are.
+//!
+//! A network from which an account has logged in before is known for it: its attempts are counted by network
+//! alone, not against what all others may try on that account. So nobody can lock the owner out from
+//! elsewhere. What is known is kept in memory, in a table of fixed size, and is forgotten at a restart.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
+use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::budget::Network;
 use crate::clock;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::threads::lock;
 
 const SLOTS: usize = 1 << 15;
+/// Groups of accounts for which networks are known, and networks of a group. Accounts share a group by chance
+/// alone, so it takes some 100,000 other log-ins to make the network of one account unknown.
+const KNOWN_GROUPS: usize = 1 << 14;
+const KNOWN_NETWORKS: usize = 8;
 
-/// What one table allows: this many attempts at once, after that one per pause.
+/// What a limit is for. Only the number of each matters: it is part of what is hashed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Scope {
+    NetworkOnAccount,
+    SiteOnAccount,
+    Account,
+    Network,
+    Site,
+}
+
+impl Scope {
+    const ALL: [Scope; 5] = [
+        Scope::NetworkOnAccount,
+        Scope::SiteOnAccount,
+        Scope::Account,
+        Scope::Network,
+        Scope::Site,
+    ];
+
+    /// Whether others than one network share it.
+    fn is_shared(self) -> bool {
+        !matches!(self, Scope::NetworkOnAccount | Scope::Network)
+    }
+}
+
+/// This many attempts at once, after that one per pause.
 #[derive(Clone, Copy)]
 pub struct Limit {
     burst: i64,
     pause_ms: i64,
 }
 
-/// Of an address on an account, of all addresses on an account, of an address on all accounts.
-pub type Limits = [Limit; 3];
+/// What is allowed in each scope, in the order of [`Scope::ALL`]; none: as many as come.
+pub type Limits = [Option<Limit>; 5];
 
-const fn limit(burst: i64, pause_ms: i64) -> Limit {
-    Limit { burst, pause_ms }
+const fn limit(burst: i64, pause_ms: i64) -> Option<Limit> {
+    Some(Limit { burst, pause_ms })
 }
 
-/// Failed log-ins: ten, then two a minute; a hundred, then thirty; sixty, then sixty.
-pub const LOG_INS: Limits = [limit(10, 30_000), limit(100, 2_000), limit(60, 1_000)];
-/// Mails that are asked for: three, then one in two minutes; five, then as many; twenty, then six.
-pub const MAILS: Limits = [limit(3, 120_000), limit(5, 120_000), limit(20, 10_000)];
-
+/// Failed log-ins: ten, then two a minute of a network on an account; thirty, then six of a site; a hundred, then
+/// thirty of all on an account; sixty, then sixty of a network; 240, then 240 of a site.
+pub const FAILURES: Limits = [
+    limit(10, 30_000),
+    limit(30, 10_000),
+    limit(100, 2_000),
+    limit(60, 1_000),
+    limit(240, 250),
+];
+/// Log-ins, right or wrong: a hundred, then one a second of a network on an account; 600, then ten a second of
+/// a network; four times as many of a site.
+pub const LOG_INS: Limits = [
+    limit(100, 1_000),
+    None,
+    None,
+    limit(600, 100),
+    limit(2400, 25),
+];
+/// Mails that are asked for: three, then one in two minutes; five, then as many for an address; twenty, then six a
+/// minute of a network; four times as many of a site.
+pub const MAILS: Limits = [
+    limit(3, 120_000),
+    None,
+    limit(5, 120_000),
+    limit(20, 10_000),
+    limit(80, 2_500),
+];
 /// Changes of addresses, by which accounts send mail to others, see `renewal`: of an account, and to an
 /// address, three, then six an hour; of a network as many as twenty counts, then forty an hour, two for
-/// each.
-pub const ADDRESSES: Limits = [limit(3, 600_000), limit(3, 600_000), limit(20, 90_000)];
-
-/// New passwords in records: sixty, then twenty a minute from an address; in all as many as come.
-pub const HASHES: Limits = [limit(60, 3_000), limit(1_000_000, 1), limit(60, 3_000)];
+/// each; four times as many of a site.
+pub const ADDRESSES: Limits = [
+    limit(3, 600_000),
+    None,
+    limit(3, 600_000),
+    limit(20, 90_000),
+    limit(80, 22_500),
+];
+/// New passwords in records: sixty, then twenty a minute of a network; four times as many of a site.
+pub const HASHES: Limits = [None, None, None, limit(60, 3_000), limit(240, 750)];
 
 /// Counts attempts.
 pub struct Throttle {
     limits: Limits,
     key: RandomState,
-    tables: [Box<[AtomicI64]>; 3],
+    tables: [Box<[AtomicI64]>; 5],
+    known: Known,
 }
 
 /// An attempt that was counted.
 pub struct Attempt<'a> {
     throttle: &'a Throttle,
-    slots: [usize; 3],
+    network: Network,
+    account: u64,
+    /// None: it does not count there.
+    slots: [Option<usize>; 5],
 }
 
 impl Throttle {
     pub fn new(limits: Limits) -> Throttle {
-        let table = || (0..SLOTS).map(|_| AtomicI64::new(0)).collect();
+        let table = |limit: Option<Limit>| {
+            let slots = limit.map_or(0, |_| SLOTS);
+            (0..slots).map(|_| AtomicI64::new(0)).collect()
+        };
         Throttle {
             limits,
             key: RandomState::new(),
-            tables: [table(), table(), table()],
+            tables: limits.map(table),
+            known: Known::default(),
         }
     }
 
     /// Counts an attempt from `address` on what is known as `account`, or refuses it.
     pub fn attempt(&self, account: &str, address: IpAddr) -> Result<Attempt<'_>> {
-        self.attempt_at(account, address, clock::now_ms())
+        self.attempt_at(account, address, clock::uptime_ms())
     }
 
     fn attempt_at(&self, account: &str, address: IpAddr, now: i64) -> Result<Attempt<'_>> {
-        let address = network(address);
-        let slots = [
-            self.slot(&(0, account, address)),
-            self.slot(&(1, account)),
-            self.slot(&(2, address)),
-        ];
+        let network = Network::of(address);
+        let account = self.key.hash_one(account);
+        let is_known = self.known.contains(account, self.mark(account, network));
+        let slots = Scope::ALL.map(|scope| {
+            let is_free = self.tables[scope as usize].is_empty() || is_known && scope.is_shared();
+            let site = || network.site();
+            match scope {
+                _ if is_free => None,
+                Scope::NetworkOnAccount => Some(self.slot(&(scope, account, network))),
+                Scope::SiteOnAccount => site().map(|site| self.slot(&(scope, account, site))),
+                Scope::Account => Some(self.slot(&(scope, account))),
+                Scope::Network => Some(self.slot(&(scope, network))),
+                Scope::Site => site().map(|site| self.slot(&(scope, site))),
+            }
+        });
         let mut attempt = Attempt {
             throttle: self,
+            network,
+            account,
             slots,
         };
-        for (at, limit) in self.limits.iter().enumerate() {
-            let slot = &self.tables[at][slots[at]];
+        for (at, (slot, limit)) in slots.into_iter().zip(self.limits).enumerate() {
+            let (Some(slot), Some(limit)) = (slot, limit) else {
+                continue;
+            };
             let count = |full_at: i64| {
                 let full_at = full_at.max(now) + limit.pause_ms;
                 (full_at - now <= limit.burst * limit.pause_ms).then_some(full_at)
             };
+            let slot = &self.tables[at][slot];
             if let Err(full_at) = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) {
                 attempt.give_back(at);
                 let wait = full_at - now - (limit.burst - 1) * limit.pause_ms;
@@ -106,32 +195,68 @@ impl Throttle {
         Ok(attempt)
     }
 
-    fn slot(&self, name: &impl std::hash::Hash) -> usize {
+    fn slot(&self, name: &impl Hash) -> usize {
         usize::try_from(self.key.hash_one(name) % SLOTS as u64).unwrap_or(0)
+    }
+
+    /// What is kept of a network that is known for an account.
+    fn mark(&self, account: u64, network: Network) -> u64 {
+        self.key.hash_one((account, network)).max(1)
     }
 }
 
 impl Attempt<'_> {
-    /// It was right, or its password was never looked at: it does not count.
+    /// The password was never looked at: it does not count.
     pub fn forgive(mut self) {
         self.give_back(self.slots.len());
     }
 
+    /// It was right: it does not count, and the network is known for the account.
+    pub fn succeed(self) {
+        let mark = self.throttle.mark(self.account, self.network);
+        self.throttle.known.add(self.account, mark);
+        self.forgive();
+    }
+
     /// Gives back what the first `tables` counted.
     fn give_back(&mut self, tables: usize) {
-        for (at, slot) in self.slots.iter().enumerate().take(tables) {
-            let pause = self.throttle.limits[at].pause_ms;
-            self.throttle.tables[at][*slot].fetch_sub(pause, Ordering::Relaxed);
+        let counted = self.slots.iter().zip(self.throttle.limits).enumerate();
+        for (at, (slot, limit)) in counted.take(tables) {
+            if let (Some(slot), Some(limit)) = (slot, limit) {
+                self.throttle.tables[at][*slot].fetch_sub(limit.pause_ms, Ordering::Relaxed);
+            }
         }
     }
 }
 
-/// What one customer of a provider has: an IPv4 address, or the first 64 bits of an IPv6 one.
-fn network(address: IpAddr) -> u64 {
-    match address.to_canonical() {
-        IpAddr::V4(address) => u64::from(address.to_bits()),
-        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+/// The networks from which accounts have logged in, as hashes; 0 is none. In each group the latest is first.
+/// Made with the first log-in.
+#[derive(Default)]
+struct Known(Mutex<Vec<[u64; KNOWN_NETWORKS]>>);
+
+impl Known {
+    fn contains(&self, account: u64, mark: u64) -> bool {
+        let groups = lock(&self.0);
+        groups
+            .get(group(account))
+            .is_some_and(|group| group.contains(&mark))
     }
+
+    fn add(&self, account: u64, mark: u64) {
+        let mut groups = lock(&self.0);
+        if groups.is_empty() {
+            groups.resize(KNOWN_GROUPS, [0; KNOWN_NETWORKS]);
+        }
+        let group = &mut groups[group(account)];
+        let at = group.iter().position(|it| *it == mark);
+        let last = at.unwrap_or(KNOWN_NETWORKS - 1);
+        group[..=last].rotate_right(1);
+        group[0] = mark;
+    }
+}
+
+fn group(account: u64) -> usize {
+    usize::try_from(account % KNOWN_GROUPS as u64).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -145,7 +270,7 @@ mod tests {
 
     #[test]
     fn failures_of_one_address_on_one_account_run_out_and_come_back() {
-        let throttle = Throttle::new(LOG_INS);
+        let throttle = Throttle::new(FAILURES);
         for _ in 0..10 {
             assert!(!fails(&throttle, "a", "10.0.0.1", 0));
         }
@@ -159,7 +284,7 @@ mod tests {
 
     #[test]
     fn many_addresses_and_many_accounts_run_out_too() {
-        let throttle = Throttle::new(LOG_INS);
+        let throttle = Throttle::new(FAILURES);
         let refused = |count: usize, fails: &dyn Fn(usize) -> bool| {
             (0..count).filter(|at| fails(*at)).count()
         };
@@ -172,7 +297,7 @@ mod tests {
 
     #[test]
     fn what_was_right_does_not_count() {
-        let throttle = Throttle::new(LOG_INS);
+        let throttle = Throttle::new(FAILURES);
         for _ in 0..1000 {
             let address = "::1".parse().unwrap();
             throttle.attempt_at("a", address, 0).unwrap().forgive();
@@ -180,10 +305,54 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_in_one_network_are_one() {
-        let of = |text: &str| network(text.parse().unwrap());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff"));
-        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8::1"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    fn a_site_does_not_use_up_what_all_may_try_on_an_account() {
+        let throttle = Throttle::new(FAILURES);
+        let of_site = |at: usize| format!("2001:db8:7:{at:x}::1");
+        let tried = (0..500).filter(|at| !fails(&throttle, "victim", &of_site(*at), 0));
+        assert_eq!(tried.count(), 30);
+        assert!(!fails(&throttle, "victim", "2001:db8:8::1", 0));
+        let tried = (500..1000).filter(|at| !fails(&throttle, &at.to_string(), &of_site(*at), 0));
+        assert_eq!(tried.count(), 240 - 30);
+    }
+
+    #[test]
+    fn a_network_that_has_logged_in_cannot_be_locked_out_from_elsewhere() {
+        let throttle = Throttle::new(FAILURES);
+        let home = "2001:db8:7:1::1";
+        let log_in = |address: &str, now| {
+            let attempt = throttle.attempt_at("victim", address.parse().unwrap(), now);
+            attempt.map(Attempt::succeed)
+        };
+        log_in(home, 0).unwrap();
+        let many = |at: usize| format!("10.1.{}.{}", at / 250, at % 250);
+        for at in 0..200 {
+            let _refused = fails(&throttle, "victim", &many(at), 0);
+            let _refused = fails(&throttle, "victim", &format!("2001:db8:7:{at:x}00::1"), 0);
+        }
+        assert!(log_in("192.0.2.1", 0).is_err());
+        log_in(home, 0).unwrap();
+        // It may guess no more often than any other.
+        let wrong = (0..20).filter(|_| !fails(&throttle, "victim", home, 0));
+        assert_eq!(wrong.count(), 10);
+        // For other accounts it is like any other.
+        let throttle = Throttle::new(FAILURES);
+        for at in 0..100 {
+            let _refused = fails(&throttle, "other", &many(at), 0);
+        }
+        assert!(fails(&throttle, "other", home, 0));
+    }
+
+    #[test]
+    fn the_networks_that_an_account_used_last_are_known() {
+        let known = Known::default();
+        assert!(!known.contains(5, 1));
+        for mark in 1..=8 {
+            known.add(5, mark);
+        }
+        known.add(5, 1);
+        known.add(5, 9);
+        assert!(known.contains(5, 1) && known.contains(5, 9));
+        assert!(!known.contains(5, 2) && known.contains(5, 3));
+        assert!(!known.contains(6, 1));
     }
 }

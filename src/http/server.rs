@@ -385,7 +385,7 @@ fn hooks(ids: &Arc<Ids>, bodies: &Arc<dyn Bodies>, settings: &Settings) -> tiny_
     let (bytes_max, is_endless) = (settings.body_bytes_max, settings.is_endless);
     let ids = Arc::clone(ids);
     let (receiver, payers) = (Arc::clone(bodies), Arc::clone(bodies));
-    let logged = Mutex::new((0, 0_u64));
+    let logged = Mutex::new((-ACCEPT_LOG_PAUSE_MS, 0_u64));
     tiny_http::Hooks {
         refusal: Box::new(move |status| {
             let id = ids.next();
@@ -411,7 +411,7 @@ fn hooks(ids: &Arc<Ids>, bodies: &Arc<dyn Bodies>, settings: &Settings) -> tiny_
         accept_failed: Box::new(move |error| {
             let mut logged = lock(&logged);
             logged.1 += 1;
-            let now_ms = clock::now_ms();
+            let now_ms = clock::uptime_ms();
             if now_ms - logged.0 >= ACCEPT_LOG_PAUSE_MS {
                 logged.0 = now_ms;
                 log::warn(format_args!(

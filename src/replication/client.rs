@@ -307,7 +307,7 @@ impl Client {
 
     /// Cuts a connection that has brought nothing for too long. True: it was cut.
     pub fn cut_if_stalled(&self) -> bool {
-        let now_ms = clock::now_ms();
+        let now_ms = clock::uptime_ms();
         let mut awaited = lock(&self.awaited);
         if awaited.until_ms.values().all(|until_ms| now_ms < *until_ms) {
             return false;
@@ -381,7 +381,7 @@ impl Client {
         let mut awaited = lock(&self.awaited);
         awaited.count += 1;
         let number = awaited.count;
-        let until_ms = clock::now_ms().saturating_add(limit_ms);
+        let until_ms = clock::uptime_ms().saturating_add(limit_ms);
         awaited.until_ms.insert(number, until_ms);
         Awaiting {
             client: self,

@@ -15,13 +15,20 @@ mod addresses;
 mod attacks;
 mod keys;
 mod links;
+mod log_ins;
 mod origins;
 mod rules;
 mod sent;
 
 /// An auth collection whose accounts see and change themselves, and a server with it.
 fn server() -> Server {
-    let server = Server::with(&[("AUTH_COLLECTION", "users")]);
+    server_with(&[])
+}
+
+/// The same with further settings.
+fn server_with(settings: &[(&str, &str)]) -> Server {
+    let settings = [&[("AUTH_COLLECTION", "users")], settings].concat();
+    let server = Server::with(&settings);
     let own = "id = @request.auth.id";
     let users = json!({"name": "users", "type": "auth", "createRule": "", "viewRule": own,
     "updateRule": own, "deleteRule": own, "listRule": own,

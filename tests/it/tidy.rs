@@ -472,7 +472,7 @@ fn every_thread_is_in_the_architecture_document() {
 
 #[test]
 fn documents_stay_within_their_limits_and_the_version_has_a_heading() {
-    for (path, most) in [("README.md", 300), ("docs/architecture.md", 250)] {
+    for (path, most) in [("README.md", 300), ("docs/architecture.md", 280)] {
         let lines = read(path).lines().count();
         assert!(lines <= most, "{path} has {lines} lines");
     }
