@@ -55,7 +55,7 @@ use crate::threads::lock;
 use crate::tls;
 use crate::tls::Roots;
 
-/// What a mail is for. Each kind has a share of the queue, so that none keeps the others out.
+/// The purpose of a mail. Each kind has a share of the queue, so that none keeps the others out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Verification,
@@ -65,7 +65,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// How many mails of this kind may wait in a queue of `queue`.
+    /// The number of mails of this kind that may wait in a queue of `queue`.
     fn share(self, queue: usize) -> usize {
         match self {
             Kind::Verification | Kind::Reset => queue * 2 / 5,
@@ -90,7 +90,7 @@ impl Mail {
     }
 }
 
-/// Whether mail can be sent to an address.
+/// True if mail can be sent to the address.
 pub fn is_address(text: &str) -> bool {
     const BYTES_MAX: usize = 254;
     text.len() <= BYTES_MAX && text.parse::<Address>().is_ok()

@@ -64,7 +64,7 @@ fn check_purpose(claims: &Claims, only: Option<Purpose>) -> Result<()> {
 #[derive(Default)]
 pub struct Confirmation<'a> {
     pub token: &'a str,
-    /// What the token must be for, if that is said.
+    /// The purpose that the token must have, if one is named.
     pub only: Option<Purpose>,
     /// The new password for a reset; the present one for a new address.
     pub password: Option<&'a str>,
@@ -111,7 +111,7 @@ impl Auth {
         from: IpAddr,
     ) -> Result<Option<Mail>> {
         account::check_email(&realm.collection, email)?;
-        // Whoever has many accounts must not fill the mailbox of a stranger either.
+        // Many accounts together must not fill the mailbox of a stranger either.
         let to = format!("to/{}", email.to_ascii_lowercase());
         for counted in [realm.label("address", &user.id), to] {
             let _counted = self.addresses.attempt(&counted, from)?;

@@ -49,7 +49,7 @@ pub enum Connection {
     Endless,
 }
 
-/// What the `ETag` of an answer ends with that is compressed: it is another sequence of bytes.
+/// The end of the `ETag` of a compressed answer, which is another sequence of bytes.
 pub const GZIP_SUFFIX: &str = "-gzip";
 
 /// Shorter JSON is not compressed.

@@ -48,17 +48,17 @@ pub fn tags(header: &str, takes_weak: bool) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether a header stands for all tags.
+/// True if a header stands for all tags.
 pub fn is_any(header: &str) -> bool {
     header.trim() == "*"
 }
 
-/// Whether an `If-None-Match` header names this tag.
+/// True if an `If-None-Match` header names this tag.
 pub fn is_match(header: Option<&str>, tag: &str) -> bool {
     header.is_some_and(|header| is_any(header) || tags(header, true).any(|it| it == tag))
 }
 
-/// Whether an `If-Match` header names other tags only.
+/// True if an `If-Match` header names other tags only.
 pub fn is_other(header: Option<&str>, tag: &str) -> bool {
     header.is_some_and(|header| !is_any(header) && tags(header, false).all(|it| it != tag))
 }

@@ -118,7 +118,7 @@ impl Scope {
         Error::new(Kind::Forbidden, message)
     }
 
-    /// Whether the caller is this very account.
+    /// True if the caller is this very account.
     fn is_account(&self, collection: &Collection, id: &str) -> bool {
         matches!(&self.identity, Identity::User(user)
             if user.collection_id == collection.id && user.id == id)

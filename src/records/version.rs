@@ -2,7 +2,7 @@
 //!
 //! `updated` is the version: each change gives it another value, also within a millisecond, see
 //! [`next_updated`]. The tag of an answer has the version and a hash of the answer, so that two answers
-//! with the same tag are the same, whoever asks and whatever `fields` and `expand` say. A change looks at
+//! with the same tag are the same for all callers and all `fields` and `expand`. A change looks at
 //! the version alone.
 
 use rusqlite::Connection;
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 
-/// What separates the version in a tag from the hash.
+/// Separates the version in a tag from the hash.
 const SEPARATOR: char = '-';
 
 /// A record as an answer shows it.
@@ -49,7 +49,7 @@ fn version(updated: &str) -> String {
     updated.chars().filter(is_part).collect()
 }
 
-/// Which versions a list of tags names.
+/// The versions that a list of tags names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Versions {
     /// Whichever there is.

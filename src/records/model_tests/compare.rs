@@ -105,7 +105,7 @@ impl Scalar {
     }
 }
 
-/// Whether a comparison holds, or, unless `positive`, its opposite: for all pairs of values, or for any. With an
+/// True if a comparison holds, or, unless `positive`, its opposite: for all pairs of values, or for any. With an
 /// address that the caller may not see neither does.
 pub fn compare(left: &Side, op: Op, any: bool, right: &Side, positive: bool) -> bool {
     let pairs = left

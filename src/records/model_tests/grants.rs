@@ -152,7 +152,7 @@ impl World {
         }
     }
 
-    /// Whether the caller sees the address of an account that it may view.
+    /// True if the caller sees the address of an account that it may view.
     pub fn sees_address(&self, table: usize, record: &Record, caller: &Caller) -> bool {
         let Table {
             collection, rules, ..

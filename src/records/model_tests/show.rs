@@ -185,7 +185,7 @@ impl World {
         Json::Object(shown)
     }
 
-    /// The same of one that the caller has just made: whoever makes an account knows its address.
+    /// The same of one that the caller has just made, and whose address it knows.
     pub fn show_new(&self, table: usize, record: &Record, wish: &Wish, caller: &Caller) -> Json {
         let mut shown = self.show(table, record, wish, caller);
         let collection = &self.tables[table].collection;

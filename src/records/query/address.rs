@@ -24,12 +24,12 @@ use crate::rules::Identity;
 /// The field that holds the address.
 const EMAIL: &str = "email";
 
-/// Whether it depends on the account if a caller who reads these fields sees this one.
+/// True if it depends on the account whether a caller who reads these fields sees this one.
 pub fn is_guarded(collection: &Collection, field: &Field, fields: &Fields) -> bool {
     collection.kind == CollectionKind::Auth && field.name == EMAIL && *fields != Fields::All
 }
 
-/// Whether it depends on the caller, too, which addresses of a collection are seen.
+/// True if two callers who read these fields may see different addresses.
 pub fn differs_by_caller(collection: &Collection, fields: &Fields, identity: &Identity) -> bool {
     let is_own = matches!(identity, Identity::User(user) if user.collection_id == collection.id);
     let rule = collection.rules.manage.as_deref().unwrap_or_default();

@@ -271,7 +271,7 @@ fn changes_do_not_answer_hidden_addresses() {
         let batch = api.post("/api/batch", batch).expect(200);
         check(caller, "batch", &batch.json[0]["body"]);
     }
-    // Whoever may change an account may not make it show its address.
+    // A caller who may change an account may not make it show its address.
     let (ed, ann, stranger) = (find("editor"), find("self"), find("stranger"));
     let record = format!("{USERS}/ann");
     let refused = ed
@@ -299,7 +299,7 @@ fn changes_do_not_answer_hidden_addresses() {
     assert_eq!(shown.json["emailVisibility"], true);
     let seen = stranger.api.get(&record).expect(200);
     assert_eq!(seen.text("/email"), "z-ann@example.com");
-    // Whoever makes an account knows its address, and may let it be shown.
+    // A caller who makes an account knows its address, and may let it be shown.
     let made = json!({"email": "new@example.com", "password": "password-1"});
     let made = stranger.api.post(USERS, made).expect(200);
     assert_eq!(made.text("/email"), "new@example.com");
