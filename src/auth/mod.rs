@@ -7,7 +7,9 @@
 //!
 //! Nothing is remembered of a session: a token holds a part that depends on the present password
 //! and address of its account, which is looked up with each request, so changing either ends
-//! all older tokens at once. Replicas that share the secret read the same tokens (AUTH-6).
+//! all older tokens at once. Replicas that share the secret read the same tokens (AUTH-6). Each kind of
+//! token has a key of its own, derived from the secret. Every way in (requests, sockets, streams of events,
+//! files, workers) asks [`Auth::identify`] with the database that it is about, which knows the limits of keys.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -54,6 +54,8 @@ const WORTHLESS: [&str; 6] = [
 enum Admits {
     /// Everybody, whatever they bring.
     All(u16),
+    /// Everybody but those whose credentials are no good or for another database.
+    Identified(u16),
     /// Accounts; and what admins, who are none, get.
     Accounts(u16, u16),
     Admins(u16),
@@ -115,7 +117,7 @@ const BATCHES: [u16; 17] = [
 
 #[rustfmt::skip]
 const ROWS: [Row; 108] = {
-    use Admits::{Accounts, Admins, AdminsAnd, All, Each, Operators, Replicas, Watchers, Workers};
+    use Admits::{Accounts, Admins, AdminsAnd, All, Each, Identified, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
         row("GET /", "/", "", All(200)),
@@ -166,7 +168,7 @@ const ROWS: [Row; 108] = {
         row("GET /api/workflow/workers", "/api/workflow/workers", "", Workers(200)),
         row("GET /api/workflow/queue", "/api/workflow/queue", "", Workers(200)),
         row("GET /api/workflow/ws", "/api/workflow/ws", "", All(400)),
-        row("GET /api/realtime", "/api/realtime", "", All(400)),
+        row("GET /api/realtime", "/api/realtime", "", Identified(200)),
         row("POST /api/realtime", "/api/realtime", "{}", All(400)),
 
         row("GET /api/webhooks", "/api/webhooks", "", Admins(200)),
@@ -249,6 +251,9 @@ fn expected(admits: &Admits, caller: &str) -> u16 {
     };
     match admits {
         Admits::All(status) => *status,
+        Admits::Identified(_) if WORTHLESS.contains(&caller) => 401,
+        Admits::Identified(_) if caller == "key to another database" => 403,
+        Admits::Identified(status) => *status,
         Admits::Replicas(status) if caller == "replica" => *status,
         Admits::Watchers(status) if ["admin", "service token", "replica"].contains(&caller) => {
             *status
@@ -276,7 +281,7 @@ fn expected(admits: &Admits, caller: &str) -> u16 {
 /// The name that `vski routes` has for those who are admitted.
 fn access(admits: &Admits) -> &'static str {
     match admits {
-        Admits::All(_) => "public",
+        Admits::All(_) | Admits::Identified(_) => "public",
         Admits::Accounts(..) => "account",
         Admits::Admins(_) => "admin",
         Admits::Operators(_) => "operate",

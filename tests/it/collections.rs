@@ -428,7 +428,7 @@ fn an_auth_collection_hides_passwords_and_hashes_them() {
         .iter()
         .map(|f| f["type"].as_str().unwrap())
         .collect();
-    assert_eq!(types, ["email", "password", "bool", "text"]);
+    assert_eq!(types, ["email", "password", "bool", "bool", "text"]);
     let path = "/api/collections/_users/records";
     let user =
         json!({"email": "U@example.com", "password": "12345678", "passwordConfirm": "12345678"});
