@@ -263,3 +263,139 @@ fn statistics_may_be_changed_and_runs_that_have_ended_deleted() {
     bench.sql("DELETE FROM runs");
     assert_eq!(bench.number("SELECT count(*) FROM runs"), 0);
 }
+
+/// What is refused of a table with accounts, and why.
+const ABOUT_SECRETS: [(&str, &str); 28] = [
+    ("SELECT * FROM {}", "read password of the accounts"),
+    ("SELECT PASSWORD FROM {}", "read password"),
+    ("SELECT \"_Token_Key\" FROM main.{}", "read _token_key"),
+    ("SELECT x._token_key FROM {} AS x", "read _token_key"),
+    ("SELECT 1 FROM {} WHERE password > 'a'", "read password"),
+    (
+        "SELECT email FROM {} ORDER BY _token_key",
+        "read _token_key",
+    ),
+    ("SELECT count(password) FROM {}", "read password"),
+    (
+        "WITH w AS (SELECT * FROM {}) SELECT id FROM w WHERE password = ''",
+        "read",
+    ),
+    ("INSERT INTO notes SELECT * FROM {}", "read password"),
+    (
+        "UPDATE notes SET a = (SELECT _token_key FROM {})",
+        "read _token_key",
+    ),
+    (
+        "UPDATE notes SET a = it.password FROM {} AS it",
+        "read password",
+    ),
+    (
+        "SELECT it.id FROM {} AS it JOIN doors USING (password)",
+        "join accounts",
+    ),
+    (
+        "SELECT it.id FROM {} AS it NATURAL JOIN doors",
+        "join accounts",
+    ),
+    (
+        "SELECT password FROM doors FULL JOIN {} USING (password)",
+        "read password",
+    ),
+    (
+        "SELECT doors.id FROM doors JOIN \"{}\" AS it /* */ uSiNg(id)",
+        "join accounts",
+    ),
+    (
+        "UPDATE {} SET password = 'x'",
+        "write password of the accounts",
+    ),
+    (
+        "UPDATE {} SET (email, _token_key) = ('x', 'y')",
+        "write _token_key",
+    ),
+    ("UPDATE {} SET email = password", "read password"),
+    (
+        "UPDATE {} SET email = '' RETURNING password",
+        "read password",
+    ),
+    ("DELETE FROM {} RETURNING *", "read password"),
+    ("DELETE FROM {} WHERE _token_key = 'key'", "read _token_key"),
+    (
+        "INSERT INTO {} (id, email) VALUES ('b', 'b')",
+        "insert accounts into",
+    ),
+    (
+        "INSERT INTO {} (id, password) VALUES ('b', 'b')",
+        "insert accounts into",
+    ),
+    ("REPLACE INTO {} (id) VALUES ('a')", "insert accounts into"),
+    (
+        "INSERT INTO {} (id) VALUES ('a') ON CONFLICT DO UPDATE SET password = 'x'",
+        "insert accounts into",
+    ),
+    (
+        "CREATE TABLE copy AS SELECT * FROM {}",
+        "make, change or drop",
+    ),
+    (
+        "ALTER TABLE {} RENAME COLUMN password TO x",
+        "make, change or drop",
+    ),
+    ("ALTER TABLE {} RENAME TO x", "make, change or drop"),
+];
+
+/// Scripts read, copied and overwrote the secrets of accounts in collections without a leading underscore, and could use
+/// nothing of `_users`: the name of the table decided. The columns decide now.
+#[test]
+fn of_accounts_all_is_used_but_what_they_sign_in_with() {
+    let bench = Bench::new(Schema::Default);
+    for name in ["_users", "staff"] {
+        let made = format!(
+            "CREATE TABLE {name} (id TEXT PRIMARY KEY NOT NULL, email TEXT, verified INTEGER, password TEXT, _token_key TEXT);
+             INSERT INTO {name} VALUES ('a', 'a@example.com', 0, 'hash', 'key')"
+        );
+        bench
+            .database
+            .write(move |tx| Ok(tx.execute_batch(&made)?))
+            .unwrap();
+    }
+    // A base collection may call a field so.
+    bench.sql("CREATE TABLE doors (id TEXT, password TEXT)");
+    bench.sql("CREATE TABLE notes (id TEXT, a, b, c, d)");
+    bench.sql("CREATE VIEW shown AS SELECT password AS harmless FROM staff");
+    bench.sql(
+        "CREATE TRIGGER copying AFTER DELETE ON notes BEGIN
+             INSERT INTO doors (password) SELECT _token_key FROM staff; END",
+    );
+    for name in ["_users", "staff"] {
+        for (sql, part) in ABOUT_SECRETS {
+            refused(&bench, Scope::Records, &sql.replace("{}", name), part);
+        }
+        let rest = format!(
+            "UPDATE {name} SET verified = 1, email = lower(email) WHERE id = 'a';
+             INSERT INTO notes (a) SELECT email FROM {name} WHERE verified"
+        );
+        assert_eq!(bench.run(Scope::Records, &rest).unwrap(), 2);
+        let count = format!("SELECT count(*), id, rowid FROM {name} GROUP BY id");
+        bench.run(Scope::Records, &count).unwrap();
+    }
+    refused(
+        &bench,
+        Scope::Records,
+        "SELECT * FROM shown",
+        "read password",
+    );
+    refused(
+        &bench,
+        Scope::Records,
+        "DELETE FROM notes",
+        "read _token_key",
+    );
+    bench.sql("DROP TRIGGER copying");
+    let doors = "INSERT INTO doors (password) VALUES ('open'); SELECT * FROM doors";
+    assert_eq!(bench.run(Scope::Records, doors).unwrap(), 1);
+    for name in ["_users", "staff"] {
+        let gone = format!("DELETE FROM {name} WHERE verified");
+        assert_eq!(bench.run(Scope::Records, &gone).unwrap(), 1);
+    }
+}
