@@ -17,6 +17,7 @@ use rusqlite::types::Null;
 
 use super::database::BUSY_WAIT;
 use super::database::WAL_BYTES_KEPT;
+use super::database::distrust;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
@@ -148,6 +149,8 @@ fn open_memory() -> Result<Connection> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(":memory:", flags)?;
     connection.busy_timeout(BUSY_WAIT)?;
+    distrust(&connection)?;
+    // Or no page could be written.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
     Ok(connection)
 }

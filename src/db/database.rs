@@ -508,6 +508,7 @@ pub fn prepare(
     connection.pragma_update(None, "cache_size", -cache_kib)?;
     // Relations are kept right by `records`; this is for tables that people add themselves.
     connection.pragma_update(None, "foreign_keys", true)?;
+    distrust(connection)?;
     // No statement of a client may write to the schema or the shadow tables.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     // A misspelt column in double quotes is an error, not a string.
@@ -521,6 +522,14 @@ pub fn prepare(
     deadline.attach(connection)?;
     (settings.prepare)(connection, &deadline)?;
     Ok(deadline)
+}
+
+/// Sets up what holds for every connection to a file, since a master, a backup or another program may have written it.
+pub fn distrust(connection: &Connection) -> rusqlite::Result<()> {
+    // Views, triggers, defaults and indexes of the file can call harmless functions only.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    // A cell that leads out of its page is noticed when the page is read.
+    connection.pragma_update(None, "cell_size_check", true)
 }
 
 /// Names the way out when SQLite says that a file is no database or damaged.

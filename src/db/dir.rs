@@ -7,6 +7,7 @@ use std::io::Seek as _;
 use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -18,6 +19,7 @@ use super::file;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::log;
 
 /// Where a restore puts things until all of them are there.
 pub const RESTORING: &str = ".restoring";
@@ -37,6 +39,17 @@ pub fn create_dir(dir: &Path) -> Result<()> {
                 dir.display()
             ))
         })
+}
+
+/// Says so when others can write in the directory: they could put files of their own in the place of ours.
+pub fn warn_if_writable(dir: &Path) {
+    let mode = fs::metadata(dir).map_or(0, |data| data.permissions().mode());
+    if mode & 0o022 != 0 {
+        log::warn(format_args!(
+            "others can write in the data directory {}; chmod 700 it",
+            dir.display()
+        ));
+    }
 }
 
 /// Keeps every server out of a data directory for as long as the result lives. A conflict: one is there.

@@ -137,6 +137,7 @@ impl Databases {
     pub fn open(dir: &Path, settings: Settings) -> Result<Databases> {
         create_dir(dir)?;
         let lock = lock_dir(dir)?;
+        dir::warn_if_writable(dir);
         dir::refuse_half_restored(dir)?;
         if settings.role == Role::Master {
             refuse_emptied(dir)?;

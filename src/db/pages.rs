@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use rusqlite::Connection;
 use rusqlite::OpenFlags;
+use rusqlite::config::DbConfig;
 use rustix::fs::Access;
 use xxhash_rust::xxh3::Xxh3;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -27,6 +28,7 @@ use super::checkpoint::fold;
 use super::checkpoint::log_pages;
 use super::database::BUSY_WAIT;
 use super::database::beside;
+use super::database::distrust;
 use super::database::refuse_unusable;
 use super::still;
 use crate::error::Error;
@@ -158,6 +160,8 @@ impl PageReader {
         let connection = opened
             .and_then(|connection| {
                 connection.busy_timeout(BUSY_WAIT)?;
+                distrust(&connection)?;
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
                 connection.pragma_update(None, "query_only", true)?;
                 connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
                 connection.pragma_update(None, "wal_autocheckpoint", 0)?;

@@ -8,11 +8,13 @@ use std::path::Path;
 
 use rusqlite::Connection;
 use rusqlite::OpenFlags;
+use rusqlite::config::DbConfig;
 use rustix::fs::Access;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::Prepare;
+use super::database::distrust;
 use super::database::is_damaged;
 use super::deadline::Deadline;
 use super::migrate;
@@ -25,6 +27,8 @@ use crate::error::ResultExt as _;
 /// takes nothing.
 pub fn open(path: &Path, prepare: Prepare) -> Result<Connection> {
     let connection = open_uri(path, "immutable=1")?;
+    distrust(&connection)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     prepare(&connection, &Deadline::new())?;
     Ok(connection)
 }
@@ -131,4 +135,66 @@ fn integrity(connection: &Connection) -> Result<Vec<String>> {
     let mut found: Vec<String> = rows.collect::<rusqlite::Result<_>>()?;
     found.retain(|line| line != "ok");
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Database;
+    use super::super::Role;
+    use super::super::Settings;
+    use super::super::Synchronous;
+    use super::super::pages::PageReader;
+    use super::*;
+    use rusqlite::functions::FunctionFlags;
+
+    /// A file may come from a master, a backup or another program: its views and triggers are not trusted on any way
+    /// on which it is opened.
+    #[test]
+    fn no_connection_trusts_the_schema_of_a_file() {
+        let dir = std::env::temp_dir().join(format!("vski-distrust-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("it.db");
+        let settings = Settings {
+            role: Role::Master,
+            synchronous: Synchronous::Normal,
+            prepare: crate::records::register,
+        };
+        let check = |connection: &Connection| {
+            let number = |name: &str| -> i64 {
+                let value = connection.pragma_query_value(None, name, |row| row.get(0));
+                value.unwrap()
+            };
+            assert_eq!(
+                (number("trusted_schema"), number("cell_size_check")),
+                (0, 1)
+            );
+            let dear = FunctionFlags::SQLITE_UTF8;
+            connection.create_scalar_function("dear", 0, dear, |_| Ok(1))?;
+            let direct: i64 = connection.query_row("SELECT dear()", [], |row| row.get(0))?;
+            assert_eq!(direct, 1);
+            let sql = "SELECT * FROM harmless";
+            let found: i64 = connection.query_row(sql, [], |row| row.get(0))?;
+            assert_eq!(found, 1);
+            let refusal = connection.prepare("SELECT * FROM hostile").unwrap_err();
+            assert!(
+                refusal.to_string().contains("unsafe use of dear"),
+                "{refusal}"
+            );
+            Ok(())
+        };
+        let database = Database::open(&path, Schema::Tenant, settings).unwrap();
+        let views = "CREATE VIEW hostile AS SELECT dear(); CREATE VIEW harmless AS SELECT vski_like('ab', 'b');";
+        database
+            .write(move |tx| Ok(tx.execute_batch(views)?))
+            .unwrap();
+        database.write(move |tx| check(tx)).unwrap();
+        database.read(check).unwrap();
+        let pages = PageReader::open(&path).unwrap();
+        crate::records::register(pages.snapshot().unwrap().connection(), &Deadline::new()).unwrap();
+        check(pages.snapshot().unwrap().connection()).unwrap();
+        drop(pages);
+        database.close().unwrap();
+        check(&open(&path, settings.prepare).unwrap()).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }
