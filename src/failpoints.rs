@@ -20,6 +20,14 @@ mod armed {
         }
     }
 
+    /// Whether `VSKI_FAILPOINT` is `WHAT-WHERE`, where `WHAT` may be one of several with `+` between them.
+    pub fn is_armed(what: &str, place: &str) -> bool {
+        let armed = ARMED.get_or_init(read).as_ref();
+        armed
+            .and_then(|(name, _)| name.split_once('-'))
+            .is_some_and(|(whats, armed)| armed == place && whats.split('+').any(|it| it == what))
+    }
+
     /// Ends the process here, if it is armed for this point and this time.
     pub fn reach(name: &'static str) {
         let Some((armed, times)) = ARMED.get_or_init(read) else {
@@ -38,7 +46,16 @@ mod armed {
 }
 
 #[cfg(debug_assertions)]
+pub use armed::is_armed;
+#[cfg(debug_assertions)]
 pub use armed::reach;
+
+/// False.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn is_armed(_what: &str, _where: &str) -> bool {
+    false
+}
 
 /// Nothing.
 #[cfg(not(debug_assertions))]

@@ -33,6 +33,7 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::error::ResultExt as _;
+use crate::failpoints;
 use crate::files;
 use crate::http;
 use crate::log;
@@ -81,6 +82,7 @@ pub fn run<E: From<Error>>(
             "trusting the authorities of {VARIABLE} alone certificates={trusted} ignored={ignored}"
         ));
     }
+    threads::supervise(Some(end_in_order));
     let running = start(config).map_err(E::from)?;
     log::info(format_args!(
         "started version={} node={} addr={} data={}",
@@ -96,8 +98,9 @@ pub fn run<E: From<Error>>(
     if let Some(signal) = signals.forever().next() {
         log::info(format_args!("stopping signal={signal}"));
     }
+    threads::supervise(None);
     let second = end_at_second_signal(signals)?;
-    let is_clean = running.stop();
+    let is_clean = running.stop() && threads::dead().is_none();
     log::info(format_args!("stopped clean={is_clean}"));
     log.finish();
     drop(second);
@@ -273,7 +276,7 @@ impl Running {
         let mut all_ended = true;
         for (name, thread) in self.threads {
             if !threads::join_until(thread, deadline) {
-                log::warn(format_args!("still running thread={name}"));
+                log::warn(format_args!("not ended in order thread={name}"));
                 all_ended = false;
             }
         }
@@ -374,6 +377,17 @@ fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<
         ));
     }
     Ok(sockets)
+}
+
+/// A server that lacks a thread answers and does half of its work. What it has in memory may be wrong, so it is started
+/// again from what is on disk, by systemd or the like: the exit code is 1.
+fn end_in_order(thread: &str) {
+    log::error(format_args!(
+        "stopping, since a thread has panicked thread={thread}"
+    ));
+    if !failpoints::is_armed("stay", thread) {
+        let _ = signal_hook::low_level::raise(SIGTERM);
+    }
 }
 
 /// While the stop is under way another signal ends the process at once.

@@ -3,10 +3,14 @@
 //! Every thread of the program is started by [`spawn`] and has a name; nobody pauses except in
 //! [`Stop::wait`], so that a stop is noticed at once everywhere.
 
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,6 +18,7 @@ use std::time::Instant;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::failpoints;
 
 /// A shared flag, set once, that every loop of the program looks at.
 #[derive(Clone, Default)]
@@ -50,8 +55,53 @@ impl Stop {
     }
 }
 
-/// Starts a named thread. Fails (instead of panicking) when the system gives no more threads.
+/// Told of a thread that has panicked; none while there is no server, or when it stops.
+static SUPERVISOR: Mutex<Option<fn(&str)>> = Mutex::new(None);
+/// The first thread that has panicked.
+static DEAD: OnceLock<String> = OnceLock::new();
+
+/// From now on `told` is called when a thread panics that [`spawn`] has started. With none they are not told of, as at a
+/// stop.
+pub fn supervise(told: Option<fn(&str)>) {
+    *lock(&SUPERVISOR) = told;
+}
+
+/// The first thread of a server that has panicked.
+pub fn dead() -> Option<&'static str> {
+    DEAD.get().map(String::as_str)
+}
+
+fn has_died(name: &str) {
+    let told = *lock(&SUPERVISOR);
+    if let Some(told) = told {
+        let _ = DEAD.set(name.to_owned());
+        told(name);
+    }
+}
+
+/// Starts a named thread, without which the server cannot do its work: a panic in it is told to the supervisor. Fails (instead of panicking) when the system gives no more threads.
 pub fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    let own = name.to_owned();
+    spawn_for_result(name, move || {
+        let body = || {
+            assert!(!failpoints::is_armed("panic", &own), "a test wants it");
+            body()
+        };
+        match catch_unwind(AssertUnwindSafe(body)) {
+            Ok(result) => result,
+            Err(panic) => {
+                has_died(&own);
+                resume_unwind(panic)
+            }
+        }
+    })
+}
+
+/// Starts a named thread whose end is waited for, where a panic is an error like others.
+pub fn spawn_for_result<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>> {

@@ -7,10 +7,16 @@ use super::json_response;
 use crate::error::Error;
 use crate::error::Result;
 use crate::http::Response;
+use crate::threads;
 
 /// Says that the server answers; the shape is PocketBase's. A replica adds whether it has what its
 /// master has.
 pub fn get(call: &Call<'_>) -> Result<Response> {
+    if let Some(thread) = threads::dead() {
+        return Err(Error::unavailable(format!(
+            "The thread {thread} of the server has failed; the server stops."
+        )));
+    }
     let data = match call.app.replica() {
         Some(replica) => {
             let behind = replica.seconds_behind();

@@ -176,7 +176,8 @@ impl Server {
             let alive = Alive(Arc::clone(&workers));
             let inner = Arc::clone(&inner);
             pool.execute(move || {
-                inner.work();
+                // What panics beside a handler costs its request, and no worker.
+                while panic::catch_unwind(AssertUnwindSafe(|| inner.work())).is_err() {}
                 drop(inner);
                 drop(alive);
             });

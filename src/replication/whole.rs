@@ -215,7 +215,7 @@ impl Whole {
     /// Asks for a part, and does not wait for it.
     fn ask(&self, after: u32) -> Result<Asked> {
         let (client, name, epoch) = (Arc::clone(&self.client), self.name.to_owned(), self.epoch);
-        threads::spawn("prefetch", move || {
+        threads::spawn_for_result("prefetch", move || {
             Client::part(&client, &name, epoch, after)
         })
     }

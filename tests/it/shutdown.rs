@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::support;
 use crate::support::server::Server;
+use crate::support::wait_until;
 
 const HEALTH: &[u8] = b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -183,4 +184,35 @@ fn exit_code(server: &mut Server) -> Option<i32> {
 
 fn pause(ms: u64) {
     support::pause(Duration::from_millis(ms));
+}
+
+/// A panic in a thread that serves left a server that answered `/api/health` with 200 and told no subscriber anything any
+/// more. It ends, in order, so that it is started again from what is on disk.
+#[test]
+fn a_server_that_lacks_a_thread_ends() {
+    for thread in ["timer", "realtime", "webhooks", "cron-sql"] {
+        let point = format!("panic-{thread}");
+        let mut server = Server::with(&[("VSKI_FAILPOINT", &point)]);
+        assert_eq!(server.wait().code(), Some(1), "{thread}");
+        let said = format!("stopping, since a thread has panicked thread={thread}");
+        wait_until("the log says so", || {
+            let log = server.log();
+            let has = |text: &str| log.iter().any(|line| line.contains(text));
+            has(&said) && has("stopped clean=false")
+        });
+        let (dir, _) = server.into_parts();
+        let server = Server::from_parts((dir, Vec::new()));
+        server.api().get("/api/health").expect(200);
+    }
+}
+
+/// As long as it has not ended, load balancers are told.
+#[test]
+fn the_health_of_a_server_names_the_thread_that_it_lacks() {
+    let server = Server::with(&[("VSKI_FAILPOINT", "panic+stay-realtime")]);
+    let health = || server.api().get("/api/health");
+    wait_until("it is noticed", || health().status == 503);
+    assert!(health().text("/message").contains("The thread realtime"));
+    server.admin().get("/api/collections").expect(200);
+    assert_eq!(server.stop().code(), Some(1));
 }

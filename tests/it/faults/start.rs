@@ -341,6 +341,29 @@ fn files_of_the_data_directory_are_for_their_owner_only() {
     }
 }
 
+/// Whoever can write in the directory can put files in the place of ours, and a server started there without a word.
+#[test]
+fn a_directory_in_which_others_can_write_is_warned_of() {
+    for (mode, warnings) in [(0o777, 1), (0o770, 1), (0o755, 0), (0o700, 0)] {
+        let dir = Dir::new();
+        let data = dir.path().join("data");
+        fs::create_dir(&data).unwrap();
+        fs::set_permissions(&data, fs::Permissions::from_mode(mode)).unwrap();
+        let mut command = serve_command(dir.path());
+        command.env("LOG", "warn");
+        let server = Server::from_command(command, Arc::new(Dir::new()), Vec::new());
+        server.api().get("/api/health").expect(200);
+        let log = server.log();
+        assert!(server.stop().success());
+        let told = log.iter().filter(|it| it.contains("others can write"));
+        assert_eq!(told.count(), warnings, "{mode:o}: {log:?}");
+    }
+    let dir = Dir::new();
+    drop(serve(dir.path()));
+    let made = fs::metadata(dir.path().join("data")).unwrap();
+    assert_eq!(made.permissions().mode() & 0o777, 0o700);
+}
+
 #[test]
 fn a_damaged_tenant_harms_nobody_else() {
     type Damage = (fn(&Path), &'static str);
