@@ -7,7 +7,7 @@ use serde_json::json;
 
 /// Items of a page when nothing is said, and at most; more are not refused but cut, as PocketBase does.
 pub const SIZE: u64 = 30;
-pub const SIZE_MAX: u64 = 500;
+pub const SIZE_MAX: u64 = 1000;
 
 /// Which page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,8 @@ mod tests {
                 size: 30
             }
         );
-        assert_eq!(Page::new(3, 501).size, 500);
+        assert_eq!(Page::new(3, 1000).size, 1000);
+        assert_eq!(Page::new(3, 1001).size, 1000);
         assert_eq!(Page::new(3, 20).skip(), 40);
     }
 

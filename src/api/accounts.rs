@@ -41,8 +41,13 @@ struct Credentials {
 
 #[derive(Deserialize)]
 struct Address {
-    #[serde(alias = "newEmail")]
     email: String,
+}
+
+#[derive(Deserialize)]
+struct NewAddress {
+    #[serde(rename = "newEmail", alias = "email")]
+    address: String,
 }
 
 #[derive(Deserialize)]
@@ -155,10 +160,15 @@ pub fn request_password_reset(call: &Call<'_>) -> Result<Response> {
 }
 
 pub fn request_email_change(call: &Call<'_>) -> Result<Response> {
-    let body: Address = call.body()?;
+    let body: NewAddress = call.body()?;
     let (realm, user) = own(call)?;
     let auth = &call.app.auth;
-    if let Some(mail) = auth.mail_for_new_address(&realm, &user, &body.email, call.client())? {
+    let as_sent = |error: Error| match error.field_errors().get("email") {
+        Some(wrong) => Error::field("newEmail", wrong.code, wrong.message.clone()),
+        None => error,
+    };
+    let mail = auth.mail_for_new_address(&realm, &user, &body.address, call.client());
+    if let Some(mail) = mail.map_err(as_sent)? {
         call.app.mail.send(mail);
     }
     Ok(Response::empty(204))

@@ -264,11 +264,8 @@ impl<'a> Reader<'a> {
                     .get("id")
                     .map(|raw| serde_json::from_str::<String>(raw.get()));
                 let Some(id) = id.and_then(Result::ok).filter(|id| !id.is_empty()) else {
-                    return Err(Error::field(
-                        "id",
-                        "validation_required",
-                        "PUT needs the id.",
-                    ));
+                    // Without an id it can only be a new one.
+                    return self.action(Verb::Create, String::new(), collection, input);
                 };
                 let drafts = Upsert {
                     update: update(),

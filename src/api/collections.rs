@@ -16,14 +16,9 @@ use crate::http::Response;
 use crate::rules::Identity;
 
 /// The collections of the database in the envelope of every list: the page that is asked for, or
-/// all in one.
+/// all in one. A filter is passed over: there are few, and clients choose among them.
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let pairs = call.query()?;
-    if parameter(&pairs, "filter").is_some_and(|filter| !filter.trim().is_empty()) {
-        return Err(Error::invalid(
-            "Collections are not filtered; ask for one by its name.",
-        ));
-    }
     let collections = call.collections()?;
     let mut all: Vec<&Collection> = collections.all().into_iter().map(AsRef::as_ref).collect();
     sort(&mut all, parameter(&pairs, "sort").unwrap_or_default())?;

@@ -1,5 +1,6 @@
 //! Records: list, get, create, change, delete, and the last two in bulk.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -28,6 +29,7 @@ use crate::records::Scope;
 use crate::records::Shape;
 use crate::records::Shown;
 use crate::records::Versions;
+use crate::rules::Operation;
 
 #[derive(Deserialize)]
 struct BulkUpdate {
@@ -124,7 +126,8 @@ pub fn create_in(call: &Call<'_>, collection: &str) -> Result<Response> {
     let scope = call.scope()?;
     let collection = Arc::clone(scope.collections.get(collection)?);
     let hash = |password: &str| call.hash(password);
-    let input = forms::input(call, &collection)?;
+    let input = forms::input(call, &collection)
+        .map_err(|error| access_first(error, || scope.check(&collection, Operation::Create)))?;
     let mut draft = Draft::create(&scope, &collection, &input.body, &hash)?;
     input.attach(&collection, &mut draft);
     let placed = match draft.files().is_empty() {
@@ -147,10 +150,9 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
-    let (id, input) = (
-        call.param("id").to_owned(),
-        forms::input(call, &collection)?,
-    );
+    let id = call.param("id").to_owned();
+    let input = forms::input(call, &collection)
+        .map_err(|error| access_first(error, || may_update(call, &scope, &collection, &id)))?;
     let hash = |password: &str| call.hash(password);
     let mut draft = update_draft(call, &scope, &collection, &id, &input.body, &hash)?;
     input.attach(&collection, &mut draft);
@@ -163,6 +165,21 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
     placed.into_iter().for_each(Placed::keep);
     call.notify_files(has_files);
     Ok(one(shown, ignored))
+}
+
+/// A body that cannot be read is the answer only to callers who may do what it is for.
+fn access_first(error: Error, check: impl FnOnce() -> Result<()>) -> Error {
+    check().err().unwrap_or(error)
+}
+
+fn may_update(call: &Call<'_>, scope: &Scope, collection: &Collection, id: &str) -> Result<()> {
+    let operation = Operation::Update;
+    scope.check(collection, operation)?;
+    let may = |connection: &_| records::may(operation, connection, scope, collection, id);
+    match call.database()?.read(may)? {
+        true => Ok(()),
+        false => Err(records::no_record()),
+    }
 }
 
 /// The draft of a change to one record. Changing the password or address of an account needs its
@@ -214,7 +231,7 @@ pub fn delete(call: &Call<'_>) -> Result<Response> {
 /// Changes several records in the same way, all or none.
 pub fn bulk_update(call: &Call<'_>) -> Result<Response> {
     let BulkUpdate { ids, data } = call.body_to(2)?;
-    check_ids(&ids)?;
+    let ids = distinct(ids)?;
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
@@ -231,7 +248,7 @@ pub fn bulk_update(call: &Call<'_>) -> Result<Response> {
 /// Deletes several records, all or none.
 pub fn bulk_delete(call: &Call<'_>) -> Result<Response> {
     let BulkDelete { ids } = call.body_to(2)?;
-    check_ids(&ids)?;
+    let ids = distinct(ids)?;
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
     let has_files = scope.collections.has_files();
@@ -241,9 +258,12 @@ pub fn bulk_delete(call: &Call<'_>) -> Result<Response> {
     Ok(Response::empty(204))
 }
 
-fn check_ids(ids: &[String]) -> Result<()> {
+/// Each of the ids once: what is done to a record is done once, however often it is named.
+fn distinct(mut ids: Vec<String>) -> Result<Vec<String>> {
     if (1..=BULK_MAX).contains(&ids.len()) {
-        return Ok(());
+        let mut seen = HashSet::new();
+        ids.retain(|id| seen.insert(id.clone()));
+        return Ok(ids);
     }
     Err(Error::field(
         "ids",

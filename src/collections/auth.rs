@@ -10,6 +10,7 @@ use super::DomainOptions;
 use super::Field;
 use super::FieldKind;
 use super::definition::MANAGE_RULE;
+use super::definition::key_of_field;
 use crate::clock;
 use crate::error::Error;
 use crate::error::Result;
@@ -150,7 +151,7 @@ fn refuse_other_email_visibility(fields: &[Field]) -> Result<()> {
     match fields.iter().find(is_other) {
         None => Ok(()),
         Some(field) => Err(Error::field(
-            field.name.clone(),
+            key_of_field(&field.name),
             "validation_invalid_definition",
             "This name is reserved for the bool field that says whether an account shows its address.",
         )),
@@ -161,6 +162,14 @@ fn refuse_other_email_visibility(fields: &[Field]) -> Result<()> {
 /// types, however they were written down (COL-6).
 pub fn complete_fields(fields: &mut Vec<Field>) -> Result<()> {
     refuse_other_email_visibility(fields)?;
+    let confirms = |field: &&Field| field.name.eq_ignore_ascii_case("passwordConfirm");
+    if let Some(field) = fields.iter().find(confirms) {
+        return Err(Error::field(
+            key_of_field(&field.name),
+            "validation_invalid_definition",
+            "Accounts are sent their password twice under this name.",
+        ));
+    }
     let email = FieldKind::Email(DomainOptions::default());
     let wanted = [
         ("email", email, true),
@@ -206,7 +215,7 @@ pub fn complete_fields(fields: &mut Vec<Field>) -> Result<()> {
         .find(|field| field.is_secret() && field.name != "password")
     {
         Some(field) => Err(Error::field(
-            field.name.clone(),
+            key_of_field(&field.name),
             "validation_invalid_definition",
             "The one password field of an auth collection is called password.",
         )),

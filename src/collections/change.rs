@@ -11,6 +11,7 @@ use super::FieldKind;
 use super::auth;
 use super::definition::Draft;
 use super::definition::FIELD_RULES;
+use super::definition::key_of_field;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -42,7 +43,7 @@ pub fn change(
         CollectionKind::Base => {
             if let Some(field) = collection.fields.iter().find(|field| field.is_secret()) {
                 return Err(Error::field(
-                    field.name.clone(),
+                    key_of_field(&field.name),
                     "validation_invalid_definition",
                     "Only auth collections have a password.",
                 ));
@@ -109,7 +110,7 @@ fn resolve_relations(collection: &mut Collection, current: &Collections) -> Resu
         }
         let Some(found) = current.by_id(target).or_else(|| current.find(target)) else {
             return Err(Error::field(
-                field.name.clone(),
+                key_of_field(&field.name),
                 "validation_invalid_definition",
                 format!("There is no collection {target} to relate to."),
             ));
@@ -182,7 +183,7 @@ pub fn keep_storage_forms(previous: &Collection, next: &mut Collection) -> Resul
         let by_id = previous.fields.iter().find(|before| before.id == field.id);
         if let Some(before) = by_id.filter(|before| before.name != field.name) {
             return Err(Error::field(
-                field.name.clone(),
+                key_of_field(&field.name),
                 "validation_unchangeable",
                 format!("The field {} cannot be renamed.", before.name),
             ));
@@ -199,7 +200,7 @@ pub fn keep_storage_forms(previous: &Collection, next: &mut Collection) -> Resul
         let are_plain = before.kind.is_plain_text() && field.kind.is_plain_text();
         if !(is_same && is_same_target || are_plain) {
             return Err(Error::field(
-                field.name.clone(),
+                key_of_field(&field.name),
                 "validation_unchangeable",
                 format!("The field is a {} and stays one.", before.kind.name()),
             ));

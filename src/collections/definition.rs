@@ -258,7 +258,12 @@ fn unknown(key: &str) -> Error {
     )
 }
 
-/// What is wrong with an attribute or a field of a definition.
+/// The key of a field among what is wrong: none of an attribute is like it.
+pub fn key_of_field(name: &str) -> String {
+    format!("fields.{name}")
+}
+
+/// What is wrong with an attribute of a definition, or with a field by its [`key_of_field`].
 pub fn invalid(name: &str, message: impl Into<String>) -> Error {
     Error::field(name, "validation_invalid_definition", message)
 }

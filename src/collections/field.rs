@@ -14,6 +14,7 @@ use super::RelationOptions;
 use super::TextOptions;
 use super::TimeOptions;
 use super::definition::invalid;
+use super::definition::key_of_field;
 use super::definition::object_or_text;
 use crate::clock;
 use crate::error::Error;
@@ -34,7 +35,7 @@ const PASSWORD_CHARS_MIN: usize = 8;
 /// Fields that every record has without being asked; definitions of them are passed over.
 const AUTOMATIC: [&str; 3] = ["id", "created", "updated"];
 /// Names that mean something else in a record or in SQL.
-const RESERVED_FIELDS: [&str; 9] = [
+const RESERVED_FIELDS: [&str; 8] = [
     "id",
     "created",
     "updated",
@@ -43,22 +44,12 @@ const RESERVED_FIELDS: [&str; 9] = [
     "expand",
     "rowid",
     "oid",
-    "passwordconfirm",
 ];
 /// Words of the filter language, which no path can begin with.
 const FILTER_WORDS: [&str; 8] = ["and", "or", "not", "in", "is", "null", "true", "false"];
-/// Sent by PocketBase's tools with every field; nothing here depends on them.
-const PASSED_OVER: [&str; 9] = [
-    "system",
-    "presentable",
-    "primaryKey",
-    "autogeneratePattern",
-    "convertURLs",
-    "help",
-    "onCreate",
-    "onUpdate",
-    "thumbs",
-];
+/// Sent by PocketBase's tools with every field, for people who look at its own pages. Options that would
+/// do something and do not here are refused: nobody should rely on them.
+const PASSED_OVER: [&str; 3] = ["system", "presentable", "help"];
 
 /// Whether a field or collection may be called so.
 pub fn is_word(name: &str) -> bool {
@@ -75,18 +66,19 @@ pub fn parse_fields(key: &str, value: &Value) -> Result<Vec<Field>> {
         return Err(invalid(key, "Must be a list of fields."));
     };
     let mut fields: Vec<Field> = Vec::new();
-    for value in list {
-        let Some(field) = parse_field(value)? else {
+    for (position, value) in list.iter().enumerate() {
+        let Some(field) = parse_field(position, value)? else {
             continue;
         };
+        let key = key_of_field(&field.name);
         if fields
             .iter()
             .any(|other| other.name.eq_ignore_ascii_case(&field.name))
         {
-            return Err(invalid(&field.name, "There are two fields of this name."));
+            return Err(invalid(&key, "There are two fields of this name."));
         }
         if fields.iter().any(|other| other.id == field.id) {
-            return Err(invalid(&field.name, "Another field has this id."));
+            return Err(invalid(&key, "Another field has this id."));
         }
         fields.push(field);
     }
@@ -97,12 +89,15 @@ pub fn parse_fields(key: &str, value: &Value) -> Result<Vec<Field>> {
 }
 
 /// None for a definition of `id`, `created` or `updated`, which are always there.
-fn parse_field(value: &Value) -> Result<Option<Field>> {
+fn parse_field(position: usize, value: &Value) -> Result<Option<Field>> {
+    // Until its name is known a field is called by its position.
+    let key = key_of_field(&position.to_string());
     let Some(object) = value.as_object() else {
-        return Err(Error::invalid("A field is a JSON object."));
+        return Err(invalid(&key, "A field is a JSON object."));
     };
+    let key = format!("{key}.name");
     let Some(name) = object.get("name").and_then(Value::as_str) else {
-        return Err(Error::invalid("Every field has a name."));
+        return Err(invalid(&key, "Every field has a name."));
     };
     if AUTOMATIC.contains(&name) {
         return Ok(None);
@@ -112,7 +107,7 @@ fn parse_field(value: &Value) -> Result<Option<Field>> {
         RESERVED_FIELDS.contains(&lower.as_str()) || FILTER_WORDS.contains(&lower.as_str());
     if !is_word(name) || is_reserved {
         return Err(invalid(
-            name,
+            &key,
             "A field name is 1 to 64 of A-Z, a-z, 0-9 and _, begins with a letter and is not reserved.",
         ));
     }
@@ -162,7 +157,9 @@ fn parse_field_kind(options: &mut Options<'_>) -> Result<FieldKind> {
             collection_id: options
                 .text("collectionId")?
                 .filter(|id| !id.is_empty())
-                .ok_or_else(|| options.refuse("A relation needs a collectionId."))?,
+                .ok_or_else(|| {
+                    options.refuse_at("collectionId", "A relation needs a collectionId.")
+                })?,
             select_max: options.select_max()?,
             cascade_delete: options.flag("cascadeDelete")?,
         }),
@@ -179,7 +176,8 @@ fn parse_field_kind(options: &mut Options<'_>) -> Result<FieldKind> {
             chars_min: options.count("min")?.unwrap_or(PASSWORD_CHARS_MIN).max(1),
         },
         _ => {
-            return Err(options.refuse(
+            return Err(options.refuse_at(
+                "type",
                 "The type must be text, email, url, editor, number, bool, date, datetime, select, \
                  json, relation or file.",
             ));
@@ -191,10 +189,16 @@ fn parse_text_options(options: &mut Options<'_>) -> Result<TextOptions> {
     let pattern = match options.text("pattern")? {
         Some(pattern) if !pattern.is_empty() => {
             if pattern.len() > PATTERN_BYTES_MAX {
-                return Err(options.refuse("The pattern is longer than 1000 bytes."));
+                return Err(options.refuse_at("pattern", "The pattern is longer than 1000 bytes."));
             }
-            let regex = Regex::new(&pattern);
-            Some(regex.map_err(|error| options.refuse(format!("The pattern is wrong: {error}.")))?)
+            let plain = pattern.replace(r"\\", "");
+            if plain.contains(r"\p") || plain.contains(r"\P") {
+                let message = r"Classes such as \p{L} are not known in patterns; name the letters, as in [A-Za-z].";
+                return Err(options.refuse_at("pattern", message));
+            }
+            let refuse =
+                |error| options.refuse_at("pattern", format!("The pattern is wrong: {error}."));
+            Some(Regex::new(&pattern).map_err(refuse)?)
         }
         _ => None,
     };
@@ -216,10 +220,10 @@ fn parse_times(
     options: &mut Options<'_>,
     read: impl Fn(&str) -> Option<String>,
 ) -> Result<TimeOptions> {
-    let mut bound = |name| match options.text(name)? {
+    let mut bound = |name: &str| match options.text(name)? {
         Some(text) if !text.is_empty() => match read(&text) {
             Some(time) => Ok(Some(time)),
-            None => Err(options.refuse(format!("{name} is not a valid time."))),
+            None => Err(options.refuse_at(name, "Must be a date such as 2026-01-31.")),
         },
         _ => Ok(None),
     };
@@ -301,14 +305,17 @@ impl<'a> Options<'a> {
             Some(Value::Array(list)) => {
                 values.insert("values".to_owned(), Value::Array(list));
             }
-            Some(nested) => values.extend(object_or_text(field, &nested)?),
+            Some(nested) => {
+                let key = format!("{}.options", key_of_field(field));
+                values.extend(object_or_text(&key, &nested)?);
+            }
         }
         values.remove("name");
         Ok(Options { field, values })
     }
 
-    fn refuse(&self, message: impl Into<String>) -> Error {
-        invalid(self.field, message)
+    fn refuse_at(&self, option: &str, message: impl Into<String>) -> Error {
+        invalid(&format!("{}.{option}", key_of_field(self.field)), message)
     }
 
     fn take<T>(
@@ -321,7 +328,7 @@ impl<'a> Options<'a> {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match read(&value) {
                 Some(value) => Ok(Some(value)),
-                None => Err(self.refuse(format!("{name} must be {takes}."))),
+                None => Err(self.refuse_at(name, format!("Must be {takes}."))),
             },
         }
     }
@@ -367,7 +374,7 @@ impl<'a> Options<'a> {
     fn select_max(&mut self) -> Result<usize> {
         match self.count("maxSelect")?.unwrap_or(1).max(1) {
             count if count <= SELECT_MAX => Ok(count),
-            _ => Err(self.refuse(format!("maxSelect is at most {SELECT_MAX}."))),
+            _ => Err(self.refuse_at("maxSelect", format!("Must be at most {SELECT_MAX}."))),
         }
     }
 
@@ -378,12 +385,13 @@ impl<'a> Options<'a> {
             |value: &String| value.is_empty() || value.contains('\0') || value.starts_with('[');
         let has_twice = |value: &&String| values.iter().filter(|other| other == value).count() > 1;
         if values.is_empty() || values.iter().any(is_wrong) {
-            return Err(
-                self.refuse("A select needs values, none of them empty or beginning with [.")
-            );
+            return Err(self.refuse_at(
+                "values",
+                "A select needs values, none of them empty or beginning with [.",
+            ));
         }
         if let Some(value) = values.iter().find(has_twice) {
-            return Err(self.refuse(format!("The value {value} is listed twice.")));
+            return Err(self.refuse_at("values", format!("The value {value} is listed twice.")));
         }
         Ok(values)
     }
@@ -395,9 +403,10 @@ impl<'a> Options<'a> {
             .iter()
             .find(|(key, value)| is_left(key) && !is_empty(value))
         {
-            Some((key, _)) => {
-                Err(self.refuse(format!("The option {key} is not known for this type.")))
-            }
+            Some((key, _)) => Err(self.refuse_at(
+                key,
+                "This option has no effect on a field of this type; leave it out.",
+            )),
             None => Ok(()),
         }
     }
@@ -472,6 +481,10 @@ mod tests {
             json!({"name": "a", "type": "file", "maxSelect": 5000}),
             json!({"name": "a", "type": "text", "typo": 1}),
             json!({"name": "a", "type": "text", "pattern": "("}),
+            json!({"name": "a", "type": "text", "pattern": "^\\p{L}+$"}),
+            json!({"name": "a", "type": "text", "autogeneratePattern": "[a-z]{5}"}),
+            json!({"name": "a", "type": "file", "thumbs": ["100x100"]}),
+            json!({"name": "a", "type": "editor", "convertURLs": true}),
             json!({"name": "a", "type": "text", "min": -1}),
             json!({"name": "a", "type": "text", "required": "yes"}),
             json!({"name": "a", "type": "select"}),

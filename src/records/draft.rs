@@ -12,6 +12,7 @@ use super::value::Body;
 use super::value::Change;
 use super::value::Modifier;
 use super::version::Precondition;
+use crate::clock;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
 use crate::collections::EMAIL_VISIBILITY;
@@ -28,13 +29,10 @@ use crate::rules::Fields;
 use crate::rules::Operation;
 
 /// Attributes that answers carry and that clients send back; they are not written.
-const PASSED_OVER: [&str; 5] = [
-    "created",
-    "updated",
-    "collectionId",
-    "collectionName",
-    "expand",
-];
+const PASSED_OVER: [&str; 3] = ["collectionId", "collectionName", "expand"];
+
+/// The same, except that those who manage records may set them.
+const TIMES: [&str; 2] = ["created", "updated"];
 
 /// The same of accounts: proofs, and what PocketBase's clients send. A field of such a name comes
 /// first, if there is one.
@@ -58,6 +56,7 @@ pub struct Draft {
     /// The changes that the body mentions, and not only those that make a record whole.
     pub(super) sent: BTreeSet<usize>,
     ignored: Vec<String>,
+    pub(super) times: Times,
     /// The files that come with it and that its changes name.
     pub(super) files: Vec<NewFile>,
     /// Fields that may be sent, but only as they are.
@@ -66,6 +65,13 @@ pub struct Draft {
     pub(super) proof: Proof,
     /// The states of the record in which it is changed.
     pub expected: Precondition,
+}
+
+/// When a record was made and changed, where the request says so.
+#[derive(Clone, Debug, Default)]
+pub struct Times {
+    pub created: Option<String>,
+    pub updated: Option<String>,
 }
 
 /// What a caller has shown who changes the password or address of an account.
@@ -264,6 +270,7 @@ struct Reader<'a> {
     changes: BTreeMap<usize, Change>,
     errors: FieldErrors,
     ignored: Vec<String>,
+    times: Times,
     unchanged: BTreeSet<usize>,
     sent: BTreeSet<usize>,
 }
@@ -278,6 +285,7 @@ impl<'a> Reader<'a> {
             changes: BTreeMap::new(),
             errors: FieldErrors::new(),
             ignored: Vec::new(),
+            times: Times::default(),
             unchanged: BTreeSet::new(),
             sent: BTreeSet::new(),
         }
@@ -294,7 +302,32 @@ impl<'a> Reader<'a> {
             if self.errors.len() >= ERRORS_MAX {
                 return;
             }
+            if TIMES.contains(&key.as_str()) {
+                self.read_time(key, raw);
+                continue;
+            }
             self.read_key(key, raw);
+        }
+    }
+
+    /// Of callers who manage records; what others send back is not written.
+    fn read_time(&mut self, key: &str, raw: &RawValue) {
+        if !self.manages {
+            return;
+        }
+        let text = serde_json::from_str::<Option<String>>(raw.get());
+        if matches!(&text, Ok(text) if text.as_ref().is_none_or(String::is_empty)) {
+            return;
+        }
+        let text = text.ok().flatten();
+        match text.and_then(|text| clock::parse_datetime(&text)) {
+            Some(ms) if key == "created" => self.times.created = Some(clock::format_ms(ms)),
+            Some(ms) => self.times.updated = Some(clock::format_ms(ms)),
+            None => {
+                let message = "Must be a date such as 2026-01-31T12:00:00Z.";
+                let error = FieldError::new("validation_invalid_date", message);
+                self.errors.insert(key.to_owned(), error);
+            }
         }
     }
 
@@ -433,6 +466,7 @@ impl<'a> Reader<'a> {
             errors: self.errors,
             sent: self.sent,
             ignored: self.ignored,
+            times: self.times,
             files: Vec::new(),
             unchanged: self.unchanged,
             proof: Proof::NotNeeded,

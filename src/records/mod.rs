@@ -60,6 +60,7 @@ pub mod account;
 mod batch;
 mod delete;
 mod draft;
+mod excerpt;
 mod kind;
 mod lens;
 mod like;
@@ -107,6 +108,11 @@ impl Scope {
             Access::Denied => Err(self.denied()),
             _ => Ok(grant),
         }
+    }
+
+    /// Refuses callers who may do this to no record at all.
+    pub fn check(&self, collection: &Collection, operation: Operation) -> Result<()> {
+        self.admit(collection, operation).map(drop)
     }
 
     /// For callers whom the rule admits to no record at all.
@@ -573,6 +579,6 @@ fn not_allowed() -> Error {
     Error::invalid("The record is not allowed by the createRule.")
 }
 
-fn no_record() -> Error {
+pub fn no_record() -> Error {
     Error::not_found("There is no such record.")
 }

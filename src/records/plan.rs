@@ -14,6 +14,7 @@ use rusqlite::ToSql;
 use rusqlite::types::Value as Stored;
 use rusqlite::types::ValueRef;
 
+use super::excerpt::Excerpt;
 use super::query::Input;
 use super::query::MAIN;
 use super::query::Query;
@@ -127,12 +128,16 @@ struct Column {
     silent: bool,
     /// NULL where the caller may not see the value: then it is left out.
     is_guarded: bool,
+    /// Only the beginning of its text is shown.
+    excerpt: Option<Excerpt>,
 }
 
 /// Parts of a record that are not columns.
 struct Show {
     collection_id: bool,
     collection_name: bool,
+    /// Something is to be expanded, even if there is no such relation.
+    expand: bool,
 }
 
 /// Related records under one relation.
@@ -269,11 +274,11 @@ impl Plan {
                 Some(_) if column.is_guarded && row.get_ref(at)? == ValueRef::Null => {}
                 Some(field) => {
                     key(&field.name, out);
-                    write_value(field, value, out);
+                    write_part(field, column.excerpt, value, out);
                 }
             }
         }
-        if !self.expands.is_empty() {
+        if self.show.expand {
             key("expand", out);
             self.write_expands(connection, row, out)?;
         }
@@ -356,6 +361,7 @@ impl Scope<'_> {
         grant: &Grant,
     ) -> Result<Plan> {
         let wants = |name: &str| fields.is_none_or(|tree| tree.has(name));
+        let excerpt = |name: &str| fields.and_then(|tree| tree.excerpt(name));
         let mut columns: Vec<Column> = ["id", "created", UPDATED]
             .into_iter()
             .filter(|name| *name == UPDATED || wants(name))
@@ -364,6 +370,7 @@ impl Scope<'_> {
                 name,
                 silent: !wants(name),
                 is_guarded: false,
+                excerpt: None,
             })
             .collect();
         let updated = columns.len() - 1;
@@ -375,6 +382,7 @@ impl Scope<'_> {
                     silent: false,
                     is_guarded: address::is_guarded(collection, field, &grant.fields)
                         && !matches!(key, Key::New),
+                    excerpt: excerpt(&field.name),
                 });
             }
         }
@@ -383,9 +391,9 @@ impl Scope<'_> {
             .children
             .iter()
             .filter(|_| wants("expand"))
-            .map(|(name, tree)| {
-                let at = position(collection, &grant.fields, name)?;
-                self.expand(collection, at, tree, below, &mut columns)
+            .filter_map(|(name, tree)| {
+                let (at, target) = self.relation(collection, &grant.fields, name)?;
+                Some(self.expand((collection, at), target, tree, below, &mut columns))
             })
             .collect::<Result<Vec<_>>>()?;
         let (sql, params) = self.select(collection, &columns, key, &grant.access)?;
@@ -398,26 +406,36 @@ impl Scope<'_> {
             show: Show {
                 collection_id: wants("collectionId"),
                 collection_name: wants("collectionName"),
+                expand: wants("expand") && !expand.children.is_empty(),
             },
             collection: Arc::clone(collection),
             left: self.left.clone(),
         })
     }
 
-    fn expand(
+    /// The relation of this name, if there is one that the caller may see, and where it leads to.
+    fn relation(
         &self,
         collection: &Collection,
-        at: usize,
+        fields: &Fields,
+        name: &str,
+    ) -> Option<(usize, &Arc<Collection>)> {
+        let is_it = |field: &Field| field.name == name && may_see(fields, field);
+        let at = collection.fields.iter().position(is_it)?;
+        let options = collection.fields[at].relation()?;
+        Some((at, self.collections.by_id(&options.collection_id)?))
+    }
+
+    fn expand(
+        &self,
+        (collection, at): (&Collection, usize),
+        target: &Arc<Collection>,
         tree: &Tree,
         fields: Option<&Tree>,
         columns: &mut Vec<Column>,
     ) -> Result<Expand> {
         let field = &collection.fields[at];
         let name = &field.name;
-        let target = field
-            .relation()
-            .and_then(|options| self.collections.by_id(&options.collection_id))
-            .ok_or_else(|| no_relation(collection, name))?;
         let column = match columns.iter().position(|column| column.field == Some(at)) {
             Some(column) => column,
             None => {
@@ -426,6 +444,7 @@ impl Scope<'_> {
                     name: "",
                     silent: true,
                     is_guarded: false,
+                    excerpt: None,
                 });
                 columns.len() - 1
             }
@@ -527,18 +546,16 @@ fn may_see(fields: &Fields, field: &Field) -> bool {
     !field.is_secret() && fields.has(&field.name, field.hidden)
 }
 
-/// Where the relation lies that is to be expanded, for a caller who may see it.
-fn position(collection: &Collection, fields: &Fields, name: &str) -> Result<usize> {
-    let is_it = |field: &Field| field.name == name && may_see(fields, field);
-    let found = collection.fields.iter().position(is_it);
-    found.ok_or_else(|| no_relation(collection, name))
-}
-
-fn no_relation(collection: &Collection, name: &str) -> Error {
-    Error::invalid(format!(
-        "expand: {} has no relation {name}.",
-        collection.name
-    ))
+/// Writes the beginning of a text, if no more is wanted, and any other value as it is.
+fn write_part(field: &Field, excerpt: Option<Excerpt>, value: ValueRef<'_>, out: &mut Vec<u8>) {
+    match (excerpt, value) {
+        (Some(excerpt), ValueRef::Text(text))
+            if !field.is_multiple() && !matches!(field.kind, FieldKind::Json { .. }) =>
+        {
+            write_json(&excerpt.of(&String::from_utf8_lossy(text)), out);
+        }
+        _ => write_value(field, value, out),
+    }
 }
 
 fn text_of(value: ValueRef<'_>) -> &[u8] {

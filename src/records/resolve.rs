@@ -7,6 +7,7 @@ use super::Scope;
 use super::draft;
 use super::draft::Draft;
 use super::draft::NewFile;
+use super::draft::Times;
 use super::query::Sent;
 use super::value;
 use super::value::Change;
@@ -30,6 +31,7 @@ pub struct Resolved {
     pub values: Vec<(usize, Stored)>,
     /// What a rule sees as `@request.body`.
     pub sent: Sent,
+    pub times: Times,
     /// The files that come along.
     pub files: Vec<NewFile>,
     /// Names of files that are named no longer.
@@ -128,6 +130,7 @@ fn resolve_all(
     let mut resolved = Resolved {
         values: Vec::new(),
         sent: Sent::new(),
+        times: draft.times,
         files: draft.files,
         removed: Vec::new(),
         errors: draft.errors,

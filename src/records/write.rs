@@ -79,10 +79,12 @@ type Row = Vec<(String, Stored)>;
 
 fn new_row(collection: &Collection, id: &str, resolved: &Resolved) -> Row {
     let now = clock::now();
+    let time = |given: &Option<String>| Stored::Text(given.as_ref().unwrap_or(&now).clone());
+    let times = &resolved.times;
     let mut row = vec![
         ("id".to_owned(), Stored::Text(id.to_owned())),
-        ("created".to_owned(), Stored::Text(now.clone())),
-        ("updated".to_owned(), Stored::Text(now)),
+        ("created".to_owned(), time(&times.created)),
+        ("updated".to_owned(), time(&times.updated)),
     ];
     for (at, stored) in &resolved.values {
         row.push((collection.fields[*at].name.clone(), stored.clone()));
@@ -146,7 +148,18 @@ pub fn update(
     resolved.check()?;
     let table = quote(&collection.name);
     let mut params = vec![Stored::Integer(rowid), Stored::Text(clock::now())];
-    let mut sql = format!("UPDATE {table} SET updated = {}", next_updated("?2"));
+    let next = next_updated("?2");
+    let mut sql = format!("UPDATE {table} SET updated = {next}");
+    if let Some(updated) = &resolved.times.updated {
+        params.push(Stored::Text(updated.clone()));
+        // A client that sends back the record that it has read does not mean its time.
+        sql =
+            format!("UPDATE {table} SET updated = CASE WHEN updated = ?3 THEN {next} ELSE ?3 END");
+    }
+    if let Some(created) = &resolved.times.created {
+        params.push(Stored::Text(created.clone()));
+        sql += &format!(", created = ?{}", params.len());
+    }
     let is_auth = collection.kind == CollectionKind::Auth;
     let (mut new_email, mut renews) = (None, false);
     let mut verified = "verified".to_owned();

@@ -150,15 +150,14 @@ fn a_list_of_collections_comes_in_one_page_or_in_those_asked_for() {
     };
     assert_eq!(list("").0, "abc");
     // Clients ask for pages until one is not full.
-    let (names, page) = list("?page=1&perPage=1000&skipTotal=1");
-    assert_eq!((names.as_str(), &page["perPage"]), ("abc", &json!(500)));
+    let (names, page) = list("?page=1&perPage=1001&skipTotal=1");
+    assert_eq!((names.as_str(), &page["perPage"]), ("abc", &json!(1000)));
     let (names, page) = list("?page=2&perPage=2&sort=-name");
     assert_eq!((names.as_str(), &page["totalItems"]), ("a", &json!(3)));
     assert_eq!((&page["page"], &page["totalPages"]), (&json!(2), &json!(2)));
     assert_eq!(list("?page=18446744073709551615&perPage=2").0, "");
     assert_eq!(list("?sort=%2Btype,-name").0, "cba");
     api.get("/api/collections?sort=rules").expect(400);
-    api.get("/api/collections?filter=name%3D1").expect(400);
 }
 
 #[test]
@@ -176,11 +175,11 @@ fn wrong_collections_are_refused_with_the_name_of_what_is_wrong() {
         (json!({"name": "x", "typo": 1}), "typo"),
         (
             json!({"name": "x", "fields": [{"name": "p", "type": "password"}]}),
-            "p",
+            "fields.p",
         ),
         (
             json!({"name": "x", "fields": [{"name": "r", "type": "relation", "collectionId": "no"}]}),
-            "r",
+            "fields.r",
         ),
         (
             json!({"name": "x", "indexes": [{"fields": ["no"]}]}),

@@ -266,7 +266,7 @@ fn frames_that_make_no_sense_are_refused_and_large_ones_end_the_connection() {
         ("closed", json!({}), 403),
         ("posts", json!({"filter": "n >"}), 400),
         ("posts", json!({"filter": "nowhere = 1"}), 400),
-        ("posts", json!({"expand": "n"}), 400),
+        ("posts", json!({"fields": "n m"}), 400),
         ("posts", json!({"sub": "x".repeat(101)}), 400),
     ] {
         let answer = listener.try_subscribe(collection, more);

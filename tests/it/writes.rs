@@ -81,7 +81,7 @@ fn a_batch_is_all_or_nothing() {
         json!([]),
         json!([{"method": "GET", "url": POSTS}]),
         json!([{"method": "POST", "url": "/api/health"}]),
-        json!([{"method": "PUT", "url": POSTS, "body": {"title": "x"}}]),
+        json!([{"method": "PUT", "url": POSTS, "body": {"id": 5, "title": "x"}}]),
         json!("x"),
         json!([{"method": "POST", "url": "/api/collections/no/records", "body": {}}]),
     ] {

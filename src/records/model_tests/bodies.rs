@@ -70,13 +70,7 @@ pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller, aim: 
         body.insert("nowhere".to_owned(), json!(1));
     }
     if rng.one_in(20) {
-        let names = [
-            "created",
-            "collectionName",
-            "expand",
-            "emailVisibility",
-            "oldPassword",
-        ];
+        let names = ["collectionName", "expand", "emailVisibility", "oldPassword"];
         body.insert(rng.word(&names), json!(true));
     }
     if is_auth && rng.one_in(4) {

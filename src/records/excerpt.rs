@@ -1,0 +1,260 @@
+//! `fields=body:excerpt(100,true)`: the beginning of a text without its markup.
+
+/// How much of a text to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// Characters at most, from 1.
+    pub chars_max: usize,
+    /// Ends with `...` if something is left out.
+    pub has_ellipsis: bool,
+}
+
+/// No text is longer.
+const CHARS_MAX: usize = 1 << 30;
+/// Elements whose content is no text of the page.
+const HIDDEN: [&str; 16] = [
+    "head", "style", "script", "iframe", "applet", "object", "svg", "picture", "dialog",
+    "template", "button", "form", "textarea", "select", "option", "title",
+];
+/// Those in which markup is text, so that only their own end ends them.
+const RAW: [&str; 5] = ["style", "script", "iframe", "textarea", "title"];
+/// Elements that do not part words.
+const INLINE: [&str; 22] = [
+    "a", "abbr", "acronym", "b", "bdo", "big", "cite", "code", "em", "i", "label", "q", "small",
+    "span", "strong", "strike", "sub", "sup", "time", "u", "s", "wbr",
+];
+
+impl Excerpt {
+    /// Reads `excerpt(100)` or `excerpt(100,true)`; none when it is neither.
+    pub fn parse(text: &str) -> Option<Excerpt> {
+        let values = text.strip_prefix("excerpt(")?.strip_suffix(')')?;
+        let (chars, ellipsis) = match values.split_once(',') {
+            Some((chars, ellipsis)) => (chars, ellipsis.trim()),
+            None => (values, "false"),
+        };
+        let chars_max = chars.trim().parse().ok()?;
+        let has_ellipsis = match ellipsis {
+            "true" | "1" => true,
+            "false" | "0" => false,
+            _ => return None,
+        };
+        (1..=CHARS_MAX).contains(&chars_max).then_some(Excerpt {
+            chars_max,
+            has_ellipsis,
+        })
+    }
+
+    /// The beginning of a text, HTML or not. Reads no more of it than it needs.
+    pub fn of(self, text: &str) -> String {
+        let mut plain = Plain::default();
+        let mut rest = text;
+        // A blank and one more than is shown tell that something is left out.
+        while !rest.is_empty() && plain.chars <= self.chars_max + 1 {
+            rest = match rest.find(['<', '&']) {
+                Some(0) if rest.starts_with('<') => tag(rest, &mut plain),
+                Some(0) => entity(rest, &mut plain),
+                Some(at) => plain.add_some(rest, at, self.chars_max),
+                None => plain.add_some(rest, rest.len(), self.chars_max),
+            };
+        }
+        let shown = plain.text.trim_end();
+        match shown.char_indices().nth(self.chars_max) {
+            None => shown.to_owned(),
+            Some((at, _)) => {
+                let ellipsis = if self.has_ellipsis { "..." } else { "" };
+                format!("{}{ellipsis}", shown[..at].trim_end())
+            }
+        }
+    }
+}
+
+/// The text so far, with one blank for any white space.
+#[derive(Default)]
+struct Plain {
+    text: String,
+    chars: usize,
+}
+
+impl Plain {
+    fn add(&mut self, char: char) {
+        let char = if char.is_whitespace() { ' ' } else { char };
+        if char == ' ' && (self.text.is_empty() || self.text.ends_with(' ')) {
+            return;
+        }
+        self.text.push(char);
+        self.chars += 1;
+    }
+
+    /// Adds what stands before `end`, as far as it is wanted; returns what follows.
+    fn add_some<'a>(&mut self, rest: &'a str, end: usize, chars_max: usize) -> &'a str {
+        for char in rest[..end].chars() {
+            if self.chars > chars_max + 1 {
+                return "";
+            }
+            self.add(char);
+        }
+        &rest[end..]
+    }
+}
+
+/// Passes over a tag, a comment, or an element whose content is not shown; returns what follows.
+fn tag<'a>(text: &'a str, plain: &mut Plain) -> &'a str {
+    if let Some(comment) = text.strip_prefix("<!--") {
+        return comment.split_once("-->").map_or("", |(_, follows)| follows);
+    }
+    let is_end = text.starts_with("</");
+    let name = name(&text[if is_end { 2 } else { 1 }..]);
+    if name.is_empty() && !text.starts_with("<!") && !text.starts_with("<?") {
+        plain.add('<');
+        return &text[1..];
+    }
+    let follows = text.split_once('>').map_or("", |(_, follows)| follows);
+    let name = name.to_ascii_lowercase();
+    if !INLINE.contains(&name.as_str()) {
+        plain.add(' ');
+    }
+    match !is_end && HIDDEN.contains(&name.as_str()) {
+        true => behind(&name, follows),
+        false => follows,
+    }
+}
+
+/// The name that a text begins with.
+fn name(text: &str) -> &str {
+    let is_part = |char: char| char.is_ascii_alphanumeric();
+    let is_name = text.starts_with(|first: char| first.is_ascii_alphabetic());
+    let end = text.find(|char| !is_part(char)).unwrap_or(text.len());
+    if is_name { &text[..end] } else { "" }
+}
+
+/// What follows the end of an element, which may hold others of its name.
+fn behind<'a>(element: &str, mut text: &'a str) -> &'a str {
+    let mut depth = 1;
+    while let Some(at) = text.find('<') {
+        text = &text[at + 1..];
+        let is_end = text.starts_with('/');
+        if !name(&text[usize::from(is_end)..]).eq_ignore_ascii_case(element) {
+            continue;
+        }
+        match is_end {
+            true => depth -= 1,
+            false if RAW.contains(&element) => {}
+            false => depth += 1,
+        }
+        if depth == 0 {
+            return text.split_once('>').map_or("", |(_, follows)| follows);
+        }
+    }
+    ""
+}
+
+/// Adds what an entity stands for, or the `&` of what is none; returns what follows.
+fn entity<'a>(text: &'a str, plain: &mut Plain) -> &'a str {
+    const BYTES_MAX: usize = 12;
+    let end = text.bytes().take(BYTES_MAX).position(|byte| byte == b';');
+    let found = end.and_then(|end| Some((char_of(&text[1..end])?, end)));
+    match found {
+        Some((char, end)) => {
+            plain.add(char);
+            &text[end + 1..]
+        }
+        None => {
+            plain.add('&');
+            &text[1..]
+        }
+    }
+}
+
+fn char_of(name: &str) -> Option<char> {
+    Some(match name {
+        "amp" => '&',
+        "lt" => '<',
+        "gt" => '>',
+        "quot" => '"',
+        "apos" => '\'',
+        "nbsp" => ' ',
+        _ => {
+            let number = name.strip_prefix('#')?;
+            let number = match number.strip_prefix(['x', 'X']) {
+                Some(hex) => u32::from_str_radix(hex, 16),
+                None => number.parse(),
+            };
+            char::from_u32(number.ok()?).filter(|char| *char != '\0')?
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(excerpt: &str, text: &str, expected: &str) {
+        assert_eq!(Excerpt::parse(excerpt).unwrap().of(text), expected);
+    }
+
+    #[test]
+    fn the_beginning_of_the_text_is_shown() {
+        check("excerpt(5)", "abcdefgh", "abcde");
+        check("excerpt(5,true)", "abcdefgh", "abcde...");
+        check("excerpt(8,true)", "abcdefgh", "abcdefgh");
+        check("excerpt( 4 , 1 )", "abc defgh", "abc...");
+        check(
+            "excerpt(3)",
+            "\u{fc}\u{fc}\u{fc}\u{fc}",
+            "\u{fc}\u{fc}\u{fc}",
+        );
+        check("excerpt(9)", " a \n\t b ", "a b");
+        check("excerpt(9,true)", "", "");
+    }
+
+    #[test]
+    fn markup_is_left_out() {
+        check(
+            "excerpt(99)",
+            "<p>Hello <b>wo</b>rld</p><p>again</p>",
+            "Hello world again",
+        );
+        check(
+            "excerpt(7,true)",
+            "<h1>Hello</h1><p>world</p>",
+            "Hello w...",
+        );
+        check(
+            "excerpt(99)",
+            "a<script>if (1 < 2) '<script>'</script>b",
+            "a b",
+        );
+        check(
+            "excerpt(99)",
+            "<svg><svg></svg>x</svg>a<img src='x'>b",
+            "a b",
+        );
+        check("excerpt(99)", "a<!-- <p>b</p> -->c<!doctype html>", "ac");
+        check(
+            "excerpt(99)",
+            "1 &lt; 2 &amp;&nbsp;3 &#65;&#x42; &no; &",
+            "1 < 2 & 3 AB &no; &",
+        );
+        check("excerpt(99)", "1 < 2 <3 <", "1 < 2 <3 <");
+        check("excerpt(99)", "open <p never closed", "open");
+        check("excerpt(99)", "<style>p{}", "");
+    }
+
+    #[test]
+    fn what_is_no_excerpt_is_none() {
+        for wrong in [
+            "excerpt",
+            "excerpt()",
+            "excerpt(0)",
+            "excerpt(x)",
+            "excerpt(-1)",
+            "excerpt(5,maybe)",
+            "excerpt(5,true,1)",
+            "excerpt(5",
+            "each",
+        ] {
+            assert_eq!(Excerpt::parse(wrong), None, "{wrong}");
+        }
+    }
+}
