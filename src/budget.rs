@@ -11,7 +11,10 @@
 //! charges.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -43,6 +46,15 @@ impl Network {
         match address.to_canonical() {
             IpAddr::V4(address) => Network::V4(address.to_bits()),
             IpAddr::V6(address) => Network::V6((address.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Network::V4(bits) => Ipv4Addr::from_bits(*bits).fmt(f),
+            Network::V6(bits) => Ipv6Addr::from_bits(u128::from(*bits) << 64).fmt(f),
         }
     }
 }

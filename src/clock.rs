@@ -92,6 +92,33 @@ pub fn day_or_moment(text: &str) -> Option<String> {
     }
 }
 
+/// Reads a date of HTTP (RFC 9110, 5.6.7), in today's form or one of the two old ones. Milliseconds since 1970.
+pub fn parse_http_date(text: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let parts = text.split([' ', ',', '-']).filter(|part| !part.is_empty());
+    let (day, month, year, time) = match parts.collect::<Vec<_>>()[..] {
+        [_, day, month, year, time, "GMT"] => (day, month, year, time),
+        [_, month, day, time, year] => (day, month, year, time),
+        _ => return None,
+    };
+    let month = MONTHS.iter().position(|it| *it == month)? + 1;
+    let number = digits(year.as_bytes())?;
+    let year = match year.len() {
+        4 => number,
+        2 if number < 70 => 2000 + number,
+        2 => 1900 + number,
+        _ => return None,
+    };
+    if time.len() != 8 || !(1..=2).contains(&day.len()) {
+        return None;
+    }
+    let days = parse_date(&format!("{year:04}-{month:02}-{day:0>2}"))?;
+    let (time_ms, _) = parse_time(time.as_bytes())?;
+    Some(days * DAY_MS + time_ms)
+}
+
 /// Milliseconds in a day.
 pub const DAY_MS: i64 = 86_400_000;
 const YEAR_0_MS: i64 = -62_167_219_200_000;
@@ -193,6 +220,31 @@ pub fn civil_from_days(days: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_three_dates_of_http() {
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            assert_eq!(parse_http_date(text), Some(784_111_777_000), "{text}");
+        }
+        for text in [
+            "",
+            "120",
+            "Sun, 06 Nov 1994 08:49:37",
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 31 Feb 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 24:00:00 GMT",
+            "Sun, 06 Nov 1994 08:49 GMT",
+            "Sun, 06 Now 1994 08:49:37 GMT",
+            "Sun, 06 Nov 19945 08:49:37 GMT",
+            "1994-11-06T08:49:37Z",
+        ] {
+            assert_eq!(parse_http_date(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn timestamps_round_trip_over_the_whole_range() {

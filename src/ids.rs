@@ -32,6 +32,15 @@ pub fn is_valid_id(id: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
+/// Longest name of a workflow.
+pub const WORKFLOW_BYTES_MAX: usize = 128;
+
+/// Whether a workflow may have this name: 1 to 128 of `[A-Za-z0-9._:-]`.
+pub fn is_valid_workflow(name: &str) -> bool {
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+    (1..=WORKFLOW_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_known)
+}
+
 /// Bytes from the system's generator of secrets.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];

@@ -24,8 +24,10 @@ use crate::records;
 use crate::rules::Identity;
 use crate::rules::KeyScope;
 use crate::rules::Operation;
+use crate::workflows::Caller;
 use crate::workflows::EventKind;
 use crate::workflows::Grant;
+use crate::workflows::Names;
 use crate::workflows::NewRun;
 use crate::workflows::NodeTag;
 use crate::workflows::RunRequest;
@@ -59,7 +61,12 @@ struct About {
 }
 
 pub fn trigger(call: &Call<'_>) -> Result<Response> {
+    let names: Names = call.body_to(1)?;
+    names.check()?;
     let wish: RunRequest = call.body_to(1)?;
+    if !is_trusted(&call.identity) {
+        wish.check_outside(clock::now_ms())?;
+    }
     call.charge_json(wish.attributes())?;
     start(call, wish.into_run()?, &call.body_to(1)?)
 }
@@ -83,28 +90,19 @@ pub fn trigger_short(call: &Call<'_>) -> Result<Response> {
 }
 
 fn start(call: &Call<'_>, mut run: NewRun, about: &About) -> Result<Response> {
-    if !is_trusted(&call.identity) {
-        limit(&call.identity, &mut run);
-    }
-    if let Some(record) = admit(call, about)? {
+    if let Some(record) = admit(call, about, &run.workflow)? {
         for (name, value) in record {
             run.attributes.insert(name.to_owned(), Value::from(value));
         }
+    }
+    if !is_trusted(&call.identity) {
+        limit(call, &mut run);
     }
     run.check(clock::now_ms())?;
     let request = Request::Trigger(Box::new(run));
     let answer = workflows(call).ask(grant_of(&call.identity), request)?;
     Ok(json(200, answer))
 }
-
-/// Attributes that say where a run comes from; nobody from outside writes them.
-const RESERVED: [&str; 5] = [
-    "collection",
-    "record",
-    "database",
-    "startedBy",
-    "forkedFrom",
-];
 
 /// Who may start runs of all kinds.
 fn is_trusted(identity: &Identity) -> bool {
@@ -115,22 +113,30 @@ fn is_trusted(identity: &Identity) -> bool {
     }
 }
 
-/// What somebody from outside may not say, and idempotency keys that are nobody else's.
-fn limit(identity: &Identity, run: &mut NewRun) {
-    for name in RESERVED {
-        run.attributes.remove(name);
-    }
+/// Idempotency keys of a caller from outside are its own, and the runs that it starts count.
+fn limit(call: &Call<'_>, run: &mut NewRun) {
+    let (owner, caller) = match &call.identity {
+        Identity::User(user) => {
+            let account = format!("{}/{}", user.collection_id, user.id);
+            (account.clone(), Caller::Account(account))
+        }
+        _ => {
+            let network = call.payer().network.to_string();
+            ("public".to_owned(), Caller::Network(network))
+        }
+    };
     if let Some(key) = &mut run.idempotency_key {
-        let owner = match identity {
-            Identity::User(user) => user.id.as_str(),
-            _ => "public",
-        };
         *key = format!("{owner}/{key}");
     }
+    run.caller = Some(caller);
 }
 
 /// Who may start a run (WF-16). What is returned becomes attributes of the run.
-fn admit(call: &Call<'_>, about: &About) -> Result<Option<Vec<(&'static str, String)>>> {
+fn admit(
+    call: &Call<'_>,
+    about: &About,
+    workflow: &str,
+) -> Result<Option<Vec<(&'static str, String)>>> {
     let is_trusted = is_trusted(&call.identity);
     let (Some(collection), Some(record)) = (&about.collection, &about.record) else {
         if about.collection.is_some() || about.record.is_some() {
@@ -167,6 +173,13 @@ fn admit(call: &Call<'_>, about: &About) -> Result<Option<Vec<(&'static str, Str
     if !may {
         // Whether there is such a record is for those to know who may do something with it.
         return Err(Error::not_found("There is no such record."));
+    }
+    if !is_trusted && !found.rules.workflows.iter().any(|it| it == workflow) {
+        let message = format!(
+            "The collection {} does not let callers start the workflow {workflow}. An administrator adds it to executeWorkflows.",
+            found.name
+        );
+        return Err(Error::new(Kind::Forbidden, message));
     }
     let mut attributes = vec![
         ("collection", found.name.clone()),

@@ -30,9 +30,9 @@ use super::change::Editor;
 use super::change::change;
 use super::change::check_field_rules;
 use super::change::check_indexes;
+use super::change::check_new_name;
 use super::change::keep_storage_forms;
 use super::change::refuse_new_identity;
-use super::definition;
 use super::definition::Draft;
 use super::definition::RULES;
 use super::purge;
@@ -451,27 +451,7 @@ impl Catalog {
                 "A collection needs a name.",
             ));
         };
-        definition::check_name(&name)?;
-        let is_id = current.by_id(&name).is_some();
-        let is_name = draft
-            .id
-            .as_ref()
-            .is_some_and(|id| current.find(id).is_some());
-        if is_id || is_name {
-            let message = "A name must not be the id of another collection, nor an id its name.";
-            return Err(Error::field("name", "validation_not_unique", message));
-        }
-        if current
-            .all()
-            .iter()
-            .any(|other| other.name.eq_ignore_ascii_case(&name))
-        {
-            return Err(Error::field(
-                "name",
-                "validation_not_unique",
-                "There is a collection of this name already.",
-            ));
-        }
+        check_new_name(&name, draft.id.as_deref(), current)?;
         let id = match &draft.id {
             None => ids::record_id()?,
             Some(id) if ids::is_valid_id(id) && self.is_free_id(id)? => id.clone(),

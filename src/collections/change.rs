@@ -9,6 +9,7 @@ use super::CollectionKind;
 use super::Collections;
 use super::FieldKind;
 use super::auth;
+use super::definition;
 use super::definition::Draft;
 use super::definition::FIELD_RULES;
 use super::definition::key_of_field;
@@ -116,6 +117,29 @@ fn resolve_relations(collection: &mut Collection, current: &Collections) -> Resu
             ));
         };
         target.clone_from(&found.id);
+    }
+    Ok(())
+}
+
+/// Refuses a name, or an id, that a collection of the database has already.
+pub fn check_new_name(name: &str, id: Option<&str>, current: &Collections) -> Result<()> {
+    definition::check_name(name)?;
+    let is_id = current.by_id(name).is_some();
+    let is_name = id.is_some_and(|id| current.find(id).is_some());
+    if is_id || is_name {
+        let message = "A name must not be the id of another collection, nor an id its name.";
+        return Err(Error::field("name", "validation_not_unique", message));
+    }
+    if current
+        .all()
+        .iter()
+        .any(|other| other.name.eq_ignore_ascii_case(name))
+    {
+        return Err(Error::field(
+            "name",
+            "validation_not_unique",
+            "There is a collection of this name already.",
+        ));
     }
     Ok(())
 }

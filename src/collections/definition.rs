@@ -22,9 +22,14 @@ use super::index::index_to_json;
 use super::index::parse_indexes;
 use crate::error::Error;
 use crate::error::Result;
+use crate::ids;
+use crate::ids::WORKFLOW_BYTES_MAX;
 use crate::rules::FieldRules;
 use crate::triggers::hidden;
 
+/// The attribute beside `executeRule`.
+const WORKFLOWS: &str = "executeWorkflows";
+const WORKFLOWS_MAX: usize = 100;
 /// Groups in the field rules of a collection.
 const GROUPS_MAX: usize = 100;
 /// Tables that SQLite brings itself.
@@ -44,6 +49,8 @@ pub struct Draft {
     pub rules: Vec<(&'static str, Option<String>)>,
     /// The same of field rules.
     pub field_rules: Vec<(&'static str, Option<FieldRules>)>,
+    /// The workflows that callers may start.
+    pub workflows: Option<Vec<String>>,
     pub options: Option<Map<String, Value>>,
 }
 
@@ -81,6 +88,9 @@ impl Draft {
             if let Some((_, slot)) = FIELD_RULES.iter().find(|(known, _)| *known == name) {
                 *slot(rules) = rule;
             }
+        }
+        if let Some(workflows) = self.workflows.take() {
+            rules.workflows = workflows;
         }
     }
 
@@ -126,6 +136,7 @@ impl Draft {
             "schema" => self.schema = Some(parse_fields(key, value)?),
             "indexes" => self.indexes = Some(parse_indexes(value)?),
             "options" => self.options = Some(object_or_text("options", value)?),
+            WORKFLOWS => self.workflows = Some(parse_workflows(value)?),
             "created" | "updated" | "system" | "database" => {}
             _ => {
                 let rule = RULES.iter().find(|(name, _)| *name == key);
@@ -179,8 +190,34 @@ impl Collection {
         for (name, slot) in FIELD_RULES {
             json[name] = json!(slot(&mut rules));
         }
+        json[WORKFLOWS] = json!(rules.workflows);
         json
     }
+}
+
+/// The names of the workflows that a rule lets callers start, each once.
+fn parse_workflows(value: &Value) -> Result<Vec<String>> {
+    let names: Option<Vec<String>> = match value {
+        Value::Null => Some(Vec::new()),
+        value => serde_json::from_value(value.clone()).ok(),
+    };
+    let mut names =
+        names.ok_or_else(|| invalid(WORKFLOWS, "Must be a list of names of workflows."))?;
+    if names.len() > WORKFLOWS_MAX {
+        return Err(invalid(
+            WORKFLOWS,
+            format!("At most {WORKFLOWS_MAX} workflows."),
+        ));
+    }
+    if let Some(name) = names.iter().find(|name| !ids::is_valid_workflow(name)) {
+        let message = format!(
+            "{name:?} is not the name of a workflow, which has 1 to {WORKFLOW_BYTES_MAX} of A-Z, a-z, 0-9, ., _, : and -."
+        );
+        return Err(invalid(WORKFLOWS, message));
+    }
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
 }
 
 fn parse_kind(value: &Value) -> Result<CollectionKind> {

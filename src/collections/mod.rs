@@ -84,6 +84,8 @@ pub struct Rules {
     pub delete: Option<String>,
     /// Who may start workflows on the collection (WF-16).
     pub execute: Option<String>,
+    /// The workflows that those may start.
+    pub workflows: Vec<String>,
     /// Admits callers to the addresses of all accounts of an auth collection.
     pub manage: Option<String>,
     /// Which groups read which fields, in place of `list` and `view` (FLD-3).

@@ -52,7 +52,10 @@ impl Schema {
                 include_str!("unnamed.sql"),
             ],
             Schema::Stats => &[include_str!("stats.sql")],
-            Schema::Workflows => &[include_str!("workflows.sql")],
+            Schema::Workflows => &[
+                include_str!("workflows.sql"),
+                include_str!("workflow_callers.sql"),
+            ],
             Schema::Tenant => &[
                 include_str!("tenant.sql"),
                 include_str!("files.sql"),

@@ -25,6 +25,7 @@ use ureq::unversioned::transport::NextTimeout;
 use super::address;
 use super::core::Attempt;
 use crate::auth::WebhookSecret;
+use crate::clock;
 use crate::tls;
 use crate::tls::Roots;
 use crate::triggers;
@@ -41,6 +42,8 @@ const BODY_BYTES_MAX: u64 = 16 << 10;
 const ANSWER_CHARS_MAX: usize = 1000;
 /// Longest text about what went wrong.
 const ERROR_CHARS_MAX: usize = 500;
+/// Longest pause that is taken from an answer.
+const SECONDS_MAX: i64 = 1_000_000;
 const USER_AGENT: &str = concat!("vski/", env!("CARGO_PKG_VERSION"));
 const JSON: &str = "application/json";
 
@@ -163,12 +166,20 @@ fn origin(url: &str) -> String {
     }
 }
 
+/// How long an answer asks to wait: seconds, or a date. What is longer than an hour is cut later.
+fn retry_after_ms(text: &str, now_ms: i64) -> Option<i64> {
+    let left_ms = match text.parse::<i64>() {
+        Ok(seconds) => seconds.clamp(0, SECONDS_MAX) * 1000,
+        Err(_) => clock::parse_http_date(text)? - now_ms,
+    };
+    Some(left_ms.clamp(0, SECONDS_MAX * 1000))
+}
+
 fn read(response: Response<ureq::Body>) -> Attempt {
     let code = response.status().as_u16();
     let retry_after = response.headers().get("Retry-After");
-    let retry_after_ms = retry_after
-        .and_then(|value| value.to_str().ok()?.trim().parse::<i64>().ok())
-        .map(|seconds| seconds.clamp(0, 1_000_000) * 1000);
+    let retry_after_ms =
+        retry_after.and_then(|value| retry_after_ms(value.to_str().ok()?.trim(), clock::now_ms()));
     let mut bytes = Vec::new();
     let body = response.into_body().into_reader();
     // What is cut off is shown as far as it came: the status is what counts.
@@ -262,3 +273,26 @@ impl fmt::Display for Denied {
 }
 
 impl std::error::Error for Denied {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_says_when_in_seconds_or_as_a_date() {
+        let now_ms = 784_111_777_000;
+        for (text, ms) in [
+            ("120", Some(120_000)),
+            ("0", Some(0)),
+            ("-5", Some(0)),
+            ("99999999999999", Some(SECONDS_MAX * 1000)),
+            ("Sun, 06 Nov 1994 08:51:37 GMT", Some(120_000)),
+            ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
+            ("Sun, 06 Nov 9999 08:49:37 GMT", Some(SECONDS_MAX * 1000)),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(retry_after_ms(text, now_ms), ms, "{text}");
+        }
+    }
+}

@@ -64,6 +64,8 @@ impl Tx<'_> {
         let sql = "UPDATE runs SET status = iif(started IS NULL, 0, 1), ended = NULL, expires = NULL, resumed = ?2
                    WHERE id = ?1";
         self.db.prepare_cached(sql)?.execute([run.id, seq])?;
+        // Children that its deadline has not reached yet stay.
+        self.children_are_cancelled(run.id)?;
         // What failed is tried anew, and so are children that failed.
         let sql =
             "DELETE FROM steps WHERE run = ?1 AND (status = 3 OR (status = 4 AND child IS NULL))";

@@ -87,6 +87,8 @@ codes! {
         WaitCompleted = 17 "wait_completed",
         /// A failed run goes on where it stopped.
         RunResumed = 18 "run_resumed",
+        /// A worker failed, and the run is handed out again later.
+        RunRetrying = 19 "run_retrying",
     }
 }
 

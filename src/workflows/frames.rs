@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::error::Error;
 use crate::error::Result;
 use crate::workflows::limits;
+use crate::workflows::request::Ms;
 use crate::workflows::request::RunRequest;
 use crate::workflows::request::present;
 use crate::workflows::runs::NewRun;
@@ -176,7 +177,7 @@ pub struct Call {
 #[derive(Debug)]
 pub enum Op {
     Trigger {
-        run: NewRun,
+        run: Box<NewRun>,
         is_detached: bool,
     },
     HookCreate {
@@ -310,13 +311,12 @@ fn act(kind: &str, text: &str) -> Result<Option<Act>> {
             struct Nack {
                 #[serde(default)]
                 reason: String,
-                #[serde(default)]
-                delay_ms: i64,
+                delay_ms: Option<Ms>,
             }
             let Nack { reason, delay_ms } = parse(text)?;
             Act::Nack {
                 is_no_code: reason == "no_code",
-                delay_ms: delay_ms.clamp(0, limits::YEARS_MS),
+                delay_ms: delay_ms.map_or(0, |Ms(ms)| ms.clamp(0, limits::YEARS_MS)),
             }
         }
         _ => return Ok(None),
@@ -375,7 +375,7 @@ fn step(text: &str) -> Result<Step> {
     struct Raw {
         key: String,
         name: Option<String>,
-        started_ms: Option<i64>,
+        started_ms: Option<Ms>,
         attempt: Option<i64>,
         retries: Option<i64>,
         #[serde(default, deserialize_with = "present")]
@@ -395,7 +395,7 @@ fn step(text: &str) -> Result<Step> {
     Ok(Step {
         key: raw.key,
         name,
-        started_ms: raw.started_ms,
+        started_ms: raw.started_ms.map(|Ms(ms)| ms),
         attempt: raw.attempt,
         retries: raw.retries,
         outcome,
@@ -409,16 +409,12 @@ fn failed(raw: &RawValue) -> Result<Failed> {
     }
     #[derive(Deserialize)]
     struct Pause {
-        retry_after_ms: f64,
+        retry_after_ms: Ms,
     }
     // Whatever else it is, an error may be any JSON, and each of the two is taken for itself.
     let kind: Option<Kind> = serde_json::from_str(raw.get()).ok();
     let pause: Option<Pause> = serde_json::from_str(raw.get()).ok();
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "far below, or cut to the most there is"
-    )]
-    let pause = pause.map(|pause| pause.retry_after_ms.ceil() as i64);
+    let pause = pause.map(|pause| pause.retry_after_ms.0);
     Ok(Failed {
         kind: kind.map_or_else(String::new, |kind| kind.kind),
         retry_after_ms: pause,
@@ -436,8 +432,8 @@ fn park(text: &str) -> Result<Act> {
     #[derive(Deserialize)]
     struct RawCondition {
         sleep: Option<String>,
-        until: Option<i64>,
-        ms: Option<i64>,
+        until: Option<Ms>,
+        ms: Option<Ms>,
         hook: Option<String>,
         child: Option<String>,
         retry: Option<String>,
@@ -448,8 +444,8 @@ fn park(text: &str) -> Result<Act> {
         Ok(match kinds {
             (Some(key), None, None, None) => {
                 let until = match (raw.until, raw.ms) {
-                    (Some(at), None) => Moment::At(at),
-                    (None, Some(ms)) => Moment::In(ms),
+                    (Some(Ms(at)), None) => Moment::At(at),
+                    (None, Some(Ms(ms))) => Moment::In(ms),
                     _ => return Err(Error::invalid("a sleep has either until or ms")),
                 };
                 Condition::Sleep { key, until }
@@ -510,7 +506,7 @@ fn call_op(op: &str, text: &str) -> Result<Op> {
     let rest: Rest = parse(text)?;
     Ok(match op {
         "trigger" => Op::Trigger {
-            run: parse::<RunRequest>(text)?.into_run()?,
+            run: Box::new(parse::<RunRequest>(text)?.into_run()?),
             is_detached: rest.detached,
         },
         "hook_create" => Op::HookCreate {

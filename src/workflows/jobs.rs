@@ -9,7 +9,11 @@ use rusqlite::Row;
 use rusqlite::params;
 
 use crate::error::Result;
+use crate::workflows::codes::EventKind;
 use crate::workflows::codes::JobState;
+use crate::workflows::limits;
+use crate::workflows::tx::Event;
+use crate::workflows::tx::Job;
 use crate::workflows::tx::Tx;
 
 /// What a new job is like.
@@ -32,6 +36,8 @@ pub struct ReadyJob {
     pub since: i64,
     /// Who had it last.
     pub worker: String,
+    /// The deadline of its run.
+    pub expires: Option<i64>,
 }
 
 impl Tx<'_> {
@@ -129,11 +135,14 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Notes that the whole is tried again later.
-    pub fn count_retry(&self, run: i64) -> Result<()> {
+    /// The whole is tried again at a time; `error` is why, as JSON.
+    pub fn retry_job(&mut self, run: i64, job: Job, due: i64, error: &str) -> Result<()> {
+        limits::check_payload("An error", error)?;
+        let event = Event::new(EventKind::RunRetrying, "").data(error);
+        self.append(run, event.info(due).attempt(job.retries + 1))?;
         let sql = "UPDATE jobs SET retries = retries + 1 WHERE run = ?1";
         self.db.prepare_cached(sql)?.execute([run])?;
-        Ok(())
+        self.give_back(run, due, job.lost)
     }
 
     /// Something was achieved, so workers lost before are not held against the run.
@@ -185,7 +194,8 @@ impl Tx<'_> {
     /// The first jobs of a workflow that can go to this version of its code, or, with an empty one,
     /// to any.
     pub fn ready_jobs(&self, workflow: &str, version: &str, max: usize) -> Result<Vec<ReadyJob>> {
-        let sql = "SELECT run, version, priority, due, worker FROM jobs
+        let sql = "SELECT run, version, priority, due, worker,
+                          (SELECT expires FROM runs WHERE runs.id = jobs.run) FROM jobs
                    WHERE workflow = ?1 AND version = ?2 AND state = 1
                    ORDER BY priority DESC, due, run LIMIT ?3";
         let max = i64::try_from(max).unwrap_or(i64::MAX);
@@ -197,6 +207,7 @@ impl Tx<'_> {
                 priority: row.get(2)?,
                 since: row.get(3)?,
                 worker: row.get(4)?,
+                expires: row.get(5)?,
             })
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)

@@ -5,6 +5,8 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
+use crate::ids;
+use crate::ids::WORKFLOW_BYTES_MAX;
 
 /// Entries of the journal of a run.
 pub const EVENTS_MAX: i64 = 50_000;
@@ -18,10 +20,16 @@ pub const BULK_MAX: usize = 1_000;
 pub const LOST_MAX: i64 = 20;
 /// Failures of a step, and of a whole run that asks for it, that are tried again.
 pub const RETRIES: i64 = 3;
+/// Runs that have not ended and that one account, one network without credentials, and all networks together
+/// have started by rules of collections.
+pub const OF_ACCOUNT_MAX: i64 = 100;
+pub const OF_NETWORK_MAX: i64 = 20;
+pub const OF_NETWORKS_MAX: i64 = 500;
+/// How far ahead such a run may be put off.
+pub const AHEAD_MS_MAX: i64 = 24 * 3_600_000;
 /// Longest time that something may be put off, and that a step waits between two attempts at most.
 pub const YEARS_MS: i64 = 100 * 366 * 24 * 3_600_000;
 
-const NAME_BYTES_MAX: usize = 128;
 const KEY_BYTES_MAX: usize = 256;
 const VERSION_BYTES_MAX: usize = 64;
 /// Attributes of a run.
@@ -31,14 +39,13 @@ const PRIORITY_MAX: i64 = 100;
 
 /// Whether a workflow may have this name.
 pub fn check_workflow(name: &str) -> Result<()> {
-    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
-    if (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_known) {
+    if ids::is_valid_workflow(name) {
         return Ok(());
     }
     Err(Error::field(
         "workflow",
         "validation_invalid_name",
-        format!("Must be 1 to {NAME_BYTES_MAX} of A-Z, a-z, 0-9, ., _, : and -."),
+        format!("Must be 1 to {WORKFLOW_BYTES_MAX} of A-Z, a-z, 0-9, ., _, : and -."),
     ))
 }
 

@@ -164,6 +164,7 @@ pub fn run(db: &Connection, grant: &Grant, run: &str) -> Result<String> {
         EventKind::RunCompleted => "output",
         EventKind::RunFailed => "error",
         EventKind::RunCancelled => "reason",
+        EventKind::RunRetrying => "lastError",
         _ => return Ok(json.end()),
     };
     json = json.raw(name, data.as_deref().unwrap_or("null"));
@@ -309,7 +310,10 @@ pub fn events(
         let data: Option<String> = row.get(3)?;
         bytes += data.as_ref().map_or(0, String::len);
         let info: Option<i64> = row.get(4)?;
-        let is_time = matches!(kind, EventKind::WaitCreated | EventKind::StepRetrying);
+        let is_time = matches!(
+            kind,
+            EventKind::WaitCreated | EventKind::StepRetrying | EventKind::RunRetrying
+        );
         let json = Object::new()
             .int("eventId", last)
             .text("runId", run)

@@ -14,10 +14,12 @@ pub use core::Settings;
 pub use engine::Workflows;
 pub use engine::elsewhere;
 pub use engine::grant_of;
+pub use request::Names;
 pub use request::RunRequest;
 pub use request::ms_of;
 pub use run_id::NodeTag;
 pub use run_id::tag as node_of;
+pub use runs::Caller;
 pub use runs::NewRun;
 pub use sessions::Grant;
 

@@ -56,7 +56,7 @@ pub fn skip_epochs(database: &Database) -> Result<()> {
     })
 }
 
-/// Cancels some children of cancelled runs; true when there are more.
+/// Cancels some children of runs that took them along; true when there are more.
 pub fn cancel_children(tx: &mut Tx<'_>) -> Result<bool> {
     let Some((parent, children)) = tx.children_to_cancel(CHILDREN_AT_A_TIME)? else {
         return Ok(false);
@@ -65,7 +65,7 @@ pub fn cancel_children(tx: &mut Tx<'_>) -> Result<bool> {
         tx.children_are_cancelled(parent)?;
     }
     for child in children {
-        tx.cancel_child(child)?;
+        tx.cancel_child(parent, child)?;
     }
     Ok(true)
 }

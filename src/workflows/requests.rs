@@ -193,6 +193,7 @@ fn write_event(tx: &mut Tx<'_>, run: &Run, request: &EventRequest) -> Result<Opt
         kind,
         EventKind::RunCreated
             | EventKind::RunResumed
+            | EventKind::RunRetrying
             | EventKind::RunStarted
             | EventKind::RunCompleted
             | EventKind::RunFailed
@@ -214,7 +215,7 @@ fn write_event(tx: &mut Tx<'_>, run: &Run, request: &EventRequest) -> Result<Opt
         EventKind::RunFailed => tx.end_run(run, End::Failed(data))?,
         EventKind::RunCancelled if run.status == RunStatus::Cancelled => return Ok(None),
         EventKind::RunCancelled => tx.end_run(run, End::Cancelled(data))?,
-        EventKind::HookConflict | EventKind::RunResumed => {
+        EventKind::HookConflict | EventKind::RunResumed | EventKind::RunRetrying => {
             return Err(Error::invalid(format!(
                 "Only the server writes {}.",
                 kind.word()

@@ -19,6 +19,9 @@ use crate::workflows::tx::Event;
 use crate::workflows::tx::Run;
 use crate::workflows::tx::Tx;
 
+/// When a caller that has started too many runs may try again.
+const CALLER_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// A run to be made. Checked by [`NewRun::check`].
 #[derive(Clone, Debug)]
 pub struct NewRun {
@@ -32,6 +35,29 @@ pub struct NewRun {
     pub run_at: Option<i64>,
     pub expires_at: Option<i64>,
     pub attributes: Map<String, Value>,
+    /// The caller that starts it by the rule of a collection, whose runs are counted.
+    pub caller: Option<Caller>,
+}
+
+/// A caller that starts runs by the rule of a collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// An account, by its collection and id.
+    Account(String),
+    /// A caller without credentials, by network.
+    Network(String),
+}
+
+/// How keys of callers without credentials begin.
+const NETWORKS: &str = "network/";
+
+impl Caller {
+    fn key(&self) -> String {
+        match self {
+            Caller::Account(account) => format!("account/{account}"),
+            Caller::Network(network) => format!("{NETWORKS}{network}"),
+        }
+    }
 }
 
 /// A run that was made, or was there already.
@@ -48,14 +74,21 @@ pub struct Made {
 pub enum End<'a> {
     Completed(&'a str),
     Failed(&'a str),
+    /// It failed because of its deadline.
+    Expired(&'a str),
     Cancelled(&'a str),
 }
+
+/// The error of a run that was not finished in time.
+pub const EXPIRED: &str = r#"{"kind":"expired","message":"The run was not finished in time."}"#;
 
 impl End<'_> {
     fn parts(&self) -> (EventKind, RunStatus, &str) {
         match self {
             End::Completed(data) => (EventKind::RunCompleted, RunStatus::Completed, data),
-            End::Failed(data) => (EventKind::RunFailed, RunStatus::Failed, data),
+            End::Failed(data) | End::Expired(data) => {
+                (EventKind::RunFailed, RunStatus::Failed, data)
+            }
             End::Cancelled(data) => (EventKind::RunCancelled, RunStatus::Cancelled, data),
         }
     }
@@ -74,6 +107,7 @@ impl NewRun {
             run_at: None,
             expires_at: None,
             attributes: Map::new(),
+            caller: None,
         }
     }
 
@@ -111,6 +145,9 @@ impl Tx<'_> {
         {
             return Ok(first);
         }
+        if let Some(caller) = &new.caller {
+            self.check_caller(caller)?;
+        }
         let depth = parent.map_or(0, |(run, _)| run.depth + 1);
         if depth > limits::DEPTH_MAX {
             return Err(Error::invalid(format!(
@@ -121,8 +158,8 @@ impl Tx<'_> {
         let run = run_id::new(self.now, self.node, (self.random)());
         let version = new.version.as_deref().unwrap_or_default();
         let sql = "INSERT INTO runs (run, workflow, version, status, parent, parent_key, root, depth,
-                                     idempotency_key, concurrency_key, priority, attributes, created, expires)
-                   VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+                                     idempotency_key, concurrency_key, priority, attributes, created, expires, caller)
+                   VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
         self.db.prepare_cached(sql)?.execute(params![
             run,
             new.workflow,
@@ -137,6 +174,7 @@ impl Tx<'_> {
             Value::from(new.attributes.clone()).to_string(),
             self.now,
             new.expires_at,
+            new.caller.as_ref().map(Caller::key),
         ])?;
         let id = self.db.last_insert_rowid();
         self.append(id, Event::new(EventKind::RunCreated, "").data(&new.input))?;
@@ -148,12 +186,61 @@ impl Tx<'_> {
             concurrency_key: new.concurrency_key.as_deref(),
             due: new.run_at,
         })?;
-        Ok(Made {
+        let made = Made {
             id,
             run,
             status: RunStatus::Pending,
             is_new: true,
-        })
+        };
+        match parent {
+            // The step that hears of the end is yet to be made.
+            Some(_) => Ok(made),
+            None => self.expire_new(made, new.expires_at),
+        }
+    }
+
+    /// A run whose deadline has passed when it is made fails at once.
+    pub fn expire_new(&mut self, mut made: Made, expires: Option<i64>) -> Result<Made> {
+        let is_late = expires.is_some_and(|at| at <= self.now);
+        if is_late && let Some(run) = self.run_by_id(made.id)? {
+            self.end_run(&run, End::Expired(EXPIRED))?;
+            made.status = RunStatus::Failed;
+        }
+        Ok(made)
+    }
+
+    /// Refuses another run if a caller has as many that have not ended as it may have.
+    fn check_caller(&self, caller: &Caller) -> Result<()> {
+        let (most, who) = match caller {
+            Caller::Account(_) => (limits::OF_ACCOUNT_MAX, "this account has"),
+            Caller::Network(_) => (limits::OF_NETWORK_MAX, "this network has"),
+        };
+        let sql = "SELECT count(*) FROM (SELECT 1 FROM runs WHERE caller = ?1 AND ended IS NULL LIMIT ?2)";
+        let key = caller.key();
+        let own: i64 = self
+            .db
+            .prepare_cached(sql)?
+            .query_row(params![key, most], |row| row.get(0))?;
+        if own >= most {
+            return Err(too_many(most, who));
+        }
+        if matches!(caller, Caller::Account(_)) {
+            return Ok(());
+        }
+        // '0' follows '/'.
+        let sql = "SELECT count(*) FROM (SELECT 1 FROM runs WHERE caller > 'network/' AND caller < 'network0'
+                                           AND ended IS NULL LIMIT ?1)";
+        let all: i64 = self
+            .db
+            .prepare_cached(sql)?
+            .query_row([limits::OF_NETWORKS_MAX], |row| row.get(0))?;
+        match all < limits::OF_NETWORKS_MAX {
+            true => Ok(()),
+            false => Err(too_many(
+                limits::OF_NETWORKS_MAX,
+                "callers without an account have",
+            )),
+        }
     }
 
     fn run_by_key(&self, workflow: &str, key: &str) -> Result<Option<Made>> {
@@ -214,7 +301,7 @@ impl Tx<'_> {
             self.db.prepare_cached(sql)?.execute([run.id])?;
         }
         self.remove_job(run.id)?;
-        if status == RunStatus::Cancelled {
+        if matches!(end, End::Cancelled(_) | End::Expired(_)) {
             self.note_children(run.id)?;
         }
         if let Some((parent, key)) = &run.parent {
@@ -224,7 +311,7 @@ impl Tx<'_> {
         let took = std::time::Duration::from_millis(u64::try_from(took).unwrap_or(0));
         let counted = match end {
             End::Completed(_) => RunEvent::Completed(took),
-            End::Failed(_) => RunEvent::Failed(took),
+            End::Failed(_) | End::Expired(_) => RunEvent::Failed(took),
             End::Cancelled(_) => RunEvent::Cancelled,
         };
         self.count(&run.workflow, counted);
@@ -247,7 +334,9 @@ impl Tx<'_> {
         let cancelled = error_json("cancelled", "The child run was cancelled.");
         let (kind, status, data) = match end {
             End::Completed(output) => (EventKind::StepCompleted, StepStatus::Completed, output),
-            End::Failed(error) => (EventKind::StepFailed, StepStatus::Failed, error),
+            End::Failed(error) | End::Expired(error) => {
+                (EventKind::StepFailed, StepStatus::Failed, error)
+            }
             End::Cancelled(_) => (EventKind::StepFailed, StepStatus::Failed, &*cancelled),
         };
         let event = Event::new(kind, key).data(data).info(child.id);
@@ -274,7 +363,8 @@ impl Tx<'_> {
         }
     }
 
-    /// Children of a cancelled run go too; not all at once, there may be many.
+    /// Children of a run that was cancelled or has expired are cancelled too; not all at once, there may be
+    /// many. Those of a run that failed otherwise go on: when it is resumed, it finds what they came to.
     fn note_children(&self, run: i64) -> Result<()> {
         let sql = "INSERT OR IGNORE INTO cancelling (run)
                    SELECT ?1 WHERE EXISTS (SELECT 1 FROM runs WHERE parent = ?1 AND ended IS NULL)";
@@ -309,23 +399,32 @@ impl Tx<'_> {
         Ok(Some((parent, self.ids(sql, [parent, max])?)))
     }
 
-    /// A child goes with its parent.
-    pub fn cancel_child(&mut self, child: i64) -> Result<()> {
-        match self.run_by_id(child)? {
-            Some(child) => {
-                let reason = r#""The parent run was cancelled.""#;
-                self.end_run(&child, End::Cancelled(reason))
-            }
-            None => Ok(()),
-        }
+    /// A child ends with its parent.
+    pub fn cancel_child(&mut self, parent: i64, child: i64) -> Result<()> {
+        let Some(child) = self.run_by_id(child)? else {
+            return Ok(());
+        };
+        let parent = self.run_by_id(parent)?;
+        let reason = match parent.map(|parent| parent.status) {
+            Some(RunStatus::Cancelled) => r#""The parent run was cancelled.""#,
+            _ => r#""The parent run has expired.""#,
+        };
+        self.end_run(&child, End::Cancelled(reason))
     }
 
-    /// All children of a cancelled run are cancelled.
+    /// All children of a run that took them along are cancelled.
     pub fn children_are_cancelled(&self, parent: i64) -> Result<()> {
         let sql = "DELETE FROM cancelling WHERE run = ?1";
         self.db.prepare_cached(sql)?.execute([parent])?;
         Ok(())
     }
+}
+
+fn too_many(most: i64, who: &str) -> Error {
+    let message = format!(
+        "There are {most} runs that {who} started and that have not ended. Try again later."
+    );
+    Error::new(Kind::TooMany, message).with_retry_after(CALLER_PAUSE)
 }
 
 /// The run has ended, so this cannot be.

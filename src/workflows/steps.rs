@@ -293,16 +293,18 @@ impl Tx<'_> {
             return self.known_child(run, key, &step);
         }
         let parent = (!is_detached).then_some((run, key));
-        // A run that is there already by its idempotency key has a parent of its own, or none.
-        let new = match is_detached {
-            true => new.clone(),
-            false => NewRun {
-                idempotency_key: None,
-                ..new.clone()
-            },
-        };
-        let made = self.create_run(&new, parent)?;
+        if parent.is_some() && new.idempotency_key.is_some() {
+            // A run that is there already by its idempotency key has a parent of its own, or none.
+            return Err(Error::invalid(
+                "A child has no idempotencyKey: the key of the call makes it once. A detached run may have one.",
+            ));
+        }
+        let made = self.create_run(new, parent)?;
         self.note_child(run, key, &made, is_detached)?;
+        let made = match parent {
+            Some(_) => self.expire_new(made, new.expires_at)?,
+            None => made,
+        };
         Ok((made.run, made.status))
     }
 

@@ -98,8 +98,17 @@ pub struct Run {
     pub root: i64,
     pub depth: i64,
     pub started: Option<i64>,
+    /// It fails when it has not ended by then.
+    pub expires: Option<i64>,
     /// None: it has ended.
     pub job: Option<Job>,
+}
+
+impl Run {
+    /// Whether its deadline is not behind a time.
+    pub fn is_expired(&self, at: i64) -> bool {
+        self.expires.is_some_and(|expires| expires <= at)
+    }
 }
 
 /// The job of a run.
@@ -122,7 +131,7 @@ pub struct Lease {
 macro_rules! run_sql {
     () => {
         "SELECT r.id, r.run, r.workflow, r.status, r.parent, r.parent_key, r.root, r.depth,
-                r.started, j.state, j.epoch, j.lost, j.retries
+                r.started, j.state, j.epoch, j.lost, j.retries, r.expires
          FROM runs r LEFT JOIN jobs j ON j.run = r.id"
     };
 }
@@ -163,6 +172,7 @@ impl Tx<'_> {
                 root: row.get::<_, Option<i64>>(6)?.unwrap_or(id),
                 depth: row.get(7)?,
                 started: row.get(8)?,
+                expires: row.get(13)?,
                 job,
             })
         });
@@ -255,6 +265,7 @@ fn is_bounded(kind: EventKind, info: Option<i64>) -> bool {
         | EventKind::RunFailed
         | EventKind::RunCancelled
         | EventKind::RunStarted
+        | EventKind::RunRetrying
         | EventKind::WaitCompleted
         | EventKind::HookDisposed => false,
         // The end of a child.

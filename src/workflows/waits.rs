@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::workflows::codes::EventKind;
 use crate::workflows::codes::StepStatus;
 use crate::workflows::limits;
+use crate::workflows::request::Ms;
 use crate::workflows::tx::Event;
 use crate::workflows::tx::Run;
 use crate::workflows::tx::Tx;
@@ -152,7 +153,7 @@ impl Tx<'_> {
 
     /// A wait as an event of its own: `data` is when it ends.
     pub fn create_wait(&mut self, run: &Run, key: &str, data: &str) -> Result<()> {
-        let until: i64 = serde_json::from_str(data).map_err(|_| {
+        let Ms(until) = serde_json::from_str(data).map_err(|_| {
             Error::invalid("data of a wait is when it ends, in milliseconds since 1970.")
         })?;
         let sql = "SELECT 1 FROM waits WHERE run = ?1 AND key = ?2";

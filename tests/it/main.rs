@@ -55,8 +55,13 @@ mod tls;
 mod versions;
 /// Calls to others: signatures, retries, restarts, the log.
 mod webhooks;
+/// Runs that end by their deadline, and what is tried again.
+mod workflow_deadlines;
+/// Who starts which workflow, and with what.
+mod workflow_starts;
 /// Workflows: runs, workers, hooks.
 mod workflows;
+
 /// `vski workflows`: runs looked at, acted on, moved to another node.
 mod workflows_cli;
 /// Writing records: bulk, batch, what may be written by whom, sizes, changes under load.

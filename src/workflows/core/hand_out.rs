@@ -11,6 +11,8 @@ use crate::workflows::jobs::ReadyJob;
 use crate::workflows::journal;
 use crate::workflows::json::Object;
 use crate::workflows::leases::Held;
+use crate::workflows::runs::EXPIRED;
+use crate::workflows::runs::End;
 use crate::workflows::sessions::SessionId;
 use crate::workflows::tx::Tx;
 
@@ -79,7 +81,7 @@ impl Core {
         Ok(jobs)
     }
 
-    /// Gives a job to a worker; false when nobody can have it.
+    /// Gives a job to a worker, or ends its run when its deadline has passed; false if no worker can take it.
     fn give(
         &mut self,
         db: &Connection,
@@ -95,6 +97,12 @@ impl Core {
         let Some(known) = self.sessions.get(session) else {
             return Ok(false);
         };
+        if job.expires.is_some_and(|expires| expires <= now) {
+            return self.alone(db, now, job.run, out, |tx| match tx.run_by_id(job.run)? {
+                Some(run) => tx.end_run(&run, End::Expired(EXPIRED)),
+                None => Ok(()),
+            });
+        }
         let worker = known.worker.clone();
         let lease_ms = self.settings.lease_ms;
         let given = self.tx(db, now, |tx| lease(tx, job, &version, &worker, lease_ms))?;

@@ -14,6 +14,7 @@ use crate::workflows::core::send;
 use crate::workflows::json::Object;
 use crate::workflows::leases::Held;
 use crate::workflows::limits;
+use crate::workflows::runs::EXPIRED;
 use crate::workflows::runs::End;
 use crate::workflows::runs::error_json;
 use crate::workflows::sessions::SessionId;
@@ -76,7 +77,7 @@ impl Core {
 
     /// Does something about one run, so that what is wrong with it holds up no other: it is paused.
     /// True when it was done.
-    fn alone(
+    pub(super) fn alone(
         &mut self,
         db: &Connection,
         now: i64,
@@ -136,8 +137,7 @@ impl Core {
                 let Some(run) = tx.run_by_id(*run)? else {
                     return Ok(());
                 };
-                let error = error_json("expired", "The run was not finished in time.");
-                tx.end_run(&run, End::Failed(&error))
+                tx.end_run(&run, End::Expired(EXPIRED))
             })?;
         }
         Ok(expired.len() == AT_A_TIME)
@@ -155,7 +155,7 @@ impl Core {
         };
         let mut is_done = children.is_empty();
         for child in children {
-            is_done |= !self.alone(db, now, child, out, |tx| tx.cancel_child(child))?;
+            is_done |= !self.alone(db, now, child, out, |tx| tx.cancel_child(parent, child))?;
         }
         if is_done {
             self.tx(db, now, |tx| tx.children_are_cancelled(parent))?;

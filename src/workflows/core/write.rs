@@ -291,10 +291,15 @@ fn park(tx: &mut Tx<'_>, lease: &Lease, seen: i64, on: &[Condition]) -> Result<A
     }
 }
 
+/// True if a run has ended so already.
+fn has_ended(tx: &Tx<'_>, lease: &Lease, status: RunStatus, data: &str) -> Result<bool> {
+    let run = tx.run(&lease.run)?.ok_or_else(lost_lease)?;
+    Ok(run.status == status && tx.last_event_data(run.id)?.as_deref() == Some(data))
+}
+
 /// Ends a run; said again, it is the same.
 fn end(tx: &mut Tx<'_>, lease: &Lease, status: RunStatus, data: &str) -> Result<()> {
-    let run = tx.run(&lease.run)?.ok_or_else(lost_lease)?;
-    if run.status == status && tx.last_event_data(run.id)?.as_deref() == Some(data) {
+    if has_ended(tx, lease, status, data)? {
         return Ok(());
     }
     let run = tx.leased(lease)?;
@@ -308,14 +313,20 @@ fn end(tx: &mut Tx<'_>, lease: &Lease, status: RunStatus, data: &str) -> Result<
 fn fail(tx: &mut Tx<'_>, lease: &Lease, failed: &Failed) -> Result<()> {
     match failed.kind.as_str() {
         "retryable" => {
+            if has_ended(tx, lease, RunStatus::Failed, &failed.error)? {
+                return Ok(());
+            }
             let run = tx.leased(lease)?;
             let job = run.job.ok_or_else(lost_lease)?;
-            if job.retries < limits::RETRIES {
-                let pause = tx.run_backoff(job.retries, failed.retry_after_ms);
-                tx.count_retry(run.id)?;
-                return tx.give_back(run.id, tx.now + pause, job.lost);
+            if job.retries >= limits::RETRIES {
+                return end(tx, lease, RunStatus::Failed, &failed.error);
             }
-            end(tx, lease, RunStatus::Failed, &failed.error)
+            let due = tx.now + tx.run_backoff(job.retries, failed.retry_after_ms);
+            match run.is_expired(due) {
+                // There is no next attempt, and this error says more than that the time is over.
+                true => tx.end_run(&run, End::Expired(&failed.error)),
+                false => tx.retry_job(run.id, job, due, &failed.error),
+            }
         }
         "nondeterminism" => {
             let run = tx.leased(lease)?;

@@ -33,6 +33,8 @@ impl Node {
         let db = Connection::open_in_memory().unwrap();
         db.execute_batch(include_str!("../../db/workflows.sql"))
             .unwrap();
+        db.execute_batch(include_str!("../../db/workflow_callers.sql"))
+            .unwrap();
         let mut n = 0;
         let random = Box::new(move || {
             n += 1;

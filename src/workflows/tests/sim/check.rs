@@ -9,11 +9,19 @@ use serde_json::json;
 use super::program::Op;
 use super::program::Program;
 use super::worker::Worker;
-use super::world::Promised;
 use crate::workflows::codes::EventKind;
 use crate::workflows::codes::RunStatus;
 use crate::workflows::codes::StepStatus;
 use crate::workflows::core::Core;
+
+/// A run that the client was promised.
+pub struct Promised {
+    pub run: String,
+    pub program: Program,
+    pub may_be_cancelled: bool,
+    /// Its deadline.
+    pub expires: Option<i64>,
+}
 
 /// Jobs that have not ended.
 pub fn jobs(db: &Connection) -> i64 {
@@ -51,6 +59,16 @@ pub fn all(db: &Connection, promised: &[Promised], workers: &[Worker]) {
     }
 }
 
+/// A run goes to no worker when its deadline has passed.
+pub fn hand_out(text: &str, now: i64) {
+    if !text.starts_with(r#"{"t":"job""#) {
+        return;
+    }
+    let job: Value = serde_json::from_str(text).unwrap();
+    let deadline = job["deadline"].as_i64().unwrap_or(i64::MAX);
+    assert!(deadline > now, "handed out after its deadline: {job}");
+}
+
 /// A run that was promised has ended as its program does.
 fn run(db: &Connection, promised: &Promised) {
     let sql = "SELECT id, status FROM runs WHERE run = ?1";
@@ -58,11 +76,40 @@ fn run(db: &Connection, promised: &Promised) {
         .query_row(sql, [&promised.run], |row| Ok((row.get(0)?, row.get(1)?)))
         .unwrap();
     let end = end_of(db, id);
+    if status == RunStatus::Failed && end["kind"] == "expired" {
+        return expired(db, id, promised);
+    }
     match (status, promised.program.result()) {
         (RunStatus::Cancelled, _) => assert!(promised.may_be_cancelled, "{}", promised.run),
         (RunStatus::Completed, Ok(output)) => assert_eq!(end, output, "{}", promised.run),
         (RunStatus::Failed, Err(error)) => assert_eq!(end, error, "{}", promised.run),
         (status, wanted) => panic!("{} is {status:?} and not {wanted:?}: {end}", promised.run),
+    }
+}
+
+/// It was not finished in time, and its children went with it.
+fn expired(db: &Connection, id: i64, promised: &Promised) {
+    let expires = promised.expires.expect("a run with a deadline");
+    let sql = "SELECT created, started, ended FROM runs WHERE id = ?1";
+    let (created, started, ended): (i64, Option<i64>, i64) = db
+        .query_row(sql, [id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .unwrap();
+    assert!(ended >= expires, "{} ended early", promised.run);
+    if created >= expires {
+        assert_eq!((started, ended), (None, created), "{}", promised.run);
+    }
+    let sql = "SELECT status, ended FROM runs WHERE parent = ?1";
+    let mut statement = db.prepare(sql).unwrap();
+    let rows = statement.query_map([id], |row| Ok((row.get(0)?, row.get(1)?)));
+    for row in rows.unwrap() {
+        let (status, child): (RunStatus, i64) = row.unwrap();
+        // Some rounds may fail in between.
+        let is_in_time = child <= ended + 30_000;
+        assert!(
+            status == RunStatus::Cancelled || is_in_time,
+            "{} left a child",
+            promised.run
+        );
     }
 }
 

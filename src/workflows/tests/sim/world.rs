@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::check;
+use super::check::Promised;
 use super::program::Program;
 use super::worker::Worker;
 use crate::error::Error;
@@ -64,6 +65,8 @@ enum Wish {
         name: String,
         program: Program,
         key: Option<String>,
+        /// Its deadline.
+        expires: Option<i64>,
         run: Option<String>,
     },
     Payload {
@@ -74,13 +77,6 @@ enum Wish {
         of: usize,
         is_done: bool,
     },
-}
-
-/// A run that the client was promised.
-pub struct Promised {
-    pub run: String,
-    pub program: Program,
-    pub may_be_cancelled: bool,
 }
 
 pub struct World {
@@ -113,6 +109,8 @@ impl World {
         let db = Connection::open_in_memory().unwrap();
         db.set_prepared_statement_cache_capacity(128);
         db.execute_batch(include_str!("../../../db/workflows.sql"))
+            .unwrap();
+        db.execute_batch(include_str!("../../../db/workflow_callers.sql"))
             .unwrap();
         let workers: Vec<Worker> = (0..rng.between(1, 3))
             .map(|n| Worker::new(&format!("worker{n}"), rng.between(1, 4)))
@@ -153,6 +151,11 @@ impl World {
             let name = format!("run{n}");
             let program = Program::draw(&mut self.rng, &name, 0);
             let key = self.rng.one_in(3).then(|| "key".to_owned());
+            let expires = match self.rng.below(8) {
+                0 => Some(BEGIN - 1),
+                1 => Some(BEGIN + i64::try_from(self.rng.below(120_000)).unwrap()),
+                _ => None,
+            };
             for token in program.tokens() {
                 self.wish(
                     60_000,
@@ -170,6 +173,7 @@ impl World {
                     name,
                     program,
                     key,
+                    expires,
                     run,
                 },
             );
@@ -219,6 +223,7 @@ impl World {
         let promised = self.wishes.iter().enumerate().filter_map(|(at, wish)| {
             let Wish::Run {
                 program,
+                expires,
                 run: Some(run),
                 ..
             } = wish
@@ -229,6 +234,7 @@ impl World {
                 run: run.clone(),
                 program: program.clone(),
                 may_be_cancelled: cancels(at),
+                expires: *expires,
             })
         });
         check::all(&self.db, &promised.collect::<Vec<_>>(), &self.workers);
@@ -425,10 +431,15 @@ impl World {
         self.at(5_000, Event::Client(number));
         let request = match &self.wishes[number] {
             Wish::Run {
-                name, program, key, ..
+                name,
+                program,
+                key,
+                expires,
+                ..
             } => {
                 let mut run = NewRun::new("model", &program.to_json().to_string());
                 run.idempotency_key = Some(name.clone());
+                run.expires_at = *expires;
                 run.concurrency_key.clone_from(key);
                 Request::Trigger(Box::new(run))
             }
@@ -539,7 +550,10 @@ impl World {
     fn send(&mut self, out: Vec<Output>) {
         for output in out {
             let (session, text) = match output {
-                Output::Send { session, text } => (session, text),
+                Output::Send { session, text } => {
+                    check::hand_out(&text, self.now);
+                    (session, text)
+                }
                 Output::Close { session, .. } => (session, "close".to_owned()),
                 Output::Answer { ticket, answer } => {
                     self.answer(ticket, answer);
