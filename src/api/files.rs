@@ -36,7 +36,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     let pairs = call.query()?;
     let database = call.database()?;
     let (stored, is_protected) = database
-        .read(|it| {
+        .look_up(|it| {
             let stored = table::find(it, &collection.id, record, name)?;
             let field = records::field_of_file(it, &collection, record, name)?;
             let options = field.and_then(Field::file);
@@ -150,7 +150,7 @@ fn part(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
 fn missing(call: &Call<'_>, path: &FilePath) -> Result<Error> {
     let row = call
         .database()?
-        .read(|it| table::find(it, &path.collection, &path.record, &path.name))?;
+        .look_up(|it| table::find(it, &path.collection, &path.record, &path.name))?;
     Ok(match (row, call.app.replica()) {
         // It was deleted meanwhile.
         (None, _) => no_file(),

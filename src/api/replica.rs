@@ -100,7 +100,7 @@ pub fn file(call: &Call<'_>) -> Result<Response> {
         database => database?,
     };
     let stored = database
-        .read(|it| table::find(it, &path.collection, &path.record, &path.name))?
+        .look_up(|it| table::find(it, &path.collection, &path.record, &path.name))?
         .ok_or_else(no_file)?;
     let response = files::content(call, &path, &stored)?;
     Ok(response
