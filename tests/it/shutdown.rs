@@ -86,7 +86,9 @@ fn nobody_is_accepted_while_stopping() {
     let mut server = Server::start();
     let address = server.addr();
     let mut partial = connect(&server);
-    partial.write_all(b"GET /api/health HTTP/1.1\r\n").unwrap();
+    partial
+        .write_all(b"GET /api/health HTTP/1.1\r\nHost: x\r\n")
+        .unwrap();
     pause(100);
     server.signal("TERM");
     pause(300);
@@ -127,7 +129,9 @@ fn stalled_peers_do_not_hold_the_stop() {
 fn a_second_signal_ends_it_at_once() {
     let mut server = Server::start();
     let mut partial = connect(&server);
-    partial.write_all(b"GET /api/health HTTP/1.1\r\n").unwrap();
+    partial
+        .write_all(b"GET /api/health HTTP/1.1\r\nHost: x\r\n")
+        .unwrap();
     pause(100);
     let begun = Instant::now();
     server.signal("TERM");
