@@ -417,7 +417,7 @@ fn the_longest_waiting_connection_makes_room() {
     assert_eq!(server.counters().evicted, 1);
     assert_eq!(read_all(&mut waiting[0]), "");
     waiting[1]
-        .write_all(b"TP/1.1\r\nConnection: close\r\n\r\n")
+        .write_all(b"TP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         .unwrap();
     assert_eq!(statuses(&read_all(&mut waiting[1])), [200]);
 }
@@ -594,7 +594,8 @@ fn a_request_whose_answer_has_no_end_is_the_last_over_any_version() {
     let hooks = Hooks {
         refusal: Box::new(refusal),
         accept_failed: Box::new(|_| {}),
-        body: Box::new(|_| Destination::Memory),
+        body: Box::new(|_| Destination::Memory(0)),
+        meter: Box::new(|_| unreachable!("no body comes")),
         endless: Box::new(|head| head.url() == "/events"),
     };
     let server = Server::from_listener(listener, small(), hooks).unwrap();
@@ -604,7 +605,7 @@ fn a_request_whose_answer_has_no_end_is_the_last_over_any_version() {
         ("1.1", "/other", false),
     ] {
         let mut stream = TcpStream::connect(server.server_addr()).unwrap();
-        write!(stream, "GET {} HTTP/{}\r\n\r\n", path, version).unwrap();
+        write!(stream, "GET {} HTTP/{}\r\nHost: a\r\n\r\n", path, version).unwrap();
         let request = server.recv().unwrap();
         assert_eq!(request.wants_upgrade(), is_endless);
         if is_endless {
