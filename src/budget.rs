@@ -111,6 +111,13 @@ const FILTER_BYTES: u64 = 64 << 20;
 /// Most password hashes that wait; each holds a worker.
 const HASHES_MAX: u64 = 16;
 
+/// Bytes of frames of workers that wait. Who has not shown credentials has nothing to say but hello.
+const FRAME_BYTES: Bounds = Bounds {
+    total: 64 << 20,
+    network: 48 << 20,
+    anonymous: 4 << 20,
+};
+
 /// All budgets of the server.
 pub struct Budgets {
     /// Sockets and streams of events, in number.
@@ -121,6 +128,8 @@ pub struct Budgets {
     pub subscriptions: Arc<Budget>,
     /// Bytes that subscriptions and their prepared filters take up.
     pub filters: Arc<Budget>,
+    /// Bytes of frames of workers that wait for the engine of workflows.
+    pub frames: Arc<Budget>,
     pub queries: Arc<Queries>,
     /// Bytes of bodies that are received and parsed.
     pub bodies: Arc<Budget>,
@@ -197,6 +206,7 @@ impl Budgets {
             outboxes: Budget::new("socket outboxes", OUTBOX_BYTES),
             subscriptions: Budget::new("subscriptions", Bounds::halves(SUBSCRIPTIONS)),
             filters: Budget::new("subscription filters", Bounds::halves(FILTER_BYTES)),
+            frames: Budget::new("worker frames", FRAME_BYTES),
             queries: Arc::new(Queries::new(workers)),
             bodies: Budget::new("request bodies", BODIES),
             uploads: Budget::new("uploads", uploads),
@@ -206,12 +216,13 @@ impl Budgets {
     }
 
     /// Each of them, for metrics.
-    pub fn all(&self) -> [&Budget; 10] {
+    pub fn all(&self) -> [&Budget; 11] {
         [
             &self.sockets,
             &self.outboxes,
             &self.subscriptions,
             &self.filters,
+            &self.frames,
             &self.queries.slow,
             &self.queries.waiting,
             &self.bodies,

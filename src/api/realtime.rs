@@ -37,7 +37,12 @@ pub fn listen(call: &Call<'_>) -> Result<Response> {
     check_is_master(call)?;
     // What is asked of HTTP/2 and the like is not done, and need not be.
     if !socket::lists(call.request, "Upgrade", "websocket") {
-        return stream(call);
+        return match call.request.body.is_empty() {
+            true => stream(call),
+            false => Err(Error::invalid(
+                "A stream of events is asked for by a GET without a body.",
+            )),
+        };
     }
     socket::check_wish(call.request)?;
     let (payer, peer) = peer(call, None)?;

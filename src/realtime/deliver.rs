@@ -34,10 +34,9 @@ const LOOK_MAX: Duration = Duration::from_millis(100);
 
 /// How often a subscription that catches up is sorted anew because definitions change meanwhile.
 const STALE_TRIES: usize = 10;
-/// Bytes of long texts that are made of one change: subscriptions have names, so that each may want a text of
-/// its own, and all of them wait to be sent.
-const LONG_TEXTS_MAX: usize = 40 << 20;
-const LONG_TEXT: usize = 64 << 10;
+/// Bytes of texts that are made of one change: subscriptions have names, so that each may want a text of its own,
+/// and all of them wait to be sent. Less than the share of one network in the budget for that.
+const TEXTS_MAX: usize = 40 << 20;
 
 /// A change as it is sent.
 struct Event<'a> {
@@ -48,8 +47,8 @@ struct Event<'a> {
     now_ms: i64,
     /// The text that was made last, for whom it was: most want the same.
     last: Option<(bool, String, Text)>,
-    /// Bytes of long texts that were made.
-    long: &'a mut usize,
+    /// Bytes of texts that were made.
+    made: &'a mut usize,
 }
 
 /// Who of a group may have an event: when they last had one, where they are, and the text.
@@ -109,7 +108,7 @@ impl Thread<'_> {
     fn show_to_all(&mut self, change: &Arc<Change>, seq: u64, until: Instant) {
         let id = self.recent.name(seq);
         let (now_ms, mut candidates) = (clock::now_ms(), Candidates::new());
-        let mut long = 0;
+        let mut made = 0;
         let listeners = self.fresh_listeners(change);
         for class in self.board.by_cost(listeners) {
             let is_live = |class: &mut Class| class.subs.values().any(|sub| sub.is_live);
@@ -131,7 +130,7 @@ impl Thread<'_> {
                         record,
                         now_ms,
                         last: None,
-                        long: &mut long,
+                        made: &mut made,
                     };
                     self.send(class, &mut event, &mut candidates);
                 }
@@ -408,11 +407,9 @@ impl Event<'_> {
         {
             return Some(text.clone());
         }
-        if self.record.len() > LONG_TEXT {
-            *self.long += self.record.len();
-            if *self.long > LONG_TEXTS_MAX {
-                return None;
-            }
+        *self.made += self.record.len();
+        if *self.made > TEXTS_MAX {
+            return None;
         }
         let name = &sub.ask.sub;
         let text: Text = match sub.is_stream {

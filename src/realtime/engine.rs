@@ -58,6 +58,8 @@ const COMMANDS_MAX: usize = 512;
 /// How far the hub of the sockets may be behind, and for how long that is waited for.
 const LAG_MAX: Duration = Duration::from_millis(200);
 const LAG_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long it is waited for that less than a quarter of what may wait to be sent does.
+const FULL_WAIT_MAX: Duration = Duration::from_millis(50);
 const LAG_PAUSE: Duration = Duration::from_millis(5);
 /// Comparisons in the filter of a subscription, but for those of admins: it is asked about each change.
 const COMPARISONS_MAX: usize = 32;
@@ -77,6 +79,7 @@ pub struct Realtime {
     auth: Arc<Auth>,
     pub(super) events: Arc<Events>,
     pace: Pace,
+    outboxes: Arc<Budget>,
     subscriptions: Arc<Budget>,
     filters: Arc<Budget>,
     pub(super) checks: Checks,
@@ -182,6 +185,7 @@ impl Realtime {
             auth: Arc::clone(auth),
             events: Arc::clone(events),
             pace,
+            outboxes: Arc::clone(&budgets.outboxes),
             subscriptions: Arc::clone(&budgets.subscriptions),
             filters: Arc::clone(&budgets.filters),
             checks: Checks::default(),
@@ -245,22 +249,29 @@ impl Realtime {
         }
     }
 
-    fn next_commands(&self) -> Vec<Command> {
+    /// Adds commands to those that are left of the last round.
+    fn next_commands(&self, commands: &mut VecDeque<Command>) {
         let items = &mut lock(&self.shared.commands).items;
-        let count = items.len().min(COMMANDS_MAX);
-        let commands = items.drain(..count).collect();
+        let count = items.len().min(COMMANDS_MAX.saturating_sub(commands.len()));
+        commands.extend(items.drain(..count));
         if !items.is_empty() {
             // The next round comes at once.
             self.events.wake();
         }
-        commands
     }
 
     /// While the hub is behind, changes wait here, once, and not in the queue of each subscriber, which
-    /// would be cut off as if it were slow.
+    /// would be cut off as if it were slow. What the hub cannot send is waited for a moment only.
     fn keep_pace(&self, stop: &Stop) {
         let begun = Instant::now();
         while self.pace.lag() > LAG_MAX && begun.elapsed() < LAG_WAIT_MAX {
+            if stop.wait(LAG_PAUSE) {
+                return;
+            }
+        }
+        let begun = Instant::now();
+        let is_full = || self.outboxes.used() > self.outboxes.total() / 4;
+        while is_full() && begun.elapsed() < FULL_WAIT_MAX {
             if stop.wait(LAG_PAUSE) {
                 return;
             }
@@ -390,6 +401,7 @@ impl Realtime {
     pub fn run(&self, stop: &Stop) {
         let seed = ids::random_bytes().unwrap_or_default();
         let mut thread = Thread::new(self, seed);
+        let mut commands = VecDeque::new();
         let mut tick_at = Instant::now() + PAUSE;
         while !stop.is_set() {
             let pause = match thread.has_waiting() {
@@ -397,7 +409,7 @@ impl Realtime {
                 true => FENCE_PAUSE,
             };
             // What a client says after a change that it knows of must not count before that.
-            let commands = self.next_commands();
+            self.next_commands(&mut commands);
             let pause = if commands.is_empty() {
                 pause
             } else {
@@ -409,7 +421,7 @@ impl Realtime {
             for collection in taken.lost {
                 thread.lose(&collection);
             }
-            thread.obey(commands);
+            thread.obey(&mut commands);
             thread.greet();
             if Instant::now() >= tick_at {
                 thread.tick(Instant::now());

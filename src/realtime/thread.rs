@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -39,6 +40,8 @@ use crate::rules::Identity;
 pub const SUBS_MAX: usize = 100;
 /// Changes that a subscription is given in one round of those that it has missed.
 const REPLAY_MAX: usize = 256;
+/// How long commands are followed before changes come first again.
+const OBEY_MAX: Duration = Duration::from_millis(250);
 /// How long subscriptions are given what they have missed before changes come first again, and how long one of
 /// them.
 const GREET_MAX: Duration = Duration::from_millis(250);
@@ -105,9 +108,12 @@ impl<'a> Thread<'a> {
         !self.waiting.is_empty()
     }
 
-    /// Does what was asked for.
-    pub fn obey(&mut self, commands: Vec<Command>) {
-        for command in commands {
+    /// Does what was asked for, as long as there is time.
+    pub fn obey(&mut self, commands: &mut VecDeque<Command>) {
+        let until = Instant::now() + OBEY_MAX;
+        while Instant::now() < until
+            && let Some(command) = commands.pop_front()
+        {
             self.obey_one(command);
         }
     }

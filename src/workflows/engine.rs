@@ -19,6 +19,8 @@ use std::time::Instant;
 use crate::auth::Auth;
 use crate::auth::Credentials;
 use crate::auth::Pass;
+use crate::budget::Budget;
+use crate::budget::Charge;
 use crate::clock;
 use crate::db::Database;
 use crate::error::Error;
@@ -82,6 +84,7 @@ pub struct Workflows {
 struct Shared {
     core: Arc<Mutex<Core>>,
     queue: Mutex<Queue>,
+    frames: Arc<Budget>,
     arrived: Condvar,
     links: Mutex<HashMap<SessionId, Worker>>,
     answers: Mutex<HashMap<Ticket, mpsc::SyncSender<Result<String>>>>,
@@ -90,15 +93,14 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     items: VecDeque<Item>,
-    bytes: usize,
     is_over: bool,
 }
 
 struct Item {
     input: Input,
     bytes: usize,
-    /// Whose frame it is.
-    of: Option<Worker>,
+    /// Whose frame it is, and what that is charged for it.
+    of: Option<(Worker, Charge)>,
 }
 
 impl Workflows {
@@ -108,6 +110,7 @@ impl Workflows {
         auth: &Arc<Auth>,
         stats: &Arc<Stats>,
         node: &str,
+        frames: &Arc<Budget>,
         settings: Settings,
     ) -> Result<Workflows> {
         let random = Box::new(chance);
@@ -118,6 +121,7 @@ impl Workflows {
             shared: Arc::new(Shared {
                 core: Arc::new(Mutex::new(core)),
                 queue: Mutex::default(),
+                frames: Arc::clone(frames),
                 arrived: Condvar::new(),
                 links: Mutex::default(),
                 answers: Mutex::default(),
@@ -239,7 +243,7 @@ impl Workflows {
         let mut of = Vec::with_capacity(items.len());
         let mut inputs = Vec::with_capacity(items.len());
         for item in items {
-            of.extend(item.of.map(|worker| (worker, item.bytes)));
+            of.extend(item.of.map(|of| (of, item.bytes)));
             inputs.push(self.authenticate(item.input));
         }
         let (out, work, is_due) = {
@@ -281,7 +285,8 @@ impl Workflows {
             self.shared.send(out);
         }
         lock(&self.shared.core).finish(now);
-        for (worker, bytes) in of {
+        for ((worker, charge), bytes) in of {
+            drop(charge);
             worker.done(bytes);
         }
         result
@@ -374,7 +379,6 @@ impl Shared {
         if queue.is_over {
             return false;
         }
-        queue.bytes += item.bytes;
         queue.items.push_back(item);
         if queue.items.len() == 1 {
             self.arrived.notify_one();
@@ -402,7 +406,6 @@ impl Shared {
             bytes += item.bytes;
             items.push(item);
         }
-        queue.bytes -= bytes;
         if queue.items.is_empty() && queue.items.capacity() > 4 * ROUND_MAX {
             queue.items = VecDeque::new();
         }

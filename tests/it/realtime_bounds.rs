@@ -11,12 +11,16 @@ use rustix::net::SocketType;
 use rustix::net::sockopt;
 use serde_json::Value;
 use serde_json::json;
+use tungstenite::Message;
 
 use crate::support::api::Api;
 use crate::support::frames;
+use crate::support::frames::Socket;
 use crate::support::listener::Listener;
 use crate::support::server::Server;
 use crate::support::wait_until;
+use crate::support::worker;
+use crate::support::worker::Worker;
 
 const PUB: &str = "/api/collections/pub/records";
 const OWN: &str = "/api/collections/own/records";
@@ -272,4 +276,25 @@ fn sockets_that_do_not_read_are_cut_before_they_take_the_memory() {
     drop(sockets);
     wait_until("they are gone", || used(&admin, "sockets") == 1);
     wait_until("all is given back", || used(&admin, "socket outboxes") == 0);
+}
+
+/// Frames of all workers wait in one queue. Sockets that show no credentials have a small share of it, and end soon.
+#[test]
+fn strangers_on_the_socket_of_workers_are_ended() {
+    let server = Server::start();
+    let token = worker::token(&server);
+    let open = || frames::connect(server.addr(), "/api/workflow/ws", &[]);
+    let mut silent = open();
+    let mut loud: Vec<Socket> = (0..8).map(|_| open()).collect();
+    for socket in &mut loud {
+        let text = "x".repeat(1_000_000);
+        socket.send(Message::text(text)).unwrap();
+    }
+    let mut worker = Worker::connect(&server, &token, json!({}));
+    assert_eq!(worker.next()["t"], "welcome");
+    for socket in &mut loud {
+        let code = frames::read(socket)["close"].clone();
+        assert!([1013, 4400].contains(&code.as_u64().unwrap()), "{code}");
+    }
+    assert_eq!(frames::read(&mut silent)["close"], 4408);
 }

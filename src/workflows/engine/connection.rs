@@ -21,8 +21,6 @@ use crate::workflows::sessions::SessionId;
 /// Frames of one worker that wait, and their bytes.
 const PENDING_MAX: usize = 256;
 const PENDING_BYTES_MAX: usize = 2 << 20;
-/// Bytes of all frames that wait.
-const QUEUE_BYTES_MAX: usize = 64 << 20;
 
 /// A connected worker, for whoever sends to it.
 #[derive(Clone)]
@@ -130,15 +128,16 @@ impl Peer for Connection {
             Err(what) => Input::Garbled { session, what },
         };
         let bytes = text.len();
-        if lock(&self.shared.queue).bytes > QUEUE_BYTES_MAX {
+        let payer = worker.link.payer();
+        let Ok(charge) = self.shared.frames.charge(payer, bytes as u64) else {
             worker.link.close(1013, "the server is busy");
             return Flow::Go;
-        }
+        };
         let is_full = worker.pending.add(bytes);
         let item = Item {
             input,
             bytes,
-            of: Some(worker.clone()),
+            of: Some((worker.clone(), charge)),
         };
         self.shared.push(item);
         if !is_full {
