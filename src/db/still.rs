@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::Prepare;
 use super::database::distrust;
 use super::database::is_damaged;
+use super::database::wal_bytes;
 use super::deadline::Deadline;
 use super::migrate;
 use super::migrate::Schema;
@@ -34,7 +35,8 @@ pub fn open(path: &Path, prepare: Prepare) -> Result<Connection> {
 }
 
 /// Opens a file of a data directory to look at it. Where this user may not write, as on a disk that the kernel has made
-/// read-only after errors, SQLite cannot make its index of the log: it then gets one in memory, if no server runs.
+/// read-only after errors, SQLite cannot make a log or the index of one: it then does without, or gets an index in
+/// memory, if no server runs.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that opens databases to look at them"
@@ -44,6 +46,9 @@ pub fn look(path: &Path) -> Result<Connection> {
     if is_writable(path) && is_writable(dir) || hold(dir)?.is_none() {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         return Ok(Connection::open_with_flags(path, flags)?);
+    }
+    if wal_bytes(path) == 0 {
+        return open_uri(path, "immutable=1");
     }
     let connection = open_uri(path, "mode=ro&vfs=unix-none")?;
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;

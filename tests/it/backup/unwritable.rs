@@ -44,6 +44,18 @@ fn as_nobody(dir: &Path, words: &[&str]) -> Output {
     command.output().unwrap()
 }
 
+/// All commands that only look succeed, and one that copies.
+fn assert_readable(dir: &Path, backup: &Path) {
+    for words in [
+        &["check"][..],
+        &["files", "check"],
+        &["backup", shown(backup)],
+    ] {
+        let output = as_nobody(dir, words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+    }
+}
+
 /// All was reported as damaged, and a backup failed, when one is needed most: SQLite makes its index of the log beside the
 /// database, and could not. The log has what the last commits have written, so it must be read.
 #[test]
@@ -81,21 +93,23 @@ fn data_that_cannot_be_written_is_checked_and_backed_up() {
     }
     make_readable(&data);
     assert!(fs::metadata(data.join("default.db-wal")).unwrap().len() > 0);
-    for words in [
-        &["check"][..],
-        &["files", "check"],
-        &["backup", shown(&ended)],
-    ] {
-        let output = as_nobody(server.dir(), words);
-        assert!(output.status.success(), "{words:?}: {output:?}");
-    }
-    for backup in [running, ended] {
+    assert_readable(server.dir(), &ended);
+    // Without a log, as after an orderly stop.
+    fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
+    let server = server.restart();
+    assert_eq!(compared(&server.api()), ["one"]);
+    let (dir, _) = server.into_parts();
+    assert!(!data.join("default.db-wal").exists());
+    make_readable(&data);
+    let folded = out.path().join("folded");
+    assert_readable(dir.path(), &folded);
+    for backup in [running, ended, folded] {
         assert_eq!(compared(&serve(restored(&backup)).api()), ["one"]);
     }
     // What cannot be read is not damaged, and what is damaged is.
     let default = data.join("default.db");
     fs::set_permissions(&default, Permissions::from_mode(0o400)).unwrap();
-    let output = as_nobody(server.dir(), &["check"]);
+    let output = as_nobody(dir.path(), &["check"]);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1));
     assert!(said.contains("unreadable default.db: "), "{said}");
@@ -103,7 +117,7 @@ fn data_that_cannot_be_written_is_checked_and_backed_up() {
     assert!(!said.contains("damaged    "), "{said}");
     fs::set_permissions(&default, Permissions::from_mode(0o444)).unwrap();
     fs::write(data.join("stats.db"), "notes of somebody\n").unwrap();
-    let output = as_nobody(server.dir(), &["check"]);
+    let output = as_nobody(dir.path(), &["check"]);
     assert!(
         text(&output.stdout).contains("damaged    stats.db: "),
         "{output:?}"
