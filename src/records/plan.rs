@@ -128,7 +128,6 @@ struct Column {
     silent: bool,
     /// NULL where the caller may not see the value: then it is left out.
     is_guarded: bool,
-    /// Only the beginning of its text is shown.
     excerpt: Option<Excerpt>,
 }
 
@@ -548,11 +547,10 @@ fn may_see(fields: &Fields, field: &Field) -> bool {
 
 /// Writes the beginning of a text, if no more is wanted, and any other value as it is.
 fn write_part(field: &Field, excerpt: Option<Excerpt>, value: ValueRef<'_>, out: &mut Vec<u8>) {
-    match (excerpt, value) {
-        (Some(excerpt), ValueRef::Text(text))
-            if !field.is_multiple() && !matches!(field.kind, FieldKind::Json { .. }) =>
-        {
-            write_json(&excerpt.of(&String::from_utf8_lossy(text)), out);
+    let is_text = !field.is_multiple() && !matches!(field.kind, FieldKind::Json { .. });
+    match (excerpt.filter(|_| is_text), value) {
+        (Some(part), ValueRef::Text(text)) => {
+            write_json(&part.of(&String::from_utf8_lossy(text)), out);
         }
         _ => write_value(field, value, out),
     }

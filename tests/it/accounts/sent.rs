@@ -1,4 +1,5 @@
-//! What rules see of the records that a request points to: `@request.body.owner.role`.
+//! What rules see of the records that a request points to: `@request.body.owner.role`; and the names
+//! under which what was sent is refused.
 
 use serde_json::Value;
 use serde_json::json;
@@ -152,4 +153,19 @@ fn a_rule_with_a_path_that_leads_nowhere_is_refused() {
     admin
         .post("/api/collections", tasks(&json!(right)))
         .expect(200);
+}
+
+/// A wrong new address was told as one of `email`, which is not the name that it is sent under.
+#[test]
+fn a_wrong_new_address_is_told_under_its_name() {
+    let server = server();
+    register(&server, "ann");
+    let ann = signed_in(&server, "ann");
+    let path = "/api/collections/users/request-email-change";
+    let wrong = json!({"newEmail": "no address"});
+    let refused = ann.post(path, wrong).expect(400);
+    let code = refused.text("/data/newEmail/code");
+    assert_eq!(code, "validation_invalid_email");
+    let refused = ann.post(path, json!({})).expect(400);
+    assert!(refused.text("/message").contains("`newEmail`"));
 }
