@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use rustix::net::AddressFamily;
+use rustix::net::SocketFlags;
 use rustix::net::SocketType;
 use rustix::net::sockopt;
 use serde_json::Value;
@@ -222,7 +223,9 @@ fn sockets_are_charged_to_who_has_them() {
 
 /// A socket that reads nothing, with a small window.
 fn stalled(server: &Server, sub: &str) -> TcpStream {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    // A server that another test starts must not keep it open.
+    let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
     sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
     rustix::net::connect(&socket, &server.addr()).unwrap();
     let mut stream = TcpStream::from(socket);
