@@ -107,9 +107,9 @@ mod tests {
 
     use crate::budget::Budgets;
     use crate::budget::Network;
+    use crate::http::memory::Memory;
     use crate::http::server;
     use crate::http::server::Server;
-    use crate::http::tests::Memory;
     use crate::sockets::Flow;
     use crate::sockets::Link;
     use crate::sockets::Settings;

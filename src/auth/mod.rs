@@ -27,7 +27,6 @@ use crate::db::Databases;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::error::ResultExt as _;
 use crate::events::Events;
 use crate::ids;
 use crate::rules::Identity;
@@ -38,6 +37,11 @@ use admins::Admin;
 use hasher::Hasher;
 use keys::Keys;
 pub use pass::Pass;
+pub use signers::OPERATOR;
+use signers::REPLICA_TOKEN_MS;
+pub use signers::operator_signer;
+pub use signers::operator_worker;
+use signers::replica_signer;
 use throttle::Throttle;
 use token::About;
 use token::Claims;
@@ -53,14 +57,13 @@ mod pass;
 pub mod password;
 pub mod renewal;
 mod secret;
+mod signers;
 mod throttle;
 mod token;
 mod webhook;
 
 /// Life of the token of a link.
 const FILE_TOKEN_MS: i64 = 3 * 60_000;
-/// Life of the token of a replica or of the command line.
-const REPLICA_TOKEN_MS: i64 = 5 * 60_000;
 /// How far ahead the clock of whoever made a short-lived token may be.
 const CLOCK_SKEW_MS: i64 = 5 * 60_000;
 /// Longest life of a service token.
@@ -68,58 +71,6 @@ pub const SERVICE_SECONDS_MAX: u32 = 86_400;
 
 /// What the setup token is a signature of.
 const SETUP_LABEL: &[u8] = b"setup";
-
-/// The name by which the command line is known to a server.
-pub const OPERATOR: &str = "vski-cli";
-
-/// Makes tokens that are good for some minutes.
-pub type Sign = Box<dyn Fn() -> String + Send + Sync>;
-
-/// Makes the tokens by which the command line asks a server on the same secret.
-pub fn operator_signer(configured: Option<&str>, data_dir: &Path) -> Result<Sign> {
-    let keys = TokenKeys::new(&operator_secret(configured, data_dir)?);
-    Ok(Box::new(replica_signer(keys, OPERATOR.to_owned())))
-}
-
-/// Makes the tokens by which the command line works on the runs of a server on the same secret: service
-/// tokens that no key and no admin stands behind. The server makes none of that kind.
-pub fn operator_worker(configured: Option<&str>, data_dir: &Path) -> Result<Sign> {
-    let keys = TokenKeys::new(&operator_secret(configured, data_dir)?);
-    let operator = OPERATOR.to_owned();
-    Ok(Box::new(signer(keys, operator, Purpose::Service)))
-}
-
-fn operator_secret(configured: Option<&str>, data_dir: &Path) -> Result<Vec<u8>> {
-    match configured {
-        Some(secret) => Ok(secret.as_bytes().to_vec()),
-        None => {
-            let path = data_dir.join("secret");
-            let forgotten = "JWT_SECRET is not set; it has to be that of the server";
-            secret::load(&path).context(forgotten)
-        }
-    }
-}
-
-fn replica_signer(keys: TokenKeys, subject: String) -> impl Fn() -> String + Send + Sync + 'static {
-    signer(keys, subject, Purpose::Replica)
-}
-
-fn signer(
-    keys: TokenKeys,
-    subject: String,
-    purpose: Purpose,
-) -> impl Fn() -> String + Send + Sync + 'static {
-    move || {
-        let claims = Claims {
-            subject: subject.clone(),
-            purpose,
-            key: String::new(),
-            expires_ms: clock::now_ms() + REPLICA_TOKEN_MS,
-            about: About::default(),
-        };
-        token::sign(&keys, &claims)
-    }
-}
 
 /// The longest time that a token may have left, for tokens that are made for less than a day: one that
 /// claims more was made by hand.

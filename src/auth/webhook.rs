@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::operator_secret;
+use super::signers::operator_secret;
 use super::token;
 use crate::crypto;
 use crate::crypto::SigningKey;

@@ -7,15 +7,15 @@ use std::collections::HashSet;
 use std::fs;
 use std::fs::File;
 use std::io;
-use std::io::Read as _;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
 use super::Job;
+use super::file::copy;
+use super::file::create;
 use super::lost;
 use super::manifest::Manifest;
 use super::manifest::Part;
@@ -24,7 +24,6 @@ use super::refused;
 use super::storage;
 use crate::collections;
 use crate::crypto;
-use crate::crypto::Hasher;
 use crate::db;
 use crate::db::Connection;
 use crate::db::pages::PageReader;
@@ -535,41 +534,6 @@ fn word(fate: Fate) -> &'static str {
         Fate::Vanished => "is not in the storage, and not in the backup",
         Fate::Damaged => "is damaged in the storage, and not in the backup",
     }
-}
-
-/// An empty file that only its owner can read.
-pub fn create(path: &Path) -> io::Result<File> {
-    File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(db::NO_LINK)
-        .open(path)
-}
-
-/// Copies a file to its place if it is as it was stored.
-pub fn copy(mut source: File, stored: &Stored, partial: &Path, target: &Path) -> io::Result<bool> {
-    for folder in [partial.parent(), target.parent()].into_iter().flatten() {
-        super::create_dirs(folder)?;
-    }
-    let mut file = create(partial)?;
-    let (mut hasher, mut size, mut buffer) = (Hasher::new(), 0, vec![0; 128 << 10]);
-    loop {
-        let length = source.read(&mut buffer)?;
-        if length == 0 {
-            break;
-        }
-        hasher.update(&buffer[..length]);
-        file.write_all(&buffer[..length])?;
-        size += length as u64;
-    }
-    let is_whole = size == stored.size && ids::hex(&hasher.finish()) == stored.sha256;
-    match is_whole {
-        true => fs::rename(partial, target)?,
-        false => fs::remove_file(partial)?,
-    }
-    Ok(is_whole)
 }
 
 fn mark(path: &FilePath, stored: &Stored) -> Mark {

@@ -53,6 +53,7 @@ use manifest::Manifest;
 use manifest::STATE;
 
 mod copy;
+mod file;
 pub mod lost;
 mod manifest;
 mod owner;

@@ -15,7 +15,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
-use super::copy::copy;
+use super::file::copy;
 use super::manifest::Manifest;
 use super::owner::Owner;
 use super::owner::Unswapped;

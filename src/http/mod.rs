@@ -335,11 +335,18 @@ impl Response {
     }
 }
 
+/// Bodies for tests of what lies above.
 #[cfg(test)]
-pub mod tests {
-    use super::*;
+pub mod memory {
+    use std::sync::Arc;
 
-    /// Every body goes into memory.
+    use super::Bodies;
+    use super::BodySink;
+    use super::Charge;
+    use super::Method;
+    use super::Request;
+
+    /// Every body is kept in memory.
     pub struct Memory;
 
     impl Memory {
@@ -361,6 +368,11 @@ pub mod tests {
             unreachable!("no body is long")
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn headers_are_found_in_any_case() {

@@ -600,7 +600,7 @@ mod tests {
     use std::io::Read as _;
     use std::net::TcpStream;
 
-    use crate::http::tests::Memory;
+    use crate::http::memory::Memory;
 
     fn start(workers: usize) -> Server {
         let handler: Handler = Arc::new(|request| match request.path.as_str() {
