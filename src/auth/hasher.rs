@@ -1,7 +1,8 @@
 //! Threads that hash passwords, so that a flood of log-ins slows nobody but log-ins.
 //!
-//! At most [`THREADS_MAX`] hashes are computed at a time, on at most half of the processors, by
-//! threads of somewhat lower priority: that bounds their memory and leaves the processors to other requests. The
+//! At most [`THREADS_MAX`] hashes are computed at a time, on at most half of the processors: that
+//! bounds their memory and leaves the other half to other requests. Their threads have the ordinary
+//! priority: with a lower one a log-in takes seconds while queries keep the processors busy. The
 //! budget bounds how many wait, and none waits longer than [`WAIT`], so that log-ins never hold all
 //! request threads.
 //!
@@ -27,16 +28,12 @@ use crate::budget::Payer;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::log;
 use crate::threads;
 use crate::threads::lock;
 
 const THREADS_MAX: usize = 2;
 /// Long enough for a queue of 16 while other programs keep the processors busy.
 const WAIT: Duration = Duration::from_secs(20);
-/// Weighs about a third of a request thread when both want the same processor. With much less, hashes stand
-/// still while other programs are busy.
-const NICENESS: i32 = 5;
 /// How long a stop waits for hashes under way, which are worth nothing by then.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -190,11 +187,6 @@ impl Drop for Hasher {
 }
 
 fn work(shared: &Shared) {
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        log::warn(format_args!(
-            "passwords are hashed at ordinary priority: {error}"
-        ));
-    }
     while let Some(job) = next(shared) {
         if Instant::now() < job.deadline {
             (job.work)();

@@ -85,10 +85,10 @@ pub const FAILURES: Limits = [
     limit(60, 1_000),
     limit(240, 250),
 ];
-/// Log-ins, right or wrong: a hundred, then one a second of a network on an account; 600, then ten a second of
+/// Log-ins, right or wrong: forty, then one a second of a network on an account; 600, then ten a second of
 /// a network; four times as many of a site.
 pub const LOG_INS: Limits = [
-    limit(100, 1_000),
+    limit(40, 1_000),
     None,
     None,
     limit(600, 100),

@@ -58,7 +58,7 @@ fn a_network_that_floods_log_ins_waits_for_its_own() {
     });
 }
 
-/// Right passwords cost nothing at all, however many: one client could keep a processor busy for ever. A hundred
+/// Right passwords cost nothing at all, however many: one client could keep a processor busy for ever. Forty
 /// at once are for free, which no app notices.
 #[test]
 fn right_log_ins_of_one_account_have_an_end() {
@@ -75,7 +75,7 @@ fn right_log_ins_of_one_account_have_an_end() {
             break reply;
         }
     };
-    assert!(counted > 100, "{counted}");
+    assert!(counted > 40, "{counted}");
     let seconds: u64 = refused
         .expect(429)
         .header("Retry-After")
