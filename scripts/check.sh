@@ -10,11 +10,12 @@ Runs the steps named, or all of them in this order:
   format   cargo fmt --check
   lint     cargo clippy, warnings denied
   test     cargo test, for the vendored HTTP engine too
+  hostile  scripts/hostile.py for half a minute, against the program that the tests ran
   docs     cargo doc, warnings denied
   scripts  shellcheck over scripts/
 and prints the number of packages in Cargo.lock.
 
-A step whose tool is not installed (rustfmt, clippy, shellcheck) is skipped and said to be.
+A step whose tool is not installed (rustfmt, clippy, python3, shellcheck) is skipped and said to be.
 Exit code 0: all steps that ran passed.
 TEXT
 }
@@ -43,6 +44,11 @@ run_tests() {
     cargo test --locked && cargo test --locked -p tiny_http
 }
 
+hostile() {
+    skip_without python3 "python3 --version" || return 0
+    python3 scripts/hostile.py --binary "${CARGO_TARGET_DIR:-target}/debug/vski" --seconds 30
+}
+
 docs() {
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 }
@@ -69,11 +75,11 @@ run() { # run STEP FUNCTION
 for step in "$@"; do
     case $step in
         --help | -h) usage; exit 0 ;;
-        format | lint | test | docs | scripts) ;;
+        format | lint | test | hostile | docs | scripts) ;;
         *) fail "unknown step: $step (see --help)" ;;
     esac
 done
-[ $# -gt 0 ] || set -- format lint test docs scripts
+[ $# -gt 0 ] || set -- format lint test hostile docs scripts
 
 cd "$(dirname -- "$0")/.."
 command -v cargo >/dev/null || fail "no cargo: install Rust first"
