@@ -14,7 +14,6 @@ use serde_json::Value;
 
 use super::Api;
 use super::Call;
-
 use super::credentials;
 use super::forms;
 use super::routes::BODY_BYTES;
@@ -193,8 +192,9 @@ impl Call<'_> {
         }
         let media_type = self.request.header("Content-Type").unwrap_or_default();
         let kind = media_type.split(';').next().unwrap_or_default().trim();
-        if self.request.body.is_empty()
-            || !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+            || self.request.body.is_empty()
+            || looks_like_json(&self.request.body)
         {
             return Ok(None);
         }
@@ -223,6 +223,12 @@ impl Call<'_> {
         T::deserialize(Form(fields))
             .map_err(|error| Error::invalid(format!("The form is not what is wanted: {error}.")))
     }
+}
+
+/// Whether a body that is labelled a form is JSON, as what `curl -d '{"a": 1}'` sends: a form has
+/// these two characters as `%7B` and `%5B`.
+fn looks_like_json(body: &[u8]) -> bool {
+    matches!(body.trim_ascii_start().first(), Some(b'{' | b'['))
 }
 
 fn not_utf8(name: &str) -> Error {

@@ -98,6 +98,28 @@ fn metric(admin: &Api, name: &str, budget: &str) -> u64 {
     line.unwrap().parse().unwrap()
 }
 
+/// `curl -d` labels every body as a form, and most examples for curl, ours too, send JSON with it. When
+/// forms were accepted everywhere, each of them was answered with 400.
+#[test]
+fn json_that_curl_labels_as_a_form_is_json() {
+    let server = Server::start();
+    let admin = server.admin();
+    let collection =
+        json!({"name": "notes", "createRule": "", "fields": [{"name": "n", "type": "number"}]});
+    let curl = |api: &Api| api.with_header("Content-Type", "application/x-www-form-urlencoded");
+    curl(&admin)
+        .post("/api/collections", &collection)
+        .expect(200);
+    let notes = "/api/collections/notes/records";
+    for body in [r#"{"n": 5}"#, "\r\n {\"n\": 5}"] {
+        let record = curl(&server.api()).post(notes, body).expect(200);
+        assert_eq!(record.json["n"], 5);
+    }
+    curl(&admin).post("/api/admins/login", "{").expect(400);
+    let record = curl(&server.api()).post(notes, "n=7").expect(200);
+    assert_eq!(record.json["n"], 7);
+}
+
 /// PocketBase takes forms wherever it takes JSON, and some of its clients, such as `pocketbase-typegen`,
 /// send nothing else. Here they were refused everywhere but at records.
 #[test]
