@@ -136,6 +136,10 @@ const PARTIAL_GRACE: Duration = Duration::from_secs(2);
 /// Bytes of answers that peers have not taken yet; above it the longest stalled peer is cut.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 
+/// Bytes that the system holds for the peer of a socket that does not read; Linux doubles it for its
+/// own records. By itself it would let them grow to some megabytes for each.
+const SOCKET_SEND_BYTES: usize = 128 << 10;
+
 /// Shortest pause between two log lines about failures to accept.
 const ACCEPT_LOG_PAUSE_MS: i64 = 1000;
 
@@ -584,6 +588,7 @@ fn switch(engine: tiny_http::Request, head: &[u8]) -> io::Result<Socket> {
     upgraded.set_nonblocking()?;
     upgraded.write_all(head)?;
     let (stream, early) = upgraded.into_parts();
+    rustix::net::sockopt::set_socket_send_buffer_size(&stream, SOCKET_SEND_BYTES)?;
     Ok(Socket { stream, early })
 }
 
