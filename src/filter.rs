@@ -37,6 +37,18 @@ pub enum Expr {
     In(Operand, Vec<Literal>),
 }
 
+impl Expr {
+    /// True if it searches in texts, with `~` or `!~`.
+    pub fn searches(&self) -> bool {
+        match self {
+            Expr::And(list) | Expr::Or(list) => list.iter().any(Expr::searches),
+            Expr::Not(inner) => inner.searches(),
+            Expr::Compare(comparison) => matches!(comparison.op, Op::Like | Op::NotLike),
+            Expr::In(..) => false,
+        }
+    }
+}
+
 /// `left op right`; with `any`, one of several values is enough.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {

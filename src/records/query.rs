@@ -97,6 +97,8 @@ pub struct Query<'a> {
     input: Input<'a>,
     /// The rule is only checked; paths must lead somewhere, whoever asks.
     is_check: bool,
+    /// The condition searches in texts, which takes the longer the more records it does so in.
+    searches: bool,
     params: Vec<Stored>,
     aliases: usize,
     now_ms: i64,
@@ -110,6 +112,7 @@ impl<'a> Query<'a> {
             collections,
             input,
             is_check: false,
+            searches: false,
             params: reserved,
             aliases: 0,
             now_ms,
@@ -139,6 +142,7 @@ impl<'a> Query<'a> {
             collection,
             trust,
         };
+        self.searches = expr.searches();
         let sql = self.expr(expr, true, place)?;
         // SQLite's work for joins grows with the square of their number.
         if self.aliases > JOINS_MAX {
@@ -261,7 +265,11 @@ impl<'a> Query<'a> {
                 true => of_nothing(positive),
                 false => query.leaf(a, op, b, positive)?,
             };
+            let is_equality = matches!((op, positive), (Op::Equal, true) | (Op::NotEqual, false));
             Ok(match &guard {
+                Some(guard) if is_equality && otherwise == "FALSE" && !query.searches => {
+                    address::guarded_equality(&sql, guard)
+                }
                 Some(guard) => address::guarded(&sql, guard, otherwise),
                 None => sql,
             })

@@ -43,6 +43,12 @@ pub fn guarded(value: &str, guard: &str, otherwise: &str) -> String {
     format!("CASE WHEN {guard} THEN {value} ELSE {otherwise} END")
 }
 
+/// SQL: an equality that does not hold where the guard does not, which an index on the value answers. It is NULL where
+/// the guard is, which counts as false: it stands below no `NOT`.
+pub fn guarded_equality(equality: &str, guard: &str) -> String {
+    format!("({guard} AND {equality})")
+}
+
 impl Query<'_> {
     /// SQL: the caller may see the address of the account in the table `alias`, or there is none.
     pub fn sees_address(&mut self, alias: &str, collection: &Collection) -> Result<String> {
@@ -75,6 +81,96 @@ impl Query<'_> {
         match any.is_empty() {
             true => Ok("FALSE".to_owned()),
             false => Ok(format!("({})", any.join(" OR "))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Input;
+    use super::*;
+    use crate::collections::Collections;
+    use crate::collections::test_collection;
+    use crate::db::Deadline;
+    use crate::records;
+    use rusqlite::Connection;
+    use rusqlite::params_from_iter;
+    use serde_json::json;
+
+    fn accounts() -> Collections {
+        let fields = json!([
+            {"id": "f1", "name": "email", "type": "email", "unique": true},
+            {"id": "f2", "name": "emailVisibility", "type": "bool"},
+            {"id": "f3", "name": "name", "type": "text"},
+        ]);
+        let mut users = test_collection("u", "users", fields);
+        users.kind = CollectionKind::Auth;
+        users.rules.view = Some(String::new());
+        Collections::from_iter([users])
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "tests of bare connections")]
+    fn table() -> Connection {
+        let db = Connection::open_in_memory().unwrap();
+        records::register(&db, &Deadline::new()).unwrap();
+        db.execute_batch(
+            "CREATE TABLE users (id TEXT NOT NULL UNIQUE, email TEXT, emailVisibility, name TEXT);
+             CREATE UNIQUE INDEX email ON users (email);
+             INSERT INTO users VALUES ('a', 'a@b.c', NULL, 'Ann'), ('b', 'b@b.c', 1, 'Bob'),
+                 ('c', 'c@b.c', 0, 'Cid')",
+        )
+        .unwrap();
+        db
+    }
+
+    /// How SQLite finds the records that a filter of a stranger holds for, and their ids.
+    fn ask(db: &Connection, filter: &str) -> (String, String) {
+        let collections = accounts();
+        let input = Input {
+            identity: &Identity::Nobody,
+            body: None,
+        };
+        let mut query = Query::new(&collections, input, Vec::new());
+        let users = collections.all()[0];
+        let expr = filter::parse(filter).unwrap();
+        let condition = query.condition(&expr, users, Trust::Caller).unwrap();
+        let params = query.into_params();
+        let sql = format!("SELECT id FROM users AS {MAIN} WHERE {condition} ORDER BY +id");
+        let texts = |sql: &str, column: usize| -> Vec<String> {
+            let mut statement = db.prepare(sql).unwrap();
+            let rows = statement.query_map(params_from_iter(&params), |row| row.get(column));
+            rows.unwrap().map(|it| it.unwrap()).collect()
+        };
+        let plan = texts(&format!("EXPLAIN QUERY PLAN {sql}"), 3);
+        (plan.join("; "), texts(&sql, 0).concat())
+    }
+
+    /// A guard in a CASE kept SQLite from the index: each look-up of an account by its address read the whole
+    /// table.
+    #[test]
+    fn an_equality_uses_the_index_and_other_comparisons_take_as_long_for_hidden_addresses() {
+        let db = table();
+        for (filter, is_search, ids) in [
+            ("email = 'b@b.c'", true, "b"),
+            ("email = 'a@b.c'", true, ""),
+            ("'b@b.c' = email", true, "b"),
+            ("NOT (email != 'b@b.c')", true, "b"),
+            ("email IN ('a@b.c', 'b@b.c', 'c@b.c')", true, "b"),
+            ("name = 'Bob' && email = 'b@b.c'", true, "b"),
+            ("email = 'a@b.c' || id = 'c'", true, "c"),
+            ("NOT (email = 'a@b.c')", false, "b"),
+            ("email != 'a@b.c'", false, "b"),
+            ("email > 'a'", false, "b"),
+            ("NOT (email > 'b')", false, ""),
+            ("email ~ 'b.c'", false, "b"),
+            ("email !~ 'x'", false, "b"),
+            // What is searched for the accounts of an address would tell that there are some.
+            ("email = 'b@b.c' && name ~ 'b'", false, "b"),
+            ("NOT (NOT (name ~ 'a') || email != 'a@b.c')", false, ""),
+        ] {
+            let (plan, found) = ask(&db, filter);
+            assert_eq!(found, ids, "{filter}");
+            assert_eq!(!plan.contains("SCAN"), is_search, "{filter}: {plan}");
         }
     }
 }
