@@ -47,14 +47,14 @@ const TABLES: [Table; 8] = [
         name: "runs",
         select: "SELECT id AS number, run, workflow, version, status, parent, parent_key, root, depth,
                         idempotency_key, concurrency_key, priority, attributes, created, started, ended,
-                        expires, epoch, resumed
+                        expires, epoch, resumed, caller
                  FROM runs WHERE id = ?1",
         insert: "INSERT INTO runs (run, workflow, version, status, parent, parent_key, root, depth,
                                    idempotency_key, concurrency_key, priority, attributes, created, started,
-                                   ended, expires, epoch, resumed)
+                                   ended, expires, epoch, resumed, caller)
                  VALUES (:run, :workflow, :version, :status, :parent, :parent_key, :root, :depth,
                          :idempotency_key, :concurrency_key, :priority, :attributes, :created, :started,
-                         :ended, :expires, :epoch, :resumed)",
+                         :ended, :expires, :epoch, :resumed, :caller)",
         delete: "DELETE FROM runs WHERE id = ?1",
     },
     Table {

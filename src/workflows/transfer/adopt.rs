@@ -181,6 +181,8 @@ impl Taking<'_> {
                 row.set("parent_key", Value::Null);
             }
             row.fields.remove("number");
+            // Files of versions before 0.6.5 have none.
+            row.fields.entry("caller").or_insert(Value::Null);
             self.insert(&row)?;
             self.runs.insert(number, self.db.last_insert_rowid());
             return Ok(());

@@ -19,6 +19,7 @@ use crate::ids;
 use crate::workflows::codes::RunStatus;
 use crate::workflows::offline::cancel_children;
 use crate::workflows::run_id::NodeTag;
+use crate::workflows::runs::Caller;
 use crate::workflows::runs::End;
 use crate::workflows::runs::NewRun;
 use crate::workflows::steps::Outcome;
@@ -28,6 +29,8 @@ use crate::workflows::tx::Run;
 use crate::workflows::tx::Tx;
 use crate::workflows::waits::Condition;
 use crate::workflows::waits::Moment;
+
+mod older;
 
 const NOW: i64 = 1_700_000_000_000;
 
@@ -274,6 +277,7 @@ fn once() -> NewRun {
     let idempotency_key = Some("once".to_owned());
     NewRun {
         idempotency_key,
+        caller: Some(Caller::Account("users/ann".to_owned())),
         ..new("order")
     }
 }
