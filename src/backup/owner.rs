@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -18,8 +19,6 @@ use rustix::fs::AtFlags;
 use rustix::fs::FileType;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
-use rustix::fs::ResolveFlags;
-use rustix::io::Errno;
 use rustix::process::Gid;
 use rustix::process::Uid;
 use rustix::process::geteuid;
@@ -69,23 +68,23 @@ impl Owner {
         Ok(Owner { uid: Some(uid) })
     }
 
-    /// Opens a file of the backup as root. It follows no link below `dir`: the account of the server may have written
-    /// the backup, too.
+    /// Opens a file of the backup as root. It follows no link below `dir`, also none in the middle of the path: the
+    /// account of the server may have written the backup, too.
     pub fn open(&self, dir: &Path, relative: &Path) -> io::Result<File> {
         if self.uid.is_none() {
             return File::open(dir.join(relative));
         }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         self.as_root(|| {
-            let handle = File::open(dir)?;
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            let opened = match rustix::fs::openat2(&handle, relative, flags, Mode::empty(), within)
-            {
-                // Linux before 5.6.
-                Err(Errno::NOSYS) => rustix::fs::openat(&handle, relative, flags, Mode::empty()),
-                opened => opened,
-            };
-            Ok(File::from(opened?))
+            let mut opened = File::open(dir)?;
+            for component in relative.components() {
+                let Component::Normal(name) = component else {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                };
+                let next = rustix::fs::openat(&opened, name, flags, Mode::empty())?;
+                opened = File::from(next);
+            }
+            Ok(opened)
         })
     }
 
@@ -127,7 +126,8 @@ impl Owner {
         })
     }
 
-    /// What has just been moved to `name` must not lead elsewhere: the next one who follows it may be root.
+    /// Refuses a link in the place of the directory that has just been moved to `name`: the next one who follows it
+    /// may be root.
     fn refuse_replaced(&self, parent: &File, name: &Path) -> io::Result<()> {
         let Some(uid) = self.uid else {
             return Ok(());
