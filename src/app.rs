@@ -172,7 +172,6 @@ impl App {
         let files = Files::open(&config.data_dir, s3, reserve, &databases, &replicas)?;
         let (node_id, part) = Part::open(config, &databases, &files, &auth, node_id)?;
         let stats = Arc::new(Stats::new(Arc::clone(databases.stats()), routes));
-        let budgets = Budgets::new(sockets_max, config.threads, config.upload_bytes_max);
         let workflows = Arc::new(Workflows::open(
             databases.workflows(),
             &auth,

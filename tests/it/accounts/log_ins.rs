@@ -12,6 +12,7 @@ use super::register;
 use super::server_with;
 use crate::support::api::Api;
 use crate::support::api::Reply;
+use crate::support::api::metric;
 use crate::support::server::Server;
 
 /// A client at this address, as a trusted proxy says.
@@ -56,6 +57,11 @@ fn a_network_that_floods_log_ins_waits_for_its_own() {
         over.store(true, Ordering::Relaxed);
         assert_eq!((statuses, admin.status), (vec![200; 10], 200));
     });
+    // The metrics showed another budget, which nothing used.
+    let admin = server.admin();
+    let hashes = |name: &str| metric(&admin, name, "password hashes");
+    assert!(hashes("vski_budget_refused_total") > 0);
+    assert_eq!(hashes("vski_budget_used"), 0);
 }
 
 /// Right passwords cost nothing at all, however many: one client could keep a processor busy for ever. Forty

@@ -222,3 +222,12 @@ pub fn encode(text: &str) -> String {
         })
         .collect()
 }
+
+/// A metric of a budget.
+pub fn metric(admin: &Api, name: &str, budget: &str) -> u64 {
+    let reply = admin.get("/metrics").expect(200);
+    let text = String::from_utf8(reply.body).unwrap();
+    let wanted = format!("{name}{{budget=\"{budget}\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&wanted));
+    line.unwrap().parse().unwrap()
+}
