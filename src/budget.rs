@@ -79,12 +79,13 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// One network may hold half of it, and so may all callers without credentials.
+    /// One network may hold half of it, rounded up so that each may hold some, and so may all callers without
+    /// credentials.
     const fn halves(total: u64) -> Bounds {
         Bounds {
             total,
-            network: total / 2,
-            anonymous: total / 2,
+            network: total.div_ceil(2),
+            anonymous: total.div_ceil(2),
         }
     }
 }
@@ -504,6 +505,28 @@ mod tests {
         assert_eq!(budget.used(), 0);
         assert!(lock(&budget.used).networks.is_empty());
         assert_eq!(lock(&budget.used).anonymous, 0);
+    }
+
+    /// Half of one socket was none: a server with `MAX_SOCKETS=1` refused all.
+    #[test]
+    fn the_smallest_numbers_leave_something_to_each() {
+        for (sockets, share) in [(1, 1), (2, 1), (3, 2)] {
+            let budgets = Budgets::new(sockets, 1, 1);
+            let stranger = from("10.0.0.1", false);
+            let granted: Vec<Charge> = (0..4)
+                .map_while(|_| budgets.sockets.charge(stranger, 1).ok())
+                .collect();
+            assert_eq!(granted.len(), share);
+            for budget in budgets.all() {
+                let Bounds {
+                    total,
+                    network,
+                    anonymous,
+                } = budget.bounds;
+                assert!(0 < network.min(anonymous), "{}", budget.name);
+                assert!(network.max(anonymous) <= total, "{}", budget.name);
+            }
+        }
     }
 
     #[test]
