@@ -75,10 +75,9 @@ replicas=$((10#$replicas))
 need curl perl awk diff xargs sha256sum dpkg dpkg-query
 [ -r "$status" ] || fail "cannot read $status: the input is the package list of a Debian system"
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/vski-demo.XXXXXX")
 # Process ids and addresses by name: master, replica1 and so on.
 declare -A servers=() urls=()
-clean_up() {
+end_processes() {
     local name
     # An associative array has no order; who asks whom no longer matters.
     for name in "${!servers[@]}"; do
@@ -87,15 +86,8 @@ clean_up() {
     for name in "${!servers[@]}"; do
         wait "${servers[$name]}" 2>/dev/null || true
     done
-    if [ "$keep" = yes ]; then
-        echo "kept: $work"
-    else
-        rm -rf "$work"
-    fi
 }
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+make_work demo
 
 # ---- shared by the steps ----
 

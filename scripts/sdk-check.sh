@@ -45,22 +45,14 @@ done
 need node npm python3 timeout
 PYTHON_CLIENT=pocketbase==0.17.3
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/vski-sdk.XXXXXX")
 server=''
-clean_up() {
+end_processes() {
     if [ -n "$server" ]; then
         kill "$server" 2>/dev/null || true
         wait "$server" 2>/dev/null || true
     fi
-    if [ "$keep" = yes ]; then
-        echo "kept: $work"
-    else
-        rm -rf "$work"
-    fi
 }
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+make_work sdk
 
 # The package as it was published: npm compares it with the hash in the lock file.
 install_client() {

@@ -46,22 +46,15 @@ done
 
 need node npm curl timeout
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/vski-worker.XXXXXX")
 server='' worker=''
-clean_up() {
+end_processes() {
+    local process
     for process in $worker $server; do
         kill -9 "$process" 2>/dev/null || true
         wait "$process" 2>/dev/null || true
     done
-    if [ "$keep" = yes ]; then
-        echo "kept: $work"
-    else
-        rm -rf "$work"
-    fi
 }
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+make_work worker
 
 # Installs npm packages and prints the folder that they are in.
 install() { # install NAME PACKAGE...

@@ -16,6 +16,24 @@ need() { # need TOOL...
     done
 }
 
+# Makes the temporary directory $work, which is deleted at the end unless $keep is yes. At the end, also at a signal, a
+# script first runs its own function end_processes.
+make_work() { # make_work NAME
+    work=$(mktemp -d "${TMPDIR:-/tmp}/vski-$1.XXXXXX")
+    trap clean_up EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
+
+clean_up() {
+    end_processes
+    if [ "${keep:-no}" = yes ]; then
+        echo "kept: $work"
+    else
+        rm -rf "$work"
+    fi
+}
+
 # Prints the path of the server: the one named, if any, else one that was built before.
 find_server() { # find_server PATH
     local candidate
