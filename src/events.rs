@@ -175,7 +175,7 @@ impl Events {
         }
     }
 
-    /// Whether a change of another collection waits.
+    /// True if a change of another collection waits.
     pub fn has_others(&self, collection: &str) -> bool {
         let queue = lock(&self.queue);
         let first = queue.changes.front();

@@ -20,7 +20,7 @@ mod armed {
         }
     }
 
-    /// Whether `VSKI_FAILPOINT` is `WHAT-WHERE`, where `WHAT` may be one of several with `+` between them.
+    /// True if `VSKI_FAILPOINT` is `WHAT-WHERE`, where `WHAT` may be one of several with `+` between them.
     pub fn is_armed(what: &str, place: &str) -> bool {
         let armed = ARMED.get_or_init(read).as_ref();
         armed

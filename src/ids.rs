@@ -35,7 +35,7 @@ pub fn is_valid_id(id: &str) -> bool {
 /// Longest name of a workflow.
 pub const WORKFLOW_BYTES_MAX: usize = 128;
 
-/// Whether a workflow may have this name: 1 to 128 of `[A-Za-z0-9._:-]`.
+/// True if a workflow may have this name: 1 to 128 of `[A-Za-z0-9._:-]`.
 pub fn is_valid_workflow(name: &str) -> bool {
     let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
     (1..=WORKFLOW_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_known)

@@ -83,7 +83,7 @@ pub struct Service {
 }
 
 impl Key {
-    /// Whether it opens this database at all.
+    /// True if it opens this database at all.
     pub fn opens_database(&self, database: &str) -> bool {
         let names = self.databases.as_ref();
         names.is_none_or(|names| names.contains(database))

@@ -1,7 +1,7 @@
 //! Threads that can be stopped: the [`Stop`] flag, named spawning, recovering locks.
 //!
-//! Every thread of the program is started by [`spawn`] and has a name; nobody pauses except in
-//! [`Stop::wait`], so that a stop is noticed at once everywhere.
+//! Every thread of the program has a name and is started by [`spawn`], or by [`spawn_for_result`] if the thread that
+//! starts it waits for its result. Threads pause only in [`Stop::wait`], so that a stop is noticed at once everywhere.
 
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
@@ -79,7 +79,8 @@ fn has_died(name: &str) {
     }
 }
 
-/// Starts a named thread, without which the server cannot do its work: a panic in it is told to the supervisor. Fails (instead of panicking) when the system gives no more threads.
+/// Starts a named thread, without which the server cannot do its work: a panic in it is told to the supervisor. Fails
+/// (instead of panicking) when the system gives no more threads.
 pub fn spawn<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,

@@ -140,7 +140,7 @@ impl Hasher {
             network,
             Job {
                 deadline: Instant::now() + WAIT,
-                // Whoever asked may have gone.
+                // The caller may have gone.
                 work: Box::new(move || drop(answer.send(work()))),
                 charge: None,
             },

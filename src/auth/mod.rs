@@ -64,12 +64,12 @@ mod webhook;
 
 /// Life of the token of a link.
 const FILE_TOKEN_MS: i64 = 3 * 60_000;
-/// How far ahead the clock of whoever made a short-lived token may be.
+/// The time by which the clock of the maker of a short-lived token may be ahead.
 const CLOCK_SKEW_MS: i64 = 5 * 60_000;
 /// Longest life of a service token.
 pub const SERVICE_SECONDS_MAX: u32 = 86_400;
 
-/// What the setup token is a signature of.
+/// The text that the setup token is a signature of.
 const SETUP_LABEL: &[u8] = b"setup";
 
 /// The longest time that a token may have left, for tokens that are made for less than a day: one that
@@ -384,7 +384,7 @@ impl Auth {
         Ok((!has_admin).then(token))
     }
 
-    /// Whether this is that token.
+    /// True if this is that token.
     pub fn is_setup_token(&self, token: &str) -> bool {
         let signature = crypto::from_base64url(token);
         signature.is_some_and(|it| self.setup.verify(SETUP_LABEL, &it))

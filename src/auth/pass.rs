@@ -28,7 +28,7 @@ impl Pass {
         self.authorization.is_none() && self.api_key.is_none()
     }
 
-    /// Whether these are the same credentials.
+    /// True if these are the same credentials.
     pub fn is_same(&self, other: &Pass) -> bool {
         (&self.authorization, &self.api_key) == (&other.authorization, &other.api_key)
     }

@@ -5,14 +5,14 @@
 //! picked by a keyed hash, and the leaky bucket in
 //! its form with one time per slot (the generic cell rate algorithm, ITU-T I.371). The memory
 //! is fixed and nothing is ever evicted, so no flood makes room for another. Two names that share
-//! a slot share its allowance; nobody can choose them without knowing the key. Times are of a clock that is
+//! a slot share its allowance; no client can choose them without knowing the key. Times are of a clock that is
 //! never set: one that is put back would shut everybody out until it has caught up.
 //!
 //! An attempt is counted before its password is looked at, so that many at once gain nothing, and
 //! given back when it was right. Unknown accounts are counted as known ones are.
 //!
 //! A network from which an account has logged in before is known for it: its attempts are counted by network
-//! alone, not against what all others may try on that account. So nobody can lock the owner out from
+//! alone, not against what all others may try on that account. So no client can lock the owner out from
 //! elsewhere. What is known is kept in memory, in a table of fixed size, and is forgotten at a restart.
 
 use std::collections::hash_map::RandomState;
@@ -37,7 +37,7 @@ const SLOTS: usize = 1 << 15;
 const KNOWN_GROUPS: usize = 1 << 14;
 const KNOWN_NETWORKS: usize = 8;
 
-/// What a limit is for. Only the number of each matters: it is part of what is hashed.
+/// The callers and accounts that a limit is for. Only the number of each matters: it is part of what is hashed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Scope {
     NetworkOnAccount,
@@ -56,7 +56,7 @@ impl Scope {
         Scope::Site,
     ];
 
-    /// Whether others than one network share it.
+    /// True if others than one network share it.
     fn is_shared(self) -> bool {
         !matches!(self, Scope::NetworkOnAccount | Scope::Network)
     }
@@ -69,7 +69,7 @@ pub struct Limit {
     pause_ms: i64,
 }
 
-/// What is allowed in each scope, in the order of [`Scope::ALL`]; none: as many as come.
+/// The limit of each scope, in the order of [`Scope::ALL`]; none: there is no limit.
 pub type Limits = [Option<Limit>; 5];
 
 const fn limit(burst: i64, pause_ms: i64) -> Option<Limit> {
@@ -199,7 +199,7 @@ impl Throttle {
         usize::try_from(self.key.hash_one(name) % SLOTS as u64).unwrap_or(0)
     }
 
-    /// What is kept of a network that is known for an account.
+    /// The number that is kept of a network that is known for an account.
     fn mark(&self, account: u64, network: Network) -> u64 {
         self.key.hash_one((account, network)).max(1)
     }

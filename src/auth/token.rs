@@ -71,7 +71,7 @@ impl Family {
         Family::Replica,
     ];
 
-    /// What its key is derived for; clients that sign tokens use the same text.
+    /// The purpose that its key is derived for; clients that sign tokens use the same text.
     fn label(self) -> &'static str {
         match self {
             Family::Account => "vski account tokens",

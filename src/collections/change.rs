@@ -20,7 +20,7 @@ use crate::triggers::Target;
 use crate::triggers::Trigger;
 use crate::triggers::hidden;
 
-/// Who changes a definition.
+/// The caller that changes a definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Editor {
     Admin,

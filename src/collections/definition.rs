@@ -300,7 +300,7 @@ pub fn key_of_field(name: &str) -> String {
     format!("fields.{name}")
 }
 
-/// What is wrong with an attribute of a definition, or with a field by its [`key_of_field`].
+/// The error of an attribute of a definition, or with a field by its [`key_of_field`].
 pub fn invalid(name: &str, message: impl Into<String>) -> Error {
     Error::field(name, "validation_invalid_definition", message)
 }

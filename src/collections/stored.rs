@@ -89,7 +89,7 @@ pub fn databases(connection: &Connection) -> Result<Vec<(String, String)>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Whether everybody may make an account in some collection of some database.
+/// True if everybody may make an account in some collection of some database.
 pub fn has_open_accounts(connection: &Connection) -> Result<bool> {
     let mut statement = connection.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM _collections WHERE deleted IS NULL AND type = 'auth'

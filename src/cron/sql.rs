@@ -5,7 +5,7 @@
 //!
 //! - in `default` and tenants: tables of collections and such as people have added themselves. Tables of the
 //!   system are neither written nor read, nor are the columns of accounts with what they sign in with: these
-//!   secrets are shown to nobody. An insertion writes all columns, so scripts make no accounts;
+//!   secrets are shown to no client. An insertion writes all columns, so scripts make no accounts;
 //! - in `stats`: everything there is, as it means nothing to anything but reports;
 //! - in `workflows`: reading, and deleting rows of `runs` that have ended. The engine has in its memory what
 //!   has not, so those rows stay, as do the children of such runs; with a run goes what belongs to it. That
@@ -47,7 +47,7 @@ const NO_TABLES: &str = "make, change or drop tables and the like";
 
 /// The one collection whose name begins as those of the system's tables do.
 const USERS: &str = "_users";
-/// Columns of accounts that nobody reads or writes but the server.
+/// Columns of accounts that only the server reads or writes.
 const SECRETS: [&str; 2] = ["password", TOKEN_KEY];
 
 /// What a script may do, by the database that it is for.
@@ -155,7 +155,8 @@ fn is_schema(table: &str) -> bool {
     is_sqlite(table) && table.ends_with("_master")
 }
 
-/// Whether a statement may compare columns of accounts without naming them: of these SQLite asks nobody.
+/// True if a statement may compare columns of accounts without naming them: SQLite does not ask the authorizer about
+/// these.
 fn joins_by_name(statement: &str, accounts: &[String]) -> bool {
     let has = |wanted: &str| {
         let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';

@@ -132,7 +132,7 @@ impl Database {
         body(reader.connection()).map_err(|error| self.locate("read", error))
     }
 
-    /// Like [`Database::read`], for reading by a key: who somebody is, how something is defined, where a file is. It
+    /// Like [`Database::read`], for reading by a key: the identity of a caller, how something is defined, where a file is. It
     /// does not wait for queries.
     pub fn look_up<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let reader = self.reader(Use::LookUp)?;

@@ -1,6 +1,6 @@
 //! When the work on a connection has to be done: past it, SQLite stops the running statement.
 //!
-//! A query that somebody pays for is judged twice on the way there. After [`GLANCE`] it goes on only
+//! A query that has a payer is judged twice on the way there. After [`GLANCE`] it goes on only
 //! while its payer could have one slow query more, and after [`SLOW`] it is charged as one. A query that
 //! is done by then pays nothing and costs three stores.
 
@@ -25,14 +25,14 @@ use crate::threads::lock;
 
 /// Virtual machine steps between two looks at the clock.
 const STEPS_PER_LOOK: i32 = 20_000;
-/// How long a query runs while its payer has all the slow queries that it may have.
+/// The time that a query runs while its payer has all the slow queries that it may have.
 const GLANCE: Duration = Duration::from_millis(200);
-/// How long a query runs before it is a slow one.
+/// The time after which a query is a slow one.
 const SLOW: Duration = Duration::from_secs(1);
 const NEVER: i64 = i64::MAX;
 
 thread_local! {
-    /// Who pays for the queries of this thread; of meaning while a query with a payer runs. The handler
+    /// The payer of the queries of this thread; of meaning while a query with a payer runs. The handler
     /// runs on the thread of its statement.
     static PAYER: Cell<Option<Payer>> = const { Cell::new(None) };
 }
@@ -48,7 +48,7 @@ struct Inner {
     /// When the query becomes a slow one.
     slow_ms: AtomicI64,
     end_ms: AtomicI64,
-    /// What slow queries are charged to; set by the first one that has a payer.
+    /// The budgets that slow queries are charged to; set by the first one that has a payer.
     queries: OnceLock<Arc<Queries>>,
     /// There is a verdict.
     is_judged: AtomicBool,
@@ -102,7 +102,7 @@ impl Deadline {
         self.0.next_ms.store(NEVER, Ordering::Relaxed);
     }
 
-    /// Whether the work has to stop. Called now and then by whatever takes long.
+    /// True if the work has to stop. Called now and then by whatever takes long.
     pub fn is_over(&self) -> bool {
         let now_ms = clock::uptime_ms();
         now_ms > self.0.next_ms.load(Ordering::Relaxed) && self.decide(now_ms)

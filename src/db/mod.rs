@@ -414,7 +414,7 @@ fn open_stats(dir: &Path, settings: Settings) -> Result<Database> {
     open()
 }
 
-/// Whether a file has nothing that this program could use: it is damaged, or another program's.
+/// True if a file has nothing that this program could use: it is damaged, or another program's.
 pub fn is_useless(error: &Error) -> bool {
     is_damaged(error) || error.to_string().contains("another program")
 }
@@ -547,7 +547,7 @@ pub fn replace_file(new: &Path, path: &Path) -> Result<()> {
     Ok(File::open(dir)?.sync_all()?)
 }
 
-/// Removes a database that nobody has open.
+/// Removes a database that no process has open.
 pub fn remove(dir: &Path, name: &str) -> std::io::Result<()> {
     let path = file(dir, name);
     fs::remove_file(&path)?;

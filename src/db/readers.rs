@@ -55,7 +55,7 @@ const READER_WAIT: Duration = Duration::from_secs(10);
 const QUERY_LIMIT: Duration = Duration::from_secs(20);
 /// The same for callers without credentials.
 const ANONYMOUS_LIMIT: Duration = Duration::from_secs(5);
-/// How long a look-up may run.
+/// The time that a look-up may run.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 /// How long a change that nobody may read along waits for those who read already.
 const EXCLUSIVE_WAIT: Duration = Duration::from_secs(25);
@@ -71,17 +71,17 @@ fn open_reader(path: &Path, settings: Settings, cache_kib: i64) -> Result<(Conne
     Ok((connection, deadline))
 }
 
-/// Who asks a query, and what that is charged to.
+/// The caller of a query, and the budgets that it is charged to.
 #[derive(Clone, Copy)]
 pub struct Asker<'a> {
     pub payer: Payer,
     pub queries: &'a Arc<Queries>,
 }
 
-/// What a reader is wanted for.
+/// The purpose of a reader.
 #[derive(Clone, Copy)]
 pub enum Use<'a> {
-    /// Work of the server itself, which nobody is charged for.
+    /// Work of the server itself, which is not charged to a caller.
     Own,
     LookUp,
     Query(Asker<'a>),
@@ -127,7 +127,7 @@ impl ReadersState {
         (idle, spare)
     }
 
-    /// A reader, or leave to open one, for whoever has waited for so long; none for now.
+    /// A reader, or leave to open one, for a caller that has waited for so long; none for now.
     fn turn(&mut self, wanted: Use<'_>, waited: Duration) -> Option<Turn> {
         if self.closed {
             return None;

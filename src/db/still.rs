@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::error::ResultExt as _;
 
-/// Opens a file that nobody writes to and that has no log, and leaves nothing beside it. It may be on a medium that
+/// Opens a file that no process writes to and that has no log, and leaves nothing beside it. It may be on a medium that
 /// takes nothing.
 pub fn open(path: &Path, prepare: Prepare) -> Result<Connection> {
     let connection = open_uri(path, "immutable=1")?;
@@ -55,7 +55,7 @@ pub fn look(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Whether this user may write a file or folder.
+/// True if this user may write a file or folder.
 pub fn is_writable(path: &Path) -> bool {
     rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).is_ok()
 }

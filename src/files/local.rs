@@ -43,7 +43,7 @@ const DURABLE_MAX: usize = 10_000;
 /// The folder of the storage.
 pub struct Local {
     root: PathBuf,
-    /// What files leave free on the disk.
+    /// The space that files leave free on the disk.
     pub reserve: Reserve,
     count: AtomicU64,
     /// Folders of collections that are known to be durable, and those above them.

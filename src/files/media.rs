@@ -63,7 +63,7 @@ pub fn content_type(media_type: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether a browser that shows it runs nothing of it, wherever it comes from.
+/// True if a browser that shows it runs nothing of it, wherever it comes from.
 pub fn is_passive(media_type: &str) -> bool {
     match media_type.split_once('/') {
         Some(("image", _)) => media_type != SVG,

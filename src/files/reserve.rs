@@ -9,7 +9,7 @@ use crate::error::Result;
 /// Bytes of a file that are written between two looks at the disk.
 pub const STEP_BYTES: u64 = 1 << 20;
 
-/// How much of the disk stays free of files.
+/// The part of the disk that stays free of files.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reserve {
     bytes: u64,

@@ -52,7 +52,7 @@ pub enum Arrival {
 #[derive(Default)]
 pub struct Scrub {
     state: Mutex<State>,
-    /// What was found up to the last step: who asks does not wait for the reading of files.
+    /// The findings up to the last step: a caller that asks for them does not wait for the reading of files.
     found: Mutex<Found>,
 }
 
@@ -91,7 +91,7 @@ impl Scrub {
         result
     }
 
-    /// What was found so far.
+    /// The findings so far.
     pub fn found(&self) -> Found {
         lock(&self.found).clone()
     }

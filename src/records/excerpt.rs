@@ -1,6 +1,6 @@
 //! `fields=body:excerpt(100,true)`: the beginning of a text without its markup.
 
-/// How much of a text to show.
+/// The part of a text that is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Excerpt {
     /// Characters at most, from 1.
@@ -127,7 +127,7 @@ fn name(text: &str) -> &str {
     if is_name { &text[..end] } else { "" }
 }
 
-/// What follows the end of an element, which may hold others of its name.
+/// The text behind the end of an element, which may hold others of its name.
 fn behind<'a>(element: &str, mut text: &'a str) -> &'a str {
     let mut depth = 1;
     while let Some(at) = text.find('<') {

@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether its values are moments, or days, which are their midnights.
+    /// True if its values are moments, or days, which are their midnights.
     pub fn is_moment(self) -> bool {
         matches!(self, Kind::Date | Kind::Datetime)
     }

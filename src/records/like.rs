@@ -72,7 +72,7 @@ struct Folding {
 }
 
 impl Folding {
-    /// Whether a text matches; fails when the deadline is over.
+    /// True if a text matches; fails when the deadline is over.
     fn matches(&mut self, pattern: &Pattern, text: &[u8]) -> rusqlite::Result<bool> {
         self.text.clear();
         for piece in text.chunks(BYTES_PER_LOOK) {
@@ -132,7 +132,7 @@ impl Pattern {
         }
     }
 
-    /// Whether a text in lower case matches.
+    /// True if a text in lower case matches.
     fn matches(&self, text: &[u8]) -> bool {
         let rest = text.strip_prefix(self.first.as_slice());
         let Some(mut rest) = rest.and_then(|rest| rest.strip_suffix(self.last.as_slice())) else {

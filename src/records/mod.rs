@@ -86,7 +86,7 @@ pub struct Scope {
     pub identity: Identity,
     /// Who hears of what is written.
     pub events: Arc<Events>,
-    /// What the answer is charged to.
+    /// The charge of the answer.
     pub output: Output,
 }
 

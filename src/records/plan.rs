@@ -73,7 +73,7 @@ pub struct Plan {
 /// and takes time all the same.
 const LOOKUPS_MAX: usize = 20_000;
 
-/// What is left for an answer.
+/// The look-ups and the memory that are left for an answer.
 #[derive(Clone)]
 struct Left {
     /// Of [`LOOKUPS_MAX`].

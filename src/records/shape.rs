@@ -90,7 +90,7 @@ impl Tree {
         self.children.contains_key("*") || self.children.contains_key(name)
     }
 
-    /// How much of a field is wanted that is wanted in part.
+    /// The excerpt that is wanted of a field; none if the whole field is wanted.
     pub fn excerpt(&self, name: &str) -> Option<Excerpt> {
         let tree = self.children.get(name).or_else(|| self.children.get("*"));
         tree.and_then(|tree| tree.excerpt)

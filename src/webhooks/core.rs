@@ -186,7 +186,7 @@ impl Flight {
     }
 }
 
-/// What is known of a host since the start.
+/// The state of a host since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Standing {
     /// It has not answered yet.

@@ -166,7 +166,7 @@ fn origin(url: &str) -> String {
     }
 }
 
-/// How long an answer asks to wait: seconds, or a date. What is longer than an hour is cut later.
+/// The time that an answer asks to wait: seconds, or a date. More than an hour is cut later.
 fn retry_after_ms(text: &str, now_ms: i64) -> Option<i64> {
     let left_ms = match text.parse::<i64>() {
         Ok(seconds) => seconds.clamp(0, SECONDS_MAX) * 1000,

@@ -25,7 +25,7 @@ pub const RETRIES: i64 = 3;
 pub const OF_ACCOUNT_MAX: i64 = 100;
 pub const OF_NETWORK_MAX: i64 = 20;
 pub const OF_NETWORKS_MAX: i64 = 500;
-/// How far ahead such a run may be put off.
+/// The longest time that such a run may be put off.
 pub const AHEAD_MS_MAX: i64 = 24 * 3_600_000;
 /// Longest time that something may be put off, and that a step waits between two attempts at most.
 pub const YEARS_MS: i64 = 100 * 366 * 24 * 3_600_000;

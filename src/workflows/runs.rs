@@ -48,7 +48,7 @@ pub enum Caller {
     Network(String),
 }
 
-/// How keys of callers without credentials begin.
+/// The beginning of the keys of callers without credentials.
 const NETWORKS: &str = "network/";
 
 impl Caller {

@@ -105,7 +105,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Whether its deadline is not behind a time.
+    /// True if its deadline is not after a time.
     pub fn is_expired(&self, at: i64) -> bool {
         self.expires.is_some_and(|expires| expires <= at)
     }

@@ -264,7 +264,7 @@ fn statistics_may_be_changed_and_runs_that_have_ended_deleted() {
     assert_eq!(bench.number("SELECT count(*) FROM runs"), 0);
 }
 
-/// What is refused of a table with accounts, and why.
+/// Statements that are refused since they use secrets of accounts, and the reasons.
 const ABOUT_SECRETS: [(&str, &str); 28] = [
     ("SELECT * FROM {}", "read password of the accounts"),
     ("SELECT PASSWORD FROM {}", "read password"),

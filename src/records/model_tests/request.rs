@@ -111,7 +111,7 @@ impl World {
         }
     }
 
-    /// What the request sees of records that it names.
+    /// The values that the request sees of records that it names.
     fn of_related(
         &self,
         target: usize,

@@ -139,7 +139,7 @@ impl<'a> Query<'a> {
         Some(target)
     }
 
-    /// What stands at `rest` in the records of `target` with these ids, which the request names.
+    /// The values at `rest` in the records of `target` with these ids, which the request names.
     fn of_related(
         &mut self,
         ids: &[String],

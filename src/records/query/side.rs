@@ -120,7 +120,7 @@ pub enum Term {
 /// The time that makes a moment of a day.
 pub const MIDNIGHT: &str = "T00:00:00.000Z";
 
-/// Whether two sides have to do with days: a field of type `date` holds days and moments, and a
+/// The part that days play in a comparison: a field of type `date` holds days and moments, and a
 /// day is its midnight. In the order of texts a day comes just before its midnight.
 pub enum Days {
     No,
