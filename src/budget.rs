@@ -112,7 +112,7 @@ const FILTER_BYTES: u64 = 64 << 20;
 /// Most password hashes that wait; each holds a worker.
 const HASHES_MAX: u64 = 16;
 
-/// Bytes of frames of workers that wait. Who has not shown credentials has nothing to say but hello.
+/// Bytes of frames of workers that wait. A peer without credentials sends only its hello.
 const FRAME_BYTES: Bounds = Bounds {
     total: 64 << 20,
     network: 48 << 20,
@@ -271,6 +271,15 @@ impl Budget {
         self.bounds.total
     }
 
+    /// The amount that a bound allows.
+    pub fn share(&self, bound: Exhausted) -> u64 {
+        match bound {
+            Exhausted::Total => self.bounds.total,
+            Exhausted::Network => self.bounds.network,
+            Exhausted::Anonymous => self.bounds.anonymous,
+        }
+    }
+
     /// The amount that all callers hold now.
     pub fn used(&self) -> u64 {
         lock(&self.used).total
@@ -386,6 +395,10 @@ pub struct Charge {
 }
 
 impl Charge {
+    pub fn payer(&self) -> Payer {
+        self.payer
+    }
+
     /// Takes more. What the charge holds already stays when that is refused.
     pub fn grow(&mut self, more: u64) -> Result<(), Exhausted> {
         self.budget.take(self.payer, more)?;
@@ -450,6 +463,15 @@ impl Output {
 }
 
 impl Exhausted {
+    /// True if amounts of `other` count for the bound that refused one to `payer`.
+    pub fn counts(self, payer: Payer, other: Payer) -> bool {
+        match self {
+            Exhausted::Total => true,
+            Exhausted::Network => other.network == payer.network,
+            Exhausted::Anonymous => !other.has_credentials,
+        }
+    }
+
     /// The answer to a request that needs more of `name` than there is: 429 where the caller's own
     /// network holds the rest, else 503.
     pub fn into_error(self, name: &str) -> Error {

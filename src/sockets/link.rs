@@ -29,12 +29,14 @@ const REASON_BYTES_MAX: usize = 123;
 /// Places in line that an outbox has without a charge; it pays for more of them by the step.
 const PLACES_FREE: usize = 32;
 const PLACES_STEP: usize = 64;
-/// What a place costs: a pointer, and what a queue that grows has in reserve.
+/// The cost of a place: a pointer, and what a queue that grows has in reserve.
 const PLACE_BYTES: usize = 16;
-/// An emptier outbox is not blamed for its payer's share.
+/// An emptier outbox is not blamed for its payer's share, unless such outboxes hold half of it.
 const BLAMED_BYTES: usize = 16 << 10;
 /// A part of a budget that is made room for at a time.
 const ROOM_PART: u64 = 16;
+/// Attempts to make room for a text: one for each bound that may refuse it, and one to use what the last made.
+const ROOM_ATTEMPTS: usize = 4;
 
 /// A text to be sent. Copies are the same text.
 #[derive(Clone)]
@@ -95,10 +97,13 @@ struct Outlet {
     outbox: Mutex<Outbox>,
 }
 
-/// What waits to be sent.
+/// The texts that wait to be sent.
 struct Outbox {
     texts: VecDeque<Text>,
-    /// Of the texts that are not yet wholly with the system, with what keeping them costs.
+    /// The text that the hub is sending.
+    sending: Option<Text>,
+    /// Of the texts that are not yet wholly with the system, with what keeping them costs. Of a dropped socket what
+    /// the hub still has to give back, less what [`Core::lend`] has lent.
     bytes: usize,
     payer: Payer,
     /// For the socket, until that has ended.
@@ -112,7 +117,7 @@ struct Outbox {
     is_signalled: bool,
 }
 
-/// Whether the hub may read from the socket.
+/// The hub's permission to read from the socket.
 #[derive(PartialEq, Eq)]
 enum Reading {
     /// It may.
@@ -123,7 +128,7 @@ enum Reading {
     Held,
 }
 
-/// What the hub shall do with the socket.
+/// An order to the hub about the socket.
 pub enum Order {
     /// Send what is queued, then close with a code and a reason.
     Close(u16, String),
@@ -131,7 +136,7 @@ pub enum Order {
     Drop,
 }
 
-/// What has become of a text that was to be queued.
+/// The outcome for a text that was to be queued.
 enum Queued {
     Yes,
     /// The socket is closed, or dropped because of this text.
@@ -159,7 +164,18 @@ impl Outbox {
     fn empty(&mut self) -> VecDeque<Text> {
         self.is_open = false;
         self.places = None;
+        self.bytes = self.sending.as_deref().map_or(0, cost);
         std::mem::take(&mut self.texts)
+    }
+
+    /// Bytes of texts in it that count for the bound that refused some to a payer.
+    fn shared(&self, payer: Payer, bound: Exhausted) -> usize {
+        let texts = self.texts.iter().chain(&self.sending);
+        let counted = texts.filter(|text| {
+            let charge = text.0.charge.get();
+            charge.is_some_and(|charge| bound.counts(payer, charge.payer()))
+        });
+        counted.map(|text| cost(text)).sum()
     }
 }
 
@@ -175,6 +191,7 @@ impl Link {
             core: Arc::clone(&core),
             outbox: Mutex::new(Outbox {
                 texts: VecDeque::new(),
+                sending: None,
                 bytes: 0,
                 payer,
                 socket: Some(charge),
@@ -190,22 +207,28 @@ impl Link {
     }
 
     /// Queues a text and never waits. False when the socket is closed, or is dropped because of
-    /// this text: more would be waiting than the bound, so the peer is too slow.
+    /// this text: more would be waiting than the bound, so the peer is too slow, or there is no room for it
+    /// and no other socket to blame. A text is queued without a charge only for what dropped sockets still hold.
     pub fn send(&self, text: Text) -> bool {
-        let (text, payer, bound) = match self.queue(text, true) {
-            Queued::Yes => return true,
-            Queued::No => return false,
-            Queued::Refused(text, payer, bound) => (text, payer, bound),
-        };
-        if !self.0.core.make_room(payer, bound, cost(&text)) {
-            self.drop_slow();
-            return false;
+        let mut queued = self.queue(text, true);
+        for _ in 0..ROOM_ATTEMPTS {
+            let Queued::Refused(text, payer, bound) = queued else {
+                break;
+            };
+            let (core, needed) = (&self.0.core, cost(&text));
+            if core.lend(payer, bound, needed) {
+                queued = self.queue(text, false);
+                break;
+            }
+            let has_room = core.make_room(payer, bound, needed);
+            queued = self.queue(text, true);
+            if !has_room {
+                break;
+            }
         }
-        let queued = match self.queue(text, true) {
-            // What was dropped may be in the hands of the hub for a moment.
-            Queued::Refused(text, ..) => self.queue(text, false),
-            queued => queued,
-        };
+        if let Queued::Refused(..) = queued {
+            self.drop_slow();
+        }
         matches!(queued, Queued::Yes)
     }
 
@@ -271,13 +294,13 @@ impl Link {
         });
     }
 
-    /// Whether much more could be queued, also because nothing is any more.
+    /// True if much more could be queued, or nothing can be queued any more.
     pub fn has_room(&self) -> bool {
         let outbox = lock(&self.0.outbox);
         !outbox.is_open || outbox.bytes < self.0.core.settings.outbox_bytes_max / 2
     }
 
-    /// Whether a text would still be queued.
+    /// True if a text would still be queued.
     #[cfg_attr(not(test), expect(dead_code, reason = "no peer asks yet"))]
     pub fn is_open(&self) -> bool {
         lock(&self.0.outbox).is_open
@@ -288,7 +311,7 @@ impl Link {
         lock(&self.0.outbox).reading == Reading::Held
     }
 
-    /// Who is charged for what the peer makes the server hold.
+    /// The payer for what the peer makes the server hold.
     pub fn payer(&self) -> Payer {
         lock(&self.0.outbox).payer
     }
@@ -309,8 +332,11 @@ impl Link {
 
     /// Takes nothing more and forgets what is queued.
     pub fn shut(&self) {
-        let texts = lock(&self.0.outbox).empty();
-        drop(texts);
+        let mut outbox = lock(&self.0.outbox);
+        let left = (outbox.empty(), outbox.sending.take());
+        outbox.bytes = 0;
+        drop(outbox);
+        drop(left);
     }
 
     /// The socket has ended.
@@ -320,7 +346,7 @@ impl Link {
         lock(&self.0.core.outlets).remove(&self.0.token);
     }
 
-    /// What the hub has been told to do, once, and whether the socket is held. From here on news
+    /// The order to the hub, given once, and true if the socket is held. From here on news
     /// are announced again.
     pub fn take_news(&self) -> (Option<Order>, bool) {
         let mut outbox = lock(&self.0.outbox);
@@ -352,6 +378,7 @@ impl Link {
             outbox.bytes = outbox.bytes.saturating_sub(cost(text));
         }
         let text = outbox.texts.pop_front();
+        outbox.sending = text.clone();
         if text.is_none() {
             if outbox.texts.capacity() > PLACES_FREE {
                 outbox.texts = VecDeque::new();
@@ -381,29 +408,74 @@ impl Outlet {
 }
 
 impl Core {
-    /// Drops the sockets with the fullest outboxes, first those of whom the bound is about, until as much
-    /// waits less as is needed, and a part of the budget beside, so that this is not done for each text. False
-    /// when so much does not wait.
+    fn links(&self) -> Vec<Link> {
+        lock(&self.outlets).values().cloned().collect()
+    }
+
+    /// Takes bytes from what dropped sockets still hold of a share, which the hub gives back in a moment. False if
+    /// they hold less.
+    fn lend(&self, payer: Payer, bound: Exhausted, needed: usize) -> bool {
+        let mut lenders = self.links();
+        let mut held = 0;
+        lenders.retain(|link| {
+            let outbox = lock(&link.0.outbox);
+            let is_over = !outbox.is_open && outbox.texts.is_empty();
+            let lends = is_over && outbox.bytes > 0 && bound.counts(payer, outbox.payer);
+            if lends {
+                held += outbox.bytes;
+            }
+            lends
+        });
+        if held < needed {
+            return false;
+        }
+        let mut missing = needed;
+        for link in lenders {
+            let mut outbox = lock(&link.0.outbox);
+            let lent = outbox.bytes.min(missing);
+            outbox.bytes -= lent;
+            missing -= lent;
+        }
+        true
+    }
+
+    /// Drops the sockets with the fullest outboxes of a share until as much waits less as is needed, and a part
+    /// of the budget beside, so that this is not done for each text. Sockets of other payers are dropped only
+    /// if those of the share hold less than half of it, and only for texts that are charged to it. False when so
+    /// much does not wait.
     fn make_room(&self, payer: Payer, bound: Exhausted, needed: usize) -> bool {
         let part = usize::try_from(self.outboxes.total() / ROOM_PART).unwrap_or(usize::MAX);
-        let links: Vec<Link> = lock(&self.outlets).values().cloned().collect();
-        let mut full: Vec<(bool, usize, Link)> = Vec::new();
-        for link in links {
+        let mut held = 0;
+        let (mut full, mut others) = (Vec::new(), Vec::new());
+        for link in self.links() {
             let outbox = lock(&link.0.outbox);
-            let is_meant = match bound {
-                Exhausted::Total => true,
-                Exhausted::Network => outbox.payer.network == payer.network,
-                Exhausted::Anonymous => !outbox.payer.has_credentials,
-            };
+            let is_meant = bound.counts(payer, outbox.payer);
             let (is_open, bytes) = (outbox.is_open, outbox.bytes);
             drop(outbox);
-            if is_open && bytes > 0 {
-                full.push((is_meant && bytes >= BLAMED_BYTES, bytes, link));
+            if is_meant {
+                held += bytes;
+            }
+            match (is_open && bytes > 0, is_meant) {
+                (true, true) => full.push((bytes, link, true)),
+                (true, false) => others.push(link),
+                (false, _) => {}
             }
         }
-        full.sort_by_key(|(is_blamed, bytes, _)| Reverse((*is_blamed, *bytes)));
+        let are_all_blamed = held as u64 >= self.outboxes.share(bound) / 2;
+        for (bytes, _, is_blamed) in &mut full {
+            *is_blamed = are_all_blamed || *bytes >= BLAMED_BYTES;
+        }
+        if !are_all_blamed {
+            for link in others {
+                let bytes = lock(&link.0.outbox).shared(payer, bound);
+                if bytes > 0 {
+                    full.push((bytes, link, false));
+                }
+            }
+        }
+        full.sort_by_key(|(bytes, _, is_blamed)| Reverse((*is_blamed, *bytes)));
         let mut freed = 0;
-        for (is_blamed, bytes, link) in full {
+        for (bytes, link, is_blamed) in full {
             if freed >= needed.max(part) || (freed >= needed && !is_blamed) {
                 break;
             }

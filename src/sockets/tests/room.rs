@@ -1,11 +1,13 @@
 //! The budget of what waits to be sent: who pays, and who is dropped when it is used up.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rustix::net::sockopt;
 
 use super::Client;
 use super::Hub;
+use super::Link;
 use super::Message;
 use super::Pair;
 use super::Settings;
@@ -139,4 +141,122 @@ fn a_socket_is_charged_to_who_has_signed_in_and_closed_when_there_is_no_room_for
     wait_until("its place is free", || hub.counters().open == 2);
     drop(hub.reserve(payer(1, true)).unwrap());
     stop(&hub);
+}
+
+/// The outbox of a socket that the hub does not know, so that it is sent only what a test takes from it.
+fn unsent(hub: &Hub, payer: Payer) -> Link {
+    let place = hub.reserve(payer).unwrap();
+    Link::new(hub.core.tokens.fetch_add(1, Relaxed), place)
+}
+
+/// Takes all texts out of an outbox, as the hub does when the system accepts them.
+fn take_all(link: &Link) {
+    let mut sent = None;
+    while let Some(next) = link.next(sent.as_deref()) {
+        sent = Some(next);
+    }
+}
+
+fn count_open(links: &[Link]) -> usize {
+    links.iter().filter(|it| it.is_open()).count()
+}
+
+/// Ends these sockets and then the hub.
+fn end(hub: &Hub, links: impl Iterator<Item = Link>) {
+    links.for_each(|link| link.end());
+    assert_eq!(hub.core.outboxes.used(), 0);
+    stop(hub);
+}
+
+/// Thousands of sockets with a little each used up a share while none of them was blamed: each further text
+/// dropped the fullest socket of another payer, and was queued beyond the bound.
+#[test]
+fn many_small_outboxes_that_use_up_a_share_are_blamed() {
+    let hub = hub_of(1000, 2_000_000, |_| {});
+    let small: Vec<Link> = (0..80).map(|it| unsent(&hub, payer(it, false))).collect();
+    for link in &small {
+        assert!(link.send(text(12_000)));
+    }
+    let member = unsent(&hub, payer(100, true));
+    assert!(member.send(text(300_000)));
+    // Strangers may hold 1,000,000 bytes, and hold 965,120.
+    let stranger = unsent(&hub, payer(101, false));
+    assert!(stranger.send(text(40_000)));
+    assert!(member.is_open());
+    // A sixteenth of the budget is made room for.
+    assert_eq!(count_open(&small), 80 - 11);
+    let used = 69 * 12_064 + 40_064 + 300_064;
+    assert_eq!(hub.core.outboxes.used(), used);
+    // Now there is room for further texts.
+    assert!(stranger.send(text(80_000)));
+    assert_eq!(hub.core.outboxes.used(), used + 80_064);
+    assert_eq!(count_open(&small), 80 - 11);
+    end(&hub, small.into_iter().chain([member, stranger]));
+}
+
+/// A text is charged to the first outbox that it waits in, and may wait in those of other payers for longer.
+#[test]
+fn texts_that_are_charged_to_a_share_make_room_in_it_wherever_they_wait() {
+    let hub = hub_of(1000, 2_000_000, |_| {});
+    let quick = unsent(&hub, payer(1, false));
+    let (holder, member) = (unsent(&hub, payer(2, true)), unsent(&hub, payer(3, true)));
+    let shared = [text(480_000), text(480_000)];
+    for text in &shared {
+        assert!(quick.send(text.clone()) && holder.send(text.clone()));
+    }
+    take_all(&quick);
+    for _ in 0..2 {
+        assert!(member.send(text(485_000)));
+    }
+    drop(shared);
+    // Strangers are charged for 960,128 of 1,000,000 bytes.
+    assert!(quick.send(text(60_000)));
+    assert!(quick.is_open() && member.is_open() && !holder.is_open());
+    assert_eq!(hub.core.outboxes.used(), 970_128 + 60_064);
+    end(&hub, [quick, holder, member].into_iter());
+}
+
+/// If no outbox holds what uses up a share, a socket of that share for which there is no room is dropped.
+#[test]
+fn a_text_is_not_queued_when_no_outbox_can_make_room() {
+    let hub = hub_of(1000, 2_000_000, |_| {});
+    let (quick, member) = (unsent(&hub, payer(1, false)), unsent(&hub, payer(2, true)));
+    let kept = [text(490_000), text(490_000)];
+    for text in &kept {
+        assert!(quick.send(text.clone()));
+    }
+    take_all(&quick);
+    assert!(member.send(text(500_000)));
+    assert!(!quick.send(text(60_000)));
+    assert!(!quick.is_open() && member.is_open());
+    drop(kept);
+    assert_eq!(hub.core.outboxes.used(), 500_064);
+    end(&hub, [quick, member].into_iter());
+}
+
+/// What the hub is sending is given back only when it has ended the socket. Until then as much as it holds may be
+/// queued without a charge, and no more sockets are dropped for it.
+#[test]
+fn room_that_the_hub_is_about_to_give_back_is_used_once() {
+    let hub = hub_of(1000, 2_000_000, |_| {});
+    let slow: Vec<Link> = (0..9).map(|it| unsent(&hub, payer(it, false))).collect();
+    let sending: Vec<Text> = slow
+        .iter()
+        .filter_map(|link| {
+            assert!(link.send(text(100_000)));
+            link.next(None)
+        })
+        .collect();
+    let used = 9 * 100_064;
+    assert_eq!((sending.len(), hub.core.outboxes.used()), (9, used));
+    let quick = unsent(&hub, payer(10, false));
+    // Two make room for two texts.
+    for open in [7, 7, 5, 5, 3] {
+        assert!(quick.send(text(100_000)));
+        take_all(&quick);
+        assert_eq!(count_open(&slow), open);
+        assert_eq!(hub.core.outboxes.used(), used);
+    }
+    drop(sending);
+    end(&hub, slow.into_iter().chain([quick]));
 }
