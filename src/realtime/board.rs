@@ -95,7 +95,7 @@ pub struct Session {
     pub looks: Looks,
 }
 
-/// What has become of looks at who a session is.
+/// The state of the checks of a session's identity.
 #[derive(Default)]
 pub struct Looks {
     /// Another one with each change of who it is.
@@ -128,11 +128,11 @@ pub struct Sub {
     _charges: [Charge; 2],
 }
 
-/// What a subscription is charged for.
+/// The charges for a subscription.
 pub struct Charges {
     pub sub: [Charge; 2],
-    /// Kept if it makes a class.
-    pub class: Charge,
+    /// For its class, if there is none yet.
+    pub class: Option<Charge>,
 }
 
 /// Subscriptions that see the same.
@@ -147,15 +147,17 @@ pub struct Class {
     pub lens: Option<Lens>,
     /// As it was when it was made.
     pivot: Option<Pivot>,
-    /// How long the last look took.
+    /// The time that the last look took.
     pub cost: Duration,
+    /// To the network of the first subscription, also after that has ended: another network might have no room,
+    /// and its subscription would end though its client did nothing.
     _charge: Option<Charge>,
     pub subs: BTreeMap<SubId, Sub>,
 }
 
 /// A class that takes longer to look at a change is dear.
 const DEAR: Duration = Duration::from_millis(2);
-/// What a class counts for that has looked at nothing yet.
+/// The cost of a class that has looked at no change yet.
 const UNKNOWN: Duration = Duration::from_millis(4);
 
 /// Classes that listen to a collection.
@@ -299,6 +301,11 @@ impl Board {
         self.count
     }
 
+    /// True if there is a class of this key.
+    pub fn has_class(&self, key: &str) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// Adds a subscription of a session to the class of this key, which `make` makes if there is none.
     pub fn subscribe(
         &mut self,
@@ -319,7 +326,7 @@ impl Board {
                 self.next += 1;
                 let class = Class {
                     key: key.clone(),
-                    _charge: Some(charges.class),
+                    _charge: charges.class,
                     ..make()
                 };
                 let listeners = self.listeners.entry(class.collection.clone()).or_default();

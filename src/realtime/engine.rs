@@ -58,7 +58,7 @@ const COMMANDS_MAX: usize = 512;
 /// How far the hub of the sockets may be behind, and for how long that is waited for.
 const LAG_MAX: Duration = Duration::from_millis(200);
 const LAG_WAIT_MAX: Duration = Duration::from_secs(2);
-/// How long it is waited for that less than a quarter of what may wait to be sent does.
+/// The longest wait until less than a quarter of the budget of outboxes is used.
 const FULL_WAIT_MAX: Duration = Duration::from_millis(50);
 const LAG_PAUSE: Duration = Duration::from_millis(5);
 /// Comparisons in the filter of a subscription, but for those of admins: it is asked about each change.
@@ -117,7 +117,7 @@ pub enum Command {
     Closed {
         session: SessionId,
     },
-    /// Who a session is.
+    /// The identity of a session was looked up.
     Checked {
         session: SessionId,
         why: Why,
@@ -315,8 +315,8 @@ impl Realtime {
         Ok((key, class))
     }
 
-    /// Charges a payer for a subscription, and for a class that this may make.
-    pub(super) fn charge(&self, payer: Payer, ask: &Ask) -> Result<Charges> {
+    /// Charges a payer for a subscription, and for its class if that is still to be made.
+    pub(super) fn charge(&self, payer: Payer, ask: &Ask, has_class: bool) -> Result<Charges> {
         let charge = |budget: &Arc<Budget>, amount: usize| {
             let charge = budget.charge(payer, amount as u64);
             charge.map_err(|exhausted| exhausted.into_error(budget.name()))
@@ -327,7 +327,10 @@ impl Realtime {
                 charge(&self.subscriptions, 1)?,
                 charge(&self.filters, SUB_BYTES + bytes)?,
             ],
-            class: charge(&self.filters, CLASS_BYTES + CLASS_COPIES * bytes)?,
+            class: match has_class {
+                true => None,
+                false => Some(charge(&self.filters, CLASS_BYTES + CLASS_COPIES * bytes)?),
+            },
         })
     }
 

@@ -40,10 +40,10 @@ use crate::rules::Identity;
 pub const SUBS_MAX: usize = 100;
 /// Changes that a subscription is given in one round of those that it has missed.
 const REPLAY_MAX: usize = 256;
-/// How long commands are followed before changes come first again.
+/// The time after which changes come before further commands.
 const OBEY_MAX: Duration = Duration::from_millis(250);
-/// How long subscriptions are given what they have missed before changes come first again, and how long one of
-/// them.
+/// The time after which changes come before what subscriptions have missed, and the part of it for one
+/// subscription.
 const GREET_MAX: Duration = Duration::from_millis(250);
 const REPLAY_TIME: Duration = Duration::from_millis(50);
 
@@ -260,8 +260,15 @@ impl<'a> Thread<'a> {
         }
         let payer = found.link.payer();
         let (key, class) = self.of.prepare(&found.database, &found.caller, &ask)?;
-        let charges = self.of.charge(payer, &ask)?;
+        // The old one of this name gives back its charges first, and is not restored on a refusal.
+        let is_replaced = found.subs.contains_key(&ask.sub);
         self.unsubscribe(session, &ask.sub);
+        let charged = self.of.charge(payer, &ask, self.board.has_class(&key));
+        let charges = charged.inspect_err(|error| {
+            if is_replaced {
+                self.tell_ended(session, &ask.sub, error);
+            }
+        })?;
         self.watch(&class.database, &class.collection);
         let waiting = Waiting {
             session,
@@ -458,7 +465,7 @@ impl<'a> Thread<'a> {
         given == changes.len() && given < REPLAY_MAX
     }
 
-    /// Whether it is known who the session is, as of now or later.
+    /// True if the identity of the session was looked up after the subscription was made, or need not be.
     fn is_looked_at(&mut self, waiting: &mut Waiting) -> bool {
         if waiting.look.is_none() {
             waiting.look = self.ask_again(waiting.session);

@@ -111,7 +111,7 @@ impl Thread<'_> {
         Some(looks.asked)
     }
 
-    /// It was looked up who a connection is. Where it has become somebody else since, that counts.
+    /// It was looked up who a connection is. If it has become another identity since, that counts.
     pub fn confirm(&mut self, id: SessionId, number: u64, generation: u64, found: Result<Caller>) {
         let Some(session) = self.board.sessions.get_mut(&id) else {
             return;
@@ -159,8 +159,8 @@ impl Thread<'_> {
         }
     }
 
-    /// Says who a connection is. Where that has changed, its subscriptions are those of who it is; where it is nobody any
-    /// more, they end.
+    /// Says who a connection is. If that has changed, its subscriptions are those of the new identity; if it has no
+    /// identity, they end.
     fn settle(&mut self, id: SessionId, found: Result<Caller>) {
         let before = self.board.sessions.get(&id).map(|it| &it.caller.identity);
         match found {
@@ -199,7 +199,7 @@ impl Thread<'_> {
         self.sign_in(id, nobody)
     }
 
-    /// Says who has signed in on a connection. What it had subscribed to as somebody else ends.
+    /// Says who has signed in on a connection. What it had subscribed to as another identity ends.
     pub fn sign_in(&mut self, id: SessionId, caller: Caller) -> Result<()> {
         let Some(session) = self.board.sessions.get(&id) else {
             return Ok(());
@@ -274,7 +274,8 @@ impl Thread<'_> {
             Ok((key, class)) => {
                 // Its charges are given back before it is charged again.
                 self.board.unsubscribe(id, name, Instant::now());
-                match self.of.charge(payer, &ask) {
+                let has_class = self.board.has_class(&key);
+                match self.of.charge(payer, &ask, has_class) {
                     Ok(charges) => self.board.subscribe(id, &ask, key, charges, || class),
                     Err(error) => {
                         self.forget_sub(id, name, &collection);
@@ -298,7 +299,8 @@ impl Thread<'_> {
         self.tell_ended(id, name, error);
     }
 
-    fn tell_ended(&self, id: SessionId, name: &str, error: &Error) {
+    /// Tells a client that a subscription has ended, and why.
+    pub fn tell_ended(&self, id: SessionId, name: &str, error: &Error) {
         if let Some(session) = self.board.sessions.get(&id) {
             match session.client {
                 None => drop(session.link.send(frames::ended(name, error).into())),

@@ -157,13 +157,14 @@ fn strangers_do_not_use_up_what_filters_may_take() {
         }
         panic!("nothing is refused");
     };
-    let (first, status) = fill("10.0.0.1");
+    let (mut first, status) = fill("10.0.0.1");
     assert_eq!(status, 429);
     let most = used(&admin, "subscription filters");
     assert!((24 << 20..33 << 20).contains(&most), "{most}");
+    check_replacements(&mut first, long);
     // That was the share of all strangers as well.
     let mut stranger = Listener::with(&server, "", &from("10.0.0.2", ""));
-    let refused = stranger.try_subscribe("pub", json!({"filter": long(0)}));
+    let refused = stranger.try_subscribe("pub", json!({"filter": long(5_000)}));
     assert_eq!(refused["status"], 503, "{refused}");
     // Who signs in on the same socket has room.
     let token = key_of(&admin, json!(["read"]));
@@ -179,6 +180,27 @@ fn strangers_do_not_use_up_what_filters_may_take() {
     wait_until("all is given back", || {
         used(&admin, "subscription filters") == 0 && used(&admin, "subscriptions") == 0
     });
+}
+
+/// A client at the bound could not replace a subscription, as it was charged for the new one before the old one gave back
+/// its charges, nor subscribe as others do already, as it was charged for what these share once more.
+fn check_replacements(clients: &mut [Listener], long: impl Fn(usize) -> String) {
+    let last = clients.last_mut().unwrap();
+    last.subscribe("pub", json!({"sub": "same", "filter": long(7)}));
+    // The old one has gone when there is no room for the new one.
+    let refused = last.try_subscribe("pub", json!({"sub": "same", "filter": long(3_000)}));
+    assert_eq!(
+        (&refused["t"], &refused["status"]),
+        (&json!("no"), &json!(429))
+    );
+    assert_eq!(last.ended(429)["sub"], "same");
+    last.nothing();
+    let first = &mut clients[0];
+    first.subscribe("pub", json!({"sub": "s0", "filter": long(4_000)}));
+    // A refusal for another reason leaves it as it is.
+    let refused = first.try_subscribe("pub", json!({"sub": "s0", "filter": "no = 1"}));
+    assert_eq!(refused["status"], 400, "{refused}");
+    first.nothing();
 }
 
 /// Sockets have a share for strangers, and whoever shows credentials, in the handshake or after it, does not use
