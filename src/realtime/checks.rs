@@ -1,7 +1,7 @@
 //! The thread that looks up who connections are, so that the one that delivers waits for no database.
 //!
 //! A check is asked for by a session and answered with a command. Between the two the session may have become
-//! somebody else, so what is found counts only for the generation of the session that it was asked for.
+//! another identity, so what is found counts only for the generation of the session that it was asked for.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,9 +32,9 @@ pub struct Check {
     pub is_queued: Arc<AtomicBool>,
 }
 
-/// What a check is for.
+/// The purpose of a check.
 pub enum Why {
-    /// Whether the session is still who it is, asked for by one of this generation.
+    /// To see that the identity of the session is still the same, asked for by a session of this generation.
     Again { number: u64, generation: u64 },
     /// The session signs in by a frame with this `ref`.
     SignIn(Value),

@@ -35,7 +35,7 @@ impl<K: Eq + Hash> Effort<K> {
         }
     }
 
-    /// What of the time spent still counts.
+    /// The part of the time spent that still counts.
     pub fn of<Q: Eq + Hash + ?Sized>(&self, key: &Q, now: Instant) -> Duration
     where
         K: std::borrow::Borrow<Q>,

@@ -1,4 +1,4 @@
-//! Where a body is collected, within its own bound and the budget of the process, and how chunks are taken apart.
+//! Where a body is collected, within its own bound and what its meter grants, and how chunks are taken apart.
 //!
 //! New file; replaces upstream's `EqualReader` (whose `drop` allocated what the client announced) and the decoder of
 //! the `chunked_transfer` crate. Memory follows the bytes that came, never the length that was announced.

@@ -73,7 +73,8 @@ impl Default for Limits {
     }
 }
 
-/// What the server asks of its owner. The calls come from the server's threads and must not block, except `body` and `meter`.
+/// The owner's part in the work of the server. The calls come from the server's threads and must not block, except `body`
+/// and `meter`.
 pub struct Hooks {
     /// The whole answer, head and body, to a request that is refused with this status before it could be delivered
     /// (400, 408, 417, 431, 500, 503, 505). It must say `Connection: close`.
@@ -83,11 +84,11 @@ pub struct Hooks {
     /// Where the body of a request goes. Called for each body that is not empty, by the connection's thread before any of
     /// it is read; what it waits for is waited for by that connection alone.
     pub body: Box<dyn Fn(&HeadView<'_>) -> Destination + Send + Sync>,
-    /// Whether the answer to this `GET`, which has no body and asks for no WebSocket, may have no end. If so, nothing
+    /// True if the answer to this `GET`, which has no body and asks for no WebSocket, may have no end. Then nothing
     /// can follow it on the connection, and the request may be upgraded.
     pub endless: Box<dyn Fn(&HeadView<'_>) -> bool + Send + Sync>,
-    /// What counts the memory of a body. Called for each body in memory that is longer than `Limits::body_free`, as soon as
-    /// it is, by the connection's thread. It may block, as `body` may.
+    /// Makes the meter that counts the memory of a body. Called for each body in memory that is longer than
+    /// `Limits::body_free`, as soon as it is, by the connection's thread. It may block, as `body` may.
     pub meter: Box<dyn Fn(&HeadView<'_>) -> Box<dyn Meter> + Send + Sync>,
 }
 
