@@ -105,7 +105,7 @@ fn precondition(call: &Call<'_>) -> Precondition {
 
 fn with_tag(response: Response, tag: Option<String>) -> Response {
     match tag {
-        Some(tag) => response.with_header("ETag", format!("\"{tag}\"")),
+        Some(tag) => response.with_header("ETag", ["\"", &tag, "\""].concat()),
         None => response,
     }
 }

@@ -17,6 +17,7 @@ use crate::error::Result;
 
 /// Separates the version in a tag from the hash.
 const SEPARATOR: char = '-';
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// A record as an answer shows it.
 #[derive(Debug)]
@@ -37,16 +38,25 @@ impl Shown {
 
     /// The tag of the answer, if it shows a record.
     pub fn tag(&self) -> Option<String> {
+        if self.updated.is_empty() {
+            return None;
+        }
         let hash = xxh3_64(&self.json);
-        (!self.updated.is_empty())
-            .then(|| format!("{}{SEPARATOR}{hash:016x}", version(&self.updated)))
+        let mut tag = String::with_capacity(self.updated.len() + 1 + 16);
+        push_version(&self.updated, &mut tag);
+        tag.push(SEPARATOR);
+        for shift in (0..16).rev() {
+            tag.push(char::from(HEX[(hash >> (4 * shift)) as usize & 15]));
+        }
+        Some(tag)
     }
 }
 
-/// The digits of a time.
-fn version(updated: &str) -> String {
-    let is_part = |c: &char| c.is_ascii_alphanumeric();
-    updated.chars().filter(is_part).collect()
+/// Adds the letters and digits of a time.
+fn push_version(updated: &str, tag: &mut String) {
+    for part in updated.split(|it: char| !it.is_ascii_alphanumeric()) {
+        tag.push_str(part);
+    }
 }
 
 /// The versions that a list of tags names.
@@ -60,7 +70,8 @@ pub enum Versions {
 
 impl Versions {
     fn has(&self, updated: &str) -> bool {
-        let version = version(updated);
+        let mut version = String::new();
+        push_version(updated, &mut version);
         let is_it = |tag: &String| tag.split(SEPARATOR).next() == Some(&version);
         match self {
             Versions::Any => true,
