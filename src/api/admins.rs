@@ -67,7 +67,7 @@ fn check_setup(call: &Call<'_>, token: Option<&str>) -> Result<()> {
         false => Err(Error::new(
             Kind::Forbidden,
             "The first admin is made with vski admin create, or with the setup token that the server \
-             has written to its log at its last start.",
+             has written to its log at its last start, as token in the body or as X-Setup-Token.",
         )),
     }
 }
