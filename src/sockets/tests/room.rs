@@ -234,7 +234,7 @@ fn a_text_is_not_queued_when_no_outbox_can_make_room() {
     end(&hub, [quick, member].into_iter());
 }
 
-/// What the hub is sending is given back only when it has ended the socket. Until then as much as it holds may be
+/// A text that the hub is sending is given back only when it has ended the socket. Until then as many bytes may be
 /// queued without a charge, and no more sockets are dropped for it.
 #[test]
 fn room_that_the_hub_is_about_to_give_back_is_used_once() {
