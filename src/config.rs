@@ -49,7 +49,7 @@ pub struct Config {
     pub token_hours: u32,
     /// Longest form with files.
     pub upload_bytes_max: u64,
-    /// What files leave free on the disk.
+    /// Bytes that files leave free on the disk.
     pub reserve_bytes: u64,
     /// The bucket, if files do not lie here.
     pub s3: Option<S3Settings>,
@@ -83,7 +83,7 @@ pub struct Config {
     pub roots: Roots,
     /// How much is logged.
     pub log: Level,
-    /// What an operator should know about what was set, as sentences.
+    /// Sentences about settings that an operator should look at.
     pub warnings: Vec<String>,
 }
 
@@ -96,7 +96,7 @@ const NEEDS: [(&str, &str); 5] = [
     ("MAIL_FROM", "SMTP_URL"),
 ];
 
-/// What should not be given as a flag.
+/// Options that should not be given as a flag.
 const SECRETS: [&str; 3] = ["JWT_SECRET", "S3_SECRET_KEY", "SMTP_URL"];
 
 /// Shortest secret that is taken: the length of the signature it makes.
@@ -408,7 +408,7 @@ fn is_origin(url: &str) -> bool {
     })
 }
 
-/// Whether a URL has a user name or a password before its host.
+/// True if a URL has a user name or a password before its host.
 fn has_user(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#', '\\']).next();

@@ -121,7 +121,13 @@ pub fn auth_refresh(call: &Call<'_>) -> Result<Response> {
 fn refreshed(call: &Call<'_>) -> Result<Session> {
     let (realm, user) = own(call)?;
     let auth = &call.app.auth;
-    auth.refresh(&realm, user, credentials(call.request), &shape(call)?)
+    auth.refresh(
+        &realm,
+        user,
+        credentials(call.request),
+        &shape(call)?,
+        call.asker(),
+    )
 }
 
 pub fn me(call: &Call<'_>) -> Result<Response> {
@@ -131,7 +137,10 @@ pub fn me(call: &Call<'_>) -> Result<Response> {
         return Ok(private(json_response(200, &admins::to_record(&admin))));
     }
     let (realm, user) = own(call)?;
-    let record = call.app.auth.record(&realm, user, &shape(call)?)?;
+    let record = call
+        .app
+        .auth
+        .record(&realm, user, &shape(call)?, call.asker())?;
     Ok(private(Response::json(200, record)))
 }
 
@@ -147,7 +156,7 @@ pub fn change_password(call: &Call<'_>) -> Result<Response> {
     let (old, auth) = (body.old.as_deref(), &call.app.auth);
     session(
         "user",
-        &auth.change_password(&realm, &user, old, &new, call.client())?,
+        &auth.change_password(&realm, &user, old, &new, call.client(), call.asker())?,
     )
 }
 
@@ -259,6 +268,7 @@ fn log_in(call: &Call<'_>, realm: &Realm) -> Result<Session> {
         field: body.field.as_deref().filter(|field| !field.is_empty()),
         password: &body.password,
         from: call.client(),
+        asker: call.asker(),
     };
     call.app.auth.log_in(realm, &log_in, &shape(call)?)
 }

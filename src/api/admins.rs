@@ -51,7 +51,7 @@ pub fn init(call: &Call<'_>) -> Result<Response> {
 }
 
 /// The first admin is made with the setup token, or by a program on this machine: not by a proxy for
-/// somebody else, and not by a browser for a page of somebody else.
+/// another client, and not by a browser for a page of another site.
 fn check_setup(call: &Call<'_>, token: Option<&str>) -> Result<()> {
     let request = call.request;
     let is_admitted = match token.or(request.header("X-Setup-Token")) {

@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::http::Method;
 use crate::http::Request;
 use crate::http::Response;
+use crate::http::media_type;
 
 /// How long a browser may remember what is allowed; more than a day none does.
 const REMEMBER_SECONDS: &str = "86400";
@@ -108,7 +109,7 @@ impl Cors {
         ))
     }
 
-    /// Whether a browser sent this for a page of another site that was not named, or for a page whose
+    /// True if a browser sent this for a page of another site that was not named, or for a page whose
     /// host name leads here and is not ours (DNS rebinding).
     pub fn is_suspicious(&self, request: &Request) -> bool {
         let is_ours = |host: &str| {
@@ -118,7 +119,7 @@ impl Cors {
         self.is_foreign(request) || !request.header("Host").is_none_or(is_ours)
     }
 
-    /// Whether a browser sent this for a page of an origin that is neither ours nor named.
+    /// True if a browser sent this for a page of an origin that is neither ours nor named.
     fn is_foreign(&self, request: &Request) -> bool {
         let origin = request.header("Origin");
         let is_own = |origin: &str| {
@@ -146,8 +147,8 @@ impl Cors {
     }
 }
 
-fn is_simple(media_type: &str) -> bool {
-    let media_type = media_type.split(';').next().unwrap_or_default().trim();
+fn is_simple(content_type: &str) -> bool {
+    let media_type = media_type(content_type);
     let mut simple = SIMPLE_TYPES.iter();
     media_type.is_empty() || simple.any(|it| it.eq_ignore_ascii_case(media_type))
 }
@@ -165,7 +166,7 @@ fn authority(url: &str) -> &str {
     rest.split(['/', '?', '#']).next().unwrap_or_default()
 }
 
-/// Whether no name server can make this host, which may have a port, lead elsewhere: addresses and the names
+/// True if no name server can make this host, which may have a port, lead elsewhere: addresses and the names
 /// of the loopback interface.
 fn is_fixed(host: &str) -> bool {
     let name = match host.rsplit_once(':') {

@@ -45,8 +45,9 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         .ok_or_else(no_file)?;
     if is_protected {
         let identity = call.identify_for_files(parameter(&pairs, "token"))?;
+        let asker = call.asker_as(&identity);
         let scope = Scope { identity, ..scope };
-        let may = database.read_for(call.asker(), |it| {
+        let may = database.read_for(asker, |it| {
             records::may(Operation::View, it, &scope, &collection, record)
         })?;
         if !may {

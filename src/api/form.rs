@@ -22,7 +22,7 @@ use crate::records::Modifier;
 /// All values of a form together.
 const VALUES_BYTES_MAX: usize = 4 << 20;
 
-/// What a form may hold, decided before it is received.
+/// The contents that a form may have, decided before it is received.
 pub struct Allowance {
     pub bytes_max: u64,
     /// The fields that take files and the longest file of each; in a batch they are named behind the
@@ -55,7 +55,7 @@ pub type Value = (String, Vec<u8>);
 enum At {
     Nowhere,
     Value,
-    /// A file without a name: an input of a page that nobody has touched, unless bytes follow.
+    /// A file without a name: an input of a page that the user has not touched, unless bytes follow.
     Untouched(String),
     File {
         hasher: Hasher,
@@ -223,7 +223,7 @@ impl Form {
 }
 
 impl Allowance {
-    /// How long a file may be that comes under this name.
+    /// The most bytes of a file that is sent under this name.
     fn bytes_of_file(&self, name: &str) -> Result<u64> {
         let key = match self.is_batch {
             true => position(name).map(|(_, key)| key),

@@ -20,8 +20,6 @@ use super::form::Allowance;
 use super::form::Form;
 use super::form::Upload;
 use super::form::no_file_field;
-use crate::budget::Network;
-use crate::budget::Payer;
 use crate::collections::Collection;
 use crate::collections::Field;
 use crate::collections::FieldKind;
@@ -64,8 +62,8 @@ pub fn receive(api: &Api, request: &Request, length: Option<u64>) -> Option<Box<
 }
 
 impl Api {
-    /// What a form may hold. Refuses it before it is received if the caller may not write or the
-    /// endpoint accepts no form.
+    /// The contents that a form may have. Refuses it before it is received if the caller may not write or
+    /// the endpoint accepts no form.
     fn allowance(&self, request: &Request, length: Option<u64>) -> Result<Allowance> {
         let (database, path) = super::split_database(&request.path);
         let database = database.unwrap_or(db::DEFAULT);
@@ -99,10 +97,7 @@ impl Api {
         if length.is_some_and(|length| length > bytes_max) {
             return Err(too_long(bytes_max));
         }
-        let payer = Payer {
-            network: Network::of(self.client(request)),
-            has_credentials: !matches!(identity, Identity::Nobody),
-        };
+        let payer = super::payer_of(self.client(request), &identity);
         let budgets = &self.app.budgets;
         Ok(Allowance {
             bytes_max,

@@ -131,26 +131,30 @@ impl Api {
     /// Answers a request; never panics on what a client sends, and turns every error into its
     /// answer in this one place.
     pub fn handle(&self, request: &Request) -> Response {
-        let (begun, mut number) = (Instant::now(), NO_ROUTE);
+        let (begun, mut number, client) = (Instant::now(), NO_ROUTE, OnceCell::new());
         let cors = &self.settings.cors;
         let response = match cors.preflight(request) {
             Some(response) => response,
-            None => follow::answer(&self.app, request, || self.dispatch(request, &mut number)),
+            None => follow::answer(&self.app, request, || {
+                self.dispatch(request, &client, &mut number)
+            }),
         };
         self.answers.count(response.status);
         let stats = &self.app.stats;
         stats.request(number, response.status, begun.elapsed());
-        let client = match self.settings.trusted_proxies.as_slice() {
-            [] => None,
-            proxies => Some(client_address(request, proxies)),
-        };
-        let is_peer = |client: &IpAddr| *client == request.peer.ip().to_canonical();
-        let response = response.for_client(client.filter(|client| !is_peer(client)));
+        let client = *client.get_or_init(|| self.client(request));
+        let is_peer = client == request.peer.ip().to_canonical();
+        let response = response.for_client((!is_peer).then_some(client));
         cors.allow(request, response)
     }
 
-    /// Notes the number of the route as soon as it is known.
-    fn dispatch(&self, request: &Request, number: &mut usize) -> Result<Response> {
+    /// Notes the number of the route as soon as it is known, and the client's address when it is needed.
+    fn dispatch(
+        &self,
+        request: &Request,
+        client: &OnceCell<IpAddr>,
+        number: &mut usize,
+    ) -> Result<Response> {
         let (database, path) = split_database(&request.path);
         let found = self.router.find(request.method, path);
         if !matches!(found, Found::Found(..)) {
@@ -185,6 +189,7 @@ impl Api {
             params: &params,
             identity: self.identify(route, request, database)?,
             database,
+            client,
             trusted_proxies: &self.settings.trusted_proxies,
             cors: &self.settings.cors,
             answers: &self.answers,
@@ -246,6 +251,8 @@ pub struct Call<'a> {
     database: &'a str,
     params: &'a Params<'a, 'a>,
     answers: &'a metrics::Answers,
+    /// See [`Call::client`].
+    client: &'a OnceCell<IpAddr>,
     trusted_proxies: &'a [Prefix],
     cors: &'a Cors,
     /// For what was parsed of the body.
@@ -287,29 +294,31 @@ impl Call<'_> {
         Some(self.params.get(name)).filter(|value| !value.is_empty())
     }
 
-    /// Where the request came from; see [`client_address`].
+    /// The address that the request came from; see [`client_address`].
     fn client(&self) -> IpAddr {
-        client_address(self.request, self.trusted_proxies)
+        let find = || client_address(self.request, self.trusted_proxies);
+        *self.client.get_or_init(find)
     }
 
-    /// Who is charged for what this request makes the server hold. Where the handler looks at the credentials
-    /// itself, it says whether there are any.
+    /// The payer of all that this request makes the server hold.
     fn payer(&self) -> Payer {
-        Payer {
-            network: Network::of(self.client()),
-            has_credentials: !matches!(self.identity, Identity::Nobody),
-        }
+        payer_of(self.client(), &self.identity)
     }
 
-    /// The same, for its queries.
+    /// The caller as the payer of its queries.
     fn asker(&self) -> Asker<'_> {
+        self.asker_as(&self.identity)
+    }
+
+    /// The same where the handler looks at the credentials itself.
+    fn asker_as(&self, identity: &Identity) -> Asker<'_> {
         Asker {
-            payer: self.payer(),
+            payer: payer_of(self.client(), identity),
             queries: &self.app.budgets.queries,
         }
     }
 
-    /// What the answer is charged to.
+    /// The charge for the answer.
     fn output(&self) -> &Output {
         let budget = &self.app.budgets.answers;
         self.output
@@ -342,6 +351,13 @@ impl Call<'_> {
     /// The query parameters.
     fn query(&self) -> Result<Vec<(String, String)>> {
         query::parse(&self.request.query)
+    }
+}
+
+fn payer_of(client: IpAddr, identity: &Identity) -> Payer {
+    Payer {
+        network: Network::of(client),
+        has_credentials: !matches!(identity, Identity::Nobody),
     }
 }
 
@@ -398,7 +414,7 @@ fn forbidden(message: &str) -> Error {
     Error::new(Kind::Forbidden, message)
 }
 
-/// Whether the answer to a `GET` of this path may be a stream of events, which has no end.
+/// True if the answer to a `GET` of this path may be a stream of events, which has no end.
 pub fn is_endless(path: &str) -> bool {
     split_database(path).1 == realtime::PATH
 }

@@ -176,7 +176,7 @@ fn may_update(call: &Call<'_>, scope: &Scope, collection: &Collection, id: &str)
     let operation = Operation::Update;
     scope.check(collection, operation)?;
     let may = |connection: &_| records::may(operation, connection, scope, collection, id);
-    match call.database()?.read(may)? {
+    match call.database()?.read_for(call.asker(), may)? {
         true => Ok(()),
         false => Err(records::no_record()),
     }
@@ -197,7 +197,7 @@ pub fn update_draft(
         true => {
             let auth = &call.app.auth;
             let realm = auth.realm(call.database, Some(&collection.id))?;
-            Some(auth.prove(scope, &realm, id, body, call.client())?)
+            Some(auth.prove(scope, &realm, id, body, call.client(), call.asker())?)
         }
         false => None,
     };

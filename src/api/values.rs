@@ -18,7 +18,7 @@ use serde_json::Error;
 use serde_json::Map;
 use serde_json::Value;
 
-/// What `serde_json` calls the type of raw values: any JSON, kept as text.
+/// The name that `serde_json` has for the type of raw values: any JSON, kept as text.
 const RAW: &str = "$serde_json";
 
 /// The fields of a form by name.

@@ -11,10 +11,12 @@ use super::token::Purpose;
 use super::wrong_password;
 use super::wrong_token;
 use crate::budget::Output;
+use crate::budget::Payer;
 use crate::collections::Collection;
 use crate::collections::CollectionKind;
 use crate::collections::Collections;
 use crate::crypto;
+use crate::db::Asker;
 use crate::db::Database;
 use crate::error::Error;
 use crate::error::Kind;
@@ -46,6 +48,7 @@ pub struct LogIn<'a> {
     pub password: &'a str,
     /// Where the request came from.
     pub from: IpAddr,
+    pub asker: Asker<'a>,
 }
 
 /// A fresh token and the JSON of whose it is.
@@ -112,7 +115,16 @@ impl Auth {
                 "Confirm the e-mail address of this account first.",
             ));
         }
-        self.session(realm, &secrets, shape)
+        // The password was right, so the caller has credentials now.
+        let payer = Payer {
+            has_credentials: true,
+            ..log_in.asker.payer
+        };
+        let asker = Asker {
+            payer,
+            ..log_in.asker
+        };
+        self.session(realm, &secrets, shape, asker)
     }
 
     /// A fresh token for the account that asks with a valid one.
@@ -122,17 +134,24 @@ impl Auth {
         user: Arc<User>,
         credentials: Credentials<'_>,
         shape: &Shape,
+        asker: Asker<'_>,
     ) -> Result<Session> {
         let token = self.renewed(credentials)?;
-        let record = self.record(realm, user, shape)?;
+        let record = self.record(realm, user, shape, asker)?;
         Ok(Session { token, record })
     }
 
     /// The JSON of an account for itself.
-    pub fn record(&self, realm: &Realm, user: Arc<User>, shape: &Shape) -> Result<Vec<u8>> {
+    pub fn record(
+        &self,
+        realm: &Realm,
+        user: Arc<User>,
+        shape: &Shape,
+        asker: Asker<'_>,
+    ) -> Result<Vec<u8>> {
         let id = user.id.clone();
         let scope = realm.scope(Identity::User(user));
-        let record = realm.database.snapshot(|connection| {
+        let record = realm.database.snapshot_for(asker, |connection| {
             account::show(connection, &scope, &realm.collection, &id, shape)
         })?;
         record.ok_or_else(wrong_token)
@@ -147,8 +166,9 @@ impl Auth {
         id: &str,
         body: &Body,
         from: IpAddr,
+        asker: Asker<'_>,
     ) -> Result<String> {
-        let secrets = realm.database.read(|connection| {
+        let secrets = realm.database.read_for(asker, |connection| {
             account::secrets_for_update(connection, scope, &realm.collection, id)
         })?;
         let text = |name: &str| -> Option<String> {
@@ -200,12 +220,13 @@ impl Auth {
         realm: &Realm,
         secrets: &Secrets,
         shape: &Shape,
+        asker: Asker<'_>,
     ) -> Result<Session> {
         let user = realm.user(&secrets.id)?.ok_or_else(wrong_token)?;
         let about = realm.about();
         let (id, key) = (secrets.id.clone(), self.account_key(secrets));
         let token = self.sign(Purpose::User, id, key, about, self.token_ms());
-        let record = self.record(realm, Arc::new(user), shape)?;
+        let record = self.record(realm, Arc::new(user), shape, asker)?;
         Ok(Session { token, record })
     }
 

@@ -16,6 +16,7 @@ use super::token::Claims;
 pub use super::token::Purpose;
 use super::wrong_token;
 use crate::budget::Network;
+use crate::db::Asker;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -185,6 +186,7 @@ impl Auth {
         old_password: Option<&str>,
         new: &Confirmation<'_>,
         from: IpAddr,
+        asker: Asker<'_>,
     ) -> Result<Session> {
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
         self.check_old(realm, &secrets, "oldPassword", old_password, from)?;
@@ -195,7 +197,7 @@ impl Auth {
         };
         self.renew(realm, secrets, renewal)?;
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
-        self.session(realm, &secrets, &Shape::default())
+        self.session(realm, &secrets, &Shape::default(), asker)
     }
 
     fn new_hash(

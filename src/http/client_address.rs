@@ -38,7 +38,7 @@ impl Prefix {
         })
     }
 
-    /// Whether the address, which is canonical, is in this network.
+    /// True if the address, which is canonical, is in this network.
     fn contains(self, address: IpAddr) -> bool {
         let shift = u32::from(width(self.address) - self.bits);
         match (self.address, address) {
@@ -72,11 +72,10 @@ pub fn client_address(request: &Request, trusted_proxies: &[Prefix]) -> IpAddr {
         return peer;
     }
     let is_it = |name: &str| name.eq_ignore_ascii_case("X-Forwarded-For");
-    let headers = request.headers.iter().filter(|(name, _)| is_it(name));
+    let headers = request.headers.iter().rev().filter(|(name, _)| is_it(name));
     // Each proxy adds the address it heard from at the end, in the same line or in another. What
     // stands before the entry of the last untrusted sender may be invented.
-    let entries: Vec<&str> = headers.flat_map(|(_, value)| value.split(',')).collect();
-    let entries = entries.iter().rev().map(|entry| entry.trim());
+    let entries = headers.flat_map(|(_, value)| value.rsplit(',').map(str::trim));
     let mut client = peer;
     for entry in entries.filter(|entry| !entry.is_empty()) {
         let Some(address) = parse_entry(entry) else {

@@ -123,11 +123,16 @@ impl Headers {
     }
 
     /// Every header as name and value, in the order they came.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
         self.spans
             .iter()
             .map(|(name, value)| (&self.text[name.clone()], &self.text[value.clone()]))
     }
+}
+
+/// The media type in a header such as `text/plain; charset=utf-8`, without its parameters.
+pub fn media_type(header: &str) -> &str {
+    header.split(';').next().unwrap_or_default().trim()
 }
 
 /// Takes the body of a request while it arrives, in place of memory.
@@ -145,7 +150,7 @@ pub trait Bodies: Send + Sync {
     /// than [`FREE_BYTES`].
     fn bytes_max(&self, method: Method, path: &str) -> usize;
 
-    /// What the body is charged to, all above [`FREE_BYTES`]. Called only for a body that is longer.
+    /// The charge for the body, all above [`FREE_BYTES`]. Called only for a body that is longer.
     fn charge(&self, request: &Request) -> Charge;
 }
 

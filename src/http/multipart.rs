@@ -6,6 +6,7 @@
 
 use memchr::memmem;
 
+use super::media_type;
 use crate::error::Error;
 use crate::error::Result;
 
@@ -55,9 +56,9 @@ enum State {
 }
 
 /// What separates the parts, if this media type is a form's.
-pub fn boundary(media_type: &str) -> Option<String> {
-    let (kind, parameters) = media_type.split_once(';')?;
-    if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
+pub fn boundary(header: &str) -> Option<String> {
+    let (_, parameters) = header.split_once(';')?;
+    if !media_type(header).eq_ignore_ascii_case("multipart/form-data") {
         return None;
     }
     let found = parameters.split(';').find_map(|parameter| {

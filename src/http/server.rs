@@ -67,7 +67,7 @@ pub struct Settings {
     pub connections_max: usize,
     /// Bytes of a body; longer ones are refused with 413.
     pub body_bytes_max: usize,
-    /// Whether answers to `GET` requests of this path may have no end; such a request is the last of its connection.
+    /// True if answers to `GET` requests of this path may have no end; such a request is the last of its connection.
     pub is_endless: fn(&str) -> bool,
 }
 

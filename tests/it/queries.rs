@@ -13,6 +13,7 @@ use super::support::api::Api;
 use super::support::api::encode;
 use super::support::pause;
 use super::support::server::Server;
+use super::support::wait_until;
 
 /// The longest that somebody else may wait while one database is attacked. The readers used to be taken for
 /// 10 s and more at a time.
@@ -96,6 +97,124 @@ fn dear_filters_of_strangers_stop_nobody_else() {
         let line = format!("vski_budget_used{{budget=\"{budget}\"}} 0");
         assert!(metrics.contains(&line), "{budget} is given back: {metrics}");
     }
+}
+
+/// A rule that goes through 100,000 related records for each term.
+fn slow_rule(terms: usize) -> String {
+    let terms: Vec<String> = (0..terms)
+        .map(|at| format!("all.more.t ?~ 'zz{at}'"))
+        .collect();
+    terms.join(" || ")
+}
+
+/// A server with records whose rules are slow, and one of its accounts.
+fn slow_rules() -> (Server, Api, Api) {
+    let server = Server::with(&[("TRUSTED_PROXIES", "127.0.0.1"), ("THREADS", "16")]);
+    let admin = server.admin();
+    texts(&admin, 1000, "lorem ipsum");
+    let collection = |body: Value| admin.post("/api/collections", body).expect(200);
+    let record = |collection: &str, body: Value| {
+        let path = format!("/api/collections/{collection}/records");
+        admin.post(&path, body).expect(200);
+    };
+    let many = |name: &str, to: &str| json!({"name": name, "type": "relation", "collectionId": to, "maxSelect": 1000});
+    collection(json!({"name": "sets", "fields": [many("more", "pub")], "viewRule": ""}));
+    let ids = |letter: &str, count: usize| -> Vec<String> {
+        (0..count).map(|at| format!("{letter}{at}")).collect()
+    };
+    for id in ids("s", 100) {
+        record("sets", json!({"id": id, "more": ids("r", 1000)}));
+    }
+    let (all, sets, slow) = (many("all", "sets"), ids("s", 100), slow_rule(24));
+    collection(json!({"name": "docs", "fields": [all], "viewRule": slow, "updateRule": slow}));
+    record("docs", json!({"id": "d", "all": sets}));
+    let file = json!({"name": "file", "type": "file", "protected": true});
+    let rule = format!("{} || all.id != ''", slow_rule(2));
+    collection(json!({"name": "papers", "fields": [all, file], "viewRule": rule}));
+    let doc = json!({"name": "doc", "type": "relation", "collectionId": "docs"});
+    collection(json!({"name": "users", "type": "auth", "fields": [all, doc], "updateRule": slow}));
+    let account = json!({"id": "u", "email": "u@example.com", "password": "password-1", "all": sets, "doc": "d"});
+    record("users", account);
+    let body = json!({"identity": "u@example.com", "password": "password-1"});
+    let path = "/api/collections/users/auth-with-password";
+    let reply = server.api().post(path, body).expect(200);
+    let user = server.api().with_token(reply.text("/token"));
+    (server, admin, user)
+}
+
+fn slow_queries(admin: &Api) -> u64 {
+    let metrics = String::from_utf8(admin.get("/metrics").expect(200).body).unwrap();
+    let wanted = "vski_budget_used{budget=\"slow queries\"} ";
+    let line = metrics.lines().find_map(|line| line.strip_prefix(wanted));
+    line.unwrap().parse().unwrap()
+}
+
+/// Some rules were evaluated at the expense of the server: those that decide if a body that cannot be read, or a
+/// change of a password, is answered at all, and those of the records that an account expands in its own.
+/// Without a payer as many of them could run as there are readers, and each for 20 s.
+#[test]
+fn slow_rules_have_a_payer() {
+    let (mut server, admin, user) = slow_rules();
+    let doc = "/api/collections/docs/records/d";
+    let own = "/api/collections/users/records/u";
+    let change = json!({"password": "password-2", "oldPassword": "password-1"}).to_string();
+    let anybody = server.api();
+    thread::scope(|scope| {
+        let ask = |api: &Api, method: &'static str, path: &'static str, body: &str| {
+            let api = api.with_header("X-Forwarded-For", "203.0.113.1");
+            let body = body.to_owned();
+            let asked = scope.spawn(move || {
+                let reply = api.send(method, path, &body);
+                reply.map_or(0, |reply| reply.status)
+            });
+            wait_until(path, || slow_queries(&admin) > 0 || asked.is_finished());
+            assert!(!asked.is_finished(), "{method} {path} is not charged");
+            asked
+        };
+        for (path, body) in [(doc, "no JSON"), (own, change.as_str())] {
+            let status = ask(&anybody, "PATCH", path, body).join().unwrap();
+            assert!([400, 404, 503].contains(&status), "{path} {status}");
+        }
+        ask(&user, "GET", "/api/auth/me?expand=doc", "");
+        server.kill();
+    });
+}
+
+/// The rule of a protected file was evaluated for a caller without credentials, whoever asked: while strangers had
+/// all their slow queries, nobody got a file whose rule takes longer than a moment.
+#[test]
+fn the_rule_of_a_file_is_charged_to_the_account_that_asks() {
+    let (server, admin, user) = slow_rules();
+    let (boundary, mut form) = ("x", String::new());
+    let all: Vec<String> = (0..100).map(|at| format!("s{at}")).collect();
+    for (head, content) in [
+        ("name=\"@jsonPayload\"", json!({"all": all}).to_string()),
+        ("name=\"file\"; filename=\"a.txt\"", "paper".to_owned()),
+    ] {
+        form +=
+            &format!("--{boundary}\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n");
+    }
+    form += &format!("--{boundary}--\r\n");
+    let form_type = format!("multipart/form-data; boundary={boundary}");
+    let paper = admin
+        .with_header("Content-Type", &form_type)
+        .post("/api/collections/papers/records", form)
+        .expect(200);
+    let link = format!(
+        "/api/files/papers/{}/{}",
+        paper.text("/id"),
+        paper.text("/file")
+    );
+    thread::scope(|scope| {
+        for at in 0..4 {
+            let api = server.api();
+            let api = api.with_header("X-Forwarded-For", &format!("203.0.113.{at}"));
+            scope.spawn(move || api.patch("/api/collections/docs/records/d", "no JSON"));
+        }
+        wait_until("strangers have all", || slow_queries(&admin) == 4);
+        let user = user.with_header("X-Forwarded-For", "198.51.100.7");
+        assert_eq!(user.get(&link).expect(200).body, b"paper");
+    });
 }
 
 /// Ends an attack also when an assertion fails.
