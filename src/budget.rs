@@ -59,7 +59,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// Who an amount is charged to.
+/// The caller that an amount is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Payer {
     pub network: Network,
@@ -399,6 +399,11 @@ impl Charge {
         self.payer
     }
 
+    /// The amount that it holds.
+    pub fn amount(&self) -> u64 {
+        self.amount
+    }
+
     /// Takes more. What the charge holds already stays when that is refused.
     pub fn grow(&mut self, more: u64) -> Result<(), Exhausted> {
         self.budget.take(self.payer, more)?;
@@ -433,7 +438,13 @@ impl Drop for Charge {
 /// The charge for an answer while it is built and sent. Copies of it are one charge. The default counts
 /// nothing.
 #[derive(Clone, Default)]
-pub struct Output(Option<Arc<Mutex<Charge>>>);
+pub struct Output(Option<Arc<Paid>>);
+
+struct Paid {
+    /// An answer up to this length needs no lock: the free part, or all that is charged.
+    bytes: AtomicU64,
+    charge: Mutex<Charge>,
+}
 
 /// Bytes of an answer that are free.
 const OUTPUT_FREE_BYTES: u64 = 64 << 10;
@@ -443,22 +454,30 @@ const OUTPUT_STEP_BYTES: u64 = 256 << 10;
 impl Output {
     /// An answer that grows within a budget.
     pub fn new(budget: &Arc<Budget>, payer: Payer) -> Output {
-        Output(Some(Arc::new(Mutex::new(budget.empty(payer)))))
+        Output(Some(Arc::new(Paid {
+            bytes: AtomicU64::new(OUTPUT_FREE_BYTES),
+            charge: Mutex::new(budget.empty(payer)),
+        })))
     }
 
-    /// Charges an answer that has, or is about to have, this length.
+    /// Charges an answer that has, or is about to have, this length. Called for each value of it, so the
+    /// lock is taken only when the charge grows.
     pub fn reach(&self, bytes: usize) -> Result<(), Error> {
         let bytes = bytes as u64;
-        let Some(charge) = self.0.as_ref().filter(|_| bytes > OUTPUT_FREE_BYTES) else {
+        let Some(paid) = &self.0 else {
             return Ok(());
         };
-        let mut charge = lock(charge);
-        if bytes <= charge.amount {
+        if bytes <= paid.bytes.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let more = bytes.next_multiple_of(OUTPUT_STEP_BYTES) - charge.amount;
+        let mut charge = lock(&paid.charge);
+        let wanted = bytes.next_multiple_of(OUTPUT_STEP_BYTES);
+        // A copy may have charged it meanwhile.
+        let more = wanted.saturating_sub(charge.amount);
         let granted = charge.grow(more);
-        granted.map_err(|exhausted| exhausted.into_error(charge.budget.name))
+        granted.map_err(|exhausted| exhausted.into_error(charge.budget.name))?;
+        paid.bytes.store(charge.amount, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -478,15 +497,17 @@ impl Exhausted {
         let (kind, message) = match self {
             Exhausted::Network => (
                 Kind::TooMany,
-                format!("Your network uses its share of {name}; try again later."),
+                format!("Your network has used its share of {name}; try again later."),
             ),
             Exhausted::Anonymous => (
                 Kind::Unavailable,
-                format!("Callers without credentials use their share of {name}; try again later."),
+                format!(
+                    "Callers without credentials have used their share of {name}; try again later."
+                ),
             ),
             Exhausted::Total => (
                 Kind::Unavailable,
-                format!("The server has no {name} left; try again later."),
+                format!("The server's budget for {name} is used up; try again later."),
             ),
         };
         Error::new(kind, message).with_retry_after(Duration::from_secs(1))
@@ -597,6 +618,10 @@ mod tests {
         assert_eq!(budget.used(), 256 << 10);
         copy.reach((512 << 10) + 1).unwrap();
         assert!(output.reach((768 << 10) + 1).is_err());
+        // What is charged needs the lock no more.
+        let held = lock(&output.0.as_ref().unwrap().charge);
+        copy.reach(768 << 10).unwrap();
+        drop(held);
         assert_eq!(budget.used(), 768 << 10);
         drop(output);
         assert_eq!(budget.used(), 768 << 10);

@@ -33,6 +33,7 @@ use crate::http::Method;
 use crate::http::Request;
 use crate::http::Unread;
 use crate::http::client_address::client_address;
+use crate::http::media_type;
 use crate::http::query;
 use crate::http::route::Found;
 
@@ -47,13 +48,13 @@ const PAIRS_MAX: usize = 1000;
 
 /// Names in one object where an object is a record; a record has at most 200 fields.
 const NAMES_MAX: usize = 1000;
-/// Levels below which nobody is interested in names.
+/// Levels below which names are not counted.
 const NAMED_LEVELS: usize = 8;
 
-/// Most that one body may take in memory when it is parsed. Below the share of one network, so that
-/// a body of this size is accepted as soon as there is room.
+/// Most that one body may take in memory when it is parsed, all its parts and copies together. With the
+/// body itself it is below the share of one network, so it is accepted as soon as there is room.
 const PARSED_BYTES_MAX: u64 = 24 << 20;
-/// What parsed JSON takes: a name or value with its own allocation, a list, an object (of which even a
+/// Memory of parsed JSON: a name or value with its own allocation, a list, an object (of which even a
 /// small one has room for eleven).
 const VALUE_BYTES: u64 = 64;
 const LIST_BYTES: u64 = 128;
@@ -161,17 +162,18 @@ impl Call<'_> {
         }
     }
 
-    /// Charges what a body takes beside its bytes, until the request is answered.
+    /// Charges what a body takes beside its bytes, until the request is answered. The bound holds for the
+    /// sum: several parts that each fit it could otherwise exceed the share of the network for ever.
     fn charge_parsed(&self, bytes: u64) -> Result<()> {
-        if bytes > PARSED_BYTES_MAX {
+        let budget = &self.app.budgets.bodies;
+        let mut parsed = self.parsed.borrow_mut();
+        let charge = parsed.get_or_insert_with(|| budget.empty(self.payer()));
+        if charge.amount().saturating_add(bytes) > PARSED_BYTES_MAX {
             return Err(Error::new(
                 Kind::TooLarge,
                 "The body has too many values; send fewer at a time.",
             ));
         }
-        let budget = &self.app.budgets.bodies;
-        let mut parsed = self.parsed.borrow_mut();
-        let charge = parsed.get_or_insert_with(|| budget.empty(self.payer()));
         let granted = charge.grow(bytes);
         granted.map_err(|exhausted| exhausted.into_error(budget.name()))
     }
@@ -190,9 +192,8 @@ impl Call<'_> {
             });
             return texts.collect::<Result<_>>().map(Some);
         }
-        let media_type = self.request.header("Content-Type").unwrap_or_default();
-        let kind = media_type.split(';').next().unwrap_or_default().trim();
-        if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        let content_type = self.request.header("Content-Type").unwrap_or_default();
+        if !media_type(content_type).eq_ignore_ascii_case("application/x-www-form-urlencoded")
             || self.request.body.is_empty()
             || looks_like_json(&self.request.body)
         {
@@ -225,7 +226,7 @@ impl Call<'_> {
     }
 }
 
-/// Whether a body that is labelled a form is JSON, as what `curl -d '{"a": 1}'` sends: a form has
+/// True if a body that is labelled a form is JSON, as `curl -d '{"a": 1}'` sends it: a form has
 /// these two characters as `%7B` and `%5B`.
 fn looks_like_json(body: &[u8]) -> bool {
     matches!(body.trim_ascii_start().first(), Some(b'{' | b'['))

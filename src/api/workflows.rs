@@ -24,14 +24,14 @@ use crate::records;
 use crate::rules::Identity;
 use crate::rules::KeyScope;
 use crate::rules::Operation;
+use crate::workflows::About;
 use crate::workflows::Caller;
 use crate::workflows::EventKind;
 use crate::workflows::Grant;
-use crate::workflows::Names;
 use crate::workflows::NewRun;
 use crate::workflows::NodeTag;
-use crate::workflows::RunRequest;
 use crate::workflows::RunStatus;
+use crate::workflows::Submission;
 use crate::workflows::Workflows;
 use crate::workflows::elsewhere;
 use crate::workflows::frames;
@@ -53,22 +53,14 @@ const PROTOCOL: &str = "vski.workflow.v1";
 /// Runs on a page of the list, when nothing is said.
 const PAGE: usize = 30;
 
-/// What an account says besides the run itself.
-#[derive(Deserialize)]
-struct About {
-    collection: Option<String>,
-    record: Option<String>,
-}
-
 pub fn trigger(call: &Call<'_>) -> Result<Response> {
-    let names: Names = call.body_to(1)?;
-    names.check()?;
-    let wish: RunRequest = call.body_to(1)?;
+    let submission: Submission = call.body_to(1)?;
+    let (wish, about) = submission.check()?;
     if !is_trusted(&call.identity) {
         wish.check_outside(clock::now_ms())?;
     }
     call.charge_json(wish.attributes())?;
-    start(call, wish.into_run()?, &call.body_to(1)?)
+    start(call, wish.into_run()?, &about)
 }
 
 /// The short form: the body is the list of what the workflow is given (WF-2, WF-7).
@@ -298,87 +290,92 @@ fn show(
 }
 
 pub fn cancel(call: &Call<'_>) -> Result<Response> {
-    act(call, cancel_action(call)?)
+    act(call, Options::cancel)
 }
 
 pub fn retry(call: &Call<'_>) -> Result<Response> {
-    act(call, retry_action(call)?)
+    act(call, Options::resume)
 }
 
 pub fn fork(call: &Call<'_>) -> Result<Response> {
-    act(call, fork_action(call)?)
+    act(call, Options::fork)
 }
 
-fn cancel_action(call: &Call<'_>) -> Result<Action> {
-    #[derive(Default, Deserialize)]
-    struct Body {
-        #[serde(default)]
-        reason: String,
+/// The options of actions; each one uses its own.
+#[derive(Default, Deserialize)]
+struct Options {
+    #[serde(default)]
+    reason: String,
+    version: Option<String>,
+    #[serde(rename = "fromStep")]
+    from: Option<String>,
+}
+
+impl Options {
+    fn cancel(self) -> Action {
+        let reason = Value::from(self.reason).to_string();
+        Action::Cancel { reason }
     }
-    let Body { reason } = optional_body(call)?;
-    let reason = Value::from(reason).to_string();
-    Ok(Action::Cancel { reason })
-}
 
-fn retry_action(call: &Call<'_>) -> Result<Action> {
-    #[derive(Default, Deserialize)]
-    struct Body {
-        version: Option<String>,
+    fn resume(self) -> Action {
+        let version = self.version;
+        Action::Resume { version }
     }
-    let Body { version } = optional_body(call)?;
-    Ok(Action::Resume { version })
-}
 
-fn fork_action(call: &Call<'_>) -> Result<Action> {
-    #[derive(Default, Deserialize)]
-    struct Body {
-        #[serde(rename = "fromStep")]
-        from: Option<String>,
-        version: Option<String>,
-    }
-    let Body { from, version } = optional_body(call)?;
-    Ok(Action::Fork { from, version })
-}
-
-fn optional_body<T: Default + serde::de::DeserializeOwned>(call: &Call<'_>) -> Result<T> {
-    match call.has_body() {
-        true => call.body(),
-        false => Ok(T::default()),
+    fn fork(self) -> Action {
+        let Options { from, version, .. } = self;
+        Action::Fork { from, version }
     }
 }
 
-fn act(call: &Call<'_>, action: Action) -> Result<Response> {
+fn act(call: &Call<'_>, action: fn(Options) -> Action) -> Result<Response> {
+    let options = match call.has_body() {
+        true => call.body()?,
+        false => Options::default(),
+    };
     let request = Request::Act {
         runs: vec![call.param("run").to_owned()],
-        action,
+        action: action(options),
         is_bulk: false,
     };
     ask(call, request)
 }
 
 pub fn cancel_many(call: &Call<'_>) -> Result<Response> {
-    act_on_many(call, cancel_action(call)?)
+    act_on_many(call, Options::cancel)
 }
 
 pub fn retry_many(call: &Call<'_>) -> Result<Response> {
-    act_on_many(call, retry_action(call)?)
+    act_on_many(call, Options::resume)
 }
 
 pub fn fork_many(call: &Call<'_>) -> Result<Response> {
-    act_on_many(call, fork_action(call)?)
+    act_on_many(call, Options::fork)
+}
+
+/// The runs that an action is for, and its options, so that the body is parsed once.
+#[derive(Deserialize)]
+struct Bulk {
+    workflow: Option<String>,
+    status: Option<String>,
+    parent: Option<String>,
+    since: Option<Value>,
+    ids: Option<Vec<String>>,
+    #[serde(default)]
+    reason: String,
+    version: Option<String>,
+    #[serde(rename = "fromStep")]
+    from: Option<String>,
 }
 
 /// The runs that a filter finds, or that are listed; so many at a time.
-fn act_on_many(call: &Call<'_>, action: Action) -> Result<Response> {
-    #[derive(Deserialize)]
-    struct Which {
-        workflow: Option<String>,
-        status: Option<String>,
-        parent: Option<String>,
-        since: Option<Value>,
-        ids: Option<Vec<String>>,
-    }
-    let which: Which = call.body()?;
+fn act_on_many(call: &Call<'_>, action: fn(Options) -> Action) -> Result<Response> {
+    let which: Bulk = call.body()?;
+    let action = action(Options {
+        reason: which.reason,
+        version: which.version,
+        from: which.from,
+    });
     let grant = grant_of(&call.identity);
     let since = which.since.map(|it| match it {
         Value::String(text) => time(&text),

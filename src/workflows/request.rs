@@ -4,9 +4,13 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::Deserializer;
+use serde::de;
+use serde::de::DeserializeSeed;
 use serde::de::IgnoredAny;
+use serde::de::IntoDeserializer as _;
 use serde::de::MapAccess;
 use serde::de::Visitor;
+use serde::de::value::MapAccessDeserializer;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -69,8 +73,8 @@ pub struct RunRequest {
     attributes: Option<Box<RawValue>>,
 }
 
-/// The names that a wish for a run may have over HTTP.
-const NAMES: [&str; 15] = [
+/// The names of [`RunRequest`].
+const NAMES: [&str; 13] = [
     "workflow",
     "input",
     "version",
@@ -84,8 +88,6 @@ const NAMES: [&str; 15] = [
     "expiresAt",
     "expires_at",
     "attributes",
-    "collection",
-    "record",
 ];
 
 /// A value that is there, `null` too: an `Option` alone takes `null` for nothing.
@@ -95,47 +97,111 @@ pub fn present<'de, D: Deserializer<'de>>(
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// The names in a wish for a run: the first one that means nothing, if there is one. It may be a misspelt
-/// one, whose wish would be passed over.
-pub struct Names(Option<String>);
+/// The record that a run is about, if there is one.
+#[derive(Default)]
+pub struct About {
+    pub collection: Option<String>,
+    pub record: Option<String>,
+}
 
-impl Names {
-    pub fn check(self) -> Result<()> {
-        match self.0 {
-            None => Ok(()),
-            Some(name) => Err(Error::field(
-                name,
-                "validation_unknown",
-                "A run has no such field.",
-            )),
-        }
+/// The body of a request for a run over HTTP, read in one pass; or the first of its names that has no
+/// meaning. It may be misspelt, and its value would be ignored.
+pub struct Submission(std::result::Result<(RunRequest, About), String>);
+
+impl Submission {
+    pub fn check(self) -> Result<(RunRequest, About)> {
+        self.0
+            .map_err(|name| Error::field(name, "validation_unknown", "A run has no such field."))
     }
 }
 
-impl<'de> Deserialize<'de> for Names {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Names, D::Error> {
-        deserializer.deserialize_map(NamesVisitor)
+impl<'de> Deserialize<'de> for Submission {
+    fn deserialize<D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Submission, D::Error> {
+        deserializer.deserialize_map(SubmissionVisitor)
     }
 }
 
-struct NamesVisitor;
+struct SubmissionVisitor;
 
-impl<'de> Visitor<'de> for NamesVisitor {
-    type Value = Names;
+impl<'de> Visitor<'de> for SubmissionVisitor {
+    type Value = Submission;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<Names, M::Error> {
-        let mut unknown = None;
-        while let Some(name) = map.next_key::<String>()? {
-            map.next_value::<IgnoredAny>()?;
-            if !NAMES.contains(&name.as_str()) {
-                unknown.get_or_insert(name);
+    fn visit_map<M: MapAccess<'de>>(self, map: M) -> std::result::Result<Submission, M::Error> {
+        let mut fields = Fields {
+            map,
+            about: About::default(),
+            unknown: None,
+            is_read: false,
+        };
+        let run = RunRequest::deserialize(MapAccessDeserializer::new(&mut fields));
+        match fields.unknown {
+            // A field that is missing may be this one.
+            Some(name) if fields.is_read => Ok(Submission(Err(name))),
+            _ => Ok(Submission(Ok((run?, fields.about)))),
+        }
+    }
+}
+
+/// The fields of a [`RunRequest`] among those of a submission.
+struct Fields<M> {
+    map: M,
+    about: About,
+    unknown: Option<String>,
+    /// All fields have been read.
+    is_read: bool,
+}
+
+impl<'de, M: MapAccess<'de>> Fields<M> {
+    fn read_text(
+        map: &mut M,
+        name: &'static str,
+        value: &mut Option<String>,
+    ) -> std::result::Result<(), M::Error> {
+        if value.is_some() {
+            return Err(de::Error::duplicate_field(name));
+        }
+        *value = map.next_value()?;
+        Ok(())
+    }
+}
+
+impl<'de, M: MapAccess<'de>> MapAccess<'de> for Fields<M> {
+    type Error = M::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> std::result::Result<Option<K::Value>, M::Error> {
+        while let Some(name) = self.map.next_key::<String>()? {
+            match name.as_str() {
+                "collection" => {
+                    Fields::read_text(&mut self.map, "collection", &mut self.about.collection)?;
+                }
+                "record" => Fields::read_text(&mut self.map, "record", &mut self.about.record)?,
+                known if NAMES.contains(&known) => {
+                    return seed.deserialize(name.into_deserializer()).map(Some);
+                }
+                _ => {
+                    self.map.next_value::<IgnoredAny>()?;
+                    self.unknown.get_or_insert(name);
+                }
             }
         }
-        Ok(Names(unknown))
+        self.is_read = true;
+        Ok(None)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(
+        &mut self,
+        seed: V,
+    ) -> std::result::Result<V::Value, M::Error> {
+        self.map.next_value_seed(seed)
     }
 }
 
@@ -214,5 +280,48 @@ fn ms(field: &'static str, time: Option<&Time>) -> Result<Option<i64>> {
                 "Must be a time such as 2030-01-31T12:00:00Z, or milliseconds since 1970.",
             )),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> std::result::Result<Result<(RunRequest, About)>, serde_json::Error> {
+        serde_json::from_str(json).map(Submission::check)
+    }
+
+    #[test]
+    fn a_submission_is_a_run_and_its_record() {
+        let json =
+            r#"{"record": "r", "input": [1,  2], "workflow": "w", "collection": null, "runAt": 5}"#;
+        let (run, about) = read(json).unwrap().unwrap();
+        assert_eq!(run.workflow, "w");
+        assert_eq!(run.input.unwrap().get(), "[1,  2]");
+        assert!(matches!(run.run_at, Some(Time::Ms(Ms(5)))));
+        assert_eq!(about.record.as_deref(), Some("r"));
+        assert_eq!(about.collection, None);
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_rather_than_the_one_that_is_missing() {
+        for json in [
+            r#"{"workflw": "w"}"#,
+            r#"{"workflow": "w", "workflw": [{"record": 1}]}"#,
+        ] {
+            let error = read(json).unwrap().map(drop).unwrap_err();
+            assert!(error.field_errors().contains_key("workflw"), "{json}");
+        }
+        for json in [
+            "{}",
+            "[]",
+            r#"{"workflow": 1}"#,
+            r#"{"other": 1, "workflow": 1, "priority": 2}"#,
+            r#"{"workflow": "w", "record": "a", "record": "b"}"#,
+            r#"{"workflow": "w", "collection": 1}"#,
+            r#"{"workflow": "w", "workflow": "w"}"#,
+        ] {
+            assert!(read(json).is_err(), "{json}");
+        }
     }
 }

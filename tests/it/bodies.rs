@@ -434,6 +434,25 @@ fn a_body_is_charged_for_what_it_becomes() {
     assert_eq!(made.json["shape"][199_999], json!([12.5, 41.25]));
 }
 
+/// A request for a run was parsed three times, and each time was charged. The sum for a body that fits could
+/// exceed the share of the network, and the answer was 429 however long the client waited.
+#[test]
+fn a_body_is_parsed_and_charged_once() {
+    let (_server, admin) = open_server();
+    let run = |count| {
+        let (pad, list) = ("x".repeat(3_400_000), "1,".repeat(count));
+        format!(r#"{{"workflow":"w","attributes":{{"pad":"{pad}","list":[{list}1]}}}}"#)
+    };
+    let reply = admin.post("/api/workflow/runs", run(250_000)).expect(400);
+    assert!(
+        reply.json["data"].get("attributes").is_some(),
+        "{}",
+        reply.json
+    );
+    // Too much is told as such: waiting does not help.
+    admin.post("/api/workflow/runs", run(350_000)).expect(413);
+}
+
 /// Answers of 8 MB for many callers at once were in no budget, and what they took stayed with the
 /// process.
 #[test]
