@@ -247,14 +247,13 @@ impl<'a> Query<'a> {
         let is_like = matches!(op, Op::Like | Op::NotLike);
         left.fit(&right, is_like);
         right.fit(&left, is_like);
-        let is_nothing = is_nothing_of_request(&left, &right);
+        let is_nothing = is_nothing_of_request(&left, op, &right);
         let of_nothing = |positive| truth(matches!(op, Op::NotEqual | Op::NotLike) == positive);
         if is_nothing && left.guard.is_none() && right.guard.is_none() {
             // What the field's path has bound is not in the statement.
             self.params.truncate(bound);
             return Ok(of_nothing(positive));
         }
-        let is_order = !is_like && !matches!(op, Op::Equal | Op::NotEqual);
         let wanted = |side: &Side| side.kind.filter(|_| !is_like);
         let (of_left, of_right) = (wanted(&left), wanted(&right));
         let (left, right) = (self.spread(left)?, self.spread(right)?);
@@ -275,8 +274,8 @@ impl<'a> Query<'a> {
             })
         };
         // A moment that meets no type stays one.
-        let a = left.term(of_right.or(of_left), &right, is_order)?;
-        let b = right.term(of_left.or(of_right), &left, is_order)?;
+        let a = left.term(of_right.or(of_left), &right, op)?;
+        let b = right.term(of_left.or(of_right), &left, op)?;
         let from = match (&left.value, &right.value) {
             // Only what a request brings is short enough to be held against each of several.
             (SideValue::Many { from: a, .. }, SideValue::Many { from: b, .. })

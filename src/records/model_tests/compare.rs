@@ -124,7 +124,7 @@ pub fn compare(left: &Side, op: Op, any: bool, right: &Side, positive: bool) -> 
 }
 
 fn compare_two(a: &Scalar, left: &Side, op: Op, b: &Scalar, right: &Side) -> bool {
-    if is_nothing(a, left, right) || is_nothing(b, right, left) {
+    if is_nothing(a, left, op, right) || is_nothing(b, right, op, left) {
         // Nothing equals no value, nor is it part of one, before or after another.
         return matches!(op, Op::NotEqual | Op::NotLike);
     }
@@ -157,9 +157,10 @@ fn compare_two(a: &Scalar, left: &Side, op: Op, b: &Scalar, right: &Side) -> boo
 }
 
 /// Whether a value of the request is none for the other side: it has none, or one that cannot be of
-/// the other's type. Only a text of the condition itself can ask for what has no value.
-fn is_nothing(value: &Scalar, own: &Side, other: &Side) -> bool {
-    if own.origin != Origin::Request || other.origin == Origin::Text {
+/// the other's type. Only a text of the condition itself can ask for what has no value, and no pattern can.
+fn is_nothing(value: &Scalar, own: &Side, op: Op, other: &Side) -> bool {
+    let is_asked_for = other.origin == Origin::Text && !matches!(op, Op::Like | Op::NotLike);
+    if own.origin != Origin::Request || is_asked_for {
         return false;
     }
     *value == Scalar::Unset || request_form(value, own, other).is_none()

@@ -8,6 +8,7 @@ use super::Query;
 use crate::clock;
 use crate::error::Error;
 use crate::error::Result;
+use crate::filter::Op;
 
 /// One side of a comparison, resolved.
 pub struct Side {
@@ -81,13 +82,21 @@ impl Side {
     }
 
     /// Whether it stands in the text of the condition.
-    pub fn is_literal(&self) -> bool {
+    fn is_literal(&self) -> bool {
         matches!(self.value, SideValue::Constant(_)) && !self.from_request
+    }
+
+    /// True if a side of the request without a value is compared with this one as any other value
+    /// is: `= ''` and `= null` ask for it. A pattern does not: `@request.auth.role ~ '%'` would let
+    /// callers without an account in.
+    fn asks_for_nothing(&self, op: Op) -> bool {
+        self.is_literal() && !matches!(op, Op::Like | Op::NotLike)
     }
 
     /// Makes it comparable with `other`, which is of type `kind` where that matters. The text ''
     /// that stands in the condition comes before all others if the order matters.
-    pub fn term(&self, kind: Option<Kind>, other: &Side, is_order: bool) -> Result<Term> {
+    pub fn term(&self, kind: Option<Kind>, other: &Side, op: Op) -> Result<Term> {
+        let is_order = !matches!(op, Op::Equal | Op::NotEqual | Op::Like | Op::NotLike);
         match &self.value {
             SideValue::Constant(Stored::Text(text))
                 if text.is_empty()
@@ -100,7 +109,7 @@ impl Side {
             SideValue::One { sql } | SideValue::Many { sql, .. } => Ok(Term::Sql {
                 sql: sql.clone(),
                 kind: self.kind,
-                may_be_nothing: self.from_request && !other.is_literal(),
+                may_be_nothing: self.from_request && !other.asks_for_nothing(op),
             }),
             SideValue::Constants(_) => Err(Error::internal("values that were not spread")),
         }
@@ -184,11 +193,12 @@ impl Term {
     }
 }
 
-/// Whether a side of the request has no value and meets anything but a word of the text.
-pub fn is_nothing_of_request(left: &Side, right: &Side) -> bool {
+/// True if a side of the request has no value and the other does not ask for that.
+pub fn is_nothing_of_request(left: &Side, op: Op, right: &Side) -> bool {
     let is_nothing =
         |side: &Side| side.from_request && matches!(side.value, SideValue::Constant(Stored::Null));
-    (is_nothing(left) && !right.is_literal()) || (!left.is_literal() && is_nothing(right))
+    (is_nothing(left) && !right.asks_for_nothing(op))
+        || (!left.asks_for_nothing(op) && is_nothing(right))
 }
 
 impl Query<'_> {

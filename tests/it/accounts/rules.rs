@@ -273,3 +273,58 @@ fn rules_about_accounts_are_checked_when_they_are_made() {
         .expect(200);
     admin.delete("/api/collections/users").expect(204);
 }
+
+/// "The role is one of" written as `'admin editor' ~ @request.auth.role` let callers without an account
+/// in, and accounts without a role: an empty pattern is part of every text, and the literal beside it
+/// counted as a wish for what has no value, as it does in `= ''`.
+#[test]
+fn what_a_request_does_not_have_is_part_of_no_text() {
+    let server = Server::start();
+    let admin = server.admin();
+    let role = json!({"name": "role", "type": "text"});
+    let people = json!({"name": "people", "type": "auth", "createRule": "", "fields": [role]});
+    admin.post("/api/collections", people).expect(200);
+    let account = |name: &str, role: &str| {
+        let email = format!("{name}@example.com");
+        let body = json!({"email": email, "password": "password-1", "role": role});
+        admin
+            .post("/api/collections/people/records", body)
+            .expect(200);
+        let login = json!({"identity": email, "password": "password-1"});
+        let path = "/api/collections/people/auth-with-password";
+        let reply = server.api().post(path, login).expect(200);
+        server.api().with_token(reply.text("/token"))
+    };
+    let (editor, plain, stranger) = (account("ann", "editor"), account("bob", ""), server.api());
+    let notes = json!({"name": "notes", "fields": [{"name": "t", "type": "text"}]});
+    admin.post("/api/collections", notes).expect(200);
+    let path = "/api/collections/notes/records";
+    admin.post(path, json!({"t": "secret"})).expect(200);
+    for (rule, expected) in [
+        ("'admin editor' ~ @request.auth.role", [1, 0, 0]),
+        ("'admin editor' ?~ @request.auth.role", [1, 0, 0]),
+        ("@request.auth.role ~ '%'", [1, 0, 0]),
+        ("@request.auth.role ~ ''", [1, 0, 0]),
+        ("'x' ~ @request.auth.nothing", [0, 0, 0]),
+        ("'admin' !~ @request.auth.role", [1, 1, 1]),
+        ("NOT 'admin' !~ @request.auth.role", [0, 0, 0]),
+        ("@request.auth.role !~ 'editor'", [0, 1, 1]),
+        ("@request.auth.role = ''", [0, 1, 1]),
+        ("@request.auth.role IN ('editor', '')", [1, 1, 1]),
+    ] {
+        let rules = json!({"listRule": rule, "createRule": rule});
+        let status = admin.patch("/api/collections/notes", rules).status;
+        if rule.contains("nothing") {
+            assert_eq!(status, 400, "{rule}");
+            continue;
+        }
+        assert_eq!(status, 200, "{rule}");
+        for (caller, is_admitted) in [&editor, &plain, &stranger].into_iter().zip(expected) {
+            let listed = caller.get(path).expect(200);
+            let count = listed.json["totalItems"].as_u64().unwrap();
+            assert_eq!(count > 0, is_admitted == 1, "list {rule}");
+            let made = caller.post(path, json!({"t": "made"})).status;
+            assert_eq!(made == 200, is_admitted == 1, "create {rule}");
+        }
+    }
+}
