@@ -187,7 +187,11 @@ fn align(value: Scalar, own: &Side, other: &Side) -> Scalar {
         };
     }
     if let Class::Constant | Class::Moment = own.class {
-        return convert(value, other.class).unwrap();
+        // An empty text asks the request for nothing, inside json too.
+        return match other.origin == Origin::Request && value == Scalar::Text(String::new()) {
+            true => Scalar::Unset,
+            false => convert(value, other.class).unwrap(),
+        };
     }
     if other.class == Class::Constant {
         return value;

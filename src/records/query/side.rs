@@ -105,7 +105,11 @@ impl Side {
             {
                 Ok(Term::Value(Stored::Text(String::new())))
             }
-            SideValue::Constant(value) => Ok(Term::Value(coerce(value.clone(), kind)?)),
+            SideValue::Constant(value) => {
+                // '' is a text to json in records, but asks the request for nothing, in json too.
+                let kind = kind.filter(|kind| *kind != Kind::Json || !other.from_request);
+                Ok(Term::Value(coerce(value.clone(), kind)?))
+            }
             SideValue::One { sql } | SideValue::Many { sql, .. } => Ok(Term::Sql {
                 sql: sql.clone(),
                 kind: self.kind,

@@ -169,3 +169,98 @@ fn a_wrong_new_address_is_told_under_its_name() {
     let refused = ann.post(path, json!({})).expect(400);
     assert!(refused.text("/message").contains("`newEmail`"));
 }
+
+const PAGES: &str = "/api/collections/pages/records";
+
+/// Pages with json of their own and of their themes. Returns bodies that send, in each way, json without
+/// a colour, and bodies that send json with one.
+fn with_themes(admin: &Api) -> (Vec<Value>, Vec<Value>) {
+    let themes =
+        json!({"name": "themes", "viewRule": "", "fields": [{"name": "meta", "type": "json"}]});
+    let themes = admin.post("/api/collections", themes).expect(200);
+    let fields = json!([
+        {"name": "theme", "type": "relation", "collectionId": themes.text("/id")},
+        {"name": "themes", "type": "relation", "collectionId": themes.text("/id"), "maxSelect": 5},
+        {"name": "meta", "type": "json"},
+    ]);
+    let pages = json!({"name": "pages", "fields": fields});
+    admin.post("/api/collections", pages).expect(200);
+    admin.post(PAGES, json!({"id": "p"})).expect(200);
+    let mut without = vec![
+        json!({}),
+        json!({"theme": null}),
+        json!({"theme": ""}),
+        json!({"themes": null}),
+        json!({"themes": []}),
+    ];
+    let mut with = Vec::new();
+    let metas = [
+        (json!(null), false),
+        (json!({}), false),
+        (json!([1]), false),
+        (json!({"colour": null}), false),
+        (json!({"colour": ""}), false),
+        (json!({"colour": "blue"}), true),
+        (json!({"colour": " "}), true),
+        (json!({"colour": 0}), true),
+        (json!({"colour": []}), true),
+    ];
+    for (at, (meta, has_colour)) in metas.iter().enumerate() {
+        let id = format!("theme{at}");
+        let theme = json!({"id": id, "meta": meta});
+        let path = "/api/collections/themes/records";
+        admin.post(path, theme).expect(200);
+        let bodies = if *has_colour { &mut with } else { &mut without };
+        bodies.push(json!({"theme": id}));
+        bodies.push(json!({"themes": [id]}));
+        bodies.push(json!({"meta": meta}));
+    }
+    (without, with)
+}
+
+/// `= ''` was true if a request named no record, but false if the json of the record had no such value, and
+/// `!= ''` admitted the second. In a request, json without a value, with `null` or with an empty text
+/// is nothing, behind a relation as in a field of the record itself.
+#[test]
+fn json_without_a_value_is_nothing_behind_a_relation_too() {
+    let server = server();
+    let (admin, anyone) = (server.admin(), server.api());
+    let (without, with) = with_themes(&admin);
+    // Each rule, and whether it admits what has no colour, and what has another one than red.
+    for (rule, admits_without, admits_with) in [
+        ("X = ''", true, false),
+        ("'' = X", true, false),
+        ("X = null", true, false),
+        ("X IS NULL", true, false),
+        ("X IN ('', 'red')", true, false),
+        ("X != ''", false, true),
+        ("NOT X = ''", false, true),
+        ("NOT '' ?!= X", true, false),
+        ("X IS NOT NULL", false, true),
+        ("X ~ ''", false, true),
+        ("X !~ 'red'", true, true),
+        ("X = 'red'", false, false),
+        ("X != 'red'", true, true),
+        ("X = @request.auth.id", false, false),
+        ("X != id", true, true),
+    ] {
+        for way in ["theme", "themes", "meta"] {
+            let end = if way == "meta" { "" } else { ".meta" };
+            let rule = rule.replace('X', &format!("@request.body.{way}{end}.colour"));
+            let rules = json!({"createRule": rule, "updateRule": rule});
+            admin.patch("/api/collections/pages", rules).expect(200);
+            let cases = without.iter().map(|body| (body, admits_without));
+            let cases = cases.chain(with.iter().map(|body| (body, admits_with)));
+            for (body, admits) in cases {
+                let names_other = body.as_object().unwrap().keys().any(|name| name != way);
+                if names_other {
+                    continue;
+                }
+                let created = anyone.post(PAGES, body).status;
+                let changed = anyone.patch(&format!("{PAGES}/p"), body).status;
+                let wanted = if admits { (200, 200) } else { (400, 404) };
+                assert_eq!((created, changed), wanted, "{rule} and {body}");
+            }
+        }
+    }
+}
