@@ -29,11 +29,18 @@ impl Reserve {
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         match missing.saturating_add(self.bytes) <= free {
             true => Ok(()),
-            // Numbers of the disk are for the operator; the status of a replica and `df` have them.
-            false => Err(Error::unavailable(
-                "There is no room for files: less than RESERVE_MB would be left free for databases; \
-                 nothing was saved.",
-            )),
+            false => {
+                let refusal = Error::unavailable(
+                    "There is no room for files: less than RESERVE_MB would be left free for \
+                     databases; nothing was saved.",
+                );
+                // Numbers of the disk are for the log alone.
+                Err(refusal.context(format!(
+                    "{} MiB are free on the disk, RESERVE_MB is {}",
+                    free >> 20,
+                    self.bytes >> 20
+                )))
+            }
         }
     }
 }
