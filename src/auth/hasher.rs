@@ -1,9 +1,8 @@
 //! Threads that hash passwords, so that a flood of log-ins slows nobody but log-ins.
 //!
-//! At most [`THREADS_MAX`] hashes are computed at a time, on at most half of the processors: that
-//! bounds their memory and leaves the other half to other requests. Their threads have the ordinary
-//! priority: with a lower one a log-in takes seconds while queries keep the processors busy. The
-//! budget bounds how many wait, and none waits longer than [`WAIT`], so that log-ins never hold all
+//! At most [`THREADS_MAX`] hashes are computed at a time, which bounds their memory. Their threads have
+//! the ordinary priority and share the processors with those of requests: with a lower one a log-in
+//! takes seconds while queries keep the processors busy. The budget bounds how many wait, and none waits longer than [`WAIT`], so that log-ins never hold all
 //! request threads.
 //!
 //! Networks take turns: one that sends many waits for its own. If the queue is full, a network that has fewer
@@ -105,8 +104,8 @@ impl Hasher {
             added: Condvar::new(),
             budget,
         });
-        let threads = available_parallelism().map_or(1, NonZero::get) / 2;
-        let threads = threads.clamp(1, THREADS_MAX);
+        let threads = available_parallelism().map_or(1, NonZero::get);
+        let threads = threads.min(THREADS_MAX);
         let threads = (0..threads)
             .map(|_| {
                 let shared = Arc::clone(&shared);

@@ -47,6 +47,12 @@ const READERS_MAX: usize = 12;
 const IN_TURN: Duration = Duration::from_millis(20);
 /// How long a request waits for one of [`READERS`] before another is opened.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Read connections of a file that callers without credentials have at most: the others are left to
+/// known callers, however many dear queries strangers ask.
+const ANONYMOUS_READERS: usize = 10;
+/// The lines of those who wait.
+const KNOWN: usize = 0;
+const ANONYMOUS: usize = 1;
 /// Read connections that look-ups have when queries have all others.
 const LOOKUP_READERS: usize = 2;
 /// A query that waits for longer is late: it is charged, and so are those that come then.
@@ -89,6 +95,15 @@ pub enum Use<'a> {
     Query(Asker<'a>),
 }
 
+impl Use<'_> {
+    fn line(self) -> usize {
+        match self {
+            Use::Query(asker) if !asker.payer.has_credentials => ANONYMOUS,
+            _ => KNOWN,
+        }
+    }
+}
+
 /// The pool of read connections. Invariants: `idle.len() + taken == open <= READERS_MAX`; of the
 /// open ones at most [`READERS`] have the large cache, and idle ones with it are at the end of
 /// `idle`, from where they are taken; all idle ones are of the present `generation`. The same holds for
@@ -97,7 +112,8 @@ pub struct Readers {
     path: PathBuf,
     settings: Settings,
     state: Mutex<ReadersState>,
-    returned: Condvar,
+    /// For known callers and the server itself, and for callers without credentials.
+    returned: [Condvar; 2],
     spare_returned: Condvar,
 }
 
@@ -110,16 +126,50 @@ struct ReadersState {
     spares: usize,
     /// Queries that have waited for longer than [`LATE`].
     late: usize,
-    /// Queries that wait, and since when there has been at least one.
-    waiting: usize,
-    waiting_since: Option<Instant>,
-    /// Idle readers that were given back for queries that wait; at most as many as `waiting`. A query
-    /// that has not waited leaves them.
-    promised: usize,
+    /// Readers that callers without credentials have; at most [`ANONYMOUS_READERS`].
+    anonymous: usize,
+    /// Those of known callers, which come first, and of callers without credentials.
+    lines: [Line; 2],
     /// Nobody gets a reader: somebody has the file alone.
     closed: bool,
     /// How often the file was given another history.
     generation: u64,
+}
+
+/// Queries that wait for a reader.
+#[derive(Default)]
+struct Line {
+    waiting: usize,
+    /// The time since when there has been at least one.
+    since: Option<Instant>,
+    /// Idle readers that were given back for them; at most as many as `waiting`. A query that has not
+    /// waited leaves them.
+    promised: usize,
+}
+
+impl Line {
+    fn join(&mut self) {
+        self.waiting += 1;
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn leave(&mut self) {
+        self.waiting -= 1;
+        self.promised = self.promised.min(self.waiting);
+        if self.waiting == 0 {
+            self.since = None;
+        }
+    }
+
+    /// Keeps a reader that was given back for those who wait, once there have been some for a while:
+    /// otherwise one of them could wait for seconds while others come and pass it by. As long as
+    /// queries are quick, passing by is cheaper.
+    fn promise(&mut self) {
+        let since = self.since.filter(|_| self.promised < self.waiting);
+        if since.is_some_and(|since| since.elapsed() >= IN_TURN) {
+            self.promised += 1;
+        }
+    }
 }
 
 impl ReadersState {
@@ -140,11 +190,22 @@ impl ReadersState {
         if self.closed {
             return None;
         }
+        let line = wanted.line();
+        if line == ANONYMOUS && self.anonymous >= ANONYMOUS_READERS {
+            return None;
+        }
+        let turn = self.find_turn(wanted, line, waited)?;
+        self.anonymous += usize::from(line == ANONYMOUS);
+        Some(turn)
+    }
+
+    fn find_turn(&mut self, wanted: Use<'_>, line: usize, waited: Duration) -> Option<Turn> {
         let is_new = waited.is_zero();
-        if (!is_new || self.idle.len() > self.promised)
+        if (!is_new || self.idle.len() > self.promised())
             && let Some(reader) = self.idle.pop_back()
         {
-            self.promised -= usize::from(!is_new && self.promised > 0);
+            let promised = &mut self.lines[line].promised;
+            *promised -= usize::from(!is_new && *promised > 0);
             return Some(Turn::Idle(reader));
         }
         if self.large < READERS {
@@ -167,27 +228,30 @@ impl ReadersState {
         })
     }
 
-    fn begin_wait(&mut self) {
-        self.waiting += 1;
-        self.waiting_since.get_or_insert_with(Instant::now);
+    fn promised(&self) -> usize {
+        self.lines.iter().map(|line| line.promised).sum()
     }
 
-    fn end_wait(&mut self) {
-        self.waiting -= 1;
-        self.promised = self.promised.min(self.waiting);
-        if self.waiting == 0 {
-            self.waiting_since = None;
+    /// The line whose first query gets the reader that was given back just now; and the other one, if
+    /// there is a reader for it too.
+    fn next_lines(&mut self) -> [bool; 2] {
+        let is_served = |state: &ReadersState, line: usize| {
+            state.lines[line].waiting > 0
+                && (line != ANONYMOUS || state.anonymous < ANONYMOUS_READERS)
+        };
+        let mut next = [false; 2];
+        if let Some(line) = [KNOWN, ANONYMOUS]
+            .into_iter()
+            .find(|it| is_served(self, *it))
+        {
+            // Strangers pass each other by: a quick query of one is not behind dear ones of others.
+            if line == KNOWN {
+                self.lines[line].promise();
+            }
+            next[line] = true;
         }
-    }
-
-    /// Keeps a reader that was given back for those who wait, once there have been some for a while:
-    /// otherwise one of them could wait for seconds while others come and pass it by. As long as
-    /// queries are quick, passing by is cheaper.
-    fn promise(&mut self) {
-        let since = self.waiting_since.filter(|_| self.promised < self.waiting);
-        if since.is_some_and(|since| since.elapsed() >= IN_TURN) {
-            self.promised += 1;
-        }
+        next[ANONYMOUS] |= is_served(self, ANONYMOUS) && self.idle.len() > self.promised();
+        next
     }
 }
 
@@ -217,6 +281,7 @@ enum Turn {
 pub struct Taken<'a> {
     readers: &'a Readers,
     reader: Option<Reader>,
+    line: usize,
 }
 
 impl Readers {
@@ -226,7 +291,7 @@ impl Readers {
             path: path.to_owned(),
             settings,
             state: Mutex::default(),
-            returned: Condvar::new(),
+            returned: [Condvar::new(), Condvar::new()],
             spare_returned: Condvar::new(),
         }
     }
@@ -237,7 +302,7 @@ impl Readers {
             Turn::Idle(reader) => reader,
             Turn::Open(size, generation) => self
                 .open(size, generation)
-                .inspect_err(|_| self.forget(size))?,
+                .inspect_err(|_| self.forget(size, wanted.line()))?,
         };
         match wanted {
             Use::Own => reader.deadline.set(QUERY_LIMIT),
@@ -253,6 +318,7 @@ impl Readers {
         Ok(Taken {
             readers: self,
             reader: Some(reader),
+            line: wanted.line(),
         })
     }
 
@@ -296,7 +362,7 @@ impl Readers {
                 Err(error) => {
                     wait.end(&mut state);
                     // It may have been woken for a reader that it does not take.
-                    self.returned.notify_one();
+                    self.returned[wanted.line()].notify_one();
                     return Err(error);
                 }
             };
@@ -306,7 +372,7 @@ impl Readers {
                 .find(|it| !it.is_zero());
             let condvar = match wanted {
                 Use::LookUp => &self.spare_returned,
-                Use::Own | Use::Query(_) => &self.returned,
+                Use::Own | Use::Query(_) => &self.returned[wanted.line()],
             };
             state = threads::wait_timeout(condvar, state, next.unwrap_or(left).min(left));
             waited = begun.elapsed();
@@ -345,7 +411,7 @@ impl Readers {
                     "Queries that do not end are in the way.",
                 ));
             };
-            state = threads::wait_timeout(&self.returned, state, left);
+            state = threads::wait_timeout(&self.returned[KNOWN], state, left);
         }
         drop(state);
         let result = body();
@@ -368,8 +434,9 @@ impl Readers {
         })
     }
 
-    fn forget(&self, size: Size) {
+    fn forget(&self, size: Size, line: usize) {
         let mut state = lock(&self.state);
+        state.anonymous -= usize::from(line == ANONYMOUS);
         match size {
             Size::Spare => state.spares -= 1,
             Size::Large | Size::Small => state.open -= 1,
@@ -380,15 +447,15 @@ impl Readers {
     }
 
     fn notify_all(&self) {
-        self.returned.notify_all();
+        self.returned.iter().for_each(Condvar::notify_all);
         self.spare_returned.notify_all();
     }
 }
 
 /// A query that waits for a reader.
 struct Wait {
-    /// It is counted in `waiting`: a look-up has readers of its own.
-    is_counted: bool,
+    /// The line that it stands in; a look-up has readers of its own.
+    line: Option<usize>,
     /// It is counted in `late`.
     is_late: bool,
     charge: Option<Charge>,
@@ -396,12 +463,12 @@ struct Wait {
 
 impl Wait {
     fn begin(state: &mut ReadersState, wanted: Use<'_>) -> Wait {
-        let is_counted = !matches!(wanted, Use::LookUp);
-        if is_counted {
-            state.begin_wait();
+        let line = (!matches!(wanted, Use::LookUp)).then(|| wanted.line());
+        if let Some(line) = line {
+            state.lines[line].join();
         }
         Wait {
-            is_counted,
+            line,
             is_late: false,
             charge: None,
         }
@@ -421,7 +488,9 @@ impl Wait {
             self.is_late = true;
             state.late += 1;
         }
-        let is_due = || state.late > 0 || queries.slow.check_room(payer).is_err();
+        // Without slow queries the wait is for quick ones, and has an end soon.
+        let is_slow = || queries.slow.used() > 0;
+        let is_due = || (state.late > 0 && is_slow()) || queries.slow.check_room(payer).is_err();
         if self.charge.is_none() && is_due() {
             let waiting = &queries.waiting;
             let charge = waiting.charge(payer, 1);
@@ -432,8 +501,8 @@ impl Wait {
 
     fn end(self, state: &mut ReadersState) {
         state.late -= usize::from(self.is_late);
-        if self.is_counted {
-            state.end_wait();
+        if let Some(line) = self.line {
+            state.lines[line].leave();
         }
     }
 }
@@ -484,8 +553,9 @@ impl Drop for Taken<'_> {
             let size = reader.size;
             // Closed before it is counted out: who waits for that wants the file alone.
             drop(reader);
-            return self.readers.forget(size);
+            return self.readers.forget(size, self.line);
         }
+        state.anonymous -= usize::from(self.line == ANONYMOUS);
         match reader.size {
             Size::Large => state.idle.push_back(reader),
             Size::Small => state.idle.push_front(reader),
@@ -495,8 +565,12 @@ impl Drop for Taken<'_> {
                 return;
             }
         }
-        state.promise();
-        self.readers.returned.notify_one();
+        let next = state.next_lines();
+        for (line, returned) in self.readers.returned.iter().enumerate() {
+            if next[line] {
+                returned.notify_one();
+            }
+        }
     }
 }
 
@@ -531,7 +605,7 @@ mod tests {
                 let _reader = readers.take(Use::Own).unwrap();
                 has_had_its_turn.store(true, Ordering::SeqCst);
             });
-            while lock(&readers.state).waiting == 0 {
+            while lock(&readers.state).lines[KNOWN].waiting == 0 {
                 threads::Stop::new().wait(IN_TURN);
             }
             threads::Stop::new().wait(IN_TURN * 2);
@@ -540,7 +614,7 @@ mod tests {
             assert!(has_had_its_turn.load(Ordering::SeqCst));
         });
         let state = lock(&readers.state);
-        assert_eq!((state.waiting, state.promised), (0, 0));
+        assert_eq!((state.lines[KNOWN].waiting, state.promised()), (0, 0));
         drop(state);
         drop(taken);
         let _ = std::fs::remove_file(path);
