@@ -43,7 +43,7 @@ use crate::threads::lock;
 const READERS: usize = 4;
 /// Read connections per file when queries are slow, so that quick ones get through.
 const READERS_MAX: usize = 12;
-/// The time after which queries that wait are served in turn, see [`ReadersState::promise`].
+/// The time after which queries that wait are served in turn, see [`Line::promise`].
 const IN_TURN: Duration = Duration::from_millis(20);
 /// How long a request waits for one of [`READERS`] before another is opened.
 const PATIENCE: Duration = Duration::from_millis(100);
