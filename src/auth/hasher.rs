@@ -5,10 +5,13 @@
 //! takes seconds while queries keep the processors busy. The budget bounds how many wait, and none waits longer than [`WAIT`], so that log-ins never hold all
 //! request threads.
 //!
-//! Networks take turns: one that sends many waits for its own. If the queue is full, a network that has fewer
-//! waiting takes the place of the last one of the network that has most.
+//! The caller that has used least of its limits (see [`super::throttle`]) comes first, and among equals networks
+//! take turns. So a log-in waits for the hash in progress, not for a queue of callers that sign in without a
+//! pause. If the queue is full, a network that has fewer jobs takes the place of the last job of the network
+//! that has most.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::Condvar;
@@ -57,8 +60,27 @@ struct Queue {
     is_closed: bool,
 }
 
+/// The place of a job in the queue.
+#[derive(Clone, Copy)]
+pub struct Turn {
+    pub network: Network,
+    /// The share of its limits that the caller has used, in thousandths. The lowest comes first.
+    pub load: u32,
+}
+
+impl Turn {
+    /// The turn of a caller that no limit counts.
+    pub fn uncounted(from: IpAddr) -> Turn {
+        Turn {
+            network: Network::of(from),
+            load: 0,
+        }
+    }
+}
+
 /// Dropped without having run, it tells its caller that the server is busy.
 struct Job {
+    load: u32,
     /// Nobody waits for it any more after this.
     deadline: Instant,
     work: Box<dyn FnOnce() + Send>,
@@ -74,9 +96,11 @@ impl Queue {
         }
     }
 
-    /// The next job, each network in its turn.
+    /// The next job: of the networks whose first job has the lowest load, that of the one that waits longest.
     fn pop(&mut self) -> Option<Job> {
-        let (network, mut jobs) = self.networks.pop_front()?;
+        let load = |(_, jobs): &(Network, VecDeque<Job>)| jobs.front().map_or(0, |job| job.load);
+        let next = (0..self.networks.len()).min_by_key(|at| load(&self.networks[*at]))?;
+        let (network, mut jobs) = self.networks.remove(next)?;
         let job = jobs.pop_front();
         if !jobs.is_empty() {
             self.networks.push_back((network, jobs));
@@ -116,28 +140,27 @@ impl Hasher {
     }
 
     /// [`password::hash`].
-    pub fn hash(&self, network: Network, password: &str) -> Result<String> {
+    pub fn hash(&self, turn: Turn, password: &str) -> Result<String> {
         let password = password.to_owned();
-        self.run(network, move || password::hash(&password))
+        self.run(turn, move || password::hash(&password))
     }
 
     /// [`password::verify`].
-    pub fn verify(&self, network: Network, password: &str, hash: Option<&str>) -> Result<bool> {
+    pub fn verify(&self, turn: Turn, password: &str, hash: Option<&str>) -> Result<bool> {
         let (password, hash) = (password.to_owned(), hash.map(str::to_owned));
-        self.run(network, move || {
-            password::verify(&password, hash.as_deref())
-        })
+        self.run(turn, move || password::verify(&password, hash.as_deref()))
     }
 
     fn run<T: Send + 'static>(
         &self,
-        network: Network,
+        Turn { network, load }: Turn,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = sync_channel(1);
         self.enqueue(
             network,
             Job {
+                load,
                 deadline: Instant::now() + WAIT,
                 // The caller may have gone.
                 work: Box::new(move || drop(answer.send(work()))),
@@ -214,6 +237,10 @@ mod tests {
     const A: Network = Network::V4(1);
     const B: Network = Network::V4(2);
 
+    fn turn(network: Network, load: u32) -> Turn {
+        Turn { network, load }
+    }
+
     fn hasher() -> Hasher {
         Hasher::start(Budgets::new(1, 64, 1).hashes).unwrap()
     }
@@ -221,9 +248,17 @@ mod tests {
     #[test]
     fn hashes_are_made_and_verified_elsewhere() {
         let hasher = hasher();
-        let hash = hasher.hash(A, "correct horse").unwrap();
-        assert!(hasher.verify(A, "correct horse", Some(&hash)).unwrap());
-        assert!(!hasher.verify(A, "wrong horse", Some(&hash)).unwrap());
+        let hash = hasher.hash(turn(A, 0), "correct horse").unwrap();
+        assert!(
+            hasher
+                .verify(turn(A, 0), "correct horse", Some(&hash))
+                .unwrap()
+        );
+        assert!(
+            !hasher
+                .verify(turn(A, 0), "wrong horse", Some(&hash))
+                .unwrap()
+        );
         assert_eq!(hasher.shared.budget.used(), 0);
     }
 
@@ -232,7 +267,7 @@ mod tests {
         let hasher = hasher();
         let answers: Vec<Result<String>> = std::thread::scope(|scope| {
             let asked: Vec<_> = (0..60)
-                .map(|_| scope.spawn(|| hasher.hash(A, "correct horse")))
+                .map(|_| scope.spawn(|| hasher.hash(turn(A, 0), "correct horse")))
                 .collect();
             asked
                 .into_iter()
@@ -252,6 +287,7 @@ mod tests {
         let job = |name: &'static str| {
             let done = Arc::clone(&done);
             Job {
+                load: 0,
                 deadline: Instant::now() + WAIT,
                 work: Box::new(move || lock(&done).push(name)),
                 charge: None,
@@ -276,5 +312,27 @@ mod tests {
         assert_eq!(done.len(), 4);
         let at = |name: &str| done.iter().position(|it| *it == name);
         assert_eq!((at("a1"), at("c1"), at("a3")), (Some(0), Some(2), None));
+    }
+
+    #[test]
+    fn the_caller_that_used_least_of_its_limits_comes_first() {
+        let job = |load| Job {
+            load,
+            deadline: Instant::now() + WAIT,
+            work: Box::new(|| {}),
+            charge: None,
+        };
+        let mut queue = Queue::default();
+        for network in 0..8 {
+            queue.push(Network::V4(network), job(900));
+            queue.push(Network::V4(network), job(950));
+        }
+        queue.push(Network::V4(100), job(25));
+        queue.push(Network::V4(101), job(0));
+        let loads: Vec<u32> = std::iter::from_fn(|| queue.pop())
+            .map(|job| job.load)
+            .collect();
+        assert_eq!(loads[..2], [0, 25]);
+        assert_eq!(loads[2..], [[900; 8], [950; 8]].concat());
     }
 }

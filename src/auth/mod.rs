@@ -35,6 +35,7 @@ use crate::rules::KeyScope;
 use crate::rules::Service;
 use admins::Admin;
 use hasher::Hasher;
+use hasher::Turn;
 use keys::Keys;
 pub use pass::Pass;
 pub use signers::OPERATOR;
@@ -392,7 +393,7 @@ impl Auth {
 
     /// Makes the very first admin; refused once there is one.
     pub fn init(&self, email: &str, password: &str, from: IpAddr) -> Result<SignedIn> {
-        let hash = |password: &str| self.hasher.hash(Network::of(from), password);
+        let hash = |password: &str| self.hasher.hash(Turn::uncounted(from), password);
         let when = admins::When::None;
         let admin = admins::create(self.databases.default(), email, password, when, &hash)?;
         Ok(self.sign_in(admin))
@@ -400,7 +401,7 @@ impl Auth {
 
     /// Makes another admin.
     pub fn create_admin(&self, email: &str, password: &str, from: IpAddr) -> Result<Admin> {
-        let hash = |password: &str| self.hasher.hash(Network::of(from), password);
+        let hash = |password: &str| self.hasher.hash(Turn::uncounted(from), password);
         let when = admins::When::Always;
         admins::create(self.databases.default(), email, password, when, &hash)
     }
@@ -413,7 +414,7 @@ impl Auth {
         password: Option<&str>,
         from: IpAddr,
     ) -> Result<Admin> {
-        let hash = |password: &str| self.hasher.hash(Network::of(from), password);
+        let hash = |password: &str| self.hasher.hash(Turn::uncounted(from), password);
         admins::update(self.databases.default(), id, email, password, &hash)
     }
 
@@ -481,9 +482,13 @@ impl Auth {
         // Right or wrong, it is work.
         let counted = self.log_ins.attempt(account, from)?;
         let attempt = self.failures.attempt(account, from)?;
+        let turn = Turn {
+            network: Network::of(from),
+            load: counted.load().max(attempt.load()),
+        };
         let nobody = (hashes.len() == 0).then_some(None);
         for (at, hash) in hashes.chain(nobody).enumerate() {
-            match self.hasher.verify(Network::of(from), password, hash) {
+            match self.hasher.verify(turn, password, hash) {
                 Ok(false) => {}
                 Ok(true) => {
                     attempt.succeed();
@@ -502,11 +507,12 @@ impl Auth {
     /// Hashes the password of a record that this caller writes. Whoever has not been let in has
     /// few of them: each is work.
     pub fn hash_for(&self, identity: &Identity, from: IpAddr, password: &str) -> Result<String> {
+        let mut turn = Turn::uncounted(from);
         if !identity.manages() {
             // Counted and never given back.
-            let _counted = self.hashes.attempt("", from)?;
+            turn.load = self.hashes.attempt("", from)?.load();
         }
-        self.hasher.hash(Network::of(from), password)
+        self.hasher.hash(turn, password)
     }
 
     fn token_ms(&self) -> i64 {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use super::Auth;
 use super::accounts::Realm;
 use super::accounts::Session;
+use super::hasher::Turn;
 use super::token::About;
 use super::token::Claims;
 pub use super::token::Purpose;
 use super::wrong_token;
-use crate::budget::Network;
 use crate::db::Asker;
 use crate::error::Error;
 use crate::error::Kind;
@@ -216,7 +216,7 @@ impl Auth {
                 "The passwords are not the same.",
             ));
         }
-        self.hasher.hash(Network::of(from), password)
+        self.hasher.hash(Turn::uncounted(from), password)
     }
 
     fn renew(&self, realm: &Realm, secrets: Secrets, renewal: Renewal) -> Result<()> {

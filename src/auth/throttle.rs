@@ -131,6 +131,8 @@ pub struct Attempt<'a> {
     account: u64,
     /// None: it does not count there.
     slots: [Option<usize>; 5],
+    /// The largest share of a limit that is used up, in thousandths.
+    load: u32,
 }
 
 impl Throttle {
@@ -173,6 +175,7 @@ impl Throttle {
             network,
             account,
             slots,
+            load: 0,
         };
         for (at, (slot, limit)) in slots.into_iter().zip(self.limits).enumerate() {
             let (Some(slot), Some(limit)) = (slot, limit) else {
@@ -183,7 +186,12 @@ impl Throttle {
                 (full_at - now <= limit.burst * limit.pause_ms).then_some(full_at)
             };
             let slot = &self.tables[at][slot];
-            if let Err(full_at) = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) {
+            let counted = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+            if let Ok(full_at) = counted {
+                let used = (full_at.max(now) - now) * 1000 / (limit.burst * limit.pause_ms);
+                attempt.load = attempt.load.max(u32::try_from(used).unwrap_or(0));
+            }
+            if let Err(full_at) = counted {
                 attempt.give_back(at);
                 let wait = full_at - now - (limit.burst - 1) * limit.pause_ms;
                 let seconds = u64::try_from((wait + 999) / 1000).unwrap_or(1);
@@ -206,6 +214,11 @@ impl Throttle {
 }
 
 impl Attempt<'_> {
+    /// The share of its limits that the caller had used, in thousandths: 0 without attempts in recent time.
+    pub fn load(&self) -> u32 {
+        self.load
+    }
+
     /// The password was never looked at: it does not count.
     pub fn forgive(mut self) {
         self.give_back(self.slots.len());
@@ -293,6 +306,25 @@ mod tests {
         assert_eq!(of_account, 100);
         let of_address = refused(100, &|at| fails(&throttle, &at.to_string(), "10.9.9.9", 0));
         assert!((38..=42).contains(&of_address), "{of_address}");
+    }
+
+    #[test]
+    fn an_attempt_knows_the_share_of_the_limits_that_is_used() {
+        let throttle = Throttle::new(LOG_INS);
+        let load = |account, address: &str, now| {
+            let attempt = throttle.attempt_at(account, address.parse().unwrap(), now);
+            attempt.ok().map(|attempt| attempt.load())
+        };
+        assert_eq!(load("a", "10.0.0.1", 0), Some(0));
+        assert_eq!(load("a", "10.0.0.1", 0), Some(25));
+        for _ in 2..40 {
+            load("a", "10.0.0.1", 0);
+        }
+        assert_eq!(load("a", "10.0.0.1", 0), None);
+        assert_eq!(load("a", "10.0.0.1", 1_000), Some(975));
+        // Forty of the network's six hundred, less the ten that a second gives back.
+        assert_eq!(load("b", "10.0.0.1", 1_000), Some(51));
+        assert_eq!(load("a", "10.0.0.2", 1_000), Some(0));
     }
 
     #[test]
