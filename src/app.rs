@@ -3,48 +3,29 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::auth;
 use crate::auth::Auth;
 use crate::backup::lost;
 use crate::budget::Budgets;
-use crate::clock;
 use crate::clock::DAY_MS;
 use crate::collections::Catalog;
 use crate::config::Config;
 use crate::cron::Cron;
-use crate::db;
-use crate::db::Databases;
-use crate::db::Role;
-use crate::db::Signal;
-use crate::error::Error;
-use crate::error::Result;
+use crate::db::{Databases, Role, Signal};
+use crate::error::{Error, Result};
 use crate::events::Events;
-use crate::files::Files;
-use crate::files::Journal;
-use crate::files::Reserve;
-use crate::files::cleanup;
 use crate::files::scrub::Arrival;
-use crate::log;
+use crate::files::{Files, Journal, Reserve, cleanup};
 use crate::mail::Mailer;
-use crate::node;
 use crate::realtime::Realtime;
-use crate::records;
 use crate::replicas::Replicas;
-use crate::replication::Client;
-use crate::replication::Master;
-use crate::replication::Replica;
-use crate::replication::Wakeups;
-use crate::sockets;
+use crate::replication::{Client, Master, Replica, Wakeups};
 use crate::sockets::Hub;
 use crate::stats::Stats;
 use crate::threads::Stop;
-use crate::webhooks;
 use crate::webhooks::Webhooks;
-use crate::workflows;
-use crate::workflows::Grant;
-use crate::workflows::Workflows;
-use crate::workflows::look;
 use crate::workflows::requests::Request;
+use crate::workflows::{Grant, Workflows, look};
+use crate::{auth, clock, db, log, node, records, sockets, webhooks, workflows};
 
 /// What this server is to others.
 pub enum Part {

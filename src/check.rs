@@ -6,23 +6,12 @@
 use std::io::Read;
 use std::path::Path;
 
-use crate::clock;
-use crate::collections;
 use crate::collections::Collection;
-use crate::crypto;
-use crate::db;
 use crate::db::Database;
 use crate::error::Result;
-use crate::files;
-use crate::files::FilePath;
-use crate::files::Storage;
-use crate::files::Stored;
-use crate::files::journal;
 use crate::files::journal::PAGE;
-use crate::files::table;
-use crate::ids;
-use crate::node;
-use crate::records;
+use crate::files::{FilePath, Storage, Stored, journal, table};
+use crate::{clock, collections, crypto, db, files, ids, node, records};
 
 /// What has no row and is younger may be about to get one.
 const YOUNG_MS: i64 = 3_600_000;

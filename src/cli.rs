@@ -4,37 +4,21 @@
 //! does not try again; a command that fails exits with 1.
 
 use std::collections::HashMap;
-use std::io::BufRead as _;
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use getopts::Matches;
-use getopts::Options;
+use getopts::{Matches, Options};
 use rustix::termios;
 
-use crate::api;
-use crate::auth;
-use crate::auth::admins;
-use crate::auth::password;
-use crate::check::Check;
-use crate::check::Finding;
-use crate::config;
-use crate::config::Config;
-use crate::config::OPTIONS;
-use crate::db;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::files::FilePath;
-use crate::files::Storage;
-use crate::malloc;
-use crate::node;
-use crate::records;
+use crate::auth::{admins, password};
+use crate::check::{Check, Finding};
+use crate::config::{Config, OPTIONS};
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::files::{FilePath, Storage};
 use crate::replication::Client;
-use crate::server;
+use crate::{api, auth, config, db, malloc, node, records, server};
 
 mod backup;
 mod cron;

@@ -5,9 +5,7 @@
 //! `days_from_civil` and its inverse (chrono-compatible low-level date algorithms, public domain).
 
 use std::sync::OnceLock;
-use std::time::Instant;
-use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970-01-01T00:00:00Z; 0 when the clock stands before that.
 #[expect(

@@ -4,35 +4,25 @@
 //! wins. What neither gives may be in the file that `ENV_FILE` names. Whoever holds a [`Config`] has nothing left to interpret or to refuse.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::net::Ipv4Addr;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::db::Synchronous;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::S3Settings;
 use crate::http::client_address::Prefix;
-use crate::ids;
 use crate::log::Level;
-use crate::mail;
-use crate::mail::Relay;
-use crate::mail::Sender;
-use crate::replication;
-use crate::tls;
+use crate::mail::{Relay, Sender};
 use crate::tls::Roots;
+use crate::{ids, mail, replication, tls};
 
 mod file;
 mod options;
 mod typo;
 
-pub use options::OPTIONS;
-pub use options::Opt;
-pub use options::describe;
 use options::option;
+pub use options::{OPTIONS, Opt, describe};
 pub use typo::find as misspelt;
 
 /// The settings of a server, checked.

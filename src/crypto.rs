@@ -4,12 +4,9 @@ use std::io;
 use std::io::Read;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::Hmac;
-use hmac::Mac as _;
-use sha2::Digest as _;
-use sha2::Sha256;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, Mac as _};
+use sha2::{Digest as _, Sha256};
 
 /// A key for [`SigningKey::sign`]; at least 32 bytes, which `config` makes sure of.
 #[derive(Clone)]

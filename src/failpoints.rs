@@ -4,8 +4,7 @@
 #[cfg(debug_assertions)]
 mod armed {
     use std::collections::HashMap;
-    use std::sync::Mutex;
-    use std::sync::OnceLock;
+    use std::sync::{Mutex, OnceLock};
 
     use crate::threads::lock;
 

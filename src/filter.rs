@@ -15,8 +15,7 @@
 //! Inside a text `\'`, `\"` and `\\` stand for the second character and a doubled quote for one.
 //! Words are recognised in any case. Bounds: [`BYTES_MAX`], [`COMPARISONS_MAX`], [`DEPTH_MAX`].
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Longest filter, rule or sort.
 pub const BYTES_MAX: usize = 8 << 10;

@@ -3,8 +3,7 @@
 //! Record ids are UUIDv7 text: time-ordered, so inserts stay at the right edge of the index
 //! (RFC 9562, section 5.7); those of accounts are random. Within one millisecond the order of two ids is not promised.
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Most characters a client may give an id.
 pub const ID_CHARS_MAX: usize = 64;

@@ -7,20 +7,15 @@
 
 use std::fmt;
 use std::io::Write as _;
-use std::net::IpAddr;
-use std::net::SocketAddr;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU8;
-use std::sync::atomic::Ordering;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Condvar, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::clock;
 use crate::error::Result;
-use crate::threads;
 use crate::threads::lock;
+use crate::{clock, threads};
 
 /// How much is logged: a level and all above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -18,42 +18,24 @@ use std::collections::VecDeque;
 use std::error::Error as _;
 use std::io;
 use std::net::IpAddr;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use lettre::Address;
-use lettre::Message;
-use lettre::SmtpTransport;
-use lettre::Transport as _;
 use lettre::address::Envelope;
-use lettre::message::Mailbox;
-use lettre::message::SinglePart;
-use lettre::message::header::HeaderName;
-use lettre::message::header::HeaderValue;
+use lettre::message::header::{HeaderName, HeaderValue};
+use lettre::message::{Mailbox, SinglePart};
 use lettre::transport::smtp;
 use lettre::transport::smtp::SmtpTransportBuilder;
-use lettre::transport::smtp::client::Certificate;
-use lettre::transport::smtp::client::CertificateStore;
-use lettre::transport::smtp::client::Tls;
-use lettre::transport::smtp::client::TlsParameters;
+use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
+use lettre::{Address, Message, SmtpTransport, Transport as _};
 
-use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids;
-use crate::log;
-use crate::threads;
+use crate::error::{Error, Result};
 use crate::threads::lock;
-use crate::tls;
 use crate::tls::Roots;
+use crate::{clock, ids, log, threads, tls};
 
 /// The purpose of a mail. Each kind has a share of the queue, so that none keeps the others out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,11 +2,8 @@
 
 use rusqlite::OptionalExtension as _;
 
-use crate::db::Connection;
-use crate::db::Database;
-use crate::db::Role;
-use crate::error::Error;
-use crate::error::Result;
+use crate::db::{Connection, Database, Role};
+use crate::error::{Error, Result};
 use crate::ids;
 
 /// The id of this node; a random one the first time.

@@ -2,8 +2,7 @@
 
 use std::io::Write as _;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Items of a page when nothing is said, and at most; more are not refused but cut, as PocketBase does.
 pub const SIZE: u64 = 30;

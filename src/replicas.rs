@@ -4,18 +4,14 @@
 //! Kept in memory and in `local.db`. An acknowledgement is written before it is answered; that
 //! somebody was here is written once a minute.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
 
 use rusqlite::params;
 
 use crate::clock;
 use crate::db::Database;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::threads::lock;
 
 /// Replicas that are remembered; whoever can sign tokens could make up more.

@@ -6,12 +6,10 @@
 //! its scopes name. Field rules outrank the rule of the collection for callers in whose groups
 //! there are any (FLD-1 to FLD-5).
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::Result;
 use crate::filter;

@@ -7,42 +7,25 @@
 //! [`STOP_DEADLINE`]; the sockets; together the timer, workflows, jobs, files, realtime, webhooks and what tells
 //! replicas or follows a master; mail; the databases; the log.
 
-use std::net::SocketAddr;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use signal_hook::consts::SIGINT;
-use signal_hook::consts::SIGTERM;
-use signal_hook::consts::SIGXFSZ;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::api;
 use crate::api::Api;
 use crate::api::cors::Cors;
 use crate::app::App;
 use crate::budget::Budgets;
-use crate::collections;
-use crate::config;
 use crate::config::Config;
 use crate::cron::LaneName;
-use crate::db;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::failpoints;
-use crate::files;
-use crate::http;
-use crate::log;
-use crate::malloc;
-use crate::replication::Sync;
-use crate::replication::wakeup;
-use crate::threads;
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::replication::{Sync, wakeup};
 use crate::threads::Stop;
 use crate::tls::VARIABLE;
+use crate::{api, collections, config, db, failpoints, files, http, log, malloc, threads};
 
 /// How long an orderly stop may take; below `TimeoutStopSec` of the unit.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);

@@ -30,26 +30,17 @@
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::budget::Budget;
-use crate::budget::Charge;
-use crate::budget::Payer;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::log;
-use crate::threads;
+use crate::budget::{Budget, Charge, Payer};
+use crate::error::{Error, Result, ResultExt as _};
 use crate::threads::lock;
+use crate::{log, threads};
 
-pub use link::Link;
-pub use link::Text;
+pub use link::{Link, Text};
 
 mod conn;
 mod hub;

@@ -6,9 +6,7 @@
 //! written in parts. What was not written at a crash is lost, a minute or two; what cannot be written is tried
 //! again with the next minute.
 
-use std::sync::Arc;
-use std::sync::PoisonError;
-use std::sync::RwLock;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::clock;
@@ -22,21 +20,11 @@ mod store;
 mod tests;
 mod times;
 
-pub use count::NO_ROUTE;
-pub use count::Requests;
-pub use count::RunEvent;
-pub use count::Runs;
-pub use count::minute_of;
-pub use report::By;
-pub use report::Depth;
-pub use report::Points;
-pub use report::Query;
-pub use report::Report;
+pub use count::{NO_ROUTE, Requests, RunEvent, Runs, minute_of};
+pub use report::{By, Depth, Points, Query, Report};
 pub use times::Times;
 
-use count::Clock;
-use count::Counts;
-use count::Minute;
+use count::{Clock, Counts, Minute};
 
 /// How long they are kept.
 const RETENTION_MINUTES: i64 = 30 * 24 * 60;

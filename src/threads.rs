@@ -3,21 +3,12 @@
 //! Every thread of the program has a name and is started by [`spawn`], or by [`spawn_for_result`] if the thread that
 //! starts it waits for its result. Threads pause only in [`Stop::wait`], so that a stop is noticed at once everywhere.
 
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
-use std::panic::resume_unwind;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::OnceLock;
-use std::sync::PoisonError;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::failpoints;
 
 /// A shared flag, set once, that every loop of the program looks at.

@@ -9,20 +9,13 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::CertificateError;
-use rustls::ClientConfig;
-use rustls::InvalidMessage;
-use rustls::RootCertStore;
 use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem;
 use rustls::pki_types::pem::PemObject as _;
-use ureq::tls::Certificate;
-use ureq::tls::RootCerts;
-use ureq::tls::TlsConfig;
+use rustls::pki_types::{CertificateDer, pem};
+use rustls::{CertificateError, ClientConfig, InvalidMessage, RootCertStore};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The option that names the file.
 pub const VARIABLE: &str = "SSL_CERT_FILE";

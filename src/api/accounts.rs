@@ -9,25 +9,14 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Call;
-use super::credentials;
-use super::json_response;
-use super::parameter;
-use super::records;
-use crate::auth::accounts::LogIn;
-use crate::auth::accounts::Realm;
-use crate::auth::accounts::Session;
+use super::{Call, credentials, json_response, parameter, records};
+use crate::auth::accounts::{LogIn, Realm, Session};
 use crate::auth::admins;
-use crate::auth::renewal::Confirmation;
-use crate::auth::renewal::Purpose;
-use crate::auth::renewal::Wanted;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::auth::renewal::{Confirmation, Purpose, Wanted};
+use crate::error::{Error, Kind, Result};
 use crate::http::Response;
 use crate::records::Shape;
-use crate::rules::Identity;
-use crate::rules::User;
+use crate::rules::{Identity, User};
 
 #[derive(Deserialize)]
 struct Credentials {

@@ -1,19 +1,13 @@
 //! Admin accounts: the first one, log-in, a fresh token; all of them, made, changed and removed.
 
 use serde::Deserialize;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Call;
 use super::accounts::private;
-use super::credentials;
-use super::json_response;
-use crate::auth::SignedIn;
-use crate::auth::admins;
+use super::{Call, credentials, json_response};
 use crate::auth::admins::Admin;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::auth::{SignedIn, admins};
+use crate::error::{Error, Kind, Result};
 use crate::http::Response;
 use crate::rules::Identity;
 

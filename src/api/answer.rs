@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::http::Request;
-use crate::http::Response;
+use crate::error::{Error, Kind};
+use crate::http::{Request, Response};
 use crate::log;
 
 /// Our own faults are logged with their whole chain; a client's are its own business.

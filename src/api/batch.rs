@@ -7,35 +7,23 @@
 //! list and are named in the same way.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::Call;
 use super::body::PAYLOAD;
 use super::form::Upload;
-use super::forms;
 use super::forms::Input;
 use super::records::shape;
-use super::split_database;
+use super::{Call, forms, split_database};
 use crate::collections::Collection;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::Placed;
-use crate::http::Method;
-use crate::http::Response;
-use crate::http::query;
-use crate::http::route::Found;
-use crate::http::route::Router;
+use crate::http::route::{Found, Router};
+use crate::http::{Method, Response, query};
 use crate::records;
-use crate::records::Action;
-use crate::records::Body;
-use crate::records::Draft;
-use crate::records::Scope;
-use crate::records::Step;
-use crate::records::Upsert;
+use crate::records::{Action, Body, Draft, Scope, Step, Upsert};
 
 /// Requests in one batch.
 const REQUESTS_MAX: usize = 1000;

@@ -9,33 +9,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::de::DeserializeOwned;
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::Api;
-use super::Call;
-use super::credentials;
-use super::forms;
 use super::routes::BODY_BYTES;
-use super::split_database;
-use super::values::Field;
-use super::values::Form;
-use crate::budget::Charge;
-use crate::budget::Network;
-use crate::budget::Payer;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::http::Bodies;
-use crate::http::BodySink;
-use crate::http::FREE_BYTES;
-use crate::http::Method;
-use crate::http::Request;
-use crate::http::Unread;
+use super::values::{Field, Form};
+use super::{Api, Call, credentials, forms, split_database};
+use crate::budget::{Charge, Network, Payer};
+use crate::error::{Error, Kind, Result};
 use crate::http::client_address::client_address;
-use crate::http::media_type;
-use crate::http::query;
 use crate::http::route::Found;
+use crate::http::{Bodies, BodySink, FREE_BYTES, Method, Request, Unread, media_type, query};
 
 /// The field of a form that holds values as JSON.
 pub const PAYLOAD: &str = "@jsonPayload";

@@ -2,15 +2,10 @@
 
 use serde_json::Value;
 
-use super::Call;
-use super::json_response;
-use super::parameter;
-use super::records::number;
-use super::records::page;
-use crate::collections::Collection;
-use crate::collections::Editor;
-use crate::error::Error;
-use crate::error::Result;
+use super::records::{number, page};
+use super::{Call, json_response, parameter};
+use crate::collections::{Collection, Editor};
+use crate::error::{Error, Result};
 use crate::filter;
 use crate::http::Response;
 use crate::rules::Identity;

@@ -1,24 +1,15 @@
 //! `/api/cron`: jobs made, shown, changed, deleted, run by hand, and what became of them.
 
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::Call;
-use super::json_response;
 use super::records::page;
-use crate::clock;
-use crate::cron::Action;
-use crate::cron::Job;
-use crate::cron::Run;
-use crate::cron::Stored;
-use crate::cron::store;
-use crate::db::Connection;
-use crate::db::Role;
+use super::{Call, json_response};
+use crate::cron::{Action, Job, Run, Stored, store};
+use crate::db::{Connection, Role};
 use crate::error::Result;
 use crate::http::Response;
-use crate::ids;
 use crate::paging::Page;
+use crate::{clock, ids};
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let jobs = call.app.databases.default().read(store::jobs)?;

@@ -1,11 +1,9 @@
 //! Databases: list, create, delete (DB-8 to DB-10).
 
 use serde::Deserialize;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Call;
-use super::json_response;
+use super::{Call, json_response};
 use crate::error::Result;
 use crate::http::Response;
 

@@ -2,25 +2,16 @@
 
 use serde_json::json;
 
-use super::Call;
 use super::accounts::private;
-use super::json_response;
-use super::parameter;
+use super::{Call, json_response, parameter};
 use crate::collections::Field;
-use crate::error::Error;
-use crate::error::Result;
-use crate::files;
-use crate::files::FilePath;
-use crate::files::Remote;
-use crate::files::Stored;
-use crate::files::table;
-use crate::http::Response;
-use crate::http::range;
+use crate::error::{Error, Result};
+use crate::files::{FilePath, Remote, Stored, table};
 use crate::http::range::Wanted;
-use crate::ids;
-use crate::records;
+use crate::http::{Response, range};
 use crate::records::Scope;
 use crate::rules::Operation;
+use crate::{files, ids, records};
 
 /// What a page may do that is a file somebody uploaded: nothing.
 const POLICY: &str = "default-src 'none'; img-src 'self' data:; media-src 'self'; style-src \

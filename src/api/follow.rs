@@ -5,20 +5,13 @@
 //! when it concerned several databases), once replicas follow. A read on a replica that sends it back
 //! is answered when the replica has come that far, or, after [`PATIENCE`], by the master.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::OnReplica;
-use super::answer_error;
-use super::error_json;
-use super::json_response;
+use super::{OnReplica, answer_error, error_json, json_response};
 use crate::app::App;
 use crate::db;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::http::Request;
-use crate::http::Response;
+use crate::error::{Error, Kind, Result};
+use crate::http::{Request, Response};
 use crate::replication::Replica;
 
 /// How long a read waits for the state that it wants.

@@ -7,17 +7,12 @@ use super::batch::position;
 use super::body::too_long;
 use crate::budget::Charge;
 use crate::crypto::Hasher;
-use crate::error::Error;
-use crate::error::Result;
-use crate::files;
-use crate::files::Partial;
-use crate::files::Storage;
-use crate::http::BodySink;
-use crate::http::FREE_BYTES;
-use crate::http::multipart;
+use crate::error::{Error, Result};
+use crate::files::{Partial, Storage};
 use crate::http::multipart::Event;
-use crate::ids;
+use crate::http::{BodySink, FREE_BYTES, multipart};
 use crate::records::Modifier;
+use crate::{files, ids};
 
 /// All values of a form together.
 const VALUES_BYTES_MAX: usize = 4 << 20;

@@ -11,38 +11,17 @@ use std::sync::Arc;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::Access;
-use super::Api;
-use super::Call;
-use super::body::PAYLOAD;
-use super::body::too_long;
-use super::form::Allowance;
-use super::form::Form;
-use super::form::Upload;
-use super::form::no_file_field;
-use crate::collections::Collection;
-use crate::collections::Field;
-use crate::collections::FieldKind;
-use crate::db;
-use crate::error::Error;
-use crate::error::Result;
-use crate::files::Arrival;
-use crate::files::FilePath;
-use crate::files::Placed;
-use crate::files::Stored;
-use crate::http::BodySink;
-use crate::http::Method;
-use crate::http::Request;
-use crate::http::multipart;
+use super::body::{PAYLOAD, too_long};
+use super::form::{Allowance, Form, Upload, no_file_field};
+use super::{Access, Api, Call};
+use crate::collections::{Collection, Field, FieldKind};
+use crate::error::{Error, Result};
+use crate::files::{Arrival, FilePath, Placed, Stored};
 use crate::http::route::Found;
-use crate::ids;
-use crate::records::Body;
-use crate::records::Draft;
-use crate::records::Modifier;
-use crate::records::NewFile;
-use crate::rules;
-use crate::rules::Identity;
-use crate::rules::Operation;
+use crate::http::{BodySink, Method, Request, multipart};
+use crate::records::{Body, Draft, Modifier, NewFile};
+use crate::rules::{Identity, Operation};
+use crate::{db, ids, rules};
 
 /// What a request says of a record.
 pub struct Input<'a> {

@@ -2,10 +2,8 @@
 
 use serde_json::json;
 
-use super::Call;
-use super::json_response;
-use crate::error::Error;
-use crate::error::Result;
+use super::{Call, json_response};
+use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::threads;
 

@@ -3,21 +3,14 @@
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Call;
 use super::accounts::private;
-use super::credentials;
-use super::json_response;
-use crate::auth::SERVICE_SECONDS_MAX;
-use crate::auth::ServiceWish;
-use crate::auth::keys::Draft;
-use crate::auth::keys::NAME_CHARS_MAX;
-use crate::auth::keys::Stored;
+use super::{Call, credentials, json_response};
+use crate::auth::keys::{Draft, NAME_CHARS_MAX, Stored};
+use crate::auth::{SERVICE_SECONDS_MAX, ServiceWish};
 use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::rules::KeyScope;
 use crate::workflows::limits;

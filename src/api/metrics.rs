@@ -1,23 +1,19 @@
 //! `GET /metrics`: numbers for Prometheus, in its text format
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 
-use std::fmt::Display;
-use std::fmt::Write as _;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::fmt::{Display, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Call;
 use crate::app::App;
 use crate::budget::Budgets;
-use crate::clock;
-use crate::cron;
 use crate::error::Result;
 use crate::http::Response;
 use crate::replication::files::FilesStatus;
 use crate::stats::Runs;
-use crate::webhooks::Outcome;
-use crate::webhooks::Webhooks;
+use crate::webhooks::{Outcome, Webhooks};
 use crate::workflows::look;
+use crate::{clock, cron};
 
 /// Answers given, by the first digit of their status.
 #[derive(Default)]

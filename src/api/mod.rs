@@ -5,39 +5,23 @@
 //! what `rules` answers. `/db/{name}/api/...` is `/api/...` in another database, for the endpoints
 //! that are about one.
 
-use std::cell::OnceCell;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::auth::Credentials;
-use crate::budget::Charge;
-use crate::budget::Network;
-use crate::budget::Output;
-use crate::budget::Payer;
-use crate::collections::Collection;
-use crate::collections::Collections;
+use crate::budget::{Charge, Network, Output, Payer};
+use crate::collections::{Collection, Collections};
 use crate::db;
-use crate::db::Asker;
-use crate::db::Database;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::http::Method;
-use crate::http::Request;
-use crate::http::Response;
-use crate::http::client_address::Prefix;
-use crate::http::client_address::client_address;
-use crate::http::query;
-use crate::http::route::Found;
-use crate::http::route::Params;
-use crate::http::route::Router;
+use crate::db::{Asker, Database};
+use crate::error::{Error, Kind, Result};
+use crate::http::client_address::{Prefix, client_address};
+use crate::http::route::{Found, Params, Router};
+use crate::http::{Method, Request, Response, query};
 use crate::records::Scope;
-use crate::rules::Identity;
-use crate::rules::KeyScope;
+use crate::rules::{Identity, KeyScope};
 use crate::stats::NO_ROUTE;
 use crate::threads::Stop;
 
@@ -69,17 +53,10 @@ mod values;
 mod webhooks;
 mod workflows;
 
-use answer::answer_error;
-use answer::error_json;
-use answer::error_response;
-use answer::json_response;
+use answer::{answer_error, error_json, error_response, json_response};
 use cors::Cors;
-use routes::Access;
-use routes::BODY_BYTES;
-use routes::OnReplica;
-use routes::Place;
 pub use routes::ROUTES;
-use routes::Route;
+use routes::{Access, BODY_BYTES, OnReplica, Place, Route};
 
 /// How often a request starts over whose collection changes while it is served.
 const STALE_TRIES: usize = 100;

@@ -4,10 +4,9 @@
 //! page loads nothing from anywhere and talks to its own server only.
 
 use super::Call;
-use crate::crypto;
 use crate::error::Result;
 use crate::http::Response;
-use crate::ids;
+use crate::{crypto, ids};
 
 const CONFIRM: &str = include_str!("confirm.html");
 

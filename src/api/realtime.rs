@@ -2,17 +2,12 @@
 
 use serde::Deserialize;
 
-use super::Call;
-use super::credentials;
-use super::socket;
+use super::{Call, credentials, socket};
 use crate::budget::Payer;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::http::query::percent_decode;
-use crate::realtime::SUBS_MAX;
-use crate::realtime::Topic;
-use crate::realtime::new_client;
+use crate::realtime::{SUBS_MAX, Topic, new_client};
 use crate::sockets::Peer;
 
 /// Where both are found.

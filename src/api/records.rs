@@ -5,30 +5,16 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::Call;
-use super::forms;
-use super::parameter;
-use crate::collections::Collection;
-use crate::collections::CollectionKind;
-use crate::error::Error;
-use crate::error::Result;
+use super::{Call, forms, parameter};
+use crate::collections::{Collection, CollectionKind};
+use crate::error::{Error, Result};
 use crate::files::Placed;
-use crate::http::GZIP_SUFFIX;
-use crate::http::Response;
-use crate::http::range;
-use crate::paging::Page;
-use crate::paging::SIZE;
+use crate::http::{GZIP_SUFFIX, Response, range};
+use crate::paging::{Page, SIZE};
 use crate::records;
-use crate::records::BULK_MAX;
-use crate::records::Body;
-use crate::records::Draft;
-use crate::records::Hasher;
-use crate::records::ListQuery;
-use crate::records::Precondition;
-use crate::records::Scope;
-use crate::records::Shape;
-use crate::records::Shown;
-use crate::records::Versions;
+use crate::records::{
+    BULK_MAX, Body, Draft, Hasher, ListQuery, Precondition, Scope, Shape, Shown, Versions,
+};
 use crate::rules::Operation;
 
 #[derive(Deserialize)]

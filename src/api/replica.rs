@@ -5,20 +5,11 @@
 //! names it, and the same name in `X-Replica-Id`.
 
 use serde::Deserialize;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Call;
-use super::files;
-use super::json_response;
-use super::parameter;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::files::FilePath;
-use crate::files::Journal;
-use crate::files::journal;
-use crate::files::table;
+use super::{Call, files, json_response, parameter};
+use crate::error::{Error, Kind, Result};
+use crate::files::{FilePath, Journal, journal, table};
 use crate::http::Response;
 
 /// What came and went after the entry `since`.

@@ -4,29 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Call;
-use super::json_response;
-use super::parameter;
 use super::replica::see;
-use super::socket;
+use super::{Call, json_response, parameter, socket};
 use crate::budget::Payer;
-use crate::clock;
-use crate::db;
-use crate::error::Error;
-use crate::error::Result;
-use crate::http::Response;
-use crate::http::range;
+use crate::error::{Error, Result};
 use crate::http::range::Wanted;
-use crate::log;
-use crate::replication::Epoch;
-use crate::replication::Master;
-use crate::replication::master::Answer;
-use crate::replication::master::Groups;
-use crate::replication::master::parse_wanted;
+use crate::http::{Response, range};
+use crate::replication::master::{Answer, Groups, parse_wanted};
 use crate::replication::spool::Spool;
+use crate::replication::{Epoch, Master};
+use crate::{clock, db, log};
 
 /// Every database, and the state that it is in.
 pub fn list(call: &Call<'_>) -> Result<Response> {

@@ -2,32 +2,13 @@
 
 use std::fmt;
 
-use crate::api::Call;
-use crate::api::accounts;
-use crate::api::admins;
-use crate::api::batch;
-use crate::api::collections;
-use crate::api::cron;
-use crate::api::databases;
-use crate::api::files;
-use crate::api::health;
-use crate::api::keys;
-use crate::api::metrics;
-use crate::api::pages;
-use crate::api::realtime;
-use crate::api::records;
-use crate::api::replica;
-use crate::api::replication;
-use crate::api::stats;
-use crate::api::webhooks;
-use crate::api::workflows;
+use crate::api::{
+    Call, accounts, admins, batch, collections, cron, databases, files, health, keys, metrics,
+    pages, realtime, records, replica, replication, stats, webhooks, workflows,
+};
 use crate::error::Result;
-use crate::http::Method;
-use crate::http::Method::Delete;
-use crate::http::Method::Get;
-use crate::http::Method::Patch;
-use crate::http::Method::Post;
-use crate::http::Response;
+use crate::http::Method::{Delete, Get, Patch, Post};
+use crate::http::{Method, Response};
 use crate::rules::KeyScope;
 
 /// Who may call an endpoint.

@@ -2,18 +2,12 @@
 
 use serde_json::json;
 
-use crate::api::Call;
-use crate::api::json_response;
+use crate::api::{Call, json_response};
 use crate::budget::Payer;
-use crate::crypto;
-use crate::error::Error;
-use crate::error::Result;
-use crate::http::Method;
-use crate::http::Request;
-use crate::http::Response;
-use crate::sockets;
-use crate::sockets::Hub;
-use crate::sockets::Peer;
+use crate::error::{Error, Result};
+use crate::http::{Method, Request, Response};
+use crate::sockets::{Hub, Peer};
+use crate::{crypto, sockets};
 
 /// The only version there is.
 const VERSION: &str = "13";
@@ -96,23 +90,16 @@ fn values<'a>(request: &'a Request, header: &str) -> impl Iterator<Item = &'a st
 mod tests {
     use super::*;
 
-    use std::io::Read as _;
-    use std::io::Write as _;
-    use std::net::TcpListener;
-    use std::net::TcpStream;
-    use std::sync::Arc;
-    use std::sync::mpsc;
-    use std::time::Duration;
-    use std::time::Instant;
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, mpsc};
+    use std::time::{Duration, Instant};
 
-    use crate::budget::Budgets;
-    use crate::budget::Network;
+    use crate::budget::{Budgets, Network};
     use crate::http::memory::Memory;
     use crate::http::server;
     use crate::http::server::Server;
-    use crate::sockets::Flow;
-    use crate::sockets::Link;
-    use crate::sockets::Settings;
+    use crate::sockets::{Flow, Link, Settings};
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 

@@ -2,20 +2,11 @@
 
 use serde::Serialize;
 
-use super::Call;
-use super::parameter;
+use super::{Call, parameter};
 use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::http::Response;
-use crate::stats::By;
-use crate::stats::Depth;
-use crate::stats::Points;
-use crate::stats::Query;
-use crate::stats::Requests;
-use crate::stats::Runs;
-use crate::stats::Times;
-use crate::stats::minute_of;
+use crate::stats::{By, Depth, Points, Query, Requests, Runs, Times, minute_of};
 
 const HOUR_MS: i64 = 3_600_000;
 

@@ -8,15 +8,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::Deserializer;
-use serde::de::IntoDeserializer;
-use serde::de::Visitor;
-use serde::de::value::MapDeserializer;
-use serde::de::value::SeqDeserializer;
+use serde::de::value::{MapDeserializer, SeqDeserializer};
+use serde::de::{Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
-use serde_json::Error;
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Error, Map, Value};
 
 /// The name that `serde_json` has for the type of raw values: any JSON, kept as text.
 const RAW: &str = "$serde_json";

@@ -1,24 +1,18 @@
 //! Webhooks: made, changed, called by hand; the log of calls; the secret of the server.
 
 use serde::Deserialize;
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
-use super::Call;
 use super::accounts::private;
-use super::json_response;
-use super::parameter;
 use super::records::page;
-use crate::error::Error;
-use crate::error::Result;
+use super::{Call, json_response, parameter};
+use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::triggers::wrong;
-use crate::webhooks::logs;
 use crate::webhooks::logs::Filter;
-use crate::webhooks::table;
 use crate::webhooks::table::Draft;
+use crate::webhooks::{logs, table};
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let items = call.database()?.read(table::list)?;

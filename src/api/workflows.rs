@@ -6,47 +6,21 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::Call;
-use super::credentials;
-use super::parameter;
-use super::socket;
+use super::{Call, credentials, parameter, socket};
 use crate::auth::Pass;
 use crate::budget::Payer;
-use crate::clock;
-use crate::db;
-use crate::db::Connection;
-use crate::db::Database;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::db::{Connection, Database};
+use crate::error::{Error, Kind, Result};
 use crate::http::Response;
-use crate::records;
-use crate::rules::Identity;
-use crate::rules::KeyScope;
-use crate::rules::Operation;
-use crate::workflows::About;
-use crate::workflows::Caller;
-use crate::workflows::EventKind;
-use crate::workflows::Grant;
-use crate::workflows::NewRun;
-use crate::workflows::NodeTag;
-use crate::workflows::RunStatus;
-use crate::workflows::Submission;
-use crate::workflows::Workflows;
-use crate::workflows::elsewhere;
-use crate::workflows::frames;
-use crate::workflows::grant_of;
-use crate::workflows::json::Object;
-use crate::workflows::json::array;
-use crate::workflows::limits;
-use crate::workflows::look;
-use crate::workflows::look::Cursor;
-use crate::workflows::look::Filter;
-use crate::workflows::ms_of;
-use crate::workflows::node_of;
-use crate::workflows::requests::Action;
-use crate::workflows::requests::EventRequest;
-use crate::workflows::requests::Request;
+use crate::rules::{Identity, KeyScope, Operation};
+use crate::workflows::json::{Object, array};
+use crate::workflows::look::{Cursor, Filter};
+use crate::workflows::requests::{Action, EventRequest, Request};
+use crate::workflows::{
+    About, Caller, EventKind, Grant, NewRun, NodeTag, RunStatus, Submission, Workflows, elsewhere,
+    frames, grant_of, limits, look, ms_of, node_of,
+};
+use crate::{clock, db, records};
 
 /// The subprotocol of workers.
 const PROTOCOL: &str = "vski.workflow.v1";

@@ -3,32 +3,17 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Auth;
-use super::Credentials;
-use super::token::About;
-use super::token::Claims;
-use super::token::Purpose;
-use super::wrong_password;
-use super::wrong_token;
-use crate::budget::Output;
-use crate::budget::Payer;
-use crate::collections::Collection;
-use crate::collections::CollectionKind;
-use crate::collections::Collections;
+use super::token::{About, Claims, Purpose};
+use super::{Auth, Credentials, wrong_password, wrong_token};
+use crate::budget::{Output, Payer};
+use crate::collections::{Collection, CollectionKind, Collections};
 use crate::crypto;
-use crate::db::Asker;
-use crate::db::Database;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::db::{Asker, Database};
+use crate::error::{Error, Kind, Result};
 use crate::events::Events;
-use crate::records::Body;
-use crate::records::Scope;
-use crate::records::Shape;
-use crate::records::account;
 use crate::records::account::Secrets;
-use crate::rules::Identity;
-use crate::rules::User;
+use crate::records::{Body, Scope, Shape, account};
+use crate::rules::{Identity, User};
 
 /// The accounts of one auth collection.
 pub struct Realm {

@@ -1,20 +1,12 @@
 //! The admins: accounts that pass every rule (AUTH-7, AUTH-8), in `_admins` of `default.db`.
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::Row;
-use rusqlite::params;
-use serde_json::Value;
-use serde_json::json;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde_json::{Value, json};
 
 use super::password;
-use crate::clock;
 use crate::db::Database;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::ids;
-use crate::mail;
+use crate::error::{Error, Kind, Result};
+use crate::{clock, ids, mail};
 
 /// An administrator.
 pub struct Admin {

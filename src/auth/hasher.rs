@@ -13,23 +13,14 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::num::NonZero;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
 use std::sync::mpsc::sync_channel;
-use std::thread::JoinHandle;
-use std::thread::available_parallelism;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{JoinHandle, available_parallelism};
+use std::time::{Duration, Instant};
 
 use super::password;
-use crate::budget::Budget;
-use crate::budget::Charge;
-use crate::budget::Network;
-use crate::budget::Payer;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::budget::{Budget, Charge, Network, Payer};
+use crate::error::{Error, Kind, Result};
 use crate::threads;
 use crate::threads::lock;
 

@@ -5,25 +5,17 @@
 //! nobody can guess. When a key was last used is noted in memory and written once in a while, so
 //! that reading stays reading.
 
-use std::collections::BTreeSet;
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
 
-use rusqlite::OptionalExtension as _;
-use rusqlite::Row;
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, Row, params};
 use serde_json::Value;
 
-use crate::clock;
-use crate::crypto;
 use crate::db::Database;
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids;
-use crate::rules::Key;
-use crate::rules::KeyScope;
+use crate::error::{Error, Result};
+use crate::rules::{Key, KeyScope};
 use crate::threads::lock;
+use crate::{clock, crypto, ids};
 
 /// What every key begins with, so that one is recognised wherever it turns up.
 pub const PREFIX: &str = "vski_";

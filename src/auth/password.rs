@@ -5,14 +5,10 @@
 
 use std::sync::OnceLock;
 
-use argon2::Argon2;
-use argon2::PasswordHasher as _;
-use argon2::PasswordVerifier as _;
-use argon2::password_hash::PasswordHash;
-use argon2::password_hash::SaltString;
+use argon2::password_hash::{PasswordHash, SaltString};
+use argon2::{Argon2, PasswordHasher as _, PasswordVerifier as _};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids;
 
 /// Shortest password of an admin.

@@ -8,26 +8,18 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Auth;
-use super::accounts::Realm;
-use super::accounts::Session;
+use super::accounts::{Realm, Session};
 use super::hasher::Turn;
-use super::token::About;
-use super::token::Claims;
 pub use super::token::Purpose;
-use super::wrong_token;
+use super::token::{About, Claims};
+use super::{Auth, wrong_token};
 use crate::db::Asker;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::mail;
 use crate::mail::Mail;
-use crate::records::Shape;
-use crate::records::account;
-use crate::records::account::Renewal;
-use crate::records::account::Secrets;
-use crate::rules::Identity;
-use crate::rules::User;
+use crate::records::account::{Renewal, Secrets};
+use crate::records::{Shape, account};
+use crate::rules::{Identity, User};
 
 const VERIFICATION_MS: i64 = 3 * 86_400_000;
 const RESET_MS: i64 = 30 * 60_000;

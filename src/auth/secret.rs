@@ -1,21 +1,16 @@
 //! The secret that signs tokens when none is configured: made once, kept in the data directory.
 
-use std::fs;
 use std::fs::File;
-use std::io;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::{fs, io};
 
 use crate::config::SECRET_BYTES_MIN;
 use crate::crypto::SigningKey;
 use crate::db::Database;
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids;
-use crate::log;
-use crate::node;
+use crate::error::{Error, Result};
+use crate::{ids, log, node};
 
 /// Reads the secret, or makes one that only the owner of the file can read. A crash leaves either
 /// no file or a whole one.

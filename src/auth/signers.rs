@@ -3,15 +3,10 @@
 
 use std::path::Path;
 
-use super::secret;
-use super::token;
-use super::token::About;
-use super::token::Claims;
-use super::token::Purpose;
-use super::token::TokenKeys;
+use super::token::{About, Claims, Purpose, TokenKeys};
+use super::{secret, token};
 use crate::clock;
-use crate::error::Result;
-use crate::error::ResultExt as _;
+use crate::error::{Result, ResultExt as _};
 
 /// Life of the token of a replica or of the command line.
 pub const REPLICA_TOKEN_MS: i64 = 5 * 60_000;

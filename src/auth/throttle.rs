@@ -16,19 +16,15 @@
 //! elsewhere. What is known is kept in memory, in a table of fixed size, and is forgotten at a restart.
 
 use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher as _;
-use std::hash::Hash;
+use std::hash::{BuildHasher as _, Hash};
 use std::net::IpAddr;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicI64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::budget::Network;
 use crate::clock;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::threads::lock;
 
 const SLOTS: usize = 1 << 15;

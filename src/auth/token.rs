@@ -6,8 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::crypto;
 use crate::crypto::SigningKey;

@@ -83,8 +83,7 @@ impl WebhookSecret {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::token::Purpose;
-    use crate::auth::token::TokenKeys;
+    use crate::auth::token::{Purpose, TokenKeys};
     use crate::triggers;
 
     #[test]

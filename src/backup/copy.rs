@@ -1,44 +1,23 @@
 //! Copying: databases as pages, files with their hashes. The order is what makes it one state; the parent
 //! module says how.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::collections::HashSet;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
-use std::io;
 use std::io::Write as _;
-use std::path::Path;
-use std::path::PathBuf;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io};
 
-use super::Job;
-use super::file::copy;
-use super::file::create;
-use super::lost;
-use super::manifest::Manifest;
-use super::manifest::Part;
-use super::manifest::SECRET;
-use super::refused;
-use super::storage;
-use crate::collections;
-use crate::crypto;
-use crate::db;
+use super::file::{copy, create};
+use super::manifest::{Manifest, Part, SECRET};
+use super::{Job, lost, refused, storage};
 use crate::db::Connection;
-use crate::db::pages::PageReader;
-use crate::db::pages::Snapshot;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::failpoints;
-use crate::files::FilePath;
-use crate::files::Stored;
+use crate::db::pages::{PageReader, Snapshot};
+use crate::error::{Error, Result, ResultExt as _};
 use crate::files::journal::PAGE;
-use crate::files::table;
-use crate::ids;
-use crate::node;
+use crate::files::{FilePath, Stored, table};
 use crate::threads::Stop;
+use crate::{collections, crypto, db, failpoints, ids, node};
 
 /// How often a state is given up because a file of it has vanished, or definitions have changed.
 const TRIES: u32 = 20;

@@ -1,17 +1,14 @@
 //! One file on its way into a backup or out of it.
 
-use std::fs;
 use std::fs::File;
-use std::io;
-use std::io::Read as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::{fs, io};
 
 use crate::crypto::Hasher;
-use crate::db;
 use crate::files::Stored;
-use crate::ids;
+use crate::{db, ids};
 
 /// An empty file that only its owner can read.
 pub fn create(path: &Path) -> io::Result<File> {

@@ -1,14 +1,11 @@
 //! Databases that should be there and are not: nothing else tells, since a file that is gone has no faults.
 
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
-use crate::collections;
-use crate::db;
 use crate::db::Connection;
-use crate::error::Result;
-use crate::error::ResultExt as _;
+use crate::error::{Result, ResultExt as _};
+use crate::{collections, db};
 
 /// Whether a database has any content. A file without is one that is being made, or was emptied.
 pub fn has_content(data_dir: &Path, name: &str) -> bool {

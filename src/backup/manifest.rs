@@ -1,23 +1,16 @@
 //! What a backup says of itself: `manifest.json`. It is written last, so it is there when all it names is.
 
-use std::fs;
 use std::fs::File;
-use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::crypto;
-use crate::db;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::ids;
+use crate::error::{Error, Result, ResultExt as _};
+use crate::{crypto, db, ids};
 
 /// Its name in the directory of a backup.
 pub const FILE: &str = "manifest.json";

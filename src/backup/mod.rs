@@ -27,30 +27,20 @@
 //! `local.db` goes before them and `workflows.db` after: what one queues in the other is then there or
 //! queued once more under the same key, never noted and lost.
 
-use std::fs;
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Component;
-use std::path::Path;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use crate::clock;
-use crate::db;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::failpoints;
+use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::files::FOLDER;
+use crate::{clock, db, failpoints};
 
 use copy::Copier;
-use manifest::Manifest;
-use manifest::STATE;
+use manifest::{Manifest, STATE};
 
 mod copy;
 mod file;

@@ -6,28 +6,17 @@
 //!
 //! The rights are those of the calling thread. The restore is the only thread of its process.
 
-use std::fs;
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Component;
-use std::path::Path;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
 
-use rustix::fs::AtFlags;
-use rustix::fs::FileType;
-use rustix::fs::Mode;
-use rustix::fs::OFlags;
-use rustix::process::Gid;
-use rustix::process::Uid;
-use rustix::process::geteuid;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::process::{Gid, Uid, geteuid};
 use rustix::thread;
 
 use super::refused;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
+use crate::error::{Error, Result, ResultExt as _};
 
 /// As many links as Linux follows in one path.
 const LINKS_MAX: usize = 40;

@@ -8,31 +8,20 @@
 //! skipped, so that a worker that holds one is refused. That databases are of another history is noticed
 //! with every start of a master.
 
-use std::fs;
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use super::file::copy;
 use super::manifest::Manifest;
-use super::owner::Owner;
-use super::owner::Unswapped;
-use super::refused;
-use super::storage;
-use crate::clock;
-use crate::db;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::failpoints;
-use crate::files::FOLDER;
-use crate::files::FilePath;
-use crate::files::journal;
+use super::owner::{Owner, Unswapped};
+use super::{refused, storage};
+use crate::error::{Error, Result, ResultExt as _};
 use crate::files::journal::PAGE;
-use crate::files::table;
+use crate::files::{FOLDER, FilePath, journal, table};
 use crate::workflows::offline;
+use crate::{clock, db, failpoints};
 
 /// What a data directory may have in it and still be empty.
 const NOTHING: [&str; 3] = ["lock", "lost+found", db::RESTORING];

@@ -5,27 +5,16 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::lost;
 use super::manifest::Manifest;
-use super::storage;
-use crate::check::Check;
-use crate::check::Finding;
-use crate::collections;
+use super::{lost, storage};
+use crate::check::{Check, Finding};
 use crate::collections::Collection;
-use crate::crypto;
-use crate::db;
 use crate::db::Connection;
 use crate::db::pages::PageReader;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::files::FilePath;
-use crate::files::Storage;
-use crate::files::Stored;
+use crate::error::{Error, Result, ResultExt as _};
 use crate::files::journal::PAGE;
-use crate::files::table;
-use crate::ids;
-use crate::records;
+use crate::files::{FilePath, Storage, Stored, table};
+use crate::{collections, crypto, db, ids, records};
 
 /// What was looked at, and how much of it is wrong.
 #[derive(Default)]

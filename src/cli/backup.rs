@@ -3,16 +3,9 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use super::Failure;
-use super::Outcome;
-use super::SETTINGS;
-use super::parse;
-use super::print;
-use super::refuse_empty;
+use super::{Failure, Outcome, SETTINGS, parse, print, refuse_empty};
 use crate::backup;
-use crate::backup::Job;
-use crate::backup::restore;
-use crate::backup::verify;
+use crate::backup::{Job, restore, verify};
 use crate::config::Config;
 use crate::error::ResultExt as _;
 use crate::files::Storage;

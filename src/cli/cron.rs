@@ -6,36 +6,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Failure;
-use super::Outcome;
-use super::Parsed;
-use super::SETTINGS;
-use super::parse;
-use super::print;
-use super::refuse_empty;
-use super::replica::list as items;
-use super::replica::missed;
-use super::replica::row;
-use super::replica::show as text_of;
-use super::replica::table;
-use super::replica::watched;
+use super::replica::{list as items, missed, row, show as text_of, table, watched};
+use super::{Failure, Outcome, Parsed, SETTINGS, parse, print, refuse_empty};
 use crate::api::cron;
-use crate::auth;
-use crate::clock;
 use crate::config::Config;
 use crate::cron::store;
-use crate::db;
-use crate::db::Database;
-use crate::db::Role;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::node;
+use crate::db::{Database, Role};
+use crate::error::{Error, Kind, Result};
 use crate::paging::Page;
 use crate::replication::Client;
+use crate::{auth, clock, db, node};
 
 pub const HELP: &str = "\
 Usage: vski cron list [--json]

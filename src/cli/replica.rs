@@ -3,19 +3,15 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::db;
 use crate::db::Databases;
-use crate::error::Error;
-use crate::error::Result;
-use crate::node;
+use crate::error::{Error, Result};
 use crate::replication::Client;
-use crate::threads;
 use crate::threads::Stop;
+use crate::{db, node, threads};
 
 /// Whether the error of a server that was asked may come from settings which are not the server's.
 fn is_a_stranger(error: &Error) -> bool {

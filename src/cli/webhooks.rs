@@ -7,29 +7,16 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::Failure;
-use super::Outcome;
-use super::Parsed;
-use super::SETTINGS;
-use super::parse;
-use super::print;
-use super::refuse_empty;
-use super::refuse_replica;
-use super::replica::list as items;
-use super::replica::row;
-use super::replica::show as text_of;
-use super::replica::table;
+use super::replica::{list as items, row, show as text_of, table};
+use super::{Failure, Outcome, Parsed, SETTINGS, parse, print, refuse_empty, refuse_replica};
 use crate::auth::WebhookSecret;
 use crate::config::Config;
-use crate::db;
 use crate::db::Database;
-use crate::error::Error;
-use crate::error::Result;
-use crate::paging;
+use crate::error::{Error, Result};
 use crate::paging::Page;
-use crate::webhooks::logs;
 use crate::webhooks::logs::Filter;
-use crate::webhooks::table as webhooks;
+use crate::webhooks::{logs, table as webhooks};
+use crate::{db, paging};
 
 pub const HELP: &str = "\
 Usage: vski webhooks list [--json]

@@ -8,45 +8,22 @@ use std::fs;
 use std::fs::File;
 use std::io::BufWriter;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Failure;
-use super::Outcome;
-use super::Parsed;
-use super::SETTINGS;
-use super::parse;
-use super::print;
-use super::replica::list as items;
-use super::replica::missed;
-use super::replica::row;
-use super::replica::show as text_of;
-use super::replica::table;
-use super::replica::watched;
-use crate::auth;
+use super::replica::{list as items, missed, row, show as text_of, table, watched};
+use super::{Failure, Outcome, Parsed, SETTINGS, parse, print};
 use crate::config::Config;
-use crate::db;
 use crate::db::Database;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::node;
+use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::replication::Client;
-use crate::workflows::Grant;
-use crate::workflows::RunStatus;
-use crate::workflows::limits;
-use crate::workflows::look;
-use crate::workflows::look::Cursor;
-use crate::workflows::look::Filter;
-use crate::workflows::offline;
+use crate::workflows::look::{Cursor, Filter};
 use crate::workflows::requests::Action;
-use crate::workflows::transfer;
 use crate::workflows::transfer::Adopted;
+use crate::workflows::{Grant, RunStatus, limits, look, offline, transfer};
+use crate::{auth, db, node};
 
 pub const HELP: &str = "\
 Usage: vski workflows list [--workflow NAME] [--status STATUS] [--limit N] [--json]

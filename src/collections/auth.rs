@@ -4,17 +4,10 @@
 //! said), `options.requireVerified` keeps accounts out whose address nobody has verified,
 //! `options.confirmUrl` is the page of the application that links in mails lead to.
 
-use super::Collection;
-use super::CollectionKind;
-use super::DomainOptions;
-use super::Field;
-use super::FieldKind;
-use super::definition::MANAGE_RULE;
-use super::definition::key_of_field;
-use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids;
+use super::definition::{MANAGE_RULE, key_of_field};
+use super::{Collection, CollectionKind, DomainOptions, Field, FieldKind};
+use crate::error::{Error, Result};
+use crate::{clock, ids};
 
 /// The column of auth collections that is part of every token of an account. No field has such a name.
 pub const TOKEN_KEY: &str = "_token_key";

@@ -13,48 +13,26 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-use rusqlite::OptionalExtension as _;
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 use serde_json::Value;
 
-use super::Collection;
-use super::CollectionKind;
-use super::EMAIL_VISIBILITY;
-use super::auth;
-use super::change::Editor;
-use super::change::change;
-use super::change::check_field_rules;
-use super::change::check_indexes;
-use super::change::check_new_name;
-use super::change::keep_storage_forms;
-use super::change::refuse_new_identity;
-use super::definition::Draft;
-use super::definition::RULES;
-use super::purge;
+use super::change::{
+    Editor, change, check_field_rules, check_indexes, check_new_name, keep_storage_forms,
+    refuse_new_identity,
+};
+use super::definition::{Draft, RULES};
 use super::purge::Purged;
-use super::schema;
-use super::stored::deleted_names;
-use super::stored::forget_deleted;
-use super::stored::is_applied;
-use super::stored::load;
-use super::stored::save;
-use super::stored::save_applied;
-use super::stored::save_pending;
-use crate::clock;
-use crate::db;
-use crate::db::Database;
-use crate::db::Databases;
-use crate::db::Role;
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids;
-use crate::log;
+use super::stored::{
+    deleted_names, forget_deleted, is_applied, load, save, save_applied, save_pending,
+};
+use super::{Collection, CollectionKind, EMAIL_VISIBILITY, auth, purge, schema};
+use crate::db::{Database, Databases, Role};
+use crate::error::{Error, Result};
 use crate::threads::lock;
+use crate::{clock, db, ids, log};
 
 /// Databases whose definitions are kept in memory.
 const CACHED_MAX: usize = 256;

@@ -1,24 +1,12 @@
 //! From what a client wants to a whole definition: a draft applied, completed, and checked against
 //! the one that it changes.
 
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::Collection;
-use super::CollectionKind;
-use super::Collections;
-use super::FieldKind;
-use super::auth;
-use super::definition;
-use super::definition::Draft;
-use super::definition::FIELD_RULES;
-use super::definition::key_of_field;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::triggers::Target;
-use crate::triggers::Trigger;
-use crate::triggers::hidden;
+use super::definition::{Draft, FIELD_RULES, key_of_field};
+use super::{Collection, CollectionKind, Collections, FieldKind, auth, definition};
+use crate::error::{Error, Kind, Result};
+use crate::triggers::{Target, Trigger, hidden};
 
 /// The caller that changes a definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

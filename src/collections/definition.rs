@@ -6,22 +6,12 @@
 //! options at the top level. What it does not know it refuses by name; a few keys that
 //! PocketBase's tools always send and that mean nothing here are passed over.
 
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::Collection;
-use super::CollectionKind;
-use super::Field;
-use super::Index;
-use super::Rules;
-use super::field::field_to_json;
-use super::field::is_word;
-use super::field::parse_fields;
-use super::index::index_to_json;
-use super::index::parse_indexes;
-use crate::error::Error;
-use crate::error::Result;
+use super::field::{field_to_json, is_word, parse_fields};
+use super::index::{index_to_json, parse_indexes};
+use super::{Collection, CollectionKind, Field, Index, Rules};
+use crate::error::{Error, Result};
 use crate::ids;
 use crate::ids::WORKFLOW_BYTES_MAX;
 use crate::rules::FieldRules;

@@ -2,24 +2,14 @@
 //! tools send them (CON-3).
 
 use regex_lite::Regex;
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::DomainOptions;
-use super::Field;
-use super::FieldKind;
-use super::FileOptions;
-use super::RelationOptions;
-use super::TextOptions;
-use super::TimeOptions;
-use super::definition::invalid;
-use super::definition::key_of_field;
-use super::definition::object_or_text;
-use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids;
+use super::definition::{invalid, key_of_field, object_or_text};
+use super::{
+    DomainOptions, Field, FieldKind, FileOptions, RelationOptions, TextOptions, TimeOptions,
+};
+use crate::error::{Error, Result};
+use crate::{clock, ids};
 
 /// Fields per collection.
 const FIELDS_MAX: usize = 200;

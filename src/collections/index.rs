@@ -1,8 +1,6 @@
 //! The indexes of a collection as JSON: read from objects and from plain SQL, written as objects.
 
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::Index;
 use super::definition::invalid;

@@ -10,27 +10,17 @@
 //! except among the four plain text types and between one value and several.
 
 use regex_lite::Regex;
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-pub use auth::EMAIL_VISIBILITY;
-pub use auth::TOKEN_KEY;
-pub use catalog::Catalog;
-pub use catalog::Collections;
+pub use auth::{EMAIL_VISIBILITY, TOKEN_KEY};
+pub use catalog::{Catalog, Collections};
 pub use change::Editor;
 pub use definition::check_name;
-pub use stored::databases;
-pub use stored::definitions;
-pub use stored::has_open_accounts;
-pub use stored::is_applied;
-pub use stored::settled_definitions;
+pub use stored::{databases, definitions, has_open_accounts, is_applied, settled_definitions};
 
 use crate::error::Result;
 use crate::rules;
-use crate::rules::FieldRules;
-use crate::rules::Grant;
-use crate::rules::Identity;
-use crate::rules::Operation;
+use crate::rules::{FieldRules, Grant, Identity, Operation};
 use crate::triggers::Trigger;
 
 mod auth;

@@ -3,12 +3,9 @@
 
 use rusqlite::Connection;
 
-use super::Collections;
-use super::TOKEN_KEY;
-use super::schema;
+use super::{Collections, TOKEN_KEY, schema};
 use crate::db::quote;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::table;
 use crate::files::table::Named;
 

@@ -8,22 +8,15 @@
 //! Columns: text types and lists TEXT, `number` NUMERIC, `bool` INTEGER 0 or 1. An unset value is
 //! NULL, so an empty text is never stored and `unique` does not mind several unset ones.
 
-use std::collections::BTreeMap;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 use rusqlite::Connection;
 
-use super::Collection;
-use super::CollectionKind;
-use super::Field;
-use super::FieldKind;
-use super::TOKEN_KEY;
+use super::{Collection, CollectionKind, Field, FieldKind, TOKEN_KEY};
 use crate::clock;
 use crate::db::quote;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
+use crate::error::{Error, Result, ResultExt as _};
 
 /// How the names of tables and columns begin that were moved aside.
 pub const ASIDE: &str = "_deleted_";

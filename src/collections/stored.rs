@@ -1,17 +1,11 @@
 //! Definitions in `_collections` of `default.db`: saved, and read back.
 
-use rusqlite::Connection;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::Collection;
-use super::CollectionKind;
-use super::Rules;
-use super::definition::Draft;
-use super::definition::MANAGE_RULE;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
+use super::definition::{Draft, MANAGE_RULE};
+use super::{Collection, CollectionKind, Rules};
+use crate::error::{Error, Result, ResultExt as _};
 use crate::log;
 use crate::triggers::Trigger;
 

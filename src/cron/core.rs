@@ -16,8 +16,7 @@
 //! clock goes on as it should is run once more; one that is found to be missed is not: then it may well be
 //! that the clock was wrong now (a board without a battery begins in 1970) and right before.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cron::schedule::Schedule;
 use crate::cron::zone::Zone;

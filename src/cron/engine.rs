@@ -11,41 +11,24 @@
 //! The definitions are read again when the API has changed them, and now and then, because on a replica they
 //! come from elsewhere.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rusqlite::InterruptHandle;
 
-use crate::clock;
-use crate::cron::core::Core;
-use crate::cron::core::Due;
-use crate::cron::core::Plan;
-use crate::cron::core::State;
-use crate::cron::job::Action;
-use crate::cron::job::Job;
-use crate::cron::job::Stored;
-use crate::cron::lane::Lane;
-use crate::cron::lane::Work;
+use crate::cron::core::{Core, Due, Plan, State};
+use crate::cron::job::{Action, Job, Stored};
+use crate::cron::lane::{Lane, Work};
 use crate::cron::store;
-use crate::cron::store::Ended;
-use crate::cron::store::Outcome;
-use crate::db;
-use crate::db::Databases;
-use crate::db::Role;
-use crate::db::Signal;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::log;
-use crate::threads::Stop;
-use crate::threads::lock;
+use crate::cron::store::{Ended, Outcome};
+use crate::db::{Databases, Role, Signal};
+use crate::error::{Error, Kind, Result};
+use crate::threads::{Stop, lock};
 use crate::workflows::Workflows;
+use crate::{clock, db, log};
 
 /// Between two looks at the clock, which may have been set: when a second begins, as jobs do.
 const SECOND_MS: u64 = 1000;

@@ -2,22 +2,15 @@
 
 use std::time::Duration;
 
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::cron::core::Plan;
 use crate::cron::schedule::Schedule;
 use crate::cron::zone::Zone;
 use crate::db;
 use crate::db::Role;
-use crate::error::Error;
-use crate::error::Result;
-use crate::triggers::Target;
-use crate::triggers::hidden;
-use crate::triggers::refuse_rest;
-use crate::triggers::take_text;
-use crate::triggers::wrong;
+use crate::error::{Error, Result};
+use crate::triggers::{Target, hidden, refuse_rest, take_text, wrong};
 use crate::workflows::limits;
 
 const NAME_CHARS_MAX: usize = 100;

@@ -1,41 +1,25 @@
 //! What the threads of the jobs do: a queue for each, and how a job is run.
 
 use std::collections::VecDeque;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use rusqlite::InterruptHandle;
 use serde_json::json;
 
-use crate::clock;
 use crate::cron::engine::Cron;
-use crate::cron::job;
-use crate::cron::job::Action;
-use crate::cron::job::Job;
-use crate::cron::job::Script;
-use crate::cron::sql;
+use crate::cron::job::{Action, Job, Script};
 use crate::cron::sql::Scope;
-use crate::db;
+use crate::cron::{job, sql};
 use crate::db::Database;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::threads::Stop;
-use crate::threads::lock;
-use crate::threads::wait_timeout;
-use crate::triggers::Target;
-use crate::triggers::outbox;
-use crate::triggers::outbox::Entry;
-use crate::triggers::outbox::Source;
-use crate::triggers::outbox::Spec;
-use crate::workflows::Grant;
-use crate::workflows::NewRun;
-use crate::workflows::Workflows;
+use crate::error::{Error, Kind, Result};
+use crate::threads::{Stop, lock, wait_timeout};
+use crate::triggers::outbox::{Entry, Source, Spec};
+use crate::triggers::{Target, outbox};
 use crate::workflows::requests::Request;
+use crate::workflows::{Grant, NewRun, Workflows};
+use crate::{clock, db};
 
 /// Longest wait for something to do.
 const PAUSE: Duration = Duration::from_secs(60);

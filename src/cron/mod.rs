@@ -5,13 +5,9 @@
 //! in `default.db`, so replicas have them too; what a node has done of them is its own. Calls are only queued here:
 //! whoever works off the outbox makes them. What users see is in `docs/cron.md`.
 
-pub use engine::Cron;
-pub use engine::LaneName;
-pub use job::Action;
-pub use job::Job;
-pub use job::Stored;
-pub use store::Outcome;
-pub use store::Run;
+pub use engine::{Cron, LaneName};
+pub use job::{Action, Job, Stored};
+pub use store::{Outcome, Run};
 
 mod core;
 mod engine;

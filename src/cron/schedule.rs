@@ -11,12 +11,9 @@
 //! When both day fields are restricted (neither begins with `*`), a day that fits either fits; else it has to fit
 //! both.
 
-use crate::clock::DAY_MS;
-use crate::clock::civil_from_days;
-use crate::clock::days_from_civil;
+use crate::clock::{DAY_MS, civil_from_days, days_from_civil};
 use crate::cron::zone::Zone;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Longest schedule.
 const TEXT_BYTES_MAX: usize = 200;

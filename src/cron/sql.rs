@@ -13,18 +13,14 @@
 
 use std::time::Duration;
 
-use rusqlite::Batch;
-use rusqlite::Connection;
-use rusqlite::Statement;
 use rusqlite::fallible_iterator::FallibleIterator as _;
+use rusqlite::{Batch, Connection, Statement};
 
 use crate::collections::TOKEN_KEY;
 use crate::db;
 use crate::db::guard;
-use crate::db::guard::AuthAction;
-use crate::db::guard::AuthContext;
-use crate::error::Error;
-use crate::error::Result;
+use crate::db::guard::{AuthAction, AuthContext};
+use crate::error::{Error, Result};
 
 /// Runs that have not ended, and children that their parents may ask for, stay; with the others goes the
 /// rest. Only for the time of a script.

@@ -1,19 +1,13 @@
 //! The tables of jobs: `_cron` in `default.db`, and what this node has done of them in `local.db`.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::Row;
-use rusqlite::params;
-use serde_json::Map;
-use serde_json::Value;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde_json::{Map, Value};
 
 use crate::cron::core::State;
 use crate::cron::job::Stored;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::paging::Page;
 
 /// Jobs that there may be.

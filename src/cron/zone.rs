@@ -5,9 +5,7 @@
 //! where it has none the copy in this binary.
 
 use jiff::Timestamp;
-use jiff::tz::AmbiguousOffset;
-use jiff::tz::Offset;
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 
 /// Longest name.
 const NAME_BYTES_MAX: usize = 64;

@@ -5,8 +5,7 @@
 //! undone are dropped. So whoever is told by notes hears of the changes of a database in their order.
 
 use std::cell::RefCell;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 type Note = Box<dyn FnOnce()>;
 

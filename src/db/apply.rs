@@ -9,18 +9,12 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
-use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
-use rusqlite::params;
 use rusqlite::types::Null;
+use rusqlite::{Connection, OpenFlags, params};
 
-use super::database::BUSY_WAIT;
-use super::database::WAL_BYTES_KEPT;
-use super::database::distrust;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
+use super::database::{BUSY_WAIT, WAL_BYTES_KEPT, distrust};
+use crate::error::{Error, Result, ResultExt as _};
 
 /// The name of the attached file.
 const FILE: &str = "file";

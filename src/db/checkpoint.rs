@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::error::Result;
-use crate::error::ResultExt as _;
+use crate::error::{Result, ResultExt as _};
 
 /// Growth of the log between two tries, pages (of 4 KiB).
 const PAGES_PER_TRY: i64 = 1_000;

@@ -16,32 +16,22 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
-use rusqlite::ffi;
+use rusqlite::{Connection, ffi};
 
 use super::after::Batch;
 use super::changes::NextMark;
-use super::checkpoint::Checkpoints;
-use super::checkpoint::log_pages;
+use super::checkpoint::{Checkpoints, log_pages};
 use super::database::BUSY_WAIT;
 use super::deadline::Deadline;
 use super::feed::Feed;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::log;
-use crate::threads;
+use crate::error::{Error, Kind, Result};
 use crate::threads::lock;
+use crate::{log, threads};
 
 /// The writer connection and those who wait for it.
 pub struct Queue {

@@ -5,20 +5,13 @@
 //! is done by then pays nothing and costs three stores.
 
 use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicI64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::budget::Charge;
-use crate::budget::Exhausted;
-use crate::budget::Payer;
-use crate::budget::Queries;
+use crate::budget::{Charge, Exhausted, Payer, Queries};
 use crate::clock;
 use crate::error::Result;
 use crate::threads::lock;

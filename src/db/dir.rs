@@ -2,23 +2,14 @@
 
 use std::fs;
 use std::fs::File;
-use std::io::Read as _;
-use std::io::Seek as _;
-use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::DEFAULT;
-use super::LOCAL;
-use super::default_file;
-use super::file;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use super::{DEFAULT, LOCAL, default_file, file};
+use crate::error::{Error, Kind, Result};
 use crate::log;
 
 /// Where a restore puts things until all of them are there.

@@ -6,9 +6,8 @@
 
 use std::cell::RefCell;
 
-pub use rusqlite::hooks::AuthAction;
-pub use rusqlite::hooks::AuthContext;
 use rusqlite::hooks::Authorization;
+pub use rusqlite::hooks::{AuthAction, AuthContext};
 
 /// Says what may not be done: a phrase for whoever wrote the script.
 pub type Judge = Box<dyn Fn(&AuthContext<'_>) -> Option<String>>;

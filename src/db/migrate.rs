@@ -4,13 +4,9 @@
 //! as it was. A file from a newer program is refused: half understood data is worse than none.
 //! Tables of collections are no concern of this file; `collections` alone alters them.
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::TransactionBehavior;
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
+use crate::error::{Error, Result, ResultExt as _};
 
 /// Which system tables a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,17 +7,12 @@
 //!
 //! Deleting a database is soft (DB-14 in spirit): its file moves to `deleted/`.
 
-use std::collections::HashMap;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::fs::File;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::Weak;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 /// What reads of a database are given.
 pub use rusqlite::Connection;
@@ -26,29 +21,17 @@ pub use after::after_commit;
 pub use apply::Apply;
 pub use changes::Changes;
 pub use checkpoint::Checkpoints;
-pub use commit::Fence;
-pub use commit::take_marks;
-pub use database::Database;
-pub use database::Synchronous;
-pub use database::is_damaged;
-pub use database::not_here;
+pub use commit::{Fence, take_marks};
+pub use database::{Database, Synchronous, is_damaged, not_here};
 pub use deadline::Deadline;
-pub use dir::NO_LINK;
-pub use dir::RESTORING;
-pub use dir::create_dir;
-pub use dir::lock_dir;
-pub use dir::refuse_emptied;
+pub use dir::{NO_LINK, RESTORING, create_dir, lock_dir, refuse_emptied};
 pub use migrate::Schema;
 pub use readers::Asker;
 pub use signal::Signal;
 
-use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::failpoints;
-use crate::threads::Stop;
-use crate::threads::lock;
+use crate::error::{Error, Result, ResultExt as _};
+use crate::threads::{Stop, lock};
+use crate::{clock, failpoints};
 
 mod after;
 mod apply;

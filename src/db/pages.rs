@@ -10,30 +10,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::BufWriter;
-use std::io::Write as _;
+use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
-use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
 use rustix::fs::Access;
-use xxhash_rust::xxh3::Xxh3;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
-use super::checkpoint::Checkpoints;
-use super::checkpoint::fold;
-use super::checkpoint::log_pages;
-use super::database::BUSY_WAIT;
-use super::database::beside;
-use super::database::distrust;
-use super::database::refuse_unusable;
+use super::checkpoint::{Checkpoints, fold, log_pages};
+use super::database::{BUSY_WAIT, beside, distrust, refuse_unusable};
 use super::still;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
+use crate::error::{Error, Result, ResultExt as _};
 
 /// Where page 1 has bytes that differ between equal databases.
 const MASKED: [std::ops::Range<usize>; 2] = [24..28, 92..100];

@@ -14,27 +14,17 @@
 //! nobody reads; the readers of before are not used again.
 
 use std::collections::VecDeque;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::Settings;
 use super::database::prepare;
 use super::deadline::Deadline;
-use super::still;
-use crate::budget::Charge;
-use crate::budget::Payer;
-use crate::budget::Queries;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
+use super::{Settings, still};
+use crate::budget::{Charge, Payer, Queries};
+use crate::error::{Error, Result, ResultExt as _};
 use crate::threads;
 use crate::threads::lock;
 
@@ -577,11 +567,9 @@ impl Drop for Taken<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::Role;
-    use crate::db::Synchronous;
+    use crate::db::{Role, Synchronous};
     use std::fs::File;
-    use std::sync::atomic::AtomicBool;
-    use std::sync::atomic::Ordering;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     /// While all readers are busy with slow queries, a query that had waited was passed by others that
     /// came when a reader was given back, again and again: some of 64 connections waited for more than a

@@ -3,12 +3,10 @@
 //! Bound: a name is kept once however often it is given.
 
 use std::collections::BTreeSet;
-use std::sync::Condvar;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-use crate::threads::lock;
-use crate::threads::wait_timeout;
+use crate::threads::{lock, wait_timeout};
 
 /// See the module documentation.
 #[derive(Default)]

@@ -6,23 +6,16 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rusqlite::Connection;
-use rusqlite::OpenFlags;
 use rusqlite::config::DbConfig;
-use rustix::fs::Access;
-use rustix::fs::FlockOperation;
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{Access, FlockOperation};
 use rustix::io::Errno;
 
-use super::Prepare;
-use super::database::distrust;
-use super::database::is_damaged;
-use super::database::wal_bytes;
+use super::database::{distrust, is_damaged, wal_bytes};
 use super::deadline::Deadline;
-use super::migrate;
 use super::migrate::Schema;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
+use super::{Prepare, migrate};
+use crate::error::{Error, Result, ResultExt as _};
 
 /// Opens a file that no process writes to and that has no log, and leaves nothing beside it. It may be on a medium that
 /// takes nothing.
@@ -144,11 +137,8 @@ fn integrity(connection: &Connection) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Database;
-    use super::super::Role;
-    use super::super::Settings;
-    use super::super::Synchronous;
     use super::super::pages::PageReader;
+    use super::super::{Database, Role, Settings, Synchronous};
     use super::*;
     use rusqlite::functions::FunctionFlags;
 

@@ -1,13 +1,11 @@
 //! What replicas need no more, every 24 hours and at the start when that is overdue (FR-8).
 
 use super::Files;
-use crate::clock;
 use crate::clock::DAY_MS;
 use crate::db::Databases;
 use crate::error::Result;
-use crate::log;
-use crate::node;
 use crate::replicas::Replicas;
+use crate::{clock, log, node};
 
 /// When it was last done, in `local.db`.
 const DONE: &str = "files_cleaned";

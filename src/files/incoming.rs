@@ -4,24 +4,18 @@
 //! place when it is whole and its hash is right, after the disk has it. What nobody has touched for a day
 //! is removed at the start.
 
-use std::fs;
 use std::fs::File;
-use std::io;
-use std::io::Read;
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use super::FilePath;
 use super::reserve::Reserve;
-use crate::crypto;
 use crate::crypto::Hasher;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::ids;
+use crate::error::{Error, Result, ResultExt as _};
+use crate::{crypto, ids};
 
 /// No database has such a name.
 const FOLDER: &str = ".incoming";

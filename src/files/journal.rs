@@ -7,27 +7,18 @@
 //! the last entry that any replica was told of is noted in `local.db` before it is told; and the databases
 //! there were, for those that came or went while no server ran.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::params;
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
 
-use super::FilePath;
-use super::table;
 use super::table::Stored;
-use crate::clock;
-use crate::crypto;
-use crate::db::Database;
-use crate::db::Databases;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::ids;
-use crate::node;
+use super::{FilePath, table};
+use crate::db::{Database, Databases};
+use crate::error::{Kind, Result};
 use crate::replicas::Replicas;
 use crate::threads::lock;
+use crate::{clock, crypto, ids, node};
 
 /// Entries in one answer, and files in one part of the manifest.
 pub const PAGE: usize = 1000;

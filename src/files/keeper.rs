@@ -2,20 +2,15 @@
 //! of them, and looks through everything at the start and once a day.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::Files;
-use super::outbox;
-use super::sweep;
 use super::sweep::Swept;
-use crate::clock;
+use super::{Files, outbox, sweep};
 use crate::clock::DAY_MS;
 use crate::db::Databases;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::log;
+use crate::error::{Kind, Result};
 use crate::threads::Stop;
+use crate::{clock, log};
 
 /// Pause after a failure, and longest wait for something to do.
 const PAUSE: Duration = Duration::from_secs(30);

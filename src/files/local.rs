@@ -1,34 +1,20 @@
 //! The storage on this machine's disk: `storage/DATABASE/COLLECTION/RECORD/NAME`.
 
-use std::collections::BTreeSet;
-use std::collections::HashSet;
-use std::fs;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
-use std::io;
 use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::UNIX_EPOCH;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+use std::{fs, io};
 
-use super::FilePath;
-use super::Incoming;
-use super::Remote;
-use super::incoming;
-use super::reserve;
 use super::reserve::Reserve;
-use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::log;
+use super::{FilePath, Incoming, Remote, incoming, reserve};
+use crate::error::{Error, Result, ResultExt as _};
 use crate::threads::lock;
+use crate::{clock, log};
 
 /// Where bodies go while they arrive; no database has such a name.
 const PARTIAL: &str = ".partial";

@@ -9,29 +9,20 @@
 //! put what comes; `scrub` reads everything again, slowly.
 
 use std::fmt;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::clock;
-use crate::db;
-use crate::db::Databases;
-use crate::db::Role;
-use crate::db::Signal;
+use crate::db::{Databases, Role, Signal};
 use crate::error::Result;
-use crate::ids;
-use crate::node;
 use crate::replicas::Replicas;
+use crate::{clock, db, ids, node};
 
-pub use incoming::Incoming;
-pub use incoming::Remote;
+pub use incoming::{Incoming, Remote};
 pub use journal::Journal;
 pub use local::Partial;
 pub use reserve::Reserve;
 pub use s3::Settings as S3Settings;
-pub use storage::Arrival;
-pub use storage::Placed;
-pub use storage::Storage;
+pub use storage::{Arrival, Placed, Storage};
 pub use table::Stored;
 
 pub mod cleanup;
@@ -50,13 +41,8 @@ mod sweep;
 pub mod table;
 mod unnamed;
 
-pub use media::LOOK_BYTES;
-pub use media::content_type;
-pub use media::is_allowed;
-pub use media::is_passive;
-pub use media::judge;
-pub use name::is_valid;
-pub use name::new_name;
+pub use media::{LOOK_BYTES, content_type, is_allowed, is_passive, judge};
+pub use name::{is_valid, new_name};
 
 /// The folder of a data directory with the files of records.
 pub const FOLDER: &str = "storage";

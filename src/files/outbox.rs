@@ -9,11 +9,9 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::FilePath;
-use super::journal;
 use super::storage::Storage;
-use crate::db::Database;
-use crate::db::Databases;
+use super::{FilePath, journal};
+use crate::db::{Database, Databases};
 use crate::error::Result;
 use crate::threads::Stop;
 

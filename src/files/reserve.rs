@@ -3,8 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Bytes of a file that are written between two looks at the disk.
 pub const STEP_BYTES: u64 = 1 << 20;

@@ -15,20 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tls::Roots;
 
 use read::Reader;
-use upload::Checksums;
-use upload::Upload;
-use wire::Answer;
-use wire::Body;
-use wire::Call;
-use wire::Failure;
-use wire::Limits;
-use wire::Method;
-use wire::Wire;
+use upload::{Checksums, Upload};
+use wire::{Answer, Body, Call, Failure, Limits, Method, Wire};
 use xml::Element;
 
 pub use read::Verified;

@@ -4,25 +4,14 @@
 //! the order of their hashes, which is no order of anything else, so that a round touches every part of
 //! the disk all along. How far a round has come is noted in `local.db`, so that a restart goes on.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
 
-use super::FilePath;
-use super::Remote;
-use super::Storage;
-use super::Stored;
-use super::table;
-use crate::db::Database;
-use crate::db::Databases;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::log;
-use crate::node;
-use crate::threads::Stop;
-use crate::threads::lock;
+use super::{FilePath, Remote, Storage, Stored, table};
+use crate::db::{Database, Databases};
+use crate::error::{Kind, Result};
+use crate::threads::{Stop, lock};
+use crate::{log, node};
 
 /// A round takes about so many steps, one a minute: 30 days.
 const STEPS: u64 = 30 * 24 * 60;

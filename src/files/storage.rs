@@ -2,30 +2,20 @@
 //! both. In a bucket the path of a file is its key.
 
 use std::collections::BTreeSet;
-use std::io::Read;
-use std::io::Seek as _;
-use std::io::SeekFrom;
+use std::io::{Read, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::FilePath;
-use super::Incoming;
-use super::Remote;
-use super::local::Local;
-use super::local::Partial;
+use super::local::{Local, Partial};
 use super::reserve::Reserve;
-use super::s3::S3;
-use super::s3::Settings;
+use super::s3::{S3, Settings};
 use super::table::Stored;
-use crate::clock;
+use super::{FilePath, Incoming, Remote};
 use crate::clock::DAY_MS;
-use crate::crypto;
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids;
-use crate::log;
+use crate::error::{Error, Result};
 use crate::threads::lock;
+use crate::{clock, crypto, ids, log};
 
 /// Names the server that a bucket belongs to. It is the path of no file.
 const OWNER: &str = "vski-owner";

@@ -1,20 +1,12 @@
 //! Removes stored files that no record names: what a crash left between the storage and the database.
 
-use super::FilePath;
-use super::Storage;
-use super::journal;
-use super::table;
-use super::unnamed;
-use super::unnamed::COUNT_MAX;
-use super::unnamed::Unnamed;
-use crate::clock;
+use super::unnamed::{COUNT_MAX, Unnamed};
+use super::{FilePath, Storage, journal, table, unnamed};
 use crate::clock::DAY_MS;
 use crate::db::Databases;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::log;
+use crate::error::{Error, Kind, Result};
 use crate::threads::Stop;
+use crate::{clock, log};
 
 /// Deletions that are noted in the journal at a time.
 const NOTED_AT_A_TIME: usize = 500;

@@ -1,10 +1,6 @@
 //! The rows of files, in the database of their records, and the notes of what came and went.
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::Row;
-use rusqlite::ToSql;
-use rusqlite::params;
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
 use super::FilePath;
 use crate::clock;

@@ -1,7 +1,6 @@
 //! Where a request came from, behind proxies too.
 
-use std::net::IpAddr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Once;
 
 use super::Request;
@@ -117,9 +116,7 @@ fn report(proxy: IpAddr, entry: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Headers;
-    use crate::http::Method;
-    use crate::http::RequestId;
+    use crate::http::{Headers, Method, RequestId};
 
     fn client(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
         let mut headers = Headers::new();

@@ -8,12 +8,10 @@
 //! not end its line: control characters become blanks.
 
 use std::cell::RefCell;
-use std::io::Read;
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 
 use crate::clock;
-use crate::http::Response;
-use crate::http::gzip;
+use crate::http::{Response, gzip};
 
 /// What the answer depends on besides the response.
 pub struct Frame<'a> {

@@ -5,11 +5,7 @@
 
 use std::sync::Mutex;
 
-use flate2::Compress;
-use flate2::Compression;
-use flate2::Crc;
-use flate2::FlushCompress;
-use flate2::Status;
+use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
 use crate::threads::lock;
 

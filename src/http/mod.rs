@@ -19,15 +19,11 @@ pub use encode::GZIP_SUFFIX;
 use std::any::Any;
 use std::fmt;
 use std::io::Read;
-use std::net::IpAddr;
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::budget::Charge;
-use crate::budget::Exhausted;
-use crate::budget::Output;
+use crate::budget::{Charge, Exhausted, Output};
 
 /// The methods that routes may use. Everything else is `Other`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -345,11 +341,7 @@ impl Response {
 pub mod memory {
     use std::sync::Arc;
 
-    use super::Bodies;
-    use super::BodySink;
-    use super::Charge;
-    use super::Method;
-    use super::Request;
+    use super::{Bodies, BodySink, Charge, Method, Request};
 
     /// Every body is kept in memory.
     pub struct Memory;

@@ -7,8 +7,7 @@
 use memchr::memmem;
 
 use super::media_type;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Parts of one form.
 pub const PARTS_MAX: usize = 1000;

@@ -6,8 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Pairs in one query string.
 pub const PAIRS_MAX: usize = 100;

@@ -11,49 +11,27 @@
 use std::any::Any;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
-use std::io;
 use std::io::Write as _;
-use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::panic;
+use std::net::{SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+use std::{io, panic};
 
 use threadpool::ThreadPool;
 use tiny_http::HTTPVersion;
 
-use crate::budget::Charge;
-use crate::budget::Exhausted;
-use crate::clock;
-use crate::error::INTERNAL_MESSAGE;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::http::Bodies;
-use crate::http::BodySink;
-use crate::http::FREE_BYTES;
-use crate::http::Headers;
-use crate::http::Method;
-use crate::http::Request;
-use crate::http::RequestId;
-use crate::http::Response;
-use crate::http::Socket;
-use crate::http::Sunk;
-use crate::http::Unread;
-use crate::http::encode::Body;
-use crate::http::encode::Connection;
-use crate::http::encode::Frame;
-use crate::http::encode::encode;
-use crate::log;
+use crate::budget::{Charge, Exhausted};
+use crate::error::{INTERNAL_MESSAGE, Result, ResultExt as _};
+use crate::http::encode::{Body, Connection, Frame, encode};
+use crate::http::{
+    Bodies, BodySink, FREE_BYTES, Headers, Method, Request, RequestId, Response, Socket, Sunk,
+    Unread,
+};
 use crate::log::Level;
-use crate::threads::lock;
-use crate::threads::wait_timeout;
+use crate::threads::{lock, wait_timeout};
+use crate::{clock, log};
 
 /// Makes the answer to a request. Called by many threads at once; may panic.
 pub type Handler = Arc<dyn Fn(Request) -> Response + Send + Sync>;

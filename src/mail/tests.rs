@@ -3,26 +3,14 @@
 mod fake;
 
 use std::net::TcpListener;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::Job;
-use super::Kind;
-use super::Limits;
-use super::MAIL_BYTES_MAX;
-use super::Mail;
-use super::Mailer;
-use super::Queue;
-use super::Relay;
-use super::Sender;
-use super::Settings;
-use super::attempt;
-use super::compose;
-use super::guard;
+use super::{
+    Job, Kind, Limits, MAIL_BYTES_MAX, Mail, Mailer, Queue, Relay, Sender, Settings, attempt,
+    compose, guard,
+};
 use crate::threads::lock;
-use fake::Fake;
-use fake::PATIENCE;
-use fake::Script;
+use fake::{Fake, PATIENCE, Script};
 
 const FAST: Limits = Limits {
     queue: 25,

@@ -7,32 +7,23 @@
 //! Invariants: a subscription is in exactly one class, which is in `classes` and `listeners`, and in `by_key`
 //! unless it is retired; a class without subscriptions is gone; `by_account` has the sessions of accounts, and no others.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::frames::Ask;
-use super::frames::Received;
+use super::frames::{Ask, Received};
 use crate::auth::Pass;
 use crate::budget::Charge;
 use crate::collections::Collections;
-use crate::crypto;
 use crate::events::State;
-use crate::ids;
-use crate::records::Lens;
-use crate::records::Wish;
-use crate::records::pivot;
 use crate::records::pivot::Pivot;
+use crate::records::{Lens, Wish, pivot};
 use crate::rules::Identity;
 use crate::sockets::Link;
+use crate::{crypto, ids};
 
 /// A connection.
 pub type SessionId = u64;

@@ -4,11 +4,9 @@
 //! another identity, so what is found counts only for the generation of the session that it was asked for.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -16,8 +14,7 @@ use serde_json::Value;
 use super::board::SessionId;
 use crate::auth::Pass;
 use crate::threads;
-use crate::threads::Stop;
-use crate::threads::lock;
+use crate::threads::{Stop, lock};
 
 /// Longest pause between two looks at the stop.
 const PAUSE: Duration = Duration::from_millis(250);

@@ -4,17 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::board::Caller;
-use super::board::SessionId;
-use super::engine::Command;
-use super::engine::Shared;
-use super::frames;
-use super::topics;
+use super::board::{Caller, SessionId};
+use super::engine::{Command, Shared};
+use super::{frames, topics};
 use crate::error::Result;
 use crate::ids;
-use crate::sockets::Flow;
-use crate::sockets::Link;
-use crate::sockets::Peer;
+use crate::sockets::{Flow, Link, Peer};
 
 /// Frames of one connection that wait, and bytes of one.
 const PENDING_MAX: usize = 64;

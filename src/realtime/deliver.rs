@@ -1,33 +1,20 @@
 //! What becomes of a change: who sees it, and who of a group has it.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::board::Class;
-use super::board::ClassId;
-use super::board::SessionId;
-use super::board::Sub;
-use super::board::SubId;
-use super::effort;
-use super::frames;
+use super::board::{Class, ClassId, SessionId, Sub, SubId};
 use super::thread::Thread;
-use super::topics;
-use crate::clock;
+use super::{effort, frames, topics};
 use crate::collections::CollectionKind;
 use crate::db::Connection;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::events::Change;
-use crate::log;
-use crate::sockets::Link;
-use crate::sockets::Text;
+use crate::sockets::{Link, Text};
 use crate::triggers::Action;
+use crate::{clock, log};
 
 /// How long a class may take to look at a change: all the others wait meanwhile.
 const LOOK_MAX: Duration = Duration::from_millis(100);

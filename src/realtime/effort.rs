@@ -7,8 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Longest time for which a collection delays others.
 pub const LOOK_MAX: Duration = Duration::from_secs(1);

@@ -1,54 +1,30 @@
 //! The thread: takes changes and commands in rounds and does what time brings.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::board::Caller;
-use super::board::Charges;
-use super::board::Class;
-use super::board::SessionId;
-use super::checks::Checks;
-use super::checks::Why;
+use super::board::{Caller, Charges, Class, SessionId};
+use super::checks::{Checks, Why};
 use super::connection::Connection;
-use super::frames::Ask;
-use super::frames::Received;
+use super::frames::{Ask, Received};
 use super::thread::Thread;
 use super::topics::Topic;
-use crate::auth::Auth;
-use crate::auth::Credentials;
-use crate::auth::Pass;
-use crate::budget::Budget;
-use crate::budget::Budgets;
-use crate::budget::Output;
-use crate::budget::Payer;
+use crate::auth::{Auth, Credentials, Pass};
+use crate::budget::{Budget, Budgets, Output, Payer};
 use crate::collections::Catalog;
 use crate::db::Databases;
-use crate::error::Error;
-use crate::error::Result;
-use crate::events::Events;
-use crate::events::State;
-use crate::filter;
-use crate::ids;
-use crate::records::Lens;
-use crate::records::Scope;
-use crate::records::Shape;
-use crate::records::Wish;
-use crate::rules::Identity;
-use crate::rules::User;
-use crate::sockets::Link;
-use crate::sockets::Pace;
-use crate::sockets::Peer;
-use crate::threads::Stop;
-use crate::threads::lock;
+use crate::error::{Error, Result};
+use crate::events::{Events, State};
+use crate::records::{Lens, Scope, Shape, Wish};
+use crate::rules::{Identity, User};
+use crate::sockets::{Link, Pace, Peer};
+use crate::threads::{Stop, lock};
+use crate::{filter, ids};
 
 /// Longest pause between two rounds; and while somebody waits for a fence.
 const PAUSE: Duration = Duration::from_millis(250);

@@ -1,8 +1,7 @@
 //! The frames of a WebSocket: JSON objects with their type in `t`.
 
 use serde::Deserialize;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::triggers::Action;

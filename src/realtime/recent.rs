@@ -2,11 +2,9 @@
 //!
 //! Bound: [`KEPT`] of time and [`BYTES_MAX`] of changes.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::db::Fence;
 use crate::events::Change;
@@ -201,10 +199,8 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collections::Collection;
-    use crate::collections::test_collection;
-    use crate::events::State;
-    use crate::events::Stored;
+    use crate::collections::{Collection, test_collection};
+    use crate::events::{State, Stored};
     use crate::triggers::Action;
     use serde_json::json;
 

@@ -1,38 +1,23 @@
 //! What the thread does for connections: subscriptions made, set and taken away.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::board::Board;
-use super::board::Caller;
-use super::board::Looks;
-use super::board::Session;
-use super::board::SessionId;
+use super::board::{Board, Caller, Looks, Session, SessionId};
 use super::checks::Why;
-use super::connection;
 use super::effort::Effort;
-use super::engine::Command;
-use super::engine::Realtime;
-use super::frames;
-use super::frames::Ask;
-use super::frames::Body;
-use super::frames::Frame;
-use super::frames::Received;
+use super::engine::{Command, Realtime};
+use super::frames::{Ask, Body, Frame, Received};
 use super::recent::Recent;
 use super::topics::Topic;
+use super::{connection, frames};
 use crate::budget::Network;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::log;
 use crate::rules::Identity;
 

@@ -6,8 +6,7 @@
 use serde::Deserialize;
 
 use super::frames::Ask;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::triggers::Action;
 
 const TOPIC_BYTES_MAX: usize = 2500;

@@ -4,26 +4,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::board::Caller;
-use super::board::SessionId;
-use super::checks::Check;
-use super::checks::Why;
+use super::board::{Caller, SessionId};
+use super::checks::{Check, Why};
 use super::frames;
-use super::thread::Thread;
-use super::thread::shown;
-use crate::auth::Credentials;
-use crate::auth::Pass;
+use super::thread::{Thread, shown};
+use crate::auth::{Credentials, Pass};
 use crate::clock;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::rules::Identity;
-use crate::rules::User;
+use crate::error::{Error, Kind, Result};
+use crate::rules::{Identity, User};
 
 /// So late at most a connection hears that its key was deleted.
 const CHECK_EVERY: Duration = Duration::from_secs(10);

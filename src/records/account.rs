@@ -3,32 +3,22 @@
 
 use std::sync::Arc;
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::params_from_iter;
 use rusqlite::types::Value as Stored;
-use serde_json::Map;
-use serde_json::Value;
+use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
+use serde_json::{Map, Value};
 
-use super::Scope;
 use super::draft::Proof;
-use super::find;
 use super::note::note;
 use super::plan::Key;
 use super::shape::Shape;
-use super::value;
 use super::version::next_updated;
-use crate::clock;
-use crate::collections::Collection;
-use crate::collections::TOKEN_KEY;
+use super::{Scope, find, value};
+use crate::collections::{Collection, TOKEN_KEY};
 use crate::db::quote;
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids;
-use crate::rules::Grant;
-use crate::rules::Operation;
-use crate::rules::User;
+use crate::error::{Error, Result};
+use crate::rules::{Grant, Operation, User};
 use crate::triggers::Action;
+use crate::{clock, ids};
 
 /// What only the server sees of an account.
 pub struct Secrets {

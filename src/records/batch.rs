@@ -4,21 +4,9 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::Draft;
-use super::Precondition;
-use super::Scope;
-use super::Shape;
-use super::Upsert;
-use super::create;
-use super::delete;
-use super::update;
-use super::upsert;
+use super::{Draft, Precondition, Scope, Shape, Upsert, create, delete, update, upsert};
 use crate::collections::Collection;
-use crate::error::Error;
-use crate::error::FieldError;
-use crate::error::FieldErrors;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, FieldError, FieldErrors, Kind, Result};
 
 /// Related records that one batch may name: each is looked for, under the view rule of its
 /// collection.

@@ -5,28 +5,19 @@
 //! cleared. The whole closure is found before the first row is touched. Each relation is looked
 //! through once per level of the cascade, however many records go.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use rusqlite::Connection;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
-use super::Scope;
-use super::find;
 use super::note::note;
-use super::value;
-use super::version::Precondition;
-use super::version::next_updated;
+use super::version::{Precondition, next_updated};
 use super::write::Rowid;
+use super::{Scope, find, value};
 use crate::clock;
-use crate::collections::Collection;
-use crate::collections::Field;
-use crate::collections::RelationOptions;
+use crate::collections::{Collection, Field, RelationOptions};
 use crate::db::quote;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::table;
 use crate::rules::Operation;
 use crate::triggers::Action;

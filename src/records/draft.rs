@@ -1,32 +1,18 @@
 //! What a request wants to write into one record, checked as far as that goes without the database.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::types::Value as Stored;
 use serde_json::value::RawValue;
 
-use super::Scope;
-use super::value;
-use super::value::Body;
-use super::value::Change;
-use super::value::Modifier;
+use super::value::{Body, Change, Modifier};
 use super::version::Precondition;
-use crate::clock;
-use crate::collections::Collection;
-use crate::collections::CollectionKind;
-use crate::collections::EMAIL_VISIBILITY;
-use crate::collections::Field;
-use crate::collections::FileOptions;
-use crate::error::Error;
-use crate::error::FieldError;
-use crate::error::FieldErrors;
-use crate::error::Result;
-use crate::files;
+use super::{Scope, value};
+use crate::collections::{Collection, CollectionKind, EMAIL_VISIBILITY, Field, FileOptions};
+use crate::error::{Error, FieldError, FieldErrors, Result};
 use crate::files::Stored as StoredFile;
-use crate::ids;
-use crate::rules::Fields;
-use crate::rules::Operation;
+use crate::rules::{Fields, Operation};
+use crate::{clock, files, ids};
 
 /// Attributes that answers carry and that clients send back; they are not written.
 const PASSED_OVER: [&str; 3] = ["collectionId", "collectionName", "expand"];

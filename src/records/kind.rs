@@ -4,10 +4,8 @@ use rusqlite::types::Value as Stored;
 
 use super::value::shorten;
 use crate::clock;
-use crate::collections::Field;
-use crate::collections::FieldKind;
-use crate::error::Error;
-use crate::error::Result;
+use crate::collections::{Field, FieldKind};
+use crate::error::{Error, Result};
 
 /// The type by which a value is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,21 +8,15 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::Scope;
-use super::Shape;
-use super::pivot;
 use super::pivot::Pivot;
-use super::plan::Key;
-use super::plan::Plan;
+use super::plan::{Key, Plan};
 use super::query::address;
-use crate::collections::Collection;
-use crate::collections::Collections;
+use super::{Scope, Shape, pivot};
+use crate::collections::{Collection, Collections};
 use crate::error::Result;
-use crate::events::State;
-use crate::events::Stored;
+use crate::events::{State, Stored};
 use crate::filter;
-use crate::rules::Access;
-use crate::rules::Operation;
+use crate::rules::{Access, Operation};
 
 /// What a subscriber wants to see.
 #[derive(Clone, Debug, Default)]

@@ -12,10 +12,9 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 
 use memchr::memmem::Finder;
-use rusqlite::Connection;
-use rusqlite::ffi;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ffi};
 
 use crate::db::Deadline;
 use crate::error::Result;

@@ -7,53 +7,30 @@
 
 use std::sync::Arc;
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::params_from_iter;
 use rusqlite::types::Value as Stored;
+use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 
-pub use batch::Action;
-pub use batch::Step;
-pub use batch::name_step;
-pub use batch::run_batch;
+pub use batch::{Action, Step, name_step, run_batch};
 pub use delete::delete;
-pub use draft::Draft;
-pub use draft::Hasher;
-pub use draft::NewFile;
-pub use lens::Lens;
-pub use lens::Wish;
+pub use draft::{Draft, Hasher, NewFile};
+pub use lens::{Lens, Wish};
 pub use like::register;
 pub use query::check_rule;
 pub use shape::Shape;
-pub use value::Body;
-pub use value::Modifier;
-pub use version::Precondition;
-pub use version::Shown;
-pub use version::Versions;
+pub use value::{Body, Modifier};
+pub use version::{Precondition, Shown, Versions};
 
 use crate::budget::Output;
-use crate::collections::Collection;
-use crate::collections::Collections;
-use crate::collections::Field;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::collections::{Collection, Collections, Field};
+use crate::error::{Error, Kind, Result};
 use crate::events::Events;
 use crate::filter;
 use crate::paging::Page;
-use crate::rules::Access;
-use crate::rules::Grant;
-use crate::rules::Identity;
-use crate::rules::Operation;
+use crate::rules::{Access, Grant, Identity, Operation};
 use crate::triggers::Action as Change;
 use note::note;
-use plan::Key;
-use plan::Plan;
-use query::Input;
-use query::MAIN;
-use query::Query;
-use query::Sent;
-use query::Trust;
+use plan::{Key, Plan};
+use query::{Input, MAIN, Query, Sent, Trust};
 use write::Rowid;
 
 pub mod account;

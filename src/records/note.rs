@@ -9,25 +9,15 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 use super::Scope;
-use super::plan::write_text;
-use super::plan::write_value;
+use super::plan::{write_text, write_value};
 use super::write::Rowid;
-use crate::clock;
-use crate::collections::Collection;
-use crate::collections::Field;
-use crate::db;
+use crate::collections::{Collection, Field};
 use crate::db::quote;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::events::Change;
-use crate::events::State;
-use crate::events::Stored;
-use crate::triggers::Action;
-use crate::triggers::outbox;
-use crate::triggers::outbox::Entry;
-use crate::triggers::outbox::Source;
-use crate::triggers::outbox::Spec;
+use crate::error::{Error, Kind, Result};
+use crate::events::{Change, State, Stored};
+use crate::triggers::outbox::{Entry, Source, Spec};
+use crate::triggers::{Action, outbox};
+use crate::{clock, db};
 
 /// What the calls of one change may need in the file.
 const CALLS_BYTES_MAX: usize = 64 << 20;

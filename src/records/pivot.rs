@@ -3,16 +3,9 @@
 //! `owner = @request.auth.id && public = false` can hold only for records whose `owner` is the caller. Whoever
 //! has many such conditions and one record finds those that matter by its value, and asks only these.
 
-use crate::collections::Collection;
-use crate::collections::Field;
-use crate::collections::FieldKind;
-use crate::events::State;
-use crate::events::Stored;
-use crate::filter::Comparison;
-use crate::filter::Expr;
-use crate::filter::Literal;
-use crate::filter::Op;
-use crate::filter::Operand;
+use crate::collections::{Collection, Field, FieldKind};
+use crate::events::{State, Stored};
+use crate::filter::{Comparison, Expr, Literal, Op, Operand};
 use crate::rules::Identity;
 
 /// See the module documentation.
@@ -102,8 +95,7 @@ mod tests {
     use crate::collections::test_collection;
     use crate::filter;
     use crate::rules::User;
-    use serde_json::Map;
-    use serde_json::json;
+    use serde_json::{Map, json};
     use std::sync::Arc;
 
     #[test]

@@ -8,37 +8,20 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use rusqlite::Connection;
-use rusqlite::Row;
-use rusqlite::ToSql;
-use rusqlite::types::Value as Stored;
-use rusqlite::types::ValueRef;
+use rusqlite::types::{Value as Stored, ValueRef};
+use rusqlite::{Connection, Row, ToSql};
 
 use super::excerpt::Excerpt;
-use super::query::Input;
-use super::query::MAIN;
-use super::query::Query;
-use super::query::Trust;
-use super::query::address;
-use super::shape::Shape;
-use super::shape::Tree;
+use super::query::{Input, MAIN, Query, Trust, address};
+use super::shape::{Shape, Tree};
 use super::version::Shown;
 use crate::budget::Output;
-use crate::collections::Collection;
-use crate::collections::Collections;
-use crate::collections::Field;
-use crate::collections::FieldKind;
+use crate::collections::{Collection, Collections, Field, FieldKind};
 use crate::db::quote;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::events::State;
 use crate::filter::Expr;
-use crate::rules::Access;
-use crate::rules::Fields;
-use crate::rules::Grant;
-use crate::rules::Identity;
-use crate::rules::Operation;
+use crate::rules::{Access, Fields, Grant, Identity, Operation};
 
 /// Largest answer; a list that would be longer is refused.
 const OUTPUT_BYTES_MAX: usize = 8 << 20;

@@ -21,35 +21,15 @@ use std::collections::BTreeMap;
 
 use rusqlite::types::Value as Stored;
 
-use super::kind::Kind;
-use super::kind::json_path;
-use super::kind::kind_of;
+use super::kind::{Kind, json_path, kind_of};
 use super::like;
 use crate::clock;
-use crate::collections::Collection;
-use crate::collections::Collections;
-use crate::collections::Field;
-use crate::collections::FieldKind;
+use crate::collections::{Collection, Collections, Field, FieldKind};
 use crate::db::quote;
-use crate::error::Error;
-use crate::error::Result;
-use crate::filter::Comparison;
-use crate::filter::Expr;
-use crate::filter::Literal;
-use crate::filter::Op;
-use crate::filter::Operand;
-use crate::filter::SortTerm;
-use crate::rules::Access;
-use crate::rules::Fields;
-use crate::rules::Identity;
-use crate::rules::Operation;
-use side::Days;
-use side::MIDNIGHT;
-use side::Side;
-use side::SideValue;
-use side::Term;
-use side::Walk;
-use side::is_nothing_of_request;
+use crate::error::{Error, Result};
+use crate::filter::{Comparison, Expr, Literal, Op, Operand, SortTerm};
+use crate::rules::{Access, Fields, Identity, Operation};
+use side::{Days, MIDNIGHT, Side, SideValue, Term, Walk, is_nothing_of_request};
 
 /// Whose words a condition is.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -3,27 +3,15 @@
 use rusqlite::Connection;
 use rusqlite::types::Value as Stored;
 
-use super::Scope;
-use super::draft;
-use super::draft::Draft;
-use super::draft::NewFile;
-use super::draft::Times;
+use super::draft::{Draft, NewFile, Times};
 use super::query::Sent;
-use super::value;
 use super::value::Change;
-use super::write::Rowid;
-use super::write::holds;
-use super::write::not_valid;
-use super::write::rowid_of;
-use crate::collections::Collection;
-use crate::collections::Field;
+use super::write::{Rowid, holds, not_valid, rowid_of};
+use super::{Scope, draft, value};
+use crate::collections::{Collection, Field};
 use crate::db::quote;
-use crate::error::FieldError;
-use crate::error::FieldErrors;
-use crate::error::Result;
-use crate::rules::Access;
-use crate::rules::Identity;
-use crate::rules::Operation;
+use crate::error::{FieldError, FieldErrors, Result};
+use crate::rules::{Access, Identity, Operation};
 
 /// The values that a draft comes to.
 pub struct Resolved {

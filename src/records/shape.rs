@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::excerpt::Excerpt;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Levels of `expand`.
 pub const EXPAND_DEPTH_MAX: usize = 6;

@@ -9,15 +9,9 @@ use rusqlite::types::Value as Stored;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::clock;
-use crate::collections::DomainOptions;
-use crate::collections::Field;
-use crate::collections::FieldKind;
-use crate::collections::TextOptions;
-use crate::collections::TimeOptions;
+use crate::collections::{DomainOptions, Field, FieldKind, TextOptions, TimeOptions};
 use crate::error::FieldError;
-use crate::ids;
-use crate::mail;
+use crate::{clock, ids, mail};
 
 mod strict;
 

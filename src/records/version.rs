@@ -11,9 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::write::Rowid;
 use crate::collections::Collection;
 use crate::db::quote;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// Separates the version in a tag from the hash.
 const SEPARATOR: char = '-';

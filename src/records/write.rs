@@ -1,31 +1,18 @@
 //! The statements that insert and change rows of a collection, inside a write transaction.
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::params_from_iter;
 use rusqlite::types::Value as Stored;
+use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 
-use super::Scope;
-use super::query::MAIN;
-use super::query::Query;
-use super::query::Sent;
-use super::query::Trust;
+use super::query::{MAIN, Query, Sent, Trust};
 use super::resolve::Resolved;
-use super::value;
 use super::version::next_updated;
-use crate::clock;
-use crate::collections::Collection;
-use crate::collections::CollectionKind;
-use crate::collections::TOKEN_KEY;
+use super::{Scope, value};
+use crate::collections::{Collection, CollectionKind, TOKEN_KEY};
 use crate::db::quote;
-use crate::error::Error;
-use crate::error::FieldError;
-use crate::error::FieldErrors;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, FieldError, FieldErrors, Kind, Result};
 use crate::files::table;
 use crate::filter::Expr;
-use crate::ids;
+use crate::{clock, ids};
 
 /// SQLite's own key of a row.
 pub type Rowid = i64;

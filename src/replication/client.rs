@@ -4,31 +4,24 @@
 //! by whoever calls [`Client::cut_if_stalled`] now and then, and [`Client::stop`] cuts it at once. A
 //! stream that was cut goes on where it was, see [`Download`].
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::io::Read;
 use std::ops::Deref;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use ureq::Agent;
-use ureq::Body;
 use ureq::http::Response;
+use ureq::{Agent, Body};
 
 use super::Epoch;
 use super::positions::Position;
-use crate::clock;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::threads::Stop;
-use crate::threads::lock;
-use crate::tls;
+use crate::error::{Error, Kind, Result};
+use crate::threads::{Stop, lock};
 use crate::tls::Roots;
+use crate::{clock, tls};
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long nothing may come.

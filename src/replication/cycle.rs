@@ -9,40 +9,25 @@
 //! read one by the other's. A database that has to be got whole comes a part at a time, between the
 //! changes of the others; so do files.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::Replica;
 use super::client::Entry;
 use super::files::Files;
-use super::follower;
-use super::follower::Context;
-use super::follower::Fetched;
-use super::follower::Follower;
-use super::follower::Found;
-use super::positions;
+use super::follower::{Context, Fetched, Follower, Found};
 use super::positions::Position;
-use super::replica::State;
-use super::replica::Task;
-use super::replica::Transfer;
-use crate::clock;
+use super::replica::{State, Task, Transfer};
+use super::{Replica, follower, positions};
 use crate::collections::Catalog;
-use crate::db;
 use crate::db::Databases;
-use crate::error::Error;
-use crate::error::Result;
-use crate::failpoints;
-use crate::files::Storage;
-use crate::files::journal;
-use crate::log;
+use crate::error::{Error, Result};
+use crate::files::{Storage, journal};
 use crate::threads::lock;
+use crate::{clock, db, failpoints, log};
 
 /// Pause after a cycle that failed, at most.
 const RETRY: Duration = Duration::from_secs(5);

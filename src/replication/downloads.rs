@@ -4,28 +4,17 @@
 //! A request for a file that has not arrived puts it first and waits. Bounds: [`THREADS`] at a time, and
 //! the queue is what the sync thread has from one page of the journal, plus what requests wait for.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::client::Client;
-use super::client::FileReply;
-use crate::error::Error;
-use crate::error::Result;
-use crate::files::FilePath;
-use crate::files::Remote;
-use crate::files::Storage;
+use super::client::{Client, FileReply};
+use crate::error::{Error, Result};
+use crate::files::{FilePath, Remote, Storage};
 use crate::threads;
-use crate::threads::Stop;
-use crate::threads::lock;
+use crate::threads::{Stop, lock};
 
 /// Downloads at a time.
 const THREADS: usize = 8;

@@ -8,33 +8,20 @@
 //!
 //! Work is done in slices between the cycles of databases, while downloads go on.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::time::Duration;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::client::Client;
-use super::client::JournalEnd;
-use super::client::JournalEntry;
+use super::client::{Client, JournalEnd, JournalEntry};
 use super::downloads;
-use super::downloads::Downloads;
-use super::downloads::Outcome;
-use crate::crypto;
+use super::downloads::{Downloads, Outcome};
 use crate::db::Databases;
-use crate::error::Error;
-use crate::error::Result;
-use crate::failpoints;
-use crate::files::FilePath;
-use crate::files::Remote;
-use crate::files::Storage;
-use crate::log;
-use crate::node;
+use crate::error::{Error, Result};
+use crate::files::{FilePath, Remote, Storage};
 use crate::threads::lock;
+use crate::{crypto, failpoints, log, node};
 
 /// Files that wait at most to be given their places together.
 const TOGETHER: usize = 256;

@@ -9,44 +9,24 @@
 //! the pages that changed after our state; the pages whose hashes differ; every page, into a new file.
 
 use std::fs::File;
-use std::io::BufReader;
-use std::io::Read;
-use std::io::Seek as _;
-use std::io::Write as _;
-use std::path::Path;
-use std::path::PathBuf;
+use std::io::{BufReader, Read, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Epoch;
-use super::client::Client;
-use super::client::Download;
-use super::client::Entry;
-use super::client::Reply;
-use super::master::Groups;
-use super::master::Wanted;
-use super::master::wanted_bytes;
+use super::client::{Client, Download, Entry, Reply};
+use super::master::{Groups, Wanted, wanted_bytes};
 use super::positions::Position;
 use super::source::GROUP;
 use super::spool::nameless_file;
-use super::whole::NEW;
-use super::whole::Whole;
-use super::wire::Head;
-use super::wire::Reader;
+use super::whole::{NEW, Whole};
+use super::wire::{Head, Reader};
 use crate::collections::Catalog;
-use crate::db;
-use crate::db::Apply;
-use crate::db::Checkpoints;
-use crate::db::Databases;
-use crate::db::pages;
-use crate::db::pages::PageMap;
-use crate::db::pages::PageReader;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::failpoints;
-use crate::log;
+use crate::db::pages::{PageMap, PageReader};
+use crate::db::{Apply, Checkpoints, Databases, pages};
+use crate::error::{Error, Result, ResultExt as _};
+use crate::{db, failpoints, log};
 
 /// Streams up to this size are kept in memory until they are applied.
 const MEMORY_BYTES: u64 = 4 << 20;

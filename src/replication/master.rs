@@ -6,29 +6,19 @@
 //!
 //! Lock order: the table of sources, then one source; no two sources at a time.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Epoch;
-use super::source::Cut;
-use super::source::GROUP;
-use super::source::Source;
-use super::spool::Spool;
-use super::spool::Spools;
-use super::wire::Head;
-use super::wire::Writer;
-use crate::db::Databases;
-use crate::db::Synchronous;
-use crate::error::Error;
-use crate::error::Result;
-use crate::failpoints;
-use crate::ids;
-use crate::log;
+use super::source::{Cut, GROUP, Source};
+use super::spool::{Spool, Spools};
+use super::wire::{Head, Writer};
+use crate::db::{Databases, Synchronous};
+use crate::error::{Error, Result};
 use crate::threads::lock;
+use crate::{failpoints, ids, log};
 
 /// Databases that are looked at through a connection of their own; the others by their files.
 const OPEN_MAX: usize = 64;

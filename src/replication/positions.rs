@@ -3,8 +3,7 @@
 //! What is noted may be behind what the files have, or ahead of it after a power cut; the checksum
 //! tells.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::params;
 

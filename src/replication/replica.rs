@@ -1,14 +1,9 @@
 //! A replica: what is known of how far it has come, and what its sync thread (`cycle`) is to do next.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -17,14 +12,11 @@ use super::downloads::Downloads;
 use super::files::FilesStatus;
 use super::positions;
 use super::positions::Position;
-use crate::clock;
-use crate::db::Database;
-use crate::db::Databases;
+use crate::db::{Database, Databases};
 use crate::error::Result;
-use crate::files::Remote;
-use crate::files::Storage;
-use crate::threads;
+use crate::files::{Remote, Storage};
 use crate::threads::lock;
+use crate::{clock, threads};
 
 /// What a clock may be corrected by without its notes being those of another time.
 const CLOCK_SLIP_MS: i64 = 1000;

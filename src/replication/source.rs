@@ -12,19 +12,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Epoch;
-use crate::clock;
-use crate::db::Database;
-use crate::db::pages;
-use crate::db::pages::PageMap;
-use crate::db::pages::PageReader;
-use crate::db::pages::Snapshot;
-use crate::db::pages::Trace;
+use crate::db::pages::{PageMap, PageReader, Snapshot, Trace};
+use crate::db::{Database, pages};
 use crate::error::Result;
-use crate::log;
+use crate::{clock, log};
 
 /// Pages whose hashes are compared as one first.
 pub const GROUP: usize = 256;

@@ -9,23 +9,16 @@
 
 use std::fs::File;
 use std::io;
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use crate::db;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::ids;
+use crate::error::{Result, ResultExt as _};
 use crate::threads::lock;
+use crate::{db, ids};
 
 /// Up to this size an answer stays in memory.
 const MEMORY_BYTES: usize = 1 << 20;

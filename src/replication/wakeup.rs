@@ -8,41 +8,26 @@
 //! another process commits, and databases that come and go, it finds by looking once a second. On a
 //! replica the thread `wake` listens, and connects again when the connection is lost.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::fmt;
-use std::io;
-use std::net::TcpStream;
-use std::net::ToSocketAddrs as _;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::time::Duration;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use serde::Deserialize;
 use serde_json::json;
-use tungstenite::Connector;
-use tungstenite::HandshakeError;
-use tungstenite::Message;
-use tungstenite::WebSocket;
 use tungstenite::client::IntoClientRequest as _;
-use tungstenite::http::HeaderValue;
-use tungstenite::http::Uri;
+use tungstenite::http::{HeaderValue, Uri};
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::stream::MaybeTlsStream;
+use tungstenite::{Connector, HandshakeError, Message, WebSocket};
 
-use super::Master;
-use super::Replica;
+use super::{Master, Replica};
 use crate::db::Changes;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log;
-use crate::sockets::Flow;
-use crate::sockets::Link;
-use crate::sockets::Peer;
-use crate::sockets::Text;
-use crate::threads::Stop;
-use crate::threads::lock;
+use crate::sockets::{Flow, Link, Peer, Text};
+use crate::threads::{Stop, lock};
 
 /// How long changes are gathered before they are told.
 const GATHER: Duration = Duration::from_millis(5);

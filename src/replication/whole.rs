@@ -8,33 +8,21 @@
 //! What was received before the process ended or the connection was lost is not received again.
 
 use std::fs::File;
-use std::io::BufReader;
-use std::io::Read as _;
-use std::os::unix::fs::FileExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-use std::path::PathBuf;
+use std::io::{BufReader, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::Epoch;
-use super::client::Client;
-use super::client::Reply;
-use super::follower::BUFFER_BYTES;
-use super::follower::Told;
-use super::follower::changed_meanwhile;
-use super::follower::wanted_groups;
+use super::client::{Client, Reply};
+use super::follower::{BUFFER_BYTES, Told, changed_meanwhile, wanted_groups};
 use super::master::part_pages;
-use super::wire::Head;
-use super::wire::Reader;
+use super::wire::{Head, Reader};
 use crate::db::pages;
 use crate::db::pages::PageMap;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::failpoints;
-use crate::log;
-use crate::threads;
+use crate::error::{Error, Result, ResultExt as _};
+use crate::{failpoints, log, threads};
 
 /// What a new file is called until it is whole.
 pub const NEW: &str = "new";

@@ -11,13 +11,11 @@
 //! numbers are little-endian. Nothing is allocated from a length that the other side states beyond
 //! [`CHUNK_BYTES_MAX`].
 
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 
 use super::Epoch;
 use crate::crypto::Hasher;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Names the format and its version.
 const MAGIC: [u8; 8] = *b"vskipag1";

@@ -5,34 +5,22 @@
 
 use std::io;
 use std::io::Read as _;
-use std::net::Shutdown;
-use std::net::TcpStream;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
+use std::net::{Shutdown, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tungstenite::Error;
-use tungstenite::Message;
 use tungstenite::error::ProtocolError;
-use tungstenite::protocol::CloseFrame;
-use tungstenite::protocol::WebSocketConfig;
 use tungstenite::protocol::frame::Frame;
-use tungstenite::protocol::frame::coding::Data;
-use tungstenite::protocol::frame::coding::OpCode;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
+use tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tungstenite::{Error, Message};
 
-use crate::sockets::Adoption;
-use crate::sockets::Core;
-use crate::sockets::Flow;
-use crate::sockets::Link;
-use crate::sockets::Peer;
-use crate::sockets::Settings;
-use crate::sockets::Text;
 use crate::sockets::link::Order;
 use crate::sockets::talk::Talk;
 use crate::sockets::wire::Wire;
+use crate::sockets::{Adoption, Core, Flow, Link, Peer, Settings, Text};
 
 /// Texts that a socket may deliver in one turn.
 const TURN_MESSAGES: usize = 64;

@@ -1,36 +1,22 @@
 //! The thread: waits for events and news, and gives the sockets their turns.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
-use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::EventfdFlags;
-use rustix::event::Timespec;
-use rustix::event::epoll;
+use rustix::event::{EventfdFlags, Timespec, epoll};
 use rustix::io::Errno;
 
 use crate::budget::Budget;
 use crate::error::Result;
 use crate::log;
-use crate::sockets::Adoption;
-use crate::sockets::Core;
-use crate::sockets::Settings;
-use crate::sockets::Totals;
-use crate::sockets::conn::Conn;
-use crate::sockets::conn::GOING_AWAY;
-use crate::sockets::conn::Interest;
-use crate::sockets::conn::Turn;
-use crate::sockets::conn::Why;
+use crate::sockets::conn::{Conn, GOING_AWAY, Interest, Turn, Why};
+use crate::sockets::{Adoption, Core, Settings, Totals};
 use crate::threads::lock;
 
 /// What epoll says for the waker; sockets have higher ones.

@@ -8,18 +8,12 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
-use super::Core;
-use super::Place;
 use super::conn::TRY_LATER;
-use crate::budget::Budget;
-use crate::budget::Charge;
-use crate::budget::Exhausted;
-use crate::budget::Payer;
+use super::{Core, Place};
+use crate::budget::{Budget, Charge, Exhausted, Payer};
 use crate::threads::lock;
 
 /// Counted for each queued text beside its bytes, so that empty ones are bounded too.

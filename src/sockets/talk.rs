@@ -6,18 +6,12 @@
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>)
 
 use std::io;
-use std::io::Read as _;
-use std::io::Write as _;
-use std::net::Shutdown;
-use std::net::TcpStream;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 
-use tungstenite::Error;
-use tungstenite::Message;
-use tungstenite::WebSocket;
-use tungstenite::protocol::CloseFrame;
-use tungstenite::protocol::Role;
-use tungstenite::protocol::WebSocketConfig;
+use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tungstenite::{Error, Message, WebSocket};
 
 use super::wire::Wire;
 use crate::log;

@@ -1,32 +1,16 @@
 //! Sockets over loopback, with tungstenite's client or bare bytes at the other end.
 
-use std::io::Read as _;
-use std::io::Write as _;
-use std::net::TcpListener;
-use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::Barrier;
-use std::sync::mpsc;
-use std::sync::mpsc::Receiver;
-use std::sync::mpsc::Sender;
-use std::time::Duration;
-use std::time::Instant;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::{Duration, Instant};
 
-use tungstenite::Message;
-use tungstenite::WebSocket;
 use tungstenite::protocol::Role;
+use tungstenite::{Message, WebSocket};
 
-use super::Flow;
-use super::Hub;
-use super::Link;
-use super::Peer;
-use super::Place;
-use super::Settings;
-use super::Text;
-use crate::budget::Bounds;
-use crate::budget::Budget;
-use crate::budget::Network;
-use crate::budget::Payer;
+use super::{Flow, Hub, Link, Peer, Place, Settings, Text};
+use crate::budget::{Bounds, Budget, Network, Payer};
 use crate::error::Result;
 use crate::threads;
 use crate::threads::Stop;

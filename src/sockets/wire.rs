@@ -5,9 +5,7 @@
 //! much of an unfinished message there is, which tungstenite does not tell.
 
 use std::io;
-use std::io::Cursor;
-use std::io::Read;
-use std::io::Write;
+use std::io::{Cursor, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 

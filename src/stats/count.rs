@@ -6,14 +6,10 @@
 //! So every count is in exactly one place at any time. Locks are taken in the order table, pending.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::TryLockError;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use super::times::Times;

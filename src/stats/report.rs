@@ -3,12 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::count::Count;
-use super::count::Requests;
-use super::count::Runs;
-use super::count::add_to;
-use crate::error::Error;
-use crate::error::Result;
+use super::count::{Count, Requests, Runs, add_to};
+use crate::error::{Error, Result};
 
 /// Points of time in one answer.
 pub const POINTS_MAX: i64 = 1500;

@@ -2,15 +2,9 @@
 
 use std::ops::Range;
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::Row;
-use rusqlite::params;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::count::Count as _;
-use super::count::Minute;
-use super::count::Requests;
-use super::count::Runs;
+use super::count::{Count as _, Minute, Requests, Runs};
 use super::report::Depth;
 use super::times::Times;
 use crate::error::Result;

@@ -2,25 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::By;
-use super::NO_ROUTE;
-use super::Query;
-use super::RETENTION_MINUTES;
-use super::Report;
-use super::RunEvent;
-use super::Stats;
-use super::count::MINUTES_MAX;
-use super::count::NAMES_MAX;
-use super::count::OTHERS;
+use super::count::{MINUTES_MAX, NAMES_MAX, OTHERS};
 use super::report::POINTS_MAX;
-use crate::db;
+use super::{By, NO_ROUTE, Query, RETENTION_MINUTES, Report, RunEvent, Stats};
 use crate::db::Databases;
-use crate::ids;
+use crate::{db, ids};
 
 /// A minute in the year 2026.
 const NOON: i64 = 29_600_000;

@@ -3,16 +3,14 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::config::Config;
 use crate::db::pages::PageReader;
-use crate::ids;
-use crate::server;
 use crate::server::Running;
 use crate::threads::Stop;
+use crate::{ids, server};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 

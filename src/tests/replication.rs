@@ -8,20 +8,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
 
 use super::cluster::Node;
-use super::rng::Rng;
-use super::rng::rounds;
+use super::rng::{Rng, rounds};
 use crate::app::App;
 use crate::db::pages::PageReader;
-use crate::error::Error;
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 use crate::threads;
 use crate::threads::Stop;
 

@@ -4,8 +4,7 @@
 //! that sends [`HIDDEN`] back keeps the stored value. It is refused where no value is stored, so it
 //! never becomes a value itself, and a stored value never moves to another URL of a list.
 
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::wrong;
 use crate::error::Result;

@@ -8,12 +8,9 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub mod hidden;
 pub mod outbox;

@@ -3,11 +3,9 @@
 //! A row is written in the transaction that causes the call, so it is there if and only if the cause is. It
 //! stays as the record of what became of the call until it is old.
 
-use rusqlite::Connection;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
-use super::Action;
-use super::Target;
+use super::{Action, Target};
 use crate::clock;
 use crate::error::Result;
 

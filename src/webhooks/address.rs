@@ -1,9 +1,7 @@
 //! Which addresses are nobody's on the internet: this machine, its neighbours, and forms of IPv6 that lead
 //! there.
 
-use std::net::IpAddr;
-use std::net::Ipv4Addr;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Whether an address is private in the wide sense: anything that is not a single host on the internet.
 pub fn is_private(address: IpAddr) -> bool {

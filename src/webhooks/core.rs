@@ -9,9 +9,7 @@
 //! well and prompt. So a host that answers never waits for those that hang, and some that hang delay a new host
 //! by seconds at most.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Attempts that are under way at a time.
 pub const SENDERS: usize = 32;
@@ -351,9 +349,7 @@ mod tests {
 
     #[test]
     fn what_an_outcome_means() {
-        use Outcome::Failed;
-        use Outcome::Pending;
-        use Outcome::Success;
+        use Outcome::{Failed, Pending, Success};
         let silent = || Attempt::Silent("no answer".to_owned());
         let refused = Attempt::Refused("private".to_owned());
         let run = Attempt::Started {

@@ -5,42 +5,28 @@
 //! two seconds to end; then they are cut and their rows stay as they are, to be sent again after the next
 //! start. A sender that does not come back even then is left behind: it owns nothing that must be closed.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::collections::VecDeque;
-use std::ops::Bound::Excluded;
-use std::ops::Bound::Unbounded;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::core::Attempt;
-use super::core::Outcome;
-use super::queue;
+use super::core::{Attempt, Outcome};
 use super::queue::Row;
 use super::rounds::Rounds;
-use super::runs;
 use super::runs::Start;
-use super::send::Http;
-use super::send::Message;
+use super::send::{Http, Message};
+use super::{queue, runs};
 use crate::auth::WebhookSecret;
-use crate::clock;
-use crate::db::Databases;
-use crate::db::Signal;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::log;
-use crate::threads;
-use crate::threads::Stop;
-use crate::threads::lock;
+use crate::db::{Databases, Signal};
+use crate::error::{Kind, Result};
+use crate::threads::{Stop, lock};
 use crate::tls::Roots;
 use crate::triggers::Target;
+use crate::{clock, log, threads};
 
 /// How long a sender waits for something to do before it looks up.
 const SENDER_PAUSE: Duration = Duration::from_secs(60);

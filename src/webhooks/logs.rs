@@ -2,18 +2,13 @@
 //!
 //! What a call was to send is shown, how it is not: headers and secrets stay in the row.
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::Row;
-use rusqlite::params;
-use serde_json::Value;
-use serde_json::json;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde_json::{Value, json};
 
 use super::core::Outcome;
 use crate::clock;
 use crate::db::Database;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::paging::Page;
 use crate::triggers::Target;
 

@@ -10,8 +10,7 @@
 //! twice when the server ends while it is under way, and calls may overtake each other.
 
 pub use core::Outcome;
-pub use engine::Settings;
-pub use engine::Webhooks;
+pub use engine::{Settings, Webhooks};
 pub use runs::Start;
 
 mod address;

@@ -1,12 +1,8 @@
 //! The rows of `_webhook_logs` as the engine reads and writes them.
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::params;
+use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::core::Head;
-use super::core::Outcome;
-use super::core::Verdict;
+use super::core::{Head, Outcome, Verdict};
 use crate::clock::DAY_MS;
 use crate::error::Result;
 use crate::triggers::Target;

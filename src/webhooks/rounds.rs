@@ -1,30 +1,18 @@
 //! The rounds of the dispatcher: what came of calls is written, one commit per database; databases in which
 //! something happened are looked at; what is due goes to the senders.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::core::Core;
-use super::core::Outcome;
-use super::core::Place;
-use super::core::settle;
-use super::engine::Desk;
-use super::engine::Ended;
-use super::engine::Job;
-use super::engine::Webhooks;
+use super::core::{Core, Outcome, Place, settle};
+use super::engine::{Desk, Ended, Job, Webhooks};
 use super::queue;
 use super::queue::Written;
-use crate::clock;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::log;
-use crate::threads;
-use crate::threads::Stop;
-use crate::threads::lock;
+use crate::error::{Error, Kind};
+use crate::threads::{Stop, lock};
 use crate::triggers::Target;
+use crate::{clock, log, threads};
 
 /// How long the other databases wait for one in which a write takes long, such as a script of a job.
 const WRITER_WAIT: Duration = Duration::from_secs(1);

@@ -5,9 +5,7 @@ use serde_json::Value;
 use super::core::Attempt;
 use super::queue::Row;
 use crate::clock;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::workflows::NewRun;
 
 /// Starts a run; answers with the JSON object that has its `runId`.

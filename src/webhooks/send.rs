@@ -4,32 +4,22 @@
 //! than was agreed to. Each call has a connection of its own, so that no attempt fails over one that the
 //! receiver has just closed.
 
-use std::fmt;
-use std::io;
 use std::io::Read as _;
 use std::time::Duration;
+use std::{fmt, io};
 
-use ureq::Agent;
-use ureq::SendBody;
-use ureq::Timeout;
 use ureq::config::Config;
-use ureq::http::Request;
-use ureq::http::Response;
-use ureq::http::Uri;
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::resolver::ResolvedSocketAddrs;
-use ureq::unversioned::resolver::Resolver;
-use ureq::unversioned::transport::DefaultConnector;
-use ureq::unversioned::transport::NextTimeout;
+use ureq::http::{Request, Response, Uri};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::{Agent, SendBody, Timeout};
 
 use super::address;
 use super::core::Attempt;
 use crate::auth::WebhookSecret;
-use crate::clock;
-use crate::tls;
 use crate::tls::Roots;
-use crate::triggers;
 use crate::triggers::Call;
+use crate::{clock, tls, triggers};
 
 /// For the whole of a call.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -1,28 +1,12 @@
 //! The webhooks that are no trigger of a collection: the table `_webhooks`, which every database has (WH-8).
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::Row;
-use rusqlite::params;
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde_json::{Map, Value, json};
 
-use crate::clock;
-use crate::collections;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::ids;
-use crate::triggers::Action;
-use crate::triggers::Target;
-use crate::triggers::hidden;
-use crate::triggers::outbox;
-use crate::triggers::outbox::Entry;
-use crate::triggers::outbox::Source;
-use crate::triggers::outbox::Spec;
-use crate::triggers::refuse_rest;
-use crate::triggers::wrong;
+use crate::error::{Error, Kind, Result};
+use crate::triggers::outbox::{Entry, Source, Spec};
+use crate::triggers::{Action, Target, hidden, outbox, refuse_rest, wrong};
+use crate::{clock, collections, ids};
 
 /// Webhooks of a database.
 const COUNT_MAX: i64 = 100;

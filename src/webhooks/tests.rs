@@ -1,25 +1,17 @@
 //! The rows of calls on real tables: what is found first, what is written, deleted and made again; and whole
 //! days of the engine.
 
-use rusqlite::Connection;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
-use super::core::Outcome;
-use super::core::Verdict;
-use super::logs;
+use super::core::{Outcome, Verdict};
 use super::logs::Filter;
-use super::queue;
 use super::queue::Written;
-use super::table;
+use super::{logs, queue, table};
 use crate::clock::DAY_MS;
 use crate::error::Kind;
 use crate::paging::Page;
-use crate::triggers::Action;
-use crate::triggers::Target;
-use crate::triggers::outbox;
-use crate::triggers::outbox::Entry;
-use crate::triggers::outbox::Source;
-use crate::triggers::outbox::Spec;
+use crate::triggers::outbox::{Entry, Source, Spec};
+use crate::triggers::{Action, Target, outbox};
 
 mod sim;
 

@@ -3,23 +3,16 @@
 
 use rusqlite::params;
 use serde::Deserialize;
-use serde_json::Map;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::workflows::codes::EventKind;
-use crate::workflows::codes::JobState;
-use crate::workflows::codes::RunStatus;
+use crate::error::{Error, Result};
+use crate::workflows::codes::{EventKind, JobState, RunStatus};
 use crate::workflows::hooks::REFUSED;
 use crate::workflows::jobs::NewJob;
 use crate::workflows::limits;
-use crate::workflows::runs::Made;
-use crate::workflows::runs::NewRun;
-use crate::workflows::tx::Event;
-use crate::workflows::tx::Run;
-use crate::workflows::tx::Tx;
+use crate::workflows::runs::{Made, NewRun};
+use crate::workflows::tx::{Event, Run, Tx};
 
 /// What a resumed or repeated run is made from.
 struct Row {

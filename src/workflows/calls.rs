@@ -1,26 +1,17 @@
 //! Durable calls from inside a run. Each has a key; the same key again answers the same and does
 //! nothing.
 
-use rusqlite::OptionalExtension as _;
-use rusqlite::params;
-use serde_json::Map;
-use serde_json::Value;
+use rusqlite::{OptionalExtension as _, params};
+use serde_json::{Map, Value};
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::workflows::codes::EventKind;
-use crate::workflows::codes::StepStatus;
-use crate::workflows::frames::Call;
-use crate::workflows::frames::Op;
+use crate::error::{Error, Result};
+use crate::workflows::codes::{EventKind, StepStatus};
+use crate::workflows::frames::{Call, Op};
 use crate::workflows::json::Object;
 use crate::workflows::limits;
 use crate::workflows::sessions::Grant;
-use crate::workflows::steps::Outcome;
-use crate::workflows::steps::name_of;
-use crate::workflows::tx::Event;
-use crate::workflows::tx::Lease;
-use crate::workflows::tx::Run;
-use crate::workflows::tx::Tx;
+use crate::workflows::steps::{Outcome, name_of};
+use crate::workflows::tx::{Event, Lease, Run, Tx};
 
 /// Chunks of one stream.
 const CHUNKS_MAX: i64 = 50_000;

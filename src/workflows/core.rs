@@ -17,31 +17,21 @@
 //! - Nothing depends on a notice that came at one moment only: deadlines, sleeps and ready jobs are found
 //!   by looking, in the next round if not in this one.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::time::Duration;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::stats::RunEvent;
 use crate::workflows::codes::RunStatus;
-use crate::workflows::frames::Body;
-use crate::workflows::frames::Frame;
-use crate::workflows::frames::Unreadable;
-use crate::workflows::frames::Write;
+use crate::workflows::frames::{Body, Frame, Unreadable, Write};
 use crate::workflows::json::Object;
-use crate::workflows::leases::Held;
-use crate::workflows::leases::Leases;
+use crate::workflows::leases::{Held, Leases};
 use crate::workflows::requests::Request;
 use crate::workflows::run_id::NodeTag;
-use crate::workflows::sessions::Grant;
-use crate::workflows::sessions::SessionId;
-use crate::workflows::sessions::Sessions;
-use crate::workflows::tx::Effects;
-use crate::workflows::tx::Tx;
+use crate::workflows::sessions::{Grant, SessionId, Sessions};
+use crate::workflows::tx::{Effects, Tx};
 
 mod answers;
 mod greet;
@@ -50,11 +40,7 @@ mod show;
 mod time;
 mod write;
 
-use answers::acknowledge;
-use answers::ok;
-use answers::refusal;
-use answers::refuse;
-use answers::took_too_long;
+use answers::{acknowledge, ok, refusal, refuse, took_too_long};
 
 /// Close codes of the protocol.
 pub mod close {

@@ -5,51 +5,30 @@
 //! together. Bounds: `connection` holds sockets whose frames wait; a request waits for its answer in a
 //! thread of the request pool. Nobody sends before the commit is on disk.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
-use crate::auth::Auth;
-use crate::auth::Credentials;
-use crate::auth::Pass;
-use crate::budget::Budget;
-use crate::budget::Charge;
-use crate::clock;
+use crate::auth::{Auth, Credentials, Pass};
+use crate::budget::{Budget, Charge};
 use crate::db::Database;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::ids;
-use crate::log;
+use crate::error::{Error, Kind, Result};
 use crate::rules::Identity;
-use crate::sockets::Peer;
-use crate::sockets::Text;
+use crate::sockets::{Peer, Text};
 use crate::stats::Stats;
-use crate::threads;
-use crate::threads::Stop;
-use crate::threads::lock;
-use crate::workflows::core::Core;
-use crate::workflows::core::Input;
-use crate::workflows::core::Output;
-use crate::workflows::core::Settings;
-use crate::workflows::core::Ticket;
+use crate::threads::{Stop, lock};
+use crate::workflows::core::{Core, Input, Output, Settings, Ticket};
 use crate::workflows::frames::Body;
 use crate::workflows::json::Object;
 use crate::workflows::requests::Request;
-use crate::workflows::sessions::Grant;
-use crate::workflows::sessions::SessionId;
+use crate::workflows::sessions::{Grant, SessionId};
+use crate::{clock, ids, log, threads};
 
 mod connection;
 
-use connection::Connection;
-use connection::Worker;
+use connection::{Connection, Worker};
 
 /// Taken in one round.
 const ROUND_MAX: usize = 512;

@@ -5,20 +5,15 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Map;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::workflows::limits;
-use crate::workflows::request::Ms;
-use crate::workflows::request::RunRequest;
-use crate::workflows::request::present;
+use crate::workflows::request::{Ms, RunRequest, present};
 use crate::workflows::runs::NewRun;
 use crate::workflows::tx::Lease;
-use crate::workflows::waits::Condition;
-use crate::workflows::waits::Moment;
+use crate::workflows::waits::{Condition, Moment};
 
 /// Longest `ref`, as JSON.
 const REF_BYTES_MAX: usize = 256;

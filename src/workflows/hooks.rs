@@ -1,17 +1,12 @@
 //! Hooks: what comes into a run from outside, in order, early payloads too (WF-15).
 
-use rusqlite::OptionalExtension as _;
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::workflows::again::hook_data;
 use crate::workflows::codes::EventKind;
 use crate::workflows::limits;
-use crate::workflows::tx::Event;
-use crate::workflows::tx::Run;
-use crate::workflows::tx::Tx;
+use crate::workflows::tx::{Event, Run, Tx};
 
 /// In place of the token of a hook that was refused: it stays so.
 pub const REFUSED: &str = "";

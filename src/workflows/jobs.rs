@@ -4,17 +4,12 @@
 //! not ended; a hand-out makes the epoch grow in the commit that makes the job leased; of the runs of
 //! a concurrency key at most one is neither blocked nor still to come (`holds_key`).
 
-use rusqlite::OptionalExtension as _;
-use rusqlite::Row;
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, Row, params};
 
 use crate::error::Result;
-use crate::workflows::codes::EventKind;
-use crate::workflows::codes::JobState;
+use crate::workflows::codes::{EventKind, JobState};
 use crate::workflows::limits;
-use crate::workflows::tx::Event;
-use crate::workflows::tx::Job;
-use crate::workflows::tx::Tx;
+use crate::workflows::tx::{Event, Job, Tx};
 
 /// What a new job is like.
 pub struct NewJob<'a> {

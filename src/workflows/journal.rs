@@ -1,7 +1,6 @@
 //! The journal as workers get it: what replaying a run needs, in the order it happened.
 
-use rusqlite::Connection;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use crate::error::Result;
 use crate::workflows::again::Hook;

@@ -3,8 +3,7 @@
 //! The epoch is in the database, so nobody can write who should not, whatever is said here; deadlines
 //! are here alone, so renewing them costs no disk. What a transaction changes here is undone with it.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::workflows::sessions::SessionId;
 use crate::workflows::tx::Lease;

@@ -2,9 +2,7 @@
 
 use serde_json::Value;
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::ids;
 use crate::ids::WORKFLOW_BYTES_MAX;
 

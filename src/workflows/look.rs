@@ -1,22 +1,13 @@
 //! Looking at runs: what the HTTP API and the command line show. Reads only, so nobody waits for it.
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::Row;
-use rusqlite::ToSql;
-use rusqlite::params;
-use rusqlite::params_from_iter;
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params, params_from_iter};
 
 use crate::clock;
 use crate::error::Result;
 use crate::stats::Depth;
-use crate::workflows::codes::EventKind;
-use crate::workflows::codes::JobState;
-use crate::workflows::codes::RunStatus;
-use crate::workflows::codes::StepStatus;
+use crate::workflows::codes::{EventKind, JobState, RunStatus, StepStatus};
 use crate::workflows::journal;
-use crate::workflows::json::Object;
-use crate::workflows::json::array;
+use crate::workflows::json::{Object, array};
 use crate::workflows::sessions::Grant;
 use crate::workflows::tx::no_run;
 

@@ -8,19 +8,12 @@
 //! a clock. `look` reads; `offline` and `transfer` are for the command line: acting where no server runs, and
 //! moving runs to another node. What workers see is in `docs/workflows.md`.
 
-pub use codes::EventKind;
-pub use codes::RunStatus;
+pub use codes::{EventKind, RunStatus};
 pub use core::Settings;
-pub use engine::Workflows;
-pub use engine::elsewhere;
-pub use engine::grant_of;
-pub use request::About;
-pub use request::Submission;
-pub use request::ms_of;
-pub use run_id::NodeTag;
-pub use run_id::tag as node_of;
-pub use runs::Caller;
-pub use runs::NewRun;
+pub use engine::{Workflows, elsewhere, grant_of};
+pub use request::{About, Submission, ms_of};
+pub use run_id::{NodeTag, tag as node_of};
+pub use runs::{Caller, NewRun};
 pub use sessions::Grant;
 
 mod again;

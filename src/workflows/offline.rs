@@ -5,12 +5,10 @@ use crate::db::Database;
 use crate::error::Result;
 use crate::workflows::engine::chance;
 use crate::workflows::requests;
-use crate::workflows::requests::Action;
-use crate::workflows::requests::Request;
+use crate::workflows::requests::{Action, Request};
 use crate::workflows::run_id::NodeTag;
 use crate::workflows::sessions::Grant;
-use crate::workflows::tx::Effects;
-use crate::workflows::tx::Tx;
+use crate::workflows::tx::{Effects, Tx};
 
 /// Children cancelled at a time.
 const CHILDREN_AT_A_TIME: usize = 256;

@@ -2,22 +2,14 @@
 
 use std::fmt;
 
-use serde::Deserialize;
-use serde::Deserializer;
-use serde::de;
-use serde::de::DeserializeSeed;
-use serde::de::IgnoredAny;
-use serde::de::IntoDeserializer as _;
-use serde::de::MapAccess;
-use serde::de::Visitor;
 use serde::de::value::MapAccessDeserializer;
-use serde_json::Map;
-use serde_json::Value;
+use serde::de::{DeserializeSeed, IgnoredAny, IntoDeserializer as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::workflows::limits;
 use crate::workflows::runs::NewRun;
 

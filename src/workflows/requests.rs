@@ -3,23 +3,14 @@
 
 use serde_json::value::RawValue;
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::workflows::codes::EventKind;
-use crate::workflows::codes::RunStatus;
-use crate::workflows::codes::StepStatus;
+use crate::error::{Error, Kind, Result};
+use crate::workflows::codes::{EventKind, RunStatus, StepStatus};
 use crate::workflows::frames::Write;
-use crate::workflows::json::Object;
-use crate::workflows::json::array;
+use crate::workflows::json::{Object, array};
 use crate::workflows::limits;
-use crate::workflows::runs::End;
-use crate::workflows::runs::NewRun;
-use crate::workflows::runs::ended;
+use crate::workflows::runs::{End, NewRun, ended};
 use crate::workflows::sessions::Grant;
-use crate::workflows::tx::Run;
-use crate::workflows::tx::Tx;
-use crate::workflows::tx::no_run;
+use crate::workflows::tx::{Run, Tx, no_run};
 
 /// A frame of a report with what its answer repeats; or what is wrong with it.
 pub type Reported = (Option<String>, std::result::Result<Write, String>);

@@ -1,23 +1,14 @@
 //! Runs: made, started, ended, resumed, repeated.
 
-use rusqlite::OptionalExtension as _;
-use rusqlite::params;
-use serde_json::Map;
-use serde_json::Value;
+use rusqlite::{OptionalExtension as _, params};
+use serde_json::{Map, Value};
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::stats::RunEvent;
-use crate::workflows::codes::EventKind;
-use crate::workflows::codes::RunStatus;
-use crate::workflows::codes::StepStatus;
+use crate::workflows::codes::{EventKind, RunStatus, StepStatus};
 use crate::workflows::jobs::NewJob;
-use crate::workflows::limits;
-use crate::workflows::run_id;
-use crate::workflows::tx::Event;
-use crate::workflows::tx::Run;
-use crate::workflows::tx::Tx;
+use crate::workflows::tx::{Event, Run, Tx};
+use crate::workflows::{limits, run_id};
 
 /// When a caller that has started too many runs may try again.
 const CALLER_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);

@@ -3,13 +3,10 @@
 //! A worker can have a job while it holds fewer than its credit. Those that can stand in a ring for
 //! each workflow and version that they serve, the one that has waited longest first.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::workflows::frames::Served;
 
 /// A connection of a worker.

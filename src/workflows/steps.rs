@@ -1,24 +1,13 @@
 //! Steps: begun, and their results. The first result of a key is the one that counts.
 
-use rusqlite::OptionalExtension as _;
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::stats::RunEvent;
-use crate::workflows::codes::EventKind;
-use crate::workflows::codes::RunStatus;
-use crate::workflows::codes::StepStatus;
+use crate::workflows::codes::{EventKind, RunStatus, StepStatus};
 use crate::workflows::limits;
-use crate::workflows::runs::Made;
-use crate::workflows::runs::NewRun;
-use crate::workflows::tx::Event;
-use crate::workflows::tx::Lease;
-use crate::workflows::tx::Run;
-use crate::workflows::tx::Tx;
-use crate::workflows::tx::check_lease;
-use crate::workflows::tx::lost_lease;
+use crate::workflows::runs::{Made, NewRun};
+use crate::workflows::tx::{Event, Lease, Run, Tx, check_lease, lost_lease};
 
 /// Pause after the first failure of a step; it doubles.
 const BACKOFF_MS: i64 = 1_000;

@@ -13,15 +13,12 @@ use std::io::Write;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
-use crate::clock;
 use crate::crypto::Hasher;
-use crate::error::Result;
-use crate::error::ResultExt as _;
-use crate::ids;
+use crate::error::{Result, ResultExt as _};
 use crate::workflows::json::Object;
+use crate::{clock, ids};
 
-pub use adopt::Adopted;
-pub use adopt::adopt;
+pub use adopt::{Adopted, adopt};
 
 mod adopt;
 mod reader;

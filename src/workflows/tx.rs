@@ -2,18 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
-use rusqlite::Params;
-use rusqlite::params;
+use rusqlite::{Connection, OptionalExtension as _, Params, params};
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::stats::RunEvent;
-use crate::workflows::codes::EventKind;
-use crate::workflows::codes::JobState;
-use crate::workflows::codes::RunStatus;
+use crate::workflows::codes::{EventKind, JobState, RunStatus};
 use crate::workflows::limits;
 use crate::workflows::run_id::NodeTag;
 

@@ -1,18 +1,12 @@
 //! Waiting: parking a run on conditions, and what wakes it by time.
 
-use rusqlite::OptionalExtension as _;
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::workflows::codes::EventKind;
-use crate::workflows::codes::StepStatus;
+use crate::error::{Error, Kind, Result};
+use crate::workflows::codes::{EventKind, StepStatus};
 use crate::workflows::limits;
 use crate::workflows::request::Ms;
-use crate::workflows::tx::Event;
-use crate::workflows::tx::Run;
-use crate::workflows::tx::Tx;
+use crate::workflows::tx::{Event, Run, Tx};
 
 /// Conditions that a run may wait for at a time.
 const CONDITIONS_MAX: usize = 1_000;

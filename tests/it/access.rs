@@ -7,16 +7,12 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::api::Api;
-use crate::support::server::Server;
-use crate::support::server::VSKI;
+use crate::support::server::{Server, VSKI};
 use crate::support::sqlite_for_writing;
-use crate::support::token::SECRET;
-use crate::support::token::replica;
-use crate::support::token::resigned;
+use crate::support::token::{SECRET, replica, resigned};
 
 /// Everybody who calls, in the order in which [`Admits::Each`] has their answers.
 const CALLERS: [&str; 17] = [

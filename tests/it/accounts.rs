@@ -1,13 +1,10 @@
 //! Accounts of auth collections, from registering to a forgotten password.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::api::Api;
-use crate::support::api::Reply;
+use crate::support::api::{Api, Reply};
 use crate::support::server::Server;
 use crate::support::wait_until;
 

@@ -1,25 +1,18 @@
 //! `vski backup`, `vski restore`, `vski check`: of busy servers, interrupted, damaged, and followed by a replica.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::Dir;
 use crate::support::api::Api;
-use crate::support::pause;
-use crate::support::server::Server;
-use crate::support::server::VSKI;
-use crate::support::server::command;
-use crate::support::sqlite;
+use crate::support::server::{Server, VSKI, command};
+use crate::support::{Dir, pause, sqlite};
 
 /// Backups and data that lack something, or are read and replaced at the same time.
 mod damage;

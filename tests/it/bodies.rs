@@ -1,17 +1,12 @@
 //! Bodies: forms in place of JSON, how long they may be, and what they take in memory and on the disk.
 
-use std::io::Read as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::api::Api;
-use crate::support::api::Reply;
-use crate::support::api::encode;
-use crate::support::api::metric;
+use crate::support::api::{Api, Reply, encode, metric};
 use crate::support::server::Server;
 use crate::support::wait_until;
 

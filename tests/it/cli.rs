@@ -1,15 +1,12 @@
 //! Commands, options, and what they print.
 
 use std::io::Write as _;
-use std::process::Output;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use serde_json::json;
 
-use super::support::Dir;
-use super::support::server::Server;
-use super::support::server::command;
-use super::support::wait_until;
+use super::support::server::{Server, command};
+use super::support::{Dir, wait_until};
 
 fn run(dir: &Dir, args: &[&str], stdin: &str) -> Output {
     run_with(dir, args, stdin, &[])

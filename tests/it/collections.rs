@@ -1,7 +1,6 @@
 //! Databases and collections over REST, and what is refused.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::support::api::Api;
 use super::support::server::Server;

@@ -9,23 +9,16 @@ use std::collections::BTreeMap;
 use std::hash::BuildHasher as _;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::Dir;
-use crate::support::api::Api;
-use crate::support::api::Reply;
-use crate::support::pause;
-use crate::support::server::Server;
-use crate::support::server::command;
-use crate::support::wait_until;
+use crate::support::api::{Api, Reply};
+use crate::support::server::{Server, command};
+use crate::support::{Dir, pause, wait_until};
 use load::Load;
 
 mod design;

@@ -1,21 +1,14 @@
 //! Jobs that run by the clock: made, refused, run by hand, missed, on replicas, on the command line.
 
 use std::path::Path;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::api::Api;
-use crate::support::cluster;
-use crate::support::pause;
 use crate::support::receiver::Receiver;
-use crate::support::server::Server;
-use crate::support::server::command;
-use crate::support::sqlite;
-use crate::support::sqlite_for_writing;
-use crate::support::wait_until;
+use crate::support::server::{Server, command};
+use crate::support::{cluster, pause, sqlite, sqlite_for_writing, wait_until};
 
 const ENDLESS: &str = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) \
                        SELECT count(*) FROM c";

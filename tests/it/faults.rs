@@ -6,34 +6,20 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::crash::ADMIN;
-use crate::crash::Random;
-use crate::crash::assert_sound;
-use crate::crash::load;
-use crate::crash::load::Load;
-use crate::crash::load::Running;
-use crate::crash::rounds;
-use crate::support::Dir;
+use crate::crash::load::{Load, Running};
+use crate::crash::{ADMIN, Random, assert_sound, load, rounds};
 use crate::support::api::Api;
-use crate::support::pause;
-use crate::support::server::Server;
-use crate::support::server::VSKI;
-use crate::support::server::command;
-use crate::support::sqlite_for_writing;
-use crate::support::wait_until;
+use crate::support::server::{Server, VSKI, command};
+use crate::support::{Dir, pause, sqlite_for_writing, wait_until};
 
 mod busy;
 mod start;

@@ -2,25 +2,17 @@
 
 use std::io::Write as _;
 use std::net::TcpStream;
-use std::ops::Deref;
-use std::ops::DerefMut;
-use std::path::Path;
-use std::path::PathBuf;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-use serde_json::json;
-use sha2::Digest as _;
-use sha2::Sha256;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
-use crate::support::api::Api;
-use crate::support::api::Reply;
-use crate::support::s3;
+use crate::support::api::{Api, Reply};
 use crate::support::s3::S3Server;
 use crate::support::server::Server;
-use crate::support::sqlite;
-use crate::support::sqlite_for_writing;
 use crate::support::token::SECRET;
-use crate::support::wait_until;
+use crate::support::{s3, sqlite, sqlite_for_writing, wait_until};
 
 /// Files in batches.
 mod batch;

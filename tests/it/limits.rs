@@ -2,22 +2,14 @@
 //! and everybody else is served. Each attack runs against a server of its own, while new
 //! connections ask for `/api/health` and must get their answer within a second, every time.
 
-use std::io::ErrorKind;
-use std::io::Read as _;
-use std::io::Write as _;
-use std::net::SocketAddr;
-use std::net::TcpStream;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
-use rustix::process::Resource;
-use rustix::process::Rlimit;
+use rustix::process::{Pid, Resource, Rlimit};
 
 use crate::support::pause;
 use crate::support::server::Server;

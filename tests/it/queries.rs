@@ -1,19 +1,14 @@
 //! Queries that take long: who waits for them, who does not, and what of them is refused.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::support::api::Api;
-use super::support::api::encode;
-use super::support::pause;
+use super::support::api::{Api, encode};
 use super::support::server::Server;
-use super::support::wait_until;
+use super::support::{pause, wait_until};
 
 /// The longest that somebody else may wait while one database is attacked. The readers used to be taken for
 /// 10 s and more at a time.

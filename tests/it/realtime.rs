@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::api::Api;
 use crate::support::listener::Listener;
 use crate::support::server::Server;
-use crate::support::token::SECRET;
-use crate::support::token::resigned;
+use crate::support::token::{SECRET, resigned};
 use crate::support::wait_until;
 
 const POSTS: &str = "/api/collections/posts/records";

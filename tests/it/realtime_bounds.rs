@@ -1,27 +1,19 @@
 //! What clients of realtime may use up, and that the others do not notice.
 
-use std::io::Read as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::net::AddressFamily;
-use rustix::net::SocketFlags;
-use rustix::net::SocketType;
-use rustix::net::sockopt;
-use serde_json::Value;
-use serde_json::json;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use serde_json::{Value, json};
 use tungstenite::Message;
 
 use crate::support::api::Api;
-use crate::support::frames;
 use crate::support::frames::Socket;
 use crate::support::listener::Listener;
 use crate::support::server::Server;
-use crate::support::wait_until;
-use crate::support::worker;
 use crate::support::worker::Worker;
+use crate::support::{frames, wait_until, worker};
 
 const PUB: &str = "/api/collections/pub/records";
 const OWN: &str = "/api/collections/own/records";

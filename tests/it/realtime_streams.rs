@@ -1,21 +1,15 @@
 //! Subscriptions over server-sent events, and what is refused, there and over WebSockets.
 
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::api::Api;
-use crate::support::api::encode;
-use crate::support::cluster;
-use crate::support::frames;
+use crate::support::api::{Api, encode};
 use crate::support::listener::Listener;
 use crate::support::server::Server;
-use crate::support::sqlite_for_writing;
 use crate::support::stream::Stream;
+use crate::support::{cluster, frames, sqlite_for_writing};
 
 const POSTS: &str = "/api/collections/posts/records";
 

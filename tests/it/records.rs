@@ -1,7 +1,6 @@
 //! Records over REST: writing, reading, lists, bulk, batch, and what is refused.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 mod clients;
 

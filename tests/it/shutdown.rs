@@ -1,12 +1,9 @@
 //! Stopping: prompt when idle, complete for requests in flight, bounded whatever peers do.
 
-use std::io::Read as _;
-use std::io::Write as _;
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::support;
 use crate::support::server::Server;

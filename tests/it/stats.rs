@@ -3,11 +3,9 @@
 use serde_json::Value;
 
 use crate::support::api::Api;
-use crate::support::cluster;
-use crate::support::cluster::converge;
-use crate::support::cluster::replica;
+use crate::support::cluster::{converge, replica};
 use crate::support::server::Server;
-use crate::support::sqlite;
+use crate::support::{cluster, sqlite};
 
 /// The sums of the last hour for a route.
 fn of_route(api: &Api, route: &str) -> Value {

@@ -1,8 +1,7 @@
 //! Rules about the source itself, so that nobody has to remember them.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Which of our modules a module may import: the layers of `docs/architecture.md`.
 const LAYERS: [(&str, &[&str]); 6] = [

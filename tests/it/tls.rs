@@ -2,32 +2,20 @@
 //!
 //! The certificates are those of the folder `tls`; `make.sh` there says what each is for.
 
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::io::Write as _;
-use std::net::TcpListener;
-use std::net::TcpStream;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::Dir;
 use crate::support::api::Api;
-use crate::support::cluster;
-use crate::support::cluster::converge;
-use crate::support::cluster::open_collection;
-use crate::support::cluster::replica_of;
-use crate::support::cluster::status;
+use crate::support::cluster::{converge, open_collection, replica_of, status};
 use crate::support::receiver::Receiver;
-use crate::support::s3;
 use crate::support::s3::S3Server;
-use crate::support::server::Server;
-use crate::support::server::command;
-use crate::support::tls::TlsProxy;
-use crate::support::tls::variable;
-use crate::support::wait_until;
+use crate::support::server::{Server, command};
+use crate::support::tls::{TlsProxy, variable};
+use crate::support::{Dir, cluster, s3, wait_until};
 
 const UNKNOWN: &str = "its certificate is from no authority that is trusted here (SSL_CERT_FILE)";
 const EXPIRED: &str = "its certificate has expired";

@@ -3,8 +3,7 @@
 
 use serde_json::json;
 
-use crate::support::api::Api;
-use crate::support::api::Reply;
+use crate::support::api::{Api, Reply};
 use crate::support::cluster;
 use crate::support::server::Server;
 

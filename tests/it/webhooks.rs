@@ -1,27 +1,18 @@
 //! Calls to others, as receivers, admins and the command line meet them.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::Hmac;
-use hmac::Mac as _;
-use serde_json::Value;
-use serde_json::json;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, Mac as _};
+use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::support::api::Api;
-use crate::support::cluster;
-use crate::support::pause;
-use crate::support::receiver::Received;
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Received, Receiver};
 use crate::support::server::Server;
-use crate::support::token::now;
-use crate::support::token::sign;
-use crate::support::token::sign_with;
-use crate::support::wait_until;
+use crate::support::token::{now, sign, sign_with};
+use crate::support::{cluster, pause, wait_until};
 
 const OWN_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 

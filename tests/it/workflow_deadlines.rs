@@ -1,14 +1,11 @@
 //! Runs that end by their deadline, what is tried again, and times with a fraction.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::api::Api;
-use crate::support::pause;
 use crate::support::server::Server;
-use crate::support::wait_until;
-use crate::support::worker::Worker;
-use crate::support::worker::token;
+use crate::support::worker::{Worker, token};
+use crate::support::{pause, wait_until};
 
 const RUNS: &str = "/api/workflow/runs";
 

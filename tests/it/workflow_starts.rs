@@ -1,7 +1,6 @@
 //! Who starts which workflow, and with what: the rule of a collection opens what it names, and no more.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::api::Api;
 use crate::support::server::Server;

@@ -1,15 +1,11 @@
 //! Workflows over the socket and over HTTP, as workers and clients meet them.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::api::Api;
-use crate::support::cluster;
 use crate::support::server::Server;
-use crate::support::wait_until;
-use crate::support::worker::Worker;
-use crate::support::worker::about;
-use crate::support::worker::token;
+use crate::support::worker::{Worker, about, token};
+use crate::support::{cluster, wait_until};
 
 fn trigger(api: &Api, body: Value) -> String {
     let reply = api.post("/api/workflow/runs", body).expect(200);

@@ -2,15 +2,11 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::support::Dir;
-use super::support::server::Server;
-use super::support::server::command;
-use super::support::token::SECRET;
-use super::support::token::now;
-use super::support::token::sign;
+use super::support::server::{Server, command};
+use super::support::token::{SECRET, now, sign};
 
 /// What a command has said, and its exit code.
 struct Said {

@@ -1,10 +1,8 @@
 //! Writing records: bulk, batch, what may be written by whom, sizes, changes under load.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::records::POSTS;
-use super::records::blog;
+use super::records::{POSTS, blog};
 use super::support::server::Server;
 use super::support::wait_until;
 

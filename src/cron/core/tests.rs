@@ -1,16 +1,10 @@
 //! The state machine against single stories, and in random worlds whose clock is set, whose server
 //! crashes and whose jobs take long.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::Core;
-use super::LATE_MS;
-use super::PATIENCE_MS;
-use super::Plan;
-use super::State;
-use crate::clock::format_ms;
-use crate::clock::parse_datetime;
+use super::{Core, LATE_MS, PATIENCE_MS, Plan, State};
+use crate::clock::{format_ms, parse_datetime};
 use crate::cron::schedule::Schedule;
 use crate::cron::zone::Zone;
 use crate::tests::rng;

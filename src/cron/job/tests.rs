@@ -1,14 +1,8 @@
 //! Jobs as clients write them: what is refused, what is merged, what is shown.
 
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::INPUT_BYTES_MAX;
-use super::Job;
-use super::SECONDS;
-use super::SQL_BYTES_MAX;
-use super::Stored;
+use super::{INPUT_BYTES_MAX, Job, SECONDS, SQL_BYTES_MAX, Stored};
 use crate::db::Role;
 use crate::error::Result;
 

@@ -3,13 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::MINUTE_MS;
-use super::Schedule;
-use crate::clock::DAY_MS;
-use crate::clock::civil_from_days;
-use crate::clock::days_from_civil;
-use crate::clock::format_ms;
-use crate::clock::parse_datetime;
+use super::{MINUTE_MS, Schedule};
+use crate::clock::{DAY_MS, civil_from_days, days_from_civil, format_ms, parse_datetime};
 use crate::cron::zone::Zone;
 use crate::tests::rng;
 use crate::tests::rng::Rng;

@@ -5,16 +5,10 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::Scope;
-use super::check;
-use super::run;
-use crate::db;
-use crate::db::Database;
-use crate::db::Schema;
-use crate::db::Settings;
-use crate::db::Synchronous;
+use super::{Scope, check, run};
+use crate::db::{Database, Schema, Settings, Synchronous};
 use crate::error::Result;
-use crate::records;
+use crate::{db, records};
 
 /// A database of its own, removed in the end.
 struct Bench {

@@ -10,12 +10,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::wire::Answer;
-use super::wire::Body;
-use super::wire::Call;
-use super::wire::Failure;
-use super::wire::Method;
-use super::wire::Wire;
+use super::wire::{Answer, Body, Call, Failure, Method, Wire};
 use crate::crypto::Hasher;
 use crate::error::Result;
 use crate::ids;

@@ -6,36 +6,20 @@ mod proxy;
 mod server;
 
 use std::fs::File;
-use std::io::Read as _;
-use std::io::Write as _;
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::unversioned::resolver::ResolvedSocketAddrs;
-use ureq::unversioned::resolver::Resolver;
-use ureq::unversioned::transport::DefaultConnector;
-use ureq::unversioned::transport::NextTimeout;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use super::Answer;
-use super::Body;
-use super::Call;
-use super::Limits;
-use super::Method;
-use super::S3;
-use super::Settings;
-use super::Wire;
-use super::wire;
-use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids;
+use super::{Answer, Body, Call, Limits, Method, S3, Settings, Wire, wire};
+use crate::error::{Error, Result};
 use crate::tls::Roots;
-use proxy::Fault;
-use proxy::Proxy;
-use server::BUCKET;
-use server::S3Server;
+use crate::{clock, ids};
+use proxy::{Fault, Proxy};
+use server::{BUCKET, S3Server};
 
 const MIB: usize = 1 << 20;
 const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";

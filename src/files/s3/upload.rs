@@ -7,23 +7,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::wire::Answer;
-use super::wire::Body;
-use super::wire::Call;
-use super::wire::Failure;
-use super::wire::Method;
-use super::wire::Piece;
-use super::wire::Wire;
+use super::wire::{Answer, Body, Call, Failure, Method, Piece, Wire};
 use super::xml;
-use crate::crypto;
 use crate::crypto::Hasher;
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids;
-use crate::log;
+use crate::error::{Error, Result};
+use crate::{crypto, ids, log};
 
 /// Up to here a file is stored with one request.
 const SINGLE_BYTES_MAX: u64 = 16 << 20;

@@ -4,33 +4,23 @@
 //! attempt. Whatever has to be verified goes along as a signed header; the payload itself is not signed.
 //! No error and no log line has a URL in it, because a URL is a permission.
 
-use std::fmt;
 use std::fs::File;
-use std::io;
 use std::io::Read;
 use std::os::unix::fs::FileExt as _;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use jiff::Timestamp;
-use rusty_s3::Bucket;
-use rusty_s3::UrlStyle;
-use rusty_s3::signing;
-use ureq::Agent;
-use ureq::SendBody;
-use ureq::http::Request;
-use ureq::http::Response;
+use rusty_s3::{Bucket, UrlStyle, signing};
+use ureq::http::{Request, Response};
+use ureq::{Agent, SendBody};
 
 use super::Settings;
 use super::xml::Element;
-use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids;
-use crate::log;
+use crate::error::{Error, Result};
 use crate::threads::Stop;
-use crate::tls;
 use crate::tls::Roots;
+use crate::{clock, ids, log, tls};
 
 pub use rusty_s3::Method;
 

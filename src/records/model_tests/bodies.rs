@@ -1,16 +1,13 @@
 //! Random bodies of changes that mostly make sense.
 
-use serde_json::Value as Json;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::callers::Caller;
-use super::grants::Deed;
-use super::grants::Sees;
+use super::grants::{Deed, Sees};
 use super::world;
 use super::world::World;
 use super::writes::Body;
-use crate::collections::Field;
-use crate::collections::FieldKind;
+use crate::collections::{Field, FieldKind};
 use crate::tests::rng::Rng;
 
 /// The id of the record that is to be made or changed.

@@ -2,18 +2,11 @@
 
 use std::sync::Arc;
 
-use serde_json::Map;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use super::show;
-use super::world::Record;
-use super::world::Value;
-use super::world::World;
-use crate::rules::Identity;
-use crate::rules::Key;
-use crate::rules::KeyScope;
-use crate::rules::Service;
-use crate::rules::User;
+use super::world::{Record, Value, World};
+use crate::rules::{Identity, Key, KeyScope, Service, User};
 use crate::tests::rng::Rng;
 
 pub const ADMIN_ID: &str = "adm-1";

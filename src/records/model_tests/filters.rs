@@ -1,21 +1,13 @@
 //! Random filters, rules and sorts that mostly make sense, and their text.
 
-use super::callers::Account;
-use super::callers::Caller;
-use super::compare::Class;
-use super::compare::Scalar;
+use super::callers::{Account, Caller};
+use super::compare::{Class, Scalar};
 use super::model::Asking;
 use super::request::ALWAYS;
 use super::world;
-use super::world::Number;
-use super::world::World;
+use super::world::{Number, World};
 use crate::collections::FieldKind;
-use crate::filter::Comparison;
-use crate::filter::Expr;
-use crate::filter::Literal;
-use crate::filter::Op;
-use crate::filter::Operand;
-use crate::filter::SortTerm;
+use crate::filter::{Comparison, Expr, Literal, Op, Operand, SortTerm};
 use crate::tests::rng::Rng;
 
 const OPS: [Op; 12] = [

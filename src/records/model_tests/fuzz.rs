@@ -4,54 +4,32 @@
 //! of; and no word of a caller may speak of what that caller may not view.
 
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::time::Duration;
-use std::time::Instant;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
-use rusqlite::OpenFlags;
-use rusqlite::hooks::AuthAction;
-use rusqlite::hooks::AuthContext;
-use rusqlite::hooks::Authorization;
-use rusqlite::params_from_iter;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::Value as Stored;
-use serde_json::Value as Json;
-use serde_json::json;
+use rusqlite::{Connection, OpenFlags, params_from_iter};
+use serde_json::{Value as Json, json};
 
-use super::callers::Caller;
-use super::callers::Pass;
+use super::callers::{Caller, Pass};
 use super::filters::Maker;
 use super::grants::Deed;
 use super::model::Asking;
-use super::soup;
-use super::store;
 use super::store::Store;
 use super::touched::Touched;
-use super::world;
-use super::world::Definition;
-use super::world::Rule;
-use super::world::World;
+use super::world::{Definition, Rule, World};
+use super::{soup, store, world};
 use crate::db::quote;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::filter;
-use crate::filter::Expr;
-use crate::filter::Operand;
-use crate::filter::SortTerm;
+use crate::error::{Kind, Result};
+use crate::filter::{Expr, Operand, SortTerm};
 use crate::paging::Page;
-use crate::records;
-use crate::records::ListQuery;
-use crate::records::Shape;
-use crate::records::query::Input;
-use crate::records::query::MAIN;
-use crate::records::query::Query;
-use crate::records::query::Sent;
-use crate::records::query::Trust;
+use crate::records::query::{Input, MAIN, Query, Sent, Trust};
+use crate::records::{ListQuery, Shape};
 use crate::tests::rng;
 use crate::tests::rng::Rng;
+use crate::{filter, records};
 
 /// Inputs on one database.
 const CASES_PER_WORLD: usize = 20_000;

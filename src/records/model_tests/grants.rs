@@ -4,15 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::callers::Caller;
-use super::model::Asking;
-use super::model::Sent;
+use super::model::{Asking, Sent};
 use super::request::is_own;
-use super::world::GROUPS;
-use super::world::Record;
-use super::world::Rule;
-use super::world::Table;
-use super::world::Value;
-use super::world::World;
+use super::world::{GROUPS, Record, Rule, Table, Value, World};
 use crate::collections::Field;
 use crate::rules::FieldRules;
 use crate::tests::rng::Rng;

@@ -1,38 +1,23 @@
 //! Events: what a subscriber is shown of a change is what a list says of the record right after it, or, when
 //! it was deleted, right before.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bodies;
 use super::bodies::Aim;
 use super::callers::Caller;
-use super::filters;
 use super::filters::Maker;
-use super::grants;
 use super::model::Asking;
 use super::show::Wish;
-use super::store;
 use super::store::Store;
-use super::world;
-use super::world::Rule;
-use super::world::Rules;
-use super::world::World;
+use super::world::{Rule, Rules, World};
+use super::{bodies, filters, grants, store, world};
 use crate::db::Connection;
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::events::Change;
-use crate::events::Events;
+use crate::error::{Error, Kind, Result};
+use crate::events::{Change, Events};
 use crate::records;
-use crate::records::Draft;
-use crate::records::Lens;
-use crate::records::ListQuery;
-use crate::records::Precondition;
-use crate::records::Scope;
-use crate::records::Shape;
+use crate::records::{Draft, Lens, ListQuery, Precondition, Scope, Shape};
 use crate::tests::rng;
 use crate::tests::rng::Rng;
 use crate::triggers::Action;

@@ -1,33 +1,23 @@
 //! Pages of records: every answer must be the one that the model gives.
 
-use serde_json::Value as Json;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
-use super::callers;
 use super::callers::Caller;
-use super::filters;
 use super::filters::Maker;
-use super::grants;
 use super::grants::Deed;
 use super::model::Asking;
 use super::show::Wish;
-use super::store;
 use super::store::Store;
-use super::world::Rule;
-use super::world::Rules;
-use super::world::World;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::filter;
-use crate::filter::Expr;
-use crate::filter::SortTerm;
+use super::world::{Rule, Rules, World};
+use super::{callers, filters, grants, store};
+use crate::error::{Kind, Result};
+use crate::filter::{Expr, SortTerm};
 use crate::paging::Page;
-use crate::records;
-use crate::records::ListQuery;
-use crate::records::Shape;
+use crate::records::{ListQuery, Shape};
 use crate::rules::Identity;
 use crate::tests::rng;
 use crate::tests::rng::Rng;
+use crate::{filter, records};
 
 /// Cases between two sets of rules.
 const CASES_PER_RULES: usize = 40;

@@ -8,27 +8,12 @@ use std::collections::BTreeMap;
 use std::cmp::Ordering;
 
 use super::callers::Caller;
-use super::compare::Class;
-use super::compare::Origin;
-use super::compare::Scalar;
-use super::compare::Side;
-use super::compare::compare;
-use super::compare::convert;
-use super::compare::inside;
+use super::compare::{Class, Origin, Scalar, Side, compare, convert, inside};
 use super::grants::Deed;
-use super::world::Number;
-use super::world::Record;
-use super::world::Value;
-use super::world::World;
+use super::world::{Number, Record, Value, World};
 use crate::clock;
-use crate::collections::Field;
-use crate::collections::FieldKind;
-use crate::filter::Comparison;
-use crate::filter::Expr;
-use crate::filter::Literal;
-use crate::filter::Op;
-use crate::filter::Operand;
-use crate::filter::SortTerm;
+use crate::collections::{Field, FieldKind};
+use crate::filter::{Comparison, Expr, Literal, Op, Operand, SortTerm};
 
 /// Fields by name, as a change leaves them, and the id.
 pub type Sent = BTreeMap<String, Value>;

@@ -2,27 +2,14 @@
 
 use serde_json::Value as Json;
 
-use super::callers::ADMIN_ID;
-use super::callers::Account;
-use super::callers::Caller;
+use super::callers::{ADMIN_ID, Account, Caller};
 use super::compare;
-use super::compare::Class;
-use super::compare::Origin;
-use super::compare::Scalar;
-use super::compare::Side;
-use super::compare::convert;
+use super::compare::{Class, Origin, Scalar, Side, convert};
 use super::grants::Deed;
 use super::model::Asking;
-use super::world::Number;
-use super::world::Record;
-use super::world::Value;
-use super::world::World;
-use crate::collections::Field;
-use crate::collections::FieldKind;
-use crate::filter::Comparison;
-use crate::filter::Expr;
-use crate::filter::Op;
-use crate::filter::Operand;
+use super::world::{Number, Record, Value, World};
+use crate::collections::{Field, FieldKind};
+use crate::filter::{Comparison, Expr, Op, Operand};
 
 /// What every account has.
 pub const ALWAYS: [&str; 5] = ["id", "created", "updated", "collectionId", "collectionName"];

@@ -3,38 +3,20 @@
 
 use std::sync::Arc;
 
-use serde_json::Value as Json;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
-use super::bodies;
 use super::bodies::Aim;
-use super::callers;
-use super::callers::Account;
-use super::callers::Caller;
+use super::callers::{Account, Caller};
 use super::filters::Maker;
-use super::grants;
 use super::show::Wish;
-use super::store;
 use super::store::Store;
-use super::world;
-use super::world::Definition;
-use super::world::Rule;
-use super::world::Rules;
-use super::world::Table;
-use super::world::World;
-use super::writes::Body;
-use super::writes::Outcome;
-use super::writes::Wanted;
-use crate::error::Kind;
-use crate::error::Result;
+use super::world::{Definition, Rule, Rules, Table, World};
+use super::writes::{Body, Outcome, Wanted};
+use super::{bodies, callers, grants, store, world};
+use crate::error::{Kind, Result};
 use crate::paging::Page;
 use crate::records;
-use crate::records::Draft;
-use crate::records::ListQuery;
-use crate::records::Precondition;
-use crate::records::Shape;
-use crate::records::Upsert;
-use crate::records::account;
+use crate::records::{Draft, ListQuery, Precondition, Shape, Upsert, account};
 use crate::rules::Identity;
 use crate::tests::rng;
 use crate::tests::rng::Rng;

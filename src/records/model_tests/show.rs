@@ -1,16 +1,11 @@
 //! What a record looks like in an answer: `fields` and `expand` told from the documentation.
 
-use serde_json::Map;
-use serde_json::Value as Json;
-use serde_json::json;
+use serde_json::{Map, Value as Json, json};
 
 use super::callers::Caller;
 use super::grants::Deed;
-use super::world::Record;
-use super::world::Value;
-use super::world::World;
-use crate::collections::Field;
-use crate::collections::FieldKind;
+use super::world::{Record, Value, World};
+use crate::collections::{Field, FieldKind};
 use crate::tests::rng::Rng;
 
 pub type Path = Vec<String>;

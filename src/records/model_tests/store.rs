@@ -2,36 +2,20 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rusqlite::params;
-use serde_json::Map;
-use serde_json::Value as Json;
-use serde_json::json;
+use serde_json::{Map, Value as Json, json};
 
-use super::callers::Account;
-use super::callers::Caller;
+use super::callers::{Account, Caller};
 use super::world;
-use super::world::Definition;
-use super::world::Record;
-use super::world::Rules;
-use super::world::Table;
-use super::world::World;
-use crate::collections::Catalog;
-use crate::collections::Collection;
-use crate::collections::Editor;
-use crate::collections::Field;
-use crate::db;
-use crate::db::Database;
-use crate::db::Databases;
-use crate::records;
-use crate::records::Body;
-use crate::records::Draft;
-use crate::records::Scope;
-use crate::records::Shape;
+use super::world::{Definition, Record, Rules, Table, World};
+use crate::collections::{Catalog, Collection, Editor, Field};
+use crate::db::{Database, Databases};
+use crate::records::{Body, Draft, Scope, Shape};
 use crate::rules::Identity;
 use crate::tests::rng::Rng;
+use crate::{db, records};
 
 pub struct Store {
     dir: PathBuf,

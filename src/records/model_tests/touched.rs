@@ -6,9 +6,7 @@ use super::callers::Caller;
 use super::model::Asking;
 use super::request::ALWAYS;
 use super::world::World;
-use crate::filter::Comparison;
-use crate::filter::Expr;
-use crate::filter::Operand;
+use crate::filter::{Comparison, Expr, Operand};
 
 #[derive(Clone, Debug, Default)]
 pub struct Touched {

@@ -2,16 +2,11 @@
 
 use serde_json::Value as Json;
 
-use super::world::Number;
-use super::world::Value;
-use super::writes::Body;
-use super::writes::Outcome;
-use crate::clock;
-use crate::collections::Field;
-use crate::collections::FieldKind;
-use crate::collections::TimeOptions;
+use super::world::{Number, Value};
+use super::writes::{Body, Outcome};
+use crate::collections::{Field, FieldKind, TimeOptions};
 use crate::error::Kind;
-use crate::ids;
+use crate::{clock, ids};
 
 /// What a body does to one field.
 #[derive(Clone)]

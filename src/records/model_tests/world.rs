@@ -3,15 +3,10 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use serde_json::Value as Json;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::filters;
-use crate::collections::Collection;
-use crate::collections::CollectionKind;
-use crate::collections::Collections;
-use crate::collections::Field;
-use crate::collections::FieldKind;
+use crate::collections::{Collection, CollectionKind, Collections, Field, FieldKind};
 use crate::filter::Expr;
 use crate::rules::FieldRules;
 use crate::tests::rng::Rng;

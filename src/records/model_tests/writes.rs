@@ -5,26 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Map;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use super::callers::Caller;
-use super::grants::Deed;
-use super::grants::Grant;
-use super::grants::Sees;
+use super::grants::{Deed, Grant, Sees};
 use super::model::Sent;
 use super::request;
-use super::values::Action;
-use super::values::apply_action;
-use super::values::default_value;
-use super::values::list_value;
-use super::values::read_id;
-use super::values::read_modifier;
-use super::values::read_value;
-use super::world::Record;
-use super::world::Table;
-use super::world::Value;
-use super::world::World;
+use super::values::{
+    Action, apply_action, default_value, list_value, read_id, read_modifier, read_value,
+};
+use super::world::{Record, Table, Value, World};
 use crate::error::Kind;
 
 pub type Outcome<T> = Result<T, Kind>;

@@ -7,19 +7,12 @@
 
 use rusqlite::types::Value as Stored;
 
-use super::MAIN;
-use super::Place;
-use super::Query;
-use super::Trust;
-use crate::collections::Collection;
-use crate::collections::CollectionKind;
-use crate::collections::EMAIL_VISIBILITY;
-use crate::collections::Field;
+use super::{MAIN, Place, Query, Trust};
+use crate::collections::{Collection, CollectionKind, EMAIL_VISIBILITY, Field};
 use crate::db::quote;
 use crate::error::Result;
 use crate::filter;
-use crate::rules::Fields;
-use crate::rules::Identity;
+use crate::rules::{Fields, Identity};
 
 /// The field that holds the address.
 const EMAIL: &str = "email";
@@ -89,12 +82,10 @@ impl Query<'_> {
 mod tests {
     use super::super::Input;
     use super::*;
-    use crate::collections::Collections;
-    use crate::collections::test_collection;
+    use crate::collections::{Collections, test_collection};
     use crate::db::Deadline;
     use crate::records;
-    use rusqlite::Connection;
-    use rusqlite::params_from_iter;
+    use rusqlite::{Connection, params_from_iter};
     use serde_json::json;
 
     fn accounts() -> Collections {

@@ -9,24 +9,12 @@
 use rusqlite::types::Value as Stored;
 use serde_json::Value;
 
-use super::Place;
-use super::Query;
-use super::Side;
-use super::SideValue;
-use super::Trust;
-use super::Walk;
-use crate::collections::Collection;
-use crate::collections::CollectionKind;
-use crate::collections::Field;
-use crate::collections::FieldKind;
-use crate::error::Error;
-use crate::error::Result;
-use crate::records::kind::Kind;
-use crate::records::kind::coerce;
-use crate::records::kind::kind_of;
+use super::{Place, Query, Side, SideValue, Trust, Walk};
+use crate::collections::{Collection, CollectionKind, Field, FieldKind};
+use crate::error::{Error, Result};
+use crate::records::kind::{Kind, coerce, kind_of};
 use crate::records::value;
-use crate::rules::Identity;
-use crate::rules::User;
+use crate::rules::{Identity, User};
 
 /// What every account has; never a way to other records.
 const ALWAYS: [&str; 5] = ["id", "created", "updated", "collectionId", "collectionName"];

@@ -2,12 +2,10 @@
 
 use rusqlite::types::Value as Stored;
 
-use super::super::kind::Kind;
-use super::super::kind::coerce;
+use super::super::kind::{Kind, coerce};
 use super::Query;
 use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::filter::Op;
 
 /// One side of a comparison, resolved.

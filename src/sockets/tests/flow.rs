@@ -1,41 +1,19 @@
 //! Peers that want no more for now.
 
-use std::io::Read as _;
-use std::io::Write as _;
-use std::net::Shutdown;
-use std::net::TcpStream;
-use std::sync::Arc;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc;
-use std::sync::mpsc::Receiver;
-use std::sync::mpsc::Sender;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 
-use super::Event;
-use super::Flow;
-use super::Hub;
-use super::Link;
-use super::Message;
-use super::PATIENCE;
-use super::Pair;
-use super::Peer;
-use super::Text;
-use super::close_code;
-use super::connect;
-use super::connect_early;
-use super::connect_over;
-use super::echo;
-use super::frame;
-use super::hub;
-use super::reserve;
-use super::stop;
-use super::streams;
-use super::wait_until;
+use super::{
+    Event, Flow, Hub, Link, Message, PATIENCE, Pair, Peer, Text, close_code, connect,
+    connect_early, connect_over, echo, frame, hub, reserve, stop, streams, wait_until,
+};
 use crate::threads;
 use crate::threads::Stop;
 

@@ -5,19 +5,10 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
-use super::Client;
-use super::Hub;
-use super::Link;
-use super::Message;
-use super::Pair;
-use super::Settings;
-use super::Text;
-use super::connect_at;
-use super::hub_of;
-use super::payer;
-use super::stop;
-use super::streams;
-use super::wait_until;
+use super::{
+    Client, Hub, Link, Message, Pair, Settings, Text, connect_at, hub_of, payer, stop, streams,
+    wait_until,
+};
 use crate::budget::Payer;
 
 /// A socket of which nothing is read, with next to no room in the system.

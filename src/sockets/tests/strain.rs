@@ -1,26 +1,14 @@
 //! Peers that break rules, take nothing, send too much, or are many.
 
-use std::io::Read as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::Event;
-use super::PATIENCE;
-use super::Silent;
-use super::Text;
-use super::connect;
-use super::echo;
-use super::frame;
-use super::hub;
-use super::reserve;
-use super::stop;
-use super::streams;
-use super::wait_until;
-use crate::log;
-use crate::threads;
+use super::{
+    Event, PATIENCE, Silent, Text, connect, echo, frame, hub, reserve, stop, streams, wait_until,
+};
 use crate::threads::Stop;
+use crate::{log, threads};
 
 #[test]
 fn a_slow_consumer_is_dropped_and_the_others_go_on() {

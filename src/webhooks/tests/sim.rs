@@ -4,25 +4,18 @@
 //! The world moves from event to event and does what `rounds` does. It keeps its own books: when which call
 //! was made, how many were under way, and what the row must say in the end.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::Connection;
 
-use super::add;
-use super::tables;
+use super::{add, tables};
 use crate::clock::DAY_MS;
 use crate::tests::rng;
 use crate::tests::rng::Rng;
 use crate::triggers::Target;
-use crate::webhooks::core::Attempt;
-use crate::webhooks::core::Core;
-use crate::webhooks::core::Outcome;
-use crate::webhooks::core::Place;
-use crate::webhooks::core::settle;
+use crate::webhooks::core::{Attempt, Core, Outcome, Place, settle};
 use crate::webhooks::queue;
-use crate::webhooks::queue::Row;
-use crate::webhooks::queue::Written;
+use crate::webhooks::queue::{Row, Written};
 
 const NAMES: [&str; 2] = ["default", "shop"];
 const HANG_MS: i64 = 30_000;

@@ -1,10 +1,7 @@
 //! Answers to frames and requests: done, or refused and why.
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::workflows::core::Durable;
-use crate::workflows::core::Output;
-use crate::workflows::core::send;
+use crate::error::{Error, Kind};
+use crate::workflows::core::{Durable, Output, send};
 use crate::workflows::json::Object;
 
 /// Answers to what was not done.

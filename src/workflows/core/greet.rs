@@ -1,21 +1,10 @@
 //! Workers come, show that they live, and renew their tokens.
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::workflows::core::Core;
-use crate::workflows::core::Output;
-use crate::workflows::core::close;
-use crate::workflows::core::close as closing;
-use crate::workflows::core::ok;
-use crate::workflows::core::refusal;
-use crate::workflows::core::send;
-use crate::workflows::frames::Beat;
-use crate::workflows::frames::Hello;
+use crate::error::{Error, Kind, Result};
+use crate::workflows::core::{Core, Output, close, close as closing, ok, refusal, send};
+use crate::workflows::frames::{Beat, Hello};
 use crate::workflows::json::Object;
-use crate::workflows::sessions::Grant;
-use crate::workflows::sessions::Session;
-use crate::workflows::sessions::SessionId;
+use crate::workflows::sessions::{Grant, Session, SessionId};
 use crate::workflows::tx::Lease;
 
 /// The version of the protocol.

@@ -1,18 +1,14 @@
 //! Hand-outs: ready jobs go to workers that have room and the code.
 
-use rusqlite::Connection;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use crate::error::Result;
-use crate::workflows::core::Core;
-use crate::workflows::core::Output;
-use crate::workflows::core::send;
+use crate::workflows::core::{Core, Output, send};
 use crate::workflows::jobs::ReadyJob;
 use crate::workflows::journal;
 use crate::workflows::json::Object;
 use crate::workflows::leases::Held;
-use crate::workflows::runs::EXPIRED;
-use crate::workflows::runs::End;
+use crate::workflows::runs::{EXPIRED, End};
 use crate::workflows::sessions::SessionId;
 use crate::workflows::tx::Tx;
 

@@ -3,9 +3,7 @@
 use crate::clock;
 use crate::workflows::core::Core;
 use crate::workflows::json::Object;
-use crate::workflows::sessions::Grant;
-use crate::workflows::sessions::Session;
-use crate::workflows::sessions::SessionId;
+use crate::workflows::sessions::{Grant, Session, SessionId};
 
 /// Workers that are listed, and workflows of each.
 const WORKERS_MAX: usize = 10_000;

@@ -4,38 +4,19 @@ use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
-use crate::workflows::calls;
+use crate::error::{Error, Kind, Result};
 use crate::workflows::codes::RunStatus;
-use crate::workflows::core::Core;
-use crate::workflows::core::Durable;
-use crate::workflows::core::Output;
 use crate::workflows::core::hand_out::JOURNAL_BYTES_MAX;
-use crate::workflows::core::ok;
-use crate::workflows::core::refusal;
-use crate::workflows::core::send;
-use crate::workflows::frames::Act;
-use crate::workflows::frames::Failed;
-use crate::workflows::frames::Step;
-use crate::workflows::frames::Write;
-use crate::workflows::journal;
+use crate::workflows::core::{Core, Durable, Output, ok, refusal, send};
+use crate::workflows::frames::{Act, Failed, Step, Write};
 use crate::workflows::json::Object;
-use crate::workflows::limits;
-use crate::workflows::requests;
 use crate::workflows::requests::Request;
 use crate::workflows::runs::End;
-use crate::workflows::sessions::Grant;
-use crate::workflows::sessions::SessionId;
-use crate::workflows::steps::Failure;
-use crate::workflows::steps::Outcome;
-use crate::workflows::steps::Reported;
-use crate::workflows::tx::Lease;
-use crate::workflows::tx::Tx;
-use crate::workflows::tx::lost_lease;
-use crate::workflows::waits::Condition;
-use crate::workflows::waits::Parked;
+use crate::workflows::sessions::{Grant, SessionId};
+use crate::workflows::steps::{Failure, Outcome, Reported};
+use crate::workflows::tx::{Lease, Tx, lost_lease};
+use crate::workflows::waits::{Condition, Parked};
+use crate::workflows::{calls, journal, limits, requests};
 
 /// The answer to a report.
 pub(super) enum Answer {

@@ -1,22 +1,17 @@
 //! Sockets of workers: frames go into the queue of the engine, and a worker that has too many there is held.
 
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 
-use super::Item;
-use super::Shared;
+use super::{Item, Shared};
 use crate::auth::Pass;
-use crate::sockets::Flow;
-use crate::sockets::Link;
-use crate::sockets::Peer;
+use crate::sockets::{Flow, Link, Peer};
 use crate::threads::lock;
 use crate::workflows::core::Input;
 use crate::workflows::frames;
 use crate::workflows::json::Object;
-use crate::workflows::sessions::Grant;
-use crate::workflows::sessions::SessionId;
+use crate::workflows::sessions::{Grant, SessionId};
 
 /// Frames of one worker that wait, and their bytes.
 const PENDING_MAX: usize = 256;
@@ -164,8 +159,7 @@ impl Peer for Connection {
 mod tests {
     use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
-    use std::time::Duration;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::threads;

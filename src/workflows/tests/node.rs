@@ -1,24 +1,15 @@
 //! A server without threads, sockets and clock, for tests of what it answers.
 
 use rusqlite::Connection;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::error::Error;
-use crate::error::Kind;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::workflows::codes::EventKind;
-use crate::workflows::core::Core;
-use crate::workflows::core::Input;
-use crate::workflows::core::Output;
-use crate::workflows::core::Settings;
-use crate::workflows::frames;
-use crate::workflows::look;
+use crate::workflows::core::{Core, Input, Output, Settings};
 use crate::workflows::request::RunRequest;
-use crate::workflows::requests::Action;
-use crate::workflows::requests::EventRequest;
-use crate::workflows::requests::Request;
+use crate::workflows::requests::{Action, EventRequest, Request};
 use crate::workflows::sessions::Grant;
+use crate::workflows::{frames, look};
 
 /// A server without threads, at a time that the test sets.
 pub struct Node {

@@ -1,17 +1,13 @@
 //! Each rule of the model, tried: what is done, what is refused and how.
 
-use super::node::Node;
-use super::node::job;
-use super::node::kind;
+use super::node::{Node, job, kind};
 use crate::error::Kind;
 use crate::workflows::core::Input;
-use crate::workflows::frames;
-use crate::workflows::look;
 use crate::workflows::request::RunRequest;
 use crate::workflows::requests::Request;
 use crate::workflows::sessions::Grant;
-use serde_json::Value;
-use serde_json::json;
+use crate::workflows::{frames, look};
+use serde_json::{Value, json};
 
 #[test]
 fn the_same_idempotency_key_is_the_first_run_and_nothing_is_made() {

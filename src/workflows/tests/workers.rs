@@ -1,15 +1,10 @@
 //! What workers meet: leases, versions, retries, cancelling, tokens.
 
-use super::node::Node;
-use super::node::about;
-use super::node::frame_input;
-use super::node::job;
-use super::node::kind;
+use super::node::{Node, about, frame_input, job, kind};
 use crate::error::Kind;
 use crate::workflows::core::Input;
 use crate::workflows::look;
-use crate::workflows::requests::Action;
-use crate::workflows::requests::Request;
+use crate::workflows::requests::{Action, Request};
 use crate::workflows::sessions::Grant;
 use serde_json::json;
 

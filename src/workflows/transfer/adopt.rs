@@ -1,28 +1,19 @@
 //! Taking in the runs of a file: which of them, under which numbers, and what becomes of their jobs.
 
-use std::collections::BTreeSet;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 
-use rusqlite::Connection;
-use rusqlite::OptionalExtension as _;
 use rusqlite::types::Value as Cell;
+use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::Value;
 
-use crate::clock;
-use crate::error::Error;
-use crate::error::Result;
-use crate::ids;
-use crate::workflows::codes::EventKind;
-use crate::workflows::codes::JobState;
+use crate::error::{Error, Result};
+use crate::workflows::codes::{EventKind, JobState};
 use crate::workflows::run_id::NodeTag;
 use crate::workflows::transfer::END;
-use crate::workflows::transfer::reader::Coming;
-use crate::workflows::transfer::reader::Content;
-use crate::workflows::transfer::reader::Reader;
-use crate::workflows::transfer::reader::Row;
-use crate::workflows::tx::Effects;
-use crate::workflows::tx::Tx;
+use crate::workflows::transfer::reader::{Coming, Content, Reader, Row};
+use crate::workflows::tx::{Effects, Tx};
+use crate::{clock, ids};
 
 /// What has come of taking in a file.
 #[derive(Debug, Default, PartialEq, Eq)]

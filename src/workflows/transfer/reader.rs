@@ -1,24 +1,14 @@
 //! Reading a file of runs: line by line, and whether it is whole.
 
 use std::fs::File;
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::io::Read as _;
-use std::io::Seek as _;
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _};
 
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::crypto::Hasher;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::ResultExt as _;
+use crate::error::{Error, Result, ResultExt as _};
 use crate::ids;
-use crate::workflows::transfer::END;
-use crate::workflows::transfer::FORMAT;
-use crate::workflows::transfer::TABLES;
-use crate::workflows::transfer::Table;
-use crate::workflows::transfer::VERSION;
+use crate::workflows::transfer::{END, FORMAT, TABLES, Table, VERSION};
 
 /// Bytes of a line: the largest payload with every character escaped, and some more.
 const LINE_BYTES_MAX: u64 = 64 << 20;

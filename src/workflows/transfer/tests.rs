@@ -2,33 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Seek as _;
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 
 use rusqlite::Connection;
 use rusqlite::types::Value as Cell;
 
-use super::Adopted;
-use super::Exported;
-use super::TABLES;
-use super::adopt;
-use super::export;
-use super::remove;
+use super::{Adopted, Exported, TABLES, adopt, export, remove};
 use crate::error::Result;
 use crate::ids;
 use crate::workflows::codes::RunStatus;
 use crate::workflows::offline::cancel_children;
 use crate::workflows::run_id::NodeTag;
-use crate::workflows::runs::Caller;
-use crate::workflows::runs::End;
-use crate::workflows::runs::NewRun;
+use crate::workflows::runs::{Caller, End, NewRun};
 use crate::workflows::steps::Outcome;
-use crate::workflows::tx::Effects;
-use crate::workflows::tx::Lease;
-use crate::workflows::tx::Run;
-use crate::workflows::tx::Tx;
-use crate::workflows::waits::Condition;
-use crate::workflows::waits::Moment;
+use crate::workflows::tx::{Effects, Lease, Run, Tx};
+use crate::workflows::waits::{Condition, Moment};
 
 mod older;
 

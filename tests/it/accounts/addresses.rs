@@ -1,17 +1,14 @@
 //! Addresses of accounts: an app that moves here from PocketBase must not show to everybody the
 //! addresses that were hidden there. Each way to read one, by each kind of caller.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::log_in;
-use crate::support::api::Api;
-use crate::support::api::Reply;
-use crate::support::cluster;
+use crate::support::api::{Api, Reply};
 use crate::support::listener::Listener;
 use crate::support::server::Server;
-use crate::support::sqlite_for_writing;
 use crate::support::stream::Stream;
+use crate::support::{cluster, sqlite_for_writing};
 
 const USERS: &str = "/api/collections/users/records";
 const POSTS: &str = "/api/collections/posts/records";

@@ -1,25 +1,15 @@
 //! Ways in that were open once, each with its story.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::log_in;
-use super::register;
-use super::server;
-use super::signed_in;
+use super::{log_in, register, server, signed_in};
 use crate::support::api::Api;
 use crate::support::server::Server;
-use crate::support::token::SECRET;
-use crate::support::token::now;
-use crate::support::token::resigned;
-use crate::support::token::sign;
-use crate::support::token::sign_with;
+use crate::support::token::{SECRET, now, resigned, sign, sign_with};
 
 const USERS: &str = "/api/collections/users/records";
 

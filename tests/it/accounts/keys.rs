@@ -2,17 +2,13 @@
 
 use std::process::Command;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::text;
 use crate::support::api::Api;
-use crate::support::frames;
-use crate::support::server::Server;
-use crate::support::server::VSKI;
-use crate::support::sqlite;
-use crate::support::sqlite_for_writing;
+use crate::support::server::{Server, VSKI};
 use crate::support::stream::Stream;
+use crate::support::{frames, sqlite, sqlite_for_writing};
 
 /// A server with a collection for admins only, in two databases.
 fn server() -> Server {

@@ -2,11 +2,7 @@
 
 use serde_json::json;
 
-use super::log_in;
-use super::register;
-use super::server;
-use super::signed_in;
-use super::token_of_mail;
+use super::{log_in, register, server, signed_in, token_of_mail};
 use crate::support::api::Api;
 
 /// A page that sets a new password got 204 for the token of a link that verifies an address, said that

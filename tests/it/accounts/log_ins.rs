@@ -1,18 +1,13 @@
 //! Log-ins while others do their worst: floods, guesses from everywhere, busy processors.
 
-use std::process::Child;
-use std::process::Command;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use serde_json::json;
 
-use super::register;
-use super::server_with;
-use crate::support::api::Api;
-use crate::support::api::Reply;
-use crate::support::api::metric;
+use super::{register, server_with};
+use crate::support::api::{Api, Reply, metric};
 use crate::support::server::Server;
 
 /// A client at this address, as a trusted proxy says.

@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use crate::support::api::Api;
-use crate::support::api::encode;
+use crate::support::api::{Api, encode};
 use crate::support::server::Server;
 use crate::support::wait_until;
 

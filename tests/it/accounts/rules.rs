@@ -3,9 +3,7 @@
 
 use serde_json::json;
 
-use super::register;
-use super::server;
-use super::signed_in;
+use super::{register, server, signed_in};
 use crate::support::api::Api;
 use crate::support::server::Server;
 

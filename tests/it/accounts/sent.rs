@@ -1,12 +1,9 @@
 //! What rules see of the records that a request points to: `@request.body.owner.role`; and the names
 //! under which what was sent is refused.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::register;
-use super::server;
-use super::signed_in;
+use super::{register, server, signed_in};
 use crate::support::api::Api;
 use crate::support::server::Server;
 

@@ -6,21 +6,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::DOCS;
-use super::add;
-use super::docs;
-use super::fine;
-use super::flip;
-use super::refused;
-use super::restored;
-use super::serve;
-use super::shown;
-use super::text;
-use super::vski;
-use crate::support::Dir;
+use super::{DOCS, add, docs, fine, flip, refused, restored, serve, shown, text, vski};
 use crate::support::server::Server;
-use crate::support::sqlite_for_writing;
-use crate::support::wait_until;
+use crate::support::{Dir, sqlite_for_writing, wait_until};
 
 #[test]
 fn a_database_that_is_lost_is_found_and_its_copy_stays() {

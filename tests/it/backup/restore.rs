@@ -1,43 +1,22 @@
 //! `vski restore`: what it refuses, what it leaves when it is killed, and who follows a restored server.
 
 use std::fs::Permissions;
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::fs::chown;
-use std::path::Path;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::DOCS;
-use super::add;
-use super::busy;
-use super::compared;
-use super::docs;
-use super::fine;
-use super::flip;
-use super::redefine;
-use super::refused;
-use super::serve;
-use super::shown;
-use super::text;
-use super::tree;
-use super::vski;
-use crate::support::Dir;
-use crate::support::cluster;
-use crate::support::cluster::converge;
-use crate::support::cluster::data;
-use crate::support::cluster::replica;
-use crate::support::pause;
+use super::{
+    DOCS, add, busy, compared, docs, fine, flip, redefine, refused, serve, shown, text, tree, vski,
+};
+use crate::support::cluster::{converge, data, replica};
 use crate::support::server::Server;
-use crate::support::wait_until;
-use crate::support::worker;
 use crate::support::worker::Worker;
+use crate::support::{Dir, cluster, pause, wait_until, worker};
 
 #[test]
 fn a_restore_spoils_nothing() {

@@ -1,28 +1,15 @@
 //! `vski restore` by root for the account of the server, which owns the data directory and may have been broken into.
 
-use std::fs;
 use std::fs::Permissions;
-use std::io;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::fs::chown;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fs, io, thread};
 
-use super::DOCS;
-use super::add;
-use super::docs;
-use super::fine;
-use super::refused;
-use super::shown;
-use super::vski;
+use super::{DOCS, add, docs, fine, refused, shown, vski};
 use crate::support::Dir;
 use crate::support::server::Server;
 

@@ -1,27 +1,17 @@
 //! `vski check` and `vski backup` of data that this user may read and not write, as on a disk that the kernel has made
 //! read-only after errors.
 
-use std::fs;
 use std::fs::Permissions;
-use std::io;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Output;
+use std::{fs, io};
 
-use super::DOCS;
-use super::add;
-use super::compared;
-use super::docs;
-use super::restored;
-use super::serve;
-use super::shown;
-use super::text;
+use super::{DOCS, add, compared, docs, restored, serve, shown, text};
 use crate::support::Dir;
-use crate::support::server::Server;
-use crate::support::server::command;
+use crate::support::server::{Server, command};
 
 /// Somebody who owns nothing here.
 const NOBODY: u32 = 65_534;

@@ -3,18 +3,11 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Random;
-use super::load::Answer;
-use super::load::Model;
-use super::load::NOTE_FIELDS;
-use super::load::PLACES;
-use super::load::apply;
-use super::load::field;
-use crate::support::api::Api;
-use crate::support::api::Reply;
+use super::load::{Answer, Model, NOTE_FIELDS, PLACES, apply, field};
+use crate::support::api::{Api, Reply};
 
 /// Makes, changes and deletes collections, those that the writers use among them.
 pub struct Designer {

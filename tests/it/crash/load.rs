@@ -5,23 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::io;
 use std::net::SocketAddr;
-use std::sync::Barrier;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::{io, thread};
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Random;
-use super::design::Designer;
-use super::design::Keeper;
-use crate::support::api::Api;
-use crate::support::api::Reply;
+use super::design::{Designer, Keeper};
+use crate::support::api::{Api, Reply};
 
 /// Writers of records; with the [`Designer`] and the [`Keeper`] there are 64 clients.
 const WRITERS: usize = 62;

@@ -3,26 +3,17 @@
 //! What is asserted here is far from what is usual; the usual figures are printed.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::MIB;
-use super::serve;
-use super::sign_in;
+use super::{MIB, serve, sign_in};
 use crate::crash::load::OVERTAKEN;
-use crate::crash::open;
-use crate::crash::rounds;
-use crate::support::Dir;
+use crate::crash::{open, rounds};
 use crate::support::api::Api;
-use crate::support::pause;
-use crate::support::wait_until;
+use crate::support::{Dir, pause, wait_until};
 
 const RECORDS: &str = "/api/collections/notes/records";
 /// The log may grow to this when queries are short.

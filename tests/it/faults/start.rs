@@ -12,14 +12,10 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::attempt;
-use super::serve;
-use super::serve_command;
-use crate::crash::assert_sound;
-use crate::crash::open;
+use super::{attempt, serve, serve_command};
+use crate::crash::{assert_sound, open};
 use crate::support::Dir;
-use crate::support::server::Server;
-use crate::support::server::VSKI;
+use crate::support::server::{Server, VSKI};
 
 /// Somebody who owns nothing here.
 const NOBODY: u32 = 65_534;

@@ -2,14 +2,7 @@
 
 use serde_json::json;
 
-use super::DOCS;
-use super::Place;
-use super::form;
-use super::link;
-use super::on_both;
-use super::send;
-use super::server;
-use super::stored;
+use super::{DOCS, Place, form, link, on_both, send, server, stored};
 use crate::support::wait_until;
 
 fn files_of_a_batch_go_to_their_records(place: Place) {

@@ -5,19 +5,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::DOCS;
-use super::Place;
-use super::Site;
-use super::bucket_settings;
-use super::form;
-use super::link;
-use super::on_both;
-use super::send;
-use super::server;
-use super::stored;
+use super::{DOCS, Place, Site, bucket_settings, form, link, on_both, send, server, stored};
 use crate::support::server::command;
-use crate::support::sqlite_for_writing;
-use crate::support::wait_until;
+use crate::support::{sqlite_for_writing, wait_until};
 
 /// Runs the command; returns its exit code and lines.
 fn check(server: &Site, flags: &[&str]) -> (Option<i32>, Vec<String>) {

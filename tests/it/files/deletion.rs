@@ -3,18 +3,9 @@
 
 use serde_json::json;
 
-use super::DOCS;
-use super::Place;
-use super::form;
-use super::journal_and_rows;
-use super::link;
-use super::on_both;
-use super::send;
-use super::server;
-use super::stored;
-use crate::support::sqlite_for_writing;
+use super::{DOCS, Place, form, journal_and_rows, link, on_both, send, server, stored};
 use crate::support::token::replica;
-use crate::support::wait_until;
+use crate::support::{sqlite_for_writing, wait_until};
 
 const PURGE: &str = "/api/databases/default/purge";
 

@@ -1,20 +1,10 @@
 //! Forms that come slowly, or with files for what takes none.
 
-use std::io::Read as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use super::BOUNDARY;
-use super::DOCS;
-use super::Place;
-use super::files_in;
-use super::form;
-use super::on_both;
-use super::send;
-use super::server;
-use super::stored;
+use super::{BOUNDARY, DOCS, Place, files_in, form, on_both, send, server, stored};
 use crate::support::wait_until;
 
 fn a_file_for_what_takes_none_is_refused(place: Place) {

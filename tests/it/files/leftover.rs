@@ -2,16 +2,8 @@
 
 use std::path::Path;
 
-use super::DOCS;
-use super::Place;
-use super::Site;
-use super::form;
-use super::link;
-use super::send;
-use super::server;
-use super::unnamed;
-use crate::support::sqlite;
-use crate::support::wait_until;
+use super::{DOCS, Place, Site, form, link, send, server, unnamed};
+use crate::support::{sqlite, wait_until};
 
 /// Deleting them at once would make a slip with a copy of a database final.
 #[test]

@@ -1,26 +1,13 @@
 //! What replicas are told of files: the journal, gaps, the manifest, the bytes; and what their
 //! acknowledgements do.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::DOCS;
-use super::Place;
-use super::a_day_later;
-use super::form;
-use super::send;
-use super::server;
-use super::unnamed;
-use crate::support::api::Api;
-use crate::support::api::Reply;
+use super::{DOCS, Place, a_day_later, form, send, server, unnamed};
+use crate::support::api::{Api, Reply};
 use crate::support::server::Server;
-use crate::support::sqlite;
-use crate::support::sqlite_for_writing;
-use crate::support::token::SECRET;
-use crate::support::token::now;
-use crate::support::token::replica;
-use crate::support::token::sign;
-use crate::support::wait_until;
+use crate::support::token::{SECRET, now, replica, sign};
+use crate::support::{sqlite, sqlite_for_writing, wait_until};
 
 const FILES: &str = "/api/replica/files";
 const ACK: &str = "/api/replica/files/ack";

@@ -1,18 +1,9 @@
 //! What is particular to buckets: links, whose a bucket is, and what happens when it is not there.
 
-use std::io::Read as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use super::DOCS;
-use super::Place;
-use super::bucket_settings;
-use super::form;
-use super::link;
-use super::send;
-use super::server;
-use super::site;
-use super::stored;
+use super::{DOCS, Place, bucket_settings, form, link, send, server, site, stored};
 use crate::support::Dir;
 use crate::support::s3::S3Server;
 use crate::support::server::command;

@@ -1,15 +1,9 @@
 //! What browsers do with a file: how they read text, and whether they show it.
 
-use std::io::Read as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use super::DOCS;
-use super::Place;
-use super::form;
-use super::link;
-use super::send;
-use super::server;
+use super::{DOCS, Place, form, link, send, server};
 
 /// Text was served without an encoding, so browsers showed UTF-8 as that of Windows; and pages, drawings and
 /// scripts that somebody uploaded were shown as a part of this server.

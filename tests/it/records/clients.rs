@@ -1,10 +1,8 @@
 //! What clients that were made for PocketBase ask and send.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::POSTS;
-use super::blog;
+use super::{POSTS, blog};
 use crate::support::api::Api;
 use crate::support::server::Server;
 

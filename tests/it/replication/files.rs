@@ -2,24 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::api::Api;
-use crate::support::cluster;
-use crate::support::cluster::converge;
-use crate::support::cluster::data;
-use crate::support::cluster::limited;
-use crate::support::cluster::replica;
-use crate::support::cluster::replica_of;
-use crate::support::cluster::status;
-use crate::support::proxy::Fault;
-use crate::support::proxy::Proxy;
+use crate::support::cluster::{converge, data, limited, replica, replica_of, status};
+use crate::support::proxy::{Fault, Proxy};
 use crate::support::server::Server;
-use crate::support::sqlite;
-use crate::support::sqlite_for_writing;
-use crate::support::token;
-use crate::support::wait_until;
+use crate::support::{cluster, sqlite, sqlite_for_writing, token, wait_until};
 
 const DOCS: &str = "/api/collections/docs/records";
 

@@ -1,24 +1,14 @@
 //! Files that are not what they were: damaged, lost, restored, swapped; and disks that are full.
 
-use std::io::Seek as _;
-use std::io::SeekFrom;
-use std::io::Write as _;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::cluster;
-use crate::support::cluster::converge;
-use crate::support::cluster::data;
-use crate::support::cluster::database;
-use crate::support::cluster::limited;
-use crate::support::cluster::open_collection;
-use crate::support::cluster::replica;
-use crate::support::pause;
+use crate::support::cluster::{converge, data, database, limited, open_collection, replica};
 use crate::support::server::Server;
-use crate::support::sqlite_for_writing;
-use crate::support::wait_until;
+use crate::support::{cluster, pause, sqlite_for_writing, wait_until};
 
 fn cluster() -> (Server, Server) {
     let master = cluster::master();

@@ -1,19 +1,15 @@
 //! Ends in the middle of things: whatever was cut off, the next start leads to the same pages.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::support::api::Api;
-use crate::support::cluster;
-use crate::support::cluster::converge;
-use crate::support::cluster::open_collection;
-use crate::support::cluster::replica;
-use crate::support::pause;
+use crate::support::cluster::{converge, open_collection, replica};
 use crate::support::server::Server;
+use crate::support::{cluster, pause};
 
 /// Some records with long texts, so that there are many pages.
 fn write(master: &Server, count: usize) {

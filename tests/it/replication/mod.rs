@@ -6,22 +6,13 @@
 //! - `files`: the files of records.
 //! - `histories`: damaged, lost, restored, swapped and foreign files; full disks.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::cluster;
-use crate::support::cluster::converge;
-use crate::support::cluster::database;
-use crate::support::cluster::open_collection;
-use crate::support::cluster::replica;
-use crate::support::cluster::replica_of;
-use crate::support::cluster::status;
-use crate::support::server::Server;
-use crate::support::server::command;
-use crate::support::token;
-use crate::support::wait_until;
+use crate::support::cluster::{converge, database, open_collection, replica, replica_of, status};
+use crate::support::server::{Server, command};
+use crate::support::{cluster, token, wait_until};
 
 mod files;
 mod histories;

@@ -1,20 +1,13 @@
 //! A connection to the master that does everything that connections do.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::cluster;
-use crate::support::cluster::converge;
-use crate::support::cluster::database;
-use crate::support::cluster::open_collection;
-use crate::support::cluster::replica_of;
-use crate::support::cluster::status;
-use crate::support::proxy::Fault;
-use crate::support::proxy::Proxy;
+use crate::support::cluster::{converge, database, open_collection, replica_of, status};
+use crate::support::proxy::{Fault, Proxy};
 use crate::support::server::Server;
-use crate::support::wait_until;
+use crate::support::{cluster, wait_until};
 
 /// Heads of answers and short ones are below this, a stream of pages above it.
 const STREAM: usize = 700;

@@ -1,17 +1,13 @@
 //! A master and its replicas: the built binary, once for each.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::api::Api;
-use super::server::Server;
-use super::server::VSKI;
-use super::server::command;
-use super::sqlite;
+use super::server::{Server, VSKI, command};
 use super::token::SECRET;
-use super::wait_until;
+use super::{sqlite, wait_until};
 
 /// A master that keeps its port when it is started again.
 pub fn master() -> Server {

@@ -13,12 +13,9 @@ pub mod tls;
 pub mod token;
 pub mod worker;
 
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// A directory of its own, removed in the end unless the test fails or `VSKI_KEEP` is set.
 pub struct Dir(PathBuf);

@@ -1,20 +1,13 @@
 //! A running server: the built binary on a directory of its own.
 
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Child;
-use std::process::Command;
-use std::process::ExitStatus;
-use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 
-use super::Dir;
 use super::api::Api;
-use super::wait_until;
+use super::{Dir, wait_until};
 
 /// The binary under test.
 pub const VSKI: &str = env!("CARGO_BIN_EXE_vski");

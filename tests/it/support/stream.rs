@@ -1,15 +1,11 @@
 //! A client of realtime over server-sent events.
 
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::api::Api;
-use super::api::Reply;
+use super::api::{Api, Reply};
 use super::frames::WAIT;
 use super::server::Server;
 

@@ -4,10 +4,8 @@ use std::time::UNIX_EPOCH;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::Hmac;
-use hmac::Mac as _;
-use serde_json::Value;
-use serde_json::json;
+use hmac::{Hmac, Mac as _};
+use serde_json::{Value, json};
 use sha2::Sha256;
 
 use super::api::Api;

@@ -2,13 +2,11 @@
 
 use std::time::Instant;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 use tungstenite::Message;
 
 use super::frames;
-use super::frames::Socket;
-use super::frames::WAIT;
+use super::frames::{Socket, WAIT};
 use super::server::Server;
 
 pub struct Worker {

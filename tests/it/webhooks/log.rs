@@ -1,20 +1,13 @@
 //! The log of calls, over HTTP and on the command line: pages, filters, calls made again, what is not shown.
 
 use std::path::Path;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::OWN_SECRET;
-use super::call;
-use super::make;
-use super::row;
-use super::secret_of;
-use super::wait_for;
+use super::{OWN_SECRET, call, make, row, secret_of, wait_for};
 use crate::support::receiver::Receiver;
-use crate::support::server::Server;
-use crate::support::server::command;
+use crate::support::server::{Server, command};
 
 #[test]
 fn secrets_and_headers_show_nowhere() {

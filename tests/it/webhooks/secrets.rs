@@ -1,11 +1,8 @@
 //! Secrets of calls: an API key neither reads them nor sends data to a URL of its choice.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::OWN_SECRET;
-use super::check_signature;
-use super::make;
+use super::{OWN_SECRET, check_signature, make};
 use crate::support::api::Api;
 use crate::support::receiver::Receiver;
 use crate::support::server::Server;

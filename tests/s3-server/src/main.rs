@@ -10,23 +10,18 @@
 
 mod strict;
 
-use std::env;
+use std::{env, io};
 use std::error::Error;
-use std::io;
-use std::io::Read as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use hyper_util::rt::TokioIo;
 use s3s::S3Result;
 use s3s::auth::SimpleAuth;
-use s3s::host::S3Host;
-use s3s::host::VirtualHost;
-use s3s::service::S3Service;
-use s3s::service::S3ServiceBuilder;
+use s3s::host::{S3Host, VirtualHost};
+use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::TcpListener;
 
-use strict::Checksums;
-use strict::Strict;
+use strict::{Checksums, Strict};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = env::args().skip(1).collect();

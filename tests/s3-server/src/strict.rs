@@ -8,19 +8,12 @@
 //! - `If-Match` on reading, and `NoSuchBucket` where there is no bucket.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
+use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use futures::TryStreamExt as _;
-use s3s::S3;
-use s3s::S3Error;
-use s3s::S3Request;
-use s3s::S3Response;
-use s3s::S3Result;
+use s3s::{S3, S3Error, S3Request, S3Response, S3Result, dto, s3_error};
 use s3s::checksum::ChecksumHasher;
-use s3s::dto;
-use s3s::s3_error;
 use s3s_fs::FileSystem;
 
 /// What becomes of checksums.

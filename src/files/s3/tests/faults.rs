@@ -1,26 +1,11 @@
 //! The S3 client behind a relay that does things wrong: what is made good, what ends, and how.
 
-use std::io::ErrorKind;
-use std::io::Read as _;
-use std::time::Duration;
-use std::time::Instant;
+use std::io::{ErrorKind, Read as _};
+use std::time::{Duration, Instant};
 
-use super::Limits;
-use super::MIB;
-use super::S3;
-use super::bytes;
-use super::client;
-use super::file;
-use super::hash;
-use super::keys;
-use super::proxy::Fault;
-use super::proxy::Proxy;
-use super::put;
-use super::quick;
-use super::read;
-use super::same;
-use super::server;
+use super::proxy::{Fault, Proxy};
 use super::server::S3Server;
+use super::{Limits, MIB, S3, bytes, client, file, hash, keys, put, quick, read, same, server};
 use crate::threads::Stop;
 
 const SLOW_DOWN: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 36\r\n\r\n\

@@ -3,15 +3,11 @@
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::program::Op;
-use super::program::Program;
+use super::program::{Op, Program};
 use super::worker::Worker;
-use crate::workflows::codes::EventKind;
-use crate::workflows::codes::RunStatus;
-use crate::workflows::codes::StepStatus;
+use crate::workflows::codes::{EventKind, RunStatus, StepStatus};
 use crate::workflows::core::Core;
 
 /// A run that the client was promised.

@@ -1,7 +1,6 @@
 //! Model programs: what a run does, and what must come of it.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::tests::rng::Rng;
 

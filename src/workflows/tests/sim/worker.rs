@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::program::Op;
-use super::program::Program;
+use super::program::{Op, Program};
 
 /// A run that a worker has.
 struct Job {

@@ -3,27 +3,19 @@
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::check;
 use super::check::Promised;
 use super::program::Program;
 use super::worker::Worker;
-use crate::error::Error;
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 use crate::tests::rng::Rng;
-use crate::workflows::core::Core;
-use crate::workflows::core::Input;
-use crate::workflows::core::Output;
-use crate::workflows::core::Settings;
-use crate::workflows::core::Ticket;
+use crate::workflows::core::{Core, Input, Output, Settings, Ticket};
 use crate::workflows::frames;
-use crate::workflows::requests::Action;
-use crate::workflows::requests::Request;
+use crate::workflows::requests::{Action, Request};
 use crate::workflows::runs::NewRun;
-use crate::workflows::sessions::Grant;
-use crate::workflows::sessions::SessionId;
+use crate::workflows::sessions::{Grant, SessionId};
 
 /// The moment at which a world begins.
 const BEGIN: i64 = 1_700_000_000_000;

@@ -1,9 +1,6 @@
 //! Files that older versions wrote.
 
-use super::Node;
-use super::busy;
-use super::bytes_of;
-use super::file_of;
+use super::{Node, busy, bytes_of, file_of};
 use crate::crypto::Hasher;
 use crate::ids;
 use crate::workflows::transfer::END;
