@@ -3,29 +3,33 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::auth::Auth;
-use crate::backup::lost;
-use crate::budget::Budgets;
-use crate::clock::DAY_MS;
-use crate::collections::Catalog;
+use crate::base::budget::Budgets;
+use crate::base::clock::DAY_MS;
+use crate::base::error::{Error, Result};
+use crate::base::threads::Stop;
+use crate::base::{clock, log};
 use crate::config::Config;
-use crate::cron::Cron;
-use crate::db::{Databases, Role, Signal};
-use crate::error::{Error, Result};
-use crate::events::Events;
-use crate::files::scrub::Arrival;
-use crate::files::{Files, Journal, Reserve, cleanup};
-use crate::mail::Mailer;
-use crate::realtime::Realtime;
-use crate::replicas::Replicas;
-use crate::replication::{Client, Master, Replica, Wakeups};
-use crate::sockets::Hub;
-use crate::stats::Stats;
-use crate::threads::Stop;
-use crate::webhooks::Webhooks;
-use crate::workflows::requests::Request;
-use crate::workflows::{Grant, Workflows, look};
-use crate::{auth, clock, db, log, node, records, sockets, webhooks, workflows};
+use crate::model::auth::Auth;
+use crate::model::collections::Catalog;
+use crate::model::events::Events;
+use crate::model::{auth, records};
+use crate::net::mail::Mailer;
+use crate::net::sockets;
+use crate::net::sockets::Hub;
+use crate::services::backup::lost;
+use crate::services::cron::Cron;
+use crate::services::realtime::Realtime;
+use crate::services::replication::{Client, Master, Replica, Wakeups};
+use crate::services::stats::Stats;
+use crate::services::webhooks::Webhooks;
+use crate::services::workflows::requests::Request;
+use crate::services::workflows::{Grant, Workflows, look};
+use crate::services::{webhooks, workflows};
+use crate::store::db::{Databases, Role, Signal};
+use crate::store::files::scrub::Arrival;
+use crate::store::files::{Files, Journal, Reserve, cleanup};
+use crate::store::replicas::Replicas;
+use crate::store::{db, node};
 
 /// What this server is to others.
 pub enum Part {

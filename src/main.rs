@@ -3,48 +3,21 @@
 //! The modules in reading order: the ground that all stand on, the mechanisms (`db`, `http`), the
 //! domain, the whole (`app`), its surface (`api`), the process. `docs/architecture.md` is the map.
 
-mod budget;
-mod clock;
-mod config;
-mod crypto;
-mod error;
-mod failpoints;
-mod ids;
-mod log;
-mod paging;
-mod threads;
-mod tls;
+mod base;
 
-mod db;
-mod http;
-mod mail;
-mod sockets;
+mod net;
+mod store;
 
-mod auth;
-mod backup;
-mod check;
-mod collections;
-mod cron;
-mod events;
-mod files;
-mod filter;
-mod node;
-mod realtime;
-mod records;
-mod replicas;
-mod replication;
-mod rules;
-mod stats;
-mod triggers;
-mod webhooks;
-mod workflows;
+mod model;
+
+mod services;
 
 mod app;
+mod config;
 
 mod api;
 
 mod cli;
-mod malloc;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -59,7 +32,7 @@ fn main() -> ExitCode {
     {
         Ok(args) => args,
         Err(arg) => {
-            log::error(format_args!("an argument is not UTF-8: {arg:?}"));
+            base::log::error(format_args!("an argument is not UTF-8: {arg:?}"));
             return ExitCode::from(2);
         }
     };

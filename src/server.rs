@@ -18,14 +18,18 @@ use signal_hook::iterator::Signals;
 use crate::api::Api;
 use crate::api::cors::Cors;
 use crate::app::App;
-use crate::budget::Budgets;
+use crate::base::budget::Budgets;
+use crate::base::error::{Error, Kind, Result, ResultExt as _};
+use crate::base::threads::Stop;
+use crate::base::tls::VARIABLE;
+use crate::base::{failpoints, log, malloc, threads};
 use crate::config::Config;
-use crate::cron::LaneName;
-use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::replication::{Sync, wakeup};
-use crate::threads::Stop;
-use crate::tls::VARIABLE;
-use crate::{api, collections, config, db, failpoints, files, http, log, malloc, threads};
+use crate::model::collections;
+use crate::net::http;
+use crate::services::cron::LaneName;
+use crate::services::replication::{Sync, wakeup};
+use crate::store::{db, files};
+use crate::{api, config};
 
 /// How long an orderly stop may take; below `TimeoutStopSec` of the unit.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);

@@ -10,13 +10,13 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Call, credentials, json_response, parameter, records};
-use crate::auth::accounts::{LogIn, Realm, Session};
-use crate::auth::admins;
-use crate::auth::renewal::{Confirmation, Purpose, Wanted};
-use crate::error::{Error, Kind, Result};
-use crate::http::Response;
-use crate::records::Shape;
-use crate::rules::{Identity, User};
+use crate::base::error::{Error, Kind, Result};
+use crate::model::auth::accounts::{LogIn, Realm, Session};
+use crate::model::auth::admins;
+use crate::model::auth::renewal::{Confirmation, Purpose, Wanted};
+use crate::model::records::Shape;
+use crate::model::rules::{Identity, User};
+use crate::net::http::Response;
 
 #[derive(Deserialize)]
 struct Credentials {

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use super::accounts::private;
 use super::{Call, credentials, json_response};
-use crate::auth::admins::Admin;
-use crate::auth::{SignedIn, admins};
-use crate::error::{Error, Kind, Result};
-use crate::http::Response;
-use crate::rules::Identity;
+use crate::base::error::{Error, Kind, Result};
+use crate::model::auth::admins::Admin;
+use crate::model::auth::{SignedIn, admins};
+use crate::model::rules::Identity;
+use crate::net::http::Response;
 
 #[derive(Deserialize)]
 struct Credentials {

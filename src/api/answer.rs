@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::error::{Error, Kind};
-use crate::http::{Request, Response};
-use crate::log;
+use crate::base::error::{Error, Kind};
+use crate::base::log;
+use crate::net::http::{Request, Response};
 
 /// Our own faults are logged with their whole chain; a client's are its own business.
 pub fn answer_error(request: &Request, error: &Error) -> Response {

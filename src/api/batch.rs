@@ -17,13 +17,13 @@ use super::form::Upload;
 use super::forms::Input;
 use super::records::shape;
 use super::{Call, forms, split_database};
-use crate::collections::Collection;
-use crate::error::{Error, Result};
-use crate::files::Placed;
-use crate::http::route::{Found, Router};
-use crate::http::{Method, Response, query};
-use crate::records;
-use crate::records::{Action, Body, Draft, Scope, Step, Upsert};
+use crate::base::error::{Error, Result};
+use crate::model::collections::Collection;
+use crate::model::records;
+use crate::model::records::{Action, Body, Draft, Scope, Step, Upsert};
+use crate::net::http::route::{Found, Router};
+use crate::net::http::{Method, Response, query};
+use crate::store::files::Placed;
 
 /// Requests in one batch.
 const REQUESTS_MAX: usize = 1000;

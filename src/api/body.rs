@@ -14,11 +14,11 @@ use serde_json::{Map, Value};
 use super::routes::BODY_BYTES;
 use super::values::{Field, Form};
 use super::{Api, Call, credentials, forms, split_database};
-use crate::budget::{Charge, Network, Payer};
-use crate::error::{Error, Kind, Result};
-use crate::http::client_address::client_address;
-use crate::http::route::Found;
-use crate::http::{Bodies, BodySink, FREE_BYTES, Method, Request, Unread, media_type, query};
+use crate::base::budget::{Charge, Network, Payer};
+use crate::base::error::{Error, Kind, Result};
+use crate::net::http::client_address::client_address;
+use crate::net::http::route::Found;
+use crate::net::http::{Bodies, BodySink, FREE_BYTES, Method, Request, Unread, media_type, query};
 
 /// The field of a form that holds values as JSON.
 pub const PAYLOAD: &str = "@jsonPayload";

@@ -4,11 +4,11 @@ use serde_json::Value;
 
 use super::records::{number, page};
 use super::{Call, json_response, parameter};
-use crate::collections::{Collection, Editor};
-use crate::error::{Error, Result};
-use crate::filter;
-use crate::http::Response;
-use crate::rules::Identity;
+use crate::base::error::{Error, Result};
+use crate::model::collections::{Collection, Editor};
+use crate::model::filter;
+use crate::model::rules::Identity;
+use crate::net::http::Response;
 
 /// The collections of the database in the envelope of every list: the page that is asked for, or
 /// all in one. A filter is passed over: there are few, and clients choose among them.

@@ -6,8 +6,8 @@
 //! without asking first and only keeps the answer from the page, so those that change something are
 //! refused here.
 
-use crate::error::{Error, Kind, Result};
-use crate::http::{Method, Request, Response, media_type};
+use crate::base::error::{Error, Kind, Result};
+use crate::net::http::{Method, Request, Response, media_type};
 
 /// How long a browser may remember what is allowed; more than a day none does.
 const REMEMBER_SECONDS: &str = "86400";

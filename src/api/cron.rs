@@ -4,12 +4,12 @@ use serde_json::{Map, Value, json};
 
 use super::records::page;
 use super::{Call, json_response};
-use crate::cron::{Action, Job, Run, Stored, store};
-use crate::db::{Connection, Role};
-use crate::error::Result;
-use crate::http::Response;
-use crate::paging::Page;
-use crate::{clock, ids};
+use crate::base::error::Result;
+use crate::base::paging::Page;
+use crate::base::{clock, ids};
+use crate::net::http::Response;
+use crate::services::cron::{Action, Job, Run, Stored, store};
+use crate::store::db::{Connection, Role};
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let jobs = call.app.databases.default().read(store::jobs)?;

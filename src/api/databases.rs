@@ -4,8 +4,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Call, json_response};
-use crate::error::Result;
-use crate::http::Response;
+use crate::base::error::Result;
+use crate::net::http::Response;
 
 #[derive(Deserialize)]
 struct Create {

@@ -4,14 +4,16 @@ use serde_json::json;
 
 use super::accounts::private;
 use super::{Call, json_response, parameter};
-use crate::collections::Field;
-use crate::error::{Error, Result};
-use crate::files::{FilePath, Remote, Stored, table};
-use crate::http::range::Wanted;
-use crate::http::{Response, range};
-use crate::records::Scope;
-use crate::rules::Operation;
-use crate::{files, ids, records};
+use crate::base::error::{Error, Result};
+use crate::base::ids;
+use crate::model::collections::Field;
+use crate::model::records;
+use crate::model::records::Scope;
+use crate::model::rules::Operation;
+use crate::net::http::range::Wanted;
+use crate::net::http::{Response, range};
+use crate::store::files;
+use crate::store::files::{FilePath, Remote, Stored, table};
 
 /// What a page may do that is a file somebody uploaded: nothing.
 const POLICY: &str = "default-src 'none'; img-src 'self' data:; media-src 'self'; style-src \

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::{OnReplica, answer_error, error_json, json_response};
 use crate::app::App;
-use crate::db;
-use crate::error::{Error, Kind, Result};
-use crate::http::{Request, Response};
-use crate::replication::Replica;
+use crate::base::error::{Error, Kind, Result};
+use crate::net::http::{Request, Response};
+use crate::services::replication::Replica;
+use crate::store::db;
 
 /// How long a read waits for the state that it wants.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use super::batch::position;
 use super::body::too_long;
-use crate::budget::Charge;
-use crate::crypto::Hasher;
-use crate::error::{Error, Result};
-use crate::files::{Partial, Storage};
-use crate::http::multipart::Event;
-use crate::http::{BodySink, FREE_BYTES, multipart};
-use crate::records::Modifier;
-use crate::{files, ids};
+use crate::base::budget::Charge;
+use crate::base::crypto::Hasher;
+use crate::base::error::{Error, Result};
+use crate::base::ids;
+use crate::model::records::Modifier;
+use crate::net::http::multipart::Event;
+use crate::net::http::{BodySink, FREE_BYTES, multipart};
+use crate::store::files;
+use crate::store::files::{Partial, Storage};
 
 /// All values of a form together.
 const VALUES_BYTES_MAX: usize = 4 << 20;

@@ -14,14 +14,16 @@ use serde_json::value::RawValue;
 use super::body::{PAYLOAD, too_long};
 use super::form::{Allowance, Form, Upload, no_file_field};
 use super::{Access, Api, Call};
-use crate::collections::{Collection, Field, FieldKind};
-use crate::error::{Error, Result};
-use crate::files::{Arrival, FilePath, Placed, Stored};
-use crate::http::route::Found;
-use crate::http::{BodySink, Method, Request, multipart};
-use crate::records::{Body, Draft, Modifier, NewFile};
-use crate::rules::{Identity, Operation};
-use crate::{db, ids, rules};
+use crate::base::error::{Error, Result};
+use crate::base::ids;
+use crate::model::collections::{Collection, Field, FieldKind};
+use crate::model::records::{Body, Draft, Modifier, NewFile};
+use crate::model::rules;
+use crate::model::rules::{Identity, Operation};
+use crate::net::http::route::Found;
+use crate::net::http::{BodySink, Method, Request, multipart};
+use crate::store::db;
+use crate::store::files::{Arrival, FilePath, Placed, Stored};
 
 /// What a request says of a record.
 pub struct Input<'a> {

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::{Call, json_response};
-use crate::error::{Error, Result};
-use crate::http::Response;
-use crate::threads;
+use crate::base::error::{Error, Result};
+use crate::base::threads;
+use crate::net::http::Response;
 
 /// Says that the server answers; the shape is PocketBase's. A replica adds whether it has what its
 /// master has.

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::accounts::private;
 use super::{Call, credentials, json_response};
-use crate::auth::keys::{Draft, NAME_CHARS_MAX, Stored};
-use crate::auth::{SERVICE_SECONDS_MAX, ServiceWish};
-use crate::clock;
-use crate::error::{Error, Result};
-use crate::http::Response;
-use crate::rules::KeyScope;
-use crate::workflows::limits;
+use crate::base::clock;
+use crate::base::error::{Error, Result};
+use crate::model::auth::keys::{Draft, NAME_CHARS_MAX, Stored};
+use crate::model::auth::{SERVICE_SECONDS_MAX, ServiceWish};
+use crate::model::rules::KeyScope;
+use crate::net::http::Response;
+use crate::services::workflows::limits;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

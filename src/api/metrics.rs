@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Call;
 use crate::app::App;
-use crate::budget::Budgets;
-use crate::error::Result;
-use crate::http::Response;
-use crate::replication::files::FilesStatus;
-use crate::stats::Runs;
-use crate::webhooks::{Outcome, Webhooks};
-use crate::workflows::look;
-use crate::{clock, cron};
+use crate::base::budget::Budgets;
+use crate::base::clock;
+use crate::base::error::Result;
+use crate::net::http::Response;
+use crate::services::cron;
+use crate::services::replication::files::FilesStatus;
+use crate::services::stats::Runs;
+use crate::services::webhooks::{Outcome, Webhooks};
+use crate::services::workflows::look;
 
 /// Answers given, by the first digit of their status.
 #[derive(Default)]

@@ -4,9 +4,9 @@
 //! page loads nothing from anywhere and talks to its own server only.
 
 use super::Call;
-use crate::error::Result;
-use crate::http::Response;
-use crate::{crypto, ids};
+use crate::base::error::Result;
+use crate::base::{crypto, ids};
+use crate::net::http::Response;
 
 const CONFIRM: &str = include_str!("confirm.html");
 

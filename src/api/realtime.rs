@@ -3,12 +3,12 @@
 use serde::Deserialize;
 
 use super::{Call, credentials, socket};
-use crate::budget::Payer;
-use crate::error::{Error, Result};
-use crate::http::Response;
-use crate::http::query::percent_decode;
-use crate::realtime::{SUBS_MAX, Topic, new_client};
-use crate::sockets::Peer;
+use crate::base::budget::Payer;
+use crate::base::error::{Error, Result};
+use crate::net::http::Response;
+use crate::net::http::query::percent_decode;
+use crate::net::sockets::Peer;
+use crate::services::realtime::{SUBS_MAX, Topic, new_client};
 
 /// Where both are found.
 pub const PATH: &str = "/api/realtime";

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::{Call, forms, parameter};
-use crate::collections::{Collection, CollectionKind};
-use crate::error::{Error, Result};
-use crate::files::Placed;
-use crate::http::{GZIP_SUFFIX, Response, range};
-use crate::paging::{Page, SIZE};
-use crate::records;
-use crate::records::{
+use crate::base::error::{Error, Result};
+use crate::base::paging::{Page, SIZE};
+use crate::model::collections::{Collection, CollectionKind};
+use crate::model::records;
+use crate::model::records::{
     BULK_MAX, Body, Draft, Hasher, ListQuery, Precondition, Scope, Shape, Shown, Versions,
 };
-use crate::rules::Operation;
+use crate::model::rules::Operation;
+use crate::net::http::{GZIP_SUFFIX, Response, range};
+use crate::store::files::Placed;
 
 #[derive(Deserialize)]
 struct BulkUpdate {

@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Call, files, json_response, parameter};
-use crate::error::{Error, Kind, Result};
-use crate::files::{FilePath, Journal, journal, table};
-use crate::http::Response;
+use crate::base::error::{Error, Kind, Result};
+use crate::net::http::Response;
+use crate::store::files::{FilePath, Journal, journal, table};
 
 /// What came and went after the entry `since`.
 pub fn list(call: &Call<'_>) -> Result<Response> {

@@ -8,14 +8,15 @@ use serde_json::{Value, json};
 
 use super::replica::see;
 use super::{Call, json_response, parameter, socket};
-use crate::budget::Payer;
-use crate::error::{Error, Result};
-use crate::http::range::Wanted;
-use crate::http::{Response, range};
-use crate::replication::master::{Answer, Groups, parse_wanted};
-use crate::replication::spool::Spool;
-use crate::replication::{Epoch, Master};
-use crate::{clock, db, log};
+use crate::base::budget::Payer;
+use crate::base::error::{Error, Result};
+use crate::base::{clock, log};
+use crate::net::http::range::Wanted;
+use crate::net::http::{Response, range};
+use crate::services::replication::master::{Answer, Groups, parse_wanted};
+use crate::services::replication::spool::Spool;
+use crate::services::replication::{Epoch, Master};
+use crate::store::db;
 
 /// Every database, and the state that it is in.
 pub fn list(call: &Call<'_>) -> Result<Response> {

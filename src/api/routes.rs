@@ -6,10 +6,10 @@ use crate::api::{
     Call, accounts, admins, batch, collections, cron, databases, files, health, keys, metrics,
     pages, realtime, records, replica, replication, stats, webhooks, workflows,
 };
-use crate::error::Result;
-use crate::http::Method::{Delete, Get, Patch, Post};
-use crate::http::{Method, Response};
-use crate::rules::KeyScope;
+use crate::base::error::Result;
+use crate::model::rules::KeyScope;
+use crate::net::http::Method::{Delete, Get, Patch, Post};
+use crate::net::http::{Method, Response};
 
 /// Who may call an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,11 +3,12 @@
 use serde_json::json;
 
 use crate::api::{Call, json_response};
-use crate::budget::Payer;
-use crate::error::{Error, Result};
-use crate::http::{Method, Request, Response};
-use crate::sockets::{Hub, Peer};
-use crate::{crypto, sockets};
+use crate::base::budget::Payer;
+use crate::base::crypto;
+use crate::base::error::{Error, Result};
+use crate::net::http::{Method, Request, Response};
+use crate::net::sockets;
+use crate::net::sockets::{Hub, Peer};
 
 /// The only version there is.
 const VERSION: &str = "13";
@@ -95,11 +96,11 @@ mod tests {
     use std::sync::{Arc, mpsc};
     use std::time::{Duration, Instant};
 
-    use crate::budget::{Budgets, Network};
-    use crate::http::memory::Memory;
-    use crate::http::server;
-    use crate::http::server::Server;
-    use crate::sockets::{Flow, Link, Settings};
+    use crate::base::budget::{Budgets, Network};
+    use crate::net::http::memory::Memory;
+    use crate::net::http::server;
+    use crate::net::http::server::Server;
+    use crate::net::sockets::{Flow, Link, Settings};
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 

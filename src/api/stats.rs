@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::{Call, parameter};
-use crate::clock;
-use crate::error::{Error, Result};
-use crate::http::Response;
-use crate::stats::{By, Depth, Points, Query, Requests, Runs, Times, minute_of};
+use crate::base::clock;
+use crate::base::error::{Error, Result};
+use crate::net::http::Response;
+use crate::services::stats::{By, Depth, Points, Query, Requests, Runs, Times, minute_of};
 
 const HOUR_MS: i64 = 3_600_000;
 

@@ -7,12 +7,12 @@ use serde_json::{Map, Value, json};
 use super::accounts::private;
 use super::records::page;
 use super::{Call, json_response, parameter};
-use crate::error::{Error, Result};
-use crate::http::Response;
-use crate::triggers::wrong;
-use crate::webhooks::logs::Filter;
-use crate::webhooks::table::Draft;
-use crate::webhooks::{logs, table};
+use crate::base::error::{Error, Result};
+use crate::model::triggers::wrong;
+use crate::net::http::Response;
+use crate::services::webhooks::logs::Filter;
+use crate::services::webhooks::table::Draft;
+use crate::services::webhooks::{logs, table};
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let items = call.database()?.read(table::list)?;

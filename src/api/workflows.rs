@@ -7,20 +7,22 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{Call, credentials, parameter, socket};
-use crate::auth::Pass;
-use crate::budget::Payer;
-use crate::db::{Connection, Database};
-use crate::error::{Error, Kind, Result};
-use crate::http::Response;
-use crate::rules::{Identity, KeyScope, Operation};
-use crate::workflows::json::{Object, array};
-use crate::workflows::look::{Cursor, Filter};
-use crate::workflows::requests::{Action, EventRequest, Request};
-use crate::workflows::{
+use crate::base::budget::Payer;
+use crate::base::clock;
+use crate::base::error::{Error, Kind, Result};
+use crate::model::auth::Pass;
+use crate::model::records;
+use crate::model::rules::{Identity, KeyScope, Operation};
+use crate::net::http::Response;
+use crate::services::workflows::json::{Object, array};
+use crate::services::workflows::look::{Cursor, Filter};
+use crate::services::workflows::requests::{Action, EventRequest, Request};
+use crate::services::workflows::{
     About, Caller, EventKind, Grant, NewRun, NodeTag, RunStatus, Submission, Workflows, elsewhere,
     frames, grant_of, limits, look, ms_of, node_of,
 };
-use crate::{clock, db, records};
+use crate::store::db;
+use crate::store::db::{Connection, Database};
 
 /// The subprotocol of workers.
 const PROTOCOL: &str = "vski.workflow.v1";

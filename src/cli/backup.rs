@@ -4,11 +4,11 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::{Failure, Outcome, SETTINGS, parse, print, refuse_empty};
-use crate::backup;
-use crate::backup::{Job, restore, verify};
+use crate::base::error::ResultExt as _;
 use crate::config::Config;
-use crate::error::ResultExt as _;
-use crate::files::Storage;
+use crate::services::backup;
+use crate::services::backup::{Job, restore, verify};
+use crate::store::files::Storage;
 
 pub const BACKUP_HELP: &str = "\
 Usage: vski backup DIR [--verify] [OPTIONS]

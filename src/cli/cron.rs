@@ -11,13 +11,15 @@ use serde_json::{Value, json};
 use super::replica::{list as items, missed, row, show as text_of, table, watched};
 use super::{Failure, Outcome, Parsed, SETTINGS, parse, print, refuse_empty};
 use crate::api::cron;
+use crate::base::clock;
+use crate::base::error::{Error, Kind, Result};
+use crate::base::paging::Page;
 use crate::config::Config;
-use crate::cron::store;
-use crate::db::{Database, Role};
-use crate::error::{Error, Kind, Result};
-use crate::paging::Page;
-use crate::replication::Client;
-use crate::{auth, clock, db, node};
+use crate::model::auth;
+use crate::services::cron::store;
+use crate::services::replication::Client;
+use crate::store::db::{Database, Role};
+use crate::store::{db, node};
 
 pub const HELP: &str = "\
 Usage: vski cron list [--json]

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::db::Databases;
-use crate::error::{Error, Result};
-use crate::replication::Client;
-use crate::threads::Stop;
-use crate::{db, node, threads};
+use crate::base::error::{Error, Result};
+use crate::base::threads;
+use crate::base::threads::Stop;
+use crate::services::replication::Client;
+use crate::store::db::Databases;
+use crate::store::{db, node};
 
 /// Whether the error of a server that was asked may come from settings which are not the server's.
 fn is_a_stranger(error: &Error) -> bool {
@@ -221,9 +222,9 @@ pub fn promote(data_dir: &Path, settings: db::Settings, without: &[String]) -> R
     if !node::is_replica(databases.local())? {
         return Err(Error::conflict("The data is that of a master already."));
     }
-    let positions = crate::replication::positions::load(databases.local())?;
+    let positions = crate::services::replication::positions::load(databases.local())?;
     let mut rows = vec![row(&["DATABASE", "VERSION", "AS OF"])];
-    let listed = crate::replication::positions::load_listed(databases.local())?;
+    let listed = crate::services::replication::positions::load_listed(databases.local())?;
     let is_missing = |name: &&String| {
         let is_here = databases.file(name).exists() && positions.contains_key(*name);
         !is_here && !without.contains(name)
@@ -247,11 +248,11 @@ pub fn promote(data_dir: &Path, settings: db::Settings, without: &[String]) -> R
             position.map_or_else(|| "-".to_owned(), |it| it.version.to_string()),
             position.map_or_else(
                 || "-".to_owned(),
-                |it| crate::clock::format_ms(it.synced_ms),
+                |it| crate::base::clock::format_ms(it.synced_ms),
             ),
         ]);
     }
-    crate::replication::positions::clear(databases.local())?;
+    crate::services::replication::positions::clear(databases.local())?;
     node::promote(databases.local())?;
     databases.close()?;
     Ok(format!(

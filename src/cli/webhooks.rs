@@ -9,14 +9,15 @@ use serde_json::Value;
 
 use super::replica::{list as items, row, show as text_of, table};
 use super::{Failure, Outcome, Parsed, SETTINGS, parse, print, refuse_empty, refuse_replica};
-use crate::auth::WebhookSecret;
+use crate::base::error::{Error, Result};
+use crate::base::paging;
+use crate::base::paging::Page;
 use crate::config::Config;
-use crate::db::Database;
-use crate::error::{Error, Result};
-use crate::paging::Page;
-use crate::webhooks::logs::Filter;
-use crate::webhooks::{logs, table as webhooks};
-use crate::{db, paging};
+use crate::model::auth::WebhookSecret;
+use crate::services::webhooks::logs::Filter;
+use crate::services::webhooks::{logs, table as webhooks};
+use crate::store::db;
+use crate::store::db::Database;
 
 pub const HELP: &str = "\
 Usage: vski webhooks list [--json]

@@ -15,15 +15,16 @@ use serde_json::{Value, json};
 
 use super::replica::{list as items, missed, row, show as text_of, table, watched};
 use super::{Failure, Outcome, Parsed, SETTINGS, parse, print};
+use crate::base::error::{Error, Kind, Result, ResultExt as _};
 use crate::config::Config;
-use crate::db::Database;
-use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::replication::Client;
-use crate::workflows::look::{Cursor, Filter};
-use crate::workflows::requests::Action;
-use crate::workflows::transfer::Adopted;
-use crate::workflows::{Grant, RunStatus, limits, look, offline, transfer};
-use crate::{auth, db, node};
+use crate::model::auth;
+use crate::services::replication::Client;
+use crate::services::workflows::look::{Cursor, Filter};
+use crate::services::workflows::requests::Action;
+use crate::services::workflows::transfer::Adopted;
+use crate::services::workflows::{Grant, RunStatus, limits, look, offline, transfer};
+use crate::store::db::Database;
+use crate::store::{db, node};
 
 pub const HELP: &str = "\
 Usage: vski workflows list [--workflow NAME] [--status STATUS] [--limit N] [--json]

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// Reads the file. Names that are no options are in the result too: they may be for other programs.
 pub fn read(path: &Path) -> Result<HashMap<String, String>> {

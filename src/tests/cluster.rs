@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::app::App;
+use crate::base::ids;
+use crate::base::threads::Stop;
 use crate::config::Config;
-use crate::db::pages::PageReader;
+use crate::server;
 use crate::server::Running;
-use crate::threads::Stop;
-use crate::{ids, server};
+use crate::store::db::pages::PageReader;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 

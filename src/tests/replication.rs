@@ -17,10 +17,10 @@ use rusqlite::Connection;
 use super::cluster::Node;
 use super::rng::{Rng, rounds};
 use crate::app::App;
-use crate::db::pages::PageReader;
-use crate::error::{Error, Kind};
-use crate::threads;
-use crate::threads::Stop;
+use crate::base::error::{Error, Kind};
+use crate::base::threads;
+use crate::base::threads::Stop;
+use crate::store::db::pages::PageReader;
 
 /// The database that is changed.
 const NAME: &str = "fuzz";

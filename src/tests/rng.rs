@@ -68,7 +68,7 @@ impl Drop for Announce<'_> {
 /// that are left, and returns how many it did.
 pub fn rounds(test: &str, cases: usize, mut round: impl FnMut(&mut Rng, usize) -> usize) {
     let cases = number("VSKI_CASES").map_or(cases, |cases| usize::try_from(cases).unwrap());
-    let fresh = || u64::from_le_bytes(crate::ids::random_bytes().unwrap());
+    let fresh = || u64::from_le_bytes(crate::base::ids::random_bytes().unwrap());
     let mut seed = number("VSKI_SEED").unwrap_or_else(fresh);
     let (started, first, mut done) = (Instant::now(), seed, 0);
     while done < cases {

@@ -1,7 +1,7 @@
 //! A real S3 server for tests: the crate `tests/s3-server`, built when it is first needed.
 //!
 //! This file is part of two programs, the tests of `tests/it` and those inside the product
-//! (`src/files/s3/tests.rs`), and so needs nothing but the standard library.
+//! (`src/store/files/s3/tests/mod.rs`), and so needs nothing but the standard library.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;

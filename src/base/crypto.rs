@@ -1,0 +1,151 @@
+//! Hashes, signatures and encodings: SHA-256, HMAC-SHA256, HKDF, base64url, comparison in constant time.
+
+use std::io;
+use std::io::Read;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, Mac as _};
+use sha2::{Digest as _, Sha256};
+
+/// A key for [`SigningKey::sign`]; at least 32 bytes, which `config` makes sure of.
+#[derive(Clone)]
+pub struct SigningKey(Hmac<Sha256>);
+
+impl SigningKey {
+    /// Prepares a key, so that each signature saves the work of hashing it.
+    pub fn new(secret: &[u8]) -> SigningKey {
+        let mac = <Hmac<Sha256> as hmac::Mac>::new_from_slice(secret);
+        SigningKey(mac.expect("HMAC takes keys of any length"))
+    }
+
+    /// HMAC-SHA256 of `message`.
+    pub fn sign(&self, message: &[u8]) -> [u8; 32] {
+        let mut mac = self.0.clone();
+        mac.update(message);
+        mac.finalize().into_bytes().into()
+    }
+
+    /// Whether `signature` is that of `message`; takes the same time for every wrong one.
+    pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        let mut mac = self.0.clone();
+        mac.update(message);
+        mac.verify_slice(signature).is_ok()
+    }
+}
+
+/// A key derived from a secret for one use (HKDF-SHA256, RFC 5869): keys for different uses tell nothing
+/// about each other or about the secret.
+pub fn derive_key(secret: &[u8], salt: &[u8], info: &[u8]) -> [u8; 32] {
+    let pseudorandom = SigningKey::new(salt).sign(secret);
+    // The first block is as long as a key.
+    let block = [info, &[1]].concat();
+    SigningKey::new(&pseudorandom).sign(&block)
+}
+
+/// SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// SHA-256 of what comes in pieces.
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    pub fn new() -> Hasher {
+        Hasher(Sha256::new())
+    }
+
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    pub fn finish(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+}
+
+/// How many bytes come until the end, and their SHA-256.
+pub fn sha256_of(mut from: impl Read) -> io::Result<(u64, [u8; 32])> {
+    let (mut hasher, mut size) = (Hasher::new(), 0);
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok((size, hasher.finish())),
+            length => {
+                hasher.update(&buffer[..length]);
+                size += length as u64;
+            }
+        }
+    }
+}
+
+/// Base64 with the URL alphabet, without padding (RFC 4648, section 5).
+pub fn base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The bytes behind [`base64url`]; none when the text is anything else.
+pub fn from_base64url(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+/// Base64 with the usual alphabet and padding (RFC 4648, section 4).
+pub fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// The bytes behind base64 with the usual alphabet and padding (RFC 4648, section 4).
+pub fn from_base64(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 5869, test cases 1 to 3; a key is the first 32 bytes of what they derive.
+    #[test]
+    fn derived_keys_match_the_published_vectors() {
+        let range = |from: u8, to: u8| (from..=to).collect::<Vec<u8>>();
+        for (secret, salt, info, key) in [
+            (
+                vec![0x0b; 22],
+                range(0x00, 0x0c),
+                range(0xf0, 0xf9),
+                "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf",
+            ),
+            (
+                range(0x00, 0x4f),
+                range(0x60, 0xaf),
+                range(0xb0, 0xff),
+                "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c",
+            ),
+            (
+                vec![0x0b; 22],
+                Vec::new(),
+                Vec::new(),
+                "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d",
+            ),
+        ] {
+            assert_eq!(
+                crate::base::ids::hex(&derive_key(&secret, &salt, &info)),
+                key
+            );
+        }
+    }
+
+    /// RFC 4231, test case 2.
+    #[test]
+    fn hmac_matches_the_published_vector() {
+        let key = SigningKey::new(b"Jefe");
+        let signature = key.sign(b"what do ya want for nothing?");
+        assert_eq!(
+            crate::base::ids::hex(&signature),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+        assert!(key.verify(b"what do ya want for nothing?", &signature));
+        assert!(!key.verify(b"what do ya want for nothing!", &signature));
+        assert!(!key.verify(b"what do ya want for nothing?", &signature[..31]));
+    }
+}

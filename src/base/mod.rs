@@ -1,0 +1,13 @@
+//! What everything stands on: errors, time, logging, threads, budgets. Nothing here knows a database or a socket.
+
+pub mod budget;
+pub mod clock;
+pub mod crypto;
+pub mod error;
+pub mod failpoints;
+pub mod ids;
+pub mod log;
+pub mod malloc;
+pub mod paging;
+pub mod threads;
+pub mod tls;

@@ -1,0 +1,549 @@
+//! Settings: one table of options, and [`Config`], plain values that were all checked at start.
+//!
+//! Every option is an environment variable and, with `--` and dashes, a flag of `serve`; the flag
+//! wins. What neither gives may be in the file that `ENV_FILE` names. Whoever holds a [`Config`] has nothing left to interpret or to refuse.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::base::error::{Error, Result};
+use crate::base::log::Level;
+use crate::base::tls::Roots;
+use crate::base::{ids, tls};
+use crate::model::auth::SECRET_BYTES_MIN;
+use crate::net::http::client_address::Prefix;
+use crate::net::mail;
+use crate::net::mail::{Relay, Sender};
+use crate::services::replication;
+use crate::store::db::Synchronous;
+use crate::store::files::S3Settings;
+
+mod file;
+mod options;
+mod typo;
+
+use options::option;
+pub use options::{OPTIONS, Opt, describe};
+pub use typo::find as misspelt;
+
+/// The settings of a server, checked.
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The secret for tokens, when given.
+    pub jwt_secret: Option<String>,
+    /// The master, on a replica.
+    pub replica: Option<replication::replica::Settings>,
+    /// Life of an admin or user token.
+    pub token_hours: u32,
+    /// Longest form with files.
+    pub upload_bytes_max: u64,
+    /// Bytes that files leave free on the disk.
+    pub reserve_bytes: u64,
+    /// The bucket, if files do not lie here.
+    pub s3: Option<S3Settings>,
+    /// Age at which entries of the file journal go, in days.
+    pub file_sync_retention_days: u32,
+    /// Age at which runs go that have ended, in days.
+    pub workflow_retention_days: u32,
+    /// How long a silent worker keeps its runs, in seconds.
+    pub workflow_lease_seconds: u32,
+    /// The auth collection of `/api/auth`.
+    pub auth_collection: String,
+    /// Where clients reach this server, when given.
+    public_url: Option<String>,
+    /// Origins that browsers may call from; `*` is all.
+    pub cors_origins: Vec<String>,
+    /// Proxies whose word is taken for where a request came from.
+    pub trusted_proxies: Vec<Prefix>,
+    /// How mail leaves, when it does.
+    pub mail: Option<mail::Settings>,
+    /// Size of the fixed request pool.
+    pub threads: usize,
+    /// HTTP connections at a time.
+    pub connections_max: usize,
+    /// WebSockets at a time.
+    pub sockets_max: usize,
+    /// What a commit waits for.
+    pub synchronous: Synchronous,
+    /// Webhooks to private addresses are refused.
+    pub denies_private_webhooks: bool,
+    /// By whom the servers are trusted that we talk to.
+    pub roots: Roots,
+    /// How much is logged.
+    pub log: Level,
+    /// Sentences about settings that an operator should look at.
+    pub warnings: Vec<String>,
+}
+
+/// What changes nothing while the other one has its default.
+const NEEDS: [(&str, &str); 5] = [
+    ("MASTER_URL", "REPLICA_MODE"),
+    ("REPLICA_ID", "REPLICA_MODE"),
+    ("S3_ENDPOINT", "STORAGE"),
+    ("S3_BUCKET", "STORAGE"),
+    ("MAIL_FROM", "SMTP_URL"),
+];
+
+/// Options that should not be given as a flag.
+const SECRETS: [&str; 3] = ["JWT_SECRET", "S3_SECRET_KEY", "SMTP_URL"];
+
+impl Config {
+    /// Checks the given flags (by variable name) and the environment.
+    pub fn load(flags: &HashMap<&'static str, String>) -> Result<Config> {
+        let raw = Raw::new(flags)?;
+        let roots = raw.roots()?;
+        Ok(Config {
+            warnings: raw.warnings()?,
+            listen: raw.listen()?,
+            data_dir: raw.data_dir()?,
+            jwt_secret: raw.secret()?,
+            replica: raw.replica()?,
+            token_hours: raw.number("TOKEN_HOURS", 1, 87_600)?,
+            upload_bytes_max: raw.number::<u64>("MAX_BODY_MB", 1, 10_240)? << 20,
+            reserve_bytes: raw.number::<u64>("RESERVE_MB", 0, 1 << 20)? << 20,
+            s3: raw.s3(&roots)?,
+            file_sync_retention_days: raw.number("FILE_SYNC_RETENTION_DAYS", 1, 3650)?,
+            workflow_retention_days: raw.number("WORKFLOW_RETENTION_DAYS", 1, 3650)?,
+            workflow_lease_seconds: raw.number("WORKFLOW_LEASE_SECONDS", 2, 3600)?,
+            auth_collection: raw.parse("AUTH_COLLECTION", |text| {
+                (!text.is_empty()).then(|| text.to_owned())
+            })?,
+            public_url: raw.url("PUBLIC_URL")?,
+            cors_origins: raw.list("CORS_ORIGINS", |text| {
+                (text == "*" || (is_origin(text) && !has_user(text)))
+                    .then(|| text.trim_end_matches('/').to_owned())
+            })?,
+            trusted_proxies: raw.list("TRUSTED_PROXIES", Prefix::parse)?,
+            mail: raw.mail(&roots)?,
+            threads: raw.number("THREADS", 1, 1024)?,
+            connections_max: raw.number("MAX_CONNECTIONS", 1, 100_000)?,
+            sockets_max: raw.number("MAX_SOCKETS", 1, 100_000)?,
+            synchronous: raw.parse("DB_SYNCHRONOUS", |text| match text {
+                "full" => Some(Synchronous::Full),
+                "normal" => Some(Synchronous::Normal),
+                _ => None,
+            })?,
+            denies_private_webhooks: raw.parse("WEBHOOK_DENY_PRIVATE", |text| text.parse().ok())?,
+            roots,
+            log: raw.parse("LOG", |text| {
+                Level::NAMES
+                    .iter()
+                    .find(|(name, _)| *name == text)
+                    .map(|(_, level)| *level)
+            })?,
+        })
+    }
+
+    /// Where clients reach this server: what was given, or where it listens.
+    pub fn public_url(&self) -> String {
+        let here = || format!("http://{}", self.listen);
+        self.public_url.clone().unwrap_or_else(here)
+    }
+
+    /// Where clients reach this server, if that was given.
+    pub fn given_public_url(&self) -> Option<String> {
+        self.public_url.clone()
+    }
+
+    /// Only where the files are, for the same.
+    pub fn load_s3(flags: &HashMap<&'static str, String>) -> Result<Option<S3Settings>> {
+        let raw = Raw::new(flags)?;
+        raw.s3(&raw.roots()?)
+    }
+
+    /// Only where the server listens and the secret it was given, for commands that ask it.
+    pub fn load_address(
+        flags: &HashMap<&'static str, String>,
+    ) -> Result<(SocketAddr, Option<String>)> {
+        let raw = Raw::new(flags)?;
+        let addr = raw.listen()?;
+        let ip = match addr.ip() {
+            ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            ip => ip,
+        };
+        Ok((SocketAddr::new(ip, addr.port()), raw.secret()?))
+    }
+
+    /// Only where the data is, for commands that work on it without serving.
+    pub fn load_data_dir(flags: &HashMap<&'static str, String>) -> Result<PathBuf> {
+        Raw::new(flags)?.data_dir()
+    }
+}
+
+/// Values as they were given: flags first, then the environment, then the file, then the default.
+struct Raw<'a> {
+    flags: &'a HashMap<&'static str, String>,
+    file: HashMap<String, String>,
+}
+
+impl<'a> Raw<'a> {
+    fn new(flags: &'a HashMap<&'static str, String>) -> Result<Raw<'a>> {
+        let file = HashMap::new();
+        let mut raw = Raw { flags, file };
+        let path = raw.get("ENV_FILE")?;
+        if !path.is_empty() {
+            raw.file = file::read(Path::new(&path))?;
+        }
+        Ok(raw)
+    }
+
+    fn get(&self, variable: &'static str) -> Result<String> {
+        Ok(match self.given(variable)? {
+            Some(value) => value,
+            None => option(variable).default.to_owned(),
+        })
+    }
+
+    fn given(&self, variable: &'static str) -> Result<Option<String>> {
+        if let Some(value) = self.flags.get(variable) {
+            return Ok(Some(value.clone()));
+        }
+        let file = self.file.get(variable).filter(|value| !value.is_empty());
+        match std::env::var(variable) {
+            Ok(value) if !value.is_empty() => Ok(Some(value)),
+            Ok(_) | Err(std::env::VarError::NotPresent) => Ok(file.cloned()),
+            Err(std::env::VarError::NotUnicode(_)) => Err(refuse(variable, "(not UTF-8)")),
+        }
+    }
+
+    /// Settings that were given and change nothing, as sentences, since most likely another one was
+    /// forgotten; and secrets that were given where others see them.
+    fn warnings(&self) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        for variable in SECRETS {
+            if self.flags.contains_key(variable) {
+                warnings.push(format!(
+                    "--{} can be read in the list of processes; set {variable} in the environment or in \
+                     the file that ENV_FILE names",
+                    option(variable).flag()
+                ));
+            }
+        }
+        for (variable, needed) in NEEDS {
+            let default = option(needed).default;
+            if self.given(variable)?.is_some() && self.get(needed)? == default {
+                let state = if default.is_empty() {
+                    "not set"
+                } else {
+                    default
+                };
+                warnings.push(format!("{variable} changes nothing: {needed} is {state}"));
+            }
+        }
+        Ok(warnings)
+    }
+
+    fn parse<T>(&self, variable: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<T> {
+        let value = self.get(variable)?;
+        read(&value).ok_or_else(|| refuse(variable, &value))
+    }
+
+    fn number<T>(&self, variable: &'static str, min: T, max: T) -> Result<T>
+    where
+        T: std::str::FromStr + PartialOrd + Copy,
+    {
+        self.parse(variable, |text| {
+            text.parse()
+                .ok()
+                .filter(|number| (min..=max).contains(number))
+        })
+    }
+
+    /// Values between commas, all of which must be right.
+    fn list<T>(&self, variable: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
+        self.parse(variable, |text| {
+            let parts = text.split(',').map(str::trim);
+            parts.filter(|part| !part.is_empty()).map(&read).collect()
+        })
+    }
+
+    /// A URL that others get to see, so it must not have a password in it, which is not printed.
+    fn url(&self, variable: &'static str) -> Result<Option<String>> {
+        let url = self.get(variable)?;
+        if has_user(&url) {
+            return Err(Error::invalid(format!(
+                "{variable}=(not shown): it must not have a user name or a password, for others see it; \
+                 it takes {}",
+                option(variable).takes
+            )));
+        }
+        match url.as_str() {
+            "" => Ok(None),
+            _ if is_origin(&url) => Ok(Some(url)),
+            _ => Err(refuse(variable, &url)),
+        }
+    }
+
+    fn listen(&self) -> Result<SocketAddr> {
+        let ip = self.parse("HOST", |text| match text {
+            "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            _ => text.parse().ok(),
+        })?;
+        Ok(SocketAddr::new(
+            ip,
+            self.parse("PORT", |text| text.parse().ok())?,
+        ))
+    }
+
+    fn data_dir(&self) -> Result<PathBuf> {
+        self.parse("DATA_DIR", |text| {
+            (!text.is_empty()).then(|| PathBuf::from(text))
+        })
+    }
+
+    /// The secret is never printed, not even in the refusal.
+    fn secret(&self) -> Result<Option<String>> {
+        match self.get("JWT_SECRET")? {
+            secret if secret.is_empty() => Ok(None),
+            secret if secret.len() < SECRET_BYTES_MIN => Err(refuse(
+                "JWT_SECRET",
+                &format!("(a secret of {} bytes)", secret.len()),
+            )),
+            secret => Ok(Some(secret)),
+        }
+    }
+
+    /// The file is read here, once.
+    fn roots(&self) -> Result<Roots> {
+        match self.get(tls::VARIABLE)? {
+            path if path.is_empty() => Ok(Roots::default()),
+            path => Roots::read(Path::new(&path)),
+        }
+    }
+
+    /// The URL has a password in it and is never printed.
+    fn mail(&self, roots: &Roots) -> Result<Option<mail::Settings>> {
+        let from = match self.get("MAIL_FROM")? {
+            from if from.is_empty() => None,
+            from => Some(Sender::parse(&from).ok_or_else(|| refuse("MAIL_FROM", &from))?),
+        };
+        let relay = match self.get("SMTP_URL")? {
+            url if url.is_empty() => return Ok(None),
+            url => Relay::parse(&url).ok_or_else(|| refuse("SMTP_URL", "(not shown)"))?,
+        };
+        let from = from.ok_or_else(|| refuse("MAIL_FROM", "(not set, but SMTP_URL is)"))?;
+        let relay = relay.trusting(roots)?;
+        Ok(Some(mail::Settings { relay, from }))
+    }
+
+    fn s3(&self, roots: &Roots) -> Result<Option<S3Settings>> {
+        let is_s3 = self.parse("STORAGE", |text| match text {
+            "local" => Some(false),
+            "s3" => Some(true),
+            _ => None,
+        })?;
+        if !is_s3 {
+            return Ok(None);
+        }
+        let given = |name| match self.get(name)? {
+            text if text.is_empty() => Err(Error::invalid(format!("STORAGE=s3 needs {name}."))),
+            text => Ok(text),
+        };
+        Ok(Some(S3Settings {
+            endpoint: self
+                .url("S3_ENDPOINT")?
+                .map_or_else(|| given("S3_ENDPOINT"), Ok)?,
+            bucket: given("S3_BUCKET")?,
+            region: given("S3_REGION")?,
+            access_key: given("S3_ACCESS_KEY")?,
+            secret_key: given("S3_SECRET_KEY")?,
+            path_style: self.parse("S3_PATH_STYLE", |text| text.parse().ok())?,
+            roots: roots.clone(),
+        }))
+    }
+
+    /// A replica reads the tokens of its master, so it needs the secret.
+    fn replica(&self) -> Result<Option<replication::replica::Settings>> {
+        let master_url = self.url("MASTER_URL")?;
+        let interval = Duration::from_secs(self.number("SYNC_INTERVAL", 1, 86_400)?);
+        let id = self.parse("REPLICA_ID", |text| match text {
+            "" => Some(None),
+            id => ids::is_valid_id(id).then(|| Some(id.to_owned())),
+        })?;
+        let is_replica = self.parse("REPLICA_MODE", |text| match text {
+            "master" => Some(false),
+            "replica" => Some(true),
+            _ => None,
+        })?;
+        if !is_replica {
+            return Ok(None);
+        }
+        let needs = |name| Error::invalid(format!("REPLICA_MODE=replica needs {name}."));
+        self.secret()?
+            .ok_or_else(|| needs("the JWT_SECRET of the master"))?;
+        Ok(Some(replication::replica::Settings {
+            master_url: master_url.ok_or_else(|| needs("MASTER_URL"))?,
+            interval,
+            waiters_max: (self.number::<usize>("THREADS", 1, 1024)? / 4).max(1),
+            id,
+        }))
+    }
+}
+
+/// Whether this is an http or https URL with a host.
+fn is_origin(url: &str) -> bool {
+    let rest = url
+        .strip_prefix("https://")
+        .or_else(|| url.strip_prefix("http://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty()
+            && !rest.starts_with(['/', ':'])
+            && !rest
+                .contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | ','))
+    })
+}
+
+/// True if a URL has a user name or a password before its host.
+fn has_user(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#', '\\']).next();
+    authority.is_some_and(|it| it.contains('@'))
+}
+
+fn refuse(variable: &'static str, value: &str) -> Error {
+    let takes = option(variable).takes;
+    Error::invalid(format!("{variable}={value}: it takes {takes}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(flags: &[(&'static str, &str)]) -> Result<Config> {
+        Config::load(
+            &flags
+                .iter()
+                .map(|(name, value)| (*name, (*value).to_owned()))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn defaults_are_valid_and_flags_are_read() {
+        let config = load(&[("PORT", "0"), ("THREADS", "2")]).unwrap();
+        assert_eq!(config.listen.port(), 0);
+        assert_eq!(config.threads, 2);
+    }
+
+    #[test]
+    fn every_refusal_names_the_variable_and_what_it_takes() {
+        for (variable, value) in [
+            ("HOST", "example"),
+            ("PORT", "65536"),
+            ("PORT", "-1"),
+            ("TOKEN_HOURS", "0"),
+            ("THREADS", "many"),
+            ("MAX_CONNECTIONS", "0"),
+            ("MAX_SOCKETS", "100001"),
+            ("DB_SYNCHRONOUS", "off"),
+            ("LOG", "INFO"),
+            ("DATA_DIR", ""),
+            ("JWT_SECRET", "short"),
+            ("SMTP_URL", "mail.example.com"),
+            ("PUBLIC_URL", "app.example"),
+            ("REPLICA_MODE", "slave"),
+            ("MASTER_URL", "master.example"),
+            ("SYNC_INTERVAL", "0"),
+            ("REPLICA_ID", "a b"),
+            ("CORS_ORIGINS", "https://a.example,b.example"),
+            ("CORS_ORIGINS", "https://*.example"),
+            ("TRUSTED_PROXIES", "127.0.0.1,proxy"),
+            ("TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("MAIL_FROM", "nobody"),
+        ] {
+            let message = load(&[(variable, value)]).err().unwrap().to_string();
+            assert!(message.starts_with(&format!("{variable}=")), "{message}");
+            assert!(message.contains(option(variable).takes), "{message}");
+        }
+    }
+
+    #[test]
+    fn urls_that_others_see_have_no_password_which_is_never_printed() {
+        let bucket = [
+            ("STORAGE", "s3"),
+            ("S3_ENDPOINT", "https://s3.example"),
+            ("S3_BUCKET", "b"),
+            ("S3_ACCESS_KEY", "a"),
+            ("S3_SECRET_KEY", "s"),
+        ];
+        for variable in ["MASTER_URL", "PUBLIC_URL", "S3_ENDPOINT"] {
+            for url in [
+                "http://ops:hunter2@host",
+                "https://hunter2@host:3000/x",
+                "https://:hunter2@host?x",
+                "ops:hunter2@host",
+                "ftp://ops:hunter2@host",
+            ] {
+                let flags = [&bucket[..], &[(variable, url)]].concat();
+                let message = load(&flags).err().unwrap().to_string();
+                assert!(message.starts_with(&format!("{variable}=")), "{message}");
+                assert!(!message.contains("hunter2"), "{message}");
+            }
+            let flags = [&bucket[..], &[(variable, "https://host:3000/a@b?c@d")]];
+            assert!(load(&flags.concat()).is_ok(), "{variable}");
+        }
+        assert!(load(&[("CORS_ORIGINS", "https://ops@app.example")]).is_err());
+    }
+
+    #[test]
+    fn secrets_among_the_flags_are_warned_of() {
+        let secret = "0123456789abcdef0123456789abcdef";
+        let config = load(&[("JWT_SECRET", secret)]).unwrap();
+        assert!(config.warnings[0].starts_with("--jwt-secret can be read"));
+        assert!(!config.warnings.concat().contains(secret));
+        assert!(load(&[("PORT", "0")]).unwrap().warnings.is_empty());
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let message = load(&[("JWT_SECRET", "hunter2")])
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+
+    #[test]
+    fn a_mail_server_needs_a_sender_and_its_url_is_never_printed() {
+        let url = "smtps://user:hunter2@mail.example.com";
+        let from = ("MAIL_FROM", "vski <vski@example.com>");
+        let config = load(&[("SMTP_URL", url), from]).unwrap();
+        assert!(config.mail.is_some());
+        assert!(load(&[from]).unwrap().mail.is_none());
+
+        let message = load(&[("SMTP_URL", url)]).err().unwrap().to_string();
+        assert!(
+            message.starts_with("MAIL_FROM=(not set, but SMTP_URL is): it takes"),
+            "{message}"
+        );
+        let wrong = format!("{url}:port");
+        let message = load(&[("SMTP_URL", &wrong), from])
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(message.starts_with("SMTP_URL="), "{message}");
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+
+    #[test]
+    fn a_replica_needs_its_master_and_the_secret() {
+        let secret = ("JWT_SECRET", "0123456789abcdef0123456789abcdef");
+        let master = ("MASTER_URL", "http://127.0.0.1:3000");
+        let mode = ("REPLICA_MODE", "replica");
+        let replica = load(&[mode, secret, master]).unwrap().replica.unwrap();
+        assert_eq!(replica.interval, Duration::from_secs(60));
+        assert!(load(&[secret, master]).unwrap().replica.is_none());
+        for (given, missing) in [
+            ([mode, secret], "MASTER_URL"),
+            ([mode, master], "JWT_SECRET"),
+        ] {
+            let message = load(&given).err().unwrap().to_string();
+            assert!(message.contains(missing), "{message}");
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Records of auth collections that sign in (AUTH-1 to AUTH-4).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::token::{About, Claims, Purpose};
+use super::{Auth, Credentials, wrong_password, wrong_token};
+use crate::base::budget::{Output, Payer};
+use crate::base::crypto;
+use crate::base::error::{Error, Kind, Result};
+use crate::model::collections::{Collection, CollectionKind, Collections};
+use crate::model::events::Events;
+use crate::model::records::account::Secrets;
+use crate::model::records::{Body, Scope, Shape, account};
+use crate::model::rules::{Identity, User};
+use crate::store::db::{Asker, Database};
+
+/// The accounts of one auth collection.
+pub struct Realm {
+    pub(super) name: String,
+    pub(super) database: Arc<Database>,
+    pub(super) collections: Arc<Collections>,
+    pub collection: Arc<Collection>,
+    events: Arc<Events>,
+}
+
+/// What somebody signs in with.
+pub struct LogIn<'a> {
+    /// The value of one of the identity fields.
+    pub identity: &'a str,
+    /// Which one, when it is said.
+    pub field: Option<&'a str>,
+    pub password: &'a str,
+    /// Where the request came from.
+    pub from: IpAddr,
+    pub asker: Asker<'a>,
+}
+
+/// A fresh token and the JSON of whose it is.
+pub struct Session {
+    pub token: String,
+    pub record: Vec<u8>,
+}
+
+impl Auth {
+    /// The accounts of a collection, by name or id, or of the default one.
+    pub fn realm(&self, database: &str, collection: Option<&str>) -> Result<Realm> {
+        let collections = self.catalog.collections(database)?;
+        let name = collection.unwrap_or(&self.settings.collection);
+        let collection = Arc::clone(collections.get(name)?);
+        if collection.kind != CollectionKind::Auth {
+            return Err(Error::invalid(format!("{name} is not an auth collection.")));
+        }
+        Ok(Realm {
+            name: database.to_owned(),
+            database: self.databases.get(database)?,
+            collections,
+            collection,
+            events: Arc::clone(&self.events),
+        })
+    }
+
+    /// The realm of an account.
+    pub fn realm_of(&self, database: &str, user: &User) -> Result<Realm> {
+        self.realm(database, Some(&user.collection_id))
+    }
+
+    /// Signs an account in. Wrong identities and wrong passwords get the same answer, and cost the
+    /// same work.
+    pub fn log_in(&self, realm: &Realm, log_in: &LogIn<'_>, shape: &Shape) -> Result<Session> {
+        let fields = realm.collection.identity_fields();
+        if let Some(field) = log_in.field.filter(|field| !fields.contains(field)) {
+            return Err(Error::invalid(format!(
+                "{field} is not an identity field of {}.",
+                realm.collection.name
+            )));
+        }
+        let mut fields: Vec<&str> = fields
+            .into_iter()
+            .filter(|field| log_in.field.is_none_or(|wanted| wanted == *field))
+            .collect();
+        // Somebody else's name must not stand before an address.
+        fields.sort_by_key(|field| (*field == "email") != log_in.identity.contains('@'));
+        let mut found: Vec<Secrets> = Vec::new();
+        for field in fields {
+            let account = realm.database.look_up(|connection| {
+                account::find_by(connection, &realm.collection, field, log_in.identity)
+            })?;
+            found.extend(account.filter(|it| found.iter().all(|other| other.id != it.id)));
+        }
+        let account = realm.label("identity", &log_in.identity.to_ascii_lowercase());
+        let hashes = found.iter().map(|it| it.password_hash.as_deref());
+        let right = self.check_passwords(&account, log_in.from, log_in.password, hashes)?;
+        let Some(secrets) = right.map(|at| found.swap_remove(at)) else {
+            return Err(wrong_password());
+        };
+        if realm.collection.requires_verified() && !secrets.is_verified {
+            return Err(Error::new(
+                Kind::Forbidden,
+                "Confirm the e-mail address of this account first.",
+            ));
+        }
+        // The password was right, so the caller has credentials now.
+        let payer = Payer {
+            has_credentials: true,
+            ..log_in.asker.payer
+        };
+        let asker = Asker {
+            payer,
+            ..log_in.asker
+        };
+        self.session(realm, &secrets, shape, asker)
+    }
+
+    /// A fresh token for the account that asks with a valid one.
+    pub fn refresh(
+        &self,
+        realm: &Realm,
+        user: Arc<User>,
+        credentials: Credentials<'_>,
+        shape: &Shape,
+        asker: Asker<'_>,
+    ) -> Result<Session> {
+        let token = self.renewed(credentials)?;
+        let record = self.record(realm, user, shape, asker)?;
+        Ok(Session { token, record })
+    }
+
+    /// The JSON of an account for itself.
+    pub fn record(
+        &self,
+        realm: &Realm,
+        user: Arc<User>,
+        shape: &Shape,
+        asker: Asker<'_>,
+    ) -> Result<Vec<u8>> {
+        let id = user.id.clone();
+        let scope = realm.scope(Identity::User(user));
+        let record = realm.database.snapshot_for(asker, |connection| {
+            account::show(connection, &scope, &realm.collection, &id, shape)
+        })?;
+        record.ok_or_else(wrong_token)
+    }
+
+    /// Lets somebody change the password or address of an account who shows to know its present
+    /// password; to send the own address as it is needs no proof. Returns what the draft must hold.
+    pub fn prove(
+        &self,
+        scope: &Scope,
+        realm: &Realm,
+        id: &str,
+        body: &Body,
+        from: IpAddr,
+        asker: Asker<'_>,
+    ) -> Result<String> {
+        let secrets = realm.database.read_for(asker, |connection| {
+            account::secrets_for_update(connection, scope, &realm.collection, id)
+        })?;
+        let text = |name: &str| -> Option<String> {
+            let raw = body.get(name)?;
+            serde_json::from_str(raw.get()).ok()
+        };
+        let is_self = matches!(&scope.identity, Identity::User(user)
+            if user.id == id && user.collection_id == realm.collection.id);
+        let is_same = text("email").is_some_and(|it| it.eq_ignore_ascii_case(&secrets.email));
+        if body.contains_key("password") || !is_self || !is_same {
+            let old = text("oldPassword");
+            self.check_old(realm, &secrets, "oldPassword", old.as_deref(), from)?;
+        }
+        Ok(secrets.token_key)
+    }
+
+    /// Refuses whoever does not know the present password of an account; `field` is the one of the
+    /// request that it was to be in.
+    pub(super) fn check_old(
+        &self,
+        realm: &Realm,
+        secrets: &Secrets,
+        field: &str,
+        password: Option<&str>,
+        from: IpAddr,
+    ) -> Result<()> {
+        let Some(password) = password else {
+            return Err(Error::field(
+                field,
+                "validation_required",
+                "The present password is needed.",
+            ));
+        };
+        let account = realm.label("id", &secrets.id);
+        let hash = secrets.password_hash.as_deref();
+        if self.check_password(&account, from, password, hash)? {
+            return Ok(());
+        }
+        Err(Error::field(
+            field,
+            "validation_invalid_old_password",
+            "It is not the present password.",
+        ))
+    }
+
+    /// Signs in whoever has shown to be this account.
+    pub(super) fn session(
+        &self,
+        realm: &Realm,
+        secrets: &Secrets,
+        shape: &Shape,
+        asker: Asker<'_>,
+    ) -> Result<Session> {
+        let user = realm.user(&secrets.id)?.ok_or_else(wrong_token)?;
+        let about = realm.about();
+        let (id, key) = (secrets.id.clone(), self.account_key(secrets));
+        let token = self.sign(Purpose::User, id, key, about, self.token_ms());
+        let record = self.record(realm, Arc::new(user), shape, asker)?;
+        Ok(Session { token, record })
+    }
+
+    /// What tokens of an account must hold.
+    pub(super) fn key_of_user(&self, database: &str, user: &User) -> Result<(String, About)> {
+        let realm = self.realm_of(database, user)?;
+        let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
+        Ok((self.account_key(&secrets), realm.about()))
+    }
+
+    /// The identity behind a token of an account of `database`.
+    pub(super) fn identify_user(&self, claims: &Claims, database: &str) -> Result<Identity> {
+        let realm = self.realm_of_token(claims, database)?;
+        let (scope, collection) = (realm.scope(Identity::Nobody), &realm.collection);
+        let user = realm.database.look_up(|connection| {
+            match account::secrets(connection, collection, &claims.subject)? {
+                Some(secrets)
+                    if self.account_key(&secrets) == claims.key
+                        && (secrets.is_verified || !collection.requires_verified()) =>
+                {
+                    account::user(connection, &scope, collection, &claims.subject)
+                }
+                _ => Ok(None),
+            }
+        })?;
+        let user = user.ok_or_else(wrong_token)?;
+        Ok(Identity::User(Arc::new(user)))
+    }
+
+    /// The accounts that a token speaks of; an account of one database is nobody in another.
+    pub(super) fn realm_of_token(&self, claims: &Claims, database: &str) -> Result<Realm> {
+        let about = &claims.about;
+        let collection = about.collection.as_deref();
+        let is_here = about.database.as_deref() == Some(database);
+        let is_id = |realm: &Realm| collection == Some(realm.collection.id.as_str());
+        match collection.filter(|_| is_here) {
+            Some(_) => match self.realm(database, collection) {
+                Ok(realm) if is_id(&realm) => Ok(realm),
+                Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Internal) => {
+                    Err(error)
+                }
+                _ => Err(wrong_token()),
+            },
+            None => Err(wrong_token()),
+        }
+    }
+
+    /// What changes with the address and the password of an account, and tells neither.
+    pub(super) fn account_key(&self, secrets: &Secrets) -> String {
+        let email = secrets.email.to_ascii_lowercase();
+        let hash = secrets.password_hash.as_deref().unwrap_or_default();
+        let random = &secrets.token_key;
+        let text = format!("account\0{email}\0{hash}\0{random}");
+        let signature = self.signing.sign(text.as_bytes());
+        crypto::base64url(&signature[..16])
+    }
+}
+
+impl Realm {
+    pub(super) fn scope(&self, identity: Identity) -> Scope {
+        Scope {
+            collections: Arc::clone(&self.collections),
+            identity,
+            events: Arc::clone(&self.events),
+            output: Output::default(),
+        }
+    }
+
+    pub(super) fn about(&self) -> About {
+        About {
+            database: Some(self.name.clone()),
+            collection: Some(self.collection.id.clone()),
+            ..About::default()
+        }
+    }
+
+    /// A name for the throttle: what is tried, and on which account.
+    pub(super) fn label(&self, what: &str, account: &str) -> String {
+        format!("{}/{}/{what}/{account}", self.name, self.collection.id)
+    }
+
+    pub(super) fn secrets(&self, id: &str) -> Result<Option<Secrets>> {
+        self.database
+            .look_up(|connection| account::secrets(connection, &self.collection, id))
+    }
+
+    pub(super) fn by_email(&self, email: &str) -> Result<Option<Secrets>> {
+        self.database
+            .look_up(|connection| account::find_by(connection, &self.collection, "email", email))
+    }
+
+    fn user(&self, id: &str) -> Result<Option<User>> {
+        let scope = self.scope(Identity::Nobody);
+        self.database
+            .look_up(|connection| account::user(connection, &scope, &self.collection, id))
+    }
+}

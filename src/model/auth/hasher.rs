@@ -1,0 +1,329 @@
+//! Threads that hash passwords, so that a flood of log-ins slows nobody but log-ins.
+//!
+//! At most [`THREADS_MAX`] hashes are computed at a time, which bounds their memory. Their threads have
+//! the ordinary priority and share the processors with those of requests: with a lower one a log-in
+//! takes seconds while queries keep the processors busy. The budget bounds how many wait, and none waits longer than [`WAIT`], so that log-ins never hold all
+//! request threads.
+//!
+//! The caller that has used least of its limits (see [`super::throttle`]) comes first, and among equals networks
+//! take turns. So a log-in waits for the hash in progress, not for a queue of callers that sign in without a
+//! pause. If the queue is full, a network that has fewer jobs takes the place of the last job of the network
+//! that has most.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::num::NonZero;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{JoinHandle, available_parallelism};
+use std::time::{Duration, Instant};
+
+use super::password;
+use crate::base::budget::{Budget, Charge, Network, Payer};
+use crate::base::error::{Error, Kind, Result};
+use crate::base::threads;
+use crate::base::threads::lock;
+
+const THREADS_MAX: usize = 2;
+/// Long enough for a queue of 16 while other programs keep the processors busy.
+const WAIT: Duration = Duration::from_secs(20);
+/// How long a stop waits for hashes under way, which are worth nothing by then.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Computes and verifies hashes on its own threads; they end when it is dropped.
+pub struct Hasher {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    added: Condvar,
+    /// Counts the jobs that wait.
+    budget: Arc<Budget>,
+}
+
+/// The jobs that wait. Invariant: no network has an empty list.
+#[derive(Default)]
+struct Queue {
+    /// The network whose turn is next is the first.
+    networks: VecDeque<(Network, VecDeque<Job>)>,
+    is_closed: bool,
+}
+
+/// The place of a job in the queue.
+#[derive(Clone, Copy)]
+pub struct Turn {
+    pub network: Network,
+    /// The share of its limits that the caller has used, in thousandths. The lowest comes first.
+    pub load: u32,
+}
+
+impl Turn {
+    /// The turn of a caller that no limit counts.
+    pub fn uncounted(from: IpAddr) -> Turn {
+        Turn {
+            network: Network::of(from),
+            load: 0,
+        }
+    }
+}
+
+/// Dropped without having run, it tells its caller that the server is busy.
+struct Job {
+    load: u32,
+    /// Nobody waits for it any more after this.
+    deadline: Instant,
+    work: Box<dyn FnOnce() + Send>,
+    /// Of one that waits.
+    charge: Option<Charge>,
+}
+
+impl Queue {
+    fn push(&mut self, network: Network, job: Job) {
+        match self.networks.iter_mut().find(|(it, _)| *it == network) {
+            Some((_, jobs)) => jobs.push_back(job),
+            None => self.networks.push_back((network, VecDeque::from([job]))),
+        }
+    }
+
+    /// The next job: of the networks whose first job has the lowest load, that of the one that waits longest.
+    fn pop(&mut self) -> Option<Job> {
+        let load = |(_, jobs): &(Network, VecDeque<Job>)| jobs.front().map_or(0, |job| job.load);
+        let next = (0..self.networks.len()).min_by_key(|at| load(&self.networks[*at]))?;
+        let (network, mut jobs) = self.networks.remove(next)?;
+        let job = jobs.pop_front();
+        if !jobs.is_empty() {
+            self.networks.push_back((network, jobs));
+        }
+        job
+    }
+
+    /// Gives up the last job of the network that has most, unless `network` would then have as many itself.
+    fn make_room(&mut self, network: Network) -> bool {
+        let own = self.networks.iter().find(|(it, _)| *it == network);
+        let own = own.map_or(0, |(_, jobs)| jobs.len());
+        let most = self.networks.iter_mut().max_by_key(|(_, jobs)| jobs.len());
+        match most {
+            Some((_, jobs)) if jobs.len() > own + 1 => jobs.pop_back().is_some(),
+            _ => false,
+        }
+    }
+}
+
+impl Hasher {
+    /// Starts the threads. `budget` is that of the hashes that wait.
+    pub fn start(budget: Arc<Budget>) -> Result<Hasher> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            added: Condvar::new(),
+            budget,
+        });
+        let threads = available_parallelism().map_or(1, NonZero::get);
+        let threads = threads.min(THREADS_MAX);
+        let threads = (0..threads)
+            .map(|_| {
+                let shared = Arc::clone(&shared);
+                threads::spawn("hasher", move || work(&shared))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Hasher { shared, threads })
+    }
+
+    /// [`password::hash`].
+    pub fn hash(&self, turn: Turn, password: &str) -> Result<String> {
+        let password = password.to_owned();
+        self.run(turn, move || password::hash(&password))
+    }
+
+    /// [`password::verify`].
+    pub fn verify(&self, turn: Turn, password: &str, hash: Option<&str>) -> Result<bool> {
+        let (password, hash) = (password.to_owned(), hash.map(str::to_owned));
+        self.run(turn, move || password::verify(&password, hash.as_deref()))
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        Turn { network, load }: Turn,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = sync_channel(1);
+        self.enqueue(
+            network,
+            Job {
+                load,
+                deadline: Instant::now() + WAIT,
+                // The caller may have gone.
+                work: Box::new(move || drop(answer.send(work()))),
+                charge: None,
+            },
+        )?;
+        answered.recv_timeout(WAIT).map_err(|_| busy())?
+    }
+
+    fn enqueue(&self, network: Network, mut job: Job) -> Result<()> {
+        let Shared {
+            queue,
+            added,
+            budget,
+        } = &*self.shared;
+        let payer = Payer {
+            network,
+            has_credentials: false,
+        };
+        let mut queue = lock(queue);
+        let charge = match budget.charge(payer, 1) {
+            Err(_) if queue.make_room(network) => budget.charge(payer, 1),
+            charge => charge,
+        };
+        job.charge = Some(charge.map_err(|_| busy())?);
+        queue.push(network, job);
+        added.notify_one();
+        Ok(())
+    }
+}
+
+fn busy() -> Error {
+    Error::new(Kind::TooMany, "Too many log-ins at once; try again later.")
+        .with_retry_after(Duration::from_secs(1))
+}
+
+impl Drop for Hasher {
+    fn drop(&mut self) {
+        lock(&self.shared.queue).is_closed = true;
+        self.shared.added.notify_all();
+        let deadline = Instant::now() + STOP_DEADLINE;
+        for thread in self.threads.drain(..) {
+            threads::join_until(thread, deadline);
+        }
+    }
+}
+
+fn work(shared: &Shared) {
+    while let Some(job) = next(shared) {
+        if Instant::now() < job.deadline {
+            (job.work)();
+        }
+    }
+}
+
+/// Waits for a job, which then waits no longer; none once the hasher ends.
+fn next(shared: &Shared) -> Option<Job> {
+    let mut queue = lock(&shared.queue);
+    while !queue.is_closed {
+        if let Some(mut job) = queue.pop() {
+            job.charge = None;
+            return Some(job);
+        }
+        queue = threads::wait(&shared.added, queue);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::budget::Budgets;
+
+    const A: Network = Network::V4(1);
+    const B: Network = Network::V4(2);
+
+    fn turn(network: Network, load: u32) -> Turn {
+        Turn { network, load }
+    }
+
+    fn hasher() -> Hasher {
+        Hasher::start(Budgets::new(1, 64, 1).hashes).unwrap()
+    }
+
+    #[test]
+    fn hashes_are_made_and_verified_elsewhere() {
+        let hasher = hasher();
+        let hash = hasher.hash(turn(A, 0), "correct horse").unwrap();
+        assert!(
+            hasher
+                .verify(turn(A, 0), "correct horse", Some(&hash))
+                .unwrap()
+        );
+        assert!(
+            !hasher
+                .verify(turn(A, 0), "wrong horse", Some(&hash))
+                .unwrap()
+        );
+        assert_eq!(hasher.shared.budget.used(), 0);
+    }
+
+    #[test]
+    fn whoever_finds_the_queue_full_is_turned_away_at_once() {
+        let hasher = hasher();
+        let answers: Vec<Result<String>> = std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..60)
+                .map(|_| scope.spawn(|| hasher.hash(turn(A, 0), "correct horse")))
+                .collect();
+            asked
+                .into_iter()
+                .map(|asked| asked.join().unwrap())
+                .collect()
+        });
+        let refused = answers.iter().filter_map(|answer| answer.as_ref().err());
+        let kinds: Vec<Kind> = refused.map(Error::kind).collect();
+        assert!(!kinds.is_empty() && kinds.len() < 60, "{}", kinds.len());
+        assert!(kinds.iter().all(|kind| *kind == Kind::TooMany));
+        assert_eq!(hasher.shared.budget.used(), 0);
+    }
+
+    #[test]
+    fn networks_take_turns_and_the_largest_makes_room() {
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let job = |name: &'static str| {
+            let done = Arc::clone(&done);
+            Job {
+                load: 0,
+                deadline: Instant::now() + WAIT,
+                work: Box::new(move || lock(&done).push(name)),
+                charge: None,
+            }
+        };
+        let mut queue = Queue::default();
+        for name in ["a1", "a2", "a3", "a4"] {
+            queue.push(A, job(name));
+        }
+        assert!(!queue.make_room(A), "not for itself");
+        assert!(queue.make_room(B));
+        queue.push(B, job("b1"));
+        assert!(queue.make_room(B));
+        queue.push(B, job("b2"));
+        assert!(!queue.make_room(B), "both have two");
+        assert!(queue.make_room(Network::V4(3)));
+        queue.push(Network::V4(3), job("c1"));
+        while let Some(job) = queue.pop() {
+            (job.work)();
+        }
+        let done = lock(&done).clone();
+        assert_eq!(done.len(), 4);
+        let at = |name: &str| done.iter().position(|it| *it == name);
+        assert_eq!((at("a1"), at("c1"), at("a3")), (Some(0), Some(2), None));
+    }
+
+    #[test]
+    fn the_caller_that_used_least_of_its_limits_comes_first() {
+        let job = |load| Job {
+            load,
+            deadline: Instant::now() + WAIT,
+            work: Box::new(|| {}),
+            charge: None,
+        };
+        let mut queue = Queue::default();
+        for network in 0..8 {
+            queue.push(Network::V4(network), job(900));
+            queue.push(Network::V4(network), job(950));
+        }
+        queue.push(Network::V4(100), job(25));
+        queue.push(Network::V4(101), job(0));
+        let loads: Vec<u32> = std::iter::from_fn(|| queue.pop())
+            .map(|job| job.load)
+            .collect();
+        assert_eq!(loads[..2], [0, 25]);
+        assert_eq!(loads[2..], [[900; 8], [950; 8]].concat());
+    }
+}

@@ -1,0 +1,70 @@
+//! Passwords: argon2id, in its PHC text form, with the parameters inside.
+//!
+//! A hash takes 19 MiB and some tens of milliseconds of a processor on purpose; `hasher` keeps that
+//! work from getting into the way of other requests.
+
+use std::sync::OnceLock;
+
+use argon2::password_hash::{PasswordHash, SaltString};
+use argon2::{Argon2, PasswordHasher as _, PasswordVerifier as _};
+
+use crate::base::error::{Error, Result};
+use crate::base::ids;
+
+/// Shortest password of an admin.
+pub const CHARS_MIN: usize = 8;
+/// Longest password that is looked at.
+pub const BYTES_MAX: usize = 256;
+
+/// Hashes a password under a fresh salt.
+pub fn hash(password: &str) -> Result<String> {
+    let salt = SaltString::encode_b64(&ids::random_bytes::<16>()?)
+        .map_err(|error| Error::internal(format!("salt: {error}")))?;
+    Argon2::default()
+        .hash_password(password.as_bytes(), &salt)
+        .map(|hash| hash.to_string())
+        .map_err(|error| Error::internal(format!("hash a password: {error}")))
+}
+
+/// Whether the password belongs to the hash. Without a hash, and for a password that is too long to
+/// be one, it does the same work and says no, so that the time does not tell whether an account
+/// exists.
+pub fn verify(password: &str, hash: Option<&str>) -> Result<bool> {
+    static NOBODY: OnceLock<String> = OnceLock::new();
+    let nobody = match NOBODY.get() {
+        Some(hash) => hash,
+        None => {
+            let made = self::hash("no account has this password")?;
+            NOBODY.get_or_init(|| made)
+        }
+    };
+    let (password, is_possible) = match password.len() <= BYTES_MAX {
+        true => (password, hash.is_some()),
+        false => ("too long to be a password", false),
+    };
+    let parsed = PasswordHash::new(hash.unwrap_or(nobody))
+        .map_err(|error| Error::internal(format!("read a password hash: {error}")))?;
+    let is_right = Argon2::default()
+        .verify_password(password.as_bytes(), &parsed)
+        .is_ok();
+    Ok(is_right && is_possible)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_right_password_of_an_account_is_right() {
+        let hash = hash("correct horse").unwrap();
+        assert!(
+            hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{hash}"
+        );
+        assert!(verify("correct horse", Some(&hash)).unwrap());
+        assert!(!verify("correct hors", Some(&hash)).unwrap());
+        assert!(!verify(&"x".repeat(BYTES_MAX + 1), Some(&hash)).unwrap());
+        assert!(!verify("no account has this password", None).unwrap());
+        assert!(!verify("too long to be a password", None).unwrap());
+    }
+}

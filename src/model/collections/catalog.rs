@@ -1,0 +1,572 @@
+//! The catalog: where definitions are stored, changed, and looked up.
+//!
+//! Definitions of all databases lie in `_collections` of `default.db` (DB-12) and are cached: a
+//! look-up takes one short lock and copies an `Arc`. A change brings the table in step (`schema`) and
+//! stores the definition, then replaces the cache. For a tenant that is two files, with the
+//! intention written down first; see [`Catalog::catch_up`].
+//!
+//! Every change counts itself inside its job on the writer, before the commit. Whatever was made
+//! with definitions of an earlier count is refused as stale ([`Collections::check_current`]) and tried
+//! again with the new ones, so no row is ever written or shown by a definition that is not its own.
+//!
+//! Lock order: `changing` (one change at a time), then `changes` or `cache`, never the other way.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rusqlite::{OptionalExtension as _, params};
+use serde_json::Value;
+
+use super::change::{
+    Editor, change, check_field_rules, check_indexes, check_new_name, keep_storage_forms,
+    refuse_new_identity,
+};
+use super::definition::{Draft, RULES};
+use super::purge::Purged;
+use super::stored::{
+    deleted_names, forget_deleted, is_applied, load, save, save_applied, save_pending,
+};
+use super::{Collection, CollectionKind, EMAIL_VISIBILITY, auth, purge, schema};
+use crate::base::error::{Error, Result};
+use crate::base::threads::lock;
+use crate::base::{clock, ids, log};
+use crate::store::db;
+use crate::store::db::{Database, Databases, Role};
+
+/// Databases whose definitions are kept in memory.
+const CACHED_MAX: usize = 256;
+
+/// All definitions of one database at one moment.
+#[derive(Debug, Default)]
+pub struct Collections {
+    by_name: HashMap<String, Arc<Collection>>,
+    by_id: HashMap<String, Arc<Collection>>,
+    /// How many changes there had been when these were read, and how many there are now.
+    read_at: u64,
+    changes: Arc<AtomicU64>,
+}
+
+impl Collections {
+    /// By name, or else by id.
+    pub fn find(&self, name_or_id: &str) -> Option<&Arc<Collection>> {
+        self.by_name
+            .get(name_or_id)
+            .or_else(|| self.by_id.get(name_or_id))
+    }
+
+    /// By id alone, for ids that are stored.
+    pub fn by_id(&self, id: &str) -> Option<&Arc<Collection>> {
+        self.by_id.get(id)
+    }
+
+    /// Refuses to go on when a definition of the database has changed since these were read. A write
+    /// asks inside its transaction: changes come through the same queue, so the answer holds until
+    /// the commit. A read asks when it is done: what it saw was then committed before any change.
+    pub fn check_current(&self) -> Result<()> {
+        match self.changes.load(Ordering::SeqCst) == self.read_at {
+            true => Ok(()),
+            false => Err(Error::stale()),
+        }
+    }
+
+    /// By name, or else by id; not found is an error for the client.
+    pub fn get(&self, name_or_id: &str) -> Result<&Arc<Collection>> {
+        self.find(name_or_id)
+            .ok_or_else(|| Error::not_found(format!("There is no collection {name_or_id}.")))
+    }
+
+    /// Whether there are records with files.
+    pub fn has_files(&self) -> bool {
+        self.by_id.values().any(|collection| collection.has_files())
+    }
+
+    /// Every collection, sorted by name.
+    pub fn all(&self) -> Vec<&Arc<Collection>> {
+        let mut all: Vec<_> = self.by_name.values().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+}
+
+impl FromIterator<Collection> for Collections {
+    fn from_iter<I: IntoIterator<Item = Collection>>(list: I) -> Collections {
+        let mut collections = Collections::default();
+        for collection in list {
+            let collection = Arc::new(collection);
+            collections
+                .by_id
+                .insert(collection.id.clone(), Arc::clone(&collection));
+            collections
+                .by_name
+                .insert(collection.name.clone(), collection);
+        }
+        collections
+    }
+}
+
+/// The stored definitions and their cache.
+pub struct Catalog {
+    databases: Arc<Databases>,
+    changing: Mutex<()>,
+    /// Changes counted, per database that was ever used.
+    changes: Mutex<HashMap<String, Arc<AtomicU64>>>,
+    cache: Mutex<HashMap<String, Arc<Collections>>>,
+    /// Called with each rule of a definition before it is stored.
+    check_rule: RuleCheck,
+}
+
+/// Refuses a rule that does not hold together: the rule, its collection, and the others.
+pub type RuleCheck = fn(&str, &Collection, &Collections) -> Result<()>;
+
+impl Catalog {
+    /// Opens the catalog; definitions are read when their database is first asked for.
+    pub fn open(databases: Arc<Databases>, check_rule: RuleCheck) -> Catalog {
+        Catalog {
+            databases,
+            changing: Mutex::new(()),
+            changes: Mutex::new(HashMap::new()),
+            cache: Mutex::new(HashMap::new()),
+            check_rule,
+        }
+    }
+
+    /// The definitions of one database as they are now.
+    pub fn collections(&self, database: &str) -> Result<Arc<Collections>> {
+        let cached = || lock(&self.cache).get(database).cloned();
+        if let Some(collections) = cached()
+            && collections.check_current().is_ok()
+        {
+            return Ok(collections);
+        }
+        let _changing = lock(&self.changing);
+        match cached() {
+            Some(collections) if collections.check_current().is_ok() => return Ok(collections),
+            // A change was refused, and reading what holds after it failed as well.
+            Some(_) => {}
+            None if self.databases.role() == Role::Master => self.catch_up(database)?,
+            // Its master settles what was interrupted.
+            None => {}
+        }
+        self.reload(database)
+    }
+
+    /// Makes a collection. Returns its definition.
+    pub fn create(&self, database: &str, body: &Value, editor: Editor) -> Result<Arc<Collection>> {
+        let mut draft = Draft::parse(body)?;
+        draft.settle_fields(&[])?;
+        let _changing = lock(&self.changing);
+        let current = self.reload(database)?;
+        let collection = self.build(database, draft, &current, editor)?;
+        let name = collection.name.clone();
+        self.store(collection, None)?;
+        Ok(Arc::clone(self.reload(database)?.get(&name)?))
+    }
+
+    /// Changes a collection; what `body` does not mention stays as it is.
+    pub fn update(
+        &self,
+        database: &str,
+        name: &str,
+        body: &Value,
+        editor: Editor,
+    ) -> Result<Arc<Collection>> {
+        let mut draft = Draft::parse(body)?;
+        let _changing = lock(&self.changing);
+        let current = self.reload(database)?;
+        let previous = current.get(name)?;
+        draft.settle_fields(&previous.fields)?;
+        let mut collection = Collection::clone(previous);
+        refuse_new_identity(&draft, previous)?;
+        change(&mut collection, draft, &current, editor)?;
+        keep_storage_forms(previous, &mut collection)?;
+        self.check(&collection, &current)?;
+        collection.updated = clock::now();
+        if collection.updated == previous.updated {
+            // The time is how a table tells the definition that it has followed.
+            return Err(Error::stale());
+        }
+        self.store(collection, Some(previous))?;
+        let name = previous.name.clone();
+        Ok(Arc::clone(self.reload(database)?.get(&name)?))
+    }
+
+    /// Takes a collection out of sight; its table stays on disk.
+    pub fn delete(&self, database: &str, name: &str) -> Result<()> {
+        let _changing = lock(&self.changing);
+        let current = self.reload(database)?;
+        let collection = current.get(name)?;
+        let points_here = |other: &&&Arc<Collection>| {
+            other.id != collection.id
+                && other.fields.iter().any(|field| {
+                    field
+                        .relation()
+                        .is_some_and(|to| to.collection_id == collection.id)
+                })
+        };
+        if let Some(other) = current.all().iter().find(points_here) {
+            return Err(Error::conflict(format!(
+                "The collection {} has a relation to {}; delete that field first.",
+                other.name, collection.name
+            )));
+        }
+        let rest = current
+            .all()
+            .into_iter()
+            .filter(|other| other.id != collection.id);
+        let rest = Collections::from_iter(rest.map(|other| Collection::clone(other)));
+        self.check_rules_of_others(&collection.id, &rest)?;
+        let (id, now) = (collection.id.clone(), clock::now());
+        // Through the queue of its own database, so that no write made with it comes after.
+        let count = self.count_change(database);
+        let counted = self.databases.get(database)?.write(move |_| {
+            count();
+            Ok(())
+        });
+        let deleted = counted.and_then(|()| {
+            self.databases.default().write(move |tx| {
+                let sql = "UPDATE _collections SET deleted = ?2 WHERE id = ?1";
+                Ok(tx.prepare_cached(sql)?.execute(params![id, now])?)
+            })
+        });
+        // Also after a failure: what was refused as stale meanwhile is right again.
+        self.reload(database)?;
+        deleted.map(drop)
+    }
+
+    /// Makes final what was deleted from a database; it cannot be had back from then on.
+    pub fn purge(&self, name: &str) -> Result<Purged> {
+        let _changing = lock(&self.changing);
+        let (database, default) = (self.databases.get(name)?, self.databases.default());
+        let current = self.reload(name)?;
+        let deleted = default.look_up(|connection| deleted_names(connection, name))?;
+        let count = self.count_change(name);
+        let purged = database.write_for_long(move |tx| {
+            let purged = purge::run(tx, &current, &deleted)?;
+            count();
+            Ok(purged)
+        });
+        self.reload(name)?;
+        let (purged, name) = (purged?, name.to_owned());
+        default.write(move |tx| forget_deleted(tx, &name))?;
+        Ok(purged)
+    }
+
+    /// Makes a database. Definitions that a crash left of an older one of this name are not its own;
+    /// `clear` removes what else there may be of one.
+    pub fn create_database(
+        &self,
+        database: &str,
+        clear: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let _changing = lock(&self.changing);
+        self.databases.check_new(database)?;
+        self.forget(database)?;
+        clear()?;
+        self.databases.create(database)
+    }
+
+    /// Runs `change`, by which this server gets other definitions from elsewhere: those of all databases,
+    /// when it is `default`, or the tables of one that have followed others. What was made with those
+    /// of before is stale from then on.
+    pub fn replace<T>(&self, database: &str, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _changing = lock(&self.changing);
+        for (name, changes) in &*lock(&self.changes) {
+            if database == db::DEFAULT || database == name {
+                changes.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        change()
+    }
+
+    /// Takes a database and all its collections out of sight. Calls `also` with where its file lies
+    /// now, unless there is a new one of this name already.
+    pub fn delete_database(&self, database: &str, also: impl FnOnce(&Path)) -> Result<()> {
+        let file = self.databases.delete(database)?;
+        let _changing = lock(&self.changing);
+        if self.databases.check_new(database).is_err() {
+            return Ok(());
+        }
+        // It is gone; definitions that are left mean nothing, and go when the name is used again.
+        if let Err(error) = self.forget(database) {
+            log::warn(format_args!(
+                "forget the collections of {database}: {error}"
+            ));
+        }
+        also(&file);
+        Ok(())
+    }
+
+    fn forget(&self, database: &str) -> Result<()> {
+        self.count_change(database)();
+        lock(&self.cache).remove(database);
+        let (name, now) = (database.to_owned(), clock::now());
+        self.databases.default().write(move |tx| {
+            let sql =
+                "UPDATE _collections SET deleted = ?2 WHERE database = ?1 AND deleted IS NULL";
+            tx.prepare_cached(sql)?.execute(params![name, now])?;
+            Ok(())
+        })
+    }
+
+    /// Reads the definitions of one database anew and caches them; `changing` is held.
+    fn reload(&self, database: &str) -> Result<Arc<Collections>> {
+        drop(self.databases.get(database)?);
+        let changes = self.changes(database);
+        let read_at = changes.load(Ordering::SeqCst);
+        let list = self
+            .databases
+            .default()
+            .look_up(|connection| load(connection, database))?;
+        let list = list
+            .into_iter()
+            .map(|(stored, pending)| self.present(stored, pending));
+        let mut collections = Collections::from_iter(list.collect::<Result<Vec<_>>>()?);
+        (collections.read_at, collections.changes) = (read_at, changes);
+        let collections = Arc::new(collections);
+        let mut cache = lock(&self.cache);
+        if cache.len() >= CACHED_MAX {
+            cache.retain(|name, _| name == db::DEFAULT);
+        }
+        cache.insert(database.to_owned(), Arc::clone(&collections));
+        Ok(collections)
+    }
+
+    /// What a definition is: that to which it was being changed, if the table has followed.
+    ///
+    /// On a replica the two files come one after the other. When the table has followed neither, one of them
+    /// is yet to come: until then nothing is read by a definition or a rule that is not its own.
+    fn present(&self, stored: Collection, pending: Option<Collection>) -> Result<Collection> {
+        let has_followed = |it: &Collection| {
+            let tenant = self.databases.get(&it.database)?;
+            tenant.look_up(|tenant| is_applied(tenant, it))
+        };
+        match pending {
+            Some(next) if has_followed(&next)? => return Ok(next),
+            _ => {}
+        }
+        let is_apart = stored.database != db::DEFAULT && self.databases.role() == Role::Replica;
+        match is_apart && !has_followed(&stored)? {
+            true => Err(Error::stale()),
+            false => Ok(stored),
+        }
+    }
+
+    /// Settles what a crash interrupted, and adds what a restored older file lacks; `changing` is
+    /// held, and it is the first time that the definitions are asked for.
+    fn catch_up(&self, database: &str) -> Result<()> {
+        let list = self
+            .databases
+            .default()
+            .look_up(|connection| load(connection, database))?;
+        let own = self.databases.get(database)?;
+        for (collection, pending) in list {
+            let was_interrupted = pending.is_some();
+            let collection = Arc::new(self.present(collection, pending)?);
+            if was_interrupted {
+                let present = Arc::clone(&collection);
+                self.databases
+                    .default()
+                    .write(move |tx| save(tx, &present))?;
+            }
+            let is_behind = own.look_up(|connection| {
+                let is_tenant = collection.database != db::DEFAULT;
+                Ok(schema::is_behind(connection, &collection)?
+                    || (is_tenant && !is_applied(connection, &collection)?))
+            })?;
+            if is_behind {
+                log::warn(format_args!(
+                    "adding what is missing to the table of {}",
+                    collection.name
+                ));
+                self.store(Collection::clone(&collection), Some(&collection))?;
+            }
+            // Without the field no address is shown, so a failure is no reason to stop.
+            if let Err(error) = self.add_email_visibility(&collection) {
+                log::warn(format_args!(
+                    "add {EMAIL_VISIBILITY} to {}: {error}",
+                    collection.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the field to an auth collection that was made before there was one.
+    fn add_email_visibility(&self, collection: &Arc<Collection>) -> Result<()> {
+        let mut previous = Arc::clone(collection);
+        for next in auth::with_email_visibility(collection)? {
+            self.store(next.clone(), Some(&previous))?;
+            previous = Arc::new(next);
+        }
+        Ok(())
+    }
+
+    fn changes(&self, database: &str) -> Arc<AtomicU64> {
+        Arc::clone(lock(&self.changes).entry(database.to_owned()).or_default())
+    }
+
+    /// What the job of a change calls last, just before it is committed: whatever was made with the
+    /// definitions of before is stale from then on.
+    fn count_change(&self, database: &str) -> impl FnOnce() + Send + 'static {
+        let changes = self.changes(database);
+        move || {
+            changes.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn build(
+        &self,
+        database: &str,
+        draft: Draft,
+        current: &Collections,
+        editor: Editor,
+    ) -> Result<Collection> {
+        let Some(name) = draft.name.clone() else {
+            return Err(Error::field(
+                "name",
+                "validation_required",
+                "A collection needs a name.",
+            ));
+        };
+        check_new_name(&name, draft.id.as_deref(), current)?;
+        let id = match &draft.id {
+            None => ids::record_id()?,
+            Some(id) if ids::is_valid_id(id) && self.is_free_id(id)? => id.clone(),
+            Some(_) => {
+                let message = "Must be 1 to 64 of A-Z, a-z, 0-9, _ and -, and not be in use.";
+                return Err(Error::field("id", "validation_invalid_id", message));
+            }
+        };
+        let now = clock::now();
+        let mut collection = Collection {
+            id,
+            database: database.to_owned(),
+            name,
+            kind: draft.kind.unwrap_or(CollectionKind::Base),
+            fields: Vec::new(),
+            indexes: Vec::new(),
+            rules: super::Rules::default(),
+            options: serde_json::Map::new(),
+            triggers: Vec::new(),
+            created: now.clone(),
+            updated: now,
+        };
+        change(&mut collection, draft, current, editor)?;
+        self.check(&collection, current)?;
+        Ok(collection)
+    }
+
+    fn is_free_id(&self, id: &str) -> Result<bool> {
+        self.databases.default().look_up(|connection| {
+            let sql = "SELECT 1 FROM _collections WHERE id = ?1";
+            let found = connection
+                .prepare_cached(sql)?
+                .query_row([id], |_| Ok(()))
+                .optional()?;
+            Ok(found.is_none())
+        })
+    }
+
+    /// What only shows with the whole definition at hand: its own, and how others depend on it.
+    fn check(&self, collection: &Collection, current: &Collections) -> Result<()> {
+        check_indexes(collection)?;
+        check_field_rules(collection)?;
+        auth::check_options(collection)?;
+        self.check_rules(collection, current)?;
+        let others = current
+            .all()
+            .into_iter()
+            .filter(|other| other.id != collection.id);
+        let changed: Vec<Collection> = others
+            .map(|other| Collection::clone(other))
+            .chain([collection.clone()])
+            .collect();
+        self.check_rules_of_others(&collection.id, &Collections::from_iter(changed))
+    }
+
+    /// Refuses a change of one collection that leaves a rule of another without what it needs.
+    fn check_rules_of_others(&self, id: &str, changed: &Collections) -> Result<()> {
+        for other in changed.all().iter().filter(|other| other.id != id) {
+            self.check_rules(other, changed).map_err(|_| {
+                Error::conflict(format!("A rule of {} needs what would go.", other.name))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_rules(&self, collection: &Collection, current: &Collections) -> Result<()> {
+        let mut rules = collection.rules.clone();
+        for (name, slot) in RULES {
+            let Some(rule) = slot(&mut rules) else {
+                continue;
+            };
+            (self.check_rule)(rule, collection, current).map_err(|error| {
+                Error::field(name, "validation_invalid_rule", error.message().to_owned())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Brings table and stored definition to `collection`, the table first.
+    fn store(&self, collection: Collection, previous: Option<&Arc<Collection>>) -> Result<()> {
+        let database = self.databases.get(&collection.database)?;
+        let count = self.count_change(&collection.database);
+        let (name, previous) = (collection.database.clone(), previous.cloned());
+        let result = if Arc::ptr_eq(&database, self.databases.default()) {
+            database.write_for_long(move |tx| {
+                schema::apply(tx, &collection, previous.as_deref())?;
+                save(tx, &collection)?;
+                count();
+                Ok(())
+            })
+        } else {
+            self.store_apart(&database, collection, previous, count)
+        };
+        // Also after a failure: what was refused as stale meanwhile is right again.
+        self.reload(&name)?;
+        result
+    }
+
+    /// Changes the table in one file and the definition in another. First what is to become is noted
+    /// beside the definition; the commit of the table, which notes that too, decides; the rest is
+    /// tidying, which [`Catalog::catch_up`] does if it comes to nothing here.
+    fn store_apart(
+        &self,
+        database: &Database,
+        collection: Collection,
+        previous: Option<Arc<Collection>>,
+        count: impl FnOnce() + Send + 'static,
+    ) -> Result<()> {
+        let default = self.databases.default();
+        let (next, shared) = (Arc::new(collection.clone()), Arc::new(collection));
+        let (id, is_change) = (next.id.clone(), previous.is_some());
+        if let Some(previous) = previous.clone() {
+            let next = Arc::clone(&next);
+            // The previous change may itself be no more than pending, when its tidying failed.
+            default.write(move |tx| {
+                save(tx, &previous)?;
+                save_pending(tx, &next.id, Some(&next))
+            })?;
+        }
+        let applied = database.write_for_long(move |tx| {
+            schema::apply(tx, &shared, previous.as_deref())?;
+            save_applied(tx, &shared)?;
+            count();
+            Ok(())
+        });
+        let saved = match &applied {
+            Ok(()) => default.write(move |tx| save(tx, &next)),
+            Err(_) if is_change => default.write(move |tx| save_pending(tx, &id, None)),
+            Err(_) => Ok(()),
+        };
+        match (applied, saved) {
+            (Ok(()), Err(error)) if is_change => {
+                log::warn(format_args!("tidy a changed definition: {error}"));
+                Ok(())
+            }
+            (applied, saved) => applied.and(saved),
+        }
+    }
+}

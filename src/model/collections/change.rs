@@ -1,0 +1,222 @@
+//! From what a client wants to a whole definition: a draft applied, completed, and checked against
+//! the one that it changes.
+
+use serde_json::{Map, Value};
+
+use super::definition::{Draft, FIELD_RULES, key_of_field};
+use super::{Collection, CollectionKind, Collections, FieldKind, auth, definition};
+use crate::base::error::{Error, Kind, Result};
+use crate::model::triggers::{Target, Trigger, hidden};
+
+/// The caller that changes a definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Editor {
+    Admin,
+    /// An API key, which has no URLs called.
+    Key,
+}
+
+/// Applies what a draft says to a definition.
+pub fn change(
+    collection: &mut Collection,
+    mut draft: Draft,
+    current: &Collections,
+    editor: Editor,
+) -> Result<()> {
+    draft.apply_rules(&mut collection.rules);
+    if let Some(fields) = draft.fields {
+        collection.fields = fields;
+    }
+    match collection.kind {
+        CollectionKind::Auth => auth::complete_fields(&mut collection.fields)?,
+        CollectionKind::Base => {
+            if let Some(field) = collection.fields.iter().find(|field| field.is_secret()) {
+                return Err(Error::field(
+                    key_of_field(&field.name),
+                    "validation_invalid_definition",
+                    "Only auth collections have a password.",
+                ));
+            }
+        }
+    }
+    if let Some(indexes) = draft.indexes {
+        collection.indexes = indexes;
+    }
+    if let Some(options) = draft.options {
+        change_options(collection, options, editor)?;
+    }
+    resolve_relations(collection, current)
+}
+
+/// Options are replaced as a whole; hidden values that come back stay what they are.
+fn change_options(
+    collection: &mut Collection,
+    mut options: Map<String, Value>,
+    editor: Editor,
+) -> Result<()> {
+    let refused = || {
+        Error::new(
+            Kind::Forbidden,
+            "Only administrators change triggers that call a URL. Leave options.triggers out to keep them.",
+        )
+    };
+    if editor == Editor::Key {
+        hidden::inherit_triggers(&mut options, &collection.options);
+    }
+    let kept = hidden::keep_triggers(&mut options, &collection.options);
+    // What is hidden and was not there belongs to a call that is new.
+    kept.map_err(|error| match editor {
+        Editor::Admin => error,
+        Editor::Key => refused(),
+    })?;
+    let triggers = Trigger::parse_all(&options)?;
+    let is_call = |trigger: &&Trigger| matches!(trigger.target, Target::Http(_));
+    let has_same_calls = || {
+        let before = collection.triggers.iter().filter(is_call);
+        before.eq(triggers.iter().filter(is_call))
+    };
+    if editor == Editor::Key && !has_same_calls() {
+        return Err(refused());
+    }
+    collection.options = options;
+    collection.triggers = triggers;
+    Ok(())
+}
+
+/// Replaces names of targets by ids and refuses targets that do not exist.
+fn resolve_relations(collection: &mut Collection, current: &Collections) -> Result<()> {
+    let (own_id, own_name) = (collection.id.clone(), collection.name.clone());
+    for field in &mut collection.fields {
+        let FieldKind::Relation(options) = &mut field.kind else {
+            continue;
+        };
+        let target = &mut options.collection_id;
+        if *target == own_name {
+            target.clone_from(&own_id);
+        }
+        if *target == own_id {
+            continue;
+        }
+        let Some(found) = current.by_id(target).or_else(|| current.find(target)) else {
+            return Err(Error::field(
+                key_of_field(&field.name),
+                "validation_invalid_definition",
+                format!("There is no collection {target} to relate to."),
+            ));
+        };
+        target.clone_from(&found.id);
+    }
+    Ok(())
+}
+
+/// Refuses a name, or an id, that a collection of the database has already.
+pub fn check_new_name(name: &str, id: Option<&str>, current: &Collections) -> Result<()> {
+    definition::check_name(name)?;
+    let is_id = current.by_id(name).is_some();
+    let is_name = id.is_some_and(|id| current.find(id).is_some());
+    if is_id || is_name {
+        let message = "A name must not be the id of another collection, nor an id its name.";
+        return Err(Error::field("name", "validation_not_unique", message));
+    }
+    if current
+        .all()
+        .iter()
+        .any(|other| other.name.eq_ignore_ascii_case(name))
+    {
+        return Err(Error::field(
+            "name",
+            "validation_not_unique",
+            "There is a collection of this name already.",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses indexes on what is no field.
+pub fn check_indexes(collection: &Collection) -> Result<()> {
+    for index in &collection.indexes {
+        for (column, _) in &index.columns {
+            let is_system = ["id", "created", "updated"].contains(&column.as_str());
+            if !is_system && collection.field(column).is_none() {
+                let message = format!("The index {} names no field: {column}.", index.name);
+                return Err(Error::field(
+                    "indexes",
+                    "validation_invalid_definition",
+                    message,
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses field rules on what is no field.
+pub fn check_field_rules(collection: &Collection) -> Result<()> {
+    let mut rules = collection.rules.clone();
+    for (name, slot) in FIELD_RULES {
+        let mut named = slot(&mut rules)
+            .iter()
+            .flatten()
+            .flat_map(|(_, names)| names);
+        let is_known = |name: &str| {
+            ["*", "id", "created", "updated"].contains(&name) || collection.field(name).is_some()
+        };
+        if let Some(unknown) = named.find(|field| !is_known(field)) {
+            let message = format!("{} has no field {unknown}.", collection.name);
+            return Err(Error::field(name, "validation_invalid_rule", message));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a new name, id or type.
+pub fn refuse_new_identity(draft: &Draft, previous: &Collection) -> Result<()> {
+    let refuse =
+        |name: &str, message: &str| Err(Error::field(name, "validation_unchangeable", message));
+    if draft
+        .name
+        .as_ref()
+        .is_some_and(|name| *name != previous.name)
+    {
+        return refuse("name", "A collection cannot be renamed.");
+    }
+    if draft.id.as_ref().is_some_and(|id| *id != previous.id) {
+        return refuse("id", "The id of a collection cannot change.");
+    }
+    if draft.kind.is_some_and(|kind| kind != previous.kind) {
+        return refuse("type", "The type of a collection cannot change.");
+    }
+    Ok(())
+}
+
+/// Refuses changes of type that stored values would not survive; fields keep their ids.
+pub fn keep_storage_forms(previous: &Collection, next: &mut Collection) -> Result<()> {
+    for field in &mut next.fields {
+        let by_id = previous.fields.iter().find(|before| before.id == field.id);
+        if let Some(before) = by_id.filter(|before| before.name != field.name) {
+            return Err(Error::field(
+                key_of_field(&field.name),
+                "validation_unchangeable",
+                format!("The field {} cannot be renamed.", before.name),
+            ));
+        }
+        let Some(before) = previous.field(&field.name) else {
+            continue;
+        };
+        field.id.clone_from(&before.id);
+        let is_same = std::mem::discriminant(&before.kind) == std::mem::discriminant(&field.kind);
+        let is_same_target = match (before.relation(), field.relation()) {
+            (Some(before), Some(now)) => before.collection_id == now.collection_id,
+            _ => true,
+        };
+        let are_plain = before.kind.is_plain_text() && field.kind.is_plain_text();
+        if !(is_same && is_same_target || are_plain) {
+            return Err(Error::field(
+                key_of_field(&field.name),
+                "validation_unchangeable",
+                format!("The field is a {} and stays one.", before.kind.name()),
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! The SQL table of a collection: made, and brought in step with a changed definition.
+//!
+//! [`apply`] looks at what the database really has, so running it again after a crash between a
+//! tenant's file and the definition in `default.db` ends in the same state. What a definition no
+//! longer names stays on disk under its own name until the name is wanted again; then the old
+//! column or table is renamed aside (`_deleted_...`), never reused: a new field starts empty.
+//!
+//! Columns: text types and lists TEXT, `number` NUMERIC, `bool` INTEGER 0 or 1. An unset value is
+//! NULL, so an empty text is never stored and `unique` does not mind several unset ones.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+
+use rusqlite::Connection;
+
+use super::{Collection, CollectionKind, Field, FieldKind, TOKEN_KEY};
+use crate::base::clock;
+use crate::base::error::{Error, Result, ResultExt as _};
+use crate::store::db::quote;
+
+/// How the names of tables and columns begin that were moved aside.
+pub const ASIDE: &str = "_deleted_";
+
+/// Makes the table of `collection`, or changes it from `previous`, which describes what is stored.
+pub fn apply(
+    tx: &Connection,
+    collection: &Collection,
+    previous: Option<&Collection>,
+) -> Result<()> {
+    let mut columns = columns(tx, &collection.name)?;
+    if previous.is_none() && !columns.is_empty() {
+        move_table_aside(tx, &collection.name)?;
+        columns.clear();
+    }
+    if columns.is_empty() {
+        create_table(tx, collection)?;
+    } else {
+        for field in &collection.fields {
+            apply_field(tx, collection, field, previous, &columns)?;
+        }
+        if lacks_token_key(collection, &columns) {
+            let table = quote(&collection.name);
+            tx.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {TOKEN_KEY} TEXT"))?;
+        }
+    }
+    apply_indexes(tx, collection)
+}
+
+fn create_table(tx: &Connection, collection: &Collection) -> Result<()> {
+    let mut sql = format!(
+        "CREATE TABLE {} (id TEXT PRIMARY KEY NOT NULL, created TEXT NOT NULL, updated TEXT NOT NULL",
+        quote(&collection.name)
+    );
+    for field in &collection.fields {
+        let _ = write!(sql, ", {} {}", quote(&field.name), column_type(&field.kind));
+    }
+    if collection.kind == CollectionKind::Auth {
+        let _ = write!(sql, ", {TOKEN_KEY} TEXT");
+    }
+    sql.push(')');
+    tx.execute_batch(&sql)
+        .context(format!("create table {}", collection.name))
+}
+
+fn lacks_token_key(collection: &Collection, columns: &HashSet<String>) -> bool {
+    collection.kind == CollectionKind::Auth && !columns.contains(TOKEN_KEY)
+}
+
+fn column_type(kind: &FieldKind) -> &'static str {
+    match kind {
+        FieldKind::Bool => "INTEGER NOT NULL DEFAULT 0",
+        kind => kind.affinity(),
+    }
+}
+
+fn apply_field(
+    tx: &Connection,
+    collection: &Collection,
+    field: &Field,
+    previous: Option<&Collection>,
+    columns: &HashSet<String>,
+) -> Result<()> {
+    let table = quote(&collection.name);
+    let is_there = columns.contains(&field.name.to_ascii_lowercase());
+    match previous.and_then(|previous| previous.field(&field.name)) {
+        Some(before) if is_there => return change_number_of_values(tx, &table, before, field),
+        None if is_there => move_column_aside(tx, &collection.name, &field.name)?,
+        // Known, but the file is older than the definition: a restored backup.
+        _ => {}
+    }
+    let (column, kind) = (quote(&field.name), column_type(&field.kind));
+    tx.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}")).map_err(|error| {
+        if error.to_string().contains("too many columns") {
+            return Error::conflict(
+                "The table has no room for another column: fields that were deleted keep theirs.",
+            );
+        }
+        Error::from(error).context(format!("add field {}", field.name))
+    })
+}
+
+/// Whether the table lacks something that the definition has: the file is older than it.
+pub fn is_behind(connection: &Connection, collection: &Collection) -> Result<bool> {
+    let columns = columns(connection, &collection.name)?;
+    let lacks = |field: &Field| !columns.contains(&field.name.to_ascii_lowercase());
+    Ok(columns.is_empty()
+        || collection.fields.iter().any(lacks)
+        || lacks_token_key(collection, &columns))
+}
+
+/// Turns single values into lists or back; back only when no list has a second value.
+fn change_number_of_values(
+    tx: &Connection,
+    table: &str,
+    before: &Field,
+    now: &Field,
+) -> Result<()> {
+    let column = quote(&now.name);
+    match (before.is_multiple(), now.is_multiple()) {
+        (false, true) => {
+            // The column may hold lists already, if a crash came after this step.
+            let sql = format!(
+                "UPDATE {table} SET {column} = json_array({column}) \
+                 WHERE {column} IS NOT NULL AND {column} NOT LIKE '[%'"
+            );
+            tx.execute(&sql, [])?;
+        }
+        (true, false) => {
+            let lists = format!("{column} LIKE '[%' AND json_array_length({column}) > 1");
+            let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {lists})");
+            if tx.query_row(&sql, [], |row| row.get(0))? {
+                return Err(Error::conflict(format!(
+                    "The field {} cannot become single: some records have several values.",
+                    now.name
+                )));
+            }
+            let sql = format!(
+                "UPDATE {table} SET {column} = json_extract({column}, '$[0]') WHERE {column} LIKE '[%'"
+            );
+            tx.execute(&sql, [])?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The indexes that a definition asks for, by name in SQL. Names carry the collection's, since
+/// they share one space in a database file.
+fn wanted_indexes(collection: &Collection) -> BTreeMap<String, String> {
+    let table = &collection.name;
+    let create = |name: &str, unique: bool, columns: &str| {
+        let unique = if unique { "UNIQUE " } else { "" };
+        format!(
+            "CREATE {unique}INDEX {} ON {} ({columns})",
+            quote(name),
+            quote(table)
+        )
+    };
+    let mut wanted = BTreeMap::new();
+    for field in &collection.fields {
+        let column = quote(&field.name);
+        if field.unique {
+            let name = format!("unique:{table}:{}", field.name);
+            // An e-mail address signs in whatever its case.
+            let is_identity = collection.kind == CollectionKind::Auth && field.name == "email";
+            let collation = if is_identity { " COLLATE NOCASE" } else { "" };
+            wanted.insert(
+                name.clone(),
+                create(&name, true, &format!("{column}{collation}")),
+            );
+        }
+        // Deleting a target looks for those that point to it.
+        if field.relation().is_some() && !field.is_multiple() && !field.unique {
+            let name = format!("relation:{table}:{}", field.name);
+            wanted.insert(name.clone(), create(&name, false, &column));
+        }
+    }
+    for index in &collection.indexes {
+        let name = format!("index:{table}:{}", index.name);
+        let columns: Vec<String> = index
+            .columns
+            .iter()
+            .map(|(column, descending)| {
+                let order = if *descending { " DESC" } else { "" };
+                format!("{}{order}", quote(column))
+            })
+            .collect();
+        wanted.insert(
+            name.clone(),
+            create(&name, index.unique, &columns.join(", ")),
+        );
+    }
+    wanted
+}
+
+fn apply_indexes(tx: &Connection, collection: &Collection) -> Result<()> {
+    let wanted = wanted_indexes(collection);
+    let present = indexes(tx, &collection.name)?;
+    for (name, sql) in &present {
+        if wanted.get(name) != Some(sql) {
+            tx.execute_batch(&format!("DROP INDEX {}", quote(name)))?;
+        }
+    }
+    for (name, sql) in &wanted {
+        if present.get(name) == Some(sql) {
+            continue;
+        }
+        tx.execute_batch(sql)
+            .map_err(|error| match error.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::ConstraintViolation) => Error::conflict(format!(
+                    "{} cannot be unique: some records have the same value.",
+                    name.rsplit(':').next().unwrap_or(name)
+                )),
+                _ => Error::from(error).context(format!("create index {name}")),
+            })?;
+    }
+    Ok(())
+}
+
+/// The indexes of a table that were made by [`apply`]: name and statement.
+fn indexes(tx: &Connection, table: &str) -> Result<BTreeMap<String, String>> {
+    let mut statement = tx.prepare_cached(
+        "SELECT name, sql
+         FROM sqlite_schema
+         WHERE type = 'index' AND tbl_name = ?1 COLLATE NOCASE AND sql IS NOT NULL
+             AND (name LIKE 'unique:%' OR name LIKE 'relation:%' OR name LIKE 'index:%')",
+    )?;
+    let rows = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The names of all tables.
+pub fn tables(tx: &Connection) -> Result<Vec<String>> {
+    let mut statement = tx.prepare_cached("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The columns of a table in lower case; empty when there is no such table.
+pub fn columns(tx: &Connection, table: &str) -> Result<HashSet<String>> {
+    let mut statement = tx.prepare_cached("SELECT lower(name) FROM pragma_table_info(?1)")?;
+    let rows = statement.query_map([table], |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn move_table_aside(tx: &Connection, table: &str) -> Result<()> {
+    for name in indexes(tx, table)?.keys() {
+        tx.execute_batch(&format!("DROP INDEX {}", quote(name)))?;
+    }
+    let aside = quote(&format!("{ASIDE}{table}_{}", stamp()?));
+    tx.execute_batch(&format!("ALTER TABLE {} RENAME TO {aside}", quote(table)))
+        .context(format!("move table {table} aside"))
+}
+
+fn move_column_aside(tx: &Connection, table: &str, column: &str) -> Result<()> {
+    // Indexes of ours on it would follow the new name and keep theirs; `apply_indexes` makes the
+    // wanted ones anew.
+    for (name, sql) in indexes(tx, table)? {
+        if sql.contains(&quote(column)) {
+            tx.execute_batch(&format!("DROP INDEX {}", quote(&name)))?;
+        }
+    }
+    let aside = quote(&format!("{ASIDE}{column}_{}", stamp()?));
+    let (table, column) = (quote(table), quote(column));
+    tx.execute_batch(&format!(
+        "ALTER TABLE {table} RENAME COLUMN {column} TO {aside}"
+    ))
+    .context(format!("move column {column} aside"))
+}
+
+/// Distinguishes things of the same name that were deleted one after the other.
+fn stamp() -> Result<String> {
+    Ok(format!(
+        "{}_{}",
+        clock::now_ms(),
+        crate::base::ids::hex(&crate::base::ids::random_bytes::<3>()?)
+    ))
+}

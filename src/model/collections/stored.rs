@@ -1,0 +1,177 @@
+//! Definitions in `_collections` of `default.db`: saved, and read back.
+
+use rusqlite::{Connection, params};
+use serde_json::Value;
+
+use super::definition::{Draft, MANAGE_RULE};
+use super::{Collection, CollectionKind, Rules};
+use crate::base::error::{Error, Result, ResultExt as _};
+use crate::base::log;
+use crate::model::triggers::Trigger;
+
+/// Stores a definition, and that nothing is pending.
+pub fn save(tx: &Connection, collection: &Collection) -> Result<()> {
+    let definition = stored_form(collection);
+    tx.prepare_cached(
+        "INSERT INTO _collections (id, database, name, type, definition, created, updated)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT (id) DO UPDATE SET definition = ?5, updated = ?7, pending = NULL",
+    )?
+    .execute(params![
+        collection.id,
+        collection.database,
+        collection.name,
+        collection.kind.name(),
+        definition,
+        collection.created,
+        collection.updated,
+    ])
+    .context(format!("save collection {}", collection.name))?;
+    Ok(())
+}
+
+/// Notes what a definition is being changed to, or that it is not.
+pub fn save_pending(tx: &Connection, id: &str, next: Option<&Collection>) -> Result<()> {
+    let sql = "UPDATE _collections SET pending = ?2 WHERE id = ?1";
+    tx.prepare_cached(sql)?
+        .execute(params![id, next.map(stored_form)])?;
+    Ok(())
+}
+
+fn stored_form(collection: &Collection) -> String {
+    let mut definition = collection.stored_json();
+    if let Some(object) = definition.as_object_mut() {
+        object.remove("schema");
+        // Versions before 0.6.5 refuse a definition with an attribute that they do not know.
+        if object.get(MANAGE_RULE).is_some_and(Value::is_null) {
+            object.remove(MANAGE_RULE);
+        }
+    }
+    definition.to_string()
+}
+
+/// Notes in a tenant's file that its table has followed a definition.
+pub fn save_applied(tx: &Connection, collection: &Collection) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO _applied (collection, updated) VALUES (?1, ?2)";
+    tx.prepare_cached(sql)?
+        .execute(params![collection.id, collection.updated])?;
+    Ok(())
+}
+
+/// Whether the table of a tenant has followed this definition.
+pub fn is_applied(connection: &Connection, collection: &Collection) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM _applied WHERE collection = ?1 AND updated = ?2)";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.query_row(params![collection.id, collection.updated], |row| row.get(0))?)
+}
+
+/// The names of the deleted collections of a database.
+pub fn deleted_names(connection: &Connection, database: &str) -> Result<Vec<String>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT DISTINCT name FROM _collections WHERE database = ?1 AND deleted IS NOT NULL",
+    )?;
+    let rows = statement.query_map([database], |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The databases that have collections, each with when the newest of these was made.
+pub fn databases(connection: &Connection) -> Result<Vec<(String, String)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT database, max(created) FROM _collections WHERE deleted IS NULL GROUP BY database",
+    )?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// True if everybody may make an account in some collection of some database.
+pub fn has_open_accounts(connection: &Connection) -> Result<bool> {
+    let mut statement = connection.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM _collections WHERE deleted IS NULL AND type = 'auth'
+                        AND json_extract(definition, '$.createRule') = '')",
+    )?;
+    Ok(statement.query_row([], |row| row.get(0))?)
+}
+
+/// Forgets the deleted collections of a database.
+pub fn forget_deleted(tx: &Connection, database: &str) -> Result<()> {
+    let sql = "DELETE FROM _collections WHERE database = ?1 AND deleted IS NOT NULL";
+    tx.prepare_cached(sql)?.execute([database])?;
+    Ok(())
+}
+
+/// The definitions of a database as they are stored, for whoever only looks.
+pub fn definitions(connection: &Connection, database: &str) -> Result<Vec<Collection>> {
+    let list = load(connection, database)?;
+    Ok(list.into_iter().map(|(collection, _)| collection).collect())
+}
+
+/// The same without those that are being changed, and whose tables may or may not have followed.
+pub fn settled_definitions(connection: &Connection, database: &str) -> Result<Vec<Collection>> {
+    let mut list = load(connection, database)?;
+    list.retain(|(_, pending)| pending.is_none());
+    Ok(list.into_iter().map(|(collection, _)| collection).collect())
+}
+
+/// The definitions of a database, each with what it is being changed to.
+pub fn load(
+    connection: &Connection,
+    database: &str,
+) -> Result<Vec<(Collection, Option<Collection>)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, name, definition, created, updated, pending
+         FROM _collections
+         WHERE database = ?1 AND deleted IS NULL",
+    )?;
+    let mut rows = statement.query([database])?;
+    let mut list = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(1)?;
+        let mut collection = Collection {
+            id: row.get(0)?,
+            database: database.to_owned(),
+            name: name.clone(),
+            kind: CollectionKind::Base,
+            fields: Vec::new(),
+            indexes: Vec::new(),
+            rules: Rules::default(),
+            options: serde_json::Map::new(),
+            triggers: Vec::new(),
+            created: row.get(3)?,
+            updated: row.get(4)?,
+        };
+        let text: String = row.get(2)?;
+        restore(&mut collection, &text)
+            .map_err(|error| Error::internal(format!("definition of {name}: {error}")))?;
+        let pending: Option<String> = row.get(5)?;
+        let pending = pending.map(|text| {
+            let mut next = collection.clone();
+            let json: Value = serde_json::from_str(&text)?;
+            json["updated"]
+                .as_str()
+                .unwrap_or_default()
+                .clone_into(&mut next.updated);
+            restore(&mut next, &text).map(|()| next)
+        });
+        list.push((collection, pending.transpose()?));
+    }
+    Ok(list)
+}
+
+/// Fills a definition from its stored form, which [`save`] wrote.
+fn restore(collection: &mut Collection, text: &str) -> Result<()> {
+    let mut draft = Draft::parse(&serde_json::from_str(text)?)?;
+    draft.apply_rules(&mut collection.rules);
+    collection.kind = draft.kind.unwrap_or(CollectionKind::Base);
+    collection.fields = draft.fields.unwrap_or_default();
+    collection.indexes = draft.indexes.unwrap_or_default();
+    collection.options = draft.options.unwrap_or_default();
+    // They were free form once.
+    collection.triggers = Trigger::parse_all(&collection.options).unwrap_or_else(|error| {
+        log::warn(format_args!(
+            "triggers of {} are passed over: {error}",
+            collection.name
+        ));
+        Vec::new()
+    });
+    Ok(())
+}

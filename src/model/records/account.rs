@@ -1,0 +1,249 @@
+//! Records of auth collections as accounts: found by what they sign in with, read as what rules
+//! see of them, changed in the few ways that belong to an account itself.
+
+use std::sync::Arc;
+
+use rusqlite::types::Value as Stored;
+use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
+use serde_json::{Map, Value};
+
+use super::draft::Proof;
+use super::note::note;
+use super::plan::Key;
+use super::shape::Shape;
+use super::version::next_updated;
+use super::{Scope, find, value};
+use crate::base::error::{Error, Result};
+use crate::base::{clock, ids};
+use crate::model::collections::{Collection, TOKEN_KEY};
+use crate::model::rules::{Grant, Operation, User};
+use crate::model::triggers::Action;
+use crate::store::db::quote;
+
+/// What only the server sees of an account.
+pub struct Secrets {
+    pub id: String,
+    pub email: String,
+    pub password_hash: Option<String>,
+    pub is_verified: bool,
+    /// Random; another one with each new password or address.
+    pub token_key: String,
+}
+
+impl Secrets {
+    /// Of nobody, for work that is done in any case.
+    pub fn nobody() -> Secrets {
+        Secrets {
+            id: "00000000-0000-0000-0000-000000000000".to_owned(),
+            email: String::new(),
+            password_hash: None,
+            is_verified: false,
+            token_key: String::new(),
+        }
+    }
+}
+
+/// The account with this value in one of its identity fields. The e-mail address counts in any
+/// case.
+pub fn find_by(
+    connection: &Connection,
+    collection: &Collection,
+    field: &str,
+    identity: &str,
+) -> Result<Option<Secrets>> {
+    let condition = match field {
+        "email" => "email = ?1 COLLATE NOCASE".to_owned(),
+        field => format!("{} = ?1", quote(field)),
+    };
+    read_secrets(connection, collection, &condition, identity)
+}
+
+/// The secrets of the account with this id.
+pub fn secrets(
+    connection: &Connection,
+    collection: &Collection,
+    id: &str,
+) -> Result<Option<Secrets>> {
+    read_secrets(connection, collection, "id = ?1", id)
+}
+
+fn read_secrets(
+    connection: &Connection,
+    collection: &Collection,
+    condition: &str,
+    key: &str,
+) -> Result<Option<Secrets>> {
+    let sql = format!(
+        "SELECT id, email, password, verified, {TOKEN_KEY} FROM {} WHERE {condition}",
+        quote(&collection.name)
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let found = statement.query_row([key], |row| {
+        Ok(Secrets {
+            id: row.get(0)?,
+            email: row.get::<_, Option<String>>(1)?.unwrap_or_default(),
+            password_hash: row.get(2)?,
+            is_verified: row.get(3)?,
+            token_key: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
+        })
+    });
+    Ok(found.optional()?)
+}
+
+/// The account as rules see it: all of its fields but the password.
+pub fn user(
+    connection: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    id: &str,
+) -> Result<Option<User>> {
+    let plan = scope.plan(collection, &Shape::default(), &Key::Id, &Grant::all())?;
+    let mut out = Vec::new();
+    if !plan.write(connection, &id, &mut out)? {
+        return Ok(None);
+    }
+    let record: Map<String, Value> = serde_json::from_slice(&out)?;
+    Ok(Some(User {
+        id: id.to_owned(),
+        collection_id: collection.id.clone(),
+        collection_name: collection.name.clone(),
+        record,
+    }))
+}
+
+/// The JSON of an account for itself, whatever the view rule says.
+pub fn show(
+    connection: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    id: &str,
+    shape: &Shape,
+) -> Result<Option<Vec<u8>>> {
+    let grant = super::free(collection.grant(Operation::View, &scope.identity)?);
+    let plan = scope.plan(collection, shape, &Key::Id, &grant)?;
+    let mut out = Vec::with_capacity(1024);
+    let is_there = plan.write(connection, &id, &mut out)?;
+    scope.collections.check_current()?;
+    Ok(is_there.then_some(out))
+}
+
+/// The secrets of an account that the caller may update, whatever would be sent; others do not exist.
+/// What is sent the rule sees when it is written.
+pub fn secrets_for_update(
+    connection: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    id: &str,
+) -> Result<Secrets> {
+    let grant = scope.admit(collection, Operation::Update)?;
+    find(connection, scope, collection, id, &grant.access, None)?;
+    scope.collections.check_current()?;
+    secrets(connection, collection, id)?.ok_or_else(super::no_record)
+}
+
+/// Refuses a draft whose proof is missing, or is of a password that is no longer the present one.
+pub fn check_proof(
+    tx: &Connection,
+    collection: &Collection,
+    id: &str,
+    proof: &Proof,
+) -> Result<()> {
+    match proof {
+        Proof::NotNeeded => Ok(()),
+        Proof::Missing => Err(Error::field(
+            "oldPassword",
+            "validation_required",
+            "Changing the address or password of an account needs its present password.",
+        )),
+        Proof::Shown { token_key } => match secrets(tx, collection, id)? {
+            Some(now) if now.token_key == *token_key => Ok(()),
+            _ => Err(Error::conflict(
+                "The address or password of the account has changed meanwhile.",
+            )),
+        },
+    }
+}
+
+/// A change that belongs to the account itself and that no rule has a say in.
+pub enum Renewal {
+    /// The address is verified.
+    Verified,
+    /// This hash; who resets a password by mail has the address too.
+    Password { hash: String, verifies: bool },
+    /// This address, verified.
+    Email(String),
+}
+
+/// Changes an account whose address and password are still those of `before`. False when they are
+/// not.
+pub fn renew(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    before: &Secrets,
+    renewal: &Renewal,
+) -> Result<bool> {
+    scope.collections.check_current()?;
+    let email = match before.email.as_str() {
+        "" => Stored::Null,
+        email => Stored::Text(email.to_owned()),
+    };
+    let hash = before
+        .password_hash
+        .clone()
+        .map_or(Stored::Null, Stored::Text);
+    let mut params = vec![
+        Stored::Text(before.id.clone()),
+        email,
+        hash,
+        Stored::Text(clock::now()),
+    ];
+    let set = match renewal {
+        Renewal::Verified => "verified = 1".to_owned(),
+        Renewal::Password { verifies: true, .. } => {
+            format!("password = ?5, verified = 1, {TOKEN_KEY} = ?6")
+        }
+        Renewal::Password { .. } => format!("password = ?5, {TOKEN_KEY} = ?6"),
+        Renewal::Email(_) => format!("email = ?5, verified = 1, {TOKEN_KEY} = ?6"),
+    };
+    if let Renewal::Password { hash: value, .. } | Renewal::Email(value) = renewal {
+        params.push(Stored::Text(value.clone()));
+        params.push(Stored::Text(ids::token_key()?));
+    }
+    let sql = format!(
+        "UPDATE {} SET updated = {}, {set} WHERE id = ?1 AND email IS ?2 AND password IS ?3",
+        quote(&collection.name),
+        next_updated("?4"),
+    );
+    let changed = tx
+        .prepare_cached(&sql)?
+        .execute(params_from_iter(params))
+        .map_err(|error| super::write::refuse(collection, error))?;
+    if changed == 1
+        && let Some(rowid) = super::write::rowid_of(tx, collection, &before.id)?
+    {
+        note(tx, scope, collection, Action::Update, rowid)?;
+    }
+    Ok(changed == 1)
+}
+
+/// Refuses a password that the collection does not take.
+pub fn check_password(collection: &Collection, password: &str) -> Result<()> {
+    check_value(collection, "password", password)
+}
+
+/// Refuses an address that the collection does not take.
+pub fn check_email(collection: &Collection, email: &str) -> Result<()> {
+    check_value(collection, "email", email)
+}
+
+fn check_value(collection: &Collection, name: &str, text: &str) -> Result<()> {
+    let Some(field) = collection.field(name) else {
+        return Err(Error::internal(format!("an account without {name}")));
+    };
+    let raw = serde_json::value::to_raw_value(text)?;
+    match value::parse(field, &raw) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::field(name, error.code, error.message)),
+    }
+}

@@ -1,0 +1,115 @@
+//! Several writes to records of one database in one transaction, all or nothing.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::{Draft, Precondition, Scope, Shape, Upsert, create, delete, update, upsert};
+use crate::base::error::{Error, FieldError, FieldErrors, Kind, Result};
+use crate::model::collections::Collection;
+
+/// Related records that one batch may name: each is looked for, under the view rule of its
+/// collection.
+const RELATIONS_MAX: usize = 5_000;
+
+/// One write, checked as far as that goes without the database.
+pub struct Step {
+    pub collection: Arc<Collection>,
+    /// What of the record the answer shows.
+    pub shape: Shape,
+    pub action: Action,
+}
+
+/// What a step does; texts are ids.
+pub enum Action {
+    Create(Draft),
+    Update(String, Draft),
+    Upsert(String, Box<Upsert>),
+    Delete(String),
+}
+
+/// Runs the steps in order; returns a JSON list with the status and body of each.
+pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<Step>) -> Result<Vec<u8>> {
+    let relations: usize = steps.iter().map(Step::relations).sum();
+    if relations > RELATIONS_MAX && !scope.identity.manages() {
+        return Err(Error::invalid(format!(
+            "A batch names at most {RELATIONS_MAX} related records."
+        )));
+    }
+    let mut out = b"[".to_vec();
+    for (at, step) in steps.into_iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        step.run(tx, scope, &mut out)
+            .map_err(|error| name_step(error, at))?;
+        scope.check_size(&out)?;
+    }
+    out.push(b']');
+    Ok(out)
+}
+
+impl Step {
+    /// Related records that it names.
+    fn relations(&self) -> usize {
+        let collection = &self.collection;
+        match &self.action {
+            Action::Create(draft) | Action::Update(_, draft) => draft.relations(collection),
+            Action::Upsert(_, drafts) => {
+                let drafts = [&drafts.update, &drafts.create].into_iter().flatten();
+                drafts
+                    .map(|draft| draft.relations(collection))
+                    .max()
+                    .unwrap_or(0)
+            }
+            Action::Delete(_) => 0,
+        }
+    }
+
+    fn run(self, tx: &Connection, scope: &Scope, out: &mut Vec<u8>) -> Result<()> {
+        let Step {
+            collection,
+            shape,
+            action,
+        } = self;
+        let shown = match action {
+            Action::Create(draft) => create(tx, scope, &collection, draft, &shape)?,
+            Action::Update(id, draft) => update(tx, scope, &collection, &id, draft, &shape)?,
+            Action::Upsert(id, drafts) => upsert(tx, scope, &collection, &id, *drafts, &shape)?,
+            Action::Delete(id) => {
+                delete(tx, scope, &collection, &id, &Precondition::default())?;
+                out.extend_from_slice(br#"{"status":204,"body":null}"#);
+                return Ok(());
+            }
+        };
+        out.extend_from_slice(br#"{"status":200,"body":"#);
+        out.extend_from_slice(&shown.json);
+        out.push(b'}');
+        Ok(())
+    }
+}
+
+/// The error of one step as the error of the batch; the step is named by its position. Faults of
+/// ours stay what they are.
+pub fn name_step(error: Error, at: usize) -> Error {
+    if matches!(
+        error.kind(),
+        Kind::Internal | Kind::Unavailable | Kind::Stale | Kind::TooLarge
+    ) {
+        return error.context(format!("request {at} of a batch"));
+    }
+    let mut fields: FieldErrors = error
+        .field_errors()
+        .iter()
+        .map(|(name, field)| (format!("requests.{at}.{name}"), field.clone()))
+        .collect();
+    let message = error.message().to_owned();
+    fields.insert(
+        format!("requests.{at}"),
+        FieldError {
+            code: "batch_request_failed",
+            message,
+        },
+    );
+    Error::fields("A request of the batch failed; nothing was saved.", fields)
+}

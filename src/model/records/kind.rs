@@ -1,0 +1,105 @@
+//! How values are compared: the type of each field, and constants brought into its stored form.
+
+use rusqlite::types::Value as Stored;
+
+use super::value::shorten;
+use crate::base::clock;
+use crate::base::error::{Error, Result};
+use crate::model::collections::{Field, FieldKind};
+
+/// The type by which a value is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Number,
+    Bool,
+    Date,
+    Datetime,
+    Json,
+}
+
+impl Kind {
+    /// True if its values are moments, or days, which are their midnights.
+    pub fn is_moment(self) -> bool {
+        matches!(self, Kind::Date | Kind::Datetime)
+    }
+}
+
+/// How values of a field are compared.
+pub fn kind_of(field: &Field) -> Kind {
+    match field.kind {
+        FieldKind::Number { .. } => Kind::Number,
+        FieldKind::Bool => Kind::Bool,
+        FieldKind::Date(_) => Kind::Date,
+        FieldKind::Datetime(_) => Kind::Datetime,
+        _ => Kind::Text,
+    }
+}
+
+/// Gives a constant the form in which values of `kind` are stored.
+pub fn coerce(value: Stored, kind: Option<Kind>) -> Result<Stored> {
+    let kind = match (kind, &value) {
+        (Some(Kind::Json), _) | (_, Stored::Null) => return Ok(value),
+        (_, Stored::Text(text)) if text.is_empty() => return Ok(Stored::Null),
+        (None, _) => return Ok(value),
+        (Some(kind), _) => kind,
+    };
+    let refuse = |text: &str, what: &str| {
+        Err(Error::invalid(format!(
+            "The filter compares {what} with {text}."
+        )))
+    };
+    Ok(match (kind, value) {
+        (Kind::Number, Stored::Text(text)) => {
+            match serde_json::from_str::<serde_json::Number>(&text) {
+                Ok(number) => match (number.as_i64(), number.as_f64()) {
+                    (Some(integer), _) => Stored::Integer(integer),
+                    (None, Some(real)) => Stored::Real(real),
+                    (None, None) => return refuse(&text, "a number"),
+                },
+                Err(_) => return refuse(&text, "a number"),
+            }
+        }
+        (Kind::Bool, Stored::Text(text)) => match text.as_str() {
+            "true" => Stored::Integer(1),
+            "false" => Stored::Integer(0),
+            _ => return refuse(&text, "true or false"),
+        },
+        (Kind::Date | Kind::Datetime, Stored::Text(text)) => Stored::Text(moment(&text)?),
+        (Kind::Date | Kind::Datetime, Stored::Integer(number)) => {
+            Stored::Text(moment(&number.to_string())?)
+        }
+        (Kind::Date | Kind::Datetime, Stored::Real(number)) => {
+            Stored::Text(moment(&number.to_string())?)
+        }
+        (Kind::Text, Stored::Integer(number)) => Stored::Text(number.to_string()),
+        (Kind::Text, Stored::Real(number)) => Stored::Text(number.to_string()),
+        (_, value) => value,
+    })
+}
+
+fn moment(text: &str) -> Result<String> {
+    let ms = clock::parse_datetime(text).ok_or_else(|| {
+        Error::invalid(format!(
+            "The filter compares a date with {}; a date is written like 2026-01-31, \
+             2026-01-31 12:00:00 or 2026-01-31T12:00:00Z.",
+            shorten(text)
+        ))
+    })?;
+    Ok(clock::format_ms(ms))
+}
+
+/// SQLite's path to a value inside json; names are quoted, whole numbers are positions.
+pub fn json_path(names: &[String]) -> Result<String> {
+    let mut path = "$".to_owned();
+    for name in names {
+        if name.contains(['"', '\\']) {
+            return Err(Error::invalid(format!("{name} is not a name inside json.")));
+        }
+        path += &match name.parse::<u32>() {
+            Ok(position) => format!("[{position}]"),
+            Err(_) => format!(".\"{name}\""),
+        };
+    }
+    Ok(path)
+}

@@ -1,0 +1,581 @@
+//! Random filters, rules and sorts that mostly make sense, and their text.
+
+use super::callers::{Account, Caller};
+use super::compare::{Class, Scalar};
+use super::model::Asking;
+use super::request::ALWAYS;
+use super::world;
+use super::world::{Number, World};
+use crate::model::collections::FieldKind;
+use crate::model::filter::{Comparison, Expr, Literal, Op, Operand, SortTerm};
+use crate::tests::rng::Rng;
+
+const OPS: [Op; 12] = [
+    Op::Equal,
+    Op::Equal,
+    Op::Equal,
+    Op::NotEqual,
+    Op::NotEqual,
+    Op::Greater,
+    Op::GreaterOrEqual,
+    Op::Less,
+    Op::LessOrEqual,
+    Op::Like,
+    Op::Like,
+    Op::NotLike,
+];
+
+/// Makes conditions on the records of one table.
+#[derive(Clone, Copy)]
+pub struct Maker<'a> {
+    pub world: &'a World,
+    pub table: usize,
+    pub asking: Asking<'a>,
+    /// Whether `created`, `updated` and the present may occur.
+    pub times: bool,
+}
+
+impl<'a> Maker<'a> {
+    /// Makes rules: conditions that everybody may meet.
+    pub fn of_rules(world: &'a World, table: usize, times: bool) -> Maker<'a> {
+        let asking = Asking {
+            caller: &Caller::Nobody,
+            is_rule: true,
+            sent: None,
+        };
+        Maker {
+            world,
+            table,
+            asking,
+            times,
+        }
+    }
+
+    /// A condition that is not refused.
+    pub fn valid(&self, rng: &mut Rng) -> Expr {
+        loop {
+            let expr = self.expr(rng, 3);
+            if !self.world.refuses(&expr, self.table, self.asking) && self.world.is_sound(&expr) {
+                return expr;
+            }
+        }
+    }
+
+    /// A condition; now and then one that is refused.
+    pub fn expr(&self, rng: &mut Rng, depth: usize) -> Expr {
+        if depth == 0 || rng.percent(45) {
+            return self.comparison(rng);
+        }
+        let several = |rng: &mut Rng| -> Vec<Expr> {
+            (0..rng.between(2, 3))
+                .map(|_| self.expr(rng, depth - 1))
+                .collect()
+        };
+        match rng.below(5) {
+            0 => Expr::Not(Box::new(self.expr(rng, depth - 1))),
+            1 | 2 => Expr::And(several(rng)),
+            _ => Expr::Or(several(rng)),
+        }
+    }
+
+    fn comparison(&self, rng: &mut Rng) -> Expr {
+        if rng.percent(if self.asking.is_rule { 40 } else { 12 }) {
+            return self.of_request(rng);
+        }
+        let path = self.path(rng, 2);
+        let place = self.world.class_of(self.table, &path, self.asking);
+        let class = place.map_or(Class::Text, |(class, _)| class);
+        let (op, any) = (*rng.pick(&OPS), rng.one_in(3));
+        let is_like = matches!(op, Op::Like | Op::NotLike);
+        if rng.one_in(10) {
+            let list = (0..rng.between(1, 4))
+                .map(|_| self.literal(rng, class, &path))
+                .collect();
+            let list = Expr::In(Operand::Path(path), list);
+            return if rng.one_in(3) {
+                Expr::Not(Box::new(list))
+            } else {
+                list
+            };
+        }
+        let right = match rng.below(30) {
+            0..=2 => Operand::Path(self.path(rng, 2)),
+            4 if self.times && !is_like => Operand::Path(vec![rng.word(&["@now", "@yesterday"])]),
+            5 | 6 => Operand::Literal(Literal::Null),
+            _ if is_like => Operand::Literal(self.pattern(rng, class, &path)),
+            _ => Operand::Literal(self.literal(rng, class, &path)),
+        };
+        let left = match rng.below(40) {
+            0 => Operand::Literal(self.literal(rng, Class::Text, &path)),
+            _ => Operand::Path(path),
+        };
+        let is_turned = rng.one_in(12);
+        let (left, right) = if is_turned {
+            (right, left)
+        } else {
+            (left, right)
+        };
+        Expr::Compare(Comparison {
+            left,
+            op,
+            any,
+            right,
+        })
+    }
+
+    /// A comparison with what a request brings.
+    fn of_request(&self, rng: &mut Rng) -> Expr {
+        let path = self.path(rng, 2);
+        let mut left = Operand::Path(self.request_path(rng, &path));
+        let (mut op, any) = (*rng.pick(&OPS), rng.one_in(2));
+        let mut right = match rng.below(20) {
+            0 | 1 => Operand::Path(self.request_path(rng, &path)),
+            2 => Operand::Literal(Literal::Null),
+            3 => Operand::Literal(Literal::Text(String::new())),
+            4..=6 => Operand::Literal(self.request_literal(rng)),
+            7 => {
+                let list = (0..3).map(|_| self.request_literal(rng)).collect();
+                return Expr::In(left, list);
+            }
+            _ => Operand::Path(path),
+        };
+        if matches!(&left, Operand::Path(path) if path[path.len() - 1].ends_with(":isset")) {
+            right = Operand::Literal(Literal::Bool(rng.one_in(2)));
+            op = *rng.pick(&[Op::Equal, Op::NotEqual]);
+        }
+        if rng.percent(60) {
+            (left, right) = (right, left);
+        }
+        Expr::Compare(Comparison {
+            left,
+            op,
+            any,
+            right,
+        })
+    }
+
+    /// A path into the account, or into what is sent; most often one that is there.
+    fn request_path(&self, rng: &mut Rng, other: &[String]) -> Vec<String> {
+        let path = |part: &str, names: Vec<String>| {
+            let mut path = vec!["@request".to_owned(), part.to_owned()];
+            path.extend(names);
+            path
+        };
+        if rng.one_in(if self.asking.is_rule { 3 } else { 12 }) {
+            let collection = &self.world.tables[self.table].collection;
+            let fields = collection.fields.iter().filter(|field| !field.is_secret());
+            let mut names: Vec<&str> = fields.map(|field| field.name.as_str()).collect();
+            names.push("id");
+            let mut name = rng.word(&names);
+            if collection.field(&other[0]).is_some() && rng.one_in(2) {
+                name.clone_from(&other[0]);
+            }
+            if rng.one_in(5) {
+                name += ":isset";
+            }
+            let below = match collection
+                .field(&name)
+                .map(|field| self.world.target(field))
+            {
+                Some(Some(table)) if rng.percent(60) => Maker { table, ..*self }.path(rng, 1),
+                _ if rng.one_in(30) => vec![rng.word(&world::JSON_KEYS)],
+                _ => Vec::new(),
+            };
+            return path("body", [vec![name], below].concat());
+        }
+        if rng.percent(30) {
+            return path("auth", vec!["id".to_owned()]);
+        }
+        let table = match self.asking.caller {
+            Caller::User(account) if !rng.one_in(15) => account.table,
+            _ => *rng.pick(&self.world.accounts()),
+        };
+        if rng.one_in(if *self.asking.caller == Caller::Admin {
+            2
+        } else {
+            10
+        }) {
+            let names: Vec<&str> = if self.times {
+                &ALWAYS[..]
+            } else {
+                &["id", "collectionName"]
+            }
+            .iter()
+            .copied()
+            .chain(["name", "email", "password"])
+            .collect();
+            return path("auth", vec![rng.word(&names)]);
+        }
+        let maker = Maker { table, ..*self };
+        path("auth", maker.path(rng, 2))
+    }
+
+    /// Something that an account may have.
+    fn request_literal(&self, rng: &mut Rng) -> Literal {
+        if rng.one_in(6) {
+            return Literal::Text(rng.word(&["_superusers", "users", "members", "adm-1"]));
+        }
+        let accounts = match self.asking.caller {
+            Caller::User(account) => vec![account.clone()],
+            _ => Vec::new(),
+        };
+        let user = match accounts.first() {
+            Some(account) => Some(Caller::User(account.clone())),
+            None => Caller::random_user(rng, self.world),
+        };
+        if let Some(Caller::User(Account { table, record })) = user
+            && rng.percent(80)
+        {
+            let value = rng.pick(&record.values);
+            let collection = &self.world.tables[table].collection;
+            return match value {
+                world::Value::Number(number) => number_literal(*number),
+                world::Value::Flag(flag) => Literal::Bool(*flag),
+                world::Value::Text(text) => Literal::Text(text.clone()),
+                world::Value::List(list) => Literal::Text(rng.pick(list).clone()),
+                _ if rng.one_in(2) => Literal::Text(record.id.clone()),
+                _ => Literal::Text(collection.name.clone()),
+            };
+        }
+        random_literal(rng, Class::Text)
+    }
+
+    /// A path, with at most so many relations.
+    pub fn path(&self, rng: &mut Rng, relations_max: usize) -> Vec<String> {
+        loop {
+            let mut path = Vec::new();
+            self.walk(rng, relations_max, &mut path);
+            let is_seen = self
+                .world
+                .class_of(self.table, &path, self.asking)
+                .is_some();
+            let has_time = path
+                .last()
+                .is_some_and(|name| name == "created" || name == "updated");
+            if (is_seen || rng.one_in(30)) && (self.times || !has_time) {
+                return path;
+            }
+        }
+    }
+
+    fn walk(&self, rng: &mut Rng, relations_max: usize, path: &mut Vec<String>) {
+        let mut table = self.table;
+        for step in 0..=relations_max {
+            let collection = &self.world.tables[table].collection;
+            if collection.fields.is_empty() || rng.one_in(8) {
+                path.push(rng.word(&["id", "created", "updated", "id"]));
+                return;
+            }
+            let relations: Vec<usize> = (0..collection.fields.len())
+                .filter(|at| collection.fields[*at].relation().is_some())
+                .collect();
+            let wants_relation = !relations.is_empty() && rng.percent(40);
+            let at = match wants_relation {
+                true => *rng.pick(&relations),
+                false => rng.below(collection.fields.len()),
+            };
+            let field = &collection.fields[at];
+            path.push(field.name.clone());
+            match self.world.target(field) {
+                Some(target) if step < relations_max && rng.percent(70) => table = target,
+                Some(_) => return,
+                None => {
+                    if matches!(field.kind, FieldKind::Json { .. }) && rng.percent(75) {
+                        path.extend((0..rng.between(1, 3)).map(|_| rng.word(&world::JSON_KEYS)));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Often a value that some record has at the end of the path.
+    fn sample(&self, rng: &mut Rng, path: &[String]) -> Option<Scalar> {
+        self.world.class_of(self.table, path, self.asking)?;
+        let records = &self.world.tables[self.table].records;
+        if records.is_empty() || rng.one_in(3) {
+            return None;
+        }
+        let values = self
+            .world
+            .values(self.table, Some(rng.pick(records)), path, self.asking);
+        Some(rng.pick(&values).clone())
+    }
+
+    fn literal(&self, rng: &mut Rng, class: Class, path: &[String]) -> Literal {
+        if rng.one_in(15) {
+            return Literal::Text(String::new());
+        }
+        if rng.one_in(50) {
+            return Literal::Bool(rng.one_in(2));
+        }
+        match self.sample(rng, path) {
+            Some(Scalar::Number(number)) if rng.one_in(4) => Literal::Text(number_text(number)),
+            Some(Scalar::Number(number)) => number_literal(number),
+            Some(Scalar::Text(text)) => Literal::Text(text),
+            Some(Scalar::Unset | Scalar::Hidden) | None => random_literal(rng, class),
+        }
+    }
+
+    /// A pattern out of a part of a value.
+    fn pattern(&self, rng: &mut Rng, class: Class, path: &[String]) -> Literal {
+        let literal = self.literal(rng, class, path);
+        let Literal::Text(text) = literal else {
+            return literal;
+        };
+        let chars: Vec<char> = text.chars().collect();
+        let first = rng.below(chars.len() + 1);
+        let last = rng.between(first, chars.len());
+        let mut text: String = chars[first..last].iter().collect();
+        if rng.one_in(4) {
+            text = text.to_uppercase();
+        }
+        Literal::Text(match rng.below(8) {
+            6 => text.replace('%', "\\%").replace('_', "\\_"),
+            7 => {
+                let mark = rng.word(&["\\%", "\\_", "\\", "\\\\", "\\\\%", "\\a"]);
+                text.replace(['%', '_', '\\', 'a', 'b', '0'], &mark)
+            }
+            0 => format!("%{text}"),
+            1 => format!("{text}%"),
+            2 => format!("%{text}%"),
+            3 => text.replace(['a', 'b', '0'], "%"),
+            _ => text,
+        })
+    }
+
+    pub fn sort(&self, rng: &mut Rng) -> Vec<SortTerm> {
+        let term = |rng: &mut Rng| {
+            let mut path = self.path(rng, 2);
+            if self
+                .world
+                .class_of(self.table, &path, self.asking)
+                .is_some_and(|(_, many)| many)
+                && !rng.one_in(10)
+            {
+                path = vec!["id".to_owned()];
+            }
+            if rng.one_in(12) {
+                path = vec!["@rowid".to_owned()];
+            }
+            if rng.one_in(60) {
+                path = self.request_path(rng, &path);
+            }
+            SortTerm {
+                path,
+                descending: rng.one_in(2),
+            }
+        };
+        (0..rng.between(1, 3)).map(|_| term(rng)).collect()
+    }
+}
+
+fn random_literal(rng: &mut Rng, class: Class) -> Literal {
+    let is_odd = rng.one_in(40);
+    match class {
+        Class::Number if !is_odd => match rng.below(4) {
+            0 => Literal::Text(rng.word(&["5", "-0.5", "1e3", "0", " 2 ", "1E3", "-0"])),
+            _ => number_literal(*rng.pick(&world::NUMBERS)),
+        },
+        Class::Number => {
+            Literal::Text(rng.word(&["05", "+5", ".5", "x", "5 5", "0x10", "Infinity"]))
+        }
+        Class::Bool if !is_odd => match rng.below(4) {
+            0 => Literal::Text(rng.word(&["true", "false"])),
+            1 => number_literal(*rng.pick(&world::NUMBERS)),
+            _ => Literal::Bool(rng.one_in(2)),
+        },
+        Class::Date | Class::Datetime => Literal::Text(match rng.below(3) {
+            0 => rng.word(&world::DAYS),
+            1 => rng.word(&world::MOMENTS),
+            _ => rng.word(&[
+                "2020-01-01 12:30",
+                "2020-01-01T14:30:00+02:00",
+                "1999",
+                "2020-02-30",
+                "a",
+                "2020-01-01 00:00:00.000Z",
+                "2015-06-15T08:00:00.1239Z",
+                "2020-01-01t00:00z",
+                "2020-01-01 00:00:00 UTC",
+                "2020-01-01 00",
+                "2015-06-15",
+            ]),
+        }),
+        Class::Element => Literal::Text(match rng.below(4) {
+            0 => rng.word(&world::CHOICES),
+            1 => world::record_id(rng.below(40)),
+            _ => rng.word(&world::TEXTS),
+        }),
+        _ => match rng.below(8) {
+            0 => number_literal(*rng.pick(&world::NUMBERS)),
+            1 => world::record_id(rng.below(40)).into(),
+            2 => Literal::Text(rng.word(&world::CHOICES)),
+            3 => Literal::Integer(5),
+            _ => Literal::Text(rng.word(&world::TEXTS)),
+        },
+    }
+}
+
+impl From<String> for Literal {
+    fn from(text: String) -> Literal {
+        Literal::Text(text)
+    }
+}
+
+fn number_literal(number: Number) -> Literal {
+    match number {
+        Number::Integer(integer) => Literal::Integer(integer),
+        Number::Real(real) => Literal::Real(real),
+    }
+}
+
+fn number_text(number: Number) -> String {
+    match number {
+        Number::Integer(integer) => integer.to_string(),
+        Number::Real(real) => format!("{real:?}"),
+    }
+}
+
+/// How a text is written: which of the equal forms, and how much space.
+struct Style<'a> {
+    rng: Option<&'a mut Rng>,
+}
+
+/// The text of a condition in one fixed form.
+pub fn render_plainly(expr: &Expr) -> String {
+    Style { rng: None }.expr(expr)
+}
+
+/// The text of a condition in any of its forms.
+pub fn render(rng: &mut Rng, expr: &Expr) -> String {
+    Style { rng: Some(rng) }.expr(expr)
+}
+
+pub fn render_sort(rng: &mut Rng, terms: &[SortTerm]) -> String {
+    let mut style = Style { rng: Some(rng) };
+    let term = |term: &SortTerm| {
+        let sign = if term.descending {
+            "-"
+        } else {
+            style.one_of(&["", "", "+"])
+        };
+        format!("{sign}{}", term.path.join("."))
+    };
+    let terms: Vec<String> = terms.iter().map(term).collect();
+    terms.join(style.one_of(&[",", ", ", ",,"]))
+}
+
+impl Style<'_> {
+    fn one_of<'a>(&mut self, forms: &[&'a str]) -> &'a str {
+        match &mut self.rng {
+            Some(rng) => forms[rng.below(forms.len())],
+            None => forms[0],
+        }
+    }
+
+    fn expr(&mut self, expr: &Expr) -> String {
+        match expr {
+            Expr::And(list) => self.list(list, &[" && ", " AND ", "&&", " and "]),
+            Expr::Or(list) => self.list(list, &[" || ", " OR ", "||", "\n or\t"]),
+            Expr::Not(inner) => match inner.as_ref() {
+                Expr::In(left, list) if self.one_of(&["", "x"]).is_empty() => {
+                    let not_in = self.one_of(&[" NOT IN (", " not  in("]);
+                    self.values(left, not_in, list)
+                }
+                inner => {
+                    let not = self.one_of(&["NOT ", "!", "not ", "! "]);
+                    format!("{not}{}", self.part(inner))
+                }
+            },
+            Expr::In(left, list) => {
+                let sign = self.one_of(&[" IN (", " in("]);
+                self.values(left, sign, list)
+            }
+            Expr::Compare(comparison) => self.comparison(comparison),
+        }
+    }
+
+    fn list(&mut self, list: &[Expr], signs: &[&str]) -> String {
+        let parts: Vec<String> = list.iter().map(|expr| self.part(expr)).collect();
+        parts.join(self.one_of(signs))
+    }
+
+    /// In parentheses where they matter.
+    fn part(&mut self, expr: &Expr) -> String {
+        let text = self.expr(expr);
+        let is_list = matches!(expr, Expr::And(_) | Expr::Or(_));
+        if is_list || self.one_of(&["", "", "("]) == "(" {
+            format!("({text})")
+        } else {
+            text
+        }
+    }
+
+    fn comparison(&mut self, comparison: &Comparison) -> String {
+        let Comparison {
+            left,
+            op,
+            any,
+            right,
+        } = comparison;
+        let is_null = *right == Operand::Literal(Literal::Null) && !any;
+        let left = self.operand(left);
+        if is_null && matches!(op, Op::Equal | Op::NotEqual) && self.one_of(&["", "x"]).is_empty() {
+            let is = if *op == Op::Equal {
+                " IS NULL"
+            } else {
+                " is not null"
+            };
+            return format!("{left}{is}");
+        }
+        let sign = match op {
+            Op::Equal => self.one_of(&["=", "=="]),
+            Op::NotEqual => self.one_of(&["!=", "<>"]),
+            Op::Greater => ">",
+            Op::GreaterOrEqual => ">=",
+            Op::Less => "<",
+            Op::LessOrEqual => "<=",
+            Op::Like => "~",
+            Op::NotLike => "!~",
+        };
+        let (space, any) = (self.one_of(&[" ", ""]), if *any { "?" } else { "" });
+        format!("{left}{space}{any}{sign}{space}{}", self.operand(right))
+    }
+
+    fn values(&mut self, left: &Operand, sign: &str, list: &[Literal]) -> String {
+        let list: Vec<String> = list.iter().map(|literal| self.literal(literal)).collect();
+        let comma = self.one_of(&[", ", ","]);
+        format!("{}{sign}{})", self.operand(left), list.join(comma))
+    }
+
+    fn operand(&mut self, operand: &Operand) -> String {
+        match operand {
+            Operand::Path(path) => path.join("."),
+            Operand::Literal(literal) => self.literal(literal),
+        }
+    }
+
+    fn literal(&mut self, literal: &Literal) -> String {
+        match literal {
+            Literal::Null => self.one_of(&["null", "NULL"]).to_owned(),
+            Literal::Bool(true) => self.one_of(&["true", "TRUE"]).to_owned(),
+            Literal::Bool(false) => self.one_of(&["false", "False"]).to_owned(),
+            Literal::Integer(integer) => integer.to_string(),
+            Literal::Real(real) => format!("{real:?}"),
+            Literal::Text(text) => {
+                let quote = self.one_of(&["'", "\""]);
+                let escaped = self.one_of(&["\\", ""]);
+                let twice = if escaped.is_empty() {
+                    quote.repeat(2)
+                } else {
+                    format!("\\{quote}")
+                };
+                format!(
+                    "{quote}{}{quote}",
+                    text.replace('\\', "\\\\").replace(quote, &twice)
+                )
+            }
+        }
+    }
+}

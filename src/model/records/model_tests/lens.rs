@@ -1,0 +1,373 @@
+//! Events: what a subscriber is shown of a change is what a list says of the record right after it, or, when
+//! it was deleted, right before.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bodies::Aim;
+use super::callers::Caller;
+use super::filters::Maker;
+use super::model::Asking;
+use super::show::Wish;
+use super::store::Store;
+use super::world::{Rule, Rules, World};
+use super::{bodies, filters, grants, store, world};
+use crate::base::error::{Error, Kind, Result};
+use crate::model::events::{Change, Events};
+use crate::model::records;
+use crate::model::records::{Draft, Lens, ListQuery, Precondition, Scope, Shape};
+use crate::model::triggers::Action;
+use crate::store::db::Connection;
+use crate::tests::rng;
+use crate::tests::rng::Rng;
+
+/// Comparisons on one set of records.
+const CASES_PER_WORLD: usize = 2000;
+/// Changes between two sets of rules.
+const CHANGES_PER_RULES: usize = 8;
+/// What subscribers ask for, for each change; and how many ask for the same.
+const ASKS: usize = 4;
+const CALLERS: usize = 3;
+
+#[test]
+fn a_subscriber_sees_what_a_list_says() {
+    rng::rounds("a_subscriber_sees_what_a_list_says", 3_000, |rng, left| {
+        let store = Store::open();
+        let mut round = Round {
+            world: store.random_world(rng),
+            store: &store,
+            events: Arc::default(),
+            compared: 0,
+            shown: 0,
+        };
+        for table in &round.world.tables {
+            round.events.watch(&table.collection.id);
+        }
+        let most = left.min(CASES_PER_WORLD);
+        let mut number = 0;
+        while round.compared < most {
+            if number % CHANGES_PER_RULES == 0 {
+                draw_rules(rng, &mut round.world);
+            }
+            number += 1;
+            round.change(rng);
+        }
+        let Round {
+            compared, shown, ..
+        } = round;
+        assert!(
+            compared < 1000 || shown * 20 > compared,
+            "{shown} of {compared}"
+        );
+        compared
+    });
+}
+
+/// One set of records, and how much was compared on it.
+struct Round<'a> {
+    world: World,
+    store: &'a Store,
+    events: Arc<Events>,
+    compared: usize,
+    /// Of these, where there was something to see.
+    shown: usize,
+}
+
+/// What several subscribers ask for.
+struct Ask {
+    wish: records::Wish,
+    callers: Vec<Caller>,
+}
+
+fn draw_rules(rng: &mut Rng, world: &mut World) {
+    for table in 0..world.tables.len() {
+        let mut draw = || match rng.below(10) {
+            0 => Rule::Admins,
+            1 | 2 => Rule::Everyone,
+            _ => Rule::When(Maker::of_rules(world, table, false).valid(rng)),
+        };
+        let (list, view, manage) = (draw(), draw(), draw());
+        let fields = grants::random_field_rules(rng, world, table).filter(|_| rng.one_in(3));
+        world.tables[table].rules = Rules {
+            list,
+            view,
+            manage: rng.one_in(2).then_some(manage),
+            fields,
+            ..Rules::default()
+        };
+    }
+    world.publish_rules();
+    store::check_rules(world);
+}
+
+impl Round<'_> {
+    fn change(&mut self, rng: &mut Rng) {
+        let table = rng.below(self.world.tables.len());
+        let taken = match rng.below(4) {
+            0 => self.delete(rng, table),
+            1 => self.create(rng, table),
+            _ => self.update(rng, table),
+        };
+        if let Some(changes) = taken {
+            // A record that has changed twice is as the last change left it.
+            for change in changes.values().rev().take(3) {
+                let asks = self.asks(rng, change);
+                let store = self.store;
+                let compared = store.database().snapshot(|connection| {
+                    self.compare(connection, change, &asks);
+                    Ok(())
+                });
+                compared.unwrap();
+            }
+        }
+    }
+
+    fn scope(&self, caller: &Caller) -> Scope {
+        let identity = caller.identity(&self.world);
+        Scope {
+            events: Arc::clone(&self.events),
+            ..store::scope(&self.world, identity)
+        }
+    }
+
+    fn some_id(&self, rng: &mut Rng, table: usize) -> String {
+        match self.world.tables[table].records.as_slice() {
+            [] => world::record_id(0),
+            list => rng.pick(list).id.clone(),
+        }
+    }
+
+    /// The last change of each record.
+    fn take(&self) -> BTreeMap<(String, String), Arc<Change>> {
+        let taken = self.events.take(Duration::ZERO);
+        assert!(taken.lost.is_empty());
+        let key = |change: &Arc<Change>| {
+            let state = &change.state;
+            (state.collection.id.clone(), state.id().to_owned())
+        };
+        let changes = taken.changes.into_iter();
+        changes.map(|change| (key(&change), change)).collect()
+    }
+
+    fn create(
+        &self,
+        rng: &mut Rng,
+        table: usize,
+    ) -> Option<BTreeMap<(String, String), Arc<Change>>> {
+        let body = bodies::random(rng, &self.world, table, &Caller::Admin, Aim::New("new"));
+        let (scope, collection) = (
+            self.scope(&Caller::Admin),
+            Arc::clone(&self.world.tables[table].collection),
+        );
+        let hash = |_: &str| Ok("a hash".to_owned());
+        let draft = Draft::create(&scope, &collection, &store::body(&body), &hash).ok()?;
+        let shape = Shape::default();
+        let write = self
+            .store
+            .database()
+            .write(move |tx| records::create(tx, &scope, &collection, draft, &shape));
+        self.told(write.is_ok())
+    }
+
+    fn update(
+        &self,
+        rng: &mut Rng,
+        table: usize,
+    ) -> Option<BTreeMap<(String, String), Arc<Change>>> {
+        let id = self.some_id(rng, table);
+        let body = bodies::random(rng, &self.world, table, &Caller::Admin, Aim::Old(&id));
+        let (scope, collection) = (
+            self.scope(&Caller::Admin),
+            Arc::clone(&self.world.tables[table].collection),
+        );
+        let hash = |_: &str| Ok("a hash".to_owned());
+        let draft = Draft::update(&scope, &collection, &store::body(&body), &hash).ok()?;
+        let shape = Shape::default();
+        let write = self
+            .store
+            .database()
+            .write(move |tx| records::update(tx, &scope, &collection, &id, draft, &shape));
+        self.told(write.is_ok())
+    }
+
+    /// What was undone is not told.
+    fn told(&self, is_done: bool) -> Option<BTreeMap<(String, String), Arc<Change>>> {
+        let changes = self.take();
+        assert!(is_done || changes.is_empty());
+        is_done.then_some(changes)
+    }
+
+    /// Deletes a record and compares, while the database is still seen as it was before.
+    fn delete(
+        &mut self,
+        rng: &mut Rng,
+        table: usize,
+    ) -> Option<BTreeMap<(String, String), Arc<Change>>> {
+        let id = self.some_id(rng, table);
+        let (scope, collection) = (
+            self.scope(&Caller::Admin),
+            Arc::clone(&self.world.tables[table].collection),
+        );
+        let store = self.store;
+        let before = store.database().snapshot(|connection| {
+            // From here on it is seen as it is now.
+            if !records::exists(connection, &collection, &id)? {
+                return Ok(());
+            }
+            let (doomed, of) = (id.clone(), Arc::clone(&collection));
+            let write = store.database().write(move |tx| {
+                records::delete(tx, &scope, &of, &doomed, &Precondition::default())
+            });
+            let taken = self.events.take(Duration::ZERO).changes;
+            assert!(write.is_ok() || taken.is_empty());
+            for change in &taken {
+                let is_it = |other: &&Arc<Change>| other.state.id() == change.state.id();
+                // What was changed before it was deleted is not what it was before.
+                if change.action == Action::Delete && taken.iter().filter(is_it).count() == 1 {
+                    let asks = self.asks(rng, change);
+                    self.compare(connection, change, &asks);
+                }
+            }
+            Ok(())
+        });
+        before.unwrap();
+        None
+    }
+
+    fn asks(&self, rng: &mut Rng, change: &Change) -> Vec<Ask> {
+        let collection = &change.state.collection;
+        let table = self.world.table(&collection.id);
+        let ask = |_| {
+            let callers: Vec<Caller> = (0..CALLERS)
+                .map(|_| Caller::random(rng, &self.world))
+                .collect();
+            let maker = Maker {
+                world: &self.world,
+                table,
+                asking: Asking::by(&callers[0]),
+                times: false,
+            };
+            let record = rng.one_in(4).then(|| change.state.id().to_owned());
+            let filter = match record.is_some() || rng.one_in(4) {
+                true => String::new(),
+                false => {
+                    let expr = maker.expr(rng, 2);
+                    filters::render(rng, &expr)
+                }
+            };
+            let wish = match rng.one_in(3) {
+                true => Wish::random(rng, &self.world, table, &callers[0]),
+                false => Wish::default(),
+            };
+            let shape = Shape::parse(wish.fields_text().as_deref(), Some(&wish.expand_text()));
+            let wish = records::Wish {
+                filter,
+                shape: shape.unwrap(),
+                record,
+            };
+            Ask { wish, callers }
+        };
+        (0..ASKS).map(ask).collect()
+    }
+
+    fn compare(&mut self, connection: &Connection, change: &Change, asks: &[Ask]) {
+        for Ask { wish, callers } in asks {
+            let mut classes: HashMap<String, Option<Vec<u8>>> = HashMap::new();
+            for caller in callers {
+                let got = self.show(connection, change, wish, caller);
+                let expected = self.find(connection, change, wish, caller);
+                if is_too_long(&got) || is_too_long(&expected) {
+                    continue;
+                }
+                let (got, expected) = (
+                    got.map_err(|it| it.kind()),
+                    expected.map_err(|it| it.kind()),
+                );
+                let describe = || {
+                    let text = |it: &Result<Option<Vec<u8>>, Kind>| match it {
+                        Ok(Some(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
+                        other => format!("{other:?}"),
+                    };
+                    let collection = &change.state.collection;
+                    format!(
+                        "{:?} of {} {:?}\n{wish:?}\n{caller:?}\n{:?}\ngot {}\nexpected {}",
+                        change.action,
+                        collection.name,
+                        change.state.values,
+                        collection.rules,
+                        text(&got),
+                        text(&expected)
+                    )
+                };
+                assert!(got == expected, "{}", describe());
+                self.compared += 1;
+                let Ok(shown) = &got else { continue };
+                self.shown += usize::from(shown.is_some());
+                // Whoever is of the same class sees the same.
+                let scope = self.scope(caller);
+                if let Some(class) = Lens::class(&scope, &change.state.collection, wish).unwrap() {
+                    let first = classes.entry(class).or_insert_with(|| shown.clone());
+                    assert!(first == shown, "another of the class: {}", describe());
+                }
+            }
+        }
+    }
+
+    /// What an event would show.
+    fn show(
+        &self,
+        connection: &Connection,
+        change: &Change,
+        wish: &records::Wish,
+        caller: &Caller,
+    ) -> Result<Option<Vec<u8>>> {
+        let lens = Lens::new(self.scope(caller), &change.state.collection, wish)?;
+        assert!(!lens.is_stale());
+        let mut out = Vec::new();
+        let is_shown = lens.show(connection, &change.state, &mut out)?;
+        Ok(is_shown.then_some(out))
+    }
+
+    /// What a request shows.
+    fn find(
+        &self,
+        connection: &Connection,
+        change: &Change,
+        wish: &records::Wish,
+        caller: &Caller,
+    ) -> Result<Option<Vec<u8>>> {
+        let (scope, collection) = (self.scope(caller), &change.state.collection);
+        if let Some(id) = &wish.record {
+            let any = Precondition::default();
+            return match records::get(connection, &scope, collection, id, &wish.shape, &any) {
+                Err(error) if error.kind() == Kind::NotFound => Ok(None),
+                answer => answer.map(|shown| Some(shown.json)),
+            };
+        }
+        let mut filter = format!("id = '{}'", change.state.id());
+        if !wish.filter.is_empty() {
+            filter = format!("({}) && {filter}", wish.filter);
+        }
+        let query = ListQuery {
+            filter,
+            ..ListQuery::default()
+        };
+        let list = records::list(connection, &scope, collection, &query, &wish.shape)?;
+        let start = b"\"items\":[";
+        let at = list
+            .windows(start.len())
+            .position(|it| it == start)
+            .unwrap();
+        let items = &list[at + start.len()..list.len() - 2];
+        Ok((!items.is_empty()).then(|| items.to_vec()))
+    }
+}
+
+/// The condition and the rules on its way have too many steps to be answered at all.
+fn is_too_long<T>(answer: &Result<T, Error>) -> bool {
+    let is_it = |error: &Error| {
+        error.message().contains("100 times") || error.message().contains("too long")
+    };
+    answer.as_ref().err().is_some_and(is_it)
+}

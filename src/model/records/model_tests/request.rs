@@ -1,0 +1,300 @@
+//! What `@request...` stands for, told from the documentation.
+
+use serde_json::Value as Json;
+
+use super::callers::{ADMIN_ID, Account, Caller};
+use super::compare;
+use super::compare::{Class, Origin, Scalar, Side, convert};
+use super::grants::Deed;
+use super::model::Asking;
+use super::world::{Number, Record, Value, World};
+use crate::model::collections::{Field, FieldKind};
+use crate::model::filter::{Comparison, Expr, Op, Operand};
+
+/// What every account has.
+pub const ALWAYS: [&str; 5] = ["id", "created", "updated", "collectionId", "collectionName"];
+
+impl World {
+    /// The values of a path that begins with `@request`; none when it is refused. `table` is the one
+    /// whose records the condition is about.
+    pub fn request(&self, path: &[String], table: usize, asking: Asking<'_>) -> Option<Side> {
+        let (part, first, rest) = match path {
+            [_, part, first, rest @ ..] => (part.as_str(), first.as_str(), rest),
+            _ => return None,
+        };
+        match part {
+            "auth" if ALWAYS.contains(&first) => {
+                let text = self.of_every_account(first, asking.caller);
+                let side = known(text.map(Scalar::Text).into_iter().collect());
+                rest.is_empty().then(|| match first {
+                    "created" | "updated" => side.of_class(Class::Moment),
+                    _ => side,
+                })
+            }
+            "auth" => match asking.caller {
+                Caller::User(account) => self.of_account(account, first, rest, asking),
+                _ => Some(known(Vec::new())),
+            },
+            "body" => self.of_body(table, first, rest, asking),
+            _ => None,
+        }
+    }
+
+    fn of_every_account(&self, name: &str, caller: &Caller) -> Option<String> {
+        let account = match caller {
+            Caller::User(account) => account,
+            Caller::Admin if name == "id" => return Some(ADMIN_ID.to_owned()),
+            Caller::Admin if name == "collectionName" => return Some("_superusers".to_owned()),
+            _ => return None,
+        };
+        let (record, collection) = (&account.record, &self.tables[account.table].collection);
+        Some(match name {
+            "id" => record.id.clone(),
+            "created" => record.created.clone(),
+            "updated" => record.updated.clone(),
+            "collectionId" => collection.id.clone(),
+            _ => collection.name.clone(),
+        })
+    }
+
+    fn of_account(
+        &self,
+        account: &Account,
+        name: &str,
+        rest: &[String],
+        asking: Asking<'_>,
+    ) -> Option<Side> {
+        let collection = &self.tables[account.table].collection;
+        let Some(field) = collection.field(name).filter(|field| !field.is_secret()) else {
+            return Some(known(Vec::new()));
+        };
+        if !self.may_use(account.table, field, asking) {
+            return None;
+        }
+        let value = account.record.value(collection, name);
+        let target = match (self.target(field), value) {
+            (_, Value::Json(json)) if name == "groups" && rest.is_empty() => {
+                return Some(known(values_of_json(json)));
+            }
+            (_, Value::Json(json)) => return Some(known(one_of_json(json, rest))),
+            _ if rest.is_empty() => {
+                return Some(known(values_of(value)).of_class(class_of_constant(field)));
+            }
+            (Some(target), _) => target,
+            (None, _) => return Some(known(Vec::new())),
+        };
+        let ids = value.texts();
+        if ids.is_empty() {
+            return Some(known(Vec::new()));
+        }
+        let is_denied = self.grant(target, Deed::View, asking.caller).is_denied();
+        if !asking.is_rule && is_denied {
+            return None;
+        }
+        match self.of_related(target, &ids, rest, asking) {
+            // Another auth collection has what the rule speaks of.
+            None if asking.is_rule => Some(known(Vec::new())),
+            side => side,
+        }
+    }
+
+    /// The values that the request sees of records that it names.
+    fn of_related(
+        &self,
+        target: usize,
+        ids: &[String],
+        rest: &[String],
+        asking: Asking<'_>,
+    ) -> Option<Side> {
+        let (class, _) = self.class_of(target, rest, asking)?;
+        // Of the request, an empty text is nothing, also inside json.
+        let nothing = |scalar| match scalar {
+            Scalar::Text(text) if text.is_empty() => Scalar::Unset,
+            scalar => scalar,
+        };
+        let values = |id: &String| {
+            let record = self.related(target, id, asking);
+            let values = self.values(target, record, rest, asking);
+            values.into_iter().map(nothing).collect::<Vec<Scalar>>()
+        };
+        let scalars: Vec<Scalar> = ids.iter().flat_map(values).collect();
+        Some(known(scalars).of_class(class))
+    }
+
+    fn of_body(
+        &self,
+        table: usize,
+        name: &str,
+        rest: &[String],
+        asking: Asking<'_>,
+    ) -> Option<Side> {
+        let (name, asks_if_set) = match name.strip_suffix(":isset") {
+            Some(name) => (name, true),
+            None => (name, false),
+        };
+        let field = self.tables[table].collection.field(name);
+        let field = field.filter(|field| self.may_use(table, field, asking));
+        // A caller's own filter writes nothing.
+        if !asking.is_rule {
+            return None;
+        }
+        if (name != "id" && field.is_none()) || (asks_if_set && !rest.is_empty()) {
+            return None;
+        }
+        let sent = asking.sent.and_then(|sent| sent.get(name));
+        if asks_if_set {
+            return Some(Side {
+                scalars: vec![Scalar::Number(Number::Integer(i64::from(sent.is_some())))],
+                class: Class::Constant,
+                origin: Origin::Text,
+            });
+        }
+        let Some(field) = field else {
+            let id = sent.map(values_of).unwrap_or_default();
+            return rest.is_empty().then(|| known(id));
+        };
+        if let FieldKind::Json { .. } = field.kind {
+            return Some(known(match sent {
+                Some(Value::Json(json)) => one_of_json(json, rest),
+                _ => Vec::new(),
+            }));
+        }
+        if !rest.is_empty() {
+            let ids = sent.map(Value::texts).unwrap_or_default();
+            return self.of_related(self.target(field)?, &ids, rest, asking);
+        }
+        let values = sent.map(values_of).unwrap_or_default();
+        Some(known(values).of_class(class_of_constant(field)))
+    }
+
+    /// Whether a rule may be stored, as far as accounts go: what it names some auth collection has,
+    /// and what that is compared with makes sense there.
+    pub fn is_sound(&self, expr: &Expr) -> bool {
+        match expr {
+            Expr::Not(inner) => self.is_sound(inner),
+            Expr::And(list) | Expr::Or(list) => list.iter().all(|expr| self.is_sound(expr)),
+            Expr::Compare(Comparison {
+                left, op, right, ..
+            }) => {
+                let is_like = matches!(op, Op::Like | Op::NotLike);
+                self.is_sound_pair(left, right, is_like) && self.is_sound_pair(right, left, is_like)
+            }
+            Expr::In(left, list) => list
+                .iter()
+                .all(|literal| self.is_sound_pair(left, &Operand::Literal(literal.clone()), false)),
+        }
+    }
+
+    fn is_sound_pair(&self, operand: &Operand, other: &Operand, is_like: bool) -> bool {
+        let path = match operand {
+            Operand::Path(path) if path[0] == "@request" && path[1] == "auth" => path,
+            _ => return true,
+        };
+        let Some(classes) = self.classes_of_account(path) else {
+            return false;
+        };
+        let fits = |scalar: &Scalar| {
+            let fits = |class: &Class| convert(scalar.clone(), *class).is_some();
+            classes.iter().all(fits)
+        };
+        match other {
+            Operand::Literal(literal) if !is_like => fits(&super::model::literal(literal)),
+            Operand::Path(path) if !is_like && path[path.len() - 1].ends_with(":isset") => {
+                fits(&Scalar::Number(Number::Integer(0)))
+            }
+            Operand::Path(path) if path[0] != "@request" && path[0].starts_with('@') => {
+                let is_numeric = |class: &Class| class.is_numeric();
+                is_like || !classes.iter().any(is_numeric)
+            }
+            _ => true,
+        }
+    }
+
+    /// What may stand at the end of a path, by auth collection; none when there is no such path.
+    fn classes_of_account(&self, path: &[String]) -> Option<Vec<Class>> {
+        let (name, rest) = (path.get(2)?, &path[3..]);
+        if ALWAYS.contains(&name.as_str()) {
+            let class = match name.as_str() {
+                "created" | "updated" => Class::Moment,
+                _ => Class::Constant,
+            };
+            return rest.is_empty().then(|| vec![class]);
+        }
+        let asking = Asking {
+            caller: &Caller::Nobody,
+            is_rule: true,
+            sent: None,
+        };
+        let class = |table: usize| {
+            let field = self.tables[table].collection.field(name)?;
+            match self.target(field) {
+                _ if field.is_secret() => None,
+                _ if rest.is_empty() => Some(class_of_constant(field)),
+                Some(target) => self.class_of(target, rest, asking).map(|(class, _)| class),
+                None => matches!(field.kind, FieldKind::Json { .. }).then_some(Class::Constant),
+            }
+        };
+        let classes: Vec<Class> = self.accounts().into_iter().filter_map(class).collect();
+        (!classes.is_empty()).then_some(classes)
+    }
+}
+
+/// Values of the request itself. No values are nothing.
+fn known(values: Vec<Scalar>) -> Side {
+    Side {
+        scalars: match values.is_empty() {
+            true => vec![Scalar::Unset],
+            false => values,
+        },
+        class: Class::Constant,
+        origin: Origin::Request,
+    }
+}
+
+impl Side {
+    fn of_class(self, class: Class) -> Side {
+        Side { class, ..self }
+    }
+}
+
+fn class_of_constant(field: &Field) -> Class {
+    match field.kind {
+        FieldKind::Date(_) | FieldKind::Datetime(_) => Class::Moment,
+        _ => Class::Constant,
+    }
+}
+
+fn values_of(value: &Value) -> Vec<Scalar> {
+    match value {
+        Value::Unset => Vec::new(),
+        Value::Number(number) => vec![Scalar::Number(*number)],
+        Value::Flag(flag) => vec![Scalar::Number(Number::Integer(i64::from(*flag)))],
+        Value::Text(text) => vec![Scalar::Text(text.clone())],
+        Value::List(list) => list.iter().cloned().map(Scalar::Text).collect(),
+        Value::Json(json) => values_of_json(json),
+    }
+}
+
+/// A list stands for its values; what has no value is none of them.
+fn values_of_json(json: &Json) -> Vec<Scalar> {
+    let list = match json {
+        Json::Array(list) => list.iter().map(compare::scalar).collect(),
+        json => vec![compare::scalar(json)],
+    };
+    let has_value =
+        |scalar: &Scalar| *scalar != Scalar::Unset && *scalar != Scalar::Text(String::new());
+    list.into_iter().filter(has_value).collect()
+}
+
+/// What lies at a path inside json, as one value.
+fn one_of_json(json: &Json, path: &[String]) -> Vec<Scalar> {
+    let scalar = compare::inside(json, path);
+    let has_value = scalar != Scalar::Unset && scalar != Scalar::Text(String::new());
+    has_value.then_some(scalar).into_iter().collect()
+}
+
+/// Whether two records are the same account.
+pub fn is_own(caller: &Caller, table: usize, record: &Record) -> bool {
+    matches!(caller, Caller::User(account)
+        if account.table == table && account.record.id == record.id)
+}

@@ -1,0 +1,242 @@
+//! What a record looks like in an answer: `fields` and `expand` told from the documentation.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::callers::Caller;
+use super::grants::Deed;
+use super::world::{Record, Value, World};
+use crate::model::collections::{Field, FieldKind};
+use crate::tests::rng::Rng;
+
+pub type Path = Vec<String>;
+
+/// The paths of the two parameters.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    pub fields: Option<Vec<Path>>,
+    pub expand: Vec<Path>,
+}
+
+impl Wish {
+    pub fn fields_text(&self) -> Option<String> {
+        self.fields.as_ref().map(|paths| join(paths))
+    }
+
+    pub fn expand_text(&self) -> String {
+        join(&self.expand)
+    }
+
+    /// Mostly relations that are there, mostly fields that are there.
+    pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller) -> Wish {
+        let expand = match rng.below(3) {
+            0 => Vec::new(),
+            _ => (0..rng.between(1, 3))
+                .map(|_| random_expand(rng, world, table, caller))
+                .collect(),
+        };
+        let expand: Vec<Path> = expand
+            .into_iter()
+            .filter(|path: &Path| !path.is_empty())
+            .collect();
+        let fields = rng.one_in(2).then(|| {
+            let mut paths: Vec<Path> = (0..rng.between(1, 6))
+                .map(|_| random_fields(rng, world, table, &expand))
+                .collect();
+            paths.retain(|path| !path.is_empty());
+            if paths.is_empty() {
+                vec![vec!["id".to_owned()]]
+            } else {
+                paths
+            }
+        });
+        Wish { fields, expand }
+    }
+}
+
+fn join(paths: &[Path]) -> String {
+    let paths: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
+    paths.join(",")
+}
+
+fn random_expand(rng: &mut Rng, world: &World, mut table: usize, caller: &Caller) -> Path {
+    let mut path = Path::new();
+    for _ in 0..rng.between(1, 4) {
+        let fields = &world.tables[table].collection.fields;
+        let seen = world.grant(table, Deed::View, caller).fields;
+        let is_careless = rng.one_in(20);
+        let relations: Vec<&Field> = fields
+            .iter()
+            .filter(|field| field.relation().is_some() && (is_careless || seen.shows(field)))
+            .collect();
+        if relations.is_empty() {
+            break;
+        }
+        let field = rng.pick(&relations);
+        path.push(field.name.clone());
+        table = world.target(field).unwrap();
+    }
+    if rng.one_in(30) {
+        path.push(rng.word(&["id", "name", "nowhere"]));
+    }
+    path
+}
+
+fn random_fields(rng: &mut Rng, world: &World, table: usize, expand: &[Path]) -> Path {
+    let mut path = Path::new();
+    let mut table = table;
+    if !expand.is_empty() && rng.one_in(3) {
+        for name in rng.pick(expand) {
+            let field = world.tables[table].collection.field(name);
+            let Some(target) = field.and_then(|field| world.target(field)) else {
+                break;
+            };
+            path.extend(["expand".to_owned(), name.clone()]);
+            table = target;
+            if rng.one_in(2) {
+                break;
+            }
+        }
+        if rng.one_in(3) {
+            return path;
+        }
+    }
+    if rng.one_in(25) {
+        path.extend(["expand".to_owned(), "*".to_owned()]);
+        return path;
+    }
+    let general = [
+        "id",
+        "created",
+        "collectionId",
+        "collectionName",
+        "expand",
+        "*",
+        "nowhere",
+    ];
+    let fields = &world.tables[table].collection.fields;
+    path.push(match rng.one_in(3) {
+        true => rng.word(&general),
+        false => rng.pick(fields).name.clone(),
+    });
+    path
+}
+
+impl World {
+    /// A record as an answer shows it.
+    pub fn show(&self, table: usize, record: &Record, wish: &Wish, caller: &Caller) -> Json {
+        let (collection, fields) = (&self.tables[table].collection, wish.fields.as_deref());
+        let seen = self.grant(table, Deed::View, caller).fields;
+        let mut shown = Map::new();
+        for (name, value) in [
+            ("collectionId", &collection.id),
+            ("collectionName", &collection.name),
+            ("id", &record.id),
+            ("created", &record.created),
+            ("updated", &record.updated),
+        ] {
+            if wants(fields, name) {
+                shown.insert(name.to_owned(), json!(value));
+            }
+        }
+        for (field, value) in collection.fields.iter().zip(&record.values) {
+            let is_unseen = || field.name == "email" && !self.sees_address(table, record, caller);
+            if seen.shows(field) && wants(fields, &field.name) && !is_unseen() {
+                shown.insert(field.name.clone(), show_value(field, value));
+            }
+        }
+        if !wish.expand.is_empty() && wants(fields, "expand") {
+            shown.insert(
+                "expand".to_owned(),
+                self.show_expands(table, record, wish, caller),
+            );
+        }
+        Json::Object(shown)
+    }
+
+    /// The same of one that the caller has just made, and whose address it knows.
+    pub fn show_new(&self, table: usize, record: &Record, wish: &Wish, caller: &Caller) -> Json {
+        let mut shown = self.show(table, record, wish, caller);
+        let collection = &self.tables[table].collection;
+        let seen = self.grant(table, Deed::View, caller).fields;
+        if let Some(field) = collection.field("email").filter(|it| seen.shows(it))
+            && self.tables[table].is_auth()
+            && wants(wish.fields.as_deref(), "email")
+        {
+            shown["email"] = show_value(field, record.value(collection, "email"));
+        }
+        shown
+    }
+
+    fn show_expands(&self, table: usize, record: &Record, wish: &Wish, caller: &Caller) -> Json {
+        let collection = &self.tables[table].collection;
+        let seen = self.grant(table, Deed::View, caller).fields;
+        let mut shown = Map::new();
+        for path in &wish.expand {
+            let name = &path[0];
+            // What is no relation, or not for the caller to see, is passed over.
+            let field = collection.field(name).filter(|field| seen.shows(field));
+            let relation = field.and_then(|field| Some((field, self.target(field)?)));
+            let Some((field, target)) = relation else {
+                continue;
+            };
+            let rests = wish
+                .expand
+                .iter()
+                .filter(|other| other[0] == *name && other.len() > 1);
+            let wish = Wish {
+                fields: wish
+                    .fields
+                    .as_deref()
+                    .and_then(|fields| below(fields, name)),
+                expand: rests.map(|path| path[1..].to_vec()).collect(),
+            };
+            let ids = record.value(collection, name).texts();
+            let found = ids.iter().filter_map(|id| self.find(target, id));
+            let found = found.filter(|record| self.may_view(target, record, caller));
+            let mut found: Vec<Json> = found
+                .map(|record| self.show(target, record, &wish, caller))
+                .collect();
+            if found.is_empty() {
+                continue;
+            }
+            let value = if field.is_multiple() {
+                Json::Array(found)
+            } else {
+                found.remove(0)
+            };
+            shown.insert(name.clone(), value);
+        }
+        Json::Object(shown)
+    }
+}
+
+fn wants(fields: Option<&[Path]>, name: &str) -> bool {
+    fields.is_none_or(|paths| paths.iter().any(|path| path[0] == name || path[0] == "*"))
+}
+
+/// What is wanted of the records under one relation; none means everything, which no mention of
+/// them does too.
+fn below(fields: &[Path], name: &str) -> Option<Vec<Path>> {
+    let of_expand = fields
+        .iter()
+        .filter(|path| path[0] == "expand" && path.len() > 1);
+    let of_expand: Vec<&[String]> = of_expand.map(|path| &path[1..]).collect();
+    if of_expand.iter().any(|path| path[0] == "*") {
+        return None;
+    }
+    let of_name = of_expand
+        .iter()
+        .filter(|path| path[0] == name && path.len() > 1);
+    let of_name: Vec<Path> = of_name.map(|path| path[1..].to_vec()).collect();
+    (!of_name.is_empty()).then_some(of_name)
+}
+
+pub fn show_value(field: &Field, value: &Value) -> Json {
+    match (&field.kind, value) {
+        (FieldKind::Bool, value) => json!(*value == Value::Flag(true)),
+        (FieldKind::Number { .. } | FieldKind::Json { .. }, value) => value.wire(),
+        (_, Value::Unset) if field.is_multiple() => json!([]),
+        (_, Value::Unset) => json!(""),
+        (_, value) => value.wire(),
+    }
+}

@@ -1,0 +1,162 @@
+//! What is told of a change: to those who watch the collection, and to those whom triggers call.
+//!
+//! Called inside the transaction, when the change is made; of a deletion before it. Nothing is read when
+//! nobody wants to hear of it.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+
+use super::Scope;
+use super::plan::{write_text, write_value};
+use super::write::Rowid;
+use crate::base::clock;
+use crate::base::error::{Error, Kind, Result};
+use crate::model::collections::{Collection, Field};
+use crate::model::events::{Change, State, Stored};
+use crate::model::triggers::outbox::{Entry, Source, Spec};
+use crate::model::triggers::{Action, outbox};
+use crate::store::db;
+use crate::store::db::quote;
+
+/// What the calls of one change may need in the file.
+const CALLS_BYTES_MAX: usize = 64 << 20;
+
+/// Tells of a change of a row.
+pub fn note(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    action: Action,
+    rowid: Rowid,
+) -> Result<()> {
+    let triggers = collection.triggers.iter();
+    let mut calls: Vec<(String, Spec)> = triggers
+        .filter(|trigger| trigger.actions.contains(&action))
+        .map(|trigger| (String::new(), Spec::of(&trigger.target)))
+        .collect();
+    calls.extend(outbox::webhooks_for(tx, &collection.name, action)?);
+    let is_watched = scope.events.is_watched(&collection.id);
+    if calls.is_empty() && !is_watched {
+        return Ok(());
+    }
+    let Some(definition) = scope.collections.by_id(&collection.id) else {
+        return Ok(());
+    };
+    let values = read(tx, collection, rowid)?;
+    let state = State {
+        collection: Arc::clone(definition),
+        values,
+    };
+    if !calls.is_empty() {
+        queue(tx, scope, &state, action, &calls)?;
+    }
+    if is_watched {
+        let events = Arc::clone(&scope.events);
+        db::after_commit(move || events.publish(Change { action, state }));
+    }
+    Ok(())
+}
+
+fn read(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<Vec<Stored>> {
+    let mut columns: Vec<String> = State::SYSTEM.map(str::to_owned).to_vec();
+    columns.extend(
+        collection
+            .fields
+            .iter()
+            .map(|field| match field.is_secret() {
+                true => "NULL".to_owned(),
+                false => quote(&field.name),
+            }),
+    );
+    let count = columns.len();
+    let sql = format!(
+        "SELECT {} FROM {} WHERE rowid = ?1",
+        columns.join(", "),
+        quote(&collection.name)
+    );
+    let mut statement = tx.prepare_cached(&sql)?;
+    Ok(statement.query_row([rowid], |row| (0..count).map(|at| row.get(at)).collect())?)
+}
+
+/// Queues the calls; they are made after the commit.
+fn queue(
+    tx: &Connection,
+    scope: &Scope,
+    state: &State,
+    action: Action,
+    calls: &[(String, Spec)],
+) -> Result<()> {
+    let payload = payload(state, action);
+    refuse_too_much(&payload, calls)?;
+    for (name, spec) in calls {
+        let source = match name.as_str() {
+            "" => Source::Trigger,
+            name => Source::Webhook(name),
+        };
+        let entry = Entry {
+            source,
+            spec,
+            payload: &payload,
+            change: Some((&state.collection.name, action, state.id())),
+            dedupe: None,
+        };
+        outbox::add(tx, &entry)?;
+    }
+    let (events, database) = (Arc::clone(&scope.events), state.collection.database.clone());
+    db::after_commit(move || events.notify_calls(&database));
+    Ok(())
+}
+
+/// Each call has a copy of the payload: without a bound a record of some MiB and many who want to hear of it
+/// would fill the disk.
+fn refuse_too_much(payload: &str, calls: &[(String, Spec)]) -> Result<()> {
+    let bytes: usize = calls.iter().map(|(_, it)| it.bytes() + payload.len()).sum();
+    if bytes <= CALLS_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "The record is too large for {} webhooks: their calls would be more than {} MiB.",
+        calls.len(),
+        CALLS_BYTES_MAX >> 20
+    );
+    Err(Error::new(Kind::TooLarge, message))
+}
+
+/// `{action, database, collection, record, time}`; the record without its hidden fields, since the rules of
+/// the collection have no say in who receives it.
+fn payload(state: &State, action: Action) -> String {
+    let collection = &state.collection;
+    let mut out = Vec::with_capacity(512);
+    let texts = [
+        ("{\"action\":", action.name()),
+        (",\"database\":", &collection.database),
+        (",\"collection\":", &collection.name),
+        (",\"time\":", &clock::now()),
+        (",\"record\":{\"collectionId\":", &collection.id),
+        (",\"collectionName\":", &collection.name),
+    ];
+    for (before, text) in texts {
+        out.extend_from_slice(before.as_bytes());
+        write_text(text.as_bytes(), &mut out);
+    }
+    for (at, value) in state.values.iter().enumerate() {
+        let field = at.checked_sub(State::SYSTEM.len());
+        let field: Option<&Field> = field.and_then(|at| collection.fields.get(at));
+        if field.is_some_and(|field| field.hidden || field.is_secret()) {
+            continue;
+        }
+        let name = field.map_or_else(|| State::SYSTEM[at], |field| &field.name);
+        out.push(b',');
+        write_text(name.as_bytes(), &mut out);
+        out.push(b':');
+        match (field, ValueRef::from(value)) {
+            (Some(field), value) => write_value(field, value, &mut out),
+            (None, ValueRef::Text(text)) => write_text(text, &mut out),
+            (None, _) => out.extend_from_slice(b"null"),
+        }
+    }
+    out.extend_from_slice(b"}}");
+    String::from_utf8_lossy(&out).into_owned()
+}

@@ -1,0 +1,149 @@
+//! What a record must have in one field for a condition to hold, if the condition says so plainly.
+//!
+//! `owner = @request.auth.id && public = false` can hold only for records whose `owner` is the caller. Whoever
+//! has many such conditions and one record finds those that matter by its value, and asks only these.
+
+use crate::model::collections::{Collection, Field, FieldKind};
+use crate::model::events::{State, Stored};
+use crate::model::filter::{Comparison, Expr, Literal, Op, Operand};
+use crate::model::rules::Identity;
+
+/// See the module documentation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pivot {
+    /// The id of the field; `id` for that of the record.
+    pub field: String,
+    pub value: String,
+}
+
+/// What a condition wants of one field that holds a single text, compared as it is stored.
+pub fn find(expr: &Expr, collection: &Collection, identity: &Identity) -> Option<Pivot> {
+    match expr {
+        Expr::And(list) => list.iter().find_map(|it| find(it, collection, identity)),
+        Expr::Compare(Comparison {
+            left,
+            op: Op::Equal,
+            any: false,
+            right,
+        }) => {
+            let pivot = |field, value| {
+                let field = field_of(field, collection)?;
+                let value = value_of(value, identity)?;
+                Some(Pivot { field, value })
+            };
+            pivot(left, right).or_else(|| pivot(right, left))
+        }
+        _ => None,
+    }
+}
+
+fn field_of(operand: &Operand, collection: &Collection) -> Option<String> {
+    let Operand::Path(path) = operand else {
+        return None;
+    };
+    match path.as_slice() {
+        [name] if name == "id" => Some(name.clone()),
+        [name] => {
+            let field = collection.field(name).filter(|field| is_text(field))?;
+            Some(field.id.clone())
+        }
+        _ => None,
+    }
+}
+
+fn is_text(field: &Field) -> bool {
+    let is_it = matches!(
+        field.kind,
+        FieldKind::Text(_) | FieldKind::Select { .. } | FieldKind::Relation(_)
+    );
+    is_it && !field.is_multiple()
+}
+
+/// A text that is neither empty, which means unset, nor anything else than itself.
+fn value_of(operand: &Operand, identity: &Identity) -> Option<String> {
+    let value = match (operand, identity) {
+        (Operand::Literal(Literal::Text(text)), _) => text.clone(),
+        (Operand::Path(path), Identity::User(user)) => match path.as_slice() {
+            [request, auth, id] if request == "@request" && auth == "auth" && id == "id" => {
+                user.id.clone()
+            }
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(value).filter(|value| !value.is_empty())
+}
+
+/// The text that a record has in this field.
+pub fn text_of<'a>(state: &'a State, field: &str) -> Option<&'a str> {
+    let at = match field {
+        "id" => 0,
+        field => {
+            let mut fields = state.collection.fields.iter();
+            State::SYSTEM.len() + fields.position(|it| it.id == field)?
+        }
+    };
+    match state.values.get(at) {
+        Some(Stored::Text(text)) => Some(text),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::collections::test_collection;
+    use crate::model::filter;
+    use crate::model::rules::User;
+    use serde_json::{Map, json};
+    use std::sync::Arc;
+
+    #[test]
+    fn only_what_must_hold_for_one_text_is_found() {
+        let collection = test_collection(
+            "c",
+            "c",
+            json!([
+                {"id": "f1", "name": "owner", "type": "relation", "collectionId": "u"},
+                {"id": "f2", "name": "room", "type": "text"},
+                {"id": "f3", "name": "tags", "type": "select", "values": ["a"], "maxSelect": 3},
+                {"id": "f4", "name": "n", "type": "number"},
+                {"id": "f5", "name": "at", "type": "datetime"},
+                {"id": "f6", "name": "more", "type": "json"},
+            ]),
+        );
+        let user = Identity::User(Arc::new(User {
+            id: "u1".to_owned(),
+            collection_id: "u".to_owned(),
+            collection_name: "u".to_owned(),
+            record: Map::new(),
+        }));
+        let found = |text: &str, identity: &Identity| {
+            let pivot = find(&filter::parse(text).unwrap(), &collection, identity)?;
+            Some(format!("{}={}", pivot.field, pivot.value))
+        };
+        for (text, expected) in [
+            ("owner = @request.auth.id", Some("f1=u1")),
+            ("@request.auth.id = owner && n > 1", Some("f1=u1")),
+            ("n > 1 && (room = 'a' && n < 5)", Some("f2=a")),
+            ("id = 'x'", Some("id=x")),
+            ("owner = @request.auth.id || n = 1", None),
+            ("NOT (room = 'a')", None),
+            ("room != 'a'", None),
+            ("room ~ 'a'", None),
+            ("room ?= 'a'", None),
+            ("room = ''", None),
+            ("room = 1", None),
+            ("tags = 'a'", None),
+            ("n = '1'", None),
+            ("at = '2026-01-01'", None),
+            ("more = 'a'", None),
+            ("owner.name = 'a'", None),
+            ("owner = @request.auth.name", None),
+            ("'a' = 'b'", None),
+        ] {
+            assert_eq!(found(text, &user).as_deref(), expected, "{text}");
+        }
+        assert_eq!(found("owner = @request.auth.id", &Identity::Nobody), None);
+    }
+}

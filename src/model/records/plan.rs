@@ -1,0 +1,583 @@
+//! From rows to JSON: which columns to read, which related records to add, how to write them.
+//!
+//! A [`Plan`] is made once per request and collection on the way, with its SQL and the view rule
+//! of what is expanded; writing a record then costs no allocation beyond the output. What the
+//! caller may not see is not selected at all.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rusqlite::types::{Value as Stored, ValueRef};
+use rusqlite::{Connection, Row, ToSql};
+
+use super::excerpt::Excerpt;
+use super::query::{Input, MAIN, Query, Trust, address};
+use super::shape::{Shape, Tree};
+use super::version::Shown;
+use crate::base::budget::Output;
+use crate::base::error::{Error, Kind, Result};
+use crate::model::collections::{Collection, Collections, Field, FieldKind};
+use crate::model::events::State;
+use crate::model::filter::Expr;
+use crate::model::rules::{Access, Fields, Grant, Identity, Operation};
+use crate::store::db::quote;
+
+/// Largest answer; a list that would be longer is refused.
+const OUTPUT_BYTES_MAX: usize = 8 << 20;
+
+/// Refuses an answer that grows beyond [`OUTPUT_BYTES_MAX`].
+pub fn check_size(bytes: usize) -> Result<()> {
+    if bytes <= OUTPUT_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::TooLarge,
+        "The answer would be too large; ask for fewer records, fields or expansions.",
+    ))
+}
+
+/// How to read and write records of one collection.
+pub struct Plan {
+    collection: Arc<Collection>,
+    sql: String,
+    /// Parameters after the key, which is ?1.
+    params: Vec<Stored>,
+    columns: Vec<Column>,
+    /// Where `updated` is among the columns.
+    updated: usize,
+    expands: Vec<Expand>,
+    show: Show,
+    /// Shared by all plans of an answer.
+    left: Left,
+}
+
+/// Records that one answer may look for, found or not: what is hidden adds nothing to the answer,
+/// and takes time all the same.
+const LOOKUPS_MAX: usize = 20_000;
+
+/// The look-ups and the memory that are left for an answer.
+#[derive(Clone)]
+struct Left {
+    /// Of [`LOOKUPS_MAX`].
+    lookups: Rc<Cell<usize>>,
+    output: Output,
+}
+
+impl Left {
+    fn new(output: &Output) -> Left {
+        Left {
+            lookups: Rc::new(Cell::new(LOOKUPS_MAX)),
+            output: output.clone(),
+        }
+    }
+
+    /// Another answer begins.
+    fn renew(&self) {
+        self.lookups.set(LOOKUPS_MAX);
+    }
+
+    /// Refuses an answer of this length if it is too long or there is no memory for it.
+    fn reach(&self, bytes: usize) -> Result<()> {
+        check_size(bytes)?;
+        self.output.reach(bytes)
+    }
+
+    fn spend(&self) -> Result<()> {
+        let left = self.lookups.get();
+        self.lookups.set(left.saturating_sub(1));
+        match left {
+            0 => Err(Error::new(
+                Kind::TooLarge,
+                format!(
+                    "The answer would need more than {LOOKUPS_MAX} records; ask for fewer \
+                     records or expansions."
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The column that says when a record was changed last.
+const UPDATED: &str = "updated";
+
+/// One selected column; its position is its place in the list.
+struct Column {
+    /// Position in `Collection::fields`; none for id, created, updated.
+    field: Option<usize>,
+    name: &'static str,
+    /// Read, but not shown.
+    silent: bool,
+    /// NULL where the caller may not see the value: then it is left out.
+    is_guarded: bool,
+    excerpt: Option<Excerpt>,
+}
+
+/// Parts of a record that are not columns.
+struct Show {
+    collection_id: bool,
+    collection_name: bool,
+    /// Something is to be expanded, even if there is no such relation.
+    expand: bool,
+}
+
+/// Related records under one relation.
+struct Expand {
+    name: String,
+    column: usize,
+    multiple: bool,
+    /// None when the caller may see no record of the target.
+    plan: Option<Plan>,
+}
+
+/// How the one record that a plan reads is found.
+pub enum Key {
+    Rowid,
+    /// The same, of a record that the caller has just made, and in which everything is its own.
+    New,
+    /// By id, and only if the access given allows it.
+    Id,
+    /// It is given: the values of its columns as `events::State` has them. Only if the access allows it, and
+    /// if this filter of the caller's holds.
+    Given(Option<Expr>),
+}
+
+impl Plan {
+    /// Plans the reading of records of `collection` for the caller of `scope`, found by `key`, as far as
+    /// `grant` goes.
+    pub fn new(
+        scope: &super::Scope,
+        collection: &Arc<Collection>,
+        shape: &Shape,
+        key: &Key,
+        grant: &Grant,
+    ) -> Result<Plan> {
+        let scope = Scope {
+            collections: &scope.collections,
+            identity: &scope.identity,
+            left: Left::new(&scope.output),
+        };
+        scope.plan(collection, shape.fields.as_ref(), &shape.expand, key, grant)
+    }
+
+    /// Writes the record with this key; false when there is none that the caller may see.
+    pub fn write<'a>(
+        &'a self,
+        connection: &Connection,
+        key: &'a dyn ToSql,
+        out: &mut Vec<u8>,
+    ) -> Result<bool> {
+        self.write_by(connection, std::iter::once(key), out, None)
+    }
+
+    /// The same; also returns the record's `updated`.
+    pub fn read<'a>(
+        &'a self,
+        connection: &Connection,
+        key: &'a dyn ToSql,
+    ) -> Result<Option<Shown>> {
+        let (mut json, mut updated) = (Vec::with_capacity(1024), String::new());
+        let keys = std::iter::once(key);
+        let is_there = self.write_by(connection, keys, &mut json, Some(&mut updated))?;
+        Ok(is_there.then_some(Shown { json, updated }))
+    }
+
+    /// The same for a record that is given, value by value.
+    pub fn write_given(
+        &self,
+        connection: &Connection,
+        values: &[Stored],
+        out: &mut Vec<u8>,
+    ) -> Result<bool> {
+        self.left.renew();
+        self.write_by(
+            connection,
+            values.iter().map(|it| it as &dyn ToSql),
+            out,
+            None,
+        )
+    }
+
+    fn write_by<'a>(
+        &'a self,
+        connection: &Connection,
+        keys: impl Iterator<Item = &'a dyn ToSql>,
+        out: &mut Vec<u8>,
+        updated: Option<&mut String>,
+    ) -> Result<bool> {
+        self.left.spend()?;
+        self.left.reach(out.len())?;
+        let mut statement = connection.prepare_cached(&self.sql)?;
+        let params = keys.chain(self.params.iter().map(|param| param as &dyn ToSql));
+        for (at, param) in params.enumerate() {
+            statement.raw_bind_parameter(at + 1, param)?;
+        }
+        let mut rows = statement.raw_query();
+        match rows.next()? {
+            Some(row) => {
+                if let Some(updated) = updated {
+                    let text = String::from_utf8_lossy(text_of(row.get_ref(self.updated)?));
+                    updated.push_str(&text);
+                }
+                self.write_row(connection, row, out).map(|()| true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    fn write_row(&self, connection: &Connection, row: &Row<'_>, out: &mut Vec<u8>) -> Result<()> {
+        let mut separator = b'{';
+        let mut key = |name: &str, out: &mut Vec<u8>| {
+            out.push(separator);
+            separator = b',';
+            write_text(name.as_bytes(), out);
+            out.push(b':');
+        };
+        if self.show.collection_id {
+            key("collectionId", out);
+            write_text(self.collection.id.as_bytes(), out);
+        }
+        if self.show.collection_name {
+            key("collectionName", out);
+            write_text(self.collection.name.as_bytes(), out);
+        }
+        for (at, column) in self.columns.iter().enumerate() {
+            if column.silent {
+                continue;
+            }
+            let value = row.get_ref(at)?;
+            self.left.reach(out.len() + length_of(value))?;
+            match column.field.map(|at| &self.collection.fields[at]) {
+                None => {
+                    key(column.name, out);
+                    write_text(text_of(value), out);
+                }
+                Some(_) if column.is_guarded && row.get_ref(at)? == ValueRef::Null => {}
+                Some(field) => {
+                    key(&field.name, out);
+                    write_part(field, column.excerpt, value, out);
+                }
+            }
+        }
+        if self.show.expand {
+            key("expand", out);
+            self.write_expands(connection, row, out)?;
+        }
+        if separator == b'{' {
+            out.push(b'{');
+        }
+        out.push(b'}');
+        Ok(())
+    }
+
+    fn write_expands(
+        &self,
+        connection: &Connection,
+        row: &Row<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        out.push(b'{');
+        let start = out.len();
+        for expand in &self.expands {
+            let Some(plan) = &expand.plan else { continue };
+            let ids = text_of(row.get_ref(expand.column)?);
+            let before = out.len();
+            if before > start {
+                out.push(b',');
+            }
+            write_text(expand.name.as_bytes(), out);
+            out.push(b':');
+            if !expand.write(plan, connection, ids, out)? {
+                out.truncate(before);
+            }
+        }
+        out.push(b'}');
+        Ok(())
+    }
+}
+
+impl Expand {
+    /// False when there is nothing to show.
+    fn write(
+        &self,
+        plan: &Plan,
+        connection: &Connection,
+        ids: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<bool> {
+        if !self.multiple {
+            let id = std::str::from_utf8(ids).unwrap_or_default();
+            return Ok(!id.is_empty() && plan.write(connection, &id, out)?);
+        }
+        let ids: Vec<String> = serde_json::from_slice(ids).unwrap_or_default();
+        out.push(b'[');
+        let start = out.len();
+        for id in ids {
+            let before = out.len();
+            if before > start {
+                out.push(b',');
+            }
+            if !plan.write(connection, &id, out)? {
+                out.truncate(before);
+            }
+        }
+        out.push(b']');
+        Ok(out.len() > start + 1)
+    }
+}
+
+struct Scope<'a> {
+    collections: &'a Collections,
+    identity: &'a Identity,
+    left: Left,
+}
+
+impl Scope<'_> {
+    fn plan(
+        &self,
+        collection: &Arc<Collection>,
+        fields: Option<&Tree>,
+        expand: &Tree,
+        key: &Key,
+        grant: &Grant,
+    ) -> Result<Plan> {
+        let wants = |name: &str| fields.is_none_or(|tree| tree.has(name));
+        let excerpt = |name: &str| fields.and_then(|tree| tree.excerpt(name));
+        let mut columns: Vec<Column> = ["id", "created", UPDATED]
+            .into_iter()
+            .filter(|name| *name == UPDATED || wants(name))
+            .map(|name| Column {
+                field: None,
+                name,
+                silent: !wants(name),
+                is_guarded: false,
+                excerpt: None,
+            })
+            .collect();
+        let updated = columns.len() - 1;
+        for (at, field) in collection.fields.iter().enumerate() {
+            if may_see(&grant.fields, field) && wants(&field.name) {
+                columns.push(Column {
+                    field: Some(at),
+                    name: "",
+                    silent: false,
+                    is_guarded: address::is_guarded(collection, field, &grant.fields)
+                        && !matches!(key, Key::New),
+                    excerpt: excerpt(&field.name),
+                });
+            }
+        }
+        let below = fields.and_then(|tree| tree.children.get("expand"));
+        let expands = expand
+            .children
+            .iter()
+            .filter(|_| wants("expand"))
+            .filter_map(|(name, tree)| {
+                let (at, target) = self.relation(collection, &grant.fields, name)?;
+                Some(self.expand((collection, at), target, tree, below, &mut columns))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let (sql, params) = self.select(collection, &columns, key, &grant.access)?;
+        Ok(Plan {
+            sql,
+            params,
+            columns,
+            updated,
+            expands,
+            show: Show {
+                collection_id: wants("collectionId"),
+                collection_name: wants("collectionName"),
+                expand: wants("expand") && !expand.children.is_empty(),
+            },
+            collection: Arc::clone(collection),
+            left: self.left.clone(),
+        })
+    }
+
+    /// The relation of this name, if there is one that the caller may see, and where it leads to.
+    fn relation(
+        &self,
+        collection: &Collection,
+        fields: &Fields,
+        name: &str,
+    ) -> Option<(usize, &Arc<Collection>)> {
+        let is_it = |field: &Field| field.name == name && may_see(fields, field);
+        let at = collection.fields.iter().position(is_it)?;
+        let options = collection.fields[at].relation()?;
+        Some((at, self.collections.by_id(&options.collection_id)?))
+    }
+
+    fn expand(
+        &self,
+        (collection, at): (&Collection, usize),
+        target: &Arc<Collection>,
+        tree: &Tree,
+        fields: Option<&Tree>,
+        columns: &mut Vec<Column>,
+    ) -> Result<Expand> {
+        let field = &collection.fields[at];
+        let name = &field.name;
+        let column = match columns.iter().position(|column| column.field == Some(at)) {
+            Some(column) => column,
+            None => {
+                columns.push(Column {
+                    field: Some(at),
+                    name: "",
+                    silent: true,
+                    is_guarded: false,
+                    excerpt: None,
+                });
+                columns.len() - 1
+            }
+        };
+        let grant = target.grant(Operation::View, self.identity)?;
+        // No mention of what is below, or `*`, means all of it.
+        let below = fields
+            .filter(|tree| !tree.children.is_empty() && !tree.children.contains_key("*"))
+            .and_then(|tree| tree.children.get(name))
+            .filter(|tree| !tree.children.is_empty());
+        let plan = match grant.access {
+            Access::Denied => None,
+            _ => Some(self.plan(target, below, tree, &Key::Id, &grant)?),
+        };
+        Ok(Expand {
+            name: name.clone(),
+            column,
+            multiple: field.is_multiple(),
+            plan,
+        })
+    }
+
+    fn select(
+        &self,
+        collection: &Collection,
+        columns: &[Column],
+        key: &Key,
+        access: &Access,
+    ) -> Result<(String, Vec<Stored>)> {
+        let reserved = match key {
+            Key::Rowid | Key::New | Key::Id => 1,
+            Key::Given(_) => State::SYSTEM.len() + collection.fields.len(),
+        };
+        let input = Input {
+            identity: self.identity,
+            body: None,
+        };
+        let mut query = Query::new(self.collections, input, vec![Stored::Null; reserved]);
+        let mut sql = "SELECT ".to_owned();
+        for (at, column) in columns.iter().enumerate() {
+            if at > 0 {
+                sql += ", ";
+            }
+            match column.field.map(|at| quote(&collection.fields[at].name)) {
+                Some(field) if column.is_guarded => {
+                    let guard = query.sees_address(MAIN, collection)?;
+                    let value = format!("coalesce({MAIN}.{field}, '')");
+                    sql += &address::guarded(&value, &guard, "NULL");
+                }
+                field => {
+                    sql += MAIN;
+                    sql += ".";
+                    sql += field.as_deref().unwrap_or(column.name);
+                }
+            }
+        }
+        let table = quote(&collection.name);
+        sql += &match key {
+            Key::Rowid | Key::New => format!(" FROM {table} AS {MAIN} WHERE {MAIN}.rowid = ?1"),
+            Key::Id => format!(" FROM {table} AS {MAIN} WHERE {MAIN}.id = ?1"),
+            Key::Given(_) => format!(" FROM ({}) AS {MAIN} WHERE TRUE", given(collection)),
+        };
+        match access {
+            Access::Free => {}
+            Access::Denied => sql += " AND FALSE",
+            Access::When(expr) => {
+                sql += " AND ";
+                sql += &query.condition(expr, collection, Trust::Rule)?;
+            }
+        }
+        if let Key::Given(Some(filter)) = key {
+            sql += " AND ";
+            sql += &query.condition(filter, collection, Trust::Caller)?;
+        }
+        Ok((sql, query.into_params().split_off(reserved)))
+    }
+}
+
+/// About how long a value is in an answer.
+fn length_of(value: ValueRef<'_>) -> usize {
+    match value {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len(),
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => 0,
+    }
+}
+
+/// A row made of parameters, its columns of the types that those of the table have.
+fn given(collection: &Collection) -> String {
+    let system = State::SYSTEM.map(|name| (name.to_owned(), "TEXT"));
+    let fields = collection.fields.iter();
+    let fields = fields.map(|field| (quote(&field.name), field.kind.affinity()));
+    let columns = system.into_iter().chain(fields).enumerate();
+    let columns =
+        columns.map(|(at, (name, kind))| format!("CAST(?{} AS {kind}) AS {name}", at + 1));
+    format!("SELECT {}", columns.collect::<Vec<_>>().join(", "))
+}
+
+fn may_see(fields: &Fields, field: &Field) -> bool {
+    !field.is_secret() && fields.has(&field.name, field.hidden)
+}
+
+/// Writes the beginning of a text, if no more is wanted, and any other value as it is.
+fn write_part(field: &Field, excerpt: Option<Excerpt>, value: ValueRef<'_>, out: &mut Vec<u8>) {
+    let is_text = !field.is_multiple() && !matches!(field.kind, FieldKind::Json { .. });
+    match (excerpt.filter(|_| is_text), value) {
+        (Some(part), ValueRef::Text(text)) => {
+            write_json(&part.of(&String::from_utf8_lossy(text)), out);
+        }
+        _ => write_value(field, value, out),
+    }
+}
+
+fn text_of(value: ValueRef<'_>) -> &[u8] {
+    match value {
+        ValueRef::Text(text) => text,
+        _ => b"",
+    }
+}
+
+/// Writes a stored value as its field shows it; unset is `""`, `[]`, `false` or `null` by type.
+pub fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
+    match (&field.kind, value) {
+        (FieldKind::Bool, value) => {
+            let is_true = matches!(value, ValueRef::Integer(number) if number != 0);
+            out.extend_from_slice(if is_true { b"true" } else { b"false" });
+        }
+        (FieldKind::Number { .. }, ValueRef::Integer(number)) => write_json(&number, out),
+        (FieldKind::Number { .. }, ValueRef::Real(number)) => write_json(&number, out),
+        (FieldKind::Number { .. }, _) | (FieldKind::Json { .. }, ValueRef::Null) => {
+            out.extend_from_slice(b"null");
+        }
+        // Checked to be JSON when it was written.
+        (FieldKind::Json { .. }, ValueRef::Text(text)) => out.extend_from_slice(text),
+        (_, ValueRef::Text(text)) if field.is_multiple() => out.extend_from_slice(text),
+        (_, ValueRef::Null) if field.is_multiple() => out.extend_from_slice(b"[]"),
+        (_, ValueRef::Text(text)) => write_text(text, out),
+        (_, ValueRef::Integer(number)) => write_text(number.to_string().as_bytes(), out),
+        (_, ValueRef::Real(number)) => write_text(number.to_string().as_bytes(), out),
+        (_, ValueRef::Null | ValueRef::Blob(_)) => out.extend_from_slice(b"\"\""),
+    }
+}
+
+/// Writes text as a JSON string. SQLite's text is UTF-8 unless somebody else wrote to the file.
+pub fn write_text(text: &[u8], out: &mut Vec<u8>) {
+    match std::str::from_utf8(text) {
+        Ok(text) => write_json(&text, out),
+        Err(_) => write_json(&String::from_utf8_lossy(text), out),
+    }
+}
+
+fn write_json<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
+    let result = serde_json::to_writer(out, value);
+    debug_assert!(result.is_ok(), "text and numbers always have a JSON form");
+}

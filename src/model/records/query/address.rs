@@ -1,0 +1,167 @@
+//! The addresses of accounts: who sees them.
+//!
+//! An account shows its address to itself, to admins, to keys that read it, to the callers whom the
+//! `manageRule` of its collection admits, and, if its `emailVisibility` is true, to everybody who may view
+//! it. To others an answer has no `email`, a comparison with it is false, also behind a `NOT`, and a sort
+//! puts it where accounts without an address are.
+
+use rusqlite::types::Value as Stored;
+
+use super::{MAIN, Place, Query, Trust};
+use crate::base::error::Result;
+use crate::model::collections::{Collection, CollectionKind, EMAIL_VISIBILITY, Field};
+use crate::model::filter;
+use crate::model::rules::{Fields, Identity};
+use crate::store::db::quote;
+
+/// The field that holds the address.
+const EMAIL: &str = "email";
+
+/// True if it depends on the account whether a caller who reads these fields sees this one.
+pub fn is_guarded(collection: &Collection, field: &Field, fields: &Fields) -> bool {
+    collection.kind == CollectionKind::Auth && field.name == EMAIL && *fields != Fields::All
+}
+
+/// True if two callers who read these fields may see different addresses.
+pub fn differs_by_caller(collection: &Collection, fields: &Fields, identity: &Identity) -> bool {
+    let is_own = matches!(identity, Identity::User(user) if user.collection_id == collection.id);
+    let rule = collection.rules.manage.as_deref().unwrap_or_default();
+    let email = collection.field(EMAIL);
+    email.is_some_and(|field| is_guarded(collection, field, fields))
+        && (is_own || rule.contains("@request"))
+}
+
+/// SQL: a value where the guard holds, and something else where it does not.
+pub fn guarded(value: &str, guard: &str, otherwise: &str) -> String {
+    format!("CASE WHEN {guard} THEN {value} ELSE {otherwise} END")
+}
+
+/// SQL: an equality that does not hold where the guard does not, which an index on the value answers. It is NULL where
+/// the guard is, which counts as false: it stands below no `NOT`.
+pub fn guarded_equality(equality: &str, guard: &str) -> String {
+    format!("({guard} AND {equality})")
+}
+
+impl Query<'_> {
+    /// SQL: the caller may see the address of the account in the table `alias`, or there is none.
+    pub fn sees_address(&mut self, alias: &str, collection: &Collection) -> Result<String> {
+        let mut any = Vec::new();
+        if alias != MAIN {
+            any.push(format!("{alias}.id IS NULL"));
+        }
+        // A definition that a master of an older version made has no such field.
+        if collection.field(EMAIL_VISIBILITY).is_some() {
+            any.push(format!("{alias}.{}", quote(EMAIL_VISIBILITY)));
+        }
+        if let Identity::User(user) = self.input.identity
+            && user.collection_id == collection.id
+        {
+            let id = self.bind(Stored::Text(user.id.clone()));
+            any.push(format!("{alias}.id = {id}"));
+        }
+        match collection.rules.manage.as_deref().map(str::trim) {
+            None => {}
+            Some("") => any.push("TRUE".to_owned()),
+            Some(rule) => {
+                let place = Place {
+                    alias,
+                    collection,
+                    trust: Trust::Rule,
+                };
+                any.push(self.expr(&filter::parse(rule)?, true, place)?);
+            }
+        }
+        match any.is_empty() {
+            true => Ok("FALSE".to_owned()),
+            false => Ok(format!("({})", any.join(" OR "))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Input;
+    use super::*;
+    use crate::model::collections::{Collections, test_collection};
+    use crate::model::records;
+    use crate::store::db::Deadline;
+    use rusqlite::{Connection, params_from_iter};
+    use serde_json::json;
+
+    fn accounts() -> Collections {
+        let fields = json!([
+            {"id": "f1", "name": "email", "type": "email", "unique": true},
+            {"id": "f2", "name": "emailVisibility", "type": "bool"},
+            {"id": "f3", "name": "name", "type": "text"},
+        ]);
+        let mut users = test_collection("u", "users", fields);
+        users.kind = CollectionKind::Auth;
+        users.rules.view = Some(String::new());
+        Collections::from_iter([users])
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "tests of bare connections")]
+    fn table() -> Connection {
+        let db = Connection::open_in_memory().unwrap();
+        records::register(&db, &Deadline::new()).unwrap();
+        db.execute_batch(
+            "CREATE TABLE users (id TEXT NOT NULL UNIQUE, email TEXT, emailVisibility, name TEXT);
+             CREATE UNIQUE INDEX email ON users (email);
+             INSERT INTO users VALUES ('a', 'a@b.c', NULL, 'Ann'), ('b', 'b@b.c', 1, 'Bob'),
+                 ('c', 'c@b.c', 0, 'Cid')",
+        )
+        .unwrap();
+        db
+    }
+
+    /// How SQLite finds the records that a filter of a stranger holds for, and their ids.
+    fn ask(db: &Connection, filter: &str) -> (String, String) {
+        let collections = accounts();
+        let input = Input {
+            identity: &Identity::Nobody,
+            body: None,
+        };
+        let mut query = Query::new(&collections, input, Vec::new());
+        let users = collections.all()[0];
+        let expr = filter::parse(filter).unwrap();
+        let condition = query.condition(&expr, users, Trust::Caller).unwrap();
+        let params = query.into_params();
+        let sql = format!("SELECT id FROM users AS {MAIN} WHERE {condition} ORDER BY +id");
+        let texts = |sql: &str, column: usize| -> Vec<String> {
+            let mut statement = db.prepare(sql).unwrap();
+            let rows = statement.query_map(params_from_iter(&params), |row| row.get(column));
+            rows.unwrap().map(|it| it.unwrap()).collect()
+        };
+        let plan = texts(&format!("EXPLAIN QUERY PLAN {sql}"), 3);
+        (plan.join("; "), texts(&sql, 0).concat())
+    }
+
+    /// A guard in a CASE kept SQLite from the index: each look-up of an account by its address read the whole
+    /// table.
+    #[test]
+    fn an_equality_uses_the_index_and_other_comparisons_take_as_long_for_hidden_addresses() {
+        let db = table();
+        for (filter, is_search, ids) in [
+            ("email = 'b@b.c'", true, "b"),
+            ("email = 'a@b.c'", true, ""),
+            ("'b@b.c' = email", true, "b"),
+            ("NOT (email != 'b@b.c')", true, "b"),
+            ("email IN ('a@b.c', 'b@b.c', 'c@b.c')", true, "b"),
+            ("name = 'Bob' && email = 'b@b.c'", true, "b"),
+            ("email = 'a@b.c' || id = 'c'", true, "c"),
+            ("NOT (email = 'a@b.c')", false, "b"),
+            ("email != 'a@b.c'", false, "b"),
+            ("email > 'a'", false, "b"),
+            ("NOT (email > 'b')", false, ""),
+            ("email ~ 'b.c'", false, "b"),
+            ("email !~ 'x'", false, "b"),
+            // What is searched for the accounts of an address would tell that there are some.
+            ("email = 'b@b.c' && name ~ 'b'", false, "b"),
+            ("NOT (NOT (name ~ 'a') || email != 'a@b.c')", false, ""),
+        ] {
+            let (plan, found) = ask(&db, filter);
+            assert_eq!(found, ids, "{filter}");
+            assert_eq!(!plan.contains("SCAN"), is_search, "{filter}: {plan}");
+        }
+    }
+}

@@ -1,0 +1,755 @@
+//! What a client may write into a field: JSON to stored values, with an error per field.
+//!
+//! An unset value (absent on create, `null`, the empty text, the empty list) is stored as NULL;
+//! `required` refuses it. Numbers and booleans are also taken as text, since forms send text.
+
+use std::collections::BTreeMap;
+
+use rusqlite::types::Value as Stored;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::base::error::FieldError;
+use crate::base::{clock, ids};
+use crate::model::collections::{DomainOptions, Field, FieldKind, TextOptions, TimeOptions};
+use crate::net::mail;
+
+mod strict;
+
+/// A JSON object whose values are not looked into yet: json fields keep their text as it came.
+pub type Body = BTreeMap<String, Box<RawValue>>;
+
+/// What a request does to one field.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    Set(Stored),
+    /// `field+` or `field-` of a number, which is an integer or a real.
+    Add(Stored),
+    /// `field+` of a list.
+    Append(Vec<String>),
+    /// `+field` of a list.
+    Prepend(Vec<String>),
+    /// `field-` of a list.
+    Remove(Vec<String>),
+    /// A password that is still to be hashed.
+    Hash(String),
+}
+
+type Outcome<T> = Result<T, FieldError>;
+
+/// Longest text of a field that has a pattern and no `max`: a match takes time by the length of the text and of
+/// the pattern.
+const PATTERN_CHARS_MAX: usize = 5000;
+
+/// Reads the new value of a field. NULL stands for unset.
+pub fn parse(field: &Field, raw: &RawValue) -> Outcome<Change> {
+    let text = raw.get();
+    if let FieldKind::Json { bytes_max } = field.kind {
+        return parse_json(field, text, bytes_max).map(Change::Set);
+    }
+    let value = scalar_or_list(field, text)?;
+    if let (FieldKind::Password { chars_min }, Value::String(text)) = (&field.kind, &value) {
+        return parse_password(text, *chars_min);
+    }
+    let stored = parse_typed(field, &value)?;
+    if stored == Stored::Null && field.required {
+        return Err(required());
+    }
+    Ok(Change::Set(stored))
+}
+
+/// Reads what `field+`, `+field` or `field-` adds or takes away.
+pub fn parse_modifier(field: &Field, sign: Modifier, raw: &RawValue) -> Outcome<Change> {
+    let value = scalar_or_list(field, raw.get())?;
+    if matches!(field.kind, FieldKind::Number { .. }) && sign != Modifier::Before {
+        let Some(number) = number_of(&value) else {
+            return wrong("validation_invalid_value", "Must be a number.");
+        };
+        let minus = sign == Modifier::Minus;
+        let whole = number
+            .as_i64()
+            .and_then(|n| if minus { n.checked_neg() } else { Some(n) });
+        let real = number.as_f64().unwrap_or(f64::NAN) * if minus { -1.0 } else { 1.0 };
+        return Ok(Change::Add(
+            whole.map_or(Stored::Real(real), Stored::Integer),
+        ));
+    }
+    if !field.is_multiple() && field.file().is_none() {
+        return wrong(
+            "validation_invalid_modifier",
+            "Only numbers and lists can be added to.",
+        );
+    }
+    let list = texts_of(&value)?;
+    if sign != Modifier::Minus {
+        for text in &list {
+            check_choice(field, text)?;
+        }
+    }
+    Ok(match sign {
+        Modifier::Plus => Change::Append(list),
+        Modifier::Before => Change::Prepend(list),
+        Modifier::Minus => Change::Remove(list),
+    })
+}
+
+/// The sign of a modifier and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Modifier {
+    Plus,
+    Before,
+    Minus,
+}
+
+impl Modifier {
+    /// Splits `tags+`, `+tags` or `tags-` into the name and the modifier.
+    pub fn split(key: &str) -> Option<(&str, Modifier)> {
+        if let Some(name) = key.strip_prefix('+') {
+            return Some((name, Modifier::Before));
+        }
+        let sign = if key.ends_with('+') {
+            Modifier::Plus
+        } else {
+            Modifier::Minus
+        };
+        key.strip_suffix(['+', '-']).map(|name| (name, sign))
+    }
+}
+
+/// What a field holds when a new record does not mention it.
+pub fn unset(field: &Field) -> Outcome<Stored> {
+    match field.required {
+        true => Err(required()),
+        false => Ok(unset_form(field)),
+    }
+}
+
+/// The same whether it is required or not.
+pub fn unset_form(field: &Field) -> Stored {
+    match field.kind {
+        FieldKind::Bool => Stored::Integer(0),
+        _ => Stored::Null,
+    }
+}
+
+/// The list that a multiple field stores; NULL for an empty one.
+pub fn store_list(list: &[String]) -> Stored {
+    if list.is_empty() {
+        return Stored::Null;
+    }
+    Stored::Text(Value::from(list.to_vec()).to_string())
+}
+
+/// A list as its field stores it, which may take one value only.
+pub fn store(field: &Field, list: &[String]) -> Stored {
+    match (field.is_multiple(), list.first()) {
+        (true, _) => store_list(list),
+        (false, Some(one)) => Stored::Text(one.clone()),
+        (false, None) => Stored::Null,
+    }
+}
+
+/// The list behind [`store_list`], or the single value as a list of one.
+pub fn load_list(field: &Field, stored: &Stored) -> Vec<String> {
+    match stored {
+        Stored::Text(text) if field.is_multiple() => serde_json::from_str(text).unwrap_or_default(),
+        Stored::Text(text) => vec![text.clone()],
+        _ => Vec::new(),
+    }
+}
+
+/// Checks a number against the bounds of its field.
+pub fn check_number(field: &Field, number: f64) -> Outcome<()> {
+    let FieldKind::Number {
+        min,
+        max,
+        integers_only,
+    } = field.kind
+    else {
+        return Ok(());
+    };
+    if integers_only && number.fract() != 0.0 {
+        return wrong("validation_only_int", "Must be a whole number.");
+    }
+    if min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max) {
+        return wrong(
+            "validation_out_of_range",
+            &format!("Must be {}.", span(min, max)),
+        );
+    }
+    Ok(())
+}
+
+/// Checks how many values a list has.
+pub fn check_count(field: &Field, count: usize) -> Outcome<()> {
+    let most = match &field.kind {
+        FieldKind::Select { select_max, .. } => *select_max,
+        FieldKind::Relation(options) => options.select_max,
+        FieldKind::File(options) => options.select_max,
+        _ => return Ok(()),
+    };
+    if count > most {
+        return wrong(
+            "validation_too_many_values",
+            &format!("Takes at most {most} values."),
+        );
+    }
+    if count == 0 && field.required {
+        return Err(required());
+    }
+    Ok(())
+}
+
+fn parse_typed(field: &Field, value: &Value) -> Outcome<Stored> {
+    match &field.kind {
+        FieldKind::Text(options) => text_of(value).and_then(|text| check_text(text, options)),
+        FieldKind::Editor { bytes_max } => {
+            text_of(value).and_then(|text| check_bytes(text, *bytes_max))
+        }
+        FieldKind::Email(options) => text_of(value).and_then(|text| check_email(text, options)),
+        FieldKind::Url(options) => text_of(value).and_then(|text| check_url(text, options)),
+        FieldKind::Number { .. } => parse_number(field, value),
+        FieldKind::Bool => parse_bool(value),
+        FieldKind::Date(options) => {
+            text_of(value).and_then(|text| check_time(&text, options, clock::day_or_moment))
+        }
+        FieldKind::Datetime(options) => {
+            text_of(value).and_then(|text| check_time(&text, options, as_datetime))
+        }
+        FieldKind::Select { .. } | FieldKind::Relation(_) | FieldKind::File(_) => {
+            parse_choices(field, value)
+        }
+        FieldKind::Password { .. } | FieldKind::Json { .. } => match value {
+            Value::Null => Ok(Stored::Null),
+            _ => wrong("validation_invalid_value", "Must be text."),
+        },
+    }
+}
+
+/// Takes the JSON text apart, but only as far as the field can use it.
+fn scalar_or_list(field: &Field, text: &str) -> Outcome<Value> {
+    /// A thousand ids take a quarter of this.
+    const LIST_BYTES_MAX: usize = 256 << 10;
+    match text.as_bytes().first() {
+        Some(b'{') => return wrong("validation_invalid_value", "Must not be an object."),
+        Some(b'[')
+            if !matches!(
+                field.kind,
+                FieldKind::Select { .. } | FieldKind::Relation(_) | FieldKind::File(_)
+            ) =>
+        {
+            return wrong("validation_invalid_value", "Must not be a list.");
+        }
+        Some(b'[') if text.len() > LIST_BYTES_MAX => {
+            return wrong("validation_too_many_values", "Has too many values.");
+        }
+        _ => {}
+    }
+    match serde_json::from_str(text) {
+        Ok(value) => Ok(value),
+        Err(_) => wrong(
+            "validation_invalid_value",
+            "Is no text, number or list that can be read.",
+        ),
+    }
+}
+
+fn parse_json(field: &Field, text: &str, bytes_max: usize) -> Outcome<Stored> {
+    /// Readers of json stop at 128 levels, and the record around it has some.
+    const DEPTH_MAX: usize = 100;
+    if text == "null" {
+        return if field.required {
+            Err(required())
+        } else {
+            Ok(Stored::Null)
+        };
+    }
+    if depth_of(text) > DEPTH_MAX {
+        return wrong("validation_invalid_value", "Is nested too deeply.");
+    }
+    if text.len() <= bytes_max
+        && let Err(error) = serde_json::from_str::<strict::Strict>(text)
+    {
+        return wrong(
+            "validation_invalid_value",
+            &format!("Cannot be kept: {error}."),
+        );
+    }
+    check_bytes(text.to_owned(), bytes_max)
+}
+
+/// How deeply lists and objects are nested in a text that is JSON.
+fn depth_of(text: &str) -> usize {
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+fn parse_password(text: &str, chars_min: usize) -> Outcome<Change> {
+    const BYTES_MAX: usize = 256;
+    if text.chars().count() < chars_min {
+        return wrong(
+            "validation_too_short",
+            &format!("Must have at least {chars_min} characters."),
+        );
+    }
+    if text.len() > BYTES_MAX {
+        return wrong("validation_too_long", "Must have at most 256 bytes.");
+    }
+    Ok(Change::Hash(text.to_owned()))
+}
+
+/// Text, or NULL as the empty text. SQLite's text functions end at NUL, so there must be none.
+fn text_of(value: &Value) -> Outcome<String> {
+    match value {
+        Value::Null => Ok(String::new()),
+        Value::String(text) if text.contains('\0') => wrong(
+            "validation_invalid_text",
+            "Must not contain the character NUL.",
+        ),
+        Value::String(text) => Ok(text.clone()),
+        _ => wrong("validation_invalid_value", "Must be text."),
+    }
+}
+
+fn texts_of(value: &Value) -> Outcome<Vec<String>> {
+    let list = match value {
+        Value::Array(list) => list.iter().map(text_of).collect::<Outcome<Vec<_>>>()?,
+        single => vec![text_of(single)?],
+    };
+    let mut distinct: Vec<String> = Vec::new();
+    for text in list {
+        if !text.is_empty() && !distinct.contains(&text) {
+            distinct.push(text);
+        }
+    }
+    Ok(distinct)
+}
+
+fn store_text(text: String) -> Stored {
+    if text.is_empty() {
+        Stored::Null
+    } else {
+        Stored::Text(text)
+    }
+}
+
+fn check_text(text: String, options: &TextOptions) -> Outcome<Stored> {
+    if text.is_empty() {
+        return Ok(Stored::Null);
+    }
+    let chars = text.chars().count();
+    if chars < options.chars_min {
+        let message = format!("Must have at least {} characters.", options.chars_min);
+        return wrong("validation_too_short", &message);
+    }
+    let chars_max = match (options.chars_max, &options.pattern) {
+        (None, Some(_)) => Some(PATTERN_CHARS_MAX),
+        (max, _) => max,
+    };
+    if let Some(max) = chars_max.filter(|max| chars > *max) {
+        return wrong(
+            "validation_too_long",
+            &format!("Must have at most {max} characters."),
+        );
+    }
+    if options
+        .pattern
+        .as_ref()
+        .is_some_and(|pattern| !pattern.is_match(&text))
+    {
+        return wrong("validation_pattern", "Does not have the required form.");
+    }
+    Ok(Stored::Text(text))
+}
+
+fn check_bytes(text: String, bytes_max: usize) -> Outcome<Stored> {
+    if text.len() > bytes_max {
+        return wrong(
+            "validation_too_long",
+            &format!("Must have at most {bytes_max} bytes."),
+        );
+    }
+    Ok(store_text(text))
+}
+
+fn check_email(text: String, options: &DomainOptions) -> Outcome<Stored> {
+    if text.is_empty() {
+        return Ok(Stored::Null);
+    }
+    match text.rsplit_once('@') {
+        Some((_, domain)) if mail::is_address(&text) => {
+            check_domain(domain, options)?;
+            Ok(Stored::Text(text))
+        }
+        _ => wrong("validation_invalid_email", "Must be an e-mail address."),
+    }
+}
+
+fn check_url(text: String, options: &DomainOptions) -> Outcome<Stored> {
+    if text.is_empty() {
+        return Ok(Stored::Null);
+    }
+    match url_host(&text) {
+        Some(host) => {
+            check_domain(host, options)?;
+            Ok(Stored::Text(text))
+        }
+        None => wrong(
+            "validation_invalid_url",
+            "Must be a URL such as https://example.com/path.",
+        ),
+    }
+}
+
+/// The host of an absolute URL, without user and port.
+fn url_host(text: &str) -> Option<&str> {
+    if text
+        .chars()
+        .any(|char| char.is_whitespace() || char.is_control())
+    {
+        return None;
+    }
+    let (scheme, rest) = text.split_once("://")?;
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit('@').next()?;
+    let host = match host.strip_prefix('[') {
+        Some(address) => address.split(']').next()?,
+        None => host.split(':').next()?,
+    };
+    (is_scheme && !host.is_empty()).then_some(host)
+}
+
+fn check_domain(domain: &str, options: &DomainOptions) -> Outcome<()> {
+    let is_listed = |list: &[String]| list.iter().any(|known| known.eq_ignore_ascii_case(domain));
+    if (!options.only.is_empty() && !is_listed(&options.only)) || is_listed(&options.except) {
+        return wrong(
+            "validation_domain",
+            "Addresses of this domain are not taken.",
+        );
+    }
+    Ok(())
+}
+
+fn number_of(value: &Value) -> Option<serde_json::Number> {
+    match value {
+        Value::Number(number) => Some(number.clone()),
+        Value::String(text) => serde_json::from_str(text.trim()).ok(),
+        _ => None,
+    }
+}
+
+fn parse_number(field: &Field, value: &Value) -> Outcome<Stored> {
+    if value.is_null() || value.as_str() == Some("") {
+        return Ok(Stored::Null);
+    }
+    let Some(number) = number_of(value) else {
+        return wrong("validation_invalid_number", "Must be a number.");
+    };
+    let real = number.as_f64().unwrap_or(f64::NAN);
+    check_number(field, real)?;
+    Ok(match number.as_i64() {
+        Some(integer) => Stored::Integer(integer),
+        None => Stored::Real(real),
+    })
+}
+
+fn parse_bool(value: &Value) -> Outcome<Stored> {
+    let flag = match value {
+        Value::Null => false,
+        Value::Bool(flag) => *flag,
+        Value::Number(number) if number.as_i64() == Some(0) => false,
+        Value::Number(number) if number.as_i64() == Some(1) => true,
+        Value::String(text) if matches!(text.as_str(), "" | "false" | "0") => false,
+        Value::String(text) if matches!(text.as_str(), "true" | "1") => true,
+        _ => return wrong("validation_invalid_bool", "Must be true or false."),
+    };
+    Ok(Stored::Integer(i64::from(flag)))
+}
+
+fn as_datetime(text: &str) -> Option<String> {
+    clock::parse_datetime(text).map(clock::format_ms)
+}
+
+fn check_time(
+    text: &str,
+    options: &TimeOptions,
+    read: fn(&str) -> Option<String>,
+) -> Outcome<Stored> {
+    if text.is_empty() {
+        return Ok(Stored::Null);
+    }
+    let (Some(time), Some(ms)) = (read(text), clock::parse_datetime(text)) else {
+        let message = "Must be a date such as 2026-01-31 or 2026-01-31T12:00:00Z.";
+        return wrong("validation_invalid_date", message);
+    };
+    let bound = |text: &Option<String>| text.as_deref().and_then(clock::parse_datetime);
+    let is_early = bound(&options.min).is_some_and(|min| ms < min);
+    if is_early || bound(&options.max).is_some_and(|max| ms > max) {
+        let span = span(options.min.as_deref(), options.max.as_deref());
+        return wrong("validation_out_of_range", &format!("Must be {span}."));
+    }
+    Ok(Stored::Text(time))
+}
+
+fn parse_choices(field: &Field, value: &Value) -> Outcome<Stored> {
+    let list = texts_of(value)?;
+    for text in &list {
+        check_choice(field, text)?;
+    }
+    if field.is_multiple() {
+        check_count(field, list.len())?;
+        return Ok(store_list(&list));
+    }
+    match <[String; 1]>::try_from(list) {
+        Ok([text]) => Ok(Stored::Text(text)),
+        Err(list) if list.is_empty() => Ok(Stored::Null),
+        Err(_) => wrong("validation_too_many_values", "Takes one value."),
+    }
+}
+
+fn check_choice(field: &Field, text: &String) -> Outcome<()> {
+    match &field.kind {
+        FieldKind::Select { values, .. } if !values.contains(text) => wrong(
+            "validation_invalid_choice",
+            &format!("{} is not one of its values.", shorten(text)),
+        ),
+        FieldKind::Relation(_) if !ids::is_valid_id(text) => wrong(
+            "validation_missing_relation",
+            &format!("There is no record {}.", shorten(text)),
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn span<T: std::fmt::Display>(min: Option<T>, max: Option<T>) -> String {
+    match (min, max) {
+        (Some(min), Some(max)) => format!("from {min} to {max}"),
+        (Some(min), None) => format!("at least {min}"),
+        (None, Some(max)) => format!("at most {max}"),
+        (None, None) => "anything".to_owned(),
+    }
+}
+
+pub fn required() -> FieldError {
+    FieldError::new("validation_required", "Cannot be blank.")
+}
+
+/// What a client sent, short enough to be sent back.
+pub fn shorten(text: &str) -> String {
+    const CHARS_MAX: usize = 64;
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+pub fn wrong<T>(code: &'static str, message: &str) -> Outcome<T> {
+    Err(FieldError::new(code, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn field(definition: Value) -> Field {
+        crate::model::collections::test_field(definition)
+    }
+
+    /// The stored value as debug text, or the code of the refusal.
+    fn check(definition: &Value, input: &str, expected: &str) {
+        let mut definition = definition.clone();
+        definition["name"] = json!("f");
+        let raw = RawValue::from_string(input.to_owned()).unwrap();
+        let shown = match parse(&field(definition.clone()), &raw) {
+            Ok(Change::Set(Stored::Null)) => "unset".to_owned(),
+            Ok(Change::Set(Stored::Integer(number))) => number.to_string(),
+            Ok(Change::Set(Stored::Real(number))) => format!("{number:?}"),
+            Ok(Change::Set(Stored::Text(text))) => format!("'{text}'"),
+            Ok(other) => format!("{other:?}"),
+            Err(error) => error.code.trim_start_matches("validation_").to_owned(),
+        };
+        assert_eq!(shown, expected, "{definition} {input}");
+    }
+
+    #[test]
+    fn texts() {
+        let text = json!({"type": "text", "min": 2, "max": 4, "pattern": "^[a-z\u{fc}]+$"});
+        check(&text, r#""ab""#, "'ab'");
+        check(
+            &text,
+            r#""\u00fc\u00fc\u00fc\u00fc""#,
+            "'\u{fc}\u{fc}\u{fc}\u{fc}'",
+        );
+        check(&text, r#""a""#, "too_short");
+        check(&text, r#""abcde""#, "too_long");
+        check(&text, r#""AB""#, "pattern");
+        check(&text, r#""""#, "unset");
+        check(&text, "null", "unset");
+        check(&text, "5", "invalid_value");
+        check(&json!({"type": "text"}), r#""a\u0000b""#, "invalid_text");
+        check(
+            &json!({"type": "text", "required": true}),
+            r#""""#,
+            "required",
+        );
+        check(
+            &json!({"type": "editor", "maxSize": 3}),
+            r#""abcd""#,
+            "too_long",
+        );
+    }
+
+    #[test]
+    fn addresses() {
+        let email = json!({"type": "email", "exceptDomains": ["bad.org"]});
+        check(&email, r#""a@b""#, "'a@b'");
+        for wrong in ["a", "@b", "a@", "a b@c", "a@b\\n"] {
+            check(&email, &format!("\"{wrong}\""), "invalid_email");
+        }
+        check(&email, r#""a@BAD.org""#, "domain");
+        let url = json!({"type": "url", "onlyDomains": ["ok.org"]});
+        check(
+            &url,
+            r#""https://u:p@ok.org:80/x?y""#,
+            "'https://u:p@ok.org:80/x?y'",
+        );
+        check(&url, r#""https://other.org""#, "domain");
+        for wrong in [
+            "ok.org",
+            "://ok.org",
+            "https://",
+            "1a://ok.org",
+            "https://ok.org/a b",
+        ] {
+            check(&url, &format!("\"{wrong}\""), "invalid_url");
+        }
+    }
+
+    #[test]
+    fn numbers_and_booleans() {
+        let number = json!({"type": "number", "min": -5, "max": 10});
+        check(&number, "7", "7");
+        check(&number, "7.5", "7.5");
+        check(&number, r#""7""#, "7");
+        check(&number, "11", "out_of_range");
+        check(&number, "null", "unset");
+        check(&number, r#""x""#, "invalid_number");
+        check(&number, "[1]", "invalid_value");
+        check(
+            &json!({"type": "number", "onlyInt": true}),
+            "1.5",
+            "only_int",
+        );
+        check(
+            &json!({"type": "number"}),
+            "9223372036854775807",
+            "9223372036854775807",
+        );
+        check(&json!({"type": "number", "required": true}), "0", "0");
+        check(
+            &json!({"type": "number", "required": true}),
+            "null",
+            "required",
+        );
+        check(&json!({"type": "bool"}), "true", "1");
+        check(&json!({"type": "bool"}), r#""false""#, "0");
+        check(&json!({"type": "bool"}), "2", "invalid_bool");
+    }
+
+    #[test]
+    fn times() {
+        check(&json!({"type": "date"}), r#""2026-02-28""#, "'2026-02-28'");
+        check(&json!({"type": "date"}), r#""2026-02-30""#, "invalid_date");
+        check(
+            &json!({"type": "date"}),
+            r#""2026-02-28T10:00Z""#,
+            "'2026-02-28T10:00:00.000Z'",
+        );
+        check(
+            &json!({"type": "date"}),
+            r#""2026-02-28 00:00:00 UTC""#,
+            "'2026-02-28T00:00:00.000Z'",
+        );
+        check(
+            &json!({"type": "date"}),
+            r#""2026-02-28 10""#,
+            "invalid_date",
+        );
+        let days = json!({"type": "date", "min": "2026-01-01 12:00", "max": "2026-01-31"});
+        check(&days, r#""2026-01-01""#, "out_of_range");
+        check(&days, r#""2026-01-01 12:00""#, "'2026-01-01T12:00:00.000Z'");
+        check(&days, r#""2026-01-31 00:00""#, "'2026-01-31T00:00:00.000Z'");
+        check(&days, r#""2026-01-31 00:00:00.001""#, "out_of_range");
+        let moment = json!({"type": "datetime", "min": "2026-01-01"});
+        check(
+            &moment,
+            r#""2026-02-28 10:00:00.1Z""#,
+            "'2026-02-28T10:00:00.100Z'",
+        );
+        check(&moment, r#""2025-02-28""#, "out_of_range");
+    }
+
+    #[test]
+    fn choices() {
+        let one = json!({"type": "select", "values": ["a", "b"]});
+        check(&one, r#""a""#, "'a'");
+        check(&one, r#"["a"]"#, "'a'");
+        check(&one, r#""c""#, "invalid_choice");
+        check(&one, r#"["a","b"]"#, "too_many_values");
+        let two = json!({"type": "select", "values": ["a", "b", "c"], "maxSelect": 2});
+        check(&two, r#"["b","a","b"]"#, r#"'["b","a"]'"#);
+        check(&two, "[]", "unset");
+        check(&two, r#"["a","b","c"]"#, "too_many_values");
+        check(
+            &json!({"type": "relation", "collectionId": "x"}),
+            r#""a/b""#,
+            "missing_relation",
+        );
+    }
+
+    #[test]
+    fn json_keeps_its_text_and_refuses_what_sqlite_could_not_read() {
+        let json = json!({"type": "json"});
+        check(&json, r#"{"b":1, "a":[1.10]}"#, r#"'{"b":1, "a":[1.10]}'"#);
+        check(&json, "null", "unset");
+        check(&json, r#""""#, r#"'""'"#);
+        check(
+            &json,
+            &format!("{}{}", "[".repeat(500), "]".repeat(500)),
+            "invalid_value",
+        );
+    }
+
+    #[test]
+    fn modifiers() {
+        assert_eq!(Modifier::split("tags+"), Some(("tags", Modifier::Plus)));
+        assert_eq!(Modifier::split("+tags"), Some(("tags", Modifier::Before)));
+        assert_eq!(Modifier::split("tags-"), Some(("tags", Modifier::Minus)));
+        assert_eq!(Modifier::split("tags"), None);
+        let number = field(json!({"name": "n", "type": "number"}));
+        let raw = RawValue::from_string("3".to_owned()).unwrap();
+        assert_eq!(
+            parse_modifier(&number, Modifier::Minus, &raw),
+            Ok(Change::Add(Stored::Integer(-3)))
+        );
+    }
+}

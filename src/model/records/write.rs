@@ -1,0 +1,315 @@
+//! The statements that insert and change rows of a collection, inside a write transaction.
+
+use rusqlite::types::Value as Stored;
+use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
+
+use super::query::{MAIN, Query, Sent, Trust};
+use super::resolve::Resolved;
+use super::version::next_updated;
+use super::{Scope, value};
+use crate::base::error::{Error, FieldError, FieldErrors, Kind, Result};
+use crate::base::{clock, ids};
+use crate::model::collections::{Collection, CollectionKind, TOKEN_KEY};
+use crate::model::filter::Expr;
+use crate::store::db::quote;
+use crate::store::files::table;
+
+/// SQLite's own key of a row.
+pub type Rowid = i64;
+
+/// Inserts a record; returns its row. `rule` is the one that admits it, if any has a say.
+pub fn insert(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    id: &str,
+    resolved: &Resolved,
+    rule: Option<&Expr>,
+) -> Result<Rowid> {
+    resolved.check()?;
+    let row = new_row(collection, id, resolved);
+    check_bytes(row.iter().map(|(_, stored)| stored))?;
+    let result = check_is_new_account(tx, scope, collection, id)
+        .and_then(|()| insert_row(tx, collection, &row));
+    // Whoever may not make a record shall not learn which ones there are.
+    if let (Err(error), Some(rule)) = (&result, rule)
+        && error.kind() == Kind::Invalid
+        && !is_admitted(tx, scope, collection, rule, &resolved.sent, &row)?
+    {
+        return Err(super::not_allowed());
+    }
+    add_files(tx, collection, id, resolved)?;
+    result
+}
+
+/// Adds the rows of the files that come along, of those that the record names now.
+fn add_files(
+    tx: &Connection,
+    collection: &Collection,
+    id: &str,
+    resolved: &Resolved,
+) -> Result<()> {
+    for file in &resolved.files {
+        let is_named = resolved.values.iter().any(|(at, stored)| {
+            let field = &collection.fields[*at];
+            field.name == file.field && value::load_list(field, stored).contains(&file.stored.name)
+        });
+        if is_named {
+            table::add(tx, &collection.id, id, &file.stored)?;
+        }
+    }
+    Ok(())
+}
+
+/// The columns of a new record and their values.
+type Row = Vec<(String, Stored)>;
+
+fn new_row(collection: &Collection, id: &str, resolved: &Resolved) -> Row {
+    let now = clock::now();
+    let time = |given: &Option<String>| Stored::Text(given.as_ref().unwrap_or(&now).clone());
+    let times = &resolved.times;
+    let mut row = vec![
+        ("id".to_owned(), Stored::Text(id.to_owned())),
+        ("created".to_owned(), time(&times.created)),
+        ("updated".to_owned(), time(&times.updated)),
+    ];
+    for (at, stored) in &resolved.values {
+        row.push((collection.fields[*at].name.clone(), stored.clone()));
+    }
+    row
+}
+
+fn insert_row(tx: &Connection, collection: &Collection, row: &Row) -> Result<Rowid> {
+    let mut columns: Vec<String> = row.iter().map(|(name, _)| quote(name)).collect();
+    let mut params: Vec<Stored> = row.iter().map(|(_, stored)| stored.clone()).collect();
+    if collection.kind == CollectionKind::Auth {
+        columns.push(TOKEN_KEY.to_owned());
+        params.push(Stored::Text(ids::token_key()?));
+    }
+    let places: Vec<String> = (1..=params.len()).map(|at| format!("?{at}")).collect();
+    let sql = format!(
+        "INSERT INTO {} ({}) VALUES ({})",
+        quote(&collection.name),
+        columns.join(", "),
+        places.join(", ")
+    );
+    let mut statement = tx.prepare_cached(&sql)?;
+    statement
+        .execute(params_from_iter(params))
+        .map_err(|error| refuse(collection, error))?;
+    Ok(tx.last_insert_rowid())
+}
+
+/// Whether a rule holds for a record that could not be inserted.
+fn is_admitted(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    rule: &Expr,
+    sent: &Sent,
+    row: &Row,
+) -> Result<bool> {
+    let values = row.iter().map(|(_, stored)| stored.clone()).collect();
+    let mut query = Query::new(&scope.collections, scope.input(Some(sent)), values);
+    let condition = query.condition(rule, collection, Trust::Rule)?;
+    let columns: Vec<String> = row
+        .iter()
+        .enumerate()
+        .map(|(at, (name, _))| format!("?{} AS {}", at + 1, quote(name)))
+        .collect();
+    let columns = columns.join(", ");
+    let sql = format!("SELECT 1 FROM (SELECT {columns}) AS {MAIN} WHERE {condition}");
+    let mut statement = tx.prepare_cached(&sql)?;
+    let found = statement.query_row(params_from_iter(query.into_params()), |_| Ok(()));
+    Ok(found.optional()?.is_some())
+}
+
+/// Changes a row.
+pub fn update(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    (rowid, id): (Rowid, &str),
+    resolved: &Resolved,
+) -> Result<()> {
+    resolved.check()?;
+    let table = quote(&collection.name);
+    let mut params = vec![Stored::Integer(rowid), Stored::Text(clock::now())];
+    let next = next_updated("?2");
+    let mut sql = format!("UPDATE {table} SET updated = {next}");
+    if let Some(updated) = &resolved.times.updated {
+        params.push(Stored::Text(updated.clone()));
+        // A client that sends back the record that it has read does not mean its time.
+        sql =
+            format!("UPDATE {table} SET updated = CASE WHEN updated = ?3 THEN {next} ELSE ?3 END");
+    }
+    if let Some(created) = &resolved.times.created {
+        params.push(Stored::Text(created.clone()));
+        sql += &format!(", created = ?{}", params.len());
+    }
+    let is_auth = collection.kind == CollectionKind::Auth;
+    let (mut new_email, mut renews) = (None, false);
+    let mut verified = "verified".to_owned();
+    for (at, stored) in &resolved.values {
+        let field = &collection.fields[*at];
+        params.push(stored.clone());
+        let place = params.len();
+        match field.name.as_str() {
+            "email" if is_auth => new_email = Some(place),
+            "verified" if is_auth => verified = format!("?{place}"),
+            _ => {}
+        }
+        renews |= is_auth && (field.name == "email" || field.is_secret());
+        sql += &format!(", {} = ?{place}", quote(&field.name));
+    }
+    if let Some(email) = new_email
+        && !scope.identity.manages()
+    {
+        // A new address is one that nobody has verified.
+        sql += &format!(
+            ", verified = CASE WHEN email = ?{email} COLLATE NOCASE THEN {verified} ELSE 0 END"
+        );
+    }
+    if renews {
+        params.push(Stored::Text(ids::token_key()?));
+        sql += &format!(", {TOKEN_KEY} = ?{}", params.len());
+    }
+    sql += " WHERE rowid = ?1";
+    let bytes = check_bytes(&params)?;
+    let mut statement = tx.prepare_cached(&sql)?;
+    statement
+        .execute(params_from_iter(params))
+        .map_err(|error| refuse(collection, error))?;
+    if bytes > BYTES_UNCOUNTED {
+        check_stored_bytes(tx, collection, rowid)?;
+    }
+    for name in &resolved.removed {
+        table::remove(tx, &collection.id, id, name)?;
+    }
+    add_files(tx, collection, id, resolved)
+}
+
+/// Rules know accounts by their ids alone, so no two accounts of a database have the same.
+fn check_is_new_account(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    id: &str,
+) -> Result<()> {
+    if collection.kind != CollectionKind::Auth {
+        return Ok(());
+    }
+    let all = scope.collections.all();
+    let others = all
+        .iter()
+        .filter(|other| other.kind == CollectionKind::Auth && other.id != collection.id);
+    for other in others {
+        if rowid_of(tx, other, id)?.is_some() {
+            let message = "Another account has this id already.";
+            let error = FieldError::new("validation_not_unique", message);
+            return Err(not_valid(FieldErrors::from([("id".to_owned(), error)])));
+        }
+    }
+    Ok(())
+}
+
+/// Most bytes of all values of a record.
+const BYTES_MAX: usize = 4 << 20;
+/// A change of fewer bytes is not followed by counting the record: even one such change for each of
+/// its fields would not exceed [`BYTES_MAX`].
+const BYTES_UNCOUNTED: usize = 16 << 10;
+
+/// The bytes of what is written.
+fn check_bytes<'a>(values: impl IntoIterator<Item = &'a Stored>) -> Result<usize> {
+    let size = |stored: &Stored| match stored {
+        Stored::Text(text) => text.len(),
+        _ => 8,
+    };
+    let bytes = values.into_iter().map(size).sum();
+    if bytes > BYTES_MAX {
+        Err(too_large())
+    } else {
+        Ok(bytes)
+    }
+}
+
+fn check_stored_bytes(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<()> {
+    let sizes: Vec<String> = collection
+        .fields
+        .iter()
+        .map(|field| format!("coalesce(octet_length({}), 0)", quote(&field.name)))
+        .collect();
+    let table = quote(&collection.name);
+    let sql = format!("SELECT {} FROM {table} WHERE rowid = ?1", sizes.join(" + "));
+    let bytes: i64 = tx
+        .prepare_cached(&sql)?
+        .query_row([rowid], |row| row.get(0))?;
+    if usize::try_from(bytes).is_ok_and(|bytes| bytes <= BYTES_MAX) {
+        Ok(())
+    } else {
+        Err(too_large())
+    }
+}
+
+fn too_large() -> Error {
+    Error::new(Kind::TooLarge, "A record holds at most 4 MiB.")
+}
+
+/// The row of the record with this id.
+pub fn rowid_of(tx: &Connection, collection: &Collection, id: &str) -> Result<Option<Rowid>> {
+    let sql = format!(
+        "SELECT rowid FROM {} WHERE id = ?1",
+        quote(&collection.name)
+    );
+    Ok(tx
+        .prepare_cached(&sql)?
+        .query_row([id], |row| row.get(0))
+        .optional()?)
+}
+
+/// Whether a rule holds for a row.
+pub fn holds(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    rowid: Rowid,
+    rule: &Expr,
+    sent: Option<&Sent>,
+) -> Result<bool> {
+    let input = scope.input(sent);
+    let mut query = Query::new(&scope.collections, input, vec![Stored::Integer(rowid)]);
+    let condition = query.condition(rule, collection, Trust::Rule)?;
+    let table = quote(&collection.name);
+    let sql = format!("SELECT 1 FROM {table} AS {MAIN} WHERE {MAIN}.rowid = ?1 AND {condition}");
+    let mut statement = tx.prepare_cached(&sql)?;
+    let found = statement
+        .query_row(params_from_iter(query.into_params()), |_| Ok(()))
+        .optional()?;
+    Ok(found.is_some())
+}
+
+pub fn not_valid(errors: FieldErrors) -> Error {
+    Error::fields("The record is not valid.", errors)
+}
+
+/// Turns SQLite's refusal of a duplicate into an error of the field: its text names the columns
+/// (`UNIQUE constraint failed: table.a, table.b`).
+pub fn refuse(collection: &Collection, error: rusqlite::Error) -> Error {
+    let text = error.to_string();
+    let Some(columns) = text.split("UNIQUE constraint failed: ").nth(1) else {
+        return error.into();
+    };
+    let prefix = format!("{}.", collection.name);
+    let errors = columns.split(", ").map(|column| {
+        let name = column.strip_prefix(&prefix).unwrap_or("id");
+        let message = "Another record has this value already.".to_owned();
+        (
+            name.to_owned(),
+            FieldError {
+                code: "validation_not_unique",
+                message,
+            },
+        )
+    });
+    not_valid(errors.collect())
+}

@@ -1,0 +1,191 @@
+//! Secrets of targets: written by clients and never read back.
+//!
+//! Answers show [`HIDDEN`] in the place of a signing secret and of the values of headers. A client
+//! that sends [`HIDDEN`] back keeps the stored value. It is refused where no value is stored, so it
+//! never becomes a value itself, and a stored value never moves to another URL of a list.
+
+use serde_json::{Map, Value};
+
+use super::wrong;
+use crate::base::error::Result;
+
+/// Shown in the place of a value.
+pub const HIDDEN: &str = "***";
+const SECRET: &str = "secret";
+const HEADERS: &str = "headers";
+const TRIGGERS: &str = "triggers";
+
+/// A header whose value says nothing that a log must not show.
+fn is_open(header: &str) -> bool {
+    header.eq_ignore_ascii_case("content-type")
+}
+
+/// Hides the secret and the headers of a target in its JSON form.
+pub fn hide(target: &mut Map<String, Value>) {
+    if let Some(secret) = target.get_mut(SECRET).filter(|secret| !secret.is_null()) {
+        *secret = Value::from(HIDDEN);
+    }
+    if let Some(Value::Object(headers)) = target.get_mut(HEADERS) {
+        for (header, value) in headers {
+            if !is_open(header) {
+                *value = Value::from(HIDDEN);
+            }
+        }
+    }
+}
+
+/// Puts stored values in the place of [`HIDDEN`]. An error names the attribute below `name`.
+pub fn keep(
+    name: &str,
+    target: &mut Map<String, Value>,
+    stored: Option<&Map<String, Value>>,
+) -> Result<()> {
+    let at = |key: &str| match name {
+        "" => key.to_owned(),
+        name => format!("{name}.{key}"),
+    };
+    let is_hidden = |value: &Value| value.as_str() == Some(HIDDEN);
+    let missing = |key: &str, what: &str| {
+        let message =
+            format!("{HIDDEN} keeps a stored value, and {what} has none here. Give the value.");
+        wrong(at(key), message)
+    };
+    if let Some(secret) = target.get_mut(SECRET).filter(|secret| is_hidden(secret)) {
+        let kept = stored
+            .and_then(|it| it.get(SECRET))
+            .filter(|it| !it.is_null());
+        *secret = kept.cloned().ok_or_else(|| missing(SECRET, "the secret"))?;
+    }
+    let Some(Value::Object(headers)) = target.get_mut(HEADERS) else {
+        return Ok(());
+    };
+    let kept = stored
+        .and_then(|it| it.get(HEADERS))
+        .and_then(Value::as_object);
+    for (header, value) in headers.iter_mut().filter(|(_, value)| is_hidden(value)) {
+        let same = |(name, _): &(&String, &Value)| name.eq_ignore_ascii_case(header);
+        let found = kept.and_then(|kept| kept.iter().find(same));
+        *value = found
+            .map(|(_, value)| value.clone())
+            .ok_or_else(|| missing(HEADERS, header))?;
+    }
+    Ok(())
+}
+
+/// Hides what the triggers in the options of a collection keep secret.
+pub fn hide_triggers(options: &mut Map<String, Value>) {
+    let Some(Value::Array(triggers)) = options.get_mut(TRIGGERS) else {
+        return;
+    };
+    for trigger in triggers.iter_mut().filter_map(Value::as_object_mut) {
+        hide(trigger);
+    }
+}
+
+/// Puts stored values into the triggers of new options. A trigger keeps those of the stored one that
+/// looks the same, or else of one with the same URL.
+pub fn keep_triggers(options: &mut Map<String, Value>, stored: &Map<String, Value>) -> Result<()> {
+    let Some(Value::Array(triggers)) = options.get_mut(TRIGGERS) else {
+        return Ok(());
+    };
+    let stored = stored.get(TRIGGERS).and_then(Value::as_array);
+    let stored: Vec<&Map<String, Value>> = stored
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
+        .collect();
+    for (at, trigger) in triggers.iter_mut().enumerate() {
+        let Value::Object(trigger) = trigger else {
+            continue;
+        };
+        let looks_same = |it: &&&Map<String, Value>| {
+            let mut shown = Map::clone(it);
+            hide(&mut shown);
+            shown == *trigger
+        };
+        let has_same_url = |it: &&&Map<String, Value>| it.get("url") == trigger.get("url");
+        let before = stored.iter().find(looks_same);
+        let before = before.or_else(|| stored.iter().find(has_same_url)).copied();
+        keep(&format!("options.{TRIGGERS}.{at}"), trigger, before)?;
+    }
+    Ok(())
+}
+
+/// Triggers that new options do not name stay.
+pub fn inherit_triggers(options: &mut Map<String, Value>, stored: &Map<String, Value>) {
+    if let Some(triggers) = stored.get(TRIGGERS)
+        && !options.contains_key(TRIGGERS)
+    {
+        options.insert(TRIGGERS.to_owned(), triggers.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn options(triggers: &Value) -> Map<String, Value> {
+        let options = json!({ "triggers": triggers });
+        options.as_object().unwrap().clone()
+    }
+
+    fn stored() -> Map<String, Value> {
+        options(&json!([
+            {"action": "create", "url": "http://a", "secret": "s1", "headers": {"X": "1"}},
+            {"action": "delete", "url": "http://a", "secret": "s2",
+             "headers": {"X": "2", "Content-Type": "text/x"}},
+            {"action": "*", "workflow": "w"},
+            {"action": "*", "url": "http://b", "secret": null, "headers": null},
+        ]))
+    }
+
+    #[test]
+    fn what_was_shown_can_be_sent_back() {
+        let mut shown = stored();
+        hide_triggers(&mut shown);
+        let text = Value::from(shown.clone()).to_string();
+        assert!(!text.contains("s1") && !text.contains(r#""2""#), "{text}");
+        assert_eq!(shown["triggers"][1]["headers"]["Content-Type"], "text/x");
+        keep_triggers(&mut shown, &stored()).unwrap();
+        assert_eq!(shown, stored());
+        // In another order, and with one of two that have the same URL.
+        let mut shown = stored();
+        hide_triggers(&mut shown);
+        let mut less = options(&json!([shown["triggers"][3], shown["triggers"][1]]));
+        keep_triggers(&mut less, &stored()).unwrap();
+        assert_eq!(less["triggers"][1], stored()["triggers"][1]);
+    }
+
+    #[test]
+    fn a_hidden_value_is_kept_only_where_it_was() {
+        for (trigger, name) in [
+            (json!({"url": "http://c", "secret": "***"}), "secret"),
+            (json!({"url": "http://b", "secret": "***"}), "secret"),
+            (
+                json!({"url": "http://c", "headers": {"X": "***"}}),
+                "headers",
+            ),
+            (
+                json!({"url": "http://a", "headers": {"Y": "***"}}),
+                "headers",
+            ),
+            (json!({"workflow": "w", "secret": "***"}), "secret"),
+        ] {
+            let error = keep_triggers(&mut options(&json!([trigger])), &stored()).unwrap_err();
+            let name = format!("options.triggers.0.{name}");
+            assert!(
+                error.field_errors().contains_key(&name),
+                "{trigger}: {error}"
+            );
+        }
+        let mut changed = options(&json!([
+            {"action": "*", "url": "http://a", "secret": "new", "headers": {"x": "***", "Z": "z"}}
+        ]));
+        keep_triggers(&mut changed, &stored()).unwrap();
+        let changed = &changed["triggers"][0];
+        assert_eq!(changed["secret"], "new");
+        assert_eq!(changed["headers"], json!({"x": "1", "Z": "z"}));
+    }
+}

@@ -1,0 +1,133 @@
+//! Query strings and percent encoding.
+//!
+//! Decoding follows what browsers do: `+` is a blank in a query (not in a path), and a `%` that
+//! begins no valid escape stands for itself. What does not decode to UTF-8 is refused, and so is a
+//! query of more than [`PAIRS_MAX`] pairs. Keeps the order and the repetitions of the pairs.
+
+use std::borrow::Cow;
+
+use crate::base::error::{Error, Result};
+
+/// Pairs in one query string.
+pub const PAIRS_MAX: usize = 100;
+
+/// Takes a raw query string apart. A name without `=` has an empty value; empty pairs are left
+/// out.
+pub fn parse(query: &str) -> Result<Vec<(String, String)>> {
+    parse_up_to(query, PAIRS_MAX)
+}
+
+/// The same for a query string, or a form in the body of a request, of at most `pairs_max` pairs.
+pub fn parse_up_to(query: &str, pairs_max: usize) -> Result<Vec<(String, String)>> {
+    let mut pairs = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        if pairs.len() == pairs_max {
+            return Err(Error::invalid(format!(
+                "There are more than {pairs_max} parameters."
+            )));
+        }
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        pairs.push((form_decode(name)?, form_decode(value)?));
+    }
+    Ok(pairs)
+}
+
+/// Decodes a part of a path. None if the result is not UTF-8. It may contain any character,
+/// `/` and NUL among them.
+pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('%') {
+        return Some(Cow::Borrowed(text));
+    }
+    String::from_utf8(decode_bytes(text.as_bytes()))
+        .ok()
+        .map(Cow::Owned)
+}
+
+fn form_decode(text: &str) -> Result<String> {
+    if !text.contains(['%', '+']) {
+        return Ok(text.to_owned());
+    }
+    let spaced = text.replace('+', " ");
+    String::from_utf8(decode_bytes(spaced.as_bytes()))
+        .map_err(|_| Error::invalid("A parameter is not valid UTF-8."))
+}
+
+fn decode_bytes(text: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        let (byte, next) = match escape(rest) {
+            Some(escaped) => (escaped, &rest[3..]),
+            None => (byte, after),
+        };
+        decoded.push(byte);
+        rest = next;
+    }
+    decoded
+}
+
+/// The byte that an escape at the start of `text` stands for.
+fn escape(text: &[u8]) -> Option<u8> {
+    let [b'%', high, low, ..] = *text else {
+        return None;
+    };
+    let high = char::from(high).to_digit(16)?;
+    let low = char::from(low).to_digit(16)?;
+    u8::try_from(high * 16 + low).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(query: &str, expected: &[(&str, &str)]) {
+        let pairs = parse(query).unwrap();
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(a, b)| (a.as_str(), b.as_str()))
+            .collect();
+        assert_eq!(pairs, expected, "{query}");
+    }
+
+    #[test]
+    fn pairs_are_taken_apart_and_decoded() {
+        check("", &[]);
+        check("a=1&b=2", &[("a", "1"), ("b", "2")]);
+        check("a=1&a=2", &[("a", "1"), ("a", "2")]);
+        check("a", &[("a", "")]);
+        check("=x", &[("", "x")]);
+        check("&&a=b&", &[("a", "b")]);
+        check("a=b=c", &[("a", "b=c")]);
+        check(
+            "filter=title%20%3D%20'x%26y'",
+            &[("filter", "title = 'x&y'")],
+        );
+        check("q=a+b%2Bc", &[("q", "a b+c")]);
+        check("q=%C3%A9", &[("q", "\u{e9}")]);
+        check(
+            "q=100%&r=%zz&s=%4",
+            &[("q", "100%"), ("r", "%zz"), ("s", "%4")],
+        );
+        check("q=%00", &[("q", "\0")]);
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_refused() {
+        for query in ["a=%ff", "a=%C3", "%80=a", "a=%C0%AF"] {
+            assert!(parse(query).is_err(), "{query}");
+        }
+        assert_eq!(percent_decode("%ff"), None);
+    }
+
+    #[test]
+    fn the_number_of_pairs_is_bounded() {
+        assert_eq!(parse(&"a=b&".repeat(100)).unwrap().len(), 100);
+        assert!(parse(&"a=b&".repeat(101)).is_err());
+    }
+
+    #[test]
+    fn paths_decode_without_plus() {
+        assert_eq!(percent_decode("a+b").as_deref(), Some("a+b"));
+        assert_eq!(percent_decode("a%2Fb%00%25").as_deref(), Some("a/b\0%"));
+    }
+}

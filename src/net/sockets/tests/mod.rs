@@ -1,0 +1,529 @@
+//! Sockets over loopback, with tungstenite's client or bare bytes at the other end.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::{Duration, Instant};
+
+use tungstenite::protocol::Role;
+use tungstenite::{Message, WebSocket};
+
+use super::{Flow, Hub, Link, Peer, Place, Settings, Text};
+use crate::base::budget::{Bounds, Budget, Network, Payer};
+use crate::base::error::Result;
+use crate::base::threads;
+use crate::base::threads::Stop;
+
+mod flow;
+mod room;
+mod strain;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Client = WebSocket<TcpStream>;
+
+#[derive(Debug, PartialEq, Eq)]
+enum Event {
+    Opened,
+    Text(String),
+    Closed,
+}
+
+/// Reports what it is told, and does what texts say.
+struct Recorder {
+    events: Sender<Event>,
+    links: Sender<Link>,
+    link: Option<Link>,
+}
+
+impl Peer for Recorder {
+    fn opened(&mut self, link: Link) {
+        let _ = self.events.send(Event::Opened);
+        let _ = self.links.send(link.clone());
+        self.link = Some(link);
+    }
+
+    fn received(&mut self, text: &str) -> Flow {
+        assert!(text != "panic", "on purpose");
+        let _ = self.events.send(Event::Text(text.to_owned()));
+        let link = self.link.as_ref().unwrap();
+        if let Some(text) = text.strip_prefix("echo ") {
+            link.send(text.into());
+        }
+        if text == "hold, too late" {
+            link.resume();
+        }
+        if text.starts_with("hold") {
+            Flow::Hold
+        } else {
+            Flow::Go
+        }
+    }
+
+    fn closed(&mut self) {
+        let _ = self.events.send(Event::Closed);
+    }
+}
+
+/// Both ends of a socket.
+struct Pair {
+    stream: TcpStream,
+    link: Link,
+    events: Receiver<Event>,
+}
+
+impl Pair {
+    fn next(&self) -> Event {
+        self.events.recv_timeout(PATIENCE).unwrap()
+    }
+
+    /// The end, after whatever came before.
+    fn await_end(&self) {
+        while self.next() != Event::Closed {}
+    }
+
+    fn client(self) -> (Client, Link, Receiver<Event>) {
+        let client = WebSocket::from_raw_socket(self.stream, Role::Client, None);
+        (client, self.link, self.events)
+    }
+
+    /// What the server says until it hangs up.
+    fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = self.stream.read_to_end(&mut bytes);
+        bytes
+    }
+}
+
+fn hub(change: impl FnOnce(&mut Settings)) -> Hub {
+    hub_of(10_000, 1 << 30, change)
+}
+
+/// A hub for so many sockets and so many bytes that wait.
+fn hub_of(sockets: u64, outboxes: u64, change: impl FnOnce(&mut Settings)) -> Hub {
+    let mut settings = Settings {
+        close_grace: Duration::from_millis(400),
+        ..Settings::default()
+    };
+    change(&mut settings);
+    Hub::start(settings, &budget(sockets), &budget(outboxes)).unwrap()
+}
+
+/// A budget with half for a network, and half for callers without credentials.
+fn budget(total: u64) -> Arc<Budget> {
+    let bounds = Bounds {
+        total,
+        network: total,
+        anonymous: total / 2,
+    };
+    Budget::new("test", bounds)
+}
+
+fn reserve(hub: &Hub) -> Result<Place> {
+    hub.reserve(payer(1, true))
+}
+
+/// Somebody in the network of this number.
+fn payer(network: u32, has_credentials: bool) -> Payer {
+    Payer {
+        network: Network::V4(network),
+        has_credentials,
+    }
+}
+
+fn streams() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    ours.set_read_timeout(Some(PATIENCE)).unwrap();
+    ours.set_write_timeout(Some(PATIENCE)).unwrap();
+    ours.set_nodelay(true).unwrap();
+    (ours, listener.accept().unwrap().0)
+}
+
+fn connect_early(hub: &Hub, early: Vec<u8>) -> Pair {
+    let (ours, theirs) = streams();
+    connect_over(hub, ours, theirs, early)
+}
+
+fn connect_over(hub: &Hub, ours: TcpStream, theirs: TcpStream, early: Vec<u8>) -> Pair {
+    connect_at(reserve(hub).unwrap(), ours, theirs, early)
+}
+
+fn connect_at(place: Place, ours: TcpStream, theirs: TcpStream, early: Vec<u8>) -> Pair {
+    let (events, received) = mpsc::channel();
+    let (links, given) = mpsc::channel();
+    let peer = Recorder {
+        events,
+        links,
+        link: None,
+    };
+    place.adopt(Arc::new(theirs), early, Box::new(peer));
+    let link = given.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(received.recv_timeout(PATIENCE).unwrap(), Event::Opened);
+    Pair {
+        stream: ours,
+        link,
+        events: received,
+    }
+}
+
+fn connect(hub: &Hub) -> Pair {
+    connect_early(hub, Vec::new())
+}
+
+/// A frame as a client sends it; the mask is zero.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    if payload.len() < 126 {
+        frame.push(0x80 | payload.len() as u8);
+    } else {
+        frame.push(0xff);
+        frame.extend((payload.len() as u64).to_be_bytes());
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let (pause, begun) = (Stop::new(), Instant::now());
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        pause.wait(Duration::from_millis(2));
+    }
+}
+
+fn stop(hub: &Hub) {
+    assert!(hub.stop(Instant::now() + PATIENCE));
+    assert_eq!(hub.counters().open, 0);
+}
+
+/// The code of the close that comes next.
+fn close_code(client: &mut Client) -> u16 {
+    loop {
+        match client.read().unwrap() {
+            Message::Close(frame) => return frame.unwrap().code.into(),
+            Message::Ping(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn echo(client: &mut Client, text: &str) {
+    client.send(format!("echo {text}").into()).unwrap();
+    assert_eq!(client.read().unwrap(), Message::text(text));
+}
+
+#[test]
+fn texts_go_both_ways_and_a_close_is_answered() {
+    let hub = hub(|_| {});
+    let (mut client, link, events) = connect(&hub).client();
+    for text in ["", "a", "\u{e9}\u{1f600}", &"long ".repeat(100_000)] {
+        echo(&mut client, text);
+        let event = events.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(event, Event::Text(format!("echo {text}")));
+    }
+    client.send(Message::Ping(vec![7].into())).unwrap();
+    assert_eq!(client.read().unwrap(), Message::Pong(vec![7].into()));
+    client.close(None).unwrap();
+    assert!(matches!(client.read(), Ok(Message::Close(None))));
+    assert!(matches!(
+        client.read(),
+        Err(tungstenite::Error::ConnectionClosed)
+    ));
+    assert_eq!(events.recv_timeout(PATIENCE).unwrap(), Event::Closed);
+    assert!(!link.is_open() && !link.send("x".into()));
+    wait_until("the place is free", || hub.counters().open == 0);
+    let counters = hub.counters();
+    assert_eq!((counters.opened, counters.closed), (1, 1));
+    assert_eq!((counters.messages_in, counters.messages_out), (4, 4));
+    stop(&hub);
+}
+
+#[test]
+fn texts_of_one_sender_arrive_in_order_whoever_sends_beside() {
+    const SENDERS: usize = 8;
+    const TEXTS: usize = 3000;
+    let hub = hub(|settings| settings.outbox_bytes_max = 64 << 20);
+    let (mut client, link, _events) = connect(&hub).client();
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            let link = link.clone();
+            threads::spawn("sender", move || {
+                for text in 0..TEXTS {
+                    assert!(link.send(format!("{sender} {text}").into()));
+                }
+            })
+            .unwrap()
+        })
+        .collect();
+    let mut next = [0; SENDERS];
+    for _ in 0..SENDERS * TEXTS {
+        let message = client.read().unwrap().into_text().unwrap();
+        let (sender, text) = message.split_once(' ').unwrap();
+        let sender: usize = sender.parse().unwrap();
+        assert_eq!(text.parse::<usize>().unwrap(), next[sender]);
+        next[sender] += 1;
+    }
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    stop(&hub);
+}
+
+#[test]
+fn one_text_may_be_longer_than_the_queue() {
+    let hub = hub(|settings| settings.outbox_bytes_max = 1000);
+    let (mut client, link, _events) = connect(&hub).client();
+    let long = "\u{e9}".repeat(1 << 20);
+    assert!(link.send(long.as_str().into()));
+    assert_eq!(client.read().unwrap().into_text().unwrap().as_str(), long);
+    stop(&hub);
+}
+
+#[test]
+fn silence_is_death_whatever_came_before() {
+    let hub = hub(|settings| settings.ping_every = Duration::from_millis(200));
+    let begun = Instant::now();
+    let silent = connect(&hub);
+    let mut half = connect(&hub);
+    half.stream.write_all(&frame(0x81, b"half")[..7]).unwrap();
+    silent.await_end();
+    half.await_end();
+    // The first ping comes after half of the pause at the earliest, the end two pauses later.
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    assert_eq!(hub.counters().dead_closed, 2);
+    stop(&hub);
+}
+
+#[test]
+fn pongs_keep_a_socket_alive() {
+    let hub = hub(|settings| settings.ping_every = Duration::from_millis(50));
+    let (mut client, link, _events) = connect(&hub).client();
+    let mut pings = 0;
+    while pings < 12 {
+        assert!(matches!(client.read(), Ok(Message::Ping(_))));
+        pings += 1;
+    }
+    assert!(link.is_open());
+    stop(&hub);
+}
+
+#[test]
+fn early_bytes_are_the_first_to_be_read() {
+    let hub = hub(|_| {});
+    let mut early = frame(0x81, b"one");
+    let second = frame(0x81, b"two");
+    early.extend(&second[..3]);
+    let mut pair = connect_early(&hub, early);
+    assert_eq!(pair.next(), Event::Text("one".to_owned()));
+    pair.stream.write_all(&second[3..]).unwrap();
+    assert_eq!(pair.next(), Event::Text("two".to_owned()));
+    stop(&hub);
+}
+
+#[test]
+fn a_panic_of_a_peer_costs_its_socket_only() {
+    let hub = hub(|_| {});
+    let (mut other, ..) = connect(&hub).client();
+    let (mut client, link, events) = connect(&hub).client();
+    client.send("panic".into()).unwrap();
+    assert_eq!(close_code(&mut client), 1011);
+    drop(client);
+    assert_eq!(events.recv_timeout(PATIENCE).unwrap(), Event::Closed);
+    assert!(!link.is_open());
+    echo(&mut other, "unharmed");
+    stop(&hub);
+}
+
+/// Panics wherever it can.
+struct Hostile;
+
+impl Peer for Hostile {
+    fn opened(&mut self, _: Link) {
+        panic!("on purpose");
+    }
+
+    fn received(&mut self, _: &str) -> Flow {
+        panic!("on purpose");
+    }
+
+    fn closed(&mut self) {
+        panic!("on purpose");
+    }
+}
+
+#[test]
+fn panics_at_the_beginning_and_the_end_are_caught_too() {
+    let hub = hub(|_| {});
+    let (ours, theirs) = streams();
+    let place = reserve(&hub).unwrap();
+    place.adopt(Arc::new(theirs), frame(0x81, b"x"), Box::new(Hostile));
+    let mut client = WebSocket::from_raw_socket(ours, Role::Client, None);
+    assert_eq!(close_code(&mut client), 1011);
+    drop(client);
+    wait_until("the place is free", || hub.counters().open == 0);
+    echo(&mut connect(&hub).client().0, "unharmed");
+    stop(&hub);
+}
+
+#[test]
+fn a_close_follows_what_is_queued() {
+    let hub = hub(|_| {});
+    let (mut client, link, events) = connect(&hub).client();
+    for text in 0..100 {
+        link.send(text.to_string().into());
+    }
+    link.close(4000, &"\u{e9}".repeat(100));
+    assert!(!link.is_open() && !link.send("late".into()));
+    link.close(4001, "twice");
+    for text in 0..100 {
+        assert_eq!(client.read().unwrap(), Message::text(text.to_string()));
+    }
+    assert_eq!(close_code(&mut client), 4000);
+    while client.read().is_ok() {}
+    assert_eq!(events.recv_timeout(PATIENCE).unwrap(), Event::Closed);
+    stop(&hub);
+}
+
+#[test]
+fn who_does_not_answer_a_close_is_dropped() {
+    let hub = hub(|settings| settings.close_grace = Duration::from_millis(200));
+    let mut pair = connect(&hub);
+    let begun = Instant::now();
+    pair.link.close(1000, "");
+    let said = pair.rest();
+    assert_eq!(said, [0x88, 2, 0x03, 0xe8]);
+    pair.await_end();
+    let took = begun.elapsed();
+    assert!(
+        took >= Duration::from_millis(200) && took < Duration::from_secs(2),
+        "{took:?}"
+    );
+    stop(&hub);
+}
+
+#[test]
+fn a_stop_says_goodbye_to_all_and_lets_go_of_the_peers() {
+    let hub = hub(|_| {});
+    let mut clients: Vec<_> = (0..50).map(|_| connect(&hub).client()).collect();
+    let readers: Vec<_> = clients
+        .drain(..)
+        .map(|(mut client, link, events)| {
+            link.send("last words".into());
+            threads::spawn("reader", move || {
+                assert_eq!(client.read().unwrap(), Message::text("last words"));
+                assert_eq!(close_code(&mut client), 1001);
+                while client.read().is_ok() {}
+                events
+            })
+            .unwrap()
+        })
+        .collect();
+    let begun = Instant::now();
+    stop(&hub);
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    for reader in readers {
+        let events = reader.join().unwrap();
+        assert_eq!(events.try_iter().last(), Some(Event::Closed));
+    }
+    assert!(reserve(&hub).is_err());
+}
+
+#[test]
+fn a_stop_ends_in_time_whatever_peers_do() {
+    let hub = hub(|_| {});
+    let place = reserve(&hub).unwrap();
+    let mute: Vec<_> = (0..10).map(|_| connect(&hub)).collect();
+    for pair in &mute {
+        pair.link.send("x".repeat(8 << 20).as_str().into());
+    }
+    let begun = Instant::now();
+    assert!(hub.stop(begun + Duration::from_millis(700)));
+    assert!(begun.elapsed() < Duration::from_millis(700));
+    for pair in &mute {
+        pair.await_end();
+    }
+    // Who comes late is turned away.
+    let (mut ours, theirs) = streams();
+    place.adopt(Arc::new(theirs), Vec::new(), Box::new(Hostile));
+    assert_eq!(ours.read(&mut [0; 10]).unwrap(), 0);
+    assert_eq!(hub.counters().open, 0);
+}
+
+#[test]
+fn a_hub_that_is_dropped_ends_its_sockets() {
+    let pair = connect(&hub(|_| {}));
+    pair.await_end();
+}
+
+#[test]
+fn never_are_there_more_sockets_than_places() {
+    const THREADS: usize = 16;
+    let hub = Arc::new(hub_of(20, 1 << 30, |_| {}));
+    let start = Arc::new(Barrier::new(THREADS));
+    let threads: Vec<_> = (0..THREADS)
+        .map(|_| {
+            let (hub, start) = (Arc::clone(&hub), Arc::clone(&start));
+            threads::spawn("adopter", move || {
+                start.wait();
+                let pairs = (0..10).filter_map(|_| {
+                    let place = reserve(&hub).ok()?;
+                    assert!(hub.counters().open <= 20);
+                    let (ours, theirs) = streams();
+                    place.adopt(Arc::new(theirs), Vec::new(), Box::new(Silent));
+                    Some(ours)
+                });
+                pairs.collect::<Vec<_>>()
+            })
+            .unwrap()
+        })
+        .collect();
+    let kept: Vec<_> = threads
+        .into_iter()
+        .flat_map(|it| it.join().unwrap())
+        .collect();
+    assert_eq!((kept.len(), hub.counters().open), (20, 20));
+    assert!(reserve(&hub).is_err());
+    drop(kept);
+    wait_until("the places are free", || hub.counters().open == 0);
+    drop(reserve(&hub).unwrap());
+    stop(&hub);
+}
+
+/// Takes what comes.
+struct Silent;
+
+impl Peer for Silent {
+    fn opened(&mut self, _: Link) {}
+    fn received(&mut self, _: &str) -> Flow {
+        Flow::Go
+    }
+    fn closed(&mut self) {}
+}
+
+#[test]
+fn five_hundred_sockets_are_served() {
+    let hub = hub(|_| {});
+    let mut clients: Vec<_> = (0..500).map(|_| connect(&hub).client()).collect();
+    for round in 0..3 {
+        for (at, (client, ..)) in clients.iter_mut().enumerate() {
+            client.send(format!("echo {round} {at}").into()).unwrap();
+        }
+        for (at, (client, ..)) in clients.iter_mut().enumerate() {
+            let text = client.read().unwrap().into_text().unwrap();
+            assert_eq!(text.as_str(), format!("{round} {at}"));
+        }
+    }
+    let text: Text = "to all".into();
+    for (_, link, _) in &clients {
+        assert!(link.send(text.clone()));
+    }
+    for (client, ..) in &mut clients {
+        assert_eq!(client.read().unwrap(), Message::text("to all"));
+    }
+    drop(clients);
+    wait_until("all are gone", || hub.counters().open == 0);
+    stop(&hub);
+}

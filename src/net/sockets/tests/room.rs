@@ -1,0 +1,253 @@
+//! The budget of what waits to be sent: who pays, and who is dropped when it is used up.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use rustix::net::sockopt;
+
+use super::{
+    Client, Hub, Link, Message, Pair, Settings, Text, connect_at, hub_of, payer, stop, streams,
+    wait_until,
+};
+use crate::base::budget::Payer;
+
+/// A socket of which nothing is read, with next to no room in the system.
+fn stalled(hub: &Hub, payer: Payer) -> Pair {
+    let (ours, theirs) = streams();
+    sockopt::set_socket_recv_buffer_size(&ours, 4096).unwrap();
+    sockopt::set_socket_send_buffer_size(&theirs, 16 << 10).unwrap();
+    let pair = connect_at(hub.reserve(payer).unwrap(), ours, theirs, Vec::new());
+    pair.link.send(text(100_000));
+    pair
+}
+
+/// A client that takes what it is sent from now on.
+fn quick(pair: Pair) -> Client {
+    sockopt::set_socket_recv_buffer_size(&pair.stream, 1 << 20).unwrap();
+    pair.client().0
+}
+
+/// Nobody is taken for dead because the small buffers are slow.
+fn without_pings(settings: &mut Settings) {
+    settings.ping_every = Duration::from_secs(600);
+}
+
+fn text(bytes: usize) -> Text {
+    "x".repeat(bytes).into()
+}
+
+/// A thousand strangers that read nothing made the server hold a megabyte for each of them. Now all that waits
+/// has a bound, and a share for strangers; where that is used up, those with the most are dropped, and the
+/// others do not notice.
+#[test]
+fn the_fullest_outbox_makes_room() {
+    let hub = hub_of(100, 2_000_000, without_pings);
+    let full = stalled(&hub, payer(1, false));
+    for _ in 0..4 {
+        assert!(full.link.send(text(100_000)));
+    }
+    let others: Vec<Pair> = (2..6).map(|it| stalled(&hub, payer(it, false))).collect();
+    let member = stalled(&hub, payer(7, true));
+    for _ in 0..5 {
+        assert!(member.link.send(text(100_000)));
+    }
+    assert_eq!(hub.counters().slow_closed, 0);
+    // Strangers hold 900,000 of 1,000,000 bytes.
+    assert!(others[0].link.send(text(150_000)));
+    full.await_end();
+    assert!(!full.link.is_open());
+    assert!(others.iter().all(|it| it.link.is_open()) && member.link.is_open());
+    wait_until("it is counted", || hub.counters().slow_closed == 1);
+    for pair in others.into_iter().chain([member]) {
+        let expected = Message::text("x".repeat(100_000));
+        assert_eq!(quick(pair).read().unwrap(), expected);
+    }
+    wait_until("all is given back", || hub.core.outboxes.used() == 0);
+    stop(&hub);
+}
+
+#[test]
+fn a_text_that_waits_for_many_is_charged_once_and_given_back_once() {
+    let hub = hub_of(100, 1_500_000, without_pings);
+    let pairs: Vec<Pair> = (1..4)
+        .map(|it| stalled(&hub, payer(it, it % 2 == 0)))
+        .collect();
+    let before = hub.core.outboxes.used();
+    let shared = text(120_000);
+    for pair in &pairs {
+        assert!(pair.link.send(shared.clone()));
+    }
+    drop(shared);
+    let used = hub.core.outboxes.used();
+    assert!(used > before && used < before + 121_000, "{before} {used}");
+    assert_eq!(hub.counters().slow_closed, 0);
+    for (at, pair) in pairs.into_iter().enumerate() {
+        assert!(hub.core.outboxes.used() >= 120_000, "{at}");
+        let mut client = quick(pair);
+        for size in [100_000, 120_000] {
+            assert_eq!(client.read().unwrap().len(), size);
+        }
+    }
+    wait_until("all is given back", || hub.core.outboxes.used() == 0);
+    stop(&hub);
+}
+
+/// Places in line cost memory as well: a short text that waits ten thousand times is not for free.
+#[test]
+fn many_short_texts_are_charged_for_their_places() {
+    let hub = hub_of(100, 1_000_000, |_| {});
+    let pair = stalled(&hub, payer(1, true));
+    let before = hub.core.outboxes.used();
+    let short = text(1);
+    for _ in 0..10_000 {
+        assert!(pair.link.send(short.clone()));
+    }
+    let used = hub.core.outboxes.used() - before;
+    assert!((100_000..300_000).contains(&used), "{used}");
+    drop(pair);
+    wait_until("all is given back", || {
+        hub.counters().open == 0 && hub.core.outboxes.used() == 65
+    });
+    drop(short);
+    assert_eq!(hub.core.outboxes.used(), 0);
+    stop(&hub);
+}
+
+#[test]
+fn a_socket_is_charged_to_who_has_signed_in_and_closed_when_there_is_no_room_for_strangers() {
+    let hub = hub_of(4, 1 << 20, |_| {});
+    let connect = |network, has_credentials| {
+        let (ours, theirs) = streams();
+        let place = hub.reserve(payer(network, has_credentials)).unwrap();
+        connect_at(place, ours, theirs, Vec::new())
+    };
+    let first = connect(1, false);
+    let _second = connect(2, false);
+    assert!(hub.reserve(payer(3, false)).is_err());
+    first.link.set_has_credentials(true);
+    assert!(first.link.payer().has_credentials);
+    let _third = connect(3, false);
+    first.link.set_has_credentials(false);
+    assert_eq!(super::close_code(&mut first.client().0), 1013);
+    wait_until("its place is free", || hub.counters().open == 2);
+    drop(hub.reserve(payer(1, true)).unwrap());
+    stop(&hub);
+}
+
+/// The outbox of a socket that the hub does not know, so that it is sent only what a test takes from it.
+fn unsent(hub: &Hub, payer: Payer) -> Link {
+    let place = hub.reserve(payer).unwrap();
+    Link::new(hub.core.tokens.fetch_add(1, Relaxed), place)
+}
+
+/// Takes all texts out of an outbox, as the hub does when the system accepts them.
+fn take_all(link: &Link) {
+    let mut sent = None;
+    while let Some(next) = link.next(sent.as_deref()) {
+        sent = Some(next);
+    }
+}
+
+fn count_open(links: &[Link]) -> usize {
+    links.iter().filter(|it| it.is_open()).count()
+}
+
+/// Ends these sockets and then the hub.
+fn end(hub: &Hub, links: impl Iterator<Item = Link>) {
+    links.for_each(|link| link.end());
+    assert_eq!(hub.core.outboxes.used(), 0);
+    stop(hub);
+}
+
+/// Thousands of sockets with a little each used up a share while none of them was blamed: each further text
+/// dropped the fullest socket of another payer, and was queued beyond the bound.
+#[test]
+fn many_small_outboxes_that_use_up_a_share_are_blamed() {
+    let hub = hub_of(1000, 2_000_000, |_| {});
+    let small: Vec<Link> = (0..80).map(|it| unsent(&hub, payer(it, false))).collect();
+    for link in &small {
+        assert!(link.send(text(12_000)));
+    }
+    let member = unsent(&hub, payer(100, true));
+    assert!(member.send(text(300_000)));
+    // Strangers may hold 1,000,000 bytes, and hold 965,120.
+    let stranger = unsent(&hub, payer(101, false));
+    assert!(stranger.send(text(40_000)));
+    assert!(member.is_open());
+    // A sixteenth of the budget is made room for.
+    assert_eq!(count_open(&small), 80 - 11);
+    let used = 69 * 12_064 + 40_064 + 300_064;
+    assert_eq!(hub.core.outboxes.used(), used);
+    // Now there is room for further texts.
+    assert!(stranger.send(text(80_000)));
+    assert_eq!(hub.core.outboxes.used(), used + 80_064);
+    assert_eq!(count_open(&small), 80 - 11);
+    end(&hub, small.into_iter().chain([member, stranger]));
+}
+
+/// A text is charged to the first outbox that it waits in, and may wait in those of other payers for longer.
+#[test]
+fn texts_that_are_charged_to_a_share_make_room_in_it_wherever_they_wait() {
+    let hub = hub_of(1000, 2_000_000, |_| {});
+    let quick = unsent(&hub, payer(1, false));
+    let (holder, member) = (unsent(&hub, payer(2, true)), unsent(&hub, payer(3, true)));
+    let shared = [text(480_000), text(480_000)];
+    for text in &shared {
+        assert!(quick.send(text.clone()) && holder.send(text.clone()));
+    }
+    take_all(&quick);
+    for _ in 0..2 {
+        assert!(member.send(text(485_000)));
+    }
+    drop(shared);
+    // Strangers are charged for 960,128 of 1,000,000 bytes.
+    assert!(quick.send(text(60_000)));
+    assert!(quick.is_open() && member.is_open() && !holder.is_open());
+    assert_eq!(hub.core.outboxes.used(), 970_128 + 60_064);
+    end(&hub, [quick, holder, member].into_iter());
+}
+
+/// If no outbox holds what uses up a share, a socket of that share for which there is no room is dropped.
+#[test]
+fn a_text_is_not_queued_when_no_outbox_can_make_room() {
+    let hub = hub_of(1000, 2_000_000, |_| {});
+    let (quick, member) = (unsent(&hub, payer(1, false)), unsent(&hub, payer(2, true)));
+    let kept = [text(490_000), text(490_000)];
+    for text in &kept {
+        assert!(quick.send(text.clone()));
+    }
+    take_all(&quick);
+    assert!(member.send(text(500_000)));
+    assert!(!quick.send(text(60_000)));
+    assert!(!quick.is_open() && member.is_open());
+    drop(kept);
+    assert_eq!(hub.core.outboxes.used(), 500_064);
+    end(&hub, [quick, member].into_iter());
+}
+
+/// A text that the hub is sending is given back only when it has ended the socket. Until then as many bytes may be
+/// queued without a charge, and no more sockets are dropped for it.
+#[test]
+fn room_that_the_hub_is_about_to_give_back_is_used_once() {
+    let hub = hub_of(1000, 2_000_000, |_| {});
+    let slow: Vec<Link> = (0..9).map(|it| unsent(&hub, payer(it, false))).collect();
+    let sending: Vec<Text> = slow
+        .iter()
+        .filter_map(|link| {
+            assert!(link.send(text(100_000)));
+            link.next(None)
+        })
+        .collect();
+    let used = 9 * 100_064;
+    assert_eq!((sending.len(), hub.core.outboxes.used()), (9, used));
+    let quick = unsent(&hub, payer(10, false));
+    // Two make room for two texts.
+    for open in [7, 7, 5, 5, 3] {
+        assert!(quick.send(text(100_000)));
+        take_all(&quick);
+        assert_eq!(count_open(&slow), open);
+        assert_eq!(hub.core.outboxes.used(), used);
+    }
+    drop(sending);
+    end(&hub, slow.into_iter().chain([quick]));
+}

@@ -1,0 +1,551 @@
+//! Copying: databases as pages, files with their hashes. The order is what makes it one state; the parent
+//! module says how.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use super::file::{copy, create};
+use super::manifest::{Manifest, Part, SECRET};
+use super::{Job, lost, refused, storage};
+use crate::base::error::{Error, Result, ResultExt as _};
+use crate::base::threads::Stop;
+use crate::base::{crypto, failpoints, ids};
+use crate::model::collections;
+use crate::store::db::Connection;
+use crate::store::db::pages::{PageReader, Snapshot};
+use crate::store::files::journal::PAGE;
+use crate::store::files::{FilePath, Stored, table};
+use crate::store::{db, node};
+
+/// How often a state is given up because a file of it has vanished, or definitions have changed.
+const TRIES: u32 = 20;
+/// A replica gets files after the databases that name them: how long to wait for these in all, and how often to
+/// look.
+const FILES_WAIT: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Between two words on how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Where a file is until it is whole.
+const PARTIAL: &str = ".partial";
+
+/// Stands for a path and a content: half of their SHA-256, since there may be millions.
+type Mark = [u8; 16];
+
+/// The files that could not be had, and why.
+type Lost = Vec<(FilePath, Fate)>;
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Here,
+    /// It is not in the storage.
+    Vanished,
+    /// Its bytes are not those that were stored.
+    Damaged,
+}
+
+/// What the copied state of a database names.
+#[derive(Default)]
+struct Named {
+    files: HashSet<Mark>,
+    bytes: u64,
+    missing: u64,
+}
+
+/// See the module documentation.
+pub struct Copier<'a> {
+    job: Job<'a>,
+    state: PathBuf,
+    /// The state of the earlier backup.
+    earlier: Option<PathBuf>,
+    /// Files that are known to be in the backup, whole.
+    have: HashSet<Mark>,
+    /// By database.
+    named: BTreeMap<String, Named>,
+    /// A hash of the definitions of each database that is copied, from before that.
+    definitions: BTreeMap<String, Option<u64>>,
+    pub copied: u64,
+    pub copied_bytes: u64,
+    told: Instant,
+    /// How long files may still be waited for.
+    patience: Duration,
+    /// How often tables may still be waited for that have not followed their definitions.
+    lags: u32,
+}
+
+impl<'a> Copier<'a> {
+    pub fn new(job: Job<'a>, state: PathBuf, earlier: Option<PathBuf>) -> Copier<'a> {
+        Copier {
+            job,
+            state,
+            earlier,
+            have: HashSet::new(),
+            named: BTreeMap::new(),
+            definitions: BTreeMap::new(),
+            copied: 0,
+            copied_bytes: 0,
+            told: Instant::now(),
+            patience: Duration::ZERO,
+            lags: 0,
+        }
+    }
+
+    fn is_replica(&self) -> bool {
+        let local = self.state.join(format!("{}.db", db::LOCAL));
+        db::still::open(&local, self.job.settings.prepare)
+            .is_ok_and(|local| node::is_replica_in(&local))
+    }
+
+    /// Copies everything, and notes what it was.
+    pub fn run(&mut self, manifest: &mut Manifest) -> Result<()> {
+        self.copy_database(db::LOCAL)?;
+        if self.is_replica() {
+            self.patience = FILES_WAIT;
+            self.lags = TRIES / 2;
+        }
+        self.copy_default_and_tenants()?;
+        self.copy_database(db::WORKFLOWS)?;
+        self.copy_stats()?;
+        self.copy_secret()?;
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(&self.state).context("read what was copied")? {
+            names.insert(entry?.file_name().to_string_lossy().into_owned());
+        }
+        for name in names {
+            manifest.parts.push(Part::of(&self.state, &name)?);
+        }
+        for named in self.named.values() {
+            manifest.files += named.files.len() as u64;
+            manifest.bytes = manifest.bytes.saturating_add(named.bytes);
+            manifest.missing += named.missing;
+        }
+        Ok(())
+    }
+
+    /// A server does without them, and so does a backup.
+    fn copy_stats(&mut self) -> Result<()> {
+        match self.copy_database(db::STATS) {
+            Err(error) if db::is_useless(&error) => {
+                (self.job.tell)(&format!("The statistics are not in the backup: {error}"));
+                let _ = fs::remove_file(self.state.join(format!("{}.db", db::STATS)));
+                Ok(())
+            }
+            copied => copied.map(drop),
+        }
+    }
+
+    /// A definition and its table are of one state when no definition of that database has changed from
+    /// before its copy until `default.db` is looked at.
+    fn copy_default_and_tenants(&mut self) -> Result<()> {
+        let mut names = db::names(self.job.data_dir)?;
+        names.retain(|name| name != db::DEFAULT);
+        for _ in 0..TRIES {
+            let definitions = self.present_definitions()?;
+            for name in &names {
+                let hash = definitions.get(name).copied();
+                self.definitions.insert(name.clone(), hash);
+                self.copy_database(name)?;
+            }
+            names = self.copy_database(db::DEFAULT)?;
+            if names.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(Error::unavailable(
+            "Collections change all the time, so that no state of all databases could be copied; try again.",
+        ))
+    }
+
+    /// The databases that are not copied as this state of `default.db` defines them.
+    fn stale(&mut self, default: &Snapshot<'_>) -> Result<Vec<String>> {
+        let definitions = default.definitions_by_database()?;
+        let mut names = db::names(self.job.data_dir)?;
+        names.retain(|name| {
+            let copied = self.definitions.get(name).copied().flatten();
+            name != db::DEFAULT && definitions.get(name).copied() != copied
+        });
+        if names.is_empty() && self.lags > 0 {
+            names = self.behind(default.connection())?;
+            if !names.is_empty() {
+                self.lags -= 1;
+                Stop::new().wait(LOOK_EVERY);
+            }
+        }
+        Ok(names)
+    }
+
+    /// The databases whose copies do not have the tables yet that are defined.
+    fn behind(&self, default: &Connection) -> Result<Vec<String>> {
+        let mut behind = Vec::new();
+        for name in db::names(self.job.data_dir)? {
+            let copy = self.state.join(format!("{name}.db"));
+            if name == db::DEFAULT || !copy.exists() {
+                continue;
+            }
+            let copy = db::still::open(&copy, self.job.settings.prepare)?;
+            for collection in collections::settled_definitions(default, &name)? {
+                if !collections::is_applied(&copy, &collection)? {
+                    behind.push(name);
+                    break;
+                }
+            }
+        }
+        Ok(behind)
+    }
+
+    /// Without a database, a new backup would do away with the copy that the earlier one has of it.
+    fn refuse_lost(&self, default: &Connection) -> Result<()> {
+        let names = lost::databases(self.job.data_dir, default)?;
+        let Some(name) = names.first() else {
+            return Ok(());
+        };
+        Err(Error::unavailable(format!(
+            "{name}.db is missing from {}, or empty; there is no new backup. Put it back, or make and delete a \
+             database of that name; on a replica wait until it has arrived.",
+            self.job.data_dir.display()
+        )))
+    }
+
+    fn present_definitions(&self) -> Result<BTreeMap<String, u64>> {
+        let path = db::default_file(self.job.data_dir);
+        if !lost::has_content(self.job.data_dir, db::DEFAULT) {
+            return Ok(BTreeMap::new());
+        }
+        let reader = PageReader::open_foreign(&path)?;
+        reader.snapshot()?.definitions_by_database()
+    }
+
+    /// Copies a database, if it is there. Returns those that have to be copied before it.
+    fn copy_database(&mut self, name: &str) -> Result<Vec<String>> {
+        let path = self.job.data_dir.join(format!("{name}.db"));
+        let target = self.state.join(format!("{name}.db"));
+        self.named.remove(name);
+        let copied = self.copy_state(name, &path, &target);
+        if lost::is_there(self.job.data_dir, name) {
+            return copied.context(format!("back up {name}"));
+        }
+        // It was deleted meanwhile, or has not arrived here yet.
+        self.named.remove(name);
+        match fs::remove_file(&target) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(refused(self.job.dir, &error))
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn copy_state(&mut self, name: &str, path: &Path, target: &Path) -> Result<Vec<String>> {
+        if !lost::is_there(self.job.data_dir, name) {
+            return Ok(Vec::new());
+        }
+        let reader = PageReader::open_foreign(path)?;
+        if !lost::has_content(self.job.data_dir, name) {
+            return Err(Error::unavailable(format!("{} is empty.", path.display())));
+        }
+        let has_files = !self.job.is_bucket && db::is_valid_name(name) && {
+            let snapshot = reader.snapshot()?;
+            table::is_there(snapshot.connection())?
+        };
+        if has_files {
+            self.copy_most_files(name, &reader)?;
+        }
+        for attempt in 1..=TRIES {
+            let snapshot = reader.snapshot()?;
+            if has_files {
+                let (named, lost, is_old) = self.copy_state_files(name, path, &snapshot)?;
+                if attempt < TRIES && is_old {
+                    continue;
+                }
+                for (path, fate) in &lost {
+                    (self.job.tell)(&format!("The file {path} {}.", word(*fate)));
+                }
+                self.named.insert(name.to_owned(), named);
+            }
+            if name == db::DEFAULT {
+                let stale = self.stale(&snapshot)?;
+                if !stale.is_empty() {
+                    return Ok(stale);
+                }
+                self.refuse_lost(snapshot.connection())?;
+            }
+            failpoints::reach("backup-database");
+            let file = create(target).map_err(|error| refused(self.job.dir, &error))?;
+            let mib = (u64::from(snapshot.pages) * u64::from(snapshot.page_size)) >> 20;
+            self.tell(|| format!("copying {name}, {mib} MiB"));
+            snapshot
+                .copy_to(&file)
+                .map_err(|error| self.explain(error))?;
+            break;
+        }
+        Ok(Vec::new())
+    }
+
+    /// Copies what there is by now, so that little is left to do while a state is held.
+    fn copy_most_files(&mut self, name: &str, reader: &PageReader) -> Result<()> {
+        let earlier = self.earlier_copy(name)?;
+        let mut after: Option<FilePath> = None;
+        loop {
+            let list = {
+                let snapshot = reader.snapshot()?;
+                table::list(snapshot.connection(), name, after.as_ref(), PAGE)?
+            };
+            for (path, stored) in &list {
+                self.take(path, stored, earlier.as_ref())?;
+            }
+            match list.into_iter().next_back() {
+                Some((path, _)) => after = Some(path),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The same as `copy_files`, waiting for what may yet come. True: some will not, since they were deleted.
+    fn copy_state_files(
+        &mut self,
+        name: &str,
+        path: &Path,
+        snapshot: &Snapshot<'_>,
+    ) -> Result<(Named, Lost, bool)> {
+        let (mut named, mut lost) = self.copy_files(name, snapshot.connection())?;
+        loop {
+            let is_old = is_any_deleted(path, &lost)?;
+            if lost.is_empty() || is_old || self.patience.is_zero() {
+                return Ok((named, lost, is_old));
+            }
+            let begun = Instant::now();
+            Stop::new().wait(LOOK_EVERY);
+            (named, lost) = self.copy_files(name, snapshot.connection())?;
+            self.patience = self.patience.saturating_sub(begun.elapsed());
+        }
+    }
+
+    /// Copies the files that a state names and that are not in the backup yet. Returns what it names, and
+    /// what could not be had.
+    fn copy_files(&mut self, name: &str, connection: &Connection) -> Result<(Named, Lost)> {
+        let (mut named, mut lost) = (Named::default(), Lost::new());
+        let mut after: Option<FilePath> = None;
+        loop {
+            let list = table::list(connection, name, after.as_ref(), PAGE)?;
+            for (path, stored) in &list {
+                match self.take(path, stored, None)? {
+                    Fate::Here => {
+                        named.files.insert(mark(path, stored));
+                        named.bytes = named.bytes.saturating_add(stored.size);
+                    }
+                    fate => {
+                        named.missing += 1;
+                        lost.push((path.clone(), fate));
+                    }
+                }
+            }
+            match list.into_iter().next_back() {
+                Some((path, _)) => after = Some(path),
+                None => return Ok((named, lost)),
+            }
+        }
+    }
+
+    /// Sees to it that a file is in the backup.
+    fn take(
+        &mut self,
+        path: &FilePath,
+        stored: &Stored,
+        earlier: Option<&Connection>,
+    ) -> Result<Fate> {
+        let mark = mark(path, stored);
+        if self.have.contains(&mark) {
+            return Ok(Fate::Here);
+        }
+        if FilePath::parse(&path.to_string()).is_none() {
+            return Ok(Fate::Damaged);
+        }
+        let target = storage(self.job.dir).join(path.relative());
+        let fate = match self.is_kept(path, stored, &target, earlier)? {
+            true => Fate::Here,
+            false => self.copy_file(path, stored, &target)?,
+        };
+        if fate == Fate::Here {
+            self.have.insert(mark);
+        }
+        let (files, mib) = (self.have.len(), self.copied_bytes >> 20);
+        self.tell(|| format!("{files} files looked at, {mib} MiB copied"));
+        Ok(fate)
+    }
+
+    /// Whether an earlier backup has left it there: one that was completed, or one that was not and may
+    /// have left anything.
+    fn is_kept(
+        &self,
+        path: &FilePath,
+        stored: &Stored,
+        target: &Path,
+        earlier: Option<&Connection>,
+    ) -> Result<bool> {
+        let size = fs::metadata(target).ok().map(|data| data.len());
+        if size != Some(stored.size) {
+            return Ok(false);
+        }
+        if let Some(earlier) = earlier {
+            let row = table::find(earlier, &path.collection, &path.record, &path.name)?;
+            if row.is_some_and(|it| it.size == stored.size && it.sha256 == stored.sha256) {
+                return Ok(true);
+            }
+        }
+        let content = File::open(target).context(format!("open {}", target.display()))?;
+        Ok(ids::hex(&crypto::sha256_of(content)?.1) == stored.sha256)
+    }
+
+    fn copy_file(&mut self, path: &FilePath, stored: &Stored, target: &Path) -> Result<Fate> {
+        let source = storage(self.job.data_dir).join(path.relative());
+        let source = match File::open(&source) {
+            Ok(source) => source,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Fate::Vanished),
+            Err(error) => {
+                return Err(Error::unavailable(format!(
+                    "{} cannot be read: {error}.",
+                    source.display()
+                )));
+            }
+        };
+        let partial = storage(self.job.dir).join(PARTIAL);
+        match copy(source, stored, &partial, target) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Fate::Damaged),
+            Err(error) => return Err(refused(self.job.dir, &error)),
+        }
+        self.copied += 1;
+        self.copied_bytes += stored.size;
+        failpoints::reach("backup-file");
+        Ok(Fate::Here)
+    }
+
+    fn copy_secret(&self) -> Result<()> {
+        let secret = match fs::read(self.job.data_dir.join(SECRET)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            secret => secret.context("read the secret")?,
+        };
+        let written = create(&self.state.join(SECRET)).and_then(|mut it| it.write_all(&secret));
+        written.map_err(|error| refused(self.job.dir, &error))
+    }
+
+    /// What the earlier backup says of the files of a database.
+    fn earlier_copy(&self, name: &str) -> Result<Option<Connection>> {
+        let Some(state) = &self.earlier else {
+            return Ok(None);
+        };
+        let path = state.join(format!("{name}.db"));
+        if !path.is_file() {
+            return Ok(None);
+        }
+        // It may be damaged: then the files are read.
+        let opened = db::still::open(&path, self.job.settings.prepare);
+        Ok(opened
+            .ok()
+            .filter(|it| table::is_there(it).unwrap_or(false)))
+    }
+
+    /// Removes the files that the state that counts now does not name.
+    pub fn remove_unnamed(&mut self) -> Result<()> {
+        if self.job.is_bucket {
+            return Ok(());
+        }
+        let root = storage(self.job.dir);
+        let _ = fs::remove_file(root.join(PARTIAL));
+        let mut paths = HashSet::new();
+        for (name, reader) in self
+            .named
+            .keys()
+            .map(|name| (name, self.state.join(format!("{name}.db"))))
+        {
+            let copy = db::still::open(&reader, self.job.settings.prepare)?;
+            let mut after: Option<FilePath> = None;
+            loop {
+                let list = table::list(&copy, name, after.as_ref(), PAGE)?;
+                paths.extend(list.iter().map(|(path, _)| mark_path(&path.to_string())));
+                match list.into_iter().next_back() {
+                    Some((path, _)) => after = Some(path),
+                    None => break,
+                }
+            }
+        }
+        remove_others(&root, "", 0, &paths)
+            .context(format!("remove old files from {}", root.display()))
+    }
+
+    fn tell(&mut self, text: impl FnOnce() -> String) {
+        if self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            (self.job.tell)(&text());
+        }
+    }
+
+    /// A full disk says so wherever it is met.
+    fn explain(&self, error: Error) -> Error {
+        let full = ["No space left", "quota", "File too large"];
+        match full.iter().any(|it| error.to_string().contains(it)) {
+            true => refused(self.job.dir, &io::ErrorKind::StorageFull.into()),
+            false => error,
+        }
+    }
+}
+
+/// Whether one of these has no row any more; the others are lost and will not come back.
+fn is_any_deleted(database: &Path, lost: &[(FilePath, Fate)]) -> Result<bool> {
+    if lost.is_empty() {
+        return Ok(false);
+    }
+    let reader = PageReader::open_foreign(database)?;
+    let snapshot = reader.snapshot()?;
+    for (path, _) in lost {
+        let (collection, record) = (&path.collection, &path.record);
+        if table::find(snapshot.connection(), collection, record, &path.name)?.is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn word(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Here => "is here",
+        Fate::Vanished => "is not in the storage, and not in the backup",
+        Fate::Damaged => "is damaged in the storage, and not in the backup",
+    }
+}
+
+fn mark(path: &FilePath, stored: &Stored) -> Mark {
+    mark_path(&format!("{path} {}", stored.sha256))
+}
+
+fn mark_path(text: &str) -> Mark {
+    let mut mark = Mark::default();
+    mark.copy_from_slice(&crypto::sha256(text.as_bytes())[..16]);
+    mark
+}
+
+/// Removes the files below a folder that are not among these, and the folders that this leaves empty.
+fn remove_others(folder: &Path, prefix: &str, depth: u32, kept: &HashSet<Mark>) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = format!("{prefix}{name}");
+        match (entry.file_type()?.is_dir(), depth) {
+            (true, 0..3) => {
+                remove_others(&entry.path(), &format!("{path}/"), depth + 1, kept)?;
+                // Not empty is what it mostly is.
+                let _ = fs::remove_dir(entry.path());
+            }
+            (false, 3) if !kept.contains(&mark_path(&path)) => fs::remove_file(entry.path())?,
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! One file on its way into a backup or out of it.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::{fs, io};
+
+use crate::base::crypto::Hasher;
+use crate::base::ids;
+use crate::store::db;
+use crate::store::files::Stored;
+
+/// An empty file that only its owner can read.
+pub fn create(path: &Path) -> io::Result<File> {
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(db::NO_LINK)
+        .open(path)
+}
+
+/// Copies a file to its place if it is as it was stored.
+pub fn copy(mut source: File, stored: &Stored, partial: &Path, target: &Path) -> io::Result<bool> {
+    for folder in [partial.parent(), target.parent()].into_iter().flatten() {
+        super::create_dirs(folder)?;
+    }
+    let mut file = create(partial)?;
+    let (mut hasher, mut size, mut buffer) = (Hasher::new(), 0, vec![0; 128 << 10]);
+    loop {
+        let length = source.read(&mut buffer)?;
+        if length == 0 {
+            break;
+        }
+        hasher.update(&buffer[..length]);
+        file.write_all(&buffer[..length])?;
+        size += length as u64;
+    }
+    let is_whole = size == stored.size && ids::hex(&hasher.finish()) == stored.sha256;
+    match is_whole {
+        true => fs::rename(partial, target)?,
+        false => fs::remove_file(partial)?,
+    }
+    Ok(is_whole)
+}

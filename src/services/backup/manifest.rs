@@ -1,0 +1,179 @@
+//! What a backup says of itself: `manifest.json`. It is written last, so it is there when all it names is.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::base::error::{Error, Result, ResultExt as _};
+use crate::base::{crypto, ids};
+use crate::store::db;
+
+/// Its name in the directory of a backup.
+pub const FILE: &str = "manifest.json";
+/// The layout that this program writes and reads.
+const FORMAT: u32 = 1;
+/// What the folders of databases begin with.
+pub const STATE: &str = "state-";
+/// The secret of a data directory.
+pub const SECRET: &str = "secret";
+
+/// See the module documentation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    format: u32,
+    /// The version of the program that wrote it.
+    pub vski: String,
+    pub time: String,
+    /// The folder with the databases and the secret.
+    pub state: String,
+    /// `local`, or `s3`: then the files are no part of the backup.
+    pub storage: String,
+    pub parts: Vec<Part>,
+    /// How many files of records are in it, and their bytes.
+    pub files: u64,
+    pub bytes: u64,
+    /// Files that a database names and that were not to be had, or not as they were stored.
+    pub missing: u64,
+}
+
+/// A file of the folder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Part {
+    pub name: String,
+    pub size: u64,
+    /// In hexadecimal.
+    pub sha256: String,
+}
+
+impl Part {
+    /// Reads a file of a folder.
+    pub fn of(folder: &Path, name: &str) -> Result<Part> {
+        let path = folder.join(name);
+        let file = File::open(&path).context(format!("open {}", path.display()))?;
+        let (size, sha256) = crypto::sha256_of(file).context(format!("read {}", path.display()))?;
+        Ok(Part {
+            name: name.to_owned(),
+            size,
+            sha256: ids::hex(&sha256),
+        })
+    }
+
+    /// The name of the database that it is.
+    pub fn database(&self) -> Option<&str> {
+        db::name_of_file(&self.name)
+    }
+}
+
+impl Manifest {
+    /// An empty one, of the databases in this folder.
+    pub fn new(time: String, state: &str, storage: &str) -> Manifest {
+        Manifest {
+            format: FORMAT,
+            vski: env!("CARGO_PKG_VERSION").to_owned(),
+            time,
+            state: state.to_owned(),
+            storage: storage.to_owned(),
+            parts: Vec::new(),
+            files: 0,
+            bytes: 0,
+            missing: 0,
+        }
+    }
+
+    /// Whether this directory has one, of whatever version: others have files of this name too.
+    pub fn is_in(dir: &Path) -> bool {
+        let text = fs::read(dir.join(FILE)).unwrap_or_default();
+        let json: Value = serde_json::from_slice(&text).unwrap_or_default();
+        json["vski"].is_string() && json["format"].is_u64()
+    }
+
+    /// Reads that of a backup; none when there is no complete backup.
+    pub fn read(dir: &Path) -> Result<Option<Manifest>> {
+        let path = dir.join(FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(Error::unavailable(format!(
+                    "{} cannot be read: {error}.",
+                    path.display()
+                )));
+            }
+        };
+        let damaged = || {
+            Error::unavailable(format!(
+                "{} is damaged; take another backup, or make a new one.",
+                path.display()
+            ))
+        };
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| damaged())?;
+        if manifest.format != FORMAT {
+            return Err(Error::unavailable(format!(
+                "The backup in {} was written by another version, vski {}.",
+                dir.display(),
+                manifest.vski
+            )));
+        }
+        // No name leads out of the directory.
+        let is_plain = |name: &str| {
+            name.bytes()
+                .all(|it| it.is_ascii_alphanumeric() || it == b'-')
+        };
+        let are_known = |part: &Part| part.name == SECRET || part.database().is_some();
+        let is_right = manifest.state.starts_with(STATE)
+            && is_plain(&manifest.state)
+            && manifest.parts.iter().all(are_known);
+        is_right.then_some(Some(manifest)).ok_or_else(damaged)
+    }
+
+    /// The same, where there has to be one.
+    pub fn read_existing(dir: &Path) -> Result<Manifest> {
+        Manifest::read(dir)?
+            .ok_or_else(|| Error::not_found(format!("There is no backup in {}.", dir.display())))
+    }
+
+    /// Makes the backup that it describes the one that counts, in one step.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let partial = dir.join(format!("{FILE}.new"));
+        let write = || -> io::Result<()> {
+            let mut file = File::options()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&partial)?;
+            file.write_all(&serde_json::to_vec_pretty(self)?)?;
+            file.sync_all()?;
+            fs::rename(&partial, dir.join(FILE))?;
+            File::open(dir)?.sync_all()
+        };
+        write().map_err(|error| super::refused(dir, &error))
+    }
+
+    /// The folder with the databases.
+    pub fn state(&self, dir: &Path) -> PathBuf {
+        dir.join(&self.state)
+    }
+
+    /// The parts that are not as they were written, a sentence each.
+    pub fn faults(&self, dir: &Path) -> Vec<String> {
+        let state = self.state(dir);
+        let look = |part: &Part| {
+            let path = state.join(&part.name);
+            match Part::of(&state, &part.name) {
+                Err(error) => Some(format!("{} cannot be read: {error}.", path.display())),
+                Ok(now) if now.sha256 != part.sha256 => Some(format!(
+                    "{} is not as the backup has written it.",
+                    path.display()
+                )),
+                Ok(_) => None,
+            }
+        };
+        self.parts.iter().filter_map(look).collect()
+    }
+}

@@ -1,0 +1,294 @@
+//! Putting a backup back into a data directory.
+//!
+//! Everything is first put into a folder inside the data directory, checked there, and made durable; only then
+//! does it take its place, `default.db` last. A server refuses a directory in which that was interrupted.
+//!
+//! What went on elsewhere since the backup must not be mistaken for a continuation of it: the journal of
+//! files begins another epoch, so that replicas take the list of all files, and the epochs of runs are
+//! skipped, so that a worker that holds one is refused. That databases are of another history is noticed
+//! with every start of a master.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use super::file::copy;
+use super::manifest::Manifest;
+use super::owner::{Owner, Unswapped};
+use super::{refused, storage};
+use crate::base::error::{Error, Result, ResultExt as _};
+use crate::base::{clock, failpoints};
+use crate::services::workflows::offline;
+use crate::store::db;
+use crate::store::files::journal::PAGE;
+use crate::store::files::{FOLDER, FilePath, journal, table};
+
+/// What a data directory may have in it and still be empty.
+const NOTHING: [&str; 3] = ["lock", "lost+found", db::RESTORING];
+
+/// What was put back.
+pub struct Restored {
+    pub time: String,
+    pub databases: usize,
+    pub files: u64,
+    pub bytes: u64,
+    /// Files that a database names and that the backup does not have as they were stored.
+    pub missing: u64,
+    pub is_bucket: bool,
+    /// Where what was there before is now.
+    pub aside: Option<PathBuf>,
+}
+
+/// Puts a backup into a data directory, which is empty unless it is to be replaced.
+pub fn run(
+    dir: &Path,
+    data_dir: &Path,
+    replaces: bool,
+    settings: db::Settings,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Restored> {
+    super::refuse_inside(data_dir, dir)?;
+    let _backup = super::hold(dir)?;
+    let manifest = Manifest::read_existing(dir)?;
+    if let Some(fault) = manifest.faults(dir).into_iter().next() {
+        return Err(Error::unavailable(format!(
+            "{fault} The backup is damaged; nothing was restored."
+        )));
+    }
+    let owner = Owner::become_of(data_dir)?;
+    db::create_dir(data_dir)?;
+    let is_empty = is_empty(data_dir)?;
+    if !is_empty && !replaces {
+        return Err(Error::conflict(format!(
+            "The data directory {} is not empty; --replace moves what is there aside.",
+            data_dir.display()
+        )));
+    }
+    // No server runs on it, and none starts: neither where it is now nor where it is to be.
+    let _lock = db::lock_dir(data_dir)?;
+    let staging = data_dir.join(db::RESTORING);
+    remove(&staging)?;
+    db::create_dir(&staging)?;
+    let _next = db::lock_dir(&staging)?;
+    let mut work = Work {
+        dir,
+        owner: &owner,
+        staging: &staging,
+        manifest: &manifest,
+        settings,
+        tell,
+    };
+    let filled = work.fill();
+    let (files, bytes, missing) = filled.inspect_err(|_| {
+        let _ = fs::remove_dir_all(&staging);
+    })?;
+    failpoints::reach("restore-filled");
+    let aside = match is_empty {
+        true => move_in(&staging, data_dir, &owner).map(|()| None),
+        false => replace(data_dir, &owner).map(Some),
+    };
+    Ok(Restored {
+        time: manifest.time.clone(),
+        databases: manifest
+            .parts
+            .iter()
+            .filter(|it| it.database().is_some())
+            .count(),
+        files,
+        bytes,
+        missing,
+        is_bucket: manifest.storage != "local",
+        aside: aside?,
+    })
+}
+
+fn is_empty(data_dir: &Path) -> Result<bool> {
+    for entry in fs::read_dir(data_dir).context(format!("read {}", data_dir.display()))? {
+        let name = entry?.file_name();
+        if !NOTHING.iter().any(|it| name == *it) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(refused(folder, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Filling the folder that becomes the data.
+struct Work<'a> {
+    dir: &'a Path,
+    owner: &'a Owner,
+    staging: &'a Path,
+    manifest: &'a Manifest,
+    settings: db::Settings,
+    tell: &'a mut dyn FnMut(&str),
+}
+
+impl Work<'_> {
+    fn fill(&mut self) -> Result<(u64, u64, u64)> {
+        for part in &self.manifest.parts {
+            let path = Path::new(&self.manifest.state).join(&part.name);
+            // Not with its permissions: the copy is for its owner to write, and for no one else to read.
+            let from = self.owner.open(self.dir, &path);
+            let mut from = from.context(format!("open {}", self.dir.join(&path).display()))?;
+            let to = File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(self.staging.join(&part.name));
+            let copied = to.and_then(|mut to| io::copy(&mut from, &mut to));
+            copied.map_err(|error| refused(self.staging, &error))?;
+        }
+        let mut total = (0, 0, 0);
+        for part in &self.manifest.parts {
+            let Some(name) = part.database() else {
+                continue;
+            };
+            if self.manifest.storage == "local" && db::is_valid_name(name) {
+                self.copy_files(name, &mut total)?;
+            }
+        }
+        self.settle()?;
+        super::sync(self.staging)?;
+        Ok(total)
+    }
+
+    fn copy_files(&mut self, name: &str, total: &mut (u64, u64, u64)) -> Result<()> {
+        // The copy, which no process writes to yet: the backup's own is read as bytes only.
+        let path = self.staging.join(format!("{name}.db"));
+        let database = db::still::open(&path, self.settings.prepare)?;
+        if !table::is_there(&database)? {
+            return Ok(());
+        }
+        let (from, to) = (Path::new(FOLDER), storage(self.staging));
+        let mut after: Option<FilePath> = None;
+        loop {
+            let list = table::list(&database, name, after.as_ref(), PAGE)?;
+            for (path, stored) in &list {
+                let is_path = FilePath::parse(&path.to_string()).is_some();
+                let is_whole = is_path
+                    && match self.owner.open(self.dir, &from.join(path.relative())) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+                        Err(error) => {
+                            return Err(Error::from(error).context(format!("open {path}")));
+                        }
+                        Ok(file) => {
+                            copy(file, stored, &to.join(".file"), &to.join(path.relative()))
+                                .map_err(|error| refused(self.staging, &error))?
+                        }
+                    };
+                if is_whole {
+                    total.0 += 1;
+                    total.1 += stored.size;
+                } else {
+                    total.2 += 1;
+                    (self.tell)(&format!(
+                        "The backup does not have the file {path} as it was stored."
+                    ));
+                }
+            }
+            match list.into_iter().next_back() {
+                Some((path, _)) => after = Some(path),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Checks the databases, and lets what follows them notice that they are of another history.
+    fn settle(&mut self) -> Result<()> {
+        for part in &self.manifest.parts {
+            let Some(name) = part.database() else {
+                continue;
+            };
+            let opened = db::open_existing(self.staging, name, self.settings);
+            let checked = opened.and_then(|it| it.check().map(|()| it));
+            let database = match checked {
+                // A server does without them.
+                Err(error) if name == db::STATS && db::is_useless(&error) => {
+                    (self.tell)(&format!("The statistics are not restored: {error}"));
+                    db::remove(self.staging, name)
+                        .map_err(|error| refused(self.staging, &error))?;
+                    continue;
+                }
+                checked => checked.context(format!("check {name}"))?,
+            };
+            match name {
+                db::LOCAL => journal::forget_epoch(&database)?,
+                db::WORKFLOWS => offline::skip_epochs(&database)?,
+                _ => {}
+            }
+            database.close()?;
+        }
+        match db::default_file(self.staging).exists() {
+            true => Ok(()),
+            false => Err(Error::unavailable("The backup has no default.db.")),
+        }
+    }
+}
+
+/// Gives everything its place in an empty directory.
+fn move_in(staging: &Path, data_dir: &Path, owner: &Owner) -> Result<()> {
+    let last = db::default_file(staging);
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(staging).context("read what is restored")? {
+        let path = entry?.path();
+        if path != last && !path.ends_with("lock") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    paths.push(last);
+    let last = paths.len() - 1;
+    let moved = || -> io::Result<()> {
+        for (at, path) in paths.iter().enumerate() {
+            if at == last {
+                File::open(data_dir)?.sync_all()?;
+                failpoints::reach("restore-moving");
+            }
+            fs::rename(path, data_dir.join(path.file_name().unwrap_or_default()))?;
+        }
+        File::open(data_dir)?.sync_all()?;
+        fs::remove_dir_all(staging)?;
+        owner.sync_parent(data_dir)
+    };
+    moved().map_err(|error| refused(data_dir, &error))
+}
+
+/// Moves the directory aside and what is restored in its place.
+fn replace(data_dir: &Path, owner: &Owner) -> Result<PathBuf> {
+    // A name with a slash at its end has no other beside it, and a link stays what it is.
+    let data_dir = data_dir
+        .canonicalize()
+        .context("resolve the data directory")?;
+    let stamp = clock::now().replace([':', '.'], "");
+    let mut aside = data_dir.clone().into_os_string();
+    aside.push(format!(".before-{stamp}"));
+    let aside = PathBuf::from(aside);
+    let between = || failpoints::reach("restore-aside");
+    let kept_in = |place: &Path, error| {
+        Error::unavailable(format!(
+            "The data could not be replaced and is in {}: {error}.",
+            place.display()
+        ))
+    };
+    match owner.swap(&data_dir, &aside, db::RESTORING, between) {
+        Ok(()) => Ok(aside),
+        Err(Unswapped::Untouched(error)) => {
+            let _ = fs::remove_dir_all(data_dir.join(db::RESTORING));
+            Err(Error::unavailable(format!(
+                "{} cannot be moved to {}: {error}. Nothing was changed; move what is in it elsewhere, and restore \
+                 without --replace.",
+                data_dir.display(),
+                aside.display()
+            )))
+        }
+        Err(Unswapped::Back(error)) => Err(kept_in(&data_dir, error)),
+        Err(Unswapped::Aside(error)) => Err(kept_in(&aside, error)),
+    }
+}

@@ -1,0 +1,254 @@
+//! `vski check`: whether everything in a data directory, or in a backup, is as it should be. It only looks.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use super::manifest::Manifest;
+use super::{lost, storage};
+use crate::base::error::{Error, Result, ResultExt as _};
+use crate::base::{crypto, ids};
+use crate::model::collections::Collection;
+use crate::model::{collections, records};
+use crate::services::check::{Check, Finding};
+use crate::store::db;
+use crate::store::db::Connection;
+use crate::store::db::pages::PageReader;
+use crate::store::files::journal::PAGE;
+use crate::store::files::{FilePath, Storage, Stored, table};
+
+/// What was looked at, and how much of it is wrong.
+#[derive(Default)]
+pub struct Summary {
+    pub databases: u64,
+    pub files: u64,
+    pub bytes: u64,
+    pub found: u64,
+}
+
+/// Told of each finding, a line.
+pub type Tell<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
+
+struct Look<'a> {
+    tell: Tell<'a>,
+    summary: Summary,
+}
+
+impl Look<'_> {
+    fn found(&mut self, kind: &str, what: &str) -> Result<()> {
+        self.summary.found += 1;
+        (self.tell)(&format!("{kind:10} {what}"))
+    }
+
+    /// Notes what is wrong with a database; true when there is something.
+    fn database(&mut self, name: &str, faults: Result<Vec<String>>) -> Result<bool> {
+        self.summary.databases += 1;
+        // What cannot be read at all is the worst of findings, and no reason not to look at the others.
+        let (kind, faults) = match faults {
+            Ok(faults) => ("damaged", faults),
+            Err(error) if db::is_damaged(&error) => ("damaged", vec![error.to_string()]),
+            // Where this user may not, or the disk fails: that says nothing of what is in it.
+            Err(error) => ("unreadable", vec![error.to_string()]),
+        };
+        for fault in &faults {
+            self.found(kind, &format!("{name}.db: {fault}"))?;
+        }
+        Ok(!faults.is_empty())
+    }
+
+    /// The definitions of a database, if they can be read.
+    fn definitions(&mut self, default: &Connection, name: &str) -> Result<Vec<Collection>> {
+        match collections::settled_definitions(default, name) {
+            Ok(list) => Ok(list),
+            Err(error) => {
+                self.found("unreadable", &format!("definitions of {name}: {error}"))?;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Each definition has its table.
+    fn tables(&mut self, connection: &Connection, list: &[Collection]) -> Result<()> {
+        for collection in list {
+            if let Err(error) = records::exists(connection, collection, "") {
+                let (database, name) = (&collection.database, &collection.name);
+                self.found("no table", &format!("{database}.db: {name}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks at a data directory, also beside a running server.
+pub fn data(
+    data_dir: &Path,
+    files: &Storage,
+    settings: db::Settings,
+    tell: Tell<'_>,
+) -> Result<Summary> {
+    let mut look = Look {
+        tell,
+        summary: Summary::default(),
+    };
+    let _held = db::still::hold_unwritable(data_dir)?;
+    let mut served = db::names(data_dir)?;
+    let own = [db::LOCAL, db::WORKFLOWS, db::STATS];
+    let (mut is_damaged, mut is_old) = (false, false);
+    for name in served.iter().map(String::as_str).chain(own) {
+        if !lost::is_there(data_dir, name) && name != db::DEFAULT {
+            continue;
+        }
+        let mut faults = Vec::from_iter(without_content(data_dir, name));
+        let mut read = Ok(());
+        if faults.is_empty() {
+            read = with_state(data_dir, name, settings, &mut |connection, version| {
+                is_old |= version < db::schema_of(name).version();
+                faults = db::still::faults(connection, db::schema_of(name))?;
+                Ok(())
+            });
+        }
+        is_damaged |= look.database(name, read.map(|()| faults))?;
+    }
+    if is_damaged || is_old {
+        let why = match is_damaged {
+            true => "since a database is damaged or cannot be read",
+            false => "since the data is that of an older vski: start the server once",
+        };
+        (look.tell)(&format!("Definitions and files were not looked at, {why}."))?;
+        return Ok(look.summary);
+    }
+    let mut missing = Vec::new();
+    with_state(data_dir, db::DEFAULT, settings, &mut |connection, _| {
+        missing = lost::databases(data_dir, connection)?;
+        Ok(())
+    })?;
+    for name in &missing {
+        look.found("missing", &format!("{name}.db"))?;
+    }
+    served.retain(|name| lost::has_content(data_dir, name));
+    for name in &served {
+        let mut list = Vec::new();
+        with_state(data_dir, db::DEFAULT, settings, &mut |connection, _| {
+            list = look.definitions(connection, name)?;
+            Ok(())
+        })?;
+        with_state(data_dir, name, settings, &mut |connection, _| {
+            look.tables(connection, &list)
+        })?;
+    }
+    if look.summary.found > 0 {
+        (look.tell)("Files were not looked at, since databases are not as they should be.")?;
+        return Ok(look.summary);
+    }
+    let tell = look.tell;
+    let mut report =
+        |finding: Finding, path: &FilePath, _: bool| tell(&format!("{:10} {path}", finding.name()));
+    let summary = Check::new(files, false, &mut report).run(data_dir, settings)?;
+    Ok(Summary {
+        files: summary.files,
+        bytes: summary.bytes,
+        found: summary.found,
+        databases: look.summary.databases,
+    })
+}
+
+/// Says that there is nothing in the file of a database.
+fn without_content(data_dir: &Path, name: &str) -> Option<String> {
+    let path = data_dir.join(format!("{name}.db"));
+    match (path.is_file(), lost::has_content(data_dir, name)) {
+        (false, _) => Some(format!("{} is missing.", path.display())),
+        (true, false) => Some("The file is empty.".to_owned()),
+        (true, true) => None,
+    }
+}
+
+/// Hands out one state of a database that a server may have open, and the version of its tables.
+fn with_state(
+    data_dir: &Path,
+    name: &str,
+    settings: db::Settings,
+    body: &mut dyn FnMut(&Connection, i64) -> Result<()>,
+) -> Result<()> {
+    let reader = PageReader::open_foreign(&data_dir.join(format!("{name}.db")))?;
+    let snapshot = reader.snapshot()?;
+    (settings.prepare)(snapshot.connection(), &db::Deadline::new())?;
+    body(snapshot.connection(), snapshot.user_version()?)
+}
+
+/// Looks at a backup: its parts, its databases, and every file that they name.
+pub fn backup(dir: &Path, settings: db::Settings, tell: Tell<'_>) -> Result<Summary> {
+    let _backup = super::hold(dir)?;
+    let manifest = Manifest::read_existing(dir)?;
+    let mut look = Look {
+        tell,
+        summary: Summary::default(),
+    };
+    for fault in manifest.faults(dir) {
+        look.found("damaged", &fault)?;
+    }
+    let state = manifest.state(dir);
+    let open = |name: &str| db::still::open(&state.join(format!("{name}.db")), settings.prepare);
+    let mut whole = BTreeSet::new();
+    for name in manifest.parts.iter().filter_map(|it| it.database()) {
+        let faults = open(name).and_then(|it| db::still::faults(&it, db::schema_of(name)));
+        if !look.database(name, faults)? {
+            whole.insert(name);
+        }
+    }
+    if !whole.contains(db::DEFAULT) {
+        return Ok(look.summary);
+    }
+    let default = open(db::DEFAULT)?;
+    for name in whole.into_iter().filter(|name| db::is_valid_name(name)) {
+        let database = open(name)?;
+        let list = look.definitions(&default, name)?;
+        look.tables(&database, &list)?;
+        for collection in list.iter().filter(|_| name != db::DEFAULT) {
+            if !collections::is_applied(&database, collection)? {
+                let what = format!("{name}.db: {} is not as defined", collection.name);
+                look.found("other state", &what)?;
+            }
+        }
+        if manifest.storage == "local" && table::is_there(&database)? {
+            look.files_of(dir, name, &database)?;
+        }
+    }
+    Ok(look.summary)
+}
+
+impl Look<'_> {
+    fn files_of(&mut self, dir: &Path, name: &str, database: &Connection) -> Result<()> {
+        let mut after: Option<FilePath> = None;
+        loop {
+            let list = table::list(database, name, after.as_ref(), PAGE)?;
+            for (path, stored) in &list {
+                self.file(dir, path, stored)?;
+            }
+            match list.into_iter().next_back() {
+                Some((path, _)) => after = Some(path),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn file(&mut self, dir: &Path, path: &FilePath, stored: &Stored) -> Result<()> {
+        self.summary.files += 1;
+        self.summary.bytes = self.summary.bytes.saturating_add(stored.size);
+        let is_path = FilePath::parse(&path.to_string()).is_some();
+        let finding = match File::open(storage(dir).join(path.relative())) {
+            _ if !is_path => Some(Finding::Damaged),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Finding::Missing),
+            Err(error) => return Err(Error::from(error).context(format!("open {path}"))),
+            Ok(file) => {
+                let (size, sha256) = crypto::sha256_of(file).context(format!("read {path}"))?;
+                let is_whole = size == stored.size && ids::hex(&sha256) == stored.sha256;
+                (!is_whole).then_some(Finding::Damaged)
+            }
+        };
+        match finding {
+            Some(finding) => self.found(finding.name(), &path.to_string()),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Whether storage, rows and records agree: `vski files check`. Works beside a running server too.
+//!
+//! Every stored file is read and hashed. What has come or gone while it was looked at is looked at again, so a
+//! change by the server is no finding.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::base::error::Result;
+use crate::base::{clock, crypto, ids};
+use crate::model::collections::Collection;
+use crate::model::{collections, records};
+use crate::store::db::Database;
+use crate::store::files::journal::PAGE;
+use crate::store::files::{FilePath, Storage, Stored, journal, table};
+use crate::store::{db, files, node};
+
+/// What has no row and is younger may be about to get one.
+const YOUNG_MS: i64 = 3_600_000;
+
+/// What is wrong with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// A record names it, and it is not in the storage.
+    Missing,
+    /// Its bytes are not those that were stored.
+    Damaged,
+    /// It is here and cannot be read.
+    Unreadable,
+    /// A record names it and the storage has it, but it has no row.
+    Unlisted,
+    /// It has a row but no record.
+    Abandoned,
+    /// It is in the storage, and nothing knows of it.
+    LeftOver,
+}
+
+impl Finding {
+    pub fn name(self) -> &'static str {
+        match self {
+            Finding::Missing => "missing",
+            Finding::Damaged => "damaged",
+            Finding::Unreadable => "unreadable",
+            Finding::Unlisted => "unlisted",
+            Finding::Abandoned => "abandoned",
+            Finding::LeftOver => "left over",
+        }
+    }
+}
+
+/// What was looked at and found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub files: u64,
+    pub bytes: u64,
+    pub found: u64,
+    pub repaired: u64,
+}
+
+/// Looks through the storage of a data directory.
+pub struct Check<'a> {
+    storage: &'a Storage,
+    /// Mends what it can.
+    repairs: bool,
+    /// Told of each finding, and whether it was mended.
+    report: &'a mut dyn FnMut(Finding, &FilePath, bool) -> Result<()>,
+    summary: Summary,
+}
+
+/// One database and its definitions.
+struct Place {
+    name: String,
+    database: Database,
+    collections: Vec<Collection>,
+}
+
+impl<'a> Check<'a> {
+    pub fn new(
+        storage: &'a Storage,
+        repairs: bool,
+        report: &'a mut dyn FnMut(Finding, &FilePath, bool) -> Result<()>,
+    ) -> Check<'a> {
+        Check {
+            storage,
+            repairs,
+            report,
+            summary: Summary::default(),
+        }
+    }
+
+    /// Looks at everything.
+    pub fn run(mut self, data_dir: &Path, settings: db::Settings) -> Result<Summary> {
+        let repairs = self.repairs;
+        let open = |name: &str| match repairs {
+            true => db::open_existing(data_dir, name, settings),
+            false => db::open_to_look(data_dir, name, settings),
+        };
+        let default = open(db::DEFAULT)?;
+        if self.repairs {
+            let local = open(db::LOCAL)?;
+            self.storage.belongs_to(&node::id(&local)?)?;
+            local.close()?;
+        }
+        for name in db::names(data_dir)? {
+            let collections = default.read(|it| collections::definitions(it, &name))?;
+            let place = Place {
+                database: open(&name)?,
+                name,
+                collections,
+            };
+            self.look_at_rows(&place)?;
+            self.look_at_records(&place)?;
+            self.look_at_storage(&place, &default)?;
+            place.database.close()?;
+        }
+        default.close()?;
+        Ok(self.summary)
+    }
+
+    fn found(&mut self, finding: Finding, path: &FilePath, is_mended: bool) -> Result<()> {
+        self.summary.found += 1;
+        self.summary.repaired += u64::from(is_mended);
+        (self.report)(finding, path, is_mended)
+    }
+
+    /// Each file that has a row: it is there, whole, and its record exists.
+    fn look_at_rows(&mut self, place: &Place) -> Result<()> {
+        let mut after: Option<FilePath> = None;
+        loop {
+            let list = place
+                .database
+                .read(|it| table::list(it, &place.name, after.as_ref(), PAGE))?;
+            for (path, stored) in &list {
+                self.look_at_row(place, path, stored)?;
+            }
+            match list.into_iter().next_back() {
+                Some((path, _)) => after = Some(path),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn look_at_row(&mut self, place: &Place, path: &FilePath, stored: &Stored) -> Result<()> {
+        self.summary.files += 1;
+        let is_whole = match self.is_whole(path, stored) {
+            // One that this account may not read says nothing of the others; a bucket that fails does.
+            Err(_) if self.storage.has_journal() => {
+                return self.found(Finding::Unreadable, path, false);
+            }
+            result => result?,
+        };
+        // Those of deleted collections are kept until these are purged.
+        let collection = place.collections.iter().find(|it| it.id == path.collection);
+        let (has_row, has_record) = place.database.read(|it| {
+            let row = table::find(it, &path.collection, &path.record, &path.name)?;
+            let record = match collection {
+                Some(collection) => records::exists(it, collection, &path.record)?,
+                None => true,
+            };
+            Ok((row.is_some(), record))
+        })?;
+        match (has_row, has_record, is_whole) {
+            (false, _, _) | (true, true, Some(true)) => Ok(()),
+            (true, true, None) => self.found(Finding::Missing, path, false),
+            (true, true, Some(false)) => self.found(Finding::Damaged, path, false),
+            (true, false, _) => {
+                if self.repairs {
+                    let path = path.clone();
+                    place.database.write(move |tx| {
+                        table::remove(tx, &path.collection, &path.record, &path.name)
+                    })?;
+                }
+                self.found(Finding::Abandoned, path, self.repairs)
+            }
+        }
+    }
+
+    /// Whether its content is what the row says; none when it is not there.
+    fn is_whole(&mut self, path: &FilePath, stored: &Stored) -> Result<Option<bool>> {
+        Ok(match self.storage.size(path)? {
+            Some(size) if size == stored.size => {
+                let content = self.storage.read_part(path, 0, size)?;
+                self.summary.bytes += size;
+                let found = content.map(digest).transpose()?;
+                found.map(|(size, sha256)| size == stored.size && sha256 == stored.sha256)
+            }
+            other => other.map(|_| false),
+        })
+    }
+
+    /// Each file that a record names has a row.
+    fn look_at_records(&mut self, place: &Place) -> Result<()> {
+        for collection in &place.collections {
+            let unlisted = place
+                .database
+                .read(|it| records::files_without_row(it, collection))?;
+            for (record, name) in unlisted {
+                let path = FilePath {
+                    database: place.name.clone(),
+                    collection: collection.id.clone(),
+                    record,
+                    name,
+                };
+                let is_path = FilePath::parse(&path.to_string()).is_some();
+                let size = match is_path {
+                    true => self.storage.size(&path)?,
+                    false => None,
+                };
+                let content = match size {
+                    Some(size) => self.storage.read_part(&path, 0, size)?,
+                    None => None,
+                };
+                match content {
+                    None => self.found(Finding::Missing, &path, false)?,
+                    Some(content) => {
+                        if self.repairs {
+                            list(place, collection, &path, content)?;
+                        }
+                        self.found(Finding::Unlisted, &path, self.repairs)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Each file that lies in the storage has a row. Those of a database that is not there stay: it may
+    /// come back.
+    fn look_at_storage(&mut self, place: &Place, default: &Database) -> Result<()> {
+        let before_ms = clock::now_ms() - YOUNG_MS;
+        let mut left_over = Vec::new();
+        let has_row = |path: &FilePath| {
+            place.database.read(|it| {
+                let row = table::find(it, &path.collection, &path.record, &path.name)?;
+                Ok(row.is_some())
+            })
+        };
+        self.storage.walk_in(&place.name, &mut |path, written_ms| {
+            if written_ms < before_ms && !has_row(&path)? {
+                left_over.push(path);
+            }
+            Ok(())
+        })?;
+        for path in left_over {
+            if has_row(&path)? {
+                continue;
+            }
+            if self.repairs {
+                self.storage.remove(&path)?;
+                if self.storage.has_journal() {
+                    let path = path.clone();
+                    default.write(move |tx| {
+                        journal::write(tx, [(&path, "delete", 0, "")].into_iter())
+                    })?;
+                }
+            }
+            self.found(Finding::LeftOver, &path, self.repairs)?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives a file a row, unless its record names it no longer.
+fn list(
+    place: &Place,
+    collection: &Collection,
+    path: &FilePath,
+    mut content: Box<dyn Read + Send>,
+) -> Result<()> {
+    let mut beginning = Vec::new();
+    let limit = files::LOOK_BYTES as u64;
+    Read::by_ref(&mut content)
+        .take(limit)
+        .read_to_end(&mut beginning)?;
+    let (size, sha256) = digest(beginning.as_slice().chain(content))?;
+    let stored = Stored {
+        name: path.name.clone(),
+        size,
+        sha256,
+        media_type: files::judge(&path.name, &beginning),
+    };
+    let (collection, record) = (collection.clone(), path.record.clone());
+    place.database.write(move |tx| {
+        let has_row = table::find(tx, &collection.id, &record, &stored.name)?.is_some();
+        match records::field_of_file(tx, &collection, &record, &stored.name)? {
+            Some(_) if !has_row => table::add(tx, &collection.id, &record, &stored),
+            _ => Ok(()),
+        }
+    })
+}
+
+/// How long it is, and its SHA-256 in hexadecimal.
+fn digest(content: impl Read) -> Result<(u64, String)> {
+    let (size, sha256) = crypto::sha256_of(content)?;
+    Ok((size, ids::hex(&sha256)))
+}

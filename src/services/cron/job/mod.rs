@@ -1,0 +1,297 @@
+//! What a job is: its JSON, checked, and as it is stored.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::base::error::{Error, Result};
+use crate::model::triggers::{Target, hidden, refuse_rest, take_text, wrong};
+use crate::services::cron::core::Plan;
+use crate::services::cron::schedule::Schedule;
+use crate::services::cron::zone::Zone;
+use crate::services::workflows::limits;
+use crate::store::db;
+use crate::store::db::Role;
+
+const NAME_CHARS_MAX: usize = 100;
+const SQL_BYTES_MAX: usize = 64 << 10;
+const INPUT_BYTES_MAX: usize = 64 << 10;
+/// How long a script may run, when nothing is said and at most; nobody else writes meanwhile.
+const SECONDS: u64 = 30;
+const SECONDS_MAX: u64 = 300;
+/// The same for `workflows`, whose engine must not be held up for as long as a lease of a worker runs.
+const SECONDS_WORKFLOWS: u64 = 10;
+/// What a client is shown, and may send back with a change.
+const SHOWN: [&str; 7] = [
+    "id",
+    "created",
+    "updated",
+    "next",
+    "last",
+    "isRunning",
+    "hasSecret",
+];
+
+/// A row of `_cron`. It may be from a newer program or name a zone that is not known here; then there is no
+/// [`Job`] of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    pub id: String,
+    pub name: String,
+    pub kind: String,
+    pub schedule: String,
+    pub time_zone: String,
+    pub is_active: bool,
+    pub spec: Map<String, Value>,
+    pub created: String,
+    pub updated: String,
+}
+
+/// A job that can be run.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub id: String,
+    pub name: String,
+    pub is_active: bool,
+    pub plan: Plan,
+    pub action: Action,
+}
+
+/// What a job does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    Sql(Script),
+    Http(Target),
+    /// Without an input it gets the name of the job and the time.
+    Workflow {
+        name: String,
+        input: Option<Value>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    pub sql: String,
+    pub database: String,
+    pub seconds: u64,
+}
+
+impl Script {
+    pub fn limit(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+impl Stored {
+    /// A job as a client wants it.
+    pub fn parse(
+        id: &str,
+        created: &str,
+        updated: &str,
+        body: Map<String, Value>,
+    ) -> Result<Stored> {
+        let mut object = body;
+        hidden::keep("", &mut object, None)?;
+        let mut text = |key: &str| take_text(key, key, &mut object);
+        let name = text("name")?.unwrap_or_default();
+        let (schedule, time_zone) = (text("schedule")?, text("timeZone")?.unwrap_or_default());
+        let kind = text("type")?.unwrap_or_default();
+        let count = name.trim().chars().count();
+        if !(1..=NAME_CHARS_MAX).contains(&count) || name.chars().any(char::is_control) {
+            return Err(wrong(
+                "name",
+                format!("Must be 1 to {NAME_CHARS_MAX} characters."),
+            ));
+        }
+        let is_active = match object.remove("active") {
+            None | Some(Value::Null) => true,
+            Some(Value::Bool(flag)) => flag,
+            Some(_) => return Err(wrong("active", "Must be true or false.")),
+        };
+        let schedule = schedule.ok_or_else(|| wrong("schedule", "Cannot be blank."))?;
+        let schedule = schedule.trim().to_owned();
+        plan(&schedule, &time_zone)?;
+        let action = Action::take(&kind, &mut object)?;
+        refuse_rest("", &object)?;
+        Ok(Stored {
+            id: id.to_owned(),
+            name: name.trim().to_owned(),
+            kind,
+            schedule,
+            time_zone,
+            is_active,
+            spec: action.to_json(),
+            created: created.to_owned(),
+            updated: updated.to_owned(),
+        })
+    }
+
+    /// The same with what a client wants to be otherwise.
+    pub fn merge(&self, updated: &str, mut body: Map<String, Value>) -> Result<Stored> {
+        for name in SHOWN {
+            body.remove(name);
+        }
+        let mut object = match body.get("type").and_then(Value::as_str) {
+            // What the other type had means nothing to this one.
+            Some(kind) if kind != self.kind => Map::new(),
+            _ => self.spec.clone(),
+        };
+        let own = json!({
+            "name": self.name, "schedule": self.schedule, "timeZone": self.time_zone,
+            "type": self.kind, "active": self.is_active,
+        });
+        hidden::keep("", &mut body, Some(&object))?;
+        object.extend(own.as_object().cloned().unwrap_or_default());
+        object.extend(body);
+        Stored::parse(&self.id, &self.created, updated, object)
+    }
+
+    /// As clients see it, without what it does and when on this node.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let own = json!({
+            "id": self.id, "name": self.name, "schedule": self.schedule, "timeZone": self.time_zone,
+            "type": self.kind, "active": self.is_active,
+            "created": self.created, "updated": self.updated,
+        });
+        let mut object = own.as_object().cloned().unwrap_or_default();
+        let mut spec = self.spec.clone();
+        if self.kind == "http" {
+            let has_secret = spec.get("secret").is_some_and(Value::is_string);
+            hidden::hide(&mut spec);
+            spec.insert("hasSecret".to_owned(), has_secret.into());
+        }
+        object.extend(spec);
+        object
+    }
+}
+
+impl Job {
+    pub fn restore(stored: &Stored) -> Result<Job> {
+        Ok(Job {
+            id: stored.id.clone(),
+            name: stored.name.clone(),
+            is_active: stored.is_active,
+            plan: plan(&stored.schedule, &stored.time_zone)?,
+            action: Action::take(&stored.kind, &mut stored.spec.clone())?,
+        })
+    }
+
+    /// Whether a server with this role runs it (CRON-8).
+    pub fn runs_on(&self, role: Role) -> bool {
+        match (role, &self.action) {
+            (Role::Master, _) => true,
+            (Role::Replica, Action::Sql(script)) => {
+                [db::STATS, db::WORKFLOWS].contains(&script.database.as_str())
+            }
+            (Role::Replica, _) => false,
+        }
+    }
+
+    /// When it is due next, if it is by itself.
+    pub fn next(&self, now: i64, role: Role) -> Option<i64> {
+        let is_due = self.is_active && self.runs_on(role);
+        let next = is_due.then(|| self.plan.schedule.next(now, &self.plan.zone));
+        next.flatten()
+    }
+}
+
+fn plan(schedule: &str, time_zone: &str) -> Result<Plan> {
+    let zone = Zone::parse(time_zone).ok_or_else(|| {
+        let message = "Must be the name of a time zone such as Europe/Berlin, or empty for UTC.";
+        wrong("timeZone", message)
+    })?;
+    Ok(Plan {
+        schedule: Schedule::parse(schedule)?,
+        zone,
+        text: format!("{schedule} {time_zone}"),
+    })
+}
+
+impl Action {
+    /// Takes what it knows out of an object.
+    fn take(kind: &str, object: &mut Map<String, Value>) -> Result<Action> {
+        match kind {
+            "sql" => take_script(object).map(Action::Sql),
+            "http" => match object.contains_key("workflow") {
+                true => Err(wrong("workflow", "There is no such attribute.")),
+                false => Target::take("", object).map(Action::Http),
+            },
+            "workflow" => {
+                let name = take_text("workflow", "workflow", object)?.unwrap_or_default();
+                limits::check_workflow(&name)?;
+                let input = object.remove("input").filter(|input| !input.is_null());
+                if input
+                    .as_ref()
+                    .is_some_and(|it| it.to_string().len() > INPUT_BYTES_MAX)
+                {
+                    let message = format!("At most {} KiB.", INPUT_BYTES_MAX >> 10);
+                    return Err(wrong("input", message));
+                }
+                Ok(Action::Workflow { name, input })
+            }
+            _ => Err(wrong("type", "Must be sql, http or workflow.")),
+        }
+    }
+
+    /// The attributes as [`Action::take`] takes them.
+    fn to_json(&self) -> Map<String, Value> {
+        let json = match self {
+            Action::Http(target) => return target.to_json(),
+            Action::Sql(script) => json!({
+                "sql": script.sql, "database": script.database, "timeout": script.seconds,
+            }),
+            Action::Workflow { name, input } => json!({"workflow": name, "input": input}),
+        };
+        json.as_object().cloned().unwrap_or_default()
+    }
+}
+
+fn take_script(object: &mut Map<String, Value>) -> Result<Script> {
+    let sql = take_text("sql", "sql", object)?.unwrap_or_default();
+    if sql.trim().is_empty() || sql.len() > SQL_BYTES_MAX || sql.contains('\0') {
+        let message = format!("Must be SQL of at most {} KiB.", SQL_BYTES_MAX >> 10);
+        return Err(wrong("sql", message));
+    }
+    let database = take_text("database", "database", object)?;
+    let database = database.unwrap_or_else(|| db::DEFAULT.to_owned());
+    let is_own = [db::STATS, db::WORKFLOWS].contains(&database.as_str());
+    if !is_own && !db::is_valid_name(&database) {
+        return Err(wrong(
+            "database",
+            format!("There is no database {database}."),
+        ));
+    }
+    let (usual, most) = match database.as_str() {
+        db::WORKFLOWS => (SECONDS_WORKFLOWS, SECONDS_WORKFLOWS),
+        _ => (SECONDS, SECONDS_MAX),
+    };
+    let seconds = match object.remove("timeout") {
+        None | Some(Value::Null) => Some(usual),
+        Some(value) => value.as_u64(),
+    };
+    let seconds = seconds.filter(|seconds| (1..=most).contains(seconds));
+    let seconds = seconds.ok_or_else(|| {
+        wrong(
+            "timeout",
+            format!("Must be 1 to {most} seconds for the database {database}."),
+        )
+    })?;
+    Ok(Script {
+        sql,
+        database,
+        seconds,
+    })
+}
+
+/// What a call or a run of a job is told, unless it has something of its own.
+pub fn payload(name: &str, time_ms: i64) -> Value {
+    json!({"job": name, "time": crate::base::clock::format_ms(time_ms)})
+}
+
+/// Where a script cannot be run.
+pub fn wrong_script(error: &Error) -> Error {
+    wrong("sql", error.message())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,345 @@
+//! Schedules: five fields (CRON-5), and when they are due next.
+//!
+//! Our own parser, because what is hard is not the parsing but the days on which the clocks are changed, and the
+//! libraries that there are skip or repeat there. Here it is as in Vixie's cron and systemd:
+//!
+//! - A schedule whose hour field begins with `*` keeps its intervals: it runs in both passes of an hour that comes
+//!   twice, and has nothing to do in one that is left out.
+//! - Any other runs once for each of its times: the first time of two, and right after the jump when the clocks
+//!   jump over it. Several times in one gap are one run.
+//!
+//! When both day fields are restricted (neither begins with `*`), a day that fits either fits; else it has to fit
+//! both.
+
+use crate::base::clock::{DAY_MS, civil_from_days, days_from_civil};
+use crate::base::error::{Error, Result};
+use crate::services::cron::zone::Zone;
+
+/// Longest schedule.
+const TEXT_BYTES_MAX: usize = 200;
+/// Days that are looked through. The rarest: the 29th of February on one day of the week, around a year that is
+/// a century and no leap year.
+const DAYS_MAX: i64 = 50 * 366;
+/// Changes of the clocks that are looked through.
+const CHANGES_MAX: usize = 1000;
+/// Times on the wall that are behind the present one because the clocks were set back.
+const REPEATED_MAX: usize = 3000;
+const MINUTE_MS: i64 = 60_000;
+const MINUTES_PER_DAY: i64 = 1440;
+const MONTHS: [&str; 12] = [
+    "JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC",
+];
+const DAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
+const ALIASES: [(&str, &str); 7] = [
+    ("@hourly", "0 * * * *"),
+    ("@daily", "0 0 * * *"),
+    ("@midnight", "0 0 * * *"),
+    ("@weekly", "0 0 * * 0"),
+    ("@monthly", "0 0 1 * *"),
+    ("@yearly", "0 0 1 1 *"),
+    ("@annually", "0 0 1 1 *"),
+];
+
+/// See the module documentation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    minutes: Field,
+    hours: Field,
+    days: Field,
+    months: Field,
+    weekdays: Field,
+}
+
+/// The numbers of a field as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Field {
+    bits: u64,
+    /// It begins with `*`.
+    is_open: bool,
+}
+
+/// What a field may hold.
+struct Kind {
+    name: &'static str,
+    from: u32,
+    to: u32,
+    /// The last one that `*` stands for.
+    open_to: u32,
+    /// The first name is that of the first number.
+    names: &'static [&'static str],
+    /// `?` is `*`.
+    is_day: bool,
+}
+
+const fn kind(name: &'static str, from: u32, to: u32) -> Kind {
+    Kind {
+        name,
+        from,
+        to,
+        open_to: to,
+        names: &[],
+        is_day: false,
+    }
+}
+
+const KINDS: [Kind; 5] = [
+    kind("minute", 0, 59),
+    kind("hour", 0, 23),
+    Kind {
+        is_day: true,
+        ..kind("day of month", 1, 31)
+    },
+    Kind {
+        names: &MONTHS,
+        ..kind("month", 1, 12)
+    },
+    Kind {
+        names: &DAYS,
+        is_day: true,
+        open_to: 6,
+        ..kind("day of week", 0, 7)
+    },
+];
+
+impl Schedule {
+    pub fn parse(text: &str) -> Result<Schedule> {
+        let text = text.trim();
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(wrong(format!("Must be at most {TEXT_BYTES_MAX} bytes.")));
+        }
+        let alias = ALIASES
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(text));
+        if alias.is_none() && text.starts_with('@') {
+            let names = ALIASES.map(|(name, _)| name).join(", ");
+            return Err(wrong(format!("{text} is none of {names}.")));
+        }
+        let text = alias.map_or(text, |(_, fields)| fields);
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let [minutes, hours, days, months, weekdays] = words[..] else {
+            return Err(wrong(format!(
+                "Must be five fields (minute, hour, day of month, month, day of week), not {}.",
+                words.len()
+            )));
+        };
+        let mut weekdays = KINDS[4].parse(weekdays)?;
+        // 7 is Sunday too.
+        weekdays.bits = (weekdays.bits | weekdays.bits >> 7) & 0x7f;
+        let schedule = Schedule {
+            minutes: KINDS[0].parse(minutes)?,
+            hours: KINDS[1].parse(hours)?,
+            days: KINDS[2].parse(days)?,
+            months: KINDS[3].parse(months)?,
+            weekdays,
+        };
+        // The calendar repeats within the days that are looked through.
+        let start = days_from_civil(2000, 1, 1) * MINUTES_PER_DAY;
+        match schedule.next_wall_minute(start - 1) {
+            Some(_) => Ok(schedule),
+            None => Err(wrong("It never comes: there is no such day.")),
+        }
+    }
+
+    /// When it is due next after a moment, in milliseconds since 1970.
+    pub fn next(&self, after_ms: i64, zone: &Zone) -> Option<i64> {
+        match self.hours.is_open {
+            true => self.next_interval(after_ms, zone),
+            false => self.next_time(after_ms, zone),
+        }
+    }
+
+    /// The last time that it was due, after one moment and not after another.
+    pub fn last(&self, after_ms: i64, until_ms: i64, zone: &Zone) -> Option<i64> {
+        // Most of a long time need not be gone through.
+        for span_ms in [
+            60 * MINUTE_MS,
+            DAY_MS,
+            40 * DAY_MS,
+            400 * DAY_MS,
+            until_ms.saturating_sub(after_ms),
+        ] {
+            let from = after_ms.max(until_ms.saturating_sub(span_ms));
+            let mut found = None;
+            let mut at = from;
+            while let Some(next) = self.next(at, zone).filter(|next| *next <= until_ms) {
+                (found, at) = (Some(next), next);
+            }
+            if found.is_some() || from == after_ms {
+                return found;
+            }
+        }
+        None
+    }
+
+    /// Between two changes of the clocks time on the wall goes as fast as time does.
+    fn next_interval(&self, after_ms: i64, zone: &Zone) -> Option<i64> {
+        let mut after_ms = after_ms;
+        for _ in 0..CHANGES_MAX {
+            let wall_ms = zone.wall(after_ms)?;
+            let minute = self.next_wall_minute(wall_ms.div_euclid(MINUTE_MS))?;
+            let next_ms = minute * MINUTE_MS - (wall_ms - after_ms);
+            match zone.next_change(after_ms) {
+                Some(change_ms) if next_ms >= change_ms => {
+                    // The moment of the change is shown by the new time alone.
+                    after_ms = match self.fits_wall(zone.wall(change_ms)?) {
+                        true => return Some(change_ms),
+                        false => change_ms,
+                    };
+                }
+                _ => return Some(next_ms),
+            }
+        }
+        None
+    }
+
+    fn next_time(&self, after_ms: i64, zone: &Zone) -> Option<i64> {
+        let mut minute = zone.wall(after_ms)?.div_euclid(MINUTE_MS);
+        for _ in 0..REPEATED_MAX {
+            minute = self.next_wall_minute(minute)?;
+            let next_ms = zone.moment(minute * MINUTE_MS)?;
+            if next_ms > after_ms {
+                return Some(next_ms);
+            }
+        }
+        None
+    }
+
+    fn fits_wall(&self, wall_ms: i64) -> bool {
+        let minute = wall_ms.div_euclid(MINUTE_MS);
+        wall_ms % MINUTE_MS == 0 && self.next_wall_minute(minute - 1) == Some(minute)
+    }
+
+    /// The first minute on the wall after this one that fits; minutes since 1970.
+    fn next_wall_minute(&self, after: i64) -> Option<i64> {
+        let from = after + 1;
+        let first = from.div_euclid(MINUTES_PER_DAY);
+        let of_day = u32::try_from(from.rem_euclid(MINUTES_PER_DAY)).ok()?;
+        if self.fits_day(first)
+            && let Some(minute) = self.minute_of_day(of_day)
+        {
+            return Some(first * MINUTES_PER_DAY + minute);
+        }
+        let day = (first + 1..first + DAYS_MAX).find(|day| self.fits_day(*day))?;
+        Some(day * MINUTES_PER_DAY + self.minute_of_day(0)?)
+    }
+
+    /// The first minute of a day, from this one on.
+    fn minute_of_day(&self, from: u32) -> Option<i64> {
+        let (hour, minute) = (from / 60, from % 60);
+        let in_this = self
+            .minutes
+            .from(minute)
+            .filter(|_| self.hours.has(hour))
+            .map(|minute| hour * 60 + minute);
+        let found = match in_this {
+            Some(found) => found,
+            None => self.hours.from(hour + 1)? * 60 + self.minutes.from(0)?,
+        };
+        Some(i64::from(found))
+    }
+
+    /// Whether a day fits, in days since 1970.
+    fn fits_day(&self, day: i64) -> bool {
+        let (_, month, of_month) = civil_from_days(day);
+        let number = |number: i64| u32::try_from(number).unwrap_or(0);
+        if !self.months.has(number(month)) {
+            return false;
+        }
+        let fits_month = self.days.has(number(of_month));
+        // 1970 began on a Thursday.
+        let fits_week = self.weekdays.has(number((day + 4).rem_euclid(7)));
+        match self.days.is_open || self.weekdays.is_open {
+            true => fits_month && fits_week,
+            false => fits_month || fits_week,
+        }
+    }
+}
+
+impl Field {
+    fn has(self, number: u32) -> bool {
+        self.bits & (1 << number) != 0
+    }
+
+    /// The first number, from this one on.
+    fn from(self, number: u32) -> Option<u32> {
+        let rest = self.bits.checked_shr(number).unwrap_or(0);
+        (rest != 0).then(|| number + rest.trailing_zeros())
+    }
+}
+
+impl Kind {
+    fn parse(&self, text: &str) -> Result<Field> {
+        let mut bits = 0;
+        for part in text.split(',') {
+            bits |= self.parse_part(part)?;
+        }
+        let is_open = text.starts_with('*') || (self.is_day && text.starts_with('?'));
+        Ok(Field { bits, is_open })
+    }
+
+    /// One element of a list: a number, a range, or all, the latter two with a step or without.
+    fn parse_part(&self, part: &str) -> Result<u64> {
+        let (range, step) = match part.split_once('/') {
+            Some((range, step)) => (range, Some(self.parse_step(step)?)),
+            None => (part, None),
+        };
+        let (from, to) = match range.split_once('-') {
+            _ if range == "*" || (range == "?" && self.is_day) => (self.from, self.open_to),
+            Some((from, to)) => (self.number(from)?, self.number(to)?),
+            None if step.is_some() => {
+                let range = format!("{range}-{}/...", self.open_to);
+                return Err(self.wrong(part, &format!("a step needs a range, such as {range}")));
+            }
+            None => (self.number(range)?, self.number(range)?),
+        };
+        // A week ends with Sunday where that is meant.
+        let is_sunday = self.open_to < self.to && to == 0 && from > 0;
+        let to = if is_sunday { self.to } else { to };
+        if from > to {
+            return Err(self.wrong(part, "the range ends before it begins"));
+        }
+        let numbers = (from..=to).step_by(step.unwrap_or(1));
+        Ok(numbers.fold(0, |bits, number| bits | 1 << number))
+    }
+
+    fn parse_step(&self, text: &str) -> Result<usize> {
+        let step = digits(text).filter(|step| (1..=self.to).contains(step));
+        let step = step.and_then(|step| usize::try_from(step).ok());
+        step.ok_or_else(|| self.wrong(text, &format!("a step is a number from 1 to {}", self.to)))
+    }
+
+    fn number(&self, text: &str) -> Result<u32> {
+        let by_name = self
+            .names
+            .iter()
+            .position(|name| name.eq_ignore_ascii_case(text))
+            .and_then(|at| u32::try_from(at).ok())
+            .map(|at| at + self.from);
+        let number = by_name.or_else(|| digits(text));
+        let number = number.filter(|number| (self.from..=self.to).contains(number));
+        number.ok_or_else(|| {
+            let (from, to) = (self.from, self.to);
+            let names = match (self.names.first(), self.names.last()) {
+                (Some(first), Some(last)) => format!(", or {first} to {last}"),
+                _ => String::new(),
+            };
+            self.wrong(text, &format!("it takes {from} to {to}{names}"))
+        })
+    }
+
+    fn wrong(&self, text: &str, what: &str) -> Error {
+        wrong(format!("{} {text:?}: {what}.", self.name))
+    }
+}
+
+fn digits(text: &str) -> Option<u32> {
+    let is_number = (1..=2).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
+}
+
+fn wrong(message: impl Into<String>) -> Error {
+    Error::field("schedule", "validation_invalid_schedule", message)
+}
+
+#[cfg(test)]
+mod tests;

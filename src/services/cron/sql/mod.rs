@@ -1,0 +1,264 @@
+//! Scripts: what SQL of an administrator may do, and how it is run.
+//!
+//! A script is statements that read and change rows, all of them in one transaction of the writer. SQLite
+//! asks `db::guard` of everything that a statement would do; what is not on the list here is refused:
+//!
+//! - in `default` and tenants: tables of collections and such as people have added themselves. Tables of the
+//!   system are neither written nor read, nor are the columns of accounts with what they sign in with: these
+//!   secrets are shown to no client. An insertion writes all columns, so scripts make no accounts;
+//! - in `stats`: everything there is, as it means nothing to anything but reports;
+//! - in `workflows`: reading, and deleting rows of `runs` that have ended. The engine has in its memory what
+//!   has not, so those rows stay, as do the children of such runs; with a run goes what belongs to it. That
+//!   is what the engine deletes by itself when it is old.
+
+use std::time::Duration;
+
+use rusqlite::fallible_iterator::FallibleIterator as _;
+use rusqlite::{Batch, Connection, Statement};
+
+use crate::base::error::{Error, Result};
+use crate::model::collections::TOKEN_KEY;
+use crate::store::db;
+use crate::store::db::guard;
+use crate::store::db::guard::{AuthAction, AuthContext};
+
+/// Runs that have not ended, and children that their parents may ask for, stay; with the others goes the
+/// rest. Only for the time of a script.
+const BEGIN_WORKFLOWS: &str = "
+    CREATE TEMP TRIGGER cron_stays BEFORE DELETE ON main.runs
+    WHEN OLD.ended IS NULL OR EXISTS (SELECT 1 FROM jobs WHERE run IN (OLD.id, OLD.parent))
+    BEGIN SELECT RAISE(IGNORE); END;
+    CREATE TEMP TRIGGER cron_goes AFTER DELETE ON main.runs
+    BEGIN
+        DELETE FROM events WHERE run = OLD.id;
+        DELETE FROM steps WHERE run = OLD.id;
+        DELETE FROM waits WHERE run = OLD.id;
+        DELETE FROM hooks WHERE run = OLD.id;
+        DELETE FROM chunks WHERE run = OLD.id;
+        DELETE FROM cancelling WHERE run = OLD.id;
+    END;";
+const END_WORKFLOWS: &str = "DROP TRIGGER temp.cron_stays; DROP TRIGGER temp.cron_goes;";
+const OWN_TRIGGERS: [&str; 2] = ["cron_stays", "cron_goes"];
+const NO_TABLES: &str = "make, change or drop tables and the like";
+
+/// The one collection whose name begins as those of the system's tables do.
+const USERS: &str = "_users";
+/// Columns of accounts that only the server reads or writes.
+const SECRETS: [&str; 2] = ["password", TOKEN_KEY];
+
+/// What a script may do, by the database that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Records,
+    Stats,
+    Workflows,
+}
+
+impl Scope {
+    pub fn of(database: &str) -> Scope {
+        match database {
+            db::STATS => Scope::Stats,
+            db::WORKFLOWS => Scope::Workflows,
+            _ => Scope::Records,
+        }
+    }
+
+    /// What a statement does that it may not; none when it may.
+    fn refuse(self, accounts: &[String], context: &AuthContext<'_>) -> Option<String> {
+        let are_accounts = |table: &str| accounts.iter().any(|it| it.eq_ignore_ascii_case(table));
+        let is_secret = |table: &str, column: &str| {
+            are_accounts(table) && SECRETS.iter().any(|it| it.eq_ignore_ascii_case(column))
+        };
+        let is_own = context
+            .accessor
+            .is_some_and(|name| self == Scope::Workflows && OWN_TRIGGERS.contains(&name));
+        match context.action {
+            AuthAction::Select | AuthAction::Recursive => None,
+            AuthAction::Function { function_name } => function_name
+                .eq_ignore_ascii_case("load_extension")
+                .then(|| "call load_extension".to_owned()),
+            AuthAction::Read {
+                table_name,
+                column_name,
+            } => match self == Scope::Records && is_system(table_name) {
+                true => Some(format!("read the system's table {table_name}")),
+                false => is_secret(table_name, column_name)
+                    .then(|| format!("read {column_name} of the accounts {table_name}")),
+            },
+            AuthAction::Delete { table_name } => match self {
+                Scope::Workflows if !is_own && table_name != "runs" => {
+                    Some("delete from any table but runs".to_owned())
+                }
+                _ => self.refuse_write(table_name),
+            },
+            AuthAction::Insert { table_name } | AuthAction::Update { table_name, .. }
+                if self == Scope::Workflows && !is_schema(table_name) =>
+            {
+                Some("change workflows in another way than deleting runs".to_owned())
+            }
+            AuthAction::Insert { table_name } => self.refuse_write(table_name).or_else(|| {
+                are_accounts(table_name)
+                    .then(|| format!("insert accounts into {table_name}: let them register"))
+            }),
+            AuthAction::Update {
+                table_name,
+                column_name,
+            } => self.refuse_write(table_name).or_else(|| {
+                is_secret(table_name, column_name)
+                    .then(|| format!("write {column_name} of the accounts {table_name}"))
+            }),
+            AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => {
+                Some("begin or end transactions: it is one by itself".to_owned())
+            }
+            AuthAction::Pragma { pragma_name, .. } => Some(format!("use PRAGMA {pragma_name}")),
+            AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
+                Some("attach or detach databases".to_owned())
+            }
+            _ => Some(NO_TABLES.to_owned()),
+        }
+    }
+
+    fn refuse_write(self, table: &str) -> Option<String> {
+        if is_schema(table) {
+            return Some(NO_TABLES.to_owned());
+        }
+        let is_refused = is_sqlite(table) || (self == Scope::Records && is_system(table));
+        is_refused.then(|| format!("write to the system's table {table}"))
+    }
+}
+
+fn is_system(table: &str) -> bool {
+    table.starts_with('_') && table != USERS
+}
+
+/// The tables with accounts: those that have what only these have.
+fn accounts(connection: &Connection) -> Result<Vec<String>> {
+    let sql = "SELECT it.name FROM sqlite_schema AS it, pragma_table_info(it.name) AS its
+               WHERE it.type = 'table' AND it.sql NOT LIKE 'CREATE VIRTUAL%' AND its.name = ?1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([TOKEN_KEY], |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn is_sqlite(table: &str) -> bool {
+    table
+        .get(..7)
+        .is_some_and(|start| start.eq_ignore_ascii_case("sqlite_"))
+}
+
+/// SQLite asks about this first when a table is to be made or dropped.
+fn is_schema(table: &str) -> bool {
+    is_sqlite(table) && table.ends_with("_master")
+}
+
+/// True if a statement may compare columns of accounts without naming them: SQLite does not ask the authorizer about
+/// these.
+fn joins_by_name(statement: &str, accounts: &[String]) -> bool {
+    let has = |wanted: &str| {
+        let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let mut words = statement.split(|c| !is_of_word(c));
+        words.any(|word| word.eq_ignore_ascii_case(wanted))
+    };
+    (has("using") || has("natural")) && accounts.iter().any(|it| has(it))
+}
+
+/// Refuses a script that cannot be run as things are now; runs nothing of it.
+pub fn check(connection: &Connection, scope: Scope, sql: &str) -> Result<()> {
+    let accounts = accounts(connection)?;
+    under_guard(scope, &accounts, || {
+        for_each(connection, sql, &accounts, |_| Ok(()))
+    })
+}
+
+/// Prepares one statement after the other.
+fn for_each(
+    connection: &Connection,
+    sql: &str,
+    accounts: &[String],
+    mut body: impl FnMut(&mut Statement<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut batch = Batch::new(connection, sql);
+    let mut count = 0;
+    while let Some(mut statement) = batch.next()? {
+        if statement.parameter_count() > 0 {
+            let message = "The script has a parameter, and nothing to put there.";
+            return Err(Error::invalid(message));
+        }
+        let text = statement.expanded_sql();
+        if text.is_none_or(|text| joins_by_name(&text, accounts)) {
+            return Err(Error::invalid(
+                "The script may not join accounts with USING or NATURAL; compare the columns after ON.",
+            ));
+        }
+        body(&mut statement)?;
+        count += 1;
+    }
+    match count {
+        0 => Err(Error::invalid("The script has no statement.")),
+        _ => Ok(()),
+    }
+}
+
+/// Runs a script inside a write job; returns how many rows it has changed. `is_over` is looked at between
+/// statements; SQLite is stopped inside of them by whoever has its handle.
+pub fn run(
+    connection: &Connection,
+    scope: Scope,
+    sql: &str,
+    is_over: impl Fn() -> bool,
+) -> Result<u64> {
+    if scope == Scope::Workflows {
+        connection.execute_batch(BEGIN_WORKFLOWS)?;
+    }
+    let before = connection.total_changes();
+    let accounts = accounts(connection)?;
+    under_guard(scope, &accounts, || {
+        for_each(connection, sql, &accounts, |statement| {
+            if is_over() {
+                return Err(Error::unavailable("The server stopped."));
+            }
+            let mut rows = statement.raw_query();
+            while rows.next()?.is_some() {}
+            Ok(())
+        })
+    })?;
+    let changed = connection.total_changes() - before;
+    if scope == Scope::Workflows {
+        connection.execute_batch(END_WORKFLOWS)?;
+    }
+    Ok(changed)
+}
+
+/// What is said of a script that was stopped.
+pub fn too_long(limit: Duration) -> String {
+    let seconds = limit.as_secs();
+    format!("The script took longer than {seconds} s; nothing of it was kept.")
+}
+
+fn under_guard<T>(
+    scope: Scope,
+    accounts: &[String],
+    body: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let accounts = accounts.to_vec();
+    let judge = Box::new(move |context: &AuthContext<'_>| scope.refuse(&accounts, context));
+    let (result, refused) = guard::watched(judge, body);
+    match refused {
+        Some(phrase) => Err(Error::invalid(format!("The script may not {phrase}."))),
+        None => result.map_err(explain),
+    }
+}
+
+/// Whoever writes SQL is told what SQLite says of it.
+fn explain(error: Error) -> Error {
+    if error.was_stopped() {
+        return error;
+    }
+    match error.of_sqlite() {
+        Some(message) => Error::invalid(format!("The script failed: {message}.")),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,279 @@
+//! The tables of jobs: `_cron` in `default.db`, and what this node has done of them in `local.db`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde_json::{Map, Value};
+
+use crate::base::error::{Error, Result};
+use crate::base::paging::Page;
+use crate::services::cron::core::State;
+use crate::services::cron::job::Stored;
+
+/// Jobs that there may be.
+const JOBS_MAX: i64 = 200;
+/// Runs that are kept of each.
+const RUNS_KEPT: i64 = 100;
+/// Longest message of a run; characters.
+const MESSAGE_CHARS_MAX: usize = 1000;
+
+/// What became of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Success,
+    Failed,
+    Skipped,
+}
+
+impl Outcome {
+    pub const ALL: [Outcome; 3] = [Outcome::Success, Outcome::Failed, Outcome::Skipped];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Success => "success",
+            Outcome::Failed => "failed",
+            Outcome::Skipped => "skipped",
+        }
+    }
+}
+
+/// A run as it is shown. Times are milliseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub id: i64,
+    /// None: somebody wanted it.
+    pub due_ms: Option<i64>,
+    pub started_ms: i64,
+    pub ended_ms: Option<i64>,
+    pub status: String,
+    pub message: String,
+}
+
+/// A run that has ended.
+pub struct Ended<'a> {
+    pub job: &'a str,
+    /// Its row, if it has one already.
+    pub run: Option<i64>,
+    pub due_ms: Option<i64>,
+    pub started_ms: i64,
+    pub ended_ms: i64,
+    pub outcome: Outcome,
+    pub message: &'a str,
+}
+
+/// All jobs, by name.
+pub fn jobs(default: &Connection) -> Result<Vec<Stored>> {
+    let mut statement = default.prepare_cached(
+        "SELECT id, name, type, schedule, time_zone, active, spec, created, updated
+         FROM _cron ORDER BY name",
+    )?;
+    let rows = statement.query_map([], stored)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The job of this id or name.
+pub fn job(default: &Connection, key: &str) -> Result<Stored> {
+    let found = default
+        .prepare_cached(
+            "SELECT id, name, type, schedule, time_zone, active, spec, created, updated
+             FROM _cron WHERE id = ?1 OR name = ?1 ORDER BY id <> ?1",
+        )?
+        .query_row([key], stored)
+        .optional()?;
+    found.ok_or_else(|| Error::not_found(format!("There is no job {key}.")))
+}
+
+fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
+    let spec: String = row.get(6)?;
+    Ok(Stored {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        kind: row.get(2)?,
+        schedule: row.get(3)?,
+        time_zone: row.get(4)?,
+        is_active: row.get(5)?,
+        spec: serde_json::from_str(&spec).unwrap_or_default(),
+        created: row.get(7)?,
+        updated: row.get(8)?,
+    })
+}
+
+pub fn insert(tx: &Connection, job: &Stored) -> Result<()> {
+    let count = "SELECT count(*) FROM _cron";
+    if tx.query_row(count, [], |row| row.get::<_, i64>(0))? >= JOBS_MAX {
+        return Err(Error::conflict(format!(
+            "There are {JOBS_MAX} jobs already; delete some first."
+        )));
+    }
+    refuse_same_name(tx, job)?;
+    let sql = "INSERT INTO _cron
+                   (id, name, type, schedule, time_zone, active, spec, created, updated)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    write(tx, sql, job)
+}
+
+pub fn update(tx: &Connection, job: &Stored) -> Result<()> {
+    refuse_same_name(tx, job)?;
+    let sql = "UPDATE _cron
+               SET name = ?2, type = ?3, schedule = ?4, time_zone = ?5, active = ?6, spec = ?7,
+                   created = ?8, updated = ?9
+               WHERE id = ?1";
+    write(tx, sql, job)
+}
+
+fn write(tx: &Connection, sql: &str, job: &Stored) -> Result<()> {
+    tx.prepare_cached(sql)?.execute(params![
+        job.id,
+        job.name,
+        job.kind,
+        job.schedule,
+        job.time_zone,
+        job.is_active,
+        Value::Object(Map::clone(&job.spec)).to_string(),
+        job.created,
+        job.updated,
+    ])?;
+    Ok(())
+}
+
+/// An id is no name of another either, so that a path means one job.
+fn refuse_same_name(tx: &Connection, job: &Stored) -> Result<()> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM _cron WHERE (name = ?1 OR id = ?1) AND id <> ?2)";
+    match tx.query_row(sql, [&job.name, &job.id], |row| row.get(0))? {
+        false => Ok(()),
+        true => Err(Error::field(
+            "name",
+            "validation_not_unique",
+            "There is a job of this name already.",
+        )),
+    }
+}
+
+pub fn delete(tx: &Connection, id: &str) -> Result<()> {
+    tx.execute("DELETE FROM _cron WHERE id = ?1", [id])?;
+    Ok(())
+}
+
+/// How far jobs have come here: with which plan, and the state.
+pub fn states(local: &Connection) -> Result<BTreeMap<String, (String, State)>> {
+    let mut statement = local
+        .prepare_cached("SELECT job, schedule, done_until_ms, ahead_until_ms FROM _cron_state")?;
+    let rows = statement.query_map([], |row| {
+        let state = State {
+            done_until_ms: row.get(2)?,
+            ahead_until_ms: row.get(3)?,
+        };
+        Ok((row.get(0)?, (row.get(1)?, state)))
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+pub fn set_state(tx: &Connection, job: &str, plan: &str, state: State) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO _cron_state (job, schedule, done_until_ms, ahead_until_ms)
+               VALUES (?1, ?2, ?3, ?4)";
+    tx.prepare_cached(sql)?.execute(params![
+        job,
+        plan,
+        state.done_until_ms,
+        state.ahead_until_ms
+    ])?;
+    Ok(())
+}
+
+/// Forgets the states of jobs that are not planned, and the runs of those that are gone.
+pub fn forget_others(
+    tx: &Connection,
+    planned: &BTreeSet<String>,
+    is_gone: impl Fn(&str) -> bool,
+) -> Result<()> {
+    for job in names(tx, "SELECT job FROM _cron_state")? {
+        if !planned.contains(&job) {
+            let sql = "DELETE FROM _cron_state WHERE job = ?1";
+            tx.prepare_cached(sql)?.execute([&job])?;
+        }
+    }
+    for job in names(tx, "SELECT DISTINCT job FROM _cron_runs")? {
+        if is_gone(&job) {
+            let sql = "DELETE FROM _cron_runs WHERE job = ?1";
+            tx.prepare_cached(sql)?.execute([&job])?;
+        }
+    }
+    Ok(())
+}
+
+fn names(db: &Connection, sql: &str) -> Result<Vec<String>> {
+    let mut statement = db.prepare_cached(sql)?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// A run begins; returns its number.
+pub fn begin_run(tx: &Connection, job: &str, due_ms: Option<i64>, now: i64) -> Result<i64> {
+    let sql = "INSERT INTO _cron_runs (job, due_ms, started_ms, status)
+               VALUES (?1, ?2, ?3, 'running')";
+    tx.prepare_cached(sql)?.execute(params![job, due_ms, now])?;
+    let run = tx.last_insert_rowid();
+    forget_old(tx, job)?;
+    Ok(run)
+}
+
+/// A run has ended.
+pub fn end_run(tx: &Connection, ended: &Ended<'_>) -> Result<()> {
+    let message: String = ended.message.chars().take(MESSAGE_CHARS_MAX).collect();
+    if let Some(run) = ended.run {
+        let sql = "UPDATE _cron_runs SET ended_ms = ?2, status = ?3, message = ?4 WHERE id = ?1";
+        let values = params![run, ended.ended_ms, ended.outcome.name(), message];
+        tx.prepare_cached(sql)?.execute(values)?;
+        return Ok(());
+    }
+    let sql = "INSERT INTO _cron_runs (job, due_ms, started_ms, ended_ms, status, message)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    tx.prepare_cached(sql)?.execute(params![
+        ended.job,
+        ended.due_ms,
+        ended.started_ms,
+        ended.ended_ms,
+        ended.outcome.name(),
+        message,
+    ])?;
+    forget_old(tx, ended.job)
+}
+
+fn forget_old(tx: &Connection, job: &str) -> Result<()> {
+    let sql = "DELETE FROM _cron_runs WHERE job = ?1 AND status <> 'running' AND id <=
+                   (SELECT id FROM _cron_runs WHERE job = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)";
+    tx.prepare_cached(sql)?.execute(params![job, RUNS_KEPT])?;
+    Ok(())
+}
+
+/// What ran when the server ended has failed: nobody knows how far it had come.
+pub fn fail_running(tx: &Connection, now: i64, message: &str) -> Result<()> {
+    let sql = "UPDATE _cron_runs SET ended_ms = ?1, status = 'failed', message = ?2
+               WHERE status = 'running'";
+    tx.execute(sql, params![now, message])?;
+    Ok(())
+}
+
+/// Runs of a job, the last ones first, and how many there are.
+pub fn runs(local: &Connection, job: &str, page: Page) -> Result<(Vec<Run>, u64)> {
+    let (limit, skip) = (page.size.cast_signed(), page.skip().cast_signed());
+    let total = local
+        .prepare_cached("SELECT count(*) FROM _cron_runs WHERE job = ?1")?
+        .query_row([job], |row| row.get::<_, i64>(0))?;
+    let mut statement = local.prepare_cached(
+        "SELECT id, due_ms, started_ms, ended_ms, status, message FROM _cron_runs
+         WHERE job = ?1 ORDER BY id DESC LIMIT ?2 OFFSET ?3",
+    )?;
+    let rows = statement.query_map(params![job, limit, skip], |row| {
+        Ok(Run {
+            id: row.get(0)?,
+            due_ms: row.get(1)?,
+            started_ms: row.get(2)?,
+            ended_ms: row.get(3)?,
+            status: row.get(4)?,
+            message: row.get(5)?,
+        })
+    })?;
+    let runs = rows.collect::<rusqlite::Result<_>>()?;
+    Ok((runs, u64::try_from(total).unwrap_or(0)))
+}

@@ -1,0 +1,10 @@
+//! What runs beside requests: replication, workflows, realtime, webhooks, cron jobs, statistics, backups.
+
+pub mod backup;
+pub mod check;
+pub mod cron;
+pub mod realtime;
+pub mod replication;
+pub mod stats;
+pub mod webhooks;
+pub mod workflows;

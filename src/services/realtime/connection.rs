@@ -1,0 +1,88 @@
+//! What the hub of the sockets calls: a connection's frames go into the queue of the thread.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::board::{Caller, SessionId};
+use super::engine::{Command, Shared};
+use super::{frames, topics};
+use crate::base::error::Result;
+use crate::base::ids;
+use crate::net::sockets::{Flow, Link, Peer};
+
+/// Frames of one connection that wait, and bytes of one.
+const PENDING_MAX: usize = 64;
+const FRAME_BYTES_MAX: usize = 16 << 10;
+/// Close code of RFC 6455, section 7.4.1.
+const TOO_LARGE: u16 = 1009;
+
+/// A name for a client that listens to server-sent events, which nobody can guess.
+pub fn new_client() -> Result<String> {
+    Ok(ids::hex(&ids::random_bytes::<20>()?))
+}
+
+/// A connection that is to be opened.
+pub struct Connection {
+    pub shared: Arc<Shared>,
+    pub session: SessionId,
+    pub database: String,
+    /// Taken when it opens.
+    pub caller: Option<Caller>,
+    /// Of server-sent events; none for a WebSocket.
+    pub client: Option<String>,
+    pub pending: Arc<AtomicUsize>,
+    pub link: Option<Link>,
+}
+
+impl Peer for Connection {
+    fn opened(&mut self, link: Link) {
+        let first = match &self.client {
+            Some(client) => topics::connected(client),
+            None => frames::welcome(super::recent::KEPT.as_millis()),
+        };
+        link.send(first.into());
+        self.link = Some(link.clone());
+        if let Some(caller) = self.caller.take() {
+            self.shared.push(Command::Opened {
+                session: self.session,
+                link,
+                database: std::mem::take(&mut self.database),
+                caller,
+                client: self.client.take(),
+                pending: Arc::clone(&self.pending),
+            });
+        }
+    }
+
+    fn received(&mut self, text: &str) -> Flow {
+        if text.len() > FRAME_BYTES_MAX {
+            if let Some(link) = &self.link {
+                link.close(TOO_LARGE, "a frame has at most 16 KiB");
+            }
+            return Flow::Go;
+        }
+        let waiting = self.pending.fetch_add(1, Relaxed) + 1;
+        self.shared.push(Command::Frame {
+            session: self.session,
+            frame: frames::read(text),
+        });
+        match waiting >= PENDING_MAX {
+            true => Flow::Hold,
+            false => Flow::Go,
+        }
+    }
+
+    fn closed(&mut self) {
+        self.shared.push(Command::Closed {
+            session: self.session,
+        });
+    }
+}
+
+/// A frame of a connection has been dealt with.
+pub fn done(pending: &AtomicUsize, link: &Link) {
+    if pending.fetch_sub(1, Relaxed) >= PENDING_MAX {
+        link.resume();
+    }
+}

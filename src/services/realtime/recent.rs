@@ -1,0 +1,276 @@
+//! The changes of the last minutes, and since when those of a collection are complete.
+//!
+//! Bound: [`KEPT`] of time and [`BYTES_MAX`] of changes.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::base::ids;
+use crate::model::events::Change;
+use crate::store::db::Fence;
+
+/// How long somebody may be away and miss nothing.
+pub const KEPT: Duration = Duration::from_secs(300);
+const BYTES_MAX: usize = 32 << 20;
+
+/// See the module documentation.
+pub struct Recent {
+    /// Of this process: numbers of another one mean nothing.
+    epoch: String,
+    seq: u64,
+    changes: VecDeque<(u64, Instant, Arc<Change>)>,
+    bytes: usize,
+    watches: HashMap<String, Watch>,
+}
+
+/// A collection that somebody watches, or did some minutes ago.
+struct Watch {
+    /// Subscriptions.
+    count: usize,
+    /// All changes with a number above this one are there.
+    complete_after: u64,
+    /// Passes when that begins to hold.
+    fence: Option<Fence>,
+    /// When it is forgotten, while nobody watches.
+    ends: Option<Instant>,
+}
+
+impl Recent {
+    /// `seed` tells processes apart.
+    pub fn new(seed: [u8; 4]) -> Recent {
+        Recent {
+            epoch: ids::hex(&seed),
+            seq: 0,
+            changes: VecDeque::new(),
+            bytes: 0,
+            watches: HashMap::new(),
+        }
+    }
+
+    /// The name of the change with this number.
+    pub fn name(&self, seq: u64) -> String {
+        format!("{}.{seq}", self.epoch)
+    }
+
+    /// The name of the last one.
+    pub fn last(&self) -> String {
+        self.name(self.seq)
+    }
+
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Gives a change its number and keeps it.
+    pub fn add(&mut self, change: Arc<Change>, now: Instant) -> u64 {
+        self.seq += 1;
+        self.bytes += change.state.bytes();
+        self.changes.push_back((self.seq, now, change));
+        self.forget(now);
+        self.seq
+    }
+
+    /// Forgets what is too old, or too much.
+    pub fn forget(&mut self, now: Instant) {
+        while let Some((seq, at, change)) = self.changes.front() {
+            if self.bytes <= BYTES_MAX && now.saturating_duration_since(*at) <= KEPT {
+                break;
+            }
+            if let Some(watch) = self.watches.get_mut(&change.state.collection.id) {
+                watch.complete_after = watch.complete_after.max(*seq);
+            }
+            self.bytes -= change.state.bytes();
+            self.changes.pop_front();
+        }
+        if self.changes.is_empty() && self.changes.capacity() > 1024 {
+            self.changes = VecDeque::new();
+        }
+    }
+
+    /// One more watches a collection. True when nobody has until now: then `events` must be told, and after
+    /// that a fence set.
+    pub fn watch(&mut self, collection: &str) -> bool {
+        if !self.watches.contains_key(collection) {
+            // Whoever knows the changes so far need not know those of this collection: nobody kept them.
+            self.seq += 1;
+        }
+        let seq = self.seq;
+        let mut is_new = false;
+        let watch = self
+            .watches
+            .entry(collection.to_owned())
+            .or_insert_with(|| {
+                is_new = true;
+                Watch {
+                    count: 0,
+                    complete_after: seq,
+                    fence: None,
+                    ends: None,
+                }
+            });
+        watch.count += 1;
+        watch.ends = None;
+        is_new
+    }
+
+    /// What was begun before this passes may be missed.
+    pub fn set_fence(&mut self, collection: &str, fence: Option<Fence>) {
+        if let Some(watch) = self.watches.get_mut(collection) {
+            watch.fence = fence;
+        }
+    }
+
+    /// One fewer does; what changes is still kept for a while.
+    pub fn unwatch(&mut self, collection: &str, now: Instant) {
+        if let Some(watch) = self.watches.get_mut(collection) {
+            watch.count -= 1;
+            if watch.count == 0 {
+                watch.ends = Some(now + KEPT);
+            }
+        }
+    }
+
+    /// The collections that nobody has watched for a while; they are forgotten.
+    pub fn unwatched(&mut self, now: Instant) -> Vec<String> {
+        let is_over = |watch: &Watch| watch.ends.is_some_and(|end| end <= now);
+        let over = self.watches.iter().filter(|(_, watch)| is_over(watch));
+        let over: Vec<String> = over.map(|(id, _)| id.clone()).collect();
+        for id in &over {
+            self.watches.remove(id);
+        }
+        over
+    }
+
+    /// Whether every change is seen that is committed from now on.
+    pub fn is_complete(&mut self, collection: &str) -> bool {
+        let seq = self.seq;
+        let Some(watch) = self.watches.get_mut(collection) else {
+            return false;
+        };
+        if watch
+            .fence
+            .as_ref()
+            .is_some_and(|fence| !fence.has_passed())
+        {
+            return false;
+        }
+        if watch.fence.take().is_some() {
+            watch.complete_after = seq;
+        }
+        true
+    }
+
+    /// Changes of a collection were dropped that come after those known by now.
+    pub fn lose(&mut self, collection: &str) {
+        self.seq += 1;
+        if let Some(watch) = self.watches.get_mut(collection) {
+            watch.complete_after = self.seq;
+        }
+    }
+
+    /// The changes of a collection after the named one, with their numbers, so many at most; none when some
+    /// may be missing.
+    pub fn after(
+        &self,
+        collection: &str,
+        name: &str,
+        most: usize,
+    ) -> Option<Vec<(u64, Arc<Change>)>> {
+        let (epoch, seq) = name.split_once('.')?;
+        let seq: u64 = seq.parse().ok()?;
+        let watch = self.watches.get(collection)?;
+        if epoch != self.epoch || seq < watch.complete_after || seq > self.seq {
+            return None;
+        }
+        let first = self.changes.partition_point(|(at, _, _)| *at <= seq);
+        let changes = self.changes.range(first..);
+        let changes = changes.filter(|(_, _, change)| change.state.collection.id == collection);
+        Some(
+            changes
+                .take(most)
+                .map(|(at, _, change)| (*at, Arc::clone(change)))
+                .collect(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::collections::{Collection, test_collection};
+    use crate::model::events::{State, Stored};
+    use crate::model::triggers::Action;
+    use serde_json::json;
+
+    fn change(collection: &Arc<Collection>, size: usize) -> Arc<Change> {
+        Arc::new(Change {
+            action: Action::Update,
+            state: State {
+                collection: Arc::clone(collection),
+                values: vec![Stored::Text("x".repeat(size))],
+            },
+        })
+    }
+
+    #[test]
+    fn whoever_was_away_for_short_misses_nothing_and_others_are_told() {
+        let (a, b) = (
+            test_collection("a", "a", json!([])),
+            test_collection("b", "b", json!([])),
+        );
+        let (a, b, now) = (Arc::new(a), Arc::new(b), Instant::now());
+        let mut recent = Recent::new([1, 2, 3, 4]);
+        assert!(recent.watch("a") && !recent.watch("a"));
+        assert!(recent.is_complete("a"));
+        let first = recent.last();
+        recent.add(change(&a, 1), now);
+        assert!(recent.watch("b"));
+        let second = recent.last();
+        recent.add(change(&b, 1), now);
+        let count = |recent: &Recent, id: &str, name: &str| Some(recent.after(id, name, 9)?.len());
+        assert_eq!(count(&recent, "a", &first), Some(1));
+        assert_eq!(count(&recent, "a", &second), Some(0));
+        // Nobody listened to it then.
+        assert_eq!(count(&recent, "b", &first), None);
+        assert_eq!(count(&recent, "b", &second), Some(1));
+        for wrong in ["", "x", "ffffffff.1", "01020304.999", "01020304.-1"] {
+            assert_eq!(count(&recent, "a", wrong), None, "{wrong}");
+        }
+        recent.lose("a");
+        assert_eq!(count(&recent, "a", &second), None);
+        assert_eq!(count(&recent, "b", &second), Some(1));
+        recent.forget(now + KEPT + Duration::from_secs(1));
+        assert_eq!((count(&recent, "b", &second), recent.count()), (None, 0));
+    }
+
+    #[test]
+    fn what_others_change_does_not_make_anybody_miss_anything() {
+        let (a, b) = (
+            test_collection("a", "a", json!([])),
+            test_collection("b", "b", json!([])),
+        );
+        let (a, b, now) = (Arc::new(a), Arc::new(b), Instant::now());
+        let mut recent = Recent::new([0; 4]);
+        recent.watch("a");
+        recent.watch("b");
+        let start = recent.last();
+        for _ in 0..40 {
+            recent.add(change(&b, 1 << 20), now);
+        }
+        assert!(recent.bytes <= BYTES_MAX);
+        assert_eq!(recent.after("a", &start, 9).unwrap().len(), 0);
+        assert!(recent.after("b", &start, 9).is_none());
+        recent.add(change(&a, 1), now);
+        assert_eq!(recent.after("a", &start, 9).unwrap().len(), 1);
+        recent.unwatch("a", now);
+        assert!(recent.unwatched(now).is_empty());
+        assert_eq!(recent.unwatched(now + KEPT), ["a"]);
+        assert!(recent.after("a", &start, 9).is_none());
+        // Nothing has got a number since, and yet something may have happened that nobody kept.
+        let last = recent.last();
+        assert!(recent.watch("a") && recent.is_complete("a"));
+        assert!(recent.after("a", &last, 9).is_none());
+    }
+}

@@ -1,0 +1,119 @@
+//! The protocol of PocketBase over server-sent events, which its SDK speaks: topics such as `posts/*` and
+//! `posts/RECORD_ID`, each with `?options={"query": {filter, fields, expand}}` at its end.
+//!
+//! From its public documentation (<https://pocketbase.io/docs/api-realtime/>).
+
+use serde::Deserialize;
+
+use super::frames::Ask;
+use crate::base::error::{Error, Result};
+use crate::model::triggers::Action;
+
+const TOPIC_BYTES_MAX: usize = 2500;
+
+/// One thing that a client has subscribed to.
+#[derive(Debug)]
+pub struct Topic {
+    /// With the topic itself as name: events are sent under it.
+    pub ask: Ask,
+}
+
+impl Topic {
+    /// Takes a topic apart. `decode` decodes percent signs.
+    pub fn parse(text: &str, decode: impl Fn(&str) -> Option<String>) -> Result<Topic> {
+        #[derive(Default, Deserialize)]
+        struct Options {
+            #[serde(default)]
+            query: Query,
+        }
+        #[derive(Default, Deserialize)]
+        struct Query {
+            #[serde(default)]
+            filter: String,
+            #[serde(default)]
+            fields: String,
+            #[serde(default)]
+            expand: String,
+        }
+        let is_line = !text.is_empty() && !text.contains(['\n', '\r']);
+        if !is_line || text.len() > TOPIC_BYTES_MAX {
+            return Err(wrong(text));
+        }
+        let (path, query) = text.split_once('?').unwrap_or((text, ""));
+        let options = query.split('&').find_map(|it| it.strip_prefix("options="));
+        let options: Options = match options {
+            None => Options::default(),
+            Some(raw) => decode(raw)
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .ok_or_else(|| wrong(text))?,
+        };
+        let (collection, id) = match path.split_once('/') {
+            None | Some((_, "*" | "")) => (path.split('/').next().unwrap_or(path), None),
+            Some((collection, id)) => (collection, Some(id.to_owned())),
+        };
+        Ok(Topic {
+            ask: Ask {
+                sub: text.to_owned(),
+                collection: collection.to_owned(),
+                id,
+                filter: options.query.filter,
+                fields: options.query.fields,
+                expand: options.query.expand,
+                ..Ask::default()
+            },
+        })
+    }
+}
+
+fn wrong(topic: &str) -> Error {
+    let start: String = topic.chars().take(100).collect();
+    Error::field(
+        "subscriptions",
+        "validation_invalid_value",
+        format!("{start:?} is no topic."),
+    )
+}
+
+/// The first event.
+pub fn connected(client: &str) -> String {
+    format!("id:{client}\nevent:PB_CONNECT\ndata:{{\"clientId\":\"{client}\"}}\n\n")
+}
+
+/// A change; `record` is JSON, on one line as all of ours is.
+pub fn event(topic: &str, action: Action, record: &str) -> String {
+    let record = match record.contains(['\n', '\r']) {
+        // Inside of json fields there may be line ends, between tokens alone.
+        true => record.replace(['\n', '\r'], " "),
+        false => record.to_owned(),
+    };
+    format!("event:{topic}\ndata:{{\"action\":\"{action}\",\"record\":{record}}}\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Ask> {
+        Topic::parse(text, |raw| Some(raw.replace("%22", "\""))).map(|topic| topic.ask)
+    }
+
+    #[test]
+    fn topics_are_those_of_the_sdk() {
+        let ask = parse("posts/*").unwrap();
+        assert_eq!((ask.collection.as_str(), ask.id), ("posts", None));
+        let ask = parse("posts/abc?options={%22query%22:{%22expand%22:%22a%22},%22headers%22:{}}");
+        let ask = ask.unwrap();
+        assert_eq!((ask.id.as_deref(), ask.expand.as_str()), (Some("abc"), "a"));
+        assert_eq!(parse("posts").unwrap().id, None);
+        for wrong in ["", "a\nb", "posts/*?options=nonsense", &"x".repeat(3000)] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_data() {
+        let text = event("posts/*", Action::Create, "{\"j\":{\n\"a\":1}}");
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.ends_with("}}}\n\n") && text.starts_with("event:posts/*\ndata:{\"action\":"));
+    }
+}

@@ -1,0 +1,350 @@
+//! What time brings: credentials that end or are no good any more, connections without use, definitions
+//! that have changed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::board::{Caller, SessionId};
+use super::checks::{Check, Why};
+use super::frames;
+use super::thread::{Thread, shown};
+use crate::base::clock;
+use crate::base::error::{Error, Kind, Result};
+use crate::model::auth::{Credentials, Pass};
+use crate::model::rules::{Identity, User};
+
+/// So late at most a connection hears that its key was deleted.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+const CHECKS_AT_A_TIME: usize = 256;
+/// How long a connection may have no subscription.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Close code of RFC 6455, section 7.4.1.
+const POLICY: u16 = 1008;
+
+impl Thread<'_> {
+    /// Called a few times a second.
+    pub fn tick(&mut self, now: Instant) {
+        self.end_expired(clock::now_ms());
+        self.check_passes(now);
+        self.close_idle(now);
+        for class in self.board.stale() {
+            self.rebuild(class);
+        }
+        self.tell_skipped();
+        self.forget_effort(now);
+        self.recent.forget(now);
+        for collection in self.recent.unwatched(now) {
+            self.of.events.unwatch(&collection);
+        }
+    }
+
+    pub fn end_expired(&mut self, now_ms: i64) {
+        let sessions = self.board.sessions.iter();
+        let expired = sessions.filter(|(_, session)| {
+            let end = session.caller.expires_ms;
+            end.is_some_and(|end| end <= now_ms)
+        });
+        let expired: Vec<SessionId> = expired.map(|(id, _)| *id).collect();
+        for session in expired {
+            let error = Error::new(Kind::Unauthenticated, "The token has expired.");
+            self.expel(session, &error);
+        }
+    }
+
+    fn check_passes(&mut self, now: Instant) {
+        let sessions = self.board.sessions.iter();
+        let due = sessions.filter(|(_, session)| {
+            let pass = &session.caller.pass;
+            !pass.is_empty() && now.saturating_duration_since(pass.checked) > CHECK_EVERY
+        });
+        let due: Vec<SessionId> = due.map(|(id, _)| *id).take(CHECKS_AT_A_TIME).collect();
+        for session in due {
+            self.ask_again(session);
+        }
+    }
+
+    fn close_idle(&mut self, now: Instant) {
+        let is_idle = |since: Instant| now.saturating_duration_since(since) > IDLE_MAX;
+        for session in self.board.sessions.values_mut() {
+            if session.idle_since.is_some_and(is_idle) {
+                session.idle_since = None;
+                session.link.close(POLICY, "no subscription for a minute");
+            }
+        }
+    }
+
+    /// Has it looked up again who a connection is. Returns the number of that look; none where there is nothing to
+    /// look at.
+    pub fn ask_again(&mut self, id: SessionId) -> Option<u64> {
+        let session = self.board.sessions.get_mut(&id)?;
+        let (pass, looks) = (&mut session.caller.pass, &mut session.looks);
+        if pass.is_empty() {
+            return None;
+        }
+        if looks.is_queued.load(SeqCst) {
+            return Some(looks.asked);
+        }
+        pass.checked = Instant::now();
+        looks.asked += 1;
+        self.of.checks.push(Check {
+            session: id,
+            database: session.database.clone(),
+            pass: pass.clone(),
+            why: Why::Again {
+                number: looks.asked,
+                generation: looks.generation,
+            },
+            is_queued: Arc::clone(&looks.is_queued),
+        });
+        Some(looks.asked)
+    }
+
+    /// It was looked up who a connection is. If it has become another identity since, that counts.
+    pub fn confirm(&mut self, id: SessionId, number: u64, generation: u64, found: Result<Caller>) {
+        let Some(session) = self.board.sessions.get_mut(&id) else {
+            return;
+        };
+        session.looks.answered = number;
+        if session.looks.generation == generation {
+            match found {
+                // It was good a moment ago; the next look will tell.
+                Err(error) if error.kind() == Kind::Unavailable => {}
+                found => self.settle(id, found),
+            }
+        }
+    }
+
+    /// An account has changed into this one, or, if it is none, was deleted or cannot be told: who a connection is
+    /// from here on. `known` is who one with the same credentials is.
+    pub fn follow(
+        &mut self,
+        id: SessionId,
+        account: Option<&Arc<User>>,
+        known: &mut Option<Caller>,
+    ) {
+        let Some(session) = self.board.sessions.get_mut(&id) else {
+            return;
+        };
+        // What was looked up before does not count any more.
+        session.looks.generation += 1;
+        let (pass, database) = (session.caller.pass.clone(), session.database.clone());
+        let found = match known.take() {
+            Some(caller) if caller.pass.is_same(&pass) => Ok(caller),
+            _ => self.of.caller(pass.credentials(), &database),
+        };
+        match found {
+            Ok(caller) => {
+                *known = Some(caller.clone());
+                self.settle(id, Ok(as_account(caller, account)));
+            }
+            // The credentials were good a moment ago, and whose they are is known.
+            Err(error) if error.kind() == Kind::Unavailable && account.is_some() => {
+                let caller = as_account(session.caller.clone(), account);
+                self.settle(id, Ok(caller));
+                self.ask_again(id);
+            }
+            Err(error) => self.settle(id, Err(error)),
+        }
+    }
+
+    /// Says who a connection is. If that has changed, its subscriptions are those of the new identity; if it has no
+    /// identity, they end.
+    fn settle(&mut self, id: SessionId, found: Result<Caller>) {
+        let before = self.board.sessions.get(&id).map(|it| &it.caller.identity);
+        match found {
+            Ok(caller) if before == Some(&caller.identity) => {}
+            Ok(caller) => {
+                self.set_caller(id, caller);
+                self.renew_subs(id);
+            }
+            Err(error) => self.expel(id, &shown(error)),
+        }
+    }
+
+    /// Has it looked up who signs in on a connection, whose next frames wait until that is known.
+    pub fn ask_sign_in(&mut self, id: SessionId, reference: Value, token: &str) {
+        let Some(session) = self.board.sessions.get_mut(&id) else {
+            return;
+        };
+        session.looks.later = Some(VecDeque::new());
+        self.of.checks.push(Check {
+            session: id,
+            database: session.database.clone(),
+            pass: Pass::new(Credentials {
+                authorization: Some(token),
+                api_key: None,
+            }),
+            why: Why::SignIn(reference),
+            is_queued: Arc::default(),
+        });
+    }
+
+    pub fn sign_out(&mut self, id: SessionId) -> Result<()> {
+        let Some(session) = self.board.sessions.get(&id) else {
+            return Ok(());
+        };
+        let nobody = self.of.caller(Credentials::default(), &session.database)?;
+        self.sign_in(id, nobody)
+    }
+
+    /// Says who has signed in on a connection. What it had subscribed to as another identity ends.
+    pub fn sign_in(&mut self, id: SessionId, caller: Caller) -> Result<()> {
+        let Some(session) = self.board.sessions.get(&id) else {
+            return Ok(());
+        };
+        let is_same = match (&caller.identity, &session.caller.identity) {
+            (Identity::User(now), Identity::User(before)) => now.id == before.id,
+            (now, before) => now == before,
+        };
+        // What anybody may see, one goes on seeing who signs in.
+        let was_nobody = session.caller.identity == Identity::Nobody;
+        if !is_same && !was_nobody {
+            let error = Error::new(Kind::Unauthenticated, "Another account has signed in.");
+            self.end_all(id, &error);
+        }
+        self.set_caller(id, caller);
+        self.renew_subs(id);
+        Ok(())
+    }
+
+    /// Who a connection is from now on.
+    pub fn set_caller(&mut self, id: SessionId, caller: Caller) {
+        let Some(session) = self.board.sessions.get(&id) else {
+            return;
+        };
+        let database = session.database.clone();
+        let before = session.caller.identity.clone();
+        self.watch_account(&database, &caller.identity);
+        self.unwatch_account(&before);
+        self.board.set_caller(id, caller);
+    }
+
+    fn unwatch_account(&mut self, identity: &Identity) {
+        if let Identity::User(user) = identity {
+            self.recent.unwatch(&user.collection_id, Instant::now());
+        }
+    }
+
+    /// Puts the subscriptions of a connection into the classes of who it is now.
+    pub fn renew_subs(&mut self, id: SessionId) {
+        let Some(session) = self.board.sessions.get(&id) else {
+            return;
+        };
+        let names: Vec<String> = session.subs.keys().cloned().collect();
+        for name in names {
+            self.renew_sub(id, &name);
+        }
+    }
+
+    /// Puts a subscription where it belongs by the definitions and the caller of now; it ends when it
+    /// belongs nowhere.
+    pub fn renew_sub(&mut self, id: SessionId, name: &str) {
+        let Some(session) = self.board.sessions.get(&id) else {
+            return;
+        };
+        let (database, caller) = (session.database.clone(), session.caller.clone());
+        let payer = session.link.payer();
+        let Some((class, sub)) = self.board.sub(id, name) else {
+            return;
+        };
+        let Some(sub) = class.subs.get(&sub) else {
+            return;
+        };
+        let (ask, is_live, turn) = (Arc::clone(&sub.ask), sub.is_live, sub.turn);
+        let collection = class.collection.clone();
+        let prepared = self.of.prepare(&database, &caller, &ask);
+        let prepared = prepared.and_then(|(key, class)| match class.collection == collection {
+            true => Ok((key, class)),
+            // Another one has got its name.
+            false => Err(Error::not_found("The collection was deleted.")),
+        });
+        match prepared {
+            Ok((key, class)) => {
+                // Its charges are given back before it is charged again.
+                self.board.unsubscribe(id, name, Instant::now());
+                let has_class = self.board.has_class(&key);
+                match self.of.charge(payer, &ask, has_class) {
+                    Ok(charges) => self.board.subscribe(id, &ask, key, charges, || class),
+                    Err(error) => {
+                        self.forget_sub(id, name, &collection);
+                        self.tell_ended(id, name, &error);
+                        return;
+                    }
+                }
+                if let Some((class, sub)) = self.board.sub(id, name)
+                    && let Some(sub) = class.subs.get_mut(&sub)
+                {
+                    (sub.is_live, sub.turn) = (is_live, turn);
+                }
+            }
+            Err(error) => self.end(id, name, &shown(error)),
+        }
+    }
+
+    /// Ends a subscription, and says why.
+    pub fn end(&mut self, id: SessionId, name: &str, error: &Error) {
+        self.unsubscribe(id, name);
+        self.tell_ended(id, name, error);
+    }
+
+    /// Tells a client that a subscription has ended, and why.
+    pub fn tell_ended(&self, id: SessionId, name: &str, error: &Error) {
+        if let Some(session) = self.board.sessions.get(&id) {
+            match session.client {
+                None => drop(session.link.send(frames::ended(name, error).into())),
+                // It finds out when it connects again.
+                Some(_) => session.link.close(POLICY, error.message()),
+            }
+        }
+    }
+
+    fn end_all(&mut self, id: SessionId, error: &Error) {
+        let Some(session) = self.board.sessions.get(&id) else {
+            return;
+        };
+        let names: Vec<String> = session.subs.keys().cloned().collect();
+        for name in names {
+            self.end(id, &name, error);
+        }
+    }
+
+    /// Ends all that somebody was let in for, who is nobody from now on.
+    pub fn expel(&mut self, id: SessionId, error: &Error) {
+        self.end_all(id, error);
+        let nobody = Credentials::default();
+        let database = self.board.sessions.get(&id).map(|it| it.database.clone());
+        if let Some(database) = database
+            && let Ok(caller) = self.of.caller(nobody, &database)
+        {
+            self.set_caller(id, caller);
+        }
+    }
+
+    /// A connection is gone.
+    pub fn close(&mut self, id: SessionId) {
+        let Some(session) = self.board.sessions.get(&id) else {
+            return;
+        };
+        let names: Vec<String> = session.subs.keys().cloned().collect();
+        let identity = session.caller.identity.clone();
+        for name in names {
+            self.unsubscribe(id, &name);
+        }
+        self.unwatch_account(&identity);
+        self.board.close(id);
+    }
+}
+
+/// The caller, with its account as this one, if it is that.
+fn as_account(mut caller: Caller, account: Option<&Arc<User>>) -> Caller {
+    if let (Identity::User(user), Some(account)) = (&mut caller.identity, account)
+        && (&user.id, &user.collection_id) == (&account.id, &account.collection_id)
+    {
+        *user = Arc::clone(account);
+    }
+    caller
+}

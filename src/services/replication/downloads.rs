@@ -1,0 +1,320 @@
+//! Threads that fetch files from the master, a few at a time.
+//!
+//! The sync thread queues files and takes results; it gives files their places itself, many together.
+//! A request for a file that has not arrived puts it first and waits. Bounds: [`THREADS`] at a time, and
+//! the queue is what the sync thread has from one page of the journal, plus what requests wait for.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::client::{Client, FileReply};
+use crate::base::error::{Error, Result};
+use crate::base::threads;
+use crate::base::threads::{Stop, lock};
+use crate::store::files::{FilePath, Remote, Storage};
+
+/// Downloads at a time.
+const THREADS: usize = 8;
+/// Of these, for files that somebody waits for.
+const URGENT_THREADS: usize = 2;
+/// How long a file that was fetched may wait for its place.
+const PLACING: Duration = Duration::from_secs(2);
+
+/// How a download ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It waits to be given its place.
+    Fetched,
+    /// It is where it belongs already.
+    Held,
+    /// The master has no such file any more.
+    Gone,
+}
+
+/// The threads and what they work on.
+pub struct Downloads {
+    client: Arc<Client>,
+    storage: Arc<Storage>,
+    state: Mutex<State>,
+    queued: Condvar,
+    done: Condvar,
+    /// Bytes that have come since the start.
+    bytes: AtomicU64,
+    is_stopped: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    /// By path, and whether it shall not get its place after all.
+    running: BTreeMap<FilePath, bool>,
+    results: Vec<(Remote, Result<Outcome>)>,
+    stop: bool,
+}
+
+struct Job {
+    remote: Remote,
+    /// Somebody waits for it, and it gets its place at once.
+    is_urgent: bool,
+    trusts_size: bool,
+}
+
+impl Downloads {
+    pub fn new(client: &Arc<Client>, storage: &Arc<Storage>) -> Downloads {
+        Downloads {
+            client: Arc::clone(client),
+            storage: Arc::clone(storage),
+            state: Mutex::default(),
+            queued: Condvar::new(),
+            done: Condvar::new(),
+            bytes: AtomicU64::new(0),
+            is_stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// Starts the threads.
+    pub fn start(self: &Arc<Self>) -> Result<Vec<JoinHandle<()>>> {
+        let start = |number: usize| {
+            let downloads = Arc::clone(self);
+            threads::spawn("download", move || downloads.run(number < URGENT_THREADS))
+        };
+        (0..THREADS).map(start).collect()
+    }
+
+    /// Ends the threads; what is queued is dropped.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
+        lock(&self.state).stop = true;
+        self.queued.notify_all();
+        self.done.notify_all();
+    }
+
+    /// Fetches these files, in this order. `trusts_size`: one that is here and as long is the same.
+    pub fn queue(&self, remotes: impl IntoIterator<Item = Remote>, trusts_size: bool) {
+        let jobs = remotes.into_iter().map(|remote| Job {
+            remote,
+            is_urgent: false,
+            trusts_size,
+        });
+        lock(&self.state).queue.extend(jobs);
+        self.queued.notify_all();
+    }
+
+    /// What has ended, waiting for something until the deadline.
+    pub fn results(&self, deadline: Instant) -> Vec<(Remote, Result<Outcome>)> {
+        let mut state = lock(&self.state);
+        while state.results.is_empty() && !state.stop {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                break;
+            };
+            state = threads::wait_timeout(&self.done, state, left);
+        }
+        std::mem::take(&mut state.results)
+    }
+
+    /// Bytes that have come since the start.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Fetches a file before all others and waits for it. False when it is not there in time.
+    pub fn fetch_now(&self, remote: &Remote, deadline: Instant) -> Result<bool> {
+        let mut state = lock(&self.state);
+        let is_wanted = |state: &State| {
+            state.running.contains_key(&remote.path)
+                || state
+                    .queue
+                    .iter()
+                    .any(|job| job.is_urgent && job.remote == *remote)
+        };
+        if !is_wanted(&state) {
+            state.queue.push_front(Job {
+                remote: remote.clone(),
+                is_urgent: true,
+                trusts_size: false,
+            });
+            self.queued.notify_all();
+        }
+        while is_wanted(&state) {
+            let left = deadline.checked_duration_since(Instant::now());
+            let Some(left) = left.filter(|_| !state.stop) else {
+                return Ok(false);
+            };
+            state = threads::wait_timeout(&self.done, state, left);
+        }
+        drop(state);
+        // The sync thread may have fetched it, and gives it its place together with others.
+        let (pause, deadline) = (Stop::new(), deadline.min(Instant::now() + PLACING));
+        while self.storage.size(&remote.path)? != Some(remote.size) {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            pause.wait(Duration::from_millis(20));
+        }
+        Ok(true)
+    }
+
+    /// Fetches a file again that is not what it was. Nobody waits for it.
+    pub fn mend(&self, remote: Remote) {
+        let mut state = lock(&self.state);
+        if state.queue.iter().all(|job| job.remote != remote) {
+            state.queue.push_back(Job {
+                remote,
+                is_urgent: true,
+                trusts_size: false,
+            });
+        }
+        drop(state);
+        self.queued.notify_all();
+    }
+
+    /// Removes parts of files that will not be gone on with: nothing is wanted any more.
+    pub fn forget_parts(&self) -> Result<()> {
+        let state = lock(&self.state);
+        match state.running.is_empty() && state.queue.is_empty() && state.results.is_empty() {
+            // While it is held nothing begins.
+            true => self.storage.forget_incoming(),
+            false => Ok(()),
+        }
+    }
+
+    /// Sees to it that nothing that is under way gets this place any more.
+    pub fn cancel(&self, path: &FilePath) {
+        let mut state = lock(&self.state);
+        state
+            .queue
+            .retain(|job| !job.is_urgent || job.remote.path != *path);
+        if let Some(is_cancelled) = state.running.get_mut(path) {
+            *is_cancelled = true;
+        }
+        drop(state);
+        self.done.notify_all();
+    }
+
+    fn run(&self, only_urgent: bool) {
+        while let Some(job) = self.next(only_urgent) {
+            let result = self.download(&job);
+            self.end(job, result);
+        }
+    }
+
+    fn end(&self, job: Job, result: Result<Outcome>) {
+        let mut state = lock(&self.state);
+        // While it is held nobody deletes the file.
+        let is_cancelled = state.running.remove(&job.remote.path).unwrap_or(false);
+        if job.is_urgent {
+            if !is_cancelled && matches!(result, Ok(Outcome::Fetched)) {
+                let placed = self.storage.accept(std::slice::from_ref(&job.remote));
+                if let Err(error) = placed {
+                    crate::base::log::warn(format_args!("file {}: {error}", job.remote.path));
+                }
+            }
+        } else {
+            state.results.push((job.remote, result));
+        }
+        drop(state);
+        self.done.notify_all();
+        // Others may wait for this path to be free, which this thread may not take itself.
+        self.queued.notify_all();
+    }
+
+    /// The next job that nobody else has under way.
+    fn next(&self, only_urgent: bool) -> Option<Job> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.stop {
+                return None;
+            }
+            let running = &state.running;
+            let is_free = |job: &Job| {
+                (job.is_urgent || !only_urgent) && !running.contains_key(&job.remote.path)
+            };
+            if let Some(at) = state.queue.iter().position(is_free) {
+                let job = state.queue.remove(at)?;
+                state.running.insert(job.remote.path.clone(), false);
+                return Some(job);
+            }
+            state = threads::wait(&self.queued, state);
+        }
+    }
+
+    fn download(&self, job: &Job) -> Result<Outcome> {
+        let remote = &job.remote;
+        let is_held = match job.trusts_size {
+            true => self.storage.size(&remote.path)? == Some(remote.size),
+            false => self.storage.holds(remote)?,
+        };
+        if is_held {
+            return Ok(Outcome::Held);
+        }
+        let mut incoming = self.storage.incoming(remote)?;
+        if incoming.have < remote.size || remote.size == 0 {
+            let mut body = match self.client.file(&remote.path.to_string(), incoming.have)? {
+                FileReply::Rest(body) => body,
+                FileReply::Whole(body) => {
+                    incoming.begin_anew()?;
+                    body
+                }
+                FileReply::Gone => {
+                    incoming.discard();
+                    return Ok(Outcome::Gone);
+                }
+            };
+            let mut told = |bytes| {
+                self.bytes.fetch_add(bytes, Ordering::Relaxed);
+                !self.is_stopped.load(Ordering::SeqCst)
+            };
+            incoming.fill(&mut *body, &mut told)?;
+        }
+        incoming.check()?;
+        incoming.keep();
+        Ok(Outcome::Fetched)
+    }
+}
+
+/// The error that says which file it is about.
+pub fn about(remote: &Remote, error: &Error) -> String {
+    format!("{}: {}", remote.path, error.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids;
+    use crate::store::files::Reserve;
+
+    /// A file was read on the replica while it was on its way there in turn. The one fetch ended, nobody was
+    /// told that the other may begin, and all files behind it waited for ever.
+    #[test]
+    fn what_waits_for_a_path_is_told_when_that_is_free() {
+        let token = ids::hex(&ids::random_bytes::<8>().unwrap());
+        let dir = std::env::temp_dir().join(format!("vski-downloads-{token}"));
+        let client = Client::new("http://127.0.0.1:1", "r", None, Box::new(String::new));
+        let storage = Storage::open(&dir, None, Reserve::default()).unwrap();
+        let downloads = Arc::new(Downloads::new(&Arc::new(client), &Arc::new(storage)));
+        let remote = Remote {
+            path: FilePath::parse("default/docs/r1/a.txt").unwrap(),
+            size: 1,
+            sha256: String::new(),
+        };
+        downloads.mend(remote.clone());
+        let urgent = downloads.next(true).unwrap();
+        downloads.queue([remote], false);
+        let ours = Arc::clone(&downloads);
+        let general = threads::spawn("download", move || ours.next(false)).unwrap();
+        Stop::new().wait(Duration::from_millis(100));
+        assert!(!general.is_finished());
+        downloads.end(urgent, Ok(Outcome::Held));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !general.is_finished() && Instant::now() < deadline {
+            Stop::new().wait(Duration::from_millis(5));
+        }
+        let has_begun = general.is_finished();
+        downloads.stop();
+        assert!(general.join().unwrap().is_some() && has_begun);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,559 @@
+//! The files of a replica: what came and went since its cursor, or everything there is (FR-5 to FR-11).
+//!
+//! The cursor says up to which entry of the master's journal every file is settled, on disk and under its
+//! name. It moves a page of the journal at a time, after all of the page is done, and is then
+//! acknowledged; doing a page twice is harmless. When the journal does not reach back to it, or is
+//! another one, the manifest says which files there are; what is not in it is deleted, and the cursor is
+//! where the journal ended before the manifest was read.
+//!
+//! Work is done in slices between the cycles of databases, while downloads go on.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::client::{Client, JournalEnd, JournalEntry};
+use super::downloads;
+use super::downloads::{Downloads, Outcome};
+use crate::base::error::{Error, Result};
+use crate::base::threads::lock;
+use crate::base::{crypto, failpoints, log};
+use crate::store::db::Databases;
+use crate::store::files::{FilePath, Remote, Storage};
+use crate::store::node;
+
+/// Files that wait at most to be given their places together.
+const TOGETHER: usize = 256;
+/// Pause after a failure, doubled up to the longest while nothing succeeds.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Failing files that are named.
+const NAMED_MAX: usize = 10;
+/// Facts in `local.db`.
+const CURSOR: &str = "files_cursor";
+const ASIDE: &str = "files_aside";
+/// How often a file is tried before it is put aside, how many can be, and when they are tried again:
+/// after a pause, doubled up to the longest.
+const ATTEMPTS: u32 = 3;
+const ASIDE_MAX: usize = 1000;
+const ASIDE_PAUSE: Duration = Duration::from_secs(10);
+const ASIDE_PAUSE_MAX: Duration = Duration::from_secs(600);
+
+/// How far the files are, for people and programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FilesStatus {
+    /// `current`, `journal`, `manifest`, `failing` when all is here but some that cannot be had, or `off` when
+    /// the files lie in a bucket.
+    pub state: &'static str,
+    /// Entry of the journal up to which everything is here; null before the first time.
+    pub cursor: Option<i64>,
+    /// The last entry of the journal.
+    pub last: i64,
+    /// Files of the present page that are not here yet, and their bytes.
+    pub pending: usize,
+    pub pending_bytes: u64,
+    /// Files and bytes fetched since the start.
+    pub fetched: u64,
+    pub fetched_bytes: u64,
+    /// Of the last second.
+    pub bytes_per_second: u64,
+    /// For the present page.
+    pub seconds_left: Option<u64>,
+    pub failures: u64,
+    /// Some of the files that cannot be had, each with the reason.
+    pub failing: Vec<String>,
+}
+
+/// Where this replica is in the journal of its master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cursor {
+    epoch: String,
+    id: i64,
+}
+
+/// The files of one replica.
+pub struct Files {
+    client: Arc<Client>,
+    storage: Arc<Storage>,
+    databases: Arc<Databases>,
+    downloads: Arc<Downloads>,
+    status: Arc<Mutex<FilesStatus>>,
+    cursor: Option<Cursor>,
+    end: Option<JournalEnd>,
+    work: Option<Work>,
+    rate: (Instant, u64),
+    retry: Option<Instant>,
+    pause: Duration,
+    /// Files that cannot be had, which the cursor has passed by. While there are some nothing is
+    /// acknowledged.
+    aside: Vec<Remote>,
+    aside_due: Instant,
+    aside_pause: Duration,
+}
+
+/// A page that is being worked on.
+struct Work {
+    /// Where the cursor goes when the page is done, if it is one of the journal or the last one of the
+    /// manifest.
+    cursor: Option<Cursor>,
+    pending: BTreeMap<FilePath, u64>,
+    /// Fetched, and waiting for their places.
+    fetched: Vec<Remote>,
+    failed: Vec<Remote>,
+    /// How often all that was left has failed.
+    attempts: u32,
+    /// It is about files that were put aside.
+    is_aside: bool,
+    manifest: Option<Manifest>,
+}
+
+/// How far a manifest was read.
+struct Manifest {
+    start: Cursor,
+    next: Option<String>,
+    /// Hashes of the paths that were in it.
+    seen: HashSet<[u8; 16]>,
+    /// The databases of the master after its last part was read.
+    databases: BTreeSet<String>,
+}
+
+impl Files {
+    pub fn open(
+        client: &Arc<Client>,
+        storage: &Arc<Storage>,
+        databases: &Arc<Databases>,
+        downloads: &Arc<Downloads>,
+        status: &Arc<Mutex<FilesStatus>>,
+    ) -> Result<Files> {
+        let local = databases.local();
+        let aside = node::fact(local, ASIDE)?.unwrap_or_default();
+        let cursor = node::fact(local, CURSOR)?.and_then(|text| {
+            let (epoch, id) = text.split_once(' ')?;
+            Some(Cursor {
+                epoch: epoch.to_owned(),
+                id: id.parse().ok()?,
+            })
+        });
+        lock(status).cursor = cursor.as_ref().map(|cursor| cursor.id);
+        Ok(Files {
+            client: Arc::clone(client),
+            storage: Arc::clone(storage),
+            databases: Arc::clone(databases),
+            aside: aside.lines().filter_map(read_remote).collect(),
+            aside_due: Instant::now(),
+            aside_pause: ASIDE_PAUSE,
+            downloads: Arc::clone(downloads),
+            status: Arc::clone(status),
+            cursor,
+            end: None,
+            work: None,
+            rate: (Instant::now(), 0),
+            retry: None,
+            pause: PAUSE,
+        })
+    }
+
+    /// The master's journal ends there; none when it has none.
+    pub fn hear(&mut self, end: Option<&JournalEnd>) {
+        self.end = end.cloned();
+        if end.is_none() {
+            lock(&self.status).state = "off";
+        } else if self.due().is_none() {
+            lock(&self.status).state = "current";
+        }
+    }
+
+    /// The journal has an entry of this number.
+    pub fn hear_of_entry(&mut self, id: i64) {
+        if let Some(end) = &mut self.end {
+            end.last = end.last.max(id);
+        }
+    }
+
+    /// When there is something to do: now, or after a pause; none when there is nothing.
+    pub fn due(&self) -> Option<Instant> {
+        let end = self.end.as_ref()?;
+        let is_behind = self.work.is_some()
+            || self
+                .cursor
+                .as_ref()
+                .is_none_or(|cursor| cursor.epoch != end.epoch || cursor.id < end.last);
+        let aside_due = (!self.aside.is_empty()).then_some(self.aside_due);
+        match is_behind {
+            true => Some(self.retry.unwrap_or_else(Instant::now)),
+            false => aside_due,
+        }
+    }
+
+    /// Works until the deadline, or until there is nothing to do.
+    pub fn step(&mut self, deadline: Instant) {
+        while self.due().is_some_and(|due| due <= Instant::now()) && Instant::now() < deadline {
+            if let Err(error) = self.advance(deadline) {
+                self.fail(&error);
+            }
+        }
+        self.tell();
+    }
+
+    fn advance(&mut self, deadline: Instant) -> Result<()> {
+        self.retry = None;
+        let Some(mut work) = self.work.take() else {
+            self.work = self.begin()?;
+            return Ok(());
+        };
+        if work.pending.is_empty() && !work.failed.is_empty() {
+            // After a pause, and after all the others.
+            let again: Vec<Remote> = std::mem::take(&mut work.failed);
+            work.pending
+                .extend(again.iter().map(|it| (it.path.clone(), it.size)));
+            self.downloads.queue(again, work.manifest.is_some());
+        }
+        let result = self.collect(&mut work, deadline);
+        let is_done = work.pending.is_empty() && work.failed.is_empty();
+        if result.is_err() || !is_done {
+            let is_stuck = work.pending.is_empty() && !work.failed.is_empty();
+            work.attempts += u32::from(is_stuck);
+            let is_hopeless = work.is_aside || work.attempts >= ATTEMPTS;
+            if result.is_err() || !is_stuck || !is_hopeless || !self.put_aside(&mut work)? {
+                self.work = Some(work);
+                result?;
+                return match is_stuck {
+                    true => Err(Error::unavailable("Some files cannot be had.")),
+                    false => Ok(()),
+                };
+            }
+        }
+        failpoints::reach("files-placed");
+        self.finish(work)
+    }
+
+    /// Takes what downloads have brought and gives it its place.
+    fn collect(&mut self, work: &mut Work, deadline: Instant) -> Result<()> {
+        // Once some are here the rest is not waited for longer than a disk takes to sync.
+        while !work.pending.is_empty() && work.fetched.len() < TOGETHER {
+            let results = self.downloads.results(deadline);
+            if results.is_empty() {
+                break;
+            }
+            for (remote, result) in results {
+                if work.pending.remove(&remote.path).is_none() {
+                    continue;
+                }
+                match result {
+                    Ok(Outcome::Fetched) => work.fetched.push(remote),
+                    Ok(Outcome::Held | Outcome::Gone) => {}
+                    Err(error) => {
+                        self.name_failing(&remote, &error);
+                        work.failed.push(remote);
+                    }
+                }
+            }
+            self.tell_of(work);
+        }
+        if !work.fetched.is_empty() {
+            self.storage.accept(&work.fetched)?;
+            lock(&self.status).fetched += work.fetched.len() as u64;
+            self.pause = PAUSE;
+            work.fetched.clear();
+        }
+        Ok(())
+    }
+
+    /// Reads the next page of what there is to do.
+    fn begin(&mut self) -> Result<Option<Work>> {
+        let Some(end) = self.end.clone() else {
+            return Ok(None);
+        };
+        let is_at_end = |it: &Cursor| it.epoch == end.epoch && it.id >= end.last;
+        if self.cursor.as_ref().is_some_and(is_at_end) {
+            let again = std::mem::take(&mut self.aside);
+            let mut work = self.fetch(again, None, None);
+            work.is_aside = true;
+            return Ok(Some(work));
+        }
+        let page = match self
+            .cursor
+            .as_ref()
+            .filter(|cursor| cursor.epoch == end.epoch)
+        {
+            Some(cursor) => self.client.journal(&cursor.epoch, cursor.id)?,
+            None => None,
+        };
+        let Some(page) = page else {
+            log::info(format_args!(
+                "files: the journal does not reach back; taking the manifest"
+            ));
+            lock(&self.status).state = "manifest";
+            let start = Cursor {
+                epoch: String::new(),
+                id: 0,
+            };
+            let manifest = Manifest {
+                start,
+                next: Some(String::new()),
+                seen: HashSet::new(),
+                databases: BTreeSet::new(),
+            };
+            return self.read_manifest(manifest).map(Some);
+        };
+        lock(&self.status).state = "journal";
+        let cursor = Cursor {
+            epoch: end.epoch,
+            id: page.next,
+        };
+        self.end = Some(JournalEnd {
+            epoch: cursor.epoch.clone(),
+            last: page.last,
+        });
+        let mut wanted = Vec::new();
+        for (path, entry) in collapse(page.entries)? {
+            match entry.op.as_str() {
+                "add" => wanted.push(Remote {
+                    path,
+                    size: entry.size,
+                    sha256: entry.sha256,
+                }),
+                "delete" => {
+                    self.downloads.cancel(&path);
+                    self.storage.remove(&path)?;
+                    self.aside.retain(|it| it.path != path);
+                }
+                other => {
+                    return Err(Error::unavailable(format!(
+                        "The journal of the master has an entry of a kind {other:?}."
+                    )));
+                }
+            }
+        }
+        Ok(Some(self.fetch(wanted, Some(cursor), None)))
+    }
+
+    fn read_manifest(&mut self, mut manifest: Manifest) -> Result<Work> {
+        let after = manifest.next.take().unwrap_or_default();
+        let page = self.client.manifest(&after)?;
+        if after.is_empty() {
+            manifest.start = Cursor {
+                epoch: page.epoch.clone(),
+                id: page.last,
+            };
+        }
+        if page.epoch != manifest.start.epoch {
+            return Err(Error::unavailable("The master has begun another journal."));
+        }
+        let mut wanted = Vec::new();
+        for entry in page.entries {
+            let path = parse(&entry.path)?;
+            manifest.seen.insert(short_hash(&entry.path));
+            wanted.push(Remote {
+                path,
+                size: entry.size,
+                sha256: entry.sha256,
+            });
+        }
+        manifest.next = page.next;
+        manifest.databases = page.databases;
+        Ok(self.fetch(wanted, None, Some(manifest)))
+    }
+
+    fn fetch(
+        &mut self,
+        wanted: Vec<Remote>,
+        cursor: Option<Cursor>,
+        manifest: Option<Manifest>,
+    ) -> Work {
+        let pending = wanted.iter().map(|it| (it.path.clone(), it.size)).collect();
+        // What lies under its name is whole; the scrub reads it.
+        self.downloads.queue(wanted, manifest.is_some());
+        let work = Work {
+            cursor,
+            pending,
+            fetched: Vec::new(),
+            failed: Vec::new(),
+            attempts: 0,
+            is_aside: false,
+            manifest,
+        };
+        self.tell_of(&work);
+        work
+    }
+
+    /// A page is done.
+    fn finish(&mut self, work: Work) -> Result<()> {
+        self.pause = PAUSE;
+        if self.aside.is_empty() {
+            self.aside_pause = ASIDE_PAUSE;
+            lock(&self.status).failing.clear();
+        }
+        let cursor = match (work.cursor, work.manifest) {
+            (Some(cursor), _) => cursor,
+            (None, Some(manifest)) if manifest.next.is_some() => {
+                self.work = Some(self.read_manifest(manifest)?);
+                return Ok(());
+            }
+            (None, Some(manifest)) => {
+                self.remove_others(&manifest)?;
+                self.end = Some(JournalEnd {
+                    epoch: manifest.start.epoch.clone(),
+                    last: manifest.start.id,
+                });
+                manifest.start
+            }
+            (None, None) => match self.cursor.clone() {
+                Some(cursor) => cursor,
+                None => return Ok(()),
+            },
+        };
+        let text = format!("{} {}", cursor.epoch, cursor.id);
+        let local = self.databases.local();
+        let aside: Vec<String> = self.aside.iter().map(write_remote).collect();
+        node::set_fact(local, ASIDE, aside.join("\n"))?;
+        node::set_fact(local, CURSOR, text)?;
+        failpoints::reach("files-noted");
+        if self.aside.is_empty() {
+            self.client.acknowledge_files(&cursor.epoch, cursor.id)?;
+        }
+        let is_current = self.end.as_ref().is_some_and(|end| end.last <= cursor.id);
+        let mut status = lock(&self.status);
+        status.cursor = Some(cursor.id);
+        if is_current {
+            status.state = match self.aside.is_empty() {
+                true => "current",
+                false => "failing",
+            };
+        }
+        drop(status);
+        self.cursor = Some(cursor);
+        match is_current {
+            true => self.downloads.forget_parts(),
+            false => Ok(()),
+        }
+    }
+
+    /// Lets what is left of a page be, so that others are not held up. False: it is too much.
+    fn put_aside(&mut self, work: &mut Work) -> Result<bool> {
+        if self.aside.len() + work.failed.len() > ASIDE_MAX {
+            return Ok(false);
+        }
+        self.aside.append(&mut work.failed);
+        self.aside_due = Instant::now() + self.aside_pause;
+        self.aside_pause = (self.aside_pause * 2).min(ASIDE_PAUSE_MAX);
+        Ok(true)
+    }
+
+    /// Deletes the files that the manifest does not list. Those of a database that the master has
+    /// deleted are moved aside with it later. The manifest itself says which databases there are: a
+    /// list that is older than the manifest may still have one whose files the manifest lacks.
+    fn remove_others(&self, manifest: &Manifest) -> Result<()> {
+        let mut others = Vec::new();
+        let goes_along =
+            |name: &str| !manifest.databases.contains(name) && self.databases.file(name).exists();
+        self.storage.walk(&mut |path, _| {
+            let is_other = !manifest.seen.contains(&short_hash(&path.to_string()));
+            if is_other && !goes_along(&path.database) {
+                others.push(path);
+            }
+            Ok(())
+        })?;
+        for path in &others {
+            self.downloads.cancel(path);
+            self.storage.remove(path)?;
+        }
+        if !others.is_empty() {
+            log::info(format_args!(
+                "files: {} deleted that the master has not",
+                others.len()
+            ));
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, error: &Error) {
+        let mut status = lock(&self.status);
+        status.failures += 1;
+        let text = error.message().to_owned();
+        if status.failing.is_empty() {
+            log::warn(format_args!("files: {error}"));
+            status.failing.push(text);
+        }
+        drop(status);
+        self.retry = Some(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+    }
+
+    fn name_failing(&self, remote: &Remote, error: &Error) {
+        let text = downloads::about(remote, error);
+        let mut status = lock(&self.status);
+        if status.failing.len() < NAMED_MAX && !status.failing.contains(&text) {
+            log::warn(format_args!("file {}: {error}", remote.path));
+            status.failing.push(text);
+        }
+    }
+
+    fn tell_of(&mut self, work: &Work) {
+        let mut status = lock(&self.status);
+        status.pending = work.pending.len() + work.failed.len();
+        let failed = work.failed.iter().map(|it| it.size);
+        let sizes = work.pending.values().copied().chain(failed);
+        status.pending_bytes = sizes.fold(0, u64::saturating_add);
+        drop(status);
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let bytes = self.downloads.bytes();
+        let mut status = lock(&self.status);
+        status.last = self.end.as_ref().map_or(0, |end| end.last);
+        status.fetched_bytes = bytes;
+        if self.work.is_none() && status.state == "current" {
+            (status.pending, status.pending_bytes) = (0, 0);
+        }
+        let seconds = self.rate.0.elapsed().as_secs_f64();
+        if seconds >= 1.0 {
+            let rate = (bytes - self.rate.1) as f64 / seconds;
+            status.bytes_per_second = rate as u64;
+            let left = status.pending_bytes as f64 / rate.max(1.0);
+            status.seconds_left = (status.pending > 0 && rate > 0.0).then_some(left.ceil() as u64);
+            self.rate = (Instant::now(), bytes);
+        }
+    }
+}
+
+/// The last entry of each path.
+fn collapse(entries: Vec<JournalEntry>) -> Result<BTreeMap<FilePath, JournalEntry>> {
+    let entries = entries.into_iter();
+    entries
+        .map(|entry| Ok((parse(&entry.path)?, entry)))
+        .collect()
+}
+
+fn parse(path: &str) -> Result<FilePath> {
+    FilePath::parse(path).ok_or_else(|| {
+        Error::unavailable(format!(
+            "The master has a file with a path that none has: {path:?}."
+        ))
+    })
+}
+
+/// As it stands in `local.db`; none of the parts has a blank in it.
+fn write_remote(remote: &Remote) -> String {
+    format!("{} {} {}", remote.path, remote.size, remote.sha256)
+}
+
+fn read_remote(line: &str) -> Option<Remote> {
+    let mut parts = line.split(' ');
+    Some(Remote {
+        path: FilePath::parse(parts.next()?)?,
+        size: parts.next()?.parse().ok()?,
+        sha256: parts.next()?.to_owned(),
+    })
+}
+
+fn short_hash(path: &str) -> [u8; 16] {
+    let hash = crypto::sha256(path.as_bytes());
+    let mut short = [0; 16];
+    short.copy_from_slice(&hash[..16]);
+    short
+}

@@ -1,0 +1,151 @@
+//! How far each database has come on this replica, in `local.db`.
+//!
+//! What is noted may be behind what the files have, or ahead of it after a power cut; the checksum
+//! tells.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::params;
+
+use super::Epoch;
+use crate::base::error::Result;
+use crate::store::db::Database;
+use crate::store::node;
+
+/// Epochs before the present one that are remembered.
+const PAST_MAX: usize = 8;
+
+/// Which state of the master a database is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub epoch: Epoch,
+    pub version: u64,
+    pub checksum: u64,
+    /// When it was last known to be all that the master had, in milliseconds since 1970.
+    pub synced_ms: i64,
+    /// Tags of the epochs before, the latest first: their states are all behind this one.
+    pub past: Vec<String>,
+}
+
+impl Position {
+    /// Whether it is this state or a later one.
+    pub fn has_reached(&self, tag: &str, version: u64) -> bool {
+        let is_past = || self.past.iter().any(|past| past == tag);
+        match self.epoch.tag() == tag {
+            true => self.version >= version,
+            false => is_past(),
+        }
+    }
+
+    /// The position after this one.
+    pub fn next(before: Option<&Position>, epoch: Epoch, version: u64, checksum: u64) -> Position {
+        let mut past = before.map_or_else(Vec::new, |before| before.past.clone());
+        if let Some(before) = before.filter(|before| before.epoch != epoch) {
+            past.insert(0, before.epoch.tag());
+            past.truncate(PAST_MAX);
+        }
+        Position {
+            epoch,
+            version,
+            checksum,
+            synced_ms: crate::base::clock::now_ms(),
+            past,
+        }
+    }
+}
+
+/// All positions, by database.
+pub fn load(local: &Database) -> Result<BTreeMap<String, Position>> {
+    local.read(|connection| {
+        let mut statement = connection.prepare_cached(
+            "SELECT database, epoch, version, checksum, synced_ms, past FROM _positions",
+        )?;
+        let mut rows = statement.query([])?;
+        let mut positions = BTreeMap::new();
+        while let Some(row) = rows.next()? {
+            let (epoch, past): (String, String) = (row.get(1)?, row.get(5)?);
+            let Some(epoch) = Epoch::parse(&epoch) else {
+                continue;
+            };
+            let position = Position {
+                epoch,
+                version: row.get::<_, i64>(2)?.cast_unsigned(),
+                checksum: row.get::<_, i64>(3)?.cast_unsigned(),
+                synced_ms: row.get(4)?,
+                past: past.split_whitespace().map(str::to_owned).collect(),
+            };
+            positions.insert(row.get(0)?, position);
+        }
+        Ok(positions)
+    })
+}
+
+/// Notes these positions; a database without one has none any more.
+pub fn save(local: &Database, positions: Vec<(String, Option<Position>)>) -> Result<()> {
+    local.write(move |tx| {
+        let mut delete = tx.prepare_cached("DELETE FROM _positions WHERE database = ?1")?;
+        let mut insert = tx.prepare_cached(
+            "INSERT OR REPLACE INTO _positions (database, epoch, version, checksum, synced_ms, past)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?;
+        for (name, position) in &positions {
+            let Some(position) = position else {
+                delete.execute([name])?;
+                continue;
+            };
+            insert.execute(params![
+                name,
+                position.epoch.to_string(),
+                position.version.cast_signed(),
+                position.checksum.cast_signed(),
+                position.synced_ms,
+                position.past.join(" "),
+            ])?;
+        }
+        Ok(())
+    })
+}
+
+/// Fact in `local.db`: the databases of the master.
+const LISTED: &str = "master_databases";
+
+/// The databases that the master listed last.
+pub fn load_listed(local: &Database) -> Result<BTreeSet<String>> {
+    let names = node::fact(local, LISTED)?.unwrap_or_default();
+    Ok(names.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Notes the databases of the master.
+pub fn save_listed(local: &Database, names: &BTreeSet<String>) -> Result<()> {
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    node::set_fact(local, LISTED, names.join(" "))
+}
+
+/// Forgets all of them.
+pub fn clear(local: &Database) -> Result<()> {
+    local.write(|tx| {
+        tx.execute("DELETE FROM _positions", [])?;
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_epochs_before_are_reached_and_unknown_ones_are_not() {
+        let first = Position::next(None, Epoch(1), 5, 0);
+        assert!(first.has_reached(&Epoch(1).tag(), 5));
+        assert!(!first.has_reached(&Epoch(1).tag(), 6));
+        assert!(!first.has_reached(&Epoch(2).tag(), 1));
+        let second = Position::next(Some(&first), Epoch(2), 1, 0);
+        assert!(second.has_reached(&Epoch(1).tag(), 99));
+        assert!(second.has_reached(&Epoch(2).tag(), 1));
+        let later = (3..20).fold(second, |before, epoch| {
+            Position::next(Some(&before), Epoch(epoch), 1, 0)
+        });
+        assert_eq!(later.past.len(), PAST_MAX);
+        assert!(!later.has_reached(&Epoch(1).tag(), 1));
+    }
+}

@@ -1,0 +1,267 @@
+//! One database as its replicas see it: a row of numbered states, and which page changed with which.
+//!
+//! A state gets its number when somebody asks for it (a cut), not with each commit. The map of hashes
+//! is made by looking at all pages once; after that the feed of the writer says where to look. Where it
+//! cannot, because another process has committed, all pages are looked at again. Both ways compare
+//! hashes, so neither can do more harm than the time it takes; and every hour, when something has
+//! changed, all are looked at to check the feed.
+//!
+//! Nothing of this is kept on disk. A new process begins a new epoch, and replicas of another epoch
+//! compare hashes, which needs no trust in what a crash may have left.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Epoch;
+use crate::base::error::Result;
+use crate::base::{clock, log};
+use crate::store::db::pages::{PageMap, PageReader, Snapshot, Trace};
+use crate::store::db::{Database, pages};
+
+/// Pages whose hashes are compared as one first.
+pub const GROUP: usize = 256;
+/// How often the feed is checked, at most.
+const CHECK_EVERY: Duration = Duration::from_secs(3600);
+/// Share of the time that looking at all pages may take for that.
+const CHECK_SHARE: u32 = 1000;
+
+/// What is known of one database.
+pub struct Source {
+    name: String,
+    path: PathBuf,
+    reader: Option<PageReader>,
+    /// The file when its reader was closed.
+    trace: Option<Trace>,
+    /// Device and number of the file.
+    file: (u64, u64),
+    history: Arc<str>,
+    /// The last cut came to nothing.
+    has_failed: bool,
+    state: State,
+}
+
+/// The states.
+pub struct State {
+    pub epoch: Epoch,
+    /// The present one; 0: no page was looked at yet.
+    pub version: u64,
+    /// Bytes; 0: not known yet.
+    page_size: u32,
+    pub map: PageMap,
+    /// With which state each page changed last.
+    changed: Vec<u64>,
+    /// The reader's view of the present state.
+    data_version: i64,
+    /// The feed may have missed something.
+    is_in_doubt: bool,
+    checked: Instant,
+    check_took: Duration,
+}
+
+/// A present state that can be read.
+pub struct Cut<'a> {
+    pub snapshot: Snapshot<'a>,
+    pub state: &'a State,
+}
+
+impl Source {
+    /// Nothing is read before somebody asks.
+    pub fn new(name: &str, path: PathBuf) -> Result<Source> {
+        let state = State::new()?;
+        Ok(Source {
+            name: name.to_owned(),
+            reader: None,
+            trace: None,
+            file: Trace::of(&path)?.file,
+            path,
+            history: state.epoch.history(name),
+            has_failed: false,
+            state,
+        })
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.state.epoch
+    }
+
+    /// Whether the file is still the one that it was.
+    pub fn is_same_file(&self) -> bool {
+        Trace::of(&self.path).is_ok_and(|trace| trace.file == self.file)
+    }
+
+    /// Whether it has a connection.
+    pub fn is_open(&self) -> bool {
+        self.reader.is_some()
+    }
+
+    /// The number of the state that the next cut will have; that of the last one when nothing has
+    /// happened since. Cheap.
+    pub fn version(&self) -> Result<u64> {
+        let is_present = match (&self.reader, &self.trace) {
+            _ if self.state.version == 0 || self.state.is_in_doubt => false,
+            (Some(reader), _) => reader.data_version()? == self.state.data_version,
+            (None, Some(trace)) => Trace::of(&self.path)? == *trace,
+            (None, None) => false,
+        };
+        Ok(self.state.version + u64::from(!is_present))
+    }
+
+    /// Gives the connection back; what happens meanwhile is found out by looking at the file.
+    pub fn close(&mut self) {
+        if self
+            .version()
+            .is_ok_and(|version| version == self.state.version)
+        {
+            self.reader = None;
+            let trace = Trace::of(&self.path).ok();
+            self.trace = trace.filter(|trace| trace.is_settled(clock::now_ms()));
+        } else {
+            self.reader = None;
+            self.trace = None;
+        }
+    }
+
+    /// The present state, numbered and open for reading. `is_synced`: what is committed is on disk.
+    pub fn cut(&mut self, database: &Database, is_synced: bool) -> Result<Cut<'_>> {
+        if std::mem::replace(&mut self.has_failed, true) {
+            // Whatever it was, it begins with a new connection, and with nothing taken for granted.
+            self.reader = None;
+            self.state.is_in_doubt = true;
+        }
+        let reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => {
+                let reader = PageReader::open(&self.path)?;
+                // Before the look at the file: what comes in between shows in one of the two.
+                self.state.data_version = reader.data_version()?;
+                let is_same = self.trace.take() == Some(Trace::of(&self.path)?);
+                self.state.is_in_doubt |= !is_same;
+                reader
+            }
+        };
+        let reader = self.reader.insert(reader);
+        let state = &mut self.state;
+        let snapshot = reader.snapshot()?;
+        if state.version > 0 && !state.is_in_doubt && snapshot.data_version == state.data_version {
+            self.has_failed = false;
+            return Ok(Cut { snapshot, state });
+        }
+        if state.page_size != 0 && state.page_size != snapshot.page_size {
+            // Another process has made it anew.
+            *state = State::new()?;
+            self.history = state.epoch.history(&self.name);
+        }
+        drop(snapshot);
+        // What is written from now on belongs to the state after this one.
+        let (snapshot, changed) = database.cut(reader, &self.history, state.version + 2)?;
+        if !is_synced {
+            // A replica must not be ahead of what a power cut leaves here.
+            reader.sync_log()?;
+        }
+        let changed = changed.filter(|_| !state.is_in_doubt);
+        state.is_in_doubt = true;
+        state.advance(&self.name, &snapshot, changed)?;
+        state.is_in_doubt = false;
+        self.has_failed = false;
+        Ok(Cut { snapshot, state })
+    }
+}
+
+impl State {
+    fn new() -> Result<State> {
+        Ok(State {
+            epoch: Epoch::random()?,
+            version: 0,
+            page_size: 0,
+            map: PageMap::default(),
+            changed: Vec::new(),
+            data_version: 0,
+            is_in_doubt: true,
+            checked: Instant::now(),
+            check_took: Duration::ZERO,
+        })
+    }
+
+    /// Makes the snapshot the present state.
+    fn advance(
+        &mut self,
+        name: &str,
+        snapshot: &Snapshot<'_>,
+        changed: Option<BTreeSet<u32>>,
+    ) -> Result<()> {
+        let (version, before) = (self.version + 1, self.map.len());
+        self.page_size = snapshot.page_size;
+        self.map.resize(snapshot.pages);
+        self.changed.resize(snapshot.pages as usize, version);
+        let pause = CHECK_EVERY.max(self.check_took * CHECK_SHARE);
+        match changed {
+            Some(changed) if self.checked.elapsed() < pause => {
+                // The file may have grown over pages that were never written.
+                let new = before + 1..=snapshot.pages;
+                let old = changed.into_iter().take_while(|number| *number <= before);
+                for number in old.chain(new) {
+                    self.look(snapshot, number, version)?;
+                }
+            }
+            known => self.look_at_all(name, snapshot, version, known.as_ref())?,
+        }
+        self.version = version;
+        self.data_version = snapshot.data_version;
+        Ok(())
+    }
+
+    fn look(&mut self, snapshot: &Snapshot<'_>, number: u32, version: u64) -> Result<()> {
+        if number > snapshot.pages || number == pages::lock_page(snapshot.page_size) {
+            return Ok(());
+        }
+        let seed = self.epoch.seed();
+        let hash = snapshot.page(number, |page| Ok(pages::hash(seed, number, page)))?;
+        if self.map.set(number, hash) {
+            self.changed[number as usize - 1] = version;
+        }
+        Ok(())
+    }
+
+    fn look_at_all(
+        &mut self,
+        name: &str,
+        snapshot: &Snapshot<'_>,
+        version: u64,
+        known: Option<&BTreeSet<u32>>,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        let seed = self.epoch.seed();
+        let mut missed = 0;
+        snapshot.each(|number, page| {
+            if self.map.set(number, pages::hash(seed, number, page)) {
+                self.changed[number as usize - 1] = version;
+                missed += u32::from(known.is_some_and(|known| !known.contains(&number)));
+            }
+            Ok(())
+        })?;
+        if missed > 0 {
+            log::error(format_args!(
+                "the feed of {name} had missed {missed} pages; they are replicated now"
+            ));
+        }
+        (self.checked, self.check_took) = (Instant::now(), begun.elapsed());
+        Ok(())
+    }
+
+    /// The numbers of the pages that changed after a state, page 1 last and always: it says what
+    /// is in the others.
+    pub fn since(&self, version: u64) -> Vec<u32> {
+        self.select(|_, changed| changed > version)
+    }
+
+    /// The numbers of the pages of which this holds, page 1 last and always.
+    pub fn select(&self, is_wanted: impl Fn(u32, u64) -> bool) -> Vec<u32> {
+        let lock_page = pages::lock_page(self.page_size);
+        let numbers = (1..).zip(&self.changed).skip(1);
+        let wanted = numbers
+            .filter(|(number, changed)| *number != lock_page && is_wanted(*number, **changed));
+        wanted.map(|(number, _)| number).chain([1]).collect()
+    }
+}

@@ -1,0 +1,216 @@
+//! Answers for replicas: made once from one state, then immutable, served in parts to as many as ask.
+//!
+//! A transaction that an answer is read from keeps the log from starting over, so no answer is sent
+//! while one is open. Small answers stay in memory, larger ones go to files without a name, which
+//! are gone with the process.
+//!
+//! Bounds: [`ENTRIES_MAX`] answers, [`FILES_MAX`] of them in files; those that nobody asks for go
+//! after [`KEPT`]. Who is reading one keeps it until the end.
+
+use std::fs::File;
+use std::io;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::base::error::{Result, ResultExt as _};
+use crate::base::ids;
+use crate::base::threads::lock;
+use crate::store::db;
+
+/// Up to this size an answer stays in memory.
+const MEMORY_BYTES: usize = 1 << 20;
+const ENTRIES_MAX: usize = 32;
+const FILES_MAX: usize = 4;
+const KEPT: Duration = Duration::from_secs(60);
+
+/// One answer.
+pub struct Spool {
+    /// Names it, and nothing else ever.
+    pub tag: String,
+    pub bytes: u64,
+    content: Content,
+}
+
+enum Content {
+    Memory(Vec<u8>),
+    File(File),
+}
+
+impl Spool {
+    fn is_file(&self) -> bool {
+        matches!(self.content, Content::File(_))
+    }
+}
+
+/// Reads an answer from some byte on.
+pub struct SpoolReader {
+    spool: Arc<Spool>,
+    at: u64,
+    is_stopped: Arc<AtomicBool>,
+}
+
+impl Read for SpoolReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.is_stopped.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the server stops"));
+        }
+        let length = match &self.spool.content {
+            Content::Memory(bytes) => {
+                let at = usize::try_from(self.at)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
+                (&bytes[at..]).read(buffer)?
+            }
+            Content::File(file) => file.read_at(buffer, self.at)?,
+        };
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+/// Takes an answer while it is made.
+pub struct SpoolWriter {
+    dir: PathBuf,
+    bytes: u64,
+    memory: Vec<u8>,
+    file: Option<File>,
+}
+
+impl Write for SpoolWriter {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        self.memory.extend_from_slice(piece);
+        self.bytes += piece.len() as u64;
+        if self.memory.len() > MEMORY_BYTES {
+            self.flush()?;
+        }
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => nameless_file(&self.dir)?,
+        };
+        file.write_all(&self.memory)?;
+        self.memory.clear();
+        self.file = Some(file);
+        Ok(())
+    }
+}
+
+/// A file in this directory that is gone when it is closed.
+pub fn nameless_file(dir: &Path) -> io::Result<File> {
+    db::create_dir(dir).map_err(|error| io::Error::other(error.to_string()))?;
+    let random = ids::random_bytes::<8>().map_err(|error| io::Error::other(error.to_string()))?;
+    let path = dir.join(ids::hex(&random));
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+/// The answers that were asked for lately.
+pub struct Spools {
+    dir: PathBuf,
+    /// The server stops: nothing is handed out any more. What is cut off is gone on with later.
+    is_stopped: Arc<AtomicBool>,
+    list: Mutex<Vec<(Arc<Spool>, Instant)>>,
+}
+
+impl Spools {
+    /// Files go to this directory.
+    pub fn new(dir: PathBuf) -> Spools {
+        Spools {
+            dir,
+            is_stopped: Arc::default(),
+            list: Mutex::default(),
+        }
+    }
+
+    /// The answer of this name, if it is still there.
+    pub fn get(&self, tag: &str) -> Option<Arc<Spool>> {
+        let mut list = lock(&self.list);
+        let (spool, used) = list.iter_mut().find(|(spool, _)| spool.tag == tag)?;
+        *used = Instant::now();
+        Some(Arc::clone(spool))
+    }
+
+    /// Reads an answer from some byte on.
+    pub fn read(&self, spool: &Arc<Spool>, at: u64) -> SpoolReader {
+        SpoolReader {
+            spool: Arc::clone(spool),
+            at,
+            is_stopped: Arc::clone(&self.is_stopped),
+        }
+    }
+
+    /// Cuts off everybody who is reading one.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
+    }
+
+    /// Where a new answer goes.
+    pub fn begin(&self) -> SpoolWriter {
+        SpoolWriter {
+            dir: self.dir.clone(),
+            bytes: 0,
+            memory: Vec::new(),
+            file: None,
+        }
+    }
+
+    /// Keeps what was written under this name.
+    pub fn keep(&self, tag: String, mut writer: SpoolWriter) -> Result<Arc<Spool>> {
+        if writer.file.is_some() {
+            writer.flush().context("spool an answer")?;
+        }
+        let content = match writer.file {
+            Some(file) => Content::File(file),
+            None => Content::Memory(writer.memory),
+        };
+        let spool = Arc::new(Spool {
+            tag,
+            bytes: writer.bytes,
+            content,
+        });
+        let mut list = lock(&self.list);
+        list.push((Arc::clone(&spool), Instant::now()));
+        trim(&mut list);
+        Ok(spool)
+    }
+
+    /// Lets go what nobody has asked for lately.
+    pub fn forget_unused(&self) {
+        forget_unused(&mut lock(&self.list));
+    }
+}
+
+/// Who is reading one may have to ask for the rest.
+fn forget_unused(list: &mut Vec<(Arc<Spool>, Instant)>) {
+    for (spool, used) in list.iter_mut() {
+        if Arc::strong_count(spool) > 1 {
+            *used = Instant::now();
+        }
+    }
+    list.retain(|(_, used)| used.elapsed() < KEPT);
+}
+
+fn trim(list: &mut Vec<(Arc<Spool>, Instant)>) {
+    forget_unused(list);
+    while list.len() > ENTRIES_MAX {
+        list.remove(0);
+    }
+    while list.iter().filter(|(spool, _)| spool.is_file()).count() > FILES_MAX {
+        let Some(at) = list.iter().position(|(spool, _)| spool.is_file()) else {
+            return;
+        };
+        list.remove(at);
+    }
+}

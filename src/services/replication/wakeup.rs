@@ -1,0 +1,330 @@
+//! How a replica hears at once that something has changed: a WebSocket to its master.
+//!
+//! The master says which databases have changed, `{"changed":["default"]}`, or that it cannot name
+//! them, `{"changed":null}`; the replica says nothing. What is lost with a connection is made up for
+//! by the full cycle after the next one, so nothing is ever said twice.
+//!
+//! On the master the thread `notify` gathers what commits note for a moment and tells everybody. What
+//! another process commits, and databases that come and go, it finds by looking once a second. On a
+//! replica the thread `wake` listens, and connects again when the connection is lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use serde::Deserialize;
+use serde_json::json;
+use tungstenite::client::IntoClientRequest as _;
+use tungstenite::http::{HeaderValue, Uri};
+use tungstenite::protocol::WebSocketConfig;
+use tungstenite::stream::MaybeTlsStream;
+use tungstenite::{Connector, HandshakeError, Message, WebSocket};
+
+use super::{Master, Replica};
+use crate::base::error::{Error, Result};
+use crate::base::log;
+use crate::base::threads::{Stop, lock};
+use crate::net::sockets::{Flow, Link, Peer, Text};
+use crate::store::db::Changes;
+
+/// How long changes are gathered before they are told.
+const GATHER: Duration = Duration::from_millis(5);
+/// How far two messages are apart while so many changes come within [`GATHER`]: then to follow each
+/// of them would take more from the master than it gives anybody.
+const MANY: u64 = 5;
+const PACE: Duration = Duration::from_millis(100);
+/// How often the master looks for what it was not told of.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// More names than this are not told one by one.
+const NAMES_MAX: usize = 100;
+
+/// Together shorter than a stop may take.
+const CONNECT: Duration = Duration::from_secs(3);
+const HANDSHAKE: Duration = Duration::from_secs(3);
+/// How long a read waits before the thread looks at other things.
+const LISTEN: Duration = Duration::from_millis(250);
+/// Without a sign of life for this long the connection is given up; the master pings every 20 s.
+const SILENCE: Duration = Duration::from_secs(50);
+/// A connection that lasted so long is worth the next one at once.
+const LASTING: Duration = Duration::from_secs(10);
+/// Pauses between attempts to connect.
+const PAUSES: [u64; 5] = [1, 1, 2, 3, 5];
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// The replicas that listen.
+pub struct Wakeups {
+    changes: Arc<Changes>,
+    listeners: Mutex<Listeners>,
+}
+
+#[derive(Default)]
+struct Listeners {
+    count: u64,
+    links: BTreeMap<u64, (String, Link)>,
+}
+
+impl Wakeups {
+    /// Tells of these changes.
+    pub fn new(changes: &Arc<Changes>) -> Wakeups {
+        Wakeups {
+            changes: Arc::clone(changes),
+            listeners: Mutex::default(),
+        }
+    }
+
+    /// What the connection of a replica is for.
+    pub fn peer(self: &Arc<Self>, replica: &str) -> Box<dyn Peer> {
+        Box::new(Listener {
+            wakeups: Arc::clone(self),
+            replica: replica.to_owned(),
+            number: 0,
+        })
+    }
+
+    /// The names of those that listen now.
+    pub fn listening(&self) -> BTreeSet<String> {
+        let listeners = lock(&self.listeners);
+        let names = listeners.links.values().map(|(name, _)| name.clone());
+        names.collect()
+    }
+
+    /// Ends the wait of [`Wakeups::run`], whose `stop` is set.
+    pub fn wake(&self) {
+        self.changes.wake();
+    }
+
+    /// Tells of changes until the stop.
+    pub fn run(&self, master: &Master, stop: &Stop) {
+        let mut known = BTreeMap::new();
+        let (mut looked, mut told) = (Instant::now(), Instant::now());
+        while !stop.is_set() {
+            let mut names = self.changes.take(LOOK_EVERY);
+            if !names.is_empty() {
+                let count = self.changes.count();
+                if stop.wait(GATHER) {
+                    return;
+                }
+                let are_many = self.changes.count() - count >= MANY;
+                let pause = PACE.saturating_sub(told.elapsed());
+                if are_many && stop.wait(pause) {
+                    return;
+                }
+                names.extend(self.changes.take(Duration::ZERO));
+                told = Instant::now();
+            }
+            if lock(&self.listeners).links.is_empty() {
+                continue;
+            }
+            let mut is_other = false;
+            if looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                is_other = look(master, &mut known, &mut names);
+            }
+            if is_other || names.len() > NAMES_MAX {
+                self.tell(&json!({"changed": null}));
+            } else if !names.is_empty() {
+                self.tell(&json!({"changed": names}));
+            }
+        }
+    }
+
+    fn tell(&self, message: &serde_json::Value) {
+        let text: Text = message.to_string().into();
+        for (_, link) in lock(&self.listeners).links.values() {
+            link.send(text.clone());
+        }
+    }
+}
+
+/// Adds the databases that are in another state than the last time. True: there are others than
+/// before.
+fn look(
+    master: &Master,
+    known: &mut BTreeMap<String, String>,
+    names: &mut BTreeSet<String>,
+) -> bool {
+    let Ok(list) = master.list() else {
+        return false;
+    };
+    let now: BTreeMap<String, String> = list
+        .into_iter()
+        .map(|it| (it.name, format!("{} {}", it.epoch, it.version)))
+        .collect();
+    let is_other = now.len() != known.len() || now.keys().any(|name| !known.contains_key(name));
+    let changed = now
+        .iter()
+        .filter(|(name, state)| known.get(*name) != Some(state));
+    names.extend(changed.map(|(name, _)| name.clone()));
+    *known = now;
+    is_other
+}
+
+/// The connection of one replica, on the master.
+struct Listener {
+    wakeups: Arc<Wakeups>,
+    replica: String,
+    number: u64,
+}
+
+impl Peer for Listener {
+    fn opened(&mut self, link: Link) {
+        let mut listeners = lock(&self.wakeups.listeners);
+        listeners.count += 1;
+        self.number = listeners.count;
+        let entry = (self.replica.clone(), link);
+        listeners.links.insert(self.number, entry);
+        self.wakeups.changes.listen(true);
+    }
+
+    fn received(&mut self, _text: &str) -> Flow {
+        Flow::Go
+    }
+
+    fn closed(&mut self) {
+        let mut listeners = lock(&self.wakeups.listeners);
+        listeners.links.remove(&self.number);
+        self.wakeups.changes.listen(!listeners.links.is_empty());
+    }
+}
+
+/// What the master says.
+#[derive(Deserialize)]
+struct News {
+    changed: Option<BTreeSet<String>>,
+}
+
+/// Listens to the master until the stop, and cuts transfers that bring nothing.
+pub fn listen(replica: &Replica, stop: &Stop) {
+    let mut failures = 0;
+    while !stop.is_set() {
+        match connect(replica) {
+            Ok(socket) => {
+                let begun = Instant::now();
+                log::info(format_args!("following {}", replica.client.master_url));
+                // Whatever happened while nobody listened.
+                replica.wake_for_all();
+                replica.set_connected(true);
+                let end = follow(socket, replica, stop);
+                replica.set_connected(false);
+                if begun.elapsed() >= LASTING {
+                    failures = 0;
+                }
+                if !stop.is_set() {
+                    log::warn(format_args!(
+                        "lost the master {}: {end}",
+                        replica.client.master_url
+                    ));
+                    // If it cannot be reached at all, that is to be known at once.
+                    replica.wake_for_all();
+                }
+            }
+            Err(error) => log::debug(format_args!("listen to the master: {error}")),
+        }
+        let pause = PAUSES[failures.min(PAUSES.len() - 1)];
+        failures += 1;
+        for _ in 0..pause {
+            cut_if_stalled(replica);
+            if stop.wait(Duration::from_secs(1)) {
+                return;
+            }
+        }
+    }
+}
+
+type Socket = WebSocket<MaybeTlsStream<TcpStream>>;
+
+fn connect(replica: &Replica) -> Result<Socket> {
+    let client = &replica.client;
+    let rest = client.master_url.strip_prefix("http").unwrap_or_default();
+    let url = format!("ws{rest}/api/replica/ws");
+    let uri: Uri = url.parse().map_err(|error| refused(&error))?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_tls = uri.scheme_str() == Some("wss");
+    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    let addrs = (host, port).to_socket_addrs()?;
+    let mut last = io::Error::other("the name has no address");
+    let stream = addrs
+        .into_iter()
+        .find_map(|addr| match TcpStream::connect_timeout(&addr, CONNECT) {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                last = error;
+                None
+            }
+        })
+        .ok_or(last)?;
+    stream.set_read_timeout(Some(HANDSHAKE))?;
+    stream.set_write_timeout(Some(HANDSHAKE))?;
+    stream.set_nodelay(true)?;
+    let timeouts = stream.try_clone()?;
+    let request = url.into_client_request();
+    let mut request = request.map_err(|error| refused(&error))?;
+    for (name, value) in client.headers() {
+        let value = HeaderValue::from_str(&value).map_err(|error| refused(&error))?;
+        request.headers_mut().insert(name, value);
+    }
+    let config = WebSocketConfig::default()
+        .read_buffer_size(4096)
+        .max_message_size(Some(MESSAGE_BYTES_MAX));
+    let connector = client.roots.for_sockets().map(Connector::Rustls);
+    let (socket, _) = tungstenite::client_tls_with_config(request, stream, Some(config), connector)
+        .map_err(|error| match &error {
+            HandshakeError::Failure(tungstenite::Error::Io(cause)) => {
+                client.distrust(cause).unwrap_or_else(|| refused(&error))
+            }
+            _ => refused(&error),
+        })?;
+    timeouts.set_read_timeout(Some(LISTEN))?;
+    Ok(socket)
+}
+
+fn refused(why: &dyn fmt::Display) -> Error {
+    Error::unavailable(format!(
+        "The master does not let this replica listen: {why}."
+    ))
+}
+
+/// Listens until the end, and says why that came.
+fn follow(mut socket: Socket, replica: &Replica, stop: &Stop) -> String {
+    let mut heard = Instant::now();
+    loop {
+        if stop.is_set() {
+            let _ = socket.close(None);
+            return "stop".to_owned();
+        }
+        cut_if_stalled(replica);
+        match socket.read() {
+            Ok(message) => {
+                heard = Instant::now();
+                if let Message::Text(text) = &message {
+                    match serde_json::from_str::<News>(text) {
+                        Ok(News { changed: Some(it) }) => replica.wake(it),
+                        Ok(News { changed: None }) => replica.wake_for_all(),
+                        Err(error) => return error.to_string(),
+                    }
+                } else {
+                    replica.hear();
+                }
+            }
+            Err(tungstenite::Error::Io(error))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) =>
+            {
+                if heard.elapsed() > SILENCE {
+                    return "it is silent".to_owned();
+                }
+            }
+            Err(error) => return error.to_string(),
+        }
+    }
+}
+
+fn cut_if_stalled(replica: &Replica) {
+    if replica.client.cut_if_stalled() {
+        log::warn(format_args!("sync: nothing came from the master; cut"));
+    }
+}

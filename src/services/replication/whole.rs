@@ -1,0 +1,257 @@
+//! A database got from nothing: page by page into a new file, which takes its place when it is whole.
+//!
+//! It comes in parts, each from the state that the master is in at that moment, so neither side needs room
+//! for all of it in between and the master keeps no transaction open. While one part is received the
+//! master makes the next. In the end hashes are compared, and what has changed meanwhile is
+//! sent: then the file is one state, and its checksum is the master's.
+//!
+//! What was received before the process ended or the connection was lost is not received again.
+
+use std::fs::File;
+use std::io::{BufReader, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::Epoch;
+use super::client::{Client, Reply};
+use super::follower::{BUFFER_BYTES, Told, changed_meanwhile, wanted_groups};
+use super::master::part_pages;
+use super::wire::{Head, Reader};
+use crate::base::error::{Error, Result, ResultExt as _};
+use crate::base::{failpoints, log, threads};
+use crate::store::db::pages;
+use crate::store::db::pages::PageMap;
+
+/// What a new file is called until it is whole.
+pub const NEW: &str = "new";
+/// How often changes that come meanwhile are caught up with.
+const ROUNDS: u32 = 20;
+
+/// Left free on the disk, in bytes: others need room, too.
+const RESERVE_BYTES: u64 = 64 << 20;
+
+/// A file that becomes a database.
+pub struct Whole {
+    client: Arc<Client>,
+    name: String,
+    epoch: Epoch,
+    path: PathBuf,
+    file: File,
+    map: PageMap,
+    page_size: u32,
+    step: Step,
+}
+
+enum Step {
+    /// Pages after this one are to come, and were asked for.
+    Part(u32, Asked),
+    /// So often was compared.
+    Compare(u32),
+}
+
+/// A request for a part that is under way.
+type Asked = JoinHandle<Result<Reply>>;
+
+impl Whole {
+    /// Opens the file for the database at `path`, with what it has already.
+    pub fn open(client: &Arc<Client>, name: &str, path: &Path, epoch: Epoch) -> Result<Whole> {
+        let path = path.with_extension(NEW);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .context("make a new file")?;
+        let mut whole = Whole {
+            client: Arc::clone(client),
+            name: name.to_owned(),
+            epoch,
+            path,
+            file,
+            map: PageMap::default(),
+            page_size: 0,
+            step: Step::Compare(0),
+        };
+        whole.look()?;
+        // The last one may not have been written to its end.
+        let step = part_pages(whole.page_size.max(512));
+        let after = (whole.map.len() / step).saturating_sub(1) * step;
+        whole.step = Step::Part(after, whole.ask(after)?);
+        Ok(whole)
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Receives the next part, or compares. Returns the state that the file is in, and its hashes, when it
+    /// is whole.
+    pub fn advance(&mut self, progress: &Told) -> Result<Option<(Head, PageMap)>> {
+        match std::mem::replace(&mut self.step, Step::Compare(0)) {
+            Step::Part(after, asked) => {
+                self.step = self.receive_part(after, asked, progress)?;
+                Ok(None)
+            }
+            Step::Compare(rounds) if rounds < ROUNDS => {
+                let head = self.catch_up()?;
+                if self.map.checksum() != head.checksum {
+                    self.step = Step::Compare(rounds + 1);
+                    return Ok(None);
+                }
+                self.file.sync_all().context("sync a new file")?;
+                failpoints::reach("whole-written");
+                Ok(Some((head, std::mem::take(&mut self.map))))
+            }
+            Step::Compare(_) => {
+                // It is of no use for the next attempt either.
+                self.discard();
+                Err(Error::unavailable(
+                    "The new file does not become what the master has.",
+                ))
+            }
+        }
+    }
+
+    fn discard(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    /// Reads the hashes of what is there from before.
+    fn look(&mut self) -> Result<()> {
+        let mut head = [0; 100];
+        if self.file.read_at(&mut head, 0)? < head.len() || !head.starts_with(b"SQLite format 3\0")
+        {
+            return Ok(self.file.set_len(0)?);
+        }
+        self.page_size = match u32::from(u16::from_be_bytes([head[16], head[17]])) {
+            1 => 65_536,
+            size => size,
+        };
+        if !self.page_size.is_power_of_two() || self.page_size < 512 {
+            self.page_size = 0;
+            return Ok(self.file.set_len(0)?);
+        }
+        let mut page = vec![0; self.page_size as usize];
+        let mut from = BufReader::with_capacity(BUFFER_BYTES, self.file.try_clone()?);
+        let mut number = 0;
+        while from.read_exact(&mut page).is_ok() {
+            number += 1;
+            self.set(number, &page);
+        }
+        log::info(format_args!(
+            "replica of {}: {} MiB are here from before",
+            self.name,
+            (u64::from(number) * u64::from(self.page_size)) >> 20
+        ));
+        Ok(())
+    }
+
+    fn set(&mut self, number: u32, page: &[u8]) {
+        if number != pages::lock_page(self.page_size) {
+            let hash = pages::hash(self.epoch.seed(), number, page);
+            self.map.set(number, hash);
+        }
+    }
+
+    fn receive_part(&mut self, after: u32, asked: Asked, progress: &Told) -> Result<Step> {
+        let reply = asked.join();
+        let reply = reply.map_err(|_| Error::internal("the request for a part panicked"))?;
+        let Reply::Stream(download) = reply? else {
+            return Err(changed_meanwhile());
+        };
+        let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
+        let head = self.admit(reader.head())?;
+        let bytes = |pages: u32| u64::from(pages) * u64::from(head.page_size);
+        self.check_room(head)?;
+        let pages = part_pages(head.page_size);
+        let is_last = u64::from(after) + u64::from(pages) >= u64::from(head.pages);
+        // The master makes the next one while this one comes.
+        let next = match is_last {
+            true => Step::Compare(0),
+            false => Step::Part(after + pages, self.ask(after + pages)?),
+        };
+        self.write(reader)?;
+        let (done, total) = (bytes(after.saturating_add(pages)), bytes(head.pages));
+        progress(&self.name, done.min(total), total);
+        failpoints::reach("part-written");
+        Ok(next)
+    }
+
+    /// One database that does not fit must not stop the others.
+    fn check_room(&self, head: Head) -> Result<()> {
+        let missing =
+            u64::from(head.pages.saturating_sub(self.map.len())) * u64::from(head.page_size);
+        let disk = rustix::fs::fstatvfs(&self.file).map_err(std::io::Error::from)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if missing.saturating_add(RESERVE_BYTES) <= free {
+            return Ok(());
+        }
+        self.discard();
+        Err(Error::unavailable(format!(
+            "The database needs {} MiB more and {} MiB are free on the disk, of which {} MiB are \
+             kept.",
+            missing >> 20,
+            free >> 20,
+            RESERVE_BYTES >> 20
+        )))
+    }
+
+    /// Asks for a part, and does not wait for it.
+    fn ask(&self, after: u32) -> Result<Asked> {
+        let (client, name, epoch) = (Arc::clone(&self.client), self.name.to_owned(), self.epoch);
+        threads::spawn_for_result("prefetch", move || {
+            Client::part(&client, &name, epoch, after)
+        })
+    }
+
+    /// Gets what is not as the master has it.
+    fn catch_up(&mut self) -> Result<Head> {
+        let (client, map) = (&self.client, &self.map);
+        let compared = wanted_groups(client, &self.name, self.epoch, self.page_size, map)?;
+        let Some((version, body)) = compared else {
+            return Err(changed_meanwhile());
+        };
+        let reply = client.differing(&self.name, self.epoch, version, &body)?;
+        let Reply::Stream(download) = reply else {
+            return Err(changed_meanwhile());
+        };
+        let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
+        let head = self.admit(reader.head())?;
+        // There is a hash in memory for each page that the master says there is.
+        self.check_room(head)?;
+        self.write(reader)?;
+        let bytes = u64::from(head.pages) * u64::from(head.page_size);
+        self.file.set_len(bytes)?;
+        self.map.resize(head.pages);
+        Ok(head)
+    }
+
+    /// Takes a stream that belongs to this file.
+    fn admit(&mut self, head: Head) -> Result<Head> {
+        if head.epoch != self.epoch {
+            return Err(changed_meanwhile());
+        }
+        if self.page_size != 0 && self.page_size != head.page_size {
+            self.file.set_len(0)?;
+            return Err(changed_meanwhile());
+        }
+        self.page_size = head.page_size;
+        Ok(head)
+    }
+
+    /// Writes pages to their places. What turns out to be broken in the end has other hashes than the
+    /// master's, and is sent again.
+    fn write<R: std::io::Read>(&mut self, reader: Reader<R>) -> Result<()> {
+        let page_size = u64::from(self.page_size);
+        reader.pages(|number, page| {
+            self.set(number, page);
+            Ok(self
+                .file
+                .write_all_at(page, u64::from(number - 1) * page_size)?)
+        })
+    }
+}

@@ -1,0 +1,363 @@
+//! The stream of pages: what a master sends and a replica applies.
+//!
+//! ```text
+//! head     80 bytes, see `Head`
+//! chunks   length of the pages, length as stored (4 bytes each), then the pages, LZ4 when shorter
+//! end      a chunk of length 0 (4 bytes)
+//! trailer  SHA-256 of everything before it
+//! ```
+//!
+//! In a chunk each page is its number (4 bytes) and its bytes; page 1 is the last one of the stream. All
+//! numbers are little-endian. Nothing is allocated from a length that the other side states beyond
+//! [`CHUNK_BYTES_MAX`].
+
+use std::io::{Read, Write};
+
+use super::Epoch;
+use crate::base::crypto::Hasher;
+use crate::base::error::{Error, Result};
+
+/// Names the format and its version.
+const MAGIC: [u8; 8] = *b"vskipag1";
+/// Bytes of the head.
+pub const HEAD_BYTES: usize = 80;
+/// Pages are gathered up to this size before they are compressed.
+const CHUNK_BYTES: usize = 256 << 10;
+/// The largest chunk that is accepted; a page has at most 64 KiB.
+const CHUNK_BYTES_MAX: usize = CHUNK_BYTES + (128 << 10);
+
+/// What a stream is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub epoch: Epoch,
+    /// The state that it follows on; 0: none, it has every page.
+    pub since: u64,
+    /// The state that it leads to.
+    pub version: u64,
+    /// Bytes.
+    pub page_size: u32,
+    /// How many pages the database has then.
+    pub pages: u32,
+    /// How many of them the stream has.
+    pub count: u32,
+    /// Version of the system tables.
+    pub user_version: i32,
+    /// Of all pages of that state.
+    pub checksum: u64,
+    /// What its tables and indexes are.
+    pub schema: u64,
+    /// What the definitions of collections in it are.
+    pub definitions: u64,
+}
+
+impl Head {
+    fn to_bytes(self) -> [u8; HEAD_BYTES] {
+        let mut bytes = [0; HEAD_BYTES];
+        let mut at = 0;
+        let mut put = |part: &[u8]| {
+            bytes[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        };
+        put(&MAGIC);
+        put(&self.epoch.0.to_le_bytes());
+        put(&self.since.to_le_bytes());
+        put(&self.version.to_le_bytes());
+        put(&self.page_size.to_le_bytes());
+        put(&self.pages.to_le_bytes());
+        put(&self.count.to_le_bytes());
+        put(&self.user_version.to_le_bytes());
+        put(&self.checksum.to_le_bytes());
+        put(&self.schema.to_le_bytes());
+        put(&self.definitions.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; HEAD_BYTES]) -> Result<Head> {
+        let u32_at = |at: usize| u32::from_le_bytes(part(bytes, at));
+        let u64_at = |at: usize| u64::from_le_bytes(part(bytes, at));
+        if bytes[..8] != MAGIC {
+            return Err(broken("it is no stream of pages"));
+        }
+        let head = Head {
+            epoch: Epoch(u128::from_le_bytes(part(bytes, 8))),
+            since: u64_at(24),
+            version: u64_at(32),
+            page_size: u32_at(40),
+            pages: u32_at(44),
+            count: u32_at(48),
+            user_version: i32::from_le_bytes(part(bytes, 52)),
+            checksum: u64_at(56),
+            schema: u64_at(64),
+            definitions: u64_at(72),
+        };
+        let is_size = head.page_size.is_power_of_two() && (512..=65_536).contains(&head.page_size);
+        match is_size && head.pages > 0 && head.count > 0 && head.count <= head.pages {
+            true => Ok(head),
+            false => Err(broken("its head makes no sense")),
+        }
+    }
+}
+
+fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut part = [0; N];
+    part.copy_from_slice(&bytes[at..at + N]);
+    part
+}
+
+fn broken(why: &str) -> Error {
+    Error::unavailable(format!("What the master sent is broken: {why}."))
+}
+
+/// Writes a stream.
+pub struct Writer<W> {
+    to: W,
+    hasher: Hasher,
+    chunk: Vec<u8>,
+    packed: Vec<u8>,
+}
+
+impl<W: Write> Writer<W> {
+    pub fn new(to: W, head: Head) -> Result<Writer<W>> {
+        let mut writer = Writer {
+            to,
+            hasher: Hasher::new(),
+            chunk: Vec::new(),
+            packed: Vec::new(),
+        };
+        writer.put(&head.to_bytes())?;
+        Ok(writer)
+    }
+
+    pub fn page(&mut self, number: u32, page: &[u8]) -> Result<()> {
+        self.chunk.extend_from_slice(&number.to_le_bytes());
+        self.chunk.extend_from_slice(page);
+        match self.chunk.len() >= CHUNK_BYTES {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes what is left and the trailer.
+    pub fn finish(mut self) -> Result<W> {
+        self.flush()?;
+        self.put(&0_u32.to_le_bytes())?;
+        self.to.write_all(&self.hasher.finish())?;
+        Ok(self.to)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let chunk = std::mem::take(&mut self.chunk);
+        let mut packed = std::mem::take(&mut self.packed);
+        packed.resize(lz4_flex::block::get_maximum_output_size(chunk.len()), 0);
+        let length = lz4_flex::block::compress_into(&chunk, &mut packed).unwrap_or(chunk.len());
+        // Little gain is not worth the other side's time.
+        let stored = match length < chunk.len() - chunk.len() / 16 {
+            true => &packed[..length],
+            false => &chunk[..],
+        };
+        let lengths = [chunk.len(), stored.len()].map(|it| u32::try_from(it).unwrap_or(0));
+        self.put(&lengths[0].to_le_bytes())?;
+        self.put(&lengths[1].to_le_bytes())?;
+        self.put(stored)?;
+        (self.chunk, self.packed) = (chunk, packed);
+        self.chunk.clear();
+        Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        Ok(self.to.write_all(bytes)?)
+    }
+}
+
+/// Reads a stream.
+pub struct Reader<R> {
+    from: R,
+    hasher: Hasher,
+    head: Head,
+    stored: Vec<u8>,
+    chunk: Vec<u8>,
+}
+
+impl<R: Read> Reader<R> {
+    pub fn new(mut from: R) -> Result<Reader<R>> {
+        let mut bytes = [0; HEAD_BYTES];
+        fill(&mut from, &mut bytes)?;
+        let mut hasher = Hasher::new();
+        hasher.update(&bytes);
+        Ok(Reader {
+            from,
+            hasher,
+            head: Head::from_bytes(&bytes)?,
+            stored: Vec::new(),
+            chunk: Vec::new(),
+        })
+    }
+
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Hands out every page, then looks at the trailer: what was handed out is right only when this
+    /// succeeds.
+    pub fn pages(mut self, mut visit: impl FnMut(u32, &[u8]) -> Result<()>) -> Result<()> {
+        let page_size = self.head.page_size as usize;
+        let (mut count, mut last) = (0_u32, 0);
+        while self.next_chunk()? {
+            for page in self.chunk.chunks(4 + page_size) {
+                if page.len() != 4 + page_size {
+                    return Err(broken("a page is cut off"));
+                }
+                let number = u32::from_le_bytes(part(page, 0));
+                let is_next = match number {
+                    1 => count + 1 == self.head.count,
+                    _ => number > last,
+                };
+                if !is_next || number > self.head.pages {
+                    return Err(broken("its pages are not in order"));
+                }
+                (count, last) = (count + 1, number);
+                visit(number, &page[4..])?;
+            }
+        }
+        if count != self.head.count || last != 1 {
+            return Err(broken("pages are missing"));
+        }
+        let mut trailer = [0; 32];
+        fill(&mut self.from, &mut trailer)?;
+        match trailer == self.hasher.finish() && self.from.read(&mut [0])? == 0 {
+            true => Ok(()),
+            false => Err(broken("its hash is another one")),
+        }
+    }
+
+    /// False at the end.
+    fn next_chunk(&mut self) -> Result<bool> {
+        let length = self.length()?;
+        if length == 0 {
+            return Ok(false);
+        }
+        let stored = self.length()?;
+        if length > CHUNK_BYTES_MAX || stored > length {
+            return Err(broken("a length makes no sense"));
+        }
+        self.stored.resize(stored, 0);
+        fill(&mut self.from, &mut self.stored)?;
+        self.hasher.update(&self.stored);
+        if stored == length {
+            std::mem::swap(&mut self.stored, &mut self.chunk);
+            return Ok(true);
+        }
+        self.chunk.resize(length, 0);
+        match lz4_flex::block::decompress_into(&self.stored, &mut self.chunk) {
+            Ok(found) if found == length => Ok(true),
+            _ => Err(broken("a chunk cannot be unpacked")),
+        }
+    }
+
+    fn length(&mut self) -> Result<usize> {
+        let mut bytes = [0; 4];
+        fill(&mut self.from, &mut bytes)?;
+        self.hasher.update(&bytes);
+        Ok(u32::from_le_bytes(bytes) as usize)
+    }
+}
+
+fn fill(from: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
+    from.read_exact(buffer).map_err(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => broken("it ends too early"),
+        _ => Error::from(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Head {
+        Head {
+            epoch: Epoch(0x1234_5678_9abc_def0_1122_3344_5566_7788),
+            since: 3,
+            version: 9,
+            page_size: 512,
+            pages: 1000,
+            count: 700,
+            user_version: -4,
+            checksum: 77,
+            schema: 88,
+            definitions: 99,
+        }
+    }
+
+    /// 700 pages, every second one of which cannot be compressed.
+    fn stream() -> Vec<u8> {
+        let mut writer = Writer::new(Vec::new(), head()).unwrap();
+        for number in (2..=700).chain([1]) {
+            writer.page(number, &page(number)).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    fn page(number: u32) -> Vec<u8> {
+        let mut state = u64::from(number) | 1;
+        let mut next = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 56) as u8
+        };
+        match number % 2 {
+            0 => vec![number as u8; 512],
+            _ => (0..512).map(|_| next()).collect(),
+        }
+    }
+
+    fn read(bytes: &[u8]) -> Result<u32> {
+        let reader = Reader::new(bytes)?;
+        assert_eq!(reader.head(), head());
+        let mut count = 0;
+        reader.pages(|number, bytes| {
+            assert_eq!(bytes, page(number));
+            count += 1;
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let bytes = stream();
+        assert!(bytes.len() < 700 * 516, "half of it can be compressed");
+        assert_eq!(read(&bytes).unwrap(), 700);
+    }
+
+    #[test]
+    fn cut_anywhere_or_longer_it_is_refused() {
+        let bytes = stream();
+        for length in (0..bytes.len())
+            .step_by(97)
+            .chain(bytes.len() - 40..bytes.len())
+        {
+            assert!(read(&bytes[..length]).is_err(), "{length}");
+        }
+        assert!(read(&[&bytes[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn no_flipped_bit_gets_through() {
+        let mut bytes = stream();
+        for at in (0..bytes.len())
+            .step_by(211)
+            .chain(bytes.len() - 40..bytes.len())
+        {
+            bytes[at] ^= 1 << (at % 8);
+            let result = std::panic::catch_unwind(|| read(&bytes));
+            // The test's own comparison of head or page may come first.
+            assert!(!matches!(result, Ok(Ok(_))), "{at}");
+            bytes[at] ^= 1 << (at % 8);
+        }
+    }
+}

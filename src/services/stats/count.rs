@@ -1,0 +1,385 @@
+//! Counting in memory: cheap where requests are answered, exact where it is read.
+//!
+//! Requests are counted in one of [`SHARDS`] tables, each behind a lock that the thread that comes
+//! tries and does not wait for; a table has a place for each route and is of one minute. When the
+//! next minute begins, or somebody wants to see them, what a table holds moves to [`Pending`].
+//! So every count is in exactly one place at any time. Locks are taken in the order table, pending.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
+
+use super::times::Times;
+use crate::base::error::Result;
+use crate::base::log;
+use crate::base::threads::lock;
+
+/// Stands for no route at all.
+pub const NO_ROUTE: usize = usize::MAX;
+const NO_ROUTE_NAME: &str = "(no route)";
+/// What workflows above [`NAMES_MAX`] are counted under.
+pub const OTHERS: &str = "(others)";
+/// Names of workflows in one minute, and in the sums since the start.
+pub const NAMES_MAX: usize = 1000;
+/// Longest name of a workflow that is told from others.
+const NAME_BYTES_MAX: usize = 200;
+/// Minutes that wait to be written while the disk takes none.
+pub const MINUTES_MAX: usize = 120;
+const SHARDS: usize = 8;
+
+/// What can be summed up.
+pub trait Count: Clone + Default + PartialEq {
+    fn add(&mut self, other: &Self);
+}
+
+/// What happened to requests of one route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    pub errors_4xx: u64,
+    pub errors_5xx: u64,
+    pub times: Times,
+}
+
+impl Count for Requests {
+    fn add(&mut self, other: &Requests) {
+        self.errors_4xx = self.errors_4xx.saturating_add(other.errors_4xx);
+        self.errors_5xx = self.errors_5xx.saturating_add(other.errors_5xx);
+        self.times.add(&other.times);
+    }
+}
+
+/// What happened to runs of one workflow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Runs {
+    pub started: u64,
+    pub completed: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+    pub steps: u64,
+    pub steps_failed: u64,
+    pub steps_retried: u64,
+    /// Of those that completed or failed.
+    pub times: Times,
+}
+
+impl Count for Runs {
+    fn add(&mut self, other: &Runs) {
+        for (sum, count) in [
+            (&mut self.started, other.started),
+            (&mut self.completed, other.completed),
+            (&mut self.failed, other.failed),
+            (&mut self.cancelled, other.cancelled),
+            (&mut self.steps, other.steps),
+            (&mut self.steps_failed, other.steps_failed),
+            (&mut self.steps_retried, other.steps_retried),
+        ] {
+            *sum = sum.saturating_add(count);
+        }
+        self.times.add(&other.times);
+    }
+}
+
+/// Something that happens to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunEvent {
+    Started,
+    /// After so long.
+    Completed(Duration),
+    /// After so long.
+    Failed(Duration),
+    Cancelled,
+    /// A step has succeeded.
+    Step,
+    /// A step has failed for good.
+    StepFailed,
+    /// A step has failed and is tried again.
+    StepRetried,
+}
+
+impl Runs {
+    fn note(&mut self, what: RunEvent) {
+        match what {
+            RunEvent::Started => self.started += 1,
+            RunEvent::Completed(elapsed) => {
+                self.completed += 1;
+                self.times.note(elapsed);
+            }
+            RunEvent::Failed(elapsed) => {
+                self.failed += 1;
+                self.times.note(elapsed);
+            }
+            RunEvent::Cancelled => self.cancelled += 1,
+            RunEvent::Step => self.steps += 1,
+            RunEvent::StepFailed => self.steps_failed += 1,
+            RunEvent::StepRetried => self.steps_retried += 1,
+        }
+    }
+}
+
+/// What happened in one minute, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Minute {
+    pub requests: BTreeMap<String, Requests>,
+    pub runs: BTreeMap<String, Runs>,
+}
+
+impl Minute {
+    fn add(&mut self, other: &Minute) {
+        for (name, count) in &other.requests {
+            add_to(&mut self.requests, name, count);
+        }
+        for (name, count) in &other.runs {
+            add_bounded(&mut self.runs, name, count);
+        }
+    }
+}
+
+/// Adds to what is there under a name.
+pub fn add_to<T: Count>(counts: &mut BTreeMap<String, T>, name: &str, count: &T) {
+    match counts.get_mut(name) {
+        Some(sum) => sum.add(count),
+        None => drop(counts.insert(name.to_owned(), count.clone())),
+    }
+}
+
+fn add_bounded<T: Count>(counts: &mut BTreeMap<String, T>, name: &str, count: &T) {
+    let is_new = counts.len() >= NAMES_MAX && !counts.contains_key(name);
+    add_to(counts, if is_new { OTHERS } else { name }, count);
+}
+
+/// Which minute since 1970 it is, in milliseconds since then.
+pub fn minute_of(ms: i64) -> i64 {
+    ms.div_euclid(60_000)
+}
+
+/// Asks for the time, in milliseconds since 1970.
+pub type Clock = Box<dyn Fn() -> i64 + Send + Sync>;
+
+/// Everything that was counted and is not written yet.
+pub struct Counts {
+    /// The last one is for those without.
+    routes: Vec<String>,
+    shards: [Shard; SHARDS],
+    runs: Mutex<RunTable>,
+    pending: Mutex<Pending>,
+    now_ms: Clock,
+}
+
+/// On cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Shard(Mutex<RequestTable>);
+
+/// By the number of the route.
+#[derive(Default)]
+struct RequestTable {
+    minute: i64,
+    counts: Vec<Requests>,
+}
+
+#[derive(Default)]
+struct RunTable {
+    minute: i64,
+    counts: HashMap<String, Runs>,
+}
+
+/// What is to be written.
+#[derive(Default)]
+struct Pending {
+    minutes: BTreeMap<i64, Minute>,
+    /// Of all runs since the start.
+    totals: BTreeMap<String, Runs>,
+    /// It was said that some were dropped.
+    has_warned: bool,
+}
+
+impl Counts {
+    /// None yet, for routes of these names.
+    pub fn new(mut routes: Vec<String>, now_ms: Clock) -> Counts {
+        routes.push(NO_ROUTE_NAME.to_owned());
+        let counts = vec![Requests::default(); routes.len()];
+        let shards = std::array::from_fn(|_| {
+            let counts = counts.clone();
+            Shard(Mutex::new(RequestTable { minute: 0, counts }))
+        });
+        Counts {
+            routes,
+            shards,
+            runs: Mutex::default(),
+            pending: Mutex::default(),
+            now_ms,
+        }
+    }
+
+    /// A request was answered.
+    pub fn request(&self, route: usize, status: u16, elapsed: Duration) {
+        let minute = self.minute();
+        let mut table = self.table();
+        if table.minute != minute {
+            self.empty(&mut table);
+            table.minute = minute;
+        }
+        let last = table.counts.len() - 1;
+        let count = &mut table.counts[route.min(last)];
+        match status {
+            400..500 => count.errors_4xx += 1,
+            500.. => count.errors_5xx += 1,
+            _ => {}
+        }
+        count.times.note(elapsed);
+    }
+
+    /// Something happened to a run.
+    pub fn run(&self, workflow: &str, what: RunEvent) {
+        let (minute, name) = (self.minute(), cut(workflow));
+        let mut table = lock(&self.runs);
+        if table.minute != minute {
+            self.empty_runs(&mut table);
+            table.minute = minute;
+        }
+        match table.counts.get_mut(name) {
+            Some(count) => count.note(what),
+            None => {
+                let is_one_more = table.counts.len() >= NAMES_MAX;
+                let name = if is_one_more { OTHERS } else { name };
+                table.counts.entry(name.to_owned()).or_default().note(what);
+            }
+        }
+    }
+
+    /// The present minute.
+    pub fn minute(&self) -> i64 {
+        minute_of((self.now_ms)())
+    }
+
+    /// Takes what there is, of all minutes but the one that is not over yet.
+    pub fn take(&self, but: Option<i64>) -> Vec<(i64, Minute)> {
+        let mut pending = self.gather();
+        let kept = but.and_then(|at| pending.minutes.remove_entry(&at));
+        let taken = std::mem::take(&mut pending.minutes);
+        pending.minutes.extend(kept);
+        taken.into_iter().collect()
+    }
+
+    /// Takes back what could not be written.
+    pub fn put_back(&self, minutes: &[(i64, Minute)]) {
+        let mut pending = lock(&self.pending);
+        for (at, minute) in minutes {
+            pending.minutes.entry(*at).or_default().add(minute);
+        }
+        pending.shed();
+    }
+
+    /// All is written; the next time that some must be dropped is worth another line.
+    pub fn settle(&self) {
+        lock(&self.pending).has_warned = false;
+    }
+
+    /// Shows what there is of these minutes.
+    pub fn look(
+        &self,
+        minutes: Range<i64>,
+        mut each: impl FnMut(i64, &Minute) -> Result<()>,
+    ) -> Result<()> {
+        let pending = self.gather();
+        let mut found = pending.minutes.range(minutes);
+        found.try_for_each(|(at, minute)| each(*at, minute))
+    }
+
+    /// The runs since the start, by workflow.
+    pub fn totals(&self) -> BTreeMap<String, Runs> {
+        self.gather().totals.clone()
+    }
+
+    /// A table that nobody is at, most likely the one that this thread had the last time.
+    fn table(&self) -> MutexGuard<'_, RequestTable> {
+        let own = own_shard();
+        for at in 0..SHARDS {
+            match self.shards[(own + at) % SHARDS].0.try_lock() {
+                Ok(table) => return table,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        lock(&self.shards[own].0)
+    }
+
+    /// Moves everything to what is to be written.
+    fn gather(&self) -> MutexGuard<'_, Pending> {
+        for shard in &self.shards {
+            self.empty(&mut lock(&shard.0));
+        }
+        self.empty_runs(&mut lock(&self.runs));
+        lock(&self.pending)
+    }
+
+    fn empty(&self, table: &mut RequestTable) {
+        let nothing = Requests::default();
+        let used = |(_, count): &(_, &mut Requests)| **count != nothing;
+        let mut pending = None;
+        for (name, count) in self.routes.iter().zip(&mut table.counts).filter(used) {
+            let pending = pending.get_or_insert_with(|| lock(&self.pending));
+            let minute = pending.minutes.entry(table.minute).or_default();
+            add_to(&mut minute.requests, name, &std::mem::take(count));
+        }
+        if let Some(mut pending) = pending {
+            pending.shed();
+        }
+    }
+
+    fn empty_runs(&self, table: &mut RunTable) {
+        if table.counts.is_empty() {
+            return;
+        }
+        let mut pending = lock(&self.pending);
+        for (name, count) in table.counts.drain() {
+            add_bounded(&mut pending.totals, &name, &count);
+            let minute = pending.minutes.entry(table.minute).or_default();
+            add_bounded(&mut minute.runs, &name, &count);
+        }
+        pending.shed();
+    }
+}
+
+impl Pending {
+    /// Drops the oldest ones when there are too many.
+    fn shed(&mut self) {
+        while self.minutes.len() > MINUTES_MAX {
+            self.minutes.pop_first();
+            if !std::mem::replace(&mut self.has_warned, true) {
+                log::warn(format_args!(
+                    "statistics of more than {MINUTES_MAX} minutes could not be written; the oldest are dropped"
+                ));
+            }
+        }
+    }
+}
+
+/// The shard of this thread.
+fn own_shard() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static OWN: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+    OWN.get().unwrap_or_else(|| {
+        let own = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        OWN.set(Some(own));
+        own
+    })
+}
+
+/// The beginning of a name that is too long.
+fn cut(name: &str) -> &str {
+    match name.len() {
+        0..=NAME_BYTES_MAX => name,
+        _ => {
+            let end = (0..=NAME_BYTES_MAX)
+                .rev()
+                .find(|at| name.is_char_boundary(*at));
+            &name[..end.unwrap_or(0)]
+        }
+    }
+}

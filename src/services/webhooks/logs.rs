@@ -1,0 +1,172 @@
+//! The log of calls as people see it, and calls that are to be made once more (WH-7, WH-9).
+//!
+//! What a call was to send is shown, how it is not: headers and secrets stay in the row.
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde_json::{Value, json};
+
+use super::core::Outcome;
+use crate::base::clock;
+use crate::base::error::{Error, Result};
+use crate::base::paging::Page;
+use crate::model::triggers::Target;
+use crate::store::db::Database;
+
+/// Calls that one request has made again by number, and rows that are changed at a time.
+pub const IDS_MAX: usize = 1000;
+const SOURCES: [&str; 3] = ["trigger", "webhook", "cron"];
+/// Everything but what may be long; `spec` only for its method.
+const COLUMNS: &str =
+    "id, source, name, collection, action, record, target, status, attempts, due_ms, code,
+     error, answer, created_ms, updated_ms, spec";
+
+/// Which calls are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub collection: Option<String>,
+    pub status: Option<String>,
+    pub source: Option<String>,
+    pub name: Option<String>,
+}
+
+const MATCHES: &str = "(?1 IS NULL OR collection = ?1) AND (?2 IS NULL OR status = ?2)
+     AND (?3 IS NULL OR source = ?3) AND (?4 IS NULL OR name = ?4)";
+
+impl Filter {
+    /// Refuses words that nothing can match.
+    pub fn check(&self) -> Result<()> {
+        let statuses = Outcome::ALL.map(Outcome::name);
+        for (name, value, known) in [
+            ("status", &self.status, &statuses),
+            ("source", &self.source, &SOURCES),
+        ] {
+            if let Some(value) = value
+                && !known.contains(&value.as_str())
+            {
+                return Err(Error::invalid(format!(
+                    "{name}={value}: it takes one of {}.",
+                    known.join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One page, newest first, in the envelope of every list.
+pub fn list(db: &Connection, filter: &Filter, page: Page) -> Result<Value> {
+    let Filter {
+        collection,
+        status,
+        source,
+        name,
+    } = filter;
+    let total: i64 = db
+        .prepare_cached(&format!(
+            "SELECT count(*) FROM _webhook_logs WHERE {MATCHES}"
+        ))?
+        .query_row(params![collection, status, source, name], |row| row.get(0))?;
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM _webhook_logs WHERE {MATCHES} ORDER BY id DESC LIMIT ?5 OFFSET ?6"
+    ))?;
+    let (limit, offset) = (page.size.cast_signed(), page.skip().cast_signed());
+    let items = statement.query_map(
+        params![collection, status, source, name, limit, offset],
+        to_json,
+    )?;
+    let items: Vec<Value> = items.collect::<rusqlite::Result<_>>()?;
+    Ok(page.envelope(total.unsigned_abs(), &items))
+}
+
+/// One call, with its payload.
+pub fn get(db: &Connection, id: i64) -> Result<Value> {
+    let mut found = db
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM _webhook_logs WHERE id = ?1"
+        ))?
+        .query_row([id], to_json)
+        .optional()?
+        .ok_or_else(no_call)?;
+    let payload: String = db
+        .prepare_cached("SELECT payload FROM _webhook_logs WHERE id = ?1")?
+        .query_row([id], |row| row.get(0))?;
+    found["payload"] = serde_json::from_str(&payload).unwrap_or(Value::String(payload));
+    Ok(found)
+}
+
+fn to_json(row: &Row<'_>) -> rusqlite::Result<Value> {
+    let (status, due_ms): (String, i64) = (row.get(7)?, row.get(9)?);
+    let (created_ms, updated_ms) = (row.get(13)?, row.get(14)?);
+    let method = match Target::restore(&row.get::<_, String>(15)?) {
+        Ok(Target::Http(call)) => Some(call.method),
+        _ => None,
+    };
+    let text = |at: usize| row.get::<_, String>(at);
+    // What no change of a record has caused has none of these.
+    let some = |at: usize| text(at).map(|it| (!it.is_empty()).then_some(it));
+    Ok(json!({
+        "id": row.get::<_, i64>(0)?,
+        "source": text(1)?,
+        "name": some(2)?,
+        "collection": some(3)?,
+        "action": some(4)?,
+        "record": some(5)?,
+        "target": text(6)?,
+        "method": method,
+        "status": status,
+        "attempts": row.get::<_, i64>(8)?,
+        "nextAttempt": (status == Outcome::Pending.name()).then(|| clock::format_ms(due_ms)),
+        "code": row.get::<_, Option<i64>>(10)?,
+        "error": text(11)?,
+        "answer": text(12)?,
+        "created": clock::format_ms(created_ms),
+        "updated": clock::format_ms(updated_ms),
+    }))
+}
+
+/// Makes calls that have failed due again, as if they were new. Returns how many.
+pub fn retry(tx: &Connection, ids: &[i64]) -> Result<usize> {
+    let now_ms = clock::now_ms();
+    let mut statement = tx.prepare_cached(
+        "UPDATE _webhook_logs SET status = 'pending', attempts = 0, due_ms = ?1, updated_ms = ?1
+         WHERE id = ?2 AND status = 'failed'",
+    )?;
+    let mut count = 0;
+    for id in ids {
+        count += statement.execute(params![now_ms, id])?;
+    }
+    Ok(count)
+}
+
+/// The numbers of some calls that failed before a moment, to be made again a bit at a time.
+pub fn failed(db: &Connection, before_ms: i64) -> Result<Vec<i64>> {
+    let mut statement = db.prepare_cached(
+        "SELECT id FROM _webhook_logs
+         WHERE status <> 'pending' AND status = 'failed' AND updated_ms <= ?1
+         ORDER BY updated_ms LIMIT ?2",
+    )?;
+    let most = i64::try_from(IDS_MAX).unwrap_or(i64::MAX);
+    let ids = statement.query_map(params![before_ms, most], |row| row.get(0))?;
+    Ok(ids.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Has all calls made again that have failed so far. Bound: those that fail meanwhile are not among them.
+pub fn retry_failed(database: &Database) -> Result<usize> {
+    let before_ms = clock::now_ms();
+    let mut count = 0;
+    loop {
+        let ids = database.read(|db| failed(db, before_ms))?;
+        if ids.is_empty() {
+            return Ok(count);
+        }
+        let changed = database.write(move |tx| retry(tx, &ids))?;
+        count += changed;
+        if changed == 0 {
+            return Ok(count);
+        }
+    }
+}
+
+fn no_call() -> Error {
+    Error::not_found("There is no such call in the log.")
+}

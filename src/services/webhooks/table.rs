@@ -1,0 +1,348 @@
+//! The webhooks that are no trigger of a collection: the table `_webhooks`, which every database has (WH-8).
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde_json::{Map, Value, json};
+
+use crate::base::error::{Error, Kind, Result};
+use crate::base::{clock, ids};
+use crate::model::collections;
+use crate::model::triggers::outbox::{Entry, Source, Spec};
+use crate::model::triggers::{Action, Target, hidden, outbox, refuse_rest, wrong};
+
+/// Webhooks of a database.
+const COUNT_MAX: i64 = 100;
+const NAME_CHARS_MAX: usize = 100;
+const COLUMNS: &str = "id, name, active, collection, actions, spec, created, updated";
+/// Attributes of a target that calls a URL, and of one that starts a workflow: setting one of the first kind
+/// makes away with those of the other.
+const OF_URLS: [&str; 7] = [
+    "url",
+    "method",
+    "headers",
+    "body",
+    "jwtEnabled",
+    "secret",
+    "contentType",
+];
+const OF_WORKFLOWS: [&str; 2] = ["workflow", "input"];
+/// Answers show these, and a client may send them back with a change.
+const SHOWN: [&str; 4] = ["id", "hasSecret", "created", "updated"];
+const UNREADABLE: &str =
+    "The webhook is from another version of the program and cannot be read. It can be deleted.";
+
+/// A webhook.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Webhook {
+    pub id: String,
+    pub draft: Draft,
+    created: String,
+    updated: String,
+}
+
+/// What somebody says about a webhook.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draft {
+    pub name: String,
+    pub is_active: bool,
+    /// The collection whose changes it is for, `*` for all. None: it is called by hand.
+    pub collection: Option<String>,
+    pub actions: Vec<Action>,
+    pub target: Target,
+}
+
+impl Draft {
+    /// Reads all attributes.
+    pub fn parse(mut object: Map<String, Value>) -> Result<Draft> {
+        hidden::keep("", &mut object, None)?;
+        let draft = Draft {
+            name: take_name(&mut object)?,
+            is_active: match object.remove("active") {
+                None | Some(Value::Null) => true,
+                Some(Value::Bool(flag)) => flag,
+                Some(_) => return Err(wrong("active", "Must be true or false.")),
+            },
+            collection: take_collection(&mut object)?,
+            actions: match object.remove("actions") {
+                None | Some(Value::Null) => Action::ALL.to_vec(),
+                Some(value) => Action::parse_some("actions", &value)?,
+            },
+            target: Target::take("", &mut object)?,
+        };
+        refuse_rest("", &object)?;
+        Ok(draft)
+    }
+
+    fn to_json(&self) -> Map<String, Value> {
+        let actions = self.actions.iter().map(|action| action.name());
+        let mut object = self.target.to_json();
+        object.insert("name".to_owned(), json!(self.name));
+        object.insert("active".to_owned(), json!(self.is_active));
+        object.insert("collection".to_owned(), json!(self.collection));
+        object.insert("actions".to_owned(), actions.collect());
+        object
+    }
+
+    /// The same with some attributes changed.
+    fn merged(&self, mut change: Map<String, Value>) -> Result<Draft> {
+        let mut object = self.to_json();
+        for name in SHOWN {
+            change.remove(name);
+        }
+        hidden::keep("", &mut change, Some(&object))?;
+        let sets = |names: &str| change.get(names).is_some_and(|it| !it.is_null());
+        if sets("url") && !sets("workflow") {
+            object.retain(|name, _| !OF_WORKFLOWS.contains(&name.as_str()));
+        }
+        if sets("workflow") && !sets("url") {
+            object.retain(|name, _| !OF_URLS.contains(&name.as_str()));
+        }
+        object.extend(change);
+        Draft::parse(object)
+    }
+
+    /// As the table has them.
+    fn actions_text(&self) -> String {
+        let names: String = self.actions.iter().map(|it| format!("{it} ")).collect();
+        format!(" {names}")
+    }
+}
+
+fn take_name(object: &mut Map<String, Value>) -> Result<String> {
+    match object.remove("name") {
+        Some(Value::String(name))
+            if (1..=NAME_CHARS_MAX).contains(&name.chars().count())
+                && !name.chars().any(char::is_control) =>
+        {
+            Ok(name)
+        }
+        _ => Err(wrong(
+            "name",
+            format!("Must be 1 to {NAME_CHARS_MAX} characters, none of them a control character."),
+        )),
+    }
+}
+
+fn take_collection(object: &mut Map<String, Value>) -> Result<Option<String>> {
+    match object.remove("collection") {
+        None | Some(Value::Null) => Ok(None),
+        // It may come into being later.
+        Some(Value::String(name)) if name == "*" || collections::check_name(&name).is_ok() => {
+            Ok(Some(name))
+        }
+        Some(_) => Err(wrong(
+            "collection",
+            "Must be the name of a collection, * for all of them, or null.",
+        )),
+    }
+}
+
+impl Webhook {
+    /// The form that clients get. Secrets are hidden.
+    pub fn to_json(&self) -> Value {
+        let mut object = self.draft.to_json();
+        hidden::hide(&mut object);
+        if let Target::Http(call) = &self.draft.target {
+            object.insert("hasSecret".to_owned(), json!(call.secret.is_some()));
+        }
+        object.insert("id".to_owned(), json!(self.id));
+        object.insert("created".to_owned(), json!(self.created));
+        object.insert("updated".to_owned(), json!(self.updated));
+        Value::Object(object)
+    }
+}
+
+/// All of them, by name, as people see them.
+pub fn list(db: &Connection) -> Result<Vec<Value>> {
+    let mut statement =
+        db.prepare_cached(&format!("SELECT {COLUMNS} FROM _webhooks ORDER BY name"))?;
+    let rows = statement.query_map([], show)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// One that cannot be read is shown as far as it can, so that somebody finds and deletes it.
+fn show(row: &Row<'_>) -> rusqlite::Result<Value> {
+    let error = match read(row)? {
+        Ok(webhook) => return Ok(webhook.to_json()),
+        Err(error) => error,
+    };
+    Ok(json!({
+        "id": row.get::<_, String>(0)?,
+        "name": row.get::<_, String>(1)?,
+        "active": row.get::<_, bool>(2)?,
+        "collection": row.get::<_, Option<String>>(3)?,
+        "actions": row.get::<_, String>(4)?.split_whitespace().collect::<Vec<_>>(),
+        "created": row.get::<_, String>(6)?,
+        "updated": row.get::<_, String>(7)?,
+        "error": error.message(),
+    }))
+}
+
+pub fn get(db: &Connection, id: &str) -> Result<Webhook> {
+    let found = db
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM _webhooks WHERE id = ?1"))?
+        .query_row([id], read)
+        .optional()?;
+    found.ok_or_else(|| Error::not_found("There is no such webhook."))?
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Result<Webhook>> {
+    let (actions, spec): (String, String) = (row.get(4)?, row.get(5)?);
+    let is_named = |action: &Action| actions.contains(&format!(" {action} "));
+    let (id, name, is_active, collection) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+    let (created, updated) = (row.get(6)?, row.get(7)?);
+    // It is the row that is wrong, not what somebody asks for.
+    let target = Target::restore(&spec).map_err(|_| Error::conflict(UNREADABLE));
+    Ok(target.map(|target| Webhook {
+        id,
+        draft: Draft {
+            name,
+            is_active,
+            collection,
+            actions: Action::ALL.into_iter().filter(is_named).collect(),
+            target,
+        },
+        created,
+        updated,
+    }))
+}
+
+pub fn create(tx: &Connection, draft: Draft) -> Result<Webhook> {
+    let count: i64 = tx.query_row("SELECT count(*) FROM _webhooks", [], |row| row.get(0))?;
+    if count >= COUNT_MAX {
+        return Err(Error::conflict(format!(
+            "There are {COUNT_MAX} webhooks already; a database has no more."
+        )));
+    }
+    let now = clock::now();
+    let webhook = Webhook {
+        id: ids::record_id()?,
+        draft,
+        created: now.clone(),
+        updated: now,
+    };
+    write(
+        tx,
+        &webhook,
+        "INSERT INTO _webhooks (id, name, active, collection, actions, spec, created, updated)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
+    Ok(webhook)
+}
+
+/// Changes the attributes that are given.
+pub fn update(tx: &Connection, id: &str, change: Map<String, Value>) -> Result<Webhook> {
+    let before = get(tx, id)?;
+    let webhook = Webhook {
+        draft: before.draft.merged(change)?,
+        updated: clock::now(),
+        ..before
+    };
+    write(
+        tx,
+        &webhook,
+        "UPDATE _webhooks SET name = ?2, active = ?3, collection = ?4, actions = ?5, spec = ?6,
+             created = ?7, updated = ?8 WHERE id = ?1",
+    )?;
+    Ok(webhook)
+}
+
+fn write(tx: &Connection, webhook: &Webhook, sql: &str) -> Result<()> {
+    let draft = &webhook.draft;
+    let is_taken: bool = tx.query_row(
+        "SELECT EXISTS (SELECT 1 FROM _webhooks WHERE name = ?1 AND id <> ?2)",
+        params![draft.name, webhook.id],
+        |row| row.get(0),
+    )?;
+    if is_taken {
+        let message = format!("There is a webhook {:?} already.", draft.name);
+        return Err(Error::new(Kind::Conflict, message));
+    }
+    let spec = Value::Object(draft.target.to_json()).to_string();
+    tx.prepare_cached(sql)?.execute(params![
+        webhook.id,
+        draft.name,
+        draft.is_active,
+        draft.collection,
+        draft.actions_text(),
+        spec,
+        webhook.created,
+        webhook.updated,
+    ])?;
+    Ok(())
+}
+
+/// Deletes a webhook. Calls of it that wait are made all the same.
+pub fn delete(tx: &Connection, id: &str) -> Result<()> {
+    match tx.execute("DELETE FROM _webhooks WHERE id = ?1", [id])? {
+        0 => Err(Error::not_found("There is no such webhook.")),
+        _ => Ok(()),
+    }
+}
+
+/// Queues a call by hand; also of a webhook that is not active. Returns its number in the log.
+pub fn call(tx: &Connection, id: &str, payload: &str) -> Result<i64> {
+    let webhook = get(tx, id)?;
+    let entry = Entry {
+        source: Source::Webhook(&webhook.draft.name),
+        spec: &Spec::of(&webhook.draft.target),
+        payload,
+        change: None,
+        dedupe: None,
+    };
+    let added = outbox::add(tx, &entry)?;
+    added.ok_or_else(|| Error::internal("a call that was queued before"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(value: &Value) -> Result<Draft> {
+        Draft::parse(value.as_object().unwrap().clone())
+    }
+
+    #[test]
+    fn defaults_hold_and_changes_keep_the_rest() {
+        let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let draft = parse(&json!({"name": "n", "url": "http://a", "secret": secret})).unwrap();
+        assert!(draft.is_active && draft.collection.is_none());
+        assert_eq!(draft.actions_text(), " create update delete ");
+        let change = |value: Value| draft.merged(value.as_object().unwrap().clone());
+        let changed = change(json!({"collection": "*", "actions": "delete"})).unwrap();
+        assert_eq!(changed.target, draft.target);
+        assert_eq!(changed.actions_text(), " delete ");
+        let Target::Http(call) = change(json!({"secret": null})).unwrap().target else {
+            panic!("a call");
+        };
+        assert_eq!(call.secret, None);
+        let changed = change(json!({"workflow": "w"})).unwrap();
+        assert_eq!(changed.target.label(), "workflow:w");
+        let changed = change(json!({"url": null, "workflow": "w"})).unwrap();
+        assert_eq!(changed.target.label(), "workflow:w");
+        let back = changed.merged(json!({"url": "http://b"}).as_object().unwrap().clone());
+        assert_eq!(back.unwrap().target.label(), "http://b");
+        assert!(change(json!({"url": "http://b", "workflow": "w"})).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let good = json!({"name": "n", "url": "http://a"});
+        for (name, value) in [
+            ("name", json!("")),
+            ("name", json!(null)),
+            ("name", json!("a\nb")),
+            ("active", json!(1)),
+            ("collection", json!("a b")),
+            ("actions", json!(["make"])),
+            ("url", json!("file:///etc/passwd")),
+            ("retryLimit", json!(0)),
+            ("id", json!("x")),
+            ("hasSecret", json!(true)),
+        ] {
+            let mut draft = good.clone();
+            draft[name] = value;
+            let error = parse(&draft).unwrap_err();
+            assert!(error.field_errors().contains_key(name), "{draft}: {error}");
+        }
+    }
+}

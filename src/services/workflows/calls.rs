@@ -1,0 +1,152 @@
+//! Durable calls from inside a run. Each has a key; the same key again answers the same and does
+//! nothing.
+
+use rusqlite::{OptionalExtension as _, params};
+use serde_json::{Map, Value};
+
+use crate::base::error::{Error, Result};
+use crate::services::workflows::codes::{EventKind, StepStatus};
+use crate::services::workflows::frames::{Call, Op};
+use crate::services::workflows::json::Object;
+use crate::services::workflows::limits;
+use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::steps::{Outcome, name_of};
+use crate::services::workflows::tx::{Event, Lease, Run, Tx};
+
+/// Chunks of one stream.
+const CHUNKS_MAX: i64 = 50_000;
+
+/// Does a call; returns the answer where there is more to say than that it is done.
+pub fn run(tx: &mut Tx<'_>, grant: &Grant, lease: &Lease, call: &Call) -> Result<Option<Object>> {
+    let run = tx.leased(lease)?;
+    let answer = || Object::new().text("t", "ok").bool("durable", true);
+    match &call.op {
+        Op::Trigger {
+            run: new,
+            is_detached,
+        } => {
+            grant.check(&new.workflow)?;
+            let (child, status) = tx.start_child(&run, &call.key, new, *is_detached)?;
+            Ok(Some(
+                answer().text("run", &child).text("status", status.word()),
+            ))
+        }
+        Op::HookCreate { token, metadata } => {
+            let made = tx.create_hook(&run, &call.key, token.as_deref(), metadata.as_deref())?;
+            // The refusal itself is kept, so it is no error of the command.
+            Ok(Some(match made {
+                Ok(token) => answer().text("token", &token),
+                Err(error) => Object::new()
+                    .text("t", "no")
+                    .text("code", "conflict")
+                    .text("message", error.message()),
+            }))
+        }
+        Op::HookDispose => tx.dispose_hook(&run, &call.key).map(|()| None),
+        Op::Emit { token, payload } => emit(tx, &run, lease, &call.key, token, payload),
+        Op::SetAttr { attributes } => set_attributes(tx, &run, &call.key, attributes),
+        Op::StreamWrite {
+            name,
+            index,
+            data,
+            is_end,
+        } => write_chunk(tx, &run, name, *index, data, *is_end).map(|()| None),
+    }
+}
+
+fn emit(
+    tx: &mut Tx<'_>,
+    run: &Run,
+    lease: &Lease,
+    key: &str,
+    token: &str,
+    payload: &str,
+) -> Result<Option<Object>> {
+    let step = tx.step(run.id, key)?;
+    if step.is_some_and(|step| step.status == StepStatus::Completed) {
+        return Ok(None);
+    }
+    tx.receive(token, payload)?;
+    tx.report_step(lease, key, name_of(key), None, Outcome::Ok("null"))?;
+    Ok(None)
+}
+
+/// Changes attributes; `null` takes one away.
+fn set_attributes(
+    tx: &mut Tx<'_>,
+    run: &Run,
+    key: &str,
+    changes: &Map<String, Value>,
+) -> Result<Option<Object>> {
+    let sql = "SELECT 1 FROM events WHERE run = ?1 AND key = ?2 AND key <> '' AND kind = 6";
+    let is_done = tx.db.prepare_cached(sql)?.exists(params![run.id, key])?;
+    if is_done {
+        return Ok(None);
+    }
+    let sql = "SELECT attributes FROM runs WHERE id = ?1";
+    let known: String = tx
+        .db
+        .prepare_cached(sql)?
+        .query_row([run.id], |row| row.get(0))?;
+    let mut attributes: Map<String, Value> = serde_json::from_str(&known)?;
+    for (name, value) in changes {
+        match value {
+            Value::Null => drop(attributes.remove(name)),
+            value => drop(attributes.insert(name.clone(), value.clone())),
+        }
+    }
+    limits::check_attributes(&attributes)?;
+    let data = Value::from(changes.clone()).to_string();
+    tx.append(run.id, Event::new(EventKind::AttrSet, key).data(&data))?;
+    let sql = "UPDATE runs SET attributes = ?2 WHERE id = ?1";
+    tx.db
+        .prepare_cached(sql)?
+        .execute(params![run.id, Value::from(attributes).to_string()])?;
+    Ok(None)
+}
+
+/// Changes attributes as an event of its own.
+pub fn set_attributes_json(tx: &mut Tx<'_>, run: &Run, key: &str, changes: &str) -> Result<()> {
+    let changes = serde_json::from_str(changes)
+        .map_err(|error| Error::invalid(format!("data of attributes: {error}.")))?;
+    set_attributes(tx, run, key, &changes).map(drop)
+}
+
+fn write_chunk(
+    tx: &mut Tx<'_>,
+    run: &Run,
+    name: &str,
+    index: i64,
+    data: &str,
+    is_end: bool,
+) -> Result<()> {
+    limits::check_key("name", name)?;
+    limits::check_payload("A chunk", data)?;
+    let sql =
+        "SELECT idx, last, data FROM chunks WHERE run = ?1 AND name = ?2 ORDER BY idx DESC LIMIT 1";
+    let last: Option<(i64, bool, String)> = tx
+        .db
+        .prepare_cached(sql)?
+        .query_row(params![run.id, name], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .optional()?;
+    let next = last.as_ref().map_or(0, |(index, _, _)| index + 1);
+    if (0..next).contains(&index) {
+        // Said again.
+        return Ok(());
+    }
+    if index != next || index >= CHUNKS_MAX {
+        return Err(Error::conflict(format!(
+            "The next chunk of the stream {name} has the index {next} (at most {CHUNKS_MAX})."
+        )));
+    }
+    if last.is_some_and(|(_, is_last, _)| is_last) {
+        return Err(Error::conflict(format!("The stream {name} has ended.")));
+    }
+    let sql = "INSERT INTO chunks (run, name, idx, data, last) VALUES (?1, ?2, ?3, ?4, ?5)";
+    tx.db
+        .prepare_cached(sql)?
+        .execute(params![run.id, name, index, data, is_end])?;
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! Answers to frames and requests: done, or refused and why.
+
+use crate::base::error::{Error, Kind};
+use crate::services::workflows::core::{Durable, Output, send};
+use crate::services::workflows::json::Object;
+
+/// Answers to what was not done.
+pub fn refuse(work: &[Durable], error: &Error) -> Vec<Output> {
+    let answers = work.iter().map(|item| match item {
+        Durable::Report {
+            session, reference, ..
+        } => send(*session, refusal(reference.as_deref(), error)),
+        Durable::Request { ticket, .. } => Output::Answer {
+            ticket: *ticket,
+            answer: Err(error.again()),
+        },
+    });
+    answers.collect()
+}
+
+pub fn took_too_long(is_to_blame: bool) -> Error {
+    match is_to_blame {
+        true => Error::new(
+            Kind::TooLarge,
+            "That takes too long; nothing of it was done.",
+        ),
+        false => Error::unavailable("The server is busy; nothing of it was done, try again."),
+    }
+}
+
+/// Plain answers, together.
+pub fn acknowledge(refs: &[String]) -> String {
+    match refs {
+        [one] => ok(Some(one)).bool("durable", true).end(),
+        _ => Object::new().text("t", "acks").list("refs", refs).end(),
+    }
+}
+
+pub fn ok(reference: Option<&str>) -> Object {
+    Object::new().text("t", "ok").some_raw("ref", reference)
+}
+
+/// What an error is called in a frame.
+pub fn code(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Invalid | Kind::MethodNotAllowed => "invalid",
+        Kind::Unauthenticated | Kind::Forbidden | Kind::ReadOnly => "forbidden",
+        Kind::NotFound | Kind::Misdirected => "not_found",
+        Kind::Gone => "gone",
+        Kind::Conflict | Kind::PreconditionFailed => "conflict",
+        Kind::LostLease => "lost_lease",
+        Kind::Cancelled => "cancelled",
+        Kind::TooLarge => "too_large",
+        Kind::TooEarly => "too_early",
+        Kind::TooMany | Kind::Unavailable | Kind::Stale | Kind::Internal => "unavailable",
+    }
+}
+
+/// An error as an answer to a frame. Our own fault goes to the log.
+pub fn refusal(reference: Option<&str>, error: &Error) -> String {
+    if error.kind() == Kind::Internal {
+        crate::base::log::error(format_args!("workflow frame failed error={error}"));
+    }
+    let is_passing = code(error.kind()) == "unavailable";
+    let pause = error.retry_after().map(|pause| pause.as_millis());
+    let pause = pause.and_then(|ms| i64::try_from(ms).ok());
+    let fields = error.field_errors().iter().next();
+    let message = match fields {
+        Some((name, field)) => format!("{name}: {}", field.message),
+        None => error.message().to_owned(),
+    };
+    Object::new()
+        .text("t", "no")
+        .some_raw("ref", reference)
+        .text("code", code(error.kind()))
+        .text("message", &message)
+        .some_int("retry_ms", pause.or(is_passing.then_some(1_000)))
+        .end()
+}

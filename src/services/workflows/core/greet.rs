@@ -1,0 +1,203 @@
+//! Workers come, show that they live, and renew their tokens.
+
+use crate::base::error::{Error, Kind, Result};
+use crate::services::workflows::core::{Core, Output, close, close as closing, ok, refusal, send};
+use crate::services::workflows::frames::{Beat, Hello};
+use crate::services::workflows::json::Object;
+use crate::services::workflows::sessions::{Grant, Session, SessionId};
+use crate::services::workflows::tx::Lease;
+
+/// The version of the protocol.
+const PROTO: u32 = 1;
+/// Every so many beats a worker is asked to show that its job loop runs.
+const BEATS_PER_PROBE: u64 = 3;
+
+impl Core {
+    pub(super) fn hello(
+        &mut self,
+        now: i64,
+        id: SessionId,
+        hello: Hello,
+        granted: Option<Result<Grant>>,
+        out: &mut Vec<Output>,
+    ) {
+        let Some((by_handshake, _)) = self.greeting.remove(&id) else {
+            if self.sessions.get(id).is_some() {
+                self.leaving.push((id, false));
+                out.push(close(id, closing::BAD_FRAME, "hello was said already"));
+            }
+            return;
+        };
+        let grant = match (granted, by_handshake) {
+            (Some(Ok(grant)), _) | (None, Some(grant)) => grant,
+            (Some(Err(error)), _) => return out.push(refuse_token(id, &error)),
+            (None, None) => {
+                return out.push(close(id, closing::UNAUTHENTICATED, "the token is missing"));
+            }
+        };
+        if !hello.proto.is_empty() && !hello.proto.contains(&PROTO) {
+            let reason = "this server speaks version 1 of the protocol";
+            return out.push(close(id, closing::NO_VERSION, reason));
+        }
+        let closed_to = hello.workflows.iter().find(|it| !grant.opens(&it.name));
+        if let Some(served) = closed_to {
+            let reason = format!("the token does not open the workflow {}", served.name);
+            return out.push(close(id, closing::FORBIDDEN, &reason));
+        }
+        self.replace(now, &hello, &grant, out);
+        let wanted = hello.resume.map_or_else(Vec::new, |resume| resume.jobs);
+        let mut session = Session::new(hello.worker, grant, hello.workflows, now);
+        session.instance = hello.instance;
+        session.sdk = hello.sdk;
+        session.lang = hello.lang;
+        session.credit = hello.credit;
+        self.sessions.add(id, session);
+        let wanted = wanted.into_iter().map(Lease::from);
+        let (kept, lost) = wanted.partition(|lease| self.resume(now, id, lease));
+        out.push(send(id, self.welcome(now, id, kept, lost)));
+        self.refresh(id);
+    }
+
+    /// The same process connected again: its old connection is dead, it only does not know yet.
+    fn replace(&mut self, now: i64, hello: &Hello, grant: &Grant, out: &mut Vec<Output>) {
+        let of_worker = self.sessions.of_worker(&hello.worker);
+        // Whoever may not serve what the other does is not the same.
+        let of_instance = of_worker.filter(|(_, it)| {
+            it.instance == hello.instance
+                && it.serves.iter().all(|served| grant.opens(&served.name))
+        });
+        let old: Vec<SessionId> = of_instance.map(|(id, _)| id).collect();
+        for old in old {
+            self.drop_session(old, false, now);
+            let reason = "the same instance has connected again";
+            out.push(close(old, closing::REPLACED, reason));
+        }
+    }
+
+    /// A worker comes back to a run; true when it still is its own.
+    fn resume(&mut self, now: i64, id: SessionId, lease: &Lease) -> bool {
+        let Some(run) = self.leases.find(lease) else {
+            return false;
+        };
+        let Some(held) = self.leases.get(run) else {
+            return false;
+        };
+        let is_opened = self
+            .sessions
+            .get(id)
+            .is_some_and(|session| session.grant.opens(&held.workflow));
+        if held.session.is_some() || held.is_cancelled || !is_opened {
+            return false;
+        }
+        let deadline = now + self.settings.lease_ms;
+        self.leases.change(run, |held| {
+            held.session = Some(id);
+            held.deadline = deadline;
+            held.is_acked = true;
+        });
+        true
+    }
+
+    fn welcome(&self, now: i64, id: SessionId, kept: Vec<Lease>, lost: Vec<Lease>) -> String {
+        let settings = &self.settings;
+        let jobs = |leases: Vec<Lease>| {
+            leases.into_iter().map(|lease| {
+                Object::new()
+                    .text("job", &lease.run)
+                    .int("epoch", lease.epoch)
+                    .end()
+            })
+        };
+        Object::new()
+            .text("t", "welcome")
+            .int("proto", i64::from(PROTO))
+            .int("session", i64::try_from(id).unwrap_or(i64::MAX))
+            .text("node", &self.node)
+            .int("now", now)
+            .int("hb_ms", settings.hb_ms)
+            .int("lease_ms", settings.lease_ms)
+            .int("grace_ms", settings.grace_ms)
+            .int("ack_ms", settings.ack_ms)
+            .int(
+                "max_frame",
+                i64::try_from(settings.max_frame).unwrap_or(i64::MAX),
+            )
+            .list("kept", jobs(kept))
+            .list("lost", jobs(lost))
+            .end()
+    }
+
+    /// A sign of life: renews leases, and says of those that are not there any more that they are not.
+    pub(super) fn beat(&mut self, now: i64, id: SessionId, beat: &Beat, out: &mut Vec<Output>) {
+        let deadline = now + self.settings.lease_ms;
+        for lease in &beat.leases {
+            let found = self.leases.find(lease);
+            let is_own = |run: i64| {
+                let held = self.leases.get(run);
+                held.is_some_and(|held| held.session == Some(id))
+            };
+            match found.filter(|run| is_own(*run)) {
+                Some(run) => self.leases.renew(run, deadline),
+                None => out.push(send(id, revoke(&lease.run, lease.epoch))),
+            }
+        }
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        match (session.probe, beat.probe) {
+            (Some((sent, _)), Some(answered)) if sent == answered => session.probe = None,
+            _ => {}
+        }
+        session.beats += 1;
+        if session.beats.is_multiple_of(BEATS_PER_PROBE) && session.probe.is_none() {
+            let n = i64::try_from(session.beats).unwrap_or(i64::MAX);
+            session.probe = Some((n, deadline));
+            let probe = Object::new().text("t", "probe").int("n", n);
+            out.push(send(id, probe.end()));
+        }
+    }
+
+    pub(super) fn renew_grant(
+        &mut self,
+        id: SessionId,
+        reference: Option<&str>,
+        granted: Option<Result<Grant>>,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        let grant = match granted {
+            Some(Ok(grant)) => grant,
+            Some(Err(error)) => return out.push(send(id, refusal(reference, &error))),
+            None => return,
+        };
+        let mut serves = session.serves.iter();
+        if let Err(error) = serves.try_for_each(|served| grant.check(&served.name)) {
+            return out.push(send(id, refusal(reference, &error)));
+        }
+        // The same token again is no reason to warn again.
+        session.is_warned &= grant.expires_ms <= session.grant.expires_ms;
+        session.grant = grant;
+        out.push(send(id, ok(reference).end()));
+    }
+}
+
+fn refuse_token(id: SessionId, error: &Error) -> Output {
+    let code = match error.kind() {
+        Kind::Forbidden => closing::FORBIDDEN,
+        Kind::Unauthenticated => closing::UNAUTHENTICATED,
+        // Not the fault of the token: try again.
+        _ => 1013,
+    };
+    close(id, code, error.message())
+}
+
+/// The run is not the worker's any more.
+pub fn revoke(run: &str, epoch: i64) -> String {
+    Object::new()
+        .text("t", "revoke")
+        .text("job", run)
+        .int("epoch", epoch)
+        .end()
+}

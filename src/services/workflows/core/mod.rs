@@ -1,0 +1,549 @@
+//! The engine's core: a state machine without clock, sockets, threads or chance of its own.
+//!
+//! What comes in goes through it in rounds. [`Core::receive`] takes what concerns memory alone (who is
+//! connected, credit, signs of life) and says what has to be written. [`Core::transact`] writes, inside a
+//! transaction that its caller commits: reports, requests, then what time brings (lost workers, sleeps,
+//! deadlines), then the hand-outs, so that a run that becomes ready is on its way to a worker after one
+//! commit. Then [`Core::commit`] or [`Core::abort`]: with an abort everything is as it was and
+//! whoever asked is told. What is to be sent is returned, and goes out only when the commit is on disk.
+//!
+//! Invariants, besides those of `jobs` and `leases`:
+//! - A run is in `leases` exactly when its job is leased, or was cancelled and its worker is still to
+//!   stop; after a restart [`Core::recover`] puts them there as orphans.
+//! - `dirty` names every workflow that has a ready job and somebody who might take it; `waiting` those that
+//!   may have one and nobody for it.
+//! - Leases and the like run by the time that the server is awake: when the clock is set, or the machine was
+//!   suspended, they move along (`time`). Sleeps are by the clock.
+//! - Nothing depends on a notice that came at one moment only: deadlines, sleeps and ready jobs are found
+//!   by looking, in the next round if not in this one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::base::error::{Error, Result};
+use crate::services::stats::RunEvent;
+use crate::services::workflows::codes::RunStatus;
+use crate::services::workflows::frames::{Body, Frame, Unreadable, Write};
+use crate::services::workflows::json::Object;
+use crate::services::workflows::leases::{Held, Leases};
+use crate::services::workflows::requests::Request;
+use crate::services::workflows::run_id::NodeTag;
+use crate::services::workflows::sessions::{Grant, SessionId, Sessions};
+use crate::services::workflows::tx::{Effects, Tx};
+
+mod answers;
+mod greet;
+mod hand_out;
+mod show;
+mod time;
+mod write;
+
+use answers::{acknowledge, ok, refusal, refuse, took_too_long};
+
+/// Close codes of the protocol.
+pub mod close {
+    pub const BYE: u16 = 1000;
+    pub const BAD_FRAME: u16 = 4400;
+    pub const UNAUTHENTICATED: u16 = 4401;
+    pub const FORBIDDEN: u16 = 4403;
+    pub const NO_VERSION: u16 = 4406;
+    pub const TIMEOUT: u16 = 4408;
+    pub const REPLACED: u16 = 4409;
+}
+
+/// The clocks; milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Pause between two signs of life of a worker that has jobs.
+    pub hb_ms: i64,
+    /// Without one for so long a job goes to another worker.
+    pub lease_ms: i64,
+    /// So long a job waits for its worker when the connection breaks.
+    pub grace_ms: i64,
+    /// So long for saying that the code runs.
+    pub ack_ms: i64,
+    /// So long for saying hello.
+    pub hello_ms: i64,
+    /// Longest frame; bytes.
+    pub max_frame: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            hb_ms: 10_000,
+            lease_ms: 30_000,
+            grace_ms: 15_000,
+            ack_ms: 5_000,
+            hello_ms: 10_000,
+            max_frame: 1 << 20,
+        }
+    }
+}
+
+impl Settings {
+    /// The clocks of a lease of so many seconds.
+    pub fn of_lease(seconds: u32) -> Settings {
+        let lease_ms = i64::from(seconds) * 1_000;
+        let normal = Settings::default();
+        Settings {
+            hb_ms: lease_ms / 3,
+            lease_ms,
+            grace_ms: lease_ms / 2,
+            ack_ms: normal.ack_ms.min(lease_ms),
+            ..normal
+        }
+    }
+}
+
+/// What one command may take before it is to blame for what others did not get done.
+const LONG: Duration = Duration::from_secs(1);
+
+/// Names somebody who waits for the answer to a request.
+pub type Ticket = u64;
+
+/// What comes in.
+#[derive(Debug)]
+pub enum Input {
+    /// A connection; with the grant of its handshake, if there was one.
+    Opened {
+        session: SessionId,
+        grant: Option<Grant>,
+    },
+    /// A frame; with what the token in it grants, where it has one.
+    Frame {
+        session: SessionId,
+        frame: Frame,
+        grant: Option<Result<Grant>>,
+    },
+    Garbled {
+        session: SessionId,
+        what: Unreadable,
+    },
+    Closed {
+        session: SessionId,
+    },
+    Request {
+        ticket: Ticket,
+        grant: Grant,
+        request: Request,
+    },
+}
+
+/// What goes out.
+#[derive(Debug)]
+pub enum Output {
+    Send {
+        session: SessionId,
+        text: String,
+    },
+    Close {
+        session: SessionId,
+        code: u16,
+        reason: String,
+    },
+    Answer {
+        ticket: Ticket,
+        answer: Result<String>,
+    },
+}
+
+/// What has to be written.
+#[derive(Debug)]
+pub enum Durable {
+    Report {
+        session: SessionId,
+        reference: Option<String>,
+        write: Write,
+    },
+    Request {
+        ticket: Ticket,
+        grant: Grant,
+        request: Request,
+    },
+}
+
+/// See the module documentation.
+pub struct Core {
+    pub settings: Settings,
+    node: String,
+    tag: NodeTag,
+    random: Box<dyn FnMut() -> u64 + Send>,
+    sessions: Sessions,
+    /// Connections that have not said hello, what their handshake grants, and until when.
+    greeting: BTreeMap<SessionId, (Option<Grant>, i64)>,
+    leases: Leases,
+    dirty: BTreeSet<String>,
+    waiting: BTreeSet<String>,
+    /// Those that the transaction under way has looked at.
+    looked: BTreeSet<String>,
+    /// When the next parked job is due, and the next look at what else time brings.
+    next_due: Option<i64>,
+    next_look: i64,
+    /// When it was last called.
+    last_now: Option<i64>,
+    /// Sessions that have said goodbye, or are gone; looked after at the end of a round.
+    leaving: Vec<(SessionId, bool)>,
+    /// Of transactions that were committed, for statistics.
+    counted: Vec<(String, RunEvent)>,
+    pending_counted: Vec<(String, RunEvent)>,
+}
+
+impl Core {
+    /// The core of a node, with its source of chance.
+    pub fn new(settings: Settings, node: &str, random: Box<dyn FnMut() -> u64 + Send>) -> Core {
+        Core {
+            settings,
+            node: node.to_owned(),
+            tag: NodeTag::of(node),
+            random,
+            sessions: Sessions::default(),
+            greeting: BTreeMap::new(),
+            leases: Leases::default(),
+            dirty: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            looked: BTreeSet::new(),
+            next_due: Some(0),
+            next_look: 0,
+            last_now: None,
+            leaving: Vec::new(),
+            counted: Vec::new(),
+            pending_counted: Vec::new(),
+        }
+    }
+
+    /// Finds what was under way when the server ended: workers have a while to come back to what they hold.
+    pub fn recover(&mut self, db: &Connection, now: i64) -> Result<()> {
+        let sql = "SELECT j.run, r.run, j.epoch, j.workflow FROM jobs j JOIN runs r ON r.id = j.run
+                   WHERE j.state = 2";
+        let mut statement = db.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let held = Held {
+                run: row.get(1)?,
+                epoch: row.get(2)?,
+                workflow: row.get(3)?,
+                session: None,
+                deadline: now + self.settings.lease_ms,
+                is_acked: false,
+                is_cancelled: false,
+                bytes: 0,
+            };
+            self.leases.put(row.get(0)?, held);
+        }
+        let sql = "SELECT DISTINCT workflow FROM jobs WHERE state = 1";
+        let mut statement = db.prepare(sql)?;
+        let names = statement.query_map([], |row| row.get(0))?;
+        self.waiting = names.collect::<rusqlite::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Takes a round of what came in. Returns what to send at once, and what to write.
+    pub fn receive(&mut self, now: i64, inputs: Vec<Input>) -> (Vec<Output>, Vec<Durable>) {
+        self.follow_clock(now);
+        let (mut out, mut durable) = (Vec::new(), Vec::new());
+        for input in inputs {
+            match input {
+                Input::Opened { session, grant } => {
+                    let until = now + self.settings.hello_ms;
+                    self.greeting.insert(session, (grant, until));
+                }
+                Input::Closed { session } => self.leaving.push((session, false)),
+                Input::Garbled { session, what } => self.refuse_frame(session, &what, &mut out),
+                Input::Request {
+                    ticket,
+                    grant,
+                    request,
+                } => durable.push(Durable::Request {
+                    ticket,
+                    grant,
+                    request,
+                }),
+                Input::Frame {
+                    session,
+                    frame,
+                    grant,
+                } => {
+                    let more = self.take_frame(now, session, frame, grant, &mut out);
+                    durable.extend(more);
+                }
+            }
+        }
+        (out, durable)
+    }
+
+    fn take_frame(
+        &mut self,
+        now: i64,
+        session: SessionId,
+        frame: Frame,
+        grant: Option<Result<Grant>>,
+        out: &mut Vec<Output>,
+    ) -> Option<Durable> {
+        let Frame { reference, body } = frame;
+        if let Body::Hello(hello) = body {
+            self.hello(now, session, hello, grant, out);
+            return None;
+        }
+        let Some(known) = self.sessions.get_mut(session) else {
+            if self.greeting.remove(&session).is_some() {
+                let reason = "the first frame is hello";
+                out.push(close(session, close::BAD_FRAME, reason));
+            }
+            return None;
+        };
+        known.heard = now;
+        known.quiet_since = now;
+        known.is_stalled = false;
+        let wants_answer = !matches!(&body, Body::Write(_) | Body::Auth(_) | Body::Bye);
+        if let Some(reference) = reference.as_deref().filter(|_| wants_answer) {
+            out.push(send(session, ok(Some(reference)).end()));
+        }
+        match body {
+            Body::Hello(_) => {}
+            Body::Credit(credit) => known.credit = credit,
+            Body::Drain => known.is_draining = true,
+            Body::Ack(lease) => {
+                if let Some(run) = self.leases.find(&lease) {
+                    let deadline = now + self.settings.lease_ms;
+                    self.leases.change(run, |held| {
+                        if held.session == Some(session) && !held.is_acked {
+                            held.is_acked = true;
+                            if !held.is_cancelled {
+                                held.deadline = deadline;
+                            }
+                        }
+                    });
+                }
+            }
+            Body::Beat(beat) => self.beat(now, session, &beat, out),
+            Body::Auth(_) => self.renew_grant(session, reference.as_deref(), grant, out),
+            Body::Log(log) => {
+                crate::base::log::debug(format_args!("workflow run={} {:.500}", log.job, log.msg));
+            }
+            Body::Bye => {
+                self.leaving.push((session, true));
+                out.push(close(session, close::BYE, "bye"));
+            }
+            Body::Write(write) => {
+                return Some(Durable::Report {
+                    session,
+                    reference,
+                    write,
+                });
+            }
+        }
+        self.refresh(session);
+        None
+    }
+
+    fn refuse_frame(&mut self, session: SessionId, what: &Unreadable, out: &mut Vec<Output>) {
+        if what.is_fatal || self.sessions.get(session).is_none() {
+            self.leaving.push((session, false));
+            out.push(close(session, close::BAD_FRAME, &what.message));
+            return;
+        }
+        let reference = what.reference.as_deref();
+        // A frame that is known and wants an answer is refused like any other.
+        let kind = match reference.is_some() && what.code != "unknown_type" {
+            true => "no",
+            false => "error",
+        };
+        let error = Object::new()
+            .text("t", kind)
+            .some_raw("ref", reference)
+            .text("code", what.code)
+            .text("message", &what.message);
+        out.push(send(session, error.end()));
+    }
+
+    /// Whether there is anything to do in a transaction besides what has to be written.
+    pub fn is_due(&self, now: i64) -> bool {
+        !self.dirty.is_empty()
+            || self.next_look <= now
+            || self.next_due.is_some_and(|due| due <= now)
+    }
+
+    /// When there will be, at the latest.
+    pub fn due_at(&self) -> i64 {
+        self.next_due.unwrap_or(i64::MAX).min(self.next_look)
+    }
+
+    /// Writes; see the module documentation. After an error nothing of it may be committed.
+    pub fn transact(&mut self, db: &Connection, now: i64, work: &[Durable]) -> Result<Vec<Output>> {
+        self.leases.begin();
+        self.pending_counted.clear();
+        let mut out = Vec::new();
+        let mut acks: BTreeMap<SessionId, Vec<String>> = BTreeMap::new();
+        let begun = Instant::now();
+        for (at, item) in work.iter().enumerate() {
+            let since = Instant::now();
+            match self.write_one(db, now, item, &mut acks, &mut out) {
+                Err(error) if error.was_stopped() && !db.is_autocommit() => {
+                    // What was done so far is kept, so one that takes long holds up no other for ever.
+                    let (this, rest) = work[at..].split_at(1);
+                    let is_to_blame = since.elapsed() > LONG;
+                    out.extend(refuse(this, &took_too_long(is_to_blame)));
+                    out.extend(refuse(rest, &took_too_long(false)));
+                    break;
+                }
+                result => result?,
+            }
+        }
+        // Before the hand-outs: the answer to a park comes before the job that it may be at once.
+        for (session, refs) in acks {
+            out.push(send(session, acknowledge(&refs)));
+        }
+        if begun.elapsed() > LONG {
+            // There is a limit to what one transaction may take; the next one goes on.
+            self.next_look = now;
+            return Ok(out);
+        }
+        self.pass_time(db, now, &mut out)?;
+        self.hand_out(db, now, &mut out)?;
+        self.next_due = self.tx(db, now, |tx| tx.next_due())?;
+        Ok(out)
+    }
+
+    /// The transaction is on disk.
+    pub fn commit(&mut self) {
+        self.leases.commit();
+        self.looked.clear();
+        self.counted.append(&mut self.pending_counted);
+        self.refresh_all_changed();
+    }
+
+    /// The transaction is not: everything is as it was, and who asked is told.
+    pub fn abort(&mut self, error: &Error, work: &[Durable]) -> Vec<Output> {
+        self.leases.rollback();
+        self.dirty.append(&mut self.looked);
+        self.next_due = Some(0);
+        self.next_look = 0;
+        self.pending_counted.clear();
+        self.refresh_all_changed();
+        // Whatever it was, it was not theirs.
+        let error = match error.was_stopped() {
+            true => took_too_long(false),
+            false => error.again(),
+        };
+        refuse(work, &error)
+    }
+
+    /// Ends a round: those who have gone leave what they hold.
+    pub fn finish(&mut self, now: i64) {
+        for (session, is_bye) in std::mem::take(&mut self.leaving) {
+            self.drop_session(session, is_bye, now);
+        }
+    }
+
+    /// Runs a command on its own: what it writes is undone when it fails.
+    fn tx<T>(
+        &mut self,
+        db: &Connection,
+        now: i64,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.tx_with_effects(db, now, body).map(|(value, _)| value)
+    }
+
+    fn tx_with_effects<T>(
+        &mut self,
+        db: &Connection,
+        now: i64,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<T>,
+    ) -> Result<(T, Vec<(i64, RunStatus)>)> {
+        let mut tx = Tx {
+            db,
+            now,
+            node: self.tag,
+            random: &mut self.random,
+            effects: Effects::default(),
+        };
+        db.prepare_cached("SAVEPOINT command")?.execute([])?;
+        let result = body(&mut tx);
+        let effects = tx.effects;
+        if result.is_err() && !db.is_autocommit() {
+            db.prepare_cached("ROLLBACK TO command")?.execute([])?;
+        }
+        if db.is_autocommit() {
+            // SQLite gave up the whole transaction: a full disk, too long.
+            let lost = Error::unavailable("The write could not be finished; nothing was saved.");
+            return Err(result.err().unwrap_or(lost));
+        }
+        db.prepare_cached("RELEASE command")?.execute([])?;
+        let value = result?;
+        for run in &effects.released {
+            self.leases.remove(*run);
+        }
+        self.dirty.extend(effects.ready);
+        self.pending_counted.extend(effects.counted);
+        Ok((value, effects.ended))
+    }
+
+    /// What was counted since the last call.
+    pub fn take_counted(&mut self) -> Vec<(String, RunEvent)> {
+        std::mem::take(&mut self.counted)
+    }
+
+    /// Whether a session can have a job, now that something about it has changed.
+    fn refresh(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id) else {
+            return;
+        };
+        let is_free = !session.is_draining
+            && !session.is_stalled
+            && self.leases.count(id) < session.credit
+            && self.leases.unacked_bytes(id) < hand_out::UNACKED_BYTES_MAX;
+        if self.sessions.set_free(id, is_free)
+            && let Some(session) = self.sessions.get(id)
+        {
+            for served in &session.serves {
+                if self.waiting.remove(&served.name) {
+                    self.dirty.insert(served.name.clone());
+                }
+            }
+        }
+    }
+
+    fn refresh_all_changed(&mut self) {
+        for session in self.leases.take_touched() {
+            self.refresh(session);
+        }
+    }
+
+    /// Forgets a session; what it holds waits for it to come back, or goes to others at once.
+    fn drop_session(&mut self, id: SessionId, is_bye: bool, now: i64) {
+        self.greeting.remove(&id);
+        if self.sessions.remove(id).is_none() {
+            return;
+        }
+        let deadline = match is_bye {
+            true => now,
+            false => now + self.settings.grace_ms,
+        };
+        for run in self.leases.of(id) {
+            self.leases.change(run, |held| {
+                held.session = None;
+                held.deadline = match held.is_cancelled {
+                    true => now,
+                    false => deadline,
+                };
+            });
+        }
+        self.next_look = self.next_look.min(deadline);
+    }
+}
+
+fn send(session: SessionId, text: String) -> Output {
+    Output::Send { session, text }
+}
+
+fn close(session: SessionId, code: u16, reason: &str) -> Output {
+    Output::Close {
+        session,
+        code,
+        reason: reason.to_owned(),
+    }
+}

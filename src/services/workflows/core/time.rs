@@ -1,0 +1,263 @@
+//! What time brings: workers that are lost, runs that wake or expire, tokens that end.
+
+use rusqlite::Connection;
+
+use crate::base::error::Result;
+use crate::base::log;
+use crate::services::workflows::codes::RunStatus;
+use crate::services::workflows::core::greet::revoke;
+use crate::services::workflows::core::{Core, Output, close, close as closing, send};
+use crate::services::workflows::json::Object;
+use crate::services::workflows::leases::Held;
+use crate::services::workflows::limits;
+use crate::services::workflows::runs::{EXPIRED, End, error_json};
+use crate::services::workflows::sessions::SessionId;
+use crate::services::workflows::tx::Tx;
+
+/// Of each kind, in one transaction.
+const AT_A_TIME: usize = 256;
+/// Longest pause between two looks; also how late a deadline may be noticed.
+const LOOK_EVERY_MS: i64 = 500;
+/// A step of the clock, forwards or backwards, that is no passing of time.
+const JUMP_MS: i64 = 20_000;
+const JUMP_BACK_MS: i64 = 1_000;
+/// A worker is told so long before its token ends.
+const WARN_MS: i64 = 60_000;
+/// Pause before a run whose workers were lost in a row is handed out again.
+const LOST_PAUSE_MS: i64 = 250;
+const LOST_PAUSE_MS_MAX: i64 = 30_000;
+
+impl Core {
+    /// When the clock has been set, or nothing has run for long, what is measured from call to call moves along: nobody could
+    /// have renewed anything meanwhile.
+    pub(super) fn follow_clock(&mut self, now: i64) {
+        let last = self.last_now.replace(now).unwrap_or(now);
+        let jump = now - last;
+        if (-JUMP_BACK_MS..JUMP_MS).contains(&jump) {
+            return;
+        }
+        log::warn(format_args!(
+            "the clock of workflows has moved by {jump} ms"
+        ));
+        self.leases.shift(jump);
+        self.sessions.shift(jump);
+        for (_, until) in self.greeting.values_mut() {
+            *until += jump;
+        }
+        self.next_look = now;
+        self.next_due = Some(now);
+    }
+
+    pub(super) fn pass_time(
+        &mut self,
+        db: &Connection,
+        now: i64,
+        out: &mut Vec<Output>,
+    ) -> Result<()> {
+        if self.next_look <= now {
+            let mut is_more = self.take_back(db, now, out)?;
+            is_more |= self.expire_runs(db, now, out)?;
+            is_more |= self.cancel_children(db, now, out)?;
+            self.next_look = match is_more {
+                true => now,
+                false => now + LOOK_EVERY_MS,
+            };
+        }
+        for run in self.tx(db, now, |tx| tx.due_runs(AT_A_TIME))? {
+            self.alone(db, now, run, out, |tx| tx.wake_due(run))?;
+        }
+        Ok(())
+    }
+
+    /// Does something about one run, so that what is wrong with it holds up no other: it is paused.
+    /// True when it was done.
+    pub(super) fn alone(
+        &mut self,
+        db: &Connection,
+        now: i64,
+        run: i64,
+        out: &mut Vec<Output>,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<()>,
+    ) -> Result<bool> {
+        let done = self.tx_with_effects(db, now, body);
+        match self.own_or_all(db, done)? {
+            Ok(((), ended)) => {
+                self.tell_ended(&ended, None, now, out);
+                Ok(true)
+            }
+            Err(error) => {
+                log::error(format_args!("workflow run paused id={run} error={error}"));
+                let note = error_json("internal", error.message());
+                self.tx(db, now, |tx| tx.pause_job(run, &note))?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Runs whose worker has not been heard of in time become ready again.
+    fn take_back(&mut self, db: &Connection, now: i64, out: &mut Vec<Output>) -> Result<bool> {
+        let expired = self.leases.expired(now, AT_A_TIME);
+        let (mut lost, mut example) = (0, String::new());
+        for run in &expired {
+            let Some(held) = self.leases.remove(*run) else {
+                continue;
+            };
+            if let Some(session) = held.session {
+                out.push(send(session, revoke(&held.run, held.epoch)));
+                if !held.is_acked
+                    && !held.is_cancelled
+                    && let Some(session) = self.sessions.get_mut(session)
+                {
+                    session.is_stalled = true;
+                }
+            }
+            if !held.is_cancelled {
+                self.alone(db, now, *run, out, |tx| give_up(tx, *run, &held))?;
+                (lost, example) = (lost + 1, held.run);
+            }
+        }
+        if lost > 0 {
+            log::warn(format_args!(
+                "workers were not heard of in time, others get their runs count={lost} run={example}"
+            ));
+        }
+        Ok(expired.len() == AT_A_TIME)
+    }
+
+    fn expire_runs(&mut self, db: &Connection, now: i64, out: &mut Vec<Output>) -> Result<bool> {
+        let expired = self.tx(db, now, |tx| tx.expired_runs(AT_A_TIME))?;
+        for run in &expired {
+            self.alone(db, now, *run, out, |tx| {
+                let Some(run) = tx.run_by_id(*run)? else {
+                    return Ok(());
+                };
+                tx.end_run(&run, End::Expired(EXPIRED))
+            })?;
+        }
+        Ok(expired.len() == AT_A_TIME)
+    }
+
+    fn cancel_children(
+        &mut self,
+        db: &Connection,
+        now: i64,
+        out: &mut Vec<Output>,
+    ) -> Result<bool> {
+        let found = self.tx(db, now, |tx| tx.children_to_cancel(AT_A_TIME))?;
+        let Some((parent, children)) = found else {
+            return Ok(false);
+        };
+        let mut is_done = children.is_empty();
+        for child in children {
+            is_done |= !self.alone(db, now, child, out, |tx| tx.cancel_child(parent, child))?;
+        }
+        if is_done {
+            self.tx(db, now, |tx| tx.children_are_cancelled(parent))?;
+        }
+        Ok(true)
+    }
+
+    /// Workers hear that runs of theirs have ended, except of the one that has ended it itself.
+    pub(super) fn tell_ended(
+        &mut self,
+        ended: &[(i64, RunStatus)],
+        by: Option<SessionId>,
+        now: i64,
+        out: &mut Vec<Output>,
+    ) {
+        for (run, status) in ended {
+            let Some(held) = self.leases.get(*run).cloned() else {
+                continue;
+            };
+            let worker = held.session.filter(|session| by != Some(*session));
+            let Some(session) = worker else {
+                self.leases.remove(*run);
+                continue;
+            };
+            if *status != RunStatus::Cancelled {
+                self.leases.remove(*run);
+                out.push(send(session, revoke(&held.run, held.epoch)));
+                continue;
+            }
+            let grace_ms = self.settings.grace_ms;
+            self.leases.change(*run, |held| {
+                held.is_cancelled = true;
+                held.deadline = now + grace_ms;
+            });
+            let cancel = Object::new()
+                .text("t", "cancel")
+                .text("job", &held.run)
+                .int("epoch", held.epoch)
+                .text("reason", "cancelled")
+                .int("grace_ms", grace_ms);
+            out.push(send(session, cancel.end()));
+        }
+    }
+
+    /// Ends the connection of a worker whose credentials are no good any more.
+    pub fn expel(&mut self, id: SessionId, now: i64) -> Vec<Output> {
+        self.drop_session(id, false, now);
+        let reason = "the credentials are no longer valid";
+        vec![close(id, closing::UNAUTHENTICATED, reason)]
+    }
+
+    /// Ends connections that are silent or not allowed any more. Concerns memory alone.
+    pub fn tick(&mut self, now: i64) -> Vec<Output> {
+        let mut out = Vec::new();
+        let mut over: Vec<(SessionId, u16, &str)> = Vec::new();
+        for (id, (_, until)) in &self.greeting {
+            if *until <= now {
+                over.push((*id, closing::TIMEOUT, "no hello in time"));
+            }
+        }
+        let ids: Vec<SessionId> = self.sessions.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            let has_jobs = self.leases.count(id) > 0;
+            let lease_ms = self.settings.lease_ms;
+            let Some(session) = self.sessions.get_mut(id) else {
+                continue;
+            };
+            let left = session.grant.expires_ms.map(|at| at - now);
+            if has_jobs && session.quiet_since + lease_ms <= now {
+                over.push((id, closing::TIMEOUT, "no sign of life"));
+            } else if session.probe.is_some_and(|(_, until)| until <= now) {
+                over.push((id, closing::TIMEOUT, "the probe was not answered"));
+            } else if left.is_some_and(|left| left + self.settings.grace_ms <= 0) {
+                over.push((id, closing::UNAUTHENTICATED, "the token has expired"));
+            } else if let Some(left) = left.filter(|left| *left <= WARN_MS)
+                && !session.is_warned
+            {
+                session.is_warned = true;
+                let warning = Object::new().text("t", "auth_expiring").int("in_ms", left);
+                out.push(send(id, warning.end()));
+            }
+        }
+        for (id, code, reason) in over {
+            // Who was silent for so long has no further grace.
+            self.drop_session(id, code == closing::TIMEOUT, now);
+            out.push(close(id, code, reason));
+        }
+        out
+    }
+}
+
+/// The worker of a run is lost. That counts when its code was running.
+fn give_up(tx: &mut Tx<'_>, run: i64, held: &Held) -> Result<()> {
+    let Some(found) = tx.run_by_id(run)? else {
+        return Ok(());
+    };
+    let Some(job) = found.job.filter(|job| job.epoch == held.epoch) else {
+        return Ok(());
+    };
+    let lost = job.lost + i64::from(held.is_acked);
+    if lost >= limits::LOST_MAX {
+        let message = format!("The run lost its worker {lost} times in a row.");
+        return tx.end_run(&found, End::Failed(&error_json("abandoned", &message)));
+    }
+    let doublings = u32::try_from(job.lost).unwrap_or(0).min(20);
+    let pause = match held.is_acked && job.lost > 0 {
+        true => (LOST_PAUSE_MS << doublings).min(LOST_PAUSE_MS_MAX),
+        false => 0,
+    };
+    tx.give_back(run, tx.now + pause, lost)
+}

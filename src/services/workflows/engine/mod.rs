@@ -1,0 +1,445 @@
+//! The thread of the engine and what surrounds it: sockets and requests put their wishes into a queue,
+//! the thread takes them in rounds, lets the core work, commits, and sends what comes of it.
+//!
+//! One thread writes, so a round is a group commit: what has come while the disk was busy is written
+//! together. Bounds: `connection` holds sockets whose frames wait; a request waits for its answer in a
+//! thread of the request pool. Nobody sends before the commit is on disk.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use crate::base::budget::{Budget, Charge};
+use crate::base::error::{Error, Kind, Result};
+use crate::base::threads::{Stop, lock};
+use crate::base::{clock, ids, log, threads};
+use crate::model::auth::{Auth, Credentials, Pass};
+use crate::model::rules::Identity;
+use crate::net::sockets::{Peer, Text};
+use crate::services::stats::Stats;
+use crate::services::workflows::core::{Core, Input, Output, Settings, Ticket};
+use crate::services::workflows::frames::Body;
+use crate::services::workflows::json::Object;
+use crate::services::workflows::requests::Request;
+use crate::services::workflows::sessions::{Grant, SessionId};
+use crate::store::db::Database;
+
+mod connection;
+
+use connection::{Connection, Worker};
+
+/// Taken in one round.
+const ROUND_MAX: usize = 512;
+const ROUND_BYTES_MAX: usize = 4 << 20;
+/// Longest pause between two rounds.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Bits of what is deleted each minute.
+const FORGET_ROUNDS: usize = 500;
+/// Credentials looked at in one round.
+const CHECKS_AT_A_TIME: usize = 64;
+/// After a write that failed.
+const FAILED_PAUSE: Duration = Duration::from_millis(100);
+/// How long a request waits for its answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+/// What a worker is told of a server that stops.
+const AWAY_MS: i64 = 500;
+const AWAY_JITTER_MS: i64 = 2_000;
+
+/// The workflows of this node.
+pub struct Workflows {
+    shared: Arc<Shared>,
+    pub database: Arc<Database>,
+    auth: Arc<Auth>,
+    stats: Arc<Stats>,
+    tickets: AtomicU64,
+    sessions: AtomicU64,
+    /// So late at most a worker hears that its credentials are no good any more.
+    check_every: Duration,
+}
+
+/// What the thread shares with the sockets.
+struct Shared {
+    core: Arc<Mutex<Core>>,
+    queue: Mutex<Queue>,
+    frames: Arc<Budget>,
+    arrived: Condvar,
+    links: Mutex<HashMap<SessionId, Worker>>,
+    answers: Mutex<HashMap<Ticket, mpsc::SyncSender<Result<String>>>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    is_over: bool,
+}
+
+struct Item {
+    input: Input,
+    bytes: usize,
+    /// Whose frame it is, and what that is charged for it.
+    of: Option<(Worker, Charge)>,
+}
+
+impl Workflows {
+    /// Finds what was under way. Nothing happens before [`Workflows::run`].
+    pub fn open(
+        database: &Arc<Database>,
+        auth: &Arc<Auth>,
+        stats: &Arc<Stats>,
+        node: &str,
+        frames: &Arc<Budget>,
+        settings: Settings,
+    ) -> Result<Workflows> {
+        let random = Box::new(chance);
+        let lease_ms = u64::try_from(settings.lease_ms).unwrap_or(0);
+        let mut core = Core::new(settings, node, random);
+        database.read(|db| core.recover(db, clock::now_ms()))?;
+        Ok(Workflows {
+            shared: Arc::new(Shared {
+                core: Arc::new(Mutex::new(core)),
+                queue: Mutex::default(),
+                frames: Arc::clone(frames),
+                arrived: Condvar::new(),
+                links: Mutex::default(),
+                answers: Mutex::default(),
+            }),
+            database: Arc::clone(database),
+            auth: Arc::clone(auth),
+            stats: Arc::clone(stats),
+            tickets: AtomicU64::new(1),
+            sessions: AtomicU64::new(1),
+            check_every: Duration::from_millis(lease_ms) * 2,
+        })
+    }
+
+    /// Does something and returns the answer as JSON, when it is on disk.
+    pub fn ask(&self, grant: Grant, request: Request) -> Result<String> {
+        let ticket = self.tickets.fetch_add(1, Relaxed);
+        let (sender, answer) = mpsc::sync_channel(1);
+        lock(&self.shared.answers).insert(ticket, sender);
+        let input = Input::Request {
+            ticket,
+            grant,
+            request,
+        };
+        if !self.shared.push(Item {
+            input,
+            bytes: 0,
+            of: None,
+        }) {
+            lock(&self.shared.answers).remove(&ticket);
+            return Err(Error::unavailable("The server is stopping; try again."));
+        }
+        answer.recv_timeout(ANSWER_WAIT).unwrap_or_else(|_| {
+            lock(&self.shared.answers).remove(&ticket);
+            Err(Error::unavailable(
+                "The server is busy; what was asked for may still be done.",
+            ))
+        })
+    }
+
+    /// The other end of a socket of a worker. `pass` are the credentials that the handshake had, if any.
+    pub fn peer(&self, grant: Option<Grant>, pass: Pass) -> Box<dyn Peer> {
+        let session = self.sessions.fetch_add(1, Relaxed);
+        let shared = Arc::clone(&self.shared);
+        Box::new(Connection::new(shared, session, grant, pass))
+    }
+
+    /// What credentials open.
+    pub fn grant(&self, credentials: Credentials<'_>) -> Result<Grant> {
+        let (identity, expires_ms) = self.auth.identify_worker(credentials)?;
+        let mut grant = grant_of(&identity);
+        grant.expires_ms = expires_ms;
+        Ok(grant)
+    }
+
+    /// The workers that are connected, as JSON objects.
+    pub fn workers(&self, grant: &Grant) -> Vec<String> {
+        lock(&self.shared.core).workers(grant)
+    }
+
+    /// Whether a worker with this version of the code is connected; an empty one is any.
+    pub fn is_served(&self, workflow: &str, version: &str) -> bool {
+        lock(&self.shared.core).is_served(workflow, version)
+    }
+
+    /// Workers connected.
+    pub fn count(&self) -> usize {
+        lock(&self.shared.core).count()
+    }
+
+    /// Deletes runs that ended before a time, bit by bit.
+    pub fn forget(&self, before: i64) -> Result<()> {
+        for _ in 0..FORGET_ROUNDS {
+            let answer = self.ask(Grant::default(), Request::Forget { before })?;
+            if answer == "0" {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells all workers that the server stops.
+    pub fn announce_stop(&self) {
+        let text: Text = Object::new()
+            .text("t", "going_away")
+            .int("after_ms", AWAY_MS)
+            .int("jitter_ms", AWAY_JITTER_MS)
+            .end()
+            .into();
+        for worker in lock(&self.shared.links).values() {
+            worker.link.send(text.clone());
+        }
+    }
+
+    /// Wakes the thread, so that it sees a stop.
+    pub fn wake(&self) {
+        self.shared.arrived.notify_all();
+    }
+
+    /// The thread.
+    pub fn run(&self, stop: &Stop) {
+        let mut tick_at = Instant::now();
+        while !stop.is_set() {
+            let items = self.shared.take(stop);
+            let now = clock::now_ms();
+            let is_tick = Instant::now() >= tick_at;
+            if is_tick {
+                tick_at = Instant::now() + PAUSE;
+                self.check_passes(now);
+            }
+            if self.round(now, items, is_tick).is_err() {
+                stop.wait(FAILED_PAUSE);
+            }
+        }
+        self.shared.end();
+    }
+
+    /// Takes what came in, writes, commits, sends.
+    fn round(&self, now: i64, items: Vec<Item>, is_tick: bool) -> Result<()> {
+        let mut of = Vec::with_capacity(items.len());
+        let mut inputs = Vec::with_capacity(items.len());
+        for item in items {
+            of.extend(item.of.map(|of| (of, item.bytes)));
+            inputs.push(self.authenticate(item.input));
+        }
+        let (out, work, is_due) = {
+            let mut core = lock(&self.shared.core);
+            let (mut out, work) = core.receive(now, inputs);
+            if is_tick {
+                out.extend(core.tick(now));
+            }
+            let is_due = core.is_due(now);
+            (out, work, is_due)
+        };
+        self.shared.send(out);
+        let mut result = Ok(());
+        if is_due || !work.is_empty() {
+            let work = Arc::new(work);
+            let written = {
+                let (core, work) = (Arc::clone(&self.shared.core), Arc::clone(&work));
+                self.database
+                    .write(move |db| lock(&core).transact(db, now, &work))
+            };
+            let mut core = lock(&self.shared.core);
+            let out = match written {
+                Ok(out) => {
+                    core.commit();
+                    out
+                }
+                Err(error) => {
+                    log::warn(format_args!("workflows not written error={error}"));
+                    let out = core.abort(&error, &work);
+                    result = Err(error);
+                    out
+                }
+            };
+            let counted = core.take_counted();
+            drop(core);
+            for (workflow, what) in counted {
+                self.stats.run(&workflow, what);
+            }
+            self.shared.send(out);
+        }
+        lock(&self.shared.core).finish(now);
+        for ((worker, charge), bytes) in of {
+            drop(charge);
+            worker.done(bytes);
+        }
+        result
+    }
+
+    /// Ends connections whose credentials are no good any more: a deleted key, a changed password.
+    fn check_passes(&self, now: i64) {
+        let due: Vec<(SessionId, Worker)> = {
+            let links = lock(&self.shared.links);
+            let due = links.iter().filter(|(_, worker)| {
+                let pass = lock(&worker.pass);
+                !pass.is_empty() && pass.checked.elapsed() > self.check_every
+            });
+            let due = due.map(|(session, worker)| (*session, worker.clone()));
+            due.take(CHECKS_AT_A_TIME).collect()
+        };
+        for (session, worker) in due {
+            let pass = {
+                let mut pass = lock(&worker.pass);
+                pass.checked = Instant::now();
+                pass.clone()
+            };
+            let is_refused = self.grant(pass.credentials()).is_err_and(|error| {
+                matches!(error.kind(), Kind::Unauthenticated | Kind::Forbidden)
+            });
+            if is_refused {
+                let out = lock(&self.shared.core).expel(session, now);
+                self.shared.send(out);
+            }
+        }
+    }
+
+    /// What a token inside a frame opens. Looked up here, where waiting for a disk hurts nobody's socket.
+    fn authenticate(&self, input: Input) -> Input {
+        let Input::Frame {
+            session,
+            frame,
+            grant: None,
+        } = input
+        else {
+            return input;
+        };
+        let token = match &frame.body {
+            Body::Hello(hello) => hello.token.as_deref(),
+            Body::Auth(token) => Some(token.as_str()),
+            _ => None,
+        };
+        let grant = token.map(|token| {
+            let credentials = Credentials {
+                authorization: Some(token),
+                api_key: None,
+            };
+            let grant = self.grant(credentials)?;
+            if let Some(worker) = lock(&self.shared.links).get(&session) {
+                *lock(&worker.pass) = Pass::new(credentials);
+                worker.link.set_has_credentials(true);
+            }
+            Ok(grant)
+        });
+        Input::Frame {
+            session,
+            frame,
+            grant,
+        }
+    }
+}
+
+/// Chance from the system. Without it a token could be guessed: then the command fails.
+pub fn chance() -> u64 {
+    let bytes = ids::random_bytes().expect("the system has random numbers");
+    u64::from_le_bytes(bytes)
+}
+
+/// What somebody may do with workflows who has been let in.
+pub fn grant_of(identity: &Identity) -> Grant {
+    let workflows = match identity {
+        Identity::Service(service) => service.workflows.clone(),
+        _ => None,
+    };
+    Grant {
+        workflows,
+        expires_ms: None,
+    }
+}
+
+impl Shared {
+    /// Queues something; false when nobody takes it any more.
+    fn push(&self, item: Item) -> bool {
+        let mut queue = lock(&self.queue);
+        if queue.is_over {
+            return false;
+        }
+        queue.items.push_back(item);
+        if queue.items.len() == 1 {
+            self.arrived.notify_one();
+        }
+        true
+    }
+
+    /// Waits for something to do, at most until the next deadline, and takes a round of it.
+    fn take(&self, stop: &Stop) -> Vec<Item> {
+        let due_in = lock(&self.core).due_at() - clock::now_ms();
+        let pause = Duration::from_millis(u64::try_from(due_in).unwrap_or(0)).min(PAUSE);
+        let until = Instant::now() + pause;
+        let mut queue = lock(&self.queue);
+        while queue.items.is_empty() && !stop.is_set() {
+            let Some(left) = until.checked_duration_since(Instant::now()) else {
+                break;
+            };
+            queue = threads::wait_timeout(&self.arrived, queue, left);
+        }
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        while items.len() < ROUND_MAX && bytes < ROUND_BYTES_MAX {
+            let Some(item) = queue.items.pop_front() else {
+                break;
+            };
+            bytes += item.bytes;
+            items.push(item);
+        }
+        if queue.items.is_empty() && queue.items.capacity() > 4 * ROUND_MAX {
+            queue.items = VecDeque::new();
+        }
+        items
+    }
+
+    /// Nothing is taken any more; who waits for an answer is told.
+    fn end(&self) {
+        let items = {
+            let mut queue = lock(&self.queue);
+            queue.is_over = true;
+            std::mem::take(&mut queue.items)
+        };
+        drop(items);
+        for (_, sender) in lock(&self.answers).drain() {
+            let _ = sender.try_send(Err(Error::unavailable(
+                "The server is stopping; try again.",
+            )));
+        }
+    }
+
+    fn send(&self, out: Vec<Output>) {
+        for output in out {
+            match output {
+                Output::Answer { ticket, answer } => {
+                    if let Some(sender) = lock(&self.answers).remove(&ticket) {
+                        let _ = sender.try_send(answer);
+                    }
+                }
+                Output::Send { session, text } => {
+                    let worker = lock(&self.links).get(&session).cloned();
+                    if let Some(worker) = worker {
+                        worker.link.send(text.into());
+                    }
+                }
+                Output::Close {
+                    session,
+                    code,
+                    reason,
+                } => {
+                    let worker = lock(&self.links).get(&session).cloned();
+                    if let Some(worker) = worker {
+                        worker.link.close(code, &reason);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a run of another node is answered with: where it is, if that is known.
+pub fn elsewhere(run: &str, url: Option<&str>) -> Error {
+    let place = url.map_or_else(|| "another server".to_owned(), str::to_owned);
+    Error::new(
+        Kind::Misdirected,
+        format!("The run {run} lives on {place}."),
+    )
+}

@@ -1,0 +1,150 @@
+//! Hooks: what comes into a run from outside, in order, early payloads too (WF-15).
+
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::base::error::{Error, Kind, Result};
+use crate::services::workflows::again::hook_data;
+use crate::services::workflows::codes::EventKind;
+use crate::services::workflows::limits;
+use crate::services::workflows::tx::{Event, Run, Tx};
+
+/// In place of the token of a hook that was refused: it stays so.
+pub const REFUSED: &str = "";
+
+impl Tx<'_> {
+    /// Makes a hook; returns its token. The same key again is the same hook. When another live hook has the
+    /// token that is written down, so that a replay finds it, and refused: `Ok(Err(_))`, to be kept.
+    pub fn create_hook(
+        &mut self,
+        run: &Run,
+        key: &str,
+        token: Option<&str>,
+        metadata: Option<&str>,
+    ) -> Result<Result<String>> {
+        limits::check_key("key", key)?;
+        let sql = "SELECT token FROM hooks WHERE run = ?1 AND key = ?2";
+        let known: Option<String> = self
+            .db
+            .prepare_cached(sql)?
+            .query_row(params![run.id, key], |row| row.get(0))
+            .optional()?;
+        match known.as_deref() {
+            Some(REFUSED) => return Ok(Err(taken())),
+            Some(known) => return Ok(Ok(known.to_owned())),
+            None => {}
+        }
+        let token = match token {
+            Some(token) => token.to_owned(),
+            None => self.random_token(),
+        };
+        limits::check_key("token", &token)?;
+        let data = hook_data(&token, metadata);
+        limits::check_payload("metadata", &data)?;
+        if self.hook(&token)?.is_some() {
+            self.append(run.id, Event::new(EventKind::HookConflict, key).data(&data))?;
+            let sql = "INSERT INTO hooks (run, key, token, disposed) VALUES (?1, ?2, ?3, ?4)";
+            self.db
+                .prepare_cached(sql)?
+                .execute(params![run.id, key, REFUSED, self.now])?;
+            return Ok(Err(taken()));
+        }
+        self.append(run.id, Event::new(EventKind::HookCreated, key).data(&data))?;
+        let sql = "INSERT INTO hooks (run, key, token, metadata) VALUES (?1, ?2, ?3, ?4)";
+        self.db
+            .prepare_cached(sql)?
+            .execute(params![run.id, key, token, metadata])?;
+        Ok(Ok(token))
+    }
+
+    /// The live hook of a token: its run and key.
+    pub fn hook(&self, token: &str) -> Result<Option<(i64, String)>> {
+        let sql = "SELECT run, key FROM hooks WHERE token = ?1 AND disposed IS NULL";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let hook = statement.query_row([token], |row| Ok((row.get(0)?, row.get(1)?)));
+        Ok(hook.optional()?)
+    }
+
+    /// Delivers a payload; returns the run.
+    pub fn receive(&mut self, token: &str, payload: &str) -> Result<i64> {
+        limits::check_payload("A payload", payload)?;
+        let (run, key) = self
+            .hook(token)?
+            .ok_or_else(|| Error::not_found("There is no hook of this token."))?;
+        let seq = self.append(run, Event::new(EventKind::HookReceived, &key).data(payload))?;
+        if seq > limits::EVENTS_MAX / 10 * 9 {
+            // The run itself must be able to go on.
+            return Err(Error::new(
+                Kind::TooLarge,
+                "The journal of the run is almost full, so it takes no more payloads.",
+            ));
+        }
+        self.wake_parked(run)?;
+        Ok(run)
+    }
+
+    /// Delivers a payload to a hook of a run.
+    pub fn receive_by_key(&mut self, run: &Run, key: &str, payload: &str) -> Result<()> {
+        let sql = "SELECT token FROM hooks WHERE run = ?1 AND key = ?2 AND disposed IS NULL";
+        let token: Option<String> = self
+            .db
+            .prepare_cached(sql)?
+            .query_row(params![run.id, key], |row| row.get(0))
+            .optional()?;
+        let token = token.ok_or_else(|| no_hook(key))?;
+        self.receive(&token, payload).map(drop)
+    }
+
+    /// Whether a run has this hook, disposed or not.
+    pub fn has_hook(&self, run: i64, key: &str) -> Result<bool> {
+        Ok(self.is_disposed(run, key)?.is_some())
+    }
+
+    /// Takes no more payloads; a second time is fine.
+    pub fn dispose_hook(&mut self, run: &Run, key: &str) -> Result<()> {
+        let sql = "UPDATE hooks SET disposed = ?3 WHERE run = ?1 AND key = ?2 AND disposed IS NULL";
+        let values = params![run.id, key, self.now];
+        if self.db.prepare_cached(sql)?.execute(values)? > 0 {
+            self.append(run.id, Event::new(EventKind::HookDisposed, key))?;
+            // Somebody else may have done it while the run waits for a payload.
+            return self.wake_parked(run.id);
+        }
+        match self.is_disposed(run.id, key)? {
+            Some(_) => Ok(()),
+            None => Err(no_hook(key)),
+        }
+    }
+
+    /// Whether a hook of a run takes no more; none when there is no such hook.
+    fn is_disposed(&self, run: i64, key: &str) -> Result<Option<bool>> {
+        let sql = "SELECT disposed IS NOT NULL FROM hooks WHERE run = ?1 AND key = ?2";
+        let mut statement = self.db.prepare_cached(sql)?;
+        Ok(statement
+            .query_row(params![run, key], |row| row.get(0))
+            .optional()?)
+    }
+
+    /// Refuses to wait for a hook from which nothing can come.
+    pub fn check_hook(&self, run: i64, key: &str) -> Result<()> {
+        match self.is_disposed(run, key)? {
+            Some(false) => Ok(()),
+            Some(true) => Err(Error::new(
+                Kind::Gone,
+                format!("The hook {key} takes no more payloads."),
+            )),
+            None => Err(no_hook(key)),
+        }
+    }
+
+    /// A token nobody can guess.
+    pub fn random_token(&mut self) -> String {
+        format!("{:016x}{:016x}", (self.random)(), (self.random)())
+    }
+}
+
+fn taken() -> Error {
+    Error::conflict("Another hook has the token.")
+}
+
+fn no_hook(key: &str) -> Error {
+    Error::not_found(format!("The run has no hook {key}."))
+}

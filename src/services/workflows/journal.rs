@@ -1,0 +1,102 @@
+//! The journal as workers get it: what replaying a run needs, in the order it happened.
+
+use rusqlite::{Connection, params};
+
+use crate::base::error::Result;
+use crate::services::workflows::again::Hook;
+use crate::services::workflows::codes::EventKind;
+use crate::services::workflows::json::Object;
+
+/// A part of the journal.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// JSON objects.
+    pub entries: Vec<String>,
+    /// The last event looked at.
+    pub seq: i64,
+    /// There are entries behind it.
+    pub more: bool,
+}
+
+/// The kinds of events that replaying needs. What failed before a run was resumed is no part of it
+/// any more, and neither are children that were given up then.
+const ENTRIES: &str = "
+    SELECT seq, kind, key, data, info, n FROM events e
+    WHERE run = ?1 AND seq > ?2 AND kind IN (7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)
+      AND (kind NOT IN (8, 10, 11) OR seq > (SELECT resumed FROM runs WHERE id = ?1))
+      AND (kind <> 7 OR EXISTS (SELECT 1 FROM steps s WHERE s.run = ?1 AND s.key = e.key AND s.child = e.info))
+    ORDER BY seq";
+
+/// The journal of a run behind `after`, as far as `bytes` go. A frame may have no entry then; a page
+/// has `one` at least.
+pub fn read(db: &Connection, run: i64, after: i64, bytes: usize, one: bool) -> Result<Page> {
+    let mut statement = db.prepare_cached(ENTRIES)?;
+    let mut rows = statement.query(params![run, after])?;
+    let mut page = Page {
+        seq: after,
+        ..Page::default()
+    };
+    let mut size = 0;
+    while let Some(row) = rows.next()? {
+        let seq: i64 = row.get(0)?;
+        let data: Option<String> = row.get(3)?;
+        size += data.as_ref().map_or(0, String::len) + 64;
+        if size > bytes && !(one && page.entries.is_empty()) {
+            page.more = true;
+            return Ok(page);
+        }
+        let kind: EventKind = row.get(1)?;
+        let key: String = row.get(2)?;
+        let (info, n) = (row.get(4)?, row.get(5)?);
+        page.entries
+            .push(entry(seq, kind, &key, data.as_deref(), info, n));
+        page.seq = seq;
+    }
+    drop(rows);
+    // What is no entry has been seen too.
+    let sql = "SELECT coalesce(max(seq), 0) FROM events WHERE run = ?1";
+    let last: i64 = db.prepare_cached(sql)?.query_row([run], |row| row.get(0))?;
+    page.seq = page.seq.max(last);
+    Ok(page)
+}
+
+fn entry(
+    seq: i64,
+    kind: EventKind,
+    key: &str,
+    data: Option<&str>,
+    info: Option<i64>,
+    n: Option<i64>,
+) -> String {
+    let object = |kind: &str| {
+        Object::new()
+            .int("seq", seq)
+            .text("kind", kind)
+            .text("key", key)
+    };
+    let data = data.unwrap_or("null");
+    let entry = match kind {
+        EventKind::StepCompleted => object("step").raw("ok", data),
+        EventKind::StepFailed => object("step").raw("err", data),
+        EventKind::StepRetrying => object("retry")
+            .some_int("attempt", n)
+            .some_int("at", info)
+            .raw("err", data),
+        EventKind::StepStarted => object("begun").some_int("attempt", n),
+        EventKind::StepCreated => object("child").raw("run", data),
+        EventKind::WaitCreated => object("sleep").some_int("until", info),
+        EventKind::WaitCompleted => object("wake"),
+        EventKind::HookReceived => object("payload").raw("ok", data),
+        EventKind::HookDisposed => object("disposed"),
+        EventKind::HookConflict => {
+            let error = r#"{"kind":"conflict","message":"Another hook has the token."}"#;
+            object("hook").raw("err", error)
+        }
+        EventKind::HookCreated => {
+            let hook: Option<Hook> = serde_json::from_str(data).ok();
+            object("hook").some_text("token", hook.as_ref().map(|hook| hook.token.as_str()))
+        }
+        _ => object("other"),
+    };
+    entry.end()
+}

@@ -1,0 +1,223 @@
+//! Who has which run: the part of a lease that lives in memory.
+//!
+//! The epoch is in the database, so nobody can write who should not, whatever is said here; deadlines
+//! are here alone, so renewing them costs no disk. What a transaction changes here is undone with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::services::workflows::sessions::SessionId;
+use crate::services::workflows::tx::Lease;
+
+/// A run in a worker's hands, or on its way out of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub run: String,
+    pub epoch: i64,
+    pub workflow: String,
+    /// None: the connection is gone, or the server has started anew, and the worker may come back.
+    pub session: Option<SessionId>,
+    /// When it is taken back.
+    pub deadline: i64,
+    /// The worker has said that the code runs.
+    pub is_acked: bool,
+    /// The run was cancelled; until the deadline the worker may stop its code.
+    pub is_cancelled: bool,
+    /// Size of the frame that it was handed out with.
+    pub bytes: usize,
+}
+
+/// What one session holds.
+#[derive(Debug, Default)]
+struct Load {
+    runs: BTreeSet<i64>,
+    unacked_bytes: usize,
+}
+
+/// All runs in hands, by their number.
+#[derive(Debug, Default)]
+pub struct Leases {
+    held: BTreeMap<i64, Held>,
+    by_run: BTreeMap<String, i64>,
+    loads: BTreeMap<SessionId, Load>,
+    /// What was there before the transaction changed it.
+    undo: Option<Vec<(i64, Option<Held>)>>,
+    /// Sessions whose leases have changed.
+    touched: BTreeSet<SessionId>,
+}
+
+impl Leases {
+    pub fn get(&self, run: i64) -> Option<&Held> {
+        self.held.get(&run)
+    }
+
+    /// The number of the run of a lease that is still held.
+    pub fn find(&self, lease: &Lease) -> Option<i64> {
+        let id = *self.by_run.get(&lease.run)?;
+        let held = self.held.get(&id)?;
+        (held.epoch == lease.epoch).then_some(id)
+    }
+
+    /// Puts a lease in place of what was there.
+    pub fn put(&mut self, run: i64, held: Held) {
+        let old = self.take(run);
+        if let Some(session) = held.session {
+            self.touched.insert(session);
+            let load = self.loads.entry(session).or_default();
+            load.runs.insert(run);
+            if !held.is_acked {
+                load.unacked_bytes += held.bytes;
+            }
+        }
+        self.by_run.insert(held.run.clone(), run);
+        self.held.insert(run, held);
+        self.note(run, old);
+    }
+
+    pub fn remove(&mut self, run: i64) -> Option<Held> {
+        let old = self.take(run)?;
+        self.note(run, Some(old.clone()));
+        Some(old)
+    }
+
+    /// Changes a lease.
+    pub fn change(&mut self, run: i64, change: impl FnOnce(&mut Held)) {
+        if let Some(held) = self.held.get(&run) {
+            let mut held = held.clone();
+            change(&mut held);
+            self.put(run, held);
+        }
+    }
+
+    /// The worker lives: it keeps the run until then. Nothing that a transaction has to undo.
+    pub fn renew(&mut self, run: i64, deadline: i64) {
+        if let Some(held) = self.held.get_mut(&run)
+            && held.is_acked
+            && !held.is_cancelled
+        {
+            held.deadline = held.deadline.max(deadline);
+        }
+    }
+
+    /// The clock has moved, and all deadlines with it.
+    pub fn shift(&mut self, ms: i64) {
+        for held in self.held.values_mut() {
+            held.deadline += ms;
+        }
+    }
+
+    /// The runs of a session.
+    pub fn of(&self, session: SessionId) -> Vec<i64> {
+        let load = self.loads.get(&session);
+        load.map_or_else(Vec::new, |load| load.runs.iter().copied().collect())
+    }
+
+    /// How many runs a session has.
+    pub fn count(&self, session: SessionId) -> usize {
+        self.loads.get(&session).map_or(0, |load| load.runs.len())
+    }
+
+    /// Bytes sent to a session that it has not said to have.
+    pub fn unacked_bytes(&self, session: SessionId) -> usize {
+        let load = self.loads.get(&session);
+        load.map_or(0, |load| load.unacked_bytes)
+    }
+
+    /// Runs whose time is over, at most so many.
+    pub fn expired(&self, now: i64, max: usize) -> Vec<i64> {
+        let expired = self.held.iter().filter(|(_, held)| held.deadline <= now);
+        expired.map(|(run, _)| *run).take(max).collect()
+    }
+
+    #[cfg(test)]
+    pub fn iter(&self) -> impl Iterator<Item = (i64, &Held)> {
+        self.held.iter().map(|(run, held)| (*run, held))
+    }
+
+    /// Sessions whose leases have changed since the last call.
+    pub fn take_touched(&mut self) -> BTreeSet<SessionId> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// From here on changes can be undone.
+    pub fn begin(&mut self) {
+        self.undo = Some(Vec::new());
+    }
+
+    /// The changes stay.
+    pub fn commit(&mut self) {
+        self.undo = None;
+    }
+
+    /// Undoes the changes since [`Leases::begin`].
+    pub fn rollback(&mut self) {
+        for (run, old) in self.undo.take().unwrap_or_default().into_iter().rev() {
+            match old {
+                Some(old) => self.put(run, old),
+                None => drop(self.take(run)),
+            }
+        }
+    }
+
+    fn note(&mut self, run: i64, old: Option<Held>) {
+        if let Some(undo) = &mut self.undo {
+            undo.push((run, old));
+        }
+    }
+
+    fn take(&mut self, run: i64) -> Option<Held> {
+        let held = self.held.remove(&run)?;
+        self.by_run.remove(&held.run);
+        self.touched.extend(held.session);
+        if let Some(session) = held.session
+            && let Some(load) = self.loads.get_mut(&session)
+        {
+            load.runs.remove(&run);
+            if !held.is_acked {
+                load.unacked_bytes -= held.bytes;
+            }
+            if load.runs.is_empty() {
+                self.loads.remove(&session);
+            }
+        }
+        Some(held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(run: i64, session: SessionId) -> Held {
+        Held {
+            run: format!("wrun_{run}"),
+            epoch: 1,
+            workflow: "w".to_owned(),
+            session: Some(session),
+            deadline: 10 * run,
+            is_acked: false,
+            is_cancelled: false,
+            bytes: 100,
+        }
+    }
+
+    #[test]
+    fn a_transaction_that_fails_leaves_everything_as_it_was() {
+        let mut leases = Leases::default();
+        leases.put(1, held(1, 7));
+        leases.put(2, held(2, 7));
+        leases.take_touched();
+        let before = format!("{leases:?}");
+        leases.begin();
+        leases.remove(1);
+        leases.change(2, |held| held.is_acked = true);
+        leases.put(3, held(3, 8));
+        leases.put(1, held(1, 8));
+        leases.remove(2);
+        assert_eq!(leases.count(8), 2);
+        leases.rollback();
+        assert_eq!(leases.take_touched(), BTreeSet::from([7, 8]));
+        assert_eq!(format!("{leases:?}"), before);
+        assert_eq!(leases.unacked_bytes(7), 200);
+        assert_eq!(leases.expired(10, 9), [1]);
+    }
+}

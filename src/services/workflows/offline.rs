@@ -1,0 +1,69 @@
+//! What the command line does to runs of a node on which no server runs.
+
+use crate::base::clock;
+use crate::base::error::Result;
+use crate::services::workflows::engine::chance;
+use crate::services::workflows::requests;
+use crate::services::workflows::requests::{Action, Request};
+use crate::services::workflows::run_id::NodeTag;
+use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::tx::{Effects, Tx};
+use crate::store::db::Database;
+
+/// Children cancelled at a time.
+const CHILDREN_AT_A_TIME: usize = 256;
+
+/// Does one action on some runs, and cancels the children of those that were cancelled. Returns what the
+/// server would answer to the same.
+pub fn act(database: &Database, node: &str, runs: Vec<String>, action: Action) -> Result<String> {
+    let node = NodeTag::of(node);
+    database.write_for_long(move |db| {
+        let mut random = chance;
+        let mut tx = Tx {
+            db,
+            now: clock::now_ms(),
+            node,
+            random: &mut random,
+            // The server looks at everything when it starts.
+            effects: Effects::default(),
+        };
+        let request = Request::Act {
+            runs,
+            action,
+            is_bulk: true,
+        };
+        let answer = requests::run(&mut tx, &Grant::default(), &request)?;
+        while cancel_children(&mut tx)? {}
+        Ok(answer)
+    })
+}
+
+/// No epoch is used twice: workers may hold runs that this data, put back to an earlier state, was going
+/// to hand out under the same one.
+pub fn skip_epochs(database: &Database) -> Result<()> {
+    database.write_for_long(|db| {
+        // More than there can have been hand-outs since, and more with each time that the same is put back.
+        let skipped = clock::now_ms() / 1000;
+        for sql in [
+            "UPDATE jobs SET epoch = epoch + ?1",
+            "UPDATE runs SET epoch = epoch + ?1",
+        ] {
+            db.prepare_cached(sql)?.execute([skipped])?;
+        }
+        Ok(())
+    })
+}
+
+/// Cancels some children of runs that took them along; true when there are more.
+pub fn cancel_children(tx: &mut Tx<'_>) -> Result<bool> {
+    let Some((parent, children)) = tx.children_to_cancel(CHILDREN_AT_A_TIME)? else {
+        return Ok(false);
+    };
+    if children.is_empty() {
+        tx.children_are_cancelled(parent)?;
+    }
+    for child in children {
+        tx.cancel_child(parent, child)?;
+    }
+    Ok(true)
+}

@@ -1,0 +1,319 @@
+//! What comes over HTTP and changes something: runs triggered, cancelled, resumed, repeated; single
+//! events; payloads for hooks; reports of workers without a socket.
+
+use serde_json::value::RawValue;
+
+use crate::base::error::{Error, Kind, Result};
+use crate::services::workflows::codes::{EventKind, RunStatus, StepStatus};
+use crate::services::workflows::frames::Write;
+use crate::services::workflows::json::{Object, array};
+use crate::services::workflows::limits;
+use crate::services::workflows::runs::{End, NewRun, ended};
+use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::tx::{Run, Tx, no_run};
+
+/// A frame of a report with what its answer repeats; or what is wrong with it.
+pub type Reported = (Option<String>, std::result::Result<Write, String>);
+
+/// See the module documentation.
+#[derive(Debug)]
+pub enum Request {
+    Trigger(Box<NewRun>),
+    /// One action on some runs.
+    Act {
+        runs: Vec<String>,
+        action: Action,
+        is_bulk: bool,
+    },
+    Event {
+        run: String,
+        event: EventRequest,
+    },
+    Hook {
+        token: String,
+        payload: String,
+    },
+    Report {
+        writes: Vec<Reported>,
+    },
+    /// Deletes runs that ended before a time.
+    Forget {
+        before: i64,
+    },
+}
+
+/// What is to happen to a run.
+#[derive(Clone, Debug)]
+pub enum Action {
+    Cancel {
+        reason: String,
+    },
+    Resume {
+        version: Option<String>,
+    },
+    Fork {
+        from: Option<String>,
+        version: Option<String>,
+    },
+}
+
+/// An event that an engine of somebody else's writes.
+#[derive(Debug)]
+pub struct EventRequest {
+    pub kind: EventKind,
+    pub key: String,
+    pub data: Option<Box<RawValue>>,
+}
+
+/// Runs deleted at a time, and rows after which it is enough.
+const FORGET_AT_A_TIME: i64 = 64;
+const FORGET_ROWS: usize = 5_000;
+
+/// Does it; returns the answer as JSON.
+pub fn run(tx: &mut Tx<'_>, grant: &Grant, request: &Request) -> Result<String> {
+    match request {
+        Request::Trigger(new) => {
+            grant.check(&new.workflow)?;
+            let made = tx.create_run(new, None)?;
+            Ok(run_json(&made.run, made.status)
+                .bool("isNew", made.is_new)
+                .end())
+        }
+        Request::Act {
+            runs,
+            action,
+            is_bulk,
+        } => act_on_all(tx, grant, runs, action, *is_bulk),
+        Request::Event { run, event } => {
+            let run = find(tx, grant, run)?;
+            let seq = write_event(tx, &run, event)?;
+            Ok(Object::new()
+                .text("runId", &run.run)
+                .some_int("eventId", seq)
+                .end())
+        }
+        Request::Hook { token, payload } => {
+            let run = tx.receive(token, payload)?;
+            let run = tx.run_by_id(run)?;
+            let run = run.ok_or_else(|| Error::internal("a hook without a run"))?;
+            Ok(Object::new().text("runId", &run.run).end())
+        }
+        Request::Forget { before } => forget(tx, *before).map(|count| count.to_string()),
+        Request::Report { .. } => Err(Error::internal("a report is no request of this kind")),
+    }
+}
+
+/// The run, if whoever asks may know of it.
+fn find(tx: &Tx<'_>, grant: &Grant, run: &str) -> Result<Run> {
+    let found = tx.run(run)?.filter(|found| grant.opens(&found.workflow));
+    found.ok_or_else(|| no_run(run))
+}
+
+fn run_json(run: &str, status: RunStatus) -> Object {
+    Object::new()
+        .text("runId", run)
+        .text("status", status.word())
+}
+
+/// Of one run the result or what is wrong; of many a list of both.
+fn act_on_all(
+    tx: &mut Tx<'_>,
+    grant: &Grant,
+    runs: &[String],
+    action: &Action,
+    is_bulk: bool,
+) -> Result<String> {
+    if !is_bulk {
+        let run = runs.first().map_or("", String::as_str);
+        return act(tx, grant, run, action).map(Object::end);
+    }
+    let mut results = Vec::with_capacity(runs.len());
+    for run in runs {
+        tx.db.prepare_cached("SAVEPOINT one")?.execute([])?;
+        let before = std::mem::take(&mut tx.effects);
+        let result = act(tx, grant, run, action);
+        if result.is_err() {
+            if tx.db.is_autocommit() {
+                return result.map(Object::end);
+            }
+            tx.db.prepare_cached("ROLLBACK TO one")?.execute([])?;
+            tx.effects = before;
+        } else {
+            let own = std::mem::replace(&mut tx.effects, before);
+            tx.effects.add(own);
+        }
+        tx.db.prepare_cached("RELEASE one")?.execute([])?;
+        results.push(match result {
+            Ok(done) => done.end(),
+            Err(error) => Object::new()
+                .text("runId", run)
+                .text("error", error.message())
+                .end(),
+        });
+    }
+    Ok(format!(r#"{{"items":{}}}"#, array(results)))
+}
+
+fn act(tx: &mut Tx<'_>, grant: &Grant, run: &str, action: &Action) -> Result<Object> {
+    let run = find(tx, grant, run)?;
+    match action {
+        Action::Cancel { reason } => {
+            if run.status != RunStatus::Cancelled {
+                tx.end_run(&run, End::Cancelled(reason))?;
+            }
+            Ok(run_json(&run.run, RunStatus::Cancelled))
+        }
+        Action::Resume { version } => {
+            tx.resume_run(&run, version.as_deref())?;
+            let run = find(tx, grant, &run.run)?;
+            Ok(run_json(&run.run, run.status))
+        }
+        Action::Fork { from, version } => {
+            let made = tx.fork_run(&run, from.as_deref(), version.clone())?;
+            Ok(run_json(&made.run, made.status).text("forkedFrom", &run.run))
+        }
+    }
+}
+
+/// One event under the rules of the model. None: it was so already.
+fn write_event(tx: &mut Tx<'_>, run: &Run, request: &EventRequest) -> Result<Option<i64>> {
+    let EventRequest { kind, key, data } = request;
+    let data = data.as_ref().map_or("null", |data| data.get());
+    limits::check_payload("data", data)?;
+    let is_of_run = matches!(
+        kind,
+        EventKind::RunCreated
+            | EventKind::RunResumed
+            | EventKind::RunRetrying
+            | EventKind::RunStarted
+            | EventKind::RunCompleted
+            | EventKind::RunFailed
+            | EventKind::RunCancelled
+            | EventKind::AttrSet
+    );
+    if !is_of_run {
+        limits::check_key("key", key)?;
+    }
+    match kind {
+        EventKind::RunCreated => return Err(Error::conflict("The run exists already.")),
+        EventKind::RunStarted => {
+            if run.status == RunStatus::Running {
+                return Ok(None);
+            }
+            tx.start_run(run, "")?;
+        }
+        EventKind::RunCompleted => tx.end_run(run, End::Completed(data))?,
+        EventKind::RunFailed => tx.end_run(run, End::Failed(data))?,
+        EventKind::RunCancelled if run.status == RunStatus::Cancelled => return Ok(None),
+        EventKind::RunCancelled => tx.end_run(run, End::Cancelled(data))?,
+        EventKind::HookConflict | EventKind::RunResumed | EventKind::RunRetrying => {
+            return Err(Error::invalid(format!(
+                "Only the server writes {}.",
+                kind.word()
+            )));
+        }
+        EventKind::HookReceived | EventKind::HookDisposed if run.status.is_terminal() => {
+            return Err(Error::not_found(format!("The run has no hook {key}.")));
+        }
+        _ if run.status.is_terminal() => return Err(ended(run, Kind::Conflict)),
+        EventKind::AttrSet => {
+            super::calls::set_attributes_json(tx, run, key, data)?;
+        }
+        EventKind::HookCreated => return create_hook(tx, run, key, data),
+        EventKind::HookReceived => tx.receive_by_key(run, key, data)?,
+        EventKind::HookDisposed => tx.dispose_hook(run, key)?,
+        EventKind::WaitCreated => tx.create_wait(run, key, data)?,
+        EventKind::WaitCompleted => tx.complete_wait(run, key)?,
+        EventKind::StepCreated => tx.create_step(run, key, data)?,
+        EventKind::StepStarted => return start_step(tx, run, key, request.data.is_some()),
+        EventKind::StepCompleted | EventKind::StepFailed | EventKind::StepRetrying => {
+            return finish_step(tx, run, *kind, key, data);
+        }
+    }
+    tx.last_seq(run.id).map(Some)
+}
+
+fn create_hook(tx: &mut Tx<'_>, run: &Run, key: &str, data: &str) -> Result<Option<i64>> {
+    #[derive(serde::Deserialize, Default)]
+    struct Hook {
+        token: Option<String>,
+        metadata: Option<Box<RawValue>>,
+    }
+    if tx.has_hook(run.id, key)? {
+        return Err(Error::conflict(format!(
+            "The run has the hook {key} already."
+        )));
+    }
+    let hook: Option<Hook> = serde_json::from_str(data)
+        .map_err(|error| Error::invalid(format!("data of a hook: {error}.")))?;
+    let hook = hook.unwrap_or_default();
+    let metadata = hook.metadata.as_ref().map(|it| it.get());
+    // A conflict is an event too.
+    let _ = tx.create_hook(run, key, hook.token.as_deref(), metadata)?;
+    tx.last_seq(run.id).map(Some)
+}
+
+fn start_step(tx: &mut Tx<'_>, run: &Run, key: &str, has_input: bool) -> Result<Option<i64>> {
+    let step = tx.step(run.id, key)?;
+    if step.is_none() && !has_input {
+        return Err(Error::not_found(format!("The run has no step {key}.")));
+    }
+    tx.begin_step(
+        run,
+        key,
+        crate::services::workflows::steps::name_of(key),
+        None,
+    )?;
+    tx.last_seq(run.id).map(Some)
+}
+
+fn finish_step(
+    tx: &mut Tx<'_>,
+    run: &Run,
+    kind: EventKind,
+    key: &str,
+    data: &str,
+) -> Result<Option<i64>> {
+    let Some(step) = tx.step(run.id, key)? else {
+        return Err(Error::not_found(format!("The run has no step {key}.")));
+    };
+    if step.status.is_terminal() {
+        let is_same = matches!(
+            (step.status, kind),
+            (StepStatus::Completed, EventKind::StepCompleted)
+                | (StepStatus::Failed, EventKind::StepFailed)
+        ) && tx.step_result(run.id, &step)? == data;
+        return match is_same {
+            true => Ok(None),
+            false => Err(Error::conflict("The step has its result already.")),
+        };
+    }
+    tx.write_result(run, &step, kind, key, data)?;
+    tx.last_seq(run.id).map(Some)
+}
+
+/// Deletes some runs that ended before a time, with all that belongs to them; returns how many.
+fn forget(tx: &mut Tx<'_>, before: i64) -> Result<usize> {
+    // What a child came to is asked for as long as its parent lives.
+    let sql = "SELECT id FROM runs WHERE ended < ?1
+                 AND (parent IS NULL OR NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.parent))
+               ORDER BY ended LIMIT ?2";
+    let runs = tx.ids(sql, [before, FORGET_AT_A_TIME])?;
+    let (mut forgotten, mut rows) = (0, 0);
+    for run in &runs {
+        for sql in [
+            "DELETE FROM events WHERE run = ?1",
+            "DELETE FROM steps WHERE run = ?1",
+            "DELETE FROM chunks WHERE run = ?1",
+            "DELETE FROM cancelling WHERE run = ?1",
+            "DELETE FROM runs WHERE id = ?1",
+        ] {
+            rows += tx.db.prepare_cached(sql)?.execute([run])?;
+        }
+        forgotten += 1;
+        if rows >= FORGET_ROWS {
+            break;
+        }
+    }
+    Ok(forgotten)
+}

@@ -1,0 +1,304 @@
+//! Workers that are connected, and which of them gets the next job.
+//!
+//! A worker can have a job while it holds fewer than its credit. Those that can stand in a ring for
+//! each workflow and version that they serve, the one that has waited longest first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::base::error::{Error, Kind, Result};
+use crate::services::workflows::frames::Served;
+
+/// A connection of a worker.
+pub type SessionId = u64;
+
+/// What whoever asks may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// None: all workflows.
+    pub workflows: Option<Arc<BTreeSet<String>>>,
+    /// When it ends; milliseconds since 1970.
+    pub expires_ms: Option<i64>,
+}
+
+impl Grant {
+    /// Whether it is good for this workflow.
+    pub fn opens(&self, workflow: &str) -> bool {
+        let names = self.workflows.as_ref();
+        names.is_none_or(|names| names.contains(workflow))
+    }
+
+    /// Refuses a workflow that it is not good for.
+    pub fn check(&self, workflow: &str) -> Result<()> {
+        match self.opens(workflow) {
+            true => Ok(()),
+            false => Err(Error::new(
+                Kind::Forbidden,
+                format!("The token does not open the workflow {workflow}."),
+            )),
+        }
+    }
+}
+
+/// A worker that has said hello.
+#[derive(Debug)]
+pub struct Session {
+    pub worker: String,
+    pub instance: String,
+    pub sdk: String,
+    pub lang: String,
+    pub grant: Grant,
+    pub serves: Vec<Served>,
+    pub credit: usize,
+    pub is_draining: bool,
+    /// It has left a job without an answer and has not been heard since.
+    pub is_stalled: bool,
+    pub connected: i64,
+    pub heard: i64,
+    /// Since when it owes a sign of life: the last one, or the first job after a pause.
+    pub quiet_since: i64,
+    pub beats: u64,
+    /// A probe that waits for its answer, and until when.
+    pub probe: Option<(i64, i64)>,
+    /// It was told that its token ends.
+    pub is_warned: bool,
+    /// Its place in the rings.
+    turn: Option<u64>,
+}
+
+/// Sessions that can have a job, by turn.
+type Ring = BTreeSet<(u64, SessionId)>;
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    all: BTreeMap<SessionId, Session>,
+    by_worker: BTreeMap<String, BTreeSet<SessionId>>,
+    /// Workflow to version to who can have a job.
+    rings: BTreeMap<String, BTreeMap<String, Ring>>,
+    turns: u64,
+}
+
+impl Session {
+    pub fn new(worker: String, grant: Grant, serves: Vec<Served>, now: i64) -> Session {
+        Session {
+            worker,
+            instance: String::new(),
+            sdk: String::new(),
+            lang: String::new(),
+            grant,
+            serves,
+            credit: 0,
+            is_draining: false,
+            is_stalled: false,
+            connected: now,
+            heard: now,
+            quiet_since: now,
+            beats: 0,
+            probe: None,
+            is_warned: false,
+            turn: None,
+        }
+    }
+}
+
+impl Sessions {
+    pub fn get(&self, id: SessionId) -> Option<&Session> {
+        self.all.get(&id)
+    }
+
+    pub fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.all.get_mut(&id)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.all.iter().map(|(id, session)| (*id, session))
+    }
+
+    pub fn add(&mut self, id: SessionId, session: Session) {
+        let of_worker = self.by_worker.entry(session.worker.clone()).or_default();
+        of_worker.insert(id);
+        self.all.insert(id, session);
+    }
+
+    pub fn remove(&mut self, id: SessionId) -> Option<Session> {
+        self.leave_rings(id);
+        let session = self.all.remove(&id)?;
+        if let Some(of_worker) = self.by_worker.get_mut(&session.worker) {
+            of_worker.remove(&id);
+            if of_worker.is_empty() {
+                self.by_worker.remove(&session.worker);
+            }
+        }
+        Some(session)
+    }
+
+    /// The clock has moved, and all that is measured by it.
+    pub fn shift(&mut self, ms: i64) {
+        for session in self.all.values_mut() {
+            session.quiet_since += ms;
+            if let Some((_, until)) = &mut session.probe {
+                *until += ms;
+            }
+        }
+    }
+
+    /// The connections of a worker.
+    pub fn of_worker(&self, worker: &str) -> impl Iterator<Item = (SessionId, &Session)> {
+        let ids = self.by_worker.get(worker).into_iter().flatten();
+        ids.filter_map(|id| self.all.get(id).map(|session| (*id, session)))
+    }
+
+    /// It cannot serve a workflow after all.
+    pub fn strike(&mut self, id: SessionId, workflow: &str) {
+        let turn = self.leave_rings(id);
+        if let Some(session) = self.all.get_mut(&id) {
+            session.serves.retain(|served| served.name != workflow);
+        }
+        if turn.is_some() {
+            self.join_rings(id);
+        }
+    }
+
+    /// Says whether a session can have a job; true when it could not before.
+    pub fn set_free(&mut self, id: SessionId, is_free: bool) -> bool {
+        let was_free = self
+            .all
+            .get(&id)
+            .is_some_and(|session| session.turn.is_some());
+        match (was_free, is_free) {
+            (false, true) => self.join_rings(id),
+            (true, false) => drop(self.leave_rings(id)),
+            _ => {}
+        }
+        !was_free && is_free
+    }
+
+    /// It was given a job: the others come first now.
+    pub fn rotate(&mut self, id: SessionId) {
+        if self.leave_rings(id).is_some() {
+            self.join_rings(id);
+        }
+    }
+
+    /// The versions of a workflow for which somebody can have a job.
+    pub fn free_versions(&self, workflow: &str) -> Vec<String> {
+        let rings = self.rings.get(workflow).into_iter().flatten();
+        rings.map(|(version, _)| version.clone()).collect()
+    }
+
+    /// Who gets a job: the one that had it last if it can, else the one that has waited longest.
+    /// Returns the version too, which an empty one leaves open.
+    pub fn choose(&self, workflow: &str, version: &str, last: &str) -> Option<(SessionId, String)> {
+        let rings = self.rings.get(workflow)?;
+        let serves = |session: &Session| {
+            let mut serves = session.serves.iter();
+            let is_it = |served: &&Served| {
+                served.name == workflow && (version.is_empty() || served.version == version)
+            };
+            serves.find(is_it).map(|served| served.version.clone())
+        };
+        let sticky = self.of_worker(last).find_map(|(id, session)| {
+            session.turn?;
+            Some((id, serves(session)?))
+        });
+        if sticky.is_some() && !last.is_empty() {
+            return sticky;
+        }
+        let mut found: Option<(u64, SessionId, &str)> = None;
+        for (known, ring) in rings {
+            if !version.is_empty() && known != version {
+                continue;
+            }
+            if let Some((turn, id)) = ring.first()
+                && found.is_none_or(|(first, _, _)| *turn < first)
+            {
+                found = Some((*turn, *id, known));
+            }
+        }
+        found.map(|(_, id, version)| (id, version.to_owned()))
+    }
+
+    fn join_rings(&mut self, id: SessionId) {
+        self.turns += 1;
+        let Some(session) = self.all.get_mut(&id) else {
+            return;
+        };
+        session.turn = Some(self.turns);
+        for served in &session.serves {
+            let versions = self.rings.entry(served.name.clone()).or_default();
+            let ring = versions.entry(served.version.clone()).or_default();
+            ring.insert((self.turns, id));
+        }
+    }
+
+    fn leave_rings(&mut self, id: SessionId) -> Option<u64> {
+        let session = self.all.get_mut(&id)?;
+        let turn = session.turn.take()?;
+        for served in &session.serves {
+            let Some(versions) = self.rings.get_mut(&served.name) else {
+                continue;
+            };
+            if let Some(ring) = versions.get_mut(&served.version) {
+                ring.remove(&(turn, id));
+                if ring.is_empty() {
+                    versions.remove(&served.version);
+                }
+            }
+            if versions.is_empty() {
+                self.rings.remove(&served.name);
+            }
+        }
+        Some(turn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sessions(count: u64) -> Sessions {
+        let mut sessions = Sessions::default();
+        for id in 1..=count {
+            let served = Served {
+                name: "w".to_owned(),
+                version: (id % 2).to_string(),
+            };
+            let session = Session::new(format!("worker{id}"), Grant::default(), vec![served], 0);
+            sessions.add(id, session);
+            assert!(sessions.set_free(id, true));
+        }
+        sessions
+    }
+
+    #[test]
+    fn jobs_go_round_and_back_to_who_had_them() {
+        let mut sessions = sessions(4);
+        let mut order = Vec::new();
+        for _ in 0..8 {
+            let (id, _) = sessions.choose("w", "", "").unwrap();
+            sessions.rotate(id);
+            order.push(id);
+        }
+        assert_eq!(order, [1, 2, 3, 4, 1, 2, 3, 4]);
+        assert_eq!(
+            sessions.choose("w", "", "worker3"),
+            Some((3, "1".to_owned()))
+        );
+        // Who had it serves another version by now, or has no room.
+        assert_eq!(sessions.choose("w", "0", "worker3").unwrap().0, 2);
+        assert!(!sessions.set_free(3, false));
+        assert_eq!(sessions.choose("w", "1", "worker3").unwrap().0, 1);
+        assert_eq!(sessions.choose("w", "2", ""), None);
+    }
+
+    #[test]
+    fn nothing_is_left_of_who_has_gone() {
+        let mut sessions = sessions(2);
+        sessions.strike(1, "w");
+        assert_eq!(sessions.free_versions("w"), ["0"]);
+        sessions.remove(1);
+        sessions.remove(2);
+        assert!(sessions.rings.is_empty() && sessions.by_worker.is_empty());
+    }
+}

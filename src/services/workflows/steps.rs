@@ -1,0 +1,402 @@
+//! Steps: begun, and their results. The first result of a key is the one that counts.
+
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::base::error::{Error, Kind, Result};
+use crate::services::stats::RunEvent;
+use crate::services::workflows::codes::{EventKind, RunStatus, StepStatus};
+use crate::services::workflows::limits;
+use crate::services::workflows::runs::{Made, NewRun};
+use crate::services::workflows::tx::{Event, Lease, Run, Tx, check_lease, lost_lease};
+
+/// Pause after the first failure of a step; it doubles.
+const BACKOFF_MS: i64 = 1_000;
+const BACKOFF_MS_MAX: i64 = 3_600_000;
+
+/// What a step came to.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome<'a> {
+    /// JSON.
+    Ok(&'a str),
+    Err(Failure<'a>),
+}
+
+/// A failed attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure<'a> {
+    /// JSON, as the worker gave it.
+    pub error: &'a str,
+    pub is_fatal: bool,
+    pub retry_after_ms: Option<i64>,
+    /// The attempt that failed, from 1, if the worker says so.
+    pub attempt: Option<i64>,
+    /// Failures that are tried again.
+    pub retries: i64,
+}
+
+/// What becomes of a step after a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// It has this result.
+    Completed,
+    /// It has failed for good.
+    Failed,
+    /// It may be tried again at that time; the next attempt has this number.
+    Retry { at: i64, attempt: i64 },
+}
+
+/// A step as it is known.
+pub struct Step {
+    pub status: StepStatus,
+    pub attempt: i64,
+    pub retry: Option<i64>,
+    result: Option<i64>,
+    pub child: Option<i64>,
+}
+
+impl Tx<'_> {
+    /// What is known of a step.
+    pub fn step(&self, run: i64, key: &str) -> Result<Option<Step>> {
+        let sql =
+            "SELECT status, attempt, retry, result, child FROM steps WHERE run = ?1 AND key = ?2";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let step = statement.query_row(params![run, key], |row| {
+            Ok(Step {
+                status: row.get(0)?,
+                attempt: row.get(1)?,
+                retry: row.get(2)?,
+                result: row.get(3)?,
+                child: row.get(4)?,
+            })
+        });
+        Ok(step.optional()?)
+    }
+
+    /// Records what a worker reports of a step. What is recorded already is answered as it was, also
+    /// to a worker that does not have the run any more.
+    pub fn report_step(
+        &mut self,
+        lease: &Lease,
+        key: &str,
+        name: &str,
+        started: Option<i64>,
+        outcome: Outcome<'_>,
+    ) -> Result<Reported> {
+        limits::check_key("key", key)?;
+        limits::check_key("name", name)?;
+        let run = self.run(&lease.run)?.ok_or_else(lost_lease)?;
+        let step = self.step(run.id, key)?;
+        if step.as_ref().is_some_and(|step| step.child.is_some()) {
+            return Err(another_kind());
+        }
+        if let Some(step) = &step
+            && let Some(same) = self.same(&run, step, outcome)?
+        {
+            return Ok(same);
+        }
+        check_lease(&run, lease.epoch)?;
+        if let Some(step) = &step
+            && let Some(said) = said_before(step, outcome)?
+        {
+            return Ok(said);
+        }
+        if run.job.is_some_and(|job| job.lost > 0) {
+            self.forgive_lost(run.id)?;
+        }
+        self.record(&run, step.as_ref(), key, name, started, outcome)
+    }
+
+    /// The answer to a report that is recorded as it is, whoever says it again.
+    fn same(&self, run: &Run, step: &Step, outcome: Outcome<'_>) -> Result<Option<Reported>> {
+        let stored = self.step_result(run.id, step)?;
+        Ok(match (step.status, outcome) {
+            (StepStatus::Completed, Outcome::Ok(value)) if stored == value => {
+                Some(Reported::Completed)
+            }
+            (StepStatus::Failed, Outcome::Err(failure)) if stored == failure.error => {
+                Some(Reported::Failed)
+            }
+            (StepStatus::Pending, Outcome::Err(failure))
+                if failure.attempt == Some(step.attempt) && stored == failure.error =>
+            {
+                next_attempt(step)
+            }
+            _ => None,
+        })
+    }
+
+    fn record(
+        &mut self,
+        run: &Run,
+        step: Option<&Step>,
+        key: &str,
+        name: &str,
+        started: Option<i64>,
+        outcome: Outcome<'_>,
+    ) -> Result<Reported> {
+        let before = step.map_or(0, |step| step.attempt);
+        let was_begun = step.is_some_and(|step| step.status == StepStatus::Running);
+        let attempt = match was_begun {
+            true => before,
+            false => before + 1,
+        };
+        let event = match outcome {
+            Outcome::Ok(value) => {
+                limits::check_payload("A result", value)?;
+                Event::new(EventKind::StepCompleted, key).data(value)
+            }
+            Outcome::Err(failure) => {
+                limits::check_payload("An error", failure.error)?;
+                let is_last = failure.is_fatal || attempt > failure.retries;
+                match is_last {
+                    true => Event::new(EventKind::StepFailed, key).data(failure.error),
+                    false => {
+                        let at = self.now + self.backoff(attempt, failure.retry_after_ms);
+                        Event::new(EventKind::StepRetrying, key)
+                            .data(failure.error)
+                            .info(at)
+                    }
+                }
+            }
+        };
+        let retry = event.info;
+        let seq = self.append(run.id, event.attempt(attempt))?;
+        let (status, counted, reported) = match (event.kind, retry) {
+            (EventKind::StepCompleted, _) => {
+                (StepStatus::Completed, RunEvent::Step, Reported::Completed)
+            }
+            (_, Some(at)) => {
+                let attempt = attempt + 1;
+                let reported = Reported::Retry { at, attempt };
+                (StepStatus::Pending, RunEvent::StepRetried, reported)
+            }
+            _ => (StepStatus::Failed, RunEvent::StepFailed, Reported::Failed),
+        };
+        let ended = status.is_terminal().then_some(self.now);
+        let sql = "INSERT INTO steps (run, key, name, status, attempt, started, ended, retry, result)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                   ON CONFLICT DO UPDATE SET status = ?4, attempt = ?5, started = coalesce(started, ?6),
+                                             ended = ?7, retry = ?8, result = ?9";
+        let started = started.unwrap_or(self.now).clamp(0, self.now);
+        self.db.prepare_cached(sql)?.execute(params![
+            run.id, key, name, status, attempt, started, ended, retry, seq
+        ])?;
+        self.count(&run.workflow, counted);
+        Ok(reported)
+    }
+
+    /// The JSON of the output of a step, or of its latest error.
+    pub fn step_result(&self, run: i64, step: &Step) -> Result<String> {
+        match step.result {
+            Some(seq) => Ok(self.event_data(run, seq)?.unwrap_or_default()),
+            None => Ok(String::new()),
+        }
+    }
+
+    /// A step as an event of its own, before its first attempt.
+    pub fn create_step(&mut self, run: &Run, key: &str, input: &str) -> Result<()> {
+        if self.step(run.id, key)?.is_some() {
+            return Err(Error::conflict(format!(
+                "The run has the step {key} already."
+            )));
+        }
+        self.append(run.id, Event::new(EventKind::StepCreated, key).data(input))?;
+        let sql = "INSERT INTO steps (run, key, name, status, attempt) VALUES (?1, ?2, ?3, 0, 0)";
+        self.db
+            .prepare_cached(sql)?
+            .execute(params![run.id, key, name_of(key)])?;
+        Ok(())
+    }
+
+    /// The result of an attempt as an event of its own.
+    pub fn write_result(
+        &mut self,
+        run: &Run,
+        step: &Step,
+        kind: EventKind,
+        key: &str,
+        data: &str,
+    ) -> Result<()> {
+        if step.child.is_some() {
+            return Err(Error::conflict("The step is a run of its own."));
+        }
+        let failure = Failure {
+            error: data,
+            is_fatal: kind == EventKind::StepFailed,
+            retry_after_ms: None,
+            attempt: None,
+            retries: i64::MAX,
+        };
+        let outcome = match kind {
+            EventKind::StepCompleted => Outcome::Ok(data),
+            _ => Outcome::Err(failure),
+        };
+        self.record(run, Some(step), key, name_of(key), None, outcome)?;
+        Ok(())
+    }
+
+    /// An attempt begins; returns its number. With that said it can be said twice.
+    pub fn begin_step(
+        &mut self,
+        run: &Run,
+        key: &str,
+        name: &str,
+        said: Option<i64>,
+    ) -> Result<i64> {
+        limits::check_key("key", key)?;
+        limits::check_key("name", name)?;
+        let step = self.step(run.id, key)?;
+        if let Some(step) = &step {
+            if step.status.is_terminal() || step.child.is_some() {
+                return Err(Error::conflict("The step has its result already."));
+            }
+            if step.status == StepStatus::Running && said == Some(step.attempt) {
+                return Ok(step.attempt);
+            }
+            check_due(step.retry, self.now)?;
+        }
+        let attempt = step.map_or(0, |step| step.attempt) + 1;
+        self.append(
+            run.id,
+            Event::new(EventKind::StepStarted, key).attempt(attempt),
+        )?;
+        let sql = "INSERT INTO steps (run, key, name, status, attempt, started) VALUES (?1, ?2, ?3, 1, ?4, ?5)
+                   ON CONFLICT DO UPDATE SET status = 1, attempt = ?4, started = coalesce(started, ?5), retry = NULL";
+        self.db
+            .prepare_cached(sql)?
+            .execute(params![run.id, key, name, attempt, self.now])?;
+        Ok(attempt)
+    }
+
+    /// A run within a run, or, detached, one that only was started by it. The same key again is the
+    /// same run.
+    pub fn start_child(
+        &mut self,
+        run: &Run,
+        key: &str,
+        new: &NewRun,
+        is_detached: bool,
+    ) -> Result<(String, RunStatus)> {
+        limits::check_key("key", key)?;
+        if let Some(step) = self.step(run.id, key)? {
+            return self.known_child(run, key, &step);
+        }
+        let parent = (!is_detached).then_some((run, key));
+        if parent.is_some() && new.idempotency_key.is_some() {
+            // A run that is there already by its idempotency key has a parent of its own, or none.
+            return Err(Error::invalid(
+                "A child has no idempotencyKey: the key of the call makes it once. A detached run may have one.",
+            ));
+        }
+        let made = self.create_run(new, parent)?;
+        self.note_child(run, key, &made, is_detached)?;
+        let made = match parent {
+            Some(_) => self.expire_new(made, new.expires_at)?,
+            None => made,
+        };
+        Ok((made.run, made.status))
+    }
+
+    /// The child of a step. It may have ended so long ago that it is not kept any more.
+    fn known_child(&self, run: &Run, key: &str, step: &Step) -> Result<(String, RunStatus)> {
+        let child = step.child.ok_or_else(another_kind)?;
+        if let Some(child) = self.run_by_id(child)? {
+            return Ok((child.run, child.status));
+        }
+        let sql = "SELECT data ->> '$' FROM events WHERE run = ?1 AND key = ?2 AND kind IN (7, 9)
+                   ORDER BY seq LIMIT 1";
+        let child = self
+            .db
+            .prepare_cached(sql)?
+            .query_row(params![run.id, key], |row| row.get(0))?;
+        Ok((child, RunStatus::Completed))
+    }
+
+    fn note_child(&mut self, run: &Run, key: &str, made: &Made, is_detached: bool) -> Result<()> {
+        let data = serde_json::Value::from(made.run.clone()).to_string();
+        let event = match is_detached {
+            true => Event::new(EventKind::StepCompleted, key).data(&data),
+            false => Event::new(EventKind::StepCreated, key)
+                .data(&data)
+                .info(made.id),
+        };
+        let seq = self.append(run.id, event)?;
+        let (status, ended) = match is_detached {
+            true => (StepStatus::Completed, Some(self.now)),
+            false => (StepStatus::Running, None),
+        };
+        let sql =
+            "INSERT INTO steps (run, key, name, status, attempt, started, ended, result, child)
+                   VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8)";
+        self.db.prepare_cached(sql)?.execute(params![
+            run.id,
+            key,
+            name_of(key),
+            status,
+            self.now,
+            ended,
+            ended.map(|_| seq),
+            made.id
+        ])?;
+        Ok(())
+    }
+
+    /// How long until the next attempt.
+    fn backoff(&mut self, attempt: i64, wanted_ms: Option<i64>) -> i64 {
+        if let Some(ms) = wanted_ms {
+            return ms.clamp(0, limits::YEARS_MS);
+        }
+        let doublings = u32::try_from(attempt - 1).unwrap_or(0).min(20);
+        let pause = (BACKOFF_MS << doublings).min(BACKOFF_MS_MAX);
+        let jitter = (self.random)() % u64::try_from(pause / 4).unwrap_or(1).max(1);
+        pause + i64::try_from(jitter).unwrap_or(0)
+    }
+
+    /// How long until a whole run is tried again.
+    pub fn run_backoff(&mut self, retries: i64, wanted_ms: Option<i64>) -> i64 {
+        self.backoff(retries + 1, wanted_ms)
+    }
+}
+
+/// What the worker that has the run may say again of a step; refuses another result.
+fn said_before(step: &Step, outcome: Outcome<'_>) -> Result<Option<Reported>> {
+    match (step.status, outcome) {
+        (StepStatus::Pending, Outcome::Err(failure)) => {
+            let is_old = failure.attempt.is_some_and(|it| it <= step.attempt);
+            Ok(next_attempt(step).filter(|_| is_old))
+        }
+        (status, _) if status.is_terminal() => Err(Error::conflict(
+            "The step has another result already, which is the one that counts.",
+        )),
+        _ => Ok(None),
+    }
+}
+
+fn next_attempt(step: &Step) -> Option<Reported> {
+    let attempt = step.attempt + 1;
+    step.retry.map(|at| Reported::Retry { at, attempt })
+}
+
+/// Refuses what is not to be done before a time.
+fn check_due(due: Option<i64>, now: i64) -> Result<()> {
+    match due
+        .and_then(|due| u64::try_from(due - now).ok())
+        .filter(|left| *left > 0)
+    {
+        None => Ok(()),
+        Some(left) => Err(Error::new(
+            Kind::TooEarly,
+            format!("The step may be tried again in {left} ms."),
+        )
+        .with_retry_after(std::time::Duration::from_millis(left))),
+    }
+}
+
+fn another_kind() -> Error {
+    Error::conflict("The key belongs to something else.")
+}
+
+/// The name in a key, `name#n`.
+pub fn name_of(key: &str) -> &str {
+    key.rsplit_once('#').map_or(key, |(name, _)| name)
+}

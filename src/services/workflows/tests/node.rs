@@ -1,0 +1,204 @@
+//! A server without threads, sockets and clock, for tests of what it answers.
+
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+use crate::base::error::{Error, Kind, Result};
+use crate::services::workflows::codes::EventKind;
+use crate::services::workflows::core::{Core, Input, Output, Settings};
+use crate::services::workflows::request::RunRequest;
+use crate::services::workflows::requests::{Action, EventRequest, Request};
+use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::{frames, look};
+
+/// A server without threads, at a time that the test sets.
+pub struct Node {
+    pub db: Connection,
+    pub core: Core,
+    pub now: i64,
+}
+
+impl Node {
+    #[expect(clippy::disallowed_methods, reason = "a database of its own")]
+    pub fn new() -> Node {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(include_str!("../../../store/db/schema/workflows.sql"))
+            .unwrap();
+        db.execute_batch(include_str!(
+            "../../../store/db/schema/workflow_callers.sql"
+        ))
+        .unwrap();
+        let mut n = 0;
+        let random = Box::new(move || {
+            n += 1;
+            n
+        });
+        let core = Core::new(Settings::default(), "node", random);
+        let now = 1_700_000_000_000;
+        Node { db, core, now }
+    }
+
+    /// One round; what was sent to whom, and the answer to a request.
+    pub fn round(&mut self, inputs: Vec<Input>) -> (Vec<(u64, Value)>, Option<Result<Value>>) {
+        let (mut out, work) = self.core.receive(self.now, inputs);
+        out.extend(self.core.tick(self.now));
+        self.db.execute_batch("BEGIN").unwrap();
+        out.extend(self.core.transact(&self.db, self.now, &work).unwrap());
+        self.db.execute_batch("COMMIT").unwrap();
+        self.core.commit();
+        self.core.finish(self.now);
+        let (mut sent, mut answered) = (Vec::new(), None);
+        for output in out {
+            match output {
+                Output::Send { session, text } => {
+                    sent.push((session, serde_json::from_str(&text).unwrap()));
+                }
+                Output::Close { session, code, .. } => sent.push((session, json!({"close": code}))),
+                Output::Answer { answer, .. } => {
+                    answered = Some(answer.map(|text| serde_json::from_str(&text).unwrap()));
+                }
+            }
+        }
+        (sent, answered)
+    }
+
+    pub fn ask(&mut self, request: Request) -> Result<Value> {
+        let grant = Grant::default();
+        let (_, answer) = self.round(vec![Input::Request {
+            ticket: 1,
+            grant,
+            request,
+        }]);
+        answer.unwrap()
+    }
+
+    pub fn trigger(&mut self, wish: Value) -> Result<Value> {
+        let wish: RunRequest = serde_json::from_value(wish).unwrap();
+        self.ask(Request::Trigger(Box::new(wish.into_run()?)))
+    }
+
+    /// A run of the workflow `w`, by its id.
+    pub fn start(&mut self) -> String {
+        let made = self
+            .trigger(json!({"workflow": "w", "input": [1]}))
+            .unwrap();
+        made["runId"].as_str().unwrap().to_owned()
+    }
+
+    pub fn act(&mut self, run: &str, action: Action) -> Result<Value> {
+        self.ask(Request::Act {
+            runs: vec![run.to_owned()],
+            action,
+            is_bulk: false,
+        })
+    }
+
+    pub fn cancel(&mut self, run: &str) -> Result<Value> {
+        let reason = "null".to_owned();
+        self.act(run, Action::Cancel { reason })
+    }
+
+    /// Writes an event; its number, none when it was so already.
+    pub fn event(&mut self, run: &str, kind: &str, key: &str, data: Value) -> Result<Option<i64>> {
+        let (kind, _) = EventKind::ALL
+            .iter()
+            .find(|(_, word)| *word == kind)
+            .unwrap();
+        let data = (!data.is_null()).then(|| serde_json::value::to_raw_value(&data).unwrap());
+        let event = EventRequest {
+            kind: *kind,
+            key: key.to_owned(),
+            data,
+        };
+        let run = run.to_owned();
+        let answer = self.ask(Request::Event { run, event })?;
+        Ok(answer["eventId"].as_i64())
+    }
+
+    /// A worker connects; returns what it is told.
+    pub fn connect(&mut self, session: u64, hello: Value) -> Vec<(u64, Value)> {
+        let grant = Some(Grant::default());
+        let opened = Input::Opened { session, grant };
+        let mut frame = json!({"t": "hello", "worker": format!("worker{session}"), "credit": 10,
+            "workflows": [{"name": "w", "version": "1"}]});
+        frame
+            .as_object_mut()
+            .unwrap()
+            .extend(hello.as_object().unwrap().clone());
+        let hello = frame_input(session, &frame);
+        self.round(vec![opened, hello]).0
+    }
+
+    /// A worker says something; returns what it is answered, and what else it is sent.
+    pub fn say(&mut self, session: u64, frame: Value) -> Vec<(u64, Value)> {
+        self.round(vec![frame_input(session, &frame)]).0
+    }
+
+    /// The answer alone.
+    pub fn said(&mut self, session: u64, mut frame: Value) -> Value {
+        frame["ref"] = json!(1);
+        let sent = self.say(session, frame);
+        let answer = sent.into_iter().find(|(_, it)| it["ref"] == 1);
+        answer.map_or(Value::Null, |(_, it)| it)
+    }
+
+    /// Lets time pass, in steps as the thread does.
+    pub fn wait(&mut self, ms: i64) -> Vec<(u64, Value)> {
+        let until = self.now + ms;
+        let mut sent = Vec::new();
+        while self.now < until {
+            self.now = (self.now + 250).min(until);
+            sent.extend(self.round(Vec::new()).0);
+        }
+        sent
+    }
+
+    pub fn look(&self, run: &str) -> Value {
+        let json = look::run(&self.db, &Grant::default(), run).unwrap();
+        serde_json::from_str(&json).unwrap()
+    }
+
+    pub fn types(&self, run: &str) -> Vec<String> {
+        let json = look::events(&self.db, &Grant::default(), run, 0, 1000).unwrap();
+        let json: Value = serde_json::from_str(&json).unwrap();
+        let items = json["items"].as_array().unwrap().iter();
+        items
+            .map(|it| it["type"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    pub fn journal(&self, run: &str) -> Vec<Value> {
+        let json = look::journal(&self.db, &Grant::default(), run, 0).unwrap();
+        let json: Value = serde_json::from_str(&json).unwrap();
+        json["journal"].as_array().unwrap().clone()
+    }
+}
+
+pub fn frame_input(session: u64, frame: &Value) -> Input {
+    match frames::read(&frame.to_string()) {
+        Ok(frame) => Input::Frame {
+            session,
+            frame,
+            grant: None,
+        },
+        Err(what) => Input::Garbled { session, what },
+    }
+}
+
+pub fn kind<T: std::fmt::Debug>(result: Result<T>) -> Kind {
+    result.map_err(|error: Error| error.kind()).unwrap_err()
+}
+
+/// The first job that was handed out among what was sent.
+pub fn job(sent: &[(u64, Value)]) -> (u64, Value) {
+    let found = sent.iter().find(|(_, frame)| frame["t"] == "job");
+    found
+        .unwrap_or_else(|| panic!("no job in {sent:?}"))
+        .clone()
+}
+
+pub fn about(job: &Value, mut frame: Value) -> Value {
+    frame["job"] = job["job"].clone();
+    frame["epoch"] = job["epoch"].clone();
+    frame
+}

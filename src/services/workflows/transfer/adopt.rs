@@ -1,0 +1,300 @@
+//! Taking in the runs of a file: which of them, under which numbers, and what becomes of their jobs.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+
+use rusqlite::types::Value as Cell;
+use rusqlite::{Connection, OptionalExtension as _};
+use serde_json::Value;
+
+use crate::base::error::{Error, Result};
+use crate::base::{clock, ids};
+use crate::services::workflows::codes::{EventKind, JobState};
+use crate::services::workflows::run_id::NodeTag;
+use crate::services::workflows::transfer::END;
+use crate::services::workflows::transfer::reader::{Coming, Content, Reader, Row};
+use crate::services::workflows::tx::{Effects, Tx};
+
+/// What has come of taking in a file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Where it was written, and when.
+    pub node: String,
+    pub time: String,
+    /// Runs that were taken in, and how many of them have not ended.
+    pub runs: usize,
+    pub unfinished: usize,
+    /// Runs that are here already, or belong to such.
+    pub here: usize,
+    /// Runs that were left out because of others, or of what is in the way here.
+    pub refused: usize,
+    /// What is in the way: a sentence each.
+    pub reasons: Vec<String>,
+}
+
+/// Takes the runs of a file in, inside a transaction that the caller commits. No server may work on the
+/// database: its engine would not know of them.
+pub fn adopt(db: &Connection, mut file: File) -> Result<Adopted> {
+    let content = Content::read(&mut file)?;
+    let mut choice = choose(db, &content)?;
+    let mut taking = Taking {
+        db,
+        runs: HashMap::new(),
+        known: std::mem::take(&mut choice.known),
+        jobs: Vec::new(),
+    };
+    let mut reader = Reader::new(&mut file)?;
+    while let Some(line) = reader.next()? {
+        if line.starts_with(END) {
+            break;
+        }
+        if let Some(row) = reader.row(&line)? {
+            taking
+                .take(row, &choice.is_out)
+                .map_err(|error| reader.locate(error))?;
+        }
+    }
+    let mut random = || ids::random_bytes::<8>().map_or(0, u64::from_le_bytes);
+    let mut tx = Tx {
+        db,
+        now: clock::now_ms(),
+        node: NodeTag::of(&content.node),
+        random: &mut random,
+        effects: Effects::default(),
+    };
+    settle(&mut tx, &taking.jobs)?;
+    Ok(Adopted {
+        node: content.node,
+        time: content.time,
+        runs: taking.runs.len(),
+        unfinished: taking.jobs.len(),
+        ..choice.adopted
+    })
+}
+
+/// Which runs of a file are taken.
+#[derive(Default)]
+struct Choice {
+    /// The numbers, in the file, of those that are not.
+    is_out: BTreeSet<i64>,
+    /// Of those that are here already the number there and here.
+    known: HashMap<i64, i64>,
+    adopted: Adopted,
+}
+
+fn choose(db: &Connection, content: &Content) -> Result<Choice> {
+    let mut choice = Choice::default();
+    let (mut here, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    let roots: HashMap<i64, &Coming> = content.runs.iter().map(|it| (it.number, it)).collect();
+    for coming in &content.runs {
+        let sql = "SELECT id FROM runs WHERE run = ?1";
+        let found = db
+            .prepare_cached(sql)?
+            .query_row([&coming.run], |row| row.get(0));
+        if let Some(id) = found.optional()? {
+            choice.known.insert(coming.number, id);
+            here.insert(coming.root);
+        }
+    }
+    let mut refuse = |coming: &Coming, what: String, by: &str| {
+        if !here.contains(&coming.root) {
+            refused.insert(coming.root);
+            let reason = format!("{} is left out: {what} is that of {by} here.", coming.run);
+            choice.adopted.reasons.push(reason);
+        }
+    };
+    for coming in &content.runs {
+        let Some(key) = &coming.idempotency_key else {
+            continue;
+        };
+        let sql = "SELECT run FROM runs WHERE workflow = ?1 AND idempotency_key = ?2";
+        let mut statement = db.prepare_cached(sql)?;
+        let found = statement.query_row([&coming.workflow, key], |row| row.get::<_, String>(0));
+        if let Some(other) = found.optional()? {
+            refuse(coming, format!("its idempotency key {key}"), &other);
+        }
+    }
+    for (number, token) in &content.tokens {
+        let sql = "SELECT r.run FROM hooks h JOIN runs r ON r.id = h.run
+                   WHERE h.token = ?1 AND h.disposed IS NULL";
+        let mut statement = db.prepare_cached(sql)?;
+        let found = statement.query_row([token], |row| row.get::<_, String>(0));
+        if let (Some(other), Some(coming)) = (found.optional()?, roots.get(number)) {
+            refuse(coming, format!("the token {token} of a hook"), &other);
+        }
+    }
+    for coming in &content.runs {
+        let adopted = &mut choice.adopted;
+        match (here.contains(&coming.root), refused.contains(&coming.root)) {
+            (true, _) => adopted.here += 1,
+            (_, true) => adopted.refused += 1,
+            _ => continue,
+        }
+        choice.is_out.insert(coming.number);
+    }
+    Ok(choice)
+}
+
+/// Rows on their way in.
+struct Taking<'a> {
+    db: &'a Connection,
+    /// The number in the file, and the new one.
+    runs: HashMap<i64, i64>,
+    /// The same of runs that were here already.
+    known: HashMap<i64, i64>,
+    jobs: Vec<TakenJob>,
+}
+
+/// A job as it was, to be settled when all are here.
+struct TakenJob {
+    run: i64,
+    workflow: String,
+    key: Option<String>,
+    state: JobState,
+    held_key: bool,
+}
+
+impl Taking<'_> {
+    fn take(&mut self, mut row: Row, is_out: &BTreeSet<i64>) -> Result<()> {
+        let is_run = row.table.name == "runs";
+        let number = row.int(if is_run { "number" } else { "run" })?;
+        if is_out.contains(&number) {
+            return Ok(());
+        }
+        if is_run {
+            for column in ["parent", "root"] {
+                let known = row
+                    .some_int(column)?
+                    .and_then(|it| self.runs.get(&it).copied());
+                row.set(column, Value::from(known));
+            }
+            if row.some_int("parent")?.is_none() {
+                row.set("parent_key", Value::Null);
+            }
+            row.fields.remove("number");
+            // Files of versions before 0.6.5 have none.
+            row.fields.entry("caller").or_insert(Value::Null);
+            self.insert(&row)?;
+            self.runs.insert(number, self.db.last_insert_rowid());
+            return Ok(());
+        }
+        let run = self.runs.get(&number).copied();
+        let run = run.ok_or_else(|| {
+            Error::invalid(format!("It is of the run {number}, which the file lacks."))
+        })?;
+        row.set("run", Value::from(run));
+        match row.table.name {
+            "steps" => self.link(&mut row, "child")?,
+            "events" if is_about_child(row.int("kind")?) => self.link(&mut row, "info")?,
+            "jobs" => self.take_job(run, &mut row)?,
+            _ => {}
+        }
+        self.insert(&row)
+    }
+
+    /// A child that is not here has a number that nobody will ever have.
+    fn link(&self, row: &mut Row, column: &str) -> Result<()> {
+        if let Some(child) = row.some_int(column)? {
+            let known = self.runs.get(&child).or_else(|| self.known.get(&child));
+            let number = known.copied().unwrap_or(-child.saturating_abs());
+            row.set(column, Value::from(number));
+        }
+        Ok(())
+    }
+
+    /// Nothing can be handed out, and no key is held, before all jobs are here.
+    fn take_job(&mut self, run: i64, row: &mut Row) -> Result<()> {
+        let known = JobState::ALL.iter().map(|(state, _)| *state);
+        let code = row.int("state")?;
+        let state = known.clone().find(|state| state.code() == code);
+        let state = state.ok_or_else(|| Error::invalid(format!("There is no state {code}.")))?;
+        self.jobs.push(TakenJob {
+            run,
+            workflow: row.text("workflow")?,
+            key: row.some_text("concurrency_key")?,
+            state,
+            held_key: row.int("holds_key")? != 0,
+        });
+        row.set("holds_key", Value::from(0));
+        if !matches!(
+            state,
+            JobState::Parked | JobState::Delayed | JobState::Paused
+        ) {
+            row.set("state", Value::from(JobState::Blocked.code()));
+        }
+        Ok(())
+    }
+
+    fn insert(&self, row: &Row) -> Result<()> {
+        let mut statement = self.db.prepare_cached(row.table.insert)?;
+        let count = statement.parameter_count();
+        if row.fields.len() != count {
+            return Err(Error::invalid(format!(
+                "It has {} columns, not {count}.",
+                row.fields.len()
+            )));
+        }
+        for at in 1..=count {
+            let name = statement.parameter_name(at).unwrap_or_default();
+            let name = name.trim_start_matches(':').to_owned();
+            let cell = match row.field(&name)? {
+                Value::Null => Cell::Null,
+                Value::String(text) => Cell::Text(text.clone()),
+                Value::Number(number) if number.is_i64() => {
+                    Cell::Integer(number.as_i64().unwrap_or_default())
+                }
+                other => return Err(Error::invalid(format!("{name} cannot be {other}."))),
+            };
+            statement.raw_bind_parameter(at, cell)?;
+        }
+        statement.raw_execute()?;
+        Ok(())
+    }
+}
+
+/// Whether `info` of an event is the number of a child.
+fn is_about_child(kind: i64) -> bool {
+    let kinds = [
+        EventKind::StepCreated,
+        EventKind::StepCompleted,
+        EventKind::StepFailed,
+    ];
+    kinds.iter().any(|it| it.code() == kind)
+}
+
+/// Jobs become what they can be here: what was with a worker is ready again, under an epoch that still
+/// grows; who held a concurrency key that is free here holds it; the others wait for it.
+fn settle(tx: &mut Tx<'_>, jobs: &[TakenJob]) -> Result<()> {
+    let is_still = |job: &TakenJob| {
+        matches!(
+            job.state,
+            JobState::Parked | JobState::Delayed | JobState::Paused
+        )
+    };
+    for job in jobs {
+        let Some(key) = &job.key else {
+            if !is_still(job) {
+                tx.make_ready(job.run)?;
+            }
+            continue;
+        };
+        if !job.held_key || tx.is_held(&job.workflow, key)? {
+            continue;
+        }
+        match is_still(job) {
+            true => {
+                let sql = "UPDATE jobs SET holds_key = 1 WHERE run = ?1";
+                tx.db.prepare_cached(sql)?.execute([job.run])?;
+            }
+            false => tx.make_ready(job.run)?,
+        }
+    }
+    for job in jobs {
+        if let Some(key) = &job.key
+            && !tx.is_held(&job.workflow, key)?
+        {
+            tx.pass_key_on(&job.workflow, key)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! Reading a file of runs: line by line, and whether it is whole.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _};
+
+use serde_json::{Map, Value};
+
+use crate::base::crypto::Hasher;
+use crate::base::error::{Error, Result, ResultExt as _};
+use crate::base::ids;
+use crate::services::workflows::transfer::{END, FORMAT, TABLES, Table, VERSION};
+
+/// Bytes of a line: the largest payload with every character escaped, and some more.
+const LINE_BYTES_MAX: u64 = 64 << 20;
+
+/// What has to be known of a file before anything of it is taken in.
+#[derive(Default)]
+pub struct Content {
+    pub node: String,
+    pub time: String,
+    pub runs: Vec<Coming>,
+    /// Tokens of hooks that take payloads: the number of the run, and the token.
+    pub tokens: Vec<(i64, String)>,
+}
+
+pub struct Coming {
+    pub number: i64,
+    pub run: String,
+    pub workflow: String,
+    pub idempotency_key: Option<String>,
+    /// The topmost run that it belongs to.
+    pub root: i64,
+}
+
+impl Content {
+    /// Reads a whole file, and refuses one that is not as it was written.
+    pub fn read(file: &mut File) -> Result<Content> {
+        let mut reader = Reader::new(file)?;
+        let mut content = Content::default();
+        let mut hasher = Hasher::new();
+        let noted = ["runs", "hooks"].map(|table| format!(r#"{{"table":"{table}""#));
+        while let Some(line) = reader.next()? {
+            if let Some(rest) = line.strip_prefix(END) {
+                let hash = format!("\"{}\"}}", ids::hex(&hasher.finish()));
+                return match rest.trim_end() == hash && reader.next()?.is_none() {
+                    true => Ok(content),
+                    false => Err(Error::invalid(
+                        "The file is damaged: it has another SHA-256 than its last line says.",
+                    )),
+                };
+            }
+            hasher.update(line.as_bytes());
+            if reader.number == 1 {
+                content.take_head(&line)?;
+            } else if noted.iter().any(|begin| line.starts_with(begin))
+                && let Some(row) = reader.row(&line)?
+            {
+                content.note(&row).map_err(|error| reader.locate(error))?;
+            }
+        }
+        Err(Error::invalid(
+            "The file was cut off: the line that ends it is missing.",
+        ))
+    }
+
+    fn take_head(&mut self, line: &str) -> Result<()> {
+        let head: Value = serde_json::from_str(line).unwrap_or_default();
+        if head["format"] != FORMAT {
+            return Err(Error::invalid(
+                "The file is none that vski workflows export has written.",
+            ));
+        }
+        if head["version"] != VERSION {
+            return Err(Error::invalid(format!(
+                "The file was written by another vski (format {}, this one knows {VERSION}).",
+                head["version"]
+            )));
+        }
+        self.node = head["node"].as_str().unwrap_or_default().to_owned();
+        self.time = head["time"].as_str().unwrap_or_default().to_owned();
+        Ok(())
+    }
+
+    fn note(&mut self, row: &Row) -> Result<()> {
+        if row.table.name == "hooks" {
+            if row.some_int("disposed")?.is_none() {
+                self.tokens.push((row.int("run")?, row.text("token")?));
+            }
+            return Ok(());
+        }
+        let number = row.int("number")?;
+        self.runs.push(Coming {
+            number,
+            run: row.text("run")?,
+            workflow: row.text("workflow")?,
+            idempotency_key: row.some_text("idempotency_key")?,
+            root: row.some_int("root")?.unwrap_or(number),
+        });
+        Ok(())
+    }
+}
+
+/// A line about a row.
+pub struct Row {
+    pub table: &'static Table,
+    pub fields: Map<String, Value>,
+}
+
+impl Row {
+    pub fn field(&self, name: &str) -> Result<&Value> {
+        let field = self.fields.get(name);
+        field.ok_or_else(|| Error::invalid(format!("It has no {name}.")))
+    }
+
+    pub fn set(&mut self, name: &str, value: Value) {
+        self.fields.insert(name.to_owned(), value);
+    }
+
+    pub fn some_int(&self, name: &str) -> Result<Option<i64>> {
+        match self.field(name)? {
+            Value::Null => Ok(None),
+            value => match value.as_i64() {
+                Some(number) => Ok(Some(number)),
+                None => Err(Error::invalid(format!("{name} cannot be {value}."))),
+            },
+        }
+    }
+
+    pub fn int(&self, name: &str) -> Result<i64> {
+        let number = self.some_int(name)?;
+        number.ok_or_else(|| Error::invalid(format!("{name} cannot be null.")))
+    }
+
+    pub fn some_text(&self, name: &str) -> Result<Option<String>> {
+        match self.field(name)? {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(text.clone())),
+            value => Err(Error::invalid(format!("{name} cannot be {value}."))),
+        }
+    }
+
+    pub fn text(&self, name: &str) -> Result<String> {
+        let text = self.some_text(name)?;
+        text.ok_or_else(|| Error::invalid(format!("{name} cannot be null.")))
+    }
+}
+
+/// Reads a file line by line.
+pub struct Reader<'a> {
+    file: BufReader<&'a mut File>,
+    /// Of the line last read, from 1.
+    number: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(file: &'a mut File) -> Result<Reader<'a>> {
+        file.rewind().context("read")?;
+        Ok(Reader {
+            file: BufReader::with_capacity(256 << 10, file),
+            number: 0,
+        })
+    }
+
+    /// The next line with its end.
+    pub fn next(&mut self) -> Result<Option<String>> {
+        let mut line = Vec::new();
+        let mut limited = self.file.by_ref().take(LINE_BYTES_MAX);
+        limited.read_until(b'\n', &mut line).context("read")?;
+        self.number += 1;
+        if line.is_empty() {
+            return Ok(None);
+        }
+        let text = String::from_utf8(line);
+        text.map(Some)
+            .map_err(|_| self.locate(Error::invalid("It is no text.")))
+    }
+
+    /// The row that a line is about; none when it is the head.
+    pub fn row(&self, line: &str) -> Result<Option<Row>> {
+        if self.number == 1 {
+            return Ok(None);
+        }
+        let wrong = || self.locate(Error::invalid("It is no row of a table."));
+        let mut fields: Map<String, Value> = serde_json::from_str(line).map_err(|_| wrong())?;
+        let name = fields.remove("table").unwrap_or_default();
+        let table = TABLES.iter().find(|table| name == table.name);
+        let table = table.ok_or_else(wrong)?;
+        Ok(Some(Row { table, fields }))
+    }
+
+    pub fn locate(&self, error: Error) -> Error {
+        error.context(format!("line {}", self.number))
+    }
+}

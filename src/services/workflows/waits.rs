@@ -1,0 +1,210 @@
+//! Waiting: parking a run on conditions, and what wakes it by time.
+
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::base::error::{Error, Kind, Result};
+use crate::services::workflows::codes::{EventKind, StepStatus};
+use crate::services::workflows::limits;
+use crate::services::workflows::request::Ms;
+use crate::services::workflows::tx::{Event, Run, Tx};
+
+/// Conditions that a run may wait for at a time.
+const CONDITIONS_MAX: usize = 1_000;
+
+/// What a run waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// A time; the first one given for a key stays.
+    Sleep { key: String, until: Moment },
+    /// A payload that the worker has not seen.
+    Hook { key: String },
+    /// The end of a child.
+    Child { key: String },
+    /// The time at which a step may be tried again.
+    Retry { key: String },
+}
+
+/// When a sleep ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Then: milliseconds since 1970.
+    At(i64),
+    /// So many milliseconds from now.
+    In(i64),
+}
+
+/// What comes of parking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parked {
+    /// The run waits.
+    Waits,
+    /// Something holds already; the worker keeps the run.
+    Holds,
+}
+
+/// When a condition holds.
+enum Holds {
+    Now,
+    At(i64),
+    /// When something happens.
+    Later,
+}
+
+impl Tx<'_> {
+    /// Parks a run, unless a condition holds or something has happened behind `seen`.
+    pub fn park(&mut self, run: &Run, seen: i64, conditions: &[Condition]) -> Result<Parked> {
+        if conditions.is_empty() || conditions.len() > CONDITIONS_MAX {
+            return Err(Error::invalid(format!(
+                "on must name 1 to {CONDITIONS_MAX} conditions."
+            )));
+        }
+        if seen > self.last_seq(run.id)? {
+            return Err(Error::invalid("seen is behind the end of the journal."));
+        }
+        let has_news = self.has_news(run.id, seen)?;
+        let mut holds = has_news;
+        let mut due: Option<i64> = None;
+        for condition in conditions {
+            match self.look(run.id, condition) {
+                Ok(Holds::Now) => holds = true,
+                Ok(Holds::At(at)) => due = Some(due.map_or(at, |due| due.min(at))),
+                Ok(Holds::Later) => {}
+                // What the worker has not seen yet says why.
+                Err(error) if has_news && error.kind() == Kind::Gone => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if holds {
+            return Ok(Parked::Holds);
+        }
+        if run.job.is_some_and(|job| job.lost > 0) {
+            self.forgive_lost(run.id)?;
+        }
+        self.park_job(run.id, due)?;
+        Ok(Parked::Waits)
+    }
+
+    /// Whether something that a worker does not do itself has happened behind `seen`.
+    fn has_news(&self, run: i64, seen: i64) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND seq > ?2
+                   AND (kind IN (13, 14, 17) OR (kind IN (9, 10) AND info IS NOT NULL)))";
+        let mut statement = self.db.prepare_cached(sql)?;
+        Ok(statement.query_row([run, seen], |row| row.get(0))?)
+    }
+
+    fn look(&mut self, run: i64, condition: &Condition) -> Result<Holds> {
+        match condition {
+            Condition::Sleep { key, until } => self.look_at_sleep(run, key, *until),
+            Condition::Hook { key } => self.check_hook(run, key).map(|()| Holds::Later),
+            Condition::Child { key } => match self.step(run, key)? {
+                Some(step) if step.child.is_some() => Ok(match step.status.is_terminal() {
+                    true => Holds::Now,
+                    false => Holds::Later,
+                }),
+                _ => Err(Error::not_found(format!("The run has no child {key}."))),
+            },
+            Condition::Retry { key } => match self.step(run, key)? {
+                Some(step) => Ok(match (step.status, step.retry) {
+                    (StepStatus::Pending, Some(at)) if at > self.now => Holds::At(at),
+                    _ => Holds::Now,
+                }),
+                None => Err(Error::not_found(format!("The run has no step {key}."))),
+            },
+        }
+    }
+
+    fn look_at_sleep(&mut self, run: i64, key: &str, until: Moment) -> Result<Holds> {
+        limits::check_key("sleep", key)?;
+        let sql = "SELECT until, ended FROM waits WHERE run = ?1 AND key = ?2";
+        let known: Option<(i64, Option<i64>)> = self
+            .db
+            .prepare_cached(sql)?
+            .query_row(params![run, key], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let until = match known {
+            Some((_, Some(_))) => return Ok(Holds::Now),
+            Some((until, None)) => until,
+            None => {
+                let until = match until {
+                    Moment::At(at) => at,
+                    Moment::In(ms) => self.now.saturating_add(ms.max(0)),
+                };
+                let until = limits::check_time("until", until, self.now)?;
+                self.append(run, Event::new(EventKind::WaitCreated, key).info(until))?;
+                let sql = "INSERT INTO waits (run, key, until) VALUES (?1, ?2, ?3)";
+                self.db
+                    .prepare_cached(sql)?
+                    .execute(params![run, key, until])?;
+                until
+            }
+        };
+        if until > self.now {
+            return Ok(Holds::At(until));
+        }
+        self.end_wait(run, key)?;
+        Ok(Holds::Now)
+    }
+
+    /// A wait as an event of its own: `data` is when it ends.
+    pub fn create_wait(&mut self, run: &Run, key: &str, data: &str) -> Result<()> {
+        let Ms(until) = serde_json::from_str(data).map_err(|_| {
+            Error::invalid("data of a wait is when it ends, in milliseconds since 1970.")
+        })?;
+        let sql = "SELECT 1 FROM waits WHERE run = ?1 AND key = ?2";
+        if self.db.prepare_cached(sql)?.exists(params![run.id, key])? {
+            return Err(Error::conflict(format!(
+                "The run has the wait {key} already."
+            )));
+        }
+        self.look_at_sleep(run.id, key, Moment::At(until))?;
+        Ok(())
+    }
+
+    /// Ends a wait before its time; not a second time.
+    pub fn complete_wait(&mut self, run: &Run, key: &str) -> Result<()> {
+        let sql = "SELECT ended IS NOT NULL FROM waits WHERE run = ?1 AND key = ?2";
+        let has_ended: Option<bool> = self
+            .db
+            .prepare_cached(sql)?
+            .query_row(params![run.id, key], |row| row.get(0))
+            .optional()?;
+        match has_ended {
+            None => Err(Error::not_found(format!("The run has no wait {key}."))),
+            Some(true) => Err(Error::conflict(format!("The wait {key} is over already."))),
+            Some(false) => {
+                self.end_wait(run.id, key)?;
+                self.wake_parked(run.id)
+            }
+        }
+    }
+
+    fn end_wait(&mut self, run: i64, key: &str) -> Result<()> {
+        self.append(run, Event::new(EventKind::WaitCompleted, key))?;
+        let sql = "UPDATE waits SET ended = ?3 WHERE run = ?1 AND key = ?2";
+        self.db
+            .prepare_cached(sql)?
+            .execute(params![run, key, self.now])?;
+        Ok(())
+    }
+
+    /// Runs whose time has come, at most so many.
+    pub fn due_runs(&self, max: usize) -> Result<Vec<i64>> {
+        let sql = "SELECT run FROM jobs WHERE state IN (0, 5) AND due <= ?1 ORDER BY due LIMIT ?2";
+        let max = i64::try_from(max).unwrap_or(i64::MAX);
+        self.ids(sql, [self.now, max])
+    }
+
+    /// Wakes a run whose time has come.
+    pub fn wake_due(&mut self, run: i64) -> Result<()> {
+        let sql = "SELECT key FROM waits WHERE run = ?1 AND ended IS NULL AND until <= ?2";
+        let keys: Vec<String> = {
+            let mut statement = self.db.prepare_cached(sql)?;
+            let rows = statement.query_map([run, self.now], |row| row.get(0))?;
+            rows.collect::<rusqlite::Result<_>>()?
+        };
+        for key in keys {
+            self.end_wait(run, &key)?;
+        }
+        self.make_ready(run)
+    }
+}

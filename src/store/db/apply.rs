@@ -1,0 +1,150 @@
+//! Writing pages into a database that follows a master, as one transaction among its readers.
+//!
+//! The file is attached to an empty connection and never its main database: as that, the statement
+//! would be prepared again in the middle, when page 1 changes, and read a schema that is half written.
+//! Pages go through SQLite's pager like those of any transaction: readers see the state before or after.
+//! They stay as they are until the commit, and a crash leaves either state.
+//!
+//! A connection is for one transaction; what it knows of the file is wrong afterwards.
+
+use std::path::Path;
+
+use rusqlite::config::DbConfig;
+use rusqlite::types::Null;
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::database::{BUSY_WAIT, WAL_BYTES_KEPT, distrust};
+use crate::base::error::{Error, Result, ResultExt as _};
+
+/// The name of the attached file.
+const FILE: &str = "file";
+/// Page cache, KiB: beyond it pages go to the log early.
+const CACHE_KIB: i64 = 8_000;
+/// `PRAGMA auto_vacuum`: by every commit, and on demand.
+const AUTO_VACUUM_FULL: i64 = 1;
+const AUTO_VACUUM_INCREMENTAL: i64 = 2;
+
+/// A transaction of pages, undone when it is dropped.
+pub struct Apply {
+    connection: Connection,
+    page_size: u32,
+    pages_before: u32,
+}
+
+impl Apply {
+    /// Begins one on an existing file.
+    pub fn begin(path: &Path) -> Result<Apply> {
+        let connection = attach(path).context(format!("attach {}", path.display()))?;
+        connection.execute_batch("PRAGMA writable_schema = ON")?;
+        for (name, value) in [
+            ("cache_size", -CACHE_KIB),
+            // Folding the log in is a step of its own.
+            ("wal_autocheckpoint", 0),
+            ("journal_size_limit", WAL_BYTES_KEPT),
+        ] {
+            connection.pragma_update(Some(FILE), name, value)?;
+        }
+        // After a power cut the file may have less than was noted; hashes will tell.
+        connection.pragma_update(Some(FILE), "synchronous", "NORMAL")?;
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        let number = |name| -> rusqlite::Result<i64> {
+            connection.pragma_query_value(Some(FILE), name, |row| row.get(0))
+        };
+        if number("auto_vacuum")? == AUTO_VACUUM_FULL {
+            // The commit would clean up by itself, by the rules of the state before and among the
+            // pages of the new one. What this writes to page 1 is overwritten by that of the master.
+            connection.pragma_update(Some(FILE), "auto_vacuum", AUTO_VACUUM_INCREMENTAL)?;
+        }
+        let (page_size, pages) = (number("page_size")?, number("page_count")?);
+        Ok(Apply {
+            page_size: u32::try_from(page_size).unwrap_or(0),
+            pages_before: u32::try_from(pages).unwrap_or(0),
+            connection,
+        })
+    }
+
+    /// Whether SQLite was built with what this needs.
+    pub fn is_possible() -> Result<bool> {
+        let sql = "SELECT sqlite_compileoption_used('ENABLE_DBPAGE_VTAB')";
+        Ok(open_memory()?.query_row(sql, [], |row| row.get(0))?)
+    }
+
+    /// Bytes of a page of the file as it is.
+    pub fn page_size(&self) -> u32 {
+        self.page_size
+    }
+
+    /// Writes one page. Page 1 comes last.
+    pub fn write(&self, number: u32, page: &[u8]) -> Result<()> {
+        self.insert(number, Some(page))
+            .context(format!("write page {number}"))
+    }
+
+    /// Makes it one state of `pages` pages, durable as far as the file's next sync.
+    pub fn commit(&self, pages: u32) -> Result<()> {
+        if pages < self.pages_before {
+            // Last, since a page that is written after it makes it void.
+            self.insert(pages + 1, None).context("cut the file")?;
+        }
+        self.connection.execute_batch("COMMIT").context("commit")
+    }
+
+    fn insert(&self, number: u32, page: Option<&[u8]>) -> Result<()> {
+        let sql = "INSERT INTO sqlite_dbpage (pgno, data, schema) VALUES (?1, ?2, ?3)";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        match page {
+            Some(page) => statement.execute(params![number, page, FILE])?,
+            None => statement.execute(params![number, Null, FILE])?,
+        };
+        Ok(())
+    }
+}
+
+impl Drop for Apply {
+    fn drop(&mut self) {
+        if !self.connection.is_autocommit() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+    }
+}
+
+/// An attached file must have the text encoding of the main database, which is chosen before
+/// anything else.
+fn attach(path: &Path) -> Result<Connection> {
+    let path = path
+        .to_str()
+        .ok_or_else(|| Error::internal("the path of the data directory is not UTF-8"))?;
+    let mut refusal = None;
+    for encoding in ["UTF-8", "UTF-16le", "UTF-16be"] {
+        let connection = open_memory()?;
+        connection.pragma_update(None, "encoding", encoding)?;
+        let attached = connection.execute(&format!("ATTACH ?1 AS {FILE}"), [path]);
+        // The schema, and with it the encoding, is read when it is first needed.
+        let attached = attached.and_then(|_| {
+            let sql = format!("SELECT count(*) FROM {FILE}.sqlite_schema");
+            connection.query_row(&sql, [], |_| Ok(()))
+        });
+        match attached {
+            Ok(()) => return Ok(connection),
+            Err(error) if error.to_string().contains("encoding") => refusal = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(refusal.map_or_else(|| Error::internal("no encoding"), Error::from))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that opens files to write their pages"
+)]
+fn open_memory() -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(":memory:", flags)?;
+    connection.busy_timeout(BUSY_WAIT)?;
+    distrust(&connection)?;
+    // Or no page could be written.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
+    Ok(connection)
+}

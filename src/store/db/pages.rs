@@ -1,0 +1,445 @@
+//! Databases as pages: reading them all or some, as one transaction sees them, and their hashes.
+//!
+//! Replication ships pages, so it needs nothing from the tables: indexes, triggers, shadow tables and
+//! VACUUM need no thought. Pages are read through SQLite's own `sqlite_dbpage` table and never by
+//! opening the file, which would drop the locks that this process holds on it.
+//!
+//! Two pages are special. SQLite rewrites 12 bytes of page 1 (change counter, version-valid-for, its
+//! own version) whenever it goes through a log, so hashes leave them out. The page at 1 GiB is where
+//! locks are: it has no content and is never read, hashed or sent.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::Access;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
+
+use super::checkpoint::{Checkpoints, fold, log_pages};
+use super::database::{BUSY_WAIT, beside, distrust, refuse_unusable};
+use super::still;
+use crate::base::error::{Error, Result, ResultExt as _};
+
+/// Where page 1 has bytes that differ between equal databases.
+const MASKED: [std::ops::Range<usize>; 2] = [24..28, 92..100];
+/// Page cache of a page reader, KiB: each page is read once.
+const CACHE_KIB: i64 = 256;
+/// What is written at a time when a state is copied.
+const COPY_BYTES: usize = 1 << 20;
+
+/// The hash of one page. The seed is a secret of master and replicas, so that no client can make
+/// two pages that look alike; equal pages at different places have different hashes.
+pub fn hash(seed: u64, number: u32, page: &[u8]) -> u64 {
+    let seed = seed ^ u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    if number != 1 || page.len() < 100 {
+        return xxh3_64_with_seed(page, seed);
+    }
+    let mut masked = page.to_vec();
+    for range in MASKED {
+        masked[range].fill(0);
+    }
+    xxh3_64_with_seed(&masked, seed)
+}
+
+/// The number of the page that is never used, for pages of this size.
+pub fn lock_page(page_size: u32) -> u32 {
+    0x4000_0000 / page_size.max(512) + 1
+}
+
+/// The hashes of all pages of a database. Invariant: `checksum` is the exclusive or of them all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageMap {
+    hashes: Vec<u64>,
+    checksum: u64,
+}
+
+impl PageMap {
+    /// How many pages there are.
+    pub fn len(&self) -> u32 {
+        u32::try_from(self.hashes.len()).unwrap_or(u32::MAX)
+    }
+
+    /// One number for the whole state.
+    pub fn checksum(&self) -> u64 {
+        self.checksum
+    }
+
+    /// The hash of a page; 0 where there is none.
+    pub fn get(&self, number: u32) -> u64 {
+        let hash = index(number).and_then(|at| self.hashes.get(at));
+        hash.copied().unwrap_or(0)
+    }
+
+    /// Sets the hash of a page, growing as needed. Returns whether it is another than before.
+    pub fn set(&mut self, number: u32, hash: u64) -> bool {
+        let Some(at) = index(number) else {
+            return false;
+        };
+        if at >= self.hashes.len() {
+            self.hashes.resize(at + 1, 0);
+        }
+        let before = std::mem::replace(&mut self.hashes[at], hash);
+        self.checksum ^= before ^ hash;
+        before != hash
+    }
+
+    /// From now on there are this many pages.
+    pub fn resize(&mut self, pages: u32) {
+        let pages = pages as usize;
+        for hash in self.hashes.drain(pages.min(self.hashes.len())..) {
+            self.checksum ^= hash;
+        }
+        self.hashes.resize(pages, 0);
+    }
+
+    /// One hash for each `size` pages, the last ones for the rest.
+    pub fn groups(&self, size: usize) -> Vec<u64> {
+        let groups = self.hashes.chunks(size);
+        groups.map(group_hash).collect()
+    }
+
+    /// The hashes of one of these groups.
+    pub fn group(&self, group: usize, size: usize) -> &[u64] {
+        self.hashes.chunks(size).nth(group).unwrap_or_default()
+    }
+}
+
+fn group_hash(hashes: &[u64]) -> u64 {
+    let mut hasher = Xxh3::new();
+    for hash in hashes {
+        hasher.update(&hash.to_le_bytes());
+    }
+    hasher.digest()
+}
+
+fn index(number: u32) -> Option<usize> {
+    Some(number.checked_sub(1)? as usize)
+}
+
+/// A connection that sees pages. It changes nothing.
+pub struct PageReader {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl PageReader {
+    /// Opens an existing file.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that opens files to read their pages"
+    )]
+    pub fn open(path: &Path) -> Result<PageReader> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(path, flags);
+        PageReader::of(opened.map_err(Error::from), path)
+    }
+
+    /// The same for a file of a directory that no server need have looked at: SQLite takes one that was cut
+    /// off for a new one. This user need not be able to write it.
+    pub fn open_foreign(path: &Path) -> Result<PageReader> {
+        refuse_unusable(path, Access::READ_OK).context(format!("open {}", path.display()))?;
+        PageReader::of(still::look(path), path)
+    }
+
+    fn of(opened: Result<Connection>, path: &Path) -> Result<PageReader> {
+        let connection = opened
+            .and_then(|connection| {
+                connection.busy_timeout(BUSY_WAIT)?;
+                distrust(&connection)?;
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+                connection.pragma_update(None, "query_only", true)?;
+                connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+                connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+                Ok(connection)
+            })
+            .context(format!("open the pages of {}", path.display()))?;
+        Ok(PageReader {
+            connection,
+            path: path.to_owned(),
+        })
+    }
+
+    /// A number that is another one after each commit of another connection, in whatever process.
+    pub fn data_version(&self) -> Result<i64> {
+        data_version(&self.connection)
+    }
+
+    /// Bytes of a page.
+    pub fn page_size(&self) -> Result<u32> {
+        let size = self
+            .connection
+            .pragma_query_value(None, "page_size", |row| row.get(0));
+        Ok(size?)
+    }
+
+    /// The state of now, for as long as the snapshot lives.
+    pub fn snapshot(&self) -> Result<Snapshot<'_>> {
+        // First: its end ends the transaction, also after an error.
+        let mut snapshot = Snapshot {
+            connection: &self.connection,
+            page_size: 0,
+            pages: 0,
+            data_version: 0,
+        };
+        self.connection.execute_batch("BEGIN")?;
+        snapshot.data_version = data_version(&self.connection)?;
+        let number = |name| {
+            self.connection
+                .pragma_query_value(None, name, |row| row.get(0))
+        };
+        snapshot.page_size = number("page_size")?;
+        snapshot.pages = number("page_count")?;
+        Ok(snapshot)
+    }
+
+    /// Folds the log in when it is time for that, see `checkpoint`.
+    pub fn fold_when_due(&self, checkpoints: &mut Checkpoints) -> Result<()> {
+        let pages = log_pages(&self.connection, "PRAGMA wal_checkpoint(NOOP)")?;
+        checkpoints.after_commit(&self.connection, pages, BUSY_WAIT)
+    }
+
+    /// Folds the whole log in; false when another user of it prevents that.
+    pub fn fold(&self) -> Result<bool> {
+        fold(&self.connection)
+    }
+
+    /// Lets the disk have what commits have written so far, where commits do not wait for it.
+    pub fn sync_log(&self) -> Result<()> {
+        match File::open(beside(&self.path, "-wal")) {
+            Ok(log) => Ok(log.sync_data()?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::from(error).context("open the log to sync it")),
+        }
+    }
+}
+
+/// See [`PageReader::data_version`].
+pub fn data_version(connection: &Connection) -> Result<i64> {
+    let mut statement = connection.prepare_cached("PRAGMA data_version")?;
+    Ok(statement.query_row([], |row| row.get(0))?)
+}
+
+/// One state of a database.
+pub struct Snapshot<'a> {
+    connection: &'a Connection,
+    /// Bytes.
+    pub page_size: u32,
+    /// How many pages there are.
+    pub pages: u32,
+    /// See [`PageReader::data_version`].
+    pub data_version: i64,
+}
+
+impl Snapshot<'_> {
+    /// Hands out one page.
+    pub fn page<T>(&self, number: u32, visit: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+        let sql = "SELECT data FROM sqlite_dbpage WHERE pgno = ?1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([number])?;
+        let row = rows.next()?.ok_or_else(|| no_page(number))?;
+        visit(row.get_ref(0)?.as_blob().map_err(|_| no_page(number))?)
+    }
+
+    /// Hands out every page, in order.
+    pub fn each(&self, mut visit: impl FnMut(u32, &[u8]) -> Result<()>) -> Result<()> {
+        let lock_page = lock_page(self.page_size);
+        let sql = "SELECT pgno, data FROM sqlite_dbpage";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let number: u32 = row.get(0)?;
+            if number != lock_page {
+                visit(
+                    number,
+                    row.get_ref(1)?.as_blob().map_err(|_| no_page(number))?,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What queries of this state go through.
+    pub fn connection(&self) -> &Connection {
+        self.connection
+    }
+
+    /// Writes the whole state to an empty file, which is then a database of its own.
+    pub fn copy_to(&self, file: &File) -> Result<()> {
+        let mut writer = BufWriter::with_capacity(COPY_BYTES, file);
+        let lock_page = lock_page(self.page_size);
+        self.each(|number, page| {
+            if number == lock_page + 1 {
+                writer.write_all(&vec![0; page.len()])?;
+            }
+            Ok(writer.write_all(page)?)
+        })?;
+        writer.flush()?;
+        Ok(file.set_len(u64::from(self.pages) * u64::from(self.page_size))?)
+    }
+
+    /// A hash of the definitions of each database that has any, and of when they changed.
+    pub fn definitions_by_database(&self) -> Result<BTreeMap<String, u64>> {
+        let sql = "SELECT database, json_array(id, updated, definition, pending, deleted)
+                   FROM _collections ORDER BY database, id";
+        let mut statement = self.connection.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        let mut hashes = BTreeMap::new();
+        while let Some(row) = rows.next()? {
+            let hash = hashes.entry(row.get(0)?).or_insert(0);
+            *hash = xxh3_64_with_seed(row.get_ref(1)?.as_bytes().unwrap_or_default(), *hash);
+        }
+        Ok(hashes)
+    }
+
+    /// The hashes of all pages.
+    pub fn map(&self, seed: u64) -> Result<PageMap> {
+        let mut map = PageMap::default();
+        map.resize(self.pages);
+        self.each(|number, page| {
+            map.set(number, hash(seed, number, page));
+            Ok(())
+        })?;
+        Ok(map)
+    }
+
+    /// A hash of what tables and indexes there are and where they begin: what a connection that has
+    /// read the schema knows of it.
+    pub fn schema_hash(&self) -> Result<u64> {
+        self.rows_hash("SELECT json_array(type, name, tbl_name, rootpage, sql) FROM sqlite_schema")
+    }
+
+    /// A hash of what this file says of collections: their definitions in `default.db`, in a tenant
+    /// which of them its tables have followed.
+    pub fn definitions_hash(&self) -> Result<u64> {
+        let tables = [
+            (
+                "_collections",
+                "json_array(id, database, definition, pending, deleted)",
+            ),
+            ("_applied", "json_array(collection, updated)"),
+        ];
+        for (table, row) in tables {
+            let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)";
+            if self.connection.query_row(sql, [table], |row| row.get(0))? {
+                return self.rows_hash(&format!("SELECT {row} FROM {table} ORDER BY 1"));
+            }
+        }
+        Ok(0)
+    }
+
+    fn rows_hash(&self, sql: &str) -> Result<u64> {
+        let mut statement = self.connection.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        let mut hasher = Xxh3::new();
+        while let Some(row) = rows.next()? {
+            hasher.update(row.get_ref(0)?.as_bytes().unwrap_or_default());
+            hasher.update(b"\n");
+        }
+        Ok(hasher.digest())
+    }
+
+    /// Which version the system tables have.
+    pub fn user_version(&self) -> Result<i64> {
+        let value = self
+            .connection
+            .pragma_query_value(None, "user_version", |row| row.get(0));
+        Ok(value?)
+    }
+}
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        if !self.connection.is_autocommit() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+    }
+}
+
+fn no_page(number: u32) -> Error {
+    Error::internal(format!("page {number} cannot be read"))
+}
+
+/// What tells whether a file that nobody here has open has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Device and number: another file when it is another one.
+    pub file: (u64, u64),
+    bytes: u64,
+    modified: (i64, i64),
+    log_bytes: u64,
+    log_modified: (i64, i64),
+}
+
+impl Trace {
+    /// Looks at the directory only.
+    pub fn of(path: &Path) -> Result<Trace> {
+        let data = std::fs::metadata(path).context(format!("look at {}", path.display()))?;
+        // An empty log says no more than none.
+        let log = std::fs::metadata(beside(path, "-wal")).ok();
+        let log = log.filter(|log| log.len() > 0);
+        Ok(Trace {
+            file: (data.dev(), data.ino()),
+            bytes: data.len(),
+            modified: (data.mtime(), data.mtime_nsec()),
+            log_bytes: log.as_ref().map_or(0, std::fs::Metadata::len),
+            log_modified: log.map_or((0, 0), |log| (log.mtime(), log.mtime_nsec())),
+        })
+    }
+
+    /// Whether the last change lies far enough back that a further one would have another time.
+    /// `now_ms` is in milliseconds since 1970.
+    pub fn is_settled(&self, now_ms: i64) -> bool {
+        self.modified.0.max(self.log_modified.0) + 2 < now_ms / 1000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_that_of_the_pages_however_they_came() {
+        let mut map = PageMap::default();
+        for number in 1..=5 {
+            assert!(map.set(number, u64::from(number) * 77));
+        }
+        assert!(!map.set(5, 5 * 77));
+        let mut other = PageMap::default();
+        other.resize(9);
+        for number in (1..=9).rev() {
+            other.set(number, u64::from(number) * 77);
+        }
+        other.resize(5);
+        assert_eq!(map, other);
+        assert_eq!(map.get(3), 3 * 77);
+        assert_eq!(map.get(6), 0);
+        assert_eq!(map.groups(2).len(), 3);
+        assert_eq!(map.group(2, 2), [5 * 77]);
+        map.resize(0);
+        assert_eq!(map.checksum(), 0);
+    }
+
+    #[test]
+    fn hashes_differ_by_seed_place_and_content_but_not_in_what_sqlite_rewrites() {
+        let mut page = vec![7_u8; 4096];
+        let first = hash(1, 1, &page);
+        assert_ne!(first, hash(2, 1, &page));
+        assert_ne!(hash(1, 2, &page), hash(1, 3, &page));
+        page[24] = 1;
+        page[99] = 1;
+        assert_eq!(first, hash(1, 1, &page));
+        page[100] = 1;
+        assert_ne!(first, hash(1, 1, &page));
+    }
+
+    #[test]
+    fn the_page_of_locks_is_the_one_at_a_gibibyte() {
+        assert_eq!(lock_page(4096), 262_145);
+        assert_eq!(lock_page(65_536), 16_385);
+        assert_eq!(lock_page(512), 2_097_153);
+    }
+}
