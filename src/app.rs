@@ -19,7 +19,7 @@ use crate::net::sockets::Hub;
 use crate::services::backup::lost;
 use crate::services::cron::Cron;
 use crate::services::realtime::Realtime;
-use crate::services::replication::{Client, Master, Replica, Wakeups};
+use crate::services::replication::{Master, MasterClient, Notifier, Replica};
 use crate::services::stats::Stats;
 use crate::services::webhooks::Webhooks;
 use crate::services::workflows::requests::Request;
@@ -34,7 +34,7 @@ use crate::store::{db, node};
 /// What this server is to others.
 pub enum Part {
     /// Replicas follow it.
-    Master(Master, Arc<Wakeups>),
+    Master(Master, Arc<Notifier>),
     /// It follows a master.
     Replica(Arc<Replica>),
 }
@@ -50,13 +50,14 @@ impl Part {
     ) -> Result<(String, Part)> {
         let Some(settings) = &config.replica else {
             let master = Master::new(Arc::clone(databases), &config.data_dir, config.synchronous);
-            let wakeups = Arc::new(Wakeups::new(&databases.changes));
-            return Ok((node_id, Part::Master(master, wakeups)));
+            let notifier = Arc::new(Notifier::new(&databases.changes));
+            return Ok((node_id, Part::Master(master, notifier)));
         };
         let id = settings.id.clone().unwrap_or(node_id);
         let sign = Box::new(auth.replica_signer(&id));
         let url = config.given_public_url();
-        let client = Client::new(&settings.master_url, &id, url, sign).trusting(&config.roots);
+        let client =
+            MasterClient::new(&settings.master_url, &id, url, sign).with_roots(&config.roots);
         let replica = Replica::open(databases.local(), client, settings, &files.storage)?;
         Ok((id, Part::Replica(Arc::new(replica))))
     }
@@ -207,9 +208,9 @@ impl App {
     }
 
     /// How replicas hear of changes, on a master.
-    pub fn wakeups(&self) -> Option<&Arc<Wakeups>> {
+    pub fn notifier(&self) -> Option<&Arc<Notifier>> {
         match &self.part {
-            Part::Master(_, wakeups) => Some(wakeups),
+            Part::Master(_, notifier) => Some(notifier),
             Part::Replica(_) => None,
         }
     }
@@ -268,7 +269,7 @@ impl App {
         }
         let mend = |remote| {
             if let Some(downloads) = self.replica().and_then(|it| it.downloads.as_ref()) {
-                downloads.mend(remote);
+                downloads.repair(remote);
             }
         };
         let arrival = match self.replica() {

@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::model::collections;
 use crate::net::http;
 use crate::services::cron::LaneName;
-use crate::services::replication::{Sync, wakeup};
+use crate::services::replication::{SyncLoop, notifications};
 use crate::store::{db, files};
 use crate::{api, config};
 
@@ -174,8 +174,8 @@ fn start_threads(
             files::keeper::run(&app.databases, &app.files, stop);
         })?;
         let notify = spawn("notify", |app, stop| {
-            if let (Some(wakeups), Ok(master)) = (app.wakeups(), app.master()) {
-                wakeups.run(master, stop);
+            if let (Some(notifier), Ok(master)) = (app.notifier(), app.master()) {
+                notifier.run(master, stop);
             }
         })?;
         let realtime = spawn("realtime", |app, stop| app.realtime.run(stop))?;
@@ -185,7 +185,7 @@ fn start_threads(
         return Ok(all.collect());
     };
     let storage = &app.files.storage;
-    let sync = Sync::new(
+    let sync = SyncLoop::new(
         replica,
         &app.databases,
         &app.catalog,
@@ -195,7 +195,7 @@ fn start_threads(
     let sync = ("sync", threads::spawn("sync", move || sync.run())?);
     let wake = spawn("wake", |app, stop| {
         if let Some(replica) = app.replica() {
-            wakeup::listen(replica, stop);
+            notifications::listen(replica, stop);
         }
     })?;
     let downloads = replica
@@ -254,8 +254,8 @@ impl Running {
         self.app.realtime.wake();
         self.app.files.signal.wake();
         self.app.webhooks.signal.wake();
-        if let Some(wakeups) = self.app.wakeups() {
-            wakeups.wake();
+        if let Some(notifier) = self.app.notifier() {
+            notifier.wake();
         }
         if let Some(replica) = self.app.replica() {
             replica.stop();

@@ -11,7 +11,7 @@ use crate::base::clock;
 use crate::base::error::Result;
 use crate::net::http::Response;
 use crate::services::cron;
-use crate::services::replication::files::FilesStatus;
+use crate::services::replication::file_sync::FilesStatus;
 use crate::services::stats::Runs;
 use crate::services::webhooks::{Outcome, Webhooks};
 use crate::services::workflows::look;

@@ -153,7 +153,7 @@ impl Api {
             return Ok(elsewhere);
         }
         if let Some(replica) = self.app.replica()
-            && replica.is_awaited(database.unwrap_or(db::DEFAULT), &self.app.databases)
+            && replica.is_arriving(database.unwrap_or(db::DEFAULT), &self.app.databases)
             && route.on_replica == OnReplica::Serve
         {
             return Err(db::not_here());

@@ -13,7 +13,8 @@ use crate::base::error::{Error, Result};
 use crate::base::{clock, log};
 use crate::net::http::range::Wanted;
 use crate::net::http::{Response, range};
-use crate::services::replication::master::{Answer, Groups, parse_wanted};
+use crate::services::replication::comparison::{GroupHashes, parse_wanted};
+use crate::services::replication::master::PagesAnswer;
 use crate::services::replication::spool::Spool;
 use crate::services::replication::{Epoch, Master};
 use crate::store::db;
@@ -73,7 +74,7 @@ pub fn differing(call: &Call<'_>) -> Result<Response> {
 /// Which groups of pages the replica has otherwise.
 pub fn compare(call: &Call<'_>) -> Result<Response> {
     let (_, master) = admit(call)?;
-    let groups = Groups::parse(&call.request.body)?;
+    let groups = GroupHashes::parse(&call.request.body)?;
     let compared = master.compare(call.param("name"), &groups)?;
     let body = json!({
         "epoch": compared.epoch.to_string(),
@@ -110,12 +111,12 @@ pub fn rest(call: &Call<'_>) -> Result<Response> {
 /// A socket on which a replica hears what has changed.
 pub fn listen(call: &Call<'_>) -> Result<Response> {
     let (id, _) = admit(call)?;
-    let wakeups = call.app.wakeups().ok_or_else(Error::read_only)?;
+    let notifier = call.app.notifier().ok_or_else(Error::read_only)?;
     let payer = Payer {
         has_credentials: true,
         ..call.payer()
     };
-    socket::upgrade(call, payer, wakeups.peer(id))
+    socket::upgrade(call, payer, notifier.peer(id))
 }
 
 #[derive(Deserialize)]
@@ -162,8 +163,8 @@ pub fn status(call: &Call<'_>) -> Result<Response> {
         .collect();
     let listening = call
         .app
-        .wakeups()
-        .map(|it| it.listening())
+        .notifier()
+        .map(|it| it.connected())
         .unwrap_or_default();
     let replicas: Vec<Value> = call
         .app
@@ -239,13 +240,13 @@ fn base(call: &Call<'_>) -> Result<(Epoch, u64)> {
     })
 }
 
-fn answer(master: &Master, answer: Answer) -> Result<Response> {
+fn answer(master: &Master, answer: PagesAnswer) -> Result<Response> {
     match answer {
-        Answer::Same => Ok(Response::empty(304)),
-        Answer::Other => Err(Error::conflict(
+        PagesAnswer::UpToDate => Ok(Response::empty(304)),
+        PagesAnswer::UnknownVersion => Err(Error::conflict(
             "The database has another history; compare.",
         )),
-        Answer::Stream(spool) => Ok(stream(master, 200, &spool, 0, spool.bytes)),
+        PagesAnswer::Stream(spool) => Ok(stream(master, 200, &spool, 0, spool.bytes)),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::base::paging::Page;
 use crate::config::Config;
 use crate::model::auth;
 use crate::services::cron::store;
-use crate::services::replication::Client;
+use crate::services::replication::MasterClient;
 use crate::store::db::{Database, Role};
 use crate::store::{db, node};
 
@@ -147,9 +147,11 @@ fn run_now(dir: &Path, name: &str, parsed: &Parsed) -> Outcome {
     }
     let (addr, secret) = Config::load_address(&parsed.flags)?;
     let sign = auth::operator_worker(secret.as_deref(), dir)?;
-    let client = Client::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
+    let client = MasterClient::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
     let path = format!("/api/cron/{}/run", encode(name));
-    let answer = watched(&Arc::new(client), |client| client.act(&path, &json!({})));
+    let answer = watched(&Arc::new(client), |client| {
+        client.command(&path, &json!({}))
+    });
     let answer = answer.map_err(|error| missed(error, dir))?;
     print(&format!(
         "Run {} of {name} has begun; vski cron history shows what it comes to.\n",

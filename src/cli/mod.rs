@@ -18,7 +18,7 @@ use crate::config::{Config, OPTIONS};
 use crate::model::auth::{admins, password};
 use crate::model::{auth, records};
 use crate::services::check::{Check, Finding};
-use crate::services::replication::Client;
+use crate::services::replication::MasterClient;
 use crate::store::files::{FilePath, Storage};
 use crate::store::{db, node};
 use crate::{api, config, server};
@@ -295,7 +295,7 @@ fn replica(args: &[String]) -> Outcome {
             let (addr, secret) = Config::load_address(&flags)?;
             let data_dir = Config::load_data_dir(&flags)?;
             let sign = auth::operator_signer(secret.as_deref(), &data_dir)?;
-            let client = Client::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
+            let client = MasterClient::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
             print(&replica::ask(&Arc::new(client))?)
         }
         ["promote"] => {

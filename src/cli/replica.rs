@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::base::error::{Error, Result};
 use crate::base::threads;
 use crate::base::threads::Stop;
-use crate::services::replication::Client;
+use crate::services::replication::MasterClient;
 use crate::store::db::Databases;
 use crate::store::{db, node};
 
@@ -190,18 +190,21 @@ pub fn table(rows: &[Vec<String>]) -> String {
 }
 
 /// Asks a running server how far everything is.
-pub fn ask(client: &Arc<Client>) -> Result<String> {
-    watched(client, Client::status).map(|status| describe(&status))
+pub fn ask(client: &Arc<MasterClient>) -> Result<String> {
+    watched(client, MasterClient::status).map(|status| describe(&status))
 }
 
 /// Asks a running server something, which has some seconds to answer.
-pub fn watched<T>(client: &Arc<Client>, question: impl FnOnce(&Client) -> Result<T>) -> Result<T> {
+pub fn watched<T>(
+    client: &Arc<MasterClient>,
+    question: impl FnOnce(&MasterClient) -> Result<T>,
+) -> Result<T> {
     let (asked, watched) = (Stop::new(), Arc::clone(client));
     let watch = {
         let asked = asked.clone();
         threads::spawn("watch", move || {
             while !asked.wait(Duration::from_secs(1)) {
-                watched.cut_if_stalled();
+                watched.abort_if_stalled();
             }
         })?
     };

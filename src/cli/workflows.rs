@@ -18,7 +18,7 @@ use super::{Failure, Outcome, Parsed, SETTINGS, parse, print};
 use crate::base::error::{Error, Kind, Result, ResultExt as _};
 use crate::config::Config;
 use crate::model::auth;
-use crate::services::replication::Client;
+use crate::services::replication::MasterClient;
 use crate::services::workflows::look::{Cursor, Filter};
 use crate::services::workflows::requests::Action;
 use crate::services::workflows::transfer::Adopted;
@@ -213,7 +213,7 @@ fn act(dir: &Path, verb: &str, parsed: &Parsed) -> Outcome {
             Place::Server(client) => {
                 let body = json!({"ids": runs, "version": version});
                 let path = format!("/api/workflow/bulk/{verb}");
-                watched(client, |client| client.act(&path, &body))
+                watched(client, |client| client.command(&path, &body))
                     .map_err(|error| missed(error, dir))?
             }
             Place::Here(_lock) => {
@@ -260,7 +260,7 @@ fn act(dir: &Path, verb: &str, parsed: &Parsed) -> Outcome {
 /// Who changes runs.
 enum Place {
     /// The server that runs on the data.
-    Server(Arc<Client>),
+    Server(Arc<MasterClient>),
     /// This command, which keeps servers out.
     Here(File),
 }
@@ -273,7 +273,8 @@ impl Place {
             Err(error) if error.kind() == Kind::Conflict => {
                 let (addr, secret) = Config::load_address(&parsed.flags)?;
                 let sign = auth::operator_worker(secret.as_deref(), dir)?;
-                let client = Client::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
+                let client =
+                    MasterClient::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
                 Ok(Place::Server(Arc::new(client)))
             }
             Err(error) => Err(error),

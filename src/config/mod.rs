@@ -37,7 +37,7 @@ pub struct Config {
     /// The secret for tokens, when given.
     pub jwt_secret: Option<String>,
     /// The master, on a replica.
-    pub replica: Option<replication::replica::Settings>,
+    pub replica: Option<replication::replica::ReplicaSettings>,
     /// Life of an admin or user token.
     pub token_hours: u32,
     /// Longest form with files.
@@ -358,7 +358,7 @@ impl<'a> Raw<'a> {
     }
 
     /// A replica reads the tokens of its master, so it needs the secret.
-    fn replica(&self) -> Result<Option<replication::replica::Settings>> {
+    fn replica(&self) -> Result<Option<replication::replica::ReplicaSettings>> {
         let master_url = self.url("MASTER_URL")?;
         let interval = Duration::from_secs(self.number("SYNC_INTERVAL", 1, 86_400)?);
         let id = self.parse("REPLICA_ID", |text| match text {
@@ -376,7 +376,7 @@ impl<'a> Raw<'a> {
         let needs = |name| Error::invalid(format!("REPLICA_MODE=replica needs {name}."));
         self.secret()?
             .ok_or_else(|| needs("the JWT_SECRET of the master"))?;
-        Ok(Some(replication::replica::Settings {
+        Ok(Some(replication::replica::ReplicaSettings {
             master_url: master_url.ok_or_else(|| needs("MASTER_URL"))?,
             interval,
             waiters_max: (self.number::<usize>("THREADS", 1, 1024)? / 4).max(1),

@@ -95,7 +95,7 @@ impl Node {
                 "the replica does not come along: {:?}",
                 replica.app().replica().unwrap().status()
             );
-            replica.app().replica().unwrap().wake_for_all();
+            replica.app().replica().unwrap().request_full_sync();
             Stop::new().wait(Duration::from_millis(20));
         }
     }

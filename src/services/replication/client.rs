@@ -1,7 +1,7 @@
 //! Questions to the master.
 //!
-//! Every answer is bounded and every wait ends: a connection that brings nothing for [`STALL`] is cut
-//! by whoever calls [`Client::cut_if_stalled`] now and then, and [`Client::stop`] cuts it at once. A
+//! Every answer is bounded and every wait ends: a connection that brings nothing for [`STALL_TIMEOUT`] is cut
+//! by whoever calls [`MasterClient::abort_if_stalled`] now and then, and [`MasterClient::stop`] cuts it at once. A
 //! stream that was cut goes on where it was, see [`Download`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
-use super::Epoch;
+use super::epoch::Epoch;
 use super::positions::Position;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::{Stop, lock};
@@ -25,11 +25,11 @@ use crate::base::{clock, tls};
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long nothing may come.
-const STALL: Duration = Duration::from_secs(15);
+const STALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// The same where the master may have to look at every page before it answers.
-const STALL_FOR_PAGES: Duration = Duration::from_secs(300);
+const STALL_TIMEOUT_FOR_PAGES: Duration = Duration::from_secs(300);
 /// The same where a server may have much to write before it answers.
-const STALL_FOR_ACTS: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT_FOR_COMMANDS: Duration = Duration::from_secs(60);
 /// The longest answer that is read whole.
 const BODY_BYTES_MAX: u64 = 64 << 20;
 const REFUSAL_BYTES_MAX: u64 = 16 << 10;
@@ -42,28 +42,28 @@ const PAUSE: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
 
 /// Makes the token of this replica.
-pub type Sign = Box<dyn Fn() -> String + Send + Sync>;
+pub type TokenSource = Box<dyn Fn() -> String + Send + Sync>;
 
 /// The master, as this replica sees it.
-pub struct Client {
+pub struct MasterClient {
     /// Without a slash at the end.
     pub master_url: String,
     replica_id: String,
     public_url: Option<String>,
-    sign: Sign,
+    token_source: TokenSource,
     pub roots: Roots,
     agent: Mutex<Agent>,
     /// Until when something has to come, in milliseconds since 1970, for each request under way.
-    awaited: Mutex<Awaited>,
+    deadlines: Mutex<Deadlines>,
     stop: Stop,
 }
 
 /// What the master says there is.
 #[derive(Debug, Deserialize)]
-pub struct List {
+pub struct DatabaseList {
     /// Version of the system tables of `default.db` and of tenants.
     pub schema: (i64, i64),
-    pub databases: Vec<Entry>,
+    pub databases: Vec<DatabaseEntry>,
     /// Where the journal of files ends; none when the master has none.
     pub files: Option<JournalEnd>,
 }
@@ -122,27 +122,27 @@ pub enum FileReply {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Entry {
+pub struct DatabaseEntry {
     pub name: String,
     epoch: String,
     pub version: u64,
     /// It is from the master's list, and the version is the present one.
     #[serde(skip, default = "yes")]
-    pub is_full: bool,
+    pub is_listed: bool,
 }
 
 fn yes() -> bool {
     true
 }
 
-impl Entry {
+impl DatabaseEntry {
     /// For a database of which only this is known, and that there may be more.
-    pub fn after(name: &str, position: &Position) -> Entry {
-        Entry {
+    pub fn after(name: &str, position: &Position) -> DatabaseEntry {
+        DatabaseEntry {
             name: name.to_owned(),
             epoch: position.epoch.to_string(),
             version: position.version,
-            is_full: false,
+            is_listed: false,
         }
     }
 
@@ -153,7 +153,7 @@ impl Entry {
 
 /// Which groups of pages the master has otherwise.
 #[derive(Debug, Deserialize)]
-pub struct Compared {
+pub struct ComparisonReply {
     pub epoch: String,
     pub version: u64,
     /// None: they cannot be compared.
@@ -161,35 +161,35 @@ pub struct Compared {
 }
 
 /// What the master has for a state.
-pub enum Reply {
-    Same,
+pub enum PagesReply {
+    UpToDate,
     /// The state is not one of its own.
-    Other,
+    UnknownVersion,
     Stream(Download),
 }
 
-impl Client {
+impl MasterClient {
     pub fn new(
         master_url: &str,
         replica_id: &str,
         public_url: Option<String>,
-        sign: Sign,
-    ) -> Client {
-        Client {
+        token_source: TokenSource,
+    ) -> MasterClient {
+        MasterClient {
             master_url: master_url.trim_end_matches('/').to_owned(),
             replica_id: replica_id.to_owned(),
             public_url,
-            sign,
+            token_source,
             agent: Mutex::new(agent(&Roots::default())),
             roots: Roots::default(),
-            awaited: Mutex::default(),
+            deadlines: Mutex::default(),
             stop: Stop::new(),
         }
     }
 
     /// The same, trusting these authorities.
-    pub fn trusting(self, roots: &Roots) -> Client {
-        Client {
+    pub fn with_roots(self, roots: &Roots) -> MasterClient {
+        MasterClient {
             agent: Mutex::new(agent(roots)),
             roots: roots.clone(),
             ..self
@@ -197,42 +197,51 @@ impl Client {
     }
 
     /// Every database of the master.
-    pub fn list(&self) -> Result<List> {
-        self.read_json(self.get("/api/replica/databases", None, STALL)?)
+    pub fn list(&self) -> Result<DatabaseList> {
+        self.read_json(self.get("/api/replica/databases", None, STALL_TIMEOUT)?)
     }
 
     /// Some of all pages, those after this one.
-    pub fn part(client: &Arc<Client>, name: &str, epoch: Epoch, after: u32) -> Result<Reply> {
+    pub fn part(
+        client: &Arc<MasterClient>,
+        name: &str,
+        epoch: Epoch,
+        after: u32,
+    ) -> Result<PagesReply> {
         let path =
             format!("/api/replica/databases/{name}/pages?epoch={epoch}&since=0&after={after}");
-        let response = client.get(&path, None, STALL_FOR_PAGES)?;
+        let response = client.get(&path, None, STALL_TIMEOUT_FOR_PAGES)?;
         client.reply(response)
     }
 
     /// What changed after a state.
-    pub fn since(self: &Arc<Self>, name: &str, epoch: Epoch, version: u64) -> Result<Reply> {
+    pub fn since(self: &Arc<Self>, name: &str, epoch: Epoch, version: u64) -> Result<PagesReply> {
         let path = format!("/api/replica/databases/{name}/pages?epoch={epoch}&since={version}");
-        let response = self.get(&path, None, STALL_FOR_PAGES)?;
+        let response = self.get(&path, None, STALL_TIMEOUT_FOR_PAGES)?;
         self.reply(response)
     }
 
     /// What the server says of replication.
     pub fn status(&self) -> Result<serde_json::Value> {
-        self.read_json(self.get("/api/replica/status", None, STALL)?)
+        self.read_json(self.get("/api/replica/status", None, STALL_TIMEOUT)?)
     }
 
     /// What the command line wants done; answered with JSON.
-    pub fn act(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
-        self.read_json(self.post(path, body.to_string().as_bytes(), STALL_FOR_ACTS)?)
+    pub fn command(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+        self.read_json(self.post(
+            path,
+            body.to_string().as_bytes(),
+            STALL_TIMEOUT_FOR_COMMANDS,
+        )?)
     }
 
-    /// Compares groups of pages; `body` as `master::Groups` writes it.
-    pub fn compare(&self, name: &str, body: &[u8]) -> Result<Compared> {
+    /// Compares groups of pages; `body` as `comparison::GroupHashes` writes it.
+    pub fn compare(&self, name: &str, body: &[u8]) -> Result<ComparisonReply> {
         let path = format!("/api/replica/databases/{name}/compare");
-        self.read_json(self.post(&path, body, STALL_FOR_PAGES)?)
+        self.read_json(self.post(&path, body, STALL_TIMEOUT_FOR_PAGES)?)
     }
 
-    /// What changed after a state, and the pages that differ; `body` as `master::wanted_bytes`
+    /// What changed after a state, and the pages that differ; `body` as `WantedGroups::to_bytes`
     /// writes it.
     pub fn differing(
         self: &Arc<Self>,
@@ -240,16 +249,16 @@ impl Client {
         epoch: Epoch,
         version: u64,
         body: &[u8],
-    ) -> Result<Reply> {
+    ) -> Result<PagesReply> {
         let path = format!("/api/replica/databases/{name}/pages?epoch={epoch}&since={version}");
-        let response = self.post(&path, body, STALL_FOR_PAGES)?;
+        let response = self.post(&path, body, STALL_TIMEOUT_FOR_PAGES)?;
         self.reply(response)
     }
 
     /// The journal of files behind an entry; none when that is too far back, or of another journal.
     pub fn journal(&self, epoch: &str, since: i64) -> Result<Option<JournalPage>> {
         let path = format!("/api/replica/files?epoch={epoch}&since={since}");
-        let response = self.get(&path, None, STALL)?;
+        let response = self.get(&path, None, STALL_TIMEOUT)?;
         match response.status().as_u16() {
             410 => Ok(None),
             _ => self.read_json(response).map(Some),
@@ -261,17 +270,17 @@ impl Client {
         self.read_json(self.get(
             &format!("/api/replica/files/manifest?after={after}"),
             None,
-            STALL,
+            STALL_TIMEOUT,
         )?)
     }
 
     /// The bytes of a file from some place on.
     pub fn file(self: &Arc<Self>, path: &str, from: u64) -> Result<FileReply> {
         let range = (from > 0).then_some(from);
-        let response = self.get(&format!("/api/replica/file/{path}"), range, STALL)?;
+        let response = self.get(&format!("/api/replica/file/{path}"), range, STALL_TIMEOUT)?;
         let status = response.status().as_u16();
         let body = |response: Response<Body>| {
-            Box::new(Watched {
+            Box::new(StallGuard {
                 client: Arc::clone(self),
                 body: response.into_body().into_reader(),
             })
@@ -288,40 +297,48 @@ impl Client {
     /// Tells the master that every file up to an entry of the journal is here, safely.
     pub fn acknowledge_files(&self, epoch: &str, id: i64) -> Result<()> {
         let body = serde_json::json!({"epoch": epoch, "id": id}).to_string();
-        let response = self.post("/api/replica/files/ack", body.as_bytes(), STALL)?;
+        let response = self.post("/api/replica/files/ack", body.as_bytes(), STALL_TIMEOUT)?;
         self.read_json::<serde_json::Value>(response).map(drop)
     }
 
     /// Tells the master how far this replica has come.
     pub fn acknowledge(&self, body: &serde_json::Value) -> Result<()> {
-        let response = self.post("/api/replica/ack", body.to_string().as_bytes(), STALL)?;
+        let response = self.post(
+            "/api/replica/ack",
+            body.to_string().as_bytes(),
+            STALL_TIMEOUT,
+        )?;
         self.read_json::<serde_json::Value>(response).map(drop)
     }
 
     /// Cuts a connection that has brought nothing for too long. True: it was cut.
-    pub fn cut_if_stalled(&self) -> bool {
+    pub fn abort_if_stalled(&self) -> bool {
         let now_ms = clock::uptime_ms();
-        let mut awaited = lock(&self.awaited);
-        if awaited.until_ms.values().all(|until_ms| now_ms < *until_ms) {
+        let mut deadlines = lock(&self.deadlines);
+        if deadlines
+            .until_ms
+            .values()
+            .all(|until_ms| now_ms < *until_ms)
+        {
             return false;
         }
-        awaited.until_ms.clear();
-        drop(awaited);
-        self.cut();
+        deadlines.until_ms.clear();
+        drop(deadlines);
+        self.abort();
         true
     }
 
     /// Cuts what is under way and lets nothing begin.
     pub fn stop(&self) {
         self.stop.set();
-        self.cut();
+        self.abort();
     }
 
     fn pause(&self, time: Duration) {
         self.stop.wait(time);
     }
 
-    fn cut(&self) {
+    fn abort(&self) {
         std::mem::replace(&mut *lock(&self.agent), agent(&self.roots)).shutdown();
     }
 
@@ -334,7 +351,7 @@ impl Client {
         if let Some(from) = range {
             request = request.header("Range", format!("bytes={from}-"));
         }
-        let _awaiting = self.awaiting(limit);
+        let _deadline = self.deadline(limit);
         let result = request.call();
         result.map_err(|error| self.unreachable(&error))
     }
@@ -345,7 +362,7 @@ impl Client {
         for (name, value) in self.headers() {
             request = request.header(name, value);
         }
-        let _awaiting = self.awaiting(limit);
+        let _deadline = self.deadline(limit);
         let result = request.send(body);
         result.map_err(|error| self.unreachable(&error))
     }
@@ -364,28 +381,28 @@ impl Client {
         let url = self.public_url.clone();
         let url = url.map(|url| ("X-Replica-Public-Url", url));
         let id = ("X-Replica-Id", self.replica_id.clone());
-        let token = ("Authorization", format!("Bearer {}", (self.sign)()));
+        let token = ("Authorization", format!("Bearer {}", (self.token_source)()));
         [id, token].into_iter().chain(url).collect()
     }
 
     /// Something has to come within `limit`, until the result is dropped.
-    fn awaiting(&self, limit: Duration) -> Awaiting<'_> {
+    fn deadline(&self, limit: Duration) -> DeadlineGuard<'_> {
         let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-        let mut awaited = lock(&self.awaited);
-        awaited.count += 1;
-        let number = awaited.count;
+        let mut deadlines = lock(&self.deadlines);
+        deadlines.count += 1;
+        let number = deadlines.count;
         let until_ms = clock::uptime_ms().saturating_add(limit_ms);
-        awaited.until_ms.insert(number, until_ms);
-        Awaiting {
+        deadlines.until_ms.insert(number, until_ms);
+        DeadlineGuard {
             client: self,
             number,
         }
     }
 
-    fn reply(self: &Arc<Self>, response: Response<Body>) -> Result<Reply> {
+    fn reply(self: &Arc<Self>, response: Response<Body>) -> Result<PagesReply> {
         match response.status().as_u16() {
-            304 => Ok(Reply::Same),
-            409 => Ok(Reply::Other),
+            304 => Ok(PagesReply::UpToDate),
+            409 => Ok(PagesReply::UnknownVersion),
             200 => {
                 let header = |name: &str| response.headers().get(name)?.to_str().ok();
                 let tag = header("ETag").map(|tag| tag.trim_matches('"').to_owned());
@@ -393,11 +410,11 @@ impl Client {
                 let (Some(tag), Some(length)) = (tag, length) else {
                     return Err(Error::unavailable("The master's answer has no length."));
                 };
-                Ok(Reply::Stream(Download {
+                Ok(PagesReply::Stream(Download {
                     client: Arc::clone(self),
                     tag,
                     length,
-                    at: 0,
+                    offset: 0,
                     body: Some(Box::new(response.into_body().into_reader())),
                 }))
             }
@@ -421,8 +438,8 @@ impl Client {
     fn read(&self, response: Response<Body>, bytes_max: u64) -> io::Result<Vec<u8>> {
         let body = response.into_body().into_reader();
         let mut text = Vec::new();
-        let mut watched = Watched { client: self, body }.take(bytes_max);
-        watched.read_to_end(&mut text)?;
+        let mut guarded = StallGuard { client: self, body }.take(bytes_max);
+        guarded.read_to_end(&mut text)?;
         Ok(text)
     }
 
@@ -448,7 +465,7 @@ impl Client {
             }
             (403, Some(master)) => format!(" MASTER_URL must be that of a master, here {master}."),
             (404, _)
-                if message.is_empty() || message.starts_with("There is nothing at this path") =>
+                if message.is_empty() || message.starts_with("There is nothing offset this path") =>
             {
                 " Is this the address of a vski, without a path?".to_owned()
             }
@@ -462,7 +479,7 @@ impl Client {
     }
 
     /// What to say when a connection failed for the certificate, or for having none.
-    pub fn distrust(&self, error: &io::Error) -> Option<Error> {
+    pub fn tls_error(&self, error: &io::Error) -> Option<Error> {
         if tls::is_other_protocol(error) {
             return Some(Error::unavailable(format!(
                 "The server {} does not answer in TLS; its address may begin with http:.",
@@ -476,7 +493,7 @@ impl Client {
 
     fn unreachable(&self, error: &ureq::Error) -> Error {
         if let ureq::Error::Io(cause) = error
-            && let Some(error) = self.distrust(cause)
+            && let Some(error) = self.tls_error(cause)
         {
             return error;
         }
@@ -486,19 +503,19 @@ impl Client {
 }
 
 #[derive(Default)]
-struct Awaited {
+struct Deadlines {
     count: u64,
     until_ms: BTreeMap<u64, i64>,
 }
 
-struct Awaiting<'a> {
-    client: &'a Client,
+struct DeadlineGuard<'a> {
+    client: &'a MasterClient,
     number: u64,
 }
 
-impl Drop for Awaiting<'_> {
+impl Drop for DeadlineGuard<'_> {
     fn drop(&mut self) {
-        lock(&self.client.awaited).until_ms.remove(&self.number);
+        lock(&self.client.deadlines).until_ms.remove(&self.number);
     }
 }
 
@@ -519,25 +536,25 @@ fn agent(roots: &Roots) -> Agent {
 }
 
 /// A body that is cut when it stalls.
-struct Watched<C, R> {
+struct StallGuard<C, R> {
     client: C,
     body: R,
 }
 
-impl<C: Deref<Target = Client>, R: Read> Read for Watched<C, R> {
+impl<C: Deref<Target = MasterClient>, R: Read> Read for StallGuard<C, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let _awaiting = self.client.awaiting(STALL);
+        let _deadline = self.client.deadline(STALL_TIMEOUT);
         self.body.read(buffer)
     }
 }
 
 /// A stream from the master. What was cut is asked for again from where it was.
 pub struct Download {
-    client: Arc<Client>,
+    client: Arc<MasterClient>,
     tag: String,
     /// Bytes in all.
     pub length: u64,
-    at: u64,
+    offset: u64,
     body: Option<Box<dyn Read + Send>>,
 }
 
@@ -549,7 +566,7 @@ impl Download {
                 let path = format!("/api/replica/answers/{}", self.tag);
                 let response = self
                     .client
-                    .get(&path, Some(self.at), STALL)
+                    .get(&path, Some(self.offset), STALL_TIMEOUT)
                     .map_err(io::Error::other)?;
                 if response.status().as_u16() != 206 {
                     return Err(io::Error::other(self.client.refused(response)));
@@ -559,11 +576,11 @@ impl Download {
             }
         };
         let result = {
-            let _awaiting = self.client.awaiting(STALL);
+            let _deadline = self.client.deadline(STALL_TIMEOUT);
             body.read(buffer)
         };
         match result {
-            Ok(0) if self.at < self.length => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) if self.offset < self.length => Err(io::ErrorKind::UnexpectedEof.into()),
             result => result,
         }
     }
@@ -575,7 +592,7 @@ impl Read for Download {
         loop {
             match self.read_once(buffer) {
                 Ok(length) => {
-                    self.at += length as u64;
+                    self.offset += length as u64;
                     return Ok(length);
                 }
                 Err(error) => {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::client::{Client, FileReply};
+use super::client::{FileReply, MasterClient};
 use crate::base::error::{Error, Result};
 use crate::base::threads;
 use crate::base::threads::{Stop, lock};
@@ -25,20 +25,20 @@ const PLACING: Duration = Duration::from_secs(2);
 
 /// How a download ended.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum DownloadOutcome {
     /// It waits to be given its place.
     Fetched,
     /// It is where it belongs already.
-    Held,
+    AlreadyPresent,
     /// The master has no such file any more.
-    Gone,
+    Deleted,
 }
 
 /// The threads and what they work on.
 pub struct Downloads {
-    client: Arc<Client>,
+    client: Arc<MasterClient>,
     storage: Arc<Storage>,
-    state: Mutex<State>,
+    state: Mutex<DownloadQueue>,
     queued: Condvar,
     done: Condvar,
     /// Bytes that have come since the start.
@@ -47,15 +47,15 @@ pub struct Downloads {
 }
 
 #[derive(Default)]
-struct State {
-    queue: VecDeque<Job>,
+struct DownloadQueue {
+    queue: VecDeque<DownloadJob>,
     /// By path, and whether it shall not get its place after all.
     running: BTreeMap<FilePath, bool>,
-    results: Vec<(Remote, Result<Outcome>)>,
+    results: Vec<(Remote, Result<DownloadOutcome>)>,
     stop: bool,
 }
 
-struct Job {
+struct DownloadJob {
     remote: Remote,
     /// Somebody waits for it, and it gets its place at once.
     is_urgent: bool,
@@ -63,7 +63,7 @@ struct Job {
 }
 
 impl Downloads {
-    pub fn new(client: &Arc<Client>, storage: &Arc<Storage>) -> Downloads {
+    pub fn new(client: &Arc<MasterClient>, storage: &Arc<Storage>) -> Downloads {
         Downloads {
             client: Arc::clone(client),
             storage: Arc::clone(storage),
@@ -94,7 +94,7 @@ impl Downloads {
 
     /// Fetches these files, in this order. `trusts_size`: one that is here and as long is the same.
     pub fn queue(&self, remotes: impl IntoIterator<Item = Remote>, trusts_size: bool) {
-        let jobs = remotes.into_iter().map(|remote| Job {
+        let jobs = remotes.into_iter().map(|remote| DownloadJob {
             remote,
             is_urgent: false,
             trusts_size,
@@ -104,7 +104,7 @@ impl Downloads {
     }
 
     /// What has ended, waiting for something until the deadline.
-    pub fn results(&self, deadline: Instant) -> Vec<(Remote, Result<Outcome>)> {
+    pub fn results(&self, deadline: Instant) -> Vec<(Remote, Result<DownloadOutcome>)> {
         let mut state = lock(&self.state);
         while state.results.is_empty() && !state.stop {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
@@ -123,7 +123,7 @@ impl Downloads {
     /// Fetches a file before all others and waits for it. False when it is not there in time.
     pub fn fetch_now(&self, remote: &Remote, deadline: Instant) -> Result<bool> {
         let mut state = lock(&self.state);
-        let is_wanted = |state: &State| {
+        let is_wanted = |state: &DownloadQueue| {
             state.running.contains_key(&remote.path)
                 || state
                     .queue
@@ -131,7 +131,7 @@ impl Downloads {
                     .any(|job| job.is_urgent && job.remote == *remote)
         };
         if !is_wanted(&state) {
-            state.queue.push_front(Job {
+            state.queue.push_front(DownloadJob {
                 remote: remote.clone(),
                 is_urgent: true,
                 trusts_size: false,
@@ -158,10 +158,10 @@ impl Downloads {
     }
 
     /// Fetches a file again that is not what it was. Nobody waits for it.
-    pub fn mend(&self, remote: Remote) {
+    pub fn repair(&self, remote: Remote) {
         let mut state = lock(&self.state);
         if state.queue.iter().all(|job| job.remote != remote) {
-            state.queue.push_back(Job {
+            state.queue.push_back(DownloadJob {
                 remote,
                 is_urgent: true,
                 trusts_size: false,
@@ -172,7 +172,7 @@ impl Downloads {
     }
 
     /// Removes parts of files that will not be gone on with: nothing is wanted any more.
-    pub fn forget_parts(&self) -> Result<()> {
+    pub fn remove_partials(&self) -> Result<()> {
         let state = lock(&self.state);
         match state.running.is_empty() && state.queue.is_empty() && state.results.is_empty() {
             // While it is held nothing begins.
@@ -197,16 +197,16 @@ impl Downloads {
     fn run(&self, only_urgent: bool) {
         while let Some(job) = self.next(only_urgent) {
             let result = self.download(&job);
-            self.end(job, result);
+            self.finish(job, result);
         }
     }
 
-    fn end(&self, job: Job, result: Result<Outcome>) {
+    fn finish(&self, job: DownloadJob, result: Result<DownloadOutcome>) {
         let mut state = lock(&self.state);
         // While it is held nobody deletes the file.
         let is_cancelled = state.running.remove(&job.remote.path).unwrap_or(false);
         if job.is_urgent {
-            if !is_cancelled && matches!(result, Ok(Outcome::Fetched)) {
+            if !is_cancelled && matches!(result, Ok(DownloadOutcome::Fetched)) {
                 let placed = self.storage.accept(std::slice::from_ref(&job.remote));
                 if let Err(error) = placed {
                     crate::base::log::warn(format_args!("file {}: {error}", job.remote.path));
@@ -222,14 +222,14 @@ impl Downloads {
     }
 
     /// The next job that nobody else has under way.
-    fn next(&self, only_urgent: bool) -> Option<Job> {
+    fn next(&self, only_urgent: bool) -> Option<DownloadJob> {
         let mut state = lock(&self.state);
         loop {
             if state.stop {
                 return None;
             }
             let running = &state.running;
-            let is_free = |job: &Job| {
+            let is_free = |job: &DownloadJob| {
                 (job.is_urgent || !only_urgent) && !running.contains_key(&job.remote.path)
             };
             if let Some(at) = state.queue.iter().position(is_free) {
@@ -241,14 +241,14 @@ impl Downloads {
         }
     }
 
-    fn download(&self, job: &Job) -> Result<Outcome> {
+    fn download(&self, job: &DownloadJob) -> Result<DownloadOutcome> {
         let remote = &job.remote;
         let is_held = match job.trusts_size {
             true => self.storage.size(&remote.path)? == Some(remote.size),
             false => self.storage.holds(remote)?,
         };
         if is_held {
-            return Ok(Outcome::Held);
+            return Ok(DownloadOutcome::AlreadyPresent);
         }
         let mut incoming = self.storage.incoming(remote)?;
         if incoming.have < remote.size || remote.size == 0 {
@@ -260,23 +260,23 @@ impl Downloads {
                 }
                 FileReply::Gone => {
                     incoming.discard();
-                    return Ok(Outcome::Gone);
+                    return Ok(DownloadOutcome::Deleted);
                 }
             };
-            let mut told = |bytes| {
+            let mut progress = |bytes| {
                 self.bytes.fetch_add(bytes, Ordering::Relaxed);
                 !self.is_stopped.load(Ordering::SeqCst)
             };
-            incoming.fill(&mut *body, &mut told)?;
+            incoming.fill(&mut *body, &mut progress)?;
         }
         incoming.check()?;
         incoming.keep();
-        Ok(Outcome::Fetched)
+        Ok(DownloadOutcome::Fetched)
     }
 }
 
 /// The error that says which file it is about.
-pub fn about(remote: &Remote, error: &Error) -> String {
+pub fn describe_error(remote: &Remote, error: &Error) -> String {
     format!("{}: {}", remote.path, error.message())
 }
 
@@ -292,7 +292,7 @@ mod tests {
     fn what_waits_for_a_path_is_told_when_that_is_free() {
         let token = ids::hex(&ids::random_bytes::<8>().unwrap());
         let dir = std::env::temp_dir().join(format!("vski-downloads-{token}"));
-        let client = Client::new("http://127.0.0.1:1", "r", None, Box::new(String::new));
+        let client = MasterClient::new("http://127.0.0.1:1", "r", None, Box::new(String::new));
         let storage = Storage::open(&dir, None, Reserve::default()).unwrap();
         let downloads = Arc::new(Downloads::new(&Arc::new(client), &Arc::new(storage)));
         let remote = Remote {
@@ -300,14 +300,14 @@ mod tests {
             size: 1,
             sha256: String::new(),
         };
-        downloads.mend(remote.clone());
+        downloads.repair(remote.clone());
         let urgent = downloads.next(true).unwrap();
         downloads.queue([remote], false);
         let ours = Arc::clone(&downloads);
         let general = threads::spawn("download", move || ours.next(false)).unwrap();
         Stop::new().wait(Duration::from_millis(100));
         assert!(!general.is_finished());
-        downloads.end(urgent, Ok(Outcome::Held));
+        downloads.finish(urgent, Ok(DownloadOutcome::AlreadyPresent));
         let deadline = Instant::now() + Duration::from_secs(10);
         while !general.is_finished() && Instant::now() < deadline {
             Stop::new().wait(Duration::from_millis(5));

@@ -14,14 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Epoch;
-use super::client::{Client, Download, Entry, Reply};
-use super::master::{Groups, Wanted, wanted_bytes};
+use super::bootstrap::{BUFFER_BYTES, Bootstrap, NEW_EXTENSION, ProgressFn};
+use super::client::{DatabaseEntry, Download, MasterClient, PagesReply};
+use super::comparison::{epoch_changed, find_differing};
+use super::epoch::Epoch;
 use super::positions::Position;
-use super::source::GROUP;
-use super::spool::nameless_file;
-use super::whole::{NEW, Whole};
-use super::wire::{Head, Reader};
+use super::spool::anonymous_file;
+use super::wire::{StreamHeader, StreamReader};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::{failpoints, log};
 use crate::model::collections::Catalog;
@@ -31,53 +30,45 @@ use crate::store::db::{Apply, Checkpoints, Databases, pages};
 
 /// Streams up to this size are kept in memory until they are applied.
 const MEMORY_BYTES: u64 = 4 << 20;
-/// Of what is read from a connection at a time.
-pub const BUFFER_BYTES: usize = 256 << 10;
 /// How long a reader may have been reading: queries end before.
 const READING: Duration = Duration::from_secs(30);
-/// Groups whose hashes are sent at a time; of further ones every page is wanted.
-const GROUPS_MAX: usize = 1500;
-
-/// Hears the name of a database, how much of its stream has come and how much there is, in bytes.
-pub type Told = Box<dyn Fn(&str, u64, u64) + Send + Sync>;
-
 /// What following needs besides the database itself.
-pub struct Context {
-    pub client: Arc<Client>,
+pub struct SyncContext {
+    pub client: Arc<MasterClient>,
     pub databases: Arc<Databases>,
     pub catalog: Arc<Catalog>,
     /// Where streams wait.
     pub spool: PathBuf,
     /// Told how much of a stream has come and how much there is, in bytes.
-    pub progress: Told,
+    pub progress: ProgressFn,
 }
 
 /// One database.
 pub struct Follower {
     name: String,
     path: PathBuf,
-    have: Option<Have>,
+    local: Option<LocalState>,
     /// How to come along the next time.
-    way: Way,
+    method: SyncMethod,
     checkpoints: Checkpoints,
     /// When tables or indexes were last seen to change.
     schema_changed: Option<Instant>,
     /// A new file that is being received.
-    whole: Option<Whole>,
+    bootstrap: Option<Bootstrap>,
 }
 
 /// What there is of a database.
-pub enum Found {
+pub enum FetchResult {
     /// Something to apply.
-    Newer(Fetched),
+    Newer(FetchedVersion),
     /// The file has everything, which is this state.
-    Same(Position),
+    UpToDate(Position),
     /// A new file, of which more is to come.
     Loading,
 }
 
 /// What the file has.
-struct Have {
+struct LocalState {
     /// That the hashes are made with.
     epoch: Epoch,
     page_size: u32,
@@ -87,15 +78,15 @@ struct Have {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Way {
-    Newer,
+enum SyncMethod {
+    Incremental,
     Compare,
-    Everything,
+    Full,
 }
 
 /// What was fetched and waits to be applied.
-pub struct Fetched {
-    head: Head,
+pub struct FetchedVersion {
+    header: StreamHeader,
     /// The hashes of its pages.
     hashes: Vec<(u32, u64)>,
     content: Content,
@@ -105,7 +96,7 @@ enum Content {
     Memory(Vec<u8>),
     File(File),
     /// The whole database, in a new file beside the old one; the hashes of all pages.
-    Whole(PageMap),
+    NewFile(PageMap),
 }
 
 impl Follower {
@@ -113,20 +104,23 @@ impl Follower {
         Follower {
             name: name.to_owned(),
             path: databases.file(name),
-            have: None,
-            way: Way::Newer,
+            local: None,
+            method: SyncMethod::Incremental,
             checkpoints: Checkpoints::default(),
             schema_changed: None,
-            whole: None,
+            bootstrap: None,
         }
     }
 
     /// Whether the file is known to be in this state, and the master too.
-    pub fn is_at(&self, position: &Position, entry: &Entry) -> bool {
-        let have = self.have.as_ref().filter(|_| self.way == Way::Newer);
-        have.is_some_and(|have| {
-            have.epoch == position.epoch
-                && have.map.checksum() == position.checksum
+    pub fn is_at(&self, position: &Position, entry: &DatabaseEntry) -> bool {
+        let local = self
+            .local
+            .as_ref()
+            .filter(|_| self.method == SyncMethod::Incremental);
+        local.is_some_and(|local| {
+            local.epoch == position.epoch
+                && local.map.checksum() == position.checksum
                 && entry.epoch().is_ok_and(|epoch| epoch == position.epoch)
                 && entry.version == position.version
         })
@@ -135,100 +129,103 @@ impl Follower {
     /// Gets what the master has more than our file. Of a new file one part.
     pub fn fetch(
         &mut self,
-        context: &Context,
-        entry: &Entry,
+        context: &SyncContext,
+        entry: &DatabaseEntry,
         position: Option<&Position>,
-    ) -> Result<Found> {
+    ) -> Result<FetchResult> {
         let epoch = entry.epoch()?;
         let result = self.try_fetch(context, epoch, position);
         if let Err(error) = &result {
-            self.recover(error);
+            self.handle_error(error);
         }
         result.context(format!("fetch {}", self.name))
     }
 
     fn try_fetch(
         &mut self,
-        context: &Context,
+        context: &SyncContext,
         epoch: Epoch,
         position: Option<&Position>,
-    ) -> Result<Found> {
-        if !self.path.exists() || self.way == Way::Everything {
-            return self.fetch_everything(context, epoch);
+    ) -> Result<FetchResult> {
+        if !self.path.exists() || self.method == SyncMethod::Full {
+            return self.fetch_all(context, epoch);
         }
-        let have = match self.have.take() {
-            Some(have) if have.epoch == epoch => have,
-            _ => self.look(epoch)?,
+        let local = match self.local.take() {
+            Some(local) if local.epoch == epoch => local,
+            _ => self.hash_pages(epoch)?,
         };
-        let have = self.have.insert(have);
-        let known = position
-            .filter(|position| position.epoch == epoch && position.checksum == have.map.checksum());
-        if let Some(position) = known.filter(|_| self.way == Way::Newer) {
+        let local = self.local.insert(local);
+        let known = position.filter(|position| {
+            position.epoch == epoch && position.checksum == local.map.checksum()
+        });
+        if let Some(position) = known.filter(|_| self.method == SyncMethod::Incremental) {
             match context.client.since(&self.name, epoch, position.version)? {
-                Reply::Same => return Ok(Found::Same(position.clone())),
-                Reply::Stream(download) => {
+                PagesReply::UpToDate => return Ok(FetchResult::UpToDate(position.clone())),
+                PagesReply::Stream(download) => {
                     let fetched = self.receive(context, download, epoch)?;
-                    return Ok(Found::Newer(fetched));
+                    return Ok(FetchResult::Newer(fetched));
                 }
-                Reply::Other => {}
+                PagesReply::UnknownVersion => {}
             }
         }
         self.fetch_differing(context, epoch, position)
     }
 
-    fn fetch_everything(&mut self, context: &Context, epoch: Epoch) -> Result<Found> {
-        self.have = None;
-        let mut whole = match self.whole.take() {
-            Some(whole) if whole.epoch() == epoch => whole,
-            _ => Whole::open(&context.client, &self.name, &self.path, epoch)?,
+    fn fetch_all(&mut self, context: &SyncContext, epoch: Epoch) -> Result<FetchResult> {
+        self.local = None;
+        let mut bootstrap = match self.bootstrap.take() {
+            Some(bootstrap) if bootstrap.epoch() == epoch => bootstrap,
+            _ => Bootstrap::open(&context.client, &self.name, &self.path, epoch)?,
         };
-        if let Some((head, map)) = whole.advance(&context.progress)? {
-            return Ok(Found::Newer(Fetched {
-                head,
+        if let Some((header, map)) = bootstrap.advance(&context.progress)? {
+            return Ok(FetchResult::Newer(FetchedVersion {
+                header,
                 hashes: Vec::new(),
-                content: Content::Whole(map),
+                content: Content::NewFile(map),
             }));
         }
-        self.whole = Some(whole);
-        Ok(Found::Loading)
+        self.bootstrap = Some(bootstrap);
+        Ok(FetchResult::Loading)
     }
 
     fn fetch_differing(
         &mut self,
-        context: &Context,
+        context: &SyncContext,
         epoch: Epoch,
         position: Option<&Position>,
-    ) -> Result<Found> {
-        let Some(have) = &self.have else {
+    ) -> Result<FetchResult> {
+        let Some(local) = &self.local else {
             return Err(Error::internal("nothing to compare"));
         };
         let client = &context.client;
-        let compared = wanted_groups(client, &self.name, epoch, have.page_size, &have.map)?;
+        let compared = find_differing(client, &self.name, epoch, local.page_size, &local.map)?;
         let Some((version, body)) = compared else {
             // For all parts of it, so that the old file is not looked at before each.
-            self.way = Way::Everything;
-            return self.fetch_everything(context, epoch);
+            self.method = SyncMethod::Full;
+            return self.fetch_all(context, epoch);
         };
         if body.is_empty() {
-            let checksum = have.map.checksum();
-            self.way = Way::Newer;
+            let checksum = local.map.checksum();
+            self.method = SyncMethod::Incremental;
             let next = Position::next(position, epoch, version, checksum);
-            return Ok(Found::Same(next));
+            return Ok(FetchResult::UpToDate(next));
         }
         let reply = context
             .client
             .differing(&self.name, epoch, version, &body)?;
         match reply {
-            Reply::Stream(download) => Ok(Found::Newer(self.receive(context, download, epoch)?)),
-            Reply::Same | Reply::Other => Err(changed_meanwhile()),
+            PagesReply::Stream(download) => {
+                Ok(FetchResult::Newer(self.receive(context, download, epoch)?))
+            }
+            PagesReply::UpToDate | PagesReply::UnknownVersion => Err(epoch_changed()),
         }
     }
 
     /// Reads the hashes of all pages of the file.
-    fn look(&self, epoch: Epoch) -> Result<Have> {
+    fn hash_pages(&self, epoch: Epoch) -> Result<LocalState> {
         let reader = PageReader::open(&self.path)?;
         let snapshot = reader.snapshot()?;
-        Ok(Have {
+        Ok(LocalState {
             epoch,
             page_size: snapshot.page_size,
             map: snapshot.map(epoch.seed())?,
@@ -238,24 +235,29 @@ impl Follower {
     }
 
     /// Takes a stream whole and checks it, before any page of it is used.
-    fn receive(&self, context: &Context, download: Download, epoch: Epoch) -> Result<Fetched> {
+    fn receive(
+        &self,
+        context: &SyncContext,
+        download: Download,
+        epoch: Epoch,
+    ) -> Result<FetchedVersion> {
         let keep = match download.length <= MEMORY_BYTES {
             true => Content::Memory(Vec::new()),
-            false => Content::File(nameless_file(&context.spool).context("spool a stream")?),
+            false => Content::File(anonymous_file(&context.spool).context("spool a stream")?),
         };
         let mut tee = Tee {
-            progress: Progress::new(context, &self.name, download),
+            progress: ProgressReader::new(context, &self.name, download),
             keep,
         };
-        let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, &mut tee))?;
-        let (head, mut hashes) = (reader.head(), Vec::new());
+        let reader = StreamReader::new(BufReader::with_capacity(BUFFER_BYTES, &mut tee))?;
+        let (header, mut hashes) = (reader.header(), Vec::new());
         reader.pages(|number, page| {
             hashes.push((number, pages::hash(epoch.seed(), number, page)));
             failpoints::reach("page-received");
             Ok(())
         })?;
-        Ok(Fetched {
-            head: checked(head, epoch)?,
+        Ok(FetchedVersion {
+            header: checked(header, epoch)?,
             hashes,
             content: tee.keep,
         })
@@ -264,44 +266,49 @@ impl Follower {
     /// Brings in what was fetched. Returns the position that this leads to.
     pub fn apply(
         &mut self,
-        context: &Context,
-        fetched: Fetched,
+        context: &SyncContext,
+        fetched: FetchedVersion,
         position: Option<&Position>,
     ) -> Result<Position> {
-        let head = fetched.head;
+        let header = fetched.header;
         let result = match fetched.content {
-            Content::Whole(map) => self.apply_whole(context, head, map),
+            Content::NewFile(map) => self.apply_new_file(context, header, map),
             content => {
-                let fetched = Fetched { content, ..fetched };
+                let fetched = FetchedVersion { content, ..fetched };
                 self.apply_pages(context, fetched, position)
             }
         };
         match result.context(format!("apply {}", self.name)) {
-            Ok(have) => {
+            Ok(local) => {
                 let position =
-                    Position::next(position, head.epoch, head.version, have.map.checksum());
-                self.have = Some(have);
-                self.way = Way::Newer;
+                    Position::next(position, header.epoch, header.version, local.map.checksum());
+                self.local = Some(local);
+                self.method = SyncMethod::Incremental;
                 Ok(position)
             }
             Err(error) => {
-                self.recover(&error);
+                self.handle_error(&error);
                 Err(error)
             }
         }
     }
 
     /// After an error the hashes of the file are read anew; what cannot be read is replaced.
-    fn recover(&mut self, error: &Error) {
-        self.have = None;
+    fn handle_error(&mut self, error: &Error) {
+        self.local = None;
         if db::is_damaged(error) {
-            self.way = Way::Compare;
+            self.method = SyncMethod::Compare;
             self.escalate("the file is damaged");
         }
     }
 
-    fn apply_whole(&mut self, context: &Context, head: Head, map: PageMap) -> Result<Have> {
-        let new = self.path.with_extension(NEW);
+    fn apply_new_file(
+        &mut self,
+        context: &SyncContext,
+        header: StreamHeader,
+        map: PageMap,
+    ) -> Result<LocalState> {
+        let new = self.path.with_extension(NEW_EXTENSION);
         let is_default = self.name == db::DEFAULT;
         let replace = || match is_default || self.path.exists() {
             true => {
@@ -312,55 +319,55 @@ impl Follower {
         };
         context.catalog.replace(&self.name, replace)?;
         self.schema_changed = Some(Instant::now());
-        Ok(Have {
-            epoch: head.epoch,
-            page_size: head.page_size,
+        Ok(LocalState {
+            epoch: header.epoch,
+            page_size: header.page_size,
             map,
-            schema: head.schema,
-            definitions: head.definitions,
+            schema: header.schema,
+            definitions: header.definitions,
         })
     }
 
     fn apply_pages(
         &mut self,
-        context: &Context,
-        fetched: Fetched,
+        context: &SyncContext,
+        fetched: FetchedVersion,
         position: Option<&Position>,
-    ) -> Result<Have> {
-        let head = fetched.head;
-        let Some(before) = self.have.take() else {
+    ) -> Result<LocalState> {
+        let header = fetched.header;
+        let Some(before) = self.local.take() else {
             return Err(Error::internal("pages for a file that was not looked at"));
         };
         // All new pages but the one of locks are among those that came: what the master says of their number makes
         // nothing grow by itself.
-        let new = head.pages.saturating_sub(before.map.len());
+        let new = header.pages.saturating_sub(before.map.len());
         if new as usize > fetched.hashes.len() + 1 {
             return Err(self.escalate("pages are missing"));
         }
         let mut map = before.map.clone();
-        map.resize(head.pages);
+        map.resize(header.pages);
         for (number, hash) in &fetched.hashes {
             map.set(*number, *hash);
         }
-        if map.checksum() != head.checksum {
+        if map.checksum() != header.checksum {
             return Err(self.escalate("the pages do not lead to the master's state"));
         }
-        let after = Have {
-            epoch: head.epoch,
-            page_size: head.page_size,
+        let after = LocalState {
+            epoch: header.epoch,
+            page_size: header.page_size,
             map,
-            schema: head.schema,
-            definitions: head.definitions,
+            schema: header.schema,
+            definitions: header.definitions,
         };
         let apply = Apply::begin(&self.path)?;
-        if apply.page_size() != head.page_size {
-            self.way = Way::Everything;
-            return Err(changed_meanwhile());
+        if apply.page_size() != header.page_size {
+            self.method = SyncMethod::Full;
+            return Err(epoch_changed());
         }
         let hashes = fetched.hashes;
         write_pages(&apply, fetched.content)?;
         failpoints::reach("pages-written");
-        let is_other_history = position.is_none_or(|position| position.epoch != head.epoch);
+        let is_other_history = position.is_none_or(|position| position.epoch != header.epoch);
         self.commit(context, &apply, &before, &after, is_other_history)?;
         failpoints::reach("committed");
         drop(apply);
@@ -371,10 +378,10 @@ impl Follower {
     /// Commits with nobody misled: who reads has to notice another schema and other definitions.
     fn commit(
         &mut self,
-        context: &Context,
+        context: &SyncContext,
         apply: &Apply,
-        before: &Have,
-        after: &Have,
+        before: &LocalState,
+        after: &LocalState,
         is_other_history: bool,
     ) -> Result<()> {
         let database = context.databases.get(&self.name)?;
@@ -400,7 +407,7 @@ impl Follower {
     }
 
     /// Reads back what was written.
-    fn verify(&mut self, hashes: &[(u32, u64)], after: &Have) -> Result<()> {
+    fn verify(&mut self, hashes: &[(u32, u64)], after: &LocalState) -> Result<()> {
         let reader = PageReader::open(&self.path)?;
         let snapshot = reader.snapshot()?;
         let seed = after.epoch.seed();
@@ -417,18 +424,18 @@ impl Follower {
     }
 
     /// Folds the log of the file in, when there is much of it.
-    pub fn fold(&mut self) -> Result<()> {
+    pub fn checkpoint(&mut self) -> Result<()> {
         PageReader::open(&self.path)?.fold_when_due(&mut self.checkpoints)
     }
 
     /// Takes the next remedy from now on.
     fn escalate(&mut self, why: &str) -> Error {
-        self.way = match self.way {
-            Way::Newer => Way::Compare,
-            Way::Compare | Way::Everything => Way::Everything,
+        self.method = match self.method {
+            SyncMethod::Incremental => SyncMethod::Compare,
+            SyncMethod::Compare | SyncMethod::Full => SyncMethod::Full,
         };
-        let next = match self.way {
-            Way::Everything => "getting every page anew",
+        let next = match self.method {
+            SyncMethod::Full => "getting every page anew",
             _ => "comparing pages",
         };
         log::error(format_args!("replica of {}: {why}; {next}", self.name));
@@ -437,71 +444,34 @@ impl Follower {
 
     /// Removes what has come of a new file.
     pub fn discard(self) {
-        drop(self.whole);
-        let _ = std::fs::remove_file(self.path.with_extension(NEW));
+        drop(self.bootstrap);
+        let _ = std::fs::remove_file(self.path.with_extension(NEW_EXTENSION));
     }
 
     /// Whether it has had to mend itself and has not succeeded yet.
-    pub fn is_mending(&self) -> bool {
-        self.way != Way::Newer
+    pub fn is_repairing(&self) -> bool {
+        self.method != SyncMethod::Incremental
     }
 }
 
-/// Compares hashes of pages with the master's. Returns the state that it was in, and what to ask it for;
-/// nothing when all are the same, none when nothing can be compared.
-pub fn wanted_groups(
-    client: &Client,
-    name: &str,
-    epoch: Epoch,
-    page_size: u32,
-    map: &PageMap,
-) -> Result<Option<(u64, Vec<u8>)>> {
-    let groups = Groups {
-        page_size,
-        pages: map.len(),
-        hashes: map.groups(GROUP),
-    };
-    let compared = client.compare(name, &groups.to_bytes())?;
-    if Epoch::parse(&compared.epoch) != Some(epoch) {
-        return Err(changed_meanwhile());
-    }
-    let Some(groups) = compared.groups else {
-        return Ok(None);
-    };
-    let wanted: Wanted = (0..)
-        .zip(groups)
-        .map(|(count, group)| {
-            let hashes = map.group(group as usize, GROUP);
-            let hashes = if count < GROUPS_MAX { hashes } else { &[] };
-            (group, hashes.to_vec())
-        })
-        .collect();
-    Ok(Some((compared.version, wanted_bytes(&wanted))))
-}
-
-/// The master is not the one that the list was from.
-pub fn changed_meanwhile() -> Error {
-    Error::unavailable("The master has begun another history meanwhile; trying again.")
-}
-
-fn checked(head: Head, epoch: Epoch) -> Result<Head> {
-    match head.epoch == epoch {
-        true => Ok(head),
-        false => Err(changed_meanwhile()),
+fn checked(header: StreamHeader, epoch: Epoch) -> Result<StreamHeader> {
+    match header.epoch == epoch {
+        true => Ok(header),
+        false => Err(epoch_changed()),
     }
 }
 
 fn write_pages(apply: &Apply, content: Content) -> Result<()> {
     match content {
         Content::Memory(bytes) => {
-            Reader::new(&bytes[..])?.pages(|number, page| apply.write(number, page))
+            StreamReader::new(&bytes[..])?.pages(|number, page| apply.write(number, page))
         }
         Content::File(mut file) => {
             file.rewind()?;
-            let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, file))?;
+            let reader = StreamReader::new(BufReader::with_capacity(BUFFER_BYTES, file))?;
             reader.pages(|number, page| apply.write(number, page))
         }
-        Content::Whole(_) => Err(Error::internal("a whole file is not applied page by page")),
+        Content::NewFile(_) => Err(Error::internal("a whole file is not applied page by page")),
     }
 }
 
@@ -510,7 +480,9 @@ fn write_pages(apply: &Apply, content: Content) -> Result<()> {
 pub fn remove_leftovers(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        let is_new = path.extension().is_some_and(|extension| extension == NEW);
+        let is_new = path
+            .extension()
+            .is_some_and(|extension| extension == NEW_EXTENSION);
         if is_new && path.with_extension("db").exists() {
             std::fs::remove_file(&path).context(format!("remove {}", path.display()))?;
         }
@@ -519,16 +491,16 @@ pub fn remove_leftovers(dir: &Path) -> Result<()> {
 }
 
 /// Tells how much of a download has come.
-struct Progress<'a> {
+struct ProgressReader<'a> {
     download: Download,
-    context: &'a Context,
+    context: &'a SyncContext,
     name: &'a str,
     done: u64,
 }
 
-impl<'a> Progress<'a> {
-    fn new(context: &'a Context, name: &'a str, download: Download) -> Progress<'a> {
-        Progress {
+impl<'a> ProgressReader<'a> {
+    fn new(context: &'a SyncContext, name: &'a str, download: Download) -> ProgressReader<'a> {
+        ProgressReader {
             download,
             context,
             name,
@@ -537,7 +509,7 @@ impl<'a> Progress<'a> {
     }
 }
 
-impl Read for Progress<'_> {
+impl Read for ProgressReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let length = self.download.read(buffer)?;
         self.done += length as u64;
@@ -548,7 +520,7 @@ impl Read for Progress<'_> {
 
 /// Keeps what passes.
 struct Tee<'a> {
-    progress: Progress<'a>,
+    progress: ProgressReader<'a>,
     keep: Content,
 }
 
@@ -558,7 +530,7 @@ impl Read for Tee<'_> {
         match &mut self.keep {
             Content::Memory(bytes) => bytes.extend_from_slice(&buffer[..length]),
             Content::File(file) => file.write_all(&buffer[..length])?,
-            Content::Whole(_) => {}
+            Content::NewFile(_) => {}
         }
         Ok(length)
     }

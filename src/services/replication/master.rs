@@ -6,16 +6,17 @@
 //!
 //! Lock order: the table of sources, then one source; no two sources at a time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::Epoch;
-use super::source::{Cut, GROUP, Source};
+use super::comparison::{GROUP_PAGES, GroupHashes, WantedGroups};
+use super::epoch::Epoch;
+use super::source::{Source, VersionedSnapshot};
 use super::spool::{Spool, Spools};
-use super::wire::{Head, Writer};
-use crate::base::error::{Error, Result};
+use super::wire::{StreamHeader, StreamWriter};
+use crate::base::error::Result;
 use crate::base::threads::lock;
 use crate::base::{failpoints, ids, log};
 use crate::store::db::{Databases, Synchronous};
@@ -41,20 +42,20 @@ pub fn part_pages(page_size: u32) -> u32 {
 /// The databases of this server for its replicas.
 pub struct Master {
     databases: Arc<Databases>,
-    is_synced: bool,
-    sources: Mutex<HashMap<String, Entry>>,
+    is_durable: bool,
+    sources: Mutex<HashMap<String, CachedSource>>,
     pub spools: Spools,
 }
 
 #[derive(Clone)]
-struct Entry {
+struct CachedSource {
     source: Arc<Mutex<Source>>,
     /// As it was when somebody looked last.
     known: Arc<Mutex<(Epoch, u64)>>,
 }
 
 /// One line of the list.
-pub struct Listed {
+pub struct ListedDatabase {
     pub name: String,
     pub epoch: Epoch,
     /// The state that an answer of now would lead to.
@@ -62,46 +63,35 @@ pub struct Listed {
 }
 
 /// What there is for a replica that has a state.
-pub enum Answer {
+pub enum PagesAnswer {
     /// It is the present one.
-    Same,
+    UpToDate,
     /// It is of another epoch.
-    Other,
+    UnknownVersion,
     Stream(Arc<Spool>),
 }
 
-/// What a replica has, as hashes of groups of pages.
-pub struct Groups {
-    pub page_size: u32,
-    pub pages: u32,
-    pub hashes: Vec<u64>,
-}
-
 /// Which groups are not as the replica has them.
-pub struct Compared {
+pub struct Comparison {
     pub epoch: Epoch,
     pub version: u64,
     /// Their numbers, from 0 on; none: nothing can be compared, it needs every page.
     pub groups: Option<Vec<u32>>,
 }
 
-/// The hashes of the pages of some groups, as a replica has them. A group without hashes: it wants
-/// all of its pages.
-pub type Wanted = BTreeMap<u32, Vec<u64>>;
-
 impl Master {
     /// Larger answers go to files in `data_dir`.
     pub fn new(databases: Arc<Databases>, data_dir: &Path, synchronous: Synchronous) -> Master {
         Master {
             databases,
-            is_synced: synchronous == Synchronous::Full,
+            is_durable: synchronous == Synchronous::Full,
             sources: Mutex::default(),
             spools: Spools::new(data_dir.join("spool")),
         }
     }
 
     /// Every database, and the state that it is in.
-    pub fn list(&self) -> Result<Vec<Listed>> {
+    pub fn list(&self) -> Result<Vec<ListedDatabase>> {
         let names = self.databases.list()?;
         lock(&self.sources).retain(|name, _| names.contains(name));
         let mut list = Vec::new();
@@ -121,7 +111,7 @@ impl Master {
                 }
             }
             let (epoch, version) = *lock(&entry.known);
-            list.push(Listed {
+            list.push(ListedDatabase {
                 name,
                 epoch,
                 version,
@@ -131,52 +121,52 @@ impl Master {
     }
 
     /// Some of all pages as they are now, those after this one.
-    pub fn part(&self, name: &str, epoch: Epoch, after: u32) -> Result<Answer> {
-        self.with_cut(name, |cut| {
-            let state = cut.state;
+    pub fn part(&self, name: &str, epoch: Epoch, after: u32) -> Result<PagesAnswer> {
+        self.with_snapshot(name, |current| {
+            let state = current.state;
             if epoch != state.epoch {
-                return Ok(Answer::Other);
+                return Ok(PagesAnswer::UnknownVersion);
             }
             let tag = format!("{}-part-{after}-{}", epoch.tag(), state.version);
             if let Some(spool) = self.spools.get(&tag) {
-                return Ok(Answer::Stream(spool));
+                return Ok(PagesAnswer::Stream(spool));
             }
-            let last = after.saturating_add(part_pages(cut.snapshot.page_size));
+            let last = after.saturating_add(part_pages(current.snapshot.page_size));
             let numbers = state.select(|number, _| number > after && number <= last);
-            self.stream(cut, tag, 0, &numbers)
+            self.stream(current, tag, 0, &numbers)
         })
     }
 
     /// The pages that changed after the state `since`.
-    pub fn pages(&self, name: &str, epoch: Epoch, since: u64) -> Result<Answer> {
-        self.with_cut(name, |cut| {
-            let state = cut.state;
+    pub fn pages(&self, name: &str, epoch: Epoch, since: u64) -> Result<PagesAnswer> {
+        self.with_snapshot(name, |current| {
+            let state = current.state;
             if epoch != state.epoch || since == 0 || since > state.version {
-                return Ok(Answer::Other);
+                return Ok(PagesAnswer::UnknownVersion);
             }
             if since == state.version {
-                return Ok(Answer::Same);
+                return Ok(PagesAnswer::UpToDate);
             }
             let tag = format!("{}-{since}-{}", epoch.tag(), state.version);
             if let Some(spool) = self.spools.get(&tag) {
-                return Ok(Answer::Stream(spool));
+                return Ok(PagesAnswer::Stream(spool));
             }
-            self.stream(cut, tag, since, &state.since(since))
+            self.stream(current, tag, since, &state.since(since))
         })
     }
 
     /// Which groups of pages differ from those of a replica.
-    pub fn compare(&self, name: &str, theirs: &Groups) -> Result<Compared> {
-        self.with_cut(name, |cut| {
-            let state = cut.state;
-            let ours = state.map.groups(GROUP);
+    pub fn compare(&self, name: &str, theirs: &GroupHashes) -> Result<Comparison> {
+        self.with_snapshot(name, |current| {
+            let state = current.state;
+            let ours = state.map.groups(GROUP_PAGES);
             let is_other = |group: &usize| theirs.hashes.get(*group) != ours.get(*group);
             let groups = (0..ours.len()).filter(is_other);
             let numbers = groups.map(|group| u32::try_from(group).unwrap_or(u32::MAX));
-            Ok(Compared {
+            Ok(Comparison {
                 epoch: state.epoch,
                 version: state.version,
-                groups: (theirs.page_size == cut.snapshot.page_size).then(|| numbers.collect()),
+                groups: (theirs.page_size == current.snapshot.page_size).then(|| numbers.collect()),
             })
         })
     }
@@ -188,27 +178,33 @@ impl Master {
         name: &str,
         epoch: Epoch,
         since: u64,
-        wanted: &Wanted,
-    ) -> Result<Answer> {
-        self.with_cut(name, |cut| {
-            let state = cut.state;
+        wanted: &WantedGroups,
+    ) -> Result<PagesAnswer> {
+        self.with_snapshot(name, |current| {
+            let state = current.state;
             if epoch != state.epoch || since == 0 || since > state.version {
-                return Ok(Answer::Other);
+                return Ok(PagesAnswer::UnknownVersion);
             }
             let differs = |number: u32| {
                 let at = number as usize - 1;
-                let hashes = wanted.get(&u32::try_from(at / GROUP).unwrap_or(u32::MAX));
-                hashes.is_some_and(|it| it.get(at % GROUP) != Some(&state.map.get(number)))
+                let hashes = wanted.get(&u32::try_from(at / GROUP_PAGES).unwrap_or(u32::MAX));
+                hashes.is_some_and(|it| it.get(at % GROUP_PAGES) != Some(&state.map.get(number)))
             };
             let numbers = state.select(|number, changed| changed > since || differs(number));
             let tag = format!("{}-{}", epoch.tag(), ids::hex(&ids::random_bytes::<8>()?));
-            self.stream(cut, tag, since, &numbers)
+            self.stream(current, tag, since, &numbers)
         })
     }
 
-    fn stream(&self, cut: &Cut<'_>, tag: String, since: u64, numbers: &[u32]) -> Result<Answer> {
-        let Cut { snapshot, state } = cut;
-        let head = Head {
+    fn stream(
+        &self,
+        current: &VersionedSnapshot<'_>,
+        tag: String,
+        since: u64,
+        numbers: &[u32],
+    ) -> Result<PagesAnswer> {
+        let VersionedSnapshot { snapshot, state } = current;
+        let header = StreamHeader {
             epoch: state.epoch,
             since,
             version: state.version,
@@ -220,27 +216,31 @@ impl Master {
             schema: snapshot.schema_hash()?,
             definitions: snapshot.definitions_hash()?,
         };
-        let mut writer = Writer::new(self.spools.begin(), head)?;
+        let mut writer = StreamWriter::new(self.spools.begin(), header)?;
         for number in numbers {
             snapshot.page(*number, |page| writer.page(*number, page))?;
         }
-        let spool = self.spools.keep(tag, writer.finish()?)?;
+        let spool = self.spools.insert(tag, writer.finish()?)?;
         failpoints::reach("spooled");
-        Ok(Answer::Stream(spool))
+        Ok(PagesAnswer::Stream(spool))
     }
 
     /// Runs `body` with the present state of a database.
-    fn with_cut<T>(&self, name: &str, body: impl FnOnce(&Cut<'_>) -> Result<T>) -> Result<T> {
+    fn with_snapshot<T>(
+        &self,
+        name: &str,
+        body: impl FnOnce(&VersionedSnapshot<'_>) -> Result<T>,
+    ) -> Result<T> {
         let database = self.databases.get(name)?;
         let entry = self.entry(name)?;
         // A script of a job may run for minutes: replicas come back then, and get the others meanwhile.
         database.wait_for_writer(WRITER_WAIT)?;
         let mut source = lock(&entry.source);
         let result = {
-            let cut = source.cut(&database, self.is_synced)?;
-            *lock(&entry.known) = (cut.state.epoch, cut.state.version);
+            let current = source.snapshot(&database, self.is_durable)?;
+            *lock(&entry.known) = (current.state.epoch, current.state.version);
             failpoints::reach("cut");
-            body(&cut)
+            body(&current)
         };
         drop(source);
         drop(database);
@@ -248,7 +248,7 @@ impl Master {
         result
     }
 
-    fn entry(&self, name: &str) -> Result<Entry> {
+    fn entry(&self, name: &str) -> Result<CachedSource> {
         let mut sources = lock(&self.sources);
         if let Some(entry) = sources.get(name) {
             let is_same = entry
@@ -260,7 +260,7 @@ impl Master {
             }
         }
         let source = Source::new(name, self.databases.file(name))?;
-        let entry = Entry {
+        let entry = CachedSource {
             known: Arc::new(Mutex::new((source.epoch(), 1))),
             source: Arc::new(Mutex::new(source)),
         };
@@ -288,103 +288,5 @@ impl Master {
     pub fn forget(&self, name: &str) {
         lock(&self.sources).remove(name);
         self.databases.changes.forget(name);
-    }
-}
-
-impl Groups {
-    /// Reads the body of a request: size of a page, number of pages (4 bytes each), a hash (8 bytes)
-    /// for each group, little-endian.
-    pub fn parse(body: &[u8]) -> Result<Groups> {
-        let (head, hashes) = body.split_at_checked(8).ok_or_else(no_hashes)?;
-        let (page_size, pages) = (number(head, 0), number(head, 4));
-        let hashes = parse_hashes(hashes)?;
-        match hashes.len() == (pages as usize).div_ceil(GROUP) {
-            true => Ok(Groups {
-                page_size,
-                pages,
-                hashes,
-            }),
-            false => Err(no_hashes()),
-        }
-    }
-
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut body = Vec::with_capacity(8 + 8 * self.hashes.len());
-        body.extend_from_slice(&self.page_size.to_le_bytes());
-        body.extend_from_slice(&self.pages.to_le_bytes());
-        body.extend(self.hashes.iter().flat_map(|hash| hash.to_le_bytes()));
-        body
-    }
-}
-
-/// Reads the body of a request: per group its number, how many hashes follow (4 bytes each), the
-/// hashes of its pages (8 bytes each), little-endian.
-pub fn parse_wanted(body: &[u8]) -> Result<Wanted> {
-    let (mut wanted, mut rest) = (Wanted::new(), body);
-    while !rest.is_empty() {
-        let (head, tail) = rest.split_at_checked(8).ok_or_else(no_hashes)?;
-        let count = number(head, 4) as usize;
-        if count > GROUP {
-            return Err(no_hashes());
-        }
-        let (hashes, tail) = tail.split_at_checked(8 * count).ok_or_else(no_hashes)?;
-        wanted.insert(number(head, 0), parse_hashes(hashes)?);
-        rest = tail;
-    }
-    Ok(wanted)
-}
-
-/// The body that [`parse_wanted`] reads.
-pub fn wanted_bytes(wanted: &Wanted) -> Vec<u8> {
-    let mut body = Vec::new();
-    for (group, hashes) in wanted {
-        body.extend_from_slice(&group.to_le_bytes());
-        body.extend_from_slice(&u32::try_from(hashes.len()).unwrap_or(0).to_le_bytes());
-        body.extend(hashes.iter().flat_map(|hash| hash.to_le_bytes()));
-    }
-    body
-}
-
-fn number(head: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([0, 1, 2, 3].map(|i| head[at + i]))
-}
-
-fn parse_hashes(bytes: &[u8]) -> Result<Vec<u64>> {
-    if !bytes.len().is_multiple_of(8) {
-        return Err(no_hashes());
-    }
-    let hash = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
-    Ok(bytes.chunks_exact(8).map(hash).collect())
-}
-
-fn no_hashes() -> Error {
-    Error::invalid("The body is not the hashes of pages.")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hashes_are_read_as_they_were_written_and_nothing_else_is() {
-        let groups = Groups {
-            page_size: 4096,
-            pages: 300,
-            hashes: vec![5, u64::MAX],
-        };
-        let bytes = groups.to_bytes();
-        let read = Groups::parse(&bytes).unwrap();
-        assert_eq!(
-            (read.page_size, read.pages, read.hashes),
-            (4096, 300, vec![5, u64::MAX])
-        );
-        let wanted = Wanted::from([(0, vec![1, 2]), (7, Vec::new())]);
-        assert_eq!(parse_wanted(&wanted_bytes(&wanted)).unwrap(), wanted);
-        for length in 0..bytes.len() {
-            assert!(Groups::parse(&bytes[..length]).is_err(), "{length}");
-        }
-        assert!(parse_wanted(&[1]).is_err());
-        assert!(parse_wanted(&[0, 0, 0, 0, 1, 1, 0, 0]).is_err());
-        assert!(parse_wanted(&[0, 0, 0, 0, 1, 0, 0, 0]).is_err());
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::params;
 
-use super::Epoch;
+use super::epoch::Epoch;
 use crate::base::error::Result;
 use crate::store::db::Database;
 use crate::store::node;

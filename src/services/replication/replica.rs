@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::client::Client;
+use super::client::MasterClient;
 use super::downloads::Downloads;
-use super::files::FilesStatus;
+use super::file_sync::FilesStatus;
 use super::positions;
 use super::positions::Position;
 use crate::base::error::Result;
@@ -19,13 +19,13 @@ use crate::store::db::{Database, Databases};
 use crate::store::files::{Remote, Storage};
 
 /// What a clock may be corrected by without its notes being those of another time.
-const CLOCK_SLIP_MS: i64 = 1000;
+const CLOCK_TOLERANCE_MS: i64 = 1000;
 /// How long a request waits for a file that has not arrived.
-const FILE_PATIENCE: Duration = Duration::from_secs(10);
+const FILE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What an operator chooses.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ReplicaSettings {
     pub master_url: String,
     /// Pause between two cycles that nothing wakes.
     pub interval: Duration,
@@ -37,26 +37,26 @@ pub struct Settings {
 
 /// What the sync thread and those who ask it have in common.
 pub struct Replica {
-    pub client: Arc<Client>,
+    pub client: Arc<MasterClient>,
     pub interval: Duration,
     pub local: Arc<Database>,
-    pub state: Arc<Mutex<State>>,
+    pub state: Arc<Mutex<ReplicaState>>,
     /// A position has moved.
-    pub moved: Condvar,
+    pub position_changed: Condvar,
     /// What fetches files; none when they lie in a bucket.
     pub downloads: Option<Arc<Downloads>>,
     pub files: Arc<Mutex<FilesStatus>>,
     waiters: AtomicUsize,
     waiters_max: usize,
-    wanted: Mutex<Wanted>,
+    pending: Mutex<PendingWork>,
     woken: Condvar,
 }
 
 /// How far everything is.
 #[derive(Default)]
-pub struct State {
+pub struct ReplicaState {
     pub positions: BTreeMap<String, Position>,
-    pub status: BTreeMap<String, Status>,
+    pub status: BTreeMap<String, DatabaseState>,
     /// Since the start every database of the master has been looked at.
     pub is_complete: bool,
     /// When the master answered last, in milliseconds since 1970.
@@ -66,7 +66,7 @@ pub struct State {
     pub cycles: u64,
     pub failures: u64,
     /// Full cycles that have begun, and the last one that has brought everything.
-    pub full_begun: u64,
+    pub full_started: u64,
     pub full_done: u64,
     /// The databases of the master, as it listed them last.
     pub listed: BTreeSet<String>,
@@ -76,12 +76,12 @@ pub struct State {
     is_connected: bool,
     /// When the master, which tells every change, was last heard with nothing left to do, in
     /// milliseconds since 1970.
-    pub heard_ms: i64,
+    pub confirmed_ms: i64,
 }
 
 /// What is going on with one database.
 #[derive(Clone, Debug, Default)]
-pub struct Status {
+pub struct DatabaseState {
     /// The master's version, as far as it was heard of.
     pub master_version: u64,
     pub error: Option<String>,
@@ -89,7 +89,7 @@ pub struct Status {
     pub repairs: u64,
     pub transfer: Option<Transfer>,
     /// When the master was asked last, it had nothing that is not here.
-    pub is_whole: bool,
+    pub is_current: bool,
 }
 
 /// A stream on its way.
@@ -97,7 +97,7 @@ pub struct Status {
 pub struct Transfer {
     pub begun: Instant,
     /// When the log told of it last.
-    pub told: Instant,
+    pub logged: Instant,
     /// Bytes that have come, and of how many.
     pub done: u64,
     pub length: u64,
@@ -105,7 +105,7 @@ pub struct Transfer {
 
 /// What the sync thread does next.
 #[derive(Debug)]
-pub enum Task {
+pub enum SyncTask {
     /// Bring along every database.
     Everything,
     /// Bring along these.
@@ -116,9 +116,9 @@ pub enum Task {
 }
 
 /// One that waits, until it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+struct WaiterGuard<'a>(&'a AtomicUsize);
 
-impl Drop for Waiting<'_> {
+impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -126,7 +126,7 @@ impl Drop for Waiting<'_> {
 
 /// What somebody wants of the sync thread.
 #[derive(Default)]
-struct Wanted {
+struct PendingWork {
     everything: bool,
     names: BTreeSet<String>,
     stop: bool,
@@ -180,15 +180,15 @@ impl Replica {
     /// Reads how far it came before.
     pub fn open(
         local: &Arc<Database>,
-        client: Client,
-        settings: &Settings,
+        client: MasterClient,
+        settings: &ReplicaSettings,
         storage: &Arc<Storage>,
     ) -> Result<Replica> {
         let client = Arc::new(client);
-        let state = State {
+        let state = ReplicaState {
             positions: positions::load(local)?,
             listed: positions::load_listed(local)?,
-            ..State::default()
+            ..ReplicaState::default()
         };
         Ok(Replica {
             downloads: storage
@@ -204,8 +204,8 @@ impl Replica {
             waiters_max: settings.waiters_max,
             local: Arc::clone(local),
             state: Arc::new(Mutex::new(state)),
-            moved: Condvar::new(),
-            wanted: Mutex::default(),
+            position_changed: Condvar::new(),
+            pending: Mutex::default(),
             woken: Condvar::new(),
         })
     }
@@ -216,14 +216,14 @@ impl Replica {
     }
 
     /// These databases have changed.
-    pub fn wake(&self, names: impl IntoIterator<Item = String>) {
-        lock(&self.wanted).names.extend(names);
+    pub fn request_sync(&self, names: impl IntoIterator<Item = String>) {
+        lock(&self.pending).names.extend(names);
         self.woken.notify_all();
     }
 
     /// Any database may have changed.
-    pub fn wake_for_all(&self) {
-        lock(&self.wanted).everything = true;
+    pub fn request_full_sync(&self) {
+        lock(&self.pending).everything = true;
         self.woken.notify_all();
     }
 
@@ -234,18 +234,18 @@ impl Replica {
 
     /// The master is there. When nothing that it has told is left to do and every database is whole, then
     /// everything is here that it has.
-    pub fn hear(&self) {
-        let wanted = lock(&self.wanted);
-        let is_idle = wanted.names.is_empty() && !wanted.everything;
+    pub fn confirm_current(&self) {
+        let pending = lock(&self.pending);
+        let is_idle = pending.names.is_empty() && !pending.everything;
         let mut state = lock(&self.state);
-        if is_idle && !state.is_busy && state.error.is_none() && state.is_whole() {
-            state.heard_ms = clock::now_ms();
+        if is_idle && !state.is_busy && state.error.is_none() && state.is_current() {
+            state.confirmed_ms = clock::now_ms();
         }
     }
 
     /// Ends the sync thread, and what it is waiting for.
     pub fn stop(&self) {
-        lock(&self.wanted).stop = true;
+        lock(&self.pending).stop = true;
         self.woken.notify_all();
         if let Some(downloads) = &self.downloads {
             downloads.stop();
@@ -264,16 +264,16 @@ impl Replica {
         let Some(downloads) = &self.downloads else {
             return Ok(false);
         };
-        let Some(_waiting) = self.enter() else {
+        let Some(_waiter) = self.register_waiter() else {
             return Ok(false);
         };
-        downloads.fetch_now(remote, Instant::now() + FILE_PATIENCE)
+        downloads.fetch_now(remote, Instant::now() + FILE_TIMEOUT)
     }
 
     /// A place among those who wait.
-    fn enter(&self) -> Option<Waiting<'_>> {
-        let waiting = Waiting(&self.waiters);
-        (self.waiters.fetch_add(1, Ordering::SeqCst) < self.waiters_max).then_some(waiting)
+    fn register_waiter(&self) -> Option<WaiterGuard<'_>> {
+        let guard = WaiterGuard(&self.waiters);
+        (self.waiters.fetch_add(1, Ordering::SeqCst) < self.waiters_max).then_some(guard)
     }
 
     /// Waits until a database has come to a state of the master's; false when it does not in time, when
@@ -290,15 +290,15 @@ impl Replica {
             }
             position.epoch.tag() == tag
         };
-        let Some(_waiting) = self.enter() else {
+        let Some(_waiter) = self.register_waiter() else {
             return false;
         };
         // A history that is not the present one after everything was asked for is one of the past, all of
         // which is in the present one.
-        let after = lock(&self.state).full_begun;
+        let after = lock(&self.state).full_started;
         match is_known_history {
-            true => self.wake([name.to_owned()]),
-            false => self.wake_for_all(),
+            true => self.request_sync([name.to_owned()]),
+            false => self.request_full_sync(),
         }
         let mut state = lock(&self.state);
         loop {
@@ -312,12 +312,12 @@ impl Replica {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return false;
             };
-            state = threads::wait_timeout(&self.moved, state, left);
+            state = threads::wait_timeout(&self.position_changed, state, left);
         }
     }
 
     /// Whether the master has such a database and it has not arrived.
-    pub fn is_awaited(&self, name: &str, databases: &Databases) -> bool {
+    pub fn is_arriving(&self, name: &str, databases: &Databases) -> bool {
         let is_listed = || lock(&self.state).listed.contains(name);
         !databases.file(name).exists() && is_listed()
     }
@@ -335,8 +335,8 @@ impl Replica {
         let mut all = state.listed.iter().map(synced);
         let oldest = all.try_fold(i64::MAX, |least, it| it.map(|it| least.min(it)))?;
         let now_ms = clock::now_ms();
-        let is_known = |it: &i64| (1..=now_ms + CLOCK_SLIP_MS).contains(it);
-        let proofs = [oldest, state.heard_ms].into_iter();
+        let is_known = |it: &i64| (1..=now_ms + CLOCK_TOLERANCE_MS).contains(it);
+        let proofs = [oldest, state.confirmed_ms].into_iter();
         let proven_ms = proofs.filter(is_known).max()?;
         Some((now_ms - proven_ms).max(0).cast_unsigned() / 1000)
     }
@@ -362,41 +362,41 @@ impl Replica {
     }
 
     /// What there is to do, when everything is due then and what takes long is.
-    pub fn next(&self, due: Instant, more_due: Option<Instant>) -> Task {
-        let mut wanted = lock(&self.wanted);
+    pub fn next_task(&self, due: Instant, more_due: Option<Instant>) -> SyncTask {
+        let mut pending = lock(&self.pending);
         loop {
-            if wanted.stop {
-                return Task::Stop;
+            if pending.stop {
+                return SyncTask::Stop;
             }
             let now = Instant::now();
             // Between being taken and being done there must be no moment in which it seems done.
-            if wanted.everything || due <= now {
-                *wanted = Wanted::default();
+            if pending.everything || due <= now {
+                *pending = PendingWork::default();
                 lock(&self.state).is_busy = true;
-                return Task::Everything;
+                return SyncTask::Everything;
             }
-            if !wanted.names.is_empty() {
+            if !pending.names.is_empty() {
                 lock(&self.state).is_busy = true;
-                return Task::Some(std::mem::take(&mut wanted.names));
+                return SyncTask::Some(std::mem::take(&mut pending.names));
             }
-            let next = more_due.map_or(due, |more_due| more_due.min(due));
-            if next <= now {
-                return Task::More;
+            let next_task = more_due.map_or(due, |more_due| more_due.min(due));
+            if next_task <= now {
+                return SyncTask::More;
             }
-            wanted = threads::wait_timeout(&self.woken, wanted, next - now);
+            pending = threads::wait_timeout(&self.woken, pending, next_task - now);
         }
     }
 }
 
-impl State {
+impl ReplicaState {
     fn describe(&self, name: &str) -> DatabaseStatus {
         let (position, status) = (self.positions.get(name), self.status.get(name));
         let status = status.cloned().unwrap_or_default();
         let version = position.map(|position| position.version);
         let state = match &status {
             _ if status.transfer.is_some() && version.is_none() => "loading",
-            Status { error: Some(_), .. } => "failing",
-            _ if status.is_whole => "current",
+            DatabaseState { error: Some(_), .. } => "failing",
+            _ if status.is_current => "current",
             _ => "behind",
         };
         DatabaseStatus {
@@ -413,13 +413,13 @@ impl State {
     }
 
     /// No database of the master is failing, on its way or not looked at yet.
-    fn is_whole(&self) -> bool {
-        let is_whole = |name| self.status.get(name).is_some_and(|it| it.is_whole);
-        !self.listed.is_empty() && self.listed.iter().all(is_whole)
+    fn is_current(&self) -> bool {
+        let is_current = |name| self.status.get(name).is_some_and(|it| it.is_current);
+        !self.listed.is_empty() && self.listed.iter().all(is_current)
     }
 
     /// What is going on with a database.
-    pub fn of(&mut self, name: &str) -> &mut Status {
+    pub fn database_mut(&mut self, name: &str) -> &mut DatabaseState {
         self.status.entry(name.to_owned()).or_default()
     }
 }

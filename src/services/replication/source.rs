@@ -14,18 +14,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Epoch;
+use super::epoch::Epoch;
 use crate::base::error::Result;
 use crate::base::{clock, log};
 use crate::store::db::pages::{PageMap, PageReader, Snapshot, Trace};
 use crate::store::db::{Database, pages};
 
-/// Pages whose hashes are compared as one first.
-pub const GROUP: usize = 256;
 /// How often the feed is checked, at most.
-const CHECK_EVERY: Duration = Duration::from_secs(3600);
+const SCAN_EVERY: Duration = Duration::from_secs(3600);
 /// Share of the time that looking at all pages may take for that.
-const CHECK_SHARE: u32 = 1000;
+const SCAN_SHARE: u32 = 1000;
 
 /// What is known of one database.
 pub struct Source {
@@ -39,11 +37,11 @@ pub struct Source {
     history: Arc<str>,
     /// The last cut came to nothing.
     has_failed: bool,
-    state: State,
+    state: PageVersions,
 }
 
 /// The states.
-pub struct State {
+pub struct PageVersions {
     pub epoch: Epoch,
     /// The present one; 0: no page was looked at yet.
     pub version: u64,
@@ -55,21 +53,21 @@ pub struct State {
     /// The reader's view of the present state.
     data_version: i64,
     /// The feed may have missed something.
-    is_in_doubt: bool,
-    checked: Instant,
-    check_took: Duration,
+    needs_full_scan: bool,
+    scanned: Instant,
+    scan_took: Duration,
 }
 
 /// A present state that can be read.
-pub struct Cut<'a> {
+pub struct VersionedSnapshot<'a> {
     pub snapshot: Snapshot<'a>,
-    pub state: &'a State,
+    pub state: &'a PageVersions,
 }
 
 impl Source {
     /// Nothing is read before somebody asks.
     pub fn new(name: &str, path: PathBuf) -> Result<Source> {
-        let state = State::new()?;
+        let state = PageVersions::new()?;
         Ok(Source {
             name: name.to_owned(),
             reader: None,
@@ -100,7 +98,7 @@ impl Source {
     /// happened since. Cheap.
     pub fn version(&self) -> Result<u64> {
         let is_present = match (&self.reader, &self.trace) {
-            _ if self.state.version == 0 || self.state.is_in_doubt => false,
+            _ if self.state.version == 0 || self.state.needs_full_scan => false,
             (Some(reader), _) => reader.data_version()? == self.state.data_version,
             (None, Some(trace)) => Trace::of(&self.path)? == *trace,
             (None, None) => false,
@@ -123,12 +121,16 @@ impl Source {
         }
     }
 
-    /// The present state, numbered and open for reading. `is_synced`: what is committed is on disk.
-    pub fn cut(&mut self, database: &Database, is_synced: bool) -> Result<Cut<'_>> {
+    /// The present state, numbered and open for reading. `is_durable`: what is committed is on disk.
+    pub fn snapshot(
+        &mut self,
+        database: &Database,
+        is_durable: bool,
+    ) -> Result<VersionedSnapshot<'_>> {
         if std::mem::replace(&mut self.has_failed, true) {
             // Whatever it was, it begins with a new connection, and with nothing taken for granted.
             self.reader = None;
-            self.state.is_in_doubt = true;
+            self.state.needs_full_scan = true;
         }
         let reader = match self.reader.take() {
             Some(reader) => reader,
@@ -137,50 +139,53 @@ impl Source {
                 // Before the look at the file: what comes in between shows in one of the two.
                 self.state.data_version = reader.data_version()?;
                 let is_same = self.trace.take() == Some(Trace::of(&self.path)?);
-                self.state.is_in_doubt |= !is_same;
+                self.state.needs_full_scan |= !is_same;
                 reader
             }
         };
         let reader = self.reader.insert(reader);
         let state = &mut self.state;
         let snapshot = reader.snapshot()?;
-        if state.version > 0 && !state.is_in_doubt && snapshot.data_version == state.data_version {
+        if state.version > 0
+            && !state.needs_full_scan
+            && snapshot.data_version == state.data_version
+        {
             self.has_failed = false;
-            return Ok(Cut { snapshot, state });
+            return Ok(VersionedSnapshot { snapshot, state });
         }
         if state.page_size != 0 && state.page_size != snapshot.page_size {
             // Another process has made it anew.
-            *state = State::new()?;
+            *state = PageVersions::new()?;
             self.history = state.epoch.history(&self.name);
         }
         drop(snapshot);
         // What is written from now on belongs to the state after this one.
         let (snapshot, changed) = database.cut(reader, &self.history, state.version + 2)?;
-        if !is_synced {
+        if !is_durable {
             // A replica must not be ahead of what a power cut leaves here.
             reader.sync_log()?;
         }
-        let changed = changed.filter(|_| !state.is_in_doubt);
-        state.is_in_doubt = true;
+        let changed = changed.filter(|_| !state.needs_full_scan);
+        state.needs_full_scan = true;
         state.advance(&self.name, &snapshot, changed)?;
-        state.is_in_doubt = false;
+        state.needs_full_scan = false;
         self.has_failed = false;
-        Ok(Cut { snapshot, state })
+        Ok(VersionedSnapshot { snapshot, state })
     }
 }
 
-impl State {
-    fn new() -> Result<State> {
-        Ok(State {
+impl PageVersions {
+    fn new() -> Result<PageVersions> {
+        Ok(PageVersions {
             epoch: Epoch::random()?,
             version: 0,
             page_size: 0,
             map: PageMap::default(),
             changed: Vec::new(),
             data_version: 0,
-            is_in_doubt: true,
-            checked: Instant::now(),
-            check_took: Duration::ZERO,
+            needs_full_scan: true,
+            scanned: Instant::now(),
+            scan_took: Duration::ZERO,
         })
     }
 
@@ -195,24 +200,24 @@ impl State {
         self.page_size = snapshot.page_size;
         self.map.resize(snapshot.pages);
         self.changed.resize(snapshot.pages as usize, version);
-        let pause = CHECK_EVERY.max(self.check_took * CHECK_SHARE);
+        let pause = SCAN_EVERY.max(self.scan_took * SCAN_SHARE);
         match changed {
-            Some(changed) if self.checked.elapsed() < pause => {
+            Some(changed) if self.scanned.elapsed() < pause => {
                 // The file may have grown over pages that were never written.
                 let new = before + 1..=snapshot.pages;
                 let old = changed.into_iter().take_while(|number| *number <= before);
                 for number in old.chain(new) {
-                    self.look(snapshot, number, version)?;
+                    self.hash_page(snapshot, number, version)?;
                 }
             }
-            known => self.look_at_all(name, snapshot, version, known.as_ref())?,
+            known => self.hash_all_pages(name, snapshot, version, known.as_ref())?,
         }
         self.version = version;
         self.data_version = snapshot.data_version;
         Ok(())
     }
 
-    fn look(&mut self, snapshot: &Snapshot<'_>, number: u32, version: u64) -> Result<()> {
+    fn hash_page(&mut self, snapshot: &Snapshot<'_>, number: u32, version: u64) -> Result<()> {
         if number > snapshot.pages || number == pages::lock_page(snapshot.page_size) {
             return Ok(());
         }
@@ -224,7 +229,7 @@ impl State {
         Ok(())
     }
 
-    fn look_at_all(
+    fn hash_all_pages(
         &mut self,
         name: &str,
         snapshot: &Snapshot<'_>,
@@ -246,7 +251,7 @@ impl State {
                 "the feed of {name} had missed {missed} pages; they are replicated now"
             ));
         }
-        (self.checked, self.check_took) = (Instant::now(), begun.elapsed());
+        (self.scanned, self.scan_took) = (Instant::now(), begun.elapsed());
         Ok(())
     }
 

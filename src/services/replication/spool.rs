@@ -5,7 +5,7 @@
 //! are gone with the process.
 //!
 //! Bounds: [`ENTRIES_MAX`] answers, [`FILES_MAX`] of them in files; those that nobody asks for go
-//! after [`KEPT`]. Who is reading one keeps it until the end.
+//! after [`UNUSED_MAX`]. Who is reading one keeps it until the end.
 
 use std::fs::File;
 use std::io;
@@ -25,7 +25,7 @@ use crate::store::db;
 const MEMORY_BYTES: usize = 1 << 20;
 const ENTRIES_MAX: usize = 32;
 const FILES_MAX: usize = 4;
-const KEPT: Duration = Duration::from_secs(60);
+const UNUSED_MAX: Duration = Duration::from_secs(60);
 
 /// One answer.
 pub struct Spool {
@@ -49,7 +49,7 @@ impl Spool {
 /// Reads an answer from some byte on.
 pub struct SpoolReader {
     spool: Arc<Spool>,
-    at: u64,
+    offset: u64,
     is_stopped: Arc<AtomicBool>,
 }
 
@@ -60,14 +60,14 @@ impl Read for SpoolReader {
         }
         let length = match &self.spool.content {
             Content::Memory(bytes) => {
-                let at = usize::try_from(self.at)
+                let offset = usize::try_from(self.offset)
                     .unwrap_or(usize::MAX)
                     .min(bytes.len());
-                (&bytes[at..]).read(buffer)?
+                (&bytes[offset..]).read(buffer)?
             }
-            Content::File(file) => file.read_at(buffer, self.at)?,
+            Content::File(file) => file.read_at(buffer, self.offset)?,
         };
-        self.at += length as u64;
+        self.offset += length as u64;
         Ok(length)
     }
 }
@@ -93,7 +93,7 @@ impl Write for SpoolWriter {
     fn flush(&mut self) -> io::Result<()> {
         let mut file = match self.file.take() {
             Some(file) => file,
-            None => nameless_file(&self.dir)?,
+            None => anonymous_file(&self.dir)?,
         };
         file.write_all(&self.memory)?;
         self.memory.clear();
@@ -103,7 +103,7 @@ impl Write for SpoolWriter {
 }
 
 /// A file in this directory that is gone when it is closed.
-pub fn nameless_file(dir: &Path) -> io::Result<File> {
+pub fn anonymous_file(dir: &Path) -> io::Result<File> {
     db::create_dir(dir).map_err(|error| io::Error::other(error.to_string()))?;
     let random = ids::random_bytes::<8>().map_err(|error| io::Error::other(error.to_string()))?;
     let path = dir.join(ids::hex(&random));
@@ -143,10 +143,10 @@ impl Spools {
     }
 
     /// Reads an answer from some byte on.
-    pub fn read(&self, spool: &Arc<Spool>, at: u64) -> SpoolReader {
+    pub fn read(&self, spool: &Arc<Spool>, offset: u64) -> SpoolReader {
         SpoolReader {
             spool: Arc::clone(spool),
-            at,
+            offset,
             is_stopped: Arc::clone(&self.is_stopped),
         }
     }
@@ -167,7 +167,7 @@ impl Spools {
     }
 
     /// Keeps what was written under this name.
-    pub fn keep(&self, tag: String, mut writer: SpoolWriter) -> Result<Arc<Spool>> {
+    pub fn insert(&self, tag: String, mut writer: SpoolWriter) -> Result<Arc<Spool>> {
         if writer.file.is_some() {
             writer.flush().context("spool an answer")?;
         }
@@ -199,7 +199,7 @@ fn forget_unused(list: &mut Vec<(Arc<Spool>, Instant)>) {
             *used = Instant::now();
         }
     }
-    list.retain(|(_, used)| used.elapsed() < KEPT);
+    list.retain(|(_, used)| used.elapsed() < UNUSED_MAX);
 }
 
 fn trim(list: &mut Vec<(Arc<Spool>, Instant)>) {
@@ -208,9 +208,9 @@ fn trim(list: &mut Vec<(Arc<Spool>, Instant)>) {
         list.remove(0);
     }
     while list.iter().filter(|(spool, _)| spool.is_file()).count() > FILES_MAX {
-        let Some(at) = list.iter().position(|(spool, _)| spool.is_file()) else {
+        let Some(offset) = list.iter().position(|(spool, _)| spool.is_file()) else {
             return;
         };
-        list.remove(at);
+        list.remove(offset);
     }
 }

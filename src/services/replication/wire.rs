@@ -1,7 +1,7 @@
 //! The stream of pages: what a master sends and a replica applies.
 //!
 //! ```text
-//! head     80 bytes, see `Head`
+//! head     80 bytes, see `StreamHeader`
 //! chunks   length of the pages, length as stored (4 bytes each), then the pages, LZ4 when shorter
 //! end      a chunk of length 0 (4 bytes)
 //! trailer  SHA-256 of everything before it
@@ -13,14 +13,14 @@
 
 use std::io::{Read, Write};
 
-use super::Epoch;
+use super::epoch::Epoch;
 use crate::base::crypto::Hasher;
 use crate::base::error::{Error, Result};
 
 /// Names the format and its version.
 const MAGIC: [u8; 8] = *b"vskipag1";
 /// Bytes of the head.
-pub const HEAD_BYTES: usize = 80;
+pub const HEADER_BYTES: usize = 80;
 /// Pages are gathered up to this size before they are compressed.
 const CHUNK_BYTES: usize = 256 << 10;
 /// The largest chunk that is accepted; a page has at most 64 KiB.
@@ -28,7 +28,7 @@ const CHUNK_BYTES_MAX: usize = CHUNK_BYTES + (128 << 10);
 
 /// What a stream is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct StreamHeader {
     pub epoch: Epoch,
     /// The state that it follows on; 0: none, it has every page.
     pub since: u64,
@@ -50,9 +50,9 @@ pub struct Head {
     pub definitions: u64,
 }
 
-impl Head {
-    fn to_bytes(self) -> [u8; HEAD_BYTES] {
-        let mut bytes = [0; HEAD_BYTES];
+impl StreamHeader {
+    fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
         let mut at = 0;
         let mut put = |part: &[u8]| {
             bytes[at..at + part.len()].copy_from_slice(part);
@@ -72,13 +72,13 @@ impl Head {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8; HEAD_BYTES]) -> Result<Head> {
+    fn from_bytes(bytes: &[u8; HEADER_BYTES]) -> Result<StreamHeader> {
         let u32_at = |at: usize| u32::from_le_bytes(part(bytes, at));
         let u64_at = |at: usize| u64::from_le_bytes(part(bytes, at));
         if bytes[..8] != MAGIC {
-            return Err(broken("it is no stream of pages"));
+            return Err(corrupt("it is no stream of pages"));
         }
-        let head = Head {
+        let header = StreamHeader {
             epoch: Epoch(u128::from_le_bytes(part(bytes, 8))),
             since: u64_at(24),
             version: u64_at(32),
@@ -90,10 +90,11 @@ impl Head {
             schema: u64_at(64),
             definitions: u64_at(72),
         };
-        let is_size = head.page_size.is_power_of_two() && (512..=65_536).contains(&head.page_size);
-        match is_size && head.pages > 0 && head.count > 0 && head.count <= head.pages {
-            true => Ok(head),
-            false => Err(broken("its head makes no sense")),
+        let is_size =
+            header.page_size.is_power_of_two() && (512..=65_536).contains(&header.page_size);
+        match is_size && header.pages > 0 && header.count > 0 && header.count <= header.pages {
+            true => Ok(header),
+            false => Err(corrupt("its head makes no sense")),
         }
     }
 }
@@ -104,27 +105,27 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     part
 }
 
-fn broken(why: &str) -> Error {
+fn corrupt(why: &str) -> Error {
     Error::unavailable(format!("What the master sent is broken: {why}."))
 }
 
 /// Writes a stream.
-pub struct Writer<W> {
+pub struct StreamWriter<W> {
     to: W,
     hasher: Hasher,
     chunk: Vec<u8>,
     packed: Vec<u8>,
 }
 
-impl<W: Write> Writer<W> {
-    pub fn new(to: W, head: Head) -> Result<Writer<W>> {
-        let mut writer = Writer {
+impl<W: Write> StreamWriter<W> {
+    pub fn new(to: W, header: StreamHeader) -> Result<StreamWriter<W>> {
+        let mut writer = StreamWriter {
             to,
             hasher: Hasher::new(),
             chunk: Vec::new(),
             packed: Vec::new(),
         };
-        writer.put(&head.to_bytes())?;
+        writer.put(&header.to_bytes())?;
         Ok(writer)
     }
 
@@ -174,63 +175,63 @@ impl<W: Write> Writer<W> {
 }
 
 /// Reads a stream.
-pub struct Reader<R> {
+pub struct StreamReader<R> {
     from: R,
     hasher: Hasher,
-    head: Head,
+    header: StreamHeader,
     stored: Vec<u8>,
     chunk: Vec<u8>,
 }
 
-impl<R: Read> Reader<R> {
-    pub fn new(mut from: R) -> Result<Reader<R>> {
-        let mut bytes = [0; HEAD_BYTES];
+impl<R: Read> StreamReader<R> {
+    pub fn new(mut from: R) -> Result<StreamReader<R>> {
+        let mut bytes = [0; HEADER_BYTES];
         fill(&mut from, &mut bytes)?;
         let mut hasher = Hasher::new();
         hasher.update(&bytes);
-        Ok(Reader {
+        Ok(StreamReader {
             from,
             hasher,
-            head: Head::from_bytes(&bytes)?,
+            header: StreamHeader::from_bytes(&bytes)?,
             stored: Vec::new(),
             chunk: Vec::new(),
         })
     }
 
-    pub fn head(&self) -> Head {
-        self.head
+    pub fn header(&self) -> StreamHeader {
+        self.header
     }
 
     /// Hands out every page, then looks at the trailer: what was handed out is right only when this
     /// succeeds.
     pub fn pages(mut self, mut visit: impl FnMut(u32, &[u8]) -> Result<()>) -> Result<()> {
-        let page_size = self.head.page_size as usize;
+        let page_size = self.header.page_size as usize;
         let (mut count, mut last) = (0_u32, 0);
         while self.next_chunk()? {
             for page in self.chunk.chunks(4 + page_size) {
                 if page.len() != 4 + page_size {
-                    return Err(broken("a page is cut off"));
+                    return Err(corrupt("a page is cut off"));
                 }
                 let number = u32::from_le_bytes(part(page, 0));
                 let is_next = match number {
-                    1 => count + 1 == self.head.count,
+                    1 => count + 1 == self.header.count,
                     _ => number > last,
                 };
-                if !is_next || number > self.head.pages {
-                    return Err(broken("its pages are not in order"));
+                if !is_next || number > self.header.pages {
+                    return Err(corrupt("its pages are not in order"));
                 }
                 (count, last) = (count + 1, number);
                 visit(number, &page[4..])?;
             }
         }
-        if count != self.head.count || last != 1 {
-            return Err(broken("pages are missing"));
+        if count != self.header.count || last != 1 {
+            return Err(corrupt("pages are missing"));
         }
         let mut trailer = [0; 32];
         fill(&mut self.from, &mut trailer)?;
         match trailer == self.hasher.finish() && self.from.read(&mut [0])? == 0 {
             true => Ok(()),
-            false => Err(broken("its hash is another one")),
+            false => Err(corrupt("its hash is another one")),
         }
     }
 
@@ -242,7 +243,7 @@ impl<R: Read> Reader<R> {
         }
         let stored = self.length()?;
         if length > CHUNK_BYTES_MAX || stored > length {
-            return Err(broken("a length makes no sense"));
+            return Err(corrupt("a length makes no sense"));
         }
         self.stored.resize(stored, 0);
         fill(&mut self.from, &mut self.stored)?;
@@ -254,7 +255,7 @@ impl<R: Read> Reader<R> {
         self.chunk.resize(length, 0);
         match lz4_flex::block::decompress_into(&self.stored, &mut self.chunk) {
             Ok(found) if found == length => Ok(true),
-            _ => Err(broken("a chunk cannot be unpacked")),
+            _ => Err(corrupt("a chunk cannot be unpacked")),
         }
     }
 
@@ -268,7 +269,7 @@ impl<R: Read> Reader<R> {
 
 fn fill(from: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
     from.read_exact(buffer).map_err(|error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => broken("it ends too early"),
+        std::io::ErrorKind::UnexpectedEof => corrupt("it ends too early"),
         _ => Error::from(error),
     })
 }
@@ -277,8 +278,8 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn head() -> Head {
-        Head {
+    fn header() -> StreamHeader {
+        StreamHeader {
             epoch: Epoch(0x1234_5678_9abc_def0_1122_3344_5566_7788),
             since: 3,
             version: 9,
@@ -294,7 +295,7 @@ mod tests {
 
     /// 700 pages, every second one of which cannot be compressed.
     fn stream() -> Vec<u8> {
-        let mut writer = Writer::new(Vec::new(), head()).unwrap();
+        let mut writer = StreamWriter::new(Vec::new(), header()).unwrap();
         for number in (2..=700).chain([1]) {
             writer.page(number, &page(number)).unwrap();
         }
@@ -316,8 +317,8 @@ mod tests {
     }
 
     fn read(bytes: &[u8]) -> Result<u32> {
-        let reader = Reader::new(bytes)?;
-        assert_eq!(reader.head(), head());
+        let reader = StreamReader::new(bytes)?;
+        assert_eq!(reader.header(), header());
         let mut count = 0;
         reader.pages(|number, bytes| {
             assert_eq!(bytes, page(number));

@@ -62,7 +62,7 @@ const CRATES: [(&str, &[&str]); 23] = [
             "src/net/sockets/talk.rs",
             "src/net/sockets/tests/mod.rs",
             "src/net/sockets/tests/strain.rs",
-            "src/services/replication/wakeup.rs",
+            "src/services/replication/notifications.rs",
         ],
     ),
     ("getopts", &["src/cli/mod.rs"]),

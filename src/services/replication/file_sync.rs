@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::client::{Client, JournalEnd, JournalEntry};
+use super::client::{JournalEnd, JournalEntry, MasterClient};
 use super::downloads;
-use super::downloads::{Downloads, Outcome};
+use super::downloads::{DownloadOutcome, Downloads};
 use crate::base::error::{Error, Result};
 use crate::base::threads::lock;
 use crate::base::{crypto, failpoints, log};
@@ -25,7 +25,7 @@ use crate::store::files::{FilePath, Remote, Storage};
 use crate::store::node;
 
 /// Files that wait at most to be given their places together.
-const TOGETHER: usize = 256;
+const BATCH_FILES: usize = 256;
 /// Pause after a failure, doubled up to the longest while nothing succeeds.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -33,13 +33,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const NAMED_MAX: usize = 10;
 /// Facts in `local.db`.
 const CURSOR: &str = "files_cursor";
-const ASIDE: &str = "files_aside";
+const DEFERRED: &str = "files_aside";
 /// How often a file is tried before it is put aside, how many can be, and when they are tried again:
 /// after a pause, doubled up to the longest.
 const ATTEMPTS: u32 = 3;
-const ASIDE_MAX: usize = 1000;
-const ASIDE_PAUSE: Duration = Duration::from_secs(10);
-const ASIDE_PAUSE_MAX: Duration = Duration::from_secs(600);
+const DEFERRED_MAX: usize = 1000;
+const DEFERRED_PAUSE: Duration = Duration::from_secs(10);
+const DEFERRED_PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// How far the files are, for people and programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -75,27 +75,27 @@ struct Cursor {
 }
 
 /// The files of one replica.
-pub struct Files {
-    client: Arc<Client>,
+pub struct FileSync {
+    client: Arc<MasterClient>,
     storage: Arc<Storage>,
     databases: Arc<Databases>,
     downloads: Arc<Downloads>,
     status: Arc<Mutex<FilesStatus>>,
     cursor: Option<Cursor>,
     end: Option<JournalEnd>,
-    work: Option<Work>,
+    work: Option<PageWork>,
     rate: (Instant, u64),
     retry: Option<Instant>,
     pause: Duration,
     /// Files that cannot be had, which the cursor has passed by. While there are some nothing is
     /// acknowledged.
-    aside: Vec<Remote>,
-    aside_due: Instant,
-    aside_pause: Duration,
+    deferred: Vec<Remote>,
+    deferred_due: Instant,
+    deferred_pause: Duration,
 }
 
 /// A page that is being worked on.
-struct Work {
+struct PageWork {
     /// Where the cursor goes when the page is done, if it is one of the journal or the last one of the
     /// manifest.
     cursor: Option<Cursor>,
@@ -106,12 +106,12 @@ struct Work {
     /// How often all that was left has failed.
     attempts: u32,
     /// It is about files that were put aside.
-    is_aside: bool,
-    manifest: Option<Manifest>,
+    is_deferred: bool,
+    manifest: Option<ManifestProgress>,
 }
 
 /// How far a manifest was read.
-struct Manifest {
+struct ManifestProgress {
     start: Cursor,
     next: Option<String>,
     /// Hashes of the paths that were in it.
@@ -120,16 +120,16 @@ struct Manifest {
     databases: BTreeSet<String>,
 }
 
-impl Files {
+impl FileSync {
     pub fn open(
-        client: &Arc<Client>,
+        client: &Arc<MasterClient>,
         storage: &Arc<Storage>,
         databases: &Arc<Databases>,
         downloads: &Arc<Downloads>,
         status: &Arc<Mutex<FilesStatus>>,
-    ) -> Result<Files> {
+    ) -> Result<FileSync> {
         let local = databases.local();
-        let aside = node::fact(local, ASIDE)?.unwrap_or_default();
+        let deferred = node::fact(local, DEFERRED)?.unwrap_or_default();
         let cursor = node::fact(local, CURSOR)?.and_then(|text| {
             let (epoch, id) = text.split_once(' ')?;
             Some(Cursor {
@@ -138,13 +138,13 @@ impl Files {
             })
         });
         lock(status).cursor = cursor.as_ref().map(|cursor| cursor.id);
-        Ok(Files {
+        Ok(FileSync {
             client: Arc::clone(client),
             storage: Arc::clone(storage),
             databases: Arc::clone(databases),
-            aside: aside.lines().filter_map(read_remote).collect(),
-            aside_due: Instant::now(),
-            aside_pause: ASIDE_PAUSE,
+            deferred: deferred.lines().filter_map(read_remote).collect(),
+            deferred_due: Instant::now(),
+            deferred_pause: DEFERRED_PAUSE,
             downloads: Arc::clone(downloads),
             status: Arc::clone(status),
             cursor,
@@ -157,7 +157,7 @@ impl Files {
     }
 
     /// The master's journal ends there; none when it has none.
-    pub fn hear(&mut self, end: Option<&JournalEnd>) {
+    pub fn set_journal_end(&mut self, end: Option<&JournalEnd>) {
         self.end = end.cloned();
         if end.is_none() {
             lock(&self.status).state = "off";
@@ -167,7 +167,7 @@ impl Files {
     }
 
     /// The journal has an entry of this number.
-    pub fn hear_of_entry(&mut self, id: i64) {
+    pub fn extend_journal(&mut self, id: i64) {
         if let Some(end) = &mut self.end {
             end.last = end.last.max(id);
         }
@@ -181,10 +181,10 @@ impl Files {
                 .cursor
                 .as_ref()
                 .is_none_or(|cursor| cursor.epoch != end.epoch || cursor.id < end.last);
-        let aside_due = (!self.aside.is_empty()).then_some(self.aside_due);
+        let deferred_due = (!self.deferred.is_empty()).then_some(self.deferred_due);
         match is_behind {
             true => Some(self.retry.unwrap_or_else(Instant::now)),
-            false => aside_due,
+            false => deferred_due,
         }
     }
 
@@ -195,7 +195,7 @@ impl Files {
                 self.fail(&error);
             }
         }
-        self.tell();
+        self.update_status();
     }
 
     fn advance(&mut self, deadline: Instant) -> Result<()> {
@@ -216,8 +216,8 @@ impl Files {
         if result.is_err() || !is_done {
             let is_stuck = work.pending.is_empty() && !work.failed.is_empty();
             work.attempts += u32::from(is_stuck);
-            let is_hopeless = work.is_aside || work.attempts >= ATTEMPTS;
-            if result.is_err() || !is_stuck || !is_hopeless || !self.put_aside(&mut work)? {
+            let is_hopeless = work.is_deferred || work.attempts >= ATTEMPTS;
+            if result.is_err() || !is_stuck || !is_hopeless || !self.defer(&mut work)? {
                 self.work = Some(work);
                 result?;
                 return match is_stuck {
@@ -231,9 +231,9 @@ impl Files {
     }
 
     /// Takes what downloads have brought and gives it its place.
-    fn collect(&mut self, work: &mut Work, deadline: Instant) -> Result<()> {
+    fn collect(&mut self, work: &mut PageWork, deadline: Instant) -> Result<()> {
         // Once some are here the rest is not waited for longer than a disk takes to sync.
-        while !work.pending.is_empty() && work.fetched.len() < TOGETHER {
+        while !work.pending.is_empty() && work.fetched.len() < BATCH_FILES {
             let results = self.downloads.results(deadline);
             if results.is_empty() {
                 break;
@@ -243,15 +243,15 @@ impl Files {
                     continue;
                 }
                 match result {
-                    Ok(Outcome::Fetched) => work.fetched.push(remote),
-                    Ok(Outcome::Held | Outcome::Gone) => {}
+                    Ok(DownloadOutcome::Fetched) => work.fetched.push(remote),
+                    Ok(DownloadOutcome::AlreadyPresent | DownloadOutcome::Deleted) => {}
                     Err(error) => {
-                        self.name_failing(&remote, &error);
+                        self.record_failing(&remote, &error);
                         work.failed.push(remote);
                     }
                 }
             }
-            self.tell_of(work);
+            self.report_pending(work);
         }
         if !work.fetched.is_empty() {
             self.storage.accept(&work.fetched)?;
@@ -263,15 +263,15 @@ impl Files {
     }
 
     /// Reads the next page of what there is to do.
-    fn begin(&mut self) -> Result<Option<Work>> {
+    fn begin(&mut self) -> Result<Option<PageWork>> {
         let Some(end) = self.end.clone() else {
             return Ok(None);
         };
         let is_at_end = |it: &Cursor| it.epoch == end.epoch && it.id >= end.last;
         if self.cursor.as_ref().is_some_and(is_at_end) {
-            let again = std::mem::take(&mut self.aside);
-            let mut work = self.fetch(again, None, None);
-            work.is_aside = true;
+            let again = std::mem::take(&mut self.deferred);
+            let mut work = self.queue_page(again, None, None);
+            work.is_deferred = true;
             return Ok(Some(work));
         }
         let page = match self
@@ -291,7 +291,7 @@ impl Files {
                 epoch: String::new(),
                 id: 0,
             };
-            let manifest = Manifest {
+            let manifest = ManifestProgress {
                 start,
                 next: Some(String::new()),
                 seen: HashSet::new(),
@@ -309,7 +309,7 @@ impl Files {
             last: page.last,
         });
         let mut wanted = Vec::new();
-        for (path, entry) in collapse(page.entries)? {
+        for (path, entry) in last_entry_per_path(page.entries)? {
             match entry.op.as_str() {
                 "add" => wanted.push(Remote {
                     path,
@@ -319,7 +319,7 @@ impl Files {
                 "delete" => {
                     self.downloads.cancel(&path);
                     self.storage.remove(&path)?;
-                    self.aside.retain(|it| it.path != path);
+                    self.deferred.retain(|it| it.path != path);
                 }
                 other => {
                     return Err(Error::unavailable(format!(
@@ -328,10 +328,10 @@ impl Files {
                 }
             }
         }
-        Ok(Some(self.fetch(wanted, Some(cursor), None)))
+        Ok(Some(self.queue_page(wanted, Some(cursor), None)))
     }
 
-    fn read_manifest(&mut self, mut manifest: Manifest) -> Result<Work> {
+    fn read_manifest(&mut self, mut manifest: ManifestProgress) -> Result<PageWork> {
         let after = manifest.next.take().unwrap_or_default();
         let page = self.client.manifest(&after)?;
         if after.is_empty() {
@@ -355,36 +355,36 @@ impl Files {
         }
         manifest.next = page.next;
         manifest.databases = page.databases;
-        Ok(self.fetch(wanted, None, Some(manifest)))
+        Ok(self.queue_page(wanted, None, Some(manifest)))
     }
 
-    fn fetch(
+    fn queue_page(
         &mut self,
         wanted: Vec<Remote>,
         cursor: Option<Cursor>,
-        manifest: Option<Manifest>,
-    ) -> Work {
+        manifest: Option<ManifestProgress>,
+    ) -> PageWork {
         let pending = wanted.iter().map(|it| (it.path.clone(), it.size)).collect();
         // What lies under its name is whole; the scrub reads it.
         self.downloads.queue(wanted, manifest.is_some());
-        let work = Work {
+        let work = PageWork {
             cursor,
             pending,
             fetched: Vec::new(),
             failed: Vec::new(),
             attempts: 0,
-            is_aside: false,
+            is_deferred: false,
             manifest,
         };
-        self.tell_of(&work);
+        self.report_pending(&work);
         work
     }
 
     /// A page is done.
-    fn finish(&mut self, work: Work) -> Result<()> {
+    fn finish(&mut self, work: PageWork) -> Result<()> {
         self.pause = PAUSE;
-        if self.aside.is_empty() {
-            self.aside_pause = ASIDE_PAUSE;
+        if self.deferred.is_empty() {
+            self.deferred_pause = DEFERRED_PAUSE;
             lock(&self.status).failing.clear();
         }
         let cursor = match (work.cursor, work.manifest) {
@@ -394,7 +394,7 @@ impl Files {
                 return Ok(());
             }
             (None, Some(manifest)) => {
-                self.remove_others(&manifest)?;
+                self.remove_unlisted(&manifest)?;
                 self.end = Some(JournalEnd {
                     epoch: manifest.start.epoch.clone(),
                     last: manifest.start.id,
@@ -408,18 +408,18 @@ impl Files {
         };
         let text = format!("{} {}", cursor.epoch, cursor.id);
         let local = self.databases.local();
-        let aside: Vec<String> = self.aside.iter().map(write_remote).collect();
-        node::set_fact(local, ASIDE, aside.join("\n"))?;
+        let deferred: Vec<String> = self.deferred.iter().map(write_remote).collect();
+        node::set_fact(local, DEFERRED, deferred.join("\n"))?;
         node::set_fact(local, CURSOR, text)?;
         failpoints::reach("files-noted");
-        if self.aside.is_empty() {
+        if self.deferred.is_empty() {
             self.client.acknowledge_files(&cursor.epoch, cursor.id)?;
         }
         let is_current = self.end.as_ref().is_some_and(|end| end.last <= cursor.id);
         let mut status = lock(&self.status);
         status.cursor = Some(cursor.id);
         if is_current {
-            status.state = match self.aside.is_empty() {
+            status.state = match self.deferred.is_empty() {
                 true => "current",
                 false => "failing",
             };
@@ -427,32 +427,32 @@ impl Files {
         drop(status);
         self.cursor = Some(cursor);
         match is_current {
-            true => self.downloads.forget_parts(),
+            true => self.downloads.remove_partials(),
             false => Ok(()),
         }
     }
 
     /// Lets what is left of a page be, so that others are not held up. False: it is too much.
-    fn put_aside(&mut self, work: &mut Work) -> Result<bool> {
-        if self.aside.len() + work.failed.len() > ASIDE_MAX {
+    fn defer(&mut self, work: &mut PageWork) -> Result<bool> {
+        if self.deferred.len() + work.failed.len() > DEFERRED_MAX {
             return Ok(false);
         }
-        self.aside.append(&mut work.failed);
-        self.aside_due = Instant::now() + self.aside_pause;
-        self.aside_pause = (self.aside_pause * 2).min(ASIDE_PAUSE_MAX);
+        self.deferred.append(&mut work.failed);
+        self.deferred_due = Instant::now() + self.deferred_pause;
+        self.deferred_pause = (self.deferred_pause * 2).min(DEFERRED_PAUSE_MAX);
         Ok(true)
     }
 
     /// Deletes the files that the manifest does not list. Those of a database that the master has
     /// deleted are moved aside with it later. The manifest itself says which databases there are: a
     /// list that is older than the manifest may still have one whose files the manifest lacks.
-    fn remove_others(&self, manifest: &Manifest) -> Result<()> {
+    fn remove_unlisted(&self, manifest: &ManifestProgress) -> Result<()> {
         let mut others = Vec::new();
-        let goes_along =
+        let moves_with_database =
             |name: &str| !manifest.databases.contains(name) && self.databases.file(name).exists();
         self.storage.walk(&mut |path, _| {
             let is_other = !manifest.seen.contains(&short_hash(&path.to_string()));
-            if is_other && !goes_along(&path.database) {
+            if is_other && !moves_with_database(&path.database) {
                 others.push(path);
             }
             Ok(())
@@ -483,8 +483,8 @@ impl Files {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 
-    fn name_failing(&self, remote: &Remote, error: &Error) {
-        let text = downloads::about(remote, error);
+    fn record_failing(&self, remote: &Remote, error: &Error) {
+        let text = downloads::describe_error(remote, error);
         let mut status = lock(&self.status);
         if status.failing.len() < NAMED_MAX && !status.failing.contains(&text) {
             log::warn(format_args!("file {}: {error}", remote.path));
@@ -492,17 +492,17 @@ impl Files {
         }
     }
 
-    fn tell_of(&mut self, work: &Work) {
+    fn report_pending(&mut self, work: &PageWork) {
         let mut status = lock(&self.status);
         status.pending = work.pending.len() + work.failed.len();
         let failed = work.failed.iter().map(|it| it.size);
         let sizes = work.pending.values().copied().chain(failed);
         status.pending_bytes = sizes.fold(0, u64::saturating_add);
         drop(status);
-        self.tell();
+        self.update_status();
     }
 
-    fn tell(&mut self) {
+    fn update_status(&mut self) {
         let bytes = self.downloads.bytes();
         let mut status = lock(&self.status);
         status.last = self.end.as_ref().map_or(0, |end| end.last);
@@ -522,7 +522,7 @@ impl Files {
 }
 
 /// The last entry of each path.
-fn collapse(entries: Vec<JournalEntry>) -> Result<BTreeMap<FilePath, JournalEntry>> {
+fn last_entry_per_path(entries: Vec<JournalEntry>) -> Result<BTreeMap<FilePath, JournalEntry>> {
     let entries = entries.into_iter();
     entries
         .map(|entry| Ok((parse(&entry.path)?, entry)))

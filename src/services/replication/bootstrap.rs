@@ -14,50 +14,60 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::Epoch;
-use super::client::{Client, Reply};
-use super::follower::{BUFFER_BYTES, Told, changed_meanwhile, wanted_groups};
+use super::client::{MasterClient, PagesReply};
+use super::comparison::{epoch_changed, find_differing};
+use super::epoch::Epoch;
 use super::master::part_pages;
-use super::wire::{Head, Reader};
+use super::wire::{StreamHeader, StreamReader};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::{failpoints, log, threads};
 use crate::store::db::pages;
 use crate::store::db::pages::PageMap;
 
+/// Of what is read from a connection at a time.
+pub const BUFFER_BYTES: usize = 256 << 10;
 /// What a new file is called until it is whole.
-pub const NEW: &str = "new";
+pub const NEW_EXTENSION: &str = "new";
 /// How often changes that come meanwhile are caught up with.
-const ROUNDS: u32 = 20;
+const COMPARISONS_MAX: u32 = 20;
 
 /// Left free on the disk, in bytes: others need room, too.
 const RESERVE_BYTES: u64 = 64 << 20;
 
+/// Hears the name of a database, how much of its stream has come and how much there is, in bytes.
+pub type ProgressFn = Box<dyn Fn(&str, u64, u64) + Send + Sync>;
+
 /// A file that becomes a database.
-pub struct Whole {
-    client: Arc<Client>,
+pub struct Bootstrap {
+    client: Arc<MasterClient>,
     name: String,
     epoch: Epoch,
     path: PathBuf,
     file: File,
     map: PageMap,
     page_size: u32,
-    step: Step,
+    step: Phase,
 }
 
-enum Step {
+enum Phase {
     /// Pages after this one are to come, and were asked for.
-    Part(u32, Asked),
+    Part(u32, PendingPart),
     /// So often was compared.
     Compare(u32),
 }
 
 /// A request for a part that is under way.
-type Asked = JoinHandle<Result<Reply>>;
+type PendingPart = JoinHandle<Result<PagesReply>>;
 
-impl Whole {
+impl Bootstrap {
     /// Opens the file for the database at `path`, with what it has already.
-    pub fn open(client: &Arc<Client>, name: &str, path: &Path, epoch: Epoch) -> Result<Whole> {
-        let path = path.with_extension(NEW);
+    pub fn open(
+        client: &Arc<MasterClient>,
+        name: &str,
+        path: &Path,
+        epoch: Epoch,
+    ) -> Result<Bootstrap> {
+        let path = path.with_extension(NEW_EXTENSION);
         let file = File::options()
             .read(true)
             .write(true)
@@ -66,7 +76,7 @@ impl Whole {
             .mode(0o600)
             .open(&path)
             .context("make a new file")?;
-        let mut whole = Whole {
+        let mut whole = Bootstrap {
             client: Arc::clone(client),
             name: name.to_owned(),
             epoch,
@@ -74,13 +84,13 @@ impl Whole {
             file,
             map: PageMap::default(),
             page_size: 0,
-            step: Step::Compare(0),
+            step: Phase::Compare(0),
         };
-        whole.look()?;
+        whole.hash_existing()?;
         // The last one may not have been written to its end.
         let step = part_pages(whole.page_size.max(512));
         let after = (whole.map.len() / step).saturating_sub(1) * step;
-        whole.step = Step::Part(after, whole.ask(after)?);
+        whole.step = Phase::Part(after, whole.request_part(after)?);
         Ok(whole)
     }
 
@@ -90,23 +100,23 @@ impl Whole {
 
     /// Receives the next part, or compares. Returns the state that the file is in, and its hashes, when it
     /// is whole.
-    pub fn advance(&mut self, progress: &Told) -> Result<Option<(Head, PageMap)>> {
-        match std::mem::replace(&mut self.step, Step::Compare(0)) {
-            Step::Part(after, asked) => {
-                self.step = self.receive_part(after, asked, progress)?;
+    pub fn advance(&mut self, progress: &ProgressFn) -> Result<Option<(StreamHeader, PageMap)>> {
+        match std::mem::replace(&mut self.step, Phase::Compare(0)) {
+            Phase::Part(after, pending) => {
+                self.step = self.receive_part(after, pending, progress)?;
                 Ok(None)
             }
-            Step::Compare(rounds) if rounds < ROUNDS => {
-                let head = self.catch_up()?;
-                if self.map.checksum() != head.checksum {
-                    self.step = Step::Compare(rounds + 1);
+            Phase::Compare(rounds) if rounds < COMPARISONS_MAX => {
+                let header = self.catch_up()?;
+                if self.map.checksum() != header.checksum {
+                    self.step = Phase::Compare(rounds + 1);
                     return Ok(None);
                 }
                 self.file.sync_all().context("sync a new file")?;
                 failpoints::reach("whole-written");
-                Ok(Some((head, std::mem::take(&mut self.map))))
+                Ok(Some((header, std::mem::take(&mut self.map))))
             }
-            Step::Compare(_) => {
+            Phase::Compare(_) => {
                 // It is of no use for the next attempt either.
                 self.discard();
                 Err(Error::unavailable(
@@ -121,13 +131,14 @@ impl Whole {
     }
 
     /// Reads the hashes of what is there from before.
-    fn look(&mut self) -> Result<()> {
-        let mut head = [0; 100];
-        if self.file.read_at(&mut head, 0)? < head.len() || !head.starts_with(b"SQLite format 3\0")
+    fn hash_existing(&mut self) -> Result<()> {
+        let mut header = [0; 100];
+        if self.file.read_at(&mut header, 0)? < header.len()
+            || !header.starts_with(b"SQLite format 3\0")
         {
             return Ok(self.file.set_len(0)?);
         }
-        self.page_size = match u32::from(u16::from_be_bytes([head[16], head[17]])) {
+        self.page_size = match u32::from(u16::from_be_bytes([header[16], header[17]])) {
             1 => 65_536,
             size => size,
         };
@@ -157,34 +168,39 @@ impl Whole {
         }
     }
 
-    fn receive_part(&mut self, after: u32, asked: Asked, progress: &Told) -> Result<Step> {
-        let reply = asked.join();
+    fn receive_part(
+        &mut self,
+        after: u32,
+        pending: PendingPart,
+        progress: &ProgressFn,
+    ) -> Result<Phase> {
+        let reply = pending.join();
         let reply = reply.map_err(|_| Error::internal("the request for a part panicked"))?;
-        let Reply::Stream(download) = reply? else {
-            return Err(changed_meanwhile());
+        let PagesReply::Stream(download) = reply? else {
+            return Err(epoch_changed());
         };
-        let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
-        let head = self.admit(reader.head())?;
-        let bytes = |pages: u32| u64::from(pages) * u64::from(head.page_size);
-        self.check_room(head)?;
-        let pages = part_pages(head.page_size);
-        let is_last = u64::from(after) + u64::from(pages) >= u64::from(head.pages);
+        let reader = StreamReader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
+        let header = self.check_header(reader.header())?;
+        let bytes = |pages: u32| u64::from(pages) * u64::from(header.page_size);
+        self.check_space(header)?;
+        let pages = part_pages(header.page_size);
+        let is_last = u64::from(after) + u64::from(pages) >= u64::from(header.pages);
         // The master makes the next one while this one comes.
         let next = match is_last {
-            true => Step::Compare(0),
-            false => Step::Part(after + pages, self.ask(after + pages)?),
+            true => Phase::Compare(0),
+            false => Phase::Part(after + pages, self.request_part(after + pages)?),
         };
         self.write(reader)?;
-        let (done, total) = (bytes(after.saturating_add(pages)), bytes(head.pages));
+        let (done, total) = (bytes(after.saturating_add(pages)), bytes(header.pages));
         progress(&self.name, done.min(total), total);
         failpoints::reach("part-written");
         Ok(next)
     }
 
     /// One database that does not fit must not stop the others.
-    fn check_room(&self, head: Head) -> Result<()> {
+    fn check_space(&self, header: StreamHeader) -> Result<()> {
         let missing =
-            u64::from(head.pages.saturating_sub(self.map.len())) * u64::from(head.page_size);
+            u64::from(header.pages.saturating_sub(self.map.len())) * u64::from(header.page_size);
         let disk = rustix::fs::fstatvfs(&self.file).map_err(std::io::Error::from)?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         if missing.saturating_add(RESERVE_BYTES) <= free {
@@ -201,51 +217,51 @@ impl Whole {
     }
 
     /// Asks for a part, and does not wait for it.
-    fn ask(&self, after: u32) -> Result<Asked> {
+    fn request_part(&self, after: u32) -> Result<PendingPart> {
         let (client, name, epoch) = (Arc::clone(&self.client), self.name.to_owned(), self.epoch);
         threads::spawn_for_result("prefetch", move || {
-            Client::part(&client, &name, epoch, after)
+            MasterClient::part(&client, &name, epoch, after)
         })
     }
 
     /// Gets what is not as the master has it.
-    fn catch_up(&mut self) -> Result<Head> {
+    fn catch_up(&mut self) -> Result<StreamHeader> {
         let (client, map) = (&self.client, &self.map);
-        let compared = wanted_groups(client, &self.name, self.epoch, self.page_size, map)?;
+        let compared = find_differing(client, &self.name, self.epoch, self.page_size, map)?;
         let Some((version, body)) = compared else {
-            return Err(changed_meanwhile());
+            return Err(epoch_changed());
         };
         let reply = client.differing(&self.name, self.epoch, version, &body)?;
-        let Reply::Stream(download) = reply else {
-            return Err(changed_meanwhile());
+        let PagesReply::Stream(download) = reply else {
+            return Err(epoch_changed());
         };
-        let reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
-        let head = self.admit(reader.head())?;
+        let reader = StreamReader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
+        let header = self.check_header(reader.header())?;
         // There is a hash in memory for each page that the master says there is.
-        self.check_room(head)?;
+        self.check_space(header)?;
         self.write(reader)?;
-        let bytes = u64::from(head.pages) * u64::from(head.page_size);
+        let bytes = u64::from(header.pages) * u64::from(header.page_size);
         self.file.set_len(bytes)?;
-        self.map.resize(head.pages);
-        Ok(head)
+        self.map.resize(header.pages);
+        Ok(header)
     }
 
     /// Takes a stream that belongs to this file.
-    fn admit(&mut self, head: Head) -> Result<Head> {
-        if head.epoch != self.epoch {
-            return Err(changed_meanwhile());
+    fn check_header(&mut self, header: StreamHeader) -> Result<StreamHeader> {
+        if header.epoch != self.epoch {
+            return Err(epoch_changed());
         }
-        if self.page_size != 0 && self.page_size != head.page_size {
+        if self.page_size != 0 && self.page_size != header.page_size {
             self.file.set_len(0)?;
-            return Err(changed_meanwhile());
+            return Err(epoch_changed());
         }
-        self.page_size = head.page_size;
-        Ok(head)
+        self.page_size = header.page_size;
+        Ok(header)
     }
 
     /// Writes pages to their places. What turns out to be broken in the end has other hashes than the
     /// master's, and is sent again.
-    fn write<R: std::io::Read>(&mut self, reader: Reader<R>) -> Result<()> {
+    fn write<R: std::io::Read>(&mut self, reader: StreamReader<R>) -> Result<()> {
         let page_size = u64::from(self.page_size);
         reader.pages(|number, page| {
             self.set(number, page);

@@ -30,31 +30,31 @@ use crate::net::sockets::{Flow, Link, Peer, Text};
 use crate::store::db::Changes;
 
 /// How long changes are gathered before they are told.
-const GATHER: Duration = Duration::from_millis(5);
-/// How far two messages are apart while so many changes come within [`GATHER`]: then to follow each
+const BATCH_WINDOW: Duration = Duration::from_millis(5);
+/// How far two messages are apart while so many changes come within [`BATCH_WINDOW`]: then to follow each
 /// of them would take more from the master than it gives anybody.
-const MANY: u64 = 5;
-const PACE: Duration = Duration::from_millis(100);
+const BUSY_CHANGES: u64 = 5;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// How often the master looks for what it was not told of.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_EVERY: Duration = Duration::from_secs(1);
 /// More names than this are not told one by one.
 const NAMES_MAX: usize = 100;
 
 /// Together shorter than a stop may take.
-const CONNECT: Duration = Duration::from_secs(3);
-const HANDSHAKE: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a read waits before the thread looks at other things.
-const LISTEN: Duration = Duration::from_millis(250);
+const READ_TIMEOUT: Duration = Duration::from_millis(250);
 /// Without a sign of life for this long the connection is given up; the master pings every 20 s.
-const SILENCE: Duration = Duration::from_secs(50);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(50);
 /// A connection that lasted so long is worth the next one at once.
-const LASTING: Duration = Duration::from_secs(10);
+const STABLE: Duration = Duration::from_secs(10);
 /// Pauses between attempts to connect.
 const PAUSES: [u64; 5] = [1, 1, 2, 3, 5];
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// The replicas that listen.
-pub struct Wakeups {
+pub struct Notifier {
     changes: Arc<Changes>,
     listeners: Mutex<Listeners>,
 }
@@ -65,10 +65,10 @@ struct Listeners {
     links: BTreeMap<u64, (String, Link)>,
 }
 
-impl Wakeups {
+impl Notifier {
     /// Tells of these changes.
-    pub fn new(changes: &Arc<Changes>) -> Wakeups {
-        Wakeups {
+    pub fn new(changes: &Arc<Changes>) -> Notifier {
+        Notifier {
             changes: Arc::clone(changes),
             listeners: Mutex::default(),
         }
@@ -76,21 +76,21 @@ impl Wakeups {
 
     /// What the connection of a replica is for.
     pub fn peer(self: &Arc<Self>, replica: &str) -> Box<dyn Peer> {
-        Box::new(Listener {
-            wakeups: Arc::clone(self),
+        Box::new(ReplicaPeer {
+            notifier: Arc::clone(self),
             replica: replica.to_owned(),
             number: 0,
         })
     }
 
     /// The names of those that listen now.
-    pub fn listening(&self) -> BTreeSet<String> {
+    pub fn connected(&self) -> BTreeSet<String> {
         let listeners = lock(&self.listeners);
         let names = listeners.links.values().map(|(name, _)| name.clone());
         names.collect()
     }
 
-    /// Ends the wait of [`Wakeups::run`], whose `stop` is set.
+    /// Ends the wait of [`Notifier::run`], whose `stop` is set.
     pub fn wake(&self) {
         self.changes.wake();
     }
@@ -98,39 +98,39 @@ impl Wakeups {
     /// Tells of changes until the stop.
     pub fn run(&self, master: &Master, stop: &Stop) {
         let mut known = BTreeMap::new();
-        let (mut looked, mut told) = (Instant::now(), Instant::now());
+        let (mut polled, mut sent) = (Instant::now(), Instant::now());
         while !stop.is_set() {
-            let mut names = self.changes.take(LOOK_EVERY);
+            let mut names = self.changes.take(POLL_EVERY);
             if !names.is_empty() {
                 let count = self.changes.count();
-                if stop.wait(GATHER) {
+                if stop.wait(BATCH_WINDOW) {
                     return;
                 }
-                let are_many = self.changes.count() - count >= MANY;
-                let pause = PACE.saturating_sub(told.elapsed());
-                if are_many && stop.wait(pause) {
+                let is_busy = self.changes.count() - count >= BUSY_CHANGES;
+                let pause = BUSY_PAUSE.saturating_sub(sent.elapsed());
+                if is_busy && stop.wait(pause) {
                     return;
                 }
                 names.extend(self.changes.take(Duration::ZERO));
-                told = Instant::now();
+                sent = Instant::now();
             }
             if lock(&self.listeners).links.is_empty() {
                 continue;
             }
-            let mut is_other = false;
-            if looked.elapsed() >= LOOK_EVERY {
-                looked = Instant::now();
-                is_other = look(master, &mut known, &mut names);
+            let mut has_other_names = false;
+            if polled.elapsed() >= POLL_EVERY {
+                polled = Instant::now();
+                has_other_names = find_changed(master, &mut known, &mut names);
             }
-            if is_other || names.len() > NAMES_MAX {
-                self.tell(&json!({"changed": null}));
+            if has_other_names || names.len() > NAMES_MAX {
+                self.broadcast(&json!({"changed": null}));
             } else if !names.is_empty() {
-                self.tell(&json!({"changed": names}));
+                self.broadcast(&json!({"changed": names}));
             }
         }
     }
 
-    fn tell(&self, message: &serde_json::Value) {
+    fn broadcast(&self, message: &serde_json::Value) {
         let text: Text = message.to_string().into();
         for (_, link) in lock(&self.listeners).links.values() {
             link.send(text.clone());
@@ -140,7 +140,7 @@ impl Wakeups {
 
 /// Adds the databases that are in another state than the last time. True: there are others than
 /// before.
-fn look(
+fn find_changed(
     master: &Master,
     known: &mut BTreeMap<String, String>,
     names: &mut BTreeSet<String>,
@@ -152,30 +152,31 @@ fn look(
         .into_iter()
         .map(|it| (it.name, format!("{} {}", it.epoch, it.version)))
         .collect();
-    let is_other = now.len() != known.len() || now.keys().any(|name| !known.contains_key(name));
+    let has_other_names =
+        now.len() != known.len() || now.keys().any(|name| !known.contains_key(name));
     let changed = now
         .iter()
         .filter(|(name, state)| known.get(*name) != Some(state));
     names.extend(changed.map(|(name, _)| name.clone()));
     *known = now;
-    is_other
+    has_other_names
 }
 
 /// The connection of one replica, on the master.
-struct Listener {
-    wakeups: Arc<Wakeups>,
+struct ReplicaPeer {
+    notifier: Arc<Notifier>,
     replica: String,
     number: u64,
 }
 
-impl Peer for Listener {
+impl Peer for ReplicaPeer {
     fn opened(&mut self, link: Link) {
-        let mut listeners = lock(&self.wakeups.listeners);
+        let mut listeners = lock(&self.notifier.listeners);
         listeners.count += 1;
         self.number = listeners.count;
         let entry = (self.replica.clone(), link);
         listeners.links.insert(self.number, entry);
-        self.wakeups.changes.listen(true);
+        self.notifier.changes.listen(true);
     }
 
     fn received(&mut self, _text: &str) -> Flow {
@@ -183,15 +184,15 @@ impl Peer for Listener {
     }
 
     fn closed(&mut self) {
-        let mut listeners = lock(&self.wakeups.listeners);
+        let mut listeners = lock(&self.notifier.listeners);
         listeners.links.remove(&self.number);
-        self.wakeups.changes.listen(!listeners.links.is_empty());
+        self.notifier.changes.listen(!listeners.links.is_empty());
     }
 }
 
 /// What the master says.
 #[derive(Deserialize)]
-struct News {
+struct Notification {
     changed: Option<BTreeSet<String>>,
 }
 
@@ -204,11 +205,11 @@ pub fn listen(replica: &Replica, stop: &Stop) {
                 let begun = Instant::now();
                 log::info(format_args!("following {}", replica.client.master_url));
                 // Whatever happened while nobody listened.
-                replica.wake_for_all();
+                replica.request_full_sync();
                 replica.set_connected(true);
-                let end = follow(socket, replica, stop);
+                let end = read_notifications(socket, replica, stop);
                 replica.set_connected(false);
-                if begun.elapsed() >= LASTING {
+                if begun.elapsed() >= STABLE {
                     failures = 0;
                 }
                 if !stop.is_set() {
@@ -217,7 +218,7 @@ pub fn listen(replica: &Replica, stop: &Stop) {
                         replica.client.master_url
                     ));
                     // If it cannot be reached at all, that is to be known at once.
-                    replica.wake_for_all();
+                    replica.request_full_sync();
                 }
             }
             Err(error) => log::debug(format_args!("listen to the master: {error}")),
@@ -225,7 +226,7 @@ pub fn listen(replica: &Replica, stop: &Stop) {
         let pause = PAUSES[failures.min(PAUSES.len() - 1)];
         failures += 1;
         for _ in 0..pause {
-            cut_if_stalled(replica);
+            abort_if_stalled(replica);
             if stop.wait(Duration::from_secs(1)) {
                 return;
             }
@@ -247,16 +248,18 @@ fn connect(replica: &Replica) -> Result<Socket> {
     let mut last = io::Error::other("the name has no address");
     let stream = addrs
         .into_iter()
-        .find_map(|addr| match TcpStream::connect_timeout(&addr, CONNECT) {
-            Ok(stream) => Some(stream),
-            Err(error) => {
-                last = error;
-                None
-            }
-        })
+        .find_map(
+            |addr| match TcpStream::connect_timeout(&addr, CONNECT_TIMEOUT) {
+                Ok(stream) => Some(stream),
+                Err(error) => {
+                    last = error;
+                    None
+                }
+            },
+        )
         .ok_or(last)?;
-    stream.set_read_timeout(Some(HANDSHAKE))?;
-    stream.set_write_timeout(Some(HANDSHAKE))?;
+    stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
+    stream.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
     stream.set_nodelay(true)?;
     let timeouts = stream.try_clone()?;
     let request = url.into_client_request();
@@ -272,11 +275,11 @@ fn connect(replica: &Replica) -> Result<Socket> {
     let (socket, _) = tungstenite::client_tls_with_config(request, stream, Some(config), connector)
         .map_err(|error| match &error {
             HandshakeError::Failure(tungstenite::Error::Io(cause)) => {
-                client.distrust(cause).unwrap_or_else(|| refused(&error))
+                client.tls_error(cause).unwrap_or_else(|| refused(&error))
             }
             _ => refused(&error),
         })?;
-    timeouts.set_read_timeout(Some(LISTEN))?;
+    timeouts.set_read_timeout(Some(READ_TIMEOUT))?;
     Ok(socket)
 }
 
@@ -287,25 +290,25 @@ fn refused(why: &dyn fmt::Display) -> Error {
 }
 
 /// Listens until the end, and says why that came.
-fn follow(mut socket: Socket, replica: &Replica, stop: &Stop) -> String {
-    let mut heard = Instant::now();
+fn read_notifications(mut socket: Socket, replica: &Replica, stop: &Stop) -> String {
+    let mut last_message = Instant::now();
     loop {
         if stop.is_set() {
             let _ = socket.close(None);
             return "stop".to_owned();
         }
-        cut_if_stalled(replica);
+        abort_if_stalled(replica);
         match socket.read() {
             Ok(message) => {
-                heard = Instant::now();
+                last_message = Instant::now();
                 if let Message::Text(text) = &message {
-                    match serde_json::from_str::<News>(text) {
-                        Ok(News { changed: Some(it) }) => replica.wake(it),
-                        Ok(News { changed: None }) => replica.wake_for_all(),
+                    match serde_json::from_str::<Notification>(text) {
+                        Ok(Notification { changed: Some(it) }) => replica.request_sync(it),
+                        Ok(Notification { changed: None }) => replica.request_full_sync(),
                         Err(error) => return error.to_string(),
                     }
                 } else {
-                    replica.hear();
+                    replica.confirm_current();
                 }
             }
             Err(tungstenite::Error::Io(error))
@@ -314,7 +317,7 @@ fn follow(mut socket: Socket, replica: &Replica, stop: &Stop) -> String {
                     io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
                 ) =>
             {
-                if heard.elapsed() > SILENCE {
+                if last_message.elapsed() > SILENCE_TIMEOUT {
                     return "it is silent".to_owned();
                 }
             }
@@ -323,8 +326,8 @@ fn follow(mut socket: Socket, replica: &Replica, stop: &Stop) -> String {
     }
 }
 
-fn cut_if_stalled(replica: &Replica) {
-    if replica.client.cut_if_stalled() {
+fn abort_if_stalled(replica: &Replica) {
+    if replica.client.abort_if_stalled() {
         log::warn(format_args!("sync: nothing came from the master; cut"));
     }
 }

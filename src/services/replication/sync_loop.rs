@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::client::Entry;
-use super::files::Files;
-use super::follower::{Context, Fetched, Follower, Found};
+use super::client::DatabaseEntry;
+use super::file_sync::FileSync;
+use super::follower::{FetchResult, FetchedVersion, Follower, SyncContext};
 use super::positions::Position;
-use super::replica::{State, Task, Transfer};
+use super::replica::{ReplicaState, SyncTask, Transfer};
 use super::{Replica, follower, positions};
 use crate::base::error::{Error, Result};
 use crate::base::threads::lock;
@@ -31,7 +31,7 @@ use crate::store::db::Databases;
 use crate::store::files::{Storage, journal};
 
 /// Pause after a cycle that failed, at most.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// How often positions are written down while changes come all the time.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// How often it is written down until when everything is proven to be here, also of what does not change.
@@ -39,12 +39,12 @@ const PROOFS_EVERY: Duration = Duration::from_secs(30);
 /// How long files are worked on before databases are looked after again.
 const SLICE: Duration = Duration::from_millis(250);
 /// How often the log tells how far a long transfer is.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// The thread.
-pub struct Sync {
+pub struct SyncLoop {
     replica: Arc<Replica>,
-    context: Context,
+    context: SyncContext,
     followers: BTreeMap<String, Follower>,
     /// Not with the master any more the last time.
     missing: BTreeSet<String>,
@@ -57,12 +57,12 @@ pub struct Sync {
     listed_ms: i64,
     storage: Arc<Storage>,
     /// None when the files lie in a bucket.
-    files: Option<Files>,
+    files: Option<FileSync>,
     /// Databases of which new files are being received.
-    loading: BTreeMap<String, Entry>,
+    bootstrapping: BTreeMap<String, DatabaseEntry>,
 }
 
-impl Sync {
+impl SyncLoop {
     /// Streams wait in `data_dir`.
     pub fn new(
         replica: &Arc<Replica>,
@@ -70,24 +70,26 @@ impl Sync {
         catalog: &Arc<Catalog>,
         storage: &Arc<Storage>,
         data_dir: &Path,
-    ) -> Result<Sync> {
+    ) -> Result<SyncLoop> {
         follower::remove_leftovers(data_dir)?;
         let state = Arc::clone(&replica.state);
-        let context = Context {
+        let context = SyncContext {
             client: Arc::clone(&replica.client),
             databases: Arc::clone(databases),
             catalog: Arc::clone(catalog),
             spool: data_dir.join("spool"),
-            progress: Box::new(move |name, done, length| note(&state, name, done, length)),
+            progress: Box::new(move |name, done, length| {
+                report_transfer(&state, name, done, length)
+            }),
         };
         let files = replica.downloads.as_ref().map(|downloads| {
             let client = &replica.client;
-            Files::open(client, storage, databases, downloads, &replica.files)
+            FileSync::open(client, storage, databases, downloads, &replica.files)
         });
-        Ok(Sync {
+        Ok(SyncLoop {
             files: files.transpose()?,
             storage: Arc::clone(storage),
-            loading: BTreeMap::new(),
+            bootstrapping: BTreeMap::new(),
             replica: Arc::clone(replica),
             context,
             followers: BTreeMap::new(),
@@ -103,51 +105,51 @@ impl Sync {
     pub fn run(mut self) {
         let mut due = Instant::now();
         loop {
-            let more_due = match self.loading.is_empty() {
-                true => self.files.as_ref().and_then(Files::due),
+            let more_due = match self.bootstrapping.is_empty() {
+                true => self.files.as_ref().and_then(FileSync::due),
                 false => Some(Instant::now()),
             };
-            let task = self.replica.next(due, more_due);
-            let is_full = matches!(task, Task::Everything);
+            let task = self.replica.next_task(due, more_due);
+            let is_listed = matches!(task, SyncTask::Everything);
             let is_good = match task {
-                Task::Stop => break,
-                Task::Everything => self.cycle(None),
-                Task::Some(names) => self.cycle(Some(&names)),
-                Task::More => true,
+                SyncTask::Stop => break,
+                SyncTask::Everything => self.cycle(None),
+                SyncTask::Some(names) => self.cycle(Some(&names)),
+                SyncTask::More => true,
             };
-            let is_good = self.load() && is_good;
+            let is_good = self.advance_bootstrap() && is_good;
             let now = Instant::now();
             if let Some(files) = &mut self.files {
                 files.step(now + SLICE);
             }
-            if is_full {
+            if is_listed {
                 due = now + self.replica.interval;
             }
             if !is_good || !self.missing.is_empty() {
                 // What was named may not be named again; what is missing is gone when it is so once more.
-                due = due.min(now + RETRY.min(self.replica.interval));
+                due = due.min(now + RETRY_PAUSE.min(self.replica.interval));
             }
-            if is_full && is_good && self.proven.elapsed() >= PROOFS_EVERY {
-                self.note_proofs();
+            if is_listed && is_good && self.proven.elapsed() >= PROOFS_EVERY {
+                self.record_proofs();
             }
-            if is_full || self.saved.elapsed() >= SAVE_EVERY {
+            if is_listed || self.saved.elapsed() >= SAVE_EVERY {
                 self.save();
             } else if !self.unsaved.is_empty() {
                 due = due.min(now + SAVE_EVERY);
             }
         }
-        self.note_proofs();
+        self.record_proofs();
         self.save();
     }
 
     /// Until when everything here was known to be all that the master had: to be saved for databases that
     /// do not change, too.
-    fn note_proofs(&mut self) {
+    fn record_proofs(&mut self) {
         self.proven = Instant::now();
         let mut state = lock(&self.replica.state);
-        let heard_ms = state.heard_ms;
+        let confirmed_ms = state.confirmed_ms;
         for (name, position) in &mut state.positions {
-            position.synced_ms = position.synced_ms.max(heard_ms);
+            position.synced_ms = position.synced_ms.max(confirmed_ms);
             self.unsaved.insert(name.clone());
         }
     }
@@ -155,8 +157,8 @@ impl Sync {
     /// Brings along these databases, or all. Returns whether everything went well.
     fn cycle(&mut self, names: Option<&BTreeSet<String>>) -> bool {
         let result = match names {
-            None => self.everything(),
-            Some(names) => self.some(names),
+            None => self.sync_all(),
+            Some(names) => self.sync_named(names),
         };
         let mut state = lock(&self.replica.state);
         state.is_busy = false;
@@ -180,11 +182,11 @@ impl Sync {
         result.is_ok()
     }
 
-    fn everything(&mut self) -> Result<()> {
+    fn sync_all(&mut self) -> Result<()> {
         let number = {
             let mut state = lock(&self.replica.state);
-            state.full_begun += 1;
-            state.full_begun
+            state.full_started += 1;
+            state.full_started
         };
         let asked_ms = clock::now_ms();
         let list = self.context.client.list()?;
@@ -209,23 +211,23 @@ impl Sync {
                 it.name
             )));
         }
-        self.note_listed(&list.databases)?;
+        self.record_listed(&list.databases)?;
         if let Some(files) = &mut self.files {
-            files.hear(list.files.as_ref());
+            files.set_journal_end(list.files.as_ref());
         }
-        let result = self.bring_along(&list.databases);
-        self.drop_vanished(&list.databases, result.is_ok())?;
-        if result.is_ok() && self.loading.is_empty() {
+        let result = self.sync_databases(&list.databases);
+        self.remove_vanished(&list.databases, result.is_ok())?;
+        if result.is_ok() && self.bootstrapping.is_empty() {
             let mut state = lock(&self.replica.state);
             state.is_complete = true;
             state.full_done = number;
             drop(state);
-            self.replica.moved.notify_all();
+            self.replica.position_changed.notify_all();
         }
         result
     }
 
-    fn note_listed(&self, entries: &[Entry]) -> Result<()> {
+    fn record_listed(&self, entries: &[DatabaseEntry]) -> Result<()> {
         let names: BTreeSet<String> = entries.iter().map(|it| it.name.clone()).collect();
         if lock(&self.replica.state).listed == names {
             return Ok(());
@@ -236,56 +238,62 @@ impl Sync {
     }
 
     /// Databases of which the master says that they have changed.
-    fn some(&mut self, names: &BTreeSet<String>) -> Result<()> {
-        let entries: Option<Vec<Entry>> = {
+    fn sync_named(&mut self, names: &BTreeSet<String>) -> Result<()> {
+        let entries: Option<Vec<DatabaseEntry>> = {
             let state = lock(&self.replica.state);
-            let entry = |name: &String| Some(Entry::after(name, state.positions.get(name)?));
+            let entry =
+                |name: &String| Some(DatabaseEntry::after(name, state.positions.get(name)?));
             names.iter().map(entry).collect()
         };
         let result = match entries {
-            Some(entries) => self.bring_along(&entries),
-            None => return self.everything(),
+            Some(entries) => self.sync_databases(&entries),
+            None => return self.sync_all(),
         };
         if let Some(files) = self.files.as_mut().filter(|_| names.contains(db::DEFAULT)) {
             // The journal itself is replicated (FR-4), which tells when to ask for it.
             let default = self.context.databases.default();
-            files.hear_of_entry(default.read(journal::last)?);
+            files.extend_journal(default.read(journal::last)?);
         }
         result
     }
 
     /// First `default.db`, with what is allowed to whom; then the others. What is not here yet comes later,
     /// a part at a time.
-    fn bring_along(&mut self, entries: &[Entry]) -> Result<()> {
+    fn sync_databases(&mut self, entries: &[DatabaseEntry]) -> Result<()> {
         let mut failed = None;
-        let mut moved = Vec::new();
-        let mut entries: Vec<&Entry> = entries.iter().collect();
+        let mut changed = Vec::new();
+        let mut entries: Vec<&DatabaseEntry> = entries.iter().collect();
         entries.sort_by_key(|entry| entry.name != db::DEFAULT);
         for entry in entries {
             match self.context.databases.file(&entry.name).exists() {
-                true => self.bring(entry, &mut moved, &mut failed),
+                true => self.sync_database(entry, &mut changed, &mut failed),
                 false => {
-                    self.note_master(entry);
-                    self.loading.insert(entry.name.clone(), entry.clone());
+                    self.record_master_version(entry);
+                    self.bootstrapping.insert(entry.name.clone(), entry.clone());
                 }
             }
         }
-        self.acknowledge(&moved);
+        self.acknowledge(&changed);
         failed.map_or(Ok(()), Err)
     }
 
-    fn bring(&mut self, entry: &Entry, moved: &mut Vec<String>, failed: &mut Option<Error>) {
-        self.loading.remove(&entry.name);
+    fn sync_database(
+        &mut self,
+        entry: &DatabaseEntry,
+        changed: &mut Vec<String>,
+        failed: &mut Option<Error>,
+    ) {
+        self.bootstrapping.remove(&entry.name);
         // What has come to the master since the question may not be in the answer.
-        let asked_ms = match entry.is_full {
+        let asked_ms = match entry.is_listed {
             true => self.listed_ms,
             false => clock::now_ms(),
         };
         let result = self.fetch(entry).and_then(|found| match found {
-            Found::Newer(fetched) => self.apply(entry, fetched).map(Some),
-            Found::Same(position) => Ok(Some(position)),
-            Found::Loading => {
-                self.loading.insert(entry.name.clone(), entry.clone());
+            FetchResult::Newer(fetched) => self.apply(entry, fetched).map(Some),
+            FetchResult::UpToDate(position) => Ok(Some(position)),
+            FetchResult::Loading => {
+                self.bootstrapping.insert(entry.name.clone(), entry.clone());
                 Ok(None)
             }
         });
@@ -295,39 +303,42 @@ impl Sync {
                 ..it
             })
         });
-        self.settle(entry, result, moved, failed);
+        self.record_result(entry, result, changed, failed);
     }
 
     /// Goes on with one new file, `default.db` before the others. False: it came to nothing, and is begun
     /// again with the next full cycle.
-    fn load(&mut self) -> bool {
-        let default = self.loading.get(db::DEFAULT);
-        let Some(entry) = default.or_else(|| self.loading.values().next()).cloned() else {
+    fn advance_bootstrap(&mut self) -> bool {
+        let default = self.bootstrapping.get(db::DEFAULT);
+        let Some(entry) = default
+            .or_else(|| self.bootstrapping.values().next())
+            .cloned()
+        else {
             return true;
         };
-        let (mut moved, mut failed) = (Vec::new(), None);
-        self.bring(&entry, &mut moved, &mut failed);
-        self.acknowledge(&moved);
-        if failed.is_none() && self.loading.is_empty() {
+        let (mut changed, mut failed) = (Vec::new(), None);
+        self.sync_database(&entry, &mut changed, &mut failed);
+        self.acknowledge(&changed);
+        if failed.is_none() && self.bootstrapping.is_empty() {
             // That says whether everything is here now.
-            self.replica.wake_for_all();
+            self.replica.request_full_sync();
         }
         failed.is_none()
     }
 
     /// What the master has of a database.
-    fn note_master(&self, entry: &Entry) {
+    fn record_master_version(&self, entry: &DatabaseEntry) {
         let mut state = lock(&self.replica.state);
-        let status = state.of(&entry.name);
-        status.is_whole = false;
+        let status = state.database_mut(&entry.name);
+        status.is_current = false;
         status.master_version = status.master_version.max(entry.version);
-        if entry.is_full {
+        if entry.is_listed {
             status.master_version = entry.version;
         }
     }
 
-    fn fetch(&mut self, entry: &Entry) -> Result<Found> {
-        self.note_master(entry);
+    fn fetch(&mut self, entry: &DatabaseEntry) -> Result<FetchResult> {
+        self.record_master_version(entry);
         let position = self.replica.position(&entry.name);
         let databases = &self.context.databases;
         let follower = self
@@ -335,48 +346,48 @@ impl Sync {
             .entry(entry.name.clone())
             .or_insert_with(|| Follower::new(&entry.name, databases));
         if let Some(position) = &position
-            && entry.is_full
+            && entry.is_listed
             && follower.is_at(position, entry)
         {
-            return Ok(Found::Same(position.clone()));
+            return Ok(FetchResult::UpToDate(position.clone()));
         }
         follower.fetch(&self.context, entry, position.as_ref())
     }
 
-    fn apply(&mut self, entry: &Entry, fetched: Fetched) -> Result<Position> {
+    fn apply(&mut self, entry: &DatabaseEntry, fetched: FetchedVersion) -> Result<Position> {
         let before = self.replica.position(&entry.name);
         let follower = self.followers.get_mut(&entry.name);
         let follower = follower.ok_or_else(|| Error::internal("nobody follows this database"))?;
         let next = follower.apply(&self.context, fetched, before.as_ref())?;
         failpoints::reach("applied");
-        if let Err(error) = follower.fold() {
+        if let Err(error) = follower.checkpoint() {
             log::warn(format_args!("fold the log of {}: {error}", entry.name));
         }
         Ok(next)
     }
 
     /// Notes how it went with a database.
-    fn settle(
+    fn record_result(
         &mut self,
-        entry: &Entry,
+        entry: &DatabaseEntry,
         result: Result<Option<Position>>,
-        moved: &mut Vec<String>,
+        changed: &mut Vec<String>,
         failed: &mut Option<Error>,
     ) {
-        let is_mending = self
+        let is_repairing = self
             .followers
             .get(&entry.name)
-            .is_some_and(Follower::is_mending);
+            .is_some_and(Follower::is_repairing);
         let mut state = lock(&self.replica.state);
         let before = state.positions.get(&entry.name).cloned();
-        let status = state.of(&entry.name);
-        if !self.loading.contains_key(&entry.name) {
+        let status = state.database_mut(&entry.name);
+        if !self.bootstrapping.contains_key(&entry.name) {
             status.transfer = None;
         }
         match result {
             Ok(Some(position)) => {
                 status.error = None;
-                status.is_whole = true;
+                status.is_current = true;
                 status.master_version = status.master_version.max(position.version);
                 let is_same = before.as_ref().is_some_and(|before| {
                     (before.epoch, before.version) == (position.epoch, position.version)
@@ -384,7 +395,7 @@ impl Sync {
                 state.positions.insert(entry.name.clone(), position);
                 state.master_seen_ms = Some(clock::now_ms());
                 if !is_same {
-                    moved.push(entry.name.clone());
+                    changed.push(entry.name.clone());
                     self.unsaved.insert(entry.name.clone());
                 }
             }
@@ -395,24 +406,24 @@ impl Sync {
                     log::warn(format_args!("replica of {}: {error}", entry.name));
                 }
                 status.failures += 1;
-                status.repairs += u64::from(is_mending);
+                status.repairs += u64::from(is_repairing);
                 status.error = Some(error.message().to_owned());
                 failed.get_or_insert(error);
             }
         }
         drop(state);
-        self.replica.moved.notify_all();
+        self.replica.position_changed.notify_all();
     }
 
     /// Moves aside what the master has not had for two full cycles.
-    fn drop_vanished(&mut self, entries: &[Entry], is_good: bool) -> Result<()> {
+    fn remove_vanished(&mut self, entries: &[DatabaseEntry], is_good: bool) -> Result<()> {
         let there: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
         let here = self.context.databases.list()?;
         let gone = here
             .into_iter()
             .filter(|name| !there.contains(name.as_str()));
         let gone: BTreeSet<String> = gone.filter(|name| name != db::DEFAULT).collect();
-        self.forget_awaited(&there);
+        self.forget_unlisted(&there);
         let twice: Vec<String> = gone.intersection(&self.missing).cloned().collect();
         self.missing = gone;
         for name in twice.iter().filter(|_| is_good) {
@@ -435,11 +446,11 @@ impl Sync {
     }
 
     /// Forgets databases that went before they had come, or whose file went without a note of it.
-    fn forget_awaited(&mut self, there: &BTreeSet<&str>) {
+    fn forget_unlisted(&mut self, there: &BTreeSet<&str>) {
         let databases = Arc::clone(&self.context.databases);
         let is_wanted =
             |name: &String| there.contains(name.as_str()) || databases.file(name).exists();
-        self.loading.retain(|name, _| is_wanted(name));
+        self.bootstrapping.retain(|name, _| is_wanted(name));
         let mut state = lock(&self.replica.state);
         state.status.retain(|name, _| is_wanted(name));
         let lost = state.positions.keys().filter(|it| !is_wanted(it));
@@ -460,8 +471,8 @@ impl Sync {
         }
     }
 
-    fn acknowledge(&self, moved: &[String]) {
-        if moved.is_empty() {
+    fn acknowledge(&self, changed: &[String]) {
+        if changed.is_empty() {
             return;
         }
         let positions = {
@@ -471,7 +482,7 @@ impl Sync {
                 let at = json!({"epoch": at.epoch.to_string(), "version": at.version});
                 Some((name.clone(), at))
             };
-            moved
+            changed
                 .iter()
                 .filter_map(describe)
                 .collect::<serde_json::Map<_, _>>()
@@ -509,20 +520,20 @@ impl Sync {
 }
 
 /// Notes how far a transfer is, and tells it now and then.
-fn note(state: &Mutex<State>, name: &str, done: u64, length: u64) {
+fn report_transfer(state: &Mutex<ReplicaState>, name: &str, done: u64, length: u64) {
     let mut state = lock(state);
     let now = Instant::now();
-    let transfer = state.of(name).transfer.get_or_insert(Transfer {
+    let transfer = state.database_mut(name).transfer.get_or_insert(Transfer {
         begun: now,
-        told: now,
+        logged: now,
         done: 0,
         length,
     });
     (transfer.done, transfer.length) = (done, length);
-    if transfer.told.elapsed() < TELL_EVERY {
+    if transfer.logged.elapsed() < LOG_EVERY {
         return;
     }
-    transfer.told = now;
+    transfer.logged = now;
     let status = transfer.describe();
     drop(state);
     log::info(format_args!(
