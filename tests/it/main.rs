@@ -31,14 +31,8 @@ mod files;
 mod limits;
 /// Queries that take long, and how `~` searches.
 mod queries;
-/// Subscriptions: who hears of what, in which order, and what ends them.
+/// Subscriptions: delivery, order, limits, load, server-sent events.
 mod realtime;
-/// Clients of realtime that want more than their share, and their neighbours.
-mod realtime_bounds;
-/// Long records, slow clients, subscriptions that come and go.
-mod realtime_load;
-/// The same over server-sent events, and what is refused.
-mod realtime_streams;
 /// Records over REST: reading, lists, rules, and what is refused.
 mod records;
 /// A master and replicas: following, refusing, kills, broken networks, other histories.

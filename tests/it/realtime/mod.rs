@@ -1,4 +1,9 @@
-//! Subscriptions over WebSockets: who hears of what, in which order, and what ends them.
+//! Subscriptions as their clients see them.
+//!
+//! - here: over WebSockets, which events arrive, in which order, and what ends a subscription.
+//! - `bounds`: clients that exceed their share do not disturb others.
+//! - `load`: long records, slow clients, many short subscriptions.
+//! - `streams`: server-sent events, and requests that are refused.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +14,10 @@ use crate::support::listener::Listener;
 use crate::support::server::Server;
 use crate::support::token::{SECRET, resigned};
 use crate::support::wait_until;
+
+mod bounds;
+mod load;
+mod streams;
 
 const POSTS: &str = "/api/collections/posts/records";
 
