@@ -137,13 +137,13 @@ pub fn start(config: &Config) -> Result<Running> {
         trusted_proxies: config.trusted_proxies.clone(),
     };
     let api = Arc::new(Api::new(Arc::clone(&app), api));
-    let settings = http::server::Settings {
+    let settings = http::server::ServerSettings {
         workers: config.threads,
         connections_max: config.connections_max,
         is_endless: api::is_endless,
-        ..http::server::Settings::default()
+        ..http::server::ServerSettings::default()
     };
-    let bodies = Arc::clone(&api) as Arc<dyn http::Bodies>;
+    let bodies = Arc::clone(&api) as Arc<dyn http::BodyPolicy>;
     let handler = Arc::new(move |request| api.handle(&request));
     let http = http::server::Server::start(listener, &settings, &bodies, handler)?;
     Ok(Running {

@@ -21,7 +21,7 @@ use crate::base::error::{Error, Result};
 use crate::model::collections::Collection;
 use crate::model::records;
 use crate::model::records::{Action, Body, Draft, Scope, Step, Upsert};
-use crate::net::http::route::{Found, Router};
+use crate::net::http::route::{RouteMatch, Router};
 use crate::net::http::{Method, Response, query};
 use crate::store::files::Placed;
 
@@ -292,13 +292,13 @@ fn find(router: &Router<Verb>, method: &str, path: &str) -> Option<(Verb, (Strin
         _ => return None,
     };
     match router.find(method, path) {
-        Found::Found(verb, params) => Some((
+        RouteMatch::Found(verb, params) => Some((
             *verb,
             (
                 params.get("collection").to_owned(),
                 params.get("id").to_owned(),
             ),
         )),
-        Found::NotFound | Found::MethodNotAllowed(_) => None,
+        RouteMatch::NotFound | RouteMatch::MethodNotAllowed(_) => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies of requests: how long they may be, what they are charged to, and what a handler reads from them.
+//! BodyPolicy of requests: how long they may be, what they are charged to, and what a handler reads from them.
 //!
 //! Every handler reads its body with [`Call::body`], so JSON, `application/x-www-form-urlencoded` and
 //! `multipart/form-data` are accepted by all endpoints alike. A long body is charged to the budget
@@ -17,8 +17,10 @@ use super::{Api, Call, credentials, forms, split_database};
 use crate::base::budget::{Charge, Network, Payer};
 use crate::base::error::{Error, Kind, Result};
 use crate::net::http::client_address::client_address;
-use crate::net::http::route::Found;
-use crate::net::http::{Bodies, BodySink, FREE_BYTES, Method, Request, Unread, media_type, query};
+use crate::net::http::route::RouteMatch;
+use crate::net::http::{
+    BodyPolicy, BodyRefusal, BodySink, FREE_BYTES, Method, Request, media_type, query,
+};
 
 /// The field of a form that holds values as JSON.
 pub const PAYLOAD: &str = "@jsonPayload";
@@ -43,15 +45,15 @@ const VALUE_BYTES: u64 = 64;
 const LIST_BYTES: u64 = 128;
 const OBJECT_BYTES: u64 = 512;
 
-impl Bodies for Api {
-    fn receive(&self, request: &Request, length: Option<u64>) -> Option<Box<dyn BodySink>> {
+impl BodyPolicy for Api {
+    fn sink_for(&self, request: &Request, length: Option<u64>) -> Option<Box<dyn BodySink>> {
         forms::receive(self, request, length)
     }
 
     fn bytes_max(&self, method: Method, path: &str) -> usize {
         match self.router.find(method, split_database(path).1) {
-            Found::Found((_, route), _) => route.body_bytes_max,
-            Found::NotFound | Found::MethodNotAllowed(_) => BODY_BYTES,
+            RouteMatch::Found((_, route), _) => route.body_bytes_max,
+            RouteMatch::NotFound | RouteMatch::MethodNotAllowed(_) => BODY_BYTES,
         }
     }
 
@@ -72,12 +74,12 @@ impl Api {
 
     /// Refuses a request whose body is longer than the endpoint accepts or has not been received.
     pub fn check_body(&self, request: &Request, bytes_max: usize) -> Result<()> {
-        match request.unread {
-            Some(Unread::Exhausted(exhausted)) => {
+        match request.body_refusal {
+            Some(BodyRefusal::Exhausted(exhausted)) => {
                 Err(exhausted.into_error(self.app.budgets.bodies.name()))
             }
             None if request.body.len() <= bytes_max => Ok(()),
-            None | Some(Unread::TooLarge) => Err(too_long(bytes_max as u64)),
+            None | Some(BodyRefusal::TooLarge) => Err(too_long(bytes_max as u64)),
         }
     }
 }
@@ -115,7 +117,7 @@ impl Call<'_> {
 
     /// True if the client has sent a body.
     pub fn has_body(&self) -> bool {
-        !self.request.body.is_empty() || self.request.sunk.is_some()
+        !self.request.body.is_empty() || self.request.sink.is_some()
     }
 
     /// JSON from a client, charged for what it takes.

@@ -10,7 +10,7 @@ use crate::model::collections::Field;
 use crate::model::records;
 use crate::model::records::Scope;
 use crate::model::rules::Operation;
-use crate::net::http::range::Wanted;
+use crate::net::http::range::ByteRange;
 use crate::net::http::{Response, range};
 use crate::store::files;
 use crate::store::files::{FilePath, Remote, Stored, table};
@@ -98,7 +98,7 @@ pub fn content(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Resp
 
 fn part(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
     let (header, tag) = (|name: &str| call.request.header(name), &stored.sha256);
-    if range::is_other(header("If-Match"), tag) {
+    if range::is_mismatch(header("If-Match"), tag) {
         return Ok(Response::empty(412));
     }
     if range::is_match(header("If-None-Match"), tag) {
@@ -108,12 +108,12 @@ fn part(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
     let is_current = header("If-Range").is_none_or(is_it);
     let wanted = match header("Range").filter(|_| is_current) {
         Some(range) => range::parse(range, stored.size),
-        None => Wanted::All,
+        None => ByteRange::Full,
     };
     let (status, start, length) = match wanted {
-        Wanted::All => (200, 0, stored.size),
-        Wanted::Part(start, length) => (206, start, length),
-        Wanted::Nothing => {
+        ByteRange::Full => (200, 0, stored.size),
+        ByteRange::Part(start, length) => (206, start, length),
+        ByteRange::Unsatisfiable => {
             return Ok(Response::empty(416)
                 .with_header("Content-Range", format!("bytes */{}", stored.size)));
         }

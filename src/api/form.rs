@@ -10,7 +10,7 @@ use crate::base::crypto::Hasher;
 use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::model::records::Modifier;
-use crate::net::http::multipart::Event;
+use crate::net::http::multipart::PartEvent;
 use crate::net::http::{BodySink, FREE_BYTES, multipart};
 use crate::store::files;
 use crate::store::files::{Partial, Storage};
@@ -124,9 +124,9 @@ impl Form {
         result
     }
 
-    fn event(&mut self, allowance: &mut Allowance, event: Event<'_>) -> Result<()> {
+    fn event(&mut self, allowance: &mut Allowance, event: PartEvent<'_>) -> Result<()> {
         match event {
-            Event::Begin(part) => match part.file_name.as_deref() {
+            PartEvent::Begin(part) => match part.file_name.as_deref() {
                 None => {
                     self.grow_values(allowance, part.name.len())?;
                     self.values.push((part.name, Vec::new()));
@@ -139,8 +139,8 @@ impl Form {
                 }
                 Some(file_name) => self.begin_file(allowance, part.name, file_name),
             },
-            Event::Data(data) => self.data(allowance, data),
-            Event::End => self.end(),
+            PartEvent::Data(data) => self.data(allowance, data),
+            PartEvent::End => self.end(),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::model::collections::{Collection, Field, FieldKind};
 use crate::model::records::{Body, Draft, Modifier, NewFile};
 use crate::model::rules;
 use crate::model::rules::{Identity, Operation};
-use crate::net::http::route::Found;
+use crate::net::http::route::RouteMatch;
 use crate::net::http::{BodySink, Method, Request, multipart};
 use crate::store::db;
 use crate::store::files::{Arrival, FilePath, Placed, Stored};
@@ -48,7 +48,7 @@ impl Api {
     fn allowance(&self, request: &Request, length: Option<u64>) -> Result<Allowance> {
         let (database, path) = super::split_database(&request.path);
         let database = database.unwrap_or(db::DEFAULT);
-        let Found::Found((_, route), params) = self.router.find(request.method, path) else {
+        let RouteMatch::Found((_, route), params) = self.router.find(request.method, path) else {
             return Err(super::no_path());
         };
         if route.access == Access::Replica {
@@ -116,7 +116,7 @@ fn file_fields(collection: &Collection) -> impl Iterator<Item = (String, u64)> {
 
 /// The form that came, if one did.
 pub fn form<'a>(call: &Call<'a>) -> Option<&'a Form> {
-    call.request.sunk.as_ref()?.get::<Form>()
+    call.request.sink.as_ref()?.get::<Form>()
 }
 
 /// The values and files for a record of this collection.

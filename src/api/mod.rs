@@ -19,7 +19,7 @@ use crate::model::collections::{Collection, Collections};
 use crate::model::records::Scope;
 use crate::model::rules::{Identity, KeyScope};
 use crate::net::http::client_address::{Prefix, client_address};
-use crate::net::http::route::{Found, Params, Router};
+use crate::net::http::route::{Params, RouteMatch, Router};
 use crate::net::http::{Method, Request, Response, query};
 use crate::services::stats::NO_ROUTE;
 use crate::store::db;
@@ -134,13 +134,13 @@ impl Api {
     ) -> Result<Response> {
         let (database, path) = split_database(&request.path);
         let found = self.router.find(request.method, path);
-        if !matches!(found, Found::Found(..)) {
+        if !matches!(found, RouteMatch::Found(..)) {
             self.check_body(request, BODY_BYTES)?;
         }
         let ((found, route), params) = match found {
-            Found::Found(route, params) => (*route, params),
-            Found::NotFound => return Err(no_path()),
-            Found::MethodNotAllowed(methods) => return Ok(method_not_allowed(&methods)),
+            RouteMatch::Found(route, params) => (*route, params),
+            RouteMatch::NotFound => return Err(no_path()),
+            RouteMatch::MethodNotAllowed(methods) => return Ok(method_not_allowed(&methods)),
         };
         if database.is_some() && route.place == Place::Server {
             return Err(no_path());

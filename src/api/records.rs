@@ -70,12 +70,12 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
 }
 
 /// The versions of a record that a header names; a weak tag is none where the bytes count.
-fn versions(call: &Call<'_>, name: &str, takes_weak: bool) -> Option<Versions> {
+fn versions(call: &Call<'_>, name: &str, accepts_weak: bool) -> Option<Versions> {
     let header = call.request.header(name)?;
     Some(match range::is_any(header) {
         true => Versions::Any,
         false => {
-            let tags = range::tags(header, takes_weak).map(str::to_owned);
+            let tags = range::tags(header, accepts_weak).map(str::to_owned);
             Versions::Of(tags.collect())
         }
     })

@@ -11,7 +11,7 @@ use super::{Call, json_response, parameter, socket};
 use crate::base::budget::Payer;
 use crate::base::error::{Error, Result};
 use crate::base::{clock, log};
-use crate::net::http::range::Wanted;
+use crate::net::http::range::ByteRange;
 use crate::net::http::{Response, range};
 use crate::services::replication::comparison::{GroupHashes, parse_wanted};
 use crate::services::replication::master::PagesAnswer;
@@ -93,9 +93,9 @@ pub fn rest(call: &Call<'_>) -> Result<Response> {
         .ok_or_else(|| Error::not_found("This answer is not kept any more; ask anew."))?;
     let (start, length) = match call.request.header("Range") {
         Some(range) => match range::parse(range, spool.bytes) {
-            Wanted::All => (0, spool.bytes),
-            Wanted::Part(start, length) => (start, length),
-            Wanted::Nothing => {
+            ByteRange::Full => (0, spool.bytes),
+            ByteRange::Part(start, length) => (start, length),
+            ByteRange::Unsatisfiable => {
                 let whole = format!("bytes */{}", spool.bytes);
                 return Ok(Response::empty(416).with_header("Content-Range", whole));
             }

@@ -32,7 +32,7 @@ fn answer(request: &Request, hub: &Hub, payer: Payer, peer: Box<dyn Peer>) -> Re
         ("Upgrade", "websocket".to_owned()),
         ("Sec-WebSocket-Accept", sockets::accept_key(key)),
     ];
-    Ok(Response::switch(
+    Ok(Response::switch_protocols(
         headers,
         Box::new(move |socket| place.adopt(socket.stream, socket.early, peer)),
     ))
@@ -97,9 +97,8 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use crate::base::budget::{Budgets, Network};
-    use crate::net::http::memory::Memory;
-    use crate::net::http::server;
     use crate::net::http::server::Server;
+    use crate::net::http::{InMemory, server};
     use crate::net::sockets::{Flow, Link, Settings};
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -138,8 +137,8 @@ mod tests {
             })
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let settings = server::Settings::default();
-        let server = Server::start(listener, &settings, &Memory::bodies(), handler).unwrap();
+        let settings = server::ServerSettings::default();
+        let server = Server::start(listener, &settings, &InMemory::policy(), handler).unwrap();
         (server, hub, ended)
     }
 

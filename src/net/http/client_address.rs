@@ -129,8 +129,8 @@ mod tests {
             query: String::new(),
             headers,
             body: Vec::new(),
-            sunk: None,
-            unread: None,
+            sink: None,
+            body_refusal: None,
             peer: SocketAddr::new(peer.parse().unwrap(), 1),
             id: RequestId::new(0, 0),
         };

@@ -10,33 +10,34 @@
 use std::cell::RefCell;
 use std::io::{Read, Write as _};
 
+use super::gzip;
+use super::response::Response;
 use crate::base::clock;
-use crate::net::http::{Response, gzip};
 
 /// What the answer depends on besides the response.
-pub struct Frame<'a> {
+pub struct Framing<'a> {
     /// Value of `X-Request-Id`.
     pub id: &'a str,
     /// Whether the body is sent or only counted (`HEAD`).
-    pub body: Body,
+    pub body: BodyMode,
     /// What becomes of the connection.
-    pub connection: Connection,
+    pub connection: ConnectionHeader,
     /// The request's `Accept-Encoding`; empty if it has none.
     pub accept_encoding: &'a str,
 }
 
 /// Whether a body is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Body {
+pub enum BodyMode {
     Sent,
     Counted,
 }
 
 /// What the `Connection` header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Connection {
+pub enum ConnectionHeader {
     /// Nothing: HTTP/1.1 goes on.
-    GoesOn,
+    Omitted,
     /// `keep-alive`, for HTTP/1.0.
     KeepAlive,
     /// `close`.
@@ -70,7 +71,7 @@ pub struct Encoded {
 }
 
 /// Encodes a response.
-pub fn encode(mut response: Response, frame: &Frame<'_>) -> Encoded {
+pub fn encode(mut response: Response, frame: &Framing<'_>) -> Encoded {
     let compressible = is_compressible(&response);
     let mut compressed = false;
     if compressible
@@ -107,12 +108,14 @@ pub fn encode(mut response: Response, frame: &Frame<'_>) -> Encoded {
         header(&mut out, "Content-Encoding", "gzip");
     }
     match frame.connection {
-        Connection::GoesOn => {}
-        Connection::KeepAlive => header(&mut out, "Connection", "keep-alive"),
-        Connection::Close | Connection::Endless => header(&mut out, "Connection", "close"),
-        Connection::Upgrade => header(&mut out, "Connection", "Upgrade"),
+        ConnectionHeader::Omitted => {}
+        ConnectionHeader::KeepAlive => header(&mut out, "Connection", "keep-alive"),
+        ConnectionHeader::Close | ConnectionHeader::Endless => {
+            header(&mut out, "Connection", "close")
+        }
+        ConnectionHeader::Upgrade => header(&mut out, "Connection", "Upgrade"),
     }
-    let is_endless = frame.connection == Connection::Endless;
+    let is_endless = frame.connection == ConnectionHeader::Endless;
     finish(out, response, frame.body, is_endless)
 }
 
@@ -127,7 +130,7 @@ fn mark_tag(response: &mut Response) {
 }
 
 /// The length, the end of the head, and the body, as far as the status has one.
-fn finish(mut head: Vec<u8>, response: Response, sent: Body, is_endless: bool) -> Encoded {
+fn finish(mut head: Vec<u8>, response: Response, sent: BodyMode, is_endless: bool) -> Encoded {
     let mut stream = response.stream;
     let streamed = stream.as_ref().map_or(0, |(_, length)| *length);
     let mut body = response.body;
@@ -147,7 +150,7 @@ fn finish(mut head: Vec<u8>, response: Response, sent: Body, is_endless: bool) -
         debug_assert!(written.is_ok(), "writing to memory does not fail");
     }
     head.extend_from_slice(b"\r\n");
-    if sent == Body::Counted {
+    if sent == BodyMode::Counted {
         body.clear();
         stream = None;
     }
@@ -268,17 +271,17 @@ fn http_date(at_s: i64) -> String {
 mod tests {
     use super::*;
 
-    fn frame(connection: Connection) -> Frame<'static> {
-        Frame {
+    fn frame(connection: ConnectionHeader) -> Framing<'static> {
+        Framing {
             id: "00000001-000001",
-            body: Body::Sent,
+            body: BodyMode::Sent,
             connection,
             accept_encoding: "",
         }
     }
 
     /// Head and body, without the date.
-    fn text(response: Response, frame: &Frame<'_>) -> String {
+    fn text(response: Response, frame: &Framing<'_>) -> String {
         let encoded = encode(response, frame);
         let text = String::from_utf8([encoded.head, encoded.body].concat()).unwrap();
         let lines = text
@@ -291,7 +294,7 @@ mod tests {
     fn an_answer_has_its_headers_and_body() {
         let response = Response::json(200, b"{}".to_vec()).with_header("ETag", "\"1\"");
         assert_eq!(
-            text(response, &frame(Connection::GoesOn)),
+            text(response, &frame(ConnectionHeader::Omitted)),
             "HTTP/1.1 200 OK\nContent-Type: application/json\nETag: \"1\"\n\
              X-Request-Id: 00000001-000001\nX-Content-Type-Options: nosniff\n\
              Content-Length: 2\n\n{}"
@@ -301,9 +304,12 @@ mod tests {
     #[test]
     fn the_connection_header_follows_the_frame() {
         let has = |connection, line| text(Response::empty(200), &frame(connection)).contains(line);
-        assert!(!has(Connection::GoesOn, "Connection"));
-        assert!(has(Connection::Close, "\nConnection: close\n"));
-        assert!(has(Connection::KeepAlive, "\nConnection: keep-alive\n"));
+        assert!(!has(ConnectionHeader::Omitted, "Connection"));
+        assert!(has(ConnectionHeader::Close, "\nConnection: close\n"));
+        assert!(has(
+            ConnectionHeader::KeepAlive,
+            "\nConnection: keep-alive\n"
+        ));
     }
 
     #[test]
@@ -311,17 +317,21 @@ mod tests {
         let body = vec![b'x'; JOIN_BYTES_MAX + 1];
         let place = body.as_ptr();
         let response = Response::with_body(200, "text/plain", body);
-        let encoded = encode(response, &frame(Connection::GoesOn));
+        let encoded = encode(response, &frame(ConnectionHeader::Omitted));
         assert!(encoded.head.ends_with(b"Content-Length: 32769\r\n\r\n"));
         assert_eq!(encoded.body.as_ptr(), place);
         let response = Response::with_body(200, "text/plain", vec![b'x'; JOIN_BYTES_MAX]);
-        assert!(encode(response, &frame(Connection::GoesOn)).body.is_empty());
+        assert!(
+            encode(response, &frame(ConnectionHeader::Omitted))
+                .body
+                .is_empty()
+        );
     }
 
     #[test]
     fn a_head_request_gets_the_length_only() {
-        let mut frame = frame(Connection::GoesOn);
-        frame.body = Body::Counted;
+        let mut frame = frame(ConnectionHeader::Omitted);
+        frame.body = BodyMode::Counted;
         let text = text(Response::text(200, "hello"), &frame);
         assert!(text.ends_with("Content-Length: 5\n\n"), "{text}");
     }
@@ -331,25 +341,25 @@ mod tests {
         for status in [101, 204, 304] {
             let mut response = Response::empty(status);
             response.body = b"x".to_vec();
-            let text = text(response, &frame(Connection::GoesOn));
+            let text = text(response, &frame(ConnectionHeader::Omitted));
             assert!(text.ends_with("nosniff\n\n"), "{text}");
         }
-        let text = text(Response::empty(200), &frame(Connection::GoesOn));
+        let text = text(Response::empty(200), &frame(ConnectionHeader::Omitted));
         assert!(text.ends_with("Content-Length: 0\n\n"), "{text}");
     }
 
     #[test]
     fn a_value_can_not_end_its_line() {
         let response = Response::empty(302).with_header("Location", "/a\r\nSet-Cookie: b\n\0");
-        let text = text(response, &frame(Connection::GoesOn));
+        let text = text(response, &frame(ConnectionHeader::Omitted));
         assert!(text.contains("\nLocation: /a  Set-Cookie: b  \n"), "{text}");
     }
 
     #[test]
     fn long_json_is_compressed_for_those_who_take_it() {
-        let frame = Frame {
+        let frame = Framing {
             accept_encoding: "gzip",
-            ..frame(Connection::GoesOn)
+            ..frame(ConnectionHeader::Omitted)
         };
         let head = |response: Response| {
             let bytes = encode(response, &frame).head;

@@ -16,7 +16,7 @@ const HEAD_BYTES_MAX: usize = 8 << 10;
 
 /// What the head of a part says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct PartHead {
     /// The field of the form.
     pub name: String,
     /// As the client calls the file; none for a plain value.
@@ -27,8 +27,8 @@ pub struct Part {
 
 /// What a parser finds, in this order for each part: one begin, any data, one end.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    Begin(Part),
+pub enum PartEvent<'a> {
+    Begin(PartHead),
     Data(&'a [u8]),
     End,
 }
@@ -36,7 +36,7 @@ pub enum Event<'a> {
 /// Takes a form apart.
 pub struct Parser {
     delimiter: memmem::Finder<'static>,
-    state: State,
+    state: ParserState,
     /// What was fed and not used yet.
     pending: Vec<u8>,
     parts: usize,
@@ -45,7 +45,7 @@ pub struct Parser {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ParserState {
     /// Behind a delimiter: another part, or the end.
     Delimited,
     Head,
@@ -73,7 +73,7 @@ impl Parser {
     pub fn new(boundary: &str) -> Parser {
         Parser {
             delimiter: memmem::Finder::new(&format!("\r\n--{boundary}")).into_owned(),
-            state: State::Data,
+            state: ParserState::Data,
             // The first delimiter has no line before it.
             pending: b"\r\n".to_vec(),
             parts: 0,
@@ -85,7 +85,7 @@ impl Parser {
     pub fn feed(
         &mut self,
         piece: &[u8],
-        mut found: impl FnMut(Event<'_>) -> Result<()>,
+        mut found: impl FnMut(PartEvent<'_>) -> Result<()>,
     ) -> Result<()> {
         let mut pending = std::mem::take(&mut self.pending);
         pending.extend_from_slice(piece);
@@ -93,11 +93,11 @@ impl Parser {
         while let Some(count) = self.step(&pending[used..], &mut found)? {
             used += count;
         }
-        if self.state == State::Data && self.parts > 0 {
+        if self.state == ParserState::Data && self.parts > 0 {
             // All but what may be the beginning of a delimiter.
             let sure = (pending.len() - used).saturating_sub(self.delimiter.needle().len() - 1);
             if sure > 0 {
-                found(Event::Data(&pending[used..used + sure]))?;
+                found(PartEvent::Data(&pending[used..used + sure]))?;
                 used += sure;
             }
         }
@@ -108,48 +108,48 @@ impl Parser {
 
     /// Whether the form has come to its end.
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == ParserState::Done
     }
 
     /// One state further: the bytes that this took, or none when more are needed.
     fn step(
         &mut self,
         bytes: &[u8],
-        found: &mut impl FnMut(Event<'_>) -> Result<()>,
+        found: &mut impl FnMut(PartEvent<'_>) -> Result<()>,
     ) -> Result<Option<usize>> {
         match self.state {
-            State::Done => Ok((!bytes.is_empty()).then_some(bytes.len())),
+            ParserState::Done => Ok((!bytes.is_empty()).then_some(bytes.len())),
             // Blanks may stand behind a delimiter (RFC 2046, 5.1.1).
-            State::Delimited if bytes.first().is_some_and(|byte| is_blank(*byte)) => {
+            ParserState::Delimited if bytes.first().is_some_and(|byte| is_blank(*byte)) => {
                 let blanks = bytes.iter().take_while(|byte| is_blank(**byte));
                 Ok(Some(blanks.count()))
             }
-            State::Delimited if bytes.len() < 2 => Ok(None),
-            State::Delimited if bytes.starts_with(b"--") => {
-                self.state = State::Done;
+            ParserState::Delimited if bytes.len() < 2 => Ok(None),
+            ParserState::Delimited if bytes.starts_with(b"--") => {
+                self.state = ParserState::Done;
                 Ok(Some(2))
             }
-            State::Delimited if bytes.starts_with(b"\r\n") => {
+            ParserState::Delimited if bytes.starts_with(b"\r\n") => {
                 self.parts += 1;
                 if self.parts > PARTS_MAX {
                     return Err(Error::invalid(format!(
                         "A form has at most {PARTS_MAX} parts."
                     )));
                 }
-                self.state = State::Head;
+                self.state = ParserState::Head;
                 // The line end stays, so that a head without lines has its end too.
                 Ok(Some(0))
             }
-            State::Delimited => Err(broken()),
-            State::Head => self.head(bytes, found),
-            State::Data if self.parts == 0 => self.first(bytes),
-            State::Data => match self.delimiter.find(bytes) {
+            ParserState::Delimited => Err(malformed()),
+            ParserState::Head => self.parse_head(bytes, found),
+            ParserState::Data if self.parts == 0 => self.skip_preamble(bytes),
+            ParserState::Data => match self.delimiter.find(bytes) {
                 Some(at) => {
                     if at > 0 {
-                        found(Event::Data(&bytes[..at]))?;
+                        found(PartEvent::Data(&bytes[..at]))?;
                     }
-                    found(Event::End)?;
-                    self.state = State::Delimited;
+                    found(PartEvent::End)?;
+                    self.state = ParserState::Delimited;
                     Ok(Some(at + self.delimiter.needle().len()))
                 }
                 None => Ok(None),
@@ -158,34 +158,34 @@ impl Parser {
     }
 
     /// Passes over what stands before the first delimiter (RFC 2046, 5.1.1).
-    fn first(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
+    fn skip_preamble(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
         let length = self.delimiter.needle().len();
         if let Some(at) = self.delimiter.find(bytes) {
-            self.state = State::Delimited;
+            self.state = ParserState::Delimited;
             return Ok(Some(at + length));
         }
         // All but what may be the beginning of a delimiter.
         let passed = bytes.len().saturating_sub(length - 1);
         self.preamble += passed;
         if self.preamble > HEAD_BYTES_MAX {
-            return Err(broken());
+            return Err(malformed());
         }
         Ok((passed > 0).then_some(passed))
     }
 
-    fn head(
+    fn parse_head(
         &mut self,
         bytes: &[u8],
-        found: &mut impl FnMut(Event<'_>) -> Result<()>,
+        found: &mut impl FnMut(PartEvent<'_>) -> Result<()>,
     ) -> Result<Option<usize>> {
         let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
         match memmem::find(window, b"\r\n\r\n") {
             Some(at) => {
-                found(Event::Begin(part(&bytes[..at])?))?;
-                self.state = State::Data;
+                found(PartEvent::Begin(part_head(&bytes[..at])?))?;
+                self.state = ParserState::Data;
                 Ok(Some(at + 4))
             }
-            None if bytes.len() >= HEAD_BYTES_MAX => Err(broken()),
+            None if bytes.len() >= HEAD_BYTES_MAX => Err(malformed()),
             None => Ok(None),
         }
     }
@@ -196,20 +196,20 @@ fn is_blank(byte: u8) -> bool {
 }
 
 /// The head of a part: lines, each after a line end.
-fn part(head: &[u8]) -> Result<Part> {
-    let head = std::str::from_utf8(head).map_err(|_| broken())?;
+fn part_head(head: &[u8]) -> Result<PartHead> {
+    let head = std::str::from_utf8(head).map_err(|_| malformed())?;
     let mut part = None;
     let mut media_type = None;
     for line in head.split("\r\n").filter(|line| !line.is_empty()) {
-        let (name, value) = line.split_once(':').ok_or_else(broken)?;
+        let (name, value) = line.split_once(':').ok_or_else(malformed)?;
         if name.eq_ignore_ascii_case("Content-Disposition") {
-            part = Some(disposition(value.trim()).ok_or_else(broken)?);
+            part = Some(disposition(value.trim()).ok_or_else(malformed)?);
         } else if name.eq_ignore_ascii_case("Content-Type") {
             media_type = Some(value.trim().to_owned());
         }
     }
-    let (name, file_name) = part.ok_or_else(broken)?;
-    Ok(Part {
+    let (name, file_name) = part.ok_or_else(malformed)?;
+    Ok(PartHead {
         name,
         file_name,
         media_type,
@@ -256,7 +256,7 @@ fn parameter_value(text: &str) -> Option<(String, &str)> {
     None
 }
 
-fn broken() -> Error {
+fn malformed() -> Error {
     Error::invalid("The form is not whole.")
 }
 
@@ -272,15 +272,17 @@ mod tests {
         let mut is_open = false;
         for piece in body.chunks(piece) {
             parser.feed(piece, |event| {
-                assert_eq!(is_open, !matches!(event, Event::Begin(_)));
-                is_open = event != Event::End;
+                assert_eq!(is_open, !matches!(event, PartEvent::Begin(_)));
+                is_open = event != PartEvent::End;
                 match event {
-                    Event::Begin(part) => parts.push((part.name, part.file_name, String::new())),
-                    Event::Data(data) => {
+                    PartEvent::Begin(part) => {
+                        parts.push((part.name, part.file_name, String::new()))
+                    }
+                    PartEvent::Data(data) => {
                         let text = std::str::from_utf8(data).unwrap();
                         parts.last_mut().unwrap().2.push_str(text);
                     }
-                    Event::End => {}
+                    PartEvent::End => {}
                 }
                 Ok(())
             })?;

@@ -3,44 +3,44 @@
 
 /// What of a file is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    All,
+pub enum ByteRange {
+    Full,
     /// From this byte on, and how many; never none.
     Part(u64, u64),
     /// What lies behind the end.
-    Nothing,
+    Unsatisfiable,
 }
 
 /// Reads a `Range` header for a file of `size` bytes. Several ranges, and what is no range, mean all
 /// of it, as the standard allows.
-pub fn parse(header: &str, size: u64) -> Wanted {
+pub fn parse(header: &str, size: u64) -> ByteRange {
     let Some((from, to)) = header
         .strip_prefix("bytes=")
         .filter(|ranges| !ranges.contains(','))
         .and_then(|range| range.trim().split_once('-'))
     else {
-        return Wanted::All;
+        return ByteRange::Full;
     };
     let number = |text: &str| text.parse::<u64>().ok().filter(|_| !text.starts_with('+'));
     let (start, end) = match (number(from), number(to)) {
         (Some(start), Some(last)) if last >= start => (start, last.saturating_add(1).min(size)),
         (Some(start), None) if to.is_empty() => (start, size),
         (None, Some(length)) if from.is_empty() => (size.saturating_sub(length), size),
-        _ => return Wanted::All,
+        _ => return ByteRange::Full,
     };
     if start >= end {
-        Wanted::Nothing
+        ByteRange::Unsatisfiable
     } else {
-        Wanted::Part(start, end - start)
+        ByteRange::Part(start, end - start)
     }
 }
 
 /// The tags, without their quotes, that an `If-Match` or `If-None-Match` header names. A weak one is none to
 /// `If-Match`; what is no tag is none.
-pub fn tags(header: &str, takes_weak: bool) -> impl Iterator<Item = &str> {
+pub fn tags(header: &str, accepts_weak: bool) -> impl Iterator<Item = &str> {
     header.split(',').filter_map(move |tag| {
         let tag = tag.trim();
-        let tag = match takes_weak {
+        let tag = match accepts_weak {
             true => tag.strip_prefix("W/").unwrap_or(tag),
             false => tag,
         };
@@ -59,7 +59,7 @@ pub fn is_match(header: Option<&str>, tag: &str) -> bool {
 }
 
 /// True if an `If-Match` header names other tags only.
-pub fn is_other(header: Option<&str>, tag: &str) -> bool {
+pub fn is_mismatch(header: Option<&str>, tag: &str) -> bool {
     header.is_some_and(|header| !is_any(header) && tags(header, false).all(|it| it != tag))
 }
 
@@ -70,26 +70,26 @@ mod tests {
     #[test]
     fn ranges_are_cut_to_the_file() {
         for (header, expected) in [
-            ("bytes=0-9", Wanted::Part(0, 10)),
-            ("bytes=90-", Wanted::Part(90, 10)),
-            ("bytes=90-1000", Wanted::Part(90, 10)),
-            ("bytes=-10", Wanted::Part(90, 10)),
-            ("bytes=-1000", Wanted::Part(0, 100)),
-            ("bytes=99-99", Wanted::Part(99, 1)),
-            ("bytes=100-", Wanted::Nothing),
-            ("bytes=-0", Wanted::Nothing),
-            ("bytes=9-0", Wanted::All),
-            ("bytes=0-1,3-4", Wanted::All),
-            ("bytes=+1-2", Wanted::All),
-            ("bytes=", Wanted::All),
-            ("bytes=-", Wanted::All),
-            ("items=0-1", Wanted::All),
-            ("bytes=0-18446744073709551615", Wanted::Part(0, 100)),
-            ("bytes=99999999999999999999-", Wanted::All),
+            ("bytes=0-9", ByteRange::Part(0, 10)),
+            ("bytes=90-", ByteRange::Part(90, 10)),
+            ("bytes=90-1000", ByteRange::Part(90, 10)),
+            ("bytes=-10", ByteRange::Part(90, 10)),
+            ("bytes=-1000", ByteRange::Part(0, 100)),
+            ("bytes=99-99", ByteRange::Part(99, 1)),
+            ("bytes=100-", ByteRange::Unsatisfiable),
+            ("bytes=-0", ByteRange::Unsatisfiable),
+            ("bytes=9-0", ByteRange::Full),
+            ("bytes=0-1,3-4", ByteRange::Full),
+            ("bytes=+1-2", ByteRange::Full),
+            ("bytes=", ByteRange::Full),
+            ("bytes=-", ByteRange::Full),
+            ("items=0-1", ByteRange::Full),
+            ("bytes=0-18446744073709551615", ByteRange::Part(0, 100)),
+            ("bytes=99999999999999999999-", ByteRange::Full),
         ] {
             assert_eq!(parse(header, 100), expected, "{header}");
         }
-        assert_eq!(parse("bytes=0-", 0), Wanted::Nothing);
+        assert_eq!(parse("bytes=0-", 0), ByteRange::Unsatisfiable);
     }
 
     #[test]
@@ -115,7 +115,7 @@ mod tests {
             (Some("\"b\""), true),
             (Some(""), true),
         ] {
-            assert_eq!(is_other(header, "a"), expected, "{header:?}");
+            assert_eq!(is_mismatch(header, "a"), expected, "{header:?}");
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct Router<T> {
     clippy::enum_variant_names,
     reason = "found and not found are the words"
 )]
-pub enum Found<'r, 'p, T> {
+pub enum RouteMatch<'r, 'p, T> {
     /// The payload, and what the path says for its pattern's names.
     Found(&'r T, Params<'r, 'p>),
     /// The path is known, but not with this method; with these.
@@ -102,9 +102,9 @@ impl<T> Router<T> {
     }
 
     /// Looks a raw path up.
-    pub fn find<'r, 'p>(&'r self, method: Method, path: &'p str) -> Found<'r, 'p, T> {
+    pub fn find<'r, 'p>(&'r self, method: Method, path: &'p str) -> RouteMatch<'r, 'p, T> {
         let Some(segments) = path.strip_prefix('/') else {
-            return Found::NotFound;
+            return RouteMatch::NotFound;
         };
         let mut search = Search {
             method,
@@ -116,15 +116,15 @@ impl<T> Router<T> {
             return match params.collect() {
                 Some(values) => {
                     let names = &end.names;
-                    Found::Found(&end.payload, Params { names, values })
+                    RouteMatch::Found(&end.payload, Params { names, values })
                 }
-                None => Found::NotFound,
+                None => RouteMatch::NotFound,
             };
         }
         if search.allowed.is_empty() {
-            Found::NotFound
+            RouteMatch::NotFound
         } else {
-            Found::MethodNotAllowed(search.allowed)
+            RouteMatch::MethodNotAllowed(search.allowed)
         }
     }
 }
@@ -235,12 +235,12 @@ mod tests {
     fn check(method: Method, path: &str, expected: &str) {
         let router = router();
         let found = match router.find(method, path) {
-            Found::Found(pattern, params) => {
+            RouteMatch::Found(pattern, params) => {
                 let values: Vec<&str> = params.values.iter().map(|value| &**value).collect();
                 format!("{pattern} {values:?}")
             }
-            Found::MethodNotAllowed(methods) => format!("{methods:?}"),
-            Found::NotFound => "none".to_owned(),
+            RouteMatch::MethodNotAllowed(methods) => format!("{methods:?}"),
+            RouteMatch::NotFound => "none".to_owned(),
         };
         assert_eq!(found, expected, "{method} {path}");
     }
@@ -305,7 +305,7 @@ mod tests {
     fn parameters_are_decoded() {
         let router = router();
         let path = "/api/collections/a%2Fb/records/%00%c3%a9";
-        let Found::Found(_, params) = router.find(Method::Get, path) else {
+        let RouteMatch::Found(_, params) = router.find(Method::Get, path) else {
             panic!("no match");
         };
         assert_eq!(params.get("collection"), "a/b");

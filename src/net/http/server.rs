@@ -27,10 +27,10 @@ use crate::base::error::{INTERNAL_MESSAGE, Result, ResultExt as _};
 use crate::base::log::Level;
 use crate::base::threads::{lock, wait_timeout};
 use crate::base::{clock, log};
-use crate::net::http::encode::{Body, Connection, Frame, encode};
+use crate::net::http::encode::{BodyMode, ConnectionHeader, Framing, encode};
 use crate::net::http::{
-    Bodies, BodySink, FREE_BYTES, Headers, Method, Request, RequestId, Response, Socket, Sunk,
-    Unread,
+    BodyPolicy, BodyRefusal, BodySink, FREE_BYTES, FinishedSink, Headers, Method, Request,
+    RequestId, Response, Socket,
 };
 
 /// Makes the answer to a request. Called by many threads at once; may panic.
@@ -38,7 +38,7 @@ pub type Handler = Arc<dyn Fn(Request) -> Response + Send + Sync>;
 
 /// What an operator may choose; the other limits are the engine's.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ServerSettings {
     /// Threads that answer requests.
     pub workers: usize,
     /// Connections; at the cap the longest idle one makes room.
@@ -49,9 +49,9 @@ pub struct Settings {
     pub is_endless: fn(&str) -> bool,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
+impl Default for ServerSettings {
+    fn default() -> ServerSettings {
+        ServerSettings {
             workers: 64,
             connections_max: 1024,
             body_bytes_max: 4 << 20,
@@ -62,7 +62,7 @@ impl Default for Settings {
 
 /// Totals since the start, except `connections`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counters {
+pub struct ServerCounters {
     /// Connections open now.
     pub connections: usize,
     /// Requests given to workers.
@@ -95,7 +95,7 @@ pub struct Server {
 struct Inner {
     engine: tiny_http::Server,
     handler: Handler,
-    ids: Arc<Ids>,
+    ids: Arc<RequestIds>,
     stopping: AtomicBool,
 }
 
@@ -125,8 +125,8 @@ impl Server {
     /// Serves the listener from now on. Fails if threads can not be started.
     pub fn start(
         listener: TcpListener,
-        settings: &Settings,
-        bodies: &Arc<dyn Bodies>,
+        settings: &ServerSettings,
+        bodies: &Arc<dyn BodyPolicy>,
         handler: Handler,
     ) -> Result<Server> {
         let limits = tiny_http::Limits {
@@ -136,7 +136,7 @@ impl Server {
             answer_budget: ANSWER_BYTES_MAX,
             ..tiny_http::Limits::default()
         };
-        let ids = Arc::new(Ids::new());
+        let ids = Arc::new(RequestIds::new());
         let hooks = hooks(&ids, bodies, settings);
         let engine = tiny_http::Server::from_listener(listener, limits, hooks)
             .context("start the http server")?;
@@ -177,9 +177,9 @@ impl Server {
     }
 
     /// Totals for metrics.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> ServerCounters {
         let engine = self.inner.engine.counters();
-        Counters {
+        ServerCounters {
             connections: engine.connections,
             requests: engine.requests,
             refused: engine.refused,
@@ -274,17 +274,17 @@ struct Exchange<'a> {
     id: &'a RequestId,
     method: Method,
     accept_encoding: String,
-    connection: Connection,
+    connection: ConnectionHeader,
 }
 
 impl<'a> Exchange<'a> {
     fn new(engine: &tiny_http::Request, id: &'a RequestId, stopping: bool) -> Exchange<'a> {
         let connection = if stopping || engine.must_close() {
-            Connection::Close
+            ConnectionHeader::Close
         } else if engine.http_version() < HTTPVersion(1, 1) {
-            Connection::KeepAlive
+            ConnectionHeader::KeepAlive
         } else {
-            Connection::GoesOn
+            ConnectionHeader::Omitted
         };
         Exchange {
             id,
@@ -301,8 +301,8 @@ impl<'a> Exchange<'a> {
     fn answer(&self, engine: tiny_http::Request, mut response: Response) -> usize {
         if let Some(takeover) = response.takeover.take() {
             let connection = match response.status {
-                101 => Connection::Upgrade,
-                _ => Connection::Endless,
+                101 => ConnectionHeader::Upgrade,
+                _ => ConnectionHeader::Endless,
             };
             let head = encode(response, &self.frame(connection)).head;
             match switch(engine, &head) {
@@ -316,7 +316,7 @@ impl<'a> Exchange<'a> {
         let output = std::mem::take(&mut response.output);
         let encoded = encode(response, &self.frame(self.connection));
         let length = encoded.head.len() + encoded.body.len();
-        let close = self.connection == Connection::Close;
+        let close = self.connection == ConnectionHeader::Close;
         match encoded.stream {
             Some((reader, more)) => {
                 engine.respond_from(encoded.head, reader, more, close);
@@ -330,12 +330,12 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn frame(&self, connection: Connection) -> Frame<'_> {
-        Frame {
+    fn frame(&self, connection: ConnectionHeader) -> Framing<'_> {
+        Framing {
             id: self.id.as_str(),
             body: match self.method {
-                Method::Head => Body::Counted,
-                _ => Body::Sent,
+                Method::Head => BodyMode::Counted,
+                _ => BodyMode::Sent,
             },
             connection,
             accept_encoding: &self.accept_encoding,
@@ -344,15 +344,15 @@ impl<'a> Exchange<'a> {
 }
 
 /// Request ids of this process.
-struct Ids {
+struct RequestIds {
     process: u32,
     count: AtomicU64,
 }
 
-impl Ids {
-    fn new() -> Ids {
+impl RequestIds {
+    fn new() -> RequestIds {
         let random = RandomState::new().hash_one(clock::now_ms());
-        Ids {
+        RequestIds {
             process: u32::try_from(random >> 32).unwrap_or_default(),
             count: AtomicU64::new(0),
         }
@@ -364,7 +364,11 @@ impl Ids {
 }
 
 /// What the engine asks of us: the words of a refusal, and where failures are logged.
-fn hooks(ids: &Arc<Ids>, bodies: &Arc<dyn Bodies>, settings: &Settings) -> tiny_http::Hooks {
+fn hooks(
+    ids: &Arc<RequestIds>,
+    bodies: &Arc<dyn BodyPolicy>,
+    settings: &ServerSettings,
+) -> tiny_http::Hooks {
     let (bytes_max, is_endless) = (settings.body_bytes_max, settings.is_endless);
     let ids = Arc::clone(ids);
     let (receiver, payers) = (Arc::clone(bodies), Arc::clone(bodies));
@@ -372,10 +376,10 @@ fn hooks(ids: &Arc<Ids>, bodies: &Arc<dyn Bodies>, settings: &Settings) -> tiny_
     tiny_http::Hooks {
         refusal: Box::new(move |status| {
             let id = ids.next();
-            let frame = Frame {
+            let frame = Framing {
                 id: id.as_str(),
-                body: Body::Sent,
-                connection: Connection::Close,
+                body: BodyMode::Sent,
+                connection: ConnectionHeader::Close,
                 accept_encoding: "",
             };
             encode(problem(status, refusal_message(status)), &frame).head
@@ -408,7 +412,7 @@ fn hooks(ids: &Arc<Ids>, bodies: &Arc<dyn Bodies>, settings: &Settings) -> tiny_
 
 /// Where a body goes. Nothing but forms and long bodies is worth a look.
 fn destination(
-    bodies: &dyn Bodies,
+    bodies: &dyn BodyPolicy,
     head: &tiny_http::HeadView<'_>,
     bytes_max: usize,
 ) -> tiny_http::Destination {
@@ -420,7 +424,7 @@ fn destination(
     };
     let length = head.content_length();
     if head.headers().any(is_form)
-        && let Some(sink) = bodies.receive(&announced(head), length)
+        && let Some(sink) = bodies.sink_for(&announced(head), length)
     {
         return tiny_http::Destination::Sink(Box::new(Sink(sink)));
     }
@@ -487,8 +491,8 @@ fn announced(head: &tiny_http::HeadView<'_>) -> Request {
         query: query.to_owned(),
         headers,
         body: Vec::new(),
-        sunk: None,
-        unread: None,
+        sink: None,
+        body_refusal: None,
         peer: head.remote_addr(),
         id: RequestId::new(0, 0),
     }
@@ -498,16 +502,16 @@ fn announced(head: &tiny_http::HeadView<'_>) -> Request {
 fn read(engine: &mut tiny_http::Request, id: RequestId) -> Request {
     let (path, query) = engine.url().split_once('?').unwrap_or((engine.url(), ""));
     let (path, query) = (path.to_owned(), query.to_owned());
-    let sunk = engine.take_sink().and_then(|sink| {
+    let sink = engine.take_sink().and_then(|sink| {
         let sink: Box<dyn Any> = sink;
         let sink = sink.downcast::<Sink>().ok()?;
-        Some(Sunk(sink.0))
+        Some(FinishedSink(sink.0))
     });
-    let (body, unread) = match engine.take_body() {
+    let (body, body_refusal) = match engine.take_body() {
         Ok(body) => (body, None),
-        Err(tiny_http::Unread::TooLarge) => (Vec::new(), Some(Unread::TooLarge)),
+        Err(tiny_http::Unread::TooLarge) => (Vec::new(), Some(BodyRefusal::TooLarge)),
         Err(tiny_http::Unread::Overloaded | tiny_http::Unread::Declined) => {
-            (Vec::new(), Some(Unread::Exhausted(exhausted(engine))))
+            (Vec::new(), Some(BodyRefusal::Exhausted(exhausted(engine))))
         }
     };
     let (text, spans) = engine.take_head();
@@ -530,8 +534,8 @@ fn read(engine: &mut tiny_http::Request, id: RequestId) -> Request {
         query,
         headers,
         body,
-        sunk,
-        unread,
+        sink,
+        body_refusal,
         peer: engine.remote_addr(),
         id,
     }
@@ -583,14 +587,16 @@ mod tests {
     use std::io::Read as _;
     use std::net::TcpStream;
 
-    use crate::net::http::memory::Memory;
+    use crate::net::http::InMemory;
 
     fn start(workers: usize) -> Server {
         let handler: Handler = Arc::new(|request| match request.path.as_str() {
-            _ if request.unread == Some(Unread::TooLarge) => problem(413, "It is too large."),
+            _ if request.body_refusal == Some(BodyRefusal::TooLarge) => {
+                problem(413, "It is too large.")
+            }
             "/panic" => panic!("on purpose"),
             "/long" => Response::json(200, vec![b' '; 5000]),
-            "/socket" => Response::switch(
+            "/socket" => Response::switch_protocols(
                 vec![("Upgrade", "websocket".to_owned())],
                 Box::new(|socket| {
                     let said = [b"early ", &socket.early[..]].concat();
@@ -601,11 +607,11 @@ mod tests {
             path => Response::text(200, format!("{} {path} {}", request.method, request.query)),
         });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let settings = Settings {
+        let settings = ServerSettings {
             workers,
-            ..Settings::default()
+            ..ServerSettings::default()
         };
-        Server::start(listener, &settings, &Memory::bodies(), handler).unwrap()
+        Server::start(listener, &settings, &InMemory::policy(), handler).unwrap()
     }
 
     /// Sends a request that ends its connection, and reads the answer.
@@ -697,8 +703,8 @@ mod tests {
             Response::empty(204)
         });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let settings = Settings::default();
-        let server = Server::start(listener, &settings, &Memory::bodies(), handler).unwrap();
+        let settings = ServerSettings::default();
+        let server = Server::start(listener, &settings, &InMemory::policy(), handler).unwrap();
         assert!(get(&server, "/", "").starts_with("HTTP/1.1 204 "));
         let begun = Instant::now();
         assert_eq!(server.stop(Duration::from_secs(8)).in_flight_left, 0);
