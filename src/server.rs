@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::api::Api;
 use crate::api::cors::Cors;
+use crate::api::{Api, ApiSettings};
 use crate::app::App;
 use crate::base::budget::Budgets;
 use crate::base::error::{Error, Kind, Result, ResultExt as _};
@@ -128,7 +128,7 @@ pub fn start(config: &Config) -> Result<Running> {
     let app = Arc::new(App::open(config, sockets_max, api::route_names())?);
     let stop = Stop::new();
     let threads = start_threads(config, &app, &stop)?;
-    let api = api::Settings {
+    let api = ApiSettings {
         upload_bytes_max: config.upload_bytes_max,
         cors: Cors::new(
             config.cors_origins.clone(),

@@ -9,14 +9,21 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Call, credentials, json_response, parameter, records};
+use super::admins::session as admin_session;
+use super::answer::{json_response, no_store};
+use super::call::{Call, credentials};
+use super::parameters::parameter;
+use super::records;
 use crate::base::error::{Error, Kind, Result};
+use crate::base::{crypto, ids};
 use crate::model::auth::accounts::{LogIn, Realm, Session};
 use crate::model::auth::admins;
 use crate::model::auth::renewal::{Confirmation, Purpose, Wanted};
 use crate::model::records::Shape;
 use crate::model::rules::{Identity, User};
 use crate::net::http::Response;
+
+const CONFIRM_PAGE: &str = include_str!("confirm.html");
 
 #[derive(Deserialize)]
 struct Credentials {
@@ -71,10 +78,7 @@ pub fn auth_with_password(call: &Call<'_>) -> Result<Response> {
         let body: Credentials = call.body()?;
         let (app, from) = (&call.app.auth, call.client());
         let signed_in = app.log_in_admin(&body.identity, &body.password, from);
-        return Ok(super::admins::session(
-            "record",
-            &signed_in.map_err(as_invalid)?,
-        ));
+        return Ok(admin_session("record", &signed_in.map_err(as_invalid)?));
     }
     let realm = realm(call)?;
     session("record", &log_in(call, &realm).map_err(as_invalid)?)
@@ -87,7 +91,7 @@ pub fn register(call: &Call<'_>) -> Result<Response> {
 
 pub fn refresh(call: &Call<'_>) -> Result<Response> {
     if let Identity::Admin(id) = &call.identity {
-        return Ok(super::admins::session(
+        return Ok(admin_session(
             "user",
             &call.app.auth.refresh_admin(credentials(call.request), id)?,
         ));
@@ -99,7 +103,7 @@ pub fn auth_refresh(call: &Call<'_>) -> Result<Response> {
     if let Identity::Admin(id) = &call.identity
         && is_admins(call)
     {
-        return Ok(super::admins::session(
+        return Ok(admin_session(
             "record",
             &call.app.auth.refresh_admin(credentials(call.request), id)?,
         ));
@@ -123,14 +127,14 @@ pub fn me(call: &Call<'_>) -> Result<Response> {
     if let Identity::Admin(id) = &call.identity {
         let admin = admins::by_id(call.app.databases.default(), id)?;
         let admin = admin.ok_or_else(|| Error::not_found("There is no such admin."))?;
-        return Ok(private(json_response(200, &admins::to_record(&admin))));
+        return Ok(no_store(json_response(200, &admins::to_record(&admin))));
     }
     let (realm, user) = own(call)?;
     let record = call
         .app
         .auth
         .record(&realm, user, &shape(call)?, call.asker())?;
-    Ok(private(Response::json(200, record)))
+    Ok(no_store(Response::json(200, record)))
 }
 
 pub fn change_password(call: &Call<'_>) -> Result<Response> {
@@ -200,6 +204,24 @@ fn confirm_only(call: &Call<'_>, only: Option<Purpose>) -> Result<Response> {
     let (auth, wanted) = (&call.app.auth, call.optional_param("collection"));
     auth.confirm(call.database, wanted, &confirmation, call.client())?;
     Ok(Response::empty(204))
+}
+
+/// The page that links in mails open.
+///
+/// The token is in the fragment of the address, behind the `#`, which browsers do not send: it is
+/// in no log. The page loads nothing and talks to its own server only.
+pub fn confirm_page(_: &Call<'_>) -> Result<Response> {
+    let nonce = crypto::base64url(&ids::random_bytes::<16>()?);
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src \
+         'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let page = CONFIRM_PAGE.replace("NONCE", &nonce).into_bytes();
+    Ok(Response::with_body(200, "text/html; charset=utf-8", page)
+        .with_header("Content-Security-Policy", policy)
+        .with_header("Referrer-Policy", "no-referrer")
+        .with_header("X-Frame-Options", "DENY")
+        .with_header("Cache-Control", "no-store"))
 }
 
 /// How accounts of a collection may sign in, as PocketBase's clients ask for it.
@@ -295,10 +317,5 @@ fn session(name: &str, session: &Session) -> Result<Response> {
     let mut body = format!("{{\"token\":{token},\"{name}\":").into_bytes();
     body.extend_from_slice(&session.record);
     body.push(b'}');
-    Ok(private(Response::json(200, body)))
-}
-
-/// An answer that no cache may keep.
-pub fn private(response: Response) -> Response {
-    response.with_header("Cache-Control", "no-store")
+    Ok(no_store(Response::json(200, body)))
 }

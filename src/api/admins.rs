@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::accounts::private;
-use super::{Call, credentials, json_response};
+use super::answer::{json_response, no_store};
+use super::call::{Call, credentials};
 use crate::base::error::{Error, Kind, Result};
 use crate::model::auth::admins::Admin;
 use crate::model::auth::{SignedIn, admins};
@@ -116,7 +116,7 @@ pub fn session(name: &str, signed_in: &SignedIn) -> Response {
         "admin" => to_json(&signed_in.admin),
         _ => admins::to_record(&signed_in.admin),
     };
-    private(json_response(
+    no_store(json_response(
         200,
         &json!({"token": signed_in.token, name: admin}),
     ))

@@ -1,5 +1,6 @@
 //! Answers in JSON, and what an error becomes: one form for all, made in this one place.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -7,6 +8,25 @@ use serde_json::{Value, json};
 use crate::base::error::{Error, Kind};
 use crate::base::log;
 use crate::net::http::{Request, Response};
+
+/// Answers sent, by the first digit of their status.
+#[derive(Default)]
+pub struct StatusCounts([AtomicU64; 5]);
+
+impl StatusCounts {
+    const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+    pub fn count(&self, status: u16) {
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
+        self.0[class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Each class with its number of answers.
+    pub fn by_class(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        Self::CLASSES.into_iter().zip(counts)
+    }
+}
 
 /// Our own faults are logged with their whole chain; a client's are its own business.
 pub fn answer_error(request: &Request, error: &Error) -> Response {
@@ -55,4 +75,26 @@ pub fn error_json(error: &Error) -> Value {
 /// An answer in JSON.
 pub fn json_response(status: u16, body: &Value) -> Response {
     Response::json(status, body.to_string().into_bytes())
+}
+
+/// An answer that no cache may keep.
+pub fn no_store(response: Response) -> Response {
+    response.with_header("Cache-Control", "no-store")
+}
+
+/// The answer to a body that is longer than it may be.
+pub fn body_too_large(bytes_max: u64) -> Error {
+    let most = match bytes_max {
+        small if small < 1 << 20 => format!("{} KiB", small >> 10),
+        large => format!("{} MiB", large >> 20),
+    };
+    Error::new(Kind::TooLarge, format!("This takes at most {most}."))
+}
+
+pub fn forbidden(message: &str) -> Error {
+    Error::new(Kind::Forbidden, message)
+}
+
+pub fn no_path() -> Error {
+    Error::not_found("There is nothing at this path.")
 }

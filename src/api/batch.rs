@@ -13,10 +13,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::body::PAYLOAD;
-use super::form::Upload;
-use super::forms::Input;
-use super::records::shape;
-use super::{Call, forms, split_database};
+use super::call::{Call, split_database};
+use super::multipart_body::{MultipartForm, Upload, split_batch_name};
+use super::parameters::shape;
+use super::record_input::RecordInput;
 use crate::base::error::{Error, Result};
 use crate::model::collections::Collection;
 use crate::model::records;
@@ -108,26 +108,16 @@ fn body<'a>(call: &Call<'a>) -> Result<(Batch, Uploads<'a>)> {
     if name != PAYLOAD {
         return Err(no_batch());
     }
-    let uploads = match forms::form(call) {
+    let uploads = match MultipartForm::of(call.request) {
         Some(form) => form.parts()?.1,
         None => &[],
     };
     let mut files = Uploads::new();
     for upload in uploads {
-        let (at, key) = position(&upload.field).ok_or_else(no_batch)?;
+        let (at, key) = split_batch_name(&upload.field).ok_or_else(no_batch)?;
         files.entry(at).or_default().push((key, upload));
     }
     Ok((call.json_to(payload.as_bytes(), LEVELS)?, files))
-}
-
-/// The request that a file is for, and its key there.
-pub fn position(field: &str) -> Option<(usize, &str)> {
-    let rest = field.strip_prefix("requests")?;
-    let (at, key) = match rest.strip_prefix('[') {
-        Some(rest) => rest.split_once("].")?,
-        None => rest.strip_prefix('.')?.split_once('.')?,
-    };
-    Some((at.parse().ok()?, key))
 }
 
 fn no_batch() -> Error {
@@ -202,7 +192,7 @@ impl<'a> Reader<'a> {
         let (collection, id) = params;
         let collection = Arc::clone(self.scope.collections.get(&collection)?);
         let shape = shape(&query::parse(query_text)?)?;
-        let input = Input::new(&collection, item.body.unwrap_or_default(), uploads)?;
+        let input = RecordInput::new(&collection, item.body.unwrap_or_default(), uploads)?;
         let (action, placed) = self.action(verb, id, &collection, &input)?;
         let step = Step {
             collection,
@@ -217,7 +207,7 @@ impl<'a> Reader<'a> {
         verb: Verb,
         id: String,
         collection: &Collection,
-        input: &Input<'_>,
+        input: &RecordInput<'_>,
     ) -> Result<(Action, Vec<Placed<'a>>)> {
         let (scope, body) = (&self.scope, &input.body);
         let hash = &|password: &str| self.passwords.hash(password);

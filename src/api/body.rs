@@ -6,21 +6,15 @@
 //! a short name or number of JSON takes many times its bytes.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::routes::BODY_BYTES;
-use super::values::{Field, Form};
-use super::{Api, Call, credentials, forms, split_database};
-use crate::base::budget::{Charge, Network, Payer};
+use super::call::Call;
+use super::form_values::{FormField, FormFields};
+use super::multipart_body::MultipartForm;
 use crate::base::error::{Error, Kind, Result};
-use crate::net::http::client_address::client_address;
-use crate::net::http::route::RouteMatch;
-use crate::net::http::{
-    BodyPolicy, BodyRefusal, BodySink, FREE_BYTES, Method, Request, media_type, query,
-};
+use crate::net::http::{FREE_BYTES, media_type, query};
 
 /// The field of a form that holds values as JSON.
 pub const PAYLOAD: &str = "@jsonPayload";
@@ -44,54 +38,6 @@ const PARSED_BYTES_MAX: u64 = 24 << 20;
 const VALUE_BYTES: u64 = 64;
 const LIST_BYTES: u64 = 128;
 const OBJECT_BYTES: u64 = 512;
-
-impl BodyPolicy for Api {
-    fn sink_for(&self, request: &Request, length: Option<u64>) -> Option<Box<dyn BodySink>> {
-        forms::receive(self, request, length)
-    }
-
-    fn bytes_max(&self, method: Method, path: &str) -> usize {
-        match self.router.find(method, split_database(path).1) {
-            RouteMatch::Found((_, route), _) => route.body_bytes_max,
-            RouteMatch::NotFound | RouteMatch::MethodNotAllowed(_) => BODY_BYTES,
-        }
-    }
-
-    fn charge(&self, request: &Request) -> Charge {
-        let payer = Payer {
-            network: Network::of(self.client(request)),
-            has_credentials: self.app.auth.has_credentials(credentials(request)),
-        };
-        self.app.budgets.bodies.empty(payer)
-    }
-}
-
-impl Api {
-    /// Where a request came from.
-    pub fn client(&self, request: &Request) -> IpAddr {
-        client_address(request, &self.settings.trusted_proxies)
-    }
-
-    /// Refuses a request whose body is longer than the endpoint accepts or has not been received.
-    pub fn check_body(&self, request: &Request, bytes_max: usize) -> Result<()> {
-        match request.body_refusal {
-            Some(BodyRefusal::Exhausted(exhausted)) => {
-                Err(exhausted.into_error(self.app.budgets.bodies.name()))
-            }
-            None if request.body.len() <= bytes_max => Ok(()),
-            None | Some(BodyRefusal::TooLarge) => Err(too_long(bytes_max as u64)),
-        }
-    }
-}
-
-/// The answer to a body that is longer than it may be.
-pub fn too_long(bytes_max: u64) -> Error {
-    let most = match bytes_max {
-        small if small < 1 << 20 => format!("{} KiB", small >> 10),
-        large => format!("{} MiB", large >> 20),
-    };
-    Error::new(Kind::TooLarge, format!("This takes at most {most}."))
-}
 
 impl Call<'_> {
     /// The body, which the client must send.
@@ -165,7 +111,7 @@ impl Call<'_> {
 
     /// The values of the form that is the body; none if it is no form.
     pub fn form_values(&self) -> Result<Option<Vec<(String, String)>>> {
-        if let Some(form) = forms::form(self) {
+        if let Some(form) = MultipartForm::of(self.request) {
             let (values, _) = form.parts()?;
             let bytes: usize = values.iter().map(|(_, value)| value.len()).sum();
             if bytes > FREE_BYTES {
@@ -192,21 +138,21 @@ impl Call<'_> {
     }
 
     fn read_form<T: DeserializeOwned>(&self, values: Vec<(String, String)>) -> Result<T> {
-        let mut fields: BTreeMap<String, Field> = BTreeMap::new();
+        let mut fields: BTreeMap<String, FormField> = BTreeMap::new();
         for (name, text) in values {
             if name == PAYLOAD {
                 let payload: Map<String, Value> =
                     self.json(text.as_bytes(), ALL_LEVELS, usize::MAX)?;
                 let payload = payload.into_iter();
-                fields.extend(payload.map(|(name, value)| (name, Field::Json(value))));
+                fields.extend(payload.map(|(name, value)| (name, FormField::Json(value))));
                 continue;
             }
-            match fields.entry(name).or_insert(Field::Texts(Vec::new())) {
-                Field::Texts(texts) => texts.push(text),
-                json @ Field::Json(_) => *json = Field::Texts(vec![text]),
+            match fields.entry(name).or_insert(FormField::Texts(Vec::new())) {
+                FormField::Texts(texts) => texts.push(text),
+                json @ FormField::Json(_) => *json = FormField::Texts(vec![text]),
             }
         }
-        T::deserialize(Form(fields))
+        T::deserialize(FormFields(fields))
             .map_err(|error| Error::invalid(format!("The form is not what is wanted: {error}.")))
     }
 }

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use super::records::{number, page};
-use super::{Call, json_response, parameter};
+use super::answer::json_response;
+use super::call::Call;
+use super::parameters::{number, page, parameter};
 use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, Editor};
 use crate::model::filter;

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::records::page;
-use super::{Call, json_response};
+use super::answer::json_response;
+use super::call::Call;
+use super::parameters::page;
 use crate::base::error::Result;
 use crate::base::paging::Page;
 use crate::base::{clock, ids};

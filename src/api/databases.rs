@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Call, json_response};
+use super::answer::json_response;
+use super::call::Call;
 use crate::base::error::Result;
 use crate::net::http::Response;
 

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use super::accounts::private;
-use super::{Call, json_response, parameter};
+use super::answer::{json_response, no_store};
+use super::call::Call;
+use super::parameters::parameter;
 use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::model::collections::Field;
@@ -190,7 +191,7 @@ fn with_headers(
 /// A token for the links of protected files, which cannot carry a header.
 pub fn token(call: &Call<'_>) -> Result<Response> {
     let token = call.app.auth.file_token(&call.identity, call.database)?;
-    Ok(private(json_response(200, &json!({ "token": token }))))
+    Ok(no_store(json_response(200, &json!({ "token": token }))))
 }
 
 fn no_file() -> Error {

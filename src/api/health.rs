@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::{Call, json_response};
+use super::answer::json_response;
+use super::call::Call;
 use crate::base::error::{Error, Result};
 use crate::base::threads;
 use crate::net::http::Response;

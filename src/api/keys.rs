@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::accounts::private;
-use super::{Call, credentials, json_response};
+use super::answer::{json_response, no_store};
+use super::call::{Call, credentials};
 use crate::base::clock;
 use crate::base::error::{Error, Result};
 use crate::model::auth::keys::{Draft, NAME_CHARS_MAX, Stored};
@@ -59,7 +59,7 @@ pub fn create(call: &Call<'_>) -> Result<Response> {
     let (stored, secret) = call.app.auth.keys.create(draft)?;
     let mut json = to_json(&stored);
     json["key"] = Value::from(secret);
-    Ok(private(json_response(200, &json)))
+    Ok(no_store(json_response(200, &json)))
 }
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
@@ -107,7 +107,7 @@ pub fn service_token(call: &Call<'_>) -> Result<Response> {
     };
     let (auth, credentials) = (&call.app.auth, credentials(call.request));
     let token = auth.service_token(&call.identity, credentials, wish)?;
-    Ok(private(json_response(
+    Ok(no_store(json_response(
         200,
         &json!({"token": token, "expires": expires}),
     )))

@@ -2,9 +2,8 @@
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 
 use std::fmt::{Display, Write as _};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Call;
+use super::call::Call;
 use crate::app::App;
 use crate::base::budget::Budgets;
 use crate::base::clock;
@@ -15,18 +14,6 @@ use crate::services::replication::file_sync::FilesStatus;
 use crate::services::stats::Runs;
 use crate::services::webhooks::{Outcome, Webhooks};
 use crate::services::workflows::look;
-
-/// Answers given, by the first digit of their status.
-#[derive(Default)]
-pub struct Answers([AtomicU64; 5]);
-
-impl Answers {
-    /// Counts one.
-    pub fn count(&self, status: u16) {
-        let class = usize::from(status / 100).clamp(1, 5) - 1;
-        self.0[class].fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// All of them.
 pub fn get(call: &Call<'_>) -> Result<Response> {
@@ -48,11 +35,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         "counter",
         "Answers to requests, by class of status.",
     );
-    for (class, count) in ["1xx", "2xx", "3xx", "4xx", "5xx"]
-        .iter()
-        .zip(&call.answers.0)
-    {
-        let count = count.load(Ordering::Relaxed);
+    for (class, count) in call.answers.by_class() {
         text.sample("vski_answers_total", &[("status", class)], count);
     }
     text.family(

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::{Call, credentials, socket};
+use super::call::{Call, credentials};
+use super::socket;
 use crate::base::budget::Payer;
 use crate::base::error::{Error, Result};
 use crate::net::http::Response;
@@ -31,7 +32,7 @@ struct Topics {
 pub fn listen(call: &Call<'_>) -> Result<Response> {
     check_is_master(call)?;
     // What is asked of HTTP/2 and the like is not done, and need not be.
-    if !socket::lists(call.request, "Upgrade", "websocket") {
+    if !socket::header_lists(call.request, "Upgrade", "websocket") {
         return match call.request.body.is_empty() {
             true => stream(call),
             false => Err(Error::invalid(
@@ -39,7 +40,7 @@ pub fn listen(call: &Call<'_>) -> Result<Response> {
             )),
         };
     }
-    socket::check_wish(call.request)?;
+    socket::check_handshake(call.request)?;
     let (payer, peer) = peer(call, None)?;
     socket::upgrade(call, payer, peer)
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{Call, forms, parameter};
+use super::call::Call;
+use super::parameters::{page, parameter, shape};
+use super::record_input;
 use crate::base::error::{Error, Result};
-use crate::base::paging::{Page, SIZE};
 use crate::model::collections::{Collection, CollectionKind};
 use crate::model::records;
 use crate::model::records::{
-    BULK_MAX, Body, Draft, Hasher, ListQuery, Precondition, Scope, Shape, Shown, Versions,
+    BULK_MAX, Body, Draft, Hasher, ListQuery, Precondition, Scope, Shown, Versions,
 };
 use crate::model::rules::Operation;
 use crate::net::http::{GZIP_SUFFIX, Response, range};
@@ -112,7 +113,7 @@ pub fn create_in(call: &Call<'_>, collection: &str) -> Result<Response> {
     let scope = call.scope()?;
     let collection = Arc::clone(scope.collections.get(collection)?);
     let hash = |password: &str| call.hash(password);
-    let input = forms::input(call, &collection)
+    let input = record_input::read(call, &collection)
         .map_err(|error| access_first(error, || scope.check(&collection, Operation::Create)))?;
     let mut draft = Draft::create(&scope, &collection, &input.body, &hash)?;
     input.attach(&collection, &mut draft);
@@ -137,7 +138,7 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
     let scope = call.scope()?;
     let collection = call.collection(&scope)?;
     let id = call.param("id").to_owned();
-    let input = forms::input(call, &collection)
+    let input = record_input::read(call, &collection)
         .map_err(|error| access_first(error, || may_update(call, &scope, &collection, &id)))?;
     let hash = |password: &str| call.hash(password);
     let mut draft = update_draft(call, &scope, &collection, &id, &input.body, &hash)?;
@@ -258,11 +259,6 @@ fn distinct(mut ids: Vec<String>) -> Result<Vec<String>> {
     ))
 }
 
-/// What of a record the query asks for.
-pub fn shape(pairs: &[(String, String)]) -> Result<Shape> {
-    Shape::parse(parameter(pairs, "fields"), parameter(pairs, "expand"))
-}
-
 fn list_query(pairs: &[(String, String)]) -> Result<ListQuery> {
     Ok(ListQuery {
         page: page(pairs)?,
@@ -278,22 +274,4 @@ fn list_query(pairs: &[(String, String)]) -> Result<ListQuery> {
             }
         },
     })
-}
-
-/// Which page the query asks for.
-pub fn page(pairs: &[(String, String)]) -> Result<Page> {
-    Ok(Page::new(
-        number(pairs, "page", 1)?,
-        number(pairs, "perPage", SIZE)?,
-    ))
-}
-
-/// A whole number among the query parameters.
-pub fn number(pairs: &[(String, String)], name: &str, default: u64) -> Result<u64> {
-    match parameter(pairs, name) {
-        None | Some("") => Ok(default),
-        Some(text) => text
-            .parse()
-            .map_err(|_| Error::invalid(format!("{name}={text}: it takes a whole number."))),
-    }
 }

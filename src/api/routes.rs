@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use crate::api::{
-    Call, accounts, admins, batch, collections, cron, databases, files, health, keys, metrics,
-    pages, realtime, records, replica, replication, stats, webhooks, workflows,
+use super::call::Call;
+use super::{
+    accounts, admins, batch, collections, cron, databases, files, health, keys, metrics, realtime,
+    records, replicated_databases, replicated_files, stats, webhooks, workflows,
 };
 use crate::base::error::Result;
 use crate::model::rules::KeyScope;
@@ -13,7 +14,7 @@ use crate::net::http::{Method, Response};
 
 /// Who may call an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum RouteAccess {
     /// Everybody.
     Public,
     /// Whom the rules of the collection admit.
@@ -34,25 +35,25 @@ pub enum Access {
     Scope(KeyScope),
 }
 
-impl fmt::Display for Access {
+impl fmt::Display for RouteAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Access::Public => "public",
-            Access::Rules => "rules",
-            Access::Account => "account",
-            Access::Admin => "admin",
-            Access::Operate => "operate",
-            Access::Replica => "replica",
-            Access::Watch => "watch",
-            Access::Work => "work",
-            Access::Scope(scope) => scope.name(),
+            RouteAccess::Public => "public",
+            RouteAccess::Rules => "rules",
+            RouteAccess::Account => "account",
+            RouteAccess::Admin => "admin",
+            RouteAccess::Operate => "operate",
+            RouteAccess::Replica => "replica",
+            RouteAccess::Watch => "watch",
+            RouteAccess::Work => "work",
+            RouteAccess::Scope(scope) => scope.name(),
         })
     }
 }
 
 /// Which database an endpoint is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum RouteScope {
     /// The whole server; has no `/db/{name}` form.
     Server,
     /// The database that the path names, or `default`.
@@ -74,8 +75,8 @@ pub enum OnReplica {
 pub struct Route {
     pub method: Method,
     pub path: &'static str,
-    pub access: Access,
-    pub place: Place,
+    pub access: RouteAccess,
+    pub scope: RouteScope,
     pub on_replica: OnReplica,
     /// Longest request body that it takes, without files.
     pub body_bytes_max: usize,
@@ -113,8 +114,8 @@ const fn with_files(mut route: Route) -> Route {
 const fn route(
     method: Method,
     path: &'static str,
-    access: Access,
-    place: Place,
+    access: RouteAccess,
+    scope: RouteScope,
     on_replica: OnReplica,
     handler: fn(&Call<'_>) -> Result<Response>,
 ) -> Route {
@@ -126,7 +127,7 @@ const fn route(
         method,
         path,
         access,
-        place,
+        scope,
         on_replica,
         takes_files: false,
         handler,
@@ -136,10 +137,10 @@ const fn route(
 /// Every endpoint there is.
 #[rustfmt::skip]
 pub const ROUTES: [Route; 108] = {
-    use Access::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
+    use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
-    use Place::{Database, Server};
+    use RouteScope::{Database, Server};
     [
         route(Get,    "/api/health",                                   Public, Database, Own,    health::get),
 
@@ -203,19 +204,19 @@ pub const ROUTES: [Route; 108] = {
         route(Get,    "/api/files/{collection}/{record}/{file}",       Public,  Database, Serve, files::get),
         small(route(Post,   "/api/files/token",                        Account, Database, Serve, files::token)),
 
-        route(Get,    "/api/replica/files",                            Replica, Server,  Refuse, replica::list),
-        route(Get,    "/api/replica/files/manifest",                   Replica, Server,  Refuse, replica::manifest),
-        small(route(Post,   "/api/replica/files/ack",                  Replica, Server,  Refuse, replica::acknowledge)),
-        route(Get,    "/api/replica/file/{database}/{collection}/{record}/{file}", Replica, Server, Refuse, replica::file),
+        route(Get,    "/api/replica/files",                            Replica, Server,  Refuse, replicated_files::list),
+        route(Get,    "/api/replica/files/manifest",                   Replica, Server,  Refuse, replicated_files::manifest),
+        small(route(Post,   "/api/replica/files/ack",                  Replica, Server,  Refuse, replicated_files::acknowledge)),
+        route(Get,    "/api/replica/file/{database}/{collection}/{record}/{file}", Replica, Server, Refuse, replicated_files::file),
 
-        route(Get,    "/api/replica/databases",                        Replica, Server,  Refuse, replication::list),
-        route(Get,    "/api/replica/databases/{name}/pages",           Replica, Server,  Refuse, replication::pages),
-        route(Post,   "/api/replica/databases/{name}/pages",           Replica, Server,  Refuse, replication::differing),
-        route(Post,   "/api/replica/databases/{name}/compare",         Replica, Server,  Refuse, replication::compare),
-        route(Get,    "/api/replica/answers/{tag}",                    Replica, Server,  Refuse, replication::rest),
-        route(Post,   "/api/replica/ack",                              Replica, Server,  Refuse, replication::acknowledge),
-        route(Get,    "/api/replica/ws",                               Replica, Server,  Refuse, replication::listen),
-        route(Get,    "/api/replica/status",                           Watch,   Server,  Own,    replication::status),
+        route(Get,    "/api/replica/databases",                        Replica, Server,  Refuse, replicated_databases::list),
+        route(Get,    "/api/replica/databases/{name}/pages",           Replica, Server,  Refuse, replicated_databases::pages),
+        route(Post,   "/api/replica/databases/{name}/pages",           Replica, Server,  Refuse, replicated_databases::differing),
+        route(Post,   "/api/replica/databases/{name}/compare",         Replica, Server,  Refuse, replicated_databases::compare),
+        route(Get,    "/api/replica/answers/{tag}",                    Replica, Server,  Refuse, replicated_databases::rest),
+        route(Post,   "/api/replica/ack",                              Replica, Server,  Refuse, replicated_databases::acknowledge),
+        route(Get,    "/api/replica/ws",                               Replica, Server,  Refuse, replicated_databases::listen),
+        route(Get,    "/api/replica/status",                           Watch,   Server,  Own,    replicated_databases::status),
 
         route(Post,   "/api/workflow/runs",                            Rules,  Database, Own,    workflows::trigger),
         route(Post,   "/api/workflow/trigger/{workflow}",              Rules,  Database, Own,    workflows::trigger_short),
@@ -263,7 +264,7 @@ pub const ROUTES: [Route; 108] = {
 
         route(Get,    "/api/stats",                                    Watch,  Server,   Own,    stats::get),
         route(Get,    "/metrics",                                      Watch,  Server,   Own,    metrics::get),
-        route(Get,    "/auth/confirm",                                 Public, Server,   Own,    pages::confirm),
+        route(Get,    "/auth/confirm",                                 Public, Server,   Own,    accounts::confirm_page),
         route(Get,    "/",                                             Public, Server,   Own,    health::root),
     ]
 };

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::api::{Call, json_response};
+use super::answer::json_response;
+use super::call::Call;
 use crate::base::budget::Payer;
 use crate::base::crypto;
 use crate::base::error::{Error, Result};
@@ -22,8 +23,8 @@ pub fn upgrade(call: &Call<'_>, payer: Payer, peer: Box<dyn Peer>) -> Result<Res
 }
 
 fn answer(request: &Request, hub: &Hub, payer: Payer, peer: Box<dyn Peer>) -> Result<Response> {
-    check_wish(request)?;
-    if !lists(request, "Sec-WebSocket-Version", VERSION) {
+    check_handshake(request)?;
+    if !header_lists(request, "Sec-WebSocket-Version", VERSION) {
         return Ok(other_version());
     }
     let key = key(request)?;
@@ -39,10 +40,10 @@ fn answer(request: &Request, hub: &Hub, payer: Payer, peer: Box<dyn Peer>) -> Re
 }
 
 /// Refuses what is no handshake.
-pub fn check_wish(request: &Request) -> Result<()> {
+pub fn check_handshake(request: &Request) -> Result<()> {
     let is_wish = request.method == Method::Get
-        && lists(request, "Connection", "upgrade")
-        && lists(request, "Upgrade", "websocket");
+        && header_lists(request, "Connection", "upgrade")
+        && header_lists(request, "Upgrade", "websocket");
     if is_wish {
         return Ok(());
     }
@@ -73,7 +74,7 @@ fn other_version() -> Response {
 }
 
 /// Whether a header, in however many lines, has this among its values.
-pub fn lists(request: &Request, header: &str, wanted: &str) -> bool {
+pub fn header_lists(request: &Request, header: &str, wanted: &str) -> bool {
     values(request, header)
         .flat_map(|value| value.split(','))
         .any(|value| value.trim().eq_ignore_ascii_case(wanted))
@@ -133,7 +134,7 @@ mod tests {
             Arc::new(move |request: Request| {
                 let peer = Box::new(Echo(None, alive.clone()));
                 answer(&request, &hub, payer(&request), peer)
-                    .unwrap_or_else(|error| crate::api::error_response(&error))
+                    .unwrap_or_else(|error| crate::api::answer::error_response(&error))
             })
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Call, parameter};
+use super::call::Call;
+use super::parameters::parameter;
 use crate::base::clock;
 use crate::base::error::{Error, Result};
 use crate::net::http::Response;

@@ -4,9 +4,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::accounts::private;
-use super::records::page;
-use super::{Call, json_response, parameter};
+use super::answer::{json_response, no_store};
+use super::call::Call;
+use super::parameters::{page, parameter};
 use crate::base::error::{Error, Result};
 use crate::model::triggers::wrong;
 use crate::net::http::Response;
@@ -64,7 +64,7 @@ pub fn call(call: &Call<'_>) -> Result<Response> {
 /// What receivers check calls with.
 pub fn secret(call: &Call<'_>) -> Result<Response> {
     let secret = call.app.auth.webhook_secret().text();
-    Ok(private(json_response(200, &json!({"secret": secret}))))
+    Ok(no_store(json_response(200, &json!({"secret": secret}))))
 }
 
 pub fn logs(call: &Call<'_>) -> Result<Response> {

@@ -6,7 +6,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Call, credentials, parameter, socket};
+use super::call::{Call, credentials};
+use super::parameters::parameter;
+use super::socket;
 use crate::base::budget::Payer;
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
@@ -494,7 +496,7 @@ pub fn queue(call: &Call<'_>) -> Result<Response> {
 /// The socket of a worker. Credentials in the handshake are checked here; without any the first frame
 /// brings them.
 pub fn listen(call: &Call<'_>) -> Result<Response> {
-    socket::check_wish(call.request)?;
+    socket::check_handshake(call.request)?;
     let credentials = credentials(call.request);
     let has_any = credentials.authorization.is_some() || credentials.api_key.is_some();
     let grant = match has_any {
@@ -509,7 +511,7 @@ pub fn listen(call: &Call<'_>) -> Result<Response> {
     let response = socket::upgrade(call, payer, peer)?;
     // RFC 6455: only what was asked for is answered.
     Ok(
-        match socket::lists(call.request, "Sec-WebSocket-Protocol", PROTOCOL) {
+        match socket::header_lists(call.request, "Sec-WebSocket-Protocol", PROTOCOL) {
             true => response.with_header("Sec-WebSocket-Protocol", PROTOCOL),
             false => response,
         },

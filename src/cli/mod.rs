@@ -368,7 +368,7 @@ fn routes() -> Outcome {
             route.method.as_str(),
             route.path,
             route.access.to_string(),
-            format!("{:?}", route.place).to_lowercase(),
+            format!("{:?}", route.scope).to_lowercase(),
             format!("{:?}", route.on_replica).to_lowercase(),
         ))?;
     }

@@ -6,128 +6,35 @@
 //! adds, and `doc-` takes names away.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::body::{PAYLOAD, too_long};
-use super::form::{Allowance, Form, Upload, no_file_field};
-use super::{Access, Api, Call};
+use super::body::PAYLOAD;
+use super::call::Call;
+use super::multipart_body::{MultipartForm, Upload, no_file_field};
 use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::model::collections::{Collection, Field, FieldKind};
 use crate::model::records::{Body, Draft, Modifier, NewFile};
-use crate::model::rules;
-use crate::model::rules::{Identity, Operation};
-use crate::net::http::route::RouteMatch;
-use crate::net::http::{BodySink, Method, Request, multipart};
-use crate::store::db;
 use crate::store::files::{Arrival, FilePath, Placed, Stored};
 
 /// What a request says of a record.
-pub struct Input<'a> {
+pub struct RecordInput<'a> {
     pub body: Body,
     /// The files, each with its field.
     uploads: Vec<(String, &'a Upload)>,
 }
 
-/// Receives a form for an endpoint, from a caller who may call it.
-pub fn receive(api: &Api, request: &Request, length: Option<u64>) -> Option<Box<dyn BodySink>> {
-    let media_type = request.header("Content-Type").unwrap_or_default();
-    let boundary = multipart::boundary(media_type)?;
-    Some(Box::new(match api.allowance(request, length) {
-        Ok(allowance) => Form::new(allowance, &boundary),
-        Err(error) => Form::refused(error),
-    }))
-}
-
-impl Api {
-    /// The contents that a form may have. Refuses it before it is received if the caller may not write or
-    /// the endpoint accepts no form.
-    fn allowance(&self, request: &Request, length: Option<u64>) -> Result<Allowance> {
-        let (database, path) = super::split_database(&request.path);
-        let database = database.unwrap_or(db::DEFAULT);
-        let RouteMatch::Found((_, route), params) = self.router.find(request.method, path) else {
-            return Err(super::no_path());
-        };
-        if route.access == Access::Replica {
-            return Err(Error::invalid("This takes no form."));
-        }
-        let identity = self.identify(route, request, database)?;
-        let files = match (route.takes_files, params.get("collection")) {
-            (false, _) => BTreeMap::new(),
-            (true, "") => self.files_of_batch(database, &identity)?,
-            (true, name) => {
-                let operation = match request.method {
-                    Method::Post => Operation::Create,
-                    _ => Operation::Update,
-                };
-                let collections = self.app.catalog.collections(database)?;
-                let collection = collections.get(name)?;
-                if collection.grant(operation, &identity)?.access == rules::Access::Denied {
-                    return Err(super::forbidden("Only admins may do this."));
-                }
-                file_fields(collection).collect()
-            }
-        };
-        let bytes_max = match files.is_empty() {
-            true => route.body_bytes_max as u64,
-            false => self.settings.upload_bytes_max,
-        };
-        if length.is_some_and(|length| length > bytes_max) {
-            return Err(too_long(bytes_max));
-        }
-        let payer = super::payer_of(self.client(request), &identity);
-        let budgets = &self.app.budgets;
-        Ok(Allowance {
-            bytes_max,
-            files,
-            is_batch: params.get("collection").is_empty(),
-            values: budgets.bodies.empty(payer),
-            uploads: budgets.uploads.empty(payer),
-            storage: Arc::clone(&self.app.files.storage),
-        })
-    }
-
-    /// The file fields of all collections that the caller may write, each name with its longest file.
-    fn files_of_batch(&self, database: &str, identity: &Identity) -> Result<BTreeMap<String, u64>> {
-        let collections = self.app.catalog.collections(database)?;
-        let mut files = BTreeMap::new();
-        for collection in collections.all().into_iter().filter(|it| it.has_files()) {
-            for operation in [Operation::Create, Operation::Update] {
-                if collection.grant(operation, identity)?.access != rules::Access::Denied {
-                    for (name, bytes_max) in file_fields(collection) {
-                        let longest = files.entry(name).or_insert(0);
-                        *longest = bytes_max.max(*longest);
-                    }
-                }
-            }
-        }
-        Ok(files)
-    }
-}
-
-/// The file fields of a collection and how long a file of each may be.
-fn file_fields(collection: &Collection) -> impl Iterator<Item = (String, u64)> {
-    let fields = collection.fields.iter();
-    fields.filter_map(|field| Some((field.name.clone(), field.file()?.bytes_max)))
-}
-
-/// The form that came, if one did.
-pub fn form<'a>(call: &Call<'a>) -> Option<&'a Form> {
-    call.request.sink.as_ref()?.get::<Form>()
-}
-
 /// The values and files for a record of this collection.
-pub fn input<'a>(call: &Call<'a>, collection: &Collection) -> Result<Input<'a>> {
+pub fn read<'a>(call: &Call<'a>, collection: &Collection) -> Result<RecordInput<'a>> {
     let Some(values) = call.form_values()? else {
-        return Ok(Input {
+        return Ok(RecordInput {
             body: call.body_to(1)?,
             uploads: Vec::new(),
         });
     };
-    let uploads = match form(call) {
+    let uploads = match MultipartForm::of(call.request) {
         Some(form) => form.parts()?.1,
         None => &[],
     };
@@ -146,7 +53,7 @@ pub fn input<'a>(call: &Call<'a>, collection: &Collection) -> Result<Input<'a>> 
         body.insert(name, value);
     }
     let uploads = uploads.iter().map(|upload| (upload.field.as_str(), upload));
-    Input::new(collection, body, uploads.collect())
+    RecordInput::new(collection, body, uploads.collect())
 }
 
 /// The field that a key is about, with or without a sign.
@@ -194,13 +101,13 @@ fn raw(value: &Value) -> Result<Box<RawValue>> {
     Ok(serde_json::value::to_raw_value(value)?)
 }
 
-impl<'a> Input<'a> {
+impl<'a> RecordInput<'a> {
     /// Adds to a body the names of files, each with the key that it has there.
     pub fn new(
         collection: &Collection,
         mut body: Body,
         uploads: Vec<(&str, &'a Upload)>,
-    ) -> Result<Input<'a>> {
+    ) -> Result<RecordInput<'a>> {
         let mut files = Vec::new();
         for (key, upload) in uploads {
             let field = field_of(collection, key);
@@ -226,7 +133,7 @@ impl<'a> Input<'a> {
             body.insert(key.to_owned(), raw(&value)?);
             files.push((field.name.clone(), upload));
         }
-        Ok(Input {
+        Ok(RecordInput {
             body,
             uploads: files,
         })

@@ -7,7 +7,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{OnReplica, answer_error, error_json, json_response};
+use super::answer::{answer_error, error_json, json_response};
+use super::routes::OnReplica;
 use crate::app::App;
 use crate::base::error::{Error, Kind, Result};
 use crate::net::http::{Request, Response};

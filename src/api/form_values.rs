@@ -11,50 +11,48 @@ use std::collections::BTreeMap;
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
-use serde_json::{Error, Map, Value};
+use serde_json::{Error, Map, Result, Value};
 
 /// The name that `serde_json` has for the type of raw values: any JSON, kept as text.
 const RAW: &str = "$serde_json";
 
 /// The fields of a form by name.
-pub struct Form(pub BTreeMap<String, Field>);
+pub struct FormFields(pub BTreeMap<String, FormField>);
 
 /// The value of a field.
-pub enum Field {
+pub enum FormField {
     /// Each time that the field is there.
     Texts(Vec<String>),
     Json(Value),
 }
 
-type Outcome<T> = Result<T, Error>;
-
-impl Field {
+impl FormField {
     /// The last text.
-    fn text(self) -> Outcome<String> {
+    fn text(self) -> Result<String> {
         match self {
-            Field::Texts(texts) => Ok(texts.into_iter().next_back().unwrap_or_default()),
-            Field::Json(Value::String(text)) => Ok(text),
-            Field::Json(other) => Err(wrong(&other, "a text")),
+            FormField::Texts(texts) => Ok(texts.into_iter().next_back().unwrap_or_default()),
+            FormField::Json(Value::String(text)) => Ok(text),
+            FormField::Json(other) => Err(wrong(&other, "a text")),
         }
     }
 
     /// The JSON that the text is, if `is_wanted`; else the text.
     fn json(self, is_wanted: fn(&Value) -> bool) -> Value {
         match self {
-            Field::Json(value) => value,
-            Field::Texts(mut texts) if texts.len() == 1 => {
+            FormField::Json(value) => value,
+            FormField::Texts(mut texts) if texts.len() == 1 => {
                 let text = texts.remove(0);
                 let parsed = serde_json::from_str(&text).ok().filter(is_wanted);
                 parsed.unwrap_or(Value::String(text))
             }
-            Field::Texts(texts) => Value::from(texts),
+            FormField::Texts(texts) => Value::from(texts),
         }
     }
 
     fn number(self) -> Value {
         match self {
-            Field::Json(value) => value,
-            texts @ Field::Texts(_) => {
+            FormField::Json(value) => value,
+            texts @ FormField::Texts(_) => {
                 let text = texts.text().unwrap_or_default();
                 let parsed = serde_json::from_str(text.trim()).ok();
                 parsed
@@ -72,24 +70,24 @@ fn wrong(value: &Value, wanted: &str) -> Error {
 /// Methods that read a number.
 macro_rules! numbers {
     ($($name:ident)*) => {$(
-        fn $name<V: Visitor<'de>>(self, visitor: V) -> Outcome<V::Value> {
+        fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
             self.number().$name(visitor)
         }
     )*};
 }
 
-impl<'de> Deserializer<'de> for Field {
+impl<'de> Deserializer<'de> for FormField {
     type Error = Error;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Outcome<V::Value> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let value = self.json(|value| !value.is_string() && !value.is_null());
         value.deserialize_any(visitor)
     }
 
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Outcome<V::Value> {
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self {
-            Field::Json(value) => value.deserialize_bool(visitor),
-            texts @ Field::Texts(_) => match texts.text()?.as_str() {
+            FormField::Json(value) => value.deserialize_bool(visitor),
+            texts @ FormField::Texts(_) => match texts.text()?.as_str() {
                 "true" | "1" | "on" => visitor.visit_bool(true),
                 "false" | "0" | "" => visitor.visit_bool(false),
                 text => Err(wrong(&Value::from(text), "true or false")),
@@ -101,35 +99,35 @@ impl<'de> Deserializer<'de> for Field {
     numbers!(deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128);
     numbers!(deserialize_f32 deserialize_f64);
 
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Outcome<V::Value> {
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_string(self.text()?)
     }
 
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Outcome<V::Value> {
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_string(self.text()?)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Outcome<V::Value> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self {
-            Field::Json(Value::Null) => visitor.visit_none(),
+            FormField::Json(Value::Null) => visitor.visit_none(),
             field => visitor.visit_some(field),
         }
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Outcome<V::Value> {
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self {
-            Field::Texts(texts) if texts.len() == 1 => {
-                match Field::Texts(texts).json(Value::is_array) {
+            FormField::Texts(texts) if texts.len() == 1 => {
+                match FormField::Texts(texts).json(Value::is_array) {
                     Value::String(text) => of_texts(vec![text], visitor),
                     list => list.deserialize_seq(visitor),
                 }
             }
-            Field::Texts(texts) => of_texts(texts, visitor),
-            Field::Json(value) => value.deserialize_seq(visitor),
+            FormField::Texts(texts) => of_texts(texts, visitor),
+            FormField::Json(value) => value.deserialize_seq(visitor),
         }
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Outcome<V::Value> {
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         self.json(Value::is_object).deserialize_map(visitor)
     }
 
@@ -138,7 +136,7 @@ impl<'de> Deserializer<'de> for Field {
         _: &'static str,
         _: &'static [&'static str],
         visitor: V,
-    ) -> Outcome<V::Value> {
+    ) -> Result<V::Value> {
         self.deserialize_map(visitor)
     }
 
@@ -147,7 +145,7 @@ impl<'de> Deserializer<'de> for Field {
         name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
-    ) -> Outcome<V::Value> {
+    ) -> Result<V::Value> {
         let value = self.json(Value::is_object);
         value.deserialize_enum(name, variants, visitor)
     }
@@ -156,7 +154,7 @@ impl<'de> Deserializer<'de> for Field {
         self,
         name: &'static str,
         visitor: V,
-    ) -> Outcome<V::Value> {
+    ) -> Result<V::Value> {
         match name.starts_with(RAW) {
             true => self
                 .json(|_| true)
@@ -171,28 +169,28 @@ impl<'de> Deserializer<'de> for Field {
 }
 
 /// A list of the texts that are not empty.
-fn of_texts<'de, V: Visitor<'de>>(texts: Vec<String>, visitor: V) -> Outcome<V::Value> {
+fn of_texts<'de, V: Visitor<'de>>(texts: Vec<String>, visitor: V) -> Result<V::Value> {
     let texts = texts.into_iter().filter(|text| !text.is_empty());
-    let fields = texts.map(|text| Field::Texts(vec![text]));
+    let fields = texts.map(|text| FormField::Texts(vec![text]));
     visitor.visit_seq(SeqDeserializer::new(fields))
 }
 
-impl IntoDeserializer<'_, Error> for Field {
-    type Deserializer = Field;
+impl IntoDeserializer<'_, Error> for FormField {
+    type Deserializer = FormField;
 
-    fn into_deserializer(self) -> Field {
+    fn into_deserializer(self) -> FormField {
         self
     }
 }
 
-impl<'de> Deserializer<'de> for Form {
+impl<'de> Deserializer<'de> for FormFields {
     type Error = Error;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Outcome<V::Value> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_map(MapDeserializer::new(self.0.into_iter()))
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Outcome<V::Value> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         visitor.visit_some(self)
     }
 
@@ -201,14 +199,14 @@ impl<'de> Deserializer<'de> for Form {
         self,
         name: &'static str,
         visitor: V,
-    ) -> Outcome<V::Value> {
+    ) -> Result<V::Value> {
         if !name.starts_with(RAW) {
             return visitor.visit_newtype_struct(self);
         }
         let fields = self.0.into_iter().map(|(name, field)| match field {
-            Field::Json(value) => (name, value),
-            Field::Texts(mut texts) if texts.len() == 1 => (name, Value::from(texts.remove(0))),
-            Field::Texts(texts) => (name, Value::from(texts)),
+            FormField::Json(value) => (name, value),
+            FormField::Texts(mut texts) if texts.len() == 1 => (name, Value::from(texts.remove(0))),
+            FormField::Texts(texts) => (name, Value::from(texts)),
         });
         let object = Value::Object(fields.collect::<Map<_, _>>());
         object.deserialize_newtype_struct(name, visitor)
@@ -241,21 +239,21 @@ mod tests {
         any: Value,
     }
 
-    fn form(values: &[(&str, &str)]) -> Form {
+    fn form(values: &[(&str, &str)]) -> FormFields {
         let mut fields: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, text) in values {
             let texts = fields.entry((*name).to_owned()).or_default();
             texts.push((*text).to_owned());
         }
         let fields = fields.into_iter();
-        Form(
+        FormFields(
             fields
-                .map(|(name, texts)| (name, Field::Texts(texts)))
+                .map(|(name, texts)| (name, FormField::Texts(texts)))
                 .collect(),
         )
     }
 
-    fn read(values: &[(&str, &str)]) -> Outcome<Wanted> {
+    fn read(values: &[(&str, &str)]) -> Result<Wanted> {
         Wanted::deserialize(form(values))
     }
 
@@ -310,8 +308,8 @@ mod tests {
     #[test]
     fn json_of_a_payload_keeps_its_type() {
         let text = |value: Value| {
-            let fields = BTreeMap::from([("text".to_owned(), Field::Json(value))]);
-            Wanted::deserialize(Form(fields)).map(|wanted| wanted.text)
+            let fields = BTreeMap::from([("text".to_owned(), FormField::Json(value))]);
+            Wanted::deserialize(FormFields(fields)).map(|wanted| wanted.text)
         };
         assert_eq!(text(json!("12")).unwrap(), "12");
         assert!(text(json!(12)).is_err());

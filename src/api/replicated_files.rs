@@ -7,7 +7,10 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Call, files, json_response, parameter};
+use super::answer::json_response;
+use super::call::Call;
+use super::files;
+use super::parameters::parameter;
 use crate::base::error::{Error, Kind, Result};
 use crate::net::http::Response;
 use crate::store::files::{FilePath, Journal, journal, table};
@@ -128,17 +131,9 @@ pub fn acknowledge(call: &Call<'_>) -> Result<Response> {
 
 /// The name of the replica that asks, and what it asks about.
 fn admit<'a>(call: &'a Call<'_>) -> Result<(&'a str, &'a Journal)> {
-    let replica = see(call)?;
+    let replica = call.register_replica()?;
     let journal = call.app.files.journal.as_ref().ok_or_else(|| {
         Error::conflict("The files of this server lie in S3 and are not replicated.")
     })?;
     Ok((replica, journal))
-}
-
-/// The name of the replica that asks, which is noted to be here.
-pub fn see<'a>(call: &'a Call<'_>) -> Result<&'a str> {
-    let replica = call.request.header("X-Replica-Id").unwrap_or_default();
-    let public_url = call.request.header("X-Replica-Public-Url");
-    call.app.replicas.see(replica, public_url)?;
-    Ok(replica)
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::replica::see;
-use super::{Call, json_response, parameter, socket};
+use super::answer::json_response;
+use super::call::Call;
+use super::parameters::parameter;
+use super::socket;
 use crate::base::budget::Payer;
 use crate::base::error::{Error, Result};
 use crate::base::{clock, log};
@@ -262,5 +264,5 @@ fn stream(master: &Master, status: u16, spool: &Arc<Spool>, start: u64, length: 
 /// The name of the replica that asks, and what it follows.
 fn admit<'a>(call: &'a Call<'_>) -> Result<(&'a str, &'a Master)> {
     let master = call.app.master()?;
-    Ok((see(call)?, master))
+    Ok((call.register_replica()?, master))
 }

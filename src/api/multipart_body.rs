@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::batch::position;
-use super::body::too_long;
+use super::answer::body_too_large;
 use crate::base::budget::Charge;
 use crate::base::crypto::Hasher;
 use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::model::records::Modifier;
 use crate::net::http::multipart::PartEvent;
-use crate::net::http::{BodySink, FREE_BYTES, multipart};
+use crate::net::http::{BodySink, FREE_BYTES, Request, multipart};
 use crate::store::files;
 use crate::store::files::{Partial, Storage};
 
@@ -33,11 +32,11 @@ pub struct Allowance {
 }
 
 /// A form that arrives, and that has arrived.
-pub struct Form {
+pub struct MultipartForm {
     allowance: Option<Allowance>,
     parser: multipart::Parser,
     bytes: u64,
-    values: Vec<Value>,
+    values: Vec<FormValue>,
     values_bytes: usize,
     uploads: Vec<Upload>,
     /// The part that is being received.
@@ -46,7 +45,7 @@ pub struct Form {
 }
 
 /// A field of the form and its value.
-pub type Value = (String, Vec<u8>);
+pub type FormValue = (String, Vec<u8>);
 
 enum At {
     Nowhere,
@@ -73,10 +72,10 @@ pub struct Upload {
     beginning: Vec<u8>,
 }
 
-impl Form {
+impl MultipartForm {
     /// Receives a form.
-    pub fn new(allowance: Allowance, boundary: &str) -> Form {
-        Form {
+    pub fn new(allowance: Allowance, boundary: &str) -> MultipartForm {
+        MultipartForm {
             allowance: Some(allowance),
             parser: multipart::Parser::new(boundary),
             bytes: 0,
@@ -89,8 +88,8 @@ impl Form {
     }
 
     /// Receives nothing; answers this.
-    pub fn refused(error: Error) -> Form {
-        Form {
+    pub fn refused(error: Error) -> MultipartForm {
+        MultipartForm {
             allowance: None,
             parser: multipart::Parser::new("-"),
             bytes: 0,
@@ -102,8 +101,13 @@ impl Form {
         }
     }
 
+    /// The form that a request brought, if its body was one.
+    pub fn of(request: &Request) -> Option<&MultipartForm> {
+        request.sink.as_ref()?.get::<MultipartForm>()
+    }
+
     /// Values and files, in the order in which they came, once all of it is here.
-    pub fn parts(&self) -> Result<(&[Value], &[Upload])> {
+    pub fn parts(&self) -> Result<(&[FormValue], &[Upload])> {
         if let Some(error) = &self.error {
             return Err(error.again());
         }
@@ -113,10 +117,10 @@ impl Form {
         Ok((&self.values, &self.uploads))
     }
 
-    fn take(&mut self, allowance: &mut Allowance, piece: &[u8]) -> Result<()> {
+    fn receive(&mut self, allowance: &mut Allowance, piece: &[u8]) -> Result<()> {
         self.bytes += piece.len() as u64;
         if self.bytes > allowance.bytes_max {
-            return Err(too_long(allowance.bytes_max));
+            return Err(body_too_large(allowance.bytes_max));
         }
         let mut parser = std::mem::replace(&mut self.parser, multipart::Parser::new("-"));
         let result = parser.feed(piece, |event| self.event(allowance, event));
@@ -179,7 +183,7 @@ impl Form {
                 hasher.update(data);
                 upload.size += data.len() as u64;
                 if upload.size > *bytes_max {
-                    return Err(file_too_long(&upload.field, *bytes_max));
+                    return Err(file_too_large(&upload.field, *bytes_max));
                 }
                 let granted = allowance.uploads.grow(data.len() as u64);
                 granted.map_err(|exhausted| exhausted.into_error("uploads"))?;
@@ -201,7 +205,7 @@ impl Form {
         let before = charged(self.values_bytes);
         self.values_bytes += bytes;
         if self.values_bytes > VALUES_BYTES_MAX {
-            return Err(too_long(VALUES_BYTES_MAX as u64));
+            return Err(body_too_large(VALUES_BYTES_MAX as u64));
         }
         let granted = allowance.values.grow(charged(self.values_bytes) - before);
         granted.map_err(|exhausted| exhausted.into_error("request bodies"))
@@ -222,7 +226,7 @@ impl Allowance {
     /// The most bytes of a file that is sent under this name.
     fn bytes_of_file(&self, name: &str) -> Result<u64> {
         let key = match self.is_batch {
-            true => position(name).map(|(_, key)| key),
+            true => split_batch_name(name).map(|(_, key)| key),
             false => Some(name),
         };
         let field = |key: &str| self.files.get(key).copied();
@@ -240,17 +244,27 @@ pub fn no_file_field(name: &str) -> Error {
     Error::field(name, "validation_not_a_file_field", "Takes no file.")
 }
 
-fn file_too_long(name: &str, bytes_max: u64) -> Error {
+fn file_too_large(name: &str, bytes_max: u64) -> Error {
     let message = format!("Must have at most {bytes_max} bytes.");
     Error::field(name, "validation_file_size_limit", message)
 }
 
-impl BodySink for Form {
+/// The request that a file is for, and its key there.
+pub fn split_batch_name(field: &str) -> Option<(usize, &str)> {
+    let rest = field.strip_prefix("requests")?;
+    let (at, key) = match rest.strip_prefix('[') {
+        Some(rest) => rest.split_once("].")?,
+        None => rest.strip_prefix('.')?.split_once('.')?,
+    };
+    Some((at.parse().ok()?, key))
+}
+
+impl BodySink for MultipartForm {
     fn write(&mut self, piece: &[u8]) -> bool {
         let Some(mut allowance) = self.allowance.take() else {
             return false;
         };
-        match self.take(&mut allowance, piece) {
+        match self.receive(&mut allowance, piece) {
             Ok(()) => self.allowance = Some(allowance),
             Err(error) => {
                 self.error = Some(error);

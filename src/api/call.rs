@@ -1,0 +1,164 @@
+//! One request on its way to a handler: the caller, the payer, and parts of the path and the query.
+
+use std::cell::{OnceCell, RefCell};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::answer::StatusCounts;
+use super::cors::Cors;
+use crate::app::App;
+use crate::base::budget::{Charge, Network, Output, Payer};
+use crate::base::error::Result;
+use crate::model::auth::Credentials;
+use crate::model::collections::{Collection, Collections};
+use crate::model::records::Scope;
+use crate::model::rules::Identity;
+use crate::net::http::client_address::{Prefix, client_address};
+use crate::net::http::route::Params;
+use crate::net::http::{Request, query};
+use crate::store::db::{Asker, Database};
+
+/// One request on its way to a handler.
+pub struct Call<'a> {
+    pub app: &'a App,
+    pub request: &'a Request,
+    pub identity: Identity,
+    /// The name of the database it is about.
+    pub database: &'a str,
+    pub params: &'a Params<'a, 'a>,
+    pub answers: &'a StatusCounts,
+    /// See [`Call::client`].
+    pub client: &'a OnceCell<IpAddr>,
+    pub trusted_proxies: &'a [Prefix],
+    pub cors: &'a Cors,
+    /// For what was parsed of the body.
+    pub parsed: RefCell<Option<Charge>>,
+    pub output: OnceCell<Output>,
+}
+
+impl Call<'_> {
+    /// A part of the path.
+    pub fn param(&self, name: &str) -> &str {
+        self.params.get(name)
+    }
+
+    /// Who asks for a protected file: by the token of the link, or the credentials of the request.
+    pub fn identify_for_files(&self, token: Option<&str>) -> Result<Identity> {
+        let auth = &self.app.auth;
+        match token.filter(|token| !token.is_empty()) {
+            Some(token) => auth.identify_by_file_token(token, self.database),
+            None => auth.identify(credentials(self.request), self.database),
+        }
+    }
+
+    /// Wakes the thread that deletes the files of records.
+    pub fn notify_files(&self, has_files: bool) {
+        if has_files {
+            self.app.files.signal.notify(self.database);
+        }
+    }
+
+    /// Hashes a password that the request sets.
+    pub fn hash(&self, password: &str) -> Result<String> {
+        self.app
+            .auth
+            .hash_for(&self.identity, self.client(), password)
+    }
+
+    /// A part of the path, where the path has one.
+    pub fn optional_param(&self, name: &str) -> Option<&str> {
+        Some(self.params.get(name)).filter(|value| !value.is_empty())
+    }
+
+    /// The address that the request came from; see [`client_address`].
+    pub fn client(&self) -> IpAddr {
+        let find = || client_address(self.request, self.trusted_proxies);
+        *self.client.get_or_init(find)
+    }
+
+    /// The payer of all that this request makes the server hold.
+    pub fn payer(&self) -> Payer {
+        payer_of(self.client(), &self.identity)
+    }
+
+    /// The caller as the payer of its queries.
+    pub fn asker(&self) -> Asker<'_> {
+        self.asker_as(&self.identity)
+    }
+
+    /// The same where the handler looks at the credentials itself.
+    pub fn asker_as(&self, identity: &Identity) -> Asker<'_> {
+        Asker {
+            payer: payer_of(self.client(), identity),
+            queries: &self.app.budgets.queries,
+        }
+    }
+
+    /// The charge for the answer.
+    pub fn output(&self) -> &Output {
+        let budget = &self.app.budgets.answers;
+        self.output
+            .get_or_init(|| Output::new(budget, self.payer()))
+    }
+
+    pub fn database(&self) -> Result<Arc<Database>> {
+        self.app.databases.get(self.database)
+    }
+
+    pub fn collections(&self) -> Result<Arc<Collections>> {
+        self.app.catalog.collections(self.database)
+    }
+
+    /// The caller and the definitions, for the records functions.
+    pub fn scope(&self) -> Result<Scope> {
+        Ok(Scope {
+            collections: self.collections()?,
+            identity: self.identity.clone(),
+            events: Arc::clone(&self.app.events),
+            output: self.output().clone(),
+        })
+    }
+
+    /// The collection that the path names.
+    pub fn collection(&self, scope: &Scope) -> Result<Arc<Collection>> {
+        scope.collections.get(self.param("collection")).cloned()
+    }
+
+    /// The query parameters.
+    pub fn query(&self) -> Result<Vec<(String, String)>> {
+        query::parse(&self.request.query)
+    }
+
+    /// The id of the replica that asks. Records that this replica was in contact.
+    pub fn register_replica(&self) -> Result<&str> {
+        let replica = self.request.header("X-Replica-Id").unwrap_or_default();
+        let public_url = self.request.header("X-Replica-Public-Url");
+        self.app.replicas.see(replica, public_url)?;
+        Ok(replica)
+    }
+}
+
+pub fn payer_of(client: IpAddr, identity: &Identity) -> Payer {
+    Payer {
+        network: Network::of(client),
+        has_credentials: !matches!(identity, Identity::Nobody),
+    }
+}
+
+pub fn credentials(request: &Request) -> Credentials<'_> {
+    Credentials {
+        authorization: request.header("Authorization"),
+        api_key: request.header("X-API-Key"),
+    }
+}
+
+/// `/db/{name}/api/...` as the name and the rest.
+pub fn split_database(path: &str) -> (Option<&str>, &str) {
+    let Some(rest) = path.strip_prefix("/db/") else {
+        return (None, path);
+    };
+    match rest.find('/') {
+        Some(slash) => (Some(&rest[..slash]), &rest[slash..]),
+        None => (Some(rest), ""),
+    }
+}
