@@ -22,8 +22,8 @@ use crate::services::realtime::Realtime;
 use crate::services::replication::{Master, MasterClient, Notifier, Replica};
 use crate::services::stats::Stats;
 use crate::services::webhooks::Webhooks;
-use crate::services::workflows::requests::Request;
-use crate::services::workflows::{Grant, Workflows, look};
+use crate::services::workflows::api_requests::Request;
+use crate::services::workflows::{Grant, Workflows, queries};
 use crate::services::{webhooks, workflows};
 use crate::store::db::{Databases, Role, Signal};
 use crate::store::files::scrub::Arrival;
@@ -237,7 +237,7 @@ impl App {
         if let Err(error) = self.workflows.forget(before) {
             log::warn(format_args!("forget runs of workflows: {error}"));
         }
-        let depth = self.workflows.database.read(look::depth);
+        let depth = self.workflows.database.read(queries::depth);
         if let Err(error) = depth.and_then(|it| self.stats.depth(clock::now_ms(), it)) {
             log::warn(format_args!("count runs: {error}"));
         }

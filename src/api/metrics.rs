@@ -13,7 +13,7 @@ use crate::services::cron;
 use crate::services::replication::file_sync::FilesStatus;
 use crate::services::stats::Runs;
 use crate::services::webhooks::{Outcome, Webhooks};
-use crate::services::workflows::look;
+use crate::services::workflows::queries;
 
 /// All of them.
 pub fn get(call: &Call<'_>) -> Result<Response> {
@@ -75,7 +75,7 @@ fn queue(text: &mut Text, app: &App) -> Result<()> {
     let workers = app.workflows.count();
     text.family("vski_workflow_workers", "gauge", "Workers connected.");
     text.sample("vski_workflow_workers", &[], workers);
-    let depth = app.workflows.database.read(look::depth)?;
+    let depth = app.workflows.database.read(queries::depth)?;
     text.family(
         "vski_workflow_queue",
         "gauge",

@@ -16,12 +16,12 @@ use crate::model::auth::Pass;
 use crate::model::records;
 use crate::model::rules::{Identity, KeyScope, Operation};
 use crate::net::http::Response;
+use crate::services::workflows::api_requests::{Action, EventRequest, Request};
 use crate::services::workflows::json::{Object, array};
-use crate::services::workflows::look::{Cursor, Filter};
-use crate::services::workflows::requests::{Action, EventRequest, Request};
+use crate::services::workflows::queries::{Cursor, Filter};
 use crate::services::workflows::{
     About, Caller, EventKind, Grant, NewRun, NodeTag, RunStatus, Submission, Workflows, elsewhere,
-    frames, grant_of, limits, look, ms_of, node_of,
+    frames, grant_of, limits, ms_of, node_of, queries,
 };
 use crate::store::db;
 use crate::store::db::{Connection, Database};
@@ -181,10 +181,10 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
         Some(text) => usize::try_from(number("limit", text)?).unwrap_or(PAGE),
         None => PAGE,
     };
-    let limit = limit.clamp(1, look::PAGE_MAX);
+    let limit = limit.clamp(1, queries::PAGE_MAX);
     let grant = grant_of(&call.identity);
     let database = database(call);
-    let page = database.snapshot(|db| look::list(db, &grant, &filter, Cursor(cursor), limit))?;
+    let page = database.snapshot(|db| queries::list(db, &grant, &filter, Cursor(cursor), limit))?;
     Ok(json(200, page))
 }
 
@@ -215,35 +215,37 @@ fn number(name: &str, text: &str) -> Result<i64> {
 }
 
 pub fn get(call: &Call<'_>) -> Result<Response> {
-    show(call, look::run)
+    show(call, queries::run)
 }
 
 pub fn input(call: &Call<'_>) -> Result<Response> {
-    show(call, look::input)
+    show(call, queries::input)
 }
 
 pub fn steps(call: &Call<'_>) -> Result<Response> {
     let from = count_of(call, "cursor", "from")?;
-    show(call, |db, grant, run| look::steps(db, grant, run, from))
+    show(call, |db, grant, run| queries::steps(db, grant, run, from))
 }
 
 pub fn events(call: &Call<'_>) -> Result<Response> {
     let after = count_of(call, "after", "cursor")?;
     show(call, |db, grant, run| {
-        look::events(db, grant, run, after, look::PAGE_MAX)
+        queries::events(db, grant, run, after, queries::PAGE_MAX)
     })
 }
 
 pub fn journal(call: &Call<'_>) -> Result<Response> {
     let after = count_of(call, "after", "cursor")?;
-    show(call, |db, grant, run| look::journal(db, grant, run, after))
+    show(call, |db, grant, run| {
+        queries::journal(db, grant, run, after)
+    })
 }
 
 pub fn stream(call: &Call<'_>) -> Result<Response> {
     let from = count_of(call, "from", "cursor")?;
     let name = call.param("name");
     show(call, |db, grant, run| {
-        look::stream(db, grant, run, name, from)
+        queries::stream(db, grant, run, name, from)
     })
 }
 
@@ -391,7 +393,7 @@ fn act_on_many(call: &Call<'_>, action: fn(Options) -> Action) -> Result<Respons
                     ..filter.clone()
                 };
                 let left = limits::BULK_MAX - runs.len();
-                runs.extend(database.read(|db| look::ids(db, &grant, &filter, left))?);
+                runs.extend(database.read(|db| queries::ids(db, &grant, &filter, left))?);
             }
             runs
         }
@@ -484,8 +486,8 @@ pub fn queue(call: &Call<'_>) -> Result<Response> {
     let workflows = workflows(call);
     let is_served = |workflow: &str, version: &str| workflows.is_served(workflow, version);
     let (items, abandoned) = database(call).snapshot(|db| {
-        let items = look::queue(db, &grant, is_served)?;
-        Ok((items, look::abandoned(db, &grant)?))
+        let items = queries::queue(db, &grant, is_served)?;
+        Ok((items, queries::abandoned(db, &grant)?))
     })?;
     let answer = Object::new()
         .raw("items", &array(items))

@@ -19,10 +19,10 @@ use crate::base::error::{Error, Kind, Result, ResultExt as _};
 use crate::config::Config;
 use crate::model::auth;
 use crate::services::replication::MasterClient;
-use crate::services::workflows::look::{Cursor, Filter};
-use crate::services::workflows::requests::Action;
+use crate::services::workflows::api_requests::Action;
+use crate::services::workflows::queries::{Cursor, Filter};
 use crate::services::workflows::transfer::Adopted;
-use crate::services::workflows::{Grant, RunStatus, limits, look, offline, transfer};
+use crate::services::workflows::{Grant, RunStatus, limits, offline, queries, transfer};
 use crate::store::db::Database;
 use crate::store::{db, node};
 
@@ -111,8 +111,8 @@ fn list(dir: &Path, parsed: &Parsed) -> Outcome {
     };
     let limit = limit.transpose()?.unwrap_or(LIST);
     let database = open(dir)?;
-    let text =
-        database.snapshot(|db| look::list(db, &Grant::default(), &filter, Cursor(None), limit))?;
+    let text = database
+        .snapshot(|db| queries::list(db, &Grant::default(), &filter, Cursor(None), limit))?;
     database.close()?;
     if parsed.own.contains_key("json") {
         return print(&format!("{text}\n"));
@@ -145,9 +145,9 @@ fn show(dir: &Path, run: &str, as_json: bool) -> Outcome {
     let database = open(dir)?;
     let (found, steps, events) = database.snapshot(|db| {
         Ok((
-            look::run(db, &grant, run)?,
-            look::steps(db, &grant, run, 0)?,
-            look::last_events(db, &grant, run, EVENTS)?,
+            queries::run(db, &grant, run)?,
+            queries::steps(db, &grant, run, 0)?,
+            queries::last_events(db, &grant, run, EVENTS)?,
         ))
     })?;
     database.close()?;

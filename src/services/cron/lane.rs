@@ -17,7 +17,7 @@ use crate::services::cron::engine::Cron;
 use crate::services::cron::job::{Action, Job, Script};
 use crate::services::cron::sql::Scope;
 use crate::services::cron::{job, sql};
-use crate::services::workflows::requests::Request;
+use crate::services::workflows::api_requests::Request;
 use crate::services::workflows::{Grant, NewRun, Workflows};
 use crate::store::db;
 use crate::store::db::Database;

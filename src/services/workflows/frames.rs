@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Result};
 use crate::services::workflows::limits;
-use crate::services::workflows::request::{Ms, RunRequest, present};
+use crate::services::workflows::run_request::{Ms, RunRequest, present};
 use crate::services::workflows::runs::NewRun;
 use crate::services::workflows::tx::Lease;
 use crate::services::workflows::waits::{Condition, Moment};

@@ -3,9 +3,9 @@
 use rusqlite::{OptionalExtension as _, params};
 
 use crate::base::error::{Error, Kind, Result};
-use crate::services::workflows::again::hook_data;
 use crate::services::workflows::codes::EventKind;
 use crate::services::workflows::limits;
+use crate::services::workflows::resume_and_fork::hook_data;
 use crate::services::workflows::tx::{Event, Run, Tx};
 
 /// In place of the token of a hook that was refused: it stays so.

@@ -2,9 +2,9 @@
 
 use crate::base::clock;
 use crate::base::error::Result;
+use crate::services::workflows::api_requests;
+use crate::services::workflows::api_requests::{Action, Request};
 use crate::services::workflows::engine::chance;
-use crate::services::workflows::requests;
-use crate::services::workflows::requests::{Action, Request};
 use crate::services::workflows::run_id::NodeTag;
 use crate::services::workflows::sessions::Grant;
 use crate::services::workflows::tx::{Effects, Tx};
@@ -32,7 +32,7 @@ pub fn act(database: &Database, node: &str, runs: Vec<String>, action: Action) -
             action,
             is_bulk: true,
         };
-        let answer = requests::run(&mut tx, &Grant::default(), &request)?;
+        let answer = api_requests::run(&mut tx, &Grant::default(), &request)?;
         while cancel_children(&mut tx)? {}
         Ok(answer)
     })

@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension as _, params};
 use crate::base::error::{Error, Kind, Result};
 use crate::services::workflows::codes::{EventKind, StepStatus};
 use crate::services::workflows::limits;
-use crate::services::workflows::request::Ms;
+use crate::services::workflows::run_request::Ms;
 use crate::services::workflows::tx::{Event, Run, Tx};
 
 /// Conditions that a run may wait for at a time.

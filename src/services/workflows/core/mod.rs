@@ -24,21 +24,21 @@ use rusqlite::Connection;
 
 use crate::base::error::{Error, Result};
 use crate::services::stats::RunEvent;
+use crate::services::workflows::api_requests::Request;
 use crate::services::workflows::codes::RunStatus;
 use crate::services::workflows::frames::{Body, Frame, Unreadable, Write};
 use crate::services::workflows::json::Object;
 use crate::services::workflows::leases::{Held, Leases};
-use crate::services::workflows::requests::Request;
 use crate::services::workflows::run_id::NodeTag;
 use crate::services::workflows::sessions::{Grant, SessionId, Sessions};
 use crate::services::workflows::tx::{Effects, Tx};
 
 mod answers;
-mod greet;
-mod hand_out;
-mod show;
-mod time;
-mod write;
+mod commands;
+mod dispatch;
+mod handshake;
+mod timers;
+mod workers;
 
 use answers::{acknowledge, ok, refusal, refuse, took_too_long};
 
@@ -495,7 +495,7 @@ impl Core {
         let is_free = !session.is_draining
             && !session.is_stalled
             && self.leases.count(id) < session.credit
-            && self.leases.unacked_bytes(id) < hand_out::UNACKED_BYTES_MAX;
+            && self.leases.unacked_bytes(id) < dispatch::UNACKED_BYTES_MAX;
         if self.sessions.set_free(id, is_free)
             && let Some(session) = self.sessions.get(id)
         {

@@ -19,10 +19,10 @@ use crate::model::auth::{Auth, Credentials, Pass};
 use crate::model::rules::Identity;
 use crate::net::sockets::{Peer, Text};
 use crate::services::stats::Stats;
+use crate::services::workflows::api_requests::Request;
 use crate::services::workflows::core::{Core, Input, Output, Settings, Ticket};
 use crate::services::workflows::frames::Body;
 use crate::services::workflows::json::Object;
-use crate::services::workflows::requests::Request;
 use crate::services::workflows::sessions::{Grant, SessionId};
 use crate::store::db::Database;
 

@@ -4,12 +4,12 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::base::error::{Error, Kind, Result};
+use crate::services::workflows::api_requests::{Action, EventRequest, Request};
 use crate::services::workflows::codes::EventKind;
 use crate::services::workflows::core::{Core, Input, Output, Settings};
-use crate::services::workflows::request::RunRequest;
-use crate::services::workflows::requests::{Action, EventRequest, Request};
+use crate::services::workflows::run_request::RunRequest;
 use crate::services::workflows::sessions::Grant;
-use crate::services::workflows::{frames, look};
+use crate::services::workflows::{frames, queries};
 
 /// A server without threads, at a time that the test sets.
 pub struct Node {
@@ -154,12 +154,12 @@ impl Node {
     }
 
     pub fn look(&self, run: &str) -> Value {
-        let json = look::run(&self.db, &Grant::default(), run).unwrap();
+        let json = queries::run(&self.db, &Grant::default(), run).unwrap();
         serde_json::from_str(&json).unwrap()
     }
 
     pub fn types(&self, run: &str) -> Vec<String> {
-        let json = look::events(&self.db, &Grant::default(), run, 0, 1000).unwrap();
+        let json = queries::events(&self.db, &Grant::default(), run, 0, 1000).unwrap();
         let json: Value = serde_json::from_str(&json).unwrap();
         let items = json["items"].as_array().unwrap().iter();
         items
@@ -168,7 +168,7 @@ impl Node {
     }
 
     pub fn journal(&self, run: &str) -> Vec<Value> {
-        let json = look::journal(&self.db, &Grant::default(), run, 0).unwrap();
+        let json = queries::journal(&self.db, &Grant::default(), run, 0).unwrap();
         let json: Value = serde_json::from_str(&json).unwrap();
         json["journal"].as_array().unwrap().clone()
     }

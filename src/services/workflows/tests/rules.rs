@@ -2,11 +2,11 @@
 
 use super::node::{Node, job, kind};
 use crate::base::error::Kind;
+use crate::services::workflows::api_requests::Request;
 use crate::services::workflows::core::Input;
-use crate::services::workflows::request::RunRequest;
-use crate::services::workflows::requests::Request;
+use crate::services::workflows::run_request::RunRequest;
 use crate::services::workflows::sessions::Grant;
-use crate::services::workflows::{frames, look};
+use crate::services::workflows::{frames, queries};
 use serde_json::{Value, json};
 
 #[test]
@@ -138,7 +138,7 @@ fn steps_go_from_begun_to_one_result() {
             "{late}"
         );
     }
-    let steps = look::steps(&node.db, &Grant::default(), &run, 0).unwrap();
+    let steps = queries::steps(&node.db, &Grant::default(), &run, 0).unwrap();
     let steps: Value = serde_json::from_str(&steps).unwrap();
     let step = &steps["items"][0];
     assert_eq!(
@@ -234,7 +234,10 @@ fn what_users_give_is_kept_to_the_byte() {
         .ask(Request::Trigger(Box::new(wish.into_run().unwrap())))
         .unwrap();
     let run = made["runId"].as_str().unwrap();
-    assert_eq!(look::input(&node.db, &Grant::default(), run).unwrap(), odd);
+    assert_eq!(
+        queries::input(&node.db, &Grant::default(), run).unwrap(),
+        odd
+    );
     let (_, handed) = job(&node.connect(1, json!({"credit": 1})));
     assert_eq!(handed["job"], run);
     for value in ["null", "false", "\"\\u0000\"", odd] {

@@ -2,9 +2,9 @@
 
 use super::node::{Node, about, frame_input, job, kind};
 use crate::base::error::Kind;
+use crate::services::workflows::api_requests::{Action, Request};
 use crate::services::workflows::core::Input;
-use crate::services::workflows::look;
-use crate::services::workflows::requests::{Action, Request};
+use crate::services::workflows::queries;
 use crate::services::workflows::sessions::Grant;
 use serde_json::json;
 
@@ -269,7 +269,9 @@ fn a_run_that_kills_its_workers_is_given_up() {
     }
     assert_eq!(node.look(&run)["error"]["kind"], "abandoned");
     assert_eq!(
-        look::abandoned(&node.db, &Grant::default()).unwrap().len(),
+        queries::abandoned(&node.db, &Grant::default())
+            .unwrap()
+            .len(),
         1
     );
 }
@@ -305,9 +307,9 @@ fn a_token_for_some_workflows_opens_these_only() {
         request: cancel,
     };
     assert_eq!(kind(node.round(vec![input]).1.unwrap()), Kind::NotFound);
-    assert_eq!(kind(look::run(&node.db, &grant, &run)), Kind::NotFound);
+    assert_eq!(kind(queries::run(&node.db, &grant, &run)), Kind::NotFound);
     assert!(
-        look::ids(&node.db, &grant, &look::Filter::default(), 9)
+        queries::ids(&node.db, &grant, &queries::Filter::default(), 9)
             .unwrap()
             .is_empty()
     );

@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 
 use crate::base::error::{Error, Kind, Result};
+use crate::services::workflows::api_requests::Request;
 use crate::services::workflows::codes::RunStatus;
-use crate::services::workflows::core::hand_out::JOURNAL_BYTES_MAX;
+use crate::services::workflows::core::dispatch::JOURNAL_BYTES_MAX;
 use crate::services::workflows::core::{Core, Durable, Output, ok, refusal, send};
 use crate::services::workflows::frames::{Act, Failed, Step, Write};
 use crate::services::workflows::json::Object;
-use crate::services::workflows::requests::Request;
 use crate::services::workflows::runs::End;
 use crate::services::workflows::sessions::{Grant, SessionId};
 use crate::services::workflows::steps::{Failure, Outcome, Reported};
 use crate::services::workflows::tx::{Lease, Tx, lost_lease};
 use crate::services::workflows::waits::{Condition, Parked};
-use crate::services::workflows::{calls, journal, limits, requests};
+use crate::services::workflows::{api_requests, calls, journal, limits};
 
 /// The answer to a report.
 pub(super) enum Answer {
@@ -55,7 +55,8 @@ impl Core {
                 grant,
                 request,
             } => {
-                let done = self.tx_with_effects(db, now, |tx| requests::run(tx, grant, request));
+                let done =
+                    self.tx_with_effects(db, now, |tx| api_requests::run(tx, grant, request));
                 let answer = self.own_or_all(db, done)?.map(|(answer, ended)| {
                     self.tell_ended(&ended, None, now, out);
                     answer

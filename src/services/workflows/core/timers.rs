@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use crate::base::error::Result;
 use crate::base::log;
 use crate::services::workflows::codes::RunStatus;
-use crate::services::workflows::core::greet::revoke;
+use crate::services::workflows::core::handshake::revoke;
 use crate::services::workflows::core::{Core, Output, close, close as closing, send};
 use crate::services::workflows::json::Object;
 use crate::services::workflows::leases::Held;
