@@ -1,15 +1,24 @@
 //! Hooks: what comes into a run from outside, in order, early payloads too (WF-15).
 
 use rusqlite::{OptionalExtension as _, params};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::services::workflows::codes::EventKind;
 use crate::services::workflows::limits;
-use crate::services::workflows::resume_and_fork::hook_data;
 use crate::services::workflows::tx::{Event, Run, Tx};
 
 /// In place of the token of a hook that was refused: it stays so.
 pub const REFUSED: &str = "";
+
+/// A hook as its event has it. Its metadata is not looked into.
+#[derive(Deserialize)]
+pub struct Hook {
+    pub token: String,
+    pub metadata: Option<Box<RawValue>>,
+}
 
 impl Tx<'_> {
     /// Makes a hook; returns its token. The same key again is the same hook. When another live hook has the
@@ -147,4 +156,13 @@ fn taken() -> Error {
 
 fn no_hook(key: &str) -> Error {
     Error::not_found(format!("The run has no hook {key}."))
+}
+
+/// The JSON of a hook that was made.
+pub fn hook_data(token: &str, metadata: Option<&str>) -> String {
+    let token = Value::from(token);
+    match metadata {
+        Some(metadata) => format!(r#"{{"token":{token},"metadata":{metadata}}}"#),
+        None => format!(r#"{{"token":{token}}}"#),
+    }
 }

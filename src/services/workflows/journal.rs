@@ -4,8 +4,8 @@ use rusqlite::{Connection, params};
 
 use crate::base::error::Result;
 use crate::services::workflows::codes::EventKind;
+use crate::services::workflows::hooks::Hook;
 use crate::services::workflows::json::Object;
-use crate::services::workflows::resume_and_fork::Hook;
 
 /// A part of the journal.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -2,13 +2,11 @@
 //! results of its first steps.
 
 use rusqlite::params;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Result};
 use crate::services::workflows::codes::{EventKind, JobState, RunStatus};
-use crate::services::workflows::hooks::REFUSED;
+use crate::services::workflows::hooks::{Hook, REFUSED, hook_data};
 use crate::services::workflows::jobs::NewJob;
 use crate::services::workflows::limits;
 use crate::services::workflows::runs::{Made, NewRun};
@@ -246,21 +244,5 @@ impl Tx<'_> {
         self.db.prepare_cached(sql)?.execute([from, to])?;
         self.restore_waits(to)?;
         self.restore_hooks(to)
-    }
-}
-
-/// A hook as its event has it. Its metadata is not looked into.
-#[derive(Deserialize)]
-pub struct Hook {
-    pub token: String,
-    metadata: Option<Box<RawValue>>,
-}
-
-/// The JSON of a hook that was made.
-pub fn hook_data(token: &str, metadata: Option<&str>) -> String {
-    let token = Value::from(token);
-    match metadata {
-        Some(metadata) => format!(r#"{{"token":{token},"metadata":{metadata}}}"#),
-        None => format!(r#"{{"token":{token}}}"#),
     }
 }

@@ -1,17 +1,17 @@
 //! Answers to frames and requests: done, or refused and why.
 
 use crate::base::error::{Error, Kind};
-use crate::services::workflows::core::{Durable, Output, send};
+use crate::services::workflows::core::messages::{Command, Output, send};
 use crate::services::workflows::json::Object;
 
 /// Answers to what was not done.
-pub fn refuse(work: &[Durable], error: &Error) -> Vec<Output> {
+pub fn refuse(work: &[Command], error: &Error) -> Vec<Output> {
     let answers = work.iter().map(|item| match item {
-        Durable::Report {
+        Command::Report {
             session, reference, ..
         } => send(*session, refusal(reference.as_deref(), error)),
-        Durable::Request { ticket, .. } => Output::Answer {
-            ticket: *ticket,
+        Command::Request { reply, .. } => Output::Answer {
+            reply: *reply,
             answer: Err(error.again()),
         },
     });
@@ -75,5 +75,14 @@ pub fn refusal(reference: Option<&str>, error: &Error) -> String {
         .text("code", code(error.kind()))
         .text("message", &message)
         .some_int("retry_ms", pause.or(is_passing.then_some(1_000)))
+        .end()
+}
+
+/// The run is not the worker's any more.
+pub fn revoke(run: &str, epoch: i64) -> String {
+    Object::new()
+        .text("t", "revoke")
+        .text("job", run)
+        .int("epoch", epoch)
         .end()
 }

@@ -7,8 +7,10 @@ use rusqlite::Connection;
 use crate::base::error::{Error, Kind, Result};
 use crate::services::workflows::api_requests::Request;
 use crate::services::workflows::codes::RunStatus;
+use crate::services::workflows::core::Core;
+use crate::services::workflows::core::answers::{ok, refusal};
 use crate::services::workflows::core::dispatch::JOURNAL_BYTES_MAX;
-use crate::services::workflows::core::{Core, Durable, Output, ok, refusal, send};
+use crate::services::workflows::core::messages::{Command, Output, send};
 use crate::services::workflows::frames::{Act, Failed, Step, Write};
 use crate::services::workflows::json::Object;
 use crate::services::workflows::runs::End;
@@ -33,25 +35,25 @@ impl Core {
         &mut self,
         db: &Connection,
         now: i64,
-        item: &Durable,
+        item: &Command,
         acks: &mut BTreeMap<SessionId, Vec<String>>,
         out: &mut Vec<Output>,
     ) -> Result<()> {
         match item {
-            Durable::Request {
-                ticket,
+            Command::Request {
+                reply,
                 grant,
                 request: Request::Report { writes },
             } => {
                 let answers = self.report_by_http(db, now, grant, writes, out)?;
                 let answer = Object::new().list("answers", answers).end();
                 out.push(Output::Answer {
-                    ticket: *ticket,
+                    reply: *reply,
                     answer: Ok(answer),
                 });
             }
-            Durable::Request {
-                ticket,
+            Command::Request {
+                reply,
                 grant,
                 request,
             } => {
@@ -62,11 +64,11 @@ impl Core {
                     answer
                 });
                 out.push(Output::Answer {
-                    ticket: *ticket,
+                    reply: *reply,
                     answer,
                 });
             }
-            Durable::Report {
+            Command::Report {
                 session,
                 reference,
                 write,

@@ -3,7 +3,8 @@
 use rusqlite::{Connection, params};
 
 use crate::base::error::Result;
-use crate::services::workflows::core::{Core, Output, send};
+use crate::services::workflows::core::Core;
+use crate::services::workflows::core::messages::{Output, send};
 use crate::services::workflows::jobs::ReadyJob;
 use crate::services::workflows::journal;
 use crate::services::workflows::json::Object;
@@ -19,9 +20,6 @@ const LOOK_MAX: usize = 32;
 /// Bytes of input, and of journal, that go into a frame.
 const INPUT_BYTES_MAX: usize = 64 << 10;
 pub const JOURNAL_BYTES_MAX: usize = 192 << 10;
-/// Bytes of jobs that a worker has not acknowledged, above which it gets no more: its socket holds so
-/// much without being too slow.
-pub const UNACKED_BYTES_MAX: usize = 256 << 10;
 
 impl Core {
     pub(super) fn hand_out(

@@ -1,7 +1,9 @@
 //! Workers come, show that they live, and renew their tokens.
 
 use crate::base::error::{Error, Kind, Result};
-use crate::services::workflows::core::{Core, Output, close, close as closing, ok, refusal, send};
+use crate::services::workflows::core::Core;
+use crate::services::workflows::core::answers::{ok, refusal, revoke};
+use crate::services::workflows::core::messages::{Output, close, close_code, send};
 use crate::services::workflows::frames::{Beat, Hello};
 use crate::services::workflows::json::Object;
 use crate::services::workflows::sessions::{Grant, Session, SessionId};
@@ -24,7 +26,7 @@ impl Core {
         let Some((by_handshake, _)) = self.greeting.remove(&id) else {
             if self.sessions.get(id).is_some() {
                 self.leaving.push((id, false));
-                out.push(close(id, closing::BAD_FRAME, "hello was said already"));
+                out.push(close(id, close_code::BAD_FRAME, "hello was said already"));
             }
             return;
         };
@@ -32,17 +34,21 @@ impl Core {
             (Some(Ok(grant)), _) | (None, Some(grant)) => grant,
             (Some(Err(error)), _) => return out.push(refuse_token(id, &error)),
             (None, None) => {
-                return out.push(close(id, closing::UNAUTHENTICATED, "the token is missing"));
+                return out.push(close(
+                    id,
+                    close_code::UNAUTHENTICATED,
+                    "the token is missing",
+                ));
             }
         };
         if !hello.proto.is_empty() && !hello.proto.contains(&PROTO) {
             let reason = "this server speaks version 1 of the protocol";
-            return out.push(close(id, closing::NO_VERSION, reason));
+            return out.push(close(id, close_code::NO_VERSION, reason));
         }
         let closed_to = hello.workflows.iter().find(|it| !grant.opens(&it.name));
         if let Some(served) = closed_to {
             let reason = format!("the token does not open the workflow {}", served.name);
-            return out.push(close(id, closing::FORBIDDEN, &reason));
+            return out.push(close(id, close_code::FORBIDDEN, &reason));
         }
         self.replace(now, &hello, &grant, out);
         let wanted = hello.resume.map_or_else(Vec::new, |resume| resume.jobs);
@@ -70,7 +76,7 @@ impl Core {
         for old in old {
             self.drop_session(old, false, now);
             let reason = "the same instance has connected again";
-            out.push(close(old, closing::REPLACED, reason));
+            out.push(close(old, close_code::REPLACED, reason));
         }
     }
 
@@ -185,19 +191,10 @@ impl Core {
 
 fn refuse_token(id: SessionId, error: &Error) -> Output {
     let code = match error.kind() {
-        Kind::Forbidden => closing::FORBIDDEN,
-        Kind::Unauthenticated => closing::UNAUTHENTICATED,
+        Kind::Forbidden => close_code::FORBIDDEN,
+        Kind::Unauthenticated => close_code::UNAUTHENTICATED,
         // Not the fault of the token: try again.
-        _ => 1013,
+        _ => close_code::TRY_AGAIN_LATER,
     };
     close(id, code, error.message())
-}
-
-/// The run is not the worker's any more.
-pub fn revoke(run: &str, epoch: i64) -> String {
-    Object::new()
-        .text("t", "revoke")
-        .text("job", run)
-        .int("epoch", epoch)
-        .end()
 }

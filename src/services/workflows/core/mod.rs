@@ -24,9 +24,8 @@ use rusqlite::Connection;
 
 use crate::base::error::{Error, Result};
 use crate::services::stats::RunEvent;
-use crate::services::workflows::api_requests::Request;
 use crate::services::workflows::codes::RunStatus;
-use crate::services::workflows::frames::{Body, Frame, Unreadable, Write};
+use crate::services::workflows::frames::{Body, Frame, Unreadable};
 use crate::services::workflows::json::Object;
 use crate::services::workflows::leases::{Held, Leases};
 use crate::services::workflows::run_id::NodeTag;
@@ -37,21 +36,14 @@ mod answers;
 mod commands;
 mod dispatch;
 mod handshake;
+mod messages;
 mod timers;
 mod workers;
 
-use answers::{acknowledge, ok, refusal, refuse, took_too_long};
+pub use messages::{Command, Input, Output, ReplyHandle};
 
-/// Close codes of the protocol.
-pub mod close {
-    pub const BYE: u16 = 1000;
-    pub const BAD_FRAME: u16 = 4400;
-    pub const UNAUTHENTICATED: u16 = 4401;
-    pub const FORBIDDEN: u16 = 4403;
-    pub const NO_VERSION: u16 = 4406;
-    pub const TIMEOUT: u16 = 4408;
-    pub const REPLACED: u16 = 4409;
-}
+use answers::{acknowledge, ok, refuse, took_too_long};
+use messages::{close, close_code, send};
 
 /// The clocks; milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -98,72 +90,11 @@ impl Settings {
     }
 }
 
+/// Bytes of jobs that a worker has not acknowledged, above which it gets no more: its socket holds so
+/// much without being too slow.
+const UNACKED_BYTES_MAX: usize = 256 << 10;
 /// What one command may take before it is to blame for what others did not get done.
 const LONG: Duration = Duration::from_secs(1);
-
-/// Names somebody who waits for the answer to a request.
-pub type Ticket = u64;
-
-/// What comes in.
-#[derive(Debug)]
-pub enum Input {
-    /// A connection; with the grant of its handshake, if there was one.
-    Opened {
-        session: SessionId,
-        grant: Option<Grant>,
-    },
-    /// A frame; with what the token in it grants, where it has one.
-    Frame {
-        session: SessionId,
-        frame: Frame,
-        grant: Option<Result<Grant>>,
-    },
-    Garbled {
-        session: SessionId,
-        what: Unreadable,
-    },
-    Closed {
-        session: SessionId,
-    },
-    Request {
-        ticket: Ticket,
-        grant: Grant,
-        request: Request,
-    },
-}
-
-/// What goes out.
-#[derive(Debug)]
-pub enum Output {
-    Send {
-        session: SessionId,
-        text: String,
-    },
-    Close {
-        session: SessionId,
-        code: u16,
-        reason: String,
-    },
-    Answer {
-        ticket: Ticket,
-        answer: Result<String>,
-    },
-}
-
-/// What has to be written.
-#[derive(Debug)]
-pub enum Durable {
-    Report {
-        session: SessionId,
-        reference: Option<String>,
-        write: Write,
-    },
-    Request {
-        ticket: Ticket,
-        grant: Grant,
-        request: Request,
-    },
-}
 
 /// See the module documentation.
 pub struct Core {
@@ -241,7 +172,7 @@ impl Core {
     }
 
     /// Takes a round of what came in. Returns what to send at once, and what to write.
-    pub fn receive(&mut self, now: i64, inputs: Vec<Input>) -> (Vec<Output>, Vec<Durable>) {
+    pub fn receive(&mut self, now: i64, inputs: Vec<Input>) -> (Vec<Output>, Vec<Command>) {
         self.follow_clock(now);
         let (mut out, mut durable) = (Vec::new(), Vec::new());
         for input in inputs {
@@ -253,11 +184,11 @@ impl Core {
                 Input::Closed { session } => self.leaving.push((session, false)),
                 Input::Garbled { session, what } => self.refuse_frame(session, &what, &mut out),
                 Input::Request {
-                    ticket,
+                    reply,
                     grant,
                     request,
-                } => durable.push(Durable::Request {
-                    ticket,
+                } => durable.push(Command::Request {
+                    reply,
                     grant,
                     request,
                 }),
@@ -281,7 +212,7 @@ impl Core {
         frame: Frame,
         grant: Option<Result<Grant>>,
         out: &mut Vec<Output>,
-    ) -> Option<Durable> {
+    ) -> Option<Command> {
         let Frame { reference, body } = frame;
         if let Body::Hello(hello) = body {
             self.hello(now, session, hello, grant, out);
@@ -290,7 +221,7 @@ impl Core {
         let Some(known) = self.sessions.get_mut(session) else {
             if self.greeting.remove(&session).is_some() {
                 let reason = "the first frame is hello";
-                out.push(close(session, close::BAD_FRAME, reason));
+                out.push(close(session, close_code::BAD_FRAME, reason));
             }
             return None;
         };
@@ -325,10 +256,10 @@ impl Core {
             }
             Body::Bye => {
                 self.leaving.push((session, true));
-                out.push(close(session, close::BYE, "bye"));
+                out.push(close(session, close_code::BYE, "bye"));
             }
             Body::Write(write) => {
-                return Some(Durable::Report {
+                return Some(Command::Report {
                     session,
                     reference,
                     write,
@@ -342,7 +273,7 @@ impl Core {
     fn refuse_frame(&mut self, session: SessionId, what: &Unreadable, out: &mut Vec<Output>) {
         if what.is_fatal || self.sessions.get(session).is_none() {
             self.leaving.push((session, false));
-            out.push(close(session, close::BAD_FRAME, &what.message));
+            out.push(close(session, close_code::BAD_FRAME, &what.message));
             return;
         }
         let reference = what.reference.as_deref();
@@ -372,7 +303,7 @@ impl Core {
     }
 
     /// Writes; see the module documentation. After an error nothing of it may be committed.
-    pub fn transact(&mut self, db: &Connection, now: i64, work: &[Durable]) -> Result<Vec<Output>> {
+    pub fn transact(&mut self, db: &Connection, now: i64, work: &[Command]) -> Result<Vec<Output>> {
         self.leases.begin();
         self.pending_counted.clear();
         let mut out = Vec::new();
@@ -416,7 +347,7 @@ impl Core {
     }
 
     /// The transaction is not: everything is as it was, and who asked is told.
-    pub fn abort(&mut self, error: &Error, work: &[Durable]) -> Vec<Output> {
+    pub fn abort(&mut self, error: &Error, work: &[Command]) -> Vec<Output> {
         self.leases.rollback();
         self.dirty.append(&mut self.looked);
         self.next_due = Some(0);
@@ -495,7 +426,7 @@ impl Core {
         let is_free = !session.is_draining
             && !session.is_stalled
             && self.leases.count(id) < session.credit
-            && self.leases.unacked_bytes(id) < dispatch::UNACKED_BYTES_MAX;
+            && self.leases.unacked_bytes(id) < UNACKED_BYTES_MAX;
         if self.sessions.set_free(id, is_free)
             && let Some(session) = self.sessions.get(id)
         {
@@ -533,17 +464,5 @@ impl Core {
             });
         }
         self.next_look = self.next_look.min(deadline);
-    }
-}
-
-fn send(session: SessionId, text: String) -> Output {
-    Output::Send { session, text }
-}
-
-fn close(session: SessionId, code: u16, reason: &str) -> Output {
-    Output::Close {
-        session,
-        code,
-        reason: reason.to_owned(),
     }
 }

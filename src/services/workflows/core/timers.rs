@@ -5,8 +5,9 @@ use rusqlite::Connection;
 use crate::base::error::Result;
 use crate::base::log;
 use crate::services::workflows::codes::RunStatus;
-use crate::services::workflows::core::handshake::revoke;
-use crate::services::workflows::core::{Core, Output, close, close as closing, send};
+use crate::services::workflows::core::Core;
+use crate::services::workflows::core::answers::revoke;
+use crate::services::workflows::core::messages::{Output, close, close_code, send};
 use crate::services::workflows::json::Object;
 use crate::services::workflows::leases::Held;
 use crate::services::workflows::limits;
@@ -198,7 +199,7 @@ impl Core {
     pub fn expel(&mut self, id: SessionId, now: i64) -> Vec<Output> {
         self.drop_session(id, false, now);
         let reason = "the credentials are no longer valid";
-        vec![close(id, closing::UNAUTHENTICATED, reason)]
+        vec![close(id, close_code::UNAUTHENTICATED, reason)]
     }
 
     /// Ends connections that are silent or not allowed any more. Concerns memory alone.
@@ -207,7 +208,7 @@ impl Core {
         let mut over: Vec<(SessionId, u16, &str)> = Vec::new();
         for (id, (_, until)) in &self.greeting {
             if *until <= now {
-                over.push((*id, closing::TIMEOUT, "no hello in time"));
+                over.push((*id, close_code::TIMEOUT, "no hello in time"));
             }
         }
         let ids: Vec<SessionId> = self.sessions.iter().map(|(id, _)| id).collect();
@@ -219,11 +220,11 @@ impl Core {
             };
             let left = session.grant.expires_ms.map(|at| at - now);
             if has_jobs && session.quiet_since + lease_ms <= now {
-                over.push((id, closing::TIMEOUT, "no sign of life"));
+                over.push((id, close_code::TIMEOUT, "no sign of life"));
             } else if session.probe.is_some_and(|(_, until)| until <= now) {
-                over.push((id, closing::TIMEOUT, "the probe was not answered"));
+                over.push((id, close_code::TIMEOUT, "the probe was not answered"));
             } else if left.is_some_and(|left| left + self.settings.grace_ms <= 0) {
-                over.push((id, closing::UNAUTHENTICATED, "the token has expired"));
+                over.push((id, close_code::UNAUTHENTICATED, "the token has expired"));
             } else if let Some(left) = left.filter(|left| *left <= WARN_MS)
                 && !session.is_warned
             {
@@ -234,7 +235,7 @@ impl Core {
         }
         for (id, code, reason) in over {
             // Who was silent for so long has no further grace.
-            self.drop_session(id, code == closing::TIMEOUT, now);
+            self.drop_session(id, code == close_code::TIMEOUT, now);
             out.push(close(id, code, reason));
         }
         out

@@ -5,44 +5,40 @@
 //! together. Bounds: `connection` holds sockets whose frames wait; a request waits for its answer in a
 //! thread of the request pool. Nobody sends before the commit is on disk.
 
-use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::base::budget::{Budget, Charge};
+use crate::base::budget::Budget;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::{Stop, lock};
-use crate::base::{clock, ids, log, threads};
+use crate::base::{clock, ids, log};
 use crate::model::auth::{Auth, Credentials, Pass};
 use crate::model::rules::Identity;
 use crate::net::sockets::{Peer, Text};
 use crate::services::stats::Stats;
 use crate::services::workflows::api_requests::Request;
-use crate::services::workflows::core::{Core, Input, Output, Settings, Ticket};
+use crate::services::workflows::core::{Core, Input, Settings};
 use crate::services::workflows::frames::Body;
 use crate::services::workflows::json::Object;
 use crate::services::workflows::sessions::{Grant, SessionId};
 use crate::store::db::Database;
 
 mod connection;
+mod queue;
+mod worker;
 
-use connection::{Connection, Worker};
+use connection::Connection;
+use queue::{Item, PAUSE, Shared};
+use worker::Worker;
 
-/// Taken in one round.
-const ROUND_MAX: usize = 512;
-const ROUND_BYTES_MAX: usize = 4 << 20;
-/// Longest pause between two rounds.
-const PAUSE: Duration = Duration::from_millis(250);
 /// Bits of what is deleted each minute.
 const FORGET_ROUNDS: usize = 500;
 /// Credentials looked at in one round.
 const CHECKS_AT_A_TIME: usize = 64;
 /// After a write that failed.
 const FAILED_PAUSE: Duration = Duration::from_millis(100);
-/// How long a request waits for its answer.
-const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// What a worker is told of a server that stops.
 const AWAY_MS: i64 = 500;
 const AWAY_JITTER_MS: i64 = 2_000;
@@ -57,29 +53,6 @@ pub struct Workflows {
     sessions: AtomicU64,
     /// So late at most a worker hears that its credentials are no good any more.
     check_every: Duration,
-}
-
-/// What the thread shares with the sockets.
-struct Shared {
-    core: Arc<Mutex<Core>>,
-    queue: Mutex<Queue>,
-    frames: Arc<Budget>,
-    arrived: Condvar,
-    links: Mutex<HashMap<SessionId, Worker>>,
-    answers: Mutex<HashMap<Ticket, mpsc::SyncSender<Result<String>>>>,
-}
-
-#[derive(Default)]
-struct Queue {
-    items: VecDeque<Item>,
-    is_over: bool,
-}
-
-struct Item {
-    input: Input,
-    bytes: usize,
-    /// Whose frame it is, and what that is charged for it.
-    of: Option<(Worker, Charge)>,
 }
 
 impl Workflows {
@@ -97,14 +70,7 @@ impl Workflows {
         let mut core = Core::new(settings, node, random);
         database.read(|db| core.recover(db, clock::now_ms()))?;
         Ok(Workflows {
-            shared: Arc::new(Shared {
-                core: Arc::new(Mutex::new(core)),
-                queue: Mutex::default(),
-                frames: Arc::clone(frames),
-                arrived: Condvar::new(),
-                links: Mutex::default(),
-                answers: Mutex::default(),
-            }),
+            shared: Arc::new(Shared::new(core, frames)),
             database: Arc::clone(database),
             auth: Arc::clone(auth),
             stats: Arc::clone(stats),
@@ -116,28 +82,8 @@ impl Workflows {
 
     /// Does something and returns the answer as JSON, when it is on disk.
     pub fn ask(&self, grant: Grant, request: Request) -> Result<String> {
-        let ticket = self.tickets.fetch_add(1, Relaxed);
-        let (sender, answer) = mpsc::sync_channel(1);
-        lock(&self.shared.answers).insert(ticket, sender);
-        let input = Input::Request {
-            ticket,
-            grant,
-            request,
-        };
-        if !self.shared.push(Item {
-            input,
-            bytes: 0,
-            of: None,
-        }) {
-            lock(&self.shared.answers).remove(&ticket);
-            return Err(Error::unavailable("The server is stopping; try again."));
-        }
-        answer.recv_timeout(ANSWER_WAIT).unwrap_or_else(|_| {
-            lock(&self.shared.answers).remove(&ticket);
-            Err(Error::unavailable(
-                "The server is busy; what was asked for may still be done.",
-            ))
-        })
+        let reply = self.tickets.fetch_add(1, Relaxed);
+        self.shared.execute(reply, grant, request)
     }
 
     /// The other end of a socket of a worker. `pass` are the credentials that the handshake had, if any.
@@ -196,7 +142,7 @@ impl Workflows {
 
     /// Wakes the thread, so that it sees a stop.
     pub fn wake(&self) {
-        self.shared.arrived.notify_all();
+        self.shared.wake();
     }
 
     /// The thread.
@@ -348,90 +294,6 @@ pub fn grant_of(identity: &Identity) -> Grant {
     Grant {
         workflows,
         expires_ms: None,
-    }
-}
-
-impl Shared {
-    /// Queues something; false when nobody takes it any more.
-    fn push(&self, item: Item) -> bool {
-        let mut queue = lock(&self.queue);
-        if queue.is_over {
-            return false;
-        }
-        queue.items.push_back(item);
-        if queue.items.len() == 1 {
-            self.arrived.notify_one();
-        }
-        true
-    }
-
-    /// Waits for something to do, at most until the next deadline, and takes a round of it.
-    fn take(&self, stop: &Stop) -> Vec<Item> {
-        let due_in = lock(&self.core).due_at() - clock::now_ms();
-        let pause = Duration::from_millis(u64::try_from(due_in).unwrap_or(0)).min(PAUSE);
-        let until = Instant::now() + pause;
-        let mut queue = lock(&self.queue);
-        while queue.items.is_empty() && !stop.is_set() {
-            let Some(left) = until.checked_duration_since(Instant::now()) else {
-                break;
-            };
-            queue = threads::wait_timeout(&self.arrived, queue, left);
-        }
-        let (mut items, mut bytes) = (Vec::new(), 0);
-        while items.len() < ROUND_MAX && bytes < ROUND_BYTES_MAX {
-            let Some(item) = queue.items.pop_front() else {
-                break;
-            };
-            bytes += item.bytes;
-            items.push(item);
-        }
-        if queue.items.is_empty() && queue.items.capacity() > 4 * ROUND_MAX {
-            queue.items = VecDeque::new();
-        }
-        items
-    }
-
-    /// Nothing is taken any more; who waits for an answer is told.
-    fn end(&self) {
-        let items = {
-            let mut queue = lock(&self.queue);
-            queue.is_over = true;
-            std::mem::take(&mut queue.items)
-        };
-        drop(items);
-        for (_, sender) in lock(&self.answers).drain() {
-            let _ = sender.try_send(Err(Error::unavailable(
-                "The server is stopping; try again.",
-            )));
-        }
-    }
-
-    fn send(&self, out: Vec<Output>) {
-        for output in out {
-            match output {
-                Output::Answer { ticket, answer } => {
-                    if let Some(sender) = lock(&self.answers).remove(&ticket) {
-                        let _ = sender.try_send(answer);
-                    }
-                }
-                Output::Send { session, text } => {
-                    let worker = lock(&self.links).get(&session).cloned();
-                    if let Some(worker) = worker {
-                        worker.link.send(text.into());
-                    }
-                }
-                Output::Close {
-                    session,
-                    code,
-                    reason,
-                } => {
-                    let worker = lock(&self.links).get(&session).cloned();
-                    if let Some(worker) = worker {
-                        worker.link.close(code, &reason);
-                    }
-                }
-            }
-        }
     }
 }
 

@@ -65,7 +65,7 @@ impl Node {
     pub fn ask(&mut self, request: Request) -> Result<Value> {
         let grant = Grant::default();
         let (_, answer) = self.round(vec![Input::Request {
-            ticket: 1,
+            reply: 1,
             grant,
             request,
         }]);

@@ -104,7 +104,7 @@ fn a_failed_run_goes_on_where_it_stopped() {
     }
     assert_eq!(node.look(&run)["error"]["message"], "bug");
     let sent = node.round(vec![Input::Request {
-        ticket: 1,
+        reply: 1,
         grant: Grant::default(),
         request: Request::Act {
             runs: vec![run.clone()],
@@ -189,7 +189,7 @@ fn a_run_keeps_its_version_and_waits_for_it() {
         is_bulk: false,
     };
     let (sent, _) = node.round(vec![Input::Request {
-        ticket: 1,
+        reply: 1,
         grant: Grant::default(),
         request,
     }]);
@@ -213,7 +213,7 @@ fn a_cancelled_run_takes_its_children_along_and_its_worker_is_told() {
         is_bulk: false,
     };
     let (sent, _) = node.round(vec![Input::Request {
-        ticket: 1,
+        reply: 1,
         grant: Grant::default(),
         request,
     }]);
@@ -302,7 +302,7 @@ fn a_token_for_some_workflows_opens_these_only() {
         reason: "null".to_owned(),
     });
     let input = Input::Request {
-        ticket: 1,
+        reply: 1,
         grant: grant.clone(),
         request: cancel,
     };

@@ -11,7 +11,7 @@ use crate::base::error::{Error, Result};
 use crate::base::{clock, ids};
 use crate::services::workflows::codes::{EventKind, JobState};
 use crate::services::workflows::run_id::NodeTag;
-use crate::services::workflows::transfer::END;
+use crate::services::workflows::transfer::format::END;
 use crate::services::workflows::transfer::reader::{Coming, Content, Reader, Row};
 use crate::services::workflows::tx::{Effects, Tx};
 

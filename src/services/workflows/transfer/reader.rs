@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::base::crypto::Hasher;
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::ids;
-use crate::services::workflows::transfer::{END, FORMAT, TABLES, Table, VERSION};
+use crate::services::workflows::transfer::format::{END, FORMAT, TABLES, Table, VERSION};
 
 /// Bytes of a line: the largest payload with every character escaped, and some more.
 const LINE_BYTES_MAX: u64 = 64 << 20;

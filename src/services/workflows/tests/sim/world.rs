@@ -11,7 +11,7 @@ use super::program::Program;
 use super::worker::Worker;
 use crate::base::error::{Error, Kind};
 use crate::services::workflows::api_requests::{Action, Request};
-use crate::services::workflows::core::{Core, Input, Output, Settings, Ticket};
+use crate::services::workflows::core::{Core, Input, Output, ReplyHandle, Settings};
 use crate::services::workflows::frames;
 use crate::services::workflows::runs::NewRun;
 use crate::services::workflows::sessions::{Grant, SessionId};
@@ -85,10 +85,10 @@ pub struct World {
     events: BTreeMap<(i64, u64), Event>,
     order: u64,
     wishes: Vec<Wish>,
-    tickets: BTreeMap<Ticket, usize>,
+    tickets: BTreeMap<ReplyHandle, usize>,
     /// Reports of workers over HTTP.
-    reports: BTreeMap<Ticket, usize>,
-    next_ticket: Ticket,
+    reports: BTreeMap<ReplyHandle, usize>,
+    next_ticket: ReplyHandle,
     faults_until: i64,
     /// One in so many rounds is broken off, or fails.
     fault_share: usize,
@@ -348,12 +348,12 @@ impl World {
         let frames::Body::Write(write) = frame.body else {
             panic!("no report");
         };
-        let ticket = self.next_ticket;
+        let reply = self.next_ticket;
         self.next_ticket += 1;
-        self.reports.insert(ticket, worker);
+        self.reports.insert(reply, worker);
         let writes = vec![(frame.reference, Ok(write))];
         self.inbox.push(Input::Request {
-            ticket,
+            reply,
             grant: Grant::default(),
             request: Request::Report { writes },
         });
@@ -457,19 +457,19 @@ impl World {
         if self.core.is_none() {
             return;
         }
-        let ticket = self.next_ticket;
+        let reply = self.next_ticket;
         self.next_ticket += 1;
-        self.tickets.insert(ticket, number);
+        self.tickets.insert(reply, number);
         self.inbox.push(Input::Request {
-            ticket,
+            reply,
             grant: Grant::default(),
             request,
         });
         self.soon(3, Event::Round);
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: crate::base::error::Result<String>) {
-        if let Some(worker) = self.reports.remove(&ticket) {
+    fn answer(&mut self, reply: ReplyHandle, answer: crate::base::error::Result<String>) {
+        if let Some(worker) = self.reports.remove(&reply) {
             let answer: Value = serde_json::from_str(&answer.unwrap_or_default())
                 .unwrap_or_else(|_| json!({"answers": [{"t": "lost"}]}));
             let answer = answer["answers"][0].clone();
@@ -480,7 +480,7 @@ impl World {
             }
             return;
         }
-        let Some(number) = self.tickets.remove(&ticket) else {
+        let Some(number) = self.tickets.remove(&reply) else {
             return;
         };
         match (&mut self.wishes[number], answer) {
@@ -549,8 +549,8 @@ impl World {
                     (session, text)
                 }
                 Output::Close { session, .. } => (session, "close".to_owned()),
-                Output::Answer { ticket, answer } => {
-                    self.answer(ticket, answer);
+                Output::Answer { reply, answer } => {
+                    self.answer(reply, answer);
                     continue;
                 }
             };

@@ -3,7 +3,7 @@
 use super::{Node, busy, bytes_of, file_of};
 use crate::base::crypto::Hasher;
 use crate::base::ids;
-use crate::services::workflows::transfer::END;
+use crate::services::workflows::transfer::format::END;
 
 /// Versions before 0.6.5 did not keep the callers of runs: the runs of their files count for no caller.
 #[test]

@@ -1,0 +1,94 @@
+//! What passes between the core and its surroundings: inputs, outputs, and the commands in between.
+
+use crate::base::error::Result;
+use crate::services::workflows::api_requests::Request;
+use crate::services::workflows::frames::{Frame, Unreadable, Write};
+use crate::services::workflows::sessions::{Grant, SessionId};
+
+/// Close codes of the protocol.
+pub mod close_code {
+    pub const BYE: u16 = 1000;
+    pub const TRY_AGAIN_LATER: u16 = 1013;
+    pub const BAD_FRAME: u16 = 4400;
+    pub const UNAUTHENTICATED: u16 = 4401;
+    pub const FORBIDDEN: u16 = 4403;
+    pub const NO_VERSION: u16 = 4406;
+    pub const TIMEOUT: u16 = 4408;
+    pub const REPLACED: u16 = 4409;
+}
+
+/// Names somebody who waits for the answer to a request.
+pub type ReplyHandle = u64;
+
+/// What comes in.
+#[derive(Debug)]
+pub enum Input {
+    /// A connection; with the grant of its handshake, if there was one.
+    Opened {
+        session: SessionId,
+        grant: Option<Grant>,
+    },
+    /// A frame; with what the token in it grants, where it has one.
+    Frame {
+        session: SessionId,
+        frame: Frame,
+        grant: Option<Result<Grant>>,
+    },
+    Garbled {
+        session: SessionId,
+        what: Unreadable,
+    },
+    Closed {
+        session: SessionId,
+    },
+    Request {
+        reply: ReplyHandle,
+        grant: Grant,
+        request: Request,
+    },
+}
+
+/// What goes out.
+#[derive(Debug)]
+pub enum Output {
+    Send {
+        session: SessionId,
+        text: String,
+    },
+    Close {
+        session: SessionId,
+        code: u16,
+        reason: String,
+    },
+    Answer {
+        reply: ReplyHandle,
+        answer: Result<String>,
+    },
+}
+
+/// What has to be written.
+#[derive(Debug)]
+pub enum Command {
+    Report {
+        session: SessionId,
+        reference: Option<String>,
+        write: Write,
+    },
+    Request {
+        reply: ReplyHandle,
+        grant: Grant,
+        request: Request,
+    },
+}
+
+pub fn send(session: SessionId, text: String) -> Output {
+    Output::Send { session, text }
+}
+
+pub fn close(session: SessionId, code: u16, reason: &str) -> Output {
+    Output::Close {
+        session,
+        code,
+        reason: reason.to_owned(),
+    }
+}
