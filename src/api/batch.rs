@@ -20,7 +20,7 @@ use super::record_input::RecordInput;
 use crate::base::error::{Error, Result};
 use crate::model::collections::Collection;
 use crate::model::records;
-use crate::model::records::{Action, Body, Draft, Scope, Step, Upsert};
+use crate::model::records::{BatchAction, BatchStep, Draft, RawBody, Scope, Upsert};
 use crate::net::http::route::{RouteMatch, Router};
 use crate::net::http::{Method, Response, query};
 use crate::store::files::Placed;
@@ -44,7 +44,7 @@ struct Item {
     method: String,
     url: String,
     #[serde(default)]
-    body: Option<Body>,
+    body: Option<RawBody>,
 }
 
 /// What `method` and `url` of an item ask for.
@@ -179,7 +179,11 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// The step that a request asks for; its files have got their places.
-    fn read(&self, item: Item, uploads: Vec<(&str, &Upload)>) -> Result<(Step, Vec<Placed<'a>>)> {
+    fn read(
+        &self,
+        item: Item,
+        uploads: Vec<(&str, &Upload)>,
+    ) -> Result<(BatchStep, Vec<Placed<'a>>)> {
         let (path, query_text) = item.url.split_once('?').unwrap_or((&item.url, ""));
         let path = own_path(self.call, path);
         let Some((verb, params)) = find(&self.router, &item.method, path) else {
@@ -194,7 +198,7 @@ impl<'a> Reader<'a> {
         let shape = shape(&query::parse(query_text)?)?;
         let input = RecordInput::new(&collection, item.body.unwrap_or_default(), uploads)?;
         let (action, placed) = self.action(verb, id, &collection, &input)?;
-        let step = Step {
+        let step = BatchStep {
             collection,
             shape,
             action,
@@ -208,7 +212,7 @@ impl<'a> Reader<'a> {
         id: String,
         collection: &Collection,
         input: &RecordInput<'_>,
-    ) -> Result<(Action, Vec<Placed<'a>>)> {
+    ) -> Result<(BatchAction, Vec<Placed<'a>>)> {
         let (scope, body) = (&self.scope, &input.body);
         let hash = &|password: &str| self.passwords.hash(password);
         let place = |id: &str, drafts: &[&Draft]| input.place(self.call, collection, id, drafts);
@@ -226,17 +230,17 @@ impl<'a> Reader<'a> {
                     true => None,
                     false => place(&draft.choose_id(collection)?, &[&draft])?,
                 };
-                (Action::Create(draft), placed.into_iter().collect())
+                (BatchAction::Create(draft), placed.into_iter().collect())
             }
             Verb::Update => {
                 let draft = update()?;
                 let placed = place(&id, &[&draft])?;
-                (Action::Update(id, draft), placed.into_iter().collect())
+                (BatchAction::Update(id, draft), placed.into_iter().collect())
             }
             Verb::Delete if input.has_files() => {
                 return Err(Error::invalid("DELETE takes no files."));
             }
-            Verb::Delete => (Action::Delete(id), Vec::new()),
+            Verb::Delete => (BatchAction::Delete(id), Vec::new()),
             Verb::Upsert => {
                 let id = body
                     .get("id")
@@ -257,7 +261,7 @@ impl<'a> Reader<'a> {
                     .collect();
                 let placed = place(&id, &whole)?;
                 (
-                    Action::Upsert(id, Box::new(drafts)),
+                    BatchAction::Upsert(id, Box::new(drafts)),
                     placed.into_iter().collect(),
                 )
             }

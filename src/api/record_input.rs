@@ -16,12 +16,12 @@ use super::multipart_body::{MultipartForm, Upload, no_file_field};
 use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::model::collections::{Collection, Field, FieldKind};
-use crate::model::records::{Body, Draft, Modifier, NewFile};
+use crate::model::records::{Draft, Modifier, NewFile, RawBody};
 use crate::store::files::{Arrival, FilePath, Placed, Stored};
 
 /// What a request says of a record.
 pub struct RecordInput<'a> {
-    pub body: Body,
+    pub body: RawBody,
     /// The files, each with its field.
     uploads: Vec<(String, &'a Upload)>,
 }
@@ -38,11 +38,11 @@ pub fn read<'a>(call: &Call<'a>, collection: &Collection) -> Result<RecordInput<
         Some(form) => form.parts()?.1,
         None => &[],
     };
-    let mut body = Body::new();
+    let mut body = RawBody::new();
     let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, text) in values {
         if name == PAYLOAD {
-            body.extend(call.json_to::<Body>(text.as_bytes(), 1)?);
+            body.extend(call.json_to::<RawBody>(text.as_bytes(), 1)?);
         } else {
             texts.entry(name).or_default().push(text);
         }
@@ -105,7 +105,7 @@ impl<'a> RecordInput<'a> {
     /// Adds to a body the names of files, each with the key that it has there.
     pub fn new(
         collection: &Collection,
-        mut body: Body,
+        mut body: RawBody,
         uploads: Vec<(&str, &'a Upload)>,
     ) -> Result<RecordInput<'a>> {
         let mut files = Vec::new();

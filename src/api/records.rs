@@ -12,7 +12,7 @@ use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, CollectionKind};
 use crate::model::records;
 use crate::model::records::{
-    BULK_MAX, Body, Draft, Hasher, ListQuery, Precondition, Scope, Shown, Versions,
+    BULK_MAX, Draft, Hasher, ListQuery, Precondition, RawBody, Scope, Shown, Versions,
 };
 use crate::model::rules::Operation;
 use crate::net::http::{GZIP_SUFFIX, Response, range};
@@ -21,7 +21,7 @@ use crate::store::files::Placed;
 #[derive(Deserialize)]
 struct BulkUpdate {
     ids: Vec<String>,
-    data: Body,
+    data: RawBody,
 }
 
 #[derive(Deserialize)]
@@ -176,7 +176,7 @@ pub fn update_draft(
     scope: &Scope,
     collection: &Arc<Collection>,
     id: &str,
-    body: &Body,
+    body: &RawBody,
     hash: Hasher<'_>,
 ) -> Result<Draft> {
     let is_account = collection.kind == CollectionKind::Auth && !scope.identity.manages();

@@ -11,7 +11,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::model::collections::{Collection, CollectionKind, Collections};
 use crate::model::events::Events;
 use crate::model::records::account::Secrets;
-use crate::model::records::{Body, Scope, Shape, account};
+use crate::model::records::{RawBody, Scope, Shape, account};
 use crate::model::rules::{Identity, User};
 use crate::store::db::{Asker, Database};
 
@@ -149,7 +149,7 @@ impl Auth {
         scope: &Scope,
         realm: &Realm,
         id: &str,
-        body: &Body,
+        body: &RawBody,
         from: IpAddr,
         asker: Asker<'_>,
     ) -> Result<String> {

@@ -8,11 +8,13 @@ use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 use serde_json::{Map, Value};
 
 use super::draft::Proof;
-use super::note::note;
 use super::plan::Key;
+use super::publish::publish;
+use super::row::{find, no_record, rowid_of};
 use super::shape::Shape;
 use super::version::next_updated;
-use super::{Scope, find, value};
+use super::write::refuse;
+use super::{Scope, value};
 use crate::base::error::{Error, Result};
 use crate::base::{clock, ids};
 use crate::model::collections::{Collection, TOKEN_KEY};
@@ -119,7 +121,9 @@ pub fn show(
     id: &str,
     shape: &Shape,
 ) -> Result<Option<Vec<u8>>> {
-    let grant = super::free(collection.grant(Operation::View, &scope.identity)?);
+    let grant = collection
+        .grant(Operation::View, &scope.identity)?
+        .unconditional();
     let plan = scope.plan(collection, shape, &Key::Id, &grant)?;
     let mut out = Vec::with_capacity(1024);
     let is_there = plan.write(connection, &id, &mut out)?;
@@ -138,7 +142,7 @@ pub fn secrets_for_update(
     let grant = scope.admit(collection, Operation::Update)?;
     find(connection, scope, collection, id, &grant.access, None)?;
     scope.collections.check_current()?;
-    secrets(connection, collection, id)?.ok_or_else(super::no_record)
+    secrets(connection, collection, id)?.ok_or_else(no_record)
 }
 
 /// Refuses a draft whose proof is missing, or is of a password that is no longer the present one.
@@ -218,11 +222,11 @@ pub fn renew(
     let changed = tx
         .prepare_cached(&sql)?
         .execute(params_from_iter(params))
-        .map_err(|error| super::write::refuse(collection, error))?;
+        .map_err(|error| refuse(collection, error))?;
     if changed == 1
-        && let Some(rowid) = super::write::rowid_of(tx, collection, &before.id)?
+        && let Some(rowid) = rowid_of(tx, collection, &before.id)?
     {
-        note(tx, scope, collection, Action::Update, rowid)?;
+        publish(tx, scope, collection, Action::Update, rowid)?;
     }
     Ok(changed == 1)
 }

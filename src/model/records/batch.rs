@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::{Draft, Precondition, Scope, Shape, Upsert, create, delete, update, upsert};
+use super::create::create;
+use super::delete::delete;
+use super::update::{Upsert, update, upsert};
+use super::{Draft, Precondition, Scope, Shape};
 use crate::base::error::{Error, FieldError, FieldErrors, Kind, Result};
 use crate::model::collections::Collection;
 
@@ -13,15 +16,15 @@ use crate::model::collections::Collection;
 const RELATIONS_MAX: usize = 5_000;
 
 /// One write, checked as far as that goes without the database.
-pub struct Step {
+pub struct BatchStep {
     pub collection: Arc<Collection>,
     /// What of the record the answer shows.
     pub shape: Shape,
-    pub action: Action,
+    pub action: BatchAction,
 }
 
 /// What a step does; texts are ids.
-pub enum Action {
+pub enum BatchAction {
     Create(Draft),
     Update(String, Draft),
     Upsert(String, Box<Upsert>),
@@ -29,8 +32,8 @@ pub enum Action {
 }
 
 /// Runs the steps in order; returns a JSON list with the status and body of each.
-pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<Step>) -> Result<Vec<u8>> {
-    let relations: usize = steps.iter().map(Step::relations).sum();
+pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<BatchStep>) -> Result<Vec<u8>> {
+    let relations: usize = steps.iter().map(BatchStep::relations).sum();
     if relations > RELATIONS_MAX && !scope.identity.manages() {
         return Err(Error::invalid(format!(
             "A batch names at most {RELATIONS_MAX} related records."
@@ -49,34 +52,38 @@ pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<Step>) -> Result<Vec
     Ok(out)
 }
 
-impl Step {
+impl BatchStep {
     /// Related records that it names.
     fn relations(&self) -> usize {
         let collection = &self.collection;
         match &self.action {
-            Action::Create(draft) | Action::Update(_, draft) => draft.relations(collection),
-            Action::Upsert(_, drafts) => {
+            BatchAction::Create(draft) | BatchAction::Update(_, draft) => {
+                draft.relations(collection)
+            }
+            BatchAction::Upsert(_, drafts) => {
                 let drafts = [&drafts.update, &drafts.create].into_iter().flatten();
                 drafts
                     .map(|draft| draft.relations(collection))
                     .max()
                     .unwrap_or(0)
             }
-            Action::Delete(_) => 0,
+            BatchAction::Delete(_) => 0,
         }
     }
 
     fn run(self, tx: &Connection, scope: &Scope, out: &mut Vec<u8>) -> Result<()> {
-        let Step {
+        let BatchStep {
             collection,
             shape,
             action,
         } = self;
         let shown = match action {
-            Action::Create(draft) => create(tx, scope, &collection, draft, &shape)?,
-            Action::Update(id, draft) => update(tx, scope, &collection, &id, draft, &shape)?,
-            Action::Upsert(id, drafts) => upsert(tx, scope, &collection, &id, *drafts, &shape)?,
-            Action::Delete(id) => {
+            BatchAction::Create(draft) => create(tx, scope, &collection, draft, &shape)?,
+            BatchAction::Update(id, draft) => update(tx, scope, &collection, &id, draft, &shape)?,
+            BatchAction::Upsert(id, drafts) => {
+                upsert(tx, scope, &collection, &id, *drafts, &shape)?
+            }
+            BatchAction::Delete(id) => {
                 delete(tx, scope, &collection, &id, &Precondition::default())?;
                 out.extend_from_slice(br#"{"status":204,"body":null}"#);
                 return Ok(());

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 
-use super::note::note;
+use super::publish::publish;
+use super::row::{Rowid, find};
 use super::version::{Precondition, next_updated};
-use super::write::Rowid;
-use super::{Scope, find, value};
+use super::{Scope, value};
 use crate::base::clock;
 use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, Field, RelationOptions};
@@ -59,7 +59,7 @@ pub fn delete_rows(
         );
         let mut statement = tx.prepare_cached(&sql)?;
         for rowid in group.ids.keys() {
-            note(tx, scope, &group.collection, Action::Delete, *rowid)?;
+            publish(tx, scope, &group.collection, Action::Delete, *rowid)?;
             statement.execute([rowid])?;
         }
         // Also of fields that are deleted: their files go with the record.
@@ -173,7 +173,7 @@ fn clear(
     let rest = value::store_list(&list);
     tx.prepare_cached(&sql)?
         .execute(params![rowid, rest, clock::now()])?;
-    note(tx, scope, collection, Action::Update, rowid)
+    publish(tx, scope, collection, Action::Update, rowid)
 }
 
 /// All relations of the database that point to records of `target`.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::types::Value as Stored;
 use serde_json::value::RawValue;
 
-use super::value::{Body, Change, Modifier};
+use super::value::{FieldChange, Modifier, RawBody};
 use super::version::Precondition;
 use super::{Scope, value};
 use crate::base::error::{Error, FieldError, FieldErrors, Result};
@@ -36,7 +36,7 @@ const ERRORS_MAX: usize = 100;
 pub struct Draft {
     /// What the client says the id is or shall be.
     pub(super) id: Option<String>,
-    pub(super) changes: BTreeMap<usize, Change>,
+    pub(super) changes: BTreeMap<usize, FieldChange>,
     /// What is wrong so far. It is answered together with what only the database can tell, so
     /// that a client learns of every failing field at once.
     pub(super) errors: FieldErrors,
@@ -89,40 +89,40 @@ impl Draft {
     pub fn create(
         scope: &Scope,
         collection: &Collection,
-        body: &Body,
+        body: &RawBody,
         hash: Hasher<'_>,
     ) -> Result<Draft> {
         let grant = scope.admit(collection, Operation::Create)?;
-        let mut reader = Reader::new(scope, collection, grant.fields);
-        let id = reader.id(body);
-        reader.is_new = true;
-        reader.refuse_chosen_id(id.is_some());
-        reader.read(body);
-        reader.sent = reader.changes.keys().copied().collect();
-        reader.fill_unset();
-        reader.finish(id, body, hash)
+        let mut builder = DraftBuilder::new(scope, collection, grant.fields);
+        let id = builder.id(body);
+        builder.is_new = true;
+        builder.refuse_chosen_id(id.is_some());
+        builder.read(body);
+        builder.sent = builder.changes.keys().copied().collect();
+        builder.fill_unset();
+        builder.finish(id, body, hash)
     }
 
     /// Checks the body of a change: what it does not mention stays.
     pub fn update(
         scope: &Scope,
         collection: &Collection,
-        body: &Body,
+        body: &RawBody,
         hash: Hasher<'_>,
     ) -> Result<Draft> {
         let grant = scope.admit(collection, Operation::Update)?;
-        let mut reader = Reader::new(scope, collection, grant.fields);
-        let id = reader.id(body);
-        reader.read(body);
+        let mut builder = DraftBuilder::new(scope, collection, grant.fields);
+        let id = builder.id(body);
+        builder.read(body);
         let sets = |name: &str| {
             let at = collection.fields.iter().position(|it| it.name == name);
-            at.is_some_and(|at| reader.changes.contains_key(&at))
+            at.is_some_and(|at| builder.changes.contains_key(&at))
         };
         let needs_proof = collection.kind == CollectionKind::Auth
             && !scope.identity.manages()
             && (sets("password") || sets("email"));
-        reader.sent = reader.changes.keys().copied().collect();
-        let mut draft = reader.finish(id, body, hash)?;
+        builder.sent = builder.changes.keys().copied().collect();
+        let mut draft = builder.finish(id, body, hash)?;
         if needs_proof {
             draft.proof = Proof::Missing;
         }
@@ -145,13 +145,13 @@ impl Draft {
 
     /// Related records that it names.
     pub fn relations(&self, collection: &Collection) -> usize {
-        let count = |(at, change): (&usize, &Change)| {
+        let count = |(at, change): (&usize, &FieldChange)| {
             let field = &collection.fields[*at];
             match change {
                 _ if field.relation().is_none() => 0,
-                Change::Set(stored) => value::load_list(field, stored).len(),
-                Change::Append(list) | Change::Prepend(list) => list.len(),
-                Change::Remove(_) | Change::Add(_) | Change::Hash(_) => 0,
+                FieldChange::Set(stored) => value::load_list(field, stored).len(),
+                FieldChange::Append(list) | FieldChange::Prepend(list) => list.len(),
+                FieldChange::Remove(_) | FieldChange::Add(_) | FieldChange::Hash(_) => 0,
             }
         };
         self.changes.iter().map(count).sum()
@@ -237,6 +237,10 @@ fn check_file(options: &FileOptions, file: &StoredFile) -> Result<(), FieldError
     Ok(())
 }
 
+pub fn not_valid(errors: FieldErrors) -> Error {
+    Error::fields("The record is not valid.", errors)
+}
+
 /// What is said to somebody who sets what only others may set.
 pub fn reserved(field: &Field) -> FieldError {
     let message = match field.name.as_str() {
@@ -246,7 +250,7 @@ pub fn reserved(field: &Field) -> FieldError {
     FieldError::new("validation_forbidden", message)
 }
 
-struct Reader<'a> {
+struct DraftBuilder<'a> {
     collection: &'a Collection,
     /// May say who is verified and in which groups.
     manages: bool,
@@ -254,7 +258,7 @@ struct Reader<'a> {
     fields: Fields,
     /// The record is being made.
     is_new: bool,
-    changes: BTreeMap<usize, Change>,
+    changes: BTreeMap<usize, FieldChange>,
     errors: FieldErrors,
     ignored: Vec<String>,
     times: Times,
@@ -262,9 +266,9 @@ struct Reader<'a> {
     sent: BTreeSet<usize>,
 }
 
-impl<'a> Reader<'a> {
-    fn new(scope: &Scope, collection: &'a Collection, fields: Fields) -> Reader<'a> {
-        Reader {
+impl<'a> DraftBuilder<'a> {
+    fn new(scope: &Scope, collection: &'a Collection, fields: Fields) -> DraftBuilder<'a> {
+        DraftBuilder {
             collection,
             manages: scope.identity.manages(),
             fields,
@@ -278,7 +282,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn read(&mut self, body: &Body) {
+    fn read(&mut self, body: &RawBody) {
         for (key, raw) in body {
             let is_of_account = self.collection.kind == CollectionKind::Auth
                 && PASSED_OVER_OF_ACCOUNTS.contains(&key.as_str());
@@ -361,7 +365,7 @@ impl<'a> Reader<'a> {
     /// those who manage accounts, and for groups whose field rules name these fields. In a new account
     /// others may leave them unset, and later send them as they are. That an account shows its address is
     /// for itself to say, see [`Draft::is_by_account_itself`], or for those who make it.
-    fn may_set(&self, at: usize, change: Option<&Change>) -> bool {
+    fn may_set(&self, at: usize, change: Option<&FieldChange>) -> bool {
         let field = self.field(at);
         let name = field.name.as_str();
         let is_reserved = self.collection.kind == CollectionKind::Auth
@@ -369,7 +373,7 @@ impl<'a> Reader<'a> {
         !is_reserved
             || self.manages
             || self.fields.names(&field.name)
-            || (self.is_new && value::unset(field).ok().map(Change::Set).as_ref() == change)
+            || (self.is_new && value::unset(field).ok().map(FieldChange::Set).as_ref() == change)
     }
 
     /// To those who may not see it a hidden field does not exist.
@@ -404,7 +408,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The id that a client chose; checked like a field.
-    fn id(&mut self, body: &Body) -> Option<String> {
+    fn id(&mut self, body: &RawBody) -> Option<String> {
         let raw = body.get("id")?;
         match serde_json::from_str::<Option<String>>(raw.get()) {
             Ok(None) => None,
@@ -425,23 +429,23 @@ impl<'a> Reader<'a> {
                 continue;
             }
             match value::unset(field) {
-                Ok(stored) => drop(self.changes.insert(at, Change::Set(stored))),
+                Ok(stored) => drop(self.changes.insert(at, FieldChange::Set(stored))),
                 // What may not be set cannot be asked for (FLD-6).
                 Err(_) if !self.is_writable(field) => {
                     self.changes
-                        .insert(at, Change::Set(value::unset_form(field)));
+                        .insert(at, FieldChange::Set(value::unset_form(field)));
                 }
                 Err(error) => drop(self.errors.insert(field.name.clone(), error)),
             }
         }
     }
 
-    fn finish(mut self, id: Option<String>, body: &Body, hash: Hasher<'_>) -> Result<Draft> {
+    fn finish(mut self, id: Option<String>, body: &RawBody, hash: Hasher<'_>) -> Result<Draft> {
         self.check_confirmation(body);
         for change in self.changes.values_mut() {
-            if let Change::Hash(password) = change {
+            if let FieldChange::Hash(password) = change {
                 // The slow work is not done for what is refused anyway.
-                *change = Change::Set(match self.errors.is_empty() {
+                *change = FieldChange::Set(match self.errors.is_empty() {
                     true => Stored::Text(hash(password)?),
                     false => Stored::Null,
                 });
@@ -462,7 +466,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A password may be sent twice to be sure of it; then both must be the same.
-    fn check_confirmation(&mut self, body: &Body) {
+    fn check_confirmation(&mut self, body: &RawBody) {
         let text = |raw: &RawValue| serde_json::from_str::<String>(raw.get()).ok();
         if let (Some(password), Some(confirm)) = (body.get("password"), body.get("passwordConfirm"))
             && self.collection.kind == CollectionKind::Auth
@@ -489,7 +493,7 @@ mod tests {
             {"name": "tags", "type": "select", "values": ["x", "y"], "maxSelect": 2},
         ]);
         let collection = crate::model::collections::test_collection("c", "c", fields);
-        let body: Body = serde_json::from_value(body.clone()).unwrap();
+        let body: RawBody = serde_json::from_value(body.clone()).unwrap();
         let hash = |_: &str| Ok(String::new());
         let scope = Scope {
             collections: std::sync::Arc::default(),

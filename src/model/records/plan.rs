@@ -4,37 +4,34 @@
 //! of what is expanded; writing a record then costs no allocation beyond the output. What the
 //! caller may not see is not selected at all.
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use rusqlite::types::{Value as Stored, ValueRef};
 use rusqlite::{Connection, Row, ToSql};
 
+use super::Scope;
 use super::excerpt::Excerpt;
-use super::query::{Input, MAIN, Query, Trust, address};
+use super::limits::Limits;
+use super::query::{MAIN, Query, RequestContext, Trust, email_visibility};
 use super::shape::{Shape, Tree};
 use super::version::Shown;
-use crate::base::budget::Output;
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::Result;
 use crate::model::collections::{Collection, Collections, Field, FieldKind};
 use crate::model::events::State;
 use crate::model::filter::Expr;
 use crate::model::rules::{Access, Fields, Grant, Identity, Operation};
 use crate::store::db::quote;
 
-/// Largest answer; a list that would be longer is refused.
-const OUTPUT_BYTES_MAX: usize = 8 << 20;
-
-/// Refuses an answer that grows beyond [`OUTPUT_BYTES_MAX`].
-pub fn check_size(bytes: usize) -> Result<()> {
-    if bytes <= OUTPUT_BYTES_MAX {
-        return Ok(());
+impl Scope {
+    pub fn plan(
+        &self,
+        collection: &Arc<Collection>,
+        shape: &Shape,
+        key: &Key,
+        grant: &Grant,
+    ) -> Result<Plan> {
+        Plan::new(self, collection, shape, key, grant)
     }
-    Err(Error::new(
-        Kind::TooLarge,
-        "The answer would be too large; ask for fewer records, fields or expansions.",
-    ))
 }
 
 /// How to read and write records of one collection.
@@ -49,54 +46,7 @@ pub struct Plan {
     expands: Vec<Expand>,
     show: Show,
     /// Shared by all plans of an answer.
-    left: Left,
-}
-
-/// Records that one answer may look for, found or not: what is hidden adds nothing to the answer,
-/// and takes time all the same.
-const LOOKUPS_MAX: usize = 20_000;
-
-/// The look-ups and the memory that are left for an answer.
-#[derive(Clone)]
-struct Left {
-    /// Of [`LOOKUPS_MAX`].
-    lookups: Rc<Cell<usize>>,
-    output: Output,
-}
-
-impl Left {
-    fn new(output: &Output) -> Left {
-        Left {
-            lookups: Rc::new(Cell::new(LOOKUPS_MAX)),
-            output: output.clone(),
-        }
-    }
-
-    /// Another answer begins.
-    fn renew(&self) {
-        self.lookups.set(LOOKUPS_MAX);
-    }
-
-    /// Refuses an answer of this length if it is too long or there is no memory for it.
-    fn reach(&self, bytes: usize) -> Result<()> {
-        check_size(bytes)?;
-        self.output.reach(bytes)
-    }
-
-    fn spend(&self) -> Result<()> {
-        let left = self.lookups.get();
-        self.lookups.set(left.saturating_sub(1));
-        match left {
-            0 => Err(Error::new(
-                Kind::TooLarge,
-                format!(
-                    "The answer would need more than {LOOKUPS_MAX} records; ask for fewer \
-                     records or expansions."
-                ),
-            )),
-            _ => Ok(()),
-        }
-    }
+    limits: Limits,
 }
 
 /// The column that says when a record was changed last.
@@ -147,18 +97,18 @@ impl Plan {
     /// Plans the reading of records of `collection` for the caller of `scope`, found by `key`, as far as
     /// `grant` goes.
     pub fn new(
-        scope: &super::Scope,
+        scope: &Scope,
         collection: &Arc<Collection>,
         shape: &Shape,
         key: &Key,
         grant: &Grant,
     ) -> Result<Plan> {
-        let scope = Scope {
+        let planner = Planner {
             collections: &scope.collections,
             identity: &scope.identity,
-            left: Left::new(&scope.output),
+            limits: Limits::new(&scope.output),
         };
-        scope.plan(collection, shape.fields.as_ref(), &shape.expand, key, grant)
+        planner.plan(collection, shape.fields.as_ref(), &shape.expand, key, grant)
     }
 
     /// Writes the record with this key; false when there is none that the caller may see.
@@ -190,7 +140,7 @@ impl Plan {
         values: &[Stored],
         out: &mut Vec<u8>,
     ) -> Result<bool> {
-        self.left.renew();
+        self.limits.reset();
         self.write_by(
             connection,
             values.iter().map(|it| it as &dyn ToSql),
@@ -206,8 +156,8 @@ impl Plan {
         out: &mut Vec<u8>,
         updated: Option<&mut String>,
     ) -> Result<bool> {
-        self.left.spend()?;
-        self.left.reach(out.len())?;
+        self.limits.count_lookup()?;
+        self.limits.reach(out.len())?;
         let mut statement = connection.prepare_cached(&self.sql)?;
         let params = keys.chain(self.params.iter().map(|param| param as &dyn ToSql));
         for (at, param) in params.enumerate() {
@@ -247,7 +197,7 @@ impl Plan {
                 continue;
             }
             let value = row.get_ref(at)?;
-            self.left.reach(out.len() + length_of(value))?;
+            self.limits.reach(out.len() + length_of(value))?;
             match column.field.map(|at| &self.collection.fields[at]) {
                 None => {
                     key(column.name, out);
@@ -327,13 +277,13 @@ impl Expand {
     }
 }
 
-struct Scope<'a> {
+struct Planner<'a> {
     collections: &'a Collections,
     identity: &'a Identity,
-    left: Left,
+    limits: Limits,
 }
 
-impl Scope<'_> {
+impl Planner<'_> {
     fn plan(
         &self,
         collection: &Arc<Collection>,
@@ -362,7 +312,7 @@ impl Scope<'_> {
                     field: Some(at),
                     name: "",
                     silent: false,
-                    is_guarded: address::is_guarded(collection, field, &grant.fields)
+                    is_guarded: email_visibility::is_guarded(collection, field, &grant.fields)
                         && !matches!(key, Key::New),
                     excerpt: excerpt(&field.name),
                 });
@@ -391,7 +341,7 @@ impl Scope<'_> {
                 expand: wants("expand") && !expand.children.is_empty(),
             },
             collection: Arc::clone(collection),
-            left: self.left.clone(),
+            limits: self.limits.clone(),
         })
     }
 
@@ -460,11 +410,11 @@ impl Scope<'_> {
             Key::Rowid | Key::New | Key::Id => 1,
             Key::Given(_) => State::SYSTEM.len() + collection.fields.len(),
         };
-        let input = Input {
+        let request = RequestContext {
             identity: self.identity,
             body: None,
         };
-        let mut query = Query::new(self.collections, input, vec![Stored::Null; reserved]);
+        let mut query = Query::new(self.collections, request, vec![Stored::Null; reserved]);
         let mut sql = "SELECT ".to_owned();
         for (at, column) in columns.iter().enumerate() {
             if at > 0 {
@@ -472,9 +422,9 @@ impl Scope<'_> {
             }
             match column.field.map(|at| quote(&collection.fields[at].name)) {
                 Some(field) if column.is_guarded => {
-                    let guard = query.sees_address(MAIN, collection)?;
+                    let guard = query.sees_email(MAIN, collection)?;
                     let value = format!("coalesce({MAIN}.{field}, '')");
-                    sql += &address::guarded(&value, &guard, "NULL");
+                    sql += &email_visibility::guarded(&value, &guard, "NULL");
                 }
                 field => {
                     sql += MAIN;

@@ -3,10 +3,10 @@
 use rusqlite::Connection;
 use rusqlite::types::Value as Stored;
 
-use super::draft::{Draft, NewFile, Times};
-use super::query::Sent;
-use super::value::Change;
-use super::write::{Rowid, holds, not_valid, rowid_of};
+use super::draft::{Draft, NewFile, Times, not_valid};
+use super::query::RequestBody;
+use super::row::{Rowid, holds, rowid_of};
+use super::value::FieldChange;
 use super::{Scope, draft, value};
 use crate::base::error::{FieldError, FieldErrors, Result};
 use crate::model::collections::{Collection, Field};
@@ -18,7 +18,7 @@ pub struct Resolved {
     /// By position in `Collection::fields`.
     pub values: Vec<(usize, Stored)>,
     /// What a rule sees as `@request.body`.
-    pub sent: Sent,
+    pub sent: RequestBody,
     pub times: Times,
     /// The files that come along.
     pub files: Vec<NewFile>,
@@ -117,7 +117,7 @@ fn resolve_all(
 ) -> Result<Resolved> {
     let mut resolved = Resolved {
         values: Vec::new(),
-        sent: Sent::new(),
+        sent: RequestBody::new(),
         times: draft.times,
         files: draft.files,
         removed: Vec::new(),
@@ -131,7 +131,7 @@ fn resolve_all(
         let needs_before = field.relation().is_some()
             || field.file().is_some()
             || draft.unchanged.contains(&at)
-            || !matches!(change, Change::Set(_));
+            || !matches!(change, FieldChange::Set(_));
         let was = match needs_before {
             true => before(field)?,
             false => Stored::Null,
@@ -160,14 +160,18 @@ fn resolve_all(
 }
 
 /// The value that a change comes to; `before` is the present one, where that matters.
-fn resolve(field: &Field, change: Change, before: &Stored) -> Result<Result<Stored, FieldError>> {
+fn resolve(
+    field: &Field,
+    change: FieldChange,
+    before: &Stored,
+) -> Result<Result<Stored, FieldError>> {
     let mut list = match &change {
-        Change::Append(_) | Change::Prepend(_) | Change::Remove(_) => {
+        FieldChange::Append(_) | FieldChange::Prepend(_) | FieldChange::Remove(_) => {
             value::load_list(field, before)
         }
-        Change::Add(amount) => return Ok(add(field, before, amount)),
-        Change::Set(stored) => return Ok(Ok(stored.clone())),
-        Change::Hash(_) => {
+        FieldChange::Add(amount) => return Ok(add(field, before, amount)),
+        FieldChange::Set(stored) => return Ok(Ok(stored.clone())),
+        FieldChange::Hash(_) => {
             return Err(crate::base::error::Error::internal(
                 "a password was not hashed",
             ));
@@ -175,18 +179,18 @@ fn resolve(field: &Field, change: Change, before: &Stored) -> Result<Result<Stor
     };
     match change {
         // A single file makes place for another.
-        Change::Append(more) if !field.is_multiple() => list = more,
-        Change::Append(more) => {
+        FieldChange::Append(more) if !field.is_multiple() => list = more,
+        FieldChange::Append(more) => {
             list.retain(|known| !more.contains(known));
             list.extend(more);
         }
-        Change::Prepend(mut more) => {
+        FieldChange::Prepend(mut more) => {
             list.retain(|known| !more.contains(known));
             more.append(&mut list);
             list = more;
         }
-        Change::Remove(less) => list.retain(|known| !less.contains(known)),
-        Change::Set(_) | Change::Add(_) | Change::Hash(_) => {}
+        FieldChange::Remove(less) => list.retain(|known| !less.contains(known)),
+        FieldChange::Set(_) | FieldChange::Add(_) | FieldChange::Hash(_) => {}
     }
     Ok(value::check_count(field, list.len()).map(|()| value::store(field, &list)))
 }

@@ -8,7 +8,7 @@
 use rusqlite::Connection;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::write::Rowid;
+use super::row::Rowid;
 use crate::base::error::{Error, Kind, Result};
 use crate::model::collections::Collection;
 use crate::store::db::quote;
@@ -130,8 +130,8 @@ pub fn next_updated(now: &str) -> String {
     )
 }
 
-#[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a table to compute in")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::clock;

@@ -3,8 +3,10 @@
 use rusqlite::types::Value as Stored;
 use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 
-use super::query::{MAIN, Query, Sent, Trust};
+use super::draft::not_valid;
+use super::query::{MAIN, Query, RequestBody, Trust};
 use super::resolve::Resolved;
+use super::row::{Rowid, rowid_of};
 use super::version::next_updated;
 use super::{Scope, value};
 use crate::base::error::{Error, FieldError, FieldErrors, Kind, Result};
@@ -13,9 +15,6 @@ use crate::model::collections::{Collection, CollectionKind, TOKEN_KEY};
 use crate::model::filter::Expr;
 use crate::store::db::quote;
 use crate::store::files::table;
-
-/// SQLite's own key of a row.
-pub type Rowid = i64;
 
 /// Inserts a record; returns its row. `rule` is the one that admits it, if any has a say.
 pub fn insert(
@@ -36,7 +35,7 @@ pub fn insert(
         && error.kind() == Kind::Invalid
         && !is_admitted(tx, scope, collection, rule, &resolved.sent, &row)?
     {
-        return Err(super::not_allowed());
+        return Err(not_allowed());
     }
     add_files(tx, collection, id, resolved)?;
     result
@@ -106,11 +105,15 @@ fn is_admitted(
     scope: &Scope,
     collection: &Collection,
     rule: &Expr,
-    sent: &Sent,
+    sent: &RequestBody,
     row: &Row,
 ) -> Result<bool> {
     let values = row.iter().map(|(_, stored)| stored.clone()).collect();
-    let mut query = Query::new(&scope.collections, scope.input(Some(sent)), values);
+    let mut query = Query::new(
+        &scope.collections,
+        scope.request_context(Some(sent)),
+        values,
+    );
     let condition = query.condition(rule, collection, Trust::Rule)?;
     let columns: Vec<String> = row
         .iter()
@@ -255,43 +258,6 @@ fn too_large() -> Error {
     Error::new(Kind::TooLarge, "A record holds at most 4 MiB.")
 }
 
-/// The row of the record with this id.
-pub fn rowid_of(tx: &Connection, collection: &Collection, id: &str) -> Result<Option<Rowid>> {
-    let sql = format!(
-        "SELECT rowid FROM {} WHERE id = ?1",
-        quote(&collection.name)
-    );
-    Ok(tx
-        .prepare_cached(&sql)?
-        .query_row([id], |row| row.get(0))
-        .optional()?)
-}
-
-/// Whether a rule holds for a row.
-pub fn holds(
-    tx: &Connection,
-    scope: &Scope,
-    collection: &Collection,
-    rowid: Rowid,
-    rule: &Expr,
-    sent: Option<&Sent>,
-) -> Result<bool> {
-    let input = scope.input(sent);
-    let mut query = Query::new(&scope.collections, input, vec![Stored::Integer(rowid)]);
-    let condition = query.condition(rule, collection, Trust::Rule)?;
-    let table = quote(&collection.name);
-    let sql = format!("SELECT 1 FROM {table} AS {MAIN} WHERE {MAIN}.rowid = ?1 AND {condition}");
-    let mut statement = tx.prepare_cached(&sql)?;
-    let found = statement
-        .query_row(params_from_iter(query.into_params()), |_| Ok(()))
-        .optional()?;
-    Ok(found.is_some())
-}
-
-pub fn not_valid(errors: FieldErrors) -> Error {
-    Error::fields("The record is not valid.", errors)
-}
-
 /// Turns SQLite's refusal of a duplicate into an error of the field: its text names the columns
 /// (`UNIQUE constraint failed: table.a, table.b`).
 pub fn refuse(collection: &Collection, error: rusqlite::Error) -> Error {
@@ -312,4 +278,8 @@ pub fn refuse(collection: &Collection, error: rusqlite::Error) -> Error {
         )
     });
     not_valid(errors.collect())
+}
+
+pub fn not_allowed() -> Error {
+    Error::invalid("The record is not allowed by the createRule.")
 }

@@ -20,8 +20,8 @@ use crate::base::{crypto, ids};
 use crate::model::auth::Pass;
 use crate::model::collections::Collections;
 use crate::model::events::State;
-use crate::model::records::pivot::Pivot;
-use crate::model::records::{Lens, Wish, pivot};
+
+use crate::model::records::{RoutingKey, SubscriberView, SubscriptionSpec};
 use crate::model::rules::Identity;
 use crate::net::sockets::Link;
 
@@ -131,13 +131,13 @@ pub struct Class {
     key: String,
     pub database: String,
     pub collection: String,
-    pub wish: Wish,
+    pub wish: SubscriptionSpec,
     /// Whoever stands for all of them.
     pub identity: Identity,
     /// None: to be made anew.
-    pub lens: Option<Lens>,
+    pub lens: Option<SubscriberView>,
     /// As it was when it was made.
-    pivot: Option<Pivot>,
+    pivot: Option<RoutingKey>,
     /// The time that the last look took.
     pub cost: Duration,
     /// To the network of the first subscription, also after that has ended: another network might have no room,
@@ -403,7 +403,7 @@ impl Board {
         let of_record = listeners.by_record.get(state.id()).into_iter().flatten();
         let by_value = listeners.by_value.iter();
         let of_values = by_value.filter_map(|(field, by_value)| {
-            let value = pivot::text_of(state, field)?;
+            let value = RoutingKey::value_in(state, field)?;
             by_value.get(value)
         });
         let all = listeners.whole.iter().chain(of_record);
@@ -465,7 +465,7 @@ impl Board {
 
     /// The classes that were made with definitions which do not hold any more.
     pub fn stale(&self) -> Vec<ClassId> {
-        let is_stale = |class: &Class| class.lens.as_ref().is_some_and(Lens::is_stale);
+        let is_stale = |class: &Class| class.lens.as_ref().is_some_and(SubscriberView::is_stale);
         let stale = self.classes.iter().filter(|(_, class)| is_stale(class));
         stale.map(|(id, _)| *id).collect()
     }
@@ -481,9 +481,9 @@ impl Class {
     pub fn new(
         database: &str,
         collection: &str,
-        wish: Wish,
+        wish: SubscriptionSpec,
         identity: Identity,
-        lens: Lens,
+        lens: SubscriberView,
     ) -> Class {
         Class {
             key: String::new(),
@@ -491,7 +491,7 @@ impl Class {
             collection: collection.to_owned(),
             wish,
             identity,
-            pivot: lens.pivot.clone(),
+            pivot: lens.routing_key.clone(),
             lens: Some(lens),
             cost: UNKNOWN,
             _charge: None,

@@ -22,7 +22,7 @@ use crate::model::auth::{Auth, Credentials, Pass};
 use crate::model::collections::Catalog;
 use crate::model::events::{Events, State};
 use crate::model::filter;
-use crate::model::records::{Lens, Scope, Shape, Wish};
+use crate::model::records::{Scope, Shape, SubscriberView, SubscriptionSpec};
 use crate::model::rules::{Identity, User};
 use crate::net::sockets::{Link, Pace, Peer};
 use crate::store::db::Databases;
@@ -269,7 +269,7 @@ impl Realtime {
         }
         let collections = self.catalog.collections(database)?;
         let collection = Arc::clone(collections.get(&ask.collection)?);
-        let wish = Wish {
+        let wish = SubscriptionSpec {
             filter: ask.filter.clone(),
             shape: Shape::parse(Some(&ask.fields), Some(&ask.expand))?,
             record: ask.id.clone(),
@@ -280,13 +280,13 @@ impl Realtime {
             events: Arc::clone(&self.events),
             output: Output::default(),
         };
-        let who = match Lens::class(&scope, &collection, &wish)? {
+        let who = match SubscriberView::group_key(&scope, &collection, &wish)? {
             Some(class) => format!("all {class}"),
             None => caller.key(),
         };
         let parts = [&ask.filter, &ask.fields, &ask.expand, &who];
         let key = json!([database, collection.id, ask.id, parts]).to_string();
-        let lens = Lens::new(scope, &collection, &wish)?;
+        let lens = SubscriberView::new(scope, &collection, &wish)?;
         let identity = caller.identity.clone();
         let class = Class::new(database, &collection.id, wish, identity, lens);
         Ok((key, class))
@@ -312,7 +312,7 @@ impl Realtime {
     }
 
     /// Another lens for a class, as things are now.
-    pub(super) fn lens(&self, class: &Class) -> Result<Lens> {
+    pub(super) fn lens(&self, class: &Class) -> Result<SubscriberView> {
         let collections = self.catalog.collections(&class.database)?;
         let collection = Arc::clone(collections.get(&class.collection)?);
         let scope = Scope {
@@ -321,7 +321,7 @@ impl Realtime {
             events: Arc::clone(&self.events),
             output: Output::default(),
         };
-        Lens::new(scope, &collection, &class.wish)
+        SubscriberView::new(scope, &collection, &class.wish)
     }
 
     /// An account as a change left it; none when that cannot be told any more.
@@ -335,7 +335,7 @@ impl Realtime {
             events: Arc::clone(&self.events),
             output: Output::default(),
         };
-        let lens = Lens::new(scope, &collection, &Wish::default())?;
+        let lens = SubscriberView::new(scope, &collection, &SubscriptionSpec::default())?;
         let mut out = Vec::new();
         let database = self.databases.get(database)?;
         if !database.look_up(|connection| lens.show(connection, state, &mut out))? {

@@ -29,7 +29,10 @@ const CRATES: [(&str, &[&str]); 23] = [
     ("flate2", &["src/net/http/gzip.rs"]),
     (
         "memchr",
-        &["src/net/http/multipart.rs", "src/model/records/like.rs"],
+        &[
+            "src/net/http/multipart.rs",
+            "src/model/records/query/like.rs",
+        ],
     ),
     ("infer", &["src/store/files/media.rs"]),
     ("mime_guess", &["src/store/files/media.rs"]),

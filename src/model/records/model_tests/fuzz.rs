@@ -14,17 +14,17 @@ use rusqlite::{Connection, OpenFlags, params_from_iter};
 use serde_json::{Value as Json, json};
 
 use super::callers::{Caller, Pass};
+use super::column_access::ColumnAccess;
 use super::filters::Maker;
 use super::grants::Deed;
 use super::model::Asking;
 use super::store::Store;
-use super::touched::Touched;
 use super::world::{Definition, Rule, World};
-use super::{soup, store, world};
+use super::{fuzz_inputs, store, world};
 use crate::base::error::{Kind, Result};
 use crate::base::paging::Page;
 use crate::model::filter::{Expr, Operand, SortTerm};
-use crate::model::records::query::{Input, MAIN, Query, Sent, Trust};
+use crate::model::records::query::{MAIN, Query, RequestBody, RequestContext, Trust};
 use crate::model::records::{ListQuery, Shape};
 use crate::model::{filter, records};
 use crate::store::db::quote;
@@ -72,10 +72,10 @@ fn no_text_does_harm() {
                 times: true,
             };
             if rng.one_in(5) {
-                let text = soup::random_sort(rng, &maker);
+                let text = fuzz_inputs::random_sort(rng, &maker);
                 guarded.check_sort(&text);
             } else {
-                let text = soup::random_text(rng, &maker);
+                let text = fuzz_inputs::random_text(rng, &maker);
                 guarded.check_filter(rng, &text);
             }
         }
@@ -312,7 +312,7 @@ impl<'a> Guarded<'a> {
         make: impl Fn(&mut Query<'_>, Trust) -> Result<String>,
     ) {
         let text_of = |text: &str| Stored::Text(text.to_owned());
-        let sent = Sent::from([
+        let sent = RequestBody::from([
             ("title".to_owned(), text_of("a")),
             ("tags".to_owned(), text_of(r#"["a","b"]"#)),
             ("number".to_owned(), Stored::Integer(5)),
@@ -321,7 +321,7 @@ impl<'a> Guarded<'a> {
         ]);
         let mut done: HashMap<String, HashSet<(String, String)>> = HashMap::new();
         for author in &self.authors {
-            let input = Input {
+            let input = RequestContext {
                 identity: &author.caller.identity(self.world),
                 body: author.is_rule.then_some(&sent),
             };
@@ -420,7 +420,7 @@ impl<'a> Guarded<'a> {
             is_rule: author.is_rule,
             sent: None,
         };
-        let own = self.world.touched(words, 0, asking);
+        let own = self.world.column_access(words, 0, asking);
         if let Some(column) = own.columns.iter().find(|it| !author.shown.contains(*it)) {
             return Some(format!("speaks of {column:?}"));
         }
@@ -437,7 +437,8 @@ impl<'a> Guarded<'a> {
                     is_rule: true,
                     ..asking
                 };
-                let Touched { columns, targets } = self.world.touched(expr, table, asking);
+                let ColumnAccess { columns, targets } =
+                    self.world.column_access(expr, table, asking);
                 all.columns.extend(columns);
                 all.targets.extend(targets);
             }

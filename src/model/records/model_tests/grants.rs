@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::callers::Caller;
-use super::model::{Asking, Sent};
+use super::model::{Asking, SentValues};
 use super::request::is_own;
 use super::world::{GROUPS, Record, Rule, Table, Value, World};
 use crate::model::collections::Field;
@@ -130,7 +130,7 @@ impl World {
         table: usize,
         record: &Record,
         caller: &Caller,
-        sent: Option<&Sent>,
+        sent: Option<&SentValues>,
     ) -> bool {
         match &grant.rule {
             Rule::Admins => false,

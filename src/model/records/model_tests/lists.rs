@@ -6,7 +6,7 @@ use super::callers::Caller;
 use super::filters::Maker;
 use super::grants::Deed;
 use super::model::Asking;
-use super::show::Wish;
+use super::show::Projection;
 use super::store::Store;
 use super::world::{Rule, Rules, World};
 use super::{callers, filters, grants, store};
@@ -34,7 +34,7 @@ struct Case {
     caller: Caller,
     filter: Option<Expr>,
     sort: Vec<SortTerm>,
-    wish: Wish,
+    projection: Projection,
     /// Number and size of the page as a request has them.
     page: (u64, u64),
     query: ListQuery,
@@ -148,12 +148,12 @@ fn check_account(store: &Store, world: &World, caller: &Caller) {
 /// One record by its id, or by one that is not there.
 fn check_get(rng: &mut Rng, store: &Store, world: &World, table: usize, caller: &Caller) {
     let id = super::world::record_id(rng.below(20));
-    let (wish, scope) = (
-        Wish::random(rng, world, table, caller),
+    let (projection, scope) = (
+        Projection::random(rng, world, table, caller),
         store::scope(world, caller.identity(world)),
     );
     let collection = &world.tables[table].collection;
-    let shape = shape(&wish);
+    let shape = shape(&projection);
     let got = store.database().snapshot(|connection| {
         let expected = records::Precondition::default();
         records::get(connection, &scope, collection, &id, &shape, &expected).map(|it| it.json)
@@ -163,18 +163,22 @@ fn check_get(rng: &mut Rng, store: &Store, world: &World, table: usize, caller: 
     let expected = match record {
         _ if world.grant(table, Deed::View, caller).is_denied() => Err(Kind::Forbidden),
         None => Err(Kind::NotFound),
-        Some(record) => Ok(world.show(table, record, &wish, caller)),
+        Some(record) => Ok(world.show(table, record, &projection, caller)),
     };
     let got = read(got);
     assert_eq!(
         got, expected,
-        "get {id} of {}, {caller:?}, {wish:?}, {:?}",
+        "get {id} of {}, {caller:?}, {projection:?}, {:?}",
         collection.name, collection.rules
     );
 }
 
-fn shape(wish: &Wish) -> Shape {
-    Shape::parse(wish.fields_text().as_deref(), Some(&wish.expand_text())).unwrap()
+fn shape(projection: &Projection) -> Shape {
+    Shape::parse(
+        projection.fields_text().as_deref(),
+        Some(&projection.expand_text()),
+    )
+    .unwrap()
 }
 
 fn read(answer: Result<Vec<u8>>) -> Result<Json, Kind> {
@@ -199,10 +203,10 @@ impl Case {
         } else {
             Vec::new()
         };
-        let wish = match rng.below(4) {
-            0 => Wish::random(rng, world, table, &caller),
-            1 => Wish::default(),
-            _ => Wish {
+        let projection = match rng.below(4) {
+            0 => Projection::random(rng, world, table, &caller),
+            1 => Projection::default(),
+            _ => Projection {
                 fields: Some(vec![vec!["id".to_owned()]]),
                 expand: Vec::new(),
             },
@@ -223,7 +227,7 @@ impl Case {
             caller,
             filter,
             sort,
-            wish,
+            projection,
             page,
             query,
         }
@@ -262,7 +266,7 @@ impl Case {
         let table = &world.tables[self.table];
         let (scope, shape) = (
             store::scope(world, self.caller.identity(world)),
-            shape(&self.wish),
+            shape(&self.projection),
         );
         let answer = store.database().snapshot(|connection| {
             records::list(connection, &scope, &table.collection, &self.query, &shape)
@@ -309,7 +313,8 @@ impl Case {
         };
         let page = usize::try_from(self.page.0.max(1)).unwrap();
         let shown = found.iter().skip((page - 1) * per_page).take(per_page);
-        let show = |at: &usize| world.show(self.table, &table.records[*at], &self.wish, caller);
+        let show =
+            |at: &usize| world.show(self.table, &table.records[*at], &self.projection, caller);
         let items: Vec<Json> = shown.map(show).collect();
         let (total, pages) = match self.query.skip_total {
             true => (json!(-1), json!(-1)),

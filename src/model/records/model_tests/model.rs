@@ -16,7 +16,7 @@ use crate::model::collections::{Field, FieldKind};
 use crate::model::filter::{Comparison, Expr, Literal, Op, Operand, SortTerm};
 
 /// Fields by name, as a change leaves them, and the id.
-pub type Sent = BTreeMap<String, Value>;
+pub type SentValues = BTreeMap<String, Value>;
 
 /// On whose behalf a condition looks at records, and in whose words.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ pub struct Asking<'a> {
     /// A rule sees everything but passwords; the caller's own filter what the caller may view.
     pub is_rule: bool,
     /// What a change makes of the fields that it mentions, for its rule.
-    pub sent: Option<&'a Sent>,
+    pub sent: Option<&'a SentValues>,
 }
 
 impl Asking<'_> {

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::bodies::Aim;
 use super::callers::{Account, Caller};
 use super::filters::Maker;
-use super::show::Wish;
+use super::show::Projection;
 use super::store::Store;
 use super::world::{Definition, Rule, Rules, Table, World};
 use super::writes::{Body, Outcome, Wanted};
@@ -34,7 +34,7 @@ const SEQUENCES_PER_STORE: usize = 4;
 #[derive(Debug)]
 struct Request {
     caller: Caller,
-    wish: Wish,
+    projection: Projection,
     is_proven: bool,
     step: Step,
 }
@@ -235,7 +235,7 @@ fn read(answer: Result<Option<Vec<u8>>>) -> Outcome<Json> {
 }
 
 fn show(world: &World, table: usize, record: &world::Record) -> Json {
-    timeless(world.show(table, record, &Wish::default(), &Caller::Admin))
+    timeless(world.show(table, record, &Projection::default(), &Caller::Admin))
 }
 
 /// All records of a table as a client reads them.
@@ -265,7 +265,7 @@ impl Request {
         let table = random_table(rng, world);
         Request {
             caller: Caller::Admin,
-            wish: Wish::default(),
+            projection: Projection::default(),
             is_proven: false,
             step: Step::create(rng, world, table, &Caller::Admin),
         }
@@ -275,16 +275,16 @@ impl Request {
         let caller = Caller::random(rng, world);
         let step = Step::random(rng, world, &caller);
         // The answer must tell the id.
-        let wish = match rng.one_in(5) {
-            true => Wish {
+        let projection = match rng.one_in(5) {
+            true => Projection {
                 fields: None,
-                ..Wish::random(rng, world, step.table(), &caller)
+                ..Projection::random(rng, world, step.table(), &caller)
             },
-            false => Wish::default(),
+            false => Projection::default(),
         };
         Request {
             caller,
-            wish,
+            projection,
             is_proven: rng.percent(75),
             step,
         }
@@ -295,7 +295,7 @@ impl Request {
         let identity = store.identity(world, &self.caller);
         check_account(world, &self.caller, &identity);
         let (scope, collection) = (store::scope(world, identity), Arc::clone(collection));
-        let shape = Shape::parse(None, Some(&self.wish.expand_text()))?;
+        let shape = Shape::parse(None, Some(&self.projection.expand_text()))?;
         let database = store.database();
         let hash = |_: &str| Ok("a hash".to_owned());
         let to_create = |body| Draft::create(&scope, &collection, &store::body(body), &hash);
@@ -324,8 +324,9 @@ impl Request {
                     create: to_create(body),
                 };
                 let id = id.clone();
-                database
-                    .write(move |tx| records::upsert(tx, &scope, &collection, &id, drafts, &shape))
+                database.write(move |tx| {
+                    records::update::upsert(tx, &scope, &collection, &id, drafts, &shape)
+                })
             }
             Step::UpdateAll { ids, body, .. } => {
                 let (draft, ids) = (to_update(body, None)?, ids.clone());
@@ -422,12 +423,12 @@ impl Request {
         if is_unseen && matches!(self.caller, Caller::Key(_)) {
             return Ok(json!({ "id": id }));
         }
-        // Without a body that says so, and under a wrong wish, the model does not know the id.
+        // Without a body that says so, and under a wrong projection, the model does not know the id.
         let record = world.find(table, id).ok_or(Kind::Internal)?;
         Ok(timeless(world.show_new(
             table,
             record,
-            &self.wish,
+            &self.projection,
             &self.caller,
         )))
     }
@@ -436,7 +437,7 @@ impl Request {
     fn shown_if_seen(&self, world: &World, table: usize, id: &str) -> Outcome<Json> {
         self.shown(world, table, id)?;
         let record = world.find(table, id).unwrap();
-        let shown = world.show(table, record, &self.wish, &self.caller);
+        let shown = world.show(table, record, &self.projection, &self.caller);
         Ok(match world.may_view(table, record, &self.caller) {
             true => timeless(shown),
             false => json!({ "id": id }),

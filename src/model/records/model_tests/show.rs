@@ -12,12 +12,12 @@ pub type Path = Vec<String>;
 
 /// The paths of the two parameters.
 #[derive(Clone, Debug, Default)]
-pub struct Wish {
+pub struct Projection {
     pub fields: Option<Vec<Path>>,
     pub expand: Vec<Path>,
 }
 
-impl Wish {
+impl Projection {
     pub fn fields_text(&self) -> Option<String> {
         self.fields.as_ref().map(|paths| join(paths))
     }
@@ -27,7 +27,7 @@ impl Wish {
     }
 
     /// Mostly relations that are there, mostly fields that are there.
-    pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller) -> Wish {
+    pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller) -> Projection {
         let expand = match rng.below(3) {
             0 => Vec::new(),
             _ => (0..rng.between(1, 3))
@@ -49,7 +49,7 @@ impl Wish {
                 paths
             }
         });
-        Wish { fields, expand }
+        Projection { fields, expand }
     }
 }
 
@@ -123,8 +123,14 @@ fn random_fields(rng: &mut Rng, world: &World, table: usize, expand: &[Path]) ->
 
 impl World {
     /// A record as an answer shows it.
-    pub fn show(&self, table: usize, record: &Record, wish: &Wish, caller: &Caller) -> Json {
-        let (collection, fields) = (&self.tables[table].collection, wish.fields.as_deref());
+    pub fn show(
+        &self,
+        table: usize,
+        record: &Record,
+        projection: &Projection,
+        caller: &Caller,
+    ) -> Json {
+        let (collection, fields) = (&self.tables[table].collection, projection.fields.as_deref());
         let seen = self.grant(table, Deed::View, caller).fields;
         let mut shown = Map::new();
         for (name, value) in [
@@ -144,34 +150,46 @@ impl World {
                 shown.insert(field.name.clone(), show_value(field, value));
             }
         }
-        if !wish.expand.is_empty() && wants(fields, "expand") {
+        if !projection.expand.is_empty() && wants(fields, "expand") {
             shown.insert(
                 "expand".to_owned(),
-                self.show_expands(table, record, wish, caller),
+                self.show_expands(table, record, projection, caller),
             );
         }
         Json::Object(shown)
     }
 
     /// The same of one that the caller has just made, and whose address it knows.
-    pub fn show_new(&self, table: usize, record: &Record, wish: &Wish, caller: &Caller) -> Json {
-        let mut shown = self.show(table, record, wish, caller);
+    pub fn show_new(
+        &self,
+        table: usize,
+        record: &Record,
+        projection: &Projection,
+        caller: &Caller,
+    ) -> Json {
+        let mut shown = self.show(table, record, projection, caller);
         let collection = &self.tables[table].collection;
         let seen = self.grant(table, Deed::View, caller).fields;
         if let Some(field) = collection.field("email").filter(|it| seen.shows(it))
             && self.tables[table].is_auth()
-            && wants(wish.fields.as_deref(), "email")
+            && wants(projection.fields.as_deref(), "email")
         {
             shown["email"] = show_value(field, record.value(collection, "email"));
         }
         shown
     }
 
-    fn show_expands(&self, table: usize, record: &Record, wish: &Wish, caller: &Caller) -> Json {
+    fn show_expands(
+        &self,
+        table: usize,
+        record: &Record,
+        projection: &Projection,
+        caller: &Caller,
+    ) -> Json {
         let collection = &self.tables[table].collection;
         let seen = self.grant(table, Deed::View, caller).fields;
         let mut shown = Map::new();
-        for path in &wish.expand {
+        for path in &projection.expand {
             let name = &path[0];
             // What is no relation, or not for the caller to see, is passed over.
             let field = collection.field(name).filter(|field| seen.shows(field));
@@ -179,12 +197,12 @@ impl World {
             let Some((field, target)) = relation else {
                 continue;
             };
-            let rests = wish
+            let rests = projection
                 .expand
                 .iter()
                 .filter(|other| other[0] == *name && other.len() > 1);
-            let wish = Wish {
-                fields: wish
+            let projection = Projection {
+                fields: projection
                     .fields
                     .as_deref()
                     .and_then(|fields| below(fields, name)),
@@ -194,7 +212,7 @@ impl World {
             let found = ids.iter().filter_map(|id| self.find(target, id));
             let found = found.filter(|record| self.may_view(target, record, caller));
             let mut found: Vec<Json> = found
-                .map(|record| self.show(target, record, &wish, caller))
+                .map(|record| self.show(target, record, &projection, caller))
                 .collect();
             if found.is_empty() {
                 continue;

@@ -12,7 +12,7 @@ use super::world;
 use super::world::{Definition, Record, Rules, Table, World};
 use crate::model::collections::{Catalog, Collection, Editor, Field};
 use crate::model::records;
-use crate::model::records::{Body, Draft, Scope, Shape};
+use crate::model::records::{Draft, RawBody, Scope, Shape};
 use crate::model::rules::Identity;
 use crate::store::db;
 use crate::store::db::{Database, Databases};
@@ -197,11 +197,11 @@ pub fn check_rules(world: &World) {
     }
 }
 
-pub fn body(map: &Map<String, Json>) -> Body {
+pub fn body(map: &Map<String, Json>) -> RawBody {
     serde_json::from_str(&Json::Object(map.clone()).to_string()).unwrap()
 }
 
-fn bodies(table: &Table, wanted: impl Fn(&Field) -> bool) -> Vec<(Record, Body)> {
+fn bodies(table: &Table, wanted: impl Fn(&Field) -> bool) -> Vec<(Record, RawBody)> {
     let make = |record: &Record| {
         (
             record.clone(),

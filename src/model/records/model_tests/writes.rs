@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use super::callers::Caller;
 use super::grants::{Deed, Grant, Sees};
-use super::model::Sent;
+use super::model::SentValues;
 use super::request;
 use super::values::{
     Action, apply_action, default_value, list_value, read_id, read_modifier, read_value,
@@ -40,10 +40,10 @@ struct Changed {
 }
 
 impl Changed {
-    fn sent(&self, world: &World, table: usize, body: &Body) -> Sent {
+    fn sent(&self, world: &World, table: usize, body: &Body) -> SentValues {
         let fields = &world.tables[table].collection.fields;
         let value = |at: &usize| (fields[*at].name.clone(), self.values[*at].clone());
-        let mut sent: Sent = self.mentioned.iter().map(value).collect();
+        let mut sent: SentValues = self.mentioned.iter().map(value).collect();
         if let Ok(Some(id)) = read_id(body) {
             sent.insert("id".to_owned(), Value::Text(id));
         }
@@ -218,7 +218,7 @@ impl World {
         id: &str,
         grant: &Grant,
         caller: &Caller,
-        sent: Option<&Sent>,
+        sent: Option<&SentValues>,
     ) -> Outcome<usize> {
         let records = &self.tables[table].records;
         let at = records

@@ -9,10 +9,11 @@
 use rusqlite::types::Value as Stored;
 use serde_json::Value;
 
-use super::{Place, Query, Side, SideValue, Trust, Walk};
+use super::builder::{PathRoot, Query, Trust};
+use super::coercion::{ComparisonType, coerce, type_of};
+use super::operand::{JoinPath, OperandValue, ResolvedOperand};
 use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, CollectionKind, Field, FieldKind};
-use crate::model::records::kind::{Kind, coerce, kind_of};
 use crate::model::records::value;
 use crate::model::rules::{Identity, User};
 
@@ -23,14 +24,18 @@ pub const ADMINS: &str = "_superusers";
 
 impl<'a> Query<'a> {
     /// The side that `path`, which begins with `@request`, stands for.
-    pub(super) fn request(&mut self, path: &[String], place: Place<'_>) -> Result<Side> {
+    pub(super) fn request(
+        &mut self,
+        path: &[String],
+        root: PathRoot<'_>,
+    ) -> Result<ResolvedOperand> {
         match path {
             [_, part, first, rest @ ..] if part == "auth" => {
-                self.account(path, first, rest, place.trust)
+                self.account(path, first, rest, root.trust)
             }
             // A caller's own filter is about records, and writes none.
-            [_, part, first, rest @ ..] if part == "body" && place.trust == Trust::Rule => {
-                self.body(path, first, rest, place)
+            [_, part, first, rest @ ..] if part == "body" && root.trust == Trust::Rule => {
+                self.body(path, first, rest, root)
             }
             _ => Err(unknown(path)),
         }
@@ -42,13 +47,13 @@ impl<'a> Query<'a> {
         first: &str,
         rest: &[String],
         trust: Trust,
-    ) -> Result<Side> {
+    ) -> Result<ResolvedOperand> {
         let is_always = ALWAYS.contains(&first);
         if is_always && !rest.is_empty() {
             return Err(unknown(path));
         }
         let kind = match first {
-            "created" | "updated" => Some(Kind::Datetime),
+            "created" | "updated" => Some(ComparisonType::Datetime),
             _ => None,
         };
         if self.is_check {
@@ -57,7 +62,7 @@ impl<'a> Query<'a> {
                 false => self.check_account(path, first, rest)?,
             }));
         }
-        let user = match self.input.identity {
+        let user = match self.request.identity {
             Identity::User(user) => user,
             Identity::Admin(id) if first == "id" => return Ok(known(Stored::Text(id.clone()))),
             Identity::Admin(_) if first == "collectionName" => {
@@ -79,7 +84,7 @@ impl<'a> Query<'a> {
         path: &[String],
         rest: &[String],
         trust: Trust,
-    ) -> Result<Side> {
+    ) -> Result<ResolvedOperand> {
         let collections = self.collections;
         let Some(collection) = collections.by_id(&user.collection_id) else {
             return Ok(nothing());
@@ -135,19 +140,19 @@ impl<'a> Query<'a> {
         rest: &[String],
         path: &[String],
         trust: Trust,
-    ) -> Result<Side> {
+    ) -> Result<ResolvedOperand> {
         if ids.is_empty() {
             return Ok(nothing());
         }
-        let mut walk = Walk::from_request(ids.len() > 1);
-        let id = self.one_of(&mut walk, ids)?;
-        self.step_into(&mut walk, &id, target, trust, &|| unknown(path))?;
-        let place = Place {
+        let mut join = JoinPath::from_request(ids.len() > 1);
+        let id = self.one_of(&mut join, ids)?;
+        self.step_into(&mut join, &id, target, trust, &|| unknown(path))?;
+        let root = PathRoot {
             alias: "",
             collection: target,
             trust,
         };
-        Ok(self.field_path(walk, rest, path, place)?.of_request())
+        Ok(self.field_path(join, rest, path, root)?.of_request())
     }
 
     /// A rule may speak of the fields of any auth collection of the database. Returns the type if
@@ -157,7 +162,7 @@ impl<'a> Query<'a> {
         path: &[String],
         first: &str,
         rest: &[String],
-    ) -> Result<Option<Kind>> {
+    ) -> Result<Option<ComparisonType>> {
         let collections = self.collections;
         let mut found = None;
         let mut refusal = Error::invalid(format!("No auth collection has a field {first}."));
@@ -181,18 +186,18 @@ impl<'a> Query<'a> {
         field: &Field,
         path: &[String],
         rest: &[String],
-    ) -> Result<Option<Kind>> {
+    ) -> Result<Option<ComparisonType>> {
         if rest.is_empty() || matches!(field.kind, FieldKind::Json { .. }) {
             return Ok(moment_kind(field));
         }
         let target = self.target(field).ok_or_else(|| unknown(path))?;
-        let place = Place {
+        let root = PathRoot {
             alias: "",
             collection: target,
             trust: Trust::Rule,
         };
         let bound = self.params.len();
-        let side = self.field_path(Walk::from_request(false), rest, path, place)?;
+        let side = self.field_path(JoinPath::from_request(false), rest, path, root)?;
         self.params.truncate(bound);
         Ok(side.kind.filter(|kind| kind.is_moment()))
     }
@@ -202,19 +207,21 @@ impl<'a> Query<'a> {
         path: &[String],
         first: &str,
         rest: &[String],
-        place: Place<'_>,
-    ) -> Result<Side> {
+        root: PathRoot<'_>,
+    ) -> Result<ResolvedOperand> {
         let (name, asks_if_set) = match first.strip_suffix(":isset") {
             Some(name) => (name, true),
             None => (first, false),
         };
-        let field = place.collection.field(name).filter(|it| !it.is_secret());
+        let field = root.collection.field(name).filter(|it| !it.is_secret());
         if (name != "id" && field.is_none()) || (asks_if_set && !rest.is_empty()) {
             return Err(unknown(path));
         }
-        let sent = self.input.body.and_then(|sent| sent.get(name));
+        let sent = self.request.body.and_then(|sent| sent.get(name));
         if asks_if_set {
-            return Ok(Side::constant(Stored::Integer(i64::from(sent.is_some()))));
+            return Ok(ResolvedOperand::constant(Stored::Integer(i64::from(
+                sent.is_some(),
+            ))));
         }
         let Some(field) = field else {
             return match rest.is_empty() {
@@ -251,8 +258,8 @@ impl<'a> Query<'a> {
     }
 
     /// Makes rows of several known values.
-    pub(super) fn spread(&mut self, side: Side) -> Result<Side> {
-        let SideValue::Constants(values) = &side.value else {
+    pub(super) fn expand_multi(&mut self, side: ResolvedOperand) -> Result<ResolvedOperand> {
+        let OperandValue::Constants(values) = &side.value else {
             return Ok(side);
         };
         let json = |value: &Stored| match value {
@@ -261,46 +268,46 @@ impl<'a> Query<'a> {
             Stored::Text(text) => Value::from(text.as_str()),
             Stored::Null | Stored::Blob(_) => Value::Null,
         };
-        let mut walk = Walk::from_request(true);
-        let sql = self.over_json(&mut walk, &values.iter().map(json).collect())?;
-        Ok(Side {
+        let mut join = JoinPath::from_request(true);
+        let sql = self.over_json(&mut join, &values.iter().map(json).collect())?;
+        Ok(ResolvedOperand {
             from_request: true,
-            ..walk.end(sql, side.kind.unwrap_or(Kind::Text))
+            ..join.end(sql, side.kind.unwrap_or(ComparisonType::Text))
         })
     }
 
     /// Binds an id, or joins several.
-    fn one_of(&mut self, walk: &mut Walk, ids: &[String]) -> Result<String> {
+    fn one_of(&mut self, join: &mut JoinPath, ids: &[String]) -> Result<String> {
         match ids {
             [id] => Ok(self.bind(Stored::Text(id.clone()))),
-            _ => self.over_json(walk, &Value::from(ids)),
+            _ => self.over_json(join, &Value::from(ids)),
         }
     }
 
-    fn over_json(&mut self, walk: &mut Walk, list: &Value) -> Result<String> {
+    fn over_json(&mut self, join: &mut JoinPath, list: &Value) -> Result<String> {
         let (alias, list) = (self.alias(), self.bind(Stored::Text(list.to_string())));
-        walk.joins += &format!(" LEFT JOIN json_each({list}) AS {alias}");
+        join.joins += &format!(" LEFT JOIN json_each({list}) AS {alias}");
         Ok(format!("{alias}.value"))
     }
 }
 
-impl Side {
+impl ResolvedOperand {
     /// The same, of the request: there an empty text is nothing, also inside json.
-    fn of_request(mut self) -> Side {
-        if let SideValue::One { sql } | SideValue::Many { sql, .. } = &mut self.value
-            && self.kind == Some(Kind::Json)
+    fn of_request(mut self) -> ResolvedOperand {
+        if let OperandValue::One { sql } | OperandValue::Many { sql, .. } = &mut self.value
+            && self.kind == Some(ComparisonType::Json)
         {
             *sql = format!("nullif({sql}, '')");
         }
-        Side {
+        ResolvedOperand {
             from_request: true,
             ..self
         }
     }
 
     /// A value of the request that cannot be one of the other side's is nothing to it. The same in
-    /// the text of a filter is a mistake, which [`Side::term`] tells of.
-    pub(super) fn fit(&mut self, other: &Side, is_like: bool) {
+    /// the text of a filter is a mistake, which [`ResolvedOperand::to_sql_operand`] tells of.
+    pub(super) fn align_to(&mut self, other: &ResolvedOperand, is_like: bool) {
         let (Some(kind), true) = (other.kind, self.from_request) else {
             return;
         };
@@ -310,12 +317,12 @@ impl Side {
             Err(_) => *value = Stored::Null,
         };
         match &mut self.value {
-            SideValue::Constant(value) => fit(value),
-            SideValue::Constants(values) => {
+            OperandValue::Constant(value) => fit(value),
+            OperandValue::Constants(values) => {
                 values.iter_mut().for_each(fit);
-                self.kind = Some(Kind::Datetime).filter(|_| kind.is_moment() && !is_like);
+                self.kind = Some(ComparisonType::Datetime).filter(|_| kind.is_moment() && !is_like);
             }
-            SideValue::One { sql } | SideValue::Many { sql, .. } => {
+            OperandValue::One { sql } | OperandValue::Many { sql, .. } => {
                 *sql = fitting(sql, kind, is_like);
             }
         }
@@ -323,27 +330,30 @@ impl Side {
 }
 
 /// The same in SQL: the value, or NULL where it is a text that is none of `kind`.
-fn fitting(sql: &str, kind: Kind, is_like: bool) -> String {
+fn fitting(sql: &str, kind: ComparisonType, is_like: bool) -> String {
     let (yes, no) = match is_like {
         true => (sql, sql),
         false => ("1", "0"),
     };
     match kind {
-        Kind::Number => format!(
+        ComparisonType::Number => format!(
             "CASE WHEN typeof({sql}) <> 'text' THEN {sql} \
              WHEN json_valid({sql}) AND json_type({sql}) IN ('integer', 'real') THEN {sql} END"
         ),
-        Kind::Bool => format!(
+        ComparisonType::Bool => format!(
             "CASE WHEN typeof({sql}) <> 'text' THEN {sql} \
              WHEN {sql} = 'true' THEN {yes} WHEN {sql} = 'false' THEN {no} END"
         ),
-        Kind::Text | Kind::Date | Kind::Datetime | Kind::Json => sql.to_owned(),
+        ComparisonType::Text
+        | ComparisonType::Date
+        | ComparisonType::Datetime
+        | ComparisonType::Json => sql.to_owned(),
     }
 }
 
-impl Walk {
-    fn from_request(is_many: bool) -> Walk {
-        Walk {
+impl JoinPath {
+    fn from_request(is_many: bool) -> JoinPath {
+        JoinPath {
             alias: String::new(),
             joins: String::new(),
             is_many,
@@ -356,30 +366,30 @@ fn unknown(path: &[String]) -> Error {
     Error::invalid(format!("{} is not known.", path.join(".")))
 }
 
-fn known(value: Stored) -> Side {
-    Side {
+fn known(value: Stored) -> ResolvedOperand {
+    ResolvedOperand {
         from_request: true,
-        ..Side::constant(value)
+        ..ResolvedOperand::constant(value)
     }
 }
 
 /// The type of a field that holds moments: what it is compared with must be one.
-fn moment_kind(field: &Field) -> Option<Kind> {
-    Some(kind_of(field)).filter(|kind| kind.is_moment())
+fn moment_kind(field: &Field) -> Option<ComparisonType> {
+    Some(type_of(field)).filter(|kind| kind.is_moment())
 }
 
-fn nothing() -> Side {
+fn nothing() -> ResolvedOperand {
     known(Stored::Null)
 }
 
 /// No values are nothing.
-fn several(mut values: Vec<Stored>) -> Side {
+fn several(mut values: Vec<Stored>) -> ResolvedOperand {
     let value = match values.len() {
-        0 => SideValue::Constant(Stored::Null),
-        1 => SideValue::Constant(values.remove(0)),
-        _ => SideValue::Constants(values),
+        0 => OperandValue::Constant(Stored::Null),
+        1 => OperandValue::Constant(values.remove(0)),
+        _ => OperandValue::Constants(values),
     };
-    Side {
+    ResolvedOperand {
         value,
         kind: None,
         from_request: true,

@@ -17,11 +17,11 @@ use crate::net::mail;
 mod strict;
 
 /// A JSON object whose values are not looked into yet: json fields keep their text as it came.
-pub type Body = BTreeMap<String, Box<RawValue>>;
+pub type RawBody = BTreeMap<String, Box<RawValue>>;
 
 /// What a request does to one field.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Change {
+pub enum FieldChange {
     Set(Stored),
     /// `field+` or `field-` of a number, which is an integer or a real.
     Add(Stored),
@@ -35,17 +35,17 @@ pub enum Change {
     Hash(String),
 }
 
-type Outcome<T> = Result<T, FieldError>;
+type FieldResult<T> = Result<T, FieldError>;
 
 /// Longest text of a field that has a pattern and no `max`: a match takes time by the length of the text and of
 /// the pattern.
 const PATTERN_CHARS_MAX: usize = 5000;
 
 /// Reads the new value of a field. NULL stands for unset.
-pub fn parse(field: &Field, raw: &RawValue) -> Outcome<Change> {
+pub fn parse(field: &Field, raw: &RawValue) -> FieldResult<FieldChange> {
     let text = raw.get();
     if let FieldKind::Json { bytes_max } = field.kind {
-        return parse_json(field, text, bytes_max).map(Change::Set);
+        return parse_json(field, text, bytes_max).map(FieldChange::Set);
     }
     let value = scalar_or_list(field, text)?;
     if let (FieldKind::Password { chars_min }, Value::String(text)) = (&field.kind, &value) {
@@ -55,11 +55,11 @@ pub fn parse(field: &Field, raw: &RawValue) -> Outcome<Change> {
     if stored == Stored::Null && field.required {
         return Err(required());
     }
-    Ok(Change::Set(stored))
+    Ok(FieldChange::Set(stored))
 }
 
 /// Reads what `field+`, `+field` or `field-` adds or takes away.
-pub fn parse_modifier(field: &Field, sign: Modifier, raw: &RawValue) -> Outcome<Change> {
+pub fn parse_modifier(field: &Field, sign: Modifier, raw: &RawValue) -> FieldResult<FieldChange> {
     let value = scalar_or_list(field, raw.get())?;
     if matches!(field.kind, FieldKind::Number { .. }) && sign != Modifier::Before {
         let Some(number) = number_of(&value) else {
@@ -70,7 +70,7 @@ pub fn parse_modifier(field: &Field, sign: Modifier, raw: &RawValue) -> Outcome<
             .as_i64()
             .and_then(|n| if minus { n.checked_neg() } else { Some(n) });
         let real = number.as_f64().unwrap_or(f64::NAN) * if minus { -1.0 } else { 1.0 };
-        return Ok(Change::Add(
+        return Ok(FieldChange::Add(
             whole.map_or(Stored::Real(real), Stored::Integer),
         ));
     }
@@ -87,9 +87,9 @@ pub fn parse_modifier(field: &Field, sign: Modifier, raw: &RawValue) -> Outcome<
         }
     }
     Ok(match sign {
-        Modifier::Plus => Change::Append(list),
-        Modifier::Before => Change::Prepend(list),
-        Modifier::Minus => Change::Remove(list),
+        Modifier::Plus => FieldChange::Append(list),
+        Modifier::Before => FieldChange::Prepend(list),
+        Modifier::Minus => FieldChange::Remove(list),
     })
 }
 
@@ -117,7 +117,7 @@ impl Modifier {
 }
 
 /// What a field holds when a new record does not mention it.
-pub fn unset(field: &Field) -> Outcome<Stored> {
+pub fn unset(field: &Field) -> FieldResult<Stored> {
     match field.required {
         true => Err(required()),
         false => Ok(unset_form(field)),
@@ -159,7 +159,7 @@ pub fn load_list(field: &Field, stored: &Stored) -> Vec<String> {
 }
 
 /// Checks a number against the bounds of its field.
-pub fn check_number(field: &Field, number: f64) -> Outcome<()> {
+pub fn check_number(field: &Field, number: f64) -> FieldResult<()> {
     let FieldKind::Number {
         min,
         max,
@@ -181,7 +181,7 @@ pub fn check_number(field: &Field, number: f64) -> Outcome<()> {
 }
 
 /// Checks how many values a list has.
-pub fn check_count(field: &Field, count: usize) -> Outcome<()> {
+pub fn check_count(field: &Field, count: usize) -> FieldResult<()> {
     let most = match &field.kind {
         FieldKind::Select { select_max, .. } => *select_max,
         FieldKind::Relation(options) => options.select_max,
@@ -200,7 +200,7 @@ pub fn check_count(field: &Field, count: usize) -> Outcome<()> {
     Ok(())
 }
 
-fn parse_typed(field: &Field, value: &Value) -> Outcome<Stored> {
+fn parse_typed(field: &Field, value: &Value) -> FieldResult<Stored> {
     match &field.kind {
         FieldKind::Text(options) => text_of(value).and_then(|text| check_text(text, options)),
         FieldKind::Editor { bytes_max } => {
@@ -227,7 +227,7 @@ fn parse_typed(field: &Field, value: &Value) -> Outcome<Stored> {
 }
 
 /// Takes the JSON text apart, but only as far as the field can use it.
-fn scalar_or_list(field: &Field, text: &str) -> Outcome<Value> {
+fn scalar_or_list(field: &Field, text: &str) -> FieldResult<Value> {
     /// A thousand ids take a quarter of this.
     const LIST_BYTES_MAX: usize = 256 << 10;
     match text.as_bytes().first() {
@@ -254,7 +254,7 @@ fn scalar_or_list(field: &Field, text: &str) -> Outcome<Value> {
     }
 }
 
-fn parse_json(field: &Field, text: &str, bytes_max: usize) -> Outcome<Stored> {
+fn parse_json(field: &Field, text: &str, bytes_max: usize) -> FieldResult<Stored> {
     /// Readers of json stop at 128 levels, and the record around it has some.
     const DEPTH_MAX: usize = 100;
     if text == "null" {
@@ -298,7 +298,7 @@ fn depth_of(text: &str) -> usize {
     deepest
 }
 
-fn parse_password(text: &str, chars_min: usize) -> Outcome<Change> {
+fn parse_password(text: &str, chars_min: usize) -> FieldResult<FieldChange> {
     const BYTES_MAX: usize = 256;
     if text.chars().count() < chars_min {
         return wrong(
@@ -309,11 +309,11 @@ fn parse_password(text: &str, chars_min: usize) -> Outcome<Change> {
     if text.len() > BYTES_MAX {
         return wrong("validation_too_long", "Must have at most 256 bytes.");
     }
-    Ok(Change::Hash(text.to_owned()))
+    Ok(FieldChange::Hash(text.to_owned()))
 }
 
 /// Text, or NULL as the empty text. SQLite's text functions end at NUL, so there must be none.
-fn text_of(value: &Value) -> Outcome<String> {
+fn text_of(value: &Value) -> FieldResult<String> {
     match value {
         Value::Null => Ok(String::new()),
         Value::String(text) if text.contains('\0') => wrong(
@@ -325,9 +325,9 @@ fn text_of(value: &Value) -> Outcome<String> {
     }
 }
 
-fn texts_of(value: &Value) -> Outcome<Vec<String>> {
+fn texts_of(value: &Value) -> FieldResult<Vec<String>> {
     let list = match value {
-        Value::Array(list) => list.iter().map(text_of).collect::<Outcome<Vec<_>>>()?,
+        Value::Array(list) => list.iter().map(text_of).collect::<FieldResult<Vec<_>>>()?,
         single => vec![text_of(single)?],
     };
     let mut distinct: Vec<String> = Vec::new();
@@ -347,7 +347,7 @@ fn store_text(text: String) -> Stored {
     }
 }
 
-fn check_text(text: String, options: &TextOptions) -> Outcome<Stored> {
+fn check_text(text: String, options: &TextOptions) -> FieldResult<Stored> {
     if text.is_empty() {
         return Ok(Stored::Null);
     }
@@ -376,7 +376,7 @@ fn check_text(text: String, options: &TextOptions) -> Outcome<Stored> {
     Ok(Stored::Text(text))
 }
 
-fn check_bytes(text: String, bytes_max: usize) -> Outcome<Stored> {
+fn check_bytes(text: String, bytes_max: usize) -> FieldResult<Stored> {
     if text.len() > bytes_max {
         return wrong(
             "validation_too_long",
@@ -386,7 +386,7 @@ fn check_bytes(text: String, bytes_max: usize) -> Outcome<Stored> {
     Ok(store_text(text))
 }
 
-fn check_email(text: String, options: &DomainOptions) -> Outcome<Stored> {
+fn check_email(text: String, options: &DomainOptions) -> FieldResult<Stored> {
     if text.is_empty() {
         return Ok(Stored::Null);
     }
@@ -399,7 +399,7 @@ fn check_email(text: String, options: &DomainOptions) -> Outcome<Stored> {
     }
 }
 
-fn check_url(text: String, options: &DomainOptions) -> Outcome<Stored> {
+fn check_url(text: String, options: &DomainOptions) -> FieldResult<Stored> {
     if text.is_empty() {
         return Ok(Stored::Null);
     }
@@ -437,7 +437,7 @@ fn url_host(text: &str) -> Option<&str> {
     (is_scheme && !host.is_empty()).then_some(host)
 }
 
-fn check_domain(domain: &str, options: &DomainOptions) -> Outcome<()> {
+fn check_domain(domain: &str, options: &DomainOptions) -> FieldResult<()> {
     let is_listed = |list: &[String]| list.iter().any(|known| known.eq_ignore_ascii_case(domain));
     if (!options.only.is_empty() && !is_listed(&options.only)) || is_listed(&options.except) {
         return wrong(
@@ -456,7 +456,7 @@ fn number_of(value: &Value) -> Option<serde_json::Number> {
     }
 }
 
-fn parse_number(field: &Field, value: &Value) -> Outcome<Stored> {
+fn parse_number(field: &Field, value: &Value) -> FieldResult<Stored> {
     if value.is_null() || value.as_str() == Some("") {
         return Ok(Stored::Null);
     }
@@ -471,7 +471,7 @@ fn parse_number(field: &Field, value: &Value) -> Outcome<Stored> {
     })
 }
 
-fn parse_bool(value: &Value) -> Outcome<Stored> {
+fn parse_bool(value: &Value) -> FieldResult<Stored> {
     let flag = match value {
         Value::Null => false,
         Value::Bool(flag) => *flag,
@@ -492,7 +492,7 @@ fn check_time(
     text: &str,
     options: &TimeOptions,
     read: fn(&str) -> Option<String>,
-) -> Outcome<Stored> {
+) -> FieldResult<Stored> {
     if text.is_empty() {
         return Ok(Stored::Null);
     }
@@ -509,7 +509,7 @@ fn check_time(
     Ok(Stored::Text(time))
 }
 
-fn parse_choices(field: &Field, value: &Value) -> Outcome<Stored> {
+fn parse_choices(field: &Field, value: &Value) -> FieldResult<Stored> {
     let list = texts_of(value)?;
     for text in &list {
         check_choice(field, text)?;
@@ -525,7 +525,7 @@ fn parse_choices(field: &Field, value: &Value) -> Outcome<Stored> {
     }
 }
 
-fn check_choice(field: &Field, text: &String) -> Outcome<()> {
+fn check_choice(field: &Field, text: &String) -> FieldResult<()> {
     match &field.kind {
         FieldKind::Select { values, .. } if !values.contains(text) => wrong(
             "validation_invalid_choice",
@@ -561,7 +561,7 @@ pub fn shorten(text: &str) -> String {
     }
 }
 
-pub fn wrong<T>(code: &'static str, message: &str) -> Outcome<T> {
+pub fn wrong<T>(code: &'static str, message: &str) -> FieldResult<T> {
     Err(FieldError::new(code, message))
 }
 
@@ -580,10 +580,10 @@ mod tests {
         definition["name"] = json!("f");
         let raw = RawValue::from_string(input.to_owned()).unwrap();
         let shown = match parse(&field(definition.clone()), &raw) {
-            Ok(Change::Set(Stored::Null)) => "unset".to_owned(),
-            Ok(Change::Set(Stored::Integer(number))) => number.to_string(),
-            Ok(Change::Set(Stored::Real(number))) => format!("{number:?}"),
-            Ok(Change::Set(Stored::Text(text))) => format!("'{text}'"),
+            Ok(FieldChange::Set(Stored::Null)) => "unset".to_owned(),
+            Ok(FieldChange::Set(Stored::Integer(number))) => number.to_string(),
+            Ok(FieldChange::Set(Stored::Real(number))) => format!("{number:?}"),
+            Ok(FieldChange::Set(Stored::Text(text))) => format!("'{text}'"),
             Ok(other) => format!("{other:?}"),
             Err(error) => error.code.trim_start_matches("validation_").to_owned(),
         };
@@ -749,7 +749,7 @@ mod tests {
         let raw = RawValue::from_string("3".to_owned()).unwrap();
         assert_eq!(
             parse_modifier(&number, Modifier::Minus, &raw),
-            Ok(Change::Add(Stored::Integer(-3)))
+            Ok(FieldChange::Add(Stored::Integer(-3)))
         );
     }
 }

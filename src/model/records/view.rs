@@ -1,17 +1,17 @@
 //! How a subscriber sees a change: whether its record is theirs to see, and what of it.
 //!
 //! The rule and the filter are asked about the record as the change left it, which may not be in the table
-//! any more; what they say about other records is asked of these as they are now. A [`Lens`] is made once and
+//! any more; what they say about other records is asked of these as they are now. A [`SubscriberView`] is made once and
 //! asked about many changes, as long as the definitions hold that it was made with.
 
 use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::pivot::Pivot;
 use super::plan::{Key, Plan};
-use super::query::address;
-use super::{Scope, Shape, pivot};
+use super::query::email_visibility;
+use super::routing_key::RoutingKey;
+use super::{Scope, Shape};
 use crate::base::error::Result;
 use crate::model::collections::{Collection, Collections};
 use crate::model::events::{State, Stored};
@@ -20,7 +20,7 @@ use crate::model::rules::{Access, Operation};
 
 /// What a subscriber wants to see.
 #[derive(Clone, Debug, Default)]
-pub struct Wish {
+pub struct SubscriptionSpec {
     /// Of the records of a collection those that this holds for.
     pub filter: String,
     pub shape: Shape,
@@ -29,55 +29,64 @@ pub struct Wish {
 }
 
 /// See the module documentation.
-pub struct Lens {
+pub struct SubscriberView {
     scope: Scope,
     collection: Arc<Collection>,
     plan: Plan,
     /// It says something about the time, which was put in when it was made.
     is_timed: bool,
     /// What a record must have to be shown.
-    pub pivot: Option<Pivot>,
+    pub routing_key: Option<RoutingKey>,
 }
 
-impl Lens {
-    /// Fails when the caller may see no record of the collection, or the wish makes no sense.
-    pub fn new(scope: Scope, collection: &Arc<Collection>, wish: &Wish) -> Result<Lens> {
-        let grant = scope.admit(collection, operation(wish))?;
-        let filter = match wish.filter.trim() {
+impl SubscriberView {
+    /// Fails when the caller may see no record of the collection, or the spec makes no sense.
+    pub fn new(
+        scope: Scope,
+        collection: &Arc<Collection>,
+        spec: &SubscriptionSpec,
+    ) -> Result<SubscriberView> {
+        let grant = scope.admit(collection, operation(spec))?;
+        let filter = match spec.filter.trim() {
             "" => None,
             text => Some(filter::parse(text)?),
         };
-        let is_timed = is_timed(&scope, collection, wish);
+        let is_timed = is_timed(&scope, collection, spec);
         let rule = match &grant.access {
             Access::When(rule) => Some(rule),
             Access::Free | Access::Denied => None,
         };
         let mut conditions = rule.into_iter().chain(&filter);
-        let pivot = conditions.find_map(|it| pivot::find(it, collection, &scope.identity));
+        let routing_key =
+            conditions.find_map(|it| RoutingKey::find(it, collection, &scope.identity));
         let key = Key::Given(filter);
-        let plan = scope.plan(collection, &wish.shape, &key, &grant)?;
-        Ok(Lens {
+        let plan = scope.plan(collection, &spec.shape, &key, &grant)?;
+        Ok(SubscriberView {
             collection: Arc::clone(collection),
             scope,
             plan,
             is_timed,
-            pivot,
+            routing_key,
         })
     }
 
     /// What all share who see the same: none when this caller alone sees what it sees.
-    pub fn class(scope: &Scope, collection: &Collection, wish: &Wish) -> Result<Option<String>> {
-        let grant = scope.admit(collection, operation(wish))?;
+    pub fn group_key(
+        scope: &Scope,
+        collection: &Collection,
+        spec: &SubscriptionSpec,
+    ) -> Result<Option<String>> {
+        let grant = scope.admit(collection, operation(spec))?;
         let rule = match &grant.access {
-            Access::When(_) => rule(collection, wish),
+            Access::When(_) => rule(collection, spec),
             Access::Free | Access::Denied => None,
         };
         let asks_who = |text: &str| text.contains("@request");
         let depends = rule.is_some_and(asks_who)
-            || asks_who(&wish.filter)
-            || looks_around(wish)
-            || (mentions_address(wish)
-                && address::differs_by_caller(collection, &grant.fields, &scope.identity));
+            || asks_who(&spec.filter)
+            || looks_around(spec)
+            || (mentions_address(spec)
+                && email_visibility::differs_by_caller(collection, &grant.fields, &scope.identity));
         let is_whole = grant.access == Access::Free;
         Ok((!depends).then(|| format!("{is_whole} {:?}", grant.fields)))
     }
@@ -109,38 +118,38 @@ impl Lens {
     }
 }
 
-fn operation(wish: &Wish) -> Operation {
-    match wish.record {
+fn operation(spec: &SubscriptionSpec) -> Operation {
+    match spec.record {
         Some(_) => Operation::View,
         None => Operation::List,
     }
 }
 
-fn rule<'a>(collection: &'a Collection, wish: &Wish) -> Option<&'a str> {
-    match wish.record {
+fn rule<'a>(collection: &'a Collection, spec: &SubscriptionSpec) -> Option<&'a str> {
+    match spec.record {
         Some(_) => collection.rules.view.as_deref(),
         None => collection.rules.list.as_deref(),
     }
 }
 
-fn mentions_address(wish: &Wish) -> bool {
-    let fields = wish.shape.fields.as_ref();
-    fields.is_none_or(|tree| tree.has("email")) || wish.filter.contains("email")
+fn mentions_address(spec: &SubscriptionSpec) -> bool {
+    let fields = spec.shape.fields.as_ref();
+    fields.is_none_or(|tree| tree.has("email")) || spec.filter.contains("email")
 }
 
 /// Whether other records have a say, as far as the caller may see these.
-fn looks_around(wish: &Wish) -> bool {
-    wish.filter.contains('.') || !wish.shape.expand.children.is_empty()
+fn looks_around(spec: &SubscriptionSpec) -> bool {
+    spec.filter.contains('.') || !spec.shape.expand.children.is_empty()
 }
 
-fn is_timed(scope: &Scope, collection: &Collection, wish: &Wish) -> bool {
+fn is_timed(scope: &Scope, collection: &Collection, spec: &SubscriptionSpec) -> bool {
     let is_it = |text: &str| text.replace("@request", "").contains('@');
     let others = scope.collections.all();
-    let others = others.iter().filter(|_| looks_around(wish));
+    let others = others.iter().filter(|_| looks_around(spec));
     let rules = others.map(|other| [&other.rules.view, &other.rules.manage]);
     let mut rules = rules.flatten().flatten().chain(&collection.rules.manage);
     let is_any = rules.any(|rule| is_it(rule));
-    is_any || is_it(&wish.filter) || rule(collection, wish).is_some_and(is_it)
+    is_any || is_it(&spec.filter) || rule(collection, spec).is_some_and(is_it)
 }
 
 /// The values of a record in the order of another definition; what it did not have is unset.

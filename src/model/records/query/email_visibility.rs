@@ -7,7 +7,7 @@
 
 use rusqlite::types::Value as Stored;
 
-use super::{MAIN, Place, Query, Trust};
+use super::builder::{MAIN, PathRoot, Query, Trust};
 use crate::base::error::Result;
 use crate::model::collections::{Collection, CollectionKind, EMAIL_VISIBILITY, Field};
 use crate::model::filter;
@@ -44,7 +44,7 @@ pub fn guarded_equality(equality: &str, guard: &str) -> String {
 
 impl Query<'_> {
     /// SQL: the caller may see the address of the account in the table `alias`, or there is none.
-    pub fn sees_address(&mut self, alias: &str, collection: &Collection) -> Result<String> {
+    pub fn sees_email(&mut self, alias: &str, collection: &Collection) -> Result<String> {
         let mut any = Vec::new();
         if alias != MAIN {
             any.push(format!("{alias}.id IS NULL"));
@@ -53,7 +53,7 @@ impl Query<'_> {
         if collection.field(EMAIL_VISIBILITY).is_some() {
             any.push(format!("{alias}.{}", quote(EMAIL_VISIBILITY)));
         }
-        if let Identity::User(user) = self.input.identity
+        if let Identity::User(user) = self.request.identity
             && user.collection_id == collection.id
         {
             let id = self.bind(Stored::Text(user.id.clone()));
@@ -63,12 +63,12 @@ impl Query<'_> {
             None => {}
             Some("") => any.push("TRUE".to_owned()),
             Some(rule) => {
-                let place = Place {
+                let root = PathRoot {
                     alias,
                     collection,
                     trust: Trust::Rule,
                 };
-                any.push(self.expr(&filter::parse(rule)?, true, place)?);
+                any.push(self.expr(&filter::parse(rule)?, true, root)?);
             }
         }
         match any.is_empty() {
@@ -80,7 +80,7 @@ impl Query<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Input;
+    use super::super::RequestContext;
     use super::*;
     use crate::model::collections::{Collections, test_collection};
     use crate::model::records;
@@ -117,11 +117,11 @@ mod tests {
     /// How SQLite finds the records that a filter of a stranger holds for, and their ids.
     fn ask(db: &Connection, filter: &str) -> (String, String) {
         let collections = accounts();
-        let input = Input {
+        let request = RequestContext {
             identity: &Identity::Nobody,
             body: None,
         };
-        let mut query = Query::new(&collections, input, Vec::new());
+        let mut query = Query::new(&collections, request, Vec::new());
         let users = collections.all()[0];
         let expr = filter::parse(filter).unwrap();
         let condition = query.condition(&expr, users, Trust::Caller).unwrap();

@@ -9,7 +9,7 @@ use super::world::World;
 use crate::model::filter::{Comparison, Expr, Operand};
 
 #[derive(Clone, Debug, Default)]
-pub struct Touched {
+pub struct ColumnAccess {
     /// Table and column.
     pub columns: HashSet<(String, String)>,
     /// Tables that a relation leads into.
@@ -17,34 +17,34 @@ pub struct Touched {
 }
 
 impl World {
-    pub fn touched(&self, expr: &Expr, table: usize, asking: Asking<'_>) -> Touched {
-        let mut touched = Touched::default();
-        self.touch(expr, table, asking, &mut touched);
-        touched
+    pub fn column_access(&self, expr: &Expr, table: usize, asking: Asking<'_>) -> ColumnAccess {
+        let mut access = ColumnAccess::default();
+        self.collect(expr, table, asking, &mut access);
+        access
     }
 
-    fn touch(&self, expr: &Expr, table: usize, asking: Asking<'_>, touched: &mut Touched) {
+    fn collect(&self, expr: &Expr, table: usize, asking: Asking<'_>, access: &mut ColumnAccess) {
         match expr {
-            Expr::Not(inner) => self.touch(inner, table, asking, touched),
+            Expr::Not(inner) => self.collect(inner, table, asking, access),
             Expr::And(list) | Expr::Or(list) => {
                 for expr in list {
-                    self.touch(expr, table, asking, touched);
+                    self.collect(expr, table, asking, access);
                 }
             }
             Expr::Compare(Comparison { left, right, .. }) => {
-                self.touch_operand(left, table, asking, touched);
-                self.touch_operand(right, table, asking, touched);
+                self.collect_operand(left, table, asking, access);
+                self.collect_operand(right, table, asking, access);
             }
-            Expr::In(left, _) => self.touch_operand(left, table, asking, touched),
+            Expr::In(left, _) => self.collect_operand(left, table, asking, access),
         }
     }
 
-    fn touch_operand(
+    fn collect_operand(
         &self,
         operand: &Operand,
         table: usize,
         asking: Asking<'_>,
-        touched: &mut Touched,
+        access: &mut ColumnAccess,
     ) {
         let Operand::Path(path) = operand else {
             return;
@@ -52,21 +52,21 @@ impl World {
         match path.as_slice() {
             [first, part, name, rest @ ..] if first == "@request" => {
                 if part == "auth" && !ALWAYS.contains(&name.as_str()) {
-                    self.touch_account(name, rest, asking, touched);
+                    self.collect_account(name, rest, asking, access);
                 }
             }
             [first, ..] if first.starts_with('@') => {}
-            path => self.touch_path(table, path, touched),
+            path => self.collect_path(table, path, access),
         }
     }
 
     /// Only relations of the account lead to records.
-    fn touch_account(
+    fn collect_account(
         &self,
         name: &str,
         rest: &[String],
         asking: Asking<'_>,
-        touched: &mut Touched,
+        access: &mut ColumnAccess,
     ) {
         let Caller::User(account) = asking.caller else {
             return;
@@ -80,23 +80,23 @@ impl World {
         // In a rule a path that only other accounts have is nothing.
         let leads = |target: &usize| self.class_of(*target, rest, asking).is_some();
         if let Some(target) = self.target(field).filter(|it| is_walked && leads(it)) {
-            touched.targets.insert(target);
-            self.touch_path(target, rest, touched);
+            access.targets.insert(target);
+            self.collect_path(target, rest, access);
         }
     }
 
-    fn touch_path(&self, table: usize, path: &[String], touched: &mut Touched) {
+    fn collect_path(&self, table: usize, path: &[String], access: &mut ColumnAccess) {
         let collection = &self.tables[table].collection;
         let Some((name, rest)) = path.split_first() else {
             return;
         };
-        touched
+        access
             .columns
             .insert((collection.name.clone(), name.clone()));
         let target = collection.field(name).and_then(|field| self.target(field));
         if let Some(target) = target.filter(|_| !rest.is_empty()) {
-            touched.targets.insert(target);
-            self.touch_path(target, rest, touched);
+            access.targets.insert(target);
+            self.collect_path(target, rest, access);
         }
     }
 }

@@ -10,7 +10,7 @@ use rusqlite::types::ValueRef;
 
 use super::Scope;
 use super::plan::{write_text, write_value};
-use super::write::Rowid;
+use super::row::Rowid;
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
 use crate::model::collections::{Collection, Field};
@@ -24,7 +24,7 @@ use crate::store::db::quote;
 const CALLS_BYTES_MAX: usize = 64 << 20;
 
 /// Tells of a change of a row.
-pub fn note(
+pub fn publish(
     tx: &Connection,
     scope: &Scope,
     collection: &Collection,

@@ -9,14 +9,14 @@ use super::bodies::Aim;
 use super::callers::Caller;
 use super::filters::Maker;
 use super::model::Asking;
-use super::show::Wish;
+use super::show::Projection;
 use super::store::Store;
 use super::world::{Rule, Rules, World};
 use super::{bodies, filters, grants, store, world};
 use crate::base::error::{Error, Kind, Result};
 use crate::model::events::{Change, Events};
 use crate::model::records;
-use crate::model::records::{Draft, Lens, ListQuery, Precondition, Scope, Shape};
+use crate::model::records::{Draft, ListQuery, Precondition, Scope, Shape, SubscriberView};
 use crate::model::triggers::Action;
 use crate::store::db::Connection;
 use crate::tests::rng;
@@ -76,7 +76,7 @@ struct Round<'a> {
 
 /// What several subscribers ask for.
 struct Ask {
-    wish: records::Wish,
+    wish: records::SubscriptionSpec,
     callers: Vec<Caller>,
 }
 
@@ -257,11 +257,11 @@ impl Round<'_> {
                 }
             };
             let wish = match rng.one_in(3) {
-                true => Wish::random(rng, &self.world, table, &callers[0]),
-                false => Wish::default(),
+                true => Projection::random(rng, &self.world, table, &callers[0]),
+                false => Projection::default(),
             };
             let shape = Shape::parse(wish.fields_text().as_deref(), Some(&wish.expand_text()));
-            let wish = records::Wish {
+            let wish = records::SubscriptionSpec {
                 filter,
                 shape: shape.unwrap(),
                 record,
@@ -306,7 +306,9 @@ impl Round<'_> {
                 self.shown += usize::from(shown.is_some());
                 // Whoever is of the same class sees the same.
                 let scope = self.scope(caller);
-                if let Some(class) = Lens::class(&scope, &change.state.collection, wish).unwrap() {
+                if let Some(class) =
+                    SubscriberView::group_key(&scope, &change.state.collection, wish).unwrap()
+                {
                     let first = classes.entry(class).or_insert_with(|| shown.clone());
                     assert!(first == shown, "another of the class: {}", describe());
                 }
@@ -319,10 +321,10 @@ impl Round<'_> {
         &self,
         connection: &Connection,
         change: &Change,
-        wish: &records::Wish,
+        wish: &records::SubscriptionSpec,
         caller: &Caller,
     ) -> Result<Option<Vec<u8>>> {
-        let lens = Lens::new(self.scope(caller), &change.state.collection, wish)?;
+        let lens = SubscriberView::new(self.scope(caller), &change.state.collection, wish)?;
         assert!(!lens.is_stale());
         let mut out = Vec::new();
         let is_shown = lens.show(connection, &change.state, &mut out)?;
@@ -334,7 +336,7 @@ impl Round<'_> {
         &self,
         connection: &Connection,
         change: &Change,
-        wish: &records::Wish,
+        wish: &records::SubscriptionSpec,
         caller: &Caller,
     ) -> Result<Option<Vec<u8>>> {
         let (scope, collection) = (self.scope(caller), &change.state.collection);

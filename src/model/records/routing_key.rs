@@ -10,30 +10,49 @@ use crate::model::rules::Identity;
 
 /// See the module documentation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pivot {
+pub struct RoutingKey {
     /// The id of the field; `id` for that of the record.
     pub field: String,
     pub value: String,
 }
 
-/// What a condition wants of one field that holds a single text, compared as it is stored.
-pub fn find(expr: &Expr, collection: &Collection, identity: &Identity) -> Option<Pivot> {
-    match expr {
-        Expr::And(list) => list.iter().find_map(|it| find(it, collection, identity)),
-        Expr::Compare(Comparison {
-            left,
-            op: Op::Equal,
-            any: false,
-            right,
-        }) => {
-            let pivot = |field, value| {
-                let field = field_of(field, collection)?;
-                let value = value_of(value, identity)?;
-                Some(Pivot { field, value })
-            };
-            pivot(left, right).or_else(|| pivot(right, left))
+impl RoutingKey {
+    /// What a condition wants of one field that holds a single text, compared as it is stored.
+    pub fn find(expr: &Expr, collection: &Collection, identity: &Identity) -> Option<RoutingKey> {
+        match expr {
+            Expr::And(list) => list
+                .iter()
+                .find_map(|it| RoutingKey::find(it, collection, identity)),
+            Expr::Compare(Comparison {
+                left,
+                op: Op::Equal,
+                any: false,
+                right,
+            }) => {
+                let key = |field, value| {
+                    let field = field_of(field, collection)?;
+                    let value = value_of(value, identity)?;
+                    Some(RoutingKey { field, value })
+                };
+                key(left, right).or_else(|| key(right, left))
+            }
+            _ => None,
         }
-        _ => None,
+    }
+
+    /// The text that a record has in this field.
+    pub fn value_in<'a>(state: &'a State, field: &str) -> Option<&'a str> {
+        let at = match field {
+            "id" => 0,
+            field => {
+                let mut fields = state.collection.fields.iter();
+                State::SYSTEM.len() + fields.position(|it| it.id == field)?
+            }
+        };
+        match state.values.get(at) {
+            Some(Stored::Text(text)) => Some(text),
+            _ => None,
+        }
     }
 }
 
@@ -74,21 +93,6 @@ fn value_of(operand: &Operand, identity: &Identity) -> Option<String> {
     Some(value).filter(|value| !value.is_empty())
 }
 
-/// The text that a record has in this field.
-pub fn text_of<'a>(state: &'a State, field: &str) -> Option<&'a str> {
-    let at = match field {
-        "id" => 0,
-        field => {
-            let mut fields = state.collection.fields.iter();
-            State::SYSTEM.len() + fields.position(|it| it.id == field)?
-        }
-    };
-    match state.values.get(at) {
-        Some(Stored::Text(text)) => Some(text),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,8 +123,8 @@ mod tests {
             record: Map::new(),
         }));
         let found = |text: &str, identity: &Identity| {
-            let pivot = find(&filter::parse(text).unwrap(), &collection, identity)?;
-            Some(format!("{}={}", pivot.field, pivot.value))
+            let key = RoutingKey::find(&filter::parse(text).unwrap(), &collection, identity)?;
+            Some(format!("{}={}", key.field, key.value))
         };
         for (text, expected) in [
             ("owner = @request.auth.id", Some("f1=u1")),

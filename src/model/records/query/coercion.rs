@@ -2,14 +2,14 @@
 
 use rusqlite::types::Value as Stored;
 
-use super::value::shorten;
 use crate::base::clock;
 use crate::base::error::{Error, Result};
 use crate::model::collections::{Field, FieldKind};
+use crate::model::records::value::shorten;
 
 /// The type by which a value is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ComparisonType {
     Text,
     Number,
     Bool,
@@ -18,28 +18,28 @@ pub enum Kind {
     Json,
 }
 
-impl Kind {
+impl ComparisonType {
     /// True if its values are moments, or days, which are their midnights.
     pub fn is_moment(self) -> bool {
-        matches!(self, Kind::Date | Kind::Datetime)
+        matches!(self, ComparisonType::Date | ComparisonType::Datetime)
     }
 }
 
 /// How values of a field are compared.
-pub fn kind_of(field: &Field) -> Kind {
+pub fn type_of(field: &Field) -> ComparisonType {
     match field.kind {
-        FieldKind::Number { .. } => Kind::Number,
-        FieldKind::Bool => Kind::Bool,
-        FieldKind::Date(_) => Kind::Date,
-        FieldKind::Datetime(_) => Kind::Datetime,
-        _ => Kind::Text,
+        FieldKind::Number { .. } => ComparisonType::Number,
+        FieldKind::Bool => ComparisonType::Bool,
+        FieldKind::Date(_) => ComparisonType::Date,
+        FieldKind::Datetime(_) => ComparisonType::Datetime,
+        _ => ComparisonType::Text,
     }
 }
 
 /// Gives a constant the form in which values of `kind` are stored.
-pub fn coerce(value: Stored, kind: Option<Kind>) -> Result<Stored> {
+pub fn coerce(value: Stored, kind: Option<ComparisonType>) -> Result<Stored> {
     let kind = match (kind, &value) {
-        (Some(Kind::Json), _) | (_, Stored::Null) => return Ok(value),
+        (Some(ComparisonType::Json), _) | (_, Stored::Null) => return Ok(value),
         (_, Stored::Text(text)) if text.is_empty() => return Ok(Stored::Null),
         (None, _) => return Ok(value),
         (Some(kind), _) => kind,
@@ -50,7 +50,7 @@ pub fn coerce(value: Stored, kind: Option<Kind>) -> Result<Stored> {
         )))
     };
     Ok(match (kind, value) {
-        (Kind::Number, Stored::Text(text)) => {
+        (ComparisonType::Number, Stored::Text(text)) => {
             match serde_json::from_str::<serde_json::Number>(&text) {
                 Ok(number) => match (number.as_i64(), number.as_f64()) {
                     (Some(integer), _) => Stored::Integer(integer),
@@ -60,20 +60,22 @@ pub fn coerce(value: Stored, kind: Option<Kind>) -> Result<Stored> {
                 Err(_) => return refuse(&text, "a number"),
             }
         }
-        (Kind::Bool, Stored::Text(text)) => match text.as_str() {
+        (ComparisonType::Bool, Stored::Text(text)) => match text.as_str() {
             "true" => Stored::Integer(1),
             "false" => Stored::Integer(0),
             _ => return refuse(&text, "true or false"),
         },
-        (Kind::Date | Kind::Datetime, Stored::Text(text)) => Stored::Text(moment(&text)?),
-        (Kind::Date | Kind::Datetime, Stored::Integer(number)) => {
+        (ComparisonType::Date | ComparisonType::Datetime, Stored::Text(text)) => {
+            Stored::Text(moment(&text)?)
+        }
+        (ComparisonType::Date | ComparisonType::Datetime, Stored::Integer(number)) => {
             Stored::Text(moment(&number.to_string())?)
         }
-        (Kind::Date | Kind::Datetime, Stored::Real(number)) => {
+        (ComparisonType::Date | ComparisonType::Datetime, Stored::Real(number)) => {
             Stored::Text(moment(&number.to_string())?)
         }
-        (Kind::Text, Stored::Integer(number)) => Stored::Text(number.to_string()),
-        (Kind::Text, Stored::Real(number)) => Stored::Text(number.to_string()),
+        (ComparisonType::Text, Stored::Integer(number)) => Stored::Text(number.to_string()),
+        (ComparisonType::Text, Stored::Real(number)) => Stored::Text(number.to_string()),
         (_, value) => value,
     })
 }

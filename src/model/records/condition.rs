@@ -1,0 +1,100 @@
+//! The condition of a list: which records, in which order.
+
+use rusqlite::types::Value as Stored;
+use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
+
+use super::Scope;
+use super::query::{LIKE, MAIN, Query, Trust};
+use super::row::Rowid;
+use crate::base::error::Result;
+use crate::model::collections::Collection;
+use crate::model::filter;
+use crate::model::rules::Access;
+use crate::store::db::quote;
+
+/// The `WHERE` of a list: the rule and the caller's filter.
+pub struct Condition {
+    sql: String,
+    params: Vec<Stored>,
+    filter: Option<filter::Expr>,
+    access: Access,
+}
+
+impl Condition {
+    pub fn new(
+        scope: &Scope,
+        collection: &Collection,
+        access: &Access,
+        text: &str,
+    ) -> Result<Condition> {
+        let filter = match text.trim() {
+            "" => None,
+            text => Some(filter::parse(text)?),
+        };
+        let mut condition = Condition {
+            sql: String::new(),
+            params: Vec::new(),
+            filter,
+            access: access.clone(),
+        };
+        let mut query = Query::new(&scope.collections, scope.request_context(None), Vec::new());
+        condition.sql = condition.build(collection, &mut query)?;
+        condition.params = query.into_params();
+        Ok(condition)
+    }
+
+    fn build(&self, collection: &Collection, query: &mut Query<'_>) -> Result<String> {
+        let rule = match &self.access {
+            Access::When(rule) => Some(query.condition(rule, collection, Trust::Rule)?),
+            Access::Free | Access::Denied => None,
+        };
+        let filter = match &self.filter {
+            Some(filter) => Some(query.condition(filter, collection, Trust::Caller)?),
+            None => None,
+        };
+        Ok(match (rule, filter) {
+            (None, None) => String::new(),
+            (Some(one), None) | (None, Some(one)) => format!(" WHERE {one}"),
+            // A search in text takes as long as the text is: it must not see a hidden one.
+            (Some(rule), Some(filter)) if filter.contains(LIKE) => {
+                format!(" WHERE {rule} AND CASE WHEN {rule} THEN {filter} END")
+            }
+            (Some(rule), Some(filter)) => format!(" WHERE {rule} AND {filter}"),
+        })
+    }
+
+    pub fn page(
+        &self,
+        scope: &Scope,
+        collection: &Collection,
+        sort: &str,
+        limit: u64,
+        offset: u64,
+        connection: &Connection,
+    ) -> Result<Vec<Rowid>> {
+        let terms = filter::parse_sort(sort)?;
+        let params = self.params.clone();
+        let mut query = Query::new(&scope.collections, scope.request_context(None), params);
+        let order = query.order(&terms, collection, Trust::Caller)?;
+        let limit = query.bind(Stored::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
+        let offset = query.bind(Stored::Integer(i64::try_from(offset).unwrap_or(i64::MAX)));
+        let sql = format!(
+            "SELECT {MAIN}.rowid FROM {} AS {MAIN}{} ORDER BY {order} LIMIT {limit} OFFSET {offset}",
+            quote(&collection.name),
+            self.sql,
+        );
+        let mut statement = connection.prepare_cached(&sql)?;
+        let rows = statement.query_map(params_from_iter(query.into_params()), |row| row.get(0))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    pub fn count(&self, collection: &Collection, connection: &Connection) -> Result<u64> {
+        let table = quote(&collection.name);
+        let sql = format!("SELECT count(*) FROM {table} AS {MAIN}{}", self.sql);
+        let mut statement = connection.prepare_cached(&sql)?;
+        let count = statement
+            .query_row(params_from_iter(&self.params), |row| row.get::<_, i64>(0))
+            .optional()?;
+        Ok(u64::try_from(count.unwrap_or(0)).unwrap_or(0))
+    }
+}
