@@ -154,7 +154,7 @@ impl Api {
             && replica.is_arriving(database.unwrap_or(db::DEFAULT), &self.app.databases)
             && route.on_replica == OnReplica::Serve
         {
-            return Err(db::not_here());
+            return Err(db::not_replicated_yet());
         }
         self.check_body(request, route.body_bytes_max)?;
         let database = database.unwrap_or(db::DEFAULT);

@@ -24,9 +24,9 @@ const VERSION: &str = "X-Vski-Version";
 /// Turns what a handler does into an answer.
 pub fn answer(app: &App, request: &Request, handle: impl FnOnce() -> Result<Response>) -> Response {
     // What this thread wrote for others is no business of this request.
-    db::take_marks();
+    db::take_commit_positions();
     let result = handle();
-    let marks = db::take_marks();
+    let marks = db::take_commit_positions();
     let response = match result {
         Ok(response) => response,
         Err(error) if error.kind() == Kind::ReadOnly => refuse_write(app, &error),

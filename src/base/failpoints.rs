@@ -3,13 +3,12 @@
 
 #[cfg(debug_assertions)]
 mod armed {
-    use std::collections::HashMap;
-    use std::sync::{Mutex, OnceLock};
-
-    use crate::base::threads::lock;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     static ARMED: OnceLock<Option<(String, u32)>> = OnceLock::new();
-    static REACHED: Mutex<Option<HashMap<&'static str, u32>>> = Mutex::new(None);
+    /// How often the armed point was reached.
+    static REACHED: AtomicU32 = AtomicU32::new(0);
 
     fn read() -> Option<(String, u32)> {
         let text = std::env::var("VSKI_FAILPOINT").ok()?;
@@ -35,10 +34,7 @@ mod armed {
         if armed != name {
             return;
         }
-        let mut reached = lock(&REACHED);
-        let count = reached.get_or_insert_default().entry(name).or_insert(0);
-        *count += 1;
-        if *count == *times {
+        if REACHED.fetch_add(1, Ordering::SeqCst) + 1 == *times {
             std::process::abort();
         }
     }

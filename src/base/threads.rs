@@ -103,14 +103,18 @@ pub fn spawn_for_result<T: Send + 'static>(
         .map_err(|error| Error::from(error).context(format!("start thread {name}")))
 }
 
+/// Sleeps for a short time that a stop need not interrupt.
+pub fn pause(time: Duration) {
+    Stop::new().wait(time);
+}
+
 /// Waits for a thread to end until `deadline`; false when it did not.
 pub fn join_until<T>(handle: JoinHandle<T>, deadline: Instant) -> bool {
-    let step = Stop::new();
     while !handle.is_finished() {
         if Instant::now() >= deadline {
             return false;
         }
-        step.wait(Duration::from_millis(2));
+        pause(Duration::from_millis(2));
     }
     handle.join().is_ok()
 }

@@ -162,7 +162,7 @@ fn run_now(dir: &Path, name: &str, parsed: &Parsed) -> Outcome {
 /// The databases that jobs and their runs are in, for reading only.
 fn open(dir: &Path) -> Result<(Database, Database)> {
     refuse_empty(dir)?;
-    let open = |path: &Path| Database::follow(path, SETTINGS);
+    let open = |path: &Path| Database::open_replica(path, SETTINGS);
     Ok((open(&db::default_file(dir)), open(&db::local_file(dir))))
 }
 

@@ -4,7 +4,7 @@
 //! so for each database changes come in the order of the commits, and only those that have happened.
 //!
 //! Nothing is read or kept for a collection that nobody watches. Whoever begins to watch one may rely on
-//! hearing of a change only if its transaction began after that; [`crate::store::db::Fence`] says when all others
+//! hearing of a change only if its transaction began after that; [`crate::store::db::CommitBarrier`] says when all others
 //! have ended.
 //!
 //! Bound: [`BYTES_MAX`] of changes wait. A writer is never held up for those who listen: what is too much is

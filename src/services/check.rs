@@ -93,7 +93,7 @@ impl<'a> Check<'a> {
         let repairs = self.repairs;
         let open = |name: &str| match repairs {
             true => db::open_existing(data_dir, name, settings),
-            false => db::open_to_look(data_dir, name, settings),
+            false => db::open_to_inspect(data_dir, name, settings),
         };
         let default = open(db::DEFAULT)?;
         if self.repairs {

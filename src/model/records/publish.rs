@@ -54,7 +54,7 @@ pub fn publish(
     }
     if is_watched {
         let events = Arc::clone(&scope.events);
-        db::after_commit(move || events.publish(Change { action, state }));
+        db::on_commit(move || events.publish(Change { action, state }));
     }
     Ok(())
 }
@@ -105,7 +105,7 @@ fn queue(
         outbox::add(tx, &entry)?;
     }
     let (events, database) = (Arc::clone(&scope.events), state.collection.database.clone());
-    db::after_commit(move || events.notify_calls(&database));
+    db::on_commit(move || events.notify_calls(&database));
     Ok(())
 }
 

@@ -96,7 +96,7 @@ impl<'a> Copier<'a> {
 
     fn is_replica(&self) -> bool {
         let local = self.state.join(format!("{}.db", db::LOCAL));
-        db::still::open(&local, self.job.settings.prepare)
+        db::offline::open(&local, self.job.settings.prepare)
             .is_ok_and(|local| node::is_replica_in(&local))
     }
 
@@ -186,7 +186,7 @@ impl<'a> Copier<'a> {
             if name == db::DEFAULT || !copy.exists() {
                 continue;
             }
-            let copy = db::still::open(&copy, self.job.settings.prepare)?;
+            let copy = db::offline::open(&copy, self.job.settings.prepare)?;
             for collection in collections::settled_definitions(default, &name)? {
                 if !collections::is_applied(&copy, &collection)? {
                     behind.push(name);
@@ -442,7 +442,7 @@ impl<'a> Copier<'a> {
             return Ok(None);
         }
         // It may be damaged: then the files are read.
-        let opened = db::still::open(&path, self.job.settings.prepare);
+        let opened = db::offline::open(&path, self.job.settings.prepare);
         Ok(opened
             .ok()
             .filter(|it| table::is_there(it).unwrap_or(false)))
@@ -461,7 +461,7 @@ impl<'a> Copier<'a> {
             .keys()
             .map(|name| (name, self.state.join(format!("{name}.db"))))
         {
-            let copy = db::still::open(&reader, self.job.settings.prepare)?;
+            let copy = db::offline::open(&reader, self.job.settings.prepare)?;
             let mut after: Option<FilePath> = None;
             loop {
                 let list = table::list(&copy, name, after.as_ref(), PAGE)?;

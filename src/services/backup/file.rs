@@ -18,7 +18,7 @@ pub fn create(path: &Path) -> io::Result<File> {
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .custom_flags(db::NO_LINK)
+        .custom_flags(db::NOFOLLOW)
         .open(path)
 }
 

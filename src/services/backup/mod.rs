@@ -85,7 +85,7 @@ pub fn run(job: Job<'_>) -> Result<Summary> {
     let (data_dir, dir, is_bucket) = (job.data_dir, job.dir, job.is_bucket);
     refuse_inside(data_dir, dir)?;
     let _lock = take(dir)?;
-    let _held = db::still::hold_unwritable(data_dir)?;
+    let _held = db::offline::hold_unwritable(data_dir)?;
     let earlier = match Manifest::read(dir) {
         Ok(earlier) => {
             remove_states(dir, earlier.as_ref().map(|it| it.state.as_str()))?;
@@ -185,7 +185,7 @@ fn take(dir: &Path) -> Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .custom_flags(db::NO_LINK)
+        .custom_flags(db::NOFOLLOW)
         .open(&path);
     let file = file.map_err(|error| refused(dir, &error))?;
     lock(dir, &file, FlockOperation::NonBlockingLockExclusive)?;

@@ -162,7 +162,7 @@ impl Work<'_> {
     fn copy_files(&mut self, name: &str, total: &mut (u64, u64, u64)) -> Result<()> {
         // The copy, which no process writes to yet: the backup's own is read as bytes only.
         let path = self.staging.join(format!("{name}.db"));
-        let database = db::still::open(&path, self.settings.prepare)?;
+        let database = db::offline::open(&path, self.settings.prepare)?;
         if !table::is_there(&database)? {
             return Ok(());
         }

@@ -91,7 +91,7 @@ pub fn data(
         tell,
         summary: Summary::default(),
     };
-    let _held = db::still::hold_unwritable(data_dir)?;
+    let _held = db::offline::hold_unwritable(data_dir)?;
     let mut served = db::names(data_dir)?;
     let own = [db::LOCAL, db::WORKFLOWS, db::STATS];
     let (mut is_damaged, mut is_old) = (false, false);
@@ -104,7 +104,7 @@ pub fn data(
         if faults.is_empty() {
             read = with_state(data_dir, name, settings, &mut |connection, version| {
                 is_old |= version < db::schema_of(name).version();
-                faults = db::still::faults(connection, db::schema_of(name))?;
+                faults = db::offline::faults(connection, db::schema_of(name))?;
                 Ok(())
             });
         }
@@ -188,10 +188,10 @@ pub fn backup(dir: &Path, settings: db::Settings, tell: Tell<'_>) -> Result<Summ
         look.found("damaged", &fault)?;
     }
     let state = manifest.state(dir);
-    let open = |name: &str| db::still::open(&state.join(format!("{name}.db")), settings.prepare);
+    let open = |name: &str| db::offline::open(&state.join(format!("{name}.db")), settings.prepare);
     let mut whole = BTreeSet::new();
     for name in manifest.parts.iter().filter_map(|it| it.database()) {
-        let faults = open(name).and_then(|it| db::still::faults(&it, db::schema_of(name)));
+        let faults = open(name).and_then(|it| db::offline::faults(&it, db::schema_of(name)));
         if !look.database(name, faults)? {
             whole.insert(name);
         }

@@ -165,7 +165,7 @@ impl Cron {
         let told: Arc<Mutex<Option<String>>> = Arc::default();
         let tell = Arc::clone(&told);
         let slot = Arc::clone(&self.script);
-        let result = database.write_alone(limit, move |tx| {
+        let result = database.write_exclusive(limit, move |tx| {
             let begun = Begun::new(slot, tx.get_interrupt_handle());
             let result = sql::run(tx, scope, &sql, || stop.is_set());
             drop(begun);

@@ -27,7 +27,7 @@ use crate::model::rules::{Identity, User};
 use crate::net::sockets::{Link, Pace, Peer};
 use crate::store::db::Databases;
 
-/// Longest pause between two rounds; and while somebody waits for a fence.
+/// Longest pause between two rounds; and while somebody waits for a barrier.
 const PAUSE: Duration = Duration::from_millis(250);
 const FENCE_PAUSE: Duration = Duration::from_millis(2);
 /// Commands taken in one round.

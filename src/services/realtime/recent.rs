@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::ids;
 use crate::model::events::Change;
-use crate::store::db::Fence;
+use crate::store::db::CommitBarrier;
 
 /// How long somebody may be away and miss nothing.
 pub const KEPT: Duration = Duration::from_secs(300);
@@ -31,7 +31,7 @@ struct Watch {
     /// All changes with a number above this one are there.
     complete_after: u64,
     /// Passes when that begins to hold.
-    fence: Option<Fence>,
+    barrier: Option<CommitBarrier>,
     /// When it is forgotten, while nobody watches.
     ends: Option<Instant>,
 }
@@ -90,7 +90,7 @@ impl Recent {
     }
 
     /// One more watches a collection. True when nobody has until now: then `events` must be told, and after
-    /// that a fence set.
+    /// that a barrier set.
     pub fn watch(&mut self, collection: &str) -> bool {
         if !self.watches.contains_key(collection) {
             // Whoever knows the changes so far need not know those of this collection: nobody kept them.
@@ -106,7 +106,7 @@ impl Recent {
                 Watch {
                     count: 0,
                     complete_after: seq,
-                    fence: None,
+                    barrier: None,
                     ends: None,
                 }
             });
@@ -116,9 +116,9 @@ impl Recent {
     }
 
     /// What was begun before this passes may be missed.
-    pub fn set_fence(&mut self, collection: &str, fence: Option<Fence>) {
+    pub fn set_barrier(&mut self, collection: &str, barrier: Option<CommitBarrier>) {
         if let Some(watch) = self.watches.get_mut(collection) {
-            watch.fence = fence;
+            watch.barrier = barrier;
         }
     }
 
@@ -150,13 +150,13 @@ impl Recent {
             return false;
         };
         if watch
-            .fence
+            .barrier
             .as_ref()
-            .is_some_and(|fence| !fence.has_passed())
+            .is_some_and(|barrier| !barrier.has_passed())
         {
             return false;
         }
-        if watch.fence.take().is_some() {
+        if watch.barrier.take().is_some() {
             watch.complete_after = seq;
         }
         true

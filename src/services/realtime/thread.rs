@@ -489,8 +489,8 @@ impl<'a> Thread<'a> {
         }
         self.of.events.watch(collection);
         let database = self.of.databases.get(database);
-        let fence = database.map_or(None, |database| database.fence());
-        self.recent.set_fence(collection, fence);
+        let barrier = database.map_or(None, |database| database.commit_barrier());
+        self.recent.set_barrier(collection, barrier);
     }
 
     /// Listens to what becomes of an account.

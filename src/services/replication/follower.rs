@@ -26,7 +26,7 @@ use crate::base::{failpoints, log};
 use crate::model::collections::Catalog;
 use crate::store::db;
 use crate::store::db::pages::{PageMap, PageReader};
-use crate::store::db::{Apply, Checkpoints, Databases, pages};
+use crate::store::db::{Checkpoints, Databases, PageWriter, pages};
 
 /// Streams up to this size are kept in memory until they are applied.
 const MEMORY_BYTES: u64 = 4 << 20;
@@ -313,7 +313,7 @@ impl Follower {
         let replace = || match is_default || self.path.exists() {
             true => {
                 let database = context.databases.get(&self.name)?;
-                database.alone(|| db::replace_file(&new, &self.path))
+                database.with_exclusive_access(|| db::replace_file(&new, &self.path))
             }
             false => db::replace_file(&new, &self.path),
         };
@@ -359,7 +359,7 @@ impl Follower {
             schema: header.schema,
             definitions: header.definitions,
         };
-        let apply = Apply::begin(&self.path)?;
+        let apply = PageWriter::begin(&self.path)?;
         if apply.page_size() != header.page_size {
             self.method = SyncMethod::Full;
             return Err(epoch_changed());
@@ -379,7 +379,7 @@ impl Follower {
     fn commit(
         &mut self,
         context: &SyncContext,
-        apply: &Apply,
+        apply: &PageWriter,
         before: &LocalState,
         after: &LocalState,
         is_other_history: bool,
@@ -397,7 +397,7 @@ impl Follower {
             database.renew_readers();
         }
         let commit = || match is_alone {
-            true => database.alone(|| apply.commit(after.map.len())),
+            true => database.with_exclusive_access(|| apply.commit(after.map.len())),
             false => apply.commit(after.map.len()),
         };
         match before.definitions != after.definitions {
@@ -425,7 +425,7 @@ impl Follower {
 
     /// Folds the log of the file in, when there is much of it.
     pub fn checkpoint(&mut self) -> Result<()> {
-        PageReader::open(&self.path)?.fold_when_due(&mut self.checkpoints)
+        PageReader::open(&self.path)?.checkpoint_when_due(&mut self.checkpoints)
     }
 
     /// Takes the next remedy from now on.
@@ -461,7 +461,7 @@ fn checked(header: StreamHeader, epoch: Epoch) -> Result<StreamHeader> {
     }
 }
 
-fn write_pages(apply: &Apply, content: Content) -> Result<()> {
+fn write_pages(apply: &PageWriter, content: Content) -> Result<()> {
     match content {
         Content::Memory(bytes) => {
             StreamReader::new(&bytes[..])?.pages(|number, page| apply.write(number, page))

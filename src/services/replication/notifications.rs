@@ -27,7 +27,7 @@ use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::threads::{Stop, lock};
 use crate::net::sockets::{Flow, Link, Peer, Text};
-use crate::store::db::Changes;
+use crate::store::db::ChangedDatabases;
 
 /// How long changes are gathered before they are told.
 const BATCH_WINDOW: Duration = Duration::from_millis(5);
@@ -55,7 +55,7 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// The replicas that listen.
 pub struct Notifier {
-    changes: Arc<Changes>,
+    changes: Arc<ChangedDatabases>,
     listeners: Mutex<Listeners>,
 }
 
@@ -67,7 +67,7 @@ struct Listeners {
 
 impl Notifier {
     /// Tells of these changes.
-    pub fn new(changes: &Arc<Changes>) -> Notifier {
+    pub fn new(changes: &Arc<ChangedDatabases>) -> Notifier {
         Notifier {
             changes: Arc::clone(changes),
             listeners: Mutex::default(),

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::epoch::Epoch;
 use crate::base::error::Result;
 use crate::base::{clock, log};
-use crate::store::db::pages::{PageMap, PageReader, Snapshot, Trace};
+use crate::store::db::pages::{FileFingerprint, PageMap, PageReader, Snapshot};
 use crate::store::db::{Database, pages};
 
 /// How often the feed is checked, at most.
@@ -31,7 +31,7 @@ pub struct Source {
     path: PathBuf,
     reader: Option<PageReader>,
     /// The file when its reader was closed.
-    trace: Option<Trace>,
+    fingerprint: Option<FileFingerprint>,
     /// Device and number of the file.
     file: (u64, u64),
     history: Arc<str>,
@@ -71,8 +71,8 @@ impl Source {
         Ok(Source {
             name: name.to_owned(),
             reader: None,
-            trace: None,
-            file: Trace::of(&path)?.file,
+            fingerprint: None,
+            file: FileFingerprint::of(&path)?.file,
             path,
             history: state.epoch.history(name),
             has_failed: false,
@@ -86,7 +86,7 @@ impl Source {
 
     /// Whether the file is still the one that it was.
     pub fn is_same_file(&self) -> bool {
-        Trace::of(&self.path).is_ok_and(|trace| trace.file == self.file)
+        FileFingerprint::of(&self.path).is_ok_and(|fingerprint| fingerprint.file == self.file)
     }
 
     /// Whether it has a connection.
@@ -97,10 +97,10 @@ impl Source {
     /// The number of the state that the next cut will have; that of the last one when nothing has
     /// happened since. Cheap.
     pub fn version(&self) -> Result<u64> {
-        let is_present = match (&self.reader, &self.trace) {
+        let is_present = match (&self.reader, &self.fingerprint) {
             _ if self.state.version == 0 || self.state.needs_full_scan => false,
             (Some(reader), _) => reader.data_version()? == self.state.data_version,
-            (None, Some(trace)) => Trace::of(&self.path)? == *trace,
+            (None, Some(fingerprint)) => FileFingerprint::of(&self.path)? == *fingerprint,
             (None, None) => false,
         };
         Ok(self.state.version + u64::from(!is_present))
@@ -113,11 +113,12 @@ impl Source {
             .is_ok_and(|version| version == self.state.version)
         {
             self.reader = None;
-            let trace = Trace::of(&self.path).ok();
-            self.trace = trace.filter(|trace| trace.is_settled(clock::now_ms()));
+            let fingerprint = FileFingerprint::of(&self.path).ok();
+            self.fingerprint =
+                fingerprint.filter(|fingerprint| fingerprint.is_settled(clock::now_ms()));
         } else {
             self.reader = None;
-            self.trace = None;
+            self.fingerprint = None;
         }
     }
 
@@ -138,7 +139,7 @@ impl Source {
                 let reader = PageReader::open(&self.path)?;
                 // Before the look at the file: what comes in between shows in one of the two.
                 self.state.data_version = reader.data_version()?;
-                let is_same = self.trace.take() == Some(Trace::of(&self.path)?);
+                let is_same = self.fingerprint.take() == Some(FileFingerprint::of(&self.path)?);
                 self.state.needs_full_scan |= !is_same;
                 reader
             }
@@ -160,10 +161,11 @@ impl Source {
         }
         drop(snapshot);
         // What is written from now on belongs to the state after this one.
-        let (snapshot, changed) = database.cut(reader, &self.history, state.version + 2)?;
+        let (snapshot, changed) =
+            database.begin_snapshot(reader, &self.history, state.version + 2)?;
         if !is_durable {
             // A replica must not be ahead of what a power cut leaves here.
-            reader.sync_log()?;
+            reader.sync_wal()?;
         }
         let changed = changed.filter(|_| !state.needs_full_scan);
         state.needs_full_scan = true;

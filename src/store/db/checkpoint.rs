@@ -1,12 +1,13 @@
-//! Folding the log (WAL) into the database file, on the writer's own thread between commits.
+//! Checkpoints: they copy the write-ahead log (WAL) into the database file, on the writer's thread between
+//! commits.
 //!
-//! SQLite by itself tries after every commit once the log has 1,000 pages. While readers overlap
-//! without end the log can then not start over, and every commit pays for a try, with two fsyncs.
-//! Here a try comes once per [`PAGES_PER_TRY`] pages of growth; above [`PAGES_TO_INSIST`] it waits
-//! for the readers of the old part to end, so that the log starts over. New readers do not prolong
-//! that: they find everything in the file. It waits longer the larger the log is ([`patience`]), so
-//! the log stays near [`PAGES_TO_INSIST`] pages while queries are short, and within a few times that
-//! when slow ones overlap all the time. Only another program can make it grow beyond.
+//! By default SQLite tries after every commit once the WAL has 1,000 pages. While readers overlap without
+//! end the WAL cannot restart, and every commit pays for an attempt, with two fsyncs. Here an attempt is
+//! made once per [`PAGES_PER_TRY`] pages of growth. Above [`PAGES_TO_INSIST`] it waits for the readers of
+//! the old part of the WAL to end, so that the WAL restarts; new readers do not prolong the wait, since they
+//! find everything in the file. The wait grows with the WAL ([`restart_timeout`]): the WAL stays near
+//! [`PAGES_TO_INSIST`] pages while queries are short, and within a few times that size when slow ones
+//! overlap all the time. Only another program can make it grow further.
 
 use std::time::Duration;
 
@@ -14,24 +15,24 @@ use rusqlite::Connection;
 
 use crate::base::error::{Result, ResultExt as _};
 
-/// Growth of the log between two tries, pages (of 4 KiB).
+/// Growth of the WAL between two attempts, in pages (of 4 KiB).
 const PAGES_PER_TRY: i64 = 1_000;
-/// Size of the log above which readers are waited for, pages.
+/// Size of the WAL above which an attempt waits for readers, in pages.
 const PAGES_TO_INSIST: i64 = 8_000;
-/// How long writers are held up for that at this size.
+/// Time that such an attempt holds up writers at this size.
 const INSIST_WAIT: Duration = Duration::from_millis(250);
 
-/// When the next try is due.
+/// Decides when the next checkpoint of a file is due.
 #[derive(Default)]
 pub struct Checkpoints {
-    /// Size of the log at the last try, pages.
+    /// Size of the WAL at the last attempt, in pages.
     tried: i64,
-    /// The same after the last commit.
+    /// Size of the WAL after the last commit, in pages.
     seen: i64,
 }
 
 impl Checkpoints {
-    /// Folds the log in after a commit when that is due, now that it has this many pages.
+    /// Runs a checkpoint if one is due after a commit. `pages` is the present size of the WAL.
     pub fn after_commit(
         &mut self,
         connection: &Connection,
@@ -40,7 +41,7 @@ impl Checkpoints {
     ) -> Result<()> {
         self.seen = pages;
         if pages < self.tried {
-            // It has started over.
+            // The WAL has restarted.
             self.tried = 0;
         }
         if pages - self.tried < PAGES_PER_TRY {
@@ -48,35 +49,34 @@ impl Checkpoints {
         }
         self.tried = pages;
         if pages < PAGES_TO_INSIST {
-            return log_pages(connection, "PRAGMA wal_checkpoint(PASSIVE)").map(drop);
+            return wal_pages(connection, "PRAGMA wal_checkpoint(PASSIVE)").map(drop);
         }
-        connection.busy_timeout(patience(pages).min(busy_wait))?;
-        let result = log_pages(connection, "PRAGMA wal_checkpoint(RESTART)");
+        connection.busy_timeout(restart_timeout(pages).min(busy_wait))?;
+        let result = wal_pages(connection, "PRAGMA wal_checkpoint(RESTART)");
         connection.busy_timeout(busy_wait)?;
         result.map(drop)
     }
 
-    /// Pages in the log after the last commit.
+    /// Pages in the WAL after the last commit.
     pub fn seen(&self) -> i64 {
         self.seen
     }
 
-    /// Folds in what there is, as far as readers allow it without waiting.
+    /// Copies as much as readers allow without waiting.
     pub fn now(&mut self, connection: &Connection) -> Result<()> {
-        self.tried = log_pages(connection, "PRAGMA wal_checkpoint(PASSIVE)")?;
+        self.tried = wal_pages(connection, "PRAGMA wal_checkpoint(PASSIVE)")?;
         Ok(())
     }
 }
 
-/// How long a try to let a log of this size start over waits: four times as long when it is twice
-/// as large.
-fn patience(pages: i64) -> Duration {
+/// The time to wait for the readers of a WAL of this size: four times as long at twice the size.
+fn restart_timeout(pages: i64) -> Duration {
     let ratio = pages as f64 / PAGES_TO_INSIST as f64;
     INSIST_WAIT.mul_f64((ratio * ratio).clamp(1.0, 1000.0))
 }
 
-/// Folds in everything and empties the log; false when another user of the log prevents it.
-pub fn fold(connection: &Connection) -> Result<bool> {
+/// Copies everything and truncates the WAL; false when another user of the WAL prevents it.
+pub fn truncate_wal(connection: &Connection) -> Result<bool> {
     let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
     let busy: i64 = connection
         .query_row(sql, [], |row| row.get(0))
@@ -84,8 +84,8 @@ pub fn fold(connection: &Connection) -> Result<bool> {
     Ok(busy == 0)
 }
 
-/// Runs a checkpoint; returns the pages in the log (0 when it is empty).
-pub fn log_pages(connection: &Connection, sql: &str) -> Result<i64> {
+/// Runs a checkpoint; returns the pages in the WAL (0 when it is empty).
+pub fn wal_pages(connection: &Connection, sql: &str) -> Result<i64> {
     let pages: i64 = connection
         .prepare_cached(sql)?
         .query_row([], |row| row.get(1))

@@ -1,4 +1,4 @@
-//! The data directory as such: made, taken for one process, refused when it is in no state to be used.
+//! The data directory: created, locked for one process, and refused in a state in which it cannot be used.
 
 use std::fs;
 use std::fs::File;
@@ -8,17 +8,17 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::{DEFAULT, LOCAL, default_file, file};
+use super::names::{DEFAULT, LOCAL, default_file, file};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::log;
 
-/// Where a restore puts things until all of them are there.
+/// The folder in which a restore collects its files before it moves them into place.
 pub const RESTORING: &str = ".restoring";
-/// A flag for files that are opened to be written: a link in the place of one would lead elsewhere, and root
-/// may be the one who follows it.
-pub const NO_LINK: i32 = OFlags::NOFOLLOW.bits().cast_signed();
+/// Open flag for files that are written: a symbolic link in place of one would lead elsewhere, and root may
+/// be the user that follows it.
+pub const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 
-/// Makes a directory that only its owner can read, with its parents.
+/// Creates a directory that only its owner can read, with its parents.
 pub fn create_dir(dir: &Path) -> Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -26,13 +26,13 @@ pub fn create_dir(dir: &Path) -> Result<()> {
         .create(dir)
         .map_err(|error| {
             Error::unavailable(format!(
-                "The directory {} cannot be made: {error}.",
+                "The directory {} cannot be created: {error}.",
                 dir.display()
             ))
         })
 }
 
-/// Says so when others can write in the directory: they could put files of their own in the place of ours.
+/// Logs a warning if other users can write to the directory: they could replace our files with their own.
 pub fn warn_if_writable(dir: &Path) {
     let mode = fs::metadata(dir).map_or(0, |data| data.permissions().mode());
     if mode & 0o022 != 0 {
@@ -43,7 +43,8 @@ pub fn warn_if_writable(dir: &Path) {
     }
 }
 
-/// Keeps every server out of a data directory for as long as the result lives. A conflict: one is there.
+/// Locks a data directory against other servers until the result is dropped. Fails with a conflict if a
+/// server holds it.
 pub fn lock_dir(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
     let mut file = File::options()
@@ -52,7 +53,7 @@ pub fn lock_dir(dir: &Path) -> Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .custom_flags(NO_LINK)
+        .custom_flags(NOFOLLOW)
         .open(&path)
         .map_err(|error| {
             Error::unavailable(format!("{} cannot be opened: {error}.", path.display()))
@@ -78,8 +79,8 @@ pub fn lock_dir(dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// An empty file is how a database begins. Where the server ran before it is a damaged one, and
-/// serving it would let the next caller make the first admin, and take all files for nobody's.
+/// Refuses an empty or missing `default.db` in a directory where a server ran before. SQLite would create a new
+/// database; the next caller could then create the first admin, and all stored files would count as orphans.
 pub fn refuse_emptied(dir: &Path) -> Result<()> {
     let bytes = |name: &str| fs::metadata(file(dir, name)).map(|data| data.len()).ok();
     let state = match bytes(DEFAULT) {
@@ -90,14 +91,14 @@ pub fn refuse_emptied(dir: &Path) -> Result<()> {
     match bytes(LOCAL) {
         None | Some(0) => Ok(()),
         Some(1..) => Err(Error::unavailable(format!(
-            "{} is {state} though the directory was in use; put it back or restore a backup, or empty \
-             the directory to begin anew.",
+            "{} is {state} though the directory was in use; put it back, restore a backup, or empty the \
+             directory to start afresh.",
             file(dir, DEFAULT).display()
         ))),
     }
 }
 
-/// What a restore has moved in so far is no data yet; `default.db` comes last.
+/// Refuses a directory in which a restore was interrupted: it moves `default.db` into place last.
 pub fn refuse_half_restored(dir: &Path) -> Result<()> {
     if dir.join(RESTORING).exists() && !default_file(dir).exists() {
         return Err(Error::unavailable(format!(

@@ -145,8 +145,8 @@ fn user_version(connection: &Connection) -> Result<usize> {
     Ok(usize::try_from(version).unwrap_or(usize::MAX))
 }
 
-#[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests of bare connections")]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -19,9 +19,9 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::Access;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
-use super::checkpoint::{Checkpoints, fold, log_pages};
-use super::database::{BUSY_WAIT, beside, distrust, refuse_unusable};
-use super::still;
+use super::checkpoint::{Checkpoints, truncate_wal, wal_pages};
+use super::connection::{BUSY_WAIT, beside, data_version, distrust_schema, refuse_unusable};
+use super::offline;
 use crate::base::error::{Error, Result, ResultExt as _};
 
 /// Where page 1 has bytes that differ between equal databases.
@@ -142,14 +142,14 @@ impl PageReader {
     /// off for a new one. This user need not be able to write it.
     pub fn open_foreign(path: &Path) -> Result<PageReader> {
         refuse_unusable(path, Access::READ_OK).context(format!("open {}", path.display()))?;
-        PageReader::of(still::look(path), path)
+        PageReader::of(offline::open_to_inspect(path), path)
     }
 
     fn of(opened: Result<Connection>, path: &Path) -> Result<PageReader> {
         let connection = opened
             .and_then(|connection| {
                 connection.busy_timeout(BUSY_WAIT)?;
-                distrust(&connection)?;
+                distrust_schema(&connection)?;
                 connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
                 connection.pragma_update(None, "query_only", true)?;
                 connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
@@ -197,30 +197,24 @@ impl PageReader {
     }
 
     /// Folds the log in when it is time for that, see `checkpoint`.
-    pub fn fold_when_due(&self, checkpoints: &mut Checkpoints) -> Result<()> {
-        let pages = log_pages(&self.connection, "PRAGMA wal_checkpoint(NOOP)")?;
+    pub fn checkpoint_when_due(&self, checkpoints: &mut Checkpoints) -> Result<()> {
+        let pages = wal_pages(&self.connection, "PRAGMA wal_checkpoint(NOOP)")?;
         checkpoints.after_commit(&self.connection, pages, BUSY_WAIT)
     }
 
     /// Folds the whole log in; false when another user of it prevents that.
-    pub fn fold(&self) -> Result<bool> {
-        fold(&self.connection)
+    pub fn truncate_wal(&self) -> Result<bool> {
+        truncate_wal(&self.connection)
     }
 
     /// Lets the disk have what commits have written so far, where commits do not wait for it.
-    pub fn sync_log(&self) -> Result<()> {
+    pub fn sync_wal(&self) -> Result<()> {
         match File::open(beside(&self.path, "-wal")) {
             Ok(log) => Ok(log.sync_data()?),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(Error::from(error).context("open the log to sync it")),
         }
     }
-}
-
-/// See [`PageReader::data_version`].
-pub fn data_version(connection: &Connection) -> Result<i64> {
-    let mut statement = connection.prepare_cached("PRAGMA data_version")?;
-    Ok(statement.query_row([], |row| row.get(0))?)
 }
 
 /// One state of a database.
@@ -365,7 +359,7 @@ fn no_page(number: u32) -> Error {
 
 /// What tells whether a file that nobody here has open has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trace {
+pub struct FileFingerprint {
     /// Device and number: another file when it is another one.
     pub file: (u64, u64),
     bytes: u64,
@@ -374,14 +368,14 @@ pub struct Trace {
     log_modified: (i64, i64),
 }
 
-impl Trace {
+impl FileFingerprint {
     /// Looks at the directory only.
-    pub fn of(path: &Path) -> Result<Trace> {
+    pub fn of(path: &Path) -> Result<FileFingerprint> {
         let data = std::fs::metadata(path).context(format!("look at {}", path.display()))?;
         // An empty log says no more than none.
         let log = std::fs::metadata(beside(path, "-wal")).ok();
         let log = log.filter(|log| log.len() > 0);
-        Ok(Trace {
+        Ok(FileFingerprint {
             file: (data.dev(), data.ino()),
             bytes: data.len(),
             modified: (data.mtime(), data.mtime_nsec()),

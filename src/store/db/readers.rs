@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::database::prepare;
+use super::connection::{Settings, prepare};
 use super::deadline::Deadline;
-use super::{Settings, still};
+use super::offline;
 use crate::base::budget::{Charge, Payer, Queries};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::threads;
@@ -63,7 +63,7 @@ const READER_CACHE_KIB: i64 = 8_000;
 /// Page cache of the readers above [`READERS`], KiB.
 const EXTRA_CACHE_KIB: i64 = 1_000;
 fn open_reader(path: &Path, settings: Settings, cache_kib: i64) -> Result<(Connection, Deadline)> {
-    let mut connection = still::look(path)?;
+    let mut connection = offline::open_to_inspect(path)?;
     let deadline = prepare(&mut connection, cache_kib, settings)?;
     connection.pragma_update(None, "query_only", true)?;
     Ok((connection, deadline))
@@ -268,7 +268,7 @@ enum Turn {
 }
 
 /// A read connection that goes back to the pool by itself.
-pub struct Taken<'a> {
+pub struct PooledReader<'a> {
     readers: &'a Readers,
     reader: Option<Reader>,
     line: usize,
@@ -287,7 +287,7 @@ impl Readers {
     }
 
     /// A reader, which is given back when it is dropped.
-    pub fn take(&self, wanted: Use<'_>) -> Result<Taken<'_>> {
+    pub fn take(&self, wanted: Use<'_>) -> Result<PooledReader<'_>> {
         let reader = match self.turn(wanted)? {
             Turn::Idle(reader) => reader,
             Turn::Open(size, generation) => self
@@ -305,7 +305,7 @@ impl Readers {
                 reader.deadline.set_for(limit, payer, queries);
             }
         }
-        Ok(Taken {
+        Ok(PooledReader {
             readers: self,
             reader: Some(reader),
             line: wanted.line(),
@@ -507,7 +507,7 @@ impl Drop for Opening<'_> {
     }
 }
 
-impl Taken<'_> {
+impl PooledReader<'_> {
     pub fn connection(&self) -> &Connection {
         let reader = self.reader.as_ref();
         &reader.expect("held until the drop").connection
@@ -530,7 +530,7 @@ impl Taken<'_> {
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for PooledReader<'_> {
     fn drop(&mut self) {
         let Some(reader) = self.reader.take() else {
             return;

@@ -1,6 +1,6 @@
-//! Databases in which something waits for a thread that works it off.
+//! A set of databases that have work for one thread, such as new rows of an outbox.
 //!
-//! Bound: a name is kept once however often it is given.
+//! Bound: a name is kept once however often it is added.
 
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex};
@@ -18,24 +18,23 @@ pub struct Signal {
 #[derive(Default)]
 struct Pending {
     names: BTreeSet<String>,
-    /// Somebody wants the thread to look up.
     is_woken: bool,
 }
 
 impl Signal {
-    /// There is something new in the outbox of this database.
+    /// Adds a database and wakes the thread.
     pub fn notify(&self, database: &str) {
         lock(&self.pending).names.insert(database.to_owned());
         self.changed.notify_one();
     }
 
-    /// Wakes the thread that waits, or that will wait next, to see that it shall stop.
+    /// Ends the current wait, or the next one, so that the thread notices a stop.
     pub fn wake(&self) {
         lock(&self.pending).is_woken = true;
         self.changed.notify_all();
     }
 
-    /// Waits for the next ones, but not for longer than `limit`.
+    /// Takes the databases; waits for the first one, at most for `limit`.
     pub fn wait(&self, limit: Duration) -> BTreeSet<String> {
         let mut pending = lock(&self.pending);
         if pending.names.is_empty() && !pending.is_woken {

@@ -1,7 +1,7 @@
 //! Scripts: what SQL of an administrator may do, and how it is run.
 //!
 //! A script is statements that read and change rows, all of them in one transaction of the writer. SQLite
-//! asks `db::guard` of everything that a statement would do; what is not on the list here is refused:
+//! asks `db::authorizer` of everything that a statement would do; what is not on the list here is refused:
 //!
 //! - in `default` and tenants: tables of collections and such as people have added themselves. Tables of the
 //!   system are neither written nor read, nor are the columns of accounts with what they sign in with: these
@@ -19,8 +19,8 @@ use rusqlite::{Batch, Connection, Statement};
 use crate::base::error::{Error, Result};
 use crate::model::collections::TOKEN_KEY;
 use crate::store::db;
-use crate::store::db::guard;
-use crate::store::db::guard::{AuthAction, AuthContext};
+use crate::store::db::authorizer;
+use crate::store::db::authorizer::{AuthAction, AuthContext};
 
 /// Runs that have not ended, and children that their parents may ask for, stay; with the others goes the
 /// rest. Only for the time of a script.
@@ -242,7 +242,7 @@ fn under_guard<T>(
 ) -> Result<T> {
     let accounts = accounts.to_vec();
     let judge = Box::new(move |context: &AuthContext<'_>| scope.refuse(&accounts, context));
-    let (result, refused) = guard::watched(judge, body);
+    let (result, refused) = authorizer::with_policy(judge, body);
     match refused {
         Some(phrase) => Err(Error::invalid(format!("The script may not {phrase}."))),
         None => result.map_err(explain),

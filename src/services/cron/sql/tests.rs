@@ -42,7 +42,7 @@ impl Bench {
         let sql = sql.to_owned();
         let limit = Duration::from_millis(300);
         self.database
-            .write_alone(limit, move |tx| run(tx, scope, &sql, || false))
+            .write_exclusive(limit, move |tx| run(tx, scope, &sql, || false))
     }
 
     fn number(&self, sql: &str) -> i64 {

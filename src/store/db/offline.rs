@@ -8,20 +8,20 @@ use std::path::Path;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use rustix::fs::{Access, FlockOperation};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use super::database::{distrust, is_damaged, wal_bytes};
+use super::connection::{Prepare, distrust_schema, is_damaged, is_writable, wal_bytes};
 use super::deadline::Deadline;
+use super::migrate;
 use super::migrate::Schema;
-use super::{Prepare, migrate};
 use crate::base::error::{Error, Result, ResultExt as _};
 
 /// Opens a file that no process writes to and that has no log, and leaves nothing beside it. It may be on a medium that
 /// takes nothing.
 pub fn open(path: &Path, prepare: Prepare) -> Result<Connection> {
     let connection = open_uri(path, "immutable=1")?;
-    distrust(&connection)?;
+    distrust_schema(&connection)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     prepare(&connection, &Deadline::new())?;
     Ok(connection)
@@ -34,7 +34,7 @@ pub fn open(path: &Path, prepare: Prepare) -> Result<Connection> {
     clippy::disallowed_methods,
     reason = "the one place that opens databases to look at them"
 )]
-pub fn look(path: &Path) -> Result<Connection> {
+pub fn open_to_inspect(path: &Path) -> Result<Connection> {
     let dir = path.parent().unwrap_or(Path::new("."));
     if is_writable(path) && is_writable(dir) || hold(dir)?.is_none() {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -46,11 +46,6 @@ pub fn look(path: &Path) -> Result<Connection> {
     let connection = open_uri(path, "mode=ro&vfs=unix-none")?;
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     Ok(connection)
-}
-
-/// True if this user may write a file or folder.
-pub fn is_writable(path: &Path) -> bool {
-    rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).is_ok()
 }
 
 /// Keeps servers out of a directory for as long as the result lives. None when one runs there.

@@ -2,7 +2,7 @@
 //!
 //! It runs on the writer's own thread between commit and checkpoint, so every frame of ours is seen
 //! before the log can start over. What another process commits is not guessed at: it shows in
-//! `data_version` of the writer, and then the feed says that it does not know ([`Feed::take`]), which
+//! `data_version` of the writer, and then the tracker says that it does not know ([`WalTracker::take`]), which
 //! costs its owner a look at all pages.
 //!
 //! Only the 24 byte heads of frames are read, and only as many as SQLite says are committed. Opening
@@ -16,8 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::database::beside;
-use super::pages::data_version;
+use super::connection::{beside, data_version};
 use crate::base::error::Result;
 
 const LOG_HEAD_BYTES: u64 = 32;
@@ -26,7 +25,7 @@ const FRAME_HEAD_BYTES: u64 = 24;
 const PAGES_MAX: usize = 200_000;
 
 /// What has changed since it was last taken.
-pub struct Feed {
+pub struct WalTracker {
     path: PathBuf,
     log: Option<File>,
     page_size: u64,
@@ -41,10 +40,10 @@ pub struct Feed {
     changed: Option<BTreeSet<u32>>,
 }
 
-impl Feed {
+impl WalTracker {
     /// Knows nothing yet.
-    pub fn new(path: &Path, page_size: u32) -> Feed {
-        Feed {
+    pub fn new(path: &Path, page_size: u32) -> WalTracker {
+        WalTracker {
             path: path.to_owned(),
             log: None,
             page_size: u64::from(page_size),
@@ -83,7 +82,7 @@ impl Feed {
 
     /// What has changed since the last time; none when that is not known. To be called while nobody
     /// can commit, in whatever process.
-    pub fn take(&mut self, connection: &Connection) -> Option<BTreeSet<u32>> {
+    pub fn take_changed(&mut self, connection: &Connection) -> Option<BTreeSet<u32>> {
         let is_own = self.is_own(connection);
         let changed = self.changed.replace(BTreeSet::new());
         changed.filter(|_| is_own)

@@ -13,7 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::Null;
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::database::{BUSY_WAIT, WAL_BYTES_KEPT, distrust};
+use super::connection::{BUSY_WAIT, WAL_BYTES_KEPT, distrust_schema};
 use crate::base::error::{Error, Result, ResultExt as _};
 
 /// The name of the attached file.
@@ -25,15 +25,15 @@ const AUTO_VACUUM_FULL: i64 = 1;
 const AUTO_VACUUM_INCREMENTAL: i64 = 2;
 
 /// A transaction of pages, undone when it is dropped.
-pub struct Apply {
+pub struct PageWriter {
     connection: Connection,
     page_size: u32,
     pages_before: u32,
 }
 
-impl Apply {
+impl PageWriter {
     /// Begins one on an existing file.
-    pub fn begin(path: &Path) -> Result<Apply> {
+    pub fn begin(path: &Path) -> Result<PageWriter> {
         let connection = attach(path).context(format!("attach {}", path.display()))?;
         connection.execute_batch("PRAGMA writable_schema = ON")?;
         for (name, value) in [
@@ -56,7 +56,7 @@ impl Apply {
             connection.pragma_update(Some(FILE), "auto_vacuum", AUTO_VACUUM_INCREMENTAL)?;
         }
         let (page_size, pages) = (number("page_size")?, number("page_count")?);
-        Ok(Apply {
+        Ok(PageWriter {
             page_size: u32::try_from(page_size).unwrap_or(0),
             pages_before: u32::try_from(pages).unwrap_or(0),
             connection,
@@ -64,7 +64,7 @@ impl Apply {
     }
 
     /// Whether SQLite was built with what this needs.
-    pub fn is_possible() -> Result<bool> {
+    pub fn is_supported() -> Result<bool> {
         let sql = "SELECT sqlite_compileoption_used('ENABLE_DBPAGE_VTAB')";
         Ok(open_memory()?.query_row(sql, [], |row| row.get(0))?)
     }
@@ -100,7 +100,7 @@ impl Apply {
     }
 }
 
-impl Drop for Apply {
+impl Drop for PageWriter {
     fn drop(&mut self) {
         if !self.connection.is_autocommit() {
             let _ = self.connection.execute_batch("ROLLBACK");
@@ -143,7 +143,7 @@ fn open_memory() -> Result<Connection> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(":memory:", flags)?;
     connection.busy_timeout(BUSY_WAIT)?;
-    distrust(&connection)?;
+    distrust_schema(&connection)?;
     // Or no page could be written.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
     Ok(connection)

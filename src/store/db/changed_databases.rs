@@ -1,0 +1,80 @@
+//! The databases that were written to, for the thread that notifies replicas.
+//!
+//! Bound: a name is kept once however often its database changes, and no name is kept while there is no
+//! listener.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use super::commit_position::NextPosition;
+use crate::base::threads;
+use crate::base::threads::lock;
+
+/// The names of changed databases, until the listener takes them.
+#[derive(Default)]
+pub struct ChangedDatabases {
+    /// By database, also while it is closed. Bound: databases that replicas follow.
+    positions: Mutex<HashMap<String, NextPosition>>,
+    has_listener: AtomicBool,
+    count: AtomicU64,
+    names: Mutex<BTreeSet<String>>,
+    changed: Condvar,
+}
+
+impl ChangedDatabases {
+    /// Starts or stops collecting names.
+    pub fn listen(&self, has_listener: bool) {
+        self.has_listener.store(has_listener, Ordering::SeqCst);
+        if !has_listener {
+            lock(&self.names).clear();
+        }
+    }
+
+    /// The shared position of the next commits of this database.
+    pub fn next_position(&self, name: &str) -> NextPosition {
+        let mut positions = lock(&self.positions);
+        // Drops those that no replica follows and no open database uses.
+        positions.retain(|_, next| Arc::strong_count(next) > 1 || lock(next).is_some());
+        Arc::clone(positions.entry(name.to_owned()).or_default())
+    }
+
+    /// Forgets the position of a database: its name may mean another one later.
+    pub fn forget(&self, name: &str) {
+        lock(&self.positions).remove(name);
+    }
+
+    /// Adds a database after a durable commit.
+    pub fn add(&self, name: &str) {
+        if !self.has_listener.load(Ordering::SeqCst) {
+            return;
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let mut names = lock(&self.names);
+        if !names.contains(name) {
+            names.insert(name.to_owned());
+            self.changed.notify_all();
+        }
+    }
+
+    /// Commits counted while there was a listener.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Takes the names; waits for the first one, at most for `limit`.
+    pub fn take(&self, limit: Duration) -> BTreeSet<String> {
+        let mut names = lock(&self.names);
+        if names.is_empty() {
+            names = threads::wait_timeout(&self.changed, names, limit);
+        }
+        std::mem::take(&mut names)
+    }
+
+    /// Ends a wait in [`ChangedDatabases::take`].
+    pub fn wake(&self) {
+        let _names = lock(&self.names);
+        self.changed.notify_all();
+    }
+}
