@@ -3,7 +3,9 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use super::{Failure, Outcome, SETTINGS, parse, print, refuse_empty};
+use super::arguments::parse;
+use super::command::{CommandError, CommandResult, print};
+use super::data_dir::{SETTINGS, refuse_empty};
 use crate::base::error::ResultExt as _;
 use crate::config::Config;
 use crate::services::backup;
@@ -52,7 +54,7 @@ beside a running server. The options of the storage (STORAGE, S3_...) are those 
 Prints a line for each finding and one that sums up. Exits with 1 when something is wrong.
 ";
 
-pub fn backup(args: &[String]) -> Outcome {
+pub fn backup(args: &[String]) -> CommandResult {
     let parsed = parse(args, &[], &["verify"])?;
     let dir = one_dir(&parsed.free, "backup takes one DIR.")?;
     let data_dir = Config::load_data_dir(&parsed.flags)?;
@@ -80,7 +82,7 @@ pub fn backup(args: &[String]) -> Outcome {
     complete(summary.missing)
 }
 
-pub fn restore(args: &[String]) -> Outcome {
+pub fn restore(args: &[String]) -> CommandResult {
     let parsed = parse(args, &[], &["replace"])?;
     let dir = one_dir(&parsed.free, "restore takes one DIR.")?;
     let data_dir = Config::load_data_dir(&parsed.flags)?;
@@ -104,7 +106,7 @@ pub fn restore(args: &[String]) -> Outcome {
     complete(restored.missing)
 }
 
-pub fn check(args: &[String]) -> Outcome {
+pub fn check(args: &[String]) -> CommandResult {
     let parsed = parse(args, &[], &[])?;
     let mut report = |line: &str| {
         let mut stdout = std::io::stdout().lock();
@@ -131,18 +133,18 @@ pub fn check(args: &[String]) -> Outcome {
 }
 
 /// The one directory that is named. A variable that is not set names none.
-fn one_dir<'a>(free: &'a [String], rule: &str) -> Result<&'a str, Failure> {
+fn one_dir<'a>(free: &'a [String], rule: &str) -> Result<&'a str, CommandError> {
     match free {
-        [dir] if dir.is_empty() => Err(Failure::Usage("The name of DIR is empty.".to_owned())),
+        [dir] if dir.is_empty() => Err(CommandError::Usage("The name of DIR is empty.".to_owned())),
         [dir] => Ok(dir),
-        _ => Err(Failure::Usage(rule.to_owned())),
+        _ => Err(CommandError::Usage(rule.to_owned())),
     }
 }
 
-fn complete(wrong: u64) -> Outcome {
+fn complete(wrong: u64) -> CommandResult {
     match wrong {
         0 => Ok(()),
-        _ => Err(Failure::Told),
+        _ => Err(CommandError::AlreadyReported),
     }
 }
 

@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::replica::{list as items, missed, row, show as text_of, table, watched};
-use super::{Failure, Outcome, Parsed, SETTINGS, parse, print, refuse_empty};
+use super::arguments::{Arguments, parse};
+use super::command::{CommandError, CommandResult, print};
+use super::data_dir::{SETTINGS, refuse_empty};
+use super::server_client::{ask_server, explain_unreachable};
+use super::table::{items, row, table, text_of};
 use crate::api::cron;
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
@@ -38,7 +41,7 @@ it is active or not. It does not wait for its end: history shows what it came to
 const RUNS_MAX: u64 = 100;
 const RUNS: u64 = 30;
 
-pub fn run(args: &[String]) -> Outcome {
+pub fn run(args: &[String]) -> CommandResult {
     let (verb, rest) = match args.split_first() {
         Some((verb, rest)) => (verb.as_str(), rest),
         None => ("", args),
@@ -49,7 +52,7 @@ pub fn run(args: &[String]) -> Outcome {
         "run" => (&[], &[]),
         _ => {
             let text = "cron takes list, run or history.";
-            return Err(Failure::Usage(text.to_owned()));
+            return Err(CommandError::Usage(text.to_owned()));
         }
     };
     let parsed = parse(rest, takes, switches)?;
@@ -59,14 +62,14 @@ pub fn run(args: &[String]) -> Outcome {
         ("list", []) => list(&dir, &parsed),
         ("run", [name]) => run_now(&dir, name, &parsed),
         ("history", [name]) => history(&dir, name, &parsed),
-        _ => Err(Failure::Usage(match verb {
+        _ => Err(CommandError::Usage(match verb {
             "list" => format!("list takes no argument {}.", words[0]),
             _ => format!("cron {verb} takes one NAME."),
         })),
     }
 }
 
-fn list(dir: &Path, parsed: &Parsed) -> Outcome {
+fn list(dir: &Path, parsed: &Arguments) -> CommandResult {
     let (default, local) = open(dir)?;
     let role = match node::is_replica(&local)? {
         true => Role::Replica,
@@ -105,13 +108,13 @@ fn list(dir: &Path, parsed: &Parsed) -> Outcome {
     print(&table(&rows))
 }
 
-fn history(dir: &Path, name: &str, parsed: &Parsed) -> Outcome {
+fn history(dir: &Path, name: &str, parsed: &Arguments) -> CommandResult {
     let limit = match parsed.own.get("limit") {
         None => RUNS,
         Some(text) => {
             let number = text.parse().ok().filter(|it| (1..=RUNS_MAX).contains(it));
             number.ok_or_else(|| {
-                Failure::Usage(format!("--limit takes a number from 1 to {RUNS_MAX}."))
+                CommandError::Usage(format!("--limit takes a number from 1 to {RUNS_MAX}."))
             })?
         }
     };
@@ -132,7 +135,7 @@ fn history(dir: &Path, name: &str, parsed: &Parsed) -> Outcome {
     print(&table(&rows))
 }
 
-fn run_now(dir: &Path, name: &str, parsed: &Parsed) -> Outcome {
+fn run_now(dir: &Path, name: &str, parsed: &Arguments) -> CommandResult {
     refuse_empty(dir)?;
     match db::lock_dir(dir) {
         Err(error) if error.kind() == Kind::Conflict => {}
@@ -149,10 +152,10 @@ fn run_now(dir: &Path, name: &str, parsed: &Parsed) -> Outcome {
     let sign = auth::operator_worker(secret.as_deref(), dir)?;
     let client = MasterClient::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
     let path = format!("/api/cron/{}/run", encode(name));
-    let answer = watched(&Arc::new(client), |client| {
+    let answer = ask_server(&Arc::new(client), |client| {
         client.command(&path, &json!({}))
     });
-    let answer = answer.map_err(|error| missed(error, dir))?;
+    let answer = answer.map_err(|error| explain_unreachable(error, dir))?;
     print(&format!(
         "Run {} of {name} has begun; vski cron history shows what it comes to.\n",
         text_of(&answer["id"])

@@ -3,37 +3,76 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::arguments::flags;
+use super::command::{CommandError, CommandResult, print};
+use super::data_dir::{SETTINGS, refuse_empty};
+use super::server_client::ask_server;
+use super::table::{items, row, table, text_of};
+use crate::base::clock;
 use crate::base::error::{Error, Result};
-use crate::base::threads;
-use crate::base::threads::Stop;
-use crate::services::replication::MasterClient;
+use crate::config::Config;
+use crate::model::auth;
+use crate::services::replication::{MasterClient, positions};
 use crate::store::db::Databases;
 use crate::store::{db, node};
 
-/// Whether the error of a server that was asked may come from settings which are not the server's.
-fn is_a_stranger(error: &Error) -> bool {
-    ["cannot be reached", "answers 401", "the address of a vski"]
-        .iter()
-        .any(|it| error.message().contains(it))
-}
+pub const HELP: &str = "\
+Usage: vski replica status [OPTIONS]
+       vski replica promote [--without DATABASE...] [--data-dir DIR]
 
-/// An error of a server that is known to run on a data directory, with a hint when it was not met.
-pub fn missed(error: Error, dir: &Path) -> Error {
-    match is_a_stranger(&error) {
-        true => error.context(format!(
-            "a server runs on {}, whose HOST, PORT and JWT_SECRET this needs",
-            dir.display()
+status asks the server that runs with the same options (HOST, PORT, JWT_SECRET or DATA_DIR): on a
+replica how far each database has come, on a master where each of its replicas is.
+
+promote makes a master of a replica's data, for when the old master will not come back. The replica
+has to be stopped. Writes that the old master acknowledged and that had not arrived here are lost; it
+prints as of when each database is. A database of the master that has never arrived whole is a reason to refuse,
+unless it is named by --without.
+";
+
+pub fn run(args: &[String]) -> CommandResult {
+    let (args, without) = split_without(args)?;
+    let (flags, free) = flags(&args)?;
+    let words: Vec<&str> = free.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["status"] => {
+            let (addr, secret) = Config::load_address(&flags)?;
+            let data_dir = Config::load_data_dir(&flags)?;
+            let sign = auth::operator_signer(secret.as_deref(), &data_dir)?;
+            let client = MasterClient::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
+            print(&ask(&Arc::new(client))?)
+        }
+        ["promote"] => {
+            let data_dir = Config::load_data_dir(&flags)?;
+            refuse_empty(&data_dir)?;
+            print(&promote(&data_dir, SETTINGS, &without)?)
+        }
+        _ => Err(CommandError::Usage(
+            "replica takes status or promote.".to_owned(),
         )),
-        false => error,
     }
 }
 
+/// The arguments of `--without`, and the others.
+fn split_without(args: &[String]) -> std::result::Result<(Vec<String>, Vec<String>), CommandError> {
+    let (mut others, mut without) = (Vec::new(), Vec::new());
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        match (arg.strip_prefix("--without="), arg.as_str()) {
+            (Some(name), _) => without.push(name.to_owned()),
+            (None, "--without") => without.push(rest.next().cloned().ok_or_else(|| {
+                CommandError::Usage("--without needs the name of a database.".to_owned())
+            })?),
+            _ => others.push(arg.clone()),
+        }
+    }
+    Ok((others, without))
+}
+
 /// What a server says of replication, as tables.
-pub fn describe(status: &Value) -> String {
+fn describe(status: &Value) -> String {
     match status["role"].as_str() {
         Some("replica") => describe_replica(status),
         _ => describe_master(status),
@@ -44,9 +83,9 @@ fn describe_replica(status: &Value) -> String {
     let replica = &status["replica"];
     let mut text = format!(
         "replica {} of {}\nmaster seen: {}\n",
-        show(&status["id"]),
-        show(&replica["master"]),
-        show(&replica["masterSeen"]),
+        text_of(&status["id"]),
+        text_of(&replica["master"]),
+        text_of(&replica["masterSeen"]),
     );
     if replica["connected"] == false {
         text.push_str("NOT CONNECTED: what the master does is not heard of\n");
@@ -60,16 +99,16 @@ fn describe_replica(status: &Value) -> String {
     let mut rows = vec![row(&[
         "DATABASE", "STATE", "VERSION", "MASTER", "SYNCED", "TRANSFER", "FAILURES", "ERROR",
     ])];
-    for database in list(&replica["databases"]) {
+    for database in items(&replica["databases"]) {
         rows.push(vec![
-            show(&database["name"]),
-            show(&database["state"]),
-            show(&database["version"]),
-            show(&database["masterVersion"]),
-            show(&database["synced"]),
+            text_of(&database["name"]),
+            text_of(&database["state"]),
+            text_of(&database["version"]),
+            text_of(&database["masterVersion"]),
+            text_of(&database["synced"]),
             transfer(&database["transfer"]),
-            show(&database["failures"]),
-            show(&database["error"]),
+            text_of(&database["failures"]),
+            text_of(&database["error"]),
         ]);
     }
     text + "\n" + &table(&rows) + &describe_files(&replica["files"]) + &describe_damaged(status)
@@ -79,9 +118,9 @@ fn describe_files(files: &Value) -> String {
     let number = |name: &str| files[name].as_u64().unwrap_or(0);
     let mut text = format!(
         "\nfiles: {}, entry {} of {} in the journal, {} pending ({} MiB)",
-        show(&files["state"]),
-        show(&files["cursor"]),
-        show(&files["last"]),
+        text_of(&files["state"]),
+        text_of(&files["cursor"]),
+        text_of(&files["last"]),
         number("pending"),
         number("pendingBytes") >> 20,
     );
@@ -90,8 +129,8 @@ fn describe_files(files: &Value) -> String {
         let _ = write!(text, ", {rate} MiB/s, {seconds} s left");
     }
     text.push('\n');
-    for failing in list(&files["failing"]) {
-        let _ = writeln!(text, "  failing: {}", show(failing));
+    for failing in items(&files["failing"]) {
+        let _ = writeln!(text, "  failing: {}", text_of(failing));
     }
     text
 }
@@ -100,19 +139,19 @@ fn describe_damaged(status: &Value) -> String {
     let line = |it: &Value| {
         format!(
             "{} in the storage: {}\n",
-            show(&it["state"]),
-            show(&it["path"])
+            text_of(&it["state"]),
+            text_of(&it["path"])
         )
     };
-    list(&status["damagedFiles"]).iter().map(line).collect()
+    items(&status["damagedFiles"]).iter().map(line).collect()
 }
 
 fn describe_master(status: &Value) -> String {
-    let replicas = list(&status["replicas"]);
-    let databases = list(&status["databases"]);
+    let replicas = items(&status["replicas"]);
+    let databases = items(&status["databases"]);
     let mut text = format!(
         "master {}: {} databases, {} replicas\n",
-        show(&status["id"]),
+        text_of(&status["id"]),
         databases.len(),
         replicas.len()
     );
@@ -126,38 +165,20 @@ fn describe_master(status: &Value) -> String {
         "MASTER",
     ])];
     for replica in replicas {
-        for database in list(&replica["databases"]) {
+        for database in items(&replica["databases"]) {
             rows.push(vec![
-                show(&replica["id"]),
-                format!("{} s ago", show(&replica["secondsSinceSeen"])),
-                show(&replica["connected"]),
-                show(&database["name"]),
-                show(&database["state"]),
-                show(&database["version"]),
-                show(&database["masterVersion"]),
+                text_of(&replica["id"]),
+                format!("{} s ago", text_of(&replica["secondsSinceSeen"])),
+                text_of(&replica["connected"]),
+                text_of(&database["name"]),
+                text_of(&database["state"]),
+                text_of(&database["version"]),
+                text_of(&database["masterVersion"]),
             ]);
         }
     }
     text.push('\n');
     text + &table(&rows) + &describe_damaged(status)
-}
-
-pub fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-pub fn row(names: &[&str]) -> Vec<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
-
-pub fn show(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::Bool(true) => "yes".to_owned(),
-        Value::Bool(false) => "no".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
 }
 
 fn transfer(value: &Value) -> String {
@@ -169,53 +190,18 @@ fn transfer(value: &Value) -> String {
             "{} % of {} MiB, {} s left",
             done * 100 / all,
             all >> 20,
-            show(&value["secondsLeft"])
+            text_of(&value["secondsLeft"])
         ),
     }
 }
 
-/// Columns as wide as their widest cell.
-pub fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths);
-        let cells: Vec<String> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
-}
-
 /// Asks a running server how far everything is.
-pub fn ask(client: &Arc<MasterClient>) -> Result<String> {
-    watched(client, MasterClient::status).map(|status| describe(&status))
-}
-
-/// Asks a running server something, which has some seconds to answer.
-pub fn watched<T>(
-    client: &Arc<MasterClient>,
-    question: impl FnOnce(&MasterClient) -> Result<T>,
-) -> Result<T> {
-    let (asked, watched) = (Stop::new(), Arc::clone(client));
-    let watch = {
-        let asked = asked.clone();
-        threads::spawn("watch", move || {
-            while !asked.wait(Duration::from_secs(1)) {
-                watched.abort_if_stalled();
-            }
-        })?
-    };
-    let answer = question(client);
-    asked.set();
-    threads::join_until(watch, Instant::now() + Duration::from_secs(1));
-    answer
+fn ask(client: &Arc<MasterClient>) -> Result<String> {
+    ask_server(client, MasterClient::status).map(|status| describe(&status))
 }
 
 /// Makes a master of the data of a replica on which no server runs. Returns what there is to say.
-pub fn promote(data_dir: &Path, settings: db::Settings, without: &[String]) -> Result<String> {
+fn promote(data_dir: &Path, settings: db::Settings, without: &[String]) -> Result<String> {
     let settings = db::Settings {
         role: db::Role::Replica,
         ..settings
@@ -225,11 +211,11 @@ pub fn promote(data_dir: &Path, settings: db::Settings, without: &[String]) -> R
     if !node::is_replica(databases.local())? {
         return Err(Error::conflict("The data is that of a master already."));
     }
-    let positions = crate::services::replication::positions::load(databases.local())?;
+    let known = positions::load(databases.local())?;
     let mut rows = vec![row(&["DATABASE", "VERSION", "AS OF"])];
-    let listed = crate::services::replication::positions::load_listed(databases.local())?;
+    let listed = positions::load_listed(databases.local())?;
     let is_missing = |name: &&String| {
-        let is_here = databases.file(name).exists() && positions.contains_key(*name);
+        let is_here = databases.file(name).exists() && known.contains_key(*name);
         !is_here && !without.contains(name)
     };
     if let Some(name) = listed.iter().find(is_missing) {
@@ -245,17 +231,14 @@ pub fn promote(data_dir: &Path, settings: db::Settings, without: &[String]) -> R
             )));
         }
         databases.get(&name)?.check()?;
-        let position = positions.get(&name);
+        let position = known.get(&name);
         rows.push(vec![
             name,
             position.map_or_else(|| "-".to_owned(), |it| it.version.to_string()),
-            position.map_or_else(
-                || "-".to_owned(),
-                |it| crate::base::clock::format_ms(it.synced_ms),
-            ),
+            position.map_or_else(|| "-".to_owned(), |it| clock::format_ms(it.synced_ms)),
         ]);
     }
-    crate::services::replication::positions::clear(databases.local())?;
+    positions::clear(databases.local())?;
     node::promote(databases.local())?;
     databases.close()?;
     Ok(format!(

@@ -7,8 +7,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::replica::{list as items, row, show as text_of, table};
-use super::{Failure, Outcome, Parsed, SETTINGS, parse, print, refuse_empty, refuse_replica};
+use super::arguments::{Arguments, parse};
+use super::command::{CommandError, CommandResult, print};
+use super::data_dir::{SETTINGS, refuse_empty, refuse_replica};
+use super::table::{items, row, table, text_of};
 use crate::base::error::{Error, Result};
 use crate::base::paging;
 use crate::base::paging::Page;
@@ -40,7 +42,7 @@ follows from JWT_SECRET, or from DATA_DIR/secret.
 /// Longest text in a cell; characters.
 const CELL_MAX: usize = 60;
 
-pub fn run(args: &[String]) -> Outcome {
+pub fn run(args: &[String]) -> CommandResult {
     let (verb, rest) = match args.split_first() {
         Some((verb, rest)) => (verb.as_str(), rest),
         None => ("", args),
@@ -52,7 +54,7 @@ pub fn run(args: &[String]) -> Outcome {
         "secret" => (&[], &[]),
         _ => {
             let text = "webhooks takes list, logs, retry or secret.";
-            return Err(Failure::Usage(text.to_owned()));
+            return Err(CommandError::Usage(text.to_owned()));
         }
     };
     let parsed = parse(rest, takes, switches)?;
@@ -61,7 +63,9 @@ pub fn run(args: &[String]) -> Outcome {
         return retry(&dir, &parsed);
     }
     if let Some(word) = parsed.free.first() {
-        return Err(Failure::Usage(format!("{verb} takes no argument {word}.")));
+        return Err(CommandError::Usage(format!(
+            "{verb} takes no argument {word}."
+        )));
     }
     match verb {
         "list" => list(&dir, &parsed),
@@ -74,7 +78,7 @@ pub fn run(args: &[String]) -> Outcome {
     }
 }
 
-fn list(dir: &Path, parsed: &Parsed) -> Outcome {
+fn list(dir: &Path, parsed: &Arguments) -> CommandResult {
     let database = open(dir, parsed)?;
     let found = database.read(webhooks::list)?;
     database.close()?;
@@ -107,20 +111,20 @@ fn list(dir: &Path, parsed: &Parsed) -> Outcome {
     print(&table(&rows))
 }
 
-fn show_logs(dir: &Path, parsed: &Parsed) -> Outcome {
+fn show_logs(dir: &Path, parsed: &Arguments) -> CommandResult {
     let filter = Filter {
         status: parsed.own.get("status").cloned(),
         collection: parsed.own.get("collection").cloned(),
         ..Filter::default()
     };
-    let wrong = |error: Error| Failure::Usage(error.message().to_owned());
+    let wrong = |error: Error| CommandError::Usage(error.message().to_owned());
     filter.check().map_err(wrong)?;
     let limit = parsed.own.get("limit").map(|text| {
         let number = text.parse().ok();
         let number = number.filter(|it| (1..=paging::SIZE_MAX).contains(it));
         number.ok_or_else(|| {
             let most = paging::SIZE_MAX;
-            Failure::Usage(format!("--limit takes a number from 1 to {most}."))
+            CommandError::Usage(format!("--limit takes a number from 1 to {most}."))
         })
     });
     let limit = limit.transpose()?.unwrap_or(paging::SIZE);
@@ -165,7 +169,7 @@ fn cell(value: &Value) -> String {
     }
 }
 
-fn retry(dir: &Path, parsed: &Parsed) -> Outcome {
+fn retry(dir: &Path, parsed: &Arguments) -> CommandResult {
     let ids = parsed.free.iter().map(|word| word.parse::<i64>());
     let ids: std::result::Result<Vec<i64>, _> = ids.collect();
     let all = parsed.own.contains_key("failed");
@@ -173,7 +177,7 @@ fn retry(dir: &Path, parsed: &Parsed) -> Outcome {
         Ok(ids) if all == ids.is_empty() => ids,
         _ => {
             let text = "retry takes one ID of the log or more, or --failed.";
-            return Err(Failure::Usage(text.to_owned()));
+            return Err(CommandError::Usage(text.to_owned()));
         }
     };
     refuse_empty(dir)?;
@@ -196,12 +200,12 @@ fn retry(dir: &Path, parsed: &Parsed) -> Outcome {
     };
     print(&format!("{count}{of} calls are due again.\n"))?;
     match !all && count == 0 {
-        true => Err(Failure::Told),
+        true => Err(CommandError::AlreadyReported),
         false => Ok(()),
     }
 }
 
-fn open(dir: &Path, parsed: &Parsed) -> Result<Database> {
+fn open(dir: &Path, parsed: &Arguments) -> Result<Database> {
     refuse_empty(dir)?;
     let name = parsed.own.get("database");
     let name = name.map_or(db::DEFAULT, String::as_str);

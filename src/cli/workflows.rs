@@ -13,8 +13,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::replica::{list as items, missed, row, show as text_of, table, watched};
-use super::{Failure, Outcome, Parsed, SETTINGS, parse, print};
+use super::arguments::{Arguments, parse};
+use super::command::{CommandError, CommandResult, print};
+use super::data_dir::SETTINGS;
+use super::server_client::{ask_server, explain_unreachable};
+use super::table::{items, row, table, text_of};
 use crate::base::error::{Error, Kind, Result, ResultExt as _};
 use crate::config::Config;
 use crate::model::auth;
@@ -57,7 +60,7 @@ const EVENTS: usize = 20;
 /// Longest text in a cell; characters.
 const CELL_MAX: usize = 120;
 
-pub fn run(args: &[String]) -> Outcome {
+pub fn run(args: &[String]) -> CommandResult {
     let (verb, rest) = match args.split_first() {
         Some((verb, rest)) => (verb.as_str(), rest),
         None => ("", args),
@@ -70,7 +73,7 @@ pub fn run(args: &[String]) -> Outcome {
         "cancel" | "adopt" => (&[], &[]),
         _ => {
             let text = "workflows takes list, show, cancel, retry, export or adopt.";
-            return Err(Failure::Usage(text.to_owned()));
+            return Err(CommandError::Usage(text.to_owned()));
         }
     };
     let parsed = parse(rest, takes, switches)?;
@@ -82,7 +85,7 @@ pub fn run(args: &[String]) -> Outcome {
         ("cancel" | "retry", [_, ..]) => act(&dir, verb, &parsed),
         ("export", [file]) => export(&dir, Path::new(file), &parsed),
         ("adopt", [file]) => adopt(&dir, Path::new(file)),
-        _ => Err(Failure::Usage(match verb {
+        _ => Err(CommandError::Usage(match verb {
             "list" => format!("list takes no argument {}.", words[0]),
             "show" => "show takes one RUN.".to_owned(),
             "cancel" | "retry" => format!("{verb} takes one RUN or more."),
@@ -91,18 +94,19 @@ pub fn run(args: &[String]) -> Outcome {
     }
 }
 
-fn list(dir: &Path, parsed: &Parsed) -> Outcome {
+fn list(dir: &Path, parsed: &Arguments) -> CommandResult {
     let status = parsed.own.get("status").map(|word| {
         let known = RunStatus::ALL.iter().find(|(_, known)| known == word);
         known.map(|(status, _)| *status).ok_or_else(|| {
             let words: Vec<&str> = RunStatus::ALL.iter().map(|(_, word)| *word).collect();
-            Failure::Usage(format!("--status takes one of {}.", words.join(", ")))
+            CommandError::Usage(format!("--status takes one of {}.", words.join(", ")))
         })
     });
     let limit = parsed.own.get("limit").map(|text| {
         let number = text.parse().ok().filter(|it| (1..=LIST_MAX).contains(it));
-        number
-            .ok_or_else(|| Failure::Usage(format!("--limit takes a number from 1 to {LIST_MAX}.")))
+        number.ok_or_else(|| {
+            CommandError::Usage(format!("--limit takes a number from 1 to {LIST_MAX}."))
+        })
     });
     let filter = Filter {
         workflow: parsed.own.get("workflow").cloned(),
@@ -140,7 +144,7 @@ fn list(dir: &Path, parsed: &Parsed) -> Outcome {
     print(&format!("{}{more}", table(&rows)))
 }
 
-fn show(dir: &Path, run: &str, as_json: bool) -> Outcome {
+fn show(dir: &Path, run: &str, as_json: bool) -> CommandResult {
     let grant = Grant::default();
     let database = open(dir)?;
     let (found, steps, events) = database.snapshot(|db| {
@@ -201,7 +205,7 @@ fn cell(value: &Value) -> String {
     }
 }
 
-fn act(dir: &Path, verb: &str, parsed: &Parsed) -> Outcome {
+fn act(dir: &Path, verb: &str, parsed: &Arguments) -> CommandResult {
     let version = parsed.own.get("version");
     if let Some(version) = version {
         limits::check_version(version)?;
@@ -213,8 +217,8 @@ fn act(dir: &Path, verb: &str, parsed: &Parsed) -> Outcome {
             Place::Server(client) => {
                 let body = json!({"ids": runs, "version": version});
                 let path = format!("/api/workflow/bulk/{verb}");
-                watched(client, |client| client.command(&path, &body))
-                    .map_err(|error| missed(error, dir))?
+                ask_server(client, |client| client.command(&path, &body))
+                    .map_err(|error| explain_unreachable(error, dir))?
             }
             Place::Here(_lock) => {
                 let reason = "\"\"".to_owned();
@@ -266,7 +270,7 @@ enum Place {
 }
 
 impl Place {
-    fn of(dir: &Path, parsed: &Parsed) -> Result<Place> {
+    fn of(dir: &Path, parsed: &Arguments) -> Result<Place> {
         refuse_empty(dir)?;
         match db::lock_dir(dir) {
             Ok(lock) => Ok(Place::Here(lock)),
@@ -282,7 +286,7 @@ impl Place {
     }
 }
 
-fn export(dir: &Path, file: &Path, parsed: &Parsed) -> Outcome {
+fn export(dir: &Path, file: &Path, parsed: &Arguments) -> CommandResult {
     let (all, drops) = (
         parsed.own.contains_key("all"),
         parsed.own.contains_key("drop"),
@@ -291,7 +295,7 @@ fn export(dir: &Path, file: &Path, parsed: &Parsed) -> Outcome {
     let _lock = drops.then(|| keep_servers_out(dir)).transpose()?;
     if file.exists() {
         let message = format!("{} is there already; name another file.", file.display());
-        return Err(Failure::Failed(Error::conflict(message)));
+        return Err(CommandError::Failed(Error::conflict(message)));
     }
     let database = open(dir)?;
     let node = node_of(dir)?;
@@ -344,7 +348,7 @@ fn write_file<T>(file: &Path, body: impl FnOnce(&mut BufWriter<File>) -> Result<
     })
 }
 
-fn adopt(dir: &Path, file: &Path) -> Outcome {
+fn adopt(dir: &Path, file: &Path) -> CommandResult {
     refuse_empty(dir)?;
     let _lock = keep_servers_out(dir)?;
     let from = File::open(file).map_err(|error| {
@@ -374,9 +378,9 @@ fn adopt(dir: &Path, file: &Path) -> Outcome {
     told(refused > 0)
 }
 
-fn told(is_refused: bool) -> Outcome {
+fn told(is_refused: bool) -> CommandResult {
     match is_refused {
-        true => Err(Failure::Told),
+        true => Err(CommandError::AlreadyReported),
         false => Ok(()),
     }
 }

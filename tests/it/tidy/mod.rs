@@ -68,7 +68,7 @@ const CRATES: [(&str, &[&str]); 23] = [
             "src/services/replication/notifications.rs",
         ],
     ),
-    ("getopts", &["src/cli/mod.rs"]),
+    ("getopts", &["src/cli/arguments.rs"]),
     ("signal_hook", &["src/server.rs"]),
     ("sha2", &["src/base/crypto.rs"]),
     ("hmac", &["src/base/crypto.rs"]),

@@ -1,0 +1,69 @@
+//! The arguments of a command: flags of the option table, flags of the command, and the rest.
+
+use std::collections::HashMap;
+
+use getopts::{Matches, Options};
+
+use super::command::{CommandError, CommandResult};
+use crate::config;
+use crate::config::OPTIONS;
+
+/// The flags of the option table, by variable, and the other arguments.
+pub fn flags(
+    args: &[String],
+) -> Result<(HashMap<&'static str, String>, Vec<String>), CommandError> {
+    parse(args, &[], &[]).map(|parsed| (parsed.flags, parsed.free))
+}
+
+/// The arguments of a command.
+pub struct Arguments {
+    /// The flags of the option table, by variable.
+    pub flags: HashMap<&'static str, String>,
+    /// Those of the command itself, without their dashes.
+    pub own: HashMap<String, String>,
+    pub free: Vec<String>,
+}
+
+/// Parses the flags of the option table and those of a command: some take a value, some do not.
+pub fn parse(
+    args: &[String],
+    takes: &[&str],
+    switches: &[&str],
+) -> Result<Arguments, CommandError> {
+    let mut options = Options::new();
+    for option in &OPTIONS {
+        options.optopt("", &option.flag(), option.help, option.takes);
+    }
+    for name in takes {
+        options.optopt("", name, "", "");
+    }
+    for name in switches {
+        options.optflag("", name, "");
+    }
+    let matches: Matches = options
+        .parse(args)
+        .map_err(|error| CommandError::Usage(format!("{error}.")))?;
+    let given = |option: &config::Opt| matches.opt_str(&option.flag());
+    let flags = OPTIONS
+        .iter()
+        .filter_map(|option| given(option).map(|value| (option.variable, value)))
+        .collect();
+    let mut own = HashMap::new();
+    for name in takes.iter().chain(switches) {
+        if matches.opt_present(name) {
+            let value = matches.opt_str(name).unwrap_or_default();
+            own.insert((*name).to_owned(), value);
+        }
+    }
+    let free = matches.free;
+    Ok(Arguments { flags, own, free })
+}
+
+pub fn no_arguments(args: &[String]) -> CommandResult {
+    match args.first() {
+        None => Ok(()),
+        Some(extra) => Err(CommandError::Usage(format!(
+            "there is no argument {extra} here."
+        ))),
+    }
+}
