@@ -248,7 +248,7 @@ impl App {
             return;
         };
         master.spools.forget_unused();
-        self.webhooks.clean();
+        self.webhooks.delete_expired();
         if let Err(error) = self.auth.keys.write_last_used() {
             log::warn(format_args!("note when keys were used: {error}"));
         }
@@ -378,8 +378,8 @@ fn webhook_settings(
     auth: &Auth,
     node_id: &str,
     workflows: &Arc<Workflows>,
-) -> webhooks::Settings {
-    webhooks::Settings {
+) -> webhooks::WebhookSettings {
+    webhooks::WebhookSettings {
         secret: auth.webhook_secret(),
         node: node_id.to_owned(),
         denies_private: config.denies_private_webhooks,
@@ -389,7 +389,7 @@ fn webhook_settings(
 }
 
 /// How webhooks start runs. What is left of a webhook at the end must not keep the workflows open.
-fn start_runs(workflows: &Arc<Workflows>) -> webhooks::Start {
+fn start_runs(workflows: &Arc<Workflows>) -> webhooks::StartRun {
     let workflows = Arc::downgrade(workflows);
     Box::new(move |run| match workflows.upgrade() {
         Some(workflows) => workflows.ask(Grant::default(), Request::Trigger(Box::new(run))),

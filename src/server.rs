@@ -28,6 +28,7 @@ use crate::model::collections;
 use crate::net::http;
 use crate::services::cron::LaneName;
 use crate::services::replication::{SyncLoop, notifications};
+use crate::services::webhooks::Dispatcher;
 use crate::store::{db, files};
 use crate::{api, config};
 
@@ -180,7 +181,9 @@ fn start_threads(
         })?;
         let realtime = spawn("realtime", |app, stop| app.realtime.run(stop))?;
         let checks = spawn("realtime-check", |app, stop| app.realtime.run_checks(stop))?;
-        let webhooks = spawn("webhooks", |app, stop| app.webhooks.run(stop))?;
+        let webhooks = spawn("webhooks", |app, stop| {
+            Dispatcher::new(&app.webhooks).run(stop)
+        })?;
         let all = common.chain([files, notify, realtime, checks, webhooks]);
         return Ok(all.collect());
     };

@@ -12,7 +12,7 @@ use crate::net::http::Response;
 use crate::services::cron;
 use crate::services::replication::file_sync::FilesStatus;
 use crate::services::stats::Runs;
-use crate::services::webhooks::{Outcome, Webhooks};
+use crate::services::webhooks::{CallOutcome, Webhooks};
 use crate::services::workflows::queries;
 
 /// All of them.
@@ -122,9 +122,9 @@ fn webhooks(text: &mut Text, webhooks: &Webhooks) {
     let name = "vski_webhook_attempts_total";
     text.family(name, "counter", "Calls made, by what came of them.");
     for (outcome, word) in [
-        (Outcome::Success, "success"),
-        (Outcome::Pending, "retried"),
-        (Outcome::Failed, "failed"),
+        (CallOutcome::Success, "success"),
+        (CallOutcome::Pending, "retried"),
+        (CallOutcome::Failed, "failed"),
     ] {
         let count = webhooks.attempts(outcome);
         text.sample(name, &[("outcome", word)], count);

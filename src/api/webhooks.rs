@@ -10,8 +10,8 @@ use super::parameters::{page, parameter};
 use crate::base::error::{Error, Result};
 use crate::model::triggers::wrong;
 use crate::net::http::Response;
-use crate::services::webhooks::logs::Filter;
-use crate::services::webhooks::table::Draft;
+use crate::services::webhooks::logs::LogFilter;
+use crate::services::webhooks::table::WebhookDraft;
 use crate::services::webhooks::{logs, table};
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
@@ -27,7 +27,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
 }
 
 pub fn create(call: &Call<'_>) -> Result<Response> {
-    let draft = Draft::parse(call.body::<Map<String, Value>>()?)?;
+    let draft = WebhookDraft::parse(call.body::<Map<String, Value>>()?)?;
     let webhook = call.database()?.write(move |tx| table::create(tx, draft))?;
     Ok(json_response(200, &webhook.to_json()))
 }
@@ -56,7 +56,7 @@ pub fn call(call: &Call<'_>) -> Result<Response> {
     let id = call.param("id").to_owned();
     let added = call
         .database()?
-        .write(move |tx| table::call(tx, &id, payload.get()))?;
+        .write(move |tx| table::enqueue(tx, &id, payload.get()))?;
     call.app.webhooks.signal.notify(call.database);
     Ok(json_response(202, &json!({"id": added})))
 }
@@ -73,7 +73,7 @@ pub fn logs(call: &Call<'_>) -> Result<Response> {
         let given = parameter(&query, name).filter(|text| !text.is_empty());
         given.map(str::to_owned)
     };
-    let filter = Filter {
+    let filter = LogFilter {
         collection: text("collection"),
         status: text("status"),
         source: text("source"),

@@ -16,7 +16,7 @@ use crate::base::paging;
 use crate::base::paging::Page;
 use crate::config::Config;
 use crate::model::auth::WebhookSecret;
-use crate::services::webhooks::logs::Filter;
+use crate::services::webhooks::logs::LogFilter;
 use crate::services::webhooks::{logs, table as webhooks};
 use crate::store::db;
 use crate::store::db::Database;
@@ -112,10 +112,10 @@ fn list(dir: &Path, parsed: &Arguments) -> CommandResult {
 }
 
 fn show_logs(dir: &Path, parsed: &Arguments) -> CommandResult {
-    let filter = Filter {
+    let filter = LogFilter {
         status: parsed.own.get("status").cloned(),
         collection: parsed.own.get("collection").cloned(),
-        ..Filter::default()
+        ..LogFilter::default()
     };
     let wrong = |error: Error| CommandError::Usage(error.message().to_owned());
     filter.check().map_err(wrong)?;

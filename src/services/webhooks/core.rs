@@ -30,11 +30,11 @@ const HOSTS_MAX: usize = 1000;
 
 /// A row: its database, its number, and when it was made, which tells it from one of an older database of the
 /// same name.
-pub type Place = (String, i64, i64);
+pub type CallKey = (String, i64, i64);
 
 /// A row that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct PendingCall {
     pub id: i64,
     pub host: String,
     /// Milliseconds since 1970.
@@ -42,7 +42,7 @@ pub struct Head {
     pub created_ms: i64,
 }
 
-impl Head {
+impl PendingCall {
     /// Nothing waits longer than that: what is further away was written by a clock that was set back since.
     fn is_due(&self, now_ms: i64) -> bool {
         self.due_ms <= now_ms || self.due_ms.saturating_sub(now_ms) > WAIT_MAX_MS
@@ -62,38 +62,42 @@ pub enum Attempt {
     /// A run was started, or was there already.
     Started { run: String },
     /// The host could not be reached, or did not answer in time.
-    Silent(String),
+    Unreachable(String),
     /// Something else went wrong that may pass.
-    Broken(String),
+    Failed(String),
     /// Another attempt would come to the same.
-    Refused(String),
+    Rejected(String),
 }
 
 /// How it stands with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CallOutcome {
     Success,
     /// It is tried again.
     Pending,
     Failed,
 }
 
-impl Outcome {
-    pub const ALL: [Outcome; 3] = [Outcome::Success, Outcome::Pending, Outcome::Failed];
+impl CallOutcome {
+    pub const ALL: [CallOutcome; 3] = [
+        CallOutcome::Success,
+        CallOutcome::Pending,
+        CallOutcome::Failed,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
-            Outcome::Success => "success",
-            Outcome::Pending => "pending",
-            Outcome::Failed => "failed",
+            CallOutcome::Success => "success",
+            CallOutcome::Pending => "pending",
+            CallOutcome::Failed => "failed",
         }
     }
 }
 
 /// What a row says after an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    pub outcome: Outcome,
+pub struct CallState {
+    pub outcome: CallOutcome,
     /// Attempts that were made.
     pub attempts: u32,
     /// When the next one is due.
@@ -104,9 +108,9 @@ pub struct Verdict {
 }
 
 /// What becomes of a row whose `made` earlier attempts have failed.
-pub fn settle(made: u32, retries: u32, attempt: Attempt, now_ms: i64) -> Verdict {
+pub fn next_state(made: u32, retries: u32, attempt: Attempt, now_ms: i64) -> CallState {
     let attempts = made.saturating_add(1);
-    let verdict = |outcome, code, error: String, answer: String| Verdict {
+    let verdict = |outcome, code, error: String, answer: String| CallState {
         outcome,
         attempts,
         due_ms: now_ms,
@@ -116,10 +120,10 @@ pub fn settle(made: u32, retries: u32, attempt: Attempt, now_ms: i64) -> Verdict
     };
     let (may_pass, asked_ms, mut verdict) = match attempt {
         Attempt::Started { run } => {
-            return verdict(Outcome::Success, None, String::new(), run);
+            return verdict(CallOutcome::Success, None, String::new(), run);
         }
         Attempt::Answered { code, answer, .. } if (200..300).contains(&code) => {
-            return verdict(Outcome::Success, Some(code), String::new(), answer);
+            return verdict(CallOutcome::Success, Some(code), String::new(), answer);
         }
         Attempt::Answered {
             code,
@@ -131,22 +135,22 @@ pub fn settle(made: u32, retries: u32, attempt: Attempt, now_ms: i64) -> Verdict
                 _ => format!("The answer is {code}."),
             };
             let asked_ms = retry_after_ms.filter(|_| matches!(code, 429 | 503));
-            let failed = verdict(Outcome::Failed, Some(code), error, answer);
+            let failed = verdict(CallOutcome::Failed, Some(code), error, answer);
             (true, asked_ms.unwrap_or(0), failed)
         }
-        Attempt::Silent(error) | Attempt::Broken(error) => (
+        Attempt::Unreachable(error) | Attempt::Failed(error) => (
             true,
             0,
-            verdict(Outcome::Failed, None, error, String::new()),
+            verdict(CallOutcome::Failed, None, error, String::new()),
         ),
-        Attempt::Refused(error) => (
+        Attempt::Rejected(error) => (
             false,
             0,
-            verdict(Outcome::Failed, None, error, String::new()),
+            verdict(CallOutcome::Failed, None, error, String::new()),
         ),
     };
     if may_pass && attempts <= retries {
-        verdict.outcome = Outcome::Pending;
+        verdict.outcome = CallOutcome::Pending;
         verdict.due_ms = now_ms + wait_ms(attempts).max(asked_ms.min(WAIT_MAX_MS));
     }
     verdict
@@ -160,178 +164,178 @@ fn wait_ms(attempts: u32) -> i64 {
 
 /// See the module documentation.
 #[derive(Debug, Default)]
-pub struct Core {
-    heads: BTreeMap<String, Vec<Head>>,
+pub struct DispatchCore {
+    pending: BTreeMap<String, Vec<PendingCall>>,
     hosts: HashMap<String, Host>,
     /// Rows whose attempt is under way, or has come to an end that is not written yet.
-    held: BTreeSet<Place>,
+    claimed: BTreeSet<CallKey>,
     /// Attempts that are under way.
-    flights: BTreeMap<Place, Flight>,
+    in_flight: BTreeMap<CallKey, InFlight>,
     turn: u64,
 }
 
 /// An attempt that is under way.
 #[derive(Debug)]
-struct Flight {
+struct InFlight {
     host: String,
-    began_ms: i64,
+    started_ms: i64,
 }
 
-impl Flight {
+impl InFlight {
     fn is_late(&self, now_ms: i64) -> bool {
         // A clock that was set back tells nothing.
-        !(0..PROMPT_MS).contains(&(now_ms - self.began_ms))
+        !(0..PROMPT_MS).contains(&(now_ms - self.started_ms))
     }
 }
 
 /// The state of a host since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Standing {
+enum Health {
     /// It has not answered yet.
     #[default]
-    New,
-    Well,
+    Unknown,
+    Healthy,
     Slow,
 }
 
 #[derive(Debug, Default)]
 struct Host {
-    standing: Standing,
+    health: Health,
     /// When it had its last turn.
     turn: u64,
 }
 
-impl Core {
+impl DispatchCore {
     /// The soonest rows of a database, some of each host; in place of what was known.
-    pub fn know(&mut self, database: &str, heads: Vec<Head>) {
-        match heads.is_empty() {
-            true => self.heads.remove(database),
-            false => self.heads.insert(database.to_owned(), heads),
+    pub fn set_pending(&mut self, database: &str, pending: Vec<PendingCall>) {
+        match pending.is_empty() {
+            true => self.pending.remove(database),
+            false => self.pending.insert(database.to_owned(), pending),
         };
     }
 
     /// The database is gone, or cannot be read now.
     pub fn forget(&mut self, database: &str) {
-        self.heads.remove(database);
+        self.pending.remove(database);
     }
 
     /// Takes the rows that are to be sent now.
-    pub fn pick(&mut self, now_ms: i64) -> Vec<(Place, String)> {
+    pub fn pick(&mut self, now_ms: i64) -> Vec<(CallKey, String)> {
         let mut picked = Vec::new();
         if self.running() >= SENDERS {
             return picked;
         }
-        let mut due: BTreeMap<&str, Vec<(i64, Place)>> = BTreeMap::new();
-        for (database, heads) in &self.heads {
-            for head in heads.iter().filter(|head| head.is_due(now_ms)) {
-                let place = (database.clone(), head.id, head.created_ms);
-                if !self.held.contains(&place) {
-                    let of_host = due.entry(&head.host).or_default();
-                    of_host.push((head.due_ms, place));
+        let mut due: BTreeMap<&str, Vec<(i64, CallKey)>> = BTreeMap::new();
+        for (database, pending) in &self.pending {
+            for call in pending.iter().filter(|call| call.is_due(now_ms)) {
+                let key = (database.clone(), call.id, call.created_ms);
+                if !self.claimed.contains(&key) {
+                    let of_host = due.entry(&call.host).or_default();
+                    of_host.push((call.due_ms, key));
                 }
             }
         }
         let turn_of = |host: &str| self.hosts.get(host).map_or(0, |it| it.turn);
-        let mut hosts: Vec<(u64, String, Vec<Place>)> = due
+        let mut hosts: Vec<(u64, String, Vec<CallKey>)> = due
             .into_iter()
             .map(|(host, mut rows)| {
                 rows.sort_unstable();
-                let rows = rows.into_iter().take(PER_HOST).map(|(_, place)| place);
+                let rows = rows.into_iter().take(PER_HOST).map(|(_, key)| key);
                 (turn_of(host), host.to_owned(), rows.collect())
             })
             .collect();
         hosts.sort_unstable();
         for at in 0..PER_HOST {
             for (_, host, rows) in &hosts {
-                if let Some(place) = rows.get(at)
-                    && self.has_room(host, now_ms)
+                if let Some(key) = rows.get(at)
+                    && self.may_start(host, now_ms)
                 {
-                    self.begin(host, place.clone(), now_ms);
-                    picked.push((place.clone(), host.clone()));
+                    self.start(host, key.clone(), now_ms);
+                    picked.push((key.clone(), host.clone()));
                 }
             }
         }
         picked
     }
 
-    fn standing(&self, host: &str) -> Standing {
-        self.hosts.get(host).map_or(Standing::New, |it| it.standing)
+    fn health(&self, host: &str) -> Health {
+        self.hosts.get(host).map_or(Health::Unknown, |it| it.health)
     }
 
-    fn has_room(&self, host: &str, now_ms: i64) -> bool {
-        let count = |counts: &dyn Fn(&Flight) -> bool| {
-            self.flights.values().filter(|it| counts(it)).count()
+    fn may_start(&self, host: &str, now_ms: i64) -> bool {
+        let count = |counts: &dyn Fn(&InFlight) -> bool| {
+            self.in_flight.values().filter(|it| counts(it)).count()
         };
         let of_host = count(&|it| it.host == host);
         let has_late = || count(&|it| it.host == host && it.is_late(now_ms)) > 0;
-        let of_standing = |standing: Standing, young_only: bool| {
-            count(&|it| self.standing(&it.host) == standing && !(young_only && it.is_late(now_ms)))
+        let of_health = |health: Health, young_only: bool| {
+            count(&|it| self.health(&it.host) == health && !(young_only && it.is_late(now_ms)))
         };
-        let standing = self.standing(host);
-        let may_begin = match standing {
-            Standing::Well => of_host < PER_HOST,
-            Standing::Slow => of_host == 0 && of_standing(Standing::Slow, false) < FOR_SLOW,
-            Standing::New => {
+        let health = self.health(host);
+        let may_start_one = match health {
+            Health::Healthy => of_host < PER_HOST,
+            Health::Slow => of_host == 0 && of_health(Health::Slow, false) < FOR_SLOW,
+            Health::Unknown => {
                 let may_have_more = || self.running() < PER_HOST && !has_late();
-                (of_host == 0 || may_have_more()) && of_standing(Standing::New, true) < FOR_NEW
+                (of_host == 0 || may_have_more()) && of_health(Health::Unknown, true) < FOR_NEW
             }
         };
-        let is_prompt = || standing == Standing::Well && !has_late();
-        may_begin
+        let is_prompt = || health == Health::Healthy && !has_late();
+        may_start_one
             && self.running() < SENDERS
             && (count(&|it| it.is_late(now_ms)) < LATE_MAX || is_prompt())
     }
 
-    fn begin(&mut self, host: &str, place: Place, now_ms: i64) {
+    fn start(&mut self, host: &str, key: CallKey, now_ms: i64) {
         self.turn += 1;
-        self.held.insert(place.clone());
-        let flight = Flight {
+        self.claimed.insert(key.clone());
+        let call = InFlight {
             host: host.to_owned(),
-            began_ms: now_ms,
+            started_ms: now_ms,
         };
-        self.flights.insert(place, flight);
+        self.in_flight.insert(key, call);
         self.hosts.entry(host.to_owned()).or_default().turn = self.turn;
     }
 
     /// An attempt has ended; without one it was not made after all. Its row is not sent again before
-    /// [`Core::written`].
-    pub fn ended(&mut self, place: &Place, attempt: Option<&Attempt>) {
-        let Some(flight) = self.flights.remove(place) else {
+    /// [`DispatchCore::recorded`].
+    pub fn finished(&mut self, key: &CallKey, attempt: Option<&Attempt>) {
+        let Some(call) = self.in_flight.remove(key) else {
             return;
         };
-        if let Some(known) = self.hosts.get_mut(&flight.host) {
-            known.standing = match (attempt, known.standing) {
-                (Some(Attempt::Silent(_)), _) => Standing::Slow,
-                (Some(Attempt::Answered { code: 200..300, .. }), _) => Standing::Well,
-                (Some(Attempt::Started { .. }), _) => Standing::Well,
-                (Some(Attempt::Answered { .. }), Standing::New) => Standing::Well,
-                (_, standing) => standing,
+        if let Some(known) = self.hosts.get_mut(&call.host) {
+            known.health = match (attempt, known.health) {
+                (Some(Attempt::Unreachable(_)), _) => Health::Slow,
+                (Some(Attempt::Answered { code: 200..300, .. }), _) => Health::Healthy,
+                (Some(Attempt::Started { .. }), _) => Health::Healthy,
+                (Some(Attempt::Answered { .. }), Health::Unknown) => Health::Healthy,
+                (_, health) => health,
             };
         }
         if self.hosts.len() > HOSTS_MAX {
             // Those that were called last stay, and those that are being called.
             let oldest = self.turn.saturating_sub(HOSTS_MAX as u64 / 2);
-            let running: BTreeSet<&str> = self.flights.values().map(|it| &*it.host).collect();
+            let running: BTreeSet<&str> = self.in_flight.values().map(|it| &*it.host).collect();
             self.hosts
                 .retain(|name, host| host.turn > oldest || running.contains(&**name));
         }
     }
 
     /// The row says by now what came of its attempt, or is gone.
-    pub fn written(&mut self, place: &Place) {
-        self.held.remove(place);
+    pub fn recorded(&mut self, key: &CallKey) {
+        self.claimed.remove(key);
     }
 
     /// Attempts that are under way.
     pub fn running(&self) -> usize {
-        self.flights.len()
+        self.in_flight.len()
     }
 
     /// When the next row is due that is not yet, or an attempt becomes late, which makes room for others.
     pub fn next_due_ms(&self, now_ms: i64) -> Option<i64> {
-        let heads = self.heads.values().flatten().map(|it| it.due_ms);
-        let late = self.flights.values().map(|it| it.began_ms + PROMPT_MS);
-        heads.chain(late).filter(|due| *due > now_ms).min()
+        let pending = self.pending.values().flatten().map(|it| it.due_ms);
+        let late = self.in_flight.values().map(|it| it.started_ms + PROMPT_MS);
+        pending.chain(late).filter(|due| *due > now_ms).min()
     }
 }
 
@@ -349,9 +353,9 @@ mod tests {
 
     #[test]
     fn what_an_outcome_means() {
-        use Outcome::{Failed, Pending, Success};
-        let silent = || Attempt::Silent("no answer".to_owned());
-        let refused = Attempt::Refused("private".to_owned());
+        use CallOutcome::{Failed, Pending, Success};
+        let silent = || Attempt::Unreachable("no answer".to_owned());
+        let refused = Attempt::Rejected("private".to_owned());
         let run = Attempt::Started {
             run: "wrun_1".to_owned(),
         };
@@ -364,7 +368,7 @@ mod tests {
             (1, 5, answered(404), Pending, 4_000),
             (2, 5, answered(500), Pending, 8_000),
             (3, 5, silent(), Pending, 16_000),
-            (4, 5, Attempt::Broken(String::new()), Pending, 32_000),
+            (4, 5, Attempt::Failed(String::new()), Pending, 32_000),
             (5, 5, answered(500), Failed, 0),
             (5, 5, silent(), Failed, 0),
             (0, 5, refused, Failed, 0),
@@ -377,7 +381,7 @@ mod tests {
             (100, 100, silent(), Failed, 0),
         ] {
             let name = format!("{made} of {retries}: {attempt:?}");
-            let verdict = settle(made, retries, attempt, 1_000_000);
+            let verdict = next_state(made, retries, attempt, 1_000_000);
             let found = (verdict.outcome, verdict.due_ms, verdict.attempts);
             assert_eq!(found, (outcome, 1_000_000 + due, made + 1), "{name}");
         }
@@ -386,48 +390,48 @@ mod tests {
             answer: String::new(),
             retry_after_ms: Some(i64::MAX),
         };
-        assert_eq!(settle(0, 1, long, 0).due_ms, 3_600_000);
+        assert_eq!(next_state(0, 1, long, 0).due_ms, 3_600_000);
     }
 
-    fn heads(host: &str, ids: std::ops::Range<i64>) -> Vec<Head> {
-        let head = |id| Head {
+    fn pending(host: &str, ids: std::ops::Range<i64>) -> Vec<PendingCall> {
+        let call = |id| PendingCall {
             id,
             host: host.to_owned(),
             due_ms: id,
             created_ms: 0,
         };
-        ids.map(head).collect()
+        ids.map(call).collect()
     }
 
     /// Lets a host answer one call, number `id`.
-    fn greet(core: &mut Core, host: &str, id: i64) {
-        core.know("greetings", heads(host, id..id + 1));
-        for (place, _) in core.pick(id) {
-            core.ended(&place, Some(&answered(200)));
+    fn greet(core: &mut DispatchCore, host: &str, id: i64) {
+        core.set_pending("greetings", pending(host, id..id + 1));
+        for (key, _) in core.pick(id) {
+            core.finished(&key, Some(&answered(200)));
         }
         core.forget("greetings");
     }
 
-    fn hosts(picked: &[(Place, String)]) -> Vec<&str> {
+    fn hosts(picked: &[(CallKey, String)]) -> Vec<&str> {
         picked.iter().map(|(_, host)| &**host).collect()
     }
 
     #[test]
     fn a_host_gets_some_and_one_when_it_is_slow() {
-        let mut core = Core::default();
-        core.know("default", heads("a:80", 1..17));
+        let mut core = DispatchCore::default();
+        core.set_pending("default", pending("a:80", 1..17));
         let picked = core.pick(100);
         let ids: Vec<i64> = picked.iter().map(|((_, id, _), _)| *id).collect();
         assert_eq!(ids, [1, 2, 3, 4, 5, 6]);
         assert!(core.pick(100).is_empty());
-        for (place, _) in &picked[1..] {
-            core.ended(place, Some(&Attempt::Silent(String::new())));
+        for (key, _) in &picked[1..] {
+            core.finished(key, Some(&Attempt::Unreachable(String::new())));
             assert!(core.pick(100).is_empty(), "one is still under way");
         }
-        core.ended(&picked[0].0, Some(&Attempt::Broken(String::new())));
+        core.finished(&picked[0].0, Some(&Attempt::Failed(String::new())));
         let picked = core.pick(100);
         assert_eq!(picked.len(), 1);
-        core.ended(&picked[0].0, Some(&answered(200)));
+        core.finished(&picked[0].0, Some(&answered(200)));
         assert_eq!(core.pick(13).len(), PER_HOST);
         assert_eq!(core.next_due_ms(13), Some(14));
     }
@@ -435,39 +439,39 @@ mod tests {
     /// A host of which nothing is known gets more than one call only if there is nothing else to do.
     #[test]
     fn a_new_host_gets_one_call_while_others_are_called() {
-        let mut core = Core::default();
-        core.know("default", heads("a:80", 1..4));
+        let mut core = DispatchCore::default();
+        core.set_pending("default", pending("a:80", 1..4));
         assert_eq!(core.pick(100).len(), 3);
-        core.know("other", heads("b:80", 1..17));
+        core.set_pending("other", pending("b:80", 1..17));
         assert_eq!(core.pick(100).len(), 3);
-        core.know("third", heads("c:80", 1..17));
+        core.set_pending("third", pending("c:80", 1..17));
         let picked = core.pick(100);
         assert_eq!(hosts(&picked), ["c:80"]);
         // Any answer will do.
-        core.ended(&picked[0].0, Some(&answered(500)));
+        core.finished(&picked[0].0, Some(&answered(500)));
         assert_eq!(hosts(&core.pick(100)), ["c:80"; PER_HOST]);
     }
 
     #[test]
     fn slow_hosts_leave_most_places_to_others() {
-        let mut core = Core::default();
+        let mut core = DispatchCore::default();
         let mut all = Vec::new();
         for number in 0..20 {
-            all.extend(heads(
+            all.extend(pending(
                 &format!("slow{number}:80"),
                 number * 10..number * 10 + 6,
             ));
         }
         greet(&mut core, "well:443", 1);
-        core.know("default", all.clone());
+        core.set_pending("default", all.clone());
         for _ in 0..9 {
-            for (place, _) in core.pick(1000) {
-                core.ended(&place, Some(&Attempt::Silent(String::new())));
+            for (key, _) in core.pick(1000) {
+                core.finished(&key, Some(&Attempt::Unreachable(String::new())));
             }
-            core.held.clear();
+            core.claimed.clear();
         }
         assert_eq!(core.pick(1000).len(), FOR_SLOW);
-        core.know("other", heads("well:443", 500..520));
+        core.set_pending("other", pending("well:443", 500..520));
         assert_eq!(core.pick(1000).len(), PER_HOST);
         assert_eq!(core.running(), FOR_SLOW + PER_HOST);
     }
@@ -475,13 +479,14 @@ mod tests {
     /// After a start nothing is known of any host, and those that hang are called with all others.
     #[test]
     fn new_hosts_that_hang_delay_others_by_seconds() {
-        let mut core = Core::default();
+        let mut core = DispatchCore::default();
         greet(&mut core, "well:80", 1);
-        core.know("default", heads("hangs:80", 1..10));
+        core.set_pending("default", pending("hangs:80", 1..10));
         assert_eq!(core.pick(1000).len(), PER_HOST);
-        let hanging = (10..29).flat_map(|at| heads(&format!("hangs{at}:80"), at * 10..at * 10 + 9));
-        core.know("default", hanging.collect());
-        core.know("other", heads("z-new:80", 50..59));
+        let hanging =
+            (10..29).flat_map(|at| pending(&format!("hangs{at}:80"), at * 10..at * 10 + 9));
+        core.set_pending("default", hanging.collect());
+        core.set_pending("other", pending("z-new:80", 50..59));
         assert_eq!(core.pick(1000).len(), FOR_NEW - PER_HOST);
         assert!(core.pick(1999).is_empty());
         assert_eq!(core.next_due_ms(1000), Some(2000), "when they are late");
@@ -490,60 +495,60 @@ mod tests {
         let picked = core.pick(4000);
         assert_eq!(hosts(&picked), ["hangs28:80", "z-new:80"]);
         assert!(core.pick(10_000).is_empty());
-        core.know("other", heads("well:80", 50..59));
+        core.set_pending("other", pending("well:80", 50..59));
         assert_eq!(hosts(&core.pick(10_000)), ["well:80"; PER_HOST]);
     }
 
     #[test]
     fn calls_that_hang_leave_places_to_prompt_hosts() {
-        let mut core = Core::default();
+        let mut core = DispatchCore::default();
         let (mut all, names) = (Vec::new(), ["a:80", "b:80", "c:80", "d:80", "e:80", "f:80"]);
         for (at, host) in (1_i64..).zip(names) {
             greet(&mut core, host, at);
-            all.extend(heads(host, at * 100..at * 100 + 16));
+            all.extend(pending(host, at * 100..at * 100 + 16));
         }
         // Four that were well answer no more, and then two that do come.
         let (hang, well) = all.split_at(64);
-        core.know("default", hang.to_vec());
+        core.set_pending("default", hang.to_vec());
         assert_eq!(core.pick(1000).len(), 24);
-        core.know("default", [hang, well].concat());
+        core.set_pending("default", [hang, well].concat());
         let picked = core.pick(9000);
         assert_eq!(hosts(&picked), ["e:80", "f:80"].repeat(4));
-        core.ended(&picked[0].0, Some(&answered(200)));
+        core.finished(&picked[0].0, Some(&answered(200)));
         assert_eq!(hosts(&core.pick(9000)), ["e:80"]);
     }
 
     #[test]
     fn a_clock_that_was_wrong_delays_no_row_for_ever() {
         let day_ms = 86_400_000;
-        let mut core = Core::default();
+        let mut core = DispatchCore::default();
         greet(&mut core, "a:80", 100);
-        let mut rows = heads("a:80", 1..4);
+        let mut rows = pending("a:80", 1..4);
         for (row, due_ms) in rows.iter_mut().zip([day_ms, WAIT_MAX_MS, 2 * day_ms]) {
             row.due_ms = due_ms;
         }
-        core.know("default", rows);
+        core.set_pending("default", rows);
         let ids: Vec<i64> = core.pick(0).into_iter().map(|((_, id, _), _)| id).collect();
         assert_eq!(ids, [1, 3], "the second waits as it may");
     }
 
     #[test]
     fn hosts_take_turns() {
-        let mut core = Core::default();
+        let mut core = DispatchCore::default();
         let mut all = Vec::new();
         for number in 0..8 {
             let host = format!("h{number}:80");
             greet(&mut core, &host, number + 1);
-            all.extend(heads(&host, number * 10 + 100..number * 10 + 106));
+            all.extend(pending(&host, number * 10 + 100..number * 10 + 106));
         }
-        core.know("default", all);
+        core.set_pending("default", all);
         let first = core.pick(1000);
         assert_eq!(first.len(), SENDERS);
         let names: BTreeSet<&str> = hosts(&first[..8]).into_iter().collect();
         assert_eq!(names.len(), 8);
         let of = |host: &str| &first.iter().find(|(_, it)| it == host).unwrap().0;
-        core.ended(of("h7:80"), Some(&answered(200)));
-        core.ended(of("h0:80"), Some(&answered(200)));
+        core.finished(of("h7:80"), Some(&answered(200)));
+        core.finished(of("h0:80"), Some(&answered(200)));
         assert_eq!(hosts(&core.pick(1000)), ["h0:80", "h1:80"]);
     }
 }

@@ -5,7 +5,7 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde_json::{Value, json};
 
-use super::core::Outcome;
+use super::core::CallOutcome;
 use crate::base::clock;
 use crate::base::error::{Error, Result};
 use crate::base::paging::Page;
@@ -22,7 +22,7 @@ const COLUMNS: &str =
 
 /// Which calls are wanted.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct LogFilter {
     pub collection: Option<String>,
     pub status: Option<String>,
     pub source: Option<String>,
@@ -32,10 +32,10 @@ pub struct Filter {
 const MATCHES: &str = "(?1 IS NULL OR collection = ?1) AND (?2 IS NULL OR status = ?2)
      AND (?3 IS NULL OR source = ?3) AND (?4 IS NULL OR name = ?4)";
 
-impl Filter {
+impl LogFilter {
     /// Refuses words that nothing can match.
     pub fn check(&self) -> Result<()> {
-        let statuses = Outcome::ALL.map(Outcome::name);
+        let statuses = CallOutcome::ALL.map(CallOutcome::name);
         for (name, value, known) in [
             ("status", &self.status, &statuses),
             ("source", &self.source, &SOURCES),
@@ -54,8 +54,8 @@ impl Filter {
 }
 
 /// One page, newest first, in the envelope of every list.
-pub fn list(db: &Connection, filter: &Filter, page: Page) -> Result<Value> {
-    let Filter {
+pub fn list(db: &Connection, filter: &LogFilter, page: Page) -> Result<Value> {
+    let LogFilter {
         collection,
         status,
         source,
@@ -86,7 +86,7 @@ pub fn get(db: &Connection, id: i64) -> Result<Value> {
         ))?
         .query_row([id], to_json)
         .optional()?
-        .ok_or_else(no_call)?;
+        .ok_or_else(not_found)?;
     let payload: String = db
         .prepare_cached("SELECT payload FROM _webhook_logs WHERE id = ?1")?
         .query_row([id], |row| row.get(0))?;
@@ -115,7 +115,7 @@ fn to_json(row: &Row<'_>) -> rusqlite::Result<Value> {
         "method": method,
         "status": status,
         "attempts": row.get::<_, i64>(8)?,
-        "nextAttempt": (status == Outcome::Pending.name()).then(|| clock::format_ms(due_ms)),
+        "nextAttempt": (status == CallOutcome::Pending.name()).then(|| clock::format_ms(due_ms)),
         "code": row.get::<_, Option<i64>>(10)?,
         "error": text(11)?,
         "answer": text(12)?,
@@ -167,6 +167,6 @@ pub fn retry_failed(database: &Database) -> Result<usize> {
     }
 }
 
-fn no_call() -> Error {
+fn not_found() -> Error {
     Error::not_found("There is no such call in the log.")
 }

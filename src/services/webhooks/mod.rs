@@ -9,18 +9,20 @@
 //! Promises: a call whose row was committed is made at least once, or is in the log as failed. It may be made
 //! twice when the server ends while it is under way, and calls may overtake each other.
 
-pub use core::Outcome;
-pub use engine::{Settings, Webhooks};
-pub use runs::Start;
+pub use core::CallOutcome;
+pub use dispatcher::Dispatcher;
+pub use engine::{WebhookSettings, Webhooks};
+pub use runs::StartRun;
 
 mod address;
 mod core;
+mod dispatcher;
 mod engine;
 pub mod logs;
 mod queue;
-mod rounds;
 mod runs;
 mod send;
+mod senders;
 pub mod table;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::core::{Head, Outcome, Verdict};
+use super::core::{CallOutcome, CallState, PendingCall};
 use crate::base::clock::DAY_MS;
 use crate::base::error::Result;
 use crate::model::triggers::Target;
@@ -15,7 +15,7 @@ const PER_HOST: i64 = 16;
 pub const COUNT_MAX: i64 = 10_000;
 
 /// The soonest rows of each host. Costs some look-ups per host, however many rows wait.
-pub fn look(db: &Connection) -> Result<Vec<Head>> {
+pub fn next_calls(db: &Connection) -> Result<Vec<PendingCall>> {
     let mut statement = db.prepare_cached(
         "WITH RECURSIVE hosts (host) AS (
              SELECT min(host) FROM _webhook_logs WHERE status = 'pending'
@@ -34,29 +34,29 @@ pub fn look(db: &Connection) -> Result<Vec<Head>> {
         "SELECT id, due_ms, created_ms FROM _webhook_logs
          WHERE status = 'pending' AND host = ?1 ORDER BY due_ms, id LIMIT ?2",
     )?;
-    let mut heads = Vec::new();
+    let mut calls = Vec::new();
     for host in hosts {
         let rows = statement.query_map(params![host, PER_HOST], |row| {
-            Ok(Head {
+            Ok(PendingCall {
                 id: row.get(0)?,
                 host: host.clone(),
                 due_ms: row.get(1)?,
                 created_ms: row.get(2)?,
             })
         })?;
-        heads.extend(rows.collect::<rusqlite::Result<Vec<_>>>()?);
+        calls.extend(rows.collect::<rusqlite::Result<Vec<_>>>()?);
     }
-    Ok(heads)
+    Ok(calls)
 }
 
 /// How many rows wait, up to [`COUNT_MAX`].
-pub fn count(db: &Connection) -> Result<u64> {
-    let count: i64 = db
+pub fn count_pending(db: &Connection) -> Result<u64> {
+    let count_pending: i64 = db
         .prepare_cached(
             "SELECT count(*) FROM (SELECT 1 FROM _webhook_logs WHERE status = 'pending' LIMIT ?1)",
         )?
         .query_row([COUNT_MAX], |row| row.get(0))?;
-    Ok(count.unsigned_abs())
+    Ok(count_pending.unsigned_abs())
 }
 
 /// Whether there ever was a call that is still known.
@@ -69,7 +69,7 @@ pub fn has_rows(db: &Connection) -> Result<bool> {
 
 /// A row that is to be sent.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct QueuedCall {
     pub id: i64,
     pub collection: String,
     pub record: String,
@@ -82,7 +82,7 @@ pub struct Row {
 }
 
 /// A row that still waits.
-pub fn load(db: &Connection, id: i64, created_ms: i64) -> Result<Option<Row>> {
+pub fn load(db: &Connection, id: i64, created_ms: i64) -> Result<Option<QueuedCall>> {
     let row = db
         .prepare_cached(
             "SELECT collection, record, spec, payload, attempts
@@ -90,7 +90,7 @@ pub fn load(db: &Connection, id: i64, created_ms: i64) -> Result<Option<Row>> {
         )?
         .query_row([id, created_ms], |row| {
             let spec: String = row.get(2)?;
-            Ok(Row {
+            Ok(QueuedCall {
                 id,
                 collection: row.get(0)?,
                 record: row.get(1)?,
@@ -105,23 +105,23 @@ pub fn load(db: &Connection, id: i64, created_ms: i64) -> Result<Option<Row>> {
 
 /// What a row is told.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub struct CallUpdate {
     pub id: i64,
     pub created_ms: i64,
-    pub verdict: Verdict,
+    pub verdict: CallState,
 }
 
 /// Writes what came of an attempt. A row of the same number in another database of the same name stays as
 /// it is.
-pub fn write(tx: &Connection, written: &Written, now_ms: i64) -> Result<()> {
-    let Verdict {
+pub fn update(tx: &Connection, update: &CallUpdate, now_ms: i64) -> Result<()> {
+    let CallState {
         outcome,
         attempts,
         due_ms,
         code,
         error,
         answer,
-    } = &written.verdict;
+    } = &update.verdict;
     tx.prepare_cached(
         "UPDATE _webhook_logs SET status = ?1, attempts = ?2, due_ms = ?3, code = ?4, error = ?5,
              answer = ?6, updated_ms = ?7
@@ -135,25 +135,25 @@ pub fn write(tx: &Connection, written: &Written, now_ms: i64) -> Result<()> {
         error,
         answer,
         now_ms,
-        written.id,
-        written.created_ms,
+        update.id,
+        update.created_ms,
     ])?;
     Ok(())
 }
 
 /// Rows that are deleted at a time.
-const BIT: i64 = 500;
+const BATCH_ROWS: i64 = 500;
 
 /// What is kept of calls that have ended: for how long, and how many.
-const KEPT: [(Outcome, i64, i64); 2] = [
-    (Outcome::Success, 7 * DAY_MS, 10_000),
-    (Outcome::Failed, 30 * DAY_MS, 100_000),
+const RETENTION: [(CallOutcome, i64, i64); 2] = [
+    (CallOutcome::Success, 7 * DAY_MS, 10_000),
+    (CallOutcome::Failed, 30 * DAY_MS, 100_000),
 ];
 
 /// What is old or too much: of which outcome, and what was written when or before.
-pub fn excess(db: &Connection, now_ms: i64) -> Result<Vec<(Outcome, i64)>> {
+pub fn expired(db: &Connection, now_ms: i64) -> Result<Vec<(CallOutcome, i64)>> {
     let mut found = Vec::new();
-    for (outcome, age_ms, most) in KEPT {
+    for (outcome, age_ms, most) in RETENTION {
         // The part about pending rows is what lets SQLite use the index.
         let last: Option<i64> = db
             .prepare_cached(
@@ -177,7 +177,7 @@ pub fn excess(db: &Connection, now_ms: i64) -> Result<Vec<(Outcome, i64)>> {
 }
 
 /// Deletes some of it; whether there may be more.
-pub fn delete(tx: &Connection, outcome: Outcome, until_ms: i64) -> Result<bool> {
+pub fn delete(tx: &Connection, outcome: CallOutcome, until_ms: i64) -> Result<bool> {
     let deleted = tx
         .prepare_cached(
             "DELETE FROM _webhook_logs WHERE id IN (
@@ -185,6 +185,6 @@ pub fn delete(tx: &Connection, outcome: Outcome, until_ms: i64) -> Result<bool> 
                  WHERE status <> 'pending' AND status = ?1 AND updated_ms <= ?2
                  ORDER BY updated_ms LIMIT ?3)",
         )?
-        .execute(params![outcome.name(), until_ms, BIT])?;
-    Ok(deleted == usize::try_from(BIT).unwrap_or(0))
+        .execute(params![outcome.name(), until_ms, BATCH_ROWS])?;
+    Ok(deleted == usize::try_from(BATCH_ROWS).unwrap_or(0))
 }

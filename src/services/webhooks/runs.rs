@@ -3,20 +3,20 @@
 use serde_json::Value;
 
 use super::core::Attempt;
-use super::queue::Row;
+use super::queue::QueuedCall;
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
 use crate::services::workflows::NewRun;
 
 /// Starts a run; answers with the JSON object that has its `runId`.
-pub type Start = Box<dyn Fn(NewRun) -> Result<String> + Send + Sync>;
+pub type StartRun = Box<dyn Fn(NewRun) -> Result<String> + Send + Sync>;
 
 /// Starts the run of a row. The key makes sure that a second attempt finds the run of the first; the time in
 /// it tells a database from an older one of the same name.
 pub fn start(
-    start: &Start,
+    start: &StartRun,
     database: &str,
-    row: &Row,
+    row: &QueuedCall,
     workflow: &str,
     input: Option<&Value>,
 ) -> Attempt {
@@ -40,8 +40,8 @@ pub fn start(
         Err(error) => {
             let text = format!("The run was not started: {}", error.message());
             match error.kind() {
-                Kind::Invalid | Kind::TooLarge | Kind::Forbidden => Attempt::Refused(text),
-                _ => Attempt::Broken(text),
+                Kind::Invalid | Kind::TooLarge | Kind::Forbidden => Attempt::Rejected(text),
+                _ => Attempt::Failed(text),
             }
         }
     }

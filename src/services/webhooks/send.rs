@@ -23,23 +23,23 @@ use crate::model::triggers;
 use crate::model::triggers::Call;
 
 /// For the whole of a call.
-const LIMIT: Duration = Duration::from_secs(30);
-const LOOKUP: Duration = Duration::from_secs(5);
-const CONNECT: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the body of the answer, whose status says all that counts.
-const BODY: Duration = Duration::from_secs(5);
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of the answer this much is read, and this much kept.
 const BODY_BYTES_MAX: u64 = 16 << 10;
 const ANSWER_CHARS_MAX: usize = 1000;
 /// Longest text about what went wrong.
 const ERROR_CHARS_MAX: usize = 500;
 /// Longest pause that is taken from an answer.
-const SECONDS_MAX: i64 = 1_000_000;
+const RETRY_AFTER_SECONDS_MAX: i64 = 1_000_000;
 const USER_AGENT: &str = concat!("vski/", env!("CARGO_PKG_VERSION"));
 const JSON: &str = "application/json";
 
 /// Makes calls.
-pub struct Http {
+pub struct HttpSender {
     agent: Agent,
     secret: WebhookSecret,
     /// The name of this server, which tokens are from.
@@ -47,7 +47,7 @@ pub struct Http {
 }
 
 /// What is sent, besides how.
-pub struct Message<'a> {
+pub struct CallMessage<'a> {
     /// The same in each attempt.
     pub id: &'a str,
     /// JSON.
@@ -56,8 +56,13 @@ pub struct Message<'a> {
     pub now_ms: i64,
 }
 
-impl Http {
-    pub fn new(secret: WebhookSecret, node: &str, denies_private: bool, roots: &Roots) -> Http {
+impl HttpSender {
+    pub fn new(
+        secret: WebhookSecret,
+        node: &str,
+        denies_private: bool,
+        roots: &Roots,
+    ) -> HttpSender {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -66,18 +71,18 @@ impl Http {
             .tls_config(roots.for_requests())
             .user_agent(USER_AGENT)
             .accept_encoding("identity")
-            .timeout_global(Some(LIMIT))
-            .timeout_resolve(Some(LOOKUP))
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_body(Some(BODY))
+            .timeout_global(Some(CALL_TIMEOUT))
+            .timeout_resolve(Some(RESOLVE_TIMEOUT))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_body(Some(BODY_TIMEOUT))
             .max_idle_connections(0)
             .max_idle_connections_per_host(0)
             .build();
-        let lookup = Lookup {
+        let lookup = FilteringResolver {
             denies_private,
             system: DefaultResolver::default(),
         };
-        Http {
+        HttpSender {
             agent: Agent::with_parts(config, DefaultConnector::default(), lookup),
             secret,
             node: node.to_owned(),
@@ -85,7 +90,7 @@ impl Http {
     }
 
     /// Makes one call; returns within its time limit.
-    pub fn call(&self, call: &Call, message: &Message<'_>) -> Attempt {
+    pub fn call(&self, call: &Call, message: &CallMessage<'_>) -> Attempt {
         let body = match call.method.as_str() {
             "GET" => None,
             _ => Some(call.body.as_deref().unwrap_or(message.payload)),
@@ -94,28 +99,28 @@ impl Http {
         for (name, value) in self.headers(call, message, body) {
             request = request.header(name, value);
         }
-        let sent = match body {
+        let result = match body {
             None => request
                 .body(SendBody::none())
                 .map(|request| self.agent.run(request)),
             Some(body) => request.body(body).map(|request| self.agent.run(request)),
         };
-        match sent {
+        match result {
             Ok(Ok(response)) => read(response),
-            Ok(Err(error)) => failed(&error),
-            Err(error) => Attempt::Refused(format!("The call cannot be made: {error}.")),
+            Ok(Err(error)) => to_attempt(&error),
+            Err(error) => Attempt::Rejected(format!("The call cannot be made: {error}.")),
         }
     }
 
     /// Cuts the calls that are under way and lets no other begin.
-    pub fn cut(&self) {
+    pub fn abort(&self) {
         self.agent.clone().shutdown();
     }
 
     fn headers(
         &self,
         call: &Call,
-        message: &Message<'_>,
+        message: &CallMessage<'_>,
         body: Option<&str>,
     ) -> Vec<(String, String)> {
         let mut headers = call.headers.clone();
@@ -160,10 +165,10 @@ fn origin(url: &str) -> String {
 /// The time that an answer asks to wait: seconds, or a date. More than an hour is cut later.
 fn retry_after_ms(text: &str, now_ms: i64) -> Option<i64> {
     let left_ms = match text.parse::<i64>() {
-        Ok(seconds) => seconds.clamp(0, SECONDS_MAX) * 1000,
+        Ok(seconds) => seconds.clamp(0, RETRY_AFTER_SECONDS_MAX) * 1000,
         Err(_) => clock::parse_http_date(text)? - now_ms,
     };
-    Some(left_ms.clamp(0, SECONDS_MAX * 1000))
+    Some(left_ms.clamp(0, RETRY_AFTER_SECONDS_MAX * 1000))
 }
 
 fn read(response: Response<ureq::Body>) -> Attempt {
@@ -183,27 +188,31 @@ fn read(response: Response<ureq::Body>) -> Attempt {
     }
 }
 
-fn failed(error: &ureq::Error) -> Attempt {
+fn to_attempt(error: &ureq::Error) -> Attempt {
     use ureq::Error as Cause;
     if let Cause::Io(cause) = error
         && let Some(why) = tls::objection(cause)
     {
-        return Attempt::Broken(format!("The host is not trusted: {why}."));
+        return Attempt::Failed(format!("The host is not trusted: {why}."));
     }
     let text: String = error.to_string().chars().take(ERROR_CHARS_MAX).collect();
     match error {
-        Cause::Io(cause) if cause.get_ref().is_some_and(|it| it.is::<Denied>()) => {
-            Attempt::Refused(format!("{Denied}."))
+        Cause::Io(cause)
+            if cause
+                .get_ref()
+                .is_some_and(|it| it.is::<PrivateAddressDenied>()) =>
+        {
+            Attempt::Rejected(format!("{PrivateAddressDenied}."))
         }
         Cause::BadUri(_) | Cause::Http(_) => {
-            Attempt::Refused("The URL is not one that can be called.".to_owned())
+            Attempt::Rejected("The URL is not one that can be called.".to_owned())
         }
         Cause::Timeout(Timeout::Resolve | Timeout::Connect) => {
-            Attempt::Silent("The host cannot be reached in time.".to_owned())
+            Attempt::Unreachable("The host cannot be reached in time.".to_owned())
         }
-        Cause::Timeout(_) => Attempt::Silent("No answer came in time.".to_owned()),
+        Cause::Timeout(_) => Attempt::Unreachable("No answer came in time.".to_owned()),
         Cause::HostNotFound | Cause::ConnectionFailed => {
-            Attempt::Silent("The host cannot be reached.".to_owned())
+            Attempt::Unreachable("The host cannot be reached.".to_owned())
         }
         Cause::Io(cause)
             if matches!(
@@ -214,26 +223,26 @@ fn failed(error: &ureq::Error) -> Attempt {
                     | io::ErrorKind::TimedOut
             ) =>
         {
-            Attempt::Silent(format!("The host cannot be reached: {cause}."))
+            Attempt::Unreachable(format!("The host cannot be reached: {cause}."))
         }
-        _ => Attempt::Broken(format!("The call broke off: {text}.")),
+        _ => Attempt::Failed(format!("The call broke off: {text}.")),
     }
 }
 
 /// Looks names up, and refuses those that lead to private addresses. The addresses that pass are the ones
 /// that are connected to, so a name that changes in between gains nothing.
-struct Lookup {
+struct FilteringResolver {
     denies_private: bool,
     system: DefaultResolver,
 }
 
-impl fmt::Debug for Lookup {
+impl fmt::Debug for FilteringResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Lookup")
     }
 }
 
-impl Resolver for Lookup {
+impl Resolver for FilteringResolver {
     fn resolve(
         &self,
         uri: &Uri,
@@ -247,7 +256,9 @@ impl Resolver for Lookup {
         })?;
         let is_denied = |address: &std::net::SocketAddr| address::is_private(address.ip());
         match self.denies_private && found.iter().any(is_denied) {
-            true => Err(io::Error::new(io::ErrorKind::PermissionDenied, Denied).into()),
+            true => {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, PrivateAddressDenied).into())
+            }
             false => Ok(found),
         }
     }
@@ -255,15 +266,15 @@ impl Resolver for Lookup {
 
 /// Calls to private addresses are not allowed here.
 #[derive(Debug)]
-struct Denied;
+struct PrivateAddressDenied;
 
-impl fmt::Display for Denied {
+impl fmt::Display for PrivateAddressDenied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("The host has a private address, which WEBHOOK_DENY_PRIVATE forbids to call")
     }
 }
 
-impl std::error::Error for Denied {}
+impl std::error::Error for PrivateAddressDenied {}
 
 #[cfg(test)]
 mod tests {
@@ -276,10 +287,13 @@ mod tests {
             ("120", Some(120_000)),
             ("0", Some(0)),
             ("-5", Some(0)),
-            ("99999999999999", Some(SECONDS_MAX * 1000)),
+            ("99999999999999", Some(RETRY_AFTER_SECONDS_MAX * 1000)),
             ("Sun, 06 Nov 1994 08:51:37 GMT", Some(120_000)),
             ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
-            ("Sun, 06 Nov 9999 08:49:37 GMT", Some(SECONDS_MAX * 1000)),
+            (
+                "Sun, 06 Nov 9999 08:49:37 GMT",
+                Some(RETRY_AFTER_SECONDS_MAX * 1000),
+            ),
             ("soon", None),
             ("", None),
         ] {

@@ -15,7 +15,7 @@ const NAME_CHARS_MAX: usize = 100;
 const COLUMNS: &str = "id, name, active, collection, actions, spec, created, updated";
 /// Attributes of a target that calls a URL, and of one that starts a workflow: setting one of the first kind
 /// makes away with those of the other.
-const OF_URLS: [&str; 7] = [
+const URL_ATTRIBUTES: [&str; 7] = [
     "url",
     "method",
     "headers",
@@ -24,9 +24,9 @@ const OF_URLS: [&str; 7] = [
     "secret",
     "contentType",
 ];
-const OF_WORKFLOWS: [&str; 2] = ["workflow", "input"];
+const WORKFLOW_ATTRIBUTES: [&str; 2] = ["workflow", "input"];
 /// Answers show these, and a client may send them back with a change.
-const SHOWN: [&str; 4] = ["id", "hasSecret", "created", "updated"];
+const READ_ONLY: [&str; 4] = ["id", "hasSecret", "created", "updated"];
 const UNREADABLE: &str =
     "The webhook is from another version of the program and cannot be read. It can be deleted.";
 
@@ -34,14 +34,14 @@ const UNREADABLE: &str =
 #[derive(Clone, Debug, PartialEq)]
 pub struct Webhook {
     pub id: String,
-    pub draft: Draft,
+    pub draft: WebhookDraft,
     created: String,
     updated: String,
 }
 
 /// What somebody says about a webhook.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Draft {
+pub struct WebhookDraft {
     pub name: String,
     pub is_active: bool,
     /// The collection whose changes it is for, `*` for all. None: it is called by hand.
@@ -50,18 +50,18 @@ pub struct Draft {
     pub target: Target,
 }
 
-impl Draft {
+impl WebhookDraft {
     /// Reads all attributes.
-    pub fn parse(mut object: Map<String, Value>) -> Result<Draft> {
+    pub fn parse(mut object: Map<String, Value>) -> Result<WebhookDraft> {
         hidden::keep("", &mut object, None)?;
-        let draft = Draft {
-            name: take_name(&mut object)?,
+        let draft = WebhookDraft {
+            name: parse_name(&mut object)?,
             is_active: match object.remove("active") {
                 None | Some(Value::Null) => true,
                 Some(Value::Bool(flag)) => flag,
                 Some(_) => return Err(wrong("active", "Must be true or false.")),
             },
-            collection: take_collection(&mut object)?,
+            collection: parse_collection(&mut object)?,
             actions: match object.remove("actions") {
                 None | Some(Value::Null) => Action::ALL.to_vec(),
                 Some(value) => Action::parse_some("actions", &value)?,
@@ -83,21 +83,21 @@ impl Draft {
     }
 
     /// The same with some attributes changed.
-    fn merged(&self, mut change: Map<String, Value>) -> Result<Draft> {
+    fn merged(&self, mut change: Map<String, Value>) -> Result<WebhookDraft> {
         let mut object = self.to_json();
-        for name in SHOWN {
+        for name in READ_ONLY {
             change.remove(name);
         }
         hidden::keep("", &mut change, Some(&object))?;
         let sets = |names: &str| change.get(names).is_some_and(|it| !it.is_null());
         if sets("url") && !sets("workflow") {
-            object.retain(|name, _| !OF_WORKFLOWS.contains(&name.as_str()));
+            object.retain(|name, _| !WORKFLOW_ATTRIBUTES.contains(&name.as_str()));
         }
         if sets("workflow") && !sets("url") {
-            object.retain(|name, _| !OF_URLS.contains(&name.as_str()));
+            object.retain(|name, _| !URL_ATTRIBUTES.contains(&name.as_str()));
         }
         object.extend(change);
-        Draft::parse(object)
+        WebhookDraft::parse(object)
     }
 
     /// As the table has them.
@@ -107,7 +107,7 @@ impl Draft {
     }
 }
 
-fn take_name(object: &mut Map<String, Value>) -> Result<String> {
+fn parse_name(object: &mut Map<String, Value>) -> Result<String> {
     match object.remove("name") {
         Some(Value::String(name))
             if (1..=NAME_CHARS_MAX).contains(&name.chars().count())
@@ -122,7 +122,7 @@ fn take_name(object: &mut Map<String, Value>) -> Result<String> {
     }
 }
 
-fn take_collection(object: &mut Map<String, Value>) -> Result<Option<String>> {
+fn parse_collection(object: &mut Map<String, Value>) -> Result<Option<String>> {
     match object.remove("collection") {
         None | Some(Value::Null) => Ok(None),
         // It may come into being later.
@@ -155,12 +155,12 @@ impl Webhook {
 pub fn list(db: &Connection) -> Result<Vec<Value>> {
     let mut statement =
         db.prepare_cached(&format!("SELECT {COLUMNS} FROM _webhooks ORDER BY name"))?;
-    let rows = statement.query_map([], show)?;
+    let rows = statement.query_map([], row_to_json)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// One that cannot be read is shown as far as it can, so that somebody finds and deletes it.
-fn show(row: &Row<'_>) -> rusqlite::Result<Value> {
+fn row_to_json(row: &Row<'_>) -> rusqlite::Result<Value> {
     let error = match read(row)? {
         Ok(webhook) => return Ok(webhook.to_json()),
         Err(error) => error,
@@ -194,7 +194,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Result<Webhook>> {
     let target = Target::restore(&spec).map_err(|_| Error::conflict(UNREADABLE));
     Ok(target.map(|target| Webhook {
         id,
-        draft: Draft {
+        draft: WebhookDraft {
             name,
             is_active,
             collection,
@@ -206,7 +206,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Result<Webhook>> {
     }))
 }
 
-pub fn create(tx: &Connection, draft: Draft) -> Result<Webhook> {
+pub fn create(tx: &Connection, draft: WebhookDraft) -> Result<Webhook> {
     let count: i64 = tx.query_row("SELECT count(*) FROM _webhooks", [], |row| row.get(0))?;
     if count >= COUNT_MAX {
         return Err(Error::conflict(format!(
@@ -280,7 +280,7 @@ pub fn delete(tx: &Connection, id: &str) -> Result<()> {
 }
 
 /// Queues a call by hand; also of a webhook that is not active. Returns its number in the log.
-pub fn call(tx: &Connection, id: &str, payload: &str) -> Result<i64> {
+pub fn enqueue(tx: &Connection, id: &str, payload: &str) -> Result<i64> {
     let webhook = get(tx, id)?;
     let entry = Entry {
         source: Source::Webhook(&webhook.draft.name),
@@ -297,8 +297,8 @@ pub fn call(tx: &Connection, id: &str, payload: &str) -> Result<i64> {
 mod tests {
     use super::*;
 
-    fn parse(value: &Value) -> Result<Draft> {
-        Draft::parse(value.as_object().unwrap().clone())
+    fn parse(value: &Value) -> Result<WebhookDraft> {
+        WebhookDraft::parse(value.as_object().unwrap().clone())
     }
 
     #[test]

@@ -3,9 +3,9 @@
 
 use rusqlite::{Connection, params};
 
-use super::core::{Outcome, Verdict};
-use super::logs::Filter;
-use super::queue::Written;
+use super::core::{CallOutcome, CallState};
+use super::logs::LogFilter;
+use super::queue::CallUpdate;
 use super::{logs, queue, table};
 use crate::base::clock::DAY_MS;
 use crate::base::error::Kind;
@@ -48,9 +48,9 @@ fn created_at(db: &Connection, id: i64) -> i64 {
     db.query_row(sql, [id], |row| row.get(0)).unwrap()
 }
 
-fn end(db: &Connection, id: i64, created_ms: i64, outcome: Outcome, now_ms: i64) {
+fn end(db: &Connection, id: i64, created_ms: i64, outcome: CallOutcome, now_ms: i64) {
     let row = queue::load(db, id, created_at(db, id)).unwrap().unwrap();
-    let verdict = Verdict {
+    let verdict = CallState {
         outcome,
         attempts: row.attempts + 1,
         due_ms: now_ms,
@@ -58,12 +58,12 @@ fn end(db: &Connection, id: i64, created_ms: i64, outcome: Outcome, now_ms: i64)
         error: String::new(),
         answer: String::new(),
     };
-    let written = Written {
+    let written = CallUpdate {
         id,
         created_ms,
         verdict,
     };
-    queue::write(db, &written, now_ms).unwrap();
+    queue::update(db, &written, now_ms).unwrap();
 }
 
 fn count(db: &Connection, condition: &str) -> i64 {
@@ -79,7 +79,7 @@ fn a_host_with_much_to_send_hides_no_other() {
     }
     let late = add(&db, &target("https://Other.example"), 20);
     let run = add(&db, &Target::restore(r#"{"workflow":"w"}"#).unwrap(), 5);
-    let heads = queue::look(&db).unwrap();
+    let heads = queue::next_calls(&db).unwrap();
     let of = |host: &str| -> Vec<i64> {
         let heads = heads.iter().filter(|head| head.host == host);
         heads.map(|head| head.id).collect()
@@ -87,7 +87,7 @@ fn a_host_with_much_to_send_hides_no_other() {
     assert_eq!(of("much.example:80"), (1..=16).collect::<Vec<_>>());
     assert_eq!(of("other.example:443"), [late]);
     assert_eq!(of("workflow"), [run]);
-    assert_eq!(queue::count(&db).unwrap(), 1002);
+    assert_eq!(queue::count_pending(&db).unwrap(), 1002);
 }
 
 /// A program that came later may know targets that this one does not.
@@ -138,11 +138,11 @@ fn hosts_are_told_apart_by_their_port() {
 fn an_end_is_written_to_its_own_row_only() {
     let db = tables();
     let id = add(&db, &target("http://a"), 10);
-    end(&db, id, 9, Outcome::Success, 20);
+    end(&db, id, 9, CallOutcome::Success, 20);
     assert_eq!(count(&db, "status = 'pending' AND attempts = 0"), 1);
-    end(&db, id, 10, Outcome::Pending, 20);
+    end(&db, id, 10, CallOutcome::Pending, 20);
     assert_eq!(count(&db, "status = 'pending' AND attempts = 1"), 1);
-    end(&db, id, 10, Outcome::Success, 20);
+    end(&db, id, 10, CallOutcome::Success, 20);
     assert_eq!(count(&db, "status = 'success' AND attempts = 2"), 1);
 }
 
@@ -152,10 +152,10 @@ fn old_rows_go_and_pending_ones_never() {
     let now = 100 * DAY_MS;
     let a = target("http://a");
     for (outcome, days) in [
-        (Outcome::Success, 8),
-        (Outcome::Success, 6),
-        (Outcome::Failed, 31),
-        (Outcome::Failed, 29),
+        (CallOutcome::Success, 8),
+        (CallOutcome::Success, 6),
+        (CallOutcome::Failed, 31),
+        (CallOutcome::Failed, 29),
     ] {
         let then = now - days * DAY_MS;
         let id = add(&db, &a, then);
@@ -163,7 +163,7 @@ fn old_rows_go_and_pending_ones_never() {
     }
     add(&db, &a, 0);
     let clean = || {
-        for (outcome, until) in queue::excess(&db, now).unwrap() {
+        for (outcome, until) in queue::expired(&db, now).unwrap() {
             while queue::delete(&db, outcome, until).unwrap() {}
         }
     };
@@ -177,7 +177,7 @@ fn old_rows_go_and_pending_ones_never() {
     db.execute(sql, [now]).unwrap();
     clean();
     assert_eq!(count(&db, "status = 'success'"), 10_000);
-    assert!(queue::excess(&db, now).unwrap().is_empty());
+    assert!(queue::expired(&db, now).unwrap().is_empty());
 }
 
 /// What is looked for each minute or with each call must not go through the whole log.
@@ -214,20 +214,20 @@ fn pages_filters_and_retries_of_the_log() {
     for at in 0..5 {
         let id = add(&db, &a, at);
         if at < 3 {
-            end(&db, id, at, Outcome::Failed, at);
+            end(&db, id, at, CallOutcome::Failed, at);
         }
     }
-    let all = Filter::default();
+    let all = LogFilter::default();
     let page = logs::list(&db, &all, Page::new(2, 2)).unwrap();
     assert_eq!(
         (&page["totalItems"], &page["totalPages"]),
         (&5.into(), &3.into())
     );
     assert_eq!(page["items"][0]["id"], 3);
-    let failed = Filter {
+    let failed = LogFilter {
         status: Some("failed".to_owned()),
         name: Some("hook".to_owned()),
-        ..Filter::default()
+        ..LogFilter::default()
     };
     assert_eq!(
         logs::list(&db, &failed, Page::new(1, 1)).unwrap()["totalItems"],

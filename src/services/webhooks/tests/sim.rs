@@ -1,7 +1,7 @@
 //! Days of the engine on real tables, with a clock that is moved: receivers that fail, hang, redirect, come
 //! and go; crashes at any moment; writes that fail.
 //!
-//! The world moves from event to event and does what `rounds` does. It keeps its own books: when which call
+//! The world moves from event to event and does what `dispatcher` does. It keeps its own books: when which call
 //! was made, how many were under way, and what the row must say in the end.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,9 +11,9 @@ use rusqlite::Connection;
 use super::{add, tables};
 use crate::base::clock::DAY_MS;
 use crate::model::triggers::Target;
-use crate::services::webhooks::core::{Attempt, Core, Outcome, Place, settle};
+use crate::services::webhooks::core::{Attempt, CallKey, CallOutcome, DispatchCore, next_state};
 use crate::services::webhooks::queue;
-use crate::services::webhooks::queue::{Row, Written};
+use crate::services::webhooks::queue::{CallUpdate, QueuedCall};
 use crate::tests::rng;
 use crate::tests::rng::Rng;
 
@@ -68,9 +68,9 @@ struct Book {
 
 struct Flight {
     ends_ms: i64,
-    place: Place,
+    place: CallKey,
     host: String,
-    row: Row,
+    row: QueuedCall,
     attempt: Attempt,
 }
 
@@ -79,11 +79,11 @@ struct World<'a> {
     now: i64,
     dbs: BTreeMap<&'static str, Connection>,
     hosts: Vec<(String, Kind)>,
-    core: Core,
+    core: DispatchCore,
     flights: Vec<Flight>,
     /// Ends to be written, from some moment on.
-    unwritten: Vec<(i64, Place, Written)>,
-    books: HashMap<Place, Book>,
+    unwritten: Vec<(i64, CallKey, CallUpdate)>,
+    books: HashMap<CallKey, Book>,
     /// When the server was last started.
     started_ms: i64,
     /// Until when a database was left alone that could not be written.
@@ -105,7 +105,7 @@ impl World<'_> {
             now: DAY_MS,
             dbs: NAMES.map(|name| (name, tables())).into(),
             hosts,
-            core: Core::default(),
+            core: DispatchCore::default(),
             flights: Vec::new(),
             unwritten: Vec::new(),
             books: HashMap::new(),
@@ -142,8 +142,8 @@ impl World<'_> {
             // The database is left alone while it cannot be written.
             return;
         }
-        let heads = queue::look(&self.dbs[name]).unwrap();
-        self.core.know(name, heads);
+        let heads = queue::next_calls(&self.dbs[name]).unwrap();
+        self.core.set_pending(name, heads);
     }
 
     /// What a receiver does with an attempt, and how long that takes.
@@ -154,11 +154,11 @@ impl World<'_> {
             retry_after_ms: Some(seconds * 1000),
         };
         let quick = i64::try_from(self.rng.between(20, 500)).unwrap();
-        let silent = || Attempt::Silent("silence".to_owned());
+        let silent = || Attempt::Unreachable("silence".to_owned());
         match kind {
             Kind::Well => (quick, answered(200, 0)),
             Kind::Tardy => (quick + 4_000, answered(204, 0)),
-            Kind::Fails if self.rng.percent(5) => (quick, Attempt::Broken(String::new())),
+            Kind::Fails if self.rng.percent(5) => (quick, Attempt::Failed(String::new())),
             Kind::Fails => (quick, answered(500, 999)),
             Kind::Redirects => (quick, answered(308, 0)),
             Kind::Hangs => (HANG_MS, silent()),
@@ -167,7 +167,7 @@ impl World<'_> {
             Kind::Flaps => (HANG_MS, silent()),
             Kind::Asks if made == 0 => (quick, answered(429, 120)),
             Kind::Asks => (quick, answered(200, 0)),
-            Kind::Private => (1, Attempt::Refused("private".to_owned())),
+            Kind::Private => (1, Attempt::Rejected("private".to_owned())),
         }
     }
 
@@ -235,10 +235,10 @@ impl World<'_> {
                 attempt,
                 ..
             } = flight;
-            self.core.ended(&place, Some(&attempt));
+            self.core.finished(&place, Some(&attempt));
             let retries = row.target.as_ref().unwrap().retries();
-            let verdict = settle(row.attempts, retries, attempt, now);
-            let written = Written {
+            let verdict = next_state(row.attempts, retries, attempt, now);
+            let written = CallUpdate {
                 id: row.id,
                 created_ms: row.created_ms,
                 verdict,
@@ -249,7 +249,7 @@ impl World<'_> {
 
     fn write(&mut self) {
         for name in NAMES {
-            let is_due = |it: &(i64, Place, Written), now: i64| it.1.0 == name && it.0 <= now;
+            let is_due = |it: &(i64, CallKey, CallUpdate), now: i64| it.1.0 == name && it.0 <= now;
             if !self.unwritten.iter().any(|it| is_due(it, self.now)) {
                 continue;
             }
@@ -266,10 +266,10 @@ impl World<'_> {
                 .into_iter()
                 .partition(|it| it.1.0 == name);
             self.unwritten = left;
-            let writes: Vec<(i64, Place, Written)> = writes;
+            let writes: Vec<(i64, CallKey, CallUpdate)> = writes;
             for (_, place, written) in writes {
-                queue::write(&self.dbs[name], &written, self.now).unwrap();
-                self.core.written(&place);
+                queue::update(&self.dbs[name], &written, self.now).unwrap();
+                self.core.recorded(&place);
                 self.note(&place, &written);
             }
             self.look(name);
@@ -277,11 +277,11 @@ impl World<'_> {
     }
 
     /// Compares what a row was told with what is documented.
-    fn note(&mut self, place: &Place, written: &Written) {
+    fn note(&mut self, place: &CallKey, written: &CallUpdate) {
         let book = self.books.get_mut(place).unwrap();
         let verdict = &written.verdict;
         assert_eq!(book.made, verdict.attempts + book.lost, "{place:?}");
-        if verdict.outcome == Outcome::Pending {
+        if verdict.outcome == CallOutcome::Pending {
             let wait = (1000 << verdict.attempts).min(3_600_000);
             let asked = book.kind == Kind::Asks && verdict.attempts == 1 && book.lost == 0;
             let from = verdict.due_ms - if asked { wait.max(120_000) } else { wait };
@@ -294,13 +294,13 @@ impl World<'_> {
     /// The power fails: what is under way was made or not, nobody knows.
     fn crash(&mut self) {
         let lost = self.flights.drain(..).map(|flight| flight.place);
-        let lost: Vec<Place> = lost
+        let lost: Vec<CallKey> = lost
             .chain(self.unwritten.drain(..).map(|(_, place, _)| place))
             .collect();
         for place in lost {
             self.books.get_mut(&place).unwrap().lost += 1;
         }
-        self.core = Core::default();
+        self.core = DispatchCore::default();
         self.started_ms = self.now;
         for name in NAMES {
             self.look(name);
@@ -308,7 +308,9 @@ impl World<'_> {
     }
 
     fn has_pending(&self) -> bool {
-        self.dbs.values().any(|db| queue::count(db).unwrap() > 0)
+        self.dbs
+            .values()
+            .any(|db| queue::count_pending(db).unwrap() > 0)
     }
 
     fn run(&mut self) {

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Outcome, Place, settle};
-use super::engine::{Desk, Ended, Job, Webhooks};
+use super::core::{CallKey, CallOutcome, DispatchCore, next_state};
+use super::engine::Webhooks;
 use super::queue;
-use super::queue::Written;
+use super::queue::CallUpdate;
+use super::senders::{FinishedCall, OutgoingCall, SenderPool};
 use crate::base::error::{Error, Kind};
 use crate::base::threads::{Stop, lock};
 use crate::base::{clock, log, threads};
@@ -19,75 +20,75 @@ const WRITER_WAIT: Duration = Duration::from_secs(1);
 /// After a database could not be read or written.
 const FAILED_PAUSE: Duration = Duration::from_secs(5);
 /// So late at most something is noticed that nobody has told of: the command line, or another clock.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const REFRESH_EVERY: Duration = Duration::from_secs(10);
 /// How often what waits is counted.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// What calls under way have at a stop.
-const LAST_WAIT: Duration = Duration::from_secs(2);
+const STOP_WAIT: Duration = Duration::from_secs(2);
 /// What the senders have after their calls were cut.
 const SENDERS_WAIT: Duration = Duration::from_millis(500);
 
-pub struct Rounds<'a> {
+pub struct Dispatcher<'a> {
     webhooks: &'a Webhooks,
-    core: Core,
+    core: DispatchCore,
     /// Databases to look at.
-    stirred: BTreeSet<String>,
+    dirty: BTreeSet<String>,
     /// What is still to be written. Bound: nothing of a database is sent while it cannot be written.
-    unwritten: BTreeMap<String, Vec<Written>>,
+    unsaved: BTreeMap<String, Vec<CallUpdate>>,
     /// Databases that failed, and until when they are left alone.
-    failed: BTreeMap<String, Instant>,
+    suspended: BTreeMap<String, Instant>,
     senders: Vec<JoinHandle<()>>,
-    next_look: Instant,
+    next_refresh: Instant,
     next_count: Instant,
     /// The last of the databases that were looked at unasked.
-    last_looked: String,
+    last_refreshed: String,
 }
 
-impl Rounds<'_> {
-    pub fn new(webhooks: &Webhooks) -> Rounds<'_> {
-        Rounds {
+impl Dispatcher<'_> {
+    pub fn new(webhooks: &Webhooks) -> Dispatcher<'_> {
+        Dispatcher {
             webhooks,
-            core: Core::default(),
-            stirred: BTreeSet::new(),
-            unwritten: BTreeMap::new(),
-            failed: BTreeMap::new(),
+            core: DispatchCore::default(),
+            dirty: BTreeSet::new(),
+            unsaved: BTreeMap::new(),
+            suspended: BTreeMap::new(),
             senders: Vec::new(),
-            next_look: Instant::now() + LOOK_EVERY,
+            next_refresh: Instant::now() + REFRESH_EVERY,
             next_count: Instant::now(),
-            last_looked: String::new(),
+            last_refreshed: String::new(),
         }
     }
 
     pub fn run(mut self, stop: &Stop) {
-        self.look_through(stop);
+        self.find_databases(stop);
         while !stop.is_set() {
-            self.collect();
-            self.write();
-            self.look();
-            self.send();
-            let names = self.webhooks.signal.wait(self.pause());
+            self.collect_results();
+            self.write_results();
+            self.refresh();
+            self.dispatch();
+            let names = self.webhooks.signal.wait(self.idle_time());
             lock(&self.webhooks.known).extend(names.iter().cloned());
-            self.stirred.extend(names);
+            self.dirty.extend(names);
             let now = Instant::now();
-            if now >= self.next_look {
-                self.next_look = now + LOOK_EVERY;
-                self.stirred
-                    .extend(self.webhooks.some(&mut self.last_looked));
+            if now >= self.next_refresh {
+                self.next_refresh = now + REFRESH_EVERY;
+                self.dirty
+                    .extend(self.webhooks.next_databases(&mut self.last_refreshed));
             }
-            let stirred = &mut self.stirred;
-            self.failed.retain(|name, until| {
+            let dirty = &mut self.dirty;
+            self.suspended.retain(|name, until| {
                 let is_over = *until <= now;
                 if is_over {
-                    stirred.insert(name.clone());
+                    dirty.insert(name.clone());
                 }
                 !is_over
             });
         }
-        self.finish();
+        self.shut_down();
     }
 
     /// Finds what waits from before the start.
-    fn look_through(&mut self, stop: &Stop) {
+    fn find_databases(&mut self, stop: &Stop) {
         let databases = &self.webhooks.databases;
         let names = databases.list().unwrap_or_else(|error| {
             log::warn(format_args!("look for webhooks: {error}"));
@@ -104,16 +105,16 @@ impl Rounds<'_> {
                 Ok(false) => {}
                 Ok(true) => {
                     lock(&self.webhooks.known).insert(name.clone());
-                    self.stirred.insert(name);
+                    self.dirty.insert(name);
                 }
-                Err(error) => self.has_failed(&name, &error),
+                Err(error) => self.suspend(&name, &error),
             }
         }
     }
 
     /// How long there is nothing to do unless somebody says otherwise.
-    fn pause(&self) -> Duration {
-        if !self.stirred.is_empty() {
+    fn idle_time(&self) -> Duration {
+        if !self.dirty.is_empty() {
             return Duration::ZERO;
         }
         let now_ms = clock::now_ms();
@@ -121,25 +122,25 @@ impl Rounds<'_> {
             let left_ms = u64::try_from(due_ms - now_ms).unwrap_or(0);
             Instant::now() + Duration::from_millis(left_ms)
         });
-        let first = self.failed.values().copied().chain(due).min();
-        let until = first.map_or(self.next_look, |it| it.min(self.next_look));
+        let first = self.suspended.values().copied().chain(due).min();
+        let until = first.map_or(self.next_refresh, |it| it.min(self.next_refresh));
         until.saturating_duration_since(Instant::now())
     }
 
     /// Finds out what becomes of the rows whose calls were made.
-    fn collect(&mut self) {
+    fn collect_results(&mut self) {
         let now_ms = clock::now_ms();
-        for Ended { job, attempt } in self.webhooks.desk.take_ended() {
-            let place = (job.database.clone(), job.row.id, job.row.created_ms);
-            self.core.ended(&place, Some(&attempt));
+        for FinishedCall { job, attempt } in self.webhooks.senders.take_finished() {
+            let key = (job.database.clone(), job.row.id, job.row.created_ms);
+            self.core.finished(&key, Some(&attempt));
             let retries = job.row.target.as_ref().map_or(0, Target::retries);
-            let verdict = settle(job.row.attempts, retries, attempt, now_ms);
+            let verdict = next_state(job.row.attempts, retries, attempt, now_ms);
             let line = format_args!(
                 "webhook {} database={} id={} host={} attempts={} {}",
                 match verdict.outcome {
-                    Outcome::Success => "sent",
-                    Outcome::Pending => "delayed",
-                    Outcome::Failed => "failed",
+                    CallOutcome::Success => "sent",
+                    CallOutcome::Pending => "delayed",
+                    CallOutcome::Failed => "failed",
                 },
                 job.database,
                 job.row.id,
@@ -149,11 +150,11 @@ impl Rounds<'_> {
             )
             .to_string();
             match verdict.outcome {
-                Outcome::Failed => log::warn(format_args!("{}", line.trim_end())),
+                CallOutcome::Failed => log::warn(format_args!("{}", line.trim_end())),
                 _ => log::debug(format_args!("{}", line.trim_end())),
             }
-            let of_database = self.unwritten.entry(job.database).or_default();
-            of_database.push(Written {
+            let of_database = self.unsaved.entry(job.database).or_default();
+            of_database.push(CallUpdate {
                 id: job.row.id,
                 created_ms: job.row.created_ms,
                 verdict,
@@ -161,81 +162,81 @@ impl Rounds<'_> {
         }
     }
 
-    fn write(&mut self) {
-        for name in self.unwritten.keys().cloned().collect::<Vec<_>>() {
-            if !self.failed.contains_key(&name) {
-                self.write_one(&name);
+    fn write_results(&mut self) {
+        for name in self.unsaved.keys().cloned().collect::<Vec<_>>() {
+            if !self.suspended.contains_key(&name) {
+                self.write_database(&name);
             }
         }
     }
 
-    fn write_one(&mut self, name: &str) {
-        let Some(all) = self.unwritten.remove(name) else {
+    fn write_database(&mut self, name: &str) {
+        let Some(all) = self.unsaved.remove(name) else {
             return;
         };
         let now_ms = clock::now_ms();
         let job = all.clone();
-        let written = self.webhooks.databases.get(name).and_then(|database| {
+        let result = self.webhooks.databases.get(name).and_then(|database| {
             database.wait_for_writer(WRITER_WAIT)?;
-            database.write(move |tx| job.iter().try_for_each(|it| queue::write(tx, it, now_ms)))
+            database.write(move |tx| job.iter().try_for_each(|it| queue::update(tx, it, now_ms)))
         });
-        if let Err(error) = written {
-            self.has_failed(name, &error);
+        if let Err(error) = result {
+            self.suspend(name, &error);
             if error.kind() != Kind::NotFound {
-                self.unwritten.insert(name.to_owned(), all);
+                self.unsaved.insert(name.to_owned(), all);
                 return;
             }
         }
-        for written in all {
-            self.webhooks.counts.count(written.verdict.outcome);
-            let place = (name.to_owned(), written.id, written.created_ms);
-            self.core.written(&place);
+        for result in all {
+            self.webhooks.counts.count(result.verdict.outcome);
+            let key = (name.to_owned(), result.id, result.created_ms);
+            self.core.recorded(&key);
         }
-        self.stirred.insert(name.to_owned());
+        self.dirty.insert(name.to_owned());
     }
 
-    fn look(&mut self) {
-        let stirred = std::mem::take(&mut self.stirred);
+    fn refresh(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
         // Counting goes through all that waits.
-        let counts = !stirred.is_empty() && Instant::now() >= self.next_count;
+        let counts = !dirty.is_empty() && Instant::now() >= self.next_count;
         if counts {
             self.next_count = Instant::now() + COUNT_EVERY;
         }
-        for name in stirred {
-            if self.failed.contains_key(&name) {
+        for name in dirty {
+            if self.suspended.contains_key(&name) {
                 continue;
             }
             let found = self.webhooks.databases.get(&name).and_then(|database| {
                 database.read(|db| {
-                    let count = counts.then(|| queue::count(db)).transpose()?;
-                    Ok((queue::look(db)?, count))
+                    let count = counts.then(|| queue::count_pending(db)).transpose()?;
+                    Ok((queue::next_calls(db)?, count))
                 })
             });
             match found {
-                Ok((heads, count)) => {
-                    if heads.is_empty() || count.is_some() {
+                Ok((pending, count)) => {
+                    if pending.is_empty() || count.is_some() {
                         let count = count.unwrap_or(0);
                         lock(&self.webhooks.counts.waiting).insert(name.clone(), count);
                     }
-                    self.core.know(&name, heads);
+                    self.core.set_pending(&name, pending);
                 }
-                Err(error) => self.has_failed(&name, &error),
+                Err(error) => self.suspend(&name, &error),
             }
         }
     }
 
     /// Hands out what is due.
-    fn send(&mut self) {
-        let mut by_database: BTreeMap<String, Vec<(Place, String)>> = BTreeMap::new();
-        for (place, host) in self.core.pick(clock::now_ms()) {
-            let of_database = by_database.entry(place.0.clone()).or_default();
-            of_database.push((place, host));
+    fn dispatch(&mut self) {
+        let mut by_database: BTreeMap<String, Vec<(CallKey, String)>> = BTreeMap::new();
+        for (key, host) in self.core.pick(clock::now_ms()) {
+            let of_database = by_database.entry(key.0.clone()).or_default();
+            of_database.push((key, host));
         }
         for (name, picked) in by_database {
-            self.send_some(&name, picked);
+            self.dispatch_database(&name, picked);
         }
         while self.senders.len() < self.core.running() {
-            match Desk::spawn(&self.webhooks.desk) {
+            match SenderPool::spawn(&self.webhooks.senders) {
                 Ok(sender) => self.senders.push(sender),
                 Err(error) => {
                     log::warn(format_args!("{error}"));
@@ -245,9 +246,9 @@ impl Rounds<'_> {
         }
     }
 
-    fn send_some(&mut self, name: &str, picked: Vec<(Place, String)>) {
+    fn dispatch_database(&mut self, name: &str, picked: Vec<(CallKey, String)>) {
         let rows = self.webhooks.databases.get(name).and_then(|database| {
-            let rows = picked.iter().map(|(place, _)| place);
+            let rows = picked.iter().map(|(key, _)| key);
             database.read(|db| {
                 rows.map(|(_, id, made)| queue::load(db, *id, *made))
                     .collect()
@@ -256,29 +257,29 @@ impl Rounds<'_> {
         let rows: Vec<_> = match rows {
             Ok(rows) => rows,
             Err(error) => {
-                self.has_failed(name, &error);
+                self.suspend(name, &error);
                 picked.iter().map(|_| None).collect()
             }
         };
-        for ((place, host), row) in picked.into_iter().zip(rows) {
+        for ((key, host), row) in picked.into_iter().zip(rows) {
             match row {
-                Some(row) => self.webhooks.desk.put(Job {
-                    database: place.0,
+                Some(row) => self.webhooks.senders.push(OutgoingCall {
+                    database: key.0,
                     host,
                     row,
                 }),
                 // It was not to be sent after all: another look shows what is.
                 None => {
-                    self.core.ended(&place, None);
-                    self.core.written(&place);
-                    self.stirred.insert(place.0);
+                    self.core.finished(&key, None);
+                    self.core.recorded(&key);
+                    self.dirty.insert(key.0);
                 }
             }
         }
     }
 
     /// Leaves a database alone for a while, or for ever when it was deleted.
-    fn has_failed(&mut self, name: &str, error: &Error) {
+    fn suspend(&mut self, name: &str, error: &Error) {
         self.core.forget(name);
         if error.kind() == Kind::NotFound {
             lock(&self.webhooks.known).remove(name);
@@ -287,24 +288,24 @@ impl Rounds<'_> {
         }
         log::warn(format_args!("webhooks of database {name}: {error}"));
         let until = Instant::now() + FAILED_PAUSE;
-        self.failed.insert(name.to_owned(), until);
+        self.suspended.insert(name.to_owned(), until);
     }
 
     /// Waits a little for the calls under way, writes what is known, and ends the senders.
-    fn finish(mut self) {
-        let deadline = Instant::now() + LAST_WAIT;
+    fn shut_down(mut self) {
+        let deadline = Instant::now() + STOP_WAIT;
         loop {
-            self.collect();
+            self.collect_results();
             let left = deadline.saturating_duration_since(Instant::now());
             if self.core.running() == 0 || left.is_zero() {
                 break;
             }
             self.webhooks.signal.wait(left);
         }
-        self.webhooks.desk.close();
-        self.collect();
-        self.failed.clear();
-        self.write();
+        self.webhooks.senders.close();
+        self.collect_results();
+        self.suspended.clear();
+        self.write_results();
         let deadline = Instant::now() + SENDERS_WAIT;
         for sender in std::mem::take(&mut self.senders) {
             if !threads::join_until(sender, deadline) {
