@@ -26,7 +26,7 @@ use crate::base::{failpoints, log, malloc, threads};
 use crate::config::Config;
 use crate::model::collections;
 use crate::net::http;
-use crate::services::cron::LaneName;
+use crate::services::cron::WorkerKind;
 use crate::services::replication::{SyncLoop, notifications};
 use crate::services::webhooks::Dispatcher;
 use crate::store::{db, files};
@@ -215,9 +215,9 @@ fn start_cron(app: &Arc<App>) -> Result<Vec<(&'static str, JoinHandle<()>)>> {
     let clock = Arc::clone(app);
     let mut all = vec![("cron", threads::spawn("cron", move || clock.cron.run())?)];
     for (name, lane) in [
-        ("cron-sql", LaneName::Sql),
-        ("cron-http", LaneName::Http),
-        ("cron-runs", LaneName::Workflow),
+        ("cron-sql", WorkerKind::Sql),
+        ("cron-http", WorkerKind::Http),
+        ("cron-runs", WorkerKind::Workflow),
     ] {
         let app = Arc::clone(app);
         let work = move || app.cron.work(lane, &app.workflows);

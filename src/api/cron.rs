@@ -9,7 +9,7 @@ use crate::base::error::Result;
 use crate::base::paging::Page;
 use crate::base::{clock, ids};
 use crate::net::http::Response;
-use crate::services::cron::{Action, Job, Run, Stored, store};
+use crate::services::cron::{CronJob, JobAction, JobRow, JobRun, store};
 use crate::store::db::{Connection, Role};
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
@@ -37,7 +37,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
 pub fn create(call: &Call<'_>) -> Result<Response> {
     let now = clock::now();
     let body: Map<String, Value> = call.body()?;
-    let stored = Stored::parse(&ids::record_id()?, &now, &now, body)?;
+    let stored = JobRow::parse(&ids::record_id()?, &now, &now, body)?;
     check(call, &stored)?;
     let job = stored.clone();
     call.app
@@ -53,7 +53,7 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
     // Two changes at the same time are two changes: the second sees what the first has made.
     let id = find(call)?.id;
     let default = call.app.databases.default();
-    let merged = |stored: Stored| stored.merge(&clock::now(), body.clone());
+    let merged = |stored: JobRow| stored.merge(&clock::now(), body.clone());
     check(call, &merged(default.read(|db| store::job(db, &id))?)?)?;
     let (now, patch) = (clock::now(), body.clone());
     let stored = default.write(move |tx| {
@@ -96,20 +96,20 @@ pub fn runs(call: &Call<'_>) -> Result<Response> {
 }
 
 /// The job that the path names, by id or by name.
-fn find(call: &Call<'_>) -> Result<Stored> {
+fn find(call: &Call<'_>) -> Result<JobRow> {
     let key = call.param("id");
     call.app.databases.default().read(|db| store::job(db, key))
 }
 
 /// Refuses what parses and cannot work.
-fn check(call: &Call<'_>, stored: &Stored) -> Result<()> {
-    match Job::restore(stored)?.action {
-        Action::Sql(script) => call.app.cron.check_script(&script),
-        Action::Http(_) | Action::Workflow { .. } => Ok(()),
+fn check(call: &Call<'_>, stored: &JobRow) -> Result<()> {
+    match CronJob::restore(stored)?.action {
+        JobAction::Sql(script) => call.app.cron.check_script(&script),
+        JobAction::Http(_) | JobAction::Workflow { .. } => Ok(()),
     }
 }
 
-fn answer(call: &Call<'_>, job: &Stored) -> Result<Response> {
+fn answer(call: &Call<'_>, job: &JobRow) -> Result<Response> {
     let cron = &call.app.cron;
     let is_running = cron.is_running(&job.id);
     let shown = call
@@ -123,12 +123,12 @@ fn answer(call: &Call<'_>, job: &Stored) -> Result<Response> {
 /// A job, when it is due next and what became of it last, on this node.
 pub fn show(
     local: &Connection,
-    stored: &Stored,
+    stored: &JobRow,
     now: i64,
     role: Role,
     is_running: bool,
 ) -> Result<Value> {
-    let next = Job::restore(stored)
+    let next = CronJob::restore(stored)
         .ok()
         .and_then(|job| job.next(now, role));
     let (last, _) = store::runs(local, &stored.id, Page::new(1, 1))?;
@@ -142,7 +142,7 @@ pub fn show(
     Ok(Value::Object(object))
 }
 
-pub fn run_json(run: &Run) -> Value {
+pub fn run_json(run: &JobRun) -> Value {
     json!({
         "id": run.id,
         "due": run.due_ms.map(clock::format_ms),

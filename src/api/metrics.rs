@@ -145,7 +145,7 @@ fn jobs(text: &mut Text, app: &App) {
         "counter",
         "Runs of cron jobs, by what became of them.",
     );
-    for outcome in cron::Outcome::ALL {
+    for outcome in cron::RunOutcome::ALL {
         let labels = [("outcome", outcome.name())];
         text.sample(name, &labels, app.cron.count(outcome));
     }

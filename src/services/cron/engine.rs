@@ -22,12 +22,11 @@ use rusqlite::InterruptHandle;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::{Stop, lock};
 use crate::base::{clock, log};
-use crate::services::cron::core::{Core, Due, Plan, State};
-use crate::services::cron::job::{Action, Job, Stored};
-use crate::services::cron::lane::{Lane, Work};
+use crate::services::cron::core::{CronCore, DueRun, JobPlan, JobState};
+use crate::services::cron::job::{CronJob, JobAction, JobRow};
+use crate::services::cron::queue::{JobQueue, QueuedRun};
 use crate::services::cron::store;
-use crate::services::cron::store::{Ended, Outcome};
-use crate::services::workflows::Workflows;
+use crate::services::cron::store::{FinishedRun, RunOutcome};
 use crate::store::db;
 use crate::store::db::{Databases, Role, Signal};
 
@@ -36,20 +35,20 @@ const SECOND_MS: u64 = 1000;
 /// After a write that failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(5);
 /// Between two looks at the definitions.
-const REREAD: Duration = Duration::from_secs(30);
+const RELOAD_EVERY: Duration = Duration::from_secs(30);
 /// After so long the rules of time zones may be others.
-const REPARSE: Duration = Duration::from_secs(3600);
+const REPARSE_EVERY: Duration = Duration::from_secs(3600);
 /// Between two attempts to end a script at a stop.
-const STOP_PAUSE: Duration = Duration::from_millis(20);
+const INTERRUPT_EVERY: Duration = Duration::from_millis(20);
 
 /// The jobs of this node.
 pub struct Cron {
     pub(super) databases: Arc<Databases>,
     /// Who makes calls hears of them here.
     pub(super) calls: Arc<Signal>,
-    pub(super) core: Mutex<Core>,
-    jobs: Mutex<Jobs>,
-    lanes: [Lane; 3],
+    pub(super) core: Mutex<CronCore>,
+    jobs: Mutex<Definitions>,
+    pub(super) queues: [JobQueue; 3],
     /// Something is to be looked at before the next second.
     signal: Signal,
     pub(super) stop: Stop,
@@ -60,28 +59,28 @@ pub struct Cron {
 
 /// The definitions as they were read last.
 #[derive(Default)]
-struct Jobs {
-    rows: Option<Vec<Stored>>,
+struct Definitions {
+    rows: Option<Vec<JobRow>>,
     parsed: Option<Instant>,
-    by_id: BTreeMap<String, Arc<Job>>,
+    by_id: BTreeMap<String, Arc<CronJob>>,
     /// What was wrong the last time, so that it is said once.
     error: Option<String>,
 }
 
 /// Which thread does what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LaneName {
+pub enum WorkerKind {
     Sql,
     Http,
     Workflow,
 }
 
-impl Action {
-    fn kind(&self) -> LaneName {
+impl JobAction {
+    fn kind(&self) -> WorkerKind {
         match self {
-            Action::Sql(_) => LaneName::Sql,
-            Action::Http(_) => LaneName::Http,
-            Action::Workflow { .. } => LaneName::Workflow,
+            JobAction::Sql(_) => WorkerKind::Sql,
+            JobAction::Http(_) => WorkerKind::Http,
+            JobAction::Workflow { .. } => WorkerKind::Workflow,
         }
     }
 }
@@ -98,7 +97,7 @@ impl Cron {
             calls,
             core: Mutex::default(),
             jobs: Mutex::default(),
-            lanes: Default::default(),
+            queues: Default::default(),
             signal: Signal::default(),
             stop: Stop::new(),
             script: Arc::default(),
@@ -115,11 +114,11 @@ impl Cron {
     pub fn stop(&self) {
         self.stop.set();
         self.signal.wake();
-        self.lanes.iter().for_each(Lane::wake);
+        self.queues.iter().for_each(JobQueue::wake);
     }
 
     /// Runs since the start that came to this.
-    pub fn count(&self, outcome: Outcome) -> u64 {
+    pub fn count(&self, outcome: RunOutcome) -> u64 {
         self.outcomes[outcome as usize].load(Relaxed)
     }
 
@@ -133,13 +132,13 @@ impl Cron {
 
     /// The thread of the clock.
     pub fn run(&self) {
-        let mut reread_at = Instant::now();
+        let mut reload_at = Instant::now();
         while !self.stop.is_set() {
-            if Instant::now() >= reread_at {
-                reread_at = Instant::now() + REREAD;
-                self.read_jobs();
+            if Instant::now() >= reload_at {
+                reload_at = Instant::now() + RELOAD_EVERY;
+                self.reload_definitions();
             }
-            let pause = match self.tick(clock::now_ms()) {
+            let pause = match self.start_due(clock::now_ms()) {
                 Ok(()) => until_next_second(clock::now_ms()),
                 Err(error) => {
                     log::warn(format_args!("cron: {error}"));
@@ -147,13 +146,13 @@ impl Cron {
                 }
             };
             if !self.signal.wait(pause).is_empty() {
-                reread_at = Instant::now();
+                reload_at = Instant::now();
             }
         }
         // A script may be between two statements when it is told, and then it does not hear.
         let pause = Stop::new();
         while self.interrupt() {
-            pause.wait(STOP_PAUSE);
+            pause.wait(INTERRUPT_EVERY);
         }
     }
 
@@ -163,27 +162,20 @@ impl Cron {
         script.as_ref().map(InterruptHandle::interrupt).is_some()
     }
 
-    /// A thread that does what is due of one kind.
-    pub fn work(&self, kind: LaneName, workflows: &Workflows) {
-        while let Some(work) = self.lanes[kind as usize].take(&self.stop) {
-            self.perform(&work, workflows);
-        }
-    }
-
     /// Begins what is due.
-    fn tick(&self, now: i64) -> Result<()> {
+    fn start_due(&self, now: i64) -> Result<()> {
         let all = lock(&self.core).tick(now);
         let mut result = Ok(());
         for due in all {
             if let Err(error) = self.begin(&due, now) {
-                lock(&self.core).put_back(&due);
+                lock(&self.core).undo(&due);
                 result = Err(error);
             }
         }
         result
     }
 
-    fn begin(&self, due: &Due, now: i64) -> Result<()> {
+    fn begin(&self, due: &DueRun, now: i64) -> Result<()> {
         let job = lock(&self.jobs).by_id.get(&due.job).cloned();
         let Some(job) = job else {
             return Err(Error::internal("a plan without a job"));
@@ -192,12 +184,12 @@ impl Cron {
             return self.skip(&job, due, now);
         }
         let run = match job.action {
-            Action::Sql(_) => Some(self.note_begin(&job, Some(due.due_ms), now)?),
+            JobAction::Sql(_) => Some(self.record_start(&job, Some(due.due_ms), now)?),
             _ => None,
         };
-        self.enqueue(Work {
+        self.enqueue(QueuedRun {
             due_ms: Some(due.due_ms),
-            is_again: due.is_again,
+            is_repeat: due.is_repeat,
             run,
             job,
         });
@@ -205,10 +197,10 @@ impl Cron {
     }
 
     /// The last run goes on; this time is passed over.
-    fn skip(&self, job: &Job, due: &Due, now: i64) -> Result<()> {
+    fn skip(&self, job: &CronJob, due: &DueRun, now: i64) -> Result<()> {
         // What is not noted as done yet is done again after a crash: then this time is one of those missed.
         let state = match job.action {
-            Action::Sql(_) => self.state(&job.id),
+            JobAction::Sql(_) => self.state(&job.id),
             _ => None,
         };
         let (id, due_ms) = (job.id.clone(), due.due_ms);
@@ -218,23 +210,23 @@ impl Cron {
             }
             store::end_run(
                 tx,
-                &Ended {
+                &FinishedRun {
                     job: &id,
                     run: None,
                     due_ms: Some(due_ms),
                     started_ms: now,
                     ended_ms: now,
-                    outcome: Outcome::Skipped,
+                    outcome: RunOutcome::Skipped,
                     message: "The run before had not ended.",
                 },
             )
         })?;
-        self.outcomes[Outcome::Skipped as usize].fetch_add(1, Relaxed);
+        self.outcomes[RunOutcome::Skipped as usize].fetch_add(1, Relaxed);
         Ok(())
     }
 
     /// Notes a run, and that its time is done.
-    fn note_begin(&self, job: &Job, due_ms: Option<i64>, now: i64) -> Result<i64> {
+    fn record_start(&self, job: &CronJob, due_ms: Option<i64>, now: i64) -> Result<i64> {
         let state = due_ms.and_then(|_| self.state(&job.id));
         let id = job.id.clone();
         self.databases.local().write(move |tx| {
@@ -245,19 +237,19 @@ impl Cron {
         })
     }
 
-    pub(super) fn state(&self, job: &str) -> Option<(String, State)> {
+    pub(super) fn state(&self, job: &str) -> Option<(String, JobState)> {
         let core = lock(&self.core);
         core.state(job)
             .map(|(plan, state)| (plan.to_owned(), state))
     }
 
-    fn enqueue(&self, work: Work) {
-        self.lanes[work.job.action.kind() as usize].push(work);
+    fn enqueue(&self, work: QueuedRun) {
+        self.queues[work.job.action.kind() as usize].push(work);
     }
 
     /// Runs a job now, whether it is active or not. Returns the number of the run.
-    pub fn run_now(&self, stored: &Stored) -> Result<i64> {
-        let job = Arc::new(Job::restore(stored)?);
+    pub fn run_now(&self, stored: &JobRow) -> Result<i64> {
+        let job = Arc::new(CronJob::restore(stored)?);
         if !job.runs_on(self.role()) {
             return Err(Error::new(
                 Kind::Forbidden,
@@ -270,28 +262,33 @@ impl Cron {
         if !lock(&self.core).start(&job.id) {
             return Err(Error::conflict("The job runs already."));
         }
-        let noted = self.note_begin(&job, None, clock::now_ms());
+        let noted = self.record_start(&job, None, clock::now_ms());
         let run = noted.inspect_err(|_| lock(&self.core).finish(&job.id))?;
-        self.enqueue(Work {
+        self.enqueue(QueuedRun {
             job,
             due_ms: None,
-            is_again: false,
+            is_repeat: false,
             run: Some(run),
         });
         Ok(run)
     }
 
     /// Notes what a run came to.
-    pub(super) fn note_end(&self, work: &Work, started_ms: i64, result: &Result<String, String>) {
+    pub(super) fn record_end(
+        &self,
+        work: &QueuedRun,
+        started_ms: i64,
+        result: &Result<String, String>,
+    ) {
         let id = work.job.id.clone();
         let (outcome, message) = match result {
-            Ok(message) => (Outcome::Success, message.clone()),
+            Ok(message) => (RunOutcome::Success, message.clone()),
             Err(message) => {
                 log::warn(format_args!(
                     "cron job failed name={:?} {message}",
                     work.job.name
                 ));
-                (Outcome::Failed, message.clone())
+                (RunOutcome::Failed, message.clone())
             }
         };
         self.outcomes[outcome as usize].fetch_add(1, Relaxed);
@@ -303,7 +300,7 @@ impl Cron {
             if let Some((plan, state)) = state {
                 store::set_state(tx, &id, &plan, state)?;
             }
-            let ended = Ended {
+            let ended = FinishedRun {
                 job: &id,
                 run,
                 due_ms,
@@ -324,7 +321,7 @@ impl Cron {
     }
 
     /// Reads the definitions; what is wrong with them is said once.
-    fn read_jobs(&self) {
+    fn reload_definitions(&self) {
         let read = self.databases.default().read(store::jobs);
         if self.databases.role() == Role::Replica
             && let Err(error) = &read
@@ -333,7 +330,7 @@ impl Cron {
             // It has not come yet.
             return;
         }
-        let read = read.and_then(|rows| self.take_jobs(rows));
+        let read = read.and_then(|rows| self.apply_definitions(rows));
         let error = read.err().map(|error| error.to_string());
         let mut jobs = lock(&self.jobs);
         if let Some(error) = error.as_ref().filter(|_| jobs.error != error) {
@@ -342,17 +339,17 @@ impl Cron {
         jobs.error = error;
     }
 
-    fn take_jobs(&self, rows: Vec<Stored>) -> Result<()> {
+    fn apply_definitions(&self, rows: Vec<JobRow>) -> Result<()> {
         {
             let jobs = lock(&self.jobs);
-            let is_fresh = jobs.parsed.is_some_and(|at| at.elapsed() < REPARSE);
+            let is_fresh = jobs.parsed.is_some_and(|at| at.elapsed() < REPARSE_EVERY);
             if is_fresh && jobs.rows.as_ref() == Some(&rows) {
                 return Ok(());
             }
         }
-        let (mut by_id, mut plans) = (BTreeMap::new(), BTreeMap::<String, Plan>::new());
+        let (mut by_id, mut plans) = (BTreeMap::new(), BTreeMap::<String, JobPlan>::new());
         for row in &rows {
-            match Job::restore(row) {
+            match CronJob::restore(row) {
                 Ok(job) => {
                     if job.is_active && job.runs_on(self.role()) {
                         plans.insert(job.id.clone(), job.plan.clone());
@@ -377,7 +374,7 @@ impl Cron {
             states.collect()
         };
         let planned: BTreeSet<String> = lock(&self.core).planned().cloned().collect();
-        let ids = |rows: &[Stored]| rows.iter().map(|row| row.id.clone()).collect();
+        let ids = |rows: &[JobRow]| rows.iter().map(|row| row.id.clone()).collect();
         let there: BTreeSet<String> = ids(&rows);
         let before: Option<BTreeSet<String>> = {
             let mut jobs = lock(&self.jobs);
@@ -392,7 +389,7 @@ impl Cron {
             for (job, plan, state) in &states {
                 store::set_state(tx, job, plan, *state)?;
             }
-            store::forget_others(tx, &planned, is_gone)
+            store::delete_unlisted(tx, &planned, is_gone)
         })?;
         let mut jobs = lock(&self.jobs);
         (jobs.rows, jobs.parsed) = (Some(rows), Some(Instant::now()));

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Result};
 use crate::base::paging::Page;
-use crate::services::cron::core::State;
-use crate::services::cron::job::Stored;
+use crate::services::cron::core::JobState;
+use crate::services::cron::job::JobRow;
 
 /// Jobs that there may be.
 const JOBS_MAX: i64 = 200;
@@ -19,27 +19,27 @@ const MESSAGE_CHARS_MAX: usize = 1000;
 
 /// What became of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RunOutcome {
     Success,
     Failed,
     Skipped,
 }
 
-impl Outcome {
-    pub const ALL: [Outcome; 3] = [Outcome::Success, Outcome::Failed, Outcome::Skipped];
+impl RunOutcome {
+    pub const ALL: [RunOutcome; 3] = [RunOutcome::Success, RunOutcome::Failed, RunOutcome::Skipped];
 
     pub fn name(self) -> &'static str {
         match self {
-            Outcome::Success => "success",
-            Outcome::Failed => "failed",
-            Outcome::Skipped => "skipped",
+            RunOutcome::Success => "success",
+            RunOutcome::Failed => "failed",
+            RunOutcome::Skipped => "skipped",
         }
     }
 }
 
 /// A run as it is shown. Times are milliseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct JobRun {
     pub id: i64,
     /// None: somebody wanted it.
     pub due_ms: Option<i64>,
@@ -50,42 +50,42 @@ pub struct Run {
 }
 
 /// A run that has ended.
-pub struct Ended<'a> {
+pub struct FinishedRun<'a> {
     pub job: &'a str,
     /// Its row, if it has one already.
     pub run: Option<i64>,
     pub due_ms: Option<i64>,
     pub started_ms: i64,
     pub ended_ms: i64,
-    pub outcome: Outcome,
+    pub outcome: RunOutcome,
     pub message: &'a str,
 }
 
 /// All jobs, by name.
-pub fn jobs(default: &Connection) -> Result<Vec<Stored>> {
+pub fn jobs(default: &Connection) -> Result<Vec<JobRow>> {
     let mut statement = default.prepare_cached(
         "SELECT id, name, type, schedule, time_zone, active, spec, created, updated
          FROM _cron ORDER BY name",
     )?;
-    let rows = statement.query_map([], stored)?;
+    let rows = statement.query_map([], row_to_job)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// The job of this id or name.
-pub fn job(default: &Connection, key: &str) -> Result<Stored> {
+pub fn job(default: &Connection, key: &str) -> Result<JobRow> {
     let found = default
         .prepare_cached(
             "SELECT id, name, type, schedule, time_zone, active, spec, created, updated
              FROM _cron WHERE id = ?1 OR name = ?1 ORDER BY id <> ?1",
         )?
-        .query_row([key], stored)
+        .query_row([key], row_to_job)
         .optional()?;
     found.ok_or_else(|| Error::not_found(format!("There is no job {key}.")))
 }
 
-fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
+fn row_to_job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
     let spec: String = row.get(6)?;
-    Ok(Stored {
+    Ok(JobRow {
         id: row.get(0)?,
         name: row.get(1)?,
         kind: row.get(2)?,
@@ -98,7 +98,7 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
     })
 }
 
-pub fn insert(tx: &Connection, job: &Stored) -> Result<()> {
+pub fn insert(tx: &Connection, job: &JobRow) -> Result<()> {
     let count = "SELECT count(*) FROM _cron";
     if tx.query_row(count, [], |row| row.get::<_, i64>(0))? >= JOBS_MAX {
         return Err(Error::conflict(format!(
@@ -109,19 +109,19 @@ pub fn insert(tx: &Connection, job: &Stored) -> Result<()> {
     let sql = "INSERT INTO _cron
                    (id, name, type, schedule, time_zone, active, spec, created, updated)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-    write(tx, sql, job)
+    execute(tx, sql, job)
 }
 
-pub fn update(tx: &Connection, job: &Stored) -> Result<()> {
+pub fn update(tx: &Connection, job: &JobRow) -> Result<()> {
     refuse_same_name(tx, job)?;
     let sql = "UPDATE _cron
                SET name = ?2, type = ?3, schedule = ?4, time_zone = ?5, active = ?6, spec = ?7,
                    created = ?8, updated = ?9
                WHERE id = ?1";
-    write(tx, sql, job)
+    execute(tx, sql, job)
 }
 
-fn write(tx: &Connection, sql: &str, job: &Stored) -> Result<()> {
+fn execute(tx: &Connection, sql: &str, job: &JobRow) -> Result<()> {
     tx.prepare_cached(sql)?.execute(params![
         job.id,
         job.name,
@@ -137,7 +137,7 @@ fn write(tx: &Connection, sql: &str, job: &Stored) -> Result<()> {
 }
 
 /// An id is no name of another either, so that a path means one job.
-fn refuse_same_name(tx: &Connection, job: &Stored) -> Result<()> {
+fn refuse_same_name(tx: &Connection, job: &JobRow) -> Result<()> {
     let sql = "SELECT EXISTS (SELECT 1 FROM _cron WHERE (name = ?1 OR id = ?1) AND id <> ?2)";
     match tx.query_row(sql, [&job.name, &job.id], |row| row.get(0))? {
         false => Ok(()),
@@ -155,11 +155,11 @@ pub fn delete(tx: &Connection, id: &str) -> Result<()> {
 }
 
 /// How far jobs have come here: with which plan, and the state.
-pub fn states(local: &Connection) -> Result<BTreeMap<String, (String, State)>> {
+pub fn states(local: &Connection) -> Result<BTreeMap<String, (String, JobState)>> {
     let mut statement = local
         .prepare_cached("SELECT job, schedule, done_until_ms, ahead_until_ms FROM _cron_state")?;
     let rows = statement.query_map([], |row| {
-        let state = State {
+        let state = JobState {
             done_until_ms: row.get(2)?,
             ahead_until_ms: row.get(3)?,
         };
@@ -168,7 +168,7 @@ pub fn states(local: &Connection) -> Result<BTreeMap<String, (String, State)>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-pub fn set_state(tx: &Connection, job: &str, plan: &str, state: State) -> Result<()> {
+pub fn set_state(tx: &Connection, job: &str, plan: &str, state: JobState) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO _cron_state (job, schedule, done_until_ms, ahead_until_ms)
                VALUES (?1, ?2, ?3, ?4)";
     tx.prepare_cached(sql)?.execute(params![
@@ -181,18 +181,18 @@ pub fn set_state(tx: &Connection, job: &str, plan: &str, state: State) -> Result
 }
 
 /// Forgets the states of jobs that are not planned, and the runs of those that are gone.
-pub fn forget_others(
+pub fn delete_unlisted(
     tx: &Connection,
     planned: &BTreeSet<String>,
     is_gone: impl Fn(&str) -> bool,
 ) -> Result<()> {
-    for job in names(tx, "SELECT job FROM _cron_state")? {
+    for job in query_names(tx, "SELECT job FROM _cron_state")? {
         if !planned.contains(&job) {
             let sql = "DELETE FROM _cron_state WHERE job = ?1";
             tx.prepare_cached(sql)?.execute([&job])?;
         }
     }
-    for job in names(tx, "SELECT DISTINCT job FROM _cron_runs")? {
+    for job in query_names(tx, "SELECT DISTINCT job FROM _cron_runs")? {
         if is_gone(&job) {
             let sql = "DELETE FROM _cron_runs WHERE job = ?1";
             tx.prepare_cached(sql)?.execute([&job])?;
@@ -201,7 +201,7 @@ pub fn forget_others(
     Ok(())
 }
 
-fn names(db: &Connection, sql: &str) -> Result<Vec<String>> {
+fn query_names(db: &Connection, sql: &str) -> Result<Vec<String>> {
     let mut statement = db.prepare_cached(sql)?;
     let rows = statement.query_map([], |row| row.get(0))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -213,12 +213,12 @@ pub fn begin_run(tx: &Connection, job: &str, due_ms: Option<i64>, now: i64) -> R
                VALUES (?1, ?2, ?3, 'running')";
     tx.prepare_cached(sql)?.execute(params![job, due_ms, now])?;
     let run = tx.last_insert_rowid();
-    forget_old(tx, job)?;
+    trim_runs(tx, job)?;
     Ok(run)
 }
 
 /// A run has ended.
-pub fn end_run(tx: &Connection, ended: &Ended<'_>) -> Result<()> {
+pub fn end_run(tx: &Connection, ended: &FinishedRun<'_>) -> Result<()> {
     let message: String = ended.message.chars().take(MESSAGE_CHARS_MAX).collect();
     if let Some(run) = ended.run {
         let sql = "UPDATE _cron_runs SET ended_ms = ?2, status = ?3, message = ?4 WHERE id = ?1";
@@ -236,10 +236,10 @@ pub fn end_run(tx: &Connection, ended: &Ended<'_>) -> Result<()> {
         ended.outcome.name(),
         message,
     ])?;
-    forget_old(tx, ended.job)
+    trim_runs(tx, ended.job)
 }
 
-fn forget_old(tx: &Connection, job: &str) -> Result<()> {
+fn trim_runs(tx: &Connection, job: &str) -> Result<()> {
     let sql = "DELETE FROM _cron_runs WHERE job = ?1 AND status <> 'running' AND id <=
                    (SELECT id FROM _cron_runs WHERE job = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)";
     tx.prepare_cached(sql)?.execute(params![job, RUNS_KEPT])?;
@@ -255,7 +255,7 @@ pub fn fail_running(tx: &Connection, now: i64, message: &str) -> Result<()> {
 }
 
 /// Runs of a job, the last ones first, and how many there are.
-pub fn runs(local: &Connection, job: &str, page: Page) -> Result<(Vec<Run>, u64)> {
+pub fn runs(local: &Connection, job: &str, page: Page) -> Result<(Vec<JobRun>, u64)> {
     let (limit, skip) = (page.size.cast_signed(), page.skip().cast_signed());
     let total = local
         .prepare_cached("SELECT count(*) FROM _cron_runs WHERE job = ?1")?
@@ -265,7 +265,7 @@ pub fn runs(local: &Connection, job: &str, page: Page) -> Result<(Vec<Run>, u64)
          WHERE job = ?1 ORDER BY id DESC LIMIT ?2 OFFSET ?3",
     )?;
     let rows = statement.query_map(params![job, limit, skip], |row| {
-        Ok(Run {
+        Ok(JobRun {
             id: row.get(0)?,
             due_ms: row.get(1)?,
             started_ms: row.get(2)?,

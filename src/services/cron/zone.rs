@@ -29,7 +29,7 @@ impl Zone {
     }
 
     /// What the wall shows at a moment. None: far outside of the calendar.
-    pub fn wall(&self, ms: i64) -> Option<i64> {
+    pub fn local_time(&self, ms: i64) -> Option<i64> {
         let at = Timestamp::from_millisecond(ms).ok()?;
         Some(ms + offset_ms(self.0.to_offset(at)))
     }
@@ -43,18 +43,18 @@ impl Zone {
 
     /// When the wall shows this: of two times the first; of none, because the clocks jump over it, the
     /// moment of the jump.
-    pub fn moment(&self, wall_ms: i64) -> Option<i64> {
-        let wall = Timestamp::from_millisecond(wall_ms).ok()?;
+    pub fn to_utc(&self, local_ms: i64) -> Option<i64> {
+        let local = Timestamp::from_millisecond(local_ms).ok()?;
         let found = self
             .0
-            .to_ambiguous_timestamp(Offset::UTC.to_datetime(wall))
+            .to_ambiguous_timestamp(Offset::UTC.to_datetime(local))
             .offset();
         match found {
-            AmbiguousOffset::Unambiguous { offset } => Some(wall_ms - offset_ms(offset)),
-            AmbiguousOffset::Fold { before, .. } => Some(wall_ms - offset_ms(before)),
+            AmbiguousOffset::Unambiguous { offset } => Some(local_ms - offset_ms(offset)),
+            AmbiguousOffset::Fold { before, .. } => Some(local_ms - offset_ms(before)),
             AmbiguousOffset::Gap { after, .. } => {
                 // With the new offset the wall showed less before the jump than it would have to.
-                let earlier = Timestamp::from_millisecond(wall_ms - offset_ms(after)).ok()?;
+                let earlier = Timestamp::from_millisecond(local_ms - offset_ms(after)).ok()?;
                 let mut changes = self.0.following(earlier);
                 let jump = changes.find(|change| change.offset() == after)?;
                 Some(jump.timestamp().as_millisecond())

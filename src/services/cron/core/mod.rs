@@ -11,7 +11,7 @@
 //!   clock is where it was.
 //!
 //! That last wait must not be a long one when the clock had been wrong by much (a year ahead, say). So when the
-//! clock is more than [`PATIENCE_MS`] behind, and two times of the job or more lie in between, the job begins anew at
+//! clock is more than [`CLOCK_BEHIND_MAX_MS`] behind, and two times of the job or more lie in between, the job begins anew at
 //! the present time and remembers how far it had been (`ahead_until_ms`). Up to there a time that comes while the
 //! clock goes on as it should is run once more; one that is found to be missed is not: then it may well be
 //! that the clock was wrong now (a board without a battery begins in 1970) and right before.
@@ -22,13 +22,13 @@ use crate::services::cron::schedule::Schedule;
 use crate::services::cron::zone::Zone;
 
 /// How far the clock may be behind before a job does not wait for it.
-pub const PATIENCE_MS: i64 = 3_600_000;
+pub const CLOCK_BEHIND_MAX_MS: i64 = 3_600_000;
 /// So late at most is what was not missed.
-pub const LATE_MS: i64 = 60_000;
+pub const LATENESS_MAX_MS: i64 = 60_000;
 
 /// When a job runs.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct JobPlan {
     pub schedule: Schedule,
     pub zone: Zone,
     /// Both as text: another text is another plan.
@@ -37,89 +37,89 @@ pub struct Plan {
 
 /// How far a job has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State {
+pub struct JobState {
     pub done_until_ms: i64,
     pub ahead_until_ms: i64,
 }
 
 /// A job whose time has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Due {
+pub struct DueRun {
     pub job: String,
     pub due_ms: i64,
     /// It still runs; this time is passed over.
     pub is_skipped: bool,
     /// It may have run for this time before the clock was set back by much.
-    pub is_again: bool,
+    pub is_repeat: bool,
     /// What to put back if it cannot be begun.
-    pub before: State,
+    pub before: JobState,
 }
 
 /// See the module documentation.
 #[derive(Default)]
-pub struct Core {
-    entries: BTreeMap<String, Entry>,
+pub struct CronCore {
+    entries: BTreeMap<String, PlannedJob>,
     /// Also jobs that have no plan.
     running: BTreeSet<String>,
 }
 
-struct Entry {
-    plan: Plan,
-    state: State,
+struct PlannedJob {
+    plan: JobPlan,
+    state: JobState,
     /// The first time after `done_until_ms`.
     next: Option<i64>,
 }
 
-impl Core {
+impl CronCore {
     /// From now on these are the jobs. `stored` has what was known of them before the start, by job: the text
     /// of the plan, and the state.
     pub fn plan(
         &mut self,
         now: i64,
-        plans: BTreeMap<String, Plan>,
-        stored: &BTreeMap<String, (String, State)>,
+        plans: BTreeMap<String, JobPlan>,
+        stored: &BTreeMap<String, (String, JobState)>,
     ) {
         let mut before = std::mem::take(&mut self.entries);
         for (job, plan) in plans {
             let known = match before.remove(&job) {
-                Some(entry) => Some((entry.plan.text, entry.state)),
+                Some(planned_job) => Some((planned_job.plan.text, planned_job.state)),
                 None => stored.get(&job).cloned(),
             };
             let known = known.filter(|(text, _)| *text == plan.text);
             let state = known.map_or(
-                State {
+                JobState {
                     done_until_ms: now,
                     ahead_until_ms: i64::MIN,
                 },
                 |(_, state)| state,
             );
-            let mut entry = Entry {
+            let mut planned_job = PlannedJob {
                 plan,
                 state,
                 next: None,
             };
-            entry.find_next();
-            self.entries.insert(job, entry);
+            planned_job.find_next();
+            self.entries.insert(job, planned_job);
         }
     }
 
     /// What is due at this time. Those that are not skipped count as running.
-    pub fn tick(&mut self, now: i64) -> Vec<Due> {
+    pub fn tick(&mut self, now: i64) -> Vec<DueRun> {
         let mut all = Vec::new();
-        for (job, entry) in &mut self.entries {
-            let before = entry.state;
-            let Some((due_ms, is_again)) = entry.take_due(now) else {
+        for (job, planned_job) in &mut self.entries {
+            let before = planned_job.state;
+            let Some((due_ms, is_repeat)) = planned_job.next_due(now) else {
                 continue;
             };
             let is_skipped = self.running.contains(job);
             if !is_skipped {
                 self.running.insert(job.clone());
             }
-            all.push(Due {
+            all.push(DueRun {
                 job: job.clone(),
                 due_ms,
                 is_skipped,
-                is_again,
+                is_repeat,
                 before,
             });
         }
@@ -127,13 +127,13 @@ impl Core {
     }
 
     /// It could not be begun; the next tick tries again.
-    pub fn put_back(&mut self, due: &Due) {
+    pub fn undo(&mut self, due: &DueRun) {
         if !due.is_skipped {
             self.running.remove(&due.job);
         }
-        if let Some(entry) = self.entries.get_mut(&due.job) {
-            entry.state = due.before;
-            entry.find_next();
+        if let Some(planned_job) = self.entries.get_mut(&due.job) {
+            planned_job.state = due.before;
+            planned_job.find_next();
         }
     }
 
@@ -151,9 +151,9 @@ impl Core {
     }
 
     /// What is to be kept of a job: the text of its plan, and its state.
-    pub fn state(&self, job: &str) -> Option<(&str, State)> {
-        let entry = self.entries.get(job)?;
-        Some((&entry.plan.text, entry.state))
+    pub fn state(&self, job: &str) -> Option<(&str, JobState)> {
+        let planned_job = self.entries.get(job)?;
+        Some((&planned_job.plan.text, planned_job.state))
     }
 
     /// The jobs that have a plan.
@@ -162,7 +162,7 @@ impl Core {
     }
 }
 
-impl Entry {
+impl PlannedJob {
     fn find_next(&mut self) {
         self.next = self
             .plan
@@ -171,34 +171,34 @@ impl Entry {
     }
 
     /// The last time that has come, and whether it was there before; it is done then.
-    fn take_due(&mut self, now: i64) -> Option<(i64, bool)> {
-        if self.is_stranded(now) {
-            let State {
+    fn next_due(&mut self, now: i64) -> Option<(i64, bool)> {
+        if self.is_clock_behind(now) {
+            let JobState {
                 done_until_ms,
                 ahead_until_ms,
             } = self.state;
-            self.state = State {
+            self.state = JobState {
                 done_until_ms: now,
                 ahead_until_ms: ahead_until_ms.max(done_until_ms),
             };
             self.find_next();
         }
         self.next.filter(|next| *next <= now)?;
-        let Plan { schedule, zone, .. } = &self.plan;
+        let JobPlan { schedule, zone, .. } = &self.plan;
         let due = schedule.last(self.state.done_until_ms, now, zone)?;
         self.state.done_until_ms = due;
         self.find_next();
-        let is_again = due <= self.state.ahead_until_ms;
-        (!is_again || now - due <= LATE_MS).then_some((due, is_again))
+        let is_repeat = due <= self.state.ahead_until_ms;
+        (!is_repeat || now - due <= LATENESS_MAX_MS).then_some((due, is_repeat))
     }
 
     /// The clock is so far behind what is done that waiting would be wrong.
-    fn is_stranded(&self, now: i64) -> bool {
+    fn is_clock_behind(&self, now: i64) -> bool {
         let done = self.state.done_until_ms;
-        if done - now <= PATIENCE_MS {
+        if done - now <= CLOCK_BEHIND_MAX_MS {
             return false;
         }
-        let Plan { schedule, zone, .. } = &self.plan;
+        let JobPlan { schedule, zone, .. } = &self.plan;
         let second = schedule
             .next(now, zone)
             .and_then(|first| schedule.next(first, zone));

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Core, LATE_MS, PATIENCE_MS, Plan, State};
+use super::{CLOCK_BEHIND_MAX_MS, CronCore, JobPlan, JobState, LATENESS_MAX_MS};
 use crate::base::clock::{format_ms, parse_datetime};
 use crate::services::cron::schedule::Schedule;
 use crate::services::cron::zone::Zone;
@@ -18,27 +18,27 @@ fn ms(text: &str) -> i64 {
     parse_datetime(text).unwrap()
 }
 
-fn plan(schedule: &str) -> Plan {
-    Plan {
+fn plan(schedule: &str) -> JobPlan {
+    JobPlan {
         schedule: Schedule::parse(schedule).unwrap(),
         zone: Zone::UTC,
         text: schedule.to_owned(),
     }
 }
 
-fn plans(schedule: &str) -> BTreeMap<String, Plan> {
+fn plans(schedule: &str) -> BTreeMap<String, JobPlan> {
     BTreeMap::from([("job".to_owned(), plan(schedule))])
 }
 
 /// A core with one job that begins at a time.
-fn core(schedule: &str, now: &str) -> Core {
-    let mut core = Core::default();
+fn core(schedule: &str, now: &str) -> CronCore {
+    let mut core = CronCore::default();
     core.plan(ms(now), plans(schedule), &BTreeMap::new());
     core
 }
 
 /// What is due at a time; what is begun ends at once.
-fn tick(core: &mut Core, now: &str) -> Vec<String> {
+fn tick(core: &mut CronCore, now: &str) -> Vec<String> {
     let due = core.tick(ms(now));
     core.finish("job");
     due.iter()
@@ -47,10 +47,10 @@ fn tick(core: &mut Core, now: &str) -> Vec<String> {
 }
 
 /// The same core after the server has started again.
-fn restart(core: &Core, schedule: &str, now: &str) -> Core {
+fn restart(core: &CronCore, schedule: &str, now: &str) -> CronCore {
     let (text, state) = core.state("job").unwrap();
     let stored = BTreeMap::from([("job".to_owned(), (text.to_owned(), state))]);
-    let mut core = Core::default();
+    let mut core = CronCore::default();
     core.plan(ms(now), plans(schedule), &stored);
     core
 }
@@ -127,7 +127,7 @@ fn a_time_that_comes_while_it_runs_is_passed_over() {
 fn what_could_not_be_begun_comes_again() {
     let mut core = core("0 * * * *", "2026-01-01");
     let due = core.tick(ms("2026-01-01T01:00"));
-    core.put_back(&due[0]);
+    core.undo(&due[0]);
     assert_eq!(core.tick(ms("2026-01-01T01:01")), due);
 }
 
@@ -152,7 +152,7 @@ fn a_clock_that_is_set_back_a_little_repeats_nothing() {
     assert_eq!(tick(&mut core, "2026-01-03"), ["2026-01-03T00:00"]);
 }
 
-fn core_daily() -> Core {
+fn core_daily() -> CronCore {
     core("@daily", "2026-01-01")
 }
 
@@ -187,11 +187,11 @@ fn a_start_in_1970_repeats_nothing_of_before() {
 
 /// A world with one job.
 struct World {
-    core: Core,
+    core: CronCore,
     schedule: &'static str,
     now: i64,
     /// As it is on disk.
-    stored: (String, State),
+    stored: (String, JobState),
     /// When the run ends that goes on.
     runs_until: Option<i64>,
     /// Times that were begun or skipped, and of those again.
@@ -203,7 +203,7 @@ struct World {
 
 impl World {
     fn new(schedule: &'static str, now: i64) -> World {
-        let mut core = Core::default();
+        let mut core = CronCore::default();
         core.plan(now, plans(schedule), &BTreeMap::new());
         let (text, state) = core.state("job").unwrap();
         World {
@@ -229,8 +229,8 @@ impl World {
             assert!(due.due_ms <= self.now);
             assert_eq!(due.is_skipped, self.runs_until.is_some());
             let is_first = self.done.insert(due.due_ms);
-            assert!(is_first || due.is_again, "{} twice", format_ms(due.due_ms));
-            assert!(!due.is_again || self.now - due.due_ms <= LATE_MS);
+            assert!(is_first || due.is_repeat, "{} twice", format_ms(due.due_ms));
+            assert!(!due.is_repeat || self.now - due.due_ms <= LATENESS_MAX_MS);
             self.last_activity = self.now;
             // As for scripts: noted when it begins.
             let (text, state) = self.core.state("job").unwrap();
@@ -259,7 +259,7 @@ impl World {
     fn crash(&mut self, down: i64) {
         self.now += down;
         (self.steady_since, self.last_activity) = (self.now, self.now);
-        (self.runs_until, self.core) = (None, Core::default());
+        (self.runs_until, self.core) = (None, CronCore::default());
         let stored = BTreeMap::from([("job".to_owned(), self.stored.clone())]);
         self.core.plan(self.now, plans(self.schedule), &stored);
     }
@@ -292,7 +292,7 @@ fn whatever_clocks_do_no_time_runs_twice_and_no_job_stops() {
             // Two of its times are waited for at most, or an hour, wherever the clock was.
             let quiet = world.now - world.last_activity.max(world.steady_since);
             assert!(
-                quiet <= PATIENCE_MS + 2 * period + step,
+                quiet <= CLOCK_BEHIND_MAX_MS + 2 * period + step,
                 "{schedule} quiet for {} min at {}",
                 quiet / MINUTE,
                 format_ms(world.now)

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::base::error::{Error, Result};
 use crate::model::triggers::{Target, hidden, refuse_rest, take_text, wrong};
-use crate::services::cron::core::Plan;
+use crate::services::cron::core::JobPlan;
 use crate::services::cron::schedule::Schedule;
 use crate::services::cron::zone::Zone;
 use crate::services::workflows::limits;
@@ -17,12 +17,12 @@ const NAME_CHARS_MAX: usize = 100;
 const SQL_BYTES_MAX: usize = 64 << 10;
 const INPUT_BYTES_MAX: usize = 64 << 10;
 /// How long a script may run, when nothing is said and at most; nobody else writes meanwhile.
-const SECONDS: u64 = 30;
+const SECONDS_DEFAULT: u64 = 30;
 const SECONDS_MAX: u64 = 300;
 /// The same for `workflows`, whose engine must not be held up for as long as a lease of a worker runs.
-const SECONDS_WORKFLOWS: u64 = 10;
+const SECONDS_MAX_WORKFLOWS: u64 = 10;
 /// What a client is shown, and may send back with a change.
-const SHOWN: [&str; 7] = [
+const READ_ONLY: [&str; 7] = [
     "id",
     "created",
     "updated",
@@ -33,9 +33,9 @@ const SHOWN: [&str; 7] = [
 ];
 
 /// A row of `_cron`. It may be from a newer program or name a zone that is not known here; then there is no
-/// [`Job`] of it.
+/// [`CronJob`] of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stored {
+pub struct JobRow {
     pub id: String,
     pub name: String,
     pub kind: String,
@@ -49,18 +49,18 @@ pub struct Stored {
 
 /// A job that can be run.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub struct CronJob {
     pub id: String,
     pub name: String,
     pub is_active: bool,
-    pub plan: Plan,
-    pub action: Action,
+    pub plan: JobPlan,
+    pub action: JobAction,
 }
 
 /// What a job does.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    Sql(Script),
+pub enum JobAction {
+    Sql(SqlScript),
     Http(Target),
     /// Without an input it gets the name of the job and the time.
     Workflow {
@@ -70,26 +70,26 @@ pub enum Action {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Script {
+pub struct SqlScript {
     pub sql: String,
     pub database: String,
     pub seconds: u64,
 }
 
-impl Script {
+impl SqlScript {
     pub fn limit(&self) -> Duration {
         Duration::from_secs(self.seconds)
     }
 }
 
-impl Stored {
+impl JobRow {
     /// A job as a client wants it.
     pub fn parse(
         id: &str,
         created: &str,
         updated: &str,
         body: Map<String, Value>,
-    ) -> Result<Stored> {
+    ) -> Result<JobRow> {
         let mut object = body;
         hidden::keep("", &mut object, None)?;
         let mut text = |key: &str| take_text(key, key, &mut object);
@@ -110,10 +110,10 @@ impl Stored {
         };
         let schedule = schedule.ok_or_else(|| wrong("schedule", "Cannot be blank."))?;
         let schedule = schedule.trim().to_owned();
-        plan(&schedule, &time_zone)?;
-        let action = Action::take(&kind, &mut object)?;
+        parse_plan(&schedule, &time_zone)?;
+        let action = JobAction::take(&kind, &mut object)?;
         refuse_rest("", &object)?;
-        Ok(Stored {
+        Ok(JobRow {
             id: id.to_owned(),
             name: name.trim().to_owned(),
             kind,
@@ -127,8 +127,8 @@ impl Stored {
     }
 
     /// The same with what a client wants to be otherwise.
-    pub fn merge(&self, updated: &str, mut body: Map<String, Value>) -> Result<Stored> {
-        for name in SHOWN {
+    pub fn merge(&self, updated: &str, mut body: Map<String, Value>) -> Result<JobRow> {
+        for name in READ_ONLY {
             body.remove(name);
         }
         let mut object = match body.get("type").and_then(Value::as_str) {
@@ -143,7 +143,7 @@ impl Stored {
         hidden::keep("", &mut body, Some(&object))?;
         object.extend(own.as_object().cloned().unwrap_or_default());
         object.extend(body);
-        Stored::parse(&self.id, &self.created, updated, object)
+        JobRow::parse(&self.id, &self.created, updated, object)
     }
 
     /// As clients see it, without what it does and when on this node.
@@ -165,14 +165,14 @@ impl Stored {
     }
 }
 
-impl Job {
-    pub fn restore(stored: &Stored) -> Result<Job> {
-        Ok(Job {
+impl CronJob {
+    pub fn restore(stored: &JobRow) -> Result<CronJob> {
+        Ok(CronJob {
             id: stored.id.clone(),
             name: stored.name.clone(),
             is_active: stored.is_active,
-            plan: plan(&stored.schedule, &stored.time_zone)?,
-            action: Action::take(&stored.kind, &mut stored.spec.clone())?,
+            plan: parse_plan(&stored.schedule, &stored.time_zone)?,
+            action: JobAction::take(&stored.kind, &mut stored.spec.clone())?,
         })
     }
 
@@ -180,7 +180,7 @@ impl Job {
     pub fn runs_on(&self, role: Role) -> bool {
         match (role, &self.action) {
             (Role::Master, _) => true,
-            (Role::Replica, Action::Sql(script)) => {
+            (Role::Replica, JobAction::Sql(script)) => {
                 [db::STATS, db::WORKFLOWS].contains(&script.database.as_str())
             }
             (Role::Replica, _) => false,
@@ -195,26 +195,26 @@ impl Job {
     }
 }
 
-fn plan(schedule: &str, time_zone: &str) -> Result<Plan> {
+fn parse_plan(schedule: &str, time_zone: &str) -> Result<JobPlan> {
     let zone = Zone::parse(time_zone).ok_or_else(|| {
         let message = "Must be the name of a time zone such as Europe/Berlin, or empty for UTC.";
         wrong("timeZone", message)
     })?;
-    Ok(Plan {
+    Ok(JobPlan {
         schedule: Schedule::parse(schedule)?,
         zone,
         text: format!("{schedule} {time_zone}"),
     })
 }
 
-impl Action {
+impl JobAction {
     /// Takes what it knows out of an object.
-    fn take(kind: &str, object: &mut Map<String, Value>) -> Result<Action> {
+    fn take(kind: &str, object: &mut Map<String, Value>) -> Result<JobAction> {
         match kind {
-            "sql" => take_script(object).map(Action::Sql),
+            "sql" => parse_script(object).map(JobAction::Sql),
             "http" => match object.contains_key("workflow") {
                 true => Err(wrong("workflow", "There is no such attribute.")),
-                false => Target::take("", object).map(Action::Http),
+                false => Target::take("", object).map(JobAction::Http),
             },
             "workflow" => {
                 let name = take_text("workflow", "workflow", object)?.unwrap_or_default();
@@ -227,26 +227,26 @@ impl Action {
                     let message = format!("At most {} KiB.", INPUT_BYTES_MAX >> 10);
                     return Err(wrong("input", message));
                 }
-                Ok(Action::Workflow { name, input })
+                Ok(JobAction::Workflow { name, input })
             }
             _ => Err(wrong("type", "Must be sql, http or workflow.")),
         }
     }
 
-    /// The attributes as [`Action::take`] takes them.
+    /// The attributes as [`JobAction::take`] takes them.
     fn to_json(&self) -> Map<String, Value> {
         let json = match self {
-            Action::Http(target) => return target.to_json(),
-            Action::Sql(script) => json!({
+            JobAction::Http(target) => return target.to_json(),
+            JobAction::Sql(script) => json!({
                 "sql": script.sql, "database": script.database, "timeout": script.seconds,
             }),
-            Action::Workflow { name, input } => json!({"workflow": name, "input": input}),
+            JobAction::Workflow { name, input } => json!({"workflow": name, "input": input}),
         };
         json.as_object().cloned().unwrap_or_default()
     }
 }
 
-fn take_script(object: &mut Map<String, Value>) -> Result<Script> {
+fn parse_script(object: &mut Map<String, Value>) -> Result<SqlScript> {
     let sql = take_text("sql", "sql", object)?.unwrap_or_default();
     if sql.trim().is_empty() || sql.len() > SQL_BYTES_MAX || sql.contains('\0') {
         let message = format!("Must be SQL of at most {} KiB.", SQL_BYTES_MAX >> 10);
@@ -262,8 +262,8 @@ fn take_script(object: &mut Map<String, Value>) -> Result<Script> {
         ));
     }
     let (usual, most) = match database.as_str() {
-        db::WORKFLOWS => (SECONDS_WORKFLOWS, SECONDS_WORKFLOWS),
-        _ => (SECONDS, SECONDS_MAX),
+        db::WORKFLOWS => (SECONDS_MAX_WORKFLOWS, SECONDS_MAX_WORKFLOWS),
+        _ => (SECONDS_DEFAULT, SECONDS_MAX),
     };
     let seconds = match object.remove("timeout") {
         None | Some(Value::Null) => Some(usual),
@@ -276,7 +276,7 @@ fn take_script(object: &mut Map<String, Value>) -> Result<Script> {
             format!("Must be 1 to {most} seconds for the database {database}."),
         )
     })?;
-    Ok(Script {
+    Ok(SqlScript {
         sql,
         database,
         seconds,

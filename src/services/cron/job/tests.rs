@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{INPUT_BYTES_MAX, Job, SECONDS, SQL_BYTES_MAX, Stored};
+use super::{CronJob, INPUT_BYTES_MAX, JobRow, SECONDS_DEFAULT, SQL_BYTES_MAX};
 use crate::base::error::Result;
 use crate::store::db::Role;
 
@@ -15,8 +15,8 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-fn parse(value: Value) -> Result<Stored> {
-    Stored::parse("id", NOW, NOW, object(value))
+fn parse(value: Value) -> Result<JobRow> {
+    JobRow::parse("id", NOW, NOW, object(value))
 }
 
 fn sql() -> Value {
@@ -108,7 +108,7 @@ fn a_secret_is_kept_and_not_shown() {
 #[test]
 fn a_change_is_merged_and_another_type_begins_anew() {
     let stored = parse(sql()).unwrap();
-    assert_eq!(stored.to_json()["timeout"], SECONDS);
+    assert_eq!(stored.to_json()["timeout"], SECONDS_DEFAULT);
     let later = stored
         .merge("later", object(json!({"timeout": 5, "active": false})))
         .unwrap();
@@ -125,7 +125,7 @@ fn a_change_is_merged_and_another_type_begins_anew() {
 
 #[test]
 fn where_a_job_runs() {
-    let job = |value: Value| Job::restore(&parse(value).unwrap()).unwrap();
+    let job = |value: Value| CronJob::restore(&parse(value).unwrap()).unwrap();
     for (value, on_replica) in [
         (sql(), false),
         (http(), false),

@@ -55,49 +55,49 @@ pub struct Schedule {
 struct Field {
     bits: u64,
     /// It begins with `*`.
-    is_open: bool,
+    is_wildcard: bool,
 }
 
 /// What a field may hold.
-struct Kind {
+struct FieldSpec {
     name: &'static str,
     from: u32,
     to: u32,
     /// The last one that `*` stands for.
-    open_to: u32,
+    wildcard_to: u32,
     /// The first name is that of the first number.
     names: &'static [&'static str],
     /// `?` is `*`.
     is_day: bool,
 }
 
-const fn kind(name: &'static str, from: u32, to: u32) -> Kind {
-    Kind {
+const fn field_spec(name: &'static str, from: u32, to: u32) -> FieldSpec {
+    FieldSpec {
         name,
         from,
         to,
-        open_to: to,
+        wildcard_to: to,
         names: &[],
         is_day: false,
     }
 }
 
-const KINDS: [Kind; 5] = [
-    kind("minute", 0, 59),
-    kind("hour", 0, 23),
-    Kind {
+const FIELD_SPECS: [FieldSpec; 5] = [
+    field_spec("minute", 0, 59),
+    field_spec("hour", 0, 23),
+    FieldSpec {
         is_day: true,
-        ..kind("day of month", 1, 31)
+        ..field_spec("day of month", 1, 31)
     },
-    Kind {
+    FieldSpec {
         names: &MONTHS,
-        ..kind("month", 1, 12)
+        ..field_spec("month", 1, 12)
     },
-    Kind {
+    FieldSpec {
         names: &DAYS,
         is_day: true,
-        open_to: 6,
-        ..kind("day of week", 0, 7)
+        wildcard_to: 6,
+        ..field_spec("day of week", 0, 7)
     },
 ];
 
@@ -122,19 +122,19 @@ impl Schedule {
                 words.len()
             )));
         };
-        let mut weekdays = KINDS[4].parse(weekdays)?;
+        let mut weekdays = FIELD_SPECS[4].parse(weekdays)?;
         // 7 is Sunday too.
         weekdays.bits = (weekdays.bits | weekdays.bits >> 7) & 0x7f;
         let schedule = Schedule {
-            minutes: KINDS[0].parse(minutes)?,
-            hours: KINDS[1].parse(hours)?,
-            days: KINDS[2].parse(days)?,
-            months: KINDS[3].parse(months)?,
+            minutes: FIELD_SPECS[0].parse(minutes)?,
+            hours: FIELD_SPECS[1].parse(hours)?,
+            days: FIELD_SPECS[2].parse(days)?,
+            months: FIELD_SPECS[3].parse(months)?,
             weekdays,
         };
         // The calendar repeats within the days that are looked through.
         let start = days_from_civil(2000, 1, 1) * MINUTES_PER_DAY;
-        match schedule.next_wall_minute(start - 1) {
+        match schedule.next_local_minute(start - 1) {
             Some(_) => Ok(schedule),
             None => Err(wrong("It never comes: there is no such day.")),
         }
@@ -142,7 +142,7 @@ impl Schedule {
 
     /// When it is due next after a moment, in milliseconds since 1970.
     pub fn next(&self, after_ms: i64, zone: &Zone) -> Option<i64> {
-        match self.hours.is_open {
+        match self.hours.is_wildcard {
             true => self.next_interval(after_ms, zone),
             false => self.next_time(after_ms, zone),
         }
@@ -175,13 +175,13 @@ impl Schedule {
     fn next_interval(&self, after_ms: i64, zone: &Zone) -> Option<i64> {
         let mut after_ms = after_ms;
         for _ in 0..CHANGES_MAX {
-            let wall_ms = zone.wall(after_ms)?;
-            let minute = self.next_wall_minute(wall_ms.div_euclid(MINUTE_MS))?;
-            let next_ms = minute * MINUTE_MS - (wall_ms - after_ms);
+            let local_ms = zone.local_time(after_ms)?;
+            let minute = self.next_local_minute(local_ms.div_euclid(MINUTE_MS))?;
+            let next_ms = minute * MINUTE_MS - (local_ms - after_ms);
             match zone.next_change(after_ms) {
                 Some(change_ms) if next_ms >= change_ms => {
                     // The moment of the change is shown by the new time alone.
-                    after_ms = match self.fits_wall(zone.wall(change_ms)?) {
+                    after_ms = match self.fits_local_time(zone.local_time(change_ms)?) {
                         true => return Some(change_ms),
                         false => change_ms,
                     };
@@ -193,10 +193,10 @@ impl Schedule {
     }
 
     fn next_time(&self, after_ms: i64, zone: &Zone) -> Option<i64> {
-        let mut minute = zone.wall(after_ms)?.div_euclid(MINUTE_MS);
+        let mut minute = zone.local_time(after_ms)?.div_euclid(MINUTE_MS);
         for _ in 0..REPEATED_MAX {
-            minute = self.next_wall_minute(minute)?;
-            let next_ms = zone.moment(minute * MINUTE_MS)?;
+            minute = self.next_local_minute(minute)?;
+            let next_ms = zone.to_utc(minute * MINUTE_MS)?;
             if next_ms > after_ms {
                 return Some(next_ms);
             }
@@ -204,22 +204,22 @@ impl Schedule {
         None
     }
 
-    fn fits_wall(&self, wall_ms: i64) -> bool {
-        let minute = wall_ms.div_euclid(MINUTE_MS);
-        wall_ms % MINUTE_MS == 0 && self.next_wall_minute(minute - 1) == Some(minute)
+    fn fits_local_time(&self, local_ms: i64) -> bool {
+        let minute = local_ms.div_euclid(MINUTE_MS);
+        local_ms % MINUTE_MS == 0 && self.next_local_minute(minute - 1) == Some(minute)
     }
 
     /// The first minute on the wall after this one that fits; minutes since 1970.
-    fn next_wall_minute(&self, after: i64) -> Option<i64> {
+    fn next_local_minute(&self, after: i64) -> Option<i64> {
         let from = after + 1;
         let first = from.div_euclid(MINUTES_PER_DAY);
         let of_day = u32::try_from(from.rem_euclid(MINUTES_PER_DAY)).ok()?;
-        if self.fits_day(first)
+        if self.matches_day(first)
             && let Some(minute) = self.minute_of_day(of_day)
         {
             return Some(first * MINUTES_PER_DAY + minute);
         }
-        let day = (first + 1..first + DAYS_MAX).find(|day| self.fits_day(*day))?;
+        let day = (first + 1..first + DAYS_MAX).find(|day| self.matches_day(*day))?;
         Some(day * MINUTES_PER_DAY + self.minute_of_day(0)?)
     }
 
@@ -239,7 +239,7 @@ impl Schedule {
     }
 
     /// Whether a day fits, in days since 1970.
-    fn fits_day(&self, day: i64) -> bool {
+    fn matches_day(&self, day: i64) -> bool {
         let (_, month, of_month) = civil_from_days(day);
         let number = |number: i64| u32::try_from(number).unwrap_or(0);
         if !self.months.has(number(month)) {
@@ -248,7 +248,7 @@ impl Schedule {
         let fits_month = self.days.has(number(of_month));
         // 1970 began on a Thursday.
         let fits_week = self.weekdays.has(number((day + 4).rem_euclid(7)));
-        match self.days.is_open || self.weekdays.is_open {
+        match self.days.is_wildcard || self.weekdays.is_wildcard {
             true => fits_month && fits_week,
             false => fits_month || fits_week,
         }
@@ -267,14 +267,14 @@ impl Field {
     }
 }
 
-impl Kind {
+impl FieldSpec {
     fn parse(&self, text: &str) -> Result<Field> {
         let mut bits = 0;
         for part in text.split(',') {
             bits |= self.parse_part(part)?;
         }
-        let is_open = text.starts_with('*') || (self.is_day && text.starts_with('?'));
-        Ok(Field { bits, is_open })
+        let is_wildcard = text.starts_with('*') || (self.is_day && text.starts_with('?'));
+        Ok(Field { bits, is_wildcard })
     }
 
     /// One element of a list: a number, a range, or all, the latter two with a step or without.
@@ -284,16 +284,16 @@ impl Kind {
             None => (part, None),
         };
         let (from, to) = match range.split_once('-') {
-            _ if range == "*" || (range == "?" && self.is_day) => (self.from, self.open_to),
+            _ if range == "*" || (range == "?" && self.is_day) => (self.from, self.wildcard_to),
             Some((from, to)) => (self.number(from)?, self.number(to)?),
             None if step.is_some() => {
-                let range = format!("{range}-{}/...", self.open_to);
+                let range = format!("{range}-{}/...", self.wildcard_to);
                 return Err(self.wrong(part, &format!("a step needs a range, such as {range}")));
             }
             None => (self.number(range)?, self.number(range)?),
         };
         // A week ends with Sunday where that is meant.
-        let is_sunday = self.open_to < self.to && to == 0 && from > 0;
+        let is_sunday = self.wildcard_to < self.to && to == 0 && from > 0;
         let to = if is_sunday { self.to } else { to };
         if from > to {
             return Err(self.wrong(part, "the range ends before it begins"));

@@ -414,7 +414,7 @@ fn random_field(rng: &mut Rng, from: u32, to: u32) -> (BTreeSet<u32>, String) {
 
 /// Every moment in some days at which the model says that it is due.
 fn due_by_model(model: &Model, zone: &Zone, from: i64, until: i64) -> Vec<i64> {
-    let wall = |minute: i64| zone.wall(minute * MINUTE_MS).unwrap() / MINUTE_MS;
+    let wall = |minute: i64| zone.local_time(minute * MINUTE_MS).unwrap() / MINUTE_MS;
     let is_interval = model.is_open[1];
     // What the wall has shown in the last two days.
     let mut shown: BTreeSet<i64> = (from - 2880..from).map(wall).collect();

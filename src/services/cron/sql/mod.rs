@@ -24,7 +24,7 @@ use crate::store::db::authorizer::{AuthAction, AuthContext};
 
 /// Runs that have not ended, and children that their parents may ask for, stay; with the others goes the
 /// rest. Only for the time of a script.
-const BEGIN_WORKFLOWS: &str = "
+const CREATE_TRIGGERS: &str = "
     CREATE TEMP TRIGGER cron_stays BEFORE DELETE ON main.runs
     WHEN OLD.ended IS NULL OR EXISTS (SELECT 1 FROM jobs WHERE run IN (OLD.id, OLD.parent))
     BEGIN SELECT RAISE(IGNORE); END;
@@ -37,9 +37,9 @@ const BEGIN_WORKFLOWS: &str = "
         DELETE FROM chunks WHERE run = OLD.id;
         DELETE FROM cancelling WHERE run = OLD.id;
     END;";
-const END_WORKFLOWS: &str = "DROP TRIGGER temp.cron_stays; DROP TRIGGER temp.cron_goes;";
+const DROP_TRIGGERS: &str = "DROP TRIGGER temp.cron_stays; DROP TRIGGER temp.cron_goes;";
 const OWN_TRIGGERS: [&str; 2] = ["cron_stays", "cron_goes"];
-const NO_TABLES: &str = "make, change or drop tables and the like";
+const CHANGE_SCHEMA: &str = "make, change or drop tables and the like";
 
 /// The one collection whose name begins as those of the system's tables do.
 const USERS: &str = "_users";
@@ -48,18 +48,18 @@ const SECRETS: [&str; 2] = ["password", TOKEN_KEY];
 
 /// What a script may do, by the database that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum ScriptScope {
     Records,
     Stats,
     Workflows,
 }
 
-impl Scope {
-    pub fn of(database: &str) -> Scope {
+impl ScriptScope {
+    pub fn of(database: &str) -> ScriptScope {
         match database {
-            db::STATS => Scope::Stats,
-            db::WORKFLOWS => Scope::Workflows,
-            _ => Scope::Records,
+            db::STATS => ScriptScope::Stats,
+            db::WORKFLOWS => ScriptScope::Workflows,
+            _ => ScriptScope::Records,
         }
     }
 
@@ -71,7 +71,7 @@ impl Scope {
         };
         let is_own = context
             .accessor
-            .is_some_and(|name| self == Scope::Workflows && OWN_TRIGGERS.contains(&name));
+            .is_some_and(|name| self == ScriptScope::Workflows && OWN_TRIGGERS.contains(&name));
         match context.action {
             AuthAction::Select | AuthAction::Recursive => None,
             AuthAction::Function { function_name } => function_name
@@ -80,19 +80,19 @@ impl Scope {
             AuthAction::Read {
                 table_name,
                 column_name,
-            } => match self == Scope::Records && is_system(table_name) {
+            } => match self == ScriptScope::Records && is_system(table_name) {
                 true => Some(format!("read the system's table {table_name}")),
                 false => is_secret(table_name, column_name)
                     .then(|| format!("read {column_name} of the accounts {table_name}")),
             },
             AuthAction::Delete { table_name } => match self {
-                Scope::Workflows if !is_own && table_name != "runs" => {
+                ScriptScope::Workflows if !is_own && table_name != "runs" => {
                     Some("delete from any table but runs".to_owned())
                 }
                 _ => self.refuse_write(table_name),
             },
             AuthAction::Insert { table_name } | AuthAction::Update { table_name, .. }
-                if self == Scope::Workflows && !is_schema(table_name) =>
+                if self == ScriptScope::Workflows && !is_schema(table_name) =>
             {
                 Some("change workflows in another way than deleting runs".to_owned())
             }
@@ -114,15 +114,15 @@ impl Scope {
             AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
                 Some("attach or detach databases".to_owned())
             }
-            _ => Some(NO_TABLES.to_owned()),
+            _ => Some(CHANGE_SCHEMA.to_owned()),
         }
     }
 
     fn refuse_write(self, table: &str) -> Option<String> {
         if is_schema(table) {
-            return Some(NO_TABLES.to_owned());
+            return Some(CHANGE_SCHEMA.to_owned());
         }
-        let is_refused = is_sqlite(table) || (self == Scope::Records && is_system(table));
+        let is_refused = is_sqlite(table) || (self == ScriptScope::Records && is_system(table));
         is_refused.then(|| format!("write to the system's table {table}"))
     }
 }
@@ -163,15 +163,15 @@ fn joins_by_name(statement: &str, accounts: &[String]) -> bool {
 }
 
 /// Refuses a script that cannot be run as things are now; runs nothing of it.
-pub fn check(connection: &Connection, scope: Scope, sql: &str) -> Result<()> {
+pub fn check(connection: &Connection, scope: ScriptScope, sql: &str) -> Result<()> {
     let accounts = accounts(connection)?;
     under_guard(scope, &accounts, || {
-        for_each(connection, sql, &accounts, |_| Ok(()))
+        for_each_statement(connection, sql, &accounts, |_| Ok(()))
     })
 }
 
 /// Prepares one statement after the other.
-fn for_each(
+fn for_each_statement(
     connection: &Connection,
     sql: &str,
     accounts: &[String],
@@ -203,17 +203,17 @@ fn for_each(
 /// statements; SQLite is stopped inside of them by whoever has its handle.
 pub fn run(
     connection: &Connection,
-    scope: Scope,
+    scope: ScriptScope,
     sql: &str,
     is_over: impl Fn() -> bool,
 ) -> Result<u64> {
-    if scope == Scope::Workflows {
-        connection.execute_batch(BEGIN_WORKFLOWS)?;
+    if scope == ScriptScope::Workflows {
+        connection.execute_batch(CREATE_TRIGGERS)?;
     }
     let before = connection.total_changes();
     let accounts = accounts(connection)?;
     under_guard(scope, &accounts, || {
-        for_each(connection, sql, &accounts, |statement| {
+        for_each_statement(connection, sql, &accounts, |statement| {
             if is_over() {
                 return Err(Error::unavailable("The server stopped."));
             }
@@ -223,20 +223,20 @@ pub fn run(
         })
     })?;
     let changed = connection.total_changes() - before;
-    if scope == Scope::Workflows {
-        connection.execute_batch(END_WORKFLOWS)?;
+    if scope == ScriptScope::Workflows {
+        connection.execute_batch(DROP_TRIGGERS)?;
     }
     Ok(changed)
 }
 
 /// What is said of a script that was stopped.
-pub fn too_long(limit: Duration) -> String {
+pub fn timeout_message(limit: Duration) -> String {
     let seconds = limit.as_secs();
     format!("The script took longer than {seconds} s; nothing of it was kept.")
 }
 
 fn under_guard<T>(
-    scope: Scope,
+    scope: ScriptScope,
     accounts: &[String],
     body: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
@@ -245,12 +245,12 @@ fn under_guard<T>(
     let (result, refused) = authorizer::with_policy(judge, body);
     match refused {
         Some(phrase) => Err(Error::invalid(format!("The script may not {phrase}."))),
-        None => result.map_err(explain),
+        None => result.map_err(to_user_error),
     }
 }
 
 /// Whoever writes SQL is told what SQLite says of it.
-fn explain(error: Error) -> Error {
+fn to_user_error(error: Error) -> Error {
     if error.was_stopped() {
         return error;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{Scope, check, run};
+use super::{ScriptScope, check, run};
 use crate::base::error::Result;
 use crate::model::records;
 use crate::store::db;
@@ -38,7 +38,7 @@ impl Bench {
         result.unwrap();
     }
 
-    fn run(&self, scope: Scope, sql: &str) -> Result<u64> {
+    fn run(&self, scope: ScriptScope, sql: &str) -> Result<u64> {
         let sql = sql.to_owned();
         let limit = Duration::from_millis(300);
         self.database
@@ -58,7 +58,7 @@ impl Drop for Bench {
 }
 
 #[track_caller]
-fn refused(bench: &Bench, scope: Scope, sql: &str, part: &str) {
+fn refused(bench: &Bench, scope: ScriptScope, sql: &str, part: &str) {
     let checked = bench.database.read(|db| check(db, scope, sql));
     let error = checked.expect_err(sql);
     assert!(error.message().contains(part), "{sql}: {}", error.message());
@@ -72,10 +72,10 @@ fn rows_are_changed_by_all_statements_or_by_none() {
     bench.sql("CREATE TABLE notes (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)");
     let script = "-- some rows\nINSERT INTO notes (n) VALUES (1), (2), (3); SELECT * FROM notes;
                   UPDATE notes SET n = n + 1 WHERE n > 1; ; DELETE FROM notes WHERE n = 4;";
-    assert_eq!(bench.run(Scope::Records, script).unwrap(), 6);
+    assert_eq!(bench.run(ScriptScope::Records, script).unwrap(), 6);
     assert_eq!(bench.number("SELECT sum(n) FROM notes"), 4);
     let half = "DELETE FROM notes; INSERT INTO notes (n) VALUES (NULL)";
-    let error = bench.run(Scope::Records, half).unwrap_err();
+    let error = bench.run(ScriptScope::Records, half).unwrap_err();
     assert!(
         error
             .message()
@@ -85,7 +85,7 @@ fn rows_are_changed_by_all_statements_or_by_none() {
     assert_eq!(bench.number("SELECT count(*) FROM notes"), 2);
     let whole = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 9)
                  INSERT INTO notes (n) SELECT x FROM c RETURNING id";
-    assert_eq!(bench.run(Scope::Records, whole).unwrap(), 9);
+    assert_eq!(bench.run(ScriptScope::Records, whole).unwrap(), 9);
 }
 
 #[test]
@@ -136,21 +136,25 @@ fn what_is_no_change_of_rows_is_refused() {
         ("DELETE FROM sqlite_sequence", "sqlite_sequence"),
         ("SELECT load_extension('x')", "load_extension"),
     ] {
-        refused(&bench, Scope::Records, sql, part);
+        refused(&bench, ScriptScope::Records, sql, part);
     }
     // SQLite asks when it looks.
     let sql = "SELECT * FROM pragma_table_info('notes')";
-    let looked = bench.run(Scope::Records, sql).unwrap_err();
+    let looked = bench.run(ScriptScope::Records, sql).unwrap_err();
     assert!(
         looked.message().contains("use PRAGMA table_info"),
         "{looked}"
     );
     let pages = bench
-        .run(Scope::Records, "SELECT data FROM sqlite_dbpage")
+        .run(ScriptScope::Records, "SELECT data FROM sqlite_dbpage")
         .unwrap_err();
     assert!(pages.message().contains("prohibited"), "{pages}");
-    assert!(bench.run(Scope::Records, "VACUUM").is_err());
-    assert!(bench.run(Scope::Records, "VACUUM INTO 'x.db'").is_err());
+    assert!(bench.run(ScriptScope::Records, "VACUUM").is_err());
+    assert!(
+        bench
+            .run(ScriptScope::Records, "VACUUM INTO 'x.db'")
+            .is_err()
+    );
     // Afterwards the writer takes everything again.
     bench.sql("CREATE TABLE more (x)");
     bench.sql("INSERT INTO more VALUES (1)");
@@ -167,14 +171,14 @@ fn a_script_that_does_not_end_is_stopped_and_harms_nobody() {
         "INSERT INTO notes SELECT x FROM c",
     ] {
         let sql = format!("INSERT INTO notes VALUES (0); {endless} {rest}");
-        assert!(bench.run(Scope::Records, &sql).is_err());
+        assert!(bench.run(ScriptScope::Records, &sql).is_err());
         assert_eq!(bench.number("SELECT count(*) FROM notes"), 0);
     }
     // Those who write meanwhile are not undone with it.
     std::thread::scope(|scope| {
         let script = scope.spawn(|| {
             bench.run(
-                Scope::Records,
+                ScriptScope::Records,
                 &format!("{endless} INSERT INTO notes SELECT x FROM c"),
             )
         });
@@ -199,16 +203,16 @@ fn a_script_that_does_not_end_is_stopped_and_harms_nobody() {
 fn statistics_may_be_changed_and_runs_that_have_ended_deleted() {
     let stats = Bench::new(Schema::Stats);
     let made = "INSERT INTO _queue VALUES (1, 1, 1, 1, 1, 1); UPDATE _queue SET ready = 2";
-    assert_eq!(stats.run(Scope::Stats, made).unwrap(), 2);
+    assert_eq!(stats.run(ScriptScope::Stats, made).unwrap(), 2);
     assert_eq!(
         stats
-            .run(Scope::Stats, "DELETE FROM _queue WHERE minute < 5")
+            .run(ScriptScope::Stats, "DELETE FROM _queue WHERE minute < 5")
             .unwrap(),
         1
     );
     refused(
         &stats,
-        Scope::Stats,
+        ScriptScope::Stats,
         "DROP TABLE _queue",
         "make, change or drop",
     );
@@ -241,10 +245,15 @@ fn statistics_may_be_changed_and_runs_that_have_ended_deleted() {
         ),
         ("DROP TRIGGER temp.cron_stays", ""),
     ] {
-        let error = bench.run(Scope::Workflows, sql).unwrap_err();
+        let error = bench.run(ScriptScope::Workflows, sql).unwrap_err();
         assert!(error.message().contains(part), "{sql}: {error}");
     }
-    assert_eq!(bench.run(Scope::Workflows, "DELETE FROM runs").unwrap(), 4);
+    assert_eq!(
+        bench
+            .run(ScriptScope::Workflows, "DELETE FROM runs")
+            .unwrap(),
+        4
+    );
     assert_eq!(
         bench.number("SELECT group_concat(id, '') = '23' FROM runs"),
         1
@@ -364,33 +373,33 @@ fn of_accounts_all_is_used_but_what_they_sign_in_with() {
     );
     for name in ["_users", "staff"] {
         for (sql, part) in ABOUT_SECRETS {
-            refused(&bench, Scope::Records, &sql.replace("{}", name), part);
+            refused(&bench, ScriptScope::Records, &sql.replace("{}", name), part);
         }
         let rest = format!(
             "UPDATE {name} SET verified = 1, email = lower(email) WHERE id = 'a';
              INSERT INTO notes (a) SELECT email FROM {name} WHERE verified"
         );
-        assert_eq!(bench.run(Scope::Records, &rest).unwrap(), 2);
+        assert_eq!(bench.run(ScriptScope::Records, &rest).unwrap(), 2);
         let count = format!("SELECT count(*), id, rowid FROM {name} GROUP BY id");
-        bench.run(Scope::Records, &count).unwrap();
+        bench.run(ScriptScope::Records, &count).unwrap();
     }
     refused(
         &bench,
-        Scope::Records,
+        ScriptScope::Records,
         "SELECT * FROM shown",
         "read password",
     );
     refused(
         &bench,
-        Scope::Records,
+        ScriptScope::Records,
         "DELETE FROM notes",
         "read _token_key",
     );
     bench.sql("DROP TRIGGER copying");
     let doors = "INSERT INTO doors (password) VALUES ('open'); SELECT * FROM doors";
-    assert_eq!(bench.run(Scope::Records, doors).unwrap(), 1);
+    assert_eq!(bench.run(ScriptScope::Records, doors).unwrap(), 1);
     for name in ["_users", "staff"] {
         let gone = format!("DELETE FROM {name} WHERE verified");
-        assert_eq!(bench.run(Scope::Records, &gone).unwrap(), 1);
+        assert_eq!(bench.run(ScriptScope::Records, &gone).unwrap(), 1);
     }
 }

@@ -1,8 +1,7 @@
 //! What the threads of the jobs do: a queue for each, and how a job is run.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rusqlite::InterruptHandle;
@@ -10,20 +9,19 @@ use serde_json::json;
 
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
-use crate::base::threads::{Stop, lock, wait_timeout};
+use crate::base::threads::lock;
 use crate::model::triggers::outbox::{Entry, Source, Spec};
 use crate::model::triggers::{Target, outbox};
-use crate::services::cron::engine::Cron;
-use crate::services::cron::job::{Action, Job, Script};
-use crate::services::cron::sql::Scope;
+use crate::services::cron::engine::{Cron, WorkerKind};
+use crate::services::cron::job::{JobAction, SqlScript};
+use crate::services::cron::queue::QueuedRun;
+use crate::services::cron::sql::ScriptScope;
 use crate::services::cron::{job, sql};
 use crate::services::workflows::api_requests::Request;
 use crate::services::workflows::{Grant, NewRun, Workflows};
 use crate::store::db;
 use crate::store::db::Database;
 
-/// Longest wait for something to do.
-const PAUSE: Duration = Duration::from_secs(60);
 /// Before a call or a run that could not be queued is tried again.
 const RETRIES: [Duration; 3] = [
     Duration::from_secs(1),
@@ -31,86 +29,51 @@ const RETRIES: [Duration; 3] = [
     Duration::from_secs(25),
 ];
 
-/// A run that is to be.
-pub struct Work {
-    pub job: Arc<Job>,
-    /// None: somebody wants it now.
-    pub due_ms: Option<i64>,
-    /// There may have been one of the same time; see `core`.
-    pub is_again: bool,
-    /// Its row in the history, if it has one already.
-    pub run: Option<i64>,
-}
-
-/// The queue of a thread. Bound: a job is in it once.
-#[derive(Default)]
-pub struct Lane {
-    queue: Mutex<VecDeque<Work>>,
-    arrived: Condvar,
-}
-
-impl Lane {
-    pub fn push(&self, work: Work) {
-        lock(&self.queue).push_back(work);
-        self.arrived.notify_one();
-    }
-
-    pub fn wake(&self) {
-        let _queue = lock(&self.queue);
-        self.arrived.notify_all();
-    }
-
-    /// Waits for the next; none at a stop.
-    pub fn take(&self, stop: &Stop) -> Option<Work> {
-        let mut queue = lock(&self.queue);
-        loop {
-            if stop.is_set() {
-                return None;
-            }
-            if let Some(work) = queue.pop_front() {
-                return Some(work);
-            }
-            queue = wait_timeout(&self.arrived, queue, PAUSE);
+impl Cron {
+    /// A thread that does what is due of one kind.
+    pub fn work(&self, kind: WorkerKind, workflows: &Workflows) {
+        while let Some(work) = self.queues[kind as usize].take(&self.stop) {
+            self.run_job(&work, workflows);
         }
     }
-}
 
-impl Cron {
     /// Runs a job and notes what it came to.
-    pub(super) fn perform(&self, work: &Work, workflows: &Workflows) {
+    fn run_job(&self, work: &QueuedRun, workflows: &Workflows) {
         let started_ms = clock::now_ms();
-        let result = catch_unwind(AssertUnwindSafe(|| self.act(work, started_ms, workflows)));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            self.execute(work, started_ms, workflows)
+        }));
         let result = result.unwrap_or_else(|_| Err(Error::internal("a cron job panicked")));
         if let Err(error) = &result
-            && self.is_for_later(work, error)
+            && self.is_deferred(work, error)
         {
             return lock(&self.core).finish(&work.job.id);
         }
-        let result = result.map_err(|error| said(&error));
-        self.note_end(work, started_ms, &result);
+        let result = result.map_err(|error| error_text(&error));
+        self.record_end(work, started_ms, &result);
     }
 
     /// A call or a run that a stop has kept from being queued is not noted as done, so that the next start
     /// makes up for it.
-    fn is_for_later(&self, work: &Work, error: &Error) -> bool {
-        let is_script = matches!(work.job.action, Action::Sql(_));
+    fn is_deferred(&self, work: &QueuedRun, error: &Error) -> bool {
+        let is_script = matches!(work.job.action, JobAction::Sql(_));
         let is_stopped = self.stop.is_set() && error.kind() == Kind::Unavailable;
         is_stopped && !is_script && work.due_ms.is_some()
     }
 
-    fn act(&self, work: &Work, started_ms: i64, workflows: &Workflows) -> Result<String> {
+    fn execute(&self, work: &QueuedRun, started_ms: i64, workflows: &Workflows) -> Result<String> {
         match &work.job.action {
-            Action::Sql(script) => self.run_script(script),
-            Action::Http(target) => self.keep_trying(|| self.call(work, started_ms, target)),
-            Action::Workflow { name, input } => {
+            JobAction::Sql(script) => self.run_script(script),
+            JobAction::Http(target) => self.retry(|| self.call(work, started_ms, target)),
+            JobAction::Workflow { name, input } => {
                 let input = input.clone().unwrap_or_else(|| {
                     let time_ms = work.due_ms.unwrap_or(started_ms);
                     json!([job::payload(&work.job.name, time_ms)])
                 });
                 let input = input.to_string();
-                self.keep_trying(|| {
+                self.retry(|| {
                     let mut run = NewRun::new(name, &input);
-                    run.idempotency_key = Some(key(work, started_ms));
+                    run.idempotency_key = Some(dedupe_key(work, started_ms));
                     let answer =
                         workflows.ask(Grant::default(), Request::Trigger(Box::new(run)))?;
                     let answer: serde_json::Value = serde_json::from_str(&answer)?;
@@ -121,9 +84,9 @@ impl Cron {
         }
     }
 
-    fn call(&self, work: &Work, started_ms: i64, target: &Target) -> Result<String> {
+    fn call(&self, work: &QueuedRun, started_ms: i64, target: &Target) -> Result<String> {
         let (job, target) = (Arc::clone(&work.job), target.clone());
-        let dedupe = key(work, started_ms);
+        let dedupe = dedupe_key(work, started_ms);
         let time_ms = work.due_ms.unwrap_or(started_ms);
         self.databases.default().write(move |tx| {
             let payload = job::payload(&job.name, time_ms).to_string();
@@ -143,7 +106,7 @@ impl Cron {
     }
 
     /// What cannot be done now may be possible soon.
-    fn keep_trying(&self, mut body: impl FnMut() -> Result<String>) -> Result<String> {
+    fn retry(&self, mut body: impl FnMut() -> Result<String>) -> Result<String> {
         for pause in RETRIES {
             match body() {
                 Err(error) if error.kind() == Kind::Unavailable => {
@@ -157,27 +120,27 @@ impl Cron {
         body()
     }
 
-    fn run_script(&self, script: &Script) -> Result<String> {
+    fn run_script(&self, script: &SqlScript) -> Result<String> {
         let database = self.database(&script.database)?;
-        let (scope, limit) = (Scope::of(&script.database), script.limit());
+        let (scope, limit) = (ScriptScope::of(&script.database), script.limit());
         let (sql, stop) = (script.sql.clone(), self.stop.clone());
         // When SQLite gives the transaction up, the error of the job is not the one that comes back.
-        let told: Arc<Mutex<Option<String>>> = Arc::default();
-        let tell = Arc::clone(&told);
+        let script_error: Arc<Mutex<Option<String>>> = Arc::default();
+        let slot_error = Arc::clone(&script_error);
         let slot = Arc::clone(&self.script);
         let result = database.write_exclusive(limit, move |tx| {
-            let begun = Begun::new(slot, tx.get_interrupt_handle());
+            let begun = ScriptGuard::new(slot, tx.get_interrupt_handle());
             let result = sql::run(tx, scope, &sql, || stop.is_set());
             drop(begun);
             result.inspect_err(|error| {
-                *lock(&tell) = Some(match (error.was_stopped(), stop.is_set()) {
+                *lock(&slot_error) = Some(match (error.was_stopped(), stop.is_set()) {
                     (true, true) => "The server stopped.".to_owned(),
-                    (true, false) => sql::too_long(limit),
-                    (false, _) => said(error),
+                    (true, false) => sql::timeout_message(limit),
+                    (false, _) => error_text(error),
                 });
             })
         });
-        match (result, lock(&told).take()) {
+        match (result, lock(&script_error).take()) {
             (Ok(count), _) => Ok(format!("{count} rows changed.")),
             (Err(_), Some(message)) => Err(Error::invalid(message)),
             (Err(error), None) => Err(error),
@@ -193,13 +156,14 @@ impl Cron {
     }
 
     /// Refuses a script that cannot be run, as far as that can be seen.
-    pub fn check_script(&self, script: &Script) -> Result<()> {
+    pub fn check_script(&self, script: &SqlScript) -> Result<()> {
         let found = self.database(&script.database);
         let database = found.map_err(|error| match error.kind() {
             Kind::NotFound => crate::model::triggers::wrong("database", error.message()),
             _ => error,
         })?;
-        let checked = database.read(|db| sql::check(db, Scope::of(&script.database), &script.sql));
+        let checked =
+            database.read(|db| sql::check(db, ScriptScope::of(&script.database), &script.sql));
         checked.map_err(|error| match error.kind() {
             Kind::Invalid => job::wrong_script(&error),
             _ => error,
@@ -208,35 +172,35 @@ impl Cron {
 }
 
 /// A script that can be stopped while this lives.
-struct Begun(Slot);
+struct ScriptGuard(Slot);
 
 type Slot = Arc<Mutex<Option<InterruptHandle>>>;
 
-impl Begun {
-    fn new(slot: Slot, handle: InterruptHandle) -> Begun {
+impl ScriptGuard {
+    fn new(slot: Slot, handle: InterruptHandle) -> ScriptGuard {
         *lock(&slot) = Some(handle);
-        Begun(slot)
+        ScriptGuard(slot)
     }
 }
 
-impl Drop for Begun {
+impl Drop for ScriptGuard {
     fn drop(&mut self) {
         lock(&self.0).take();
     }
 }
 
 /// What is queued under this is queued once.
-fn key(work: &Work, started_ms: i64) -> String {
+fn dedupe_key(work: &QueuedRun, started_ms: i64) -> String {
     let id = &work.job.id;
     match (work.due_ms, work.run) {
-        (Some(due_ms), _) if work.is_again => format!("cron/{id}/{due_ms}/{started_ms}"),
+        (Some(due_ms), _) if work.is_repeat => format!("cron/{id}/{due_ms}/{started_ms}"),
         (Some(due_ms), _) => format!("cron/{id}/{due_ms}"),
         (None, run) => format!("cron/{id}/run/{}", run.unwrap_or(started_ms)),
     }
 }
 
 /// What the history says of an error.
-fn said(error: &Error) -> String {
+fn error_text(error: &Error) -> String {
     let fields: Vec<String> = error
         .field_errors()
         .iter()
