@@ -12,7 +12,7 @@ Runs the steps named, or all of them in this order:
   test     cargo test, for the vendored HTTP engine too
   hostile  scripts/hostile.py for half a minute, against the program that the tests ran
   docs     cargo doc, warnings denied
-  scripts  shellcheck over scripts/
+  scripts  shellcheck over scripts/ and tools/
 and prints the number of packages in Cargo.lock.
 
 A step whose tool is not installed (rustfmt, clippy, python3, shellcheck) is skipped and said to be.
@@ -57,7 +57,7 @@ docs() {
 
 scripts() {
     skip_without shellcheck "shellcheck --version" || return 0
-    find scripts -name '*.sh' -exec shellcheck -x {} +
+    find scripts tools -name '*.sh' -exec shellcheck -x {} +
 }
 
 skip_without() { # skip_without COMPONENT PROBE

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts beside this folder share: a message at the end, tools, the server. They source it.
+# Functions for the scripts in scripts/ and tools/, which source this file: errors, tools, the server.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 export PYTHONDONTWRITEBYTECODE=1

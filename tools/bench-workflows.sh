@@ -7,7 +7,7 @@ node_version=22.23.3
 
 usage() {
     cat <<'TEXT'
-usage: scripts/bench-workflows.sh [OPTION...]
+usage: tools/bench-workflows.sh [OPTION...]
 
 Builds vski, fetches OpenWorkflow, and runs the parts one after the other, each with a server of its own and
 DB_SYNCHRONOUS=full. Prints one table: what was measured, and the goal beside it. All parts take about four minutes.
@@ -40,8 +40,8 @@ else to do: the table says what others had of it.
 TEXT
 }
 
-# shellcheck source-path=SCRIPTDIR source=common/shell.sh
-. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
+# shellcheck source-path=SCRIPTDIR source=../scripts/common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../scripts/common/shell.sh"
 
 # With a Node of its own, for it needs 22.5 or newer.
 fetch_openworkflow() {
@@ -83,7 +83,7 @@ while [ $# -gt 0 ]; do
 done
 
 need python3
-script=$root/scripts/bench/workflows.py
+script=$root/tools/bench/workflows.py
 python3 "$script" --check --vski none --parts "$parts" "${passed_on[@]}"
 case ,$parts, in
     *,openworkflow,*)

@@ -8,7 +8,7 @@ a figure near either is one of curl's. Uploads have two figures: until the
 last answer, and until the disk has it all. vski answers when a file is on disk, PocketBase when it is with
 the kernel. Downloads come from files that are in memory: they were written just before.
 
-scripts/bench.sh --files brings PocketBase and a build of vski and calls this."""
+tools/bench.sh --files brings PocketBase and a build of vski and calls this."""
 import argparse
 import concurrent.futures
 import multiprocessing
@@ -297,7 +297,7 @@ def options():
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--check", action="store_true", help="look at the options and do nothing")
     p.add_argument("--vski", default="", metavar="PATH", help="its binary")
-    p.add_argument("--pocketbase", default="", metavar="PATH", help="its binary; scripts/bench.sh --fetch-only says where it is")
+    p.add_argument("--pocketbase", default="", metavar="PATH", help="its binary; tools/bench.sh --fetch-only says where it is")
     p.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of each case (default 5)")
     p.add_argument("--only", default="1MiB,64MiB,16KiB,large", metavar="A,B", help="of 1MiB, 64MiB, 16KiB and large")
     p.add_argument("--out", metavar="PATH", help="where the data directories are made (default: the folder for "

@@ -4,7 +4,7 @@ set -eu
 
 usage() {
     cat <<'TEXT'
-usage: scripts/bench-replication.sh [OPTION...]
+usage: tools/bench-replication.sh [OPTION...]
 
 Builds vski, starts masters and replicas on throw-away directories, and prints one table:
 results, goals, and whether they are met. The parts:
@@ -33,8 +33,8 @@ Needs python3, cargo, and for cost and reads wrk. The machine should have nothin
 TEXT
 }
 
-# shellcheck source-path=SCRIPTDIR source=common/shell.sh
-. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
+# shellcheck source-path=SCRIPTDIR source=../scripts/common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../scripts/common/shell.sh"
 
 vski=''
 passed_on=()
@@ -53,7 +53,7 @@ while [ $# -gt 0 ]; do
 done
 
 need python3 dd df
-script=$root/scripts/bench/replication.py
+script=$root/tools/bench/replication.py
 python3 "$script" --check "${passed_on[@]}"
 vski=$(build_server "$vski")
 

@@ -1,8 +1,8 @@
 """Realtime: what many subscribers cost and how soon they hear, beside PocketBase, as one Markdown table.
 
-  python3 scripts/bench/realtime.py --vski VSKI --pocketbase POCKETBASE --subscribers-binary FILE [--parts A,B] [...]
+  python3 tools/bench/realtime.py --vski VSKI --pocketbase POCKETBASE --subscribers-binary FILE [--parts A,B] [...]
 
-scripts/bench-realtime.sh builds and fetches all that and calls this. Each run has a server of its own, the servers take
+tools/bench-realtime.sh builds and fetches all that and calls this. Each run has a server of its own, the servers take
 turns, and the table shows medians. Standard library only. The machine should have nothing else to do: servers, writer and
 subscribers share it.
 

@@ -1,8 +1,8 @@
 """What workflows cost and how fast they are, each number beside its goal.
 
-  python3 scripts/bench/workflows.py --vski VSKI [--parts A,B] [...]
+  python3 tools/bench/workflows.py --vski VSKI [--parts A,B] [...]
 
-scripts/bench-workflows.sh builds the server, fetches what to compare with, and calls this. Each part has a server of
+tools/bench-workflows.sh builds the server, fetches what to compare with, and calls this. Each part has a server of
 its own on an empty directory, with DB_SYNCHRONOUS=full. Standard library only. The machine should have nothing else to
 do."""
 import argparse

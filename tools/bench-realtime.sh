@@ -4,7 +4,7 @@ set -eu
 
 usage() {
     cat <<'TEXT'
-usage: scripts/bench-realtime.sh [OPTION...]
+usage: tools/bench-realtime.sh [OPTION...]
 
 Fetches PocketBase, builds vski and the program that plays the subscribers, and runs the parts: each run with a server of
 its own, all servers in turns, every event of every connection accounted for. Prints medians, and ratios to PocketBase.
@@ -34,8 +34,8 @@ Needs python3 with pip, a C compiler (cc), and cargo. The machine should have no
 TEXT
 }
 
-# shellcheck source-path=SCRIPTDIR source=common/shell.sh
-. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
+# shellcheck source-path=SCRIPTDIR source=../scripts/common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../scripts/common/shell.sh"
 
 vski=''
 passed_on=()
@@ -58,12 +58,12 @@ need python3
 command -v cc >/dev/null || fail "no C compiler: apt-get install gcc"
 # For servers and subscribers, which all inherit it.
 ulimit -n "$(ulimit -Hn)"
-script=$root/scripts/bench/realtime.py
+script=$root/tools/bench/realtime.py
 python3 "$script" --check "${passed_on[@]}"
-pocketbase=$("$root/scripts/bench.sh" --fetch-only | tail -n 1)
+pocketbase=$("$root/tools/bench.sh" --fetch-only | tail -n 1)
 [ -x "$pocketbase" ] || fail "PocketBase cannot be fetched"
 mkdir -p "$out"
-cc -O2 -std=gnu11 -Wall -Wextra -o "$out/subscribers" "$root/scripts/bench/subscribers.c" ||
+cc -O2 -std=gnu11 -Wall -Wextra -o "$out/subscribers" "$root/tools/bench/subscribers.c" ||
     fail "subscribers.c does not build"
 vski=$(build_server "$vski")
 

@@ -1,5 +1,5 @@
 """Takes a replicated database over the page at 1 GiB, which SQLite locks and never uses, and back.
-scripts/replication-1gib.sh brings the binary and calls this. Standard library only.
+tools/replication-1gib.sh brings the binary and calls this. Standard library only.
 
 Each step changes the master's file through SQL from this process, beside the running server, waits
 until the replicas have it, ends all servers, and compares the pages of the files; then all start
@@ -26,7 +26,7 @@ DISK_BASE, DISK_REPLICA = int(2.5 * 1024), int(2.5 * 1024)  # MiB; a VACUUM and 
 
 
 def options():
-    p = argparse.ArgumentParser(prog="scripts/replication-1gib.sh", add_help=False, allow_abbrev=False)
+    p = argparse.ArgumentParser(prog="tools/replication-1gib.sh", add_help=False, allow_abbrev=False)
     p.add_argument("--vski", required=True)
     p.add_argument("--dir")
     p.add_argument("--keep", action="store_true")

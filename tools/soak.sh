@@ -4,7 +4,7 @@ set -eu
 
 usage() {
     cat <<'TEXT'
-usage: scripts/soak.sh [OPTION...]
+usage: tools/soak.sh [OPTION...]
 
 Starts a master and replicas on 127.0.0.1, lets clients and workers use all they have, kills and
 stops servers and workers, cuts the line between master and replicas, and takes samples of memory,
@@ -26,8 +26,8 @@ than 31 minutes say nothing about memory. Needs python3 and nothing else.
 TEXT
 }
 
-# shellcheck source-path=SCRIPTDIR source=common/shell.sh
-. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
+# shellcheck source-path=SCRIPTDIR source=../scripts/common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../scripts/common/shell.sh"
 
 minutes=60 rate=1 replicas=2 seed=$(date +%s) out='' binary=''
 while [ $# -gt 0 ]; do
@@ -54,4 +54,4 @@ mkdir -p "$out" || fail "cannot make $out"
 out=$(cd "$out" && pwd)
 [ ! -e "$out/master" ] || fail "$out has the data of another run"
 
-exec python3 "$root/scripts/soak/main.py" "$(realpath "$binary")" "$out" "$minutes" "$rate" "$replicas" "$seed"
+exec python3 "$root/tools/soak/main.py" "$(realpath "$binary")" "$out" "$minutes" "$rate" "$replicas" "$seed"

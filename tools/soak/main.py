@@ -1,4 +1,4 @@
-"""A master and its replicas under mixed load, with kills and cuts; see scripts/soak.sh --help.
+"""A master and its replicas under mixed load, with kills and cuts; see tools/soak.sh --help.
 
     main.py BINARY OUT MINUTES RATE REPLICAS SEED"""
 import base64
@@ -14,7 +14,7 @@ import time
 import urllib.parse
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[1:1] = [os.path.join(HERE, "..", "bench"), os.path.join(HERE, "..", "common")]
+sys.path[1:1] = [os.path.join(HERE, *parts) for parts in (["..", "bench"], ["..", "common"], ["..", "..", "scripts", "common"])]
 
 import load  # noqa: E402
 import samples as sampling  # noqa: E402

@@ -1,5 +1,5 @@
 """Runs the whole benchmark: start, fill, cold starts, load in turns, table.
-scripts/bench.sh brings the binaries and calls this."""
+tools/bench.sh brings the binaries and calls this."""
 import argparse
 import os
 import platform
@@ -21,7 +21,7 @@ BLOBS = 16
 
 
 def options():
-    p = argparse.ArgumentParser(prog="scripts/bench.sh", add_help=False, allow_abbrev=False)
+    p = argparse.ArgumentParser(prog="tools/bench.sh", add_help=False, allow_abbrev=False)
     p.add_argument("--check", action="store_true", help="look at the options and do nothing")
     p.add_argument("--pocketbase")
     p.add_argument("--vski")

@@ -39,7 +39,7 @@ import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[1:1] = [os.path.join(HERE, "chaos"), os.path.join(HERE, "common")]
+sys.path[1:1] = [os.path.join(HERE, "chaos"), os.path.join(HERE, "..", "scripts", "common")]
 
 import clients as clients_module  # noqa: E402
 import oracle  # noqa: E402

@@ -5,7 +5,7 @@ set -eu
 
 usage() {
     cat <<'TEXT'
-usage: scripts/replication-1gib.sh [OPTION...]
+usage: tools/replication-1gib.sh [OPTION...]
 
 Starts a master and a replica, lets another program change a database of the master's through
 SQL while they run, until it is larger than 1 GiB and smaller again, and looks after each step:
@@ -23,8 +23,8 @@ Needs 5 GiB of disk, and 2.5 GiB more for each further replica; python3.
 TEXT
 }
 
-# shellcheck source-path=SCRIPTDIR source=common/shell.sh
-. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
+# shellcheck source-path=SCRIPTDIR source=../scripts/common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../scripts/common/shell.sh"
 
 binary=''
 passed_on=()
@@ -45,4 +45,4 @@ done
 need python3
 binary=$(find_server "$binary")
 
-exec python3 "$root/scripts/bench/lockpage.py" --vski "$binary" "${passed_on[@]}"
+exec python3 "$root/tools/bench/lockpage.py" --vski "$binary" "${passed_on[@]}"

@@ -7,7 +7,7 @@ pocketbase_sha256=7139ae3da24ddf4bb28ec343376a16ca9a5fe8579a099938f044829cadba8c
 
 usage() {
     cat <<'TEXT'
-usage: scripts/bench.sh [OPTION...]
+usage: tools/bench.sh [OPTION...]
 
 Fetches PocketBase, builds vski, fills both, measures cold starts and then each case on
 all servers in turns, and prints one table: medians, ratios to PocketBase, CPU per
@@ -39,8 +39,8 @@ Needs wrk (for --files curl), python3 with pip, and cargo. The machine should ha
 TEXT
 }
 
-# shellcheck source-path=SCRIPTDIR source=common/shell.sh
-. "$(dirname "${BASH_SOURCE[0]}")/common/shell.sh"
+# shellcheck source-path=SCRIPTDIR source=../scripts/common/shell.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../scripts/common/shell.sh"
 
 cache=${BENCH_CACHE:-$HOME/.cache/vski-bench}
 pocketbase=$cache/pocketbase-$pocketbase_version
@@ -92,8 +92,8 @@ while [ $# -gt 0 ]; do
 done
 
 need python3
-script=$root/scripts/bench/main.py
-[ "$files" = no ] || script=$root/scripts/bench/files.py
+script=$root/tools/bench/main.py
+[ "$files" = no ] || script=$root/tools/bench/files.py
 python3 "$script" --check "${passed_on[@]}"
 fetch_pocketbase
 if [ "$fetch_only" = yes ]; then

@@ -12,7 +12,7 @@ server gets SIGKILL and is started again. At the end, when no call waits any mor
   each change has started one run of the workflow, no more;
   the log of the server says the same as the receiver.
 
-Example: scripts/kill-webhooks.py --binary target/release/vski --kills 50
+Example: tools/kill-webhooks.py --binary target/release/vski --kills 50
 """
 import argparse
 import base64
@@ -28,7 +28,8 @@ import tempfile
 import threading
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "common"))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[1:1] = [os.path.join(HERE, "common"), os.path.join(HERE, "..", "scripts", "common")]
 
 from receiver import Receiver  # noqa: E402
 from server import Failed, Server  # noqa: E402

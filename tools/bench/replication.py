@@ -1,5 +1,5 @@
 """Measures replication: how far replicas are behind, and what following costs.
-scripts/bench-replication.sh brings the binary and calls this. Standard library only.
+tools/bench-replication.sh brings the binary and calls this. Standard library only.
 
 Everything is on one machine, so what replicas do is taken from what the master could do; a goal that
 is met here is met all the more on machines of their own. What is compared is measured in turns, so
@@ -42,7 +42,7 @@ POSTS_W = RECORDS.format("posts_w")
 
 
 def options():
-    p = argparse.ArgumentParser(prog="scripts/bench-replication.sh", add_help=False, allow_abbrev=False)
+    p = argparse.ArgumentParser(prog="tools/bench-replication.sh", add_help=False, allow_abbrev=False)
     p.add_argument("--check", action="store_true", help="look at the options and do nothing")
     p.add_argument("--vski")
     p.add_argument("--out")

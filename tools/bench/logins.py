@@ -1,7 +1,7 @@
 """What log-ins tell and cost: whether an account that exists can be told from one that does not
 by the time, and what a flood of wrong passwords does to other requests.
 
-  python3 scripts/bench/logins.py VSKI [--rounds N] [--seconds N] [--tries N]
+  python3 tools/bench/logins.py VSKI [--rounds N] [--seconds N] [--tries N]
 
 Starts VSKI on a directory of its own. Addresses of 127.0.0.0/8 stand for as many clients. Needs wrk;
 standard library otherwise. The machine should have nothing else to do."""
