@@ -32,14 +32,14 @@ use crate::store::replicas::Replicas;
 use crate::store::{db, node};
 
 /// What this server is to others.
-pub enum Part {
+pub enum ReplicationRole {
     /// Replicas follow it.
     Master(Master, Arc<Notifier>),
     /// It follows a master.
     Replica(Arc<Replica>),
 }
 
-impl Part {
+impl ReplicationRole {
     /// The part that was chosen, and the name of the node in it.
     fn open(
         config: &Config,
@@ -47,11 +47,11 @@ impl Part {
         files: &Files,
         auth: &Auth,
         node_id: String,
-    ) -> Result<(String, Part)> {
+    ) -> Result<(String, ReplicationRole)> {
         let Some(settings) = &config.replica else {
             let master = Master::new(Arc::clone(databases), &config.data_dir, config.synchronous);
             let notifier = Arc::new(Notifier::new(&databases.changes));
-            return Ok((node_id, Part::Master(master, notifier)));
+            return Ok((node_id, ReplicationRole::Master(master, notifier)));
         };
         let id = settings.id.clone().unwrap_or(node_id);
         let sign = Box::new(auth.replica_signer(&id));
@@ -59,7 +59,7 @@ impl Part {
         let client =
             MasterClient::new(&settings.master_url, &id, url, sign).with_roots(&config.roots);
         let replica = Replica::open(databases.local(), client, settings, &files.storage)?;
-        Ok((id, Part::Replica(Arc::new(replica))))
+        Ok((id, ReplicationRole::Replica(Arc::new(replica))))
     }
 }
 
@@ -73,7 +73,7 @@ pub struct App {
     pub mail: Mailer,
     pub files: Files,
     pub replicas: Replicas,
-    pub part: Part,
+    pub part: ReplicationRole,
     pub sockets: Hub,
     pub workflows: Arc<Workflows>,
     pub realtime: Realtime,
@@ -105,13 +105,13 @@ fn open_databases(config: &Config, role: Role) -> Result<Databases> {
     let databases = Databases::open(&config.data_dir, settings)?;
     node::take_role(databases.local(), role, is_new)?;
     if role == Role::Master {
-        tell_lost(&config.data_dir, &databases)?;
+        report_missing_databases(&config.data_dir, &databases)?;
     }
     Ok(databases)
 }
 
 /// A database whose file is gone serves nothing, and says nothing until somebody asks for it.
-fn tell_lost(data_dir: &Path, databases: &Databases) -> Result<()> {
+fn report_missing_databases(data_dir: &Path, databases: &Databases) -> Result<()> {
     let lost = databases
         .default()
         .read(|it| lost::databases(data_dir, it))?;
@@ -156,7 +156,7 @@ impl App {
         let replicas = Replicas::open(Arc::clone(databases.local()))?;
         let (s3, reserve) = (config.s3.as_ref(), Reserve::new(config.reserve_bytes));
         let files = Files::open(&config.data_dir, s3, reserve, &databases, &replicas)?;
-        let (node_id, part) = Part::open(config, &databases, &files, &auth, node_id)?;
+        let (node_id, part) = ReplicationRole::open(config, &databases, &files, &auth, node_id)?;
         let stats = Arc::new(Stats::new(Arc::clone(databases.stats()), routes));
         let workflows = Arc::new(Workflows::open(
             databases.workflows(),
@@ -202,24 +202,24 @@ impl App {
     /// What replicas follow, on a master.
     pub fn master(&self) -> Result<&Master> {
         match &self.part {
-            Part::Master(master, _) => Ok(master),
-            Part::Replica(_) => Err(Error::read_only()),
+            ReplicationRole::Master(master, _) => Ok(master),
+            ReplicationRole::Replica(_) => Err(Error::read_only()),
         }
     }
 
     /// How replicas hear of changes, on a master.
     pub fn notifier(&self) -> Option<&Arc<Notifier>> {
         match &self.part {
-            Part::Master(_, notifier) => Some(notifier),
-            Part::Replica(_) => None,
+            ReplicationRole::Master(_, notifier) => Some(notifier),
+            ReplicationRole::Replica(_) => None,
         }
     }
 
     /// What follows a master, on a replica.
     pub fn replica(&self) -> Option<&Arc<Replica>> {
         match &self.part {
-            Part::Replica(replica) => Some(replica),
-            Part::Master(..) => None,
+            ReplicationRole::Replica(replica) => Some(replica),
+            ReplicationRole::Master(..) => None,
         }
     }
 
@@ -244,7 +244,7 @@ impl App {
         if let Err(error) = self.stats.flush(clock::now_ms()) {
             log::warn(format_args!("write statistics: {error}"));
         }
-        let Part::Master(master, _) = &self.part else {
+        let ReplicationRole::Master(master, _) = &self.part else {
             return;
         };
         master.spools.forget_unused();
@@ -303,7 +303,7 @@ impl App {
                 log::warn(format_args!("{error}"));
             }
         })?;
-        self.note_databases();
+        self.record_databases();
         Ok(())
     }
 
@@ -314,11 +314,11 @@ impl App {
             self.files.storage.move_aside(name, &folder)?;
             self.begin_epoch_of_files()
         })?;
-        self.note_databases();
+        self.record_databases();
         Ok(())
     }
 
-    fn note_databases(&self) {
+    fn record_databases(&self) {
         let journal = self.files.journal.as_ref();
         if let Some(Err(error)) = journal.map(|it| it.note_databases(&self.databases)) {
             // At worst replicas compare all files once more than they need to.
@@ -351,7 +351,7 @@ impl App {
             cron,
             ..
         } = self;
-        if matches!(part, Part::Master(..))
+        if matches!(part, ReplicationRole::Master(..))
             && let Err(error) = auth.keys.write_last_used()
         {
             log::warn(format_args!("note when keys were used: {error}"));

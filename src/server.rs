@@ -57,7 +57,7 @@ pub fn run<E: From<Error>>(
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(Error::from)?;
     let log = log::start(config.log)?;
     log_panics();
-    for (name, option) in config::misspelt() {
+    for (name, option) in config::misspelled() {
         log::warn(format_args!(
             "{name} is set, which is no option; {option} is one"
         ));
@@ -70,7 +70,7 @@ pub fn run<E: From<Error>>(
             "trusting the authorities of {VARIABLE} alone certificates={trusted} ignored={ignored}"
         ));
     }
-    threads::supervise(Some(end_in_order));
+    threads::supervise(Some(stop_after_panic));
     let running = start(config).map_err(E::from)?;
     log::info(format_args!(
         "started version={} node={} addr={} data={}",
@@ -80,14 +80,14 @@ pub fn run<E: From<Error>>(
         config.data_dir.display()
     ));
     if config.replica.is_none() {
-        tell_operator(config, &running.app).map_err(E::from)?;
+        log_setup_hints(config, &running.app).map_err(E::from)?;
     }
     ready(running.http.local_addr())?;
     if let Some(signal) = signals.forever().next() {
         log::info(format_args!("stopping signal={signal}"));
     }
     threads::supervise(None);
-    let second = end_at_second_signal(signals)?;
+    let second = exit_on_second_signal(signals)?;
     let is_clean = running.stop() && threads::dead().is_none();
     log::info(format_args!("stopped clean={is_clean}"));
     log.finish();
@@ -96,7 +96,7 @@ pub fn run<E: From<Error>>(
 }
 
 /// Says what is left to do before others may come.
-fn tell_operator(config: &Config, app: &App) -> Result<()> {
+fn log_setup_hints(config: &Config, app: &App) -> Result<()> {
     if let Some(token) = app.auth.setup_token()? {
         log::info(format_args!(
             "no admin yet: make one with vski admin create, or POST /api/admins/init setup_token={token}"
@@ -112,12 +112,15 @@ fn tell_operator(config: &Config, app: &App) -> Result<()> {
     Ok(())
 }
 
+/// A thread of [`threads::spawn`] with its name.
+type NamedThread = (&'static str, JoinHandle<()>);
+
 /// What runs between start and stop.
 pub struct Running {
     pub app: Arc<App>,
     pub http: http::server::Server,
     /// The threads that end at a stop, by name.
-    threads: Vec<(&'static str, JoinHandle<()>)>,
+    threads: Vec<NamedThread>,
     stop: Stop,
 }
 
@@ -157,11 +160,7 @@ pub fn start(config: &Config) -> Result<Running> {
 
 /// Starts what works by itself: the clocks; what keeps the storage on a master, what follows one on a
 /// replica.
-fn start_threads(
-    config: &Config,
-    app: &Arc<App>,
-    stop: &Stop,
-) -> Result<Vec<(&'static str, JoinHandle<()>)>> {
+fn start_threads(config: &Config, app: &Arc<App>, stop: &Stop) -> Result<Vec<NamedThread>> {
     let spawn = |name: &'static str, body: fn(&App, &Stop)| {
         let (app, stop) = (Arc::clone(app), stop.clone());
         threads::spawn(name, move || body(&app, &stop)).map(|thread| (name, thread))
@@ -211,7 +210,7 @@ fn start_threads(
 }
 
 /// The clock of jobs, and who does what is due.
-fn start_cron(app: &Arc<App>) -> Result<Vec<(&'static str, JoinHandle<()>)>> {
+fn start_cron(app: &Arc<App>) -> Result<Vec<NamedThread>> {
     let clock = Arc::clone(app);
     let mut all = vec![("cron", threads::spawn("cron", move || clock.cron.run())?)];
     for (name, lane) in [
@@ -253,16 +252,7 @@ impl Running {
         self.app.workflows.announce_stop();
         let sockets_ended = stop_sockets(&self.app, deadline);
         self.stop.set();
-        self.app.workflows.wake();
-        self.app.realtime.wake();
-        self.app.files.signal.wake();
-        self.app.webhooks.signal.wake();
-        if let Some(notifier) = self.app.notifier() {
-            notifier.wake();
-        }
-        if let Some(replica) = self.app.replica() {
-            replica.stop();
-        }
+        wake_services(&self.app);
         let mut all_ended = true;
         for (name, thread) in self.threads {
             if !threads::join_until(thread, deadline) {
@@ -288,6 +278,20 @@ impl Running {
             log::error(format_args!("close: {error}"));
         }
         left == 0 && sockets_ended && all_ended && mail_ended && closed.is_ok()
+    }
+}
+
+/// Ends the waits that the stop flag does not end. The threads end by themselves after that, in any order.
+fn wake_services(app: &App) {
+    app.workflows.wake();
+    app.realtime.wake();
+    app.files.signal.wake();
+    app.webhooks.signal.wake();
+    if let Some(notifier) = app.notifier() {
+        notifier.wake();
+    }
+    if let Some(replica) = app.replica() {
+        replica.stop();
     }
 }
 
@@ -371,7 +375,7 @@ fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<
 
 /// A server that lacks a thread answers and does half of its work. What it has in memory may be wrong, so it is started
 /// again from what is on disk, by systemd or the like: the exit code is 1.
-fn end_in_order(thread: &str) {
+fn stop_after_panic(thread: &str) {
     log::error(format_args!(
         "stopping, since a thread has panicked thread={thread}"
     ));
@@ -381,7 +385,7 @@ fn end_in_order(thread: &str) {
 }
 
 /// While the stop is under way another signal ends the process at once.
-fn end_at_second_signal(mut signals: Signals) -> Result<impl Drop> {
+fn exit_on_second_signal(mut signals: Signals) -> Result<impl Drop> {
     struct Waiting(signal_hook::iterator::Handle);
     impl Drop for Waiting {
         fn drop(&mut self) {

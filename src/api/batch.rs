@@ -49,7 +49,7 @@ struct Item {
 
 /// What `method` and `url` of an item ask for.
 #[derive(Clone, Copy)]
-enum Verb {
+enum StepKind {
     Create,
     Upsert,
     Update,
@@ -63,7 +63,7 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
             "A batch has 1 to {REQUESTS_MAX} requests."
         )));
     }
-    let reader = Reader {
+    let reader = StepReader {
         call,
         scope: call.scope()?,
         router: router(),
@@ -156,28 +156,28 @@ impl<'a> Passwords<'a> {
     }
 }
 
-fn router() -> Router<Verb> {
+fn router() -> Router<StepKind> {
     let mut router = Router::new();
     let (list, one) = (
         "/api/collections/{collection}/records",
         "/api/collections/{collection}/records/{id}",
     );
-    router.add(Method::Post, list, Verb::Create);
-    router.add(Method::Put, list, Verb::Upsert);
-    router.add(Method::Patch, one, Verb::Update);
-    router.add(Method::Delete, one, Verb::Delete);
+    router.add(Method::Post, list, StepKind::Create);
+    router.add(Method::Put, list, StepKind::Upsert);
+    router.add(Method::Patch, one, StepKind::Update);
+    router.add(Method::Delete, one, StepKind::Delete);
     router
 }
 
 /// Makes steps of the requests.
-struct Reader<'a> {
+struct StepReader<'a> {
     call: &'a Call<'a>,
     scope: Scope,
-    router: Router<Verb>,
+    router: Router<StepKind>,
     passwords: Passwords<'a>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> StepReader<'a> {
     /// The step that a request asks for; its files have got their places.
     fn read(
         &self,
@@ -208,7 +208,7 @@ impl<'a> Reader<'a> {
 
     fn action(
         &self,
-        verb: Verb,
+        verb: StepKind,
         id: String,
         collection: &Collection,
         input: &RecordInput<'_>,
@@ -224,7 +224,7 @@ impl<'a> Reader<'a> {
         // Without a proof: who changes a password or an address does that by itself.
         let update = || Draft::update(scope, collection, body, hash).map(with_files);
         Ok(match verb {
-            Verb::Create => {
+            StepKind::Create => {
                 let mut draft = create()?;
                 let placed = match draft.files().is_empty() {
                     true => None,
@@ -232,22 +232,22 @@ impl<'a> Reader<'a> {
                 };
                 (BatchAction::Create(draft), placed.into_iter().collect())
             }
-            Verb::Update => {
+            StepKind::Update => {
                 let draft = update()?;
                 let placed = place(&id, &[&draft])?;
                 (BatchAction::Update(id, draft), placed.into_iter().collect())
             }
-            Verb::Delete if input.has_files() => {
+            StepKind::Delete if input.has_files() => {
                 return Err(Error::invalid("DELETE takes no files."));
             }
-            Verb::Delete => (BatchAction::Delete(id), Vec::new()),
-            Verb::Upsert => {
+            StepKind::Delete => (BatchAction::Delete(id), Vec::new()),
+            StepKind::Upsert => {
                 let id = body
                     .get("id")
                     .map(|raw| serde_json::from_str::<String>(raw.get()));
                 let Some(id) = id.and_then(Result::ok).filter(|id| !id.is_empty()) else {
                     // Without an id it can only be a new one.
-                    return self.action(Verb::Create, String::new(), collection, input);
+                    return self.action(StepKind::Create, String::new(), collection, input);
                 };
                 let drafts = Upsert {
                     update: update(),
@@ -277,7 +277,11 @@ fn own_path<'a>(call: &Call<'_>, path: &'a str) -> &'a str {
     }
 }
 
-fn find(router: &Router<Verb>, method: &str, path: &str) -> Option<(Verb, (String, String))> {
+fn find(
+    router: &Router<StepKind>,
+    method: &str,
+    path: &str,
+) -> Option<(StepKind, (String, String))> {
     let method = match method.to_ascii_uppercase().as_str() {
         "POST" => Method::Post,
         "PUT" => Method::Put,

@@ -48,6 +48,7 @@ mod routes;
 mod socket;
 mod stats;
 mod webhooks;
+mod workflow_starts;
 mod workflows;
 
 use answer::{StatusCounts, body_too_large, error_response, forbidden, no_path};
@@ -175,13 +176,13 @@ impl Api {
         // with the definitions of now.
         let pause = Stop::new();
         for _ in 0..STALE_TRIES {
-            match answer_by(route, &call) {
+            match call_handler(route, &call) {
                 Err(error) if error.kind() == Kind::Stale => pause.wait(STALE_PAUSE),
                 result => return result,
             };
             call.parsed.take();
         }
-        answer_by(route, &call)
+        call_handler(route, &call)
     }
 
     /// The address that a request came from.
@@ -222,7 +223,7 @@ impl Api {
 }
 
 /// What the handler answers. Replicas ask all the time.
-fn answer_by(route: &Route, call: &Call<'_>) -> Result<Response> {
+fn call_handler(route: &Route, call: &Call<'_>) -> Result<Response> {
     let response = (route.handler)(call)?;
     if response.body.len() > LONG_BYTES && call.request.method == Method::Get {
         // Another method has done its work, so its answer is not refused any more.

@@ -40,14 +40,14 @@ pub struct MultipartForm {
     values_bytes: usize,
     uploads: Vec<Upload>,
     /// The part that is being received.
-    at: At,
+    state: PartState,
     error: Option<Error>,
 }
 
 /// A field of the form and its value.
 pub type FormValue = (String, Vec<u8>);
 
-enum At {
+enum PartState {
     Nowhere,
     Value,
     /// A file without a name: an input of a page that the user has not touched, unless bytes follow.
@@ -69,7 +69,7 @@ pub struct Upload {
     pub sha256: String,
     pub media_type: String,
     pub partial: Partial,
-    beginning: Vec<u8>,
+    first_bytes: Vec<u8>,
 }
 
 impl MultipartForm {
@@ -82,7 +82,7 @@ impl MultipartForm {
             values: Vec::new(),
             values_bytes: 0,
             uploads: Vec::new(),
-            at: At::Nowhere,
+            state: PartState::Nowhere,
             error: None,
         }
     }
@@ -96,7 +96,7 @@ impl MultipartForm {
             values: Vec::new(),
             values_bytes: 0,
             uploads: Vec::new(),
-            at: At::Nowhere,
+            state: PartState::Nowhere,
             error: Some(error),
         }
     }
@@ -134,11 +134,11 @@ impl MultipartForm {
                 None => {
                     self.grow_values(allowance, part.name.len())?;
                     self.values.push((part.name, Vec::new()));
-                    self.at = At::Value;
+                    self.state = PartState::Value;
                     Ok(())
                 }
                 Some("") => {
-                    self.at = At::Untouched(part.name);
+                    self.state = PartState::Untouched(part.name);
                     Ok(())
                 }
                 Some(file_name) => self.begin_file(allowance, part.name, file_name),
@@ -157,26 +157,26 @@ impl MultipartForm {
             sha256: String::new(),
             media_type: String::new(),
             partial: allowance.storage.receive()?,
-            beginning: Vec::new(),
+            first_bytes: Vec::new(),
         });
         let hasher = Hasher::new();
-        self.at = At::File { hasher, bytes_max };
+        self.state = PartState::File { hasher, bytes_max };
         Ok(())
     }
 
     fn data(&mut self, allowance: &mut Allowance, data: &[u8]) -> Result<()> {
-        if let At::Untouched(field) = &mut self.at {
+        if let PartState::Untouched(field) = &mut self.state {
             let field = std::mem::take(field);
             self.begin_file(allowance, field, "")?;
         }
-        match &mut self.at {
-            At::Value => {
+        match &mut self.state {
+            PartState::Value => {
                 self.grow_values(allowance, data.len())?;
                 if let Some((_, value)) = self.values.last_mut() {
                     value.extend_from_slice(data);
                 }
             }
-            At::File { hasher, bytes_max } => {
+            PartState::File { hasher, bytes_max } => {
                 let Some(upload) = self.uploads.last_mut() else {
                     return Err(Error::internal("a file is received that has not begun"));
                 };
@@ -187,13 +187,13 @@ impl MultipartForm {
                 }
                 let granted = allowance.uploads.grow(data.len() as u64);
                 granted.map_err(|exhausted| exhausted.into_error("uploads"))?;
-                let wanted = files::LOOK_BYTES - upload.beginning.len().min(files::LOOK_BYTES);
+                let wanted = files::LOOK_BYTES - upload.first_bytes.len().min(files::LOOK_BYTES);
                 upload
-                    .beginning
+                    .first_bytes
                     .extend_from_slice(&data[..wanted.min(data.len())]);
                 upload.partial.write(data)?;
             }
-            At::Nowhere | At::Untouched(_) => {}
+            PartState::Nowhere | PartState::Untouched(_) => {}
         }
         Ok(())
     }
@@ -212,10 +212,10 @@ impl MultipartForm {
     }
 
     fn end(&mut self) -> Result<()> {
-        let at = std::mem::replace(&mut self.at, At::Nowhere);
-        if let (At::File { hasher, .. }, Some(upload)) = (at, self.uploads.last_mut()) {
+        let at = std::mem::replace(&mut self.state, PartState::Nowhere);
+        if let (PartState::File { hasher, .. }, Some(upload)) = (at, self.uploads.last_mut()) {
             upload.sha256 = ids::hex(&hasher.finish());
-            upload.media_type = files::judge(&upload.name, &upload.beginning);
+            upload.media_type = files::judge(&upload.name, &upload.first_bytes);
             upload.partial.finish()?;
         }
         Ok(())

@@ -47,27 +47,27 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
 /// The pages that changed after a state.
 pub fn pages(call: &Call<'_>) -> Result<Response> {
     let (id, master) = admit(call)?;
-    let (epoch, since) = base(call)?;
+    let (epoch, since) = position_of_replica(call)?;
     let name = call.param("name");
-    settle(call, name);
+    finish_pending_change(call, name);
     if since > 0 {
-        return answer(master, master.pages(name, epoch, since)?);
+        return respond(master, master.pages(name, epoch, since)?);
     }
     let pairs = call.query()?;
     let after = parameter(&pairs, "after").map_or(Some(0), |after| after.parse().ok());
     let after = after.ok_or_else(|| Error::invalid("after is the number of a page."))?;
     // It has nothing, whatever it said before.
     call.app.replicas.forget_database(id, name);
-    answer(master, master.part(name, epoch, after)?)
+    respond(master, master.part(name, epoch, after)?)
 }
 
 /// The same, and of some groups of pages those that the replica has otherwise.
 pub fn differing(call: &Call<'_>) -> Result<Response> {
     let (_, master) = admit(call)?;
-    let (epoch, since) = base(call)?;
+    let (epoch, since) = position_of_replica(call)?;
     let wanted = parse_wanted(&call.request.body)?;
-    settle(call, call.param("name"));
-    answer(
+    finish_pending_change(call, call.param("name"));
+    respond(
         master,
         master.differing(call.param("name"), epoch, since, &wanted)?,
     )
@@ -87,7 +87,7 @@ pub fn compare(call: &Call<'_>) -> Result<Response> {
 }
 
 /// The rest of an answer that was cut off.
-pub fn rest(call: &Call<'_>) -> Result<Response> {
+pub fn resume(call: &Call<'_>) -> Result<Response> {
     let (_, master) = admit(call)?;
     let spool = master
         .spools
@@ -123,11 +123,11 @@ pub fn listen(call: &Call<'_>) -> Result<Response> {
 
 #[derive(Deserialize)]
 struct Acknowledgement {
-    databases: BTreeMap<String, At>,
+    databases: BTreeMap<String, AcknowledgedPosition>,
 }
 
 #[derive(Deserialize)]
-struct At {
+struct AcknowledgedPosition {
     epoch: String,
     version: u64,
 }
@@ -226,14 +226,14 @@ fn describe(name: &str, tag: &str, version: u64, has: Option<&(String, u64)>) ->
 
 /// A change of definitions that a crash has interrupted is settled when somebody asks for them. A
 /// replica could not.
-fn settle(call: &Call<'_>, name: &str) {
+fn finish_pending_change(call: &Call<'_>, name: &str) {
     if let Err(error) = call.app.catalog.collections(name) {
         log::debug(format_args!("settle the definitions of {name}: {error}"));
     }
 }
 
 /// The state that a replica has.
-fn base(call: &Call<'_>) -> Result<(Epoch, u64)> {
+fn position_of_replica(call: &Call<'_>) -> Result<(Epoch, u64)> {
     let pairs = call.query()?;
     let epoch = parameter(&pairs, "epoch").and_then(Epoch::parse);
     let since = parameter(&pairs, "since").and_then(|since| since.parse().ok());
@@ -242,7 +242,7 @@ fn base(call: &Call<'_>) -> Result<(Epoch, u64)> {
     })
 }
 
-fn answer(master: &Master, answer: PagesAnswer) -> Result<Response> {
+fn respond(master: &Master, answer: PagesAnswer) -> Result<Response> {
     match answer {
         PagesAnswer::UpToDate => Ok(Response::empty(304)),
         PagesAnswer::UnknownVersion => Err(Error::conflict(

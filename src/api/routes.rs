@@ -5,7 +5,7 @@ use std::fmt;
 use super::call::Call;
 use super::{
     accounts, admins, batch, collections, cron, databases, files, health, keys, metrics, realtime,
-    records, replicated_databases, replicated_files, stats, webhooks, workflows,
+    records, replicated_databases, replicated_files, stats, webhooks, workflow_starts, workflows,
 };
 use crate::base::error::Result;
 use crate::model::rules::KeyScope;
@@ -213,13 +213,13 @@ pub const ROUTES: [Route; 108] = {
         route(Get,    "/api/replica/databases/{name}/pages",           Replica, Server,  Refuse, replicated_databases::pages),
         route(Post,   "/api/replica/databases/{name}/pages",           Replica, Server,  Refuse, replicated_databases::differing),
         route(Post,   "/api/replica/databases/{name}/compare",         Replica, Server,  Refuse, replicated_databases::compare),
-        route(Get,    "/api/replica/answers/{tag}",                    Replica, Server,  Refuse, replicated_databases::rest),
+        route(Get,    "/api/replica/answers/{tag}",                    Replica, Server,  Refuse, replicated_databases::resume),
         route(Post,   "/api/replica/ack",                              Replica, Server,  Refuse, replicated_databases::acknowledge),
         route(Get,    "/api/replica/ws",                               Replica, Server,  Refuse, replicated_databases::listen),
         route(Get,    "/api/replica/status",                           Watch,   Server,  Own,    replicated_databases::status),
 
-        route(Post,   "/api/workflow/runs",                            Rules,  Database, Own,    workflows::trigger),
-        route(Post,   "/api/workflow/trigger/{workflow}",              Rules,  Database, Own,    workflows::trigger_short),
+        route(Post,   "/api/workflow/runs",                            Rules,  Database, Own,    workflow_starts::trigger),
+        route(Post,   "/api/workflow/trigger/{workflow}",              Rules,  Database, Own,    workflow_starts::trigger_short),
         route(Get,    "/api/workflow/runs",                            Work,   Server,   Own,    workflows::list),
         route(Get,    "/api/workflow/runs/{run}",                      Work,   Server,   Own,    workflows::get),
         route(Get,    "/api/workflow/runs/{run}/input",                Work,   Server,   Own,    workflows::input),

@@ -12,7 +12,7 @@ use crate::services::stats::{By, Depth, Points, Query, Requests, Runs, Times, mi
 const HOUR_MS: i64 = 3_600_000;
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct StatsReport<'a> {
     from: String,
     to: String,
     by: &'static str,
@@ -72,7 +72,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     let pairs = call.query()?;
     let (query, to_ms) = parse(&pairs, clock::now_ms())?;
     let report = call.app.stats.report(&query)?;
-    let body = Body {
+    let body = StatsReport {
         from: time(query.minutes.start),
         to: clock::format_ms(to_ms),
         by: query.by.name(),

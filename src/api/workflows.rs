@@ -10,159 +10,22 @@ use super::call::{Call, credentials};
 use super::parameters::parameter;
 use super::socket;
 use crate::base::budget::Payer;
-use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
 use crate::model::auth::Pass;
-use crate::model::records;
-use crate::model::rules::{Identity, KeyScope, Operation};
 use crate::net::http::Response;
 use crate::services::workflows::api_requests::{Action, EventRequest, Request};
 use crate::services::workflows::json::{Object, array};
 use crate::services::workflows::queries::{Cursor, Filter};
 use crate::services::workflows::{
-    About, Caller, EventKind, Grant, NewRun, NodeTag, RunStatus, Submission, Workflows, elsewhere,
-    frames, grant_of, limits, ms_of, node_of, queries,
+    EventKind, Grant, NodeTag, RunStatus, Workflows, elsewhere, frames, grant_of, limits, ms_of,
+    node_of, queries,
 };
-use crate::store::db;
 use crate::store::db::{Connection, Database};
 
 /// The subprotocol of workers.
 const PROTOCOL: &str = "vski.workflow.v1";
 /// Runs on a page of the list, when nothing is said.
 const PAGE: usize = 30;
-
-pub fn trigger(call: &Call<'_>) -> Result<Response> {
-    let submission: Submission = call.body_to(1)?;
-    let (wish, about) = submission.check()?;
-    if !is_trusted(&call.identity) {
-        wish.check_outside(clock::now_ms())?;
-    }
-    call.charge_json(wish.attributes())?;
-    start(call, wish.into_run()?, &about)
-}
-
-/// The short form: the body is the list of what the workflow is given (WF-2, WF-7).
-pub fn trigger_short(call: &Call<'_>) -> Result<Response> {
-    let input: Box<RawValue> = match call.has_body() {
-        true => call.body_to(0)?,
-        false => call.json_to(b"[]", 0)?,
-    };
-    let query = call.query()?;
-    let about = About {
-        collection: parameter(&query, "collection").map(str::to_owned),
-        record: parameter(&query, "record").map(str::to_owned),
-    };
-    start(
-        call,
-        NewRun::new(call.param("workflow"), input.get()),
-        &about,
-    )
-}
-
-fn start(call: &Call<'_>, mut run: NewRun, about: &About) -> Result<Response> {
-    if let Some(record) = admit(call, about, &run.workflow)? {
-        for (name, value) in record {
-            run.attributes.insert(name.to_owned(), Value::from(value));
-        }
-    }
-    if !is_trusted(&call.identity) {
-        limit(call, &mut run);
-    }
-    run.check(clock::now_ms())?;
-    let request = Request::Trigger(Box::new(run));
-    let answer = workflows(call).ask(grant_of(&call.identity), request)?;
-    Ok(json(200, answer))
-}
-
-/// Who may start runs of all kinds.
-fn is_trusted(identity: &Identity) -> bool {
-    match identity {
-        Identity::Admin(_) | Identity::Service(_) => true,
-        Identity::Key(key) => key.scopes.contains(&KeyScope::Service),
-        Identity::User(_) | Identity::Nobody => false,
-    }
-}
-
-/// Idempotency keys of a caller from outside are its own, and the runs that it starts count.
-fn limit(call: &Call<'_>, run: &mut NewRun) {
-    let (owner, caller) = match &call.identity {
-        Identity::User(user) => {
-            let account = format!("{}/{}", user.collection_id, user.id);
-            (account.clone(), Caller::Account(account))
-        }
-        _ => {
-            let network = call.payer().network.to_string();
-            ("public".to_owned(), Caller::Network(network))
-        }
-    };
-    if let Some(key) = &mut run.idempotency_key {
-        *key = format!("{owner}/{key}");
-    }
-    run.caller = Some(caller);
-}
-
-/// Who may start a run (WF-16). What is returned becomes attributes of the run.
-fn admit(
-    call: &Call<'_>,
-    about: &About,
-    workflow: &str,
-) -> Result<Option<Vec<(&'static str, String)>>> {
-    let is_trusted = is_trusted(&call.identity);
-    let (Some(collection), Some(record)) = (&about.collection, &about.record) else {
-        if about.collection.is_some() || about.record.is_some() {
-            return Err(Error::invalid(
-                "A run is about a record of a collection: give both, or neither.",
-            ));
-        }
-        return match (is_trusted, &call.identity) {
-            (true, _) => Ok(None),
-            (false, Identity::Nobody) => Err(Error::new(
-                Kind::Unauthenticated,
-                "Sign in to start runs, or name the collection and record that they are about.",
-            )),
-            (false, Identity::Key(_)) => Err(Error::new(
-                Kind::Forbidden,
-                "The key needs the scope service to start runs.",
-            )),
-            (false, _) => Err(Error::new(
-                Kind::Forbidden,
-                "Accounts start runs about a record: give its collection and record.",
-            )),
-        };
-    };
-    let scope = call.scope()?;
-    let found = scope.collections.get(collection)?;
-    let may = match is_trusted {
-        true => call
-            .database()?
-            .read(|it| records::exists(it, found, record))?,
-        false => call.database()?.read_for(call.asker(), |it| {
-            records::may(Operation::Execute, it, &scope, found, record)
-        })?,
-    };
-    if !may {
-        // Whether there is such a record is for those to know who may do something with it.
-        return Err(Error::not_found("There is no such record."));
-    }
-    if !is_trusted && !found.rules.workflows.iter().any(|it| it == workflow) {
-        let message = format!(
-            "The collection {} does not let callers start the workflow {workflow}. An administrator adds it to executeWorkflows.",
-            found.name
-        );
-        return Err(Error::new(Kind::Forbidden, message));
-    }
-    let mut attributes = vec![
-        ("collection", found.name.clone()),
-        ("record", record.clone()),
-    ];
-    if call.database != db::DEFAULT {
-        attributes.push(("database", call.database.to_owned()));
-    }
-    if let Identity::User(user) = &call.identity {
-        attributes.push(("startedBy", user.id.clone()));
-    }
-    Ok(Some(attributes))
-}
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let query = call.query()?;
@@ -223,26 +86,26 @@ pub fn input(call: &Call<'_>) -> Result<Response> {
 }
 
 pub fn steps(call: &Call<'_>) -> Result<Response> {
-    let from = count_of(call, "cursor", "from")?;
+    let from = counter(call, "cursor", "from")?;
     show(call, |db, grant, run| queries::steps(db, grant, run, from))
 }
 
 pub fn events(call: &Call<'_>) -> Result<Response> {
-    let after = count_of(call, "after", "cursor")?;
+    let after = counter(call, "after", "cursor")?;
     show(call, |db, grant, run| {
         queries::events(db, grant, run, after, queries::PAGE_MAX)
     })
 }
 
 pub fn journal(call: &Call<'_>) -> Result<Response> {
-    let after = count_of(call, "after", "cursor")?;
+    let after = counter(call, "after", "cursor")?;
     show(call, |db, grant, run| {
         queries::journal(db, grant, run, after)
     })
 }
 
 pub fn stream(call: &Call<'_>) -> Result<Response> {
-    let from = count_of(call, "from", "cursor")?;
+    let from = counter(call, "from", "cursor")?;
     let name = call.param("name");
     show(call, |db, grant, run| {
         queries::stream(db, grant, run, name, from)
@@ -250,7 +113,7 @@ pub fn stream(call: &Call<'_>) -> Result<Response> {
 }
 
 /// A number among the query parameters, by either name; 0 if it is not there.
-fn count_of(call: &Call<'_>, name: &str, other: &str) -> Result<i64> {
+fn counter(call: &Call<'_>, name: &str, other: &str) -> Result<i64> {
     let query = call.query()?;
     match parameter(&query, name).or_else(|| parameter(&query, other)) {
         Some(text) => number(name, text),
@@ -266,24 +129,24 @@ fn show(
     let answer = database(call).snapshot(|db| read(db, &grant, run));
     answer
         .map(|it| json(200, it))
-        .map_err(|it| located(call, it))
+        .map_err(|it| with_location(call, it))
 }
 
 pub fn cancel(call: &Call<'_>) -> Result<Response> {
-    act(call, Options::cancel)
+    act(call, ActionOptions::cancel)
 }
 
 pub fn retry(call: &Call<'_>) -> Result<Response> {
-    act(call, Options::resume)
+    act(call, ActionOptions::resume)
 }
 
 pub fn fork(call: &Call<'_>) -> Result<Response> {
-    act(call, Options::fork)
+    act(call, ActionOptions::fork)
 }
 
 /// The options of actions; each one uses its own.
 #[derive(Default, Deserialize)]
-struct Options {
+struct ActionOptions {
     #[serde(default)]
     reason: String,
     version: Option<String>,
@@ -291,7 +154,7 @@ struct Options {
     from: Option<String>,
 }
 
-impl Options {
+impl ActionOptions {
     fn cancel(self) -> Action {
         let reason = Value::from(self.reason).to_string();
         Action::Cancel { reason }
@@ -303,15 +166,15 @@ impl Options {
     }
 
     fn fork(self) -> Action {
-        let Options { from, version, .. } = self;
+        let ActionOptions { from, version, .. } = self;
         Action::Fork { from, version }
     }
 }
 
-fn act(call: &Call<'_>, action: fn(Options) -> Action) -> Result<Response> {
+fn act(call: &Call<'_>, action: fn(ActionOptions) -> Action) -> Result<Response> {
     let options = match call.has_body() {
         true => call.body()?,
-        false => Options::default(),
+        false => ActionOptions::default(),
     };
     let request = Request::Act {
         runs: vec![call.param("run").to_owned()],
@@ -322,20 +185,20 @@ fn act(call: &Call<'_>, action: fn(Options) -> Action) -> Result<Response> {
 }
 
 pub fn cancel_many(call: &Call<'_>) -> Result<Response> {
-    act_on_many(call, Options::cancel)
+    act_on_many(call, ActionOptions::cancel)
 }
 
 pub fn retry_many(call: &Call<'_>) -> Result<Response> {
-    act_on_many(call, Options::resume)
+    act_on_many(call, ActionOptions::resume)
 }
 
 pub fn fork_many(call: &Call<'_>) -> Result<Response> {
-    act_on_many(call, Options::fork)
+    act_on_many(call, ActionOptions::fork)
 }
 
 /// The runs that an action is for, and its options, so that the body is parsed once.
 #[derive(Deserialize)]
-struct Bulk {
+struct BulkAction {
     workflow: Option<String>,
     status: Option<String>,
     parent: Option<String>,
@@ -349,9 +212,9 @@ struct Bulk {
 }
 
 /// The runs that a filter finds, or that are listed; so many at a time.
-fn act_on_many(call: &Call<'_>, action: fn(Options) -> Action) -> Result<Response> {
-    let which: Bulk = call.body()?;
-    let action = action(Options {
+fn act_on_many(call: &Call<'_>, action: fn(ActionOptions) -> Action) -> Result<Response> {
+    let which: BulkAction = call.body()?;
+    let action = action(ActionOptions {
         reason: which.reason,
         version: which.version,
         from: which.from,
@@ -524,11 +387,11 @@ fn ask(call: &Call<'_>, request: Request) -> Result<Response> {
     let answer = workflows(call).ask(grant_of(&call.identity), request);
     answer
         .map(|it| json(200, it))
-        .map_err(|it| located(call, it))
+        .map_err(|it| with_location(call, it))
 }
 
 /// A run that is not here may be on another node, whose tag its id has.
-fn located(call: &Call<'_>, error: Error) -> Error {
+fn with_location(call: &Call<'_>, error: Error) -> Error {
     let run = call.param("run");
     if error.kind() != Kind::NotFound || run.is_empty() {
         return error;

@@ -27,14 +27,14 @@ pub struct Arguments {
 /// Parses the flags of the option table and those of a command: some take a value, some do not.
 pub fn parse(
     args: &[String],
-    takes: &[&str],
+    valued: &[&str],
     switches: &[&str],
 ) -> Result<Arguments, CommandError> {
     let mut options = Options::new();
     for option in &OPTIONS {
-        options.optopt("", &option.flag(), option.help, option.takes);
+        options.optopt("", &option.flag(), option.help, option.accepts);
     }
-    for name in takes {
+    for name in valued {
         options.optopt("", name, "", "");
     }
     for name in switches {
@@ -49,7 +49,7 @@ pub fn parse(
         .filter_map(|option| given(option).map(|value| (option.variable, value)))
         .collect();
     let mut own = HashMap::new();
-    for name in takes.iter().chain(switches) {
+    for name in valued.iter().chain(switches) {
         if matches.opt_present(name) {
             let value = matches.opt_str(name).unwrap_or_default();
             own.insert((*name).to_owned(), value);

@@ -66,7 +66,7 @@ pub fn backup(args: &[String]) -> CommandResult {
         is_bucket,
         verifies: parsed.own.contains_key("verify"),
         settings: SETTINGS,
-        tell: &mut tell,
+        tell: &mut print_progress,
     })?;
     let files = match is_bucket {
         true => "the bucket with the files is no part of it".to_owned(),
@@ -79,7 +79,7 @@ pub fn backup(args: &[String]) -> CommandResult {
         "{dir}: {} databases with {} bytes; {files}.\n",
         summary.databases, summary.database_bytes
     ))?;
-    complete(summary.missing)
+    fail_if_any(summary.missing)
 }
 
 pub fn restore(args: &[String]) -> CommandResult {
@@ -87,7 +87,13 @@ pub fn restore(args: &[String]) -> CommandResult {
     let dir = one_dir(&parsed.free, "restore takes one DIR.")?;
     let data_dir = Config::load_data_dir(&parsed.flags)?;
     let replaces = parsed.own.contains_key("replace");
-    let restored = restore::run(Path::new(dir), &data_dir, replaces, SETTINGS, &mut tell)?;
+    let restored = restore::run(
+        Path::new(dir),
+        &data_dir,
+        replaces,
+        SETTINGS,
+        &mut print_progress,
+    )?;
     let mut text = format!(
         "{} is as of {}: {} databases, {} files with {} bytes.\n",
         data_dir.display(),
@@ -103,7 +109,7 @@ pub fn restore(args: &[String]) -> CommandResult {
         text.push_str(&format!("What was there is in {}.\n", aside.display()));
     }
     print(&text)?;
-    complete(restored.missing)
+    fail_if_any(restored.missing)
 }
 
 pub fn check(args: &[String]) -> CommandResult {
@@ -129,7 +135,7 @@ pub fn check(args: &[String]) -> CommandResult {
         "{} databases and {} files with {} bytes looked at, {} findings.\n",
         summary.databases, summary.files, summary.bytes, summary.found
     ))?;
-    complete(summary.found)
+    fail_if_any(summary.found)
 }
 
 /// The one directory that is named. A variable that is not set names none.
@@ -141,13 +147,13 @@ fn one_dir<'a>(free: &'a [String], rule: &str) -> Result<&'a str, CommandError> 
     }
 }
 
-fn complete(wrong: u64) -> CommandResult {
+fn fail_if_any(wrong: u64) -> CommandResult {
     match wrong {
         0 => Ok(()),
         _ => Err(CommandError::AlreadyReported),
     }
 }
 
-fn tell(line: &str) {
+fn print_progress(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

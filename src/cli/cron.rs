@@ -46,7 +46,7 @@ pub fn run(args: &[String]) -> CommandResult {
         Some((verb, rest)) => (verb.as_str(), rest),
         None => ("", args),
     };
-    let (takes, switches): (&[&str], &[&str]) = match verb {
+    let (valued, switches): (&[&str], &[&str]) = match verb {
         "list" => (&[], &["json"]),
         "history" => (&["limit"], &["json"]),
         "run" => (&[], &[]),
@@ -55,7 +55,7 @@ pub fn run(args: &[String]) -> CommandResult {
             return Err(CommandError::Usage(text.to_owned()));
         }
     };
-    let parsed = parse(rest, takes, switches)?;
+    let parsed = parse(rest, valued, switches)?;
     let words: Vec<&str> = parsed.free.iter().map(String::as_str).collect();
     let dir = Config::load_data_dir(&parsed.flags)?;
     match (verb, words.as_slice()) {

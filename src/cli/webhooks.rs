@@ -47,7 +47,7 @@ pub fn run(args: &[String]) -> CommandResult {
         Some((verb, rest)) => (verb.as_str(), rest),
         None => ("", args),
     };
-    let (takes, switches): (&[&str], &[&str]) = match verb {
+    let (valued, switches): (&[&str], &[&str]) = match verb {
         "list" => (&["database"], &["json"]),
         "logs" => (&["database", "status", "collection", "limit"], &["json"]),
         "retry" => (&["database"], &["failed"]),
@@ -57,7 +57,7 @@ pub fn run(args: &[String]) -> CommandResult {
             return Err(CommandError::Usage(text.to_owned()));
         }
     };
-    let parsed = parse(rest, takes, switches)?;
+    let parsed = parse(rest, valued, switches)?;
     let dir = Config::load_data_dir(&parsed.flags)?;
     if verb == "retry" {
         return retry(&dir, &parsed);

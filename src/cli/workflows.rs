@@ -65,7 +65,7 @@ pub fn run(args: &[String]) -> CommandResult {
         Some((verb, rest)) => (verb.as_str(), rest),
         None => ("", args),
     };
-    let (takes, switches): (&[&str], &[&str]) = match verb {
+    let (valued, switches): (&[&str], &[&str]) = match verb {
         "list" => (&["workflow", "status", "limit"], &["json"]),
         "show" => (&[], &["json"]),
         "retry" => (&["version"], &[]),
@@ -76,7 +76,7 @@ pub fn run(args: &[String]) -> CommandResult {
             return Err(CommandError::Usage(text.to_owned()));
         }
     };
-    let parsed = parse(rest, takes, switches)?;
+    let parsed = parse(rest, valued, switches)?;
     let words: Vec<&str> = parsed.free.iter().map(String::as_str).collect();
     let dir = Config::load_data_dir(&parsed.flags)?;
     match (verb, words.as_slice()) {
@@ -210,17 +210,17 @@ fn act(dir: &Path, verb: &str, parsed: &Arguments) -> CommandResult {
     if let Some(version) = version {
         limits::check_version(version)?;
     }
-    let place = Place::of(dir, parsed)?;
+    let target = ActionTarget::of(dir, parsed)?;
     let mut refused = 0;
     for runs in parsed.free.chunks(limits::BULK_MAX) {
-        let answer = match &place {
-            Place::Server(client) => {
+        let answer = match &target {
+            ActionTarget::Server(client) => {
                 let body = json!({"ids": runs, "version": version});
                 let path = format!("/api/workflow/bulk/{verb}");
                 ask_server(client, |client| client.command(&path, &body))
                     .map_err(|error| explain_unreachable(error, dir))?
             }
-            Place::Here(_lock) => {
+            ActionTarget::DataDir(_lock) => {
                 let reason = "\"\"".to_owned();
                 let action = match verb {
                     "cancel" => Action::Cancel { reason },
@@ -249,37 +249,39 @@ fn act(dir: &Path, verb: &str, parsed: &Arguments) -> CommandResult {
     } else {
         "resumed"
     };
-    print(&match &place {
-        Place::Server(client) => {
+    print(&match &target {
+        ActionTarget::Server(client) => {
             format!(
                 "{done} of {of} {verb} by the server at {}.\n",
                 client.master_url
             )
         }
-        Place::Here(_lock) => format!("{done} of {of} {verb} on disk; no server runs here.\n"),
+        ActionTarget::DataDir(_lock) => {
+            format!("{done} of {of} {verb} on disk; no server runs here.\n")
+        }
     })?;
-    told(refused > 0)
+    fail_if(refused > 0)
 }
 
 /// Who changes runs.
-enum Place {
+enum ActionTarget {
     /// The server that runs on the data.
     Server(Arc<MasterClient>),
     /// This command, which keeps servers out.
-    Here(File),
+    DataDir(File),
 }
 
-impl Place {
-    fn of(dir: &Path, parsed: &Arguments) -> Result<Place> {
+impl ActionTarget {
+    fn of(dir: &Path, parsed: &Arguments) -> Result<ActionTarget> {
         refuse_empty(dir)?;
         match db::lock_dir(dir) {
-            Ok(lock) => Ok(Place::Here(lock)),
+            Ok(lock) => Ok(ActionTarget::DataDir(lock)),
             Err(error) if error.kind() == Kind::Conflict => {
                 let (addr, secret) = Config::load_address(&parsed.flags)?;
                 let sign = auth::operator_worker(secret.as_deref(), dir)?;
                 let client =
                     MasterClient::new(&format!("http://{addr}"), auth::OPERATOR, None, sign);
-                Ok(Place::Server(Arc::new(client)))
+                Ok(ActionTarget::Server(Arc::new(client)))
             }
             Err(error) => Err(error),
         }
@@ -375,10 +377,10 @@ fn adopt(dir: &Path, file: &Path) -> CommandResult {
         "Of the runs of {node} as of {time}: {runs} adopted ({unfinished} of them unfinished), {here} were here \
          already, {refused} left out.\n"
     ))?;
-    told(refused > 0)
+    fail_if(refused > 0)
 }
 
-fn told(is_refused: bool) -> CommandResult {
+fn fail_if(is_refused: bool) -> CommandResult {
     match is_refused {
         true => Err(CommandError::AlreadyReported),
         false => Ok(()),

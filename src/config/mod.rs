@@ -26,7 +26,7 @@ mod typo;
 
 use options::option;
 pub use options::{OPTIONS, Opt, describe};
-pub use typo::find as misspelt;
+pub use typo::misspelled;
 
 /// The settings of a server, checked.
 pub struct Config {
@@ -81,7 +81,7 @@ pub struct Config {
 }
 
 /// What changes nothing while the other one has its default.
-const NEEDS: [(&str, &str); 5] = [
+const DEPENDENT_OPTIONS: [(&str, &str); 5] = [
     ("MASTER_URL", "REPLICA_MODE"),
     ("REPLICA_ID", "REPLICA_MODE"),
     ("S3_ENDPOINT", "STORAGE"),
@@ -95,7 +95,7 @@ const SECRETS: [&str; 3] = ["JWT_SECRET", "S3_SECRET_KEY", "SMTP_URL"];
 impl Config {
     /// Checks the given flags (by variable name) and the environment.
     pub fn load(flags: &HashMap<&'static str, String>) -> Result<Config> {
-        let raw = Raw::new(flags)?;
+        let raw = RawSettings::new(flags)?;
         let roots = raw.roots()?;
         Ok(Config {
             warnings: raw.warnings()?,
@@ -152,7 +152,7 @@ impl Config {
 
     /// Only where the files are, for the same.
     pub fn load_s3(flags: &HashMap<&'static str, String>) -> Result<Option<S3Settings>> {
-        let raw = Raw::new(flags)?;
+        let raw = RawSettings::new(flags)?;
         raw.s3(&raw.roots()?)
     }
 
@@ -160,7 +160,7 @@ impl Config {
     pub fn load_address(
         flags: &HashMap<&'static str, String>,
     ) -> Result<(SocketAddr, Option<String>)> {
-        let raw = Raw::new(flags)?;
+        let raw = RawSettings::new(flags)?;
         let addr = raw.listen()?;
         let ip = match addr.ip() {
             ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -171,20 +171,20 @@ impl Config {
 
     /// Only where the data is, for commands that work on it without serving.
     pub fn load_data_dir(flags: &HashMap<&'static str, String>) -> Result<PathBuf> {
-        Raw::new(flags)?.data_dir()
+        RawSettings::new(flags)?.data_dir()
     }
 }
 
 /// Values as they were given: flags first, then the environment, then the file, then the default.
-struct Raw<'a> {
+struct RawSettings<'a> {
     flags: &'a HashMap<&'static str, String>,
     file: HashMap<String, String>,
 }
 
-impl<'a> Raw<'a> {
-    fn new(flags: &'a HashMap<&'static str, String>) -> Result<Raw<'a>> {
+impl<'a> RawSettings<'a> {
+    fn new(flags: &'a HashMap<&'static str, String>) -> Result<RawSettings<'a>> {
         let file = HashMap::new();
-        let mut raw = Raw { flags, file };
+        let mut raw = RawSettings { flags, file };
         let path = raw.get("ENV_FILE")?;
         if !path.is_empty() {
             raw.file = file::read(Path::new(&path))?;
@@ -224,7 +224,7 @@ impl<'a> Raw<'a> {
                 ));
             }
         }
-        for (variable, needed) in NEEDS {
+        for (variable, needed) in DEPENDENT_OPTIONS {
             let default = option(needed).default;
             if self.given(variable)?.is_some() && self.get(needed)? == default {
                 let state = if default.is_empty() {
@@ -269,7 +269,7 @@ impl<'a> Raw<'a> {
             return Err(Error::invalid(format!(
                 "{variable}=(not shown): it must not have a user name or a password, for others see it; \
                  it takes {}",
-                option(variable).takes
+                option(variable).accepts
             )));
         }
         match url.as_str() {
@@ -406,8 +406,8 @@ fn has_user(url: &str) -> bool {
 }
 
 fn refuse(variable: &'static str, value: &str) -> Error {
-    let takes = option(variable).takes;
-    Error::invalid(format!("{variable}={value}: it takes {takes}"))
+    let accepts = option(variable).accepts;
+    Error::invalid(format!("{variable}={value}: it takes {accepts}"))
 }
 
 #[cfg(test)]
@@ -458,7 +458,7 @@ mod tests {
         ] {
             let message = load(&[(variable, value)]).err().unwrap().to_string();
             assert!(message.starts_with(&format!("{variable}=")), "{message}");
-            assert!(message.contains(option(variable).takes), "{message}");
+            assert!(message.contains(option(variable).accepts), "{message}");
         }
     }
 

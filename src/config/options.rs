@@ -8,8 +8,8 @@ pub struct Opt {
     pub variable: &'static str,
     /// What holds when it is not given; empty for none.
     pub default: &'static str,
-    /// What it takes, for errors and help.
-    pub takes: &'static str,
+    /// What it accepts, for errors and help.
+    pub accepts: &'static str,
     /// One line for people.
     pub help: &'static str,
 }
@@ -24,13 +24,13 @@ impl Opt {
 const fn opt(
     variable: &'static str,
     default: &'static str,
-    takes: &'static str,
+    accepts: &'static str,
     help: &'static str,
 ) -> Opt {
     Opt {
         variable,
         default,
-        takes,
+        accepts,
         help,
     }
 }
@@ -42,7 +42,7 @@ pub const OPTIONS: [Opt; 35] = [
         "PORT",
         "3000",
         "a number from 0 to 65535",
-        "port to listen on; 0 takes a free one",
+        "port to listen on; 0 accepts a free one",
     ),
     opt(
         "DATA_DIR",
@@ -66,7 +66,7 @@ pub const OPTIONS: [Opt; 35] = [
         "REPLICA_MODE",
         "master",
         "master or replica",
-        "whether this server takes writes or follows a master",
+        "whether this server accepts writes or follows a master",
     ),
     opt(
         "MASTER_URL",
@@ -143,7 +143,7 @@ pub const OPTIONS: [Opt; 35] = [
         "SMTP_URL",
         "",
         "an smtp or smtps URL",
-        "server that takes our mails; without one the links in them go to the log",
+        "server that accepts our mails; without one the links in them go to the log",
     ),
     opt(
         "MAIL_FROM",
@@ -229,13 +229,13 @@ pub fn describe() -> String {
         };
         let _ = writeln!(
             text,
-            "  {:26} --{:27} {}{default}\n  {:26} {:29} takes {}",
+            "  {:26} --{:27} {}{default}\n  {:26} {:29} accepts {}",
             option.variable,
             option.flag(),
             option.help,
             "",
             "",
-            option.takes
+            option.accepts
         );
     }
     text

@@ -6,7 +6,7 @@ use super::OPTIONS;
 const NAME_BYTES_MIN: usize = 4;
 
 /// What is set and was probably meant to be an option, with that option.
-pub fn find() -> Vec<(String, &'static str)> {
+pub fn misspelled() -> Vec<(String, &'static str)> {
     // Kubernetes sets VSKI_PORT=tcp://... for a service of that name.
     let own = |value: &std::ffi::OsString| !value.to_string_lossy().starts_with("tcp://");
     let variables = std::env::vars_os().filter(|(_, value)| own(value));
