@@ -46,7 +46,7 @@ pub fn format_ms(ms: i64) -> String {
     put(&mut text[14..16], rest / 60_000 % 60);
     put(&mut text[17..19], rest / 1000 % 60);
     put(&mut text[20..23], rest % 1000);
-    text.iter().map(|&byte| char::from(byte)).collect()
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// Reads `YYYY-MM-DD` as days since 1970; none when it is not a day of the calendar.

@@ -131,21 +131,70 @@ pub fn request(
     peer: &SocketAddr,
     client: Option<IpAddr>,
 ) {
-    let (ms, fraction) = (micros / 1000, micros % 1000);
-    let (name, client): (_, &dyn fmt::Display) = match &client {
-        Some(client) => (" client=", client),
-        None => ("", &""),
-    };
-    log(
-        level,
-        format_args!(
-            "request id={id} method={method} path={path} status={status} \
-             ms={ms}.{fraction:03} bytes={bytes} peer={peer}{name}{client}"
-        ),
-    );
+    // By hand, because there is one for each request.
+    add(level, |line| {
+        for (name, text) in [("request id=", id), (" method=", method), (" path=", path)] {
+            line.extend_from_slice(name.as_bytes());
+            line.extend_from_slice(text.as_bytes());
+        }
+        line.extend_from_slice(b" status=");
+        append_number(line, u64::from(status));
+        line.extend_from_slice(b" ms=");
+        append_number(line, micros / 1000);
+        // Its first digit becomes the point.
+        let start = line.len();
+        append_number(line, 1000 + micros % 1000);
+        line[start] = b'.';
+        line.extend_from_slice(b" bytes=");
+        append_number(line, bytes as u64);
+        line.extend_from_slice(b" peer=");
+        append_peer(line, peer);
+        if let Some(client) = client {
+            append_text(line, format_args!(" client={client}"));
+        }
+    });
 }
 
-fn log(level: Level, line: fmt::Arguments<'_>) {
+/// Appends a number in decimal digits.
+fn append_number(line: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    line.extend_from_slice(&digits[at..]);
+}
+
+fn append_peer(line: &mut Vec<u8>, peer: &SocketAddr) {
+    let SocketAddr::V4(peer) = peer else {
+        return append_text(line, format_args!("{peer}"));
+    };
+    for (at, octet) in peer.ip().octets().into_iter().enumerate() {
+        if at > 0 {
+            line.push(b'.');
+        }
+        append_number(line, u64::from(octet));
+    }
+    line.push(b':');
+    append_number(line, u64::from(peer.port()));
+}
+
+fn append_text(line: &mut Vec<u8>, text: fmt::Arguments<'_>) {
+    let result = line.write_fmt(text);
+    debug_assert!(result.is_ok(), "writing to memory does not fail");
+}
+
+fn log(level: Level, text: fmt::Arguments<'_>) {
+    add(level, |line| append_text(line, text));
+}
+
+/// Adds a line of which `text` appends the content.
+fn add(level: Level, text: impl FnOnce(&mut Vec<u8>)) {
     if !enabled(level) {
         return;
     }
@@ -155,7 +204,7 @@ fn log(level: Level, line: fmt::Arguments<'_>) {
         return;
     }
     let was_empty = buffer.lines.is_empty();
-    append(&mut buffer.lines, level, line);
+    append(&mut buffer.lines, level, text);
     if !buffer.threaded {
         write_out(&std::mem::take(&mut buffer.lines));
     } else if was_empty {
@@ -165,10 +214,12 @@ fn log(level: Level, line: fmt::Arguments<'_>) {
 }
 
 /// Appends one line; control characters of the content become `?`, so that nobody can forge one.
-fn append(lines: &mut Vec<u8>, level: Level, line: fmt::Arguments<'_>) {
+fn append(lines: &mut Vec<u8>, level: Level, text: impl FnOnce(&mut Vec<u8>)) {
     let start = lines.len();
-    let result = write!(lines, "{} {} {line}", clock::now(), level.name());
-    debug_assert!(result.is_ok(), "writing to memory does not fail");
+    for part in [&clock::now(), " ", level.name(), " "] {
+        lines.extend_from_slice(part.as_bytes());
+    }
+    text(lines);
     for byte in &mut lines[start..] {
         if byte.is_ascii_control() {
             *byte = b'?';
@@ -196,8 +247,8 @@ fn write_loop() {
             std::mem::swap(&mut taken, &mut buffer.lines);
             let dropped = std::mem::take(&mut buffer.dropped);
             if dropped > 0 {
-                let line = format_args!("log lines dropped count={dropped}");
-                append(&mut taken, Level::Warn, line);
+                let text = format_args!("log lines dropped count={dropped}");
+                append(&mut taken, Level::Warn, |line| append_text(line, text));
             }
         }
         write_out(&taken);
@@ -217,16 +268,27 @@ mod tests {
     #[test]
     fn a_line_cannot_be_forged() {
         let mut lines = Vec::new();
-        append(
-            &mut lines,
-            Level::Warn,
-            format_args!("path=/a\n2026 error forged\x1b[0m"),
-        );
+        append(&mut lines, Level::Warn, |line| {
+            line.extend_from_slice(b"path=/a\n2026 error forged\x1b[0m");
+        });
         let text = String::from_utf8(lines).unwrap();
         assert_eq!(text.lines().count(), 1);
         assert!(
             text.contains(" warn path=/a?2026 error forged?[0m\n"),
             "{text}"
         );
+    }
+    #[test]
+    fn numbers_and_peers_are_written_as_usual() {
+        for number in [0, 7, 10, 999, 1000, u64::MAX] {
+            let mut line = Vec::new();
+            append_number(&mut line, number);
+            assert_eq!(line, number.to_string().as_bytes());
+        }
+        for peer in ["127.0.0.1:80", "10.20.255.0:65535", "[2001:db8::1]:3000"] {
+            let mut line = Vec::new();
+            append_peer(&mut line, &peer.parse().unwrap());
+            assert_eq!(line, peer.as_bytes());
+        }
     }
 }
