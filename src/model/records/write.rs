@@ -1,5 +1,7 @@
 //! The statements that insert and change rows of a collection, inside a write transaction.
 
+use std::borrow::Cow;
+
 use rusqlite::types::Value as Stored;
 use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 
@@ -27,7 +29,7 @@ pub fn insert(
 ) -> Result<Rowid> {
     resolved.check()?;
     let row = new_row(collection, id, resolved);
-    check_bytes(row.iter().map(|(_, stored)| stored))?;
+    check_bytes(row.iter().map(|(_, stored)| &**stored))?;
     let result = check_is_new_account(tx, scope, collection, id)
         .and_then(|()| insert_row(tx, collection, &row));
     // Whoever may not make a record shall not learn which ones there are.
@@ -61,37 +63,61 @@ fn add_files(
 }
 
 /// The columns of a new record and their values.
-type Row = Vec<(String, Stored)>;
+type Row<'a> = Vec<(&'a str, Cow<'a, Stored>)>;
 
-fn new_row(collection: &Collection, id: &str, resolved: &Resolved) -> Row {
+fn new_row<'a>(collection: &'a Collection, id: &str, resolved: &'a Resolved) -> Row<'a> {
     let now = clock::now();
-    let time = |given: &Option<String>| Stored::Text(given.as_ref().unwrap_or(&now).clone());
+    let text = |text: &str| Cow::Owned(Stored::Text(text.to_owned()));
+    let time = |given: &Option<String>| text(given.as_ref().unwrap_or(&now));
     let times = &resolved.times;
-    let mut row = vec![
-        ("id".to_owned(), Stored::Text(id.to_owned())),
-        ("created".to_owned(), time(&times.created)),
-        ("updated".to_owned(), time(&times.updated)),
+    let system = [
+        ("id", text(id)),
+        ("created", time(&times.created)),
+        ("updated", time(&times.updated)),
     ];
-    for (at, stored) in &resolved.values {
-        row.push((collection.fields[*at].name.clone(), stored.clone()));
-    }
-    row
+    let values = resolved.values.iter();
+    let values = values.map(|(at, stored)| {
+        let name = collection.fields[*at].name.as_str();
+        (name, Cow::Borrowed(stored))
+    });
+    system.into_iter().chain(values).collect()
 }
 
-fn insert_row(tx: &Connection, collection: &Collection, row: &Row) -> Result<Rowid> {
-    let mut columns: Vec<String> = row.iter().map(|(name, _)| quote(name)).collect();
-    let mut params: Vec<Stored> = row.iter().map(|(_, stored)| stored.clone()).collect();
-    if collection.kind == CollectionKind::Auth {
-        columns.push(TOKEN_KEY.to_owned());
-        params.push(Stored::Text(ids::token_key()?));
+fn insert_row(tx: &Connection, collection: &Collection, row: &Row<'_>) -> Result<Rowid> {
+    let token_key = match collection.kind {
+        CollectionKind::Base => None,
+        CollectionKind::Auth => Some(Stored::Text(ids::token_key()?)),
+    };
+    let mut columns = String::with_capacity(24 * row.len());
+    let mut places = String::with_capacity(2 * row.len());
+    for (name, _) in row {
+        columns += &quote(name);
+        columns += ",";
+        places += "?,";
     }
-    let places: Vec<String> = (1..=params.len()).map(|at| format!("?{at}")).collect();
-    let sql = format!(
-        "INSERT INTO {} ({}) VALUES ({})",
-        quote(&collection.name),
-        columns.join(", "),
-        places.join(", ")
-    );
+    match token_key {
+        Some(_) => {
+            columns += TOKEN_KEY;
+            places += "?";
+        }
+        // The comma behind the last one.
+        None => {
+            columns.pop();
+            places.pop();
+        }
+    }
+    let table = quote(&collection.name);
+    let sql = [
+        "INSERT INTO ",
+        &table,
+        " (",
+        &columns,
+        ") VALUES (",
+        &places,
+        ")",
+    ]
+    .concat();
+    let params = row.iter().map(|(_, stored)| &**stored).chain(&token_key);
     let mut statement = tx.prepare_cached(&sql)?;
     statement
         .execute(params_from_iter(params))
@@ -106,9 +132,10 @@ fn is_admitted(
     collection: &Collection,
     rule: &Expr,
     sent: &RequestBody,
-    row: &Row,
+    row: &Row<'_>,
 ) -> Result<bool> {
-    let values = row.iter().map(|(_, stored)| stored.clone()).collect();
+    let values = row.iter().map(|(_, stored)| Stored::clone(stored));
+    let values = values.collect();
     let mut query = Query::new(
         &scope.collections,
         scope.request_context(Some(sent)),

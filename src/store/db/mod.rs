@@ -73,7 +73,10 @@ pub fn schema_versions() -> (i64, i64) {
 
 /// Quotes an identifier for use in SQL.
 pub fn quote(identifier: &str) -> String {
-    format!("\"{}\"", identifier.replace('"', "\"\""))
+    match identifier.contains('"') {
+        true => ["\"", &identifier.replace('"', "\"\""), "\""].concat(),
+        false => ["\"", identifier, "\""].concat(),
+    }
 }
 
 /// Replaces the file of a database that no process has open. A crash in between leaves no file rather than
