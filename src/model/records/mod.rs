@@ -40,6 +40,7 @@ mod draft;
 mod excerpt;
 mod files;
 mod get;
+mod json;
 mod limits;
 mod list;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use rusqlite::{Connection, Row, ToSql};
 
 use super::Scope;
 use super::excerpt::Excerpt;
+use super::json::{write_text, write_value};
 use super::limits::Limits;
 use super::query::{MAIN, Query, RequestContext, Trust, email_visibility};
 use super::shape::{Shape, Tree};
@@ -415,7 +416,8 @@ impl Planner<'_> {
             body: None,
         };
         let mut query = Query::new(self.collections, request, vec![Stored::Null; reserved]);
-        let mut sql = "SELECT ".to_owned();
+        let mut sql = String::with_capacity(128 + 32 * columns.len());
+        sql += "SELECT ";
         for (at, column) in columns.iter().enumerate() {
             if at > 0 {
                 sql += ", ";
@@ -435,8 +437,17 @@ impl Planner<'_> {
         }
         let table = quote(&collection.name);
         sql += &match key {
-            Key::Rowid | Key::New => format!(" FROM {table} AS {MAIN} WHERE {MAIN}.rowid = ?1"),
-            Key::Id => format!(" FROM {table} AS {MAIN} WHERE {MAIN}.id = ?1"),
+            Key::Rowid | Key::New => [
+                " FROM ",
+                &table,
+                " AS ",
+                MAIN,
+                " WHERE ",
+                MAIN,
+                ".rowid = ?1",
+            ]
+            .concat(),
+            Key::Id => [" FROM ", &table, " AS ", MAIN, " WHERE ", MAIN, ".id = ?1"].concat(),
             Key::Given(_) => format!(" FROM ({}) AS {MAIN} WHERE TRUE", given(collection)),
         };
         match access {
@@ -483,7 +494,7 @@ fn write_part(field: &Field, excerpt: Option<Excerpt>, value: ValueRef<'_>, out:
     let is_text = !field.is_multiple() && !matches!(field.kind, FieldKind::Json { .. });
     match (excerpt.filter(|_| is_text), value) {
         (Some(part), ValueRef::Text(text)) => {
-            write_json(&part.of(&String::from_utf8_lossy(text)), out);
+            write_text(part.of(&String::from_utf8_lossy(text)).as_bytes(), out);
         }
         _ => write_value(field, value, out),
     }
@@ -494,40 +505,4 @@ fn text_of(value: ValueRef<'_>) -> &[u8] {
         ValueRef::Text(text) => text,
         _ => b"",
     }
-}
-
-/// Writes a stored value as its field shows it; unset is `""`, `[]`, `false` or `null` by type.
-pub fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
-    match (&field.kind, value) {
-        (FieldKind::Bool, value) => {
-            let is_true = matches!(value, ValueRef::Integer(number) if number != 0);
-            out.extend_from_slice(if is_true { b"true" } else { b"false" });
-        }
-        (FieldKind::Number { .. }, ValueRef::Integer(number)) => write_json(&number, out),
-        (FieldKind::Number { .. }, ValueRef::Real(number)) => write_json(&number, out),
-        (FieldKind::Number { .. }, _) | (FieldKind::Json { .. }, ValueRef::Null) => {
-            out.extend_from_slice(b"null");
-        }
-        // Checked to be JSON when it was written.
-        (FieldKind::Json { .. }, ValueRef::Text(text)) => out.extend_from_slice(text),
-        (_, ValueRef::Text(text)) if field.is_multiple() => out.extend_from_slice(text),
-        (_, ValueRef::Null) if field.is_multiple() => out.extend_from_slice(b"[]"),
-        (_, ValueRef::Text(text)) => write_text(text, out),
-        (_, ValueRef::Integer(number)) => write_text(number.to_string().as_bytes(), out),
-        (_, ValueRef::Real(number)) => write_text(number.to_string().as_bytes(), out),
-        (_, ValueRef::Null | ValueRef::Blob(_)) => out.extend_from_slice(b"\"\""),
-    }
-}
-
-/// Writes text as a JSON string. SQLite's text is UTF-8 unless somebody else wrote to the file.
-pub fn write_text(text: &[u8], out: &mut Vec<u8>) {
-    match std::str::from_utf8(text) {
-        Ok(text) => write_json(&text, out),
-        Err(_) => write_json(&String::from_utf8_lossy(text), out),
-    }
-}
-
-fn write_json<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
-    let result = serde_json::to_writer(out, value);
-    debug_assert!(result.is_ok(), "text and numbers always have a JSON form");
 }

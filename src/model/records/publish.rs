@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 use super::Scope;
-use super::plan::{write_text, write_value};
+use super::json::{write_text, write_value};
 use super::row::Rowid;
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
