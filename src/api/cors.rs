@@ -91,9 +91,9 @@ impl Cors {
     pub fn check_page(&self, request: &Request) -> Result<()> {
         let header = |name| request.header(name);
         let is_asked_first = request.method != Method::Post
+            || !header("Content-Type").is_none_or(is_simple)
             || header("X-API-Key").is_some()
-            || header("Authorization").is_some()
-            || !header("Content-Type").is_none_or(is_simple);
+            || header("Authorization").is_some();
         if is_asked_first || self.allows_all || !self.is_foreign(request) {
             return Ok(());
         }

@@ -2,8 +2,7 @@
 
 use rusqlite::types::ValueRef;
 
-use crate::collections::Field;
-use crate::collections::FieldKind;
+use crate::model::collections::{Field, FieldKind};
 
 /// Writes a stored value as its field shows it; unset is `""`, `[]`, `false` or `null` by type.
 pub fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {

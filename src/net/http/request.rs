@@ -98,9 +98,12 @@ impl Headers {
 
     /// The value of the first header with this name, whatever its case.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter()
-            .find(|(found, _)| found.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        // Most names differ in length already.
+        let is_it = |found: &Range<usize>| {
+            found.len() == name.len() && self.text[found.clone()].eq_ignore_ascii_case(name)
+        };
+        let (_, value) = self.spans.iter().find(|(found, _)| is_it(found))?;
+        Some(&self.text[value.clone()])
     }
 
     /// Every header as name and value, in the order they came.
