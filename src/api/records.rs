@@ -62,7 +62,8 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     let tag = shown.tag();
     let is_known = |header: &str| {
         let mut tags = range::tags(header, true).map(|tag| tag.trim_end_matches(GZIP_SUFFIX));
-        range::is_any(header) || tags.any(|known| Some(known) == tag.as_deref())
+        let shown = tag.as_deref().map(|tag| tag.trim_matches('"'));
+        range::is_any(header) || tags.any(|known| Some(known) == shown)
     };
     match none_match.is_some_and(is_known) {
         true => Ok(with_tag(Response::empty(304), tag)),
@@ -92,7 +93,7 @@ fn precondition(call: &Call<'_>) -> Precondition {
 
 fn with_tag(response: Response, tag: Option<String>) -> Response {
     match tag {
-        Some(tag) => response.with_header("ETag", ["\"", &tag, "\""].concat()),
+        Some(tag) => response.with_header("ETag", tag),
         None => response,
     }
 }
