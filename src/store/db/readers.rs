@@ -33,7 +33,7 @@ use crate::base::threads::lock;
 const READERS: usize = 4;
 /// Read connections per file when queries are slow, so that quick ones get through.
 const READERS_MAX: usize = 12;
-/// The time after which queries that wait are served in turn, see [`Line::promise`].
+/// The time after which queries that wait are served in turn, see [`ReadersState::promise`].
 const IN_TURN: Duration = Duration::from_millis(20);
 /// How long a request waits for one of [`READERS`] before another is opened.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -118,51 +118,45 @@ struct ReadersState {
     late: usize,
     /// Readers that callers without credentials have; at most [`ANONYMOUS_READERS`].
     anonymous: usize,
-    /// Those of known callers, which come first, and of callers without credentials.
-    lines: [Line; 2],
+    /// Queries that wait: those of known callers, which come first, and of callers without credentials.
+    waiting: [usize; 2],
+    /// The time since when at least one query of a known caller has waited.
+    since: Option<Instant>,
+    /// Idle readers that were given back for known callers; at most as many as wait. A query that has not
+    /// waited leaves them.
+    promised: usize,
     /// Nobody gets a reader: somebody has the file alone.
     closed: bool,
     /// How often the file was given another history.
     generation: u64,
 }
 
-/// Queries that wait for a reader.
-#[derive(Default)]
-struct Line {
-    waiting: usize,
-    /// The time since when there has been at least one.
-    since: Option<Instant>,
-    /// Idle readers that were given back for them; at most as many as `waiting`. A query that has not
-    /// waited leaves them.
-    promised: usize,
-}
-
-impl Line {
-    fn join(&mut self) {
-        self.waiting += 1;
-        self.since.get_or_insert_with(Instant::now);
+impl ReadersState {
+    fn join(&mut self, line: usize) {
+        self.waiting[line] += 1;
+        if line == KNOWN {
+            self.since.get_or_insert_with(Instant::now);
+        }
     }
 
-    fn leave(&mut self) {
-        self.waiting -= 1;
-        self.promised = self.promised.min(self.waiting);
-        if self.waiting == 0 {
+    fn leave(&mut self, line: usize) {
+        self.waiting[line] -= 1;
+        self.promised = self.promised.min(self.waiting[KNOWN]);
+        if self.waiting[KNOWN] == 0 {
             self.since = None;
         }
     }
 
-    /// Keeps a reader that was given back for those who wait, once there have been some for a while:
-    /// otherwise one of them could wait for seconds while others come and pass it by. As long as
+    /// Keeps a reader that was given back for the known callers who wait, once there have been some for a
+    /// while: otherwise one of them could wait for seconds while others come and pass it by. As long as
     /// queries are quick, passing by is cheaper.
     fn promise(&mut self) {
-        let since = self.since.filter(|_| self.promised < self.waiting);
+        let since = self.since.filter(|_| self.promised < self.waiting[KNOWN]);
         if since.is_some_and(|since| since.elapsed() >= IN_TURN) {
             self.promised += 1;
         }
     }
-}
 
-impl ReadersState {
     /// The idle ones, counted out.
     fn take_idle(&mut self) -> (VecDeque<Reader>, Vec<Reader>) {
         let (idle, spare) = (
@@ -191,11 +185,12 @@ impl ReadersState {
 
     fn find_turn(&mut self, wanted: Use<'_>, line: usize, waited: Duration) -> Option<Turn> {
         let is_new = waited.is_zero();
-        if (!is_new || self.idle.len() > self.promised())
+        if (!is_new || self.idle.len() > self.promised)
             && let Some(reader) = self.idle.pop_back()
         {
-            let promised = &mut self.lines[line].promised;
-            *promised -= usize::from(!is_new && *promised > 0);
+            if !is_new && line == KNOWN {
+                self.promised = self.promised.saturating_sub(1);
+            }
             return Some(Turn::Idle(reader));
         }
         if self.large < READERS {
@@ -218,16 +213,11 @@ impl ReadersState {
         })
     }
 
-    fn promised(&self) -> usize {
-        self.lines.iter().map(|line| line.promised).sum()
-    }
-
     /// The line whose first query gets the reader that was given back just now; and the other one, if
     /// there is a reader for it too.
     fn next_lines(&mut self) -> [bool; 2] {
         let is_served = |state: &ReadersState, line: usize| {
-            state.lines[line].waiting > 0
-                && (line != ANONYMOUS || state.anonymous < ANONYMOUS_READERS)
+            state.waiting[line] > 0 && (line != ANONYMOUS || state.anonymous < ANONYMOUS_READERS)
         };
         let mut next = [false; 2];
         if let Some(line) = [KNOWN, ANONYMOUS]
@@ -236,11 +226,11 @@ impl ReadersState {
         {
             // Strangers pass each other by: a quick query of one is not behind dear ones of others.
             if line == KNOWN {
-                self.lines[line].promise();
+                self.promise();
             }
             next[line] = true;
         }
-        next[ANONYMOUS] |= is_served(self, ANONYMOUS) && self.idle.len() > self.promised();
+        next[ANONYMOUS] |= is_served(self, ANONYMOUS) && self.idle.len() > self.promised;
         next
     }
 }
@@ -455,7 +445,7 @@ impl Wait {
     fn begin(state: &mut ReadersState, wanted: Use<'_>) -> Wait {
         let line = (!matches!(wanted, Use::LookUp)).then(|| wanted.line());
         if let Some(line) = line {
-            state.lines[line].join();
+            state.join(line);
         }
         Wait {
             line,
@@ -492,7 +482,7 @@ impl Wait {
     fn end(self, state: &mut ReadersState) {
         state.late -= usize::from(self.is_late);
         if let Some(line) = self.line {
-            state.lines[line].leave();
+            state.leave(line);
         }
     }
 }
@@ -593,7 +583,7 @@ mod tests {
                 let _reader = readers.take(Use::Own).unwrap();
                 has_had_its_turn.store(true, Ordering::SeqCst);
             });
-            while lock(&readers.state).lines[KNOWN].waiting == 0 {
+            while lock(&readers.state).waiting[KNOWN] == 0 {
                 threads::Stop::new().wait(IN_TURN);
             }
             threads::Stop::new().wait(IN_TURN * 2);
@@ -602,7 +592,7 @@ mod tests {
             assert!(has_had_its_turn.load(Ordering::SeqCst));
         });
         let state = lock(&readers.state);
-        assert_eq!((state.lines[KNOWN].waiting, state.promised()), (0, 0));
+        assert_eq!((state.waiting[KNOWN], state.promised), (0, 0));
         drop(state);
         drop(taken);
         let _ = std::fs::remove_file(path);
