@@ -16,7 +16,7 @@ use crate::model::{auth, records};
 use crate::net::mail::Mailer;
 use crate::net::sockets;
 use crate::net::sockets::Hub;
-use crate::services::backup::lost;
+use crate::services::backup::missing;
 use crate::services::cron::Cron;
 use crate::services::realtime::Realtime;
 use crate::services::replication::{Master, MasterClient, Notifier, Replica};
@@ -114,7 +114,7 @@ fn open_databases(config: &Config, role: Role) -> Result<Databases> {
 fn report_missing_databases(data_dir: &Path, databases: &Databases) -> Result<()> {
     let lost = databases
         .default()
-        .read(|it| lost::databases(data_dir, it))?;
+        .read(|it| missing::databases(data_dir, it))?;
     for name in lost {
         log::error(format_args!(
             "{name}.db is missing from {}, or empty, and has collections; put it back, or restore a backup",

@@ -11,7 +11,7 @@ use crate::base::error::Result;
 use crate::net::http::Response;
 use crate::services::cron;
 use crate::services::replication::file_sync::FilesStatus;
-use crate::services::stats::Runs;
+use crate::services::stats::RunCounts;
 use crate::services::webhooks::{CallOutcome, Webhooks};
 use crate::services::workflows::queries;
 
@@ -152,8 +152,8 @@ fn jobs(text: &mut Text, app: &App) {
 }
 
 /// Since the start, by workflow.
-fn workflows(text: &mut Text, totals: &[(String, Runs)]) {
-    type Number = fn(&Runs) -> u64;
+fn workflows(text: &mut Text, totals: &[(String, RunCounts)]) {
+    type Number = fn(&RunCounts) -> u64;
     let families: [(&str, &str, Number); 5] = [
         ("runs_started", "Runs that were started.", |it| it.started),
         ("runs_completed", "Runs that have ended well.", |it| {

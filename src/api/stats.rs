@@ -7,7 +7,9 @@ use super::parameters::parameter;
 use crate::base::clock;
 use crate::base::error::{Error, Result};
 use crate::net::http::Response;
-use crate::services::stats::{By, Depth, Points, Query, Requests, Runs, Times, minute_of};
+use crate::services::stats::{
+    Granularity, Histogram, Points, QueueDepth, RequestCounts, RunCounts, StatsQuery, minute_of,
+};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -90,19 +92,19 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
 }
 
 /// What is asked for, and up to when.
-fn parse(pairs: &[(String, String)], now_ms: i64) -> Result<(Query, i64)> {
+fn parse(pairs: &[(String, String)], now_ms: i64) -> Result<(StatsQuery, i64)> {
     let to_ms = moment(pairs, "to", now_ms)?;
     let from_ms = moment(pairs, "from", to_ms - HOUR_MS)?;
     if from_ms >= to_ms {
         return Err(Error::invalid("from: it must be before to."));
     }
     let by = match parameter(pairs, "by") {
-        None | Some("") => By::Minute,
-        Some(name) => By::parse(name).ok_or_else(|| {
+        None | Some("") => Granularity::Minute,
+        Some(name) => Granularity::parse(name).ok_or_else(|| {
             Error::invalid(format!("by={name}: it takes minute, hour, day or total."))
         })?,
     };
-    let mut query = Query::new(minute_of(from_ms)..minute_of(to_ms - 1) + 1, by)?;
+    let mut query = StatsQuery::new(minute_of(from_ms)..minute_of(to_ms - 1) + 1, by)?;
     match parameter(pairs, "of") {
         None | Some("") => {}
         Some("requests") => query.wants_workflows = false,
@@ -139,7 +141,7 @@ fn rows<'a, T, R>(points: &'a Points<T>, row: fn(i64, &'a str, &T) -> R) -> Vec<
         .collect()
 }
 
-fn request_row<'a>(at: i64, route: &'a str, count: &Requests) -> RequestRow<'a> {
+fn request_row<'a>(at: i64, route: &'a str, count: &RequestCounts) -> RequestRow<'a> {
     let times = &count.times;
     RequestRow {
         time: time(at),
@@ -155,7 +157,7 @@ fn request_row<'a>(at: i64, route: &'a str, count: &Requests) -> RequestRow<'a> 
     }
 }
 
-fn queue_row((at, depth): (&i64, &Depth)) -> QueueRow {
+fn queue_row((at, depth): (&i64, &QueueDepth)) -> QueueRow {
     QueueRow {
         time: time(*at),
         ready: depth.ready,
@@ -166,7 +168,7 @@ fn queue_row((at, depth): (&i64, &Depth)) -> QueueRow {
     }
 }
 
-fn workflow_row<'a>(at: i64, workflow: &'a str, count: &Runs) -> WorkflowRow<'a> {
+fn workflow_row<'a>(at: i64, workflow: &'a str, count: &RunCounts) -> WorkflowRow<'a> {
     let times = &count.times;
     WorkflowRow {
         time: time(at),
@@ -184,7 +186,7 @@ fn workflow_row<'a>(at: i64, workflow: &'a str, count: &Runs) -> WorkflowRow<'a>
     }
 }
 
-fn longest(times: &Times) -> Option<f64> {
+fn longest(times: &Histogram) -> Option<f64> {
     (times.count() > 0).then(|| ms(times.max as f64))
 }
 

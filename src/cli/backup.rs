@@ -9,7 +9,7 @@ use super::data_dir::{SETTINGS, refuse_empty};
 use crate::base::error::ResultExt as _;
 use crate::config::Config;
 use crate::services::backup;
-use crate::services::backup::{Job, restore, verify};
+use crate::services::backup::{BackupJob, restore, verify};
 use crate::store::files::Storage;
 
 pub const BACKUP_HELP: &str = "\
@@ -60,13 +60,13 @@ pub fn backup(args: &[String]) -> CommandResult {
     let data_dir = Config::load_data_dir(&parsed.flags)?;
     let is_bucket = Config::load_s3(&parsed.flags)?.is_some();
     refuse_empty(&data_dir)?;
-    let summary = backup::run(Job {
+    let summary = backup::run(BackupJob {
         data_dir: &data_dir,
         dir: Path::new(dir),
         is_bucket,
         verifies: parsed.own.contains_key("verify"),
         settings: SETTINGS,
-        tell: &mut print_progress,
+        report: &mut print_progress,
     })?;
     let files = match is_bucket {
         true => "the bucket with the files is no part of it".to_owned(),

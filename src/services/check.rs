@@ -16,7 +16,7 @@ use crate::store::files::{FilePath, Storage, Stored, journal, table};
 use crate::store::{db, files, node};
 
 /// What has no row and is younger may be about to get one.
-const YOUNG_MS: i64 = 3_600_000;
+const GRACE_MS: i64 = 3_600_000;
 
 /// What is wrong with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Finding {
 
 /// What was looked at and found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct CheckSummary {
     pub files: u64,
     pub bytes: u64,
     pub found: u64,
@@ -64,11 +64,11 @@ pub struct Check<'a> {
     repairs: bool,
     /// Told of each finding, and whether it was mended.
     report: &'a mut dyn FnMut(Finding, &FilePath, bool) -> Result<()>,
-    summary: Summary,
+    summary: CheckSummary,
 }
 
 /// One database and its definitions.
-struct Place {
+struct CheckedDatabase {
     name: String,
     database: Database,
     collections: Vec<Collection>,
@@ -84,12 +84,12 @@ impl<'a> Check<'a> {
             storage,
             repairs,
             report,
-            summary: Summary::default(),
+            summary: CheckSummary::default(),
         }
     }
 
     /// Looks at everything.
-    pub fn run(mut self, data_dir: &Path, settings: db::Settings) -> Result<Summary> {
+    pub fn run(mut self, data_dir: &Path, settings: db::Settings) -> Result<CheckSummary> {
         let repairs = self.repairs;
         let open = |name: &str| match repairs {
             true => db::open_existing(data_dir, name, settings),
@@ -103,55 +103,68 @@ impl<'a> Check<'a> {
         }
         for name in db::names(data_dir)? {
             let collections = default.read(|it| collections::definitions(it, &name))?;
-            let place = Place {
+            let checked = CheckedDatabase {
                 database: open(&name)?,
                 name,
                 collections,
             };
-            self.look_at_rows(&place)?;
-            self.look_at_records(&place)?;
-            self.look_at_storage(&place, &default)?;
-            place.database.close()?;
+            self.check_rows(&checked)?;
+            self.check_records(&checked)?;
+            self.check_storage(&checked, &default)?;
+            checked.database.close()?;
         }
         default.close()?;
         Ok(self.summary)
     }
 
-    fn found(&mut self, finding: Finding, path: &FilePath, is_mended: bool) -> Result<()> {
+    fn report_finding(
+        &mut self,
+        finding: Finding,
+        path: &FilePath,
+        is_repaired: bool,
+    ) -> Result<()> {
         self.summary.found += 1;
-        self.summary.repaired += u64::from(is_mended);
-        (self.report)(finding, path, is_mended)
+        self.summary.repaired += u64::from(is_repaired);
+        (self.report)(finding, path, is_repaired)
     }
 
     /// Each file that has a row: it is there, whole, and its record exists.
-    fn look_at_rows(&mut self, place: &Place) -> Result<()> {
+    fn check_rows(&mut self, checked: &CheckedDatabase) -> Result<()> {
         let mut after: Option<FilePath> = None;
         loop {
-            let list = place
+            let add_row = checked
                 .database
-                .read(|it| table::list(it, &place.name, after.as_ref(), PAGE))?;
-            for (path, stored) in &list {
-                self.look_at_row(place, path, stored)?;
+                .read(|it| table::list(it, &checked.name, after.as_ref(), PAGE))?;
+            for (path, stored) in &add_row {
+                self.check_row(checked, path, stored)?;
             }
-            match list.into_iter().next_back() {
+            match add_row.into_iter().next_back() {
                 Some((path, _)) => after = Some(path),
                 None => return Ok(()),
             }
         }
     }
 
-    fn look_at_row(&mut self, place: &Place, path: &FilePath, stored: &Stored) -> Result<()> {
+    fn check_row(
+        &mut self,
+        checked: &CheckedDatabase,
+        path: &FilePath,
+        stored: &Stored,
+    ) -> Result<()> {
         self.summary.files += 1;
         let is_whole = match self.is_whole(path, stored) {
             // One that this account may not read says nothing of the others; a bucket that fails does.
             Err(_) if self.storage.has_journal() => {
-                return self.found(Finding::Unreadable, path, false);
+                return self.report_finding(Finding::Unreadable, path, false);
             }
             result => result?,
         };
         // Those of deleted collections are kept until these are purged.
-        let collection = place.collections.iter().find(|it| it.id == path.collection);
-        let (has_row, has_record) = place.database.read(|it| {
+        let collection = checked
+            .collections
+            .iter()
+            .find(|it| it.id == path.collection);
+        let (has_row, has_record) = checked.database.read(|it| {
             let row = table::find(it, &path.collection, &path.record, &path.name)?;
             let record = match collection {
                 Some(collection) => records::exists(it, collection, &path.record)?,
@@ -161,16 +174,16 @@ impl<'a> Check<'a> {
         })?;
         match (has_row, has_record, is_whole) {
             (false, _, _) | (true, true, Some(true)) => Ok(()),
-            (true, true, None) => self.found(Finding::Missing, path, false),
-            (true, true, Some(false)) => self.found(Finding::Damaged, path, false),
+            (true, true, None) => self.report_finding(Finding::Missing, path, false),
+            (true, true, Some(false)) => self.report_finding(Finding::Damaged, path, false),
             (true, false, _) => {
                 if self.repairs {
                     let path = path.clone();
-                    place.database.write(move |tx| {
+                    checked.database.write(move |tx| {
                         table::remove(tx, &path.collection, &path.record, &path.name)
                     })?;
                 }
-                self.found(Finding::Abandoned, path, self.repairs)
+                self.report_finding(Finding::Abandoned, path, self.repairs)
             }
         }
     }
@@ -189,14 +202,14 @@ impl<'a> Check<'a> {
     }
 
     /// Each file that a record names has a row.
-    fn look_at_records(&mut self, place: &Place) -> Result<()> {
-        for collection in &place.collections {
-            let unlisted = place
+    fn check_records(&mut self, checked: &CheckedDatabase) -> Result<()> {
+        for collection in &checked.collections {
+            let unlisted = checked
                 .database
                 .read(|it| records::files_without_row(it, collection))?;
             for (record, name) in unlisted {
                 let path = FilePath {
-                    database: place.name.clone(),
+                    database: checked.name.clone(),
                     collection: collection.id.clone(),
                     record,
                     name,
@@ -211,12 +224,12 @@ impl<'a> Check<'a> {
                     None => None,
                 };
                 match content {
-                    None => self.found(Finding::Missing, &path, false)?,
+                    None => self.report_finding(Finding::Missing, &path, false)?,
                     Some(content) => {
                         if self.repairs {
-                            list(place, collection, &path, content)?;
+                            add_row(checked, collection, &path, content)?;
                         }
-                        self.found(Finding::Unlisted, &path, self.repairs)?;
+                        self.report_finding(Finding::Unlisted, &path, self.repairs)?;
                     }
                 }
             }
@@ -226,21 +239,22 @@ impl<'a> Check<'a> {
 
     /// Each file that lies in the storage has a row. Those of a database that is not there stay: it may
     /// come back.
-    fn look_at_storage(&mut self, place: &Place, default: &Database) -> Result<()> {
-        let before_ms = clock::now_ms() - YOUNG_MS;
+    fn check_storage(&mut self, checked: &CheckedDatabase, default: &Database) -> Result<()> {
+        let before_ms = clock::now_ms() - GRACE_MS;
         let mut left_over = Vec::new();
         let has_row = |path: &FilePath| {
-            place.database.read(|it| {
+            checked.database.read(|it| {
                 let row = table::find(it, &path.collection, &path.record, &path.name)?;
                 Ok(row.is_some())
             })
         };
-        self.storage.walk_in(&place.name, &mut |path, written_ms| {
-            if written_ms < before_ms && !has_row(&path)? {
-                left_over.push(path);
-            }
-            Ok(())
-        })?;
+        self.storage
+            .walk_in(&checked.name, &mut |path, written_ms| {
+                if written_ms < before_ms && !has_row(&path)? {
+                    left_over.push(path);
+                }
+                Ok(())
+            })?;
         for path in left_over {
             if has_row(&path)? {
                 continue;
@@ -254,15 +268,15 @@ impl<'a> Check<'a> {
                     })?;
                 }
             }
-            self.found(Finding::LeftOver, &path, self.repairs)?;
+            self.report_finding(Finding::LeftOver, &path, self.repairs)?;
         }
         Ok(())
     }
 }
 
 /// Gives a file a row, unless its record names it no longer.
-fn list(
-    place: &Place,
+fn add_row(
+    checked: &CheckedDatabase,
     collection: &Collection,
     path: &FilePath,
     mut content: Box<dyn Read + Send>,
@@ -280,7 +294,7 @@ fn list(
         media_type: files::judge(&path.name, &beginning),
     };
     let (collection, record) = (collection.clone(), path.record.clone());
-    place.database.write(move |tx| {
+    checked.database.write(move |tx| {
         let has_row = table::find(tx, &collection.id, &record, &stored.name)?.is_some();
         match records::field_of_file(tx, &collection, &record, &stored.name)? {
             Some(_) if !has_row => table::add(tx, &collection.id, &record, &stored),

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-use super::file::{copy, create};
-use super::manifest::{Manifest, Part, SECRET};
-use super::{Job, lost, refused, storage};
+use super::directory::files_dir;
+use super::file::{copy, create, write_error};
+use super::manifest::{BackupManifest, ManifestPart, SECRET};
+use super::missing;
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::threads::Stop;
 use crate::base::{crypto, failpoints, ids};
@@ -22,75 +23,88 @@ use crate::store::files::{FilePath, Stored, table};
 use crate::store::{db, node};
 
 /// How often a state is given up because a file of it has vanished, or definitions have changed.
-const TRIES: u32 = 20;
+const ATTEMPTS_MAX: u32 = 20;
 /// A replica gets files after the databases that name them: how long to wait for these in all, and how often to
 /// look.
 const FILES_WAIT: Duration = Duration::from_secs(20);
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const POLL_EVERY: Duration = Duration::from_millis(200);
 /// Between two words on how far it is.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// Where a file is until it is whole.
 const PARTIAL: &str = ".partial";
 
 /// Stands for a path and a content: half of their SHA-256, since there may be millions.
-type Mark = [u8; 16];
+type FileKey = [u8; 16];
 
 /// The files that could not be had, and why.
-type Lost = Vec<(FilePath, Fate)>;
+type MissingFiles = Vec<(FilePath, FileStatus)>;
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Here,
+enum FileStatus {
+    Present,
     /// It is not in the storage.
-    Vanished,
+    Missing,
     /// Its bytes are not those that were stored.
     Damaged,
 }
 
 /// What the copied state of a database names.
 #[derive(Default)]
-struct Named {
-    files: HashSet<Mark>,
+struct ReferencedFiles {
+    files: HashSet<FileKey>,
     bytes: u64,
     missing: u64,
 }
 
+/// What to back up, and where to.
+pub struct BackupJob<'a> {
+    pub data_dir: &'a Path,
+    pub dir: &'a Path,
+    /// The files are in a bucket, and no part of it.
+    pub is_bucket: bool,
+    /// Files that an earlier backup has left are read again.
+    pub verifies: bool,
+    pub settings: db::Settings,
+    /// Told of what takes long, and of what is wrong.
+    pub report: &'a mut dyn FnMut(&str),
+}
+
 /// See the module documentation.
 pub struct Copier<'a> {
-    job: Job<'a>,
+    job: BackupJob<'a>,
     state: PathBuf,
     /// The state of the earlier backup.
     earlier: Option<PathBuf>,
     /// Files that are known to be in the backup, whole.
-    have: HashSet<Mark>,
+    present: HashSet<FileKey>,
     /// By database.
-    named: BTreeMap<String, Named>,
+    referenced: BTreeMap<String, ReferencedFiles>,
     /// A hash of the definitions of each database that is copied, from before that.
     definitions: BTreeMap<String, Option<u64>>,
     pub copied: u64,
     pub copied_bytes: u64,
-    told: Instant,
+    reported: Instant,
     /// How long files may still be waited for.
-    patience: Duration,
+    wait_left: Duration,
     /// How often tables may still be waited for that have not followed their definitions.
-    lags: u32,
+    table_waits_left: u32,
 }
 
 impl<'a> Copier<'a> {
-    pub fn new(job: Job<'a>, state: PathBuf, earlier: Option<PathBuf>) -> Copier<'a> {
+    pub fn new(job: BackupJob<'a>, state: PathBuf, earlier: Option<PathBuf>) -> Copier<'a> {
         Copier {
             job,
             state,
             earlier,
-            have: HashSet::new(),
-            named: BTreeMap::new(),
+            present: HashSet::new(),
+            referenced: BTreeMap::new(),
             definitions: BTreeMap::new(),
             copied: 0,
             copied_bytes: 0,
-            told: Instant::now(),
-            patience: Duration::ZERO,
-            lags: 0,
+            reported: Instant::now(),
+            wait_left: Duration::ZERO,
+            table_waits_left: 0,
         }
     }
 
@@ -101,11 +115,11 @@ impl<'a> Copier<'a> {
     }
 
     /// Copies everything, and notes what it was.
-    pub fn run(&mut self, manifest: &mut Manifest) -> Result<()> {
+    pub fn run(&mut self, manifest: &mut BackupManifest) -> Result<()> {
         self.copy_database(db::LOCAL)?;
         if self.is_replica() {
-            self.patience = FILES_WAIT;
-            self.lags = TRIES / 2;
+            self.wait_left = FILES_WAIT;
+            self.table_waits_left = ATTEMPTS_MAX / 2;
         }
         self.copy_default_and_tenants()?;
         self.copy_database(db::WORKFLOWS)?;
@@ -116,12 +130,12 @@ impl<'a> Copier<'a> {
             names.insert(entry?.file_name().to_string_lossy().into_owned());
         }
         for name in names {
-            manifest.parts.push(Part::of(&self.state, &name)?);
+            manifest.parts.push(ManifestPart::of(&self.state, &name)?);
         }
-        for named in self.named.values() {
-            manifest.files += named.files.len() as u64;
-            manifest.bytes = manifest.bytes.saturating_add(named.bytes);
-            manifest.missing += named.missing;
+        for referenced in self.referenced.values() {
+            manifest.files += referenced.files.len() as u64;
+            manifest.bytes = manifest.bytes.saturating_add(referenced.bytes);
+            manifest.missing += referenced.missing;
         }
         Ok(())
     }
@@ -130,7 +144,7 @@ impl<'a> Copier<'a> {
     fn copy_stats(&mut self) -> Result<()> {
         match self.copy_database(db::STATS) {
             Err(error) if db::is_useless(&error) => {
-                (self.job.tell)(&format!("The statistics are not in the backup: {error}"));
+                (self.job.report)(&format!("The statistics are not in the backup: {error}"));
                 let _ = fs::remove_file(self.state.join(format!("{}.db", db::STATS)));
                 Ok(())
             }
@@ -143,7 +157,7 @@ impl<'a> Copier<'a> {
     fn copy_default_and_tenants(&mut self) -> Result<()> {
         let mut names = db::names(self.job.data_dir)?;
         names.retain(|name| name != db::DEFAULT);
-        for _ in 0..TRIES {
+        for _ in 0..ATTEMPTS_MAX {
             let definitions = self.present_definitions()?;
             for name in &names {
                 let hash = definitions.get(name).copied();
@@ -168,19 +182,19 @@ impl<'a> Copier<'a> {
             let copied = self.definitions.get(name).copied().flatten();
             name != db::DEFAULT && definitions.get(name).copied() != copied
         });
-        if names.is_empty() && self.lags > 0 {
-            names = self.behind(default.connection())?;
+        if names.is_empty() && self.table_waits_left > 0 {
+            names = self.lagging(default.connection())?;
             if !names.is_empty() {
-                self.lags -= 1;
-                Stop::new().wait(LOOK_EVERY);
+                self.table_waits_left -= 1;
+                Stop::new().wait(POLL_EVERY);
             }
         }
         Ok(names)
     }
 
     /// The databases whose copies do not have the tables yet that are defined.
-    fn behind(&self, default: &Connection) -> Result<Vec<String>> {
-        let mut behind = Vec::new();
+    fn lagging(&self, default: &Connection) -> Result<Vec<String>> {
+        let mut lagging = Vec::new();
         for name in db::names(self.job.data_dir)? {
             let copy = self.state.join(format!("{name}.db"));
             if name == db::DEFAULT || !copy.exists() {
@@ -189,17 +203,17 @@ impl<'a> Copier<'a> {
             let copy = db::offline::open(&copy, self.job.settings.prepare)?;
             for collection in collections::settled_definitions(default, &name)? {
                 if !collections::is_applied(&copy, &collection)? {
-                    behind.push(name);
+                    lagging.push(name);
                     break;
                 }
             }
         }
-        Ok(behind)
+        Ok(lagging)
     }
 
     /// Without a database, a new backup would do away with the copy that the earlier one has of it.
-    fn refuse_lost(&self, default: &Connection) -> Result<()> {
-        let names = lost::databases(self.job.data_dir, default)?;
+    fn refuse_missing(&self, default: &Connection) -> Result<()> {
+        let names = missing::databases(self.job.data_dir, default)?;
         let Some(name) = names.first() else {
             return Ok(());
         };
@@ -212,7 +226,7 @@ impl<'a> Copier<'a> {
 
     fn present_definitions(&self) -> Result<BTreeMap<String, u64>> {
         let path = db::default_file(self.job.data_dir);
-        if !lost::has_content(self.job.data_dir, db::DEFAULT) {
+        if !missing::has_content(self.job.data_dir, db::DEFAULT) {
             return Ok(BTreeMap::new());
         }
         let reader = PageReader::open_foreign(&path)?;
@@ -223,27 +237,27 @@ impl<'a> Copier<'a> {
     fn copy_database(&mut self, name: &str) -> Result<Vec<String>> {
         let path = self.job.data_dir.join(format!("{name}.db"));
         let target = self.state.join(format!("{name}.db"));
-        self.named.remove(name);
+        self.referenced.remove(name);
         let copied = self.copy_state(name, &path, &target);
-        if lost::is_there(self.job.data_dir, name) {
+        if missing::is_there(self.job.data_dir, name) {
             return copied.context(format!("back up {name}"));
         }
         // It was deleted meanwhile, or has not arrived here yet.
-        self.named.remove(name);
+        self.referenced.remove(name);
         match fs::remove_file(&target) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(refused(self.job.dir, &error))
+                Err(write_error(self.job.dir, &error))
             }
             _ => Ok(Vec::new()),
         }
     }
 
     fn copy_state(&mut self, name: &str, path: &Path, target: &Path) -> Result<Vec<String>> {
-        if !lost::is_there(self.job.data_dir, name) {
+        if !missing::is_there(self.job.data_dir, name) {
             return Ok(Vec::new());
         }
         let reader = PageReader::open_foreign(path)?;
-        if !lost::has_content(self.job.data_dir, name) {
+        if !missing::has_content(self.job.data_dir, name) {
             return Err(Error::unavailable(format!("{} is empty.", path.display())));
         }
         let has_files = !self.job.is_bucket && db::is_valid_name(name) && {
@@ -251,41 +265,42 @@ impl<'a> Copier<'a> {
             table::is_there(snapshot.connection())?
         };
         if has_files {
-            self.copy_most_files(name, &reader)?;
+            self.copy_current_files(name, &reader)?;
         }
-        for attempt in 1..=TRIES {
+        for attempt in 1..=ATTEMPTS_MAX {
             let snapshot = reader.snapshot()?;
             if has_files {
-                let (named, lost, is_old) = self.copy_state_files(name, path, &snapshot)?;
-                if attempt < TRIES && is_old {
+                let (referenced, missing, is_stale) =
+                    self.copy_state_files(name, path, &snapshot)?;
+                if attempt < ATTEMPTS_MAX && is_stale {
                     continue;
                 }
-                for (path, fate) in &lost {
-                    (self.job.tell)(&format!("The file {path} {}.", word(*fate)));
+                for (path, status) in &missing {
+                    (self.job.report)(&format!("The file {path} {}.", describe(*status)));
                 }
-                self.named.insert(name.to_owned(), named);
+                self.referenced.insert(name.to_owned(), referenced);
             }
             if name == db::DEFAULT {
                 let stale = self.stale(&snapshot)?;
                 if !stale.is_empty() {
                     return Ok(stale);
                 }
-                self.refuse_lost(snapshot.connection())?;
+                self.refuse_missing(snapshot.connection())?;
             }
             failpoints::reach("backup-database");
-            let file = create(target).map_err(|error| refused(self.job.dir, &error))?;
+            let file = create(target).map_err(|error| write_error(self.job.dir, &error))?;
             let mib = (u64::from(snapshot.pages) * u64::from(snapshot.page_size)) >> 20;
-            self.tell(|| format!("copying {name}, {mib} MiB"));
+            self.report(|| format!("copying {name}, {mib} MiB"));
             snapshot
                 .copy_to(&file)
-                .map_err(|error| self.explain(error))?;
+                .map_err(|error| self.to_write_error(error))?;
             break;
         }
         Ok(Vec::new())
     }
 
     /// Copies what there is by now, so that little is left to do while a state is held.
-    fn copy_most_files(&mut self, name: &str, reader: &PageReader) -> Result<()> {
+    fn copy_current_files(&mut self, name: &str, reader: &PageReader) -> Result<()> {
         let earlier = self.earlier_copy(name)?;
         let mut after: Option<FilePath> = None;
         loop {
@@ -294,7 +309,7 @@ impl<'a> Copier<'a> {
                 table::list(snapshot.connection(), name, after.as_ref(), PAGE)?
             };
             for (path, stored) in &list {
-                self.take(path, stored, earlier.as_ref())?;
+                self.copy_if_needed(path, stored, earlier.as_ref())?;
             }
             match list.into_iter().next_back() {
                 Some((path, _)) => after = Some(path),
@@ -309,76 +324,80 @@ impl<'a> Copier<'a> {
         name: &str,
         path: &Path,
         snapshot: &Snapshot<'_>,
-    ) -> Result<(Named, Lost, bool)> {
-        let (mut named, mut lost) = self.copy_files(name, snapshot.connection())?;
+    ) -> Result<(ReferencedFiles, MissingFiles, bool)> {
+        let (mut referenced, mut missing) = self.copy_files(name, snapshot.connection())?;
         loop {
-            let is_old = is_any_deleted(path, &lost)?;
-            if lost.is_empty() || is_old || self.patience.is_zero() {
-                return Ok((named, lost, is_old));
+            let is_stale = is_any_deleted(path, &missing)?;
+            if missing.is_empty() || is_stale || self.wait_left.is_zero() {
+                return Ok((referenced, missing, is_stale));
             }
             let begun = Instant::now();
-            Stop::new().wait(LOOK_EVERY);
-            (named, lost) = self.copy_files(name, snapshot.connection())?;
-            self.patience = self.patience.saturating_sub(begun.elapsed());
+            Stop::new().wait(POLL_EVERY);
+            (referenced, missing) = self.copy_files(name, snapshot.connection())?;
+            self.wait_left = self.wait_left.saturating_sub(begun.elapsed());
         }
     }
 
     /// Copies the files that a state names and that are not in the backup yet. Returns what it names, and
     /// what could not be had.
-    fn copy_files(&mut self, name: &str, connection: &Connection) -> Result<(Named, Lost)> {
-        let (mut named, mut lost) = (Named::default(), Lost::new());
+    fn copy_files(
+        &mut self,
+        name: &str,
+        connection: &Connection,
+    ) -> Result<(ReferencedFiles, MissingFiles)> {
+        let (mut referenced, mut missing) = (ReferencedFiles::default(), MissingFiles::new());
         let mut after: Option<FilePath> = None;
         loop {
             let list = table::list(connection, name, after.as_ref(), PAGE)?;
             for (path, stored) in &list {
-                match self.take(path, stored, None)? {
-                    Fate::Here => {
-                        named.files.insert(mark(path, stored));
-                        named.bytes = named.bytes.saturating_add(stored.size);
+                match self.copy_if_needed(path, stored, None)? {
+                    FileStatus::Present => {
+                        referenced.files.insert(file_key(path, stored));
+                        referenced.bytes = referenced.bytes.saturating_add(stored.size);
                     }
-                    fate => {
-                        named.missing += 1;
-                        lost.push((path.clone(), fate));
+                    status => {
+                        referenced.missing += 1;
+                        missing.push((path.clone(), status));
                     }
                 }
             }
             match list.into_iter().next_back() {
                 Some((path, _)) => after = Some(path),
-                None => return Ok((named, lost)),
+                None => return Ok((referenced, missing)),
             }
         }
     }
 
     /// Sees to it that a file is in the backup.
-    fn take(
+    fn copy_if_needed(
         &mut self,
         path: &FilePath,
         stored: &Stored,
         earlier: Option<&Connection>,
-    ) -> Result<Fate> {
-        let mark = mark(path, stored);
-        if self.have.contains(&mark) {
-            return Ok(Fate::Here);
+    ) -> Result<FileStatus> {
+        let file_key = file_key(path, stored);
+        if self.present.contains(&file_key) {
+            return Ok(FileStatus::Present);
         }
         if FilePath::parse(&path.to_string()).is_none() {
-            return Ok(Fate::Damaged);
+            return Ok(FileStatus::Damaged);
         }
-        let target = storage(self.job.dir).join(path.relative());
-        let fate = match self.is_kept(path, stored, &target, earlier)? {
-            true => Fate::Here,
+        let target = files_dir(self.job.dir).join(path.relative());
+        let status = match self.is_present(path, stored, &target, earlier)? {
+            true => FileStatus::Present,
             false => self.copy_file(path, stored, &target)?,
         };
-        if fate == Fate::Here {
-            self.have.insert(mark);
+        if status == FileStatus::Present {
+            self.present.insert(file_key);
         }
-        let (files, mib) = (self.have.len(), self.copied_bytes >> 20);
-        self.tell(|| format!("{files} files looked at, {mib} MiB copied"));
-        Ok(fate)
+        let (files, mib) = (self.present.len(), self.copied_bytes >> 20);
+        self.report(|| format!("{files} files looked at, {mib} MiB copied"));
+        Ok(status)
     }
 
     /// Whether an earlier backup has left it there: one that was completed, or one that was not and may
     /// have left anything.
-    fn is_kept(
+    fn is_present(
         &self,
         path: &FilePath,
         stored: &Stored,
@@ -399,11 +418,13 @@ impl<'a> Copier<'a> {
         Ok(ids::hex(&crypto::sha256_of(content)?.1) == stored.sha256)
     }
 
-    fn copy_file(&mut self, path: &FilePath, stored: &Stored, target: &Path) -> Result<Fate> {
-        let source = storage(self.job.data_dir).join(path.relative());
+    fn copy_file(&mut self, path: &FilePath, stored: &Stored, target: &Path) -> Result<FileStatus> {
+        let source = files_dir(self.job.data_dir).join(path.relative());
         let source = match File::open(&source) {
             Ok(source) => source,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Fate::Vanished),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(FileStatus::Missing);
+            }
             Err(error) => {
                 return Err(Error::unavailable(format!(
                     "{} cannot be read: {error}.",
@@ -411,16 +432,16 @@ impl<'a> Copier<'a> {
                 )));
             }
         };
-        let partial = storage(self.job.dir).join(PARTIAL);
+        let partial = files_dir(self.job.dir).join(PARTIAL);
         match copy(source, stored, &partial, target) {
             Ok(true) => {}
-            Ok(false) => return Ok(Fate::Damaged),
-            Err(error) => return Err(refused(self.job.dir, &error)),
+            Ok(false) => return Ok(FileStatus::Damaged),
+            Err(error) => return Err(write_error(self.job.dir, &error)),
         }
         self.copied += 1;
         self.copied_bytes += stored.size;
         failpoints::reach("backup-file");
-        Ok(Fate::Here)
+        Ok(FileStatus::Present)
     }
 
     fn copy_secret(&self) -> Result<()> {
@@ -429,7 +450,7 @@ impl<'a> Copier<'a> {
             secret => secret.context("read the secret")?,
         };
         let written = create(&self.state.join(SECRET)).and_then(|mut it| it.write_all(&secret));
-        written.map_err(|error| refused(self.job.dir, &error))
+        written.map_err(|error| write_error(self.job.dir, &error))
     }
 
     /// What the earlier backup says of the files of a database.
@@ -449,15 +470,15 @@ impl<'a> Copier<'a> {
     }
 
     /// Removes the files that the state that counts now does not name.
-    pub fn remove_unnamed(&mut self) -> Result<()> {
+    pub fn remove_unreferenced(&mut self) -> Result<()> {
         if self.job.is_bucket {
             return Ok(());
         }
-        let root = storage(self.job.dir);
+        let root = files_dir(self.job.dir);
         let _ = fs::remove_file(root.join(PARTIAL));
         let mut paths = HashSet::new();
         for (name, reader) in self
-            .named
+            .referenced
             .keys()
             .map(|name| (name, self.state.join(format!("{name}.db"))))
         {
@@ -465,42 +486,42 @@ impl<'a> Copier<'a> {
             let mut after: Option<FilePath> = None;
             loop {
                 let list = table::list(&copy, name, after.as_ref(), PAGE)?;
-                paths.extend(list.iter().map(|(path, _)| mark_path(&path.to_string())));
+                paths.extend(list.iter().map(|(path, _)| path_key(&path.to_string())));
                 match list.into_iter().next_back() {
                     Some((path, _)) => after = Some(path),
                     None => break,
                 }
             }
         }
-        remove_others(&root, "", 0, &paths)
+        remove_unreferenced_in(&root, "", 0, &paths)
             .context(format!("remove old files from {}", root.display()))
     }
 
-    fn tell(&mut self, text: impl FnOnce() -> String) {
-        if self.told.elapsed() >= TELL_EVERY {
-            self.told = Instant::now();
-            (self.job.tell)(&text());
+    fn report(&mut self, text: impl FnOnce() -> String) {
+        if self.reported.elapsed() >= REPORT_EVERY {
+            self.reported = Instant::now();
+            (self.job.report)(&text());
         }
     }
 
     /// A full disk says so wherever it is met.
-    fn explain(&self, error: Error) -> Error {
+    fn to_write_error(&self, error: Error) -> Error {
         let full = ["No space left", "quota", "File too large"];
         match full.iter().any(|it| error.to_string().contains(it)) {
-            true => refused(self.job.dir, &io::ErrorKind::StorageFull.into()),
+            true => write_error(self.job.dir, &io::ErrorKind::StorageFull.into()),
             false => error,
         }
     }
 }
 
 /// Whether one of these has no row any more; the others are lost and will not come back.
-fn is_any_deleted(database: &Path, lost: &[(FilePath, Fate)]) -> Result<bool> {
-    if lost.is_empty() {
+fn is_any_deleted(database: &Path, missing: &[(FilePath, FileStatus)]) -> Result<bool> {
+    if missing.is_empty() {
         return Ok(false);
     }
     let reader = PageReader::open_foreign(database)?;
     let snapshot = reader.snapshot()?;
-    for (path, _) in lost {
+    for (path, _) in missing {
         let (collection, record) = (&path.collection, &path.record);
         if table::find(snapshot.connection(), collection, record, &path.name)?.is_none() {
             return Ok(true);
@@ -509,26 +530,31 @@ fn is_any_deleted(database: &Path, lost: &[(FilePath, Fate)]) -> Result<bool> {
     Ok(false)
 }
 
-fn word(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Here => "is here",
-        Fate::Vanished => "is not in the storage, and not in the backup",
-        Fate::Damaged => "is damaged in the storage, and not in the backup",
+fn describe(status: FileStatus) -> &'static str {
+    match status {
+        FileStatus::Present => "is here",
+        FileStatus::Missing => "is not in the storage, and not in the backup",
+        FileStatus::Damaged => "is damaged in the storage, and not in the backup",
     }
 }
 
-fn mark(path: &FilePath, stored: &Stored) -> Mark {
-    mark_path(&format!("{path} {}", stored.sha256))
+fn file_key(path: &FilePath, stored: &Stored) -> FileKey {
+    path_key(&format!("{path} {}", stored.sha256))
 }
 
-fn mark_path(text: &str) -> Mark {
-    let mut mark = Mark::default();
-    mark.copy_from_slice(&crypto::sha256(text.as_bytes())[..16]);
-    mark
+fn path_key(text: &str) -> FileKey {
+    let mut file_key = FileKey::default();
+    file_key.copy_from_slice(&crypto::sha256(text.as_bytes())[..16]);
+    file_key
 }
 
 /// Removes the files below a folder that are not among these, and the folders that this leaves empty.
-fn remove_others(folder: &Path, prefix: &str, depth: u32, kept: &HashSet<Mark>) -> io::Result<()> {
+fn remove_unreferenced_in(
+    folder: &Path,
+    prefix: &str,
+    depth: u32,
+    kept: &HashSet<FileKey>,
+) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -539,11 +565,11 @@ fn remove_others(folder: &Path, prefix: &str, depth: u32, kept: &HashSet<Mark>) 
         let path = format!("{prefix}{name}");
         match (entry.file_type()?.is_dir(), depth) {
             (true, 0..3) => {
-                remove_others(&entry.path(), &format!("{path}/"), depth + 1, kept)?;
+                remove_unreferenced_in(&entry.path(), &format!("{path}/"), depth + 1, kept)?;
                 // Not empty is what it mostly is.
                 let _ = fs::remove_dir(entry.path());
             }
-            (false, 3) if !kept.contains(&mark_path(&path)) => fs::remove_file(entry.path())?,
+            (false, 3) if !kept.contains(&path_key(&path)) => fs::remove_file(entry.path())?,
             _ => {}
         }
     }

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::{fs, io};
 
 use crate::base::crypto::Hasher;
+use crate::base::error::Error;
 use crate::base::ids;
 use crate::store::db;
 use crate::store::files::Stored;
@@ -25,7 +26,7 @@ pub fn create(path: &Path) -> io::Result<File> {
 /// Copies a file to its place if it is as it was stored.
 pub fn copy(mut source: File, stored: &Stored, partial: &Path, target: &Path) -> io::Result<bool> {
     for folder in [partial.parent(), target.parent()].into_iter().flatten() {
-        super::create_dirs(folder)?;
+        create_dirs(folder)?;
     }
     let mut file = create(partial)?;
     let (mut hasher, mut size, mut buffer) = (Hasher::new(), 0, vec![0; 128 << 10]);
@@ -44,4 +45,25 @@ pub fn copy(mut source: File, stored: &Stored, partial: &Path, target: &Path) ->
         false => fs::remove_file(partial)?,
     }
     Ok(is_whole)
+}
+
+/// Folders that only their owner can read.
+pub fn create_dirs(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+}
+
+/// A directory does not take what is written to it.
+pub fn write_error(dir: &Path, error: &io::Error) -> Error {
+    let dir = dir.display();
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            Error::unavailable(format!(
+                "There is no room for it in {dir}; what was there before is as it was ({error})."
+            ))
+        }
+        _ => Error::unavailable(format!("{dir} cannot be written: {error}.")),
+    }
 }

@@ -9,6 +9,7 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::file::write_error;
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::{crypto, ids};
 use crate::store::db;
@@ -24,7 +25,7 @@ pub const SECRET: &str = "secret";
 
 /// See the module documentation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Manifest {
+pub struct BackupManifest {
     format: u32,
     /// The version of the program that wrote it.
     pub vski: String,
@@ -32,8 +33,8 @@ pub struct Manifest {
     /// The folder with the databases and the secret.
     pub state: String,
     /// `local`, or `s3`: then the files are no part of the backup.
-    pub storage: String,
-    pub parts: Vec<Part>,
+    pub files_dir: String,
+    pub parts: Vec<ManifestPart>,
     /// How many files of records are in it, and their bytes.
     pub files: u64,
     pub bytes: u64,
@@ -43,20 +44,20 @@ pub struct Manifest {
 
 /// A file of the folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Part {
+pub struct ManifestPart {
     pub name: String,
     pub size: u64,
     /// In hexadecimal.
     pub sha256: String,
 }
 
-impl Part {
+impl ManifestPart {
     /// Reads a file of a folder.
-    pub fn of(folder: &Path, name: &str) -> Result<Part> {
+    pub fn of(folder: &Path, name: &str) -> Result<ManifestPart> {
         let path = folder.join(name);
         let file = File::open(&path).context(format!("open {}", path.display()))?;
         let (size, sha256) = crypto::sha256_of(file).context(format!("read {}", path.display()))?;
-        Ok(Part {
+        Ok(ManifestPart {
             name: name.to_owned(),
             size,
             sha256: ids::hex(&sha256),
@@ -69,15 +70,15 @@ impl Part {
     }
 }
 
-impl Manifest {
+impl BackupManifest {
     /// An empty one, of the databases in this folder.
-    pub fn new(time: String, state: &str, storage: &str) -> Manifest {
-        Manifest {
+    pub fn new(time: String, state: &str, files_dir: &str) -> BackupManifest {
+        BackupManifest {
             format: FORMAT,
             vski: env!("CARGO_PKG_VERSION").to_owned(),
             time,
             state: state.to_owned(),
-            storage: storage.to_owned(),
+            files_dir: files_dir.to_owned(),
             parts: Vec::new(),
             files: 0,
             bytes: 0,
@@ -93,7 +94,7 @@ impl Manifest {
     }
 
     /// Reads that of a backup; none when there is no complete backup.
-    pub fn read(dir: &Path) -> Result<Option<Manifest>> {
+    pub fn read(dir: &Path) -> Result<Option<BackupManifest>> {
         let path = dir.join(FILE);
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -111,7 +112,7 @@ impl Manifest {
                 path.display()
             ))
         };
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(|_| damaged())?;
+        let manifest: BackupManifest = serde_json::from_slice(&text).map_err(|_| damaged())?;
         if manifest.format != FORMAT {
             return Err(Error::unavailable(format!(
                 "The backup in {} was written by another version, vski {}.",
@@ -124,7 +125,7 @@ impl Manifest {
             name.bytes()
                 .all(|it| it.is_ascii_alphanumeric() || it == b'-')
         };
-        let are_known = |part: &Part| part.name == SECRET || part.database().is_some();
+        let are_known = |part: &ManifestPart| part.name == SECRET || part.database().is_some();
         let is_right = manifest.state.starts_with(STATE)
             && is_plain(&manifest.state)
             && manifest.parts.iter().all(are_known);
@@ -132,8 +133,8 @@ impl Manifest {
     }
 
     /// The same, where there has to be one.
-    pub fn read_existing(dir: &Path) -> Result<Manifest> {
-        Manifest::read(dir)?
+    pub fn read_existing(dir: &Path) -> Result<BackupManifest> {
+        BackupManifest::read(dir)?
             .ok_or_else(|| Error::not_found(format!("There is no backup in {}.", dir.display())))
     }
 
@@ -152,7 +153,7 @@ impl Manifest {
             fs::rename(&partial, dir.join(FILE))?;
             File::open(dir)?.sync_all()
         };
-        write().map_err(|error| super::refused(dir, &error))
+        write().map_err(|error| write_error(dir, &error))
     }
 
     /// The folder with the databases.
@@ -163,9 +164,9 @@ impl Manifest {
     /// The parts that are not as they were written, a sentence each.
     pub fn faults(&self, dir: &Path) -> Vec<String> {
         let state = self.state(dir);
-        let look = |part: &Part| {
+        let look = |part: &ManifestPart| {
             let path = state.join(&part.name);
-            match Part::of(&state, &part.name) {
+            match ManifestPart::of(&state, &part.name) {
                 Err(error) => Some(format!("{} cannot be read: {error}.", path.display())),
                 Ok(now) if now.sha256 != part.sha256 => Some(format!(
                     "{} is not as the backup has written it.",

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::process::{Gid, Uid, geteuid};
 use rustix::thread;
 
-use super::refused;
+use super::file::write_error;
 use crate::base::error::{Error, Result, ResultExt as _};
 
 /// As many links as Linux follows in one path.
@@ -28,10 +28,10 @@ pub struct Owner {
 }
 
 /// Why a directory has not got its place, and where the one is that had it.
-pub enum Unswapped {
+pub enum SwapError {
     Untouched(io::Error),
-    Back(io::Error),
-    Aside(io::Error),
+    RolledBack(io::Error),
+    LeftAside(io::Error),
 }
 
 impl Owner {
@@ -84,7 +84,7 @@ impl Owner {
         aside: &Path,
         inside: &str,
         between: fn(),
-    ) -> std::result::Result<(), Unswapped> {
+    ) -> std::result::Result<(), SwapError> {
         let name = |path: &Path| PathBuf::from(path.file_name().unwrap_or_default());
         let (name, aside) = (name(data_dir), name(aside));
         let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed();
@@ -96,7 +96,7 @@ impl Owner {
                 .open(parent)?;
             Ok((parent.metadata()?.uid() == 0, parent))
         };
-        let (is_roots, parent) = self.as_root(open).map_err(Unswapped::Untouched)?;
+        let (is_roots, parent) = self.as_root(open).map_err(SwapError::Untouched)?;
         let rename = |from: &Path, to: &Path| {
             let rename = || Ok(rustix::fs::renameat(&parent, from, &parent, to)?);
             match is_roots {
@@ -104,14 +104,14 @@ impl Owner {
                 false => rename(),
             }
         };
-        rename(&name, &aside).map_err(Unswapped::Untouched)?;
+        rename(&name, &aside).map_err(SwapError::Untouched)?;
         between();
         let moved = rename(&aside.join(inside), &name)
             .and_then(|()| self.refuse_replaced(&parent, &name))
             .and_then(|()| parent.sync_all());
         moved.map_err(|error| match rename(&aside, &name) {
-            Ok(()) => Unswapped::Back(error),
-            Err(_) => Unswapped::Aside(error),
+            Ok(()) => SwapError::RolledBack(error),
+            Err(_) => SwapError::LeftAside(error),
         })
     }
 
@@ -174,7 +174,7 @@ fn refuse_links_of_others(path: &Path, owner: u32) -> Result<()> {
                 link.display()
             )));
         }
-        let target = fs::read_link(&link).map_err(|error| refused(&link, &error))?;
+        let target = fs::read_link(&link).map_err(|error| write_error(&link, &error))?;
         let rest = path.strip_prefix(&link).unwrap_or(Path::new("")).to_owned();
         path = link
             .parent()

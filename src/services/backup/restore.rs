@@ -13,10 +13,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use super::file::copy;
-use super::manifest::Manifest;
-use super::owner::{Owner, Unswapped};
-use super::{refused, storage};
+use super::directory;
+use super::directory::files_dir;
+use super::file::{copy, write_error};
+use super::manifest::BackupManifest;
+use super::owner::{Owner, SwapError};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::{clock, failpoints};
 use crate::services::workflows::offline;
@@ -25,10 +26,10 @@ use crate::store::files::journal::PAGE;
 use crate::store::files::{FOLDER, FilePath, journal, table};
 
 /// What a data directory may have in it and still be empty.
-const NOTHING: [&str; 3] = ["lock", "lost+found", db::RESTORING];
+const IGNORED: [&str; 3] = ["lock", "lost+found", db::RESTORING];
 
 /// What was put back.
-pub struct Restored {
+pub struct RestoreSummary {
     pub time: String,
     pub databases: usize,
     pub files: u64,
@@ -46,11 +47,11 @@ pub fn run(
     data_dir: &Path,
     replaces: bool,
     settings: db::Settings,
-    tell: &mut dyn FnMut(&str),
-) -> Result<Restored> {
-    super::refuse_inside(data_dir, dir)?;
-    let _backup = super::hold(dir)?;
-    let manifest = Manifest::read_existing(dir)?;
+    report: &mut dyn FnMut(&str),
+) -> Result<RestoreSummary> {
+    directory::refuse_inside(data_dir, dir)?;
+    let _backup = directory::hold(dir)?;
+    let manifest = BackupManifest::read_existing(dir)?;
     if let Some(fault) = manifest.faults(dir).into_iter().next() {
         return Err(Error::unavailable(format!(
             "{fault} The backup is damaged; nothing was restored."
@@ -71,24 +72,24 @@ pub fn run(
     remove(&staging)?;
     db::create_dir(&staging)?;
     let _next = db::lock_dir(&staging)?;
-    let mut work = Work {
+    let mut job = RestoreJob {
         dir,
         owner: &owner,
         staging: &staging,
         manifest: &manifest,
         settings,
-        tell,
+        report,
     };
-    let filled = work.fill();
+    let filled = job.fill();
     let (files, bytes, missing) = filled.inspect_err(|_| {
         let _ = fs::remove_dir_all(&staging);
     })?;
     failpoints::reach("restore-filled");
     let aside = match is_empty {
-        true => move_in(&staging, data_dir, &owner).map(|()| None),
+        true => move_into_place(&staging, data_dir, &owner).map(|()| None),
         false => replace(data_dir, &owner).map(Some),
     };
-    Ok(Restored {
+    Ok(RestoreSummary {
         time: manifest.time.clone(),
         databases: manifest
             .parts
@@ -98,7 +99,7 @@ pub fn run(
         files,
         bytes,
         missing,
-        is_bucket: manifest.storage != "local",
+        is_bucket: manifest.files_dir != "local",
         aside: aside?,
     })
 }
@@ -106,7 +107,7 @@ pub fn run(
 fn is_empty(data_dir: &Path) -> Result<bool> {
     for entry in fs::read_dir(data_dir).context(format!("read {}", data_dir.display()))? {
         let name = entry?.file_name();
-        if !NOTHING.iter().any(|it| name == *it) {
+        if !IGNORED.iter().any(|it| name == *it) {
             return Ok(false);
         }
     }
@@ -115,22 +116,22 @@ fn is_empty(data_dir: &Path) -> Result<bool> {
 
 fn remove(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(refused(folder, &error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(folder, &error)),
         _ => Ok(()),
     }
 }
 
 /// Filling the folder that becomes the data.
-struct Work<'a> {
+struct RestoreJob<'a> {
     dir: &'a Path,
     owner: &'a Owner,
     staging: &'a Path,
-    manifest: &'a Manifest,
+    manifest: &'a BackupManifest,
     settings: db::Settings,
-    tell: &'a mut dyn FnMut(&str),
+    report: &'a mut dyn FnMut(&str),
 }
 
-impl Work<'_> {
+impl RestoreJob<'_> {
     fn fill(&mut self) -> Result<(u64, u64, u64)> {
         for part in &self.manifest.parts {
             let path = Path::new(&self.manifest.state).join(&part.name);
@@ -143,19 +144,19 @@ impl Work<'_> {
                 .mode(0o600)
                 .open(self.staging.join(&part.name));
             let copied = to.and_then(|mut to| io::copy(&mut from, &mut to));
-            copied.map_err(|error| refused(self.staging, &error))?;
+            copied.map_err(|error| write_error(self.staging, &error))?;
         }
         let mut total = (0, 0, 0);
         for part in &self.manifest.parts {
             let Some(name) = part.database() else {
                 continue;
             };
-            if self.manifest.storage == "local" && db::is_valid_name(name) {
+            if self.manifest.files_dir == "local" && db::is_valid_name(name) {
                 self.copy_files(name, &mut total)?;
             }
         }
-        self.settle()?;
-        super::sync(self.staging)?;
+        self.finish_databases()?;
+        directory::sync(self.staging)?;
         Ok(total)
     }
 
@@ -166,7 +167,7 @@ impl Work<'_> {
         if !table::is_there(&database)? {
             return Ok(());
         }
-        let (from, to) = (Path::new(FOLDER), storage(self.staging));
+        let (from, to) = (Path::new(FOLDER), files_dir(self.staging));
         let mut after: Option<FilePath> = None;
         loop {
             let list = table::list(&database, name, after.as_ref(), PAGE)?;
@@ -180,7 +181,7 @@ impl Work<'_> {
                         }
                         Ok(file) => {
                             copy(file, stored, &to.join(".file"), &to.join(path.relative()))
-                                .map_err(|error| refused(self.staging, &error))?
+                                .map_err(|error| write_error(self.staging, &error))?
                         }
                     };
                 if is_whole {
@@ -188,7 +189,7 @@ impl Work<'_> {
                     total.1 += stored.size;
                 } else {
                     total.2 += 1;
-                    (self.tell)(&format!(
+                    (self.report)(&format!(
                         "The backup does not have the file {path} as it was stored."
                     ));
                 }
@@ -201,7 +202,7 @@ impl Work<'_> {
     }
 
     /// Checks the databases, and lets what follows them notice that they are of another history.
-    fn settle(&mut self) -> Result<()> {
+    fn finish_databases(&mut self) -> Result<()> {
         for part in &self.manifest.parts {
             let Some(name) = part.database() else {
                 continue;
@@ -211,9 +212,9 @@ impl Work<'_> {
             let database = match checked {
                 // A server does without them.
                 Err(error) if name == db::STATS && db::is_useless(&error) => {
-                    (self.tell)(&format!("The statistics are not restored: {error}"));
+                    (self.report)(&format!("The statistics are not restored: {error}"));
                     db::remove(self.staging, name)
-                        .map_err(|error| refused(self.staging, &error))?;
+                        .map_err(|error| write_error(self.staging, &error))?;
                     continue;
                 }
                 checked => checked.context(format!("check {name}"))?,
@@ -233,7 +234,7 @@ impl Work<'_> {
 }
 
 /// Gives everything its place in an empty directory.
-fn move_in(staging: &Path, data_dir: &Path, owner: &Owner) -> Result<()> {
+fn move_into_place(staging: &Path, data_dir: &Path, owner: &Owner) -> Result<()> {
     let last = db::default_file(staging);
     let mut paths = Vec::new();
     for entry in fs::read_dir(staging).context("read what is restored")? {
@@ -257,7 +258,7 @@ fn move_in(staging: &Path, data_dir: &Path, owner: &Owner) -> Result<()> {
         fs::remove_dir_all(staging)?;
         owner.sync_parent(data_dir)
     };
-    moved().map_err(|error| refused(data_dir, &error))
+    moved().map_err(|error| write_error(data_dir, &error))
 }
 
 /// Moves the directory aside and what is restored in its place.
@@ -279,7 +280,7 @@ fn replace(data_dir: &Path, owner: &Owner) -> Result<PathBuf> {
     };
     match owner.swap(&data_dir, &aside, db::RESTORING, between) {
         Ok(()) => Ok(aside),
-        Err(Unswapped::Untouched(error)) => {
+        Err(SwapError::Untouched(error)) => {
             let _ = fs::remove_dir_all(data_dir.join(db::RESTORING));
             Err(Error::unavailable(format!(
                 "{} cannot be moved to {}: {error}. Nothing was changed; move what is in it elsewhere, and restore \
@@ -288,7 +289,7 @@ fn replace(data_dir: &Path, owner: &Owner) -> Result<PathBuf> {
                 aside.display()
             )))
         }
-        Err(Unswapped::Back(error)) => Err(kept_in(&data_dir, error)),
-        Err(Unswapped::Aside(error)) => Err(kept_in(&aside, error)),
+        Err(SwapError::RolledBack(error)) => Err(kept_in(&data_dir, error)),
+        Err(SwapError::LeftAside(error)) => Err(kept_in(&aside, error)),
     }
 }

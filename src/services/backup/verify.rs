@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::manifest::Manifest;
-use super::{lost, storage};
+use super::directory::files_dir;
+use super::manifest::BackupManifest;
+use super::{directory, missing};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::{crypto, ids};
 use crate::model::collections::Collection;
@@ -20,7 +21,7 @@ use crate::store::files::{FilePath, Storage, Stored, table};
 
 /// What was looked at, and how much of it is wrong.
 #[derive(Default)]
-pub struct Summary {
+pub struct VerifySummary {
     pub databases: u64,
     pub files: u64,
     pub bytes: u64,
@@ -28,17 +29,17 @@ pub struct Summary {
 }
 
 /// Told of each finding, a line.
-pub type Tell<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
+pub type ReportFn<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
 
-struct Look<'a> {
-    tell: Tell<'a>,
-    summary: Summary,
+struct Verifier<'a> {
+    report: ReportFn<'a>,
+    summary: VerifySummary,
 }
 
-impl Look<'_> {
-    fn found(&mut self, kind: &str, what: &str) -> Result<()> {
+impl Verifier<'_> {
+    fn report_finding(&mut self, kind: &str, what: &str) -> Result<()> {
         self.summary.found += 1;
-        (self.tell)(&format!("{kind:10} {what}"))
+        (self.report)(&format!("{kind:10} {what}"))
     }
 
     /// Notes what is wrong with a database; true when there is something.
@@ -52,7 +53,7 @@ impl Look<'_> {
             Err(error) => ("unreadable", vec![error.to_string()]),
         };
         for fault in &faults {
-            self.found(kind, &format!("{name}.db: {fault}"))?;
+            self.report_finding(kind, &format!("{name}.db: {fault}"))?;
         }
         Ok(!faults.is_empty())
     }
@@ -62,7 +63,7 @@ impl Look<'_> {
         match collections::settled_definitions(default, name) {
             Ok(list) => Ok(list),
             Err(error) => {
-                self.found("unreadable", &format!("definitions of {name}: {error}"))?;
+                self.report_finding("unreadable", &format!("definitions of {name}: {error}"))?;
                 Ok(Vec::new())
             }
         }
@@ -73,7 +74,7 @@ impl Look<'_> {
         for collection in list {
             if let Err(error) = records::exists(connection, collection, "") {
                 let (database, name) = (&collection.database, &collection.name);
-                self.found("no table", &format!("{database}.db: {name}: {error}"))?;
+                self.report_finding("no table", &format!("{database}.db: {name}: {error}"))?;
             }
         }
         Ok(())
@@ -85,78 +86,79 @@ pub fn data(
     data_dir: &Path,
     files: &Storage,
     settings: db::Settings,
-    tell: Tell<'_>,
-) -> Result<Summary> {
-    let mut look = Look {
-        tell,
-        summary: Summary::default(),
+    report: ReportFn<'_>,
+) -> Result<VerifySummary> {
+    let mut verifier = Verifier {
+        report,
+        summary: VerifySummary::default(),
     };
     let _held = db::offline::hold_unwritable(data_dir)?;
     let mut served = db::names(data_dir)?;
     let own = [db::LOCAL, db::WORKFLOWS, db::STATS];
-    let (mut is_damaged, mut is_old) = (false, false);
+    let (mut is_damaged, mut is_outdated) = (false, false);
     for name in served.iter().map(String::as_str).chain(own) {
-        if !lost::is_there(data_dir, name) && name != db::DEFAULT {
+        if !missing::is_there(data_dir, name) && name != db::DEFAULT {
             continue;
         }
         let mut faults = Vec::from_iter(without_content(data_dir, name));
         let mut read = Ok(());
         if faults.is_empty() {
             read = with_state(data_dir, name, settings, &mut |connection, version| {
-                is_old |= version < db::schema_of(name).version();
+                is_outdated |= version < db::schema_of(name).version();
                 faults = db::offline::faults(connection, db::schema_of(name))?;
                 Ok(())
             });
         }
-        is_damaged |= look.database(name, read.map(|()| faults))?;
+        is_damaged |= verifier.database(name, read.map(|()| faults))?;
     }
-    if is_damaged || is_old {
+    if is_damaged || is_outdated {
         let why = match is_damaged {
             true => "since a database is damaged or cannot be read",
             false => "since the data is that of an older vski: start the server once",
         };
-        (look.tell)(&format!("Definitions and files were not looked at, {why}."))?;
-        return Ok(look.summary);
+        (verifier.report)(&format!("Definitions and files were not looked at, {why}."))?;
+        return Ok(verifier.summary);
     }
     let mut missing = Vec::new();
     with_state(data_dir, db::DEFAULT, settings, &mut |connection, _| {
-        missing = lost::databases(data_dir, connection)?;
+        missing = missing::databases(data_dir, connection)?;
         Ok(())
     })?;
     for name in &missing {
-        look.found("missing", &format!("{name}.db"))?;
+        verifier.report_finding("missing", &format!("{name}.db"))?;
     }
-    served.retain(|name| lost::has_content(data_dir, name));
+    served.retain(|name| missing::has_content(data_dir, name));
     for name in &served {
         let mut list = Vec::new();
         with_state(data_dir, db::DEFAULT, settings, &mut |connection, _| {
-            list = look.definitions(connection, name)?;
+            list = verifier.definitions(connection, name)?;
             Ok(())
         })?;
         with_state(data_dir, name, settings, &mut |connection, _| {
-            look.tables(connection, &list)
+            verifier.tables(connection, &list)
         })?;
     }
-    if look.summary.found > 0 {
-        (look.tell)("Files were not looked at, since databases are not as they should be.")?;
-        return Ok(look.summary);
+    if verifier.summary.found > 0 {
+        (verifier.report)("Files were not looked at, since databases are not as they should be.")?;
+        return Ok(verifier.summary);
     }
-    let tell = look.tell;
-    let mut report =
-        |finding: Finding, path: &FilePath, _: bool| tell(&format!("{:10} {path}", finding.name()));
+    let report = verifier.report;
+    let mut report = |finding: Finding, path: &FilePath, _: bool| {
+        report(&format!("{:10} {path}", finding.name()))
+    };
     let summary = Check::new(files, false, &mut report).run(data_dir, settings)?;
-    Ok(Summary {
+    Ok(VerifySummary {
         files: summary.files,
         bytes: summary.bytes,
         found: summary.found,
-        databases: look.summary.databases,
+        databases: verifier.summary.databases,
     })
 }
 
 /// Says that there is nothing in the file of a database.
 fn without_content(data_dir: &Path, name: &str) -> Option<String> {
     let path = data_dir.join(format!("{name}.db"));
-    match (path.is_file(), lost::has_content(data_dir, name)) {
+    match (path.is_file(), missing::has_content(data_dir, name)) {
         (false, _) => Some(format!("{} is missing.", path.display())),
         (true, false) => Some("The file is empty.".to_owned()),
         (true, true) => None,
@@ -177,47 +179,47 @@ fn with_state(
 }
 
 /// Looks at a backup: its parts, its databases, and every file that they name.
-pub fn backup(dir: &Path, settings: db::Settings, tell: Tell<'_>) -> Result<Summary> {
-    let _backup = super::hold(dir)?;
-    let manifest = Manifest::read_existing(dir)?;
-    let mut look = Look {
-        tell,
-        summary: Summary::default(),
+pub fn backup(dir: &Path, settings: db::Settings, report: ReportFn<'_>) -> Result<VerifySummary> {
+    let _backup = directory::hold(dir)?;
+    let manifest = BackupManifest::read_existing(dir)?;
+    let mut verifier = Verifier {
+        report,
+        summary: VerifySummary::default(),
     };
     for fault in manifest.faults(dir) {
-        look.found("damaged", &fault)?;
+        verifier.report_finding("damaged", &fault)?;
     }
     let state = manifest.state(dir);
     let open = |name: &str| db::offline::open(&state.join(format!("{name}.db")), settings.prepare);
     let mut whole = BTreeSet::new();
     for name in manifest.parts.iter().filter_map(|it| it.database()) {
         let faults = open(name).and_then(|it| db::offline::faults(&it, db::schema_of(name)));
-        if !look.database(name, faults)? {
+        if !verifier.database(name, faults)? {
             whole.insert(name);
         }
     }
     if !whole.contains(db::DEFAULT) {
-        return Ok(look.summary);
+        return Ok(verifier.summary);
     }
     let default = open(db::DEFAULT)?;
     for name in whole.into_iter().filter(|name| db::is_valid_name(name)) {
         let database = open(name)?;
-        let list = look.definitions(&default, name)?;
-        look.tables(&database, &list)?;
+        let list = verifier.definitions(&default, name)?;
+        verifier.tables(&database, &list)?;
         for collection in list.iter().filter(|_| name != db::DEFAULT) {
             if !collections::is_applied(&database, collection)? {
                 let what = format!("{name}.db: {} is not as defined", collection.name);
-                look.found("other state", &what)?;
+                verifier.report_finding("other state", &what)?;
             }
         }
-        if manifest.storage == "local" && table::is_there(&database)? {
-            look.files_of(dir, name, &database)?;
+        if manifest.files_dir == "local" && table::is_there(&database)? {
+            verifier.files_of(dir, name, &database)?;
         }
     }
-    Ok(look.summary)
+    Ok(verifier.summary)
 }
 
-impl Look<'_> {
+impl Verifier<'_> {
     fn files_of(&mut self, dir: &Path, name: &str, database: &Connection) -> Result<()> {
         let mut after: Option<FilePath> = None;
         loop {
@@ -236,7 +238,7 @@ impl Look<'_> {
         self.summary.files += 1;
         self.summary.bytes = self.summary.bytes.saturating_add(stored.size);
         let is_path = FilePath::parse(&path.to_string()).is_some();
-        let finding = match File::open(storage(dir).join(path.relative())) {
+        let finding = match File::open(files_dir(dir).join(path.relative())) {
             _ if !is_path => Some(Finding::Damaged),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Finding::Missing),
             Err(error) => return Err(Error::from(error).context(format!("open {path}"))),
@@ -247,7 +249,7 @@ impl Look<'_> {
             }
         };
         match finding {
-            Some(finding) => self.found(finding.name(), &path.to_string()),
+            Some(finding) => self.report_finding(finding.name(), &path.to_string()),
             None => Ok(()),
         }
     }

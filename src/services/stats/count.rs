@@ -2,7 +2,7 @@
 //!
 //! Requests are counted in one of [`SHARDS`] tables, each behind a lock that the thread that comes
 //! tries and does not wait for; a table has a place for each route and is of one minute. When the
-//! next minute begins, or somebody wants to see them, what a table holds moves to [`Pending`].
+//! next minute begins, or somebody wants to see them, what a table holds moves to [`PendingMinutes`].
 //! So every count is in exactly one place at any time. Locks are taken in the order table, pending.
 
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
-use super::times::Times;
+use super::histogram::Histogram;
 use crate::base::error::Result;
 use crate::base::log;
 use crate::base::threads::lock;
@@ -31,20 +31,20 @@ pub const MINUTES_MAX: usize = 120;
 const SHARDS: usize = 8;
 
 /// What can be summed up.
-pub trait Count: Clone + Default + PartialEq {
+pub trait Summable: Clone + Default + PartialEq {
     fn add(&mut self, other: &Self);
 }
 
 /// What happened to requests of one route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Requests {
+pub struct RequestCounts {
     pub errors_4xx: u64,
     pub errors_5xx: u64,
-    pub times: Times,
+    pub times: Histogram,
 }
 
-impl Count for Requests {
-    fn add(&mut self, other: &Requests) {
+impl Summable for RequestCounts {
+    fn add(&mut self, other: &RequestCounts) {
         self.errors_4xx = self.errors_4xx.saturating_add(other.errors_4xx);
         self.errors_5xx = self.errors_5xx.saturating_add(other.errors_5xx);
         self.times.add(&other.times);
@@ -53,7 +53,7 @@ impl Count for Requests {
 
 /// What happened to runs of one workflow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Runs {
+pub struct RunCounts {
     pub started: u64,
     pub completed: u64,
     pub failed: u64,
@@ -62,11 +62,11 @@ pub struct Runs {
     pub steps_failed: u64,
     pub steps_retried: u64,
     /// Of those that completed or failed.
-    pub times: Times,
+    pub times: Histogram,
 }
 
-impl Count for Runs {
-    fn add(&mut self, other: &Runs) {
+impl Summable for RunCounts {
+    fn add(&mut self, other: &RunCounts) {
         for (sum, count) in [
             (&mut self.started, other.started),
             (&mut self.completed, other.completed),
@@ -99,17 +99,17 @@ pub enum RunEvent {
     StepRetried,
 }
 
-impl Runs {
-    fn note(&mut self, what: RunEvent) {
+impl RunCounts {
+    fn record(&mut self, what: RunEvent) {
         match what {
             RunEvent::Started => self.started += 1,
             RunEvent::Completed(elapsed) => {
                 self.completed += 1;
-                self.times.note(elapsed);
+                self.times.record(elapsed);
             }
             RunEvent::Failed(elapsed) => {
                 self.failed += 1;
-                self.times.note(elapsed);
+                self.times.record(elapsed);
             }
             RunEvent::Cancelled => self.cancelled += 1,
             RunEvent::Step => self.steps += 1,
@@ -121,13 +121,13 @@ impl Runs {
 
 /// What happened in one minute, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Minute {
-    pub requests: BTreeMap<String, Requests>,
-    pub runs: BTreeMap<String, Runs>,
+pub struct MinuteCounts {
+    pub requests: BTreeMap<String, RequestCounts>,
+    pub runs: BTreeMap<String, RunCounts>,
 }
 
-impl Minute {
-    fn add(&mut self, other: &Minute) {
+impl MinuteCounts {
+    fn add(&mut self, other: &MinuteCounts) {
         for (name, count) in &other.requests {
             add_to(&mut self.requests, name, count);
         }
@@ -138,14 +138,14 @@ impl Minute {
 }
 
 /// Adds to what is there under a name.
-pub fn add_to<T: Count>(counts: &mut BTreeMap<String, T>, name: &str, count: &T) {
+pub fn add_to<T: Summable>(counts: &mut BTreeMap<String, T>, name: &str, count: &T) {
     match counts.get_mut(name) {
         Some(sum) => sum.add(count),
         None => drop(counts.insert(name.to_owned(), count.clone())),
     }
 }
 
-fn add_bounded<T: Count>(counts: &mut BTreeMap<String, T>, name: &str, count: &T) {
+fn add_bounded<T: Summable>(counts: &mut BTreeMap<String, T>, name: &str, count: &T) {
     let is_new = counts.len() >= NAMES_MAX && !counts.contains_key(name);
     add_to(counts, if is_new { OTHERS } else { name }, count);
 }
@@ -156,16 +156,16 @@ pub fn minute_of(ms: i64) -> i64 {
 }
 
 /// Asks for the time, in milliseconds since 1970.
-pub type Clock = Box<dyn Fn() -> i64 + Send + Sync>;
+pub type ClockFn = Box<dyn Fn() -> i64 + Send + Sync>;
 
 /// Everything that was counted and is not written yet.
-pub struct Counts {
+pub struct Counters {
     /// The last one is for those without.
     routes: Vec<String>,
     shards: [Shard; SHARDS],
     runs: Mutex<RunTable>,
-    pending: Mutex<Pending>,
-    now_ms: Clock,
+    pending: Mutex<PendingMinutes>,
+    now_ms: ClockFn,
 }
 
 /// On cache lines of its own.
@@ -177,35 +177,35 @@ struct Shard(Mutex<RequestTable>);
 #[derive(Default)]
 struct RequestTable {
     minute: i64,
-    counts: Vec<Requests>,
+    counts: Vec<RequestCounts>,
 }
 
 #[derive(Default)]
 struct RunTable {
     minute: i64,
-    counts: HashMap<String, Runs>,
+    counts: HashMap<String, RunCounts>,
 }
 
 /// What is to be written.
 #[derive(Default)]
-struct Pending {
-    minutes: BTreeMap<i64, Minute>,
+struct PendingMinutes {
+    minutes: BTreeMap<i64, MinuteCounts>,
     /// Of all runs since the start.
-    totals: BTreeMap<String, Runs>,
+    totals: BTreeMap<String, RunCounts>,
     /// It was said that some were dropped.
     has_warned: bool,
 }
 
-impl Counts {
+impl Counters {
     /// None yet, for routes of these names.
-    pub fn new(mut routes: Vec<String>, now_ms: Clock) -> Counts {
+    pub fn new(mut routes: Vec<String>, now_ms: ClockFn) -> Counters {
         routes.push(NO_ROUTE_NAME.to_owned());
-        let counts = vec![Requests::default(); routes.len()];
+        let counts = vec![RequestCounts::default(); routes.len()];
         let shards = std::array::from_fn(|_| {
             let counts = counts.clone();
             Shard(Mutex::new(RequestTable { minute: 0, counts }))
         });
-        Counts {
+        Counters {
             routes,
             shards,
             runs: Mutex::default(),
@@ -219,7 +219,7 @@ impl Counts {
         let minute = self.minute();
         let mut table = self.table();
         if table.minute != minute {
-            self.empty(&mut table);
+            self.drain_requests(&mut table);
             table.minute = minute;
         }
         let last = table.counts.len() - 1;
@@ -229,23 +229,27 @@ impl Counts {
             500.. => count.errors_5xx += 1,
             _ => {}
         }
-        count.times.note(elapsed);
+        count.times.record(elapsed);
     }
 
     /// Something happened to a run.
     pub fn run(&self, workflow: &str, what: RunEvent) {
-        let (minute, name) = (self.minute(), cut(workflow));
+        let (minute, name) = (self.minute(), truncate_name(workflow));
         let mut table = lock(&self.runs);
         if table.minute != minute {
-            self.empty_runs(&mut table);
+            self.drain_runs(&mut table);
             table.minute = minute;
         }
         match table.counts.get_mut(name) {
-            Some(count) => count.note(what),
+            Some(count) => count.record(what),
             None => {
                 let is_one_more = table.counts.len() >= NAMES_MAX;
                 let name = if is_one_more { OTHERS } else { name };
-                table.counts.entry(name.to_owned()).or_default().note(what);
+                table
+                    .counts
+                    .entry(name.to_owned())
+                    .or_default()
+                    .record(what);
             }
         }
     }
@@ -256,7 +260,7 @@ impl Counts {
     }
 
     /// Takes what there is, of all minutes but the one that is not over yet.
-    pub fn take(&self, but: Option<i64>) -> Vec<(i64, Minute)> {
+    pub fn drain(&self, but: Option<i64>) -> Vec<(i64, MinuteCounts)> {
         let mut pending = self.gather();
         let kept = but.and_then(|at| pending.minutes.remove_entry(&at));
         let taken = std::mem::take(&mut pending.minutes);
@@ -265,24 +269,24 @@ impl Counts {
     }
 
     /// Takes back what could not be written.
-    pub fn put_back(&self, minutes: &[(i64, Minute)]) {
+    pub fn restore(&self, minutes: &[(i64, MinuteCounts)]) {
         let mut pending = lock(&self.pending);
         for (at, minute) in minutes {
             pending.minutes.entry(*at).or_default().add(minute);
         }
-        pending.shed();
+        pending.drop_oldest();
     }
 
     /// All is written; the next time that some must be dropped is worth another line.
-    pub fn settle(&self) {
+    pub fn mark_written(&self) {
         lock(&self.pending).has_warned = false;
     }
 
     /// Shows what there is of these minutes.
-    pub fn look(
+    pub fn visit(
         &self,
         minutes: Range<i64>,
-        mut each: impl FnMut(i64, &Minute) -> Result<()>,
+        mut each: impl FnMut(i64, &MinuteCounts) -> Result<()>,
     ) -> Result<()> {
         let pending = self.gather();
         let mut found = pending.minutes.range(minutes);
@@ -290,7 +294,7 @@ impl Counts {
     }
 
     /// The runs since the start, by workflow.
-    pub fn totals(&self) -> BTreeMap<String, Runs> {
+    pub fn totals(&self) -> BTreeMap<String, RunCounts> {
         self.gather().totals.clone()
     }
 
@@ -308,17 +312,17 @@ impl Counts {
     }
 
     /// Moves everything to what is to be written.
-    fn gather(&self) -> MutexGuard<'_, Pending> {
+    fn gather(&self) -> MutexGuard<'_, PendingMinutes> {
         for shard in &self.shards {
-            self.empty(&mut lock(&shard.0));
+            self.drain_requests(&mut lock(&shard.0));
         }
-        self.empty_runs(&mut lock(&self.runs));
+        self.drain_runs(&mut lock(&self.runs));
         lock(&self.pending)
     }
 
-    fn empty(&self, table: &mut RequestTable) {
-        let nothing = Requests::default();
-        let used = |(_, count): &(_, &mut Requests)| **count != nothing;
+    fn drain_requests(&self, table: &mut RequestTable) {
+        let nothing = RequestCounts::default();
+        let used = |(_, count): &(_, &mut RequestCounts)| **count != nothing;
         let mut pending = None;
         for (name, count) in self.routes.iter().zip(&mut table.counts).filter(used) {
             let pending = pending.get_or_insert_with(|| lock(&self.pending));
@@ -326,11 +330,11 @@ impl Counts {
             add_to(&mut minute.requests, name, &std::mem::take(count));
         }
         if let Some(mut pending) = pending {
-            pending.shed();
+            pending.drop_oldest();
         }
     }
 
-    fn empty_runs(&self, table: &mut RunTable) {
+    fn drain_runs(&self, table: &mut RunTable) {
         if table.counts.is_empty() {
             return;
         }
@@ -340,13 +344,13 @@ impl Counts {
             let minute = pending.minutes.entry(table.minute).or_default();
             add_bounded(&mut minute.runs, &name, &count);
         }
-        pending.shed();
+        pending.drop_oldest();
     }
 }
 
-impl Pending {
+impl PendingMinutes {
     /// Drops the oldest ones when there are too many.
-    fn shed(&mut self) {
+    fn drop_oldest(&mut self) {
         while self.minutes.len() > MINUTES_MAX {
             self.minutes.pop_first();
             if !std::mem::replace(&mut self.has_warned, true) {
@@ -372,7 +376,7 @@ fn own_shard() -> usize {
 }
 
 /// The beginning of a name that is too long.
-fn cut(name: &str) -> &str {
+fn truncate_name(name: &str) -> &str {
     match name.len() {
         0..=NAME_BYTES_MAX => name,
         _ => {

@@ -14,17 +14,17 @@ use crate::base::error::Result;
 use crate::store::db::Database;
 
 mod count;
+mod histogram;
 mod report;
 mod store;
 #[cfg(test)]
 mod tests;
-mod times;
 
-pub use count::{NO_ROUTE, Requests, RunEvent, Runs, minute_of};
-pub use report::{By, Depth, Points, Query, Report};
-pub use times::Times;
+pub use count::{NO_ROUTE, RequestCounts, RunCounts, RunEvent, minute_of};
+pub use histogram::Histogram;
+pub use report::{Granularity, Points, QueueDepth, StatsQuery, StatsReport};
 
-use count::{Clock, Counts, Minute};
+use count::{ClockFn, Counters, MinuteCounts};
 
 /// How long they are kept.
 const RETENTION_MINUTES: i64 = 30 * 24 * 60;
@@ -34,9 +34,9 @@ const WRITE_MINUTES: usize = 30;
 /// The statistics of this node.
 pub struct Stats {
     database: Arc<Database>,
-    counts: Counts,
+    counts: Counters,
     /// Held by who moves counts to the file, and shared by those who look in both places.
-    moving: RwLock<()>,
+    flush_lock: RwLock<()>,
 }
 
 impl Stats {
@@ -45,11 +45,11 @@ impl Stats {
         Stats::with_clock(database, routes, Box::new(clock::now_ms))
     }
 
-    fn with_clock(database: Arc<Database>, routes: Vec<String>, now_ms: Clock) -> Stats {
+    fn with_clock(database: Arc<Database>, routes: Vec<String>, now_ms: ClockFn) -> Stats {
         Stats {
             database,
-            counts: Counts::new(routes, now_ms),
-            moving: RwLock::new(()),
+            counts: Counters::new(routes, now_ms),
+            flush_lock: RwLock::new(()),
         }
     }
 
@@ -65,7 +65,7 @@ impl Stats {
     }
 
     /// Keeps how many runs have not ended now.
-    pub fn depth(&self, now_ms: i64, depth: Depth) -> Result<()> {
+    pub fn depth(&self, now_ms: i64, depth: QueueDepth) -> Result<()> {
         let minute = minute_of(now_ms);
         self.database
             .write(move |tx| store::set_depth(tx, minute, &depth))
@@ -84,32 +84,38 @@ impl Stats {
     }
 
     fn write(&self, but: Option<i64>, present: i64) -> Result<()> {
-        let _moving = self.moving.write().unwrap_or_else(PoisonError::into_inner);
-        let minutes = Arc::new(self.counts.take(but));
+        let _guard = self
+            .flush_lock
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let minutes = Arc::new(self.counts.drain(but));
         let mut written = 0;
         loop {
             let end = minutes.len().min(written + WRITE_MINUTES);
             let (job, part) = (Arc::clone(&minutes), written..end);
             let result = self.database.write(move |tx| {
                 store::add(tx, &job[part])?;
-                store::forget_before(tx, present - RETENTION_MINUTES)
+                store::delete_before(tx, present - RETENTION_MINUTES)
             });
             if let Err(error) = result {
-                self.counts.put_back(&minutes[written..]);
+                self.counts.restore(&minutes[written..]);
                 return Err(error);
             }
             written = end;
             if written == minutes.len() {
-                self.counts.settle();
+                self.counts.mark_written();
                 return Ok(());
             }
         }
     }
 
     /// What the file and the memory have.
-    pub fn report(&self, query: &Query) -> Result<Report> {
-        let _moving = self.moving.read().unwrap_or_else(PoisonError::into_inner);
-        let mut report = Report::default();
+    pub fn report(&self, query: &StatsQuery) -> Result<StatsReport> {
+        let _guard = self
+            .flush_lock
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut report = StatsReport::default();
         let minutes = &query.minutes;
         self.database.read(|connection| {
             if query.wants_requests {
@@ -128,24 +134,25 @@ impl Stats {
             }
             Ok(())
         })?;
-        self.counts.look(minutes.clone(), |at, minute: &Minute| {
-            if query.wants_requests {
-                for (name, count) in &minute.requests {
-                    report.add_requests(query, at, name, count)?;
+        self.counts
+            .visit(minutes.clone(), |at, minute: &MinuteCounts| {
+                if query.wants_requests {
+                    for (name, count) in &minute.requests {
+                        report.add_requests(query, at, name, count)?;
+                    }
                 }
-            }
-            if query.wants_workflows {
-                for (name, count) in &minute.runs {
-                    report.add_runs(query, at, name, count)?;
+                if query.wants_workflows {
+                    for (name, count) in &minute.runs {
+                        report.add_runs(query, at, name, count)?;
+                    }
                 }
-            }
-            Ok(())
-        })?;
+                Ok(())
+            })?;
         Ok(report)
     }
 
     /// The runs since the start, by workflow, of a bounded number.
-    pub fn totals(&self) -> Vec<(String, Runs)> {
+    pub fn totals(&self) -> Vec<(String, RunCounts)> {
         self.counts.totals().into_iter().collect()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::count::{Count, Requests, Runs, add_to};
+use super::count::{RequestCounts, RunCounts, Summable, add_to};
 use crate::base::error::{Error, Result};
 
 /// Points of time in one answer.
@@ -13,61 +13,66 @@ const ROWS_MAX: usize = 30_000;
 
 /// What the minutes are put together to; hours and days are those of UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum Granularity {
     Minute,
     Hour,
     Day,
     Total,
 }
 
-impl By {
-    const ALL: [By; 4] = [By::Minute, By::Hour, By::Day, By::Total];
+impl Granularity {
+    const ALL: [Granularity; 4] = [
+        Granularity::Minute,
+        Granularity::Hour,
+        Granularity::Day,
+        Granularity::Total,
+    ];
 
     /// From its name.
-    pub fn parse(name: &str) -> Option<By> {
-        By::ALL.into_iter().find(|by| by.name() == name)
+    pub fn parse(name: &str) -> Option<Granularity> {
+        Granularity::ALL.into_iter().find(|by| by.name() == name)
     }
 
     pub fn name(self) -> &'static str {
         match self {
-            By::Minute => "minute",
-            By::Hour => "hour",
-            By::Day => "day",
-            By::Total => "total",
+            Granularity::Minute => "minute",
+            Granularity::Hour => "hour",
+            Granularity::Day => "day",
+            Granularity::Total => "total",
         }
     }
 
     fn minutes(self) -> Option<i64> {
         match self {
-            By::Minute => Some(1),
-            By::Hour => Some(60),
-            By::Day => Some(24 * 60),
-            By::Total => None,
+            Granularity::Minute => Some(1),
+            Granularity::Hour => Some(60),
+            Granularity::Day => Some(24 * 60),
+            Granularity::Total => None,
         }
     }
 }
 
 /// The minutes that are asked for, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Query {
+pub struct StatsQuery {
     pub minutes: Range<i64>,
-    pub by: By,
+    pub by: Granularity,
     pub wants_requests: bool,
     pub wants_workflows: bool,
 }
 
-impl Query {
+impl StatsQuery {
     /// Everything of these minutes; refuses more points than an answer has.
-    pub fn new(minutes: Range<i64>, by: By) -> Result<Query> {
-        let query = Query {
+    pub fn new(minutes: Range<i64>, by: Granularity) -> Result<StatsQuery> {
+        let query = StatsQuery {
             minutes,
             by,
             wants_requests: true,
             wants_workflows: true,
         };
         let points = query.points(by);
-        let fits = |by: &By| query.points(*by) <= POINTS_MAX;
-        match By::ALL.into_iter().find(fits) {
+        let fits = |by: &Granularity| query.points(*by) <= POINTS_MAX;
+        match Granularity::ALL.into_iter().find(fits) {
             Some(coarser) if points > POINTS_MAX => Err(Error::invalid(format!(
                 "by={}: that would be {points} points and an answer has at most {POINTS_MAX}; \
                  ask with by={}.",
@@ -78,7 +83,7 @@ impl Query {
         }
     }
 
-    fn points(&self, by: By) -> i64 {
+    fn points(&self, by: Granularity) -> i64 {
         let Some(minutes) = by.minutes() else {
             return 1;
         };
@@ -100,7 +105,7 @@ pub type Points<T> = BTreeMap<i64, BTreeMap<String, T>>;
 
 /// Runs that have not ended, by what they wait for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Depth {
+pub struct QueueDepth {
     /// For a worker.
     pub ready: u64,
     /// For the worker that has them.
@@ -115,29 +120,29 @@ pub struct Depth {
 
 /// What is answered.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct StatsReport {
     /// The most of each within a point.
-    pub queue: BTreeMap<i64, Depth>,
-    pub requests: Points<Requests>,
-    pub workflows: Points<Runs>,
+    pub queue: BTreeMap<i64, QueueDepth>,
+    pub requests: Points<RequestCounts>,
+    pub workflows: Points<RunCounts>,
     rows: usize,
 }
 
-impl Report {
+impl StatsReport {
     /// Adds what happened to requests of a route.
     pub fn add_requests(
         &mut self,
-        query: &Query,
+        query: &StatsQuery,
         minute: i64,
         name: &str,
-        count: &Requests,
+        count: &RequestCounts,
     ) -> Result<()> {
         let points = &mut self.requests;
         add(points, &mut self.rows, query, minute, name, count)
     }
 
     /// Adds how many runs had not ended.
-    pub fn add_depth(&mut self, query: &Query, minute: i64, depth: Depth) {
+    pub fn add_depth(&mut self, query: &StatsQuery, minute: i64, depth: QueueDepth) {
         let most = self.queue.entry(query.point(minute)).or_default();
         most.ready = most.ready.max(depth.ready);
         most.leased = most.leased.max(depth.leased);
@@ -147,16 +152,22 @@ impl Report {
     }
 
     /// Adds what happened to runs of a workflow.
-    pub fn add_runs(&mut self, query: &Query, minute: i64, name: &str, count: &Runs) -> Result<()> {
+    pub fn add_runs(
+        &mut self,
+        query: &StatsQuery,
+        minute: i64,
+        name: &str,
+        count: &RunCounts,
+    ) -> Result<()> {
         let points = &mut self.workflows;
         add(points, &mut self.rows, query, minute, name, count)
     }
 }
 
-fn add<T: Count>(
+fn add<T: Summable>(
     points: &mut Points<T>,
     rows: &mut usize,
-    query: &Query,
+    query: &StatsQuery,
     minute: i64,
     name: &str,
     count: &T,
@@ -169,10 +180,10 @@ fn add<T: Count>(
         return Ok(());
     }
     let advice = match query.by {
-        By::Minute => "ask with by=hour, or for less time",
-        By::Hour => "ask with by=day, or for less time",
-        By::Day => "ask with by=total, or for less time",
-        By::Total => "ask for less time",
+        Granularity::Minute => "ask with by=hour, or for less time",
+        Granularity::Hour => "ask with by=day, or for less time",
+        Granularity::Day => "ask with by=total, or for less time",
+        Granularity::Total => "ask for less time",
     };
     Err(Error::invalid(format!(
         "by={}: an answer has at most {ROWS_MAX} rows; {advice}.",

@@ -4,23 +4,23 @@ use std::ops::Range;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::count::{Count as _, Minute, Requests, Runs};
-use super::report::Depth;
-use super::times::Times;
+use super::count::{MinuteCounts, RequestCounts, RunCounts, Summable as _};
+use super::histogram::Histogram;
+use super::report::QueueDepth;
 use crate::base::error::Result;
 
 /// Minutes that are deleted at a time.
-const FORGET_MINUTES: i64 = 60;
+const DELETE_MINUTES: i64 = 60;
 
 /// Deletes what is older, at most some minutes of it.
-const FORGET: [&str; 3] = [
+const DELETE_OLD: [&str; 3] = [
     "DELETE FROM _queue WHERE minute < min(?1, ?2 + (SELECT min(minute) FROM _queue))",
     "DELETE FROM _requests WHERE minute < min(?1, ?2 + (SELECT min(minute) FROM _requests))",
     "DELETE FROM _runs WHERE minute < min(?1, ?2 + (SELECT min(minute) FROM _runs))",
 ];
 
 /// Adds minutes to what is there.
-pub fn add(tx: &Connection, minutes: &[(i64, Minute)]) -> Result<()> {
+pub fn add(tx: &Connection, minutes: &[(i64, MinuteCounts)]) -> Result<()> {
     for (at, minute) in minutes {
         for (name, count) in &minute.requests {
             add_requests(tx, *at, name, count.clone())?;
@@ -32,16 +32,16 @@ pub fn add(tx: &Connection, minutes: &[(i64, Minute)]) -> Result<()> {
     Ok(())
 }
 
-fn add_requests(tx: &Connection, at: i64, name: &str, mut count: Requests) -> Result<()> {
-    let there = tx
+fn add_requests(tx: &Connection, at: i64, name: &str, mut count: RequestCounts) -> Result<()> {
+    let stored = tx
         .prepare_cached(
             "SELECT minute, route, errors_4xx, errors_5xx, micros, micros_max, buckets
              FROM _requests WHERE minute = ?1 AND route = ?2",
         )?
         .query_row(params![at, name], requests)
         .optional()?;
-    if let Some(there) = there {
-        count.add(&there);
+    if let Some(stored) = stored {
+        count.add(&stored);
     }
     tx.prepare_cached(
         "INSERT OR REPLACE INTO _requests (minute, route, count, errors_4xx, errors_5xx, micros,
@@ -60,8 +60,8 @@ fn add_requests(tx: &Connection, at: i64, name: &str, mut count: Requests) -> Re
     Ok(())
 }
 
-fn add_runs(tx: &Connection, at: i64, name: &str, mut count: Runs) -> Result<()> {
-    let there = tx
+fn add_runs(tx: &Connection, at: i64, name: &str, mut count: RunCounts) -> Result<()> {
+    let stored = tx
         .prepare_cached(
             "SELECT minute, workflow, started, completed, failed, cancelled, steps, steps_failed,
                  steps_retried, micros, micros_max, buckets
@@ -69,8 +69,8 @@ fn add_runs(tx: &Connection, at: i64, name: &str, mut count: Runs) -> Result<()>
         )?
         .query_row(params![at, name], runs)
         .optional()?;
-    if let Some(there) = there {
-        count.add(&there);
+    if let Some(stored) = stored {
+        count.add(&stored);
     }
     tx.prepare_cached(
         "INSERT OR REPLACE INTO _runs (minute, workflow, started, completed, failed, cancelled,
@@ -95,10 +95,10 @@ fn add_runs(tx: &Connection, at: i64, name: &str, mut count: Runs) -> Result<()>
 }
 
 /// Deletes what is older than this minute, not more than a little at a time.
-pub fn forget_before(tx: &Connection, minute: i64) -> Result<()> {
-    for sql in FORGET {
+pub fn delete_before(tx: &Connection, minute: i64) -> Result<()> {
+    for sql in DELETE_OLD {
         tx.prepare_cached(sql)?
-            .execute(params![minute, FORGET_MINUTES])?;
+            .execute(params![minute, DELETE_MINUTES])?;
     }
     Ok(())
 }
@@ -107,7 +107,7 @@ pub fn forget_before(tx: &Connection, minute: i64) -> Result<()> {
 pub fn each_request(
     connection: &Connection,
     minutes: &Range<i64>,
-    mut each: impl FnMut(i64, &str, &Requests) -> Result<()>,
+    mut each: impl FnMut(i64, &str, &RequestCounts) -> Result<()>,
 ) -> Result<()> {
     let mut statement = connection.prepare_cached(
         "SELECT minute, route, errors_4xx, errors_5xx, micros, micros_max, buckets
@@ -121,7 +121,7 @@ pub fn each_request(
 }
 
 /// Keeps how many runs had not ended in a minute.
-pub fn set_depth(tx: &Connection, minute: i64, depth: &Depth) -> Result<()> {
+pub fn set_depth(tx: &Connection, minute: i64, depth: &QueueDepth) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO _queue (minute, ready, leased, waiting, paused, blocked)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     tx.prepare_cached(sql)?.execute(params![
@@ -139,7 +139,7 @@ pub fn set_depth(tx: &Connection, minute: i64, depth: &Depth) -> Result<()> {
 pub fn each_depth(
     connection: &Connection,
     minutes: &Range<i64>,
-    mut each: impl FnMut(i64, Depth) -> Result<()>,
+    mut each: impl FnMut(i64, QueueDepth) -> Result<()>,
 ) -> Result<()> {
     let mut statement = connection.prepare_cached(
         "SELECT minute, ready, leased, waiting, paused, blocked
@@ -147,7 +147,7 @@ pub fn each_depth(
     )?;
     let mut rows = statement.query([minutes.start, minutes.end])?;
     while let Some(row) = rows.next()? {
-        let depth = Depth {
+        let depth = QueueDepth {
             ready: count(row, 1)?,
             leased: count(row, 2)?,
             waiting: count(row, 3)?,
@@ -163,7 +163,7 @@ pub fn each_depth(
 pub fn each_run(
     connection: &Connection,
     minutes: &Range<i64>,
-    mut each: impl FnMut(i64, &str, &Runs) -> Result<()>,
+    mut each: impl FnMut(i64, &str, &RunCounts) -> Result<()>,
 ) -> Result<()> {
     let mut statement = connection.prepare_cached(
         "SELECT minute, workflow, started, completed, failed, cancelled, steps, steps_failed,
@@ -178,8 +178,8 @@ pub fn each_run(
 }
 
 /// The columns from the third on.
-fn requests(row: &Row<'_>) -> rusqlite::Result<Requests> {
-    Ok(Requests {
+fn requests(row: &Row<'_>) -> rusqlite::Result<RequestCounts> {
+    Ok(RequestCounts {
         errors_4xx: count(row, 2)?,
         errors_5xx: count(row, 3)?,
         times: times(row, 4)?,
@@ -187,8 +187,8 @@ fn requests(row: &Row<'_>) -> rusqlite::Result<Requests> {
 }
 
 /// The columns from the third on.
-fn runs(row: &Row<'_>) -> rusqlite::Result<Runs> {
-    Ok(Runs {
+fn runs(row: &Row<'_>) -> rusqlite::Result<RunCounts> {
+    Ok(RunCounts {
         started: count(row, 2)?,
         completed: count(row, 3)?,
         failed: count(row, 4)?,
@@ -201,9 +201,13 @@ fn runs(row: &Row<'_>) -> rusqlite::Result<Runs> {
 }
 
 /// Sum, longest and histogram, from this column on.
-fn times(row: &Row<'_>, at: usize) -> rusqlite::Result<Times> {
+fn times(row: &Row<'_>, at: usize) -> rusqlite::Result<Histogram> {
     let bytes = row.get_ref(at + 2)?.as_blob()?;
-    Ok(Times::decode(count(row, at)?, count(row, at + 1)?, bytes))
+    Ok(Histogram::decode(
+        count(row, at)?,
+        count(row, at + 1)?,
+        bytes,
+    ))
 }
 
 fn text<'a>(row: &'a Row<'_>) -> Result<&'a str> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::count::{MINUTES_MAX, NAMES_MAX, OTHERS};
 use super::report::POINTS_MAX;
-use super::{By, NO_ROUTE, Query, RETENTION_MINUTES, Report, RunEvent, Stats};
+use super::{Granularity, NO_ROUTE, RETENTION_MINUTES, RunEvent, Stats, StatsQuery, StatsReport};
 use crate::base::ids;
 use crate::store::db;
 use crate::store::db::Databases;
@@ -96,14 +96,14 @@ impl Bench {
         read.unwrap()
     }
 
-    fn report(&self, by: By) -> Report {
-        let query = Query::new(NOON - 600..NOON + 600, by).unwrap();
+    fn report(&self, by: Granularity) -> StatsReport {
+        let query = StatsQuery::new(NOON - 600..NOON + 600, by).unwrap();
         self.stats().report(&query).unwrap()
     }
 
     /// Requests of all routes and all times.
     fn total(&self) -> u64 {
-        let query = Query::new(0..NOON * 2, By::Total).unwrap();
+        let query = StatsQuery::new(0..NOON * 2, Granularity::Total).unwrap();
         let report = self.stats().report(&query).unwrap();
         let counts = report.requests.values().flatten();
         counts.map(|(_, count)| count.times.count()).sum()
@@ -130,7 +130,7 @@ fn requests_are_counted_by_minute_route_and_status() {
     stats.request(2, 404, 5 * MS);
     bench.set(NOON + 1);
     stats.request(1, 200, 7 * MS);
-    let report = bench.report(By::Minute);
+    let report = bench.report(Granularity::Minute);
     assert_eq!(Vec::from_iter(report.requests.keys()), [&NOON, &(NOON + 1)]);
     let noon = &report.requests[&NOON];
     let a = &noon["GET /a"];
@@ -191,7 +191,7 @@ fn only_minutes_that_are_over_are_flushed_and_each_once() {
     bench.set(NOON + 2);
     bench.flush().unwrap();
     assert_eq!(bench.written(), (2, 3));
-    let report = bench.report(By::Minute);
+    let report = bench.report(Granularity::Minute);
     let count = &report.requests[&NOON]["GET /a"];
     assert_eq!((count.times.count(), count.errors_5xx), (2, 1));
     assert_eq!((count.times.sum, count.times.max), (10_000, 9000));
@@ -207,7 +207,7 @@ fn a_restart_within_a_minute_loses_and_doubles_nothing() {
         bench.restart(true);
         assert_eq!(bench.total(), round);
         assert_eq!(bench.written(), (1, round.cast_signed()));
-        let runs = &bench.report(By::Total).workflows[&(NOON - 600)]["mail"];
+        let runs = &bench.report(Granularity::Total).workflows[&(NOON - 600)]["mail"];
         assert_eq!((runs.completed, runs.times.count()), (round, round));
     }
     bench.stats().request(0, 200, MS);
@@ -237,7 +237,7 @@ fn what_cannot_be_written_is_kept_and_bounded() {
     assert_eq!(bench.total(), MINUTES_MAX as u64);
     bench.stats().finish().unwrap();
     assert_eq!(bench.written(), (MINUTES_MAX as i64, MINUTES_MAX as i64));
-    let report = bench.report(By::Minute);
+    let report = bench.report(Granularity::Minute);
     assert_eq!(*report.requests.first_key_value().unwrap().0, NOON + more);
     let started = report.workflows.values().map(|it| it["mail"].started);
     assert_eq!(started.sum::<u64>(), MINUTES_MAX as u64);
@@ -260,7 +260,7 @@ fn what_is_too_old_goes_a_little_at_a_time() {
         bench.flush().unwrap();
         assert_eq!(bench.written().0, left);
     }
-    let query = Query::new(NOON..NOON + 200, By::Minute).unwrap();
+    let query = StatsQuery::new(NOON..NOON + 200, Granularity::Minute).unwrap();
     let report = bench.stats().report(&query).unwrap();
     assert_eq!(report.workflows.len(), 50);
     assert_eq!(*report.workflows.first_key_value().unwrap().0, NOON + 150);
@@ -284,7 +284,7 @@ fn runs_are_counted_by_workflow_and_since_the_start() {
     for what in events {
         bench.stats().run("mail", what);
     }
-    let runs = bench.report(By::Minute).workflows[&NOON]["mail"].clone();
+    let runs = bench.report(Granularity::Minute).workflows[&NOON]["mail"].clone();
     assert_eq!(
         (runs.started, runs.completed, runs.failed, runs.cancelled),
         (3, 1, 1, 1)
@@ -300,12 +300,18 @@ fn runs_are_counted_by_workflow_and_since_the_start() {
     bench.set(NOON + 1);
     bench.stats().run("mail", RunEvent::Started);
     bench.flush().unwrap();
-    assert_eq!(bench.report(By::Minute).workflows[&NOON]["mail"], runs);
+    assert_eq!(
+        bench.report(Granularity::Minute).workflows[&NOON]["mail"],
+        runs
+    );
     let totals = bench.stats().totals();
     assert_eq!((totals.len(), totals[0].1.started), (1, 4));
     bench.restart(true);
     assert!(bench.stats().totals().is_empty());
-    assert_eq!(bench.report(By::Minute).workflows[&NOON]["mail"], runs);
+    assert_eq!(
+        bench.report(Granularity::Minute).workflows[&NOON]["mail"],
+        runs
+    );
 }
 
 #[test]
@@ -318,7 +324,7 @@ fn names_of_workflows_are_bounded_in_number_and_length() {
                 .run(&format!("{round}-{name}"), RunEvent::Started);
         }
         // Looking empties the table in front.
-        let report = bench.report(By::Minute);
+        let report = bench.report(Granularity::Minute);
         let runs = &report.workflows[&NOON];
         assert!(runs.len() <= NAMES_MAX + 1);
         assert!(runs[OTHERS].started >= 50);
@@ -328,7 +334,7 @@ fn names_of_workflows_are_bounded_in_number_and_length() {
     }
     bench.set(NOON + 1);
     bench.stats().run(&"\u{e9}".repeat(500), RunEvent::Started);
-    let report = bench.report(By::Minute);
+    let report = bench.report(Granularity::Minute);
     let (name, _) = report.workflows[&(NOON + 1)].first_key_value().unwrap();
     assert_eq!(name, &"\u{e9}".repeat(100));
 }
@@ -345,12 +351,15 @@ fn minutes_are_put_together_to_hours_days_and_all() {
         }
     }
     for (by, expected) in [
-        (By::Hour, vec![(0, 2), (60, 2), (1380, 1), (1440, 1)]),
-        (By::Day, vec![(0, 5), (1440, 1)]),
-        (By::Total, vec![(1, 6)]),
+        (
+            Granularity::Hour,
+            vec![(0, 2), (60, 2), (1380, 1), (1440, 1)],
+        ),
+        (Granularity::Day, vec![(0, 5), (1440, 1)]),
+        (Granularity::Total, vec![(1, 6)]),
     ] {
         // From the second minute on.
-        let query = Query::new(midnight + 1..midnight + 2000, by);
+        let query = StatsQuery::new(midnight + 1..midnight + 2000, by);
         let report = match query {
             Ok(query) => bench.stats().report(&query).unwrap(),
             Err(error) => panic!("{by:?}: {error}"),
@@ -365,8 +374,8 @@ fn minutes_are_put_together_to_hours_days_and_all() {
 
 #[test]
 fn too_many_points_are_refused_with_what_to_ask_for() {
-    let refused = |minutes: i64, by: By| {
-        let error = Query::new(NOON..NOON + minutes, by).err()?;
+    let refused = |minutes: i64, by: Granularity| {
+        let error = StatsQuery::new(NOON..NOON + minutes, by).err()?;
         let words = error
             .message()
             .rsplit("ask with ")
@@ -375,14 +384,20 @@ fn too_many_points_are_refused_with_what_to_ask_for() {
             .to_owned();
         Some(words)
     };
-    assert_eq!(refused(POINTS_MAX, By::Minute), None);
-    assert_eq!(refused(POINTS_MAX + 1, By::Minute).unwrap(), "by=hour.");
-    assert_eq!(refused(RETENTION_MINUTES, By::Minute).unwrap(), "by=hour.");
-    assert_eq!(refused(RETENTION_MINUTES, By::Hour), None);
-    assert_eq!(refused(60 * 1600, By::Minute).unwrap(), "by=day.");
-    assert_eq!(refused(60 * 1600, By::Hour).unwrap(), "by=day.");
-    assert_eq!(refused(1440 * 1600, By::Day).unwrap(), "by=total.");
-    assert_eq!(refused(1440 * 1600, By::Total), None);
+    assert_eq!(refused(POINTS_MAX, Granularity::Minute), None);
+    assert_eq!(
+        refused(POINTS_MAX + 1, Granularity::Minute).unwrap(),
+        "by=hour."
+    );
+    assert_eq!(
+        refused(RETENTION_MINUTES, Granularity::Minute).unwrap(),
+        "by=hour."
+    );
+    assert_eq!(refused(RETENTION_MINUTES, Granularity::Hour), None);
+    assert_eq!(refused(60 * 1600, Granularity::Minute).unwrap(), "by=day.");
+    assert_eq!(refused(60 * 1600, Granularity::Hour).unwrap(), "by=day.");
+    assert_eq!(refused(1440 * 1600, Granularity::Day).unwrap(), "by=total.");
+    assert_eq!(refused(1440 * 1600, Granularity::Total), None);
 }
 
 #[test]
@@ -395,11 +410,11 @@ fn an_answer_with_too_many_rows_is_refused() {
         }
         bench.flush().unwrap();
     }
-    let query = Query::new(NOON..NOON + 60, By::Minute).unwrap();
+    let query = StatsQuery::new(NOON..NOON + 60, Granularity::Minute).unwrap();
     let error = bench.stats().report(&query).unwrap_err();
     assert!(error.message().contains("ask with by=hour"), "{error}");
-    let query = Query::new(NOON..NOON + 30, By::Minute).unwrap();
+    let query = StatsQuery::new(NOON..NOON + 30, Granularity::Minute).unwrap();
     bench.stats().report(&query).unwrap();
-    let query = Query::new(NOON..NOON + 60, By::Hour).unwrap();
+    let query = StatsQuery::new(NOON..NOON + 60, Granularity::Hour).unwrap();
     bench.stats().report(&query).unwrap();
 }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params, params_fr
 
 use crate::base::clock;
 use crate::base::error::Result;
-use crate::services::stats::Depth;
+use crate::services::stats::QueueDepth;
 use crate::services::workflows::codes::{EventKind, JobState, RunStatus, StepStatus};
 use crate::services::workflows::journal;
 use crate::services::workflows::json::{Object, array};
@@ -418,11 +418,11 @@ pub fn queue(
 }
 
 /// How many runs have not ended, by what they wait for.
-pub fn depth(db: &Connection) -> Result<Depth> {
+pub fn depth(db: &Connection) -> Result<QueueDepth> {
     let sql = "SELECT state, count(*) FROM jobs GROUP BY state";
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
-    let mut depth = Depth::default();
+    let mut depth = QueueDepth::default();
     while let Some(row) = rows.next()? {
         let count = u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
         let state: JobState = row.get(0)?;

@@ -12,7 +12,7 @@ const BUCKETS: usize = 40;
 
 /// Durations, in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Times {
+pub struct Histogram {
     pub sum: u64,
     pub max: u64,
     buckets: Buckets,
@@ -27,9 +27,9 @@ impl Default for Buckets {
     }
 }
 
-impl Times {
+impl Histogram {
     /// Counts one.
-    pub fn note(&mut self, elapsed: Duration) {
+    pub fn record(&mut self, elapsed: Duration) {
         let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         self.sum = self.sum.saturating_add(micros);
         self.max = self.max.max(micros);
@@ -38,7 +38,7 @@ impl Times {
     }
 
     /// Adds those of another.
-    pub fn add(&mut self, other: &Times) {
+    pub fn add(&mut self, other: &Histogram) {
         self.sum = self.sum.saturating_add(other.sum);
         self.max = self.max.max(other.max);
         for (bucket, count) in self.buckets.0.iter_mut().zip(other.buckets.0) {
@@ -97,10 +97,10 @@ impl Times {
     }
 
     /// What was written down. What does not belong there is left out: anybody may change the file.
-    pub fn decode(sum: u64, max: u64, bytes: &[u8]) -> Times {
+    pub fn decode(sum: u64, max: u64, bytes: &[u8]) -> Histogram {
         let mut buckets = Buckets::default();
         let Some((&first, bytes)) = bytes.split_first() else {
-            return Times { sum, max, buckets };
+            return Histogram { sum, max, buckets };
         };
         let (mut at, mut shift) = (usize::from(first), 0);
         for byte in bytes {
@@ -114,7 +114,7 @@ impl Times {
                 (at, shift) = (at + 1, 0);
             }
         }
-        Times { sum, max, buckets }
+        Histogram { sum, max, buckets }
     }
 }
 
@@ -131,10 +131,10 @@ fn bounds(bucket: usize) -> (u64, u64) {
 mod tests {
     use super::*;
 
-    fn times(micros: &[u64]) -> Times {
-        let mut times = Times::default();
+    fn times(micros: &[u64]) -> Histogram {
+        let mut times = Histogram::default();
         for micros in micros {
-            times.note(Duration::from_micros(*micros));
+            times.record(Duration::from_micros(*micros));
         }
         times
     }
@@ -155,8 +155,8 @@ mod tests {
 
     #[test]
     fn percentiles_of_few_and_of_extremes_stay_within_what_was_seen() {
-        assert_eq!(Times::default().percentile(0.5), None);
-        assert_eq!(Times::default().mean(), None);
+        assert_eq!(Histogram::default().percentile(0.5), None);
+        assert_eq!(Histogram::default().mean(), None);
         let one = times(&[1000]);
         assert!((512.0..=1000.0).contains(&one.percentile(0.5).unwrap()));
         assert_eq!(times(&[0, 0, 0]).percentile(0.99), Some(0.0));
@@ -177,7 +177,7 @@ mod tests {
         ] {
             let times = times(micros);
             let bytes = times.encode();
-            assert_eq!(Times::decode(times.sum, times.max, &bytes), times);
+            assert_eq!(Histogram::decode(times.sum, times.max, &bytes), times);
         }
         assert!(times(&[77; 1000]).encode().len() == 3);
     }
@@ -192,11 +192,11 @@ mod tests {
                     (seed >> 24) as u8
                 })
                 .collect();
-            let mut read = Times::decode(1, 2, &bytes);
+            let mut read = Histogram::decode(1, 2, &bytes);
             read.add(&read.clone());
             read.percentile(0.5);
         }
-        let endless = Times::decode(
+        let endless = Histogram::decode(
             1,
             2,
             &[

@@ -24,18 +24,18 @@ pub fn is_there(data_dir: &Path, name: &str) -> bool {
 
 /// The databases that this state of `default.db` has collections for and that are not there.
 pub fn databases(data_dir: &Path, default: &Connection) -> Result<Vec<String>> {
-    let mut lost = Vec::new();
+    let mut missing = Vec::new();
     for (name, made) in collections::databases(default)? {
         if !has_content(data_dir, &name) && !is_deleted(data_dir, &name, &made)? {
-            lost.push(name);
+            missing.push(name);
         }
     }
     // Every start makes it, and `local.db` before it.
     if has_content(data_dir, db::LOCAL) && !data_dir.join(format!("{}.db", db::WORKFLOWS)).exists()
     {
-        lost.push(db::WORKFLOWS.to_owned());
+        missing.push(db::WORKFLOWS.to_owned());
     }
-    Ok(lost)
+    Ok(missing)
 }
 
 /// Whether a database was deleted after a collection of it was made. First its file goes, then its
