@@ -13,7 +13,7 @@ CREATE TABLE _requests (
     -- All of them together, and the longest.
     micros INTEGER NOT NULL,
     micros_max INTEGER NOT NULL,
-    -- Histogram of durations, see src/services/stats/histogram.rs.
+    -- How many took how long: src/stats/times.rs.
     buckets BLOB NOT NULL,
     PRIMARY KEY (minute, route)
 ) STRICT, WITHOUT ROWID;
