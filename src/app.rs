@@ -168,7 +168,7 @@ impl App {
         )?);
         let webhooks = webhook_settings(config, &auth, &node_id, &workflows);
         let cron = Cron::open(&databases, Arc::clone(&calls))?;
-        let settings = sockets::Settings::default();
+        let settings = sockets::HubSettings::default();
         let sockets = Hub::start(settings, &budgets.sockets, &budgets.outboxes)?;
         Ok(App {
             realtime: Realtime::new(

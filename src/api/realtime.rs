@@ -8,7 +8,7 @@ use crate::base::budget::Payer;
 use crate::base::error::{Error, Result};
 use crate::net::http::Response;
 use crate::net::http::query::percent_decode;
-use crate::net::sockets::Peer;
+use crate::net::sockets::SocketHandler;
 use crate::services::realtime::{SUBS_MAX, Topic, new_client};
 
 /// Where both are found.
@@ -47,16 +47,16 @@ pub fn listen(call: &Call<'_>) -> Result<Response> {
 
 fn stream(call: &Call<'_>) -> Result<Response> {
     let (payer, peer) = peer(call, Some(new_client()?))?;
-    let place = call.app.sockets.reserve(payer)?;
+    let permit = call.app.sockets.reserve(payer)?;
     let headers = STREAM_HEADERS.map(|(name, value)| (name, value.to_owned()));
     Ok(Response::event_stream(
         headers.to_vec(),
-        Box::new(move |socket| place.adopt_stream(socket.stream, peer)),
+        Box::new(move |socket| permit.register_stream(socket.stream, peer)),
     ))
 }
 
 /// The peer of a connection, and who pays for it.
-fn peer(call: &Call<'_>, client: Option<String>) -> Result<(Payer, Box<dyn Peer>)> {
+fn peer(call: &Call<'_>, client: Option<String>) -> Result<(Payer, Box<dyn SocketHandler>)> {
     let realtime = &call.app.realtime;
     let caller = realtime.caller(credentials(call.request), call.database)?;
     let payer = Payer {

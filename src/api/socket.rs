@@ -9,7 +9,7 @@ use crate::base::crypto;
 use crate::base::error::{Error, Result};
 use crate::net::http::{Method, Request, Response};
 use crate::net::sockets;
-use crate::net::sockets::{Hub, Peer};
+use crate::net::sockets::{Hub, SocketHandler};
 
 /// The only version there is.
 const VERSION: &str = "13";
@@ -18,24 +18,29 @@ const KEY_BYTES: usize = 16;
 
 /// Answers a handshake and makes the connection a socket of `peer`. When that fails, `peer` is
 /// dropped without having been called.
-pub fn upgrade(call: &Call<'_>, payer: Payer, peer: Box<dyn Peer>) -> Result<Response> {
+pub fn upgrade(call: &Call<'_>, payer: Payer, peer: Box<dyn SocketHandler>) -> Result<Response> {
     answer(call.request, &call.app.sockets, payer, peer)
 }
 
-fn answer(request: &Request, hub: &Hub, payer: Payer, peer: Box<dyn Peer>) -> Result<Response> {
+fn answer(
+    request: &Request,
+    hub: &Hub,
+    payer: Payer,
+    peer: Box<dyn SocketHandler>,
+) -> Result<Response> {
     check_handshake(request)?;
     if !header_lists(request, "Sec-WebSocket-Version", VERSION) {
         return Ok(other_version());
     }
     let key = key(request)?;
-    let place = hub.reserve(payer)?;
+    let permit = hub.reserve(payer)?;
     let headers = vec![
         ("Upgrade", "websocket".to_owned()),
         ("Sec-WebSocket-Accept", sockets::accept_key(key)),
     ];
     Ok(Response::switch_protocols(
         headers,
-        Box::new(move |socket| place.adopt(socket.stream, socket.early, peer)),
+        Box::new(move |socket| permit.register(socket.stream, socket.early, peer)),
     ))
 }
 
@@ -100,24 +105,24 @@ mod tests {
     use crate::base::budget::{Budgets, Network};
     use crate::net::http::server::Server;
     use crate::net::http::{InMemory, server};
-    use crate::net::sockets::{Flow, Link, Settings};
+    use crate::net::sockets::{Flow, HubSettings, SocketHandle};
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
     /// Sends back what comes; the channel ends with it.
     struct Echo(
-        Option<Link>,
+        Option<SocketHandle>,
         #[expect(dead_code, reason = "dropped with it")] mpsc::Sender<()>,
     );
 
-    impl Peer for Echo {
-        fn opened(&mut self, link: Link) {
+    impl SocketHandler for Echo {
+        fn opened(&mut self, link: SocketHandle) {
             self.0 = Some(link);
         }
 
         fn received(&mut self, text: &str) -> Flow {
             self.0.as_ref().unwrap().send(text.into());
-            Flow::Go
+            Flow::Continue
         }
 
         fn closed(&mut self) {}
@@ -126,7 +131,7 @@ mod tests {
     fn start(sockets_max: usize) -> (Server, Arc<Hub>, mpsc::Receiver<()>) {
         // One network may have half of them.
         let budgets = Budgets::new(2 * sockets_max, 64, 1);
-        let hub = Hub::start(Settings::default(), &budgets.sockets, &budgets.outboxes);
+        let hub = Hub::start(HubSettings::default(), &budgets.sockets, &budgets.outboxes);
         let hub = Arc::new(hub.unwrap());
         let (alive, ended) = mpsc::channel();
         let handler = {

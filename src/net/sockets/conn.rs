@@ -1,7 +1,7 @@
-//! One socket: what is done with it in its turns.
+//! One socket, and the work of its turns.
 //!
-//! Texts are sent in frames of at most [`FRAME_BYTES`], each when the one before is with the
-//! system, so that the buffer below stays small whatever is sent.
+//! Texts are sent in frames of at most [`FRAME_BYTES`]. The next frame is written only when the system
+//! has the previous one, so that the buffer of tungstenite stays small whatever is sent.
 
 use std::io;
 use std::io::Read as _;
@@ -17,194 +17,184 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Error, Message};
 
-use crate::net::sockets::link::Order;
-use crate::net::sockets::talk::Talk;
-use crate::net::sockets::wire::Wire;
-use crate::net::sockets::{Adoption, Core, Flow, Link, Peer, Settings, Text};
+use super::outbox::{Order, Text};
+use super::protocol::{
+    INTERNAL_ERROR, INVALID_UTF8, MESSAGE_TOO_BIG, PROTOCOL_ERROR, Protocol, TRY_LATER,
+    UNSUPPORTED_DATA,
+};
+use super::shared::{Flow, HubSettings, Registration, Shared, SocketHandle, SocketHandler};
+use super::wire::Wire;
 
-/// Texts that a socket may deliver in one turn.
+/// Texts received from a socket in one turn.
 const TURN_MESSAGES: usize = 64;
-/// Bytes that a socket may send in one turn, and be thrown away of one that is closing.
+/// Bytes sent to a socket in one turn, and discarded from one that is closing.
 const TURN_BYTES: usize = 256 << 10;
-/// Longest frame that is sent.
+/// Longest frame sent.
 const FRAME_BYTES: usize = 16 << 10;
-/// Small frames are gathered up to this before they are handed to the system.
+/// Bytes of small frames collected before a write to the system.
 const WRITE_BYTES: usize = 4 << 10;
-/// What tungstenite may keep of frames that the system does not take: one of ours, and a few short
-/// ones of the protocol.
+/// Bytes that tungstenite may hold when the system accepts no more: one of our frames, and a few short
+/// control frames.
 const WRITE_BYTES_MAX: usize = WRITE_BYTES + FRAME_BYTES + (4 << 10);
-/// Read at a time, and kept for each socket.
+/// The read buffer of each socket.
 const READ_BYTES: usize = 4 << 10;
-/// A message that makes the buffers worth replacing.
+/// Message size from which the buffers are replaced afterwards.
 const LARGE_BYTES: usize = 32 << 10;
 
-/// Close codes of RFC 6455, section 7.4, and of its registry.
-pub const GOING_AWAY: u16 = 1001;
-const PROTOCOL_BROKEN: u16 = 1002;
-const NO_BINARY: u16 = 1003;
-const NO_UTF8: u16 = 1007;
-const TOO_LARGE: u16 = 1009;
-const OUR_FAULT: u16 = 1011;
-pub const TRY_LATER: u16 = 1013;
-/// What goes with [`TRY_LATER`].
+/// The reason sent with [`TRY_LATER`].
 const BUSY: &str = "the server is busy";
 
-/// See [`super::accept_key`].
-pub fn accept_key(key: &str) -> String {
-    tungstenite::handshake::derive_accept_key(key.as_bytes())
-}
-
-/// What follows a turn.
+/// What the hub does with a socket after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// Nothing until the system or somebody reports something.
+    /// Wait until epoll or another thread reports the socket.
     Wait,
-    /// Another turn, after all the others.
+    /// Another turn, after those of all other sockets.
     Again,
-    /// The socket is at its end.
-    Over(Why),
+    /// Remove the socket.
+    End(EndReason),
 }
 
-/// Why a socket is at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum EndReason {
     Closed,
+    /// The client does not read.
     Slow,
+    /// The client does not answer pings.
     Dead,
 }
 
-/// What the system shall report.
+/// The events that epoll reports of a socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Interest {
-    /// That bytes have come.
+    /// Bytes can be read.
     pub reads: bool,
-    /// That it takes more.
+    /// Bytes can be written.
     pub writes: bool,
 }
 
 enum Phase {
     Open,
-    /// Closing in order: what is queued goes out, the peer answers.
+    /// An orderly close: what is queued is sent, and the client answers the close.
     Closing,
-    /// A close was sent for a fault; what still comes is thrown away until the peer hangs up.
+    /// A close was sent because of a fault. Input is discarded until the client disconnects.
     Draining {
         is_shut: bool,
     },
 }
 
-/// A socket and whom it is for.
+/// A socket and its handler.
 pub struct Conn {
-    talk: Talk,
-    peer: Box<dyn Peer>,
-    link: Link,
-    core: Arc<Core>,
+    protocol: Protocol,
+    handler: Box<dyn SocketHandler>,
+    handle: SocketHandle,
+    shared: Arc<Shared>,
     phase: Phase,
-    /// A close that was asked for and is sent when the queue is empty.
-    farewell: Option<CloseFrame>,
-    /// The text that is being sent, and how much of it is with tungstenite.
+    /// A requested close, sent when the queue is empty.
+    pending_close: Option<CloseFrame>,
+    /// The text being sent, and the number of its bytes that tungstenite has.
     sending: Option<(Text, usize)>,
-    /// The system takes no more for now.
+    /// The system accepts no more bytes for now.
     is_blocked: bool,
-    /// Since when the peer holds it: nothing is read, and what tungstenite has read stays there.
-    held_since: Option<Instant>,
-    /// What epoll reports.
+    /// When the handler paused it. Nothing is read, and what tungstenite has read stays there.
+    paused_since: Option<Instant>,
+    /// The events registered with epoll.
     pub watched: Interest,
-    /// There may be something to read: epoll has said so, or there was more than a turn takes. What only
-    /// sends is not read for nothing, which would be a system call for each text.
+    /// There may be something to read: epoll has reported it, or the last turn left some. This saves a
+    /// system call per text on sockets that only send.
     pub may_read: bool,
-    /// Epoll has reported that the connection is no more.
-    pub is_cut: bool,
-    /// Waits for its turn.
+    /// epoll has reported the end of the connection.
+    pub is_broken: bool,
+    /// It waits for a turn.
     pub is_queued: bool,
-    /// When it is dropped, once it closes.
+    /// When to drop it; set when closing begins.
     pub ends_at: Option<Instant>,
-    /// The hub has put `ends_at` on its list.
+    /// The hub has `ends_at` in its list.
     pub is_listed: bool,
     ping_at: Instant,
     pings_missed: u32,
-    /// Bytes that a large message takes up.
+    /// Bytes held by a large message.
     large: usize,
 }
 
 impl Conn {
-    /// Takes a connection that does not block, and tells the peer.
-    pub fn new(adoption: Adoption, core: &Arc<Core>, now: Instant) -> Conn {
-        let _ = adoption.stream.set_nodelay(true);
-        let settings = &core.settings;
-        let talk = match adoption.is_stream {
-            true => Talk::events(adoption.stream),
+    /// Takes over a non-blocking connection and calls its handler.
+    pub fn new(registration: Registration, shared: &Arc<Shared>, now: Instant) -> Conn {
+        let _ = registration.stream.set_nodelay(true);
+        let settings = &shared.settings;
+        let protocol = match registration.is_stream {
+            true => Protocol::events(registration.stream),
             false => {
-                let wire = Wire::new(adoption.stream, adoption.early);
-                Talk::web_socket(wire, config(settings))
+                let wire = Wire::new(registration.stream, registration.early);
+                Protocol::web_socket(wire, config(settings))
             }
         };
         let mut conn = Conn {
-            talk,
-            peer: adoption.peer,
-            link: Link::new(adoption.token, adoption.place),
-            core: Arc::clone(core),
+            protocol,
+            handler: registration.handler,
+            handle: SocketHandle::new(registration.token, registration.permit),
+            shared: Arc::clone(shared),
             phase: Phase::Open,
-            farewell: None,
+            pending_close: None,
             sending: None,
             is_blocked: false,
-            held_since: None,
+            paused_since: None,
             watched: Interest {
                 reads: true,
                 writes: false,
             },
             may_read: true,
-            is_cut: false,
+            is_broken: false,
             is_queued: false,
             ends_at: None,
             is_listed: false,
-            ping_at: now + first_ping(adoption.token, settings.ping_every),
+            ping_at: now + first_ping(registration.token, settings.ping_every),
             pings_missed: 0,
             large: 0,
         };
-        let link = conn.link.clone();
-        conn.tell(now, |peer| peer.opened(link));
+        let handle = conn.handle.clone();
+        conn.call_handler(now, |handler| handler.opened(handle));
         conn
     }
 
-    /// The connection below.
     pub fn stream(&self) -> &TcpStream {
-        self.talk.wire().stream()
+        self.protocol.wire().stream()
     }
 
-    /// What the system shall report from now on.
     pub fn interest(&self) -> Interest {
         Interest {
-            reads: self.held_since.is_none(),
+            reads: self.paused_since.is_none(),
             writes: self.is_blocked,
         }
     }
 
-    /// Does what there is to do, within bounds. `large` is the sum of [`Conn::large`] of all.
+    /// Sends and receives, within the bounds of a turn. `large` is the sum of [`Conn::large`] over all
+    /// sockets.
     pub fn turn(&mut self, now: Instant, large: &mut usize) -> Turn {
-        let (order, is_held) = self.link.take_news();
-        if !is_held && self.held_since.take().is_some() {
-            // It was we who did not listen.
-            self.talk.wire_mut().has_heard = true;
+        let (order, is_paused) = self.handle.take_orders();
+        if !is_paused && self.paused_since.take().is_some() {
+            // Silence during the pause is not the client's fault.
+            self.protocol.wire_mut().has_received = true;
         }
         match order {
-            Some(Order::Drop) => return Turn::Over(Why::Slow),
+            Some(Order::Drop) => return Turn::End(EndReason::Slow),
             Some(Order::Close(code, reason)) if matches!(self.phase, Phase::Open) => {
-                self.farewell = Some(close_frame(code, reason));
+                self.pending_close = Some(close_frame(code, reason));
                 self.begin_closing(Phase::Closing, now);
             }
             _ => {}
         }
-        // A socket that is read learns this by reading, after what came before it.
-        if self.is_cut && self.held_since.is_some() {
-            return Turn::Over(Why::Closed);
+        // If the socket is read, reading reports this, after the bytes that arrived before.
+        if self.is_broken && self.paused_since.is_some() {
+            return Turn::End(EndReason::Closed);
         }
-        self.talk.wire_mut().begin_turn();
+        self.protocol.wire_mut().begin_turn();
         let read = match self.phase {
             Phase::Draining { .. } => Turn::Wait,
-            _ if self.held_since.is_some() || !self.may_read => Turn::Wait,
+            _ if self.paused_since.is_some() || !self.may_read => Turn::Wait,
             _ => self.read(now),
         };
-        if let Turn::Over(_) = read {
+        if let Turn::End(_) = read {
             return read;
         }
         let written = match self.phase {
@@ -212,14 +202,14 @@ impl Conn {
             _ => self.write(),
         };
         if read == Turn::Wait && written == Turn::Wait {
-            self.slim();
+            self.shrink();
         }
-        let has_grown = self.weigh(large);
-        if has_grown && *large > self.core.settings.large_bytes_max {
+        let has_grown = self.count_large(large);
+        if has_grown && *large > self.shared.settings.large_bytes_max {
             self.fail(now, TRY_LATER, BUSY);
             let drained = self.drain();
-            // So that its bytes do not count against the others any more.
-            self.weigh(large);
+            // Its bytes no longer count against the others.
+            self.count_large(large);
             return drained;
         }
         match written {
@@ -228,85 +218,88 @@ impl Conn {
         }
     }
 
-    /// What is due with time. Called now and then.
+    /// Does what is due by time: pings, and the ends of pauses and silent sockets.
     pub fn tick(&mut self, now: Instant) -> Turn {
         if !matches!(self.phase, Phase::Open) {
             return Turn::Wait;
         }
-        let settings = &self.core.settings;
-        if let Some(since) = self.held_since
-            && now.saturating_duration_since(since) >= settings.hold_max
+        let settings = &self.shared.settings;
+        if let Some(since) = self.paused_since
+            && now.saturating_duration_since(since) >= settings.pause_max
         {
-            self.link.close(TRY_LATER, BUSY);
+            self.handle.close(TRY_LATER, BUSY);
             return Turn::Wait;
         }
         if now < self.ping_at {
             return Turn::Wait;
         }
-        let is_silent = self.held_since.is_some() || !self.talk.is_answered();
-        let has_heard = std::mem::take(&mut self.talk.wire_mut().has_heard) || is_silent;
-        self.pings_missed = if has_heard { 0 } else { self.pings_missed + 1 };
+        let need_not_answer = self.paused_since.is_some() || !self.protocol.answers_pings();
+        let is_alive =
+            std::mem::take(&mut self.protocol.wire_mut().has_received) || need_not_answer;
+        self.pings_missed = if is_alive { 0 } else { self.pings_missed + 1 };
         if self.pings_missed >= settings.missed_pings_max {
-            return Turn::Over(Why::Dead);
+            return Turn::End(EndReason::Dead);
         }
         self.ping_at = now + settings.ping_every;
-        // A peer that takes what is sent shows its life by that.
+        // A blocked socket shows that its client lives when the system accepts bytes again.
         if self.is_blocked {
             return Turn::Wait;
         }
-        let ping = self.talk.write(Message::Ping(Vec::new().into()));
-        match self.settle(ping) {
+        let ping = self.protocol.write(Message::Ping(Vec::new().into()));
+        match self.check_write(ping) {
             Turn::Wait => self.flush(),
             over => over,
         }
     }
 
-    /// Ends it: nothing is sent or received any more, and the peer is told.
+    /// Ends the socket and calls its handler a last time.
     pub fn end(self) {
-        self.link.end();
+        self.handle.end();
         let _ = self.stream().shutdown(Shutdown::Both);
-        let Conn { mut peer, .. } = self;
+        let Conn { mut handler, .. } = self;
         let _ = catch_unwind(AssertUnwindSafe(move || {
-            peer.closed();
-            drop(peer);
+            handler.closed();
+            drop(handler);
         }));
     }
 
-    /// Bytes that a large message takes up, complete or not.
+    /// Bytes held by a large message, complete or not.
     pub fn large(&self) -> usize {
         self.large
     }
 
-    /// Asks for an orderly close.
+    /// Requests an orderly close.
     pub fn close(&self, code: u16, reason: &str) {
-        self.link.close(code, reason);
+        self.handle.close(code, reason);
     }
 
     fn read(&mut self, now: Instant) -> Turn {
         for _ in 0..TURN_MESSAGES {
-            match self.talk.read() {
+            match self.protocol.read() {
                 Ok(Message::Text(text)) => {
-                    let totals = &self.core.totals;
+                    let totals = &self.shared.totals;
                     totals.messages_in.fetch_add(1, Relaxed);
-                    if self.link.begin_delivery() {
-                        let flow = self.tell(now, |peer| peer.received(&text));
-                        if flow == Some(Flow::Hold) && self.link.hold() {
-                            self.held_since = Some(now);
+                    if self.handle.begin_delivery() {
+                        let flow = self.call_handler(now, |handler| handler.received(&text));
+                        if flow == Some(Flow::Pause) && self.handle.pause() {
+                            self.paused_since = Some(now);
                             return Turn::Wait;
                         }
                     }
                 }
-                Ok(Message::Binary(_)) => self.fail(now, NO_BINARY, "only text is taken"),
+                Ok(Message::Binary(_)) => {
+                    self.fail(now, UNSUPPORTED_DATA, "binary messages are not supported")
+                }
                 Ok(Message::Close(_)) => {
-                    // The answer is on its way already.
-                    self.link.shut();
+                    // tungstenite has queued the answer already.
+                    self.handle.discard();
                     self.sending = None;
-                    self.farewell = None;
+                    self.pending_close = None;
                     self.begin_closing(Phase::Closing, now);
                 }
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return match self.talk.wire().is_exhausted() {
+                    return match self.protocol.wire().is_exhausted() {
                         true => Turn::Again,
                         false => {
                             self.may_read = false;
@@ -314,13 +307,15 @@ impl Conn {
                         }
                     };
                 }
-                Err(Error::Capacity(_)) => self.fail(now, TOO_LARGE, "the message is too large"),
-                Err(Error::Utf8(_)) => self.fail(now, NO_UTF8, "the text is not UTF-8"),
-                Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
-                    return Turn::Over(Why::Closed);
+                Err(Error::Capacity(_)) => {
+                    self.fail(now, MESSAGE_TOO_BIG, "the message is too large")
                 }
-                Err(Error::Protocol(_)) => self.fail(now, PROTOCOL_BROKEN, "not a WebSocket frame"),
-                Err(_) => return Turn::Over(Why::Closed),
+                Err(Error::Utf8(_)) => self.fail(now, INVALID_UTF8, "the text is not UTF-8"),
+                Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
+                    return Turn::End(EndReason::Closed);
+                }
+                Err(Error::Protocol(_)) => self.fail(now, PROTOCOL_ERROR, "not a WebSocket frame"),
+                Err(_) => return Turn::End(EndReason::Closed),
             }
             if let Phase::Draining { .. } = self.phase {
                 return Turn::Wait;
@@ -332,18 +327,18 @@ impl Conn {
     fn write(&mut self) -> Turn {
         if self.is_blocked {
             match self.flush() {
-                Turn::Wait if !self.is_blocked => self.talk.wire_mut().has_heard = true,
+                Turn::Wait if !self.is_blocked => self.protocol.wire_mut().has_received = true,
                 turn => return turn,
             }
         }
         let mut sent = 0;
         while sent < TURN_BYTES {
             let Some(frame) = self.next_frame() else {
-                return self.part();
+                return self.finish_sending();
             };
             sent += frame.len();
-            let written = self.talk.write(Message::Frame(frame));
-            match self.settle(written) {
+            let written = self.protocol.write(Message::Frame(frame));
+            match self.check_write(written) {
                 Turn::Wait if !self.is_blocked => {}
                 turn => return turn,
             }
@@ -351,38 +346,38 @@ impl Conn {
         Turn::Again
     }
 
-    /// The next piece of what is queued.
+    /// The next frame of what is queued.
     fn next_frame(&mut self) -> Option<Frame> {
         let is_done = |sending: &(Text, usize)| sending.1 > 0 && sending.1 >= sending.0.len();
         if self.sending.as_ref().is_none_or(is_done) {
             let before = self.sending.take();
             if before.is_some() {
-                let totals = &self.core.totals;
+                let totals = &self.shared.totals;
                 totals.messages_out.fetch_add(1, Relaxed);
             }
             let before = before.as_ref().map(|(text, _)| &**text);
-            self.sending = self.link.next(before).map(|text| (text, 0));
+            self.sending = self.handle.next(before).map(|text| (text, 0));
         }
         let (text, at) = self.sending.as_mut()?;
         let end = text.len().min(*at + FRAME_BYTES);
         let piece = text.as_bytes()[*at..end].to_vec();
         let kind = if *at == 0 { Data::Text } else { Data::Continue };
         let frame = Frame::message(piece, OpCode::Data(kind), end == text.len());
-        // One past the end marks an empty text as sent.
+        // For an empty text, 1 marks it as sent.
         *at = end.max(1);
         Some(frame)
     }
 
-    /// Nothing is left to be sent, except a farewell.
-    fn part(&mut self) -> Turn {
-        let Some(farewell) = self.farewell.take() else {
+    /// The queue is empty: sends the requested close, if any, and flushes.
+    fn finish_sending(&mut self) -> Turn {
+        let Some(frame) = self.pending_close.take() else {
             return self.flush();
         };
-        let sent = self.talk.close(farewell);
-        self.settle(sent)
+        let sent = self.protocol.close(frame);
+        self.check_write(sent)
     }
 
-    /// Throws away what comes after a fault.
+    /// Discards input after a fault.
     fn drain(&mut self) -> Turn {
         let Phase::Draining { is_shut } = self.phase else {
             return Turn::Wait;
@@ -391,31 +386,31 @@ impl Conn {
             match self.flush() {
                 Turn::Wait if !self.is_blocked => {
                     let _ = self.stream().shutdown(Shutdown::Write);
-                    self.renew();
+                    self.reset_buffers();
                     self.phase = Phase::Draining { is_shut: true };
                 }
                 Turn::Wait => {}
                 turn => return turn,
             }
         }
-        let mut waste = [0; READ_BYTES];
+        let mut discarded = [0; READ_BYTES];
         for _ in 0..TURN_BYTES / READ_BYTES {
-            match self.stream().read(&mut waste) {
+            match self.stream().read(&mut discarded) {
                 Ok(size) if size > 0 => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Wait,
-                Ok(_) | Err(_) => return Turn::Over(Why::Closed),
+                Ok(_) | Err(_) => return Turn::End(EndReason::Closed),
             }
         }
         Turn::Again
     }
 
     fn flush(&mut self) -> Turn {
-        let flushed = self.talk.flush();
-        self.settle(flushed)
+        let flushed = self.protocol.flush();
+        self.check_write(flushed)
     }
 
-    /// What the result of writing means. What the system did not take is kept by tungstenite.
-    fn settle(&mut self, written: tungstenite::Result<()>) -> Turn {
+    /// Interprets the result of a write. tungstenite keeps what the system did not accept.
+    fn check_write(&mut self, written: tungstenite::Result<()>) -> Turn {
         self.is_blocked = false;
         match written {
             Ok(()) => Turn::Wait,
@@ -423,44 +418,48 @@ impl Conn {
                 self.is_blocked = true;
                 Turn::Wait
             }
-            Err(_) => Turn::Over(Why::Closed),
+            Err(_) => Turn::End(EndReason::Closed),
         }
     }
 
-    /// Closes because of what the peer has sent, or of what we did with it.
+    /// Closes the socket because of a fault of the client or of its handler.
     fn fail(&mut self, now: Instant, code: u16, reason: &str) {
-        self.link.shut();
+        self.handle.discard();
         self.sending = None;
-        self.farewell = None;
-        // Where closing has begun, that is what the peer is told.
+        self.pending_close = None;
+        // If closing has begun, the client has been sent another code already.
         if let Phase::Open = self.phase {
-            let sent = self.talk.close(close_frame(code, reason.to_owned()));
-            self.settle(sent);
+            let sent = self.protocol.close(close_frame(code, reason.to_owned()));
+            self.check_write(sent);
         }
         self.begin_closing(Phase::Draining { is_shut: false }, now);
     }
 
     fn begin_closing(&mut self, phase: Phase, now: Instant) {
         self.phase = phase;
-        // What comes is not for the peer any more.
-        self.held_since = None;
-        let end = now + self.core.settings.close_grace;
+        // Further input is not for the handler.
+        self.paused_since = None;
+        let end = now + self.shared.settings.close_grace;
         self.ends_at.get_or_insert(end);
     }
 
-    /// Calls the peer; a panic of it closes the socket.
-    fn tell<T>(&mut self, now: Instant, call: impl FnOnce(&mut dyn Peer) -> T) -> Option<T> {
-        let peer = &mut *self.peer;
-        let value = catch_unwind(AssertUnwindSafe(|| call(peer))).ok();
+    /// Calls the handler. A panic closes the socket.
+    fn call_handler<T>(
+        &mut self,
+        now: Instant,
+        call: impl FnOnce(&mut dyn SocketHandler) -> T,
+    ) -> Option<T> {
+        let handler = &mut *self.handler;
+        let value = catch_unwind(AssertUnwindSafe(|| call(handler))).ok();
         if value.is_none() {
-            self.fail(now, OUR_FAULT, "an error of the server");
+            self.fail(now, INTERNAL_ERROR, "internal error");
         }
         value
     }
 
-    /// Counts what a large message takes up into the sum; true when that is more than before.
-    fn weigh(&mut self, sum: &mut usize) -> bool {
-        let frames = &self.talk.wire().frames;
+    /// Updates the sum of large messages. Returns true if this socket holds more than before.
+    fn count_large(&mut self, sum: &mut usize) -> bool {
+        let frames = &self.protocol.wire().frames;
         let large = match frames.unfinished().max(frames.longest()) {
             bytes if bytes >= LARGE_BYTES => bytes,
             _ => 0,
@@ -471,24 +470,23 @@ impl Conn {
         has_grown
     }
 
-    /// Lets go of buffers that a large message has left, when they are empty.
-    fn slim(&mut self) {
-        let frames = &self.talk.wire().frames;
-        // What a held socket has read may end with a message, and yet be unused.
-        let is_empty = frames.is_between() && self.held_since.is_none();
+    /// Releases buffers that a large message has grown, if they are empty.
+    fn shrink(&mut self) {
+        let frames = &self.protocol.wire().frames;
+        // The input of a paused socket can end with a complete message that is still unused.
+        let is_empty = frames.is_between() && self.paused_since.is_none();
         let is_due = is_empty && frames.longest() >= LARGE_BYTES;
         if is_due && !self.is_blocked && matches!(self.phase, Phase::Open) {
-            self.renew();
+            self.reset_buffers();
         }
     }
 
-    /// Begins with new buffers.
-    fn renew(&mut self) {
-        self.talk.renew(config(&self.core.settings));
+    fn reset_buffers(&mut self) {
+        self.protocol.reset_buffers(config(&self.shared.settings));
     }
 }
 
-fn config(settings: &Settings) -> WebSocketConfig {
+fn config(settings: &HubSettings) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
         .write_buffer_size(WRITE_BYTES)
@@ -504,9 +502,9 @@ fn close_frame(code: u16, reason: String) -> CloseFrame {
     }
 }
 
-/// Between half and all of the pause, evenly over tokens in a row.
+/// Between half of the interval and all of it, spread evenly over consecutive tokens.
 fn first_ping(token: u64, every: Duration) -> Duration {
-    // Multiples of the golden ratio lie evenly between two whole numbers.
+    // The fractions of multiples of the golden ratio are spread evenly.
     let part = token.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
     every / 2 + every / 2 * u32::try_from(part).unwrap_or(0) / 1024
 }

@@ -1,7 +1,7 @@
-//! The thread: waits for events and news, and gives the sockets their turns.
+//! The thread: waits for events and inbox entries, and gives the sockets their turns.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,46 +12,47 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll};
 use rustix::io::Errno;
 
+use super::conn::{Conn, EndReason, Interest, Turn};
+use super::protocol::GOING_AWAY;
+use super::shared::{HubSettings, Inbox, Registration, Shared, Totals};
 use crate::base::budget::Budget;
 use crate::base::error::Result;
 use crate::base::log;
 use crate::base::threads::lock;
-use crate::net::sockets::conn::{Conn, GOING_AWAY, Interest, Turn, Why};
-use crate::net::sockets::{Adoption, Core, Settings, Totals};
 
-/// What epoll says for the waker; sockets have higher ones.
+/// The epoll data of the waker. Tokens of sockets are higher.
 const WAKER_TOKEN: u64 = 0;
 const FIRST_TOKEN: u64 = 1;
-/// Events taken at a time.
+/// Events received by one call of epoll.
 const EVENTS_MAX: usize = 256;
-/// Longest pause between two looks at all sockets.
-const SCAN_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Left of the time for stopping when all sockets are dropped.
+/// Longest interval between two scans of all sockets.
+const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// All sockets are dropped so long before the deadline of a stop.
 const STOP_MARGIN: Duration = Duration::from_millis(200);
 
-/// Makes what the thread will work with.
+/// Creates the state of the thread.
 pub fn prepare(
-    settings: Settings,
+    settings: HubSettings,
     sockets: &Arc<Budget>,
-    outboxes: &Arc<Budget>,
+    outbox_bytes: &Arc<Budget>,
 ) -> Result<Driver> {
     let waker = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let data = epoll::EventData::new_u64(WAKER_TOKEN);
     epoll::add(&epoll, &waker, data, epoll::EventFlags::IN)?;
-    let core = Core {
+    let shared = Shared {
         settings,
         sockets: Arc::clone(sockets),
-        outboxes: Arc::clone(outboxes),
-        outlets: Mutex::default(),
+        outbox_bytes: Arc::clone(outbox_bytes),
+        outboxes: Mutex::default(),
         waker,
-        inbox: Mutex::default(),
+        inbox: Mutex::new(Inbox::default()),
         tokens: AtomicU64::new(FIRST_TOKEN),
         totals: Totals::default(),
     };
     Ok(Driver {
-        next_scan: Instant::now() + scan_pause(&core),
-        core: Arc::new(core),
+        next_scan: Instant::now() + scan_interval(&shared),
+        shared: Arc::new(shared),
         epoll,
         conns: HashMap::new(),
         ready: VecDeque::new(),
@@ -61,41 +62,34 @@ pub fn prepare(
     })
 }
 
-/// Ends the wait of the thread, or its next one.
-pub fn wake(waker: impl AsFd) {
-    // Full it can only be when nobody has read it: then it wakes anyway.
-    let _ = rustix::io::write(waker, &1_u64.to_ne_bytes());
-}
-
-/// What the thread owns.
+/// The state that only the thread uses.
 pub struct Driver {
-    pub core: Arc<Core>,
+    pub shared: Arc<Shared>,
     epoll: OwnedFd,
     conns: HashMap<u64, Conn>,
-    /// Sockets that wait for their turn, each once.
+    /// Sockets that wait for a turn, each once.
     ready: VecDeque<u64>,
-    /// When closing sockets are dropped, earliest first.
+    /// Closing sockets and when to drop them, earliest first.
     ends: VecDeque<(Instant, u64)>,
     next_scan: Instant,
-    /// Bytes that large messages take up.
+    /// Bytes held by large messages.
     large: usize,
-    /// Stopping, until then.
+    /// Deadline of a stop in progress.
     stop: Option<Instant>,
 }
 
 impl Driver {
-    /// The thread's whole life.
     pub fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS_MAX);
-        while self.goes_on() {
+        while self.is_running() {
             if let Err(error) = self.wait(&mut events) {
-                log::error(format_args!("sockets end: wait for events: {error}"));
+                log::error(format_args!("the hub ends: wait for events: {error}"));
                 break;
             }
             #[cfg(test)]
-            self.core.totals.rounds.fetch_add(1, Relaxed);
-            self.take_news();
-            self.look_at_clock();
+            self.shared.totals.rounds.fetch_add(1, Relaxed);
+            self.process_inbox();
+            self.run_timers();
             for _ in 0..self.ready.len() {
                 if let Some(token) = self.ready.pop_front() {
                     self.turn(token);
@@ -105,45 +99,45 @@ impl Driver {
         self.finish();
     }
 
-    fn goes_on(&self) -> bool {
+    fn is_running(&self) -> bool {
         self.stop
             .is_none_or(|deadline| !self.conns.is_empty() && Instant::now() < deadline)
     }
 
-    /// Waits for something to do, if there is nothing.
+    /// Waits for events, or only polls them if there is work to do.
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<()> {
         let is_idle = self.ready.is_empty() && {
-            let mut inbox = lock(&self.core.inbox);
-            let is_empty = inbox.adoptions.is_empty()
+            let mut inbox = lock(&self.shared.inbox);
+            let is_empty = inbox.registrations.is_empty()
                 && inbox.signals.is_empty()
                 && inbox.stop.is_some() == self.stop.is_some();
             inbox.is_asleep = is_empty;
             is_empty
         };
-        let pause = if is_idle {
-            self.pause()
+        let timeout = if is_idle {
+            self.timeout()
         } else {
             Duration::ZERO
         };
         let limit = Timespec {
-            tv_sec: pause.as_secs().try_into().unwrap_or(1),
-            tv_nsec: pause.subsec_nanos().into(),
+            tv_sec: timeout.as_secs().try_into().unwrap_or(1),
+            tv_nsec: timeout.subsec_nanos().into(),
         };
         match epoll::wait(&self.epoll, spare_capacity(events), Some(&limit)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let cut = epoll::EventFlags::HUP | epoll::EventFlags::ERR;
+        let broken = epoll::EventFlags::HUP | epoll::EventFlags::ERR;
         for event in events.drain(..) {
             let flags = event.flags;
             match event.data.u64() {
                 WAKER_TOKEN => {
-                    let _ = rustix::io::read(&self.core.waker, &mut [0_u8; 8]);
+                    let _ = rustix::io::read(&self.shared.waker, &mut [0_u8; 8]);
                 }
                 token => {
                     if let Some(conn) = self.conns.get_mut(&token) {
-                        conn.is_cut |= flags.intersects(cut);
-                        conn.may_read |= flags.intersects(cut | epoll::EventFlags::IN);
+                        conn.is_broken |= flags.intersects(broken);
+                        conn.may_read |= flags.intersects(broken | epoll::EventFlags::IN);
                     }
                     self.enqueue(token);
                 }
@@ -152,12 +146,12 @@ impl Driver {
         Ok(())
     }
 
-    /// How long nothing is due.
-    fn pause(&self) -> Duration {
+    /// Time until the next scan or deadline.
+    fn timeout(&self) -> Duration {
         let end = self.ends.front().map(|(end, _)| *end);
         let moments = [Some(self.next_scan), end, self.stop];
         let next = moments.into_iter().flatten().min();
-        next.map_or(SCAN_PAUSE_MAX, |next| {
+        next.map_or(SCAN_INTERVAL_MAX, |next| {
             next.saturating_duration_since(Instant::now())
         })
     }
@@ -171,19 +165,19 @@ impl Driver {
         }
     }
 
-    fn take_news(&mut self) {
-        let (adoptions, signals, stop) = {
-            let mut inbox = lock(&self.core.inbox);
+    fn process_inbox(&mut self) {
+        let (registrations, signals, stop) = {
+            let mut inbox = lock(&self.shared.inbox);
             inbox.is_asleep = false;
             inbox.signalled = None;
             (
-                std::mem::take(&mut inbox.adoptions),
+                std::mem::take(&mut inbox.registrations),
                 std::mem::take(&mut inbox.signals),
                 inbox.stop,
             )
         };
-        for adoption in adoptions {
-            self.adopt(adoption);
+        for registration in registrations {
+            self.register(registration);
         }
         if let Some(deadline) = stop
             && self.stop.is_none()
@@ -195,21 +189,21 @@ impl Driver {
         }
     }
 
-    fn adopt(&mut self, adoption: Adoption) {
-        let token = adoption.token;
-        let totals = &self.core.totals;
+    fn register(&mut self, registration: Registration) {
+        let token = registration.token;
+        let totals = &self.shared.totals;
         totals.opened.fetch_add(1, Relaxed);
-        let conn = Conn::new(adoption, &self.core, Instant::now());
+        let conn = Conn::new(registration, &self.shared, Instant::now());
         let data = epoll::EventData::new_u64(token);
         let added = epoll::add(&self.epoll, conn.stream(), data, flags(conn.watched));
         self.conns.insert(token, conn);
         match added {
-            // What came early is not known to epoll.
+            // Bytes that came with the request are unknown to epoll, so the socket needs a turn.
             Ok(()) if self.stop.is_none() => self.enqueue(token),
             Ok(()) => self.close(token),
             Err(error) => {
-                log::warn(format_args!("take a socket over: {error}"));
-                self.end(token, Why::Closed);
+                log::warn(format_args!("register a socket: {error}"));
+                self.end(token, EndReason::Closed);
             }
         }
     }
@@ -224,30 +218,30 @@ impl Driver {
 
     fn close(&mut self, token: u64) {
         if let Some(conn) = self.conns.get(&token) {
-            conn.close(GOING_AWAY, "the server stops");
+            conn.close(GOING_AWAY, "the server is stopping");
         }
         self.enqueue(token);
     }
 
-    fn look_at_clock(&mut self) {
+    fn run_timers(&mut self) {
         let now = Instant::now();
         while let Some((end, token)) = self.ends.front().copied()
             && end <= now
         {
             self.ends.pop_front();
-            self.end(token, Why::Closed);
+            self.end(token, EndReason::Closed);
         }
         if now < self.next_scan {
             return;
         }
-        self.next_scan = now + scan_pause(&self.core);
+        self.next_scan = now + scan_interval(&self.shared);
         let tokens: Vec<u64> = self.conns.keys().copied().collect();
         for token in tokens {
             let outcome = match self.conns.get_mut(&token) {
                 Some(conn) => guard(|| conn.tick(now)),
                 None => continue,
             };
-            self.follow(token, outcome);
+            self.apply(token, outcome);
         }
     }
 
@@ -258,15 +252,15 @@ impl Driver {
         conn.is_queued = false;
         let large = &mut self.large;
         let outcome = guard(|| conn.turn(Instant::now(), large));
-        self.follow(token, outcome);
+        self.apply(token, outcome);
     }
 
-    /// Does what a turn has led to.
-    fn follow(&mut self, token: u64, outcome: Turn) {
+    /// Applies the outcome of a turn.
+    fn apply(&mut self, token: u64, outcome: Turn) {
         let Some(conn) = self.conns.get_mut(&token) else {
             return;
         };
-        if let Turn::Over(why) = outcome {
+        if let Turn::End(why) = outcome {
             self.end(token, why);
             return;
         }
@@ -282,7 +276,7 @@ impl Driver {
             let data = epoll::EventData::new_u64(token);
             if let Err(error) = epoll::modify(&self.epoll, conn.stream(), data, flags(interest)) {
                 log::warn(format_args!("watch a socket: {error}"));
-                self.end(token, Why::Closed);
+                self.end(token, EndReason::Closed);
                 return;
             }
         }
@@ -291,44 +285,44 @@ impl Driver {
         }
     }
 
-    fn end(&mut self, token: u64, why: Why) {
+    fn end(&mut self, token: u64, why: EndReason) {
         let Some(conn) = self.conns.remove(&token) else {
             return;
         };
-        // The engine may hold the connection a moment longer than we do.
+        // The HTTP engine may hold the connection a moment longer, so closing would not remove it.
         let _ = epoll::delete(&self.epoll, conn.stream());
         self.large = self.large.saturating_sub(conn.large());
-        let totals = &self.core.totals;
+        let totals = &self.shared.totals;
         totals.closed.fetch_add(1, Relaxed);
         match why {
-            Why::Closed => 0,
-            Why::Slow => totals.slow_closed.fetch_add(1, Relaxed),
-            Why::Dead => totals.dead_closed.fetch_add(1, Relaxed),
+            EndReason::Closed => 0,
+            EndReason::Slow => totals.slow_closed.fetch_add(1, Relaxed),
+            EndReason::Dead => totals.dead_closed.fetch_add(1, Relaxed),
         };
         conn.end();
     }
 
-    /// Drops what is left and takes nothing more.
+    /// Drops all sockets and registrations, and accepts no more.
     fn finish(&mut self) {
         let tokens: Vec<u64> = self.conns.keys().copied().collect();
         for token in tokens {
-            self.end(token, Why::Closed);
+            self.end(token, EndReason::Closed);
         }
-        let mut inbox = lock(&self.core.inbox);
+        let mut inbox = lock(&self.shared.inbox);
         inbox.is_over = true;
         inbox.stop.get_or_insert_with(Instant::now);
-        let left = std::mem::take(&mut inbox.adoptions);
+        let left = std::mem::take(&mut inbox.registrations);
         drop(inbox);
         let _ = catch_unwind(AssertUnwindSafe(|| drop(left)));
     }
 }
 
-/// A panic over one socket must not end the thread that all the others need.
+/// Contains a panic, so that it ends one socket and not the thread.
 fn guard(turn: impl FnOnce() -> Turn) -> Turn {
-    catch_unwind(AssertUnwindSafe(turn)).unwrap_or(Turn::Over(Why::Closed))
+    catch_unwind(AssertUnwindSafe(turn)).unwrap_or(Turn::End(EndReason::Closed))
 }
 
-/// Besides these, epoll reports a connection that is cut, whatever one asks for.
+/// epoll also reports HUP and ERR, which need not be requested.
 fn flags(interest: Interest) -> epoll::EventFlags {
     let mut flags = epoll::EventFlags::empty();
     flags.set(epoll::EventFlags::IN, interest.reads);
@@ -336,7 +330,7 @@ fn flags(interest: Interest) -> epoll::EventFlags {
     flags
 }
 
-fn scan_pause(core: &Core) -> Duration {
-    let settings = &core.settings;
-    SCAN_PAUSE_MAX.min(settings.ping_every.min(settings.hold_max) / 4)
+fn scan_interval(shared: &Shared) -> Duration {
+    let settings = &shared.settings;
+    SCAN_INTERVAL_MAX.min(settings.ping_every.min(settings.pause_max) / 4)
 }

@@ -1,8 +1,8 @@
 //! The byte stream below a WebSocket.
 //!
-//! Reads are bounded per turn, because tungstenite goes on reading as long as bytes come and they
-//! make no message (empty fragments never do). What passes is followed frame by frame, to know how
-//! much of an unfinished message there is, which tungstenite does not tell.
+//! Reads are bounded per turn, because tungstenite reads on as long as bytes arrive without completing
+//! a message (empty fragments never complete one). [`FrameTracker`] follows the frames that are read,
+//! because tungstenite does not tell how many bytes of an unfinished message it holds.
 
 use std::io;
 use std::io::{Cursor, Read, Write};
@@ -15,33 +15,33 @@ const TURN_BYTES: usize = 64 << 10;
 /// A non-blocking connection.
 pub struct Wire {
     stream: Arc<TcpStream>,
-    /// Read before anything else.
+    /// Bytes that came with the request; read first.
     early: Cursor<Vec<u8>>,
     /// Bytes that may still be read in this turn.
     allowance: usize,
-    /// Something has come since this was last cleared.
-    pub has_heard: bool,
-    /// What has passed.
-    pub frames: Frames,
+    /// A byte has arrived since this was last cleared.
+    pub has_received: bool,
+    pub frames: FrameTracker,
 }
 
 impl Wire {
-    /// Reads `early` first, then the stream, which does not block.
+    /// `stream` must be non-blocking. `early` is read before it.
     pub fn new(stream: Arc<TcpStream>, early: Vec<u8>) -> Wire {
         Wire {
             stream,
             early: Cursor::new(early),
             allowance: 0,
-            has_heard: true,
-            frames: Frames::default(),
+            has_received: true,
+            frames: FrameTracker::default(),
         }
     }
 
-    /// The same stream between two messages, when all that was read has been used.
-    pub fn renewed(&self) -> Wire {
+    /// The same stream with a new state. Valid only between two messages, when all bytes read have
+    /// been used.
+    pub fn reset(&self) -> Wire {
         Wire {
             allowance: self.allowance,
-            has_heard: self.has_heard,
+            has_received: self.has_received,
             ..Wire::new(Arc::clone(&self.stream), Vec::new())
         }
     }
@@ -54,7 +54,7 @@ impl Wire {
         self.allowance = TURN_BYTES;
     }
 
-    /// Whether reading stopped because the turn is over.
+    /// True if reading stopped because the turn is over.
     pub fn is_exhausted(&self) -> bool {
         self.allowance == 0
     }
@@ -73,8 +73,8 @@ impl Read for Wire {
             size = (&*self.stream).read(buffer)?;
         }
         self.allowance -= size;
-        self.has_heard |= size > 0;
-        self.frames.pass(&buffer[..size]);
+        self.has_received |= size > 0;
+        self.frames.track(&buffer[..size]);
         Ok(size)
     }
 }
@@ -89,37 +89,37 @@ impl Write for Wire {
     }
 }
 
-/// Follows the frames of a stream (RFC 6455, section 5.2) without judging them: a stream that
-/// breaks the rules is dropped by whoever reads it.
+/// Follows the frames of a stream (RFC 6455, section 5.2). It does not validate them: tungstenite
+/// reports a stream that breaks the rules.
 #[derive(Default)]
-pub struct Frames {
+pub struct FrameTracker {
     head: [u8; 14],
-    /// Bytes of the head that are here.
+    /// Bytes of the head received so far.
     have: usize,
-    /// Bytes of the payload to come.
+    /// Bytes of the payload still to arrive.
     left: u64,
     is_fragmented: bool,
     unfinished: u64,
     longest: u64,
 }
 
-impl Frames {
-    /// Bytes of the message that is not complete yet.
+impl FrameTracker {
+    /// Bytes received of the unfinished message.
     pub fn unfinished(&self) -> usize {
         usize::try_from(self.unfinished).unwrap_or(usize::MAX)
     }
 
-    /// Bytes of the longest message.
+    /// Bytes of the longest message so far.
     pub fn longest(&self) -> usize {
         usize::try_from(self.longest).unwrap_or(usize::MAX)
     }
 
-    /// Whether what has passed ends with a message, so that the next byte begins another.
+    /// True between two messages: the next byte begins a new one.
     pub fn is_between(&self) -> bool {
         self.have == 0 && !self.is_fragmented
     }
 
-    fn pass(&mut self, mut bytes: &[u8]) {
+    fn track(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let length = self.head_length();
             if self.have < length {
@@ -155,7 +155,7 @@ impl Frames {
         }
     }
 
-    /// Bytes of the head, as far as that is known.
+    /// Bytes of the head, as far as they are known from its first two bytes.
     fn head_length(&self) -> usize {
         if self.have < 2 {
             return 2;
@@ -222,9 +222,9 @@ mod tests {
             .flat_map(|(first, size)| frame(*first, *size))
             .collect();
         for step in [1, 2, 7, 4096, all.len()] {
-            let mut frames = Frames::default();
+            let mut frames = FrameTracker::default();
             for piece in all.chunks(step) {
-                frames.pass(piece);
+                frames.track(piece);
             }
             assert!(frames.is_between() && frames.unfinished() == 0, "{step}");
             assert_eq!(frames.longest(), 70_200);
@@ -233,10 +233,10 @@ mod tests {
 
     #[test]
     fn what_is_unfinished_is_counted_without_pings() {
-        let mut frames = Frames::default();
-        frames.pass(&frame(0x01, 1000));
-        frames.pass(&frame(0x89, 100));
-        frames.pass(&frame(0x80, 500)[..208]);
+        let mut frames = FrameTracker::default();
+        frames.track(&frame(0x01, 1000));
+        frames.track(&frame(0x89, 100));
+        frames.track(&frame(0x80, 500)[..208]);
         assert_eq!(frames.unfinished(), 1200);
         assert!(!frames.is_between());
     }

@@ -23,7 +23,7 @@ use crate::model::events::State;
 
 use crate::model::records::{RoutingKey, SubscriberView, SubscriptionSpec};
 use crate::model::rules::Identity;
-use crate::net::sockets::Link;
+use crate::net::sockets::SocketHandle;
 
 /// A connection.
 pub type SessionId = u64;
@@ -71,7 +71,7 @@ impl Caller {
 
 /// A connected client.
 pub struct Session {
-    pub link: Link,
+    pub link: SocketHandle,
     /// Which database it is about.
     pub database: String,
     pub caller: Caller,
@@ -103,7 +103,7 @@ pub struct Looks {
 /// One subscription.
 pub struct Sub {
     pub session: SessionId,
-    pub link: Link,
+    pub link: SocketHandle,
     /// Server-sent events, in the form of PocketBase.
     pub is_stream: bool,
     pub ask: Arc<Ask>,

@@ -9,7 +9,7 @@ use super::engine::{Command, Shared};
 use super::{frames, topics};
 use crate::base::error::Result;
 use crate::base::ids;
-use crate::net::sockets::{Flow, Link, Peer};
+use crate::net::sockets::{Flow, SocketHandle, SocketHandler};
 
 /// Frames of one connection that wait, and bytes of one.
 const PENDING_MAX: usize = 64;
@@ -32,11 +32,11 @@ pub struct Connection {
     /// Of server-sent events; none for a WebSocket.
     pub client: Option<String>,
     pub pending: Arc<AtomicUsize>,
-    pub link: Option<Link>,
+    pub link: Option<SocketHandle>,
 }
 
-impl Peer for Connection {
-    fn opened(&mut self, link: Link) {
+impl SocketHandler for Connection {
+    fn opened(&mut self, link: SocketHandle) {
         let first = match &self.client {
             Some(client) => topics::connected(client),
             None => frames::welcome(super::recent::KEPT.as_millis()),
@@ -60,7 +60,7 @@ impl Peer for Connection {
             if let Some(link) = &self.link {
                 link.close(TOO_LARGE, "a frame has at most 16 KiB");
             }
-            return Flow::Go;
+            return Flow::Continue;
         }
         let waiting = self.pending.fetch_add(1, Relaxed) + 1;
         self.shared.push(Command::Frame {
@@ -68,8 +68,8 @@ impl Peer for Connection {
             frame: frames::read(text),
         });
         match waiting >= PENDING_MAX {
-            true => Flow::Hold,
-            false => Flow::Go,
+            true => Flow::Pause,
+            false => Flow::Continue,
         }
     }
 
@@ -81,7 +81,7 @@ impl Peer for Connection {
 }
 
 /// A frame of a connection has been dealt with.
-pub fn done(pending: &AtomicUsize, link: &Link) {
+pub fn done(pending: &AtomicUsize, link: &SocketHandle) {
     if pending.fetch_sub(1, Relaxed) >= PENDING_MAX {
         link.resume();
     }

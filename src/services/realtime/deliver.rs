@@ -13,7 +13,7 @@ use crate::base::{clock, log};
 use crate::model::collections::CollectionKind;
 use crate::model::events::Change;
 use crate::model::triggers::Action;
-use crate::net::sockets::{Link, Text};
+use crate::net::sockets::{SocketHandle, Text};
 use crate::store::db::Connection;
 
 /// How long a class may take to look at a change: all the others wait meanwhile.
@@ -39,7 +39,7 @@ struct Event<'a> {
 }
 
 /// Who of a group may have an event: when they last had one, where they are, and the text.
-type Candidates = BTreeMap<Arc<str>, Vec<(u64, ClassId, SubId, Link, Text)>>;
+type Candidates = BTreeMap<Arc<str>, Vec<(u64, ClassId, SubId, SocketHandle, Text)>>;
 
 impl Thread<'_> {
     /// Gives changes to all who see them.
@@ -333,7 +333,7 @@ impl Thread<'_> {
     }
 
     /// Gives an event to whoever of a group has waited longest for one, and is still there.
-    fn give_to_one(&mut self, mut candidates: Vec<(u64, ClassId, SubId, Link, Text)>) {
+    fn give_to_one(&mut self, mut candidates: Vec<(u64, ClassId, SubId, SocketHandle, Text)>) {
         candidates.sort_by_key(|(turn, _, sub, _, _)| (*turn, *sub));
         for (_, class, sub, link, text) in candidates {
             if !link.send(text) {

@@ -24,7 +24,7 @@ use crate::model::events::{Events, State};
 use crate::model::filter;
 use crate::model::records::{Scope, Shape, SubscriberView, SubscriptionSpec};
 use crate::model::rules::{Identity, User};
-use crate::net::sockets::{Link, Pace, Peer};
+use crate::net::sockets::{Pace, SocketHandle, SocketHandler};
 use crate::store::db::Databases;
 
 /// Longest pause between two rounds; and while somebody waits for a barrier.
@@ -81,7 +81,7 @@ struct Commands {
 pub enum Command {
     Opened {
         session: SessionId,
-        link: Link,
+        link: SocketHandle,
         database: String,
         caller: Caller,
         client: Option<String>,
@@ -188,7 +188,7 @@ impl Realtime {
         database: &str,
         caller: Caller,
         client: Option<String>,
-    ) -> Result<Box<dyn Peer>> {
+    ) -> Result<Box<dyn SocketHandler>> {
         // Definitions of a database that is not there are refused.
         self.catalog.collections(database)?;
         Ok(Box::new(Connection {

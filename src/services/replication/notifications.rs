@@ -26,7 +26,7 @@ use super::{Master, Replica};
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::threads::{Stop, lock};
-use crate::net::sockets::{Flow, Link, Peer, Text};
+use crate::net::sockets::{Flow, SocketHandle, SocketHandler, Text};
 use crate::store::db::ChangedDatabases;
 
 /// How long changes are gathered before they are told.
@@ -62,7 +62,7 @@ pub struct Notifier {
 #[derive(Default)]
 struct Listeners {
     count: u64,
-    links: BTreeMap<u64, (String, Link)>,
+    links: BTreeMap<u64, (String, SocketHandle)>,
 }
 
 impl Notifier {
@@ -75,7 +75,7 @@ impl Notifier {
     }
 
     /// What the connection of a replica is for.
-    pub fn peer(self: &Arc<Self>, replica: &str) -> Box<dyn Peer> {
+    pub fn peer(self: &Arc<Self>, replica: &str) -> Box<dyn SocketHandler> {
         Box::new(ReplicaPeer {
             notifier: Arc::clone(self),
             replica: replica.to_owned(),
@@ -169,8 +169,8 @@ struct ReplicaPeer {
     number: u64,
 }
 
-impl Peer for ReplicaPeer {
-    fn opened(&mut self, link: Link) {
+impl SocketHandler for ReplicaPeer {
+    fn opened(&mut self, link: SocketHandle) {
         let mut listeners = lock(&self.notifier.listeners);
         listeners.count += 1;
         self.number = listeners.count;
@@ -180,7 +180,7 @@ impl Peer for ReplicaPeer {
     }
 
     fn received(&mut self, _text: &str) -> Flow {
-        Flow::Go
+        Flow::Continue
     }
 
     fn closed(&mut self) {

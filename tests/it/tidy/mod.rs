@@ -62,9 +62,9 @@ const CRATES: [(&str, &[&str]); 23] = [
         "tungstenite",
         &[
             "src/net/sockets/conn.rs",
-            "src/net/sockets/talk.rs",
+            "src/net/sockets/protocol.rs",
             "src/net/sockets/tests/mod.rs",
-            "src/net/sockets/tests/strain.rs",
+            "src/net/sockets/tests/load.rs",
             "src/services/replication/notifications.rs",
         ],
     ),

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt;
 
 use super::{
-    Event, Flow, Hub, Link, Message, PATIENCE, Pair, Peer, Text, close_code, connect,
-    connect_early, connect_over, echo, frame, hub, reserve, stop, streams, wait_until,
+    Event, Flow, Hub, Message, Pair, SocketHandle, SocketHandler, TIMEOUT, Text, close_code,
+    connect, connect_early, connect_over, echo, frame, hub, reserve, stop, streams, wait_until,
 };
 use crate::base::threads;
 use crate::base::threads::Stop;
 
 fn rounds(hub: &Hub) -> u64 {
-    hub.core.totals.rounds.load(Relaxed)
+    hub.shared.totals.rounds.load(Relaxed)
 }
 
 fn frames<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Vec<u8> {
@@ -36,7 +36,7 @@ fn text(text: &str) -> Event {
 fn held(hub: &Hub) -> Pair {
     let mut pair = connect_early(hub, frames(["hold", "above"]));
     assert_eq!(pair.next(), text("hold"));
-    wait_until("it is held", || pair.link.is_held());
+    wait_until("it is held", || pair.handle.is_paused());
     pair.stream.write_all(&frames(["below"])).unwrap();
     pair
 }
@@ -50,8 +50,8 @@ fn let_it_work(hub: &Hub) {
 }
 
 /// Closes so that the other side learns it by a reset: something was not read.
-fn reset(stream: TcpStream, link: &Link) {
-    assert!(link.send("not read".into()));
+fn reset(stream: TcpStream, handle: &SocketHandle) {
+    assert!(handle.send("not read".into()));
     assert!(stream.peek(&mut [0]).unwrap() > 0);
     drop(stream);
 }
@@ -71,10 +71,10 @@ fn what_came_during_a_hold_follows_in_order() {
     for expected in &said {
         assert_eq!(pair.next(), text(expected));
         if expected.starts_with("hold") {
-            wait_until("it is held", || pair.link.is_held());
+            wait_until("it is held", || pair.handle.is_paused());
             let_it_work(&hub);
             assert!(pair.events.try_recv().is_err());
-            pair.link.resume();
+            pair.handle.resume();
         }
     }
     stop(&hub);
@@ -87,7 +87,7 @@ fn a_hold_leaves_what_lies_behind_a_large_text() {
     let pair = connect_early(&hub, frames([&large, "a", "b"]));
     assert_eq!(pair.next(), text(&large));
     let_it_work(&hub);
-    pair.link.resume();
+    pair.handle.resume();
     assert_eq!((pair.next(), pair.next()), (text("a"), text("b")));
     stop(&hub);
 }
@@ -100,15 +100,15 @@ fn a_resume_undoes_the_hold_of_its_call_and_no_later_one() {
         (pair.next(), pair.next()),
         (text("hold, too late"), text("a"))
     );
-    pair.link.resume();
-    pair.link.resume();
+    pair.handle.resume();
+    pair.handle.resume();
     pair.stream.write_all(&frames(["hold", "b"])).unwrap();
     assert_eq!(pair.next(), text("hold"));
-    wait_until("it is held", || pair.link.is_held());
+    wait_until("it is held", || pair.handle.is_paused());
     let_it_work(&hub);
     assert!(pair.events.try_recv().is_err());
-    pair.link.resume();
-    pair.link.resume();
+    pair.handle.resume();
+    pair.handle.resume();
     assert_eq!(pair.next(), text("b"));
     stop(&hub);
 }
@@ -116,23 +116,23 @@ fn a_resume_undoes_the_hold_of_its_call_and_no_later_one() {
 /// Passes texts on to a thread, and holds while that has many.
 struct Relay {
     texts: Sender<String>,
-    links: Sender<Link>,
+    handles: Sender<SocketHandle>,
     waiting: Arc<AtomicUsize>,
 }
 
 const WAITING_MAX: usize = 3;
 
-impl Peer for Relay {
-    fn opened(&mut self, link: Link) {
-        let _ = self.links.send(link);
+impl SocketHandler for Relay {
+    fn opened(&mut self, handle: SocketHandle) {
+        let _ = self.handles.send(handle);
     }
 
     fn received(&mut self, text: &str) -> Flow {
         let waiting = self.waiting.fetch_add(1, SeqCst) + 1;
         let _ = self.texts.send(text.to_owned());
         match waiting >= WAITING_MAX {
-            true => Flow::Hold,
-            false => Flow::Go,
+            true => Flow::Pause,
+            false => Flow::Continue,
         }
     }
 
@@ -145,16 +145,16 @@ fn no_resume_is_lost_between_two_threads() {
     let hub = hub(|_| {});
     let (mut ours, theirs) = streams();
     let (texts, taken) = mpsc::channel();
-    let (links, given) = mpsc::channel();
+    let (handles, given) = mpsc::channel();
     let waiting = Arc::new(AtomicUsize::new(0));
     let relay = Relay {
         texts,
-        links,
+        handles,
         waiting: Arc::clone(&waiting),
     };
-    let place = reserve(&hub).unwrap();
-    place.adopt(Arc::new(theirs), Vec::new(), Box::new(relay));
-    let link = given.recv_timeout(PATIENCE).unwrap();
+    let permit = reserve(&hub).unwrap();
+    permit.register(Arc::new(theirs), Vec::new(), Box::new(relay));
+    let handle = given.recv_timeout(TIMEOUT).unwrap();
     let writer = threads::spawn("writer", move || {
         ours.write_all(&frames((0..TEXTS).map(|at| at.to_string())))
             .unwrap();
@@ -162,11 +162,11 @@ fn no_resume_is_lost_between_two_threads() {
     })
     .unwrap();
     for at in 0..TEXTS {
-        assert_eq!(taken.recv_timeout(PATIENCE).unwrap(), at.to_string());
+        assert_eq!(taken.recv_timeout(TIMEOUT).unwrap(), at.to_string());
         let before = waiting.fetch_sub(1, SeqCst);
         assert!(before <= WAITING_MAX + 2, "{before}");
         if before >= WAITING_MAX {
-            link.resume();
+            handle.resume();
         }
     }
     writer.join().unwrap();
@@ -186,8 +186,8 @@ fn a_held_socket_costs_no_work_and_is_not_pinged_to_death() {
     let scans = begun.elapsed().as_millis() / scan.as_millis();
     let spent = u128::from(rounds(&hub) - before);
     assert!(spent <= 2 * scans + 20, "{spent} rounds in {scans} scans");
-    assert!(pair.link.is_open() && pair.link.is_held());
-    pair.link.resume();
+    assert!(pair.handle.is_open() && pair.handle.is_paused());
+    pair.handle.resume();
     assert_eq!((pair.next(), pair.next()), (text("above"), text("below")));
     // From here on pongs are missed.
     pair.await_end();
@@ -198,17 +198,17 @@ fn a_held_socket_costs_no_work_and_is_not_pinged_to_death() {
 #[test]
 fn a_held_socket_sends_and_closes() {
     // The end comes because the answer to the close is read, not with time.
-    let hub = hub(|settings| settings.close_grace = 4 * PATIENCE);
-    let (mut client, link, events) = held(&hub).client();
+    let hub = hub(|settings| settings.close_grace = 4 * TIMEOUT);
+    let (mut client, handle, events) = held(&hub).client();
     let long = "x".repeat(8 << 20);
-    assert!(link.send(long.as_str().into()));
+    assert!(handle.send(long.as_str().into()));
     assert_eq!(client.read().unwrap().into_text().unwrap().as_str(), long);
-    assert!(link.is_held() && link.send("last".into()));
-    link.close(4000, "enough");
+    assert!(handle.is_paused() && handle.send("last".into()));
+    handle.close(4000, "enough");
     assert_eq!(client.read().unwrap(), Message::text("last"));
     assert_eq!(close_code(&mut client), 4000);
     while client.read().is_ok() {}
-    assert_eq!(events.recv_timeout(PATIENCE).unwrap(), Event::Closed);
+    assert_eq!(events.recv_timeout(TIMEOUT).unwrap(), Event::Closed);
     stop(&hub);
 }
 
@@ -218,8 +218,8 @@ fn a_held_socket_that_takes_nothing_is_dropped() {
     let pair = held(&hub);
     let text: Text = "x".repeat(100_000).into();
     let begun = Instant::now();
-    while pair.link.send(text.clone()) {
-        assert!(begun.elapsed() < PATIENCE);
+    while pair.handle.send(text.clone()) {
+        assert!(begun.elapsed() < TIMEOUT);
     }
     assert_eq!(pair.next(), Event::Closed);
     assert_eq!(hub.counters().slow_closed, 1);
@@ -234,27 +234,27 @@ fn a_stop_ends_held_sockets() {
     for pair in &mut pairs {
         assert_eq!(pair.rest()[2..4], [0x03, 0xe9]);
         assert_eq!(pair.next(), Event::Closed);
-        pair.link.resume();
+        pair.handle.resume();
     }
 }
 
 #[test]
 fn nothing_is_held_for_ever() {
-    let hold_max = Duration::from_secs(2);
-    let hub = hub(|settings| settings.hold_max = hold_max);
-    let (mut resumed, link, _events) = {
+    let pause_max = Duration::from_secs(2);
+    let hub = hub(|settings| settings.pause_max = pause_max);
+    let (mut resumed, handle, _events) = {
         let pair = held(&hub);
-        pair.link.resume();
+        pair.handle.resume();
         assert_eq!((pair.next(), pair.next()), (text("above"), text("below")));
         pair.client()
     };
     let begun = Instant::now();
     let (mut client, _link, events) = held(&hub).client();
     assert_eq!(close_code(&mut client), 1013);
-    assert!(begun.elapsed() >= hold_max);
+    assert!(begun.elapsed() >= pause_max);
     while client.read().is_ok() {}
-    assert_eq!(events.recv_timeout(PATIENCE).unwrap(), Event::Closed);
-    assert!(link.is_open());
+    assert_eq!(events.recv_timeout(TIMEOUT).unwrap(), Event::Closed);
+    assert!(handle.is_open());
     echo(&mut resumed, "not held any more");
     stop(&hub);
 }
@@ -264,12 +264,12 @@ fn a_reset_is_noticed_during_a_hold() {
     let hub = hub(|_| {});
     let Pair {
         stream,
-        link,
+        handle,
         events,
     } = held(&hub);
-    reset(stream, &link);
-    assert_eq!(events.recv_timeout(PATIENCE).unwrap(), Event::Closed);
-    assert!(!link.is_open());
+    reset(stream, &handle);
+    assert_eq!(events.recv_timeout(TIMEOUT).unwrap(), Event::Closed);
+    assert!(!handle.is_open());
     stop(&hub);
 }
 
@@ -283,7 +283,7 @@ fn the_end_of_the_stream_comes_after_what_was_held_back() {
     assert!(pair.events.try_recv().is_err());
     // Each of the rounds has to do with the other socket: no end of this one is reported.
     assert!(rounds(&hub) - before < 200, "{}", rounds(&hub) - before);
-    pair.link.resume();
+    pair.handle.resume();
     assert_eq!((pair.next(), pair.next()), (text("above"), text("below")));
     assert_eq!(pair.next(), Event::Closed);
     stop(&hub);
@@ -302,7 +302,7 @@ fn await_standstill(count: &AtomicUsize) {
 
 fn expect_all(events: &Receiver<Event>, texts: usize) {
     for at in 0..texts {
-        let Event::Text(text) = events.recv_timeout(PATIENCE).unwrap() else {
+        let Event::Text(text) = events.recv_timeout(TIMEOUT).unwrap() else {
             panic!("closed at {at}");
         };
         assert_eq!(text.trim_end_matches('x'), format!("{at} "));
@@ -336,7 +336,7 @@ fn a_hold_stops_who_sends_until_the_resume() {
     // Far more is to come than the buffers of both sides can take.
     assert!(!writer.is_finished() && written.load(Relaxed) < TEXTS / 2);
     assert_eq!(hub.counters().messages_in, 1);
-    pair.link.resume();
+    pair.handle.resume();
     expect_all(&pair.events, TEXTS);
     writer.join().unwrap();
     assert_eq!(written.load(Relaxed), TEXTS);

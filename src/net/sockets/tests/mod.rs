@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use tungstenite::protocol::Role;
 use tungstenite::{Message, WebSocket};
 
-use super::{Flow, Hub, Link, Peer, Place, Settings, Text};
+use super::{Flow, Hub, HubSettings, Permit, SocketHandle, SocketHandler, Text};
 use crate::base::budget::{Bounds, Budget, Network, Payer};
 use crate::base::error::Result;
 use crate::base::threads;
 use crate::base::threads::Stop;
 
 mod flow;
-mod room;
-mod strain;
+mod load;
+mod outbox;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 type Client = WebSocket<TcpStream>;
 
@@ -33,31 +33,31 @@ enum Event {
 /// Reports what it is told, and does what texts say.
 struct Recorder {
     events: Sender<Event>,
-    links: Sender<Link>,
-    link: Option<Link>,
+    handles: Sender<SocketHandle>,
+    handle: Option<SocketHandle>,
 }
 
-impl Peer for Recorder {
-    fn opened(&mut self, link: Link) {
+impl SocketHandler for Recorder {
+    fn opened(&mut self, handle: SocketHandle) {
         let _ = self.events.send(Event::Opened);
-        let _ = self.links.send(link.clone());
-        self.link = Some(link);
+        let _ = self.handles.send(handle.clone());
+        self.handle = Some(handle);
     }
 
     fn received(&mut self, text: &str) -> Flow {
         assert!(text != "panic", "on purpose");
         let _ = self.events.send(Event::Text(text.to_owned()));
-        let link = self.link.as_ref().unwrap();
+        let handle = self.handle.as_ref().unwrap();
         if let Some(text) = text.strip_prefix("echo ") {
-            link.send(text.into());
+            handle.send(text.into());
         }
         if text == "hold, too late" {
-            link.resume();
+            handle.resume();
         }
         if text.starts_with("hold") {
-            Flow::Hold
+            Flow::Pause
         } else {
-            Flow::Go
+            Flow::Continue
         }
     }
 
@@ -69,13 +69,13 @@ impl Peer for Recorder {
 /// Both ends of a socket.
 struct Pair {
     stream: TcpStream,
-    link: Link,
+    handle: SocketHandle,
     events: Receiver<Event>,
 }
 
 impl Pair {
     fn next(&self) -> Event {
-        self.events.recv_timeout(PATIENCE).unwrap()
+        self.events.recv_timeout(TIMEOUT).unwrap()
     }
 
     /// The end, after whatever came before.
@@ -83,9 +83,9 @@ impl Pair {
         while self.next() != Event::Closed {}
     }
 
-    fn client(self) -> (Client, Link, Receiver<Event>) {
+    fn client(self) -> (Client, SocketHandle, Receiver<Event>) {
         let client = WebSocket::from_raw_socket(self.stream, Role::Client, None);
-        (client, self.link, self.events)
+        (client, self.handle, self.events)
     }
 
     /// What the server says until it hangs up.
@@ -96,15 +96,15 @@ impl Pair {
     }
 }
 
-fn hub(change: impl FnOnce(&mut Settings)) -> Hub {
+fn hub(change: impl FnOnce(&mut HubSettings)) -> Hub {
     hub_of(10_000, 1 << 30, change)
 }
 
 /// A hub for so many sockets and so many bytes that wait.
-fn hub_of(sockets: u64, outboxes: u64, change: impl FnOnce(&mut Settings)) -> Hub {
-    let mut settings = Settings {
+fn hub_of(sockets: u64, outboxes: u64, change: impl FnOnce(&mut HubSettings)) -> Hub {
+    let mut settings = HubSettings {
         close_grace: Duration::from_millis(400),
-        ..Settings::default()
+        ..HubSettings::default()
     };
     change(&mut settings);
     Hub::start(settings, &budget(sockets), &budget(outboxes)).unwrap()
@@ -120,7 +120,7 @@ fn budget(total: u64) -> Arc<Budget> {
     Budget::new("test", bounds)
 }
 
-fn reserve(hub: &Hub) -> Result<Place> {
+fn reserve(hub: &Hub) -> Result<Permit> {
     hub.reserve(payer(1, true))
 }
 
@@ -135,8 +135,8 @@ fn payer(network: u32, has_credentials: bool) -> Payer {
 fn streams() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    ours.set_read_timeout(Some(PATIENCE)).unwrap();
-    ours.set_write_timeout(Some(PATIENCE)).unwrap();
+    ours.set_read_timeout(Some(TIMEOUT)).unwrap();
+    ours.set_write_timeout(Some(TIMEOUT)).unwrap();
     ours.set_nodelay(true).unwrap();
     (ours, listener.accept().unwrap().0)
 }
@@ -150,20 +150,20 @@ fn connect_over(hub: &Hub, ours: TcpStream, theirs: TcpStream, early: Vec<u8>) -
     connect_at(reserve(hub).unwrap(), ours, theirs, early)
 }
 
-fn connect_at(place: Place, ours: TcpStream, theirs: TcpStream, early: Vec<u8>) -> Pair {
+fn connect_at(permit: Permit, ours: TcpStream, theirs: TcpStream, early: Vec<u8>) -> Pair {
     let (events, received) = mpsc::channel();
-    let (links, given) = mpsc::channel();
-    let peer = Recorder {
+    let (handles, given) = mpsc::channel();
+    let handler = Recorder {
         events,
-        links,
-        link: None,
+        handles,
+        handle: None,
     };
-    place.adopt(Arc::new(theirs), early, Box::new(peer));
-    let link = given.recv_timeout(PATIENCE).unwrap();
-    assert_eq!(received.recv_timeout(PATIENCE).unwrap(), Event::Opened);
+    permit.register(Arc::new(theirs), early, Box::new(handler));
+    let handle = given.recv_timeout(TIMEOUT).unwrap();
+    assert_eq!(received.recv_timeout(TIMEOUT).unwrap(), Event::Opened);
     Pair {
         stream: ours,
-        link,
+        handle,
         events: received,
     }
 }
@@ -189,13 +189,13 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let (pause, begun) = (Stop::new(), Instant::now());
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
+        assert!(begun.elapsed() < TIMEOUT, "{what}");
         pause.wait(Duration::from_millis(2));
     }
 }
 
 fn stop(hub: &Hub) {
-    assert!(hub.stop(Instant::now() + PATIENCE));
+    assert!(hub.stop(Instant::now() + TIMEOUT));
     assert_eq!(hub.counters().open, 0);
 }
 
@@ -218,10 +218,10 @@ fn echo(client: &mut Client, text: &str) {
 #[test]
 fn texts_go_both_ways_and_a_close_is_answered() {
     let hub = hub(|_| {});
-    let (mut client, link, events) = connect(&hub).client();
+    let (mut client, handle, events) = connect(&hub).client();
     for text in ["", "a", "\u{e9}\u{1f600}", &"long ".repeat(100_000)] {
         echo(&mut client, text);
-        let event = events.recv_timeout(PATIENCE).unwrap();
+        let event = events.recv_timeout(TIMEOUT).unwrap();
         assert_eq!(event, Event::Text(format!("echo {text}")));
     }
     client.send(Message::Ping(vec![7].into())).unwrap();
@@ -232,9 +232,9 @@ fn texts_go_both_ways_and_a_close_is_answered() {
         client.read(),
         Err(tungstenite::Error::ConnectionClosed)
     ));
-    assert_eq!(events.recv_timeout(PATIENCE).unwrap(), Event::Closed);
-    assert!(!link.is_open() && !link.send("x".into()));
-    wait_until("the place is free", || hub.counters().open == 0);
+    assert_eq!(events.recv_timeout(TIMEOUT).unwrap(), Event::Closed);
+    assert!(!handle.is_open() && !handle.send("x".into()));
+    wait_until("the permit is free", || hub.counters().open == 0);
     let counters = hub.counters();
     assert_eq!((counters.opened, counters.closed), (1, 1));
     assert_eq!((counters.messages_in, counters.messages_out), (4, 4));
@@ -246,13 +246,13 @@ fn texts_of_one_sender_arrive_in_order_whoever_sends_beside() {
     const SENDERS: usize = 8;
     const TEXTS: usize = 3000;
     let hub = hub(|settings| settings.outbox_bytes_max = 64 << 20);
-    let (mut client, link, _events) = connect(&hub).client();
+    let (mut client, handle, _events) = connect(&hub).client();
     let senders: Vec<_> = (0..SENDERS)
         .map(|sender| {
-            let link = link.clone();
+            let handle = handle.clone();
             threads::spawn("sender", move || {
                 for text in 0..TEXTS {
-                    assert!(link.send(format!("{sender} {text}").into()));
+                    assert!(handle.send(format!("{sender} {text}").into()));
                 }
             })
             .unwrap()
@@ -275,9 +275,9 @@ fn texts_of_one_sender_arrive_in_order_whoever_sends_beside() {
 #[test]
 fn one_text_may_be_longer_than_the_queue() {
     let hub = hub(|settings| settings.outbox_bytes_max = 1000);
-    let (mut client, link, _events) = connect(&hub).client();
+    let (mut client, handle, _events) = connect(&hub).client();
     let long = "\u{e9}".repeat(1 << 20);
-    assert!(link.send(long.as_str().into()));
+    assert!(handle.send(long.as_str().into()));
     assert_eq!(client.read().unwrap().into_text().unwrap().as_str(), long);
     stop(&hub);
 }
@@ -300,13 +300,13 @@ fn silence_is_death_whatever_came_before() {
 #[test]
 fn pongs_keep_a_socket_alive() {
     let hub = hub(|settings| settings.ping_every = Duration::from_millis(50));
-    let (mut client, link, _events) = connect(&hub).client();
+    let (mut client, handle, _events) = connect(&hub).client();
     let mut pings = 0;
     while pings < 12 {
         assert!(matches!(client.read(), Ok(Message::Ping(_))));
         pings += 1;
     }
-    assert!(link.is_open());
+    assert!(handle.is_open());
     stop(&hub);
 }
 
@@ -327,12 +327,12 @@ fn early_bytes_are_the_first_to_be_read() {
 fn a_panic_of_a_peer_costs_its_socket_only() {
     let hub = hub(|_| {});
     let (mut other, ..) = connect(&hub).client();
-    let (mut client, link, events) = connect(&hub).client();
+    let (mut client, handle, events) = connect(&hub).client();
     client.send("panic".into()).unwrap();
     assert_eq!(close_code(&mut client), 1011);
     drop(client);
-    assert_eq!(events.recv_timeout(PATIENCE).unwrap(), Event::Closed);
-    assert!(!link.is_open());
+    assert_eq!(events.recv_timeout(TIMEOUT).unwrap(), Event::Closed);
+    assert!(!handle.is_open());
     echo(&mut other, "unharmed");
     stop(&hub);
 }
@@ -340,8 +340,8 @@ fn a_panic_of_a_peer_costs_its_socket_only() {
 /// Panics wherever it can.
 struct Hostile;
 
-impl Peer for Hostile {
-    fn opened(&mut self, _: Link) {
+impl SocketHandler for Hostile {
+    fn opened(&mut self, _: SocketHandle) {
         panic!("on purpose");
     }
 
@@ -358,12 +358,12 @@ impl Peer for Hostile {
 fn panics_at_the_beginning_and_the_end_are_caught_too() {
     let hub = hub(|_| {});
     let (ours, theirs) = streams();
-    let place = reserve(&hub).unwrap();
-    place.adopt(Arc::new(theirs), frame(0x81, b"x"), Box::new(Hostile));
+    let permit = reserve(&hub).unwrap();
+    permit.register(Arc::new(theirs), frame(0x81, b"x"), Box::new(Hostile));
     let mut client = WebSocket::from_raw_socket(ours, Role::Client, None);
     assert_eq!(close_code(&mut client), 1011);
     drop(client);
-    wait_until("the place is free", || hub.counters().open == 0);
+    wait_until("the permit is free", || hub.counters().open == 0);
     echo(&mut connect(&hub).client().0, "unharmed");
     stop(&hub);
 }
@@ -371,19 +371,19 @@ fn panics_at_the_beginning_and_the_end_are_caught_too() {
 #[test]
 fn a_close_follows_what_is_queued() {
     let hub = hub(|_| {});
-    let (mut client, link, events) = connect(&hub).client();
+    let (mut client, handle, events) = connect(&hub).client();
     for text in 0..100 {
-        link.send(text.to_string().into());
+        handle.send(text.to_string().into());
     }
-    link.close(4000, &"\u{e9}".repeat(100));
-    assert!(!link.is_open() && !link.send("late".into()));
-    link.close(4001, "twice");
+    handle.close(4000, &"\u{e9}".repeat(100));
+    assert!(!handle.is_open() && !handle.send("late".into()));
+    handle.close(4001, "twice");
     for text in 0..100 {
         assert_eq!(client.read().unwrap(), Message::text(text.to_string()));
     }
     assert_eq!(close_code(&mut client), 4000);
     while client.read().is_ok() {}
-    assert_eq!(events.recv_timeout(PATIENCE).unwrap(), Event::Closed);
+    assert_eq!(events.recv_timeout(TIMEOUT).unwrap(), Event::Closed);
     stop(&hub);
 }
 
@@ -392,7 +392,7 @@ fn who_does_not_answer_a_close_is_dropped() {
     let hub = hub(|settings| settings.close_grace = Duration::from_millis(200));
     let mut pair = connect(&hub);
     let begun = Instant::now();
-    pair.link.close(1000, "");
+    pair.handle.close(1000, "");
     let said = pair.rest();
     assert_eq!(said, [0x88, 2, 0x03, 0xe8]);
     pair.await_end();
@@ -410,8 +410,8 @@ fn a_stop_says_goodbye_to_all_and_lets_go_of_the_peers() {
     let mut clients: Vec<_> = (0..50).map(|_| connect(&hub).client()).collect();
     let readers: Vec<_> = clients
         .drain(..)
-        .map(|(mut client, link, events)| {
-            link.send("last words".into());
+        .map(|(mut client, handle, events)| {
+            handle.send("last words".into());
             threads::spawn("reader", move || {
                 assert_eq!(client.read().unwrap(), Message::text("last words"));
                 assert_eq!(close_code(&mut client), 1001);
@@ -434,10 +434,10 @@ fn a_stop_says_goodbye_to_all_and_lets_go_of_the_peers() {
 #[test]
 fn a_stop_ends_in_time_whatever_peers_do() {
     let hub = hub(|_| {});
-    let place = reserve(&hub).unwrap();
+    let permit = reserve(&hub).unwrap();
     let mute: Vec<_> = (0..10).map(|_| connect(&hub)).collect();
     for pair in &mute {
-        pair.link.send("x".repeat(8 << 20).as_str().into());
+        pair.handle.send("x".repeat(8 << 20).as_str().into());
     }
     let begun = Instant::now();
     assert!(hub.stop(begun + Duration::from_millis(700)));
@@ -447,7 +447,7 @@ fn a_stop_ends_in_time_whatever_peers_do() {
     }
     // Who comes late is turned away.
     let (mut ours, theirs) = streams();
-    place.adopt(Arc::new(theirs), Vec::new(), Box::new(Hostile));
+    permit.register(Arc::new(theirs), Vec::new(), Box::new(Hostile));
     assert_eq!(ours.read(&mut [0; 10]).unwrap(), 0);
     assert_eq!(hub.counters().open, 0);
 }
@@ -469,10 +469,10 @@ fn never_are_there_more_sockets_than_places() {
             threads::spawn("adopter", move || {
                 start.wait();
                 let pairs = (0..10).filter_map(|_| {
-                    let place = reserve(&hub).ok()?;
+                    let permit = reserve(&hub).ok()?;
                     assert!(hub.counters().open <= 20);
                     let (ours, theirs) = streams();
-                    place.adopt(Arc::new(theirs), Vec::new(), Box::new(Silent));
+                    permit.register(Arc::new(theirs), Vec::new(), Box::new(Silent));
                     Some(ours)
                 });
                 pairs.collect::<Vec<_>>()
@@ -487,7 +487,7 @@ fn never_are_there_more_sockets_than_places() {
     assert_eq!((kept.len(), hub.counters().open), (20, 20));
     assert!(reserve(&hub).is_err());
     drop(kept);
-    wait_until("the places are free", || hub.counters().open == 0);
+    wait_until("the permits are free", || hub.counters().open == 0);
     drop(reserve(&hub).unwrap());
     stop(&hub);
 }
@@ -495,10 +495,10 @@ fn never_are_there_more_sockets_than_places() {
 /// Takes what comes.
 struct Silent;
 
-impl Peer for Silent {
-    fn opened(&mut self, _: Link) {}
+impl SocketHandler for Silent {
+    fn opened(&mut self, _: SocketHandle) {}
     fn received(&mut self, _: &str) -> Flow {
-        Flow::Go
+        Flow::Continue
     }
     fn closed(&mut self) {}
 }
@@ -517,8 +517,8 @@ fn five_hundred_sockets_are_served() {
         }
     }
     let text: Text = "to all".into();
-    for (_, link, _) in &clients {
-        assert!(link.send(text.clone()));
+    for (_, handle, _) in &clients {
+        assert!(handle.send(text.clone()));
     }
     for (client, ..) in &mut clients {
         assert_eq!(client.read().unwrap(), Message::text("to all"));

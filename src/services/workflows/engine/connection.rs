@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::base::threads::lock;
 use crate::model::auth::Pass;
-use crate::net::sockets::{Flow, Link, Peer};
+use crate::net::sockets::{Flow, SocketHandle, SocketHandler};
 use crate::services::workflows::core::Input;
 use crate::services::workflows::engine::queue::{Item, Shared};
 use crate::services::workflows::engine::worker::Worker;
@@ -39,8 +39,8 @@ impl Connection {
     }
 }
 
-impl Peer for Connection {
-    fn opened(&mut self, link: Link) {
+impl SocketHandler for Connection {
+    fn opened(&mut self, link: SocketHandle) {
         let worker = Worker {
             link,
             pending: Arc::default(),
@@ -61,7 +61,7 @@ impl Peer for Connection {
 
     fn received(&mut self, text: &str) -> Flow {
         let Some(worker) = &self.worker else {
-            return Flow::Go;
+            return Flow::Continue;
         };
         let session = self.session;
         let input = match frames::read(text) {
@@ -76,7 +76,7 @@ impl Peer for Connection {
         let payer = worker.link.payer();
         let Ok(charge) = self.shared.frames.charge(payer, bytes as u64) else {
             worker.link.close(1013, "the server is busy");
-            return Flow::Go;
+            return Flow::Continue;
         };
         let is_full = worker.pending.add(bytes);
         let item = Item {
@@ -86,11 +86,11 @@ impl Peer for Connection {
         };
         self.shared.push(item);
         if !is_full {
-            return Flow::Go;
+            return Flow::Continue;
         }
         let slow = Object::new().text("t", "slow").int("retry_ms", 100).end();
         worker.link.send(slow.into());
-        Flow::Hold
+        Flow::Pause
     }
 
     fn closed(&mut self) {

@@ -16,7 +16,7 @@ use crate::base::threads::{Stop, lock};
 use crate::base::{clock, ids, log};
 use crate::model::auth::{Auth, Credentials, Pass};
 use crate::model::rules::Identity;
-use crate::net::sockets::{Peer, Text};
+use crate::net::sockets::{SocketHandler, Text};
 use crate::services::stats::Stats;
 use crate::services::workflows::api_requests::Request;
 use crate::services::workflows::core::{Core, Input, Settings};
@@ -87,7 +87,7 @@ impl Workflows {
     }
 
     /// The other end of a socket of a worker. `pass` are the credentials that the handshake had, if any.
-    pub fn peer(&self, grant: Option<Grant>, pass: Pass) -> Box<dyn Peer> {
+    pub fn peer(&self, grant: Option<Grant>, pass: Pass) -> Box<dyn SocketHandler> {
         let session = self.sessions.fetch_add(1, Relaxed);
         let shared = Arc::clone(&self.shared);
         Box::new(Connection::new(shared, session, grant, pass))

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use crate::model::auth::Pass;
-use crate::net::sockets::Link;
+use crate::net::sockets::SocketHandle;
 
 /// Frames of one worker that wait, and their bytes.
 const PENDING_MAX: usize = 256;
@@ -14,7 +14,7 @@ const PENDING_BYTES_MAX: usize = 2 << 20;
 /// A connected worker, for whoever sends to it.
 #[derive(Clone)]
 pub struct Worker {
-    pub link: Link,
+    pub link: SocketHandle,
     pub pending: Arc<Pending>,
     pub pass: Arc<Mutex<Pass>>,
 }

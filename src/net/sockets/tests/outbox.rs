@@ -6,8 +6,8 @@ use std::time::Duration;
 use rustix::net::sockopt;
 
 use super::{
-    Client, Hub, Link, Message, Pair, Settings, Text, connect_at, hub_of, payer, stop, streams,
-    wait_until,
+    Client, Hub, HubSettings, Message, Pair, SocketHandle, Text, connect_at, hub_of, payer, stop,
+    streams, wait_until,
 };
 use crate::base::budget::Payer;
 
@@ -17,7 +17,7 @@ fn stalled(hub: &Hub, payer: Payer) -> Pair {
     sockopt::set_socket_recv_buffer_size(&ours, 4096).unwrap();
     sockopt::set_socket_send_buffer_size(&theirs, 16 << 10).unwrap();
     let pair = connect_at(hub.reserve(payer).unwrap(), ours, theirs, Vec::new());
-    pair.link.send(text(100_000));
+    pair.handle.send(text(100_000));
     pair
 }
 
@@ -28,7 +28,7 @@ fn quick(pair: Pair) -> Client {
 }
 
 /// Nobody is taken for dead because the small buffers are slow.
-fn without_pings(settings: &mut Settings) {
+fn without_pings(settings: &mut HubSettings) {
     settings.ping_every = Duration::from_secs(600);
 }
 
@@ -44,25 +44,25 @@ fn the_fullest_outbox_makes_room() {
     let hub = hub_of(100, 2_000_000, without_pings);
     let full = stalled(&hub, payer(1, false));
     for _ in 0..4 {
-        assert!(full.link.send(text(100_000)));
+        assert!(full.handle.send(text(100_000)));
     }
     let others: Vec<Pair> = (2..6).map(|it| stalled(&hub, payer(it, false))).collect();
     let member = stalled(&hub, payer(7, true));
     for _ in 0..5 {
-        assert!(member.link.send(text(100_000)));
+        assert!(member.handle.send(text(100_000)));
     }
     assert_eq!(hub.counters().slow_closed, 0);
     // Strangers hold 900,000 of 1,000,000 bytes.
-    assert!(others[0].link.send(text(150_000)));
+    assert!(others[0].handle.send(text(150_000)));
     full.await_end();
-    assert!(!full.link.is_open());
-    assert!(others.iter().all(|it| it.link.is_open()) && member.link.is_open());
+    assert!(!full.handle.is_open());
+    assert!(others.iter().all(|it| it.handle.is_open()) && member.handle.is_open());
     wait_until("it is counted", || hub.counters().slow_closed == 1);
     for pair in others.into_iter().chain([member]) {
         let expected = Message::text("x".repeat(100_000));
         assert_eq!(quick(pair).read().unwrap(), expected);
     }
-    wait_until("all is given back", || hub.core.outboxes.used() == 0);
+    wait_until("all is given back", || hub.shared.outbox_bytes.used() == 0);
     stop(&hub);
 }
 
@@ -72,23 +72,23 @@ fn a_text_that_waits_for_many_is_charged_once_and_given_back_once() {
     let pairs: Vec<Pair> = (1..4)
         .map(|it| stalled(&hub, payer(it, it % 2 == 0)))
         .collect();
-    let before = hub.core.outboxes.used();
+    let before = hub.shared.outbox_bytes.used();
     let shared = text(120_000);
     for pair in &pairs {
-        assert!(pair.link.send(shared.clone()));
+        assert!(pair.handle.send(shared.clone()));
     }
     drop(shared);
-    let used = hub.core.outboxes.used();
+    let used = hub.shared.outbox_bytes.used();
     assert!(used > before && used < before + 121_000, "{before} {used}");
     assert_eq!(hub.counters().slow_closed, 0);
     for (at, pair) in pairs.into_iter().enumerate() {
-        assert!(hub.core.outboxes.used() >= 120_000, "{at}");
+        assert!(hub.shared.outbox_bytes.used() >= 120_000, "{at}");
         let mut client = quick(pair);
         for size in [100_000, 120_000] {
             assert_eq!(client.read().unwrap().len(), size);
         }
     }
-    wait_until("all is given back", || hub.core.outboxes.used() == 0);
+    wait_until("all is given back", || hub.shared.outbox_bytes.used() == 0);
     stop(&hub);
 }
 
@@ -97,19 +97,19 @@ fn a_text_that_waits_for_many_is_charged_once_and_given_back_once() {
 fn many_short_texts_are_charged_for_their_places() {
     let hub = hub_of(100, 1_000_000, |_| {});
     let pair = stalled(&hub, payer(1, true));
-    let before = hub.core.outboxes.used();
+    let before = hub.shared.outbox_bytes.used();
     let short = text(1);
     for _ in 0..10_000 {
-        assert!(pair.link.send(short.clone()));
+        assert!(pair.handle.send(short.clone()));
     }
-    let used = hub.core.outboxes.used() - before;
+    let used = hub.shared.outbox_bytes.used() - before;
     assert!((100_000..300_000).contains(&used), "{used}");
     drop(pair);
     wait_until("all is given back", || {
-        hub.counters().open == 0 && hub.core.outboxes.used() == 65
+        hub.counters().open == 0 && hub.shared.outbox_bytes.used() == 65
     });
     drop(short);
-    assert_eq!(hub.core.outboxes.used(), 0);
+    assert_eq!(hub.shared.outbox_bytes.used(), 0);
     stop(&hub);
 }
 
@@ -118,44 +118,44 @@ fn a_socket_is_charged_to_who_has_signed_in_and_closed_when_there_is_no_room_for
     let hub = hub_of(4, 1 << 20, |_| {});
     let connect = |network, has_credentials| {
         let (ours, theirs) = streams();
-        let place = hub.reserve(payer(network, has_credentials)).unwrap();
-        connect_at(place, ours, theirs, Vec::new())
+        let permit = hub.reserve(payer(network, has_credentials)).unwrap();
+        connect_at(permit, ours, theirs, Vec::new())
     };
     let first = connect(1, false);
     let _second = connect(2, false);
     assert!(hub.reserve(payer(3, false)).is_err());
-    first.link.set_has_credentials(true);
-    assert!(first.link.payer().has_credentials);
+    first.handle.set_has_credentials(true);
+    assert!(first.handle.payer().has_credentials);
     let _third = connect(3, false);
-    first.link.set_has_credentials(false);
+    first.handle.set_has_credentials(false);
     assert_eq!(super::close_code(&mut first.client().0), 1013);
-    wait_until("its place is free", || hub.counters().open == 2);
+    wait_until("its permit is free", || hub.counters().open == 2);
     drop(hub.reserve(payer(1, true)).unwrap());
     stop(&hub);
 }
 
 /// The outbox of a socket that the hub does not know, so that it is sent only what a test takes from it.
-fn unsent(hub: &Hub, payer: Payer) -> Link {
-    let place = hub.reserve(payer).unwrap();
-    Link::new(hub.core.tokens.fetch_add(1, Relaxed), place)
+fn unsent(hub: &Hub, payer: Payer) -> SocketHandle {
+    let permit = hub.reserve(payer).unwrap();
+    SocketHandle::new(hub.shared.tokens.fetch_add(1, Relaxed), permit)
 }
 
 /// Takes all texts out of an outbox, as the hub does when the system accepts them.
-fn take_all(link: &Link) {
+fn take_all(handle: &SocketHandle) {
     let mut sent = None;
-    while let Some(next) = link.next(sent.as_deref()) {
+    while let Some(next) = handle.next(sent.as_deref()) {
         sent = Some(next);
     }
 }
 
-fn count_open(links: &[Link]) -> usize {
-    links.iter().filter(|it| it.is_open()).count()
+fn count_open(handles: &[SocketHandle]) -> usize {
+    handles.iter().filter(|it| it.is_open()).count()
 }
 
 /// Ends these sockets and then the hub.
-fn end(hub: &Hub, links: impl Iterator<Item = Link>) {
-    links.for_each(|link| link.end());
-    assert_eq!(hub.core.outboxes.used(), 0);
+fn end(hub: &Hub, handles: impl Iterator<Item = SocketHandle>) {
+    handles.for_each(|handle| handle.end());
+    assert_eq!(hub.shared.outbox_bytes.used(), 0);
     stop(hub);
 }
 
@@ -164,9 +164,9 @@ fn end(hub: &Hub, links: impl Iterator<Item = Link>) {
 #[test]
 fn many_small_outboxes_that_use_up_a_share_are_blamed() {
     let hub = hub_of(1000, 2_000_000, |_| {});
-    let small: Vec<Link> = (0..80).map(|it| unsent(&hub, payer(it, false))).collect();
-    for link in &small {
-        assert!(link.send(text(12_000)));
+    let small: Vec<SocketHandle> = (0..80).map(|it| unsent(&hub, payer(it, false))).collect();
+    for handle in &small {
+        assert!(handle.send(text(12_000)));
     }
     let member = unsent(&hub, payer(100, true));
     assert!(member.send(text(300_000)));
@@ -177,10 +177,10 @@ fn many_small_outboxes_that_use_up_a_share_are_blamed() {
     // A sixteenth of the budget is made room for.
     assert_eq!(count_open(&small), 80 - 11);
     let used = 69 * 12_064 + 40_064 + 300_064;
-    assert_eq!(hub.core.outboxes.used(), used);
+    assert_eq!(hub.shared.outbox_bytes.used(), used);
     // Now there is room for further texts.
     assert!(stranger.send(text(80_000)));
-    assert_eq!(hub.core.outboxes.used(), used + 80_064);
+    assert_eq!(hub.shared.outbox_bytes.used(), used + 80_064);
     assert_eq!(count_open(&small), 80 - 11);
     end(&hub, small.into_iter().chain([member, stranger]));
 }
@@ -203,7 +203,7 @@ fn texts_that_are_charged_to_a_share_make_room_in_it_wherever_they_wait() {
     // Strangers are charged for 960,128 of 1,000,000 bytes.
     assert!(quick.send(text(60_000)));
     assert!(quick.is_open() && member.is_open() && !holder.is_open());
-    assert_eq!(hub.core.outboxes.used(), 970_128 + 60_064);
+    assert_eq!(hub.shared.outbox_bytes.used(), 970_128 + 60_064);
     end(&hub, [quick, holder, member].into_iter());
 }
 
@@ -221,7 +221,7 @@ fn a_text_is_not_queued_when_no_outbox_can_make_room() {
     assert!(!quick.send(text(60_000)));
     assert!(!quick.is_open() && member.is_open());
     drop(kept);
-    assert_eq!(hub.core.outboxes.used(), 500_064);
+    assert_eq!(hub.shared.outbox_bytes.used(), 500_064);
     end(&hub, [quick, member].into_iter());
 }
 
@@ -230,23 +230,23 @@ fn a_text_is_not_queued_when_no_outbox_can_make_room() {
 #[test]
 fn room_that_the_hub_is_about_to_give_back_is_used_once() {
     let hub = hub_of(1000, 2_000_000, |_| {});
-    let slow: Vec<Link> = (0..9).map(|it| unsent(&hub, payer(it, false))).collect();
+    let slow: Vec<SocketHandle> = (0..9).map(|it| unsent(&hub, payer(it, false))).collect();
     let sending: Vec<Text> = slow
         .iter()
-        .filter_map(|link| {
-            assert!(link.send(text(100_000)));
-            link.next(None)
+        .filter_map(|handle| {
+            assert!(handle.send(text(100_000)));
+            handle.next(None)
         })
         .collect();
     let used = 9 * 100_064;
-    assert_eq!((sending.len(), hub.core.outboxes.used()), (9, used));
+    assert_eq!((sending.len(), hub.shared.outbox_bytes.used()), (9, used));
     let quick = unsent(&hub, payer(10, false));
     // Two make room for two texts.
     for open in [7, 7, 5, 5, 3] {
         assert!(quick.send(text(100_000)));
         take_all(&quick);
         assert_eq!(count_open(&slow), open);
-        assert_eq!(hub.core.outboxes.used(), used);
+        assert_eq!(hub.shared.outbox_bytes.used(), used);
     }
     drop(sending);
     end(&hub, slow.into_iter().chain([quick]));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{
-    Event, PATIENCE, Silent, Text, connect, echo, frame, hub, reserve, stop, streams, wait_until,
+    Event, Silent, TIMEOUT, Text, connect, echo, frame, hub, reserve, stop, streams, wait_until,
 };
 use crate::base::threads::Stop;
 use crate::base::{log, threads};
@@ -17,13 +17,13 @@ fn a_slow_consumer_is_dropped_and_the_others_go_on() {
     let (mut quick, ..) = connect(&hub).client();
     let text: Text = "x".repeat(100_000).into();
     let begun = Instant::now();
-    while slow.link.send(text.clone()) {
+    while slow.handle.send(text.clone()) {
         echo(&mut quick, "still here");
-        assert!(begun.elapsed() < PATIENCE);
+        assert!(begun.elapsed() < TIMEOUT);
     }
-    assert!(!slow.link.is_open());
+    assert!(!slow.handle.is_open());
     slow.await_end();
-    wait_until("the place is free", || hub.counters().open == 1);
+    wait_until("the permit is free", || hub.counters().open == 1);
     assert_eq!(hub.counters().slow_closed, 1);
     echo(&mut quick, "and after");
     stop(&hub);
@@ -54,7 +54,7 @@ fn faults_are_answered_with_their_code() {
         assert_eq!(said[0], 0x88, "{bytes:?}");
         assert_eq!(u16::from_be_bytes([said[2], said[3]]), code, "{bytes:?}");
         drop(pair.stream);
-        assert_eq!(pair.events.recv_timeout(PATIENCE).unwrap(), Event::Closed);
+        assert_eq!(pair.events.recv_timeout(TIMEOUT).unwrap(), Event::Closed);
     }
     stop(&hub);
 }
@@ -85,7 +85,7 @@ fn texts_before_a_fault_are_delivered() {
     assert_eq!(pair.next(), Event::Text("good".to_owned()));
     pair.rest();
     drop(pair.stream);
-    assert_eq!(pair.events.recv_timeout(PATIENCE).unwrap(), Event::Closed);
+    assert_eq!(pair.events.recv_timeout(TIMEOUT).unwrap(), Event::Closed);
     stop(&hub);
 }
 
@@ -126,14 +126,14 @@ fn who_talks_without_end_does_not_starve_others() {
         .into_iter()
         .map(|said| {
             let (mut ours, theirs) = streams();
-            let place = reserve(&hub).unwrap();
+            let permit = reserve(&hub).unwrap();
             // Empty fragments begin with a first one.
             let early = if said[0] == 0 {
                 frame(0x01, b"")
             } else {
                 Vec::new()
             };
-            place.adopt(Arc::new(theirs), early, Box::new(Silent));
+            permit.register(Arc::new(theirs), early, Box::new(Silent));
             let stop = stop_talking.clone();
             let mut ears = ours.try_clone().unwrap();
             threads::spawn("ears", move || {
@@ -177,10 +177,10 @@ fn unfinished_large_messages_are_bounded_together() {
         pair.stream.write_all(&announced[..800_000]).unwrap();
     }
     wait_until("some are closed", || {
-        pairs.iter().filter(|pair| pair.link.is_open()).count() == 2
+        pairs.iter().filter(|pair| pair.handle.is_open()).count() == 2
     });
     // The room comes back when messages are complete.
-    for pair in pairs.iter_mut().filter(|pair| pair.link.is_open()) {
+    for pair in pairs.iter_mut().filter(|pair| pair.handle.is_open()) {
         pair.stream.write_all(&announced[800_000..]).unwrap();
         assert!(matches!(pair.next(), Event::Text(_)));
     }
@@ -211,8 +211,8 @@ fn memory_of_idle_sockets() {
     let before = resident_kib();
     let mut ours = Vec::new();
     for (stream, theirs) in connections {
-        let place = reserve(&hub).unwrap();
-        place.adopt(Arc::new(theirs), Vec::new(), Box::new(Silent));
+        let permit = reserve(&hub).unwrap();
+        permit.register(Arc::new(theirs), Vec::new(), Box::new(Silent));
         ours.push(stream);
     }
     wait_until("all are adopted", || {
