@@ -9,10 +9,10 @@ use crate::base::error::{Error, Result};
 use crate::base::threads::Stop;
 use crate::base::{clock, log};
 use crate::config::Config;
-use crate::model::auth::Auth;
+use crate::model::auth::{Auth, AuthSettings};
 use crate::model::collections::Catalog;
 use crate::model::events::Events;
-use crate::model::{auth, records};
+use crate::model::records;
 use crate::net::mail::Mailer;
 use crate::net::sockets;
 use crate::net::sockets::Hub;
@@ -146,7 +146,7 @@ impl App {
             &config.data_dir,
             config.jwt_secret.as_deref(),
             Arc::clone(&budgets.hashes),
-            auth::Settings {
+            AuthSettings {
                 token_hours: config.token_hours,
                 collection: config.auth_collection.clone(),
                 public_url: config.public_url(),

@@ -16,9 +16,9 @@ use super::parameters::parameter;
 use super::records;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::{crypto, ids};
-use crate::model::auth::accounts::{LogIn, Realm, Session};
+use crate::model::auth::account_changes::{AccountMail, Confirmation, Purpose};
+use crate::model::auth::accounts::{AccountSession, LogIn, Realm};
 use crate::model::auth::admins;
-use crate::model::auth::renewal::{Confirmation, Purpose, Wanted};
 use crate::model::records::Shape;
 use crate::model::rules::{Identity, User};
 use crate::net::http::Response;
@@ -111,7 +111,7 @@ pub fn auth_refresh(call: &Call<'_>) -> Result<Response> {
     session("record", &refreshed(call)?)
 }
 
-fn refreshed(call: &Call<'_>) -> Result<Session> {
+fn refreshed(call: &Call<'_>) -> Result<AccountSession> {
     let (realm, user) = own(call)?;
     let auth = &call.app.auth;
     auth.refresh(
@@ -154,11 +154,11 @@ pub fn change_password(call: &Call<'_>) -> Result<Response> {
 }
 
 pub fn request_verification(call: &Call<'_>) -> Result<Response> {
-    send_mail(call, Wanted::Verification)
+    send_mail(call, AccountMail::Verification)
 }
 
 pub fn request_password_reset(call: &Call<'_>) -> Result<Response> {
-    send_mail(call, Wanted::Reset)
+    send_mail(call, AccountMail::Reset)
 }
 
 pub fn request_email_change(call: &Call<'_>) -> Result<Response> {
@@ -272,7 +272,7 @@ fn own(call: &Call<'_>) -> Result<(Realm, Arc<User>)> {
     }
 }
 
-fn log_in(call: &Call<'_>, realm: &Realm) -> Result<Session> {
+fn log_in(call: &Call<'_>, realm: &Realm) -> Result<AccountSession> {
     let body: Credentials = call.body()?;
     let log_in = LogIn {
         identity: &body.identity,
@@ -284,7 +284,7 @@ fn log_in(call: &Call<'_>, realm: &Realm) -> Result<Session> {
     call.app.auth.log_in(realm, &log_in, &shape(call)?)
 }
 
-fn send_mail(call: &Call<'_>, wanted: Wanted) -> Result<Response> {
+fn send_mail(call: &Call<'_>, wanted: AccountMail) -> Result<Response> {
     let body: Address = call.body()?;
     let realm = realm(call)?;
     let mail = call
@@ -312,7 +312,7 @@ fn shape(call: &Call<'_>) -> Result<Shape> {
 }
 
 /// The record is written as it is: it need not be understood here.
-fn session(name: &str, session: &Session) -> Result<Response> {
+fn session(name: &str, session: &AccountSession) -> Result<Response> {
     let token = serde_json::to_string(&session.token)?;
     let mut body = format!("{{\"token\":{token},\"{name}\":").into_bytes();
     body.extend_from_slice(&session.record);

@@ -7,7 +7,7 @@ use super::answer::{json_response, no_store};
 use super::call::{Call, credentials};
 use crate::base::error::{Error, Kind, Result};
 use crate::model::auth::admins::Admin;
-use crate::model::auth::{SignedIn, admins};
+use crate::model::auth::{AdminSession, admins};
 use crate::model::rules::Identity;
 use crate::net::http::Response;
 
@@ -111,7 +111,7 @@ pub fn delete(call: &Call<'_>) -> Result<Response> {
 }
 
 /// A fresh token; the admin under `name`, in the form that belongs to it.
-pub fn session(name: &str, signed_in: &SignedIn) -> Response {
+pub fn session(name: &str, signed_in: &AdminSession) -> Response {
     let admin = match name {
         "admin" => to_json(&signed_in.admin),
         _ => admins::to_record(&signed_in.admin),

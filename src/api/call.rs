@@ -141,7 +141,7 @@ impl Call<'_> {
 pub fn payer_of(client: IpAddr, identity: &Identity) -> Payer {
     Payer {
         network: Network::of(client),
-        has_credentials: !matches!(identity, Identity::Nobody),
+        has_credentials: !matches!(identity, Identity::Anonymous),
     }
 }
 

@@ -9,8 +9,8 @@ use super::answer::{json_response, no_store};
 use super::call::{Call, credentials};
 use crate::base::clock;
 use crate::base::error::{Error, Result};
-use crate::model::auth::keys::{Draft, NAME_CHARS_MAX, Stored};
-use crate::model::auth::{SERVICE_SECONDS_MAX, ServiceWish};
+use crate::model::auth::keys::{KeyDraft, KeyRecord, NAME_CHARS_MAX};
+use crate::model::auth::{SERVICE_SECONDS_MAX, ServiceTokenRequest};
 use crate::model::rules::KeyScope;
 use crate::net::http::Response;
 use crate::services::workflows::limits;
@@ -44,7 +44,7 @@ const WORKFLOWS_MAX: usize = 20;
 pub fn create(call: &Call<'_>) -> Result<Response> {
     let body: NewKey = call.body()?;
     let scopes = body.scopes.iter().map(|name| parse_scope(name));
-    let draft = Draft {
+    let draft = KeyDraft {
         scopes: scopes.collect::<Result<_>>()?,
         expires: body
             .expires
@@ -100,7 +100,7 @@ pub fn service_token(call: &Call<'_>) -> Result<Response> {
         let message = format!("Must be at most {WORKFLOWS_MAX} workflows.");
         return Err(Error::field("workflows", "validation_length", message));
     }
-    let wish = ServiceWish {
+    let wish = ServiceTokenRequest {
         name: body.name,
         seconds,
         workflows: body.workflows,
@@ -139,7 +139,7 @@ fn parse_time(text: &str) -> Result<Option<String>> {
     }
 }
 
-fn to_json(stored: &Stored) -> Value {
+fn to_json(stored: &KeyRecord) -> Value {
     let scopes: Vec<&str> = stored.key.scopes.iter().map(|scope| scope.name()).collect();
     json!({
         "id": stored.key.id,

@@ -205,7 +205,7 @@ impl Api {
     /// looked at: an old token must not keep anybody from signing in again.
     fn identify(&self, route: &Route, request: &Request, database: &str) -> Result<Identity> {
         if route.access == RouteAccess::Public {
-            return Ok(Identity::Nobody);
+            return Ok(Identity::Anonymous);
         }
         let id = request.header("X-Replica-Id");
         if route.access == RouteAccess::Replica
@@ -214,7 +214,7 @@ impl Api {
             let id = id.unwrap_or_default();
             self.app.auth.check_replica(credentials(request), id)?;
             // It is no caller of the API proper.
-            return Ok(Identity::Nobody);
+            return Ok(Identity::Anonymous);
         }
         let identity = self.app.auth.identify(credentials(request), database)?;
         check_access(route, &identity)?;
@@ -251,7 +251,7 @@ fn check_access(route: &Route, identity: &Identity) -> Result<()> {
     };
     match (is_admitted, identity) {
         (true, _) => Ok(()),
-        (false, Identity::Nobody) => Err(Error::new(
+        (false, Identity::Anonymous) => Err(Error::new(
             Kind::Unauthenticated,
             match route.access {
                 RouteAccess::Account => "Sign in to do this.",

@@ -8,7 +8,7 @@ use super::answer::{json_response, no_store};
 use super::call::Call;
 use super::parameters::{page, parameter};
 use crate::base::error::{Error, Result};
-use crate::model::triggers::wrong;
+use crate::model::triggers::invalid_value;
 use crate::net::http::Response;
 use crate::services::webhooks::logs::LogFilter;
 use crate::services::webhooks::table::WebhookDraft;
@@ -110,7 +110,10 @@ pub fn retry(call: &Call<'_>) -> Result<Response> {
         (None, true) => logs::retry_failed(&database)?,
         (Some(ids), false) => {
             if !(1..=logs::IDS_MAX).contains(&ids.len()) {
-                return Err(wrong("ids", format!("Must be 1 to {}.", logs::IDS_MAX)));
+                return Err(invalid_value(
+                    "ids",
+                    format!("Must be 1 to {}.", logs::IDS_MAX),
+                ));
             }
             database.write(move |tx| logs::retry(tx, &ids))?
         }

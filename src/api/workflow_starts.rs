@@ -66,7 +66,7 @@ fn is_trusted(identity: &Identity) -> bool {
     match identity {
         Identity::Admin(_) | Identity::Service(_) => true,
         Identity::Key(key) => key.scopes.contains(&KeyScope::Service),
-        Identity::User(_) | Identity::Nobody => false,
+        Identity::User(_) | Identity::Anonymous => false,
     }
 }
 
@@ -103,7 +103,7 @@ fn authorize(
         }
         return match (is_trusted, &call.identity) {
             (true, _) => Ok(None),
-            (false, Identity::Nobody) => Err(Error::new(
+            (false, Identity::Anonymous) => Err(Error::new(
                 Kind::Unauthenticated,
                 "Sign in to start runs, or name the collection and record that they are about.",
             )),

@@ -11,7 +11,7 @@ use super::parameters::parameter;
 use super::socket;
 use crate::base::budget::Payer;
 use crate::base::error::{Error, Kind, Result};
-use crate::model::auth::Pass;
+use crate::model::auth::StoredCredentials;
 use crate::net::http::Response;
 use crate::services::workflows::api_requests::{Action, EventRequest, Request};
 use crate::services::workflows::json::{Object, array};
@@ -372,7 +372,7 @@ pub fn listen(call: &Call<'_>) -> Result<Response> {
         has_credentials: grant.is_some(),
         ..call.payer()
     };
-    let peer = workflows(call).peer(grant, Pass::new(credentials));
+    let peer = workflows(call).peer(grant, StoredCredentials::new(credentials));
     let response = socket::upgrade(call, payer, peer)?;
     // RFC 6455: only what was asked for is answered.
     Ok(

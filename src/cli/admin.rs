@@ -44,7 +44,7 @@ pub fn run(args: &[String]) -> CommandResult {
                 &default,
                 email,
                 &password,
-                admins::When::Always,
+                admins::CreateWhen::Always,
                 &password::hash,
             )?;
             default.close()?;

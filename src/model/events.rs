@@ -1,6 +1,6 @@
 //! What writes tell others: subscribers, from memory, and those whom triggers call, through the outbox.
 //!
-//! `records` notes each [`Change`] in the transaction that makes it. It reaches [`Events`] after the commit,
+//! `records` notes each [`RecordChange`] in the transaction that makes it. It reaches [`Events`] after the commit,
 //! so for each database changes come in the order of the commits, and only those that have happened.
 //!
 //! Nothing is read or kept for a collection that nobody watches. Whoever begins to watch one may rely on
@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::base::threads;
 use crate::base::threads::lock;
 use crate::model::collections::Collection;
-use crate::model::triggers::Action;
+use crate::model::triggers::RecordAction;
 use crate::store::db::Signal;
 
 /// Bytes of changes that wait to be looked at.
@@ -27,46 +27,46 @@ const BYTES_MAX: usize = 64 << 20;
 const CHANGE_BYTES: usize = 256;
 
 /// A value as SQLite has it.
-pub type Stored = rusqlite::types::Value;
+pub type SqlValue = rusqlite::types::Value;
 
 /// A record at one moment.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct RecordState {
     /// The definition that it was written by.
     pub collection: Arc<Collection>,
     /// `id`, `created`, `updated`, then a value for each field; NULL in place of secret ones.
-    pub values: Vec<Stored>,
+    pub values: Vec<SqlValue>,
 }
 
-impl State {
+impl RecordState {
     /// Columns before those of the fields.
     pub const SYSTEM: [&str; 3] = ["id", "created", "updated"];
 
     pub fn id(&self) -> &str {
         match self.values.first() {
-            Some(Stored::Text(id)) => id,
+            Some(SqlValue::Text(id)) => id,
             _ => "",
         }
     }
 
     /// Bytes that it takes up in memory, roughly.
     pub fn bytes(&self) -> usize {
-        let size = |value: &Stored| match value {
-            Stored::Text(text) => text.len(),
-            Stored::Blob(bytes) => bytes.len(),
+        let size = |value: &SqlValue| match value {
+            SqlValue::Text(text) => text.len(),
+            SqlValue::Blob(bytes) => bytes.len(),
             _ => 0,
         };
         let values: usize = self.values.iter().map(size).sum();
-        CHANGE_BYTES + values + self.values.len() * size_of::<Stored>()
+        CHANGE_BYTES + values + self.values.len() * size_of::<SqlValue>()
     }
 }
 
 /// What has become of a record.
 #[derive(Clone, Debug)]
-pub struct Change {
-    pub action: Action,
+pub struct RecordChange {
+    pub action: RecordAction,
     /// After the change; of a deleted record its last one.
-    pub state: State,
+    pub state: RecordState,
 }
 
 /// The way from those who write to those who listen.
@@ -84,7 +84,7 @@ pub struct Events {
 
 #[derive(Default)]
 struct Queue {
-    changes: VecDeque<Arc<Change>>,
+    changes: VecDeque<Arc<RecordChange>>,
     bytes: usize,
     /// Ids of collections of which changes were dropped.
     lost: HashSet<String>,
@@ -95,8 +95,8 @@ struct Queue {
 
 /// What was waiting.
 #[derive(Default)]
-pub struct Taken {
-    pub changes: VecDeque<Arc<Change>>,
+pub struct DrainedChanges {
+    pub changes: VecDeque<Arc<RecordChange>>,
     /// Ids of collections of which changes are missing that came after these.
     pub lost: HashSet<String>,
 }
@@ -149,7 +149,7 @@ impl Events {
     }
 
     /// A change has been committed. Never waits.
-    pub fn publish(&self, change: Change) {
+    pub fn publish(&self, change: RecordChange) {
         let bytes = change.state.bytes();
         let mut queue = lock(&self.queue);
         let collection = &change.state.collection.id;
@@ -188,7 +188,7 @@ impl Events {
     }
 
     /// Takes what is there; waits for something, but not longer than this.
-    pub fn take(&self, limit: Duration) -> Taken {
+    pub fn drain(&self, limit: Duration) -> DrainedChanges {
         let mut queue = lock(&self.queue);
         if queue.changes.is_empty() && queue.lost.is_empty() && !queue.is_woken {
             queue = threads::wait_timeout(&self.arrived, queue, limit);
@@ -196,7 +196,7 @@ impl Events {
         queue.is_woken = false;
         queue.bytes = 0;
         queue.is_mixed = false;
-        Taken {
+        DrainedChanges {
             changes: std::mem::take(&mut queue.changes),
             lost: std::mem::take(&mut queue.lost),
         }
@@ -208,12 +208,12 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn change(collection: &Arc<Collection>, text: String) -> Change {
-        Change {
-            action: Action::Create,
-            state: State {
+    fn change(collection: &Arc<Collection>, text: String) -> RecordChange {
+        RecordChange {
+            action: RecordAction::Create,
+            state: RecordState {
                 collection: Arc::clone(collection),
-                values: vec![Stored::Text(text)],
+                values: vec![SqlValue::Text(text)],
             },
         }
     }
@@ -233,11 +233,11 @@ mod tests {
             events.publish(change(&big, "x".repeat(1 << 20)));
         }
         events.publish(change(&big, "little".to_owned()));
-        let taken = events.take(Duration::ZERO);
+        let taken = events.drain(Duration::ZERO);
         assert!(taken.changes.len() < 70 && taken.changes.len() > 60);
         assert_eq!(taken.lost, HashSet::from(["big".to_owned()]));
         events.publish(change(&small, "s".to_owned()));
-        let taken = events.take(Duration::ZERO);
+        let taken = events.drain(Duration::ZERO);
         assert_eq!((taken.changes.len(), taken.lost.len()), (1, 0));
     }
 
@@ -258,7 +258,7 @@ mod tests {
         assert!(!events.has_others("a") && events.has_others("b"));
         events.publish(change(&b, String::new()));
         assert!(events.has_others("a") && events.has_others("b"));
-        events.take(Duration::ZERO);
+        events.drain(Duration::ZERO);
         assert!(!events.has_others("a") && !events.has_others("b"));
     }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::token::{About, Claims, Purpose};
+use super::token::{Claims, ExtraClaims, Purpose};
 use super::{Auth, Credentials, wrong_password, wrong_token};
 use crate::base::budget::{Output, Payer};
 use crate::base::crypto;
@@ -37,7 +37,7 @@ pub struct LogIn<'a> {
 }
 
 /// A fresh token and the JSON of whose it is.
-pub struct Session {
+pub struct AccountSession {
     pub token: String,
     pub record: Vec<u8>,
 }
@@ -67,7 +67,12 @@ impl Auth {
 
     /// Signs an account in. Wrong identities and wrong passwords get the same answer, and cost the
     /// same work.
-    pub fn log_in(&self, realm: &Realm, log_in: &LogIn<'_>, shape: &Shape) -> Result<Session> {
+    pub fn log_in(
+        &self,
+        realm: &Realm,
+        log_in: &LogIn<'_>,
+        shape: &Shape,
+    ) -> Result<AccountSession> {
         let fields = realm.collection.identity_fields();
         if let Some(field) = log_in.field.filter(|field| !fields.contains(field)) {
             return Err(Error::invalid(format!(
@@ -120,10 +125,10 @@ impl Auth {
         credentials: Credentials<'_>,
         shape: &Shape,
         asker: Asker<'_>,
-    ) -> Result<Session> {
+    ) -> Result<AccountSession> {
         let token = self.renewed(credentials)?;
         let record = self.record(realm, user, shape, asker)?;
-        Ok(Session { token, record })
+        Ok(AccountSession { token, record })
     }
 
     /// The JSON of an account for itself.
@@ -165,14 +170,14 @@ impl Auth {
         let is_same = text("email").is_some_and(|it| it.eq_ignore_ascii_case(&secrets.email));
         if body.contains_key("password") || !is_self || !is_same {
             let old = text("oldPassword");
-            self.check_old(realm, &secrets, "oldPassword", old.as_deref(), from)?;
+            self.check_present_password(realm, &secrets, "oldPassword", old.as_deref(), from)?;
         }
         Ok(secrets.token_key)
     }
 
     /// Refuses whoever does not know the present password of an account; `field` is the one of the
     /// request that it was to be in.
-    pub(super) fn check_old(
+    pub(super) fn check_present_password(
         &self,
         realm: &Realm,
         secrets: &Secrets,
@@ -206,26 +211,26 @@ impl Auth {
         secrets: &Secrets,
         shape: &Shape,
         asker: Asker<'_>,
-    ) -> Result<Session> {
+    ) -> Result<AccountSession> {
         let user = realm.user(&secrets.id)?.ok_or_else(wrong_token)?;
-        let about = realm.about();
+        let extra = realm.extra();
         let (id, key) = (secrets.id.clone(), self.account_key(secrets));
-        let token = self.sign(Purpose::User, id, key, about, self.token_ms());
+        let token = self.sign(Purpose::User, id, key, extra, self.token_ms());
         let record = self.record(realm, Arc::new(user), shape, asker)?;
-        Ok(Session { token, record })
+        Ok(AccountSession { token, record })
     }
 
     /// What tokens of an account must hold.
-    pub(super) fn key_of_user(&self, database: &str, user: &User) -> Result<(String, About)> {
+    pub(super) fn key_of_user(&self, database: &str, user: &User) -> Result<(String, ExtraClaims)> {
         let realm = self.realm_of(database, user)?;
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
-        Ok((self.account_key(&secrets), realm.about()))
+        Ok((self.account_key(&secrets), realm.extra()))
     }
 
     /// The identity behind a token of an account of `database`.
     pub(super) fn identify_user(&self, claims: &Claims, database: &str) -> Result<Identity> {
         let realm = self.realm_of_token(claims, database)?;
-        let (scope, collection) = (realm.scope(Identity::Nobody), &realm.collection);
+        let (scope, collection) = (realm.scope(Identity::Anonymous), &realm.collection);
         let user = realm.database.look_up(|connection| {
             match account::secrets(connection, collection, &claims.subject)? {
                 Some(secrets)
@@ -243,9 +248,9 @@ impl Auth {
 
     /// The accounts that a token speaks of; an account of one database is nobody in another.
     pub(super) fn realm_of_token(&self, claims: &Claims, database: &str) -> Result<Realm> {
-        let about = &claims.about;
-        let collection = about.collection.as_deref();
-        let is_here = about.database.as_deref() == Some(database);
+        let extra = &claims.extra;
+        let collection = extra.collection.as_deref();
+        let is_here = extra.database.as_deref() == Some(database);
         let is_id = |realm: &Realm| collection == Some(realm.collection.id.as_str());
         match collection.filter(|_| is_here) {
             Some(_) => match self.realm(database, collection) {
@@ -280,11 +285,11 @@ impl Realm {
         }
     }
 
-    pub(super) fn about(&self) -> About {
-        About {
+    pub(super) fn extra(&self) -> ExtraClaims {
+        ExtraClaims {
             database: Some(self.name.clone()),
             collection: Some(self.collection.id.clone()),
-            ..About::default()
+            ..ExtraClaims::default()
         }
     }
 
@@ -304,7 +309,7 @@ impl Realm {
     }
 
     fn user(&self, id: &str) -> Result<Option<User>> {
-        let scope = self.scope(Identity::Nobody);
+        let scope = self.scope(Identity::Anonymous);
         self.database
             .look_up(|connection| account::user(connection, &scope, &self.collection, id))
     }

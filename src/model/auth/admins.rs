@@ -21,30 +21,30 @@ pub struct Admin {
 
 /// When an admin may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
+pub enum CreateWhen {
     Always,
     /// Only while there is none.
-    None,
+    NoAdmin,
 }
 
 /// What admins are the records of, to clients of PocketBase.
 pub const COLLECTION: &str = "_superusers";
 
 /// Hashes a password.
-pub type Hash<'a> = &'a dyn Fn(&str) -> Result<String>;
+pub type HashFn<'a> = &'a dyn Fn(&str) -> Result<String>;
 
 /// Makes an admin.
 pub fn create(
     default: &Database,
     email: &str,
     password: &str,
-    when: When,
-    hash: Hash<'_>,
+    when: CreateWhen,
+    hash: HashFn<'_>,
 ) -> Result<Admin> {
     check(email, password)?;
     // The answer to "is there one" must not wait for the slow hash, nor be believed before the
     // transaction: two first calls at once must make one admin.
-    if when == When::None && default.look_up(any)? {
+    if when == CreateWhen::NoAdmin && default.look_up(any)? {
         return Err(exists());
     }
     let now = clock::now();
@@ -57,7 +57,7 @@ pub fn create(
         updated: now,
     };
     default.write(move |tx| {
-        if when == When::None && any(tx)? {
+        if when == CreateWhen::NoAdmin && any(tx)? {
             return Err(exists());
         }
         insert(tx, &admin)?;
@@ -94,7 +94,7 @@ pub fn update(
     id: &str,
     email: Option<&str>,
     password: Option<&str>,
-    hash: Hash<'_>,
+    hash: HashFn<'_>,
 ) -> Result<Admin> {
     if let Some(email) = email {
         check_email(email)?;

@@ -37,7 +37,7 @@ pub struct Hasher {
 }
 
 struct Shared {
-    queue: Mutex<Queue>,
+    queue: Mutex<HashQueue>,
     added: Condvar,
     /// Counts the jobs that wait.
     budget: Arc<Budget>,
@@ -45,24 +45,24 @@ struct Shared {
 
 /// The jobs that wait. Invariant: no network has an empty list.
 #[derive(Default)]
-struct Queue {
+struct HashQueue {
     /// The network whose turn is next is the first.
-    networks: VecDeque<(Network, VecDeque<Job>)>,
+    networks: VecDeque<(Network, VecDeque<HashJob>)>,
     is_closed: bool,
 }
 
 /// The place of a job in the queue.
 #[derive(Clone, Copy)]
-pub struct Turn {
+pub struct HashPriority {
     pub network: Network,
     /// The share of its limits that the caller has used, in thousandths. The lowest comes first.
     pub load: u32,
 }
 
-impl Turn {
+impl HashPriority {
     /// The turn of a caller that no limit counts.
-    pub fn uncounted(from: IpAddr) -> Turn {
-        Turn {
+    pub fn uncounted(from: IpAddr) -> HashPriority {
+        HashPriority {
             network: Network::of(from),
             load: 0,
         }
@@ -70,7 +70,7 @@ impl Turn {
 }
 
 /// Dropped without having run, it tells its caller that the server is busy.
-struct Job {
+struct HashJob {
     load: u32,
     /// Nobody waits for it any more after this.
     deadline: Instant,
@@ -79,8 +79,8 @@ struct Job {
     charge: Option<Charge>,
 }
 
-impl Queue {
-    fn push(&mut self, network: Network, job: Job) {
+impl HashQueue {
+    fn push(&mut self, network: Network, job: HashJob) {
         match self.networks.iter_mut().find(|(it, _)| *it == network) {
             Some((_, jobs)) => jobs.push_back(job),
             None => self.networks.push_back((network, VecDeque::from([job]))),
@@ -88,8 +88,9 @@ impl Queue {
     }
 
     /// The next job: of the networks whose first job has the lowest load, that of the one that waits longest.
-    fn pop(&mut self) -> Option<Job> {
-        let load = |(_, jobs): &(Network, VecDeque<Job>)| jobs.front().map_or(0, |job| job.load);
+    fn pop(&mut self) -> Option<HashJob> {
+        let load =
+            |(_, jobs): &(Network, VecDeque<HashJob>)| jobs.front().map_or(0, |job| job.load);
         let next = (0..self.networks.len()).min_by_key(|at| load(&self.networks[*at]))?;
         let (network, mut jobs) = self.networks.remove(next)?;
         let job = jobs.pop_front();
@@ -131,26 +132,33 @@ impl Hasher {
     }
 
     /// [`password::hash`].
-    pub fn hash(&self, turn: Turn, password: &str) -> Result<String> {
+    pub fn hash(&self, priority: HashPriority, password: &str) -> Result<String> {
         let password = password.to_owned();
-        self.run(turn, move || password::hash(&password))
+        self.run(priority, move || password::hash(&password))
     }
 
     /// [`password::verify`].
-    pub fn verify(&self, turn: Turn, password: &str, hash: Option<&str>) -> Result<bool> {
+    pub fn verify(
+        &self,
+        priority: HashPriority,
+        password: &str,
+        hash: Option<&str>,
+    ) -> Result<bool> {
         let (password, hash) = (password.to_owned(), hash.map(str::to_owned));
-        self.run(turn, move || password::verify(&password, hash.as_deref()))
+        self.run(priority, move || {
+            password::verify(&password, hash.as_deref())
+        })
     }
 
     fn run<T: Send + 'static>(
         &self,
-        Turn { network, load }: Turn,
+        HashPriority { network, load }: HashPriority,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = sync_channel(1);
         self.enqueue(
             network,
-            Job {
+            HashJob {
                 load,
                 deadline: Instant::now() + WAIT,
                 // The caller may have gone.
@@ -161,7 +169,7 @@ impl Hasher {
         answered.recv_timeout(WAIT).map_err(|_| busy())?
     }
 
-    fn enqueue(&self, network: Network, mut job: Job) -> Result<()> {
+    fn enqueue(&self, network: Network, mut job: HashJob) -> Result<()> {
         let Shared {
             queue,
             added,
@@ -208,7 +216,7 @@ fn work(shared: &Shared) {
 }
 
 /// Waits for a job, which then waits no longer; none once the hasher ends.
-fn next(shared: &Shared) -> Option<Job> {
+fn next(shared: &Shared) -> Option<HashJob> {
     let mut queue = lock(&shared.queue);
     while !queue.is_closed {
         if let Some(mut job) = queue.pop() {
@@ -228,8 +236,8 @@ mod tests {
     const A: Network = Network::V4(1);
     const B: Network = Network::V4(2);
 
-    fn turn(network: Network, load: u32) -> Turn {
-        Turn { network, load }
+    fn turn(network: Network, load: u32) -> HashPriority {
+        HashPriority { network, load }
     }
 
     fn hasher() -> Hasher {
@@ -277,14 +285,14 @@ mod tests {
         let done = Arc::new(Mutex::new(Vec::new()));
         let job = |name: &'static str| {
             let done = Arc::clone(&done);
-            Job {
+            HashJob {
                 load: 0,
                 deadline: Instant::now() + WAIT,
                 work: Box::new(move || lock(&done).push(name)),
                 charge: None,
             }
         };
-        let mut queue = Queue::default();
+        let mut queue = HashQueue::default();
         for name in ["a1", "a2", "a3", "a4"] {
             queue.push(A, job(name));
         }
@@ -307,13 +315,13 @@ mod tests {
 
     #[test]
     fn the_caller_that_used_least_of_its_limits_comes_first() {
-        let job = |load| Job {
+        let job = |load| HashJob {
             load,
             deadline: Instant::now() + WAIT,
             work: Box::new(|| {}),
             charge: None,
         };
-        let mut queue = Queue::default();
+        let mut queue = HashQueue::default();
         for network in 0..8 {
             queue.push(Network::V4(network), job(900));
             queue.push(Network::V4(network), job(950));

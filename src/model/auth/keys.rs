@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::base::error::{Error, Result};
 use crate::base::threads::lock;
 use crate::base::{clock, crypto, ids};
-use crate::model::rules::{Key, KeyScope};
+use crate::model::rules::{ApiKey, KeyScope};
 use crate::store::db::Database;
 
 /// What every key begins with, so that one is recognised wherever it turns up.
@@ -25,16 +25,16 @@ const COUNT_MAX: i64 = 1000;
 pub const NAME_CHARS_MAX: usize = 100;
 
 /// What is stored of a key.
-pub struct Stored {
+pub struct KeyRecord {
     pub name: String,
-    pub key: Key,
+    pub key: ApiKey,
     pub expires: Option<String>,
     pub last_used: Option<String>,
     pub created: String,
 }
 
 /// What somebody wants a new key to be.
-pub struct Draft {
+pub struct KeyDraft {
     pub name: String,
     pub scopes: BTreeSet<KeyScope>,
     pub databases: Option<BTreeSet<String>>,
@@ -59,12 +59,12 @@ impl Keys {
     }
 
     /// Makes a key; returns what it is, and the key itself, for the only time.
-    pub fn create(&self, draft: Draft) -> Result<(Stored, String)> {
+    pub fn create(&self, draft: KeyDraft) -> Result<(KeyRecord, String)> {
         check(&draft)?;
         let secret = format!("{PREFIX}{}", crypto::base64url(&ids::random_bytes::<32>()?));
-        let stored = Stored {
+        let stored = KeyRecord {
             name: draft.name,
-            key: Key {
+            key: ApiKey {
                 id: ids::record_id()?,
                 scopes: draft.scopes,
                 databases: draft.databases,
@@ -109,7 +109,7 @@ impl Keys {
     }
 
     /// All keys, the oldest first.
-    pub fn list(&self) -> Result<Vec<Stored>> {
+    pub fn list(&self) -> Result<Vec<KeyRecord>> {
         let mut list = self.default.look_up(|connection| {
             let sql = format!("SELECT {COLUMNS} FROM _api_keys ORDER BY created, id");
             let mut statement = connection.prepare_cached(&sql)?;
@@ -137,7 +137,7 @@ impl Keys {
     }
 
     /// The key that this text is, unless it has ended; notes that it was used.
-    pub fn find(&self, secret: &str) -> Result<Option<Key>> {
+    pub fn find(&self, secret: &str) -> Result<Option<ApiKey>> {
         let found = self.look_up("hash", &hash(secret))?;
         if let Some(key) = &found {
             lock(&self.used).insert(key.id.clone(), clock::now());
@@ -146,18 +146,18 @@ impl Keys {
     }
 
     /// The key with this id, unless it has ended.
-    pub fn by_id(&self, id: &str) -> Result<Option<Key>> {
+    pub fn by_id(&self, id: &str) -> Result<Option<ApiKey>> {
         self.look_up("id", id)
     }
 
-    fn look_up(&self, column: &str, value: &str) -> Result<Option<Key>> {
+    fn look_up(&self, column: &str, value: &str) -> Result<Option<ApiKey>> {
         let sql = format!("SELECT {COLUMNS} FROM _api_keys WHERE {column} = ?1");
         let found = self.default.look_up(|connection| {
             let mut statement = connection.prepare_cached(&sql)?;
             Ok(statement.query_row([value], from_row).optional()?)
         })?;
         let now = clock::now();
-        let is_over = |stored: &Stored| stored.expires.as_ref().is_some_and(|end| *end <= now);
+        let is_over = |stored: &KeyRecord| stored.expires.as_ref().is_some_and(|end| *end <= now);
         Ok(found
             .filter(|stored| !is_over(stored))
             .map(|stored| stored.key))
@@ -190,7 +190,7 @@ impl Keys {
 
 const COLUMNS: &str = "id, name, scopes, databases, collections, expires, last_used, created";
 
-fn from_row(row: &Row<'_>) -> rusqlite::Result<Stored> {
+fn from_row(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     let names = |at: usize| -> rusqlite::Result<Option<BTreeSet<String>>> {
         let text: Option<String> = row.get(at)?;
         // What cannot be read opens nothing.
@@ -198,7 +198,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Stored> {
     };
     let scopes = names(2)?.unwrap_or_default();
     let is_in = |(name, _): &&(&str, KeyScope)| scopes.contains(*name);
-    let mut key = Key {
+    let mut key = ApiKey {
         id: row.get(0)?,
         scopes: KeyScope::NAMES
             .iter()
@@ -212,7 +212,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Stored> {
     if is_limited(&key.databases, &key.collections) {
         key.scopes.remove(&KeyScope::Service);
     }
-    Ok(Stored {
+    Ok(KeyRecord {
         key,
         name: row.get(1)?,
         expires: row.get(5)?,
@@ -228,7 +228,7 @@ fn is_limited(
     databases.is_some() || collections.is_some()
 }
 
-fn check(draft: &Draft) -> Result<()> {
+fn check(draft: &KeyDraft) -> Result<()> {
     if !(1..=NAME_CHARS_MAX).contains(&draft.name.chars().count()) {
         let message = format!("A key needs a name of 1 to {NAME_CHARS_MAX} characters.");
         return Err(Error::field("name", "validation_length", message));

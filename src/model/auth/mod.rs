@@ -9,7 +9,7 @@
 //! and address of its account, which is looked up with each request, so changing either ends
 //! all older tokens at once. Replicas that share the secret read the same tokens (AUTH-6). Each kind of
 //! token has a key of its own, derived from the secret. Every way in (requests, sockets, streams of events,
-//! files, workers) asks [`Auth::identify`] with the database that it is about, which knows the limits of keys.
+//! files, workers) asks [`Auth::identify`] with the database that it is extra, which knows the limits of keys.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -22,27 +22,27 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::{clock, crypto, ids};
 use crate::model::collections::Catalog;
 use crate::model::events::Events;
-use crate::model::rules::{Identity, Key, KeyScope, Service};
+use crate::model::rules::{ApiKey, Identity, KeyScope, Service};
 use crate::store::db;
 use crate::store::db::Databases;
 use admins::Admin;
-use hasher::{Hasher, Turn};
+pub use credentials::{Credentials, StoredCredentials};
+use hasher::{HashPriority, Hasher};
 use keys::Keys;
-pub use pass::Pass;
 pub use secret::SECRET_BYTES_MIN;
 pub use signers::{OPERATOR, operator_signer, operator_worker};
 use signers::{REPLICA_TOKEN_MS, replica_signer};
 use throttle::Throttle;
-use token::{About, Claims, Purpose, TokenKeys};
+use token::{Claims, ExtraClaims, Purpose, TokenKeys};
 pub use webhook::WebhookSecret;
 
+pub mod account_changes;
 pub mod accounts;
 pub mod admins;
+mod credentials;
 mod hasher;
 pub mod keys;
-mod pass;
 pub mod password;
-pub mod renewal;
 mod secret;
 mod signers;
 mod throttle;
@@ -89,11 +89,11 @@ pub struct Auth {
     addresses: Throttle,
     hashes: Throttle,
     pub keys: Keys,
-    settings: Settings,
+    settings: AuthSettings,
 }
 
 /// What an operator chooses.
-pub struct Settings {
+pub struct AuthSettings {
     /// Life of an admin or user token.
     pub token_hours: u32,
     /// The auth collection of `/api/auth`.
@@ -102,15 +102,8 @@ pub struct Settings {
     pub public_url: String,
 }
 
-/// What a request shows of who it is from.
-#[derive(Clone, Copy, Default)]
-pub struct Credentials<'a> {
-    pub authorization: Option<&'a str>,
-    pub api_key: Option<&'a str>,
-}
-
 /// What a service token is to be good for.
-pub struct ServiceWish {
+pub struct ServiceTokenRequest {
     pub name: String,
     pub seconds: u32,
     /// None: all of them.
@@ -118,7 +111,7 @@ pub struct ServiceWish {
 }
 
 /// A fresh token and whose it is.
-pub struct SignedIn {
+pub struct AdminSession {
     pub token: String,
     pub admin: Admin,
 }
@@ -132,13 +125,13 @@ impl Auth {
         data_dir: &Path,
         configured: Option<&str>,
         hashes: Arc<Budget>,
-        settings: Settings,
+        settings: AuthSettings,
     ) -> Result<Auth> {
         let secret = match configured {
             Some(secret) => secret.as_bytes().to_vec(),
             None => secret::load_or_create(&data_dir.join("secret"))?,
         };
-        secret::note(databases.local(), &secret)?;
+        secret::warn_if_changed(databases.local(), &secret)?;
         Ok(Auth {
             keys: Keys::new(Arc::clone(databases.default())),
             databases,
@@ -164,9 +157,9 @@ impl Auth {
         if let Some(key) = credentials.api_key {
             return self.identify_key(key.trim(), database);
         }
-        let token = bare_token(credentials.authorization);
+        let token = credentials.token();
         if token.is_empty() {
-            return Ok(Identity::Nobody);
+            return Ok(Identity::Anonymous);
         }
         if token.starts_with(keys::PREFIX) {
             return self.identify_key(token, database);
@@ -188,7 +181,7 @@ impl Auth {
             Purpose::Service,
             Purpose::Replica,
         ];
-        let token = bare_token(credentials.authorization);
+        let token = credentials.token();
         let key = match token.starts_with(keys::PREFIX) {
             true => Some(token),
             false => credentials.api_key.map(str::trim),
@@ -207,10 +200,10 @@ impl Auth {
     ) -> Result<(Identity, Option<i64>)> {
         let identity = self.identify(credentials, database)?;
         let expires_ms = match &identity {
-            Identity::Nobody | Identity::Key(_) => None,
+            Identity::Anonymous | Identity::Key(_) => None,
             Identity::User(_) | Identity::Admin(_) | Identity::Service(_) => {
                 let purposes = [Purpose::Admin, Purpose::User, Purpose::Service];
-                let token = bare_token(credentials.authorization);
+                let token = credentials.token();
                 Some(self.read(token, &purposes)?.expires_ms)
             }
         };
@@ -251,8 +244,8 @@ impl Auth {
             None => claims.subject == OPERATOR,
             _ => false,
         };
-        let name = claims.about.name.clone().unwrap_or_default();
-        let workflows = claims.about.workflows.clone().map(Arc::new);
+        let name = claims.extra.name.clone().unwrap_or_default();
+        let workflows = claims.extra.workflows.clone().map(Arc::new);
         match is_good {
             true => Ok(Identity::Service(Service {
                 name,
@@ -266,14 +259,14 @@ impl Auth {
     /// Who may serve workflows, and, where it is a token, until when (milliseconds since 1970).
     pub fn identify_worker(&self, credentials: Credentials<'_>) -> Result<(Identity, Option<i64>)> {
         let identity = self.identify(credentials, db::DEFAULT)?;
-        let token = bare_token(credentials.authorization);
+        let token = credentials.token();
         let expires_ms = match &identity {
             Identity::Service(_) | Identity::Admin(_) => {
                 let claims = self.read(token, &[Purpose::Admin, Purpose::Service])?;
                 Some(claims.expires_ms)
             }
             Identity::Key(key) if is_service(key) => None,
-            Identity::Nobody => return Err(wrong_token()),
+            Identity::Anonymous => return Err(wrong_token()),
             Identity::Key(_) | Identity::User(_) => {
                 return Err(Error::new(
                     Kind::Forbidden,
@@ -290,12 +283,12 @@ impl Auth {
         &self,
         maker: &Identity,
         credentials: Credentials<'_>,
-        wish: ServiceWish,
+        wish: ServiceTokenRequest,
     ) -> Result<String> {
         let (subject, key) = match maker {
             Identity::Key(key) if is_service(key) => (format!("key:{}", key.id), String::new()),
             Identity::Admin(id) => {
-                let token = bare_token(credentials.authorization);
+                let token = credentials.token();
                 (
                     format!("admin:{id}"),
                     self.read(token, &[Purpose::Admin])?.key,
@@ -303,35 +296,35 @@ impl Auth {
             }
             _ => return Err(Error::internal("a service token for neither key nor admin")),
         };
-        let about = About {
+        let extra = ExtraClaims {
             name: Some(wish.name),
             workflows: wish.workflows,
-            ..About::default()
+            ..ExtraClaims::default()
         };
         let life_ms = i64::from(wish.seconds) * 1000;
-        Ok(self.sign(Purpose::Service, subject, key, about, life_ms))
+        Ok(self.sign(Purpose::Service, subject, key, extra, life_ms))
     }
 
     /// A token for links of protected files: short-lived, since links get around.
     pub fn file_token(&self, owner: &Identity, database: &str) -> Result<String> {
-        let (subject, key, about) = match owner {
+        let (subject, key, extra) = match owner {
             Identity::Admin(id) => {
                 let admin = admins::by_id(self.databases.default(), id)?.ok_or_else(wrong_token)?;
-                (id.clone(), admin.token_key, About::default())
+                (id.clone(), admin.token_key, ExtraClaims::default())
             }
             Identity::User(user) => {
-                let (key, about) = self.key_of_user(database, user)?;
-                (user.id.clone(), key, about)
+                let (key, extra) = self.key_of_user(database, user)?;
+                (user.id.clone(), key, extra)
             }
             _ => return Err(Error::internal("a file token for no account")),
         };
-        Ok(self.sign(Purpose::File, subject, key, about, FILE_TOKEN_MS))
+        Ok(self.sign(Purpose::File, subject, key, extra, FILE_TOKEN_MS))
     }
 
     /// The identity behind such a token.
     pub fn identify_by_file_token(&self, token: &str, database: &str) -> Result<Identity> {
         let claims = self.read(token, &[Purpose::File])?;
-        match claims.about.collection {
+        match claims.extra.collection {
             Some(_) => self.identify_user(&claims, database),
             None => self.identify_admin(&claims),
         }
@@ -340,7 +333,7 @@ impl Auth {
     /// Refuses whoever is not the replica of this name. The token is its own work, signed with the
     /// secret that it shares with the master (REP-5).
     pub fn check_replica(&self, credentials: Credentials<'_>, id: &str) -> Result<()> {
-        let token = bare_token(credentials.authorization);
+        let token = credentials.token();
         let is_it = self
             .read(token, &[Purpose::Replica])
             .is_ok_and(|claims| claims.subject == id);
@@ -378,17 +371,17 @@ impl Auth {
     }
 
     /// Makes the very first admin; refused once there is one.
-    pub fn init(&self, email: &str, password: &str, from: IpAddr) -> Result<SignedIn> {
-        let hash = |password: &str| self.hasher.hash(Turn::uncounted(from), password);
-        let when = admins::When::None;
+    pub fn init(&self, email: &str, password: &str, from: IpAddr) -> Result<AdminSession> {
+        let hash = |password: &str| self.hasher.hash(HashPriority::uncounted(from), password);
+        let when = admins::CreateWhen::NoAdmin;
         let admin = admins::create(self.databases.default(), email, password, when, &hash)?;
         Ok(self.sign_in(admin))
     }
 
     /// Makes another admin.
     pub fn create_admin(&self, email: &str, password: &str, from: IpAddr) -> Result<Admin> {
-        let hash = |password: &str| self.hasher.hash(Turn::uncounted(from), password);
-        let when = admins::When::Always;
+        let hash = |password: &str| self.hasher.hash(HashPriority::uncounted(from), password);
+        let when = admins::CreateWhen::Always;
         admins::create(self.databases.default(), email, password, when, &hash)
     }
 
@@ -400,13 +393,13 @@ impl Auth {
         password: Option<&str>,
         from: IpAddr,
     ) -> Result<Admin> {
-        let hash = |password: &str| self.hasher.hash(Turn::uncounted(from), password);
+        let hash = |password: &str| self.hasher.hash(HashPriority::uncounted(from), password);
         admins::update(self.databases.default(), id, email, password, &hash)
     }
 
     /// Signs an admin in. Wrong addresses and wrong passwords get the same answer, and cost the
     /// same work.
-    pub fn log_in_admin(&self, email: &str, password: &str, from: IpAddr) -> Result<SignedIn> {
+    pub fn log_in_admin(&self, email: &str, password: &str, from: IpAddr) -> Result<AdminSession> {
         let account = format!("admin:{}", email.to_ascii_lowercase());
         let found = admins::find(self.databases.default(), email)?;
         let hash = found.as_ref().map(|admin| admin.password_hash.as_str());
@@ -417,29 +410,29 @@ impl Auth {
     }
 
     /// A fresh token for the admin who asks with a valid one.
-    pub fn refresh_admin(&self, credentials: Credentials<'_>, id: &str) -> Result<SignedIn> {
+    pub fn refresh_admin(&self, credentials: Credentials<'_>, id: &str) -> Result<AdminSession> {
         let admin = admins::by_id(self.databases.default(), id)?.ok_or_else(wrong_token)?;
         let token = self.renewed(credentials)?;
-        Ok(SignedIn { token, admin })
+        Ok(AdminSession { token, admin })
     }
 
     /// The token that was shown, with a new end and the same key: one that the account has
     /// meanwhile ended stays ended.
     fn renewed(&self, credentials: Credentials<'_>) -> Result<String> {
-        let token = bare_token(credentials.authorization);
+        let token = credentials.token();
         let claims = self.read(token, &[Purpose::Admin, Purpose::User])?;
-        let (subject, key, about) = (claims.subject, claims.key, claims.about);
-        Ok(self.sign(claims.purpose, subject, key, about, self.token_ms()))
+        let (subject, key, extra) = (claims.subject, claims.key, claims.extra);
+        Ok(self.sign(claims.purpose, subject, key, extra, self.token_ms()))
     }
 
-    fn sign_in(&self, admin: Admin) -> SignedIn {
-        let about = About {
+    fn sign_in(&self, admin: Admin) -> AdminSession {
+        let extra = ExtraClaims {
             collection: Some(admins::COLLECTION.to_owned()),
-            ..About::default()
+            ..ExtraClaims::default()
         };
         let (id, key) = (admin.id.clone(), admin.token_key.clone());
-        let token = self.sign(Purpose::Admin, id, key, about, self.token_ms());
-        SignedIn { token, admin }
+        let token = self.sign(Purpose::Admin, id, key, extra, self.token_ms());
+        AdminSession { token, admin }
     }
 
     /// Whether a password is right. Failures count against the account and the address that they
@@ -468,21 +461,21 @@ impl Auth {
         // Right or wrong, it is work.
         let counted = self.log_ins.attempt(account, from)?;
         let attempt = self.failures.attempt(account, from)?;
-        let turn = Turn {
+        let priority = HashPriority {
             network: Network::of(from),
             load: counted.load().max(attempt.load()),
         };
         let nobody = (hashes.len() == 0).then_some(None);
         for (at, hash) in hashes.chain(nobody).enumerate() {
-            match self.hasher.verify(turn, password, hash) {
+            match self.hasher.verify(priority, password, hash) {
                 Ok(false) => {}
                 Ok(true) => {
                     attempt.succeed();
                     return Ok(Some(at));
                 }
                 Err(error) => {
-                    attempt.forgive();
-                    counted.forgive();
+                    attempt.refund();
+                    counted.refund();
                     return Err(error);
                 }
             }
@@ -493,12 +486,12 @@ impl Auth {
     /// Hashes the password of a record that this caller writes. Whoever has not been let in has
     /// few of them: each is work.
     pub fn hash_for(&self, identity: &Identity, from: IpAddr, password: &str) -> Result<String> {
-        let mut turn = Turn::uncounted(from);
+        let mut priority = HashPriority::uncounted(from);
         if !identity.manages() {
             // Counted and never given back.
-            turn.load = self.hashes.attempt("", from)?.load();
+            priority.load = self.hashes.attempt("", from)?.load();
         }
-        self.hasher.hash(turn, password)
+        self.hasher.hash(priority, password)
     }
 
     fn token_ms(&self) -> i64 {
@@ -510,7 +503,7 @@ impl Auth {
         purpose: Purpose,
         subject: String,
         key: String,
-        about: About,
+        extra: ExtraClaims,
         life_ms: i64,
     ) -> String {
         let claims = Claims {
@@ -518,7 +511,7 @@ impl Auth {
             purpose,
             key,
             expires_ms: clock::now_ms() + life_ms,
-            about,
+            extra,
         };
         token::sign(&self.tokens, &claims)
     }
@@ -534,16 +527,7 @@ impl Auth {
     }
 }
 
-/// The token of an `Authorization` header, which may stand with or without `Bearer`.
-fn bare_token(header: Option<&str>) -> &str {
-    let token = header.unwrap_or_default().trim();
-    match token.get(..7) {
-        Some(scheme) if scheme.eq_ignore_ascii_case("Bearer ") => token[7..].trim_start(),
-        _ => token,
-    }
-}
-
-fn is_service(key: &Key) -> bool {
+fn is_service(key: &ApiKey) -> bool {
     key.scopes.contains(&KeyScope::Service)
 }
 

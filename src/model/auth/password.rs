@@ -30,19 +30,19 @@ pub fn hash(password: &str) -> Result<String> {
 /// be one, it does the same work and says no, so that the time does not tell whether an account
 /// exists.
 pub fn verify(password: &str, hash: Option<&str>) -> Result<bool> {
-    static NOBODY: OnceLock<String> = OnceLock::new();
-    let nobody = match NOBODY.get() {
+    static DUMMY_HASH: OnceLock<String> = OnceLock::new();
+    let dummy = match DUMMY_HASH.get() {
         Some(hash) => hash,
         None => {
             let made = self::hash("no account has this password")?;
-            NOBODY.get_or_init(|| made)
+            DUMMY_HASH.get_or_init(|| made)
         }
     };
     let (password, is_possible) = match password.len() <= BYTES_MAX {
         true => (password, hash.is_some()),
         false => ("too long to be a password", false),
     };
-    let parsed = PasswordHash::new(hash.unwrap_or(nobody))
+    let parsed = PasswordHash::new(hash.unwrap_or(dummy))
         .map_err(|error| Error::internal(format!("read a password hash: {error}")))?;
     let is_right = Argon2::default()
         .verify_password(password.as_bytes(), &parsed)

@@ -47,7 +47,7 @@ pub fn load(path: &Path) -> Result<Vec<u8>> {
 
 /// Says so when this is another secret than at the start before, for all tokens have ended then, those of
 /// replicas and workers too. What is noted of it in `local.db` tells nothing about it.
-pub fn note(local: &Database, secret: &[u8]) -> Result<()> {
+pub fn warn_if_changed(local: &Database, secret: &[u8]) -> Result<()> {
     const FACT: &str = "secret";
     let mark = ids::hex(&SigningKey::new(secret).sign(b"which secret this is")[..8]);
     match node::fact(local, FACT)? {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::token::{About, Claims, Purpose, TokenKeys};
+use super::token::{Claims, ExtraClaims, Purpose, TokenKeys};
 use super::{secret, token};
 use crate::base::clock;
 use crate::base::error::{Result, ResultExt as _};
@@ -60,7 +60,7 @@ fn signer(
             purpose,
             key: String::new(),
             expires_ms: clock::now_ms() + REPLICA_TOKEN_MS,
-            about: About::default(),
+            extra: ExtraClaims::default(),
         };
         token::sign(&keys, &claims)
     }

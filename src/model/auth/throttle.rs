@@ -1,7 +1,7 @@
 //! How often log-ins may be tried, how often they may fail, and how often mails may be asked for.
 //!
 //! Attempts are counted by network (an IPv4 address, an IPv6 /64), by site (an IPv6 /48), by account, and by account
-//! together with each of the former. Each [`Scope`] that has a limit has a table of [`SLOTS`] times,
+//! together with each of the former. Each [`LimitScope`] that has a limit has a table of [`SLOTS`] times,
 //! picked by a keyed hash, and the leaky bucket in
 //! its form with one time per slot (the generic cell rate algorithm, ITU-T I.371). The memory
 //! is fixed and nothing is ever evicted, so no flood makes room for another. Two names that share
@@ -35,7 +35,7 @@ const KNOWN_NETWORKS: usize = 8;
 
 /// The callers and accounts that a limit is for. Only the number of each matters: it is part of what is hashed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Scope {
+enum LimitScope {
     NetworkOnAccount,
     SiteOnAccount,
     Account,
@@ -43,18 +43,18 @@ enum Scope {
     Site,
 }
 
-impl Scope {
-    const ALL: [Scope; 5] = [
-        Scope::NetworkOnAccount,
-        Scope::SiteOnAccount,
-        Scope::Account,
-        Scope::Network,
-        Scope::Site,
+impl LimitScope {
+    const ALL: [LimitScope; 5] = [
+        LimitScope::NetworkOnAccount,
+        LimitScope::SiteOnAccount,
+        LimitScope::Account,
+        LimitScope::Network,
+        LimitScope::Site,
     ];
 
     /// True if others than one network share it.
     fn is_shared(self) -> bool {
-        !matches!(self, Scope::NetworkOnAccount | Scope::Network)
+        !matches!(self, LimitScope::NetworkOnAccount | LimitScope::Network)
     }
 }
 
@@ -65,7 +65,7 @@ pub struct Limit {
     pause_ms: i64,
 }
 
-/// The limit of each scope, in the order of [`Scope::ALL`]; none: there is no limit.
+/// The limit of each scope, in the order of [`LimitScope::ALL`]; none: there is no limit.
 pub type Limits = [Option<Limit>; 5];
 
 const fn limit(burst: i64, pause_ms: i64) -> Option<Limit> {
@@ -117,7 +117,7 @@ pub struct Throttle {
     limits: Limits,
     key: RandomState,
     tables: [Box<[AtomicI64]>; 5],
-    known: Known,
+    known: KnownNetworks,
 }
 
 /// An attempt that was counted.
@@ -141,7 +141,7 @@ impl Throttle {
             limits,
             key: RandomState::new(),
             tables: limits.map(table),
-            known: Known::default(),
+            known: KnownNetworks::default(),
         }
     }
 
@@ -154,16 +154,16 @@ impl Throttle {
         let network = Network::of(address);
         let account = self.key.hash_one(account);
         let is_known = self.known.contains(account, self.mark(account, network));
-        let slots = Scope::ALL.map(|scope| {
+        let slots = LimitScope::ALL.map(|scope| {
             let is_free = self.tables[scope as usize].is_empty() || is_known && scope.is_shared();
             let site = || network.site();
             match scope {
                 _ if is_free => None,
-                Scope::NetworkOnAccount => Some(self.slot(&(scope, account, network))),
-                Scope::SiteOnAccount => site().map(|site| self.slot(&(scope, account, site))),
-                Scope::Account => Some(self.slot(&(scope, account))),
-                Scope::Network => Some(self.slot(&(scope, network))),
-                Scope::Site => site().map(|site| self.slot(&(scope, site))),
+                LimitScope::NetworkOnAccount => Some(self.slot(&(scope, account, network))),
+                LimitScope::SiteOnAccount => site().map(|site| self.slot(&(scope, account, site))),
+                LimitScope::Account => Some(self.slot(&(scope, account))),
+                LimitScope::Network => Some(self.slot(&(scope, network))),
+                LimitScope::Site => site().map(|site| self.slot(&(scope, site))),
             }
         });
         let mut attempt = Attempt {
@@ -188,7 +188,7 @@ impl Throttle {
                 attempt.load = attempt.load.max(u32::try_from(used).unwrap_or(0));
             }
             if let Err(full_at) = counted {
-                attempt.give_back(at);
+                attempt.refund_first(at);
                 let wait = full_at - now - (limit.burst - 1) * limit.pause_ms;
                 let seconds = u64::try_from((wait + 999) / 1000).unwrap_or(1);
                 let message = format!("Too many attempts; try again in {seconds} seconds.");
@@ -216,19 +216,19 @@ impl Attempt<'_> {
     }
 
     /// The password was never looked at: it does not count.
-    pub fn forgive(mut self) {
-        self.give_back(self.slots.len());
+    pub fn refund(mut self) {
+        self.refund_first(self.slots.len());
     }
 
     /// It was right: it does not count, and the network is known for the account.
     pub fn succeed(self) {
         let mark = self.throttle.mark(self.account, self.network);
         self.throttle.known.add(self.account, mark);
-        self.forgive();
+        self.refund();
     }
 
     /// Gives back what the first `tables` counted.
-    fn give_back(&mut self, tables: usize) {
+    fn refund_first(&mut self, tables: usize) {
         let counted = self.slots.iter().zip(self.throttle.limits).enumerate();
         for (at, (slot, limit)) in counted.take(tables) {
             if let (Some(slot), Some(limit)) = (slot, limit) {
@@ -241,9 +241,9 @@ impl Attempt<'_> {
 /// The networks from which accounts have logged in, as hashes; 0 is none. In each group the latest is first.
 /// Made with the first log-in.
 #[derive(Default)]
-struct Known(Mutex<Vec<[u64; KNOWN_NETWORKS]>>);
+struct KnownNetworks(Mutex<Vec<[u64; KNOWN_NETWORKS]>>);
 
-impl Known {
+impl KnownNetworks {
     fn contains(&self, account: u64, mark: u64) -> bool {
         let groups = lock(&self.0);
         groups
@@ -328,7 +328,7 @@ mod tests {
         let throttle = Throttle::new(FAILURES);
         for _ in 0..1000 {
             let address = "::1".parse().unwrap();
-            throttle.attempt_at("a", address, 0).unwrap().forgive();
+            throttle.attempt_at("a", address, 0).unwrap().refund();
         }
     }
 
@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_networks_that_an_account_used_last_are_known() {
-        let known = Known::default();
+        let known = KnownNetworks::default();
         assert!(!known.contains(5, 1));
         for mark in 1..=8 {
             known.add(5, mark);

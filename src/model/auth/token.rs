@@ -48,7 +48,7 @@ pub struct Claims {
     pub key: String,
     /// Milliseconds since 1970.
     pub expires_ms: i64,
-    pub about: About,
+    pub extra: ExtraClaims,
 }
 
 /// Kinds of tokens, each with a key of its own.
@@ -114,7 +114,7 @@ impl TokenKeys {
 
 /// What only some tokens say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct About {
+pub struct ExtraClaims {
     /// The database of an account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
@@ -150,7 +150,7 @@ struct Payload {
     key: String,
     exp: i64,
     #[serde(flatten)]
-    about: About,
+    extra: ExtraClaims,
 }
 
 /// Signs claims.
@@ -163,7 +163,7 @@ pub fn sign(keys: &TokenKeys, claims: &Claims) -> String {
         kind: signs_in.then(|| "auth".to_owned()),
         key: claims.key.clone(),
         exp: claims.expires_ms / 1000,
-        about: claims.about.clone(),
+        extra: claims.extra.clone(),
     };
     sign_json(keys.of(claims.purpose.family()), &payload)
 }
@@ -195,7 +195,7 @@ pub fn read(keys: &TokenKeys, token: &str, purposes: &[Purpose], now_ms: i64) ->
         purpose: payload.purpose,
         key: payload.key,
         expires_ms,
-        about: payload.about,
+        extra: payload.extra,
     })
 }
 
@@ -209,7 +209,7 @@ mod tests {
             purpose: Purpose::Admin,
             key: "k".to_owned(),
             expires_ms: 10_000,
-            about: About::default(),
+            extra: ExtraClaims::default(),
         }
     }
 

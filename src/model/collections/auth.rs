@@ -4,7 +4,8 @@
 //! said), `options.requireVerified` keeps accounts out whose address nobody has verified,
 //! `options.confirmUrl` is the page of the application that links in mails lead to.
 
-use super::definition::{MANAGE_RULE, key_of_field};
+use super::definition::MANAGE_RULE;
+use super::parse::key_of_field;
 use super::{Collection, CollectionKind, DomainOptions, Field, FieldKind};
 use crate::base::error::{Error, Result};
 use crate::base::{clock, ids};

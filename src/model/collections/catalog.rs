@@ -20,91 +20,24 @@ use rusqlite::{OptionalExtension as _, params};
 use serde_json::Value;
 
 use super::change::{
-    Editor, change, check_field_rules, check_indexes, check_new_name, keep_storage_forms,
+    Editor, change, check_field_rules, check_indexes, check_new_name, reconcile_fields,
     refuse_new_identity,
 };
-use super::definition::{Draft, RULES};
+use super::definition::{CollectionDraft, RULES};
 use super::purge::Purged;
 use super::stored::{
     deleted_names, forget_deleted, is_applied, load, save, save_applied, save_pending,
 };
-use super::{Collection, CollectionKind, EMAIL_VISIBILITY, auth, purge, schema};
+use super::{Collection, CollectionKind, Collections, EMAIL_VISIBILITY, auth, purge, schema};
 use crate::base::error::{Error, Result};
 use crate::base::threads::lock;
 use crate::base::{clock, ids, log};
+use crate::model::rules::Rule;
 use crate::store::db;
 use crate::store::db::{Database, Databases, Role};
 
 /// Databases whose definitions are kept in memory.
 const CACHED_MAX: usize = 256;
-
-/// All definitions of one database at one moment.
-#[derive(Debug, Default)]
-pub struct Collections {
-    by_name: HashMap<String, Arc<Collection>>,
-    by_id: HashMap<String, Arc<Collection>>,
-    /// How many changes there had been when these were read, and how many there are now.
-    read_at: u64,
-    changes: Arc<AtomicU64>,
-}
-
-impl Collections {
-    /// By name, or else by id.
-    pub fn find(&self, name_or_id: &str) -> Option<&Arc<Collection>> {
-        self.by_name
-            .get(name_or_id)
-            .or_else(|| self.by_id.get(name_or_id))
-    }
-
-    /// By id alone, for ids that are stored.
-    pub fn by_id(&self, id: &str) -> Option<&Arc<Collection>> {
-        self.by_id.get(id)
-    }
-
-    /// Refuses to go on when a definition of the database has changed since these were read. A write
-    /// asks inside its transaction: changes come through the same queue, so the answer holds until
-    /// the commit. A read asks when it is done: what it saw was then committed before any change.
-    pub fn check_current(&self) -> Result<()> {
-        match self.changes.load(Ordering::SeqCst) == self.read_at {
-            true => Ok(()),
-            false => Err(Error::stale()),
-        }
-    }
-
-    /// By name, or else by id; not found is an error for the client.
-    pub fn get(&self, name_or_id: &str) -> Result<&Arc<Collection>> {
-        self.find(name_or_id)
-            .ok_or_else(|| Error::not_found(format!("There is no collection {name_or_id}.")))
-    }
-
-    /// Whether there are records with files.
-    pub fn has_files(&self) -> bool {
-        self.by_id.values().any(|collection| collection.has_files())
-    }
-
-    /// Every collection, sorted by name.
-    pub fn all(&self) -> Vec<&Arc<Collection>> {
-        let mut all: Vec<_> = self.by_name.values().collect();
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
-    }
-}
-
-impl FromIterator<Collection> for Collections {
-    fn from_iter<I: IntoIterator<Item = Collection>>(list: I) -> Collections {
-        let mut collections = Collections::default();
-        for collection in list {
-            let collection = Arc::new(collection);
-            collections
-                .by_id
-                .insert(collection.id.clone(), Arc::clone(&collection));
-            collections
-                .by_name
-                .insert(collection.name.clone(), collection);
-        }
-        collections
-    }
-}
 
 /// The stored definitions and their cache.
 pub struct Catalog {
@@ -118,7 +51,7 @@ pub struct Catalog {
 }
 
 /// Refuses a rule that does not hold together: the rule, its collection, and the others.
-pub type RuleCheck = fn(&str, &Collection, &Collections) -> Result<()>;
+pub type RuleCheck = fn(&Rule, &Collection, &Collections) -> Result<()>;
 
 impl Catalog {
     /// Opens the catalog; definitions are read when their database is first asked for.
@@ -154,8 +87,8 @@ impl Catalog {
 
     /// Makes a collection. Returns its definition.
     pub fn create(&self, database: &str, body: &Value, editor: Editor) -> Result<Arc<Collection>> {
-        let mut draft = Draft::parse(body)?;
-        draft.settle_fields(&[])?;
+        let mut draft = CollectionDraft::parse(body)?;
+        draft.resolve_fields(&[])?;
         let _changing = lock(&self.changing);
         let current = self.reload(database)?;
         let collection = self.build(database, draft, &current, editor)?;
@@ -172,15 +105,15 @@ impl Catalog {
         body: &Value,
         editor: Editor,
     ) -> Result<Arc<Collection>> {
-        let mut draft = Draft::parse(body)?;
+        let mut draft = CollectionDraft::parse(body)?;
         let _changing = lock(&self.changing);
         let current = self.reload(database)?;
         let previous = current.get(name)?;
-        draft.settle_fields(&previous.fields)?;
+        draft.resolve_fields(&previous.fields)?;
         let mut collection = Collection::clone(previous);
         refuse_new_identity(&draft, previous)?;
         change(&mut collection, draft, &current, editor)?;
-        keep_storage_forms(previous, &mut collection)?;
+        reconcile_fields(previous, &mut collection)?;
         self.check(&collection, &current)?;
         collection.updated = clock::now();
         if collection.updated == previous.updated {
@@ -321,10 +254,9 @@ impl Catalog {
             .look_up(|connection| load(connection, database))?;
         let list = list
             .into_iter()
-            .map(|(stored, pending)| self.present(stored, pending));
-        let mut collections = Collections::from_iter(list.collect::<Result<Vec<_>>>()?);
-        (collections.read_at, collections.changes) = (read_at, changes);
-        let collections = Arc::new(collections);
+            .map(|(stored, pending)| self.current_definition(stored, pending));
+        let list = list.collect::<Result<Vec<_>>>()?;
+        let collections = Arc::new(Collections::from_iter(list).counted(read_at, changes));
         let mut cache = lock(&self.cache);
         if cache.len() >= CACHED_MAX {
             cache.retain(|name, _| name == db::DEFAULT);
@@ -337,7 +269,11 @@ impl Catalog {
     ///
     /// On a replica the two files come one after the other. When the table has followed neither, one of them
     /// is yet to come: until then nothing is read by a definition or a rule that is not its own.
-    fn present(&self, stored: Collection, pending: Option<Collection>) -> Result<Collection> {
+    fn current_definition(
+        &self,
+        stored: Collection,
+        pending: Option<Collection>,
+    ) -> Result<Collection> {
         let has_followed = |it: &Collection| {
             let tenant = self.databases.get(&it.database)?;
             tenant.look_up(|tenant| is_applied(tenant, it))
@@ -363,7 +299,7 @@ impl Catalog {
         let own = self.databases.get(database)?;
         for (collection, pending) in list {
             let was_interrupted = pending.is_some();
-            let collection = Arc::new(self.present(collection, pending)?);
+            let collection = Arc::new(self.current_definition(collection, pending)?);
             if was_interrupted {
                 let present = Arc::clone(&collection);
                 self.databases
@@ -419,7 +355,7 @@ impl Catalog {
     fn build(
         &self,
         database: &str,
-        draft: Draft,
+        draft: CollectionDraft,
         current: &Collections,
         editor: Editor,
     ) -> Result<Collection> {
@@ -522,7 +458,7 @@ impl Catalog {
                 Ok(())
             })
         } else {
-            self.store_apart(&database, collection, previous, count)
+            self.store_tenant(&database, collection, previous, count)
         };
         // Also after a failure: what was refused as stale meanwhile is right again.
         self.reload(&name)?;
@@ -532,7 +468,7 @@ impl Catalog {
     /// Changes the table in one file and the definition in another. First what is to become is noted
     /// beside the definition; the commit of the table, which notes that too, decides; the rest is
     /// tidying, which [`Catalog::catch_up`] does if it comes to nothing here.
-    fn store_apart(
+    fn store_tenant(
         &self,
         database: &Database,
         collection: Collection,

@@ -3,10 +3,12 @@
 
 use serde_json::{Map, Value};
 
-use super::definition::{Draft, FIELD_RULES, key_of_field};
-use super::{Collection, CollectionKind, Collections, FieldKind, auth, definition};
+use super::definition::{CollectionDraft, FIELD_RULES, check_name};
+use super::parse::key_of_field;
+use super::{Collection, CollectionKind, Collections, FieldKind, auth};
 use crate::base::error::{Error, Kind, Result};
-use crate::model::triggers::{Target, Trigger, hidden};
+use crate::model::rules::Rule;
+use crate::model::triggers::{Target, Trigger, redaction};
 
 /// The caller that changes a definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +21,15 @@ pub enum Editor {
 /// Applies what a draft says to a definition.
 pub fn change(
     collection: &mut Collection,
-    mut draft: Draft,
+    mut draft: CollectionDraft,
     current: &Collections,
     editor: Editor,
 ) -> Result<()> {
-    draft.apply_rules(&mut collection.rules);
+    draft.apply_rules(&mut collection.rules, |name, text| {
+        Rule::parse(text).map_err(|error| {
+            Error::field(name, "validation_invalid_rule", error.message().to_owned())
+        })
+    })?;
     if let Some(fields) = draft.fields {
         collection.fields = fields;
     }
@@ -61,9 +67,9 @@ fn change_options(
         )
     };
     if editor == Editor::Key {
-        hidden::inherit_triggers(&mut options, &collection.options);
+        redaction::inherit_triggers(&mut options, &collection.options);
     }
-    let kept = hidden::keep_triggers(&mut options, &collection.options);
+    let kept = redaction::restore_triggers(&mut options, &collection.options);
     // What is hidden and was not there belongs to a call that is new.
     kept.map_err(|error| match editor {
         Editor::Admin => error,
@@ -111,7 +117,7 @@ fn resolve_relations(collection: &mut Collection, current: &Collections) -> Resu
 
 /// Refuses a name, or an id, that a collection of the database has already.
 pub fn check_new_name(name: &str, id: Option<&str>, current: &Collections) -> Result<()> {
-    definition::check_name(name)?;
+    check_name(name)?;
     let is_id = current.by_id(name).is_some();
     let is_name = id.is_some_and(|id| current.find(id).is_some());
     if is_id || is_name {
@@ -170,7 +176,7 @@ pub fn check_field_rules(collection: &Collection) -> Result<()> {
 }
 
 /// Refuses a new name, id or type.
-pub fn refuse_new_identity(draft: &Draft, previous: &Collection) -> Result<()> {
+pub fn refuse_new_identity(draft: &CollectionDraft, previous: &Collection) -> Result<()> {
     let refuse =
         |name: &str, message: &str| Err(Error::field(name, "validation_unchangeable", message));
     if draft
@@ -190,7 +196,7 @@ pub fn refuse_new_identity(draft: &Draft, previous: &Collection) -> Result<()> {
 }
 
 /// Refuses changes of type that stored values would not survive; fields keep their ids.
-pub fn keep_storage_forms(previous: &Collection, next: &mut Collection) -> Result<()> {
+pub fn reconcile_fields(previous: &Collection, next: &mut Collection) -> Result<()> {
     for field in &mut next.fields {
         let by_id = previous.fields.iter().find(|before| before.id == field.id);
         if let Some(before) = by_id.filter(|before| before.name != field.name) {

@@ -8,14 +8,15 @@
 
 use serde_json::{Map, Value, json};
 
-use super::field::{field_to_json, is_word, parse_fields};
+use super::field_json::{field_to_json, parse_fields};
 use super::index::{index_to_json, parse_indexes};
+use super::parse::{invalid, is_word, object_or_text, optional_text};
 use super::{Collection, CollectionKind, Field, Index, Rules};
 use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::base::ids::WORKFLOW_BYTES_MAX;
-use crate::model::rules::FieldRules;
-use crate::model::triggers::hidden;
+use crate::model::rules::{FieldRules, Rule};
+use crate::model::triggers::redaction;
 
 /// The attribute beside `executeRule`.
 const WORKFLOWS: &str = "executeWorkflows";
@@ -27,12 +28,12 @@ const TABLES_OF_SQLITE: [&str; 4] = ["json_each", "json_tree", "dbstat", "byteco
 
 /// What a client wants a collection to be; none of the parts have met the stored ones yet.
 #[derive(Debug, Default)]
-pub struct Draft {
+pub struct CollectionDraft {
     pub id: Option<String>,
     pub name: Option<String>,
     pub kind: Option<CollectionKind>,
     pub fields: Option<Vec<Field>>,
-    /// The same under its other name; see [`Draft::settle_fields`].
+    /// The same under its other name; see [`CollectionDraft::resolve_fields`].
     pub schema: Option<Vec<Field>>,
     pub indexes: Option<Vec<Index>>,
     /// Only the rules that were mentioned.
@@ -48,7 +49,7 @@ pub struct Draft {
 pub const MANAGE_RULE: &str = "manageRule";
 
 /// The rule attributes and where each lies.
-type RuleSlot = fn(&mut Rules) -> &mut Option<String>;
+type RuleSlot = fn(&mut Rules) -> &mut Option<Rule>;
 pub const RULES: [(&str, RuleSlot); 7] = [
     ("listRule", |rules| &mut rules.list),
     ("viewRule", |rules| &mut rules.view),
@@ -66,12 +67,16 @@ pub const FIELD_RULES: [(&str, FieldRuleSlot); 2] = [
     ("fieldEditRules", |rules| &mut rules.field_edits),
 ];
 
-impl Draft {
-    /// Puts the rules that were mentioned where they belong.
-    pub fn apply_rules(&mut self, rules: &mut Rules) {
+impl CollectionDraft {
+    /// Puts the rules that were mentioned where they belong. `parse` gets the attribute and the text of each.
+    pub fn apply_rules(
+        &mut self,
+        rules: &mut Rules,
+        parse: impl Fn(&str, String) -> Result<Rule>,
+    ) -> Result<()> {
         for (name, rule) in self.rules.drain(..) {
             if let Some((_, slot)) = RULES.iter().find(|(known, _)| *known == name) {
-                *slot(rules) = rule;
+                *slot(rules) = rule.map(|text| parse(name, text)).transpose()?;
             }
         }
         for (name, rule) in self.field_rules.drain(..) {
@@ -82,14 +87,15 @@ impl Draft {
         if let Some(workflows) = self.workflows.take() {
             rules.workflows = workflows;
         }
+        Ok(())
     }
 
     /// Reads a request body.
-    pub fn parse(body: &Value) -> Result<Draft> {
+    pub fn parse(body: &Value) -> Result<CollectionDraft> {
         let Some(body) = body.as_object() else {
             return Err(Error::invalid("A collection is a JSON object."));
         };
-        let mut draft = Draft::default();
+        let mut draft = CollectionDraft::default();
         for (key, value) in body {
             draft.read_key(key, value)?;
         }
@@ -98,7 +104,7 @@ impl Draft {
 
     /// Answers carry the fields twice, so clients send them twice after changing one of the two:
     /// the one that differs from what is stored counts.
-    pub fn settle_fields(&mut self, stored: &[Field]) -> Result<()> {
+    pub fn resolve_fields(&mut self, stored: &[Field]) -> Result<()> {
         let Some(schema) = self.schema.take() else {
             return Ok(());
         };
@@ -146,11 +152,11 @@ impl Draft {
 }
 
 impl Collection {
-    /// The form that clients get; [`Draft::parse`] reads it back. Secrets are hidden.
+    /// The form that clients get; [`CollectionDraft::parse`] reads it back. Secrets are hidden.
     pub fn to_json(&self) -> Value {
         let mut json = self.stored_json();
         if let Value::Object(options) = &mut json["options"] {
-            hidden::hide_triggers(options);
+            redaction::redact_triggers(options);
         }
         json
     }
@@ -174,7 +180,7 @@ impl Collection {
         });
         for (name, slot) in RULES {
             if name != MANAGE_RULE || self.kind == CollectionKind::Auth {
-                json[name] = json!(slot(&mut rules));
+                json[name] = json!(slot(&mut rules).as_ref().map(Rule::text));
             }
         }
         for (name, slot) in FIELD_RULES {
@@ -234,30 +240,6 @@ pub fn check_name(name: &str) -> Result<()> {
     ))
 }
 
-/// An object, also as a JSON string.
-pub fn object_or_text(name: &str, value: &Value) -> Result<Map<String, Value>> {
-    let parsed = match value {
-        Value::Null => return Ok(Map::new()),
-        Value::Object(object) => return Ok(object.clone()),
-        Value::String(text) => serde_json::from_str(text).ok(),
-        _ => None,
-    };
-    parsed.ok_or_else(|| {
-        invalid(
-            name,
-            "options must be an object, or an object as a JSON string.",
-        )
-    })
-}
-
-fn optional_text(name: &str, value: &Value) -> Result<Option<String>> {
-    match value {
-        Value::Null => Ok(None),
-        Value::String(text) => Ok(Some(text.clone())),
-        _ => Err(invalid(name, "Must be text or null.")),
-    }
-}
-
 /// An object from group to field names, also as a JSON string; nothing in it means no field rules.
 fn parse_field_rules(name: &str, value: &Value) -> Result<Option<FieldRules>> {
     let text = value.as_str().map(serde_json::from_str::<Value>);
@@ -283,14 +265,4 @@ fn unknown(key: &str) -> Error {
         "validation_unknown",
         "A collection has no such attribute.",
     )
-}
-
-/// The key of a field among what is wrong: none of an attribute is like it.
-pub fn key_of_field(name: &str) -> String {
-    format!("fields.{name}")
-}
-
-/// The error of an attribute of a definition, or with a field by its [`key_of_field`].
-pub fn invalid(name: &str, message: impl Into<String>) -> Error {
-    Error::field(name, "validation_invalid_definition", message)
 }

@@ -2,12 +2,20 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Index;
-use super::definition::invalid;
+use super::parse::invalid;
 use crate::base::error::Result;
 
 /// Indexes per collection.
 const INDEXES_MAX: usize = 64;
+
+/// An index that somebody asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    pub name: String,
+    /// Field name and whether it is descending, in order.
+    pub columns: Vec<(String, bool)>,
+    pub unique: bool,
+}
 
 /// Reads the `indexes` of a definition.
 pub fn parse_indexes(value: &Value) -> Result<Vec<Index>> {

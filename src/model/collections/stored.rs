@@ -3,10 +3,11 @@
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::definition::{Draft, MANAGE_RULE};
+use super::definition::{CollectionDraft, MANAGE_RULE};
 use super::{Collection, CollectionKind, Rules};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::log;
+use crate::model::rules::Rule;
 use crate::model::triggers::Trigger;
 
 /// Stores a definition, and that nothing is pending.
@@ -106,7 +107,7 @@ pub fn definitions(connection: &Connection, database: &str) -> Result<Vec<Collec
 }
 
 /// The same without those that are being changed, and whose tables may or may not have followed.
-pub fn settled_definitions(connection: &Connection, database: &str) -> Result<Vec<Collection>> {
+pub fn stable_definitions(connection: &Connection, database: &str) -> Result<Vec<Collection>> {
     let mut list = load(connection, database)?;
     list.retain(|(_, pending)| pending.is_none());
     Ok(list.into_iter().map(|(collection, _)| collection).collect())
@@ -159,8 +160,15 @@ pub fn load(
 
 /// Fills a definition from its stored form, which [`save`] wrote.
 fn restore(collection: &mut Collection, text: &str) -> Result<()> {
-    let mut draft = Draft::parse(&serde_json::from_str(text)?)?;
-    draft.apply_rules(&mut collection.rules);
+    let mut draft = CollectionDraft::parse(&serde_json::from_str(text)?)?;
+    let name = &collection.name;
+    // An older version may have accepted it. No request is admitted by a rule that means nothing.
+    draft.apply_rules(&mut collection.rules, |rule, text| {
+        Ok(Rule::parse(text.as_str()).unwrap_or_else(|error| {
+            log::warn(format_args!("{rule} of {name} admits admins only: {error}"));
+            Rule::unreadable(text)
+        }))
+    })?;
     collection.kind = draft.kind.unwrap_or(CollectionKind::Base);
     collection.fields = draft.fields.unwrap_or_default();
     collection.indexes = draft.indexes.unwrap_or_default();

@@ -19,7 +19,7 @@ use crate::base::error::{Error, Result};
 use crate::base::{clock, ids};
 use crate::model::collections::{Collection, TOKEN_KEY};
 use crate::model::rules::{Grant, Operation, User};
-use crate::model::triggers::Action;
+use crate::model::triggers::RecordAction;
 use crate::store::db::quote;
 
 /// What only the server sees of an account.
@@ -34,7 +34,7 @@ pub struct Secrets {
 
 impl Secrets {
     /// Of nobody, for work that is done in any case.
-    pub fn nobody() -> Secrets {
+    pub fn dummy() -> Secrets {
         Secrets {
             id: "00000000-0000-0000-0000-000000000000".to_owned(),
             email: String::new(),
@@ -122,7 +122,7 @@ pub fn show(
     shape: &Shape,
 ) -> Result<Option<Vec<u8>>> {
     let grant = collection
-        .grant(Operation::View, &scope.identity)?
+        .grant(Operation::View, &scope.identity)
         .unconditional();
     let plan = scope.plan(collection, shape, &Key::Id, &grant)?;
     let mut out = Vec::with_capacity(1024);
@@ -169,7 +169,7 @@ pub fn check_proof(
 }
 
 /// A change that belongs to the account itself and that no rule has a say in.
-pub enum Renewal {
+pub enum AccountChange {
     /// The address is verified.
     Verified,
     /// This hash; who resets a password by mail has the address too.
@@ -180,12 +180,12 @@ pub enum Renewal {
 
 /// Changes an account whose address and password are still those of `before`. False when they are
 /// not.
-pub fn renew(
+pub fn apply_change(
     tx: &Connection,
     scope: &Scope,
     collection: &Collection,
     before: &Secrets,
-    renewal: &Renewal,
+    change: &AccountChange,
 ) -> Result<bool> {
     scope.collections.check_current()?;
     let email = match before.email.as_str() {
@@ -202,15 +202,15 @@ pub fn renew(
         hash,
         Stored::Text(clock::now()),
     ];
-    let set = match renewal {
-        Renewal::Verified => "verified = 1".to_owned(),
-        Renewal::Password { verifies: true, .. } => {
+    let set = match change {
+        AccountChange::Verified => "verified = 1".to_owned(),
+        AccountChange::Password { verifies: true, .. } => {
             format!("password = ?5, verified = 1, {TOKEN_KEY} = ?6")
         }
-        Renewal::Password { .. } => format!("password = ?5, {TOKEN_KEY} = ?6"),
-        Renewal::Email(_) => format!("email = ?5, verified = 1, {TOKEN_KEY} = ?6"),
+        AccountChange::Password { .. } => format!("password = ?5, {TOKEN_KEY} = ?6"),
+        AccountChange::Email(_) => format!("email = ?5, verified = 1, {TOKEN_KEY} = ?6"),
     };
-    if let Renewal::Password { hash: value, .. } | Renewal::Email(value) = renewal {
+    if let AccountChange::Password { hash: value, .. } | AccountChange::Email(value) = change {
         params.push(Stored::Text(value.clone()));
         params.push(Stored::Text(ids::token_key()?));
     }
@@ -226,7 +226,7 @@ pub fn renew(
     if changed == 1
         && let Some(rowid) = rowid_of(tx, collection, &before.id)?
     {
-        publish(tx, scope, collection, Action::Update, rowid)?;
+        publish(tx, scope, collection, RecordAction::Update, rowid)?;
     }
     Ok(changed == 1)
 }

@@ -12,7 +12,7 @@ use super::{Draft, Scope, Shape, Shown, resolve, write};
 use crate::base::error::{Error, Result};
 use crate::model::collections::Collection;
 use crate::model::rules::{Access, Identity, Operation};
-use crate::model::triggers::Action;
+use crate::model::triggers::RecordAction;
 
 /// Writes a new record and shows it.
 pub fn create(
@@ -30,7 +30,7 @@ pub fn create(
     };
     let resolved = resolve::create(tx, scope, collection, &id, draft)?;
     let rule = match &grant.access {
-        Access::When(rule) => Some(rule),
+        Access::When(rule) => Some(rule.as_ref()),
         Access::Free | Access::Denied => None,
     };
     let rowid = write::insert(tx, scope, collection, &id, &resolved, rule)?;
@@ -40,9 +40,9 @@ pub fn create(
     {
         return Err(write::not_allowed());
     }
-    publish(tx, scope, collection, Action::Create, rowid)?;
+    publish(tx, scope, collection, RecordAction::Create, rowid)?;
     // It is the caller's own: there is nothing in it that the caller did not write.
-    let view = collection.grant(Operation::View, &scope.identity)?;
+    let view = collection.grant(Operation::View, &scope.identity);
     if view.access == Access::Denied && matches!(scope.identity, Identity::Key(_)) {
         // But a key has scopes.
         return Ok(Shown::only_id(&id));

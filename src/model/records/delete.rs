@@ -18,7 +18,7 @@ use crate::base::clock;
 use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, Field, RelationOptions};
 use crate::model::rules::Operation;
-use crate::model::triggers::Action;
+use crate::model::triggers::RecordAction;
 use crate::store::db::quote;
 use crate::store::files::table;
 
@@ -59,7 +59,7 @@ pub fn delete_rows(
         );
         let mut statement = tx.prepare_cached(&sql)?;
         for rowid in group.ids.keys() {
-            publish(tx, scope, &group.collection, Action::Delete, *rowid)?;
+            publish(tx, scope, &group.collection, RecordAction::Delete, *rowid)?;
             statement.execute([rowid])?;
         }
         // Also of fields that are deleted: their files go with the record.
@@ -173,7 +173,7 @@ fn clear(
     let rest = value::store_list(&list);
     tx.prepare_cached(&sql)?
         .execute(params![rowid, rest, clock::now()])?;
-    publish(tx, scope, collection, Action::Update, rowid)
+    publish(tx, scope, collection, RecordAction::Update, rowid)
 }
 
 /// All relations of the database that point to records of `target`.

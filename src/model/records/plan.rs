@@ -18,7 +18,7 @@ use super::shape::{Shape, Tree};
 use super::version::Shown;
 use crate::base::error::Result;
 use crate::model::collections::{Collection, Collections, Field, FieldKind};
-use crate::model::events::State;
+use crate::model::events::RecordState;
 use crate::model::filter::Expr;
 use crate::model::rules::{Access, Fields, Grant, Identity, Operation};
 use crate::store::db::quote;
@@ -382,7 +382,7 @@ impl Planner<'_> {
                 columns.len() - 1
             }
         };
-        let grant = target.grant(Operation::View, self.identity)?;
+        let grant = target.grant(Operation::View, self.identity);
         // No mention of what is below, or `*`, means all of it.
         let below = fields
             .filter(|tree| !tree.children.is_empty() && !tree.children.contains_key("*"))
@@ -409,7 +409,7 @@ impl Planner<'_> {
     ) -> Result<(String, Vec<Stored>)> {
         let reserved = match key {
             Key::Rowid | Key::New | Key::Id => 1,
-            Key::Given(_) => State::SYSTEM.len() + collection.fields.len(),
+            Key::Given(_) => RecordState::SYSTEM.len() + collection.fields.len(),
         };
         let request = RequestContext {
             identity: self.identity,
@@ -476,7 +476,7 @@ fn length_of(value: ValueRef<'_>) -> usize {
 
 /// A row made of parameters, its columns of the types that those of the table have.
 fn given(collection: &Collection) -> String {
-    let system = State::SYSTEM.map(|name| (name.to_owned(), "TEXT"));
+    let system = RecordState::SYSTEM.map(|name| (name.to_owned(), "TEXT"));
     let fields = collection.fields.iter();
     let fields = fields.map(|field| (quote(&field.name), field.kind.affinity()));
     let columns = system.into_iter().chain(fields).enumerate();

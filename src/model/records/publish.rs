@@ -14,9 +14,9 @@ use super::row::Rowid;
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
 use crate::model::collections::{Collection, Field};
-use crate::model::events::{Change, State, Stored};
-use crate::model::triggers::outbox::{Entry, Source, Spec};
-use crate::model::triggers::{Action, outbox};
+use crate::model::events::{RecordChange, RecordState, SqlValue};
+use crate::model::triggers::outbox::{CallSource, OutboxEntry, TargetSpec};
+use crate::model::triggers::{RecordAction, outbox};
 use crate::store::db;
 use crate::store::db::quote;
 
@@ -28,13 +28,13 @@ pub fn publish(
     tx: &Connection,
     scope: &Scope,
     collection: &Collection,
-    action: Action,
+    action: RecordAction,
     rowid: Rowid,
 ) -> Result<()> {
     let triggers = collection.triggers.iter();
-    let mut calls: Vec<(String, Spec)> = triggers
+    let mut calls: Vec<(String, TargetSpec)> = triggers
         .filter(|trigger| trigger.actions.contains(&action))
-        .map(|trigger| (String::new(), Spec::of(&trigger.target)))
+        .map(|trigger| (String::new(), TargetSpec::of(&trigger.target)))
         .collect();
     calls.extend(outbox::webhooks_for(tx, &collection.name, action)?);
     let is_watched = scope.events.is_watched(&collection.id);
@@ -45,7 +45,7 @@ pub fn publish(
         return Ok(());
     };
     let values = read(tx, collection, rowid)?;
-    let state = State {
+    let state = RecordState {
         collection: Arc::clone(definition),
         values,
     };
@@ -54,13 +54,13 @@ pub fn publish(
     }
     if is_watched {
         let events = Arc::clone(&scope.events);
-        db::on_commit(move || events.publish(Change { action, state }));
+        db::on_commit(move || events.publish(RecordChange { action, state }));
     }
     Ok(())
 }
 
-fn read(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<Vec<Stored>> {
-    let mut columns: Vec<String> = State::SYSTEM.map(str::to_owned).to_vec();
+fn read(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<Vec<SqlValue>> {
+    let mut columns: Vec<String> = RecordState::SYSTEM.map(str::to_owned).to_vec();
     columns.extend(
         collection
             .fields
@@ -84,18 +84,18 @@ fn read(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<Vec<St
 fn queue(
     tx: &Connection,
     scope: &Scope,
-    state: &State,
-    action: Action,
-    calls: &[(String, Spec)],
+    state: &RecordState,
+    action: RecordAction,
+    calls: &[(String, TargetSpec)],
 ) -> Result<()> {
     let payload = payload(state, action);
     refuse_too_much(&payload, calls)?;
     for (name, spec) in calls {
         let source = match name.as_str() {
-            "" => Source::Trigger,
-            name => Source::Webhook(name),
+            "" => CallSource::Trigger,
+            name => CallSource::Webhook(name),
         };
-        let entry = Entry {
+        let entry = OutboxEntry {
             source,
             spec,
             payload: &payload,
@@ -111,7 +111,7 @@ fn queue(
 
 /// Each call has a copy of the payload: without a bound a record of some MiB and many who want to hear of it
 /// would fill the disk.
-fn refuse_too_much(payload: &str, calls: &[(String, Spec)]) -> Result<()> {
+fn refuse_too_much(payload: &str, calls: &[(String, TargetSpec)]) -> Result<()> {
     let bytes: usize = calls.iter().map(|(_, it)| it.bytes() + payload.len()).sum();
     if bytes <= CALLS_BYTES_MAX {
         return Ok(());
@@ -126,7 +126,7 @@ fn refuse_too_much(payload: &str, calls: &[(String, Spec)]) -> Result<()> {
 
 /// `{action, database, collection, record, time}`; the record without its hidden fields, since the rules of
 /// the collection have no say in who receives it.
-fn payload(state: &State, action: Action) -> String {
+fn payload(state: &RecordState, action: RecordAction) -> String {
     let collection = &state.collection;
     let mut out = Vec::with_capacity(512);
     let texts = [
@@ -142,12 +142,12 @@ fn payload(state: &State, action: Action) -> String {
         write_text(text.as_bytes(), &mut out);
     }
     for (at, value) in state.values.iter().enumerate() {
-        let field = at.checked_sub(State::SYSTEM.len());
+        let field = at.checked_sub(RecordState::SYSTEM.len());
         let field: Option<&Field> = field.and_then(|at| collection.fields.get(at));
         if field.is_some_and(|field| field.hidden || field.is_secret()) {
             continue;
         }
-        let name = field.map_or_else(|| State::SYSTEM[at], |field| &field.name);
+        let name = field.map_or_else(|| RecordState::SYSTEM[at], |field| &field.name);
         out.push(b',');
         write_text(name.as_bytes(), &mut out);
         out.push(b':');

@@ -4,7 +4,7 @@
 //! has many such conditions and one record finds those that matter by its value, and asks only these.
 
 use crate::model::collections::{Collection, Field, FieldKind};
-use crate::model::events::{State, Stored};
+use crate::model::events::{RecordState, SqlValue};
 use crate::model::filter::{Comparison, Expr, Literal, Op, Operand};
 use crate::model::rules::Identity;
 
@@ -41,16 +41,16 @@ impl RoutingKey {
     }
 
     /// The text that a record has in this field.
-    pub fn value_in<'a>(state: &'a State, field: &str) -> Option<&'a str> {
+    pub fn value_in<'a>(state: &'a RecordState, field: &str) -> Option<&'a str> {
         let at = match field {
             "id" => 0,
             field => {
                 let mut fields = state.collection.fields.iter();
-                State::SYSTEM.len() + fields.position(|it| it.id == field)?
+                RecordState::SYSTEM.len() + fields.position(|it| it.id == field)?
             }
         };
         match state.values.get(at) {
-            Some(Stored::Text(text)) => Some(text),
+            Some(SqlValue::Text(text)) => Some(text),
             _ => None,
         }
     }
@@ -148,6 +148,9 @@ mod tests {
         ] {
             assert_eq!(found(text, &user).as_deref(), expected, "{text}");
         }
-        assert_eq!(found("owner = @request.auth.id", &Identity::Nobody), None);
+        assert_eq!(
+            found("owner = @request.auth.id", &Identity::Anonymous),
+            None
+        );
     }
 }

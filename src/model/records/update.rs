@@ -12,7 +12,7 @@ use super::{Draft, Scope, Shape, Shown, account, resolve, write};
 use crate::base::error::{Error, Result};
 use crate::model::collections::Collection;
 use crate::model::rules::Operation;
-use crate::model::triggers::Action;
+use crate::model::triggers::RecordAction;
 
 /// Changes a record and shows it.
 pub fn update(
@@ -44,9 +44,9 @@ pub fn update(
     }
     account::check_proof(tx, collection, id, &proof)?;
     write::update(tx, scope, collection, (rowid, id), &resolved)?;
-    publish(tx, scope, collection, Action::Update, rowid)?;
+    publish(tx, scope, collection, RecordAction::Update, rowid)?;
     // Who may change a record may yet not see it.
-    let view = collection.grant(Operation::View, &scope.identity)?;
+    let view = collection.grant(Operation::View, &scope.identity);
     let plan = scope.plan(collection, shape, &Key::Rowid, &view)?;
     let shown = plan.read(tx, &rowid)?;
     Ok(shown.unwrap_or_else(|| Shown::only_id(id)))

@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::{Action, Target};
+use super::{RecordAction, Target};
 use crate::base::clock;
 use crate::base::error::Result;
 
@@ -14,7 +14,7 @@ const UNREADABLE: &str = "unreadable";
 
 /// What causes a call.
 #[derive(Clone, Copy, Debug)]
-pub enum Source<'a> {
+pub enum CallSource<'a> {
     /// A trigger of a collection.
     Trigger,
     /// A webhook, by name.
@@ -25,15 +25,15 @@ pub enum Source<'a> {
 
 /// A target as rows have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spec {
+pub struct TargetSpec {
     text: String,
     label: String,
     host: String,
 }
 
-impl Spec {
-    pub fn of(target: &Target) -> Spec {
-        Spec {
+impl TargetSpec {
+    pub fn of(target: &Target) -> TargetSpec {
+        TargetSpec {
             text: serde_json::Value::Object(target.to_json()).to_string(),
             label: target.label(),
             host: target.host(),
@@ -42,10 +42,10 @@ impl Spec {
 
     /// What another version of the program has stored may mean nothing to this one. Then the call is
     /// queued all the same, and fails: it is in the log, and the write that causes it goes on.
-    fn stored(text: String) -> Spec {
+    fn stored(text: String) -> TargetSpec {
         match Target::restore(&text) {
-            Ok(target) => Spec::of(&target),
-            Err(_) => Spec {
+            Ok(target) => TargetSpec::of(&target),
+            Err(_) => TargetSpec {
                 text,
                 label: UNREADABLE.to_owned(),
                 host: UNREADABLE.to_owned(),
@@ -60,13 +60,13 @@ impl Spec {
 }
 
 /// A call that is to be made.
-pub struct Entry<'a> {
-    pub source: Source<'a>,
-    pub spec: &'a Spec,
+pub struct OutboxEntry<'a> {
+    pub source: CallSource<'a>,
+    pub spec: &'a TargetSpec,
     /// JSON: what is sent, unless the target has a body of its own.
     pub payload: &'a str,
     /// Which change of a record: collection by name, what happened, id.
-    pub change: Option<(&'a str, Action, &'a str)>,
+    pub change: Option<(&'a str, RecordAction, &'a str)>,
     /// A second entry of this name is passed over.
     pub dedupe: Option<&'a str>,
 }
@@ -75,8 +75,8 @@ pub struct Entry<'a> {
 pub fn webhooks_for(
     tx: &Connection,
     collection: &str,
-    action: Action,
-) -> Result<Vec<(String, Spec)>> {
+    action: RecordAction,
+) -> Result<Vec<(String, TargetSpec)>> {
     let mut statement = tx.prepare_cached(
         "SELECT name, spec FROM _webhooks
          WHERE active = 1 AND collection IN (?1, '*') AND instr(actions, ?2) > 0
@@ -85,17 +85,17 @@ pub fn webhooks_for(
     let mut rows = statement.query(params![collection, format!(" {action} ")])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push((row.get(0)?, Spec::stored(row.get(1)?)));
+        found.push((row.get(0)?, TargetSpec::stored(row.get(1)?)));
     }
     Ok(found)
 }
 
 /// Queues a call; it is made after the commit. Returns its number, or none when it is there already.
-pub fn add(tx: &Connection, entry: &Entry<'_>) -> Result<Option<i64>> {
+pub fn add(tx: &Connection, entry: &OutboxEntry<'_>) -> Result<Option<i64>> {
     let (source, name) = match entry.source {
-        Source::Trigger => ("trigger", ""),
-        Source::Webhook(name) => ("webhook", name),
-        Source::Cron(name) => ("cron", name),
+        CallSource::Trigger => ("trigger", ""),
+        CallSource::Webhook(name) => ("webhook", name),
+        CallSource::Cron(name) => ("cron", name),
     };
     let (collection, action, record) = match entry.change {
         Some((collection, action, record)) => (collection, action.name(), record),

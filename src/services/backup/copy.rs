@@ -201,7 +201,7 @@ impl<'a> Copier<'a> {
                 continue;
             }
             let copy = db::offline::open(&copy, self.job.settings.prepare)?;
-            for collection in collections::settled_definitions(default, &name)? {
+            for collection in collections::stable_definitions(default, &name)? {
                 if !collections::is_applied(&copy, &collection)? {
                     lagging.push(name);
                     break;

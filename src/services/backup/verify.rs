@@ -60,7 +60,7 @@ impl Verifier<'_> {
 
     /// The definitions of a database, if they can be read.
     fn definitions(&mut self, default: &Connection, name: &str) -> Result<Vec<Collection>> {
-        match collections::settled_definitions(default, name) {
+        match collections::stable_definitions(default, name) {
             Ok(list) => Ok(list),
             Err(error) => {
                 self.report_finding("unreadable", &format!("definitions of {name}: {error}"))?;

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::lock;
-use crate::model::triggers::outbox::{Entry, Source, Spec};
+use crate::model::triggers::outbox::{CallSource, OutboxEntry, TargetSpec};
 use crate::model::triggers::{Target, outbox};
 use crate::services::cron::engine::{Cron, WorkerKind};
 use crate::services::cron::job::{JobAction, SqlScript};
@@ -92,9 +92,9 @@ impl Cron {
             let payload = job::payload(&job.name, time_ms).to_string();
             outbox::add(
                 tx,
-                &Entry {
-                    source: Source::Cron(&job.name),
-                    spec: &Spec::of(&target),
+                &OutboxEntry {
+                    source: CallSource::Cron(&job.name),
+                    spec: &TargetSpec::of(&target),
                     payload: &payload,
                     change: None,
                     dedupe: Some(&dedupe),
@@ -159,7 +159,7 @@ impl Cron {
     pub fn check_script(&self, script: &SqlScript) -> Result<()> {
         let found = self.database(&script.database);
         let database = found.map_err(|error| match error.kind() {
-            Kind::NotFound => crate::model::triggers::wrong("database", error.message()),
+            Kind::NotFound => crate::model::triggers::invalid_value("database", error.message()),
             _ => error,
         })?;
         let checked =

@@ -17,9 +17,9 @@ use serde_json::Value;
 use super::frames::{Ask, Received};
 use crate::base::budget::Charge;
 use crate::base::{crypto, ids};
-use crate::model::auth::Pass;
+use crate::model::auth::StoredCredentials;
 use crate::model::collections::Collections;
-use crate::model::events::State;
+use crate::model::events::RecordState;
 
 use crate::model::records::{RoutingKey, SubscriberView, SubscriptionSpec};
 use crate::model::rules::Identity;
@@ -34,20 +34,20 @@ pub type SubId = u64;
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub identity: Identity,
-    pub pass: Pass,
+    pub pass: StoredCredentials,
     /// Milliseconds since 1970.
     pub expires_ms: Option<i64>,
 }
 
 impl Caller {
     pub fn has_credentials(&self) -> bool {
-        !matches!(self.identity, Identity::Nobody)
+        !matches!(self.identity, Identity::Anonymous)
     }
 
     /// What no other caller has: another one with each change of an account.
     pub fn key(&self) -> String {
         match &self.identity {
-            Identity::Nobody => "nobody".to_owned(),
+            Identity::Anonymous => "nobody".to_owned(),
             Identity::Admin(id) => format!("admin {id}"),
             Identity::Key(key) => format!("key {}", key.id),
             Identity::Service(service) => format!("service {}", service.name),
@@ -62,7 +62,7 @@ impl Caller {
     /// Whose groups are the same: nobody shall take events away from those who are somebody else.
     fn kind(&self) -> &str {
         match &self.identity {
-            Identity::Nobody => "",
+            Identity::Anonymous => "",
             Identity::User(user) => &user.collection_id,
             Identity::Admin(_) | Identity::Key(_) | Identity::Service(_) => "server",
         }
@@ -265,7 +265,7 @@ impl Board {
             return;
         };
         let nobody = Caller {
-            identity: Identity::Nobody,
+            identity: Identity::Anonymous,
             ..session.caller.clone()
         };
         self.set_caller(id, nobody);
@@ -396,7 +396,7 @@ impl Board {
     }
 
     /// The classes that a change of a record may concern, if they are made with the present definitions.
-    pub fn listeners(&self, state: &State) -> Vec<ClassId> {
+    pub fn listeners(&self, state: &RecordState) -> Vec<ClassId> {
         let Some(listeners) = self.listeners.get(&state.collection.id) else {
             return Vec::new();
         };

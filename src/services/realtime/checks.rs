@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::board::SessionId;
 use crate::base::threads;
 use crate::base::threads::{Stop, lock};
-use crate::model::auth::Pass;
+use crate::model::auth::StoredCredentials;
 
 /// Longest pause between two looks at the stop.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub struct Check {
     pub session: SessionId,
     pub database: String,
-    pub pass: Pass,
+    pub pass: StoredCredentials,
     pub why: Why,
     /// Set until it begins.
     pub is_queued: Arc<AtomicBool>,

@@ -11,8 +11,8 @@ use super::{effort, frames, topics};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::{clock, log};
 use crate::model::collections::CollectionKind;
-use crate::model::events::Change;
-use crate::model::triggers::Action;
+use crate::model::events::RecordChange;
+use crate::model::triggers::RecordAction;
 use crate::net::sockets::{SocketHandle, Text};
 use crate::store::db::Connection;
 
@@ -28,7 +28,7 @@ const TEXTS_MAX: usize = 40 << 20;
 /// A change as it is sent.
 struct Event<'a> {
     id: &'a str,
-    action: Action,
+    action: RecordAction,
     /// JSON.
     record: String,
     now_ms: i64,
@@ -43,7 +43,7 @@ type Candidates = BTreeMap<Arc<str>, Vec<(u64, ClassId, SubId, SocketHandle, Tex
 
 impl Thread<'_> {
     /// Gives changes to all who see them.
-    pub fn deliver_all(&mut self, changes: VecDeque<Arc<Change>>) {
+    pub fn deliver_all(&mut self, changes: VecDeque<Arc<RecordChange>>) {
         let mut left: HashMap<String, usize> = HashMap::new();
         for change in &changes {
             let collection = &change.state.collection.id;
@@ -66,7 +66,7 @@ impl Thread<'_> {
     }
 
     /// Gives a change to all who see it. What others wait for is not delayed by more than a collection may use.
-    fn deliver(&mut self, change: &Arc<Change>, others_wait: bool) {
+    fn deliver(&mut self, change: &Arc<RecordChange>, others_wait: bool) {
         let state = &change.state;
         if state.collection.kind == CollectionKind::Auth {
             self.follow_account(change);
@@ -92,7 +92,7 @@ impl Thread<'_> {
     }
 
     /// Gives a change to the classes that see it, as long as there is time; the others are told to read anew.
-    fn show_to_all(&mut self, change: &Arc<Change>, seq: u64, until: Instant) {
+    fn show_to_all(&mut self, change: &Arc<RecordChange>, seq: u64, until: Instant) {
         let id = self.recent.name(seq);
         let (now_ms, mut candidates) = (clock::now_ms(), Candidates::new());
         let mut made = 0;
@@ -144,14 +144,14 @@ impl Thread<'_> {
 
     /// An account has changed: from here on its sessions are who it is by this change. There may be further
     /// changes of it already, which come later.
-    fn follow_account(&mut self, change: &Change) {
+    fn follow_account(&mut self, change: &RecordChange) {
         let sessions = self.board.by_account(change.state.id());
         if sessions.is_empty() {
             return;
         }
         let account = match change.action {
-            Action::Delete => None,
-            Action::Create | Action::Update => match self.of.account(&change.state) {
+            RecordAction::Delete => None,
+            RecordAction::Create | RecordAction::Update => match self.of.account(&change.state) {
                 Ok(account) => account.map(Arc::new),
                 Err(error) => {
                     log::warn(format_args!("realtime: look at an account: {error}"));
@@ -186,7 +186,7 @@ impl Thread<'_> {
         &mut self,
         session: SessionId,
         name: &str,
-        changes: &[(u64, Arc<Change>)],
+        changes: &[(u64, Arc<RecordChange>)],
         until: Instant,
     ) -> Option<usize> {
         for (at, (seq, change)) in changes.iter().enumerate() {
@@ -242,7 +242,7 @@ impl Thread<'_> {
     }
 
     /// The classes that a change may concern, made with the definitions of now.
-    fn fresh_listeners(&mut self, change: &Change) -> Vec<ClassId> {
+    fn fresh_listeners(&mut self, change: &RecordChange) -> Vec<ClassId> {
         let collection = &change.state.collection;
         match self.of.catalog.collections(&collection.database) {
             Ok(definitions) => {
@@ -269,7 +269,7 @@ impl Thread<'_> {
     }
 
     /// What a class sees of a change, as JSON; none when that is nothing.
-    fn look(&mut self, class: ClassId, change: &Change) -> Result<Option<String>> {
+    fn look(&mut self, class: ClassId, change: &RecordChange) -> Result<Option<String>> {
         let of = self.of;
         let Some(class) = self.board.class(class) else {
             return Ok(None);

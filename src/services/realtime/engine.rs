@@ -18,9 +18,9 @@ use crate::base::budget::{Budget, Budgets, Output, Payer};
 use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::base::threads::{Stop, lock};
-use crate::model::auth::{Auth, Credentials, Pass};
+use crate::model::auth::{Auth, Credentials, StoredCredentials};
 use crate::model::collections::Catalog;
-use crate::model::events::{Events, State};
+use crate::model::events::{Events, RecordState};
 use crate::model::filter;
 use crate::model::records::{Scope, Shape, SubscriberView, SubscriptionSpec};
 use crate::model::rules::{Identity, User};
@@ -176,7 +176,7 @@ impl Realtime {
         let (identity, expires_ms) = self.auth.identify_until(credentials, database)?;
         Ok(Caller {
             identity,
-            pass: Pass::new(credentials),
+            pass: StoredCredentials::new(credentials),
             expires_ms,
         })
     }
@@ -264,13 +264,15 @@ impl Realtime {
         ask: &Ask,
     ) -> Result<(String, Class)> {
         let is_admin = matches!(caller.identity, Identity::Admin(_));
-        if !is_admin && !ask.filter.trim().is_empty() {
-            filter::parse_within(&ask.filter, COMPARISONS_MAX)?;
-        }
+        let filter = match ask.filter.trim() {
+            "" => None,
+            text if is_admin => Some(filter::parse(text)?),
+            text => Some(filter::parse_within(text, COMPARISONS_MAX)?),
+        };
         let collections = self.catalog.collections(database)?;
         let collection = Arc::clone(collections.get(&ask.collection)?);
         let wish = SubscriptionSpec {
-            filter: ask.filter.clone(),
+            filter,
             shape: Shape::parse(Some(&ask.fields), Some(&ask.expand))?,
             record: ask.id.clone(),
         };
@@ -325,7 +327,7 @@ impl Realtime {
     }
 
     /// An account as a change left it; none when that cannot be told any more.
-    pub(super) fn account(&self, state: &State) -> Result<Option<User>> {
+    pub(super) fn account(&self, state: &RecordState) -> Result<Option<User>> {
         let database = &state.collection.database;
         let collections = self.catalog.collections(database)?;
         let collection = Arc::clone(collections.get(&state.collection.id)?);
@@ -396,7 +398,7 @@ impl Realtime {
                 Duration::ZERO
             };
             self.keep_pace(stop);
-            let taken = self.events.take(pause);
+            let taken = self.events.drain(pause);
             thread.deliver_all(taken.changes);
             for collection in taken.lost {
                 thread.lose(&collection);

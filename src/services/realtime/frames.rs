@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::base::error::Error;
-use crate::model::triggers::Action;
+use crate::model::triggers::RecordAction;
 
 /// Longest name of a subscription or a group.
 const NAME_BYTES_MAX: usize = 100;
@@ -140,7 +140,7 @@ pub fn ended(sub: &str, error: &Error) -> String {
 }
 
 /// A change; `record` is JSON.
-pub fn event(sub: &str, id: &str, action: Action, record: &str) -> String {
+pub fn event(sub: &str, id: &str, action: RecordAction, record: &str) -> String {
     // Texts in front are short, and `{:?}` is no JSON.
     let sub = Value::from(sub);
     format!(r#"{{"t":"event","sub":{sub},"id":"{id}","action":"{action}","record":{record}}}"#)
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn events_are_json_whatever_the_name() {
-        let text = event("a\"\u{1}b", "e.1", Action::Update, r#"{"id":"x"}"#);
+        let text = event("a\"\u{1}b", "e.1", RecordAction::Update, r#"{"id":"x"}"#);
         let json: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["sub"], "a\"\u{1}b");
         assert_eq!(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::ids;
-use crate::model::events::Change;
+use crate::model::events::RecordChange;
 use crate::store::db::CommitBarrier;
 
 /// How long somebody may be away and miss nothing.
@@ -19,7 +19,7 @@ pub struct Recent {
     /// Of this process: numbers of another one mean nothing.
     epoch: String,
     seq: u64,
-    changes: VecDeque<(u64, Instant, Arc<Change>)>,
+    changes: VecDeque<(u64, Instant, Arc<RecordChange>)>,
     bytes: usize,
     watches: HashMap<String, Watch>,
 }
@@ -64,7 +64,7 @@ impl Recent {
     }
 
     /// Gives a change its number and keeps it.
-    pub fn add(&mut self, change: Arc<Change>, now: Instant) -> u64 {
+    pub fn add(&mut self, change: Arc<RecordChange>, now: Instant) -> u64 {
         self.seq += 1;
         self.bytes += change.state.bytes();
         self.changes.push_back((self.seq, now, change));
@@ -177,7 +177,7 @@ impl Recent {
         collection: &str,
         name: &str,
         most: usize,
-    ) -> Option<Vec<(u64, Arc<Change>)>> {
+    ) -> Option<Vec<(u64, Arc<RecordChange>)>> {
         let (epoch, seq) = name.split_once('.')?;
         let seq: u64 = seq.parse().ok()?;
         let watch = self.watches.get(collection)?;
@@ -200,16 +200,16 @@ impl Recent {
 mod tests {
     use super::*;
     use crate::model::collections::{Collection, test_collection};
-    use crate::model::events::{State, Stored};
-    use crate::model::triggers::Action;
+    use crate::model::events::{RecordState, SqlValue};
+    use crate::model::triggers::RecordAction;
     use serde_json::json;
 
-    fn change(collection: &Arc<Collection>, size: usize) -> Arc<Change> {
-        Arc::new(Change {
-            action: Action::Update,
-            state: State {
+    fn change(collection: &Arc<Collection>, size: usize) -> Arc<RecordChange> {
+        Arc::new(RecordChange {
+            action: RecordAction::Update,
+            state: RecordState {
                 collection: Arc::clone(collection),
-                values: vec![Stored::Text("x".repeat(size))],
+                values: vec![SqlValue::Text("x".repeat(size))],
             },
         })
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::frames::Ask;
 use crate::base::error::{Error, Result};
-use crate::model::triggers::Action;
+use crate::model::triggers::RecordAction;
 
 const TOPIC_BYTES_MAX: usize = 2500;
 
@@ -80,7 +80,7 @@ pub fn connected(client: &str) -> String {
 }
 
 /// A change; `record` is JSON, on one line as all of ours is.
-pub fn event(topic: &str, action: Action, record: &str) -> String {
+pub fn event(topic: &str, action: RecordAction, record: &str) -> String {
     let record = match record.contains(['\n', '\r']) {
         // Inside of json fields there may be line ends, between tokens alone.
         true => record.replace(['\n', '\r'], " "),
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_of_data() {
-        let text = event("posts/*", Action::Create, "{\"j\":{\n\"a\":1}}");
+        let text = event("posts/*", RecordAction::Create, "{\"j\":{\n\"a\":1}}");
         assert_eq!(text.lines().count(), 3);
         assert!(text.ends_with("}}}\n\n") && text.starts_with("event:posts/*\ndata:{\"action\":"));
     }

@@ -14,7 +14,7 @@ use super::frames;
 use super::thread::{Thread, shown};
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
-use crate::model::auth::{Credentials, Pass};
+use crate::model::auth::{Credentials, StoredCredentials};
 use crate::model::rules::{Identity, User};
 
 /// So late at most a connection hears that its key was deleted.
@@ -174,7 +174,7 @@ impl Thread<'_> {
         self.of.checks.push(Check {
             session: id,
             database: session.database.clone(),
-            pass: Pass::new(Credentials {
+            pass: StoredCredentials::new(Credentials {
                 authorization: Some(token),
                 api_key: None,
             }),
@@ -201,7 +201,7 @@ impl Thread<'_> {
             (now, before) => now == before,
         };
         // What anybody may see, one goes on seeing who signs in.
-        let was_nobody = session.caller.identity == Identity::Nobody;
+        let was_nobody = session.caller.identity == Identity::Anonymous;
         if !is_same && !was_nobody {
             let error = Error::new(Kind::Unauthenticated, "Another account has signed in.");
             self.end_all(id, &error);

@@ -20,7 +20,7 @@ use crate::base::tls::Roots;
 use crate::base::{clock, tls};
 use crate::model::auth::WebhookSecret;
 use crate::model::triggers;
-use crate::model::triggers::Call;
+use crate::model::triggers::HttpCall;
 
 /// For the whole of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -90,7 +90,7 @@ impl HttpSender {
     }
 
     /// Makes one call; returns within its time limit.
-    pub fn call(&self, call: &Call, message: &CallMessage<'_>) -> Attempt {
+    pub fn call(&self, call: &HttpCall, message: &CallMessage<'_>) -> Attempt {
         let body = match call.method.as_str() {
             "GET" => None,
             _ => Some(call.body.as_deref().unwrap_or(message.payload)),
@@ -119,7 +119,7 @@ impl HttpSender {
 
     fn headers(
         &self,
-        call: &Call,
+        call: &HttpCall,
         message: &CallMessage<'_>,
         body: Option<&str>,
     ) -> Vec<(String, String)> {

@@ -6,8 +6,10 @@ use serde_json::{Map, Value, json};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::{clock, ids};
 use crate::model::collections;
-use crate::model::triggers::outbox::{Entry, Source, Spec};
-use crate::model::triggers::{Action, Target, hidden, outbox, refuse_rest, wrong};
+use crate::model::triggers::outbox::{CallSource, OutboxEntry, TargetSpec};
+use crate::model::triggers::{
+    RecordAction, Target, invalid_value, outbox, redaction, refuse_unknown,
+};
 
 /// Webhooks of a database.
 const COUNT_MAX: i64 = 100;
@@ -46,29 +48,29 @@ pub struct WebhookDraft {
     pub is_active: bool,
     /// The collection whose changes it is for, `*` for all. None: it is called by hand.
     pub collection: Option<String>,
-    pub actions: Vec<Action>,
+    pub actions: Vec<RecordAction>,
     pub target: Target,
 }
 
 impl WebhookDraft {
     /// Reads all attributes.
     pub fn parse(mut object: Map<String, Value>) -> Result<WebhookDraft> {
-        hidden::keep("", &mut object, None)?;
+        redaction::restore("", &mut object, None)?;
         let draft = WebhookDraft {
             name: parse_name(&mut object)?,
             is_active: match object.remove("active") {
                 None | Some(Value::Null) => true,
                 Some(Value::Bool(flag)) => flag,
-                Some(_) => return Err(wrong("active", "Must be true or false.")),
+                Some(_) => return Err(invalid_value("active", "Must be true or false.")),
             },
             collection: parse_collection(&mut object)?,
             actions: match object.remove("actions") {
-                None | Some(Value::Null) => Action::ALL.to_vec(),
-                Some(value) => Action::parse_some("actions", &value)?,
+                None | Some(Value::Null) => RecordAction::ALL.to_vec(),
+                Some(value) => RecordAction::parse_some("actions", &value)?,
             },
-            target: Target::take("", &mut object)?,
+            target: Target::extract("", &mut object)?,
         };
-        refuse_rest("", &object)?;
+        refuse_unknown("", &object)?;
         Ok(draft)
     }
 
@@ -88,7 +90,7 @@ impl WebhookDraft {
         for name in READ_ONLY {
             change.remove(name);
         }
-        hidden::keep("", &mut change, Some(&object))?;
+        redaction::restore("", &mut change, Some(&object))?;
         let sets = |names: &str| change.get(names).is_some_and(|it| !it.is_null());
         if sets("url") && !sets("workflow") {
             object.retain(|name, _| !WORKFLOW_ATTRIBUTES.contains(&name.as_str()));
@@ -115,7 +117,7 @@ fn parse_name(object: &mut Map<String, Value>) -> Result<String> {
         {
             Ok(name)
         }
-        _ => Err(wrong(
+        _ => Err(invalid_value(
             "name",
             format!("Must be 1 to {NAME_CHARS_MAX} characters, none of them a control character."),
         )),
@@ -129,7 +131,7 @@ fn parse_collection(object: &mut Map<String, Value>) -> Result<Option<String>> {
         Some(Value::String(name)) if name == "*" || collections::check_name(&name).is_ok() => {
             Ok(Some(name))
         }
-        Some(_) => Err(wrong(
+        Some(_) => Err(invalid_value(
             "collection",
             "Must be the name of a collection, * for all of them, or null.",
         )),
@@ -140,7 +142,7 @@ impl Webhook {
     /// The form that clients get. Secrets are hidden.
     pub fn to_json(&self) -> Value {
         let mut object = self.draft.to_json();
-        hidden::hide(&mut object);
+        redaction::redact(&mut object);
         if let Target::Http(call) = &self.draft.target {
             object.insert("hasSecret".to_owned(), json!(call.secret.is_some()));
         }
@@ -187,7 +189,7 @@ pub fn get(db: &Connection, id: &str) -> Result<Webhook> {
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Result<Webhook>> {
     let (actions, spec): (String, String) = (row.get(4)?, row.get(5)?);
-    let is_named = |action: &Action| actions.contains(&format!(" {action} "));
+    let is_named = |action: &RecordAction| actions.contains(&format!(" {action} "));
     let (id, name, is_active, collection) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
     let (created, updated) = (row.get(6)?, row.get(7)?);
     // It is the row that is wrong, not what somebody asks for.
@@ -198,7 +200,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Result<Webhook>> {
             name,
             is_active,
             collection,
-            actions: Action::ALL.into_iter().filter(is_named).collect(),
+            actions: RecordAction::ALL.into_iter().filter(is_named).collect(),
             target,
         },
         created,
@@ -282,9 +284,9 @@ pub fn delete(tx: &Connection, id: &str) -> Result<()> {
 /// Queues a call by hand; also of a webhook that is not active. Returns its number in the log.
 pub fn enqueue(tx: &Connection, id: &str, payload: &str) -> Result<i64> {
     let webhook = get(tx, id)?;
-    let entry = Entry {
-        source: Source::Webhook(&webhook.draft.name),
-        spec: &Spec::of(&webhook.draft.target),
+    let entry = OutboxEntry {
+        source: CallSource::Webhook(&webhook.draft.name),
+        spec: &TargetSpec::of(&webhook.draft.target),
         payload,
         change: None,
         dedupe: None,

@@ -79,8 +79,8 @@ const CRATES: [(&str, &[&str]); 23] = [
     (
         "regex_lite",
         &[
-            "src/model/collections/mod.rs",
             "src/model/collections/field.rs",
+            "src/model/collections/field_json.rs",
         ],
     ),
 ];

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 
 use super::show;
 use super::world::{Record, Value, World};
-use crate::model::rules::{Identity, Key, KeyScope, Service, User};
+use crate::model::rules::{ApiKey, Identity, KeyScope, Service, User};
 use crate::tests::rng::Rng;
 
 pub const ADMIN_ID: &str = "adm-1";
@@ -107,7 +107,7 @@ impl Caller {
 
     pub fn identity(&self, world: &World) -> Identity {
         match self {
-            Caller::Nobody => Identity::Nobody,
+            Caller::Nobody => Identity::Anonymous,
             Caller::Admin => Identity::Admin(ADMIN_ID.to_owned()),
             Caller::Service => Identity::Service(Service {
                 is_operator: false,
@@ -129,7 +129,7 @@ impl Caller {
 }
 
 impl Pass {
-    fn key(&self, world: &World) -> Key {
+    fn key(&self, world: &World) -> ApiKey {
         let scopes = [
             (self.reads, KeyScope::Read),
             (self.writes, KeyScope::Write),
@@ -140,7 +140,7 @@ impl Pass {
             let name = |table: &usize| world.tables[*table].collection.name.clone();
             tables.iter().map(name).collect()
         };
-        Key {
+        ApiKey {
             id: "key-1".to_owned(),
             scopes: scopes.iter().filter(|it| it.0).map(|it| it.1).collect(),
             databases: None,

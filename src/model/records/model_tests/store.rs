@@ -190,7 +190,7 @@ pub fn check_rules(world: &World) {
             let checked = records::check_rule(rule, &table.collection, &world.collections);
             assert!(
                 checked.is_ok(),
-                "rule {rule} of {}: {checked:?}",
+                "rule {rule:?} of {}: {checked:?}",
                 table.collection.name
             );
         }

@@ -14,10 +14,11 @@ use super::store::Store;
 use super::world::{Rule, Rules, World};
 use super::{bodies, filters, grants, store, world};
 use crate::base::error::{Error, Kind, Result};
-use crate::model::events::{Change, Events};
+use crate::model::events::{Events, RecordChange};
+use crate::model::filter::parse;
 use crate::model::records;
 use crate::model::records::{Draft, ListQuery, Precondition, Scope, Shape, SubscriberView};
-use crate::model::triggers::Action;
+use crate::model::triggers::RecordAction;
 use crate::store::db::Connection;
 use crate::tests::rng;
 use crate::tests::rng::Rng;
@@ -76,6 +77,8 @@ struct Round<'a> {
 
 /// What several subscribers ask for.
 struct Ask {
+    /// The filter of the wish, as a string.
+    filter: String,
     wish: records::SubscriptionSpec,
     callers: Vec<Caller>,
 }
@@ -139,10 +142,10 @@ impl Round<'_> {
     }
 
     /// The last change of each record.
-    fn take(&self) -> BTreeMap<(String, String), Arc<Change>> {
-        let taken = self.events.take(Duration::ZERO);
+    fn take(&self) -> BTreeMap<(String, String), Arc<RecordChange>> {
+        let taken = self.events.drain(Duration::ZERO);
         assert!(taken.lost.is_empty());
-        let key = |change: &Arc<Change>| {
+        let key = |change: &Arc<RecordChange>| {
             let state = &change.state;
             (state.collection.id.clone(), state.id().to_owned())
         };
@@ -154,7 +157,7 @@ impl Round<'_> {
         &self,
         rng: &mut Rng,
         table: usize,
-    ) -> Option<BTreeMap<(String, String), Arc<Change>>> {
+    ) -> Option<BTreeMap<(String, String), Arc<RecordChange>>> {
         let body = bodies::random(rng, &self.world, table, &Caller::Admin, Aim::New("new"));
         let (scope, collection) = (
             self.scope(&Caller::Admin),
@@ -174,7 +177,7 @@ impl Round<'_> {
         &self,
         rng: &mut Rng,
         table: usize,
-    ) -> Option<BTreeMap<(String, String), Arc<Change>>> {
+    ) -> Option<BTreeMap<(String, String), Arc<RecordChange>>> {
         let id = self.some_id(rng, table);
         let body = bodies::random(rng, &self.world, table, &Caller::Admin, Aim::Old(&id));
         let (scope, collection) = (
@@ -192,7 +195,7 @@ impl Round<'_> {
     }
 
     /// What was undone is not told.
-    fn told(&self, is_done: bool) -> Option<BTreeMap<(String, String), Arc<Change>>> {
+    fn told(&self, is_done: bool) -> Option<BTreeMap<(String, String), Arc<RecordChange>>> {
         let changes = self.take();
         assert!(is_done || changes.is_empty());
         is_done.then_some(changes)
@@ -203,7 +206,7 @@ impl Round<'_> {
         &mut self,
         rng: &mut Rng,
         table: usize,
-    ) -> Option<BTreeMap<(String, String), Arc<Change>>> {
+    ) -> Option<BTreeMap<(String, String), Arc<RecordChange>>> {
         let id = self.some_id(rng, table);
         let (scope, collection) = (
             self.scope(&Caller::Admin),
@@ -219,12 +222,13 @@ impl Round<'_> {
             let write = store.database().write(move |tx| {
                 records::delete(tx, &scope, &of, &doomed, &Precondition::default())
             });
-            let taken = self.events.take(Duration::ZERO).changes;
+            let taken = self.events.drain(Duration::ZERO).changes;
             assert!(write.is_ok() || taken.is_empty());
             for change in &taken {
-                let is_it = |other: &&Arc<Change>| other.state.id() == change.state.id();
+                let is_it = |other: &&Arc<RecordChange>| other.state.id() == change.state.id();
                 // What was changed before it was deleted is not what it was before.
-                if change.action == Action::Delete && taken.iter().filter(is_it).count() == 1 {
+                if change.action == RecordAction::Delete && taken.iter().filter(is_it).count() == 1
+                {
                     let asks = self.asks(rng, change);
                     self.compare(connection, change, &asks);
                 }
@@ -235,7 +239,7 @@ impl Round<'_> {
         None
     }
 
-    fn asks(&self, rng: &mut Rng, change: &Change) -> Vec<Ask> {
+    fn asks(&self, rng: &mut Rng, change: &RecordChange) -> Vec<Ask> {
         let collection = &change.state.collection;
         let table = self.world.table(&collection.id);
         let ask = |_| {
@@ -262,21 +266,30 @@ impl Round<'_> {
             };
             let shape = Shape::parse(wish.fields_text().as_deref(), Some(&wish.expand_text()));
             let wish = records::SubscriptionSpec {
-                filter,
+                filter: (!filter.is_empty()).then(|| parse(&filter).unwrap()),
                 shape: shape.unwrap(),
                 record,
             };
-            Ask { wish, callers }
+            Ask {
+                filter,
+                wish,
+                callers,
+            }
         };
         (0..ASKS).map(ask).collect()
     }
 
-    fn compare(&mut self, connection: &Connection, change: &Change, asks: &[Ask]) {
-        for Ask { wish, callers } in asks {
+    fn compare(&mut self, connection: &Connection, change: &RecordChange, asks: &[Ask]) {
+        for ask in asks {
+            let Ask {
+                filter,
+                wish,
+                callers,
+            } = ask;
             let mut classes: HashMap<String, Option<Vec<u8>>> = HashMap::new();
             for caller in callers {
                 let got = self.show(connection, change, wish, caller);
-                let expected = self.find(connection, change, wish, caller);
+                let expected = self.find(connection, change, ask, caller);
                 if is_too_long(&got) || is_too_long(&expected) {
                     continue;
                 }
@@ -291,7 +304,7 @@ impl Round<'_> {
                     };
                     let collection = &change.state.collection;
                     format!(
-                        "{:?} of {} {:?}\n{wish:?}\n{caller:?}\n{:?}\ngot {}\nexpected {}",
+                        "{:?} of {} {:?}\n{filter}\n{wish:?}\n{caller:?}\n{:?}\ngot {}\nexpected {}",
                         change.action,
                         collection.name,
                         change.state.values,
@@ -320,7 +333,7 @@ impl Round<'_> {
     fn show(
         &self,
         connection: &Connection,
-        change: &Change,
+        change: &RecordChange,
         wish: &records::SubscriptionSpec,
         caller: &Caller,
     ) -> Result<Option<Vec<u8>>> {
@@ -335,10 +348,11 @@ impl Round<'_> {
     fn find(
         &self,
         connection: &Connection,
-        change: &Change,
-        wish: &records::SubscriptionSpec,
+        change: &RecordChange,
+        ask: &Ask,
         caller: &Caller,
     ) -> Result<Option<Vec<u8>>> {
+        let wish = &ask.wish;
         let (scope, collection) = (self.scope(caller), &change.state.collection);
         if let Some(id) = &wish.record {
             let any = Precondition::default();
@@ -348,8 +362,8 @@ impl Round<'_> {
             };
         }
         let mut filter = format!("id = '{}'", change.state.id());
-        if !wish.filter.is_empty() {
-            filter = format!("({}) && {filter}", wish.filter);
+        if !ask.filter.is_empty() {
+            filter = format!("({}) && {filter}", ask.filter);
         }
         let query = ListQuery {
             filter,

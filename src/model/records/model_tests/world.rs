@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::filters;
 use crate::model::collections::{Collection, CollectionKind, Collections, Field, FieldKind};
 use crate::model::filter::Expr;
+use crate::model::rules;
 use crate::model::rules::FieldRules;
 use crate::tests::rng::Rng;
 
@@ -204,6 +205,7 @@ impl World {
 
     /// Brings the definitions in line with the rules of the tables.
     pub fn publish_rules(&mut self) {
+        let parsed = |expr| rules::Rule::parse(filters::render_plainly(expr)).unwrap();
         for table in &mut self.tables {
             let mut collection = Collection::clone(&table.collection);
             let rules = &table.rules;
@@ -216,14 +218,14 @@ impl World {
             ] {
                 *text = match rule {
                     Rule::Admins => None,
-                    Rule::Everyone => Some(String::new()),
-                    Rule::When(expr) => Some(filters::render_plainly(expr)),
+                    Rule::Everyone => Some(rules::Rule::everyone()),
+                    Rule::When(expr) => Some(parsed(expr)),
                 };
             }
             collection.rules.manage = match &rules.manage {
                 None | Some(Rule::Admins) => None,
-                Some(Rule::Everyone) => Some(String::new()),
-                Some(Rule::When(expr)) => Some(filters::render_plainly(expr)),
+                Some(Rule::Everyone) => Some(rules::Rule::everyone()),
+                Some(Rule::When(expr)) => Some(parsed(expr)),
             };
             collection.rules.fields.clone_from(&rules.fields);
             collection.rules.field_edits.clone_from(&rules.field_edits);

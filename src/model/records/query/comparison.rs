@@ -150,9 +150,9 @@ impl Query<'_> {
             DayComparison::Midnight { day } => {
                 return Ok(self.at_midnight(left, op, right, day, positive));
             }
-            DayComparison::MidnightFirst => return self.leaf(right, op.turned(), left, positive),
+            DayComparison::MidnightFirst => return self.leaf(right, op.flipped(), left, positive),
         };
-        Ok(match (op.sign(), equal == positive) {
+        Ok(match (op.symbol(), equal == positive) {
             // With a value on one side `=` and `IS` agree, and `=` uses every index. What a
             // request does not have equals nothing, as with `=`.
             ("=" | "!=", true) if one_is_set || one_may_be_nothing => format!("{a} = {b}"),
@@ -185,9 +185,9 @@ impl Query<'_> {
         let day = SqlOperand::Value(Stored::Text(day));
         let days = self.sql(days);
         let sql = match op {
-            Op::Less | Op::GreaterOrEqual => format!("{days} {} {}", op.sign(), self.sql(&day)),
+            Op::Less | Op::GreaterOrEqual => format!("{days} {} {}", op.symbol(), self.sql(&day)),
             Op::Greater | Op::LessOrEqual => {
-                format!("{days} {} {}", op.sign(), self.sql(midnight))
+                format!("{days} {} {}", op.symbol(), self.sql(midnight))
             }
             _ => format!("{days} IN ({}, {})", self.sql(&day), self.sql(midnight)),
         };

@@ -10,8 +10,7 @@ use rusqlite::types::Value as Stored;
 use super::builder::{MAIN, PathRoot, Query, Trust};
 use crate::base::error::Result;
 use crate::model::collections::{Collection, CollectionKind, EMAIL_VISIBILITY, Field};
-use crate::model::filter;
-use crate::model::rules::{Fields, Identity};
+use crate::model::rules::{Fields, Identity, Rule};
 use crate::store::db::quote;
 
 /// The field that holds the address.
@@ -25,10 +24,11 @@ pub fn is_guarded(collection: &Collection, field: &Field, fields: &Fields) -> bo
 /// True if two callers who read these fields may see different addresses.
 pub fn differs_by_caller(collection: &Collection, fields: &Fields, identity: &Identity) -> bool {
     let is_own = matches!(identity, Identity::User(user) if user.collection_id == collection.id);
-    let rule = collection.rules.manage.as_deref().unwrap_or_default();
+    let rule = collection.rules.manage.as_ref();
+    let rule = rule.and_then(|rule| rule.expression());
     let email = collection.field(EMAIL);
     email.is_some_and(|field| is_guarded(collection, field, fields))
-        && (is_own || rule.contains("@request"))
+        && (is_own || rule.is_some_and(|rule| rule.depends_on_request()))
 }
 
 /// SQL: a value where the guard holds, and something else where it does not.
@@ -59,16 +59,16 @@ impl Query<'_> {
             let id = self.bind(Stored::Text(user.id.clone()));
             any.push(format!("{alias}.id = {id}"));
         }
-        match collection.rules.manage.as_deref().map(str::trim) {
+        match collection.rules.manage.as_ref().map(Rule::expression) {
             None => {}
-            Some("") => any.push("TRUE".to_owned()),
-            Some(rule) => {
+            Some(None) => any.push("TRUE".to_owned()),
+            Some(Some(rule)) => {
                 let root = PathRoot {
                     alias,
                     collection,
                     trust: Trust::Rule,
                 };
-                any.push(self.expr(&filter::parse(rule)?, true, root)?);
+                any.push(self.expr(rule, true, root)?);
             }
         }
         match any.is_empty() {
@@ -83,7 +83,7 @@ mod tests {
     use super::super::RequestContext;
     use super::*;
     use crate::model::collections::{Collections, test_collection};
-    use crate::model::records;
+    use crate::model::{filter, records};
     use crate::store::db::Deadline;
     use rusqlite::{Connection, params_from_iter};
     use serde_json::json;
@@ -96,7 +96,7 @@ mod tests {
         ]);
         let mut users = test_collection("u", "users", fields);
         users.kind = CollectionKind::Auth;
-        users.rules.view = Some(String::new());
+        users.rules.view = Some(Rule::everyone());
         Collections::from_iter([users])
     }
 
@@ -118,7 +118,7 @@ mod tests {
     fn ask(db: &Connection, filter: &str) -> (String, String) {
         let collections = accounts();
         let request = RequestContext {
-            identity: &Identity::Nobody,
+            identity: &Identity::Anonymous,
             body: None,
         };
         let mut query = Query::new(&collections, request, Vec::new());

@@ -22,9 +22,8 @@ pub use like::{FUNCTION as LIKE, register};
 
 use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, Collections};
-use crate::model::filter;
 use crate::model::filter::{Comparison, Expr, Literal, Op, Operand, SortTerm};
-use crate::model::rules::Identity;
+use crate::model::rules::{Identity, Rule};
 use builder::PathRoot;
 use operand::{OperandValue, ResolvedOperand};
 
@@ -150,10 +149,10 @@ fn direction(descending: bool) -> &'static str {
 }
 
 /// Checks that a rule means something for its collection.
-pub fn check_rule(rule: &str, collection: &Collection, others: &Collections) -> Result<()> {
-    if rule.trim().is_empty() {
+pub fn check_rule(rule: &Rule, collection: &Collection, others: &Collections) -> Result<()> {
+    let Some(expression) = rule.expression() else {
         return Ok(());
-    }
+    };
     let mut known: Vec<Collection> = others
         .all()
         .into_iter()
@@ -163,12 +162,12 @@ pub fn check_rule(rule: &str, collection: &Collection, others: &Collections) -> 
     known.push(collection.clone());
     let collections = Collections::from_iter(known);
     let request = RequestContext {
-        identity: &Identity::Nobody,
+        identity: &Identity::Anonymous,
         body: None,
     };
     let mut query = Query::new(&collections, request, Vec::new());
     query.is_check = true;
     query
-        .condition(&filter::parse(rule)?, collection, Trust::Rule)
+        .condition(expression, collection, Trust::Rule)
         .map(drop)
 }

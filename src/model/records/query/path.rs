@@ -9,13 +9,14 @@ use super::operand::{JoinPath, ResolvedOperand};
 use crate::base::clock;
 use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, Field, FieldKind};
+use crate::model::filter::REQUEST;
 use crate::model::rules::{Access, Fields, Operation};
 use crate::store::db::quote;
 
 impl Query<'_> {
     pub fn path(&mut self, path: &[String], root: PathRoot<'_>) -> Result<ResolvedOperand> {
         let first = path.first().map_or("", String::as_str);
-        if first == "@request" {
+        if first == REQUEST {
             return self.request(path, root);
         }
         if let Some(name) = first.strip_prefix('@') {
@@ -124,7 +125,7 @@ impl Query<'_> {
         match trust {
             Trust::Rule => Ok(Fields::All),
             Trust::Caller => Ok(collection
-                .grant(Operation::View, self.request.identity)?
+                .grant(Operation::View, self.request.identity)
                 .fields),
         }
     }
@@ -162,7 +163,7 @@ impl Query<'_> {
         let (alias, table) = (self.alias(), quote(&target.name));
         join.joins += &format!(" LEFT JOIN {table} AS {alias} ON {alias}.id = {id}");
         if trust == Trust::Caller {
-            match target.grant(Operation::View, self.request.identity)?.access {
+            match target.grant(Operation::View, self.request.identity).access {
                 Access::Free => {}
                 Access::Denied => return Err(unknown()),
                 Access::When(rule) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::base::error::{Error, Result};
-use crate::model::triggers::{Target, hidden, refuse_rest, take_text, wrong};
+use crate::model::triggers::{Target, extract_text, invalid_value, redaction, refuse_unknown};
 use crate::services::cron::core::JobPlan;
 use crate::services::cron::schedule::Schedule;
 use crate::services::cron::zone::Zone;
@@ -91,14 +91,14 @@ impl JobRow {
         body: Map<String, Value>,
     ) -> Result<JobRow> {
         let mut object = body;
-        hidden::keep("", &mut object, None)?;
-        let mut text = |key: &str| take_text(key, key, &mut object);
+        redaction::restore("", &mut object, None)?;
+        let mut text = |key: &str| extract_text(key, key, &mut object);
         let name = text("name")?.unwrap_or_default();
         let (schedule, time_zone) = (text("schedule")?, text("timeZone")?.unwrap_or_default());
         let kind = text("type")?.unwrap_or_default();
         let count = name.trim().chars().count();
         if !(1..=NAME_CHARS_MAX).contains(&count) || name.chars().any(char::is_control) {
-            return Err(wrong(
+            return Err(invalid_value(
                 "name",
                 format!("Must be 1 to {NAME_CHARS_MAX} characters."),
             ));
@@ -106,13 +106,13 @@ impl JobRow {
         let is_active = match object.remove("active") {
             None | Some(Value::Null) => true,
             Some(Value::Bool(flag)) => flag,
-            Some(_) => return Err(wrong("active", "Must be true or false.")),
+            Some(_) => return Err(invalid_value("active", "Must be true or false.")),
         };
-        let schedule = schedule.ok_or_else(|| wrong("schedule", "Cannot be blank."))?;
+        let schedule = schedule.ok_or_else(|| invalid_value("schedule", "Cannot be blank."))?;
         let schedule = schedule.trim().to_owned();
         parse_plan(&schedule, &time_zone)?;
         let action = JobAction::take(&kind, &mut object)?;
-        refuse_rest("", &object)?;
+        refuse_unknown("", &object)?;
         Ok(JobRow {
             id: id.to_owned(),
             name: name.trim().to_owned(),
@@ -140,7 +140,7 @@ impl JobRow {
             "name": self.name, "schedule": self.schedule, "timeZone": self.time_zone,
             "type": self.kind, "active": self.is_active,
         });
-        hidden::keep("", &mut body, Some(&object))?;
+        redaction::restore("", &mut body, Some(&object))?;
         object.extend(own.as_object().cloned().unwrap_or_default());
         object.extend(body);
         JobRow::parse(&self.id, &self.created, updated, object)
@@ -157,7 +157,7 @@ impl JobRow {
         let mut spec = self.spec.clone();
         if self.kind == "http" {
             let has_secret = spec.get("secret").is_some_and(Value::is_string);
-            hidden::hide(&mut spec);
+            redaction::redact(&mut spec);
             spec.insert("hasSecret".to_owned(), has_secret.into());
         }
         object.extend(spec);
@@ -198,7 +198,7 @@ impl CronJob {
 fn parse_plan(schedule: &str, time_zone: &str) -> Result<JobPlan> {
     let zone = Zone::parse(time_zone).ok_or_else(|| {
         let message = "Must be the name of a time zone such as Europe/Berlin, or empty for UTC.";
-        wrong("timeZone", message)
+        invalid_value("timeZone", message)
     })?;
     Ok(JobPlan {
         schedule: Schedule::parse(schedule)?,
@@ -213,11 +213,11 @@ impl JobAction {
         match kind {
             "sql" => parse_script(object).map(JobAction::Sql),
             "http" => match object.contains_key("workflow") {
-                true => Err(wrong("workflow", "There is no such attribute.")),
-                false => Target::take("", object).map(JobAction::Http),
+                true => Err(invalid_value("workflow", "There is no such attribute.")),
+                false => Target::extract("", object).map(JobAction::Http),
             },
             "workflow" => {
-                let name = take_text("workflow", "workflow", object)?.unwrap_or_default();
+                let name = extract_text("workflow", "workflow", object)?.unwrap_or_default();
                 limits::check_workflow(&name)?;
                 let input = object.remove("input").filter(|input| !input.is_null());
                 if input
@@ -225,11 +225,11 @@ impl JobAction {
                     .is_some_and(|it| it.to_string().len() > INPUT_BYTES_MAX)
                 {
                     let message = format!("At most {} KiB.", INPUT_BYTES_MAX >> 10);
-                    return Err(wrong("input", message));
+                    return Err(invalid_value("input", message));
                 }
                 Ok(JobAction::Workflow { name, input })
             }
-            _ => Err(wrong("type", "Must be sql, http or workflow.")),
+            _ => Err(invalid_value("type", "Must be sql, http or workflow.")),
         }
     }
 
@@ -247,16 +247,16 @@ impl JobAction {
 }
 
 fn parse_script(object: &mut Map<String, Value>) -> Result<SqlScript> {
-    let sql = take_text("sql", "sql", object)?.unwrap_or_default();
+    let sql = extract_text("sql", "sql", object)?.unwrap_or_default();
     if sql.trim().is_empty() || sql.len() > SQL_BYTES_MAX || sql.contains('\0') {
         let message = format!("Must be SQL of at most {} KiB.", SQL_BYTES_MAX >> 10);
-        return Err(wrong("sql", message));
+        return Err(invalid_value("sql", message));
     }
-    let database = take_text("database", "database", object)?;
+    let database = extract_text("database", "database", object)?;
     let database = database.unwrap_or_else(|| db::DEFAULT.to_owned());
     let is_own = [db::STATS, db::WORKFLOWS].contains(&database.as_str());
     if !is_own && !db::is_valid_name(&database) {
-        return Err(wrong(
+        return Err(invalid_value(
             "database",
             format!("There is no database {database}."),
         ));
@@ -271,7 +271,7 @@ fn parse_script(object: &mut Map<String, Value>) -> Result<SqlScript> {
     };
     let seconds = seconds.filter(|seconds| (1..=most).contains(seconds));
     let seconds = seconds.ok_or_else(|| {
-        wrong(
+        invalid_value(
             "timeout",
             format!("Must be 1 to {most} seconds for the database {database}."),
         )
@@ -290,7 +290,7 @@ pub fn payload(name: &str, time_ms: i64) -> Value {
 
 /// Where a script cannot be run.
 pub fn wrong_script(error: &Error) -> Error {
-    wrong("sql", error.message())
+    invalid_value("sql", error.message())
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use super::{logs, queue, table};
 use crate::base::clock::DAY_MS;
 use crate::base::error::Kind;
 use crate::base::paging::Page;
-use crate::model::triggers::outbox::{Entry, Source, Spec};
-use crate::model::triggers::{Action, Target, outbox};
+use crate::model::triggers::outbox::{CallSource, OutboxEntry, TargetSpec};
+use crate::model::triggers::{RecordAction, Target, outbox};
 
 mod sim;
 
@@ -25,9 +25,9 @@ fn tables() -> Connection {
 
 /// Queues a call as if it were this time.
 fn add(db: &Connection, target: &Target, now_ms: i64) -> i64 {
-    let entry = Entry {
-        source: Source::Webhook("hook"),
-        spec: &Spec::of(target),
+    let entry = OutboxEntry {
+        source: CallSource::Webhook("hook"),
+        spec: &TargetSpec::of(target),
         payload: r#"{"a":1}"#,
         change: None,
         dedupe: None,
@@ -96,15 +96,15 @@ fn a_webhook_of_another_version_holds_up_no_write() {
     let db = tables();
     let sql = "INSERT INTO _webhooks VALUES ('w1', 'new', 1, 'posts', ' create ', ?1, '', '')";
     db.execute(sql, [r#"{"queue":"a"}"#]).unwrap();
-    let found = outbox::webhooks_for(&db, "posts", Action::Create).unwrap();
+    let found = outbox::webhooks_for(&db, "posts", RecordAction::Create).unwrap();
     let [(name, spec)] = &found[..] else {
         panic!("one webhook");
     };
-    let entry = Entry {
-        source: Source::Webhook(name),
+    let entry = OutboxEntry {
+        source: CallSource::Webhook(name),
         spec,
         payload: "{}",
-        change: Some(("posts", Action::Create, "r1")),
+        change: Some(("posts", RecordAction::Create, "r1")),
         dedupe: None,
     };
     let id = outbox::add(&db, &entry).unwrap().unwrap();

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::base::threads::lock;
-use crate::model::auth::Pass;
+use crate::model::auth::StoredCredentials;
 use crate::net::sockets::{Flow, SocketHandle, SocketHandler};
 use crate::services::workflows::core::Input;
 use crate::services::workflows::engine::queue::{Item, Shared};
@@ -17,7 +17,7 @@ pub struct Connection {
     shared: Arc<Shared>,
     session: SessionId,
     grant: Option<Grant>,
-    pass: Pass,
+    pass: StoredCredentials,
     worker: Option<Worker>,
 }
 
@@ -27,7 +27,7 @@ impl Connection {
         shared: Arc<Shared>,
         session: SessionId,
         grant: Option<Grant>,
-        pass: Pass,
+        pass: StoredCredentials,
     ) -> Connection {
         Connection {
             shared,

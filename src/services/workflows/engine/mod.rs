@@ -14,7 +14,7 @@ use crate::base::budget::Budget;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::{Stop, lock};
 use crate::base::{clock, ids, log};
-use crate::model::auth::{Auth, Credentials, Pass};
+use crate::model::auth::{Auth, Credentials, StoredCredentials};
 use crate::model::rules::Identity;
 use crate::net::sockets::{SocketHandler, Text};
 use crate::services::stats::Stats;
@@ -87,7 +87,7 @@ impl Workflows {
     }
 
     /// The other end of a socket of a worker. `pass` are the credentials that the handshake had, if any.
-    pub fn peer(&self, grant: Option<Grant>, pass: Pass) -> Box<dyn SocketHandler> {
+    pub fn peer(&self, grant: Option<Grant>, pass: StoredCredentials) -> Box<dyn SocketHandler> {
         let session = self.sessions.fetch_add(1, Relaxed);
         let shared = Arc::clone(&self.shared);
         Box::new(Connection::new(shared, session, grant, pass))
@@ -266,7 +266,7 @@ impl Workflows {
             };
             let grant = self.grant(credentials)?;
             if let Some(worker) = lock(&self.shared.links).get(&session) {
-                *lock(&worker.pass) = Pass::new(credentials);
+                *lock(&worker.pass) = StoredCredentials::new(credentials);
                 worker.link.set_has_credentials(true);
             }
             Ok(grant)

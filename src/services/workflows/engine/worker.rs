@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
-use crate::model::auth::Pass;
+use crate::model::auth::StoredCredentials;
 use crate::net::sockets::SocketHandle;
 
 /// Frames of one worker that wait, and their bytes.
@@ -16,7 +16,7 @@ const PENDING_BYTES_MAX: usize = 2 << 20;
 pub struct Worker {
     pub link: SocketHandle,
     pub pending: Arc<Pending>,
-    pub pass: Arc<Mutex<Pass>>,
+    pub pass: Arc<Mutex<StoredCredentials>>,
 }
 
 /// What of a worker waits in the queue.

@@ -1,22 +1,38 @@
-//! Credentials that are kept for as long as a connection lives, to be looked at again.
+//! The credentials of a request, and a copy that is kept as long as its connection lives.
 
 use std::time::Instant;
 
-use super::Credentials;
+/// What a request shows of who it is from.
+#[derive(Clone, Copy, Default)]
+pub struct Credentials<'a> {
+    pub authorization: Option<&'a str>,
+    pub api_key: Option<&'a str>,
+}
 
-/// By what somebody was let in.
+impl<'a> Credentials<'a> {
+    /// The token of the `Authorization` header, which may stand with or without `Bearer`.
+    pub fn token(&self) -> &'a str {
+        let token = self.authorization.unwrap_or_default().trim();
+        match token.get(..7) {
+            Some(scheme) if scheme.eq_ignore_ascii_case("Bearer ") => token[7..].trim_start(),
+            _ => token,
+        }
+    }
+}
+
+/// The credentials that a connection was opened with.
 #[derive(Clone, Debug)]
-pub struct Pass {
+pub struct StoredCredentials {
     authorization: Option<String>,
     api_key: Option<String>,
     /// When they were last found to be good.
     pub checked: Instant,
 }
 
-impl Pass {
+impl StoredCredentials {
     /// The credentials of a request, which are good now, if there are any.
-    pub fn new(credentials: Credentials<'_>) -> Pass {
-        Pass {
+    pub fn new(credentials: Credentials<'_>) -> StoredCredentials {
+        StoredCredentials {
             authorization: credentials.authorization.map(str::to_owned),
             api_key: credentials.api_key.map(str::to_owned),
             checked: Instant::now(),
@@ -29,7 +45,7 @@ impl Pass {
     }
 
     /// True if these are the same credentials.
-    pub fn is_same(&self, other: &Pass) -> bool {
+    pub fn is_same(&self, other: &StoredCredentials) -> bool {
         (&self.authorization, &self.api_key) == (&other.authorization, &other.api_key)
     }
 

@@ -1,41 +1,41 @@
 //! Secrets of targets: written by clients and never read back.
 //!
-//! Answers show [`HIDDEN`] in the place of a signing secret and of the values of headers. A client
-//! that sends [`HIDDEN`] back keeps the stored value. It is refused where no value is stored, so it
+//! Answers show [`PLACEHOLDER`] in the place of a signing secret and of the values of headers. A client
+//! that sends [`PLACEHOLDER`] back keeps the stored value. It is refused where no value is stored, so it
 //! never becomes a value itself, and a stored value never moves to another URL of a list.
 
 use serde_json::{Map, Value};
 
-use super::wrong;
+use super::invalid_value;
 use crate::base::error::Result;
 
 /// Shown in the place of a value.
-pub const HIDDEN: &str = "***";
+pub const PLACEHOLDER: &str = "***";
 const SECRET: &str = "secret";
 const HEADERS: &str = "headers";
 const TRIGGERS: &str = "triggers";
 
 /// A header whose value says nothing that a log must not show.
-fn is_open(header: &str) -> bool {
+fn is_public(header: &str) -> bool {
     header.eq_ignore_ascii_case("content-type")
 }
 
 /// Hides the secret and the headers of a target in its JSON form.
-pub fn hide(target: &mut Map<String, Value>) {
+pub fn redact(target: &mut Map<String, Value>) {
     if let Some(secret) = target.get_mut(SECRET).filter(|secret| !secret.is_null()) {
-        *secret = Value::from(HIDDEN);
+        *secret = Value::from(PLACEHOLDER);
     }
     if let Some(Value::Object(headers)) = target.get_mut(HEADERS) {
         for (header, value) in headers {
-            if !is_open(header) {
-                *value = Value::from(HIDDEN);
+            if !is_public(header) {
+                *value = Value::from(PLACEHOLDER);
             }
         }
     }
 }
 
-/// Puts stored values in the place of [`HIDDEN`]. An error names the attribute below `name`.
-pub fn keep(
+/// Puts stored values in the place of [`PLACEHOLDER`]. An error names the attribute below `name`.
+pub fn restore(
     name: &str,
     target: &mut Map<String, Value>,
     stored: Option<&Map<String, Value>>,
@@ -44,11 +44,12 @@ pub fn keep(
         "" => key.to_owned(),
         name => format!("{name}.{key}"),
     };
-    let is_hidden = |value: &Value| value.as_str() == Some(HIDDEN);
+    let is_hidden = |value: &Value| value.as_str() == Some(PLACEHOLDER);
     let missing = |key: &str, what: &str| {
-        let message =
-            format!("{HIDDEN} keeps a stored value, and {what} has none here. Give the value.");
-        wrong(at(key), message)
+        let message = format!(
+            "{PLACEHOLDER} keeps a stored value, and {what} has none here. Give the value."
+        );
+        invalid_value(at(key), message)
     };
     if let Some(secret) = target.get_mut(SECRET).filter(|secret| is_hidden(secret)) {
         let kept = stored
@@ -73,18 +74,21 @@ pub fn keep(
 }
 
 /// Hides what the triggers in the options of a collection keep secret.
-pub fn hide_triggers(options: &mut Map<String, Value>) {
+pub fn redact_triggers(options: &mut Map<String, Value>) {
     let Some(Value::Array(triggers)) = options.get_mut(TRIGGERS) else {
         return;
     };
     for trigger in triggers.iter_mut().filter_map(Value::as_object_mut) {
-        hide(trigger);
+        redact(trigger);
     }
 }
 
 /// Puts stored values into the triggers of new options. A trigger keeps those of the stored one that
 /// looks the same, or else of one with the same URL.
-pub fn keep_triggers(options: &mut Map<String, Value>, stored: &Map<String, Value>) -> Result<()> {
+pub fn restore_triggers(
+    options: &mut Map<String, Value>,
+    stored: &Map<String, Value>,
+) -> Result<()> {
     let Some(Value::Array(triggers)) = options.get_mut(TRIGGERS) else {
         return Ok(());
     };
@@ -100,13 +104,13 @@ pub fn keep_triggers(options: &mut Map<String, Value>, stored: &Map<String, Valu
         };
         let looks_same = |it: &&&Map<String, Value>| {
             let mut shown = Map::clone(it);
-            hide(&mut shown);
+            redact(&mut shown);
             shown == *trigger
         };
         let has_same_url = |it: &&&Map<String, Value>| it.get("url") == trigger.get("url");
         let before = stored.iter().find(looks_same);
         let before = before.or_else(|| stored.iter().find(has_same_url)).copied();
-        keep(&format!("options.{TRIGGERS}.{at}"), trigger, before)?;
+        restore(&format!("options.{TRIGGERS}.{at}"), trigger, before)?;
     }
     Ok(())
 }
@@ -144,17 +148,17 @@ mod tests {
     #[test]
     fn what_was_shown_can_be_sent_back() {
         let mut shown = stored();
-        hide_triggers(&mut shown);
+        redact_triggers(&mut shown);
         let text = Value::from(shown.clone()).to_string();
         assert!(!text.contains("s1") && !text.contains(r#""2""#), "{text}");
         assert_eq!(shown["triggers"][1]["headers"]["Content-Type"], "text/x");
-        keep_triggers(&mut shown, &stored()).unwrap();
+        restore_triggers(&mut shown, &stored()).unwrap();
         assert_eq!(shown, stored());
         // In another order, and with one of two that have the same URL.
         let mut shown = stored();
-        hide_triggers(&mut shown);
+        redact_triggers(&mut shown);
         let mut less = options(&json!([shown["triggers"][3], shown["triggers"][1]]));
-        keep_triggers(&mut less, &stored()).unwrap();
+        restore_triggers(&mut less, &stored()).unwrap();
         assert_eq!(less["triggers"][1], stored()["triggers"][1]);
     }
 
@@ -173,7 +177,7 @@ mod tests {
             ),
             (json!({"workflow": "w", "secret": "***"}), "secret"),
         ] {
-            let error = keep_triggers(&mut options(&json!([trigger])), &stored()).unwrap_err();
+            let error = restore_triggers(&mut options(&json!([trigger])), &stored()).unwrap_err();
             let name = format!("options.triggers.0.{name}");
             assert!(
                 error.field_errors().contains_key(&name),
@@ -183,7 +187,7 @@ mod tests {
         let mut changed = options(&json!([
             {"action": "*", "url": "http://a", "secret": "new", "headers": {"x": "***", "Z": "z"}}
         ]));
-        keep_triggers(&mut changed, &stored()).unwrap();
+        restore_triggers(&mut changed, &stored()).unwrap();
         let changed = &changed["triggers"][0];
         assert_eq!(changed["secret"], "new");
         assert_eq!(changed["headers"], json!({"x": "1", "Z": "z"}));

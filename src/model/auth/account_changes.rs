@@ -8,13 +8,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::accounts::{Realm, Session};
-use super::hasher::Turn;
+use super::accounts::{AccountSession, Realm};
+use super::hasher::HashPriority;
 pub use super::token::Purpose;
-use super::token::{About, Claims};
+use super::token::{Claims, ExtraClaims};
 use super::{Auth, wrong_token};
 use crate::base::error::{Error, Kind, Result};
-use crate::model::records::account::{Renewal, Secrets};
+use crate::model::records::account::{AccountChange, Secrets};
 use crate::model::records::{Shape, account};
 use crate::model::rules::{Identity, User};
 use crate::net::mail;
@@ -27,7 +27,7 @@ const EMAIL_MS: i64 = 30 * 60_000;
 
 /// A mail that may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum AccountMail {
     Verification,
     Reset,
 }
@@ -69,29 +69,29 @@ impl Auth {
     pub fn mail_for(
         &self,
         realm: &Realm,
-        wanted: Wanted,
+        wanted: AccountMail,
         email: &str,
         from: IpAddr,
     ) -> Result<Option<Mail>> {
         let what = match wanted {
-            Wanted::Verification => "verification",
-            Wanted::Reset => "reset",
+            AccountMail::Verification => "verification",
+            AccountMail::Reset => "reset",
         };
         let account = realm.label(what, &email.to_ascii_lowercase());
         let _counted = self.mails.attempt(&account, from)?;
         let found = realm.by_email(email)?;
-        let nobody = Secrets::nobody();
+        let nobody = Secrets::dummy();
         let (purpose, life_ms) = match wanted {
-            Wanted::Verification => (Purpose::Verification, VERIFICATION_MS),
-            Wanted::Reset => (Purpose::Reset, RESET_MS),
+            AccountMail::Verification => (Purpose::Verification, VERIFICATION_MS),
+            AccountMail::Reset => (Purpose::Reset, RESET_MS),
         };
         // Signed in any case: the time shall not tell.
         let secrets = found.as_ref().unwrap_or(&nobody);
-        let link = self.link(realm, secrets, purpose, realm.about(), life_ms);
-        let is_due = |secrets: &Secrets| wanted == Wanted::Reset || !secrets.is_verified;
+        let link = self.link(realm, secrets, purpose, realm.extra(), life_ms);
+        let is_due = |secrets: &Secrets| wanted == AccountMail::Reset || !secrets.is_verified;
         Ok(found.filter(is_due).map(|secrets| match wanted {
-            Wanted::Verification => verification_mail(secrets.email, link),
-            Wanted::Reset => reset_mail(secrets.email, link),
+            AccountMail::Verification => verification_mail(secrets.email, link),
+            AccountMail::Reset => reset_mail(secrets.email, link),
         }))
     }
 
@@ -111,11 +111,11 @@ impl Auth {
         }
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
         let is_free = realm.by_email(email)?.is_none();
-        let about = About {
+        let extra = ExtraClaims {
             email: Some(email.to_owned()),
-            ..realm.about()
+            ..realm.extra()
         };
-        let link = self.link(realm, &secrets, Purpose::Email, about, EMAIL_MS);
+        let link = self.link(realm, &secrets, Purpose::Email, extra, EMAIL_MS);
         Ok(is_free.then(|| new_address_mail(email.to_owned(), link)))
     }
 
@@ -140,32 +140,32 @@ impl Auth {
         let secrets = secrets
             .filter(|secrets| is_wanted && self.mail_key(claims.purpose, secrets) == claims.key)
             .ok_or_else(|| as_invalid(wrong_token()))?;
-        let renewal = self.renewal(&realm, &claims, &secrets, confirmation, from)?;
-        self.renew(&realm, secrets, renewal)
+        let change = self.account_change(&realm, &claims, &secrets, confirmation, from)?;
+        self.apply_change(&realm, secrets, change)
     }
 
-    fn renewal(
+    fn account_change(
         &self,
         realm: &Realm,
         claims: &Claims,
         secrets: &Secrets,
         confirmation: &Confirmation<'_>,
         from: IpAddr,
-    ) -> Result<Renewal> {
+    ) -> Result<AccountChange> {
         let password = confirmation.password;
-        match (claims.purpose, &claims.about.email) {
+        match (claims.purpose, &claims.extra.email) {
             (Purpose::Reset, _) => {
                 let hash = self.new_hash(realm, password, confirmation.confirmation, from)?;
-                Ok(Renewal::Password {
+                Ok(AccountChange::Password {
                     hash,
                     verifies: true,
                 })
             }
             (Purpose::Email, Some(email)) => {
-                self.check_old(realm, secrets, "password", password, from)?;
-                Ok(Renewal::Email(email.clone()))
+                self.check_present_password(realm, secrets, "password", password, from)?;
+                Ok(AccountChange::Email(email.clone()))
             }
-            (Purpose::Verification, _) => Ok(Renewal::Verified),
+            (Purpose::Verification, _) => Ok(AccountChange::Verified),
             _ => Err(as_invalid(wrong_token())),
         }
     }
@@ -179,15 +179,15 @@ impl Auth {
         new: &Confirmation<'_>,
         from: IpAddr,
         asker: Asker<'_>,
-    ) -> Result<Session> {
+    ) -> Result<AccountSession> {
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
-        self.check_old(realm, &secrets, "oldPassword", old_password, from)?;
+        self.check_present_password(realm, &secrets, "oldPassword", old_password, from)?;
         let hash = self.new_hash(realm, new.password, new.confirmation, from)?;
-        let renewal = Renewal::Password {
+        let change = AccountChange::Password {
             hash,
             verifies: false,
         };
-        self.renew(realm, secrets, renewal)?;
+        self.apply_change(realm, secrets, change)?;
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
         self.session(realm, &secrets, &Shape::default(), asker)
     }
@@ -208,14 +208,17 @@ impl Auth {
                 "The passwords are not the same.",
             ));
         }
-        self.hasher.hash(Turn::uncounted(from), password)
+        self.hasher.hash(HashPriority::uncounted(from), password)
     }
 
-    fn renew(&self, realm: &Realm, secrets: Secrets, renewal: Renewal) -> Result<()> {
-        let (scope, collection) = (realm.scope(Identity::Nobody), Arc::clone(&realm.collection));
+    fn apply_change(&self, realm: &Realm, secrets: Secrets, change: AccountChange) -> Result<()> {
+        let (scope, collection) = (
+            realm.scope(Identity::Anonymous),
+            Arc::clone(&realm.collection),
+        );
         let is_done = realm
             .database
-            .write(move |tx| account::renew(tx, &scope, &collection, &secrets, &renewal))?;
+            .write(move |tx| account::apply_change(tx, &scope, &collection, &secrets, &change))?;
         match is_done {
             true => Ok(()),
             // Somebody was faster, with another password or address.
@@ -237,11 +240,11 @@ impl Auth {
         realm: &Realm,
         secrets: &Secrets,
         purpose: Purpose,
-        about: About,
+        extra: ExtraClaims,
         life_ms: i64,
     ) -> String {
         let (id, key) = (secrets.id.clone(), self.mail_key(purpose, secrets));
-        let token = self.sign(purpose, id, key, about, life_ms);
+        let token = self.sign(purpose, id, key, extra, life_ms);
         match realm.collection.confirm_url() {
             Some(url) if url.contains("{TOKEN}") => url.replace("{TOKEN}", &token),
             Some(url) => format!("{url}#{token}"),

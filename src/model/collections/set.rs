@@ -1,0 +1,85 @@
+//! All definitions of a database, as they were at one moment.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::collection::Collection;
+use crate::base::error::{Error, Result};
+
+/// All definitions of one database at one moment.
+#[derive(Debug, Default)]
+pub struct Collections {
+    by_name: HashMap<String, Arc<Collection>>,
+    by_id: HashMap<String, Arc<Collection>>,
+    /// How many changes there had been when these were read, and how many there are now.
+    read_at: u64,
+    changes: Arc<AtomicU64>,
+}
+
+impl Collections {
+    /// Ties the definitions to the count of changes, which was `read_at` when they were read.
+    pub fn counted(self, read_at: u64, changes: Arc<AtomicU64>) -> Collections {
+        Collections {
+            read_at,
+            changes,
+            ..self
+        }
+    }
+
+    /// By name, or else by id.
+    pub fn find(&self, name_or_id: &str) -> Option<&Arc<Collection>> {
+        self.by_name
+            .get(name_or_id)
+            .or_else(|| self.by_id.get(name_or_id))
+    }
+
+    /// By id alone, for ids that are stored.
+    pub fn by_id(&self, id: &str) -> Option<&Arc<Collection>> {
+        self.by_id.get(id)
+    }
+
+    /// Refuses to go on when a definition of the database has changed since these were read. A write
+    /// asks inside its transaction: changes come through the same queue, so the answer holds until
+    /// the commit. A read asks when it is done: what it saw was then committed before any change.
+    pub fn check_current(&self) -> Result<()> {
+        match self.changes.load(Ordering::SeqCst) == self.read_at {
+            true => Ok(()),
+            false => Err(Error::stale()),
+        }
+    }
+
+    /// By name, or else by id; not found is an error for the client.
+    pub fn get(&self, name_or_id: &str) -> Result<&Arc<Collection>> {
+        self.find(name_or_id)
+            .ok_or_else(|| Error::not_found(format!("There is no collection {name_or_id}.")))
+    }
+
+    /// Whether there are records with files.
+    pub fn has_files(&self) -> bool {
+        self.by_id.values().any(|collection| collection.has_files())
+    }
+
+    /// Every collection, sorted by name.
+    pub fn all(&self) -> Vec<&Arc<Collection>> {
+        let mut all: Vec<_> = self.by_name.values().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+}
+
+impl FromIterator<Collection> for Collections {
+    fn from_iter<I: IntoIterator<Item = Collection>>(list: I) -> Collections {
+        let mut collections = Collections::default();
+        for collection in list {
+            let collection = Arc::new(collection);
+            collections
+                .by_id
+                .insert(collection.id.clone(), Arc::clone(&collection));
+            collections
+                .by_name
+                .insert(collection.name.clone(), collection);
+        }
+        collections
+    }
+}

@@ -1,0 +1,137 @@
+//! The syntax tree of filters, rules and sorts.
+
+/// The first name of the paths that stand for the request.
+pub const REQUEST: &str = "@request";
+
+/// A condition.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expr {
+    And(Vec<Expr>),
+    Or(Vec<Expr>),
+    Not(Box<Expr>),
+    Compare(Comparison),
+    In(Operand, Vec<Literal>),
+}
+
+impl Expr {
+    /// A condition that no record meets.
+    pub fn never() -> Expr {
+        let side = |value| Operand::Literal(Literal::Integer(value));
+        Expr::Compare(Comparison {
+            left: side(1),
+            op: Op::Equal,
+            any: false,
+            right: side(0),
+        })
+    }
+
+    /// True if it mentions a path for which `is_it` holds.
+    pub fn any_path(&self, is_it: &dyn Fn(&[String]) -> bool) -> bool {
+        let holds = |operand: &Operand| match operand {
+            Operand::Path(path) => is_it(path),
+            Operand::Literal(_) => false,
+        };
+        match self {
+            Expr::And(list) | Expr::Or(list) => list.iter().any(|it| it.any_path(is_it)),
+            Expr::Not(inner) => inner.any_path(is_it),
+            Expr::Compare(comparison) => holds(&comparison.left) || holds(&comparison.right),
+            Expr::In(operand, _) => holds(operand),
+        }
+    }
+
+    /// True if it depends on the request: on its account, or on what it writes.
+    pub fn depends_on_request(&self) -> bool {
+        self.any_path(&|path| path.first().is_some_and(|name| name == REQUEST))
+    }
+
+    /// True if it depends on the time: it mentions a macro such as `@now`.
+    pub fn depends_on_time(&self) -> bool {
+        let is_macro = |name: &String| name.starts_with('@') && name != REQUEST;
+        self.any_path(&|path| path.first().is_some_and(is_macro))
+    }
+
+    /// True if it searches in texts, with `~` or `!~`.
+    pub fn searches(&self) -> bool {
+        match self {
+            Expr::And(list) | Expr::Or(list) => list.iter().any(Expr::searches),
+            Expr::Not(inner) => inner.searches(),
+            Expr::Compare(comparison) => matches!(comparison.op, Op::Like | Op::NotLike),
+            Expr::In(..) => false,
+        }
+    }
+}
+
+/// `left op right`; with `any`, one of several values is enough.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    pub left: Operand,
+    pub op: Op,
+    pub any: bool,
+    pub right: Operand,
+}
+
+/// What a comparison asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    Equal,
+    NotEqual,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+    /// Contains, without regard to the case of ASCII letters; `%` stands for anything.
+    Like,
+    NotLike,
+}
+
+impl Op {
+    /// As a filter has it; the first of several forms. All but `~` are SQL, too.
+    pub fn symbol(self) -> &'static str {
+        match self {
+            Op::Equal => "=",
+            Op::NotEqual => "!=",
+            Op::Greater => ">",
+            Op::GreaterOrEqual => ">=",
+            Op::Less => "<",
+            Op::LessOrEqual => "<=",
+            Op::Like => "~",
+            Op::NotLike => "!~",
+        }
+    }
+
+    /// The one that holds if both sides change places; not for `~`.
+    pub fn flipped(self) -> Op {
+        match self {
+            Op::Greater => Op::Less,
+            Op::GreaterOrEqual => Op::LessOrEqual,
+            Op::Less => Op::Greater,
+            Op::LessOrEqual => Op::GreaterOrEqual,
+            Op::Equal | Op::NotEqual | Op::Like | Op::NotLike => self,
+        }
+    }
+}
+
+/// One side of a comparison.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operand {
+    Literal(Literal),
+    /// A field, perhaps of a related record: `author.name`. The first name may begin with `@`.
+    Path(Vec<String>),
+}
+
+/// A value that stands in the text.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Literal {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    Real(f64),
+    Text(String),
+}
+
+/// One term of a sort.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SortTerm {
+    pub path: Vec<String>,
+    pub descending: bool,
+}

@@ -1,0 +1,203 @@
+//! An HTTP request that is made when something happens.
+
+use std::net::Ipv6Addr;
+use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
+
+use super::attributes::{BODY_BYTES_MAX, extract_text, invalid_value, too_long};
+use crate::base::crypto;
+use crate::base::error::Result;
+
+const URL_BYTES_MAX: usize = 2048;
+const HEADERS_MAX: usize = 20;
+const HEADERS_BYTES_MAX: usize = 8 << 10;
+/// Methods that a call may have.
+const METHODS: [&str; 5] = ["POST", "PUT", "PATCH", "DELETE", "GET"];
+/// Headers that the sender alone sets.
+const OWN_HEADERS: [&str; 8] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+/// How the signing secret of a receiver begins; base64 follows (Standard Webhooks).
+const SECRET_PREFIX: &str = "whsec_";
+/// Bytes that such a secret may have.
+const SECRET_BYTES: RangeInclusive<usize> = 16..=64;
+
+/// An HTTP request that is to be made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpCall {
+    /// `http` or `https`.
+    pub url: String,
+    pub method: String,
+    pub headers: Vec<(String, String)>,
+    /// Sent in place of the payload.
+    pub body: Option<String>,
+    /// Tries after the first one.
+    pub retries: u32,
+    /// Sends a token of this server along (WH-6).
+    pub has_token: bool,
+    /// What the receiver checks signatures with, in place of the secret of the server.
+    pub secret: Option<String>,
+}
+
+impl HttpCall {
+    /// `at` names an attribute in an error.
+    pub(super) fn extract(
+        at: &dyn Fn(&str) -> String,
+        retries: u32,
+        object: &mut Map<String, Value>,
+    ) -> Result<HttpCall> {
+        let url = extract_text(&at("url"), "url", object)?
+            .ok_or_else(|| invalid_value(at("url"), "A url, or a workflow, is needed."))?;
+        check_url(&at("url"), &url)?;
+        let method = extract_text(&at("method"), "method", object)?;
+        let method = method.map_or_else(|| "POST".to_owned(), |it| it.to_ascii_uppercase());
+        if !METHODS.contains(&method.as_str()) {
+            return Err(invalid_value(
+                at("method"),
+                format!("Must be one of {}.", METHODS.join(", ")),
+            ));
+        }
+        let mut headers = extract_headers(&at("headers"), object)?;
+        let kind = extract_text(&at("contentType"), "contentType", object)?;
+        if let Some(kind) = kind {
+            let kind = match kind.as_str() {
+                "json" => "application/json".to_owned(),
+                "form" => "application/x-www-form-urlencoded".to_owned(),
+                "text" => "text/plain; charset=utf-8".to_owned(),
+                _ => kind,
+            };
+            headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
+            headers.push(("Content-Type".to_owned(), kind));
+            check_headers(&at("contentType"), &headers)?;
+        }
+        let body = match object.remove("body") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(text),
+            Some(value) => Some(value.to_string()),
+        };
+        if body
+            .as_ref()
+            .is_some_and(|body| body.len() > BODY_BYTES_MAX)
+        {
+            return Err(too_long(at("body")));
+        }
+        let has_token = match object.remove("jwtEnabled") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(flag)) => flag,
+            Some(_) => return Err(invalid_value(at("jwtEnabled"), "Must be true or false.")),
+        };
+        let secret = extract_text(&at("secret"), "secret", object)?;
+        if let Some(secret) = &secret {
+            secret_bytes(secret).ok_or_else(|| {
+                invalid_value(at("secret"), "Must be whsec_ and 16 to 64 bytes in base64.")
+            })?;
+        }
+        Ok(HttpCall {
+            url,
+            method,
+            headers,
+            body,
+            retries,
+            has_token,
+            secret,
+        })
+    }
+}
+
+/// The bytes of a secret in its written form.
+pub fn secret_bytes(secret: &str) -> Option<Vec<u8>> {
+    let bytes = crypto::from_base64(secret.strip_prefix(SECRET_PREFIX)?)?;
+    SECRET_BYTES.contains(&bytes.len()).then_some(bytes)
+}
+
+fn check_url(name: &str, url: &str) -> Result<()> {
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"));
+    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    let is_plain = url.bytes().all(|byte| byte.is_ascii_graphic()) && url.len() <= URL_BYTES_MAX;
+    match host {
+        Some(host) if is_plain && is_host(host) => Ok(()),
+        _ => Err(invalid_value(
+            name,
+            "Must be an http or https URL without a user name.",
+        )),
+    }
+}
+
+/// A name or an address, and a port or none.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let is_port = port.is_none_or(|port| {
+        let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+        is_number && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let is_name = match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(is_known),
+    };
+    is_port && is_name
+}
+
+fn extract_headers(name: &str, object: &mut Map<String, Value>) -> Result<Vec<(String, String)>> {
+    let map = match object.remove("headers") {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Object(map)) => map,
+        Some(_) => return Err(invalid_value(name, "Must be an object from name to text.")),
+    };
+    let headers = map.into_iter().map(|(header, value)| match value {
+        Value::String(value) => Ok((header, value)),
+        _ => Err(invalid_value(name, format!("{header} must be text."))),
+    });
+    let headers = headers.collect::<Result<Vec<_>>>()?;
+    check_headers(name, &headers)?;
+    Ok(headers)
+}
+
+fn check_headers(name: &str, headers: &[(String, String)]) -> Result<()> {
+    let bytes: usize = headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if headers.len() > HEADERS_MAX || bytes > HEADERS_BYTES_MAX {
+        let message = format!(
+            "At most {HEADERS_MAX} headers of {} KiB.",
+            HEADERS_BYTES_MAX >> 10
+        );
+        return Err(invalid_value(name, message));
+    }
+    for (header, value) in headers {
+        let is_token =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let lower = header.to_ascii_lowercase();
+        let is_own = OWN_HEADERS.contains(&lower.as_str()) || lower.starts_with("webhook-");
+        if header.is_empty() || !header.bytes().all(is_token) || is_own {
+            return Err(invalid_value(
+                name,
+                format!("{header:?} is no header that can be set."),
+            ));
+        }
+        if value.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {
+            return Err(invalid_value(
+                name,
+                format!("{header} must be plain ASCII text."),
+            ));
+        }
+    }
+    Ok(())
+}
