@@ -22,7 +22,7 @@ use crate::services::realtime::Realtime;
 use crate::services::replication::{Master, MasterClient, Notifier, Replica};
 use crate::services::stats::Stats;
 use crate::services::webhooks::Webhooks;
-use crate::services::workflows::api_requests::Request;
+use crate::services::workflows::api_requests::WorkflowRequest;
 use crate::services::workflows::{Grant, Workflows, queries};
 use crate::services::{webhooks, workflows};
 use crate::store::db::{Databases, Role, Signal};
@@ -164,7 +164,7 @@ impl App {
             &stats,
             &node_id,
             &budgets.frames,
-            workflows::Settings::of_lease(config.workflow_lease_seconds),
+            workflows::ProtocolSettings::of_lease(config.workflow_lease_seconds),
         )?);
         let webhooks = webhook_settings(config, &auth, &node_id, &workflows);
         let cron = Cron::open(&databases, Arc::clone(&calls))?;
@@ -234,7 +234,7 @@ impl App {
     pub fn maintain(&self) {
         self.databases.maintain();
         let before = clock::now_ms() - self.workflow_retention_ms;
-        if let Err(error) = self.workflows.forget(before) {
+        if let Err(error) = self.workflows.delete_ended_before(before) {
             log::warn(format_args!("forget runs of workflows: {error}"));
         }
         let depth = self.workflows.database.read(queries::depth);
@@ -392,7 +392,9 @@ fn webhook_settings(
 fn start_runs(workflows: &Arc<Workflows>) -> webhooks::StartRun {
     let workflows = Arc::downgrade(workflows);
     Box::new(move |run| match workflows.upgrade() {
-        Some(workflows) => workflows.ask(Grant::default(), Request::Trigger(Box::new(run))),
+        Some(workflows) => {
+            workflows.execute(Grant::default(), WorkflowRequest::Trigger(Box::new(run)))
+        }
         None => Err(Error::unavailable("The server is stopping.")),
     })
 }

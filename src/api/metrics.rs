@@ -72,7 +72,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
 
 /// What runs wait for, and who is there to take them.
 fn queue(text: &mut Text, app: &App) -> Result<()> {
-    let workers = app.workflows.count();
+    let workers = app.workflows.worker_count();
     text.family("vski_workflow_workers", "gauge", "Workers connected.");
     text.sample("vski_workflow_workers", &[], workers);
     let depth = app.workflows.database.read(queries::depth)?;

@@ -14,8 +14,8 @@ use crate::base::error::{Error, Kind, Result};
 use crate::model::records;
 use crate::model::rules::{Identity, KeyScope, Operation};
 use crate::net::http::Response;
-use crate::services::workflows::api_requests::Request;
-use crate::services::workflows::{About, Caller, NewRun, Submission, grant_of};
+use crate::services::workflows::api_requests::WorkflowRequest;
+use crate::services::workflows::{Caller, NewRun, RecordRef, Submission, grant_of};
 use crate::store::db;
 
 pub fn trigger(call: &Call<'_>) -> Result<Response> {
@@ -35,7 +35,7 @@ pub fn trigger_short(call: &Call<'_>) -> Result<Response> {
         false => call.json_to(b"[]", 0)?,
     };
     let query = call.query()?;
-    let about = About {
+    let about = RecordRef {
         collection: parameter(&query, "collection").map(str::to_owned),
         record: parameter(&query, "record").map(str::to_owned),
     };
@@ -46,7 +46,7 @@ pub fn trigger_short(call: &Call<'_>) -> Result<Response> {
     )
 }
 
-fn start(call: &Call<'_>, mut run: NewRun, about: &About) -> Result<Response> {
+fn start(call: &Call<'_>, mut run: NewRun, about: &RecordRef) -> Result<Response> {
     if let Some(record) = authorize(call, about, &run.workflow)? {
         for (name, value) in record {
             run.attributes.insert(name.to_owned(), Value::from(value));
@@ -56,8 +56,11 @@ fn start(call: &Call<'_>, mut run: NewRun, about: &About) -> Result<Response> {
         charge_to_caller(call, &mut run);
     }
     run.check(clock::now_ms())?;
-    let request = Request::Trigger(Box::new(run));
-    let answer = call.app.workflows.ask(grant_of(&call.identity), request)?;
+    let request = WorkflowRequest::Trigger(Box::new(run));
+    let answer = call
+        .app
+        .workflows
+        .execute(grant_of(&call.identity), request)?;
     Ok(Response::json(200, answer.into_bytes()))
 }
 
@@ -91,7 +94,7 @@ fn charge_to_caller(call: &Call<'_>, run: &mut NewRun) {
 /// Who may start a run (WF-16). What is returned becomes attributes of the run.
 fn authorize(
     call: &Call<'_>,
-    about: &About,
+    about: &RecordRef,
     workflow: &str,
 ) -> Result<Option<Vec<(&'static str, String)>>> {
     let is_trusted = is_trusted(&call.identity);

@@ -13,12 +13,12 @@ use crate::base::budget::Payer;
 use crate::base::error::{Error, Kind, Result};
 use crate::model::auth::StoredCredentials;
 use crate::net::http::Response;
-use crate::services::workflows::api_requests::{Action, EventRequest, Request};
+use crate::services::workflows::api_requests::{EventRequest, RunAction, WorkflowRequest};
 use crate::services::workflows::json::{Object, array};
-use crate::services::workflows::queries::{Cursor, Filter};
+use crate::services::workflows::queries::{RunCursor, RunFilter};
 use crate::services::workflows::{
-    EventKind, Grant, NodeTag, RunStatus, Workflows, elsewhere, frames, grant_of, limits, ms_of,
-    node_of, queries,
+    EventKind, Grant, NodeTag, RunStatus, Workflows, frames, grant_of, limits, node_of,
+    on_another_node, parse_time, queries,
 };
 use crate::store::db::{Connection, Database};
 
@@ -31,7 +31,7 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
     let query = call.query()?;
     let attributes = query.iter().filter(|(name, _)| name == "attribute");
     let attributes = attributes.map(|(_, text)| pair(text));
-    let filter = Filter {
+    let filter = RunFilter {
         workflow: parameter(&query, "workflow").map(str::to_owned),
         status: parameter(&query, "status").map(status).transpose()?,
         parent: parameter(&query, "parent").map(str::to_owned),
@@ -47,7 +47,8 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
     let limit = limit.clamp(1, queries::PAGE_MAX);
     let grant = grant_of(&call.identity);
     let database = database(call);
-    let page = database.snapshot(|db| queries::list(db, &grant, &filter, Cursor(cursor), limit))?;
+    let page =
+        database.snapshot(|db| queries::list(db, &grant, &filter, RunCursor(cursor), limit))?;
     Ok(json(200, page))
 }
 
@@ -60,7 +61,7 @@ fn status(word: &str) -> Result<RunStatus> {
 }
 
 fn time(text: &str) -> Result<i64> {
-    ms_of(text).ok_or_else(|| {
+    parse_time(text).ok_or_else(|| {
         Error::invalid("A time is such as 2030-01-31T12:00:00Z, or milliseconds since 1970.")
     })
 }
@@ -155,28 +156,28 @@ struct ActionOptions {
 }
 
 impl ActionOptions {
-    fn cancel(self) -> Action {
+    fn cancel(self) -> RunAction {
         let reason = Value::from(self.reason).to_string();
-        Action::Cancel { reason }
+        RunAction::Cancel { reason }
     }
 
-    fn resume(self) -> Action {
+    fn resume(self) -> RunAction {
         let version = self.version;
-        Action::Resume { version }
+        RunAction::Resume { version }
     }
 
-    fn fork(self) -> Action {
+    fn fork(self) -> RunAction {
         let ActionOptions { from, version, .. } = self;
-        Action::Fork { from, version }
+        RunAction::Fork { from, version }
     }
 }
 
-fn act(call: &Call<'_>, action: fn(ActionOptions) -> Action) -> Result<Response> {
+fn act(call: &Call<'_>, action: fn(ActionOptions) -> RunAction) -> Result<Response> {
     let options = match call.has_body() {
         true => call.body()?,
         false => ActionOptions::default(),
     };
-    let request = Request::Act {
+    let request = WorkflowRequest::Apply {
         runs: vec![call.param("run").to_owned()],
         action: action(options),
         is_bulk: false,
@@ -212,7 +213,7 @@ struct BulkAction {
 }
 
 /// The runs that a filter finds, or that are listed; so many at a time.
-fn act_on_many(call: &Call<'_>, action: fn(ActionOptions) -> Action) -> Result<Response> {
+fn act_on_many(call: &Call<'_>, action: fn(ActionOptions) -> RunAction) -> Result<Response> {
     let which: BulkAction = call.body()?;
     let action = action(ActionOptions {
         reason: which.reason,
@@ -224,7 +225,7 @@ fn act_on_many(call: &Call<'_>, action: fn(ActionOptions) -> Action) -> Result<R
         Value::String(text) => time(&text),
         other => time(&other.to_string()),
     });
-    let filter = Filter {
+    let filter = RunFilter {
         workflow: which.workflow,
         status: which.status.as_deref().map(status).transpose()?,
         parent: which.parent,
@@ -243,15 +244,15 @@ fn act_on_many(call: &Call<'_>, action: fn(ActionOptions) -> Action) -> Result<R
             // Those that can be cancelled are those that have not ended.
             let statuses = match (&action, filter.status) {
                 (_, Some(status)) => vec![status],
-                (Action::Cancel { .. }, None) => vec![RunStatus::Pending, RunStatus::Running],
-                (Action::Resume { .. }, None) => vec![RunStatus::Failed],
-                (Action::Fork { .. }, None) => {
+                (RunAction::Cancel { .. }, None) => vec![RunStatus::Pending, RunStatus::Running],
+                (RunAction::Resume { .. }, None) => vec![RunStatus::Failed],
+                (RunAction::Fork { .. }, None) => {
                     return Err(Error::invalid("Say which status the runs to fork have."));
                 }
             };
             let mut runs = Vec::new();
             for status in statuses {
-                let filter = Filter {
+                let filter = RunFilter {
                     status: Some(status),
                     ..filter.clone()
                 };
@@ -265,7 +266,7 @@ fn act_on_many(call: &Call<'_>, action: fn(ActionOptions) -> Action) -> Result<R
         let message = format!("At most {} runs at a time.", limits::BULK_MAX);
         return Err(Error::invalid(message));
     }
-    let request = Request::Act {
+    let request = WorkflowRequest::Apply {
         runs,
         action,
         is_bulk: true,
@@ -296,7 +297,7 @@ pub fn write_event(call: &Call<'_>) -> Result<Response> {
         data: body.data,
     };
     let run = call.param("run").to_owned();
-    ask(call, Request::Event { run, event })
+    ask(call, WorkflowRequest::Event { run, event })
 }
 
 pub fn hook(call: &Call<'_>) -> Result<Response> {
@@ -304,11 +305,11 @@ pub fn hook(call: &Call<'_>) -> Result<Response> {
         true => call.body_to(0)?,
         false => call.json_to(b"null", 0)?,
     };
-    let request = Request::Hook {
+    let request = WorkflowRequest::Hook {
         token: call.param("token").to_owned(),
         payload: payload.get().to_owned(),
     };
-    let answer = workflows(call).ask(Grant::default(), request)?;
+    let answer = workflows(call).execute(Grant::default(), request)?;
     Ok(json(202, answer))
 }
 
@@ -322,12 +323,12 @@ pub fn report(call: &Call<'_>) -> Result<Response> {
         let message = format!("At most {} frames at a time.", limits::BULK_MAX);
         return Err(Error::invalid(message));
     }
-    let writes = body
+    let reports = body
         .frames
         .iter()
-        .map(|frame| match frames::read(frame.get()) {
+        .map(|frame| match frames::parse_frame(frame.get()) {
             Ok(frame) => match frame.body {
-                frames::Body::Write(write) => (frame.reference, Ok(write)),
+                frames::FrameBody::Report(report) => (frame.reference, Ok(report)),
                 _ => {
                     let message = "Only reports about jobs are taken here.".to_owned();
                     (frame.reference, Err(message))
@@ -335,8 +336,8 @@ pub fn report(call: &Call<'_>) -> Result<Response> {
             },
             Err(what) => (what.reference, Err(what.message)),
         });
-    let writes = writes.collect();
-    ask(call, Request::Report { writes })
+    let reports = reports.collect();
+    ask(call, WorkflowRequest::Report { reports })
 }
 
 pub fn workers(call: &Call<'_>) -> Result<Response> {
@@ -383,8 +384,8 @@ pub fn listen(call: &Call<'_>) -> Result<Response> {
     )
 }
 
-fn ask(call: &Call<'_>, request: Request) -> Result<Response> {
-    let answer = workflows(call).ask(grant_of(&call.identity), request);
+fn ask(call: &Call<'_>, request: WorkflowRequest) -> Result<Response> {
+    let answer = workflows(call).execute(grant_of(&call.identity), request);
     answer
         .map(|it| json(200, it))
         .map_err(|it| with_location(call, it))
@@ -399,7 +400,7 @@ fn with_location(call: &Call<'_>, error: Error) -> Error {
     match node_of(run) {
         Some(tag) if tag != NodeTag::of(&call.app.node_id) => {
             let url = call.app.url_of_node(|node| NodeTag::of(node) == tag);
-            elsewhere(run, url.as_deref())
+            on_another_node(run, url.as_deref())
         }
         _ => error,
     }

@@ -22,8 +22,8 @@ use crate::base::error::{Error, Kind, Result, ResultExt as _};
 use crate::config::Config;
 use crate::model::auth;
 use crate::services::replication::MasterClient;
-use crate::services::workflows::api_requests::Action;
-use crate::services::workflows::queries::{Cursor, Filter};
+use crate::services::workflows::api_requests::RunAction;
+use crate::services::workflows::queries::{RunCursor, RunFilter};
 use crate::services::workflows::transfer::Adopted;
 use crate::services::workflows::{Grant, RunStatus, limits, offline, queries, transfer};
 use crate::store::db::Database;
@@ -45,7 +45,7 @@ cancel ends runs, and with them their children. retry goes on with runs that fai
 stopped; with another version of the code where one is given. Both ask the server that runs on DATA_DIR (with
 the same HOST, PORT and JWT_SECRET), and work on the data itself when none does. Exits with 1 when one was refused.
 
-export writes the runs that have not ended, with their parents and children, to a new FILE; --all writes all of
+export reports the runs that have not ended, with their parents and children, to a new FILE; --all reports all of
 them. They stay here as well: when both nodes go on, what they do happens twice. --drop removes them here once
 the file is safely on disk; no server may run then.
 adopt takes the runs of FILE into DATA_DIR, on which no server may run. Runs that are there already are
@@ -108,15 +108,15 @@ fn list(dir: &Path, parsed: &Arguments) -> CommandResult {
             CommandError::Usage(format!("--limit takes a number from 1 to {LIST_MAX}."))
         })
     });
-    let filter = Filter {
+    let filter = RunFilter {
         workflow: parsed.own.get("workflow").cloned(),
         status: status.transpose()?,
-        ..Filter::default()
+        ..RunFilter::default()
     };
     let limit = limit.transpose()?.unwrap_or(LIST);
     let database = open(dir)?;
     let text = database
-        .snapshot(|db| queries::list(db, &Grant::default(), &filter, Cursor(None), limit))?;
+        .snapshot(|db| queries::list(db, &Grant::default(), &filter, RunCursor(None), limit))?;
     database.close()?;
     if parsed.own.contains_key("json") {
         return print(&format!("{text}\n"));
@@ -223,13 +223,13 @@ fn act(dir: &Path, verb: &str, parsed: &Arguments) -> CommandResult {
             ActionTarget::DataDir(_lock) => {
                 let reason = "\"\"".to_owned();
                 let action = match verb {
-                    "cancel" => Action::Cancel { reason },
-                    _ => Action::Resume {
+                    "cancel" => RunAction::Cancel { reason },
+                    _ => RunAction::Resume {
                         version: version.cloned(),
                     },
                 };
                 let database = open(dir)?;
-                let answer = offline::act(&database, &node_of(dir)?, runs.to_vec(), action)?;
+                let answer = offline::apply(&database, &node_of(dir)?, runs.to_vec(), action)?;
                 database.close()?;
                 value(&answer)?
             }

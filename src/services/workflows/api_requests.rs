@@ -5,24 +5,24 @@ use serde_json::value::RawValue;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::services::workflows::codes::{EventKind, RunStatus, StepStatus};
-use crate::services::workflows::frames::Write;
+use crate::services::workflows::frames::Report;
 use crate::services::workflows::json::{Object, array};
 use crate::services::workflows::limits;
-use crate::services::workflows::runs::{End, NewRun, ended};
+use crate::services::workflows::runs::{NewRun, RunEnd, ended};
 use crate::services::workflows::sessions::Grant;
 use crate::services::workflows::tx::{Run, Tx, no_run};
 
 /// A frame of a report with what its answer repeats; or what is wrong with it.
-pub type Reported = (Option<String>, std::result::Result<Write, String>);
+pub type ReportFrame = (Option<String>, std::result::Result<Report, String>);
 
 /// See the module documentation.
 #[derive(Debug)]
-pub enum Request {
+pub enum WorkflowRequest {
     Trigger(Box<NewRun>),
     /// One action on some runs.
-    Act {
+    Apply {
         runs: Vec<String>,
-        action: Action,
+        action: RunAction,
         is_bulk: bool,
     },
     Event {
@@ -34,17 +34,17 @@ pub enum Request {
         payload: String,
     },
     Report {
-        writes: Vec<Reported>,
+        reports: Vec<ReportFrame>,
     },
     /// Deletes runs that ended before a time.
-    Forget {
+    DeleteEnded {
         before: i64,
     },
 }
 
 /// What is to happen to a run.
 #[derive(Clone, Debug)]
-pub enum Action {
+pub enum RunAction {
     Cancel {
         reason: String,
     },
@@ -57,7 +57,7 @@ pub enum Action {
     },
 }
 
-/// An event that an engine of somebody else's writes.
+/// An event that an engine of somebody else's reports.
 #[derive(Debug)]
 pub struct EventRequest {
     pub kind: EventKind,
@@ -66,25 +66,25 @@ pub struct EventRequest {
 }
 
 /// Runs deleted at a time, and rows after which it is enough.
-const FORGET_AT_A_TIME: i64 = 64;
-const FORGET_ROWS: usize = 5_000;
+const DELETE_AT_A_TIME: i64 = 64;
+const DELETE_ROWS: usize = 5_000;
 
 /// Does it; returns the answer as JSON.
-pub fn run(tx: &mut Tx<'_>, grant: &Grant, request: &Request) -> Result<String> {
+pub fn execute(tx: &mut Tx<'_>, grant: &Grant, request: &WorkflowRequest) -> Result<String> {
     match request {
-        Request::Trigger(new) => {
+        WorkflowRequest::Trigger(new) => {
             grant.check(&new.workflow)?;
             let made = tx.create_run(new, None)?;
             Ok(run_json(&made.run, made.status)
                 .bool("isNew", made.is_new)
                 .end())
         }
-        Request::Act {
+        WorkflowRequest::Apply {
             runs,
             action,
             is_bulk,
-        } => act_on_all(tx, grant, runs, action, *is_bulk),
-        Request::Event { run, event } => {
+        } => apply_to_all(tx, grant, runs, action, *is_bulk),
+        WorkflowRequest::Event { run, event } => {
             let run = find(tx, grant, run)?;
             let seq = write_event(tx, &run, event)?;
             Ok(Object::new()
@@ -92,14 +92,18 @@ pub fn run(tx: &mut Tx<'_>, grant: &Grant, request: &Request) -> Result<String> 
                 .some_int("eventId", seq)
                 .end())
         }
-        Request::Hook { token, payload } => {
+        WorkflowRequest::Hook { token, payload } => {
             let run = tx.receive(token, payload)?;
             let run = tx.run_by_id(run)?;
             let run = run.ok_or_else(|| Error::internal("a hook without a run"))?;
             Ok(Object::new().text("runId", &run.run).end())
         }
-        Request::Forget { before } => forget(tx, *before).map(|count| count.to_string()),
-        Request::Report { .. } => Err(Error::internal("a report is no request of this kind")),
+        WorkflowRequest::DeleteEnded { before } => {
+            delete_ended(tx, *before).map(|count| count.to_string())
+        }
+        WorkflowRequest::Report { .. } => {
+            Err(Error::internal("a report is no request of this kind"))
+        }
     }
 }
 
@@ -116,22 +120,22 @@ fn run_json(run: &str, status: RunStatus) -> Object {
 }
 
 /// Of one run the result or what is wrong; of many a list of both.
-fn act_on_all(
+fn apply_to_all(
     tx: &mut Tx<'_>,
     grant: &Grant,
     runs: &[String],
-    action: &Action,
+    action: &RunAction,
     is_bulk: bool,
 ) -> Result<String> {
     if !is_bulk {
         let run = runs.first().map_or("", String::as_str);
-        return act(tx, grant, run, action).map(Object::end);
+        return apply(tx, grant, run, action).map(Object::end);
     }
     let mut results = Vec::with_capacity(runs.len());
     for run in runs {
         tx.db.prepare_cached("SAVEPOINT one")?.execute([])?;
         let before = std::mem::take(&mut tx.effects);
-        let result = act(tx, grant, run, action);
+        let result = apply(tx, grant, run, action);
         if result.is_err() {
             if tx.db.is_autocommit() {
                 return result.map(Object::end);
@@ -154,21 +158,21 @@ fn act_on_all(
     Ok(format!(r#"{{"items":{}}}"#, array(results)))
 }
 
-fn act(tx: &mut Tx<'_>, grant: &Grant, run: &str, action: &Action) -> Result<Object> {
+fn apply(tx: &mut Tx<'_>, grant: &Grant, run: &str, action: &RunAction) -> Result<Object> {
     let run = find(tx, grant, run)?;
     match action {
-        Action::Cancel { reason } => {
+        RunAction::Cancel { reason } => {
             if run.status != RunStatus::Cancelled {
-                tx.end_run(&run, End::Cancelled(reason))?;
+                tx.end_run(&run, RunEnd::Cancelled(reason))?;
             }
             Ok(run_json(&run.run, RunStatus::Cancelled))
         }
-        Action::Resume { version } => {
+        RunAction::Resume { version } => {
             tx.resume_run(&run, version.as_deref())?;
             let run = find(tx, grant, &run.run)?;
             Ok(run_json(&run.run, run.status))
         }
-        Action::Fork { from, version } => {
+        RunAction::Fork { from, version } => {
             let made = tx.fork_run(&run, from.as_deref(), version.clone())?;
             Ok(run_json(&made.run, made.status).text("forkedFrom", &run.run))
         }
@@ -202,10 +206,10 @@ fn write_event(tx: &mut Tx<'_>, run: &Run, request: &EventRequest) -> Result<Opt
             }
             tx.start_run(run, "")?;
         }
-        EventKind::RunCompleted => tx.end_run(run, End::Completed(data))?,
-        EventKind::RunFailed => tx.end_run(run, End::Failed(data))?,
+        EventKind::RunCompleted => tx.end_run(run, RunEnd::Completed(data))?,
+        EventKind::RunFailed => tx.end_run(run, RunEnd::Failed(data))?,
         EventKind::RunCancelled if run.status == RunStatus::Cancelled => return Ok(None),
-        EventKind::RunCancelled => tx.end_run(run, End::Cancelled(data))?,
+        EventKind::RunCancelled => tx.end_run(run, RunEnd::Cancelled(data))?,
         EventKind::HookConflict | EventKind::RunResumed | EventKind::RunRetrying => {
             return Err(Error::invalid(format!(
                 "Only the server writes {}.",
@@ -293,13 +297,13 @@ fn finish_step(
 }
 
 /// Deletes some runs that ended before a time, with all that belongs to them; returns how many.
-fn forget(tx: &mut Tx<'_>, before: i64) -> Result<usize> {
+fn delete_ended(tx: &mut Tx<'_>, before: i64) -> Result<usize> {
     // What a child came to is asked for as long as its parent lives.
     let sql = "SELECT id FROM runs WHERE ended < ?1
                  AND (parent IS NULL OR NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.parent))
                ORDER BY ended LIMIT ?2";
-    let runs = tx.ids(sql, [before, FORGET_AT_A_TIME])?;
-    let (mut forgotten, mut rows) = (0, 0);
+    let runs = tx.ids(sql, [before, DELETE_AT_A_TIME])?;
+    let (mut deleted, mut rows) = (0, 0);
     for run in &runs {
         for sql in [
             "DELETE FROM events WHERE run = ?1",
@@ -310,10 +314,10 @@ fn forget(tx: &mut Tx<'_>, before: i64) -> Result<usize> {
         ] {
             rows += tx.db.prepare_cached(sql)?.execute([run])?;
         }
-        forgotten += 1;
-        if rows >= FORGET_ROWS {
+        deleted += 1;
+        if rows >= DELETE_ROWS {
             break;
         }
     }
-    Ok(forgotten)
+    Ok(deleted)
 }

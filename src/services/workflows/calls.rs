@@ -6,22 +6,27 @@ use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Result};
 use crate::services::workflows::codes::{EventKind, StepStatus};
-use crate::services::workflows::frames::{Call, Op};
+use crate::services::workflows::frames::{Call, CallOp};
 use crate::services::workflows::json::Object;
 use crate::services::workflows::limits;
 use crate::services::workflows::sessions::Grant;
-use crate::services::workflows::steps::{Outcome, name_of};
-use crate::services::workflows::tx::{Event, Lease, Run, Tx};
+use crate::services::workflows::steps::{StepOutcome, name_of};
+use crate::services::workflows::tx::{Lease, NewEvent, Run, Tx};
 
 /// Chunks of one stream.
 const CHUNKS_MAX: i64 = 50_000;
 
 /// Does a call; returns the answer where there is more to say than that it is done.
-pub fn run(tx: &mut Tx<'_>, grant: &Grant, lease: &Lease, call: &Call) -> Result<Option<Object>> {
+pub fn execute(
+    tx: &mut Tx<'_>,
+    grant: &Grant,
+    lease: &Lease,
+    call: &Call,
+) -> Result<Option<Object>> {
     let run = tx.leased(lease)?;
     let answer = || Object::new().text("t", "ok").bool("durable", true);
     match &call.op {
-        Op::Trigger {
+        CallOp::Trigger {
             run: new,
             is_detached,
         } => {
@@ -31,7 +36,7 @@ pub fn run(tx: &mut Tx<'_>, grant: &Grant, lease: &Lease, call: &Call) -> Result
                 answer().text("run", &child).text("status", status.word()),
             ))
         }
-        Op::HookCreate { token, metadata } => {
+        CallOp::HookCreate { token, metadata } => {
             let made = tx.create_hook(&run, &call.key, token.as_deref(), metadata.as_deref())?;
             // The refusal itself is kept, so it is no error of the command.
             Ok(Some(match made {
@@ -42,10 +47,10 @@ pub fn run(tx: &mut Tx<'_>, grant: &Grant, lease: &Lease, call: &Call) -> Result
                     .text("message", error.message()),
             }))
         }
-        Op::HookDispose => tx.dispose_hook(&run, &call.key).map(|()| None),
-        Op::Emit { token, payload } => emit(tx, &run, lease, &call.key, token, payload),
-        Op::SetAttr { attributes } => set_attributes(tx, &run, &call.key, attributes),
-        Op::StreamWrite {
+        CallOp::HookDispose => tx.dispose_hook(&run, &call.key).map(|()| None),
+        CallOp::Emit { token, payload } => emit(tx, &run, lease, &call.key, token, payload),
+        CallOp::SetAttr { attributes } => set_attributes(tx, &run, &call.key, attributes),
+        CallOp::StreamWrite {
             name,
             index,
             data,
@@ -67,7 +72,7 @@ fn emit(
         return Ok(None);
     }
     tx.receive(token, payload)?;
-    tx.report_step(lease, key, name_of(key), None, Outcome::Ok("null"))?;
+    tx.report_step(lease, key, name_of(key), None, StepOutcome::Ok("null"))?;
     Ok(None)
 }
 
@@ -97,7 +102,7 @@ fn set_attributes(
     }
     limits::check_attributes(&attributes)?;
     let data = Value::from(changes.clone()).to_string();
-    tx.append(run.id, Event::new(EventKind::AttrSet, key).data(&data))?;
+    tx.append(run.id, NewEvent::new(EventKind::AttrSet, key).data(&data))?;
     let sql = "UPDATE runs SET attributes = ?2 WHERE id = ?1";
     tx.db
         .prepare_cached(sql)?

@@ -13,7 +13,7 @@ use crate::services::workflows::limits;
 use crate::services::workflows::run_request::{Ms, RunRequest, present};
 use crate::services::workflows::runs::NewRun;
 use crate::services::workflows::tx::Lease;
-use crate::services::workflows::waits::{Condition, Moment};
+use crate::services::workflows::waits::{WakeCondition, WakeTime};
 
 /// Longest `ref`, as JSON.
 const REF_BYTES_MAX: usize = 256;
@@ -27,12 +27,12 @@ pub const CREDIT_MAX: usize = 1_000;
 pub struct Frame {
     /// JSON; what the answer repeats.
     pub reference: Option<String>,
-    pub body: Body,
+    pub body: FrameBody,
 }
 
 /// Why a frame was not understood.
 #[derive(Debug)]
-pub struct Unreadable {
+pub struct FrameError {
     pub reference: Option<String>,
     pub code: &'static str,
     pub message: String,
@@ -42,30 +42,30 @@ pub struct Unreadable {
 
 /// What a worker says.
 #[derive(Debug)]
-pub enum Body {
+pub enum FrameBody {
     Hello(Hello),
     Credit(usize),
     Ack(Lease),
-    Beat(Beat),
+    Heartbeat(Heartbeat),
     Drain,
     Bye,
     Auth(String),
-    Log(Log),
+    Log(LogLine),
     /// What is written to `workflows.db`.
-    Write(Write),
+    Report(Report),
 }
 
 /// What a worker writes about a run that it has.
 #[derive(Debug)]
-pub struct Write {
+pub struct Report {
     pub lease: Lease,
-    pub act: Act,
+    pub action: ReportAction,
 }
 
-/// See [`Write`].
+/// See [`Report`].
 #[derive(Debug)]
-pub enum Act {
-    Step(Step),
+pub enum ReportAction {
+    Step(StepReport),
     StepBegin {
         key: String,
         name: String,
@@ -73,13 +73,13 @@ pub enum Act {
     },
     Park {
         seen: i64,
-        on: Vec<Condition>,
+        on: Vec<WakeCondition>,
     },
     Call(Call),
     Done {
         output: String,
     },
-    Fail(Failed),
+    Fail(ReportedError),
     Nack {
         is_no_code: bool,
         delay_ms: i64,
@@ -130,14 +130,14 @@ pub struct JobRef {
 
 /// Renews leases.
 #[derive(Debug)]
-pub struct Beat {
+pub struct Heartbeat {
     pub leases: Vec<Lease>,
     /// The probe that it answers.
     pub probe: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct Log {
+pub struct LogLine {
     #[serde(default)]
     pub job: String,
     #[serde(default)]
@@ -145,18 +145,18 @@ pub struct Log {
 }
 
 #[derive(Debug)]
-pub struct Step {
+pub struct StepReport {
     pub key: String,
     pub name: String,
     pub started_ms: Option<i64>,
     pub attempt: Option<i64>,
     pub retries: Option<i64>,
-    pub outcome: std::result::Result<String, Failed>,
+    pub outcome: std::result::Result<String, ReportedError>,
 }
 
 /// An error of the code of a workflow.
 #[derive(Debug)]
-pub struct Failed {
+pub struct ReportedError {
     pub kind: String,
     pub retry_after_ms: Option<i64>,
     /// JSON, as it came.
@@ -166,11 +166,11 @@ pub struct Failed {
 #[derive(Debug)]
 pub struct Call {
     pub key: String,
-    pub op: Op,
+    pub op: CallOp,
 }
 
 #[derive(Debug)]
-pub enum Op {
+pub enum CallOp {
     Trigger {
         run: Box<NewRun>,
         is_detached: bool,
@@ -204,15 +204,15 @@ struct Head<'a> {
 }
 
 /// Reads a frame.
-pub fn read(text: &str) -> std::result::Result<Frame, Unreadable> {
-    let head: Head<'_> = serde_json::from_str(text).map_err(|error| Unreadable {
+pub fn parse_frame(text: &str) -> std::result::Result<Frame, FrameError> {
+    let head: Head<'_> = serde_json::from_str(text).map_err(|error| FrameError {
         reference: None,
         code: "bad_frame",
         message: format!("A frame is a JSON object with a text t: {error}."),
         is_fatal: true,
     })?;
     let reference = head.reference.map(|reference| reference.get().to_owned());
-    let refuse = |code, message| Unreadable {
+    let refuse = |code, message| FrameError {
         reference: reference.clone().filter(|it| it.len() <= REF_BYTES_MAX),
         code,
         message,
@@ -235,41 +235,41 @@ pub fn read(text: &str) -> std::result::Result<Frame, Unreadable> {
     }
 }
 
-fn body(kind: &str, text: &str) -> Result<Option<Body>> {
+fn body(kind: &str, text: &str) -> Result<Option<FrameBody>> {
     Ok(Some(match kind {
-        "hello" => Body::Hello(hello(text)?),
+        "hello" => FrameBody::Hello(hello(text)?),
         "credit" => {
             #[derive(Deserialize)]
             struct Credit {
                 n: usize,
             }
-            Body::Credit(check_credit(parse::<Credit>(text)?.n)?)
+            FrameBody::Credit(check_credit(parse::<Credit>(text)?.n)?)
         }
-        "ack" => Body::Ack(parse::<JobRef>(text)?.into()),
-        "hb" => Body::Beat(beat(text)?),
-        "drain" => Body::Drain,
-        "bye" => Body::Bye,
+        "ack" => FrameBody::Ack(parse::<JobRef>(text)?.into()),
+        "hb" => FrameBody::Heartbeat(heartbeat(text)?),
+        "drain" => FrameBody::Drain,
+        "bye" => FrameBody::Bye,
         "auth" => {
             #[derive(Deserialize)]
             struct Auth {
                 token: String,
             }
-            Body::Auth(parse::<Auth>(text)?.token)
+            FrameBody::Auth(parse::<Auth>(text)?.token)
         }
-        "log" => Body::Log(parse(text)?),
+        "log" => FrameBody::Log(parse(text)?),
         _ => {
-            let Some(act) = act(kind, text)? else {
+            let Some(action) = action(kind, text)? else {
                 return Ok(None);
             };
             let lease = parse::<JobRef>(text)?.into();
-            Body::Write(Write { lease, act })
+            FrameBody::Report(Report { lease, action })
         }
     }))
 }
 
-fn act(kind: &str, text: &str) -> Result<Option<Act>> {
+fn action(kind: &str, text: &str) -> Result<Option<ReportAction>> {
     Ok(Some(match kind {
-        "step" => Act::Step(step(text)?),
+        "step" => ReportAction::Step(step(text)?),
         "step_begin" => {
             #[derive(Deserialize)]
             struct Begin {
@@ -280,10 +280,10 @@ fn act(kind: &str, text: &str) -> Result<Option<Act>> {
             let Begin { key, name, attempt } = parse(text)?;
             let name =
                 name.unwrap_or_else(|| crate::services::workflows::steps::name_of(&key).to_owned());
-            Act::StepBegin { key, name, attempt }
+            ReportAction::StepBegin { key, name, attempt }
         }
         "park" => park(text)?,
-        "call" => Act::Call(call(text)?),
+        "call" => ReportAction::Call(call(text)?),
         "done" => {
             #[derive(Deserialize)]
             struct Done {
@@ -291,7 +291,7 @@ fn act(kind: &str, text: &str) -> Result<Option<Act>> {
                 output: Option<Box<RawValue>>,
             }
             let output = parse::<Done>(text)?.output;
-            Act::Done {
+            ReportAction::Done {
                 output: json_or_null(output),
             }
         }
@@ -300,7 +300,7 @@ fn act(kind: &str, text: &str) -> Result<Option<Act>> {
             struct Fail {
                 err: Box<RawValue>,
             }
-            Act::Fail(failed(&parse::<Fail>(text)?.err)?)
+            ReportAction::Fail(failed(&parse::<Fail>(text)?.err)?)
         }
         "nack" => {
             #[derive(Deserialize)]
@@ -310,7 +310,7 @@ fn act(kind: &str, text: &str) -> Result<Option<Act>> {
                 delay_ms: Option<Ms>,
             }
             let Nack { reason, delay_ms } = parse(text)?;
-            Act::Nack {
+            ReportAction::Nack {
                 is_no_code: reason == "no_code",
                 delay_ms: delay_ms.map_or(0, |Ms(ms)| ms.clamp(0, limits::YEARS_MS)),
             }
@@ -353,7 +353,7 @@ fn check_credit(credit: usize) -> Result<usize> {
     }
 }
 
-fn beat(text: &str) -> Result<Beat> {
+fn heartbeat(text: &str) -> Result<Heartbeat> {
     #[derive(Deserialize)]
     struct Raw {
         #[serde(default)]
@@ -363,10 +363,10 @@ fn beat(text: &str) -> Result<Beat> {
     let Raw { jobs, n } = parse(text)?;
     let leases = jobs.into_iter();
     let leases = leases.map(|(run, epoch)| Lease { run, epoch }).collect();
-    Ok(Beat { leases, probe: n })
+    Ok(Heartbeat { leases, probe: n })
 }
 
-fn step(text: &str) -> Result<Step> {
+fn step(text: &str) -> Result<StepReport> {
     #[derive(Deserialize)]
     struct Raw {
         key: String,
@@ -388,7 +388,7 @@ fn step(text: &str) -> Result<Step> {
     let name = raw
         .name
         .unwrap_or_else(|| crate::services::workflows::steps::name_of(&raw.key).to_owned());
-    Ok(Step {
+    Ok(StepReport {
         key: raw.key,
         name,
         started_ms: raw.started_ms.map(|Ms(ms)| ms),
@@ -398,7 +398,7 @@ fn step(text: &str) -> Result<Step> {
     })
 }
 
-fn failed(raw: &RawValue) -> Result<Failed> {
+fn failed(raw: &RawValue) -> Result<ReportedError> {
     #[derive(Deserialize)]
     struct Kind {
         kind: String,
@@ -411,14 +411,14 @@ fn failed(raw: &RawValue) -> Result<Failed> {
     let kind: Option<Kind> = serde_json::from_str(raw.get()).ok();
     let pause: Option<Pause> = serde_json::from_str(raw.get()).ok();
     let pause = pause.map(|pause| pause.retry_after_ms.0);
-    Ok(Failed {
+    Ok(ReportedError {
         kind: kind.map_or_else(String::new, |kind| kind.kind),
         retry_after_ms: pause,
         error: raw.get().to_owned(),
     })
 }
 
-fn park(text: &str) -> Result<Act> {
+fn park(text: &str) -> Result<ReportAction> {
     #[derive(Deserialize)]
     struct Raw {
         #[serde(default)]
@@ -440,15 +440,15 @@ fn park(text: &str) -> Result<Act> {
         Ok(match kinds {
             (Some(key), None, None, None) => {
                 let until = match (raw.until, raw.ms) {
-                    (Some(Ms(at)), None) => Moment::At(at),
-                    (None, Some(Ms(ms))) => Moment::In(ms),
+                    (Some(Ms(at)), None) => WakeTime::At(at),
+                    (None, Some(Ms(ms))) => WakeTime::In(ms),
                     _ => return Err(Error::invalid("a sleep has either until or ms")),
                 };
-                Condition::Sleep { key, until }
+                WakeCondition::Sleep { key, until }
             }
-            (None, Some(key), None, None) => Condition::Hook { key },
-            (None, None, Some(key), None) => Condition::Child { key },
-            (None, None, None, Some(key)) => Condition::Retry { key },
+            (None, Some(key), None, None) => WakeCondition::Hook { key },
+            (None, None, Some(key), None) => WakeCondition::Child { key },
+            (None, None, None, Some(key)) => WakeCondition::Retry { key },
             _ => {
                 return Err(Error::invalid(
                     "a condition has one of sleep, hook, child, retry",
@@ -456,7 +456,7 @@ fn park(text: &str) -> Result<Act> {
             }
         })
     });
-    Ok(Act::Park {
+    Ok(ReportAction::Park {
         seen,
         on: conditions.collect::<Result<_>>()?,
     })
@@ -476,7 +476,7 @@ fn call(text: &str) -> Result<Call> {
     })
 }
 
-fn call_op(op: &str, text: &str) -> Result<Op> {
+fn call_op(op: &str, text: &str) -> Result<CallOp> {
     #[derive(Deserialize)]
     struct Rest {
         #[serde(default)]
@@ -501,23 +501,23 @@ fn call_op(op: &str, text: &str) -> Result<Op> {
     }
     let rest: Rest = parse(text)?;
     Ok(match op {
-        "trigger" => Op::Trigger {
+        "trigger" => CallOp::Trigger {
             run: Box::new(parse::<RunRequest>(text)?.into_run()?),
             is_detached: rest.detached,
         },
-        "hook_create" => Op::HookCreate {
+        "hook_create" => CallOp::HookCreate {
             token: rest.token,
             metadata: rest.metadata.map(|it| Box::<str>::from(it).into_string()),
         },
-        "hook_dispose" => Op::HookDispose,
-        "emit" => Op::Emit {
+        "hook_dispose" => CallOp::HookDispose,
+        "emit" => CallOp::Emit {
             token: rest.token.unwrap_or_default(),
             payload: json_or_null(rest.payload),
         },
-        "set_attr" => Op::SetAttr {
+        "set_attr" => CallOp::SetAttr {
             attributes: parse::<Attributes>(text)?.attributes,
         },
-        "stream_write" => Op::StreamWrite {
+        "stream_write" => CallOp::StreamWrite {
             name: rest.name,
             index: rest.index,
             data: rest.data,

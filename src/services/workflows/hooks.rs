@@ -8,14 +8,14 @@ use serde_json::value::RawValue;
 use crate::base::error::{Error, Kind, Result};
 use crate::services::workflows::codes::EventKind;
 use crate::services::workflows::limits;
-use crate::services::workflows::tx::{Event, Run, Tx};
+use crate::services::workflows::tx::{NewEvent, Run, Tx};
 
 /// In place of the token of a hook that was refused: it stays so.
-pub const REFUSED: &str = "";
+pub const REFUSED_TOKEN: &str = "";
 
 /// A hook as its event has it. Its metadata is not looked into.
 #[derive(Deserialize)]
-pub struct Hook {
+pub struct HookData {
     pub token: String,
     pub metadata: Option<Box<RawValue>>,
 }
@@ -38,7 +38,7 @@ impl Tx<'_> {
             .query_row(params![run.id, key], |row| row.get(0))
             .optional()?;
         match known.as_deref() {
-            Some(REFUSED) => return Ok(Err(taken())),
+            Some(REFUSED_TOKEN) => return Ok(Err(token_taken())),
             Some(known) => return Ok(Ok(known.to_owned())),
             None => {}
         }
@@ -50,14 +50,20 @@ impl Tx<'_> {
         let data = hook_data(&token, metadata);
         limits::check_payload("metadata", &data)?;
         if self.hook(&token)?.is_some() {
-            self.append(run.id, Event::new(EventKind::HookConflict, key).data(&data))?;
+            self.append(
+                run.id,
+                NewEvent::new(EventKind::HookConflict, key).data(&data),
+            )?;
             let sql = "INSERT INTO hooks (run, key, token, disposed) VALUES (?1, ?2, ?3, ?4)";
             self.db
                 .prepare_cached(sql)?
-                .execute(params![run.id, key, REFUSED, self.now])?;
-            return Ok(Err(taken()));
+                .execute(params![run.id, key, REFUSED_TOKEN, self.now])?;
+            return Ok(Err(token_taken()));
         }
-        self.append(run.id, Event::new(EventKind::HookCreated, key).data(&data))?;
+        self.append(
+            run.id,
+            NewEvent::new(EventKind::HookCreated, key).data(&data),
+        )?;
         let sql = "INSERT INTO hooks (run, key, token, metadata) VALUES (?1, ?2, ?3, ?4)";
         self.db
             .prepare_cached(sql)?
@@ -79,7 +85,10 @@ impl Tx<'_> {
         let (run, key) = self
             .hook(token)?
             .ok_or_else(|| Error::not_found("There is no hook of this token."))?;
-        let seq = self.append(run, Event::new(EventKind::HookReceived, &key).data(payload))?;
+        let seq = self.append(
+            run,
+            NewEvent::new(EventKind::HookReceived, &key).data(payload),
+        )?;
         if seq > limits::EVENTS_MAX / 10 * 9 {
             // The run itself must be able to go on.
             return Err(Error::new(
@@ -113,7 +122,7 @@ impl Tx<'_> {
         let sql = "UPDATE hooks SET disposed = ?3 WHERE run = ?1 AND key = ?2 AND disposed IS NULL";
         let values = params![run.id, key, self.now];
         if self.db.prepare_cached(sql)?.execute(values)? > 0 {
-            self.append(run.id, Event::new(EventKind::HookDisposed, key))?;
+            self.append(run.id, NewEvent::new(EventKind::HookDisposed, key))?;
             // Somebody else may have done it while the run waits for a payload.
             return self.wake_parked(run.id);
         }
@@ -150,7 +159,7 @@ impl Tx<'_> {
     }
 }
 
-fn taken() -> Error {
+fn token_taken() -> Error {
     Error::conflict("Another hook has the token.")
 }
 

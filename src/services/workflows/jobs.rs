@@ -9,7 +9,7 @@ use rusqlite::{OptionalExtension as _, Row, params};
 use crate::base::error::Result;
 use crate::services::workflows::codes::{EventKind, JobState};
 use crate::services::workflows::limits;
-use crate::services::workflows::tx::{Event, Job, Tx};
+use crate::services::workflows::tx::{Job, NewEvent, Tx};
 
 /// What a new job is like.
 pub struct NewJob<'a> {
@@ -69,7 +69,7 @@ impl Tx<'_> {
             return Ok(());
         };
         let is_free = match (&key, holds_key) {
-            (Some(key), false) => !self.is_held(&workflow, key)?,
+            (Some(key), false) => !self.is_key_held(&workflow, key)?,
             _ => true,
         };
         let state = match is_free {
@@ -89,7 +89,7 @@ impl Tx<'_> {
     }
 
     /// Whether a run of the workflow holds the concurrency key.
-    pub fn is_held(&self, workflow: &str, key: &str) -> Result<bool> {
+    pub fn is_key_held(&self, workflow: &str, key: &str) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM jobs
                    WHERE workflow = ?1 AND concurrency_key = ?2 AND holds_key = 1)";
         let mut statement = self.db.prepare_cached(sql)?;
@@ -118,7 +118,7 @@ impl Tx<'_> {
 
     /// Puts a job that was leased back, ready at a time. `lost` is how many workers it has lost in a
     /// row by now.
-    pub fn give_back(&mut self, run: i64, due: i64, lost: i64) -> Result<()> {
+    pub fn release_job(&mut self, run: i64, due: i64, lost: i64) -> Result<()> {
         let sql = "UPDATE jobs SET state = ?2, due = ?3, lost = ?4 WHERE run = ?1";
         self.db
             .prepare_cached(sql)?
@@ -133,15 +133,15 @@ impl Tx<'_> {
     /// The whole is tried again at a time; `error` is why, as JSON.
     pub fn retry_job(&mut self, run: i64, job: Job, due: i64, error: &str) -> Result<()> {
         limits::check_payload("An error", error)?;
-        let event = Event::new(EventKind::RunRetrying, "").data(error);
+        let event = NewEvent::new(EventKind::RunRetrying, "").data(error);
         self.append(run, event.info(due).attempt(job.retries + 1))?;
         let sql = "UPDATE jobs SET retries = retries + 1 WHERE run = ?1";
         self.db.prepare_cached(sql)?.execute([run])?;
-        self.give_back(run, due, job.lost)
+        self.release_job(run, due, job.lost)
     }
 
     /// Something was achieved, so workers lost before are not held against the run.
-    pub fn forgive_lost(&self, run: i64) -> Result<()> {
+    pub fn reset_lost_count(&self, run: i64) -> Result<()> {
         let sql = "UPDATE jobs SET lost = 0 WHERE run = ?1";
         self.db.prepare_cached(sql)?.execute([run])?;
         Ok(())
@@ -166,13 +166,13 @@ impl Tx<'_> {
             .query_row([run], key_of)
             .optional()?;
         match removed {
-            Some((workflow, Some(key), true)) => self.pass_key_on(&workflow, &key),
+            Some((workflow, Some(key), true)) => self.release_key(&workflow, &key),
             _ => Ok(()),
         }
     }
 
     /// Lets the next run go that waits for a concurrency key, which nobody holds.
-    pub fn pass_key_on(&mut self, workflow: &str, key: &str) -> Result<()> {
+    pub fn release_key(&mut self, workflow: &str, key: &str) -> Result<()> {
         let sql = "SELECT run FROM jobs WHERE workflow = ?1 AND concurrency_key = ?2 AND state = 4
                    ORDER BY priority DESC, run LIMIT 1";
         let next: Option<i64> = self

@@ -4,12 +4,12 @@ use rusqlite::{Connection, params};
 
 use crate::base::error::Result;
 use crate::services::workflows::codes::EventKind;
-use crate::services::workflows::hooks::Hook;
+use crate::services::workflows::hooks::HookData;
 use crate::services::workflows::json::Object;
 
 /// A part of the journal.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Page {
+pub struct JournalPage {
     /// JSON objects.
     pub entries: Vec<String>,
     /// The last event looked at.
@@ -29,12 +29,12 @@ const ENTRIES: &str = "
 
 /// The journal of a run behind `after`, as far as `bytes` go. A frame may have no entry then; a page
 /// has `one` at least.
-pub fn read(db: &Connection, run: i64, after: i64, bytes: usize, one: bool) -> Result<Page> {
+pub fn read(db: &Connection, run: i64, after: i64, bytes: usize, one: bool) -> Result<JournalPage> {
     let mut statement = db.prepare_cached(ENTRIES)?;
     let mut rows = statement.query(params![run, after])?;
-    let mut page = Page {
+    let mut page = JournalPage {
         seq: after,
-        ..Page::default()
+        ..JournalPage::default()
     };
     let mut size = 0;
     while let Some(row) = rows.next()? {
@@ -93,7 +93,7 @@ fn entry(
             object("hook").raw("err", error)
         }
         EventKind::HookCreated => {
-            let hook: Option<Hook> = serde_json::from_str(data).ok();
+            let hook: Option<HookData> = serde_json::from_str(data).ok();
             object("hook").some_text("token", hook.as_ref().map(|hook| hook.token.as_str()))
         }
         _ => object("other"),

@@ -10,7 +10,7 @@ use crate::services::workflows::tx::Lease;
 
 /// A run in a worker's hands, or on its way out of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldRun {
     pub run: String,
     pub epoch: i64,
     pub workflow: String,
@@ -28,7 +28,7 @@ pub struct Held {
 
 /// What one session holds.
 #[derive(Debug, Default)]
-struct Load {
+struct SessionLoad {
     runs: BTreeSet<i64>,
     unacked_bytes: usize,
 }
@@ -36,17 +36,17 @@ struct Load {
 /// All runs in hands, by their number.
 #[derive(Debug, Default)]
 pub struct Leases {
-    held: BTreeMap<i64, Held>,
+    held: BTreeMap<i64, HeldRun>,
     by_run: BTreeMap<String, i64>,
-    loads: BTreeMap<SessionId, Load>,
+    loads: BTreeMap<SessionId, SessionLoad>,
     /// What was there before the transaction changed it.
-    undo: Option<Vec<(i64, Option<Held>)>>,
+    undo: Option<Vec<(i64, Option<HeldRun>)>>,
     /// Sessions whose leases have changed.
     touched: BTreeSet<SessionId>,
 }
 
 impl Leases {
-    pub fn get(&self, run: i64) -> Option<&Held> {
+    pub fn get(&self, run: i64) -> Option<&HeldRun> {
         self.held.get(&run)
     }
 
@@ -58,8 +58,8 @@ impl Leases {
     }
 
     /// Puts a lease in place of what was there.
-    pub fn put(&mut self, run: i64, held: Held) {
-        let old = self.take(run);
+    pub fn put(&mut self, run: i64, held: HeldRun) {
+        let old = self.detach(run);
         if let Some(session) = held.session {
             self.touched.insert(session);
             let load = self.loads.entry(session).or_default();
@@ -70,17 +70,17 @@ impl Leases {
         }
         self.by_run.insert(held.run.clone(), run);
         self.held.insert(run, held);
-        self.note(run, old);
+        self.record_undo(run, old);
     }
 
-    pub fn remove(&mut self, run: i64) -> Option<Held> {
-        let old = self.take(run)?;
-        self.note(run, Some(old.clone()));
+    pub fn remove(&mut self, run: i64) -> Option<HeldRun> {
+        let old = self.detach(run)?;
+        self.record_undo(run, Some(old.clone()));
         Some(old)
     }
 
     /// Changes a lease.
-    pub fn change(&mut self, run: i64, change: impl FnOnce(&mut Held)) {
+    pub fn change(&mut self, run: i64, change: impl FnOnce(&mut HeldRun)) {
         if let Some(held) = self.held.get(&run) {
             let mut held = held.clone();
             change(&mut held);
@@ -106,7 +106,7 @@ impl Leases {
     }
 
     /// The runs of a session.
-    pub fn of(&self, session: SessionId) -> Vec<i64> {
+    pub fn runs_of(&self, session: SessionId) -> Vec<i64> {
         let load = self.loads.get(&session);
         load.map_or_else(Vec::new, |load| load.runs.iter().copied().collect())
     }
@@ -129,12 +129,12 @@ impl Leases {
     }
 
     #[cfg(test)]
-    pub fn iter(&self) -> impl Iterator<Item = (i64, &Held)> {
+    pub fn iter(&self) -> impl Iterator<Item = (i64, &HeldRun)> {
         self.held.iter().map(|(run, held)| (*run, held))
     }
 
     /// Sessions whose leases have changed since the last call.
-    pub fn take_touched(&mut self) -> BTreeSet<SessionId> {
+    pub fn drain_touched(&mut self) -> BTreeSet<SessionId> {
         std::mem::take(&mut self.touched)
     }
 
@@ -153,18 +153,18 @@ impl Leases {
         for (run, old) in self.undo.take().unwrap_or_default().into_iter().rev() {
             match old {
                 Some(old) => self.put(run, old),
-                None => drop(self.take(run)),
+                None => drop(self.detach(run)),
             }
         }
     }
 
-    fn note(&mut self, run: i64, old: Option<Held>) {
+    fn record_undo(&mut self, run: i64, old: Option<HeldRun>) {
         if let Some(undo) = &mut self.undo {
             undo.push((run, old));
         }
     }
 
-    fn take(&mut self, run: i64) -> Option<Held> {
+    fn detach(&mut self, run: i64) -> Option<HeldRun> {
         let held = self.held.remove(&run)?;
         self.by_run.remove(&held.run);
         self.touched.extend(held.session);
@@ -187,8 +187,8 @@ impl Leases {
 mod tests {
     use super::*;
 
-    fn held(run: i64, session: SessionId) -> Held {
-        Held {
+    fn held(run: i64, session: SessionId) -> HeldRun {
+        HeldRun {
             run: format!("wrun_{run}"),
             epoch: 1,
             workflow: "w".to_owned(),
@@ -205,7 +205,7 @@ mod tests {
         let mut leases = Leases::default();
         leases.put(1, held(1, 7));
         leases.put(2, held(2, 7));
-        leases.take_touched();
+        leases.drain_touched();
         let before = format!("{leases:?}");
         leases.begin();
         leases.remove(1);
@@ -215,7 +215,7 @@ mod tests {
         leases.remove(2);
         assert_eq!(leases.count(8), 2);
         leases.rollback();
-        assert_eq!(leases.take_touched(), BTreeSet::from([7, 8]));
+        assert_eq!(leases.drain_touched(), BTreeSet::from([7, 8]));
         assert_eq!(format!("{leases:?}"), before);
         assert_eq!(leases.unacked_bytes(7), 200);
         assert_eq!(leases.expired(10, 9), [1]);

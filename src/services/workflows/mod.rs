@@ -9,10 +9,10 @@
 //! moving runs to another node. What workers see is in `docs/workflows.md`.
 
 pub use codes::{EventKind, RunStatus};
-pub use core::Settings;
-pub use engine::{Workflows, elsewhere, grant_of};
+pub use core::ProtocolSettings;
+pub use engine::{Workflows, grant_of, on_another_node};
 pub use run_id::{NodeTag, tag as node_of};
-pub use run_request::{About, Submission, ms_of};
+pub use run_request::{RecordRef, Submission, parse_time};
 pub use runs::{Caller, NewRun};
 pub use sessions::Grant;
 

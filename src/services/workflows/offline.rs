@@ -3,8 +3,8 @@
 use crate::base::clock;
 use crate::base::error::Result;
 use crate::services::workflows::api_requests;
-use crate::services::workflows::api_requests::{Action, Request};
-use crate::services::workflows::engine::chance;
+use crate::services::workflows::api_requests::{RunAction, WorkflowRequest};
+use crate::services::workflows::engine::random_u64;
 use crate::services::workflows::run_id::NodeTag;
 use crate::services::workflows::sessions::Grant;
 use crate::services::workflows::tx::{Effects, Tx};
@@ -15,10 +15,15 @@ const CHILDREN_AT_A_TIME: usize = 256;
 
 /// Does one action on some runs, and cancels the children of those that were cancelled. Returns what the
 /// server would answer to the same.
-pub fn act(database: &Database, node: &str, runs: Vec<String>, action: Action) -> Result<String> {
+pub fn apply(
+    database: &Database,
+    node: &str,
+    runs: Vec<String>,
+    action: RunAction,
+) -> Result<String> {
     let node = NodeTag::of(node);
     database.write_for_long(move |db| {
-        let mut random = chance;
+        let mut random = random_u64;
         let mut tx = Tx {
             db,
             now: clock::now_ms(),
@@ -27,12 +32,12 @@ pub fn act(database: &Database, node: &str, runs: Vec<String>, action: Action) -
             // The server looks at everything when it starts.
             effects: Effects::default(),
         };
-        let request = Request::Act {
+        let request = WorkflowRequest::Apply {
             runs,
             action,
             is_bulk: true,
         };
-        let answer = api_requests::run(&mut tx, &Grant::default(), &request)?;
+        let answer = api_requests::execute(&mut tx, &Grant::default(), &request)?;
         while cancel_children(&mut tx)? {}
         Ok(answer)
     })
@@ -60,7 +65,7 @@ pub fn cancel_children(tx: &mut Tx<'_>) -> Result<bool> {
         return Ok(false);
     };
     if children.is_empty() {
-        tx.children_are_cancelled(parent)?;
+        tx.finish_child_cancellation(parent)?;
     }
     for child in children {
         tx.cancel_child(parent, child)?;

@@ -20,7 +20,7 @@ const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Which runs are meant.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct RunFilter {
     pub workflow: Option<String>,
     pub status: Option<RunStatus>,
     /// The id of the run that they are children of.
@@ -33,7 +33,7 @@ pub struct Filter {
 
 /// A place in the list of runs, newest first.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cursor(pub Option<i64>);
+pub struct RunCursor(pub Option<i64>);
 
 const RUN: &str = "
     SELECT r.id, r.run, r.workflow, r.version, r.status, p.run, root.run, r.idempotency_key,
@@ -47,8 +47,8 @@ const RUN: &str = "
 pub fn list(
     db: &Connection,
     grant: &Grant,
-    filter: &Filter,
-    cursor: Cursor,
+    filter: &RunFilter,
+    cursor: RunCursor,
     limit: usize,
 ) -> Result<String> {
     let (wheres, values) = conditions(db, grant, filter, cursor)?;
@@ -72,8 +72,13 @@ pub fn list(
 }
 
 /// The ids of the first runs of a filter, oldest first.
-pub fn ids(db: &Connection, grant: &Grant, filter: &Filter, limit: usize) -> Result<Vec<String>> {
-    let (wheres, values) = conditions(db, grant, filter, Cursor(None))?;
+pub fn ids(
+    db: &Connection,
+    grant: &Grant,
+    filter: &RunFilter,
+    limit: usize,
+) -> Result<Vec<String>> {
+    let (wheres, values) = conditions(db, grant, filter, RunCursor(None))?;
     let sql = format!("SELECT r.run FROM runs r {wheres} ORDER BY r.id LIMIT {limit}");
     let mut statement = db.prepare_cached(&sql)?;
     let rows = statement.query_map(params_from_iter(values.iter()), |row| row.get(0))?;
@@ -85,8 +90,8 @@ type Values = Vec<Box<dyn ToSql>>;
 fn conditions(
     db: &Connection,
     grant: &Grant,
-    filter: &Filter,
-    cursor: Cursor,
+    filter: &RunFilter,
+    cursor: RunCursor,
 ) -> Result<(String, Values)> {
     let mut wheres = vec!["1".to_owned()];
     let mut values: Values = Vec::new();

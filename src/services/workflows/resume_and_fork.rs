@@ -6,14 +6,14 @@ use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Result};
 use crate::services::workflows::codes::{EventKind, JobState, RunStatus};
-use crate::services::workflows::hooks::{Hook, REFUSED, hook_data};
+use crate::services::workflows::hooks::{HookData, REFUSED_TOKEN, hook_data};
 use crate::services::workflows::jobs::NewJob;
 use crate::services::workflows::limits;
-use crate::services::workflows::runs::{Made, NewRun};
-use crate::services::workflows::tx::{Event, Run, Tx};
+use crate::services::workflows::runs::{CreatedRun, NewRun};
+use crate::services::workflows::tx::{NewEvent, Run, Tx};
 
 /// What a resumed or repeated run is made from.
-struct Row {
+struct RunTemplate {
     version: String,
     priority: i64,
     concurrency_key: Option<String>,
@@ -37,7 +37,7 @@ impl Tx<'_> {
             }
         }
         match (run.status, &run.job) {
-            (RunStatus::Failed, _) => self.revive(run),
+            (RunStatus::Failed, _) => self.restart_failed(run),
             (_, Some(job)) if job.state == JobState::Paused => self.make_ready(run.id),
             // Only moved to another version.
             (_, Some(job)) if version.is_some() && job.state == JobState::Ready => {
@@ -50,21 +50,21 @@ impl Tx<'_> {
         }
     }
 
-    fn revive(&mut self, run: &Run) -> Result<()> {
-        let seq = self.append(run.id, Event::new(EventKind::RunResumed, ""))?;
+    fn restart_failed(&mut self, run: &Run) -> Result<()> {
+        let seq = self.append(run.id, NewEvent::new(EventKind::RunResumed, ""))?;
         let sql = "UPDATE runs SET status = iif(started IS NULL, 0, 1), ended = NULL, expires = NULL, resumed = ?2
                    WHERE id = ?1";
         self.db.prepare_cached(sql)?.execute([run.id, seq])?;
         // Children that its deadline has not reached yet stay.
-        self.children_are_cancelled(run.id)?;
+        self.finish_child_cancellation(run.id)?;
         // What failed is tried anew, and so are children that failed.
         let sql =
             "DELETE FROM steps WHERE run = ?1 AND (status = 3 OR (status = 4 AND child IS NULL))";
         self.db.prepare_cached(sql)?.execute([run.id])?;
-        self.catch_up_with_children(run.id)?;
+        self.update_from_children(run.id)?;
         self.restore_waits(run.id)?;
         self.restore_hooks(run.id)?;
-        let row = self.row(run.id)?;
+        let row = self.template(run.id)?;
         self.add_job(&NewJob {
             run: run.id,
             workflow: &run.workflow,
@@ -82,7 +82,7 @@ impl Tx<'_> {
     }
 
     /// Children went on while the run was at its end.
-    fn catch_up_with_children(&mut self, run: i64) -> Result<()> {
+    fn update_from_children(&mut self, run: i64) -> Result<()> {
         let sql = "SELECT steps.key, steps.child, runs.status,
                           (SELECT data FROM events WHERE run = runs.id ORDER BY seq DESC LIMIT 1)
                    FROM steps LEFT JOIN runs ON runs.id = steps.child
@@ -98,7 +98,7 @@ impl Tx<'_> {
             let change = match status {
                 Some(RunStatus::Completed) => {
                     let output = output.as_deref().unwrap_or("null");
-                    let event = Event::new(EventKind::StepCompleted, &key);
+                    let event = NewEvent::new(EventKind::StepCompleted, &key);
                     let seq = self.append(run, event.data(output).info(child))?;
                     let sql = "UPDATE steps SET status = 2, ended = ?3, result = ?4 WHERE run = ?1 AND key = ?2";
                     let values = params![run, key, self.now, seq];
@@ -134,11 +134,11 @@ impl Tx<'_> {
         while let Some(row) = rows.next()? {
             let key: String = row.get(0)?;
             let is_refused = row.get::<_, EventKind>(1)? == EventKind::HookConflict;
-            let hook: Hook = serde_json::from_str(&row.get::<_, String>(2)?)?;
+            let hook: HookData = serde_json::from_str(&row.get::<_, String>(2)?)?;
             let at: i64 = row.get(3)?;
             let disposed: Option<i64> = row.get(4)?;
             let (token, disposed) = match is_refused {
-                true => (REFUSED, Some(at)),
+                true => (REFUSED_TOKEN, Some(at)),
                 false => (hook.token.as_str(), disposed),
             };
             if disposed.is_none() && self.hook(token)?.is_some() {
@@ -155,12 +155,12 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn row(&self, run: i64) -> Result<Row> {
+    fn template(&self, run: i64) -> Result<RunTemplate> {
         let sql =
             "SELECT version, priority, concurrency_key, attributes, epoch FROM runs WHERE id = ?1";
         let mut statement = self.db.prepare_cached(sql)?;
         Ok(statement.query_row([run], |row| {
-            Ok(Row {
+            Ok(RunTemplate {
                 version: row.get(0)?,
                 priority: row.get(1)?,
                 concurrency_key: row.get(2)?,
@@ -177,12 +177,12 @@ impl Tx<'_> {
         run: &Run,
         from: Option<&str>,
         version: Option<String>,
-    ) -> Result<Made> {
+    ) -> Result<CreatedRun> {
         let until = match from {
             None => 0,
             Some(key) => self.first_seq(run, key)?,
         };
-        let row = self.row(run.id)?;
+        let row = self.template(run.id)?;
         let input = self.event_data(run.id, 1)?;
         let mut attributes: Map<String, Value> = serde_json::from_str(&row.attributes)?;
         if attributes.len() < limits::ATTRIBUTES_MAX {
@@ -229,7 +229,7 @@ impl Tx<'_> {
             rows.collect::<rusqlite::Result<_>>()?
         };
         for (seq, key, data) in hooks {
-            let hook: Hook = serde_json::from_str(&data)?;
+            let hook: HookData = serde_json::from_str(&data)?;
             let token = self.random_token();
             let data = hook_data(&token, hook.metadata.as_ref().map(|it| it.get()));
             let sql = "INSERT INTO events (run, seq, kind, key, data, at) VALUES (?1, ?2, 12, ?3, ?4, ?5)";

@@ -91,17 +91,17 @@ pub fn present<'de, D: Deserializer<'de>>(
 
 /// The record that a run is about, if there is one.
 #[derive(Default)]
-pub struct About {
+pub struct RecordRef {
     pub collection: Option<String>,
     pub record: Option<String>,
 }
 
 /// The body of a request for a run over HTTP, read in one pass; or the first of its names that has no
 /// meaning. It may be misspelt, and its value would be ignored.
-pub struct Submission(std::result::Result<(RunRequest, About), String>);
+pub struct Submission(std::result::Result<(RunRequest, RecordRef), String>);
 
 impl Submission {
-    pub fn check(self) -> Result<(RunRequest, About)> {
+    pub fn check(self) -> Result<(RunRequest, RecordRef)> {
         self.0
             .map_err(|name| Error::field(name, "validation_unknown", "A run has no such field."))
     }
@@ -127,7 +127,7 @@ impl<'de> Visitor<'de> for SubmissionVisitor {
     fn visit_map<M: MapAccess<'de>>(self, map: M) -> std::result::Result<Submission, M::Error> {
         let mut fields = Fields {
             map,
-            about: About::default(),
+            about: RecordRef::default(),
             unknown: None,
             is_read: false,
         };
@@ -143,7 +143,7 @@ impl<'de> Visitor<'de> for SubmissionVisitor {
 /// The fields of a [`RunRequest`] among those of a submission.
 struct Fields<M> {
     map: M,
-    about: About,
+    about: RecordRef,
     unknown: Option<String>,
     /// All fields have been read.
     is_read: bool,
@@ -252,7 +252,7 @@ impl RunRequest {
 }
 
 /// A point in time as text: milliseconds since 1970, or RFC 3339.
-pub fn ms_of(text: &str) -> Option<i64> {
+pub fn parse_time(text: &str) -> Option<i64> {
     let number = || serde_json::from_str(text).ok().map(|Ms(ms)| ms);
     text.parse()
         .ok()
@@ -279,7 +279,7 @@ fn ms(field: &'static str, time: Option<&Time>) -> Result<Option<i64>> {
 mod tests {
     use super::*;
 
-    fn read(json: &str) -> std::result::Result<Result<(RunRequest, About)>, serde_json::Error> {
+    fn read(json: &str) -> std::result::Result<Result<(RunRequest, RecordRef)>, serde_json::Error> {
         serde_json::from_str(json).map(Submission::check)
     }
 

@@ -7,7 +7,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::services::stats::RunEvent;
 use crate::services::workflows::codes::{EventKind, RunStatus, StepStatus};
 use crate::services::workflows::jobs::NewJob;
-use crate::services::workflows::tx::{Event, Run, Tx};
+use crate::services::workflows::tx::{NewEvent, Run, Tx};
 use crate::services::workflows::{limits, run_id};
 
 /// When a caller that has started too many runs may try again.
@@ -53,7 +53,7 @@ impl Caller {
 
 /// A run that was made, or was there already.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Made {
+pub struct CreatedRun {
     pub id: i64,
     pub run: String,
     pub status: RunStatus,
@@ -62,7 +62,7 @@ pub struct Made {
 
 /// How a run ends. What comes with it is JSON.
 #[derive(Clone, Copy, Debug)]
-pub enum End<'a> {
+pub enum RunEnd<'a> {
     Completed(&'a str),
     Failed(&'a str),
     /// It failed because of its deadline.
@@ -71,16 +71,17 @@ pub enum End<'a> {
 }
 
 /// The error of a run that was not finished in time.
-pub const EXPIRED: &str = r#"{"kind":"expired","message":"The run was not finished in time."}"#;
+pub const EXPIRED_ERROR: &str =
+    r#"{"kind":"expired","message":"The run was not finished in time."}"#;
 
-impl End<'_> {
+impl RunEnd<'_> {
     fn parts(&self) -> (EventKind, RunStatus, &str) {
         match self {
-            End::Completed(data) => (EventKind::RunCompleted, RunStatus::Completed, data),
-            End::Failed(data) | End::Expired(data) => {
+            RunEnd::Completed(data) => (EventKind::RunCompleted, RunStatus::Completed, data),
+            RunEnd::Failed(data) | RunEnd::Expired(data) => {
                 (EventKind::RunFailed, RunStatus::Failed, data)
             }
-            End::Cancelled(data) => (EventKind::RunCancelled, RunStatus::Cancelled, data),
+            RunEnd::Cancelled(data) => (EventKind::RunCancelled, RunStatus::Cancelled, data),
         }
     }
 }
@@ -129,7 +130,7 @@ impl NewRun {
 
 impl Tx<'_> {
     /// Makes a run, unless there is one of its idempotency key.
-    pub fn create_run(&mut self, new: &NewRun, parent: Option<(&Run, &str)>) -> Result<Made> {
+    pub fn create_run(&mut self, new: &NewRun, parent: Option<(&Run, &str)>) -> Result<CreatedRun> {
         new.check(self.now)?;
         if let Some(key) = &new.idempotency_key
             && let Some(first) = self.run_by_key(&new.workflow, key)?
@@ -168,7 +169,10 @@ impl Tx<'_> {
             new.caller.as_ref().map(Caller::key),
         ])?;
         let id = self.db.last_insert_rowid();
-        self.append(id, Event::new(EventKind::RunCreated, "").data(&new.input))?;
+        self.append(
+            id,
+            NewEvent::new(EventKind::RunCreated, "").data(&new.input),
+        )?;
         self.add_job(&NewJob {
             run: id,
             workflow: &new.workflow,
@@ -177,7 +181,7 @@ impl Tx<'_> {
             concurrency_key: new.concurrency_key.as_deref(),
             due: new.run_at,
         })?;
-        let made = Made {
+        let made = CreatedRun {
             id,
             run,
             status: RunStatus::Pending,
@@ -191,10 +195,10 @@ impl Tx<'_> {
     }
 
     /// A run whose deadline has passed when it is made fails at once.
-    pub fn expire_new(&mut self, mut made: Made, expires: Option<i64>) -> Result<Made> {
+    pub fn expire_new(&mut self, mut made: CreatedRun, expires: Option<i64>) -> Result<CreatedRun> {
         let is_late = expires.is_some_and(|at| at <= self.now);
         if is_late && let Some(run) = self.run_by_id(made.id)? {
-            self.end_run(&run, End::Expired(EXPIRED))?;
+            self.end_run(&run, RunEnd::Expired(EXPIRED_ERROR))?;
             made.status = RunStatus::Failed;
         }
         Ok(made)
@@ -234,11 +238,11 @@ impl Tx<'_> {
         }
     }
 
-    fn run_by_key(&self, workflow: &str, key: &str) -> Result<Option<Made>> {
+    fn run_by_key(&self, workflow: &str, key: &str) -> Result<Option<CreatedRun>> {
         let sql = "SELECT id, run, status FROM runs WHERE workflow = ?1 AND idempotency_key = ?2";
         let mut statement = self.db.prepare_cached(sql)?;
         let found = statement.query_row([workflow, key], |row| {
-            Ok(Made {
+            Ok(CreatedRun {
                 id: row.get(0)?,
                 run: row.get(1)?,
                 status: row.get(2)?,
@@ -256,7 +260,7 @@ impl Tx<'_> {
         if run.status == RunStatus::Running {
             return Ok(());
         }
-        self.append(run.id, Event::new(EventKind::RunStarted, ""))?;
+        self.append(run.id, NewEvent::new(EventKind::RunStarted, ""))?;
         let sql =
             "UPDATE runs SET status = ?2, started = ?3, version = coalesce(nullif(?4, ''), version)
                    WHERE id = ?1";
@@ -271,13 +275,13 @@ impl Tx<'_> {
     }
 
     /// Ends a run, and with it all that waits for it or lives by it.
-    pub fn end_run(&mut self, run: &Run, end: End<'_>) -> Result<()> {
+    pub fn end_run(&mut self, run: &Run, end: RunEnd<'_>) -> Result<()> {
         if run.status.is_terminal() {
             return Err(ended(run, Kind::Conflict));
         }
         let (kind, status, data) = end.parts();
         limits::check_payload("What a run ends with", data)?;
-        self.append(run.id, Event::new(kind, "").data(data))?;
+        self.append(run.id, NewEvent::new(kind, "").data(data))?;
         let sql = "UPDATE runs SET status = ?2, ended = ?3,
                           epoch = coalesce((SELECT epoch FROM jobs WHERE run = ?1), epoch)
                    WHERE id = ?1";
@@ -292,18 +296,18 @@ impl Tx<'_> {
             self.db.prepare_cached(sql)?.execute([run.id])?;
         }
         self.remove_job(run.id)?;
-        if matches!(end, End::Cancelled(_) | End::Expired(_)) {
-            self.note_children(run.id)?;
+        if matches!(end, RunEnd::Cancelled(_) | RunEnd::Expired(_)) {
+            self.queue_child_cancellation(run.id)?;
         }
         if let Some((parent, key)) = &run.parent {
-            self.tell_parent(*parent, key, run, end)?;
+            self.notify_parent(*parent, key, run, end)?;
         }
         let took = self.now - run.started.unwrap_or(self.now);
         let took = std::time::Duration::from_millis(u64::try_from(took).unwrap_or(0));
         let counted = match end {
-            End::Completed(_) => RunEvent::Completed(took),
-            End::Failed(_) | End::Expired(_) => RunEvent::Failed(took),
-            End::Cancelled(_) => RunEvent::Cancelled,
+            RunEnd::Completed(_) => RunEvent::Completed(took),
+            RunEnd::Failed(_) | RunEnd::Expired(_) => RunEvent::Failed(took),
+            RunEnd::Cancelled(_) => RunEvent::Cancelled,
         };
         self.count(&run.workflow, counted);
         self.effects.ended.push((run.id, status));
@@ -311,7 +315,13 @@ impl Tx<'_> {
     }
 
     /// The result of a child is one of a step of its parent.
-    fn tell_parent(&mut self, parent: i64, key: &str, child: &Run, end: End<'_>) -> Result<()> {
+    fn notify_parent(
+        &mut self,
+        parent: i64,
+        key: &str,
+        child: &Run,
+        end: RunEnd<'_>,
+    ) -> Result<()> {
         let lives = self
             .run_by_id(parent)?
             .is_some_and(|parent| !parent.status.is_terminal());
@@ -324,13 +334,13 @@ impl Tx<'_> {
         }
         let cancelled = error_json("cancelled", "The child run was cancelled.");
         let (kind, status, data) = match end {
-            End::Completed(output) => (EventKind::StepCompleted, StepStatus::Completed, output),
-            End::Failed(error) | End::Expired(error) => {
+            RunEnd::Completed(output) => (EventKind::StepCompleted, StepStatus::Completed, output),
+            RunEnd::Failed(error) | RunEnd::Expired(error) => {
                 (EventKind::StepFailed, StepStatus::Failed, error)
             }
-            End::Cancelled(_) => (EventKind::StepFailed, StepStatus::Failed, &*cancelled),
+            RunEnd::Cancelled(_) => (EventKind::StepFailed, StepStatus::Failed, &*cancelled),
         };
-        let event = Event::new(kind, key).data(data).info(child.id);
+        let event = NewEvent::new(kind, key).data(data).info(child.id);
         let seq = self.append(parent, event)?;
         let sql =
             "UPDATE steps SET status = ?3, ended = ?4, result = ?5 WHERE run = ?1 AND key = ?2";
@@ -356,7 +366,7 @@ impl Tx<'_> {
 
     /// Children of a run that was cancelled or has expired are cancelled too; not all at once, there may be
     /// many. Those of a run that failed otherwise go on: when it is resumed, it finds what they came to.
-    fn note_children(&self, run: i64) -> Result<()> {
+    fn queue_child_cancellation(&self, run: i64) -> Result<()> {
         let sql = "INSERT OR IGNORE INTO cancelling (run)
                    SELECT ?1 WHERE EXISTS (SELECT 1 FROM runs WHERE parent = ?1 AND ended IS NULL)";
         self.db.prepare_cached(sql)?.execute([run])?;
@@ -400,11 +410,11 @@ impl Tx<'_> {
             Some(RunStatus::Cancelled) => r#""The parent run was cancelled.""#,
             _ => r#""The parent run has expired.""#,
         };
-        self.end_run(&child, End::Cancelled(reason))
+        self.end_run(&child, RunEnd::Cancelled(reason))
     }
 
     /// All children of a run that took them along are cancelled.
-    pub fn children_are_cancelled(&self, parent: i64) -> Result<()> {
+    pub fn finish_child_cancellation(&self, parent: i64) -> Result<()> {
         let sql = "DELETE FROM cancelling WHERE run = ?1";
         self.db.prepare_cached(sql)?.execute([parent])?;
         Ok(())

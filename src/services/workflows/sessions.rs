@@ -57,7 +57,7 @@ pub struct Session {
     pub heard: i64,
     /// Since when it owes a sign of life: the last one, or the first job after a pause.
     pub quiet_since: i64,
-    pub beats: u64,
+    pub heartbeats: u64,
     /// A probe that waits for its answer, and until when.
     pub probe: Option<(i64, i64)>,
     /// It was told that its token ends.
@@ -94,7 +94,7 @@ impl Session {
             connected: now,
             heard: now,
             quiet_since: now,
-            beats: 0,
+            heartbeats: 0,
             probe: None,
             is_warned: false,
             turn: None,
@@ -150,7 +150,7 @@ impl Sessions {
     }
 
     /// It cannot serve a workflow after all.
-    pub fn strike(&mut self, id: SessionId, workflow: &str) {
+    pub fn stop_serving(&mut self, id: SessionId, workflow: &str) {
         let turn = self.leave_rings(id);
         if let Some(session) = self.all.get_mut(&id) {
             session.serves.retain(|served| served.name != workflow);
@@ -189,7 +189,12 @@ impl Sessions {
 
     /// Who gets a job: the one that had it last if it can, else the one that has waited longest.
     /// Returns the version too, which an empty one leaves open.
-    pub fn choose(&self, workflow: &str, version: &str, last: &str) -> Option<(SessionId, String)> {
+    pub fn choose_worker(
+        &self,
+        workflow: &str,
+        version: &str,
+        last: &str,
+    ) -> Option<(SessionId, String)> {
         let rings = self.rings.get(workflow)?;
         let serves = |session: &Session| {
             let mut serves = session.serves.iter();
@@ -276,26 +281,26 @@ mod tests {
         let mut sessions = sessions(4);
         let mut order = Vec::new();
         for _ in 0..8 {
-            let (id, _) = sessions.choose("w", "", "").unwrap();
+            let (id, _) = sessions.choose_worker("w", "", "").unwrap();
             sessions.rotate(id);
             order.push(id);
         }
         assert_eq!(order, [1, 2, 3, 4, 1, 2, 3, 4]);
         assert_eq!(
-            sessions.choose("w", "", "worker3"),
+            sessions.choose_worker("w", "", "worker3"),
             Some((3, "1".to_owned()))
         );
         // Who had it serves another version by now, or has no room.
-        assert_eq!(sessions.choose("w", "0", "worker3").unwrap().0, 2);
+        assert_eq!(sessions.choose_worker("w", "0", "worker3").unwrap().0, 2);
         assert!(!sessions.set_free(3, false));
-        assert_eq!(sessions.choose("w", "1", "worker3").unwrap().0, 1);
-        assert_eq!(sessions.choose("w", "2", ""), None);
+        assert_eq!(sessions.choose_worker("w", "1", "worker3").unwrap().0, 1);
+        assert_eq!(sessions.choose_worker("w", "2", ""), None);
     }
 
     #[test]
     fn nothing_is_left_of_who_has_gone() {
         let mut sessions = sessions(2);
-        sessions.strike(1, "w");
+        sessions.stop_serving(1, "w");
         assert_eq!(sessions.free_versions("w"), ["0"]);
         sessions.remove(1);
         sessions.remove(2);

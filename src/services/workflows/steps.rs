@@ -6,8 +6,8 @@ use crate::base::error::{Error, Kind, Result};
 use crate::services::stats::RunEvent;
 use crate::services::workflows::codes::{EventKind, RunStatus, StepStatus};
 use crate::services::workflows::limits;
-use crate::services::workflows::runs::{Made, NewRun};
-use crate::services::workflows::tx::{Event, Lease, Run, Tx, check_lease, lost_lease};
+use crate::services::workflows::runs::{CreatedRun, NewRun};
+use crate::services::workflows::tx::{Lease, NewEvent, Run, Tx, check_lease, lost_lease};
 
 /// Pause after the first failure of a step; it doubles.
 const BACKOFF_MS: i64 = 1_000;
@@ -15,15 +15,15 @@ const BACKOFF_MS_MAX: i64 = 3_600_000;
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug)]
-pub enum Outcome<'a> {
+pub enum StepOutcome<'a> {
     /// JSON.
     Ok(&'a str),
-    Err(Failure<'a>),
+    Err(StepFailure<'a>),
 }
 
 /// A failed attempt.
 #[derive(Clone, Copy, Debug)]
-pub struct Failure<'a> {
+pub struct StepFailure<'a> {
     /// JSON, as the worker gave it.
     pub error: &'a str,
     pub is_fatal: bool,
@@ -36,7 +36,7 @@ pub struct Failure<'a> {
 
 /// What becomes of a step after a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reported {
+pub enum StepResolution {
     /// It has this result.
     Completed,
     /// It has failed for good.
@@ -80,43 +80,48 @@ impl Tx<'_> {
         key: &str,
         name: &str,
         started: Option<i64>,
-        outcome: Outcome<'_>,
-    ) -> Result<Reported> {
+        outcome: StepOutcome<'_>,
+    ) -> Result<StepResolution> {
         limits::check_key("key", key)?;
         limits::check_key("name", name)?;
         let run = self.run(&lease.run)?.ok_or_else(lost_lease)?;
         let step = self.step(run.id, key)?;
         if step.as_ref().is_some_and(|step| step.child.is_some()) {
-            return Err(another_kind());
+            return Err(key_conflict());
         }
         if let Some(step) = &step
-            && let Some(same) = self.same(&run, step, outcome)?
+            && let Some(same) = self.recorded_reply(&run, step, outcome)?
         {
             return Ok(same);
         }
         check_lease(&run, lease.epoch)?;
         if let Some(step) = &step
-            && let Some(said) = said_before(step, outcome)?
+            && let Some(said) = repeated_reply(step, outcome)?
         {
             return Ok(said);
         }
         if run.job.is_some_and(|job| job.lost > 0) {
-            self.forgive_lost(run.id)?;
+            self.reset_lost_count(run.id)?;
         }
         self.record(&run, step.as_ref(), key, name, started, outcome)
     }
 
     /// The answer to a report that is recorded as it is, whoever says it again.
-    fn same(&self, run: &Run, step: &Step, outcome: Outcome<'_>) -> Result<Option<Reported>> {
+    fn recorded_reply(
+        &self,
+        run: &Run,
+        step: &Step,
+        outcome: StepOutcome<'_>,
+    ) -> Result<Option<StepResolution>> {
         let stored = self.step_result(run.id, step)?;
         Ok(match (step.status, outcome) {
-            (StepStatus::Completed, Outcome::Ok(value)) if stored == value => {
-                Some(Reported::Completed)
+            (StepStatus::Completed, StepOutcome::Ok(value)) if stored == value => {
+                Some(StepResolution::Completed)
             }
-            (StepStatus::Failed, Outcome::Err(failure)) if stored == failure.error => {
-                Some(Reported::Failed)
+            (StepStatus::Failed, StepOutcome::Err(failure)) if stored == failure.error => {
+                Some(StepResolution::Failed)
             }
-            (StepStatus::Pending, Outcome::Err(failure))
+            (StepStatus::Pending, StepOutcome::Err(failure))
                 if failure.attempt == Some(step.attempt) && stored == failure.error =>
             {
                 next_attempt(step)
@@ -132,8 +137,8 @@ impl Tx<'_> {
         key: &str,
         name: &str,
         started: Option<i64>,
-        outcome: Outcome<'_>,
-    ) -> Result<Reported> {
+        outcome: StepOutcome<'_>,
+    ) -> Result<StepResolution> {
         let before = step.map_or(0, |step| step.attempt);
         let was_begun = step.is_some_and(|step| step.status == StepStatus::Running);
         let attempt = match was_begun {
@@ -141,18 +146,18 @@ impl Tx<'_> {
             false => before + 1,
         };
         let event = match outcome {
-            Outcome::Ok(value) => {
+            StepOutcome::Ok(value) => {
                 limits::check_payload("A result", value)?;
-                Event::new(EventKind::StepCompleted, key).data(value)
+                NewEvent::new(EventKind::StepCompleted, key).data(value)
             }
-            Outcome::Err(failure) => {
+            StepOutcome::Err(failure) => {
                 limits::check_payload("An error", failure.error)?;
                 let is_last = failure.is_fatal || attempt > failure.retries;
                 match is_last {
-                    true => Event::new(EventKind::StepFailed, key).data(failure.error),
+                    true => NewEvent::new(EventKind::StepFailed, key).data(failure.error),
                     false => {
                         let at = self.now + self.backoff(attempt, failure.retry_after_ms);
-                        Event::new(EventKind::StepRetrying, key)
+                        NewEvent::new(EventKind::StepRetrying, key)
                             .data(failure.error)
                             .info(at)
                     }
@@ -162,15 +167,21 @@ impl Tx<'_> {
         let retry = event.info;
         let seq = self.append(run.id, event.attempt(attempt))?;
         let (status, counted, reported) = match (event.kind, retry) {
-            (EventKind::StepCompleted, _) => {
-                (StepStatus::Completed, RunEvent::Step, Reported::Completed)
-            }
+            (EventKind::StepCompleted, _) => (
+                StepStatus::Completed,
+                RunEvent::Step,
+                StepResolution::Completed,
+            ),
             (_, Some(at)) => {
                 let attempt = attempt + 1;
-                let reported = Reported::Retry { at, attempt };
+                let reported = StepResolution::Retry { at, attempt };
                 (StepStatus::Pending, RunEvent::StepRetried, reported)
             }
-            _ => (StepStatus::Failed, RunEvent::StepFailed, Reported::Failed),
+            _ => (
+                StepStatus::Failed,
+                RunEvent::StepFailed,
+                StepResolution::Failed,
+            ),
         };
         let ended = status.is_terminal().then_some(self.now);
         let sql = "INSERT INTO steps (run, key, name, status, attempt, started, ended, retry, result)
@@ -200,7 +211,10 @@ impl Tx<'_> {
                 "The run has the step {key} already."
             )));
         }
-        self.append(run.id, Event::new(EventKind::StepCreated, key).data(input))?;
+        self.append(
+            run.id,
+            NewEvent::new(EventKind::StepCreated, key).data(input),
+        )?;
         let sql = "INSERT INTO steps (run, key, name, status, attempt) VALUES (?1, ?2, ?3, 0, 0)";
         self.db
             .prepare_cached(sql)?
@@ -220,7 +234,7 @@ impl Tx<'_> {
         if step.child.is_some() {
             return Err(Error::conflict("The step is a run of its own."));
         }
-        let failure = Failure {
+        let failure = StepFailure {
             error: data,
             is_fatal: kind == EventKind::StepFailed,
             retry_after_ms: None,
@@ -228,8 +242,8 @@ impl Tx<'_> {
             retries: i64::MAX,
         };
         let outcome = match kind {
-            EventKind::StepCompleted => Outcome::Ok(data),
-            _ => Outcome::Err(failure),
+            EventKind::StepCompleted => StepOutcome::Ok(data),
+            _ => StepOutcome::Err(failure),
         };
         self.record(run, Some(step), key, name_of(key), None, outcome)?;
         Ok(())
@@ -241,7 +255,7 @@ impl Tx<'_> {
         run: &Run,
         key: &str,
         name: &str,
-        said: Option<i64>,
+        claimed: Option<i64>,
     ) -> Result<i64> {
         limits::check_key("key", key)?;
         limits::check_key("name", name)?;
@@ -250,7 +264,7 @@ impl Tx<'_> {
             if step.status.is_terminal() || step.child.is_some() {
                 return Err(Error::conflict("The step has its result already."));
             }
-            if step.status == StepStatus::Running && said == Some(step.attempt) {
+            if step.status == StepStatus::Running && claimed == Some(step.attempt) {
                 return Ok(step.attempt);
             }
             check_due(step.retry, self.now)?;
@@ -258,7 +272,7 @@ impl Tx<'_> {
         let attempt = step.map_or(0, |step| step.attempt) + 1;
         self.append(
             run.id,
-            Event::new(EventKind::StepStarted, key).attempt(attempt),
+            NewEvent::new(EventKind::StepStarted, key).attempt(attempt),
         )?;
         let sql = "INSERT INTO steps (run, key, name, status, attempt, started) VALUES (?1, ?2, ?3, 1, ?4, ?5)
                    ON CONFLICT DO UPDATE SET status = 1, attempt = ?4, started = coalesce(started, ?5), retry = NULL";
@@ -279,7 +293,7 @@ impl Tx<'_> {
     ) -> Result<(String, RunStatus)> {
         limits::check_key("key", key)?;
         if let Some(step) = self.step(run.id, key)? {
-            return self.known_child(run, key, &step);
+            return self.existing_child(run, key, &step);
         }
         let parent = (!is_detached).then_some((run, key));
         if parent.is_some() && new.idempotency_key.is_some() {
@@ -289,7 +303,7 @@ impl Tx<'_> {
             ));
         }
         let made = self.create_run(new, parent)?;
-        self.note_child(run, key, &made, is_detached)?;
+        self.record_child(run, key, &made, is_detached)?;
         let made = match parent {
             Some(_) => self.expire_new(made, new.expires_at)?,
             None => made,
@@ -298,8 +312,8 @@ impl Tx<'_> {
     }
 
     /// The child of a step. It may have ended so long ago that it is not kept any more.
-    fn known_child(&self, run: &Run, key: &str, step: &Step) -> Result<(String, RunStatus)> {
-        let child = step.child.ok_or_else(another_kind)?;
+    fn existing_child(&self, run: &Run, key: &str, step: &Step) -> Result<(String, RunStatus)> {
+        let child = step.child.ok_or_else(key_conflict)?;
         if let Some(child) = self.run_by_id(child)? {
             return Ok((child.run, child.status));
         }
@@ -312,11 +326,17 @@ impl Tx<'_> {
         Ok((child, RunStatus::Completed))
     }
 
-    fn note_child(&mut self, run: &Run, key: &str, made: &Made, is_detached: bool) -> Result<()> {
+    fn record_child(
+        &mut self,
+        run: &Run,
+        key: &str,
+        made: &CreatedRun,
+        is_detached: bool,
+    ) -> Result<()> {
         let data = serde_json::Value::from(made.run.clone()).to_string();
         let event = match is_detached {
-            true => Event::new(EventKind::StepCompleted, key).data(&data),
-            false => Event::new(EventKind::StepCreated, key)
+            true => NewEvent::new(EventKind::StepCompleted, key).data(&data),
+            false => NewEvent::new(EventKind::StepCreated, key)
                 .data(&data)
                 .info(made.id),
         };
@@ -359,9 +379,9 @@ impl Tx<'_> {
 }
 
 /// What the worker that has the run may say again of a step; refuses another result.
-fn said_before(step: &Step, outcome: Outcome<'_>) -> Result<Option<Reported>> {
+fn repeated_reply(step: &Step, outcome: StepOutcome<'_>) -> Result<Option<StepResolution>> {
     match (step.status, outcome) {
-        (StepStatus::Pending, Outcome::Err(failure)) => {
+        (StepStatus::Pending, StepOutcome::Err(failure)) => {
             let is_old = failure.attempt.is_some_and(|it| it <= step.attempt);
             Ok(next_attempt(step).filter(|_| is_old))
         }
@@ -372,9 +392,9 @@ fn said_before(step: &Step, outcome: Outcome<'_>) -> Result<Option<Reported>> {
     }
 }
 
-fn next_attempt(step: &Step) -> Option<Reported> {
+fn next_attempt(step: &Step) -> Option<StepResolution> {
     let attempt = step.attempt + 1;
-    step.retry.map(|at| Reported::Retry { at, attempt })
+    step.retry.map(|at| StepResolution::Retry { at, attempt })
 }
 
 /// Refuses what is not to be done before a time.
@@ -392,7 +412,7 @@ fn check_due(due: Option<i64>, now: i64) -> Result<()> {
     }
 }
 
-fn another_kind() -> Error {
+fn key_conflict() -> Error {
     Error::conflict("The key belongs to something else.")
 }
 

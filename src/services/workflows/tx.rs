@@ -44,7 +44,7 @@ pub struct Tx<'a> {
 
 /// An event about to be written.
 #[derive(Clone, Copy)]
-pub struct Event<'a> {
+pub struct NewEvent<'a> {
     pub kind: EventKind,
     pub key: &'a str,
     /// JSON.
@@ -53,9 +53,9 @@ pub struct Event<'a> {
     pub n: Option<i64>,
 }
 
-impl<'a> Event<'a> {
-    pub fn new(kind: EventKind, key: &'a str) -> Event<'a> {
-        Event {
+impl<'a> NewEvent<'a> {
+    pub fn new(kind: EventKind, key: &'a str) -> NewEvent<'a> {
+        NewEvent {
             kind,
             key,
             data: None,
@@ -64,17 +64,17 @@ impl<'a> Event<'a> {
         }
     }
 
-    pub fn data(mut self, data: &'a str) -> Event<'a> {
+    pub fn data(mut self, data: &'a str) -> NewEvent<'a> {
         self.data = Some(data);
         self
     }
 
-    pub fn info(mut self, info: i64) -> Event<'a> {
+    pub fn info(mut self, info: i64) -> NewEvent<'a> {
         self.info = Some(info);
         self
     }
 
-    pub fn attempt(mut self, n: i64) -> Event<'a> {
+    pub fn attempt(mut self, n: i64) -> NewEvent<'a> {
         self.n = Some(n);
         self
     }
@@ -187,12 +187,12 @@ impl Tx<'_> {
     }
 
     /// Writes the next event of a run; returns its number.
-    pub fn append(&self, run: i64, event: Event<'_>) -> Result<i64> {
+    pub fn append(&self, run: i64, event: NewEvent<'_>) -> Result<i64> {
         let sql = "INSERT INTO events (run, seq, kind, key, data, info, n, at)
                    VALUES (?1, coalesce((SELECT max(seq) FROM events WHERE run = ?1), 0) + 1,
                            ?2, ?3, ?4, ?5, ?6, ?7)
                    RETURNING seq";
-        let Event {
+        let NewEvent {
             kind,
             key,
             data,

@@ -6,16 +6,16 @@ use crate::base::error::{Error, Kind, Result};
 use crate::services::workflows::codes::{EventKind, StepStatus};
 use crate::services::workflows::limits;
 use crate::services::workflows::run_request::Ms;
-use crate::services::workflows::tx::{Event, Run, Tx};
+use crate::services::workflows::tx::{NewEvent, Run, Tx};
 
 /// Conditions that a run may wait for at a time.
 const CONDITIONS_MAX: usize = 1_000;
 
 /// What a run waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub enum WakeCondition {
     /// A time; the first one given for a key stays.
-    Sleep { key: String, until: Moment },
+    Sleep { key: String, until: WakeTime },
     /// A payload that the worker has not seen.
     Hook { key: String },
     /// The end of a child.
@@ -26,7 +26,7 @@ pub enum Condition {
 
 /// When a sleep ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub enum WakeTime {
     /// Then: milliseconds since 1970.
     At(i64),
     /// So many milliseconds from now.
@@ -35,7 +35,7 @@ pub enum Moment {
 
 /// What comes of parking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parked {
+pub enum ParkOutcome {
     /// The run waits.
     Waits,
     /// Something holds already; the worker keeps the run.
@@ -43,7 +43,7 @@ pub enum Parked {
 }
 
 /// When a condition holds.
-enum Holds {
+enum ConditionState {
     Now,
     At(i64),
     /// When something happens.
@@ -52,7 +52,12 @@ enum Holds {
 
 impl Tx<'_> {
     /// Parks a run, unless a condition holds or something has happened behind `seen`.
-    pub fn park(&mut self, run: &Run, seen: i64, conditions: &[Condition]) -> Result<Parked> {
+    pub fn park(
+        &mut self,
+        run: &Run,
+        seen: i64,
+        conditions: &[WakeCondition],
+    ) -> Result<ParkOutcome> {
         if conditions.is_empty() || conditions.len() > CONDITIONS_MAX {
             return Err(Error::invalid(format!(
                 "on must name 1 to {CONDITIONS_MAX} conditions."
@@ -61,59 +66,61 @@ impl Tx<'_> {
         if seen > self.last_seq(run.id)? {
             return Err(Error::invalid("seen is behind the end of the journal."));
         }
-        let has_news = self.has_news(run.id, seen)?;
-        let mut holds = has_news;
+        let has_new_events = self.has_new_events(run.id, seen)?;
+        let mut holds = has_new_events;
         let mut due: Option<i64> = None;
         for condition in conditions {
-            match self.look(run.id, condition) {
-                Ok(Holds::Now) => holds = true,
-                Ok(Holds::At(at)) => due = Some(due.map_or(at, |due| due.min(at))),
-                Ok(Holds::Later) => {}
+            match self.check_condition(run.id, condition) {
+                Ok(ConditionState::Now) => holds = true,
+                Ok(ConditionState::At(at)) => due = Some(due.map_or(at, |due| due.min(at))),
+                Ok(ConditionState::Later) => {}
                 // What the worker has not seen yet says why.
-                Err(error) if has_news && error.kind() == Kind::Gone => {}
+                Err(error) if has_new_events && error.kind() == Kind::Gone => {}
                 Err(error) => return Err(error),
             }
         }
         if holds {
-            return Ok(Parked::Holds);
+            return Ok(ParkOutcome::Holds);
         }
         if run.job.is_some_and(|job| job.lost > 0) {
-            self.forgive_lost(run.id)?;
+            self.reset_lost_count(run.id)?;
         }
         self.park_job(run.id, due)?;
-        Ok(Parked::Waits)
+        Ok(ParkOutcome::Waits)
     }
 
     /// Whether something that a worker does not do itself has happened behind `seen`.
-    fn has_news(&self, run: i64, seen: i64) -> Result<bool> {
+    fn has_new_events(&self, run: i64, seen: i64) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND seq > ?2
                    AND (kind IN (13, 14, 17) OR (kind IN (9, 10) AND info IS NOT NULL)))";
         let mut statement = self.db.prepare_cached(sql)?;
         Ok(statement.query_row([run, seen], |row| row.get(0))?)
     }
 
-    fn look(&mut self, run: i64, condition: &Condition) -> Result<Holds> {
+    fn check_condition(&mut self, run: i64, condition: &WakeCondition) -> Result<ConditionState> {
         match condition {
-            Condition::Sleep { key, until } => self.look_at_sleep(run, key, *until),
-            Condition::Hook { key } => self.check_hook(run, key).map(|()| Holds::Later),
-            Condition::Child { key } => match self.step(run, key)? {
+            WakeCondition::Sleep { key, until } => self.check_sleep(run, key, *until),
+            WakeCondition::Hook { key } => {
+                self.check_hook(run, key).map(|()| ConditionState::Later)
+            }
+            WakeCondition::Child { key } => match self.step(run, key)? {
                 Some(step) if step.child.is_some() => Ok(match step.status.is_terminal() {
-                    true => Holds::Now,
-                    false => Holds::Later,
+                    true => ConditionState::Now,
+                    false => ConditionState::Later,
                 }),
                 _ => Err(Error::not_found(format!("The run has no child {key}."))),
             },
-            Condition::Retry { key } => match self.step(run, key)? {
+            WakeCondition::Retry { key } => match self.step(run, key)? {
                 Some(step) => Ok(match (step.status, step.retry) {
-                    (StepStatus::Pending, Some(at)) if at > self.now => Holds::At(at),
-                    _ => Holds::Now,
+                    (StepStatus::Pending, Some(at)) if at > self.now => ConditionState::At(at),
+                    _ => ConditionState::Now,
                 }),
                 None => Err(Error::not_found(format!("The run has no step {key}."))),
             },
         }
     }
 
-    fn look_at_sleep(&mut self, run: i64, key: &str, until: Moment) -> Result<Holds> {
+    fn check_sleep(&mut self, run: i64, key: &str, until: WakeTime) -> Result<ConditionState> {
         limits::check_key("sleep", key)?;
         let sql = "SELECT until, ended FROM waits WHERE run = ?1 AND key = ?2";
         let known: Option<(i64, Option<i64>)> = self
@@ -122,15 +129,15 @@ impl Tx<'_> {
             .query_row(params![run, key], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let until = match known {
-            Some((_, Some(_))) => return Ok(Holds::Now),
+            Some((_, Some(_))) => return Ok(ConditionState::Now),
             Some((until, None)) => until,
             None => {
                 let until = match until {
-                    Moment::At(at) => at,
-                    Moment::In(ms) => self.now.saturating_add(ms.max(0)),
+                    WakeTime::At(at) => at,
+                    WakeTime::In(ms) => self.now.saturating_add(ms.max(0)),
                 };
                 let until = limits::check_time("until", until, self.now)?;
-                self.append(run, Event::new(EventKind::WaitCreated, key).info(until))?;
+                self.append(run, NewEvent::new(EventKind::WaitCreated, key).info(until))?;
                 let sql = "INSERT INTO waits (run, key, until) VALUES (?1, ?2, ?3)";
                 self.db
                     .prepare_cached(sql)?
@@ -139,10 +146,10 @@ impl Tx<'_> {
             }
         };
         if until > self.now {
-            return Ok(Holds::At(until));
+            return Ok(ConditionState::At(until));
         }
         self.end_wait(run, key)?;
-        Ok(Holds::Now)
+        Ok(ConditionState::Now)
     }
 
     /// A wait as an event of its own: `data` is when it ends.
@@ -156,7 +163,7 @@ impl Tx<'_> {
                 "The run has the wait {key} already."
             )));
         }
-        self.look_at_sleep(run.id, key, Moment::At(until))?;
+        self.check_sleep(run.id, key, WakeTime::At(until))?;
         Ok(())
     }
 
@@ -179,7 +186,7 @@ impl Tx<'_> {
     }
 
     fn end_wait(&mut self, run: i64, key: &str) -> Result<()> {
-        self.append(run, Event::new(EventKind::WaitCompleted, key))?;
+        self.append(run, NewEvent::new(EventKind::WaitCompleted, key))?;
         let sql = "UPDATE waits SET ended = ?3 WHERE run = ?1 AND key = ?2";
         self.db
             .prepare_cached(sql)?

@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 
 use crate::base::error::{Error, Kind, Result};
-use crate::services::workflows::api_requests::Request;
+use crate::services::workflows::api_requests::WorkflowRequest;
 use crate::services::workflows::codes::RunStatus;
 use crate::services::workflows::core::Core;
 use crate::services::workflows::core::answers::{ok, refusal};
 use crate::services::workflows::core::dispatch::JOURNAL_BYTES_MAX;
 use crate::services::workflows::core::messages::{Command, Output, send};
-use crate::services::workflows::frames::{Act, Failed, Step, Write};
+use crate::services::workflows::frames::{Report, ReportAction, ReportedError, StepReport};
 use crate::services::workflows::json::Object;
-use crate::services::workflows::runs::End;
+use crate::services::workflows::runs::RunEnd;
 use crate::services::workflows::sessions::{Grant, SessionId};
-use crate::services::workflows::steps::{Failure, Outcome, Reported};
+use crate::services::workflows::steps::{StepFailure, StepOutcome, StepResolution};
 use crate::services::workflows::tx::{Lease, Tx, lost_lease};
-use crate::services::workflows::waits::{Condition, Parked};
+use crate::services::workflows::waits::{ParkOutcome, WakeCondition};
 use crate::services::workflows::{api_requests, calls, journal, limits};
 
 /// The answer to a report.
@@ -27,11 +27,11 @@ pub(super) enum Answer {
     /// With more to say.
     Ok(Object),
     /// A parked run goes on at once: what has happened.
-    Wake(journal::Page),
+    Wake(journal::JournalPage),
 }
 
 impl Core {
-    pub(super) fn write_one(
+    pub(super) fn run_command(
         &mut self,
         db: &Connection,
         now: i64,
@@ -43,9 +43,9 @@ impl Core {
             Command::Request {
                 reply,
                 grant,
-                request: Request::Report { writes },
+                request: WorkflowRequest::Report { reports },
             } => {
-                let answers = self.report_by_http(db, now, grant, writes, out)?;
+                let answers = self.report_by_http(db, now, grant, reports, out)?;
                 let answer = Object::new().list("answers", answers).end();
                 out.push(Output::Answer {
                     reply: *reply,
@@ -58,9 +58,9 @@ impl Core {
                 request,
             } => {
                 let done =
-                    self.tx_with_effects(db, now, |tx| api_requests::run(tx, grant, request));
-                let answer = self.own_or_all(db, done)?.map(|(answer, ended)| {
-                    self.tell_ended(&ended, None, now, out);
+                    self.tx_with_effects(db, now, |tx| api_requests::execute(tx, grant, request));
+                let answer = self.command_result(db, done)?.map(|(answer, ended)| {
+                    self.notify_ended(&ended, None, now, out);
                     answer
                 });
                 out.push(Output::Answer {
@@ -71,13 +71,13 @@ impl Core {
             Command::Report {
                 session,
                 reference,
-                write,
+                report,
             } => {
                 let Some(grant) = self.sessions.get(*session).map(|it| it.grant.clone()) else {
                     // It has gone, and will say it again elsewhere.
                     return Ok(());
                 };
-                let result = self.report(db, now, &grant, Some(*session), write, out)?;
+                let result = self.report(db, now, &grant, Some(*session), report, out)?;
                 let reference = reference.as_deref();
                 match (result, reference) {
                     (Ok(Answer::Plain), None) => {}
@@ -85,7 +85,7 @@ impl Core {
                         acks.entry(*session).or_default().push(reference.to_owned());
                     }
                     (result, _) => {
-                        let text = answer_text(reference, &write.lease, result);
+                        let text = answer_text(reference, &report.lease, result);
                         out.push(send(*session, text));
                     }
                 }
@@ -95,7 +95,11 @@ impl Core {
     }
 
     /// Whether a failure is that of a command, or of the whole transaction.
-    pub(super) fn own_or_all<T>(&self, db: &Connection, result: Result<T>) -> Result<Result<T>> {
+    pub(super) fn command_result<T>(
+        &self,
+        db: &Connection,
+        result: Result<T>,
+    ) -> Result<Result<T>> {
         match result {
             Err(error) if db.is_autocommit() || error.was_stopped() => Err(error),
             result => Ok(result),
@@ -107,16 +111,16 @@ impl Core {
         db: &Connection,
         now: i64,
         grant: &Grant,
-        writes: &[(Option<String>, Result<Write, String>)],
+        reports: &[(Option<String>, Result<Report, String>)],
         out: &mut Vec<Output>,
     ) -> Result<Vec<String>> {
-        let mut answers = Vec::with_capacity(writes.len());
-        for (reference, write) in writes {
+        let mut answers = Vec::with_capacity(reports.len());
+        for (reference, report) in reports {
             let reference = reference.as_deref();
-            answers.push(match write {
-                Ok(write) => {
-                    let result = self.report(db, now, grant, None, write, out)?;
-                    answer_text(reference, &write.lease, result)
+            answers.push(match report {
+                Ok(report) => {
+                    let result = self.report(db, now, grant, None, report, out)?;
+                    answer_text(reference, &report.lease, result)
                 }
                 Err(message) => refusal(reference, &Error::invalid(message.clone())),
             });
@@ -131,37 +135,41 @@ impl Core {
         now: i64,
         grant: &Grant,
         session: Option<SessionId>,
-        write: &Write,
+        report: &Report,
         out: &mut Vec<Output>,
     ) -> Result<Result<Answer>> {
-        let Write { lease, act } = write;
+        let Report { lease, action } = report;
         if let (
-            Act::Nack {
+            ReportAction::Nack {
                 is_no_code: true, ..
             },
             Some(session),
-        ) = (act, session)
+        ) = (action, session)
             && let Some(held) = self.leases.find(lease).and_then(|run| self.leases.get(run))
             && held.session == Some(session)
         {
             let workflow = held.workflow.clone();
-            self.sessions.strike(session, &workflow);
+            self.sessions.stop_serving(session, &workflow);
         }
         let done = self.tx_with_effects(db, now, |tx| {
             check_grant(tx, grant, lease)?;
-            run(tx, grant, lease, act)
+            run(tx, grant, lease, action)
         });
-        let (answer, ended) = match self.own_or_all(db, done)? {
+        let (answer, ended) = match self.command_result(db, done)? {
             Ok(done) => done,
             Err(error) => {
-                let has_stopped = matches!(act, Act::Fail(_) | Act::Done { .. } | Act::Nack { .. });
+                let has_stopped = matches!(
+                    action,
+                    ReportAction::Fail(_) | ReportAction::Done { .. } | ReportAction::Nack { .. }
+                );
                 let held = self.leases.find(lease).filter(|_| has_stopped);
                 if let Some(run) = held
                     && self.leases.get(run).is_some_and(|held| held.is_cancelled)
                 {
                     // The worker is done with a run that was cancelled.
                     self.leases.remove(run);
-                    let is_answer = matches!(act, Act::Fail(failed) if failed.kind == "cancelled");
+                    let is_answer =
+                        matches!(action, ReportAction::Fail(failed) if failed.kind == "cancelled");
                     if is_answer {
                         return Ok(Ok(Answer::Plain));
                     }
@@ -176,7 +184,7 @@ impl Core {
             let held = self.leases.find(lease).and_then(|run| self.leases.get(run));
             held.is_some_and(|held| held.session == Some(*session))
         });
-        self.tell_ended(&ended, by, now, out);
+        self.notify_ended(&ended, by, now, out);
         Ok(Ok(answer))
     }
 }
@@ -214,26 +222,28 @@ fn check_grant(tx: &Tx<'_>, grant: &Grant, lease: &Lease) -> Result<()> {
 }
 
 /// Does what a worker says about a run.
-fn run(tx: &mut Tx<'_>, grant: &Grant, lease: &Lease, act: &Act) -> Result<Answer> {
+fn run(tx: &mut Tx<'_>, grant: &Grant, lease: &Lease, action: &ReportAction) -> Result<Answer> {
     let plain = |()| Answer::Plain;
-    match act {
-        Act::Step(step) => report_step(tx, lease, step),
-        Act::StepBegin { key, name, attempt } => {
+    match action {
+        ReportAction::Step(step) => report_step(tx, lease, step),
+        ReportAction::StepBegin { key, name, attempt } => {
             let run = tx.leased(lease)?;
             let attempt = tx.begin_step(&run, key, name, *attempt)?;
             Ok(Answer::Ok(durable().int("attempt", attempt)))
         }
-        Act::Park { seen, on } => park(tx, lease, *seen, on),
-        Act::Call(call) => calls::run(tx, grant, lease, call).map(|answer| match answer {
-            None => Answer::Plain,
-            Some(answer) => Answer::Ok(answer),
-        }),
-        Act::Done { output } => end(tx, lease, RunStatus::Completed, output).map(plain),
-        Act::Fail(failed) => fail(tx, lease, failed).map(plain),
-        Act::Nack { delay_ms, .. } => {
+        ReportAction::Park { seen, on } => park(tx, lease, *seen, on),
+        ReportAction::Call(call) => {
+            calls::execute(tx, grant, lease, call).map(|answer| match answer {
+                None => Answer::Plain,
+                Some(answer) => Answer::Ok(answer),
+            })
+        }
+        ReportAction::Done { output } => end(tx, lease, RunStatus::Completed, output).map(plain),
+        ReportAction::Fail(failed) => fail(tx, lease, failed).map(plain),
+        ReportAction::Nack { delay_ms, .. } => {
             let run = tx.leased(lease)?;
             let lost = run.job.map_or(0, |job| job.lost);
-            tx.give_back(run.id, tx.now + delay_ms, lost).map(plain)
+            tx.release_job(run.id, tx.now + delay_ms, lost).map(plain)
         }
     }
 }
@@ -242,10 +252,10 @@ fn durable() -> Object {
     ok(None).bool("durable", true)
 }
 
-fn report_step(tx: &mut Tx<'_>, lease: &Lease, step: &Step) -> Result<Answer> {
+fn report_step(tx: &mut Tx<'_>, lease: &Lease, step: &StepReport) -> Result<Answer> {
     let outcome = match &step.outcome {
-        Ok(value) => Outcome::Ok(value),
-        Err(failed) => Outcome::Err(Failure {
+        Ok(value) => StepOutcome::Ok(value),
+        Err(failed) => StepOutcome::Err(StepFailure {
             error: &failed.error,
             is_fatal: failed.kind == "fatal",
             retry_after_ms: failed.retry_after_ms,
@@ -255,20 +265,20 @@ fn report_step(tx: &mut Tx<'_>, lease: &Lease, step: &Step) -> Result<Answer> {
     };
     let reported = tx.report_step(lease, &step.key, &step.name, step.started_ms, outcome)?;
     Ok(match reported {
-        Reported::Completed => Answer::Plain,
-        Reported::Failed => Answer::Ok(durable().bool("failed", true)),
-        Reported::Retry { at, attempt } => {
+        StepResolution::Completed => Answer::Plain,
+        StepResolution::Failed => Answer::Ok(durable().bool("failed", true)),
+        StepResolution::Retry { at, attempt } => {
             let left = (at - tx.now).max(0);
             Answer::Ok(durable().int("retry_ms", left).int("attempt", attempt))
         }
     })
 }
 
-fn park(tx: &mut Tx<'_>, lease: &Lease, seen: i64, on: &[Condition]) -> Result<Answer> {
+fn park(tx: &mut Tx<'_>, lease: &Lease, seen: i64, on: &[WakeCondition]) -> Result<Answer> {
     let run = tx.leased(lease)?;
     match tx.park(&run, seen, on)? {
-        Parked::Waits => Ok(Answer::Plain),
-        Parked::Holds => {
+        ParkOutcome::Waits => Ok(Answer::Plain),
+        ParkOutcome::Holds => {
             let page = journal::read(tx.db, run.id, seen, JOURNAL_BYTES_MAX, false)?;
             Ok(Answer::Wake(page))
         }
@@ -288,13 +298,13 @@ fn end(tx: &mut Tx<'_>, lease: &Lease, status: RunStatus, data: &str) -> Result<
     }
     let run = tx.leased(lease)?;
     let end = match status {
-        RunStatus::Completed => End::Completed(data),
-        _ => End::Failed(data),
+        RunStatus::Completed => RunEnd::Completed(data),
+        _ => RunEnd::Failed(data),
     };
     tx.end_run(&run, end)
 }
 
-fn fail(tx: &mut Tx<'_>, lease: &Lease, failed: &Failed) -> Result<()> {
+fn fail(tx: &mut Tx<'_>, lease: &Lease, failed: &ReportedError) -> Result<()> {
     match failed.kind.as_str() {
         "retryable" => {
             if has_ended(tx, lease, RunStatus::Failed, &failed.error)? {
@@ -308,7 +318,7 @@ fn fail(tx: &mut Tx<'_>, lease: &Lease, failed: &Failed) -> Result<()> {
             let due = tx.now + tx.run_backoff(job.retries, failed.retry_after_ms);
             match run.is_expired(due) {
                 // There is no next attempt, and this error says more than that the time is over.
-                true => tx.end_run(&run, End::Expired(&failed.error)),
+                true => tx.end_run(&run, RunEnd::Expired(&failed.error)),
                 false => tx.retry_job(run.id, job, due, &failed.error),
             }
         }

@@ -8,21 +8,21 @@ use crate::services::workflows::core::messages::{Output, send};
 use crate::services::workflows::jobs::ReadyJob;
 use crate::services::workflows::journal;
 use crate::services::workflows::json::Object;
-use crate::services::workflows::leases::Held;
-use crate::services::workflows::runs::{EXPIRED, End};
+use crate::services::workflows::leases::HeldRun;
+use crate::services::workflows::runs::{EXPIRED_ERROR, RunEnd};
 use crate::services::workflows::sessions::SessionId;
 use crate::services::workflows::tx::Tx;
 
 /// Jobs handed out in one transaction.
 const AT_A_TIME: usize = 256;
-/// Jobs that are looked at together.
-const LOOK_MAX: usize = 32;
+/// Jobs that are examined at together.
+const BATCH_MAX: usize = 32;
 /// Bytes of input, and of journal, that go into a frame.
 const INPUT_BYTES_MAX: usize = 64 << 10;
 pub const JOURNAL_BYTES_MAX: usize = 192 << 10;
 
 impl Core {
-    pub(super) fn hand_out(
+    pub(super) fn dispatch(
         &mut self,
         db: &Connection,
         now: i64,
@@ -30,13 +30,13 @@ impl Core {
     ) -> Result<()> {
         self.refresh_all_changed();
         let mut left = AT_A_TIME;
-        self.looked = std::mem::take(&mut self.dirty);
-        for workflow in self.looked.clone() {
+        self.examined = std::mem::take(&mut self.dirty);
+        for workflow in self.examined.clone() {
             while left > 0 {
-                let batch = self.next_jobs(db, now, &workflow, left.min(LOOK_MAX))?;
+                let batch = self.next_jobs(db, now, &workflow, left.min(BATCH_MAX))?;
                 let mut given = 0;
                 for job in batch {
-                    given += usize::from(self.give(db, now, &workflow, &job, out)?);
+                    given += usize::from(self.dispatch_job(db, now, &workflow, &job, out)?);
                 }
                 left -= given;
                 if given == 0 {
@@ -76,7 +76,7 @@ impl Core {
     }
 
     /// Gives a job to a worker, or ends its run when its deadline has passed; false if no worker can take it.
-    fn give(
+    fn dispatch_job(
         &mut self,
         db: &Connection,
         now: i64,
@@ -84,7 +84,9 @@ impl Core {
         job: &ReadyJob,
         out: &mut Vec<Output>,
     ) -> Result<bool> {
-        let Some((session, version)) = self.sessions.choose(workflow, &job.version, &job.worker)
+        let Some((session, version)) =
+            self.sessions
+                .choose_worker(workflow, &job.version, &job.worker)
         else {
             return Ok(false);
         };
@@ -92,8 +94,8 @@ impl Core {
             return Ok(false);
         };
         if job.expires.is_some_and(|expires| expires <= now) {
-            return self.alone(db, now, job.run, out, |tx| match tx.run_by_id(job.run)? {
-                Some(run) => tx.end_run(&run, End::Expired(EXPIRED)),
+            return self.isolated(db, now, job.run, out, |tx| match tx.run_by_id(job.run)? {
+                Some(run) => tx.end_run(&run, RunEnd::Expired(EXPIRED_ERROR)),
                 None => Ok(()),
             });
         }
@@ -103,12 +105,12 @@ impl Core {
         let Some((held, frame)) = given else {
             return Ok(false);
         };
-        self.hold(now, session, job.run, workflow, held, frame.len());
+        self.record_lease(now, session, job.run, workflow, held, frame.len());
         out.push(send(session, frame));
         Ok(true)
     }
 
-    fn hold(
+    fn record_lease(
         &mut self,
         now: i64,
         session: SessionId,
@@ -117,7 +119,7 @@ impl Core {
         (name, epoch): (String, i64),
         bytes: usize,
     ) {
-        let held = Held {
+        let held = HeldRun {
             run: name,
             epoch,
             workflow: workflow.to_owned(),

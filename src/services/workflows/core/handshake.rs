@@ -4,15 +4,15 @@ use crate::base::error::{Error, Kind, Result};
 use crate::services::workflows::core::Core;
 use crate::services::workflows::core::answers::{ok, refusal, revoke};
 use crate::services::workflows::core::messages::{Output, close, close_code, send};
-use crate::services::workflows::frames::{Beat, Hello};
+use crate::services::workflows::frames::{Heartbeat, Hello};
 use crate::services::workflows::json::Object;
 use crate::services::workflows::sessions::{Grant, Session, SessionId};
 use crate::services::workflows::tx::Lease;
 
 /// The version of the protocol.
 const PROTO: u32 = 1;
-/// Every so many beats a worker is asked to show that its job loop runs.
-const BEATS_PER_PROBE: u64 = 3;
+/// Every so many heartbeats a worker is asked to show that its job loop runs.
+const HEARTBEATS_PER_PROBE: u64 = 3;
 
 impl Core {
     pub(super) fn hello(
@@ -23,7 +23,7 @@ impl Core {
         granted: Option<Result<Grant>>,
         out: &mut Vec<Output>,
     ) {
-        let Some((by_handshake, _)) = self.greeting.remove(&id) else {
+        let Some((by_handshake, _)) = self.handshakes.remove(&id) else {
             if self.sessions.get(id).is_some() {
                 self.leaving.push((id, false));
                 out.push(close(id, close_code::BAD_FRAME, "hello was said already"));
@@ -50,7 +50,7 @@ impl Core {
             let reason = format!("the token does not open the workflow {}", served.name);
             return out.push(close(id, close_code::FORBIDDEN, &reason));
         }
-        self.replace(now, &hello, &grant, out);
+        self.replace_instance(now, &hello, &grant, out);
         let wanted = hello.resume.map_or_else(Vec::new, |resume| resume.jobs);
         let mut session = Session::new(hello.worker, grant, hello.workflows, now);
         session.instance = hello.instance;
@@ -65,7 +65,7 @@ impl Core {
     }
 
     /// The same process connected again: its old connection is dead, it only does not know yet.
-    fn replace(&mut self, now: i64, hello: &Hello, grant: &Grant, out: &mut Vec<Output>) {
+    fn replace_instance(&mut self, now: i64, hello: &Hello, grant: &Grant, out: &mut Vec<Output>) {
         let of_worker = self.sessions.of_worker(&hello.worker);
         // Whoever may not serve what the other does is not the same.
         let of_instance = of_worker.filter(|(_, it)| {
@@ -134,9 +134,15 @@ impl Core {
     }
 
     /// A sign of life: renews leases, and says of those that are not there any more that they are not.
-    pub(super) fn beat(&mut self, now: i64, id: SessionId, beat: &Beat, out: &mut Vec<Output>) {
+    pub(super) fn heartbeat(
+        &mut self,
+        now: i64,
+        id: SessionId,
+        heartbeat: &Heartbeat,
+        out: &mut Vec<Output>,
+    ) {
         let deadline = now + self.settings.lease_ms;
-        for lease in &beat.leases {
+        for lease in &heartbeat.leases {
             let found = self.leases.find(lease);
             let is_own = |run: i64| {
                 let held = self.leases.get(run);
@@ -150,13 +156,13 @@ impl Core {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        match (session.probe, beat.probe) {
+        match (session.probe, heartbeat.probe) {
             (Some((sent, _)), Some(answered)) if sent == answered => session.probe = None,
             _ => {}
         }
-        session.beats += 1;
-        if session.beats.is_multiple_of(BEATS_PER_PROBE) && session.probe.is_none() {
-            let n = i64::try_from(session.beats).unwrap_or(i64::MAX);
+        session.heartbeats += 1;
+        if session.heartbeats.is_multiple_of(HEARTBEATS_PER_PROBE) && session.probe.is_none() {
+            let n = i64::try_from(session.heartbeats).unwrap_or(i64::MAX);
             session.probe = Some((n, deadline));
             let probe = Object::new().text("t", "probe").int("n", n);
             out.push(send(id, probe.end()));

@@ -1,8 +1,8 @@
 //! What passes between the core and its surroundings: inputs, outputs, and the commands in between.
 
 use crate::base::error::Result;
-use crate::services::workflows::api_requests::Request;
-use crate::services::workflows::frames::{Frame, Unreadable, Write};
+use crate::services::workflows::api_requests::WorkflowRequest;
+use crate::services::workflows::frames::{Frame, FrameError, Report};
 use crate::services::workflows::sessions::{Grant, SessionId};
 
 /// Close codes of the protocol.
@@ -34,9 +34,9 @@ pub enum Input {
         frame: Frame,
         grant: Option<Result<Grant>>,
     },
-    Garbled {
+    BadFrame {
         session: SessionId,
-        what: Unreadable,
+        error: FrameError,
     },
     Closed {
         session: SessionId,
@@ -44,7 +44,7 @@ pub enum Input {
     Request {
         reply: ReplyHandle,
         grant: Grant,
-        request: Request,
+        request: WorkflowRequest,
     },
 }
 
@@ -72,12 +72,12 @@ pub enum Command {
     Report {
         session: SessionId,
         reference: Option<String>,
-        write: Write,
+        report: Report,
     },
     Request {
         reply: ReplyHandle,
         grant: Grant,
-        request: Request,
+        request: WorkflowRequest,
     },
 }
 

@@ -1,7 +1,7 @@
 //! The engine's core: a state machine without clock, sockets, threads or chance of its own.
 //!
 //! What comes in goes through it in rounds. [`Core::receive`] takes what concerns memory alone (who is
-//! connected, credit, signs of life) and says what has to be written. [`Core::transact`] writes, inside a
+//! connected, credit, signs of life) and says what has to be written. [`Core::transact`] reports, inside a
 //! transaction that its caller commits: reports, requests, then what time brings (lost workers, sleeps,
 //! deadlines), then the hand-outs, so that a run that becomes ready is on its way to a worker after one
 //! commit. Then [`Core::commit`] or [`Core::abort`]: with an abort everything is as it was and
@@ -25,9 +25,9 @@ use rusqlite::Connection;
 use crate::base::error::{Error, Result};
 use crate::services::stats::RunEvent;
 use crate::services::workflows::codes::RunStatus;
-use crate::services::workflows::frames::{Body, Frame, Unreadable};
+use crate::services::workflows::frames::{Frame, FrameBody, FrameError};
 use crate::services::workflows::json::Object;
-use crate::services::workflows::leases::{Held, Leases};
+use crate::services::workflows::leases::{HeldRun, Leases};
 use crate::services::workflows::run_id::NodeTag;
 use crate::services::workflows::sessions::{Grant, SessionId, Sessions};
 use crate::services::workflows::tx::{Effects, Tx};
@@ -47,7 +47,7 @@ use messages::{close, close_code, send};
 
 /// The clocks; milliseconds.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct ProtocolSettings {
     /// Pause between two signs of life of a worker that has jobs.
     pub hb_ms: i64,
     /// Without one for so long a job goes to another worker.
@@ -62,9 +62,9 @@ pub struct Settings {
     pub max_frame: usize,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
+impl Default for ProtocolSettings {
+    fn default() -> ProtocolSettings {
+        ProtocolSettings {
             hb_ms: 10_000,
             lease_ms: 30_000,
             grace_ms: 15_000,
@@ -75,12 +75,12 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl ProtocolSettings {
     /// The clocks of a lease of so many seconds.
-    pub fn of_lease(seconds: u32) -> Settings {
+    pub fn of_lease(seconds: u32) -> ProtocolSettings {
         let lease_ms = i64::from(seconds) * 1_000;
-        let normal = Settings::default();
-        Settings {
+        let normal = ProtocolSettings::default();
+        ProtocolSettings {
             hb_ms: lease_ms / 3,
             lease_ms,
             grace_ms: lease_ms / 2,
@@ -94,28 +94,28 @@ impl Settings {
 /// much without being too slow.
 const UNACKED_BYTES_MAX: usize = 256 << 10;
 /// What one command may take before it is to blame for what others did not get done.
-const LONG: Duration = Duration::from_secs(1);
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// See the module documentation.
 pub struct Core {
-    pub settings: Settings,
+    pub settings: ProtocolSettings,
     node: String,
     tag: NodeTag,
     random: Box<dyn FnMut() -> u64 + Send>,
     sessions: Sessions,
     /// Connections that have not said hello, what their handshake grants, and until when.
-    greeting: BTreeMap<SessionId, (Option<Grant>, i64)>,
+    handshakes: BTreeMap<SessionId, (Option<Grant>, i64)>,
     leases: Leases,
     dirty: BTreeSet<String>,
     waiting: BTreeSet<String>,
-    /// Those that the transaction under way has looked at.
-    looked: BTreeSet<String>,
+    /// Those that the transaction under way has examined at.
+    examined: BTreeSet<String>,
     /// When the next parked job is due, and the next look at what else time brings.
     next_due: Option<i64>,
-    next_look: i64,
+    next_scan: i64,
     /// When it was last called.
     last_now: Option<i64>,
-    /// Sessions that have said goodbye, or are gone; looked after at the end of a round.
+    /// Sessions that have said goodbye, or are gone; examined after at the end of a round.
     leaving: Vec<(SessionId, bool)>,
     /// Of transactions that were committed, for statistics.
     counted: Vec<(String, RunEvent)>,
@@ -124,20 +124,24 @@ pub struct Core {
 
 impl Core {
     /// The core of a node, with its source of chance.
-    pub fn new(settings: Settings, node: &str, random: Box<dyn FnMut() -> u64 + Send>) -> Core {
+    pub fn new(
+        settings: ProtocolSettings,
+        node: &str,
+        random: Box<dyn FnMut() -> u64 + Send>,
+    ) -> Core {
         Core {
             settings,
             node: node.to_owned(),
             tag: NodeTag::of(node),
             random,
             sessions: Sessions::default(),
-            greeting: BTreeMap::new(),
+            handshakes: BTreeMap::new(),
             leases: Leases::default(),
             dirty: BTreeSet::new(),
             waiting: BTreeSet::new(),
-            looked: BTreeSet::new(),
+            examined: BTreeSet::new(),
             next_due: Some(0),
-            next_look: 0,
+            next_scan: 0,
             last_now: None,
             leaving: Vec::new(),
             counted: Vec::new(),
@@ -152,7 +156,7 @@ impl Core {
         let mut statement = db.prepare(sql)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let held = Held {
+            let held = HeldRun {
                 run: row.get(1)?,
                 epoch: row.get(2)?,
                 workflow: row.get(3)?,
@@ -171,7 +175,7 @@ impl Core {
         Ok(())
     }
 
-    /// Takes a round of what came in. Returns what to send at once, and what to write.
+    /// Takes a round of what came in. Returns what to send at once, and what to report.
     pub fn receive(&mut self, now: i64, inputs: Vec<Input>) -> (Vec<Output>, Vec<Command>) {
         self.follow_clock(now);
         let (mut out, mut durable) = (Vec::new(), Vec::new());
@@ -179,10 +183,10 @@ impl Core {
             match input {
                 Input::Opened { session, grant } => {
                     let until = now + self.settings.hello_ms;
-                    self.greeting.insert(session, (grant, until));
+                    self.handshakes.insert(session, (grant, until));
                 }
                 Input::Closed { session } => self.leaving.push((session, false)),
-                Input::Garbled { session, what } => self.refuse_frame(session, &what, &mut out),
+                Input::BadFrame { session, error } => self.refuse_frame(session, &error, &mut out),
                 Input::Request {
                     reply,
                     grant,
@@ -197,7 +201,7 @@ impl Core {
                     frame,
                     grant,
                 } => {
-                    let more = self.take_frame(now, session, frame, grant, &mut out);
+                    let more = self.handle_frame(now, session, frame, grant, &mut out);
                     durable.extend(more);
                 }
             }
@@ -205,7 +209,7 @@ impl Core {
         (out, durable)
     }
 
-    fn take_frame(
+    fn handle_frame(
         &mut self,
         now: i64,
         session: SessionId,
@@ -214,12 +218,12 @@ impl Core {
         out: &mut Vec<Output>,
     ) -> Option<Command> {
         let Frame { reference, body } = frame;
-        if let Body::Hello(hello) = body {
+        if let FrameBody::Hello(hello) = body {
             self.hello(now, session, hello, grant, out);
             return None;
         }
         let Some(known) = self.sessions.get_mut(session) else {
-            if self.greeting.remove(&session).is_some() {
+            if self.handshakes.remove(&session).is_some() {
                 let reason = "the first frame is hello";
                 out.push(close(session, close_code::BAD_FRAME, reason));
             }
@@ -228,15 +232,18 @@ impl Core {
         known.heard = now;
         known.quiet_since = now;
         known.is_stalled = false;
-        let wants_answer = !matches!(&body, Body::Write(_) | Body::Auth(_) | Body::Bye);
+        let wants_answer = !matches!(
+            &body,
+            FrameBody::Report(_) | FrameBody::Auth(_) | FrameBody::Bye
+        );
         if let Some(reference) = reference.as_deref().filter(|_| wants_answer) {
             out.push(send(session, ok(Some(reference)).end()));
         }
         match body {
-            Body::Hello(_) => {}
-            Body::Credit(credit) => known.credit = credit,
-            Body::Drain => known.is_draining = true,
-            Body::Ack(lease) => {
+            FrameBody::Hello(_) => {}
+            FrameBody::Credit(credit) => known.credit = credit,
+            FrameBody::Drain => known.is_draining = true,
+            FrameBody::Ack(lease) => {
                 if let Some(run) = self.leases.find(&lease) {
                     let deadline = now + self.settings.lease_ms;
                     self.leases.change(run, |held| {
@@ -249,20 +256,20 @@ impl Core {
                     });
                 }
             }
-            Body::Beat(beat) => self.beat(now, session, &beat, out),
-            Body::Auth(_) => self.renew_grant(session, reference.as_deref(), grant, out),
-            Body::Log(log) => {
+            FrameBody::Heartbeat(heartbeat) => self.heartbeat(now, session, &heartbeat, out),
+            FrameBody::Auth(_) => self.renew_grant(session, reference.as_deref(), grant, out),
+            FrameBody::Log(log) => {
                 crate::base::log::debug(format_args!("workflow run={} {:.500}", log.job, log.msg));
             }
-            Body::Bye => {
+            FrameBody::Bye => {
                 self.leaving.push((session, true));
                 out.push(close(session, close_code::BYE, "bye"));
             }
-            Body::Write(write) => {
+            FrameBody::Report(report) => {
                 return Some(Command::Report {
                     session,
                     reference,
-                    write,
+                    report,
                 });
             }
         }
@@ -270,36 +277,36 @@ impl Core {
         None
     }
 
-    fn refuse_frame(&mut self, session: SessionId, what: &Unreadable, out: &mut Vec<Output>) {
-        if what.is_fatal || self.sessions.get(session).is_none() {
+    fn refuse_frame(&mut self, session: SessionId, error: &FrameError, out: &mut Vec<Output>) {
+        if error.is_fatal || self.sessions.get(session).is_none() {
             self.leaving.push((session, false));
-            out.push(close(session, close_code::BAD_FRAME, &what.message));
+            out.push(close(session, close_code::BAD_FRAME, &error.message));
             return;
         }
-        let reference = what.reference.as_deref();
+        let reference = error.reference.as_deref();
         // A frame that is known and wants an answer is refused like any other.
-        let kind = match reference.is_some() && what.code != "unknown_type" {
+        let kind = match reference.is_some() && error.code != "unknown_type" {
             true => "no",
             false => "error",
         };
-        let error = Object::new()
+        let frame = Object::new()
             .text("t", kind)
             .some_raw("ref", reference)
-            .text("code", what.code)
-            .text("message", &what.message);
-        out.push(send(session, error.end()));
+            .text("code", error.code)
+            .text("message", &error.message);
+        out.push(send(session, frame.end()));
     }
 
     /// Whether there is anything to do in a transaction besides what has to be written.
     pub fn is_due(&self, now: i64) -> bool {
         !self.dirty.is_empty()
-            || self.next_look <= now
+            || self.next_scan <= now
             || self.next_due.is_some_and(|due| due <= now)
     }
 
     /// When there will be, at the latest.
     pub fn due_at(&self) -> i64 {
-        self.next_due.unwrap_or(i64::MAX).min(self.next_look)
+        self.next_due.unwrap_or(i64::MAX).min(self.next_scan)
     }
 
     /// Writes; see the module documentation. After an error nothing of it may be committed.
@@ -311,11 +318,11 @@ impl Core {
         let begun = Instant::now();
         for (at, item) in work.iter().enumerate() {
             let since = Instant::now();
-            match self.write_one(db, now, item, &mut acks, &mut out) {
+            match self.run_command(db, now, item, &mut acks, &mut out) {
                 Err(error) if error.was_stopped() && !db.is_autocommit() => {
                     // What was done so far is kept, so one that takes long holds up no other for ever.
                     let (this, rest) = work[at..].split_at(1);
-                    let is_to_blame = since.elapsed() > LONG;
+                    let is_to_blame = since.elapsed() > COMMAND_TIME_MAX;
                     out.extend(refuse(this, &took_too_long(is_to_blame)));
                     out.extend(refuse(rest, &took_too_long(false)));
                     break;
@@ -327,13 +334,13 @@ impl Core {
         for (session, refs) in acks {
             out.push(send(session, acknowledge(&refs)));
         }
-        if begun.elapsed() > LONG {
+        if begun.elapsed() > COMMAND_TIME_MAX {
             // There is a limit to what one transaction may take; the next one goes on.
-            self.next_look = now;
+            self.next_scan = now;
             return Ok(out);
         }
-        self.pass_time(db, now, &mut out)?;
-        self.hand_out(db, now, &mut out)?;
+        self.run_timers(db, now, &mut out)?;
+        self.dispatch(db, now, &mut out)?;
         self.next_due = self.tx(db, now, |tx| tx.next_due())?;
         Ok(out)
     }
@@ -341,7 +348,7 @@ impl Core {
     /// The transaction is on disk.
     pub fn commit(&mut self) {
         self.leases.commit();
-        self.looked.clear();
+        self.examined.clear();
         self.counted.append(&mut self.pending_counted);
         self.refresh_all_changed();
     }
@@ -349,9 +356,9 @@ impl Core {
     /// The transaction is not: everything is as it was, and who asked is told.
     pub fn abort(&mut self, error: &Error, work: &[Command]) -> Vec<Output> {
         self.leases.rollback();
-        self.dirty.append(&mut self.looked);
+        self.dirty.append(&mut self.examined);
         self.next_due = Some(0);
-        self.next_look = 0;
+        self.next_scan = 0;
         self.pending_counted.clear();
         self.refresh_all_changed();
         // Whatever it was, it was not theirs.
@@ -369,7 +376,7 @@ impl Core {
         }
     }
 
-    /// Runs a command on its own: what it writes is undone when it fails.
+    /// Runs a command on its own: what it reports is undone when it fails.
     fn tx<T>(
         &mut self,
         db: &Connection,
@@ -414,7 +421,7 @@ impl Core {
     }
 
     /// What was counted since the last call.
-    pub fn take_counted(&mut self) -> Vec<(String, RunEvent)> {
+    pub fn drain_counted(&mut self) -> Vec<(String, RunEvent)> {
         std::mem::take(&mut self.counted)
     }
 
@@ -439,14 +446,14 @@ impl Core {
     }
 
     fn refresh_all_changed(&mut self) {
-        for session in self.leases.take_touched() {
+        for session in self.leases.drain_touched() {
             self.refresh(session);
         }
     }
 
     /// Forgets a session; what it holds waits for it to come back, or goes to others at once.
     fn drop_session(&mut self, id: SessionId, is_bye: bool, now: i64) {
-        self.greeting.remove(&id);
+        self.handshakes.remove(&id);
         if self.sessions.remove(id).is_none() {
             return;
         }
@@ -454,7 +461,7 @@ impl Core {
             true => now,
             false => now + self.settings.grace_ms,
         };
-        for run in self.leases.of(id) {
+        for run in self.leases.runs_of(id) {
             self.leases.change(run, |held| {
                 held.session = None;
                 held.deadline = match held.is_cancelled {
@@ -463,6 +470,6 @@ impl Core {
                 };
             });
         }
-        self.next_look = self.next_look.min(deadline);
+        self.next_scan = self.next_scan.min(deadline);
     }
 }

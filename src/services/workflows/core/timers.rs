@@ -9,16 +9,16 @@ use crate::services::workflows::core::Core;
 use crate::services::workflows::core::answers::revoke;
 use crate::services::workflows::core::messages::{Output, close, close_code, send};
 use crate::services::workflows::json::Object;
-use crate::services::workflows::leases::Held;
+use crate::services::workflows::leases::HeldRun;
 use crate::services::workflows::limits;
-use crate::services::workflows::runs::{EXPIRED, End, error_json};
+use crate::services::workflows::runs::{EXPIRED_ERROR, RunEnd, error_json};
 use crate::services::workflows::sessions::SessionId;
 use crate::services::workflows::tx::Tx;
 
 /// Of each kind, in one transaction.
 const AT_A_TIME: usize = 256;
 /// Longest pause between two looks; also how late a deadline may be noticed.
-const LOOK_EVERY_MS: i64 = 500;
+const SCAN_EVERY_MS: i64 = 500;
 /// A step of the clock, forwards or backwards, that is no passing of time.
 const JUMP_MS: i64 = 20_000;
 const JUMP_BACK_MS: i64 = 1_000;
@@ -42,37 +42,37 @@ impl Core {
         ));
         self.leases.shift(jump);
         self.sessions.shift(jump);
-        for (_, until) in self.greeting.values_mut() {
+        for (_, until) in self.handshakes.values_mut() {
             *until += jump;
         }
-        self.next_look = now;
+        self.next_scan = now;
         self.next_due = Some(now);
     }
 
-    pub(super) fn pass_time(
+    pub(super) fn run_timers(
         &mut self,
         db: &Connection,
         now: i64,
         out: &mut Vec<Output>,
     ) -> Result<()> {
-        if self.next_look <= now {
-            let mut is_more = self.take_back(db, now, out)?;
+        if self.next_scan <= now {
+            let mut is_more = self.reclaim_expired(db, now, out)?;
             is_more |= self.expire_runs(db, now, out)?;
             is_more |= self.cancel_children(db, now, out)?;
-            self.next_look = match is_more {
+            self.next_scan = match is_more {
                 true => now,
-                false => now + LOOK_EVERY_MS,
+                false => now + SCAN_EVERY_MS,
             };
         }
         for run in self.tx(db, now, |tx| tx.due_runs(AT_A_TIME))? {
-            self.alone(db, now, run, out, |tx| tx.wake_due(run))?;
+            self.isolated(db, now, run, out, |tx| tx.wake_due(run))?;
         }
         Ok(())
     }
 
     /// Does something about one run, so that what is wrong with it holds up no other: it is paused.
     /// True when it was done.
-    pub(super) fn alone(
+    pub(super) fn isolated(
         &mut self,
         db: &Connection,
         now: i64,
@@ -81,9 +81,9 @@ impl Core {
         body: impl FnOnce(&mut Tx<'_>) -> Result<()>,
     ) -> Result<bool> {
         let done = self.tx_with_effects(db, now, body);
-        match self.own_or_all(db, done)? {
+        match self.command_result(db, done)? {
             Ok(((), ended)) => {
-                self.tell_ended(&ended, None, now, out);
+                self.notify_ended(&ended, None, now, out);
                 Ok(true)
             }
             Err(error) => {
@@ -96,7 +96,12 @@ impl Core {
     }
 
     /// Runs whose worker has not been heard of in time become ready again.
-    fn take_back(&mut self, db: &Connection, now: i64, out: &mut Vec<Output>) -> Result<bool> {
+    fn reclaim_expired(
+        &mut self,
+        db: &Connection,
+        now: i64,
+        out: &mut Vec<Output>,
+    ) -> Result<bool> {
         let expired = self.leases.expired(now, AT_A_TIME);
         let (mut lost, mut example) = (0, String::new());
         for run in &expired {
@@ -113,7 +118,7 @@ impl Core {
                 }
             }
             if !held.is_cancelled {
-                self.alone(db, now, *run, out, |tx| give_up(tx, *run, &held))?;
+                self.isolated(db, now, *run, out, |tx| record_lost_worker(tx, *run, &held))?;
                 (lost, example) = (lost + 1, held.run);
             }
         }
@@ -128,11 +133,11 @@ impl Core {
     fn expire_runs(&mut self, db: &Connection, now: i64, out: &mut Vec<Output>) -> Result<bool> {
         let expired = self.tx(db, now, |tx| tx.expired_runs(AT_A_TIME))?;
         for run in &expired {
-            self.alone(db, now, *run, out, |tx| {
+            self.isolated(db, now, *run, out, |tx| {
                 let Some(run) = tx.run_by_id(*run)? else {
                     return Ok(());
                 };
-                tx.end_run(&run, End::Expired(EXPIRED))
+                tx.end_run(&run, RunEnd::Expired(EXPIRED_ERROR))
             })?;
         }
         Ok(expired.len() == AT_A_TIME)
@@ -150,16 +155,16 @@ impl Core {
         };
         let mut is_done = children.is_empty();
         for child in children {
-            is_done |= !self.alone(db, now, child, out, |tx| tx.cancel_child(parent, child))?;
+            is_done |= !self.isolated(db, now, child, out, |tx| tx.cancel_child(parent, child))?;
         }
         if is_done {
-            self.tx(db, now, |tx| tx.children_are_cancelled(parent))?;
+            self.tx(db, now, |tx| tx.finish_child_cancellation(parent))?;
         }
         Ok(true)
     }
 
     /// Workers hear that runs of theirs have ended, except of the one that has ended it itself.
-    pub(super) fn tell_ended(
+    pub(super) fn notify_ended(
         &mut self,
         ended: &[(i64, RunStatus)],
         by: Option<SessionId>,
@@ -196,7 +201,7 @@ impl Core {
     }
 
     /// Ends the connection of a worker whose credentials are no good any more.
-    pub fn expel(&mut self, id: SessionId, now: i64) -> Vec<Output> {
+    pub fn disconnect(&mut self, id: SessionId, now: i64) -> Vec<Output> {
         self.drop_session(id, false, now);
         let reason = "the credentials are no longer valid";
         vec![close(id, close_code::UNAUTHENTICATED, reason)]
@@ -206,7 +211,7 @@ impl Core {
     pub fn tick(&mut self, now: i64) -> Vec<Output> {
         let mut out = Vec::new();
         let mut over: Vec<(SessionId, u16, &str)> = Vec::new();
-        for (id, (_, until)) in &self.greeting {
+        for (id, (_, until)) in &self.handshakes {
             if *until <= now {
                 over.push((*id, close_code::TIMEOUT, "no hello in time"));
             }
@@ -243,7 +248,7 @@ impl Core {
 }
 
 /// The worker of a run is lost. That counts when its code was running.
-fn give_up(tx: &mut Tx<'_>, run: i64, held: &Held) -> Result<()> {
+fn record_lost_worker(tx: &mut Tx<'_>, run: i64, held: &HeldRun) -> Result<()> {
     let Some(found) = tx.run_by_id(run)? else {
         return Ok(());
     };
@@ -253,12 +258,12 @@ fn give_up(tx: &mut Tx<'_>, run: i64, held: &Held) -> Result<()> {
     let lost = job.lost + i64::from(held.is_acked);
     if lost >= limits::LOST_MAX {
         let message = format!("The run lost its worker {lost} times in a row.");
-        return tx.end_run(&found, End::Failed(&error_json("abandoned", &message)));
+        return tx.end_run(&found, RunEnd::Failed(&error_json("abandoned", &message)));
     }
     let doublings = u32::try_from(job.lost).unwrap_or(0).min(20);
     let pause = match held.is_acked && job.lost > 0 {
         true => (LOST_PAUSE_MS << doublings).min(LOST_PAUSE_MS_MAX),
         false => 0,
     };
-    tx.give_back(run, tx.now + pause, lost)
+    tx.release_job(run, tx.now + pause, lost)
 }

@@ -26,7 +26,7 @@ impl Core {
                     .text("version", &served.version)
                     .end()
             });
-            let jobs = self.leases.of(id).into_iter();
+            let jobs = self.leases.runs_of(id).into_iter();
             let jobs = jobs.filter_map(|run| self.leases.get(run));
             let jobs = jobs.map(|held| serde_json::Value::from(held.run.clone()).to_string());
             Object::new()
@@ -63,7 +63,7 @@ impl Core {
     }
 
     /// How many workers are connected.
-    pub fn count(&self) -> usize {
+    pub fn worker_count(&self) -> usize {
         self.sessions.iter().count()
     }
 }

@@ -6,30 +6,30 @@ use crate::base::threads::lock;
 use crate::model::auth::StoredCredentials;
 use crate::net::sockets::{Flow, SocketHandle, SocketHandler};
 use crate::services::workflows::core::Input;
-use crate::services::workflows::engine::queue::{Item, Shared};
-use crate::services::workflows::engine::worker::Worker;
+use crate::services::workflows::engine::queue::{EngineState, QueuedInput};
+use crate::services::workflows::engine::worker::WorkerHandle;
 use crate::services::workflows::frames;
 use crate::services::workflows::json::Object;
 use crate::services::workflows::sessions::{Grant, SessionId};
 
 /// A socket of a worker.
-pub struct Connection {
-    shared: Arc<Shared>,
+pub struct WorkerSocket {
+    shared: Arc<EngineState>,
     session: SessionId,
     grant: Option<Grant>,
     pass: StoredCredentials,
-    worker: Option<Worker>,
+    worker: Option<WorkerHandle>,
 }
 
-impl Connection {
+impl WorkerSocket {
     /// A socket that is to be opened. `pass` are the credentials of its handshake, if there were any.
     pub fn new(
-        shared: Arc<Shared>,
+        shared: Arc<EngineState>,
         session: SessionId,
         grant: Option<Grant>,
         pass: StoredCredentials,
-    ) -> Connection {
-        Connection {
+    ) -> WorkerSocket {
+        WorkerSocket {
             shared,
             session,
             grant,
@@ -39,9 +39,9 @@ impl Connection {
     }
 }
 
-impl SocketHandler for Connection {
+impl SocketHandler for WorkerSocket {
     fn opened(&mut self, link: SocketHandle) {
-        let worker = Worker {
+        let worker = WorkerHandle {
             link,
             pending: Arc::default(),
             pass: Arc::new(Mutex::new(self.pass.clone())),
@@ -52,7 +52,7 @@ impl SocketHandler for Connection {
             session: self.session,
             grant: self.grant.take(),
         };
-        self.shared.push(Item {
+        self.shared.push(QueuedInput {
             input,
             bytes: 0,
             of: None,
@@ -64,13 +64,13 @@ impl SocketHandler for Connection {
             return Flow::Continue;
         };
         let session = self.session;
-        let input = match frames::read(text) {
+        let input = match frames::parse_frame(text) {
             Ok(frame) => Input::Frame {
                 session,
                 frame,
                 grant: None,
             },
-            Err(what) => Input::Garbled { session, what },
+            Err(error) => Input::BadFrame { session, error },
         };
         let bytes = text.len();
         let payer = worker.link.payer();
@@ -79,7 +79,7 @@ impl SocketHandler for Connection {
             return Flow::Continue;
         };
         let is_full = worker.pending.add(bytes);
-        let item = Item {
+        let item = QueuedInput {
             input,
             bytes,
             of: Some((worker.clone(), charge)),
@@ -95,7 +95,7 @@ impl SocketHandler for Connection {
 
     fn closed(&mut self) {
         lock(&self.shared.links).remove(&self.session);
-        self.shared.push(Item {
+        self.shared.push(QueuedInput {
             input: Input::Closed {
                 session: self.session,
             },

@@ -18,9 +18,9 @@ use crate::model::auth::{Auth, Credentials, StoredCredentials};
 use crate::model::rules::Identity;
 use crate::net::sockets::{SocketHandler, Text};
 use crate::services::stats::Stats;
-use crate::services::workflows::api_requests::Request;
-use crate::services::workflows::core::{Core, Input, Settings};
-use crate::services::workflows::frames::Body;
+use crate::services::workflows::api_requests::WorkflowRequest;
+use crate::services::workflows::core::{Core, Input, ProtocolSettings};
+use crate::services::workflows::frames::FrameBody;
 use crate::services::workflows::json::Object;
 use crate::services::workflows::sessions::{Grant, SessionId};
 use crate::store::db::Database;
@@ -29,12 +29,12 @@ mod connection;
 mod queue;
 mod worker;
 
-use connection::Connection;
-use queue::{Item, PAUSE, Shared};
-use worker::Worker;
+use connection::WorkerSocket;
+use queue::{EngineState, PAUSE, QueuedInput};
+use worker::WorkerHandle;
 
 /// Bits of what is deleted each minute.
-const FORGET_ROUNDS: usize = 500;
+const DELETE_ROUNDS: usize = 500;
 /// Credentials looked at in one round.
 const CHECKS_AT_A_TIME: usize = 64;
 /// After a write that failed.
@@ -45,7 +45,7 @@ const AWAY_JITTER_MS: i64 = 2_000;
 
 /// The workflows of this node.
 pub struct Workflows {
-    shared: Arc<Shared>,
+    shared: Arc<EngineState>,
     pub database: Arc<Database>,
     auth: Arc<Auth>,
     stats: Arc<Stats>,
@@ -63,14 +63,14 @@ impl Workflows {
         stats: &Arc<Stats>,
         node: &str,
         frames: &Arc<Budget>,
-        settings: Settings,
+        settings: ProtocolSettings,
     ) -> Result<Workflows> {
-        let random = Box::new(chance);
+        let random = Box::new(random_u64);
         let lease_ms = u64::try_from(settings.lease_ms).unwrap_or(0);
         let mut core = Core::new(settings, node, random);
         database.read(|db| core.recover(db, clock::now_ms()))?;
         Ok(Workflows {
-            shared: Arc::new(Shared::new(core, frames)),
+            shared: Arc::new(EngineState::new(core, frames)),
             database: Arc::clone(database),
             auth: Arc::clone(auth),
             stats: Arc::clone(stats),
@@ -81,7 +81,7 @@ impl Workflows {
     }
 
     /// Does something and returns the answer as JSON, when it is on disk.
-    pub fn ask(&self, grant: Grant, request: Request) -> Result<String> {
+    pub fn execute(&self, grant: Grant, request: WorkflowRequest) -> Result<String> {
         let reply = self.tickets.fetch_add(1, Relaxed);
         self.shared.execute(reply, grant, request)
     }
@@ -90,7 +90,7 @@ impl Workflows {
     pub fn peer(&self, grant: Option<Grant>, pass: StoredCredentials) -> Box<dyn SocketHandler> {
         let session = self.sessions.fetch_add(1, Relaxed);
         let shared = Arc::clone(&self.shared);
-        Box::new(Connection::new(shared, session, grant, pass))
+        Box::new(WorkerSocket::new(shared, session, grant, pass))
     }
 
     /// What credentials open.
@@ -112,14 +112,14 @@ impl Workflows {
     }
 
     /// Workers connected.
-    pub fn count(&self) -> usize {
-        lock(&self.shared.core).count()
+    pub fn worker_count(&self) -> usize {
+        lock(&self.shared.core).worker_count()
     }
 
     /// Deletes runs that ended before a time, bit by bit.
-    pub fn forget(&self, before: i64) -> Result<()> {
-        for _ in 0..FORGET_ROUNDS {
-            let answer = self.ask(Grant::default(), Request::Forget { before })?;
+    pub fn delete_ended_before(&self, before: i64) -> Result<()> {
+        for _ in 0..DELETE_ROUNDS {
+            let answer = self.execute(Grant::default(), WorkflowRequest::DeleteEnded { before })?;
             if answer == "0" {
                 break;
             }
@@ -149,22 +149,22 @@ impl Workflows {
     pub fn run(&self, stop: &Stop) {
         let mut tick_at = Instant::now();
         while !stop.is_set() {
-            let items = self.shared.take(stop);
+            let items = self.shared.next_round(stop);
             let now = clock::now_ms();
             let is_tick = Instant::now() >= tick_at;
             if is_tick {
                 tick_at = Instant::now() + PAUSE;
-                self.check_passes(now);
+                self.check_credentials(now);
             }
             if self.round(now, items, is_tick).is_err() {
                 stop.wait(FAILED_PAUSE);
             }
         }
-        self.shared.end();
+        self.shared.close();
     }
 
     /// Takes what came in, writes, commits, sends.
-    fn round(&self, now: i64, items: Vec<Item>, is_tick: bool) -> Result<()> {
+    fn round(&self, now: i64, items: Vec<QueuedInput>, is_tick: bool) -> Result<()> {
         let mut of = Vec::with_capacity(items.len());
         let mut inputs = Vec::with_capacity(items.len());
         for item in items {
@@ -202,7 +202,7 @@ impl Workflows {
                     out
                 }
             };
-            let counted = core.take_counted();
+            let counted = core.drain_counted();
             drop(core);
             for (workflow, what) in counted {
                 self.stats.run(&workflow, what);
@@ -212,14 +212,14 @@ impl Workflows {
         lock(&self.shared.core).finish(now);
         for ((worker, charge), bytes) in of {
             drop(charge);
-            worker.done(bytes);
+            worker.frame_done(bytes);
         }
         result
     }
 
     /// Ends connections whose credentials are no good any more: a deleted key, a changed password.
-    fn check_passes(&self, now: i64) {
-        let due: Vec<(SessionId, Worker)> = {
+    fn check_credentials(&self, now: i64) {
+        let due: Vec<(SessionId, WorkerHandle)> = {
             let links = lock(&self.shared.links);
             let due = links.iter().filter(|(_, worker)| {
                 let pass = lock(&worker.pass);
@@ -238,7 +238,7 @@ impl Workflows {
                 matches!(error.kind(), Kind::Unauthenticated | Kind::Forbidden)
             });
             if is_refused {
-                let out = lock(&self.shared.core).expel(session, now);
+                let out = lock(&self.shared.core).disconnect(session, now);
                 self.shared.send(out);
             }
         }
@@ -255,8 +255,8 @@ impl Workflows {
             return input;
         };
         let token = match &frame.body {
-            Body::Hello(hello) => hello.token.as_deref(),
-            Body::Auth(token) => Some(token.as_str()),
+            FrameBody::Hello(hello) => hello.token.as_deref(),
+            FrameBody::Auth(token) => Some(token.as_str()),
             _ => None,
         };
         let grant = token.map(|token| {
@@ -280,7 +280,7 @@ impl Workflows {
 }
 
 /// Chance from the system. Without it a token could be guessed: then the command fails.
-pub fn chance() -> u64 {
+pub fn random_u64() -> u64 {
     let bytes = ids::random_bytes().expect("the system has random numbers");
     u64::from_le_bytes(bytes)
 }
@@ -298,7 +298,7 @@ pub fn grant_of(identity: &Identity) -> Grant {
 }
 
 /// What a run of another node is answered with: where it is, if that is known.
-pub fn elsewhere(run: &str, url: Option<&str>) -> Error {
+pub fn on_another_node(run: &str, url: Option<&str>) -> Error {
     let place = url.map_or_else(|| "another server".to_owned(), str::to_owned);
     Error::new(
         Kind::Misdirected,

@@ -9,9 +9,9 @@ use crate::base::budget::{Budget, Charge};
 use crate::base::error::{Error, Result};
 use crate::base::threads::{Stop, lock};
 use crate::base::{clock, threads};
-use crate::services::workflows::api_requests::Request;
+use crate::services::workflows::api_requests::WorkflowRequest;
 use crate::services::workflows::core::{Core, Input, Output, ReplyHandle};
-use crate::services::workflows::engine::worker::Worker;
+use crate::services::workflows::engine::worker::WorkerHandle;
 use crate::services::workflows::sessions::{Grant, SessionId};
 
 /// Taken in one round.
@@ -23,31 +23,31 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 pub const PAUSE: Duration = Duration::from_millis(250);
 
 /// What the thread shares with the sockets.
-pub struct Shared {
+pub struct EngineState {
     pub core: Arc<Mutex<Core>>,
     queue: Mutex<Queue>,
     pub frames: Arc<Budget>,
     arrived: Condvar,
-    pub links: Mutex<HashMap<SessionId, Worker>>,
+    pub links: Mutex<HashMap<SessionId, WorkerHandle>>,
     answers: Mutex<HashMap<ReplyHandle, mpsc::SyncSender<Result<String>>>>,
 }
 
 #[derive(Default)]
 struct Queue {
-    items: VecDeque<Item>,
+    items: VecDeque<QueuedInput>,
     is_over: bool,
 }
 
-pub struct Item {
+pub struct QueuedInput {
     pub input: Input,
     pub bytes: usize,
     /// Whose frame it is, and what that is charged for it.
-    pub of: Option<(Worker, Charge)>,
+    pub of: Option<(WorkerHandle, Charge)>,
 }
 
-impl Shared {
-    pub fn new(core: Core, frames: &Arc<Budget>) -> Shared {
-        Shared {
+impl EngineState {
+    pub fn new(core: Core, frames: &Arc<Budget>) -> EngineState {
+        EngineState {
             core: Arc::new(Mutex::new(core)),
             queue: Mutex::default(),
             frames: Arc::clone(frames),
@@ -58,7 +58,12 @@ impl Shared {
     }
 
     /// Queues a request and waits for its answer.
-    pub fn execute(&self, reply: ReplyHandle, grant: Grant, request: Request) -> Result<String> {
+    pub fn execute(
+        &self,
+        reply: ReplyHandle,
+        grant: Grant,
+        request: WorkflowRequest,
+    ) -> Result<String> {
         let (sender, answer) = mpsc::sync_channel(1);
         lock(&self.answers).insert(reply, sender);
         let input = Input::Request {
@@ -66,7 +71,7 @@ impl Shared {
             grant,
             request,
         };
-        if !self.push(Item {
+        if !self.push(QueuedInput {
             input,
             bytes: 0,
             of: None,
@@ -88,7 +93,7 @@ impl Shared {
     }
 
     /// Queues something; false when nobody takes it any more.
-    pub fn push(&self, item: Item) -> bool {
+    pub fn push(&self, item: QueuedInput) -> bool {
         let mut queue = lock(&self.queue);
         if queue.is_over {
             return false;
@@ -101,7 +106,7 @@ impl Shared {
     }
 
     /// Waits for something to do, at most until the next deadline, and takes a round of it.
-    pub fn take(&self, stop: &Stop) -> Vec<Item> {
+    pub fn next_round(&self, stop: &Stop) -> Vec<QueuedInput> {
         let due_in = lock(&self.core).due_at() - clock::now_ms();
         let pause = Duration::from_millis(u64::try_from(due_in).unwrap_or(0)).min(PAUSE);
         let until = Instant::now() + pause;
@@ -127,7 +132,7 @@ impl Shared {
     }
 
     /// Nothing is taken any more; who waits for an answer is told.
-    pub fn end(&self) {
+    pub fn close(&self) {
         let items = {
             let mut queue = lock(&self.queue);
             queue.is_over = true;

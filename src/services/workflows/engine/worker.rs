@@ -13,9 +13,9 @@ const PENDING_BYTES_MAX: usize = 2 << 20;
 
 /// A connected worker, for whoever sends to it.
 #[derive(Clone)]
-pub struct Worker {
+pub struct WorkerHandle {
     pub link: SocketHandle,
-    pub pending: Arc<Pending>,
+    pub pending: Arc<PendingFrames>,
     pub pass: Arc<Mutex<StoredCredentials>>,
 }
 
@@ -25,12 +25,12 @@ pub struct Worker {
 /// go by what their own change of the counts made of them; a look before it could miss an addition between.
 /// One thread adds and one removes.
 #[derive(Default)]
-pub struct Pending {
+pub struct PendingFrames {
     frames: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-impl Pending {
+impl PendingFrames {
     /// Whether it is full now.
     pub fn add(&self, bytes: usize) -> bool {
         let frames = self.frames.fetch_add(1, Relaxed) + 1;
@@ -47,9 +47,9 @@ impl Pending {
     }
 }
 
-impl Worker {
+impl WorkerHandle {
     /// A frame of it has been dealt with.
-    pub fn done(&self, bytes: usize) {
+    pub fn frame_done(&self, bytes: usize) {
         if self.pending.remove(bytes) {
             self.link.resume();
         }
@@ -71,7 +71,7 @@ mod tests {
     fn one_that_is_held_is_resumed() {
         // What a link does: a resume from the moment on at which a frame is added undoes the hold.
         let (pending, is_held) = (
-            Arc::new(Pending::default()),
+            Arc::new(PendingFrames::default()),
             Arc::new(AtomicBool::new(false)),
         );
         let (ours, held) = (Arc::clone(&pending), Arc::clone(&is_held));

@@ -4,9 +4,9 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::base::error::{Error, Kind, Result};
-use crate::services::workflows::api_requests::{Action, EventRequest, Request};
+use crate::services::workflows::api_requests::{EventRequest, RunAction, WorkflowRequest};
 use crate::services::workflows::codes::EventKind;
-use crate::services::workflows::core::{Core, Input, Output, Settings};
+use crate::services::workflows::core::{Core, Input, Output, ProtocolSettings};
 use crate::services::workflows::run_request::RunRequest;
 use crate::services::workflows::sessions::Grant;
 use crate::services::workflows::{frames, queries};
@@ -33,7 +33,7 @@ impl Node {
             n += 1;
             n
         });
-        let core = Core::new(Settings::default(), "node", random);
+        let core = Core::new(ProtocolSettings::default(), "node", random);
         let now = 1_700_000_000_000;
         Node { db, core, now }
     }
@@ -62,7 +62,7 @@ impl Node {
         (sent, answered)
     }
 
-    pub fn ask(&mut self, request: Request) -> Result<Value> {
+    pub fn execute(&mut self, request: WorkflowRequest) -> Result<Value> {
         let grant = Grant::default();
         let (_, answer) = self.round(vec![Input::Request {
             reply: 1,
@@ -72,9 +72,9 @@ impl Node {
         answer.unwrap()
     }
 
-    pub fn trigger(&mut self, wish: Value) -> Result<Value> {
-        let wish: RunRequest = serde_json::from_value(wish).unwrap();
-        self.ask(Request::Trigger(Box::new(wish.into_run()?)))
+    pub fn trigger(&mut self, body: Value) -> Result<Value> {
+        let body: RunRequest = serde_json::from_value(body).unwrap();
+        self.execute(WorkflowRequest::Trigger(Box::new(body.into_run()?)))
     }
 
     /// A run of the workflow `w`, by its id.
@@ -85,8 +85,8 @@ impl Node {
         made["runId"].as_str().unwrap().to_owned()
     }
 
-    pub fn act(&mut self, run: &str, action: Action) -> Result<Value> {
-        self.ask(Request::Act {
+    pub fn act(&mut self, run: &str, action: RunAction) -> Result<Value> {
+        self.execute(WorkflowRequest::Apply {
             runs: vec![run.to_owned()],
             action,
             is_bulk: false,
@@ -95,7 +95,7 @@ impl Node {
 
     pub fn cancel(&mut self, run: &str) -> Result<Value> {
         let reason = "null".to_owned();
-        self.act(run, Action::Cancel { reason })
+        self.act(run, RunAction::Cancel { reason })
     }
 
     /// Writes an event; its number, none when it was so already.
@@ -111,7 +111,7 @@ impl Node {
             data,
         };
         let run = run.to_owned();
-        let answer = self.ask(Request::Event { run, event })?;
+        let answer = self.execute(WorkflowRequest::Event { run, event })?;
         Ok(answer["eventId"].as_i64())
     }
 
@@ -130,14 +130,14 @@ impl Node {
     }
 
     /// A worker says something; returns what it is answered, and what else it is sent.
-    pub fn say(&mut self, session: u64, frame: Value) -> Vec<(u64, Value)> {
+    pub fn send(&mut self, session: u64, frame: Value) -> Vec<(u64, Value)> {
         self.round(vec![frame_input(session, &frame)]).0
     }
 
     /// The answer alone.
-    pub fn said(&mut self, session: u64, mut frame: Value) -> Value {
+    pub fn reply_to(&mut self, session: u64, mut frame: Value) -> Value {
         frame["ref"] = json!(1);
-        let sent = self.say(session, frame);
+        let sent = self.send(session, frame);
         let answer = sent.into_iter().find(|(_, it)| it["ref"] == 1);
         answer.map_or(Value::Null, |(_, it)| it)
     }
@@ -153,7 +153,7 @@ impl Node {
         sent
     }
 
-    pub fn look(&self, run: &str) -> Value {
+    pub fn show(&self, run: &str) -> Value {
         let json = queries::run(&self.db, &Grant::default(), run).unwrap();
         serde_json::from_str(&json).unwrap()
     }
@@ -175,13 +175,13 @@ impl Node {
 }
 
 pub fn frame_input(session: u64, frame: &Value) -> Input {
-    match frames::read(&frame.to_string()) {
+    match frames::parse_frame(&frame.to_string()) {
         Ok(frame) => Input::Frame {
             session,
             frame,
             grant: None,
         },
-        Err(what) => Input::Garbled { session, what },
+        Err(error) => Input::BadFrame { session, error },
     }
 }
 

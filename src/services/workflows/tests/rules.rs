@@ -2,7 +2,7 @@
 
 use super::node::{Node, job, kind};
 use crate::base::error::Kind;
-use crate::services::workflows::api_requests::Request;
+use crate::services::workflows::api_requests::WorkflowRequest;
 use crate::services::workflows::core::Input;
 use crate::services::workflows::run_request::RunRequest;
 use crate::services::workflows::sessions::Grant;
@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 #[test]
 fn the_same_idempotency_key_is_the_first_run_and_nothing_is_made() {
     let mut node = Node::new();
-    let wish = json!({"workflow": "w", "input": 1, "idempotencyKey": "k"});
-    let first = node.trigger(wish.clone()).unwrap();
-    let again = node.trigger(wish).unwrap();
+    let body = json!({"workflow": "w", "input": 1, "idempotencyKey": "k"});
+    let first = node.trigger(body.clone()).unwrap();
+    let again = node.trigger(body).unwrap();
     assert_eq!(
         (&first["isNew"], &again["isNew"]),
         (&json!(true), &json!(false))
@@ -64,7 +64,7 @@ fn a_run_is_started_once_and_ends_once() {
         );
     }
     assert_eq!(kind(node.cancel(&run)), Kind::Conflict);
-    assert_eq!(node.look(&run)["output"], "out");
+    assert_eq!(node.show(&run)["output"], "out");
     let other = node.start();
     assert_eq!(node.cancel(&other).unwrap()["status"], "cancelled");
     assert_eq!(node.cancel(&other).unwrap()["status"], "cancelled");
@@ -156,7 +156,7 @@ fn hooks_take_payloads_in_order_until_they_are_disposed_of() {
     let mut node = Node::new();
     let (run, other) = (node.start(), node.start());
     let deliver = |node: &mut Node, payload: i64| {
-        node.ask(Request::Hook {
+        node.execute(WorkflowRequest::Hook {
             token: "t".to_owned(),
             payload: payload.to_string(),
         })
@@ -228,10 +228,10 @@ fn waits_end_once() {
 fn what_users_give_is_kept_to_the_byte() {
     let mut node = Node::new();
     let odd = "{ \"a\\u0000b\" : [1e300, -0, \"\\ud83d\\ude00\", 12345678901234567890123] }";
-    let wish: RunRequest =
+    let body: RunRequest =
         serde_json::from_str(&format!("{{\"workflow\":\"w\",\"input\":{odd}}}")).unwrap();
     let made = node
-        .ask(Request::Trigger(Box::new(wish.into_run().unwrap())))
+        .execute(WorkflowRequest::Trigger(Box::new(body.into_run().unwrap())))
         .unwrap();
     let run = made["runId"].as_str().unwrap();
     assert_eq!(
@@ -246,7 +246,7 @@ fn what_users_give_is_kept_to_the_byte() {
             "{{\"t\":\"step\",\"ref\":1,\"job\":{},\"epoch\":1,\"key\":\"{key}\",\"ok\":{value}}}",
             handed["job"]
         );
-        let frame = frames::read(&frame).unwrap();
+        let frame = frames::parse_frame(&frame).unwrap();
         node.round(vec![Input::Frame {
             session: 1,
             frame,

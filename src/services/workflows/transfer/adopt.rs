@@ -1,4 +1,4 @@
-//! Taking in the runs of a file: which of them, under which numbers, and what becomes of their jobs.
+//! Import in the runs of a file: which of them, under which numbers, and what becomes of their jobs.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -12,10 +12,12 @@ use crate::base::{clock, ids};
 use crate::services::workflows::codes::{EventKind, JobState};
 use crate::services::workflows::run_id::NodeTag;
 use crate::services::workflows::transfer::format::END;
-use crate::services::workflows::transfer::reader::{Coming, Content, Reader, Row};
+use crate::services::workflows::transfer::reader::{
+    ExportIndex, ExportRow, IncomingRun, LineReader,
+};
 use crate::services::workflows::tx::{Effects, Tx};
 
-/// What has come of taking in a file.
+/// What has come of import in a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Adopted {
     /// Where it was written, and when.
@@ -35,22 +37,22 @@ pub struct Adopted {
 /// Takes the runs of a file in, inside a transaction that the caller commits. No server may work on the
 /// database: its engine would not know of them.
 pub fn adopt(db: &Connection, mut file: File) -> Result<Adopted> {
-    let content = Content::read(&mut file)?;
-    let mut choice = choose(db, &content)?;
-    let mut taking = Taking {
+    let content = ExportIndex::read(&mut file)?;
+    let mut selection = select(db, &content)?;
+    let mut import = Import {
         db,
         runs: HashMap::new(),
-        known: std::mem::take(&mut choice.known),
+        known: std::mem::take(&mut selection.known),
         jobs: Vec::new(),
     };
-    let mut reader = Reader::new(&mut file)?;
+    let mut reader = LineReader::new(&mut file)?;
     while let Some(line) = reader.next()? {
         if line.starts_with(END) {
             break;
         }
         if let Some(row) = reader.row(&line)? {
-            taking
-                .take(row, &choice.is_out)
+            import
+                .add(row, &selection.is_out)
                 .map_err(|error| reader.locate(error))?;
         }
     }
@@ -62,19 +64,19 @@ pub fn adopt(db: &Connection, mut file: File) -> Result<Adopted> {
         random: &mut random,
         effects: Effects::default(),
     };
-    settle(&mut tx, &taking.jobs)?;
+    restore_jobs(&mut tx, &import.jobs)?;
     Ok(Adopted {
         node: content.node,
         time: content.time,
-        runs: taking.runs.len(),
-        unfinished: taking.jobs.len(),
-        ..choice.adopted
+        runs: import.runs.len(),
+        unfinished: import.jobs.len(),
+        ..selection.adopted
     })
 }
 
 /// Which runs of a file are taken.
 #[derive(Default)]
-struct Choice {
+struct Selection {
     /// The numbers, in the file, of those that are not.
     is_out: BTreeSet<i64>,
     /// Of those that are here already the number there and here.
@@ -82,36 +84,36 @@ struct Choice {
     adopted: Adopted,
 }
 
-fn choose(db: &Connection, content: &Content) -> Result<Choice> {
-    let mut choice = Choice::default();
+fn select(db: &Connection, content: &ExportIndex) -> Result<Selection> {
+    let mut selection = Selection::default();
     let (mut here, mut refused) = (BTreeSet::new(), BTreeSet::new());
-    let roots: HashMap<i64, &Coming> = content.runs.iter().map(|it| (it.number, it)).collect();
-    for coming in &content.runs {
+    let roots: HashMap<i64, &IncomingRun> = content.runs.iter().map(|it| (it.number, it)).collect();
+    for incoming in &content.runs {
         let sql = "SELECT id FROM runs WHERE run = ?1";
         let found = db
             .prepare_cached(sql)?
-            .query_row([&coming.run], |row| row.get(0));
+            .query_row([&incoming.run], |row| row.get(0));
         if let Some(id) = found.optional()? {
-            choice.known.insert(coming.number, id);
-            here.insert(coming.root);
+            selection.known.insert(incoming.number, id);
+            here.insert(incoming.root);
         }
     }
-    let mut refuse = |coming: &Coming, what: String, by: &str| {
-        if !here.contains(&coming.root) {
-            refused.insert(coming.root);
-            let reason = format!("{} is left out: {what} is that of {by} here.", coming.run);
-            choice.adopted.reasons.push(reason);
+    let mut refuse = |incoming: &IncomingRun, what: String, by: &str| {
+        if !here.contains(&incoming.root) {
+            refused.insert(incoming.root);
+            let reason = format!("{} is left out: {what} is that of {by} here.", incoming.run);
+            selection.adopted.reasons.push(reason);
         }
     };
-    for coming in &content.runs {
-        let Some(key) = &coming.idempotency_key else {
+    for incoming in &content.runs {
+        let Some(key) = &incoming.idempotency_key else {
             continue;
         };
         let sql = "SELECT run FROM runs WHERE workflow = ?1 AND idempotency_key = ?2";
         let mut statement = db.prepare_cached(sql)?;
-        let found = statement.query_row([&coming.workflow, key], |row| row.get::<_, String>(0));
+        let found = statement.query_row([&incoming.workflow, key], |row| row.get::<_, String>(0));
         if let Some(other) = found.optional()? {
-            refuse(coming, format!("its idempotency key {key}"), &other);
+            refuse(incoming, format!("its idempotency key {key}"), &other);
         }
     }
     for (number, token) in &content.tokens {
@@ -119,34 +121,37 @@ fn choose(db: &Connection, content: &Content) -> Result<Choice> {
                    WHERE h.token = ?1 AND h.disposed IS NULL";
         let mut statement = db.prepare_cached(sql)?;
         let found = statement.query_row([token], |row| row.get::<_, String>(0));
-        if let (Some(other), Some(coming)) = (found.optional()?, roots.get(number)) {
-            refuse(coming, format!("the token {token} of a hook"), &other);
+        if let (Some(other), Some(incoming)) = (found.optional()?, roots.get(number)) {
+            refuse(incoming, format!("the token {token} of a hook"), &other);
         }
     }
-    for coming in &content.runs {
-        let adopted = &mut choice.adopted;
-        match (here.contains(&coming.root), refused.contains(&coming.root)) {
+    for incoming in &content.runs {
+        let adopted = &mut selection.adopted;
+        match (
+            here.contains(&incoming.root),
+            refused.contains(&incoming.root),
+        ) {
             (true, _) => adopted.here += 1,
             (_, true) => adopted.refused += 1,
             _ => continue,
         }
-        choice.is_out.insert(coming.number);
+        selection.is_out.insert(incoming.number);
     }
-    Ok(choice)
+    Ok(selection)
 }
 
 /// Rows on their way in.
-struct Taking<'a> {
+struct Import<'a> {
     db: &'a Connection,
     /// The number in the file, and the new one.
     runs: HashMap<i64, i64>,
     /// The same of runs that were here already.
     known: HashMap<i64, i64>,
-    jobs: Vec<TakenJob>,
+    jobs: Vec<ImportedJob>,
 }
 
 /// A job as it was, to be settled when all are here.
-struct TakenJob {
+struct ImportedJob {
     run: i64,
     workflow: String,
     key: Option<String>,
@@ -154,8 +159,8 @@ struct TakenJob {
     held_key: bool,
 }
 
-impl Taking<'_> {
-    fn take(&mut self, mut row: Row, is_out: &BTreeSet<i64>) -> Result<()> {
+impl Import<'_> {
+    fn add(&mut self, mut row: ExportRow, is_out: &BTreeSet<i64>) -> Result<()> {
         let is_run = row.table.name == "runs";
         let number = row.int(if is_run { "number" } else { "run" })?;
         if is_out.contains(&number) {
@@ -184,16 +189,16 @@ impl Taking<'_> {
         })?;
         row.set("run", Value::from(run));
         match row.table.name {
-            "steps" => self.link(&mut row, "child")?,
-            "events" if is_about_child(row.int("kind")?) => self.link(&mut row, "info")?,
-            "jobs" => self.take_job(run, &mut row)?,
+            "steps" => self.renumber(&mut row, "child")?,
+            "events" if is_about_child(row.int("kind")?) => self.renumber(&mut row, "info")?,
+            "jobs" => self.import_job(run, &mut row)?,
             _ => {}
         }
         self.insert(&row)
     }
 
     /// A child that is not here has a number that nobody will ever have.
-    fn link(&self, row: &mut Row, column: &str) -> Result<()> {
+    fn renumber(&self, row: &mut ExportRow, column: &str) -> Result<()> {
         if let Some(child) = row.some_int(column)? {
             let known = self.runs.get(&child).or_else(|| self.known.get(&child));
             let number = known.copied().unwrap_or(-child.saturating_abs());
@@ -203,12 +208,12 @@ impl Taking<'_> {
     }
 
     /// Nothing can be handed out, and no key is held, before all jobs are here.
-    fn take_job(&mut self, run: i64, row: &mut Row) -> Result<()> {
+    fn import_job(&mut self, run: i64, row: &mut ExportRow) -> Result<()> {
         let known = JobState::ALL.iter().map(|(state, _)| *state);
         let code = row.int("state")?;
         let state = known.clone().find(|state| state.code() == code);
         let state = state.ok_or_else(|| Error::invalid(format!("There is no state {code}.")))?;
-        self.jobs.push(TakenJob {
+        self.jobs.push(ImportedJob {
             run,
             workflow: row.text("workflow")?,
             key: row.some_text("concurrency_key")?,
@@ -225,7 +230,7 @@ impl Taking<'_> {
         Ok(())
     }
 
-    fn insert(&self, row: &Row) -> Result<()> {
+    fn insert(&self, row: &ExportRow) -> Result<()> {
         let mut statement = self.db.prepare_cached(row.table.insert)?;
         let count = statement.parameter_count();
         if row.fields.len() != count {
@@ -264,8 +269,8 @@ fn is_about_child(kind: i64) -> bool {
 
 /// Jobs become what they can be here: what was with a worker is ready again, under an epoch that still
 /// grows; who held a concurrency key that is free here holds it; the others wait for it.
-fn settle(tx: &mut Tx<'_>, jobs: &[TakenJob]) -> Result<()> {
-    let is_still = |job: &TakenJob| {
+fn restore_jobs(tx: &mut Tx<'_>, jobs: &[ImportedJob]) -> Result<()> {
+    let is_still = |job: &ImportedJob| {
         matches!(
             job.state,
             JobState::Parked | JobState::Delayed | JobState::Paused
@@ -278,7 +283,7 @@ fn settle(tx: &mut Tx<'_>, jobs: &[TakenJob]) -> Result<()> {
             }
             continue;
         };
-        if !job.held_key || tx.is_held(&job.workflow, key)? {
+        if !job.held_key || tx.is_key_held(&job.workflow, key)? {
             continue;
         }
         match is_still(job) {
@@ -291,9 +296,9 @@ fn settle(tx: &mut Tx<'_>, jobs: &[TakenJob]) -> Result<()> {
     }
     for job in jobs {
         if let Some(key) = &job.key
-            && !tx.is_held(&job.workflow, key)?
+            && !tx.is_key_held(&job.workflow, key)?
         {
-            tx.pass_key_on(&job.workflow, key)?;
+            tx.release_key(&job.workflow, key)?;
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ pub const VERSION: i64 = 1;
 pub const END: &str = r#"{"sha256":"#;
 
 /// A table that has rows of runs.
-pub struct Table {
+pub struct ExportTable {
     pub name: &'static str,
     /// The rows of a run.
     pub select: &'static str,
@@ -16,8 +16,8 @@ pub struct Table {
 }
 
 /// Parents come before what refers to them.
-pub const TABLES: [Table; 8] = [
-    Table {
+pub const TABLES: [ExportTable; 8] = [
+    ExportTable {
         name: "runs",
         select: "SELECT id AS number, run, workflow, version, status, parent, parent_key, root, depth,
                         idempotency_key, concurrency_key, priority, attributes, created, started, ended,
@@ -31,14 +31,14 @@ pub const TABLES: [Table; 8] = [
                          :ended, :expires, :epoch, :resumed, :caller)",
         delete: "DELETE FROM runs WHERE id = ?1",
     },
-    Table {
+    ExportTable {
         name: "hooks",
         select: "SELECT run, key, token, metadata, disposed FROM hooks WHERE run = ?1 ORDER BY key",
         insert: "INSERT INTO hooks (run, key, token, metadata, disposed)
                  VALUES (:run, :key, :token, :metadata, :disposed)",
         delete: "DELETE FROM hooks WHERE run = ?1",
     },
-    Table {
+    ExportTable {
         name: "jobs",
         select: "SELECT run, workflow, version, state, priority, due, epoch, lost, retries, concurrency_key,
                         holds_key, worker, note
@@ -49,14 +49,14 @@ pub const TABLES: [Table; 8] = [
                          :concurrency_key, :holds_key, :worker, :note)",
         delete: "DELETE FROM jobs WHERE run = ?1",
     },
-    Table {
+    ExportTable {
         name: "events",
         select: "SELECT run, seq, kind, key, data, info, n, at FROM events WHERE run = ?1 ORDER BY seq",
         insert: "INSERT INTO events (run, seq, kind, key, data, info, n, at)
                  VALUES (:run, :seq, :kind, :key, :data, :info, :n, :at)",
         delete: "DELETE FROM events WHERE run = ?1",
     },
-    Table {
+    ExportTable {
         name: "steps",
         select: "SELECT run, key, name, status, attempt, started, ended, retry, result, child
                  FROM steps WHERE run = ?1 ORDER BY key",
@@ -64,19 +64,19 @@ pub const TABLES: [Table; 8] = [
                  VALUES (:run, :key, :name, :status, :attempt, :started, :ended, :retry, :result, :child)",
         delete: "DELETE FROM steps WHERE run = ?1",
     },
-    Table {
+    ExportTable {
         name: "waits",
         select: "SELECT run, key, until, ended FROM waits WHERE run = ?1 ORDER BY key",
         insert: "INSERT INTO waits (run, key, until, ended) VALUES (:run, :key, :until, :ended)",
         delete: "DELETE FROM waits WHERE run = ?1",
     },
-    Table {
+    ExportTable {
         name: "chunks",
         select: "SELECT run, name, idx, data, last FROM chunks WHERE run = ?1 ORDER BY name, idx",
         insert: "INSERT INTO chunks (run, name, idx, data, last) VALUES (:run, :name, :idx, :data, :last)",
         delete: "DELETE FROM chunks WHERE run = ?1",
     },
-    Table {
+    ExportTable {
         name: "cancelling",
         select: "SELECT run FROM cancelling WHERE run = ?1",
         insert: "INSERT INTO cancelling (run) VALUES (:run)",

@@ -1,12 +1,12 @@
-//! Runs on their way from one node to another: a file that has them, and taking them in.
+//! Runs on their way from one node to another: a file that has them, and import them in.
 //!
-//! The file is JSON Lines. First a head (format, version, node, time, counts), then a line for each row,
+//! The file is JSON HashingWriter. First a head (format, version, node, time, counts), then a line for each row,
 //! `{"table": ..., column: ...}`, table by table in the order of [`TABLES`], runs in the order in which they
 //! were made; last the SHA-256 of all lines before it, so that a file which was cut off is refused.
 //! Numbers of runs are those of the node that wrote it; whoever takes them in gives new ones. Ids stay.
 //!
 //! What belongs together is taken whole or not at all: a run with all runs below its topmost one. Half of
-//! it would wait for ever for what is elsewhere. That is also what makes taking in a second time do nothing.
+//! it would wait for ever for what is elsewhere. That is also what makes import in a second time do nothing.
 
 use std::io::Write;
 
@@ -39,7 +39,7 @@ pub fn export(db: &Connection, node: &str, all: bool, out: &mut impl Write) -> R
     let runs = chosen(db, all)?;
     let sql = "SELECT count(*) FROM runs WHERE ended IS NULL";
     let unfinished: i64 = db.prepare(sql)?.query_row([], |row| row.get(0))?;
-    let mut lines = Lines {
+    let mut lines = HashingWriter {
         out,
         hasher: Hasher::new(),
     };
@@ -72,7 +72,7 @@ pub fn export(db: &Connection, node: &str, all: bool, out: &mut impl Write) -> R
             }
         }
     }
-    let Lines { out, hasher } = lines;
+    let HashingWriter { out, hasher } = lines;
     let hash = ids::hex(&hasher.finish());
     writeln!(out, r#"{END}"{hash}"}}"#).context("write")?;
     let unfinished = usize::try_from(unfinished).unwrap_or(usize::MAX);
@@ -110,12 +110,12 @@ pub fn remove(db: &Connection, runs: &[i64]) -> Result<()> {
 }
 
 /// Writes lines and hashes them.
-struct Lines<'a, W> {
+struct HashingWriter<'a, W> {
     out: &'a mut W,
     hasher: Hasher,
 }
 
-impl<W: Write> Lines<'_, W> {
+impl<W: Write> HashingWriter<'_, W> {
     fn write(&mut self, mut line: String) -> Result<()> {
         line.push('\n');
         self.hasher.update(line.as_bytes());

@@ -8,22 +8,22 @@ use serde_json::{Map, Value};
 use crate::base::crypto::Hasher;
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::ids;
-use crate::services::workflows::transfer::format::{END, FORMAT, TABLES, Table, VERSION};
+use crate::services::workflows::transfer::format::{END, ExportTable, FORMAT, TABLES, VERSION};
 
 /// Bytes of a line: the largest payload with every character escaped, and some more.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
 /// What has to be known of a file before anything of it is taken in.
 #[derive(Default)]
-pub struct Content {
+pub struct ExportIndex {
     pub node: String,
     pub time: String,
-    pub runs: Vec<Coming>,
+    pub runs: Vec<IncomingRun>,
     /// Tokens of hooks that take payloads: the number of the run, and the token.
     pub tokens: Vec<(i64, String)>,
 }
 
-pub struct Coming {
+pub struct IncomingRun {
     pub number: i64,
     pub run: String,
     pub workflow: String,
@@ -32,11 +32,11 @@ pub struct Coming {
     pub root: i64,
 }
 
-impl Content {
+impl ExportIndex {
     /// Reads a whole file, and refuses one that is not as it was written.
-    pub fn read(file: &mut File) -> Result<Content> {
-        let mut reader = Reader::new(file)?;
-        let mut content = Content::default();
+    pub fn read(file: &mut File) -> Result<ExportIndex> {
+        let mut reader = LineReader::new(file)?;
+        let mut content = ExportIndex::default();
         let mut hasher = Hasher::new();
         let noted = ["runs", "hooks"].map(|table| format!(r#"{{"table":"{table}""#));
         while let Some(line) = reader.next()? {
@@ -51,11 +51,13 @@ impl Content {
             }
             hasher.update(line.as_bytes());
             if reader.number == 1 {
-                content.take_head(&line)?;
+                content.read_head(&line)?;
             } else if noted.iter().any(|begin| line.starts_with(begin))
                 && let Some(row) = reader.row(&line)?
             {
-                content.note(&row).map_err(|error| reader.locate(error))?;
+                content
+                    .add_row(&row)
+                    .map_err(|error| reader.locate(error))?;
             }
         }
         Err(Error::invalid(
@@ -63,7 +65,7 @@ impl Content {
         ))
     }
 
-    fn take_head(&mut self, line: &str) -> Result<()> {
+    fn read_head(&mut self, line: &str) -> Result<()> {
         let head: Value = serde_json::from_str(line).unwrap_or_default();
         if head["format"] != FORMAT {
             return Err(Error::invalid(
@@ -81,7 +83,7 @@ impl Content {
         Ok(())
     }
 
-    fn note(&mut self, row: &Row) -> Result<()> {
+    fn add_row(&mut self, row: &ExportRow) -> Result<()> {
         if row.table.name == "hooks" {
             if row.some_int("disposed")?.is_none() {
                 self.tokens.push((row.int("run")?, row.text("token")?));
@@ -89,7 +91,7 @@ impl Content {
             return Ok(());
         }
         let number = row.int("number")?;
-        self.runs.push(Coming {
+        self.runs.push(IncomingRun {
             number,
             run: row.text("run")?,
             workflow: row.text("workflow")?,
@@ -101,12 +103,12 @@ impl Content {
 }
 
 /// A line about a row.
-pub struct Row {
-    pub table: &'static Table,
+pub struct ExportRow {
+    pub table: &'static ExportTable,
     pub fields: Map<String, Value>,
 }
 
-impl Row {
+impl ExportRow {
     pub fn field(&self, name: &str) -> Result<&Value> {
         let field = self.fields.get(name);
         field.ok_or_else(|| Error::invalid(format!("It has no {name}.")))
@@ -146,16 +148,16 @@ impl Row {
 }
 
 /// Reads a file line by line.
-pub struct Reader<'a> {
+pub struct LineReader<'a> {
     file: BufReader<&'a mut File>,
     /// Of the line last read, from 1.
     number: usize,
 }
 
-impl<'a> Reader<'a> {
-    pub fn new(file: &'a mut File) -> Result<Reader<'a>> {
+impl<'a> LineReader<'a> {
+    pub fn new(file: &'a mut File) -> Result<LineReader<'a>> {
         file.rewind().context("read")?;
-        Ok(Reader {
+        Ok(LineReader {
             file: BufReader::with_capacity(256 << 10, file),
             number: 0,
         })
@@ -176,7 +178,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The row that a line is about; none when it is the head.
-    pub fn row(&self, line: &str) -> Result<Option<Row>> {
+    pub fn row(&self, line: &str) -> Result<Option<ExportRow>> {
         if self.number == 1 {
             return Ok(None);
         }
@@ -185,7 +187,7 @@ impl<'a> Reader<'a> {
         let name = fields.remove("table").unwrap_or_default();
         let table = TABLES.iter().find(|table| name == table.name);
         let table = table.ok_or_else(wrong)?;
-        Ok(Some(Row { table, fields }))
+        Ok(Some(ExportRow { table, fields }))
     }
 
     pub fn locate(&self, error: Error) -> Error {

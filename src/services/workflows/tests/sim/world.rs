@@ -10,8 +10,8 @@ use super::check::Promised;
 use super::program::Program;
 use super::worker::Worker;
 use crate::base::error::{Error, Kind};
-use crate::services::workflows::api_requests::{Action, Request};
-use crate::services::workflows::core::{Core, Input, Output, ReplyHandle, Settings};
+use crate::services::workflows::api_requests::{RunAction, WorkflowRequest};
+use crate::services::workflows::core::{Core, Input, Output, ProtocolSettings, ReplyHandle};
 use crate::services::workflows::frames;
 use crate::services::workflows::runs::NewRun;
 use crate::services::workflows::sessions::{Grant, SessionId};
@@ -251,7 +251,7 @@ impl World {
             Event::ToServer { session, text } => {
                 let is_connected = self.links.contains(&Some(session));
                 if self.core.is_some() && is_connected {
-                    self.inbox.push(match frames::read(&text) {
+                    self.inbox.push(match frames::parse_frame(&text) {
                         Ok(frame) => Input::Frame {
                             session,
                             frame,
@@ -287,7 +287,7 @@ impl World {
         }
         let mut chance = Rng::new(self.rng.bits());
         let random = Box::new(move || chance.bits());
-        let mut core = Core::new(Settings::default(), "simulated", random);
+        let mut core = Core::new(ProtocolSettings::default(), "simulated", random);
         core.recover(&self.db, self.now).unwrap();
         self.core = Some(core);
         self.at(0, Event::Round);
@@ -344,18 +344,18 @@ impl World {
         if self.core.is_none() {
             return;
         }
-        let frame = frames::read(&frame.to_string()).unwrap();
-        let frames::Body::Write(write) = frame.body else {
+        let frame = frames::parse_frame(&frame.to_string()).unwrap();
+        let frames::FrameBody::Report(report) = frame.body else {
             panic!("no report");
         };
         let reply = self.next_ticket;
         self.next_ticket += 1;
         self.reports.insert(reply, worker);
-        let writes = vec![(frame.reference, Ok(write))];
+        let reports = vec![(frame.reference, Ok(report))];
         self.inbox.push(Input::Request {
             reply,
             grant: Grant::default(),
-            request: Request::Report { writes },
+            request: WorkflowRequest::Report { reports },
         });
         self.soon(3, Event::Round);
     }
@@ -435,9 +435,9 @@ impl World {
                 run.idempotency_key = Some(name.clone());
                 run.expires_at = *expires;
                 run.concurrency_key.clone_from(key);
-                Request::Trigger(Box::new(run))
+                WorkflowRequest::Trigger(Box::new(run))
             }
-            Wish::Payload { token, .. } => Request::Hook {
+            Wish::Payload { token, .. } => WorkflowRequest::Hook {
                 token: token.clone(),
                 payload: json!(format!("payload of {token}")).to_string(),
             },
@@ -445,9 +445,9 @@ impl World {
                 let Wish::Run { run: Some(run), .. } = &self.wishes[*of] else {
                     return;
                 };
-                Request::Act {
+                WorkflowRequest::Apply {
                     runs: vec![run.clone()],
-                    action: Action::Cancel {
+                    action: RunAction::Cancel {
                         reason: "null".to_owned(),
                     },
                     is_bulk: false,
@@ -535,7 +535,7 @@ impl World {
             check::leases(&self.db, &core);
         }
         core.finish(self.now);
-        core.take_counted();
+        core.drain_counted();
         let due = (core.due_at() - self.now).clamp(1, 250);
         self.core = Some(core);
         self.at(due, Event::Round);

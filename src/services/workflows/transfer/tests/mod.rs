@@ -13,10 +13,10 @@ use crate::base::ids;
 use crate::services::workflows::codes::RunStatus;
 use crate::services::workflows::offline::cancel_children;
 use crate::services::workflows::run_id::NodeTag;
-use crate::services::workflows::runs::{Caller, End, NewRun};
-use crate::services::workflows::steps::Outcome;
+use crate::services::workflows::runs::{Caller, NewRun, RunEnd};
+use crate::services::workflows::steps::StepOutcome;
 use crate::services::workflows::tx::{Effects, Lease, Run, Tx};
-use crate::services::workflows::waits::{Condition, Moment};
+use crate::services::workflows::waits::{WakeCondition, WakeTime};
 
 mod older;
 
@@ -26,7 +26,7 @@ const NOW: i64 = 1_700_000_000_000;
 struct Node {
     db: Connection,
     name: &'static str,
-    chance: u64,
+    random_u64: u64,
 }
 
 impl Node {
@@ -42,15 +42,15 @@ impl Node {
         Node {
             db,
             name,
-            chance: 0,
+            random_u64: 0,
         }
     }
 
     fn tx<T>(&mut self, body: impl FnOnce(&mut Tx<'_>) -> T) -> T {
-        let chance = &mut self.chance;
+        let random_u64 = &mut self.random_u64;
         let mut random = || {
-            *chance += 1;
-            *chance
+            *random_u64 += 1;
+            *random_u64
         };
         body(&mut Tx {
             db: &self.db,
@@ -85,7 +85,7 @@ impl Node {
         })
     }
 
-    fn end(&mut self, run: &str, end: End<'_>) {
+    fn end(&mut self, run: &str, end: RunEnd<'_>) {
         let found = self.find(run);
         self.tx(|tx| tx.end_run(&found, end).unwrap());
     }
@@ -188,7 +188,7 @@ impl Node {
                 break;
             };
             self.lease(&ready.0);
-            self.end(&ready.0, End::Completed("1"));
+            self.end(&ready.0, RunEnd::Completed("1"));
         }
         assert_eq!(self.jobs(), [], "runs that cannot go on");
     }
@@ -236,15 +236,15 @@ struct Ids {
 fn busy(node: &mut Node) -> Ids {
     let over = node.make(&new("old")).run;
     node.lease(&over);
-    node.end(&over, End::Completed("7"));
+    node.end(&over, RunEnd::Completed("7"));
     let failed = node.make(&once()).run;
     node.lease(&failed);
-    node.end(&failed, End::Failed(r#"{"kind":"fatal"}"#));
+    node.end(&failed, RunEnd::Failed(r#"{"kind":"fatal"}"#));
     let (parent, [child, ended_child, detached]) = family(node);
     let cancelled = node.make(&new("order"));
     node.lease(&cancelled.run);
     let orphan = node.tx(|tx| tx.start_child(&cancelled, "c#0", &new("part"), false));
-    node.end(&cancelled.run, End::Cancelled("\"\""));
+    node.end(&cancelled.run, RunEnd::Cancelled("\"\""));
     let keyed = [None, None, Some(NOW + 1_000)].map(|run_at| {
         let keyed = NewRun { run_at, ..keyed() };
         node.make(&keyed).run
@@ -280,9 +280,9 @@ fn keyed() -> NewRun {
     }
 }
 
-fn sleep() -> [Condition; 1] {
-    let (key, until) = ("s#0".to_owned(), Moment::In(60_000));
-    [Condition::Sleep { key, until }]
+fn sleep() -> [WakeCondition; 1] {
+    let (key, until) = ("s#0".to_owned(), WakeTime::In(60_000));
+    [WakeCondition::Sleep { key, until }]
 }
 
 /// A run that sleeps, with a hook, a stream, and runs of its own: a child, one that has ended, a
@@ -291,7 +291,7 @@ fn family(node: &mut Node) -> (String, [String; 3]) {
     let parent = node.make(&new("order"));
     let lease = node.lease(&parent.run);
     let children = node.tx(|tx| {
-        let outcome = Outcome::Ok("{\"x\":  1}");
+        let outcome = StepOutcome::Ok("{\"x\":  1}");
         tx.report_step(&lease, "a#0", "a", None, outcome).unwrap();
         let children = [("c#0", false), ("c#1", false), ("d#0", true)];
         let children = children.map(|(key, is_detached)| {
@@ -306,7 +306,7 @@ fn family(node: &mut Node) -> (String, [String; 3]) {
         children
     });
     node.lease(&children[1]);
-    node.end(&children[1], End::Completed("\"done\""));
+    node.end(&children[1], RunEnd::Completed("\"done\""));
     node.tx(|tx| {
         let seen = tx.last_seq(parent.id).unwrap();
         tx.park(&parent, seen, &sleep()).unwrap();
@@ -365,8 +365,8 @@ fn everything_comes_out_as_it_went_in_under_other_numbers() {
     // A payload, the end of a child, and all else that they wait for reaches them here.
     let parent = to.find(&ids.parent);
     assert_eq!(to.tx(|tx| tx.receive("token-1", "2").unwrap()), parent.id);
-    to.end(&ids.keyed[0], End::Completed("1"));
-    to.end(&ids.child, End::Completed("3"));
+    to.end(&ids.keyed[0], RunEnd::Completed("1"));
+    to.end(&ids.child, RunEnd::Completed("3"));
     let step = to.tx(|tx| tx.step(parent.id, "c#0").unwrap().unwrap());
     assert!(step.status.is_terminal());
     to.drain();
@@ -407,7 +407,7 @@ fn a_second_time_nothing_is_taken_and_nothing_changes() {
     let mut to = Node::new("b");
     to.adopt(&file).unwrap();
     to.lease(&ids.keyed[0]);
-    to.end(&ids.keyed[0], End::Completed("1"));
+    to.end(&ids.keyed[0], RunEnd::Completed("1"));
     // One that has gone meanwhile does not come back while what it belongs to is here.
     let gone = to.find(&ids.ended_child).id;
     remove(&to.db, &[gone]).unwrap();
@@ -468,7 +468,7 @@ fn what_is_in_the_way_keeps_a_run_out_with_all_that_belongs_to_it() {
         to.find(&ids.child).parent,
         Some((parent.id, "c#0".to_owned()))
     );
-    to.end(&other.run, End::Completed("1"));
+    to.end(&other.run, RunEnd::Completed("1"));
     to.drain();
 }
 
