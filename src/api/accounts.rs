@@ -1,8 +1,7 @@
-//! Accounts: records of auth collections that sign in, and what they are known by.
+//! Accounts: records of auth collections that sign in.
 //!
-//! The same functions under two sets of paths: `/api/auth/...` for the default auth collection, as
-//! the public text has them (AUTH-2 to AUTH-5), and `/api/collections/{collection}/...` as
-//! PocketBase has them, where `_superusers` stands for the admins.
+//! The same functions have two sets of paths: `/api/auth/...` for the default auth collection, and
+//! `/api/collections/{collection}/...` as in PocketBase, where `_superusers` names the admins.
 
 use std::sync::Arc;
 
@@ -27,7 +26,7 @@ const CONFIRM_PAGE: &str = include_str!("confirm.html");
 
 #[derive(Deserialize)]
 struct Credentials {
-    /// The address, or the value of another identity field.
+    /// The e-mail address, or the value of another identity field.
     #[serde(alias = "email", alias = "username")]
     identity: String,
     password: String,
@@ -68,7 +67,7 @@ pub fn login(call: &Call<'_>) -> Result<Response> {
     session("user", &log_in(call, &realm)?)
 }
 
-/// As PocketBase has it: what is wrong with the credentials is wrong with the request.
+/// Log-in as in PocketBase: wrong credentials are an invalid request, 400 instead of 401.
 pub fn auth_with_password(call: &Call<'_>) -> Result<Response> {
     let as_invalid = |error: Error| match error.kind() {
         Kind::Unauthenticated => Error::invalid(error.message()),
@@ -176,7 +175,7 @@ pub fn request_email_change(call: &Call<'_>) -> Result<Response> {
     Ok(Response::empty(204))
 }
 
-/// Accepts the token of a mail, whatever it was sent for.
+/// Accepts a token of any kind of mail.
 pub fn confirm(call: &Call<'_>) -> Result<Response> {
     confirm_only(call, None)
 }
@@ -224,7 +223,7 @@ pub fn confirm_page(_: &Call<'_>) -> Result<Response> {
         .with_header("Cache-Control", "no-store"))
 }
 
-/// How accounts of a collection may sign in, as PocketBase's clients ask for it.
+/// The log-in methods of a collection, in the form that PocketBase's clients read.
 pub fn methods(call: &Call<'_>) -> Result<Response> {
     let fields = match is_admins(call) {
         true => vec!["email".to_owned()],
@@ -243,7 +242,7 @@ pub fn methods(call: &Call<'_>) -> Result<Response> {
     Ok(json_response(200, &body))
 }
 
-/// The accounts that the path names, or the default ones.
+/// The auth collection that the path names, or the default one.
 fn realm(call: &Call<'_>) -> Result<Realm> {
     let collection = call.optional_param("collection");
     call.app.auth.realm(call.database, collection)
@@ -253,7 +252,7 @@ fn is_admins(call: &Call<'_>) -> bool {
     call.optional_param("collection") == Some(admins::COLLECTION)
 }
 
-/// The signed-in account and its realm, which must be the one that the path names, if it does.
+/// The signed-in account and its realm. An error if the path names another collection.
 fn own(call: &Call<'_>) -> Result<(Realm, Arc<User>)> {
     let Identity::User(user) = &call.identity else {
         return Err(Error::new(
@@ -266,7 +265,7 @@ fn own(call: &Call<'_>) -> Result<(Realm, Arc<User>)> {
     match call.optional_param("collection") {
         Some(named) if !names.into_iter().any(|name| name == named) => Err(Error::new(
             Kind::Forbidden,
-            "The account is of another collection.",
+            "The account belongs to another collection.",
         )),
         _ => Ok((realm, Arc::clone(user))),
     }
@@ -297,8 +296,7 @@ fn send_mail(call: &Call<'_>, wanted: AccountMail) -> Result<Response> {
     Ok(Response::empty(204))
 }
 
-/// PocketBase's clients ask for parts of the record as `record.NAME`; what is asked for here is
-/// about the record itself.
+/// The fields and expansions of the record. PocketBase's clients name the fields `record.NAME`.
 fn shape(call: &Call<'_>) -> Result<Shape> {
     let pairs = call.query()?;
     let fields = parameter(&pairs, "fields").unwrap_or_default();
@@ -311,7 +309,7 @@ fn shape(call: &Call<'_>) -> Result<Shape> {
     Shape::parse(Some(&fields.join(",")), parameter(&pairs, "expand"))
 }
 
-/// The record is written as it is: it need not be understood here.
+/// A token and the record, whose JSON is copied without parsing it.
 fn session(name: &str, session: &AccountSession) -> Result<Response> {
     let token = serde_json::to_string(&session.token)?;
     let mut body = format!("{{\"token\":{token},\"{name}\":").into_bytes();

@@ -1,4 +1,4 @@
-//! Admin accounts: the first one, log-in, a fresh token; all of them, made, changed and removed.
+//! Admin accounts: creating the first one, log-in, refresh; list, create, update and delete.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ struct First {
     token: Option<String>,
 }
 
-/// Headers by which a proxy says for whom it asks.
+/// Headers in which a proxy names its client.
 const FORWARDING: [&str; 4] = ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"];
 
 pub fn init(call: &Call<'_>) -> Result<Response> {
@@ -44,8 +44,8 @@ pub fn init(call: &Call<'_>) -> Result<Response> {
     Ok(session("admin", &signed_in))
 }
 
-/// The first admin is made with the setup token, or by a program on this machine: not by a proxy for
-/// another client, and not by a browser for a page of another site.
+/// Admits a caller with the setup token, or a program on this machine. A proxy that forwards a request
+/// and a browser with a page of another site need the token.
 fn check_setup(call: &Call<'_>, token: Option<&str>) -> Result<()> {
     let request = call.request;
     let is_admitted = match token.or(request.header("X-Setup-Token")) {
@@ -60,8 +60,8 @@ fn check_setup(call: &Call<'_>, token: Option<&str>) -> Result<()> {
         true => Ok(()),
         false => Err(Error::new(
             Kind::Forbidden,
-            "The first admin is made with vski admin create, or with the setup token that the server \
-             has written to its log at its last start, as token in the body or as X-Setup-Token.",
+            "Create the first admin with vski admin create, or send the setup token, which the server \
+             wrote to its log when it started, as token in the body or in the header X-Setup-Token.",
         )),
     }
 }
@@ -79,7 +79,10 @@ pub fn refresh(call: &Call<'_>) -> Result<Response> {
             "admin",
             &call.app.auth.refresh_admin(credentials(call.request), id)?,
         )),
-        _ => Err(Error::new(Kind::Unauthenticated, "Sign in first.")),
+        _ => Err(Error::new(
+            Kind::Unauthenticated,
+            "Sign in as an admin to do this.",
+        )),
     }
 }
 
@@ -110,7 +113,7 @@ pub fn delete(call: &Call<'_>) -> Result<Response> {
     Ok(Response::empty(204))
 }
 
-/// A fresh token; the admin under `name`, in the form that belongs to it.
+/// A new token, and the admin under `name`: `admin` in our form, else as a record.
 pub fn session(name: &str, signed_in: &AdminSession) -> Response {
     let admin = match name {
         "admin" => to_json(&signed_in.admin),

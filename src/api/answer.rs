@@ -1,4 +1,4 @@
-//! Answers in JSON, and what an error becomes: one form for all, made in this one place.
+//! Answers in JSON, and the one form of an error.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,7 +28,8 @@ impl StatusCounts {
     }
 }
 
-/// Our own faults are logged with their whole chain; a client's are its own business.
+/// The answer to an error. Faults of the server are logged with their whole chain; those of clients
+/// are not.
 pub fn answer_error(request: &Request, error: &Error) -> Response {
     match error.kind() {
         Kind::Internal => log::error(format_args!(
@@ -44,7 +45,7 @@ pub fn answer_error(request: &Request, error: &Error) -> Response {
     error_response(error)
 }
 
-/// The answer to an error, not logged.
+/// The answer to an error, without logging it.
 pub fn error_response(error: &Error) -> Response {
     let response = json_response(error.kind().status(), &error_json(error));
     match error.kind() {
@@ -57,7 +58,7 @@ pub fn error_response(error: &Error) -> Response {
     }
 }
 
-/// The one form of an error, as in PocketBase.
+/// The body of an error, in PocketBase's form.
 pub fn error_json(error: &Error) -> Value {
     let fields: serde_json::Map<String, Value> = error
         .field_errors()
@@ -72,23 +73,24 @@ pub fn error_json(error: &Error) -> Value {
     json!({"status": error.kind().status(), "message": error.message(), "data": fields})
 }
 
-/// An answer in JSON.
 pub fn json_response(status: u16, body: &Value) -> Response {
     Response::json(status, body.to_string().into_bytes())
 }
 
-/// An answer that no cache may keep.
+/// Forbids caches to keep an answer.
 pub fn no_store(response: Response) -> Response {
     response.with_header("Cache-Control", "no-store")
 }
 
-/// The answer to a body that is longer than it may be.
 pub fn body_too_large(bytes_max: u64) -> Error {
     let most = match bytes_max {
         small if small < 1 << 20 => format!("{} KiB", small >> 10),
         large => format!("{} MiB", large >> 20),
     };
-    Error::new(Kind::TooLarge, format!("This takes at most {most}."))
+    Error::new(
+        Kind::TooLarge,
+        format!("The request body is too large: the limit is {most}."),
+    )
 }
 
 pub fn forbidden(message: &str) -> Error {
@@ -96,5 +98,5 @@ pub fn forbidden(message: &str) -> Error {
 }
 
 pub fn no_path() -> Error {
-    Error::not_found("There is nothing at this path.")
+    Error::not_found("There is no endpoint at this path.")
 }

@@ -1,10 +1,10 @@
 //! `POST /api/batch`: several writes to records of one database, all or nothing.
 //!
-//! Takes PocketBase's form: a list of requests with `method`, `url` (the path of a records
-//! endpoint, with its query) and `body`; `PUT` on the list path changes or makes. The answer has
-//! the status and body of each. When one fails nothing is kept, and the error names it by its
-//! position: `data` has `requests.3`, and for its fields `requests.3.title`. Files come in a form beside the
-//! list and are named in the same way.
+//! The format is PocketBase's: a list of requests with `method`, `url` (the path of a records
+//! endpoint, with its query) and `body`. `PUT` on the list path updates or creates a record. The
+//! answer has the status and body of each request. If one fails, all are rolled back, and the error
+//! names it by its position: `data` has `requests.3`, and for its fields `requests.3.title`. Files
+//! are sent in a form beside the list, with the same names.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -25,13 +25,13 @@ use crate::net::http::route::{RouteMatch, Router};
 use crate::net::http::{Method, Response, query};
 use crate::store::files::Placed;
 
-/// Requests in one batch.
+/// Limit on the requests in one batch.
 const REQUESTS_MAX: usize = 1000;
 
 /// The levels of a batch down to the names of a record: the batch, the list, a request, its body.
 const LEVELS: usize = 4;
 
-/// Different passwords in one batch.
+/// Limit on the different passwords in one batch.
 const PASSWORDS_MAX: usize = 50;
 
 #[derive(Deserialize)]
@@ -47,7 +47,7 @@ struct Item {
     body: Option<RawBody>,
 }
 
-/// What `method` and `url` of an item ask for.
+/// The operation of a request, from its `method` and `url`.
 #[derive(Clone, Copy)]
 enum StepKind {
     Create,
@@ -60,7 +60,7 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
     let (Batch { requests }, mut uploads) = body(call)?;
     if requests.is_empty() || requests.len() > REQUESTS_MAX {
         return Err(Error::invalid(format!(
-            "A batch has 1 to {REQUESTS_MAX} requests."
+            "A batch must have 1 to {REQUESTS_MAX} requests."
         )));
     }
     let reader = StepReader {
@@ -80,7 +80,7 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
     }
     if let Some(at) = uploads.keys().next() {
         return Err(Error::invalid(format!(
-            "There are files for a request {at}, which the batch has not."
+            "The form has files for request {at}, but the batch has no such request."
         )));
     }
     let scope = reader.scope;
@@ -93,10 +93,10 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
     Ok(Response::json(200, body))
 }
 
-/// The files of a batch, by the position of their request, each with its key there.
+/// The files of a batch by the position of their request, each with its key in that request.
 type Uploads<'a> = BTreeMap<usize, Vec<(&'a str, &'a Upload)>>;
 
-/// The requests as JSON, or as PocketBase's clients send them: in a form, with the files as
+/// Parses the batch, from JSON or from a form, in which PocketBase's clients name files
 /// `requests.3.title`.
 fn body<'a>(call: &Call<'a>) -> Result<(Batch, Uploads<'a>)> {
     let Some(values) = call.form_values()? else {
@@ -122,11 +122,11 @@ fn body<'a>(call: &Call<'a>) -> Result<(Batch, Uploads<'a>)> {
 
 fn no_batch() -> Error {
     Error::invalid(
-        "The form of a batch has one value, @jsonPayload, and files called requests.N.FIELD.",
+        "The form of a batch must have one value, @jsonPayload, and files named requests.N.FIELD.",
     )
 }
 
-/// Hashes each password of a batch once, and not without limit: it is slow on purpose.
+/// Hashes each password of a batch once. Hashing is slow on purpose, so their number is limited.
 struct Passwords<'a> {
     call: &'a Call<'a>,
     known: RefCell<HashMap<String, String>>,
@@ -147,7 +147,7 @@ impl<'a> Passwords<'a> {
         }
         if known.len() >= PASSWORDS_MAX {
             return Err(Error::invalid(format!(
-                "A batch sets at most {PASSWORDS_MAX} passwords."
+                "A batch may set at most {PASSWORDS_MAX} passwords."
             )));
         }
         let hash = self.call.hash(password)?;
@@ -169,7 +169,7 @@ fn router() -> Router<StepKind> {
     router
 }
 
-/// Makes steps of the requests.
+/// Turns requests into steps of the batch.
 struct StepReader<'a> {
     call: &'a Call<'a>,
     scope: Scope,
@@ -178,7 +178,7 @@ struct StepReader<'a> {
 }
 
 impl<'a> StepReader<'a> {
-    /// The step that a request asks for; its files have got their places.
+    /// The step of a request, and its files, which are staged in the storage.
     fn read(
         &self,
         item: Item,
@@ -188,8 +188,8 @@ impl<'a> StepReader<'a> {
         let path = own_path(self.call, path);
         let Some((verb, params)) = find(&self.router, &item.method, path) else {
             return Err(Error::invalid(format!(
-                "A batch takes POST and PUT to .../records and PATCH and DELETE to .../records/ID, \
-                 not {} {path}.",
+                "A batch may contain POST and PUT to .../records and PATCH and DELETE to \
+                 .../records/ID, not {} {path}.",
                 item.method
             )));
         };
@@ -221,7 +221,8 @@ impl<'a> StepReader<'a> {
             draft
         };
         let create = || Draft::create(scope, collection, body, hash).map(with_files);
-        // Without a proof: who changes a password or an address does that by itself.
+        // A batch proves no password: an account changes its password or address in a request of
+        // its own.
         let update = || Draft::update(scope, collection, body, hash).map(with_files);
         Ok(match verb {
             StepKind::Create => {
@@ -238,7 +239,7 @@ impl<'a> StepReader<'a> {
                 (BatchAction::Update(id, draft), placed.into_iter().collect())
             }
             StepKind::Delete if input.has_files() => {
-                return Err(Error::invalid("DELETE takes no files."));
+                return Err(Error::invalid("A DELETE request has no files."));
             }
             StepKind::Delete => (BatchAction::Delete(id), Vec::new()),
             StepKind::Upsert => {
@@ -246,14 +247,14 @@ impl<'a> StepReader<'a> {
                     .get("id")
                     .map(|raw| serde_json::from_str::<String>(raw.get()));
                 let Some(id) = id.and_then(Result::ok).filter(|id| !id.is_empty()) else {
-                    // Without an id it can only be a new one.
+                    // Without an id the record is new.
                     return self.action(StepKind::Create, String::new(), collection, input);
                 };
                 let drafts = Upsert {
                     update: update(),
                     create: create(),
                 };
-                // Whichever it will be; one that does not hold together takes none.
+                // Which draft is used is decided in the transaction. An invalid one gets no files.
                 let whole: Vec<&Draft> = [&drafts.update, &drafts.create]
                     .into_iter()
                     .flatten()
@@ -269,7 +270,7 @@ impl<'a> StepReader<'a> {
     }
 }
 
-/// Clients whose address has the prefix of a database write it before each path, too.
+/// Removes the prefix of the database, which clients with such a base URL put before each path.
 fn own_path<'a>(call: &Call<'_>, path: &'a str) -> &'a str {
     match split_database(path) {
         (Some(database), rest) if database == call.database => rest,

@@ -1,9 +1,9 @@
-//! BodyPolicy of requests: how long they may be, what they are charged to, and what a handler reads from them.
+//! Request bodies: reading them, and charging the memory that parsing takes.
 //!
-//! Every handler reads its body with [`Call::body`], so JSON, `application/x-www-form-urlencoded` and
-//! `multipart/form-data` are accepted by all endpoints alike. A long body is charged to the budget
-//! `request bodies` while it arrives, and once more for what it takes in memory when it is parsed:
-//! a short name or number of JSON takes many times its bytes.
+//! Every handler reads its body with [`Call::body`], so all endpoints accept JSON,
+//! `application/x-www-form-urlencoded` and `multipart/form-data`. A long body is charged to the
+//! budget `request bodies` while it arrives, and again for its parsed form: a short name or number
+//! of JSON takes many times its bytes in memory.
 
 use std::collections::BTreeMap;
 
@@ -16,37 +16,37 @@ use super::multipart_body::MultipartForm;
 use crate::base::error::{Error, Kind, Result};
 use crate::net::http::{FREE_BYTES, media_type, query};
 
-/// The field of a form that holds values as JSON.
+/// The form field that holds further values as JSON.
 pub const PAYLOAD: &str = "@jsonPayload";
 
-/// All levels of a body, for [`Call::body_to`].
+/// Parses all levels of a body; see [`Call::body_to`].
 const ALL_LEVELS: usize = usize::MAX;
 
-/// Pairs of a form in a body.
+/// Limit on the pairs of a URL-encoded form.
 const PAIRS_MAX: usize = 1000;
 
-/// Names in one object where an object is a record; a record has at most 200 fields.
+/// Limit on the names in one object, where objects are records. A record has at most 200 fields.
 const NAMES_MAX: usize = 1000;
-/// Levels below which names are not counted.
+/// Levels in which names are counted.
 const NAMED_LEVELS: usize = 8;
 
-/// Most that one body may take in memory when it is parsed, all its parts and copies together. With the
-/// body itself it is below the share of one network, so it is accepted as soon as there is room.
+/// Limit on the parsed form of one body, with all its parts and copies. Together with the body it is
+/// below the share of one network, so such a body is accepted once the budget has room.
 const PARSED_BYTES_MAX: u64 = 24 << 20;
-/// Memory of parsed JSON: a name or value with its own allocation, a list, an object (of which even a
-/// small one has room for eleven).
+/// Memory of parsed JSON: a name or value with its allocation, a list, and an object, which has room
+/// for eleven entries even if it is small.
 const VALUE_BYTES: u64 = 64;
 const LIST_BYTES: u64 = 128;
 const OBJECT_BYTES: u64 = 512;
 
 impl Call<'_> {
-    /// The body, which the client must send.
+    /// The parsed body. An error if the client sent none.
     pub fn body<T: DeserializeOwned>(&self) -> Result<T> {
         self.read(ALL_LEVELS, usize::MAX)
     }
 
-    /// The same where `T` parses only so many levels of lists and objects and keeps as text what is
-    /// below them, and where the objects are records.
+    /// The parsed body, for a `T` that parses this many levels of lists and objects and keeps deeper
+    /// ones as JSON text. Objects are records and have a limited number of names.
     pub fn body_to<T: DeserializeOwned>(&self, levels: usize) -> Result<T> {
         self.read(levels, NAMES_MAX)
     }
@@ -56,7 +56,9 @@ impl Call<'_> {
             return self.read_form(values);
         }
         if self.request.body.is_empty() {
-            return Err(Error::invalid("The request needs a JSON body."));
+            return Err(Error::invalid(
+                "The request has no body; send JSON or a form.",
+            ));
         }
         self.json(&self.request.body, levels, names_max)
     }
@@ -66,7 +68,7 @@ impl Call<'_> {
         !self.request.body.is_empty() || self.request.sink.is_some()
     }
 
-    /// JSON from a client, charged for what it takes.
+    /// Parses JSON of a client as [`Call::body_to`] does, and charges its memory.
     pub fn json_to<T: DeserializeOwned>(&self, bytes: &[u8], levels: usize) -> Result<T> {
         self.json(bytes, levels, NAMES_MAX)
     }
@@ -80,12 +82,11 @@ impl Call<'_> {
         if bytes.len() > FREE_BYTES {
             self.charge_parsed(parsed_bytes(bytes, levels, names_max)?)?;
         }
-        serde_json::from_slice(bytes).map_err(|error| {
-            Error::invalid(format!("The body is not the JSON that is wanted: {error}."))
-        })
+        serde_json::from_slice(bytes)
+            .map_err(|error| Error::invalid(format!("Invalid JSON body: {error}.")))
     }
 
-    /// Charges what parsing this JSON takes in memory.
+    /// Charges the memory that parsing this JSON takes.
     pub fn charge_json(&self, text: &str) -> Result<()> {
         match text.len() > FREE_BYTES {
             true => self.charge_parsed(parsed_bytes(text.as_bytes(), ALL_LEVELS, usize::MAX)?),
@@ -93,8 +94,8 @@ impl Call<'_> {
         }
     }
 
-    /// Charges what a body takes beside its bytes, until the request is answered. The bound holds for the
-    /// sum: several parts that each fit it could otherwise exceed the share of the network for ever.
+    /// Charges the memory of parsed values until the request is answered. The limit is on their sum:
+    /// otherwise several parts that fit it one by one could exceed the share of the network.
     fn charge_parsed(&self, bytes: u64) -> Result<()> {
         let budget = &self.app.budgets.bodies;
         let mut parsed = self.parsed.borrow_mut();
@@ -109,7 +110,7 @@ impl Call<'_> {
         granted.map_err(|exhausted| exhausted.into_error(budget.name()))
     }
 
-    /// The values of the form that is the body; none if it is no form.
+    /// The names and values of the form; none if the body is not a form.
     pub fn form_values(&self) -> Result<Option<Vec<(String, String)>>> {
         if let Some(form) = MultipartForm::of(self.request) {
             let (values, _) = form.parts()?;
@@ -153,12 +154,12 @@ impl Call<'_> {
             }
         }
         T::deserialize(FormFields(fields))
-            .map_err(|error| Error::invalid(format!("The form is not what is wanted: {error}.")))
+            .map_err(|error| Error::invalid(format!("Invalid form: {error}.")))
     }
 }
 
-/// True if a body that is labelled a form is JSON, as `curl -d '{"a": 1}'` sends it: a form has
-/// these two characters as `%7B` and `%5B`.
+/// True if a body that is labelled a form is JSON, as `curl -d '{"a": 1}'` sends it. A form encodes
+/// the two characters as `%7B` and `%5B`.
 fn looks_like_json(body: &[u8]) -> bool {
     matches!(body.trim_ascii_start().first(), Some(b'{' | b'['))
 }
@@ -167,19 +168,19 @@ fn not_utf8(name: &str) -> Error {
     Error::invalid(format!("The value of {name} is not UTF-8."))
 }
 
-/// About how many bytes JSON takes in memory, with a copy of what stays text below `levels`. Refuses
-/// an object above them that has more than `names_max` names. What is no JSON is not noticed.
+/// An estimate of the memory that parsed JSON takes, with a copy of the text below `levels`. An
+/// error if an object above them has more than `names_max` names. Does not validate the JSON.
 fn parsed_bytes(json: &[u8], levels: usize, names_max: usize) -> Result<u64> {
     let (mut level, mut bytes) = (0_usize, json.len() as u64);
     let mut names = [0_usize; NAMED_LEVELS];
     let mut at = 0;
     while at < json.len() {
         match json[at] {
-            b'"' => at = end_of_text(json, at + 1),
-            sign @ (b'{' | b'[') => {
+            b'"' => at = end_of_string(json, at + 1),
+            bracket @ (b'{' | b'[') => {
                 level += 1;
                 if level <= levels {
-                    bytes += if sign == b'{' {
+                    bytes += if bracket == b'{' {
                         OBJECT_BYTES
                     } else {
                         LIST_BYTES
@@ -209,8 +210,8 @@ fn parsed_bytes(json: &[u8], levels: usize, names_max: usize) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Where the text ends that begins at `at`, behind its quote.
-fn end_of_text(json: &[u8], mut at: usize) -> usize {
+/// The position of the quote that ends the string whose contents begin at `at`.
+fn end_of_string(json: &[u8], mut at: usize) -> usize {
     while at < json.len() && json[at] != b'"' {
         at += if json[at] == b'\\' { 2 } else { 1 };
     }

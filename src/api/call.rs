@@ -1,4 +1,4 @@
-//! One request on its way to a handler: the caller, the payer, and parts of the path and the query.
+//! A request as its handler sees it: the caller, the budget that pays, the path and the query.
 
 use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
@@ -18,31 +18,31 @@ use crate::net::http::route::Params;
 use crate::net::http::{Request, query};
 use crate::store::db::{Asker, Database};
 
-/// One request on its way to a handler.
+/// A request that may be handled: the route is found and the caller has access.
 pub struct Call<'a> {
     pub app: &'a App,
     pub request: &'a Request,
     pub identity: Identity,
-    /// The name of the database it is about.
+    /// The name of the database that the request is about.
     pub database: &'a str,
     pub params: &'a Params<'a, 'a>,
     pub answers: &'a StatusCounts,
-    /// See [`Call::client`].
+    /// The address of the client; use [`Call::client`].
     pub client: &'a OnceCell<IpAddr>,
     pub trusted_proxies: &'a [Prefix],
     pub cors: &'a Cors,
-    /// For what was parsed of the body.
+    /// The charge for the parsed body, until the request is answered.
     pub parsed: RefCell<Option<Charge>>,
     pub output: OnceCell<Output>,
 }
 
 impl Call<'_> {
-    /// A part of the path.
+    /// A parameter of the path.
     pub fn param(&self, name: &str) -> &str {
         self.params.get(name)
     }
 
-    /// Who asks for a protected file: by the token of the link, or the credentials of the request.
+    /// Identifies the caller of a protected file, by the token of the link or else the credentials.
     pub fn identify_for_files(&self, token: Option<&str>) -> Result<Identity> {
         let auth = &self.app.auth;
         match token.filter(|token| !token.is_empty()) {
@@ -58,25 +58,25 @@ impl Call<'_> {
         }
     }
 
-    /// Hashes a password that the request sets.
+    /// Hashes a password that the request sets. The caller pays for the time.
     pub fn hash(&self, password: &str) -> Result<String> {
         self.app
             .auth
             .hash_for(&self.identity, self.client(), password)
     }
 
-    /// A part of the path, where the path has one.
+    /// A parameter that not every path of this handler has.
     pub fn optional_param(&self, name: &str) -> Option<&str> {
         Some(self.params.get(name)).filter(|value| !value.is_empty())
     }
 
-    /// The address that the request came from; see [`client_address`].
+    /// The address of the client; see [`client_address`].
     pub fn client(&self) -> IpAddr {
         let find = || client_address(self.request, self.trusted_proxies);
         *self.client.get_or_init(find)
     }
 
-    /// The payer of all that this request makes the server hold.
+    /// The payer of the memory, disk and time that this request uses.
     pub fn payer(&self) -> Payer {
         payer_of(self.client(), &self.identity)
     }
@@ -86,7 +86,7 @@ impl Call<'_> {
         self.asker_as(&self.identity)
     }
 
-    /// The same where the handler looks at the credentials itself.
+    /// The payer of queries, for a caller that the handler has identified.
     pub fn asker_as(&self, identity: &Identity) -> Asker<'_> {
         Asker {
             payer: payer_of(self.client(), identity),
@@ -94,7 +94,7 @@ impl Call<'_> {
         }
     }
 
-    /// The charge for the answer.
+    /// The charge for the answer, shared by everything that builds it.
     pub fn output(&self) -> &Output {
         let budget = &self.app.budgets.answers;
         self.output
@@ -109,7 +109,7 @@ impl Call<'_> {
         self.app.catalog.collections(self.database)
     }
 
-    /// The caller and the definitions, for the records functions.
+    /// The caller and the definitions, as the functions of `records` need them.
     pub fn scope(&self) -> Result<Scope> {
         Ok(Scope {
             collections: self.collections()?,
@@ -129,7 +129,7 @@ impl Call<'_> {
         query::parse(&self.request.query)
     }
 
-    /// The id of the replica that asks. Records that this replica was in contact.
+    /// The id of the replica that sent the request. Records the contact.
     pub fn register_replica(&self) -> Result<&str> {
         let replica = self.request.header("X-Replica-Id").unwrap_or_default();
         let public_url = self.request.header("X-Replica-Public-Url");
@@ -152,7 +152,7 @@ pub fn credentials(request: &Request) -> Credentials<'_> {
     }
 }
 
-/// `/db/{name}/api/...` as the name and the rest.
+/// Splits `/db/{name}/api/...` into the name of the database and the rest.
 pub fn split_database(path: &str) -> (Option<&str>, &str) {
     let Some(rest) = path.strip_prefix("/db/") else {
         return (None, path);

@@ -1,4 +1,4 @@
-//! Collections: list, create, get, change, delete.
+//! Collections: list, create, get, update and delete.
 
 use serde_json::Value;
 
@@ -11,8 +11,8 @@ use crate::model::filter;
 use crate::model::rules::Identity;
 use crate::net::http::Response;
 
-/// The collections of the database in the envelope of every list: the page that is asked for, or
-/// all in one. A filter is passed over: there are few, and clients choose among them.
+/// The collections of the database, as one page of `perPage`, or all without it. A filter is ignored:
+/// there are few collections, and clients choose among them.
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let pairs = call.query()?;
     let collections = call.collections()?;
@@ -30,7 +30,7 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
 }
 
 fn sort(collections: &mut [&Collection], terms: &str) -> Result<()> {
-    // The first term counts most, so it comes last; equal ones keep their order.
+    // The sort is stable, so the most significant term is applied last.
     for term in filter::parse_sort(terms)?.iter().rev() {
         let key: fn(&Collection) -> &str = match term.path.join(".").as_str() {
             "id" => |it| &it.id,
@@ -40,7 +40,7 @@ fn sort(collections: &mut [&Collection], terms: &str) -> Result<()> {
             "updated" => |it| &it.updated,
             other => {
                 return Err(Error::invalid(format!(
-                    "Collections have no {other} to sort by."
+                    "Collections cannot be sorted by {other}."
                 )));
             }
         };

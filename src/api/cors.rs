@@ -1,41 +1,40 @@
-//! Which pages of other sites a browser lets call the API (the Fetch standard, "CORS protocol"), and which
-//! requests of such pages are refused.
+//! Cross-origin requests of browsers: the "CORS protocol" of the Fetch standard, and the refusal of
+//! requests that the standard lets any page send.
 //!
-//! Nothing depends on cookies here: whoever calls brings a token of their own. So credentials in the
-//! sense of that standard are never allowed, and `*` is safe to allow. A browser sends "simple" requests
-//! without asking first and only keeps the answer from the page, so those that change something are
-//! refused here.
+//! The API uses no cookies; each caller sends a token. So credentials in the sense of the standard are
+//! never allowed, and `*` is safe to allow. A browser sends "simple" requests without a preflight and
+//! only hides the answer from the page, so simple requests that change something are refused here.
 
 use crate::base::error::{Error, Kind, Result};
 use crate::net::http::{Method, Request, Response, media_type};
 
-/// How long a browser may remember what is allowed; more than a day none does.
+/// A browser may cache a preflight this long. No browser keeps one for more than a day.
 const REMEMBER_SECONDS: &str = "86400";
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE";
-/// Headers of requests that a page may send when the browser does not name them.
+/// Headers that a page may send, if the preflight names none.
 const ALLOWED: &str = "Authorization, Content-Type, X-API-Key, If-Match, If-None-Match";
-/// Headers of answers that a page may read besides the ordinary ones.
+/// Headers of answers that a page may read, besides those that the standard allows.
 const EXPOSED: &str = "X-Request-Id, X-Ignored-Fields, X-Vski-Version, X-Replica-Id, Retry-After, ETag, \
                        Content-Range, Accept-Ranges, Content-Disposition, Content-Length";
-/// Media types that a page may send anywhere without asking first.
+/// Media types that a page may send to any origin without a preflight.
 const SIMPLE_TYPES: [&str; 3] = [
     "application/x-www-form-urlencoded",
     "multipart/form-data",
     "text/plain",
 ];
 
-/// The origins that are allowed.
+/// The allowed origins.
 pub struct Cors {
-    /// Empty if all are.
+    /// Empty if all origins are allowed.
     origins: Vec<String>,
     allows_all: bool,
-    /// The origin of `PUBLIC_URL`, if that is set.
+    /// The origin of `PUBLIC_URL`, if it is set.
     own: Option<String>,
 }
 
 impl Cors {
-    /// Origins such as `https://app.example`, or `*` for all; and where clients reach this server, if that
-    /// is known.
+    /// `origins` are such as `https://app.example`, or `*` for all. `public_url` is the URL at which
+    /// clients reach this server, if it is known.
     pub fn new(origins: Vec<String>, public_url: Option<&str>) -> Cors {
         let allows_all = origins.iter().any(|origin| origin == "*");
         Cors {
@@ -45,7 +44,7 @@ impl Cors {
         }
     }
 
-    /// The answer to a browser that asks before it sends what the page wants.
+    /// The answer to a preflight; none if the request is not one or no origin is allowed.
     pub fn preflight(&self, request: &Request) -> Option<Response> {
         let asks = request.method == Method::Options
             && request.header("Access-Control-Request-Method").is_some();
@@ -66,8 +65,8 @@ impl Cors {
         )
     }
 
-    /// Says to the browser that the page may read the answer, if it may. Caches must know if the next
-    /// page gets another answer, also when this request names no origin.
+    /// Adds the headers that let a page of an allowed origin read the answer. `Vary` is set even if
+    /// the request names no origin, since a cache may serve the answer to a page that does.
     pub fn allow(&self, request: &Request, response: Response) -> Response {
         if self.allows_all {
             return response
@@ -86,26 +85,26 @@ impl Cors {
         }
     }
 
-    /// Refuses a request that a page of another site has made a browser send without asking. Browsers
-    /// ask before they send credentials, other methods than POST or other media types.
+    /// Refuses a simple request of a page of another site. A browser sends a preflight before
+    /// credentials, before methods other than POST and before other media types.
     pub fn check_page(&self, request: &Request) -> Result<()> {
         let header = |name| request.header(name);
-        let is_asked_first = request.method != Method::Post
+        let has_preflight = request.method != Method::Post
             || !header("Content-Type").is_none_or(is_simple)
             || header("X-API-Key").is_some()
             || header("Authorization").is_some();
-        if is_asked_first || self.allows_all || !self.is_foreign(request) {
+        if has_preflight || self.allows_all || !self.is_foreign(request) {
             return Ok(());
         }
         Err(Error::new(
             Kind::Forbidden,
-            "A page of another origin may not send this: CORS_ORIGINS must name its origin, or \
-             PUBLIC_URL if it is a page of this server.",
+            "Pages of this origin may not call the API; add the origin to CORS_ORIGINS, or set \
+             PUBLIC_URL if it is the origin of this server.",
         ))
     }
 
-    /// True if a browser sent this for a page of another site that was not named, or for a page whose
-    /// host name leads here and is not ours (DNS rebinding).
+    /// True if a browser sent this for a page of an origin that is not allowed, or for a page whose
+    /// host name resolves to this server but is not its own (DNS rebinding).
     pub fn is_suspicious(&self, request: &Request) -> bool {
         let is_ours = |host: &str| {
             let own = self.own.as_deref().map(authority);
@@ -114,7 +113,7 @@ impl Cors {
         self.is_foreign(request) || !request.header("Host").is_none_or(is_ours)
     }
 
-    /// True if a browser sent this for a page of an origin that is neither ours nor named.
+    /// True if a browser sent this for a page of an origin that is neither our own nor allowed.
     fn is_foreign(&self, request: &Request) -> bool {
         let origin = request.header("Origin");
         let is_own = |origin: &str| {
@@ -128,7 +127,7 @@ impl Cors {
         if origin.is_some_and(|origin| is_own(origin) || self.names(origin)) {
             return false;
         }
-        // Pages cannot set it. It is right also where a proxy has changed the host.
+        // A page cannot set this header, and it is correct even if a proxy changed the host.
         match request.header("Sec-Fetch-Site") {
             Some("same-origin" | "none") => false,
             Some(_) => true,
@@ -148,21 +147,21 @@ fn is_simple(content_type: &str) -> bool {
     media_type.is_empty() || simple.any(|it| it.eq_ignore_ascii_case(media_type))
 }
 
-/// The scheme and the host with its port, of a URL.
+/// The scheme, host and port of a URL.
 fn origin_of(url: &str) -> &str {
     let host = authority(url);
     let end = url.find("://").map_or(0, |at| at + 3) + host.len();
     &url[..end]
 }
 
-/// The host with its port, of a URL or an origin.
+/// The host and port of a URL or an origin.
 fn authority(url: &str) -> &str {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     rest.split(['/', '?', '#']).next().unwrap_or_default()
 }
 
-/// True if no name server can make this host, which may have a port, lead elsewhere: addresses and the names
-/// of the loopback interface.
+/// True if DNS does not decide the address of this host, which may have a port: it is an address or a
+/// name of the loopback interface.
 fn is_fixed(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,

@@ -1,4 +1,4 @@
-//! `/api/cron`: jobs made, shown, changed, deleted, run by hand, and what became of them.
+//! `/api/cron`: jobs listed, created, updated, deleted and run by hand; their past runs.
 
 use serde_json::{Map, Value, json};
 
@@ -50,7 +50,7 @@ pub fn create(call: &Call<'_>) -> Result<Response> {
 
 pub fn update(call: &Call<'_>) -> Result<Response> {
     let body: Map<String, Value> = call.body()?;
-    // Two changes at the same time are two changes: the second sees what the first has made.
+    // The patch is merged again in the transaction, so that concurrent updates do not undo each other.
     let id = find(call)?.id;
     let default = call.app.databases.default();
     let merged = |stored: JobRow| stored.merge(&clock::now(), body.clone());
@@ -75,7 +75,7 @@ pub fn delete(call: &Call<'_>) -> Result<Response> {
     Ok(Response::empty(204))
 }
 
-/// Begins a run; what becomes of it is in the list of runs.
+/// Starts a run and does not wait for it. The list of runs has its result.
 pub fn run(call: &Call<'_>) -> Result<Response> {
     let stored = find(call)?;
     let run = call.app.cron.run_now(&stored)?;
@@ -85,7 +85,7 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
     ))
 }
 
-/// The last runs on this node, the newest first.
+/// The last runs on this node, newest first.
 pub fn runs(call: &Call<'_>) -> Result<Response> {
     let page = page(&call.query()?)?;
     let id = find(call)?.id;
@@ -95,13 +95,13 @@ pub fn runs(call: &Call<'_>) -> Result<Response> {
     Ok(json_response(200, &page.envelope(total, &items)))
 }
 
-/// The job that the path names, by id or by name.
+/// The job that the path names by id or name.
 fn find(call: &Call<'_>) -> Result<JobRow> {
     let key = call.param("id");
     call.app.databases.default().read(|db| store::job(db, key))
 }
 
-/// Refuses what parses and cannot work.
+/// Refuses a script that parses but cannot run.
 fn check(call: &Call<'_>, stored: &JobRow) -> Result<()> {
     match CronJob::restore(stored)?.action {
         JobAction::Sql(script) => call.app.cron.check_script(&script),
@@ -120,7 +120,7 @@ fn answer(call: &Call<'_>, job: &JobRow) -> Result<Response> {
     Ok(json_response(200, &shown))
 }
 
-/// A job, when it is due next and what became of it last, on this node.
+/// A job with its next due time and its last run on this node.
 pub fn show(
     local: &Connection,
     stored: &JobRow,

@@ -1,4 +1,4 @@
-//! Databases: list, create, delete (DB-8 to DB-10).
+//! Databases: list, create, delete and purge.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -25,13 +25,14 @@ pub fn create(call: &Call<'_>) -> Result<Response> {
     Ok(json_response(200, &json!({"name": body.name})))
 }
 
-/// Soft: its file and those of its records are moved aside, the definitions are kept out of sight.
+/// Deletes a database softly: its file and the files of its records are moved aside, and its
+/// definitions are hidden.
 pub fn delete(call: &Call<'_>) -> Result<Response> {
     call.app.delete_database(call.param("name"))?;
     Ok(Response::empty(204))
 }
 
-/// Makes final what was deleted from a database: collections, fields, and their files.
+/// Removes deleted collections and fields of a database, and their files, for good.
 pub fn purge(call: &Call<'_>) -> Result<Response> {
     let name = call.param("name");
     let purged = call.app.catalog.purge(name)?;

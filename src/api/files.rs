@@ -16,7 +16,7 @@ use crate::net::http::{Response, range};
 use crate::store::files;
 use crate::store::files::{FilePath, Remote, Stored, table};
 
-/// What a page may do that is a file somebody uploaded: nothing.
+/// An uploaded page may run nothing and load nothing but images and media of this server.
 const POLICY: &str = "default-src 'none'; img-src 'self' data:; media-src 'self'; style-src \
                       'unsafe-inline'; sandbox";
 
@@ -59,7 +59,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     if !is_streamed && let Some(response) = redirect(call, &path, &stored, is_download)? {
         let cache = match is_protected {
             true => "no-store",
-            // Shorter than the link lives.
+            // Shorter than the lifetime of the link.
             false => "private, max-age=600",
         };
         return Ok(response.with_header("Cache-Control", cache));
@@ -68,7 +68,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     Ok(with_headers(response, &stored, is_download, is_protected))
 }
 
-/// Where a file lies in a bucket, clients fetch it there.
+/// A redirect to the bucket that has the file; none with local storage.
 fn redirect(
     call: &Call<'_>,
     path: &FilePath,
@@ -82,14 +82,14 @@ fn redirect(
     Ok(link.map(|link| Response::empty(307).with_header("Location", link)))
 }
 
-/// Browsers save what could run, also where no policy of ours holds: in a bucket.
+/// `attachment` for files that could run scripts: a bucket sends no content security policy.
 fn disposition(stored: &Stored, is_download: bool) -> String {
     let is_shown = !is_download && files::is_passive(&stored.media_type);
     let form = if is_shown { "inline" } else { "attachment" };
     format!("{form}; filename={}", stored.name)
 }
 
-/// The part that is asked for, or the word that the client has it already, or wants another.
+/// The requested range of a file; 304 if the client has the file, 412 if it expects another one.
 pub fn content(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
     let response = part(call, path, stored)?;
     Ok(response
@@ -121,7 +121,7 @@ fn part(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
     };
     let storage = &call.app.files.storage;
     let content = match storage.read(path, stored, start, length)? {
-        // It is on its way from the master.
+        // This replica has not downloaded it yet.
         None if fetch(call, path, stored)? => storage.read(path, stored, start, length)?,
         content => content,
     };
@@ -141,23 +141,23 @@ fn part(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
     })
 }
 
-/// Why a file cannot be had that had a row a moment ago.
+/// The error for a file that has a row but is missing in the storage.
 fn missing(call: &Call<'_>, path: &FilePath) -> Result<Error> {
     let row = call
         .database()?
         .look_up(|it| table::find(it, &path.collection, &path.record, &path.name))?;
     Ok(match (row, call.app.replica()) {
-        // It was deleted meanwhile.
+        // It has been deleted since.
         (None, _) => no_file(),
         (Some(_), Some(_)) => {
-            Error::unavailable("This replica has not received the file yet; try again.")
+            Error::unavailable("This replica has not received the file yet; try again later.")
         }
-        (Some(_), None) => Error::unavailable("The file is not here; try again later.")
+        (Some(_), None) => Error::unavailable("The file is not available yet; try again later.")
             .context(format!("file {path} is missing in the storage")),
     })
 }
 
-/// Gets a file that this replica has not yet. Whether it is here then.
+/// Downloads a file that this replica does not have yet; true if it has it then.
 fn fetch(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<bool> {
     let remote = Remote {
         path: path.clone(),
@@ -178,7 +178,7 @@ fn with_headers(
 ) -> Response {
     let cache = match is_protected {
         true => "private, no-cache",
-        // A name never has another content.
+        // The contents under a name never change.
         false => "public, max-age=2592000, immutable",
     };
     response

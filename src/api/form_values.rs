@@ -1,10 +1,8 @@
-//! Values of a form as the types that a handler wants: a form has texts only, and the type decides
-//! what a text is.
+//! Deserializes a form, whose values are strings, into the type that a handler expects.
 //!
-//! A number or a truth value is read from its text where one is wanted. A list is the same field
-//! several times, or a JSON list; an object is JSON. Where the type leaves it open (an untyped JSON
-//! value), a text that is `true`, `false`, a number, a JSON list or a JSON object becomes that. A value
-//! from `@jsonPayload` is JSON already and stays as it is.
+//! The type decides how a string is read: as a number or a boolean, as a list (a repeated field or a
+//! JSON list) or as an object (JSON). For an untyped JSON value, a string that is `true`, `false`, a
+//! number, a JSON list or a JSON object becomes that. A value from `@jsonPayload` stays as it is.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +11,7 @@ use serde::de::{Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 use serde_json::{Error, Map, Result, Value};
 
-/// The name that `serde_json` has for the type of raw values: any JSON, kept as text.
+/// The name by which `serde_json` asks for a raw value, any JSON kept as text, begins with this.
 const RAW: &str = "$serde_json";
 
 /// The fields of a form by name.
@@ -21,22 +19,22 @@ pub struct FormFields(pub BTreeMap<String, FormField>);
 
 /// The value of a field.
 pub enum FormField {
-    /// Each time that the field is there.
+    /// A string for each occurrence of the field.
     Texts(Vec<String>),
     Json(Value),
 }
 
 impl FormField {
-    /// The last text.
+    /// The last string.
     fn text(self) -> Result<String> {
         match self {
             FormField::Texts(texts) => Ok(texts.into_iter().next_back().unwrap_or_default()),
             FormField::Json(Value::String(text)) => Ok(text),
-            FormField::Json(other) => Err(wrong(&other, "a text")),
+            FormField::Json(other) => Err(wrong(&other, "a string")),
         }
     }
 
-    /// The JSON that the text is, if `is_wanted`; else the text.
+    /// The string parsed as JSON, if the result satisfies `is_wanted`; else the string.
     fn json(self, is_wanted: fn(&Value) -> bool) -> Value {
         match self {
             FormField::Json(value) => value,
@@ -67,7 +65,7 @@ fn wrong(value: &Value, wanted: &str) -> Error {
     serde::de::Error::custom(format!("{value} is not {wanted}"))
 }
 
-/// Methods that read a number.
+/// Methods that deserialize a number.
 macro_rules! numbers {
     ($($name:ident)*) => {$(
         fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
@@ -168,7 +166,7 @@ impl<'de> Deserializer<'de> for FormField {
     }
 }
 
-/// A list of the texts that are not empty.
+/// Deserializes a list of the strings that are not empty.
 fn of_texts<'de, V: Visitor<'de>>(texts: Vec<String>, visitor: V) -> Result<V::Value> {
     let texts = texts.into_iter().filter(|text| !text.is_empty());
     let fields = texts.map(|text| FormField::Texts(vec![text]));
@@ -194,7 +192,7 @@ impl<'de> Deserializer<'de> for FormFields {
         visitor.visit_some(self)
     }
 
-    /// As raw JSON a form is an object of texts: nothing says what they are.
+    /// As raw JSON a form is an object of strings, since no type tells what they are.
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         name: &'static str,

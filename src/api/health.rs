@@ -1,4 +1,4 @@
-//! `GET /api/health`, and what a browser sees at `/`.
+//! `GET /api/health`, and a page for browsers at `/`.
 
 use serde_json::json;
 
@@ -8,12 +8,11 @@ use crate::base::error::{Error, Result};
 use crate::base::threads;
 use crate::net::http::Response;
 
-/// Says that the server answers; the shape is PocketBase's. A replica adds whether it has what its
-/// master has.
+/// Reports that the server is healthy, in PocketBase's form. A replica adds its lag.
 pub fn get(call: &Call<'_>) -> Result<Response> {
     if let Some(thread) = threads::dead() {
         return Err(Error::unavailable(format!(
-            "The thread {thread} of the server has failed; the server stops."
+            "The thread {thread} of the server has failed; the server is stopping."
         )));
     }
     let data = match call.app.replica() {
@@ -33,7 +32,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     Ok(json_response(200, &body))
 }
 
-/// `maxSecondsBehind`, for load balancers.
+/// `maxSecondsBehind`, with which a load balancer excludes replicas that lag.
 fn seconds_behind_max(call: &Call<'_>) -> Result<Option<u64>> {
     let pairs = call.query()?;
     let Some((_, value)) = pairs.iter().find(|(name, _)| name == "maxSecondsBehind") else {
@@ -42,19 +41,19 @@ fn seconds_behind_max(call: &Call<'_>) -> Result<Option<u64>> {
     let seconds = value.parse();
     seconds
         .map(Some)
-        .map_err(|_| Error::invalid("maxSecondsBehind takes a number of seconds."))
+        .map_err(|_| Error::invalid("maxSecondsBehind must be a whole number of seconds."))
 }
 
 fn refuse_behind(behind: Option<u64>, most: u64) -> Result<()> {
     let state = match behind {
         Some(behind) if behind <= most => return Ok(()),
-        Some(behind) => format!("is up to {behind} s behind its master"),
-        None => "has not everything yet that its master has".to_owned(),
+        Some(behind) => format!("lags up to {behind} s behind its master"),
+        None => "has not completed its first sync with its master yet".to_owned(),
     };
     Err(Error::unavailable(format!("This replica {state}.")))
 }
 
-/// A pointer for people who open the address in a browser.
+/// The answer to a person who opens the address in a browser.
 pub fn root(_call: &Call<'_>) -> Result<Response> {
     Ok(Response::text(
         200,

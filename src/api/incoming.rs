@@ -46,8 +46,8 @@ impl BodyPolicy for Api {
 }
 
 impl Api {
-    /// The contents that a form may have. Refuses it before it is received if the caller may not write or
-    /// the endpoint accepts no form.
+    /// The contents that a form may have. An error, before the form is received, if the caller may
+    /// not write or the endpoint accepts no form.
     fn allowance(&self, request: &Request, length: Option<u64>) -> Result<Allowance> {
         let (database, path) = split_database(&request.path);
         let database = database.unwrap_or(db::DEFAULT);
@@ -55,7 +55,7 @@ impl Api {
             return Err(no_path());
         };
         if route.access == RouteAccess::Replica {
-            return Err(Error::invalid("This takes no form."));
+            return Err(Error::invalid("This endpoint accepts no form."));
         }
         let identity = self.identify(route, request, database)?;
         let files = match (route.takes_files, params.get("collection")) {
@@ -93,7 +93,8 @@ impl Api {
         })
     }
 
-    /// The file fields of all collections that the caller may write, each name with its longest file.
+    /// The file fields of all collections that the caller may write. A name that several collections
+    /// have gets the largest limit.
     fn files_of_batch(&self, database: &str, identity: &Identity) -> Result<BTreeMap<String, u64>> {
         let collections = self.app.catalog.collections(database)?;
         let mut files = BTreeMap::new();
@@ -111,7 +112,7 @@ impl Api {
     }
 }
 
-/// The file fields of a collection and how long a file of each may be.
+/// The file fields of a collection, each with the size limit of a file in bytes.
 fn file_fields(collection: &Collection) -> impl Iterator<Item = (String, u64)> {
     let fields = collection.fields.iter();
     fields.filter_map(|field| Some((field.name.clone(), field.file()?.bytes_max)))

@@ -1,4 +1,4 @@
-//! API keys: made, listed, ended; and tokens for services.
+//! API keys: create, list and delete; service tokens.
 
 use std::collections::BTreeSet;
 
@@ -36,9 +36,9 @@ struct NewToken {
     workflows: Option<BTreeSet<String>>,
 }
 
-/// Life of a service token when nothing is said.
+/// Default lifetime of a service token.
 const SERVICE_SECONDS: u32 = 3600;
-/// Workflows that a service token may be limited to; a token has to fit into a header.
+/// Limit on the workflows that a service token names, since a token must fit into a header.
 const WORKFLOWS_MAX: usize = 20;
 
 pub fn create(call: &Call<'_>) -> Result<Response> {
@@ -97,7 +97,7 @@ pub fn service_token(call: &Call<'_>) -> Result<Response> {
         .clone()
         .try_for_each(|name| limits::check_workflow(name))?;
     if names.count() > WORKFLOWS_MAX {
-        let message = format!("Must be at most {WORKFLOWS_MAX} workflows.");
+        let message = format!("Must name at most {WORKFLOWS_MAX} workflows.");
         return Err(Error::field("workflows", "validation_length", message));
     }
     let wish = ServiceTokenRequest {
@@ -120,7 +120,7 @@ fn parse_scope(name: &str) -> Result<KeyScope> {
         Error::field(
             "scopes",
             "validation_invalid_choice",
-            format!("A scope is one of {names}."),
+            format!("Must be one of {names}."),
         )
     })
 }

@@ -1,4 +1,4 @@
-//! `GET /metrics`: numbers for Prometheus, in its text format
+//! `GET /metrics`: metrics for Prometheus, in its text format
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 
 use std::fmt::{Display, Write as _};
@@ -15,7 +15,6 @@ use crate::services::stats::RunCounts;
 use crate::services::webhooks::{CallOutcome, Webhooks};
 use crate::services::workflows::queries;
 
-/// All of them.
 pub fn get(call: &Call<'_>) -> Result<Response> {
     let mut text = Text::default();
     let app = call.app;
@@ -24,7 +23,11 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         None => "master",
     };
     let version = env!("CARGO_PKG_VERSION");
-    text.family("vski_info", "gauge", "What runs here.");
+    text.family(
+        "vski_info",
+        "gauge",
+        "Version, role and node of this server.",
+    );
     text.sample(
         "vski_info",
         &[("version", version), ("role", role), ("node", &app.node_id)],
@@ -33,7 +36,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     text.family(
         "vski_answers_total",
         "counter",
-        "Answers to requests, by class of status.",
+        "HTTP responses by class of status.",
     );
     for (class, count) in call.answers.by_class() {
         text.sample("vski_answers_total", &[("status", class)], count);
@@ -45,12 +48,16 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     );
     text.sample("vski_memory_bytes", &[], memory_bytes());
     let (damaged, looked_at) = app.files.scrub.found();
-    text.family("vski_files_scrubbed_total", "counter", "Files read again.");
+    text.family(
+        "vski_files_scrubbed_total",
+        "counter",
+        "Stored files read again and compared with their hashes.",
+    );
     text.sample("vski_files_scrubbed_total", &[], looked_at);
     text.family(
         "vski_files_damaged",
         "gauge",
-        "Files that are not what was stored.",
+        "Stored files that are damaged or missing.",
     );
     text.sample("vski_files_damaged", &[], damaged.len());
     budgets(&mut text, &app.budgets);
@@ -70,17 +77,17 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     ))
 }
 
-/// What runs wait for, and who is there to take them.
+/// Waiting runs and connected workers.
 fn queue(text: &mut Text, app: &App) -> Result<()> {
     let workers = app.workflows.worker_count();
-    text.family("vski_workflow_workers", "gauge", "Workers connected.");
+    text.family(
+        "vski_workflow_workers",
+        "gauge",
+        "Connected workflow workers.",
+    );
     text.sample("vski_workflow_workers", &[], workers);
     let depth = app.workflows.database.read(queries::depth)?;
-    text.family(
-        "vski_workflow_queue",
-        "gauge",
-        "Runs that have not ended, by what they wait for.",
-    );
+    text.family("vski_workflow_queue", "gauge", "Unfinished runs by state.");
     for (state, count) in [
         ("ready", depth.ready),
         ("leased", depth.leased),
@@ -96,18 +103,22 @@ fn queue(text: &mut Text, app: &App) -> Result<()> {
 fn realtime(text: &mut Text, app: &App) {
     let counters = app.realtime.counters();
     let name = "vski_realtime_subscriptions";
-    text.family(name, "gauge", "Subscriptions to changes of records.");
+    text.family(name, "gauge", "Realtime subscriptions.");
     text.sample(name, &[], counters.subscriptions);
     for (name, what, value) in [
         (
             "changes",
-            "Changes that somebody watched for.",
+            "Record changes with at least one subscription.",
             counters.changes,
         ),
-        ("events", "Events sent to subscribers.", counters.sent),
+        (
+            "events",
+            "Realtime events sent to subscribers.",
+            counters.sent,
+        ),
         (
             "resyncs",
-            "Subscribers told that events may be missing.",
+            "Times a subscriber was told that events may be missing.",
             counters.resyncs,
         ),
     ] {
@@ -117,10 +128,10 @@ fn realtime(text: &mut Text, app: &App) {
     }
 }
 
-/// Calls to others, which only a master makes.
+/// Calls of webhooks, which only a master makes.
 fn webhooks(text: &mut Text, webhooks: &Webhooks) {
     let name = "vski_webhook_attempts_total";
-    text.family(name, "counter", "Calls made, by what came of them.");
+    text.family(name, "counter", "Webhook calls by outcome.");
     for (outcome, word) in [
         (CallOutcome::Success, "success"),
         (CallOutcome::Pending, "retried"),
@@ -133,37 +144,33 @@ fn webhooks(text: &mut Text, webhooks: &Webhooks) {
     text.family(
         name,
         "gauge",
-        "Calls that wait, 10000 of a database at most.",
+        "Pending webhook calls; at most 10000 are counted per database.",
     );
     text.sample(name, &[], webhooks.waiting());
 }
 
 fn jobs(text: &mut Text, app: &App) {
     let name = "vski_cron_runs_total";
-    text.family(
-        name,
-        "counter",
-        "Runs of cron jobs, by what became of them.",
-    );
+    text.family(name, "counter", "Runs of cron jobs by outcome.");
     for outcome in cron::RunOutcome::ALL {
         let labels = [("outcome", outcome.name())];
         text.sample(name, &labels, app.cron.count(outcome));
     }
 }
 
-/// Since the start, by workflow.
+/// Counters since the start, by workflow.
 fn workflows(text: &mut Text, totals: &[(String, RunCounts)]) {
     type Number = fn(&RunCounts) -> u64;
     let families: [(&str, &str, Number); 5] = [
-        ("runs_started", "Runs that were started.", |it| it.started),
-        ("runs_completed", "Runs that have ended well.", |it| {
+        ("runs_started", "Workflow runs started.", |it| it.started),
+        ("runs_completed", "Workflow runs completed.", |it| {
             it.completed
         }),
-        ("runs_failed", "Runs that have failed.", |it| it.failed),
-        ("runs_cancelled", "Runs that were cancelled.", |it| {
+        ("runs_failed", "Workflow runs failed.", |it| it.failed),
+        ("runs_cancelled", "Workflow runs cancelled.", |it| {
             it.cancelled
         }),
-        ("steps", "Steps that have succeeded.", |it| it.steps),
+        ("steps", "Workflow steps completed.", |it| it.steps),
     ];
     for (name, what, number) in families {
         let name = format!("vski_workflow_{name}_total");
@@ -183,7 +190,7 @@ fn replica(text: &mut Text, app: &App) {
     text.family(
         name,
         "gauge",
-        "For how long something of the master may be missing.",
+        "Seconds by which the replica may lag behind the master.",
     );
     if let Some(seconds) = replica.seconds_behind() {
         text.sample(name, &[], seconds);
@@ -191,28 +198,28 @@ fn replica(text: &mut Text, app: &App) {
     text.family(
         "vski_replica_cycles_total",
         "counter",
-        "Rounds of the sync thread.",
+        "Sync cycles of the replica.",
     );
     text.sample("vski_replica_cycles_total", &[], status.cycles);
     text.family(
         "vski_replica_failures_total",
         "counter",
-        "Rounds that failed.",
+        "Sync cycles that failed.",
     );
     text.sample("vski_replica_failures_total", &[], status.failures);
     files(text, &status.files);
     for (name, what) in [
         (
             "vski_replica_version",
-            "The state of the master that a database is in.",
+            "Version of the database on this replica.",
         ),
         (
             "vski_replica_master_version",
-            "The state that the master is in.",
+            "Version of the database on the master.",
         ),
         (
             "vski_replica_repairs",
-            "How often a database was not right and mended.",
+            "Databases repaired after a failed check.",
         ),
     ] {
         text.family(name, "gauge", what);
@@ -233,19 +240,23 @@ fn files(text: &mut Text, files: &FilesStatus) {
     for (name, what, value) in [
         (
             "pending",
-            "Files of the page at hand that are not here.",
+            "Files of the current page of the journal that are not downloaded yet.",
             files.pending as u64,
         ),
-        ("pending_bytes", "Their bytes.", files.pending_bytes),
-        ("failing", "Files that cannot be had.", failing),
+        (
+            "pending_bytes",
+            "Bytes of the pending files.",
+            files.pending_bytes,
+        ),
+        ("failing", "Files that could not be downloaded.", failing),
         (
             "cursor",
-            "Entry of the journal up to which all is here.",
+            "Journal entry up to which all files are downloaded.",
             cursor,
         ),
         (
             "last",
-            "The last entry of the journal.",
+            "Last journal entry of the master.",
             files.last.cast_unsigned(),
         ),
     ] {
@@ -257,10 +268,10 @@ fn files(text: &mut Text, files: &FilesStatus) {
 
 fn master(text: &mut Text, app: &App) -> Result<()> {
     let listed = app.master()?.list()?;
-    text.family("vski_databases", "gauge", "Databases.");
+    text.family("vski_databases", "gauge", "Databases of this master.");
     text.sample("vski_databases", &[], listed.len());
     let seen = "vski_replica_seen_seconds";
-    text.family(seen, "gauge", "Time since a replica was here.");
+    text.family(seen, "gauge", "Seconds since the replica last connected.");
     let replicas = app.replicas.list();
     let now_ms = clock::now_ms();
     for replica in &replicas {
@@ -271,7 +282,7 @@ fn master(text: &mut Text, app: &App) -> Result<()> {
     text.family(
         behind,
         "gauge",
-        "States that a replica lacks of a database.",
+        "Commits by which the replica lags, per database.",
     );
     for replica in &replicas {
         for database in &listed {
@@ -288,20 +299,16 @@ fn master(text: &mut Text, app: &App) -> Result<()> {
 
 fn budgets(text: &mut Text, budgets: &Budgets) {
     for (name, kind, help) in [
-        (
-            "vski_budget_used",
-            "gauge",
-            "Amount of a budget that callers hold.",
-        ),
+        ("vski_budget_used", "gauge", "Amount of a budget in use."),
         (
             "vski_budget_total",
             "gauge",
-            "Bound of a budget for all callers.",
+            "Limit of a budget for all callers.",
         ),
         (
             "vski_budget_refused_total",
             "counter",
-            "Requests for more that a budget refused.",
+            "Requests refused because a budget was exhausted.",
         ),
     ] {
         text.family(name, kind, help);
@@ -325,7 +332,7 @@ fn memory_bytes() -> u64 {
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
-/// What the value of a label may not have in it as it is.
+/// Escapes the value of a label.
 fn escape(value: &str) -> String {
     value
         .replace('\\', "\\\\")
@@ -341,7 +348,8 @@ impl Text {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
 
-    /// Names of databases and replicas need no escapes; see [`escape`].
+    /// Writes one sample. The values of labels must be escaped; names of databases and replicas need
+    /// no escapes.
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> = labels
             .iter()

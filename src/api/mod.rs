@@ -1,9 +1,8 @@
-//! The HTTP API: every endpoint on one page, and the way from a request to its handler.
+//! The HTTP API: dispatches a request to its handler.
 //!
-//! [`ROUTES`] says for each endpoint who may call it and what becomes of it on a replica. A handler
-//! decodes, calls the domain, encodes; it decides nothing about access beyond what stands here and
-//! what `rules` answers. `/db/{name}/api/...` is `/api/...` in another database, for the endpoints
-//! that are about one.
+//! [`ROUTES`] lists each endpoint with its callers and its behavior on a replica. Access is decided
+//! here, from that table, and by the rules of collections. A handler decodes, calls the domain and
+//! encodes. Endpoints of a database also exist as `/db/{name}/api/...`, for the database `name`.
 
 use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::base::error::{Error, Kind, Result};
-use crate::base::threads::Stop;
+use crate::base::threads;
 use crate::model::rules::{Identity, KeyScope};
 use crate::net::http::client_address::{Prefix, client_address};
 use crate::net::http::route::{RouteMatch, Router};
@@ -57,34 +56,34 @@ use cors::Cors;
 pub use routes::ROUTES;
 use routes::{BODY_BYTES, OnReplica, Route, RouteAccess, RouteScope};
 
-/// How often a request starts over whose collection changes while it is served.
+/// Attempts of a request whose collection changes while it is served, and the pause between them.
 const STALE_TRIES: usize = 100;
 const STALE_PAUSE: Duration = Duration::from_millis(20);
 
-/// An answer that may take more than is free.
+/// An answer of this length may exceed the bytes that are free of charge.
 const LONG_BYTES: usize = 64 << 10;
 
-/// The function that answers every request.
+/// Answers every request.
 pub struct Api {
     app: Arc<App>,
-    /// Routes with their numbers.
+    /// The routes; the number of each is its index in [`ROUTES`].
     router: Router<(usize, &'static Route)>,
     settings: ApiSettings,
     answers: StatusCounts,
 }
 
-/// What an operator chooses.
+/// Settings of the API that the operator chooses.
 pub struct ApiSettings {
     pub cors: Cors,
-    /// Longest form with files.
+    /// Bytes of the longest form with files.
     pub upload_bytes_max: u64,
-    /// Proxies whose word is taken for where a request came from.
+    /// Proxies that are trusted to name the address of a client.
     pub trusted_proxies: Vec<Prefix>,
 }
 
 static ALL: [Route; ROUTES.len()] = ROUTES;
 
-/// The name of each route in statistics, by its number.
+/// The names of the routes in statistics, in the order of their numbers.
 pub fn route_names() -> Vec<String> {
     let name = |route: &Route| format!("{} {}", route.method, route.path);
     ALL.iter().map(name).collect()
@@ -104,8 +103,8 @@ impl Api {
         }
     }
 
-    /// Answers a request; never panics on what a client sends, and turns every error into its
-    /// answer in this one place.
+    /// Answers a request. Errors become answers here and nowhere else; no input of a client makes
+    /// this panic.
     pub fn handle(&self, request: &Request) -> Response {
         let (begun, mut number, client) = (Instant::now(), NO_ROUTE, OnceCell::new());
         let cors = &self.settings.cors;
@@ -124,7 +123,8 @@ impl Api {
         cors.allow(request, response)
     }
 
-    /// Notes the number of the route as soon as it is known, and the client's address when it is needed.
+    /// Finds the route, checks access and calls the handler. Sets `number` once the route is known
+    /// and `client` once the address is needed.
     fn dispatch(
         &self,
         request: &Request,
@@ -172,12 +172,10 @@ impl Api {
             parsed: RefCell::default(),
             output: OnceCell::new(),
         };
-        // A handler reads the request and changes nothing until it succeeds, so it can start over
-        // with the definitions of now.
-        let pause = Stop::new();
+        // A handler changes nothing until it succeeds, so it can start over with the new definitions.
         for _ in 0..STALE_TRIES {
             match call_handler(route, &call) {
-                Err(error) if error.kind() == Kind::Stale => pause.wait(STALE_PAUSE),
+                Err(error) if error.kind() == Kind::Stale => threads::pause(STALE_PAUSE),
                 result => return result,
             };
             call.parsed.take();
@@ -185,7 +183,7 @@ impl Api {
         call_handler(route, &call)
     }
 
-    /// The address that a request came from.
+    /// The address of the client that sent a request.
     fn client(&self, request: &Request) -> IpAddr {
         client_address(request, &self.settings.trusted_proxies)
     }
@@ -201,8 +199,8 @@ impl Api {
         }
     }
 
-    /// Who asks, if they may call this endpoint at all. Where everybody may, credentials are not
-    /// looked at: an old token must not keep anybody from signing in again.
+    /// Identifies the caller and refuses one who may not call this endpoint. Credentials are ignored
+    /// where everyone may call it: an expired token must not prevent a new log-in.
     fn identify(&self, route: &Route, request: &Request, database: &str) -> Result<Identity> {
         if route.access == RouteAccess::Public {
             return Ok(Identity::Anonymous);
@@ -213,7 +211,7 @@ impl Api {
         {
             let id = id.unwrap_or_default();
             self.app.auth.check_replica(credentials(request), id)?;
-            // It is no caller of the API proper.
+            // A replica is not a caller of the rest of the API.
             return Ok(Identity::Anonymous);
         }
         let identity = self.app.auth.identify(credentials(request), database)?;
@@ -222,11 +220,11 @@ impl Api {
     }
 }
 
-/// What the handler answers. Replicas ask all the time.
+/// Calls the handler and charges its answer. Requests of replicas are frequent and not logged.
 fn call_handler(route: &Route, call: &Call<'_>) -> Result<Response> {
     let response = (route.handler)(call)?;
     if response.body.len() > LONG_BYTES && call.request.method == Method::Get {
-        // Another method has done its work, so its answer is not refused any more.
+        // Only a GET: another method has already made its change, so its answer must be sent.
         call.output().reach(response.body.len())?;
     }
     let response = response.charged_to(call.output.get().cloned().unwrap_or_default());
@@ -242,7 +240,7 @@ fn check_access(route: &Route, identity: &Identity) -> Result<()> {
         | (RouteAccess::Account, Identity::User(_))
         | (_, Identity::Admin(_)) => true,
         (RouteAccess::Work, Identity::Service(_)) => true,
-        // What these show is about more than some workflows.
+        // The answers of these endpoints are not limited to single workflows.
         (RouteAccess::Watch, Identity::Service(service)) => service.workflows.is_none(),
         (RouteAccess::Operate, Identity::Service(service)) => service.is_operator,
         (RouteAccess::Work, Identity::Key(key)) => key.scopes.contains(&KeyScope::Service),
@@ -258,10 +256,10 @@ fn check_access(route: &Route, identity: &Identity) -> Result<()> {
                 _ => "Sign in as an admin to do this.",
             },
         )),
-        (false, Identity::Key(_)) => Err(forbidden("The key does not open this.")),
-        (false, Identity::Service(_)) if route.access == RouteAccess::Watch => {
-            Err(forbidden("A token for some workflows does not open this."))
-        }
+        (false, Identity::Key(_)) => Err(forbidden("This API key lacks the required scope.")),
+        (false, Identity::Service(_)) if route.access == RouteAccess::Watch => Err(forbidden(
+            "This token is limited to some workflows; use a token for all workflows.",
+        )),
         (false, _) if route.access == RouteAccess::Account => {
             Err(forbidden("Only accounts may do this."))
         }
@@ -269,7 +267,7 @@ fn check_access(route: &Route, identity: &Identity) -> Result<()> {
     }
 }
 
-/// True if the answer to a `GET` of this path may be a stream of events, which has no end.
+/// True if the answer to a `GET` of this path may be a stream of events, which does not end.
 pub fn is_endless(path: &str) -> bool {
     split_database(path).1 == realtime::PATH
 }
@@ -278,7 +276,7 @@ fn method_not_allowed(methods: &[Method]) -> Response {
     let names: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
     let error = Error::new(
         Kind::MethodNotAllowed,
-        "This path does not take this method.",
+        "Method not allowed: the Allow header lists the methods of this path.",
     );
     error_response(&error).with_header("Allow", names.join(", "))
 }

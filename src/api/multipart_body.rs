@@ -1,4 +1,4 @@
-//! Forms with files, while they arrive: values are kept, files go to the disk and are hashed on the way.
+//! Multipart forms while they arrive: values stay in memory, files are hashed and written to disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,24 +14,24 @@ use crate::net::http::{BodySink, FREE_BYTES, Request, multipart};
 use crate::store::files;
 use crate::store::files::{Partial, Storage};
 
-/// All values of a form together.
+/// Limit on the values of a form, together.
 const VALUES_BYTES_MAX: usize = 4 << 20;
 
-/// The contents that a form may have, decided before it is received.
+/// Limits on a form, decided before it is received.
 pub struct Allowance {
     pub bytes_max: u64,
-    /// The fields that take files and the longest file of each; in a batch they are named behind the
-    /// number of their request.
+    /// The fields that accept files, each with the size limit of a file in bytes.
     pub files: BTreeMap<String, u64>,
+    /// Names of files begin with the position of a request.
     pub is_batch: bool,
-    /// For the values, which are kept in memory.
+    /// The charge for values, which stay in memory.
     pub values: Charge,
-    /// For the files, which go to the disk.
+    /// The charge for files, which are written to disk.
     pub uploads: Charge,
     pub storage: Arc<Storage>,
 }
 
-/// A form that arrives, and that has arrived.
+/// A form that is being received or has been received.
 pub struct MultipartForm {
     allowance: Option<Allowance>,
     parser: multipart::Parser,
@@ -50,7 +50,7 @@ pub type FormValue = (String, Vec<u8>);
 enum PartState {
     Nowhere,
     Value,
-    /// A file without a name: an input of a page that the user has not touched, unless bytes follow.
+    /// A file without a name. If no bytes follow, it is an input of a page that was left empty.
     Untouched(String),
     File {
         hasher: Hasher,
@@ -65,7 +65,7 @@ pub struct Upload {
     /// The name that it is stored under.
     pub name: String,
     pub size: u64,
-    /// In hexadecimal.
+    /// The hash, in hexadecimal.
     pub sha256: String,
     pub media_type: String,
     pub partial: Partial,
@@ -73,7 +73,6 @@ pub struct Upload {
 }
 
 impl MultipartForm {
-    /// Receives a form.
     pub fn new(allowance: Allowance, boundary: &str) -> MultipartForm {
         MultipartForm {
             allowance: Some(allowance),
@@ -87,7 +86,7 @@ impl MultipartForm {
         }
     }
 
-    /// Receives nothing; answers this.
+    /// A form that is not received because of this error.
     pub fn refused(error: Error) -> MultipartForm {
         MultipartForm {
             allowance: None,
@@ -106,13 +105,13 @@ impl MultipartForm {
         request.sink.as_ref()?.get::<MultipartForm>()
     }
 
-    /// Values and files, in the order in which they came, once all of it is here.
+    /// Values and files in the order of the form. An error if the form is incomplete.
     pub fn parts(&self) -> Result<(&[FormValue], &[Upload])> {
         if let Some(error) = &self.error {
             return Err(error.again());
         }
         if !self.parser.is_done() {
-            return Err(Error::invalid("The form is not whole."));
+            return Err(Error::invalid("The form is incomplete."));
         }
         Ok((&self.values, &self.uploads))
     }
@@ -178,7 +177,7 @@ impl MultipartForm {
             }
             PartState::File { hasher, bytes_max } => {
                 let Some(upload) = self.uploads.last_mut() else {
-                    return Err(Error::internal("a file is received that has not begun"));
+                    return Err(Error::internal("multipart data outside of a file"));
                 };
                 hasher.update(data);
                 upload.size += data.len() as u64;
@@ -198,8 +197,7 @@ impl MultipartForm {
         Ok(())
     }
 
-    /// Counts bytes that are kept in memory. The first ones of each form are free, as those of other
-    /// bodies are.
+    /// Charges bytes that stay in memory. The first ones are free, as with other bodies.
     fn grow_values(&mut self, allowance: &mut Allowance, bytes: usize) -> Result<()> {
         let charged = |bytes: usize| bytes.saturating_sub(FREE_BYTES) as u64;
         let before = charged(self.values_bytes);
@@ -223,7 +221,7 @@ impl MultipartForm {
 }
 
 impl Allowance {
-    /// The most bytes of a file that is sent under this name.
+    /// The size limit of a file with this name, in bytes.
     fn bytes_of_file(&self, name: &str) -> Result<u64> {
         let key = match self.is_batch {
             true => split_batch_name(name).map(|(_, key)| key),
@@ -239,9 +237,13 @@ impl Allowance {
     }
 }
 
-/// The answer to a file for something that takes none.
+/// The error for a file in a field that accepts none.
 pub fn no_file_field(name: &str) -> Error {
-    Error::field(name, "validation_not_a_file_field", "Takes no file.")
+    Error::field(
+        name,
+        "validation_not_a_file_field",
+        "Does not accept files.",
+    )
 }
 
 fn file_too_large(name: &str, bytes_max: u64) -> Error {
@@ -249,7 +251,8 @@ fn file_too_large(name: &str, bytes_max: u64) -> Error {
     Error::field(name, "validation_file_size_limit", message)
 }
 
-/// The request that a file is for, and its key there.
+/// Splits the name of a file in a batch, such as `requests.3.title`, into the position of its request
+/// and its key there.
 pub fn split_batch_name(field: &str) -> Option<(usize, &str)> {
     let rest = field.strip_prefix("requests")?;
     let (at, key) = match rest.strip_prefix('[') {
@@ -268,7 +271,7 @@ impl BodySink for MultipartForm {
             Ok(()) => self.allowance = Some(allowance),
             Err(error) => {
                 self.error = Some(error);
-                // Memory and room on the disk are for those who can be served.
+                // Frees memory and disk at once: the client may go on sending.
                 self.uploads.clear();
                 self.values.clear();
             }

@@ -4,7 +4,7 @@ use crate::base::error::{Error, Result};
 use crate::base::paging::{Page, SIZE};
 use crate::model::records::Shape;
 
-/// The value of a query parameter; the last one when it is there twice.
+/// The value of a query parameter; the last one if it is repeated.
 pub fn parameter<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
     pairs
         .iter()
@@ -13,12 +13,12 @@ pub fn parameter<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a st
         .map(|(_, value)| value.as_str())
 }
 
-/// What of a record the query asks for.
+/// The fields and expansions of records, from `fields` and `expand`.
 pub fn shape(pairs: &[(String, String)]) -> Result<Shape> {
     Shape::parse(parameter(pairs, "fields"), parameter(pairs, "expand"))
 }
 
-/// Which page the query asks for.
+/// The page of a list, from `page` and `perPage`.
 pub fn page(pairs: &[(String, String)]) -> Result<Page> {
     Ok(Page::new(
         number(pairs, "page", 1)?,
@@ -32,6 +32,6 @@ pub fn number(pairs: &[(String, String)], name: &str, default: u64) -> Result<u6
         None | Some("") => Ok(default),
         Some(text) => text
             .parse()
-            .map_err(|_| Error::invalid(format!("{name}={text}: it takes a whole number."))),
+            .map_err(|_| Error::invalid(format!("{name}={text}: must be a whole number."))),
     }
 }

@@ -11,9 +11,9 @@ use crate::net::http::query::percent_decode;
 use crate::net::sockets::SocketHandler;
 use crate::services::realtime::{SUBS_MAX, Topic, new_client};
 
-/// Where both are found.
+/// The path of both.
 pub const PATH: &str = "/api/realtime";
-/// What a browser or a proxy must not do with a stream of events.
+/// Headers that keep browsers and proxies from caching or buffering a stream of events.
 const STREAM_HEADERS: [(&str, &str); 3] = [
     ("Content-Type", "text/event-stream"),
     ("Cache-Control", "no-store"),
@@ -28,15 +28,15 @@ struct Topics {
     subscriptions: Vec<String>,
 }
 
-/// A WebSocket where one is asked for, else a stream of events, whatever `Accept` says.
+/// Opens a WebSocket if the request is a handshake, else a stream of events. `Accept` is ignored.
 pub fn listen(call: &Call<'_>) -> Result<Response> {
     check_is_master(call)?;
-    // What is asked of HTTP/2 and the like is not done, and need not be.
+    // An upgrade to another protocol, such as HTTP/2, may be ignored.
     if !socket::header_lists(call.request, "Upgrade", "websocket") {
         return match call.request.body.is_empty() {
             true => stream(call),
             false => Err(Error::invalid(
-                "A stream of events is asked for by a GET without a body.",
+                "A request for a stream of events must have no body.",
             )),
         };
     }
@@ -55,7 +55,7 @@ fn stream(call: &Call<'_>) -> Result<Response> {
     ))
 }
 
-/// The peer of a connection, and who pays for it.
+/// The handler of a connection and its payer.
 fn peer(call: &Call<'_>, client: Option<String>) -> Result<(Payer, Box<dyn SocketHandler>)> {
     let realtime = &call.app.realtime;
     let caller = realtime.caller(credentials(call.request), call.database)?;
@@ -66,14 +66,14 @@ fn peer(call: &Call<'_>, client: Option<String>) -> Result<(Payer, Box<dyn Socke
     Ok((payer, realtime.peer(call.database, caller, client)?))
 }
 
-/// What a client of server-sent events wants to hear of from now on.
+/// Replaces the topics of a client of server-sent events.
 pub fn set_topics(call: &Call<'_>) -> Result<Response> {
     check_is_master(call)?;
     let body: Topics = call.body()?;
-    // Parsed, a topic takes many times its bytes.
+    // Checked before parsing: a parsed topic takes many times its bytes.
     if body.subscriptions.len() > SUBS_MAX {
         return Err(Error::conflict(format!(
-            "A client has at most {SUBS_MAX} topics."
+            "A client may have at most {SUBS_MAX} topics."
         )));
     }
     let topics = body.subscriptions.iter();
@@ -90,7 +90,7 @@ fn check_is_master(call: &Call<'_>) -> Result<()> {
     match call.app.replica() {
         None => Ok(()),
         Some(replica) => Err(Error::unavailable(format!(
-            "Realtime is served by the master, {}.",
+            "Realtime is available on the master only, at {}.",
             replica.client.master_url
         ))),
     }

@@ -1,9 +1,8 @@
-//! Bodies of records, as JSON or as forms with files.
+//! Records in request bodies, as JSON or as forms with files.
 //!
-//! A form has a text for each value, which becomes what the field makes of it; a field that is there
-//! several times has several values. `@jsonPayload` holds further ones as JSON. The files of a field
-//! take the place of its value, so all that is said of JSON bodies holds for them too: `doc` sets, `doc+`
-//! adds, and `doc-` takes names away.
+//! A form has strings; the type of the field decides what each becomes. A repeated field is a list.
+//! `@jsonPayload` holds further values as JSON. Files become the names in the value of their field,
+//! so the modifiers of JSON bodies work for them: `doc` sets, `doc+` adds and `doc-` removes.
 
 use std::collections::BTreeMap;
 
@@ -19,14 +18,14 @@ use crate::model::collections::{Collection, Field, FieldKind};
 use crate::model::records::{Draft, Modifier, NewFile, RawBody};
 use crate::store::files::{Arrival, FilePath, Placed, Stored};
 
-/// What a request says of a record.
+/// The values and files of a record in a request.
 pub struct RecordInput<'a> {
     pub body: RawBody,
-    /// The files, each with its field.
+    /// The files, each with the name of its field.
     uploads: Vec<(String, &'a Upload)>,
 }
 
-/// The values and files for a record of this collection.
+/// Reads the values and files for a record of this collection.
 pub fn read<'a>(call: &Call<'a>, collection: &Collection) -> Result<RecordInput<'a>> {
     let Some(values) = call.form_values()? else {
         return Ok(RecordInput {
@@ -56,7 +55,7 @@ pub fn read<'a>(call: &Call<'a>, collection: &Collection) -> Result<RecordInput<
     RecordInput::new(collection, body, uploads.collect())
 }
 
-/// The field that a key is about, with or without a sign.
+/// The field of a key, which may have a modifier.
 fn field_of<'a>(collection: &'a Collection, key: &str) -> Option<&'a Field> {
     let plain = Modifier::split(key).map(|(name, _)| name);
     collection
@@ -64,7 +63,7 @@ fn field_of<'a>(collection: &'a Collection, key: &str) -> Option<&'a Field> {
         .or_else(|| plain.and_then(|name| collection.field(name)))
 }
 
-/// The texts of a form as the value of a field.
+/// Converts the strings of a form to the value of a field.
 fn value(field: Option<&Field>, mut texts: Vec<String>) -> Value {
     let one = texts.last().cloned().unwrap_or_default();
     let parsed = || serde_json::from_str::<Value>(&one).ok();
@@ -102,7 +101,7 @@ fn raw(value: &Value) -> Result<Box<RawValue>> {
 }
 
 impl<'a> RecordInput<'a> {
-    /// Adds to a body the names of files, each with the key that it has there.
+    /// Adds the names of files to a body, each under its key.
     pub fn new(
         collection: &Collection,
         mut body: RawBody,
@@ -143,7 +142,7 @@ impl<'a> RecordInput<'a> {
         !self.uploads.is_empty()
     }
 
-    /// Lets a draft take along the files that its changes name.
+    /// Attaches the files to a draft, which keeps those that its changes name.
     pub fn attach(&self, collection: &Collection, draft: &mut Draft) {
         let files = self.uploads.iter().map(|(field, upload)| NewFile {
             field: field.clone(),
@@ -157,8 +156,8 @@ impl<'a> RecordInput<'a> {
         draft.attach(collection, files.collect());
     }
 
-    /// Gives the files that one of the drafts takes their places, those of the record with this id; none
-    /// if there are none.
+    /// Stages the files that one of the drafts uses under the record with this id; none if no draft
+    /// uses a file.
     pub fn place<'c>(
         &self,
         call: &'c Call<'_>,

@@ -1,4 +1,4 @@
-//! Records: list, get, create, change, delete, and the last two in bulk.
+//! Records: list, get, create, update and delete; update and delete in bulk.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     let read =
         |connection: &_| records::get(connection, &scope, &collection, id, &shape, &expected);
     let database = call.database()?;
-    // One statement sees one state by itself; only an expansion needs more.
+    // One statement reads one state; only an expansion needs a transaction.
     let shown = if shape.expand.children.is_empty() {
         database.read_for(call.asker(), read)?
     } else {
@@ -71,7 +71,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     }
 }
 
-/// The versions of a record that a header names; a weak tag is none where the bytes count.
+/// The versions of a record that a header names. Weak tags are ignored if the bytes must be equal.
 fn versions(call: &Call<'_>, name: &str, accepts_weak: bool) -> Option<Versions> {
     let header = call.request.header(name)?;
     Some(match range::is_any(header) {
@@ -83,7 +83,7 @@ fn versions(call: &Call<'_>, name: &str, accepts_weak: bool) -> Option<Versions>
     })
 }
 
-/// The states of the record in which a request may change it.
+/// The versions of the record that a request may change.
 fn precondition(call: &Call<'_>) -> Precondition {
     Precondition {
         only: versions(call, "If-Match", false),
@@ -98,7 +98,7 @@ fn with_tag(response: Response, tag: Option<String>) -> Response {
     }
 }
 
-/// The answer that shows one record.
+/// The answer with one record.
 fn one(shown: Shown, ignored: String) -> Response {
     let tag = shown.tag();
     with_ignored(with_tag(Response::json(200, shown.json), tag), ignored)
@@ -108,7 +108,7 @@ pub fn create(call: &Call<'_>) -> Result<Response> {
     create_in(call, call.param("collection"))
 }
 
-/// Makes a record in this collection.
+/// Creates a record in this collection.
 pub fn create_in(call: &Call<'_>, collection: &str) -> Result<Response> {
     let shape = shape(&call.query()?)?;
     let scope = call.scope()?;
@@ -155,7 +155,7 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
     Ok(one(shown, ignored))
 }
 
-/// A body that cannot be read is the answer only to callers who may do what it is for.
+/// Reports an invalid body only to callers who may do the operation.
 fn access_first(error: Error, check: impl FnOnce() -> Result<()>) -> Error {
     check().err().unwrap_or(error)
 }
@@ -170,8 +170,8 @@ fn may_update(call: &Call<'_>, scope: &Scope, collection: &Collection, id: &str)
     }
 }
 
-/// The draft of a change to one record. Changing the password or address of an account needs its
-/// present password, as `oldPassword`.
+/// The draft of an update of one record. An account that changes its password or address must send
+/// the current password as `oldPassword`.
 pub fn update_draft(
     call: &Call<'_>,
     scope: &Scope,
@@ -189,7 +189,7 @@ pub fn update_draft(
         }
         false => None,
     };
-    // The new password is hashed, which is slow on purpose, for whoever knows the old one.
+    // Hashing is slow on purpose, so the new password is hashed only after the old one is proved.
     let mut draft = Draft::update(scope, collection, body, hash)?;
     proof
         .into_iter()
@@ -197,7 +197,7 @@ pub fn update_draft(
     Ok(draft)
 }
 
-/// Tells of fields that were sent and not written.
+/// Names the fields that were sent but not written.
 fn with_ignored(response: Response, ignored: String) -> Response {
     match ignored.is_empty() {
         true => response,
@@ -216,7 +216,7 @@ pub fn delete(call: &Call<'_>) -> Result<Response> {
     Ok(Response::empty(204))
 }
 
-/// Changes several records in the same way, all or none.
+/// Applies the same change to several records, all or none.
 pub fn bulk_update(call: &Call<'_>) -> Result<Response> {
     let BulkUpdate { ids, data } = call.body_to(2)?;
     let ids = distinct(ids)?;
@@ -246,7 +246,7 @@ pub fn bulk_delete(call: &Call<'_>) -> Result<Response> {
     Ok(Response::empty(204))
 }
 
-/// Each of the ids once: what is done to a record is done once, however often it is named.
+/// Removes duplicate ids, so that each record is changed once.
 fn distinct(mut ids: Vec<String>) -> Result<Vec<String>> {
     if (1..=BULK_MAX).contains(&ids.len()) {
         let mut seen = HashSet::new();
@@ -270,7 +270,7 @@ fn list_query(pairs: &[(String, String)]) -> Result<ListQuery> {
             Some("1" | "true") => true,
             Some(other) => {
                 return Err(Error::invalid(format!(
-                    "skipTotal={other}: it takes 1 or 0."
+                    "skipTotal={other}: must be 1 or 0."
                 )));
             }
         },

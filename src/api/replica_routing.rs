@@ -1,9 +1,10 @@
-//! What requests notice of replication: writes are refused on a replica, every answer of one names it
-//! (VB-3), and whoever has written on the master can have a replica's answer wait for it.
+//! Replication as clients see it: a replica refuses writes, names itself in every answer, and can
+//! wait for a write of the master.
 //!
-//! The answer to a write has `X-Vski-Version: database:history:number` (several, separated by commas,
-//! when it concerned several databases), once replicas follow. A read on a replica that sends it back
-//! is answered when the replica has come that far, or, after [`PATIENCE`], by the master.
+//! Once replicas follow, the answer to a write has `X-Vski-Version: database:history:number`, or
+//! several of these separated by commas. A client that sends the value back with a read on a replica
+//! gets the answer when the replica has reached that version, or from the master after
+//! [`VERSION_TIMEOUT`].
 
 use std::time::{Duration, Instant};
 
@@ -15,18 +16,18 @@ use crate::net::http::{Request, Response};
 use crate::services::replication::Replica;
 use crate::store::db;
 
-/// How long a read waits for the state that it wants.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// States that one request may want.
-const STATES_MAX: usize = 16;
+/// A read waits this long for the version that it needs.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Limit on the versions that one request may name.
+const VERSIONS_MAX: usize = 16;
 const VERSION: &str = "X-Vski-Version";
 
-/// Turns what a handler does into an answer.
+/// Runs a handler and turns its result into an answer, with the headers of replication.
 pub fn answer(app: &App, request: &Request, handle: impl FnOnce() -> Result<Response>) -> Response {
-    // What this thread wrote for others is no business of this request.
+    // Discards the positions of commits that this thread made for other requests.
     db::take_commit_positions();
     let result = handle();
-    let marks = db::take_commit_positions();
+    let positions = db::take_commit_positions();
     let response = match result {
         Ok(response) => response,
         Err(error) if error.kind() == Kind::ReadOnly => refuse_write(app, &error),
@@ -36,17 +37,17 @@ pub fn answer(app: &App, request: &Request, handle: impl FnOnce() -> Result<Resp
         Some(_) => response.with_header("X-Replica-Id", &*app.node_id),
         None => response,
     };
-    if marks.is_empty() {
+    if positions.is_empty() {
         return response;
     }
-    let marks: Vec<String> = marks
+    let positions: Vec<String> = positions
         .iter()
-        .map(|mark| format!("{}:{}", mark.history, mark.version))
+        .map(|position| format!("{}:{}", position.history, position.version))
         .collect();
-    response.with_header(VERSION, marks.join(", "))
+    response.with_header(VERSION, positions.join(", "))
 }
 
-/// Where a request to a replica is sent; none when it is answered here.
+/// The redirect to the master; none if this replica answers. An error if the endpoint writes.
 pub fn redirect(
     replica: &Replica,
     on_replica: OnReplica,
@@ -58,15 +59,17 @@ pub fn redirect(
         OnReplica::Serve => {
             let wanted = request.headers.iter();
             let wanted = wanted.filter(|(name, _)| name.eq_ignore_ascii_case(VERSION));
-            let states = wanted.flat_map(|(_, value)| value.split(','));
-            let deadline = Instant::now() + PATIENCE;
-            for state in states
+            let versions = wanted.flat_map(|(_, value)| value.split(','));
+            let deadline = Instant::now() + VERSION_TIMEOUT;
+            for item in versions
                 .map(str::trim)
                 .filter(|it| !it.is_empty())
-                .take(STATES_MAX)
+                .take(VERSIONS_MAX)
             {
-                let (name, tag, version) = parse(state).ok_or_else(|| {
-                    Error::invalid(format!("{VERSION} is what the answer to a write has."))
+                let (name, tag, version) = parse(item).ok_or_else(|| {
+                    Error::invalid(format!(
+                        "Invalid {VERSION}: send the value from the answer to a write."
+                    ))
                 })?;
                 if !replica.wait_for(name, tag, version, deadline) {
                     return Ok(Some(to_master(replica, request)));
@@ -77,8 +80,8 @@ pub fn redirect(
     }
 }
 
-fn parse(state: &str) -> Option<(&str, &str, u64)> {
-    let (rest, version) = state.rsplit_once(':')?;
+fn parse(item: &str) -> Option<(&str, &str, u64)> {
+    let (rest, version) = item.rsplit_once(':')?;
     let (name, tag) = rest.split_once(':')?;
     Some((name, tag, version.parse().ok()?))
 }

@@ -1,4 +1,5 @@
-//! What replicas ask of their master about databases, and how far everybody is (`replication`).
+//! Databases, as the master serves them to replicas: versions, pages and notifications; the status of
+//! replication.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::services::replication::spool::Spool;
 use crate::services::replication::{Epoch, Master};
 use crate::store::db;
 
-/// Every database, and the state that it is in.
+/// Every database with its epoch and version.
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let (_, master) = admit(call)?;
     let databases: Vec<Value> = master
@@ -44,7 +45,7 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
     Ok(json_response(200, &body))
 }
 
-/// The pages that changed after a state.
+/// The pages that changed after a version, or all if that is 0.
 pub fn pages(call: &Call<'_>) -> Result<Response> {
     let (id, master) = admit(call)?;
     let (epoch, since) = position_of_replica(call)?;
@@ -55,13 +56,13 @@ pub fn pages(call: &Call<'_>) -> Result<Response> {
     }
     let pairs = call.query()?;
     let after = parameter(&pairs, "after").map_or(Some(0), |after| after.parse().ok());
-    let after = after.ok_or_else(|| Error::invalid("after is the number of a page."))?;
-    // It has nothing, whatever it said before.
+    let after = after.ok_or_else(|| Error::invalid("after must be the number of a page."))?;
+    // The replica starts over, so an earlier acknowledgement no longer counts.
     call.app.replicas.forget_database(id, name);
     respond(master, master.part(name, epoch, after)?)
 }
 
-/// The same, and of some groups of pages those that the replica has otherwise.
+/// The pages that changed after a version, and those that differ in some groups of pages.
 pub fn differing(call: &Call<'_>) -> Result<Response> {
     let (_, master) = admit(call)?;
     let (epoch, since) = position_of_replica(call)?;
@@ -73,7 +74,7 @@ pub fn differing(call: &Call<'_>) -> Result<Response> {
     )
 }
 
-/// Which groups of pages the replica has otherwise.
+/// The groups of pages that differ from those of the replica.
 pub fn compare(call: &Call<'_>) -> Result<Response> {
     let (_, master) = admit(call)?;
     let groups = GroupHashes::parse(&call.request.body)?;
@@ -86,13 +87,12 @@ pub fn compare(call: &Call<'_>) -> Result<Response> {
     Ok(json_response(200, &body))
 }
 
-/// The rest of an answer that was cut off.
+/// The rest of an answer whose connection broke.
 pub fn resume(call: &Call<'_>) -> Result<Response> {
     let (_, master) = admit(call)?;
-    let spool = master
-        .spools
-        .get(call.param("tag"))
-        .ok_or_else(|| Error::not_found("This answer is not kept any more; ask anew."))?;
+    let spool = master.spools.get(call.param("tag")).ok_or_else(|| {
+        Error::not_found("This answer is no longer kept; repeat the original request.")
+    })?;
     let (start, length) = match call.request.header("Range") {
         Some(range) => match range::parse(range, spool.bytes) {
             ByteRange::Full => (0, spool.bytes),
@@ -110,7 +110,7 @@ pub fn resume(call: &Call<'_>) -> Result<Response> {
     Ok(response.with_header("Content-Range", range))
 }
 
-/// A socket on which a replica hears what has changed.
+/// Opens the socket that notifies a replica of changes.
 pub fn listen(call: &Call<'_>) -> Result<Response> {
     let (id, _) = admit(call)?;
     let notifier = call.app.notifier().ok_or_else(Error::read_only)?;
@@ -132,7 +132,7 @@ struct AcknowledgedPosition {
     version: u64,
 }
 
-/// A replica says how far it has come.
+/// Records the versions that a replica has.
 pub fn acknowledge(call: &Call<'_>) -> Result<Response> {
     let (id, _) = admit(call)?;
     let body: Acknowledgement = call.body()?;
@@ -147,7 +147,7 @@ pub fn acknowledge(call: &Call<'_>) -> Result<Response> {
     Ok(json_response(200, &json!({})))
 }
 
-/// How far this replica is, or the replicas of this master are.
+/// The status of this replica, or of the replicas of this master.
 pub fn status(call: &Call<'_>) -> Result<Response> {
     if let Some(replica) = call.app.replica() {
         let body = json!({
@@ -205,7 +205,7 @@ pub fn status(call: &Call<'_>) -> Result<Response> {
     Ok(json_response(200, &body))
 }
 
-/// Files that were found not to be as they were stored.
+/// Stored files that were found damaged or missing.
 fn damaged(call: &Call<'_>) -> Vec<Value> {
     let (found, _) = call.app.files.scrub.found();
     found
@@ -224,21 +224,23 @@ fn describe(name: &str, tag: &str, version: u64, has: Option<&(String, u64)>) ->
     json!({"name": name, "state": state, "version": has, "masterVersion": version})
 }
 
-/// A change of definitions that a crash has interrupted is settled when somebody asks for them. A
-/// replica could not.
+/// Completes a change of definitions that a crash interrupted, which reading them does. A replica
+/// cannot do this.
 fn finish_pending_change(call: &Call<'_>, name: &str) {
     if let Err(error) = call.app.catalog.collections(name) {
-        log::debug(format_args!("settle the definitions of {name}: {error}"));
+        log::debug(format_args!(
+            "complete a change of definitions database={name}: {error}"
+        ));
     }
 }
 
-/// The state that a replica has.
+/// The epoch and version of the replica, from `epoch` and `since`.
 fn position_of_replica(call: &Call<'_>) -> Result<(Epoch, u64)> {
     let pairs = call.query()?;
     let epoch = parameter(&pairs, "epoch").and_then(Epoch::parse);
     let since = parameter(&pairs, "since").and_then(|since| since.parse().ok());
     epoch.zip(since).ok_or_else(|| {
-        Error::invalid("epoch is 32 hexadecimal digits, since is the number of a state.")
+        Error::invalid("epoch must be 32 hexadecimal digits and since the number of a version.")
     })
 }
 
@@ -246,7 +248,7 @@ fn respond(master: &Master, answer: PagesAnswer) -> Result<Response> {
     match answer {
         PagesAnswer::UpToDate => Ok(Response::empty(304)),
         PagesAnswer::UnknownVersion => Err(Error::conflict(
-            "The database has another history; compare.",
+            "The histories have diverged; request a full comparison.",
         )),
         PagesAnswer::Stream(spool) => Ok(stream(master, 200, &spool, 0, spool.bytes)),
     }
@@ -261,7 +263,7 @@ fn stream(master: &Master, status: u16, spool: &Arc<Spool>, start: u64, length: 
         .with_header("ETag", format!("\"{}\"", spool.tag))
 }
 
-/// The name of the replica that asks, and what it follows.
+/// Refuses the request if this server is not a master; records the contact of the replica.
 fn admit<'a>(call: &'a Call<'_>) -> Result<(&'a str, &'a Master)> {
     let master = call.app.master()?;
     Ok((call.register_replica()?, master))

@@ -1,8 +1,8 @@
-//! What replicas ask of their master: the journal of files, the manifest, files, acknowledgements
-//! (FR-5 to FR-7).
+//! Files, as the master serves them to replicas: the journal, the manifest, contents and
+//! acknowledgements.
 //!
-//! A replica shows a token of its own (purpose `replica`, signed with the secret that both share), which
-//! names it, and the same name in `X-Replica-Id`.
+//! A replica sends a token with the purpose `replica`, signed with the secret that both servers share.
+//! The token names the replica, and `X-Replica-Id` repeats the name.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::net::http::Response;
 use crate::store::files::{FilePath, Journal, journal, table};
 
-/// What came and went after the entry `since`.
+/// The entries of the journal after `since`.
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let (_, journal) = admit(call)?;
     let pairs = call.query()?;
@@ -24,7 +24,7 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
         .parse()
         .ok()
         .filter(|since| *since >= 0)
-        .ok_or_else(|| Error::invalid("since is the id of an entry of the journal, or 0."))?;
+        .ok_or_else(|| Error::invalid("since must be the id of an entry of the journal, or 0."))?;
     let is_other = parameter(&pairs, "epoch").is_some_and(|epoch| epoch != journal.epoch());
     let stretch = match is_other {
         true => None,
@@ -33,8 +33,7 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
     let Some(stretch) = stretch else {
         return Err(Error::new(
             Kind::Gone,
-            "There is a gap: what came and went since then is not known any more; take the \
-             manifest.",
+            "The journal no longer has the entries after since; request the manifest.",
         ));
     };
     let next = stretch.entries.last().map_or(since, |entry| entry.id);
@@ -48,15 +47,15 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
     Ok(json_response(200, &body))
 }
 
-/// All files there are, after the path `after`.
+/// All files whose path is greater than `after`.
 pub fn manifest(call: &Call<'_>) -> Result<Response> {
     let (_, journal) = admit(call)?;
     let pairs = call.query()?;
     let after = parameter(&pairs, "after").filter(|after| !after.is_empty());
     let after = after.map(|text| {
-        FilePath::parse(text).ok_or_else(|| Error::invalid("after is the path of a file."))
+        FilePath::parse(text).ok_or_else(|| Error::invalid("after must be the path of a file."))
     });
-    // First: what comes and goes meanwhile stands behind it in the journal.
+    // Read first: the journal has the changes of files during this request after this entry.
     let last = journal.last()?;
     let files = journal::manifest(&call.app.databases, after.transpose()?.as_ref())?;
     let next = match files.len() {
@@ -69,7 +68,7 @@ pub fn manifest(call: &Call<'_>) -> Result<Response> {
             json!({"path": path.to_string(), "size": file.size, "sha256": file.sha256})
         })
         .collect();
-    // Read after the entries: a database that is listed here was there when its entries were read.
+    // Read last: a database in this list existed when the entries were read.
     let mut databases = call.app.databases.list()?;
     databases.sort();
     let body = json!({
@@ -85,7 +84,7 @@ pub fn manifest(call: &Call<'_>) -> Result<Response> {
 /// The bytes of a file.
 pub fn file(call: &Call<'_>) -> Result<Response> {
     admit(call)?;
-    // Not 404, which a proxy may answer: the replica believes it for good.
+    // Not 404, which may be from a proxy: the replica acts on this answer for good.
     let no_file = || Error::new(Kind::Gone, "There is no such file.");
     let parts = ["database", "collection", "record", "file"].map(|name| call.param(name));
     let path = FilePath::parse(&parts.join("/")).ok_or_else(no_file)?;
@@ -110,19 +109,19 @@ struct Acknowledgement {
     epoch: Option<String>,
 }
 
-/// A replica has every file up to this entry, durably.
+/// Records that a replica has durably stored every file up to an entry.
 pub fn acknowledge(call: &Call<'_>) -> Result<Response> {
     let (replica, journal) = admit(call)?;
     let body: Acknowledgement = call.body()?;
     if body.epoch.is_some_and(|epoch| epoch != journal.epoch()) {
         return Err(Error::conflict(
-            "This is about another journal than the present one.",
+            "The epoch of the journal has changed; request the manifest.",
         ));
     }
     let last = journal.last()?;
     if !(0..=last).contains(&body.id) {
         return Err(Error::invalid(format!(
-            "The last entry of the journal is {last}."
+            "id is beyond the last entry of the journal, {last}."
         )));
     }
     call.app.acknowledge_files(replica, journal, body.id)?;
@@ -133,7 +132,7 @@ pub fn acknowledge(call: &Call<'_>) -> Result<Response> {
 fn admit<'a>(call: &'a Call<'_>) -> Result<(&'a str, &'a Journal)> {
     let replica = call.register_replica()?;
     let journal = call.app.files.journal.as_ref().ok_or_else(|| {
-        Error::conflict("The files of this server lie in S3 and are not replicated.")
+        Error::conflict("The files of this server are in S3 and are not replicated.")
     })?;
     Ok((replica, journal))
 }

@@ -1,4 +1,4 @@
-//! Every endpoint on one page: who may call it, what it is about, what becomes of it on a replica.
+//! The table of all endpoints: callers, scope, behavior on a replica, limit of the body.
 
 use std::fmt;
 
@@ -12,24 +12,24 @@ use crate::model::rules::KeyScope;
 use crate::net::http::Method::{Delete, Get, Patch, Post};
 use crate::net::http::{Method, Response};
 
-/// Who may call an endpoint.
+/// The callers of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteAccess {
-    /// Everybody.
+    /// Everyone. Credentials are ignored.
     Public,
-    /// Whom the rules of the collection admit.
+    /// Callers that the rules of the collection admit.
     Rules,
-    /// Whoever is signed in: accounts and administrators.
+    /// Accounts and administrators.
     Account,
     /// Administrators.
     Admin,
-    /// Administrators, and the command line on the data of this server.
+    /// Administrators, and the command line if it can read the data of this server.
     Operate,
-    /// Replicas of this master, and nobody else.
+    /// Only replicas of this master.
     Replica,
-    /// Who watches over servers: administrators, service tokens, replicas.
+    /// Monitoring: administrators, service tokens for all workflows, replicas.
     Watch,
-    /// Who works on runs: administrators, service tokens, API keys with the scope `service`.
+    /// Workers: administrators, service tokens, API keys with the scope `service`.
     Work,
     /// Administrators, and API keys with this scope.
     Scope(KeyScope),
@@ -51,61 +51,57 @@ impl fmt::Display for RouteAccess {
     }
 }
 
-/// Which database an endpoint is about.
+/// The databases that an endpoint is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteScope {
-    /// The whole server; has no `/db/{name}` form.
+    /// The whole server. There is no `/db/{name}` form.
     Server,
     /// The database that the path names, or `default`.
     Database,
 }
 
-/// What becomes of a call on a replica.
+/// The behavior of an endpoint on a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnReplica {
-    /// Answered from what was replicated.
+    /// Answered from replicated data.
     Serve,
-    /// Refused: it writes what belongs to the master.
+    /// Refused: it writes data of the master.
     Refuse,
     /// Answered from the replica's own state.
     Own,
 }
 
-/// One endpoint.
 pub struct Route {
     pub method: Method,
     pub path: &'static str,
     pub access: RouteAccess,
     pub scope: RouteScope,
     pub on_replica: OnReplica,
-    /// Longest request body that it takes, without files.
+    /// Bytes of the longest body that is accepted, without files.
     pub body_bytes_max: usize,
-    /// Takes a form with files.
+    /// Accepts a form with files.
     pub takes_files: bool,
     pub(super) handler: fn(&Call<'_>) -> Result<Response>,
 }
 
-/// Bodies of records and payloads of runs; the server reads no longer ones.
+/// Bodies of records and payloads of runs. The server does not read longer ones.
 pub const BODY_BYTES: usize = 4 << 20;
 /// Definitions of collections.
 const DEFINITION_BYTES: usize = 1 << 20;
 /// Lists of ids, scripts, subscriptions.
 const MEDIUM_BODY_BYTES: usize = 256 << 10;
-/// Bodies that name somebody or something, and those of requests that need none.
+/// Names, credentials and the like, and requests that need no body.
 const SMALL_BODY_BYTES: usize = 16 << 10;
 
-/// A route that takes small bodies only.
 const fn small(route: Route) -> Route {
     at_most(SMALL_BODY_BYTES, route)
 }
 
-/// A route that takes bodies of this length.
 const fn at_most(bytes: usize, mut route: Route) -> Route {
     route.body_bytes_max = bytes;
     route
 }
 
-/// A route that takes forms with files.
 const fn with_files(mut route: Route) -> Route {
     route.takes_files = true;
     route
@@ -134,7 +130,7 @@ const fn route(
     }
 }
 
-/// Every endpoint there is.
+/// All endpoints.
 #[rustfmt::skip]
 pub const ROUTES: [Route; 108] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};

@@ -1,4 +1,4 @@
-//! From a request to a WebSocket: the handshake of RFC 6455, section 4.2.
+//! The WebSocket handshake of RFC 6455, section 4.2.
 
 use serde_json::json;
 
@@ -11,13 +11,13 @@ use crate::net::http::{Method, Request, Response};
 use crate::net::sockets;
 use crate::net::sockets::{Hub, SocketHandler};
 
-/// The only version there is.
+/// The version of the protocol in RFC 6455; there is no other.
 const VERSION: &str = "13";
-/// Bytes behind the key of a handshake.
+/// Length of the key of a handshake, decoded.
 const KEY_BYTES: usize = 16;
 
-/// Answers a handshake and makes the connection a socket of `peer`. When that fails, `peer` is
-/// dropped without having been called.
+/// Answers a handshake and makes the connection a socket of `peer`. If that fails, `peer` is dropped
+/// without having been called.
 pub fn upgrade(call: &Call<'_>, payer: Payer, peer: Box<dyn SocketHandler>) -> Result<Response> {
     answer(call.request, &call.app.sockets, payer, peer)
 }
@@ -44,7 +44,7 @@ fn answer(
     ))
 }
 
-/// Refuses what is no handshake.
+/// Refuses a request that is not a handshake.
 pub fn check_handshake(request: &Request) -> Result<()> {
     let is_wish = request.method == Method::Get
         && header_lists(request, "Connection", "upgrade")
@@ -53,7 +53,7 @@ pub fn check_handshake(request: &Request) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(
-        "This path takes WebSocket handshakes only: GET with Connection: Upgrade and Upgrade: websocket.",
+        "This path accepts only WebSocket handshakes: GET with Connection: Upgrade and Upgrade: websocket.",
     ))
 }
 
@@ -69,7 +69,7 @@ fn key(request: &Request) -> Result<&str> {
 fn other_version() -> Response {
     let body = json!({
         "status": 426,
-        "message": format!("Only version {VERSION} of the WebSocket protocol is spoken here."),
+        "message": format!("The server supports only version {VERSION} of the WebSocket protocol."),
         "data": {},
     });
     json_response(426, &body)
@@ -78,7 +78,7 @@ fn other_version() -> Response {
         .with_header("Sec-WebSocket-Version", VERSION)
 }
 
-/// Whether a header, in however many lines, has this among its values.
+/// True if a header, which may have several lines, contains this value.
 pub fn header_lists(request: &Request, header: &str, wanted: &str) -> bool {
     values(request, header)
         .flat_map(|value| value.split(','))
@@ -109,7 +109,7 @@ mod tests {
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-    /// Sends back what comes; the channel ends with it.
+    /// Echoes messages. The channel closes when this is dropped.
     struct Echo(
         Option<SocketHandle>,
         #[expect(dead_code, reason = "dropped with it")] mpsc::Sender<()>,

@@ -1,4 +1,4 @@
-//! `GET /api/stats`: what this node has counted by the minute.
+//! `GET /api/stats`: the statistics of this node, counted by the minute.
 
 use serde::Serialize;
 
@@ -26,7 +26,7 @@ struct StatsReport<'a> {
     queue: Option<Vec<QueueRow>>,
 }
 
-/// The most runs that had not ended.
+/// The largest numbers of unfinished runs in the period.
 #[derive(Serialize)]
 struct QueueRow {
     time: String,
@@ -91,17 +91,17 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     Ok(Response::json(200, serde_json::to_vec(&body)?))
 }
 
-/// What is asked for, and up to when.
+/// Parses the query, and the end of its period in milliseconds since 1970.
 fn parse(pairs: &[(String, String)], now_ms: i64) -> Result<(StatsQuery, i64)> {
     let to_ms = moment(pairs, "to", now_ms)?;
     let from_ms = moment(pairs, "from", to_ms - HOUR_MS)?;
     if from_ms >= to_ms {
-        return Err(Error::invalid("from: it must be before to."));
+        return Err(Error::invalid("from must be before to."));
     }
     let by = match parameter(pairs, "by") {
         None | Some("") => Granularity::Minute,
         Some(name) => Granularity::parse(name).ok_or_else(|| {
-            Error::invalid(format!("by={name}: it takes minute, hour, day or total."))
+            Error::invalid(format!("by={name}: must be minute, hour, day or total."))
         })?,
     };
     let mut query = StatsQuery::new(minute_of(from_ms)..minute_of(to_ms - 1) + 1, by)?;
@@ -111,20 +111,20 @@ fn parse(pairs: &[(String, String)], now_ms: i64) -> Result<(StatsQuery, i64)> {
         Some("workflows") => query.wants_requests = false,
         Some(other) => {
             return Err(Error::invalid(format!(
-                "of={other}: it takes requests or workflows."
+                "of={other}: must be requests or workflows."
             )));
         }
     }
     Ok((query, to_ms))
 }
 
-/// A moment among the query parameters, in milliseconds since 1970.
+/// A query parameter that is a time, in milliseconds since 1970.
 fn moment(pairs: &[(String, String)], name: &str, default: i64) -> Result<i64> {
     match parameter(pairs, name) {
         None | Some("") => Ok(default),
         Some(text) => clock::parse_datetime(text).ok_or_else(|| {
             Error::invalid(format!(
-                "{name}={text}: it takes a time such as 2026-01-31T12:00:00Z."
+                "{name}={text}: must be a time such as 2026-01-31T12:00:00Z."
             ))
         }),
     }
@@ -190,12 +190,12 @@ fn longest(times: &Histogram) -> Option<f64> {
     (times.count() > 0).then(|| ms(times.max as f64))
 }
 
-/// Microseconds as milliseconds with three places.
+/// Microseconds as milliseconds with three decimal places.
 fn ms(micros: f64) -> f64 {
     micros.round() / 1000.0
 }
 
-/// When a minute begins.
+/// The time at which a minute begins.
 fn time(minute: i64) -> String {
     clock::format_ms(minute * 60_000)
 }

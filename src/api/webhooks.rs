@@ -1,4 +1,4 @@
-//! Webhooks: made, changed, called by hand; the log of calls; the secret of the server.
+//! Webhooks: create, update, delete and call by hand; the log of calls; the secret of the server.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -47,7 +47,7 @@ pub fn delete(call: &Call<'_>) -> Result<Response> {
     Ok(Response::empty(204))
 }
 
-/// Queues a call; the body is what is sent.
+/// Queues a call that sends the body of the request.
 pub fn call(call: &Call<'_>) -> Result<Response> {
     let payload: Box<RawValue> = match call.has_body() {
         true => call.body_to(0)?,
@@ -61,7 +61,7 @@ pub fn call(call: &Call<'_>) -> Result<Response> {
     Ok(json_response(202, &json!({"id": added})))
 }
 
-/// What receivers check calls with.
+/// The secret with which receivers verify the signatures of calls.
 pub fn secret(call: &Call<'_>) -> Result<Response> {
     let secret = call.app.auth.webhook_secret().text();
     Ok(no_store(json_response(200, &json!({"secret": secret}))))
@@ -88,7 +88,7 @@ pub fn logs(call: &Call<'_>) -> Result<Response> {
 }
 
 pub fn log(call: &Call<'_>) -> Result<Response> {
-    // What is no number is no call either.
+    // An id that is not a number matches no call.
     let id = call.param("id").parse().unwrap_or(-1);
     let found = call.database()?.snapshot(|db| logs::get(db, id))?;
     Ok(json_response(200, &found))
@@ -102,7 +102,7 @@ struct Retry {
     failed: bool,
 }
 
-/// Has calls made again that have failed.
+/// Queues failed calls again.
 pub fn retry(call: &Call<'_>) -> Result<Response> {
     let body: Retry = call.body()?;
     let database = call.database()?;
@@ -112,12 +112,12 @@ pub fn retry(call: &Call<'_>) -> Result<Response> {
             if !(1..=logs::IDS_MAX).contains(&ids.len()) {
                 return Err(invalid_value(
                     "ids",
-                    format!("Must be 1 to {}.", logs::IDS_MAX),
+                    format!("Must be 1 to {} ids.", logs::IDS_MAX),
                 ));
             }
             database.write(move |tx| logs::retry(tx, &ids))?
         }
-        _ => return Err(Error::invalid("Give ids, or failed, which is true.")),
+        _ => return Err(Error::invalid("Send either \"ids\" or \"failed\": true.")),
     };
     call.app.webhooks.signal.notify(call.database);
     Ok(json_response(200, &json!({"count": count})))

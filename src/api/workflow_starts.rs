@@ -28,7 +28,7 @@ pub fn trigger(call: &Call<'_>) -> Result<Response> {
     start(call, wish.into_run()?, &about)
 }
 
-/// The short form: the body is the list of what the workflow is given (WF-2, WF-7).
+/// The short form: the body is the list of arguments of the workflow.
 pub fn trigger_short(call: &Call<'_>) -> Result<Response> {
     let input: Box<RawValue> = match call.has_body() {
         true => call.body_to(0)?,
@@ -64,7 +64,7 @@ fn start(call: &Call<'_>, mut run: NewRun, about: &RecordRef) -> Result<Response
     Ok(Response::json(200, answer.into_bytes()))
 }
 
-/// Who may start runs of all kinds.
+/// True if the caller may start any run.
 fn is_trusted(identity: &Identity) -> bool {
     match identity {
         Identity::Admin(_) | Identity::Service(_) => true,
@@ -73,7 +73,8 @@ fn is_trusted(identity: &Identity) -> bool {
     }
 }
 
-/// Idempotency keys of a caller from outside are its own, and the runs that it starts count.
+/// Prefixes the idempotency key, so that callers cannot meet the keys of others, and counts the run
+/// against the limit of the caller.
 fn charge_to_caller(call: &Call<'_>, run: &mut NewRun) {
     let (owner, caller) = match &call.identity {
         Identity::User(user) => {
@@ -91,7 +92,7 @@ fn charge_to_caller(call: &Call<'_>, run: &mut NewRun) {
     run.caller = Some(caller);
 }
 
-/// Who may start a run (WF-16). What is returned becomes attributes of the run.
+/// Refuses a caller who may not start the run; returns attributes for the run.
 fn authorize(
     call: &Call<'_>,
     about: &RecordRef,
@@ -101,22 +102,22 @@ fn authorize(
     let (Some(collection), Some(record)) = (&about.collection, &about.record) else {
         if about.collection.is_some() || about.record.is_some() {
             return Err(Error::invalid(
-                "A run is about a record of a collection: give both, or neither.",
+                "A run about a record needs both collection and record; send both or neither.",
             ));
         }
         return match (is_trusted, &call.identity) {
             (true, _) => Ok(None),
             (false, Identity::Anonymous) => Err(Error::new(
                 Kind::Unauthenticated,
-                "Sign in to start runs, or name the collection and record that they are about.",
+                "Sign in to start runs, or send the collection and record that the run is about.",
             )),
             (false, Identity::Key(_)) => Err(Error::new(
                 Kind::Forbidden,
-                "The key needs the scope service to start runs.",
+                "This API key needs the scope service to start runs.",
             )),
             (false, _) => Err(Error::new(
                 Kind::Forbidden,
-                "Accounts start runs about a record: give its collection and record.",
+                "Accounts may start only runs about a record; send its collection and record.",
             )),
         };
     };
@@ -131,12 +132,13 @@ fn authorize(
         })?,
     };
     if !may {
-        // Whether there is such a record is for those to know who may do something with it.
+        // The same answer as for a missing record, which must not be told apart.
         return Err(Error::not_found("There is no such record."));
     }
     if !is_trusted && !found.rules.workflows.iter().any(|it| it == workflow) {
         let message = format!(
-            "The collection {} does not let callers start the workflow {workflow}. An administrator adds it to executeWorkflows.",
+            "The collection {} does not allow callers to start the workflow {workflow}; an \
+             administrator must add it to executeWorkflows.",
             found.name
         );
         return Err(Error::new(Kind::Forbidden, message));

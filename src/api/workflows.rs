@@ -1,4 +1,4 @@
-//! Workflows: runs triggered, looked at, acted on; hooks; reports; the socket of workers.
+//! Workflows: runs read, cancelled, retried and forked; hooks; reports; the socket of workers.
 
 use std::sync::Arc;
 
@@ -22,9 +22,9 @@ use crate::services::workflows::{
 };
 use crate::store::db::{Connection, Database};
 
-/// The subprotocol of workers.
+/// The WebSocket subprotocol of workers.
 const PROTOCOL: &str = "vski.workflow.v1";
-/// Runs on a page of the list, when nothing is said.
+/// Default number of runs on a page of the list.
 const PAGE: usize = 30;
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
@@ -56,26 +56,26 @@ fn status(word: &str) -> Result<RunStatus> {
     let found = RunStatus::ALL.iter().find(|(_, known)| *known == word);
     found.map(|(status, _)| *status).ok_or_else(|| {
         let words: Vec<&str> = RunStatus::ALL.iter().map(|(_, word)| *word).collect();
-        Error::invalid(format!("A status is one of {}.", words.join(", ")))
+        Error::invalid(format!("status must be one of {}.", words.join(", ")))
     })
 }
 
 fn time(text: &str) -> Result<i64> {
     parse_time(text).ok_or_else(|| {
-        Error::invalid("A time is such as 2030-01-31T12:00:00Z, or milliseconds since 1970.")
+        Error::invalid("Expected a time such as 2030-01-31T12:00:00Z, or Unix milliseconds.")
     })
 }
 
 fn pair(text: &str) -> Result<(String, String)> {
     let (name, value) = text
         .split_once('=')
-        .ok_or_else(|| Error::invalid("attribute is name=value."))?;
+        .ok_or_else(|| Error::invalid("attribute must be NAME=VALUE."))?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
 fn number(name: &str, text: &str) -> Result<i64> {
     let number = text.parse().ok().filter(|number: &i64| *number >= 0);
-    number.ok_or_else(|| Error::invalid(format!("{name} is a number.")))
+    number.ok_or_else(|| Error::invalid(format!("{name} must be a number of at least 0.")))
 }
 
 pub fn get(call: &Call<'_>) -> Result<Response> {
@@ -113,7 +113,7 @@ pub fn stream(call: &Call<'_>) -> Result<Response> {
     })
 }
 
-/// A number among the query parameters, by either name; 0 if it is not there.
+/// A query parameter that is a number and has two names; 0 if it is missing.
 fn counter(call: &Call<'_>, name: &str, other: &str) -> Result<i64> {
     let query = call.query()?;
     match parameter(&query, name).or_else(|| parameter(&query, other)) {
@@ -145,7 +145,7 @@ pub fn fork(call: &Call<'_>) -> Result<Response> {
     act(call, ActionOptions::fork)
 }
 
-/// The options of actions; each one uses its own.
+/// The options of all actions. Each action reads its own.
 #[derive(Default, Deserialize)]
 struct ActionOptions {
     #[serde(default)]
@@ -197,7 +197,7 @@ pub fn fork_many(call: &Call<'_>) -> Result<Response> {
     act_on_many(call, ActionOptions::fork)
 }
 
-/// The runs that an action is for, and its options, so that the body is parsed once.
+/// The runs of an action, and its options, in one type so that the body is parsed once.
 #[derive(Deserialize)]
 struct BulkAction {
     workflow: Option<String>,
@@ -212,7 +212,8 @@ struct BulkAction {
     from: Option<String>,
 }
 
-/// The runs that a filter finds, or that are listed; so many at a time.
+/// Applies an action to the runs in a list or the first ones that a filter finds, at most
+/// [`limits::BULK_MAX`].
 fn act_on_many(call: &Call<'_>, action: fn(ActionOptions) -> RunAction) -> Result<Response> {
     let which: BulkAction = call.body()?;
     let action = action(ActionOptions {
@@ -236,18 +237,18 @@ fn act_on_many(call: &Call<'_>, action: fn(ActionOptions) -> RunAction) -> Resul
         Some(ids) => ids,
         None if filter.workflow.is_none() && filter.parent.is_none() && filter.status.is_none() => {
             return Err(Error::invalid(
-                "Say which runs: ids, or a filter with workflow, status or parent.",
+                "Name the runs: send ids, or a filter with workflow, status or parent.",
             ));
         }
         None => {
             let database = database(call);
-            // Those that can be cancelled are those that have not ended.
+            // Only unfinished runs can be cancelled.
             let statuses = match (&action, filter.status) {
                 (_, Some(status)) => vec![status],
                 (RunAction::Cancel { .. }, None) => vec![RunStatus::Pending, RunStatus::Running],
                 (RunAction::Resume { .. }, None) => vec![RunStatus::Failed],
                 (RunAction::Fork { .. }, None) => {
-                    return Err(Error::invalid("Say which status the runs to fork have."));
+                    return Err(Error::invalid("Send the status of the runs to fork."));
                 }
             };
             let mut runs = Vec::new();
@@ -263,7 +264,10 @@ fn act_on_many(call: &Call<'_>, action: fn(ActionOptions) -> RunAction) -> Resul
         }
     };
     if runs.len() > limits::BULK_MAX {
-        let message = format!("At most {} runs at a time.", limits::BULK_MAX);
+        let message = format!(
+            "The request names too many runs; send at most {}.",
+            limits::BULK_MAX
+        );
         return Err(Error::invalid(message));
     }
     let request = WorkflowRequest::Apply {
@@ -286,10 +290,7 @@ pub fn write_event(call: &Call<'_>) -> Result<Response> {
     let body: Body = call.body_to(1)?;
     let found = EventKind::ALL.iter().find(|(_, word)| *word == body.kind);
     let Some((kind, _)) = found else {
-        return Err(Error::invalid(format!(
-            "There is no type of event {}.",
-            body.kind
-        )));
+        return Err(Error::invalid(format!("Unknown event type {}.", body.kind)));
     };
     let event = EventRequest {
         kind: *kind,
@@ -320,7 +321,10 @@ pub fn report(call: &Call<'_>) -> Result<Response> {
     }
     let body: Body = call.body_to(2)?;
     if body.frames.len() > limits::BULK_MAX {
-        let message = format!("At most {} frames at a time.", limits::BULK_MAX);
+        let message = format!(
+            "The request has too many frames; send at most {}.",
+            limits::BULK_MAX
+        );
         return Err(Error::invalid(message));
     }
     let reports = body
@@ -330,7 +334,7 @@ pub fn report(call: &Call<'_>) -> Result<Response> {
             Ok(frame) => match frame.body {
                 frames::FrameBody::Report(report) => (frame.reference, Ok(report)),
                 _ => {
-                    let message = "Only reports about jobs are taken here.".to_owned();
+                    let message = "This endpoint accepts only reports about jobs.".to_owned();
                     (frame.reference, Err(message))
                 }
             },
@@ -359,8 +363,8 @@ pub fn queue(call: &Call<'_>) -> Result<Response> {
     Ok(json(200, answer.end()))
 }
 
-/// The socket of a worker. Credentials in the handshake are checked here; without any the first frame
-/// brings them.
+/// Opens the socket of a worker. Credentials in the handshake are checked here; without any, the
+/// first frame must carry them.
 pub fn listen(call: &Call<'_>) -> Result<Response> {
     socket::check_handshake(call.request)?;
     let credentials = credentials(call.request);
@@ -375,7 +379,7 @@ pub fn listen(call: &Call<'_>) -> Result<Response> {
     };
     let peer = workflows(call).peer(grant, StoredCredentials::new(credentials));
     let response = socket::upgrade(call, payer, peer)?;
-    // RFC 6455: only what was asked for is answered.
+    // RFC 6455: the answer may name only a subprotocol that the client offered.
     Ok(
         match socket::header_lists(call.request, "Sec-WebSocket-Protocol", PROTOCOL) {
             true => response.with_header("Sec-WebSocket-Protocol", PROTOCOL),
@@ -391,7 +395,7 @@ fn ask(call: &Call<'_>, request: WorkflowRequest) -> Result<Response> {
         .map_err(|it| with_location(call, it))
 }
 
-/// A run that is not here may be on another node, whose tag its id has.
+/// Adds the location to the error about a run of another node, whose tag is in the id of the run.
 fn with_location(call: &Call<'_>, error: Error) -> Error {
     let run = call.param("run");
     if error.kind() != Kind::NotFound || run.is_empty() {

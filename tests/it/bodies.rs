@@ -229,7 +229,10 @@ fn an_endpoint_that_expects_little_receives_little() {
     let before = memory_mb(&server, "VmRSS");
     for _ in 0..5 {
         let reply = server.api().post("/api/realtime", &body).expect(413);
-        assert_eq!(reply.text("/message"), "This takes at most 256 KiB.");
+        assert_eq!(
+            reply.text("/message"),
+            "The request body is too large: the limit is 256 KiB."
+        );
     }
     let body = json!({"clientId": "x", "subscriptions": vec!["d/*"; 101]});
     server.api().post("/api/realtime", body).expect(409);

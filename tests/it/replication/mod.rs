@@ -209,7 +209,7 @@ fn a_replica_without_its_master_serves_what_it_has() {
     let refused = empty.api().get(ready).expect(503);
     assert_eq!(
         refused.json["message"],
-        "This replica has not everything yet that its master has."
+        "This replica has not completed its first sync with its master yet."
     );
     api.get("/api/health?maxSecondsBehind=soon").expect(400);
     assert!(empty.stop().success());
