@@ -26,8 +26,8 @@ use crate::services::workflows::api_requests::WorkflowRequest;
 use crate::services::workflows::{Grant, Workflows, queries};
 use crate::services::{webhooks, workflows};
 use crate::store::db::{Databases, Role, Signal};
-use crate::store::files::scrub::Arrival;
-use crate::store::files::{Files, Journal, Reserve, cleanup};
+use crate::store::files::scrub::SyncState;
+use crate::store::files::{Files, Journal, Reserve};
 use crate::store::replicas::Replicas;
 use crate::store::{db, node};
 
@@ -103,7 +103,7 @@ fn open_databases(config: &Config, role: Role) -> Result<Databases> {
         ));
     }
     let databases = Databases::open(&config.data_dir, settings)?;
-    node::take_role(databases.local(), role, is_new)?;
+    node::claim_role(databases.local(), role, is_new)?;
     if role == Role::Master {
         report_missing_databases(&config.data_dir, &databases)?;
     }
@@ -253,8 +253,8 @@ impl App {
             log::warn(format_args!("note when keys were used: {error}"));
         }
         let retention_ms = self.file_sync_retention_ms;
-        if let Err(error) =
-            cleanup::run_when_due(&self.databases, &self.files, &self.replicas, retention_ms)
+        if let Some(journal) = &self.files.journal
+            && let Err(error) = journal.delete_expired_when_due(&self.replicas, retention_ms)
         {
             log::warn(format_args!("clean up the journal of files: {error}"));
         }
@@ -267,17 +267,17 @@ impl App {
             // A bucket looks after itself.
             return;
         }
-        let mend = |remote| {
+        let repair = |remote| {
             if let Some(downloads) = self.replica().and_then(|it| it.downloads.as_ref()) {
                 downloads.repair(remote);
             }
         };
-        let arrival = match self.replica() {
-            None => Arrival::Own,
-            Some(replica) if replica.has_all_files() => Arrival::Complete,
-            Some(_) => Arrival::UnderWay,
+        let sync = match self.replica() {
+            None => SyncState::Master,
+            Some(replica) if replica.has_all_files() => SyncState::Complete,
+            Some(_) => SyncState::InProgress,
         };
-        if let Err(error) = scrub.step(&self.databases, storage, &mend, arrival, stop) {
+        if let Err(error) = scrub.step(&self.databases, storage, &repair, sync, stop) {
             log::warn(format_args!("scrub files: {error}"));
         }
     }
@@ -287,7 +287,7 @@ impl App {
         self.replicas.acknowledge_files(replica, entry)?;
         let since_ms = clock::now_ms() - self.file_sync_retention_ms;
         if let Some(entry) = self.replicas.files_acknowledged(since_ms) {
-            journal.forget_until(entry)?;
+            journal.delete_until(entry)?;
         }
         Ok(())
     }
@@ -320,7 +320,7 @@ impl App {
 
     fn record_databases(&self) {
         let journal = self.files.journal.as_ref();
-        if let Some(Err(error)) = journal.map(|it| it.note_databases(&self.databases)) {
+        if let Some(Err(error)) = journal.map(|it| it.save_databases(&self.databases)) {
             // At worst replicas compare all files once more than they need to.
             log::warn(format_args!("note which databases there are: {error}"));
         }

@@ -70,7 +70,7 @@ pub fn run<E: From<Error>>(
             "trusting the authorities of {VARIABLE} alone certificates={trusted} ignored={ignored}"
         ));
     }
-    threads::supervise(Some(stop_after_panic));
+    threads::on_panic(Some(stop_after_panic));
     let running = start(config).map_err(E::from)?;
     log::info(format_args!(
         "started version={} node={} addr={} data={}",
@@ -86,9 +86,9 @@ pub fn run<E: From<Error>>(
     if let Some(signal) = signals.forever().next() {
         log::info(format_args!("stopping signal={signal}"));
     }
-    threads::supervise(None);
+    threads::on_panic(None);
     let second = exit_on_second_signal(signals)?;
-    let is_clean = running.stop() && threads::dead().is_none();
+    let is_clean = running.stop() && threads::first_panicked().is_none();
     log::info(format_args!("stopped clean={is_clean}"));
     log.finish();
     drop(second);
@@ -171,7 +171,7 @@ fn start_threads(config: &Config, app: &Arc<App>, stop: &Stop) -> Result<Vec<Nam
     let common = [timer, workflows].into_iter().chain(cron);
     let Some(replica) = app.replica() else {
         let files = spawn("files", |app, stop| {
-            files::keeper::run(&app.databases, &app.files, stop);
+            files::storage_worker::run(&app.databases, &app.files, stop);
         })?;
         let notify = spawn("notify", |app, stop| {
             if let (Some(notifier), Ok(master)) = (app.notifier(), app.master()) {

@@ -23,7 +23,7 @@ use crate::model::records;
 use crate::model::records::{BatchAction, BatchStep, Draft, RawBody, Scope, Upsert};
 use crate::net::http::route::{RouteMatch, Router};
 use crate::net::http::{Method, Response, query};
-use crate::store::files::Placed;
+use crate::store::files::StagedFiles;
 
 /// Limit on the requests in one batch.
 const REQUESTS_MAX: usize = 1000;
@@ -88,7 +88,7 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
     let body = call
         .database()?
         .write(move |tx| records::run_batch(tx, &scope, steps))?;
-    placed.into_iter().for_each(Placed::keep);
+    placed.into_iter().for_each(StagedFiles::commit);
     call.notify_files(has_files);
     Ok(Response::json(200, body))
 }
@@ -183,7 +183,7 @@ impl<'a> StepReader<'a> {
         &self,
         item: Item,
         uploads: Vec<(&str, &Upload)>,
-    ) -> Result<(BatchStep, Vec<Placed<'a>>)> {
+    ) -> Result<(BatchStep, Vec<StagedFiles<'a>>)> {
         let (path, query_text) = item.url.split_once('?').unwrap_or((&item.url, ""));
         let path = own_path(self.call, path);
         let Some((verb, params)) = find(&self.router, &item.method, path) else {
@@ -212,7 +212,7 @@ impl<'a> StepReader<'a> {
         id: String,
         collection: &Collection,
         input: &RecordInput<'_>,
-    ) -> Result<(BatchAction, Vec<Placed<'a>>)> {
+    ) -> Result<(BatchAction, Vec<StagedFiles<'a>>)> {
         let (scope, body) = (&self.scope, &input.body);
         let hash = &|password: &str| self.passwords.hash(password);
         let place = |id: &str, drafts: &[&Draft]| input.place(self.call, collection, id, drafts);

@@ -133,7 +133,7 @@ impl Call<'_> {
     pub fn register_replica(&self) -> Result<&str> {
         let replica = self.request.header("X-Replica-Id").unwrap_or_default();
         let public_url = self.request.header("X-Replica-Public-Url");
-        self.app.replicas.see(replica, public_url)?;
+        self.app.replicas.record_visit(replica, public_url)?;
         Ok(replica)
     }
 }

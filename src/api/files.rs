@@ -14,7 +14,7 @@ use crate::model::rules::Operation;
 use crate::net::http::range::ByteRange;
 use crate::net::http::{Response, range};
 use crate::store::files;
-use crate::store::files::{FilePath, Remote, Stored, table};
+use crate::store::files::{FilePath, RemoteFile, StoredFile, table};
 
 /// An uploaded page may run nothing and load nothing but images and media of this server.
 const POLICY: &str = "default-src 'none'; img-src 'self' data:; media-src 'self'; style-src \
@@ -72,32 +72,32 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
 fn redirect(
     call: &Call<'_>,
     path: &FilePath,
-    stored: &Stored,
+    stored: &StoredFile,
     is_download: bool,
 ) -> Result<Option<Response>> {
     let disposition = disposition(stored, is_download);
     let content_type = files::content_type(&stored.media_type);
     let storage = &call.app.files.storage;
-    let link = storage.link(path, &content_type, &disposition)?;
+    let link = storage.presigned_url(path, &content_type, &disposition)?;
     Ok(link.map(|link| Response::empty(307).with_header("Location", link)))
 }
 
 /// `attachment` for files that could run scripts: a bucket sends no content security policy.
-fn disposition(stored: &Stored, is_download: bool) -> String {
+fn disposition(stored: &StoredFile, is_download: bool) -> String {
     let is_shown = !is_download && files::is_passive(&stored.media_type);
     let form = if is_shown { "inline" } else { "attachment" };
     format!("{form}; filename={}", stored.name)
 }
 
 /// The requested range of a file; 304 if the client has the file, 412 if it expects another one.
-pub fn content(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
+pub fn content(call: &Call<'_>, path: &FilePath, stored: &StoredFile) -> Result<Response> {
     let response = part(call, path, stored)?;
     Ok(response
         .with_header("ETag", format!("\"{}\"", stored.sha256))
         .with_header("Accept-Ranges", "bytes"))
 }
 
-fn part(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<Response> {
+fn part(call: &Call<'_>, path: &FilePath, stored: &StoredFile) -> Result<Response> {
     let (header, tag) = (|name: &str| call.request.header(name), &stored.sha256);
     if range::is_mismatch(header("If-Match"), tag) {
         return Ok(Response::empty(412));
@@ -158,8 +158,8 @@ fn missing(call: &Call<'_>, path: &FilePath) -> Result<Error> {
 }
 
 /// Downloads a file that this replica does not have yet; true if it has it then.
-fn fetch(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<bool> {
-    let remote = Remote {
+fn fetch(call: &Call<'_>, path: &FilePath, stored: &StoredFile) -> Result<bool> {
+    let remote = RemoteFile {
         path: path.clone(),
         size: stored.size,
         sha256: stored.sha256.clone(),
@@ -172,7 +172,7 @@ fn fetch(call: &Call<'_>, path: &FilePath, stored: &Stored) -> Result<bool> {
 
 fn with_headers(
     response: Response,
-    stored: &Stored,
+    stored: &StoredFile,
     is_download: bool,
     is_protected: bool,
 ) -> Response {

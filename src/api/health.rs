@@ -10,7 +10,7 @@ use crate::net::http::Response;
 
 /// Reports that the server is healthy, in PocketBase's form. A replica adds its lag.
 pub fn get(call: &Call<'_>) -> Result<Response> {
-    if let Some(thread) = threads::dead() {
+    if let Some(thread) = threads::first_panicked() {
         return Err(Error::unavailable(format!(
             "The thread {thread} of the server has failed; the server is stopping."
         )));

@@ -47,7 +47,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         "Resident memory of the process.",
     );
     text.sample("vski_memory_bytes", &[], memory_bytes());
-    let (damaged, looked_at) = app.files.scrub.found();
+    let (damaged, looked_at) = app.files.scrub.findings();
     text.family(
         "vski_files_scrubbed_total",
         "counter",

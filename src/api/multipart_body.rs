@@ -108,7 +108,7 @@ impl MultipartForm {
     /// Values and files in the order of the form. An error if the form is incomplete.
     pub fn parts(&self) -> Result<(&[FormValue], &[Upload])> {
         if let Some(error) = &self.error {
-            return Err(error.again());
+            return Err(error.without_source());
         }
         if !self.parser.is_done() {
             return Err(Error::invalid("The form is incomplete."));
@@ -186,7 +186,7 @@ impl MultipartForm {
                 }
                 let granted = allowance.uploads.grow(data.len() as u64);
                 granted.map_err(|exhausted| exhausted.into_error("uploads"))?;
-                let wanted = files::LOOK_BYTES - upload.first_bytes.len().min(files::LOOK_BYTES);
+                let wanted = files::SNIFF_BYTES - upload.first_bytes.len().min(files::SNIFF_BYTES);
                 upload
                     .first_bytes
                     .extend_from_slice(&data[..wanted.min(data.len())]);
@@ -213,7 +213,7 @@ impl MultipartForm {
         let at = std::mem::replace(&mut self.state, PartState::Nowhere);
         if let (PartState::File { hasher, .. }, Some(upload)) = (at, self.uploads.last_mut()) {
             upload.sha256 = ids::hex(&hasher.finish());
-            upload.media_type = files::judge(&upload.name, &upload.first_bytes);
+            upload.media_type = files::detect(&upload.name, &upload.first_bytes);
             upload.partial.finish()?;
         }
         Ok(())

@@ -16,7 +16,7 @@ use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::model::collections::{Collection, Field, FieldKind};
 use crate::model::records::{Draft, Modifier, NewFile, RawBody};
-use crate::store::files::{Arrival, FilePath, Placed, Stored};
+use crate::store::files::{FilePath, ReceivedFile, StagedFiles, StoredFile};
 
 /// The values and files of a record in a request.
 pub struct RecordInput<'a> {
@@ -146,7 +146,7 @@ impl<'a> RecordInput<'a> {
     pub fn attach(&self, collection: &Collection, draft: &mut Draft) {
         let files = self.uploads.iter().map(|(field, upload)| NewFile {
             field: field.clone(),
-            stored: Stored {
+            stored: StoredFile {
                 name: upload.name.clone(),
                 size: upload.size,
                 sha256: upload.sha256.clone(),
@@ -164,7 +164,7 @@ impl<'a> RecordInput<'a> {
         collection: &Collection,
         id: &str,
         drafts: &[&Draft],
-    ) -> Result<Option<Placed<'c>>> {
+    ) -> Result<Option<StagedFiles<'c>>> {
         if drafts.iter().all(|draft| draft.files().is_empty()) {
             return Ok(None);
         }
@@ -174,11 +174,11 @@ impl<'a> RecordInput<'a> {
         }
         let taken = drafts.iter().flat_map(|draft| draft.files());
         let is_taken = |name: &str| taken.clone().any(|file| file.stored.name == name);
-        let arrivals: Vec<_> = self
+        let received: Vec<_> = self
             .uploads
             .iter()
             .filter(|(_, upload)| is_taken(&upload.name))
-            .map(|(_, upload)| Arrival {
+            .map(|(_, upload)| ReceivedFile {
                 path: FilePath {
                     database: call.database.to_owned(),
                     collection: collection.id.clone(),
@@ -190,6 +190,6 @@ impl<'a> RecordInput<'a> {
                 sha256: &upload.sha256,
             })
             .collect();
-        call.app.files.storage.place(&arrivals).map(Some)
+        call.app.files.storage.stage(&received).map(Some)
     }
 }

@@ -16,7 +16,7 @@ use crate::model::records::{
 };
 use crate::model::rules::Operation;
 use crate::net::http::{GZIP_SUFFIX, Response, range};
-use crate::store::files::Placed;
+use crate::store::files::StagedFiles;
 
 #[derive(Deserialize)]
 struct BulkUpdate {
@@ -129,7 +129,7 @@ pub fn create_in(call: &Call<'_>, collection: &str) -> Result<Response> {
     let shown = call
         .database()?
         .write(move |tx| records::create(tx, &scope, &collection, draft, &shape))?;
-    placed.into_iter().for_each(Placed::keep);
+    placed.into_iter().for_each(StagedFiles::commit);
     call.notify_files(has_files);
     Ok(one(shown, ignored))
 }
@@ -150,7 +150,7 @@ pub fn update(call: &Call<'_>) -> Result<Response> {
     let shown = call
         .database()?
         .write(move |tx| records::update(tx, &scope, &collection, &id, draft, &shape))?;
-    placed.into_iter().for_each(Placed::keep);
+    placed.into_iter().for_each(StagedFiles::commit);
     call.notify_files(has_files);
     Ok(one(shown, ignored))
 }

@@ -207,7 +207,7 @@ pub fn status(call: &Call<'_>) -> Result<Response> {
 
 /// Stored files that were found damaged or missing.
 fn damaged(call: &Call<'_>) -> Vec<Value> {
-    let (found, _) = call.app.files.scrub.found();
+    let (found, _) = call.app.files.scrub.findings();
     found
         .into_iter()
         .map(|(path, word)| json!({"path": path, "state": word}))

@@ -1,13 +1,18 @@
-//! The time: the only caller of the system clock, and timestamps as text.
+//! The time: the only caller of the system clock, and timestamps as strings.
 //!
-//! Timestamps are RFC 3339 in UTC with milliseconds (`2026-11-23T08:00:00.000Z`): fixed width, so
-//! that text order is time order from year 0 to 9999. The calendar arithmetic is Howard Hinnant's
+//! Timestamps are RFC 3339 in UTC with milliseconds (`2026-11-23T08:00:00.000Z`): fixed width, so that
+//! string order is time order from year 0 to 9999. The calendar arithmetic is Howard Hinnant's
 //! `days_from_civil` and its inverse (chrono-compatible low-level date algorithms, public domain).
 
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Milliseconds since 1970-01-01T00:00:00Z; 0 when the clock stands before that.
+/// Milliseconds in a day.
+pub const DAY_MS: i64 = 86_400_000;
+const YEAR_0_MS: i64 = -62_167_219_200_000;
+const YEAR_9999_END_MS: i64 = 253_402_300_799_999;
+
+/// Milliseconds since 1970-01-01T00:00:00Z; 0 if the clock is earlier.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that asks the system"
@@ -20,20 +25,20 @@ pub fn now_ms() -> i64 {
         })
 }
 
-/// Milliseconds of a clock that is never set, since it was first asked. For waits and limits: the time
-/// of day may be put back or forward.
+/// Milliseconds of a monotonic clock, since the first call. For waits and limits: the time of day may be set
+/// back or forward.
 pub fn uptime_ms() -> i64 {
     static START: OnceLock<Instant> = OnceLock::new();
     let elapsed = START.get_or_init(Instant::now).elapsed();
     i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The present moment as a timestamp.
+/// The present time as a timestamp.
 pub fn now() -> String {
     format_ms(now_ms())
 }
 
-/// A moment (milliseconds since 1970) as a timestamp. Years outside 0 to 9999 are clamped.
+/// A time (milliseconds since 1970) as a timestamp. Years outside 0 to 9999 are clamped.
 pub fn format_ms(ms: i64) -> String {
     let ms = ms.clamp(YEAR_0_MS, YEAR_9999_END_MS);
     let (days, rest) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS));
@@ -49,7 +54,7 @@ pub fn format_ms(ms: i64) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Reads `YYYY-MM-DD` as days since 1970; none when it is not a day of the calendar.
+/// Parses `YYYY-MM-DD` as days since 1970; none if the date does not exist.
 pub fn parse_date(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     if bytes.len() != 10 || bytes[4] != b'-' || bytes[7] != b'-' {
@@ -64,9 +69,8 @@ pub fn parse_date(text: &str) -> Option<i64> {
     (civil_from_days(days) == (year, month, day)).then_some(days)
 }
 
-/// Reads a date, or a date and time: `T` or a space between, seconds and fraction optional, `Z`
-/// or `UTC` or a numeric offset optional, also after a space (UTC is meant without one).
-/// Milliseconds since 1970.
+/// Parses a date, or a date and time separated by `T` or a space, as milliseconds since 1970. Seconds, fraction
+/// and offset (`Z`, `UTC` or numeric, also after a space) are optional; the default offset is UTC.
 pub fn parse_datetime(text: &str) -> Option<i64> {
     let date_ms = parse_date(text.get(..10)?)? * DAY_MS;
     let rest = &text.as_bytes()[10..];
@@ -82,7 +86,7 @@ pub fn parse_datetime(text: &str) -> Option<i64> {
     (YEAR_0_MS..=YEAR_9999_END_MS).contains(&ms).then_some(ms)
 }
 
-/// A date as it is, or a date and time as a timestamp; none when the text is neither.
+/// Returns a date unchanged, and a date and time as a timestamp; none if the string is neither.
 pub fn day_or_moment(text: &str) -> Option<String> {
     match parse_date(text) {
         Some(_) => Some(text.to_owned()),
@@ -90,7 +94,8 @@ pub fn day_or_moment(text: &str) -> Option<String> {
     }
 }
 
-/// Reads a date of HTTP (RFC 9110, 5.6.7), in today's form or one of the two old ones. Milliseconds since 1970.
+/// Parses an HTTP date (RFC 9110, 5.6.7), in the preferred form or one of the two obsolete ones, as milliseconds
+/// since 1970.
 pub fn parse_http_date(text: &str) -> Option<i64> {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
@@ -116,11 +121,6 @@ pub fn parse_http_date(text: &str) -> Option<i64> {
     let (time_ms, _) = parse_time(time.as_bytes())?;
     Some(days * DAY_MS + time_ms)
 }
-
-/// Milliseconds in a day.
-pub const DAY_MS: i64 = 86_400_000;
-const YEAR_0_MS: i64 = -62_167_219_200_000;
-const YEAR_9999_END_MS: i64 = 253_402_300_799_999;
 
 fn parse_time(text: &[u8]) -> Option<(i64, &[u8])> {
     if text.len() < 5 || text[2] != b':' {
@@ -156,13 +156,13 @@ fn parse_time(text: &[u8]) -> Option<(i64, &[u8])> {
 
 fn parse_offset(text: &[u8]) -> Option<i64> {
     let text = match text {
-        // A space is followed by something.
+        // An offset follows the space.
         [b' ', rest @ ..] if !rest.is_empty() => rest,
         text => text,
     };
     match text {
         [] | [b'Z' | b'z'] | b"UTC" => Some(0),
-        [sign @ (b'+' | b'-'), rest @ ..] => {
+        [plus_or_minus @ (b'+' | b'-'), rest @ ..] => {
             let (hours, minutes) = match rest {
                 [h1, h2, b':', m1, m2] | [h1, h2, m1, m2] => {
                     (digits(&[*h1, *h2])?, digits(&[*m1, *m2])?)
@@ -170,7 +170,7 @@ fn parse_offset(text: &[u8]) -> Option<i64> {
                 _ => return None,
             };
             let ms = (hours * 60 + minutes) * 60_000;
-            (hours < 24 && minutes < 60).then_some(if *sign == b'-' { -ms } else { ms })
+            (hours < 24 && minutes < 60).then_some(if *plus_or_minus == b'-' { -ms } else { ms })
         }
         _ => None,
     }
@@ -190,7 +190,7 @@ fn put(place: &mut [u8], mut number: i64) {
     }
 }
 
-/// Days since 1970 of a day of the calendar.
+/// The days since 1970 of a date.
 pub fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
@@ -200,7 +200,7 @@ pub fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + day_of_era - 719_468
 }
 
-/// Year, month and day of days since 1970.
+/// The year, month and day of a number of days since 1970.
 pub fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);

@@ -1,4 +1,4 @@
-//! Hashes, signatures and encodings: SHA-256, HMAC-SHA256, HKDF, base64url, comparison in constant time.
+//! Hashes, signatures and encodings: SHA-256, HMAC-SHA256, HKDF, base64url, constant-time comparison.
 
 use std::io;
 use std::io::Read;
@@ -8,15 +8,15 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac as _};
 use sha2::{Digest as _, Sha256};
 
-/// A key for [`SigningKey::sign`]; at least 32 bytes, which `config` makes sure of.
+/// A key for [`SigningKey::sign`]; `config` ensures at least 32 bytes.
 #[derive(Clone)]
 pub struct SigningKey(Hmac<Sha256>);
 
 impl SigningKey {
-    /// Prepares a key, so that each signature saves the work of hashing it.
+    /// Hashes the key once for all signatures.
     pub fn new(secret: &[u8]) -> SigningKey {
         let mac = <Hmac<Sha256> as hmac::Mac>::new_from_slice(secret);
-        SigningKey(mac.expect("HMAC takes keys of any length"))
+        SigningKey(mac.expect("HMAC accepts keys of any length"))
     }
 
     /// HMAC-SHA256 of `message`.
@@ -26,7 +26,7 @@ impl SigningKey {
         mac.finalize().into_bytes().into()
     }
 
-    /// Whether `signature` is that of `message`; takes the same time for every wrong one.
+    /// True if `signature` is valid for `message`; compares in constant time.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         let mut mac = self.0.clone();
         mac.update(message);
@@ -34,7 +34,7 @@ impl SigningKey {
     }
 }
 
-/// A key derived from a secret for one use (HKDF-SHA256, RFC 5869): keys for different uses tell nothing
+/// Derives a key from a secret for one use (HKDF-SHA256, RFC 5869): keys for different uses reveal nothing
 /// about each other or about the secret.
 pub fn derive_key(secret: &[u8], salt: &[u8], info: &[u8]) -> [u8; 32] {
     let pseudorandom = SigningKey::new(salt).sign(secret);
@@ -48,7 +48,7 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// SHA-256 of what comes in pieces.
+/// An incremental SHA-256.
 pub struct Hasher(Sha256);
 
 impl Hasher {
@@ -65,7 +65,7 @@ impl Hasher {
     }
 }
 
-/// How many bytes come until the end, and their SHA-256.
+/// Reads to the end; returns the number of bytes and their SHA-256.
 pub fn sha256_of(mut from: impl Read) -> io::Result<(u64, [u8; 32])> {
     let (mut hasher, mut size) = (Hasher::new(), 0);
     let mut buffer = vec![0; 128 << 10];
@@ -85,17 +85,17 @@ pub fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The bytes behind [`base64url`]; none when the text is anything else.
+/// Decodes [`base64url`]; none if the string is invalid.
 pub fn from_base64url(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
-/// Base64 with the usual alphabet and padding (RFC 4648, section 4).
+/// Base64 with the standard alphabet and padding (RFC 4648, section 4).
 pub fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// The bytes behind base64 with the usual alphabet and padding (RFC 4648, section 4).
+/// Decodes [`base64`]; none if the string is invalid.
 pub fn from_base64(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
@@ -104,7 +104,7 @@ pub fn from_base64(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// RFC 5869, test cases 1 to 3; a key is the first 32 bytes of what they derive.
+    /// RFC 5869, test cases 1 to 3; a key is the first 32 bytes of their output.
     #[test]
     fn derived_keys_match_the_published_vectors() {
         let range = |from: u8, to: u8| (from..=to).collect::<Vec<u8>>();

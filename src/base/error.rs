@@ -1,61 +1,61 @@
 //! The one error type of the program.
 //!
-//! An [`Error`] has a [`Kind`], chosen by what the caller can do about it, a message that is safe
-//! to show to a client, per-field details for validation, and a context chain that only the log
-//! sees. [`Kind::status`] is the only place where an error meets an HTTP status.
+//! An [`Error`] has a [`Kind`], chosen by what the caller can do about it, a message that is safe to show to a
+//! client, per-field details for validation, and a context chain for the log only. [`Kind::status`] is the only
+//! place that maps errors to HTTP statuses.
 //!
-//! There is deliberately no `From<&str>`: whoever makes an error says whose fault it is.
+//! There is deliberately no `From<&str>`: the code that makes an error has to choose its kind.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-/// The result of everything fallible in this program.
+/// The result of every fallible function of this program.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, by what the caller can do about it.
+/// The kind of an error, by what the caller can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The request is wrong as it stands; sending it again will not help.
+    /// The request is invalid; repeating it does not help.
     Invalid,
     /// Credentials are missing, wrong or expired.
     Unauthenticated,
-    /// The caller is known and may not do this.
+    /// The caller is authenticated and lacks the permission.
     Forbidden,
-    /// There is no such thing, or the caller may not know of it.
+    /// The resource does not exist, or the caller may not know that it does.
     NotFound,
-    /// It was there once and is not kept any more.
+    /// The resource existed and is no longer kept.
     Gone,
-    /// The path exists, the method does not.
+    /// The path does not support the method.
     MethodNotAllowed,
-    /// This server follows a master, which takes the writes.
+    /// This server is a replica; writes are sent to its master.
     ReadOnly,
-    /// The state of the data is in the way (a duplicate, a record still referred to).
+    /// The state of the data prevents it (a duplicate, a record that is referenced).
     Conflict,
-    /// The request names another state than the present one.
+    /// The request requires another version than the present one.
     PreconditionFailed,
-    /// More than the server takes in one request.
+    /// The request exceeds a size limit.
     TooLarge,
-    /// Too many attempts; later is fine.
+    /// Too many attempts; the caller may retry later.
     TooMany,
-    /// Not before a time that the error tells.
+    /// The caller may retry after a time that the error gives.
     TooEarly,
-    /// The run belongs to another worker by now.
+    /// The run belongs to another worker now.
     LostLease,
     /// The run was cancelled.
     Cancelled,
-    /// Another node has it.
+    /// Another node has the resource.
     Misdirected,
-    /// Not now: full disk, overload, shutting down. Nothing was changed.
+    /// A temporary failure: full disk, overload, shutdown. Nothing was changed.
     Unavailable,
-    /// Made with a definition that has changed meanwhile; with the new one it may well be right.
+    /// The request was prepared with a definition that has changed meanwhile; a retry may succeed.
     Stale,
-    /// Our own fault.
+    /// A fault of the server.
     Internal,
 }
 
 impl Kind {
-    /// The HTTP status that this kind is answered with.
+    /// The HTTP status of a response with this kind.
     pub fn status(self) -> u16 {
         match self {
             Kind::Invalid => 400,
@@ -76,12 +76,12 @@ impl Kind {
     }
 }
 
-/// What is wrong with one field of the input.
+/// An error of one field of the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// Stable identifier such as `validation_required`.
+    /// A stable identifier such as `validation_required`.
     pub code: &'static str,
-    /// One sentence for people.
+    /// One sentence for the user.
     pub message: String,
 }
 
@@ -94,7 +94,7 @@ impl FieldError {
     }
 }
 
-/// Field name to what is wrong with it, in the order of the names.
+/// Errors by field name.
 pub type FieldErrors = BTreeMap<String, FieldError>;
 
 /// An error: see the module documentation.
@@ -109,11 +109,11 @@ struct Inner {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// What a client is told of a fault of ours; the log has the rest under the request id.
+/// The message of every internal error; the log has the cause under the request id.
 pub const INTERNAL_MESSAGE: &str = "Something went wrong while processing your request.";
 
 impl Error {
-    /// An error of `kind` with a message that a client may read.
+    /// An error with a message that a client may read.
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
         Error(Box::new(Inner {
             kind,
@@ -125,54 +125,48 @@ impl Error {
         }))
     }
 
-    /// The request is wrong.
     pub fn invalid(message: impl Into<String>) -> Error {
         Error::new(Kind::Invalid, message)
     }
 
-    /// Writes go to the master.
     pub fn read_only() -> Error {
         Error::new(
             Kind::ReadOnly,
-            "This server is a replica and takes no writes; send them to its master.",
+            "This server is a replica and accepts no writes; send them to its master.",
         )
     }
 
-    /// There is no such thing.
     pub fn not_found(message: impl Into<String>) -> Error {
         Error::new(Kind::NotFound, message)
     }
 
-    /// The state of the data is in the way.
     pub fn conflict(message: impl Into<String>) -> Error {
         Error::new(Kind::Conflict, message)
     }
 
-    /// Not now; nothing was changed.
     pub fn unavailable(message: impl Into<String>) -> Error {
         Error::new(Kind::Unavailable, message)
     }
 
-    /// The definitions that were looked at are no longer the present ones.
     pub fn stale() -> Error {
         Error::new(Kind::Stale, "The collection changed meanwhile; try again.")
     }
 
-    /// Our own fault; `detail` goes to the log only.
+    /// An internal error; `detail` is for the log only.
     pub fn internal(detail: impl Into<String>) -> Error {
         let mut error = Error::new(Kind::Internal, INTERNAL_MESSAGE);
         error.0.context.push(detail.into());
         error
     }
 
-    /// One or more fields of the input are wrong.
+    /// An error with one or more invalid fields.
     pub fn fields(message: impl Into<String>, fields: FieldErrors) -> Error {
         let mut error = Error::invalid(message);
         error.0.fields = fields;
         error
     }
 
-    /// A single field of the input is wrong.
+    /// An error with a single invalid field.
     pub fn field(name: impl Into<String>, code: &'static str, message: impl Into<String>) -> Error {
         let detail = FieldError {
             code,
@@ -184,7 +178,7 @@ impl Error {
         )
     }
 
-    /// After how long it may be tried again.
+    /// Sets the time after which the caller may retry.
     pub fn with_retry_after(mut self, pause: Duration) -> Error {
         self.0.retry_after = Some(pause);
         self
@@ -195,34 +189,33 @@ impl Error {
         self.0.retry_after
     }
 
-    /// The same to the client, once more.
-    pub fn again(&self) -> Error {
+    /// A copy with the same response, without the source.
+    pub fn without_source(&self) -> Error {
         let mut error = Error::new(self.0.kind, self.0.message.clone());
         error.0.fields = self.0.fields.clone();
         error.0.context = self.0.context.clone();
         error
     }
 
-    /// What the caller can do about it.
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
 
-    /// The sentence for the client.
+    /// One sentence for the client.
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// Whether SQLite was stopped because the work took too long.
-    pub fn was_stopped(&self) -> bool {
+    /// True if a deadline interrupted a statement of SQLite.
+    pub fn is_interrupted(&self) -> bool {
         let source = self.0.source.as_deref();
         let error = source.and_then(|it| it.downcast_ref::<rusqlite::Error>());
         let code = error.and_then(rusqlite::Error::sqlite_error_code);
         code == Some(rusqlite::ErrorCode::OperationInterrupted)
     }
 
-    /// What SQLite says of a statement that is not right, or that it has refused.
-    pub fn of_sqlite(&self) -> Option<String> {
+    /// SQLite's message about a statement that is invalid or was denied.
+    pub fn sqlite_message(&self) -> Option<String> {
         if self.0.kind == Kind::Unavailable {
             return None;
         }
@@ -234,12 +227,12 @@ impl Error {
         }
     }
 
-    /// What is wrong with which field; empty for most errors.
+    /// Errors by field; empty for most errors.
     pub fn field_errors(&self) -> &FieldErrors {
         &self.0.fields
     }
 
-    /// Adds where this happened, for the log: a lower-case phrase without a full stop.
+    /// Adds the failed operation, for the log: a lower-case phrase without a full stop.
     pub fn context(mut self, phrase: impl Into<String>) -> Error {
         self.0.context.push(phrase.into());
         self
@@ -284,9 +277,9 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {}
 
-/// Says where an error happened, on the way up.
+/// Adds context to errors.
 pub trait ResultExt<T> {
-    /// Keeps the kind and adds a phrase for the log.
+    /// Adds a phrase for the log; keeps the kind.
     fn context(self, phrase: impl Into<String>) -> Result<T>;
 }
 
@@ -297,7 +290,7 @@ impl<T, E: Into<Error>> ResultExt<T> for std::result::Result<T, E> {
 }
 
 impl From<rusqlite::Error> for Error {
-    /// Ours, except for what SQLite's code says plainly of the data or the machine.
+    /// An internal error, unless SQLite's code names a cause in the data or the machine.
     fn from(error: rusqlite::Error) -> Error {
         use rusqlite::ErrorCode;
         let made = match error.sqlite_error_code() {
@@ -313,7 +306,7 @@ impl From<rusqlite::Error> for Error {
             }
             Some(ErrorCode::TooBig) => Error::new(Kind::TooLarge, "A value is too large."),
             Some(ErrorCode::ConstraintViolation) => {
-                Error::conflict("The change conflicts with data that is already there.")
+                Error::conflict("The change conflicts with existing data.")
             }
             _ => Error::new(Kind::Internal, INTERNAL_MESSAGE),
         };

@@ -1,5 +1,5 @@
-//! Named points at which tests end the process as a crash would: `VSKI_FAILPOINT=name`, or `name:3` for
-//! the third time it is reached. Programs that are built for use have none.
+//! Failpoints: named points at which tests crash the process, with `VSKI_FAILPOINT=name`, or `name:3` for the
+//! third time that the point is reached. Release builds have none.
 
 #[cfg(debug_assertions)]
 mod armed {
@@ -18,15 +18,18 @@ mod armed {
         }
     }
 
-    /// True if `VSKI_FAILPOINT` is `WHAT-WHERE`, where `WHAT` may be one of several with `+` between them.
-    pub fn is_armed(what: &str, place: &str) -> bool {
+    /// True if `VSKI_FAILPOINT` is `ACTION-PLACE` with this action and place. `ACTION` may be a list, separated
+    /// by `+`.
+    pub fn is_armed(action: &str, place: &str) -> bool {
         let armed = ARMED.get_or_init(read).as_ref();
         armed
             .and_then(|(name, _)| name.split_once('-'))
-            .is_some_and(|(whats, armed)| armed == place && whats.split('+').any(|it| it == what))
+            .is_some_and(|(actions, armed)| {
+                armed == place && actions.split('+').any(|it| it == action)
+            })
     }
 
-    /// Ends the process here, if it is armed for this point and this time.
+    /// Crashes the process if this point is armed and reached for the armed time.
     pub fn reach(name: &'static str) {
         let Some((armed, times)) = ARMED.get_or_init(read) else {
             return;
@@ -45,14 +48,14 @@ pub use armed::is_armed;
 #[cfg(debug_assertions)]
 pub use armed::reach;
 
-/// False.
+/// Always false in a release build.
 #[cfg(not(debug_assertions))]
 #[inline]
-pub fn is_armed(_what: &str, _where: &str) -> bool {
+pub fn is_armed(_action: &str, _place: &str) -> bool {
     false
 }
 
-/// Nothing.
+/// Does nothing in a release build.
 #[cfg(not(debug_assertions))]
 #[inline]
 pub fn reach(_name: &'static str) {}

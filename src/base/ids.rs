@@ -1,29 +1,32 @@
 //! Identifiers and random bytes.
 //!
-//! Record ids are UUIDv7 text: time-ordered, so inserts stay at the right edge of the index
-//! (RFC 9562, section 5.7); those of accounts are random. Within one millisecond the order of two ids is not promised.
+//! Record ids are UUIDv7 strings (RFC 9562, section 5.7): they are ordered by time, so that inserts stay at the
+//! right edge of the index. Ids of accounts are random. Two ids of the same millisecond have no defined order.
 
+use crate::base::clock;
 use crate::base::error::{Error, Result};
 
-/// Most characters a client may give an id.
+/// Longest id that a client may choose, in characters.
 pub const ID_CHARS_MAX: usize = 64;
+/// Longest name of a workflow, in bytes.
+pub const WORKFLOW_BYTES_MAX: usize = 128;
 
 /// A new record id.
 pub fn record_id() -> Result<String> {
     let random = random_bytes::<10>()?;
-    let millis = u64::try_from(crate::base::clock::now_ms()).unwrap_or(0);
+    let millis = u64::try_from(clock::now_ms()).unwrap_or(0);
     let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
     Ok(id.as_hyphenated().to_string())
 }
 
-/// A new id of an account: a UUIDv4, which does not tell when the account was made.
+/// A new id of an account: a UUIDv4, which does not reveal when the account was created.
 pub fn account_id() -> Result<String> {
     let random = random_bytes::<16>()?;
     let id = uuid::Builder::from_random_bytes(random).into_uuid();
     Ok(id.as_hyphenated().to_string())
 }
 
-/// Whether a client may use this as an id: 1 to 64 of `[A-Za-z0-9_-]`.
+/// True if a client may choose this id: 1 to 64 of `[A-Za-z0-9_-]`.
 pub fn is_valid_id(id: &str) -> bool {
     (1..=ID_CHARS_MAX).contains(&id.len())
         && id
@@ -31,16 +34,13 @@ pub fn is_valid_id(id: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
-/// Longest name of a workflow.
-pub const WORKFLOW_BYTES_MAX: usize = 128;
-
 /// True if a workflow may have this name: 1 to 128 of `[A-Za-z0-9._:-]`.
 pub fn is_valid_workflow(name: &str) -> bool {
     let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
     (1..=WORKFLOW_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_known)
 }
 
-/// Bytes from the system's generator of secrets.
+/// Random bytes from the operating system, suitable for secrets.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)
@@ -48,24 +48,27 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// What ends older tokens when it changes.
+/// A random key of an account; changing it invalidates older tokens.
 pub fn token_key() -> Result<String> {
     random_bytes::<16>().map(|bytes| hex(&bytes))
 }
 
-/// Text of lower-case hexadecimal digits.
+/// Lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::base::threads;
 
     #[test]
     fn record_ids_are_valid_distinct_and_ordered_by_time() {
         let first = record_id().unwrap();
-        crate::base::threads::Stop::new().wait(std::time::Duration::from_millis(3));
+        threads::pause(Duration::from_millis(3));
         let second = record_id().unwrap();
         assert!(is_valid_id(&first) && first.len() == 36);
         assert!(first < second);

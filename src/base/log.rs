@@ -1,9 +1,9 @@
-//! The log: one line per event on stderr, `time level key=value`, written by a thread of its own.
+//! The log: one line per event on stderr, `time level key=value`, written by its own thread.
 //!
-//! Lines go to a buffer of at most 1 MiB; what does not fit is dropped and counted, and the count
-//! is logged when there is room again. So a slow disk or journal never slows a request, and the
-//! log never grows in memory. Before [`start`] and after [`Writer::finish`] lines are written at
-//! once, so nothing of a start-up or a shutdown is lost.
+//! Lines are added to a buffer of at most 1 MiB; lines that do not fit are dropped and counted, and the count is
+//! logged when there is room again. A slow disk or journal therefore never slows a request, and the log never
+//! grows in memory. Before [`start`] and after [`LogWriter::finish`] lines are written at once, so that no line of
+//! a start or a shutdown is lost.
 
 use std::fmt;
 use std::io::Write as _;
@@ -17,21 +17,27 @@ use crate::base::error::Result;
 use crate::base::threads::lock;
 use crate::base::{clock, threads};
 
-/// How much is logged: a level and all above it.
+const BUFFER_BYTES_MAX: usize = 1 << 20;
+/// Lines of this time are written together: one system call for many requests.
+const GATHER: Duration = Duration::from_millis(20);
+/// Time that a stop waits for the remaining lines to be written.
+const FINISH: Duration = Duration::from_secs(1);
+
+/// The level of a line; a log contains a level and all above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Faults of ours and of the machine.
+    /// Faults of the server and of the machine.
     Error,
-    /// What an operator should look at.
+    /// Conditions that an operator should check.
     Warn,
     /// Start, stop, one line per request.
     Info,
-    /// For finding faults.
+    /// Details for debugging.
     Debug,
 }
 
 impl Level {
-    /// Every level by the name that `LOG` takes.
+    /// The levels, by their names in `LOG`.
     pub const NAMES: [(&'static str, Level); 4] = [
         ("error", Level::Error),
         ("warn", Level::Warn),
@@ -44,23 +50,17 @@ impl Level {
     }
 }
 
-const BUFFER_BYTES_MAX: usize = 1 << 20;
-/// Lines of this span are written together: one system call for many requests.
-const GATHER: Duration = Duration::from_millis(20);
-/// How long a stop waits for what is left to be written.
-const FINISH: Duration = Duration::from_secs(1);
-
 struct Buffer {
     lines: Vec<u8>,
     dropped: u64,
-    /// A writer thread takes the lines; without one they go straight to stderr.
-    threaded: bool,
+    /// A thread writes the lines; otherwise the caller does.
+    has_thread: bool,
 }
 
 static BUFFER: Mutex<Buffer> = Mutex::new(Buffer {
     lines: Vec::new(),
     dropped: 0,
-    threaded: false,
+    has_thread: false,
 });
 static ARRIVED: Condvar = Condvar::new();
 static LEVEL: AtomicU8 = AtomicU8::new(if cfg!(test) {
@@ -69,37 +69,37 @@ static LEVEL: AtomicU8 = AtomicU8::new(if cfg!(test) {
     Level::Info as u8
 });
 
-/// The thread that writes the log; [`Writer::finish`] ends it.
-pub struct Writer(JoinHandle<()>);
+/// The thread that writes the log; [`LogWriter::finish`] ends it.
+pub struct LogWriter(JoinHandle<()>);
 
 /// Sets the level and starts the writing thread.
-pub fn start(level: Level) -> Result<Writer> {
+pub fn start(level: Level) -> Result<LogWriter> {
     LEVEL.store(level as u8, Ordering::Relaxed);
-    lock(&BUFFER).threaded = true;
-    threads::spawn("log", write_loop).map(Writer)
+    lock(&BUFFER).has_thread = true;
+    threads::spawn("log", write_loop).map(LogWriter)
 }
 
-impl Writer {
-    /// Writes out what is left and ends the thread; later lines are written at once.
+impl LogWriter {
+    /// Writes the remaining lines and ends the thread; later lines are written at once.
     pub fn finish(self) {
-        lock(&BUFFER).threaded = false;
+        lock(&BUFFER).has_thread = false;
         ARRIVED.notify_all();
-        // Nobody may be reading what it writes to.
+        // With a limit: stderr may be a pipe that no process reads.
         threads::join_until(self.0, Instant::now() + FINISH);
     }
 }
 
-/// Whether lines of this level are wanted.
+/// True if lines of this level are logged.
 pub fn enabled(level: Level) -> bool {
     level as u8 <= LEVEL.load(Ordering::Relaxed)
 }
 
-/// Logs a fault.
+/// Logs a fault of the server or the machine.
 pub fn error(line: fmt::Arguments<'_>) {
     log(Level::Error, line);
 }
 
-/// Logs what an operator should look at.
+/// Logs a condition that an operator should check.
 pub fn warn(line: fmt::Arguments<'_>) {
     log(Level::Warn, line);
 }
@@ -109,16 +109,16 @@ pub fn info(line: fmt::Arguments<'_>) {
     log(Level::Info, line);
 }
 
-/// Logs what helps to find faults.
+/// Logs a detail for debugging.
 pub fn debug(line: fmt::Arguments<'_>) {
     log(Level::Debug, line);
 }
 
-/// Logs one answered request; `path` comes without its query, which may hold tokens. `client` is where it
-/// came from, if that is not the peer.
+/// Logs one answered request. `path` has no query, which could contain tokens. `client` is the address of the
+/// client if the peer is a proxy.
 #[expect(
     clippy::too_many_arguments,
-    reason = "one line has this many parts, and one place calls it"
+    reason = "one line has this many fields, and there is one caller"
 )]
 pub fn request(
     level: Level,
@@ -131,7 +131,7 @@ pub fn request(
     peer: &SocketAddr,
     client: Option<IpAddr>,
 ) {
-    // By hand, because there is one for each request.
+    // Without `format_args`, since there is one line per request.
     add(level, |line| {
         for (name, text) in [("request id=", id), (" method=", method), (" path=", path)] {
             line.extend_from_slice(name.as_bytes());
@@ -141,7 +141,7 @@ pub fn request(
         append_number(line, u64::from(status));
         line.extend_from_slice(b" ms=");
         append_number(line, micros / 1000);
-        // Its first digit becomes the point.
+        // The first digit is replaced by the decimal point.
         let start = line.len();
         append_number(line, 1000 + micros % 1000);
         line[start] = b'.';
@@ -193,7 +193,7 @@ fn log(level: Level, text: fmt::Arguments<'_>) {
     add(level, |line| append_text(line, text));
 }
 
-/// Adds a line of which `text` appends the content.
+/// Adds a line; `text` appends its content.
 fn add(level: Level, text: impl FnOnce(&mut Vec<u8>)) {
     if !enabled(level) {
         return;
@@ -205,7 +205,7 @@ fn add(level: Level, text: impl FnOnce(&mut Vec<u8>)) {
     }
     let was_empty = buffer.lines.is_empty();
     append(&mut buffer.lines, level, text);
-    if !buffer.threaded {
+    if !buffer.has_thread {
         write_out(&std::mem::take(&mut buffer.lines));
     } else if was_empty {
         drop(buffer);
@@ -213,7 +213,7 @@ fn add(level: Level, text: impl FnOnce(&mut Vec<u8>)) {
     }
 }
 
-/// Appends one line; control characters of the content become `?`, so that nobody can forge one.
+/// Appends one line; control characters of its content become `?`, so that a line cannot be forged.
 fn append(lines: &mut Vec<u8>, level: Level, text: impl FnOnce(&mut Vec<u8>)) {
     let start = lines.len();
     for part in [&clock::now(), " ", level.name(), " "] {
@@ -230,18 +230,17 @@ fn append(lines: &mut Vec<u8>, level: Level, text: impl FnOnce(&mut Vec<u8>)) {
 
 fn write_loop() {
     let mut taken = Vec::new();
-    let pause = threads::Stop::new();
     loop {
         {
             let mut buffer = lock(&BUFFER);
-            while buffer.lines.is_empty() && buffer.threaded {
+            while buffer.lines.is_empty() && buffer.has_thread {
                 buffer = threads::wait(&ARRIVED, buffer);
             }
-            if !buffer.threaded && buffer.lines.is_empty() {
+            if !buffer.has_thread && buffer.lines.is_empty() {
                 return;
             }
         }
-        pause.wait(GATHER);
+        threads::pause(GATHER);
         {
             let mut buffer = lock(&BUFFER);
             std::mem::swap(&mut taken, &mut buffer.lines);
@@ -257,7 +256,7 @@ fn write_loop() {
 }
 
 fn write_out(lines: &[u8]) {
-    // A log that cannot be written is no reason to stop serving, and there is no one to tell.
+    // The server continues without a log, and has no other place to report the error.
     drop(std::io::stderr().lock().write_all(lines));
 }
 

@@ -1,22 +1,24 @@
-//! How the C library's allocator keeps memory, set for a server of many threads on a small host.
+//! Settings of the C library's allocator, for a server with many threads on a small host.
 //!
-//! By default glibc keeps an arena for nearly every thread and raises the size up to which freed
-//! blocks stay with the process whenever a large one is freed: after a hundred requests of 4 MiB
-//! the server would hold some 80 MiB that it never uses again. These settings can only be given in
-//! the environment of a new process, so `serve` starts over once, as the same process.
+//! By default glibc keeps an arena for nearly every thread. It also raises the size up to which it keeps freed
+//! blocks whenever a large one is freed: after a hundred requests of 4 MiB the server would hold some 80 MiB
+//! that it never uses again. glibc reads its settings from the environment at the start of a process, so `serve`
+//! executes itself once more, with the same process id.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use crate::base::log;
+
 const VARIABLE: &str = "GLIBC_TUNABLES";
-/// Blocks from 512 KiB go back to the system when they are freed; four arenas for all threads. What is free
-/// at the top of the heap goes back from 4 MiB on: naming the first alone would leave that at 128 KiB,
-/// and a busy thread would ask for the same pages again and again.
+/// Freed blocks of 512 KiB and more are returned to the system, and all threads share four arenas. Free memory at
+/// the top of the heap is returned from 4 MiB on: if only the first value is set, that threshold is 128 KiB, and
+/// a busy thread requests the same pages again and again.
 const SETTINGS: &str = "glibc.malloc.mmap_threshold=524288:glibc.malloc.arena_max=4:glibc.malloc.trim_threshold=4194304";
 
-/// Starts the program over with the settings, unless there are some already. Returns when that is
-/// not needed or not possible; then everything works, with more memory.
-pub fn settle(args: &[String]) {
+/// Executes the program again with the settings, unless the environment has some. Returns if that is not needed
+/// or fails; the server then works, with more memory.
+pub fn configure(args: &[String]) {
     if std::env::var_os(VARIABLE).is_some() {
         return;
     }
@@ -25,23 +27,25 @@ pub fn settle(args: &[String]) {
             .args(args)
             .env(VARIABLE, SETTINGS)
             .exec();
-        crate::base::log::debug(format_args!("cannot start over for {VARIABLE}: {error}"));
+        log::debug(format_args!(
+            "cannot execute the program again with {VARIABLE}: {error}"
+        ));
     }
 }
 
-/// Gives free memory back to the system: glibc keeps what was freed between blocks that are in use.
+/// Returns free memory to the system: glibc keeps freed blocks between blocks in use.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "the function is known to the C library alone")]
+#[expect(unsafe_code, reason = "only the C library has this function")]
 pub fn trim() {
     unsafe extern "C" {
         fn malloc_trim(pad: usize) -> std::ffi::c_int;
     }
-    // SAFETY: it is declared as in malloc.h, takes any number, and may be called by any thread at any time.
+    // SAFETY: it is declared as in malloc.h, accepts any number, and may be called by any thread at any time.
     unsafe {
         malloc_trim(0);
     }
 }
 
-/// Other libraries give it back by themselves.
+/// Other C libraries return free memory by themselves.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn trim() {}

@@ -1,4 +1,4 @@
-//! What everything stands on: errors, time, logging, threads, budgets. Nothing here knows a database or a socket.
+//! The foundation: errors, time, logging, threads, budgets. No module here knows a database or a socket.
 
 pub mod budget;
 pub mod clock;

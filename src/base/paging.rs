@@ -1,19 +1,19 @@
-//! Pages of a list: which one is asked for, and the envelope that it comes in, PocketBase's.
+//! Pages of a list: page number and size, and the JSON envelope of a page, as in PocketBase.
 
 use std::io::Write as _;
 
 use serde_json::{Value, json};
 
-/// Items of a page when nothing is said, and at most; more are not refused but cut, as PocketBase does.
+/// The default and the largest page size; a larger one is reduced, as in PocketBase.
 pub const SIZE: u64 = 30;
 pub const SIZE_MAX: u64 = 1000;
 
-/// Which page.
+/// The page that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
     /// From 1.
     pub number: u64,
-    /// Items of a page that is full, from 1.
+    /// Items of a full page, from 1.
     pub size: u64,
 }
 
@@ -24,7 +24,7 @@ impl Default for Page {
 }
 
 impl Page {
-    /// As a request has it, where 0 stands for what is not said.
+    /// From the values of a request, where 0 means the default.
     pub fn new(number: u64, size: u64) -> Page {
         Page {
             number: number.max(1),
@@ -35,13 +35,13 @@ impl Page {
         }
     }
 
-    /// Items before it; at most what SQLite takes as a number.
+    /// The number of items before the page; at most the largest integer of SQLite.
     pub fn skip(self) -> u64 {
         let before = (self.number - 1).saturating_mul(self.size);
         before.min(i64::MAX.cast_unsigned())
     }
 
-    /// `total` is of all pages.
+    /// The JSON of the page; `total` counts the items of all pages.
     pub fn envelope(self, total: u64, items: &[Value]) -> Value {
         json!({
             "page": self.number,
@@ -52,14 +52,14 @@ impl Page {
         })
     }
 
-    /// The envelope up to its first item; behind the last one comes `]}`. Totals that nobody counted are -1.
+    /// Writes the envelope up to its first item; `]}` follows the last one. Totals that were not counted are -1.
     pub fn open_envelope(self, total: Option<u64>, out: &mut Vec<u8>) {
         let Page { number, size } = self;
         let (items, pages) = match total {
             Some(total) => (total.to_string(), total.div_ceil(size).to_string()),
             None => ("-1".to_owned(), "-1".to_owned()),
         };
-        // To memory, which takes everything.
+        // Writing to memory does not fail.
         let _ = write!(
             out,
             "{{\"page\":{number},\"perPage\":{size},\"totalItems\":{items},\"totalPages\":{pages},\"items\":["

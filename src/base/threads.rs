@@ -1,7 +1,8 @@
-//! Threads that can be stopped: the [`Stop`] flag, named spawning, recovering locks.
+//! Threads that can be stopped: the [`Stop`] flag, named threads, locks that recover from panics.
 //!
-//! Every thread of the program has a name and is started by [`spawn`], or by [`spawn_for_result`] if the thread that
-//! starts it waits for its result. Threads pause only in [`Stop::wait`], so that a stop is noticed at once everywhere.
+//! Every thread of the program has a name and is started by [`spawn`], or by [`spawn_for_result`] if the starting
+//! thread waits for its result. Threads wait in [`Stop::wait`], so that they notice a stop at once; [`pause`] is for
+//! short waits only.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,28 +12,26 @@ use std::time::{Duration, Instant};
 use crate::base::error::{Error, Result};
 use crate::base::failpoints;
 
-/// A shared flag, set once, that every loop of the program looks at.
+/// A shared flag, set once, that ends the loops of the program.
 #[derive(Clone, Default)]
 pub struct Stop(Arc<(Mutex<bool>, Condvar)>);
 
 impl Stop {
-    /// Not stopping yet.
     pub fn new() -> Stop {
         Stop::default()
     }
 
-    /// Asks everyone who holds a clone to end, and wakes those who wait.
+    /// Sets the flag for all clones and wakes the threads that wait.
     pub fn set(&self) {
         *lock(&self.0.0) = true;
         self.0.1.notify_all();
     }
 
-    /// Whether everyone shall end.
     pub fn is_set(&self) -> bool {
         *lock(&self.0.0)
     }
 
-    /// Waits for `pause`, or shorter if a stop comes; true means stop.
+    /// Waits for `pause`, or until the flag is set; true if it is set.
     pub fn wait(&self, pause: Duration) -> bool {
         let deadline = Instant::now() + pause;
         let mut stopped = lock(&self.0.0);
@@ -46,32 +45,31 @@ impl Stop {
     }
 }
 
-/// Told of a thread that has panicked; none while there is no server, or when it stops.
-static SUPERVISOR: Mutex<Option<fn(&str)>> = Mutex::new(None);
-/// The first thread that has panicked.
-static DEAD: OnceLock<String> = OnceLock::new();
+/// The handler of panics in threads; none while no server runs, or while it stops.
+static PANIC_HANDLER: Mutex<Option<fn(&str)>> = Mutex::new(None);
+/// The first thread that panicked.
+static FIRST_PANICKED: OnceLock<String> = OnceLock::new();
 
-/// From now on `told` is called when a thread panics that [`spawn`] has started. With none they are not told of, as at a
-/// stop.
-pub fn supervise(told: Option<fn(&str)>) {
-    *lock(&SUPERVISOR) = told;
+/// Sets the handler of panics in threads started by [`spawn`]; none ignores them, as during a stop.
+pub fn on_panic(handler: Option<fn(&str)>) {
+    *lock(&PANIC_HANDLER) = handler;
 }
 
-/// The first thread of a server that has panicked.
-pub fn dead() -> Option<&'static str> {
-    DEAD.get().map(String::as_str)
+/// The name of the first thread that panicked.
+pub fn first_panicked() -> Option<&'static str> {
+    FIRST_PANICKED.get().map(String::as_str)
 }
 
-fn has_died(name: &str) {
-    let told = *lock(&SUPERVISOR);
-    if let Some(told) = told {
-        let _ = DEAD.set(name.to_owned());
-        told(name);
+fn report_panic(name: &str) {
+    let handler = *lock(&PANIC_HANDLER);
+    if let Some(handler) = handler {
+        let _ = FIRST_PANICKED.set(name.to_owned());
+        handler(name);
     }
 }
 
-/// Starts a named thread, without which the server cannot do its work: a panic in it is told to the supervisor. Fails
-/// (instead of panicking) when the system gives no more threads.
+/// Starts a named thread that the server depends on: a panic in it calls the handler of [`on_panic`]. Fails
+/// (instead of panicking) if the system refuses another thread.
 pub fn spawn<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
@@ -79,20 +77,23 @@ pub fn spawn<T: Send + 'static>(
     let own = name.to_owned();
     spawn_for_result(name, move || {
         let body = || {
-            assert!(!failpoints::is_armed("panic", &own), "a test wants it");
+            assert!(
+                !failpoints::is_armed("panic", &own),
+                "panic injected by a test"
+            );
             body()
         };
         match catch_unwind(AssertUnwindSafe(body)) {
             Ok(result) => result,
             Err(panic) => {
-                has_died(&own);
+                report_panic(&own);
                 resume_unwind(panic)
             }
         }
     })
 }
 
-/// Starts a named thread whose end is waited for, where a panic is an error like others.
+/// Starts a named thread whose result another thread waits for; a panic is an error for that thread.
 pub fn spawn_for_result<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
@@ -108,7 +109,7 @@ pub fn pause(time: Duration) {
     Stop::new().wait(time);
 }
 
-/// Waits for a thread to end until `deadline`; false when it did not.
+/// Waits until `deadline` for a thread to end; false if it did not end or has panicked.
 pub fn join_until<T>(handle: JoinHandle<T>, deadline: Instant) -> bool {
     while !handle.is_finished() {
         if Instant::now() >= deadline {
@@ -119,8 +120,8 @@ pub fn join_until<T>(handle: JoinHandle<T>, deadline: Instant) -> bool {
     handle.join().is_ok()
 }
 
-/// Locks, also after a panic in another holder: what the locks of this program guard is never
-/// left half changed (a transaction that panics is rolled back first).
+/// Locks a mutex, even after a panic of another holder: the data behind the locks of this program is always
+/// consistent (a transaction that panics is rolled back first).
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -130,7 +131,7 @@ pub fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a
     condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits on `condvar` at most `limit`, recovering as [`lock`] does.
+/// Waits on `condvar` for at most `limit`, recovering as [`lock`] does.
 pub fn wait_timeout<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,

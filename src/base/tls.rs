@@ -1,7 +1,7 @@
-//! Whose word counts for who a server is: the authorities inside the binary, or those of a file.
+//! Trusted certificate authorities: those built into the binary, or those of a file.
 //!
-//! Certificates are verified on every connection that we make; nothing turns that off. The file is
-//! read once, at start.
+//! Certificates are verified on every outgoing connection; no option turns that off. The file is read once, at the
+//! start.
 
 use std::fs::File;
 use std::io;
@@ -19,24 +19,24 @@ use crate::base::error::{Error, Result};
 
 /// The option that names the file.
 pub const VARIABLE: &str = "SSL_CERT_FILE";
-/// All authorities of the world are below 1 MiB.
+/// Largest file; the public authorities together take less than 1 MiB.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// The authorities that are trusted.
 #[derive(Clone, Default)]
-pub struct Roots(Option<Arc<Given>>);
+pub struct Roots(Option<Arc<FileRoots>>);
 
-/// Those of a file, in place of the ones inside the binary.
-struct Given {
+/// The authorities of a file, in place of those built into the binary.
+struct FileRoots {
     certificates: Vec<CertificateDer<'static>>,
     requests: TlsConfig,
     sockets: Arc<ClientConfig>,
-    /// Certificates of the file that are none of an authority for us.
+    /// Number of certificates of the file that cannot be used as authorities.
     ignored: usize,
 }
 
 impl Roots {
-    /// Reads a PEM file. Whatever is wrong with it is one sentence that names the option.
+    /// Reads a PEM file. An error is one sentence that names the option.
     pub fn read(path: &Path) -> Result<Roots> {
         let refuse = |why: String| Error::invalid(format!("{VARIABLE}={}: {why}.", path.display()));
         let mut pem = Vec::new();
@@ -53,8 +53,8 @@ impl Roots {
         let (mut certificates, mut store) = (Vec::new(), RootCertStore::empty());
         let (mut ignored, mut first) = (0, None);
         for found in CertificateDer::pem_slice_iter(pem) {
-            let certificate = found.map_err(|error| broken(&error))?;
-            // Lists of systems have a few that nobody can read.
+            let certificate = found.map_err(|error| describe(&error))?;
+            // The lists of operating systems contain a few unusable certificates.
             match store.add(certificate.clone()) {
                 Ok(()) => certificates.push(certificate),
                 Err(error) => {
@@ -65,9 +65,9 @@ impl Roots {
         }
         match (certificates.is_empty(), first) {
             (false, _) => {}
-            (true, None) => return Err("there is no certificate in PEM form in it".to_owned()),
+            (true, None) => return Err("it contains no PEM certificate".to_owned()),
             (true, Some(error)) => {
-                return Err(format!("no certificate in it can be used: {error}"));
+                return Err(format!("it contains no usable certificate: {error}"));
             }
         }
         let provider = Arc::new(ring::default_provider());
@@ -78,7 +78,7 @@ impl Roots {
             .with_no_client_auth();
         let own = |der: &CertificateDer<'static>| Certificate::from_der(der).to_owned();
         let roots: RootCerts = certificates.iter().map(own).into();
-        Ok(Roots(Some(Arc::new(Given {
+        Ok(Roots(Some(Arc::new(FileRoots {
             requests: TlsConfig::builder().root_certs(roots).build(),
             sockets: Arc::new(sockets),
             certificates,
@@ -86,7 +86,7 @@ impl Roots {
         }))))
     }
 
-    /// For HTTP requests.
+    /// The configuration of HTTP requests.
     pub fn for_requests(&self) -> TlsConfig {
         match &self.0 {
             Some(given) => given.requests.clone(),
@@ -94,36 +94,36 @@ impl Roots {
         }
     }
 
-    /// For WebSockets; none: the authorities inside the binary.
+    /// The configuration of WebSockets; none means the built-in authorities.
     pub fn for_sockets(&self) -> Option<Arc<ClientConfig>> {
         self.0.as_ref().map(|given| Arc::clone(&given.sockets))
     }
 
-    /// For mail, as DER; none: the authorities inside the binary.
+    /// The authorities for mail, as DER; none means the built-in ones.
     pub fn for_mail(&self) -> Option<impl Iterator<Item = Vec<u8>>> {
         let given = self.0.as_ref()?;
         Some(given.certificates.iter().map(|it| it.to_vec()))
     }
 
-    /// How many certificates of the file are trusted and ignored; none: there is no file.
+    /// The numbers of trusted and of ignored certificates of the file; none without a file.
     pub fn counts(&self) -> Option<(usize, usize)> {
         let given = self.0.as_ref()?;
         Some((given.certificates.len(), given.ignored))
     }
 }
 
-/// In words: the errors of the crate show bytes as numbers.
-fn broken(error: &pem::Error) -> String {
+/// Describes an error in words: the errors of the crate show bytes as numbers.
+fn describe(error: &pem::Error) -> String {
     let what = match error {
         pem::Error::MissingSectionEnd { .. } => "a section has no end",
-        pem::Error::IllegalSectionStart { .. } => "a section has no proper begin",
+        pem::Error::IllegalSectionStart { .. } => "a section has a malformed start",
         pem::Error::Base64Decode(_) => "a section is not base64",
         _ => "a section cannot be read",
     };
-    format!("it is broken: {what}")
+    format!("it is malformed: {what}")
 }
 
-/// Whether the other side has answered in something that is no TLS.
+/// True if the peer has answered with a protocol other than TLS.
 pub fn is_other_protocol(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|it| it.downcast_ref());
     matches!(
@@ -134,15 +134,15 @@ pub fn is_other_protocol(error: &io::Error) -> bool {
     )
 }
 
-/// What a connection was refused for, if it was for the certificate of the other side.
-pub fn objection(error: &io::Error) -> Option<String> {
+/// Why the certificate of the peer was refused; none for another error.
+pub fn certificate_error(error: &io::Error) -> Option<String> {
     let cause = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     let rustls::Error::InvalidCertificate(cause) = cause else {
         return None;
     };
     Some(match cause {
         CertificateError::UnknownIssuer => {
-            format!("its certificate is from no authority that is trusted here ({VARIABLE})")
+            format!("its certificate is signed by an untrusted authority ({VARIABLE})")
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "its certificate has expired".to_owned()
@@ -153,9 +153,9 @@ pub fn objection(error: &io::Error) -> Option<String> {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "its certificate is for another name".to_owned()
         }
-        // Without a name of its own, and common: one that was made to sign itself.
+        // The crate has no variant for this common case, a self-signed certificate.
         other if other.to_string().contains("CaUsedAsEndEntity") => {
-            "its certificate is that of an authority, not that of a server".to_owned()
+            "its certificate is for an authority, not for a server".to_owned()
         }
         other => format!("its certificate cannot be accepted: {other}"),
     })
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn what_is_no_list_of_certificates_is_refused() {
-        let none = "there is no certificate in PEM form in it";
+        let none = "it contains no PEM certificate";
         let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         for pem in ["", "text\n", key] {
             assert_eq!(refusal(pem), none, "{pem}");
@@ -191,9 +191,9 @@ mod tests {
         let cut = AUTHORITY.split("-----END").next().unwrap();
         let garbled = AUTHORITY.replacen("MII", "M!I", 1);
         for pem in [cut, &garbled, &format!("{AUTHORITY}{cut}")] {
-            assert!(refusal(pem).starts_with("it is broken: "), "{pem}");
+            assert!(refusal(pem).starts_with("it is malformed: "), "{pem}");
         }
         let empty = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        assert!(refusal(empty).starts_with("no certificate in it can be used: "));
+        assert!(refusal(empty).starts_with("it contains no usable certificate: "));
     }
 }

@@ -123,7 +123,7 @@ pub fn check(args: &[String]) -> CommandResult {
             let data_dir = Config::load_data_dir(&parsed.flags)?;
             let s3 = Config::load_s3(&parsed.flags)?;
             refuse_empty(&data_dir)?;
-            let storage = Storage::look(&data_dir, s3.as_ref())?;
+            let storage = Storage::open_to_inspect(&data_dir, s3.as_ref())?;
             verify::data(&data_dir, &storage, SETTINGS, &mut report)?
         }
         free => {

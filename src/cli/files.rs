@@ -52,7 +52,7 @@ pub fn run(args: &[String]) -> CommandResult {
             .write_all(line.as_bytes())
             .context("print")
     };
-    let storage = Storage::look(&data_dir, s3.as_ref())?;
+    let storage = Storage::open_to_inspect(&data_dir, s3.as_ref())?;
     let summary = Check::new(&storage, repairs, &mut report).run(&data_dir, SETTINGS)?;
     print(&format!(
         "{} files with {} bytes looked at, {} findings, {} mended.\n",

@@ -39,7 +39,7 @@ pub fn run(args: &[String]) -> CommandResult {
     }
     match command {
         "serve" => {
-            malloc::settle(args);
+            malloc::configure(args);
             serve(rest)
         }
         "admin" => admin::run(rest),

@@ -12,7 +12,7 @@ use crate::model::collections::Collection;
 use crate::model::{collections, records};
 use crate::store::db::Database;
 use crate::store::files::journal::PAGE;
-use crate::store::files::{FilePath, Storage, Stored, journal, table};
+use crate::store::files::{FilePath, Storage, StoredFile, journal, table};
 use crate::store::{db, files, node};
 
 /// What has no row and is younger may be about to get one.
@@ -98,7 +98,7 @@ impl<'a> Check<'a> {
         let default = open(db::DEFAULT)?;
         if self.repairs {
             let local = open(db::LOCAL)?;
-            self.storage.belongs_to(&node::id(&local)?)?;
+            self.storage.is_claimed_by(&node::id(&local)?)?;
             local.close()?;
         }
         for name in db::names(data_dir)? {
@@ -149,7 +149,7 @@ impl<'a> Check<'a> {
         &mut self,
         checked: &CheckedDatabase,
         path: &FilePath,
-        stored: &Stored,
+        stored: &StoredFile,
     ) -> Result<()> {
         self.summary.files += 1;
         let is_whole = match self.is_whole(path, stored) {
@@ -189,10 +189,10 @@ impl<'a> Check<'a> {
     }
 
     /// Whether its content is what the row says; none when it is not there.
-    fn is_whole(&mut self, path: &FilePath, stored: &Stored) -> Result<Option<bool>> {
+    fn is_whole(&mut self, path: &FilePath, stored: &StoredFile) -> Result<Option<bool>> {
         Ok(match self.storage.size(path)? {
             Some(size) if size == stored.size => {
-                let content = self.storage.read_part(path, 0, size)?;
+                let content = self.storage.read_unverified(path, 0, size)?;
                 self.summary.bytes += size;
                 let found = content.map(digest).transpose()?;
                 found.map(|(size, sha256)| size == stored.size && sha256 == stored.sha256)
@@ -220,7 +220,7 @@ impl<'a> Check<'a> {
                     false => None,
                 };
                 let content = match size {
-                    Some(size) => self.storage.read_part(&path, 0, size)?,
+                    Some(size) => self.storage.read_unverified(&path, 0, size)?,
                     None => None,
                 };
                 match content {
@@ -282,16 +282,16 @@ fn add_row(
     mut content: Box<dyn Read + Send>,
 ) -> Result<()> {
     let mut beginning = Vec::new();
-    let limit = files::LOOK_BYTES as u64;
+    let limit = files::SNIFF_BYTES as u64;
     Read::by_ref(&mut content)
         .take(limit)
         .read_to_end(&mut beginning)?;
     let (size, sha256) = digest(beginning.as_slice().chain(content))?;
-    let stored = Stored {
+    let stored = StoredFile {
         name: path.name.clone(),
         size,
         sha256,
-        media_type: files::judge(&path.name, &beginning),
+        media_type: files::detect(&path.name, &beginning),
     };
     let (collection, record) = (collection.clone(), path.record.clone());
     checked.database.write(move |tx| {

@@ -1,4 +1,4 @@
-//! What is kept: databases, files of records, facts about this server and its replicas.
+//! Storage: databases, files of records, settings of this node, known replicas.
 
 pub mod db;
 pub mod files;

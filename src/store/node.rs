@@ -1,4 +1,4 @@
-//! This node: facts about it, kept in `local.db` and never replicated.
+//! This node: its id, its role and its settings, kept in `local.db` and never replicated.
 
 use rusqlite::OptionalExtension as _;
 
@@ -6,59 +6,59 @@ use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::store::db::{Connection, Database, Role};
 
-/// The id of this node; a random one the first time.
+/// The id of this node; a random one is chosen the first time.
 pub fn id(local: &Database) -> Result<String> {
-    if let Some(id) = fact(local, "id")? {
+    if let Some(id) = setting(local, "id")? {
         return Ok(id);
     }
     let id = ids::hex(&ids::random_bytes::<8>()?);
-    set_fact(local, "id", id.clone())?;
+    save_setting(local, "id", id.clone())?;
     Ok(id)
 }
 
-/// Refuses to go on with data of another role: a replica would overwrite what a master alone has, and
-/// a master that was one would have replicas of its own believe it.
-/// Where there is data but no word of whose (`is_new` is false), it is a master's.
-pub fn take_role(local: &Database, role: Role, is_new: bool) -> Result<()> {
-    let noted = fact(local, "role")?;
-    let is_replicas = match (noted.as_deref(), is_new) {
+/// Saves the role of new data, and refuses data of the other role: a replica would overwrite data that only
+/// this master has, and the replicas of a former replica would trust it as their master. Existing data
+/// (`is_new` is false) without a saved role belongs to a master.
+pub fn claim_role(local: &Database, role: Role, is_new: bool) -> Result<()> {
+    let saved = setting(local, "role")?;
+    let is_replicas = match (saved.as_deref(), is_new) {
         (Some(word), _) => word == "replica",
         (None, true) => role == Role::Replica,
         (None, false) => false,
     };
     match (role, is_replicas) {
         (Role::Master, true) => Err(Error::unavailable(
-            "The data is that of a replica. vski replica promote makes a master of it; \
-             REPLICA_MODE=replica goes on following.",
+            "The data belongs to a replica; run vski replica promote to make it a master, or set \
+             REPLICA_MODE=replica to continue as a replica.",
         )),
         (Role::Replica, false) => Err(Error::unavailable(
-            "The data is that of a master, which following another one would overwrite. Give the \
-             replica a DATA_DIR of its own.",
+            "The data belongs to a master, and following another master would overwrite it; give the \
+             replica its own DATA_DIR.",
         )),
-        _ if noted.is_some() => Ok(()),
-        (Role::Master, false) => set_fact(local, "role", "master".to_owned()),
-        (Role::Replica, true) => set_fact(local, "role", "replica".to_owned()),
+        _ if saved.is_some() => Ok(()),
+        (Role::Master, false) => save_setting(local, "role", "master".to_owned()),
+        (Role::Replica, true) => save_setting(local, "role", "replica".to_owned()),
     }
 }
 
-/// Whether the data is a replica's.
+/// True if the data belongs to a replica.
 pub fn is_replica(local: &Database) -> Result<bool> {
-    Ok(fact(local, "role")?.is_some_and(|role| role == "replica"))
+    Ok(setting(local, "role")?.is_some_and(|role| role == "replica"))
 }
 
-/// The same for a copy of `local.db`; false when it says nothing.
+/// Like [`is_replica`], for a copy of `local.db`; false if it has no role.
 pub fn is_replica_in(local: &Connection) -> bool {
     let sql = "SELECT value = 'replica' FROM _node WHERE name = 'role'";
     local.query_row(sql, [], |row| row.get(0)).unwrap_or(false)
 }
 
-/// Makes a master of a replica.
+/// Makes a replica a master.
 pub fn promote(local: &Database) -> Result<()> {
-    set_fact(local, "role", "master".to_owned())
+    save_setting(local, "role", "master".to_owned())
 }
 
-/// What is noted under a name.
-pub fn fact(local: &Database, name: &str) -> Result<Option<String>> {
+/// The value of a setting.
+pub fn setting(local: &Database, name: &str) -> Result<Option<String>> {
     local.read(|connection| {
         let sql = "SELECT value FROM _node WHERE name = ?1";
         let mut statement = connection.prepare_cached(sql)?;
@@ -66,8 +66,8 @@ pub fn fact(local: &Database, name: &str) -> Result<Option<String>> {
     })
 }
 
-/// Notes it, in place of what was noted before.
-pub fn set_fact(local: &Database, name: &'static str, value: String) -> Result<()> {
+/// Saves a setting; it replaces the old value.
+pub fn save_setting(local: &Database, name: &'static str, value: String) -> Result<()> {
     local.write(move |tx| {
         tx.prepare_cached("INSERT OR REPLACE INTO _node (name, value) VALUES (?1, ?2)")?
             .execute([name, &value])?;

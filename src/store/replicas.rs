@@ -1,8 +1,7 @@
-//! The replicas that ask this master: who they are, when they were last here, how far they have got
-//! (VB-1, VB-2).
+//! The replicas of this master: when each last connected, and the states and files that it has.
 //!
-//! Kept in memory and in `local.db`. An acknowledgement is written before it is answered; that
-//! somebody was here is written once a minute.
+//! They are kept in memory and in `local.db`. An acknowledgement is written before it is answered; the time of
+//! a visit is written once a minute.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -14,11 +13,11 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::lock;
 use crate::store::db::Database;
 
-/// Replicas that are remembered; whoever can sign tokens could make up more.
+/// Replicas that are remembered; a client that can sign tokens could invent more.
 const KNOWN_MAX: usize = 1000;
-/// How long a visit need not be written down.
-const UNWRITTEN_MS: i64 = 60_000;
-/// Longest `X-Replica-Public-Url`.
+/// Time between two writes of the last visit.
+const WRITE_INTERVAL_MS: i64 = 60_000;
+/// Longest `X-Replica-Public-Url`, in bytes.
 const URL_BYTES_MAX: usize = 2048;
 
 /// The known replicas of this master.
@@ -27,23 +26,23 @@ pub struct Replicas {
     known: Mutex<HashMap<String, Known>>,
 }
 
-/// What is known of one replica.
+/// One replica, in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     public_url: Option<String>,
     /// Milliseconds since 1970.
     seen_ms: i64,
-    /// The same, as it was last written.
+    /// `seen_ms` as last written to `local.db`.
     written_ms: i64,
-    /// It has every file up to this entry of the journal.
+    /// The replica has every file up to this entry of the journal.
     files_acked: i64,
-    /// The states of databases that it said it has, with the tags of their epochs; not kept on disk.
+    /// Per database, the tag of the epoch and the state that the replica acknowledged; not kept on disk.
     databases: BTreeMap<String, (String, u64)>,
 }
 
-/// What the operator is told of a replica.
+/// One replica, as shown to the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct ReplicaInfo {
     pub id: String,
     pub public_url: Option<String>,
     /// Milliseconds since 1970.
@@ -53,7 +52,7 @@ pub struct Seen {
 }
 
 impl Replicas {
-    /// Reads those that were here before.
+    /// Reads the known replicas from `local.db`.
     pub fn open(local: Arc<Database>) -> Result<Replicas> {
         let known = local.read(|connection| {
             let mut statement = connection.prepare_cached(
@@ -79,8 +78,8 @@ impl Replicas {
         })
     }
 
-    /// A replica is here.
-    pub fn see(&self, id: &str, public_url: Option<&str>) -> Result<()> {
+    /// Records a visit of a replica.
+    pub fn record_visit(&self, id: &str, public_url: Option<&str>) -> Result<()> {
         if public_url.is_some_and(|url| url.len() > URL_BYTES_MAX) {
             return Err(Error::invalid("X-Replica-Public-Url is too long."));
         }
@@ -90,7 +89,7 @@ impl Replicas {
         if !known.contains_key(id) && known.len() >= KNOWN_MAX {
             return Err(Error::new(
                 Kind::TooMany,
-                format!("The master knows {KNOWN_MAX} replicas already."),
+                format!("The master already knows {KNOWN_MAX} replicas."),
             ));
         }
         let replica = known.entry(id.to_owned()).or_insert(Known {
@@ -100,8 +99,8 @@ impl Replicas {
             files_acked: 0,
             databases: BTreeMap::new(),
         });
-        // A clock that was set back must not silence it.
-        let is_recent = (0..UNWRITTEN_MS).contains(&(now_ms - replica.written_ms));
+        // If the clock was set back, the visit is written.
+        let is_recent = (0..WRITE_INTERVAL_MS).contains(&(now_ms - replica.written_ms));
         replica.seen_ms = now_ms;
         if is_recent && replica.public_url == url {
             return Ok(());
@@ -121,7 +120,7 @@ impl Replicas {
         })
     }
 
-    /// A replica, which is here, has these states of databases.
+    /// Records the states of databases that a connected replica has.
     pub fn acknowledge_databases(
         &self,
         id: &str,
@@ -132,18 +131,18 @@ impl Replicas {
         }
     }
 
-    /// A replica has nothing of a database.
+    /// Records that a replica lacks a database.
     pub fn forget_database(&self, id: &str, name: &str) {
         if let Some(replica) = lock(&self.known).get_mut(id) {
             replica.databases.remove(name);
         }
     }
 
-    /// All of them, by name.
-    pub fn list(&self) -> Vec<Seen> {
-        let mut list: Vec<Seen> = lock(&self.known)
+    /// All replicas, sorted by id.
+    pub fn list(&self) -> Vec<ReplicaInfo> {
+        let mut list: Vec<ReplicaInfo> = lock(&self.known)
             .iter()
-            .map(|(id, known)| Seen {
+            .map(|(id, known)| ReplicaInfo {
                 id: id.clone(),
                 public_url: known.public_url.clone(),
                 seen_ms: known.seen_ms,
@@ -155,7 +154,7 @@ impl Replicas {
         list
     }
 
-    /// A replica, which is here, has every file up to this entry. What it said before stays true.
+    /// Records that a connected replica has every file up to this entry. A smaller entry has no effect.
     pub fn acknowledge_files(&self, id: &str, entry: i64) -> Result<()> {
         let name = id.to_owned();
         self.local.write(move |tx| {
@@ -171,8 +170,8 @@ impl Replicas {
         Ok(())
     }
 
-    /// The entry up to which every replica has its files that was here since then (milliseconds since
-    /// 1970); none when none was.
+    /// The entry up to which every replica that connected since `since_ms` (milliseconds since 1970) has its
+    /// files; none if no replica has connected.
     pub fn files_acknowledged(&self, since_ms: i64) -> Option<i64> {
         lock(&self.known)
             .values()
@@ -181,8 +180,8 @@ impl Replicas {
             .min()
     }
 
-    /// Forgets those that were not here since then (milliseconds since 1970). Returns how many.
-    pub fn forget_before(&self, seen_ms: i64) -> Result<usize> {
+    /// Forgets replicas that last connected before `seen_ms` (milliseconds since 1970). Returns their number.
+    pub fn delete_before(&self, seen_ms: i64) -> Result<usize> {
         let gone: Vec<String> = lock(&self.known)
             .extract_if(|_, replica| replica.seen_ms < seen_ms)
             .map(|(id, _)| id)
@@ -201,7 +200,7 @@ impl Replicas {
         Ok(count)
     }
 
-    /// Nothing that was acknowledged counts any more: the journal has begun anew.
+    /// Resets all acknowledged entries: the journal has begun an epoch.
     pub fn forget_acknowledgements(&self) -> Result<()> {
         self.local.write(|tx| {
             tx.execute("UPDATE _known_replicas SET files_acked = 0", [])?;

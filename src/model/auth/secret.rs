@@ -50,7 +50,7 @@ pub fn load(path: &Path) -> Result<Vec<u8>> {
 pub fn warn_if_changed(local: &Database, secret: &[u8]) -> Result<()> {
     const FACT: &str = "secret";
     let mark = ids::hex(&SigningKey::new(secret).sign(b"which secret this is")[..8]);
-    match node::fact(local, FACT)? {
+    match node::setting(local, FACT)? {
         Some(before) if before == mark => return Ok(()),
         Some(_) => log::warn(format_args!(
             "the secret is not that of the last start (JWT_SECRET was set, changed or left out): all \
@@ -58,7 +58,7 @@ pub fn warn_if_changed(local: &Database, secret: &[u8]) -> Result<()> {
         )),
         None => {}
     }
-    node::set_fact(local, FACT, mark)
+    node::save_setting(local, FACT, mark)
 }
 
 fn warn_if_readable(path: &Path) {

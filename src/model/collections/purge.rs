@@ -7,7 +7,7 @@ use super::{Collections, TOKEN_KEY, schema};
 use crate::base::error::{Error, Result};
 use crate::store::db::quote;
 use crate::store::files::table;
-use crate::store::files::table::Named;
+use crate::store::files::table::FileColumns;
 
 /// How much went for good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,13 +48,13 @@ pub fn run(tx: &Connection, collections: &Collections, deleted: &[String]) -> Re
             .fields
             .iter()
             .filter(|field| field.file().is_some());
-        named.push(Named {
+        named.push(FileColumns {
             collection: &collection.id,
             table: &collection.name,
             columns: files.map(|field| field.name.as_str()).collect(),
         });
     }
-    purged.files = table::remove_unnamed(tx, &named)?;
+    purged.files = table::remove_orphans(tx, &named)?;
     Ok(purged)
 }
 

@@ -13,7 +13,7 @@ use crate::base::{clock, ids};
 use crate::model::collections::{Collection, CollectionKind, EMAIL_VISIBILITY, Field, FileOptions};
 use crate::model::rules::{Fields, Operation};
 use crate::store::files;
-use crate::store::files::Stored as StoredFile;
+use crate::store::files::StoredFile;
 
 /// Attributes that answers carry and that clients send back; they are not written.
 const PASSED_OVER: [&str; 3] = ["collectionId", "collectionName", "expand"];

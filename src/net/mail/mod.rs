@@ -468,7 +468,7 @@ fn describe(error: &smtp::Error) -> String {
     let source = error
         .source()
         .and_then(|source| source.downcast_ref::<io::Error>());
-    if let Some(why) = source.and_then(tls::objection) {
+    if let Some(why) = source.and_then(tls::certificate_error) {
         return format!("the mail server is not trusted: {why}");
     }
     match source.map(io::Error::kind) {

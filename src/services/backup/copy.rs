@@ -19,7 +19,7 @@ use crate::model::collections;
 use crate::store::db::Connection;
 use crate::store::db::pages::{PageReader, Snapshot};
 use crate::store::files::journal::PAGE;
-use crate::store::files::{FilePath, Stored, table};
+use crate::store::files::{FilePath, StoredFile, table};
 use crate::store::{db, node};
 
 /// How often a state is given up because a file of it has vanished, or definitions have changed.
@@ -262,7 +262,7 @@ impl<'a> Copier<'a> {
         }
         let has_files = !self.job.is_bucket && db::is_valid_name(name) && {
             let snapshot = reader.snapshot()?;
-            table::is_there(snapshot.connection())?
+            table::exists(snapshot.connection())?
         };
         if has_files {
             self.copy_current_files(name, &reader)?;
@@ -372,7 +372,7 @@ impl<'a> Copier<'a> {
     fn copy_if_needed(
         &mut self,
         path: &FilePath,
-        stored: &Stored,
+        stored: &StoredFile,
         earlier: Option<&Connection>,
     ) -> Result<FileStatus> {
         let file_key = file_key(path, stored);
@@ -400,7 +400,7 @@ impl<'a> Copier<'a> {
     fn is_present(
         &self,
         path: &FilePath,
-        stored: &Stored,
+        stored: &StoredFile,
         target: &Path,
         earlier: Option<&Connection>,
     ) -> Result<bool> {
@@ -418,7 +418,12 @@ impl<'a> Copier<'a> {
         Ok(ids::hex(&crypto::sha256_of(content)?.1) == stored.sha256)
     }
 
-    fn copy_file(&mut self, path: &FilePath, stored: &Stored, target: &Path) -> Result<FileStatus> {
+    fn copy_file(
+        &mut self,
+        path: &FilePath,
+        stored: &StoredFile,
+        target: &Path,
+    ) -> Result<FileStatus> {
         let source = files_dir(self.job.data_dir).join(path.relative());
         let source = match File::open(&source) {
             Ok(source) => source,
@@ -464,9 +469,7 @@ impl<'a> Copier<'a> {
         }
         // It may be damaged: then the files are read.
         let opened = db::offline::open(&path, self.job.settings.prepare);
-        Ok(opened
-            .ok()
-            .filter(|it| table::is_there(it).unwrap_or(false)))
+        Ok(opened.ok().filter(|it| table::exists(it).unwrap_or(false)))
     }
 
     /// Removes the files that the state that counts now does not name.
@@ -538,7 +541,7 @@ fn describe(status: FileStatus) -> &'static str {
     }
 }
 
-fn file_key(path: &FilePath, stored: &Stored) -> FileKey {
+fn file_key(path: &FilePath, stored: &StoredFile) -> FileKey {
     path_key(&format!("{path} {}", stored.sha256))
 }
 

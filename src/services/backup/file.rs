@@ -10,7 +10,7 @@ use crate::base::crypto::Hasher;
 use crate::base::error::Error;
 use crate::base::ids;
 use crate::store::db;
-use crate::store::files::Stored;
+use crate::store::files::StoredFile;
 
 /// An empty file that only its owner can read.
 pub fn create(path: &Path) -> io::Result<File> {
@@ -24,7 +24,12 @@ pub fn create(path: &Path) -> io::Result<File> {
 }
 
 /// Copies a file to its place if it is as it was stored.
-pub fn copy(mut source: File, stored: &Stored, partial: &Path, target: &Path) -> io::Result<bool> {
+pub fn copy(
+    mut source: File,
+    stored: &StoredFile,
+    partial: &Path,
+    target: &Path,
+) -> io::Result<bool> {
     for folder in [partial.parent(), target.parent()].into_iter().flatten() {
         create_dirs(folder)?;
     }

@@ -164,7 +164,7 @@ impl RestoreJob<'_> {
         // The copy, which no process writes to yet: the backup's own is read as bytes only.
         let path = self.staging.join(format!("{name}.db"));
         let database = db::offline::open(&path, self.settings.prepare)?;
-        if !table::is_there(&database)? {
+        if !table::exists(&database)? {
             return Ok(());
         }
         let (from, to) = (Path::new(FOLDER), files_dir(self.staging));

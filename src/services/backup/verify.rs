@@ -17,7 +17,7 @@ use crate::store::db;
 use crate::store::db::Connection;
 use crate::store::db::pages::PageReader;
 use crate::store::files::journal::PAGE;
-use crate::store::files::{FilePath, Storage, Stored, table};
+use crate::store::files::{FilePath, Storage, StoredFile, table};
 
 /// What was looked at, and how much of it is wrong.
 #[derive(Default)]
@@ -212,7 +212,7 @@ pub fn backup(dir: &Path, settings: db::Settings, report: ReportFn<'_>) -> Resul
                 verifier.report_finding("other state", &what)?;
             }
         }
-        if manifest.files_dir == "local" && table::is_there(&database)? {
+        if manifest.files_dir == "local" && table::exists(&database)? {
             verifier.files_of(dir, name, &database)?;
         }
     }
@@ -234,7 +234,7 @@ impl Verifier<'_> {
         }
     }
 
-    fn file(&mut self, dir: &Path, path: &FilePath, stored: &Stored) -> Result<()> {
+    fn file(&mut self, dir: &Path, path: &FilePath, stored: &StoredFile) -> Result<()> {
         self.summary.files += 1;
         self.summary.bytes = self.summary.bytes.saturating_add(stored.size);
         let is_path = FilePath::parse(&path.to_string()).is_some();

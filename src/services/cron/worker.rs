@@ -133,7 +133,7 @@ impl Cron {
             let result = sql::run(tx, scope, &sql, || stop.is_set());
             drop(begun);
             result.inspect_err(|error| {
-                *lock(&slot_error) = Some(match (error.was_stopped(), stop.is_set()) {
+                *lock(&slot_error) = Some(match (error.is_interrupted(), stop.is_set()) {
                     (true, true) => "The server stopped.".to_owned(),
                     (true, false) => sql::timeout_message(limit),
                     (false, _) => error_text(error),

@@ -354,7 +354,7 @@ impl Thread<'_> {
     fn give_up(&mut self, class: ClassId, error: &Error) {
         log::warn(format_args!("realtime: look at a change: {error}"));
         let reason = match error.kind() {
-            _ if error.was_stopped() => Some(Error::invalid(
+            _ if error.is_interrupted() => Some(Error::invalid(
                 "Looking at a record takes too long with this filter or expand.",
             )),
             Kind::Invalid | Kind::TooLarge => Some(Error::new(error.kind(), error.message())),

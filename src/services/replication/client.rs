@@ -486,7 +486,7 @@ impl MasterClient {
                 self.master_url
             )));
         }
-        let why = tls::objection(error)?;
+        let why = tls::certificate_error(error)?;
         let message = format!("The server {} is not trusted: {why}.", self.master_url);
         Some(Error::unavailable(message))
     }

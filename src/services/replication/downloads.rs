@@ -14,7 +14,7 @@ use super::client::{FileReply, MasterClient};
 use crate::base::error::{Error, Result};
 use crate::base::threads;
 use crate::base::threads::{Stop, lock};
-use crate::store::files::{FilePath, Remote, Storage};
+use crate::store::files::{FilePath, RemoteFile, Storage};
 
 /// Downloads at a time.
 const THREADS: usize = 8;
@@ -51,12 +51,12 @@ struct DownloadQueue {
     queue: VecDeque<DownloadJob>,
     /// By path, and whether it shall not get its place after all.
     running: BTreeMap<FilePath, bool>,
-    results: Vec<(Remote, Result<DownloadOutcome>)>,
+    results: Vec<(RemoteFile, Result<DownloadOutcome>)>,
     stop: bool,
 }
 
 struct DownloadJob {
-    remote: Remote,
+    remote: RemoteFile,
     /// Somebody waits for it, and it gets its place at once.
     is_urgent: bool,
     trusts_size: bool,
@@ -93,7 +93,7 @@ impl Downloads {
     }
 
     /// Fetches these files, in this order. `trusts_size`: one that is here and as long is the same.
-    pub fn queue(&self, remotes: impl IntoIterator<Item = Remote>, trusts_size: bool) {
+    pub fn queue(&self, remotes: impl IntoIterator<Item = RemoteFile>, trusts_size: bool) {
         let jobs = remotes.into_iter().map(|remote| DownloadJob {
             remote,
             is_urgent: false,
@@ -104,7 +104,7 @@ impl Downloads {
     }
 
     /// What has ended, waiting for something until the deadline.
-    pub fn results(&self, deadline: Instant) -> Vec<(Remote, Result<DownloadOutcome>)> {
+    pub fn results(&self, deadline: Instant) -> Vec<(RemoteFile, Result<DownloadOutcome>)> {
         let mut state = lock(&self.state);
         while state.results.is_empty() && !state.stop {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
@@ -121,7 +121,7 @@ impl Downloads {
     }
 
     /// Fetches a file before all others and waits for it. False when it is not there in time.
-    pub fn fetch_now(&self, remote: &Remote, deadline: Instant) -> Result<bool> {
+    pub fn fetch_now(&self, remote: &RemoteFile, deadline: Instant) -> Result<bool> {
         let mut state = lock(&self.state);
         let is_wanted = |state: &DownloadQueue| {
             state.running.contains_key(&remote.path)
@@ -158,7 +158,7 @@ impl Downloads {
     }
 
     /// Fetches a file again that is not what it was. Nobody waits for it.
-    pub fn repair(&self, remote: Remote) {
+    pub fn repair(&self, remote: RemoteFile) {
         let mut state = lock(&self.state);
         if state.queue.iter().all(|job| job.remote != remote) {
             state.queue.push_back(DownloadJob {
@@ -255,7 +255,7 @@ impl Downloads {
             let mut body = match self.client.file(&remote.path.to_string(), incoming.have)? {
                 FileReply::Rest(body) => body,
                 FileReply::Whole(body) => {
-                    incoming.begin_anew()?;
+                    incoming.restart()?;
                     body
                 }
                 FileReply::Gone => {
@@ -270,13 +270,13 @@ impl Downloads {
             incoming.fill(&mut *body, &mut progress)?;
         }
         incoming.check()?;
-        incoming.keep();
+        incoming.close();
         Ok(DownloadOutcome::Fetched)
     }
 }
 
 /// The error that says which file it is about.
-pub fn describe_error(remote: &Remote, error: &Error) -> String {
+pub fn describe_error(remote: &RemoteFile, error: &Error) -> String {
     format!("{}: {}", remote.path, error.message())
 }
 
@@ -295,7 +295,7 @@ mod tests {
         let client = MasterClient::new("http://127.0.0.1:1", "r", None, Box::new(String::new));
         let storage = Storage::open(&dir, None, Reserve::default()).unwrap();
         let downloads = Arc::new(Downloads::new(&Arc::new(client), &Arc::new(storage)));
-        let remote = Remote {
+        let remote = RemoteFile {
             path: FilePath::parse("default/docs/r1/a.txt").unwrap(),
             size: 1,
             sha256: String::new(),

@@ -21,7 +21,7 @@ use crate::base::error::{Error, Result};
 use crate::base::threads::lock;
 use crate::base::{crypto, failpoints, log};
 use crate::store::db::Databases;
-use crate::store::files::{FilePath, Remote, Storage};
+use crate::store::files::{FilePath, RemoteFile, Storage};
 use crate::store::node;
 
 /// Files that wait at most to be given their places together.
@@ -89,7 +89,7 @@ pub struct FileSync {
     pause: Duration,
     /// Files that cannot be had, which the cursor has passed by. While there are some nothing is
     /// acknowledged.
-    deferred: Vec<Remote>,
+    deferred: Vec<RemoteFile>,
     deferred_due: Instant,
     deferred_pause: Duration,
 }
@@ -101,8 +101,8 @@ struct PageWork {
     cursor: Option<Cursor>,
     pending: BTreeMap<FilePath, u64>,
     /// Fetched, and waiting for their places.
-    fetched: Vec<Remote>,
-    failed: Vec<Remote>,
+    fetched: Vec<RemoteFile>,
+    failed: Vec<RemoteFile>,
     /// How often all that was left has failed.
     attempts: u32,
     /// It is about files that were put aside.
@@ -129,8 +129,8 @@ impl FileSync {
         status: &Arc<Mutex<FilesStatus>>,
     ) -> Result<FileSync> {
         let local = databases.local();
-        let deferred = node::fact(local, DEFERRED)?.unwrap_or_default();
-        let cursor = node::fact(local, CURSOR)?.and_then(|text| {
+        let deferred = node::setting(local, DEFERRED)?.unwrap_or_default();
+        let cursor = node::setting(local, CURSOR)?.and_then(|text| {
             let (epoch, id) = text.split_once(' ')?;
             Some(Cursor {
                 epoch: epoch.to_owned(),
@@ -206,7 +206,7 @@ impl FileSync {
         };
         if work.pending.is_empty() && !work.failed.is_empty() {
             // After a pause, and after all the others.
-            let again: Vec<Remote> = std::mem::take(&mut work.failed);
+            let again: Vec<RemoteFile> = std::mem::take(&mut work.failed);
             work.pending
                 .extend(again.iter().map(|it| (it.path.clone(), it.size)));
             self.downloads.queue(again, work.manifest.is_some());
@@ -311,7 +311,7 @@ impl FileSync {
         let mut wanted = Vec::new();
         for (path, entry) in last_entry_per_path(page.entries)? {
             match entry.op.as_str() {
-                "add" => wanted.push(Remote {
+                "add" => wanted.push(RemoteFile {
                     path,
                     size: entry.size,
                     sha256: entry.sha256,
@@ -347,7 +347,7 @@ impl FileSync {
         for entry in page.entries {
             let path = parse(&entry.path)?;
             manifest.seen.insert(short_hash(&entry.path));
-            wanted.push(Remote {
+            wanted.push(RemoteFile {
                 path,
                 size: entry.size,
                 sha256: entry.sha256,
@@ -360,7 +360,7 @@ impl FileSync {
 
     fn queue_page(
         &mut self,
-        wanted: Vec<Remote>,
+        wanted: Vec<RemoteFile>,
         cursor: Option<Cursor>,
         manifest: Option<ManifestProgress>,
     ) -> PageWork {
@@ -409,8 +409,8 @@ impl FileSync {
         let text = format!("{} {}", cursor.epoch, cursor.id);
         let local = self.databases.local();
         let deferred: Vec<String> = self.deferred.iter().map(write_remote).collect();
-        node::set_fact(local, DEFERRED, deferred.join("\n"))?;
-        node::set_fact(local, CURSOR, text)?;
+        node::save_setting(local, DEFERRED, deferred.join("\n"))?;
+        node::save_setting(local, CURSOR, text)?;
         failpoints::reach("files-noted");
         if self.deferred.is_empty() {
             self.client.acknowledge_files(&cursor.epoch, cursor.id)?;
@@ -483,7 +483,7 @@ impl FileSync {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 
-    fn record_failing(&self, remote: &Remote, error: &Error) {
+    fn record_failing(&self, remote: &RemoteFile, error: &Error) {
         let text = downloads::describe_error(remote, error);
         let mut status = lock(&self.status);
         if status.failing.len() < NAMED_MAX && !status.failing.contains(&text) {
@@ -538,13 +538,13 @@ fn parse(path: &str) -> Result<FilePath> {
 }
 
 /// As it stands in `local.db`; none of the parts has a blank in it.
-fn write_remote(remote: &Remote) -> String {
+fn write_remote(remote: &RemoteFile) -> String {
     format!("{} {} {}", remote.path, remote.size, remote.sha256)
 }
 
-fn read_remote(line: &str) -> Option<Remote> {
+fn read_remote(line: &str) -> Option<RemoteFile> {
     let mut parts = line.split(' ');
-    Some(Remote {
+    Some(RemoteFile {
         path: FilePath::parse(parts.next()?)?,
         size: parts.next()?.parse().ok()?,
         sha256: parts.next()?.to_owned(),

@@ -111,14 +111,14 @@ const LISTED: &str = "master_databases";
 
 /// The databases that the master listed last.
 pub fn load_listed(local: &Database) -> Result<BTreeSet<String>> {
-    let names = node::fact(local, LISTED)?.unwrap_or_default();
+    let names = node::setting(local, LISTED)?.unwrap_or_default();
     Ok(names.split_whitespace().map(str::to_owned).collect())
 }
 
 /// Notes the databases of the master.
 pub fn save_listed(local: &Database, names: &BTreeSet<String>) -> Result<()> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    node::set_fact(local, LISTED, names.join(" "))
+    node::save_setting(local, LISTED, names.join(" "))
 }
 
 /// Forgets all of them.

@@ -16,7 +16,7 @@ use crate::base::error::Result;
 use crate::base::threads::lock;
 use crate::base::{clock, threads};
 use crate::store::db::{Database, Databases};
-use crate::store::files::{Remote, Storage};
+use crate::store::files::{RemoteFile, Storage};
 
 /// What a clock may be corrected by without its notes being those of another time.
 const CLOCK_TOLERANCE_MS: i64 = 1000;
@@ -260,7 +260,7 @@ impl Replica {
 
     /// Gets a file that has not arrived yet, because somebody wants to read it now. False when that
     /// takes too long, or too many wait already.
-    pub fn fetch_file(&self, remote: &Remote) -> Result<bool> {
+    pub fn fetch_file(&self, remote: &RemoteFile) -> Result<bool> {
         let Some(downloads) = &self.downloads else {
             return Ok(false);
         };

@@ -191,7 +191,7 @@ fn read(response: Response<ureq::Body>) -> Attempt {
 fn to_attempt(error: &ureq::Error) -> Attempt {
     use ureq::Error as Cause;
     if let Cause::Io(cause) = error
-        && let Some(why) = tls::objection(cause)
+        && let Some(why) = tls::certificate_error(cause)
     {
         return Attempt::Failed(format!("The host is not trusted: {why}."));
     }

@@ -112,7 +112,7 @@ impl Database {
     ) -> Result<T> {
         let reader = self.reader(Use::Query(asker))?;
         match body(reader.connection()) {
-            Err(error) if error.was_stopped() => Err(reader.why_stopped(error)),
+            Err(error) if error.is_interrupted() => Err(reader.why_stopped(error)),
             result => result.map_err(|error| self.locate("read", error)),
         }
     }

@@ -1,8 +1,8 @@
-//! Files on their way from a master: parts that are kept, so that a download goes on where it was cut.
+//! Downloads of files from a master. A part is kept, so that an interrupted download resumes.
 //!
-//! A part lies in `storage/.incoming` under a name made from path and hash of its file, and moves to its
-//! place when it is whole and its hash is right, after the disk has it. What nobody has touched for a day
-//! is removed at the start.
+//! A part lies in `storage/.incoming` under a name made from the path and the hash of its file. It moves to its
+//! path when it is complete, verified and durable. Parts that were not written to for a day are removed at the
+//! start.
 
 use std::fs::File;
 use std::io::{Read, Write as _};
@@ -11,50 +11,50 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
-use super::FilePath;
+use super::path::FilePath;
 use super::reserve::Reserve;
 use crate::base::crypto::Hasher;
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::{crypto, ids};
 
-/// No database has such a name.
+/// The folder of parts; no database can have this name.
 const FOLDER: &str = ".incoming";
-/// How long a part is kept that nobody goes on with.
+/// Time after which an abandoned part is removed.
 const KEPT: Duration = Duration::from_secs(86_400);
 const BUFFER_BYTES: usize = 128 << 10;
 
-/// A file as the master has it.
+/// A file that the master has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remote {
+pub struct RemoteFile {
     pub path: FilePath,
     pub size: u64,
     /// In hexadecimal.
     pub sha256: String,
 }
 
-impl Remote {
-    /// To read it with: small files need no large one.
+impl RemoteFile {
+    /// A buffer to read it with, no larger than needed.
     fn buffer(&self) -> Vec<u8> {
         let size = usize::try_from(self.size).unwrap_or(usize::MAX);
         vec![0; size.saturating_add(1).min(BUFFER_BYTES)]
     }
 }
 
-/// A part of a file, open for more.
+/// A partial download, open for appending.
 pub struct Incoming {
     path: PathBuf,
     file: File,
     hasher: Hasher,
-    /// Bytes that are here.
+    /// Bytes downloaded so far.
     pub have: u64,
-    remote: Remote,
+    remote: RemoteFile,
 }
 
 impl Incoming {
-    /// What is here of a file already; nothing, the first time.
-    pub fn open(root: &Path, remote: &Remote, reserve: Reserve) -> Result<Incoming> {
+    /// Opens the part of a file; it is empty the first time.
+    pub fn open(root: &Path, remote: &RemoteFile, reserve: Reserve) -> Result<Incoming> {
         let folder = root.join(FOLDER);
-        fs::create_dir_all(&folder).context("make the folder of incoming files")?;
+        fs::create_dir_all(&folder).context("create the folder of incoming files")?;
         let path = Incoming::path_of(root, remote);
         let file = File::options()
             .read(true)
@@ -80,90 +80,95 @@ impl Incoming {
             incoming.have += length as u64;
         }
         if incoming.have > remote.size {
-            incoming.begin_anew()?;
+            incoming.restart()?;
         }
         let room = reserve.check(&incoming.file, remote.size.saturating_sub(incoming.have));
         room.context(format!("fetch file {}", remote.path))?;
         Ok(incoming)
     }
 
-    /// Lets go of what is here.
-    pub fn begin_anew(&mut self) -> Result<()> {
+    /// Discards the bytes downloaded so far.
+    pub fn restart(&mut self) -> Result<()> {
         self.file.set_len(0)?;
         (self.hasher, self.have) = (Hasher::new(), 0);
         Ok(())
     }
 
-    /// Takes what comes until the end, or until it is more than the file has. Calls `told` with the
-    /// bytes of each piece; false ends it.
-    pub fn fill(&mut self, from: &mut dyn Read, told: &mut dyn FnMut(u64) -> bool) -> Result<()> {
+    /// Appends until the end of the stream, or until the part is longer than the file. Calls `progress` with the
+    /// number of bytes of each read; false stops the download.
+    pub fn fill(
+        &mut self,
+        from: &mut dyn Read,
+        progress: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<()> {
         let mut buffer = self.remote.buffer();
         while self.have <= self.remote.size {
             let length = match from.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(length) => length,
-                Err(error) => return Err(cut_off(&self.remote.path, &error)),
+                Err(error) => return Err(interrupted(&self.remote.path, &error)),
             };
             self.file
                 .write_all(&buffer[..length])
                 .map_err(|error| not_stored(&self.remote, &error))?;
             self.hasher.update(&buffer[..length]);
             self.have += length as u64;
-            if !told(length as u64) {
-                return Err(Error::unavailable("The download was stopped."));
+            if !progress(length as u64) {
+                return Err(Error::unavailable("The download was cancelled."));
             }
         }
         Ok(())
     }
 
-    /// Checks what has come. When it is not the file, nothing of it is kept.
+    /// Verifies size and hash of the part. A wrong part is discarded; a short one is kept.
     pub fn check(&mut self) -> Result<()> {
         let hasher = std::mem::replace(&mut self.hasher, Hasher::new());
         if self.have < self.remote.size {
             self.hasher = hasher;
             return Err(Error::unavailable(format!(
-                "The file {} was cut off after {} of {} bytes.",
+                "The download of the file {} ended after {} of {} bytes.",
                 self.remote.path, self.have, self.remote.size
             )));
         }
         if self.have == self.remote.size && ids::hex(&hasher.finish()) == self.remote.sha256 {
             return Ok(());
         }
-        self.begin_anew()?;
+        self.restart()?;
         Err(Error::unavailable(format!(
-            "What has come of the file {} is not what the master has stored.",
+            "Checksum mismatch in the downloaded file {}.",
             self.remote.path
         )))
     }
 
-    /// Closes it; it is found again by [`Incoming::path_of`].
-    pub fn keep(self) {}
+    /// Closes the part; [`Incoming::path_of`] finds it again.
+    pub fn close(self) {}
 
-    /// Where the part of a file lies.
-    pub fn path_of(root: &Path, remote: &Remote) -> PathBuf {
+    /// The path of the part of a file.
+    pub fn path_of(root: &Path, remote: &RemoteFile) -> PathBuf {
         let name = format!("{} {}", remote.path, remote.sha256);
         let name = ids::hex(&crypto::sha256(name.as_bytes()));
         root.join(FOLDER).join(name)
     }
 
-    /// Removes it.
+    /// Closes and removes the part.
     pub fn discard(self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-fn not_stored(remote: &Remote, error: &io::Error) -> Error {
+fn not_stored(remote: &RemoteFile, error: &io::Error) -> Error {
     Error::unavailable(format!(
         "The file {} cannot be stored: {error}.",
         remote.path
     ))
 }
 
-fn cut_off(path: &FilePath, error: &io::Error) -> Error {
-    Error::unavailable(format!("The file {path} was cut off.")).context(error.to_string())
+fn interrupted(path: &FilePath, error: &io::Error) -> Error {
+    Error::unavailable(format!("The download of the file {path} was interrupted."))
+        .context(error.to_string())
 }
 
-/// Removes parts that nobody goes on with.
+/// Removes abandoned parts.
 pub fn remove_old(root: &Path) -> Result<()> {
     remove(root, KEPT)
 }
@@ -197,8 +202,8 @@ mod tests {
         fs::read_dir(root.join(FOLDER)).map_or(true, |mut entries| entries.next().is_none())
     }
 
-    fn remote(content: &[u8]) -> Remote {
-        Remote {
+    fn remote(content: &[u8]) -> RemoteFile {
+        RemoteFile {
             path: FilePath::parse("default/c/r/name.txt").unwrap(),
             size: content.len() as u64,
             sha256: ids::hex(&crypto::sha256(content)),
@@ -211,7 +216,7 @@ mod tests {
         let root = std::env::temp_dir().join(format!("vski-room-{}", std::process::id()));
         fs::create_dir_all(&root).unwrap();
         for size in [1 << 63, u64::MAX - (64 << 20), u64::MAX - 1, u64::MAX] {
-            let remote = Remote {
+            let remote = RemoteFile {
                 size,
                 ..remote(b"")
             };
@@ -246,7 +251,7 @@ mod tests {
         assert_eq!(third.have, 0);
         third.fill(&mut &b"hello, world"[..], &mut yes).unwrap();
         third.check().unwrap();
-        third.keep();
+        third.close();
         let target = root.join("target");
         fs::rename(Incoming::path_of(&root, &remote), &target).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"hello, world");

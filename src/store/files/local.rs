@@ -1,4 +1,4 @@
-//! The storage on this machine's disk: `storage/DATABASE/COLLECTION/RECORD/NAME`.
+//! The storage on the local disk: `storage/DATABASE/COLLECTION/RECORD/NAME`.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
@@ -10,52 +10,52 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 use std::{fs, io};
 
-use super::reserve::Reserve;
-use super::{FilePath, Incoming, Remote, incoming, reserve};
+use super::incoming::{self, Incoming, RemoteFile};
+use super::path::{FOLDER, FilePath};
+use super::reserve::{self, Reserve};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::threads::lock;
 use crate::base::{clock, log};
 
-/// Where bodies go while they arrive; no database has such a name.
+/// The folder of bodies that are being received; no database can have this name.
 const PARTIAL: &str = ".partial";
-
-/// How often a folder is made that goes away again at once.
+/// Attempts to create a folder that another thread removes again because it is empty.
 const TRIES: u32 = 10;
-/// So many files are synced one by one.
-const FEW: usize = 4;
-/// Collections that are remembered to be durable.
+/// Up to this number, files are synced one by one.
+const SINGLE_SYNCS_MAX: usize = 4;
+/// Folders of collections that are remembered as durable.
 const DURABLE_MAX: usize = 10_000;
 
 /// The folder of the storage.
 pub struct Local {
     root: PathBuf,
-    /// The space that files leave free on the disk.
+    /// Disk space that files leave free.
     pub reserve: Reserve,
     count: AtomicU64,
-    /// Folders of collections that are known to be durable, and those above them.
+    /// Folders of collections that are durable, as are the folders above them.
     durable: Mutex<HashSet<PathBuf>>,
 }
 
 impl Local {
-    /// The storage as it is, to be looked at beside the server that has it.
-    pub fn look(data_dir: &Path) -> Local {
+    /// Opens the storage for inspection, while a server may use it.
+    pub fn open_to_inspect(data_dir: &Path) -> Local {
         Local {
-            root: data_dir.join(super::FOLDER),
+            root: data_dir.join(FOLDER),
             reserve: Reserve::default(),
             count: AtomicU64::new(0),
             durable: Mutex::default(),
         }
     }
 
-    /// Opens the storage and removes what an earlier process left half received.
+    /// Opens the storage and removes bodies that an earlier process was receiving.
     pub fn open(data_dir: &Path, reserve: Reserve) -> Result<Local> {
         let local = Local {
             reserve,
-            ..Local::look(data_dir)
+            ..Local::open_to_inspect(data_dir)
         };
         let partial = local.partial();
         let prepare = || -> io::Result<()> {
-            make_folders(&partial)?;
+            create_folders(&partial)?;
             for entry in fs::read_dir(&partial)? {
                 fs::remove_file(entry?.path())?;
             }
@@ -72,7 +72,7 @@ impl Local {
         self.root.join(PARTIAL)
     }
 
-    /// A file to receive a body into, which leaves so much of the disk free.
+    /// Creates a file to receive a body into, which leaves `reserve` of the disk free.
     pub fn receive(&self, reserve: Reserve) -> Result<Partial> {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let path = self.partial().join(number.to_string());
@@ -90,9 +90,9 @@ impl Local {
         })
     }
 
-    /// Gives a received file its place; it is durable after [`Local::sync`].
-    pub fn place(&self, path: &FilePath, partial: &Partial) -> Result<()> {
-        // Its content may have come long ago, and what is old and has no row yet would be swept away.
+    /// Stores a received file under its path; it is durable after [`Local::sync`].
+    pub fn store(&self, path: &FilePath, partial: &Partial) -> Result<()> {
+        // The body may be old by now, and an old file without a row would be swept.
         let now = UNIX_EPOCH + Duration::from_millis(clock::now_ms().unsigned_abs());
         let file = File::options().write(true).open(&partial.path);
         file.and_then(|file| file.set_modified(now))
@@ -101,17 +101,17 @@ impl Local {
         let mut tries = 0;
         loop {
             tries += 1;
-            make_folders(target.parent().unwrap_or(&self.root)).map_err(refused)?;
-            // A link and no move: the request may have to start over.
+            create_folders(target.parent().unwrap_or(&self.root)).map_err(refused)?;
+            // A link, not a rename: the request may have to be retried.
             match fs::hard_link(&partial.path, &target) {
-                // The folder was empty, and somebody removed it for that.
+                // Another thread has removed the empty folder.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {}
                 result => return result.map_err(refused),
             }
         }
     }
 
-    /// Makes the places of these files durable.
+    /// Makes the directory entries of these files durable.
     pub fn sync<'a>(&self, paths: impl Iterator<Item = &'a FilePath>) -> Result<()> {
         let target = |path: &FilePath| self.root.join(path.relative());
         let folders: BTreeSet<PathBuf> = paths
@@ -123,7 +123,7 @@ impl Local {
         Ok(())
     }
 
-    /// Makes the entries of the folder of a record durable, and its own in those above.
+    /// Makes the entries of a record's folder durable, and the entries of the folders above it.
     fn sync_up(&self, record: &Path) -> io::Result<()> {
         File::open(record)?.sync_all()?;
         let Some(collection) = record.parent() else {
@@ -146,26 +146,25 @@ impl Local {
         Ok(())
     }
 
-    /// Removes what is here of files that come from a master; none is on its way.
+    /// Removes all partial downloads from a master; none may be running.
     pub fn forget_incoming(&self) -> Result<()> {
         incoming::remove_all(&self.root)
     }
 
-    /// What is here of a file that comes from a master.
-    pub fn incoming(&self, remote: &Remote) -> Result<Incoming> {
+    /// The partial download of a file from a master.
+    pub fn incoming(&self, remote: &RemoteFile) -> Result<Incoming> {
         Incoming::open(&self.root, remote, self.reserve)
     }
 
-    /// Gives files from a master, whole and checked, their places, durably. Under its name there is never
-    /// a file that the disk has not. Many are cheaper together.
-    pub fn accept(&self, remotes: &[Remote]) -> Result<()> {
-        let part = |remote: &Remote| Incoming::path_of(&self.root, remote);
-        // The others have theirs already, from an attempt that failed in the middle; whether the disk has
-        // that is not known.
-        let is_to_move = |remote: &&Remote| part(remote).exists();
-        if remotes.len() <= FEW {
+    /// Moves complete and verified downloads to their paths, durably. A file appears under its path only once
+    /// its content is on disk. Many files are cheaper together.
+    pub fn accept(&self, remotes: &[RemoteFile]) -> Result<()> {
+        let part = |remote: &RemoteFile| Incoming::path_of(&self.root, remote);
+        // An earlier attempt that failed midway has moved the others; their entries may not be durable.
+        let has_part = |remote: &&RemoteFile| part(remote).exists();
+        if remotes.len() <= SINGLE_SYNCS_MAX {
             for remote in remotes {
-                if is_to_move(&remote) {
+                if has_part(&remote) {
                     File::open(part(remote))?.sync_all().map_err(refused)?;
                     self.move_in(remote)?;
                 }
@@ -178,31 +177,31 @@ impl Local {
         let root = File::open(&self.root)?;
         let sync = || rustix::fs::syncfs(&root).map_err(|error| refused(error.into()));
         sync()?;
-        for remote in remotes.iter().filter(is_to_move) {
+        for remote in remotes.iter().filter(has_part) {
             self.move_in(remote)?;
         }
         sync()
     }
 
-    fn move_in(&self, remote: &Remote) -> Result<()> {
+    fn move_in(&self, remote: &RemoteFile) -> Result<()> {
         let target = self.root.join(remote.path.relative());
         let part = Incoming::path_of(&self.root, remote);
         let folder = target.parent().unwrap_or(&self.root);
         let mut tries = 0;
         loop {
             tries += 1;
-            make_folders(folder).map_err(refused)?;
+            create_folders(folder).map_err(refused)?;
             match fs::rename(&part, &target) {
-                // Somebody else has moved it.
+                // Another thread has moved it.
                 Err(_) if !part.exists() && target.exists() => return Ok(()),
-                // The folder was empty, and somebody removed it for that.
+                // Another thread has removed the empty folder.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {}
                 result => return result.map_err(refused),
             }
         }
     }
 
-    /// A stored file, to be read; none when it is not there.
+    /// Opens a stored file; none if it does not exist.
     pub fn open_file(&self, path: &FilePath) -> Result<Option<File>> {
         match File::open(self.root.join(path.relative())) {
             Ok(file) => Ok(Some(file)),
@@ -211,23 +210,23 @@ impl Local {
         }
     }
 
-    /// Deletes a stored file, if it is there, and the folders that this leaves empty.
+    /// Deletes a stored file, if it exists, and the folders that this leaves empty.
     pub fn remove(&self, path: &FilePath) -> Result<()> {
         let target = self.root.join(path.relative());
         match fs::remove_file(&target) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // Not ours, whoever made it.
+            // The server creates no such folder.
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
-                log::warn(format_args!("{} is a folder; left alone", target.display()));
+                log::warn(format_args!("{} is a folder; ignored", target.display()));
             }
             Err(error) => return Err(Error::from(error).context(format!("delete file {path}"))),
         }
         if let Some(collection) = target.parent().and_then(Path::parent) {
-            // Before the folder goes: whoever makes it anew makes it durable anew.
+            // Before the folder is removed: a thread that creates it again has to sync it again.
             lock(&self.durable).remove(collection);
         }
-        // Not empty is what it mostly is, or is by now.
+        // Usually a folder is not empty, which ends the loop.
         let mut folder = target.parent();
         while let Some(path) = folder.filter(|path| *path != self.root) {
             if fs::remove_dir(path).is_err() {
@@ -238,7 +237,7 @@ impl Local {
         Ok(())
     }
 
-    /// Moves the files of a database, if it has any, to a folder that is not there yet.
+    /// Moves the files of a database, if it has any, to a new folder.
     pub fn move_aside(&self, database: &str, folder: &Path) -> Result<()> {
         lock(&self.durable).clear();
         let moved = fs::rename(self.root.join(database), folder);
@@ -250,8 +249,8 @@ impl Local {
         }
     }
 
-    /// Calls `found` with every stored file and when it was written (milliseconds since 1970); stops at
-    /// the first error.
+    /// Calls `found` with every stored file and its modification time (milliseconds since 1970); stops at the
+    /// first error.
     pub fn walk(&self, found: &mut dyn FnMut(FilePath, i64) -> Result<()>) -> Result<()> {
         for database in folders(&self.root)? {
             self.walk_in(&database, found)?;
@@ -259,7 +258,7 @@ impl Local {
         Ok(())
     }
 
-    /// The same for one database.
+    /// Like [`Local::walk`], for one database.
     pub fn walk_in(
         &self,
         database: &str,
@@ -284,30 +283,30 @@ impl Local {
     }
 }
 
-/// A received body; deleted when it is dropped.
+/// The file of a received body; deleted when it is dropped.
 pub struct Partial {
     path: PathBuf,
     file: Option<File>,
     reserve: Reserve,
-    /// Bytes for which there is room by the last look at the disk.
+    /// Bytes that may be written before the next check of the free space.
     unchecked: u64,
 }
 
 impl Partial {
     pub fn write(&mut self, piece: &[u8]) -> Result<()> {
         let Some(file) = &mut self.file else {
-            return Err(Error::internal("a received file is closed already"));
+            return Err(Error::internal("a received file is already closed"));
         };
         let length = piece.len() as u64;
         if self.unchecked < length {
-            self.unchecked = length.max(reserve::STEP_BYTES);
+            self.unchecked = length.max(reserve::CHECK_INTERVAL_BYTES);
             self.reserve.check(file, length)?;
         }
         self.unchecked -= length;
         file.write_all(piece).map_err(refused)
     }
 
-    /// What was received, to be read.
+    /// Opens the received bytes for reading.
     pub fn reopen(&self) -> Result<File> {
         Ok(File::open(&self.path)?)
     }
@@ -329,14 +328,14 @@ impl Drop for Partial {
     }
 }
 
-fn make_folders(path: &Path) -> io::Result<()> {
+fn create_folders(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
 }
 
-/// What is in a folder; nothing is in one that went away meanwhile.
+/// The entries of a folder; empty if it was removed meanwhile.
 fn read_folder(path: &Path) -> Result<impl Iterator<Item = io::Result<fs::DirEntry>>> {
     match fs::read_dir(path) {
         Ok(entries) => Ok(Some(entries).into_iter().flatten()),
@@ -345,7 +344,7 @@ fn read_folder(path: &Path) -> Result<impl Iterator<Item = io::Result<fs::DirEnt
     }
 }
 
-/// Names of the folders in a folder that may be parts of a path.
+/// The names of the subfolders that can be parts of a path.
 fn folders(path: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in read_folder(path)? {
@@ -375,7 +374,7 @@ fn entries(path: &Path) -> Result<Vec<(String, i64)>> {
     Ok(found)
 }
 
-/// The disk does not take a file.
+/// The error for a file that the disk refuses.
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn refused(error: io::Error) -> Error {
     Error::unavailable("The file cannot be stored; nothing was saved.")

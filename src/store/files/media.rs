@@ -1,32 +1,32 @@
-//! What kind of file it is: by its content as well as by its name, since either alone is easily wrong.
+//! Media types of files, from content and name together: either alone is often wrong.
 
 use std::borrow::Cow;
 
-/// Bytes of the beginning that are looked at.
-pub const LOOK_BYTES: usize = 512;
+/// Bytes at the start of a file that are inspected.
+pub const SNIFF_BYTES: usize = 512;
 
 const SVG: &str = "image/svg+xml";
 const UNKNOWN: &str = "application/octet-stream";
 
-/// The media type of a file with this name and beginning. A name that the content does not bear out
-/// counts for nothing.
-pub fn judge(name: &str, beginning: &[u8]) -> String {
+/// Detects the media type of a file from its name and its first bytes. A name that contradicts the content is
+/// ignored.
+pub fn detect(name: &str, beginning: &[u8]) -> String {
     let by_name = mime_guess::from_path(name).first_raw();
     let by_content = infer::get(beginning).map(|kind| kind.mime_type());
     match (by_content, by_name) {
         (Some(content), Some(name)) if is_kind_of(name, content) => name,
         (Some(content), _) => content,
-        // Text has no signature; what kind of text it is, only the name tells.
+        // Text has no signature; only the name tells its kind.
         (None, Some(name)) if is_textual(name) && is_text(beginning) => name,
         (None, _) if is_text(beginning) && !beginning.is_empty() => "text/plain",
-        // Nothing is known of the signature of these.
+        // Kinds without a known signature.
         (None, Some(name)) if !has_signature(name) => name,
         _ => UNKNOWN,
     }
     .to_owned()
 }
 
-/// Documents that are archives inside show as those.
+/// True if the type by name is a kind of the type by content: many document formats are archives.
 fn is_kind_of(name: &str, content: &str) -> bool {
     name == content
         || (content == "application/zip"
@@ -54,7 +54,7 @@ fn is_textual(media_type: &str) -> bool {
 }
 
 /// The value of `Content-Type` for a file of this media type. A file counts as text only if it begins as
-/// UTF-8, and browsers guess another encoding when none is named. XML names its own.
+/// UTF-8, and browsers guess another encoding if none is given. XML declares its own.
 pub fn content_type(media_type: &str) -> Cow<'_, str> {
     let is_xml = media_type.ends_with("xml") && media_type != SVG;
     match is_textual(media_type) && !is_xml {
@@ -63,7 +63,7 @@ pub fn content_type(media_type: &str) -> Cow<'_, str> {
     }
 }
 
-/// True if a browser that shows it runs nothing of it, wherever it comes from.
+/// True if a browser can show the file without running any of its content, from any origin.
 pub fn is_passive(media_type: &str) -> bool {
     match media_type.split_once('/') {
         Some(("image", _)) => media_type != SVG,
@@ -73,7 +73,7 @@ pub fn is_passive(media_type: &str) -> bool {
 }
 
 fn is_text(bytes: &[u8]) -> bool {
-    // The last character may be cut in two.
+    // The last character may be truncated.
     let whole = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) if error.error_len().is_none() => {
@@ -86,7 +86,7 @@ fn is_text(bytes: &[u8]) -> bool {
         .any(|char| char.is_control() && !matches!(char, '\t' | '\n' | '\r' | '\u{c}'))
 }
 
-/// Kinds that are recognised by their content, if they are what they say.
+/// True if files of this type are recognised by their content.
 fn has_signature(media_type: &str) -> bool {
     ["image/", "audio/", "video/", "font/", "text/"]
         .iter()
@@ -98,7 +98,7 @@ fn has_signature(media_type: &str) -> bool {
         )
 }
 
-/// Whether a field that lists media types takes this one; `image/*` takes all images.
+/// True if a field with this list of media types accepts this one; `image/*` matches all images.
 pub fn is_allowed(media_type: &str, allowed: &[String]) -> bool {
     allowed.is_empty()
         || allowed
@@ -135,7 +135,7 @@ mod tests {
             ("a.txt", b"", "text/plain"),
             ("a", b"", "application/octet-stream"),
         ] {
-            assert_eq!(judge(name, content), expected, "{name}");
+            assert_eq!(detect(name, content), expected, "{name}");
         }
     }
 
@@ -173,8 +173,8 @@ mod tests {
 
     #[test]
     fn text_may_be_cut_inside_a_character() {
-        assert_eq!(judge("a.txt", &"\u{e9}".as_bytes()[..1]), "text/plain");
-        assert_eq!(judge("a.txt", b"\xff\xfe"), "application/octet-stream");
+        assert_eq!(detect("a.txt", &"\u{e9}".as_bytes()[..1]), "text/plain");
+        assert_eq!(detect("a.txt", b"\xff\xfe"), "application/octet-stream");
     }
 
     #[test]

@@ -1,35 +1,35 @@
-//! Names of stored files: what the client called the file, made harmless, and a part that nobody can
-//! guess and that no two files share.
+//! Names of stored files: the client's name, sanitised, and a random part that makes the name unique and
+//! impossible to guess.
 
 use crate::base::error::Result;
 use crate::base::ids;
 
-/// Characters kept of what the client says, before the ending.
+/// Characters kept of the client's name, without its extension.
 const STEM_CHARS_MAX: usize = 80;
-const ENDING_CHARS_MAX: usize = 16;
+const EXTENSION_CHARS_MAX: usize = 16;
 const RANDOM_CHARS: usize = 10;
 
 /// A new name such as `annual_report_k3v9x0q2ab.pdf`: letters, digits, `_`, `-` and one dot.
 pub fn new_name(client: &str) -> Result<String> {
-    // Some clients send whole paths.
+    // Some clients send full paths.
     let base = client.rsplit(['/', '\\']).next().unwrap_or_default();
-    let (stem, ending) = match base.rsplit_once('.') {
-        Some((stem, ending)) => (stem, harmless(ending, ENDING_CHARS_MAX)),
+    let (stem, extension) = match base.rsplit_once('.') {
+        Some((stem, extension)) => (stem, sanitize(extension, EXTENSION_CHARS_MAX)),
         None => (base, String::new()),
     };
-    let stem = match harmless(stem, STEM_CHARS_MAX) {
+    let stem = match sanitize(stem, STEM_CHARS_MAX) {
         stem if stem.is_empty() => "file".to_owned(),
         stem => stem,
     };
     let random = random()?;
-    Ok(match ending.is_empty() {
+    Ok(match extension.is_empty() {
         true => format!("{stem}_{random}"),
-        false => format!("{stem}_{random}.{ending}"),
+        false => format!("{stem}_{random}.{extension}"),
     })
 }
 
-/// Lower-case letters, digits and single `_` and `-` for whatever else there is.
-fn harmless(text: &str, chars_max: usize) -> String {
+/// Keeps lower-case letters, digits, `_` and `-`; runs of other characters become one `_`.
+fn sanitize(text: &str, chars_max: usize) -> String {
     let mut kept = String::new();
     for char in text.chars() {
         let next = match char {
@@ -48,17 +48,17 @@ fn harmless(text: &str, chars_max: usize) -> String {
 }
 
 fn random() -> Result<String> {
-    const SIGNS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let bytes = ids::random_bytes::<RANDOM_CHARS>()?;
-    let signs = bytes
+    let chars = bytes
         .iter()
-        .map(|byte| char::from(SIGNS[usize::from(byte % 32)]));
-    Ok(signs.collect())
+        .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]));
+    Ok(chars.collect())
 }
 
-/// Whether this may be the name of a stored file; nothing else is looked for.
+/// True if this can be the name of a stored file.
 pub fn is_valid(name: &str) -> bool {
-    (1..=STEM_CHARS_MAX + RANDOM_CHARS + ENDING_CHARS_MAX + 2).contains(&name.len())
+    (1..=STEM_CHARS_MAX + RANDOM_CHARS + EXTENSION_CHARS_MAX + 2).contains(&name.len())
         && !name.starts_with('.')
         && name
             .bytes()
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn names_are_harmless_whatever_the_client_says() {
-        for (client, stem, ending) in [
+        for (client, stem, extension) in [
             ("Report 2024.PDF", "report_2024", ".pdf"),
             ("../../etc/passwd", "passwd", ""),
             ("C:\\docs\\a b.txt", "a_b", ".txt"),
@@ -88,7 +88,7 @@ mod tests {
             let name = new_name(client).unwrap();
             assert!(is_valid(&name), "{name}");
             let rest = name.strip_prefix(stem).unwrap_or_else(|| panic!("{name}"));
-            assert_eq!(rest.strip_suffix(ending).unwrap().len(), 11, "{name}");
+            assert_eq!(rest.strip_suffix(extension).unwrap().len(), 11, "{name}");
         }
         assert!(new_name(&"x".repeat(4000)).unwrap().len() < 100);
         assert_ne!(new_name("a").unwrap(), new_name("a").unwrap());

@@ -1,9 +1,9 @@
-//! What is still to be done about files that came or went: the notes of `_file_outbox`.
+//! The outbox of file changes that the storage and the journal have yet to follow: the table `_file_outbox`.
 //!
-//! A note is written in the transaction of the record, so it is there if and only if the change is. One
-//! thread works through the notes of a database in their order: files that went are deleted, both kinds
-//! are copied to the journal, then the notes are deleted. After a crash in between the same is done once
-//! more: deleting is idempotent, and a repeated stretch of the journal ends where the first ended.
+//! A row is written in the transaction of the record, so it exists if and only if the change does. One
+//! thread processes the rows of a database in order: it deletes the files of deletions, copies all rows to the
+//! journal, then deletes the rows. After a crash it repeats the batch: deleting a file is idempotent, and
+//! repeated journal entries leave replicas in the same state.
 
 use std::sync::Arc;
 
@@ -15,11 +15,10 @@ use crate::base::error::Result;
 use crate::base::threads::Stop;
 use crate::store::db::{Database, Databases};
 
-/// Notes that are worked on at a time.
+/// Rows processed at a time.
 const BATCH: i64 = 500;
 
-/// One note.
-struct Note {
+struct Row {
     id: i64,
     is_deletion: bool,
     path: FilePath,
@@ -27,73 +26,73 @@ struct Note {
     sha256: String,
 }
 
-/// Works through all notes of one database.
-pub fn empty(databases: &Databases, storage: &Storage, name: &str, stop: &Stop) -> Result<()> {
+/// Processes all rows of one database.
+pub fn process(databases: &Databases, storage: &Storage, name: &str, stop: &Stop) -> Result<()> {
     while !stop.is_set() {
-        // Anew each time: somebody may want to delete it.
+        // Looked up each time, so that the database can be deleted in between.
         let database = databases.get(name)?;
-        let notes = read(&database, name)?;
-        let Some(last) = notes.last().map(|note| note.id) else {
+        let rows = read(&database, name)?;
+        let Some(last) = rows.last().map(|row| row.id) else {
             return Ok(());
         };
-        for note in notes.iter().filter(|note| note.is_deletion) {
+        for row in rows.iter().filter(|row| row.is_deletion) {
             if stop.is_set() {
                 return Ok(());
             }
-            storage.remove(&note.path)?;
+            storage.remove(&row.path)?;
         }
         let default = databases.default();
         if storage.has_journal() && !Arc::ptr_eq(&database, default) {
-            // Two files: first the one that may be written twice.
-            default.write(move |tx| write_journal(tx, &notes))?;
-            database.write(move |tx| forget(tx, last))?;
+            // Two files cannot commit together; the journal comes first, since repeating its entries is harmless.
+            default.write(move |tx| write_journal(tx, &rows))?;
+            database.write(move |tx| delete_until(tx, last))?;
             continue;
         }
         let has_journal = storage.has_journal();
         database.write(move |tx| {
             if has_journal {
-                write_journal(tx, &notes)?;
+                write_journal(tx, &rows)?;
             }
-            forget(tx, last)
+            delete_until(tx, last)
         })?;
     }
     Ok(())
 }
 
-fn forget(tx: &Connection, last: i64) -> Result<()> {
+fn delete_until(tx: &Connection, last: i64) -> Result<()> {
     tx.prepare_cached("DELETE FROM _file_outbox WHERE id <= ?1")?
         .execute([last])?;
     Ok(())
 }
 
-fn read(database: &Arc<Database>, name: &str) -> Result<Vec<Note>> {
+fn read(database: &Arc<Database>, name: &str) -> Result<Vec<Row>> {
     database.read(|connection| {
         let mut statement = connection.prepare_cached(
             "SELECT id, op, collection, record, name, size, sha256
              FROM _file_outbox ORDER BY id LIMIT ?1",
         )?;
-        let notes = statement.query_map([BATCH], |row| {
-            Ok(Note {
-                id: row.get(0)?,
-                is_deletion: row.get::<_, String>(1)? == "delete",
+        let rows = statement.query_map([BATCH], |r| {
+            Ok(Row {
+                id: r.get(0)?,
+                is_deletion: r.get::<_, String>(1)? == "delete",
                 path: FilePath {
                     database: name.to_owned(),
-                    collection: row.get(2)?,
-                    record: row.get(3)?,
-                    name: row.get(4)?,
+                    collection: r.get(2)?,
+                    record: r.get(3)?,
+                    name: r.get(4)?,
                 },
-                size: row.get(5)?,
-                sha256: row.get(6)?,
+                size: r.get(5)?,
+                sha256: r.get(6)?,
             })
         })?;
-        Ok(notes.collect::<rusqlite::Result<_>>()?)
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
     })
 }
 
-fn write_journal(tx: &Connection, notes: &[Note]) -> Result<()> {
-    let entries = notes.iter().map(|note| {
-        let op = if note.is_deletion { "delete" } else { "add" };
-        (&note.path, op, note.size, note.sha256.as_str())
+fn write_journal(tx: &Connection, rows: &[Row]) -> Result<()> {
+    let entries = rows.iter().map(|row| {
+        let op = if row.is_deletion { "delete" } else { "add" };
+        (&row.path, op, row.size, row.sha256.as_str())
     });
     journal::write(tx, entries)
 }

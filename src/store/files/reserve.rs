@@ -1,14 +1,14 @@
-//! The part of the disk that files leave free: databases need room to write, also to delete.
+//! The disk space that files leave free: databases need room to write, even to delete rows.
 
 use std::fs::File;
 use std::io;
 
 use crate::base::error::{Error, Result};
 
-/// Bytes of a file that are written between two looks at the disk.
-pub const STEP_BYTES: u64 = 1 << 20;
+/// Bytes written to a file between two checks of the free space.
+pub const CHECK_INTERVAL_BYTES: u64 = 1 << 20;
 
-/// The part of the disk that stays free of files.
+/// Disk space that files must leave free.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reserve {
     bytes: u64,
@@ -30,10 +30,10 @@ impl Reserve {
             true => Ok(()),
             false => {
                 let refusal = Error::unavailable(
-                    "There is no room for files: less than RESERVE_MB would be left free for \
+                    "Not enough disk space for files: less than RESERVE_MB would be left free for \
                      databases; nothing was saved.",
                 );
-                // Numbers of the disk are for the log alone.
+                // Clients must not see the numbers.
                 Err(refusal.context(format!(
                     "{} MiB are free on the disk, RESERVE_MB is {}",
                     free >> 20,

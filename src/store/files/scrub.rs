@@ -1,54 +1,57 @@
-//! Reads stored files again, little by little, and compares them with their hashes.
+//! The scrubber: it reads all stored files again, little by little, and compares them with their hashes.
 //!
-//! A disk that loses or changes bytes does not say so; this does, within about a month. Files are taken in
-//! the order of their hashes, which is no order of anything else, so that a round touches every part of
-//! the disk all along. How far a round has come is noted in `local.db`, so that a restart goes on.
+//! A disk does not report lost or changed bytes; the scrubber finds them within about a month. It reads files in
+//! the order of their hashes, which is random with respect to everything else, so that it covers all parts of
+//! the disk throughout a round. Its position is saved in `local.db`, so that it resumes after a restart.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use super::{FilePath, Remote, Storage, Stored, table};
+use super::incoming::RemoteFile;
+use super::path::FilePath;
+use super::storage::Storage;
+use super::table;
+use super::table::StoredFile;
 use crate::base::error::{Kind, Result};
 use crate::base::log;
 use crate::base::threads::{Stop, lock};
 use crate::store::db::{Database, Databases};
 use crate::store::node;
 
-/// A round takes about so many steps, one a minute: 30 days.
+/// Steps of a round, one per minute: 30 days.
 const STEPS: u64 = 30 * 24 * 60;
-/// Least bytes of a step: small storages are read more often.
+/// Least number of bytes of a step: small storages are read more often.
 const BYTES_MIN: u64 = 4 << 20;
-/// What looking at a file costs besides its bytes.
+/// Cost of opening a file, in bytes.
 const FILE_COST: u64 = 16 << 10;
 /// Files read from a database at a time.
 const PAGE: usize = 500;
 /// Damaged files that are remembered.
 const DAMAGED_MAX: usize = 100;
-/// Fact in `local.db`: the database, hash, record and name that a round has come to.
-const PLACE: &str = "files_scrubbed";
+/// Setting in `local.db`: database, hash, record and name of the last file.
+const POSITION: &str = "files_scrubbed";
 
-/// What a file that is not there means.
+/// Which files this server should have; decides whether a missing file is damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
-    /// A master has what it has.
-    Own,
-    /// A replica has had every file; one of a change of now may be on its way all the same.
+pub enum SyncState {
+    /// A master should have all of its files.
+    Master,
+    /// A replica has downloaded every file, except those of the latest changes.
     Complete,
-    /// Files are on their way to a replica.
-    UnderWay,
+    /// A replica is still downloading files.
+    InProgress,
 }
 
-/// What was found, and where the round is.
+/// The position of the scrubber and its findings.
 #[derive(Default)]
 pub struct Scrub {
     state: Mutex<State>,
-    /// The findings up to the last step: a caller that asks for them does not wait for the reading of files.
-    found: Mutex<Found>,
+    /// A copy as of the last step, so that a caller does not wait while files are read.
+    findings: Mutex<Findings>,
 }
 
-/// Files that are not as they were stored, each with a word for how, and how many were looked at since the
-/// start.
-pub type Found = (Vec<(String, &'static str)>, u64);
+/// Damaged files, each with `damaged` or `missing`, and the number of files read since the start.
+pub type Findings = (Vec<(String, &'static str)>, u64);
 
 #[derive(Default)]
 struct State {
@@ -56,34 +59,33 @@ struct State {
     database: String,
     /// Hash, record and name of the last file of the queue.
     after: [String; 3],
-    queue: VecDeque<Remote>,
+    queue: VecDeque<RemoteFile>,
     bytes_per_step: u64,
-    looked_at: u64,
-    /// Damaged or missing, with a word for which.
+    files_read: u64,
+    /// Files with `damaged` or `missing`.
     damaged: BTreeMap<FilePath, &'static str>,
-    /// Were missing on a replica, and are fetched; the next round tells whether they came.
+    /// Missing on a replica and requested for download; the next round checks them again.
     awaited: BTreeSet<FilePath>,
 }
 
 impl Scrub {
-    /// Reads some files. Those that are not as they were stored are noted, and handed to `mend`.
+    /// Verifies some files. Damaged ones are recorded and passed to `repair`.
     pub fn step(
         &self,
         databases: &Databases,
         storage: &Storage,
-        mend: &dyn Fn(Remote),
-        arrival: Arrival,
+        repair: &dyn Fn(RemoteFile),
+        sync: SyncState,
         stop: &Stop,
     ) -> Result<()> {
         let mut state = lock(&self.state);
-        let result = state.step(databases, storage, mend, arrival, stop);
-        *lock(&self.found) = state.found();
+        let result = state.step(databases, storage, repair, sync, stop);
+        *lock(&self.findings) = state.findings();
         result
     }
 
-    /// The findings so far.
-    pub fn found(&self) -> Found {
-        lock(&self.found).clone()
+    pub fn findings(&self) -> Findings {
+        lock(&self.findings).clone()
     }
 }
 
@@ -92,8 +94,8 @@ impl State {
         &mut self,
         databases: &Databases,
         storage: &Storage,
-        mend: &dyn Fn(Remote),
-        arrival: Arrival,
+        repair: &dyn Fn(RemoteFile),
+        sync: SyncState,
         stop: &Stop,
     ) -> Result<()> {
         if !self.is_open {
@@ -111,24 +113,24 @@ impl State {
                 continue;
             };
             cost = cost.saturating_add(remote.size).saturating_add(FILE_COST);
-            if arrival != Arrival::UnderWay || storage.size(&remote.path)?.is_some() {
-                self.look(databases, storage, mend, arrival, remote)?;
+            if sync != SyncState::InProgress || storage.size(&remote.path)?.is_some() {
+                self.verify(databases, storage, repair, sync, remote)?;
             }
         }
         let [sha256, record, name] = &self.after;
-        let place = format!("{} {sha256} {record} {name}", self.database);
-        node::set_fact(databases.local(), PLACE, place)
+        let position = format!("{} {sha256} {record} {name}", self.database);
+        node::save_setting(databases.local(), POSITION, position)
     }
 
-    fn found(&self) -> Found {
+    fn findings(&self) -> Findings {
         let damaged = self.damaged.iter();
         let damaged = damaged.map(|(path, word)| (path.to_string(), *word));
-        (damaged.collect(), self.looked_at)
+        (damaged.collect(), self.files_read)
     }
 
     fn open(&mut self, local: &Arc<Database>) -> Result<()> {
-        let place = node::fact(local, PLACE)?.unwrap_or_default();
-        let parts: Vec<&str> = place.split(' ').collect();
+        let position = node::setting(local, POSITION)?.unwrap_or_default();
+        let parts: Vec<&str> = position.split(' ').collect();
         if let [database, after @ ..] = &parts[..]
             && let Ok(after) = <[&str; 3]>::try_from(after)
         {
@@ -139,7 +141,7 @@ impl State {
         Ok(())
     }
 
-    /// Reads the next files to look at. False at the end of a round.
+    /// Reads the rows of the next files. False at the end of a round.
     fn refill(&mut self, databases: &Databases) -> Result<bool> {
         let mut names = databases.list()?;
         names.sort();
@@ -156,7 +158,7 @@ impl State {
             let after = (sha256.as_str(), record.as_str(), file.as_str());
             let files = database.read(|it| table::by_hash(it, name, after, PAGE));
             let files = match files {
-                // A replica that has not got it yet.
+                // A replica has not received the database yet.
                 Err(error) if error.kind() == Kind::Unavailable => continue,
                 files => files?,
             };
@@ -164,7 +166,7 @@ impl State {
                 self.after = [&stored.sha256, &path.record, &path.name].map(Clone::clone);
                 self.queue = files
                     .into_iter()
-                    .map(|(path, stored)| Remote {
+                    .map(|(path, stored)| RemoteFile {
                         path,
                         size: stored.size,
                         sha256: stored.sha256,
@@ -186,28 +188,28 @@ impl State {
             cost = cost.saturating_add(bytes.saturating_add(files.saturating_mul(FILE_COST)));
         }
         self.bytes_per_step = (cost / STEPS).max(BYTES_MIN);
-        // Rounds do not come by what is deleted.
+        // A round does not visit deleted files again.
         let is_kept = |path: &FilePath| !matches!(stored(databases, path), Ok(None));
         self.damaged.retain(|path, _| is_kept(path));
         self.awaited.retain(is_kept);
         Ok(())
     }
 
-    fn look(
+    fn verify(
         &mut self,
         databases: &Databases,
         storage: &Storage,
-        mend: &dyn Fn(Remote),
-        arrival: Arrival,
-        remote: Remote,
+        repair: &dyn Fn(RemoteFile),
+        sync: SyncState,
+        remote: RemoteFile,
     ) -> Result<()> {
-        self.looked_at += 1;
+        self.files_read += 1;
         if storage.holds(&remote)? {
             self.damaged.remove(&remote.path);
             self.awaited.remove(&remote.path);
             return Ok(());
         }
-        // It may have gone meanwhile, or on a replica not have come yet.
+        // The file may have been deleted meanwhile, or not have been downloaded yet.
         let path = &remote.path;
         let row = stored(databases, path)?;
         if row.is_none_or(|stored| stored.sha256 != remote.sha256) {
@@ -218,7 +220,7 @@ impl State {
             Some(_) => "damaged",
             None => "missing",
         };
-        let may_come = arrival != Arrival::Own
+        let may_come = sync != SyncState::Master
             && word == "missing"
             && self.awaited.len() < DAMAGED_MAX
             && self.awaited.insert(path.clone());
@@ -228,13 +230,13 @@ impl State {
         {
             log::error(format_args!("file {path} is {word} in the storage"));
         }
-        mend(remote);
+        repair(remote);
         Ok(())
     }
 }
 
-/// What is to be there now; none of a database that is gone.
-fn stored(databases: &Databases, path: &FilePath) -> Result<Option<Stored>> {
+/// The present row of a file; none if the file or its database was deleted.
+fn stored(databases: &Databases, path: &FilePath) -> Result<Option<StoredFile>> {
     match databases.get(&path.database) {
         Err(error) if error.kind() == Kind::NotFound => Ok(None),
         database => {

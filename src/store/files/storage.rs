@@ -1,5 +1,5 @@
-//! Where stored files lie: on this machine's disk, or in a bucket (FILE-1). One set of operations for
-//! both. In a bucket the path of a file is its key.
+//! The storage of files: the local disk, or an S3 bucket in which the path of a file is its key. Both have the
+//! same operations.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Seek as _, SeekFrom};
@@ -7,34 +7,35 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use super::incoming::{Incoming, RemoteFile};
 use super::local::{Local, Partial};
+use super::path::FilePath;
 use super::reserve::Reserve;
-use super::s3::{S3, Settings};
-use super::table::Stored;
-use super::{FilePath, Incoming, Remote};
+use super::s3::{S3, S3Settings};
+use super::table::StoredFile;
 use crate::base::clock::DAY_MS;
 use crate::base::error::{Error, Result};
 use crate::base::threads::lock;
 use crate::base::{clock, crypto, ids, log};
 
-/// Names the server that a bucket belongs to. It is the path of no file.
+/// The key of the object with the id of the server that owns the bucket; not a path of a file.
 const OWNER: &str = "vski-owner";
-/// Longest content of that.
+/// Longest content of that object.
 const OWNER_BYTES_MAX: u64 = 64;
-/// Life of the address that a download is sent to.
-const LINK_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// Lifetime of the URL that a download is redirected to.
+const URL_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
 /// The storage of a server.
 pub struct Storage {
-    /// Bodies are received here in any case.
+    /// Bodies are received here even with a bucket.
     local: Local,
     s3: Option<S3>,
-    /// Files that have a place and whose records are being written.
-    placing: Mutex<BTreeSet<FilePath>>,
+    /// Files that are stored while the transactions of their records run.
+    staged: Mutex<BTreeSet<FilePath>>,
 }
 
-/// A received file and the place it is to have.
-pub struct Arrival<'a> {
+/// A received file and the path to store it under.
+pub struct ReceivedFile<'a> {
     pub path: FilePath,
     pub partial: &'a Partial,
     pub size: u64,
@@ -44,7 +45,7 @@ pub struct Arrival<'a> {
 
 impl Storage {
     /// Opens the storage of a data directory, or of a bucket.
-    pub fn open(data_dir: &Path, s3: Option<&Settings>, reserve: Reserve) -> Result<Storage> {
+    pub fn open(data_dir: &Path, s3: Option<&S3Settings>, reserve: Reserve) -> Result<Storage> {
         let s3 = s3.map(S3::open).transpose()?;
         if let Some(s3) = &s3 {
             s3.check()?;
@@ -52,24 +53,24 @@ impl Storage {
         Ok(Storage {
             local: Local::open(data_dir, reserve)?,
             s3,
-            placing: Mutex::default(),
+            staged: Mutex::default(),
         })
     }
 
-    /// The storage as it is, to be looked at beside the server that has it.
-    pub fn look(data_dir: &Path, s3: Option<&Settings>) -> Result<Storage> {
+    /// Opens the storage for inspection, while a server may use it.
+    pub fn open_to_inspect(data_dir: &Path, s3: Option<&S3Settings>) -> Result<Storage> {
         Ok(Storage {
-            local: Local::look(data_dir),
+            local: Local::open_to_inspect(data_dir),
             s3: s3.map(S3::open).transpose()?,
-            placing: Mutex::default(),
+            staged: Mutex::default(),
         })
     }
 
-    /// Takes the bucket for this server, or refuses one that belongs to another: what that has stored would
-    /// be left over here.
+    /// Claims the bucket for this server. Fails if another server owns it: the files of that server would count
+    /// as orphans here.
     pub fn claim(&self, node: &str) -> Result<()> {
         if let Some(s3) = &self.s3
-            && !self.belongs_to(node)?
+            && !self.is_claimed_by(node)?
         {
             let mut partial = self.local.receive(Reserve::default())?;
             partial.write(node.as_bytes())?;
@@ -80,8 +81,8 @@ impl Storage {
         Ok(())
     }
 
-    /// Whether the bucket is this server's already; an error when it is another's.
-    pub fn belongs_to(&self, node: &str) -> Result<bool> {
+    /// True if this server owns the bucket; an error if another one does.
+    pub fn is_claimed_by(&self, node: &str) -> Result<bool> {
         let Some(s3) = &self.s3 else {
             return Ok(true);
         };
@@ -97,82 +98,86 @@ impl Storage {
             true => Ok(true),
             false => Err(Error::conflict(format!(
                 "The bucket (S3_BUCKET) belongs to another vski server ({text}, this one is {node}); use \
-                 another bucket, or delete its object {OWNER} if that server is no more."
+                 another bucket, or delete its object {OWNER} if that server no longer exists."
             ))),
         }
     }
 
-    /// Whether what comes and goes is written to the journal: replicas get the files from here (FR-3).
+    /// True if changes are written to the journal: replicas download the files from this server.
     pub fn has_journal(&self) -> bool {
         self.s3.is_none()
     }
 
-    /// How far the times of files may be from this machine's clock, in milliseconds.
-    pub fn clocks_differ_ms(&self) -> i64 {
+    /// The possible difference between the times of files and the local clock, in milliseconds.
+    pub fn clock_skew_ms(&self) -> i64 {
         match &self.s3 {
             Some(_) => 3_600_000,
-            // It is this one that dates them.
+            // The local clock dates local files.
             None => 0,
         }
     }
 
-    /// A file to receive a body into.
+    /// Creates a file to receive a body into.
     pub fn receive(&self) -> Result<Partial> {
         self.local.receive(self.local.reserve)
     }
 
-    /// Gives received files their places, durably: all of them or none. They keep them when
-    /// [`Placed::keep`] is called, and lose them otherwise.
-    pub fn place(&self, arrivals: &[Arrival<'_>]) -> Result<Placed<'_>> {
-        let mut placed = Placed {
+    /// Stores received files durably, all or none. They are deleted again unless [`StagedFiles::commit`] is
+    /// called.
+    pub fn stage(&self, files: &[ReceivedFile<'_>]) -> Result<StagedFiles<'_>> {
+        let mut staged = StagedFiles {
             storage: self,
             pending: Vec::new(),
             paths: Vec::new(),
         };
-        for arrival in arrivals {
-            let path = &arrival.path;
-            lock(&self.placing).insert(path.clone());
-            placed.pending.push(path.clone());
+        for file in files {
+            let path = &file.path;
+            lock(&self.staged).insert(path.clone());
+            staged.pending.push(path.clone());
             match &self.s3 {
                 Some(s3) => {
-                    // First, since it may be there without our hearing of it.
-                    placed.paths.push(path.clone());
-                    let source = arrival.partial.reopen()?;
-                    s3.put(&path.to_string(), &source, arrival.size, arrival.sha256)?;
+                    // First: the upload may succeed although its response is lost.
+                    staged.paths.push(path.clone());
+                    let source = file.partial.reopen()?;
+                    s3.put(&path.to_string(), &source, file.size, file.sha256)?;
                 }
                 None => {
-                    self.local.place(path, arrival.partial)?;
-                    placed.paths.push(path.clone());
+                    self.local.store(path, file.partial)?;
+                    staged.paths.push(path.clone());
                 }
             }
         }
         if self.s3.is_none() {
-            self.local
-                .sync(arrivals.iter().map(|arrival| &arrival.path))?;
+            self.local.sync(files.iter().map(|file| &file.path))?;
         }
-        Ok(placed)
+        Ok(staged)
     }
 
-    /// Whether a request has placed this file and not yet said whether it keeps it.
-    pub fn is_placing(&self, path: &FilePath) -> bool {
-        lock(&self.placing).contains(path)
+    /// True if a request has staged this file and has neither committed nor dropped it.
+    pub fn is_staged(&self, path: &FilePath) -> bool {
+        lock(&self.staged).contains(path)
     }
 
-    /// Where a client may fetch a file by itself, if it is not to come from here.
-    pub fn link(&self, path: &FilePath, media_type: &str, form: &str) -> Result<Option<String>> {
+    /// The URL from which a client can download a file; none if this server sends it.
+    pub fn presigned_url(
+        &self,
+        path: &FilePath,
+        media_type: &str,
+        form: &str,
+    ) -> Result<Option<String>> {
         let Some(s3) = &self.s3 else {
             return Ok(None);
         };
-        let link = s3.link(&path.to_string(), LINK_LIFETIME, media_type, form)?;
+        let link = s3.presigned_url(&path.to_string(), URL_LIFETIME, media_type, form)?;
         Ok(Some(link))
     }
 
-    /// A part of a stored file, to be read; none when the file is not there. What comes from a bucket is held
-    /// against its hash when all of it is wanted.
+    /// Opens a range of a stored file; none if the file does not exist. A whole file from a bucket is verified by
+    /// its hash.
     pub fn read(
         &self,
         path: &FilePath,
-        stored: &Stored,
+        stored: &StoredFile,
         start: u64,
         length: u64,
     ) -> Result<Option<Box<dyn Read + Send>>> {
@@ -181,12 +186,12 @@ impl Storage {
                 let content = s3.get_verified(&path.to_string(), length, &stored.sha256)?;
                 Ok(content.map(|content| Box::new(content) as Box<dyn Read + Send>))
             }
-            _ => self.read_part(path, start, length),
+            _ => self.read_unverified(path, start, length),
         }
     }
 
-    /// The same without a look at its hash.
-    pub fn read_part(
+    /// Like [`Storage::read`], without verifying the hash.
+    pub fn read_unverified(
         &self,
         path: &FilePath,
         start: u64,
@@ -204,7 +209,7 @@ impl Storage {
         Ok(Some(Box::new(file.take(length))))
     }
 
-    /// How long a stored file is; none when it is not there.
+    /// The size of a stored file; none if it does not exist.
     pub fn size(&self, path: &FilePath) -> Result<Option<u64>> {
         let Some(s3) = &self.s3 else {
             let file = self.local.open_file(path)?;
@@ -216,34 +221,34 @@ impl Storage {
         size_of(s3, &path.to_string())
     }
 
-    /// Removes what is here of files that come from a master; none is on its way.
+    /// Removes all partial downloads from a master; none may be running.
     pub fn forget_incoming(&self) -> Result<()> {
         self.local.forget_incoming()
     }
 
-    /// What is here of a file that comes from a master.
-    pub fn incoming(&self, remote: &Remote) -> Result<Incoming> {
+    /// The partial download of a file from a master.
+    pub fn incoming(&self, remote: &RemoteFile) -> Result<Incoming> {
         self.local.incoming(remote)
     }
 
-    /// Gives files from a master, whole and checked, their places, durably.
-    pub fn accept(&self, remotes: &[Remote]) -> Result<()> {
+    /// Moves complete and verified downloads to their paths, durably.
+    pub fn accept(&self, remotes: &[RemoteFile]) -> Result<()> {
         self.local.accept(remotes)
     }
 
-    /// Whether the storage has exactly this file: reads all of it.
-    pub fn holds(&self, remote: &Remote) -> Result<bool> {
+    /// True if the storage has exactly this file; reads all of it.
+    pub fn holds(&self, remote: &RemoteFile) -> Result<bool> {
         if self.size(&remote.path)? != Some(remote.size) {
             return Ok(false);
         }
-        let Some(content) = self.read_part(&remote.path, 0, remote.size)? else {
+        let Some(content) = self.read_unverified(&remote.path, 0, remote.size)? else {
             return Ok(false);
         };
         let (_, sha256) = crypto::sha256_of(content)?;
         Ok(ids::hex(&sha256) == remote.sha256)
     }
 
-    /// Deletes a stored file, if it is there.
+    /// Deletes a stored file, if it exists.
     pub fn remove(&self, path: &FilePath) -> Result<()> {
         match &self.s3 {
             Some(s3) => s3.remove(&path.to_string()),
@@ -251,8 +256,8 @@ impl Storage {
         }
     }
 
-    /// Calls `found` with every stored file and when it was written (milliseconds since 1970); stops at
-    /// the first error.
+    /// Calls `found` with every stored file and its modification time (milliseconds since 1970); stops at the
+    /// first error.
     pub fn walk(&self, found: &mut dyn FnMut(FilePath, i64) -> Result<()>) -> Result<()> {
         match &self.s3 {
             Some(s3) => walk_bucket(s3, "", found),
@@ -260,7 +265,7 @@ impl Storage {
         }
     }
 
-    /// The same for one database.
+    /// Like [`Storage::walk`], for one database.
     pub fn walk_in(
         &self,
         database: &str,
@@ -272,7 +277,7 @@ impl Storage {
         }
     }
 
-    /// Ends uploads to a bucket that a crash has left in the middle.
+    /// Aborts uploads to a bucket that a crash has left unfinished.
     pub fn abort_stale_uploads(&self) -> Result<()> {
         match &self.s3 {
             Some(s3) => s3.abort_stale_uploads(clock::now_ms() - DAY_MS).map(drop),
@@ -280,17 +285,17 @@ impl Storage {
         }
     }
 
-    /// Moves what belongs to a deleted database to where its file lies, if the files are here.
+    /// Moves the local files of a deleted database to `folder`.
     pub fn move_aside(&self, database: &str, folder: &Path) -> Result<()> {
         match &self.s3 {
-            // It stays, out of reach, until a database has the name again.
+            // The objects stay; they become reachable if a database gets the name again.
             Some(_) => Ok(()),
             None => self.local.move_aside(database, folder),
         }
     }
 }
 
-/// How long an object is; none when it is not there.
+/// The size of an object; none if it does not exist.
 fn size_of(s3: &S3, key: &str) -> Result<Option<u64>> {
     let mut size = None;
     s3.list(key, &mut |object| {
@@ -300,7 +305,7 @@ fn size_of(s3: &S3, key: &str) -> Result<Option<u64>> {
     Ok(size)
 }
 
-/// What is in the bucket and no file of ours is passed over.
+/// Calls `found` with every file; other objects in the bucket are skipped.
 fn walk_bucket(
     s3: &S3,
     prefix: &str,
@@ -312,31 +317,31 @@ fn walk_bucket(
     })
 }
 
-/// Files that have got their places.
-pub struct Placed<'a> {
+/// Stored files whose records are not committed yet; dropping them deletes the files.
+pub struct StagedFiles<'a> {
     storage: &'a Storage,
     pending: Vec<FilePath>,
-    /// Those that are taken back.
+    /// Files to delete on drop.
     paths: Vec<FilePath>,
 }
 
-impl Placed<'_> {
-    /// They are named by a record now.
-    pub fn keep(mut self) {
+impl StagedFiles<'_> {
+    /// Keeps the files: their records are committed.
+    pub fn commit(mut self) {
         self.paths.clear();
     }
 }
 
-impl Drop for Placed<'_> {
+impl Drop for StagedFiles<'_> {
     fn drop(&mut self) {
         for path in &self.paths {
             if let Err(error) = self.storage.remove(path) {
-                log::warn(format_args!("take back {path}: {error}"));
+                log::warn(format_args!("delete the staged file {path}: {error}"));
             }
         }
-        let mut placing = lock(&self.storage.placing);
+        let mut staged = lock(&self.storage.staged);
         for path in &self.pending {
-            placing.remove(path);
+            staged.remove(path);
         }
     }
 }

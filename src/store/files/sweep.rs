@@ -1,26 +1,34 @@
-//! Removes stored files that no record names: what a crash left between the storage and the database.
+//! Deletes orphans: stored files that no record names, which a crash can leave behind.
+//!
+//! `local.db` remembers orphans and when each was first found.
 
-use super::unnamed::{COUNT_MAX, Unnamed};
-use super::{FilePath, Storage, journal, table, unnamed};
+use std::collections::BTreeMap;
+
+use super::{FilePath, Storage, journal, table};
 use crate::base::clock::DAY_MS;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::Stop;
 use crate::base::{clock, log};
-use crate::store::db::Databases;
+use crate::store::db::{Database, Databases};
 
-/// Deletions that are noted in the journal at a time.
-const NOTED_AT_A_TIME: usize = 500;
-/// How long a file has to have been without a row before it goes. Its database may be missing a part that
-/// comes back: an older copy was put in place, or the wrong one.
-const PATIENCE_MS: i64 = DAY_MS;
+/// Deletions written to the journal at a time.
+const JOURNAL_BATCH: usize = 500;
+/// Time that a file has to be an orphan before it is deleted. Its row may come back, if an older copy of the
+/// database, or the wrong one, was put in place.
+const GRACE_MS: i64 = DAY_MS;
+/// Orphans remembered; further ones wait until these are deleted.
+const ORPHANS_MAX: usize = 10_000;
 
-/// What was found.
+/// Paths, and when each was first found, in milliseconds since 1970.
+type Orphans = BTreeMap<String, i64>;
+
+/// The result of a sweep.
 #[derive(Default)]
-pub struct Swept {
+pub struct SweepResult {
     pub deleted: usize,
-    /// Without a row, and not yet for so long.
+    /// Orphans that are younger than [`GRACE_MS`].
     pub waiting: usize,
-    /// One of those that were not found before.
+    /// One that was found for the first time.
     pub new: Option<FilePath>,
 }
 
@@ -29,78 +37,83 @@ struct Sweep<'a> {
     storage: &'a Storage,
     before_ms: i64,
     now_ms: i64,
-    known: Unnamed,
-    /// What is known from now on.
-    kept: Unnamed,
-    swept: Swept,
-    /// Deleted, and not noted in the journal.
+    known: Orphans,
+    /// Orphans to remember for the next sweep.
+    kept: Orphans,
+    result: SweepResult,
+    /// Deleted, and not yet written to the journal.
     gone: Vec<FilePath>,
 }
 
-/// Removes files that have been without a row for [`PATIENCE_MS`], that were written before this moment
-/// (milliseconds since 1970) and that no request is about to name.
-pub fn run(databases: &Databases, storage: &Storage, before_ms: i64, stop: &Stop) -> Result<Swept> {
+/// Deletes files that have been orphans for [`GRACE_MS`], were written before `before_ms` (milliseconds since
+/// 1970) and are not staged by a request.
+pub fn run(
+    databases: &Databases,
+    storage: &Storage,
+    before_ms: i64,
+    stop: &Stop,
+) -> Result<SweepResult> {
     let mut sweep = Sweep {
         databases,
         storage,
         before_ms,
         now_ms: clock::now_ms(),
-        known: unnamed::load(databases.local())?,
-        kept: Unnamed::new(),
-        swept: Swept::default(),
+        known: load_orphans(databases.local())?,
+        kept: Orphans::new(),
+        result: SweepResult::default(),
         gone: Vec::new(),
     };
     let walked = storage.walk(&mut |path, written_ms| match stop.is_set() {
-        true => Err(Error::unavailable("The server stops.")),
-        false => sweep.look(path, written_ms),
+        true => Err(Error::unavailable("The server is stopping.")),
+        false => sweep.visit(path, written_ms),
     });
-    sweep.note()?;
+    sweep.write_journal()?;
     walked?;
     if sweep.kept != sweep.known {
-        unnamed::save(databases.local(), sweep.kept)?;
+        save_orphans(databases.local(), sweep.kept)?;
     }
-    Ok(sweep.swept)
+    Ok(sweep.result)
 }
 
 impl Sweep<'_> {
-    fn look(&mut self, path: FilePath, written_ms: i64) -> Result<()> {
-        // In this order: whoever has placed it keeps it only after its row is there.
+    fn visit(&mut self, path: FilePath, written_ms: i64) -> Result<()> {
+        // In this order: a request unstages a file only after its row is committed.
         let is_wanted = written_ms >= self.before_ms
-            || self.storage.is_placing(&path)
+            || self.storage.is_staged(&path)
             || is_named(self.databases, &path)?;
         if is_wanted {
             return Ok(());
         }
         let name = path.to_string();
         let found_ms = self.known.get(&name).copied();
-        // A clock that was ahead then begins the wait again.
+        // If the clock was ahead at that time, the wait starts again.
         let found_ms = found_ms.filter(|found_ms| *found_ms <= self.now_ms);
-        if found_ms.is_none_or(|found_ms| self.now_ms - found_ms < PATIENCE_MS) {
+        if found_ms.is_none_or(|found_ms| self.now_ms - found_ms < GRACE_MS) {
             self.wait(path, name, found_ms);
             return Ok(());
         }
         log::debug(format_args!("file {path} belongs to no record; deleted"));
         self.storage.remove(&path)?;
-        self.swept.deleted += 1;
+        self.result.deleted += 1;
         self.gone.push(path);
-        match self.gone.len() < NOTED_AT_A_TIME {
+        match self.gone.len() < JOURNAL_BATCH {
             true => Ok(()),
-            false => self.note(),
+            false => self.write_journal(),
         }
     }
 
     fn wait(&mut self, path: FilePath, name: String, found_ms: Option<i64>) {
-        self.swept.waiting += 1;
-        if self.kept.len() < COUNT_MAX {
+        self.result.waiting += 1;
+        if self.kept.len() < ORPHANS_MAX {
             self.kept.insert(name, found_ms.unwrap_or(self.now_ms));
         }
         if found_ms.is_none() {
-            self.swept.new.get_or_insert(path);
+            self.result.new.get_or_insert(path);
         }
     }
 
-    /// Replicas may have them: a database may have been put back to before them.
-    fn note(&mut self) -> Result<()> {
+    /// Tells replicas of deleted orphans: they may have them, if the database was put back to an earlier state.
+    fn write_journal(&mut self) -> Result<()> {
         let gone = std::mem::take(&mut self.gone);
         if gone.is_empty() || !self.storage.has_journal() {
             return Ok(());
@@ -112,7 +125,7 @@ impl Sweep<'_> {
     }
 }
 
-/// The files of a database that is not there stay: it may come back.
+/// True if a row names the file. The files of a missing database stay, since it may come back.
 fn is_named(databases: &Databases, path: &FilePath) -> Result<bool> {
     let database = match databases.get(&path.database) {
         Ok(database) => database,
@@ -122,4 +135,25 @@ fn is_named(databases: &Databases, path: &FilePath) -> Result<bool> {
     let found = database
         .read(|connection| table::find(connection, &path.collection, &path.record, &path.name))?;
     Ok(found.is_some())
+}
+
+fn load_orphans(local: &Database) -> Result<Orphans> {
+    local.read(|connection| {
+        let mut statement = connection.prepare_cached("SELECT path, found_ms FROM _unnamed")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<Orphans>>()?)
+    })
+}
+
+/// Replaces the remembered orphans.
+fn save_orphans(local: &Database, unnamed: Orphans) -> Result<()> {
+    local.write(move |tx| {
+        tx.execute("DELETE FROM _unnamed", [])?;
+        let sql = "INSERT INTO _unnamed (path, found_ms) VALUES (?1, ?2)";
+        let mut statement = tx.prepare_cached(sql)?;
+        for (path, found_ms) in &unnamed {
+            statement.execute((path, found_ms))?;
+        }
+        Ok(())
+    })
 }

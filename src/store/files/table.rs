@@ -1,15 +1,15 @@
-//! The rows of files, in the database of their records, and the notes of what came and went.
+//! The rows of files in the database of their records, and the rows of the outbox.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
-use super::FilePath;
+use super::path::FilePath;
 use crate::base::clock;
 use crate::base::error::Result;
 use crate::store::db::quote;
 
-/// What is known of a stored file.
+/// The row of a stored file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredFile {
     pub name: String,
     pub size: u64,
     /// In hexadecimal.
@@ -17,8 +17,8 @@ pub struct Stored {
     pub media_type: String,
 }
 
-/// Adds the row of a file, and a note.
-pub fn add(tx: &Connection, collection: &str, record: &str, file: &Stored) -> Result<()> {
+/// Adds the row of a file, and an outbox row.
+pub fn add(tx: &Connection, collection: &str, record: &str, file: &StoredFile) -> Result<()> {
     let size = i64::try_from(file.size).unwrap_or(i64::MAX);
     let now = clock::now();
     tx.prepare_cached(
@@ -35,7 +35,7 @@ pub fn add(tx: &Connection, collection: &str, record: &str, file: &Stored) -> Re
         now
     ])?;
     let which = "collection = ?2 AND record = ?3 AND name = ?4";
-    note(
+    write_outbox(
         tx,
         "add",
         which,
@@ -43,41 +43,41 @@ pub fn add(tx: &Connection, collection: &str, record: &str, file: &Stored) -> Re
     )
 }
 
-/// Whether a database has rows of files at all: one that was never opened by this program has not.
-pub fn is_there(connection: &Connection) -> Result<bool> {
+/// True if a database has the table of files; one that this program has never opened does not.
+pub fn exists(connection: &Connection) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_files')";
     Ok(connection.query_row(sql, [], |row| row.get(0))?)
 }
 
-/// Whether a collection has files, of fields there are or of deleted ones.
+/// True if a collection has files, of present or deleted fields.
 pub fn has_any(connection: &Connection, collection: &str) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM _files WHERE collection = ?1)";
     let mut statement = connection.prepare_cached(sql)?;
     Ok(statement.query_row([collection], |row| row.get(0))?)
 }
 
-/// Deletes the row of a file, and leaves a note; nothing if there is none.
+/// Deletes the row of a file, if it exists, and adds an outbox row.
 pub fn remove(tx: &Connection, collection: &str, record: &str, name: &str) -> Result<()> {
     let which = "collection = ?2 AND record = ?3 AND name = ?4";
     let now = clock::now();
     remove_where(tx, which, params![now, collection, record, name]).map(drop)
 }
 
-/// The same for all files of a record.
+/// Like [`remove`], for all files of a record.
 pub fn remove_all(tx: &Connection, collection: &str, record: &str) -> Result<()> {
     let which = "collection = ?2 AND record = ?3";
     remove_where(tx, which, params![clock::now(), collection, record]).map(drop)
 }
 
-/// Deletes rows and leaves a note of each; the first parameter is the time. Returns how many.
+/// Deletes rows and adds an outbox row for each; the first parameter is the time. Returns their number.
 fn remove_where(tx: &Connection, which: &str, params: &[&dyn ToSql]) -> Result<usize> {
-    note(tx, "delete", which, params)?;
+    write_outbox(tx, "delete", which, params)?;
     let sql = format!("DELETE FROM _files AS f WHERE {which}");
     Ok(tx.prepare_cached(&sql)?.execute(params)?)
 }
 
-/// Leaves a note of each of these rows; the first parameter is the time.
-fn note(tx: &Connection, op: &str, which: &str, params: &[&dyn ToSql]) -> Result<()> {
+/// Adds an outbox row for each of these rows; the first parameter is the time.
+fn write_outbox(tx: &Connection, op: &str, which: &str, params: &[&dyn ToSql]) -> Result<()> {
     let sql = format!(
         "INSERT INTO _file_outbox (op, collection, record, name, size, sha256, created)
          SELECT '{op}', collection, record, name, size, sha256, ?1
@@ -87,23 +87,23 @@ fn note(tx: &Connection, op: &str, which: &str, params: &[&dyn ToSql]) -> Result
     Ok(())
 }
 
-/// The file fields of a collection: what may name its files.
-pub struct Named<'a> {
-    /// Its id.
+/// The columns of a collection that can name its files.
+pub struct FileColumns<'a> {
+    /// The id of the collection.
     pub collection: &'a str,
     pub table: &'a str,
     pub columns: Vec<&'a str>,
 }
 
-/// Deletes the rows of files that no record of these collections names, and leaves notes. Returns how
-/// many.
-pub fn remove_unnamed(tx: &Connection, named: &[Named<'_>]) -> Result<usize> {
-    let live: Vec<&str> = named.iter().map(|named| named.collection).collect();
+/// Deletes the rows of files that no record of these collections names, and adds outbox rows. Returns their
+/// number.
+pub fn remove_orphans(tx: &Connection, collections: &[FileColumns<'_>]) -> Result<usize> {
+    let live: Vec<&str> = collections.iter().map(|it| it.collection).collect();
     let live = serde_json::to_string(&live)?;
     let now = clock::now();
     let not_live = "collection NOT IN (SELECT value FROM json_each(?2))";
     let mut count = remove_where(tx, not_live, params![now, live])?;
-    for named in named {
+    for named in collections {
         let columns = named.columns.iter().map(|column| {
             let column = quote(column);
             format!(
@@ -125,19 +125,19 @@ pub fn remove_unnamed(tx: &Connection, named: &[Named<'_>]) -> Result<usize> {
     Ok(count)
 }
 
-/// What is known of one file.
+/// The row of one file.
 pub fn find(
     connection: &Connection,
     collection: &str,
     record: &str,
     name: &str,
-) -> Result<Option<Stored>> {
+) -> Result<Option<StoredFile>> {
     let mut statement = connection.prepare_cached(
         "SELECT name, size, sha256, type FROM _files
          WHERE collection = ?1 AND record = ?2 AND name = ?3",
     )?;
     let found = statement.query_row(params![collection, record, name], |row| {
-        Ok(Stored {
+        Ok(StoredFile {
             name: row.get(0)?,
             size: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
             sha256: row.get(2)?,
@@ -147,13 +147,13 @@ pub fn find(
     Ok(found.optional()?)
 }
 
-/// The files of a database after this hash, record and name, sorted by them.
+/// The files of a database after this hash, record and name, in that order.
 pub fn by_hash(
     connection: &Connection,
     database: &str,
     after: (&str, &str, &str),
     limit: usize,
-) -> Result<Vec<(FilePath, Stored)>> {
+) -> Result<Vec<(FilePath, StoredFile)>> {
     let mut statement = connection.prepare_cached(
         "SELECT collection, record, name, size, sha256, type FROM _files
          WHERE (sha256, record, name) > (?1, ?2, ?3) ORDER BY sha256, record, name LIMIT ?4",
@@ -165,7 +165,7 @@ pub fn by_hash(
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// How many files a database has, and their bytes.
+/// The number of files of a database, and their bytes.
 pub fn totals(connection: &Connection) -> Result<(u64, u64)> {
     let sql = "SELECT count(*), coalesce(sum(size), 0) FROM _files";
     let mut statement = connection.prepare_cached(sql)?;
@@ -174,15 +174,15 @@ pub fn totals(connection: &Connection) -> Result<(u64, u64)> {
     Ok((files.cast_unsigned(), bytes.cast_unsigned()))
 }
 
-/// A row of a list.
-fn read(row: &Row<'_>, database: &str) -> rusqlite::Result<(FilePath, Stored)> {
+/// Reads a row of [`list`] or [`by_hash`].
+fn read(row: &Row<'_>, database: &str) -> rusqlite::Result<(FilePath, StoredFile)> {
     let path = FilePath {
         database: database.to_owned(),
         collection: row.get(0)?,
         record: row.get(1)?,
         name: row.get(2)?,
     };
-    let stored = Stored {
+    let stored = StoredFile {
         name: path.name.clone(),
         size: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
         sha256: row.get(4)?,
@@ -191,14 +191,13 @@ fn read(row: &Row<'_>, database: &str) -> rusqlite::Result<(FilePath, Stored)> {
     Ok((path, stored))
 }
 
-/// The files of a database after this one (its own or one of an earlier database), sorted by the parts
-/// of their paths.
+/// The files of a database after `after` (of this or an earlier database), in the order of their paths.
 pub fn list(
     connection: &Connection,
     database: &str,
     after: Option<&FilePath>,
     limit: usize,
-) -> Result<Vec<(FilePath, Stored)>> {
+) -> Result<Vec<(FilePath, StoredFile)>> {
     let mut statement = connection.prepare_cached(
         "SELECT collection, record, name, size, sha256, type FROM _files
          WHERE (collection, record, name) > (?1, ?2, ?3)

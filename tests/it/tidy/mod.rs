@@ -36,15 +36,15 @@ const CRATES: [(&str, &[&str]); 23] = [
     ),
     ("infer", &["src/store/files/media.rs"]),
     ("mime_guess", &["src/store/files/media.rs"]),
-    ("rusty_s3", &["src/store/files/s3/wire.rs"]),
+    ("rusty_s3", &["src/store/files/s3/client.rs"]),
     (
         "jiff",
-        &["src/services/cron/zone.rs", "src/store/files/s3/wire.rs"],
+        &["src/services/cron/zone.rs", "src/store/files/s3/client.rs"],
     ),
     (
         "ureq",
         &[
-            "src/store/files/s3/wire.rs",
+            "src/store/files/s3/client.rs",
             "src/store/files/s3/tests/mod.rs",
             "src/services/replication/client.rs",
             "src/base/tls.rs",

@@ -17,9 +17,9 @@ use crate::support::server::{Server, command};
 use crate::support::tls::{TlsProxy, variable};
 use crate::support::{Dir, cluster, s3, wait_until};
 
-const UNKNOWN: &str = "its certificate is from no authority that is trusted here (SSL_CERT_FILE)";
+const UNKNOWN: &str = "its certificate is signed by an untrusted authority (SSL_CERT_FILE)";
 const EXPIRED: &str = "its certificate has expired";
-const AUTHORITY: &str = "its certificate is that of an authority, not that of a server";
+const AUTHORITY: &str = "its certificate is for an authority, not for a server";
 const OTHER_NAME: &str = "its certificate is for another name";
 
 /// Makes a record with one file, in a form.
@@ -312,21 +312,18 @@ fn a_start_with_no_usable_certificates_is_refused() {
             dir.path().to_str().unwrap().to_owned(),
             "it cannot be read: ",
         ),
-        (
-            write("empty", ""),
-            "there is no certificate in PEM form in it.",
-        ),
+        (write("empty", ""), "it contains no PEM certificate."),
         (
             write("text", "no certificate"),
-            "there is no certificate in PEM form in it.",
+            "it contains no PEM certificate.",
         ),
         (
             write("cut", &format!("{good}{cut}")),
-            "it is broken: a section has no end.",
+            "it is malformed: a section has no end.",
         ),
         (
             write("nonsense", nonsense),
-            "no certificate in it can be used: ",
+            "it contains no usable certificate: ",
         ),
     ] {
         let said = refusal(&[(name, &path)], 2);

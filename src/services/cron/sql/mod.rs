@@ -251,10 +251,10 @@ fn under_guard<T>(
 
 /// Whoever writes SQL is told what SQLite says of it.
 fn to_user_error(error: Error) -> Error {
-    if error.was_stopped() {
+    if error.is_interrupted() {
         return error;
     }
-    match error.of_sqlite() {
+    match error.sqlite_message() {
         Some(message) => Error::invalid(format!("The script failed: {message}.")),
         None => error,
     }

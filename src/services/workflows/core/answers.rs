@@ -12,7 +12,7 @@ pub fn refuse(work: &[Command], error: &Error) -> Vec<Output> {
         } => send(*session, refusal(reference.as_deref(), error)),
         Command::Request { reply, .. } => Output::Answer {
             reply: *reply,
-            answer: Err(error.again()),
+            answer: Err(error.without_source()),
         },
     });
     answers.collect()

@@ -101,7 +101,7 @@ impl Core {
         result: Result<T>,
     ) -> Result<Result<T>> {
         match result {
-            Err(error) if db.is_autocommit() || error.was_stopped() => Err(error),
+            Err(error) if db.is_autocommit() || error.is_interrupted() => Err(error),
             result => Ok(result),
         }
     }

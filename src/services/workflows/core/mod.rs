@@ -319,7 +319,7 @@ impl Core {
         for (at, item) in work.iter().enumerate() {
             let since = Instant::now();
             match self.run_command(db, now, item, &mut acks, &mut out) {
-                Err(error) if error.was_stopped() && !db.is_autocommit() => {
+                Err(error) if error.is_interrupted() && !db.is_autocommit() => {
                     // What was done so far is kept, so one that takes long holds up no other for ever.
                     let (this, rest) = work[at..].split_at(1);
                     let is_to_blame = since.elapsed() > COMMAND_TIME_MAX;
@@ -362,9 +362,9 @@ impl Core {
         self.pending_counted.clear();
         self.refresh_all_changed();
         // Whatever it was, it was not theirs.
-        let error = match error.was_stopped() {
+        let error = match error.is_interrupted() {
             true => took_too_long(false),
-            false => error.again(),
+            false => error.without_source(),
         };
         refuse(work, &error)
     }

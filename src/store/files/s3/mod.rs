@@ -1,12 +1,12 @@
-//! The storage on an S3 server: files under keys of one bucket.
+//! Storage on an S3 server: files under keys of one bucket.
 //!
-//! What is stored is verified by the server (SHA-256 of every piece) as long as it knows checksums; what
-//! is read can be verified by the caller ([`Verified`]). Requests have deadlines and are tried again a
-//! few times (`wire`), so every call ends, with success or an error that says what the server answered.
-//! Nothing here knows records: to whom a key belongs is the business of the caller.
+//! The server verifies uploads (SHA-256 of every part) if it supports checksums; the caller can verify
+//! downloads ([`VerifiedReader`]). Requests have deadlines and a few retries (`client`), so every call ends, with
+//! success or an error that contains the server's answer. This module does not know records or what a key
+//! means.
 //!
-//! One [`S3`] is shared by all threads. It starts none and holds nothing but idle connections. (A new
-//! connection has its host's address looked up by a thread of ureq, so that this can be given up.)
+//! All threads share one [`S3`]. It starts no thread and holds only idle connections. (ureq resolves the host of
+//! a new connection on a thread of its own, so that the look-up can time out.)
 
 use std::fmt;
 use std::fs::File;
@@ -16,52 +16,26 @@ use std::time::Duration;
 
 use crate::base::clock;
 use crate::base::error::{Error, Result};
-use crate::base::tls::Roots;
 
-use read::Reader;
+use client::{Method, RequestBody, S3Client, S3Error, S3Limits, S3Request, S3Response};
+use read::RangeReader;
 use upload::{Checksums, Upload};
-use wire::{Answer, Body, Call, Failure, Limits, Method, Wire};
 use xml::Element;
 
-pub use read::Verified;
+pub use client::S3Settings;
+pub use read::VerifiedReader;
 
+mod client;
 mod read;
 mod upload;
-mod wire;
 mod xml;
 
-/// A link lives no longer: signatures of this kind do not.
-const LINK_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest lifetime of a presigned URL that AWS signature version 4 permits.
+const URL_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-const NO_ANSWER: &str = "The storage of files does not answer.";
+const NO_ANSWER: &str = "The file storage does not respond.";
 
-/// Where the bucket is, and who we are there.
-#[derive(Clone)]
-pub struct Settings {
-    /// `http://` or `https://`, a host, perhaps a port and a path.
-    pub endpoint: String,
-    pub bucket: String,
-    pub region: String,
-    pub access_key: String,
-    pub secret_key: String,
-    /// The bucket is the first part of the path, and not of the host's name.
-    pub path_style: bool,
-    /// By whom the server is trusted.
-    pub roots: Roots,
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("endpoint", &self.endpoint)
-            .field("bucket", &self.bucket)
-            .field("region", &self.region)
-            .field("path_style", &self.path_style)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A stored file, as a list has it.
+/// An entry of a list of objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
     pub key: String,
@@ -72,69 +46,71 @@ pub struct Object {
 
 /// A bucket on an S3 server.
 pub struct S3 {
-    wire: Arc<Wire>,
+    client: Arc<S3Client>,
     checksums: Checksums,
 }
 
 impl fmt::Debug for S3 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3")
-            .field("host", &self.wire.host())
-            .field("bucket", &self.wire.bucket())
+            .field("host", &self.client.host())
+            .field("bucket", &self.client.bucket())
             .finish_non_exhaustive()
     }
 }
 
 impl S3 {
-    /// Reads the settings; nothing is sent yet.
-    pub fn open(settings: &Settings) -> Result<S3> {
-        let limits = Limits::default();
-        let agent = wire::agent(&limits, &settings.roots);
-        Ok(S3::of_wire(Wire::new(settings, limits, agent)?))
+    /// Checks the settings; sends no request.
+    pub fn open(settings: &S3Settings) -> Result<S3> {
+        let limits = S3Limits::default();
+        let agent = client::agent(&limits, &settings.roots);
+        Ok(S3::of_client(S3Client::new(settings, limits, agent)?))
     }
 
-    fn of_wire(wire: Wire) -> S3 {
+    fn of_client(client: S3Client) -> S3 {
         S3 {
-            wire: Arc::new(wire),
+            client: Arc::new(client),
             checksums: Checksums::default(),
         }
     }
 
-    /// Whether the bucket is there and may be used; the error is for the operator.
+    /// Fails if the bucket does not exist or cannot be used; the error is for the operator.
     pub fn check(&self) -> Result<()> {
-        let call = of_bucket(&[("list-type", "2"), ("max-keys", "1")]);
-        let answer = self.wire.call(&call, Answer::xml);
-        answer.map(drop).map_err(|failure| self.explain(&failure))
+        let call = bucket_request(&[("list-type", "2"), ("max-keys", "1")]);
+        let answer = self.client.call(&call, S3Response::xml);
+        answer.map(drop).map_err(|error| self.explain(&error))
     }
 
-    fn explain(&self, failure: &Failure) -> Error {
-        let (host, bucket) = (self.wire.host(), self.wire.bucket());
-        Error::unavailable(match (failure.status, failure.code.as_str()) {
-            (0, _) => format!("S3 at {host} (S3_ENDPOINT) cannot be used: {failure}."),
+    fn explain(&self, error: &S3Error) -> Error {
+        let (host, bucket) = (self.client.host(), self.client.bucket());
+        Error::unavailable(match (error.status, error.code.as_str()) {
+            (0, _) => format!("S3 at {host} (S3_ENDPOINT) cannot be used: {error}."),
             (_, "NoSuchBucket") => format!("S3 at {host} has no bucket {bucket} (S3_BUCKET)."),
             (_, "InvalidAccessKeyId" | "NotSignedUp") => {
-                format!("S3 at {host} does not know the key S3_ACCESS_KEY ({failure}).")
+                format!("S3 at {host} does not know S3_ACCESS_KEY ({error}).")
             }
             (_, "SignatureDoesNotMatch") => {
-                format!("S3 at {host} refuses the signature: S3_SECRET_KEY is wrong ({failure}).")
+                format!("S3 at {host} rejects the signature; S3_SECRET_KEY is wrong ({error}).")
             }
             (301 | 307 | 308, _) | (_, "AuthorizationHeaderMalformed" | "PermanentRedirect") => {
-                format!("The bucket {bucket} is not in this S3_REGION at {host} ({failure}).")
+                format!(
+                    "The bucket {bucket} at {host} is in another region than S3_REGION ({error})."
+                )
             }
             (_, "RequestTimeTooSkewed") => {
-                format!("The clocks of this machine and of S3 at {host} differ ({failure}).")
+                format!("The clocks of this machine and of S3 at {host} differ too much ({error}).")
             }
             (401 | 403, _) => {
-                format!("S3 at {host} does not let S3_ACCESS_KEY list {bucket} ({failure}).")
+                format!("S3_ACCESS_KEY lacks the permission to list {bucket} at {host} ({error}).")
             }
-            _ => format!("The bucket {bucket} on S3 at {host} cannot be used: {failure}."),
+            _ => format!("The bucket {bucket} on S3 at {host} cannot be used: {error}."),
         })
     }
 
-    /// Stores the first `size` bytes of a file, whose hash is known.
+    /// Stores the first `size` bytes of a file with this hash.
     pub fn put(&self, key: &str, source: &File, size: u64, sha256_hex: &str) -> Result<()> {
         let upload = Upload {
-            wire: &self.wire,
+            client: &self.client,
             key,
             source,
             size,
@@ -144,45 +120,43 @@ impl S3 {
         upload.run()
     }
 
-    /// Reads a part of a stored file; none when it is not there. The reader gives `length` bytes or
+    /// Opens a range of a stored file; none if the file does not exist. The reader yields `length` bytes or
     /// fails.
     pub fn get(&self, key: &str, start: u64, length: u64) -> Result<Option<Box<dyn Read + Send>>> {
-        let reader = Reader::open(Arc::clone(&self.wire), key, start, length)?;
+        let reader = RangeReader::open(Arc::clone(&self.client), key, start, length)?;
         Ok(reader.map(|reader| Box::new(reader) as Box<dyn Read + Send>))
     }
 
-    /// Reads a whole stored file, which fails near its end if it is not the one of that hash.
+    /// Opens a whole stored file. The reader fails near the end if the hash differs.
     pub fn get_verified(
         &self,
         key: &str,
         size: u64,
         sha256_hex: &str,
-    ) -> Result<Option<Verified<Box<dyn Read + Send>>>> {
+    ) -> Result<Option<VerifiedReader<Box<dyn Read + Send>>>> {
         let reader = self.get(key, 0, size)?;
-        Ok(reader.map(|reader| Verified::new(reader, size, sha256_hex)))
+        Ok(reader.map(|reader| VerifiedReader::new(reader, size, sha256_hex)))
     }
 
-    /// Deletes a stored file, if it is there.
+    /// Deletes a stored file, if it exists.
     pub fn remove(&self, key: &str) -> Result<()> {
-        let call = Call {
+        let call = S3Request {
             method: Method::Delete,
             key: Some(key),
             query: &[],
             headers: &[],
-            body: Body::None,
+            body: RequestBody::None,
         };
-        match self.wire.call(&call, Answer::done) {
-            Err(failure) if failure.is_not_there() => Ok(()),
-            result => {
-                result.map_err(|failure| failure.into_error(NO_ANSWER, &format!("delete {key}")))
-            }
+        match self.client.call(&call, S3Response::done) {
+            Err(error) if error.is_not_found() => Ok(()),
+            result => result.map_err(|error| error.into_error(NO_ANSWER, &format!("delete {key}"))),
         }
     }
 
-    /// Calls `found` with every stored file whose key begins with `prefix`, in the order of the keys;
-    /// stops at the first error.
+    /// Calls `found` with every object whose key begins with `prefix`, in the order of the keys; stops at the
+    /// first error.
     pub fn list(&self, prefix: &str, found: &mut dyn FnMut(Object) -> Result<()>) -> Result<()> {
-        let page = self.wire.limits.page.to_string();
+        let page = self.client.limits.page.to_string();
         let mut token: Option<String> = None;
         loop {
             let mut query = vec![
@@ -194,13 +168,13 @@ impl S3 {
                 query.push(("continuation-token", token));
             }
             let (objects, next) = self
-                .wire
-                .call(&of_bucket(&query), |answer| {
+                .client
+                .call(&bucket_request(&query), |answer| {
                     let root = answer.xml()?;
                     let next = next_page(&root, &["NextContinuationToken"])?;
                     Ok((objects(&root)?, next))
                 })
-                .map_err(|failure| failure.into_error(NO_ANSWER, "list the stored files"))?;
+                .map_err(|error| error.into_error(NO_ANSWER, "list the stored files"))?;
             for object in objects {
                 found(object)?;
             }
@@ -208,22 +182,22 @@ impl S3 {
                 return Ok(());
             };
             if token.as_ref() == Some(next) {
-                return Err(endless("list the stored files"));
+                return Err(endless_list("list the stored files"));
             }
             token = Some(next.clone());
         }
     }
 
-    /// A URL under which anybody can read the file for that long (at most a week), as that media type
-    /// and with that `Content-Disposition`.
-    pub fn link(
+    /// A presigned URL: it permits anyone to download the file for `lifetime` (at most a week), with this media
+    /// type and `Content-Disposition`.
+    pub fn presigned_url(
         &self,
         key: &str,
         lifetime: Duration,
         media_type: &str,
         disposition: &str,
     ) -> Result<String> {
-        let call = Call {
+        let call = S3Request {
             method: Method::Get,
             key: Some(key),
             query: &[
@@ -231,18 +205,18 @@ impl S3 {
                 ("response-content-disposition", disposition),
             ],
             headers: &[],
-            body: Body::None,
+            body: RequestBody::None,
         };
         let shortest = Duration::from_secs(1);
-        self.wire
-            .sign(&call, lifetime.clamp(shortest, LINK_LIFETIME_MAX))
+        self.client
+            .sign(&call, lifetime.clamp(shortest, URL_LIFETIME_MAX))
     }
 
-    /// Ends the multipart uploads of the bucket that were begun before that moment, which is what a
-    /// crash leaves; their number. A server without a list of them has none, as far as we can tell.
+    /// Aborts the multipart uploads that were begun before `before_ms`, which a crash leaves. Returns their
+    /// number; 0 if the server cannot list them.
     pub fn abort_stale_uploads(&self, before_ms: i64) -> Result<usize> {
-        const DOING: &str = "end uploads that were left";
-        let page = self.wire.limits.page.to_string();
+        const DOING: &str = "abort stale uploads";
+        let page = self.client.limits.page.to_string();
         let mut markers: Option<Vec<String>> = None;
         let mut count = 0;
         loop {
@@ -251,44 +225,44 @@ impl S3 {
                 query.push(("key-marker", key));
                 query.push(("upload-id-marker", id));
             }
-            let listed = self.wire.call(&of_bucket(&query), |answer| {
+            let listed = self.client.call(&bucket_request(&query), |answer| {
                 let root = answer.xml()?;
                 let next = next_page(&root, &["NextKeyMarker", "NextUploadIdMarker"])?;
-                Ok((stale(&root, before_ms)?, next))
+                Ok((stale_uploads(&root, before_ms)?, next))
             });
             let (uploads, next) = match listed {
-                Err(failure) if matches!(failure.status, 405 | 501) => return Ok(count),
-                listed => listed.map_err(|failure| failure.into_error(NO_ANSWER, DOING))?,
+                Err(error) if matches!(error.status, 405 | 501) => return Ok(count),
+                listed => listed.map_err(|error| error.into_error(NO_ANSWER, DOING))?,
             };
             for (key, id) in uploads {
-                upload::abort(&key, &id, |call| self.wire.call(call, Answer::done))
-                    .map_err(|failure| failure.into_error(NO_ANSWER, DOING))?;
+                upload::abort(&key, &id, |call| self.client.call(call, S3Response::done))
+                    .map_err(|error| error.into_error(NO_ANSWER, DOING))?;
                 count += 1;
             }
             if next.is_none() {
                 return Ok(count);
             }
             if next == markers {
-                return Err(endless(DOING));
+                return Err(endless_list(DOING));
             }
             markers = next;
         }
     }
 }
 
-/// A question about the bucket.
-fn of_bucket<'a>(query: &'a [(&'a str, &'a str)]) -> Call<'a> {
-    Call {
+/// A GET request to the bucket.
+fn bucket_request<'a>(query: &'a [(&'a str, &'a str)]) -> S3Request<'a> {
+    S3Request {
         method: Method::Get,
         key: None,
         query,
         headers: &[],
-        body: Body::None,
+        body: RequestBody::None,
     }
 }
 
-/// What the next page is asked for with, by the names of its elements; none after the last page.
-fn next_page(root: &Element, names: &[&str]) -> Result<Option<Vec<String>>, Failure> {
+/// The markers of the next page, from the elements of these names; none after the last page.
+fn next_page(root: &Element, names: &[&str]) -> Result<Option<Vec<String>>, S3Error> {
     if root.text_of("IsTruncated") != Some("true") {
         return Ok(None);
     }
@@ -298,11 +272,11 @@ fn next_page(root: &Element, names: &[&str]) -> Result<Option<Vec<String>>, Fail
         .collect();
     match values {
         Some(values) => Ok(Some(values)),
-        None => Err(Failure::invalid("a list that does not say how to go on")),
+        None => Err(S3Error::invalid("a truncated list without a continuation")),
     }
 }
 
-fn objects(root: &Element) -> Result<Vec<Object>, Failure> {
+fn objects(root: &Element) -> Result<Vec<Object>, S3Error> {
     root.all("Contents")
         .map(|entry| {
             let made = || {
@@ -312,13 +286,13 @@ fn objects(root: &Element) -> Result<Vec<Object>, Failure> {
                     modified_ms: clock::parse_datetime(entry.text_of("LastModified")?)?,
                 })
             };
-            made().ok_or_else(|| Failure::invalid("a list entry without key, size or time"))
+            made().ok_or_else(|| S3Error::invalid("a list entry without key, size or time"))
         })
         .collect()
 }
 
-/// Key and id of the uploads that were begun before that moment.
-fn stale(root: &Element, before_ms: i64) -> Result<Vec<(String, String)>, Failure> {
+/// Key and id of the uploads that were begun before `before_ms`.
+fn stale_uploads(root: &Element, before_ms: i64) -> Result<Vec<(String, String)>, S3Error> {
     let mut found = Vec::new();
     for entry in root.all("Upload") {
         let made = || {
@@ -329,14 +303,14 @@ fn stale(root: &Element, before_ms: i64) -> Result<Vec<(String, String)>, Failur
         match made() {
             Some((begun, key, id)) if begun < before_ms => found.push((key, id)),
             Some(_) => {}
-            None => return Err(Failure::invalid("an upload without key, id or time")),
+            None => return Err(S3Error::invalid("an upload without key, id or time")),
         }
     }
     Ok(found)
 }
 
-fn endless(doing: &str) -> Error {
-    Failure::fatal("its list does not end").into_error(NO_ANSWER, doing)
+fn endless_list(doing: &str) -> Error {
+    S3Error::fatal("its list does not end").into_error(NO_ANSWER, doing)
 }
 
 #[cfg(test)]

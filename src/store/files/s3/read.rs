@@ -1,49 +1,52 @@
-//! Reading a stored file: range after range, each with a deadline of its own, taken up again where an
-//! answer broke off.
+//! Reading a stored file: range by range, each with its own deadline, resumed where a response broke off.
 //!
-//! The deadline is that of a request, and a caller may well be slower than that (a client behind a thin
-//! line). Then the rest of the range is asked for again; what counts against the storage are only attempts
-//! that bring nothing.
+//! The deadline is that of a request, and a caller (a client with a slow connection) may take longer. The rest of
+//! the range is then requested again; only attempts that yield no bytes count as failures.
 
 use std::io;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::wire::{Answer, Body, Call, Failure, Method, Wire};
+use super::client::{Method, RequestBody, S3Client, S3Error, S3Request, S3Response};
 use crate::base::crypto::Hasher;
 use crate::base::error::Result;
 use crate::base::ids;
-use crate::base::threads::Stop;
+use crate::base::threads;
 
-const UNREADABLE: &str = "The file cannot be read at the moment.";
+const UNREADABLE: &str = "The file cannot be read now; try again later.";
 
-/// A part of a stored file.
-pub struct Reader {
-    wire: Arc<Wire>,
+/// A reader of a range of a stored file.
+pub struct RangeReader {
+    client: Arc<S3Client>,
     key: String,
-    /// Which version of the file was begun with.
+    /// The version of the file at the first response.
     e_tag: Option<String>,
     at: u64,
     end: u64,
     range: Option<Range>,
-    /// Attempts in a row that brought nothing, and since when.
+    /// Consecutive attempts without bytes, and the time of the first.
     failures: u32,
     failing_since: Instant,
 }
 
-/// An answer that is being read.
+/// A response that is being read.
 struct Range {
     body: Box<dyn Read + Send>,
     left: u64,
-    has_brought: bool,
+    has_yielded: bool,
 }
 
-impl Reader {
-    /// Asks for the first range; none when the file is not there.
-    pub fn open(wire: Arc<Wire>, key: &str, start: u64, length: u64) -> Result<Option<Reader>> {
-        let mut reader = Reader {
-            wire,
+impl RangeReader {
+    /// Requests the first range; none if the file does not exist.
+    pub fn open(
+        client: Arc<S3Client>,
+        key: &str,
+        start: u64,
+        length: u64,
+    ) -> Result<Option<RangeReader>> {
+        let mut reader = RangeReader {
+            client,
             key: key.to_owned(),
             e_tag: None,
             at: start,
@@ -54,19 +57,19 @@ impl Reader {
         };
         match reader.open_range() {
             Ok(range) => {
-                // Of an empty part nothing will be read.
+                // An empty range is not read.
                 reader.range = Some(range).filter(|_| length > 0);
                 Ok(Some(reader))
             }
-            Err(failure) if failure.is_not_there() => Ok(None),
-            Err(failure) => Err(failure.into_error(UNREADABLE, &format!("read {key}"))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into_error(UNREADABLE, &format!("read {key}"))),
         }
     }
 
-    fn open_range(&mut self) -> Result<Range, Failure> {
+    fn open_range(&mut self) -> Result<Range, S3Error> {
         let last = self
             .end
-            .min(self.at.saturating_add(self.wire.limits.range_bytes));
+            .min(self.at.saturating_add(self.client.limits.range_bytes));
         let left = last - self.at;
         let range = format!("bytes={}-{}", self.at, last.saturating_sub(1));
         let mut headers = Vec::new();
@@ -76,60 +79,63 @@ impl Reader {
         if let Some(e_tag) = &self.e_tag {
             headers.push(("if-match", e_tag));
         }
-        let call = Call {
+        let call = S3Request {
             method: Method::Get,
             key: Some(&self.key),
             query: &[],
             headers: &headers,
-            body: Body::None,
+            body: RequestBody::None,
         };
-        let check = |answer| self.check(answer, left);
-        let answer = self
-            .wire
+        let check = |response| self.check(response, left);
+        let response = self
+            .client
             .call(&call, check)
-            .map_err(|failure| match failure.status {
-                412 => Failure::fatal("the file has changed while it was read"),
-                416 => Failure::fatal("the file is too short"),
-                _ => failure,
+            .map_err(|error| match error.status {
+                412 => S3Error::fatal("the file changed while it was read"),
+                416 => S3Error::fatal("the file is too short"),
+                _ => error,
             })?;
         if self.e_tag.is_none() {
-            // A weak one does not say that the bytes are the same.
-            let e_tag = answer.header("etag").filter(|tag| tag.starts_with('"'));
+            // A weak ETag does not guarantee equal bytes.
+            let e_tag = response.header("etag").filter(|tag| tag.starts_with('"'));
             self.e_tag = e_tag.map(str::to_owned);
         }
         Ok(Range {
-            body: answer.into_reader(),
+            body: response.into_reader(),
             left,
-            has_brought: false,
+            has_yielded: false,
         })
     }
 
-    /// Whether it is the part that was asked for, and all of it.
-    fn check(&self, answer: Answer, left: u64) -> Result<Answer, Failure> {
-        let too_short = || Failure::fatal("the file is too short");
-        if answer.status() == 206 {
-            let stated = answer.header("content-range").and_then(parse_content_range);
-            let (first, last, total) = stated.ok_or_else(|| Failure::invalid("no range"))?;
+    /// Checks that the response contains exactly the requested range.
+    fn check(&self, response: S3Response, left: u64) -> Result<S3Response, S3Error> {
+        let too_short = || S3Error::fatal("the file is too short");
+        if response.status() == 206 {
+            let stated = response
+                .header("content-range")
+                .and_then(parse_content_range);
+            let (first, last, total) =
+                stated.ok_or_else(|| S3Error::invalid("no Content-Range"))?;
             return match (first, last + 1) {
                 _ if total.is_some_and(|total| total < self.end) => Err(too_short()),
-                (first, end) if first == self.at && end - first == left => Ok(answer),
-                _ => Err(Failure::invalid("another range")),
+                (first, end) if first == self.at && end - first == left => Ok(response),
+                _ => Err(S3Error::invalid("a different range than requested")),
             };
         }
         if self.at > 0 && left > 0 {
-            return Err(Failure::fatal("it does not know ranges"));
+            return Err(S3Error::fatal("the server does not support ranges"));
         }
-        let length = answer.header("content-length");
+        let length = response.header("content-length");
         match length.and_then(|length| length.parse::<u64>().ok()) {
             Some(length) if length < self.end => Err(too_short()),
-            _ => Ok(answer),
+            _ => Ok(response),
         }
     }
 
-    /// An attempt brought too little. Says whether there is to be another.
-    fn failed(&mut self, failure: Failure) -> io::Result<()> {
-        let had_brought = self.range.take().is_some_and(|range| range.has_brought);
-        if had_brought {
+    /// Handles a response that ended early: pauses before the next attempt, or fails after too many.
+    fn failed(&mut self, error: S3Error) -> io::Result<()> {
+        let had_yielded = self.range.take().is_some_and(|range| range.has_yielded);
+        if had_yielded {
             self.failures = 0;
             return Ok(());
         }
@@ -137,25 +143,25 @@ impl Reader {
             self.failing_since = Instant::now();
         }
         self.failures += 1;
-        let is_late = self.failing_since.elapsed() >= self.wire.limits.total;
-        if self.failures >= self.wire.limits.attempts || is_late {
-            return Err(self.error(failure));
+        let is_late = self.failing_since.elapsed() >= self.client.limits.total;
+        if self.failures >= self.client.limits.attempts || is_late {
+            return Err(self.error(error));
         }
-        Stop::new().wait(self.wire.pause(self.failures));
+        threads::pause(self.client.pause(self.failures));
         Ok(())
     }
 
-    fn error(&self, failure: Failure) -> io::Error {
+    fn error(&self, error: S3Error) -> io::Error {
         let doing = format!("read {} at {}", self.key, self.at);
-        io::Error::other(failure.into_error(UNREADABLE, &doing))
+        io::Error::other(error.into_error(UNREADABLE, &doing))
     }
 }
 
-impl Read for Reader {
+impl Read for RangeReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at < self.end && !buffer.is_empty() {
             if self.range.is_none() {
-                self.range = Some(self.open_range().map_err(|failure| self.error(failure))?);
+                self.range = Some(self.open_range().map_err(|error| self.error(error))?);
             }
             let Some(range) = &mut self.range else {
                 continue;
@@ -163,12 +169,12 @@ impl Read for Reader {
             let most = usize::try_from(range.left).unwrap_or(usize::MAX);
             let most = most.min(buffer.len());
             match range.body.read(&mut buffer[..most]) {
-                Ok(0) => self.failed(Failure::of_cut(&io::ErrorKind::UnexpectedEof.into()))?,
-                Err(error) => self.failed(Failure::of_cut(&error))?,
+                Ok(0) => self.failed(S3Error::truncated(&io::ErrorKind::UnexpectedEof.into()))?,
+                Err(error) => self.failed(S3Error::truncated(&error))?,
                 Ok(length) => {
                     self.at += length as u64;
                     range.left -= length as u64;
-                    range.has_brought = true;
+                    range.has_yielded = true;
                     if range.left == 0 {
                         // Read to its end, the connection can be used again. What may be wrong with
                         // it does not matter any more.
@@ -184,7 +190,7 @@ impl Read for Reader {
     }
 }
 
-/// `bytes FIRST-LAST/TOTAL`, the total being `*` when it is not known.
+/// Parses `bytes FIRST-LAST/TOTAL`; the total is `*` if unknown.
 fn parse_content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
@@ -196,18 +202,18 @@ fn parse_content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
     (first <= last && last < u64::MAX).then_some((first, last, total))
 }
 
-/// A whole file whose hash is known: with another hash it fails before it has given out all of it.
-pub struct Verified<R> {
+/// A reader of a whole file with a known hash. If the hash differs, it fails before it has yielded the last bytes.
+pub struct VerifiedReader<R> {
     inner: R,
     left: u64,
     sha256_hex: String,
-    /// None once it was compared.
+    /// None after the comparison.
     hasher: Option<Hasher>,
 }
 
-impl<R: Read> Verified<R> {
-    pub fn new(inner: R, size: u64, sha256_hex: &str) -> Verified<R> {
-        Verified {
+impl<R: Read> VerifiedReader<R> {
+    pub fn new(inner: R, size: u64, sha256_hex: &str) -> VerifiedReader<R> {
+        VerifiedReader {
             inner,
             left: size,
             sha256_hex: sha256_hex.to_owned(),
@@ -216,7 +222,7 @@ impl<R: Read> Verified<R> {
     }
 }
 
-impl<R: Read> Read for Verified<R> {
+impl<R: Read> Read for VerifiedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
@@ -235,11 +241,11 @@ impl<R: Read> Read for Verified<R> {
             && let Some(hasher) = self.hasher.take()
             && ids::hex(&hasher.finish()) != self.sha256_hex
         {
-            // Whoever reads on shall not take it for the end.
+            // Later reads must fail too, not signal the end.
             self.left = 1;
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "the stored file is damaged: its SHA-256 is another",
+                "the stored file is damaged: SHA-256 mismatch",
             ));
         }
         Ok(length)
@@ -270,7 +276,7 @@ mod tests {
         let hash = ids::hex(&crate::base::crypto::sha256(b"hello"));
         let read = |bytes: &'static [u8], size, hash: &str| {
             let mut out = Vec::new();
-            let mut verified = Verified::new(bytes, size, hash);
+            let mut verified = VerifiedReader::new(bytes, size, hash);
             let mut buffer = [0; 2];
             loop {
                 match verified.read(&mut buffer) {

@@ -1,32 +1,35 @@
 //! Storing a file: one request for a small one, a multipart upload for a large one.
 //!
-//! Each piece of the file is hashed in a first pass and sent in a second, so that an upload needs little
-//! memory however large it is. The server is given the hash and must compare it; the hash of the whole is
-//! compared here before the file counts as stored.
+//! Each part of the file is hashed in a first pass and sent in a second, so that an upload of any size needs
+//! little memory. The server gets the hash and must verify it; the hash of the whole file is verified here
+//! before the file counts as stored.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::wire::{Answer, Body, Call, Failure, Method, Piece, Wire};
+use super::client::{Method, Piece, RequestBody, S3Client, S3Error, S3Request, S3Response};
 use super::xml;
 use crate::base::crypto::Hasher;
 use crate::base::error::{Error, Result};
 use crate::base::{crypto, ids, log};
 
-/// Up to here a file is stored with one request.
+/// Largest file that is stored with one request.
 const SINGLE_BYTES_MAX: u64 = 16 << 20;
 const PART_BYTES: u64 = 8 << 20;
-/// S3 takes no more.
+/// The limit of S3.
 const PARTS_MAX: u64 = 10_000;
 const BUFFER_BYTES: usize = 64 << 10;
 
+/// The message for clients.
+const REFUSED: &str = "The file cannot be stored; nothing was saved.";
+
 const CHECKSUM: &str = "x-amz-checksum-sha256";
 
-/// A file on its way to the storage.
+/// An upload of one file.
 pub struct Upload<'a> {
-    pub wire: &'a Wire,
+    pub client: &'a S3Client,
     pub key: &'a str,
     pub source: &'a File,
     pub size: u64,
@@ -34,23 +37,23 @@ pub struct Upload<'a> {
     pub checksums: &'a Checksums,
 }
 
-/// Whether the server verifies checksums: taken for granted until it says that it does not.
+/// Checksum support of the server: assumed until the server refuses a checksum.
 pub struct Checksums {
-    at_once: AtomicBool,
-    /// Some know them of whole files only.
-    of_parts: AtomicBool,
+    single: AtomicBool,
+    /// Some servers support checksums of single requests only.
+    parts: AtomicBool,
 }
 
 impl Default for Checksums {
     fn default() -> Checksums {
         Checksums {
-            at_once: AtomicBool::new(true),
-            of_parts: AtomicBool::new(true),
+            single: AtomicBool::new(true),
+            parts: AtomicBool::new(true),
         }
     }
 }
 
-/// A part that the server has.
+/// A part that was uploaded.
 struct Part {
     e_tag: String,
     checksum: Option<String>,
@@ -59,67 +62,69 @@ struct Part {
 impl Upload<'_> {
     pub fn run(&self) -> Result<()> {
         let flag = match self.size {
-            0..=SINGLE_BYTES_MAX => &self.checksums.at_once,
-            _ => &self.checksums.of_parts,
+            0..=SINGLE_BYTES_MAX => &self.checksums.single,
+            _ => &self.checksums.parts,
         };
         let has_checksums = flag.load(Ordering::Relaxed);
         let result = match self.store(has_checksums) {
-            Err(Problem::Refused(failure)) if failure.is_of_checksums && has_checksums => {
+            Err(UploadError::Refused(error)) if error.is_of_checksums && has_checksums => {
                 self.store(false).inspect(|()| {
                     flag.store(false, Ordering::Relaxed);
-                    log::warn(format_args!("s3 cannot verify what it stores: {failure}"));
+                    log::warn(format_args!(
+                        "s3 does not support checksums, uploads are not verified: {error}"
+                    ));
                 })
             }
             result => result,
         };
-        result.map_err(|problem| self.error(problem))
+        result.map_err(|error| self.error(error))
     }
 
-    fn error(&self, problem: Problem) -> Error {
+    fn error(&self, error: UploadError) -> Error {
         let doing = format!("store {}", self.key);
-        match problem {
-            Problem::Refused(failure) => failure.into_error(REFUSED, &doing),
-            Problem::Damaged(what) => Error::unavailable(REFUSED)
+        match error {
+            UploadError::Refused(error) => error.into_error(REFUSED, &doing),
+            UploadError::Damaged(what) => Error::unavailable(REFUSED)
                 .context(format!("{doing}: the received file is damaged: {what}")),
         }
     }
 
-    fn store(&self, has_checksums: bool) -> Result<(), Problem> {
+    fn store(&self, has_checksums: bool) -> Result<(), UploadError> {
         if self.size <= SINGLE_BYTES_MAX {
-            return self.store_at_once(has_checksums);
+            return self.store_single(has_checksums);
         }
         let id = self.begin(has_checksums)?;
         let result = self
             .send_parts(&id, has_checksums)
             .and_then(|parts| self.complete(&id, &parts));
-        // Once only: the caller has waited long enough, and what is left is found later.
+        // One attempt: the caller has waited long enough, and stale uploads are aborted later.
         if result.is_err()
-            && let Err(failure) = abort(self.key, &id, |call| self.wire.once(call))
+            && let Err(error) = abort(self.key, &id, |call| self.client.once(call))
         {
-            log::warn(format_args!("s3 abort upload of {}: {failure}", self.key));
+            log::warn(format_args!("s3 abort upload of {}: {error}", self.key));
         }
         result
     }
 
-    fn store_at_once(&self, has_checksums: bool) -> Result<(), Problem> {
+    fn store_single(&self, has_checksums: bool) -> Result<(), UploadError> {
         let mut whole = Hasher::new();
         let checksum = self.hash(0, self.size, &mut whole)?;
         self.verify(whole)?;
         let headers = [(CHECKSUM, checksum.as_str())];
-        let call = Call {
+        let call = S3Request {
             method: Method::Put,
             key: Some(self.key),
             query: &[],
             headers: if has_checksums { &headers } else { &[] },
             body: self.piece(0, self.size),
         };
-        Ok(self.wire.call(&call, Answer::done)?)
+        Ok(self.client.call(&call, S3Response::done)?)
     }
 
-    fn piece(&self, start: u64, length: u64) -> Body<'_> {
+    fn piece(&self, start: u64, length: u64) -> RequestBody<'_> {
         match length {
-            0 => Body::Bytes(&[]),
-            _ => Body::Piece(Piece {
+            0 => RequestBody::Bytes(&[]),
+            _ => RequestBody::Piece(Piece {
                 file: self.source,
                 start,
                 length,
@@ -127,8 +132,8 @@ impl Upload<'_> {
         }
     }
 
-    /// Hashes a piece for the server, and for the hash of the whole.
-    fn hash(&self, start: u64, length: u64, whole: &mut Hasher) -> Result<String, Problem> {
+    /// Hashes a part, and adds it to the hash of the whole file.
+    fn hash(&self, start: u64, length: u64, whole: &mut Hasher) -> Result<String, UploadError> {
         let mut own = Hasher::new();
         let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(length).unwrap_or(BUFFER_BYTES))];
         let (mut at, end) = (start, start + length);
@@ -138,42 +143,44 @@ impl Upload<'_> {
             self.source
                 .read_exact_at(&mut buffer[..most], at)
                 .map_err(|error| match error.kind() {
-                    io::ErrorKind::UnexpectedEof => Problem::Damaged("it is too short".to_owned()),
-                    _ => Problem::Damaged(error.to_string()),
+                    io::ErrorKind::UnexpectedEof => {
+                        UploadError::Damaged("it is too short".to_owned())
+                    }
+                    _ => UploadError::Damaged(error.to_string()),
                 })?;
             own.update(&buffer[..most]);
             whole.update(&buffer[..most]);
             at += most as u64;
         }
-        Ok(base64(&own.finish()))
+        Ok(crypto::base64(&own.finish()))
     }
 
-    fn verify(&self, whole: Hasher) -> Result<(), Problem> {
+    fn verify(&self, whole: Hasher) -> Result<(), UploadError> {
         if ids::hex(&whole.finish()) == self.sha256_hex {
             return Ok(());
         }
-        Err(Problem::Damaged("its SHA-256 is another".to_owned()))
+        Err(UploadError::Damaged("SHA-256 mismatch".to_owned()))
     }
 
-    /// Begins a multipart upload; its id.
-    fn begin(&self, has_checksums: bool) -> Result<String, Problem> {
+    /// Begins a multipart upload; returns its id.
+    fn begin(&self, has_checksums: bool) -> Result<String, UploadError> {
         let headers = [("x-amz-checksum-algorithm", "SHA256")];
-        let call = Call {
+        let call = S3Request {
             method: Method::Post,
             key: Some(self.key),
             query: &[("uploads", "")],
             headers: if has_checksums { &headers } else { &[] },
-            body: Body::Bytes(&[]),
+            body: RequestBody::Bytes(&[]),
         };
-        let id = self.wire.call(&call, |answer| {
-            let id = answer.xml()?.text_of("UploadId").map(str::to_owned);
+        let id = self.client.call(&call, |response| {
+            let id = response.xml()?.text_of("UploadId").map(str::to_owned);
             id.filter(|id| !id.is_empty())
-                .ok_or_else(|| Failure::invalid("an upload without an id"))
+                .ok_or_else(|| S3Error::invalid("an upload without an id"))
         })?;
         Ok(id)
     }
 
-    fn send_parts(&self, id: &str, has_checksums: bool) -> Result<Vec<Part>, Problem> {
+    fn send_parts(&self, id: &str, has_checksums: bool) -> Result<Vec<Part>, UploadError> {
         let part_bytes = part_bytes(self.size);
         let mut whole = Hasher::new();
         let mut parts = Vec::new();
@@ -183,17 +190,17 @@ impl Upload<'_> {
             let checksum = self.hash(at, length, &mut whole)?;
             let headers = [(CHECKSUM, checksum.as_str())];
             let number = (parts.len() + 1).to_string();
-            let call = Call {
+            let call = S3Request {
                 method: Method::Put,
                 key: Some(self.key),
                 query: &[("partNumber", &number), ("uploadId", id)],
                 headers: if has_checksums { &headers } else { &[] },
                 body: self.piece(at, length),
             };
-            let e_tag = self.wire.call(&call, |answer| {
-                let e_tag = answer.header("etag").map(str::to_owned);
-                answer.done()?;
-                e_tag.ok_or_else(|| Failure::invalid("a part without an ETag"))
+            let e_tag = self.client.call(&call, |response| {
+                let e_tag = response.header("etag").map(str::to_owned);
+                response.done()?;
+                e_tag.ok_or_else(|| S3Error::invalid("a part without an ETag"))
             })?;
             parts.push(Part {
                 e_tag,
@@ -205,19 +212,19 @@ impl Upload<'_> {
         Ok(parts)
     }
 
-    fn complete(&self, id: &str, parts: &[Part]) -> Result<(), Problem> {
+    fn complete(&self, id: &str, parts: &[Part]) -> Result<(), UploadError> {
         let body = completion(parts);
-        let call = Call {
+        let call = S3Request {
             method: Method::Post,
             key: Some(self.key),
             query: &[("uploadId", id)],
             headers: &[],
-            body: Body::Bytes(body.as_bytes()),
+            body: RequestBody::Bytes(body.as_bytes()),
         };
-        match self.wire.call(&call, |answer| answer.xml().map(drop)) {
-            // An earlier attempt had success, and its answer was lost.
-            Err(failure)
-                if failure.code == "NoSuchUpload" && failure.attempts > 1 && self.is_stored() =>
+        match self.client.call(&call, |response| response.xml().map(drop)) {
+            // An earlier attempt succeeded, and its response was lost.
+            Err(error)
+                if error.code == "NoSuchUpload" && error.attempts > 1 && self.is_stored() =>
             {
                 Ok(())
             }
@@ -226,56 +233,53 @@ impl Upload<'_> {
     }
 
     fn is_stored(&self) -> bool {
-        let call = Call {
+        let call = S3Request {
             method: Method::Head,
             key: Some(self.key),
             query: &[],
             headers: &[],
-            body: Body::None,
+            body: RequestBody::None,
         };
-        let size = self.wire.call(&call, |answer| {
-            Ok(answer.header("content-length").map(str::to_owned))
+        let size = self.client.call(&call, |response| {
+            Ok(response.header("content-length").map(str::to_owned))
         });
         matches!(size, Ok(Some(size)) if size == self.size.to_string())
     }
 }
 
-/// What a client is told.
-const REFUSED: &str = "The file cannot be stored; nothing was saved.";
-
 /// Why a file was not stored.
-enum Problem {
-    Refused(Failure),
-    /// The file that was to be sent is not what arrived here.
+enum UploadError {
+    Refused(S3Error),
+    /// The received file no longer has its hash.
     Damaged(String),
 }
 
-impl From<Failure> for Problem {
-    fn from(failure: Failure) -> Problem {
-        Problem::Refused(failure)
+impl From<S3Error> for UploadError {
+    fn from(error: S3Error) -> UploadError {
+        UploadError::Refused(error)
     }
 }
 
-/// Ends a multipart upload and frees its parts; one that is not there is fine.
+/// Aborts a multipart upload and frees its parts; succeeds if it does not exist.
 pub fn abort(
     key: &str,
     id: &str,
-    send: impl FnOnce(&Call<'_>) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let call = Call {
+    send: impl FnOnce(&S3Request<'_>) -> Result<(), S3Error>,
+) -> Result<(), S3Error> {
+    let call = S3Request {
         method: Method::Delete,
         key: Some(key),
         query: &[("uploadId", id)],
         headers: &[],
-        body: Body::None,
+        body: RequestBody::None,
     };
     match send(&call) {
-        Err(failure) if failure.code == "NoSuchUpload" => Ok(()),
+        Err(error) if error.code == "NoSuchUpload" => Ok(()),
         result => result,
     }
 }
 
-/// Whole mebibytes, as few as the number of parts allows.
+/// The size of parts: whole MiB, as small as the limit of parts permits.
 fn part_bytes(size: u64) -> u64 {
     PART_BYTES.max(size.div_ceil(PARTS_MAX).next_multiple_of(1 << 20))
 }
@@ -297,15 +301,6 @@ fn completion(parts: &[Part]) -> String {
     body
 }
 
-/// Base64 with the standard alphabet and padding (RFC 4648, section 4).
-fn base64(bytes: &[u8]) -> String {
-    let mut text = crypto::base64url(bytes).replace('-', "+").replace('_', "/");
-    while !text.len().is_multiple_of(4) {
-        text.push('=');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,7 +316,7 @@ mod tests {
 
     #[test]
     fn checksums_are_padded() {
-        assert_eq!(base64(b"\xfb\xff\xfe"), "+//+");
-        assert_eq!(base64(b"a"), "YQ==");
+        assert_eq!(crypto::base64(b"\xfb\xff\xfe"), "+//+");
+        assert_eq!(crypto::base64(b"a"), "YQ==");
     }
 }

@@ -1,7 +1,7 @@
-//! The little XML that S3 answers with: elements and text. Attributes are skipped, names lose their
-//! prefix, and a document type is refused, so that no entity can grow.
+//! A parser for the XML of S3 responses: elements and text. It skips attributes, strips namespace prefixes, and
+//! rejects a document type, so that entities cannot expand.
 
-/// Deeper than any answer.
+/// Greater than the depth of any response.
 const DEPTH_MAX: usize = 16;
 
 /// An element with the text directly in it.
@@ -13,9 +13,9 @@ pub struct Element {
 }
 
 impl Element {
-    /// Reads a document; none when it is not well formed.
+    /// Parses a document; none if it is not well-formed.
     pub fn parse(document: &str) -> Option<Element> {
-        // The first is around the root.
+        // The first element encloses the root.
         let mut open = vec![Element::default()];
         let mut rest = document.trim_start_matches('\u{feff}');
         while let Some((text, markup)) = rest.split_once('<') {
@@ -128,12 +128,12 @@ fn character(reference: &str) -> Option<char> {
     }
 }
 
-/// A name without its prefix.
+/// A name without its namespace prefix.
 fn local(name: &str) -> &str {
     name.rsplit(':').next().unwrap_or(name)
 }
 
-/// Text as the content of an element.
+/// Escapes text for the content of an element.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::proxy::{Fault, Proxy};
 use super::server::S3Server;
-use super::{Limits, MIB, S3, bytes, client, file, hash, keys, put, quick, read, same, server};
-use crate::base::threads::Stop;
+use super::{MIB, S3, S3Limits, bytes, client, file, hash, keys, put, quick, read, same, server};
+use crate::base::threads;
 
 const SLOW_DOWN: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 36\r\n\r\n\
                          <Error><Code>SlowDown</Code></Error>";
@@ -19,7 +19,7 @@ const NO_CHECKSUMS: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 132\r\n\
                             'x-amz-checksum-sha256' received for this API call.</Message></Error>";
 
 /// A server, a relay before it and a client of that.
-fn relayed(faults: &[Fault], limits: Limits) -> (S3Server, Proxy, S3) {
+fn relayed(faults: &[Fault], limits: S3Limits) -> (S3Server, Proxy, S3) {
     let server = S3Server::start();
     let proxy = Proxy::start(server.addr(), faults);
     let s3 = client(proxy.endpoint(), limits);
@@ -28,10 +28,10 @@ fn relayed(faults: &[Fault], limits: Limits) -> (S3Server, Proxy, S3) {
 
 #[test]
 fn passing_faults_are_not_noticed() {
-    let fault = Fault::Answer(FAULT);
+    let fault = Fault::S3Response(FAULT);
     let (server, proxy, s3) = relayed(&[], quick());
     let small = bytes(5000);
-    let again = [fault, fault, Fault::Answer(SLOW_DOWN), Fault::Pass];
+    let again = [fault, fault, Fault::S3Response(SLOW_DOWN), Fault::Pass];
     proxy.then(&again);
     put(&s3, &server, "small", &small).unwrap();
     proxy.then(&again);
@@ -40,7 +40,7 @@ fn passing_faults_are_not_noticed() {
     assert_eq!(keys(&s3, ""), ["small"]);
     // One at each step of a multipart upload, and at last a success that is none.
     let large = bytes(17 * MIB);
-    let refused = Fault::Answer(ERROR_IN_SUCCESS);
+    let refused = Fault::S3Response(ERROR_IN_SUCCESS);
     proxy.then(&[
         fault,
         Fault::Pass,
@@ -64,10 +64,10 @@ fn passing_faults_are_not_noticed() {
 
 #[test]
 fn lasting_faults_end_in_time_with_an_error_that_says_which() {
-    let (server, proxy, s3) = relayed(&[Fault::Answer(SLOW_DOWN)], quick());
+    let (server, proxy, s3) = relayed(&[Fault::S3Response(SLOW_DOWN)], quick());
     let begun = Instant::now();
     for size in [5, 2 * MIB, 17 * MIB] {
-        proxy.then(&[Fault::Answer(SLOW_DOWN)]);
+        proxy.then(&[Fault::S3Response(SLOW_DOWN)]);
         let error = put(&s3, &server, "key", &bytes(size))
             .unwrap_err()
             .to_string();
@@ -84,7 +84,7 @@ fn lasting_faults_end_in_time_with_an_error_that_says_which() {
 
 #[test]
 fn stalls_end_with_the_deadline() {
-    let limits = Limits {
+    let limits = S3Limits {
         request: Duration::from_millis(500),
         ..quick()
     };
@@ -109,7 +109,7 @@ fn stalls_end_with_the_deadline() {
 
 #[test]
 fn answers_that_break_off_are_taken_up_again() {
-    let limits = Limits {
+    let limits = S3Limits {
         range_bytes: MIB as u64,
         ..quick()
     };
@@ -126,7 +126,7 @@ fn answers_that_break_off_are_taken_up_again() {
     assert!(proxy.connections() >= 8);
 
     // Bodies that never bring anything: the head has less than 1,000 bytes, and is whole.
-    proxy.then(&[Fault::Answer(
+    proxy.then(&[Fault::S3Response(
         "HTTP/1.1 206 Partial Content\r\ncontent-length: 10\r\n\
          content-range: bytes 0-9/10\r\n\r\n",
     )]);
@@ -137,7 +137,7 @@ fn answers_that_break_off_are_taken_up_again() {
 
 #[test]
 fn slow_callers_get_everything() {
-    let limits = Limits {
+    let limits = S3Limits {
         request: Duration::from_millis(500),
         ..quick()
     };
@@ -147,7 +147,7 @@ fn slow_callers_get_everything() {
     let mut reader = s3.get("key", 0, sent.len() as u64).unwrap().unwrap();
     let mut received = vec![0; sent.len()];
     for piece in received.chunks_mut(3 * MIB) {
-        Stop::new().wait(Duration::from_millis(600));
+        threads::pause(Duration::from_millis(600));
         reader.read_exact(piece).unwrap();
     }
     same(&received, &sent);
@@ -156,7 +156,7 @@ fn slow_callers_get_everything() {
 
 #[test]
 fn a_file_that_changes_while_it_is_read_is_an_error() {
-    let limits = Limits {
+    let limits = S3Limits {
         range_bytes: 1000,
         ..quick()
     };
@@ -243,7 +243,7 @@ fn the_lost_answer_to_a_completed_upload_is_no_failure() {
 #[test]
 fn a_server_that_refuses_checksums_is_asked_only_once() {
     let (server, proxy, s3) = relayed(&[], quick());
-    let refused = Fault::Answer(NO_CHECKSUMS);
+    let refused = Fault::S3Response(NO_CHECKSUMS);
     proxy.then(&[refused, Fault::Pass]);
     put(&s3, &server, "small", &bytes(1000)).unwrap();
     assert_eq!(proxy.connections(), 2);

@@ -14,7 +14,9 @@ use std::time::Duration;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use super::{Answer, Body, Call, Limits, Method, S3, Settings, Wire, wire};
+use super::{
+    Method, RequestBody, S3, S3Client, S3Limits, S3Request, S3Response, S3Settings, client,
+};
 use crate::base::error::{Error, Result};
 use crate::base::tls::Roots;
 use crate::base::{clock, ids};
@@ -25,8 +27,8 @@ const MIB: usize = 1 << 20;
 const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
 const FORBIDDEN: &str = "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n";
 
-fn settings(endpoint: String) -> Settings {
-    Settings {
+fn settings(endpoint: String) -> S3Settings {
+    S3Settings {
         endpoint,
         bucket: BUCKET.to_owned(),
         region: server::REGION.to_owned(),
@@ -37,19 +39,19 @@ fn settings(endpoint: String) -> Settings {
     }
 }
 
-/// Limits for the loopback, without connections kept: so each request has its own fault.
-fn quick() -> Limits {
-    Limits {
+/// S3Limits for the loopback, without connections kept: so each request has its own fault.
+fn quick() -> S3Limits {
+    S3Limits {
         request: Duration::from_secs(20),
         pause: Duration::from_millis(10),
         idle_connections: 0,
-        ..Limits::default()
+        ..S3Limits::default()
     }
 }
 
-fn client(endpoint: String, limits: Limits) -> S3 {
-    let agent = wire::agent(&limits, &Roots::default());
-    S3::of_wire(Wire::new(&settings(endpoint), limits, agent).unwrap())
+fn client(endpoint: String, limits: S3Limits) -> S3 {
+    let agent = client::agent(&limits, &Roots::default());
+    S3::of_client(S3Client::new(&settings(endpoint), limits, agent).unwrap())
 }
 
 /// Bytes that do not repeat soon.
@@ -112,7 +114,7 @@ fn keys(s3: &S3, prefix: &str) -> Vec<String> {
 #[test]
 fn files_of_every_size_come_back_as_they_were() {
     let server = S3Server::start();
-    let s3 = client(server.endpoint(), Limits::default());
+    let s3 = client(server.endpoint(), S3Limits::default());
     s3.check().unwrap();
     for size in [0, 1, 100_000, 16 * MIB, 16 * MIB + 1, 40 * MIB] {
         let (key, sent) = (format!("a/b/{size}"), bytes(size));
@@ -131,9 +133,9 @@ fn files_of_every_size_come_back_as_they_were() {
 #[test]
 fn parts_of_a_file_are_read_exactly() {
     let server = S3Server::start();
-    let limits = Limits {
+    let limits = S3Limits {
         range_bytes: 1000,
-        ..Limits::default()
+        ..S3Limits::default()
     };
     let s3 = client(server.endpoint(), limits);
     let sent = bytes(10_000);
@@ -166,7 +168,7 @@ fn parts_of_a_file_are_read_exactly() {
 #[test]
 fn deleted_files_are_gone_and_may_be_deleted_again() {
     let server = S3Server::start();
-    let s3 = client(server.endpoint(), Limits::default());
+    let s3 = client(server.endpoint(), S3Limits::default());
     put(&s3, &server, "a/file", b"x").unwrap();
     s3.remove("a/file").unwrap();
     s3.remove("a/file").unwrap();
@@ -176,7 +178,7 @@ fn deleted_files_are_gone_and_may_be_deleted_again() {
 #[test]
 fn lists_have_every_key_of_the_prefix_in_order() {
     let server = S3Server::start();
-    let s3 = client(server.endpoint(), Limits::default());
+    let s3 = client(server.endpoint(), S3Limits::default());
     let folder = server.bucket_dir().join("many");
     std::fs::create_dir_all(&folder).unwrap();
     for number in 0..1100 {
@@ -209,9 +211,9 @@ fn lists_have_every_key_of_the_prefix_in_order() {
 #[test]
 fn keys_may_have_any_letters() {
     let server = S3Server::start();
-    let limits = Limits {
+    let limits = S3Limits {
         page: 2,
-        ..Limits::default()
+        ..S3Limits::default()
     };
     let s3 = client(server.endpoint(), limits);
     let names = [
@@ -263,12 +265,14 @@ fn fetch(addr: SocketAddr, url: &str) -> (String, Vec<u8>) {
 #[test]
 fn links_need_no_credentials_and_say_what_the_file_is() {
     let server = S3Server::start();
-    let s3 = client(server.endpoint(), Limits::default());
+    let s3 = client(server.endpoint(), S3Limits::default());
     let key = "a b+c/d%20";
     put(&s3, &server, key, b"hello").unwrap();
     let disposition = "attachment; filename=\"a b+c.txt\"; filename*=UTF-8''%C3%A9";
     let hour = Duration::from_secs(3600);
-    let link = s3.link(key, hour, "text/x-test", disposition).unwrap();
+    let link = s3
+        .presigned_url(key, hour, "text/x-test", disposition)
+        .unwrap();
     assert!(!link.contains(server::SECRET_KEY), "{link}");
     let (head, body) = fetch(server.addr(), &link);
     assert!(head.starts_with("http/1.1 200 "), "{head}");
@@ -305,23 +309,23 @@ impl Resolver for Everywhere {
 #[test]
 fn the_bucket_may_be_in_the_name_of_the_host() {
     let server = S3Server::start();
-    let limits = Limits::default();
+    let limits = S3Limits::default();
     let resolver = Everywhere(server.addr());
     let connector = DefaultConnector::default();
     let agent = ureq::Agent::with_parts(
-        wire::config(&limits, &Roots::default()),
+        client::config(&limits, &Roots::default()),
         connector,
         resolver,
     );
     let mut settings = settings(format!("http://{}", server::DOMAIN));
     settings.path_style = false;
-    let s3 = S3::of_wire(Wire::new(&settings, limits, agent).unwrap());
+    let s3 = S3::of_client(S3Client::new(&settings, limits, agent).unwrap());
     s3.check().unwrap();
     let sent = bytes(17 * MIB);
     put(&s3, &server, "a b/c", &sent).unwrap();
     same(&read(&s3, "a b/c", 0, 17 * MIB as u64).unwrap(), &sent);
     assert_eq!(keys(&s3, "a "), ["a b/c"]);
-    let link = s3.link("a b/c", Duration::from_secs(9), "a/b", "inline");
+    let link = s3.presigned_url("a b/c", Duration::from_secs(9), "a/b", "inline");
     assert!(link.unwrap().starts_with("http://files.s3.test/a%20b/c?"));
     s3.remove("a b/c").unwrap();
     assert!(
@@ -338,7 +342,7 @@ fn the_bucket_may_be_in_the_name_of_the_host() {
 #[test]
 fn wrong_settings_are_named() {
     let good = || settings("http://127.0.0.1:9".to_owned());
-    let refused = |settings: Settings| S3::open(&settings).unwrap_err().to_string();
+    let refused = |settings: S3Settings| S3::open(&settings).unwrap_err().to_string();
     assert!(S3::open(&good()).is_ok());
     for endpoint in [
         "",
@@ -373,11 +377,11 @@ fn wrong_settings_are_named() {
 fn refusals_are_clear_and_not_repeated() {
     let server = S3Server::start();
     let proxy = Proxy::start(server.addr(), &[Fault::Pass]);
-    let open = |change: &dyn Fn(&mut Settings)| {
+    let open = |change: &dyn Fn(&mut S3Settings)| {
         let mut settings = settings(proxy.endpoint());
         change(&mut settings);
-        let agent = wire::agent(&quick(), &Roots::default());
-        S3::of_wire(Wire::new(&settings, quick(), agent).unwrap())
+        let agent = client::agent(&quick(), &Roots::default());
+        S3::of_client(S3Client::new(&settings, quick(), agent).unwrap())
     };
     let check = |s3: &S3, expected: &str| {
         proxy.then(&[Fault::Pass]);
@@ -410,14 +414,14 @@ fn refusals_are_clear_and_not_repeated() {
     assert!(nowhere.get("key", 0, 1).is_err());
     assert!(nowhere.remove("key").is_err());
 
-    proxy.then(&[Fault::Answer(FORBIDDEN)]);
+    proxy.then(&[Fault::S3Response(FORBIDDEN)]);
     let s3 = open(&|_| {});
     let error = s3.check().unwrap_err();
     assert!(
         error.message().contains("does not let S3_ACCESS_KEY list"),
         "{error}"
     );
-    proxy.then(&[Fault::Answer(NOT_FOUND)]);
+    proxy.then(&[Fault::S3Response(NOT_FOUND)]);
     assert!(s3.get("key", 0, 1).is_err(), "a 404 that S3 did not write");
 }
 
@@ -439,21 +443,21 @@ fn a_server_that_is_not_there_is_said_so() {
 #[test]
 fn uploads_that_a_crash_left_are_ended() {
     let server = S3Server::start();
-    let limits = Limits {
+    let limits = S3Limits {
         page: 2,
-        ..Limits::default()
+        ..S3Limits::default()
     };
     let s3 = client(server.endpoint(), limits);
     for number in 0..5 {
         let key = format!("a b/{number}");
-        let call = Call {
+        let call = S3Request {
             method: Method::Post,
             key: Some(&key),
             query: &[("uploads", "")],
             headers: &[],
-            body: Body::Bytes(&[]),
+            body: RequestBody::Bytes(&[]),
         };
-        s3.wire.call(&call, Answer::done).unwrap();
+        s3.client.call(&call, S3Response::done).unwrap();
     }
     let hour_ms = 3_600_000;
     let count = |before_ms| s3.abort_stale_uploads(before_ms).unwrap();
@@ -465,7 +469,7 @@ fn uploads_that_a_crash_left_are_ended() {
 #[test]
 fn servers_without_checksums_are_good_enough() {
     let server = S3Server::start_plain();
-    let s3 = client(server.endpoint(), Limits::default());
+    let s3 = client(server.endpoint(), S3Limits::default());
     for size in [17 * MIB, 1000] {
         let sent = bytes(size);
         put(&s3, &server, "key", &sent).unwrap();
@@ -477,7 +481,7 @@ fn servers_without_checksums_are_good_enough() {
 #[test]
 fn many_threads_share_one_client() {
     let server = S3Server::start();
-    let s3 = Arc::new(client(server.endpoint(), Limits::default()));
+    let s3 = Arc::new(client(server.endpoint(), S3Limits::default()));
     let server = Arc::new(server);
     let threads: Vec<_> = (0..8)
         .map(|number| {

@@ -20,7 +20,7 @@ pub enum Fault {
     /// Nothing.
     Pass,
     /// This answer instead of the server's.
-    Answer(&'static str),
+    S3Response(&'static str),
     /// No answer until the client goes away.
     Stall,
     /// Nothing more after so many bytes of the answer, until the client goes away.
@@ -91,7 +91,7 @@ fn next(faults: &mut VecDeque<Fault>) -> Fault {
 fn relay(mut client: TcpStream, server: SocketAddr, fault: Fault) -> io::Result<()> {
     client.set_read_timeout(Some(PATIENCE))?;
     match fault {
-        Fault::Answer(answer) => {
+        Fault::S3Response(answer) => {
             receive(&mut client)?;
             client.write_all(answer.as_bytes())?;
             return client.shutdown(Shutdown::Both);

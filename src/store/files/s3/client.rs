@@ -1,8 +1,8 @@
-//! Requests to an S3 server: signed, sent with a deadline, tried again when that may help.
+//! Requests to an S3 server: signed, sent with a deadline, retried if that may help.
 //!
-//! Signatures are those of the query (AWS signature version 4, as in a link), made anew for every
-//! attempt. Whatever has to be verified goes along as a signed header; the payload itself is not signed.
-//! No error and no log line has a URL in it, because a URL is a permission.
+//! Signatures are in the query (AWS signature version 4, as in a presigned URL), new for every attempt. Data
+//! to be verified is sent as a signed header; the payload itself is not signed. Errors and log lines contain no
+//! URL, because a URL is a permission.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,44 +15,69 @@ use rusty_s3::{Bucket, UrlStyle, signing};
 use ureq::http::{Request, Response};
 use ureq::{Agent, SendBody};
 
-use super::Settings;
 use super::xml::Element;
 use crate::base::error::{Error, Result};
-use crate::base::threads::Stop;
 use crate::base::tls::Roots;
-use crate::base::{clock, ids, log, tls};
+use crate::base::{clock, ids, log, threads, tls};
 
 pub use rusty_s3::Method;
 
-/// How long a signed request is good for, so that the clocks of both sides may differ by as much.
-const SIGNATURE: Duration = Duration::from_secs(900);
-/// From this size on the server is asked before the body is sent.
-const ASK_FIRST_BYTES: u64 = 1 << 20;
-/// A list of 1000 keys of 1 KiB, escaped, is below this.
+/// Lifetime of a signature; the clocks of both sides may differ by as much.
+const SIGNATURE_LIFETIME: Duration = Duration::from_secs(900);
+/// Smallest body that is sent with `Expect: 100-continue`.
+const EXPECT_BYTES_MIN: u64 = 1 << 20;
+/// Longest XML response; a list of 1000 keys of 1 KiB, escaped, is shorter.
 const XML_BYTES_MAX: u64 = 8 << 20;
-/// Bounds of time and size; tests have smaller ones.
+
+/// The location of the bucket, and the credentials.
+#[derive(Clone)]
+pub struct S3Settings {
+    /// `http://` or `https://`, a host, perhaps a port and a path.
+    pub endpoint: String,
+    pub bucket: String,
+    pub region: String,
+    pub access_key: String,
+    pub secret_key: String,
+    /// The bucket is the first part of the path, not of the host name.
+    pub path_style: bool,
+    /// The certificate authorities that are trusted.
+    pub roots: Roots,
+}
+
+impl fmt::Debug for S3Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Settings")
+            .field("endpoint", &self.endpoint)
+            .field("bucket", &self.bucket)
+            .field("region", &self.region)
+            .field("path_style", &self.path_style)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Limits of time and size; tests use smaller ones.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct S3Limits {
     pub connect: Duration,
-    /// One attempt, from the connection to the last byte of the answer.
+    /// Time of one attempt, from connecting to the last byte of the response.
     pub request: Duration,
     /// Most attempts of one request.
     pub attempts: u32,
-    /// Before the second attempt; doubled for each further one.
+    /// Pause before the second attempt; doubled for each further one.
     pub pause: Duration,
-    /// No attempt begins later than this after the first.
+    /// Time after the first attempt in which others may begin.
     pub total: Duration,
-    /// Bytes of a file asked for at a time.
+    /// Bytes of a file requested at a time.
     pub range_bytes: u64,
-    /// Entries of a list asked for at a time.
+    /// Entries of a list requested at a time.
     pub page: u32,
-    /// Connections that are kept while nobody needs them.
+    /// Idle connections that are kept open.
     pub idle_connections: usize,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
+impl Default for S3Limits {
+    fn default() -> S3Limits {
+        S3Limits {
             connect: Duration::from_secs(5),
             request: Duration::from_secs(60),
             attempts: 4,
@@ -65,20 +90,20 @@ impl Default for Limits {
     }
 }
 
-/// A request, except for its signature.
-pub struct Call<'a> {
+/// A request without its signature.
+pub struct S3Request<'a> {
     pub method: Method,
-    /// None for one about the bucket.
+    /// None for a request to the bucket.
     pub key: Option<&'a str>,
     pub query: &'a [(&'a str, &'a str)],
-    /// Names in small letters; all of them are signed.
+    /// Names in lower case; all headers are signed.
     pub headers: &'a [(&'a str, &'a str)],
-    pub body: Body<'a>,
+    pub body: RequestBody<'a>,
 }
 
 /// The body of a request.
 #[derive(Clone, Copy)]
-pub enum Body<'a> {
+pub enum RequestBody<'a> {
     None,
     Bytes(&'a [u8]),
     Piece(Piece<'a>),
@@ -108,19 +133,19 @@ impl Read for Piece<'_> {
 }
 
 /// The server, the bucket and the credentials.
-pub struct Wire {
+pub struct S3Client {
     agent: Agent,
     bucket: Bucket,
     access_key: String,
     secret_key: String,
-    pub limits: Limits,
+    pub limits: S3Limits,
 }
 
-impl Wire {
-    pub fn new(settings: &Settings, limits: Limits, agent: Agent) -> Result<Wire> {
+impl S3Client {
+    pub fn new(settings: &S3Settings, limits: S3Limits, agent: Agent) -> Result<S3Client> {
         let invalid = |what: &dyn fmt::Display| {
             Error::invalid(format!(
-                "S3_ENDPOINT is no http or https URL of a server: {what}."
+                "S3_ENDPOINT is not an http or https URL of a server: {what}."
             ))
         };
         for (name, value) in [
@@ -130,16 +155,18 @@ impl Wire {
             ("S3_SECRET_KEY", &settings.secret_key),
         ] {
             if value.is_empty() {
-                return Err(Error::invalid(format!("{name} is needed for S3 storage.")));
+                return Err(Error::invalid(format!(
+                    "{name} is required for S3 storage."
+                )));
             }
         }
         let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
         if !settings.bucket.bytes().all(is_of_name) || settings.bucket.starts_with('.') {
-            return Err(Error::invalid("S3_BUCKET is no name of a bucket."));
+            return Err(Error::invalid("S3_BUCKET is not a valid bucket name."));
         }
         let endpoint = settings.endpoint.trim_end_matches('/');
         if endpoint.contains(['?', '#', '@']) {
-            return Err(invalid(&"it has more than a host, a port and a path"));
+            return Err(invalid(&"only a host, a port and a path are allowed"));
         }
         let style = match settings.path_style {
             true => UrlStyle::Path,
@@ -153,11 +180,11 @@ impl Wire {
             Bucket::new(url, style, name, region).map_err(|error| match settings.path_style {
                 true => invalid(&error),
                 false => Error::invalid(format!(
-                    "S3_ENDPOINT cannot have the bucket before its host ({error}); \
-                     S3_PATH_STYLE puts it behind."
+                    "S3_ENDPOINT cannot have the bucket as a subdomain ({error}); set \
+                     S3_PATH_STYLE=true."
                 )),
             })?;
-        Ok(Wire {
+        Ok(S3Client {
             agent,
             bucket,
             access_key: settings.access_key.clone(),
@@ -166,22 +193,22 @@ impl Wire {
         })
     }
 
-    /// The name of the bucket.
     pub fn bucket(&self) -> &str {
         self.bucket.name()
     }
 
-    /// The host that is talked to.
+    /// The host of the server.
     pub fn host(&self) -> &str {
         self.bucket.base_url().host_str().unwrap_or_default()
     }
 
-    /// A URL that whoever has it may use for `lifetime`.
-    pub fn sign(&self, call: &Call<'_>, lifetime: Duration) -> Result<String> {
+    /// A presigned URL that is valid for `lifetime`.
+    pub fn sign(&self, call: &S3Request<'_>, lifetime: Duration) -> Result<String> {
         let url = match call.key {
-            Some(key) => self.bucket.object_url(checked(key)?).map_err(|error| {
-                Error::internal(format!("the key {key} makes no address: {error}"))
-            })?,
+            Some(key) => self
+                .bucket
+                .object_url(check_key(key)?)
+                .map_err(|error| Error::internal(format!("the key {key} makes no URL: {error}")))?,
             None => self.bucket.base_url().clone(),
         };
         let (mut query, mut headers) = (call.query.to_vec(), call.headers.to_vec());
@@ -201,96 +228,100 @@ impl Wire {
             query.iter().copied(),
             headers.iter().copied(),
         );
-        // It writes blanks as forms do, which not every server reads so; a plus of ours is %2B by now.
+        // The crate encodes spaces as `+`, which not every server decodes; a literal plus is %2B by now.
         let query = url.query().unwrap_or_default().replace('+', "%20");
         url.set_query(Some(&query));
         Ok(url.into())
     }
 
-    /// Sends a request until it is answered with success and `read` has made something of the answer,
-    /// or it is clear that it will not be.
+    /// Sends a request, with retries, until it succeeds and `read` accepts the response, or the error is
+    /// permanent.
     pub fn call<T>(
         &self,
-        call: &Call<'_>,
-        read: impl Fn(Answer) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+        call: &S3Request<'_>,
+        read: impl Fn(S3Response) -> Result<T, S3Error>,
+    ) -> Result<T, S3Error> {
         let begun = Instant::now();
         let mut attempts = 1;
         loop {
-            let mut failure = match self.attempt(call).and_then(&read) {
+            let mut error = match self.attempt(call).and_then(&read) {
                 Ok(made) => return Ok(made),
-                Err(failure) => failure,
+                Err(error) => error,
             };
-            failure.attempts = attempts;
+            error.attempts = attempts;
             let pause = self.pause(attempts);
             let is_late = begun.elapsed() + pause >= self.limits.total;
-            if !failure.may_pass || attempts >= self.limits.attempts || is_late {
-                return Err(failure);
+            if !error.is_transient || attempts >= self.limits.attempts || is_late {
+                return Err(error);
             }
-            log::debug(format_args!("s3 attempt={attempts} failed: {failure}"));
-            Stop::new().wait(pause);
+            log::debug(format_args!("s3 attempt={attempts} failed: {error}"));
+            threads::pause(pause);
             attempts += 1;
         }
     }
 
-    /// Sends a request whose answer does not matter, and does not try again.
-    pub fn once(&self, call: &Call<'_>) -> Result<(), Failure> {
-        self.attempt(call).and_then(Answer::done)
+    /// Sends a request once, without retries.
+    pub fn once(&self, call: &S3Request<'_>) -> Result<(), S3Error> {
+        self.attempt(call).and_then(S3Response::done)
     }
 
-    /// The pause after so many attempts: doubled each time, and up to half of it left away, so that
-    /// those who failed together do not come back together.
+    /// The pause after this many attempts: doubled each time, with up to half of it removed at random, so that
+    /// clients that failed together do not retry together.
     pub fn pause(&self, attempts: u32) -> Duration {
         let longest = self.limits.pause * (1 << attempts.clamp(1, 10).saturating_sub(1));
         let [random] = ids::random_bytes::<1>().unwrap_or([0]);
         longest - longest * u32::from(random) / 512
     }
 
-    fn attempt(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        let url = self.sign(call, SIGNATURE).map_err(Failure::of_ours)?;
+    fn attempt(&self, call: &S3Request<'_>) -> Result<S3Response, S3Error> {
+        let url = self
+            .sign(call, SIGNATURE_LIFETIME)
+            .map_err(S3Error::internal)?;
         let mut request = Request::builder().method(call.method.to_str()).uri(url);
         for (name, value) in call.headers {
             request = request.header(*name, *value);
         }
-        if let Body::Piece(piece) = &call.body {
+        if let RequestBody::Piece(piece) = &call.body {
             request = request.header("content-length", piece.length);
-            if piece.length >= ASK_FIRST_BYTES {
+            if piece.length >= EXPECT_BYTES_MIN {
                 request = request.header("expect", "100-continue");
             }
         }
         let sent = match call.body {
-            Body::None => self.run(request.body(SendBody::none())),
-            Body::Bytes(bytes) => self.run(request.body(bytes)),
-            Body::Piece(mut piece) => self.run(request.body(SendBody::from_reader(&mut piece))),
+            RequestBody::None => self.run(request.body(SendBody::none())),
+            RequestBody::Bytes(bytes) => self.run(request.body(bytes)),
+            RequestBody::Piece(mut piece) => {
+                self.run(request.body(SendBody::from_reader(&mut piece)))
+            }
         };
-        let answer = Answer(sent?);
-        match answer.0.status().as_u16() {
-            200..300 => Ok(answer),
-            _ => Err(Failure::of_answer(answer)),
+        let response = S3Response(sent?);
+        match response.0.status().as_u16() {
+            200..300 => Ok(response),
+            _ => Err(S3Error::from_response(response)),
         }
     }
 
     fn run(
         &self,
         request: Result<Request<impl ureq::AsSendBody>, ureq::http::Error>,
-    ) -> Result<Response<ureq::Body>, Failure> {
+    ) -> Result<Response<ureq::Body>, S3Error> {
         let request = request
-            .map_err(|error| Failure::of_ours(Error::internal(format!("a request: {error}"))))?;
+            .map_err(|error| S3Error::internal(Error::internal(format!("a request: {error}"))))?;
         self.agent
             .run(request)
-            .map_err(|error| Failure::of_transport(&error))
+            .map_err(|error| S3Error::transport(&error))
     }
 }
 
-/// What sends requests and keeps connections.
-pub fn agent(limits: &Limits, roots: &Roots) -> Agent {
+/// The HTTP agent, which keeps connections.
+pub fn agent(limits: &S3Limits, roots: &Roots) -> Agent {
     Agent::new_with_config(config(limits, roots))
 }
 
-pub fn config(limits: &Limits, roots: &Roots) -> ureq::config::Config {
+pub fn config(limits: &S3Limits, roots: &Roots) -> ureq::config::Config {
     Agent::config_builder()
         .http_status_as_error(false)
-        // What is signed for one host is not for another.
+        // A signature is valid for one host only.
         .max_redirects(0)
         .max_redirects_will_error(false)
         .proxy(None)
@@ -304,19 +335,19 @@ pub fn config(limits: &Limits, roots: &Roots) -> ureq::config::Config {
         .build()
 }
 
-/// Keys are paths of ours. One that a URL would shorten is a fault.
-fn checked(key: &str) -> Result<&str> {
+/// Refuses a key that URL normalisation would change.
+fn check_key(key: &str) -> Result<&str> {
     let is_part = |part: &str| !matches!(part, "" | "." | "..");
     if key.len() <= 1024 && key.split('/').all(is_part) {
         return Ok(key);
     }
-    Err(Error::internal(format!("{key:?} is no key of a file")))
+    Err(Error::internal(format!("{key:?} is not a valid key")))
 }
 
-/// An answer that says success.
-pub struct Answer(Response<ureq::Body>);
+/// A response with a status of success.
+pub struct S3Response(Response<ureq::Body>);
 
-impl Answer {
+impl S3Response {
     pub fn status(&self) -> u16 {
         self.0.status().as_u16()
     }
@@ -325,18 +356,18 @@ impl Answer {
         self.0.headers().get(name)?.to_str().ok()
     }
 
-    /// The body, to be read within the deadline of the request.
+    /// The body, which must be read within the deadline of the request.
     pub fn into_reader(self) -> Box<dyn Read + Send> {
         Box::new(self.0.into_body().into_reader())
     }
 
-    /// The body as XML; an answer that says failure in there is one.
-    pub fn xml(self) -> Result<Element, Failure> {
-        let text = self.text().map_err(|error| Failure::of_cut(&error))?;
+    /// Parses the body as XML; an `Error` element is an error.
+    pub fn xml(self) -> Result<Element, S3Error> {
+        let text = self.text().map_err(|error| S3Error::truncated(&error))?;
         match Element::parse(&text) {
-            Some(root) if root.name == "Error" => Err(Failure::of_xml(200, Some(&root))),
+            Some(root) if root.name == "Error" => Err(S3Error::from_xml(200, Some(&root))),
             Some(root) => Ok(root),
-            None => Err(Failure::invalid("its XML cannot be read")),
+            None => Err(S3Error::invalid("malformed XML")),
         }
     }
 
@@ -347,105 +378,105 @@ impl Answer {
             .take(XML_BYTES_MAX + 1)
             .read_to_string(&mut text)?;
         if length as u64 > XML_BYTES_MAX {
-            return Err(io::Error::other("the answer is too long"));
+            return Err(io::Error::other("the response is too long"));
         }
         Ok(text)
     }
 
     /// Reads the body to its end, so that the connection can be used again.
-    pub fn done(self) -> Result<(), Failure> {
+    pub fn done(self) -> Result<(), S3Error> {
         match io::copy(&mut self.into_reader().take(XML_BYTES_MAX), &mut io::sink()) {
             Ok(_) => Ok(()),
-            Err(error) => Err(Failure::of_cut(&error)),
+            Err(error) => Err(S3Error::truncated(&error)),
         }
     }
 }
 
-/// Why a request had no success.
+/// The error of a request.
 #[derive(Debug)]
-pub struct Failure {
-    /// 0 when there was no answer.
+pub struct S3Error {
+    /// 0 without a response.
     pub status: u16,
     /// The code of the S3 error, or empty.
     pub code: String,
-    /// The server does not know, or does not want, checksums.
+    /// The server does not support checksums.
     pub is_of_checksums: bool,
-    /// How often it was tried.
+    /// Number of attempts.
     pub attempts: u32,
-    /// What happened, when there was no answer that says it.
+    /// The cause, if the response does not contain it.
     detail: String,
-    /// Another attempt may have success.
-    may_pass: bool,
+    /// Another attempt may succeed.
+    is_transient: bool,
 }
 
-impl Failure {
-    fn new(detail: String, may_pass: bool) -> Failure {
-        Failure {
+impl S3Error {
+    fn new(detail: String, is_transient: bool) -> S3Error {
+        S3Error {
             status: 0,
             code: String::new(),
             is_of_checksums: false,
             attempts: 1,
             detail,
-            may_pass,
+            is_transient,
         }
     }
 
-    /// The server answered something that is no S3.
-    pub fn invalid(what: &str) -> Failure {
-        Failure::new(format!("an answer of S3 is invalid: {what}"), true)
+    /// The response is not valid S3.
+    pub fn invalid(what: &str) -> S3Error {
+        S3Error::new(format!("invalid response from S3: {what}"), true)
     }
 
-    /// The server answered what makes it pointless to go on.
-    pub fn fatal(what: &str) -> Failure {
-        Failure::new(what.to_owned(), false)
+    /// A permanent error.
+    pub fn fatal(what: &str) -> S3Error {
+        S3Error::new(what.to_owned(), false)
     }
 
-    /// The answer ended in the middle.
-    pub fn of_cut(error: &io::Error) -> Failure {
-        Failure::new(format!("an answer of S3 broke off: {error}"), true)
+    /// The response ended early.
+    pub fn truncated(error: &io::Error) -> S3Error {
+        S3Error::new(format!("the response from S3 broke off: {error}"), true)
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-    fn of_ours(error: Error) -> Failure {
-        Failure::new(error.to_string(), false)
+    fn internal(error: Error) -> S3Error {
+        S3Error::new(error.to_string(), false)
     }
 
-    fn of_transport(error: &ureq::Error) -> Failure {
+    fn transport(error: &ureq::Error) -> S3Error {
         use ureq::Error as Cause;
-        let (what, may_pass) = match error {
-            // A certificate that is not trusted comes as invalid data.
+        let (what, is_transient) = match error {
+            // ureq reports an untrusted certificate as invalid data.
             Cause::Io(cause) => {
-                let may_pass = cause.kind() != io::ErrorKind::InvalidData;
-                let objection = tls::objection(cause);
-                (objection.unwrap_or_else(|| cause.to_string()), may_pass)
+                let is_transient = cause.kind() != io::ErrorKind::InvalidData;
+                let objection = tls::certificate_error(cause);
+                (objection.unwrap_or_else(|| cause.to_string()), is_transient)
             }
-            Cause::Timeout(_) => ("it takes too long".to_owned(), true),
+            Cause::Timeout(_) => ("timed out".to_owned(), true),
             Cause::HostNotFound | Cause::ConnectionFailed | Cause::Protocol(_) => {
                 (error.to_string(), true)
             }
-            // These have the URL in their text.
+            // The text of these contains the URL.
             Cause::BadUri(_) | Cause::RequireHttpsOnly(_) => {
-                ("the address is refused".to_owned(), false)
+                ("the URL is refused".to_owned(), false)
             }
             _ => (error.to_string(), false),
         };
-        Failure::new(format!("no answer from S3: {what}"), may_pass)
+        S3Error::new(format!("no response from S3: {what}"), is_transient)
     }
 
-    fn of_answer(answer: Answer) -> Failure {
-        let status = answer.status();
-        let text = answer.text().unwrap_or_default();
-        Failure::of_xml(status, Element::parse(&text).as_ref())
+    fn from_response(response: S3Response) -> S3Error {
+        let status = response.status();
+        let text = response.text().unwrap_or_default();
+        S3Error::from_xml(status, Element::parse(&text).as_ref())
     }
 
-    /// A refusal with the `Error` element that came with it.
-    fn of_xml(status: u16, error: Option<&Element>) -> Failure {
+    /// A error from the status and the `Error` element of a response.
+    fn from_xml(status: u16, error: Option<&Element>) -> S3Error {
         let text = |name| error.and_then(|error| error.text_of(name)).unwrap_or("");
         let is_plain = |letter: &char| letter.is_ascii_alphanumeric();
         let code: String = text("Code").chars().filter(is_plain).take(64).collect();
         let about = text("Message").to_ascii_lowercase();
-        // Not about what was asked but about how it arrived, or about the moment.
-        let may_pass = matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+        // Errors of transmission or of the moment, not of the request.
+        let is_transient = matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
             || (status == 200)
             || matches!(
                 code.as_str(),
@@ -456,31 +487,31 @@ impl Failure {
                     | "XAmzContentChecksumMismatch"
                     | "XAmzContentSHA256Mismatch"
             );
-        // Cloudflare R2 says 501, Backblaze B2 400 with the name of the header.
+        // Cloudflare R2 answers 501, Backblaze B2 400 with the name of the header.
         let is_of_checksums =
-            status == 501 || (status == 400 && !may_pass && about.contains("checksum"));
-        Failure {
+            status == 501 || (status == 400 && !is_transient && about.contains("checksum"));
+        S3Error {
             status,
             code,
             is_of_checksums,
             attempts: 1,
             detail: String::new(),
-            may_pass,
+            is_transient,
         }
     }
 
-    /// There is no such file (and there is the bucket).
-    pub fn is_not_there(&self) -> bool {
+    /// True if the key does not exist in an existing bucket.
+    pub fn is_not_found(&self) -> bool {
         self.status == 404 && self.code == "NoSuchKey"
     }
 
-    /// For the caller: what is not possible now, and for the log what was being done.
+    /// An error with a message for the client, and the failed operation for the log.
     pub fn into_error(self, message: &str, doing: &str) -> Error {
         Error::unavailable(message).context(format!("{doing}: {self}"))
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for S3Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.status {
             0 => write!(f, "{}", self.detail)?,
