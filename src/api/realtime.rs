@@ -63,7 +63,7 @@ fn peer(call: &Call<'_>, client: Option<String>) -> Result<(Payer, Box<dyn Socke
         has_credentials: caller.has_credentials(),
         ..call.payer()
     };
-    Ok((payer, realtime.peer(call.database, caller, client)?))
+    Ok((payer, realtime.handler(call.database, caller, client)?))
 }
 
 /// Replaces the topics of a client of server-sent events.

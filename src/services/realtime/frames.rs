@@ -11,27 +11,27 @@ const NAME_BYTES_MAX: usize = 100;
 
 /// What a client says.
 #[derive(Debug)]
-pub struct Frame {
+pub struct ClientFrame {
     /// Repeated in the answer; null when there was none.
     pub reference: Value,
-    pub body: Body,
+    pub body: FrameBody,
 }
 
 #[derive(Debug)]
-pub enum Body {
+pub enum FrameBody {
     /// Signs in; without a token, out.
     Auth(Option<String>),
-    Subscribe(Box<Ask>),
+    Subscribe(Box<SubscribeRequest>),
     Unsubscribe(String),
     Ping,
 }
 
 /// A frame, or what is wrong with it.
-pub type Received = Result<Frame, (Value, &'static str)>;
+pub type FrameResult = Result<ClientFrame, (Value, &'static str)>;
 
 /// What a client wants to hear of.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct Ask {
+pub struct SubscribeRequest {
     /// Its name for it.
     #[serde(default)]
     pub sub: String,
@@ -51,7 +51,7 @@ pub struct Ask {
     pub after: Option<String>,
 }
 
-impl Ask {
+impl SubscribeRequest {
     /// Bytes of all that it says.
     pub fn bytes(&self) -> usize {
         let optional =
@@ -69,7 +69,7 @@ impl Ask {
 }
 
 /// Reads a frame; what is wrong with it comes with what an answer repeats.
-pub fn read(text: &str) -> Received {
+pub fn parse(text: &str) -> FrameResult {
     #[derive(Deserialize)]
     struct Head {
         #[serde(default)]
@@ -89,22 +89,22 @@ pub fn read(text: &str) -> Received {
     };
     let refuse = |what| Err((reference.clone(), what));
     let body = match head.t.as_str() {
-        "auth" => Body::Auth(head.token.filter(|token| !token.is_empty())),
-        "unsubscribe" => Body::Unsubscribe(head.sub.unwrap_or_default()),
-        "ping" => Body::Ping,
-        "subscribe" => match serde_json::from_str::<Ask>(text) {
-            Ok(ask) => {
+        "auth" => FrameBody::Auth(head.token.filter(|token| !token.is_empty())),
+        "unsubscribe" => FrameBody::Unsubscribe(head.sub.unwrap_or_default()),
+        "ping" => FrameBody::Ping,
+        "subscribe" => match serde_json::from_str::<SubscribeRequest>(text) {
+            Ok(request) => {
                 let is_bad = |name: &String| name.is_empty() || name.len() > NAME_BYTES_MAX;
-                if is_bad(&ask.sub) || ask.group.as_ref().is_some_and(is_bad) {
+                if is_bad(&request.sub) || request.group.as_ref().is_some_and(is_bad) {
                     return refuse("sub and group are texts of 1 to 100 bytes.");
                 }
-                Body::Subscribe(Box::new(ask))
+                FrameBody::Subscribe(Box::new(request))
             }
             Err(_) => return refuse("A subscription says sub, collection and texts."),
         },
         _ => return refuse("There is no frame of this type."),
     };
-    Ok(Frame { reference, body })
+    Ok(ClientFrame { reference, body })
 }
 
 /// The first frame.
@@ -123,7 +123,7 @@ pub fn subscribed(reference: &Value, sub: &str, last: &str) -> String {
 }
 
 /// What was asked for is refused.
-pub fn no(reference: &Value, error: &Error) -> String {
+pub fn refused(reference: &Value, error: &Error) -> String {
     let (status, message) = (error.kind().status(), error.message());
     json!({"t": "no", "ref": reference, "status": status, "message": message}).to_string()
 }
@@ -152,14 +152,15 @@ mod tests {
 
     #[test]
     fn frames_are_read_and_what_is_none_is_told_with_its_ref() {
-        let frame = read(r#"{"t":"subscribe","ref":7,"sub":"a","collection":"posts","new":1}"#);
-        let Frame { reference, body } = frame.unwrap();
+        let frame = parse(r#"{"t":"subscribe","ref":7,"sub":"a","collection":"posts","new":1}"#);
+        let ClientFrame { reference, body } = frame.unwrap();
         assert!(
-            reference == 7 && matches!(body, Body::Subscribe(ask) if ask.collection == "posts")
+            reference == 7
+                && matches!(body, FrameBody::Subscribe(request) if request.collection == "posts")
         );
         assert!(matches!(
-            read(r#"{"t":"auth","token":""}"#).unwrap().body,
-            Body::Auth(None)
+            parse(r#"{"t":"auth","token":""}"#).unwrap().body,
+            FrameBody::Auth(None)
         ));
         for (text, reference) in [
             ("", Value::Null),
@@ -179,7 +180,7 @@ mod tests {
                 json!(1),
             ),
         ] {
-            assert_eq!(read(text).unwrap_err().0, reference, "{text}");
+            assert_eq!(parse(text).unwrap_err().0, reference, "{text}");
         }
     }
 

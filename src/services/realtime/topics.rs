@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 
-use super::frames::Ask;
+use super::frames::SubscribeRequest;
 use crate::base::error::{Error, Result};
 use crate::model::triggers::RecordAction;
 
@@ -15,7 +15,7 @@ const TOPIC_BYTES_MAX: usize = 2500;
 #[derive(Debug)]
 pub struct Topic {
     /// With the topic itself as name: events are sent under it.
-    pub ask: Ask,
+    pub request: SubscribeRequest,
 }
 
 impl Topic {
@@ -52,14 +52,14 @@ impl Topic {
             Some((collection, id)) => (collection, Some(id.to_owned())),
         };
         Ok(Topic {
-            ask: Ask {
+            request: SubscribeRequest {
                 sub: text.to_owned(),
                 collection: collection.to_owned(),
                 id,
                 filter: options.query.filter,
                 fields: options.query.fields,
                 expand: options.query.expand,
-                ..Ask::default()
+                ..SubscribeRequest::default()
             },
         })
     }
@@ -93,17 +93,21 @@ pub fn event(topic: &str, action: RecordAction, record: &str) -> String {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Ask> {
-        Topic::parse(text, |raw| Some(raw.replace("%22", "\""))).map(|topic| topic.ask)
+    fn parse(text: &str) -> Result<SubscribeRequest> {
+        Topic::parse(text, |raw| Some(raw.replace("%22", "\""))).map(|topic| topic.request)
     }
 
     #[test]
     fn topics_are_those_of_the_sdk() {
-        let ask = parse("posts/*").unwrap();
-        assert_eq!((ask.collection.as_str(), ask.id), ("posts", None));
-        let ask = parse("posts/abc?options={%22query%22:{%22expand%22:%22a%22},%22headers%22:{}}");
-        let ask = ask.unwrap();
-        assert_eq!((ask.id.as_deref(), ask.expand.as_str()), (Some("abc"), "a"));
+        let request = parse("posts/*").unwrap();
+        assert_eq!((request.collection.as_str(), request.id), ("posts", None));
+        let request =
+            parse("posts/abc?options={%22query%22:{%22expand%22:%22a%22},%22headers%22:{}}");
+        let request = request.unwrap();
+        assert_eq!(
+            (request.id.as_deref(), request.expand.as_str()),
+            (Some("abc"), "a")
+        );
         assert_eq!(parse("posts").unwrap().id, None);
         for wrong in ["", "a\nb", "posts/*?options=nonsense", &"x".repeat(3000)] {
             assert!(parse(wrong).is_err(), "{wrong}");

@@ -1,8 +1,8 @@
 //! How much of the thread's time collections and networks have used lately.
 //!
-//! One thread looks at all changes, so what it spends on one collection delays the others. A collection may
+//! One thread checks at all changes, so what it spends on one collection delays the others. A collection may
 //! use [`LOOK_MAX`] at a time while changes of others wait, and half of the time in the long run; when all
-//! together have used that much, each of them may use [`SHARE`]. So one that is dear to look at, or many,
+//! together have used that much, each of them may use [`SHARE`]. So one that is expensive to look at, or many,
 //! delay the others by about a second.
 
 use std::collections::HashMap;
@@ -17,15 +17,15 @@ const SHARE: Duration = Duration::from_millis(100);
 const NOTED: Duration = Duration::from_millis(1);
 
 /// Time spent for each of some keys; half of the time that passes is taken off again.
-pub struct Effort<K>(HashMap<K, (Duration, Instant)>);
+pub struct TimeUsage<K>(HashMap<K, (Duration, Instant)>);
 
-impl<K> Default for Effort<K> {
-    fn default() -> Effort<K> {
-        Effort(HashMap::new())
+impl<K> Default for TimeUsage<K> {
+    fn default() -> TimeUsage<K> {
+        TimeUsage(HashMap::new())
     }
 }
 
-impl<K: Eq + Hash> Effort<K> {
+impl<K: Eq + Hash> TimeUsage<K> {
     /// Notes time that was spent until now.
     pub fn add(&mut self, key: K, spent: Duration, now: Instant) {
         if spent >= NOTED {
@@ -77,27 +77,27 @@ mod tests {
 
     #[test]
     fn who_has_used_much_gets_little_and_the_others_go_on() {
-        let (mut effort, start) = (Effort::<&str>::default(), Instant::now());
+        let (mut usage, start) = (TimeUsage::<&str>::default(), Instant::now());
         let after = |ms| start + Duration::from_millis(ms);
-        assert_eq!(effort.allowance("a", start), LOOK_MAX);
-        effort.add("a", Duration::from_micros(10), start);
-        assert!(effort.is_empty());
-        effort.add("a", Duration::from_millis(600), start);
-        assert_eq!(effort.allowance("a", start), Duration::from_millis(400));
-        effort.add("a", Duration::from_millis(400), start);
-        assert_eq!(effort.allowance("a", start), Duration::ZERO);
+        assert_eq!(usage.allowance("a", start), LOOK_MAX);
+        usage.add("a", Duration::from_micros(10), start);
+        assert!(usage.is_empty());
+        usage.add("a", Duration::from_millis(600), start);
+        assert_eq!(usage.allowance("a", start), Duration::from_millis(400));
+        usage.add("a", Duration::from_millis(400), start);
+        assert_eq!(usage.allowance("a", start), Duration::ZERO);
         // Others together do not get around that.
-        assert_eq!(effort.allowance("b", start), SHARE);
-        effort.add("b", SHARE, start);
-        assert_eq!(effort.allowance("b", start), Duration::ZERO);
-        assert_eq!(effort.allowance("c", start), SHARE);
+        assert_eq!(usage.allowance("b", start), SHARE);
+        usage.add("b", SHARE, start);
+        assert_eq!(usage.allowance("b", start), Duration::ZERO);
+        assert_eq!(usage.allowance("c", start), SHARE);
         assert_eq!(
-            effort.allowance("a", after(1000)),
+            usage.allowance("a", after(1000)),
             Duration::from_millis(500)
         );
-        effort.forget(after(1999));
-        assert!(!effort.is_empty());
-        effort.forget(after(2000));
-        assert!(effort.is_empty());
+        usage.forget(after(1999));
+        assert!(!usage.is_empty());
+        usage.forget(after(2000));
+        assert!(usage.is_empty());
     }
 }

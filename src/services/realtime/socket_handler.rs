@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::board::{Caller, SessionId};
-use super::engine::{Command, Shared};
+use super::command::{Command, CommandQueue};
+use super::registry::{Caller, SessionId};
 use super::{frames, topics};
 use crate::base::error::Result;
 use crate::base::ids;
@@ -23,8 +23,8 @@ pub fn new_client() -> Result<String> {
 }
 
 /// A connection that is to be opened.
-pub struct Connection {
-    pub shared: Arc<Shared>,
+pub struct RealtimeHandler {
+    pub commands: Arc<CommandQueue>,
     pub session: SessionId,
     pub database: String,
     /// Taken when it opens.
@@ -32,21 +32,21 @@ pub struct Connection {
     /// Of server-sent events; none for a WebSocket.
     pub client: Option<String>,
     pub pending: Arc<AtomicUsize>,
-    pub link: Option<SocketHandle>,
+    pub handle: Option<SocketHandle>,
 }
 
-impl SocketHandler for Connection {
-    fn opened(&mut self, link: SocketHandle) {
+impl SocketHandler for RealtimeHandler {
+    fn opened(&mut self, handle: SocketHandle) {
         let first = match &self.client {
             Some(client) => topics::connected(client),
-            None => frames::welcome(super::recent::KEPT.as_millis()),
+            None => frames::welcome(super::replay_buffer::KEPT.as_millis()),
         };
-        link.send(first.into());
-        self.link = Some(link.clone());
+        handle.send(first.into());
+        self.handle = Some(handle.clone());
         if let Some(caller) = self.caller.take() {
-            self.shared.push(Command::Opened {
+            self.commands.push(Command::Opened {
                 session: self.session,
-                link,
+                handle,
                 database: std::mem::take(&mut self.database),
                 caller,
                 client: self.client.take(),
@@ -57,15 +57,15 @@ impl SocketHandler for Connection {
 
     fn received(&mut self, text: &str) -> Flow {
         if text.len() > FRAME_BYTES_MAX {
-            if let Some(link) = &self.link {
-                link.close(TOO_LARGE, "a frame has at most 16 KiB");
+            if let Some(handle) = &self.handle {
+                handle.close(TOO_LARGE, "a frame has at most 16 KiB");
             }
             return Flow::Continue;
         }
         let waiting = self.pending.fetch_add(1, Relaxed) + 1;
-        self.shared.push(Command::Frame {
+        self.commands.push(Command::Frame {
             session: self.session,
-            frame: frames::read(text),
+            frame: frames::parse(text),
         });
         match waiting >= PENDING_MAX {
             true => Flow::Pause,
@@ -74,15 +74,15 @@ impl SocketHandler for Connection {
     }
 
     fn closed(&mut self) {
-        self.shared.push(Command::Closed {
+        self.commands.push(Command::Closed {
             session: self.session,
         });
     }
 }
 
 /// A frame of a connection has been dealt with.
-pub fn done(pending: &AtomicUsize, link: &SocketHandle) {
+pub fn frame_done(pending: &AtomicUsize, handle: &SocketHandle) {
     if pending.fetch_sub(1, Relaxed) >= PENDING_MAX {
-        link.resume();
+        handle.resume();
     }
 }

@@ -1,11 +1,11 @@
 //! Who is connected, and who has subscribed to what.
 //!
-//! Subscriptions that see the same in the same form make a [`Class`]: a change is looked at once for each
-//! class, however many are in it. All that many have in common is one class when neither rule nor filter asks
+//! Subscriptions that see the same in the same form make a [`SubscriptionGroup`]: a change is looked at once for each
+//! group, however many are in it. All that many have in common is one group when neither rule nor filter asks
 //! who they are; else each account has its own.
 //!
-//! Invariants: a subscription is in exactly one class, which is in `classes` and `listeners`, and in `by_key`
-//! unless it is retired; a class without subscriptions is gone; `by_account` has the sessions of accounts, and no others.
+//! Invariants: a subscription is in exactly one group, which is in `groups` and `listeners`, and in `by_key`
+//! unless it is retired; a group without subscriptions is gone; `by_account` has the sessions of accounts, and no others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::frames::{Ask, Received};
+use super::frames::{FrameResult, SubscribeRequest};
 use crate::base::budget::Charge;
 use crate::base::{crypto, ids};
 use crate::model::auth::StoredCredentials;
@@ -27,8 +27,8 @@ use crate::net::sockets::SocketHandle;
 
 /// A connection.
 pub type SessionId = u64;
-pub type ClassId = u64;
-pub type SubId = u64;
+pub type GroupId = u64;
+pub type SubscriptionId = u64;
 
 /// Who somebody is, and by what.
 #[derive(Clone, Debug)]
@@ -71,24 +71,24 @@ impl Caller {
 
 /// A connected client.
 pub struct Session {
-    pub link: SocketHandle,
+    pub handle: SocketHandle,
     /// Which database it is about.
     pub database: String,
     pub caller: Caller,
     /// The name of a client that listens to server-sent events; a WebSocket has none.
     pub client: Option<String>,
     /// Its subscriptions by its own names for them.
-    pub subs: BTreeMap<String, (ClassId, SubId)>,
+    pub subs: BTreeMap<String, (GroupId, SubscriptionId)>,
     /// Frames of it that wait.
     pub pending: Arc<AtomicUsize>,
     /// Since when it has had no subscription.
     pub idle_since: Option<Instant>,
-    pub looks: Looks,
+    pub checks: CheckState,
 }
 
 /// The state of the checks of a session's identity.
 #[derive(Default)]
-pub struct Looks {
+pub struct CheckState {
     /// Another one with each change of who it is.
     pub generation: u64,
     /// Numbers of the last one that was asked for, and of the last one that was answered.
@@ -97,21 +97,21 @@ pub struct Looks {
     /// The last one has not begun.
     pub is_queued: Arc<AtomicBool>,
     /// While it signs in: frames that came after that.
-    pub later: Option<VecDeque<Received>>,
+    pub later: Option<VecDeque<FrameResult>>,
 }
 
 /// One subscription.
-pub struct Sub {
+pub struct Subscription {
     pub session: SessionId,
-    pub link: SocketHandle,
+    pub handle: SocketHandle,
     /// Server-sent events, in the form of PocketBase.
     pub is_stream: bool,
-    pub ask: Arc<Ask>,
+    pub request: Arc<SubscribeRequest>,
     /// Its group, told apart by who its members are.
-    pub group: Option<Arc<str>>,
+    pub consumer_group: Option<Arc<str>>,
     /// When who has subscribed is nobody any more; milliseconds since 1970.
     pub expires_ms: Option<i64>,
-    /// It hears of everything from now on; until then it waits, see [`super::recent`].
+    /// It hears of everything from now on; until then it waits, see [`super::replay_buffer`].
     pub is_live: bool,
     /// When it last had an event of its group.
     pub turn: u64,
@@ -120,75 +120,75 @@ pub struct Sub {
 }
 
 /// The charges for a subscription.
-pub struct Charges {
-    pub sub: [Charge; 2],
-    /// For its class, if there is none yet.
-    pub class: Option<Charge>,
+pub struct SubscriptionCharges {
+    pub subscription: [Charge; 2],
+    /// For its group, if there is none yet.
+    pub group: Option<Charge>,
 }
 
 /// Subscriptions that see the same.
-pub struct Class {
+pub struct SubscriptionGroup {
     key: String,
     pub database: String,
     pub collection: String,
-    pub wish: SubscriptionSpec,
+    pub spec: SubscriptionSpec,
     /// Whoever stands for all of them.
     pub identity: Identity,
     /// None: to be made anew.
-    pub lens: Option<SubscriberView>,
+    pub view: Option<SubscriberView>,
     /// As it was when it was made.
-    pivot: Option<RoutingKey>,
+    routing_key: Option<RoutingKey>,
     /// The time that the last look took.
     pub cost: Duration,
     /// To the network of the first subscription, also after that has ended: another network might have no room,
     /// and its subscription would end though its client did nothing.
     _charge: Option<Charge>,
-    pub subs: BTreeMap<SubId, Sub>,
+    pub subs: BTreeMap<SubscriptionId, Subscription>,
 }
 
-/// A class that takes longer to look at a change is dear.
-const DEAR: Duration = Duration::from_millis(2);
-/// The cost of a class that has looked at no change yet.
+/// A group that takes longer to look at a change is expensive.
+const EXPENSIVE: Duration = Duration::from_millis(2);
+/// The cost of a group that has looked at no change yet.
 const UNKNOWN: Duration = Duration::from_millis(4);
 
 /// Classes that listen to a collection.
 #[derive(Default)]
 struct Listeners {
-    whole: BTreeSet<ClassId>,
-    by_record: HashMap<String, BTreeSet<ClassId>>,
+    whole: BTreeSet<GroupId>,
+    by_record: HashMap<String, BTreeSet<GroupId>>,
     /// Those who see only records with one value in a field: by field, then by value.
-    by_value: BTreeMap<String, HashMap<String, BTreeSet<ClassId>>>,
+    by_value: BTreeMap<String, HashMap<String, BTreeSet<GroupId>>>,
     /// The definitions that all of them were last known to be made with.
     definitions: Option<Arc<Collections>>,
 }
 
 impl Listeners {
-    fn add(&mut self, id: ClassId, class: &Class) {
-        let classes = match (&class.wish.record, &class.pivot) {
+    fn add(&mut self, id: GroupId, group: &SubscriptionGroup) {
+        let groups = match (&group.spec.record, &group.routing_key) {
             (Some(record), _) => self.by_record.entry(record.clone()).or_default(),
-            (None, Some(pivot)) => {
-                let by_value = self.by_value.entry(pivot.field.clone()).or_default();
-                by_value.entry(pivot.value.clone()).or_default()
+            (None, Some(routing_key)) => {
+                let by_value = self.by_value.entry(routing_key.field.clone()).or_default();
+                by_value.entry(routing_key.value.clone()).or_default()
             }
             (None, None) => &mut self.whole,
         };
-        classes.insert(id);
+        groups.insert(id);
         if self.definitions.is_none() {
-            self.definitions = class
-                .lens
+            self.definitions = group
+                .view
                 .as_ref()
-                .map(|lens| Arc::clone(lens.definitions()));
+                .map(|view| Arc::clone(view.definitions()));
         }
     }
 
-    fn remove(&mut self, id: ClassId, class: &Class) {
-        match (&class.wish.record, &class.pivot) {
+    fn remove(&mut self, id: GroupId, group: &SubscriptionGroup) {
+        match (&group.spec.record, &group.routing_key) {
             (Some(record), _) => drop_from(&mut self.by_record, record, id),
-            (None, Some(pivot)) => {
-                if let Some(by_value) = self.by_value.get_mut(&pivot.field) {
-                    drop_from(by_value, &pivot.value, id);
+            (None, Some(routing_key)) => {
+                if let Some(by_value) = self.by_value.get_mut(&routing_key.field) {
+                    drop_from(by_value, &routing_key.value, id);
                     if by_value.is_empty() {
-                        self.by_value.remove(&pivot.field);
+                        self.by_value.remove(&routing_key.field);
                     }
                 }
             }
@@ -201,10 +201,10 @@ impl Listeners {
     }
 }
 
-fn drop_from(map: &mut HashMap<String, BTreeSet<ClassId>>, key: &str, id: ClassId) {
-    if let Some(classes) = map.get_mut(key) {
-        classes.remove(&id);
-        if classes.is_empty() {
+fn drop_from(map: &mut HashMap<String, BTreeSet<GroupId>>, key: &str, id: GroupId) {
+    if let Some(groups) = map.get_mut(key) {
+        groups.remove(&id);
+        if groups.is_empty() {
             map.remove(key);
         }
     }
@@ -212,10 +212,10 @@ fn drop_from(map: &mut HashMap<String, BTreeSet<ClassId>>, key: &str, id: ClassI
 
 /// See the module documentation.
 #[derive(Default)]
-pub struct Board {
+pub struct Registry {
     pub sessions: HashMap<SessionId, Session>,
-    classes: HashMap<ClassId, Class>,
-    by_key: HashMap<String, ClassId>,
+    groups: HashMap<GroupId, SubscriptionGroup>,
+    by_key: HashMap<String, GroupId>,
     /// By id of the collection.
     listeners: HashMap<String, Listeners>,
     /// By id of the account.
@@ -225,8 +225,8 @@ pub struct Board {
     next: u64,
 }
 
-impl Board {
-    pub fn open(&mut self, id: SessionId, session: Session) {
+impl Registry {
+    pub fn add_session(&mut self, id: SessionId, session: Session) {
         if let Some(client) = &session.client {
             self.clients.insert(client.clone(), id);
         }
@@ -254,13 +254,13 @@ impl Board {
                 .or_default()
                 .insert(id);
         }
-        session.link.set_has_credentials(caller.has_credentials());
-        session.looks.generation += 1;
+        session.handle.set_has_credentials(caller.has_credentials());
+        session.checks.generation += 1;
         session.caller = caller;
     }
 
     /// Removes a session without subscriptions.
-    pub fn close(&mut self, id: SessionId) {
+    pub fn remove_session(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
@@ -292,62 +292,63 @@ impl Board {
         self.count
     }
 
-    /// True if there is a class of this key.
-    pub fn has_class(&self, key: &str) -> bool {
+    /// True if there is a group of this key.
+    pub fn has_group(&self, key: &str) -> bool {
         self.by_key.contains_key(key)
     }
 
-    /// Adds a subscription of a session to the class of this key, which `make` makes if there is none.
+    /// Adds a subscription of a session to the group of this key, which `make` makes if there is none.
     pub fn subscribe(
         &mut self,
         session: SessionId,
-        ask: &Arc<Ask>,
+        request: &Arc<SubscribeRequest>,
         key: String,
-        charges: Charges,
-        make: impl FnOnce() -> Class,
+        charges: SubscriptionCharges,
+        make: impl FnOnce() -> SubscriptionGroup,
     ) {
         let Some(found) = self.sessions.get_mut(&session) else {
             return;
         };
         self.next += 1;
         let sub = self.next;
-        let class_id = match self.by_key.get(&key) {
+        let group_id = match self.by_key.get(&key) {
             Some(id) => *id,
             None => {
                 self.next += 1;
-                let class = Class {
+                let group = SubscriptionGroup {
                     key: key.clone(),
-                    _charge: charges.class,
+                    _charge: charges.group,
                     ..make()
                 };
-                let listeners = self.listeners.entry(class.collection.clone()).or_default();
-                listeners.add(self.next, &class);
+                let listeners = self.listeners.entry(group.collection.clone()).or_default();
+                listeners.add(self.next, &group);
                 self.by_key.insert(key, self.next);
-                self.classes.insert(self.next, class);
+                self.groups.insert(self.next, group);
                 self.next
             }
         };
-        let Some(class) = self.classes.get_mut(&class_id) else {
+        let Some(group) = self.groups.get_mut(&group_id) else {
             return;
         };
         let kind = found.caller.kind();
-        let group = ask.group.as_ref();
-        let group = group.map(|group| format!("{} {kind} {group}", class.collection).into());
-        class.subs.insert(
+        let consumer_group = request.group.as_ref();
+        let consumer_group =
+            consumer_group.map(|name| format!("{} {kind} {name}", group.collection).into());
+        group.subs.insert(
             sub,
-            Sub {
+            Subscription {
                 session,
-                link: found.link.clone(),
+                handle: found.handle.clone(),
                 is_stream: found.client.is_some(),
-                ask: Arc::clone(ask),
-                group,
+                request: Arc::clone(request),
+                consumer_group,
                 expires_ms: found.caller.expires_ms,
                 is_live: false,
                 turn: 0,
-                _charges: charges.sub,
+                _charges: charges.subscription,
             },
         );
-        found.subs.insert(ask.sub.clone(), (class_id, sub));
+        found.subs.insert(request.sub.clone(), (group_id, sub));
         found.idle_since = None;
         self.count += 1;
     }
@@ -355,48 +356,48 @@ impl Board {
     /// Takes a subscription away. Returns the collection that it was for.
     pub fn unsubscribe(&mut self, session: SessionId, name: &str, now: Instant) -> Option<String> {
         let found = self.sessions.get_mut(&session)?;
-        let (class_id, sub) = found.subs.remove(name)?;
+        let (group_id, sub) = found.subs.remove(name)?;
         if found.subs.is_empty() {
             found.idle_since = Some(now);
         }
         self.count -= 1;
-        let class = self.classes.get_mut(&class_id)?;
-        class.subs.remove(&sub);
-        let collection = class.collection.clone();
-        if class.subs.is_empty() {
-            self.remove_class(class_id);
+        let group = self.groups.get_mut(&group_id)?;
+        group.subs.remove(&sub);
+        let collection = group.collection.clone();
+        if group.subs.is_empty() {
+            self.remove_group(group_id);
         }
         Some(collection)
     }
 
-    fn remove_class(&mut self, id: ClassId) {
-        let Some(class) = self.classes.remove(&id) else {
+    fn remove_group(&mut self, id: GroupId) {
+        let Some(group) = self.groups.remove(&id) else {
             return;
         };
         // One that was retired may have a successor.
-        if self.by_key.get(&class.key) == Some(&id) {
-            self.by_key.remove(&class.key);
+        if self.by_key.get(&group.key) == Some(&id) {
+            self.by_key.remove(&group.key);
         }
-        let Some(listeners) = self.listeners.get_mut(&class.collection) else {
+        let Some(listeners) = self.listeners.get_mut(&group.collection) else {
             return;
         };
-        listeners.remove(id, &class);
+        listeners.remove(id, &group);
         if listeners.is_empty() {
-            self.listeners.remove(&class.collection);
+            self.listeners.remove(&group.collection);
         }
     }
 
-    /// Takes no more subscriptions into a class: the next one of its key makes another.
-    pub fn retire(&mut self, id: ClassId) {
-        if let Some(class) = self.classes.get(&id)
-            && self.by_key.get(&class.key) == Some(&id)
+    /// Takes no more subscriptions into a group: the next one of its key makes another.
+    pub fn retire(&mut self, id: GroupId) {
+        if let Some(group) = self.groups.get(&id)
+            && self.by_key.get(&group.key) == Some(&id)
         {
-            self.by_key.remove(&class.key);
+            self.by_key.remove(&group.key);
         }
     }
 
-    /// The classes that a change of a record may concern, if they are made with the present definitions.
-    pub fn listeners(&self, state: &RecordState) -> Vec<ClassId> {
+    /// The groups that a change of a record may concern, if they are made with the present definitions.
+    pub fn listeners(&self, state: &RecordState) -> Vec<GroupId> {
         let Some(listeners) = self.listeners.get(&state.collection.id) else {
             return Vec::new();
         };
@@ -410,89 +411,98 @@ impl Board {
         all.chain(of_values.flatten()).copied().collect()
     }
 
-    /// The same classes, those that are dear last, the dearest at the end.
-    pub fn by_cost(&self, mut classes: Vec<ClassId>) -> Vec<ClassId> {
-        let cost = |id: &ClassId| self.classes.get(id).map_or(Duration::ZERO, |it| it.cost);
-        let is_dear = |id: &mut ClassId| cost(id) > DEAR;
-        let mut dear: Vec<ClassId> = classes.extract_if(.., is_dear).collect();
-        dear.sort_by_cached_key(cost);
-        classes.append(&mut dear);
-        classes
+    /// The same groups, those that are expensive last, the dearest at the end.
+    pub fn sort_by_cost(&self, mut groups: Vec<GroupId>) -> Vec<GroupId> {
+        let cost = |id: &GroupId| self.groups.get(id).map_or(Duration::ZERO, |it| it.cost);
+        let is_expensive = |id: &mut GroupId| cost(id) > EXPENSIVE;
+        let mut expensive: Vec<GroupId> = groups.extract_if(.., is_expensive).collect();
+        expensive.sort_by_cached_key(cost);
+        groups.append(&mut expensive);
+        groups
     }
 
-    /// The classes of a collection that are to be made anew before it is asked for listeners: all of them, when
+    /// The groups of a collection that are to be made anew before it is asked for listeners: all of them, when
     /// the definitions are others than those that they are known to be made with.
-    pub fn outdated(&self, collection: &str, definitions: &Arc<Collections>) -> Vec<ClassId> {
+    pub fn outdated_groups(
+        &self,
+        collection: &str,
+        definitions: &Arc<Collections>,
+    ) -> Vec<GroupId> {
         let listeners = self.listeners.get(collection);
         let known = listeners.and_then(|listeners| listeners.definitions.as_ref());
         if known.is_none_or(|known| Arc::ptr_eq(known, definitions)) {
             return Vec::new();
         }
-        let classes = self.classes.iter();
-        let classes = classes.filter(|(_, class)| class.collection == collection);
-        classes.map(|(id, _)| *id).collect()
+        let groups = self.groups.iter();
+        let groups = groups.filter(|(_, group)| group.collection == collection);
+        groups.map(|(id, _)| *id).collect()
     }
 
     /// They have been made anew.
-    pub fn settle(&mut self, collection: &str, definitions: &Arc<Collections>) {
+    pub fn set_definitions(&mut self, collection: &str, definitions: &Arc<Collections>) {
         if let Some(listeners) = self.listeners.get_mut(collection) {
             listeners.definitions = Some(Arc::clone(definitions));
         }
     }
 
-    /// The subscriptions of a class: session and name.
-    pub fn names(&self, id: ClassId) -> Vec<(SessionId, String)> {
-        let class = self.classes.get(&id).into_iter();
-        class.flat_map(Class::names).collect()
+    /// The subscriptions of a group: session and name.
+    pub fn subscribers(&self, id: GroupId) -> Vec<(SessionId, String)> {
+        let group = self.groups.get(&id).into_iter();
+        group.flat_map(SubscriptionGroup::subscribers).collect()
     }
 
-    pub fn class(&mut self, id: ClassId) -> Option<&mut Class> {
-        self.classes.get_mut(&id)
+    pub fn group(&mut self, id: GroupId) -> Option<&mut SubscriptionGroup> {
+        self.groups.get_mut(&id)
     }
 
-    /// A subscription and its class.
-    pub fn sub(&mut self, session: SessionId, name: &str) -> Option<(&mut Class, SubId)> {
-        let (class, sub) = *self.sessions.get(&session)?.subs.get(name)?;
-        Some((self.classes.get_mut(&class)?, sub))
+    /// A subscription and its group.
+    pub fn subscription(
+        &mut self,
+        session: SessionId,
+        name: &str,
+    ) -> Option<(&mut SubscriptionGroup, SubscriptionId)> {
+        let (group, sub) = *self.sessions.get(&session)?.subs.get(name)?;
+        Some((self.groups.get_mut(&group)?, sub))
     }
 
     /// Every subscription to a collection: session and name.
-    pub fn subs_of(&self, collection: &str) -> Vec<(SessionId, String)> {
-        let classes = self.classes.values();
-        let classes = classes.filter(|class| class.collection == collection);
-        classes.flat_map(Class::names).collect()
+    pub fn subscribers_of(&self, collection: &str) -> Vec<(SessionId, String)> {
+        let groups = self.groups.values();
+        let groups = groups.filter(|group| group.collection == collection);
+        groups.flat_map(SubscriptionGroup::subscribers).collect()
     }
 
-    /// The classes that were made with definitions which do not hold any more.
-    pub fn stale(&self) -> Vec<ClassId> {
-        let is_stale = |class: &Class| class.lens.as_ref().is_some_and(SubscriberView::is_stale);
-        let stale = self.classes.iter().filter(|(_, class)| is_stale(class));
+    /// The groups that were made with definitions which do not hold any more.
+    pub fn stale_groups(&self) -> Vec<GroupId> {
+        let is_stale =
+            |group: &SubscriptionGroup| group.view.as_ref().is_some_and(SubscriberView::is_stale);
+        let stale = self.groups.iter().filter(|(_, group)| is_stale(group));
         stale.map(|(id, _)| *id).collect()
     }
 }
 
-impl Class {
+impl SubscriptionGroup {
     /// Its subscriptions: session and name.
-    pub fn names(&self) -> impl Iterator<Item = (SessionId, String)> {
+    pub fn subscribers(&self) -> impl Iterator<Item = (SessionId, String)> {
         let subs = self.subs.values();
-        subs.map(|sub| (sub.session, sub.ask.sub.clone()))
+        subs.map(|sub| (sub.session, sub.request.sub.clone()))
     }
 
     pub fn new(
         database: &str,
         collection: &str,
-        wish: SubscriptionSpec,
+        spec: SubscriptionSpec,
         identity: Identity,
-        lens: SubscriberView,
-    ) -> Class {
-        Class {
+        view: SubscriberView,
+    ) -> SubscriptionGroup {
+        SubscriptionGroup {
             key: String::new(),
             database: database.to_owned(),
             collection: collection.to_owned(),
-            wish,
+            spec,
             identity,
-            pivot: lens.routing_key.clone(),
-            lens: Some(lens),
+            routing_key: view.routing_key.clone(),
+            view: Some(view),
             cost: UNKNOWN,
             _charge: None,
             subs: BTreeMap::new(),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::board::{Class, ClassId, SessionId, Sub, SubId};
-use super::thread::Thread;
-use super::{effort, frames, topics};
+use super::broker::Broker;
+use super::registry::{GroupId, SessionId, Subscription, SubscriptionGroup, SubscriptionId};
+use super::{frames, time_usage, topics};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::{clock, log};
 use crate::model::collections::CollectionKind;
@@ -16,7 +16,7 @@ use crate::model::triggers::RecordAction;
 use crate::net::sockets::{SocketHandle, Text};
 use crate::store::db::Connection;
 
-/// How long a class may take to look at a change: all the others wait meanwhile.
+/// How long a group may take to look at a change: all the others wait meanwhile.
 const LOOK_MAX: Duration = Duration::from_millis(100);
 
 /// How often a subscription that catches up is sorted anew because definitions change meanwhile.
@@ -39,9 +39,9 @@ struct Event<'a> {
 }
 
 /// Who of a group may have an event: when they last had one, where they are, and the text.
-type Candidates = BTreeMap<Arc<str>, Vec<(u64, ClassId, SubId, SocketHandle, Text)>>;
+type Candidates = BTreeMap<Arc<str>, Vec<(u64, GroupId, SubscriptionId, SocketHandle, Text)>>;
 
-impl Thread<'_> {
+impl Broker<'_> {
     /// Gives changes to all who see them.
     pub fn deliver_all(&mut self, changes: VecDeque<Arc<RecordChange>>) {
         let mut left: HashMap<String, usize> = HashMap::new();
@@ -60,7 +60,7 @@ impl Thread<'_> {
             };
             *same -= 1;
             all -= 1;
-            let have_others = all > *same || self.of.events.has_others(collection);
+            let have_others = all > *same || self.context.events.has_others(collection);
             self.deliver(&change, have_others);
         }
     }
@@ -69,15 +69,15 @@ impl Thread<'_> {
     fn deliver(&mut self, change: &Arc<RecordChange>, others_wait: bool) {
         let state = &change.state;
         if state.collection.kind == CollectionKind::Auth {
-            self.follow_account(change);
+            self.update_sessions(change);
         }
         let begun = Instant::now();
         let collection = &state.collection.id;
-        let seq = self.recent.add(Arc::clone(change), begun);
-        self.of.counts.changes.fetch_add(1, Relaxed);
+        let seq = self.replay_buffer.add(Arc::clone(change), begun);
+        self.context.totals.changes.fetch_add(1, Relaxed);
         let allowance = match others_wait {
-            true => self.effort.allowance(collection, begun),
-            false => effort::LOOK_MAX,
+            true => self.change_time.allowance(collection, begun),
+            false => time_usage::LOOK_MAX,
         };
         if allowance.is_zero() {
             self.skipped.insert(collection.clone());
@@ -86,29 +86,30 @@ impl Thread<'_> {
         if self.skipped.remove(collection) {
             self.resync_all(collection);
         }
-        self.show_to_all(change, seq, begun + allowance);
+        self.deliver_to_groups(change, seq, begun + allowance);
         let now = Instant::now();
-        self.effort.add(collection.clone(), now - begun, now);
+        self.change_time.add(collection.clone(), now - begun, now);
     }
 
-    /// Gives a change to the classes that see it, as long as there is time; the others are told to read anew.
-    fn show_to_all(&mut self, change: &Arc<RecordChange>, seq: u64, until: Instant) {
-        let id = self.recent.name(seq);
+    /// Gives a change to the groups that see it, as long as there is time; the others are told to read anew.
+    fn deliver_to_groups(&mut self, change: &Arc<RecordChange>, seq: u64, until: Instant) {
+        let id = self.replay_buffer.event_id(seq);
         let (now_ms, mut candidates) = (clock::now_ms(), Candidates::new());
         let mut made = 0;
         let listeners = self.fresh_listeners(change);
-        for class in self.board.by_cost(listeners) {
-            let is_live = |class: &mut Class| class.subs.values().any(|sub| sub.is_live);
-            if !self.board.class(class).is_some_and(is_live) {
+        for group in self.registry.sort_by_cost(listeners) {
+            let is_live =
+                |group: &mut SubscriptionGroup| group.subs.values().any(|sub| sub.is_live);
+            if !self.registry.group(group).is_some_and(is_live) {
                 continue;
             }
             if Instant::now() >= until {
-                for (session, name) in self.board.names(class) {
+                for (session, name) in self.registry.subscribers(group) {
                     self.resync(session, &name);
                 }
                 continue;
             }
-            match self.look(class, change) {
+            match self.render(group, change) {
                 Ok(None) => {}
                 Ok(Some(record)) => {
                     let mut event = Event {
@@ -119,67 +120,69 @@ impl Thread<'_> {
                         last: None,
                         made: &mut made,
                     };
-                    self.send(class, &mut event, &mut candidates);
+                    self.send(group, &mut event, &mut candidates);
                 }
-                Err(error) => self.give_up(class, &error),
+                Err(error) => self.fail_group(group, &error),
             }
         }
         for (_, candidates) in candidates {
-            self.give_to_one(candidates);
+            self.deliver_to_one(candidates);
         }
     }
 
     /// Tells the subscribers of collections of which changes were passed over.
-    pub fn tell_skipped(&mut self) {
+    pub fn resync_skipped(&mut self) {
         for collection in std::mem::take(&mut self.skipped) {
             self.resync_all(&collection);
         }
     }
 
     fn resync_all(&mut self, collection: &str) {
-        for (session, name) in self.board.subs_of(collection) {
+        for (session, name) in self.registry.subscribers_of(collection) {
             self.resync(session, &name);
         }
     }
 
     /// An account has changed: from here on its sessions are who it is by this change. There may be further
     /// changes of it already, which come later.
-    fn follow_account(&mut self, change: &RecordChange) {
-        let sessions = self.board.by_account(change.state.id());
+    fn update_sessions(&mut self, change: &RecordChange) {
+        let sessions = self.registry.by_account(change.state.id());
         if sessions.is_empty() {
             return;
         }
         let account = match change.action {
             RecordAction::Delete => None,
-            RecordAction::Create | RecordAction::Update => match self.of.account(&change.state) {
-                Ok(account) => account.map(Arc::new),
-                Err(error) => {
-                    log::warn(format_args!("realtime: look at an account: {error}"));
-                    None
+            RecordAction::Create | RecordAction::Update => {
+                match self.context.account(&change.state) {
+                    Ok(account) => account.map(Arc::new),
+                    Err(error) => {
+                        log::warn(format_args!("realtime: look at an account: {error}"));
+                        None
+                    }
                 }
-            },
+            }
         };
         let mut known = None;
         for session in sessions {
-            self.follow(session, account.as_ref(), &mut known);
+            self.update_account(session, account.as_ref(), &mut known);
         }
     }
 
     /// Changes of a collection are missing: whoever listens to it is told, and so is whoever comes back.
-    pub fn lose(&mut self, collection: &str) {
+    pub fn mark_lost(&mut self, collection: &str) {
         log::warn(format_args!(
             "realtime: too many changes at once, subscribers read anew collection={collection}"
         ));
-        self.recent.lose(collection);
+        self.replay_buffer.mark_lost(collection);
         self.resync_all(collection);
         // Who somebody is may have changed as well.
-        let sessions: Vec<SessionId> = self.board.sessions.keys().copied().collect();
+        let sessions: Vec<SessionId> = self.registry.sessions.keys().copied().collect();
         for session in sessions {
-            self.ask_again(session);
+            self.recheck(session);
         }
     }
 
-    /// Gives one subscription what it has missed, as long as its link takes it and there is
+    /// Gives one subscription what it has missed, as long as its handle takes it and there is
     /// time. How many of
     /// these changes are done with; none when there is nothing more to give.
     pub fn replay(
@@ -193,30 +196,30 @@ impl Thread<'_> {
             if Instant::now() >= until {
                 return Some(at);
             }
-            self.freshen(session, name);
-            let found = self.board.sessions.get(&session)?;
-            let (class, _) = found.subs.get(name).copied()?;
-            let link = found.link.clone();
-            if !link.has_room() {
+            self.refresh(session, name);
+            let found = self.registry.sessions.get(&session)?;
+            let (group, _) = found.subs.get(name).copied()?;
+            let handle = found.handle.clone();
+            if !handle.has_room() {
                 return Some(at);
             }
             let record = self
-                .board
-                .class(class)
-                .map(|class| class.wish.record.clone());
+                .registry
+                .group(group)
+                .map(|group| group.spec.record.clone());
             let is_other = |id: String| id != change.state.id();
             if record.flatten().is_some_and(is_other) {
                 continue;
             }
-            match self.look(class, change) {
+            match self.render(group, change) {
                 Ok(None) => {}
                 Ok(Some(record)) => {
-                    let id = self.recent.name(*seq);
-                    link.send(frames::event(name, &id, change.action, &record).into());
-                    self.of.counts.sent.fetch_add(1, Relaxed);
+                    let id = self.replay_buffer.event_id(*seq);
+                    handle.send(frames::event(name, &id, change.action, &record).into());
+                    self.context.totals.sent.fetch_add(1, Relaxed);
                 }
                 Err(error) => {
-                    self.give_up(class, &error);
+                    self.fail_group(group, &error);
                     return None;
                 }
             }
@@ -224,106 +227,106 @@ impl Thread<'_> {
         Some(changes.len())
     }
 
-    /// Makes the class of a subscription anew if definitions have changed.
-    fn freshen(&mut self, session: SessionId, name: &str) {
+    /// Makes the group of a subscription anew if definitions have changed.
+    fn refresh(&mut self, session: SessionId, name: &str) {
         for _ in 0..STALE_TRIES {
-            let found = self.board.sessions.get(&session);
+            let found = self.registry.sessions.get(&session);
             let found = found.and_then(|session| session.subs.get(name));
-            let Some((class, _)) = found.copied() else {
+            let Some((group, _)) = found.copied() else {
                 return;
             };
-            let found = self.board.class(class);
-            let lens = found.and_then(|class| class.lens.as_ref());
-            if !lens.is_some_and(|lens| lens.is_stale()) {
+            let found = self.registry.group(group);
+            let view = found.and_then(|group| group.view.as_ref());
+            if !view.is_some_and(|view| view.is_stale()) {
                 return;
             }
-            self.rebuild(class);
+            self.regroup(group);
         }
     }
 
-    /// The classes that a change may concern, made with the definitions of now.
-    fn fresh_listeners(&mut self, change: &RecordChange) -> Vec<ClassId> {
+    /// The groups that a change may concern, made with the definitions of now.
+    fn fresh_listeners(&mut self, change: &RecordChange) -> Vec<GroupId> {
         let collection = &change.state.collection;
-        match self.of.catalog.collections(&collection.database) {
+        match self.context.catalog.collections(&collection.database) {
             Ok(definitions) => {
-                let outdated = self.board.outdated(&collection.id, &definitions);
-                for class in &outdated {
-                    self.rebuild(*class);
+                let outdated = self.registry.outdated_groups(&collection.id, &definitions);
+                for group in &outdated {
+                    self.regroup(*group);
                 }
                 if !outdated.is_empty() {
-                    self.board.settle(&collection.id, &definitions);
+                    self.registry.set_definitions(&collection.id, &definitions);
                 }
             }
             Err(error) => log::warn(format_args!("realtime: {error}")),
         }
-        self.board.listeners(&change.state)
+        self.registry.listeners(&change.state)
     }
 
-    /// Sorts the subscriptions of a class anew: by other rules they may not see the same any more.
-    pub fn rebuild(&mut self, class: ClassId) {
+    /// Sorts the subscriptions of a group anew: by other rules they may not see the same any more.
+    pub fn regroup(&mut self, group: GroupId) {
         // Else whoever leaves it would come back to it as long as others are in it.
-        self.board.retire(class);
-        for (session, name) in self.board.names(class) {
-            self.renew_sub(session, &name);
+        self.registry.retire(group);
+        for (session, name) in self.registry.subscribers(group) {
+            self.regroup_subscription(session, &name);
         }
     }
 
-    /// What a class sees of a change, as JSON; none when that is nothing.
-    fn look(&mut self, class: ClassId, change: &RecordChange) -> Result<Option<String>> {
-        let of = self.of;
-        let Some(class) = self.board.class(class) else {
+    /// What a group sees of a change, as JSON; none when that is nothing.
+    fn render(&mut self, group: GroupId, change: &RecordChange) -> Result<Option<String>> {
+        let context = self.context;
+        let Some(group) = self.registry.group(group) else {
             return Ok(None);
         };
-        let database = of.databases.get(&class.database)?;
-        let is_timed = class.lens.as_ref().is_some_and(|lens| lens.is_timed());
+        let database = context.databases.get(&group.database)?;
+        let is_timed = group.view.as_ref().is_some_and(|view| view.is_timed());
         if is_timed {
-            class.lens = Some(of.lens(class)?);
+            group.view = Some(context.view(group)?);
         }
-        let Some(lens) = &class.lens else {
+        let Some(view) = &group.view else {
             return Ok(None);
         };
         let mut out = Vec::with_capacity(512);
-        let show = |connection: &Connection| lens.show(connection, &change.state, &mut out);
+        let show = |connection: &Connection| view.show(connection, &change.state, &mut out);
         let begun = Instant::now();
         let is_shown = database.snapshot_within(LOOK_MAX, show);
-        class.cost = begun.elapsed();
+        group.cost = begun.elapsed();
         let is_shown = is_shown?;
-        if lens.is_stale() {
+        if view.is_stale() {
             // By which rules is not known any more.
             return Err(Error::stale());
         }
         Ok(is_shown.then(|| String::from_utf8_lossy(&out).into_owned()))
     }
 
-    /// Sends an event to a class; of those who are in groups it only notes who could have it.
-    fn send(&mut self, id: ClassId, event: &mut Event<'_>, candidates: &mut Candidates) {
-        let Some(class) = self.board.class(id) else {
+    /// Sends an event to a group; of those who are in groups it only notes who could have it.
+    fn send(&mut self, id: GroupId, event: &mut Event<'_>, candidates: &mut Candidates) {
+        let Some(group) = self.registry.group(id) else {
             return;
         };
         let (mut sent, mut expired) = (0, false);
         let mut left_out: Vec<(SessionId, String)> = Vec::new();
-        for (sub_id, sub) in &class.subs {
+        for (sub_id, sub) in &group.subs {
             let is_over = sub.expires_ms.is_some_and(|end| end <= event.now_ms);
             expired |= is_over;
             if !sub.is_live || is_over {
                 continue;
             }
             let Some(text) = event.text(sub) else {
-                left_out.push((sub.session, sub.ask.sub.clone()));
+                left_out.push((sub.session, sub.request.sub.clone()));
                 continue;
             };
-            match &sub.group {
-                None => sent += u64::from(sub.link.send(text)),
-                Some(group) => {
-                    let candidate = (sub.turn, id, *sub_id, sub.link.clone(), text);
+            match &sub.consumer_group {
+                None => sent += u64::from(sub.handle.send(text)),
+                Some(consumer_group) => {
+                    let candidate = (sub.turn, id, *sub_id, sub.handle.clone(), text);
                     candidates
-                        .entry(Arc::clone(group))
+                        .entry(Arc::clone(consumer_group))
                         .or_default()
                         .push(candidate);
                 }
             }
         }
-        self.of.counts.sent.fetch_add(sent, Relaxed);
+        self.context.totals.sent.fetch_add(sent, Relaxed);
         for (session, name) in left_out {
             self.resync(session, &name);
         }
@@ -333,25 +336,28 @@ impl Thread<'_> {
     }
 
     /// Gives an event to whoever of a group has waited longest for one, and is still there.
-    fn give_to_one(&mut self, mut candidates: Vec<(u64, ClassId, SubId, SocketHandle, Text)>) {
+    fn deliver_to_one(
+        &mut self,
+        mut candidates: Vec<(u64, GroupId, SubscriptionId, SocketHandle, Text)>,
+    ) {
         candidates.sort_by_key(|(turn, _, sub, _, _)| (*turn, *sub));
-        for (_, class, sub, link, text) in candidates {
-            if !link.send(text) {
+        for (_, group, sub, handle, text) in candidates {
+            if !handle.send(text) {
                 continue;
             }
             self.turns += 1;
-            self.of.counts.sent.fetch_add(1, Relaxed);
-            let class = self.board.class(class);
-            if let Some(sub) = class.and_then(|class| class.subs.get_mut(&sub)) {
+            self.context.totals.sent.fetch_add(1, Relaxed);
+            let group = self.registry.group(group);
+            if let Some(sub) = group.and_then(|group| group.subs.get_mut(&sub)) {
                 sub.turn = self.turns;
             }
             return;
         }
     }
 
-    /// A change could not be looked at for a class. Where that is because of what is asked for, it would be so
+    /// A change could not be looked at for a group. Where that is because of what is asked for, it would be so
     /// again, and the subscriptions end; else they are told that something is missing.
-    fn give_up(&mut self, class: ClassId, error: &Error) {
+    fn fail_group(&mut self, group: GroupId, error: &Error) {
         log::warn(format_args!("realtime: look at a change: {error}"));
         let reason = match error.kind() {
             _ if error.is_interrupted() => Some(Error::invalid(
@@ -360,7 +366,7 @@ impl Thread<'_> {
             Kind::Invalid | Kind::TooLarge => Some(Error::new(error.kind(), error.message())),
             _ => None,
         };
-        for (session, name) in self.board.names(class) {
+        for (session, name) in self.registry.subscribers(group) {
             match &reason {
                 Some(reason) => self.end(session, &name, reason),
                 None => self.resync(session, &name),
@@ -369,28 +375,28 @@ impl Thread<'_> {
     }
 
     fn resync(&mut self, session: SessionId, name: &str) {
-        let Some(session) = self.board.sessions.get(&session) else {
+        let Some(session) = self.registry.sessions.get(&session) else {
             return;
         };
-        self.of.counts.resyncs.fetch_add(1, Relaxed);
+        self.context.totals.resyncs.fetch_add(1, Relaxed);
         match session.client {
             None => drop(
                 session
-                    .link
-                    .send(frames::resync(name, &self.recent.last()).into()),
+                    .handle
+                    .send(frames::resync(name, &self.replay_buffer.last_event_id()).into()),
             ),
             // The protocol has no word for it; whoever connects again reads again.
-            Some(_) => session.link.close(1013, "events may be missing"),
+            Some(_) => session.handle.close(1013, "events may be missing"),
         }
     }
 }
 
 impl Event<'_> {
     /// None when that would be too much.
-    fn text(&mut self, sub: &Sub) -> Option<Text> {
+    fn text(&mut self, sub: &Subscription) -> Option<Text> {
         if let Some((is_stream, name, text)) = &self.last
             && *is_stream == sub.is_stream
-            && *name == sub.ask.sub
+            && *name == sub.request.sub
         {
             return Some(text.clone());
         }
@@ -398,7 +404,7 @@ impl Event<'_> {
         if *self.made > TEXTS_MAX {
             return None;
         }
-        let name = &sub.ask.sub;
+        let name = &sub.request.sub;
         let text: Text = match sub.is_stream {
             true => topics::event(name, self.action, &self.record).into(),
             false => frames::event(name, self.id, self.action, &self.record).into(),

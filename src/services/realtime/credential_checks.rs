@@ -1,4 +1,4 @@
-//! The thread that looks up who connections are, so that the one that delivers waits for no database.
+//! The thread that checks up who connections are, so that the one that delivers waits for no database.
 //!
 //! A check is asked for by a session and answered with a command. Between the two the session may have become
 //! another identity, so what is found counts only for the generation of the session that it was asked for.
@@ -11,41 +11,41 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::board::SessionId;
+use super::registry::SessionId;
 use crate::base::threads;
 use crate::base::threads::{Stop, lock};
 use crate::model::auth::StoredCredentials;
 
-/// Longest pause between two looks at the stop.
+/// Longest pause between two checks at the stop.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// A look at who a session is.
-pub struct Check {
+/// A check_one at who a session is.
+pub struct CredentialCheck {
     pub session: SessionId,
     pub database: String,
     pub pass: StoredCredentials,
-    pub why: Why,
+    pub purpose: CheckPurpose,
     /// Set until it begins.
     pub is_queued: Arc<AtomicBool>,
 }
 
 /// The purpose of a check.
-pub enum Why {
+pub enum CheckPurpose {
     /// To see that the identity of the session is still the same, asked for by a session of this generation.
-    Again { number: u64, generation: u64 },
+    Recheck { number: u64, generation: u64 },
     /// The session signs in by a frame with this `ref`.
     SignIn(Value),
 }
 
 /// The checks that wait. Bound: two of each session, one of them to sign in.
 #[derive(Default)]
-pub struct Checks {
-    waiting: Mutex<VecDeque<Check>>,
+pub struct CheckQueue {
+    waiting: Mutex<VecDeque<CredentialCheck>>,
     arrived: Condvar,
 }
 
-impl Checks {
-    pub fn push(&self, check: Check) {
+impl CheckQueue {
+    pub fn push(&self, check: CredentialCheck) {
         check.is_queued.store(true, SeqCst);
         lock(&self.waiting).push_back(check);
         self.wake();
@@ -56,8 +56,8 @@ impl Checks {
         self.arrived.notify_all();
     }
 
-    /// The thread: hands checks to `look` until the stop.
-    pub fn run(&self, stop: &Stop, look: impl Fn(Check)) {
+    /// The thread: hands checks to `check_one` until the stop.
+    pub fn run(&self, stop: &Stop, check_one: impl Fn(CredentialCheck)) {
         while !stop.is_set() {
             let mut waiting = lock(&self.waiting);
             if waiting.is_empty() {
@@ -67,7 +67,7 @@ impl Checks {
             drop(waiting);
             if let Some(check) = check {
                 check.is_queued.store(false, SeqCst);
-                look(check);
+                check_one(check);
             }
         }
     }

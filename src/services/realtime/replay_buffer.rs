@@ -15,7 +15,7 @@ pub const KEPT: Duration = Duration::from_secs(300);
 const BYTES_MAX: usize = 32 << 20;
 
 /// See the module documentation.
-pub struct Recent {
+pub struct ReplayBuffer {
     /// Of this process: numbers of another one mean nothing.
     epoch: String,
     seq: u64,
@@ -36,10 +36,10 @@ struct Watch {
     ends: Option<Instant>,
 }
 
-impl Recent {
+impl ReplayBuffer {
     /// `seed` tells processes apart.
-    pub fn new(seed: [u8; 4]) -> Recent {
-        Recent {
+    pub fn new(seed: [u8; 4]) -> ReplayBuffer {
+        ReplayBuffer {
             epoch: ids::hex(&seed),
             seq: 0,
             changes: VecDeque::new(),
@@ -49,13 +49,13 @@ impl Recent {
     }
 
     /// The name of the change with this number.
-    pub fn name(&self, seq: u64) -> String {
+    pub fn event_id(&self, seq: u64) -> String {
         format!("{}.{seq}", self.epoch)
     }
 
     /// The name of the last one.
-    pub fn last(&self) -> String {
-        self.name(self.seq)
+    pub fn last_event_id(&self) -> String {
+        self.event_id(self.seq)
     }
 
     #[cfg(test)]
@@ -68,12 +68,12 @@ impl Recent {
         self.seq += 1;
         self.bytes += change.state.bytes();
         self.changes.push_back((self.seq, now, change));
-        self.forget(now);
+        self.evict(now);
         self.seq
     }
 
     /// Forgets what is too old, or too much.
-    pub fn forget(&mut self, now: Instant) {
+    pub fn evict(&mut self, now: Instant) {
         while let Some((seq, at, change)) = self.changes.front() {
             if self.bytes <= BYTES_MAX && now.saturating_duration_since(*at) <= KEPT {
                 break;
@@ -163,7 +163,7 @@ impl Recent {
     }
 
     /// Changes of a collection were dropped that come after those known by now.
-    pub fn lose(&mut self, collection: &str) {
+    pub fn mark_lost(&mut self, collection: &str) {
         self.seq += 1;
         if let Some(watch) = self.watches.get_mut(collection) {
             watch.complete_after = self.seq;
@@ -172,7 +172,7 @@ impl Recent {
 
     /// The changes of a collection after the named one, with their numbers, so many at most; none when some
     /// may be missing.
-    pub fn after(
+    pub fn changes_after(
         &self,
         collection: &str,
         name: &str,
@@ -221,28 +221,30 @@ mod tests {
             test_collection("b", "b", json!([])),
         );
         let (a, b, now) = (Arc::new(a), Arc::new(b), Instant::now());
-        let mut recent = Recent::new([1, 2, 3, 4]);
-        assert!(recent.watch("a") && !recent.watch("a"));
-        assert!(recent.is_complete("a"));
-        let first = recent.last();
-        recent.add(change(&a, 1), now);
-        assert!(recent.watch("b"));
-        let second = recent.last();
-        recent.add(change(&b, 1), now);
-        let count = |recent: &Recent, id: &str, name: &str| Some(recent.after(id, name, 9)?.len());
-        assert_eq!(count(&recent, "a", &first), Some(1));
-        assert_eq!(count(&recent, "a", &second), Some(0));
+        let mut buffer = ReplayBuffer::new([1, 2, 3, 4]);
+        assert!(buffer.watch("a") && !buffer.watch("a"));
+        assert!(buffer.is_complete("a"));
+        let first = buffer.last_event_id();
+        buffer.add(change(&a, 1), now);
+        assert!(buffer.watch("b"));
+        let second = buffer.last_event_id();
+        buffer.add(change(&b, 1), now);
+        let count = |buffer: &ReplayBuffer, id: &str, name: &str| {
+            Some(buffer.changes_after(id, name, 9)?.len())
+        };
+        assert_eq!(count(&buffer, "a", &first), Some(1));
+        assert_eq!(count(&buffer, "a", &second), Some(0));
         // Nobody listened to it then.
-        assert_eq!(count(&recent, "b", &first), None);
-        assert_eq!(count(&recent, "b", &second), Some(1));
+        assert_eq!(count(&buffer, "b", &first), None);
+        assert_eq!(count(&buffer, "b", &second), Some(1));
         for wrong in ["", "x", "ffffffff.1", "01020304.999", "01020304.-1"] {
-            assert_eq!(count(&recent, "a", wrong), None, "{wrong}");
+            assert_eq!(count(&buffer, "a", wrong), None, "{wrong}");
         }
-        recent.lose("a");
-        assert_eq!(count(&recent, "a", &second), None);
-        assert_eq!(count(&recent, "b", &second), Some(1));
-        recent.forget(now + KEPT + Duration::from_secs(1));
-        assert_eq!((count(&recent, "b", &second), recent.count()), (None, 0));
+        buffer.mark_lost("a");
+        assert_eq!(count(&buffer, "a", &second), None);
+        assert_eq!(count(&buffer, "b", &second), Some(1));
+        buffer.evict(now + KEPT + Duration::from_secs(1));
+        assert_eq!((count(&buffer, "b", &second), buffer.count()), (None, 0));
     }
 
     #[test]
@@ -252,25 +254,25 @@ mod tests {
             test_collection("b", "b", json!([])),
         );
         let (a, b, now) = (Arc::new(a), Arc::new(b), Instant::now());
-        let mut recent = Recent::new([0; 4]);
-        recent.watch("a");
-        recent.watch("b");
-        let start = recent.last();
+        let mut buffer = ReplayBuffer::new([0; 4]);
+        buffer.watch("a");
+        buffer.watch("b");
+        let start = buffer.last_event_id();
         for _ in 0..40 {
-            recent.add(change(&b, 1 << 20), now);
+            buffer.add(change(&b, 1 << 20), now);
         }
-        assert!(recent.bytes <= BYTES_MAX);
-        assert_eq!(recent.after("a", &start, 9).unwrap().len(), 0);
-        assert!(recent.after("b", &start, 9).is_none());
-        recent.add(change(&a, 1), now);
-        assert_eq!(recent.after("a", &start, 9).unwrap().len(), 1);
-        recent.unwatch("a", now);
-        assert!(recent.unwatched(now).is_empty());
-        assert_eq!(recent.unwatched(now + KEPT), ["a"]);
-        assert!(recent.after("a", &start, 9).is_none());
+        assert!(buffer.bytes <= BYTES_MAX);
+        assert_eq!(buffer.changes_after("a", &start, 9).unwrap().len(), 0);
+        assert!(buffer.changes_after("b", &start, 9).is_none());
+        buffer.add(change(&a, 1), now);
+        assert_eq!(buffer.changes_after("a", &start, 9).unwrap().len(), 1);
+        buffer.unwatch("a", now);
+        assert!(buffer.unwatched(now).is_empty());
+        assert_eq!(buffer.unwatched(now + KEPT), ["a"]);
+        assert!(buffer.changes_after("a", &start, 9).is_none());
         // Nothing has got a number since, and yet something may have happened that nobody kept.
-        let last = recent.last();
-        assert!(recent.watch("a") && recent.is_complete("a"));
-        assert!(recent.after("a", &last, 9).is_none());
+        let last = buffer.last_event_id();
+        assert!(buffer.watch("a") && buffer.is_complete("a"));
+        assert!(buffer.changes_after("a", &last, 9).is_none());
     }
 }

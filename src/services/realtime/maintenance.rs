@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::board::{Caller, SessionId};
-use super::checks::{Check, Why};
+use super::broker::{Broker, shown};
+use super::credential_checks::{CheckPurpose, CredentialCheck};
 use super::frames;
-use super::thread::{Thread, shown};
+use super::registry::{Caller, SessionId};
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
 use crate::model::auth::{Credentials, StoredCredentials};
@@ -25,25 +25,25 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Close code of RFC 6455, section 7.4.1.
 const POLICY: u16 = 1008;
 
-impl Thread<'_> {
+impl Broker<'_> {
     /// Called a few times a second.
     pub fn tick(&mut self, now: Instant) {
         self.end_expired(clock::now_ms());
         self.check_passes(now);
         self.close_idle(now);
-        for class in self.board.stale() {
-            self.rebuild(class);
+        for group in self.registry.stale_groups() {
+            self.regroup(group);
         }
-        self.tell_skipped();
-        self.forget_effort(now);
-        self.recent.forget(now);
-        for collection in self.recent.unwatched(now) {
-            self.of.events.unwatch(&collection);
+        self.resync_skipped();
+        self.forget_usage(now);
+        self.replay_buffer.evict(now);
+        for collection in self.replay_buffer.unwatched(now) {
+            self.context.events.unwatch(&collection);
         }
     }
 
     pub fn end_expired(&mut self, now_ms: i64) {
-        let sessions = self.board.sessions.iter();
+        let sessions = self.registry.sessions.iter();
         let expired = sessions.filter(|(_, session)| {
             let end = session.caller.expires_ms;
             end.is_some_and(|end| end <= now_ms)
@@ -51,149 +51,161 @@ impl Thread<'_> {
         let expired: Vec<SessionId> = expired.map(|(id, _)| *id).collect();
         for session in expired {
             let error = Error::new(Kind::Unauthenticated, "The token has expired.");
-            self.expel(session, &error);
+            self.revoke(session, &error);
         }
     }
 
     fn check_passes(&mut self, now: Instant) {
-        let sessions = self.board.sessions.iter();
+        let sessions = self.registry.sessions.iter();
         let due = sessions.filter(|(_, session)| {
             let pass = &session.caller.pass;
             !pass.is_empty() && now.saturating_duration_since(pass.checked) > CHECK_EVERY
         });
         let due: Vec<SessionId> = due.map(|(id, _)| *id).take(CHECKS_AT_A_TIME).collect();
         for session in due {
-            self.ask_again(session);
+            self.recheck(session);
         }
     }
 
     fn close_idle(&mut self, now: Instant) {
         let is_idle = |since: Instant| now.saturating_duration_since(since) > IDLE_MAX;
-        for session in self.board.sessions.values_mut() {
+        for session in self.registry.sessions.values_mut() {
             if session.idle_since.is_some_and(is_idle) {
                 session.idle_since = None;
-                session.link.close(POLICY, "no subscription for a minute");
+                session.handle.close(POLICY, "no subscription for a minute");
             }
         }
     }
 
     /// Has it looked up again who a connection is. Returns the number of that look; none where there is nothing to
     /// look at.
-    pub fn ask_again(&mut self, id: SessionId) -> Option<u64> {
-        let session = self.board.sessions.get_mut(&id)?;
-        let (pass, looks) = (&mut session.caller.pass, &mut session.looks);
+    pub fn recheck(&mut self, id: SessionId) -> Option<u64> {
+        let session = self.registry.sessions.get_mut(&id)?;
+        let (pass, checks) = (&mut session.caller.pass, &mut session.checks);
         if pass.is_empty() {
             return None;
         }
-        if looks.is_queued.load(SeqCst) {
-            return Some(looks.asked);
+        if checks.is_queued.load(SeqCst) {
+            return Some(checks.asked);
         }
         pass.checked = Instant::now();
-        looks.asked += 1;
-        self.of.checks.push(Check {
+        checks.asked += 1;
+        self.context.checks.push(CredentialCheck {
             session: id,
             database: session.database.clone(),
             pass: pass.clone(),
-            why: Why::Again {
-                number: looks.asked,
-                generation: looks.generation,
+            purpose: CheckPurpose::Recheck {
+                number: checks.asked,
+                generation: checks.generation,
             },
-            is_queued: Arc::clone(&looks.is_queued),
+            is_queued: Arc::clone(&checks.is_queued),
         });
-        Some(looks.asked)
+        Some(checks.asked)
     }
 
     /// It was looked up who a connection is. If it has become another identity since, that counts.
-    pub fn confirm(&mut self, id: SessionId, number: u64, generation: u64, found: Result<Caller>) {
-        let Some(session) = self.board.sessions.get_mut(&id) else {
+    pub fn finish_recheck(
+        &mut self,
+        id: SessionId,
+        number: u64,
+        generation: u64,
+        found: Result<Caller>,
+    ) {
+        let Some(session) = self.registry.sessions.get_mut(&id) else {
             return;
         };
-        session.looks.answered = number;
-        if session.looks.generation == generation {
+        session.checks.answered = number;
+        if session.checks.generation == generation {
             match found {
                 // It was good a moment ago; the next look will tell.
                 Err(error) if error.kind() == Kind::Unavailable => {}
-                found => self.settle(id, found),
+                found => self.apply_identity(id, found),
             }
         }
     }
 
     /// An account has changed into this one, or, if it is none, was deleted or cannot be told: who a connection is
     /// from here on. `known` is who one with the same credentials is.
-    pub fn follow(
+    pub fn update_account(
         &mut self,
         id: SessionId,
         account: Option<&Arc<User>>,
         known: &mut Option<Caller>,
     ) {
-        let Some(session) = self.board.sessions.get_mut(&id) else {
+        let Some(session) = self.registry.sessions.get_mut(&id) else {
             return;
         };
         // What was looked up before does not count any more.
-        session.looks.generation += 1;
+        session.checks.generation += 1;
         let (pass, database) = (session.caller.pass.clone(), session.database.clone());
         let found = match known.take() {
             Some(caller) if caller.pass.is_same(&pass) => Ok(caller),
-            _ => self.of.caller(pass.credentials(), &database),
+            _ => self.context.caller(pass.credentials(), &database),
         };
         match found {
             Ok(caller) => {
                 *known = Some(caller.clone());
-                self.settle(id, Ok(as_account(caller, account)));
+                self.apply_identity(id, Ok(as_account(caller, account)));
             }
             // The credentials were good a moment ago, and whose they are is known.
             Err(error) if error.kind() == Kind::Unavailable && account.is_some() => {
                 let caller = as_account(session.caller.clone(), account);
-                self.settle(id, Ok(caller));
-                self.ask_again(id);
+                self.apply_identity(id, Ok(caller));
+                self.recheck(id);
             }
-            Err(error) => self.settle(id, Err(error)),
+            Err(error) => self.apply_identity(id, Err(error)),
         }
     }
 
     /// Says who a connection is. If that has changed, its subscriptions are those of the new identity; if it has no
     /// identity, they end.
-    fn settle(&mut self, id: SessionId, found: Result<Caller>) {
-        let before = self.board.sessions.get(&id).map(|it| &it.caller.identity);
+    fn apply_identity(&mut self, id: SessionId, found: Result<Caller>) {
+        let before = self
+            .registry
+            .sessions
+            .get(&id)
+            .map(|it| &it.caller.identity);
         match found {
             Ok(caller) if before == Some(&caller.identity) => {}
             Ok(caller) => {
                 self.set_caller(id, caller);
-                self.renew_subs(id);
+                self.regroup_session(id);
             }
-            Err(error) => self.expel(id, &shown(error)),
+            Err(error) => self.revoke(id, &shown(error)),
         }
     }
 
     /// Has it looked up who signs in on a connection, whose next frames wait until that is known.
-    pub fn ask_sign_in(&mut self, id: SessionId, reference: Value, token: &str) {
-        let Some(session) = self.board.sessions.get_mut(&id) else {
+    pub fn check_sign_in(&mut self, id: SessionId, reference: Value, token: &str) {
+        let Some(session) = self.registry.sessions.get_mut(&id) else {
             return;
         };
-        session.looks.later = Some(VecDeque::new());
-        self.of.checks.push(Check {
+        session.checks.later = Some(VecDeque::new());
+        self.context.checks.push(CredentialCheck {
             session: id,
             database: session.database.clone(),
             pass: StoredCredentials::new(Credentials {
                 authorization: Some(token),
                 api_key: None,
             }),
-            why: Why::SignIn(reference),
+            purpose: CheckPurpose::SignIn(reference),
             is_queued: Arc::default(),
         });
     }
 
     pub fn sign_out(&mut self, id: SessionId) -> Result<()> {
-        let Some(session) = self.board.sessions.get(&id) else {
+        let Some(session) = self.registry.sessions.get(&id) else {
             return Ok(());
         };
-        let nobody = self.of.caller(Credentials::default(), &session.database)?;
+        let nobody = self
+            .context
+            .caller(Credentials::default(), &session.database)?;
         self.sign_in(id, nobody)
     }
 
     /// Says who has signed in on a connection. What it had subscribed to as another identity ends.
     pub fn sign_in(&mut self, id: SessionId, caller: Caller) -> Result<()> {
-        let Some(session) = self.board.sessions.get(&id) else {
+        let Some(session) = self.registry.sessions.get(&id) else {
             return Ok(());
         };
         let is_same = match (&caller.identity, &session.caller.identity) {
@@ -207,76 +219,79 @@ impl Thread<'_> {
             self.end_all(id, &error);
         }
         self.set_caller(id, caller);
-        self.renew_subs(id);
+        self.regroup_session(id);
         Ok(())
     }
 
     /// Who a connection is from now on.
     pub fn set_caller(&mut self, id: SessionId, caller: Caller) {
-        let Some(session) = self.board.sessions.get(&id) else {
+        let Some(session) = self.registry.sessions.get(&id) else {
             return;
         };
         let database = session.database.clone();
         let before = session.caller.identity.clone();
         self.watch_account(&database, &caller.identity);
         self.unwatch_account(&before);
-        self.board.set_caller(id, caller);
+        self.registry.set_caller(id, caller);
     }
 
     fn unwatch_account(&mut self, identity: &Identity) {
         if let Identity::User(user) = identity {
-            self.recent.unwatch(&user.collection_id, Instant::now());
+            self.replay_buffer
+                .unwatch(&user.collection_id, Instant::now());
         }
     }
 
-    /// Puts the subscriptions of a connection into the classes of who it is now.
-    pub fn renew_subs(&mut self, id: SessionId) {
-        let Some(session) = self.board.sessions.get(&id) else {
+    /// Puts the subscriptions of a connection into the groups of who it is now.
+    pub fn regroup_session(&mut self, id: SessionId) {
+        let Some(session) = self.registry.sessions.get(&id) else {
             return;
         };
         let names: Vec<String> = session.subs.keys().cloned().collect();
         for name in names {
-            self.renew_sub(id, &name);
+            self.regroup_subscription(id, &name);
         }
     }
 
     /// Puts a subscription where it belongs by the definitions and the caller of now; it ends when it
     /// belongs nowhere.
-    pub fn renew_sub(&mut self, id: SessionId, name: &str) {
-        let Some(session) = self.board.sessions.get(&id) else {
+    pub fn regroup_subscription(&mut self, id: SessionId, name: &str) {
+        let Some(session) = self.registry.sessions.get(&id) else {
             return;
         };
         let (database, caller) = (session.database.clone(), session.caller.clone());
-        let payer = session.link.payer();
-        let Some((class, sub)) = self.board.sub(id, name) else {
+        let payer = session.handle.payer();
+        let Some((group, sub)) = self.registry.subscription(id, name) else {
             return;
         };
-        let Some(sub) = class.subs.get(&sub) else {
+        let Some(sub) = group.subs.get(&sub) else {
             return;
         };
-        let (ask, is_live, turn) = (Arc::clone(&sub.ask), sub.is_live, sub.turn);
-        let collection = class.collection.clone();
-        let prepared = self.of.prepare(&database, &caller, &ask);
-        let prepared = prepared.and_then(|(key, class)| match class.collection == collection {
-            true => Ok((key, class)),
+        let (request, is_live, turn) = (Arc::clone(&sub.request), sub.is_live, sub.turn);
+        let collection = group.collection.clone();
+        let prepared = self.context.prepare(&database, &caller, &request);
+        let prepared = prepared.and_then(|(key, group)| match group.collection == collection {
+            true => Ok((key, group)),
             // Another one has got its name.
             false => Err(Error::not_found("The collection was deleted.")),
         });
         match prepared {
-            Ok((key, class)) => {
+            Ok((key, group)) => {
                 // Its charges are given back before it is charged again.
-                self.board.unsubscribe(id, name, Instant::now());
-                let has_class = self.board.has_class(&key);
-                match self.of.charge(payer, &ask, has_class) {
-                    Ok(charges) => self.board.subscribe(id, &ask, key, charges, || class),
+                self.registry.unsubscribe(id, name, Instant::now());
+                let has_group = self.registry.has_group(&key);
+                match self.context.charge(payer, &request, has_group) {
+                    Ok(charges) => self
+                        .registry
+                        .subscribe(id, &request, key, charges, || group),
                     Err(error) => {
-                        self.forget_sub(id, name, &collection);
-                        self.tell_ended(id, name, &error);
+                        self.remove_waiting(id, name, &collection);
+                        self.send_ended(id, name, &error);
                         return;
                     }
                 }
-                if let Some((class, sub)) = self.board.sub(id, name)
-                    && let Some(sub) = class.subs.get_mut(&sub)
+                if let Some((group, sub)) = self.registry.subscription(id, name)
+                    && let Some(sub) = group.subs.get_mut(&sub)
                 {
                     (sub.is_live, sub.turn) = (is_live, turn);
                 }
@@ -285,25 +300,25 @@ impl Thread<'_> {
         }
     }
 
-    /// Ends a subscription, and says why.
+    /// Ends a subscription, and says purpose.
     pub fn end(&mut self, id: SessionId, name: &str, error: &Error) {
         self.unsubscribe(id, name);
-        self.tell_ended(id, name, error);
+        self.send_ended(id, name, error);
     }
 
-    /// Tells a client that a subscription has ended, and why.
-    pub fn tell_ended(&self, id: SessionId, name: &str, error: &Error) {
-        if let Some(session) = self.board.sessions.get(&id) {
+    /// Tells a client that a subscription has ended, and purpose.
+    pub fn send_ended(&self, id: SessionId, name: &str, error: &Error) {
+        if let Some(session) = self.registry.sessions.get(&id) {
             match session.client {
-                None => drop(session.link.send(frames::ended(name, error).into())),
+                None => drop(session.handle.send(frames::ended(name, error).into())),
                 // It finds out when it connects again.
-                Some(_) => session.link.close(POLICY, error.message()),
+                Some(_) => session.handle.close(POLICY, error.message()),
             }
         }
     }
 
     fn end_all(&mut self, id: SessionId, error: &Error) {
-        let Some(session) = self.board.sessions.get(&id) else {
+        let Some(session) = self.registry.sessions.get(&id) else {
             return;
         };
         let names: Vec<String> = session.subs.keys().cloned().collect();
@@ -313,12 +328,16 @@ impl Thread<'_> {
     }
 
     /// Ends all that somebody was let in for, who is nobody from now on.
-    pub fn expel(&mut self, id: SessionId, error: &Error) {
+    pub fn revoke(&mut self, id: SessionId, error: &Error) {
         self.end_all(id, error);
         let nobody = Credentials::default();
-        let database = self.board.sessions.get(&id).map(|it| it.database.clone());
+        let database = self
+            .registry
+            .sessions
+            .get(&id)
+            .map(|it| it.database.clone());
         if let Some(database) = database
-            && let Ok(caller) = self.of.caller(nobody, &database)
+            && let Ok(caller) = self.context.caller(nobody, &database)
         {
             self.set_caller(id, caller);
         }
@@ -326,7 +345,7 @@ impl Thread<'_> {
 
     /// A connection is gone.
     pub fn close(&mut self, id: SessionId) {
-        let Some(session) = self.board.sessions.get(&id) else {
+        let Some(session) = self.registry.sessions.get(&id) else {
             return;
         };
         let names: Vec<String> = session.subs.keys().cloned().collect();
@@ -335,7 +354,7 @@ impl Thread<'_> {
             self.unsubscribe(id, &name);
         }
         self.unwatch_account(&identity);
-        self.board.close(id);
+        self.registry.remove_session(id);
     }
 }
 
