@@ -1,4 +1,4 @@
-//! The whole: what every request is served with.
+//! The application: the databases and the services on them, opened, maintained and closed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,16 +31,14 @@ use crate::store::files::{Files, Journal, Reserve};
 use crate::store::replicas::Replicas;
 use crate::store::{db, node};
 
-/// What this server is to others.
+/// The role of this server in replication, with the services of that role.
 pub enum ReplicationRole {
-    /// Replicas follow it.
     Master(Master, Arc<Notifier>),
-    /// It follows a master.
     Replica(Arc<Replica>),
 }
 
 impl ReplicationRole {
-    /// The part that was chosen, and the name of the node in it.
+    /// Opens the services of the configured role. Returns them with the name of this node.
     fn open(
         config: &Config,
         databases: &Arc<Databases>,
@@ -63,11 +61,11 @@ impl ReplicationRole {
     }
 }
 
-/// Owns the databases and what is built on them.
+/// Owns the databases and the services that handlers use.
 pub struct App {
     pub databases: Arc<Databases>,
     pub catalog: Arc<Catalog>,
-    /// What writes tell others.
+    /// The changes of records on their way to subscribers and webhooks.
     pub events: Arc<Events>,
     pub auth: Arc<Auth>,
     pub mail: Mailer,
@@ -80,7 +78,7 @@ pub struct App {
     pub webhooks: Webhooks,
     pub cron: Cron,
     pub stats: Arc<Stats>,
-    /// Bounds on what peers make this server hold.
+    /// Limits on memory, disk and connections that peers make this server use.
     pub budgets: Budgets,
     file_sync_retention_ms: i64,
     workflow_retention_ms: i64,
@@ -88,7 +86,7 @@ pub struct App {
     pub node_id: String,
 }
 
-/// Takes the data directory for this role, and says what is odd about it.
+/// Opens the data directory in a role, and logs problems with it.
 fn open_databases(config: &Config, role: Role) -> Result<Databases> {
     let settings = db::Settings {
         role,
@@ -98,7 +96,7 @@ fn open_databases(config: &Config, role: Role) -> Result<Databases> {
     let is_new = !db::default_file(&config.data_dir).exists();
     if is_new {
         log::info(format_args!(
-            "no data in {}: beginning anew",
+            "no data in {}: creating new databases",
             config.data_dir.display()
         ));
     }
@@ -110,14 +108,14 @@ fn open_databases(config: &Config, role: Role) -> Result<Databases> {
     Ok(databases)
 }
 
-/// A database whose file is gone serves nothing, and says nothing until somebody asks for it.
+/// Logs the databases whose file is missing: otherwise the first request would be the first sign.
 fn report_missing_databases(data_dir: &Path, databases: &Databases) -> Result<()> {
     let lost = databases
         .default()
         .read(|it| missing::databases(data_dir, it))?;
     for name in lost {
         log::error(format_args!(
-            "{name}.db is missing from {}, or empty, and has collections; put it back, or restore a backup",
+            "{name}.db is missing or empty in {}, but has collections; put the file back or restore a backup",
             data_dir.display()
         ));
     }
@@ -125,8 +123,8 @@ fn report_missing_databases(data_dir: &Path, databases: &Databases) -> Result<()
 }
 
 impl App {
-    /// Opens the data directory and starts what sends mail and what owns the sockets. `routes` has the
-    /// names that requests are counted under.
+    /// Opens the data directory and starts the threads for mail and sockets. `routes` has the names
+    /// under which requests are counted.
     pub fn open(config: &Config, sockets_max: usize, routes: Vec<String>) -> Result<App> {
         let role = match config.replica {
             Some(_) => Role::Replica,
@@ -134,7 +132,7 @@ impl App {
         };
         let databases = Arc::new(open_databases(config, role)?);
         let budgets = Budgets::new(sockets_max, config.threads, config.upload_bytes_max);
-        // Told of databases in which a call waits, by whoever has queued it.
+        // Writers of calls set the database in which a call waits; the sender of webhooks waits for it.
         let calls = Arc::new(Signal::default());
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
         let catalog = Arc::new(catalog);
@@ -199,7 +197,7 @@ impl App {
         })
     }
 
-    /// What replicas follow, on a master.
+    /// The source of replication. An error on a replica.
     pub fn master(&self) -> Result<&Master> {
         match &self.part {
             ReplicationRole::Master(master, _) => Ok(master),
@@ -207,7 +205,7 @@ impl App {
         }
     }
 
-    /// How replicas hear of changes, on a master.
+    /// The notifier of replicas; none on a replica.
     pub fn notifier(&self) -> Option<&Arc<Notifier>> {
         match &self.part {
             ReplicationRole::Master(_, notifier) => Some(notifier),
@@ -215,7 +213,7 @@ impl App {
         }
     }
 
-    /// What follows a master, on a replica.
+    /// The state of replication; none on a master.
     pub fn replica(&self) -> Option<&Arc<Replica>> {
         match &self.part {
             ReplicationRole::Replica(replica) => Some(replica),
@@ -223,23 +221,23 @@ impl App {
         }
     }
 
-    /// Where clients reach a node that follows this one, if it is known.
+    /// The public URL of a replica of this server, if it is known.
     pub fn url_of_node(&self, is_it: impl Fn(&str) -> bool) -> Option<String> {
         let known = self.replicas.list().into_iter();
         let mut found = known.filter(|replica| is_it(&replica.id));
         found.find_map(|replica| replica.public_url)
     }
 
-    /// Work that is due now and then. What fails is logged and tried again the next time.
+    /// Periodic work of the timer. Errors are logged; the next round tries again.
     pub fn maintain(&self) {
         self.databases.maintain();
         let before = clock::now_ms() - self.workflow_retention_ms;
         if let Err(error) = self.workflows.delete_ended_before(before) {
-            log::warn(format_args!("forget runs of workflows: {error}"));
+            log::warn(format_args!("delete old runs of workflows: {error}"));
         }
         let depth = self.workflows.database.read(queries::depth);
         if let Err(error) = depth.and_then(|it| self.stats.depth(clock::now_ms(), it)) {
-            log::warn(format_args!("count runs: {error}"));
+            log::warn(format_args!("count queued runs: {error}"));
         }
         if let Err(error) = self.stats.flush(clock::now_ms()) {
             log::warn(format_args!("write statistics: {error}"));
@@ -250,7 +248,7 @@ impl App {
         master.spools.forget_unused();
         self.webhooks.delete_expired();
         if let Err(error) = self.auth.keys.write_last_used() {
-            log::warn(format_args!("note when keys were used: {error}"));
+            log::warn(format_args!("record the last use of API keys: {error}"));
         }
         let retention_ms = self.file_sync_retention_ms;
         if let Some(journal) = &self.files.journal
@@ -260,11 +258,11 @@ impl App {
         }
     }
 
-    /// Looks whether some files are still what they were. On a replica what is not is fetched again.
+    /// Compares some stored files with their hashes. A replica downloads damaged ones again.
     pub fn scrub(&self, stop: &Stop) {
         let Files { storage, scrub, .. } = &self.files;
         if !storage.has_journal() {
-            // A bucket looks after itself.
+            // A bucket checks its objects itself.
             return;
         }
         let repair = |remote| {
@@ -282,7 +280,8 @@ impl App {
         }
     }
 
-    /// A replica has every file up to this entry of the journal.
+    /// Records that a replica has every file up to an entry of the journal, and deletes the entries
+    /// that all replicas have.
     pub fn acknowledge_files(&self, replica: &str, journal: &Journal, entry: i64) -> Result<()> {
         self.replicas.acknowledge_files(replica, entry)?;
         let since_ms = clock::now_ms() - self.file_sync_retention_ms;
@@ -292,12 +291,12 @@ impl App {
         Ok(())
     }
 
-    /// Takes a database out of service, and its files out of the storage: both move to `deleted/`.
+    /// Deletes a database softly: it and its files move to `deleted/`.
     pub fn delete_database(&self, name: &str) -> Result<()> {
         let storage = &self.files.storage;
         self.master()?.forget(name);
         self.catalog.delete_database(name, |file| {
-            // It is deleted; what fails here is done when the name is used again.
+            // The database is deleted already. If this fails, the next database of that name does it.
             let moved = storage.move_aside(name, &file.with_extension("files"));
             if let Err(error) = moved.and_then(|()| self.begin_epoch_of_files()) {
                 log::warn(format_args!("{error}"));
@@ -307,7 +306,7 @@ impl App {
         Ok(())
     }
 
-    /// Makes a database. Files that a crash left of an older one of this name are not its own.
+    /// Creates a database. Moves aside the files that a crash left of an older one of this name.
     pub fn create_database(&self, name: &str) -> Result<()> {
         self.catalog.create_database(name, || {
             let folder = self.databases.aside(name, "files")?;
@@ -321,8 +320,8 @@ impl App {
     fn record_databases(&self) {
         let journal = self.files.journal.as_ref();
         if let Some(Err(error)) = journal.map(|it| it.save_databases(&self.databases)) {
-            // At worst replicas compare all files once more than they need to.
-            log::warn(format_args!("note which databases there are: {error}"));
+            // The only effect is that replicas compare all files once more than necessary.
+            log::warn(format_args!("record the list of databases: {error}"));
         }
     }
 
@@ -333,8 +332,8 @@ impl App {
         }
     }
 
-    /// Closes the databases. Sockets and mail are stopped, and everything that holds an `App` or a part of one
-    /// has ended by now.
+    /// Closes the databases. Sockets, mail and all threads that hold a part of the application must
+    /// have ended.
     pub fn close(self) -> Result<()> {
         let App {
             databases,
@@ -354,7 +353,7 @@ impl App {
         if matches!(part, ReplicationRole::Master(..))
             && let Err(error) = auth.keys.write_last_used()
         {
-            log::warn(format_args!("note when keys were used: {error}"));
+            log::warn(format_args!("record the last use of API keys: {error}"));
         }
         if let Err(error) = stats.finish() {
             log::warn(format_args!("write statistics: {error}"));
@@ -365,7 +364,7 @@ impl App {
             Ok(databases) => databases.close(),
             Err(_) => {
                 log::warn(format_args!(
-                    "databases still in use at the end; not closed"
+                    "databases are still in use and were not closed"
                 ));
                 Ok(())
             }
@@ -388,7 +387,8 @@ fn webhook_settings(
     }
 }
 
-/// How webhooks start runs. What is left of a webhook at the end must not keep the workflows open.
+/// The function by which webhooks start runs. The reference is weak, so that a call that is still in
+/// progress does not keep the workflows open.
 fn start_runs(workflows: &Arc<Workflows>) -> webhooks::StartRun {
     let workflows = Arc::downgrade(workflows);
     Box::new(move |run| match workflows.upgrade() {

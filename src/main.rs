@@ -1,7 +1,7 @@
 //! `vski`: a small self-hosted backend in one binary.
 //!
-//! The modules in reading order: the ground that all stand on, the mechanisms (`db`, `http`), the
-//! domain, the whole (`app`), its surface (`api`), the process. `docs/architecture.md` is the map.
+//! The modules are in reading order, each on top of the ones before it. `docs/architecture.md` is the
+//! map.
 
 mod base;
 
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     {
         Ok(args) => args,
         Err(arg) => {
-            base::log::error(format_args!("an argument is not UTF-8: {arg:?}"));
+            base::log::error(format_args!("invalid argument, not UTF-8: {arg:?}"));
             return ExitCode::from(2);
         }
     };

@@ -1,11 +1,8 @@
 //! The process: starts everything in order, waits for a signal, stops everything in reverse.
 //!
-//! Threads: `main` waits for signals, `worker`s and the engine's threads serve, `timer` runs the
-//! clocks, `workflows` is their engine, `cron` and its three run the jobs, `realtime` tells subscribers, `realtime-check` looks up who they are, `files` keeps the
-//! storage of a master, `webhooks` and its `webhook`s call others, `sync` and `wake` follow one on a replica, `mail` sends, `sockets` owns the
-//! WebSockets, `log` writes the log. Order of stopping: no new requests; requests in flight are finished, at most
-//! [`STOP_DEADLINE`]; the sockets; together the timer, workflows, jobs, files, realtime, webhooks and what tells
-//! replicas or follows a master; mail; the databases; the log.
+//! `docs/architecture.md` lists the threads and the order of stopping. In short: no new requests;
+//! requests in flight finish, within [`STOP_DEADLINE`]; the sockets close; the threads of the services
+//! end together; mail; the databases; the log.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -32,34 +29,34 @@ use crate::services::webhooks::Dispatcher;
 use crate::store::{db, files};
 use crate::{api, config};
 
-/// How long an orderly stop may take; below `TimeoutStopSec` of the unit.
+/// Time limit of an orderly stop; less than `TimeoutStopSec` of the unit.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
-/// Pause between two rounds of the timer.
+/// Pause between two rounds of maintenance.
 const TIMER_PAUSE: Duration = Duration::from_secs(60);
-/// Looks at the memory in that time.
+/// Checks of the memory in that time.
 const TRIMS: u32 = 12;
-/// A peak after which it is worth giving memory back.
+/// Memory is returned to the system after a peak of this many bytes.
 const PEAK_BYTES: u64 = 16 << 20;
-/// Descriptors kept for databases, log and the like when connections are counted.
+/// File descriptors reserved for databases, the log and the like.
 const DESCRIPTORS_RESERVED: u64 = 128;
-/// Sockets below which it is not worth starting.
+/// The server does not start with fewer sockets than this.
 const SOCKETS_MIN: usize = 16;
 
-/// Serves until a signal comes. Calls `ready` with the address once requests are answered.
-/// Returns whether everything ended within the deadline.
+/// Serves until a signal arrives. Calls `ready` with the address once requests are accepted. Returns
+/// true if everything ended within the deadline.
 pub fn run<E: From<Error>>(
     config: &Config,
     ready: impl FnOnce(SocketAddr) -> std::result::Result<(), E>,
 ) -> std::result::Result<bool, E> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Error::from)?;
-    // So that a limit on the size of files is an error of the write that meets it, as a full disk
-    // is, and not the end of the process.
+    // With a handler, a write beyond the limit on file sizes fails like one to a full disk and does
+    // not end the process.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(Error::from)?;
     let log = log::start(config.log)?;
     log_panics();
     for (name, option) in config::misspelled() {
         log::warn(format_args!(
-            "{name} is set, which is no option; {option} is one"
+            "{name} is set but is not an option; did you mean {option}?"
         ));
     }
     for sentence in &config.warnings {
@@ -67,7 +64,7 @@ pub fn run<E: From<Error>>(
     }
     if let Some((trusted, ignored)) = config.roots.counts() {
         log::info(format_args!(
-            "trusting the authorities of {VARIABLE} alone certificates={trusted} ignored={ignored}"
+            "trusting only the authorities in {VARIABLE} certificates={trusted} ignored={ignored}"
         ));
     }
     threads::on_panic(Some(stop_after_panic));
@@ -95,18 +92,18 @@ pub fn run<E: From<Error>>(
     Ok(is_clean)
 }
 
-/// Says what is left to do before others may come.
+/// Logs the steps that are left before others may use the server.
 fn log_setup_hints(config: &Config, app: &App) -> Result<()> {
     if let Some(token) = app.auth.setup_token()? {
         log::info(format_args!(
-            "no admin yet: make one with vski admin create, or POST /api/admins/init setup_token={token}"
+            "no admin yet: create one with vski admin create, or POST /api/admins/init setup_token={token}"
         ));
     }
     let default = app.databases.default();
     if config.mail.is_none() && default.read(collections::has_open_accounts)? {
         log::warn(format_args!(
-            "SMTP_URL is not set and everybody may register (createRule): links that confirm addresses and \
-             set passwords go to this log"
+            "SMTP_URL is not set and everyone may register (createRule): links that confirm addresses \
+             and set passwords are written to this log"
         ));
     }
     Ok(())
@@ -115,16 +112,16 @@ fn log_setup_hints(config: &Config, app: &App) -> Result<()> {
 /// A thread of [`threads::spawn`] with its name.
 type NamedThread = (&'static str, JoinHandle<()>);
 
-/// What runs between start and stop.
+/// A running server.
 pub struct Running {
     pub app: Arc<App>,
     pub http: http::server::Server,
-    /// The threads that end at a stop, by name.
+    /// The threads of the services.
     threads: Vec<NamedThread>,
     stop: Stop,
 }
 
-/// Starts everything; requests are answered when it returns.
+/// Starts everything. Requests are accepted when it returns.
 pub fn start(config: &Config) -> Result<Running> {
     let sockets_max = raise_descriptor_limit(config.connections_max, config.sockets_max)?;
     let listener = listen(config.listen)?;
@@ -158,7 +155,7 @@ pub fn start(config: &Config) -> Result<Running> {
     })
 }
 
-/// Starts what works by itself: the clocks; what keeps the storage on a master, what follows one on a
+/// Starts the threads that work without a request: for the clocks, and those of a master or of a
 /// replica.
 fn start_threads(config: &Config, app: &Arc<App>, stop: &Stop) -> Result<Vec<NamedThread>> {
     let spawn = |name: &'static str, body: fn(&App, &Stop)| {
@@ -209,7 +206,7 @@ fn start_threads(config: &Config, app: &Arc<App>, stop: &Stop) -> Result<Vec<Nam
     Ok(common.chain([sync, wake]).chain(downloads).collect())
 }
 
-/// The clock of jobs, and who does what is due.
+/// Starts the clock of jobs and their workers.
 fn start_cron(app: &Arc<App>) -> Result<Vec<NamedThread>> {
     let clock = Arc::clone(app);
     let mut all = vec![("cron", threads::spawn("cron", move || clock.cron.run())?)];
@@ -226,13 +223,13 @@ fn start_cron(app: &Arc<App>) -> Result<Vec<NamedThread>> {
 }
 
 impl Running {
-    /// Ends everything in order; false when something did not end in time.
+    /// Stops everything in order. Returns false if something did not end in time.
     pub fn stop(self) -> bool {
         let deadline = Instant::now() + STOP_DEADLINE;
         if let Ok(master) = self.app.master() {
             master.spools.stop();
         }
-        // A script may hold up the writers for which requests wait.
+        // First: a script may hold the writer for which requests wait.
         self.app.cron.stop();
         let left = self.http.stop(STOP_DEADLINE).in_flight_left;
         let counters = self.http.counters();
@@ -256,14 +253,14 @@ impl Running {
         let mut all_ended = true;
         for (name, thread) in self.threads {
             if !threads::join_until(thread, deadline) {
-                log::warn(format_args!("not ended in order thread={name}"));
+                log::warn(format_args!("thread did not end in time thread={name}"));
                 all_ended = false;
             }
         }
         let mail_ended = self.app.mail.stop(deadline);
         if !mail_ended {
             log::warn(format_args!(
-                "still running thread=mail; the mail it is sending may be lost"
+                "thread did not end in time thread=mail; the mail it is sending may be lost"
             ));
         }
         let closed = match Arc::try_unwrap(self.app) {
@@ -271,7 +268,7 @@ impl Running {
             Err(_) if left == 0 && sockets_ended && all_ended => {
                 Err(Error::internal("databases still in use"))
             }
-            // The process ends anyway, and SQLite recovers by itself.
+            // A request or thread still uses them. The process ends anyway, and SQLite recovers.
             Err(_) => Ok(()),
         };
         if let Err(error) = &closed {
@@ -295,7 +292,7 @@ fn wake_services(app: &App) {
     }
 }
 
-/// Closes all sockets and says what there was.
+/// Closes all sockets and logs their counters.
 fn stop_sockets(app: &App, deadline: Instant) -> bool {
     let has_ended = app.sockets.stop(deadline);
     let counters = app.sockets.counters();
@@ -309,12 +306,12 @@ fn stop_sockets(app: &App, deadline: Instant) -> bool {
         counters.open,
     ));
     if !has_ended {
-        log::warn(format_args!("still running thread=sockets"));
+        log::warn(format_args!("thread did not end in time thread=sockets"));
     }
     has_ended
 }
 
-/// The clocks: work that is due now and then. An error is logged and tried again next time.
+/// The loop of the timer: maintenance, scrubbing, and returning memory to the system.
 fn run_timer(app: &App, stop: &Stop) {
     loop {
         app.maintain();
@@ -328,7 +325,7 @@ fn run_timer(app: &App, stop: &Stop) {
     }
 }
 
-/// After a peak of bodies and answers, memory goes back to the system.
+/// Returns memory to the system after a peak of bodies and answers.
 fn trim_memory(app: &App) {
     let Budgets {
         bodies, answers, ..
@@ -347,8 +344,9 @@ fn listen(addr: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Takes all the descriptors the system allows and refuses limits of connections above them.
-/// Of sockets there are as many as that leaves; returns how many.
+/// Raises the limit of file descriptors to the maximum that the system allows. Returns the number of
+/// sockets, which is reduced if the limit is too low for `sockets_max`. An error if it is too low for
+/// the connections.
 fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<usize> {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
@@ -358,7 +356,7 @@ fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<
     let wanted = (connections_max + SOCKETS_MIN) as u64 + DESCRIPTORS_RESERVED;
     if wanted > allowed {
         return Err(Error::invalid(format!(
-            "MAX_CONNECTIONS={connections_max}: that needs {wanted} file descriptors and the system \
+            "MAX_CONNECTIONS={connections_max} needs {wanted} file descriptors, but the system \
              allows {allowed}; lower it or raise the limit (LimitNOFILE, ulimit -n)."
         )));
     }
@@ -366,25 +364,25 @@ fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<
     let sockets = sockets_max.min(usize::try_from(left).unwrap_or(usize::MAX));
     if sockets < sockets_max {
         log::warn(format_args!(
-            "the system allows {allowed} file descriptors, which leaves {sockets} sockets of \
-             MAX_SOCKETS={sockets_max}"
+            "MAX_SOCKETS={sockets_max} is reduced to {sockets}: the system allows {allowed} file \
+             descriptors"
         ));
     }
     Ok(sockets)
 }
 
-/// A server that lacks a thread answers and does half of its work. What it has in memory may be wrong, so it is started
-/// again from what is on disk, by systemd or the like: the exit code is 1.
+/// Stops the server after a panic of a thread: without the thread part of its work is not done, and its
+/// memory may be inconsistent. The exit code is 1, so that systemd starts it again from disk.
 fn stop_after_panic(thread: &str) {
     log::error(format_args!(
-        "stopping, since a thread has panicked thread={thread}"
+        "stopping because a thread has panicked thread={thread}"
     ));
     if !failpoints::is_armed("stay", thread) {
         let _ = signal_hook::low_level::raise(SIGTERM);
     }
 }
 
-/// While the stop is under way another signal ends the process at once.
+/// Lets another signal end the process at once while it stops.
 fn exit_on_second_signal(mut signals: Signals) -> Result<impl Drop> {
     struct Waiting(signal_hook::iterator::Handle);
     impl Drop for Waiting {
@@ -395,14 +393,14 @@ fn exit_on_second_signal(mut signals: Signals) -> Result<impl Drop> {
     let handle = signals.handle();
     threads::spawn("signals", move || {
         if let Some(signal) = signals.forever().next() {
-            log::warn(format_args!("ended at once signal={signal}"));
+            log::warn(format_args!("exiting at once signal={signal}"));
             std::process::exit(128 + signal);
         }
     })?;
     Ok(Waiting(handle))
 }
 
-/// A panic anywhere becomes a log line with its place; where it is caught, an answer goes out too.
+/// Logs every panic with its location.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();

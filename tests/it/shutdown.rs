@@ -195,7 +195,7 @@ fn a_server_that_lacks_a_thread_ends() {
         let point = format!("panic-{thread}");
         let mut server = Server::with(&[("VSKI_FAILPOINT", &point)]);
         assert_eq!(server.wait().code(), Some(1), "{thread}");
-        let said = format!("stopping, since a thread has panicked thread={thread}");
+        let said = format!("stopping because a thread has panicked thread={thread}");
         wait_until("the log says so", || {
             let log = server.log();
             let has = |text: &str| log.iter().any(|line| line.contains(text));

@@ -80,7 +80,7 @@ fn a_replica_follows_and_is_woken_over_tls() {
             .any(|it| it.contains("following https://"))
     });
     assert!(follower.log().iter().any(|it| {
-        it.contains("trusting the authorities of SSL_CERT_FILE alone certificates=1 ignored=0")
+        it.contains("trusting only the authorities in SSL_CERT_FILE certificates=1 ignored=0")
     }));
 
     // What nobody but the socket tells it of.
