@@ -1,5 +1,6 @@
 //! The foundation: errors, time, logging, threads, budgets. No module here knows a database or a socket.
 
+pub mod backoff;
 pub mod budget;
 pub mod clock;
 pub mod crypto;
@@ -9,5 +10,7 @@ pub mod ids;
 pub mod log;
 pub mod malloc;
 pub mod paging;
+pub mod queue;
+pub mod signal;
 pub mod threads;
 pub mod tls;
