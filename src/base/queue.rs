@@ -12,6 +12,8 @@ use super::threads::{lock, wait_timeout};
 
 /// Capacity that an empty queue keeps for its next items.
 const CAPACITY_KEPT: usize = 1024;
+/// Longest wait in [`Queue::next`] before it looks again.
+const IDLE_WAIT: Duration = Duration::from_secs(60);
 
 /// See the module documentation.
 pub struct Queue<T> {
@@ -55,6 +57,19 @@ impl<T> Queue<T> {
     /// woken meanwhile.
     pub fn pop(&self, limit: Duration) -> Option<T> {
         self.wait(limit).items.pop_front()
+    }
+
+    /// Removes the first item; waits for one. None once the queue is closed.
+    pub fn next(&self) -> Option<T> {
+        loop {
+            let mut state = self.wait(IDLE_WAIT);
+            if state.is_closed {
+                return None;
+            }
+            if let Some(item) = state.items.pop_front() {
+                return Some(item);
+            }
+        }
     }
 
     /// Removes items from the front as long as `admits` agrees; waits for the first one as [`Queue::pop`]
@@ -127,7 +142,7 @@ mod tests {
         assert_eq!(queue.len(), 2);
         assert_eq!(queue.close(), [3, 4]);
         assert_eq!(queue.push(5), Err(5));
-        assert_eq!(queue.pop(LONG), None);
+        assert_eq!((queue.pop(LONG), queue.next()), (None, None));
         assert!(queue.is_closed() && queue.len() == 0);
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Bound: a name is in it once however often it is added.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -33,8 +34,13 @@ impl<T> Default for Signal<T> {
 
 impl<T: Ord> Signal<T> {
     /// Adds a name and wakes the thread.
-    pub fn notify(&self, name: T) {
-        if lock(&self.pending).names.insert(name) {
+    pub fn notify<Q: Ord + ToOwned<Owned = T> + ?Sized>(&self, name: &Q)
+    where
+        T: Borrow<Q>,
+    {
+        let names = &mut lock(&self.pending).names;
+        if !names.contains(name) {
+            names.insert(name.to_owned());
             self.changed.notify_all();
         }
     }
@@ -73,14 +79,14 @@ mod tests {
     fn a_name_is_there_once_and_a_wake_ends_one_wait() {
         let signal = Signal::default();
         for name in ["b", "a", "b"] {
-            signal.notify(name);
+            signal.notify(&name);
         }
         let long = Duration::from_secs(60);
         assert_eq!(signal.wait(long), BTreeSet::from(["a", "b"]));
         signal.wake();
         assert!(signal.wait(long).is_empty());
         assert!(signal.wait(Duration::from_millis(5)).is_empty());
-        signal.notify("c");
+        signal.notify(&"c");
         signal.clear();
         assert!(signal.wait(Duration::ZERO).is_empty());
     }

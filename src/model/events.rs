@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::Duration;
 
+use crate::base::signal::Signal;
 use crate::base::threads;
 use crate::base::threads::lock;
 use crate::model::collections::Collection;
 use crate::model::triggers::RecordAction;
-use crate::store::db::Signal;
 
 /// Bytes of changes that wait to be looked at.
 const BYTES_MAX: usize = 64 << 20;
@@ -79,7 +79,7 @@ pub struct Events {
     queue: Mutex<Queue>,
     arrived: Condvar,
     /// Databases with calls that are to be made.
-    calls: Arc<Signal>,
+    calls: Arc<Signal<String>>,
 }
 
 #[derive(Default)]
@@ -102,7 +102,7 @@ pub struct DrainedChanges {
 }
 
 impl Events {
-    pub fn new(calls: Arc<Signal>) -> Events {
+    pub fn new(calls: Arc<Signal<String>>) -> Events {
         Events {
             calls,
             ..Events::default()

@@ -20,15 +20,17 @@ use std::time::{Duration, Instant};
 use rusqlite::InterruptHandle;
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::queue::Queue;
+use crate::base::signal::Signal;
 use crate::base::threads::{Stop, lock};
 use crate::base::{clock, log};
 use crate::services::cron::core::{CronCore, DueRun, JobPlan, JobState};
 use crate::services::cron::job::{CronJob, JobAction, JobRow};
-use crate::services::cron::queue::{JobQueue, QueuedRun};
+use crate::services::cron::queue::QueuedRun;
 use crate::services::cron::store;
 use crate::services::cron::store::{FinishedRun, RunOutcome};
 use crate::store::db;
-use crate::store::db::{Databases, Role, Signal};
+use crate::store::db::{Databases, Role};
 
 /// Between two looks at the clock, which may have been set: when a second begins, as jobs do.
 const SECOND_MS: u64 = 1000;
@@ -45,12 +47,13 @@ const INTERRUPT_EVERY: Duration = Duration::from_millis(20);
 pub struct Cron {
     pub(super) databases: Arc<Databases>,
     /// Who makes calls hears of them here.
-    pub(super) calls: Arc<Signal>,
+    pub(super) calls: Arc<Signal<String>>,
     pub(super) core: Mutex<CronCore>,
     jobs: Mutex<Definitions>,
-    pub(super) queues: [JobQueue; 3],
+    /// The queues of the worker threads. Bound: a job is in them once.
+    pub(super) queues: [Queue<QueuedRun>; 3],
     /// Something is to be looked at before the next second.
-    signal: Signal,
+    signal: Signal<String>,
     pub(super) stop: Stop,
     /// How the script that runs is ended.
     pub(super) script: Arc<Mutex<Option<InterruptHandle>>>,
@@ -87,7 +90,7 @@ impl JobAction {
 
 impl Cron {
     /// Nothing runs before [`Cron::run`]. `calls` is told of calls that are to be made.
-    pub fn open(databases: &Arc<Databases>, calls: Arc<Signal>) -> Result<Cron> {
+    pub fn open(databases: &Arc<Databases>, calls: Arc<Signal<String>>) -> Result<Cron> {
         let now = clock::now_ms();
         databases
             .local()
@@ -114,7 +117,9 @@ impl Cron {
     pub fn stop(&self) {
         self.stop.set();
         self.signal.wake();
-        self.queues.iter().for_each(JobQueue::wake);
+        for queue in &self.queues {
+            queue.close();
+        }
     }
 
     /// Runs since the start that came to this.
@@ -244,7 +249,9 @@ impl Cron {
     }
 
     fn enqueue(&self, work: QueuedRun) {
-        self.queues[work.job.action.kind() as usize].push(work);
+        let queue = &self.queues[work.job.action.kind() as usize];
+        // A closed queue: the server stops.
+        let _ = queue.push(work);
     }
 
     /// Runs a job now, whether it is active or not. Returns the number of the run.

@@ -32,7 +32,7 @@ const RETRIES: [Duration; 3] = [
 impl Cron {
     /// A thread that does what is due of one kind.
     pub fn work(&self, kind: WorkerKind, workflows: &Workflows) {
-        while let Some(work) = self.queues[kind as usize].take(&self.stop) {
+        while let Some(work) = self.queues[kind as usize].next() {
             self.run_job(&work, workflows);
         }
     }

@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use super::credential_checks::CheckPurpose;
 use super::frames::FrameResult;
 use super::registry::{Caller, SessionId};
 use super::topics::Topic;
 use crate::base::error::Result;
-use crate::base::threads::lock;
+use crate::base::queue::Queue;
 use crate::model::events::Events;
 use crate::net::sockets::SocketHandle;
 
@@ -51,45 +52,37 @@ pub enum Command {
 
 /// The queue of commands. A push also wakes the thread, which waits for events.
 pub struct CommandQueue {
-    state: Mutex<QueueState>,
-    events: Arc<Events>,
-}
-
-#[derive(Default)]
-struct QueueState {
     /// Bound: 64 frames and two checks of each connection, one command of each waiting request.
-    commands: VecDeque<Command>,
-    is_closed: bool,
+    queue: Queue<Command>,
+    events: Arc<Events>,
 }
 
 impl CommandQueue {
     pub fn new(events: &Arc<Events>) -> CommandQueue {
         CommandQueue {
-            state: Mutex::default(),
+            queue: Queue::default(),
             events: Arc::clone(events),
         }
     }
 
     /// Returns false if the queue is closed.
     pub fn push(&self, command: Command) -> bool {
-        let mut state = lock(&self.state);
-        if state.is_closed {
-            return false;
+        let is_queued = self.queue.push(command).is_ok();
+        if is_queued {
+            self.events.wake();
         }
-        state.commands.push_back(command);
-        drop(state);
-        self.events.wake();
-        true
+        is_queued
     }
 
     /// Moves commands behind those that remain from the last round.
     pub fn drain_into(&self, commands: &mut VecDeque<Command>) {
-        let queued = &mut lock(&self.state).commands;
-        let count = queued
-            .len()
-            .min(COMMANDS_MAX.saturating_sub(commands.len()));
-        commands.extend(queued.drain(..count));
-        if !queued.is_empty() {
+        let mut room = COMMANDS_MAX.saturating_sub(commands.len());
+        commands.extend(self.queue.pop_while(Duration::ZERO, |_| {
+            let admits = room > 0;
+            room = room.saturating_sub(1);
+            admits
+        }));
+        if self.queue.len() > 0 {
             // Start the next round at once.
             self.events.wake();
         }
@@ -97,10 +90,6 @@ impl CommandQueue {
 
     /// Drops the queued commands and accepts no more.
     pub fn close(&self) {
-        let mut state = lock(&self.state);
-        state.is_closed = true;
-        let left = std::mem::take(&mut state.commands);
-        drop(state);
-        drop(left);
+        drop(self.queue.close());
     }
 }

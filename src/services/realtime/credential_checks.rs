@@ -3,17 +3,16 @@
 //! A check is asked for by a session and answered with a command. Between the two the session may have become
 //! another identity, so what is found counts only for the generation of the session that it was asked for.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::registry::SessionId;
-use crate::base::threads;
-use crate::base::threads::{Stop, lock};
+use crate::base::queue::Queue;
+use crate::base::threads::Stop;
 use crate::model::auth::StoredCredentials;
 
 /// Longest pause between two checks at the stop.
@@ -39,33 +38,24 @@ pub enum CheckPurpose {
 
 /// The checks that wait. Bound: two of each session, one of them to sign in.
 #[derive(Default)]
-pub struct CheckQueue {
-    waiting: Mutex<VecDeque<CredentialCheck>>,
-    arrived: Condvar,
-}
+pub struct CheckQueue(Queue<CredentialCheck>);
 
 impl CheckQueue {
     pub fn push(&self, check: CredentialCheck) {
         check.is_queued.store(true, SeqCst);
-        lock(&self.waiting).push_back(check);
-        self.wake();
+        // The queue is never closed: it ends with the process.
+        let _ = self.0.push(check);
     }
 
     /// Ends a wait, so that the thread sees a stop.
     pub fn wake(&self) {
-        self.arrived.notify_all();
+        self.0.wake();
     }
 
     /// The thread: hands checks to `check_one` until the stop.
     pub fn run(&self, stop: &Stop, check_one: impl Fn(CredentialCheck)) {
         while !stop.is_set() {
-            let mut waiting = lock(&self.waiting);
-            if waiting.is_empty() {
-                waiting = threads::wait_timeout(&self.arrived, waiting, PAUSE);
-            }
-            let check = waiting.pop_front();
-            drop(waiting);
-            if let Some(check) = check {
+            if let Some(check) = self.0.pop(PAUSE) {
                 check.is_queued.store(false, SeqCst);
                 check_one(check);
             }

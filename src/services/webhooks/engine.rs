@@ -17,11 +17,12 @@ use super::runs::StartRun;
 use super::send::HttpSender;
 use super::senders::SenderPool;
 use crate::base::error::{Kind, Result};
+use crate::base::signal::Signal;
 use crate::base::threads::lock;
 use crate::base::tls::Roots;
 use crate::base::{clock, log};
 use crate::model::auth::WebhookSecret;
-use crate::store::db::{Databases, Signal};
+use crate::store::db::Databases;
 
 /// Databases that are looked at, or cleaned, in one go; fewer than may be open.
 const DATABASES_PER_ROUND: usize = 32;
@@ -43,7 +44,7 @@ pub struct WebhookSettings {
 /// See the module documentation.
 pub struct Webhooks {
     /// Who is notified of a database in which something waits.
-    pub signal: Arc<Signal>,
+    pub signal: Arc<Signal<String>>,
     pub(super) databases: Arc<Databases>,
     pub(super) senders: Arc<SenderPool>,
     /// Databases that have, or had, rows.
@@ -81,7 +82,7 @@ impl Webhooks {
     /// Nothing is sent before [`Dispatcher::run`](super::Dispatcher::run).
     pub fn new(
         databases: &Arc<Databases>,
-        signal: Arc<Signal>,
+        signal: Arc<Signal<String>>,
         settings: WebhookSettings,
     ) -> Webhooks {
         let http = HttpSender::new(

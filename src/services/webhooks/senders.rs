@@ -1,10 +1,8 @@
 //! Sender threads: each makes one call at a time and returns its result to the dispatcher.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use super::core::Attempt;
 use super::queue::QueuedCall;
@@ -12,28 +10,20 @@ use super::runs;
 use super::runs::StartRun;
 use super::send::{CallMessage, HttpSender};
 use crate::base::error::Result;
+use crate::base::queue::Queue;
+use crate::base::signal::Signal;
 use crate::base::threads::lock;
 use crate::base::{clock, threads};
 use crate::model::triggers::Target;
-use crate::store::db::Signal;
-
-/// How long an idle sender waits before it checks for work again.
-const IDLE_WAIT: Duration = Duration::from_secs(60);
 
 /// Where dispatcher and senders meet.
 pub struct SenderPool {
     http: HttpSender,
     start: StartRun,
-    signal: Arc<Signal>,
-    state: Mutex<SenderQueue>,
-    arrived: Condvar,
-}
-
-#[derive(Default)]
-struct SenderQueue {
-    queue: VecDeque<OutgoingCall>,
-    finished: Vec<FinishedCall>,
-    is_closed: bool,
+    signal: Arc<Signal<String>>,
+    /// Bound: the dispatcher has no more calls in progress than there can be senders.
+    queue: Queue<OutgoingCall>,
+    finished: Mutex<Vec<FinishedCall>>,
 }
 
 /// A call to be made.
@@ -50,43 +40,36 @@ pub struct FinishedCall {
 }
 
 impl SenderPool {
-    pub fn new(http: HttpSender, start: StartRun, signal: &Arc<Signal>) -> SenderPool {
+    pub fn new(http: HttpSender, start: StartRun, signal: &Arc<Signal<String>>) -> SenderPool {
         SenderPool {
             http,
             start,
             signal: Arc::clone(signal),
-            state: Mutex::default(),
-            arrived: Condvar::new(),
+            queue: Queue::default(),
+            finished: Mutex::default(),
         }
     }
 
-    /// Puts a call there for the next sender. Bound: the dispatcher has no more under way than there can
-    /// be senders.
+    /// Queues a call for the next free sender; drops it if the pool is closed.
     pub fn push(&self, job: OutgoingCall) {
-        lock(&self.state).queue.push_back(job);
-        self.arrived.notify_one();
+        let _ = self.queue.push(job);
     }
 
-    /// What has ended since the last time.
+    /// The calls that have ended since the last time.
     pub fn take_finished(&self) -> Vec<FinishedCall> {
-        std::mem::take(&mut lock(&self.state).finished)
+        std::mem::take(&mut lock(&self.finished))
     }
 
-    /// Ends the senders; calls under way are cut, and what comes of them does not count.
+    /// Ends the senders. Calls in progress are cut, and their results do not count.
     pub fn close(&self) {
-        {
-            let mut state = lock(&self.state);
-            state.is_closed = true;
-            state.queue.clear();
-        }
+        self.queue.close();
         self.http.abort();
-        self.arrived.notify_all();
     }
 
     pub fn spawn(senders: &Arc<SenderPool>) -> Result<JoinHandle<()>> {
         let senders = Arc::clone(senders);
         threads::spawn("webhook", move || {
-            while let Some(job) = senders.next() {
+            while let Some(job) = senders.queue.next() {
                 // A panic over one call must not end the sender, nor leave the call under way for ever.
                 let attempt = catch_unwind(AssertUnwindSafe(|| senders.attempt(&job)));
                 let attempt = attempt
@@ -96,25 +79,10 @@ impl SenderPool {
         })
     }
 
-    fn next(&self) -> Option<OutgoingCall> {
-        let mut state = lock(&self.state);
-        loop {
-            if state.is_closed {
-                return None;
-            }
-            if let Some(job) = state.queue.pop_front() {
-                return Some(job);
-            }
-            state = threads::wait_timeout(&self.arrived, state, IDLE_WAIT);
-        }
-    }
-
     fn finish(&self, finished: FinishedCall) {
-        let mut state = lock(&self.state);
-        if !state.is_closed {
-            state.finished.push(finished);
+        if !self.queue.is_closed() {
+            lock(&self.finished).push(finished);
         }
-        drop(state);
         self.signal.wake();
     }
 

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::commit_position::NextPosition;
-use crate::base::threads;
+use crate::base::signal::Signal;
 use crate::base::threads::lock;
 
 /// The names of changed databases, until the listener takes them.
@@ -19,8 +19,7 @@ pub struct ChangedDatabases {
     positions: Mutex<HashMap<String, NextPosition>>,
     has_listener: AtomicBool,
     count: AtomicU64,
-    names: Mutex<BTreeSet<String>>,
-    changed: Condvar,
+    names: Signal<String>,
 }
 
 impl ChangedDatabases {
@@ -28,7 +27,7 @@ impl ChangedDatabases {
     pub fn listen(&self, has_listener: bool) {
         self.has_listener.store(has_listener, Ordering::SeqCst);
         if !has_listener {
-            lock(&self.names).clear();
+            self.names.clear();
         }
     }
 
@@ -51,11 +50,7 @@ impl ChangedDatabases {
             return;
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        let mut names = lock(&self.names);
-        if !names.contains(name) {
-            names.insert(name.to_owned());
-            self.changed.notify_all();
-        }
+        self.names.notify(name);
     }
 
     /// Commits counted while there was a listener.
@@ -65,16 +60,11 @@ impl ChangedDatabases {
 
     /// Takes the names; waits for the first one, at most for `limit`.
     pub fn take(&self, limit: Duration) -> BTreeSet<String> {
-        let mut names = lock(&self.names);
-        if names.is_empty() {
-            names = threads::wait_timeout(&self.changed, names, limit);
-        }
-        std::mem::take(&mut names)
+        self.names.wait(limit)
     }
 
     /// Ends a wait in [`ChangedDatabases::take`].
     pub fn wake(&self) {
-        let _names = lock(&self.names);
-        self.changed.notify_all();
+        self.names.wake();
     }
 }

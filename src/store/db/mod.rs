@@ -28,7 +28,6 @@ pub use names::{
 };
 pub use page_writer::PageWriter;
 pub use readers::Asker;
-pub use signal::Signal;
 pub use writer::CommitBarrier;
 
 use crate::base::error::{Error, Result, ResultExt as _};
@@ -51,7 +50,6 @@ pub mod offline;
 mod page_writer;
 pub mod pages;
 mod readers;
-mod signal;
 mod wal_tracker;
 mod writer;
 

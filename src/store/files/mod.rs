@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use crate::base::clock;
 use crate::base::error::Result;
-use crate::store::db::{Databases, Role, Signal};
+use crate::base::signal::Signal;
+use crate::store::db::{Databases, Role};
 use crate::store::node;
 use crate::store::replicas::Replicas;
 
@@ -48,7 +49,7 @@ pub struct Files {
     pub storage: Arc<Storage>,
     /// On a master with local storage, from which replicas download files.
     pub journal: Option<Journal>,
-    pub signal: Signal,
+    pub signal: Signal<String>,
     pub scrub: scrub::Scrub,
     /// Time of opening, in milliseconds since 1970.
     opened_ms: i64,

@@ -149,7 +149,7 @@ impl Workflows {
     pub fn run(&self, stop: &Stop) {
         let mut tick_at = Instant::now();
         while !stop.is_set() {
-            let items = self.shared.next_round(stop);
+            let items = self.shared.next_round();
             let now = clock::now_ms();
             let is_tick = Instant::now() >= tick_at;
             if is_tick {

@@ -1,14 +1,15 @@
 //! What the thread of the engine shares with sockets and requests: the queue of inputs, the sockets, and the
 //! requests that wait for an answer.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use crate::base::budget::{Budget, Charge};
+use crate::base::clock;
 use crate::base::error::{Error, Result};
-use crate::base::threads::{Stop, lock};
-use crate::base::{clock, threads};
+use crate::base::queue::Queue;
+use crate::base::threads::lock;
 use crate::services::workflows::api_requests::WorkflowRequest;
 use crate::services::workflows::core::{Core, Input, Output, ReplyHandle};
 use crate::services::workflows::engine::worker::WorkerHandle;
@@ -25,17 +26,11 @@ pub const PAUSE: Duration = Duration::from_millis(250);
 /// What the thread shares with the sockets.
 pub struct EngineState {
     pub core: Arc<Mutex<Core>>,
-    queue: Mutex<Queue>,
+    /// Bound: the frames of workers are charged to `frames`, and each request waits for its answer.
+    queue: Queue<QueuedInput>,
     pub frames: Arc<Budget>,
-    arrived: Condvar,
     pub links: Mutex<HashMap<SessionId, WorkerHandle>>,
     answers: Mutex<HashMap<ReplyHandle, mpsc::SyncSender<Result<String>>>>,
-}
-
-#[derive(Default)]
-struct Queue {
-    items: VecDeque<QueuedInput>,
-    is_over: bool,
 }
 
 pub struct QueuedInput {
@@ -49,9 +44,8 @@ impl EngineState {
     pub fn new(core: Core, frames: &Arc<Budget>) -> EngineState {
         EngineState {
             core: Arc::new(Mutex::new(core)),
-            queue: Mutex::default(),
+            queue: Queue::default(),
             frames: Arc::clone(frames),
-            arrived: Condvar::new(),
             links: Mutex::default(),
             answers: Mutex::default(),
         }
@@ -89,56 +83,29 @@ impl EngineState {
 
     /// Wakes the thread of the engine.
     pub fn wake(&self) {
-        self.arrived.notify_all();
+        self.queue.wake();
     }
 
-    /// Queues something; false when nobody takes it any more.
+    /// Queues an input; false if the engine has ended.
     pub fn push(&self, item: QueuedInput) -> bool {
-        let mut queue = lock(&self.queue);
-        if queue.is_over {
-            return false;
-        }
-        queue.items.push_back(item);
-        if queue.items.len() == 1 {
-            self.arrived.notify_one();
-        }
-        true
+        self.queue.push(item).is_ok()
     }
 
-    /// Waits for something to do, at most until the next deadline, and takes a round of it.
-    pub fn next_round(&self, stop: &Stop) -> Vec<QueuedInput> {
+    /// Waits for inputs, at most until the next deadline or a wake, and takes one round of them.
+    pub fn next_round(&self) -> Vec<QueuedInput> {
         let due_in = lock(&self.core).due_at() - clock::now_ms();
         let pause = Duration::from_millis(u64::try_from(due_in).unwrap_or(0)).min(PAUSE);
-        let until = Instant::now() + pause;
-        let mut queue = lock(&self.queue);
-        while queue.items.is_empty() && !stop.is_set() {
-            let Some(left) = until.checked_duration_since(Instant::now()) else {
-                break;
-            };
-            queue = threads::wait_timeout(&self.arrived, queue, left);
-        }
-        let (mut items, mut bytes) = (Vec::new(), 0);
-        while items.len() < ROUND_MAX && bytes < ROUND_BYTES_MAX {
-            let Some(item) = queue.items.pop_front() else {
-                break;
-            };
-            bytes += item.bytes;
-            items.push(item);
-        }
-        if queue.items.is_empty() && queue.items.capacity() > 4 * ROUND_MAX {
-            queue.items = VecDeque::new();
-        }
-        items
+        let (mut count, mut bytes) = (0, 0);
+        self.queue.pop_while(pause, |item| {
+            let admits = count < ROUND_MAX && bytes < ROUND_BYTES_MAX;
+            (count, bytes) = (count + 1, bytes + item.bytes);
+            admits
+        })
     }
 
-    /// Nothing is taken any more; who waits for an answer is told.
+    /// Accepts no more inputs, and refuses the requests that wait for an answer.
     pub fn close(&self) {
-        let items = {
-            let mut queue = lock(&self.queue);
-            queue.is_over = true;
-            std::mem::take(&mut queue.items)
-        };
-        drop(items);
+        drop(self.queue.close());
         for (_, sender) in lock(&self.answers).drain() {
             let _ = sender.try_send(Err(Error::unavailable(
                 "The server is stopping; try again.",
