@@ -32,6 +32,7 @@ use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsPar
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{Address, Message, SmtpTransport, Transport as _};
 
+use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::threads::lock;
 use crate::base::tls::Roots;
@@ -213,17 +214,19 @@ struct Limits {
     /// For the connection and for each answer.
     answer: Duration,
     /// Before the second and each further attempt.
-    waits: [Duration; 3],
+    backoff: Backoff,
+    retries: u32,
 }
 
 const LIMITS: Limits = Limits {
     queue: 200,
     answer: Duration::from_secs(10),
-    waits: [
-        Duration::from_secs(2),
-        Duration::from_secs(10),
-        Duration::from_secs(60),
-    ],
+    backoff: Backoff {
+        first: Duration::from_secs(2),
+        factor: 5,
+        max: Duration::from_secs(60),
+    },
+    retries: 3,
 };
 
 /// Takes mails and sends them: see the module documentation.
@@ -294,7 +297,7 @@ struct Job {
     /// Made at the first attempt and kept: a mail that arrives twice after all has one id.
     message: Option<Message>,
     /// Attempts that have failed.
-    failed: usize,
+    failed: u32,
     /// Not to be tried before.
     due: Instant,
 }
@@ -395,15 +398,16 @@ fn run(queue: &Queue, settings: &Settings, limits: &Limits) {
             log::info(format_args!("mail sent to={:?}", job.mail.to));
             continue;
         };
-        let wait = limits.waits.get(job.failed).filter(|_| !failure.is_final);
+        let may_retry = job.failed < limits.retries && !failure.is_final;
         job.failed += 1;
+        let wait = may_retry.then(|| limits.backoff.pause(job.failed));
         let given_up = match wait {
             Some(wait) => {
                 log::info(format_args!(
                     "mail delayed to={:?} attempts={}: {}",
                     job.mail.to, job.failed, failure.text
                 ));
-                job.due = Instant::now() + *wait;
+                job.due = Instant::now() + wait;
                 queue.put_back(job)
             }
             None => Some(job),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::InterruptHandle;
 use serde_json::json;
 
+use crate::base::backoff::Backoff;
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::lock;
@@ -23,11 +24,12 @@ use crate::store::db;
 use crate::store::db::Database;
 
 /// Before a call or a run that could not be queued is tried again.
-const RETRIES: [Duration; 3] = [
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-    Duration::from_secs(25),
-];
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    factor: 5,
+    max: Duration::from_secs(25),
+};
+const RETRIES: u32 = 3;
 
 impl Cron {
     /// A thread that does what is due of one kind.
@@ -107,10 +109,10 @@ impl Cron {
 
     /// What cannot be done now may be possible soon.
     fn retry(&self, mut body: impl FnMut() -> Result<String>) -> Result<String> {
-        for pause in RETRIES {
+        for failures in 1..=RETRIES {
             match body() {
                 Err(error) if error.kind() == Kind::Unavailable => {
-                    if self.stop.wait(pause) {
+                    if self.stop.wait(BACKOFF.pause(failures)) {
                         return Err(error);
                     }
                 }

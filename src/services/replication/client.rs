@@ -18,6 +18,7 @@ use ureq::{Agent, Body};
 
 use super::epoch::Epoch;
 use super::positions::Position;
+use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::{Stop, lock};
 use crate::base::tls::Roots;
@@ -38,8 +39,7 @@ const IDLE_CONNECTIONS: usize = 8;
 /// How often a stream is gone on with after it was cut without bringing anything.
 const TRIES: u32 = 8;
 /// Before the second try; doubled up to the longest.
-const PAUSE: Duration = Duration::from_millis(25);
-const PAUSE_MAX: Duration = Duration::from_secs(4);
+const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(4));
 
 /// Makes the token of this replica.
 pub type TokenSource = Box<dyn Fn() -> String + Send + Sync>;
@@ -602,7 +602,7 @@ impl Read for Download {
                     if tries == TRIES || is_stopped {
                         return Err(error);
                     }
-                    self.client.pause(PAUSE_MAX.min(PAUSE * (1 << tries)));
+                    self.client.pause(BACKOFF.pause(tries));
                 }
             }
         }

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::client::{JournalEnd, JournalEntry, MasterClient};
 use super::downloads;
 use super::downloads::{DownloadOutcome, Downloads};
+use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::threads::lock;
 use crate::base::{crypto, failpoints, log};
@@ -27,8 +28,7 @@ use crate::store::node;
 /// Files that wait at most to be given their places together.
 const BATCH_FILES: usize = 256;
 /// Pause after a failure, doubled up to the longest while nothing succeeds.
-const PAUSE: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+const BACKOFF: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(10));
 /// Failing files that are named.
 const NAMED_MAX: usize = 10;
 /// Facts in `local.db`.
@@ -38,8 +38,8 @@ const DEFERRED: &str = "files_aside";
 /// after a pause, doubled up to the longest.
 const ATTEMPTS: u32 = 3;
 const DEFERRED_MAX: usize = 1000;
-const DEFERRED_PAUSE: Duration = Duration::from_secs(10);
-const DEFERRED_PAUSE_MAX: Duration = Duration::from_secs(600);
+const DEFERRED_BACKOFF: Backoff =
+    Backoff::doubling(Duration::from_secs(10), Duration::from_secs(600));
 
 /// How far the files are, for people and programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -86,12 +86,12 @@ pub struct FileSync {
     work: Option<PageWork>,
     rate: (Instant, u64),
     retry: Option<Instant>,
-    pause: Duration,
+    failures: u32,
     /// Files that cannot be had, which the cursor has passed by. While there are some nothing is
     /// acknowledged.
     deferred: Vec<RemoteFile>,
     deferred_due: Instant,
-    deferred_pause: Duration,
+    deferred_failures: u32,
 }
 
 /// A page that is being worked on.
@@ -144,7 +144,7 @@ impl FileSync {
             databases: Arc::clone(databases),
             deferred: deferred.lines().filter_map(read_remote).collect(),
             deferred_due: Instant::now(),
-            deferred_pause: DEFERRED_PAUSE,
+            deferred_failures: 0,
             downloads: Arc::clone(downloads),
             status: Arc::clone(status),
             cursor,
@@ -152,7 +152,7 @@ impl FileSync {
             work: None,
             rate: (Instant::now(), 0),
             retry: None,
-            pause: PAUSE,
+            failures: 0,
         })
     }
 
@@ -256,7 +256,7 @@ impl FileSync {
         if !work.fetched.is_empty() {
             self.storage.accept(&work.fetched)?;
             lock(&self.status).fetched += work.fetched.len() as u64;
-            self.pause = PAUSE;
+            self.failures = 0;
             work.fetched.clear();
         }
         Ok(())
@@ -382,9 +382,9 @@ impl FileSync {
 
     /// A page is done.
     fn finish(&mut self, work: PageWork) -> Result<()> {
-        self.pause = PAUSE;
+        self.failures = 0;
         if self.deferred.is_empty() {
-            self.deferred_pause = DEFERRED_PAUSE;
+            self.deferred_failures = 0;
             lock(&self.status).failing.clear();
         }
         let cursor = match (work.cursor, work.manifest) {
@@ -438,8 +438,8 @@ impl FileSync {
             return Ok(false);
         }
         self.deferred.append(&mut work.failed);
-        self.deferred_due = Instant::now() + self.deferred_pause;
-        self.deferred_pause = (self.deferred_pause * 2).min(DEFERRED_PAUSE_MAX);
+        self.deferred_failures += 1;
+        self.deferred_due = Instant::now() + DEFERRED_BACKOFF.pause(self.deferred_failures);
         Ok(true)
     }
 
@@ -479,8 +479,8 @@ impl FileSync {
             status.failing.push(text);
         }
         drop(status);
-        self.retry = Some(Instant::now() + self.pause);
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        self.failures += 1;
+        self.retry = Some(Instant::now() + BACKOFF.pause(self.failures));
     }
 
     fn record_failing(&self, remote: &RemoteFile, error: &Error) {

@@ -23,6 +23,7 @@ use tungstenite::stream::MaybeTlsStream;
 use tungstenite::{Connector, HandshakeError, Message, WebSocket};
 
 use super::{Master, Replica};
+use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::threads::{Stop, lock};
@@ -50,7 +51,7 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(50);
 /// A connection that lasted so long is worth the next one at once.
 const STABLE: Duration = Duration::from_secs(10);
 /// Pauses between attempts to connect.
-const PAUSES: [u64; 5] = [1, 1, 2, 3, 5];
+const BACKOFF: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(5));
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// The replicas that listen.
@@ -223,9 +224,8 @@ pub fn listen(replica: &Replica, stop: &Stop) {
             }
             Err(error) => log::debug(format_args!("listen to the master: {error}")),
         }
-        let pause = PAUSES[failures.min(PAUSES.len() - 1)];
         failures += 1;
-        for _ in 0..pause {
+        for _ in 0..BACKOFF.pause(failures).as_secs() {
             abort_if_stalled(replica);
             if stop.wait(Duration::from_secs(1)) {
                 return;

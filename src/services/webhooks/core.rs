@@ -9,6 +9,10 @@
 //! well and prompt. So a host that answers never waits for those that hang, and some that hang delay a new host
 //! by seconds at most.
 
+use std::time::Duration;
+
+use crate::base::backoff::Backoff;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Attempts that are under way at a time.
@@ -25,6 +29,8 @@ const LATE_MAX: usize = SENDERS - PER_HOST;
 const PROMPT_MS: i64 = 1000;
 /// Longest wait between two attempts.
 const WAIT_MAX_MS: i64 = 3_600_000;
+/// Pauses between the attempts of a call.
+const BACKOFF: Backoff = Backoff::doubling(Duration::from_secs(2), Duration::from_secs(3600));
 /// Hosts that are remembered while nothing of them is under way.
 const HOSTS_MAX: usize = 1000;
 
@@ -151,15 +157,9 @@ pub fn next_state(made: u32, retries: u32, attempt: Attempt, now_ms: i64) -> Cal
     };
     if may_pass && attempts <= retries {
         verdict.outcome = CallOutcome::Pending;
-        verdict.due_ms = now_ms + wait_ms(attempts).max(asked_ms.min(WAIT_MAX_MS));
+        verdict.due_ms = now_ms + BACKOFF.pause_ms(attempts).max(asked_ms.min(WAIT_MAX_MS));
     }
     verdict
-}
-
-/// How long the next attempt waits after so many: 2, 4, 8 ... seconds (WH-5).
-fn wait_ms(attempts: u32) -> i64 {
-    let seconds = 1_i64 << attempts.min(20);
-    (seconds * 1000).min(WAIT_MAX_MS)
 }
 
 /// See the module documentation.

@@ -1,7 +1,10 @@
 //! Steps: begun, and their results. The first result of a key is the one that counts.
 
+use std::time::Duration;
+
 use rusqlite::{OptionalExtension as _, params};
 
+use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Kind, Result};
 use crate::services::stats::RunEvent;
 use crate::services::workflows::codes::{EventKind, RunStatus, StepStatus};
@@ -10,8 +13,7 @@ use crate::services::workflows::runs::{CreatedRun, NewRun};
 use crate::services::workflows::tx::{Lease, NewEvent, Run, Tx, check_lease, lost_lease};
 
 /// Pause after the first failure of a step; it doubles.
-const BACKOFF_MS: i64 = 1_000;
-const BACKOFF_MS_MAX: i64 = 3_600_000;
+const BACKOFF: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(3600));
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug)]
@@ -366,8 +368,7 @@ impl Tx<'_> {
         if let Some(ms) = wanted_ms {
             return ms.clamp(0, limits::YEARS_MS);
         }
-        let doublings = u32::try_from(attempt - 1).unwrap_or(0).min(20);
-        let pause = (BACKOFF_MS << doublings).min(BACKOFF_MS_MAX);
+        let pause = BACKOFF.pause_ms(u32::try_from(attempt.max(1)).unwrap_or(u32::MAX));
         let jitter = (self.random)() % u64::try_from(pause / 4).unwrap_or(1).max(1);
         pause + i64::try_from(jitter).unwrap_or(0)
     }
@@ -408,7 +409,7 @@ fn check_due(due: Option<i64>, now: i64) -> Result<()> {
             Kind::TooEarly,
             format!("The step may be tried again in {left} ms."),
         )
-        .with_retry_after(std::time::Duration::from_millis(left))),
+        .with_retry_after(Duration::from_millis(left))),
     }
 }
 

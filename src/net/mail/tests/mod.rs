@@ -9,13 +9,15 @@ use super::{
     Job, Kind, Limits, MAIL_BYTES_MAX, Mail, Mailer, Queue, Relay, Sender, Settings, attempt,
     compose, guard,
 };
+use crate::base::backoff::Backoff;
 use crate::base::threads::lock;
 use fake::{Fake, PATIENCE, Script};
 
 const FAST: Limits = Limits {
     queue: 25,
     answer: Duration::from_secs(5),
-    waits: [Duration::from_millis(5); 3],
+    backoff: Backoff::doubling(Duration::from_millis(5), Duration::from_millis(5)),
+    retries: 3,
 };
 
 fn settings(fake: &Fake, parameters: &str) -> Settings {
@@ -168,7 +170,7 @@ fn a_mail_that_waits_for_its_next_attempt_holds_up_nobody_and_is_tried_once_more
     let mailer = mailer(
         &fake,
         Limits {
-            waits: [Duration::from_secs(3600); 3],
+            backoff: Backoff::doubling(Duration::from_secs(3600), Duration::from_secs(3600)),
             ..FAST
         },
     );

@@ -1,7 +1,10 @@
 //! What time brings: workers that are lost, runs that wake or expire, tokens that end.
 
+use std::time::Duration;
+
 use rusqlite::Connection;
 
+use crate::base::backoff::Backoff;
 use crate::base::error::Result;
 use crate::base::log;
 use crate::services::workflows::codes::RunStatus;
@@ -25,8 +28,7 @@ const JUMP_BACK_MS: i64 = 1_000;
 /// A worker is told so long before its token ends.
 const WARN_MS: i64 = 60_000;
 /// Pause before a run whose workers were lost in a row is handed out again.
-const LOST_PAUSE_MS: i64 = 250;
-const LOST_PAUSE_MS_MAX: i64 = 30_000;
+const LOST: Backoff = Backoff::doubling(Duration::from_millis(250), Duration::from_secs(30));
 
 impl Core {
     /// When the clock has been set, or nothing has run for long, what is measured from call to call moves along: nobody could
@@ -260,9 +262,9 @@ fn record_lost_worker(tx: &mut Tx<'_>, run: i64, held: &HeldRun) -> Result<()> {
         let message = format!("The run lost its worker {lost} times in a row.");
         return tx.end_run(&found, RunEnd::Failed(&error_json("abandoned", &message)));
     }
-    let doublings = u32::try_from(job.lost).unwrap_or(0).min(20);
+    let failures = u32::try_from(job.lost + 1).unwrap_or(u32::MAX);
     let pause = match held.is_acked && job.lost > 0 {
-        true => (LOST_PAUSE_MS << doublings).min(LOST_PAUSE_MS_MAX),
+        true => LOST.pause_ms(failures),
         false => 0,
     };
     tx.release_job(run, tx.now + pause, lost)

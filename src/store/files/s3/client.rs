@@ -16,6 +16,7 @@ use ureq::http::{Request, Response};
 use ureq::{Agent, SendBody};
 
 use super::xml::Element;
+use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::tls::Roots;
 use crate::base::{clock, ids, log, threads, tls};
@@ -268,7 +269,8 @@ impl S3Client {
     /// The pause after this many attempts: doubled each time, with up to half of it removed at random, so that
     /// clients that failed together do not retry together.
     pub fn pause(&self, attempts: u32) -> Duration {
-        let longest = self.limits.pause * (1 << attempts.clamp(1, 10).saturating_sub(1));
+        let backoff = Backoff::doubling(self.limits.pause, self.limits.pause * 512);
+        let longest = backoff.pause(attempts.max(1));
         let [random] = ids::random_bytes::<1>().unwrap_or([0]);
         longest - longest * u32::from(random) / 512
     }
