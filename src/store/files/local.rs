@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 use std::{fs, io};
 
-use super::incoming::{self, Incoming, RemoteFile};
+use super::incoming::{Incoming, RemoteFile};
 use super::path::{FOLDER, FilePath};
-use super::reserve::{self, Reserve};
+use super::reserve::Reserve;
+use super::{incoming, reserve};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::threads::lock;
 use crate::base::{clock, log};

@@ -11,8 +11,7 @@ use std::time::Instant;
 use super::client::{Method, RequestBody, S3Client, S3Error, S3Request, S3Response};
 use crate::base::crypto::Hasher;
 use crate::base::error::Result;
-use crate::base::ids;
-use crate::base::threads;
+use crate::base::{ids, threads};
 
 const UNREADABLE: &str = "The file cannot be read now; try again later.";
 
