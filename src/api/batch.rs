@@ -74,7 +74,7 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
         let files = uploads.remove(&at).unwrap_or_default();
         let (step, files) = reader
             .read(item, files)
-            .map_err(|error| records::name_step(error, at))?;
+            .map_err(|error| records::batch_error(error, at))?;
         steps.push(step);
         placed.extend(files);
     }

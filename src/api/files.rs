@@ -42,7 +42,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
         let asker = call.asker_as(&identity);
         let scope = Scope { identity, ..scope };
         let may = database.read_for(asker, |it| {
-            records::may(Operation::View, it, &scope, &collection, record)
+            records::is_allowed(Operation::View, it, &scope, &collection, record)
         })?;
         if !may {
             return Err(no_file());

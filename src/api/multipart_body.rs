@@ -230,7 +230,7 @@ impl Allowance {
         let field = |key: &str| self.files.get(key).copied();
         let found = key.and_then(|key| match Modifier::split(key) {
             _ if self.files.contains_key(key) => field(key),
-            Some((_, Modifier::Minus)) | None => None,
+            Some((_, Modifier::Remove)) | None => None,
             Some((plain, _)) => field(plain),
         });
         found.ok_or_else(|| no_file_field(name))

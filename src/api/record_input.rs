@@ -111,7 +111,7 @@ impl<'a> RecordInput<'a> {
         for (key, upload) in uploads {
             let field = field_of(collection, key);
             let is_removal = Modifier::split(key).is_some_and(|(name, sign)| {
-                sign == Modifier::Minus && collection.field(name).is_some()
+                sign == Modifier::Remove && collection.field(name).is_some()
             });
             let Some(field) = field.filter(|field| field.file().is_some() && !is_removal) else {
                 return Err(no_file_field(key));

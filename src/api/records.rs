@@ -12,7 +12,7 @@ use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, CollectionKind};
 use crate::model::records;
 use crate::model::records::{
-    BULK_MAX, Draft, Hasher, ListQuery, Precondition, RawBody, Scope, Shown, Versions,
+    BULK_MAX, Draft, Hasher, ListQuery, Precondition, RawBody, RenderedRecord, Scope, Versions,
 };
 use crate::model::rules::Operation;
 use crate::net::http::{GZIP_SUFFIX, Response, range};
@@ -99,7 +99,7 @@ fn with_tag(response: Response, tag: Option<String>) -> Response {
 }
 
 /// The answer with one record.
-fn one(shown: Shown, ignored: String) -> Response {
+fn one(shown: RenderedRecord, ignored: String) -> Response {
     let tag = shown.tag();
     with_ignored(with_tag(Response::json(200, shown.json), tag), ignored)
 }
@@ -163,10 +163,10 @@ fn access_first(error: Error, check: impl FnOnce() -> Result<()>) -> Error {
 fn may_update(call: &Call<'_>, scope: &Scope, collection: &Collection, id: &str) -> Result<()> {
     let operation = Operation::Update;
     scope.check(collection, operation)?;
-    let may = |connection: &_| records::may(operation, connection, scope, collection, id);
+    let may = |connection: &_| records::is_allowed(operation, connection, scope, collection, id);
     match call.database()?.read_for(call.asker(), may)? {
         true => Ok(()),
-        false => Err(records::no_record()),
+        false => Err(records::record_not_found()),
     }
 }
 

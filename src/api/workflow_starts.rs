@@ -128,7 +128,7 @@ fn authorize(
             .database()?
             .read(|it| records::exists(it, found, record))?,
         false => call.database()?.read_for(call.asker(), |it| {
-            records::may(Operation::Execute, it, &scope, found, record)
+            records::is_allowed(Operation::Execute, it, &scope, found, record)
         })?,
     };
     if !may {

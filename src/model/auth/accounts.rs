@@ -237,7 +237,7 @@ impl Auth {
                     if self.account_key(&secrets) == claims.key
                         && (secrets.is_verified || !collection.requires_verified()) =>
                 {
-                    account::user(connection, &scope, collection, &claims.subject)
+                    account::load_user(connection, &scope, collection, &claims.subject)
                 }
                 _ => Ok(None),
             }
@@ -311,6 +311,6 @@ impl Realm {
     fn user(&self, id: &str) -> Result<Option<User>> {
         let scope = self.scope(Identity::Anonymous);
         self.database
-            .look_up(|connection| account::user(connection, &scope, &self.collection, id))
+            .look_up(|connection| account::load_user(connection, &scope, &self.collection, id))
     }
 }

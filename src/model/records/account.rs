@@ -1,5 +1,5 @@
-//! Records of auth collections as accounts: found by what they sign in with, read as what rules
-//! see of them, changed in the few ways that belong to an account itself.
+//! Accounts: records of auth collections. Finds them by their credentials, loads them for rules,
+//! and applies changes that are outside the rules.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 use serde_json::{Map, Value};
 
 use super::draft::Proof;
-use super::plan::Key;
+use super::plan::RecordKey;
 use super::publish::publish;
-use super::row::{find, no_record, rowid_of};
+use super::row::{find_permitted, record_not_found, rowid_of};
 use super::shape::Shape;
 use super::version::next_updated;
-use super::write::refuse;
+use super::write::constraint_error;
 use super::{Scope, value};
 use crate::base::error::{Error, Result};
 use crate::base::{clock, ids};
@@ -22,18 +22,19 @@ use crate::model::rules::{Grant, Operation, User};
 use crate::model::triggers::RecordAction;
 use crate::store::db::quote;
 
-/// What only the server sees of an account.
+/// Columns of an account that no response contains.
 pub struct Secrets {
     pub id: String,
     pub email: String,
     pub password_hash: Option<String>,
     pub is_verified: bool,
-    /// Random; another one with each new password or address.
+    /// Random; replaced when the password or email changes, which revokes the tokens of the
+    /// account.
     pub token_key: String,
 }
 
 impl Secrets {
-    /// Of nobody, for work that is done in any case.
+    /// A placeholder for an unknown account, so that the work for both takes equally long.
     pub fn dummy() -> Secrets {
         Secrets {
             id: "00000000-0000-0000-0000-000000000000".to_owned(),
@@ -45,8 +46,7 @@ impl Secrets {
     }
 }
 
-/// The account with this value in one of its identity fields. The e-mail address counts in any
-/// case.
+/// The account with this value in an identity field. The email is compared without case.
 pub fn find_by(
     connection: &Connection,
     collection: &Collection,
@@ -60,7 +60,6 @@ pub fn find_by(
     read_secrets(connection, collection, &condition, identity)
 }
 
-/// The secrets of the account with this id.
 pub fn secrets(
     connection: &Connection,
     collection: &Collection,
@@ -92,14 +91,14 @@ fn read_secrets(
     Ok(found.optional()?)
 }
 
-/// The account as rules see it: all of its fields but the password.
-pub fn user(
+/// Loads an account as `@request.auth`: all fields except the password.
+pub fn load_user(
     connection: &Connection,
     scope: &Scope,
     collection: &Arc<Collection>,
     id: &str,
 ) -> Result<Option<User>> {
-    let plan = scope.plan(collection, &Shape::default(), &Key::Id, &Grant::all())?;
+    let plan = scope.plan(collection, &Shape::default(), &RecordKey::Id, &Grant::all())?;
     let mut out = Vec::new();
     if !plan.write(connection, &id, &mut out)? {
         return Ok(None);
@@ -113,7 +112,7 @@ pub fn user(
     }))
 }
 
-/// The JSON of an account for itself, whatever the view rule says.
+/// The JSON of an account for its owner, whatever the view rule says.
 pub fn show(
     connection: &Connection,
     scope: &Scope,
@@ -124,15 +123,15 @@ pub fn show(
     let grant = collection
         .grant(Operation::View, &scope.identity)
         .unconditional();
-    let plan = scope.plan(collection, shape, &Key::Id, &grant)?;
+    let plan = scope.plan(collection, shape, &RecordKey::Id, &grant)?;
     let mut out = Vec::with_capacity(1024);
     let is_there = plan.write(connection, &id, &mut out)?;
     scope.collections.check_current()?;
     Ok(is_there.then_some(out))
 }
 
-/// The secrets of an account that the caller may update, whatever would be sent; others do not exist.
-/// What is sent the rule sees when it is written.
+/// The secrets of an account that the caller may update; other accounts do not exist for it. The
+/// rule is evaluated without `@request.body` here, and with it when the update is written.
 pub fn secrets_for_update(
     connection: &Connection,
     scope: &Scope,
@@ -140,12 +139,12 @@ pub fn secrets_for_update(
     id: &str,
 ) -> Result<Secrets> {
     let grant = scope.admit(collection, Operation::Update)?;
-    find(connection, scope, collection, id, &grant.access, None)?;
+    find_permitted(connection, scope, collection, id, &grant.access, None)?;
     scope.collections.check_current()?;
-    secrets(connection, collection, id)?.ok_or_else(no_record)
+    secrets(connection, collection, id)?.ok_or_else(record_not_found)
 }
 
-/// Refuses a draft whose proof is missing, or is of a password that is no longer the present one.
+/// Returns an error if the proof is missing or the password has changed since it was checked.
 pub fn check_proof(
     tx: &Connection,
     collection: &Collection,
@@ -157,29 +156,28 @@ pub fn check_proof(
         Proof::Missing => Err(Error::field(
             "oldPassword",
             "validation_required",
-            "Changing the address or password of an account needs its present password.",
+            "Changing the email or password of an account requires its current password.",
         )),
-        Proof::Shown { token_key } => match secrets(tx, collection, id)? {
+        Proof::Provided { token_key } => match secrets(tx, collection, id)? {
             Some(now) if now.token_key == *token_key => Ok(()),
             _ => Err(Error::conflict(
-                "The address or password of the account has changed meanwhile.",
+                "The email or password of the account changed during the request; try again.",
             )),
         },
     }
 }
 
-/// A change that belongs to the account itself and that no rule has a say in.
+/// A change of an account to which no rule applies.
 pub enum AccountChange {
-    /// The address is verified.
+    /// The email is verified.
     Verified,
-    /// This hash; who resets a password by mail has the address too.
+    /// A new password hash. A reset by mail also verifies the email.
     Password { hash: String, verifies: bool },
-    /// This address, verified.
+    /// A new, verified email.
     Email(String),
 }
 
-/// Changes an account whose address and password are still those of `before`. False when they are
-/// not.
+/// Changes an account if its email and password are still those of `before`; false if they are not.
 pub fn apply_change(
     tx: &Connection,
     scope: &Scope,
@@ -222,7 +220,7 @@ pub fn apply_change(
     let changed = tx
         .prepare_cached(&sql)?
         .execute(params_from_iter(params))
-        .map_err(|error| refuse(collection, error))?;
+        .map_err(|error| constraint_error(collection, error))?;
     if changed == 1
         && let Some(rowid) = rowid_of(tx, collection, &before.id)?
     {
@@ -231,12 +229,12 @@ pub fn apply_change(
     Ok(changed == 1)
 }
 
-/// Refuses a password that the collection does not take.
+/// Checks a password against the field options of the collection.
 pub fn check_password(collection: &Collection, password: &str) -> Result<()> {
     check_value(collection, "password", password)
 }
 
-/// Refuses an address that the collection does not take.
+/// Checks an email against the field options of the collection.
 pub fn check_email(collection: &Collection, email: &str) -> Result<()> {
     check_value(collection, "email", email)
 }

@@ -11,19 +11,19 @@ use super::{Draft, Precondition, Scope, Shape};
 use crate::base::error::{Error, FieldError, FieldErrors, Kind, Result};
 use crate::model::collections::Collection;
 
-/// Related records that one batch may name: each is looked for, under the view rule of its
-/// collection.
+/// Limit on related records per batch: each one is looked up and checked against the view rule of
+/// its collection.
 const RELATIONS_MAX: usize = 5_000;
 
-/// One write, checked as far as that goes without the database.
+/// One write of a batch, validated as far as possible without the database.
 pub struct BatchStep {
     pub collection: Arc<Collection>,
-    /// What of the record the answer shows.
+    /// The fields and relations to return.
     pub shape: Shape,
     pub action: BatchAction,
 }
 
-/// What a step does; texts are ids.
+/// The operation of a step; strings are record ids.
 pub enum BatchAction {
     Create(Draft),
     Update(String, Draft),
@@ -31,12 +31,12 @@ pub enum BatchAction {
     Delete(String),
 }
 
-/// Runs the steps in order; returns a JSON list with the status and body of each.
+/// Runs the steps in order; returns a JSON array with the status and body of each.
 pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<BatchStep>) -> Result<Vec<u8>> {
     let relations: usize = steps.iter().map(BatchStep::relations).sum();
     if relations > RELATIONS_MAX && !scope.identity.manages() {
         return Err(Error::invalid(format!(
-            "A batch names at most {RELATIONS_MAX} related records."
+            "A batch can name at most {RELATIONS_MAX} related records."
         )));
     }
     let mut out = b"[".to_vec();
@@ -45,7 +45,7 @@ pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<BatchStep>) -> Resul
             out.push(b',');
         }
         step.run(tx, scope, &mut out)
-            .map_err(|error| name_step(error, at))?;
+            .map_err(|error| batch_error(error, at))?;
         scope.check_size(&out)?;
     }
     out.push(b']');
@@ -53,7 +53,7 @@ pub fn run_batch(tx: &Connection, scope: &Scope, steps: Vec<BatchStep>) -> Resul
 }
 
 impl BatchStep {
-    /// Related records that it names.
+    /// Number of related records that the step names.
     fn relations(&self) -> usize {
         let collection = &self.collection;
         match &self.action {
@@ -96,9 +96,9 @@ impl BatchStep {
     }
 }
 
-/// The error of one step as the error of the batch; the step is named by its position. Faults of
-/// ours stay what they are.
-pub fn name_step(error: Error, at: usize) -> Error {
+/// The error of a batch whose step failed; the fields name the position of the step. Errors of the
+/// server itself keep their kind.
+pub fn batch_error(error: Error, at: usize) -> Error {
     if matches!(
         error.kind(),
         Kind::Internal | Kind::Unavailable | Kind::Stale | Kind::TooLarge

@@ -1,21 +1,21 @@
-//! One change or deletion for several records, all or none.
+//! Updates or deletes several records in one transaction, all or none.
 
 use std::sync::Arc;
 
 use rusqlite::Connection;
 
 use super::delete::delete_rows;
-use super::row::find;
+use super::row::find_permitted;
 use super::update::update;
 use super::{Draft, Scope, Shape};
 use crate::base::error::{Error, Kind, Result};
 use crate::model::collections::Collection;
 use crate::model::rules::Operation;
 
-/// Records of a bulk request at most.
+/// Maximum number of records in a bulk request.
 pub const BULK_MAX: usize = 1000;
 
-/// Applies one draft to several records, all or none; returns them as `{"items": [...]}`.
+/// Applies one draft to several records; returns them as `{"items": [...]}`.
 pub fn bulk_update(
     tx: &Connection,
     scope: &Scope,
@@ -30,7 +30,7 @@ pub fn bulk_update(
             out.push(b',');
         }
         let record = update(tx, scope, collection, id, draft.clone(), shape)
-            .map_err(|error| name_record(error, id))?;
+            .map_err(|error| missing_record(error, id))?;
         out.extend_from_slice(&record.json);
         scope.check_size(&out)?;
     }
@@ -38,7 +38,6 @@ pub fn bulk_update(
     Ok(out)
 }
 
-/// Deletes several records, all or none.
 pub fn bulk_delete(
     tx: &Connection,
     scope: &Scope,
@@ -49,15 +48,15 @@ pub fn bulk_delete(
     let grant = scope.admit(collection, Operation::Delete)?;
     let mut rows = Vec::new();
     for id in ids {
-        let rowid = find(tx, scope, collection, id, &grant.access, None)
-            .map_err(|error| name_record(error, id))?;
+        let rowid = find_permitted(tx, scope, collection, id, &grant.access, None)
+            .map_err(|error| missing_record(error, id))?;
         rows.push((rowid, id.clone()));
     }
     delete_rows(tx, scope, collection, rows)
 }
 
-/// Says which of several records was not found.
-fn name_record(error: Error, id: &str) -> Error {
+/// Adds the id of the missing record to the error.
+fn missing_record(error: Error, id: &str) -> Error {
     match error.kind() {
         Kind::NotFound => Error::not_found(format!("There is no record {id}.")),
         _ => error,

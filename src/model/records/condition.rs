@@ -1,4 +1,4 @@
-//! The condition of a list: which records, in which order.
+//! The `WHERE` and `ORDER BY` of a list.
 
 use rusqlite::types::Value as Stored;
 use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
@@ -12,7 +12,7 @@ use crate::model::filter;
 use crate::model::rules::Access;
 use crate::store::db::quote;
 
-/// The `WHERE` of a list: the rule and the caller's filter.
+/// The `WHERE` of a list: the rule and the filter of the caller.
 pub struct Condition {
     sql: String,
     params: Vec<Stored>,
@@ -55,7 +55,8 @@ impl Condition {
         Ok(match (rule, filter) {
             (None, None) => String::new(),
             (Some(one), None) | (None, Some(one)) => format!(" WHERE {one}"),
-            // A search in text takes as long as the text is: it must not see a hidden one.
+            // The time of a text search depends on the text, so the search must skip hidden
+            // records: their contents would leak through it.
             (Some(rule), Some(filter)) if filter.contains(LIKE) => {
                 format!(" WHERE {rule} AND CASE WHEN {rule} THEN {filter} END")
             }

@@ -1,27 +1,27 @@
-//! Creating a record.
+//! Creates a record.
 
 use std::sync::Arc;
 
 use rusqlite::Connection;
 
 use super::draft::new_id;
-use super::plan::Key;
+use super::plan::RecordKey;
 use super::publish::publish;
 use super::row::holds;
-use super::{Draft, Scope, Shape, Shown, resolve, write};
+use super::{Draft, RenderedRecord, Scope, Shape, resolve, write};
 use crate::base::error::{Error, Result};
 use crate::model::collections::Collection;
 use crate::model::rules::{Access, Identity, Operation};
 use crate::model::triggers::RecordAction;
 
-/// Writes a new record and shows it.
+/// Inserts a record and returns it as the caller may see it.
 pub fn create(
     tx: &Connection,
     scope: &Scope,
     collection: &Arc<Collection>,
     draft: Draft,
     shape: &Shape,
-) -> Result<Shown> {
+) -> Result<RenderedRecord> {
     scope.collections.check_current()?;
     let grant = scope.admit(collection, Operation::Create)?;
     let id = match &draft.id {
@@ -34,20 +34,20 @@ pub fn create(
         Access::Free | Access::Denied => None,
     };
     let rowid = write::insert(tx, scope, collection, &id, &resolved, rule)?;
-    // The rule judges the record as it would be stored; a refusal undoes the insert.
+    // The rule is evaluated on the stored row; an error rolls back the insert.
     if let Access::When(rule) = &grant.access
-        && !holds(tx, scope, collection, rowid, rule, Some(&resolved.sent))?
+        && !holds(tx, scope, collection, rowid, rule, Some(&resolved.body))?
     {
-        return Err(write::not_allowed());
+        return Err(write::create_rule_violated());
     }
     publish(tx, scope, collection, RecordAction::Create, rowid)?;
-    // It is the caller's own: there is nothing in it that the caller did not write.
+    // The caller sees its own record without the view rule: it wrote everything in it.
     let view = collection.grant(Operation::View, &scope.identity);
     if view.access == Access::Denied && matches!(scope.identity, Identity::Key(_)) {
-        // But a key has scopes.
-        return Ok(Shown::only_id(&id));
+        // An API key without the scope `read` gets only the id.
+        return Ok(RenderedRecord::only_id(&id));
     }
-    let plan = scope.plan(collection, shape, &Key::New, &view.unconditional())?;
+    let plan = scope.plan(collection, shape, &RecordKey::New, &view.unconditional())?;
     let shown = plan.read(tx, &rowid)?;
     shown.ok_or_else(|| Error::internal("a new record is not there"))
 }

@@ -1,19 +1,20 @@
-//! Deleting records and what points to them.
+//! Deletes records, and updates or deletes the records that reference them.
 //!
-//! A relation says what becomes of a record whose target goes: with `cascadeDelete` it goes too;
-//! else, if the field is required and would be empty, the deletion is refused; else the pointer is
-//! cleared. The whole closure is found before the first row is touched. Each relation is looked
-//! through once per level of the cascade, however many records go.
+//! If the relation has `cascadeDelete`, the referencing record is deleted too. Otherwise the
+//! reference is removed; if the field is required and would become empty, the delete fails. All
+//! records to delete are collected before the first row changes. Each relation is searched once per
+//! level of the cascade, however many records are deleted.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 
+use super::Scope;
 use super::publish::publish;
-use super::row::{Rowid, find};
+use super::row::{Rowid, find_permitted};
+use super::value::FieldValue;
 use super::version::{Precondition, next_updated};
-use super::{Scope, value};
 use crate::base::clock;
 use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, Field, RelationOptions};
@@ -22,11 +23,11 @@ use crate::model::triggers::RecordAction;
 use crate::store::db::quote;
 use crate::store::files::table;
 
-/// Records that one request may delete, those that go along included, and records that may point
-/// to them by one relation.
+/// Maximum number of records deleted by one request, including cascades, and of records that
+/// reference them through one relation.
 const RECORDS_MAX: usize = 10_000;
 
-/// Deletes a record and what goes along with it.
+/// Deletes a record, with cascades.
 pub fn delete(
     tx: &Connection,
     scope: &Scope,
@@ -36,23 +37,23 @@ pub fn delete(
 ) -> Result<()> {
     scope.collections.check_current()?;
     let grant = scope.admit(collection, Operation::Delete)?;
-    let rowid = find(tx, scope, collection, id, &grant.access, None)?;
+    let rowid = find_permitted(tx, scope, collection, id, &grant.access, None)?;
     expected.check_row(tx, collection, rowid)?;
     delete_rows(tx, scope, collection, vec![(rowid, id.to_owned())])
 }
 
-/// Deletes rows that were found and admitted.
+/// Deletes rows to which the caller has access, with cascades.
 pub fn delete_rows(
     tx: &Connection,
     scope: &Scope,
     collection: &Arc<Collection>,
     rows: Vec<(Rowid, String)>,
 ) -> Result<()> {
-    let doomed = closure(tx, scope, collection, rows)?;
-    for group in doomed.values() {
-        release(tx, scope, group, &doomed)?;
+    let deleted = cascade_closure(tx, scope, collection, rows)?;
+    for group in deleted.values() {
+        clear_references(tx, scope, group, &deleted)?;
     }
-    for group in doomed.values() {
+    for group in deleted.values() {
         let sql = format!(
             "DELETE FROM {} WHERE rowid = ?1",
             quote(&group.collection.name)
@@ -62,7 +63,7 @@ pub fn delete_rows(
             publish(tx, scope, &group.collection, RecordAction::Delete, *rowid)?;
             statement.execute([rowid])?;
         }
-        // Also of fields that are deleted: their files go with the record.
+        // Includes files of deleted fields.
         if table::has_any(tx, &group.collection.id)? {
             for id in group.ids.values() {
                 table::remove_all(tx, &group.collection.id, id)?;
@@ -72,79 +73,88 @@ pub fn delete_rows(
     Ok(())
 }
 
-/// The records of one collection that go.
-struct Group {
+/// Records of one collection to delete.
+struct DeletedRows {
     collection: Arc<Collection>,
     ids: BTreeMap<Rowid, String>,
 }
 
-/// By id of the collection.
-type Doomed = BTreeMap<String, Group>;
+/// Records to delete, by collection id.
+type DeleteSet = BTreeMap<String, DeletedRows>;
 
-/// The records and all that cascades from them, level by level.
-fn closure(
+/// Collects the records and their cascades, level by level.
+fn cascade_closure(
     tx: &Connection,
     scope: &Scope,
     collection: &Arc<Collection>,
     rows: Vec<(Rowid, String)>,
-) -> Result<Doomed> {
-    let mut doomed = Doomed::new();
+) -> Result<DeleteSet> {
+    let mut deleted = DeleteSet::new();
     let mut level = vec![(Arc::clone(collection), rows)];
     while let Some((target, rows)) = level.pop() {
-        let group = doomed.entry(target.id.clone()).or_insert_with(|| Group {
-            collection: Arc::clone(&target),
-            ids: BTreeMap::new(),
-        });
-        let fresh: Vec<String> = rows
+        let group = deleted
+            .entry(target.id.clone())
+            .or_insert_with(|| DeletedRows {
+                collection: Arc::clone(&target),
+                ids: BTreeMap::new(),
+            });
+        let added: Vec<String> = rows
             .into_iter()
             .filter(|(rowid, id)| group.ids.insert(*rowid, id.clone()).is_none())
             .map(|(_, id)| id)
             .collect();
-        if doomed.values().map(|group| group.ids.len()).sum::<usize>() > RECORDS_MAX {
+        if deleted.values().map(|group| group.ids.len()).sum::<usize>() > RECORDS_MAX {
             return Err(Error::conflict(format!(
-                "More than {RECORDS_MAX} records would go along; delete those first."
+                "The delete would cascade to more than {RECORDS_MAX} records; delete those first."
             )));
         }
-        if fresh.is_empty() {
+        if added.is_empty() {
             continue;
         }
-        for (collection, field, options) in pointers(scope, &target) {
+        for (collection, field, options) in referencing_fields(scope, &target) {
             if options.cascade_delete {
-                let rows = pointing(tx, &collection, field, &fresh)?;
-                let rows = rows.into_iter().map(|pointer| (pointer.rowid, pointer.id));
+                let rows = referencing_records(tx, &collection, field, &added)?;
+                let rows = rows
+                    .into_iter()
+                    .map(|reference| (reference.rowid, reference.id));
                 level.push((collection, rows.collect()));
             }
         }
     }
-    Ok(doomed)
+    Ok(deleted)
 }
 
-/// Clears what points to records of a group from records that stay, or refuses.
-fn release(tx: &Connection, scope: &Scope, group: &Group, doomed: &Doomed) -> Result<()> {
+/// Removes references to a group of deleted records from records that stay, or fails.
+fn clear_references(
+    tx: &Connection,
+    scope: &Scope,
+    group: &DeletedRows,
+    deleted: &DeleteSet,
+) -> Result<()> {
     let gone: Vec<String> = group.ids.values().cloned().collect();
-    for (collection, field, _) in pointers(scope, &group.collection) {
-        let is_doomed = |rowid| {
-            doomed
+    for (collection, field, _) in referencing_fields(scope, &group.collection) {
+        let is_deleted = |rowid| {
+            deleted
                 .get(&collection.id)
                 .is_some_and(|group| group.ids.contains_key(&rowid))
         };
         let mut cleared: HashMap<Rowid, HashSet<String>> = HashMap::new();
-        for pointer in pointing(tx, &collection, field, &gone)? {
-            if !is_doomed(pointer.rowid) {
+        for reference in referencing_records(tx, &collection, field, &gone)? {
+            if !is_deleted(reference.rowid) {
                 cleared
-                    .entry(pointer.rowid)
+                    .entry(reference.rowid)
                     .or_default()
-                    .insert(pointer.target);
+                    .insert(reference.target);
             }
         }
         for (rowid, gone) in cleared {
-            clear(tx, scope, &collection, field, rowid, &gone)?;
+            clear_reference(tx, scope, &collection, field, rowid, &gone)?;
         }
     }
     Ok(())
 }
 
-fn clear(
+fn clear_reference(
     tx: &Connection,
     scope: &Scope,
     collection: &Collection,
@@ -157,27 +167,27 @@ fn clear(
     let stored = tx
         .prepare_cached(&sql)?
         .query_row([rowid], |row| row.get(0))?;
-    let mut list = value::load_list(field, &stored);
-    list.retain(|id| !gone.contains(id));
-    if list.is_empty() && field.required {
+    let current = FieldValue::load(field, stored);
+    let kept = current.strings().iter().filter(|id| !gone.contains(*id));
+    let rest = FieldValue::from_list(field, kept.cloned().collect());
+    if rest.is_unset() && field.required {
         return Err(Error::conflict(match scope.identity.knows_all() {
             true => format!(
-                "Records of {} still point here by their field {}.",
+                "Records of {} still reference this record in their field {}.",
                 collection.name, field.name
             ),
-            false => "Other records still point here.".to_owned(),
+            false => "Other records still reference this record.".to_owned(),
         }));
     }
     let updated = next_updated("?3");
     let sql = format!("UPDATE {table} SET {column} = ?2, updated = {updated} WHERE rowid = ?1");
-    let rest = value::store_list(&list);
     tx.prepare_cached(&sql)?
-        .execute(params![rowid, rest, clock::now()])?;
+        .execute(params![rowid, *rest.to_stored(), clock::now()])?;
     publish(tx, scope, collection, RecordAction::Update, rowid)
 }
 
-/// All relations of the database that point to records of `target`.
-fn pointers<'a>(
+/// All relation fields of the database whose target is this collection.
+fn referencing_fields<'a>(
     scope: &'a Scope,
     target: &Collection,
 ) -> Vec<(Arc<Collection>, &'a Field, &'a RelationOptions)> {
@@ -194,20 +204,20 @@ fn pointers<'a>(
     found
 }
 
-/// A record whose relation names one that goes.
-struct Pointer {
+/// A record that references a deleted record.
+struct Reference {
     rowid: Rowid,
     id: String,
     target: String,
 }
 
-/// The records whose relation names any of `ids`, one for each that it names.
-fn pointing(
+/// Finds the records that reference any of `ids`, once per referenced id.
+fn referencing_records(
     tx: &Connection,
     collection: &Collection,
     field: &Field,
     ids: &[String],
-) -> Result<Vec<Pointer>> {
+) -> Result<Vec<Reference>> {
     let (table, column) = (quote(&collection.name), quote(&field.name));
     let limit = RECORDS_MAX + 1;
     let sql = if !field.is_multiple() {
@@ -218,7 +228,8 @@ fn pointing(
              LIMIT {limit}"
         )
     } else if ids.len() == 1 {
-        // In a list an id stands in quotes, which no id contains: a search of the text will do.
+        // An id in a list is enclosed in quotes, which no id contains, so a substring search is
+        // exact.
         format!(
             "SELECT r.rowid, r.id, json_extract(?1, '$[0]')
              FROM {table} AS r
@@ -237,16 +248,16 @@ fn pointing(
     let mut statement = tx.prepare_cached(&sql)?;
     let ids = serde_json::to_string(ids)?;
     let rows = statement.query_map([ids], |row| {
-        Ok(Pointer {
+        Ok(Reference {
             rowid: row.get(0)?,
             id: row.get(1)?,
             target: row.get(2)?,
         })
     })?;
-    let found: Vec<Pointer> = rows.collect::<rusqlite::Result<_>>()?;
+    let found: Vec<Reference> = rows.collect::<rusqlite::Result<_>>()?;
     if found.len() > RECORDS_MAX {
         return Err(Error::conflict(format!(
-            "More than {RECORDS_MAX} records point here; change or delete those first."
+            "More than {RECORDS_MAX} records reference this record; update or delete them first."
         )));
     }
     Ok(found)

@@ -1,11 +1,12 @@
-//! What a request wants to write into one record, checked as far as that goes without the database.
+//! The changes that a request makes to one record, validated as far as possible without the
+//! database.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::types::Value as Stored;
 use serde_json::value::RawValue;
 
-use super::value::{FieldChange, Modifier, RawBody};
+use super::value::{FieldChange, FieldValue, Modifier, RawBody};
 use super::version::Precondition;
 use super::{Scope, value};
 use crate::base::error::{Error, FieldError, FieldErrors, Result};
@@ -15,77 +16,77 @@ use crate::model::rules::{Fields, Operation};
 use crate::store::files;
 use crate::store::files::StoredFile;
 
-/// Attributes that answers carry and that clients send back; they are not written.
-const PASSED_OVER: [&str; 3] = ["collectionId", "collectionName", "expand"];
+/// Attributes of responses that clients send back; they are ignored.
+const IGNORED_KEYS: [&str; 3] = ["collectionId", "collectionName", "expand"];
 
-/// The same, except that those who manage records may set them.
+/// Attributes that are ignored unless the caller manages records.
 const TIMES: [&str; 2] = ["created", "updated"];
 
-/// The same of accounts: proofs, and what PocketBase's clients send. A field of such a name comes
-/// first, if there is one.
-const PASSED_OVER_OF_ACCOUNTS: [&str; 3] = ["passwordConfirm", "oldPassword", "emailVisibility"];
+/// Attributes of accounts that are ignored unless the collection has a field of that name: proofs,
+/// and attributes that clients of PocketBase send.
+const IGNORED_KEYS_OF_ACCOUNTS: [&str; 3] = ["passwordConfirm", "oldPassword", "emailVisibility"];
 
-/// Fields of accounts that accounts do not set themselves.
-const RESERVED_OF_ACCOUNTS: [&str; 2] = ["verified", "groups"];
+/// Fields that an account cannot set on itself.
+const RESERVED_ACCOUNT_FIELDS: [&str; 2] = ["verified", "groups"];
 
-/// Failing fields that are named in one answer.
+/// Maximum number of invalid fields named in one response.
 const ERRORS_MAX: usize = 100;
 
-/// The changes to one record, by position in `Collection::fields`.
+/// The changes to one record, by index in `Collection::fields`.
 #[derive(Clone)]
 pub struct Draft {
-    /// What the client says the id is or shall be.
+    /// The id in the body.
     pub(super) id: Option<String>,
     pub(super) changes: BTreeMap<usize, FieldChange>,
-    /// What is wrong so far. It is answered together with what only the database can tell, so
-    /// that a client learns of every failing field at once.
+    /// Errors found so far. They are returned together with those that only the database can find,
+    /// so that a client sees every invalid field at once.
     pub(super) errors: FieldErrors,
-    /// The changes that the body mentions, and not only those that make a record whole.
+    /// The changes that the body mentions, without the defaults of a new record.
     pub(super) sent: BTreeSet<usize>,
     ignored: Vec<String>,
     pub(super) times: Times,
-    /// The files that come with it and that its changes name.
+    /// The uploaded files that the changes name.
     pub(super) files: Vec<NewFile>,
-    /// Fields that may be sent, but only as they are.
+    /// Fields that may be sent, but only with their current value.
     pub(super) unchanged: BTreeSet<usize>,
-    /// Whether it sets the password or address of an account, which the caller must know.
+    /// Proof of the current password, if the draft sets the password or email of an account.
     pub(super) proof: Proof,
-    /// The states of the record in which it is changed.
+    /// The versions of the record to which the draft may be applied.
     pub expected: Precondition,
 }
 
-/// When a record was made and changed, where the request says so.
+/// The times of a record that the request sets.
 #[derive(Clone, Debug, Default)]
 pub struct Times {
     pub created: Option<String>,
     pub updated: Option<String>,
 }
 
-/// What a caller has shown who changes the password or address of an account.
+/// Proof that a caller who changes the password or email of an account knows its current password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
     NotNeeded,
     Missing,
-    /// To know the password that belongs to this key of the account's tokens.
-    Shown {
+    /// The caller knows the password that was set together with this token key.
+    Provided {
         token_key: String,
     },
 }
 
-/// A file that was received for a field.
+/// An uploaded file.
 #[derive(Clone, Debug)]
 pub struct NewFile {
-    /// The field, without a sign.
+    /// The name of the field, without a modifier.
     pub field: String,
     pub stored: StoredFile,
 }
 
-/// Hashes a password; slow on purpose, so it happens before the writer is taken.
+/// Hashes a password. This is slow, so it runs outside the write transaction.
 pub type Hasher<'a> = &'a dyn Fn(&str) -> Result<String>;
 
 impl Draft {
-    /// Checks the body of a new record: every field gets a value or an error. Callers who may not
-    /// create any are turned away first, so that they learn and cost nothing.
+    /// Validates the body of a new record: every field gets a value or an error. Callers that may
+    /// not create any record are refused first, before they cost work or learn about fields.
     pub fn create(
         scope: &Scope,
         collection: &Collection,
@@ -94,16 +95,16 @@ impl Draft {
     ) -> Result<Draft> {
         let grant = scope.admit(collection, Operation::Create)?;
         let mut builder = DraftBuilder::new(scope, collection, grant.fields);
-        let id = builder.id(body);
+        let id = builder.chosen_id(body);
         builder.is_new = true;
         builder.refuse_chosen_id(id.is_some());
         builder.read(body);
         builder.sent = builder.changes.keys().copied().collect();
-        builder.fill_unset();
+        builder.fill_defaults();
         builder.finish(id, body, hash)
     }
 
-    /// Checks the body of a change: what it does not mention stays.
+    /// Validates the body of an update. Fields that it does not mention keep their value.
     pub fn update(
         scope: &Scope,
         collection: &Collection,
@@ -112,7 +113,7 @@ impl Draft {
     ) -> Result<Draft> {
         let grant = scope.admit(collection, Operation::Update)?;
         let mut builder = DraftBuilder::new(scope, collection, grant.fields);
-        let id = builder.id(body);
+        let id = builder.chosen_id(body);
         builder.read(body);
         let sets = |name: &str| {
             let at = collection.fields.iter().position(|it| it.name == name);
@@ -129,27 +130,26 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Takes note that the caller knows the present password, which the transaction looks at once
-    /// more.
+    /// Records that the caller knows the current password. The transaction checks this again.
     pub fn prove(&mut self, token_key: String) {
         if self.proof == Proof::Missing {
-            self.proof = Proof::Shown { token_key };
+            self.proof = Proof::Provided { token_key };
         }
     }
 
-    /// Takes note that it is the account itself that changes its record.
-    pub(super) fn is_by_account_itself(&mut self, collection: &Collection) {
+    /// Lets an account change its own `emailVisibility`.
+    pub(super) fn allow_own_email_visibility(&mut self, collection: &Collection) {
         self.unchanged
             .retain(|at| collection.fields[*at].name != EMAIL_VISIBILITY);
     }
 
-    /// Related records that it names.
+    /// Number of related records that the draft names.
     pub fn relations(&self, collection: &Collection) -> usize {
         let count = |(at, change): (&usize, &FieldChange)| {
             let field = &collection.fields[*at];
             match change {
                 _ if field.relation().is_none() => 0,
-                FieldChange::Set(stored) => value::load_list(field, stored).len(),
+                FieldChange::Set(value) => value.strings().len(),
                 FieldChange::Append(list) | FieldChange::Prepend(list) => list.len(),
                 FieldChange::Remove(_) | FieldChange::Add(_) | FieldChange::Hash(_) => 0,
             }
@@ -157,8 +157,8 @@ impl Draft {
         self.changes.iter().map(count).sum()
     }
 
-    /// Takes along the files that were received, as far as the changes name them, and checks
-    /// them against the options of their fields.
+    /// Adds the uploaded files that the changes name, and validates them against the options of
+    /// their fields.
     pub fn attach(&mut self, collection: &Collection, files: Vec<NewFile>) {
         for file in files {
             let at = collection
@@ -180,12 +180,11 @@ impl Draft {
         }
     }
 
-    /// The files that it takes along.
     pub fn files(&self) -> &[NewFile] {
         &self.files
     }
 
-    /// The id of the new record, which its files must know before it is written.
+    /// Fixes the id of the new record; its files need it before the record is written.
     pub fn choose_id(&mut self, collection: &Collection) -> Result<String> {
         let id = match self.id.take() {
             Some(id) => id,
@@ -195,7 +194,7 @@ impl Draft {
         Ok(id)
     }
 
-    /// What is wrong so far, if anything is.
+    /// Returns an error that names every invalid field.
     pub fn check(&self) -> Result<()> {
         match self.errors.is_empty() {
             true => Ok(()),
@@ -206,14 +205,14 @@ impl Draft {
         }
     }
 
-    /// Fields that the body mentions and that field rules keep the caller from writing; they are
-    /// passed over (FLD-6).
+    /// Fields that the body mentions but that field rules do not let the caller write; they are
+    /// ignored.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
 }
 
-/// An id for a new record.
+/// Generates the id of a new record.
 pub fn new_id(collection: &Collection) -> Result<String> {
     match collection.kind {
         CollectionKind::Base => ids::record_id(),
@@ -223,13 +222,13 @@ pub fn new_id(collection: &Collection) -> Result<String> {
 
 fn check_file(options: &FileOptions, file: &StoredFile) -> Result<(), FieldError> {
     if file.size > options.bytes_max {
-        return value::wrong(
+        return value::field_error(
             "validation_file_size_limit",
             &format!("Must have at most {} bytes.", options.bytes_max),
         );
     }
     if !files::is_allowed(&file.media_type, &options.media_types) {
-        return value::wrong(
+        return value::field_error(
             "validation_invalid_mime_type",
             &format!("Must not be {}.", file.media_type),
         );
@@ -237,12 +236,12 @@ fn check_file(options: &FileOptions, file: &StoredFile) -> Result<(), FieldError
     Ok(())
 }
 
-pub fn not_valid(errors: FieldErrors) -> Error {
+pub fn invalid_record(errors: FieldErrors) -> Error {
     Error::fields("The record is not valid.", errors)
 }
 
-/// What is said to somebody who sets what only others may set.
-pub fn reserved(field: &Field) -> FieldError {
+/// The error for a field that the caller cannot set.
+pub fn reserved_field(field: &Field) -> FieldError {
     let message = match field.name.as_str() {
         EMAIL_VISIBILITY => "Only the account itself and admins may change this.",
         _ => "Only admins may set this.",
@@ -252,11 +251,11 @@ pub fn reserved(field: &Field) -> FieldError {
 
 struct DraftBuilder<'a> {
     collection: &'a Collection,
-    /// May say who is verified and in which groups.
+    /// The caller manages accounts, and may set `verified` and `groups`.
     manages: bool,
-    /// What the caller may write.
+    /// The fields that the caller may write.
     fields: Fields,
-    /// The record is being made.
+    /// The draft is for a new record.
     is_new: bool,
     changes: BTreeMap<usize, FieldChange>,
     errors: FieldErrors,
@@ -285,9 +284,9 @@ impl<'a> DraftBuilder<'a> {
     fn read(&mut self, body: &RawBody) {
         for (key, raw) in body {
             let is_of_account = self.collection.kind == CollectionKind::Auth
-                && PASSED_OVER_OF_ACCOUNTS.contains(&key.as_str());
-            let is_passed_over = PASSED_OVER.contains(&key.as_str()) || key == "id";
-            if is_passed_over || (is_of_account && self.position(key).is_none()) {
+                && IGNORED_KEYS_OF_ACCOUNTS.contains(&key.as_str());
+            let is_ignored = IGNORED_KEYS.contains(&key.as_str()) || key == "id";
+            if is_ignored || (is_of_account && self.position(key).is_none()) {
                 continue;
             }
             if self.errors.len() >= ERRORS_MAX {
@@ -301,7 +300,7 @@ impl<'a> DraftBuilder<'a> {
         }
     }
 
-    /// Of callers who manage records; what others send back is not written.
+    /// Reads a time. It is ignored unless the caller manages records.
     fn read_time(&mut self, key: &str, raw: &RawValue) {
         if !self.manages {
             return;
@@ -323,11 +322,13 @@ impl<'a> DraftBuilder<'a> {
     }
 
     fn read_key(&mut self, key: &str, raw: &RawValue) {
-        let modified =
-            Modifier::split(key).and_then(|(name, sign)| self.position(name).map(|at| (at, sign)));
+        let modified = Modifier::split(key)
+            .and_then(|(name, modifier)| self.position(name).map(|at| (at, modifier)));
         let (at, change) = match (self.position(key), modified) {
             (Some(at), _) => (at, value::parse(self.field(at), raw)),
-            (None, Some((at, sign))) => (at, value::parse_modifier(self.field(at), sign, raw)),
+            (None, Some((at, modifier))) => {
+                (at, value::parse_modifier(self.field(at), modifier, raw))
+            }
             (None, None) => {
                 let message = format!("{} has no such field.", self.collection.name);
                 let error = FieldError::new("validation_unknown_field", message);
@@ -346,11 +347,11 @@ impl<'a> DraftBuilder<'a> {
                 self.unchanged.insert(at);
                 change
             }
-            false => Err(reserved(self.field(at))),
+            false => Err(reserved_field(self.field(at))),
         };
         match change {
             Ok(_) if self.changes.contains_key(&at) => {
-                let message = "Is mentioned twice, with and without a sign.";
+                let message = "Cannot be set and modified (+/-) in one request.";
                 self.errors.insert(
                     name,
                     FieldError::new("validation_invalid_modifier", message),
@@ -361,22 +362,29 @@ impl<'a> DraftBuilder<'a> {
         }
     }
 
-    /// Whether an account is verified and in which groups it is is not for itself to say: only for
-    /// those who manage accounts, and for groups whose field rules name these fields. In a new account
-    /// others may leave them unset, and later send them as they are. That an account shows its address is
-    /// for itself to say, see [`Draft::is_by_account_itself`], or for those who make it.
+    /// True if the caller may set the field. `verified` and `groups` are reserved for callers that
+    /// manage accounts, and for groups whose field rules name these fields. Others may leave them
+    /// unset in a new account, and later send them unchanged. `emailVisibility` is set when the
+    /// account is created, by a manager, or by the account itself (see
+    /// [`Draft::allow_own_email_visibility`]).
     fn may_set(&self, at: usize, change: Option<&FieldChange>) -> bool {
         let field = self.field(at);
         let name = field.name.as_str();
         let is_reserved = self.collection.kind == CollectionKind::Auth
-            && (RESERVED_OF_ACCOUNTS.contains(&name) || (name == EMAIL_VISIBILITY && !self.is_new));
+            && (RESERVED_ACCOUNT_FIELDS.contains(&name)
+                || (name == EMAIL_VISIBILITY && !self.is_new));
         !is_reserved
             || self.manages
             || self.fields.names(&field.name)
-            || (self.is_new && value::unset(field).ok().map(FieldChange::Set).as_ref() == change)
+            || (self.is_new
+                && value::default_value(field)
+                    .ok()
+                    .map(FieldChange::Set)
+                    .as_ref()
+                    == change)
     }
 
-    /// To those who may not see it a hidden field does not exist.
+    /// The index of a field. A hidden field does not exist for callers that may not see it.
     fn position(&self, name: &str) -> Option<usize> {
         let is_shown = |field: &Field| {
             let is_hidden = field.hidden && !field.is_secret();
@@ -388,11 +396,11 @@ impl<'a> DraftBuilder<'a> {
             .position(|field| field.name == name && is_shown(field))
     }
 
-    /// Rules know accounts by their ids: one that somebody chose could be that of another account, or
-    /// of one that is gone.
+    /// Rules identify accounts by id. An id chosen by a caller could be that of another account, or
+    /// of a deleted one.
     fn refuse_chosen_id(&mut self, is_chosen: bool) {
         if is_chosen && self.collection.kind == CollectionKind::Auth && !self.manages {
-            let message = "The id of an account is not for itself to choose.";
+            let message = "Only administrators may choose the id of an account.";
             let error = FieldError::new("validation_forbidden", message);
             self.errors.insert("id".to_owned(), error);
         }
@@ -407,8 +415,8 @@ impl<'a> DraftBuilder<'a> {
         &self.collection.fields[at]
     }
 
-    /// The id that a client chose; checked like a field.
-    fn id(&mut self, body: &RawBody) -> Option<String> {
+    /// Reads the id in the body; an invalid one is an error of the field `id`.
+    fn chosen_id(&mut self, body: &RawBody) -> Option<String> {
         let raw = body.get("id")?;
         match serde_json::from_str::<Option<String>>(raw.get()) {
             Ok(None) => None,
@@ -423,17 +431,17 @@ impl<'a> DraftBuilder<'a> {
         }
     }
 
-    fn fill_unset(&mut self) {
+    fn fill_defaults(&mut self) {
         for (at, field) in self.collection.fields.iter().enumerate() {
             if self.changes.contains_key(&at) || self.errors.contains_key(&field.name) {
                 continue;
             }
-            match value::unset(field) {
+            match value::default_value(field) {
                 Ok(stored) => drop(self.changes.insert(at, FieldChange::Set(stored))),
-                // What may not be set cannot be asked for (FLD-6).
+                // A field that the caller may not write is not required of it.
                 Err(_) if !self.is_writable(field) => {
                     self.changes
-                        .insert(at, FieldChange::Set(value::unset_form(field)));
+                        .insert(at, FieldChange::Set(value::unset_value(field)));
                 }
                 Err(error) => drop(self.errors.insert(field.name.clone(), error)),
             }
@@ -444,11 +452,11 @@ impl<'a> DraftBuilder<'a> {
         self.check_confirmation(body);
         for change in self.changes.values_mut() {
             if let FieldChange::Hash(password) = change {
-                // The slow work is not done for what is refused anyway.
-                *change = FieldChange::Set(match self.errors.is_empty() {
+                // Do not hash for a draft that fails anyway.
+                *change = FieldChange::Set(FieldValue::Scalar(match self.errors.is_empty() {
                     true => Stored::Text(hash(password)?),
                     false => Stored::Null,
-                });
+                }));
             }
         }
         Ok(Draft {
@@ -465,17 +473,15 @@ impl<'a> DraftBuilder<'a> {
         })
     }
 
-    /// A password may be sent twice to be sure of it; then both must be the same.
+    /// Compares the password with its confirmation, if one is sent.
     fn check_confirmation(&mut self, body: &RawBody) {
         let text = |raw: &RawValue| serde_json::from_str::<String>(raw.get()).ok();
         if let (Some(password), Some(confirm)) = (body.get("password"), body.get("passwordConfirm"))
             && self.collection.kind == CollectionKind::Auth
             && text(password) != text(confirm)
         {
-            let error = FieldError::new(
-                "validation_values_mismatch",
-                "The passwords are not the same.",
-            );
+            let error =
+                FieldError::new("validation_values_mismatch", "The passwords do not match.");
             self.errors.insert("passwordConfirm".to_owned(), error);
         }
     }

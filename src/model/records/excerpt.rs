@@ -1,31 +1,31 @@
-//! `fields=body:excerpt(100,true)`: the beginning of a text without its markup.
+//! `fields=body:excerpt(100,true)`: the beginning of a text, without HTML markup.
 
-/// The part of a text that is shown.
+/// The requested beginning of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Excerpt {
-    /// Characters at most, from 1.
+    /// Maximum number of characters, at least 1.
     pub chars_max: usize,
-    /// Ends with `...` if something is left out.
+    /// Appends `...` if the text is cut.
     pub has_ellipsis: bool,
 }
 
-/// No text is longer.
+/// Larger than any text.
 const CHARS_MAX: usize = 1 << 30;
-/// Elements whose content is no text of the page.
+/// Elements whose content is not part of the text.
 const HIDDEN: [&str; 16] = [
     "head", "style", "script", "iframe", "applet", "object", "svg", "picture", "dialog",
     "template", "button", "form", "textarea", "select", "option", "title",
 ];
-/// Those in which markup is text, so that only their own end ends them.
+/// Elements whose content is not parsed: only their own end tag ends them.
 const RAW: [&str; 5] = ["style", "script", "iframe", "textarea", "title"];
-/// Elements that do not part words.
+/// Elements that do not separate words.
 const INLINE: [&str; 22] = [
     "a", "abbr", "acronym", "b", "bdo", "big", "cite", "code", "em", "i", "label", "q", "small",
     "span", "strong", "strike", "sub", "sup", "time", "u", "s", "wbr",
 ];
 
 impl Excerpt {
-    /// Reads `excerpt(100)` or `excerpt(100,true)`; none when it is neither.
+    /// Parses `excerpt(100)` or `excerpt(100,true)`.
     pub fn parse(text: &str) -> Option<Excerpt> {
         let values = text.strip_prefix("excerpt(")?.strip_suffix(')')?;
         let (chars, ellipsis) = match values.split_once(',') {
@@ -44,17 +44,17 @@ impl Excerpt {
         })
     }
 
-    /// The beginning of a text, HTML or not. Reads no more of it than it needs.
-    pub fn of(self, text: &str) -> String {
-        let mut plain = Plain::default();
+    /// Extracts the beginning of a text, HTML or plain. Reads no more of it than needed.
+    pub fn apply(self, text: &str) -> String {
+        let mut plain = PlainText::default();
         let mut rest = text;
-        // A blank and one more than is shown tell that something is left out.
+        // One space and one character beyond the maximum tell that the text is cut.
         while !rest.is_empty() && plain.chars <= self.chars_max + 1 {
             rest = match rest.find(['<', '&']) {
-                Some(0) if rest.starts_with('<') => tag(rest, &mut plain),
-                Some(0) => entity(rest, &mut plain),
-                Some(at) => plain.add_some(rest, at, self.chars_max),
-                None => plain.add_some(rest, rest.len(), self.chars_max),
+                Some(0) if rest.starts_with('<') => skip_tag(rest, &mut plain),
+                Some(0) => push_entity(rest, &mut plain),
+                Some(at) => plain.push_text(rest, at, self.chars_max),
+                None => plain.push_text(rest, rest.len(), self.chars_max),
             };
         }
         let shown = plain.text.trim_end();
@@ -68,15 +68,15 @@ impl Excerpt {
     }
 }
 
-/// The text so far, with one blank for any white space.
+/// The extracted text. Runs of white space become one space.
 #[derive(Default)]
-struct Plain {
+struct PlainText {
     text: String,
     chars: usize,
 }
 
-impl Plain {
-    fn add(&mut self, char: char) {
+impl PlainText {
+    fn push(&mut self, char: char) {
         let char = if char.is_whitespace() { ' ' } else { char };
         if char == ' ' && (self.text.is_empty() || self.text.ends_with(' ')) {
             return;
@@ -85,41 +85,41 @@ impl Plain {
         self.chars += 1;
     }
 
-    /// Adds what stands before `end`, as far as it is wanted; returns what follows.
-    fn add_some<'a>(&mut self, rest: &'a str, end: usize, chars_max: usize) -> &'a str {
+    /// Appends the text before `end` until the maximum is exceeded; returns the rest.
+    fn push_text<'a>(&mut self, rest: &'a str, end: usize, chars_max: usize) -> &'a str {
         for char in rest[..end].chars() {
             if self.chars > chars_max + 1 {
                 return "";
             }
-            self.add(char);
+            self.push(char);
         }
         &rest[end..]
     }
 }
 
-/// Passes over a tag, a comment, or an element whose content is not shown; returns what follows.
-fn tag<'a>(text: &'a str, plain: &mut Plain) -> &'a str {
+/// Skips a tag, a comment, or an element with hidden content; returns the rest.
+fn skip_tag<'a>(text: &'a str, plain: &mut PlainText) -> &'a str {
     if let Some(comment) = text.strip_prefix("<!--") {
         return comment.split_once("-->").map_or("", |(_, follows)| follows);
     }
     let is_end = text.starts_with("</");
     let name = name(&text[if is_end { 2 } else { 1 }..]);
     if name.is_empty() && !text.starts_with("<!") && !text.starts_with("<?") {
-        plain.add('<');
+        plain.push('<');
         return &text[1..];
     }
     let follows = text.split_once('>').map_or("", |(_, follows)| follows);
     let name = name.to_ascii_lowercase();
     if !INLINE.contains(&name.as_str()) {
-        plain.add(' ');
+        plain.push(' ');
     }
     match !is_end && HIDDEN.contains(&name.as_str()) {
-        true => behind(&name, follows),
+        true => skip_element(&name, follows),
         false => follows,
     }
 }
 
-/// The name that a text begins with.
+/// The element name at the start of the string.
 fn name(text: &str) -> &str {
     let is_part = |char: char| char.is_ascii_alphanumeric();
     let is_name = text.starts_with(|first: char| first.is_ascii_alphabetic());
@@ -127,8 +127,8 @@ fn name(text: &str) -> &str {
     if is_name { &text[..end] } else { "" }
 }
 
-/// The text behind the end of an element, which may hold others of its name.
-fn behind<'a>(element: &str, mut text: &'a str) -> &'a str {
+/// The rest after the end tag of an element, which may contain elements of the same name.
+fn skip_element<'a>(element: &str, mut text: &'a str) -> &'a str {
     let mut depth = 1;
     while let Some(at) = text.find('<') {
         text = &text[at + 1..];
@@ -148,18 +148,18 @@ fn behind<'a>(element: &str, mut text: &'a str) -> &'a str {
     ""
 }
 
-/// Adds what an entity stands for, or the `&` of what is none; returns what follows.
-fn entity<'a>(text: &'a str, plain: &mut Plain) -> &'a str {
+/// Appends the character of an entity, or a plain `&`; returns the rest.
+fn push_entity<'a>(text: &'a str, plain: &mut PlainText) -> &'a str {
     const BYTES_MAX: usize = 12;
     let end = text.bytes().take(BYTES_MAX).position(|byte| byte == b';');
     let found = end.and_then(|end| Some((char_of(&text[1..end])?, end)));
     match found {
         Some((char, end)) => {
-            plain.add(char);
+            plain.push(char);
             &text[end + 1..]
         }
         None => {
-            plain.add('&');
+            plain.push('&');
             &text[1..]
         }
     }
@@ -190,7 +190,7 @@ mod tests {
 
     #[track_caller]
     fn check(excerpt: &str, text: &str, expected: &str) {
-        assert_eq!(Excerpt::parse(excerpt).unwrap().of(text), expected);
+        assert_eq!(Excerpt::parse(excerpt).unwrap().apply(text), expected);
     }
 
     #[test]

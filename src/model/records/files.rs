@@ -1,13 +1,13 @@
-//! The fields of records that name files.
+//! Queries about fields that hold file names.
 
 use rusqlite::Connection;
 
-use super::value;
+use super::value::FieldValue;
 use crate::base::error::Result;
 use crate::model::collections::{Collection, Field};
 use crate::store::db::quote;
 
-/// The field of a record that names a file; none for one that a deleted field left.
+/// The field of a record that names this file. A file of a deleted field has none.
 pub fn field_of_file<'a>(
     connection: &Connection,
     collection: &'a Collection,
@@ -34,15 +34,16 @@ pub fn field_of_file<'a>(
         return Ok(None);
     };
     for (at, field) in fields.into_iter().enumerate() {
-        let names = value::load_list(field, &row.get(at)?);
-        if names.iter().any(|other| other == name) {
+        let names = FieldValue::load(field, row.get(at)?);
+        if names.strings().iter().any(|other| other == name) {
             return Ok(Some(field));
         }
     }
     Ok(None)
 }
 
-/// The files that records of a collection name and that have no row: id and name.
+/// Files that records of a collection name but that have no row in `_files`, as (record id, file
+/// name).
 pub fn files_without_row(
     connection: &Connection,
     collection: &Collection,

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::plan::Key;
-use super::row::no_record;
-use super::{Precondition, Scope, Shape, Shown};
+use super::plan::RecordKey;
+use super::row::record_not_found;
+use super::{Precondition, RenderedRecord, Scope, Shape};
 use crate::base::error::Result;
 use crate::model::collections::Collection;
 use crate::model::rules::Operation;
 
-/// The JSON of one record.
+/// The JSON of a record. Returns an error if its version does not meet `expected`.
 pub fn get(
     connection: &Connection,
     scope: &Scope,
@@ -19,12 +19,12 @@ pub fn get(
     id: &str,
     shape: &Shape,
     expected: &Precondition,
-) -> Result<Shown> {
+) -> Result<RenderedRecord> {
     let grant = scope.admit(collection, Operation::View)?;
-    let plan = scope.plan(collection, shape, &Key::Id, &grant)?;
+    let plan = scope.plan(collection, shape, &RecordKey::Id, &grant)?;
     let shown = plan.read(connection, &id);
     scope.collections.check_current()?;
-    let shown = shown?.ok_or_else(no_record)?;
+    let shown = shown?.ok_or_else(record_not_found)?;
     expected.check(&shown.updated)?;
     Ok(shown)
 }

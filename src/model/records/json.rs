@@ -1,10 +1,11 @@
-//! Values as JSON: what answers, events and calls show of a record.
+//! Writes stored values as JSON, for responses, events and webhooks.
 
 use rusqlite::types::ValueRef;
 
 use crate::model::collections::{Field, FieldKind};
 
-/// Writes a stored value as its field shows it; unset is `""`, `[]`, `false` or `null` by type.
+/// Writes a stored value as JSON. An unset value is `""`, `[]`, `false` or `null`, depending on the
+/// type of the field.
 pub fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
     match (&field.kind, value) {
         (FieldKind::Bool, value) => {
@@ -16,7 +17,7 @@ pub fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
         (FieldKind::Number { .. }, _) | (FieldKind::Json { .. }, ValueRef::Null) => {
             out.extend_from_slice(b"null");
         }
-        // Checked to be JSON when it was written.
+        // Validated as JSON when it was stored.
         (FieldKind::Json { .. }, ValueRef::Text(text)) => out.extend_from_slice(text),
         (_, ValueRef::Text(text)) if field.is_multiple() => out.extend_from_slice(text),
         (_, ValueRef::Null) if field.is_multiple() => out.extend_from_slice(b"[]"),
@@ -27,7 +28,8 @@ pub fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes text as a JSON string. SQLite's text is UTF-8 unless somebody else wrote to the file.
+/// Writes a JSON string. Bytes that are not UTF-8 are replaced; only another program can have
+/// stored them.
 pub fn write_text(text: &[u8], out: &mut Vec<u8>) {
     if is_plain(text) {
         out.reserve(text.len() + 2);
@@ -42,8 +44,8 @@ pub fn write_text(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// True if a text is ASCII that JSON writes as it is. A piece is looked at as a whole, without a branch for
-/// each byte.
+/// True if the string is ASCII without characters that JSON escapes. Each piece is checked without
+/// a branch per byte.
 fn is_plain(text: &[u8]) -> bool {
     const PIECE_BYTES: usize = 128;
     let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\');

@@ -1,4 +1,4 @@
-//! Limits of one answer: its length, the memory for it, and the records that are looked up for it.
+//! Limits of one response: its length, its memory, and the number of records looked up for it.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -7,16 +7,14 @@ use super::Scope;
 use crate::base::budget::Output;
 use crate::base::error::{Error, Kind, Result};
 
-/// Largest answer; a list that would be longer is refused.
+/// Maximum length of a response.
 const OUTPUT_BYTES_MAX: usize = 8 << 20;
-/// Records that one answer may look for, found or not: what is hidden adds nothing to the answer,
-/// and takes time all the same.
+/// Limit on lookups per response. Hidden records count too: they cost time.
 const LOOKUPS_MAX: usize = 20_000;
 
-/// The look-ups and the memory that are left for an answer.
+/// Lookups and memory left for a response, shared by all plans that build it.
 #[derive(Clone)]
 pub struct Limits {
-    /// Of [`LOOKUPS_MAX`].
     lookups: Rc<Cell<usize>>,
     output: Output,
 }
@@ -29,12 +27,12 @@ impl Limits {
         }
     }
 
-    /// Another answer begins.
+    /// Starts the next response.
     pub fn reset(&self) {
         self.lookups.set(LOOKUPS_MAX);
     }
 
-    /// Refuses an answer of this length if it is too long or there is no memory for it.
+    /// Returns an error if a response of this length is too long or there is no memory for it.
     pub fn reach(&self, bytes: usize) -> Result<()> {
         check_size(bytes)?;
         self.output.reach(bytes)
@@ -47,7 +45,7 @@ impl Limits {
             0 => Err(Error::new(
                 Kind::TooLarge,
                 format!(
-                    "The answer would need more than {LOOKUPS_MAX} records; ask for fewer \
+                    "The response would need more than {LOOKUPS_MAX} lookups; request fewer \
                      records or expansions."
                 ),
             )),
@@ -57,20 +55,19 @@ impl Limits {
 }
 
 impl Scope {
-    /// Refuses an answer that grows too long, or for which there is no memory.
+    /// Returns an error if the response is too long or there is no memory for it.
     pub fn check_size(&self, out: &[u8]) -> Result<()> {
         check_size(out.len())?;
         self.output.reach(out.len())
     }
 }
 
-/// Refuses an answer that grows beyond [`OUTPUT_BYTES_MAX`].
 fn check_size(bytes: usize) -> Result<()> {
     if bytes <= OUTPUT_BYTES_MAX {
         return Ok(());
     }
     Err(Error::new(
         Kind::TooLarge,
-        "The answer would be too large; ask for fewer records, fields or expansions.",
+        "The response would be too large; request fewer records, fields or expansions.",
     ))
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::condition::Condition;
-use super::plan::Key;
+use super::plan::RecordKey;
 use super::{Scope, Shape};
 use crate::base::error::Result;
 use crate::base::paging::Page;
 use crate::model::collections::Collection;
 use crate::model::rules::Operation;
 
-/// Which records to list, in which order.
+/// The page, order and filter of a list.
 #[derive(Clone, Debug, Default)]
 pub struct ListQuery {
     pub page: Page,
@@ -22,8 +22,8 @@ pub struct ListQuery {
     pub skip_total: bool,
 }
 
-/// The JSON of a page of records with its envelope. Wants a snapshot: ids are sorted and counted
-/// first, narrow as they are, then the rows of this page alone are fetched.
+/// The JSON of a page of records with its envelope. Requires a snapshot: the first query sorts and
+/// counts rowids only, then the rows of this page are read.
 pub fn list(
     connection: &Connection,
     scope: &Scope,
@@ -52,11 +52,11 @@ fn read_list(
         u64::try_from(rowids.len()).unwrap_or(u64::MAX),
     ) {
         (true, _) => None,
-        // A page that is not full is the last one, and tells how many there are.
+        // A page that is not full is the last one, so the total is known without a count.
         (false, found) if found < size && (found > 0 || skip == 0) => Some(skip + found),
         (false, _) => Some(condition.count(collection, connection)?),
     };
-    let plan = scope.plan(collection, shape, &Key::Rowid, &grant.unconditional())?;
+    let plan = scope.plan(collection, shape, &RecordKey::Rowid, &grant.unconditional())?;
     let mut out = Vec::with_capacity(512 * (rowids.len() + 1));
     list.page.open_envelope(total, &mut out);
     for (at, rowid) in rowids.iter().enumerate() {

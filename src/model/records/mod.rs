@@ -1,13 +1,14 @@
-//! Records: get, list, create, update, delete; the only writer of the tables of collections.
+//! Records: get, list, create, update, delete. Only this module writes the tables of collections.
 //!
-//! Reading functions take a connection of a read; writing ones that of a write transaction, so
-//! that a caller can do several in one (batch and bulk are all or nothing). A [`Draft`] is what a
-//! request wants to write, checked as far as that goes without the database, so the writer is held
-//! for short. What a rule hides is answered as if it did not exist.
+//! Functions that read take a connection of a reader; functions that write take one of a write
+//! transaction, so that a caller can combine several in one (batch and bulk are all or none). A
+//! [`Draft`] holds the changes of a request, validated as far as possible without the database,
+//! which keeps write transactions short. A record that a rule hides gets the same response as one
+//! that does not exist.
 
 use rusqlite::Connection;
 
-pub use batch::{BatchAction, BatchStep, name_step, run_batch};
+pub use batch::{BatchAction, BatchStep, batch_error, run_batch};
 pub use bulk::{BULK_MAX, bulk_delete, bulk_update};
 pub use create::create;
 pub use delete::delete;
@@ -17,12 +18,12 @@ pub use get::get;
 pub use list::{ListQuery, list};
 pub use query::{check_rule, register};
 pub use routing_key::RoutingKey;
-pub use row::no_record;
+pub use row::record_not_found;
 pub use scope::Scope;
 pub use shape::Shape;
 pub use update::{Upsert, update};
 pub use value::{Modifier, RawBody};
-pub use version::{Precondition, Shown, Versions};
+pub use version::{Precondition, RenderedRecord, Versions};
 pub use view::{SubscriberView, SubscriptionSpec};
 
 use crate::base::error::{Kind, Result};
@@ -59,8 +60,8 @@ mod version;
 mod view;
 mod write;
 
-/// Whether the caller may do something with a record.
-pub fn may(
+/// True if the record exists and the caller may do this to it.
+pub fn is_allowed(
     operation: Operation,
     connection: &Connection,
     scope: &Scope,
@@ -68,14 +69,14 @@ pub fn may(
     id: &str,
 ) -> Result<bool> {
     let grant = collection.grant(operation, &scope.identity);
-    match row::find(connection, scope, collection, id, &grant.access, None) {
+    match row::find_permitted(connection, scope, collection, id, &grant.access, None) {
         Ok(_) => Ok(grant.access != Access::Denied),
         Err(error) if error.kind() == Kind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Whether there is a record of this id.
+/// True if there is a record with this id, whatever the rules say.
 pub fn exists(connection: &Connection, collection: &Collection, id: &str) -> Result<bool> {
     let table = quote(&collection.name);
     let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE id = ?1)");

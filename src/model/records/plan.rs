@@ -1,8 +1,8 @@
-//! From rows to JSON: which columns to read, which related records to add, how to write them.
+//! Reads records as JSON: the columns to select, the related records to add, and how to write them.
 //!
-//! A [`Plan`] is made once per request and collection on the way, with its SQL and the view rule
-//! of what is expanded; writing a record then costs no allocation beyond the output. What the
-//! caller may not see is not selected at all.
+//! A [`Plan`] is built once per request and collection. It holds the SQL and the view rules of
+//! expanded relations, so writing a record allocates nothing but the output. Columns that the
+//! caller may not see are not selected.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use super::excerpt::Excerpt;
 use super::json::{write_text, write_value};
 use super::limits::Limits;
 use super::query::{MAIN, Query, RequestContext, Trust, email_visibility};
-use super::shape::{Shape, Tree};
-use super::version::Shown;
+use super::shape::{FieldTree, Shape};
+use super::version::RenderedRecord;
 use crate::base::error::Result;
 use crate::model::collections::{Collection, Collections, Field, FieldKind};
 use crate::model::events::RecordState;
@@ -28,80 +28,78 @@ impl Scope {
         &self,
         collection: &Arc<Collection>,
         shape: &Shape,
-        key: &Key,
+        key: &RecordKey,
         grant: &Grant,
     ) -> Result<Plan> {
         Plan::new(self, collection, shape, key, grant)
     }
 }
 
-/// How to read and write records of one collection.
+/// Reads records of one collection and writes them as JSON.
 pub struct Plan {
     collection: Arc<Collection>,
     sql: String,
-    /// Parameters after the key, which is ?1.
+    /// Parameters after those of the key, which come first.
     params: Vec<Stored>,
     columns: Vec<Column>,
-    /// Where `updated` is among the columns.
+    /// Index of `updated` in `columns`.
     updated: usize,
     expands: Vec<Expand>,
-    show: Show,
-    /// Shared by all plans of an answer.
+    system: SystemParts,
+    /// Shared by all plans of a response.
     limits: Limits,
 }
 
-/// The column that says when a record was changed last.
 const UPDATED: &str = "updated";
 
-/// One selected column; its position is its place in the list.
+/// A selected column; its index in the plan is its index in the row.
 struct Column {
-    /// Position in `Collection::fields`; none for id, created, updated.
+    /// Index in `Collection::fields`; none for id, created and updated.
     field: Option<usize>,
     name: &'static str,
-    /// Read, but not shown.
-    silent: bool,
-    /// NULL where the caller may not see the value: then it is left out.
+    /// Selected but not written.
+    hidden: bool,
+    /// The column is NULL if the caller may not see the value, and is then left out.
     is_guarded: bool,
     excerpt: Option<Excerpt>,
 }
 
 /// Parts of a record that are not columns.
-struct Show {
+struct SystemParts {
     collection_id: bool,
     collection_name: bool,
-    /// Something is to be expanded, even if there is no such relation.
+    /// True if the request names a relation to expand, even one that does not exist.
     expand: bool,
 }
 
-/// Related records under one relation.
+/// A relation to expand.
 struct Expand {
     name: String,
     column: usize,
-    multiple: bool,
-    /// None when the caller may see no record of the target.
+    is_multiple: bool,
+    /// None if the caller may see no record of the target.
     plan: Option<Plan>,
 }
 
-/// How the one record that a plan reads is found.
-pub enum Key {
+/// The key by which a plan finds its record.
+pub enum RecordKey {
     Rowid,
-    /// The same, of a record that the caller has just made, and in which everything is its own.
+    /// By rowid, for a record that the caller has just created: all its values are visible.
     New,
-    /// By id, and only if the access given allows it.
+    /// By id, if the access of the plan admits the record.
     Id,
-    /// It is given: the values of its columns as `events::State` has them. Only if the access allows it, and
-    /// if this filter of the caller's holds.
-    Given(Option<Expr>),
+    /// The record is not read but passed in, as the values of `events::State`. It is written if the
+    /// access of the plan admits it and this filter of the caller matches.
+    Values(Option<Expr>),
 }
 
 impl Plan {
-    /// Plans the reading of records of `collection` for the caller of `scope`, found by `key`, as far as
-    /// `grant` goes.
+    /// Builds the plan for the caller of `scope`, within `grant`.
     pub fn new(
         scope: &Scope,
         collection: &Arc<Collection>,
         shape: &Shape,
-        key: &Key,
+        key: &RecordKey,
         grant: &Grant,
     ) -> Result<Plan> {
         let planner = Planner {
@@ -112,7 +110,7 @@ impl Plan {
         planner.plan(collection, shape.fields.as_ref(), &shape.expand, key, grant)
     }
 
-    /// Writes the record with this key; false when there is none that the caller may see.
+    /// Writes the record with this key; false if it does not exist or the caller may not see it.
     pub fn write<'a>(
         &'a self,
         connection: &Connection,
@@ -122,20 +120,22 @@ impl Plan {
         self.write_by(connection, std::iter::once(key), out, None)
     }
 
-    /// The same; also returns the record's `updated`.
+    /// Returns the record with this key and its `updated`; none if it does not exist or the caller
+    /// may not see it.
     pub fn read<'a>(
         &'a self,
         connection: &Connection,
         key: &'a dyn ToSql,
-    ) -> Result<Option<Shown>> {
+    ) -> Result<Option<RenderedRecord>> {
         let (mut json, mut updated) = (Vec::with_capacity(1024), String::new());
         let keys = std::iter::once(key);
         let is_there = self.write_by(connection, keys, &mut json, Some(&mut updated))?;
-        Ok(is_there.then_some(Shown { json, updated }))
+        Ok(is_there.then_some(RenderedRecord { json, updated }))
     }
 
-    /// The same for a record that is given, value by value.
-    pub fn write_given(
+    /// Writes a record from its values; false if the caller may not see it. The lookups count as
+    /// those of a new response.
+    pub fn write_values(
         &self,
         connection: &Connection,
         values: &[Stored],
@@ -185,16 +185,16 @@ impl Plan {
             write_text(name.as_bytes(), out);
             out.push(b':');
         };
-        if self.show.collection_id {
+        if self.system.collection_id {
             key("collectionId", out);
             write_text(self.collection.id.as_bytes(), out);
         }
-        if self.show.collection_name {
+        if self.system.collection_name {
             key("collectionName", out);
             write_text(self.collection.name.as_bytes(), out);
         }
         for (at, column) in self.columns.iter().enumerate() {
-            if column.silent {
+            if column.hidden {
                 continue;
             }
             let value = row.get_ref(at)?;
@@ -207,11 +207,11 @@ impl Plan {
                 Some(_) if column.is_guarded && row.get_ref(at)? == ValueRef::Null => {}
                 Some(field) => {
                     key(&field.name, out);
-                    write_part(field, column.excerpt, value, out);
+                    write_excerpt(field, column.excerpt, value, out);
                 }
             }
         }
-        if self.show.expand {
+        if self.system.expand {
             key("expand", out);
             self.write_expands(connection, row, out)?;
         }
@@ -249,7 +249,7 @@ impl Plan {
 }
 
 impl Expand {
-    /// False when there is nothing to show.
+    /// Writes the related records; false if there are none to show.
     fn write(
         &self,
         plan: &Plan,
@@ -257,7 +257,7 @@ impl Expand {
         ids: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<bool> {
-        if !self.multiple {
+        if !self.is_multiple {
             let id = std::str::from_utf8(ids).unwrap_or_default();
             return Ok(!id.is_empty() && plan.write(connection, &id, out)?);
         }
@@ -288,9 +288,9 @@ impl Planner<'_> {
     fn plan(
         &self,
         collection: &Arc<Collection>,
-        fields: Option<&Tree>,
-        expand: &Tree,
-        key: &Key,
+        fields: Option<&FieldTree>,
+        expand: &FieldTree,
+        key: &RecordKey,
         grant: &Grant,
     ) -> Result<Plan> {
         let wants = |name: &str| fields.is_none_or(|tree| tree.has(name));
@@ -301,20 +301,20 @@ impl Planner<'_> {
             .map(|name| Column {
                 field: None,
                 name,
-                silent: !wants(name),
+                hidden: !wants(name),
                 is_guarded: false,
                 excerpt: None,
             })
             .collect();
         let updated = columns.len() - 1;
         for (at, field) in collection.fields.iter().enumerate() {
-            if may_see(&grant.fields, field) && wants(&field.name) {
+            if is_readable(&grant.fields, field) && wants(&field.name) {
                 columns.push(Column {
                     field: Some(at),
                     name: "",
-                    silent: false,
+                    hidden: false,
                     is_guarded: email_visibility::is_guarded(collection, field, &grant.fields)
-                        && !matches!(key, Key::New),
+                        && !matches!(key, RecordKey::New),
                     excerpt: excerpt(&field.name),
                 });
             }
@@ -336,7 +336,7 @@ impl Planner<'_> {
             columns,
             updated,
             expands,
-            show: Show {
+            system: SystemParts {
                 collection_id: wants("collectionId"),
                 collection_name: wants("collectionName"),
                 expand: wants("expand") && !expand.children.is_empty(),
@@ -346,14 +346,14 @@ impl Planner<'_> {
         })
     }
 
-    /// The relation of this name, if there is one that the caller may see, and where it leads to.
+    /// The relation of this name and its target, if the caller may see the field.
     fn relation(
         &self,
         collection: &Collection,
         fields: &Fields,
         name: &str,
     ) -> Option<(usize, &Arc<Collection>)> {
-        let is_it = |field: &Field| field.name == name && may_see(fields, field);
+        let is_it = |field: &Field| field.name == name && is_readable(fields, field);
         let at = collection.fields.iter().position(is_it)?;
         let options = collection.fields[at].relation()?;
         Some((at, self.collections.by_id(&options.collection_id)?))
@@ -363,8 +363,8 @@ impl Planner<'_> {
         &self,
         (collection, at): (&Collection, usize),
         target: &Arc<Collection>,
-        tree: &Tree,
-        fields: Option<&Tree>,
+        tree: &FieldTree,
+        fields: Option<&FieldTree>,
         columns: &mut Vec<Column>,
     ) -> Result<Expand> {
         let field = &collection.fields[at];
@@ -375,7 +375,7 @@ impl Planner<'_> {
                 columns.push(Column {
                     field: Some(at),
                     name: "",
-                    silent: true,
+                    hidden: true,
                     is_guarded: false,
                     excerpt: None,
                 });
@@ -383,19 +383,19 @@ impl Planner<'_> {
             }
         };
         let grant = target.grant(Operation::View, self.identity);
-        // No mention of what is below, or `*`, means all of it.
+        // Without names below the relation, or with `*`, all fields are written.
         let below = fields
             .filter(|tree| !tree.children.is_empty() && !tree.children.contains_key("*"))
             .and_then(|tree| tree.children.get(name))
             .filter(|tree| !tree.children.is_empty());
         let plan = match grant.access {
             Access::Denied => None,
-            _ => Some(self.plan(target, below, tree, &Key::Id, &grant)?),
+            _ => Some(self.plan(target, below, tree, &RecordKey::Id, &grant)?),
         };
         Ok(Expand {
             name: name.clone(),
             column,
-            multiple: field.is_multiple(),
+            is_multiple: field.is_multiple(),
             plan,
         })
     }
@@ -404,12 +404,12 @@ impl Planner<'_> {
         &self,
         collection: &Collection,
         columns: &[Column],
-        key: &Key,
+        key: &RecordKey,
         access: &Access,
     ) -> Result<(String, Vec<Stored>)> {
         let reserved = match key {
-            Key::Rowid | Key::New | Key::Id => 1,
-            Key::Given(_) => RecordState::SYSTEM.len() + collection.fields.len(),
+            RecordKey::Rowid | RecordKey::New | RecordKey::Id => 1,
+            RecordKey::Values(_) => RecordState::SYSTEM.len() + collection.fields.len(),
         };
         let request = RequestContext {
             identity: self.identity,
@@ -437,7 +437,7 @@ impl Planner<'_> {
         }
         let table = quote(&collection.name);
         sql += &match key {
-            Key::Rowid | Key::New => [
+            RecordKey::Rowid | RecordKey::New => [
                 " FROM ",
                 &table,
                 " AS ",
@@ -447,8 +447,11 @@ impl Planner<'_> {
                 ".rowid = ?1",
             ]
             .concat(),
-            Key::Id => [" FROM ", &table, " AS ", MAIN, " WHERE ", MAIN, ".id = ?1"].concat(),
-            Key::Given(_) => format!(" FROM ({}) AS {MAIN} WHERE TRUE", given(collection)),
+            RecordKey::Id => [" FROM ", &table, " AS ", MAIN, " WHERE ", MAIN, ".id = ?1"].concat(),
+            RecordKey::Values(_) => format!(
+                " FROM ({}) AS {MAIN} WHERE TRUE",
+                row_of_parameters(collection)
+            ),
         };
         match access {
             Access::Free => {}
@@ -458,7 +461,7 @@ impl Planner<'_> {
                 sql += &query.condition(expr, collection, Trust::Rule)?;
             }
         }
-        if let Key::Given(Some(filter)) = key {
+        if let RecordKey::Values(Some(filter)) = key {
             sql += " AND ";
             sql += &query.condition(filter, collection, Trust::Caller)?;
         }
@@ -466,7 +469,7 @@ impl Planner<'_> {
     }
 }
 
-/// About how long a value is in an answer.
+/// Approximate length of a value in the response.
 fn length_of(value: ValueRef<'_>) -> usize {
     match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len(),
@@ -474,8 +477,8 @@ fn length_of(value: ValueRef<'_>) -> usize {
     }
 }
 
-/// A row made of parameters, its columns of the types that those of the table have.
-fn given(collection: &Collection) -> String {
+/// A `SELECT` that makes a row from parameters, with the column types of the table.
+fn row_of_parameters(collection: &Collection) -> String {
     let system = RecordState::SYSTEM.map(|name| (name.to_owned(), "TEXT"));
     let fields = collection.fields.iter();
     let fields = fields.map(|field| (quote(&field.name), field.kind.affinity()));
@@ -485,16 +488,16 @@ fn given(collection: &Collection) -> String {
     format!("SELECT {}", columns.collect::<Vec<_>>().join(", "))
 }
 
-fn may_see(fields: &Fields, field: &Field) -> bool {
+fn is_readable(fields: &Fields, field: &Field) -> bool {
     !field.is_secret() && fields.has(&field.name, field.hidden)
 }
 
-/// Writes the beginning of a text, if no more is wanted, and any other value as it is.
-fn write_part(field: &Field, excerpt: Option<Excerpt>, value: ValueRef<'_>, out: &mut Vec<u8>) {
+/// Writes the excerpt of a text field if one is requested, else the value.
+fn write_excerpt(field: &Field, excerpt: Option<Excerpt>, value: ValueRef<'_>, out: &mut Vec<u8>) {
     let is_text = !field.is_multiple() && !matches!(field.kind, FieldKind::Json { .. });
     match (excerpt.filter(|_| is_text), value) {
         (Some(part), ValueRef::Text(text)) => {
-            write_text(part.of(&String::from_utf8_lossy(text)).as_bytes(), out);
+            write_text(part.apply(&String::from_utf8_lossy(text)).as_bytes(), out);
         }
         _ => write_value(field, value, out),
     }

@@ -1,7 +1,7 @@
-//! What is told of a change: to those who watch the collection, and to those whom triggers call.
+//! Publishes changes of records: to subscribers, and to webhooks and triggers.
 //!
-//! Called inside the transaction, when the change is made; of a deletion before it. Nothing is read when
-//! nobody wants to hear of it.
+//! Runs inside the transaction, after an insert or update and before a delete. The row is read only
+//! if something receives the change.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use crate::model::triggers::{RecordAction, outbox};
 use crate::store::db;
 use crate::store::db::quote;
 
-/// What the calls of one change may need in the file.
+/// Limit on the bytes of all queued calls of one change.
 const CALLS_BYTES_MAX: usize = 64 << 20;
 
-/// Tells of a change of a row.
+/// Queues the calls for a change of a row, and publishes it to subscribers after the commit.
 pub fn publish(
     tx: &Connection,
     scope: &Scope,
@@ -44,13 +44,13 @@ pub fn publish(
     let Some(definition) = scope.collections.by_id(&collection.id) else {
         return Ok(());
     };
-    let values = read(tx, collection, rowid)?;
+    let values = read_row(tx, collection, rowid)?;
     let state = RecordState {
         collection: Arc::clone(definition),
         values,
     };
     if !calls.is_empty() {
-        queue(tx, scope, &state, action, &calls)?;
+        enqueue_calls(tx, scope, &state, action, &calls)?;
     }
     if is_watched {
         let events = Arc::clone(&scope.events);
@@ -59,7 +59,7 @@ pub fn publish(
     Ok(())
 }
 
-fn read(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<Vec<SqlValue>> {
+fn read_row(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<Vec<SqlValue>> {
     let mut columns: Vec<String> = RecordState::SYSTEM.map(str::to_owned).to_vec();
     columns.extend(
         collection
@@ -80,8 +80,8 @@ fn read(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<Vec<Sq
     Ok(statement.query_row([rowid], |row| (0..count).map(|at| row.get(at)).collect())?)
 }
 
-/// Queues the calls; they are made after the commit.
-fn queue(
+/// Queues the calls; they are sent after the commit.
+fn enqueue_calls(
     tx: &Connection,
     scope: &Scope,
     state: &RecordState,
@@ -89,7 +89,7 @@ fn queue(
     calls: &[(String, TargetSpec)],
 ) -> Result<()> {
     let payload = payload(state, action);
-    refuse_too_much(&payload, calls)?;
+    check_calls_size(&payload, calls)?;
     for (name, spec) in calls {
         let source = match name.as_str() {
             "" => CallSource::Trigger,
@@ -109,23 +109,23 @@ fn queue(
     Ok(())
 }
 
-/// Each call has a copy of the payload: without a bound a record of some MiB and many who want to hear of it
-/// would fill the disk.
-fn refuse_too_much(payload: &str, calls: &[(String, TargetSpec)]) -> Result<()> {
+/// Each call stores a copy of the payload. Without a limit, a record of several MiB with many
+/// webhooks would fill the disk.
+fn check_calls_size(payload: &str, calls: &[(String, TargetSpec)]) -> Result<()> {
     let bytes: usize = calls.iter().map(|(_, it)| it.bytes() + payload.len()).sum();
     if bytes <= CALLS_BYTES_MAX {
         return Ok(());
     }
     let message = format!(
-        "The record is too large for {} webhooks: their calls would be more than {} MiB.",
+        "The record is too large for {} webhooks: their calls would exceed {} MiB.",
         calls.len(),
         CALLS_BYTES_MAX >> 20
     );
     Err(Error::new(Kind::TooLarge, message))
 }
 
-/// `{action, database, collection, record, time}`; the record without its hidden fields, since the rules of
-/// the collection have no say in who receives it.
+/// The payload `{action, database, collection, record, time}`. Hidden fields are left out, because
+/// the rules of the collection do not apply to the receiver.
 fn payload(state: &RecordState, action: RecordAction) -> String {
     let collection = &state.collection;
     let mut out = Vec::with_capacity(512);

@@ -1,76 +1,80 @@
-//! What the changes of a draft come to: the values that would be stored, before anything is written.
+//! Applies a draft to a record: computes the values to store, before any row is written.
 
 use rusqlite::Connection;
 use rusqlite::types::Value as Stored;
 
-use super::draft::{Draft, NewFile, Times, not_valid};
+use super::draft::{Draft, NewFile, Times, invalid_record};
 use super::query::RequestBody;
 use super::row::{Rowid, holds, rowid_of};
-use super::value::FieldChange;
+use super::value::{FieldChange, FieldValue};
 use super::{Scope, draft, value};
-use crate::base::error::{FieldError, FieldErrors, Result};
+use crate::base::error::{Error, FieldError, FieldErrors, Result};
 use crate::model::collections::{Collection, Field};
 use crate::model::rules::{Access, Identity, Operation};
 use crate::store::db::quote;
 
-/// The values that a draft comes to.
+/// The values of a draft that was applied to a record.
 pub struct Resolved {
-    /// By position in `Collection::fields`.
-    pub values: Vec<(usize, Stored)>,
-    /// What a rule sees as `@request.body`.
-    pub sent: RequestBody,
+    /// Each with its position in `Collection::fields`.
+    pub values: Vec<(usize, FieldValue)>,
+    /// The values that a rule reads as `@request.body`.
+    pub body: RequestBody,
     pub times: Times,
-    /// The files that come along.
+    /// The uploaded files.
     pub files: Vec<NewFile>,
-    /// Names of files that are named no longer.
+    /// Names of files that the record no longer names.
     pub removed: Vec<String>,
     errors: FieldErrors,
 }
 
+/// The record that a draft is applied to.
+#[derive(Clone, Copy)]
+enum Base<'a> {
+    /// A new record with this id.
+    New(&'a str),
+    Existing(Rowid),
+}
+
 impl Resolved {
-    /// Refuses them when some are wrong, and names those.
+    /// Returns an error that names every invalid field.
     pub fn check(&self) -> Result<()> {
         match self.errors.is_empty() {
             true => Ok(()),
-            false => Err(not_valid(self.errors.clone())),
+            false => Err(invalid_record(self.errors.clone())),
         }
     }
-}
 
-impl Resolved {
-    /// Every file that a field names was there, or comes along.
+    /// Checks that each file that a field names is stored already or uploaded with the request.
     fn check_files(
         &self,
         field: &Field,
-        stored: Stored,
-        was: &Stored,
-    ) -> Result<Stored, FieldError> {
+        value: FieldValue,
+        current: &FieldValue,
+    ) -> Result<FieldValue, FieldError> {
         if field.file().is_none() {
-            return Ok(stored);
+            return Ok(value);
         }
-        let was = value::load_list(field, was);
         let is_new = |name: &String| self.files.iter().any(|file| file.stored.name == *name);
-        let is_unknown = |name: &&String| !was.contains(name) && !is_new(name);
-        match value::load_list(field, &stored).iter().find(is_unknown) {
+        let is_unknown = |name: &&String| !current.strings().contains(name) && !is_new(name);
+        match value.strings().iter().find(is_unknown) {
             Some(name) => {
                 let message = format!("There is no file {} here.", value::shorten(name));
-                value::wrong("validation_missing_file", &message)
+                value::field_error("validation_missing_file", &message)
             }
-            None => Ok(stored),
+            None => Ok(value),
         }
     }
 
-    fn drop_files(&mut self, field: &Field, stored: &Stored, was: &Stored) {
+    fn collect_removed_files(&mut self, field: &Field, value: &FieldValue, current: &FieldValue) {
         if field.file().is_some() {
-            let left = value::load_list(field, stored);
-            let gone = value::load_list(field, was).into_iter();
-            self.removed
-                .extend(gone.filter(|name| !left.contains(name)));
+            let removed = current.strings().iter();
+            let removed = removed.filter(|name| !value.strings().contains(name));
+            self.removed.extend(removed.cloned());
         }
     }
 }
 
-/// For a new record with this id.
+/// Applies a draft to a new record with this id.
 pub fn create(
     tx: &Connection,
     scope: &Scope,
@@ -78,12 +82,10 @@ pub fn create(
     id: &str,
     draft: Draft,
 ) -> Result<Resolved> {
-    let known = own(collection, id);
-    let before = |_: &Field| Ok(Stored::Null);
-    resolve_all(tx, scope, collection, draft, &before, &|_, _| known.clone())
+    resolve_all(tx, scope, collection, draft, Base::New(id))
 }
 
-/// For the record in this row.
+/// Applies a draft to the record in this row.
 pub fn update(
     tx: &Connection,
     scope: &Scope,
@@ -91,20 +93,7 @@ pub fn update(
     rowid: Rowid,
     draft: Draft,
 ) -> Result<Resolved> {
-    let before = |field: &Field| {
-        let (table, column) = (quote(&collection.name), quote(&field.name));
-        let sql = format!("SELECT {column} FROM {table} WHERE rowid = ?1");
-        let mut statement = tx.prepare_cached(&sql)?;
-        Ok(statement.query_row([rowid], |row| row.get(0))?)
-    };
-    // What was named before may be named again.
-    let kept = |field: &Field, was: &Stored| Known {
-        collection: field
-            .relation()
-            .map_or(String::new(), |options| options.collection_id.clone()),
-        ids: value::load_list(field, was),
-    };
-    resolve_all(tx, scope, collection, draft, &before, &kept)
+    resolve_all(tx, scope, collection, draft, Base::Existing(rowid))
 }
 
 fn resolve_all(
@@ -112,90 +101,105 @@ fn resolve_all(
     scope: &Scope,
     collection: &Collection,
     draft: Draft,
-    before: &dyn Fn(&Field) -> Result<Stored>,
-    known: &dyn Fn(&Field, &Stored) -> Known,
+    base: Base<'_>,
 ) -> Result<Resolved> {
     let mut resolved = Resolved {
         values: Vec::new(),
-        sent: RequestBody::new(),
+        body: RequestBody::new(),
         times: draft.times,
         files: draft.files,
         removed: Vec::new(),
         errors: draft.errors,
     };
     if let Some(id) = draft.id {
-        resolved.sent.insert("id".to_owned(), Stored::Text(id));
+        let id = FieldValue::Scalar(Stored::Text(id));
+        resolved.body.insert("id".to_owned(), id);
     }
     for (at, change) in draft.changes {
         let field = &collection.fields[at];
-        let needs_before = field.relation().is_some()
+        let must_be_unchanged = draft.unchanged.contains(&at);
+        let needs_current = field.relation().is_some()
             || field.file().is_some()
-            || draft.unchanged.contains(&at)
+            || must_be_unchanged
             || !matches!(change, FieldChange::Set(_));
-        let was = match needs_before {
-            true => before(field)?,
-            false => Stored::Null,
+        let current = match base {
+            Base::Existing(rowid) if needs_current => current_value(tx, collection, field, rowid)?,
+            _ => FieldValue::load(field, Stored::Null),
         };
-        let result = match resolve(field, change, &was)? {
-            Ok(stored) if draft.unchanged.contains(&at) && stored != was => {
-                Err(draft::reserved(field))
-            }
-            Ok(stored) => check_targets(tx, scope, field, stored, &known(field, &was))?,
+        let is_exempt = |target: &Collection, id: &String| match base {
+            // A new record may reference itself.
+            Base::New(own) => target.id == collection.id && id == own,
+            // A reference that the record has already stays valid.
+            Base::Existing(_) => current.strings().contains(id),
+        };
+        let result = match apply(field, change, &current)? {
+            Ok(value) if must_be_unchanged && value != current => Err(draft::reserved_field(field)),
+            Ok(value) => check_targets(tx, scope, field, value, &is_exempt)?,
             Err(error) => Err(error),
         };
-        let result = result.and_then(|stored| resolved.check_files(field, stored, &was));
+        let result = result.and_then(|value| resolved.check_files(field, value, &current));
         match result {
-            Ok(stored) => {
-                resolved.drop_files(field, &stored, &was);
+            Ok(value) => {
+                resolved.collect_removed_files(field, &value, &current);
                 if draft.sent.contains(&at) {
-                    resolved.sent.insert(field.name.clone(), stored.clone());
+                    resolved.body.insert(field.name.clone(), value.clone());
                 }
-                resolved.values.push((at, stored));
+                resolved.values.push((at, value));
             }
-            // What was wrong before comes first: why a file was not taken, and not that it is missing.
+            // An error of the draft comes first: it says why a file was refused, and this one only
+            // that the file is missing.
             Err(error) => drop(resolved.errors.entry(field.name.clone()).or_insert(error)),
         }
     }
     Ok(resolved)
 }
 
-/// The value that a change comes to; `before` is the present one, where that matters.
-fn resolve(
+fn current_value(
+    tx: &Connection,
+    collection: &Collection,
     field: &Field,
-    change: FieldChange,
-    before: &Stored,
-) -> Result<Result<Stored, FieldError>> {
-    let mut list = match &change {
-        FieldChange::Append(_) | FieldChange::Prepend(_) | FieldChange::Remove(_) => {
-            value::load_list(field, before)
-        }
-        FieldChange::Add(amount) => return Ok(add(field, before, amount)),
-        FieldChange::Set(stored) => return Ok(Ok(stored.clone())),
-        FieldChange::Hash(_) => {
-            return Err(crate::base::error::Error::internal(
-                "a password was not hashed",
-            ));
-        }
-    };
-    match change {
-        // A single file makes place for another.
-        FieldChange::Append(more) if !field.is_multiple() => list = more,
-        FieldChange::Append(more) => {
-            list.retain(|known| !more.contains(known));
-            list.extend(more);
-        }
-        FieldChange::Prepend(mut more) => {
-            list.retain(|known| !more.contains(known));
-            more.append(&mut list);
-            list = more;
-        }
-        FieldChange::Remove(less) => list.retain(|known| !less.contains(known)),
-        FieldChange::Set(_) | FieldChange::Add(_) | FieldChange::Hash(_) => {}
-    }
-    Ok(value::check_count(field, list.len()).map(|()| value::store(field, &list)))
+    rowid: Rowid,
+) -> Result<FieldValue> {
+    let (table, column) = (quote(&collection.name), quote(&field.name));
+    let sql = format!("SELECT {column} FROM {table} WHERE rowid = ?1");
+    let mut statement = tx.prepare_cached(&sql)?;
+    let stored = statement.query_row([rowid], |row| row.get(0))?;
+    Ok(FieldValue::load(field, stored))
 }
 
-fn add(field: &Field, before: &Stored, amount: &Stored) -> Result<Stored, FieldError> {
+/// Applies one change to the current value.
+fn apply(
+    field: &Field,
+    change: FieldChange,
+    current: &FieldValue,
+) -> Result<Result<FieldValue, FieldError>> {
+    let current_except = |removed: &[String]| -> Vec<String> {
+        let kept = current.strings().iter();
+        kept.filter(|it| !removed.contains(it)).cloned().collect()
+    };
+    let list = match change {
+        FieldChange::Set(value) => return Ok(Ok(value)),
+        FieldChange::Add(amount) => return Ok(add(field, current, &amount)),
+        FieldChange::Hash(_) => return Err(Error::internal("a password was not hashed")),
+        // A field for a single file replaces the file.
+        FieldChange::Append(more) if !field.is_multiple() => more,
+        FieldChange::Append(more) => {
+            let mut list = current_except(&more);
+            list.extend(more);
+            list
+        }
+        FieldChange::Prepend(mut more) => {
+            more.extend(current_except(&more));
+            more
+        }
+        FieldChange::Remove(removed) => current_except(&removed),
+    };
+    Ok(value::check_count(field, list.len()).map(|()| FieldValue::from_list(field, list)))
+}
+
+/// Adds to a number. Integers stay exact as long as their sum fits into 64 bits.
+fn add(field: &Field, current: &FieldValue, amount: &Stored) -> Result<FieldValue, FieldError> {
+    let current = &*current.to_stored();
     let real = |stored: &Stored| match stored {
         Stored::Integer(number) => *number as f64,
         Stored::Real(number) => *number,
@@ -206,61 +210,42 @@ fn add(field: &Field, before: &Stored, amount: &Stored) -> Result<Stored, FieldE
         Stored::Integer(number) => Some(*number),
         _ => None,
     };
-    // Whole numbers stay exact as long as their sum is one of 64 bits.
-    let exact = whole(before)
+    let exact = whole(current)
         .zip(whole(amount))
         .and_then(|(a, b)| a.checked_add(b));
-    let sum = real(before) + real(amount);
+    let sum = real(current) + real(amount);
     if !sum.is_finite() {
-        return value::wrong("validation_out_of_range", "The sum is too large.");
+        return value::field_error("validation_out_of_range", "The sum is too large.");
     }
-    value::check_number(field, sum).map(|()| exact.map_or(Stored::Real(sum), Stored::Integer))
+    value::check_number(field, sum)
+        .map(|()| FieldValue::Scalar(exact.map_or(Stored::Real(sum), Stored::Integer)))
 }
 
-/// Records that a relation may name without being looked for.
-#[derive(Clone)]
-struct Known {
-    /// Id of their collection.
-    collection: String,
-    ids: Vec<String>,
-}
-
-/// A new record may name itself.
-fn own(collection: &Collection, id: &str) -> Known {
-    Known {
-        collection: collection.id.clone(),
-        ids: vec![id.to_owned()],
-    }
-}
-
-/// Every record that a relation names exists, and the caller may view it: what is hidden is
-/// answered as if it did not exist. What was named before may be named again.
+/// Checks that every record that a relation names exists and that the caller may view it. A hidden
+/// record gets the same error as a missing one. `is_exempt` names records that need no check.
 fn check_targets(
     tx: &Connection,
     scope: &Scope,
     field: &Field,
-    stored: Stored,
-    known: &Known,
-) -> Result<Result<Stored, FieldError>> {
+    value: FieldValue,
+    is_exempt: &dyn Fn(&Collection, &String) -> bool,
+) -> Result<Result<FieldValue, FieldError>> {
     let Some(options) = field.relation() else {
-        return Ok(Ok(stored));
+        return Ok(Ok(value));
     };
-    let missing = |message: &str| Ok(value::wrong("validation_missing_relation", message));
+    let missing = |message: &str| Ok(value::field_error("validation_missing_relation", message));
     let Some(target) = scope.collections.by_id(&options.collection_id) else {
         return missing("The collection it relates to is gone.");
     };
-    for id in value::load_list(field, &stored) {
-        if known.collection == target.id && known.ids.contains(&id) {
-            continue;
-        }
-        if !may_point_to(tx, scope, target, &id)? {
+    for id in value.strings() {
+        if !is_exempt(target, id) && !may_reference(tx, scope, target, id)? {
             return missing(&format!("There is no record {id}."));
         }
     }
-    Ok(Ok(stored))
+    Ok(Ok(value))
 }
 
-fn may_point_to(tx: &Connection, scope: &Scope, target: &Collection, id: &str) -> Result<bool> {
+fn may_reference(tx: &Connection, scope: &Scope, target: &Collection, id: &str) -> Result<bool> {
     let Some(rowid) = rowid_of(tx, target, id)? else {
         return Ok(false);
     };

@@ -1,23 +1,25 @@
-//! What a record must have in one field for a condition to hold, if the condition says so plainly.
+//! An equality that a record must satisfy for a condition to hold.
 //!
-//! `owner = @request.auth.id && public = false` can hold only for records whose `owner` is the caller. Whoever
-//! has many such conditions and one record finds those that matter by its value, and asks only these.
+//! `owner = @request.auth.id && public = false` can hold only for records whose `owner` is the
+//! caller. With many such conditions and one record, a lookup by value finds the few that need to
+//! be evaluated.
 
 use crate::model::collections::{Collection, Field, FieldKind};
 use crate::model::events::{RecordState, SqlValue};
 use crate::model::filter::{Comparison, Expr, Literal, Op, Operand};
 use crate::model::rules::Identity;
 
-/// See the module documentation.
+/// A field and the value that it must have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RoutingKey {
-    /// The id of the field; `id` for that of the record.
+    /// The id of the field, or `id` for the record id.
     pub field: String,
     pub value: String,
 }
 
 impl RoutingKey {
-    /// What a condition wants of one field that holds a single text, compared as it is stored.
+    /// Finds an equality that the condition requires of a field with a single string, which is
+    /// compared as it is stored.
     pub fn find(expr: &Expr, collection: &Collection, identity: &Identity) -> Option<RoutingKey> {
         match expr {
             Expr::And(list) => list
@@ -40,7 +42,7 @@ impl RoutingKey {
         }
     }
 
-    /// The text that a record has in this field.
+    /// The string that a record has in this field.
     pub fn value_in<'a>(state: &'a RecordState, field: &str) -> Option<&'a str> {
         let at = match field {
             "id" => 0,
@@ -78,7 +80,7 @@ fn is_text(field: &Field) -> bool {
     is_it && !field.is_multiple()
 }
 
-/// A text that is neither empty, which means unset, nor anything else than itself.
+/// A string that is not empty, since an empty one means unset.
 fn value_of(operand: &Operand, identity: &Identity) -> Option<String> {
     let value = match (operand, identity) {
         (Operand::Literal(Literal::Text(text)), _) => text.clone(),

@@ -1,4 +1,4 @@
-//! Rows by the ids of their records, and the rules that hold for them.
+//! Finds rows by record id and evaluates rules on them.
 
 use rusqlite::types::Value as Stored;
 use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
@@ -11,10 +11,10 @@ use crate::model::filter::Expr;
 use crate::model::rules::Access;
 use crate::store::db::quote;
 
-/// SQLite's own key of a row.
+/// The rowid of SQLite.
 pub type Rowid = i64;
 
-/// The row of the record with this id.
+/// The row of the record with this id, whatever the rules say.
 pub fn rowid_of(tx: &Connection, collection: &Collection, id: &str) -> Result<Option<Rowid>> {
     let sql = format!(
         "SELECT rowid FROM {} WHERE id = ?1",
@@ -26,7 +26,7 @@ pub fn rowid_of(tx: &Connection, collection: &Collection, id: &str) -> Result<Op
         .optional()?)
 }
 
-/// Whether a rule holds for a row.
+/// Evaluates a rule on a row. `sent` is `@request.body`.
 pub fn holds(
     tx: &Connection,
     scope: &Scope,
@@ -47,8 +47,8 @@ pub fn holds(
     Ok(found.is_some())
 }
 
-/// The row of a record that the access admits, or the answer that there is none.
-pub fn find(
+/// The row of a record; an error that the record does not exist if access to it is denied.
+pub fn find_permitted(
     tx: &Connection,
     scope: &Scope,
     collection: &Collection,
@@ -56,13 +56,15 @@ pub fn find(
     access: &Access,
     sent: Option<&RequestBody>,
 ) -> Result<Rowid> {
-    let rowid = rowid_of(tx, collection, id)?.ok_or_else(no_record)?;
+    let rowid = rowid_of(tx, collection, id)?.ok_or_else(record_not_found)?;
     match access {
-        Access::When(rule) if !holds(tx, scope, collection, rowid, rule, sent)? => Err(no_record()),
+        Access::When(rule) if !holds(tx, scope, collection, rowid, rule, sent)? => {
+            Err(record_not_found())
+        }
         _ => Ok(rowid),
     }
 }
 
-pub fn no_record() -> Error {
+pub fn record_not_found() -> Error {
     Error::not_found("There is no such record.")
 }

@@ -1,4 +1,4 @@
-//! Who a request is from, and the definitions that it is served with.
+//! The caller of a request and the definitions that serve it.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use crate::model::collections::{Collection, Collections};
 use crate::model::events::Events;
 use crate::model::rules::{Access, Grant, Identity, Operation};
 
-/// Whose request it is and the definitions it is served with.
+/// The caller of a request, and everything that serves it.
 #[derive(Clone)]
 pub struct Scope {
     pub collections: Arc<Collections>,
     pub identity: Identity,
-    /// Who hears of what is written.
+    /// Subscribers and webhooks that receive what is written.
     pub events: Arc<Events>,
-    /// The charge of the answer.
+    /// The memory charged for the response.
     pub output: Output,
 }
 
 impl Scope {
-    /// What the caller may do, unless it is nothing at all.
+    /// The grant of the caller; an error if it covers no record at all.
     pub fn admit(&self, collection: &Collection, operation: Operation) -> Result<Grant> {
         let grant = collection.grant(operation, &self.identity);
         match grant.access {
@@ -30,21 +30,20 @@ impl Scope {
         }
     }
 
-    /// Refuses callers who may do this to no record at all.
+    /// Returns an error if the caller may do this to no record at all.
     pub fn check(&self, collection: &Collection, operation: Operation) -> Result<()> {
         self.admit(collection, operation).map(drop)
     }
 
-    /// For callers whom the rule admits to no record at all.
     fn denied(&self) -> Error {
         let message = match self.identity {
-            Identity::Key(_) => "The key does not open this.",
+            Identity::Key(_) => "This API key does not grant access to the collection.",
             _ => "Only admins may do this.",
         };
         Error::new(Kind::Forbidden, message)
     }
 
-    /// True if the caller is this very account.
+    /// True if the caller is signed in as this account.
     pub fn is_account(&self, collection: &Collection, id: &str) -> bool {
         matches!(&self.identity, Identity::User(user)
             if user.collection_id == collection.id && user.id == id)

@@ -1,51 +1,51 @@
-//! What of a record a client wants to see: `fields` and `expand`.
+//! The parameters `fields` and `expand`: which parts of a record to return.
 //!
-//! Both are comma-separated paths read into trees: `fields=title,expand.author.name` and
-//! `expand=author,comments.author`. `*` stands for all fields of its level. `expand` asks for what may be
-//! there: what is not, and what is too deep, is passed over, as PocketBase does.
+//! Both are comma-separated paths that become trees: `fields=title,expand.author.name` and
+//! `expand=author,comments.author`. `*` stands for all fields of its level. Names in `expand` that
+//! do not exist, and levels that are too deep, are ignored, as in PocketBase.
 
 use std::collections::BTreeMap;
 
 use super::excerpt::Excerpt;
 use crate::base::error::{Error, Result};
 
-/// Levels of `expand`.
+/// Maximum depth of `expand`.
 pub const EXPAND_DEPTH_MAX: usize = 6;
-/// Levels of `fields`: those of `expand`, each with the word `expand`, and a field.
+/// Maximum depth of `fields`: each level of `expand` with the word `expand`, and a field.
 const FIELDS_DEPTH_MAX: usize = 2 * EXPAND_DEPTH_MAX + 1;
 const PATHS_MAX: usize = 100;
 const BYTES_MAX: usize = 4 << 10;
 
-/// What to show of a record.
+/// The parts of a record to return.
 #[derive(Clone, Debug, Default)]
 pub struct Shape {
-    /// None: everything.
-    pub fields: Option<Tree>,
-    pub expand: Tree,
+    /// None for all fields.
+    pub fields: Option<FieldTree>,
+    pub expand: FieldTree,
 }
 
-/// Names and what is wanted below each.
+/// A tree of field names.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Tree {
-    pub children: BTreeMap<String, Tree>,
-    /// Of a field: to show only the beginning of its text.
+pub struct FieldTree {
+    pub children: BTreeMap<String, FieldTree>,
+    /// The excerpt to return in place of the whole field.
     pub excerpt: Option<Excerpt>,
 }
 
 impl Shape {
-    /// Reads the two query parameters.
+    /// Parses the query parameters `fields` and `expand`.
     pub fn parse(fields: Option<&str>, expand: Option<&str>) -> Result<Shape> {
         let fields = fields.filter(|text| !text.trim().is_empty());
         Ok(Shape {
-            fields: fields.map(Tree::of_fields).transpose()?,
-            expand: Tree::of_expand(expand.unwrap_or_default())?,
+            fields: fields.map(FieldTree::of_fields).transpose()?,
+            expand: FieldTree::of_expand(expand.unwrap_or_default())?,
         })
     }
 }
 
-impl Tree {
-    fn of_fields(text: &str) -> Result<Tree> {
-        let mut root = Tree::default();
+impl FieldTree {
+    fn of_fields(text: &str) -> Result<FieldTree> {
+        let mut root = FieldTree::default();
         for path in paths("fields", text)? {
             let unknown = || Error::invalid(format!("fields: {path} is not a field."));
             let (names, excerpt) = match path.split_once(':') {
@@ -67,8 +67,8 @@ impl Tree {
         Ok(root)
     }
 
-    fn of_expand(text: &str) -> Result<Tree> {
-        let mut root = Tree::default();
+    fn of_expand(text: &str) -> Result<FieldTree> {
+        let mut root = FieldTree::default();
         for path in paths("expand", text)? {
             let names = path.split('.').take(EXPAND_DEPTH_MAX);
             let names: Vec<&str> = names.take_while(|name| is_name(name)).collect();
@@ -77,26 +77,25 @@ impl Tree {
         Ok(root)
     }
 
-    /// Adds a path; returns its end.
-    fn add(&mut self, names: &[&str]) -> &mut Tree {
+    /// Inserts a path and returns its last node.
+    fn add(&mut self, names: &[&str]) -> &mut FieldTree {
         names.iter().fold(self, |at, name| {
             at.children.entry((*name).to_owned()).or_default()
         })
     }
 
-    /// Whether a name is wanted.
     pub fn has(&self, name: &str) -> bool {
         self.children.contains_key("*") || self.children.contains_key(name)
     }
 
-    /// The excerpt that is wanted of a field; none if the whole field is wanted.
+    /// The excerpt requested for a field; none for the whole field.
     pub fn excerpt(&self, name: &str) -> Option<Excerpt> {
         let tree = self.children.get(name).or_else(|| self.children.get("*"));
         tree.and_then(|tree| tree.excerpt)
     }
 }
 
-/// The paths of a parameter. A comma between parentheses belongs to its path.
+/// Splits a parameter into paths at its commas, except those in parentheses.
 fn paths<'a>(parameter: &str, text: &'a str) -> Result<Vec<&'a str>> {
     let mut depth = 0_usize;
     let parts = text.split(|char| {
@@ -157,7 +156,7 @@ mod tests {
     fn what_cannot_be_expanded_is_passed_over() {
         let tree = |text: &str| Shape::parse(None, Some(text)).unwrap().expand;
         for nothing in ["a b", "\u{e9}", "-a", "comments(post)", ","] {
-            assert_eq!(tree(nothing), Tree::default(), "{nothing}");
+            assert_eq!(tree(nothing), FieldTree::default(), "{nothing}");
         }
         assert_eq!(tree("a.b c,x,"), tree("a,x"));
         assert_eq!(tree("a.b.c.d.e.f.g.h"), tree("a.b.c.d.e.f"));

@@ -1,9 +1,9 @@
-//! Versions of a record: the state that an answer shows, and the states that a request expects.
+//! Versions of records, for ETags and preconditions.
 //!
-//! `updated` is the version: each change gives it another value, also within a millisecond, see
-//! [`next_updated`]. The tag of an answer has the version and a hash of the answer, so that two answers
-//! with the same tag are the same for all callers and all `fields` and `expand`. A change looks at
-//! the version alone.
+//! The version of a record is its `updated`: each change sets another value, even within a
+//! millisecond (see [`next_updated`]). The tag of a response combines the version with a hash of
+//! the response, so two responses with the same tag are equal for all callers and all values of
+//! `fields` and `expand`. A precondition of a change compares the version only.
 
 use rusqlite::Connection;
 use xxhash_rust::xxh3::xxh3_64;
@@ -13,28 +13,27 @@ use crate::base::error::{Error, Kind, Result};
 use crate::model::collections::Collection;
 use crate::store::db::quote;
 
-/// Separates the version in a tag from the hash.
 const SEPARATOR: char = '-';
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// A record as an answer shows it.
+/// The JSON of a record as the caller may see it.
 #[derive(Debug)]
-pub struct Shown {
+pub struct RenderedRecord {
     pub json: Vec<u8>,
-    /// Its `updated`; empty when the caller may not see the record.
+    /// The `updated` of the record; empty if the caller may not see the record.
     pub(super) updated: String,
 }
 
-impl Shown {
-    /// An answer that shows nothing of the record but its id.
-    pub(super) fn only_id(id: &str) -> Shown {
-        Shown {
+impl RenderedRecord {
+    /// A response with only the id, for callers that may not see the record.
+    pub(super) fn only_id(id: &str) -> RenderedRecord {
+        RenderedRecord {
             json: serde_json::json!({ "id": id }).to_string().into_bytes(),
             updated: String::new(),
         }
     }
 
-    /// The tag of the answer in its quotes, if it shows a record.
+    /// The ETag of the response, with quotes; none if the record is not shown.
     pub fn tag(&self) -> Option<String> {
         if self.updated.is_empty() {
             return None;
@@ -52,19 +51,18 @@ impl Shown {
     }
 }
 
-/// Adds the letters and digits of a time.
+/// Appends the letters and digits of a time.
 fn push_version(updated: &str, tag: &mut String) {
     for byte in updated.bytes().filter(u8::is_ascii_alphanumeric) {
         tag.push(char::from(byte));
     }
 }
 
-/// The versions that a list of tags names.
+/// The versions named by a list of tags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Versions {
-    /// Whichever there is.
+    /// `*`: every version.
     Any,
-    /// Those of these tags.
     Of(Vec<String>),
 }
 
@@ -80,17 +78,17 @@ impl Versions {
     }
 }
 
-/// The states of a record in which a request is carried out.
+/// The versions of a record for which a request is carried out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Precondition {
-    /// Only in one of these.
+    /// If-Match: only these versions.
     pub only: Option<Versions>,
-    /// In none of these.
+    /// If-None-Match: all versions except these.
     pub except: Option<Versions>,
 }
 
 impl Precondition {
-    /// Refuses a record that is in another state.
+    /// Returns an error if the version does not meet the precondition.
     pub(super) fn check(&self, updated: &str) -> Result<()> {
         let is_wrong = self.only.as_ref().is_some_and(|it| !it.has(updated))
             || self.except.as_ref().is_some_and(|it| it.has(updated));
@@ -98,12 +96,12 @@ impl Precondition {
             false => Ok(()),
             true => Err(Error::new(
                 Kind::PreconditionFailed,
-                "The record is not in the state that the request expects; read it again.",
+                "The record does not have the version that the request expects; read it again.",
             )),
         }
     }
 
-    /// The same for a row.
+    /// Checks the version of a row.
     pub(super) fn check_row(
         &self,
         tx: &Connection,
@@ -121,9 +119,9 @@ impl Precondition {
     }
 }
 
-/// SQL: the value of `updated` after a change at the time in the parameter `now`. It is that time, or, when
-/// the row has changed in the same millisecond already, the next millisecond. A time that is far ahead
-/// is one of a wrong clock.
+/// SQL for the new value of `updated`. It is the time in the parameter `now`, or the next
+/// millisecond if the row has already changed in this one. A value more than 60 seconds ahead of
+/// `now` comes from a wrong clock and is replaced.
 pub fn next_updated(now: &str) -> String {
     const FORM: &str = "'%Y-%m-%dT%H:%M:%fZ'";
     format!(
@@ -145,7 +143,7 @@ mod tests {
         row.unwrap()
     }
 
-    /// Two changes in one millisecond were one version to an editor, and one of them was lost.
+    /// Two changes within one millisecond had the same version, and an editor lost one of them.
     #[test]
     fn each_change_has_another_time() {
         let connection = Connection::open_in_memory().unwrap();
@@ -169,12 +167,12 @@ mod tests {
 
     #[test]
     fn a_change_looks_at_the_version_alone() {
-        let shown = Shown {
+        let shown = RenderedRecord {
             json: b"{}".to_vec(),
             updated: "2026-01-31T12:00:00.000Z".to_owned(),
         };
         let tag = shown.tag().unwrap();
-        let other = Shown {
+        let other = RenderedRecord {
             json: b"{\"a\":1}".to_vec(),
             updated: shown.updated.clone(),
         };
@@ -189,6 +187,6 @@ mod tests {
         assert!(only(&["x", tag]).check(&other.updated).is_ok());
         assert!(only(&[tag]).check("2026-01-31T12:00:00.001Z").is_err());
         assert!(only(&[]).check(&other.updated).is_err());
-        assert_eq!(Shown::only_id("a").tag(), None);
+        assert_eq!(RenderedRecord::only_id("a").tag(), None);
     }
 }

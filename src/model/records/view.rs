@@ -1,14 +1,14 @@
-//! How a subscriber sees a change: whether its record is theirs to see, and what of it.
+//! The view that a subscriber has of changes: which records it sees, and which of their fields.
 //!
-//! The rule and the filter are asked about the record as the change left it, which may not be in the table
-//! any more; what they say about other records is asked of these as they are now. A [`SubscriberView`] is made once and
-//! asked about many changes, as long as the definitions hold that it was made with.
+//! The rule and the filter are evaluated on the record as the change left it, which may no longer
+//! be in the table. Other records that they refer to are read in their current state. A
+//! [`SubscriberView`] is built once and used for many changes, until the definitions change.
 
 use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::plan::{Key, Plan};
+use super::plan::{Plan, RecordKey};
 use super::query::email_visibility;
 use super::routing_key::RoutingKey;
 use super::{Scope, Shape};
@@ -18,13 +18,13 @@ use crate::model::events::{RecordState, SqlValue};
 use crate::model::filter::{Expr, REQUEST};
 use crate::model::rules::{Access, Operation, Rule};
 
-/// What a subscriber wants to see.
+/// The records and fields that a subscription asks for.
 #[derive(Clone, Debug, Default)]
 pub struct SubscriptionSpec {
-    /// Of the records of a collection those that this holds for.
+    /// Only records that match this filter.
     pub filter: Option<Expr>,
     pub shape: Shape,
-    /// One record, by id, which the view rule admits to; else the list rule does.
+    /// Only the record with this id. The view rule then applies in place of the list rule.
     pub record: Option<String>,
 }
 
@@ -33,14 +33,15 @@ pub struct SubscriberView {
     scope: Scope,
     collection: Arc<Collection>,
     plan: Plan,
-    /// It says something about the time, which was put in when it was made.
-    is_timed: bool,
-    /// What a record must have to be shown.
+    /// The rule or filter depends on the time, which is fixed when the view is built.
+    depends_on_time: bool,
+    /// Lets a registry of subscriptions skip this view by a single lookup.
     pub routing_key: Option<RoutingKey>,
 }
 
 impl SubscriberView {
-    /// Fails when the caller may see no record of the collection, or the spec makes no sense.
+    /// Fails if the caller may see no record of the collection, or if the filter or the fields are
+    /// invalid.
     pub fn new(
         scope: Scope,
         collection: &Arc<Collection>,
@@ -48,7 +49,7 @@ impl SubscriberView {
     ) -> Result<SubscriberView> {
         let grant = scope.admit(collection, operation(spec))?;
         let filter = spec.filter.clone();
-        let is_timed = is_timed(&scope, collection, spec);
+        let depends_on_time = depends_on_time(&scope, collection, spec);
         let rule = match &grant.access {
             Access::When(rule) => Some(rule.as_ref()),
             Access::Free | Access::Denied => None,
@@ -56,18 +57,18 @@ impl SubscriberView {
         let mut conditions = rule.into_iter().chain(&filter);
         let routing_key =
             conditions.find_map(|it| RoutingKey::find(it, collection, &scope.identity));
-        let key = Key::Given(filter);
+        let key = RecordKey::Values(filter);
         let plan = scope.plan(collection, &spec.shape, &key, &grant)?;
         Ok(SubscriberView {
             collection: Arc::clone(collection),
             scope,
             plan,
-            is_timed,
+            depends_on_time,
             routing_key,
         })
     }
 
-    /// What all share who see the same: none when this caller alone sees what it sees.
+    /// A key shared by subscribers with identical views; none if the view depends on the caller.
     pub fn group_key(
         scope: &Scope,
         collection: &Collection,
@@ -80,29 +81,29 @@ impl SubscriberView {
         };
         let mut conditions = rule.into_iter().chain(&spec.filter);
         let depends = conditions.any(Expr::depends_on_request)
-            || looks_around(collection, spec)
-            || (mentions_address(spec)
+            || reads_other_records(collection, spec)
+            || (mentions_email(spec)
                 && email_visibility::differs_by_caller(collection, &grant.fields, &scope.identity));
         let is_whole = grant.access == Access::Free;
         Ok((!depends).then(|| format!("{is_whole} {:?}", grant.fields)))
     }
 
-    /// What it was made with.
+    /// The definitions that the view was built with.
     pub fn definitions(&self) -> &Arc<Collections> {
         &self.scope.collections
     }
 
-    /// Whether it says something about the time: then one holds for one change alone.
-    pub fn is_timed(&self) -> bool {
-        self.is_timed
+    /// True if the view is valid for one change only, because it depends on the time.
+    pub fn depends_on_time(&self) -> bool {
+        self.depends_on_time
     }
 
-    /// Whether the definitions have changed since it was made.
+    /// True if the definitions have changed since the view was built.
     pub fn is_stale(&self) -> bool {
         self.scope.collections.check_current().is_err()
     }
 
-    /// Writes what the caller sees of a record; false when that is nothing.
+    /// Writes the record as the caller sees it; false if the record is not visible.
     pub fn show(
         &self,
         connection: &Connection,
@@ -110,10 +111,10 @@ impl SubscriberView {
         out: &mut Vec<u8>,
     ) -> Result<bool> {
         match Arc::ptr_eq(&state.collection, &self.collection) {
-            true => self.plan.write_given(connection, &state.values, out),
+            true => self.plan.write_values(connection, &state.values, out),
             false => {
-                let values = fit(state, &self.collection);
-                self.plan.write_given(connection, &values, out)
+                let values = align_to_definition(state, &self.collection);
+                self.plan.write_values(connection, &values, out)
             }
         }
     }
@@ -133,7 +134,7 @@ fn rule<'a>(collection: &'a Collection, spec: &SubscriptionSpec) -> Option<&'a R
     }
 }
 
-fn mentions_address(spec: &SubscriptionSpec) -> bool {
+fn mentions_email(spec: &SubscriptionSpec) -> bool {
     let fields = spec.shape.fields.as_ref();
     let is_address = |path: &[String]| path.iter().any(|name| name == "email");
     let filter = spec.filter.as_ref();
@@ -141,14 +142,15 @@ fn mentions_address(spec: &SubscriptionSpec) -> bool {
         || filter.is_some_and(|filter| filter.any_path(&is_address))
 }
 
-/// Whether other records have a say, as far as the caller may see these.
-fn looks_around(collection: &Collection, spec: &SubscriptionSpec) -> bool {
+/// True if the filter or the expansions read other records, so that the view rules of their
+/// collections matter.
+fn reads_other_records(collection: &Collection, spec: &SubscriptionSpec) -> bool {
     let is_relation = |name: &str| {
         let field = collection.field(name);
         field.is_some_and(|field| field.relation().is_some())
     };
     let leads_away = |path: &[String]| match path {
-        // A field of a record that the account points to.
+        // A field of a record that the account references.
         [first, _, _, _, ..] if first == REQUEST => true,
         [first, _, ..] => is_relation(first),
         _ => false,
@@ -158,9 +160,11 @@ fn looks_around(collection: &Collection, spec: &SubscriptionSpec) -> bool {
         || !spec.shape.expand.children.is_empty()
 }
 
-fn is_timed(scope: &Scope, collection: &Collection, spec: &SubscriptionSpec) -> bool {
+fn depends_on_time(scope: &Scope, collection: &Collection, spec: &SubscriptionSpec) -> bool {
     let others = scope.collections.all();
-    let others = others.iter().filter(|_| looks_around(collection, spec));
+    let others = others
+        .iter()
+        .filter(|_| reads_other_records(collection, spec));
     let rules = others.map(|other| [&other.rules.view, &other.rules.manage]);
     let rules = rules.flatten().flatten().chain(&collection.rules.manage);
     let rules = rules.chain(rule(collection, spec));
@@ -169,8 +173,8 @@ fn is_timed(scope: &Scope, collection: &Collection, spec: &SubscriptionSpec) -> 
     conditions.any(Expr::depends_on_time)
 }
 
-/// The values of a record in the order of another definition; what it did not have is unset.
-fn fit(state: &RecordState, collection: &Collection) -> Vec<SqlValue> {
+/// The values of a record in the field order of another definition; missing fields are unset.
+fn align_to_definition(state: &RecordState, collection: &Collection) -> Vec<SqlValue> {
     let mut values = state.values[..RecordState::SYSTEM.len()].to_vec();
     values.extend(collection.fields.iter().map(|field| {
         let before = state.collection.fields.iter();
@@ -180,7 +184,7 @@ fn fit(state: &RecordState, collection: &Collection) -> Vec<SqlValue> {
             .and_then(|at| before.clone().nth(at))
             .map(|it| it.is_multiple());
         match value {
-            // A list where one value is wanted now, or the reverse: it was another kind of field then.
+            // The field has changed between single and multiple since, so the value no longer fits.
             Some(value) if was_multiple == Some(field.is_multiple()) => value.clone(),
             _ => SqlValue::Null,
         }
@@ -238,11 +242,11 @@ mod tests {
         group.is_some()
     }
 
-    fn is_timed(list_rule: &str, text: &str) -> bool {
+    fn depends_on_time(list_rule: &str, text: &str) -> bool {
         let (scope, collection) = posts(list_rule);
         SubscriberView::new(scope, &collection, &spec(text))
             .unwrap()
-            .is_timed()
+            .depends_on_time()
     }
 
     #[test]
@@ -272,7 +276,8 @@ mod tests {
             assert!(!is_shared("", text), "{text}");
             assert!(!is_shared(text, "views > 0"), "rule {text}");
         }
-        // The view rule of another collection decides; a rule of this one sees all records.
+        // A filter reads other records under their view rules; a rule of this collection reads them
+        // all.
         assert!(!is_shared("", "author.name = 'x'"));
         assert!(is_shared("author.name = 'x'", "views > 0"));
     }
@@ -306,11 +311,11 @@ mod tests {
             ("created < @now", true),
             ("title IN ('@now')", false),
         ] {
-            assert_eq!(is_timed("", text), expected, "{text}");
-            assert_eq!(is_timed(text, "views > 0"), expected, "rule {text}");
+            assert_eq!(depends_on_time("", text), expected, "{text}");
+            assert_eq!(depends_on_time(text, "views > 0"), expected, "rule {text}");
         }
-        // By the view rule of the authors.
-        assert!(is_timed("", "author.name = 'x'"));
-        assert!(!is_timed("", "meta.name = 'x'"));
+        // Because of the view rule of the authors.
+        assert!(depends_on_time("", "author.name = 'x'"));
+        assert!(!depends_on_time("", "meta.name = 'x'"));
     }
 }

@@ -1,16 +1,16 @@
-//! The statements that insert and change rows of a collection, inside a write transaction.
+//! Inserts and updates rows of a collection inside a write transaction.
 
 use std::borrow::Cow;
 
 use rusqlite::types::Value as Stored;
 use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 
-use super::draft::not_valid;
+use super::Scope;
+use super::draft::invalid_record;
 use super::query::{MAIN, Query, RequestBody, Trust};
 use super::resolve::Resolved;
 use super::row::{Rowid, rowid_of};
 use super::version::next_updated;
-use super::{Scope, value};
 use crate::base::error::{Error, FieldError, FieldErrors, Kind, Result};
 use crate::base::{clock, ids};
 use crate::model::collections::{Collection, CollectionKind, TOKEN_KEY};
@@ -18,7 +18,7 @@ use crate::model::filter::Expr;
 use crate::store::db::quote;
 use crate::store::files::table;
 
-/// Inserts a record; returns its row. `rule` is the one that admits it, if any has a say.
+/// Inserts a row. `rule` is the create rule, if it is conditional.
 pub fn insert(
     tx: &Connection,
     scope: &Scope,
@@ -32,18 +32,18 @@ pub fn insert(
     check_bytes(row.iter().map(|(_, stored)| &**stored))?;
     let result = check_is_new_account(tx, scope, collection, id)
         .and_then(|()| insert_row(tx, collection, &row));
-    // Whoever may not make a record shall not learn which ones there are.
+    // Without the right to create, do not reveal that the id or value exists.
     if let (Err(error), Some(rule)) = (&result, rule)
         && error.kind() == Kind::Invalid
-        && !is_admitted(tx, scope, collection, rule, &resolved.sent, &row)?
+        && !is_admitted(tx, scope, collection, rule, &resolved.body, &row)?
     {
-        return Err(not_allowed());
+        return Err(create_rule_violated());
     }
     add_files(tx, collection, id, resolved)?;
     result
 }
 
-/// Adds the rows of the files that come along, of those that the record names now.
+/// Adds rows for the uploaded files that the record names.
 fn add_files(
     tx: &Connection,
     collection: &Collection,
@@ -51,9 +51,9 @@ fn add_files(
     resolved: &Resolved,
 ) -> Result<()> {
     for file in &resolved.files {
-        let is_named = resolved.values.iter().any(|(at, stored)| {
+        let is_named = resolved.values.iter().any(|(at, value)| {
             let field = &collection.fields[*at];
-            field.name == file.field && value::load_list(field, stored).contains(&file.stored.name)
+            field.name == file.field && value.strings().contains(&file.stored.name)
         });
         if is_named {
             table::add(tx, &collection.id, id, &file.stored)?;
@@ -62,7 +62,7 @@ fn add_files(
     Ok(())
 }
 
-/// The columns of a new record and their values.
+/// Columns and values of a new row.
 type Row<'a> = Vec<(&'a str, Cow<'a, Stored>)>;
 
 fn new_row<'a>(collection: &'a Collection, id: &str, resolved: &'a Resolved) -> Row<'a> {
@@ -76,9 +76,9 @@ fn new_row<'a>(collection: &'a Collection, id: &str, resolved: &'a Resolved) -> 
         ("updated", time(&times.updated)),
     ];
     let values = resolved.values.iter();
-    let values = values.map(|(at, stored)| {
+    let values = values.map(|(at, value)| {
         let name = collection.fields[*at].name.as_str();
-        (name, Cow::Borrowed(stored))
+        (name, value.to_stored())
     });
     system.into_iter().chain(values).collect()
 }
@@ -100,7 +100,7 @@ fn insert_row(tx: &Connection, collection: &Collection, row: &Row<'_>) -> Result
             columns += TOKEN_KEY;
             places += "?";
         }
-        // The comma behind the last one.
+        // The trailing comma.
         None => {
             columns.pop();
             places.pop();
@@ -121,11 +121,11 @@ fn insert_row(tx: &Connection, collection: &Collection, row: &Row<'_>) -> Result
     let mut statement = tx.prepare_cached(&sql)?;
     statement
         .execute(params_from_iter(params))
-        .map_err(|error| refuse(collection, error))?;
+        .map_err(|error| constraint_error(collection, error))?;
     Ok(tx.last_insert_rowid())
 }
 
-/// Whether a rule holds for a record that could not be inserted.
+/// Evaluates a rule on a row that could not be inserted.
 fn is_admitted(
     tx: &Connection,
     scope: &Scope,
@@ -154,7 +154,7 @@ fn is_admitted(
     Ok(found.optional()?.is_some())
 }
 
-/// Changes a row.
+/// Updates a row.
 pub fn update(
     tx: &Connection,
     scope: &Scope,
@@ -169,7 +169,7 @@ pub fn update(
     let mut sql = format!("UPDATE {table} SET updated = {next}");
     if let Some(updated) = &resolved.times.updated {
         params.push(Stored::Text(updated.clone()));
-        // A client that sends back the record that it has read does not mean its time.
+        // A client that returns the record as it was read does not mean to set its time.
         sql =
             format!("UPDATE {table} SET updated = CASE WHEN updated = ?3 THEN {next} ELSE ?3 END");
     }
@@ -180,9 +180,9 @@ pub fn update(
     let is_auth = collection.kind == CollectionKind::Auth;
     let (mut new_email, mut renews) = (None, false);
     let mut verified = "verified".to_owned();
-    for (at, stored) in &resolved.values {
+    for (at, value) in &resolved.values {
         let field = &collection.fields[*at];
-        params.push(stored.clone());
+        params.push(value.to_stored().into_owned());
         let place = params.len();
         match field.name.as_str() {
             "email" if is_auth => new_email = Some(place),
@@ -195,7 +195,7 @@ pub fn update(
     if let Some(email) = new_email
         && !scope.identity.manages()
     {
-        // A new address is one that nobody has verified.
+        // A new email is not verified.
         sql += &format!(
             ", verified = CASE WHEN email = ?{email} COLLATE NOCASE THEN {verified} ELSE 0 END"
         );
@@ -209,7 +209,7 @@ pub fn update(
     let mut statement = tx.prepare_cached(&sql)?;
     statement
         .execute(params_from_iter(params))
-        .map_err(|error| refuse(collection, error))?;
+        .map_err(|error| constraint_error(collection, error))?;
     if bytes > BYTES_UNCOUNTED {
         check_stored_bytes(tx, collection, rowid)?;
     }
@@ -219,7 +219,7 @@ pub fn update(
     add_files(tx, collection, id, resolved)
 }
 
-/// Rules know accounts by their ids alone, so no two accounts of a database have the same.
+/// Rules identify accounts by id only, so an id is unique among all accounts of a database.
 fn check_is_new_account(
     tx: &Connection,
     scope: &Scope,
@@ -235,21 +235,24 @@ fn check_is_new_account(
         .filter(|other| other.kind == CollectionKind::Auth && other.id != collection.id);
     for other in others {
         if rowid_of(tx, other, id)?.is_some() {
-            let message = "Another account has this id already.";
+            let message = "Another account already has this id.";
             let error = FieldError::new("validation_not_unique", message);
-            return Err(not_valid(FieldErrors::from([("id".to_owned(), error)])));
+            return Err(invalid_record(FieldErrors::from([(
+                "id".to_owned(),
+                error,
+            )])));
         }
     }
     Ok(())
 }
 
-/// Most bytes of all values of a record.
+/// Maximum size of all values of a record.
 const BYTES_MAX: usize = 4 << 20;
-/// A change of fewer bytes is not followed by counting the record: even one such change for each of
-/// its fields would not exceed [`BYTES_MAX`].
+/// Updates smaller than this skip the check of the stored size: one such update per field stays
+/// below [`BYTES_MAX`].
 const BYTES_UNCOUNTED: usize = 16 << 10;
 
-/// The bytes of what is written.
+/// Returns the size of the values, or an error if they exceed [`BYTES_MAX`].
 fn check_bytes<'a>(values: impl IntoIterator<Item = &'a Stored>) -> Result<usize> {
     let size = |stored: &Stored| match stored {
         Stored::Text(text) => text.len(),
@@ -282,12 +285,12 @@ fn check_stored_bytes(tx: &Connection, collection: &Collection, rowid: Rowid) ->
 }
 
 fn too_large() -> Error {
-    Error::new(Kind::TooLarge, "A record holds at most 4 MiB.")
+    Error::new(Kind::TooLarge, "A record must not exceed 4 MiB.")
 }
 
-/// Turns SQLite's refusal of a duplicate into an error of the field: its text names the columns
+/// Converts a violated UNIQUE constraint to a field error. SQLite's message names the columns
 /// (`UNIQUE constraint failed: table.a, table.b`).
-pub fn refuse(collection: &Collection, error: rusqlite::Error) -> Error {
+pub fn constraint_error(collection: &Collection, error: rusqlite::Error) -> Error {
     let text = error.to_string();
     let Some(columns) = text.split("UNIQUE constraint failed: ").nth(1) else {
         return error.into();
@@ -295,7 +298,7 @@ pub fn refuse(collection: &Collection, error: rusqlite::Error) -> Error {
     let prefix = format!("{}.", collection.name);
     let errors = columns.split(", ").map(|column| {
         let name = column.strip_prefix(&prefix).unwrap_or("id");
-        let message = "Another record has this value already.".to_owned();
+        let message = "Another record already has this value.".to_owned();
         (
             name.to_owned(),
             FieldError {
@@ -304,9 +307,9 @@ pub fn refuse(collection: &Collection, error: rusqlite::Error) -> Error {
             },
         )
     });
-    not_valid(errors.collect())
+    invalid_record(errors.collect())
 }
 
-pub fn not_allowed() -> Error {
+pub fn create_rule_violated() -> Error {
     Error::invalid("The record is not allowed by the createRule.")
 }

@@ -278,8 +278,8 @@ impl Broker<'_> {
             return Ok(None);
         };
         let database = context.databases.get(&group.database)?;
-        let is_timed = group.view.as_ref().is_some_and(|view| view.is_timed());
-        if is_timed {
+        let depends_on_time = (group.view.as_ref()).is_some_and(|view| view.depends_on_time());
+        if depends_on_time {
             group.view = Some(context.view(group)?);
         }
         let Some(view) = &group.view else {

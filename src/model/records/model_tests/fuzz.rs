@@ -25,6 +25,7 @@ use crate::base::error::{Kind, Result};
 use crate::base::paging::Page;
 use crate::model::filter::{Expr, Operand, SortTerm};
 use crate::model::records::query::{MAIN, Query, RequestBody, RequestContext, Trust};
+use crate::model::records::value::FieldValue;
 use crate::model::records::{ListQuery, Shape};
 use crate::model::{filter, records};
 use crate::store::db::quote;
@@ -311,13 +312,15 @@ impl<'a> Guarded<'a> {
         words: &Expr,
         make: impl Fn(&mut Query<'_>, Trust) -> Result<String>,
     ) {
-        let text_of = |text: &str| Stored::Text(text.to_owned());
+        let scalar = FieldValue::Scalar;
+        let text_of = |text: &str| scalar(Stored::Text(text.to_owned()));
+        let tags = ["a".to_owned(), "b".to_owned()];
         let sent = RequestBody::from([
             ("title".to_owned(), text_of("a")),
-            ("tags".to_owned(), text_of(r#"["a","b"]"#)),
-            ("number".to_owned(), Stored::Integer(5)),
+            ("tags".to_owned(), FieldValue::List(tags.to_vec())),
+            ("number".to_owned(), scalar(Stored::Integer(5))),
             ("meta".to_owned(), text_of(r#"{"a":[1,"b"]}"#)),
-            ("hidden_done".to_owned(), Stored::Integer(1)),
+            ("hidden_done".to_owned(), scalar(Stored::Integer(1))),
         ]);
         let mut done: HashMap<String, HashSet<(String, String)>> = HashMap::new();
         for author in &self.authors {

@@ -167,9 +167,9 @@ impl Store {
             return caller.identity(world);
         };
         let (scope, collection) = (admin_scope(world), &world.tables[*table].collection);
-        let read = self
-            .database()
-            .read(|connection| records::account::user(connection, &scope, collection, &record.id));
+        let read = self.database().read(|connection| {
+            records::account::load_user(connection, &scope, collection, &record.id)
+        });
         Identity::User(Arc::new(read.unwrap().unwrap()))
     }
 }

@@ -1,4 +1,4 @@
-//! The state of a statement while its conditions are made: parameters, names of tables.
+//! The state of a statement under construction: its parameters and table aliases.
 
 use std::collections::BTreeMap;
 
@@ -6,48 +6,50 @@ use rusqlite::types::Value as Stored;
 
 use crate::base::clock;
 use crate::model::collections::{Collection, Collections};
+use crate::model::records::value::FieldValue;
 use crate::model::rules::Identity;
 
-/// The name of the main table in every statement made here.
+/// The alias of the main table in every statement.
 pub const MAIN: &str = "r0";
 
-/// Whose words a condition is.
+/// The author of a condition.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// A rule of the schema: every record, every field but passwords.
+    /// A rule of the schema. It reads every record and every field except passwords.
     Rule,
-    /// The caller's: only the fields that the caller may read, and of related records only those
-    /// that the caller may view; others are as if they did not exist.
+    /// The caller. It reads only the fields that the caller may read, and only related records that
+    /// the caller may view; others do not exist for it.
     Caller,
 }
 
-/// What a change sends: each field that it mentions, as it would be stored, and the id.
-pub type RequestBody = BTreeMap<String, Stored>;
+/// `@request.body`: the value of each field that a change mentions, and the id.
+pub type RequestBody = BTreeMap<String, FieldValue>;
 
-/// Whose request a statement is for, and what it says.
+/// The request that a statement serves: the caller, and the body.
 #[derive(Clone, Copy)]
 pub struct RequestContext<'a> {
     pub identity: &'a Identity,
-    /// What a rule sees as `@request.body`; none when nothing is written.
+    /// `@request.body`; none if the request writes nothing.
     pub body: Option<&'a RequestBody>,
 }
 
-/// What the paths of a condition begin at.
+/// The record at which the paths of a condition start.
 #[derive(Clone, Copy)]
 pub struct PathRoot<'a> {
-    /// A table that holds records of `collection`, by its name in the statement.
+    /// The alias of a table with records of `collection`.
     pub alias: &'a str,
     pub collection: &'a Collection,
     pub trust: Trust,
 }
 
-/// Makes conditions for one statement and gathers their parameters.
+/// Builds the conditions of one statement and collects their parameters.
 pub struct Query<'a> {
     pub collections: &'a Collections,
     pub request: RequestContext<'a>,
-    /// The rule is only checked; paths must lead somewhere, whoever asks.
+    /// The rule is only validated: paths must resolve for any caller.
     pub is_check: bool,
-    /// The condition searches in texts, which takes the longer the more records it does so in.
+    /// The condition searches in text, so its time depends on the number of records that it
+    /// searches.
     pub searches: bool,
     pub params: Vec<Stored>,
     pub aliases: usize,
@@ -55,7 +57,7 @@ pub struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// A statement whose own parameters are ?1 to ?`reserved`.
+    /// Starts a statement whose own parameters are ?1 to ?N, the values of `reserved`.
     pub fn new(
         collections: &'a Collections,
         request: RequestContext<'a>,
@@ -73,7 +75,6 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// All parameters in order.
     pub fn into_params(self) -> Vec<Stored> {
         self.params
     }

@@ -1,4 +1,4 @@
-//! How values are compared: the type of each field, and constants brought into its stored form.
+//! Types of comparisons, and conversion of constants to the stored form of a type.
 
 use rusqlite::types::Value as Stored;
 
@@ -7,7 +7,7 @@ use crate::base::error::{Error, Result};
 use crate::model::collections::{Field, FieldKind};
 use crate::model::records::value::shorten;
 
-/// The type by which a value is compared.
+/// The type with which a value is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ComparisonType {
     Text,
@@ -19,13 +19,13 @@ pub enum ComparisonType {
 }
 
 impl ComparisonType {
-    /// True if its values are moments, or days, which are their midnights.
+    /// True for datetimes and dates; a date stands for its midnight.
     pub fn is_moment(self) -> bool {
         matches!(self, ComparisonType::Date | ComparisonType::Datetime)
     }
 }
 
-/// How values of a field are compared.
+/// The type with which values of a field are compared.
 pub fn type_of(field: &Field) -> ComparisonType {
     match field.kind {
         FieldKind::Number { .. } => ComparisonType::Number,
@@ -36,7 +36,7 @@ pub fn type_of(field: &Field) -> ComparisonType {
     }
 }
 
-/// Gives a constant the form in which values of `kind` are stored.
+/// Converts a constant to the form in which values of `kind` are stored.
 pub fn coerce(value: Stored, kind: Option<ComparisonType>) -> Result<Stored> {
     let kind = match (kind, &value) {
         (Some(ComparisonType::Json), _) | (_, Stored::Null) => return Ok(value),
@@ -91,12 +91,14 @@ fn moment(text: &str) -> Result<String> {
     Ok(clock::format_ms(ms))
 }
 
-/// SQLite's path to a value inside json; names are quoted, whole numbers are positions.
+/// The SQLite JSON path of these names: integers are array positions, other names are quoted.
 pub fn json_path(names: &[String]) -> Result<String> {
     let mut path = "$".to_owned();
     for name in names {
         if name.contains(['"', '\\']) {
-            return Err(Error::invalid(format!("{name} is not a name inside json.")));
+            return Err(Error::invalid(format!(
+                "{name} is not a valid name in a JSON path."
+            )));
         }
         path += &match name.parse::<u32>() {
             Ok(position) => format!("[{position}]"),

@@ -1,4 +1,5 @@
-//! Comparisons as SQL: of single values, of any or all of several, and of days with moments.
+//! Comparisons as SQL: of single values, of any or all values of a list, and of dates with
+//! datetimes.
 
 use rusqlite::types::Value as Stored;
 
@@ -10,20 +11,20 @@ use super::operand::{OperandValue, ResolvedOperand, SqlOperand, is_missing_reque
 use crate::base::error::{Error, Result};
 use crate::model::filter::{Comparison, Literal, Op, Operand};
 
-/// The time that makes a moment of a day.
+/// The suffix that turns a day into its midnight.
 const MIDNIGHT: &str = "T00:00:00.000Z";
 
-/// The part that days play in a comparison: a field of type `date` holds days and moments, and a
-/// day is its midnight. In the order of texts a day comes just before its midnight.
+/// Handling of days. A field of type `date` holds days and datetimes, and a day stands for its
+/// midnight. As a string, a day sorts just before its midnight.
 enum DayComparison {
     No,
-    /// The left side is an expression of such a field, the right one the midnight of this day.
+    /// The left operand is an expression of such a field, the right one the midnight of this day.
     Midnight {
         day: String,
     },
-    /// The same, turned around.
+    /// The same with the operands swapped.
     MidnightFirst,
-    /// Both are expressions; those that are of such a field are to be made moments.
+    /// Both operands are expressions; those of such a field must be converted to datetimes.
     Both {
         left: bool,
         right: bool,
@@ -32,8 +33,8 @@ enum DayComparison {
 
 impl DayComparison {
     fn of(left: &SqlOperand, right: &SqlOperand) -> DayComparison {
-        let is_day = |term: &SqlOperand| term.kind() == Some(ComparisonType::Date);
-        let is_moment = |term: &SqlOperand| term.kind().is_some_and(ComparisonType::is_moment);
+        let is_day = |it: &SqlOperand| it.kind() == Some(ComparisonType::Date);
+        let is_moment = |it: &SqlOperand| it.kind().is_some_and(ComparisonType::is_moment);
         match (left, right) {
             (SqlOperand::Sql { .. }, SqlOperand::Sql { .. })
                 if is_moment(left) && is_moment(right) =>
@@ -68,41 +69,43 @@ impl Query<'_> {
         let mut left = self.operand(&comparison.left, root)?;
         let mut right = self.operand(&comparison.right, root)?;
         let (op, any) = (comparison.op, comparison.any);
-        // A pattern is text, whatever the type of what it is held against.
+        // A pattern is a string, whatever the type of the other operand.
         let is_like = matches!(op, Op::Like | Op::NotLike);
         left.align_to(&right, is_like);
         right.align_to(&left, is_like);
-        let is_nothing = is_missing_request_value(&left, op, &right);
-        let of_nothing = |positive| truth(matches!(op, Op::NotEqual | Op::NotLike) == positive);
-        if is_nothing && left.guard.is_none() && right.guard.is_none() {
-            // What the field's path has bound is not in the statement.
+        let is_missing = is_missing_request_value(&left, op, &right);
+        let missing_result = |positive| truth(matches!(op, Op::NotEqual | Op::NotLike) == positive);
+        if is_missing && left.guard.is_none() && right.guard.is_none() {
+            // Drop the parameters of operands that the statement does not use.
             self.params.truncate(bound);
-            return Ok(of_nothing(positive));
+            return Ok(missing_result(positive));
         }
         let wanted = |side: &ResolvedOperand| side.kind.filter(|_| !is_like);
         let (of_left, of_right) = (wanted(&left), wanted(&right));
         let (left, right) = (self.expand_multi(left)?, self.expand_multi(right)?);
         let guards = [&left.guard, &right.guard].into_iter().flatten().cloned();
         let guard = guards.reduce(|one, other| format!("{one} AND {other}"));
-        let leaf = |query: &mut Self, a: &SqlOperand, b: &SqlOperand, positive, otherwise| {
-            let sql = match is_nothing {
-                true => of_nothing(positive),
-                false => query.leaf(a, op, b, positive)?,
+        let scalar_comparison =
+            |query: &mut Self, a: &SqlOperand, b: &SqlOperand, positive, otherwise| {
+                let sql = match is_missing {
+                    true => missing_result(positive),
+                    false => query.scalar_comparison(a, op, b, positive)?,
+                };
+                let is_equality =
+                    matches!((op, positive), (Op::Equal, true) | (Op::NotEqual, false));
+                Ok(match &guard {
+                    Some(guard) if is_equality && otherwise == "FALSE" && !query.searches => {
+                        guarded_equality(&sql, guard)
+                    }
+                    Some(guard) => guarded(&sql, guard, otherwise),
+                    None => sql,
+                })
             };
-            let is_equality = matches!((op, positive), (Op::Equal, true) | (Op::NotEqual, false));
-            Ok(match &guard {
-                Some(guard) if is_equality && otherwise == "FALSE" && !query.searches => {
-                    guarded_equality(&sql, guard)
-                }
-                Some(guard) => guarded(&sql, guard, otherwise),
-                None => sql,
-            })
-        };
-        // A moment that meets no type stays one.
+        // A datetime compared with an untyped operand stays a datetime.
         let a = left.to_sql_operand(of_right.or(of_left), &right, op)?;
         let b = right.to_sql_operand(of_left.or(of_right), &left, op)?;
         let from = match (&left.value, &right.value) {
-            // Only what a request brings is short enough to be held against each of several.
+            // Only values of the request are few enough to be compared with each of several values.
             (OperandValue::Many { from: a, .. }, OperandValue::Many { from: b, .. })
                 if left.from_request || right.from_request =>
             {
@@ -116,19 +119,19 @@ impl Query<'_> {
             (OperandValue::Many { from, .. }, _) | (_, OperandValue::Many { from, .. }) => {
                 from.clone()
             }
-            _ => return leaf(self, &a, &b, positive, "FALSE"),
+            _ => return scalar_comparison(self, &a, &b, positive, "FALSE"),
         };
-        // Any of the rows of `from`, or all of them: there is none that is not so.
+        // Any of the rows of `from`, or all of them: no row for which the comparison is false.
         let (not, otherwise) = match any == positive {
             true => ("", "FALSE"),
             false => ("NOT ", "TRUE"),
         };
-        let inner = leaf(self, &a, &b, any, otherwise)?;
+        let inner = scalar_comparison(self, &a, &b, any, otherwise)?;
         Ok(format!("{not}EXISTS (SELECT 1 FROM {from} WHERE {inner})"))
     }
 
-    /// One comparison of single values; without NULL as a result where it matters.
-    fn leaf(
+    /// Compares single values; the result is NULL only where that counts as false.
+    fn scalar_comparison(
         &mut self,
         left: &SqlOperand,
         op: Op,
@@ -150,21 +153,23 @@ impl Query<'_> {
             DayComparison::Midnight { day } => {
                 return Ok(self.at_midnight(left, op, right, day, positive));
             }
-            DayComparison::MidnightFirst => return self.leaf(right, op.flipped(), left, positive),
+            DayComparison::MidnightFirst => {
+                return self.scalar_comparison(right, op.flipped(), left, positive);
+            }
         };
         Ok(match (op.symbol(), equal == positive) {
-            // With a value on one side `=` and `IS` agree, and `=` uses every index. What a
-            // request does not have equals nothing, as with `=`.
+            // If one operand is set, `=` and `IS` agree, and `=` can use every index. A missing
+            // `@request` value equals nothing, as with `=`.
             ("=" | "!=", true) if one_is_set || one_may_be_nothing => format!("{a} = {b}"),
             ("=" | "!=", true) => format!("{a} IS {b}"),
             ("=" | "!=", false) if one_may_be_nothing => format!("({a} = {b}) IS NOT TRUE"),
             ("=" | "!=", false) => format!("{a} IS NOT {b}"),
-            (sign, true) => format!("{a} {sign} {b}"),
-            (sign, false) => format!("({a} {sign} {b}) IS NOT TRUE"),
+            (symbol, true) => format!("{a} {symbol} {b}"),
+            (symbol, false) => format!("({a} {symbol} {b}) IS NOT TRUE"),
         })
     }
 
-    /// The moment that a term of days and moments stands for.
+    /// The datetime of an operand with days and datetimes.
     fn as_moment(&mut self, term: &SqlOperand, is_day: bool) -> String {
         match (self.sql(term), is_day) {
             (sql, true) => format!("substr({sql} || '{MIDNIGHT}', 1, 24)"),
@@ -172,8 +177,8 @@ impl Query<'_> {
         }
     }
 
-    /// Compares days and moments with the midnight of a day, which both are, in a form that uses
-    /// indexes. Nothing stands between the two, and the day comes first.
+    /// Compares days and datetimes with the midnight of a day, in a form that can use indexes. The
+    /// day and its midnight are equal; no other string sorts between the two.
     fn at_midnight(
         &mut self,
         days: &SqlOperand,

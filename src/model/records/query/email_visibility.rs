@@ -1,9 +1,9 @@
-//! The addresses of accounts: who sees them.
+//! Who may see the email of an account.
 //!
-//! An account shows its address to itself, to admins, to keys that read it, to the callers whom the
-//! `manageRule` of its collection admits, and, if its `emailVisibility` is true, to everybody who may view
-//! it. To others an answer has no `email`, a comparison with it is false, also behind a `NOT`, and a sort
-//! puts it where accounts without an address are.
+//! The email is visible to the account itself, to admins, to API keys that can read the account, to
+//! callers admitted by the `manageRule` of the collection, and, if `emailVisibility` is true, to
+//! all callers that may view the account. For other callers a response has no `email`, a comparison
+//! with it is false, even under a `NOT`, and a sort treats it as unset.
 
 use rusqlite::types::Value as Stored;
 
@@ -13,15 +13,14 @@ use crate::model::collections::{Collection, CollectionKind, EMAIL_VISIBILITY, Fi
 use crate::model::rules::{Fields, Identity, Rule};
 use crate::store::db::quote;
 
-/// The field that holds the address.
 const EMAIL: &str = "email";
 
-/// True if it depends on the account whether a caller who reads these fields sees this one.
+/// True if the account decides whether a caller who reads these fields sees this one.
 pub fn is_guarded(collection: &Collection, field: &Field, fields: &Fields) -> bool {
     collection.kind == CollectionKind::Auth && field.name == EMAIL && *fields != Fields::All
 }
 
-/// True if two callers who read these fields may see different addresses.
+/// True if two callers who read these fields may see different emails.
 pub fn differs_by_caller(collection: &Collection, fields: &Fields, identity: &Identity) -> bool {
     let is_own = matches!(identity, Identity::User(user) if user.collection_id == collection.id);
     let rule = collection.rules.manage.as_ref();
@@ -31,25 +30,26 @@ pub fn differs_by_caller(collection: &Collection, fields: &Fields, identity: &Id
         && (is_own || rule.is_some_and(|rule| rule.depends_on_request()))
 }
 
-/// SQL: a value where the guard holds, and something else where it does not.
+/// SQL for `value` if the guard holds, else `otherwise`.
 pub fn guarded(value: &str, guard: &str, otherwise: &str) -> String {
     format!("CASE WHEN {guard} THEN {value} ELSE {otherwise} END")
 }
 
-/// SQL: an equality that does not hold where the guard does not, which an index on the value answers. It is NULL where
-/// the guard is, which counts as false: it stands below no `NOT`.
+/// SQL for an equality that is false without the guard, and that can use an index on the value. It
+/// is NULL if the guard is, which counts as false because it is never under a `NOT`.
 pub fn guarded_equality(equality: &str, guard: &str) -> String {
     format!("({guard} AND {equality})")
 }
 
 impl Query<'_> {
-    /// SQL: the caller may see the address of the account in the table `alias`, or there is none.
+    /// SQL that is true if the caller may see the email of the account in the table `alias`, or if
+    /// there is no such account.
     pub fn sees_email(&mut self, alias: &str, collection: &Collection) -> Result<String> {
         let mut any = Vec::new();
         if alias != MAIN {
             any.push(format!("{alias}.id IS NULL"));
         }
-        // A definition that a master of an older version made has no such field.
+        // A definition from a master of an older version has no such field.
         if collection.field(EMAIL_VISIBILITY).is_some() {
             any.push(format!("{alias}.{}", quote(EMAIL_VISIBILITY)));
         }
@@ -114,7 +114,7 @@ mod tests {
         db
     }
 
-    /// How SQLite finds the records that a filter of a stranger holds for, and their ids.
+    /// The query plan for a filter of an anonymous caller, and the ids that it finds.
     fn ask(db: &Connection, filter: &str) -> (String, String) {
         let collections = accounts();
         let request = RequestContext {
@@ -136,7 +136,7 @@ mod tests {
         (plan.join("; "), texts(&sql, 0).concat())
     }
 
-    /// A guard in a CASE kept SQLite from the index: each look-up of an account by its address read the whole
+    /// A guard in a CASE prevented use of the index: each lookup of an account by email scanned the
     /// table.
     #[test]
     fn an_equality_uses_the_index_and_other_comparisons_take_as_long_for_hidden_addresses() {
@@ -155,7 +155,8 @@ mod tests {
             ("NOT (email > 'b')", false, ""),
             ("email ~ 'b.c'", false, "b"),
             ("email !~ 'x'", false, "b"),
-            // What is searched for the accounts of an address would tell that there are some.
+            // A text search on the accounts with an email would reveal by its time that there are
+            // some.
             ("email = 'b@b.c' && name ~ 'b'", false, "b"),
             ("NOT (NOT (name ~ 'a') || email != 'a@b.c')", false, ""),
         ] {

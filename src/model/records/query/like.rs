@@ -1,12 +1,13 @@
-//! The `~` operator as an SQL function: contains, with `%` for anything, ASCII case folded.
+//! The `~` operator as an SQL function: substring search, with `%` as wildcard, ignoring ASCII
+//! case.
 //!
-//! In a pattern `\%`, `\_` and `\\` stand for their second character; any other backslash, and any other `_`,
-//! for itself.
+//! In a pattern `\%`, `\_` and `\\` stand for their second character; any other backslash, and any
+//! other `_`, stands for itself.
 //!
-//! SQLite's own LIKE goes back and forth in its pattern, so that a few `%` against a long text can
-//! take hours inside one step that nothing can stop. Here the parts between the `%` are searched
-//! from left to right, each at its first place, which finds a match whenever there is one. The time is
-//! linear in the text, whatever the pattern, and the deadline of the connection is looked at on the way.
+//! SQLite's LIKE backtracks, so a few `%` against a long text can take hours inside one step that
+//! cannot be interrupted. Here the parts between the `%` are searched from left to right, each at
+//! its first occurrence, which finds a match if there is one. The time is linear in the length of
+//! the text for any pattern, and the deadline of the connection is checked on the way.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -19,34 +20,33 @@ use rusqlite::{Connection, ffi};
 use crate::base::error::Result;
 use crate::store::db::Deadline;
 
-/// The name of the function in SQL: `vski_like(text, pattern)`.
 pub const FUNCTION: &str = "vski_like";
-/// Bytes that are looked at between two looks at the deadline.
-const BYTES_PER_LOOK: usize = 1 << 20;
-/// Bytes kept for the folded form of the next text.
-const KEPT_MAX: usize = 64 << 10;
+/// Bytes to scan between two checks of the deadline.
+const BYTES_PER_DEADLINE_CHECK: usize = 1 << 20;
+/// Maximum capacity of the buffer kept for the next text.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
 
-/// Makes the function known to a connection.
+/// Registers the function with a connection.
 pub fn register(connection: &Connection, deadline: &Deadline) -> Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8
         | FunctionFlags::SQLITE_DETERMINISTIC
         | FunctionFlags::SQLITE_INNOCUOUS;
-    let folding = RefCell::new(Folding {
+    let matcher = RefCell::new(Matcher {
         deadline: deadline.clone(),
         text: Vec::new(),
-        looked_at: 0,
+        scanned: 0,
     });
     connection.create_scalar_function(FUNCTION, 2, flags, move |context| {
-        let mut folding = folding.borrow_mut();
-        // A constant pattern is prepared once for a statement.
+        let mut matcher = matcher.borrow_mut();
+        // A constant pattern is prepared once per statement.
         let pattern = context.get_or_create_aux(1, |value| {
             let text = text_of(value);
-            folding.looked_at += text.len();
+            matcher.scanned += text.len();
             Ok::<_, Infallible>(Pattern::new(&text))
         })?;
         match context.get_raw(0) {
-            ValueRef::Text(text) => folding.matches(&pattern, text),
-            value => folding.matches(&pattern, &text_of(value)),
+            ValueRef::Text(text) => matcher.matches(&pattern, text),
+            value => matcher.matches(&pattern, &text_of(value)),
         }
     })?;
     Ok(())
@@ -61,23 +61,23 @@ fn text_of(value: ValueRef<'_>) -> Vec<u8> {
     }
 }
 
-/// Brings texts into lower case.
-struct Folding {
+/// Matches texts, with a buffer for their lower-case form.
+struct Matcher {
     deadline: Deadline,
-    /// The present text.
+    /// The current text in lower case.
     text: Vec<u8>,
-    /// Bytes since the last look at the deadline.
-    looked_at: usize,
+    /// Bytes scanned since the last check of the deadline.
+    scanned: usize,
 }
 
-impl Folding {
-    /// True if a text matches; fails when the deadline is over.
+impl Matcher {
+    /// True if the text matches; fails after the deadline.
     fn matches(&mut self, pattern: &Pattern, text: &[u8]) -> rusqlite::Result<bool> {
         self.text.clear();
-        for piece in text.chunks(BYTES_PER_LOOK) {
-            self.looked_at += piece.len();
-            if self.looked_at >= BYTES_PER_LOOK {
-                self.looked_at = 0;
+        for piece in text.chunks(BYTES_PER_DEADLINE_CHECK) {
+            self.scanned += piece.len();
+            if self.scanned >= BYTES_PER_DEADLINE_CHECK {
+                self.scanned = 0;
                 if self.deadline.is_over() {
                     let code = ffi::Error::new(ffi::SQLITE_INTERRUPT);
                     return Err(rusqlite::Error::SqliteFailure(code, None));
@@ -88,14 +88,14 @@ impl Folding {
             self.text[begin..].make_ascii_lowercase();
         }
         let is_match = pattern.matches(&self.text);
-        if self.text.capacity() > KEPT_MAX {
+        if self.text.capacity() > BUFFER_BYTES_MAX {
             self.text = Vec::new();
         }
         Ok(is_match)
     }
 }
 
-/// A pattern in lower case, cut at its `%`.
+/// A lower-case pattern, split at its `%`.
 struct Pattern {
     first: Vec<u8>,
     middle: Vec<Finder<'static>>,
@@ -103,7 +103,7 @@ struct Pattern {
 }
 
 impl Pattern {
-    /// Without a `%` of its own a pattern has one at each end.
+    /// A pattern without `%` matches anywhere in the text.
     fn new(text: &[u8]) -> Pattern {
         let (mut parts, mut part) = (Vec::new(), Vec::new());
         let mut bytes = text.iter().copied().peekable();
@@ -131,7 +131,7 @@ impl Pattern {
         }
     }
 
-    /// True if a text in lower case matches.
+    /// True if the lower-case text matches.
     fn matches(&self, text: &[u8]) -> bool {
         let rest = text.strip_prefix(self.first.as_slice());
         let Some(mut rest) = rest.and_then(|rest| rest.strip_suffix(self.last.as_slice())) else {
@@ -197,14 +197,14 @@ mod tests {
         check(r"a\b", r"a\b", true);
         check(r"a\b", r"a\\b", true);
         check(r"a\\b", r"a\\\\b", true);
-        // A backslash, and then anything.
+        // A backslash, followed by anything.
         check(r"a\b", r"a\\%", true);
         check("a%b", r"a\\%", false);
         check(r"a\", "a\\", true);
         check("a", "a\\", false);
     }
 
-    /// Texts of the same letter defeat a search that begins again at each place.
+    /// A text of one repeated letter makes a naive search quadratic.
     #[test]
     fn a_long_pattern_in_a_long_text_is_quick() {
         let text = "a".repeat(4 << 20);

@@ -1,21 +1,21 @@
-//! Filters, rules and sorts to SQL: the one place that assembles statements from a condition.
+//! Compiles filters, rules and sorts to SQL. Only this module builds SQL from a condition.
 //!
-//! Every identifier is resolved against a collection first and quoted; every value is a bound
-//! parameter. The meaning of a condition:
+//! Every identifier is resolved against a collection and quoted; every value is a bound parameter.
+//! The meaning of a condition:
 //!
-//! - A field without a value is *unset*. `= ''`, `= null` and `IS NULL` all ask for that (inside
-//!   json the empty text is a value of its own). Ordering comparisons with unset are false.
-//! - The text `''` that stands in a condition comes before everything else that texts and dates can
-//!   be: `id > ''` holds for every record.
-//! - What a date is compared with must be a date. A day (`2026-01-31`) is its midnight.
-//! - Every comparison is either true or false: `NOT` is pushed down to the comparisons, so SQL's
-//!   third truth value never shows.
-//! - Where one side has several values (a list, or a path through one) the plain operators ask
-//!   for all of them, the `?` forms for any; no values count as one unset value.
-//! - `@request...` that has no value, or one that cannot be a value of what it is compared with,
-//!   equals nothing but `''` and `null`, and is part of nothing, so rules such as
+//! - A field without a value is *unset*. `= ''`, `= null` and `IS NULL` all match unset (inside
+//!   json the empty string is a value of its own). Ordering comparisons with unset are false.
+//! - The literal `''` sorts before all other strings and dates: `id > ''` holds for every record.
+//! - A date can only be compared with a date. A day (`2026-01-31`) stands for its midnight.
+//! - Every comparison is either true or false: `NOT` is pushed down to the comparisons, so the
+//!   third truth value of SQL never appears.
+//! - If one side has several values (a list, or a path through one), the plain operators require
+//!   all of them to match, and the `?` operators any of them. An empty list counts as one unset
+//!   value.
+//! - An `@request...` path without a value, or with a value that does not fit the type of the other
+//!   side, equals only `''` and `null` and never matches `~`. So rules such as
 //!   `owner = @request.auth.id`, `members ~ @request.auth.id` and
-//!   `@request.body.owner = @request.auth.id` never let anonymous callers in.
+//!   `@request.body.owner = @request.auth.id` never admit anonymous callers.
 
 pub use builder::{MAIN, Query, RequestBody, RequestContext, Trust};
 pub use like::{FUNCTION as LIKE, register};
@@ -36,11 +36,11 @@ mod operand;
 mod path;
 mod request;
 
-/// Steps into relations and over lists in one statement.
+/// Maximum number of joins over relations and lists in one statement.
 const JOINS_MAX: usize = 100;
 
 impl Query<'_> {
-    /// The SQL of a condition on the main table, which holds records of `collection`.
+    /// SQL for a condition on the main table, which holds records of `collection`.
     pub fn condition(
         &mut self,
         expr: &Expr,
@@ -54,16 +54,17 @@ impl Query<'_> {
         };
         self.searches = expr.searches();
         let sql = self.expr(expr, true, root)?;
-        // SQLite's work for joins grows with the square of their number.
+        // The cost of joins in SQLite grows with the square of their number.
         if self.aliases > JOINS_MAX {
             return Err(Error::invalid(format!(
-                "The filter goes through relations and lists more than {JOINS_MAX} times."
+                "The filter needs more than {JOINS_MAX} joins over relations and lists."
             )));
         }
         Ok(sql)
     }
 
-    /// The SQL of a sort, always ending in a total order that an index on the last term has too.
+    /// SQL for a sort. It ends with the rowid, which makes the order total and which an index on
+    /// the last term includes.
     pub fn order(
         &mut self,
         terms: &[SortTerm],
@@ -92,7 +93,7 @@ impl Query<'_> {
                     },
                     _ => {
                         return Err(Error::invalid(format!(
-                            "{} cannot be sorted by: it has several values, or is the same for all records.",
+                            "Cannot sort by {}: it has several values or is the same for all records.",
                             term.path.join(".")
                         )));
                     }
@@ -148,7 +149,7 @@ fn direction(descending: bool) -> &'static str {
     if descending { " DESC" } else { "" }
 }
 
-/// Checks that a rule means something for its collection.
+/// Validates a rule against its collection.
 pub fn check_rule(rule: &Rule, collection: &Collection, others: &Collections) -> Result<()> {
     let Some(expression) = rule.expression() else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The sides of a comparison: what a value, a path or a word of the request comes to.
+//! Operands of comparisons, resolved from literals, paths and `@request` values.
 
 use rusqlite::types::Value as Stored;
 
@@ -6,31 +6,32 @@ use super::coercion::{ComparisonType, coerce};
 use crate::base::error::{Error, Result};
 use crate::model::filter::Op;
 
-/// One side of a comparison, resolved.
+/// A resolved operand.
 pub struct ResolvedOperand {
     pub value: OperandValue,
-    /// The type by which it is compared: always that of an expression; of a constant only when it
-    /// is a moment.
+    /// The type of the comparison. An expression always has one; a constant only if it is a
+    /// datetime.
     pub kind: Option<ComparisonType>,
-    /// It stands for an `@request` path: without a value it equals nothing but a text that asks
-    /// for that.
+    /// The operand is an `@request` path: without a value it equals only a literal that asks for
+    /// unset.
     pub from_request: bool,
-    /// SQL: the caller may see the value. A comparison with one that it may not see is false.
+    /// SQL that is true if the caller may see the value. A comparison with a value that it may not
+    /// see is false.
     pub guard: Option<String>,
 }
 
 pub enum OperandValue {
-    /// A value that is known now.
+    /// A constant.
     Constant(Stored),
-    /// Several values that are known now.
+    /// Several constants.
     Constants(Vec<Stored>),
     /// An SQL expression with one value.
     One { sql: String },
-    /// An SQL `FROM` clause and the expression of each of its rows.
+    /// An SQL `FROM` clause, and an expression with a value for each of its rows.
     Many { from: String, sql: String },
 }
 
-/// A path on its way through tables.
+/// The joins of a path through tables.
 pub struct JoinPath {
     pub alias: String,
     pub joins: String,
@@ -77,20 +78,19 @@ impl ResolvedOperand {
         ResolvedOperand { kind, ..self }
     }
 
-    /// Whether it stands in the text of the condition.
+    /// True for a literal of the condition.
     fn is_literal(&self) -> bool {
         matches!(self.value, OperandValue::Constant(_)) && !self.from_request
     }
 
-    /// True if a side of the request without a value is compared with this one as any other value
-    /// is: `= ''` and `= null` ask for it. A pattern does not: `@request.auth.role ~ '%'` would let
-    /// callers without an account in.
+    /// True if this operand matches a missing `@request` value: the literals `''` and `null` do. A
+    /// pattern does not, or `@request.auth.role ~ '%'` would admit anonymous callers.
     fn matches_missing(&self, op: Op) -> bool {
         self.is_literal() && !matches!(op, Op::Like | Op::NotLike)
     }
 
-    /// Makes it comparable with `other`, which is of type `kind` where that matters. The text ''
-    /// that stands in the condition comes before all others if the order matters.
+    /// Converts the operand for a comparison of type `kind` with `other`. In an ordering comparison
+    /// the literal `''` stays a string, which sorts before all others.
     pub fn to_sql_operand(
         &self,
         kind: Option<ComparisonType>,
@@ -107,7 +107,8 @@ impl ResolvedOperand {
                 Ok(SqlOperand::Value(Stored::Text(String::new())))
             }
             OperandValue::Constant(value) => {
-                // '' is a text to json in records, but asks the request for nothing, in json too.
+                // `''` is a string for json in records, but stands for unset in a comparison with
+                // `@request`.
                 let kind = kind.filter(|kind| *kind != ComparisonType::Json || !other.from_request);
                 Ok(SqlOperand::Value(coerce(value.clone(), kind)?))
             }
@@ -121,7 +122,7 @@ impl ResolvedOperand {
     }
 }
 
-/// A side that is ready to be written down.
+/// An operand that can be written as SQL.
 pub enum SqlOperand {
     Sql {
         sql: String,
@@ -143,7 +144,7 @@ impl SqlOperand {
         matches!(self, SqlOperand::Value(value) if *value != Stored::Null)
     }
 
-    /// Whether it equals nothing, not even what is unset, when it has no value.
+    /// True if a missing value equals nothing, not even unset.
     pub fn is_nullable(&self) -> bool {
         matches!(
             self,
@@ -155,11 +156,11 @@ impl SqlOperand {
     }
 }
 
-/// True if a side of the request has no value and the other does not ask for that.
+/// True if one operand is an `@request` path without a value and the other does not ask for unset.
 pub fn is_missing_request_value(left: &ResolvedOperand, op: Op, right: &ResolvedOperand) -> bool {
-    let is_nothing = |side: &ResolvedOperand| {
+    let is_missing = |side: &ResolvedOperand| {
         side.from_request && matches!(side.value, OperandValue::Constant(Stored::Null))
     };
-    (is_nothing(left) && !right.matches_missing(op))
-        || (!left.matches_missing(op) && is_nothing(right))
+    (is_missing(left) && !right.matches_missing(op))
+        || (!left.matches_missing(op) && is_missing(right))
 }

@@ -1,4 +1,4 @@
-//! Paths of conditions: from a record through its relations to a column.
+//! Resolves the paths of conditions: from a record through its relations to a column.
 
 use rusqlite::types::Value as Stored;
 
@@ -17,7 +17,7 @@ impl Query<'_> {
     pub fn path(&mut self, path: &[String], root: PathRoot<'_>) -> Result<ResolvedOperand> {
         let first = path.first().map_or("", String::as_str);
         if first == REQUEST {
-            return self.request(path, root);
+            return self.request_value(path, root);
         }
         if let Some(name) = first.strip_prefix('@') {
             let value = Stored::Text(self.time_macro(name, path)?);
@@ -32,7 +32,7 @@ impl Query<'_> {
         self.field_path(join, path, path, root)
     }
 
-    /// Moments relative to the request, all in UTC (names as in PocketBase).
+    /// The time macros, in UTC, with the names that PocketBase uses.
     fn time_macro(&self, name: &str, path: &[String]) -> Result<String> {
         let day = self.now_ms.div_euclid(clock::DAY_MS) * clock::DAY_MS;
         let ms = match name {
@@ -49,16 +49,16 @@ impl Query<'_> {
                 let text = clock::format_ms(day);
                 clock::parse_datetime(&format!("{}-01-01", &text[..4])).unwrap_or(day)
             }
-            _ => return Err(Error::invalid(format!("{} is not known.", path.join(".")))),
+            _ => return Err(Error::invalid(format!("Unknown name {}.", path.join(".")))),
         };
         if path.len() > 1 {
-            return Err(Error::invalid(format!("{} is not known.", path.join("."))));
+            return Err(Error::invalid(format!("Unknown name {}.", path.join("."))));
         }
         Ok(clock::format_ms(ms))
     }
 
-    /// Walks the names of a path (`author.name`, `tags`, `meta.colour`) from where `join` has come
-    /// to, a record of `root.collection`; `path` is the whole of it, for errors.
+    /// Resolves the names of a path (`author.name`, `tags`, `meta.colour`) from the record that
+    /// `join` has reached, one of `root.collection`. `path` is the whole path, for errors.
     pub fn field_path(
         &mut self,
         mut join: JoinPath,
@@ -137,7 +137,8 @@ impl Query<'_> {
         column: String,
     ) -> ResolvedOperand {
         if let FieldKind::Json { .. } = field.kind {
-            // The sign keeps SQLite from putting a text that it is compared with in its place.
+            // The unary plus keeps SQLite from replacing the column with a constant that it is
+            // compared with.
             return join.end(
                 format!("json_extract(+{column}, '$')"),
                 ComparisonType::Json,
@@ -150,8 +151,8 @@ impl Query<'_> {
         join.end(values, type_of(field))
     }
 
-    /// Joins the record of `target` with this id. To a caller a record that the view rule hides is
-    /// none.
+    /// Joins the record of `target` with this id. In a filter of the caller, a record that the view
+    /// rule hides does not exist.
     pub fn step_into(
         &mut self,
         join: &mut JoinPath,
@@ -181,7 +182,8 @@ impl Query<'_> {
         Ok(())
     }
 
-    /// Joins the values of a list; no values are one unset value. Returns the value's SQL.
+    /// Joins the values of a list; an empty list counts as one unset value. Returns the SQL of the
+    /// value.
     fn step_over_values(&mut self, join: &mut JoinPath, column: &str) -> String {
         let alias = self.alias();
         join.joins += &format!(" LEFT JOIN json_each(coalesce({column}, '[null]')) AS {alias}");

@@ -1,10 +1,10 @@
-//! `@request...` in conditions: the account of the caller, and what is being written.
+//! `@request...` in conditions: the account of the caller, and the body of the request.
 //!
-//! `@request.auth.NAME` is a field of the signed-in record, `@request.auth.team.name` one of a record
-//! that it points to. `@request.body.NAME` is what a field would hold after the change, if the request
-//! sends anything for it, with or without a sign; `@request.body.NAME:isset` whether it does;
-//! `@request.body.owner.role` a field of the record that the change points to. Several values ask for all of
-//! them, as with fields.
+//! `@request.auth.NAME` is a field of the signed-in account, `@request.auth.team.name` one of a
+//! record that it references. `@request.body.NAME` is the value of a field after the change, if the
+//! request sends one, with or without a modifier; `@request.body.NAME:isset` is true if it does;
+//! `@request.body.owner.role` is a field of the record that the change references. Of several
+//! values all must match, as with fields.
 
 use rusqlite::types::Value as Stored;
 use serde_json::Value;
@@ -14,34 +14,34 @@ use super::coercion::{ComparisonType, coerce, type_of};
 use super::operand::{JoinPath, OperandValue, ResolvedOperand};
 use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, CollectionKind, Field, FieldKind};
-use crate::model::records::value;
+use crate::model::records::value::FieldValue;
 use crate::model::rules::{Identity, User};
 
-/// What every account has; never a way to other records.
+/// Columns that every account has; none of them is a relation.
 const ALWAYS: [&str; 5] = ["id", "created", "updated", "collectionId", "collectionName"];
-/// What admins are the records of, to clients of PocketBase.
+/// The collection of admins, as clients of PocketBase know it.
 pub const ADMINS: &str = "_superusers";
 
 impl<'a> Query<'a> {
-    /// The side that `path`, which begins with `@request`, stands for.
-    pub(super) fn request(
+    /// The operand for a path that starts with `@request`.
+    pub(super) fn request_value(
         &mut self,
         path: &[String],
         root: PathRoot<'_>,
     ) -> Result<ResolvedOperand> {
         match path {
             [_, part, first, rest @ ..] if part == "auth" => {
-                self.account(path, first, rest, root.trust)
+                self.auth_value(path, first, rest, root.trust)
             }
-            // A caller's own filter is about records, and writes none.
+            // A filter of the caller reads records and has no body.
             [_, part, first, rest @ ..] if part == "body" && root.trust == Trust::Rule => {
-                self.body(path, first, rest, root)
+                self.body_value(path, first, rest, root)
             }
             _ => Err(unknown(path)),
         }
     }
 
-    fn account(
+    fn auth_value(
         &mut self,
         path: &[String],
         first: &str,
@@ -57,28 +57,32 @@ impl<'a> Query<'a> {
             _ => None,
         };
         if self.is_check {
-            return Ok(nothing().of_kind(match is_always {
+            return Ok(missing().of_kind(match is_always {
                 true => kind,
-                false => self.check_account(path, first, rest)?,
+                false => self.check_auth_path(path, first, rest)?,
             }));
         }
         let user = match self.request.identity {
             Identity::User(user) => user,
-            Identity::Admin(id) if first == "id" => return Ok(known(Stored::Text(id.clone()))),
-            Identity::Admin(_) if first == "collectionName" => {
-                return Ok(known(Stored::Text(ADMINS.to_owned())));
+            Identity::Admin(id) if first == "id" => {
+                return Ok(request_constant(Stored::Text(id.clone())));
             }
-            _ => return Ok(nothing().of_kind(kind)),
+            Identity::Admin(_) if first == "collectionName" => {
+                return Ok(request_constant(Stored::Text(ADMINS.to_owned())));
+            }
+            _ => return Ok(missing().of_kind(kind)),
         };
         match first {
-            "collectionId" => Ok(known(Stored::Text(user.collection_id.clone()))),
-            "collectionName" => Ok(known(Stored::Text(user.collection_name.clone()))),
-            _ if is_always => Ok(several(values(user.record.get(first))).of_kind(kind)),
-            _ => self.account_field(user, path, rest, trust),
+            "collectionId" => Ok(request_constant(Stored::Text(user.collection_id.clone()))),
+            "collectionName" => Ok(request_constant(Stored::Text(user.collection_name.clone()))),
+            _ if is_always => {
+                Ok(request_constants(request_values(user.record.get(first))).of_kind(kind))
+            }
+            _ => self.auth_field(user, path, rest, trust),
         }
     }
 
-    fn account_field(
+    fn auth_field(
         &mut self,
         user: &User,
         path: &[String],
@@ -87,11 +91,11 @@ impl<'a> Query<'a> {
     ) -> Result<ResolvedOperand> {
         let collections = self.collections;
         let Some(collection) = collections.by_id(&user.collection_id) else {
-            return Ok(nothing());
+            return Ok(missing());
         };
         let Some(field) = collection.field(&path[2]).filter(|it| !it.is_secret()) else {
-            // Another auth collection may have it.
-            return Ok(nothing());
+            // Another auth collection may have the field.
+            return Ok(missing());
         };
         if !self
             .fields_of(collection, trust)?
@@ -101,39 +105,40 @@ impl<'a> Query<'a> {
         }
         let value = user.record.get(&field.name);
         if let FieldKind::Json { .. } = field.kind {
-            // As conditions on records see json; only a list of groups stands for its values.
-            let value = value.and_then(|value| inside(value, rest));
+            // Json has the same value as in conditions on records; only the list `groups` counts as
+            // several values.
+            let value = value.and_then(|value| json_lookup(value, rest));
             return Ok(match field.name == "groups" && rest.is_empty() {
-                true => several(values(value)),
-                false => known(value.map_or(Stored::Null, scalar)),
+                true => request_constants(request_values(value)),
+                false => request_constant(value.map_or(Stored::Null, scalar)),
             });
         }
         if rest.is_empty() {
-            return Ok(several(values(value)).of_kind(moment_kind(field)));
+            return Ok(request_constants(request_values(value)).of_kind(moment_kind(field)));
         }
         let Some(target) = self.target(field) else {
-            return Ok(nothing());
+            return Ok(missing());
         };
         let bound = self.params.len();
-        match self.of_related(&texts(value), target, rest, path, trust) {
-            // What the rule speaks of, accounts of another collection have.
+        match self.related_values(&strings(value), target, rest, path, trust) {
+            // The rule may refer to fields of accounts in another collection.
             Err(_) if trust == Trust::Rule => {
                 self.params.truncate(bound);
-                Ok(nothing())
+                Ok(missing())
             }
             side => side,
         }
     }
 
-    /// The collection that a relation leads to.
+    /// The target of a relation.
     fn target(&self, field: &Field) -> Option<&'a Collection> {
         let options = field.relation()?;
         let target = self.collections.by_id(&options.collection_id)?;
         Some(target)
     }
 
-    /// The values at `rest` in the records of `target` with these ids, which the request names.
-    fn of_related(
+    /// The values at `rest` in the records of `target` with these ids, which come from the request.
+    fn related_values(
         &mut self,
         ids: &[String],
         target: &Collection,
@@ -142,10 +147,10 @@ impl<'a> Query<'a> {
         trust: Trust,
     ) -> Result<ResolvedOperand> {
         if ids.is_empty() {
-            return Ok(nothing());
+            return Ok(missing());
         }
         let mut join = JoinPath::from_request(ids.len() > 1);
-        let id = self.one_of(&mut join, ids)?;
+        let id = self.bind_ids(&mut join, ids)?;
         self.step_into(&mut join, &id, target, trust, &|| unknown(path))?;
         let root = PathRoot {
             alias: "",
@@ -155,9 +160,10 @@ impl<'a> Query<'a> {
         Ok(self.field_path(join, rest, path, root)?.of_request())
     }
 
-    /// A rule may speak of the fields of any auth collection of the database. Returns the type if
-    /// one of them holds moments there: what it is compared with must be one then.
-    fn check_account(
+    /// Validates a path into the account. A rule may refer to fields of any auth collection of the
+    /// database. Returns the type if one of them is a date there, since it can then only be
+    /// compared with dates.
+    fn check_auth_path(
         &mut self,
         path: &[String],
         first: &str,
@@ -173,7 +179,7 @@ impl<'a> Query<'a> {
             else {
                 continue;
             };
-            match self.check_account_field(field, path, rest) {
+            match self.check_auth_field(field, path, rest) {
                 Ok(kind) => found = Some(found.flatten().or(kind)),
                 Err(error) => refusal = error,
             }
@@ -181,7 +187,7 @@ impl<'a> Query<'a> {
         found.ok_or(refusal)
     }
 
-    fn check_account_field(
+    fn check_auth_field(
         &mut self,
         field: &Field,
         path: &[String],
@@ -202,7 +208,7 @@ impl<'a> Query<'a> {
         Ok(side.kind.filter(|kind| kind.is_moment()))
     }
 
-    fn body(
+    fn body_value(
         &mut self,
         path: &[String],
         first: &str,
@@ -225,39 +231,33 @@ impl<'a> Query<'a> {
         }
         let Some(field) = field else {
             return match rest.is_empty() {
-                true => Ok(sent.map_or_else(nothing, |id| known(id.clone()))),
+                true => Ok(body_operand(sent)),
                 false => Err(unknown(path)),
             };
         };
         if let FieldKind::Json { .. } = field.kind {
-            let Some(Stored::Text(text)) = sent else {
-                return Ok(nothing());
+            let Some(FieldValue::Scalar(Stored::Text(text))) = sent else {
+                return Ok(missing());
             };
             let value: Value = serde_json::from_str(text)?;
-            return Ok(known(inside(&value, rest).map_or(Stored::Null, scalar)));
+            let value = json_lookup(&value, rest);
+            return Ok(request_constant(value.map_or(Stored::Null, scalar)));
         }
-        let ids = |sent: &Stored| value::load_list(field, sent);
         if !rest.is_empty() {
             let target = self.target(field).ok_or_else(|| unknown(path))?;
-            let ids = match (self.is_check, field.is_multiple()) {
-                (false, _) => sent.map(ids).unwrap_or_default(),
-                // No ids; but the path is walked, and compared, as if there were some.
-                (true, false) => vec![String::new()],
-                (true, true) => vec![String::new(), String::new()],
+            // Validation of a rule has no ids, but resolves and compares the path as if it had.
+            let unknown_ids = vec![String::new(); if field.is_multiple() { 2 } else { 1 }];
+            let ids = match (self.is_check, sent) {
+                (true, _) => &unknown_ids,
+                (false, Some(value)) => value.strings(),
+                (false, None) => &[],
             };
-            return self.of_related(&ids, target, rest, path, Trust::Rule);
+            return self.related_values(ids, target, rest, path, Trust::Rule);
         }
-        let side = match sent {
-            Some(stored) if field.is_multiple() => {
-                several(ids(stored).into_iter().map(Stored::Text).collect())
-            }
-            Some(stored) => known(stored.clone()),
-            None => nothing(),
-        };
-        Ok(side.of_kind(moment_kind(field)))
+        Ok(body_operand(sent).of_kind(moment_kind(field)))
     }
 
-    /// Makes rows of several known values.
+    /// Converts several constants to rows.
     pub(super) fn expand_multi(&mut self, side: ResolvedOperand) -> Result<ResolvedOperand> {
         let OperandValue::Constants(values) = &side.value else {
             return Ok(side);
@@ -276,8 +276,8 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// Binds an id, or joins several.
-    fn one_of(&mut self, join: &mut JoinPath, ids: &[String]) -> Result<String> {
+    /// Binds one id, or joins several.
+    fn bind_ids(&mut self, join: &mut JoinPath, ids: &[String]) -> Result<String> {
         match ids {
             [id] => Ok(self.bind(Stored::Text(id.clone()))),
             _ => self.over_json(join, &Value::from(ids)),
@@ -292,7 +292,8 @@ impl<'a> Query<'a> {
 }
 
 impl ResolvedOperand {
-    /// The same, of the request: there an empty text is nothing, also inside json.
+    /// Marks an operand as one of the request, where the empty string counts as unset, also inside
+    /// json.
     fn of_request(mut self) -> ResolvedOperand {
         if let OperandValue::One { sql } | OperandValue::Many { sql, .. } = &mut self.value
             && self.kind == Some(ComparisonType::Json)
@@ -305,8 +306,9 @@ impl ResolvedOperand {
         }
     }
 
-    /// A value of the request that cannot be one of the other side's is nothing to it. The same in
-    /// the text of a filter is a mistake, which [`ResolvedOperand::to_sql_operand`] tells of.
+    /// Converts a value of the request to the type of the other operand. A value that does not fit
+    /// counts as missing. A literal that does not fit is an error, see
+    /// [`ResolvedOperand::to_sql_operand`].
     pub(super) fn align_to(&mut self, other: &ResolvedOperand, is_like: bool) {
         let (Some(kind), true) = (other.kind, self.from_request) else {
             return;
@@ -323,14 +325,14 @@ impl ResolvedOperand {
                 self.kind = Some(ComparisonType::Datetime).filter(|_| kind.is_moment() && !is_like);
             }
             OperandValue::One { sql } | OperandValue::Many { sql, .. } => {
-                *sql = fitting(sql, kind, is_like);
+                *sql = aligned_sql(sql, kind, is_like);
             }
         }
     }
 }
 
-/// The same in SQL: the value, or NULL where it is a text that is none of `kind`.
-fn fitting(sql: &str, kind: ComparisonType, is_like: bool) -> String {
+/// SQL for the same: the value, or NULL if it is a string that does not fit `kind`.
+fn aligned_sql(sql: &str, kind: ComparisonType, is_like: bool) -> String {
     let (yes, no) = match is_like {
         true => (sql, sql),
         false => ("1", "0"),
@@ -363,27 +365,38 @@ impl JoinPath {
 }
 
 fn unknown(path: &[String]) -> Error {
-    Error::invalid(format!("{} is not known.", path.join(".")))
+    Error::invalid(format!("Unknown name {}.", path.join(".")))
 }
 
-fn known(value: Stored) -> ResolvedOperand {
+fn request_constant(value: Stored) -> ResolvedOperand {
     ResolvedOperand {
         from_request: true,
         ..ResolvedOperand::constant(value)
     }
 }
 
-/// The type of a field that holds moments: what it is compared with must be one.
+/// The type of a field with dates, which can only be compared with dates.
 fn moment_kind(field: &Field) -> Option<ComparisonType> {
     Some(type_of(field)).filter(|kind| kind.is_moment())
 }
 
-fn nothing() -> ResolvedOperand {
-    known(Stored::Null)
+/// The operand for a value of the body.
+fn body_operand(value: Option<&FieldValue>) -> ResolvedOperand {
+    match value {
+        Some(FieldValue::List(list)) => {
+            request_constants(list.iter().cloned().map(Stored::Text).collect())
+        }
+        Some(FieldValue::Scalar(stored)) => request_constant(stored.clone()),
+        None => missing(),
+    }
 }
 
-/// No values are nothing.
-fn several(mut values: Vec<Stored>) -> ResolvedOperand {
+fn missing() -> ResolvedOperand {
+    request_constant(Stored::Null)
+}
+
+/// An operand for any number of values; none counts as missing.
+fn request_constants(mut values: Vec<Stored>) -> ResolvedOperand {
     let value = match values.len() {
         0 => OperandValue::Constant(Stored::Null),
         1 => OperandValue::Constant(values.remove(0)),
@@ -397,8 +410,8 @@ fn several(mut values: Vec<Stored>) -> ResolvedOperand {
     }
 }
 
-/// A value of the request; a list is its values.
-fn values(value: Option<&Value>) -> Vec<Stored> {
+/// The values of a JSON value; a list counts as its elements.
+fn request_values(value: Option<&Value>) -> Vec<Stored> {
     let list = match value {
         Some(Value::Array(list)) => list.as_slice(),
         Some(value) => std::slice::from_ref(value),
@@ -423,7 +436,7 @@ fn scalar(value: &Value) -> Stored {
     }
 }
 
-fn texts(value: Option<&Value>) -> Vec<String> {
+fn strings(value: Option<&Value>) -> Vec<String> {
     match value {
         Some(Value::String(text)) if !text.is_empty() => vec![text.clone()],
         Some(Value::Array(list)) => list
@@ -434,9 +447,8 @@ fn texts(value: Option<&Value>) -> Vec<String> {
     }
 }
 
-/// What lies at a path inside json, as `json_extract` has it: whole numbers are positions in lists and
-/// nothing else.
-fn inside<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
+/// The value at a path inside json, as `json_extract` finds it: integers are array positions only.
+fn json_lookup<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
     path.iter()
         .try_fold(value, |value, name| match (value, name.parse::<u32>()) {
             (Value::Array(list), Ok(position)) => list.get(usize::try_from(position).ok()?),

@@ -1,9 +1,11 @@
-//! What a client may write into a field: JSON to stored values, with an error per field.
+//! Parses and validates the JSON values of fields; each field gets its own error.
 //!
-//! An unset value (absent on create, `null`, the empty text, the empty list) is stored as NULL;
-//! `required` refuses it. Numbers and booleans are also taken as text, since forms send text.
+//! An unset value (absent on create, `null`, the empty string, the empty list) is stored as NULL,
+//! unless the field is `required`. Numbers and booleans may be strings, since forms send strings.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::slice;
 
 use rusqlite::types::Value as Stored;
 use serde_json::Value;
@@ -16,14 +18,14 @@ use crate::net::mail;
 
 mod strict;
 
-/// A JSON object whose values are not looked into yet: json fields keep their text as it came.
+/// A JSON object with unparsed values, so that json fields keep their text as sent.
 pub type RawBody = BTreeMap<String, Box<RawValue>>;
 
-/// What a request does to one field.
+/// The change of one field.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FieldChange {
-    Set(Stored),
-    /// `field+` or `field-` of a number, which is an integer or a real.
+    Set(FieldValue),
+    /// `field+` or `field-` of a number; an integer or a real.
     Add(Stored),
     /// `field+` of a list.
     Append(Vec<String>),
@@ -31,134 +33,184 @@ pub enum FieldChange {
     Prepend(Vec<String>),
     /// `field-` of a list.
     Remove(Vec<String>),
-    /// A password that is still to be hashed.
+    /// A password to hash.
     Hash(String),
+}
+
+/// The value of a field. The list of a field with several values stays a list until its row is
+/// written, where it becomes JSON text.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FieldValue {
+    /// The value of a field with at most one; NULL if it is unset.
+    Scalar(Stored),
+    /// The strings of a field with several values; empty if it is unset.
+    List(Vec<String>),
+}
+
+impl FieldValue {
+    /// Decodes the value in a row.
+    pub fn load(field: &Field, stored: Stored) -> FieldValue {
+        match (field.is_multiple(), stored) {
+            (true, Stored::Text(text)) => {
+                FieldValue::List(serde_json::from_str(&text).unwrap_or_default())
+            }
+            (true, _) => FieldValue::List(Vec::new()),
+            (false, stored) => FieldValue::Scalar(stored),
+        }
+    }
+
+    /// The value of a field that holds strings. A field with at most one value gets the first.
+    pub fn from_list(field: &Field, list: Vec<String>) -> FieldValue {
+        match field.is_multiple() {
+            true => FieldValue::List(list),
+            false => {
+                let first = list.into_iter().next();
+                FieldValue::Scalar(first.map_or(Stored::Null, Stored::Text))
+            }
+        }
+    }
+
+    pub fn is_unset(&self) -> bool {
+        match self {
+            FieldValue::Scalar(stored) => *stored == Stored::Null,
+            FieldValue::List(list) => list.is_empty(),
+        }
+    }
+
+    /// The strings of the value: those of a list, or the one of a scalar.
+    pub fn strings(&self) -> &[String] {
+        match self {
+            FieldValue::List(list) => list,
+            FieldValue::Scalar(Stored::Text(text)) => slice::from_ref(text),
+            FieldValue::Scalar(_) => &[],
+        }
+    }
+
+    /// The form in which a row stores the value; NULL if it is unset.
+    pub fn to_stored(&self) -> Cow<'_, Stored> {
+        match self {
+            FieldValue::Scalar(stored) => Cow::Borrowed(stored),
+            FieldValue::List(list) if list.is_empty() => Cow::Owned(Stored::Null),
+            FieldValue::List(list) => {
+                let list: Vec<Value> = list.iter().map(|it| Value::from(it.as_str())).collect();
+                Cow::Owned(Stored::Text(Value::from(list).to_string()))
+            }
+        }
+    }
 }
 
 type FieldResult<T> = Result<T, FieldError>;
 
-/// Longest text of a field that has a pattern and no `max`: a match takes time by the length of the text and of
-/// the pattern.
+/// Maximum length of a field with a pattern and no `max`: the time of a match grows with both
+/// lengths.
 const PATTERN_CHARS_MAX: usize = 5000;
 
-/// Reads the new value of a field. NULL stands for unset.
+/// Parses the new value of a field.
 pub fn parse(field: &Field, raw: &RawValue) -> FieldResult<FieldChange> {
     let text = raw.get();
     if let FieldKind::Json { bytes_max } = field.kind {
-        return parse_json(field, text, bytes_max).map(FieldChange::Set);
+        let stored = parse_json(field, text, bytes_max)?;
+        return Ok(FieldChange::Set(FieldValue::Scalar(stored)));
     }
     let value = scalar_or_list(field, text)?;
     if let (FieldKind::Password { chars_min }, Value::String(text)) = (&field.kind, &value) {
         return parse_password(text, *chars_min);
     }
-    let stored = parse_typed(field, &value)?;
-    if stored == Stored::Null && field.required {
-        return Err(required());
+    let value = match field.kind {
+        FieldKind::Select { .. } | FieldKind::Relation(_) | FieldKind::File(_) => {
+            parse_choices(field, &value)?
+        }
+        _ => FieldValue::Scalar(parse_scalar(field, &value)?),
+    };
+    if value.is_unset() && field.required {
+        return Err(required_error());
     }
-    Ok(FieldChange::Set(stored))
+    Ok(FieldChange::Set(value))
 }
 
-/// Reads what `field+`, `+field` or `field-` adds or takes away.
-pub fn parse_modifier(field: &Field, sign: Modifier, raw: &RawValue) -> FieldResult<FieldChange> {
+/// Parses the value of `field+`, `+field` or `field-`.
+pub fn parse_modifier(
+    field: &Field,
+    modifier: Modifier,
+    raw: &RawValue,
+) -> FieldResult<FieldChange> {
     let value = scalar_or_list(field, raw.get())?;
-    if matches!(field.kind, FieldKind::Number { .. }) && sign != Modifier::Before {
+    if matches!(field.kind, FieldKind::Number { .. }) && modifier != Modifier::Prepend {
         let Some(number) = number_of(&value) else {
-            return wrong("validation_invalid_value", "Must be a number.");
+            return field_error("validation_invalid_value", "Must be a number.");
         };
-        let minus = sign == Modifier::Minus;
-        let whole = number
-            .as_i64()
-            .and_then(|n| if minus { n.checked_neg() } else { Some(n) });
-        let real = number.as_f64().unwrap_or(f64::NAN) * if minus { -1.0 } else { 1.0 };
+        let is_negative = modifier == Modifier::Remove;
+        let whole = number.as_i64().and_then(|n| {
+            if is_negative {
+                n.checked_neg()
+            } else {
+                Some(n)
+            }
+        });
+        let real = number.as_f64().unwrap_or(f64::NAN) * if is_negative { -1.0 } else { 1.0 };
         return Ok(FieldChange::Add(
             whole.map_or(Stored::Real(real), Stored::Integer),
         ));
     }
     if !field.is_multiple() && field.file().is_none() {
-        return wrong(
+        return field_error(
             "validation_invalid_modifier",
-            "Only numbers and lists can be added to.",
+            "Modifiers (+/-) apply to numbers and lists only.",
         );
     }
-    let list = texts_of(&value)?;
-    if sign != Modifier::Minus {
+    let list = strings_of(&value)?;
+    if modifier != Modifier::Remove {
         for text in &list {
             check_choice(field, text)?;
         }
     }
-    Ok(match sign {
-        Modifier::Plus => FieldChange::Append(list),
-        Modifier::Before => FieldChange::Prepend(list),
-        Modifier::Minus => FieldChange::Remove(list),
+    Ok(match modifier {
+        Modifier::Append => FieldChange::Append(list),
+        Modifier::Prepend => FieldChange::Prepend(list),
+        Modifier::Remove => FieldChange::Remove(list),
     })
 }
 
-/// The sign of a modifier and where it stands.
+/// The operator of a key such as `tags+`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Modifier {
-    Plus,
-    Before,
-    Minus,
+    Append,
+    Prepend,
+    Remove,
 }
 
 impl Modifier {
     /// Splits `tags+`, `+tags` or `tags-` into the name and the modifier.
     pub fn split(key: &str) -> Option<(&str, Modifier)> {
         if let Some(name) = key.strip_prefix('+') {
-            return Some((name, Modifier::Before));
+            return Some((name, Modifier::Prepend));
         }
-        let sign = if key.ends_with('+') {
-            Modifier::Plus
+        let modifier = if key.ends_with('+') {
+            Modifier::Append
         } else {
-            Modifier::Minus
+            Modifier::Remove
         };
-        key.strip_suffix(['+', '-']).map(|name| (name, sign))
+        key.strip_suffix(['+', '-']).map(|name| (name, modifier))
     }
 }
 
-/// What a field holds when a new record does not mention it.
-pub fn unset(field: &Field) -> FieldResult<Stored> {
+/// The value of a field that a new record does not mention; an error if the field is required.
+pub fn default_value(field: &Field) -> FieldResult<FieldValue> {
     match field.required {
-        true => Err(required()),
-        false => Ok(unset_form(field)),
+        true => Err(required_error()),
+        false => Ok(unset_value(field)),
     }
 }
 
-/// The same whether it is required or not.
-pub fn unset_form(field: &Field) -> Stored {
+/// The unset value, even of a required field.
+pub fn unset_value(field: &Field) -> FieldValue {
     match field.kind {
-        FieldKind::Bool => Stored::Integer(0),
-        _ => Stored::Null,
+        FieldKind::Bool => FieldValue::Scalar(Stored::Integer(0)),
+        _ => FieldValue::load(field, Stored::Null),
     }
 }
 
-/// The list that a multiple field stores; NULL for an empty one.
-pub fn store_list(list: &[String]) -> Stored {
-    if list.is_empty() {
-        return Stored::Null;
-    }
-    Stored::Text(Value::from(list.to_vec()).to_string())
-}
-
-/// A list as its field stores it, which may take one value only.
-pub fn store(field: &Field, list: &[String]) -> Stored {
-    match (field.is_multiple(), list.first()) {
-        (true, _) => store_list(list),
-        (false, Some(one)) => Stored::Text(one.clone()),
-        (false, None) => Stored::Null,
-    }
-}
-
-/// The list behind [`store_list`], or the single value as a list of one.
-pub fn load_list(field: &Field, stored: &Stored) -> Vec<String> {
-    match stored {
-        Stored::Text(text) if field.is_multiple() => serde_json::from_str(text).unwrap_or_default(),
-        Stored::Text(text) => vec![text.clone()],
-        _ => Vec::new(),
-    }
-}
-
-/// Checks a number against the bounds of its field.
+/// Checks a number against the options of its field.
 pub fn check_number(field: &Field, number: f64) -> FieldResult<()> {
     let FieldKind::Number {
         min,
@@ -169,18 +221,18 @@ pub fn check_number(field: &Field, number: f64) -> FieldResult<()> {
         return Ok(());
     };
     if integers_only && number.fract() != 0.0 {
-        return wrong("validation_only_int", "Must be a whole number.");
+        return field_error("validation_only_int", "Must be a whole number.");
     }
     if min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max) {
-        return wrong(
+        return field_error(
             "validation_out_of_range",
-            &format!("Must be {}.", span(min, max)),
+            &format!("Must be {}.", range(min, max)),
         );
     }
     Ok(())
 }
 
-/// Checks how many values a list has.
+/// Checks the number of values of a list.
 pub fn check_count(field: &Field, count: usize) -> FieldResult<()> {
     let most = match &field.kind {
         FieldKind::Select { select_max, .. } => *select_max,
@@ -189,96 +241,98 @@ pub fn check_count(field: &Field, count: usize) -> FieldResult<()> {
         _ => return Ok(()),
     };
     if count > most {
-        return wrong(
+        return field_error(
             "validation_too_many_values",
-            &format!("Takes at most {most} values."),
+            &format!("Accepts at most {most} values."),
         );
     }
     if count == 0 && field.required {
-        return Err(required());
+        return Err(required_error());
     }
     Ok(())
 }
 
-fn parse_typed(field: &Field, value: &Value) -> FieldResult<Stored> {
+fn parse_scalar(field: &Field, value: &Value) -> FieldResult<Stored> {
     match &field.kind {
-        FieldKind::Text(options) => text_of(value).and_then(|text| check_text(text, options)),
+        FieldKind::Text(options) => string_of(value).and_then(|text| check_text(text, options)),
         FieldKind::Editor { bytes_max } => {
-            text_of(value).and_then(|text| check_bytes(text, *bytes_max))
+            string_of(value).and_then(|text| check_bytes(text, *bytes_max))
         }
-        FieldKind::Email(options) => text_of(value).and_then(|text| check_email(text, options)),
-        FieldKind::Url(options) => text_of(value).and_then(|text| check_url(text, options)),
+        FieldKind::Email(options) => string_of(value).and_then(|text| check_email(text, options)),
+        FieldKind::Url(options) => string_of(value).and_then(|text| check_url(text, options)),
         FieldKind::Number { .. } => parse_number(field, value),
         FieldKind::Bool => parse_bool(value),
         FieldKind::Date(options) => {
-            text_of(value).and_then(|text| check_time(&text, options, clock::day_or_moment))
+            string_of(value).and_then(|text| check_time(&text, options, clock::day_or_moment))
         }
         FieldKind::Datetime(options) => {
-            text_of(value).and_then(|text| check_time(&text, options, as_datetime))
+            string_of(value).and_then(|text| check_time(&text, options, as_datetime))
         }
-        FieldKind::Select { .. } | FieldKind::Relation(_) | FieldKind::File(_) => {
-            parse_choices(field, value)
-        }
-        FieldKind::Password { .. } | FieldKind::Json { .. } => match value {
+        FieldKind::Select { .. }
+        | FieldKind::Relation(_)
+        | FieldKind::File(_)
+        | FieldKind::Password { .. }
+        | FieldKind::Json { .. } => match value {
             Value::Null => Ok(Stored::Null),
-            _ => wrong("validation_invalid_value", "Must be text."),
+            _ => field_error("validation_invalid_value", "Must be a string."),
         },
     }
 }
 
-/// Takes the JSON text apart, but only as far as the field can use it.
+/// Parses the JSON of a scalar or list. Objects and lists that the field cannot hold are refused
+/// before they are parsed.
 fn scalar_or_list(field: &Field, text: &str) -> FieldResult<Value> {
-    /// A thousand ids take a quarter of this.
+    /// Four times the size of a thousand ids.
     const LIST_BYTES_MAX: usize = 256 << 10;
     match text.as_bytes().first() {
-        Some(b'{') => return wrong("validation_invalid_value", "Must not be an object."),
+        Some(b'{') => return field_error("validation_invalid_value", "Must not be an object."),
         Some(b'[')
             if !matches!(
                 field.kind,
                 FieldKind::Select { .. } | FieldKind::Relation(_) | FieldKind::File(_)
             ) =>
         {
-            return wrong("validation_invalid_value", "Must not be a list.");
+            return field_error("validation_invalid_value", "Must not be a list.");
         }
         Some(b'[') if text.len() > LIST_BYTES_MAX => {
-            return wrong("validation_too_many_values", "Has too many values.");
+            return field_error("validation_too_many_values", "Has too many values.");
         }
         _ => {}
     }
     match serde_json::from_str(text) {
         Ok(value) => Ok(value),
-        Err(_) => wrong(
+        Err(_) => field_error(
             "validation_invalid_value",
-            "Is no text, number or list that can be read.",
+            "Must be a string, number or list.",
         ),
     }
 }
 
 fn parse_json(field: &Field, text: &str, bytes_max: usize) -> FieldResult<Stored> {
-    /// Readers of json stop at 128 levels, and the record around it has some.
+    /// JSON parsers stop at 128 levels, some of which the enclosing record needs.
     const DEPTH_MAX: usize = 100;
     if text == "null" {
         return if field.required {
-            Err(required())
+            Err(required_error())
         } else {
             Ok(Stored::Null)
         };
     }
     if depth_of(text) > DEPTH_MAX {
-        return wrong("validation_invalid_value", "Is nested too deeply.");
+        return field_error("validation_invalid_value", "Is nested too deeply.");
     }
     if text.len() <= bytes_max
         && let Err(error) = serde_json::from_str::<strict::Strict>(text)
     {
-        return wrong(
+        return field_error(
             "validation_invalid_value",
-            &format!("Cannot be kept: {error}."),
+            &format!("Cannot be stored: {error}."),
         );
     }
     check_bytes(text.to_owned(), bytes_max)
 }
 
-/// How deeply lists and objects are nested in a text that is JSON.
+/// Maximum nesting of arrays and objects in valid JSON.
 fn depth_of(text: &str) -> usize {
     let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
     for byte in text.bytes() {
@@ -301,34 +355,38 @@ fn depth_of(text: &str) -> usize {
 fn parse_password(text: &str, chars_min: usize) -> FieldResult<FieldChange> {
     const BYTES_MAX: usize = 256;
     if text.chars().count() < chars_min {
-        return wrong(
+        return field_error(
             "validation_too_short",
             &format!("Must have at least {chars_min} characters."),
         );
     }
     if text.len() > BYTES_MAX {
-        return wrong("validation_too_long", "Must have at most 256 bytes.");
+        return field_error("validation_too_long", "Must have at most 256 bytes.");
     }
     Ok(FieldChange::Hash(text.to_owned()))
 }
 
-/// Text, or NULL as the empty text. SQLite's text functions end at NUL, so there must be none.
-fn text_of(value: &Value) -> FieldResult<String> {
+/// The string of a value; `null` is the empty string. NUL is refused because SQLite's text
+/// functions stop there.
+fn string_of(value: &Value) -> FieldResult<String> {
     match value {
         Value::Null => Ok(String::new()),
-        Value::String(text) if text.contains('\0') => wrong(
+        Value::String(text) if text.contains('\0') => field_error(
             "validation_invalid_text",
-            "Must not contain the character NUL.",
+            "Must not contain a NUL character.",
         ),
         Value::String(text) => Ok(text.clone()),
-        _ => wrong("validation_invalid_value", "Must be text."),
+        _ => field_error("validation_invalid_value", "Must be a string."),
     }
 }
 
-fn texts_of(value: &Value) -> FieldResult<Vec<String>> {
+fn strings_of(value: &Value) -> FieldResult<Vec<String>> {
     let list = match value {
-        Value::Array(list) => list.iter().map(text_of).collect::<FieldResult<Vec<_>>>()?,
-        single => vec![text_of(single)?],
+        Value::Array(list) => list
+            .iter()
+            .map(string_of)
+            .collect::<FieldResult<Vec<_>>>()?,
+        single => vec![string_of(single)?],
     };
     let mut distinct: Vec<String> = Vec::new();
     for text in list {
@@ -339,7 +397,7 @@ fn texts_of(value: &Value) -> FieldResult<Vec<String>> {
     Ok(distinct)
 }
 
-fn store_text(text: String) -> Stored {
+fn text_or_null(text: String) -> Stored {
     if text.is_empty() {
         Stored::Null
     } else {
@@ -354,14 +412,14 @@ fn check_text(text: String, options: &TextOptions) -> FieldResult<Stored> {
     let chars = text.chars().count();
     if chars < options.chars_min {
         let message = format!("Must have at least {} characters.", options.chars_min);
-        return wrong("validation_too_short", &message);
+        return field_error("validation_too_short", &message);
     }
     let chars_max = match (options.chars_max, &options.pattern) {
         (None, Some(_)) => Some(PATTERN_CHARS_MAX),
         (max, _) => max,
     };
     if let Some(max) = chars_max.filter(|max| chars > *max) {
-        return wrong(
+        return field_error(
             "validation_too_long",
             &format!("Must have at most {max} characters."),
         );
@@ -371,19 +429,19 @@ fn check_text(text: String, options: &TextOptions) -> FieldResult<Stored> {
         .as_ref()
         .is_some_and(|pattern| !pattern.is_match(&text))
     {
-        return wrong("validation_pattern", "Does not have the required form.");
+        return field_error("validation_pattern", "Does not match the required pattern.");
     }
     Ok(Stored::Text(text))
 }
 
 fn check_bytes(text: String, bytes_max: usize) -> FieldResult<Stored> {
     if text.len() > bytes_max {
-        return wrong(
+        return field_error(
             "validation_too_long",
             &format!("Must have at most {bytes_max} bytes."),
         );
     }
-    Ok(store_text(text))
+    Ok(text_or_null(text))
 }
 
 fn check_email(text: String, options: &DomainOptions) -> FieldResult<Stored> {
@@ -395,7 +453,7 @@ fn check_email(text: String, options: &DomainOptions) -> FieldResult<Stored> {
             check_domain(domain, options)?;
             Ok(Stored::Text(text))
         }
-        _ => wrong("validation_invalid_email", "Must be an e-mail address."),
+        _ => field_error("validation_invalid_email", "Must be an e-mail address."),
     }
 }
 
@@ -408,7 +466,7 @@ fn check_url(text: String, options: &DomainOptions) -> FieldResult<Stored> {
             check_domain(host, options)?;
             Ok(Stored::Text(text))
         }
-        None => wrong(
+        None => field_error(
             "validation_invalid_url",
             "Must be a URL such as https://example.com/path.",
         ),
@@ -440,9 +498,9 @@ fn url_host(text: &str) -> Option<&str> {
 fn check_domain(domain: &str, options: &DomainOptions) -> FieldResult<()> {
     let is_listed = |list: &[String]| list.iter().any(|known| known.eq_ignore_ascii_case(domain));
     if (!options.only.is_empty() && !is_listed(&options.only)) || is_listed(&options.except) {
-        return wrong(
+        return field_error(
             "validation_domain",
-            "Addresses of this domain are not taken.",
+            "Addresses of this domain are not accepted.",
         );
     }
     Ok(())
@@ -461,7 +519,7 @@ fn parse_number(field: &Field, value: &Value) -> FieldResult<Stored> {
         return Ok(Stored::Null);
     }
     let Some(number) = number_of(value) else {
-        return wrong("validation_invalid_number", "Must be a number.");
+        return field_error("validation_invalid_number", "Must be a number.");
     };
     let real = number.as_f64().unwrap_or(f64::NAN);
     check_number(field, real)?;
@@ -479,7 +537,7 @@ fn parse_bool(value: &Value) -> FieldResult<Stored> {
         Value::Number(number) if number.as_i64() == Some(1) => true,
         Value::String(text) if matches!(text.as_str(), "" | "false" | "0") => false,
         Value::String(text) if matches!(text.as_str(), "true" | "1") => true,
-        _ => return wrong("validation_invalid_bool", "Must be true or false."),
+        _ => return field_error("validation_invalid_bool", "Must be true or false."),
     };
     Ok(Stored::Integer(i64::from(flag)))
 }
@@ -498,40 +556,37 @@ fn check_time(
     }
     let (Some(time), Some(ms)) = (read(text), clock::parse_datetime(text)) else {
         let message = "Must be a date such as 2026-01-31 or 2026-01-31T12:00:00Z.";
-        return wrong("validation_invalid_date", message);
+        return field_error("validation_invalid_date", message);
     };
     let bound = |text: &Option<String>| text.as_deref().and_then(clock::parse_datetime);
     let is_early = bound(&options.min).is_some_and(|min| ms < min);
     if is_early || bound(&options.max).is_some_and(|max| ms > max) {
-        let span = span(options.min.as_deref(), options.max.as_deref());
-        return wrong("validation_out_of_range", &format!("Must be {span}."));
+        let range = range(options.min.as_deref(), options.max.as_deref());
+        return field_error("validation_out_of_range", &format!("Must be {range}."));
     }
     Ok(Stored::Text(time))
 }
 
-fn parse_choices(field: &Field, value: &Value) -> FieldResult<Stored> {
-    let list = texts_of(value)?;
+fn parse_choices(field: &Field, value: &Value) -> FieldResult<FieldValue> {
+    let list = strings_of(value)?;
     for text in &list {
         check_choice(field, text)?;
     }
     if field.is_multiple() {
         check_count(field, list.len())?;
-        return Ok(store_list(&list));
+    } else if list.len() > 1 {
+        return field_error("validation_too_many_values", "Accepts only one value.");
     }
-    match <[String; 1]>::try_from(list) {
-        Ok([text]) => Ok(Stored::Text(text)),
-        Err(list) if list.is_empty() => Ok(Stored::Null),
-        Err(_) => wrong("validation_too_many_values", "Takes one value."),
-    }
+    Ok(FieldValue::from_list(field, list))
 }
 
 fn check_choice(field: &Field, text: &String) -> FieldResult<()> {
     match &field.kind {
-        FieldKind::Select { values, .. } if !values.contains(text) => wrong(
+        FieldKind::Select { values, .. } if !values.contains(text) => field_error(
             "validation_invalid_choice",
             &format!("{} is not one of its values.", shorten(text)),
         ),
-        FieldKind::Relation(_) if !ids::is_valid_id(text) => wrong(
+        FieldKind::Relation(_) if !ids::is_valid_id(text) => field_error(
             "validation_missing_relation",
             &format!("There is no record {}.", shorten(text)),
         ),
@@ -539,7 +594,7 @@ fn check_choice(field: &Field, text: &String) -> FieldResult<()> {
     }
 }
 
-fn span<T: std::fmt::Display>(min: Option<T>, max: Option<T>) -> String {
+fn range<T: std::fmt::Display>(min: Option<T>, max: Option<T>) -> String {
     match (min, max) {
         (Some(min), Some(max)) => format!("from {min} to {max}"),
         (Some(min), None) => format!("at least {min}"),
@@ -548,11 +603,11 @@ fn span<T: std::fmt::Display>(min: Option<T>, max: Option<T>) -> String {
     }
 }
 
-pub fn required() -> FieldError {
+pub fn required_error() -> FieldError {
     FieldError::new("validation_required", "Cannot be blank.")
 }
 
-/// What a client sent, short enough to be sent back.
+/// Shortens a string from the client for an error message.
 pub fn shorten(text: &str) -> String {
     const CHARS_MAX: usize = 64;
     match text.char_indices().nth(CHARS_MAX) {
@@ -561,7 +616,7 @@ pub fn shorten(text: &str) -> String {
     }
 }
 
-pub fn wrong<T>(code: &'static str, message: &str) -> FieldResult<T> {
+pub fn field_error<T>(code: &'static str, message: &str) -> FieldResult<T> {
     Err(FieldError::new(code, message))
 }
 
@@ -574,16 +629,19 @@ mod tests {
         crate::model::collections::test_field(definition)
     }
 
-    /// The stored value as debug text, or the code of the refusal.
+    /// The stored value as a string, or the code of the error.
     fn check(definition: &Value, input: &str, expected: &str) {
         let mut definition = definition.clone();
         definition["name"] = json!("f");
         let raw = RawValue::from_string(input.to_owned()).unwrap();
         let shown = match parse(&field(definition.clone()), &raw) {
-            Ok(FieldChange::Set(Stored::Null)) => "unset".to_owned(),
-            Ok(FieldChange::Set(Stored::Integer(number))) => number.to_string(),
-            Ok(FieldChange::Set(Stored::Real(number))) => format!("{number:?}"),
-            Ok(FieldChange::Set(Stored::Text(text))) => format!("'{text}'"),
+            Ok(FieldChange::Set(value)) => match &*value.to_stored() {
+                Stored::Null => "unset".to_owned(),
+                Stored::Integer(number) => number.to_string(),
+                Stored::Real(number) => format!("{number:?}"),
+                Stored::Text(text) => format!("'{text}'"),
+                Stored::Blob(_) => "a blob".to_owned(),
+            },
             Ok(other) => format!("{other:?}"),
             Err(error) => error.code.trim_start_matches("validation_").to_owned(),
         };
@@ -741,14 +799,14 @@ mod tests {
 
     #[test]
     fn modifiers() {
-        assert_eq!(Modifier::split("tags+"), Some(("tags", Modifier::Plus)));
-        assert_eq!(Modifier::split("+tags"), Some(("tags", Modifier::Before)));
-        assert_eq!(Modifier::split("tags-"), Some(("tags", Modifier::Minus)));
+        assert_eq!(Modifier::split("tags+"), Some(("tags", Modifier::Append)));
+        assert_eq!(Modifier::split("+tags"), Some(("tags", Modifier::Prepend)));
+        assert_eq!(Modifier::split("tags-"), Some(("tags", Modifier::Remove)));
         assert_eq!(Modifier::split("tags"), None);
         let number = field(json!({"name": "n", "type": "number"}));
         let raw = RawValue::from_string("3".to_owned()).unwrap();
         assert_eq!(
-            parse_modifier(&number, Modifier::Minus, &raw),
+            parse_modifier(&number, Modifier::Remove, &raw),
             Ok(FieldChange::Add(Stored::Integer(-3)))
         );
     }

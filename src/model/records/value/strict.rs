@@ -1,6 +1,5 @@
-//! JSON that everybody reads in the same way: no name twice in an object, no number that is none to
-//! others, no halves of characters. Where readers differ, a rule could be shown one thing and
-//! another be stored.
+//! JSON that all parsers read alike: no duplicate name in an object, no number out of range, no
+//! lone surrogate. Otherwise a rule could see one value and the row store another.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,7 +7,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-/// Any such JSON; nothing of it is kept.
+/// Validates JSON without keeping it.
 pub struct Strict;
 
 impl<'de> Deserialize<'de> for Strict {
@@ -59,9 +58,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
         let mut names = HashSet::new();
         while let Some(name) = map.next_key::<String>()? {
             if names.contains(&name) {
-                return Err(A::Error::custom(format_args!(
-                    "the name {name:?} is there twice"
-                )));
+                return Err(A::Error::custom(format_args!("duplicate name {name:?}")));
             }
             names.insert(name);
             map.next_value::<Strict>()?;
@@ -75,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_all_readers_understand_alike_is_taken() {
+    fn only_what_all_readers_understand_alike_is_accepted() {
         for text in [
             "1",
             "-0.5e3",
