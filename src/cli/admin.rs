@@ -94,7 +94,7 @@ fn refuse_known(data_dir: &Path, email: &str) -> Result<()> {
     default.close()?;
     match is_known {
         true => Err(Error::conflict(
-            "There is an admin with this address already.",
+            "An admin with this e-mail address already exists.",
         )),
         false => Ok(()),
     }

@@ -1,14 +1,16 @@
-//! What writes tell others: subscribers, from memory, and those whom triggers call, through the outbox.
+//! The feed of record changes from writers to subscribers, and the signal of queued calls.
 //!
-//! `records` notes each [`RecordChange`] in the transaction that makes it. It reaches [`Events`] after the commit,
-//! so for each database changes come in the order of the commits, and only those that have happened.
+//! `records` publishes each [`RecordChange`] after the commit of its transaction. So the changes of
+//! a database arrive in the order of its commits, and none arrives that was rolled back. Calls of
+//! triggers and webhooks do not pass through here: `triggers::outbox` stores them in the
+//! transaction, and [`Events::notify_calls`] wakes `webhooks`.
 //!
-//! Nothing is read or kept for a collection that nobody watches. Whoever begins to watch one may rely on
-//! hearing of a change only if its transaction began after that; [`crate::store::db::CommitBarrier`] says when all others
-//! have ended.
+//! No change is read or kept for a collection without watchers. A new watcher is guaranteed a
+//! change only if its transaction began later; [`crate::store::db::CommitBarrier`] reports when all
+//! earlier ones have ended.
 //!
-//! Bound: [`BYTES_MAX`] of changes wait. A writer is never held up for those who listen: what is too much is
-//! dropped, and the collections are named of which something is missing.
+//! Bound: [`BYTES_MAX`] of queued changes. A writer never waits for a consumer: excess changes are
+//! dropped, and the consumer gets the ids of their collections.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,25 +23,24 @@ use crate::base::threads::lock;
 use crate::model::collections::Collection;
 use crate::model::triggers::RecordAction;
 
-/// Bytes of changes that wait to be looked at.
+/// Limit of queued changes, in bytes.
 const BYTES_MAX: usize = 64 << 20;
-/// What a change takes up besides its values.
+/// Memory of a change besides its values, in bytes.
 const CHANGE_BYTES: usize = 256;
 
-/// A value as SQLite has it.
 pub type SqlValue = rusqlite::types::Value;
 
 /// A record at one moment.
 #[derive(Clone, Debug)]
 pub struct RecordState {
-    /// The definition that it was written by.
+    /// The definition with which it was written.
     pub collection: Arc<Collection>,
-    /// `id`, `created`, `updated`, then a value for each field; NULL in place of secret ones.
+    /// `id`, `created`, `updated`, then a value per field; NULL in place of secrets.
     pub values: Vec<SqlValue>,
 }
 
 impl RecordState {
-    /// Columns before those of the fields.
+    /// The columns before the fields.
     pub const SYSTEM: [&str; 3] = ["id", "created", "updated"];
 
     pub fn id(&self) -> &str {
@@ -49,7 +50,7 @@ impl RecordState {
         }
     }
 
-    /// Bytes that it takes up in memory, roughly.
+    /// Approximate memory, in bytes.
     pub fn bytes(&self) -> usize {
         let size = |value: &SqlValue| match value {
             SqlValue::Text(text) => text.len(),
@@ -61,24 +62,24 @@ impl RecordState {
     }
 }
 
-/// What has become of a record.
+/// A committed change of a record.
 #[derive(Clone, Debug)]
 pub struct RecordChange {
     pub action: RecordAction,
-    /// After the change; of a deleted record its last one.
+    /// The record after the change; for a deletion, before it.
     pub state: RecordState,
 }
 
-/// The way from those who write to those who listen.
+/// The queue of changes and the set of watched collections.
 #[derive(Default)]
 pub struct Events {
-    /// Ids of collections that somebody watches, and how many do.
+    /// Ids of watched collections, with the number of watchers.
     watched: RwLock<HashMap<String, usize>>,
-    /// How many are in there: none most of the time.
+    /// The number of watched collections, usually 0.
     watched_count: AtomicUsize,
     queue: Mutex<Queue>,
     arrived: Condvar,
-    /// Databases with calls that are to be made.
+    /// Databases with queued calls.
     calls: Arc<Signal<String>>,
 }
 
@@ -86,18 +87,18 @@ pub struct Events {
 struct Queue {
     changes: VecDeque<Arc<RecordChange>>,
     bytes: usize,
-    /// Ids of collections of which changes were dropped.
+    /// Ids of collections with dropped changes.
     lost: HashSet<String>,
-    /// The changes are of more than one collection.
+    /// True if the changes are of several collections.
     is_mixed: bool,
     is_woken: bool,
 }
 
-/// What was waiting.
+/// The changes that were queued.
 #[derive(Default)]
 pub struct DrainedChanges {
     pub changes: VecDeque<Arc<RecordChange>>,
-    /// Ids of collections of which changes are missing that came after these.
+    /// Ids of collections whose later changes were dropped.
     pub lost: HashSet<String>,
 }
 
@@ -109,7 +110,7 @@ impl Events {
         }
     }
 
-    /// Whether somebody wants to hear of changes in a collection.
+    /// True if a collection has a watcher.
     pub fn is_watched(&self, collection: &str) -> bool {
         if self.watched_count.load(Ordering::SeqCst) == 0 {
             return false;
@@ -119,7 +120,7 @@ impl Events {
         watched.contains_key(collection)
     }
 
-    /// One more watches a collection; true when nobody did before.
+    /// Adds a watcher of a collection. Returns true for the first one.
     pub fn watch(&self, collection: &str) -> bool {
         self.change_watched(|watched| {
             let count = watched.entry(collection.to_owned()).or_default();
@@ -128,7 +129,7 @@ impl Events {
         })
     }
 
-    /// One fewer watches it.
+    /// Removes a watcher.
     pub fn unwatch(&self, collection: &str) {
         self.change_watched(|watched| {
             if let Some(count) = watched.get_mut(collection) {
@@ -148,12 +149,13 @@ impl Events {
         value
     }
 
-    /// A change has been committed. Never waits.
+    /// Queues a committed change. Never waits.
     pub fn publish(&self, change: RecordChange) {
         let bytes = change.state.bytes();
         let mut queue = lock(&self.queue);
         let collection = &change.state.collection.id;
-        // Nothing of a collection comes after what is missing of it: whoever takes knows from when on.
+        // After a gap in a collection, queue nothing more of it, so the consumer knows where the
+        // gap starts.
         if queue.bytes + bytes > BYTES_MAX || queue.lost.contains(collection) {
             if !queue.lost.contains(collection) {
                 queue.lost.insert(collection.clone());
@@ -169,25 +171,25 @@ impl Events {
         }
     }
 
-    /// True if a change of another collection waits.
+    /// True if a change of another collection is queued.
     pub fn has_others(&self, collection: &str) -> bool {
         let queue = lock(&self.queue);
         let first = queue.changes.front();
         queue.is_mixed || first.is_some_and(|first| first.state.collection.id != collection)
     }
 
-    /// Calls were queued in a database.
+    /// Signals that a database has queued calls.
     pub fn notify_calls(&self, database: &str) {
         self.calls.notify(database);
     }
 
-    /// Ends the wait of whoever takes, or the next one.
+    /// Ends the current or next wait in [`Events::drain`].
     pub fn wake(&self) {
         lock(&self.queue).is_woken = true;
         self.arrived.notify_all();
     }
 
-    /// Takes what is there; waits for something, but not longer than this.
+    /// Removes all queued changes. Waits up to `limit` if there are none.
     pub fn drain(&self, limit: Duration) -> DrainedChanges {
         let mut queue = lock(&self.queue);
         if queue.changes.is_empty() && queue.lost.is_empty() && !queue.is_woken {

@@ -157,7 +157,7 @@ fn settings_without_effect_and_another_secret_are_named() {
     };
     let idle = "MASTER_URL changes nothing: REPLICA_MODE is master";
     assert!(warned(&server, idle));
-    let changed = "the secret is not that of the last start";
+    let changed = "the secret differs from that of the last start";
     let server = server.restart();
     assert!(!warned(&server, changed));
     let server = server.restart_with("JWT_SECRET", &"s".repeat(40));

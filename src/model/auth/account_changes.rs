@@ -1,9 +1,9 @@
-//! What accounts are known by, changed: passwords and addresses, by whoever knows the password or
-//! reads the mail (AUTH-5).
+//! Changes of passwords and addresses of accounts, authorized by the current password or by a token
+//! sent by mail.
 //!
-//! A mail carries a token in a link. The token holds the same part that depends on password and
-//! address as those of sessions do, so it works once, and no longer after either has changed.
-//! Asking for a mail is answered alike whether there is an account or not.
+//! A mail carries a token in a link. Like session tokens, it holds a part that depends on the
+//! password and the address, so it works once, and becomes invalid when either changes. A request
+//! for a mail gets the same answer whether the account exists or not.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ const VERIFICATION_MS: i64 = 3 * 86_400_000;
 const RESET_MS: i64 = 30 * 60_000;
 const EMAIL_MS: i64 = 30 * 60_000;
 
-/// A mail that may be asked for.
+/// The kinds of mail that a client without credentials can request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccountMail {
     Verification,
     Reset,
 }
 
-/// Refuses a token that was sent for something else.
+/// Refuses a token of another purpose than `only`.
 fn check_purpose(claims: &Claims, only: Option<Purpose>) -> Result<()> {
     if only.is_none_or(|only| only == claims.purpose) {
         return Ok(());
@@ -47,25 +47,25 @@ fn check_purpose(claims: &Claims, only: Option<Purpose>) -> Result<()> {
         "token",
         "validation_invalid_token",
         format!(
-            "The link {}; it is not one that {wanted}.",
+            "This link {}; use a link that {wanted}.",
             does(claims.purpose)
         ),
     ))
 }
 
-/// What comes with the token of a link.
+/// A confirmation: the token of a link, and passwords.
 #[derive(Default)]
 pub struct Confirmation<'a> {
     pub token: &'a str,
-    /// The purpose that the token must have, if one is named.
+    /// The purpose that the token must have; none for any.
     pub only: Option<Purpose>,
-    /// The new password for a reset; the present one for a new address.
+    /// The new password for a reset, the current one for a new address.
     pub password: Option<&'a str>,
     pub confirmation: Option<&'a str>,
 }
 
 impl Auth {
-    /// The mail to send for this address; none when there is no such account or nothing to do.
+    /// The mail to send to this address. None if there is no such account, or nothing to verify.
     pub fn mail_for(
         &self,
         realm: &Realm,
@@ -80,13 +80,14 @@ impl Auth {
         let account = realm.label(what, &email.to_ascii_lowercase());
         let _counted = self.mails.attempt(&account, from)?;
         let found = realm.by_email(email)?;
-        let nobody = Secrets::dummy();
+        let dummy = Secrets::dummy();
         let (purpose, life_ms) = match wanted {
             AccountMail::Verification => (Purpose::Verification, VERIFICATION_MS),
             AccountMail::Reset => (Purpose::Reset, RESET_MS),
         };
-        // Signed in any case: the time shall not tell.
-        let secrets = found.as_ref().unwrap_or(&nobody);
+        // Signed even if there is no such account, so that the time does not reveal which addresses
+        // exist.
+        let secrets = found.as_ref().unwrap_or(&dummy);
         let link = self.link(realm, secrets, purpose, realm.extra(), life_ms);
         let is_due = |secrets: &Secrets| wanted == AccountMail::Reset || !secrets.is_verified;
         Ok(found.filter(is_due).map(|secrets| match wanted {
@@ -95,7 +96,7 @@ impl Auth {
         }))
     }
 
-    /// The mail to the new address of an account; none when another account has it.
+    /// The mail to the new address of an account. None if another account has the address.
     pub fn mail_for_new_address(
         &self,
         realm: &Realm,
@@ -104,7 +105,7 @@ impl Auth {
         from: IpAddr,
     ) -> Result<Option<Mail>> {
         account::check_email(&realm.collection, email)?;
-        // Many accounts together must not fill the mailbox of a stranger either.
+        // Also counted by address: many accounts together must not fill the mailbox of a stranger.
         let to = format!("to/{}", email.to_ascii_lowercase());
         for counted in [realm.label("address", &user.id), to] {
             let _counted = self.addresses.attempt(&counted, from)?;
@@ -119,8 +120,8 @@ impl Auth {
         Ok(is_free.then(|| new_address_mail(email.to_owned(), link)))
     }
 
-    /// Does what the token of a mail was sent for, on accounts of `database`; of the collection
-    /// `wanted`, if one is named.
+    /// Carries out what the token of a mail is for, on an account of `database`, and of the
+    /// collection `wanted` if one is given.
     pub fn confirm(
         &self,
         database: &str,
@@ -162,7 +163,7 @@ impl Auth {
                 })
             }
             (Purpose::Email, Some(email)) => {
-                self.check_present_password(realm, secrets, "password", password, from)?;
+                self.check_current_password(realm, secrets, "password", password, from)?;
                 Ok(AccountChange::Email(email.clone()))
             }
             (Purpose::Verification, _) => Ok(AccountChange::Verified),
@@ -170,7 +171,8 @@ impl Auth {
         }
     }
 
-    /// A new password for the account that asks, and a token in place of those that it ends.
+    /// Sets a new password for the account, and returns a new token in place of those that the
+    /// change ends.
     pub fn change_password(
         &self,
         realm: &Realm,
@@ -181,7 +183,7 @@ impl Auth {
         asker: Asker<'_>,
     ) -> Result<AccountSession> {
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
-        self.check_present_password(realm, &secrets, "oldPassword", old_password, from)?;
+        self.check_current_password(realm, &secrets, "oldPassword", old_password, from)?;
         let hash = self.new_hash(realm, new.password, new.confirmation, from)?;
         let change = AccountChange::Password {
             hash,
@@ -205,7 +207,7 @@ impl Auth {
             return Err(Error::field(
                 "passwordConfirm",
                 "validation_values_mismatch",
-                "The passwords are not the same.",
+                "The passwords do not match.",
             ));
         }
         self.hasher.hash(HashPriority::uncounted(from), password)
@@ -221,12 +223,13 @@ impl Auth {
             .write(move |tx| account::apply_change(tx, &scope, &collection, &secrets, &change))?;
         match is_done {
             true => Ok(()),
-            // Somebody was faster, with another password or address.
+            // A concurrent request changed the password or address first.
             false => Err(as_invalid(wrong_token())),
         }
     }
 
-    /// What the token of a mail must hold. One that verifies an address works once, too.
+    /// The key that the token of a mail must hold. It also changes once the address is verified, so
+    /// a verification link works once.
     fn mail_key(&self, purpose: Purpose, secrets: &Secrets) -> String {
         let key = self.account_key(secrets);
         match purpose {
@@ -248,7 +251,7 @@ impl Auth {
         match realm.collection.confirm_url() {
             Some(url) if url.contains("{TOKEN}") => url.replace("{TOKEN}", &token),
             Some(url) => format!("{url}#{token}"),
-            // Behind the sign that browsers keep to themselves: it is in no log.
+            // Browsers do not send what follows the #, so the token is in no log.
             None => format!(
                 "{}/auth/confirm#{token}",
                 self.settings.public_url.trim_end_matches('/')
@@ -257,13 +260,13 @@ impl Auth {
     }
 }
 
-/// A token that came in a body, and not as credentials.
+/// The error for a token in a body, which is not a credential.
 fn as_invalid(error: Error) -> Error {
     match error.kind() {
         Kind::Unauthenticated => Error::field(
             "token",
             "validation_invalid_token",
-            "The link has been used already, has expired or is not whole.",
+            "The link was already used, has expired or is incomplete.",
         ),
         _ => error,
     }
@@ -271,8 +274,8 @@ fn as_invalid(error: Error) -> Error {
 
 fn verification_mail(to: String, link: String) -> Mail {
     let text = format!(
-        "Hello,\n\nto confirm that this is your e-mail address, open\n\n{link}\n\nIf you did not \
-         ask for this, nothing has to be done.\n"
+        "Hello,\n\nopen this link to confirm your e-mail address:\n\n{link}\n\nIf you did not request \
+         this, ignore this mail.\n"
     );
     mail(
         mail::Kind::Verification,
@@ -285,17 +288,17 @@ fn verification_mail(to: String, link: String) -> Mail {
 
 fn reset_mail(to: String, link: String) -> Mail {
     let text = format!(
-        "Hello,\n\nto choose a new password, open within 30 minutes\n\n{link}\n\nIf you did not \
-         ask for this, nothing has to be done: your password stays as it is.\n"
+        "Hello,\n\nopen this link within 30 minutes to choose a new password:\n\n{link}\n\nIf you did \
+         not request this, ignore this mail: your password stays unchanged.\n"
     );
     mail(mail::Kind::Reset, to, "Choose a new password", text, link)
 }
 
 fn new_address_mail(to: String, link: String) -> Mail {
     let text = format!(
-        "Hello,\n\nto sign in with this e-mail address from now on, open within 30 minutes\n\n\
-         {link}\n\nYou will be asked for your password. If you did not ask for this, nothing has \
-         to be done.\n"
+        "Hello,\n\nopen this link within 30 minutes to sign in with this e-mail address from now \
+         on:\n\n{link}\n\nThe page asks for your password. If you did not request this, ignore this \
+         mail.\n"
     );
     mail(
         mail::Kind::NewAddress,

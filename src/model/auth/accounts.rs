@@ -1,4 +1,4 @@
-//! Records of auth collections that sign in (AUTH-1 to AUTH-4).
+//! Accounts: records of auth collections that can sign in.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,19 +24,19 @@ pub struct Realm {
     events: Arc<Events>,
 }
 
-/// What somebody signs in with.
+/// The parameters of a log-in.
 pub struct LogIn<'a> {
     /// The value of one of the identity fields.
     pub identity: &'a str,
-    /// Which one, when it is said.
+    /// The name of that field, if the client named it.
     pub field: Option<&'a str>,
     pub password: &'a str,
-    /// Where the request came from.
+    /// The address of the client.
     pub from: IpAddr,
     pub asker: Asker<'a>,
 }
 
-/// A fresh token and the JSON of whose it is.
+/// A new token and the JSON of its account.
 pub struct AccountSession {
     pub token: String,
     pub record: Vec<u8>,
@@ -65,8 +65,8 @@ impl Auth {
         self.realm(database, Some(&user.collection_id))
     }
 
-    /// Signs an account in. Wrong identities and wrong passwords get the same answer, and cost the
-    /// same work.
+    /// Signs an account in. An unknown identity and a wrong password get the same answer and cost
+    /// the same work.
     pub fn log_in(
         &self,
         realm: &Realm,
@@ -84,7 +84,7 @@ impl Auth {
             .into_iter()
             .filter(|field| log_in.field.is_none_or(|wanted| wanted == *field))
             .collect();
-        // Somebody else's name must not stand before an address.
+        // The name of one account may be the address of another; the address comes first.
         fields.sort_by_key(|field| (*field == "email") != log_in.identity.contains('@'));
         let mut found: Vec<Secrets> = Vec::new();
         for field in fields {
@@ -105,7 +105,7 @@ impl Auth {
                 "Confirm the e-mail address of this account first.",
             ));
         }
-        // The password was right, so the caller has credentials now.
+        // The password was right, so the caller counts as one with credentials.
         let payer = Payer {
             has_credentials: true,
             ..log_in.asker.payer
@@ -117,7 +117,7 @@ impl Auth {
         self.session(realm, &secrets, shape, asker)
     }
 
-    /// A fresh token for the account that asks with a valid one.
+    /// A new token for an account with a valid one.
     pub fn refresh(
         &self,
         realm: &Realm,
@@ -126,12 +126,12 @@ impl Auth {
         shape: &Shape,
         asker: Asker<'_>,
     ) -> Result<AccountSession> {
-        let token = self.renewed(credentials)?;
+        let token = self.renew_token(credentials)?;
         let record = self.record(realm, user, shape, asker)?;
         Ok(AccountSession { token, record })
     }
 
-    /// The JSON of an account for itself.
+    /// The JSON of an account as it sees itself.
     pub fn record(
         &self,
         realm: &Realm,
@@ -147,8 +147,9 @@ impl Auth {
         record.ok_or_else(wrong_token)
     }
 
-    /// Lets somebody change the password or address of an account who shows to know its present
-    /// password; to send the own address as it is needs no proof. Returns what the draft must hold.
+    /// Authorizes a change of the password or address of an account by its current password. An
+    /// account that sends its own address unchanged needs no password. Returns the token key, which
+    /// the draft must hold.
     pub fn prove(
         &self,
         scope: &Scope,
@@ -170,14 +171,14 @@ impl Auth {
         let is_same = text("email").is_some_and(|it| it.eq_ignore_ascii_case(&secrets.email));
         if body.contains_key("password") || !is_self || !is_same {
             let old = text("oldPassword");
-            self.check_present_password(realm, &secrets, "oldPassword", old.as_deref(), from)?;
+            self.check_current_password(realm, &secrets, "oldPassword", old.as_deref(), from)?;
         }
         Ok(secrets.token_key)
     }
 
-    /// Refuses whoever does not know the present password of an account; `field` is the one of the
-    /// request that it was to be in.
-    pub(super) fn check_present_password(
+    /// Refuses a wrong or missing current password. `field` is the field of the request that should
+    /// hold it.
+    pub(super) fn check_current_password(
         &self,
         realm: &Realm,
         secrets: &Secrets,
@@ -189,7 +190,7 @@ impl Auth {
             return Err(Error::field(
                 field,
                 "validation_required",
-                "The present password is needed.",
+                "The current password is required.",
             ));
         };
         let account = realm.label("id", &secrets.id);
@@ -200,11 +201,11 @@ impl Auth {
         Err(Error::field(
             field,
             "validation_invalid_old_password",
-            "It is not the present password.",
+            "The current password is wrong.",
         ))
     }
 
-    /// Signs in whoever has shown to be this account.
+    /// Signs this account in, without a check.
     pub(super) fn session(
         &self,
         realm: &Realm,
@@ -220,7 +221,7 @@ impl Auth {
         Ok(AccountSession { token, record })
     }
 
-    /// What tokens of an account must hold.
+    /// The key and the claims of the tokens of an account.
     pub(super) fn key_of_user(&self, database: &str, user: &User) -> Result<(String, ExtraClaims)> {
         let realm = self.realm_of(database, user)?;
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
@@ -246,7 +247,7 @@ impl Auth {
         Ok(Identity::User(Arc::new(user)))
     }
 
-    /// The accounts that a token speaks of; an account of one database is nobody in another.
+    /// The realm that a token is for. A token of one database is invalid in another.
     pub(super) fn realm_of_token(&self, claims: &Claims, database: &str) -> Result<Realm> {
         let extra = &claims.extra;
         let collection = extra.collection.as_deref();
@@ -264,7 +265,7 @@ impl Auth {
         }
     }
 
-    /// What changes with the address and the password of an account, and tells neither.
+    /// A value that changes with the address and the password of an account, and reveals neither.
     pub(super) fn account_key(&self, secrets: &Secrets) -> String {
         let email = secrets.email.to_ascii_lowercase();
         let hash = secrets.password_hash.as_deref().unwrap_or_default();
@@ -293,9 +294,9 @@ impl Realm {
         }
     }
 
-    /// A name for the throttle: what is tried, and on which account.
-    pub(super) fn label(&self, what: &str, account: &str) -> String {
-        format!("{}/{}/{what}/{account}", self.name, self.collection.id)
+    /// The name under which the throttle counts: the kind of attempt, and the account.
+    pub(super) fn label(&self, kind: &str, account: &str) -> String {
+        format!("{}/{}/{kind}/{account}", self.name, self.collection.id)
     }
 
     pub(super) fn secrets(&self, id: &str) -> Result<Option<Secrets>> {

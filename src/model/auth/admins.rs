@@ -1,4 +1,4 @@
-//! The admins: accounts that pass every rule (AUTH-7, AUTH-8), in `_admins` of `default.db`.
+//! Admins: accounts that pass every rule, in `_admins` of `default.db`.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde_json::{Value, json};
@@ -9,7 +9,6 @@ use crate::base::{clock, ids};
 use crate::net::mail;
 use crate::store::db::Database;
 
-/// An administrator.
 pub struct Admin {
     pub id: String,
     pub email: String,
@@ -19,21 +18,20 @@ pub struct Admin {
     pub updated: String,
 }
 
-/// When an admin may be made.
+/// When [`create`] creates an admin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CreateWhen {
     Always,
-    /// Only while there is none.
+    /// Only if there is no admin yet.
     NoAdmin,
 }
 
-/// What admins are the records of, to clients of PocketBase.
+/// The collection of admins, as clients of PocketBase know it.
 pub const COLLECTION: &str = "_superusers";
 
-/// Hashes a password.
 pub type HashFn<'a> = &'a dyn Fn(&str) -> Result<String>;
 
-/// Makes an admin.
+/// Creates an admin.
 pub fn create(
     default: &Database,
     email: &str,
@@ -42,8 +40,8 @@ pub fn create(
     hash: HashFn<'_>,
 ) -> Result<Admin> {
     check(email, password)?;
-    // The answer to "is there one" must not wait for the slow hash, nor be believed before the
-    // transaction: two first calls at once must make one admin.
+    // Asked before the slow hash, to answer soon, and again inside the transaction: of two
+    // concurrent first calls one succeeds.
     if when == CreateWhen::NoAdmin && default.look_up(any)? {
         return Err(exists());
     }
@@ -113,14 +111,14 @@ pub fn update(
              WHERE id = ?1",
             params![id, email, new_hash, new_key, clock::now()],
         )
-        .map_err(refuse_twin)?;
+        .map_err(as_duplicate)?;
         let mut statement = tx.prepare_cached(BY_ID)?;
         let found = statement.query_row([&id], from_row).optional()?;
         found.ok_or_else(|| no_admin(&id))
     })
 }
 
-/// Removes an admin, by id or address, but never the last one.
+/// Deletes an admin, by id or address, but never the last one.
 pub fn delete(default: &Database, admin: &str) -> Result<()> {
     let admin = admin.to_owned();
     default.write(move |tx| {
@@ -196,15 +194,15 @@ fn insert(tx: &Connection, admin: &Admin) -> Result<()> {
             admin.updated
         ],
     );
-    result.map(drop).map_err(refuse_twin)
+    result.map(drop).map_err(as_duplicate)
 }
 
-fn refuse_twin(error: rusqlite::Error) -> Error {
+fn as_duplicate(error: rusqlite::Error) -> Error {
     match error.to_string().contains("_admins.email") {
         true => Error::field(
             "email",
             "validation_not_unique",
-            "There is an admin with this address already.",
+            "An admin with this e-mail address already exists.",
         ),
         false => error.into(),
     }
@@ -223,13 +221,13 @@ pub fn to_record(admin: &Admin) -> Value {
     })
 }
 
-/// Whether there is any admin.
+/// True if there is an admin.
 pub fn any(connection: &Connection) -> Result<bool> {
     let mut statement = connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM _admins)")?;
     Ok(statement.query_row([], |row| row.get(0))?)
 }
 
-/// Refuses what no admin can have.
+/// Refuses an invalid address or password.
 pub fn check(email: &str, password: &str) -> Result<()> {
     check_email(email)?;
     check_password(password)
@@ -262,7 +260,7 @@ fn check_password(password: &str) -> Result<()> {
 fn exists() -> Error {
     Error::new(
         Kind::Forbidden,
-        "There is an admin already; sign in, or use vski admin create.",
+        "An admin already exists; sign in, or use vski admin create.",
     )
 }
 

@@ -1,8 +1,8 @@
-//! The credentials of a request, and a copy that is kept as long as its connection lives.
+//! The credentials of a request, and a copy that lives as long as a connection.
 
 use std::time::Instant;
 
-/// What a request shows of who it is from.
+/// The headers that identify the caller.
 #[derive(Clone, Copy, Default)]
 pub struct Credentials<'a> {
     pub authorization: Option<&'a str>,
@@ -25,12 +25,12 @@ impl<'a> Credentials<'a> {
 pub struct StoredCredentials {
     authorization: Option<String>,
     api_key: Option<String>,
-    /// When they were last found to be good.
+    /// When they were last verified.
     pub checked: Instant,
 }
 
 impl StoredCredentials {
-    /// The credentials of a request, which are good now, if there are any.
+    /// Copies the credentials of a request. They must be valid now, if there are any.
     pub fn new(credentials: Credentials<'_>) -> StoredCredentials {
         StoredCredentials {
             authorization: credentials.authorization.map(str::to_owned),
@@ -39,12 +39,10 @@ impl StoredCredentials {
         }
     }
 
-    /// Whether there are no credentials.
     pub fn is_empty(&self) -> bool {
         self.authorization.is_none() && self.api_key.is_none()
     }
 
-    /// True if these are the same credentials.
     pub fn is_same(&self, other: &StoredCredentials) -> bool {
         (&self.authorization, &self.api_key) == (&other.authorization, &other.api_key)
     }

@@ -1,14 +1,14 @@
-//! Threads that hash passwords, so that a flood of log-ins slows nobody but log-ins.
+//! Threads that hash passwords, so that a flood of log-ins slows down log-ins only.
 //!
-//! At most [`THREADS_MAX`] hashes are computed at a time, which bounds their memory. Their threads have
-//! the ordinary priority and share the processors with those of requests: with a lower one a log-in
-//! takes seconds while queries keep the processors busy. The budget bounds how many wait, and none waits longer than [`WAIT`], so that log-ins never hold all
-//! request threads.
+//! At most [`THREADS_MAX`] hashes are computed at a time, which bounds their memory. The threads
+//! have normal priority and share the processors with request threads: at a lower priority a log-in
+//! takes seconds while queries keep the processors busy. A budget bounds the number of waiting
+//! jobs, and none waits longer than [`WAIT`], so log-ins never occupy all request threads.
 //!
-//! The caller that has used least of its limits (see [`super::throttle`]) comes first, and among equals networks
-//! take turns. So a log-in waits for the hash in progress, not for a queue of callers that sign in without a
-//! pause. If the queue is full, a network that has fewer jobs takes the place of the last job of the network
-//! that has most.
+//! The caller that has used the smallest share of its limits (see [`super::throttle`]) comes first.
+//! Among equals networks take turns. So a log-in waits for the hash in progress, and not for a
+//! queue of callers that sign in continuously. If the queue is full, a job replaces the last job of
+//! the network that has most, if its own network has fewer.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -27,10 +27,10 @@ use crate::base::threads::lock;
 const THREADS_MAX: usize = 2;
 /// Long enough for a queue of 16 while other programs keep the processors busy.
 const WAIT: Duration = Duration::from_secs(20);
-/// How long a stop waits for hashes under way, which are worth nothing by then.
+/// Limit of the wait for hashes in progress at a stop. Their results are no longer needed.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Computes and verifies hashes on its own threads; they end when it is dropped.
+/// Computes and verifies hashes on its own threads. They end when it is dropped.
 pub struct Hasher {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -39,19 +39,19 @@ pub struct Hasher {
 struct Shared {
     queue: Mutex<HashQueue>,
     added: Condvar,
-    /// Counts the jobs that wait.
+    /// Bounds the number of waiting jobs.
     budget: Arc<Budget>,
 }
 
-/// The jobs that wait. Invariant: no network has an empty list.
+/// The waiting jobs. Invariant: no network has an empty list.
 #[derive(Default)]
 struct HashQueue {
-    /// The network whose turn is next is the first.
+    /// The next network is the first.
     networks: VecDeque<(Network, VecDeque<HashJob>)>,
     is_closed: bool,
 }
 
-/// The place of a job in the queue.
+/// Decides the order of waiting jobs.
 #[derive(Clone, Copy)]
 pub struct HashPriority {
     pub network: Network,
@@ -60,7 +60,7 @@ pub struct HashPriority {
 }
 
 impl HashPriority {
-    /// The turn of a caller that no limit counts.
+    /// The priority of a caller without a limit.
     pub fn uncounted(from: IpAddr) -> HashPriority {
         HashPriority {
             network: Network::of(from),
@@ -69,13 +69,13 @@ impl HashPriority {
     }
 }
 
-/// Dropped without having run, it tells its caller that the server is busy.
+/// If it is dropped before it ran, its caller gets the error that the server is busy.
 struct HashJob {
     load: u32,
-    /// Nobody waits for it any more after this.
+    /// The caller stops waiting at this time.
     deadline: Instant,
     work: Box<dyn FnOnce() + Send>,
-    /// Of one that waits.
+    /// Held while the job waits.
     charge: Option<Charge>,
 }
 
@@ -87,7 +87,8 @@ impl HashQueue {
         }
     }
 
-    /// The next job: of the networks whose first job has the lowest load, that of the one that waits longest.
+    /// Removes the next job. Of the networks whose first job has the lowest load, it takes the one
+    /// that waits longest.
     fn pop(&mut self) -> Option<HashJob> {
         let load =
             |(_, jobs): &(Network, VecDeque<HashJob>)| jobs.front().map_or(0, |job| job.load);
@@ -100,7 +101,8 @@ impl HashQueue {
         job
     }
 
-    /// Gives up the last job of the network that has most, unless `network` would then have as many itself.
+    /// Drops the last job of the network that has most, unless `network` would then have as many
+    /// itself.
     fn make_room(&mut self, network: Network) -> bool {
         let own = self.networks.iter().find(|(it, _)| *it == network);
         let own = own.map_or(0, |(_, jobs)| jobs.len());
@@ -113,7 +115,7 @@ impl HashQueue {
 }
 
 impl Hasher {
-    /// Starts the threads. `budget` is that of the hashes that wait.
+    /// Starts the threads. `budget` bounds the waiting jobs.
     pub fn start(budget: Arc<Budget>) -> Result<Hasher> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -161,7 +163,7 @@ impl Hasher {
             HashJob {
                 load,
                 deadline: Instant::now() + WAIT,
-                // The caller may have gone.
+                // The caller may have stopped waiting.
                 work: Box::new(move || drop(answer.send(work()))),
                 charge: None,
             },
@@ -215,7 +217,7 @@ fn work(shared: &Shared) {
     }
 }
 
-/// Waits for a job, which then waits no longer; none once the hasher ends.
+/// Waits for a job and ends its charge. None once the hasher is dropped.
 fn next(shared: &Shared) -> Option<HashJob> {
     let mut queue = lock(&shared.queue);
     while !queue.is_closed {
@@ -236,7 +238,7 @@ mod tests {
     const A: Network = Network::V4(1);
     const B: Network = Network::V4(2);
 
-    fn turn(network: Network, load: u32) -> HashPriority {
+    fn priority(network: Network, load: u32) -> HashPriority {
         HashPriority { network, load }
     }
 
@@ -247,15 +249,15 @@ mod tests {
     #[test]
     fn hashes_are_made_and_verified_elsewhere() {
         let hasher = hasher();
-        let hash = hasher.hash(turn(A, 0), "correct horse").unwrap();
+        let hash = hasher.hash(priority(A, 0), "correct horse").unwrap();
         assert!(
             hasher
-                .verify(turn(A, 0), "correct horse", Some(&hash))
+                .verify(priority(A, 0), "correct horse", Some(&hash))
                 .unwrap()
         );
         assert!(
             !hasher
-                .verify(turn(A, 0), "wrong horse", Some(&hash))
+                .verify(priority(A, 0), "wrong horse", Some(&hash))
                 .unwrap()
         );
         assert_eq!(hasher.shared.budget.used(), 0);
@@ -266,7 +268,7 @@ mod tests {
         let hasher = hasher();
         let answers: Vec<Result<String>> = std::thread::scope(|scope| {
             let asked: Vec<_> = (0..60)
-                .map(|_| scope.spawn(|| hasher.hash(turn(A, 0), "correct horse")))
+                .map(|_| scope.spawn(|| hasher.hash(priority(A, 0), "correct horse")))
                 .collect();
             asked
                 .into_iter()

@@ -1,9 +1,9 @@
-//! API keys: for programs, with scopes, perhaps an end, and no account (AUTH-1), in `_api_keys` of
+//! API keys: credentials of programs, with scopes, limits and an optional expiry, in `_api_keys` of
 //! `default.db`.
 //!
-//! A key is `vski_` and 32 random bytes; only its SHA-256 is stored, which is enough for what
-//! nobody can guess. When a key was last used is noted in memory and written once in a while, so
-//! that reading stays reading.
+//! A key is `vski_` and 32 random bytes. Only its SHA-256 is stored, which is enough for a value
+//! that cannot be guessed. The time of last use is kept in memory and written from time to time, so
+//! that a read request does not write.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -17,14 +17,14 @@ use crate::base::{clock, crypto, ids};
 use crate::model::rules::{ApiKey, KeyScope};
 use crate::store::db::Database;
 
-/// What every key begins with, so that one is recognised wherever it turns up.
+/// The prefix of every key, by which leaked keys are recognised.
 pub const PREFIX: &str = "vski_";
-/// Keys that there may be.
+/// Largest number of keys.
 const COUNT_MAX: i64 = 1000;
-/// Characters of the name of a key or a service token.
+/// Longest name of a key or a service token, in characters.
 pub const NAME_CHARS_MAX: usize = 100;
 
-/// What is stored of a key.
+/// A stored key.
 pub struct KeyRecord {
     pub name: String,
     pub key: ApiKey,
@@ -33,20 +33,20 @@ pub struct KeyRecord {
     pub created: String,
 }
 
-/// What somebody wants a new key to be.
+/// The parameters of a new key.
 pub struct KeyDraft {
     pub name: String,
     pub scopes: BTreeSet<KeyScope>,
     pub databases: Option<BTreeSet<String>>,
     pub collections: Option<BTreeSet<String>>,
-    /// As `clock` writes it.
+    /// In the format of `clock`.
     pub expires: Option<String>,
 }
 
 /// The keys of `default.db`.
 pub struct Keys {
     default: Arc<Database>,
-    /// When keys were used that is not written yet, by id; at most as many as there are keys.
+    /// Times of last use that are not written yet, by id of the key.
     used: Mutex<HashMap<String, String>>,
 }
 
@@ -58,7 +58,7 @@ impl Keys {
         }
     }
 
-    /// Makes a key; returns what it is, and the key itself, for the only time.
+    /// Creates a key. Returns its record and the key itself, which is never shown again.
     pub fn create(&self, draft: KeyDraft) -> Result<(KeyRecord, String)> {
         check(&draft)?;
         let secret = format!("{PREFIX}{}", crypto::base64url(&ids::random_bytes::<32>()?));
@@ -79,7 +79,7 @@ impl Keys {
             let count = "SELECT count(*) FROM _api_keys";
             if tx.query_row(count, [], |row| row.get::<_, i64>(0))? >= COUNT_MAX {
                 return Err(Error::conflict(format!(
-                    "There are {COUNT_MAX} keys already; delete some first."
+                    "The limit of {COUNT_MAX} API keys is reached; delete some first."
                 )));
             }
             let list = |names: &Option<BTreeSet<String>>| {
@@ -125,7 +125,7 @@ impl Keys {
         Ok(list)
     }
 
-    /// Ends a key at once.
+    /// Deletes a key; it is invalid at once.
     pub fn delete(&self, id: &str) -> Result<()> {
         let id = id.to_owned();
         self.default.write(move |tx| {
@@ -136,7 +136,7 @@ impl Keys {
         })
     }
 
-    /// The key that this text is, unless it has ended; notes that it was used.
+    /// Finds an unexpired key, and notes that it was used.
     pub fn find(&self, secret: &str) -> Result<Option<ApiKey>> {
         let found = self.look_up("hash", &hash(secret))?;
         if let Some(key) = &found {
@@ -145,7 +145,7 @@ impl Keys {
         Ok(found)
     }
 
-    /// The key with this id, unless it has ended.
+    /// Finds an unexpired key by its id.
     pub fn by_id(&self, id: &str) -> Result<Option<ApiKey>> {
         self.look_up("id", id)
     }
@@ -163,7 +163,7 @@ impl Keys {
             .map(|stored| stored.key))
     }
 
-    /// Writes when keys were last used. What fails is tried again the next time.
+    /// Writes the times of last use. After a failure the next call writes them.
     pub fn write_last_used(&self) -> Result<()> {
         let used = std::mem::take(&mut *lock(&self.used));
         if used.is_empty() {
@@ -193,7 +193,7 @@ const COLUMNS: &str = "id, name, scopes, databases, collections, expires, last_u
 fn from_row(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     let names = |at: usize| -> rusqlite::Result<Option<BTreeSet<String>>> {
         let text: Option<String> = row.get(at)?;
-        // What cannot be read opens nothing.
+        // A list that cannot be read grants nothing.
         Ok(text.map(|text| serde_json::from_str(&text).unwrap_or_default()))
     };
     let scopes = names(2)?.unwrap_or_default();
@@ -208,7 +208,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
         databases: names(3)?,
         collections: names(4)?,
     };
-    // Older versions accepted limits beside this scope, which crosses them.
+    // Older versions accepted limits together with this scope, which ignores them.
     if is_limited(&key.databases, &key.collections) {
         key.scopes.remove(&KeyScope::Service);
     }

@@ -1,15 +1,16 @@
-//! Who is who: turns credentials into an identity, and keeps the accounts.
+//! Authentication: turns credentials into an identity, and manages accounts.
 //!
-//! `password` hashes and verifies, `hasher` does so out of the way, `throttle` counts failures, `token`
-//! signs and reads JWTs; `admins` and `keys` are the tables of those who pass the rules, `accounts`
-//! signs in the records of auth collections, `renewal` changes what they are known by. `webhook` is what calls
-//! to others are signed with.
+//! `password` hashes and verifies passwords, `hasher` does so on threads of its own, `throttle`
+//! limits attempts, `token` signs and reads JWTs. `admins` and `keys` are the tables of callers
+//! that pass the rules. `accounts` signs in records of auth collections, and `account_changes`
+//! changes their passwords and addresses. `webhook` signs outgoing calls.
 //!
-//! Nothing is remembered of a session: a token holds a part that depends on the present password
-//! and address of its account, which is looked up with each request, so changing either ends
-//! all older tokens at once. Replicas that share the secret read the same tokens (AUTH-6). Each kind of
-//! token has a key of its own, derived from the secret. Every way in (requests, sockets, streams of events,
-//! files, workers) asks [`Auth::identify`] with the database that it is extra, which knows the limits of keys.
+//! The server stores no sessions. A token holds a part that depends on the current password and
+//! address of its account, which is looked up with each request, so a change of either ends all
+//! older tokens at once. Replicas that share the secret accept the same tokens. Each kind of token
+//! has its own key, derived from the secret. Requests, sockets, event streams, file downloads and
+//! workers all authenticate through [`Auth::identify`], which gets the name of the database and
+//! applies the limits of API keys.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -49,18 +50,18 @@ mod throttle;
 mod token;
 mod webhook;
 
-/// Life of the token of a link.
+/// Lifetime of the token in a link to a protected file.
 const FILE_TOKEN_MS: i64 = 3 * 60_000;
-/// The time by which the clock of the maker of a short-lived token may be ahead.
+/// Clock difference that is tolerated between this server and the signer of a short-lived token.
 const CLOCK_SKEW_MS: i64 = 5 * 60_000;
-/// Longest life of a service token.
+/// Longest lifetime of a service token.
 pub const SERVICE_SECONDS_MAX: u32 = 86_400;
 
-/// The text that the setup token is a signature of.
+/// The setup token is a signature of this.
 const SETUP_LABEL: &[u8] = b"setup";
 
-/// The longest time that a token may have left, for tokens that are made for less than a day: one that
-/// claims more was made by hand.
+/// The longest remaining lifetime, for purposes whose tokens are signed for less than a day. A
+/// token that claims more was not signed by this program.
 fn left_ms_max(claims: &Claims) -> Option<i64> {
     let life_ms = match claims.purpose {
         Purpose::Replica => REPLICA_TOKEN_MS,
@@ -77,10 +78,10 @@ pub struct Auth {
     databases: Arc<Databases>,
     catalog: Arc<Catalog>,
     events: Arc<Events>,
-    /// The secret itself.
+    /// The key made from the secret itself.
     signing: SigningKey,
     tokens: TokenKeys,
-    /// Signs the setup token; another one at each start.
+    /// Signs the setup token. A new key at each start.
     setup: SigningKey,
     hasher: Hasher,
     log_ins: Throttle,
@@ -92,32 +93,32 @@ pub struct Auth {
     settings: AuthSettings,
 }
 
-/// What an operator chooses.
 pub struct AuthSettings {
-    /// Life of an admin or user token.
+    /// Lifetime of an admin or user token.
     pub token_hours: u32,
     /// The auth collection of `/api/auth`.
     pub collection: String,
-    /// Where clients reach this server; links in mails begin with it.
+    /// The URL of this server for clients. Links in mails begin with it.
     pub public_url: String,
 }
 
-/// What a service token is to be good for.
+/// The parameters of a new service token.
 pub struct ServiceTokenRequest {
     pub name: String,
     pub seconds: u32,
-    /// None: all of them.
+    /// None for all workflows.
     pub workflows: Option<BTreeSet<String>>,
 }
 
-/// A fresh token and whose it is.
+/// An admin who signed in, and a new token.
 pub struct AdminSession {
     pub token: String,
     pub admin: Admin,
 }
 
 impl Auth {
-    /// Takes the secret that was configured, or the one kept in the data directory.
+    /// Uses the configured secret, or the one in the data directory, which is created if there is
+    /// none.
     pub fn open(
         databases: Arc<Databases>,
         catalog: Arc<Catalog>,
@@ -150,9 +151,9 @@ impl Auth {
         })
     }
 
-    /// The identity behind the credentials of a request about `database`. A token may stand
-    /// with or without `Bearer`; a key in a header of its own or in place of a token. A key that is
-    /// limited to other databases is refused here, because every way in calls this.
+    /// The identity behind the credentials of a request on `database`. A token may stand with or
+    /// without `Bearer`; an API key has its own header, or stands in place of a token. Refuses a
+    /// key that is limited to other databases, so every entry point has that check.
     pub fn identify(&self, credentials: Credentials<'_>, database: &str) -> Result<Identity> {
         if let Some(key) = credentials.api_key {
             return self.identify_key(key.trim(), database);
@@ -172,8 +173,8 @@ impl Auth {
         }
     }
 
-    /// True if the credentials may be good: the signature of a token, or the key itself, is right. Tells
-    /// who pays for a request whose body is still being received.
+    /// True if the signature of the token, or the API key, is valid. Decides who pays for a request
+    /// whose body is still being received.
     pub fn has_credentials(&self, credentials: Credentials<'_>) -> bool {
         const PURPOSES: [Purpose; 4] = [
             Purpose::Admin,
@@ -192,7 +193,8 @@ impl Auth {
         }
     }
 
-    /// The same, and until when the credentials are good if that is known (milliseconds since 1970).
+    /// Like [`Auth::identify`], with the time at which the credentials expire, if it is known (Unix
+    /// milliseconds).
     pub fn identify_until(
         &self,
         credentials: Credentials<'_>,
@@ -210,7 +212,7 @@ impl Auth {
         Ok((identity, expires_ms))
     }
 
-    // Looked up each time: a changed password ends older tokens at once, also when the command
+    // Looked up with each request, so a new password ends older tokens at once, also if the command
     // line changed it.
     fn identify_admin(&self, claims: &Claims) -> Result<Identity> {
         match admins::by_id(self.databases.default(), &claims.subject)? {
@@ -229,7 +231,7 @@ impl Auth {
         if !found.opens_database(database) {
             return Err(Error::new(
                 Kind::Forbidden,
-                "The key does not open this database.",
+                "This API key has no access to this database.",
             ));
         }
         Ok(Identity::Key(Arc::new(found)))
@@ -240,7 +242,7 @@ impl Auth {
             Some(("key", id)) => self.keys.by_id(id)?.is_some_and(|key| is_service(&key)),
             Some(("admin", id)) => admins::by_id(self.databases.default(), id)?
                 .is_some_and(|admin| admin.token_key == claims.key),
-            // Signed by whoever has the secret itself, and good for minutes.
+            // Signed with the secret itself, and valid for minutes.
             None => claims.subject == OPERATOR,
             _ => false,
         };
@@ -256,7 +258,8 @@ impl Auth {
         }
     }
 
-    /// Who may serve workflows, and, where it is a token, until when (milliseconds since 1970).
+    /// The identity of a workflow worker, and the time at which its token expires (Unix
+    /// milliseconds; none for an API key).
     pub fn identify_worker(&self, credentials: Credentials<'_>) -> Result<(Identity, Option<i64>)> {
         let identity = self.identify(credentials, db::DEFAULT)?;
         let token = credentials.token();
@@ -270,20 +273,20 @@ impl Auth {
             Identity::Key(_) | Identity::User(_) => {
                 return Err(Error::new(
                     Kind::Forbidden,
-                    "Only admins, service tokens and keys with the scope service work on runs.",
+                    "Only admins, service tokens and API keys with the scope service may serve runs.",
                 ));
             }
         };
         Ok((identity, expires_ms))
     }
 
-    /// A token for a worker or a collector of metrics. It ends with the key or the admin's
-    /// password that it was made with.
+    /// A token for a worker or a metrics collector. It becomes invalid with the API key, or with
+    /// the password of the admin, that it was made with.
     pub fn service_token(
         &self,
         maker: &Identity,
         credentials: Credentials<'_>,
-        wish: ServiceTokenRequest,
+        request: ServiceTokenRequest,
     ) -> Result<String> {
         let (subject, key) = match maker {
             Identity::Key(key) if is_service(key) => (format!("key:{}", key.id), String::new()),
@@ -297,15 +300,15 @@ impl Auth {
             _ => return Err(Error::internal("a service token for neither key nor admin")),
         };
         let extra = ExtraClaims {
-            name: Some(wish.name),
-            workflows: wish.workflows,
+            name: Some(request.name),
+            workflows: request.workflows,
             ..ExtraClaims::default()
         };
-        let life_ms = i64::from(wish.seconds) * 1000;
+        let life_ms = i64::from(request.seconds) * 1000;
         Ok(self.sign(Purpose::Service, subject, key, extra, life_ms))
     }
 
-    /// A token for links of protected files: short-lived, since links get around.
+    /// A token for links to protected files. It is short-lived, because links are passed on.
     pub fn file_token(&self, owner: &Identity, database: &str) -> Result<String> {
         let (subject, key, extra) = match owner {
             Identity::Admin(id) => {
@@ -321,7 +324,7 @@ impl Auth {
         Ok(self.sign(Purpose::File, subject, key, extra, FILE_TOKEN_MS))
     }
 
-    /// The identity behind such a token.
+    /// The identity behind a token of [`Auth::file_token`].
     pub fn identify_by_file_token(&self, token: &str, database: &str) -> Result<Identity> {
         let claims = self.read(token, &[Purpose::File])?;
         match claims.extra.collection {
@@ -330,8 +333,8 @@ impl Auth {
         }
     }
 
-    /// Refuses whoever is not the replica of this name. The token is its own work, signed with the
-    /// secret that it shares with the master (REP-5).
+    /// Refuses credentials that are not a token of the replica with this id. A replica signs its
+    /// token itself, with the secret that it shares with the master.
     pub fn check_replica(&self, credentials: Credentials<'_>, id: &str) -> Result<()> {
         let token = credentials.token();
         let is_it = self
@@ -341,36 +344,36 @@ impl Auth {
             true => Ok(()),
             false => Err(Error::new(
                 Kind::Unauthenticated,
-                "This takes the token of a replica, and its name in X-Replica-Id.",
+                "This endpoint needs the token of a replica, and its id in X-Replica-Id.",
             )),
         }
     }
 
-    /// Makes the tokens by which a replica of this name is known to its master.
+    /// Signs tokens for the replica with this id, which it sends to its master.
     pub fn replica_signer(&self, id: &str) -> impl Fn() -> String + Send + Sync + 'static {
         replica_signer(self.tokens.clone(), id.to_owned())
     }
 
-    /// What receivers of webhooks check calls of this server with.
+    /// The secret that receivers of webhooks verify calls of this server with.
     pub fn webhook_secret(&self) -> WebhookSecret {
         WebhookSecret::of_server(&self.signing)
     }
 
-    /// Proves that its holder reads the log of this server, where it stands while there is no admin.
-    /// None once there is one.
+    /// A token that proves access to the log of this server, where it is printed while there is no
+    /// admin. None once an admin exists.
     pub fn setup_token(&self) -> Result<Option<String>> {
         let has_admin = self.databases.default().look_up(admins::any)?;
         let token = || crypto::base64url(&self.setup.sign(SETUP_LABEL));
         Ok((!has_admin).then(token))
     }
 
-    /// True if this is that token.
+    /// True if this is the setup token.
     pub fn is_setup_token(&self, token: &str) -> bool {
         let signature = crypto::from_base64url(token);
         signature.is_some_and(|it| self.setup.verify(SETUP_LABEL, &it))
     }
 
-    /// Makes the very first admin; refused once there is one.
+    /// Creates the first admin. Fails if one exists.
     pub fn init(&self, email: &str, password: &str, from: IpAddr) -> Result<AdminSession> {
         let hash = |password: &str| self.hasher.hash(HashPriority::uncounted(from), password);
         let when = admins::CreateWhen::NoAdmin;
@@ -378,14 +381,14 @@ impl Auth {
         Ok(self.sign_in(admin))
     }
 
-    /// Makes another admin.
+    /// Creates another admin.
     pub fn create_admin(&self, email: &str, password: &str, from: IpAddr) -> Result<Admin> {
         let hash = |password: &str| self.hasher.hash(HashPriority::uncounted(from), password);
         let when = admins::CreateWhen::Always;
         admins::create(self.databases.default(), email, password, when, &hash)
     }
 
-    /// Changes an admin; a new password ends the tokens of that admin.
+    /// Changes an admin. A new password ends the tokens of that admin.
     pub fn change_admin(
         &self,
         id: &str,
@@ -397,7 +400,7 @@ impl Auth {
         admins::update(self.databases.default(), id, email, password, &hash)
     }
 
-    /// Signs an admin in. Wrong addresses and wrong passwords get the same answer, and cost the
+    /// Signs an admin in. An unknown address and a wrong password get the same answer and cost the
     /// same work.
     pub fn log_in_admin(&self, email: &str, password: &str, from: IpAddr) -> Result<AdminSession> {
         let account = format!("admin:{}", email.to_ascii_lowercase());
@@ -409,16 +412,16 @@ impl Auth {
         }
     }
 
-    /// A fresh token for the admin who asks with a valid one.
+    /// A new token for an admin with a valid one.
     pub fn refresh_admin(&self, credentials: Credentials<'_>, id: &str) -> Result<AdminSession> {
         let admin = admins::by_id(self.databases.default(), id)?.ok_or_else(wrong_token)?;
-        let token = self.renewed(credentials)?;
+        let token = self.renew_token(credentials)?;
         Ok(AdminSession { token, admin })
     }
 
-    /// The token that was shown, with a new end and the same key: one that the account has
-    /// meanwhile ended stays ended.
-    fn renewed(&self, credentials: Credentials<'_>) -> Result<String> {
+    /// The token of the request with a new expiry and the same key: a token that has meanwhile
+    /// become invalid stays invalid.
+    fn renew_token(&self, credentials: Credentials<'_>) -> Result<String> {
         let token = credentials.token();
         let claims = self.read(token, &[Purpose::Admin, Purpose::User])?;
         let (subject, key, extra) = (claims.subject, claims.key, claims.extra);
@@ -435,8 +438,8 @@ impl Auth {
         AdminSession { token, admin }
     }
 
-    /// Whether a password is right. Failures count against the account and the address that they
-    /// come from; an unknown account is one without a hash.
+    /// True if the password is right. Failures count against the account and the network of the
+    /// caller. Pass no hash for an unknown account.
     fn check_password(
         &self,
         account: &str,
@@ -448,9 +451,9 @@ impl Auth {
         Ok(right.is_some())
     }
 
-    /// The first of the hashes that a password belongs to. What somebody signs in with may be in
-    /// one field of one account and in another of another; without any it takes as long as with
-    /// one.
+    /// The index of the first hash that the password matches. One identity may stand in a field of
+    /// one account and in another field of another, hence several hashes. Without any it takes as
+    /// long as with one.
     fn check_passwords<'a>(
         &self,
         account: &str,
@@ -458,15 +461,15 @@ impl Auth {
         password: &str,
         hashes: impl ExactSizeIterator<Item = Option<&'a str>>,
     ) -> Result<Option<usize>> {
-        // Right or wrong, it is work.
+        // A right password costs the same work.
         let counted = self.log_ins.attempt(account, from)?;
         let attempt = self.failures.attempt(account, from)?;
         let priority = HashPriority {
             network: Network::of(from),
             load: counted.load().max(attempt.load()),
         };
-        let nobody = (hashes.len() == 0).then_some(None);
-        for (at, hash) in hashes.chain(nobody).enumerate() {
+        let unknown = (hashes.len() == 0).then_some(None);
+        for (at, hash) in hashes.chain(unknown).enumerate() {
             match self.hasher.verify(priority, password, hash) {
                 Ok(false) => {}
                 Ok(true) => {
@@ -483,12 +486,12 @@ impl Auth {
         Ok(None)
     }
 
-    /// Hashes the password of a record that this caller writes. Whoever has not been let in has
-    /// few of them: each is work.
+    /// Hashes the password of a record that this caller writes. Callers other than admins and API
+    /// keys have a limit, because each hash is expensive.
     pub fn hash_for(&self, identity: &Identity, from: IpAddr, password: &str) -> Result<String> {
         let mut priority = HashPriority::uncounted(from);
         if !identity.manages() {
-            // Counted and never given back.
+            // Counted even if the write fails.
             priority.load = self.hashes.attempt("", from)?.load();
         }
         self.hasher.hash(priority, password)

@@ -1,7 +1,7 @@
-//! Passwords: argon2id, in its PHC text form, with the parameters inside.
+//! Passwords: argon2id, in PHC string format, which holds the parameters.
 //!
-//! A hash takes 19 MiB and some tens of milliseconds of a processor on purpose; `hasher` keeps that
-//! work from getting into the way of other requests.
+//! A hash takes 19 MiB and some tens of milliseconds on purpose; `hasher` keeps that work away from
+//! other requests.
 
 use std::sync::OnceLock;
 
@@ -13,10 +13,10 @@ use crate::base::ids;
 
 /// Shortest password of an admin.
 pub const CHARS_MIN: usize = 8;
-/// Longest password that is looked at.
+/// Longest accepted password.
 pub const BYTES_MAX: usize = 256;
 
-/// Hashes a password under a fresh salt.
+/// Hashes a password with a new salt.
 pub fn hash(password: &str) -> Result<String> {
     let salt = SaltString::encode_b64(&ids::random_bytes::<16>()?)
         .map_err(|error| Error::internal(format!("salt: {error}")))?;
@@ -26,8 +26,8 @@ pub fn hash(password: &str) -> Result<String> {
         .map_err(|error| Error::internal(format!("hash a password: {error}")))
 }
 
-/// Whether the password belongs to the hash. Without a hash, and for a password that is too long to
-/// be one, it does the same work and says no, so that the time does not tell whether an account
+/// True if the password matches the hash. Without a hash, and for a password over [`BYTES_MAX`], it
+/// does the same work and returns false, so that the time does not reveal whether the account
 /// exists.
 pub fn verify(password: &str, hash: Option<&str>) -> Result<bool> {
     static DUMMY_HASH: OnceLock<String> = OnceLock::new();

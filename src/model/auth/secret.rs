@@ -1,4 +1,5 @@
-//! The secret that signs tokens when none is configured: made once, kept in the data directory.
+//! The secret that signs tokens if none is configured. It is generated once and kept in the data
+//! directory.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -12,11 +13,11 @@ use crate::base::{ids, log};
 use crate::store::db::Database;
 use crate::store::node;
 
-/// Shortest secret that is accepted: the length of the signature that it makes.
+/// Shortest accepted secret: the length of the signature.
 pub const SECRET_BYTES_MIN: usize = 32;
 
-/// Reads the secret, or makes one that only the owner of the file can read. A crash leaves either
-/// no file or a whole one.
+/// Reads the secret, or creates one with access for the owner only. A crash leaves either no file
+/// or a complete one.
 pub fn load_or_create(path: &Path) -> Result<Vec<u8>> {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(path),
@@ -33,8 +34,8 @@ pub fn load(path: &Path) -> Result<Vec<u8>> {
             let secret = secret.trim_ascii().to_vec();
             if secret.len() < SECRET_BYTES_MIN {
                 return Err(Error::unavailable(format!(
-                    "{name} is damaged: it is shorter than {SECRET_BYTES_MIN} bytes. Removing it \
-                     makes a new secret and ends all tokens."
+                    "{name} is damaged: it is shorter than {SECRET_BYTES_MIN} bytes. Remove it \
+                     to generate a new secret; all tokens then become invalid."
                 )));
             }
             Ok(secret)
@@ -45,27 +46,28 @@ pub fn load(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// Says so when this is another secret than at the start before, for all tokens have ended then, those of
-/// replicas and workers too. What is noted of it in `local.db` tells nothing about it.
+/// Logs a warning if the secret differs from that of the last start, because all tokens are then
+/// invalid, also those of replicas and workers. The fingerprint in `local.db` does not reveal the
+/// secret.
 pub fn warn_if_changed(local: &Database, secret: &[u8]) -> Result<()> {
-    const FACT: &str = "secret";
-    let mark = ids::hex(&SigningKey::new(secret).sign(b"which secret this is")[..8]);
-    match node::setting(local, FACT)? {
-        Some(before) if before == mark => return Ok(()),
+    const SETTING: &str = "secret";
+    let fingerprint = ids::hex(&SigningKey::new(secret).sign(b"which secret this is")[..8]);
+    match node::setting(local, SETTING)? {
+        Some(before) if before == fingerprint => return Ok(()),
         Some(_) => log::warn(format_args!(
-            "the secret is not that of the last start (JWT_SECRET was set, changed or left out): all \
-             tokens have ended"
+            "the secret differs from that of the last start (JWT_SECRET was set, changed or removed): \
+             all tokens are invalid"
         )),
         None => {}
     }
-    node::save_setting(local, FACT, mark)
+    node::save_setting(local, SETTING, fingerprint)
 }
 
 fn warn_if_readable(path: &Path) {
     let mode = fs::metadata(path).map_or(0, |data| data.permissions().mode());
     if mode & 0o077 != 0 {
         log::warn(format_args!(
-            "others can read {}; chmod 600 it",
+            "{} is readable by other users; run chmod 600 on it",
             path.display()
         ));
     }
@@ -74,7 +76,7 @@ fn warn_if_readable(path: &Path) {
 fn create(path: &Path) -> Result<Vec<u8>> {
     let secret = ids::hex(&ids::random_bytes::<32>()?);
     write(path, &secret).map_err(|error| {
-        Error::unavailable(format!("{} cannot be made: {error}.", path.display()))
+        Error::unavailable(format!("{} cannot be created: {error}.", path.display()))
     })?;
     Ok(secret.into_bytes())
 }

@@ -1,5 +1,5 @@
-//! Makers of short-lived tokens: a replica shows one to its master, and the command line to a server
-//! on the same secret.
+//! Signers of short-lived tokens. A replica sends one to its master, and the command line to a
+//! server with the same secret.
 
 use std::path::Path;
 
@@ -8,23 +8,23 @@ use super::{secret, token};
 use crate::base::clock;
 use crate::base::error::{Result, ResultExt as _};
 
-/// Life of the token of a replica or of the command line.
+/// Lifetime of the token of a replica or of the command line.
 pub const REPLICA_TOKEN_MS: i64 = 5 * 60_000;
 
-/// The name by which the command line is known to a server.
+/// The subject of tokens of the command line.
 pub const OPERATOR: &str = "vski-cli";
 
-/// Makes tokens that are good for some minutes.
+/// Returns a new token that is valid for some minutes.
 pub type Sign = Box<dyn Fn() -> String + Send + Sync>;
 
-/// Makes the tokens by which the command line asks a server on the same secret.
+/// A signer for the command line, with the secret of the server.
 pub fn operator_signer(configured: Option<&str>, data_dir: &Path) -> Result<Sign> {
     let keys = TokenKeys::new(&operator_secret(configured, data_dir)?);
     Ok(Box::new(replica_signer(keys, OPERATOR.to_owned())))
 }
 
-/// Makes the tokens by which the command line works on the runs of a server on the same secret: service
-/// tokens that no key and no admin stands behind. The server makes none of that kind.
+/// A signer of the service tokens with which the command line acts on runs. They belong to no API
+/// key and no admin; the server itself signs none of that kind.
 pub fn operator_worker(configured: Option<&str>, data_dir: &Path) -> Result<Sign> {
     let keys = TokenKeys::new(&operator_secret(configured, data_dir)?);
     let operator = OPERATOR.to_owned();
@@ -36,8 +36,8 @@ pub fn operator_secret(configured: Option<&str>, data_dir: &Path) -> Result<Vec<
         Some(secret) => Ok(secret.as_bytes().to_vec()),
         None => {
             let path = data_dir.join("secret");
-            let forgotten = "JWT_SECRET is not set; it has to be that of the server";
-            secret::load(&path).context(forgotten)
+            let message = "JWT_SECRET is not set; set it to the secret of the server";
+            secret::load(&path).context(message)
         }
     }
 }

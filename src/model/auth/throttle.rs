@@ -1,19 +1,21 @@
-//! How often log-ins may be tried, how often they may fail, and how often mails may be asked for.
+//! Rate limits for log-ins, failed log-ins, password hashes and requested mails.
 //!
-//! Attempts are counted by network (an IPv4 address, an IPv6 /64), by site (an IPv6 /48), by account, and by account
-//! together with each of the former. Each [`LimitScope`] that has a limit has a table of [`SLOTS`] times,
-//! picked by a keyed hash, and the leaky bucket in
-//! its form with one time per slot (the generic cell rate algorithm, ITU-T I.371). The memory
-//! is fixed and nothing is ever evicted, so no flood makes room for another. Two names that share
-//! a slot share its allowance; no client can choose them without knowing the key. Times are of a clock that is
-//! never set: one that is put back would shut everybody out until it has caught up.
+//! Attempts are counted by network (an IPv4 address, an IPv6 /64), by site (an IPv6 /48), by
+//! account, and by account together with network or site. Each [`LimitScope`] with a limit has a
+//! table of [`SLOTS`] times, indexed by a keyed hash. A slot is a leaky bucket in the form that
+//! stores one time (generic cell rate algorithm, ITU-T I.371). The memory is fixed and no entry is
+//! evicted, so a flood cannot displace other entries. Two names with the same slot share its
+//! allowance; a client cannot choose such names without the hash key. The times are those of a
+//! monotonic clock: with a clock that can be set back, all attempts would fail until it has caught
+//! up.
 //!
-//! An attempt is counted before its password is looked at, so that many at once gain nothing, and
-//! given back when it was right. Unknown accounts are counted as known ones are.
+//! An attempt is counted before its password is checked, so that concurrent attempts gain nothing,
+//! and refunded if the password was right. Unknown accounts are counted as known ones are.
 //!
-//! A network from which an account has logged in before is known for it: its attempts are counted by network
-//! alone, not against what all others may try on that account. So no client can lock the owner out from
-//! elsewhere. What is known is kept in memory, in a table of fixed size, and is forgotten at a restart.
+//! A network from which an account has logged in before is known for that account. Its attempts are
+//! counted by network alone, and not against the attempts of all others on that account. So a
+//! client elsewhere cannot lock the owner out. The known networks are kept in memory, in a table of
+//! fixed size, until a restart.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hash};
@@ -28,12 +30,12 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::lock;
 
 const SLOTS: usize = 1 << 15;
-/// Groups of accounts for which networks are known, and networks of a group. Accounts share a group by chance
-/// alone, so it takes some 100,000 other log-ins to make the network of one account unknown.
+/// Groups of accounts, and known networks per group. Accounts share a group by chance alone, so it
+/// takes some 100,000 other log-ins to displace the network of one account.
 const KNOWN_GROUPS: usize = 1 << 14;
 const KNOWN_NETWORKS: usize = 8;
 
-/// The callers and accounts that a limit is for. Only the number of each matters: it is part of what is hashed.
+/// The caller or account that a limit applies to. The discriminant is part of the hashed value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum LimitScope {
     NetworkOnAccount,
@@ -52,28 +54,29 @@ impl LimitScope {
         LimitScope::Site,
     ];
 
-    /// True if others than one network share it.
+    /// True if several networks share it.
     fn is_shared(self) -> bool {
         !matches!(self, LimitScope::NetworkOnAccount | LimitScope::Network)
     }
 }
 
-/// This many attempts at once, after that one per pause.
+/// `burst` attempts at once, then one per pause.
 #[derive(Clone, Copy)]
 pub struct Limit {
     burst: i64,
     pause_ms: i64,
 }
 
-/// The limit of each scope, in the order of [`LimitScope::ALL`]; none: there is no limit.
+/// The limit of each scope, in the order of [`LimitScope::ALL`]. None means unlimited.
 pub type Limits = [Option<Limit>; 5];
 
 const fn limit(burst: i64, pause_ms: i64) -> Option<Limit> {
     Some(Limit { burst, pause_ms })
 }
 
-/// Failed log-ins: ten, then two a minute of a network on an account; thirty, then six of a site; a hundred, then
-/// thirty of all on an account; sixty, then sixty of a network; 240, then 240 of a site.
+/// Failed log-ins: of a network on an account ten, then two a minute; of a site on an account
+/// thirty, then six a minute; on an account a hundred, then thirty a minute; of a network sixty,
+/// then sixty a minute; of a site 240, then 240 a minute.
 pub const FAILURES: Limits = [
     limit(10, 30_000),
     limit(30, 10_000),
@@ -81,8 +84,8 @@ pub const FAILURES: Limits = [
     limit(60, 1_000),
     limit(240, 250),
 ];
-/// Log-ins, right or wrong: forty, then one a second of a network on an account; 600, then ten a second of
-/// a network; four times as many of a site.
+/// All log-ins: of a network on an account forty, then one a second; of a network 600, then ten a
+/// second; of a site four times as many.
 pub const LOG_INS: Limits = [
     limit(40, 1_000),
     None,
@@ -90,8 +93,9 @@ pub const LOG_INS: Limits = [
     limit(600, 100),
     limit(2400, 25),
 ];
-/// Mails that are asked for: three, then one in two minutes; five, then as many for an address; twenty, then six a
-/// minute of a network; four times as many of a site.
+/// Requested mails: of a network for an address three, then one in two minutes; for an address
+/// five, then one in two minutes; of a network twenty, then six a minute; of a site four times as
+/// many.
 pub const MAILS: Limits = [
     limit(3, 120_000),
     None,
@@ -99,9 +103,9 @@ pub const MAILS: Limits = [
     limit(20, 10_000),
     limit(80, 2_500),
 ];
-/// Changes of addresses, by which accounts send mail to others, see `renewal`: of an account, and to an
-/// address, three, then six an hour; of a network as many as twenty counts, then forty an hour, two for
-/// each; four times as many of a site.
+/// Changes of addresses, by which accounts send mail to others (`account_changes`): of an account,
+/// and to an address, three, then six an hour; of a network twenty counts, then forty an hour, two
+/// per change; of a site four times as many.
 pub const ADDRESSES: Limits = [
     limit(3, 600_000),
     None,
@@ -109,7 +113,8 @@ pub const ADDRESSES: Limits = [
     limit(20, 90_000),
     limit(80, 22_500),
 ];
-/// New passwords in records: sixty, then twenty a minute of a network; four times as many of a site.
+/// New passwords in records: of a network sixty, then twenty a minute; of a site four times as
+/// many.
 pub const HASHES: Limits = [None, None, None, limit(60, 3_000), limit(240, 750)];
 
 /// Counts attempts.
@@ -120,14 +125,14 @@ pub struct Throttle {
     known: KnownNetworks,
 }
 
-/// An attempt that was counted.
+/// A counted attempt.
 pub struct Attempt<'a> {
     throttle: &'a Throttle,
     network: Network,
     account: u64,
-    /// None: it does not count there.
+    /// None if the attempt does not count in that table.
     slots: [Option<usize>; 5],
-    /// The largest share of a limit that is used up, in thousandths.
+    /// The largest used share of a limit, in thousandths.
     load: u32,
 }
 
@@ -145,7 +150,7 @@ impl Throttle {
         }
     }
 
-    /// Counts an attempt from `address` on what is known as `account`, or refuses it.
+    /// Counts an attempt from `address` on the account with this name, or refuses it.
     pub fn attempt(&self, account: &str, address: IpAddr) -> Result<Attempt<'_>> {
         self.attempt_at(account, address, clock::uptime_ms())
     }
@@ -153,7 +158,9 @@ impl Throttle {
     fn attempt_at(&self, account: &str, address: IpAddr, now: i64) -> Result<Attempt<'_>> {
         let network = Network::of(address);
         let account = self.key.hash_one(account);
-        let is_known = self.known.contains(account, self.mark(account, network));
+        let is_known = self
+            .known
+            .contains(account, self.fingerprint(account, network));
         let slots = LimitScope::ALL.map(|scope| {
             let is_free = self.tables[scope as usize].is_empty() || is_known && scope.is_shared();
             let site = || network.site();
@@ -203,31 +210,32 @@ impl Throttle {
         usize::try_from(self.key.hash_one(name) % SLOTS as u64).unwrap_or(0)
     }
 
-    /// The number that is kept of a network that is known for an account.
-    fn mark(&self, account: u64, network: Network) -> u64 {
+    /// The fingerprint that is stored for a known network of an account.
+    fn fingerprint(&self, account: u64, network: Network) -> u64 {
         self.key.hash_one((account, network)).max(1)
     }
 }
 
 impl Attempt<'_> {
-    /// The share of its limits that the caller had used, in thousandths: 0 without attempts in recent time.
+    /// The share of its limits that the caller had used, in thousandths. It is 0 without recent
+    /// attempts.
     pub fn load(&self) -> u32 {
         self.load
     }
 
-    /// The password was never looked at: it does not count.
+    /// Refunds an attempt whose password was not checked.
     pub fn refund(mut self) {
         self.refund_first(self.slots.len());
     }
 
-    /// It was right: it does not count, and the network is known for the account.
+    /// Refunds an attempt whose password was right, and makes the network known for the account.
     pub fn succeed(self) {
-        let mark = self.throttle.mark(self.account, self.network);
-        self.throttle.known.add(self.account, mark);
+        let fingerprint = self.throttle.fingerprint(self.account, self.network);
+        self.throttle.known.add(self.account, fingerprint);
         self.refund();
     }
 
-    /// Gives back what the first `tables` counted.
+    /// Refunds what the first `tables` counted.
     fn refund_first(&mut self, tables: usize) {
         let counted = self.slots.iter().zip(self.throttle.limits).enumerate();
         for (at, (slot, limit)) in counted.take(tables) {
@@ -238,29 +246,29 @@ impl Attempt<'_> {
     }
 }
 
-/// The networks from which accounts have logged in, as hashes; 0 is none. In each group the latest is first.
-/// Made with the first log-in.
+/// Fingerprints of the networks from which accounts have logged in; 0 is an empty entry. The latest
+/// of a group is first. Allocated at the first log-in.
 #[derive(Default)]
 struct KnownNetworks(Mutex<Vec<[u64; KNOWN_NETWORKS]>>);
 
 impl KnownNetworks {
-    fn contains(&self, account: u64, mark: u64) -> bool {
+    fn contains(&self, account: u64, fingerprint: u64) -> bool {
         let groups = lock(&self.0);
         groups
             .get(group(account))
-            .is_some_and(|group| group.contains(&mark))
+            .is_some_and(|group| group.contains(&fingerprint))
     }
 
-    fn add(&self, account: u64, mark: u64) {
+    fn add(&self, account: u64, fingerprint: u64) {
         let mut groups = lock(&self.0);
         if groups.is_empty() {
             groups.resize(KNOWN_GROUPS, [0; KNOWN_NETWORKS]);
         }
         let group = &mut groups[group(account)];
-        let at = group.iter().position(|it| *it == mark);
+        let at = group.iter().position(|it| *it == fingerprint);
         let last = at.unwrap_or(KNOWN_NETWORKS - 1);
         group[..=last].rotate_right(1);
-        group[0] = mark;
+        group[0] = fingerprint;
     }
 }
 
@@ -359,10 +367,10 @@ mod tests {
         }
         assert!(log_in("192.0.2.1", 0).is_err());
         log_in(home, 0).unwrap();
-        // It may guess no more often than any other.
+        // It may fail no more often than any other network.
         let wrong = (0..20).filter(|_| !fails(&throttle, "victim", home, 0));
         assert_eq!(wrong.count(), 10);
-        // For other accounts it is like any other.
+        // For other accounts it is not known.
         let throttle = Throttle::new(FAILURES);
         for at in 0..100 {
             let _refused = fails(&throttle, "other", &many(at), 0);

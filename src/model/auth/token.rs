@@ -1,8 +1,9 @@
-//! Tokens: JWTs signed with HMAC-SHA256 (RFC 7519, RFC 7515), bound to a purpose.
+//! JWTs signed with HMAC-SHA256 (RFC 7519, RFC 7515), bound to a purpose.
 //!
-//! One algorithm, one header: a token with any other header is not read at all, so none can choose
-//! its own algorithm. The purpose is a claim that is checked, so a token for one thing never opens
-//! another. Purposes of different kinds have keys of their own, derived from the secret of the server.
+//! There is one algorithm and one header. A token with another header is refused unread, so a token
+//! cannot choose its algorithm. The purpose is a checked claim, so a token for one purpose is
+//! invalid for others. Purposes of different families have different keys, derived from the secret
+//! of the server.
 
 use std::collections::BTreeSet;
 
@@ -13,45 +14,45 @@ use crate::base::crypto::SigningKey;
 
 /// base64url of `{"alg":"HS256","typ":"JWT"}`.
 const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
-/// Longest token that is looked at.
+/// Longest accepted token.
 const BYTES_MAX: usize = 4096;
 
-/// What a token is good for.
+/// The purpose of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Purpose {
-    /// Everything.
+    /// All access.
     Admin,
-    /// What the rules let an account do.
+    /// The access that the rules grant to an account.
     User,
-    /// What a worker or a collector of metrics does.
+    /// The access of a worker or a metrics collector.
     Service,
-    /// Says that the address of an account is its owner's.
+    /// Verifies the address of an account.
     Verification,
     /// Sets a new password.
     Reset,
-    /// Moves an account to another address.
+    /// Changes the address of an account.
     Email,
-    /// Downloads what its owner may see.
+    /// Downloads protected files that its owner may view.
     File,
-    /// Follows the master.
+    /// Replicates from the master.
     Replica,
 }
 
-/// What a token says.
+/// The content of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     /// Id of the account.
     pub subject: String,
     pub purpose: Purpose,
-    /// Must be the account's present one.
+    /// Must equal the current key of the account.
     pub key: String,
-    /// Milliseconds since 1970.
+    /// Unix milliseconds.
     pub expires_ms: i64,
     pub extra: ExtraClaims,
 }
 
-/// Kinds of tokens, each with a key of its own.
+/// Groups of purposes, each with its own key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Family {
     Account,
@@ -70,7 +71,7 @@ impl Family {
         Family::Replica,
     ];
 
-    /// The purpose that its key is derived for; clients that sign tokens use the same text.
+    /// The label of the key derivation. Clients that sign tokens use the same string.
     fn label(self) -> &'static str {
         match self {
             Family::Account => "vski account tokens",
@@ -94,12 +95,11 @@ impl Purpose {
     }
 }
 
-/// The keys that tokens are signed with.
 #[derive(Clone)]
 pub struct TokenKeys([SigningKey; Family::ALL.len()]);
 
 impl TokenKeys {
-    /// The keys that belong to the secret of a server.
+    /// Derives the keys from the secret of a server.
     pub fn new(secret: &[u8]) -> TokenKeys {
         TokenKeys(Family::ALL.map(|family| {
             let key = crypto::derive_key(secret, &[], family.label().as_bytes());
@@ -112,39 +112,39 @@ impl TokenKeys {
     }
 }
 
-/// What only some tokens say.
+/// Claims that only some tokens have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExtraClaims {
     /// The database of an account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
-    /// The id of its collection. PocketBase's clients look at it.
+    /// The id of its collection. Clients of PocketBase read it.
     #[serde(
         default,
         rename = "collectionId",
         skip_serializing_if = "Option::is_none"
     )]
     pub collection: Option<String>,
-    /// The address that an account is to have.
+    /// The new address of an account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
-    /// What a service token is for.
+    /// The name of a service token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The workflows that a service token opens, when it does not open all.
+    /// The workflows that a service token gives access to; none for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflows: Option<BTreeSet<String>>,
 }
 
-/// The payload as it is sent; times in seconds, as the standard has them.
+/// The payload in its JSON form. Times are in seconds, as the standard requires.
 #[derive(Serialize, Deserialize)]
 struct Payload {
     sub: String,
-    /// The same where PocketBase's clients look for it.
+    /// The same value where clients of PocketBase read it.
     #[serde(default)]
     id: String,
     purpose: Purpose,
-    /// `auth` where PocketBase's clients look for it: in tokens that sign somebody in.
+    /// `auth` in tokens that sign in, where clients of PocketBase read it.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
     key: String,
@@ -168,7 +168,7 @@ pub fn sign(keys: &TokenKeys, claims: &Claims) -> String {
     sign_json(keys.of(claims.purpose.family()), &payload)
 }
 
-/// Signs any payload of plain texts and numbers; only one with a purpose is ever read back.
+/// Signs any payload of strings and numbers. Only one with a purpose is ever accepted.
 pub fn sign_json(key: &SigningKey, payload: &impl Serialize) -> String {
     let payload = serde_json::to_vec(payload).expect("plain texts and numbers have a JSON form");
     let signed = format!("{HEADER}.{}", crypto::base64url(&payload));
@@ -176,7 +176,8 @@ pub fn sign_json(key: &SigningKey, payload: &impl Serialize) -> String {
     format!("{signed}.{signature}")
 }
 
-/// The claims of a token that is whole, ours, for one of these purposes and not expired.
+/// The claims of a token with a valid signature, one of these purposes, and an expiry after
+/// `now_ms`.
 pub fn read(keys: &TokenKeys, token: &str, purposes: &[Purpose], now_ms: i64) -> Option<Claims> {
     if token.len() > BYTES_MAX {
         return None;
@@ -246,7 +247,7 @@ mod tests {
                     purpose,
                     ..claims()
                 };
-                // Every key is that of this kind.
+                // Each family has the key of `family`.
                 let wrong = TokenKeys(Family::ALL.map(|_| keys.of(family).clone()));
                 let token = sign(&wrong, &claims);
                 let is_read = read(&keys, &token, &all, 0).is_some();

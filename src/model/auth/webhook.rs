@@ -1,8 +1,8 @@
-//! What receivers of webhooks check signatures and tokens with.
+//! The secret with which receivers of webhooks verify signatures and tokens.
 //!
-//! The secret of the server comes out of the one that signs its own tokens, and does not lead back to it:
-//! whoever has it can pretend to call for this server, and nothing else. No token that is signed with it opens
-//! anything here.
+//! The webhook secret of a server is derived from its own secret, which cannot be computed from it.
+//! A receiver that has it can forge calls of this server, and nothing else: a token signed with it
+//! is invalid here.
 
 use std::path::Path;
 
@@ -14,12 +14,12 @@ use crate::base::crypto;
 use crate::base::crypto::SigningKey;
 use crate::base::error::Result;
 
-/// Life of a token that goes with a call.
+/// Lifetime of the token of a call.
 const TOKEN_SECONDS: i64 = 300;
-/// What the secret is made of, besides the one of the server.
+/// The label of the derivation.
 const LABEL: &[u8] = b"webhooks";
 
-/// A secret that a receiver shares.
+/// A secret shared with a receiver.
 #[derive(Clone)]
 pub struct WebhookSecret {
     bytes: Vec<u8>,
@@ -44,18 +44,18 @@ impl WebhookSecret {
         }
     }
 
-    /// That of a server.
+    /// The secret of a server.
     pub fn of_server(signing: &SigningKey) -> WebhookSecret {
         WebhookSecret::new(&signing.sign(LABEL))
     }
 
-    /// That of the server that runs on this data, or would, for the command line.
+    /// The secret of the server with this data directory, for the command line.
     pub fn of_data(configured: Option<&str>, data_dir: &Path) -> Result<WebhookSecret> {
         let secret = operator_secret(configured, data_dir)?;
         Ok(WebhookSecret::of_server(&SigningKey::new(&secret)))
     }
 
-    /// As receivers are given it.
+    /// The form that receivers get.
     pub fn text(&self) -> String {
         format!("whsec_{}", crypto::base64(&self.bytes))
     }
@@ -65,8 +65,8 @@ impl WebhookSecret {
         crypto::base64(&self.key.sign(message))
     }
 
-    /// A token that says which server calls and where (WH-6): a receiver that gets it can show it to no
-    /// other.
+    /// A token that names the calling server and the receiver, so a receiver cannot use it
+    /// elsewhere.
     pub fn token(&self, node: &str, audience: &str, now_ms: i64) -> String {
         let claims = Claims {
             iss: node,

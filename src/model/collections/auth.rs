@@ -1,8 +1,8 @@
-//! What is particular to auth collections: the fields they always have, and their options.
+//! The required fields of auth collections, and their options.
 //!
-//! `options.identityFields` names the fields that an account signs in with (`email` when nothing is
-//! said), `options.requireVerified` keeps accounts out whose address nobody has verified,
-//! `options.confirmUrl` is the page of the application that links in mails lead to.
+//! `options.identityFields` lists the fields that an account can sign in with (default `email`).
+//! `options.requireVerified` refuses accounts whose address is not verified. `options.confirmUrl`
+//! is the page of the application that links in mails lead to.
 
 use super::definition::MANAGE_RULE;
 use super::parse::key_of_field;
@@ -10,17 +10,19 @@ use super::{Collection, CollectionKind, DomainOptions, Field, FieldKind};
 use crate::base::error::{Error, Result};
 use crate::base::{clock, ids};
 
-/// The column of auth collections that is part of every token of an account. No field has such a name.
+/// The column of auth collections that is part of every token of an account. A field cannot have
+/// this name.
 pub const TOKEN_KEY: &str = "_token_key";
 
-/// The field of auth collections that says whether everybody who sees an account sees its address.
+/// The field of auth collections that makes the address of an account visible to all callers that
+/// can view the account.
 pub const EMAIL_VISIBILITY: &str = "emailVisibility";
 
-/// Fields that an account may sign in with.
+/// Largest number of identity fields.
 const IDENTITY_FIELDS_MAX: usize = 5;
 
 impl Collection {
-    /// The fields that hold what an account signs in with, in the order in which they are tried.
+    /// The identity fields, in the order in which a log-in tries them.
     pub fn identity_fields(&self) -> Vec<&str> {
         match self
             .options
@@ -32,7 +34,7 @@ impl Collection {
         }
     }
 
-    /// Whether only accounts with a verified address may sign in.
+    /// True if only accounts with a verified address can sign in.
     pub fn requires_verified(&self) -> bool {
         self.options
             .get("requireVerified")
@@ -40,7 +42,7 @@ impl Collection {
             == Some(true)
     }
 
-    /// Where links in mails lead to, when that is not the server's own page.
+    /// The page that links in mails lead to; none for the page of the server.
     pub fn confirm_url(&self) -> Option<&str> {
         self.options
             .get("confirmUrl")
@@ -49,7 +51,7 @@ impl Collection {
     }
 }
 
-/// Refuses options that would not work.
+/// Refuses invalid options.
 pub fn check_options(collection: &Collection) -> Result<()> {
     let refuse = |message: String| {
         Err(Error::field(
@@ -109,8 +111,8 @@ pub fn check_options(collection: &Collection) -> Result<()> {
     }
 }
 
-/// The definitions through which an auth collection that was made before there was [`EMAIL_VISIBILITY`]
-/// gets it. A field of this name and another type is deleted first, so that its column is put aside.
+/// The steps that add [`EMAIL_VISIBILITY`] to an auth collection of an older version. A field of
+/// this name and another type is deleted first, so that its column is moved aside.
 pub fn with_email_visibility(collection: &Collection) -> Result<Vec<Collection>> {
     let is_it = |field: &Field| is_email_visibility(field) && field.name == EMAIL_VISIBILITY;
     let is_there = collection.fields.iter().any(is_it);
@@ -119,7 +121,7 @@ pub fn with_email_visibility(collection: &Collection) -> Result<Vec<Collection>>
     }
     let mut steps = Vec::new();
     let mut next = collection.clone();
-    // The time is how a table tells the definition that it has followed.
+    // A table stores the time of the definition that it follows.
     let now_ms = clock::now_ms();
     let is_other = |field: &Field| field.name.eq_ignore_ascii_case(EMAIL_VISIBILITY);
     if next.fields.iter().any(is_other) {
@@ -137,7 +139,7 @@ fn is_email_visibility(field: &Field) -> bool {
     field.name.eq_ignore_ascii_case(EMAIL_VISIBILITY) && matches!(field.kind, FieldKind::Bool)
 }
 
-/// Refuses a field that is called like [`EMAIL_VISIBILITY`] and is something else.
+/// Refuses a field that has the name [`EMAIL_VISIBILITY`], and another type.
 fn refuse_other_email_visibility(fields: &[Field]) -> Result<()> {
     let is_other = |field: &&Field| {
         field.name.eq_ignore_ascii_case(EMAIL_VISIBILITY) && !is_email_visibility(field)
@@ -147,13 +149,13 @@ fn refuse_other_email_visibility(fields: &[Field]) -> Result<()> {
         Some(field) => Err(Error::field(
             key_of_field(&field.name),
             "validation_invalid_definition",
-            "This name is reserved for the bool field that says whether an account shows its address.",
+            "This name is reserved for the bool field that makes the address of an account visible.",
         )),
     }
 }
 
-/// An auth collection always has `email`, `password`, `verified` and `emailVisibility`, of the right
-/// types, however they were written down (COL-6).
+/// Adds `email`, `password`, `verified` and `emailVisibility` to the fields of an auth collection,
+/// or corrects the type of those that are given.
 pub fn complete_fields(fields: &mut Vec<Field>) -> Result<()> {
     refuse_other_email_visibility(fields)?;
     let confirms = |field: &&Field| field.name.eq_ignore_ascii_case("passwordConfirm");
@@ -161,7 +163,7 @@ pub fn complete_fields(fields: &mut Vec<Field>) -> Result<()> {
         return Err(Error::field(
             key_of_field(&field.name),
             "validation_invalid_definition",
-            "Accounts are sent their password twice under this name.",
+            "This name is reserved for the repeated password in requests.",
         ));
     }
     let email = FieldKind::Email(DomainOptions::default());
@@ -211,7 +213,7 @@ pub fn complete_fields(fields: &mut Vec<Field>) -> Result<()> {
         Some(field) => Err(Error::field(
             key_of_field(&field.name),
             "validation_invalid_definition",
-            "The one password field of an auth collection is called password.",
+            "An auth collection has one password field, named password.",
         )),
         None => Ok(()),
     }

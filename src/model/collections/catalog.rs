@@ -1,13 +1,13 @@
-//! The catalog: where definitions are stored, changed, and looked up.
+//! The catalog stores, changes and caches definitions.
 //!
-//! Definitions of all databases lie in `_collections` of `default.db` (DB-12) and are cached: a
-//! look-up takes one short lock and copies an `Arc`. A change brings the table in step (`schema`) and
-//! stores the definition, then replaces the cache. For a tenant that is two files, with the
-//! intention written down first; see [`Catalog::catch_up`].
+//! The definitions of all databases are in `_collections` of `default.db`, and cached: a look-up
+//! takes one short lock and clones an `Arc`. A change first alters the table (`schema`), then
+//! stores the definition, then replaces the cache. For a tenant these are two files, so the new
+//! definition is stored as pending first; see [`Catalog::catch_up`].
 //!
-//! Every change counts itself inside its job on the writer, before the commit. Whatever was made
-//! with definitions of an earlier count is refused as stale ([`Collections::check_current`]) and tried
-//! again with the new ones, so no row is ever written or shown by a definition that is not its own.
+//! Every change increments a counter inside its job on the writer, before the commit. A read or
+//! write with definitions of an older count fails as stale ([`Collections::check_current`]) and is
+//! repeated with the new ones, so a row is never written or shown with an outdated definition.
 //!
 //! Lock order: `changing` (one change at a time), then `changes` or `cache`, never the other way.
 
@@ -36,25 +36,25 @@ use crate::model::rules::Rule;
 use crate::store::db;
 use crate::store::db::{Database, Databases, Role};
 
-/// Databases whose definitions are kept in memory.
+/// Largest number of databases with cached definitions.
 const CACHED_MAX: usize = 256;
 
 /// The stored definitions and their cache.
 pub struct Catalog {
     databases: Arc<Databases>,
     changing: Mutex<()>,
-    /// Changes counted, per database that was ever used.
+    /// The count of changes of each database that was used.
     changes: Mutex<HashMap<String, Arc<AtomicU64>>>,
     cache: Mutex<HashMap<String, Arc<Collections>>>,
-    /// Called with each rule of a definition before it is stored.
+    /// Checks each rule of a definition before it is stored.
     check_rule: RuleCheck,
 }
 
-/// Refuses a rule that does not hold together: the rule, its collection, and the others.
+/// Refuses an invalid rule of a collection, given the collections of its database.
 pub type RuleCheck = fn(&Rule, &Collection, &Collections) -> Result<()>;
 
 impl Catalog {
-    /// Opens the catalog; definitions are read when their database is first asked for.
+    /// Opens the catalog. The definitions of a database are read at its first use.
     pub fn open(databases: Arc<Databases>, check_rule: RuleCheck) -> Catalog {
         Catalog {
             databases,
@@ -65,7 +65,7 @@ impl Catalog {
         }
     }
 
-    /// The definitions of one database as they are now.
+    /// The current definitions of a database.
     pub fn collections(&self, database: &str) -> Result<Arc<Collections>> {
         let cached = || lock(&self.cache).get(database).cloned();
         if let Some(collections) = cached()
@@ -76,16 +76,16 @@ impl Catalog {
         let _changing = lock(&self.changing);
         match cached() {
             Some(collections) if collections.check_current().is_ok() => return Ok(collections),
-            // A change was refused, and reading what holds after it failed as well.
+            // A change failed, and so did the reload after it.
             Some(_) => {}
             None if self.databases.role() == Role::Master => self.catch_up(database)?,
-            // Its master settles what was interrupted.
+            // The master completes interrupted changes.
             None => {}
         }
         self.reload(database)
     }
 
-    /// Makes a collection. Returns its definition.
+    /// Creates a collection and returns its definition.
     pub fn create(&self, database: &str, body: &Value, editor: Editor) -> Result<Arc<Collection>> {
         let mut draft = CollectionDraft::parse(body)?;
         draft.resolve_fields(&[])?;
@@ -97,7 +97,7 @@ impl Catalog {
         Ok(Arc::clone(self.reload(database)?.get(&name)?))
     }
 
-    /// Changes a collection; what `body` does not mention stays as it is.
+    /// Changes a collection. Attributes that `body` does not mention stay unchanged.
     pub fn update(
         &self,
         database: &str,
@@ -117,7 +117,7 @@ impl Catalog {
         self.check(&collection, &current)?;
         collection.updated = clock::now();
         if collection.updated == previous.updated {
-            // The time is how a table tells the definition that it has followed.
+            // A table stores the time of the definition that it follows.
             return Err(Error::stale());
         }
         self.store(collection, Some(previous))?;
@@ -125,7 +125,7 @@ impl Catalog {
         Ok(Arc::clone(self.reload(database)?.get(&name)?))
     }
 
-    /// Takes a collection out of sight; its table stays on disk.
+    /// Marks a collection as deleted. Its table stays on disk.
     pub fn delete(&self, database: &str, name: &str) -> Result<()> {
         let _changing = lock(&self.changing);
         let current = self.reload(database)?;
@@ -151,7 +151,7 @@ impl Catalog {
         let rest = Collections::from_iter(rest.map(|other| Collection::clone(other)));
         self.check_rules_of_others(&collection.id, &rest)?;
         let (id, now) = (collection.id.clone(), clock::now());
-        // Through the queue of its own database, so that no write made with it comes after.
+        // In the queue of its own database, so that no later write uses the definition.
         let count = self.count_change(database);
         let counted = self.databases.get(database)?.write(move |_| {
             count();
@@ -163,12 +163,12 @@ impl Catalog {
                 Ok(tx.prepare_cached(sql)?.execute(params![id, now])?)
             })
         });
-        // Also after a failure: what was refused as stale meanwhile is right again.
+        // After a failure too, so that definitions which were stale meanwhile are current again.
         self.reload(database)?;
         deleted.map(drop)
     }
 
-    /// Makes final what was deleted from a database; it cannot be had back from then on.
+    /// Drops the deleted collections and fields of a database for good.
     pub fn purge(&self, name: &str) -> Result<Purged> {
         let _changing = lock(&self.changing);
         let (database, default) = (self.databases.get(name)?, self.databases.default());
@@ -186,8 +186,8 @@ impl Catalog {
         Ok(purged)
     }
 
-    /// Makes a database. Definitions that a crash left of an older one of this name are not its own;
-    /// `clear` removes what else there may be of one.
+    /// Creates a database. Deletes definitions that a crash left of an older database of this name;
+    /// `clear` removes everything else of it.
     pub fn create_database(
         &self,
         database: &str,
@@ -200,9 +200,9 @@ impl Catalog {
         self.databases.create(database)
     }
 
-    /// Runs `change`, by which this server gets other definitions from elsewhere: those of all databases,
-    /// when it is `default`, or the tables of one that have followed others. What was made with those
-    /// of before is stale from then on.
+    /// Runs `change`, which replaces definitions by those of a master: of all databases if
+    /// `database` is `default`, else of a tenant whose tables now follow others. Older definitions
+    /// are stale from then on.
     pub fn replace<T>(&self, database: &str, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let _changing = lock(&self.changing);
         for (name, changes) in &*lock(&self.changes) {
@@ -213,21 +213,22 @@ impl Catalog {
         change()
     }
 
-    /// Takes a database and all its collections out of sight. Calls `also` with where its file lies
-    /// now, unless there is a new one of this name already.
-    pub fn delete_database(&self, database: &str, also: impl FnOnce(&Path)) -> Result<()> {
+    /// Marks a database and all its collections as deleted. Calls `on_deleted` with the new path of
+    /// its file, unless a new database of this name exists already.
+    pub fn delete_database(&self, database: &str, on_deleted: impl FnOnce(&Path)) -> Result<()> {
         let file = self.databases.delete(database)?;
         let _changing = lock(&self.changing);
         if self.databases.check_new(database).is_err() {
             return Ok(());
         }
-        // It is gone; definitions that are left mean nothing, and go when the name is used again.
+        // The database is deleted. Definitions that remain have no effect, and are deleted when the
+        // name is used again.
         if let Err(error) = self.forget(database) {
             log::warn(format_args!(
-                "forget the collections of {database}: {error}"
+                "cannot delete the definitions of {database}: {error}"
             ));
         }
-        also(&file);
+        on_deleted(&file);
         Ok(())
     }
 
@@ -243,7 +244,7 @@ impl Catalog {
         })
     }
 
-    /// Reads the definitions of one database anew and caches them; `changing` is held.
+    /// Reads and caches the definitions of a database. The caller holds `changing`.
     fn reload(&self, database: &str) -> Result<Arc<Collections>> {
         drop(self.databases.get(database)?);
         let changes = self.changes(database);
@@ -265,10 +266,12 @@ impl Catalog {
         Ok(collections)
     }
 
-    /// What a definition is: that to which it was being changed, if the table has followed.
+    /// Chooses between a definition and its pending change: the change is current if the table
+    /// follows it.
     ///
-    /// On a replica the two files come one after the other. When the table has followed neither, one of them
-    /// is yet to come: until then nothing is read by a definition or a rule that is not its own.
+    /// On a replica the two files arrive one after the other. If the table follows neither, one of
+    /// the files has yet to arrive, and until then the collection is stale: it must not be read
+    /// with a wrong definition or rule.
     fn current_definition(
         &self,
         stored: Collection,
@@ -289,8 +292,8 @@ impl Catalog {
         }
     }
 
-    /// Settles what a crash interrupted, and adds what a restored older file lacks; `changing` is
-    /// held, and it is the first time that the definitions are asked for.
+    /// Completes changes that a crash interrupted, and adds columns that a restored older file
+    /// lacks. Runs at the first use of a database; the caller holds `changing`.
     fn catch_up(&self, database: &str) -> Result<()> {
         let list = self
             .databases
@@ -313,15 +316,15 @@ impl Catalog {
             })?;
             if is_behind {
                 log::warn(format_args!(
-                    "adding what is missing to the table of {}",
+                    "adding missing columns and indexes to the table of {}",
                     collection.name
                 ));
                 self.store(Collection::clone(&collection), Some(&collection))?;
             }
-            // Without the field no address is shown, so a failure is no reason to stop.
+            // Without the field no address is visible, so a failure is harmless.
             if let Err(error) = self.add_email_visibility(&collection) {
                 log::warn(format_args!(
-                    "add {EMAIL_VISIBILITY} to {}: {error}",
+                    "cannot add {EMAIL_VISIBILITY} to {}: {error}",
                     collection.name
                 ));
             }
@@ -329,7 +332,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// Adds the field to an auth collection that was made before there was one.
+    /// Adds the field to an auth collection of an older version.
     fn add_email_visibility(&self, collection: &Arc<Collection>) -> Result<()> {
         let mut previous = Arc::clone(collection);
         for next in auth::with_email_visibility(collection)? {
@@ -343,8 +346,8 @@ impl Catalog {
         Arc::clone(lock(&self.changes).entry(database.to_owned()).or_default())
     }
 
-    /// What the job of a change calls last, just before it is committed: whatever was made with the
-    /// definitions of before is stale from then on.
+    /// The last call of the job of a change, just before its commit: older definitions are stale
+    /// from then on.
     fn count_change(&self, database: &str) -> impl FnOnce() + Send + 'static {
         let changes = self.changes(database);
         move || {
@@ -371,7 +374,7 @@ impl Catalog {
             None => ids::record_id()?,
             Some(id) if ids::is_valid_id(id) && self.is_free_id(id)? => id.clone(),
             Some(_) => {
-                let message = "Must be 1 to 64 of A-Z, a-z, 0-9, _ and -, and not be in use.";
+                let message = "Must have 1 to 64 characters of A-Z, a-z, 0-9, _ and -, and must not be in use.";
                 return Err(Error::field("id", "validation_invalid_id", message));
             }
         };
@@ -405,7 +408,7 @@ impl Catalog {
         })
     }
 
-    /// What only shows with the whole definition at hand: its own, and how others depend on it.
+    /// Checks a complete definition, and the collections that depend on it.
     fn check(&self, collection: &Collection, current: &Collections) -> Result<()> {
         check_indexes(collection)?;
         check_field_rules(collection)?;
@@ -422,11 +425,14 @@ impl Catalog {
         self.check_rules_of_others(&collection.id, &Collections::from_iter(changed))
     }
 
-    /// Refuses a change of one collection that leaves a rule of another without what it needs.
+    /// Refuses a change after which a rule of another collection is invalid.
     fn check_rules_of_others(&self, id: &str, changed: &Collections) -> Result<()> {
         for other in changed.all().iter().filter(|other| other.id != id) {
             self.check_rules(other, changed).map_err(|_| {
-                Error::conflict(format!("A rule of {} needs what would go.", other.name))
+                Error::conflict(format!(
+                    "A rule of {} refers to what you are removing.",
+                    other.name
+                ))
             })?;
         }
         Ok(())
@@ -445,7 +451,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// Brings table and stored definition to `collection`, the table first.
+    /// Alters the table, then stores the definition.
     fn store(&self, collection: Collection, previous: Option<&Arc<Collection>>) -> Result<()> {
         let database = self.databases.get(&collection.database)?;
         let count = self.count_change(&collection.database);
@@ -460,14 +466,15 @@ impl Catalog {
         } else {
             self.store_tenant(&database, collection, previous, count)
         };
-        // Also after a failure: what was refused as stale meanwhile is right again.
+        // After a failure too, so that definitions which were stale meanwhile are current again.
         self.reload(&name)?;
         result
     }
 
-    /// Changes the table in one file and the definition in another. First what is to become is noted
-    /// beside the definition; the commit of the table, which notes that too, decides; the rest is
-    /// tidying, which [`Catalog::catch_up`] does if it comes to nothing here.
+    /// Changes the table in one file and the definition in another. First the new definition is
+    /// stored as pending. The commit of the table, which records the definition that it follows,
+    /// decides. The pending definition then becomes the stored one; if that fails,
+    /// [`Catalog::catch_up`] does it later.
     fn store_tenant(
         &self,
         database: &Database,
@@ -480,7 +487,7 @@ impl Catalog {
         let (id, is_change) = (next.id.clone(), previous.is_some());
         if let Some(previous) = previous.clone() {
             let next = Arc::clone(&next);
-            // The previous change may itself be no more than pending, when its tidying failed.
+            // The previous change may still be pending, if its last step failed.
             default.write(move |tx| {
                 save(tx, &previous)?;
                 save_pending(tx, &next.id, Some(&next))
@@ -499,7 +506,7 @@ impl Catalog {
         };
         match (applied, saved) {
             (Ok(()), Err(error)) if is_change => {
-                log::warn(format_args!("tidy a changed definition: {error}"));
+                log::warn(format_args!("a changed definition stays pending: {error}"));
                 Ok(())
             }
             (applied, saved) => applied.and(saved),

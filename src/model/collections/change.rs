@@ -1,5 +1,4 @@
-//! From what a client wants to a whole definition: a draft applied, completed, and checked against
-//! the one that it changes.
+//! Applies a request to a definition, completes it, and checks it against the previous one.
 
 use serde_json::{Map, Value};
 
@@ -14,11 +13,11 @@ use crate::model::triggers::{Target, Trigger, redaction};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Editor {
     Admin,
-    /// An API key, which has no URLs called.
+    /// An API key. It cannot change triggers that call a URL.
     Key,
 }
 
-/// Applies what a draft says to a definition.
+/// Applies a draft to a definition.
 pub fn change(
     collection: &mut Collection,
     mut draft: CollectionDraft,
@@ -40,7 +39,7 @@ pub fn change(
                 return Err(Error::field(
                     key_of_field(&field.name),
                     "validation_invalid_definition",
-                    "Only auth collections have a password.",
+                    "Only auth collections can have a password field.",
                 ));
             }
         }
@@ -54,7 +53,7 @@ pub fn change(
     resolve_relations(collection, current)
 }
 
-/// Options are replaced as a whole; hidden values that come back stay what they are.
+/// Options are replaced as a whole. Redacted values that a client sends back keep the stored ones.
 fn change_options(
     collection: &mut Collection,
     mut options: Map<String, Value>,
@@ -70,7 +69,7 @@ fn change_options(
         redaction::inherit_triggers(&mut options, &collection.options);
     }
     let kept = redaction::restore_triggers(&mut options, &collection.options);
-    // What is hidden and was not there belongs to a call that is new.
+    // A placeholder without a stored value belongs to a new call.
     kept.map_err(|error| match editor {
         Editor::Admin => error,
         Editor::Key => refused(),
@@ -89,7 +88,7 @@ fn change_options(
     Ok(())
 }
 
-/// Replaces names of targets by ids and refuses targets that do not exist.
+/// Replaces names of target collections by ids, and refuses unknown targets.
 fn resolve_relations(collection: &mut Collection, current: &Collections) -> Result<()> {
     let (own_id, own_name) = (collection.id.clone(), collection.name.clone());
     for field in &mut collection.fields {
@@ -107,7 +106,7 @@ fn resolve_relations(collection: &mut Collection, current: &Collections) -> Resu
             return Err(Error::field(
                 key_of_field(&field.name),
                 "validation_invalid_definition",
-                format!("There is no collection {target} to relate to."),
+                format!("The target collection {target} does not exist."),
             ));
         };
         target.clone_from(&found.id);
@@ -115,13 +114,13 @@ fn resolve_relations(collection: &mut Collection, current: &Collections) -> Resu
     Ok(())
 }
 
-/// Refuses a name, or an id, that a collection of the database has already.
+/// Refuses a name or id that another collection of the database has.
 pub fn check_new_name(name: &str, id: Option<&str>, current: &Collections) -> Result<()> {
     check_name(name)?;
     let is_id = current.by_id(name).is_some();
     let is_name = id.is_some_and(|id| current.find(id).is_some());
     if is_id || is_name {
-        let message = "A name must not be the id of another collection, nor an id its name.";
+        let message = "A name must not be the id of another collection, and an id not its name.";
         return Err(Error::field("name", "validation_not_unique", message));
     }
     if current
@@ -132,19 +131,19 @@ pub fn check_new_name(name: &str, id: Option<&str>, current: &Collections) -> Re
         return Err(Error::field(
             "name",
             "validation_not_unique",
-            "There is a collection of this name already.",
+            "A collection with this name already exists.",
         ));
     }
     Ok(())
 }
 
-/// Refuses indexes on what is no field.
+/// Refuses indexes on unknown fields.
 pub fn check_indexes(collection: &Collection) -> Result<()> {
     for index in &collection.indexes {
         for (column, _) in &index.columns {
             let is_system = ["id", "created", "updated"].contains(&column.as_str());
             if !is_system && collection.field(column).is_none() {
-                let message = format!("The index {} names no field: {column}.", index.name);
+                let message = format!("The index {} names an unknown field: {column}.", index.name);
                 return Err(Error::field(
                     "indexes",
                     "validation_invalid_definition",
@@ -156,7 +155,7 @@ pub fn check_indexes(collection: &Collection) -> Result<()> {
     Ok(())
 }
 
-/// Refuses field rules on what is no field.
+/// Refuses field rules with unknown fields.
 pub fn check_field_rules(collection: &Collection) -> Result<()> {
     let mut rules = collection.rules.clone();
     for (name, slot) in FIELD_RULES {
@@ -195,7 +194,7 @@ pub fn refuse_new_identity(draft: &CollectionDraft, previous: &Collection) -> Re
     Ok(())
 }
 
-/// Refuses changes of type that stored values would not survive; fields keep their ids.
+/// Refuses changes of type that stored values cannot follow, and keeps the ids of fields.
 pub fn reconcile_fields(previous: &Collection, next: &mut Collection) -> Result<()> {
     for field in &mut next.fields {
         let by_id = previous.fields.iter().find(|before| before.id == field.id);
@@ -220,7 +219,10 @@ pub fn reconcile_fields(previous: &Collection, next: &mut Collection) -> Result<
             return Err(Error::field(
                 key_of_field(&field.name),
                 "validation_unchangeable",
-                format!("The field is a {} and stays one.", before.kind.name()),
+                format!(
+                    "The type of this field cannot change from {}.",
+                    before.kind.name()
+                ),
             ));
         }
     }

@@ -8,38 +8,35 @@ use crate::model::rules;
 use crate::model::rules::{FieldRules, Grant, Identity, Operation, Rule};
 use crate::model::triggers::Trigger;
 
-/// The definition of one collection.
 #[derive(Clone, Debug)]
 pub struct Collection {
     pub id: String,
-    /// Which database its table is in.
+    /// The database of its table.
     pub database: String,
     /// Also the name of its table.
     pub name: String,
     pub kind: CollectionKind,
-    /// In the order in which they were defined.
+    /// In the order of the definition.
     pub fields: Vec<Field>,
     pub indexes: Vec<Index>,
     pub rules: Rules,
-    /// Free form, kept for the parts that read it (COL-8).
+    /// Options that other modules read.
     pub options: Map<String, Value>,
-    /// What `options.triggers` says.
+    /// Parsed from `options.triggers`.
     pub triggers: Vec<Trigger>,
     pub created: String,
     pub updated: String,
 }
 
-/// What a collection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CollectionKind {
-    /// Records.
+    /// Plain records.
     Base,
-    /// Records that can sign in: they have `email`, `password` and what belongs to them.
+    /// Records that can sign in; they have `email`, `password` and more.
     Auth,
 }
 
-/// Filter expressions that say who may do what. None: admins only. Empty: everyone (RUL-6 is our
-/// choice, as in PocketBase).
+/// Conditions of access. None admits admins only, an empty rule everyone.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
     pub list: Option<Rule>,
@@ -47,20 +44,20 @@ pub struct Rules {
     pub create: Option<Rule>,
     pub update: Option<Rule>,
     pub delete: Option<Rule>,
-    /// Who may start workflows on the collection (WF-16).
+    /// Admits callers that start workflows on the collection.
     pub execute: Option<Rule>,
-    /// The workflows that those may start.
+    /// The workflows that these callers can start.
     pub workflows: Vec<String>,
     /// Admits callers to the addresses of all accounts of an auth collection.
     pub manage: Option<Rule>,
-    /// Which groups read which fields, in place of `list` and `view` (FLD-3).
+    /// The fields that groups read, in place of `list` and `view`.
     pub fields: Option<FieldRules>,
-    /// Which groups write which fields, in place of `create` and `update`.
+    /// The fields that groups write, in place of `create` and `update`.
     pub field_edits: Option<FieldRules>,
 }
 
 impl Collection {
-    /// What a caller may do with its records.
+    /// The access of a caller to its records.
     pub fn grant(&self, operation: Operation, identity: &Identity) -> Grant {
         let rules = &self.rules;
         let (rule, fields) = match operation {
@@ -80,12 +77,10 @@ impl Collection {
         )
     }
 
-    /// Whether its records have files.
     pub fn has_files(&self) -> bool {
         self.fields.iter().any(|field| field.file().is_some())
     }
 
-    /// The field of this name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| field.name == name)
     }

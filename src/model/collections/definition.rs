@@ -1,16 +1,15 @@
-//! The JSON form of a collection: reading what a client sends, writing what it gets.
+//! The JSON form of a collection.
 //!
-//! Takes all the forms that the public text shows (CON-3): `fields` or `schema`, field options at
-//! the top level or under `options`, `options` as an object or as a JSON string, the values of a
-//! `select` as an array or as `{values}`. Writes one: `fields` and, equal to it, `schema`, with
-//! options at the top level. What it does not know it refuses by name; a few keys that
-//! PocketBase's tools always send and that mean nothing here are passed over.
+//! Accepts `fields` or `schema`, field options at the top level or under `options`, `options` as an
+//! object or as a JSON string, and the values of a `select` as an array or as `{values}`. Writes
+//! `fields` and, equal to it, `schema`, with options at the top level. Unknown attributes are
+//! refused by name, except a few without effect that tools of PocketBase always send.
 
 use serde_json::{Map, Value, json};
 
 use super::field_json::{field_to_json, parse_fields};
 use super::index::{index_to_json, parse_indexes};
-use super::parse::{invalid, is_word, object_or_text, optional_text};
+use super::parse::{invalid, is_word, object_or_string, optional_string};
 use super::{Collection, CollectionKind, Field, Index, Rules};
 use crate::base::error::{Error, Result};
 use crate::base::ids;
@@ -18,29 +17,28 @@ use crate::base::ids::WORKFLOW_BYTES_MAX;
 use crate::model::rules::{FieldRules, Rule};
 use crate::model::triggers::redaction;
 
-/// The attribute beside `executeRule`.
+/// The attribute that goes with `executeRule`.
 const WORKFLOWS: &str = "executeWorkflows";
 const WORKFLOWS_MAX: usize = 100;
-/// Groups in the field rules of a collection.
+/// Largest number of groups in field rules.
 const GROUPS_MAX: usize = 100;
-/// Tables that SQLite brings itself.
+/// Table names that SQLite reserves.
 const TABLES_OF_SQLITE: [&str; 4] = ["json_each", "json_tree", "dbstat", "bytecode"];
 
-/// What a client wants a collection to be; none of the parts have met the stored ones yet.
+/// The attributes of a request, not yet compared with a stored definition.
 #[derive(Debug, Default)]
 pub struct CollectionDraft {
     pub id: Option<String>,
     pub name: Option<String>,
     pub kind: Option<CollectionKind>,
     pub fields: Option<Vec<Field>>,
-    /// The same under its other name; see [`CollectionDraft::resolve_fields`].
+    /// The fields under their other name; see [`CollectionDraft::resolve_fields`].
     pub schema: Option<Vec<Field>>,
     pub indexes: Option<Vec<Index>>,
-    /// Only the rules that were mentioned.
+    /// The rules that the request mentions.
     pub rules: Vec<(&'static str, Option<String>)>,
-    /// The same of field rules.
+    /// The field rules that the request mentions.
     pub field_rules: Vec<(&'static str, Option<FieldRules>)>,
-    /// The workflows that callers may start.
     pub workflows: Option<Vec<String>>,
     pub options: Option<Map<String, Value>>,
 }
@@ -48,7 +46,7 @@ pub struct CollectionDraft {
 /// The rule that only auth collections have.
 pub const MANAGE_RULE: &str = "manageRule";
 
-/// The rule attributes and where each lies.
+/// The rule attributes, with a function to their place in [`Rules`].
 type RuleSlot = fn(&mut Rules) -> &mut Option<Rule>;
 pub const RULES: [(&str, RuleSlot); 7] = [
     ("listRule", |rules| &mut rules.list),
@@ -60,7 +58,7 @@ pub const RULES: [(&str, RuleSlot); 7] = [
     (MANAGE_RULE, |rules| &mut rules.manage),
 ];
 
-/// The same for field rules.
+/// The attributes of field rules, likewise.
 type FieldRuleSlot = fn(&mut Rules) -> &mut Option<FieldRules>;
 pub const FIELD_RULES: [(&str, FieldRuleSlot); 2] = [
     ("fieldRules", |rules| &mut rules.fields),
@@ -68,7 +66,7 @@ pub const FIELD_RULES: [(&str, FieldRuleSlot); 2] = [
 ];
 
 impl CollectionDraft {
-    /// Puts the rules that were mentioned where they belong. `parse` gets the attribute and the text of each.
+    /// Moves the rules into `rules`. `parse` gets the attribute and the text of each.
     pub fn apply_rules(
         &mut self,
         rules: &mut Rules,
@@ -90,10 +88,9 @@ impl CollectionDraft {
         Ok(())
     }
 
-    /// Reads a request body.
     pub fn parse(body: &Value) -> Result<CollectionDraft> {
         let Some(body) = body.as_object() else {
-            return Err(Error::invalid("A collection is a JSON object."));
+            return Err(Error::invalid("A collection must be a JSON object."));
         };
         let mut draft = CollectionDraft::default();
         for (key, value) in body {
@@ -102,8 +99,8 @@ impl CollectionDraft {
         Ok(draft)
     }
 
-    /// Answers carry the fields twice, so clients send them twice after changing one of the two:
-    /// the one that differs from what is stored counts.
+    /// Responses hold the fields twice, so clients send them twice after changing one copy. The
+    /// copy that differs from the stored fields counts.
     pub fn resolve_fields(&mut self, stored: &[Field]) -> Result<()> {
         let Some(schema) = self.schema.take() else {
             return Ok(());
@@ -113,7 +110,12 @@ impl CollectionDraft {
             None => true,
             Some(fields) if form(fields) == form(stored) => true,
             Some(fields) if form(&schema) == form(stored) || form(&schema) == form(fields) => false,
-            Some(_) => return Err(invalid("schema", "fields and schema say different things.")),
+            Some(_) => {
+                return Err(invalid(
+                    "schema",
+                    "fields and schema differ; send one of them.",
+                ));
+            }
         };
         if is_schema {
             self.fields = Some(schema);
@@ -123,22 +125,22 @@ impl CollectionDraft {
 
     fn read_key(&mut self, key: &str, value: &Value) -> Result<()> {
         match key {
-            "id" => self.id = optional_text("id", value)?.filter(|id| !id.is_empty()),
-            "name" => self.name = optional_text("name", value)?,
-            // As with the other attributes, null means that nothing is said.
+            "id" => self.id = optional_string("id", value)?.filter(|id| !id.is_empty()),
+            "name" => self.name = optional_string("name", value)?,
+            // Null means unchanged, as for other attributes.
             "type" | "fields" | "schema" | "indexes" if value.is_null() => {}
             "type" => self.kind = Some(parse_kind(value)?),
             "fields" => self.fields = Some(parse_fields(key, value)?),
             "schema" => self.schema = Some(parse_fields(key, value)?),
             "indexes" => self.indexes = Some(parse_indexes(value)?),
-            "options" => self.options = Some(object_or_text("options", value)?),
+            "options" => self.options = Some(object_or_string("options", value)?),
             WORKFLOWS => self.workflows = Some(parse_workflows(value)?),
             "created" | "updated" | "system" | "database" => {}
             _ => {
                 let rule = RULES.iter().find(|(name, _)| *name == key);
                 let field_rule = FIELD_RULES.iter().find(|(name, _)| *name == key);
                 match (rule, field_rule) {
-                    (Some((name, _)), _) => self.rules.push((name, optional_text(name, value)?)),
+                    (Some((name, _)), _) => self.rules.push((name, optional_string(name, value)?)),
                     (_, Some((name, _))) => {
                         self.field_rules
                             .push((name, parse_field_rules(name, value)?));
@@ -152,7 +154,7 @@ impl CollectionDraft {
 }
 
 impl Collection {
-    /// The form that clients get; [`CollectionDraft::parse`] reads it back. Secrets are hidden.
+    /// The form for clients, which [`CollectionDraft::parse`] reads back. Secrets are redacted.
     pub fn to_json(&self) -> Value {
         let mut json = self.stored_json();
         if let Value::Object(options) = &mut json["options"] {
@@ -191,14 +193,13 @@ impl Collection {
     }
 }
 
-/// The names of the workflows that a rule lets callers start, each once.
+/// Reads a list of workflow names, each once.
 fn parse_workflows(value: &Value) -> Result<Vec<String>> {
     let names: Option<Vec<String>> = match value {
         Value::Null => Some(Vec::new()),
         value => serde_json::from_value(value.clone()).ok(),
     };
-    let mut names =
-        names.ok_or_else(|| invalid(WORKFLOWS, "Must be a list of names of workflows."))?;
+    let mut names = names.ok_or_else(|| invalid(WORKFLOWS, "Must be a list of workflow names."))?;
     if names.len() > WORKFLOWS_MAX {
         return Err(invalid(
             WORKFLOWS,
@@ -207,7 +208,7 @@ fn parse_workflows(value: &Value) -> Result<Vec<String>> {
     }
     if let Some(name) = names.iter().find(|name| !ids::is_valid_workflow(name)) {
         let message = format!(
-            "{name:?} is not the name of a workflow, which has 1 to {WORKFLOW_BYTES_MAX} of A-Z, a-z, 0-9, ., _, : and -."
+            "{name:?} is not a workflow name: it must have 1 to {WORKFLOW_BYTES_MAX} characters of A-Z, a-z, 0-9, ., _, : and -."
         );
         return Err(invalid(WORKFLOWS, message));
     }
@@ -224,9 +225,9 @@ fn parse_kind(value: &Value) -> Result<CollectionKind> {
     }
 }
 
-/// Whether a collection may have this name, which is also its table's.
+/// Refuses an invalid name of a collection, which is also that of its table.
 pub fn check_name(name: &str) -> Result<()> {
-    // `_users` is the one name with an underscore that the public text gives to a collection.
+    // `_users` is the only name with a leading underscore that clients use.
     let lower = name.to_ascii_lowercase();
     let is_sqlites = TABLES_OF_SQLITE.contains(&lower.as_str())
         || lower.starts_with("sqlite")
@@ -236,11 +237,12 @@ pub fn check_name(name: &str) -> Result<()> {
     }
     Err(invalid(
         "name",
-        "Must be 1 to 64 of A-Z, a-z, 0-9 and _, begin with a letter, and be no name of SQLite's own.",
+        "Must have 1 to 64 characters of A-Z, a-z, 0-9 and _, begin with a letter, and not be reserved by SQLite.",
     ))
 }
 
-/// An object from group to field names, also as a JSON string; nothing in it means no field rules.
+/// Reads an object from group to field names, also as a JSON string. An empty one means no field
+/// rules.
 fn parse_field_rules(name: &str, value: &Value) -> Result<Option<FieldRules>> {
     let text = value.as_str().map(serde_json::from_str::<Value>);
     let value = match text {

@@ -2,27 +2,25 @@
 
 use regex_lite::Regex;
 
-/// One field of a collection.
 #[derive(Clone, Debug)]
 pub struct Field {
-    /// UUID, or what the client gave (COL-5).
+    /// Generated, or given by the client.
     pub id: String,
     /// Also the name of its column.
     pub name: String,
     pub kind: FieldKind,
     pub required: bool,
     pub unique: bool,
-    /// Shown to admins only.
+    /// Visible to admins and API keys only.
     pub hidden: bool,
 }
 
-/// The type of a field with its options.
 #[derive(Clone, Debug)]
 pub enum FieldKind {
     Text(TextOptions),
     Email(DomainOptions),
     Url(DomainOptions),
-    /// Rich text; bounded in bytes.
+    /// Rich text.
     Editor {
         bytes_max: usize,
     },
@@ -34,7 +32,7 @@ pub enum FieldKind {
     Bool,
     /// A day, `YYYY-MM-DD`.
     Date(TimeOptions),
-    /// A moment, as `clock` writes it.
+    /// A point in time, in the format of `clock`.
     Datetime(TimeOptions),
     Select {
         values: Vec<String>,
@@ -44,9 +42,9 @@ pub enum FieldKind {
         bytes_max: usize,
     },
     Relation(RelationOptions),
-    /// Names of files that are stored for the record.
+    /// Names of the stored files of the record.
     File(FileOptions),
-    /// Only `password` of auth collections: written, hashed, never shown.
+    /// The field `password` of auth collections. It is written, hashed, and never shown.
     Password {
         chars_min: usize,
     },
@@ -60,7 +58,7 @@ pub struct TextOptions {
     pub pattern: Option<Regex>,
 }
 
-/// Options of `email` and `url`: domains that alone, or never, are taken.
+/// Options of `email` and `url`: allowed or excluded domains.
 #[derive(Clone, Debug, Default)]
 pub struct DomainOptions {
     pub only: Vec<String>,
@@ -80,8 +78,8 @@ pub struct RelationOptions {
     /// Id of the target, in the same database.
     pub collection_id: String,
     pub select_max: usize,
-    /// Deleting the target deletes the record that points to it; else the pointer is cleared, or,
-    /// when the field is required, the deletion is refused.
+    /// If the target is deleted, this record is deleted too. Otherwise the reference is cleared,
+    /// or, if the field is required, the deletion fails.
     pub cascade_delete: bool,
 }
 
@@ -89,16 +87,16 @@ pub struct RelationOptions {
 #[derive(Clone, Debug)]
 pub struct FileOptions {
     pub select_max: usize,
-    /// Of each file.
+    /// The size limit of each file.
     pub bytes_max: u64,
-    /// Media types that alone are taken; none means all.
+    /// Allowed media types; empty for all.
     pub media_types: Vec<String>,
-    /// Downloaded only with a token of somebody who may view the record.
+    /// A download needs the token of a caller that can view the record.
     pub protected: bool,
 }
 
 impl Field {
-    /// Whether its value is a list.
+    /// True if its value is a list.
     pub fn is_multiple(&self) -> bool {
         match &self.kind {
             FieldKind::Select { select_max, .. } => *select_max > 1,
@@ -108,7 +106,7 @@ impl Field {
         }
     }
 
-    /// The target and the rest, if this is a relation.
+    /// The options, if this is a relation.
     pub fn relation(&self) -> Option<&RelationOptions> {
         match &self.kind {
             FieldKind::Relation(options) => Some(options),
@@ -116,7 +114,7 @@ impl Field {
         }
     }
 
-    /// The options of files, if it holds some.
+    /// The options, if this is a file field.
     pub fn file(&self) -> Option<&FileOptions> {
         match &self.kind {
             FieldKind::File(options) => Some(options),
@@ -124,7 +122,7 @@ impl Field {
         }
     }
 
-    /// Whether it is the stored hash of a password, which nobody ever sees.
+    /// True if it holds the hash of a password, which is never shown.
     pub fn is_secret(&self) -> bool {
         matches!(self.kind, FieldKind::Password { .. })
     }
@@ -150,7 +148,7 @@ impl FieldKind {
         }
     }
 
-    /// The affinity of its column, which decides how SQLite compares what is in it.
+    /// The affinity of its column, which decides how SQLite compares values.
     pub fn affinity(&self) -> &'static str {
         match self {
             FieldKind::Number { .. } => "NUMERIC",
@@ -159,7 +157,7 @@ impl FieldKind {
         }
     }
 
-    /// Types that share a storage form and may replace each other.
+    /// True for types with the same storage form, which can replace each other.
     pub(super) fn is_plain_text(&self) -> bool {
         matches!(
             self,

@@ -1,30 +1,30 @@
-//! The JSON form of one field: its attributes at the top level, under `options`, or as PocketBase's
-//! tools send them (CON-3).
+//! The JSON form of a field: attributes at the top level, under `options`, or as tools of
+//! PocketBase send them.
 
 use regex_lite::Regex;
 use serde_json::{Map, Value, json};
 
-use super::parse::{invalid, is_word, key_of_field, object_or_text};
+use super::parse::{invalid, is_word, key_of_field, object_or_string};
 use super::{
     DomainOptions, Field, FieldKind, FileOptions, RelationOptions, TextOptions, TimeOptions,
 };
 use crate::base::error::{Error, Result};
 use crate::base::{clock, ids};
 
-/// Fields per collection.
+/// Largest number of fields of a collection.
 const FIELDS_MAX: usize = 200;
-/// Values of a multiple select or relation.
+/// Largest `maxSelect` of a select, relation or file.
 const SELECT_MAX: usize = 1000;
-/// Largest json or editor value when its field says nothing else.
+/// Default size limit of a json or editor value.
 const BYTES_MAX_DEFAULT: usize = 1 << 20;
-/// Largest file when its field says nothing else.
+/// Default size limit of a file.
 const FILE_BYTES_MAX_DEFAULT: u64 = 5 << 20;
 const PATTERN_BYTES_MAX: usize = 1000;
 const PASSWORD_CHARS_MIN: usize = 8;
 
-/// Fields that every record has without being asked; definitions of them are passed over.
+/// Fields that every record has. Definitions of them are ignored.
 const AUTOMATIC: [&str; 3] = ["id", "created", "updated"];
-/// Names that mean something else in a record or in SQL.
+/// Names with another meaning in records or in SQL.
 const RESERVED_FIELDS: [&str; 8] = [
     "id",
     "created",
@@ -35,13 +35,13 @@ const RESERVED_FIELDS: [&str; 8] = [
     "rowid",
     "oid",
 ];
-/// Words of the filter language, which no path can begin with.
+/// Keywords of the filter language, which a path cannot begin with.
 const FILTER_WORDS: [&str; 8] = ["and", "or", "not", "in", "is", "null", "true", "false"];
-/// Sent by PocketBase's tools with every field, for people who look at its own pages. Options that would
-/// do something and do not here are refused: nobody should rely on them.
-const PASSED_OVER: [&str; 3] = ["system", "presentable", "help"];
+/// Attributes that tools of PocketBase send with every field, for its own dashboard. Options that
+/// would have an effect there, and have none here, are refused, so that users do not rely on them.
+const IGNORED: [&str; 3] = ["system", "presentable", "help"];
 
-/// Reads a list of fields, which have different names and ids.
+/// Reads a list of fields with distinct names and ids.
 pub fn parse_fields(key: &str, value: &Value) -> Result<Vec<Field>> {
     let Some(list) = value.as_array() else {
         return Err(invalid(key, "Must be a list of fields."));
@@ -56,7 +56,7 @@ pub fn parse_fields(key: &str, value: &Value) -> Result<Vec<Field>> {
             .iter()
             .any(|other| other.name.eq_ignore_ascii_case(&field.name))
         {
-            return Err(invalid(&key, "There are two fields of this name."));
+            return Err(invalid(&key, "Another field has this name."));
         }
         if fields.iter().any(|other| other.id == field.id) {
             return Err(invalid(&key, "Another field has this id."));
@@ -69,16 +69,16 @@ pub fn parse_fields(key: &str, value: &Value) -> Result<Vec<Field>> {
     Ok(fields)
 }
 
-/// None for a definition of `id`, `created` or `updated`, which are always there.
+/// None for a definition of `id`, `created` or `updated`, which every record has.
 fn parse_field(position: usize, value: &Value) -> Result<Option<Field>> {
-    // Until its name is known a field is called by its position.
+    // Errors name a field by its position until its name is known.
     let key = key_of_field(&position.to_string());
     let Some(object) = value.as_object() else {
-        return Err(invalid(&key, "A field is a JSON object."));
+        return Err(invalid(&key, "A field must be a JSON object."));
     };
     let key = format!("{key}.name");
     let Some(name) = object.get("name").and_then(Value::as_str) else {
-        return Err(invalid(&key, "Every field has a name."));
+        return Err(invalid(&key, "A field needs a name."));
     };
     if AUTOMATIC.contains(&name) {
         return Ok(None);
@@ -89,7 +89,7 @@ fn parse_field(position: usize, value: &Value) -> Result<Option<Field>> {
     if !is_word(name) || is_reserved {
         return Err(invalid(
             &key,
-            "A field name is 1 to 64 of A-Z, a-z, 0-9 and _, begins with a letter and is not reserved.",
+            "Must have 1 to 64 characters of A-Z, a-z, 0-9 and _, begin with a letter, and not be reserved.",
         ));
     }
     let mut options = Options::new(name, object)?;
@@ -174,11 +174,11 @@ fn parse_text_options(options: &mut Options<'_>) -> Result<TextOptions> {
             }
             let plain = pattern.replace(r"\\", "");
             if plain.contains(r"\p") || plain.contains(r"\P") {
-                let message = r"Classes such as \p{L} are not known in patterns; name the letters, as in [A-Za-z].";
+                let message = r"Classes such as \p{L} are not supported in patterns; list the letters, as in [A-Za-z].";
                 return Err(options.refuse_at("pattern", message));
             }
             let refuse =
-                |error| options.refuse_at("pattern", format!("The pattern is wrong: {error}."));
+                |error| options.refuse_at("pattern", format!("The pattern is invalid: {error}."));
             Some(Regex::new(&pattern).map_err(refuse)?)
         }
         _ => None,
@@ -214,7 +214,7 @@ fn parse_times(
     })
 }
 
-/// The form that clients get; [`parse_fields`] reads it back.
+/// The form for clients, which [`parse_fields`] reads back.
 pub fn field_to_json(field: &Field) -> Value {
     let mut json = json!({
         "id": field.id,
@@ -270,8 +270,8 @@ pub fn field_to_json(field: &Field) -> Value {
     json
 }
 
-/// The attributes of one field, wherever they stand; each is asked for once, and what was never
-/// asked for is refused at the end.
+/// The attributes of a field, from all places. Each is removed when it is read; [`Options::finish`]
+/// refuses those that remain.
 struct Options<'a> {
     field: &'a str,
     values: Map<String, Value>,
@@ -282,13 +282,13 @@ impl<'a> Options<'a> {
         let mut values = object.clone();
         match values.remove("options") {
             None | Some(Value::Null) => {}
-            // The values of a select as a bare list.
+            // The values of a select as a plain list.
             Some(Value::Array(list)) => {
                 values.insert("values".to_owned(), Value::Array(list));
             }
             Some(nested) => {
                 let key = format!("{}.options", key_of_field(field));
-                values.extend(object_or_text(&key, &nested)?);
+                values.extend(object_or_string(&key, &nested)?);
             }
         }
         values.remove("name");
@@ -299,27 +299,27 @@ impl<'a> Options<'a> {
         invalid(&format!("{}.{option}", key_of_field(self.field)), message)
     }
 
-    fn take<T>(
+    fn read<T>(
         &mut self,
         name: &str,
-        takes: &str,
-        read: impl Fn(&Value) -> Option<T>,
+        expected: &str,
+        convert: impl Fn(&Value) -> Option<T>,
     ) -> Result<Option<T>> {
         match self.values.remove(name) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => match read(&value) {
+            Some(value) => match convert(&value) {
                 Some(value) => Ok(Some(value)),
-                None => Err(self.refuse_at(name, format!("Must be {takes}."))),
+                None => Err(self.refuse_at(name, format!("Must be {expected}."))),
             },
         }
     }
 
     fn text(&mut self, name: &str) -> Result<Option<String>> {
-        self.take(name, "text", |value| value.as_str().map(str::to_owned))
+        self.read(name, "a string", |value| value.as_str().map(str::to_owned))
     }
 
     fn texts(&mut self, name: &str) -> Result<Vec<String>> {
-        let list = self.take(name, "a list of texts", |value| {
+        let list = self.read(name, "a list of strings", |value| {
             let list = value.as_array()?.iter();
             list.map(|value| value.as_str().map(str::to_owned))
                 .collect::<Option<Vec<_>>>()
@@ -329,16 +329,16 @@ impl<'a> Options<'a> {
 
     fn flag(&mut self, name: &str) -> Result<bool> {
         Ok(self
-            .take(name, "true or false", Value::as_bool)?
+            .read(name, "true or false", Value::as_bool)?
             .unwrap_or(false))
     }
 
     fn number(&mut self, name: &str) -> Result<Option<f64>> {
-        self.take(name, "a number", Value::as_f64)
+        self.read(name, "a number", Value::as_f64)
     }
 
     fn count(&mut self, name: &str) -> Result<Option<usize>> {
-        self.take(name, "a whole number", |value| {
+        self.read(name, "a whole number", |value| {
             value
                 .as_u64()
                 .and_then(|number| usize::try_from(number).ok())
@@ -361,7 +361,7 @@ impl<'a> Options<'a> {
 
     fn select_values(&mut self) -> Result<Vec<String>> {
         let values = self.texts("values")?;
-        // A leading bracket would not be told from a list of values.
+        // A value with a leading bracket would look like a list of values.
         let is_wrong =
             |value: &String| value.is_empty() || value.contains('\0') || value.starts_with('[');
         let has_twice = |value: &&String| values.iter().filter(|other| other == value).count() > 1;
@@ -378,7 +378,7 @@ impl<'a> Options<'a> {
     }
 
     fn finish(self) -> Result<()> {
-        let is_left = |key: &&String| !PASSED_OVER.contains(&key.as_str());
+        let is_left = |key: &&String| !IGNORED.contains(&key.as_str());
         match self
             .values
             .iter()
@@ -393,7 +393,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Options that say nothing: tools send every option of every type with such values.
+/// True for the default values that tools send for options of all types.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,

@@ -1,23 +1,22 @@
-//! The indexes of a collection as JSON: read from objects and from plain SQL, written as objects.
+//! The JSON form of indexes: read from objects and from plain SQL, written as objects.
 
 use serde_json::{Map, Value, json};
 
 use super::parse::invalid;
 use crate::base::error::Result;
 
-/// Indexes per collection.
+/// Largest number of indexes of a collection.
 const INDEXES_MAX: usize = 64;
 
-/// An index that somebody asked for.
+/// An index that the definition asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
     pub name: String,
-    /// Field name and whether it is descending, in order.
+    /// Field names, each with true for descending order.
     pub columns: Vec<(String, bool)>,
     pub unique: bool,
 }
 
-/// Reads the `indexes` of a definition.
 pub fn parse_indexes(value: &Value) -> Result<Vec<Index>> {
     let Some(list) = value.as_array().filter(|list| list.len() <= INDEXES_MAX) else {
         return Err(invalid(
@@ -45,7 +44,7 @@ pub fn parse_indexes(value: &Value) -> Result<Vec<Index>> {
         {
             return Err(invalid(
                 "indexes",
-                format!("There are two indexes {}.", index.name),
+                format!("There are two indexes named {}.", index.name),
             ));
         }
         indexes.push(index);
@@ -82,7 +81,7 @@ fn parse_index_object(object: &Map<String, Value>) -> Option<Index> {
     )
 }
 
-/// The plain form of `CREATE INDEX` that PocketBase's collections carry: column names only.
+/// Reads `CREATE INDEX` with plain column names, as collections of PocketBase have it.
 fn parse_index_sql(sql: &str) -> Option<Index> {
     let spaced = sql
         .replace('(', " ( ")
@@ -150,7 +149,7 @@ fn is_index(name: &str, columns: &[(String, bool)]) -> bool {
         && columns.iter().all(|(name, _)| is_plain(name))
 }
 
-/// The form that clients get.
+/// The form for clients.
 pub fn index_to_json(index: &Index) -> Value {
     let fields: Vec<String> = index
         .columns

@@ -1,13 +1,14 @@
-//! Collections: what a table of records is made of (reference 5.1, COL-1 to COL-9).
+//! Collections: typed definitions of tables of records.
 //!
-//! A [`Collection`] is an immutable, shared definition; a change makes a new one. The folder:
-//! `definition`, `field` and `index` read and write its JSON form, `change` makes a whole one of what a
-//! client wants, `auth` is what auth collections have besides, `schema` keeps its SQL table in step,
-//! `stored` is the table of definitions, `catalog` changes them and hands out the present ones.
+//! A [`Collection`] is an immutable, shared definition; a change creates a new one. `definition`,
+//! `field_json` and `index` read and write its JSON form. `change` applies a request to a
+//! definition. `auth` has the fields and options of auth collections. `schema` creates and alters
+//! the SQL table. `stored` is the table of definitions, `set` those of one database, and `catalog`
+//! changes and caches them.
 //!
-//! Schemas only grow (DB-13, DB-14): a field or collection that is deleted is no longer shown or
-//! written, and its column or table stays on disk. Renaming is refused; so is changing a type,
-//! except among the four plain text types and between one value and several.
+//! A schema only grows: a deleted field or collection is no longer shown or written, but its column
+//! or table stays on disk until a purge. A collection or field cannot be renamed. A type can change
+//! only among the four plain text types, and between one value and several.
 
 pub use auth::{EMAIL_VISIBILITY, TOKEN_KEY};
 pub use catalog::Catalog;

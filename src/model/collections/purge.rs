@@ -1,5 +1,5 @@
-//! Makes final what was deleted from a database and kept: tables of collections, columns of fields, and
-//! the files that belong to them (DB-14).
+//! Removes deleted data from a database for good: tables of collections, columns of fields, and
+//! their files.
 
 use rusqlite::Connection;
 
@@ -9,7 +9,6 @@ use crate::store::db::quote;
 use crate::store::files::table;
 use crate::store::files::table::FileColumns;
 
-/// How much went for good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
     pub collections: usize,
@@ -17,8 +16,8 @@ pub struct Purged {
     pub files: usize,
 }
 
-/// Drops what no definition names any more. `deleted` are the names of the deleted collections: a
-/// table of another program stays.
+/// Drops tables and columns that no definition names. `deleted` are the names of deleted
+/// collections; tables of other programs stay.
 pub fn run(tx: &Connection, collections: &Collections, deleted: &[String]) -> Result<Purged> {
     let mut purged = Purged::default();
     for table in schema::tables(tx)? {
@@ -58,11 +57,11 @@ pub fn run(tx: &Connection, collections: &Collections, deleted: &[String]) -> Re
     Ok(purged)
 }
 
-/// What another program has built on it, a view or a trigger, is in the way.
-fn drop_from(tx: &Connection, sql: &str, what: &str) -> Result<()> {
+/// Fails if a view or trigger of another program depends on it.
+fn drop_from(tx: &Connection, sql: &str, name: &str) -> Result<()> {
     tx.execute_batch(sql).map_err(|error| {
         Error::conflict(format!(
-            "{what} cannot be dropped; something depends on it."
+            "{name} cannot be dropped; a view or trigger depends on it."
         ))
         .context(format!("{sql}: {error}"))
     })

@@ -1,12 +1,12 @@
-//! The SQL table of a collection: made, and brought in step with a changed definition.
+//! Creates the SQL table of a collection, and alters it when the definition changes.
 //!
-//! [`apply`] looks at what the database really has, so running it again after a crash between a
-//! tenant's file and the definition in `default.db` ends in the same state. What a definition no
-//! longer names stays on disk under its own name until the name is wanted again; then the old
-//! column or table is renamed aside (`_deleted_...`), never reused: a new field starts empty.
+//! [`apply`] reads the schema that the database really has, so running it again after a crash
+//! between the file of a tenant and the definition in `default.db` ends in the same state. Tables
+//! and columns that no definition names stay on disk. If their name is used again, the old table or
+//! column is renamed (`_deleted_...`) and never reused: a new field starts empty.
 //!
-//! Columns: text types and lists TEXT, `number` NUMERIC, `bool` INTEGER 0 or 1. An unset value is
-//! NULL, so an empty text is never stored and `unique` does not mind several unset ones.
+//! Columns: text types and lists are TEXT, `number` is NUMERIC, `bool` is INTEGER 0 or 1. An unset
+//! value is NULL, so an empty string is never stored, and `unique` allows several unset values.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -18,10 +18,10 @@ use crate::base::clock;
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::store::db::quote;
 
-/// How the names of tables and columns begin that were moved aside.
+/// Prefix of tables and columns that were moved aside.
 pub const ASIDE: &str = "_deleted_";
 
-/// Makes the table of `collection`, or changes it from `previous`, which describes what is stored.
+/// Creates the table of `collection`, or alters it from `previous`, the stored definition.
 pub fn apply(
     tx: &Connection,
     collection: &Collection,
@@ -85,21 +85,21 @@ fn apply_field(
     match previous.and_then(|previous| previous.field(&field.name)) {
         Some(before) if is_there => return change_number_of_values(tx, &table, before, field),
         None if is_there => move_column_aside(tx, &collection.name, &field.name)?,
-        // Known, but the file is older than the definition: a restored backup.
+        // A known field without a column: the file is a restored backup, older than the definition.
         _ => {}
     }
     let (column, kind) = (quote(&field.name), column_type(&field.kind));
     tx.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}")).map_err(|error| {
         if error.to_string().contains("too many columns") {
             return Error::conflict(
-                "The table has no room for another column: fields that were deleted keep theirs.",
+                "The table has too many columns; purge the database to drop those of deleted fields.",
             );
         }
         Error::from(error).context(format!("add field {}", field.name))
     })
 }
 
-/// Whether the table lacks something that the definition has: the file is older than it.
+/// True if the table lacks a column of the definition, because the file is older.
 pub fn is_behind(connection: &Connection, collection: &Collection) -> Result<bool> {
     let columns = columns(connection, &collection.name)?;
     let lacks = |field: &Field| !columns.contains(&field.name.to_ascii_lowercase());
@@ -108,7 +108,7 @@ pub fn is_behind(connection: &Connection, collection: &Collection) -> Result<boo
         || lacks_token_key(collection, &columns))
 }
 
-/// Turns single values into lists or back; back only when no list has a second value.
+/// Turns single values into lists or back. Fails if a list has several values.
 fn change_number_of_values(
     tx: &Connection,
     table: &str,
@@ -118,7 +118,7 @@ fn change_number_of_values(
     let column = quote(&now.name);
     match (before.is_multiple(), now.is_multiple()) {
         (false, true) => {
-            // The column may hold lists already, if a crash came after this step.
+            // The column may hold lists already, after a crash.
             let sql = format!(
                 "UPDATE {table} SET {column} = json_array({column}) \
                  WHERE {column} IS NOT NULL AND {column} NOT LIKE '[%'"
@@ -144,8 +144,8 @@ fn change_number_of_values(
     Ok(())
 }
 
-/// The indexes that a definition asks for, by name in SQL. Names carry the collection's, since
-/// they share one space in a database file.
+/// The indexes of a definition as SQL, by name. Names include the collection, because all indexes
+/// of a database share one namespace.
 fn wanted_indexes(collection: &Collection) -> BTreeMap<String, String> {
     let table = &collection.name;
     let create = |name: &str, unique: bool, columns: &str| {
@@ -161,7 +161,7 @@ fn wanted_indexes(collection: &Collection) -> BTreeMap<String, String> {
         let column = quote(&field.name);
         if field.unique {
             let name = format!("unique:{table}:{}", field.name);
-            // An e-mail address signs in whatever its case.
+            // A log-in ignores the case of an e-mail address.
             let is_identity = collection.kind == CollectionKind::Auth && field.name == "email";
             let collation = if is_identity { " COLLATE NOCASE" } else { "" };
             wanted.insert(
@@ -169,7 +169,7 @@ fn wanted_indexes(collection: &Collection) -> BTreeMap<String, String> {
                 create(&name, true, &format!("{column}{collation}")),
             );
         }
-        // Deleting a target looks for those that point to it.
+        // A deletion looks for the records that refer to it.
         if field.relation().is_some() && !field.is_multiple() && !field.unique {
             let name = format!("relation:{table}:{}", field.name);
             wanted.insert(name.clone(), create(&name, false, &column));
@@ -217,7 +217,7 @@ fn apply_indexes(tx: &Connection, collection: &Collection) -> Result<()> {
     Ok(())
 }
 
-/// The indexes of a table that were made by [`apply`]: name and statement.
+/// The indexes of a table that [`apply`] created: names and statements.
 fn indexes(tx: &Connection, table: &str) -> Result<BTreeMap<String, String>> {
     let mut statement = tx.prepare_cached(
         "SELECT name, sql
@@ -236,7 +236,7 @@ pub fn tables(tx: &Connection) -> Result<Vec<String>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The columns of a table in lower case; empty when there is no such table.
+/// The columns of a table in lower case; empty if there is no such table.
 pub fn columns(tx: &Connection, table: &str) -> Result<HashSet<String>> {
     let mut statement = tx.prepare_cached("SELECT lower(name) FROM pragma_table_info(?1)")?;
     let rows = statement.query_map([table], |row| row.get(0))?;
@@ -253,8 +253,8 @@ fn move_table_aside(tx: &Connection, table: &str) -> Result<()> {
 }
 
 fn move_column_aside(tx: &Connection, table: &str, column: &str) -> Result<()> {
-    // Indexes of ours on it would follow the new name and keep theirs; `apply_indexes` makes the
-    // wanted ones anew.
+    // The indexes on it would follow the new name and keep their own; `apply_indexes` creates the
+    // wanted ones again.
     for (name, sql) in indexes(tx, table)? {
         if sql.contains(&quote(column)) {
             tx.execute_batch(&format!("DROP INDEX {}", quote(&name)))?;
@@ -268,7 +268,7 @@ fn move_column_aside(tx: &Connection, table: &str, column: &str) -> Result<()> {
     .context(format!("move column {column} aside"))
 }
 
-/// Distinguishes things of the same name that were deleted one after the other.
+/// A suffix that distinguishes deleted tables or columns of the same name.
 fn stamp() -> Result<String> {
     Ok(format!(
         "{}_{}",

@@ -1,4 +1,4 @@
-//! All definitions of a database, as they were at one moment.
+//! The definitions of a database at one moment.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,18 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::collection::Collection;
 use crate::base::error::{Error, Result};
 
-/// All definitions of one database at one moment.
 #[derive(Debug, Default)]
 pub struct Collections {
     by_name: HashMap<String, Arc<Collection>>,
     by_id: HashMap<String, Arc<Collection>>,
-    /// How many changes there had been when these were read, and how many there are now.
+    /// The count of changes when these were read, and the current one.
     read_at: u64,
     changes: Arc<AtomicU64>,
 }
 
 impl Collections {
-    /// Ties the definitions to the count of changes, which was `read_at` when they were read.
+    /// Adds the counter of changes, and its value before the definitions were read.
     pub fn counted(self, read_at: u64, changes: Arc<AtomicU64>) -> Collections {
         Collections {
             read_at,
@@ -34,14 +33,14 @@ impl Collections {
             .or_else(|| self.by_id.get(name_or_id))
     }
 
-    /// By id alone, for ids that are stored.
+    /// By id alone, for stored references.
     pub fn by_id(&self, id: &str) -> Option<&Arc<Collection>> {
         self.by_id.get(id)
     }
 
-    /// Refuses to go on when a definition of the database has changed since these were read. A write
-    /// asks inside its transaction: changes come through the same queue, so the answer holds until
-    /// the commit. A read asks when it is done: what it saw was then committed before any change.
+    /// Fails if a definition of the database has changed since these were read. A write calls it
+    /// inside its transaction: changes use the same queue, so the result holds until the commit. A
+    /// read calls it at its end: what it saw was then committed before any change.
     pub fn check_current(&self) -> Result<()> {
         match self.changes.load(Ordering::SeqCst) == self.read_at {
             true => Ok(()),
@@ -49,13 +48,13 @@ impl Collections {
         }
     }
 
-    /// By name, or else by id; not found is an error for the client.
+    /// By name, or else by id. Fails with `NotFound`.
     pub fn get(&self, name_or_id: &str) -> Result<&Arc<Collection>> {
         self.find(name_or_id)
             .ok_or_else(|| Error::not_found(format!("There is no collection {name_or_id}.")))
     }
 
-    /// Whether there are records with files.
+    /// True if a collection has a file field.
     pub fn has_files(&self) -> bool {
         self.by_id.values().any(|collection| collection.has_files())
     }

@@ -1,4 +1,4 @@
-//! Definitions in `_collections` of `default.db`: saved, and read back.
+//! The table `_collections` of `default.db`.
 
 use rusqlite::{Connection, params};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use crate::base::log;
 use crate::model::rules::Rule;
 use crate::model::triggers::Trigger;
 
-/// Stores a definition, and that nothing is pending.
+/// Stores a definition, with no pending change.
 pub fn save(tx: &Connection, collection: &Collection) -> Result<()> {
     let definition = stored_form(collection);
     tx.prepare_cached(
@@ -31,7 +31,7 @@ pub fn save(tx: &Connection, collection: &Collection) -> Result<()> {
     Ok(())
 }
 
-/// Notes what a definition is being changed to, or that it is not.
+/// Stores the pending change of a definition, or removes it.
 pub fn save_pending(tx: &Connection, id: &str, next: Option<&Collection>) -> Result<()> {
     let sql = "UPDATE _collections SET pending = ?2 WHERE id = ?1";
     tx.prepare_cached(sql)?
@@ -51,7 +51,7 @@ fn stored_form(collection: &Collection) -> String {
     definition.to_string()
 }
 
-/// Notes in a tenant's file that its table has followed a definition.
+/// Records in the file of a tenant that its table follows a definition.
 pub fn save_applied(tx: &Connection, collection: &Collection) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO _applied (collection, updated) VALUES (?1, ?2)";
     tx.prepare_cached(sql)?
@@ -59,7 +59,7 @@ pub fn save_applied(tx: &Connection, collection: &Collection) -> Result<()> {
     Ok(())
 }
 
-/// Whether the table of a tenant has followed this definition.
+/// True if the table of a tenant follows this definition.
 pub fn is_applied(connection: &Connection, collection: &Collection) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM _applied WHERE collection = ?1 AND updated = ?2)";
     let mut statement = connection.prepare_cached(sql)?;
@@ -75,7 +75,7 @@ pub fn deleted_names(connection: &Connection, database: &str) -> Result<Vec<Stri
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The databases that have collections, each with when the newest of these was made.
+/// The databases with collections, each with the time at which its newest one was created.
 pub fn databases(connection: &Connection) -> Result<Vec<(String, String)>> {
     let mut statement = connection.prepare_cached(
         "SELECT database, max(created) FROM _collections WHERE deleted IS NULL GROUP BY database",
@@ -84,7 +84,7 @@ pub fn databases(connection: &Connection) -> Result<Vec<(String, String)>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// True if everybody may make an account in some collection of some database.
+/// True if some collection of some database lets everyone create accounts.
 pub fn has_open_accounts(connection: &Connection) -> Result<bool> {
     let mut statement = connection.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM _collections WHERE deleted IS NULL AND type = 'auth'
@@ -93,27 +93,28 @@ pub fn has_open_accounts(connection: &Connection) -> Result<bool> {
     Ok(statement.query_row([], |row| row.get(0))?)
 }
 
-/// Forgets the deleted collections of a database.
+/// Removes the definitions of deleted collections of a database.
 pub fn forget_deleted(tx: &Connection, database: &str) -> Result<()> {
     let sql = "DELETE FROM _collections WHERE database = ?1 AND deleted IS NOT NULL";
     tx.prepare_cached(sql)?.execute([database])?;
     Ok(())
 }
 
-/// The definitions of a database as they are stored, for whoever only looks.
+/// The definitions of a database as they are stored, without the cache.
 pub fn definitions(connection: &Connection, database: &str) -> Result<Vec<Collection>> {
     let list = load(connection, database)?;
     Ok(list.into_iter().map(|(collection, _)| collection).collect())
 }
 
-/// The same without those that are being changed, and whose tables may or may not have followed.
+/// The definitions without a pending change. The table of one with a pending change may or may not
+/// follow it.
 pub fn stable_definitions(connection: &Connection, database: &str) -> Result<Vec<Collection>> {
     let mut list = load(connection, database)?;
     list.retain(|(_, pending)| pending.is_none());
     Ok(list.into_iter().map(|(collection, _)| collection).collect())
 }
 
-/// The definitions of a database, each with what it is being changed to.
+/// The definitions of a database, each with its pending change.
 pub fn load(
     connection: &Connection,
     database: &str,
@@ -158,14 +159,16 @@ pub fn load(
     Ok(list)
 }
 
-/// Fills a definition from its stored form, which [`save`] wrote.
+/// Fills a definition from the JSON that [`save`] wrote.
 fn restore(collection: &mut Collection, text: &str) -> Result<()> {
     let mut draft = CollectionDraft::parse(&serde_json::from_str(text)?)?;
     let name = &collection.name;
-    // An older version may have accepted it. No request is admitted by a rule that means nothing.
+    // An older version may have accepted the rule. A rule that cannot be parsed admits admins only.
     draft.apply_rules(&mut collection.rules, |rule, text| {
         Ok(Rule::parse(text.as_str()).unwrap_or_else(|error| {
-            log::warn(format_args!("{rule} of {name} admits admins only: {error}"));
+            log::warn(format_args!(
+                "{rule} of {name} cannot be parsed and admits admins only: {error}"
+            ));
             Rule::unreadable(text)
         }))
     })?;
@@ -173,10 +176,10 @@ fn restore(collection: &mut Collection, text: &str) -> Result<()> {
     collection.fields = draft.fields.unwrap_or_default();
     collection.indexes = draft.indexes.unwrap_or_default();
     collection.options = draft.options.unwrap_or_default();
-    // They were free form once.
+    // Older versions did not check them.
     collection.triggers = Trigger::parse_all(&collection.options).unwrap_or_else(|error| {
         log::warn(format_args!(
-            "triggers of {} are passed over: {error}",
+            "the triggers of {} are ignored: {error}",
             collection.name
         ));
         Vec::new()

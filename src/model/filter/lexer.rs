@@ -3,7 +3,7 @@
 use super::tree::{Literal, Op};
 use crate::base::error::{Error, Result};
 
-/// Most names in one path.
+/// Largest number of names in a path.
 pub const PATH_MAX: usize = 8;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +33,7 @@ impl<'a> Lexer<'a> {
             return Ok(None);
         };
         let token = match first {
-            b'\'' | b'"' => self.text_literal(first)?,
+            b'\'' | b'"' => self.string_literal(first)?,
             b'0'..=b'9' | b'.' => self.number()?,
             b'-' | b'+' => self.number()?,
             b'@' | b'_' | b'A'..=b'Z' | b'a'..=b'z' => self.word()?,
@@ -47,7 +47,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn symbol(&mut self) -> Result<Token> {
-        // The longer ones first, so that none is cut short.
+        // Longer operators first: the first match counts.
         const SYMBOLS: [(&str, Token); 6] = [
             ("&&", Token::And),
             ("||", Token::Or),
@@ -83,13 +83,13 @@ impl<'a> Lexer<'a> {
             None => {
                 let first: String = rest.chars().take(1).collect();
                 Err(Error::invalid(format!(
-                    "The filter does not know the sign {first}."
+                    "Unknown operator {first} in the filter."
                 )))
             }
         }
     }
 
-    fn text_literal(&mut self, quote: u8) -> Result<Token> {
+    fn string_literal(&mut self, quote: u8) -> Result<Token> {
         let (bytes, quote) = (self.rest(), char::from(quote));
         let mut text = String::new();
         let mut chars = bytes.char_indices().skip(1).peekable();
@@ -111,7 +111,7 @@ impl<'a> Lexer<'a> {
                 _ => text.push(char),
             }
         }
-        Err(Error::invalid("A text in the filter is not closed."))
+        Err(Error::invalid("Unterminated string in the filter."))
     }
 
     fn number(&mut self) -> Result<Token> {
@@ -130,7 +130,7 @@ impl<'a> Lexer<'a> {
         let literal = match (text.parse::<i64>(), text.parse::<f64>()) {
             (Ok(integer), _) => Literal::Integer(integer),
             (_, Ok(real)) if real.is_finite() => Literal::Real(real),
-            _ => return Err(Error::invalid(format!("{text} is not a number."))),
+            _ => return Err(Error::invalid(format!("{text} is not a valid number."))),
         };
         self.at += length;
         Ok(Token::Literal(literal))
@@ -169,7 +169,7 @@ fn path(word: &str) -> Result<Vec<String>> {
         plain.is_empty() || plain.contains('@')
     };
     if names.len() > PATH_MAX || names.iter().enumerate().any(is_wrong) {
-        return Err(Error::invalid(format!("{word} is not a field.")));
+        return Err(Error::invalid(format!("{word} is not a valid field path.")));
     }
     Ok(names)
 }

@@ -1,5 +1,5 @@
-//! The language of filters, rules and sorts: lexer, parser, syntax tree. It knows no SQL and no
-//! collection; `records::query` gives a tree its meaning.
+//! The language of filters, rules and sorts: lexer, parser and syntax tree. It is independent of
+//! SQL and of collections; `records::query` turns a tree into SQL.
 //!
 //! ```text
 //! or         = and { ("||" | OR) and }
@@ -9,11 +9,11 @@
 //!            | operand IS [NOT] NULL
 //! op         = "=" | "==" | "!=" | "<>" | ">" | ">=" | "<" | "<=" | "~" | "!~", each also after
 //!              "?", which means: any of several values, where the plain form means all of them
-//! operand    = text in '' or "" | number | true | false | null | path | @path
+//! operand    = string in '' or "" | number | true | false | null | path | @path
 //! ```
 //!
-//! Inside a text `\'`, `\"` and `\\` stand for the second character and a doubled quote for one.
-//! Words are recognised in any case. Bounds: `parser::{BYTES_MAX, COMPARISONS_MAX, DEPTH_MAX}`.
+//! Inside a string `\'`, `\"` and `\\` stand for the second character, and a doubled quote for one
+//! quote. Keywords are case-insensitive. Bounds: `parser::{BYTES_MAX, COMPARISONS_MAX, DEPTH_MAX}`.
 
 pub use parser::{parse, parse_sort, parse_within};
 pub use tree::{Comparison, Expr, Literal, Op, Operand, REQUEST, SortTerm};

@@ -1,22 +1,22 @@
-//! Parses the tokens of a filter or sort into its tree.
+//! Parses the tokens of a filter or sort into a tree.
 
 use super::lexer::{Lexer, PATH_MAX, Token};
 use super::tree::{Comparison, Expr, Literal, Op, Operand, SortTerm};
 use crate::base::error::{Error, Result};
 
-/// Longest filter, rule or sort.
+/// Longest filter, rule or sort, in bytes.
 pub const BYTES_MAX: usize = 8 << 10;
-/// Most comparisons, counting each value of an `IN`.
+/// Largest number of comparisons. Each value of an `IN` counts.
 pub const COMPARISONS_MAX: usize = 200;
 /// Deepest nesting of parentheses and `NOT`s.
 pub const DEPTH_MAX: usize = 32;
 
-/// Reads a filter or a rule. The text must not be empty.
+/// Parses a filter or rule. An empty string is an error.
 pub fn parse(text: &str) -> Result<Expr> {
     parse_within(text, COMPARISONS_MAX)
 }
 
-/// Like [`parse`], with a bound of its own on comparisons.
+/// Like [`parse`], with another limit of comparisons.
 pub fn parse_within(text: &str, comparisons_max: usize) -> Result<Expr> {
     let mut parser = Parser::new(text)?;
     parser.comparisons_max = comparisons_max;
@@ -27,7 +27,7 @@ pub fn parse_within(text: &str, comparisons_max: usize) -> Result<Expr> {
     }
 }
 
-/// Reads a sort such as `-created,author.name`; empty text is no terms.
+/// Parses a sort such as `-created,author.name`. An empty string has no terms.
 pub fn parse_sort(text: &str) -> Result<Vec<SortTerm>> {
     if text.len() > BYTES_MAX {
         return Err(too_long());
@@ -53,11 +53,11 @@ fn parse_sort_term(term: &str) -> Result<SortTerm> {
     let mut parser = Parser::new(name)?;
     match (parser.next(), parser.next()) {
         (Some(Token::Path(path)), None) => Ok(SortTerm { path, descending }),
-        _ => Err(Error::invalid(format!("{term} is nothing to sort by."))),
+        _ => Err(Error::invalid(format!("{term} is not a valid sort term."))),
     }
 }
 
-/// All tokens of a text of bounded length; then they are walked once.
+/// The tokens of a filter, which are consumed once.
 struct Parser {
     tokens: std::iter::Peekable<std::vec::IntoIter<Token>>,
     comparisons: usize,
@@ -176,7 +176,9 @@ impl Parser {
 
     fn list(&mut self) -> Result<Vec<Literal>> {
         if !self.accept(&Token::Open) {
-            return Err(Error::invalid("IN is followed by values in parentheses."));
+            return Err(Error::invalid(
+                "IN must be followed by values in parentheses.",
+            ));
         }
         let mut list = Vec::new();
         loop {
@@ -229,12 +231,12 @@ fn unexpected(token: &Token) -> Error {
         Token::Literal(Literal::Bool(flag)) => flag.to_string(),
         Token::Literal(Literal::Integer(number)) => number.to_string(),
         Token::Literal(Literal::Real(number)) => number.to_string(),
-        Token::Literal(Literal::Text(text)) => format!("the text '{}'", excerpt(text)),
+        Token::Literal(Literal::Text(text)) => format!("the string '{}'", excerpt(text)),
     };
-    Error::invalid(format!("The filter is wrong at {shown}."))
+    Error::invalid(format!("Syntax error in the filter near {shown}."))
 }
 
-/// The beginning of a text, short enough for a message.
+/// A prefix that is short enough for a message.
 fn excerpt(text: &str) -> &str {
     const CHARS_MAX: usize = 64;
     text.char_indices()
@@ -243,7 +245,7 @@ fn excerpt(text: &str) -> &str {
 }
 
 fn ends_early() -> Error {
-    Error::invalid("The filter ends too early.")
+    Error::invalid("Unexpected end of the filter.")
 }
 
 fn too_long() -> Error {

@@ -3,7 +3,7 @@
 use super::parser::BYTES_MAX;
 use super::*;
 
-/// The tree with all parentheses, to show what binds to what.
+/// The tree with all parentheses.
 fn show(expr: &Expr) -> String {
     let join = |list: &[Expr], op: &str| {
         let parts: Vec<String> = list.iter().map(show).collect();

@@ -1,6 +1,6 @@
 //! The syntax tree of filters, rules and sorts.
 
-/// The first name of the paths that stand for the request.
+/// The first name of paths to the account and the body of the request.
 pub const REQUEST: &str = "@request";
 
 /// A condition.
@@ -14,7 +14,7 @@ pub enum Expr {
 }
 
 impl Expr {
-    /// A condition that no record meets.
+    /// A condition that is always false.
     pub fn never() -> Expr {
         let side = |value| Operand::Literal(Literal::Integer(value));
         Expr::Compare(Comparison {
@@ -25,7 +25,7 @@ impl Expr {
         })
     }
 
-    /// True if it mentions a path for which `is_it` holds.
+    /// True if `is_it` holds for one of its paths.
     pub fn any_path(&self, is_it: &dyn Fn(&[String]) -> bool) -> bool {
         let holds = |operand: &Operand| match operand {
             Operand::Path(path) => is_it(path),
@@ -39,18 +39,18 @@ impl Expr {
         }
     }
 
-    /// True if it depends on the request: on its account, or on what it writes.
+    /// True if it depends on the request: on the account of the caller, or on the body.
     pub fn depends_on_request(&self) -> bool {
         self.any_path(&|path| path.first().is_some_and(|name| name == REQUEST))
     }
 
-    /// True if it depends on the time: it mentions a macro such as `@now`.
+    /// True if it depends on the time, through a macro such as `@now`.
     pub fn depends_on_time(&self) -> bool {
         let is_macro = |name: &String| name.starts_with('@') && name != REQUEST;
         self.any_path(&|path| path.first().is_some_and(is_macro))
     }
 
-    /// True if it searches in texts, with `~` or `!~`.
+    /// True if it searches in text, with `~` or `!~`.
     pub fn searches(&self) -> bool {
         match self {
             Expr::And(list) | Expr::Or(list) => list.iter().any(Expr::searches),
@@ -70,7 +70,7 @@ pub struct Comparison {
     pub right: Operand,
 }
 
-/// What a comparison asks.
+/// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     Equal,
@@ -79,13 +79,13 @@ pub enum Op {
     GreaterOrEqual,
     Less,
     LessOrEqual,
-    /// Contains, without regard to the case of ASCII letters; `%` stands for anything.
+    /// Contains, ignoring the case of ASCII letters; `%` matches any sequence.
     Like,
     NotLike,
 }
 
 impl Op {
-    /// As a filter has it; the first of several forms. All but `~` are SQL, too.
+    /// The first form that filters accept. All but `~` and `!~` are SQL operators too.
     pub fn symbol(self) -> &'static str {
         match self {
             Op::Equal => "=",
@@ -99,7 +99,7 @@ impl Op {
         }
     }
 
-    /// The one that holds if both sides change places; not for `~`.
+    /// The operator for swapped sides; not for `~`.
     pub fn flipped(self) -> Op {
         match self {
             Op::Greater => Op::Less,
@@ -115,11 +115,11 @@ impl Op {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operand {
     Literal(Literal),
-    /// A field, perhaps of a related record: `author.name`. The first name may begin with `@`.
+    /// A path to a field, possibly of a related record: `author.name`. The first name may begin
+    /// with `@`.
     Path(Vec<String>),
 }
 
-/// A value that stands in the text.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Literal {
     Null,

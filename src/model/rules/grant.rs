@@ -1,4 +1,4 @@
-//! What a caller may do with the records of a collection.
+//! The access of a caller to the records of a collection.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use super::identity::{EVERY, Identity, KeyScope};
 use super::rule::Rule;
 use crate::model::filter::Expr;
 
-/// What somebody wants to do with records.
+/// An operation on records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     List,
@@ -15,7 +15,7 @@ pub enum Operation {
     Create,
     Update,
     Delete,
-    /// Start workflows about them.
+    /// Starting workflows on the collection.
     Execute,
 }
 
@@ -29,34 +29,33 @@ impl Operation {
     }
 }
 
-/// From group to the fields that it may read or write.
+/// Maps a group to the fields that it can read or write.
 pub type FieldRules = BTreeMap<String, BTreeSet<String>>;
 
-/// What a rule says to one caller.
+/// The records that a rule admits a caller to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Access {
-    /// Nothing of this collection, whatever the record.
+    /// No record.
     Denied,
-    /// All of it.
+    /// All records.
     Free,
-    /// Those records for which the condition holds.
+    /// The records that meet the condition.
     When(Arc<Expr>),
 }
 
-/// Which fields of a record a caller may read or write.
+/// The fields of a record that a caller can read or write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fields {
-    /// All, hidden ones too.
+    /// All fields, including hidden ones.
     All,
-    /// All that are not hidden.
+    /// All fields that are not hidden.
     Shown,
-    /// Those named by field rules, as far as they are not hidden; [`EVERY`] is among the names when
-    /// it was among those of a group.
+    /// The fields that field rules name, except hidden ones. [`EVERY`] is among the names if a
+    /// group has it.
     Named(BTreeSet<String>),
 }
 
 impl Fields {
-    /// Whether a field is among them.
     pub fn has(&self, name: &str, hidden: bool) -> bool {
         match self {
             Fields::All => true,
@@ -65,13 +64,13 @@ impl Fields {
         }
     }
 
-    /// Whether a field rule names this very field.
+    /// True if a field rule names this field itself.
     pub fn names(&self, name: &str) -> bool {
         matches!(self, Fields::Named(names) if names.contains(name))
     }
 }
 
-/// What a caller may do with the records of a collection.
+/// The access of a caller to the records of a collection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grant {
     pub access: Access,
@@ -79,7 +78,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Everything.
+    /// Access to all records and fields.
     pub fn all() -> Grant {
         Grant {
             access: Access::Free,
@@ -103,7 +102,8 @@ impl Grant {
     }
 }
 
-/// Applies the rule for an operation, and the field rules, of the named collection to a caller.
+/// Applies the rule of an operation and the field rules to a caller. Field rules replace the rule
+/// for callers in one of their groups.
 pub fn grant(
     operation: Operation,
     collection: &str,
@@ -136,7 +136,7 @@ pub fn grant(
     }
 }
 
-/// The fields of all the caller's groups that have any (FLD-5); none when none has.
+/// The fields of all groups of the caller that have field rules; none if no group has any.
 fn named_fields(rules: &FieldRules, identity: &Identity) -> Option<BTreeSet<String>> {
     let mut found = None;
     for group in identity.groups() {
@@ -220,11 +220,11 @@ mod tests {
         }))
         .unwrap();
         let fields = |groups: Value| {
-            let nobody = Rule::parse("1=0").unwrap();
+            let never = Rule::parse("1=0").unwrap();
             let grant = grant(
                 Operation::View,
                 "c",
-                Some(&nobody),
+                Some(&never),
                 Some(&rules),
                 &user(&groups),
             );

@@ -5,79 +5,78 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-/// The group that every caller is in, and the name that stands for every field.
+/// The group of every caller, and the wildcard for all fields.
 pub const EVERY: &str = "*";
 
-/// Who a request comes from.
+/// The caller, as its credentials identify it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Identity {
     /// No credentials.
     Anonymous,
     /// A record of an auth collection.
     User(Arc<User>),
-    /// An administrator, by id.
+    /// An admin, by id.
     Admin(String),
-    /// A program that holds an API key.
+    /// A program with an API key.
     Key(Arc<ApiKey>),
-    /// A program that holds a token which a key with the scope `service`, or an admin, made for it.
+    /// A program with a service token, which an admin or an API key with the scope `service`
+    /// created.
     Service(Service),
 }
 
-/// A signed-in record of an auth collection, as it was when the request came.
+/// A signed-in record of an auth collection, as it was when the request arrived.
 #[derive(Clone, Debug, PartialEq)]
 pub struct User {
     pub id: String,
     pub collection_id: String,
     pub collection_name: String,
-    /// Its values but the password, hidden ones included: what `@request.auth` stands for.
+    /// Its values without the password, but with hidden fields: the value of `@request.auth`.
     pub record: Map<String, Value>,
 }
 
-/// What an API key is good for.
+/// The scopes and limits of an API key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKey {
     pub id: String,
     pub scopes: BTreeSet<KeyScope>,
-    /// The databases that it opens; none means all.
+    /// Its databases; none for all.
     pub databases: Option<BTreeSet<String>>,
-    /// The collections, by name, whose records it opens; none means all.
+    /// The names of the collections whose records it can access; none for all.
     pub collections: Option<BTreeSet<String>>,
 }
 
-/// One thing that an API key may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyScope {
     /// Read records.
     Read,
-    /// Make, change and delete records.
+    /// Create, change and delete records.
     Write,
-    /// Make and delete databases.
+    /// Create and delete databases.
     Databases,
-    /// Make, change and delete collections.
+    /// Create, change and delete collections.
     Collections,
-    /// Act as a service: workers, metrics.
+    /// Act as a service: a worker or a metrics collector.
     Service,
 }
 
-/// Who made a service token.
+/// The identity of a service token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// What the token says it is for.
+    /// The name in the token.
     pub name: String,
-    /// The workflows that it opens; none: all.
+    /// Its workflows; none for all.
     pub workflows: Option<Arc<BTreeSet<String>>>,
-    /// Nobody made it but the command line, which has the secret of the server.
+    /// Signed by the command line, which has the secret of the server.
     pub is_operator: bool,
 }
 
 impl ApiKey {
-    /// True if it opens this database at all.
     pub fn opens_database(&self, database: &str) -> bool {
         let names = self.databases.as_ref();
         names.is_none_or(|names| names.contains(database))
     }
 
-    /// Whether it opens records of this collection at all.
+    /// True if it can access records of this collection.
     pub fn opens(&self, collection: &str) -> bool {
         let names = self.collections.as_ref();
         names.is_none_or(|names| names.contains(collection))
@@ -85,7 +84,7 @@ impl ApiKey {
 }
 
 impl KeyScope {
-    /// Every scope by its public name.
+    /// The scopes with their public names.
     pub const NAMES: [(&str, KeyScope); 5] = [
         ("read", KeyScope::Read),
         ("write", KeyScope::Write),
@@ -101,13 +100,12 @@ impl KeyScope {
 }
 
 impl Identity {
-    /// Whether this caller stands above accounts: may say who is verified and in which groups, and
-    /// set a password without the old one.
+    /// True for admins and API keys, which can set verification, groups and passwords of accounts.
     pub fn manages(&self) -> bool {
         matches!(self, Identity::Admin(_) | Identity::Key(_))
     }
 
-    /// Whether this caller may know of every collection.
+    /// True if this caller can list all collections.
     pub fn knows_all(&self) -> bool {
         match self {
             Identity::Admin(_) => true,
@@ -116,7 +114,7 @@ impl Identity {
         }
     }
 
-    /// The groups that field rules look at: the field `groups` of the account (FLD-7).
+    /// The groups of field rules: the field `groups` of the account, and [`EVERY`].
     pub(super) fn groups(&self) -> impl Iterator<Item = &str> {
         let groups = match self {
             Identity::User(user) => user.record.get("groups"),

@@ -1,8 +1,9 @@
-//! Who is asking, and what a collection lets them do.
+//! Callers, and the access that a collection grants them.
 //!
-//! A rule that is absent admits admins only, an empty one everyone, any other is a condition on the record
-//! that `records::query` puts inside the statement. Admins pass every rule; so does a key for what its
-//! scopes name. Field rules outrank the rule of the collection for callers in whose groups there are any.
+//! An absent rule admits admins only, an empty one everyone. Any other is a condition on the
+//! record, which `records::query` adds to the statement. Admins pass every rule, and API keys those
+//! of their scopes. Field rules replace the rule of the collection for callers in one of their
+//! groups.
 
 pub use grant::{Access, FieldRules, Fields, Grant, Operation, grant};
 pub use identity::{ApiKey, Identity, KeyScope, Service, User};

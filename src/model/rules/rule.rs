@@ -1,4 +1,4 @@
-//! A rule of a collection: its text, and the condition that the text stands for.
+//! A rule of a collection: its text and its parsed condition.
 
 use std::sync::Arc;
 
@@ -6,16 +6,16 @@ use crate::base::error::Result;
 use crate::model::filter;
 use crate::model::filter::Expr;
 
-/// A rule, parsed when its definition is read. Requests use the tree and never the text.
+/// A rule, parsed once when its definition is read. Requests use the tree, and never the text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     text: String,
-    /// None for the empty rule, which admits everyone.
+    /// None for an empty rule, which admits everyone.
     expression: Option<Arc<Expr>>,
 }
 
 impl Rule {
-    /// Fails if the text is not a valid filter. It may be empty.
+    /// Parses a rule, which may be empty.
     pub fn parse(text: impl Into<String>) -> Result<Rule> {
         let text = text.into();
         let expression = match text.trim() {
@@ -25,7 +25,7 @@ impl Rule {
         Ok(Rule { text, expression })
     }
 
-    /// The empty rule.
+    /// The empty rule, which admits everyone.
     #[cfg(test)]
     pub fn everyone() -> Rule {
         Rule {
@@ -34,7 +34,8 @@ impl Rule {
         }
     }
 
-    /// A rule that this version cannot parse. It admits admins only, and keeps its text.
+    /// A rule of a stored definition that cannot be parsed. It keeps its text and admits admins
+    /// only.
     pub fn unreadable(text: String) -> Rule {
         Rule {
             text,

@@ -1,4 +1,4 @@
-//! The changes of records that calls are made for.
+//! The kinds of changes of records.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::attributes::invalid_value;
 use crate::base::error::Result;
 
-/// What happens to a record.
+/// A kind of change of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordAction {
     Create,
@@ -30,7 +30,7 @@ impl RecordAction {
         }
     }
 
-    /// The actions of a name, of `*`, or of a list of names.
+    /// Reads one action, `*`, or a list of actions.
     pub fn parse_some(name: &str, value: &Value) -> Result<Vec<RecordAction>> {
         let one = |value: &Value| {
             let text = value.as_str();
@@ -46,7 +46,7 @@ impl RecordAction {
         let found = found.ok_or_else(|| {
             invalid_value(name, "Must be create, update, delete, a list of them or *.")
         })?;
-        // Each once, however often it is named: the list is stored and looked at with every write.
+        // Each action once: the list is stored, and searched at every write.
         let is_named = |action: &RecordAction| found.contains(action);
         Ok(RecordAction::ALL.into_iter().filter(is_named).collect())
     }

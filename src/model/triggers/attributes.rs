@@ -1,16 +1,16 @@
-//! Reads the attributes of triggers, webhooks and jobs out of JSON objects.
+//! Extracts attributes of triggers, webhooks and jobs from JSON objects.
 
 use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Result};
 
-/// Tries after the first one, when nothing is said, and at most (WH-4).
+/// Default and largest number of retries.
 pub const RETRIES: u32 = 5;
 pub const RETRIES_MAX: u32 = 100;
-/// What is sent in place of the payload. Each call that waits has a copy.
+/// Largest body or input. Each waiting call has a copy.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
 
-/// Refuses what nobody has taken out of an object.
+/// Refuses the attributes that remain in an object.
 pub fn refuse_unknown(name: &str, object: &Map<String, Value>) -> Result<()> {
     match object.keys().next() {
         None => Ok(()),
@@ -25,8 +25,8 @@ pub fn refuse_unknown(name: &str, object: &Map<String, Value>) -> Result<()> {
     }
 }
 
-/// Takes a text out of an object; an empty one is none.
-pub fn extract_text(
+/// Removes a string from an object. An empty one counts as none.
+pub fn extract_string(
     name: &str,
     key: &str,
     object: &mut Map<String, Value>,
@@ -34,7 +34,7 @@ pub fn extract_text(
     match object.remove(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.is_empty())),
-        Some(_) => Err(invalid_value(name, "Must be text.")),
+        Some(_) => Err(invalid_value(name, "Must be a string.")),
     }
 }
 
@@ -51,7 +51,7 @@ pub fn too_long(name: String) -> Error {
     invalid_value(name, format!("At most {} KiB.", BODY_BYTES_MAX >> 10))
 }
 
-/// What is wrong with an attribute.
+/// An error of an attribute.
 pub fn invalid_value(name: impl Into<String>, message: impl Into<String>) -> Error {
     Error::field(name.into(), "validation_invalid_value", message.into())
 }

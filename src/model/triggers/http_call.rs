@@ -1,20 +1,19 @@
-//! An HTTP request that is made when something happens.
+//! An HTTP request that is made when something happens, and the checks of its attributes.
 
 use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use super::attributes::{BODY_BYTES_MAX, extract_text, invalid_value, too_long};
+use super::attributes::{BODY_BYTES_MAX, extract_string, invalid_value, too_long};
 use crate::base::crypto;
 use crate::base::error::Result;
 
 const URL_BYTES_MAX: usize = 2048;
 const HEADERS_MAX: usize = 20;
 const HEADERS_BYTES_MAX: usize = 8 << 10;
-/// Methods that a call may have.
 const METHODS: [&str; 5] = ["POST", "PUT", "PATCH", "DELETE", "GET"];
-/// Headers that the sender alone sets.
+/// Headers that only the sender sets.
 const OWN_HEADERS: [&str; 8] = [
     "connection",
     "content-length",
@@ -25,39 +24,39 @@ const OWN_HEADERS: [&str; 8] = [
     "transfer-encoding",
     "upgrade",
 ];
-/// How the signing secret of a receiver begins; base64 follows (Standard Webhooks).
+/// Prefix of the signing secret of a receiver; base64 follows (Standard Webhooks).
 const SECRET_PREFIX: &str = "whsec_";
-/// Bytes that such a secret may have.
+/// Length of a decoded secret.
 const SECRET_BYTES: RangeInclusive<usize> = 16..=64;
 
-/// An HTTP request that is to be made.
+/// The request of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpCall {
     /// `http` or `https`.
     pub url: String,
     pub method: String,
     pub headers: Vec<(String, String)>,
-    /// Sent in place of the payload.
+    /// Sent instead of the payload.
     pub body: Option<String>,
-    /// Tries after the first one.
+    /// Retries after the first attempt.
     pub retries: u32,
-    /// Sends a token of this server along (WH-6).
+    /// Adds a token of this server.
     pub has_token: bool,
-    /// What the receiver checks signatures with, in place of the secret of the server.
+    /// The signing key of the receiver, instead of that of the server.
     pub secret: Option<String>,
 }
 
 impl HttpCall {
-    /// `at` names an attribute in an error.
+    /// `at` returns the full name of an attribute for errors.
     pub(super) fn extract(
         at: &dyn Fn(&str) -> String,
         retries: u32,
         object: &mut Map<String, Value>,
     ) -> Result<HttpCall> {
-        let url = extract_text(&at("url"), "url", object)?
-            .ok_or_else(|| invalid_value(at("url"), "A url, or a workflow, is needed."))?;
+        let url = extract_string(&at("url"), "url", object)?
+            .ok_or_else(|| invalid_value(at("url"), "Give a url or a workflow."))?;
         check_url(&at("url"), &url)?;
-        let method = extract_text(&at("method"), "method", object)?;
+        let method = extract_string(&at("method"), "method", object)?;
         let method = method.map_or_else(|| "POST".to_owned(), |it| it.to_ascii_uppercase());
         if !METHODS.contains(&method.as_str()) {
             return Err(invalid_value(
@@ -66,7 +65,7 @@ impl HttpCall {
             ));
         }
         let mut headers = extract_headers(&at("headers"), object)?;
-        let kind = extract_text(&at("contentType"), "contentType", object)?;
+        let kind = extract_string(&at("contentType"), "contentType", object)?;
         if let Some(kind) = kind {
             let kind = match kind.as_str() {
                 "json" => "application/json".to_owned(),
@@ -94,7 +93,7 @@ impl HttpCall {
             Some(Value::Bool(flag)) => flag,
             Some(_) => return Err(invalid_value(at("jwtEnabled"), "Must be true or false.")),
         };
-        let secret = extract_text(&at("secret"), "secret", object)?;
+        let secret = extract_string(&at("secret"), "secret", object)?;
         if let Some(secret) = &secret {
             secret_bytes(secret).ok_or_else(|| {
                 invalid_value(at("secret"), "Must be whsec_ and 16 to 64 bytes in base64.")
@@ -112,7 +111,7 @@ impl HttpCall {
     }
 }
 
-/// The bytes of a secret in its written form.
+/// Decodes a secret of the form `whsec_...`.
 pub fn secret_bytes(secret: &str) -> Option<Vec<u8>> {
     let bytes = crypto::from_base64(secret.strip_prefix(SECRET_PREFIX)?)?;
     SECRET_BYTES.contains(&bytes.len()).then_some(bytes)
@@ -133,7 +132,7 @@ fn check_url(name: &str, url: &str) -> Result<()> {
     }
 }
 
-/// A name or an address, and a port or none.
+/// True for a host name or IP address with an optional port.
 fn is_host(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -158,11 +157,19 @@ fn extract_headers(name: &str, object: &mut Map<String, Value>) -> Result<Vec<(S
     let map = match object.remove("headers") {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Object(map)) => map,
-        Some(_) => return Err(invalid_value(name, "Must be an object from name to text.")),
+        Some(_) => {
+            return Err(invalid_value(
+                name,
+                "Must be an object of header names and strings.",
+            ));
+        }
     };
     let headers = map.into_iter().map(|(header, value)| match value {
         Value::String(value) => Ok((header, value)),
-        _ => Err(invalid_value(name, format!("{header} must be text."))),
+        _ => Err(invalid_value(
+            name,
+            format!("The value of {header} must be a string."),
+        )),
     });
     let headers = headers.collect::<Result<Vec<_>>>()?;
     check_headers(name, &headers)?;
@@ -189,13 +196,13 @@ fn check_headers(name: &str, headers: &[(String, String)]) -> Result<()> {
         if header.is_empty() || !header.bytes().all(is_token) || is_own {
             return Err(invalid_value(
                 name,
-                format!("{header:?} is no header that can be set."),
+                format!("The header {header:?} cannot be set."),
             ));
         }
         if value.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {
             return Err(invalid_value(
                 name,
-                format!("{header} must be plain ASCII text."),
+                format!("The value of {header} must be printable ASCII."),
             ));
         }
     }

@@ -1,12 +1,12 @@
-//! What is to be called when something happens: HTTP endpoints and workflows.
+//! Calls that changes of records, webhooks and cron jobs make: HTTP requests and workflow runs.
 //!
-//! A [`Target`] says whom to call and how; a [`Trigger`] adds which changes of records it is for. Triggers of
-//! a collection are its `options.triggers`; webhooks that stand for themselves and cron jobs have targets
-//! too. `outbox` is the table where every call waits that is to be made: it is filled in the transaction that
-//! causes the call, and `webhooks` works it off.
+//! A [`Target`] is the HTTP endpoint or workflow to call. A [`Trigger`] adds the kinds of changes
+//! that it is for; the triggers of a collection are in its `options.triggers`. Webhooks and cron
+//! jobs have targets too. `outbox` is the table of waiting calls: a row is written in the
+//! transaction that causes the call, and `webhooks` sends it.
 
 pub use action::RecordAction;
-pub use attributes::{extract_text, invalid_value, refuse_unknown};
+pub use attributes::{extract_string, invalid_value, refuse_unknown};
 pub use http_call::{HttpCall, secret_bytes};
 pub use target::Target;
 pub use trigger::Trigger;

@@ -1,7 +1,7 @@
-//! Calls that are to be made: the table `_webhook_logs`, which every database has (WH-7).
+//! The outbox: waiting calls, in the table `_webhook_logs` of each database.
 //!
-//! A row is written in the transaction that causes the call, so it is there if and only if the cause is. It
-//! stays as the record of what became of the call until it is old.
+//! A row is written in the transaction that causes the call, so the row exists if and only if the
+//! cause does. Afterwards it is the log entry of the call, until it is old enough to be deleted.
 
 use rusqlite::{Connection, params};
 
@@ -9,21 +9,19 @@ use super::{RecordAction, Target};
 use crate::base::clock;
 use crate::base::error::Result;
 
-/// Whom a call is for that this version cannot read.
+/// The label of a target that this version cannot read.
 const UNREADABLE: &str = "unreadable";
 
-/// What causes a call.
+/// The cause of a call.
 #[derive(Clone, Copy, Debug)]
 pub enum CallSource<'a> {
     /// A trigger of a collection.
     Trigger,
-    /// A webhook, by name.
     Webhook(&'a str),
-    /// A cron job, by name.
     Cron(&'a str),
 }
 
-/// A target as rows have it.
+/// A target in the form in which rows store it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetSpec {
     text: String,
@@ -40,8 +38,8 @@ impl TargetSpec {
         }
     }
 
-    /// What another version of the program has stored may mean nothing to this one. Then the call is
-    /// queued all the same, and fails: it is in the log, and the write that causes it goes on.
+    /// A stored target may be from another version. If it cannot be read, the call is queued all
+    /// the same, and fails: it is in the log, and the write that causes it succeeds.
     fn stored(text: String) -> TargetSpec {
         match Target::restore(&text) {
             Ok(target) => TargetSpec::of(&target),
@@ -53,25 +51,25 @@ impl TargetSpec {
         }
     }
 
-    /// What a row of it needs, besides what is sent.
+    /// Bytes of a row with this target, without the payload.
     pub fn bytes(&self) -> usize {
         self.text.len() + self.label.len()
     }
 }
 
-/// A call that is to be made.
+/// A call to queue.
 pub struct OutboxEntry<'a> {
     pub source: CallSource<'a>,
     pub spec: &'a TargetSpec,
-    /// JSON: what is sent, unless the target has a body of its own.
+    /// The JSON to send, unless the target has its own body.
     pub payload: &'a str,
-    /// Which change of a record: collection by name, what happened, id.
+    /// The change that causes the call: name of the collection, action, id of the record.
     pub change: Option<(&'a str, RecordAction, &'a str)>,
-    /// A second entry of this name is passed over.
+    /// If an entry with this key exists, no other is added.
     pub dedupe: Option<&'a str>,
 }
 
-/// The webhooks that a change of a record is for: the name of each, and whom it calls.
+/// The active webhooks for a change: name and target of each.
 pub fn webhooks_for(
     tx: &Connection,
     collection: &str,
@@ -90,7 +88,8 @@ pub fn webhooks_for(
     Ok(found)
 }
 
-/// Queues a call; it is made after the commit. Returns its number, or none when it is there already.
+/// Queues a call, which is made after the commit. Returns its row id, or none if its key exists
+/// already.
 pub fn add(tx: &Connection, entry: &OutboxEntry<'_>) -> Result<Option<i64>> {
     let (source, name) = match entry.source {
         CallSource::Trigger => ("trigger", ""),

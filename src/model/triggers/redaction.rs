@@ -1,26 +1,25 @@
-//! Secrets of targets: written by clients and never read back.
+//! Redaction of secrets of targets: clients write them and never read them back.
 //!
-//! Answers show [`PLACEHOLDER`] in the place of a signing secret and of the values of headers. A client
-//! that sends [`PLACEHOLDER`] back keeps the stored value. It is refused where no value is stored, so it
-//! never becomes a value itself, and a stored value never moves to another URL of a list.
+//! Responses show [`PLACEHOLDER`] instead of a signing secret and of header values. A client that
+//! sends it back keeps the stored value. It is refused where no value is stored, so it never
+//! becomes a value itself, and a stored value never moves to another URL of a list.
 
 use serde_json::{Map, Value};
 
 use super::invalid_value;
 use crate::base::error::Result;
 
-/// Shown in the place of a value.
 pub const PLACEHOLDER: &str = "***";
 const SECRET: &str = "secret";
 const HEADERS: &str = "headers";
 const TRIGGERS: &str = "triggers";
 
-/// A header whose value says nothing that a log must not show.
+/// True for a header whose value is no secret.
 fn is_public(header: &str) -> bool {
     header.eq_ignore_ascii_case("content-type")
 }
 
-/// Hides the secret and the headers of a target in its JSON form.
+/// Redacts the secret and the headers of a target.
 pub fn redact(target: &mut Map<String, Value>) {
     if let Some(secret) = target.get_mut(SECRET).filter(|secret| !secret.is_null()) {
         *secret = Value::from(PLACEHOLDER);
@@ -34,7 +33,7 @@ pub fn redact(target: &mut Map<String, Value>) {
     }
 }
 
-/// Puts stored values in the place of [`PLACEHOLDER`]. An error names the attribute below `name`.
+/// Replaces placeholders by stored values. An error names the attribute below `name`.
 pub fn restore(
     name: &str,
     target: &mut Map<String, Value>,
@@ -47,7 +46,7 @@ pub fn restore(
     let is_hidden = |value: &Value| value.as_str() == Some(PLACEHOLDER);
     let missing = |key: &str, what: &str| {
         let message = format!(
-            "{PLACEHOLDER} keeps a stored value, and {what} has none here. Give the value."
+            "{PLACEHOLDER} keeps a stored value, but {what} has none; send the value itself."
         );
         invalid_value(at(key), message)
     };
@@ -73,7 +72,7 @@ pub fn restore(
     Ok(())
 }
 
-/// Hides what the triggers in the options of a collection keep secret.
+/// Redacts the triggers in the options of a collection.
 pub fn redact_triggers(options: &mut Map<String, Value>) {
     let Some(Value::Array(triggers)) = options.get_mut(TRIGGERS) else {
         return;
@@ -83,8 +82,8 @@ pub fn redact_triggers(options: &mut Map<String, Value>) {
     }
 }
 
-/// Puts stored values into the triggers of new options. A trigger keeps those of the stored one that
-/// looks the same, or else of one with the same URL.
+/// Replaces placeholders in the triggers of new options. A trigger takes the values of the stored
+/// one with the same redacted form, or else of one with the same URL.
 pub fn restore_triggers(
     options: &mut Map<String, Value>,
     stored: &Map<String, Value>,
@@ -115,7 +114,7 @@ pub fn restore_triggers(
     Ok(())
 }
 
-/// Triggers that new options do not name stay.
+/// Copies the stored triggers into options that do not mention triggers.
 pub fn inherit_triggers(options: &mut Map<String, Value>, stored: &Map<String, Value>) {
     if let Some(triggers) = stored.get(TRIGGERS)
         && !options.contains_key(TRIGGERS)
@@ -154,7 +153,7 @@ mod tests {
         assert_eq!(shown["triggers"][1]["headers"]["Content-Type"], "text/x");
         restore_triggers(&mut shown, &stored()).unwrap();
         assert_eq!(shown, stored());
-        // In another order, and with one of two that have the same URL.
+        // In another order, and with one of two triggers of the same URL.
         let mut shown = stored();
         redact_triggers(&mut shown);
         let mut less = options(&json!([shown["triggers"][3], shown["triggers"][1]]));

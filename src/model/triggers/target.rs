@@ -1,40 +1,40 @@
-//! Whom to call, and how: the JSON form that triggers, webhooks and jobs share.
+//! The target of a call, in the JSON form that triggers, webhooks and jobs share.
 
 use serde_json::{Map, Value, json};
 
-use super::attributes::{BODY_BYTES_MAX, extract_retries, extract_text, invalid_value, too_long};
+use super::attributes::{BODY_BYTES_MAX, extract_retries, extract_string, invalid_value, too_long};
 use super::http_call::HttpCall;
 use crate::base::error::Result;
 
 const NAME_BYTES_MAX: usize = 200;
 
-/// Whom to call, and how.
+/// The HTTP endpoint or workflow to call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     Http(HttpCall),
-    /// Starts a run. The input is this, or else the payload, as the only element of an array (WF-2).
+    /// Starts a run. Its input is an array with `input`, or else the payload, as the only element.
     Workflow {
         name: String,
         input: Option<Value>,
-        /// Tries after the first one.
+        /// Retries after the first attempt.
         retries: u32,
     },
 }
 
 impl Target {
-    /// Takes what it knows out of an object. An error names the attribute below `name`.
+    /// Removes its attributes from an object. An error names the attribute below `name`.
     pub fn extract(name: &str, object: &mut Map<String, Value>) -> Result<Target> {
         let at = |key: &str| match name {
             "" => key.to_owned(),
             name => format!("{name}.{key}"),
         };
         let retries = extract_retries(&at("retryLimit"), object)?;
-        let workflow = extract_text(&at("workflow"), "workflow", object)?;
+        let workflow = extract_string(&at("workflow"), "workflow", object)?;
         if let Some(workflow) = workflow {
             if object.remove("url").is_some_and(|url| !url.is_null()) {
                 return Err(invalid_value(
                     at("url"),
-                    "A workflow is started, or a URL called, not both.",
+                    "Give a workflow or a url, not both.",
                 ));
             }
             if workflow.len() > NAME_BYTES_MAX {
@@ -64,7 +64,7 @@ impl Target {
         Target::extract("", &mut serde_json::from_str(text)?)
     }
 
-    /// The attributes as [`Target::extract`] takes them.
+    /// The attributes that [`Target::extract`] reads back.
     pub fn to_json(&self) -> Map<String, Value> {
         let json = match self {
             Target::Workflow {
@@ -92,7 +92,7 @@ impl Target {
         }
     }
 
-    /// What it is called in lists and logs: the URL, or `workflow:` and a name.
+    /// Its name in lists and logs: the URL, or `workflow:` and a name.
     pub fn label(&self) -> String {
         match self {
             Target::Http(call) => call.url.clone(),
@@ -100,7 +100,7 @@ impl Target {
         }
     }
 
-    /// Who is called: host and port, or `workflow` for all workflows.
+    /// Its host and port, or `workflow` for all workflows.
     pub fn host(&self) -> String {
         let Target::Http(call) = self else {
             return "workflow".to_owned();
@@ -116,7 +116,7 @@ impl Target {
         format!("{}{port}", host.to_ascii_lowercase())
     }
 
-    /// Tries after the first one.
+    /// Retries after the first attempt.
     pub fn retries(&self) -> u32 {
         match self {
             Target::Http(call) => call.retries,

@@ -1,4 +1,4 @@
-//! What is read as a trigger, and what is refused.
+//! Parsing of triggers, and what is refused.
 
 use serde_json::{Value, json};
 

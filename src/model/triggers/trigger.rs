@@ -7,10 +7,10 @@ use super::attributes::{invalid_value, refuse_unknown};
 use super::target::Target;
 use crate::base::error::Result;
 
-/// Triggers of one collection.
+/// Largest number of triggers of a collection.
 const TRIGGERS_MAX: usize = 20;
 
-/// What a collection wants to be called for.
+/// A call that a collection makes for some kinds of changes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trigger {
     pub actions: Vec<RecordAction>,
@@ -18,7 +18,6 @@ pub struct Trigger {
 }
 
 impl Trigger {
-    /// Reads `options.triggers`.
     pub fn parse_all(options: &Map<String, Value>) -> Result<Vec<Trigger>> {
         let list = match options.get("triggers") {
             None | Some(Value::Null) => return Ok(Vec::new()),

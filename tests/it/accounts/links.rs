@@ -55,7 +55,7 @@ fn a_link_does_what_it_was_sent_for_and_nothing_else() {
                 assert!(
                     refused
                         .text("/data/token/message")
-                        .contains("it is not one that"),
+                        .contains("use a link that"),
                     "{}",
                     refused.json
                 );

@@ -103,12 +103,15 @@ fn a_wrong_filter_is_told_in_the_words_of_filters() {
     let server = Server::start();
     let api = blog(&server);
     for (filter, message) in [
-        ("title === 'a'", "The filter is wrong at =."),
-        ("=1", "The filter is wrong at =."),
-        ("title ?!~ ?> 1", "The filter is wrong at ?>."),
-        ("title = 'a' 'b'", "The filter is wrong at the text 'b'."),
-        ("title = && 1", "The filter is wrong at &&."),
-        ("title = 1 2.5", "The filter is wrong at 2.5."),
+        ("title === 'a'", "Syntax error in the filter near =."),
+        ("=1", "Syntax error in the filter near =."),
+        ("title ?!~ ?> 1", "Syntax error in the filter near ?>."),
+        (
+            "title = 'a' 'b'",
+            "Syntax error in the filter near the string 'b'.",
+        ),
+        ("title = && 1", "Syntax error in the filter near &&."),
+        ("title = 1 2.5", "Syntax error in the filter near 2.5."),
     ] {
         let refused = api.list("posts", &[("filter", filter)]).expect(400);
         assert_eq!(refused.text("/message"), message, "{filter}");

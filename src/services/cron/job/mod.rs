@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::base::error::{Error, Result};
-use crate::model::triggers::{Target, extract_text, invalid_value, redaction, refuse_unknown};
+use crate::model::triggers::{Target, extract_string, invalid_value, redaction, refuse_unknown};
 use crate::services::cron::core::JobPlan;
 use crate::services::cron::schedule::Schedule;
 use crate::services::cron::zone::Zone;
@@ -92,7 +92,7 @@ impl JobRow {
     ) -> Result<JobRow> {
         let mut object = body;
         redaction::restore("", &mut object, None)?;
-        let mut text = |key: &str| extract_text(key, key, &mut object);
+        let mut text = |key: &str| extract_string(key, key, &mut object);
         let name = text("name")?.unwrap_or_default();
         let (schedule, time_zone) = (text("schedule")?, text("timeZone")?.unwrap_or_default());
         let kind = text("type")?.unwrap_or_default();
@@ -217,7 +217,7 @@ impl JobAction {
                 false => Target::extract("", object).map(JobAction::Http),
             },
             "workflow" => {
-                let name = extract_text("workflow", "workflow", object)?.unwrap_or_default();
+                let name = extract_string("workflow", "workflow", object)?.unwrap_or_default();
                 limits::check_workflow(&name)?;
                 let input = object.remove("input").filter(|input| !input.is_null());
                 if input
@@ -247,12 +247,12 @@ impl JobAction {
 }
 
 fn parse_script(object: &mut Map<String, Value>) -> Result<SqlScript> {
-    let sql = extract_text("sql", "sql", object)?.unwrap_or_default();
+    let sql = extract_string("sql", "sql", object)?.unwrap_or_default();
     if sql.trim().is_empty() || sql.len() > SQL_BYTES_MAX || sql.contains('\0') {
         let message = format!("Must be SQL of at most {} KiB.", SQL_BYTES_MAX >> 10);
         return Err(invalid_value("sql", message));
     }
-    let database = extract_text("database", "database", object)?;
+    let database = extract_string("database", "database", object)?;
     let database = database.unwrap_or_else(|| db::DEFAULT.to_owned());
     let is_own = [db::STATS, db::WORKFLOWS].contains(&database.as_str());
     if !is_own && !db::is_valid_name(&database) {
