@@ -10,6 +10,7 @@ use crate::services::workflows::frames::{Call, CallOp};
 use crate::services::workflows::json::Object;
 use crate::services::workflows::limits;
 use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::sql::sql;
 use crate::services::workflows::steps::{StepOutcome, name_of};
 use crate::services::workflows::tx::{Lease, NewEvent, Run, Tx};
 
@@ -83,7 +84,10 @@ fn set_attributes(
     key: &str,
     changes: &Map<String, Value>,
 ) -> Result<Option<Object>> {
-    let sql = "SELECT 1 FROM events WHERE run = ?1 AND key = ?2 AND key <> '' AND kind = 6";
+    let sql = sql!(
+        "SELECT 1 FROM events
+         WHERE run = ?1 AND key = ?2 AND key <> '' AND kind = {EventKind::AttrSet}"
+    );
     let is_done = tx.db.prepare_cached(sql)?.exists(params![run.id, key])?;
     if is_done {
         return Ok(None);

@@ -13,6 +13,10 @@ macro_rules! codes {
             #[allow(clippy::allow_attributes, dead_code, reason = "not all are looked up by their words")]
             pub const ALL: &[($name, &'static str)] = &[$(($name::$variant, $word),)*];
 
+            /// The names of the codes in SQL, with their numbers.
+            pub const SQL: &[(&'static str, &'static str)] =
+                &[$((concat!(stringify!($name), "::", stringify!($variant)), stringify!($code)),)*];
+
             /// The number in the database.
             pub const fn code(self) -> i64 {
                 self as i64

@@ -9,6 +9,7 @@ use rusqlite::{OptionalExtension as _, Row, params};
 use crate::base::error::Result;
 use crate::services::workflows::codes::{EventKind, JobState};
 use crate::services::workflows::limits;
+use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::{Job, NewEvent, Tx};
 
 /// What a new job is like.
@@ -76,9 +77,11 @@ impl Tx<'_> {
             true => JobState::Ready,
             false => JobState::Blocked,
         };
-        let sql = "UPDATE jobs SET state = ?2, due = ?3, note = NULL,
-                          holds_key = (concurrency_key IS NOT NULL AND ?2 = 1)
-                   WHERE run = ?1";
+        let sql = sql!(
+            "UPDATE jobs SET state = ?2, due = ?3, note = NULL,
+                    holds_key = (concurrency_key IS NOT NULL AND ?2 = {JobState::Ready})
+             WHERE run = ?1"
+        );
         self.db
             .prepare_cached(sql)?
             .execute(params![run, state, self.now])?;
@@ -173,8 +176,11 @@ impl Tx<'_> {
 
     /// Lets the next run go that waits for a concurrency key, which nobody holds.
     pub fn release_key(&mut self, workflow: &str, key: &str) -> Result<()> {
-        let sql = "SELECT run FROM jobs WHERE workflow = ?1 AND concurrency_key = ?2 AND state = 4
-                   ORDER BY priority DESC, run LIMIT 1";
+        let sql = sql!(
+            "SELECT run FROM jobs
+             WHERE workflow = ?1 AND concurrency_key = ?2 AND state = {JobState::Blocked}
+             ORDER BY priority DESC, run LIMIT 1"
+        );
         let next: Option<i64> = self
             .db
             .prepare_cached(sql)?
@@ -189,10 +195,12 @@ impl Tx<'_> {
     /// The first jobs of a workflow that can go to this version of its code, or, with an empty one,
     /// to any.
     pub fn ready_jobs(&self, workflow: &str, version: &str, max: usize) -> Result<Vec<ReadyJob>> {
-        let sql = "SELECT run, version, priority, due, worker,
-                          (SELECT expires FROM runs WHERE runs.id = jobs.run) FROM jobs
-                   WHERE workflow = ?1 AND version = ?2 AND state = 1
-                   ORDER BY priority DESC, due, run LIMIT ?3";
+        let sql = sql!(
+            "SELECT run, version, priority, due, worker,
+                    (SELECT expires FROM runs WHERE runs.id = jobs.run) FROM jobs
+             WHERE workflow = ?1 AND version = ?2 AND state = {JobState::Ready}
+             ORDER BY priority DESC, due, run LIMIT ?3"
+        );
         let max = i64::try_from(max).unwrap_or(i64::MAX);
         let mut statement = self.db.prepare_cached(sql)?;
         let rows = statement.query_map(params![workflow, version, max], |row| {
@@ -210,7 +218,9 @@ impl Tx<'_> {
 
     /// When the next parked job is due.
     pub fn next_due(&self) -> Result<Option<i64>> {
-        let sql = "SELECT min(due) FROM jobs WHERE state IN (0, 5) AND due IS NOT NULL";
+        let sql = sql!(
+            "SELECT min(due) FROM jobs WHERE state IN ({JobState::TIMED}) AND due IS NOT NULL"
+        );
         let mut statement = self.db.prepare_cached(sql)?;
         Ok(statement.query_row([], |row| row.get(0))?)
     }

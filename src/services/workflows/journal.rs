@@ -6,6 +6,7 @@ use crate::base::error::Result;
 use crate::services::workflows::codes::EventKind;
 use crate::services::workflows::hooks::HookData;
 use crate::services::workflows::json::Object;
+use crate::services::workflows::sql::sql;
 
 /// A part of the journal.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,12 +21,19 @@ pub struct JournalPage {
 
 /// The kinds of events that replaying needs. What failed before a run was resumed is no part of it
 /// any more, and neither are children that were given up then.
-const ENTRIES: &str = "
-    SELECT seq, kind, key, data, info, n FROM events e
-    WHERE run = ?1 AND seq > ?2 AND kind IN (7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)
-      AND (kind NOT IN (8, 10, 11) OR seq > (SELECT resumed FROM runs WHERE id = ?1))
-      AND (kind <> 7 OR EXISTS (SELECT 1 FROM steps s WHERE s.run = ?1 AND s.key = e.key AND s.child = e.info))
-    ORDER BY seq";
+const ENTRIES: &str = sql!(
+    "SELECT seq, kind, key, data, info, n FROM events e
+     WHERE run = ?1 AND seq > ?2
+       AND kind IN ({EventKind::StepCreated}, {EventKind::StepStarted}, {EventKind::StepCompleted},
+                    {EventKind::StepFailed}, {EventKind::StepRetrying}, {EventKind::HookCreated},
+                    {EventKind::HookReceived}, {EventKind::HookDisposed}, {EventKind::HookConflict},
+                    {EventKind::WaitCreated}, {EventKind::WaitCompleted})
+       AND (kind NOT IN ({EventKind::StepStarted}, {EventKind::StepFailed}, {EventKind::StepRetrying})
+            OR seq > (SELECT resumed FROM runs WHERE id = ?1))
+       AND (kind <> {EventKind::StepCreated}
+            OR EXISTS (SELECT 1 FROM steps s WHERE s.run = ?1 AND s.key = e.key AND s.child = e.info))
+     ORDER BY seq"
+);
 
 /// The journal of a run behind `after`, as far as `bytes` go. A frame may have no entry then; a page
 /// has `one` at least.

@@ -35,6 +35,7 @@ mod run_id;
 mod run_request;
 mod runs;
 mod sessions;
+mod sql;
 mod steps;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use crate::services::workflows::codes::{EventKind, JobState, RunStatus, StepStat
 use crate::services::workflows::journal;
 use crate::services::workflows::json::{Object, array};
 use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::no_run;
 
 /// Items of a page, unless fewer are asked for.
@@ -389,10 +390,13 @@ pub fn queue(
     grant: &Grant,
     is_served: impl Fn(&str, &str) -> bool,
 ) -> Result<Vec<String>> {
-    let sql = "SELECT workflow, version, count(*),
-                      sum(state IN (0, 5)), sum(state = 1), sum(state = 2), sum(state = 3), sum(state = 4),
-                      min(iif(state = 1, due, NULL))
-               FROM jobs GROUP BY workflow, version ORDER BY workflow, version";
+    let sql = sql!(
+        "SELECT workflow, version, count(*), sum(state IN ({JobState::TIMED})),
+                sum(state = {JobState::Ready}), sum(state = {JobState::Leased}),
+                sum(state = {JobState::Paused}), sum(state = {JobState::Blocked}),
+                min(iif(state = {JobState::Ready}, due, NULL))
+         FROM jobs GROUP BY workflow, version ORDER BY workflow, version"
+    );
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
     let mut items = Vec::new();
@@ -445,11 +449,13 @@ pub fn depth(db: &Connection) -> Result<QueueDepth> {
 /// Runs that were given up because they lost one worker after the other: dead letters.
 pub fn abandoned(db: &Connection, grant: &Grant) -> Result<Vec<String>> {
     // Of the latest failures only: each means looking for its end.
-    let sql = "SELECT run, workflow, ended FROM (
-                 SELECT r.run, r.workflow, r.ended,
-                        (SELECT data FROM events WHERE run = r.id ORDER BY seq DESC LIMIT 1) AS error
-                 FROM runs r WHERE r.status = 3 ORDER BY r.ended DESC LIMIT 1000)
-               WHERE json_valid(error) AND error ->> '$.kind' = 'abandoned' LIMIT 100";
+    let sql = sql!(
+        "SELECT run, workflow, ended FROM (
+           SELECT r.run, r.workflow, r.ended,
+                  (SELECT data FROM events WHERE run = r.id ORDER BY seq DESC LIMIT 1) AS error
+           FROM runs r WHERE r.status = {RunStatus::Failed} ORDER BY r.ended DESC LIMIT 1000)
+         WHERE json_valid(error) AND error ->> '$.kind' = 'abandoned' LIMIT 100"
+    );
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
     let mut items = Vec::new();

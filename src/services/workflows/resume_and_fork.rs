@@ -10,6 +10,7 @@ use crate::services::workflows::hooks::{HookData, REFUSED_TOKEN, hook_data};
 use crate::services::workflows::jobs::NewJob;
 use crate::services::workflows::limits;
 use crate::services::workflows::runs::{CreatedRun, NewRun};
+use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::{NewEvent, Run, Tx};
 
 /// What a resumed or repeated run is made from.
@@ -52,14 +53,19 @@ impl Tx<'_> {
 
     fn restart_failed(&mut self, run: &Run) -> Result<()> {
         let seq = self.append(run.id, NewEvent::new(EventKind::RunResumed, ""))?;
-        let sql = "UPDATE runs SET status = iif(started IS NULL, 0, 1), ended = NULL, expires = NULL, resumed = ?2
-                   WHERE id = ?1";
+        let sql = sql!(
+            "UPDATE runs SET status = iif(started IS NULL, {RunStatus::Pending}, {RunStatus::Running}),
+                             ended = NULL, expires = NULL, resumed = ?2
+             WHERE id = ?1"
+        );
         self.db.prepare_cached(sql)?.execute([run.id, seq])?;
         // Children that its deadline has not reached yet stay.
         self.finish_child_cancellation(run.id)?;
         // What failed is tried anew, and so are children that failed.
-        let sql =
-            "DELETE FROM steps WHERE run = ?1 AND (status = 3 OR (status = 4 AND child IS NULL))";
+        let sql = sql!(
+            "DELETE FROM steps WHERE run = ?1
+               AND (status = {StepStatus::Failed} OR (status = {StepStatus::Cancelled} AND child IS NULL))"
+        );
         self.db.prepare_cached(sql)?.execute([run.id])?;
         self.update_from_children(run.id)?;
         self.restore_waits(run.id)?;
@@ -83,10 +89,12 @@ impl Tx<'_> {
 
     /// Children went on while the run was at its end.
     fn update_from_children(&mut self, run: i64) -> Result<()> {
-        let sql = "SELECT steps.key, steps.child, runs.status,
-                          (SELECT data FROM events WHERE run = runs.id ORDER BY seq DESC LIMIT 1)
-                   FROM steps LEFT JOIN runs ON runs.id = steps.child
-                   WHERE steps.run = ?1 AND steps.status = 4 AND steps.child IS NOT NULL";
+        let sql = sql!(
+            "SELECT steps.key, steps.child, runs.status,
+                    (SELECT data FROM events WHERE run = runs.id ORDER BY seq DESC LIMIT 1)
+             FROM steps LEFT JOIN runs ON runs.id = steps.child
+             WHERE steps.run = ?1 AND steps.status = {StepStatus::Cancelled} AND steps.child IS NOT NULL"
+        );
         let children: Vec<(String, i64, Option<RunStatus>, Option<String>)> = {
             let mut statement = self.db.prepare_cached(sql)?;
             let rows = statement.query_map([run], |row| {
@@ -100,13 +108,19 @@ impl Tx<'_> {
                     let output = output.as_deref().unwrap_or("null");
                     let event = NewEvent::new(EventKind::StepCompleted, &key);
                     let seq = self.append(run, event.data(output).info(child))?;
-                    let sql = "UPDATE steps SET status = 2, ended = ?3, result = ?4 WHERE run = ?1 AND key = ?2";
+                    let sql = sql!(
+                        "UPDATE steps SET status = {StepStatus::Completed}, ended = ?3, result = ?4
+                         WHERE run = ?1 AND key = ?2"
+                    );
                     let values = params![run, key, self.now, seq];
                     self.db.prepare_cached(sql)?.execute(values)?;
                     continue;
                 }
                 Some(RunStatus::Pending | RunStatus::Running) => {
-                    "UPDATE steps SET status = 1, ended = NULL WHERE run = ?1 AND key = ?2"
+                    sql!(
+                        "UPDATE steps SET status = {StepStatus::Running}, ended = NULL
+                         WHERE run = ?1 AND key = ?2"
+                    )
                 }
                 _ => "DELETE FROM steps WHERE run = ?1 AND key = ?2",
             };
@@ -116,19 +130,26 @@ impl Tx<'_> {
     }
 
     fn restore_waits(&self, run: i64) -> Result<()> {
-        let sql = "INSERT INTO waits (run, key, until, ended)
-                   SELECT run, key, info, (SELECT at FROM events e WHERE e.run = b.run AND e.kind = 17 AND e.key = b.key AND e.kind IN (1, 9, 12, 14, 16, 17))
-                   FROM events b WHERE run = ?1 AND kind = 16";
+        let sql = sql!(
+            "INSERT INTO waits (run, key, until, ended)
+             SELECT run, key, info,
+                    (SELECT at FROM events e WHERE e.run = b.run AND e.key = b.key
+                       AND e.kind = {EventKind::WaitCompleted} AND e.kind IN ({EventKind::ONCE}))
+             FROM events b WHERE run = ?1 AND kind = {EventKind::WaitCreated}"
+        );
         self.db.prepare_cached(sql)?.execute([run])?;
         Ok(())
     }
 
     /// Hooks that were there, from the events; their tokens must still be free.
     fn restore_hooks(&self, run: i64) -> Result<()> {
-        let sql = "SELECT key, kind, data, at,
-                          (SELECT at FROM events e WHERE e.run = b.run AND e.kind = 14 AND e.key = b.key
-                                                     AND e.kind IN (1, 9, 12, 14, 16, 17))
-                   FROM events b WHERE run = ?1 AND kind IN (12, 15)";
+        let sql = sql!(
+            "SELECT key, kind, data, at,
+                    (SELECT at FROM events e WHERE e.run = b.run AND e.key = b.key
+                       AND e.kind = {EventKind::HookDisposed} AND e.kind IN ({EventKind::ONCE}))
+             FROM events b
+             WHERE run = ?1 AND kind IN ({EventKind::HookCreated}, {EventKind::HookConflict})"
+        );
         let mut statement = self.db.prepare_cached(sql)?;
         let mut rows = statement.query([run])?;
         while let Some(row) = rows.next()? {
@@ -213,14 +234,24 @@ impl Tx<'_> {
 
     /// Results, sleeps that are over, and hooks, which get tokens of their own.
     fn copy_journal(&mut self, from: i64, to: i64, until: i64) -> Result<()> {
-        let sql = "INSERT INTO events (run, seq, kind, key, data, info, n, at)
-                   SELECT ?2, seq, kind, key, data, iif(kind = 9, NULL, info), n, at FROM events b
-                   WHERE run = ?1 AND seq > 1 AND seq < ?3
-                     AND (kind IN (9, 13, 14, 15)
-                          OR kind IN (16, 17) AND EXISTS (SELECT 1 FROM events e WHERE e.run = b.run AND e.kind = 17 AND e.kind IN (1, 9, 12, 14, 16, 17)
-                                                                           AND e.key = b.key AND e.seq < ?3))";
+        let sql = sql!(
+            "INSERT INTO events (run, seq, kind, key, data, info, n, at)
+             SELECT ?2, seq, kind, key, data, iif(kind = {EventKind::StepCompleted}, NULL, info), n, at
+             FROM events b
+             WHERE run = ?1 AND seq > 1 AND seq < ?3
+               AND (kind IN ({EventKind::StepCompleted}, {EventKind::HookReceived},
+                             {EventKind::HookDisposed}, {EventKind::HookConflict})
+                    OR kind IN ({EventKind::WaitCreated}, {EventKind::WaitCompleted})
+                       AND EXISTS (SELECT 1 FROM events e
+                                   WHERE e.run = b.run AND e.key = b.key AND e.seq < ?3
+                                     AND e.kind = {EventKind::WaitCompleted}
+                                     AND e.kind IN ({EventKind::ONCE})))"
+        );
         self.db.prepare_cached(sql)?.execute([from, to, until])?;
-        let sql = "SELECT seq, key, data FROM events WHERE run = ?1 AND kind = 12 AND seq < ?2";
+        let sql = sql!(
+            "SELECT seq, key, data FROM events
+             WHERE run = ?1 AND kind = {EventKind::HookCreated} AND seq < ?2"
+        );
         let hooks: Vec<(i64, String, String)> = {
             let mut statement = self.db.prepare_cached(sql)?;
             let rows = statement.query_map([from, until], |row| {
@@ -232,15 +263,20 @@ impl Tx<'_> {
             let hook: HookData = serde_json::from_str(&data)?;
             let token = self.random_token();
             let data = hook_data(&token, hook.metadata.as_ref().map(|it| it.get()));
-            let sql = "INSERT INTO events (run, seq, kind, key, data, at) VALUES (?1, ?2, 12, ?3, ?4, ?5)";
+            let sql = sql!(
+                "INSERT INTO events (run, seq, kind, key, data, at)
+                 VALUES (?1, ?2, {EventKind::HookCreated}, ?3, ?4, ?5)"
+            );
             self.db
                 .prepare_cached(sql)?
                 .execute(params![to, seq, key, data, self.now])?;
         }
-        let sql = "INSERT INTO steps (run, key, name, status, attempt, started, ended, result)
-                   SELECT ?2, e.key, s.name, 2, s.attempt, s.started, s.ended, e.seq
-                   FROM events e JOIN steps s ON s.run = ?1 AND s.key = e.key
-                   WHERE e.run = ?2 AND e.kind = 9";
+        let sql = sql!(
+            "INSERT INTO steps (run, key, name, status, attempt, started, ended, result)
+             SELECT ?2, e.key, s.name, {StepStatus::Completed}, s.attempt, s.started, s.ended, e.seq
+             FROM events e JOIN steps s ON s.run = ?1 AND s.key = e.key
+             WHERE e.run = ?2 AND e.kind = {EventKind::StepCompleted}"
+        );
         self.db.prepare_cached(sql)?.execute([from, to])?;
         self.restore_waits(to)?;
         self.restore_hooks(to)

@@ -7,6 +7,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::services::stats::RunEvent;
 use crate::services::workflows::codes::{EventKind, RunStatus, StepStatus};
 use crate::services::workflows::jobs::NewJob;
+use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::{NewEvent, Run, Tx};
 use crate::services::workflows::{limits, run_id};
 
@@ -149,9 +150,11 @@ impl Tx<'_> {
         }
         let run = run_id::new(self.now, self.node, (self.random)());
         let version = new.version.as_deref().unwrap_or_default();
-        let sql = "INSERT INTO runs (run, workflow, version, status, parent, parent_key, root, depth,
-                                     idempotency_key, concurrency_key, priority, attributes, created, expires, caller)
-                   VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+        let sql = sql!(
+            "INSERT INTO runs (run, workflow, version, status, parent, parent_key, root, depth, idempotency_key,
+                               concurrency_key, priority, attributes, created, expires, caller)
+             VALUES (?1, ?2, ?3, {RunStatus::Pending}, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
+        );
         self.db.prepare_cached(sql)?.execute(params![
             run,
             new.workflow,
@@ -291,7 +294,10 @@ impl Tx<'_> {
         for sql in [
             "DELETE FROM hooks WHERE run = ?1",
             "DELETE FROM waits WHERE run = ?1",
-            "UPDATE steps SET status = 4 WHERE run = ?1 AND status < 2",
+            sql!(
+                "UPDATE steps SET status = {StepStatus::Cancelled}
+                 WHERE run = ?1 AND status IN ({StepStatus::Pending}, {StepStatus::Running})"
+            ),
         ] {
             self.db.prepare_cached(sql)?.execute([run.id])?;
         }
@@ -352,8 +358,10 @@ impl Tx<'_> {
 
     /// Something has happened that a parked run may wait for.
     pub fn wake_parked(&mut self, run: i64) -> Result<()> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM jobs JOIN runs ON runs.id = jobs.run
-                   WHERE jobs.run = ?1 AND jobs.state = 0 AND runs.status = 1)";
+        let sql = sql!(
+            "SELECT EXISTS (SELECT 1 FROM jobs JOIN runs ON runs.id = jobs.run
+             WHERE jobs.run = ?1 AND jobs.state = {JobState::Parked} AND runs.status = {RunStatus::Running})"
+        );
         let is_parked: bool = self
             .db
             .prepare_cached(sql)?
@@ -376,10 +384,12 @@ impl Tx<'_> {
     /// Runs that were to be finished by now, at most so many.
     pub fn expired_runs(&self, max: usize) -> Result<Vec<i64>> {
         // Those that were paused because this failed have been tried.
-        let sql = "SELECT id FROM runs WHERE expires <= ?1 AND ended IS NULL
-                     AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.id AND state = 3
-                                       AND json_valid(note) AND note ->> '$.kind' = 'internal')
-                   LIMIT ?2";
+        let sql = sql!(
+            "SELECT id FROM runs WHERE expires <= ?1 AND ended IS NULL
+               AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.id AND state = {JobState::Paused}
+                                 AND json_valid(note) AND note ->> '$.kind' = 'internal')
+             LIMIT ?2"
+        );
         let max = i64::try_from(max).unwrap_or(i64::MAX);
         self.ids(sql, [self.now, max])
     }

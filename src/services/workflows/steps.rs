@@ -10,6 +10,7 @@ use crate::services::stats::RunEvent;
 use crate::services::workflows::codes::{EventKind, RunStatus, StepStatus};
 use crate::services::workflows::limits;
 use crate::services::workflows::runs::{CreatedRun, NewRun};
+use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::{Lease, NewEvent, Run, Tx, check_lease, lost_lease};
 
 /// Pause after the first failure of a step; it doubles.
@@ -217,7 +218,10 @@ impl Tx<'_> {
             run.id,
             NewEvent::new(EventKind::StepCreated, key).data(input),
         )?;
-        let sql = "INSERT INTO steps (run, key, name, status, attempt) VALUES (?1, ?2, ?3, 0, 0)";
+        let sql = sql!(
+            "INSERT INTO steps (run, key, name, status, attempt)
+             VALUES (?1, ?2, ?3, {StepStatus::Pending}, 0)"
+        );
         self.db
             .prepare_cached(sql)?
             .execute(params![run.id, key, name_of(key)])?;
@@ -276,8 +280,12 @@ impl Tx<'_> {
             run.id,
             NewEvent::new(EventKind::StepStarted, key).attempt(attempt),
         )?;
-        let sql = "INSERT INTO steps (run, key, name, status, attempt, started) VALUES (?1, ?2, ?3, 1, ?4, ?5)
-                   ON CONFLICT DO UPDATE SET status = 1, attempt = ?4, started = coalesce(started, ?5), retry = NULL";
+        let sql = sql!(
+            "INSERT INTO steps (run, key, name, status, attempt, started)
+             VALUES (?1, ?2, ?3, {StepStatus::Running}, ?4, ?5)
+             ON CONFLICT DO UPDATE SET status = {StepStatus::Running}, attempt = ?4,
+                                       started = coalesce(started, ?5), retry = NULL"
+        );
         self.db
             .prepare_cached(sql)?
             .execute(params![run.id, key, name, attempt, self.now])?;
@@ -319,8 +327,11 @@ impl Tx<'_> {
         if let Some(child) = self.run_by_id(child)? {
             return Ok((child.run, child.status));
         }
-        let sql = "SELECT data ->> '$' FROM events WHERE run = ?1 AND key = ?2 AND kind IN (7, 9)
-                   ORDER BY seq LIMIT 1";
+        let sql = sql!(
+            "SELECT data ->> '$' FROM events
+             WHERE run = ?1 AND key = ?2 AND kind IN ({EventKind::StepCreated}, {EventKind::StepCompleted})
+             ORDER BY seq LIMIT 1"
+        );
         let child = self
             .db
             .prepare_cached(sql)?

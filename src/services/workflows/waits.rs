@@ -6,6 +6,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::services::workflows::codes::{EventKind, StepStatus};
 use crate::services::workflows::limits;
 use crate::services::workflows::run_request::Ms;
+use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::{NewEvent, Run, Tx};
 
 /// Conditions that a run may wait for at a time.
@@ -91,8 +92,11 @@ impl Tx<'_> {
 
     /// Whether something that a worker does not do itself has happened behind `seen`.
     fn has_new_events(&self, run: i64, seen: i64) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND seq > ?2
-                   AND (kind IN (13, 14, 17) OR (kind IN (9, 10) AND info IS NOT NULL)))";
+        let sql = sql!(
+            "SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND seq > ?2
+             AND (kind IN ({EventKind::HookReceived}, {EventKind::HookDisposed}, {EventKind::WaitCompleted})
+                  OR (kind IN ({EventKind::StepCompleted}, {EventKind::StepFailed}) AND info IS NOT NULL)))"
+        );
         let mut statement = self.db.prepare_cached(sql)?;
         Ok(statement.query_row([run, seen], |row| row.get(0))?)
     }
@@ -196,7 +200,9 @@ impl Tx<'_> {
 
     /// Runs whose time has come, at most so many.
     pub fn due_runs(&self, max: usize) -> Result<Vec<i64>> {
-        let sql = "SELECT run FROM jobs WHERE state IN (0, 5) AND due <= ?1 ORDER BY due LIMIT ?2";
+        let sql = sql!(
+            "SELECT run FROM jobs WHERE state IN ({JobState::TIMED}) AND due <= ?1 ORDER BY due LIMIT ?2"
+        );
         let max = i64::try_from(max).unwrap_or(i64::MAX);
         self.ids(sql, [self.now, max])
     }

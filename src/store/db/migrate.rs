@@ -51,6 +51,7 @@ impl Schema {
             Schema::Workflows => &[
                 include_str!("schema/workflows.sql"),
                 include_str!("schema/workflow_callers.sql"),
+                include_str!("schema/workflow_views.sql"),
             ],
             Schema::Tenant => &[
                 include_str!("schema/tenant.sql"),

@@ -11,6 +11,7 @@ use crate::services::workflows::json::Object;
 use crate::services::workflows::leases::HeldRun;
 use crate::services::workflows::runs::{EXPIRED_ERROR, RunEnd};
 use crate::services::workflows::sessions::SessionId;
+use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::Tx;
 
 /// Jobs handed out in one transaction.
@@ -140,7 +141,9 @@ impl Core {
 }
 
 fn has_ready(db: &Connection, workflow: &str) -> Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE workflow = ?1 AND state = 1)";
+    let sql = sql!(
+        "SELECT EXISTS (SELECT 1 FROM jobs WHERE workflow = ?1 AND state = {JobState::Ready})"
+    );
     let mut statement = db.prepare_cached(sql)?;
     Ok(statement.query_row([workflow], |row| row.get(0))?)
 }

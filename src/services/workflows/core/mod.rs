@@ -30,6 +30,7 @@ use crate::services::workflows::json::Object;
 use crate::services::workflows::leases::{HeldRun, Leases};
 use crate::services::workflows::run_id::NodeTag;
 use crate::services::workflows::sessions::{Grant, SessionId, Sessions};
+use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::{Effects, Tx};
 
 mod answers;
@@ -151,8 +152,10 @@ impl Core {
 
     /// Finds what was under way when the server ended: workers have a while to come back to what they hold.
     pub fn recover(&mut self, db: &Connection, now: i64) -> Result<()> {
-        let sql = "SELECT j.run, r.run, j.epoch, j.workflow FROM jobs j JOIN runs r ON r.id = j.run
-                   WHERE j.state = 2";
+        let sql = sql!(
+            "SELECT j.run, r.run, j.epoch, j.workflow FROM jobs j JOIN runs r ON r.id = j.run
+             WHERE j.state = {JobState::Leased}"
+        );
         let mut statement = db.prepare(sql)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -168,7 +171,7 @@ impl Core {
             };
             self.leases.put(row.get(0)?, held);
         }
-        let sql = "SELECT DISTINCT workflow FROM jobs WHERE state = 1";
+        let sql = sql!("SELECT DISTINCT workflow FROM jobs WHERE state = {JobState::Ready}");
         let mut statement = db.prepare(sql)?;
         let names = statement.query_map([], |row| row.get(0))?;
         self.waiting = names.collect::<rusqlite::Result<_>>()?;

@@ -4,5 +4,6 @@
 
 mod node;
 mod rules;
+pub mod schema;
 mod sim;
 mod workers;

@@ -9,6 +9,7 @@ use crate::services::workflows::codes::EventKind;
 use crate::services::workflows::core::{Core, Input, Output, ProtocolSettings};
 use crate::services::workflows::run_request::RunRequest;
 use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::tests::schema::empty_database;
 use crate::services::workflows::{frames, queries};
 
 /// A server without threads, at a time that the test sets.
@@ -19,15 +20,8 @@ pub struct Node {
 }
 
 impl Node {
-    #[expect(clippy::disallowed_methods, reason = "a database of its own")]
     pub fn new() -> Node {
-        let db = Connection::open_in_memory().unwrap();
-        db.execute_batch(include_str!("../../../store/db/schema/workflows.sql"))
-            .unwrap();
-        db.execute_batch(include_str!(
-            "../../../store/db/schema/workflow_callers.sql"
-        ))
-        .unwrap();
+        let db = empty_database();
         let mut n = 0;
         let random = Box::new(move || {
             n += 1;

@@ -9,6 +9,7 @@ use super::program::{Op, Program};
 use super::worker::Worker;
 use crate::services::workflows::codes::{EventKind, RunStatus, StepStatus};
 use crate::services::workflows::core::Core;
+use crate::services::workflows::sql::sql;
 
 /// A run that the client was promised.
 pub struct Promised {
@@ -35,7 +36,7 @@ pub fn open_runs(db: &Connection) -> String {
 
 /// What the memory says of leases is what the database says.
 pub fn leases(db: &Connection, core: &Core) {
-    let sql = "SELECT run, epoch FROM jobs WHERE state = 2 ORDER BY run";
+    let sql = sql!("SELECT run, epoch FROM jobs WHERE state = {JobState::Leased} ORDER BY run");
     let mut statement = db.prepare_cached(sql).unwrap();
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
     let written: Vec<(i64, i64)> = rows.unwrap().map(Result::unwrap).collect();
@@ -110,8 +111,11 @@ fn expired(db: &Connection, id: i64, promised: &Promised) {
 }
 
 fn end_of(db: &Connection, id: i64) -> Value {
-    let sql =
-        "SELECT data FROM events WHERE run = ?1 AND kind IN (3, 4, 5) ORDER BY seq DESC LIMIT 1";
+    let sql = sql!(
+        "SELECT data FROM events WHERE run = ?1
+           AND kind IN ({EventKind::RunCompleted}, {EventKind::RunFailed}, {EventKind::RunCancelled})
+         ORDER BY seq DESC LIMIT 1"
+    );
     let end: String = db.query_row(sql, [id], |row| row.get(0)).unwrap();
     serde_json::from_str(&end).unwrap()
 }
@@ -120,14 +124,18 @@ fn end_of(db: &Connection, id: i64) -> Value {
 fn steps_are_what_workers_were_told(db: &Connection, workers: &[Worker]) {
     for promise in workers.iter().flat_map(|worker| &worker.promises) {
         let (sql, name) = match promise.frame["t"].as_str().unwrap() {
-            "step" if promise.frame["ok"].is_null() => ("s.status = 3", "err"),
-            "step" => ("s.status = 2", "ok"),
+            "step" if promise.frame["ok"].is_null() => {
+                (sql!("s.status = {StepStatus::Failed}"), "err")
+            }
+            "step" => (sql!("s.status = {StepStatus::Completed}"), "ok"),
             "done" => ("", "output"),
             _ => ("", "err"),
         };
         let data: Option<String> = if sql.is_empty() {
-            let sql = "SELECT e.data FROM events e JOIN runs r ON r.id = e.run
-                       WHERE r.run = ?1 AND e.kind IN (3, 4)";
+            let sql = sql!(
+                "SELECT e.data FROM events e JOIN runs r ON r.id = e.run
+                 WHERE r.run = ?1 AND e.kind IN ({EventKind::RunCompleted}, {EventKind::RunFailed})"
+            );
             db.query_row(sql, [&promise.run], |row| row.get(0)).unwrap()
         } else {
             let sql = format!(

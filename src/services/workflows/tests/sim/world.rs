@@ -15,6 +15,7 @@ use crate::services::workflows::core::{Core, Input, Output, ProtocolSettings, Re
 use crate::services::workflows::frames;
 use crate::services::workflows::runs::NewRun;
 use crate::services::workflows::sessions::{Grant, SessionId};
+use crate::services::workflows::tests::schema::empty_database;
 use crate::tests::rng::Rng;
 
 /// The moment at which a world begins.
@@ -95,17 +96,10 @@ pub struct World {
 }
 
 impl World {
-    #[expect(clippy::disallowed_methods, reason = "a world of its own")]
     pub fn new(seed: u64) -> World {
         let mut rng = Rng::new(seed);
-        let db = Connection::open_in_memory().unwrap();
+        let db = empty_database();
         db.set_prepared_statement_cache_capacity(128);
-        db.execute_batch(include_str!("../../../../store/db/schema/workflows.sql"))
-            .unwrap();
-        db.execute_batch(include_str!(
-            "../../../../store/db/schema/workflow_callers.sql"
-        ))
-        .unwrap();
         let workers: Vec<Worker> = (0..rng.between(1, 3))
             .map(|n| Worker::new(&format!("worker{n}"), rng.between(1, 4)))
             .collect();

@@ -14,7 +14,9 @@ use crate::services::workflows::codes::RunStatus;
 use crate::services::workflows::offline::cancel_children;
 use crate::services::workflows::run_id::NodeTag;
 use crate::services::workflows::runs::{Caller, NewRun, RunEnd};
+use crate::services::workflows::sql::sql;
 use crate::services::workflows::steps::StepOutcome;
+use crate::services::workflows::tests::schema::empty_database;
 use crate::services::workflows::tx::{Effects, Lease, Run, Tx};
 use crate::services::workflows::waits::{WakeCondition, WakeTime};
 
@@ -30,15 +32,8 @@ struct Node {
 }
 
 impl Node {
-    #[expect(clippy::disallowed_methods, reason = "tests of bare connections")]
     fn new(name: &'static str) -> Node {
-        let db = Connection::open_in_memory().unwrap();
-        db.execute_batch(include_str!("../../../../store/db/schema/workflows.sql"))
-            .unwrap();
-        db.execute_batch(include_str!(
-            "../../../../store/db/schema/workflow_callers.sql"
-        ))
-        .unwrap();
+        let db = empty_database();
         Node {
             db,
             name,
@@ -175,7 +170,7 @@ impl Node {
             self.tx(|tx| while cancel_children(tx).unwrap() {});
             self.db
                 .execute(
-                    "UPDATE jobs SET due = 0 WHERE state IN (0, 5) AND due IS NOT NULL",
+                    sql!("UPDATE jobs SET due = 0 WHERE state IN ({JobState::TIMED}) AND due IS NOT NULL"),
                     [],
                 )
                 .unwrap();
