@@ -1,11 +1,13 @@
-//! A database got from nothing: page by page into a new file, which takes its place when it is whole.
+//! Creates the local copy of a database: downloads all pages into a new file, which replaces the
+//! old one when it is complete.
 //!
-//! It comes in parts, each from the state that the master is in at that moment, so neither side needs room
-//! for all of it in between and the master keeps no transaction open. While one part is received the
-//! master makes the next. In the end hashes are compared, and what has changed meanwhile is
-//! sent: then the file is one state, and its checksum is the master's.
+//! The pages arrive in parts. Each part reflects the version that the master has at that moment, so
+//! neither side needs space for a second copy and the master keeps no transaction open. While the
+//! replica receives one part, the master prepares the next. At the end the replica compares hashes
+//! and fetches the pages that changed meanwhile, until the file is one version and its checksum
+//! equals the master's.
 //!
-//! What was received before the process ended or the connection was lost is not received again.
+//! A bootstrap resumes where it stopped when the process ends or the connection is lost.
 
 use std::fs::File;
 use std::io::{BufReader, Read as _};
@@ -24,20 +26,20 @@ use crate::base::{failpoints, log, threads};
 use crate::store::db::pages;
 use crate::store::db::pages::PageMap;
 
-/// Of what is read from a connection at a time.
+/// Size of a read from a connection.
 pub const BUFFER_BYTES: usize = 256 << 10;
-/// What a new file is called until it is whole.
+/// Extension of the new file until it is complete.
 pub const NEW_EXTENSION: &str = "new";
-/// How often changes that come meanwhile are caught up with.
+/// Limit on comparisons with the master before the bootstrap starts over.
 const COMPARISONS_MAX: u32 = 20;
 
-/// Left free on the disk, in bytes: others need room, too.
+/// Bytes left free on the disk for other writers.
 const RESERVE_BYTES: u64 = 64 << 20;
 
-/// Hears the name of a database, how much of its stream has come and how much there is, in bytes.
+/// Receives the name of a database, the bytes received and the total.
 pub type ProgressFn = Box<dyn Fn(&str, u64, u64) + Send + Sync>;
 
-/// A file that becomes a database.
+/// A new database file in progress.
 pub struct Bootstrap {
     client: Arc<MasterClient>,
     name: String,
@@ -50,17 +52,17 @@ pub struct Bootstrap {
 }
 
 enum Phase {
-    /// Pages after this one are to come, and were asked for.
+    /// Receiving the part after this page; the request is already sent.
     Part(u32, PendingPart),
-    /// So often was compared.
+    /// Comparing with the master; the number of comparisons so far.
     Compare(u32),
 }
 
-/// A request for a part that is under way.
+/// A request for a part in progress.
 type PendingPart = JoinHandle<Result<PagesReply>>;
 
 impl Bootstrap {
-    /// Opens the file for the database at `path`, with what it has already.
+    /// Opens the new file for the database at `path` and keeps the pages that it already has.
     pub fn open(
         client: &Arc<MasterClient>,
         name: &str,
@@ -87,7 +89,7 @@ impl Bootstrap {
             step: Phase::Compare(0),
         };
         whole.hash_existing()?;
-        // The last one may not have been written to its end.
+        // The last part may be incomplete.
         let step = part_pages(whole.page_size.max(512));
         let after = (whole.map.len() / step).saturating_sub(1) * step;
         whole.step = Phase::Part(after, whole.request_part(after)?);
@@ -98,8 +100,8 @@ impl Bootstrap {
         self.epoch
     }
 
-    /// Receives the next part, or compares. Returns the state that the file is in, and its hashes, when it
-    /// is whole.
+    /// Receives the next part or compares with the master. When the file is complete, returns its
+    /// header and page hashes.
     pub fn advance(&mut self, progress: &ProgressFn) -> Result<Option<(StreamHeader, PageMap)>> {
         match std::mem::replace(&mut self.step, Phase::Compare(0)) {
             Phase::Part(after, pending) => {
@@ -117,10 +119,10 @@ impl Bootstrap {
                 Ok(Some((header, std::mem::take(&mut self.map))))
             }
             Phase::Compare(_) => {
-                // It is of no use for the next attempt either.
+                // A retry would not benefit from it either.
                 self.discard();
                 Err(Error::unavailable(
-                    "The new file does not become what the master has.",
+                    "The rebuilt database does not match the master's checksum.",
                 ))
             }
         }
@@ -130,7 +132,7 @@ impl Bootstrap {
         let _ = std::fs::remove_file(&self.path);
     }
 
-    /// Reads the hashes of what is there from before.
+    /// Hashes the pages that an earlier attempt left.
     fn hash_existing(&mut self) -> Result<()> {
         let mut header = [0; 100];
         if self.file.read_at(&mut header, 0)? < header.len()
@@ -154,7 +156,7 @@ impl Bootstrap {
             self.set(number, &page);
         }
         log::info(format_args!(
-            "replica of {}: {} MiB are here from before",
+            "replica of {}: resuming with {} MiB from an earlier attempt",
             self.name,
             (u64::from(number) * u64::from(self.page_size)) >> 20
         ));
@@ -185,7 +187,7 @@ impl Bootstrap {
         self.check_space(header)?;
         let pages = part_pages(header.page_size);
         let is_last = u64::from(after) + u64::from(pages) >= u64::from(header.pages);
-        // The master makes the next one while this one comes.
+        // The master prepares the next part while this one arrives.
         let next = match is_last {
             true => Phase::Compare(0),
             false => Phase::Part(after + pages, self.request_part(after + pages)?),
@@ -197,7 +199,7 @@ impl Bootstrap {
         Ok(next)
     }
 
-    /// One database that does not fit must not stop the others.
+    /// A database that does not fit must not stop the others.
     fn check_space(&self, header: StreamHeader) -> Result<()> {
         let missing =
             u64::from(header.pages.saturating_sub(self.map.len())) * u64::from(header.page_size);
@@ -208,15 +210,15 @@ impl Bootstrap {
         }
         self.discard();
         Err(Error::unavailable(format!(
-            "The database needs {} MiB more and {} MiB are free on the disk, of which {} MiB are \
-             kept.",
+            "The database needs {} MiB more, but the disk has {} MiB free, of which {} MiB are \
+             reserved.",
             missing >> 20,
             free >> 20,
             RESERVE_BYTES >> 20
         )))
     }
 
-    /// Asks for a part, and does not wait for it.
+    /// Requests a part without waiting for it.
     fn request_part(&self, after: u32) -> Result<PendingPart> {
         let (client, name, epoch) = (Arc::clone(&self.client), self.name.to_owned(), self.epoch);
         threads::spawn_for_result("prefetch", move || {
@@ -224,7 +226,7 @@ impl Bootstrap {
         })
     }
 
-    /// Gets what is not as the master has it.
+    /// Fetches the pages that differ from the master's.
     fn catch_up(&mut self) -> Result<StreamHeader> {
         let (client, map) = (&self.client, &self.map);
         let compared = find_differing(client, &self.name, self.epoch, self.page_size, map)?;
@@ -237,7 +239,7 @@ impl Bootstrap {
         };
         let reader = StreamReader::new(BufReader::with_capacity(BUFFER_BYTES, download))?;
         let header = self.check_header(reader.header())?;
-        // There is a hash in memory for each page that the master says there is.
+        // Memory holds a hash for each page that the header states.
         self.check_space(header)?;
         self.write(reader)?;
         let bytes = u64::from(header.pages) * u64::from(header.page_size);
@@ -246,7 +248,7 @@ impl Bootstrap {
         Ok(header)
     }
 
-    /// Takes a stream that belongs to this file.
+    /// Accepts a stream only if it continues this file.
     fn check_header(&mut self, header: StreamHeader) -> Result<StreamHeader> {
         if header.epoch != self.epoch {
             return Err(epoch_changed());
@@ -259,8 +261,8 @@ impl Bootstrap {
         Ok(header)
     }
 
-    /// Writes pages to their places. What turns out to be broken in the end has other hashes than the
-    /// master's, and is sent again.
+    /// Writes pages at their offsets. A corrupt page shows in the final comparison and is fetched
+    /// again.
     fn write<R: std::io::Read>(&mut self, reader: StreamReader<R>) -> Result<()> {
         let page_size = u64::from(self.page_size);
         reader.pages(|number, page| {

@@ -1,8 +1,9 @@
-//! Questions to the master.
+//! The HTTP client of a replica.
 //!
-//! Every answer is bounded and every wait ends: a connection that brings nothing for [`STALL_TIMEOUT`] is cut
-//! by whoever calls [`MasterClient::abort_if_stalled`] now and then, and [`MasterClient::stop`] cuts it at once. A
-//! stream that was cut goes on where it was, see [`Download`].
+//! Every answer has a size limit and every wait ends. [`MasterClient::abort_if_stalled`], called
+//! periodically, aborts a connection that delivers nothing within its time limit, and
+//! [`MasterClient::stop`] aborts all at once. An interrupted stream resumes where it stopped, see
+//! [`Download`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,61 +26,61 @@ use crate::base::tls::Roots;
 use crate::base::{clock, tls};
 
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long nothing may come.
+/// Time limit for a connection that delivers nothing.
 const STALL_TIMEOUT: Duration = Duration::from_secs(15);
-/// The same where the master may have to look at every page before it answers.
+/// The same if the master may have to hash every page before it answers.
 const STALL_TIMEOUT_FOR_PAGES: Duration = Duration::from_secs(300);
-/// The same where a server may have much to write before it answers.
+/// The same if the server may have to write much before it answers.
 const STALL_TIMEOUT_FOR_COMMANDS: Duration = Duration::from_secs(60);
-/// The longest answer that is read whole.
+/// Limit on answers that are read into memory.
 const BODY_BYTES_MAX: u64 = 64 << 20;
 const REFUSAL_BYTES_MAX: u64 = 16 << 10;
-/// As many as ask at a time: the sync thread and the downloads.
+/// One for each thread that sends requests.
 const IDLE_CONNECTIONS: usize = 8;
-/// How often a stream is gone on with after it was cut without bringing anything.
+/// Attempts to resume a stream without receiving anything.
 const TRIES: u32 = 8;
-/// Before the second try; doubled up to the longest.
+/// Pause before a retry; doubles up to the maximum.
 const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(4));
 
-/// Makes the token of this replica.
+/// Creates the token of this replica.
 pub type TokenSource = Box<dyn Fn() -> String + Send + Sync>;
 
-/// The master, as this replica sees it.
+/// A client for the API of one master.
 pub struct MasterClient {
-    /// Without a slash at the end.
+    /// Without a trailing slash.
     pub master_url: String,
     replica_id: String,
     public_url: Option<String>,
     token_source: TokenSource,
     pub roots: Roots,
     agent: Mutex<Agent>,
-    /// Until when something has to come, in milliseconds since 1970, for each request under way.
+    /// For each request in progress, the time by which data must arrive.
     deadlines: Mutex<Deadlines>,
     stop: Stop,
 }
 
-/// What the master says there is.
+/// The master's list of databases.
 #[derive(Debug, Deserialize)]
 pub struct DatabaseList {
-    /// Version of the system tables of `default.db` and of tenants.
+    /// Schema versions of `default.db` and of tenants.
     pub schema: (i64, i64),
     pub databases: Vec<DatabaseEntry>,
-    /// Where the journal of files ends; none when the master has none.
+    /// The end of the file journal; `None` if the master has no journal.
     pub files: Option<JournalEnd>,
 }
 
-/// Where a journal of files ends.
+/// The end of a file journal.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct JournalEnd {
     pub epoch: String,
     pub last: i64,
 }
 
-/// What came and went.
+/// Entries of the file journal.
 #[derive(Debug, Deserialize)]
 pub struct JournalPage {
     pub entries: Vec<JournalEntry>,
-    /// What to go on behind.
+    /// The entry after which the next page begins.
     pub next: i64,
     pub last: i64,
 }
@@ -92,11 +93,11 @@ pub struct JournalEntry {
     pub sha256: String,
 }
 
-/// Files that there are.
+/// One page of the list of all files.
 #[derive(Debug, Deserialize)]
 pub struct ManifestPage {
     pub epoch: String,
-    /// The end of the journal before this was read.
+    /// The end of the journal before the entries were read.
     pub last: i64,
     pub entries: Vec<ManifestEntry>,
     /// The databases of the master after the entries were read.
@@ -111,13 +112,13 @@ pub struct ManifestEntry {
     pub sha256: String,
 }
 
-/// What the master has of a file.
+/// The master's answer to a request for a file.
 pub enum FileReply {
-    /// Its bytes from the place that was asked for.
+    /// Its bytes from the requested offset.
     Rest(Box<dyn Read + Send>),
     /// All of its bytes.
     Whole(Box<dyn Read + Send>),
-    /// There is no such file any more.
+    /// The file no longer exists.
     Gone,
 }
 
@@ -126,7 +127,7 @@ pub struct DatabaseEntry {
     pub name: String,
     epoch: String,
     pub version: u64,
-    /// It is from the master's list, and the version is the present one.
+    /// The entry is from the master's list, so its version is current.
     #[serde(skip, default = "yes")]
     pub is_listed: bool,
 }
@@ -136,7 +137,7 @@ fn yes() -> bool {
 }
 
 impl DatabaseEntry {
-    /// For a database of which only this is known, and that there may be more.
+    /// An entry for a database that may have changed after `position`.
     pub fn after(name: &str, position: &Position) -> DatabaseEntry {
         DatabaseEntry {
             name: name.to_owned(),
@@ -147,23 +148,23 @@ impl DatabaseEntry {
     }
 
     pub fn epoch(&self) -> Result<Epoch> {
-        Epoch::parse(&self.epoch).ok_or_else(|| Error::unavailable("The master's list is broken."))
+        Epoch::parse(&self.epoch).ok_or_else(|| Error::unavailable("The master sent an invalid list of databases."))
     }
 }
 
-/// Which groups of pages the master has otherwise.
+/// The groups of pages that differ on the master.
 #[derive(Debug, Deserialize)]
 pub struct ComparisonReply {
     pub epoch: String,
     pub version: u64,
-    /// None: they cannot be compared.
+    /// `None` if they cannot be compared.
     pub groups: Option<Vec<u32>>,
 }
 
-/// What the master has for a state.
+/// The master's answer to a replica at some version.
 pub enum PagesReply {
     UpToDate,
-    /// The state is not one of its own.
+    /// The master does not know the version.
     UnknownVersion,
     Stream(Download),
 }
@@ -187,7 +188,7 @@ impl MasterClient {
         }
     }
 
-    /// The same, trusting these authorities.
+    /// Trusts these certificate authorities.
     pub fn with_roots(self, roots: &Roots) -> MasterClient {
         MasterClient {
             agent: Mutex::new(agent(roots)),
@@ -196,12 +197,12 @@ impl MasterClient {
         }
     }
 
-    /// Every database of the master.
+    /// Lists the databases of the master.
     pub fn list(&self) -> Result<DatabaseList> {
         self.read_json(self.get("/api/replica/databases", None, STALL_TIMEOUT)?)
     }
 
-    /// Some of all pages, those after this one.
+    /// Requests one part of a bootstrap: the pages after `after`.
     pub fn part(
         client: &Arc<MasterClient>,
         name: &str,
@@ -214,19 +215,19 @@ impl MasterClient {
         client.reply(response)
     }
 
-    /// What changed after a state.
+    /// Requests the pages that changed after a version.
     pub fn since(self: &Arc<Self>, name: &str, epoch: Epoch, version: u64) -> Result<PagesReply> {
         let path = format!("/api/replica/databases/{name}/pages?epoch={epoch}&since={version}");
         let response = self.get(&path, None, STALL_TIMEOUT_FOR_PAGES)?;
         self.reply(response)
     }
 
-    /// What the server says of replication.
+    /// Requests the replication status.
     pub fn status(&self) -> Result<serde_json::Value> {
         self.read_json(self.get("/api/replica/status", None, STALL_TIMEOUT)?)
     }
 
-    /// What the command line wants done; answered with JSON.
+    /// Sends a command of the command line and returns the JSON answer.
     pub fn command(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
         self.read_json(self.post(
             path,
@@ -235,14 +236,14 @@ impl MasterClient {
         )?)
     }
 
-    /// Compares groups of pages; `body` as `comparison::GroupHashes` writes it.
+    /// Compares groups of pages; `body` comes from `GroupHashes::to_bytes`.
     pub fn compare(&self, name: &str, body: &[u8]) -> Result<ComparisonReply> {
         let path = format!("/api/replica/databases/{name}/compare");
         self.read_json(self.post(&path, body, STALL_TIMEOUT_FOR_PAGES)?)
     }
 
-    /// What changed after a state, and the pages that differ; `body` as `WantedGroups::to_bytes`
-    /// writes it.
+    /// Requests the pages that changed after a version and the pages that differ; `body` comes from
+    /// `comparison::wanted_bytes`.
     pub fn differing(
         self: &Arc<Self>,
         name: &str,
@@ -255,7 +256,8 @@ impl MasterClient {
         self.reply(response)
     }
 
-    /// The journal of files behind an entry; none when that is too far back, or of another journal.
+    /// Requests the file journal after an entry. Returns `None` if the journal no longer has the
+    /// entry or has another epoch.
     pub fn journal(&self, epoch: &str, since: i64) -> Result<Option<JournalPage>> {
         let path = format!("/api/replica/files?epoch={epoch}&since={since}");
         let response = self.get(&path, None, STALL_TIMEOUT)?;
@@ -265,7 +267,7 @@ impl MasterClient {
         }
     }
 
-    /// The files that there are, behind a path.
+    /// Requests the list of all files after a path.
     pub fn manifest(&self, after: &str) -> Result<ManifestPage> {
         self.read_json(self.get(
             &format!("/api/replica/files/manifest?after={after}"),
@@ -274,7 +276,7 @@ impl MasterClient {
         )?)
     }
 
-    /// The bytes of a file from some place on.
+    /// Requests the bytes of a file from an offset.
     pub fn file(self: &Arc<Self>, path: &str, from: u64) -> Result<FileReply> {
         let range = (from > 0).then_some(from);
         let response = self.get(&format!("/api/replica/file/{path}"), range, STALL_TIMEOUT)?;
@@ -288,20 +290,20 @@ impl MasterClient {
         match status {
             200 => Ok(FileReply::Whole(body(response))),
             206 => Ok(FileReply::Rest(body(response))),
-            // Not 404, which whatever is in between may answer.
+            // Not 404, because a proxy may send that.
             410 => Ok(FileReply::Gone),
             _ => Err(self.refused(response)),
         }
     }
 
-    /// Tells the master that every file up to an entry of the journal is here, safely.
+    /// Acknowledges that this replica has stored every file up to an entry of the journal.
     pub fn acknowledge_files(&self, epoch: &str, id: i64) -> Result<()> {
         let body = serde_json::json!({"epoch": epoch, "id": id}).to_string();
         let response = self.post("/api/replica/files/ack", body.as_bytes(), STALL_TIMEOUT)?;
         self.read_json::<serde_json::Value>(response).map(drop)
     }
 
-    /// Tells the master how far this replica has come.
+    /// Acknowledges the positions of this replica.
     pub fn acknowledge(&self, body: &serde_json::Value) -> Result<()> {
         let response = self.post(
             "/api/replica/ack",
@@ -311,7 +313,7 @@ impl MasterClient {
         self.read_json::<serde_json::Value>(response).map(drop)
     }
 
-    /// Cuts a connection that has brought nothing for too long. True: it was cut.
+    /// Aborts the connections if a request has waited too long. Returns whether it did.
     pub fn abort_if_stalled(&self) -> bool {
         let now_ms = clock::uptime_ms();
         let mut deadlines = lock(&self.deadlines);
@@ -328,7 +330,7 @@ impl MasterClient {
         true
     }
 
-    /// Cuts what is under way and lets nothing begin.
+    /// Aborts all requests and refuses new ones.
     pub fn stop(&self) {
         self.stop.set();
         self.abort();
@@ -368,7 +370,7 @@ impl MasterClient {
     }
 
     fn agent(&self) -> Result<Agent> {
-        // Whoever stops sets the mark first and takes the agent away then.
+        // `stop` sets the flag before it replaces the agent.
         let agent = lock(&self.agent);
         match self.stop.is_set() {
             true => Err(Error::unavailable("This replica is stopping.")),
@@ -376,7 +378,7 @@ impl MasterClient {
         }
     }
 
-    /// By which the master knows this replica.
+    /// The headers that identify this replica.
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let url = self.public_url.clone();
         let url = url.map(|url| ("X-Replica-Public-Url", url));
@@ -385,7 +387,7 @@ impl MasterClient {
         [id, token].into_iter().chain(url).collect()
     }
 
-    /// Something has to come within `limit`, until the result is dropped.
+    /// Requires data within `limit`, until the result is dropped.
     fn deadline(&self, limit: Duration) -> DeadlineGuard<'_> {
         let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
         let mut deadlines = lock(&self.deadlines);
@@ -423,18 +425,18 @@ impl MasterClient {
     }
 
     fn read_json<T: DeserializeOwned>(&self, response: Response<Body>) -> Result<T> {
-        // 202: it has begun.
+        // 202: accepted and in progress.
         if ![200, 202].contains(&response.status().as_u16()) {
             return Err(self.refused(response));
         }
         let text = self.read(response, BODY_BYTES_MAX);
         let text =
-            text.map_err(|error| Error::unavailable(format!("The master is gone: {error}.")))?;
+            text.map_err(|error| Error::unavailable(format!("Lost the connection to the master: {error}.")))?;
         serde_json::from_slice(&text)
-            .map_err(|error| Error::unavailable(format!("The master's answer is broken: {error}.")))
+            .map_err(|error| Error::unavailable(format!("The master sent an invalid answer: {error}.")))
     }
 
-    /// The beginning of a body. Each piece of it has to come in time, as the head had.
+    /// Reads at most `bytes_max` bytes of a body. Each read has the stall time limit.
     fn read(&self, response: Response<Body>, bytes_max: u64) -> io::Result<Vec<u8>> {
         let body = response.into_body().into_reader();
         let mut text = Vec::new();
@@ -443,12 +445,12 @@ impl MasterClient {
         Ok(text)
     }
 
-    /// What the master says against it.
+    /// Turns an error response of the master into an error.
     fn refused(&self, response: Response<Body>) -> Error {
         #[derive(Deserialize)]
         struct Refusal {
             message: String,
-            /// The URL of its own master, from a replica.
+            /// If the server is a replica, the URL of its master.
             master: Option<String>,
         }
         let status = response.status().as_u16();
@@ -459,11 +461,11 @@ impl MasterClient {
         let (message, master) = refusal.map_or_else(Default::default, |it| (it.message, it.master));
         let hint = match (status, master) {
             (401, _) => {
-                " JWT_SECRET must be the same on both servers, and their clocks differ by less than \
+                " JWT_SECRET must be the same on both servers, and their clocks must not differ by \
                  minutes."
                     .to_owned()
             }
-            (403, Some(master)) => format!(" MASTER_URL must be that of a master, here {master}."),
+            (403, Some(master)) => format!(" MASTER_URL must be the URL of a master, here {master}."),
             (404, _)
                 if message.is_empty() || message.starts_with("There is nothing offset this path") =>
             {
@@ -472,17 +474,17 @@ impl MasterClient {
             _ => String::new(),
         };
         let message = match message.as_str() {
-            "" => "nothing that vski would say.",
+            "nothing that vski would say.", => "" => "no message from vski.", => "nothing that vski would say.",
             message => message,
         };
         Error::unavailable(format!("The server answers {status}: {message}{hint}"))
     }
 
-    /// What to say when a connection failed for the certificate, or for having none.
+    /// Explains a connection that failed because of TLS.
     pub fn tls_error(&self, error: &io::Error) -> Option<Error> {
         if tls::is_other_protocol(error) {
             return Some(Error::unavailable(format!(
-                "The server {} does not answer in TLS; its address may begin with http:.",
+                "The server {} does not speak TLS; try an address that begins with http:.",
                 self.master_url
             )));
         }
@@ -522,7 +524,7 @@ impl Drop for DeadlineGuard<'_> {
 fn agent(roots: &Roots) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
-        // A token is for one host.
+        // A token is valid for one host.
         .max_redirects(0)
         .max_redirects_will_error(false)
         .user_agent("vski")
@@ -535,7 +537,7 @@ fn agent(roots: &Roots) -> Agent {
     Agent::new_with_config(config)
 }
 
-/// A body that is cut when it stalls.
+/// A body that is aborted when it stalls.
 struct StallGuard<C, R> {
     client: C,
     body: R,
@@ -548,11 +550,11 @@ impl<C: Deref<Target = MasterClient>, R: Read> Read for StallGuard<C, R> {
     }
 }
 
-/// A stream from the master. What was cut is asked for again from where it was.
+/// A stream from the master. After an interruption it resumes at its offset.
 pub struct Download {
     client: Arc<MasterClient>,
     tag: String,
-    /// Bytes in all.
+    /// Total bytes.
     pub length: u64,
     offset: u64,
     body: Option<Box<dyn Read + Send>>,

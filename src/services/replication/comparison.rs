@@ -16,20 +16,19 @@ pub const GROUP_PAGES: usize = 256;
 /// Limit on groups whose page hashes are sent in one request; of further groups every page is wanted.
 const GROUPS_MAX: usize = 1500;
 
-/// What a replica has, as hashes of groups of pages.
+/// The pages of a replica, as hashes of groups.
 pub struct GroupHashes {
     pub page_size: u32,
     pub pages: u32,
     pub hashes: Vec<u64>,
 }
 
-/// The hashes of the pages of some groups, as a replica has them. A group without hashes: it wants
-/// all of its pages.
+/// Page hashes of some groups, by group number. An empty list requests every page of the group.
 pub type WantedGroups = BTreeMap<u32, Vec<u64>>;
 
 impl GroupHashes {
-    /// Reads the body of a request: size of a page, number of pages (4 bytes each), a hash (8 bytes)
-    /// for each group, little-endian.
+    /// Parses the body of a request: page size and number of pages (4 bytes each), then one hash (8
+    /// bytes) per group, all little-endian.
     pub fn parse(body: &[u8]) -> Result<GroupHashes> {
         let (head, hashes) = body.split_at_checked(8).ok_or_else(no_hashes)?;
         let (page_size, pages) = (number(head, 0), number(head, 4));
@@ -53,8 +52,8 @@ impl GroupHashes {
     }
 }
 
-/// Reads the body of a request: per group its number, how many hashes follow (4 bytes each), the
-/// hashes of its pages (8 bytes each), little-endian.
+/// Parses the body of a request. For each group it has the group number and the number of hashes (4
+/// bytes each), then the hashes of its pages (8 bytes each), all little-endian.
 pub fn parse_wanted(body: &[u8]) -> Result<WantedGroups> {
     let (mut wanted, mut rest) = (WantedGroups::new(), body);
     while !rest.is_empty() {
@@ -70,7 +69,7 @@ pub fn parse_wanted(body: &[u8]) -> Result<WantedGroups> {
     Ok(wanted)
 }
 
-/// The body that [`parse_wanted`] reads.
+/// Encodes the body that [`parse_wanted`] parses.
 pub fn wanted_bytes(wanted: &WantedGroups) -> Vec<u8> {
     let mut body = Vec::new();
     for (group, hashes) in wanted {
@@ -94,11 +93,11 @@ fn parse_hashes(bytes: &[u8]) -> Result<Vec<u64>> {
 }
 
 fn no_hashes() -> Error {
-    Error::invalid("The body is not the hashes of pages.")
+    Error::invalid("The body must be page hashes in the binary format of replication.")
 }
 
-/// Compares hashes of pages with the master's. Returns the state that it was in, and what to ask it for;
-/// nothing when all are the same, none when nothing can be compared.
+/// Compares page hashes with the master's. Returns the master's version and the request for the
+/// pages that differ; the request is empty if none does. Returns `None` if nothing can be compared.
 pub fn find_differing(
     client: &MasterClient,
     name: &str,
@@ -129,9 +128,9 @@ pub fn find_differing(
     Ok(Some((compared.version, wanted_bytes(&wanted))))
 }
 
-/// The master is not the one that the list was from.
+/// The master began another epoch after it sent its list.
 pub fn epoch_changed() -> Error {
-    Error::unavailable("The master has begun another history meanwhile; trying again.")
+    Error::unavailable("The master began another epoch; trying again.")
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! Threads that fetch files from the master, a few at a time.
+//! Threads that fetch files from the master.
 //!
-//! The sync thread queues files and takes results; it gives files their places itself, many together.
-//! A request for a file that has not arrived puts it first and waits. Bounds: [`THREADS`] at a time, and
-//! the queue is what the sync thread has from one page of the journal, plus what requests wait for.
+//! The sync thread queues files, collects the results and moves the files to their places in
+//! batches. A request for a file that has not arrived moves it to the front and waits. Bounds:
+//! [`THREADS`] downloads at a time; the queue holds one page of the journal and the files that
+//! requests wait for.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,32 +17,31 @@ use crate::base::threads;
 use crate::base::threads::{Stop, lock};
 use crate::store::files::{FilePath, RemoteFile, Storage};
 
-/// Downloads at a time.
+/// Concurrent downloads.
 const THREADS: usize = 8;
-/// Of these, for files that somebody waits for.
+/// Threads reserved for files that a request waits for.
 const URGENT_THREADS: usize = 2;
-/// How long a file that was fetched may wait for its place.
+/// Time limit for a fetched file to be moved to its place.
 const PLACING: Duration = Duration::from_secs(2);
 
-/// How a download ended.
 #[derive(Debug)]
 pub enum DownloadOutcome {
-    /// It waits to be given its place.
+    /// Fetched; waits to be moved to its place.
     Fetched,
-    /// It is where it belongs already.
+    /// The file is already in place.
     AlreadyPresent,
-    /// The master has no such file any more.
+    /// The master no longer has the file.
     Deleted,
 }
 
-/// The threads and what they work on.
+/// The download threads and their queue.
 pub struct Downloads {
     client: Arc<MasterClient>,
     storage: Arc<Storage>,
     state: Mutex<DownloadQueue>,
     queued: Condvar,
     done: Condvar,
-    /// Bytes that have come since the start.
+    /// Bytes received since the start.
     bytes: AtomicU64,
     is_stopped: AtomicBool,
 }
@@ -49,7 +49,7 @@ pub struct Downloads {
 #[derive(Default)]
 struct DownloadQueue {
     queue: VecDeque<DownloadJob>,
-    /// By path, and whether it shall not get its place after all.
+    /// By path; true if the download is cancelled.
     running: BTreeMap<FilePath, bool>,
     results: Vec<(RemoteFile, Result<DownloadOutcome>)>,
     stop: bool,
@@ -57,7 +57,7 @@ struct DownloadQueue {
 
 struct DownloadJob {
     remote: RemoteFile,
-    /// Somebody waits for it, and it gets its place at once.
+    /// Moved to its place as soon as it arrives, not in a batch.
     is_urgent: bool,
     trusts_size: bool,
 }
@@ -84,7 +84,7 @@ impl Downloads {
         (0..THREADS).map(start).collect()
     }
 
-    /// Ends the threads; what is queued is dropped.
+    /// Stops the threads and drops the queue.
     pub fn stop(&self) {
         self.is_stopped.store(true, Ordering::SeqCst);
         lock(&self.state).stop = true;
@@ -92,7 +92,8 @@ impl Downloads {
         self.done.notify_all();
     }
 
-    /// Fetches these files, in this order. `trusts_size`: one that is here and as long is the same.
+    /// Queues files, in this order. With `trusts_size`, a local file of the same size is not read
+    /// again.
     pub fn queue(&self, remotes: impl IntoIterator<Item = RemoteFile>, trusts_size: bool) {
         let jobs = remotes.into_iter().map(|remote| DownloadJob {
             remote,
@@ -103,7 +104,7 @@ impl Downloads {
         self.queued.notify_all();
     }
 
-    /// What has ended, waiting for something until the deadline.
+    /// Takes the results; waits until the deadline for the first one.
     pub fn results(&self, deadline: Instant) -> Vec<(RemoteFile, Result<DownloadOutcome>)> {
         let mut state = lock(&self.state);
         while state.results.is_empty() && !state.stop {
@@ -115,12 +116,12 @@ impl Downloads {
         std::mem::take(&mut state.results)
     }
 
-    /// Bytes that have come since the start.
+    /// Bytes received since the start.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Fetches a file before all others and waits for it. False when it is not there in time.
+    /// Fetches a file ahead of all others and waits for it. Returns false on timeout.
     pub fn fetch_now(&self, remote: &RemoteFile, deadline: Instant) -> Result<bool> {
         let mut state = lock(&self.state);
         let is_wanted = |state: &DownloadQueue| {
@@ -146,7 +147,7 @@ impl Downloads {
             state = threads::wait_timeout(&self.done, state, left);
         }
         drop(state);
-        // The sync thread may have fetched it, and gives it its place together with others.
+        // The sync thread may have fetched it and moves it to its place in a batch.
         let (pause, deadline) = (Stop::new(), deadline.min(Instant::now() + PLACING));
         while self.storage.size(&remote.path)? != Some(remote.size) {
             if Instant::now() >= deadline {
@@ -157,7 +158,7 @@ impl Downloads {
         Ok(true)
     }
 
-    /// Fetches a file again that is not what it was. Nobody waits for it.
+    /// Queues a damaged file to be fetched again, without waiting.
     pub fn repair(&self, remote: RemoteFile) {
         let mut state = lock(&self.state);
         if state.queue.iter().all(|job| job.remote != remote) {
@@ -171,17 +172,17 @@ impl Downloads {
         self.queued.notify_all();
     }
 
-    /// Removes parts of files that will not be gone on with: nothing is wanted any more.
+    /// Removes incomplete files if no download is queued or running.
     pub fn remove_partials(&self) -> Result<()> {
         let state = lock(&self.state);
         match state.running.is_empty() && state.queue.is_empty() && state.results.is_empty() {
-            // While it is held nothing begins.
+            // No download can start while the lock is held.
             true => self.storage.forget_incoming(),
             false => Ok(()),
         }
     }
 
-    /// Sees to it that nothing that is under way gets this place any more.
+    /// Cancels downloads of this path.
     pub fn cancel(&self, path: &FilePath) {
         let mut state = lock(&self.state);
         state
@@ -203,7 +204,7 @@ impl Downloads {
 
     fn finish(&self, job: DownloadJob, result: Result<DownloadOutcome>) {
         let mut state = lock(&self.state);
-        // While it is held nobody deletes the file.
+        // No other thread deletes the file while the lock is held.
         let is_cancelled = state.running.remove(&job.remote.path).unwrap_or(false);
         if job.is_urgent {
             if !is_cancelled && matches!(result, Ok(DownloadOutcome::Fetched)) {
@@ -217,11 +218,11 @@ impl Downloads {
         }
         drop(state);
         self.done.notify_all();
-        // Others may wait for this path to be free, which this thread may not take itself.
+        // Another thread may wait for this path.
         self.queued.notify_all();
     }
 
-    /// The next job that nobody else has under way.
+    /// Waits for the next job whose path is not in use.
     fn next(&self, only_urgent: bool) -> Option<DownloadJob> {
         let mut state = lock(&self.state);
         loop {
@@ -275,7 +276,7 @@ impl Downloads {
     }
 }
 
-/// The error that says which file it is about.
+/// The error with the path of its file.
 pub fn describe_error(remote: &RemoteFile, error: &Error) -> String {
     format!("{}: {}", remote.path, error.message())
 }
@@ -286,8 +287,8 @@ mod tests {
     use crate::base::ids;
     use crate::store::files::Reserve;
 
-    /// A file was read on the replica while it was on its way there in turn. The one fetch ended, nobody was
-    /// told that the other may begin, and all files behind it waited for ever.
+    /// A request for a file once arrived while the same file was queued. The first fetch ended
+    /// without waking the thread that waited for the path, and all files behind it waited forever.
     #[test]
     fn what_waits_for_a_path_is_told_when_that_is_free() {
         let token = ids::hex(&ids::random_bytes::<8>().unwrap());

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::base::error::Result;
 use crate::base::ids;
 
-/// One history of a database: from when its master began to number states until it cannot vouch for
-/// the numbers any more. A secret of master and replicas but for its second half.
+/// The span in which the version numbers of a database are comparable. It begins when a master
+/// starts to number versions and ends when the master can no longer vouch for the numbers. Only
+/// masters and replicas may know the full value; clients see its lower half, the tag.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Epoch(pub(super) u128);
 
@@ -16,24 +17,23 @@ impl Epoch {
         Ok(Epoch(u128::from_le_bytes(ids::random_bytes::<16>()?)))
     }
 
-    /// Reads what it is displayed as.
+    /// Parses the displayed form: 32 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Epoch> {
         let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let number = u128::from_str_radix(text, 16).ok()?;
         is_hex.then_some(Epoch(number))
     }
 
-    /// What the hashes of pages depend on.
+    /// The seed of page hashes.
     pub fn seed(self) -> u64 {
         (self.0 >> 64) as u64
     }
 
-    /// The half that clients may see.
     pub fn tag(self) -> String {
         format!("{:016x}", self.0 as u64)
     }
 
-    /// How a client names this history of a database.
+    /// The tag qualified with the name of the database, as clients send it.
     pub fn history(self, database: &str) -> Arc<str> {
         format!("{database}:{}", self.tag()).into()
     }
@@ -45,7 +45,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Without the half that is a secret.
+/// Omits the secret half.
 impl fmt::Debug for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Epoch(..{})", self.tag())

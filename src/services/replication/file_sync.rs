@@ -1,12 +1,14 @@
-//! The files of a replica: what came and went since its cursor, or everything there is (FR-5 to FR-11).
+//! Syncs the files of a replica: applies the file journal after its cursor, or compares with the
+//! list of all files.
 //!
-//! The cursor says up to which entry of the master's journal every file is settled, on disk and under its
-//! name. It moves a page of the journal at a time, after all of the page is done, and is then
-//! acknowledged; doing a page twice is harmless. When the journal does not reach back to it, or is
-//! another one, the manifest says which files there are; what is not in it is deleted, and the cursor is
-//! where the journal ended before the manifest was read.
+//! The cursor is the entry of the master's journal up to which every file is synced to disk under
+//! its name. It advances one page of the journal at a time, after the whole page is done, and the
+//! replica then acknowledges it. Processing a page twice is harmless. If the journal no longer
+//! reaches back to the cursor, or has another epoch, the manifest lists all files: the replica
+//! deletes files that the manifest lacks and moves the cursor to the end that the journal had
+//! before the manifest was read.
 //!
-//! Work is done in slices between the cycles of databases, while downloads go on.
+//! Work is done in time slices between the cycles of databases, while downloads continue.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
@@ -25,56 +27,55 @@ use crate::store::db::Databases;
 use crate::store::files::{FilePath, RemoteFile, Storage};
 use crate::store::node;
 
-/// Files that wait at most to be given their places together.
+/// Limit on files that are moved to their places in one batch.
 const BATCH_FILES: usize = 256;
-/// Pause after a failure, doubled up to the longest while nothing succeeds.
+/// Pause after a failure; doubles up to the maximum until something succeeds.
 const BACKOFF: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(10));
-/// Failing files that are named.
+/// Limit on failing files in the status.
 const NAMED_MAX: usize = 10;
-/// Facts in `local.db`.
+/// Settings in `local.db`.
 const CURSOR: &str = "files_cursor";
 const DEFERRED: &str = "files_aside";
-/// How often a file is tried before it is put aside, how many can be, and when they are tried again:
-/// after a pause, doubled up to the longest.
+/// Attempts before a file is deferred, the limit on deferred files, and the pause before they are
+/// retried, which doubles up to the maximum.
 const ATTEMPTS: u32 = 3;
 const DEFERRED_MAX: usize = 1000;
 const DEFERRED_BACKOFF: Backoff =
     Backoff::doubling(Duration::from_secs(10), Duration::from_secs(600));
 
-/// How far the files are, for people and programs.
+/// The progress of files, as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FilesStatus {
-    /// `current`, `journal`, `manifest`, `failing` when all is here but some that cannot be had, or `off` when
-    /// the files lie in a bucket.
+    /// `current`, `journal`, `manifest`, `failing` if only files that cannot be fetched are left,
+    /// or `off` if the files are in a bucket.
     pub state: &'static str,
-    /// Entry of the journal up to which everything is here; null before the first time.
+    /// Entry of the journal up to which everything is stored; null at first.
     pub cursor: Option<i64>,
-    /// The last entry of the journal.
     pub last: i64,
-    /// Files of the present page that are not here yet, and their bytes.
+    /// Files of the current page that are still missing, and their bytes.
     pub pending: usize,
     pub pending_bytes: u64,
     /// Files and bytes fetched since the start.
     pub fetched: u64,
     pub fetched_bytes: u64,
-    /// Of the last second.
+    /// Over the last second.
     pub bytes_per_second: u64,
-    /// For the present page.
+    /// For the current page.
     pub seconds_left: Option<u64>,
     pub failures: u64,
-    /// Some of the files that cannot be had, each with the reason.
+    /// Some of the files that cannot be fetched, with the reason.
     pub failing: Vec<String>,
 }
 
-/// Where this replica is in the journal of its master.
+/// A position in the file journal of the master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Cursor {
     epoch: String,
     id: i64,
 }
 
-/// The files of one replica.
+/// The file sync of a replica.
 pub struct FileSync {
     client: Arc<MasterClient>,
     storage: Arc<Storage>,
@@ -87,36 +88,36 @@ pub struct FileSync {
     rate: (Instant, u64),
     retry: Option<Instant>,
     failures: u32,
-    /// Files that cannot be had, which the cursor has passed by. While there are some nothing is
-    /// acknowledged.
+    /// Files that cannot be fetched and that the cursor has passed. The replica acknowledges
+    /// nothing while there are any.
     deferred: Vec<RemoteFile>,
     deferred_due: Instant,
     deferred_failures: u32,
 }
 
-/// A page that is being worked on.
+/// A page in progress.
 struct PageWork {
-    /// Where the cursor goes when the page is done, if it is one of the journal or the last one of the
-    /// manifest.
+    /// The new cursor when the page is done; `None` for a page of the manifest and for deferred
+    /// files.
     cursor: Option<Cursor>,
     pending: BTreeMap<FilePath, u64>,
-    /// Fetched, and waiting for their places.
+    /// Fetched files that wait to be moved to their places.
     fetched: Vec<RemoteFile>,
     failed: Vec<RemoteFile>,
-    /// How often all that was left has failed.
+    /// Number of attempts in which all remaining files failed.
     attempts: u32,
-    /// It is about files that were put aside.
+    /// The page consists of deferred files.
     is_deferred: bool,
     manifest: Option<ManifestProgress>,
 }
 
-/// How far a manifest was read.
+/// Progress through a manifest.
 struct ManifestProgress {
     start: Cursor,
     next: Option<String>,
-    /// Hashes of the paths that were in it.
+    /// Hashes of the paths that it lists.
     seen: HashSet<[u8; 16]>,
-    /// The databases of the master after its last part was read.
+    /// The databases of the master after its last page was read.
     databases: BTreeSet<String>,
 }
 
@@ -156,7 +157,7 @@ impl FileSync {
         })
     }
 
-    /// The master's journal ends there; none when it has none.
+    /// Records the end of the master's journal; `None` if it has no journal.
     pub fn set_journal_end(&mut self, end: Option<&JournalEnd>) {
         self.end = end.cloned();
         if end.is_none() {
@@ -166,14 +167,14 @@ impl FileSync {
         }
     }
 
-    /// The journal has an entry of this number.
+    /// Records that the journal has an entry with this id.
     pub fn extend_journal(&mut self, id: i64) {
         if let Some(end) = &mut self.end {
             end.last = end.last.max(id);
         }
     }
 
-    /// When there is something to do: now, or after a pause; none when there is nothing.
+    /// The time of the next step; `None` if nothing is left to do.
     pub fn due(&self) -> Option<Instant> {
         let end = self.end.as_ref()?;
         let is_behind = self.work.is_some()
@@ -188,7 +189,7 @@ impl FileSync {
         }
     }
 
-    /// Works until the deadline, or until there is nothing to do.
+    /// Works until the deadline or until nothing is left to do.
     pub fn step(&mut self, deadline: Instant) {
         while self.due().is_some_and(|due| due <= Instant::now()) && Instant::now() < deadline {
             if let Err(error) = self.advance(deadline) {
@@ -205,7 +206,7 @@ impl FileSync {
             return Ok(());
         };
         if work.pending.is_empty() && !work.failed.is_empty() {
-            // After a pause, and after all the others.
+            // Retry after a pause, behind all other files.
             let again: Vec<RemoteFile> = std::mem::take(&mut work.failed);
             work.pending
                 .extend(again.iter().map(|it| (it.path.clone(), it.size)));
@@ -221,7 +222,7 @@ impl FileSync {
                 self.work = Some(work);
                 result?;
                 return match is_stuck {
-                    true => Err(Error::unavailable("Some files cannot be had.")),
+                    true => Err(Error::unavailable("Some files cannot be fetched.")),
                     false => Ok(()),
                 };
             }
@@ -230,9 +231,9 @@ impl FileSync {
         self.finish(work)
     }
 
-    /// Takes what downloads have brought and gives it its place.
+    /// Collects finished downloads and moves the files to their places.
     fn collect(&mut self, work: &mut PageWork, deadline: Instant) -> Result<()> {
-        // Once some are here the rest is not waited for longer than a disk takes to sync.
+        // After the first result, waits for the others no longer than a disk takes to sync.
         while !work.pending.is_empty() && work.fetched.len() < BATCH_FILES {
             let results = self.downloads.results(deadline);
             if results.is_empty() {
@@ -262,7 +263,7 @@ impl FileSync {
         Ok(())
     }
 
-    /// Reads the next page of what there is to do.
+    /// Starts the next page of the journal, the manifest, or the deferred files.
     fn begin(&mut self) -> Result<Option<PageWork>> {
         let Some(end) = self.end.clone() else {
             return Ok(None);
@@ -284,7 +285,7 @@ impl FileSync {
         };
         let Some(page) = page else {
             log::info(format_args!(
-                "files: the journal does not reach back; taking the manifest"
+                "files: the journal no longer reaches back; reading the manifest"
             ));
             lock(&self.status).state = "manifest";
             let start = Cursor {
@@ -323,7 +324,7 @@ impl FileSync {
                 }
                 other => {
                     return Err(Error::unavailable(format!(
-                        "The journal of the master has an entry of a kind {other:?}."
+                        "The master's file journal has an entry of unknown kind {other:?}."
                     )));
                 }
             }
@@ -341,7 +342,7 @@ impl FileSync {
             };
         }
         if page.epoch != manifest.start.epoch {
-            return Err(Error::unavailable("The master has begun another journal."));
+            return Err(Error::unavailable("The master has begun another file journal."));
         }
         let mut wanted = Vec::new();
         for entry in page.entries {
@@ -365,7 +366,7 @@ impl FileSync {
         manifest: Option<ManifestProgress>,
     ) -> PageWork {
         let pending = wanted.iter().map(|it| (it.path.clone(), it.size)).collect();
-        // What lies under its name is whole; the scrub reads it.
+        // A file in place is complete; the scrub verifies its content.
         self.downloads.queue(wanted, manifest.is_some());
         let work = PageWork {
             cursor,
@@ -380,7 +381,7 @@ impl FileSync {
         work
     }
 
-    /// A page is done.
+    /// Completes a page: stores the cursor and acknowledges it.
     fn finish(&mut self, work: PageWork) -> Result<()> {
         self.failures = 0;
         if self.deferred.is_empty() {
@@ -432,7 +433,8 @@ impl FileSync {
         }
     }
 
-    /// Lets what is left of a page be, so that others are not held up. False: it is too much.
+    /// Defers the failed files of a page so that they do not block the next page. Returns false if
+    /// there would be too many.
     fn defer(&mut self, work: &mut PageWork) -> Result<bool> {
         if self.deferred.len() + work.failed.len() > DEFERRED_MAX {
             return Ok(false);
@@ -443,9 +445,9 @@ impl FileSync {
         Ok(true)
     }
 
-    /// Deletes the files that the manifest does not list. Those of a database that the master has
-    /// deleted are moved aside with it later. The manifest itself says which databases there are: a
-    /// list that is older than the manifest may still have one whose files the manifest lacks.
+    /// Deletes files that the manifest does not list. Files of a database that the master has
+    /// deleted are moved away with it later. The manifest itself states which databases exist,
+    /// because an older list may name a database whose files the manifest lacks.
     fn remove_unlisted(&self, manifest: &ManifestProgress) -> Result<()> {
         let mut others = Vec::new();
         let moves_with_database =
@@ -463,7 +465,7 @@ impl FileSync {
         }
         if !others.is_empty() {
             log::info(format_args!(
-                "files: {} deleted that the master has not",
+                "files: deleted {} that the master does not have",
                 others.len()
             ));
         }
@@ -521,7 +523,7 @@ impl FileSync {
     }
 }
 
-/// The last entry of each path.
+/// Keeps the last entry of each path.
 fn last_entry_per_path(entries: Vec<JournalEntry>) -> Result<BTreeMap<FilePath, JournalEntry>> {
     let entries = entries.into_iter();
     entries
@@ -532,12 +534,12 @@ fn last_entry_per_path(entries: Vec<JournalEntry>) -> Result<BTreeMap<FilePath, 
 fn parse(path: &str) -> Result<FilePath> {
     FilePath::parse(path).ok_or_else(|| {
         Error::unavailable(format!(
-            "The master has a file with a path that none has: {path:?}."
+            "The master sent an invalid file path: {path:?}."
         ))
     })
 }
 
-/// As it stands in `local.db`; none of the parts has a blank in it.
+/// The form in `local.db`; no part contains a space.
 fn write_remote(remote: &RemoteFile) -> String {
     format!("{} {} {}", remote.path, remote.size, remote.sha256)
 }

@@ -1,12 +1,13 @@
-//! One database of a replica: fetched, checked, applied, checked again.
+//! One database of a replica: fetches changes, verifies them, applies them and verifies the result.
 //!
-//! [`Follower::fetch`] gets what the master has more, onto the disk but not into the database;
-//! [`Follower::apply`] brings it in as one transaction. What is here is known by the hashes of its pages,
-//! which are read from the file and never from a note: after a start, and when the master has
-//! begun another epoch, the whole file is read once.
+//! [`Follower::fetch`] downloads changes to memory or disk but does not touch the database;
+//! [`Follower::apply`] applies them as one transaction. Page hashes describe the local file. They
+//! are read from the file itself and never from a stored position: after a start, and when the
+//! master begins another epoch, the whole file is hashed once.
 //!
-//! Ways to come along, each the remedy when the one before it did not lead to the master's checksum:
-//! the pages that changed after our state; the pages whose hashes differ; every page, into a new file.
+//! There are three sync methods. Each is the fallback if the previous one did not lead to the
+//! master's checksum: pages that changed after the local version; pages whose hashes differ; all
+//! pages, into a new file.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek as _, Write as _};
@@ -28,48 +29,48 @@ use crate::store::db;
 use crate::store::db::pages::{PageMap, PageReader};
 use crate::store::db::{Checkpoints, Databases, PageWriter, pages};
 
-/// Streams up to this size are kept in memory until they are applied.
+/// Limit on streams that are kept in memory until they are applied.
 const MEMORY_BYTES: u64 = 4 << 20;
-/// How long a reader may have been reading: queries end before.
+/// Longest time that a read transaction can last; queries end earlier.
 const READING: Duration = Duration::from_secs(30);
-/// What following needs besides the database itself.
+/// The services that a follower uses.
 pub struct SyncContext {
     pub client: Arc<MasterClient>,
     pub databases: Arc<Databases>,
     pub catalog: Arc<Catalog>,
-    /// Where streams wait.
+    /// Directory for streams.
     pub spool: PathBuf,
-    /// Told how much of a stream has come and how much there is, in bytes.
+    /// Reports the progress of a stream.
     pub progress: ProgressFn,
 }
 
-/// One database.
+/// A database that follows the master.
 pub struct Follower {
     name: String,
     path: PathBuf,
     local: Option<LocalState>,
-    /// How to come along the next time.
+    /// Method of the next sync.
     method: SyncMethod,
     checkpoints: Checkpoints,
-    /// When tables or indexes were last seen to change.
+    /// Last time when the SQL schema changed.
     schema_changed: Option<Instant>,
-    /// A new file that is being received.
+    /// A new file in progress.
     bootstrap: Option<Bootstrap>,
 }
 
-/// What there is of a database.
+/// The result of a fetch.
 pub enum FetchResult {
-    /// Something to apply.
+    /// Changes to apply.
     Newer(FetchedVersion),
-    /// The file has everything, which is this state.
+    /// The file is current, at this position.
     UpToDate(Position),
-    /// A new file, of which more is to come.
+    /// A new file that needs more parts.
     Loading,
 }
 
-/// What the file has.
+/// The content of the local file.
 struct LocalState {
-    /// That the hashes are made with.
+    /// The epoch that seeds the hashes.
     epoch: Epoch,
     page_size: u32,
     map: PageMap,
@@ -84,10 +85,10 @@ enum SyncMethod {
     Full,
 }
 
-/// What was fetched and waits to be applied.
+/// A fetched version that is not yet applied.
 pub struct FetchedVersion {
     header: StreamHeader,
-    /// The hashes of its pages.
+    /// Hashes of its pages.
     hashes: Vec<(u32, u64)>,
     content: Content,
 }
@@ -95,7 +96,7 @@ pub struct FetchedVersion {
 enum Content {
     Memory(Vec<u8>),
     File(File),
-    /// The whole database, in a new file beside the old one; the hashes of all pages.
+    /// The whole database in a new file beside the old one, with the hashes of all pages.
     NewFile(PageMap),
 }
 
@@ -112,7 +113,7 @@ impl Follower {
         }
     }
 
-    /// Whether the file is known to be in this state, and the master too.
+    /// Reports whether the file and the master are both known to be at this position.
     pub fn is_at(&self, position: &Position, entry: &DatabaseEntry) -> bool {
         let local = self
             .local
@@ -126,7 +127,7 @@ impl Follower {
         })
     }
 
-    /// Gets what the master has more than our file. Of a new file one part.
+    /// Fetches what the local file lacks. For a new file, fetches one part.
     pub fn fetch(
         &mut self,
         context: &SyncContext,
@@ -200,7 +201,8 @@ impl Follower {
         let client = &context.client;
         let compared = find_differing(client, &self.name, epoch, local.page_size, &local.map)?;
         let Some((version, body)) = compared else {
-            // For all parts of it, so that the old file is not looked at before each.
+            // Stay with the method for all parts, so that the old file is not hashed before each
+            // one.
             self.method = SyncMethod::Full;
             return self.fetch_all(context, epoch);
         };
@@ -221,7 +223,7 @@ impl Follower {
         }
     }
 
-    /// Reads the hashes of all pages of the file.
+    /// Hashes all pages of the file.
     fn hash_pages(&self, epoch: Epoch) -> Result<LocalState> {
         let reader = PageReader::open(&self.path)?;
         let snapshot = reader.snapshot()?;
@@ -234,7 +236,7 @@ impl Follower {
         })
     }
 
-    /// Takes a stream whole and checks it, before any page of it is used.
+    /// Receives and verifies a complete stream before any of its pages is used.
     fn receive(
         &self,
         context: &SyncContext,
@@ -263,7 +265,7 @@ impl Follower {
         })
     }
 
-    /// Brings in what was fetched. Returns the position that this leads to.
+    /// Applies a fetched version. Returns the new position.
     pub fn apply(
         &mut self,
         context: &SyncContext,
@@ -293,7 +295,8 @@ impl Follower {
         }
     }
 
-    /// After an error the hashes of the file are read anew; what cannot be read is replaced.
+    /// Discards the hashes after an error, so that the file is hashed again. A damaged file is
+    /// replaced.
     fn handle_error(&mut self, error: &Error) {
         self.local = None;
         if db::is_damaged(error) {
@@ -336,10 +339,10 @@ impl Follower {
     ) -> Result<LocalState> {
         let header = fetched.header;
         let Some(before) = self.local.take() else {
-            return Err(Error::internal("pages for a file that was not looked at"));
+            return Err(Error::internal("pages for a file without hashes"));
         };
-        // All new pages but the one of locks are among those that came: what the master says of their number makes
-        // nothing grow by itself.
+        // All new pages except the lock-byte page must be in the stream, so the stated page count
+        // alone cannot grow the file.
         let new = header.pages.saturating_sub(before.map.len());
         if new as usize > fetched.hashes.len() + 1 {
             return Err(self.escalate("pages are missing"));
@@ -350,7 +353,7 @@ impl Follower {
             map.set(*number, *hash);
         }
         if map.checksum() != header.checksum {
-            return Err(self.escalate("the pages do not lead to the master's state"));
+            return Err(self.escalate("the pages do not match the master's checksum"));
         }
         let after = LocalState {
             epoch: header.epoch,
@@ -375,7 +378,7 @@ impl Follower {
         Ok(after)
     }
 
-    /// Commits with nobody misled: who reads has to notice another schema and other definitions.
+    /// Commits so that readers see the new schema and definitions.
     fn commit(
         &mut self,
         context: &SyncContext,
@@ -389,8 +392,8 @@ impl Follower {
         if is_other_schema {
             self.schema_changed = Some(Instant::now());
         }
-        // SQLite tells schemas apart by a counter, which another history may have counted otherwise.
-        // Somebody who is reading may know a schema that is older than ours.
+        // SQLite identifies schemas by a counter, and another epoch may have used the same numbers.
+        // A transaction in progress may rely on a schema older than the local one.
         let is_recent = |changed: Instant| changed.elapsed() < READING;
         let is_alone = is_other_history && self.schema_changed.is_some_and(is_recent);
         if is_other_history {
@@ -406,7 +409,7 @@ impl Follower {
         }
     }
 
-    /// Reads back what was written.
+    /// Verifies the written pages.
     fn verify(&mut self, hashes: &[(u32, u64)], after: &LocalState) -> Result<()> {
         let reader = PageReader::open(&self.path)?;
         let snapshot = reader.snapshot()?;
@@ -414,41 +417,41 @@ impl Follower {
         for (number, hash) in hashes {
             let found = snapshot.page(*number, |page| Ok(pages::hash(seed, *number, page)))?;
             if found != *hash {
-                return Err(self.escalate("a page is not what was written"));
+                return Err(self.escalate("a page differs from what was written"));
             }
         }
         match snapshot.pages == after.map.len() {
             true => Ok(()),
-            false => Err(self.escalate("the file has not the length that was written")),
+            false => Err(self.escalate("the file does not have the length that was written")),
         }
     }
 
-    /// Folds the log of the file in, when there is much of it.
+    /// Checkpoints the WAL if it is large.
     pub fn checkpoint(&mut self) -> Result<()> {
         PageReader::open(&self.path)?.checkpoint_when_due(&mut self.checkpoints)
     }
 
-    /// Takes the next remedy from now on.
+    /// Switches to the next sync method.
     fn escalate(&mut self, why: &str) -> Error {
         self.method = match self.method {
             SyncMethod::Incremental => SyncMethod::Compare,
             SyncMethod::Compare | SyncMethod::Full => SyncMethod::Full,
         };
         let next = match self.method {
-            SyncMethod::Full => "getting every page anew",
+            SyncMethod::Full => "fetching all pages",
             _ => "comparing pages",
         };
         log::error(format_args!("replica of {}: {why}; {next}", self.name));
-        Error::unavailable(format!("The replica was not right: {why}."))
+        Error::unavailable(format!("Replica check failed: {why}."))
     }
 
-    /// Removes what has come of a new file.
+    /// Removes a new file in progress.
     pub fn discard(self) {
         drop(self.bootstrap);
         let _ = std::fs::remove_file(self.path.with_extension(NEW_EXTENSION));
     }
 
-    /// Whether it has had to mend itself and has not succeeded yet.
+    /// Reports whether a repair is in progress.
     pub fn is_repairing(&self) -> bool {
         self.method != SyncMethod::Incremental
     }
@@ -475,8 +478,7 @@ fn write_pages(apply: &PageWriter, content: Content) -> Result<()> {
     }
 }
 
-/// Removes new files that were to take the place of one that is there after all. The others are gone
-/// on with.
+/// Removes new files whose database already exists. Other new files are resumed.
 pub fn remove_leftovers(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
@@ -490,7 +492,7 @@ pub fn remove_leftovers(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Tells how much of a download has come.
+/// Reports the progress of a download.
 struct ProgressReader<'a> {
     download: Download,
     context: &'a SyncContext,
@@ -518,7 +520,7 @@ impl Read for ProgressReader<'_> {
     }
 }
 
-/// Keeps what passes.
+/// Stores everything that is read.
 struct Tee<'a> {
     progress: ProgressReader<'a>,
     keep: Content,

@@ -1,10 +1,10 @@
-//! The master's side: which databases there are, and what has changed in them.
+//! The master's side of replication: lists the databases and serves their changes.
 //!
-//! Nothing is kept for a replica but answers it may ask for again; what it does not ask for costs
-//! nothing. The first question about a database makes its [`Source`]; a database that was made anew
-//! under the same name is another file and gets another.
+//! The master stores nothing per replica except answers that a replica may request again, so an
+//! idle replica costs nothing. The first request for a database creates its [`Source`]. A database
+//! that was created again under the same name is another file and gets another source.
 //!
-//! Lock order: the table of sources, then one source; no two sources at a time.
+//! Lock order: the map of sources, then one source. No thread holds two sources.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,25 +21,25 @@ use crate::base::threads::lock;
 use crate::base::{failpoints, ids, log};
 use crate::store::db::{Databases, Synchronous};
 
-/// Databases that are looked at through a connection of their own; the others by their files.
+/// Sources that keep a connection open; the others check only their files.
 const OPEN_MAX: usize = 64;
 
-/// How long a replica waits for the writes that run when it asks.
+/// Time limit for a request that waits for writes in progress.
 const WRITER_WAIT: Duration = Duration::from_secs(5);
 
-/// Bytes of pages in a part of all; few in tests, so that there are many parts.
+/// Bytes of pages in a part of a bootstrap; small in debug builds so that tests have many parts.
 const PART_BYTES: u32 = if cfg!(debug_assertions) {
     256 << 10
 } else {
     32 << 20
 };
 
-/// Pages in a part of all, for pages of this size.
+/// Pages in a part of a bootstrap.
 pub fn part_pages(page_size: u32) -> u32 {
     PART_BYTES / page_size
 }
 
-/// The databases of this server for its replicas.
+/// The databases that this server offers to replicas.
 pub struct Master {
     databases: Arc<Databases>,
     is_durable: bool,
@@ -50,37 +50,37 @@ pub struct Master {
 #[derive(Clone)]
 struct CachedSource {
     source: Arc<Mutex<Source>>,
-    /// As it was when somebody looked last.
+    /// Epoch and version at the last look.
     known: Arc<Mutex<(Epoch, u64)>>,
 }
 
-/// One line of the list.
+/// An entry of the list of databases.
 pub struct ListedDatabase {
     pub name: String,
     pub epoch: Epoch,
-    /// The state that an answer of now would lead to.
+    /// The version that a request would lead to now.
     pub version: u64,
 }
 
-/// What there is for a replica that has a state.
+/// The answer to a replica at some version.
 pub enum PagesAnswer {
-    /// It is the present one.
+    /// The replica has the current version.
     UpToDate,
-    /// It is of another epoch.
+    /// The version is not one of this epoch.
     UnknownVersion,
     Stream(Arc<Spool>),
 }
 
-/// Which groups are not as the replica has them.
+/// The groups that differ from those of the replica.
 pub struct Comparison {
     pub epoch: Epoch,
     pub version: u64,
-    /// Their numbers, from 0 on; none: nothing can be compared, it needs every page.
+    /// Group numbers from 0. `None` if the page sizes differ: the replica then needs every page.
     pub groups: Option<Vec<u32>>,
 }
 
 impl Master {
-    /// Larger answers go to files in `data_dir`.
+    /// Spools large answers in `data_dir`.
     pub fn new(databases: Arc<Databases>, data_dir: &Path, synchronous: Synchronous) -> Master {
         Master {
             databases,
@@ -90,7 +90,7 @@ impl Master {
         }
     }
 
-    /// Every database, and the state that it is in.
+    /// Every database and its current version.
     pub fn list(&self) -> Result<Vec<ListedDatabase>> {
         let names = self.databases.list()?;
         lock(&self.sources).retain(|name, _| names.contains(name));
@@ -102,12 +102,12 @@ impl Master {
                 Err(_) if !self.databases.file(&name).exists() => continue,
                 Err(error) => return Err(error),
             };
-            // Somebody is busy with it; what is new then is said the next time.
+            // If the source is in use, the next list has its new version.
             if let Ok(source) = entry.source.try_lock() {
                 match source.version() {
                     Ok(version) => *lock(&entry.known) = (source.epoch(), version),
-                    // The others are none the worse for it.
-                    Err(error) => log::warn(format_args!("look at {name}: {error}")),
+                    // One unreadable database must not hide the others.
+                    Err(error) => log::warn(format_args!("read the version of {name}: {error}")),
                 }
             }
             let (epoch, version) = *lock(&entry.known);
@@ -120,7 +120,7 @@ impl Master {
         Ok(list)
     }
 
-    /// Some of all pages as they are now, those after this one.
+    /// One part of a bootstrap: the pages after `after`, as they are now.
     pub fn part(&self, name: &str, epoch: Epoch, after: u32) -> Result<PagesAnswer> {
         self.with_snapshot(name, |current| {
             let state = current.state;
@@ -137,7 +137,7 @@ impl Master {
         })
     }
 
-    /// The pages that changed after the state `since`.
+    /// The pages that changed after the version `since`.
     pub fn pages(&self, name: &str, epoch: Epoch, since: u64) -> Result<PagesAnswer> {
         self.with_snapshot(name, |current| {
             let state = current.state;
@@ -155,7 +155,7 @@ impl Master {
         })
     }
 
-    /// Which groups of pages differ from those of a replica.
+    /// Compares the page groups of a replica with the current version.
     pub fn compare(&self, name: &str, theirs: &GroupHashes) -> Result<Comparison> {
         self.with_snapshot(name, |current| {
             let state = current.state;
@@ -171,8 +171,8 @@ impl Master {
         })
     }
 
-    /// The pages that changed after the state `since`, which the replica has but for the wanted
-    /// groups, and those of these groups that differ.
+    /// The pages that changed after the version `since`, and of the wanted groups the pages that
+    /// differ.
     pub fn differing(
         &self,
         name: &str,
@@ -225,7 +225,7 @@ impl Master {
         Ok(PagesAnswer::Stream(spool))
     }
 
-    /// Runs `body` with the present state of a database.
+    /// Runs `body` with the current version of a database.
     fn with_snapshot<T>(
         &self,
         name: &str,
@@ -233,7 +233,8 @@ impl Master {
     ) -> Result<T> {
         let database = self.databases.get(name)?;
         let entry = self.entry(name)?;
-        // A script of a job may run for minutes: replicas come back then, and get the others meanwhile.
+        // A cron script may hold the writer for minutes. The replica then retries and syncs other
+        // databases meanwhile.
         database.wait_for_writer(WRITER_WAIT)?;
         let mut source = lock(&entry.source);
         let result = {
@@ -268,7 +269,7 @@ impl Master {
         Ok(entry)
     }
 
-    /// Closes connections above the limit, other than the one just used.
+    /// Closes connections above the limit, but not the one in use.
     fn close_some(&self, used: &str) {
         let sources: Vec<Arc<Mutex<Source>>> = lock(&self.sources)
             .iter()
@@ -284,7 +285,7 @@ impl Master {
         }
     }
 
-    /// Forgets a database: its name may come to mean another one.
+    /// Forgets a database, because its name may be reused.
     pub fn forget(&self, name: &str) {
         lock(&self.sources).remove(name);
         self.databases.changes.forget(name);

@@ -1,16 +1,17 @@
-//! Replication of databases: replicas pull from the master what has changed, page by page
-//! (REP-1 to REP-5; how it works and what it promises: `docs/replication.md`).
+//! Replication of databases: replicas pull changed pages from the master. `docs/replication.md`
+//! describes the protocol and its guarantees.
 //!
-//! On the master `source` numbers the states of one database, `master` answers with `wire` streams that
-//! `spool` keeps. On a replica `client` asks, `follower` brings one database along
-//! (`whole` from nothing), `cycle` all of
-//! them, `positions` remembers how far each has come and `replica` tells it. `wakeup` is how it hears
-//! of changes at once. `files` follows the journal of files, with the threads of `downloads`.
+//! On the master, `source` numbers the versions of one database and `master` answers requests with
+//! `wire` streams, which `spool` stores. On a replica, `client` sends the requests, `follower`
+//! updates one database (`bootstrap` creates it from nothing), `sync_loop` updates all of them,
+//! `positions` stores how far each one is, and `replica` reports it. `notifications` tells a
+//! replica about changes at once. `file_sync` follows the journal of files with the threads of
+//! `downloads`. `comparison` finds the pages that differ.
 //!
-//! A replica trusts nothing that it cannot check: every stream has a hash over all of it, and after
-//! applying it the checksum over all pages must be the master's. Whenever the two cannot know that they
-//! talk about the same history (another epoch, a crash, a damaged file) they compare hashes of pages,
-//! and what differs is sent.
+//! A replica verifies everything it receives. Every stream ends with a hash of its content, and
+//! after a replica applies a stream, the checksum of all pages must equal the master's. When the
+//! two sides cannot know that they share a history (after an epoch change, a crash or damage to a
+//! file), they compare hashes of pages, and the master sends what differs.
 
 mod bootstrap;
 mod client;

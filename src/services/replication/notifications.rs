@@ -1,12 +1,13 @@
-//! How a replica hears at once that something has changed: a WebSocket to its master.
+//! Notifies replicas of changes over a WebSocket.
 //!
-//! The master says which databases have changed, `{"changed":["default"]}`, or that it cannot name
-//! them, `{"changed":null}`; the replica says nothing. What is lost with a connection is made up for
-//! by the full cycle after the next one, so nothing is ever said twice.
+//! The master sends the names of changed databases, `{"changed":["default"]}`, or
+//! `{"changed":null}` if it cannot name them. The replica sends nothing. A message that is lost
+//! with a connection needs no repetition, because each new connection starts with a full cycle.
 //!
-//! On the master the thread `notify` gathers what commits note for a moment and tells everybody. What
-//! another process commits, and databases that come and go, it finds by looking once a second. On a
-//! replica the thread `wake` listens, and connects again when the connection is lost.
+//! On the master, the thread `notify` collects the changes that commits report for a moment and
+//! broadcasts them. Once a second it also looks for commits of other processes and for created or
+//! deleted databases. On a replica, the thread `wake` reads the notifications and reconnects after
+//! a failure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -30,31 +31,31 @@ use crate::base::threads::{Stop, lock};
 use crate::net::sockets::{Flow, SocketHandle, SocketHandler, Text};
 use crate::store::db::ChangedDatabases;
 
-/// How long changes are gathered before they are told.
+/// The master collects changes for this long before it broadcasts them.
 const BATCH_WINDOW: Duration = Duration::from_millis(5);
-/// How far two messages are apart while so many changes come within [`BATCH_WINDOW`]: then to follow each
-/// of them would take more from the master than it gives anybody.
+/// If at least [`BUSY_CHANGES`] changes arrive within [`BATCH_WINDOW`], messages are at least
+/// [`BUSY_PAUSE`] apart: notifying each change would cost more than it gains.
 const BUSY_CHANGES: u64 = 5;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
-/// How often the master looks for what it was not told of.
+/// Interval at which the master looks for changes that no commit reported.
 const POLL_EVERY: Duration = Duration::from_secs(1);
-/// More names than this are not told one by one.
+/// With more names than this, the message names none.
 const NAMES_MAX: usize = 100;
 
-/// Together shorter than a stop may take.
+/// Together shorter than the time limit of a stop.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a read waits before the thread looks at other things.
+/// Time limit of a read, after which the thread checks other work.
 const READ_TIMEOUT: Duration = Duration::from_millis(250);
-/// Without a sign of life for this long the connection is given up; the master pings every 20 s.
+/// A connection without a message for this long is closed; the master pings every 20 s.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(50);
-/// A connection that lasted so long is worth the next one at once.
+/// After a connection that lasted this long, the pauses start over.
 const STABLE: Duration = Duration::from_secs(10);
-/// Pauses between attempts to connect.
+/// Pauses between attempts to connect, in seconds.
 const BACKOFF: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(5));
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// The replicas that listen.
+/// The connected replicas.
 pub struct Notifier {
     changes: Arc<ChangedDatabases>,
     listeners: Mutex<Listeners>,
@@ -67,7 +68,6 @@ struct Listeners {
 }
 
 impl Notifier {
-    /// Tells of these changes.
     pub fn new(changes: &Arc<ChangedDatabases>) -> Notifier {
         Notifier {
             changes: Arc::clone(changes),
@@ -75,7 +75,7 @@ impl Notifier {
         }
     }
 
-    /// What the connection of a replica is for.
+    /// The handler for the connection of a replica.
     pub fn peer(self: &Arc<Self>, replica: &str) -> Box<dyn SocketHandler> {
         Box::new(ReplicaPeer {
             notifier: Arc::clone(self),
@@ -84,19 +84,19 @@ impl Notifier {
         })
     }
 
-    /// The names of those that listen now.
+    /// The names of connected replicas.
     pub fn connected(&self) -> BTreeSet<String> {
         let listeners = lock(&self.listeners);
         let names = listeners.links.values().map(|(name, _)| name.clone());
         names.collect()
     }
 
-    /// Ends the wait of [`Notifier::run`], whose `stop` is set.
+    /// Ends the wait of [`Notifier::run`] after its `stop` is set.
     pub fn wake(&self) {
         self.changes.wake();
     }
 
-    /// Tells of changes until the stop.
+    /// Broadcasts changes until `stop` is set.
     pub fn run(&self, master: &Master, stop: &Stop) {
         let mut known = BTreeMap::new();
         let (mut polled, mut sent) = (Instant::now(), Instant::now());
@@ -139,8 +139,7 @@ impl Notifier {
     }
 }
 
-/// Adds the databases that are in another state than the last time. True: there are others than
-/// before.
+/// Adds the databases whose version has changed. Returns true if databases were created or deleted.
 fn find_changed(
     master: &Master,
     known: &mut BTreeMap<String, String>,
@@ -191,13 +190,13 @@ impl SocketHandler for ReplicaPeer {
     }
 }
 
-/// What the master says.
+/// A message of the master.
 #[derive(Deserialize)]
 struct Notification {
     changed: Option<BTreeSet<String>>,
 }
 
-/// Listens to the master until the stop, and cuts transfers that bring nothing.
+/// Reads notifications until `stop` is set, and aborts stalled transfers.
 pub fn listen(replica: &Replica, stop: &Stop) {
     let mut failures = 0;
     while !stop.is_set() {
@@ -205,7 +204,7 @@ pub fn listen(replica: &Replica, stop: &Stop) {
             Ok(socket) => {
                 let begun = Instant::now();
                 log::info(format_args!("following {}", replica.client.master_url));
-                // Whatever happened while nobody listened.
+                // Catch up on changes while disconnected.
                 replica.request_full_sync();
                 replica.set_connected(true);
                 let end = read_notifications(socket, replica, stop);
@@ -215,10 +214,10 @@ pub fn listen(replica: &Replica, stop: &Stop) {
                 }
                 if !stop.is_set() {
                     log::warn(format_args!(
-                        "lost the master {}: {end}",
+                        "lost the connection to the master {}: {end}",
                         replica.client.master_url
                     ));
-                    // If it cannot be reached at all, that is to be known at once.
+                    // Find out at once whether the master is reachable.
                     replica.request_full_sync();
                 }
             }
@@ -285,11 +284,11 @@ fn connect(replica: &Replica) -> Result<Socket> {
 
 fn refused(why: &dyn fmt::Display) -> Error {
     Error::unavailable(format!(
-        "The master does not let this replica listen: {why}."
+        "The connection for notifications failed: {why}."
     ))
 }
 
-/// Listens until the end, and says why that came.
+/// Reads notifications until the connection ends. Returns the reason.
 fn read_notifications(mut socket: Socket, replica: &Replica, stop: &Stop) -> String {
     let mut last_message = Instant::now();
     loop {
@@ -318,7 +317,7 @@ fn read_notifications(mut socket: Socket, replica: &Replica, stop: &Stop) -> Str
                 ) =>
             {
                 if last_message.elapsed() > SILENCE_TIMEOUT {
-                    return "it is silent".to_owned();
+                    return "no message arrived in time".to_owned();
                 }
             }
             Err(error) => return error.to_string(),
@@ -328,6 +327,6 @@ fn read_notifications(mut socket: Socket, replica: &Replica, stop: &Stop) -> Str
 
 fn abort_if_stalled(replica: &Replica) {
     if replica.client.abort_if_stalled() {
-        log::warn(format_args!("sync: nothing came from the master; cut"));
+        log::warn(format_args!("sync: the master sent nothing; connection aborted"));
     }
 }

@@ -1,7 +1,7 @@
-//! How far each database has come on this replica, in `local.db`.
+//! The position of each database on this replica, stored in `local.db`.
 //!
-//! What is noted may be behind what the files have, or ahead of it after a power cut; the checksum
-//! tells.
+//! A stored position may be behind the database file, or ahead of it after a power failure. The
+//! checksum tells which.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,23 +12,23 @@ use crate::base::error::Result;
 use crate::store::db::Database;
 use crate::store::node;
 
-/// Epochs before the present one that are remembered.
+/// Limit on earlier epochs in a position.
 const PAST_MAX: usize = 8;
 
-/// Which state of the master a database is in.
+/// The version of the master that a database has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
     pub epoch: Epoch,
     pub version: u64,
     pub checksum: u64,
-    /// When it was last known to be all that the master had, in milliseconds since 1970.
+    /// Last time when the replica had everything that the master had, in Unix milliseconds.
     pub synced_ms: i64,
-    /// Tags of the epochs before, the latest first: their states are all behind this one.
+    /// Tags of earlier epochs, latest first. Every version of theirs is before this position.
     pub past: Vec<String>,
 }
 
 impl Position {
-    /// Whether it is this state or a later one.
+    /// Reports whether this position includes the given version.
     pub fn has_reached(&self, tag: &str, version: u64) -> bool {
         let is_past = || self.past.iter().any(|past| past == tag);
         match self.epoch.tag() == tag {
@@ -37,7 +37,7 @@ impl Position {
         }
     }
 
-    /// The position after this one.
+    /// The position that follows `before`.
     pub fn next(before: Option<&Position>, epoch: Epoch, version: u64, checksum: u64) -> Position {
         let mut past = before.map_or_else(Vec::new, |before| before.past.clone());
         if let Some(before) = before.filter(|before| before.epoch != epoch) {
@@ -54,7 +54,6 @@ impl Position {
     }
 }
 
-/// All positions, by database.
 pub fn load(local: &Database) -> Result<BTreeMap<String, Position>> {
     local.read(|connection| {
         let mut statement = connection.prepare_cached(
@@ -80,7 +79,7 @@ pub fn load(local: &Database) -> Result<BTreeMap<String, Position>> {
     })
 }
 
-/// Notes these positions; a database without one has none any more.
+/// Stores positions; `None` deletes the position of a database.
 pub fn save(local: &Database, positions: Vec<(String, Option<Position>)>) -> Result<()> {
     local.write(move |tx| {
         let mut delete = tx.prepare_cached("DELETE FROM _positions WHERE database = ?1")?;
@@ -106,22 +105,22 @@ pub fn save(local: &Database, positions: Vec<(String, Option<Position>)>) -> Res
     })
 }
 
-/// Fact in `local.db`: the databases of the master.
+/// Setting in `local.db` with the names of the master's databases.
 const LISTED: &str = "master_databases";
 
-/// The databases that the master listed last.
+/// The databases in the last list of the master.
 pub fn load_listed(local: &Database) -> Result<BTreeSet<String>> {
     let names = node::setting(local, LISTED)?.unwrap_or_default();
     Ok(names.split_whitespace().map(str::to_owned).collect())
 }
 
-/// Notes the databases of the master.
+/// Stores the databases of the master.
 pub fn save_listed(local: &Database, names: &BTreeSet<String>) -> Result<()> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     node::save_setting(local, LISTED, names.join(" "))
 }
 
-/// Forgets all of them.
+/// Deletes all positions.
 pub fn clear(local: &Database) -> Result<()> {
     local.write(|tx| {
         tx.execute("DELETE FROM _positions", [])?;

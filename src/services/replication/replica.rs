@@ -1,4 +1,5 @@
-//! A replica: what is known of how far it has come, and what its sync thread (`cycle`) is to do next.
+//! The state of a replica: its progress, and the work that is pending for the sync thread
+//! (`sync_loop`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,32 +19,32 @@ use crate::base::{clock, threads};
 use crate::store::db::{Database, Databases};
 use crate::store::files::{RemoteFile, Storage};
 
-/// What a clock may be corrected by without its notes being those of another time.
+/// Clock corrections up to this do not invalidate stored times.
 const CLOCK_TOLERANCE_MS: i64 = 1000;
-/// How long a request waits for a file that has not arrived.
+/// Time limit for a request that waits for a file.
 const FILE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What an operator chooses.
+/// Options of a replica.
 #[derive(Clone, Debug)]
 pub struct ReplicaSettings {
     pub master_url: String,
-    /// Pause between two cycles that nothing wakes.
+    /// Interval of full cycles.
     pub interval: Duration,
-    /// Reads that may wait for a state at a time.
+    /// Limit on reads that wait at the same time.
     pub waiters_max: usize,
-    /// The name of this replica; that of the node when none is given.
+    /// The name of this replica; defaults to the id of the node.
     pub id: Option<String>,
 }
 
-/// What the sync thread and those who ask it have in common.
+/// State that the sync thread shares with requests.
 pub struct Replica {
     pub client: Arc<MasterClient>,
     pub interval: Duration,
     pub local: Arc<Database>,
     pub state: Arc<Mutex<ReplicaState>>,
-    /// A position has moved.
+    /// Signals that a position has changed.
     pub position_changed: Condvar,
-    /// What fetches files; none when they lie in a bucket.
+    /// `None` if the files are in a bucket.
     pub downloads: Option<Arc<Downloads>>,
     pub files: Arc<Mutex<FilesStatus>>,
     waiters: AtomicUsize,
@@ -52,70 +53,70 @@ pub struct Replica {
     woken: Condvar,
 }
 
-/// How far everything is.
+/// The progress of all databases.
 #[derive(Default)]
 pub struct ReplicaState {
     pub positions: BTreeMap<String, Position>,
     pub status: BTreeMap<String, DatabaseState>,
-    /// Since the start every database of the master has been looked at.
+    /// A full cycle has succeeded since the start.
     pub is_complete: bool,
-    /// When the master answered last, in milliseconds since 1970.
+    /// Time of the master's last answer, in Unix milliseconds.
     pub master_seen_ms: Option<i64>,
-    /// Why the last full cycle came to nothing, or one for some databases since.
+    /// The error of the last full cycle, or of a later partial one.
     pub error: Option<String>,
     pub cycles: u64,
     pub failures: u64,
-    /// Full cycles that have begun, and the last one that has brought everything.
+    /// Full cycles started, and the number of the last one that succeeded.
     pub full_started: u64,
     pub full_done: u64,
-    /// The databases of the master, as it listed them last.
+    /// The databases in the last list of the master.
     pub listed: BTreeSet<String>,
-    /// A cycle is under way or about to begin.
+    /// A cycle is running or about to start.
     pub is_busy: bool,
-    /// Changes are heard of at once.
+    /// The notification socket is connected.
     is_connected: bool,
-    /// When the master, which tells every change, was last heard with nothing left to do, in
-    /// milliseconds since 1970.
+    /// Last time when the master was heard on the socket and nothing was left to sync, in Unix
+    /// milliseconds.
     pub confirmed_ms: i64,
 }
 
-/// What is going on with one database.
+/// The progress of one database.
 #[derive(Clone, Debug, Default)]
 pub struct DatabaseState {
-    /// The master's version, as far as it was heard of.
+    /// The last known version of the master.
     pub master_version: u64,
     pub error: Option<String>,
     pub failures: u64,
     pub repairs: u64,
     pub transfer: Option<Transfer>,
-    /// When the master was asked last, it had nothing that is not here.
+    /// The replica had everything when it last asked the master.
     pub is_current: bool,
 }
 
-/// A stream on its way.
+/// A transfer in progress.
 #[derive(Clone, Debug)]
 pub struct Transfer {
     pub begun: Instant,
-    /// When the log told of it last.
+    /// Time of the last log line.
     pub logged: Instant,
-    /// Bytes that have come, and of how many.
+    /// Bytes received, and the total.
     pub done: u64,
     pub length: u64,
 }
 
-/// What the sync thread does next.
+/// The next step of the sync thread.
 #[derive(Debug)]
 pub enum SyncTask {
-    /// Bring along every database.
+    /// Sync all databases.
     Everything,
-    /// Bring along these.
+    /// Sync these databases.
     Some(BTreeSet<String>),
-    /// Go on with what takes long.
+    /// Continue long transfers.
     More,
     Stop,
 }
 
-/// One that waits, until it is dropped.
+/// Counts a waiter until it is dropped.
 struct WaiterGuard<'a>(&'a AtomicUsize);
 
 impl Drop for WaiterGuard<'_> {
@@ -124,7 +125,7 @@ impl Drop for WaiterGuard<'_> {
     }
 }
 
-/// What somebody wants of the sync thread.
+/// Work requested of the sync thread.
 #[derive(Default)]
 struct PendingWork {
     everything: bool,
@@ -132,17 +133,17 @@ struct PendingWork {
     stop: bool,
 }
 
-/// How far a database has come, for people and programs.
+/// The status of a database, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseStatus {
     pub name: String,
     /// `current`, `behind`, `loading` or `failing`.
     pub state: &'static str,
-    /// Of the master's states; null before the first one is here.
+    /// The version of the master; null before the first one arrives.
     pub version: Option<u64>,
     pub master_version: u64,
-    /// When it last had all that the master had.
+    /// Last time when it had everything that the master had.
     pub synced: Option<String>,
     pub transfer: Option<TransferStatus>,
     pub error: Option<String>,
@@ -150,7 +151,7 @@ pub struct DatabaseStatus {
     pub repairs: u64,
 }
 
-/// How far a transfer is.
+/// The progress of a transfer, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TransferStatus {
@@ -159,12 +160,12 @@ pub struct TransferStatus {
     pub seconds_left: Option<u64>,
 }
 
-/// How far this replica has come.
+/// The status of this replica, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaStatus {
     pub master: String,
-    /// When the master answered last.
+    /// Time of the master's last answer.
     pub master_seen: Option<String>,
     pub complete: bool,
     pub connected: bool,
@@ -177,7 +178,7 @@ pub struct ReplicaStatus {
 }
 
 impl Replica {
-    /// Reads how far it came before.
+    /// Loads the stored positions.
     pub fn open(
         local: &Arc<Database>,
         client: MasterClient,
@@ -210,30 +211,29 @@ impl Replica {
         })
     }
 
-    /// How far a database has come.
     pub fn position(&self, name: &str) -> Option<Position> {
         lock(&self.state).positions.get(name).cloned()
     }
 
-    /// These databases have changed.
+    /// Requests a sync of these databases.
     pub fn request_sync(&self, names: impl IntoIterator<Item = String>) {
         lock(&self.pending).names.extend(names);
         self.woken.notify_all();
     }
 
-    /// Any database may have changed.
+    /// Requests a full cycle.
     pub fn request_full_sync(&self) {
         lock(&self.pending).everything = true;
         self.woken.notify_all();
     }
 
-    /// From now on changes are heard of at once, or no longer.
+    /// Records whether the notification socket is connected.
     pub fn set_connected(&self, is_connected: bool) {
         lock(&self.state).is_connected = is_connected;
     }
 
-    /// The master is there. When nothing that it has told is left to do and every database is whole, then
-    /// everything is here that it has.
+    /// Records that the master was heard. If no work is pending and every database is current, the
+    /// replica has everything that the master has.
     pub fn confirm_current(&self) {
         let pending = lock(&self.pending);
         let is_idle = pending.names.is_empty() && !pending.everything;
@@ -243,7 +243,7 @@ impl Replica {
         }
     }
 
-    /// Ends the sync thread, and what it is waiting for.
+    /// Stops the sync thread and aborts its waits.
     pub fn stop(&self) {
         lock(&self.pending).stop = true;
         self.woken.notify_all();
@@ -253,13 +253,13 @@ impl Replica {
         self.client.stop();
     }
 
-    /// Whether every file of the master is here, as far as it is known.
+    /// Reports whether all known files of the master have arrived.
     pub fn has_all_files(&self) -> bool {
         lock(&self.files).state == "current"
     }
 
-    /// Gets a file that has not arrived yet, because somebody wants to read it now. False when that
-    /// takes too long, or too many wait already.
+    /// Fetches a file ahead of others for a waiting request. Returns false if that takes too long
+    /// or too many requests wait.
     pub fn fetch_file(&self, remote: &RemoteFile) -> Result<bool> {
         let Some(downloads) = &self.downloads else {
             return Ok(false);
@@ -270,15 +270,15 @@ impl Replica {
         downloads.fetch_now(remote, Instant::now() + FILE_TIMEOUT)
     }
 
-    /// A place among those who wait.
+    /// Registers a waiter; `None` if too many wait.
     fn register_waiter(&self) -> Option<WaiterGuard<'_>> {
         let guard = WaiterGuard(&self.waiters);
         (self.waiters.fetch_add(1, Ordering::SeqCst) < self.waiters_max).then_some(guard)
     }
 
-    /// Waits until a database has come to a state of the master's; false when it does not in time, when
-    /// there is no such database here, or when too many others wait already, who would keep everybody
-    /// from being served.
+    /// Waits until a database has reached a version of the master. Returns false on timeout, if the
+    /// database does not exist here, or if so many requests wait that more would exhaust the
+    /// workers.
     pub fn wait_for(&self, name: &str, tag: &str, version: u64, deadline: Instant) -> bool {
         let is_known_history = {
             let state = lock(&self.state);
@@ -293,8 +293,8 @@ impl Replica {
         let Some(_waiter) = self.register_waiter() else {
             return false;
         };
-        // A history that is not the present one after everything was asked for is one of the past, all of
-        // which is in the present one.
+        // If the epoch is still unknown after a full cycle, it is an earlier one, and the current
+        // epoch includes all of its versions.
         let after = lock(&self.state).full_started;
         match is_known_history {
             true => self.request_sync([name.to_owned()]),
@@ -316,19 +316,19 @@ impl Replica {
         }
     }
 
-    /// Whether the master has such a database and it has not arrived.
+    /// Reports whether the master has the database but it has not arrived.
     pub fn is_arriving(&self, name: &str, databases: &Databases) -> bool {
         let is_listed = || lock(&self.state).listed.contains(name);
         !databases.file(name).exists() && is_listed()
     }
 
-    /// Whether it has had everything since its start that the master had then.
+    /// Reports whether a full cycle has succeeded since the start.
     pub fn is_complete(&self) -> bool {
         lock(&self.state).is_complete
     }
 
-    /// For how long it may lack something that the master has, in seconds; none before every database is
-    /// here, and when that was noted by a clock that was ahead.
+    /// Upper bound for the age of the data, in seconds. `None` before every database has arrived,
+    /// and if the stored time is in the future.
     pub fn seconds_behind(&self) -> Option<u64> {
         let state = lock(&self.state);
         let synced = |name: &String| state.positions.get(name).map(|it| it.synced_ms);
@@ -341,7 +341,7 @@ impl Replica {
         Some((now_ms - proven_ms).max(0).cast_unsigned() / 1000)
     }
 
-    /// How far it is.
+    /// The status of this replica.
     pub fn status(&self) -> ReplicaStatus {
         let seconds_behind = self.seconds_behind();
         let state = lock(&self.state);
@@ -361,7 +361,7 @@ impl Replica {
         }
     }
 
-    /// What there is to do, when everything is due then and what takes long is.
+    /// Waits for the next task. A full cycle is due at `due`, long transfers at `more_due`.
     pub fn next_task(&self, due: Instant, more_due: Option<Instant>) -> SyncTask {
         let mut pending = lock(&self.pending);
         loop {
@@ -369,7 +369,8 @@ impl Replica {
                 return SyncTask::Stop;
             }
             let now = Instant::now();
-            // Between being taken and being done there must be no moment in which it seems done.
+            // Set `is_busy` before releasing the lock, so that work in progress never looks
+            // finished.
             if pending.everything || due <= now {
                 *pending = PendingWork::default();
                 lock(&self.state).is_busy = true;
@@ -412,20 +413,19 @@ impl ReplicaState {
         }
     }
 
-    /// No database of the master is failing, on its way or not looked at yet.
+    /// Every database of the master is current.
     fn is_current(&self) -> bool {
         let is_current = |name| self.status.get(name).is_some_and(|it| it.is_current);
         !self.listed.is_empty() && self.listed.iter().all(is_current)
     }
 
-    /// What is going on with a database.
     pub fn database_mut(&mut self, name: &str) -> &mut DatabaseState {
         self.status.entry(name.to_owned()).or_default()
     }
 }
 
 impl Transfer {
-    /// For people and programs.
+    /// The progress as JSON.
     pub fn describe(&self) -> TransferStatus {
         let seconds = self.begun.elapsed().as_secs_f64();
         let left = (self.length - self.done.min(self.length)) as f64;

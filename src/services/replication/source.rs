@@ -1,13 +1,13 @@
-//! One database as its replicas see it: a row of numbered states, and which page changed with which.
+//! The versions of one database on the master, and the version in which each page last changed.
 //!
-//! A state gets its number when somebody asks for it (a cut), not with each commit. The map of hashes
-//! is made by looking at all pages once; after that the feed of the writer says where to look. Where it
-//! cannot, because another process has committed, all pages are looked at again. Both ways compare
-//! hashes, so neither can do more harm than the time it takes; and every hour, when something has
-//! changed, all are looked at to check the feed.
+//! A version gets its number when a replica asks for it, not at each commit. The first request
+//! hashes all pages; after that the WAL tracker of the writer lists the pages to hash. When the
+//! tracker cannot know, because another process has committed, all pages are hashed again. Both
+//! ways compare hashes, so an error costs only time. At most once an hour, if something has
+//! changed, all pages are hashed to verify the tracker.
 //!
-//! Nothing of this is kept on disk. A new process begins a new epoch, and replicas of another epoch
-//! compare hashes, which needs no trust in what a crash may have left.
+//! Nothing of this is stored. A new process begins a new epoch, and replicas of another epoch
+//! compare hashes, which requires no trust in what a crash left.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -20,52 +20,52 @@ use crate::base::{clock, log};
 use crate::store::db::pages::{FileFingerprint, PageMap, PageReader, Snapshot};
 use crate::store::db::{Database, pages};
 
-/// How often the feed is checked, at most.
+/// Minimum interval between full scans that verify the WAL tracker.
 const SCAN_EVERY: Duration = Duration::from_secs(3600);
-/// Share of the time that looking at all pages may take for that.
+/// A scan may use at most one part in this many of the time.
 const SCAN_SHARE: u32 = 1000;
 
-/// What is known of one database.
+/// A database whose versions are numbered.
 pub struct Source {
     name: String,
     path: PathBuf,
     reader: Option<PageReader>,
-    /// The file when its reader was closed.
+    /// The fingerprint of the file when its reader was closed.
     fingerprint: Option<FileFingerprint>,
-    /// Device and number of the file.
+    /// Device and inode of the file.
     file: (u64, u64),
     history: Arc<str>,
-    /// The last cut came to nothing.
+    /// The last snapshot failed.
     has_failed: bool,
     state: PageVersions,
 }
 
-/// The states.
+/// The current version and the history of each page.
 pub struct PageVersions {
     pub epoch: Epoch,
-    /// The present one; 0: no page was looked at yet.
+    /// The current version; 0 before the first scan.
     pub version: u64,
-    /// Bytes; 0: not known yet.
+    /// In bytes; 0 until known.
     page_size: u32,
     pub map: PageMap,
-    /// With which state each page changed last.
+    /// For each page, the version in which it last changed.
     changed: Vec<u64>,
-    /// The reader's view of the present state.
+    /// `PRAGMA data_version` of the reader at the current version.
     data_version: i64,
-    /// The feed may have missed something.
+    /// The WAL tracker may have missed a page.
     needs_full_scan: bool,
     scanned: Instant,
     scan_took: Duration,
 }
 
-/// A present state that can be read.
+/// The current version, open for reading.
 pub struct VersionedSnapshot<'a> {
     pub snapshot: Snapshot<'a>,
     pub state: &'a PageVersions,
 }
 
 impl Source {
-    /// Nothing is read before somebody asks.
+    /// Opens nothing; the first snapshot does.
     pub fn new(name: &str, path: PathBuf) -> Result<Source> {
         let state = PageVersions::new()?;
         Ok(Source {
@@ -84,18 +84,16 @@ impl Source {
         self.state.epoch
     }
 
-    /// Whether the file is still the one that it was.
+    /// Reports whether the path still leads to the same file.
     pub fn is_same_file(&self) -> bool {
         FileFingerprint::of(&self.path).is_ok_and(|fingerprint| fingerprint.file == self.file)
     }
 
-    /// Whether it has a connection.
     pub fn is_open(&self) -> bool {
         self.reader.is_some()
     }
 
-    /// The number of the state that the next cut will have; that of the last one when nothing has
-    /// happened since. Cheap.
+    /// The version that the next snapshot will have; unchanged if nothing was committed. Cheap.
     pub fn version(&self) -> Result<u64> {
         let is_present = match (&self.reader, &self.fingerprint) {
             _ if self.state.version == 0 || self.state.needs_full_scan => false,
@@ -106,7 +104,7 @@ impl Source {
         Ok(self.state.version + u64::from(!is_present))
     }
 
-    /// Gives the connection back; what happens meanwhile is found out by looking at the file.
+    /// Closes the connection. Later changes are detected by the fingerprint of the file.
     pub fn close(&mut self) {
         if self
             .version()
@@ -122,14 +120,15 @@ impl Source {
         }
     }
 
-    /// The present state, numbered and open for reading. `is_durable`: what is committed is on disk.
+    /// Numbers the current version and opens it for reading. `is_durable` means that commits are
+    /// synced to disk.
     pub fn snapshot(
         &mut self,
         database: &Database,
         is_durable: bool,
     ) -> Result<VersionedSnapshot<'_>> {
         if std::mem::replace(&mut self.has_failed, true) {
-            // Whatever it was, it begins with a new connection, and with nothing taken for granted.
+            // After any failure, start with a new connection and a full scan.
             self.reader = None;
             self.state.needs_full_scan = true;
         }
@@ -137,7 +136,7 @@ impl Source {
             Some(reader) => reader,
             None => {
                 let reader = PageReader::open(&self.path)?;
-                // Before the look at the file: what comes in between shows in one of the two.
+                // Read before the fingerprint: a commit in between changes one of the two.
                 self.state.data_version = reader.data_version()?;
                 let is_same = self.fingerprint.take() == Some(FileFingerprint::of(&self.path)?);
                 self.state.needs_full_scan |= !is_same;
@@ -155,16 +154,16 @@ impl Source {
             return Ok(VersionedSnapshot { snapshot, state });
         }
         if state.page_size != 0 && state.page_size != snapshot.page_size {
-            // Another process has made it anew.
+            // Another process has rebuilt the file.
             *state = PageVersions::new()?;
             self.history = state.epoch.history(&self.name);
         }
         drop(snapshot);
-        // What is written from now on belongs to the state after this one.
+        // Later writes belong to the next version.
         let (snapshot, changed) =
             database.begin_snapshot(reader, &self.history, state.version + 2)?;
         if !is_durable {
-            // A replica must not be ahead of what a power cut leaves here.
+            // A replica must not be ahead of what the master keeps after a power failure.
             reader.sync_wal()?;
         }
         let changed = changed.filter(|_| !state.needs_full_scan);
@@ -191,7 +190,7 @@ impl PageVersions {
         })
     }
 
-    /// Makes the snapshot the present state.
+    /// Makes the snapshot the current version.
     fn advance(
         &mut self,
         name: &str,
@@ -205,7 +204,7 @@ impl PageVersions {
         let pause = SCAN_EVERY.max(self.scan_took * SCAN_SHARE);
         match changed {
             Some(changed) if self.scanned.elapsed() < pause => {
-                // The file may have grown over pages that were never written.
+                // The file may have grown by pages that were never written.
                 let new = before + 1..=snapshot.pages;
                 let old = changed.into_iter().take_while(|number| *number <= before);
                 for number in old.chain(new) {
@@ -250,20 +249,20 @@ impl PageVersions {
         })?;
         if missed > 0 {
             log::error(format_args!(
-                "the feed of {name} had missed {missed} pages; they are replicated now"
+                "the WAL tracker of {name} missed {missed} pages; they are replicated now"
             ));
         }
         (self.scanned, self.scan_took) = (Instant::now(), begun.elapsed());
         Ok(())
     }
 
-    /// The numbers of the pages that changed after a state, page 1 last and always: it says what
-    /// is in the others.
+    /// The pages that changed after a version. Page 1 is last and always included: its header
+    /// describes the other pages.
     pub fn since(&self, version: u64) -> Vec<u32> {
         self.select(|_, changed| changed > version)
     }
 
-    /// The numbers of the pages of which this holds, page 1 last and always.
+    /// The pages that satisfy `is_wanted`; page 1 is last and always included.
     pub fn select(&self, is_wanted: impl Fn(u32, u64) -> bool) -> Vec<u32> {
         let lock_page = pages::lock_page(self.page_size);
         let numbers = (1..).zip(&self.changed).skip(1);

@@ -1,11 +1,11 @@
-//! Answers for replicas: made once from one state, then immutable, served in parts to as many as ask.
+//! Answers for replicas: built once from one version, then immutable and shared by all readers.
 //!
-//! A transaction that an answer is read from keeps the log from starting over, so no answer is sent
-//! while one is open. Small answers stay in memory, larger ones go to files without a name, which
-//! are gone with the process.
+//! A read transaction prevents a reset of the WAL, so an answer is complete before it is sent.
+//! Small answers stay in memory; larger ones go to unlinked files, which disappear with the
+//! process.
 //!
-//! Bounds: [`ENTRIES_MAX`] answers, [`FILES_MAX`] of them in files; those that nobody asks for go
-//! after [`UNUSED_MAX`]. Who is reading one keeps it until the end.
+//! Bounds: [`ENTRIES_MAX`] answers, at most [`FILES_MAX`] of them in files. An unused answer is
+//! removed after [`UNUSED_MAX`]. A reader keeps its answer until it is done.
 
 use std::fs::File;
 use std::io;
@@ -21,15 +21,15 @@ use crate::base::ids;
 use crate::base::threads::lock;
 use crate::store::db;
 
-/// Up to this size an answer stays in memory.
+/// Limit on answers in memory.
 const MEMORY_BYTES: usize = 1 << 20;
 const ENTRIES_MAX: usize = 32;
 const FILES_MAX: usize = 4;
 const UNUSED_MAX: Duration = Duration::from_secs(60);
 
-/// One answer.
+/// A stored answer.
 pub struct Spool {
-    /// Names it, and nothing else ever.
+    /// A unique name.
     pub tag: String,
     pub bytes: u64,
     content: Content,
@@ -46,7 +46,7 @@ impl Spool {
     }
 }
 
-/// Reads an answer from some byte on.
+/// Reads an answer from an offset.
 pub struct SpoolReader {
     spool: Arc<Spool>,
     offset: u64,
@@ -56,7 +56,7 @@ pub struct SpoolReader {
 impl Read for SpoolReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.is_stopped.load(Ordering::SeqCst) {
-            return Err(io::Error::other("the server stops"));
+            return Err(io::Error::other("the server is stopping"));
         }
         let length = match &self.spool.content {
             Content::Memory(bytes) => {
@@ -72,7 +72,7 @@ impl Read for SpoolReader {
     }
 }
 
-/// Takes an answer while it is made.
+/// Writes an answer that is being built.
 pub struct SpoolWriter {
     dir: PathBuf,
     bytes: u64,
@@ -102,7 +102,7 @@ impl Write for SpoolWriter {
     }
 }
 
-/// A file in this directory that is gone when it is closed.
+/// Creates an unlinked file in a directory. It disappears when it is closed.
 pub fn anonymous_file(dir: &Path) -> io::Result<File> {
     db::create_dir(dir).map_err(|error| io::Error::other(error.to_string()))?;
     let random = ids::random_bytes::<8>().map_err(|error| io::Error::other(error.to_string()))?;
@@ -116,16 +116,16 @@ pub fn anonymous_file(dir: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The answers that were asked for lately.
+/// Recent answers.
 pub struct Spools {
     dir: PathBuf,
-    /// The server stops: nothing is handed out any more. What is cut off is gone on with later.
+    /// The server is stopping: reads fail. Replicas resume them later.
     is_stopped: Arc<AtomicBool>,
     list: Mutex<Vec<(Arc<Spool>, Instant)>>,
 }
 
 impl Spools {
-    /// Files go to this directory.
+    /// Stores files in `dir`.
     pub fn new(dir: PathBuf) -> Spools {
         Spools {
             dir,
@@ -134,7 +134,7 @@ impl Spools {
         }
     }
 
-    /// The answer of this name, if it is still there.
+    /// The answer with this tag, if it is still stored.
     pub fn get(&self, tag: &str) -> Option<Arc<Spool>> {
         let mut list = lock(&self.list);
         let (spool, used) = list.iter_mut().find(|(spool, _)| spool.tag == tag)?;
@@ -142,7 +142,7 @@ impl Spools {
         Some(Arc::clone(spool))
     }
 
-    /// Reads an answer from some byte on.
+    /// Reads an answer from an offset.
     pub fn read(&self, spool: &Arc<Spool>, offset: u64) -> SpoolReader {
         SpoolReader {
             spool: Arc::clone(spool),
@@ -151,12 +151,12 @@ impl Spools {
         }
     }
 
-    /// Cuts off everybody who is reading one.
+    /// Fails all reads in progress.
     pub fn stop(&self) {
         self.is_stopped.store(true, Ordering::SeqCst);
     }
 
-    /// Where a new answer goes.
+    /// Starts a new answer.
     pub fn begin(&self) -> SpoolWriter {
         SpoolWriter {
             dir: self.dir.clone(),
@@ -166,7 +166,7 @@ impl Spools {
         }
     }
 
-    /// Keeps what was written under this name.
+    /// Stores a finished answer under a tag.
     pub fn insert(&self, tag: String, mut writer: SpoolWriter) -> Result<Arc<Spool>> {
         if writer.file.is_some() {
             writer.flush().context("spool an answer")?;
@@ -186,13 +186,13 @@ impl Spools {
         Ok(spool)
     }
 
-    /// Lets go what nobody has asked for lately.
+    /// Removes unused answers.
     pub fn forget_unused(&self) {
         forget_unused(&mut lock(&self.list));
     }
 }
 
-/// Who is reading one may have to ask for the rest.
+/// A reader may have to request the rest, so an answer with readers counts as used.
 fn forget_unused(list: &mut Vec<(Arc<Spool>, Instant)>) {
     for (spool, used) in list.iter_mut() {
         if Arc::strong_count(spool) > 1 {

@@ -1,13 +1,13 @@
-//! The cycle over all databases, on the thread `sync` of a replica.
+//! The sync loop of a replica, on the thread `sync`.
 //!
-//! It runs every so often, and when it is woken because something has changed. A full cycle asks the
-//! master for its list and brings along what is behind; being told that some databases have changed
-//! saves the list. An error stops one database and not the others; the next cycle tries again.
+//! A cycle runs at an interval and when a notification requests one. A full cycle requests the
+//! master's list of databases and updates those that are behind. A notification names databases and
+//! saves that request. An error stops one database and not the others; the next cycle retries it.
 //!
-//! `default.db` defines the collections of all databases and says who may read them. Each of the others says
-//! by which definitions its tables are (`_applied`), and the catalog waits for the counterpart rather than
-//! read one by the other's. A database that has to be got whole comes a part at a time, between the
-//! changes of the others; so do files.
+//! `default.db` has the definitions and access rules of all databases. Every other database records
+//! the definitions that its tables follow (`_applied`). The catalog waits until both match and
+//! never reads tables by definitions that do not. A new database arrives one part at a time,
+//! between changes to the others; so do files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -30,40 +30,40 @@ use crate::store::db;
 use crate::store::db::Databases;
 use crate::store::files::{Storage, journal};
 
-/// Pause after a cycle that failed, at most.
+/// Longest pause after a failed cycle.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
-/// How often positions are written down while changes come all the time.
+/// Minimum interval between saves of positions while changes arrive.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// How often it is written down until when everything is proven to be here, also of what does not change.
+/// Interval at which the sync time of unchanged databases is saved.
 const PROOFS_EVERY: Duration = Duration::from_secs(30);
-/// How long files are worked on before databases are looked after again.
+/// Time slice for files between cycles of databases.
 const SLICE: Duration = Duration::from_millis(250);
-/// How often the log tells how far a long transfer is.
+/// Interval of progress log lines during a long transfer.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// The thread.
+/// The state of the sync thread.
 pub struct SyncLoop {
     replica: Arc<Replica>,
     context: SyncContext,
     followers: BTreeMap<String, Follower>,
-    /// Not with the master any more the last time.
+    /// Databases that the last list of the master lacked.
     missing: BTreeSet<String>,
-    /// Positions that are not written down.
+    /// Databases whose positions are not saved.
     unsaved: BTreeSet<String>,
     saved: Instant,
-    /// When it was noted last how far everything is proven to be.
+    /// Last time when sync times were recorded.
     proven: Instant,
-    /// When the master was asked last what it has, in milliseconds since 1970.
+    /// Time of the last request for the master's list, in Unix milliseconds.
     listed_ms: i64,
     storage: Arc<Storage>,
-    /// None when the files lie in a bucket.
+    /// `None` if the files are in a bucket.
     files: Option<FileSync>,
-    /// Databases of which new files are being received.
+    /// New databases in progress.
     bootstrapping: BTreeMap<String, DatabaseEntry>,
 }
 
 impl SyncLoop {
-    /// Streams wait in `data_dir`.
+    /// Spools streams in `data_dir`.
     pub fn new(
         replica: &Arc<Replica>,
         databases: &Arc<Databases>,
@@ -101,7 +101,7 @@ impl SyncLoop {
         })
     }
 
-    /// Runs cycles until the replica is stopped.
+    /// Runs cycles until the replica stops.
     pub fn run(mut self) {
         let mut due = Instant::now();
         loop {
@@ -126,7 +126,8 @@ impl SyncLoop {
                 due = now + self.replica.interval;
             }
             if !is_good || !self.missing.is_empty() {
-                // What was named may not be named again; what is missing is gone when it is so once more.
+                // A failed database may not be named again, and a missing one is removed only when
+                // the next list lacks it too.
                 due = due.min(now + RETRY_PAUSE.min(self.replica.interval));
             }
             if is_listed && is_good && self.proven.elapsed() >= PROOFS_EVERY {
@@ -142,8 +143,8 @@ impl SyncLoop {
         self.save();
     }
 
-    /// Until when everything here was known to be all that the master had: to be saved for databases that
-    /// do not change, too.
+    /// Records the time at which everything was known to be current, also for databases that do not
+    /// change.
     fn record_proofs(&mut self) {
         self.proven = Instant::now();
         let mut state = lock(&self.replica.state);
@@ -154,7 +155,7 @@ impl SyncLoop {
         }
     }
 
-    /// Brings along these databases, or all. Returns whether everything went well.
+    /// Syncs these databases, or all. Returns whether everything succeeded.
     fn cycle(&mut self, names: Option<&BTreeSet<String>>) -> bool {
         let result = match names {
             None => self.sync_all(),
@@ -173,9 +174,9 @@ impl SyncLoop {
                 log::warn(format_args!("sync: {error}"));
             }
         } else if names.is_none() && state.error.is_some() {
-            log::info(format_args!("sync: all is well again"));
+            log::info(format_args!("sync: succeeded again"));
         }
-        // What is well with some databases says nothing of the others.
+        // Success for some databases does not clear an error of the others.
         if names.is_none() || error.is_some() {
             state.error = error;
         }
@@ -196,18 +197,18 @@ impl SyncLoop {
             let is_newer = list.schema > db::schema_versions();
             let word = if is_newer { "newer" } else { "older" };
             return Err(Error::unavailable(format!(
-                "The master runs a {word} vski with other system tables; this replica stays as it \
-                 is until both run the same."
+                "The master runs a {word} vski with another schema; this replica does not sync \
+                 until both run the same version."
             )));
         }
-        // They become names of files.
+        // Names become file names.
         if let Some(it) = list
             .databases
             .iter()
             .find(|it| !db::is_valid_name(&it.name))
         {
             return Err(Error::unavailable(format!(
-                "The master has a database with a name that none can have: {:?}.",
+                "The master sent an invalid database name: {:?}.",
                 it.name
             )));
         }
@@ -237,7 +238,7 @@ impl SyncLoop {
         Ok(())
     }
 
-    /// Databases of which the master says that they have changed.
+    /// Syncs the databases that a notification named.
     fn sync_named(&mut self, names: &BTreeSet<String>) -> Result<()> {
         let entries: Option<Vec<DatabaseEntry>> = {
             let state = lock(&self.replica.state);
@@ -250,15 +251,15 @@ impl SyncLoop {
             None => return self.sync_all(),
         };
         if let Some(files) = self.files.as_mut().filter(|_| names.contains(db::DEFAULT)) {
-            // The journal itself is replicated (FR-4), which tells when to ask for it.
+            // The file journal is itself replicated, so its last entry is known here.
             let default = self.context.databases.default();
             files.extend_journal(default.read(journal::last)?);
         }
         result
     }
 
-    /// First `default.db`, with what is allowed to whom; then the others. What is not here yet comes later,
-    /// a part at a time.
+    /// Syncs `default.db` first, because it has the access rules, and then the others. Databases
+    /// that do not exist here are queued and arrive one part at a time.
     fn sync_databases(&mut self, entries: &[DatabaseEntry]) -> Result<()> {
         let mut failed = None;
         let mut changed = Vec::new();
@@ -284,7 +285,7 @@ impl SyncLoop {
         failed: &mut Option<Error>,
     ) {
         self.bootstrapping.remove(&entry.name);
-        // What has come to the master since the question may not be in the answer.
+        // The answer may lack commits that followed the request.
         let asked_ms = match entry.is_listed {
             true => self.listed_ms,
             false => clock::now_ms(),
@@ -306,8 +307,8 @@ impl SyncLoop {
         self.record_result(entry, result, changed, failed);
     }
 
-    /// Goes on with one new file, `default.db` before the others. False: it came to nothing, and is begun
-    /// again with the next full cycle.
+    /// Receives one part of a new database, `default.db` first. Returns false on an error; the next
+    /// full cycle starts it again.
     fn advance_bootstrap(&mut self) -> bool {
         let default = self.bootstrapping.get(db::DEFAULT);
         let Some(entry) = default
@@ -320,13 +321,13 @@ impl SyncLoop {
         self.sync_database(&entry, &mut changed, &mut failed);
         self.acknowledge(&changed);
         if failed.is_none() && self.bootstrapping.is_empty() {
-            // That says whether everything is here now.
+            // A full cycle establishes whether the replica is complete.
             self.replica.request_full_sync();
         }
         failed.is_none()
     }
 
-    /// What the master has of a database.
+    /// Records the version of the master.
     fn record_master_version(&self, entry: &DatabaseEntry) {
         let mut state = lock(&self.replica.state);
         let status = state.database_mut(&entry.name);
@@ -357,16 +358,16 @@ impl SyncLoop {
     fn apply(&mut self, entry: &DatabaseEntry, fetched: FetchedVersion) -> Result<Position> {
         let before = self.replica.position(&entry.name);
         let follower = self.followers.get_mut(&entry.name);
-        let follower = follower.ok_or_else(|| Error::internal("nobody follows this database"))?;
+        let follower = follower.ok_or_else(|| Error::internal("no follower for this database"))?;
         let next = follower.apply(&self.context, fetched, before.as_ref())?;
         failpoints::reach("applied");
         if let Err(error) = follower.checkpoint() {
-            log::warn(format_args!("fold the log of {}: {error}", entry.name));
+            log::warn(format_args!("checkpoint {}: {error}", entry.name));
         }
         Ok(next)
     }
 
-    /// Notes how it went with a database.
+    /// Records the result of a sync.
     fn record_result(
         &mut self,
         entry: &DatabaseEntry,
@@ -401,7 +402,7 @@ impl SyncLoop {
             }
             Ok(None) => {}
             Err(error) => {
-                // Readers who wait for a change have it tried again and again.
+                // Waiting reads cause many retries; log an error once.
                 if status.error.as_deref() != Some(error.message()) {
                     log::warn(format_args!("replica of {}: {error}", entry.name));
                 }
@@ -415,7 +416,7 @@ impl SyncLoop {
         self.replica.position_changed.notify_all();
     }
 
-    /// Moves aside what the master has not had for two full cycles.
+    /// Moves away databases that the last two lists of the master lacked.
     fn remove_vanished(&mut self, entries: &[DatabaseEntry], is_good: bool) -> Result<()> {
         let there: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
         let here = self.context.databases.list()?;
@@ -433,7 +434,7 @@ impl SyncLoop {
                 log::warn(format_args!("{error}"));
             }
             log::info(format_args!(
-                "the master has no database {name} any more; moved to {}",
+                "the master deleted database {name}; moved to {}",
                 path.display()
             ));
             self.followers.remove(name);
@@ -445,7 +446,8 @@ impl SyncLoop {
         Ok(())
     }
 
-    /// Forgets databases that went before they had come, or whose file went without a note of it.
+    /// Forgets databases that were deleted before they arrived, and those whose file has
+    /// disappeared.
     fn forget_unlisted(&mut self, there: &BTreeSet<&str>) {
         let databases = Arc::clone(&self.context.databases);
         let is_wanted =
@@ -464,7 +466,7 @@ impl SyncLoop {
             .cloned()
             .collect();
         for name in gone {
-            log::info(format_args!("the master has no database {name} any more"));
+            log::info(format_args!("the master deleted database {name}"));
             if let Some(follower) = self.followers.remove(&name) {
                 follower.discard();
             }
@@ -487,7 +489,7 @@ impl SyncLoop {
                 .filter_map(describe)
                 .collect::<serde_json::Map<_, _>>()
         };
-        // The master only shows it; the next one says it again.
+        // The master only displays it, and the next acknowledgement repeats it.
         if let Err(error) = self
             .context
             .client
@@ -513,13 +515,13 @@ impl SyncLoop {
                 self.unsaved.clear();
                 failpoints::reach("saved");
             }
-            // They are found out anew after a start.
-            Err(error) => log::warn(format_args!("note how far the replica is: {error}")),
+            // A restart computes the positions again.
+            Err(error) => log::warn(format_args!("save positions: {error}")),
         }
     }
 }
 
-/// Notes how far a transfer is, and tells it now and then.
+/// Records the progress of a transfer and logs it at an interval.
 fn report_transfer(state: &Mutex<ReplicaState>, name: &str, done: u64, length: u64) {
     let mut state = lock(state);
     let now = Instant::now();

@@ -1,15 +1,15 @@
-//! The stream of pages: what a master sends and a replica applies.
+//! The stream of pages from a master to a replica.
 //!
 //! ```text
-//! head     80 bytes, see `StreamHeader`
-//! chunks   length of the pages, length as stored (4 bytes each), then the pages, LZ4 when shorter
+//! header   80 bytes, see `StreamHeader`
+//! chunks   length of the pages, length as stored (4 bytes each), then the pages, LZ4 if that is shorter
 //! end      a chunk of length 0 (4 bytes)
 //! trailer  SHA-256 of everything before it
 //! ```
 //!
-//! In a chunk each page is its number (4 bytes) and its bytes; page 1 is the last one of the stream. All
-//! numbers are little-endian. Nothing is allocated from a length that the other side states beyond
-//! [`CHUNK_BYTES_MAX`].
+//! In a chunk, each page is its number (4 bytes) and its bytes. Page 1 is the last page of the
+//! stream. All numbers are little-endian. The reader never allocates more than [`CHUNK_BYTES_MAX`]
+//! because of a length that the peer states.
 
 use std::io::{Read, Write};
 
@@ -17,36 +17,35 @@ use super::epoch::Epoch;
 use crate::base::crypto::Hasher;
 use crate::base::error::{Error, Result};
 
-/// Names the format and its version.
+/// The format and its version.
 const MAGIC: [u8; 8] = *b"vskipag1";
-/// Bytes of the head.
 pub const HEADER_BYTES: usize = 80;
-/// Pages are gathered up to this size before they are compressed.
+/// Size at which pages are compressed as a chunk.
 const CHUNK_BYTES: usize = 256 << 10;
-/// The largest chunk that is accepted; a page has at most 64 KiB.
+/// Limit on chunks; a page has at most 64 KiB.
 const CHUNK_BYTES_MAX: usize = CHUNK_BYTES + (128 << 10);
 
-/// What a stream is about.
+/// The header of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamHeader {
     pub epoch: Epoch,
-    /// The state that it follows on; 0: none, it has every page.
+    /// The version that the stream starts from; 0 if it has every page.
     pub since: u64,
-    /// The state that it leads to.
+    /// The version that it leads to.
     pub version: u64,
-    /// Bytes.
+    /// In bytes.
     pub page_size: u32,
-    /// How many pages the database has then.
+    /// Pages of the database at that version.
     pub pages: u32,
-    /// How many of them the stream has.
+    /// Pages in the stream.
     pub count: u32,
     /// Version of the system tables.
     pub user_version: i32,
-    /// Of all pages of that state.
+    /// Checksum of all pages at that version.
     pub checksum: u64,
-    /// What its tables and indexes are.
+    /// Hash of the SQL schema.
     pub schema: u64,
-    /// What the definitions of collections in it are.
+    /// Hash of the definitions of collections.
     pub definitions: u64,
 }
 
@@ -76,7 +75,7 @@ impl StreamHeader {
         let u32_at = |at: usize| u32::from_le_bytes(part(bytes, at));
         let u64_at = |at: usize| u64::from_le_bytes(part(bytes, at));
         if bytes[..8] != MAGIC {
-            return Err(corrupt("it is no stream of pages"));
+            return Err(corrupt("the format is unknown"));
         }
         let header = StreamHeader {
             epoch: Epoch(u128::from_le_bytes(part(bytes, 8))),
@@ -94,7 +93,7 @@ impl StreamHeader {
             header.page_size.is_power_of_two() && (512..=65_536).contains(&header.page_size);
         match is_size && header.pages > 0 && header.count > 0 && header.count <= header.pages {
             true => Ok(header),
-            false => Err(corrupt("its head makes no sense")),
+            false => Err(corrupt("the header is invalid")),
         }
     }
 }
@@ -106,7 +105,7 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 fn corrupt(why: &str) -> Error {
-    Error::unavailable(format!("What the master sent is broken: {why}."))
+    Error::unavailable(format!("The master sent an invalid stream: {why}."))
 }
 
 /// Writes a stream.
@@ -154,7 +153,7 @@ impl<W: Write> StreamWriter<W> {
         let mut packed = std::mem::take(&mut self.packed);
         packed.resize(lz4_flex::block::get_maximum_output_size(chunk.len()), 0);
         let length = lz4_flex::block::compress_into(&chunk, &mut packed).unwrap_or(chunk.len());
-        // Little gain is not worth the other side's time.
+        // A small gain is not worth the time to decompress.
         let stored = match length < chunk.len() - chunk.len() / 16 {
             true => &packed[..length],
             false => &chunk[..],
@@ -202,15 +201,14 @@ impl<R: Read> StreamReader<R> {
         self.header
     }
 
-    /// Hands out every page, then looks at the trailer: what was handed out is right only when this
-    /// succeeds.
+    /// Visits every page, then verifies the trailer. The pages are valid only if this succeeds.
     pub fn pages(mut self, mut visit: impl FnMut(u32, &[u8]) -> Result<()>) -> Result<()> {
         let page_size = self.header.page_size as usize;
         let (mut count, mut last) = (0_u32, 0);
         while self.next_chunk()? {
             for page in self.chunk.chunks(4 + page_size) {
                 if page.len() != 4 + page_size {
-                    return Err(corrupt("a page is cut off"));
+                    return Err(corrupt("a page is incomplete"));
                 }
                 let number = u32::from_le_bytes(part(page, 0));
                 let is_next = match number {
@@ -218,7 +216,7 @@ impl<R: Read> StreamReader<R> {
                     _ => number > last,
                 };
                 if !is_next || number > self.header.pages {
-                    return Err(corrupt("its pages are not in order"));
+                    return Err(corrupt("pages are out of order"));
                 }
                 (count, last) = (count + 1, number);
                 visit(number, &page[4..])?;
@@ -231,11 +229,11 @@ impl<R: Read> StreamReader<R> {
         fill(&mut self.from, &mut trailer)?;
         match trailer == self.hasher.finish() && self.from.read(&mut [0])? == 0 {
             true => Ok(()),
-            false => Err(corrupt("its hash is another one")),
+            false => Err(corrupt("the checksum does not match")),
         }
     }
 
-    /// False at the end.
+    /// Returns false at the end.
     fn next_chunk(&mut self) -> Result<bool> {
         let length = self.length()?;
         if length == 0 {
@@ -243,7 +241,7 @@ impl<R: Read> StreamReader<R> {
         }
         let stored = self.length()?;
         if length > CHUNK_BYTES_MAX || stored > length {
-            return Err(corrupt("a length makes no sense"));
+            return Err(corrupt("a chunk length is invalid"));
         }
         self.stored.resize(stored, 0);
         fill(&mut self.from, &mut self.stored)?;
@@ -255,7 +253,7 @@ impl<R: Read> StreamReader<R> {
         self.chunk.resize(length, 0);
         match lz4_flex::block::decompress_into(&self.stored, &mut self.chunk) {
             Ok(found) if found == length => Ok(true),
-            _ => Err(corrupt("a chunk cannot be unpacked")),
+            _ => Err(corrupt("a chunk cannot be decompressed")),
         }
     }
 
@@ -269,7 +267,7 @@ impl<R: Read> StreamReader<R> {
 
 fn fill(from: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
     from.read_exact(buffer).map_err(|error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => corrupt("it ends too early"),
+        std::io::ErrorKind::UnexpectedEof => corrupt("it is truncated"),
         _ => Error::from(error),
     })
 }
@@ -293,7 +291,7 @@ mod tests {
         }
     }
 
-    /// 700 pages, every second one of which cannot be compressed.
+    /// 700 pages; every second page is incompressible.
     fn stream() -> Vec<u8> {
         let mut writer = StreamWriter::new(Vec::new(), header()).unwrap();
         for number in (2..=700).chain([1]) {
@@ -356,7 +354,7 @@ mod tests {
         {
             bytes[at] ^= 1 << (at % 8);
             let result = std::panic::catch_unwind(|| read(&bytes));
-            // The test's own comparison of head or page may come first.
+            // The assertions of `read` may fail first.
             assert!(!matches!(result, Ok(Ok(_))), "{at}");
             bytes[at] ^= 1 << (at % 8);
         }

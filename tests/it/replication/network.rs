@@ -151,7 +151,7 @@ fn a_replica_says_which_of_its_settings_is_wrong() {
     says(
         &replica_of(&url, &[]),
         &format!(
-            "MASTER_URL must be that of a master, here http://{}.",
+            "MASTER_URL must be the URL of a master, here http://{}.",
             master.addr()
         ),
     );
