@@ -148,7 +148,8 @@ impl DatabaseEntry {
     }
 
     pub fn epoch(&self) -> Result<Epoch> {
-        Epoch::parse(&self.epoch).ok_or_else(|| Error::unavailable("The master sent an invalid list of databases."))
+        Epoch::parse(&self.epoch)
+            .ok_or_else(|| Error::unavailable("The master sent an invalid list of databases."))
     }
 }
 
@@ -430,10 +431,12 @@ impl MasterClient {
             return Err(self.refused(response));
         }
         let text = self.read(response, BODY_BYTES_MAX);
-        let text =
-            text.map_err(|error| Error::unavailable(format!("Lost the connection to the master: {error}.")))?;
-        serde_json::from_slice(&text)
-            .map_err(|error| Error::unavailable(format!("The master sent an invalid answer: {error}.")))
+        let text = text.map_err(|error| {
+            Error::unavailable(format!("Lost the connection to the master: {error}."))
+        })?;
+        serde_json::from_slice(&text).map_err(|error| {
+            Error::unavailable(format!("The master sent an invalid answer: {error}."))
+        })
     }
 
     /// Reads at most `bytes_max` bytes of a body. Each read has the stall time limit.
@@ -465,16 +468,19 @@ impl MasterClient {
                  minutes."
                     .to_owned()
             }
-            (403, Some(master)) => format!(" MASTER_URL must be the URL of a master, here {master}."),
+            (403, Some(master)) => {
+                format!(" MASTER_URL must be the URL of a master, here {master}.")
+            }
             (404, _)
-                if message.is_empty() || message.starts_with("There is nothing offset this path") =>
+                if message.is_empty()
+                    || message.starts_with("There is nothing offset this path") =>
             {
                 " Is this the address of a vski, without a path?".to_owned()
             }
             _ => String::new(),
         };
         let message = match message.as_str() {
-            "nothing that vski would say.", => "" => "no message from vski.", => "nothing that vski would say.",
+            "" => "no message from vski.",
             message => message,
         };
         Error::unavailable(format!("The server answers {status}: {message}{hint}"))

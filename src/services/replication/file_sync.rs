@@ -342,7 +342,9 @@ impl FileSync {
             };
         }
         if page.epoch != manifest.start.epoch {
-            return Err(Error::unavailable("The master has begun another file journal."));
+            return Err(Error::unavailable(
+                "The master has begun another file journal.",
+            ));
         }
         let mut wanted = Vec::new();
         for entry in page.entries {
@@ -533,9 +535,7 @@ fn last_entry_per_path(entries: Vec<JournalEntry>) -> Result<BTreeMap<FilePath, 
 
 fn parse(path: &str) -> Result<FilePath> {
     FilePath::parse(path).ok_or_else(|| {
-        Error::unavailable(format!(
-            "The master sent an invalid file path: {path:?}."
-        ))
+        Error::unavailable(format!("The master sent an invalid file path: {path:?}."))
     })
 }
 

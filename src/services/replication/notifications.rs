@@ -283,9 +283,7 @@ fn connect(replica: &Replica) -> Result<Socket> {
 }
 
 fn refused(why: &dyn fmt::Display) -> Error {
-    Error::unavailable(format!(
-        "The connection for notifications failed: {why}."
-    ))
+    Error::unavailable(format!("The connection for notifications failed: {why}."))
 }
 
 /// Reads notifications until the connection ends. Returns the reason.
@@ -327,6 +325,8 @@ fn read_notifications(mut socket: Socket, replica: &Replica, stop: &Stop) -> Str
 
 fn abort_if_stalled(replica: &Replica) {
     if replica.client.abort_if_stalled() {
-        log::warn(format_args!("sync: the master sent nothing; connection aborted"));
+        log::warn(format_args!(
+            "sync: the master sent nothing; connection aborted"
+        ));
     }
 }

@@ -1,9 +1,10 @@
-//! Which addresses are nobody's on the internet: this machine, its neighbours, and forms of IPv6 that lead
-//! there.
+//! Recognizes addresses that are not public: this machine, its networks, and forms of IPv6 that
+//! lead there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether an address is private in the wide sense: anything that is not a single host on the internet.
+/// Reports whether an address is private in a wide sense: anything but a single host on the
+/// internet.
 pub fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_private_v4(address),
@@ -18,10 +19,10 @@ fn is_private_v4(address: Ipv4Addr) -> bool {
         (0 | 10 | 127 | 224..=255, _) => true,
         // Between a provider and its customers (CGNAT).
         (100, 64..=127) => true,
-        // Link-local: among others what tells machines of a cloud their secrets.
+        // Link-local, which includes the metadata service of clouds.
         (169, 254) => true,
         (172, 16..=31) | (192, 168) => true,
-        // Assignments of protocols, tests of networks.
+        // Protocol assignments, network benchmarks.
         (192, 0) => c == 0,
         (198, 18 | 19) => true,
         _ => false,
@@ -35,17 +36,17 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
         is_private_v4(Ipv4Addr::from(bytes))
     };
     match parts {
-        // Unspecified, loopback, and the old form of an IPv4 address.
+        // Unspecified, loopback, and IPv4-compatible addresses.
         [0, 0, 0, 0, 0, 0, _, _] => true,
-        // IPv4 as such, and as translated.
+        // IPv4-mapped and IPv4-translated.
         [0, 0, 0, 0, 0, 0xffff, _, _] | [0, 0, 0, 0, 0xffff, 0, _, _] => v4_at(6),
-        // NAT64, the well-known prefix and those of a network's own.
+        // NAT64: the well-known prefix, and the prefix for local use.
         [0x64, 0xff9b, 0, 0, 0, 0, _, _] => v4_at(6),
         [0x64, 0xff9b, 1, ..] => true,
-        // 6to4 has the IPv4 address behind its prefix; Teredo hides it.
+        // 6to4 has the IPv4 address after its prefix; Teredo obfuscates it.
         [0x2002, ..] => v4_at(1),
         [0x2001, 0, ..] => true,
-        // ULA, link-local, the old site-local, multicast.
+        // Unique local, link-local, the former site-local, multicast.
         [first, ..] => {
             first & 0xfe00 == 0xfc00 || first & 0xff80 == 0xfe80 || first & 0xff00 == 0xff00
         }

@@ -1,13 +1,14 @@
-//! Which calls are made now, and what becomes of one that was made: a pure state machine.
+//! Decides which calls are made now, and what the result of a call means: a pure state machine.
 //!
-//! It is given the time and the soonest rows of each database, and says which of them to send. Hosts take
-//! turns. Bounds: so many calls at a time in all, so many per host. A host is *well* after an answer and *slow*
-//! after an attempt that ran into its time limit or could not reach it, until an attempt succeeds. A slow host
-//! gets one call at a time, and so does a new one, which has not answered since the start, while others are
-//! called. Slow hosts together get a quarter of all places. New hosts together have some calls in their first
-//! second; those that take longer are late, and late calls of all hosts leave some places to hosts that are
-//! well and prompt. So a host that answers never waits for those that hang, and some that hang delay a new host
-//! by seconds at most.
+//! Its inputs are the time and the earliest rows of each database; its output is the rows to send.
+//! Hosts take turns. Calls in flight are bounded in all and per host. A host is healthy after it
+//! answers, and slow after an attempt that timed out or could not reach it, until an attempt
+//! succeeds. A slow host gets one call at a time. So does a new host, which has not answered since
+//! the start, while other hosts are called. Slow hosts together get a quarter of all slots. New
+//! hosts together have a limited number of calls in their first second; longer calls are late, and
+//! late calls of all hosts leave some slots to healthy hosts without late calls. So a host that
+//! answers never waits for hosts that hang, and a few hanging hosts delay a new host by seconds at
+//! most.
 
 use std::time::Duration;
 
@@ -15,71 +16,72 @@ use crate::base::backoff::Backoff;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Attempts that are under way at a time.
+/// Limit on calls in flight.
 pub const SENDERS: usize = 32;
-/// Those of one host.
+/// Limit for one host.
 const PER_HOST: usize = 6;
-/// Those of all slow hosts.
+/// Limit for all slow hosts together.
 const FOR_SLOW: usize = SENDERS / 4;
-/// Those of all new hosts that are not late.
+/// Limit for calls of all new hosts that are not late.
 const FOR_NEW: usize = SENDERS / 4;
-/// Late ones of all hosts, after which only hosts that are well and have no late one begin others.
+/// Limit on late calls of all hosts. Above it, only healthy hosts without a late call may start
+/// one.
 const LATE_MAX: usize = SENDERS - PER_HOST;
-/// An attempt that is under way for longer is late.
+/// A call in flight for longer is late.
 const PROMPT_MS: i64 = 1000;
-/// Longest wait between two attempts.
+/// Longest pause between two attempts.
 const WAIT_MAX_MS: i64 = 3_600_000;
 /// Pauses between the attempts of a call.
 const BACKOFF: Backoff = Backoff::doubling(Duration::from_secs(2), Duration::from_secs(3600));
-/// Hosts that are remembered while nothing of them is under way.
+/// Limit on remembered hosts without a call in flight.
 const HOSTS_MAX: usize = 1000;
 
-/// A row: its database, its number, and when it was made, which tells it from one of an older database of the
-/// same name.
+/// Identifies a row: database, id and time of creation, which distinguishes a database from an
+/// earlier one of the same name.
 pub type CallKey = (String, i64, i64);
 
-/// A row that waits.
+/// A pending row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingCall {
     pub id: i64,
     pub host: String,
-    /// Milliseconds since 1970.
+    /// Unix milliseconds.
     pub due_ms: i64,
     pub created_ms: i64,
 }
 
 impl PendingCall {
-    /// Nothing waits longer than that: what is further away was written by a clock that was set back since.
+    /// No pause is longer than the maximum: a later time was written before the clock was set back.
     fn is_due(&self, now_ms: i64) -> bool {
         self.due_ms <= now_ms || self.due_ms.saturating_sub(now_ms) > WAIT_MAX_MS
     }
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attempt {
     Answered {
         code: u16,
         /// The beginning of the body.
         answer: String,
-        /// What the answer asks for.
+        /// The pause that the response requests.
         retry_after_ms: Option<i64>,
     },
-    /// A run was started, or was there already.
+    /// A run was started, or existed already.
     Started { run: String },
-    /// The host could not be reached, or did not answer in time.
+    /// The host could not be reached or did not answer in time.
     Unreachable(String),
-    /// Something else went wrong that may pass.
+    /// Another error that may be temporary.
     Failed(String),
-    /// Another attempt would come to the same.
+    /// A retry would fail in the same way.
     Rejected(String),
 }
 
-/// How it stands with a call.
+/// The status of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallOutcome {
     Success,
-    /// It is tried again.
+    /// It is retried.
     Pending,
     Failed,
 }
@@ -100,20 +102,20 @@ impl CallOutcome {
     }
 }
 
-/// What a row says after an attempt.
+/// The state of a row after an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallState {
     pub outcome: CallOutcome,
-    /// Attempts that were made.
+    /// Attempts so far.
     pub attempts: u32,
-    /// When the next one is due.
+    /// The time of the next attempt.
     pub due_ms: i64,
     pub code: Option<u16>,
     pub error: String,
     pub answer: String,
 }
 
-/// What becomes of a row whose `made` earlier attempts have failed.
+/// The state of a row after an attempt that followed `made` failed attempts.
 pub fn next_state(made: u32, retries: u32, attempt: Attempt, now_ms: i64) -> CallState {
     let attempts = made.saturating_add(1);
     let verdict = |outcome, code, error: String, answer: String| CallState {
@@ -137,8 +139,8 @@ pub fn next_state(made: u32, retries: u32, attempt: Attempt, now_ms: i64) -> Cal
             retry_after_ms,
         } => {
             let error = match code {
-                300..400 => format!("The answer is {code}; redirects are not followed."),
-                _ => format!("The answer is {code}."),
+                300..400 => format!("The host answered {code}; redirects are not followed."),
+                _ => format!("The host answered {code}."),
             };
             let asked_ms = retry_after_ms.filter(|_| matches!(code, 429 | 503));
             let failed = verdict(CallOutcome::Failed, Some(code), error, answer);
@@ -167,14 +169,14 @@ pub fn next_state(made: u32, retries: u32, attempt: Attempt, now_ms: i64) -> Cal
 pub struct DispatchCore {
     pending: BTreeMap<String, Vec<PendingCall>>,
     hosts: HashMap<String, Host>,
-    /// Rows whose attempt is under way, or has come to an end that is not written yet.
+    /// Rows with a call in flight, or with a result that is not written yet.
     claimed: BTreeSet<CallKey>,
-    /// Attempts that are under way.
+    /// Calls in flight.
     in_flight: BTreeMap<CallKey, InFlight>,
     turn: u64,
 }
 
-/// An attempt that is under way.
+/// A call in flight.
 #[derive(Debug)]
 struct InFlight {
     host: String,
@@ -183,12 +185,12 @@ struct InFlight {
 
 impl InFlight {
     fn is_late(&self, now_ms: i64) -> bool {
-        // A clock that was set back tells nothing.
+        // After the clock is set back, the duration is unknown.
         !(0..PROMPT_MS).contains(&(now_ms - self.started_ms))
     }
 }
 
-/// The state of a host since the start.
+/// The health of a host since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Health {
     /// It has not answered yet.
@@ -201,12 +203,12 @@ enum Health {
 #[derive(Debug, Default)]
 struct Host {
     health: Health,
-    /// When it had its last turn.
+    /// The number of its last turn.
     turn: u64,
 }
 
 impl DispatchCore {
-    /// The soonest rows of a database, some of each host; in place of what was known.
+    /// Replaces the earliest pending rows of a database, some of each host.
     pub fn set_pending(&mut self, database: &str, pending: Vec<PendingCall>) {
         match pending.is_empty() {
             true => self.pending.remove(database),
@@ -214,12 +216,12 @@ impl DispatchCore {
         };
     }
 
-    /// The database is gone, or cannot be read now.
+    /// Forgets the rows of a database that was deleted or cannot be read.
     pub fn forget(&mut self, database: &str) {
         self.pending.remove(database);
     }
 
-    /// Takes the rows that are to be sent now.
+    /// Starts the calls that may be made now and returns them.
     pub fn pick(&mut self, now_ms: i64) -> Vec<(CallKey, String)> {
         let mut picked = Vec::new();
         if self.running() >= SENDERS {
@@ -297,7 +299,7 @@ impl DispatchCore {
         self.hosts.entry(host.to_owned()).or_default().turn = self.turn;
     }
 
-    /// An attempt has ended; without one it was not made after all. Its row is not sent again before
+    /// Ends a call; without an attempt it was not made. Its row is not sent again before
     /// [`DispatchCore::recorded`].
     pub fn finished(&mut self, key: &CallKey, attempt: Option<&Attempt>) {
         let Some(call) = self.in_flight.remove(key) else {
@@ -313,7 +315,7 @@ impl DispatchCore {
             };
         }
         if self.hosts.len() > HOSTS_MAX {
-            // Those that were called last stay, and those that are being called.
+            // Keep hosts that were called recently or are being called.
             let oldest = self.turn.saturating_sub(HOSTS_MAX as u64 / 2);
             let running: BTreeSet<&str> = self.in_flight.values().map(|it| &*it.host).collect();
             self.hosts
@@ -321,17 +323,18 @@ impl DispatchCore {
         }
     }
 
-    /// The row says by now what came of its attempt, or is gone.
+    /// The result is written, or the row is deleted.
     pub fn recorded(&mut self, key: &CallKey) {
         self.claimed.remove(key);
     }
 
-    /// Attempts that are under way.
+    /// Calls in flight.
     pub fn running(&self) -> usize {
         self.in_flight.len()
     }
 
-    /// When the next row is due that is not yet, or an attempt becomes late, which makes room for others.
+    /// The time when the next row becomes due, or a call becomes late, which frees a slot for
+    /// others.
     pub fn next_due_ms(&self, now_ms: i64) -> Option<i64> {
         let pending = self.pending.values().flatten().map(|it| it.due_ms);
         let late = self.in_flight.values().map(|it| it.started_ms + PROMPT_MS);
@@ -372,7 +375,7 @@ mod tests {
             (5, 5, answered(500), Failed, 0),
             (5, 5, silent(), Failed, 0),
             (0, 5, refused, Failed, 0),
-            // The receiver asks for more time; never for more than an hour.
+            // The receiver requests a pause; the limit is an hour.
             (0, 5, answered(429), Pending, 30_000),
             (0, 5, answered(503), Pending, 30_000),
             (5, 9, answered(503), Pending, 64_000),
@@ -403,7 +406,7 @@ mod tests {
         ids.map(call).collect()
     }
 
-    /// Lets a host answer one call, number `id`.
+    /// Lets a host answer one call, with this id.
     fn greet(core: &mut DispatchCore, host: &str, id: i64) {
         core.set_pending("greetings", pending(host, id..id + 1));
         for (key, _) in core.pick(id) {
@@ -447,7 +450,7 @@ mod tests {
         core.set_pending("third", pending("c:80", 1..17));
         let picked = core.pick(100);
         assert_eq!(hosts(&picked), ["c:80"]);
-        // Any answer will do.
+        // Any answer counts.
         core.finished(&picked[0].0, Some(&answered(500)));
         assert_eq!(hosts(&core.pick(100)), ["c:80"; PER_HOST]);
     }
@@ -476,7 +479,7 @@ mod tests {
         assert_eq!(core.running(), FOR_SLOW + PER_HOST);
     }
 
-    /// After a start nothing is known of any host, and those that hang are called with all others.
+    /// After a start no host is known, and hosts that hang are called with all others.
     #[test]
     fn new_hosts_that_hang_delay_others_by_seconds() {
         let mut core = DispatchCore::default();
@@ -507,7 +510,7 @@ mod tests {
             greet(&mut core, host, at);
             all.extend(pending(host, at * 100..at * 100 + 16));
         }
-        // Four that were well answer no more, and then two that do come.
+        // Four healthy hosts stop answering; then two that answer get calls.
         let (hang, well) = all.split_at(64);
         core.set_pending("default", hang.to_vec());
         assert_eq!(core.pick(1000).len(), 24);

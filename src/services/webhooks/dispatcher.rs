@@ -1,5 +1,5 @@
-//! The rounds of the dispatcher: what came of calls is written, one commit per database; databases in which
-//! something happened are looked at; what is due goes to the senders.
+//! The dispatcher thread. Each round writes the results of calls, one commit per database; reads
+//! databases with changes; and passes due calls to the senders.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
@@ -15,32 +15,34 @@ use crate::base::threads::{Stop, lock};
 use crate::base::{clock, log, threads};
 use crate::model::triggers::Target;
 
-/// How long the other databases wait for one in which a write takes long, such as a script of a job.
+/// Limit on the wait for a database whose writer is busy, for example with a cron script.
 const WRITER_WAIT: Duration = Duration::from_secs(1);
-/// After a database could not be read or written.
+/// Pause after a database could not be read or written.
 const FAILED_PAUSE: Duration = Duration::from_secs(5);
-/// So late at most something is noticed that nobody has told of: the command line, or another clock.
+/// Interval of checks for rows that no signal announced, for example from the command line or after
+/// a clock change.
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
-/// How often what waits is counted.
+/// Minimum interval between counts of pending rows.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// What calls under way have at a stop.
+/// Time for calls in progress at a stop.
 const STOP_WAIT: Duration = Duration::from_secs(2);
-/// What the senders have after their calls were cut.
+/// Time for the senders to end after their calls were aborted.
 const SENDERS_WAIT: Duration = Duration::from_millis(500);
 
 pub struct Dispatcher<'a> {
     webhooks: &'a Webhooks,
     core: DispatchCore,
-    /// Databases to look at.
+    /// Databases to read in the next round.
     dirty: BTreeSet<String>,
-    /// What is still to be written. Bound: nothing of a database is sent while it cannot be written.
+    /// Results that are not written yet. Bound: nothing of a database is sent while it cannot be
+    /// written.
     unsaved: BTreeMap<String, Vec<CallUpdate>>,
-    /// Databases that failed, and until when they are left alone.
+    /// Databases that failed, and when they are tried again.
     suspended: BTreeMap<String, Instant>,
     senders: Vec<JoinHandle<()>>,
     next_refresh: Instant,
     next_count: Instant,
-    /// The last of the databases that were looked at unasked.
+    /// The last database that was checked without a signal.
     last_refreshed: String,
 }
 
@@ -87,11 +89,11 @@ impl Dispatcher<'_> {
         self.shut_down();
     }
 
-    /// Finds what waits from before the start.
+    /// Finds the databases with rows from before the start.
     fn find_databases(&mut self, stop: &Stop) {
         let databases = &self.webhooks.databases;
         let names = databases.list().unwrap_or_else(|error| {
-            log::warn(format_args!("look for webhooks: {error}"));
+            log::warn(format_args!("list databases for webhooks: {error}"));
             Vec::new()
         });
         for name in names {
@@ -112,7 +114,7 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// How long there is nothing to do unless somebody says otherwise.
+    /// The time until the next due work, unless a signal arrives.
     fn idle_time(&self) -> Duration {
         if !self.dirty.is_empty() {
             return Duration::ZERO;
@@ -127,7 +129,7 @@ impl Dispatcher<'_> {
         until.saturating_duration_since(Instant::now())
     }
 
-    /// Finds out what becomes of the rows whose calls were made.
+    /// Determines the next state of rows whose calls have finished.
     fn collect_results(&mut self) {
         let now_ms = clock::now_ms();
         for FinishedCall { job, attempt } in self.webhooks.senders.take_finished() {
@@ -197,7 +199,7 @@ impl Dispatcher<'_> {
 
     fn refresh(&mut self) {
         let dirty = std::mem::take(&mut self.dirty);
-        // Counting goes through all that waits.
+        // Counting reads all pending rows.
         let counts = !dirty.is_empty() && Instant::now() >= self.next_count;
         if counts {
             self.next_count = Instant::now() + COUNT_EVERY;
@@ -225,7 +227,7 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Hands out what is due.
+    /// Passes due calls to the senders.
     fn dispatch(&mut self) {
         let mut by_database: BTreeMap<String, Vec<(CallKey, String)>> = BTreeMap::new();
         for (key, host) in self.core.pick(clock::now_ms()) {
@@ -268,7 +270,7 @@ impl Dispatcher<'_> {
                     host,
                     row,
                 }),
-                // It was not to be sent after all: another look shows what is.
+                // The row is no longer due: read the database again.
                 None => {
                     self.core.finished(&key, None);
                     self.core.recorded(&key);
@@ -278,7 +280,7 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Leaves a database alone for a while, or for ever when it was deleted.
+    /// Suspends a database for a while, or forgets it if it was deleted.
     fn suspend(&mut self, name: &str, error: &Error) {
         self.core.forget(name);
         if error.kind() == Kind::NotFound {
@@ -291,7 +293,7 @@ impl Dispatcher<'_> {
         self.suspended.insert(name.to_owned(), until);
     }
 
-    /// Waits a little for the calls under way, writes what is known, and ends the senders.
+    /// Waits briefly for calls in progress, writes the results and stops the senders.
     fn shut_down(mut self) {
         let deadline = Instant::now() + STOP_WAIT;
         loop {
@@ -309,7 +311,7 @@ impl Dispatcher<'_> {
         let deadline = Instant::now() + SENDERS_WAIT;
         for sender in std::mem::take(&mut self.senders) {
             if !threads::join_until(sender, deadline) {
-                log::debug(format_args!("a sender of webhooks is left behind"));
+                log::debug(format_args!("abandoned a webhook sender that did not stop"));
             }
         }
     }

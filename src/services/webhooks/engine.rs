@@ -1,9 +1,10 @@
-//! The thread that sends what waits, and its senders.
+//! The state that the dispatcher, the API and the metrics share.
 //!
-//! The dispatcher (`dispatcher`) finds out what is due and hands it to senders, threads that are started as they
-//! are needed and make one call at a time. It alone reads and writes rows. At a stop calls under way have
-//! two seconds to end; then they are cut and their rows stay as they are, to be sent again after the next
-//! start. A sender that does not come back even then is left behind: it owns nothing that must be closed.
+//! The dispatcher (`dispatcher`) finds due calls and passes them to senders, threads that start as
+//! needed and make one call at a time. Only the dispatcher reads and writes rows. At a stop, calls
+//! in progress have two seconds to end; then they are aborted and their rows stay pending, to be
+//! sent after the next start. A sender that does not return even then is abandoned: it owns nothing
+//! that must be closed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -24,43 +25,43 @@ use crate::base::{clock, log};
 use crate::model::auth::WebhookSecret;
 use crate::store::db::Databases;
 
-/// Databases that are looked at, or cleaned, in one go; fewer than may be open.
+/// Databases per round of checks or deletions; less than the number that may be open.
 const DATABASES_PER_ROUND: usize = 32;
-/// Bits of a database's log that are deleted in one go.
+/// Batches deleted from the log of one database in one round.
 const BATCHES_MAX: usize = 100;
 
-/// How calls are made.
+/// Options of webhook calls.
 pub struct WebhookSettings {
     pub secret: WebhookSecret,
-    /// The name of this server.
+    /// The id of this server.
     pub node: String,
-    /// Calls to private addresses are refused.
+    /// Refuse calls to private addresses.
     pub denies_private: bool,
-    /// By whom the receivers are trusted.
+    /// Certificate authorities that receivers are checked against.
     pub roots: Roots,
     pub start: StartRun,
 }
 
 /// See the module documentation.
 pub struct Webhooks {
-    /// Who is notified of a database in which something waits.
+    /// Signals the names of databases with pending calls.
     pub signal: Arc<Signal<String>>,
     pub(super) databases: Arc<Databases>,
     pub(super) senders: Arc<SenderPool>,
-    /// Databases that have, or had, rows.
+    /// Databases that have or had rows.
     pub(super) known: Mutex<BTreeSet<String>>,
     pub(super) counts: AttemptCounters,
-    /// The last of the databases whose logs were cleaned.
+    /// The last database whose log was trimmed.
     last_trimmed: Mutex<String>,
 }
 
-/// What was done since the start.
+/// Attempts since the start.
 #[derive(Default)]
 pub(super) struct AttemptCounters {
     success: AtomicU64,
     pending: AtomicU64,
     failed: AtomicU64,
-    /// Rows that wait, by database.
+    /// Pending rows by database.
     pub(super) waiting: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -79,7 +80,7 @@ impl AttemptCounters {
 }
 
 impl Webhooks {
-    /// Nothing is sent before [`Dispatcher::run`](super::Dispatcher::run).
+    /// Sends nothing before [`Dispatcher::run`](super::Dispatcher::run).
     pub fn new(
         databases: &Arc<Databases>,
         signal: Arc<Signal<String>>,
@@ -101,17 +102,17 @@ impl Webhooks {
         }
     }
 
-    /// Attempts since the start that ended so; `Pending` are those that are tried again.
+    /// Attempts since the start with this outcome; `Pending` counts attempts that are retried.
     pub fn attempts(&self, outcome: CallOutcome) -> u64 {
         self.counts.counter(outcome).load(Relaxed)
     }
 
-    /// Calls that wait, at most 10,000 of each database.
+    /// Pending calls, counting at most 10,000 per database.
     pub fn waiting(&self) -> u64 {
         lock(&self.counts.waiting).values().sum()
     }
 
-    /// Deletes what is too old, or too much, of the logs; some of it at a time.
+    /// Deletes log entries that exceed the retention, a limited number per call.
     pub fn delete_expired(&self) {
         let names = self.next_databases(&mut lock(&self.last_trimmed));
         for name in names {
@@ -120,14 +121,14 @@ impl Webhooks {
                     lock(&self.known).remove(&name);
                 }
                 Err(error) => {
-                    log::warn(format_args!("clean the log of webhooks of {name}: {error}"));
+                    log::warn(format_args!("trim the webhook log of {name}: {error}"));
                 }
                 Ok(()) => {}
             }
         }
     }
 
-    /// The next databases that are known, behind the last one that this gave out.
+    /// The next known databases after `last`, in rotation.
     pub(super) fn next_databases(&self, last: &mut String) -> Vec<String> {
         let known = lock(&self.known);
         let behind = known.range::<String, _>((Excluded(&*last), Unbounded));

@@ -1,6 +1,6 @@
-//! The log of calls as people see it, and calls that are to be made once more (WH-7, WH-9).
+//! The log of calls as users see it, and retries by hand.
 //!
-//! What a call was to send is shown, how it is not: headers and secrets stay in the row.
+//! The log shows the payload of a call. Headers and secrets stay in the row.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde_json::{Value, json};
@@ -12,15 +12,15 @@ use crate::base::paging::Page;
 use crate::model::triggers::Target;
 use crate::store::db::Database;
 
-/// Calls that one request has made again by number, and rows that are changed at a time.
+/// Limit on ids in a retry request, and on rows changed per transaction.
 pub const IDS_MAX: usize = 1000;
 const SOURCES: [&str; 3] = ["trigger", "webhook", "cron"];
-/// Everything but what may be long; `spec` only for its method.
+/// All columns but the long ones; `spec` is read only for the method.
 const COLUMNS: &str =
     "id, source, name, collection, action, record, target, status, attempts, due_ms, code,
      error, answer, created_ms, updated_ms, spec";
 
-/// Which calls are wanted.
+/// Selects calls.
 #[derive(Clone, Debug, Default)]
 pub struct LogFilter {
     pub collection: Option<String>,
@@ -33,7 +33,7 @@ const MATCHES: &str = "(?1 IS NULL OR collection = ?1) AND (?2 IS NULL OR status
      AND (?3 IS NULL OR source = ?3) AND (?4 IS NULL OR name = ?4)";
 
 impl LogFilter {
-    /// Refuses words that nothing can match.
+    /// Refuses values that no row can match.
     pub fn check(&self) -> Result<()> {
         let statuses = CallOutcome::ALL.map(CallOutcome::name);
         for (name, value, known) in [
@@ -44,7 +44,7 @@ impl LogFilter {
                 && !known.contains(&value.as_str())
             {
                 return Err(Error::invalid(format!(
-                    "{name}={value}: it takes one of {}.",
+                    "{name}={value}: expected one of {}.",
                     known.join(", ")
                 )));
             }
@@ -53,7 +53,7 @@ impl LogFilter {
     }
 }
 
-/// One page, newest first, in the envelope of every list.
+/// One page, newest first, as a list response.
 pub fn list(db: &Connection, filter: &LogFilter, page: Page) -> Result<Value> {
     let LogFilter {
         collection,
@@ -78,7 +78,6 @@ pub fn list(db: &Connection, filter: &LogFilter, page: Page) -> Result<Value> {
     Ok(page.envelope(total.unsigned_abs(), &items))
 }
 
-/// One call, with its payload.
 pub fn get(db: &Connection, id: i64) -> Result<Value> {
     let mut found = db
         .prepare_cached(&format!(
@@ -102,7 +101,7 @@ fn to_json(row: &Row<'_>) -> rusqlite::Result<Value> {
         _ => None,
     };
     let text = |at: usize| row.get::<_, String>(at);
-    // What no change of a record has caused has none of these.
+    // Empty unless a change to a record caused the call.
     let some = |at: usize| text(at).map(|it| (!it.is_empty()).then_some(it));
     Ok(json!({
         "id": row.get::<_, i64>(0)?,
@@ -124,7 +123,7 @@ fn to_json(row: &Row<'_>) -> rusqlite::Result<Value> {
     }))
 }
 
-/// Makes calls that have failed due again, as if they were new. Returns how many.
+/// Makes failed calls pending again, with no attempts. Returns how many.
 pub fn retry(tx: &Connection, ids: &[i64]) -> Result<usize> {
     let now_ms = clock::now_ms();
     let mut statement = tx.prepare_cached(
@@ -138,7 +137,7 @@ pub fn retry(tx: &Connection, ids: &[i64]) -> Result<usize> {
     Ok(count)
 }
 
-/// The numbers of some calls that failed before a moment, to be made again a bit at a time.
+/// The ids of a batch of calls that failed before a time.
 pub fn failed(db: &Connection, before_ms: i64) -> Result<Vec<i64>> {
     let mut statement = db.prepare_cached(
         "SELECT id FROM _webhook_logs
@@ -150,7 +149,7 @@ pub fn failed(db: &Connection, before_ms: i64) -> Result<Vec<i64>> {
     Ok(ids.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Has all calls made again that have failed so far. Bound: those that fail meanwhile are not among them.
+/// Retries all calls that have failed until now. Bound: calls that fail meanwhile are not included.
 pub fn retry_failed(database: &Database) -> Result<usize> {
     let before_ms = clock::now_ms();
     let mut count = 0;
@@ -168,5 +167,5 @@ pub fn retry_failed(database: &Database) -> Result<usize> {
 }
 
 fn not_found() -> Error {
-    Error::not_found("There is no such call in the log.")
+    Error::not_found("No such call in the log.")
 }

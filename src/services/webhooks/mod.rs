@@ -1,13 +1,15 @@
-//! Webhooks: calls to others that something here causes (WH-1 to WH-11), on masters only.
+//! Webhooks: HTTP calls to other servers after an event here. Only masters make them.
 //!
-//! Whoever wants a call writes a row by `triggers::outbox`, in the transaction of what causes it, and
-//! notifies [`Webhooks::signal`] after the commit. `table` has the webhooks that stand for themselves, `logs`
-//! what people see of the rows. `core` decides which row is sent when and what becomes of it, without clock,
-//! sockets or database; `queue` reads and writes the rows for it; `engine` gives it a thread and senders.
-//! `send` makes one HTTP call, `address` knows which addresses are private, `runs` starts runs of workflows.
+//! `triggers::outbox` writes a row for each call in the transaction that causes it, and notifies
+//! [`Webhooks::signal`] after the commit. `table` has the webhooks that belong to no collection,
+//! and `logs` shows the rows to users. `core` decides which row is sent when and what its result
+//! means, without clock, sockets or database; `queue` reads and writes the rows for it. `engine`
+//! holds the shared state, `dispatcher` is the thread that runs `core`, and `senders` are the
+//! threads that make calls. `send` makes one HTTP call, `address` recognizes private addresses,
+//! `runs` starts runs of workflows.
 //!
-//! Promises: a call whose row was committed is made at least once, or is in the log as failed. It may be made
-//! twice when the server ends while it is under way, and calls may overtake each other.
+//! Guarantees: a call whose row was committed is made at least once, or the log shows it as failed.
+//! It may be made twice if the server stops during the call, and calls may overtake each other.
 
 pub use core::CallOutcome;
 pub use dispatcher::Dispatcher;

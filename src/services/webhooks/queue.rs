@@ -1,4 +1,4 @@
-//! The rows of `_webhook_logs` as the engine reads and writes them.
+//! The rows of `_webhook_logs` as the dispatcher reads and writes them.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -7,14 +7,15 @@ use crate::base::clock::DAY_MS;
 use crate::base::error::Result;
 use crate::model::triggers::Target;
 
-/// Hosts whose rows are looked at, those that are due first.
+/// Limit on hosts per read, earliest due first.
 const HOSTS: i64 = 256;
-/// Rows of one host; more than can be under way, so that there is always a next one.
+/// Rows per host; more than can be in flight, so that one always follows.
 const PER_HOST: i64 = 16;
-/// Rows that are counted; beyond that it is many.
+/// Limit of the count.
 pub const COUNT_MAX: i64 = 10_000;
 
-/// The soonest rows of each host. Costs some look-ups per host, however many rows wait.
+/// The earliest due rows of each host. The cost is a few lookups per host, however many rows are
+/// pending.
 pub fn next_calls(db: &Connection) -> Result<Vec<PendingCall>> {
     let mut statement = db.prepare_cached(
         "WITH RECURSIVE hosts (host) AS (
@@ -49,7 +50,7 @@ pub fn next_calls(db: &Connection) -> Result<Vec<PendingCall>> {
     Ok(calls)
 }
 
-/// How many rows wait, up to [`COUNT_MAX`].
+/// The number of pending rows, up to [`COUNT_MAX`].
 pub fn count_pending(db: &Connection) -> Result<u64> {
     let count_pending: i64 = db
         .prepare_cached(
@@ -59,7 +60,7 @@ pub fn count_pending(db: &Connection) -> Result<u64> {
     Ok(count_pending.unsigned_abs())
 }
 
-/// Whether there ever was a call that is still known.
+/// Reports whether the table has any row.
 pub fn has_rows(db: &Connection) -> Result<bool> {
     let found = db
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM _webhook_logs)")?
@@ -67,21 +68,21 @@ pub fn has_rows(db: &Connection) -> Result<bool> {
     Ok(found)
 }
 
-/// A row that is to be sent.
+/// A row to send.
 #[derive(Clone, Debug)]
 pub struct QueuedCall {
     pub id: i64,
     pub collection: String,
     pub record: String,
-    /// None: it cannot be read.
+    /// `None` if it cannot be read.
     pub target: Option<Target>,
     pub payload: String,
-    /// Attempts that were made.
+    /// Attempts so far.
     pub attempts: u32,
     pub created_ms: i64,
 }
 
-/// A row that still waits.
+/// Loads a row if it is still pending.
 pub fn load(db: &Connection, id: i64, created_ms: i64) -> Result<Option<QueuedCall>> {
     let row = db
         .prepare_cached(
@@ -103,7 +104,7 @@ pub fn load(db: &Connection, id: i64, created_ms: i64) -> Result<Option<QueuedCa
     Ok(row.optional()?)
 }
 
-/// What a row is told.
+/// The new state of a row.
 #[derive(Clone, Debug)]
 pub struct CallUpdate {
     pub id: i64,
@@ -111,8 +112,8 @@ pub struct CallUpdate {
     pub verdict: CallState,
 }
 
-/// Writes what came of an attempt. A row of the same number in another database of the same name stays as
-/// it is.
+/// Writes the result of an attempt. A row with the same id in a later database of the same name is
+/// unaffected.
 pub fn update(tx: &Connection, update: &CallUpdate, now_ms: i64) -> Result<()> {
     let CallState {
         outcome,
@@ -141,20 +142,20 @@ pub fn update(tx: &Connection, update: &CallUpdate, now_ms: i64) -> Result<()> {
     Ok(())
 }
 
-/// Rows that are deleted at a time.
+/// Rows deleted per statement.
 const BATCH_ROWS: i64 = 500;
 
-/// What is kept of calls that have ended: for how long, and how many.
+/// Retention of finished calls: maximum age and number.
 const RETENTION: [(CallOutcome, i64, i64); 2] = [
     (CallOutcome::Success, 7 * DAY_MS, 10_000),
     (CallOutcome::Failed, 30 * DAY_MS, 100_000),
 ];
 
-/// What is old or too much: of which outcome, and what was written when or before.
+/// Rows beyond the retention: outcome and latest time of the rows to delete.
 pub fn expired(db: &Connection, now_ms: i64) -> Result<Vec<(CallOutcome, i64)>> {
     let mut found = Vec::new();
     for (outcome, age_ms, most) in RETENTION {
-        // The part about pending rows is what lets SQLite use the index.
+        // The condition on pending rows lets SQLite use the partial index.
         let last: Option<i64> = db
             .prepare_cached(
                 "SELECT updated_ms FROM _webhook_logs WHERE status <> 'pending' AND status = ?1
@@ -176,7 +177,7 @@ pub fn expired(db: &Connection, now_ms: i64) -> Result<Vec<(CallOutcome, i64)>> 
     Ok(found)
 }
 
-/// Deletes some of it; whether there may be more.
+/// Deletes a batch of them. Returns whether more may remain.
 pub fn delete(tx: &Connection, outcome: CallOutcome, until_ms: i64) -> Result<bool> {
     let deleted = tx
         .prepare_cached(

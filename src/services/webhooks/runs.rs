@@ -1,4 +1,4 @@
-//! Workflows as targets: a run is started instead of a call made (WF-17).
+//! Workflows as targets: starts a run instead of making a call.
 
 use serde_json::Value;
 
@@ -8,11 +8,11 @@ use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
 use crate::services::workflows::NewRun;
 
-/// Starts a run; answers with the JSON object that has its `runId`.
+/// Starts a run and returns a JSON object with its `runId`.
 pub type StartRun = Box<dyn Fn(NewRun) -> Result<String> + Send + Sync>;
 
-/// Starts the run of a row. The key makes sure that a second attempt finds the run of the first; the time in
-/// it tells a database from an older one of the same name.
+/// Starts the run of a row. With the idempotency key, a second attempt finds the run of the first.
+/// The time in the key distinguishes a database from an earlier one of the same name.
 pub fn start(
     start: &StartRun,
     database: &str,

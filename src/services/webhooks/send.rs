@@ -1,8 +1,8 @@
-//! One HTTP call: headers, signature (<https://www.standardwebhooks.com>), limits, and what came of it.
+//! Makes one HTTP call: headers, signature (<https://www.standardwebhooks.com>), limits and result.
 //!
-//! Redirects are not followed and proxies of the environment not used, for either would send somewhere else
-//! than was agreed to. Each call has a connection of its own, so that no attempt fails over one that the
-//! receiver has just closed.
+//! Redirects and proxies of the environment are not used, because either would send the call to a
+//! destination that was not configured. Each call uses its own connection, so no attempt fails
+//! because the receiver has just closed an idle one.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -22,37 +22,36 @@ use crate::model::auth::WebhookSecret;
 use crate::model::triggers;
 use crate::model::triggers::HttpCall;
 
-/// For the whole of a call.
+/// Time limit of a whole call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the body of the answer, whose status says all that counts.
+/// Time limit of the response body, which matters less than its status.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Of the answer this much is read, and this much kept.
+/// Limits on the response body that is read, and on the part that is stored.
 const BODY_BYTES_MAX: u64 = 16 << 10;
 const ANSWER_CHARS_MAX: usize = 1000;
-/// Longest text about what went wrong.
+/// Limit on error messages.
 const ERROR_CHARS_MAX: usize = 500;
-/// Longest pause that is taken from an answer.
+/// Limit on `Retry-After`.
 const RETRY_AFTER_SECONDS_MAX: i64 = 1_000_000;
 const USER_AGENT: &str = concat!("vski/", env!("CARGO_PKG_VERSION"));
 const JSON: &str = "application/json";
 
-/// Makes calls.
+/// Makes HTTP calls.
 pub struct HttpSender {
     agent: Agent,
     secret: WebhookSecret,
-    /// The name of this server, which tokens are from.
+    /// The id of this server, the issuer of tokens.
     node: String,
 }
 
-/// What is sent, besides how.
+/// The content of a call.
 pub struct CallMessage<'a> {
-    /// The same in each attempt.
+    /// The same for every attempt.
     pub id: &'a str,
-    /// JSON.
     pub payload: &'a str,
-    /// Milliseconds since 1970.
+    /// Unix milliseconds.
     pub now_ms: i64,
 }
 
@@ -89,7 +88,7 @@ impl HttpSender {
         }
     }
 
-    /// Makes one call; returns within its time limit.
+    /// Makes one call. Returns within the time limit.
     pub fn call(&self, call: &HttpCall, message: &CallMessage<'_>) -> Attempt {
         let body = match call.method.as_str() {
             "GET" => None,
@@ -108,11 +107,11 @@ impl HttpSender {
         match result {
             Ok(Ok(response)) => read(response),
             Ok(Err(error)) => to_attempt(&error),
-            Err(error) => Attempt::Rejected(format!("The call cannot be made: {error}.")),
+            Err(error) => Attempt::Rejected(format!("Invalid request: {error}.")),
         }
     }
 
-    /// Cuts the calls that are under way and lets no other begin.
+    /// Aborts calls in progress and refuses new ones.
     pub fn abort(&self) {
         self.agent.clone().shutdown();
     }
@@ -151,7 +150,7 @@ impl HttpSender {
     }
 }
 
-/// The scheme and the host of a URL, with the port if it names one; nothing of its user or its path.
+/// The origin of a URL: scheme, host, and the port if the URL has one.
 fn origin(url: &str) -> String {
     let uri = url.parse::<Uri>().unwrap_or_default();
     let scheme = uri.scheme_str().unwrap_or_default().to_ascii_lowercase();
@@ -162,7 +161,7 @@ fn origin(url: &str) -> String {
     }
 }
 
-/// The time that an answer asks to wait: seconds, or a date. More than an hour is cut later.
+/// Parses `Retry-After`: seconds or a date. The caller limits it to an hour.
 fn retry_after_ms(text: &str, now_ms: i64) -> Option<i64> {
     let left_ms = match text.parse::<i64>() {
         Ok(seconds) => seconds.clamp(0, RETRY_AFTER_SECONDS_MAX) * 1000,
@@ -178,7 +177,7 @@ fn read(response: Response<ureq::Body>) -> Attempt {
         retry_after.and_then(|value| retry_after_ms(value.to_str().ok()?.trim(), clock::now_ms()));
     let mut bytes = Vec::new();
     let body = response.into_body().into_reader();
-    // What is cut off is shown as far as it came: the status is what counts.
+    // An incomplete body is stored as it is: the status decides.
     let _ = body.take(BODY_BYTES_MAX).read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes);
     Attempt::Answered {
@@ -193,7 +192,9 @@ fn to_attempt(error: &ureq::Error) -> Attempt {
     if let Cause::Io(cause) = error
         && let Some(why) = tls::certificate_error(cause)
     {
-        return Attempt::Failed(format!("The host is not trusted: {why}."));
+        return Attempt::Failed(format!(
+            "The certificate of the host is not trusted: {why}."
+        ));
     }
     let text: String = error.to_string().chars().take(ERROR_CHARS_MAX).collect();
     match error {
@@ -204,13 +205,11 @@ fn to_attempt(error: &ureq::Error) -> Attempt {
         {
             Attempt::Rejected(format!("{PrivateAddressDenied}."))
         }
-        Cause::BadUri(_) | Cause::Http(_) => {
-            Attempt::Rejected("The URL is not one that can be called.".to_owned())
-        }
+        Cause::BadUri(_) | Cause::Http(_) => Attempt::Rejected("The URL is invalid.".to_owned()),
         Cause::Timeout(Timeout::Resolve | Timeout::Connect) => {
-            Attempt::Unreachable("The host cannot be reached in time.".to_owned())
+            Attempt::Unreachable("Timed out connecting to the host.".to_owned())
         }
-        Cause::Timeout(_) => Attempt::Unreachable("No answer came in time.".to_owned()),
+        Cause::Timeout(_) => Attempt::Unreachable("The host did not answer in time.".to_owned()),
         Cause::HostNotFound | Cause::ConnectionFailed => {
             Attempt::Unreachable("The host cannot be reached.".to_owned())
         }
@@ -225,12 +224,12 @@ fn to_attempt(error: &ureq::Error) -> Attempt {
         {
             Attempt::Unreachable(format!("The host cannot be reached: {cause}."))
         }
-        _ => Attempt::Failed(format!("The call broke off: {text}.")),
+        _ => Attempt::Failed(format!("The connection failed: {text}.")),
     }
 }
 
-/// Looks names up, and refuses those that lead to private addresses. The addresses that pass are the ones
-/// that are connected to, so a name that changes in between gains nothing.
+/// Resolves names and refuses those with private addresses. The connection uses the resolved
+/// addresses, so a later change of the name has no effect.
 struct FilteringResolver {
     denies_private: bool,
     system: DefaultResolver,
@@ -264,13 +263,13 @@ impl Resolver for FilteringResolver {
     }
 }
 
-/// Calls to private addresses are not allowed here.
+/// An error: the host has a private address.
 #[derive(Debug)]
 struct PrivateAddressDenied;
 
 impl fmt::Display for PrivateAddressDenied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("The host has a private address, which WEBHOOK_DENY_PRIVATE forbids to call")
+        f.write_str("The host has a private address, and WEBHOOK_DENY_PRIVATE forbids calls to it")
     }
 }
 

@@ -16,7 +16,7 @@ use crate::base::threads::lock;
 use crate::base::{clock, threads};
 use crate::model::triggers::Target;
 
-/// Where dispatcher and senders meet.
+/// The queue between the dispatcher and the senders.
 pub struct SenderPool {
     http: HttpSender,
     start: StartRun,
@@ -26,14 +26,14 @@ pub struct SenderPool {
     finished: Mutex<Vec<FinishedCall>>,
 }
 
-/// A call to be made.
+/// A call to make.
 pub struct OutgoingCall {
     pub database: String,
     pub host: String,
     pub row: QueuedCall,
 }
 
-/// One that was made.
+/// A call that was made, with its result.
 pub struct FinishedCall {
     pub job: OutgoingCall,
     pub attempt: Attempt,
@@ -70,10 +70,10 @@ impl SenderPool {
         let senders = Arc::clone(senders);
         threads::spawn("webhook", move || {
             while let Some(job) = senders.queue.next() {
-                // A panic over one call must not end the sender, nor leave the call under way for ever.
+                // A panic must neither end the sender nor leave the call in flight forever.
                 let attempt = catch_unwind(AssertUnwindSafe(|| senders.attempt(&job)));
-                let attempt = attempt
-                    .unwrap_or_else(|_| Attempt::Failed("The server has an error.".to_owned()));
+                let attempt =
+                    attempt.unwrap_or_else(|_| Attempt::Failed("Internal error.".to_owned()));
                 senders.finish(FinishedCall { job, attempt });
             }
         })
@@ -89,12 +89,12 @@ impl SenderPool {
     fn attempt(&self, job: &OutgoingCall) -> Attempt {
         let row = &job.row;
         match &row.target {
-            None => Attempt::Rejected("The target cannot be read.".to_owned()),
+            None => Attempt::Rejected("The stored target is invalid.".to_owned()),
             Some(Target::Workflow { name, input, .. }) => {
                 runs::start(&self.start, &job.database, row, name, input.as_ref())
             }
             Some(Target::Http(call)) => {
-                // The time tells a database from an older one of the same name.
+                // The time distinguishes a database from an earlier one of the same name.
                 let id = format!("{}-{}-{}", job.database, row.id, row.created_ms);
                 let message = CallMessage {
                     id: &id,

@@ -1,4 +1,4 @@
-//! The webhooks that are no trigger of a collection: the table `_webhooks`, which every database has (WH-8).
+//! The webhooks that belong to no collection: the table `_webhooks` of each database.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde_json::{Map, Value, json};
@@ -11,12 +11,12 @@ use crate::model::triggers::{
     RecordAction, Target, invalid_value, outbox, redaction, refuse_unknown,
 };
 
-/// Webhooks of a database.
+/// Limit on webhooks per database.
 const COUNT_MAX: i64 = 100;
 const NAME_CHARS_MAX: usize = 100;
 const COLUMNS: &str = "id, name, active, collection, actions, spec, created, updated";
-/// Attributes of a target that calls a URL, and of one that starts a workflow: setting one of the first kind
-/// makes away with those of the other.
+/// Attributes of a target that calls a URL, and of one that starts a workflow. Setting one kind
+/// removes the other.
 const URL_ATTRIBUTES: [&str; 7] = [
     "url",
     "method",
@@ -27,12 +27,10 @@ const URL_ATTRIBUTES: [&str; 7] = [
     "contentType",
 ];
 const WORKFLOW_ATTRIBUTES: [&str; 2] = ["workflow", "input"];
-/// Answers show these, and a client may send them back with a change.
+/// Attributes that responses show; a client may send them back with a change.
 const READ_ONLY: [&str; 4] = ["id", "hasSecret", "created", "updated"];
-const UNREADABLE: &str =
-    "The webhook is from another version of the program and cannot be read. It can be deleted.";
+const UNREADABLE: &str = "The webhook was written by another version of vski and cannot be read; delete it or update vski.";
 
-/// A webhook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Webhook {
     pub id: String,
@@ -41,19 +39,20 @@ pub struct Webhook {
     updated: String,
 }
 
-/// What somebody says about a webhook.
+/// The attributes of a webhook that clients set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WebhookDraft {
     pub name: String,
     pub is_active: bool,
-    /// The collection whose changes it is for, `*` for all. None: it is called by hand.
+    /// The collection whose changes trigger it, or `*` for all. `None` if it is only called by
+    /// hand.
     pub collection: Option<String>,
     pub actions: Vec<RecordAction>,
     pub target: Target,
 }
 
 impl WebhookDraft {
-    /// Reads all attributes.
+    /// Parses all attributes.
     pub fn parse(mut object: Map<String, Value>) -> Result<WebhookDraft> {
         redaction::restore("", &mut object, None)?;
         let draft = WebhookDraft {
@@ -84,7 +83,7 @@ impl WebhookDraft {
         object
     }
 
-    /// The same with some attributes changed.
+    /// A copy with some attributes changed.
     fn merged(&self, mut change: Map<String, Value>) -> Result<WebhookDraft> {
         let mut object = self.to_json();
         for name in READ_ONLY {
@@ -102,7 +101,7 @@ impl WebhookDraft {
         WebhookDraft::parse(object)
     }
 
-    /// As the table has them.
+    /// The form of actions in the table.
     fn actions_text(&self) -> String {
         let names: String = self.actions.iter().map(|it| format!("{it} ")).collect();
         format!(" {names}")
@@ -127,7 +126,7 @@ fn parse_name(object: &mut Map<String, Value>) -> Result<String> {
 fn parse_collection(object: &mut Map<String, Value>) -> Result<Option<String>> {
     match object.remove("collection") {
         None | Some(Value::Null) => Ok(None),
-        // It may come into being later.
+        // The collection may be created later.
         Some(Value::String(name)) if name == "*" || collections::check_name(&name).is_ok() => {
             Ok(Some(name))
         }
@@ -139,7 +138,7 @@ fn parse_collection(object: &mut Map<String, Value>) -> Result<Option<String>> {
 }
 
 impl Webhook {
-    /// The form that clients get. Secrets are hidden.
+    /// The form for clients, without secrets.
     pub fn to_json(&self) -> Value {
         let mut object = self.draft.to_json();
         redaction::redact(&mut object);
@@ -153,7 +152,7 @@ impl Webhook {
     }
 }
 
-/// All of them, by name, as people see them.
+/// All webhooks in the form for clients, by name.
 pub fn list(db: &Connection) -> Result<Vec<Value>> {
     let mut statement =
         db.prepare_cached(&format!("SELECT {COLUMNS} FROM _webhooks ORDER BY name"))?;
@@ -161,7 +160,7 @@ pub fn list(db: &Connection) -> Result<Vec<Value>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// One that cannot be read is shown as far as it can, so that somebody finds and deletes it.
+/// Shows an unreadable webhook in part, so that an administrator can find and delete it.
 fn row_to_json(row: &Row<'_>) -> rusqlite::Result<Value> {
     let error = match read(row)? {
         Ok(webhook) => return Ok(webhook.to_json()),
@@ -192,7 +191,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Result<Webhook>> {
     let is_named = |action: &RecordAction| actions.contains(&format!(" {action} "));
     let (id, name, is_active, collection) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
     let (created, updated) = (row.get(6)?, row.get(7)?);
-    // It is the row that is wrong, not what somebody asks for.
+    // The stored row is invalid, not the request.
     let target = Target::restore(&spec).map_err(|_| Error::conflict(UNREADABLE));
     Ok(target.map(|target| Webhook {
         id,
@@ -212,7 +211,7 @@ pub fn create(tx: &Connection, draft: WebhookDraft) -> Result<Webhook> {
     let count: i64 = tx.query_row("SELECT count(*) FROM _webhooks", [], |row| row.get(0))?;
     if count >= COUNT_MAX {
         return Err(Error::conflict(format!(
-            "There are {COUNT_MAX} webhooks already; a database has no more."
+            "The database has {COUNT_MAX} webhooks, which is the limit; delete some first."
         )));
     }
     let now = clock::now();
@@ -231,7 +230,7 @@ pub fn create(tx: &Connection, draft: WebhookDraft) -> Result<Webhook> {
     Ok(webhook)
 }
 
-/// Changes the attributes that are given.
+/// Changes the given attributes.
 pub fn update(tx: &Connection, id: &str, change: Map<String, Value>) -> Result<Webhook> {
     let before = get(tx, id)?;
     let webhook = Webhook {
@@ -256,7 +255,7 @@ fn write(tx: &Connection, webhook: &Webhook, sql: &str) -> Result<()> {
         |row| row.get(0),
     )?;
     if is_taken {
-        let message = format!("There is a webhook {:?} already.", draft.name);
+        let message = format!("A webhook named {:?} already exists.", draft.name);
         return Err(Error::new(Kind::Conflict, message));
     }
     let spec = Value::Object(draft.target.to_json()).to_string();
@@ -273,7 +272,7 @@ fn write(tx: &Connection, webhook: &Webhook, sql: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a webhook. Calls of it that wait are made all the same.
+/// Deletes a webhook. Its pending calls are still made.
 pub fn delete(tx: &Connection, id: &str) -> Result<()> {
     match tx.execute("DELETE FROM _webhooks WHERE id = ?1", [id])? {
         0 => Err(Error::not_found("There is no such webhook.")),
@@ -281,7 +280,7 @@ pub fn delete(tx: &Connection, id: &str) -> Result<()> {
     }
 }
 
-/// Queues a call by hand; also of a webhook that is not active. Returns its number in the log.
+/// Queues a call by hand, even if the webhook is not active. Returns its id in the log.
 pub fn enqueue(tx: &Connection, id: &str, payload: &str) -> Result<i64> {
     let webhook = get(tx, id)?;
     let entry = OutboxEntry {
@@ -292,7 +291,7 @@ pub fn enqueue(tx: &Connection, id: &str, payload: &str) -> Result<i64> {
         dedupe: None,
     };
     let added = outbox::add(tx, &entry)?;
-    added.ok_or_else(|| Error::internal("a call that was queued before"))
+    added.ok_or_else(|| Error::internal("the call is already queued"))
 }
 
 #[cfg(test)]

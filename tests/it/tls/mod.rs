@@ -172,10 +172,16 @@ fn a_webhook_is_delivered_to_whom_it_believes() {
 
     for (front, why) in [(&elsewhere, OTHER_NAME), (&expired, EXPIRED)] {
         let row = call(&admin, &front.url());
-        assert_eq!(row["error"], format!("The host is not trusted: {why}."));
+        assert_eq!(
+            row["error"],
+            format!("The certificate of the host is not trusted: {why}.")
+        );
     }
     let row = call(&Server::start().admin(), &url);
-    assert_eq!(row["error"], format!("The host is not trusted: {UNKNOWN}."));
+    assert_eq!(
+        row["error"],
+        format!("The certificate of the host is not trusted: {UNKNOWN}.")
+    );
     assert_eq!(receiver.received().len(), 2);
 }
 
@@ -186,7 +192,9 @@ fn a_certificate_that_signs_itself_is_believed_when_it_is_of_a_server() {
         ("own.pem", json!("")),
         (
             "own-authority.pem",
-            json!(format!("The host is not trusted: {AUTHORITY}.")),
+            json!(format!(
+                "The certificate of the host is not trusted: {AUTHORITY}."
+            )),
         ),
     ] {
         let front = TlsProxy::start(receiver.addr(), certificate);

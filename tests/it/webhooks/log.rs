@@ -138,7 +138,7 @@ fn the_command_line_shows_and_makes_calls_again() {
     wait_for(&api, id, "failed", 2);
     assert!(done(&dir, &["list"]).contains(&hook));
     let shown = done(&dir, &["logs", "--status", "failed"]);
-    assert!(shown.contains("The answer is 500."), "{shown}");
+    assert!(shown.contains("The host answered 500."), "{shown}");
     assert_eq!(
         done(&dir, &["logs", "--status", "success"]).lines().count(),
         1
