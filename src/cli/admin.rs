@@ -16,15 +16,15 @@ use crate::store::db;
 pub const HELP: &str = "\
 Usage: vski admin create EMAIL | password EMAIL | delete EMAIL | list  [--data-dir DIR]
 
-Works on the data directory itself, also while a server runs on it. Passwords are read from stdin:
-one line; at a terminal they are asked for twice and not shown.
+Works on the data directory, even while a server runs on it. A password is one line of stdin; on a
+terminal it is requested twice and not shown.
 ";
 
 pub fn run(args: &[String]) -> CommandResult {
     let (flags, free) = flags(args)?;
     if let Some(other) = flags.keys().find(|variable| **variable != "DATA_DIR") {
         return Err(CommandError::Usage(format!(
-            "admin takes --data-dir only, not {other}."
+            "admin accepts only --data-dir, not {other}."
         )));
     }
     let words: Vec<&str> = free.iter().map(String::as_str).collect();
@@ -60,7 +60,7 @@ pub fn run(args: &[String]) -> CommandResult {
             admins::set_password(&default, email, &read_password()?)?;
             default.close()?;
             print(&format!(
-                "Password of {email} changed; its tokens are ended.\n"
+                "Password of {email} changed; existing tokens are no longer valid.\n"
             ))
         }
         ["delete", email] => {
@@ -77,12 +77,13 @@ pub fn run(args: &[String]) -> CommandResult {
                 .try_for_each(|admin| print(&format!("{}  {}\n", admin.created, admin.email)))
         }
         _ => Err(CommandError::Usage(
-            "admin takes create EMAIL, password EMAIL, delete EMAIL or list.".to_owned(),
+            "admin needs a subcommand: create EMAIL, password EMAIL, delete EMAIL or list."
+                .to_owned(),
         )),
     }
 }
 
-/// Before the password is asked for.
+/// Refuses an address that is in use, before the password is read.
 fn refuse_known(data_dir: &Path, email: &str) -> Result<()> {
     if !db::default_file(data_dir).exists() {
         return Ok(());
@@ -100,7 +101,7 @@ fn refuse_known(data_dir: &Path, email: &str) -> Result<()> {
     }
 }
 
-/// One line of stdin; at a terminal it is asked for twice and not shown.
+/// Reads one line of stdin. On a terminal, asks twice and does not show the input.
 fn read_password() -> Result<String> {
     let stdin = std::io::stdin();
     let Ok(before) = termios::tcgetattr(&stdin) else {
@@ -114,7 +115,7 @@ fn read_password() -> Result<String> {
     match lines? {
         (first, second) if first == second => Ok(first),
         _ => Err(Error::invalid(
-            "The two passwords differ; nothing was done.",
+            "The two passwords differ; nothing was changed.",
         )),
     }
 }

@@ -8,7 +8,7 @@ use super::command::{CommandError, CommandResult};
 use crate::config;
 use crate::config::OPTIONS;
 
-/// The flags of the option table, by variable, and the other arguments.
+/// The flags of the option table by variable, and the other arguments.
 pub fn flags(
     args: &[String],
 ) -> Result<(HashMap<&'static str, String>, Vec<String>), CommandError> {
@@ -17,14 +17,15 @@ pub fn flags(
 
 /// The arguments of a command.
 pub struct Arguments {
-    /// The flags of the option table, by variable.
+    /// The flags of the option table by variable.
     pub flags: HashMap<&'static str, String>,
-    /// Those of the command itself, without their dashes.
+    /// The flags of the command, without their dashes.
     pub own: HashMap<String, String>,
     pub free: Vec<String>,
 }
 
-/// Parses the flags of the option table and those of a command: some take a value, some do not.
+/// Parses the flags of the option table, and those of a command: `valued` ones have a value, `switches`
+/// have none.
 pub fn parse(
     args: &[String],
     valued: &[&str],
@@ -62,8 +63,6 @@ pub fn parse(
 pub fn no_arguments(args: &[String]) -> CommandResult {
     match args.first() {
         None => Ok(()),
-        Some(extra) => Err(CommandError::Usage(format!(
-            "there is no argument {extra} here."
-        ))),
+        Some(extra) => Err(CommandError::Usage(format!("unexpected argument {extra}."))),
     }
 }

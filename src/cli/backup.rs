@@ -15,48 +15,48 @@ use crate::store::files::Storage;
 pub const BACKUP_HELP: &str = "\
 Usage: vski backup DIR [--verify] [OPTIONS]
 
-Copies everything that belongs to DATA_DIR to DIR: all databases, the secret, and with local storage the
-files of records; also while a server runs on it. The copy is one state, to which vski restore brings a data
-directory back. DIR is made when it is not there. When it holds an earlier backup, files that are in it stay
-and only new ones are copied; the earlier backup counts until the new one is complete and on the disk.
-A replica has what has arrived there: for files that are on their way a backup waits a while.
-DATA_DIR need not be writable.
+Copies everything in DATA_DIR to DIR: all databases, the secret and, with local storage, the files of
+records. A server may run meanwhile, and DATA_DIR need not be writable. The copy is one consistent state,
+which vski restore puts back. DIR is created if it does not exist. If it holds an earlier backup, only new
+files are copied, and the earlier backup stays valid until the new one is complete and on disk.
+A replica backs up what it has received; the backup waits a while for files that are on their way.
 
-  --verify   reads the files that an earlier backup has left there, and copies those anew that are damaged
+  --verify   reads the files of the earlier backup and copies damaged ones again
 
-The options of the storage (STORAGE, S3_...) are those of the server. With STORAGE=s3 the files are not copied: the
-bucket is no part of the backup.
+The options of the storage (STORAGE, S3_...) are those of the server. With STORAGE=s3 the files are not
+copied: the bucket is not part of the backup.
 
-Says on stderr how far it is. Exits with 1 when there is no new backup, and when there is one without some files
-that the storage had lost or damaged already; it names them.
+Prints its progress to stderr. Exits with 1 if there is no new backup, or if the new one lacks files that
+were already missing or damaged in the storage; it names them.
 ";
 
 pub const RESTORE_HELP: &str = "\
 Usage: vski restore DIR [--replace] [--data-dir DIR]
 
-Puts the backup in DIR into DATA_DIR, which has to be empty or not there yet, and on which no server runs.
-The hashes of the backup are compared first, and the databases are checked before they take their place.
+Restores the backup in DIR into DATA_DIR, which must be empty or not exist. No server may run on it. The
+hashes of the backup and the databases are checked before anything is replaced.
 
-  --replace   moves what is there aside, to DATA_DIR.before-TIME
+  --replace   moves existing data to DATA_DIR.before-TIME
 
-What root restores belongs to the owner of DATA_DIR, and is written with the rights of that user. Replicas follow the restored master by themselves. Runs of
-workflows, webhooks and jobs that were pending go on, so calls that were made since the backup may be made again.
+When root restores, the files belong to the owner of DATA_DIR. Replicas follow the restored master without
+further steps. Pending runs of workflows, webhooks and jobs continue, so calls made since the backup may be
+repeated.
 ";
 
 pub const CHECK_HELP: &str = "\
 Usage: vski check [DIR] [OPTIONS]
 
-Looks whether everything in DATA_DIR is as it should be, or in the backup in DIR: the pages and indexes of every
-database, the system tables, the definitions of collections and their tables, every stored file with its hash
-and its record (as vski files check does), and of a backup the hashes of its parts. It changes nothing and works
-beside a running server. The options of the storage (STORAGE, S3_...) are those of the server.
+Checks everything in DATA_DIR, or the backup in DIR: the pages and indexes of every database, the system
+tables, the definitions of collections and their tables, and every stored file with its hash and record (as
+vski files check does); of a backup also the hashes of its parts. It changes nothing, and a server may run
+meanwhile. The options of the storage (STORAGE, S3_...) are those of the server.
 
-Prints a line for each finding and one that sums up. Exits with 1 when something is wrong.
+Prints a line for each finding and a summary. Exits with 1 if there is a finding.
 ";
 
 pub fn backup(args: &[String]) -> CommandResult {
     let parsed = parse(args, &[], &["verify"])?;
-    let dir = one_dir(&parsed.free, "backup takes one DIR.")?;
+    let dir = one_dir(&parsed.free, "backup needs one DIR.")?;
     let data_dir = Config::load_data_dir(&parsed.flags)?;
     let is_bucket = Config::load_s3(&parsed.flags)?.is_some();
     refuse_empty(&data_dir)?;
@@ -69,7 +69,7 @@ pub fn backup(args: &[String]) -> CommandResult {
         report: &mut print_progress,
     })?;
     let files = match is_bucket {
-        true => "the bucket with the files is no part of it".to_owned(),
+        true => "the files are in the bucket and not part of it".to_owned(),
         false => format!(
             "{} files with {} bytes, of which {} with {} bytes are new",
             summary.files, summary.bytes, summary.copied, summary.copied_bytes
@@ -84,7 +84,7 @@ pub fn backup(args: &[String]) -> CommandResult {
 
 pub fn restore(args: &[String]) -> CommandResult {
     let parsed = parse(args, &[], &["replace"])?;
-    let dir = one_dir(&parsed.free, "restore takes one DIR.")?;
+    let dir = one_dir(&parsed.free, "restore needs one DIR.")?;
     let data_dir = Config::load_data_dir(&parsed.flags)?;
     let replaces = parsed.own.contains_key("replace");
     let restored = restore::run(
@@ -103,10 +103,10 @@ pub fn restore(args: &[String]) -> CommandResult {
         restored.bytes
     );
     if restored.is_bucket {
-        text.push_str("The files are in the bucket, which was no part of the backup.\n");
+        text.push_str("The files are in the bucket, which was not part of the backup.\n");
     }
     if let Some(aside) = &restored.aside {
-        text.push_str(&format!("What was there is in {}.\n", aside.display()));
+        text.push_str(&format!("The previous data is in {}.\n", aside.display()));
     }
     print(&text)?;
     fail_if_any(restored.missing)
@@ -127,18 +127,18 @@ pub fn check(args: &[String]) -> CommandResult {
             verify::data(&data_dir, &storage, SETTINGS, &mut report)?
         }
         free => {
-            let dir = one_dir(free, "check takes one DIR at most.")?;
+            let dir = one_dir(free, "check accepts at most one DIR.")?;
             verify::backup(Path::new(dir), SETTINGS, &mut report)?
         }
     };
     print(&format!(
-        "{} databases and {} files with {} bytes looked at, {} findings.\n",
+        "{} databases and {} files with {} bytes checked, {} findings.\n",
         summary.databases, summary.files, summary.bytes, summary.found
     ))?;
     fail_if_any(summary.found)
 }
 
-/// The one directory that is named. A variable that is not set names none.
+/// The only argument, a directory. An empty one, as from a variable that is not set, is an error.
 fn one_dir<'a>(free: &'a [String], rule: &str) -> Result<&'a str, CommandError> {
     match free {
         [dir] if dir.is_empty() => Err(CommandError::Usage("The name of DIR is empty.".to_owned())),

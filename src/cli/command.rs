@@ -1,29 +1,29 @@
-//! The result of a command, and printing.
+//! The result of a command, and printing to stdout.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::base::error::Error;
 
-/// Why a command did not succeed.
+/// The reason that a command failed.
 pub enum CommandError {
-    /// Used wrongly; the text says how it is used.
+    /// The command line is wrong; the message says how to use the command. Exit code 2.
     Usage(String),
-    /// A server was to start with settings that are wrong: trying again will not help.
+    /// The settings of the server are invalid. Exit code 2, so that systemd does not try again.
     Settings(Error),
-    /// It was tried and failed.
+    /// The command failed.
     Failed(Error),
-    /// What it has to say about that is said already.
+    /// The command failed and has printed the reason.
     AlreadyReported,
 }
 
 impl CommandError {
-    /// Prints the reason; returns the exit code.
+    /// Prints the reason to stderr. Returns the exit code.
     pub fn report(&self) -> ExitCode {
         let mut stderr = std::io::stderr().lock();
         match self {
             CommandError::Usage(text) => {
-                let _ = writeln!(stderr, "vski: {text}\nvski help shows how it is used.");
+                let _ = writeln!(stderr, "vski: {text}\nvski help lists the commands.");
                 ExitCode::from(2)
             }
             CommandError::Settings(error) => {
@@ -47,7 +47,7 @@ impl From<Error> for CommandError {
 
 pub type CommandResult = Result<(), CommandError>;
 
-/// Prints to stdout; a reader that has gone away is no error worth a message.
+/// Prints to stdout. A closed pipe is not an error.
 pub fn print(text: &str) -> CommandResult {
     let mut stdout = std::io::stdout().lock();
     match stdout

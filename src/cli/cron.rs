@@ -1,7 +1,6 @@
-//! `vski cron`: jobs listed with what became of them, and run by hand.
+//! `vski cron`: jobs listed with their runs, and run by hand.
 //!
-//! What is shown is read from the files, also beside a running server. Only a server runs jobs, so that one is
-//! asked to.
+//! Listing reads the files, even while a server runs. Only a server runs jobs, so `run` sends it a request.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,14 +29,14 @@ Usage: vski cron list [--json]
        vski cron history NAME [--limit N] [--json]
        each with [--data-dir DIR]
 
-list shows the jobs, when each is due next and what became of its last run on this node; history shows the last
-runs of one, newest first, N of them (30). Both read DATA_DIR, also while a server runs on it. NAME may be the id.
+list shows the jobs, each with its next due time and its last run on this node. history shows the last N
+runs (30) of a job, newest first. Both read DATA_DIR; a server may run meanwhile. NAME may be the id.
 
-run asks the server that runs on DATA_DIR (with the same HOST, PORT and JWT_SECRET) to run a job now, whether
-it is active or not. It does not wait for its end: history shows what it came to.
+run asks the server that runs on DATA_DIR (with the same HOST, PORT and JWT_SECRET) to run a job now, even
+if the job is not active. It does not wait for the run; history shows the result.
 ";
 
-/// Runs shown by history, at most and when nothing is said.
+/// Runs shown by history: the limit and the default.
 const RUNS_MAX: u64 = 100;
 const RUNS: u64 = 30;
 
@@ -51,7 +50,7 @@ pub fn run(args: &[String]) -> CommandResult {
         "history" => (&["limit"], &["json"]),
         "run" => (&[], &[]),
         _ => {
-            let text = "cron takes list, run or history.";
+            let text = "cron needs a subcommand: list, run or history.";
             return Err(CommandError::Usage(text.to_owned()));
         }
     };
@@ -63,8 +62,8 @@ pub fn run(args: &[String]) -> CommandResult {
         ("run", [name]) => run_now(&dir, name, &parsed),
         ("history", [name]) => history(&dir, name, &parsed),
         _ => Err(CommandError::Usage(match verb {
-            "list" => format!("list takes no argument {}.", words[0]),
-            _ => format!("cron {verb} takes one NAME."),
+            "list" => format!("unexpected argument {}.", words[0]),
+            _ => format!("cron {verb} needs one NAME."),
         })),
     }
 }
@@ -114,7 +113,7 @@ fn history(dir: &Path, name: &str, parsed: &Arguments) -> CommandResult {
         Some(text) => {
             let number = text.parse().ok().filter(|it| (1..=RUNS_MAX).contains(it));
             number.ok_or_else(|| {
-                CommandError::Usage(format!("--limit takes a number from 1 to {RUNS_MAX}."))
+                CommandError::Usage(format!("--limit must be a number from 1 to {RUNS_MAX}."))
             })?
         }
     };
@@ -142,7 +141,7 @@ fn run_now(dir: &Path, name: &str, parsed: &Arguments) -> CommandResult {
         Err(error) => return Err(error.into()),
         Ok(_) => {
             let message = format!(
-                "No server runs on {}, and only a server runs jobs.",
+                "No server runs on {}; start one, since only a server runs jobs.",
                 dir.display()
             );
             return Err(Error::unavailable(message).into());
@@ -157,19 +156,19 @@ fn run_now(dir: &Path, name: &str, parsed: &Arguments) -> CommandResult {
     });
     let answer = answer.map_err(|error| explain_unreachable(error, dir))?;
     print(&format!(
-        "Run {} of {name} has begun; vski cron history shows what it comes to.\n",
+        "Run {} of {name} has begun; vski cron history shows its result.\n",
         text_of(&answer["id"])
     ))
 }
 
-/// The databases that jobs and their runs are in, for reading only.
+/// Opens the databases of jobs and of their runs, for reading.
 fn open(dir: &Path) -> Result<(Database, Database)> {
     refuse_empty(dir)?;
     let open = |path: &Path| Database::open_replica(path, SETTINGS);
     Ok((open(&db::default_file(dir)), open(&db::local_file(dir))))
 }
 
-/// A name as a part of a path.
+/// Percent-encodes a name for a URL path.
 fn encode(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     name.bytes()

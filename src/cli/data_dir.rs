@@ -6,7 +6,7 @@ use crate::base::error::{Error, Result};
 use crate::model::records;
 use crate::store::{db, node};
 
-/// Whatever is written to a replica's data is overwritten by what its master has.
+/// Refuses the data of a replica, whose changes the next sync with the master would overwrite.
 pub fn refuse_replica(data_dir: &Path) -> Result<()> {
     if !db::local_file(data_dir).exists() {
         return Ok(());
@@ -16,13 +16,13 @@ pub fn refuse_replica(data_dir: &Path) -> Result<()> {
     local.close()?;
     match is_replica {
         true => Err(Error::conflict(
-            "The data is that of a replica; do this on its master.",
+            "The data directory belongs to a replica; run the command on its master.",
         )),
         false => Ok(()),
     }
 }
 
-/// Opens what is there, and makes nothing.
+/// Opens `default.db`, which must exist.
 pub fn open_existing(data_dir: &Path) -> Result<db::Database> {
     refuse_empty(data_dir)?;
     open_default(data_dir)
@@ -38,14 +38,14 @@ pub fn refuse_empty(data_dir: &Path) -> Result<()> {
     }
 }
 
-/// What holds for databases that are opened beside a running server.
+/// Settings of databases that are opened while a server may run.
 pub const SETTINGS: db::Settings = db::Settings {
     role: db::Role::Master,
     synchronous: db::Synchronous::Full,
     prepare: records::register,
 };
 
-/// Opens `default.db`, also beside a running server: SQLite arbitrates between the two.
+/// Opens or creates `default.db`. A server may run: SQLite locks the file for both processes.
 pub fn open_default(data_dir: &Path) -> Result<db::Database> {
     db::Database::open(&db::default_file(data_dir), db::Schema::Default, SETTINGS)
 }

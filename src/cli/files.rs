@@ -13,18 +13,18 @@ use crate::store::files::{FilePath, Storage};
 pub const HELP: &str = "\
 Usage: vski files check [--repair] [OPTIONS]
 
-Reads every stored file and compares it with its hash, and looks whether storage and records agree;
-also while a server runs on the data. The options of the storage (STORAGE, S3_...) are those of the
-server. Prints a line for each finding:
+Reads every stored file and compares it with its hash, and compares the storage with the records.
+A server may run meanwhile. The options of the storage (STORAGE, S3_...) are those of the server.
+Prints a line for each finding:
 
-  missing     a record names it, and it is not in the storage; put it back from a backup
-  damaged     its bytes are not those that were stored; put it back from a backup
-  unreadable  it cannot be read; may this account read it?
-  unlisted    a record names it, it is in the storage, and has no row; --repair gives it one
-  abandoned   it has a row but no record; --repair deletes it
-  left over   it is in the storage for an hour, and nothing knows of it; --repair deletes it
+  missing     a record names the file, but the storage does not have it; restore it from a backup
+  damaged     the contents differ from what was stored; restore the file from a backup
+  unreadable  the file cannot be read; check its permissions
+  unlisted    a record names the file and the storage has it, but it has no row; --repair adds one
+  abandoned   the file has a row but no record; --repair deletes it
+  left over   the storage has had the file for an hour, but no row names it; --repair deletes it
 
-Exits with 1 when something is left that is wrong.
+Exits with 1 if a problem is left.
 ";
 
 pub fn run(args: &[String]) -> CommandResult {
@@ -36,7 +36,9 @@ pub fn run(args: &[String]) -> CommandResult {
         .collect();
     let (flags, free) = flags(&args)?;
     if free != ["check"] {
-        return Err(CommandError::Usage("files takes check.".to_owned()));
+        return Err(CommandError::Usage(
+            "files needs the subcommand check.".to_owned(),
+        ));
     }
     let data_dir = Config::load_data_dir(&flags)?;
     refuse_empty(&data_dir)?;
@@ -44,8 +46,8 @@ pub fn run(args: &[String]) -> CommandResult {
         refuse_replica(&data_dir)?;
     }
     let s3 = Config::load_s3(&flags)?;
-    let mut report = |finding: Finding, path: &FilePath, is_mended: bool| {
-        let note = if is_mended { "  (mended)" } else { "" };
+    let mut report = |finding: Finding, path: &FilePath, is_repaired: bool| {
+        let note = if is_repaired { "  (repaired)" } else { "" };
         let line = format!("{:10} {path}{note}\n", finding.name());
         std::io::stdout()
             .lock()
@@ -55,7 +57,7 @@ pub fn run(args: &[String]) -> CommandResult {
     let storage = Storage::open_to_inspect(&data_dir, s3.as_ref())?;
     let summary = Check::new(&storage, repairs, &mut report).run(&data_dir, SETTINGS)?;
     print(&format!(
-        "{} files with {} bytes looked at, {} findings, {} mended.\n",
+        "{} files with {} bytes checked, {} findings, {} repaired.\n",
         summary.files, summary.bytes, summary.found, summary.repaired
     ))?;
     match summary.found == summary.repaired {

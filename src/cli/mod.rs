@@ -1,7 +1,7 @@
-//! The command line: which command, with which flags, and what is printed.
+//! The command line: dispatches to the commands and prints their help.
 //!
-//! The only file that prints to stdout. Wrong use, and a server with wrong settings, exit with 2, after which systemd
-//! does not try again; a command that fails exits with 1.
+//! Only the command line prints to stdout. Wrong usage and invalid settings of a server exit with 2, after
+//! which systemd does not try again; a command that fails exits with 1.
 
 use arguments::{flags, no_arguments};
 use command::{CommandError, CommandResult, print};
@@ -24,7 +24,7 @@ mod table;
 mod webhooks;
 mod workflows;
 
-/// Version and, when the release script sets it, commit.
+/// The version, and the commit if the release script sets it.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const COMMIT: Option<&str> = option_env!("VSKI_COMMIT");
 
@@ -54,16 +54,14 @@ pub fn run(args: &[String]) -> CommandResult {
         "routes" => no_arguments(rest).and_then(|()| routes()),
         "version" | "--version" | "-V" => no_arguments(rest).and_then(|()| version()),
         "help" | "--help" | "-h" => help(rest.first().map(String::as_str)),
-        other => Err(CommandError::Usage(format!("there is no command {other}."))),
+        other => Err(CommandError::Usage(format!("unknown command {other}."))),
     }
 }
 
 fn serve(args: &[String]) -> CommandResult {
     let (flags, free) = flags(args)?;
     if let Some(extra) = free.first() {
-        return Err(CommandError::Usage(format!(
-            "serve takes no argument {extra}."
-        )));
+        return Err(CommandError::Usage(format!("unexpected argument {extra}.")));
     }
     let settled = |failure| match failure {
         CommandError::Failed(error) if error.kind() == Kind::Invalid => {
@@ -122,7 +120,7 @@ fn help(command: Option<&str>) -> CommandResult {
         Some("routes") => ROUTES_HELP.to_owned(),
         Some("version") => "Usage: vski version\n\nPrints the version.\n".to_owned(),
         None | Some("help" | "--help" | "-h") => format!("{HELP}\n{}", config::describe()),
-        Some(other) => return Err(CommandError::Usage(format!("there is no command {other}."))),
+        Some(other) => return Err(CommandError::Usage(format!("unknown command {other}."))),
     };
     print(&text)
 }
@@ -132,49 +130,52 @@ vski: a small self-hosted backend in one binary.
 
 Usage:
   vski serve [OPTIONS]           run the server
-  vski admin create EMAIL        make an admin; the password is read from stdin
-  vski admin password EMAIL      change an admin's password and end its tokens
-  vski admin delete EMAIL        remove an admin
+  vski admin create EMAIL        create an admin; the password is read from stdin
+  vski admin password EMAIL      change the password of an admin and end its tokens
+  vski admin delete EMAIL        delete an admin
   vski admin list                list the admins
-  vski backup DIR [--verify]     copy everything, or what is new, to DIR
-  vski restore DIR [--replace]   put such a copy into the data directory
-  vski check [DIR]               look whether all data, or a backup, is as it should be
+  vski backup DIR [--verify]     back up everything to DIR, copying only new files
+  vski restore DIR [--replace]   restore a backup into the data directory
+  vski check [DIR]               check all data, or a backup
   vski files check [--repair]    compare stored files with their hashes and records
-  vski replica status            how far replicas are, from a running server
-  vski replica promote           make a master of a replica's data
-  vski workflows list            the runs of this node
-  vski workflows show RUN        a run, its steps and its last events
-  vski workflows cancel RUN...   end runs
-  vski workflows retry RUN...    go on with runs that failed or are paused
+  vski replica status            show the state of replication, from a running server
+  vski replica promote           turn the data of a replica into that of a master
+  vski workflows list            list the runs of this node
+  vski workflows show RUN        show a run, its steps and its last events
+  vski workflows cancel RUN...   cancel runs
+  vski workflows retry RUN...    resume runs that failed or are paused
   vski workflows export FILE     write runs to a file, for another node
-  vski workflows adopt FILE      take the runs of such a file in
-  vski webhooks list             the webhooks of a database
-  vski webhooks logs             calls, and what came of them
-  vski webhooks retry ID...      make calls again that have failed
-  vski webhooks secret           what receivers check signatures with
-  vski cron list                 the jobs, when they are due, what became of them
+  vski workflows adopt FILE      import the runs of such a file
+  vski webhooks list             list the webhooks of a database
+  vski webhooks logs             show calls and their results
+  vski webhooks retry ID...      retry failed calls
+  vski webhooks secret           show the secret with which receivers verify signatures
+  vski cron list                 list the jobs with their next and last runs
   vski cron run NAME             run a job now
-  vski cron history NAME         the last runs of a job
+  vski cron history NAME         show the last runs of a job
   vski routes                    list the endpoints of the API
   vski version                   print the version
-  vski help [COMMAND]            print this, or the help of a command
+  vski help [COMMAND]            print this help, or that of a command
 
-Options, as environment variable or as flag of serve (the flag wins):
+Options, as environment variables or flags of serve (a flag wins):
 ";
 
 const SERVE_HELP: &str = "\
 Usage: vski serve [OPTIONS]
 
-Runs the server until SIGTERM or SIGINT; requests in flight are finished (8 s at most), a second
-signal ends it at once. Logs to stderr; prints one line to stdout when it is ready.
+Runs the server until SIGTERM or SIGINT. Requests in flight may finish within 8 s; a second signal
+ends the server at once. Logs to stderr; prints one line to stdout when it is ready.
 
-Options, as environment variable or as flag (the flag wins):
+Options, as environment variables or flags (a flag wins):
 ";
 
 const ROUTES_HELP: &str = "\
 Usage: vski routes
 
-Lists the endpoints of the API, one per line: method, path, who may call it (public, rules: whom the
-rules of the collection admit, admin, operate: admins and this command line, replica, watch: admins, service tokens, replicas), whether it is about one database (then it also exists
-under /db/NAME), and what becomes of it on a replica.
+Lists the endpoints of the API, one per line: method, path, callers, scope, and behavior on a replica.
+
+Callers: public; rules (as the rules of the collection decide); account; admin; operate (admins and
+this command line); replica; watch (admins, service tokens and replicas); work (admins, service tokens
+and keys with the scope service); else admins and keys with this scope.
+An endpoint with the scope database also exists under /db/NAME.
 ";

@@ -1,4 +1,4 @@
-//! `vski replica`: how far replicas are, as a table; and making a master of one.
+//! `vski replica`: the state of replication as a table, and promoting a replica to a master.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -23,13 +23,13 @@ pub const HELP: &str = "\
 Usage: vski replica status [OPTIONS]
        vski replica promote [--without DATABASE...] [--data-dir DIR]
 
-status asks the server that runs with the same options (HOST, PORT, JWT_SECRET or DATA_DIR): on a
-replica how far each database has come, on a master where each of its replicas is.
+status asks the server that runs with the same options (HOST, PORT, JWT_SECRET or DATA_DIR). A replica
+shows the state of each database, a master that of each of its replicas.
 
-promote makes a master of a replica's data, for when the old master will not come back. The replica
-has to be stopped. Writes that the old master acknowledged and that had not arrived here are lost; it
-prints as of when each database is. A database of the master that has never arrived whole is a reason to refuse,
-unless it is named by --without.
+promote turns the data of a replica into that of a master, if the old master is lost for good. Stop the
+replica first. Writes that the old master acknowledged but this replica did not receive are lost; promote
+prints the time of each database. It fails if a database of the master was never received completely,
+unless --without names it.
 ";
 
 pub fn run(args: &[String]) -> CommandResult {
@@ -50,12 +50,12 @@ pub fn run(args: &[String]) -> CommandResult {
             print(&promote(&data_dir, SETTINGS, &without)?)
         }
         _ => Err(CommandError::Usage(
-            "replica takes status or promote.".to_owned(),
+            "replica needs a subcommand: status or promote.".to_owned(),
         )),
     }
 }
 
-/// The arguments of `--without`, and the others.
+/// Splits the arguments into others and values of `--without`.
 fn split_without(args: &[String]) -> std::result::Result<(Vec<String>, Vec<String>), CommandError> {
     let (mut others, mut without) = (Vec::new(), Vec::new());
     let mut rest = args.iter();
@@ -71,7 +71,7 @@ fn split_without(args: &[String]) -> std::result::Result<(Vec<String>, Vec<Strin
     Ok((others, without))
 }
 
-/// What a server says of replication, as tables.
+/// Formats the status of replication as tables.
 fn describe(status: &Value) -> String {
     match status["role"].as_str() {
         Some("replica") => describe_replica(status),
@@ -88,10 +88,10 @@ fn describe_replica(status: &Value) -> String {
         text_of(&replica["masterSeen"]),
     );
     if replica["connected"] == false {
-        text.push_str("NOT CONNECTED: what the master does is not heard of\n");
+        text.push_str("NOT CONNECTED: no notifications of changes from the master\n");
     }
     if replica["complete"] != true {
-        text.push_str("not everything has arrived since the start\n");
+        text.push_str("the first sync since the start is not complete\n");
     }
     if let Some(error) = replica["error"].as_str() {
         let _ = writeln!(text, "last error: {error}");
@@ -195,21 +195,23 @@ fn transfer(value: &Value) -> String {
     }
 }
 
-/// Asks a running server how far everything is.
+/// The status of a running server, as tables.
 fn ask(client: &Arc<MasterClient>) -> Result<String> {
     ask_server(client, MasterClient::status).map(|status| describe(&status))
 }
 
-/// Makes a master of the data of a replica on which no server runs. Returns what there is to say.
+/// Turns the data of a replica, on which no server runs, into that of a master. Returns the report.
 fn promote(data_dir: &Path, settings: db::Settings, without: &[String]) -> Result<String> {
     let settings = db::Settings {
         role: db::Role::Replica,
         ..settings
     };
-    // Takes the lock of the directory, so no server runs on it.
+    // Locks the directory, so that no server runs on it.
     let databases = Databases::open(data_dir, settings)?;
     if !node::is_replica(databases.local())? {
-        return Err(Error::conflict("The data is that of a master already."));
+        return Err(Error::conflict(
+            "The data directory belongs to a master already.",
+        ));
     }
     let known = positions::load(databases.local())?;
     let mut rows = vec![row(&["DATABASE", "VERSION", "AS OF"])];
@@ -220,14 +222,14 @@ fn promote(data_dir: &Path, settings: db::Settings, without: &[String]) -> Resul
     };
     if let Some(name) = listed.iter().find(is_missing) {
         return Err(Error::conflict(format!(
-            "The database {name} of the master has never arrived here whole. Choose another replica, or go \
-             on --without {name}."
+            "The database {name} of the master was never received completely; promote another \
+             replica, or add --without {name}."
         )));
     }
     for name in databases.list()? {
         if !databases.file(&name).exists() {
             return Err(Error::conflict(format!(
-                "The database {name} has never arrived; this data is no master's."
+                "The database {name} was never received; this data cannot become a master."
             )));
         }
         databases.get(&name)?.check()?;
@@ -242,9 +244,10 @@ fn promote(data_dir: &Path, settings: db::Settings, without: &[String]) -> Resul
     node::promote(databases.local())?;
     databases.close()?;
     Ok(format!(
-        "{}\nThis is a master's data now. What the old master acknowledged after these times is not \
-         in it.\nStart it with REPLICA_MODE=master, point the other replicas and the clients here, \
-         and never start the old master\nagain except as a replica with an empty DATA_DIR.\n",
+        "{}\nThe data directory now belongs to a master. It lacks the writes that the old master \
+         acknowledged after these times.\nStart the server with REPLICA_MODE=master and point the \
+         other replicas and the clients to it.\nStart the old master again only as a replica with \
+         an empty DATA_DIR.\n",
         table(&rows)
     ))
 }

@@ -1,4 +1,4 @@
-//! Questions of a command to the server that runs on the data directory.
+//! Requests of a command to the server that runs on the data directory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use crate::base::threads;
 use crate::base::threads::Stop;
 use crate::services::replication::MasterClient;
 
-/// Whether the error of a server that was asked may come from settings which are not the server's.
+/// True if the error may be due to an address or secret that is not the one of the server.
 fn is_wrong_address(error: &Error) -> bool {
     ["cannot be reached", "answers 401", "the address of a vski"]
         .iter()
         .any(|it| error.message().contains(it))
 }
 
-/// An error of a server that is known to run on a data directory, with a hint when it was not met.
+/// Adds a hint to the error of a request if the server that runs on the data directory was not reached.
 pub fn explain_unreachable(error: Error, dir: &Path) -> Error {
     match is_wrong_address(&error) {
         true => error.context(format!(
-            "a server runs on {}, whose HOST, PORT and JWT_SECRET this needs",
+            "a server runs on {}; give this command the same HOST, PORT and JWT_SECRET",
             dir.display()
         )),
         false => error,
     }
 }
 
-/// Asks a running server something, which has some seconds to answer.
+/// Sends a request to a running server and ends it if the server stalls for some seconds.
 pub fn ask_server<T>(
     client: &Arc<MasterClient>,
     question: impl FnOnce(&MasterClient) -> Result<T>,

@@ -1,4 +1,4 @@
-//! Tables on the terminal, and the parts of JSON answers that fill them.
+//! Tables on the terminal, and conversion of JSON to their cells.
 
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ pub fn text_of(value: &Value) -> String {
     }
 }
 
-/// Columns as wide as their widest cell.
+/// Formats rows with columns as wide as their widest cell. Each row has as many cells as the first.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);

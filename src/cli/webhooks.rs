@@ -1,7 +1,7 @@
-//! `vski webhooks`: what is called, what came of it, and calls to be made once more.
+//! `vski webhooks`: webhooks and calls listed, failed calls retried.
 //!
-//! All of it works on the data itself, also while a server runs on it: the server looks for calls that it was
-//! not told of every few seconds.
+//! Everything works on the data itself, even while a server runs on it: every few seconds, the server looks
+//! for calls that another process made due.
 
 use std::path::Path;
 
@@ -28,18 +28,18 @@ Usage: vski webhooks list [--json]
        vski webhooks secret
        each with [--database NAME] [--data-dir DIR]
 
-Works on the data directory itself, also while a server runs on it. The database is default unless given.
+Works on the data directory, even while a server runs on it. The database is default unless given.
 
-list shows the webhooks that stand for themselves; triggers are part of their collections.
-logs shows calls, newest first: those with this STATUS (pending, success or failed), those that changes of the
-collection C have caused. N is 30 unless given, 500 at most.
-retry makes calls due again that have failed, all of them or those named; a running server makes them within
-some seconds. Not on a replica, which calls nobody.
-secret prints what receivers check signatures with, for those webhooks that have no secret of their own. It
-follows from JWT_SECRET, or from DATA_DIR/secret.
+list shows the webhooks that do not belong to a collection; triggers are part of their collections.
+logs shows calls, newest first, N of them (30, at most 500). STATUS (pending, success or failed) and
+--collection, for calls caused by changes of the collection C, filter them.
+retry makes failed calls due again, all or the named ones; a running server makes them within seconds.
+It does not work on a replica, which makes no calls.
+secret prints the secret with which receivers verify signatures of webhooks without a secret of their
+own. It is derived from JWT_SECRET or DATA_DIR/secret.
 ";
 
-/// Longest text in a cell; characters.
+/// Longest cell, in characters.
 const CELL_MAX: usize = 60;
 
 pub fn run(args: &[String]) -> CommandResult {
@@ -53,7 +53,7 @@ pub fn run(args: &[String]) -> CommandResult {
         "retry" => (&["database"], &["failed"]),
         "secret" => (&[], &[]),
         _ => {
-            let text = "webhooks takes list, logs, retry or secret.";
+            let text = "webhooks needs a subcommand: list, logs, retry or secret.";
             return Err(CommandError::Usage(text.to_owned()));
         }
     };
@@ -63,9 +63,7 @@ pub fn run(args: &[String]) -> CommandResult {
         return retry(&dir, &parsed);
     }
     if let Some(word) = parsed.free.first() {
-        return Err(CommandError::Usage(format!(
-            "{verb} takes no argument {word}."
-        )));
+        return Err(CommandError::Usage(format!("unexpected argument {word}.")));
     }
     match verb {
         "list" => list(&dir, &parsed),
@@ -124,7 +122,7 @@ fn show_logs(dir: &Path, parsed: &Arguments) -> CommandResult {
         let number = number.filter(|it| (1..=paging::SIZE_MAX).contains(it));
         number.ok_or_else(|| {
             let most = paging::SIZE_MAX;
-            CommandError::Usage(format!("--limit takes a number from 1 to {most}."))
+            CommandError::Usage(format!("--limit must be a number from 1 to {most}."))
         })
     });
     let limit = limit.transpose()?.unwrap_or(paging::SIZE);
@@ -160,7 +158,7 @@ fn show_logs(dir: &Path, parsed: &Arguments) -> CommandResult {
     print(&format!("{}{more}", table(&rows)))
 }
 
-/// A text that is not too long and changes nothing about the terminal.
+/// A cell of limited length, without control characters, which could change the terminal.
 fn cell(value: &Value) -> String {
     let text = text_of(value).replace(char::is_control, " ");
     match text.char_indices().nth(CELL_MAX) {
@@ -176,7 +174,7 @@ fn retry(dir: &Path, parsed: &Arguments) -> CommandResult {
     let ids = match ids {
         Ok(ids) if all == ids.is_empty() => ids,
         _ => {
-            let text = "retry takes one ID of the log or more, or --failed.";
+            let text = "retry needs one or more IDs of the log, or --failed.";
             return Err(CommandError::Usage(text.to_owned()));
         }
     };

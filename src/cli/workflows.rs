@@ -1,8 +1,8 @@
-//! `vski workflows`: runs looked at, cancelled, resumed, and moved to another node.
+//! `vski workflows`: runs listed, cancelled, resumed, and moved to another node.
 //!
-//! Looking needs no server and disturbs none. What changes runs goes through the server where one runs, since
-//! it knows more than the database does (who has which run), and else through the same functions here, with
-//! the lock of the data directory held so that none starts meanwhile.
+//! Listing reads the database, even while a server runs. Changes are requests to the server if one runs, since
+//! only it knows which worker has which run. Otherwise the same functions run here, while this process holds the
+//! lock of the data directory, so that no server starts.
 
 use std::fs;
 use std::fs::File;
@@ -38,26 +38,26 @@ Usage: vski workflows list [--workflow NAME] [--status STATUS] [--limit N] [--js
        vski workflows adopt FILE
        each with [--data-dir DIR]
 
-list and show read the runs of DATA_DIR, newest first, also while a server runs on it. STATUS is pending, running,
+list and show read the runs of DATA_DIR, newest first; a server may run meanwhile. STATUS is pending, running,
 completed, failed or cancelled; N is 30 unless given.
 
-cancel ends runs, and with them their children. retry goes on with runs that failed or are paused, where they
-stopped; with another version of the code where one is given. Both ask the server that runs on DATA_DIR (with
-the same HOST, PORT and JWT_SECRET), and work on the data itself when none does. Exits with 1 when one was refused.
+cancel ends runs and their children. retry resumes runs that failed or are paused, with another version of the
+code if one is given. Both ask the server that runs on DATA_DIR (with the same HOST, PORT and JWT_SECRET), or
+change the data directly if no server runs. Exits with 1 if a run was refused.
 
-export reports the runs that have not ended, with their parents and children, to a new FILE; --all reports all of
-them. They stay here as well: when both nodes go on, what they do happens twice. --drop removes them here once
-the file is safely on disk; no server may run then.
-adopt takes the runs of FILE into DATA_DIR, on which no server may run. Runs that are there already are
-skipped. A run whose idempotency key or hook token is taken there is left out, with its parents and children,
-and named; it exits with 1 then.
+export writes the unfinished runs, with their parents and children, to a new FILE; --all writes all runs. The
+runs also stay here: if both nodes continue them, their work is done twice. --drop deletes them here once FILE
+is safely on disk; no server may run meanwhile.
+adopt imports the runs of FILE into DATA_DIR; no server may run meanwhile. Runs that exist there are skipped.
+A run whose idempotency key or hook token is in use there is left out, with its parents and children, and
+named; then it exits with 1.
 ";
 
-/// Runs shown by list, and events shown by show.
+/// Runs shown by list: the default and the limit; events shown by show.
 const LIST: usize = 30;
 const LIST_MAX: usize = 10_000;
 const EVENTS: usize = 20;
-/// Longest text in a cell; characters.
+/// Longest cell, in characters.
 const CELL_MAX: usize = 120;
 
 pub fn run(args: &[String]) -> CommandResult {
@@ -72,7 +72,7 @@ pub fn run(args: &[String]) -> CommandResult {
         "export" => (&[], &["all", "drop"]),
         "cancel" | "adopt" => (&[], &[]),
         _ => {
-            let text = "workflows takes list, show, cancel, retry, export or adopt.";
+            let text = "workflows needs a subcommand: list, show, cancel, retry, export or adopt.";
             return Err(CommandError::Usage(text.to_owned()));
         }
     };
@@ -86,10 +86,10 @@ pub fn run(args: &[String]) -> CommandResult {
         ("export", [file]) => export(&dir, Path::new(file), &parsed),
         ("adopt", [file]) => adopt(&dir, Path::new(file)),
         _ => Err(CommandError::Usage(match verb {
-            "list" => format!("list takes no argument {}.", words[0]),
-            "show" => "show takes one RUN.".to_owned(),
-            "cancel" | "retry" => format!("{verb} takes one RUN or more."),
-            _ => format!("{verb} takes one FILE."),
+            "list" => format!("unexpected argument {}.", words[0]),
+            "show" => "show needs one RUN.".to_owned(),
+            "cancel" | "retry" => format!("{verb} needs one or more RUNs."),
+            _ => format!("{verb} needs one FILE."),
         })),
     }
 }
@@ -99,13 +99,13 @@ fn list(dir: &Path, parsed: &Arguments) -> CommandResult {
         let known = RunStatus::ALL.iter().find(|(_, known)| known == word);
         known.map(|(status, _)| *status).ok_or_else(|| {
             let words: Vec<&str> = RunStatus::ALL.iter().map(|(_, word)| *word).collect();
-            CommandError::Usage(format!("--status takes one of {}.", words.join(", ")))
+            CommandError::Usage(format!("--status must be one of {}.", words.join(", ")))
         })
     });
     let limit = parsed.own.get("limit").map(|text| {
         let number = text.parse().ok().filter(|it| (1..=LIST_MAX).contains(it));
         number.ok_or_else(|| {
-            CommandError::Usage(format!("--limit takes a number from 1 to {LIST_MAX}."))
+            CommandError::Usage(format!("--limit must be a number from 1 to {LIST_MAX}."))
         })
     });
     let filter = RunFilter {
@@ -139,7 +139,7 @@ fn list(dir: &Path, parsed: &Arguments) -> CommandResult {
     }
     let more = match page["next"].is_null() {
         true => "",
-        false => "There are more; --limit shows them.\n",
+        false => "There are more runs; raise --limit to see them.\n",
     };
     print(&format!("{}{more}", table(&rows)))
 }
@@ -192,7 +192,7 @@ fn show(dir: &Path, run: &str, as_json: bool) -> CommandResult {
     ))
 }
 
-/// A value on one line that is not too long.
+/// A value on one line of limited length.
 fn cell(value: &Value) -> String {
     let text = match value {
         Value::Null => "-".to_owned(),
@@ -263,11 +263,11 @@ fn act(dir: &Path, verb: &str, parsed: &Arguments) -> CommandResult {
     fail_if(refused > 0)
 }
 
-/// Who changes runs.
+/// The process that changes runs.
 enum ActionTarget {
     /// The server that runs on the data.
     Server(Arc<MasterClient>),
-    /// This command, which keeps servers out.
+    /// This command. The lock keeps a server from starting.
     DataDir(File),
 }
 
@@ -296,7 +296,7 @@ fn export(dir: &Path, file: &Path, parsed: &Arguments) -> CommandResult {
     refuse_empty(dir)?;
     let _lock = drops.then(|| keep_servers_out(dir)).transpose()?;
     if file.exists() {
-        let message = format!("{} is there already; name another file.", file.display());
+        let message = format!("{} exists already; name another file.", file.display());
         return Err(CommandError::Failed(Error::conflict(message)));
     }
     let database = open(dir)?;
@@ -311,11 +311,11 @@ fn export(dir: &Path, file: &Path, parsed: &Arguments) -> CommandResult {
     }
     database.close()?;
     let stay = match (drops, unfinished) {
-        (true, _) => "They are not here any more.",
-        (false, 0) => "They are here as well.",
+        (true, _) => "They are no longer here.",
+        (false, 0) => "They also stay here.",
         (false, _) => {
-            "They are here as well and go on here: cancel those that another node adopts, or export \
-             with --drop."
+            "They also stay and continue here: cancel those that another node adopts, or export with \
+             --drop."
         }
     };
     print(&format!(
@@ -324,7 +324,7 @@ fn export(dir: &Path, file: &Path, parsed: &Arguments) -> CommandResult {
     ))
 }
 
-/// Writes a new file that is there wholly, and on disk, or not at all.
+/// Writes a new file atomically and durably: after an error there is no file.
 fn write_file<T>(file: &Path, body: impl FnOnce(&mut BufWriter<File>) -> Result<T>) -> Result<T> {
     let mut partial = file.as_os_str().to_owned();
     partial.push(".part");
@@ -374,7 +374,7 @@ fn adopt(dir: &Path, file: &Path) -> CommandResult {
         print(&format!("{reason}\n"))?;
     }
     print(&format!(
-        "Of the runs of {node} as of {time}: {runs} adopted ({unfinished} of them unfinished), {here} were here \
+        "Of the runs of {node} as of {time}: {runs} adopted ({unfinished} of them unfinished), {here} existed \
          already, {refused} left out.\n"
     ))?;
     fail_if(refused > 0)
@@ -401,7 +401,7 @@ fn refuse_empty(dir: &Path) -> Result<()> {
     match db::workflows_file(dir).exists() {
         true => Ok(()),
         false => Err(Error::not_found(format!(
-            "There are no workflows in {}: no server has run on it.",
+            "There are no workflows in {}: no server has run on it yet.",
             dir.display()
         ))),
     }
@@ -412,7 +412,7 @@ fn open(dir: &Path) -> Result<Database> {
     db::open_existing(dir, db::WORKFLOWS, SETTINGS)
 }
 
-/// The name of the node that the data is of.
+/// The name of the node that the data belongs to.
 fn node_of(dir: &Path) -> Result<String> {
     let local = db::open_existing(dir, db::LOCAL, SETTINGS)?;
     let node = node::id(&local)?;

@@ -1,17 +1,17 @@
-//! The file of settings that `ENV_FILE` names: what systemd reads as an `EnvironmentFile=`, so that the command
-//! line can have the settings of the service.
+//! The file of settings that `ENV_FILE` names, in the format of `EnvironmentFile=` of systemd, so that
+//! the command line can use the settings of the service.
 //!
-//! One `NAME=value` a line; empty lines and those that begin with `#` or `;` are passed over. A value may stand
-//! between quotes. Outside of quotes `\` takes the next character as it is; within double ones it does so before
-//! `"`, `\`, `` ` `` and `$`, and else stays; within single ones it is a character like others. A value ends with its
-//! line: what systemd would go on with on the next one, behind a `\` or in open quotes, is refused.
+//! Each line is `NAME=value`; empty lines and lines that begin with `#` or `;` are ignored. A value may be
+//! quoted. Outside of quotes `\` makes the next character literal; in double quotes it does so before `"`,
+//! `\`, `` ` `` and `$` and is literal otherwise; in single quotes it is literal. A value ends with its line:
+//! one that systemd would continue on the next line, after a `\` or in open quotes, is an error.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use crate::base::error::{Error, Result};
 
-/// Reads the file. Names that are no options are in the result too: they may be for other programs.
+/// Reads the file. The result includes names that are not options, which may be for other programs.
 pub fn read(path: &Path) -> Result<HashMap<String, String>> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Error::invalid(format!(
@@ -23,7 +23,7 @@ pub fn read(path: &Path) -> Result<HashMap<String, String>> {
     lines
         .filter_map(|(number, line)| setting(line).map_err(|what| (number, what)).transpose())
         .map(|found| {
-            // Not with the line, which may hold a secret.
+            // Without the line, which may contain a secret.
             found.map_err(|(number, what)| {
                 let path = path.display();
                 Error::invalid(format!("{path}: line {number} {what}."))
@@ -32,11 +32,11 @@ pub fn read(path: &Path) -> Result<HashMap<String, String>> {
         .collect()
 }
 
-/// None for a line that says nothing; the error is what the line does wrong.
+/// The setting of a line; none for an empty line or a comment. The error completes "line N".
 fn setting(line: &str) -> std::result::Result<Option<(String, String)>, &'static str> {
     if line.ends_with('\\') {
-        // Of a comment, too: systemd went on with those before its version 254.
-        return Err("ends with a backslash, but ends here");
+        // Also in a comment: systemd continued comments before its version 254.
+        return Err("ends with a backslash; a value cannot continue on the next line");
     }
     if line.is_empty() || line.starts_with(['#', ';']) {
         return Ok(None);
@@ -54,7 +54,7 @@ fn pair(line: &str) -> Option<(String, String)> {
     Some((name.to_owned(), unquote(value.trim_start())?))
 }
 
-/// None: a quote that is not closed, something behind it, or a `\` at the end.
+/// The value without quotes; none if a quote is not closed, has text after it, or a `\` is last.
 fn unquote(value: &str) -> Option<String> {
     if let Some(rest) = value.strip_prefix('\'') {
         let inner = rest.strip_suffix('\'')?;

@@ -1,7 +1,7 @@
-//! Settings: one table of options, and [`Config`], plain values that were all checked at start.
+//! Settings: a table of options, and [`Config`], plain values that are all checked at start.
 //!
-//! Every option is an environment variable and, with `--` and dashes, a flag of `serve`; the flag
-//! wins. What neither gives may be in the file that `ENV_FILE` names. Whoever holds a [`Config`] has nothing left to interpret or to refuse.
+//! Each option is an environment variable and a flag of `serve`, which wins. A setting that neither
+//! gives may be in the file that `ENV_FILE` names. A [`Config`] needs no further checks.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,57 +30,57 @@ pub use typo::misspelled;
 
 /// The settings of a server, checked.
 pub struct Config {
-    /// Where to listen; port 0 takes a free one.
+    /// The address to listen on. Port 0 chooses a free port.
     pub listen: SocketAddr,
-    /// Where everything is kept.
+    /// The directory of the databases and files.
     pub data_dir: PathBuf,
-    /// The secret for tokens, when given.
+    /// The secret for tokens, if given.
     pub jwt_secret: Option<String>,
-    /// The master, on a replica.
+    /// The settings of a replica; none on a master.
     pub replica: Option<replication::replica::ReplicaSettings>,
-    /// Life of an admin or user token.
+    /// Lifetime of an admin or user token, in hours.
     pub token_hours: u32,
-    /// Longest form with files.
+    /// Bytes of the longest form with files.
     pub upload_bytes_max: u64,
-    /// Bytes that files leave free on the disk.
+    /// Bytes of the disk that files leave free.
     pub reserve_bytes: u64,
-    /// The bucket, if files do not lie here.
+    /// The bucket for files; none with local storage.
     pub s3: Option<S3Settings>,
-    /// Age at which entries of the file journal go, in days.
+    /// Days after which entries of the file journal are deleted.
     pub file_sync_retention_days: u32,
-    /// Age at which runs go that have ended, in days.
+    /// Days after which finished runs are deleted.
     pub workflow_retention_days: u32,
-    /// How long a silent worker keeps its runs, in seconds.
+    /// Seconds after which a silent worker loses its runs.
     pub workflow_lease_seconds: u32,
     /// The auth collection of `/api/auth`.
     pub auth_collection: String,
-    /// Where clients reach this server, when given.
+    /// The URL at which clients reach this server, if given.
     public_url: Option<String>,
-    /// Origins that browsers may call from; `*` is all.
+    /// Origins whose pages may call the API; `*` allows all.
     pub cors_origins: Vec<String>,
-    /// Proxies whose word is taken for where a request came from.
+    /// Proxies that are trusted to name the address of a client.
     pub trusted_proxies: Vec<Prefix>,
-    /// How mail leaves, when it does.
+    /// The mail server; none if mails go to the log.
     pub mail: Option<mail::Settings>,
-    /// Size of the fixed request pool.
+    /// Number of request threads.
     pub threads: usize,
-    /// HTTP connections at a time.
+    /// Limit on open HTTP connections.
     pub connections_max: usize,
-    /// WebSockets at a time.
+    /// Limit on open WebSockets.
     pub sockets_max: usize,
-    /// What a commit waits for.
+    /// Durability of a commit.
     pub synchronous: Synchronous,
-    /// Webhooks to private addresses are refused.
+    /// Refuses webhooks to private addresses.
     pub denies_private_webhooks: bool,
-    /// By whom the servers are trusted that we talk to.
+    /// Certificate authorities that this server trusts as a client.
     pub roots: Roots,
-    /// How much is logged.
+    /// The most detailed level that is logged.
     pub log: Level,
-    /// Sentences about settings that an operator should look at.
+    /// Warnings about the settings, for the log.
     pub warnings: Vec<String>,
 }
 
-/// What changes nothing while the other one has its default.
+/// Options without effect while the other option has its default.
 const DEPENDENT_OPTIONS: [(&str, &str); 5] = [
     ("MASTER_URL", "REPLICA_MODE"),
     ("REPLICA_ID", "REPLICA_MODE"),
@@ -139,24 +139,24 @@ impl Config {
         })
     }
 
-    /// Where clients reach this server: what was given, or where it listens.
+    /// The URL at which clients reach this server; the address it listens on, if none was given.
     pub fn public_url(&self) -> String {
         let here = || format!("http://{}", self.listen);
         self.public_url.clone().unwrap_or_else(here)
     }
 
-    /// Where clients reach this server, if that was given.
+    /// The URL at which clients reach this server, if one was given.
     pub fn given_public_url(&self) -> Option<String> {
         self.public_url.clone()
     }
 
-    /// Only where the files are, for the same.
+    /// Only the storage of files, for commands that do not serve.
     pub fn load_s3(flags: &HashMap<&'static str, String>) -> Result<Option<S3Settings>> {
         let raw = RawSettings::new(flags)?;
         raw.s3(&raw.roots()?)
     }
 
-    /// Only where the server listens and the secret it was given, for commands that ask it.
+    /// Only the address of the server and its secret, for commands that send it a request.
     pub fn load_address(
         flags: &HashMap<&'static str, String>,
     ) -> Result<(SocketAddr, Option<String>)> {
@@ -169,13 +169,13 @@ impl Config {
         Ok((SocketAddr::new(ip, addr.port()), raw.secret()?))
     }
 
-    /// Only where the data is, for commands that work on it without serving.
+    /// Only the data directory, for commands that do not serve.
     pub fn load_data_dir(flags: &HashMap<&'static str, String>) -> Result<PathBuf> {
         RawSettings::new(flags)?.data_dir()
     }
 }
 
-/// Values as they were given: flags first, then the environment, then the file, then the default.
+/// Settings as strings: a flag, else the environment, else the file, else the default.
 struct RawSettings<'a> {
     flags: &'a HashMap<&'static str, String>,
     file: HashMap<String, String>,
@@ -211,15 +211,15 @@ impl<'a> RawSettings<'a> {
         }
     }
 
-    /// Settings that were given and change nothing, as sentences, since most likely another one was
-    /// forgotten; and secrets that were given where others see them.
+    /// Warnings about settings without effect, where most likely another one was forgotten, and about
+    /// secrets on the command line.
     fn warnings(&self) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         for variable in SECRETS {
             if self.flags.contains_key(variable) {
                 warnings.push(format!(
-                    "--{} can be read in the list of processes; set {variable} in the environment or in \
-                     the file that ENV_FILE names",
+                    "--{} can be read in the list of processes; set {variable} in the environment \
+                     or in the file that ENV_FILE names",
                     option(variable).flag()
                 ));
             }
@@ -232,7 +232,7 @@ impl<'a> RawSettings<'a> {
                 } else {
                     default
                 };
-                warnings.push(format!("{variable} changes nothing: {needed} is {state}"));
+                warnings.push(format!("{variable} has no effect: {needed} is {state}"));
             }
         }
         Ok(warnings)
@@ -254,7 +254,7 @@ impl<'a> RawSettings<'a> {
         })
     }
 
-    /// Values between commas, all of which must be right.
+    /// Comma-separated values, all of which must be valid.
     fn list<T>(&self, variable: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
         self.parse(variable, |text| {
             let parts = text.split(',').map(str::trim);
@@ -262,13 +262,13 @@ impl<'a> RawSettings<'a> {
         })
     }
 
-    /// A URL that others get to see, so it must not have a password in it, which is not printed.
+    /// A URL that others can see, so a password in it is an error, which does not print it.
     fn url(&self, variable: &'static str) -> Result<Option<String>> {
         let url = self.get(variable)?;
         if has_user(&url) {
             return Err(Error::invalid(format!(
-                "{variable}=(not shown): it must not have a user name or a password, for others see it; \
-                 it takes {}",
+                "{variable}=(not shown): must not contain a user name or password, since others can \
+                 see it; must be {}",
                 option(variable).accepts
             )));
         }
@@ -296,7 +296,7 @@ impl<'a> RawSettings<'a> {
         })
     }
 
-    /// The secret is never printed, not even in the refusal.
+    /// The secret is never printed, not even in an error.
     fn secret(&self) -> Result<Option<String>> {
         match self.get("JWT_SECRET")? {
             secret if secret.is_empty() => Ok(None),
@@ -308,7 +308,7 @@ impl<'a> RawSettings<'a> {
         }
     }
 
-    /// The file is read here, once.
+    /// Reads the file of authorities.
     fn roots(&self) -> Result<Roots> {
         match self.get(tls::VARIABLE)? {
             path if path.is_empty() => Ok(Roots::default()),
@@ -316,7 +316,7 @@ impl<'a> RawSettings<'a> {
         }
     }
 
-    /// The URL has a password in it and is never printed.
+    /// The URL contains a password and is never printed.
     fn mail(&self, roots: &Roots) -> Result<Option<mail::Settings>> {
         let from = match self.get("MAIL_FROM")? {
             from if from.is_empty() => None,
@@ -357,7 +357,7 @@ impl<'a> RawSettings<'a> {
         }))
     }
 
-    /// A replica reads the tokens of its master, so it needs the secret.
+    /// A replica checks the tokens of its master, so it needs the secret.
     fn replica(&self) -> Result<Option<replication::replica::ReplicaSettings>> {
         let master_url = self.url("MASTER_URL")?;
         let interval = Duration::from_secs(self.number("SYNC_INTERVAL", 1, 86_400)?);
@@ -385,7 +385,7 @@ impl<'a> RawSettings<'a> {
     }
 }
 
-/// Whether this is an http or https URL with a host.
+/// True for an http or https URL with a host.
 fn is_origin(url: &str) -> bool {
     let rest = url
         .strip_prefix("https://")
@@ -398,7 +398,7 @@ fn is_origin(url: &str) -> bool {
     })
 }
 
-/// True if a URL has a user name or a password before its host.
+/// True if a URL has a user name or password before its host.
 fn has_user(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#', '\\']).next();
@@ -407,7 +407,7 @@ fn has_user(url: &str) -> bool {
 
 fn refuse(variable: &'static str, value: &str) -> Error {
     let accepts = option(variable).accepts;
-    Error::invalid(format!("{variable}={value}: it takes {accepts}"))
+    Error::invalid(format!("{variable}={value}: must be {accepts}"))
 }
 
 #[cfg(test)]
@@ -518,7 +518,7 @@ mod tests {
 
         let message = load(&[("SMTP_URL", url)]).err().unwrap().to_string();
         assert!(
-            message.starts_with("MAIL_FROM=(not set, but SMTP_URL is): it takes"),
+            message.starts_with("MAIL_FROM=(not set, but SMTP_URL is): must be"),
             "{message}"
         );
         let wrong = format!("{url}:port");

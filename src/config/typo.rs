@@ -1,11 +1,11 @@
-//! Variables of the environment that look like an option and are none.
+//! Environment variables that look like a misspelled option.
 
 use super::OPTIONS;
 
-/// Shorter names are not compared: too many programs have such variables.
+/// Shorter names are not compared, since many programs have such variables.
 const NAME_BYTES_MIN: usize = 4;
 
-/// What is set and was probably meant to be an option, with that option.
+/// Variables that are set and probably meant an option, each with that option.
 pub fn misspelled() -> Vec<(String, &'static str)> {
     // Kubernetes sets VSKI_PORT=tcp://... for a service of that name.
     let own = |value: &std::ffi::OsString| !value.to_string_lossy().starts_with("tcp://");
@@ -15,14 +15,14 @@ pub fn misspelled() -> Vec<(String, &'static str)> {
     found.collect()
 }
 
-/// The option that a name was probably meant to be; none for a name that is one.
+/// The option that a name probably meant; none for the name of an option.
 fn meant(name: &str) -> Option<&'static str> {
     let is_option = |name: &str| OPTIONS.iter().any(|option| option.variable == name);
     if name.len() < NAME_BYTES_MIN || is_option(name) {
         return None;
     }
     let plain = |name: &str| name.to_ascii_uppercase().replace('-', "_");
-    // As many programs have it.
+    // Many programs prefix their variables.
     if let Some(rest) = name.strip_prefix("VSKI_") {
         let mut options = OPTIONS.iter().map(|option| option.variable);
         return options.find(|option| *option == rest);
@@ -38,8 +38,8 @@ fn meant(name: &str) -> Option<&'static str> {
         .find(close)
 }
 
-/// Whether one slip of a finger makes one of the other: a letter more, a letter less, another letter, or two
-/// that have changed places.
+/// True if one typing error turns one name into the other: a letter added, left out or replaced, or two
+/// adjacent letters swapped.
 fn is_slip(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();

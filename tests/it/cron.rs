@@ -492,10 +492,13 @@ fn the_command_line_lists_runs_and_shows() {
     look(parts.0.path());
     assert!(cron(parts.0.path(), &["run", "x"], 1).contains("No server runs on"));
     for (args, part) in [
-        (&["odd"][..], "cron takes list, run or history"),
-        (&["list", "x"], "list takes no argument x"),
-        (&["run"], "run takes one NAME"),
-        (&["history", "x", "--limit", "0"], "--limit takes"),
+        (
+            &["odd"][..],
+            "cron needs a subcommand: list, run or history",
+        ),
+        (&["list", "x"], "unexpected argument x"),
+        (&["run"], "run needs one NAME"),
+        (&["history", "x", "--limit", "0"], "--limit must be"),
     ] {
         assert!(cron(parts.0.path(), args, 2).contains(part), "{args:?}");
     }

@@ -72,7 +72,7 @@ fn runs_are_listed_and_shown_with_a_server_and_without() {
             mails.contains(&second) && !mails.contains(&first),
             "{mails}"
         );
-        assert!(done(dir, &["list", "--limit", "1"]).contains("There are more"));
+        assert!(done(dir, &["list", "--limit", "1"]).contains("There are more runs"));
         let page: Value = serde_json::from_str(&done(dir, &["list", "--json"])).unwrap();
         assert_eq!(page["items"][1]["runId"], *first);
         let shown = done(dir, &["show", &first]);
@@ -161,7 +161,7 @@ fn runs_move_to_another_node_and_their_ids_with_them() {
         "{said}"
     );
     let said = refused(old.dir(), &["export", &copy], 1);
-    assert!(said.contains("is there already"), "{said}");
+    assert!(said.contains("exists already"), "{said}");
     let said = refused(old.dir(), &["export", &moved, "--all", "--drop"], 1);
     assert!(
         said.contains("A server runs on") && said.contains("stop it first"),
@@ -180,12 +180,12 @@ fn runs_move_to_another_node_and_their_ids_with_them() {
     assert!(refused(new.0.path(), &["adopt", &path("cut.jsonl")], 1).contains("cut off"));
     let said = done(new.0.path(), &["adopt", &moved]);
     assert!(
-        said.contains("2 adopted (1 of them unfinished), 0 were here"),
+        said.contains("2 adopted (1 of them unfinished), 0 existed already"),
         "{said}"
     );
     let said = done(new.0.path(), &["adopt", &copy]);
     assert!(
-        said.contains("0 adopted") && said.contains("1 were here"),
+        said.contains("0 adopted") && said.contains("1 existed already"),
         "{said}"
     );
 
@@ -235,18 +235,18 @@ fn only_the_command_line_may_sign_for_itself() {
 fn wrong_use_says_what_is_wrong() {
     let dir = Dir::new();
     for (args, part) in [
-        (&[][..], "workflows takes list"),
-        (&["lists"], "workflows takes list"),
-        (&["list", "x"], "list takes no argument x"),
+        (&[][..], "workflows needs a subcommand: list"),
+        (&["lists"], "workflows needs a subcommand: list"),
+        (&["list", "x"], "unexpected argument x"),
         (
             &["list", "--status", "odd"],
-            "--status takes one of pending",
+            "--status must be one of pending",
         ),
-        (&["list", "--limit", "0"], "--limit takes"),
+        (&["list", "--limit", "0"], "--limit must be"),
         (&["list", "--drop"], "drop"),
-        (&["show"], "show takes one RUN"),
-        (&["cancel"], "cancel takes one RUN or more"),
-        (&["adopt"], "adopt takes one FILE"),
+        (&["show"], "show needs one RUN"),
+        (&["cancel"], "cancel needs one or more RUNs"),
+        (&["adopt"], "adopt needs one FILE"),
     ] {
         let said = refused(dir.path(), args, 2);
         assert!(said.contains(part), "{args:?}: {said}");

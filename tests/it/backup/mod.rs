@@ -502,7 +502,7 @@ fn the_files_of_a_bucket_are_no_part_of_it() {
     ];
     let output = vski(server.dir(), &["backup", shown(&backup)], &bucket);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("the bucket with the files is no part of it"));
+    assert!(text(&output.stdout).contains("the files are in the bucket and not part of it"));
     let dir = Dir::new();
     assert!(fine(dir.path(), &["restore", shown(&backup)]).contains("The files are in the bucket"));
 }

@@ -46,7 +46,7 @@ fn a_restore_spoils_nothing() {
         }
     }
     let said = fine(dir.path(), &words);
-    assert!(said.contains("What was there is in"), "{said}");
+    assert!(said.contains("The previous data is in"), "{said}");
     let aside = find_aside(dir.path());
     assert_eq!(tree(&aside[0].join("storage")).len(), 2);
     let server = Server::from_parts((dir, settings));

@@ -100,11 +100,11 @@ fn every_kind_of_damage_is_found_and_mended_where_it_can_be(place: Place) {
     assert_eq!(code, Some(0), "{lines:?}");
     assert_eq!(
         lines,
-        ["12 files with 80 bytes looked at, 0 findings, 0 mended."]
+        ["12 files with 80 bytes checked, 0 findings, 0 repaired."]
     );
 
     let (left_over, young) = damage(&server, &records);
-    for (flags, note) in [(vec![], ""), (vec!["--repair"], "  (mended)")] {
+    for (flags, note) in [(vec![], ""), (vec!["--repair"], "  (repaired)")] {
         let (code, lines) = check(&server, &flags);
         assert_eq!(code, Some(1), "{lines:?}");
         assert!(
