@@ -1,4 +1,4 @@
-//! What the thread does for connections: subscriptions made, set and taken away.
+//! The broker: handles commands, activates subscriptions, replays missed changes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -22,55 +22,54 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::log;
 use crate::model::rules::Identity;
 
-/// Subscriptions of one connection.
+/// Most subscriptions of one connection.
 pub const SUBS_MAX: usize = 100;
-/// Changes that a subscription is given in one round of those that it has missed.
+/// Missed changes replayed to a subscription in one round.
 const REPLAY_MAX: usize = 256;
-/// The time after which changes come before further commands.
+/// Time for commands in one round; then changes are delivered.
 const COMMANDS_TIME: Duration = Duration::from_millis(250);
-/// The time after which changes come before what subscriptions have missed, and the part of it for one
-/// subscription.
+/// Time for activation and replay in one round, and the part of it for one subscription.
 const ACTIVATE_MAX: Duration = Duration::from_millis(250);
 const REPLAY_TIME: Duration = Duration::from_millis(50);
 
-/// What the thread owns.
+/// The state of the realtime thread.
 pub struct Broker<'a> {
     pub context: &'a Context,
     pub registry: Registry,
     pub replay_buffer: ReplayBuffer,
     waiting: Vec<Waiting>,
-    /// Time spent on changes, by id of the collection.
+    /// Time spent on changes, by collection id.
     pub change_time: TimeUsage<String>,
-    /// Time spent on what subscriptions have missed, by who pays for them.
+    /// Time spent on replay, by the network that pays for the subscriptions.
     replay_time: TimeUsage<Network>,
-    /// Collections of which changes were not looked at, and whose subscribers are still to be told.
+    /// Collections with skipped changes, whose subscribers have not been told yet.
     pub skipped: BTreeSet<String>,
-    /// Counts events that were given to groups.
+    /// Events given to consumer groups.
     pub turns: u64,
 }
 
-/// A subscription that holds as soon as no change can be missed any more.
+/// A subscription that is not active yet: it becomes active when it can miss no further change.
 struct Waiting {
     session: SessionId,
     network: Network,
-    /// The look at who the session is that it waits for.
+    /// The number of the credential check that it waits for.
     check: Option<u64>,
     sub: String,
     reference: Value,
-    /// What comes after this is still to be sent.
+    /// The events after this one are still to be sent.
     after: Option<String>,
-    /// That it holds has been answered.
+    /// The client has been told that the subscription is active.
     is_answered: bool,
-    /// Kept until then.
+    /// Requests that wait for it.
     replies: Vec<Rc<Reply>>,
 }
 
-/// A request that waits; answered when nothing keeps this any more.
+/// A waiting request. Dropping the last reference answers it with success.
 struct Reply(mpsc::SyncSender<Result<()>>);
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        // Refusals came before, and whoever asked may have gone.
+        // An error was sent before, if there was one, and the caller may have given up.
         let _ = self.0.try_send(Ok(()));
     }
 }
@@ -89,12 +88,12 @@ impl<'a> Broker<'a> {
         }
     }
 
-    /// Whether there are subscriptions that do not hold yet.
+    /// True if a subscription is not active yet.
     pub fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Does what was asked for, as long as there is time.
+    /// Handles commands until the time for them is used up.
     pub fn handle_commands(&mut self, commands: &mut VecDeque<Command>) {
         let until = Instant::now() + COMMANDS_TIME;
         while Instant::now() < until
@@ -150,7 +149,7 @@ impl<'a> Broker<'a> {
         }
     }
 
-    /// Does what a frame says, after those that came before it.
+    /// Handles a frame, or queues it behind a sign-in in progress.
     fn handle_frame(&mut self, session: SessionId, frame: FrameResult) {
         let Some(found) = self.registry.sessions.get_mut(&session) else {
             return;
@@ -168,12 +167,14 @@ impl<'a> Broker<'a> {
                 return;
             }
             Ok(frame) => self.execute(session, frame),
-            Err((reference, what)) => Some(frames::refused(&reference, &Error::invalid(what))),
+            Err((reference, message)) => {
+                Some(frames::refused(&reference, &Error::invalid(message)))
+            }
         };
         self.answer(session, answer);
     }
 
-    /// A frame has been dealt with.
+    /// Sends the answer to a frame, if any, and counts the frame as handled.
     fn answer(&self, session: SessionId, answer: Option<String>) {
         if let Some(found) = self.registry.sessions.get(&session) {
             answer.map(|text| found.handle.send(text.into()));
@@ -181,7 +182,7 @@ impl<'a> Broker<'a> {
         }
     }
 
-    /// It is known by now who a session is.
+    /// Applies the result of a credential check.
     fn finish_check(&mut self, session: SessionId, purpose: CheckPurpose, found: Result<Caller>) {
         match purpose {
             CheckPurpose::Recheck { number, generation } => {
@@ -214,7 +215,7 @@ impl<'a> Broker<'a> {
             }
             FrameBody::Subscribe(request) => {
                 return match self.subscribe(session, *request, reference.clone(), None) {
-                    // Answered when it holds.
+                    // Answered when it is active.
                     Ok(()) => None,
                     Err(error) => Some(frames::refused(&reference, &shown(error))),
                 };
@@ -243,14 +244,15 @@ impl<'a> Broker<'a> {
         }
         if request.group.is_some() && request.after.is_some() {
             return Err(Error::invalid(
-                "after cannot be told with a group: another member may have had those events.",
+                "\"after\" cannot be combined with \"group\": another member may have received those events.",
             ));
         }
         let payer = found.handle.payer();
         let (key, group) = self
             .context
             .prepare(&found.database, &found.caller, &request)?;
-        // The old one of this name gives back its charges first, and is not restored on a refusal.
+        // The old subscription of this name releases its charges first. It is not restored if the
+        // new one is refused.
         let is_replaced = found.subs.contains_key(&request.sub);
         self.unsubscribe(session, &request.sub);
         let charged = self
@@ -279,14 +281,13 @@ impl<'a> Broker<'a> {
         Ok(())
     }
 
-    /// Takes a subscription away.
     pub fn unsubscribe(&mut self, session: SessionId, sub: &str) {
         if let Some(collection) = self.registry.unsubscribe(session, sub, Instant::now()) {
             self.remove_waiting(session, sub, &collection);
         }
     }
 
-    /// A subscription is not on the registry any more.
+    /// Cleans up after a subscription that was removed from the registry.
     pub fn remove_waiting(&mut self, session: SessionId, sub: &str, collection: &str) {
         self.replay_buffer.unwatch(collection, Instant::now());
         let is_it = |it: &mut Waiting| it.session == session && it.sub == sub;
@@ -296,21 +297,21 @@ impl<'a> Broker<'a> {
         }
     }
 
-    /// Answers whoever waits for a subscription that has ended before it held.
+    /// Refuses a subscription that ended before it became active.
     fn refuse_waiting(&self, waiting: &Waiting) {
         let session = self.registry.sessions.get(&waiting.session);
         if let Some(session) = session
             && session.client.is_none()
             && !waiting.is_answered
         {
-            let error = Error::conflict("The subscription has ended before it held.");
+            let error = Error::conflict("Subscription cancelled before it became active.");
             session
                 .handle
                 .send(frames::refused(&waiting.reference, &error).into());
         }
     }
 
-    /// Subscribes a client of server-sent events to these topics, and to no others.
+    /// Replaces the topics of a client of server-sent events.
     fn set_topics(
         &mut self,
         client: &str,
@@ -325,7 +326,7 @@ impl<'a> Broker<'a> {
             session.is_some_and(|session| session.database == database)
         };
         let session = found.filter(is_here).ok_or_else(|| {
-            Error::not_found("There is no such client; it must be connected to this database.")
+            Error::not_found("No client of this name is connected to this database.")
         })?;
         if topics.len() > SUBS_MAX {
             return Err(Error::conflict(format!(
@@ -353,7 +354,7 @@ impl<'a> Broker<'a> {
                 self.subscribe(session, topic.request, Value::Null, Some(Rc::clone(reply)))?;
                 continue;
             }
-            // It may not hold yet, by a request of before.
+            // An earlier request may still wait for it to become active.
             let mut waiting = self.waiting.iter_mut();
             let is_it = |it: &&mut Waiting| it.session == session && it.sub == topic.request.sub;
             if let Some(waiting) = waiting.find(is_it) {
@@ -363,8 +364,8 @@ impl<'a> Broker<'a> {
         Ok(())
     }
 
-    /// The topics of which the caller may see something. Others are passed over: the SDK sets all of its
-    /// topics each time, and one that is refused must not take the others along.
+    /// Drops topics that the caller may not see or that do not exist. The SDK sets all its topics
+    /// with each request, and one refused topic must not end the others.
     fn visible_topics(
         &self,
         database: &str,
@@ -382,7 +383,7 @@ impl<'a> Broker<'a> {
         Ok(open)
     }
 
-    /// Makes those subscriptions live that miss nothing any more.
+    /// Activates the subscriptions that can miss no further change.
     pub fn activate_ready(&mut self) {
         let until = Instant::now() + ACTIVATE_MAX;
         let mut all = std::mem::take(&mut self.waiting);
@@ -396,7 +397,7 @@ impl<'a> Broker<'a> {
                 continue;
             }
             if !waiting.is_answered {
-                // An account may have changed before anybody listened to that.
+                // An account may have changed before its collection was watched.
                 if !self.is_complete(&waiting) || !self.is_identity_checked(&mut waiting) {
                     self.waiting.push(waiting);
                     continue;
@@ -417,8 +418,8 @@ impl<'a> Broker<'a> {
         }
     }
 
-    /// Answers a subscription and gives it what it has missed, no faster than that is taken; true when nothing
-    /// is left to be given.
+    /// Answers a subscription and replays what it has missed, as fast as the client reads. Returns
+    /// true when nothing is left to replay.
     fn catch_up(&mut self, waiting: &mut Waiting) -> bool {
         let Some((group, id)) = self.registry.subscription(waiting.session, &waiting.sub) else {
             return true;
@@ -429,7 +430,7 @@ impl<'a> Broker<'a> {
         let (handle, collection) = (sub.handle.clone(), group.collection.clone());
         let last = self.replay_buffer.last_event_id();
         if !std::mem::replace(&mut waiting.is_answered, true) {
-            // What is to come after that counts as not seen yet.
+            // The client has not seen the events that are replayed after this answer.
             let last = waiting.after.as_ref().unwrap_or(&last);
             handle.send(frames::subscribed(&waiting.reference, &waiting.sub, last).into());
         }
@@ -461,16 +462,16 @@ impl<'a> Broker<'a> {
         given == changes.len() && given < REPLAY_MAX
     }
 
-    /// True if the identity of the session was looked up after the subscription was made, or need not be.
+    /// True if the credentials of the session were checked after it subscribed, or need no check.
     fn is_identity_checked(&mut self, waiting: &mut Waiting) -> bool {
         if waiting.check.is_none() {
             waiting.check = self.recheck(waiting.session);
         }
         let session = self.registry.sessions.get(&waiting.session);
-        let (Some(session), Some(look)) = (session, waiting.check) else {
+        let (Some(session), Some(check)) = (session, waiting.check) else {
             return true;
         };
-        session.checks.answered >= look
+        session.checks.answered >= check
     }
 
     fn is_complete(&mut self, waiting: &Waiting) -> bool {
@@ -487,13 +488,12 @@ impl<'a> Broker<'a> {
         is_complete && account.is_none_or(|account| self.replay_buffer.is_complete(&account))
     }
 
-    /// Forgets what has been spent long ago.
     pub fn forget_usage(&mut self, now: Instant) {
         self.change_time.forget(now);
         self.replay_time.forget(now);
     }
 
-    /// Begins to listen to a collection, or goes on with one more who does.
+    /// Counts one more watcher of a collection, and starts recording its changes for the first one.
     pub fn watch(&mut self, database: &str, collection: &str) {
         if !self.replay_buffer.watch(collection) {
             return;
@@ -504,7 +504,7 @@ impl<'a> Broker<'a> {
         self.replay_buffer.set_barrier(collection, barrier);
     }
 
-    /// Listens to what becomes of an account.
+    /// Watches the collection of an account, so that its changes are applied to its sessions.
     pub fn watch_account(&mut self, database: &str, identity: &Identity) {
         if let Identity::User(user) = identity {
             self.watch(database, &user.collection_id);
@@ -512,7 +512,7 @@ impl<'a> Broker<'a> {
     }
 }
 
-/// What a client is told; our own faults are logged, and named as such.
+/// The error to show to a client. An internal error is logged and replaced by a general message.
 pub fn shown(error: Error) -> Error {
     match error.kind() {
         Kind::Internal => {

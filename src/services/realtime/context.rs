@@ -1,4 +1,5 @@
-//! The parts of the server that the realtime thread uses: definitions, credentials, budgets, databases.
+//! The parts of the server that the realtime thread uses: definitions, credentials, budgets,
+//! databases.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -75,8 +76,9 @@ impl Context {
         })
     }
 
-    /// Resolves a request to the key of its group, and to a new group in case there is none of that key
-    /// yet. Fails if the rules hide the whole collection from the caller, or if the request is invalid.
+    /// Resolves a request to the key of its group, and to a new group in case there is none of that
+    /// key yet. Fails if the rules hide the whole collection from the caller, or if the request is
+    /// invalid.
     pub fn prepare(
         &self,
         database: &str,

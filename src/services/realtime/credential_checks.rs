@@ -1,7 +1,8 @@
-//! The thread that checks up who connections are, so that the one that delivers waits for no database.
+//! The thread that checks credentials, so that the delivering thread waits for no database.
 //!
-//! A check is asked for by a session and answered with a command. Between the two the session may have become
-//! another identity, so what is found counts only for the generation of the session that it was asked for.
+//! A session requests a check, and a command returns the result. Meanwhile the identity of the
+//! session may have changed, so a result counts only for the generation of the session that
+//! requested it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,28 +16,27 @@ use crate::base::queue::Queue;
 use crate::base::threads::Stop;
 use crate::model::auth::StoredCredentials;
 
-/// Longest pause between two checks at the stop.
+/// Longest wait before the thread looks for a stop.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// A check_one at who a session is.
+/// A request to verify the credentials of a session.
 pub struct CredentialCheck {
     pub session: SessionId,
     pub database: String,
     pub pass: StoredCredentials,
     pub purpose: CheckPurpose,
-    /// Set until it begins.
+    /// True until the check begins.
     pub is_queued: Arc<AtomicBool>,
 }
 
-/// The purpose of a check.
 pub enum CheckPurpose {
-    /// To see that the identity of the session is still the same, asked for by a session of this generation.
+    /// Verifies that the identity is still the same. The result counts only for this generation.
     Recheck { number: u64, generation: u64 },
     /// The session signs in by a frame with this `ref`.
     SignIn(Value),
 }
 
-/// The checks that wait. Bound: two of each session, one of them to sign in.
+/// The queue of checks. Bound: two of each session, one of them a sign-in.
 #[derive(Default)]
 pub struct CheckQueue(Queue<CredentialCheck>);
 
@@ -47,12 +47,12 @@ impl CheckQueue {
         let _ = self.0.push(check);
     }
 
-    /// Ends a wait, so that the thread sees a stop.
+    /// Ends a wait, so that the thread notices a stop.
     pub fn wake(&self) {
         self.0.wake();
     }
 
-    /// The thread: hands checks to `check_one` until the stop.
+    /// The thread: calls `check_one` for each check until the stop.
     pub fn run(&self, stop: &Stop, check_one: impl Fn(CredentialCheck)) {
         while !stop.is_set() {
             if let Some(check) = self.0.pop(PAUSE) {

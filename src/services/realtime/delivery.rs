@@ -1,4 +1,4 @@
-//! What becomes of a change: who sees it, and who of a group has it.
+//! Delivery of a change to the subscriptions that see it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,33 +16,32 @@ use crate::model::triggers::RecordAction;
 use crate::net::sockets::{SocketHandle, Text};
 use crate::store::db::Connection;
 
-/// How long a group may take to look at a change: all the others wait meanwhile.
-const LOOK_MAX: Duration = Duration::from_millis(100);
-
-/// How often a subscription that catches up is sorted anew because definitions change meanwhile.
+/// Longest evaluation of a change for one group; all others wait for it.
+const EVALUATION_MAX: Duration = Duration::from_millis(100);
+/// Most times that a replaying subscription is regrouped because definitions change meanwhile.
 const STALE_TRIES: usize = 10;
-/// Bytes of texts that are made of one change: subscriptions have names, so that each may want a text of its own,
-/// and all of them wait to be sent. Less than the share of one network in the budget for that.
+/// Bytes of texts encoded for one change. Each subscription can have a name, and therefore a text,
+/// of its own, and all of them wait to be sent. Less than the share of one network in the budget of
+/// outboxes.
 const TEXTS_MAX: usize = 40 << 20;
 
-/// A change as it is sent.
-struct Event<'a> {
+/// A change in the form in which it is sent.
+struct EncodedEvent<'a> {
     id: &'a str,
     action: RecordAction,
-    /// JSON.
+    /// As JSON.
     record: String,
     now_ms: i64,
-    /// The text that was made last, for whom it was: most want the same.
+    /// The last text, with its stream flag and subscription name. Most subscriptions share it.
     last: Option<(bool, String, Text)>,
-    /// Bytes of texts that were made.
+    /// Bytes of texts encoded so far.
     made: &'a mut usize,
 }
 
-/// Who of a group may have an event: when they last had one, where they are, and the text.
+/// The members of each consumer group that can receive an event: their last turn, and the text.
 type Candidates = BTreeMap<Arc<str>, Vec<(u64, GroupId, SubscriptionId, SocketHandle, Text)>>;
 
 impl Broker<'_> {
-    /// Gives changes to all who see them.
     pub fn deliver_all(&mut self, changes: VecDeque<Arc<RecordChange>>) {
         let mut left: HashMap<String, usize> = HashMap::new();
         for change in &changes {
@@ -65,7 +64,8 @@ impl Broker<'_> {
         }
     }
 
-    /// Gives a change to all who see it. What others wait for is not delayed by more than a collection may use.
+    /// Delivers a change. If changes of other collections wait, this takes no longer than the
+    /// allowance of its collection.
     fn deliver(&mut self, change: &Arc<RecordChange>, others_wait: bool) {
         let state = &change.state;
         if state.collection.kind == CollectionKind::Auth {
@@ -77,7 +77,7 @@ impl Broker<'_> {
         self.context.totals.changes.fetch_add(1, Relaxed);
         let allowance = match others_wait {
             true => self.change_time.allowance(collection, begun),
-            false => time_usage::LOOK_MAX,
+            false => time_usage::TIME_MAX,
         };
         if allowance.is_zero() {
             self.skipped.insert(collection.clone());
@@ -91,7 +91,8 @@ impl Broker<'_> {
         self.change_time.add(collection.clone(), now - begun, now);
     }
 
-    /// Gives a change to the groups that see it, as long as there is time; the others are told to read anew.
+    /// Delivers a change to the groups that see it. When the time is used up, the subscriptions of
+    /// the remaining groups are told to read their records again.
     fn deliver_to_groups(&mut self, change: &Arc<RecordChange>, seq: u64, until: Instant) {
         let id = self.replay_buffer.event_id(seq);
         let (now_ms, mut candidates) = (clock::now_ms(), Candidates::new());
@@ -112,7 +113,7 @@ impl Broker<'_> {
             match self.render(group, change) {
                 Ok(None) => {}
                 Ok(Some(record)) => {
-                    let mut event = Event {
+                    let mut event = EncodedEvent {
                         id: &id,
                         action: change.action,
                         record,
@@ -130,7 +131,7 @@ impl Broker<'_> {
         }
     }
 
-    /// Tells the subscribers of collections of which changes were passed over.
+    /// Tells the subscribers of collections with skipped changes to read again.
     pub fn resync_skipped(&mut self) {
         for collection in std::mem::take(&mut self.skipped) {
             self.resync_all(&collection);
@@ -143,8 +144,8 @@ impl Broker<'_> {
         }
     }
 
-    /// An account has changed: from here on its sessions are who it is by this change. There may be further
-    /// changes of it already, which come later.
+    /// Applies a change of an account to its sessions. Later changes of the account may already be
+    /// committed; they follow in order.
     fn update_sessions(&mut self, change: &RecordChange) {
         let sessions = self.registry.by_account(change.state.id());
         if sessions.is_empty() {
@@ -156,7 +157,7 @@ impl Broker<'_> {
                 match self.context.account(&change.state) {
                     Ok(account) => account.map(Arc::new),
                     Err(error) => {
-                        log::warn(format_args!("realtime: look at an account: {error}"));
+                        log::warn(format_args!("realtime: read an account: {error}"));
                         None
                     }
                 }
@@ -168,23 +169,23 @@ impl Broker<'_> {
         }
     }
 
-    /// Changes of a collection are missing: whoever listens to it is told, and so is whoever comes back.
+    /// Tells the subscribers of a collection, now and when they reconnect, that changes are
+    /// missing.
     pub fn mark_lost(&mut self, collection: &str) {
         log::warn(format_args!(
-            "realtime: too many changes at once, subscribers read anew collection={collection}"
+            "realtime: too many changes at once, subscribers must read again collection={collection}"
         ));
         self.replay_buffer.mark_lost(collection);
         self.resync_all(collection);
-        // Who somebody is may have changed as well.
+        // The missing changes may be those of accounts.
         let sessions: Vec<SessionId> = self.registry.sessions.keys().copied().collect();
         for session in sessions {
             self.recheck(session);
         }
     }
 
-    /// Gives one subscription what it has missed, as long as its handle takes it and there is
-    /// time. How many of
-    /// these changes are done with; none when there is nothing more to give.
+    /// Replays missed changes to a subscription, as long as its outbox has room and there is time.
+    /// Returns how many of the changes were handled, or none if the subscription has ended.
     pub fn replay(
         &mut self,
         session: SessionId,
@@ -227,7 +228,7 @@ impl Broker<'_> {
         Some(changes.len())
     }
 
-    /// Makes the group of a subscription anew if definitions have changed.
+    /// Moves a subscription to a current group if definitions have changed.
     fn refresh(&mut self, session: SessionId, name: &str) {
         for _ in 0..STALE_TRIES {
             let found = self.registry.sessions.get(&session);
@@ -244,7 +245,7 @@ impl Broker<'_> {
         }
     }
 
-    /// The groups that a change may concern, made with the definitions of now.
+    /// The groups that a change can concern, created with the current definitions.
     fn fresh_listeners(&mut self, change: &RecordChange) -> Vec<GroupId> {
         let collection = &change.state.collection;
         match self.context.catalog.collections(&collection.database) {
@@ -262,16 +263,18 @@ impl Broker<'_> {
         self.registry.listeners(&change.state)
     }
 
-    /// Sorts the subscriptions of a group anew: by other rules they may not see the same any more.
+    /// Assigns the subscriptions of a group to groups again: after a change of rules they may see
+    /// different events.
     pub fn regroup(&mut self, group: GroupId) {
-        // Else whoever leaves it would come back to it as long as others are in it.
+        // Otherwise a subscription would rejoin this group as long as it has members.
         self.registry.retire(group);
         for (session, name) in self.registry.subscribers(group) {
             self.regroup_subscription(session, &name);
         }
     }
 
-    /// What a group sees of a change, as JSON; none when that is nothing.
+    /// Renders the record of a change for a group, as JSON. Returns none if the group does not see
+    /// it.
     fn render(&mut self, group: GroupId, change: &RecordChange) -> Result<Option<String>> {
         let context = self.context;
         let Some(group) = self.registry.group(group) else {
@@ -288,18 +291,19 @@ impl Broker<'_> {
         let mut out = Vec::with_capacity(512);
         let show = |connection: &Connection| view.show(connection, &change.state, &mut out);
         let begun = Instant::now();
-        let is_shown = database.snapshot_within(LOOK_MAX, show);
+        let is_shown = database.snapshot_within(EVALUATION_MAX, show);
         group.cost = begun.elapsed();
         let is_shown = is_shown?;
         if view.is_stale() {
-            // By which rules is not known any more.
+            // It is unknown which definitions applied.
             return Err(Error::stale());
         }
         Ok(is_shown.then(|| String::from_utf8_lossy(&out).into_owned()))
     }
 
-    /// Sends an event to a group; of those who are in groups it only notes who could have it.
-    fn send(&mut self, id: GroupId, event: &mut Event<'_>, candidates: &mut Candidates) {
+    /// Sends an event to the subscriptions of a group. Members of consumer groups become
+    /// candidates.
+    fn send(&mut self, id: GroupId, event: &mut EncodedEvent<'_>, candidates: &mut Candidates) {
         let Some(group) = self.registry.group(id) else {
             return;
         };
@@ -335,7 +339,7 @@ impl Broker<'_> {
         }
     }
 
-    /// Gives an event to whoever of a group has waited longest for one, and is still there.
+    /// Sends an event to the connected member of a consumer group that has waited longest.
     fn deliver_to_one(
         &mut self,
         mut candidates: Vec<(u64, GroupId, SubscriptionId, SocketHandle, Text)>,
@@ -355,13 +359,13 @@ impl Broker<'_> {
         }
     }
 
-    /// A change could not be looked at for a group. Where that is because of what is asked for, it would be so
-    /// again, and the subscriptions end; else they are told that something is missing.
+    /// Handles a failed evaluation. If the request is the cause, it would fail again, and the
+    /// subscriptions end. Otherwise they are told that an event may be missing.
     fn fail_group(&mut self, group: GroupId, error: &Error) {
-        log::warn(format_args!("realtime: look at a change: {error}"));
+        log::warn(format_args!("realtime: evaluate a change: {error}"));
         let reason = match error.kind() {
             _ if error.is_interrupted() => Some(Error::invalid(
-                "Looking at a record takes too long with this filter or expand.",
+                "Evaluating this filter or expand takes too long.",
             )),
             Kind::Invalid | Kind::TooLarge => Some(Error::new(error.kind(), error.message())),
             _ => None,
@@ -385,14 +389,14 @@ impl Broker<'_> {
                     .handle
                     .send(frames::resync(name, &self.replay_buffer.last_event_id()).into()),
             ),
-            // The protocol has no word for it; whoever connects again reads again.
+            // The protocol has no frame for it. A client reads again after it reconnects.
             Some(_) => session.handle.close(1013, "events may be missing"),
         }
     }
 }
 
-impl Event<'_> {
-    /// None when that would be too much.
+impl EncodedEvent<'_> {
+    /// Encodes the event for a subscription. Returns none above [`TEXTS_MAX`].
     fn text(&mut self, sub: &Subscription) -> Option<Text> {
         if let Some((is_stream, name, text)) = &self.last
             && *is_stream == sub.is_stream

@@ -6,38 +6,38 @@ use serde_json::{Value, json};
 use crate::base::error::Error;
 use crate::model::triggers::RecordAction;
 
-/// Longest name of a subscription or a group.
+/// Longest name of a subscription or a consumer group.
 const NAME_BYTES_MAX: usize = 100;
 
-/// What a client says.
+/// A frame from a client.
 #[derive(Debug)]
 pub struct ClientFrame {
-    /// Repeated in the answer; null when there was none.
+    /// Repeated in the answer; null if the client gave none.
     pub reference: Value,
     pub body: FrameBody,
 }
 
 #[derive(Debug)]
 pub enum FrameBody {
-    /// Signs in; without a token, out.
+    /// Signs in, or out if there is no token.
     Auth(Option<String>),
     Subscribe(Box<SubscribeRequest>),
     Unsubscribe(String),
     Ping,
 }
 
-/// A frame, or what is wrong with it.
+/// A frame, or the reference to repeat and an error message.
 pub type FrameResult = Result<ClientFrame, (Value, &'static str)>;
 
-/// What a client wants to hear of.
+/// A request for a subscription.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct SubscribeRequest {
-    /// Its name for it.
+    /// The name that the client gives the subscription.
     #[serde(default)]
     pub sub: String,
     #[serde(default)]
     pub collection: String,
-    /// One record.
+    /// Only changes of this record.
     pub id: Option<String>,
     #[serde(default)]
     pub filter: String,
@@ -45,14 +45,14 @@ pub struct SubscribeRequest {
     pub fields: String,
     #[serde(default)]
     pub expand: String,
-    /// Shares the events with others of this name (RT-5).
+    /// The consumer group: each event is sent to one of its members.
     pub group: Option<String>,
-    /// The last event that it knows of.
+    /// The last event that the client has received.
     pub after: Option<String>,
 }
 
 impl SubscribeRequest {
-    /// Bytes of all that it says.
+    /// Bytes of all strings in it.
     pub fn bytes(&self) -> usize {
         let optional =
             [&self.id, &self.group, &self.after].map(|it| it.as_ref().map_or(0, String::len));
@@ -68,7 +68,7 @@ impl SubscribeRequest {
     }
 }
 
-/// Reads a frame; what is wrong with it comes with what an answer repeats.
+/// Parses a frame. An error carries the reference to repeat in the answer.
 pub fn parse(text: &str) -> FrameResult {
     #[derive(Deserialize)]
     struct Head {
@@ -79,15 +79,19 @@ pub fn parse(text: &str) -> FrameResult {
         token: Option<String>,
         sub: Option<String>,
     }
-    let wrong = |what| (Value::Null, what);
+    let invalid = |message| (Value::Null, message);
     let head: Head = serde_json::from_str(text)
-        .map_err(|_| wrong("A frame is a JSON object with its type in t, and texts are texts."))?;
+        .map_err(|_| invalid("A frame must be a JSON object with a string field \"t\"."))?;
     let reference = match head.reference {
         value @ (Value::Null | Value::Number(_)) => value,
         Value::String(text) if text.len() <= NAME_BYTES_MAX => Value::String(text),
-        _ => return Err(wrong("A ref is a number or a short text.")),
+        _ => {
+            return Err(invalid(
+                "\"ref\" must be a number or a string of at most 100 bytes.",
+            ));
+        }
     };
-    let refuse = |what| Err((reference.clone(), what));
+    let refuse = |message| Err((reference.clone(), message));
     let body = match head.t.as_str() {
         "auth" => FrameBody::Auth(head.token.filter(|token| !token.is_empty())),
         "unsubscribe" => FrameBody::Unsubscribe(head.sub.unwrap_or_default()),
@@ -96,13 +100,17 @@ pub fn parse(text: &str) -> FrameResult {
             Ok(request) => {
                 let is_bad = |name: &String| name.is_empty() || name.len() > NAME_BYTES_MAX;
                 if is_bad(&request.sub) || request.group.as_ref().is_some_and(is_bad) {
-                    return refuse("sub and group are texts of 1 to 100 bytes.");
+                    return refuse("\"sub\" and \"group\" must have 1 to 100 bytes.");
                 }
                 FrameBody::Subscribe(Box::new(request))
             }
-            Err(_) => return refuse("A subscription says sub, collection and texts."),
+            Err(_) => {
+                return refuse(
+                    "A subscription needs \"sub\" and \"collection\"; its options must be strings.",
+                );
+            }
         },
-        _ => return refuse("There is no frame of this type."),
+        _ => return refuse("Unknown frame type."),
     };
     Ok(ClientFrame { reference, body })
 }
@@ -112,36 +120,36 @@ pub fn welcome(resume_ms: u128) -> String {
     json!({"t": "welcome", "resume_ms": resume_ms}).to_string()
 }
 
-/// What was asked for is so.
+/// A request has succeeded.
 pub fn ok(reference: &Value) -> String {
     json!({"t": "ok", "ref": reference}).to_string()
 }
 
-/// A subscription holds for all that is committed from now on; `last` stands for what was before.
+/// A subscription is active for all changes committed from now on. `last` is the event before them.
 pub fn subscribed(reference: &Value, sub: &str, last: &str) -> String {
     json!({"t": "ok", "ref": reference, "sub": sub, "last": last}).to_string()
 }
 
-/// What was asked for is refused.
+/// A request has failed.
 pub fn refused(reference: &Value, error: &Error) -> String {
     let (status, message) = (error.kind().status(), error.message());
     json!({"t": "no", "ref": reference, "status": status, "message": message}).to_string()
 }
 
-/// Events may be missing: what the client has of the records is to be read again.
+/// Events may be missing: the client must read the records again.
 pub fn resync(sub: &str, last: &str) -> String {
     json!({"t": "resync", "sub": sub, "last": last}).to_string()
 }
 
-/// A subscription has ended, and why.
+/// A subscription has ended with an error.
 pub fn ended(sub: &str, error: &Error) -> String {
     let (status, message) = (error.kind().status(), error.message());
     json!({"t": "ended", "sub": sub, "status": status, "message": message}).to_string()
 }
 
-/// A change; `record` is JSON.
+/// A change. `record` is JSON.
 pub fn event(sub: &str, id: &str, action: RecordAction, record: &str) -> String {
-    // Texts in front are short, and `{:?}` is no JSON.
+    // `{:?}` of a string is not JSON. Encoding the name is cheap; the record is not encoded again.
     let sub = Value::from(sub);
     format!(r#"{{"t":"event","sub":{sub},"id":"{id}","action":"{action}","record":{record}}}"#)
 }

@@ -1,5 +1,5 @@
-//! What time brings: credentials that end or are no good any more, connections without use, definitions
-//! that have changed.
+//! Work that is due by time or by a change of identity: expired credentials, idle connections,
+//! changed definitions.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use crate::base::error::{Error, Kind, Result};
 use crate::model::auth::{Credentials, StoredCredentials};
 use crate::model::rules::{Identity, User};
 
-/// So late at most a connection hears that its key was deleted.
+/// Interval of credential checks: a deleted key is noticed at most this late.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 const CHECKS_AT_A_TIME: usize = 256;
-/// How long a connection may have no subscription.
+/// Longest time for which a connection may have no subscription.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Close code of RFC 6455, section 7.4.1.
 const POLICY: u16 = 1008;
 
 impl Broker<'_> {
-    /// Called a few times a second.
+    /// Called about four times a second.
     pub fn tick(&mut self, now: Instant) {
         self.end_expired(clock::now_ms());
         self.check_passes(now);
@@ -77,8 +77,7 @@ impl Broker<'_> {
         }
     }
 
-    /// Has it looked up again who a connection is. Returns the number of that look; none where there is nothing to
-    /// look at.
+    /// Requests a credential check. Returns its number, or none if the session has no credentials.
     pub fn recheck(&mut self, id: SessionId) -> Option<u64> {
         let session = self.registry.sessions.get_mut(&id)?;
         let (pass, checks) = (&mut session.caller.pass, &mut session.checks);
@@ -103,7 +102,7 @@ impl Broker<'_> {
         Some(checks.asked)
     }
 
-    /// It was looked up who a connection is. If it has become another identity since, that counts.
+    /// Applies the result of a check, unless the identity has changed since it was requested.
     pub fn finish_recheck(
         &mut self,
         id: SessionId,
@@ -117,15 +116,15 @@ impl Broker<'_> {
         session.checks.answered = number;
         if session.checks.generation == generation {
             match found {
-                // It was good a moment ago; the next look will tell.
+                // Keep the identity, which was valid a moment ago, until the next check.
                 Err(error) if error.kind() == Kind::Unavailable => {}
                 found => self.apply_identity(id, found),
             }
         }
     }
 
-    /// An account has changed into this one, or, if it is none, was deleted or cannot be told: who a connection is
-    /// from here on. `known` is who one with the same credentials is.
+    /// Applies a changed account to a session. `account` is none if it was deleted or is unknown.
+    /// `known` is the identity found for another session, reused for equal credentials.
     pub fn update_account(
         &mut self,
         id: SessionId,
@@ -135,7 +134,7 @@ impl Broker<'_> {
         let Some(session) = self.registry.sessions.get_mut(&id) else {
             return;
         };
-        // What was looked up before does not count any more.
+        // Results of checks in progress no longer count.
         session.checks.generation += 1;
         let (pass, database) = (session.caller.pass.clone(), session.database.clone());
         let found = match known.take() {
@@ -147,7 +146,7 @@ impl Broker<'_> {
                 *known = Some(caller.clone());
                 self.apply_identity(id, Ok(as_account(caller, account)));
             }
-            // The credentials were good a moment ago, and whose they are is known.
+            // The credentials were valid a moment ago, and their account is known.
             Err(error) if error.kind() == Kind::Unavailable && account.is_some() => {
                 let caller = as_account(session.caller.clone(), account);
                 self.apply_identity(id, Ok(caller));
@@ -157,8 +156,8 @@ impl Broker<'_> {
         }
     }
 
-    /// Says who a connection is. If that has changed, its subscriptions are those of the new identity; if it has no
-    /// identity, they end.
+    /// Applies an identity. If it has changed, the subscriptions are regrouped; if the credentials
+    /// are invalid, they end.
     fn apply_identity(&mut self, id: SessionId, found: Result<Caller>) {
         let before = self
             .registry
@@ -175,7 +174,7 @@ impl Broker<'_> {
         }
     }
 
-    /// Has it looked up who signs in on a connection, whose next frames wait until that is known.
+    /// Requests the check for a sign-in. Later frames of the session wait for the result.
     pub fn check_sign_in(&mut self, id: SessionId, reference: Value, token: &str) {
         let Some(session) = self.registry.sessions.get_mut(&id) else {
             return;
@@ -197,13 +196,13 @@ impl Broker<'_> {
         let Some(session) = self.registry.sessions.get(&id) else {
             return Ok(());
         };
-        let nobody = self
+        let anonymous = self
             .context
             .caller(Credentials::default(), &session.database)?;
-        self.sign_in(id, nobody)
+        self.sign_in(id, anonymous)
     }
 
-    /// Says who has signed in on a connection. What it had subscribed to as another identity ends.
+    /// Signs an identity in. Subscriptions of another account end.
     pub fn sign_in(&mut self, id: SessionId, caller: Caller) -> Result<()> {
         let Some(session) = self.registry.sessions.get(&id) else {
             return Ok(());
@@ -212,9 +211,9 @@ impl Broker<'_> {
             (Identity::User(now), Identity::User(before)) => now.id == before.id,
             (now, before) => now == before,
         };
-        // What anybody may see, one goes on seeing who signs in.
-        let was_nobody = session.caller.identity == Identity::Anonymous;
-        if !is_same && !was_nobody {
+        // Subscriptions of an anonymous caller continue with the new identity.
+        let was_anonymous = session.caller.identity == Identity::Anonymous;
+        if !is_same && !was_anonymous {
             let error = Error::new(Kind::Unauthenticated, "Another account has signed in.");
             self.end_all(id, &error);
         }
@@ -223,7 +222,6 @@ impl Broker<'_> {
         Ok(())
     }
 
-    /// Who a connection is from now on.
     pub fn set_caller(&mut self, id: SessionId, caller: Caller) {
         let Some(session) = self.registry.sessions.get(&id) else {
             return;
@@ -242,7 +240,7 @@ impl Broker<'_> {
         }
     }
 
-    /// Puts the subscriptions of a connection into the groups of who it is now.
+    /// Assigns the subscriptions of a session to the groups of its present identity.
     pub fn regroup_session(&mut self, id: SessionId) {
         let Some(session) = self.registry.sessions.get(&id) else {
             return;
@@ -253,8 +251,8 @@ impl Broker<'_> {
         }
     }
 
-    /// Puts a subscription where it belongs by the definitions and the caller of now; it ends when it
-    /// belongs nowhere.
+    /// Assigns a subscription to its group by the current definitions and caller. It ends if that
+    /// is not allowed any more.
     pub fn regroup_subscription(&mut self, id: SessionId, name: &str) {
         let Some(session) = self.registry.sessions.get(&id) else {
             return;
@@ -272,12 +270,12 @@ impl Broker<'_> {
         let prepared = self.context.prepare(&database, &caller, &request);
         let prepared = prepared.and_then(|(key, group)| match group.collection == collection {
             true => Ok((key, group)),
-            // Another one has got its name.
+            // Another collection has its name now.
             false => Err(Error::not_found("The collection was deleted.")),
         });
         match prepared {
             Ok((key, group)) => {
-                // Its charges are given back before it is charged again.
+                // Releases its charges before it is charged again.
                 self.registry.unsubscribe(id, name, Instant::now());
                 let has_group = self.registry.has_group(&key);
                 match self.context.charge(payer, &request, has_group) {
@@ -300,18 +298,17 @@ impl Broker<'_> {
         }
     }
 
-    /// Ends a subscription, and says purpose.
+    /// Ends a subscription and sends the error to the client.
     pub fn end(&mut self, id: SessionId, name: &str, error: &Error) {
         self.unsubscribe(id, name);
         self.send_ended(id, name, error);
     }
 
-    /// Tells a client that a subscription has ended, and purpose.
     pub fn send_ended(&self, id: SessionId, name: &str, error: &Error) {
         if let Some(session) = self.registry.sessions.get(&id) {
             match session.client {
                 None => drop(session.handle.send(frames::ended(name, error).into())),
-                // It finds out when it connects again.
+                // The protocol has no frame for it. The client learns the error when it reconnects.
                 Some(_) => session.handle.close(POLICY, error.message()),
             }
         }
@@ -327,23 +324,23 @@ impl Broker<'_> {
         }
     }
 
-    /// Ends all that somebody was let in for, who is nobody from now on.
+    /// Ends all subscriptions of a session, which becomes anonymous.
     pub fn revoke(&mut self, id: SessionId, error: &Error) {
         self.end_all(id, error);
-        let nobody = Credentials::default();
+        let anonymous = Credentials::default();
         let database = self
             .registry
             .sessions
             .get(&id)
             .map(|it| it.database.clone());
         if let Some(database) = database
-            && let Ok(caller) = self.context.caller(nobody, &database)
+            && let Ok(caller) = self.context.caller(anonymous, &database)
         {
             self.set_caller(id, caller);
         }
     }
 
-    /// A connection is gone.
+    /// Removes a session whose connection has ended.
     pub fn close(&mut self, id: SessionId) {
         let Some(session) = self.registry.sessions.get(&id) else {
             return;
@@ -358,7 +355,7 @@ impl Broker<'_> {
     }
 }
 
-/// The caller, with its account as this one, if it is that.
+/// Replaces the account of the caller by this state of it, if it is the same account.
 fn as_account(mut caller: Caller, account: Option<&Arc<User>>) -> Caller {
     if let (Identity::User(user), Some(account)) = (&mut caller.identity, account)
         && (&user.id, &user.collection_id) == (&account.id, &account.collection_id)

@@ -1,20 +1,21 @@
 //! Realtime: clients subscribe to changes of records.
 //!
-//! A subscriber receives a change if the list rule (the view rule for one record), the field rules and
-//! the filter of the subscription admit the record as the change left it, or as it last was for a
-//! delete. The identity of the subscriber counts as of that change: a change of an account is applied
-//! before the changes that were committed after it. Changes of a record arrive in the order of their
-//! commits. An event shows the record as a response to a request would.
+//! A subscriber receives a change if the list rule (the view rule for one record), the field rules
+//! and the filter of the subscription admit the record as the change left it, or as it last was for
+//! a delete. The identity of the subscriber counts as of that change: a change of an account is
+//! applied before the changes that were committed after it. Changes of a record arrive in the order
+//! of their commits. An event shows the record as a response to a request would.
 //!
-//! One thread, `realtime`, owns the subscriptions ([`registry`]), the changes of the last minutes for
-//! clients that reconnect ([`replay_buffer`]), and the time used per collection ([`time_usage`]). Its
-//! work is in [`broker`] (commands, activation, replay), [`delivery`] (a change and its subscribers)
-//! and [`maintenance`] (expiry, identities). The thread `realtime-check` verifies credentials again
-//! ([`credential_checks`]), so that `realtime` waits for no database.
+//! One thread, `realtime`, owns the subscriptions ([`registry`]), the changes of the last minutes
+//! for clients that reconnect ([`replay_buffer`]), and the time used per collection
+//! ([`time_usage`]). Its work is in [`broker`] (commands, activation, replay), [`delivery`] (a
+//! change and its subscribers) and [`maintenance`] (expiry, identities). The thread
+//! `realtime-check` verifies credentials again ([`credential_checks`]), so that `realtime` waits
+//! for no database.
 //!
-//! The socket hub calls [`socket_handler`], which queues a [`command`]. Clients speak [`frames`] over
-//! a WebSocket, or the protocol of PocketBase over server-sent events ([`topics`]). `docs/sockets.md`
-//! describes both for clients.
+//! The socket hub calls [`socket_handler`], which queues a [`command`]. Clients speak [`frames`]
+//! over a WebSocket, or the protocol of PocketBase over server-sent events ([`topics`]).
+//! `docs/sockets.md` describes both for clients.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
@@ -197,8 +198,8 @@ impl Realtime {
                 false => tick_at.saturating_duration_since(Instant::now()),
                 true => BARRIER_PAUSE,
             };
-            // Taken before the changes: a command that a client sends after it has seen a change must
-            // not be handled before that change.
+            // Taken before the changes: a command that a client sends after it has seen a change
+            // must not be handled before that change.
             self.commands.drain_into(&mut commands);
             let pause = if commands.is_empty() {
                 pause
@@ -224,8 +225,8 @@ impl Realtime {
     }
 
     /// Waits while the socket hub is behind. Changes then wait once, here, and not in the outbox of
-    /// each subscriber, which would be dropped as too slow. A full budget of outboxes delays delivery
-    /// only for a moment, since slow clients may never free it.
+    /// each subscriber, which would be dropped as too slow. A full budget of outboxes delays
+    /// delivery only for a moment, since slow clients may never free it.
     fn apply_backpressure(&self, stop: &Stop) {
         let begun = Instant::now();
         while self.pace.lag() > LAG_MAX && begun.elapsed() < LAG_WAIT_MAX {

@@ -1,11 +1,12 @@
-//! Who is connected, and who has subscribed to what.
+//! The sessions of clients and their subscriptions.
 //!
-//! Subscriptions that see the same in the same form make a [`SubscriptionGroup`]: a change is looked at once for each
-//! group, however many are in it. All that many have in common is one group when neither rule nor filter asks
-//! who they are; else each account has its own.
+//! Subscriptions that see the same events in the same form share a [`SubscriptionGroup`]: a change
+//! is evaluated once per group, however many subscriptions it has. If neither a rule nor the filter
+//! depends on the caller, all callers share one group; otherwise each account has its own.
 //!
-//! Invariants: a subscription is in exactly one group, which is in `groups` and `listeners`, and in `by_key`
-//! unless it is retired; a group without subscriptions is gone; `by_account` has the sessions of accounts, and no others.
+//! Invariants: a subscription is in exactly one group, which is in `groups` and `listeners`, and in
+//! `by_key` unless it is retired. A group without subscriptions does not exist. `by_account`
+//! contains exactly the sessions of accounts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -25,12 +26,17 @@ use crate::model::records::{RoutingKey, SubscriberView, SubscriptionSpec};
 use crate::model::rules::Identity;
 use crate::net::sockets::SocketHandle;
 
-/// A connection.
+/// A group whose last evaluation took longer is expensive.
+const EXPENSIVE: Duration = Duration::from_millis(2);
+/// The assumed cost of a new group.
+const UNKNOWN: Duration = Duration::from_millis(4);
+
+/// The id of a connection.
 pub type SessionId = u64;
 pub type GroupId = u64;
 pub type SubscriptionId = u64;
 
-/// Who somebody is, and by what.
+/// An identity and the credentials that prove it.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub identity: Identity,
@@ -44,10 +50,10 @@ impl Caller {
         !matches!(self.identity, Identity::Anonymous)
     }
 
-    /// What no other caller has: another one with each change of an account.
+    /// A key that no other caller has. It changes with each change of an account.
     pub fn key(&self) -> String {
         match &self.identity {
-            Identity::Anonymous => "nobody".to_owned(),
+            Identity::Anonymous => "anonymous".to_owned(),
             Identity::Admin(id) => format!("admin {id}"),
             Identity::Key(key) => format!("key {}", key.id),
             Identity::Service(service) => format!("service {}", service.name),
@@ -59,7 +65,8 @@ impl Caller {
         }
     }
 
-    /// Whose groups are the same: nobody shall take events away from those who are somebody else.
+    /// Callers share consumer groups only within one kind, so that strangers cannot take events
+    /// away from accounts or programs.
     fn kind(&self) -> &str {
         match &self.identity {
             Identity::Anonymous => "",
@@ -72,93 +79,88 @@ impl Caller {
 /// A connected client.
 pub struct Session {
     pub handle: SocketHandle,
-    /// Which database it is about.
     pub database: String,
     pub caller: Caller,
-    /// The name of a client that listens to server-sent events; a WebSocket has none.
+    /// The name of a client of server-sent events; none for a WebSocket.
     pub client: Option<String>,
-    /// Its subscriptions by its own names for them.
+    /// By the names that the client gave them.
     pub subs: BTreeMap<String, (GroupId, SubscriptionId)>,
-    /// Frames of it that wait.
+    /// Frames that wait in the command queue.
     pub pending: Arc<AtomicUsize>,
-    /// Since when it has had no subscription.
+    /// Set while it has no subscription.
     pub idle_since: Option<Instant>,
     pub checks: CheckState,
 }
 
-/// The state of the checks of a session's identity.
+/// The credential checks of a session.
 #[derive(Default)]
 pub struct CheckState {
-    /// Another one with each change of who it is.
+    /// Incremented with each change of the identity.
     pub generation: u64,
-    /// Numbers of the last one that was asked for, and of the last one that was answered.
+    /// Numbers of the last check requested and of the last one completed.
     pub asked: u64,
     pub answered: u64,
-    /// The last one has not begun.
+    /// The last check waits in the queue.
     pub is_queued: Arc<AtomicBool>,
-    /// While it signs in: frames that came after that.
+    /// During a sign-in: the frames that arrived after it.
     pub later: Option<VecDeque<FrameResult>>,
 }
 
-/// One subscription.
 pub struct Subscription {
     pub session: SessionId,
     pub handle: SocketHandle,
-    /// Server-sent events, in the form of PocketBase.
+    /// It receives server-sent events, in the format of PocketBase.
     pub is_stream: bool,
     pub request: Arc<SubscribeRequest>,
-    /// Its group, told apart by who its members are.
+    /// Events go to one member of a consumer group. The name includes the collection and the kind
+    /// of the caller.
     pub consumer_group: Option<Arc<str>>,
-    /// When who has subscribed is nobody any more; milliseconds since 1970.
+    /// When the credentials of the subscriber expire; milliseconds since 1970.
     pub expires_ms: Option<i64>,
-    /// It hears of everything from now on; until then it waits, see [`super::replay_buffer`].
+    /// It receives events. Before that it waits until no change can be missed.
     pub is_live: bool,
-    /// When it last had an event of its group.
+    /// The turn in which it last received an event of its consumer group.
     pub turn: u64,
-    /// For itself, and for the bytes that it keeps.
+    /// For the subscription, and for its bytes.
     _charges: [Charge; 2],
 }
 
 /// The charges for a subscription.
 pub struct SubscriptionCharges {
     pub subscription: [Charge; 2],
-    /// For its group, if there is none yet.
+    /// For its group, if that is new.
     pub group: Option<Charge>,
 }
 
-/// Subscriptions that see the same.
+/// Subscriptions that see the same events.
 pub struct SubscriptionGroup {
     key: String,
     pub database: String,
     pub collection: String,
     pub spec: SubscriptionSpec,
-    /// Whoever stands for all of them.
+    /// The identity for which the view is evaluated; it stands for all members.
     pub identity: Identity,
-    /// None: to be made anew.
+    /// None if it must be created again.
     pub view: Option<SubscriberView>,
-    /// As it was when it was made.
+    /// That of the view with which the group was registered.
     routing_key: Option<RoutingKey>,
-    /// The time that the last look took.
+    /// Time that the last evaluation took.
     pub cost: Duration,
-    /// To the network of the first subscription, also after that has ended: another network might have no room,
-    /// and its subscription would end though its client did nothing.
+    /// Paid by the network of the first subscription, even after that has ended. Another network
+    /// might have no room, and its subscription would end through no fault of its client.
     _charge: Option<Charge>,
     pub subs: BTreeMap<SubscriptionId, Subscription>,
 }
 
-/// A group that takes longer to look at a change is expensive.
-const EXPENSIVE: Duration = Duration::from_millis(2);
-/// The cost of a group that has looked at no change yet.
-const UNKNOWN: Duration = Duration::from_millis(4);
-
-/// Classes that listen to a collection.
+/// The groups of a collection.
 #[derive(Default)]
 struct Listeners {
+    /// Groups that any change of the collection can concern.
     whole: BTreeSet<GroupId>,
     by_record: HashMap<String, BTreeSet<GroupId>>,
-    /// Those who see only records with one value in a field: by field, then by value.
+    /// Groups that see only records with one value in a field: by field, then by value.
     by_value: BTreeMap<String, HashMap<String, BTreeSet<GroupId>>>,
-    /// The definitions that all of them were last known to be made with.
+    /// The definitions with which all of them were last known to be created.
     definitions: Option<Arc<Collections>>,
 }
 
@@ -210,7 +212,6 @@ fn drop_from(map: &mut HashMap<String, BTreeSet<GroupId>>, key: &str, id: GroupI
     }
 }
 
-/// See the module documentation.
 #[derive(Default)]
 pub struct Registry {
     pub sessions: HashMap<SessionId, Session>,
@@ -235,7 +236,7 @@ impl Registry {
         self.set_caller(id, caller);
     }
 
-    /// Who it is from now on. Subscriptions stay as they are.
+    /// Sets the identity of a session. Its subscriptions stay in their groups.
     pub fn set_caller(&mut self, id: SessionId, caller: Caller) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
@@ -264,11 +265,11 @@ impl Registry {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let nobody = Caller {
+        let anonymous = Caller {
             identity: Identity::Anonymous,
             ..session.caller.clone()
         };
-        self.set_caller(id, nobody);
+        self.set_caller(id, anonymous);
         if let Some(session) = self.sessions.remove(&id)
             && let Some(client) = session.client
         {
@@ -276,7 +277,7 @@ impl Registry {
         }
     }
 
-    /// The session of a client that listens to server-sent events.
+    /// The session of a client of server-sent events.
     pub fn by_client(&self, client: &str) -> Option<SessionId> {
         self.clients.get(client).copied()
     }
@@ -292,12 +293,12 @@ impl Registry {
         self.count
     }
 
-    /// True if there is a group of this key.
+    /// True if a group of this key accepts subscriptions.
     pub fn has_group(&self, key: &str) -> bool {
         self.by_key.contains_key(key)
     }
 
-    /// Adds a subscription of a session to the group of this key, which `make` makes if there is none.
+    /// Adds a subscription to the group of this key. `make` creates the group if there is none.
     pub fn subscribe(
         &mut self,
         session: SessionId,
@@ -353,7 +354,7 @@ impl Registry {
         self.count += 1;
     }
 
-    /// Takes a subscription away. Returns the collection that it was for.
+    /// Removes a subscription, and its group with the last one. Returns the collection.
     pub fn unsubscribe(&mut self, session: SessionId, name: &str, now: Instant) -> Option<String> {
         let found = self.sessions.get_mut(&session)?;
         let (group_id, sub) = found.subs.remove(name)?;
@@ -374,7 +375,7 @@ impl Registry {
         let Some(group) = self.groups.remove(&id) else {
             return;
         };
-        // One that was retired may have a successor.
+        // A retired group may have a successor of the same key.
         if self.by_key.get(&group.key) == Some(&id) {
             self.by_key.remove(&group.key);
         }
@@ -387,7 +388,7 @@ impl Registry {
         }
     }
 
-    /// Takes no more subscriptions into a group: the next one of its key makes another.
+    /// Closes a group to new subscriptions. The next subscription of its key creates another group.
     pub fn retire(&mut self, id: GroupId) {
         if let Some(group) = self.groups.get(&id)
             && self.by_key.get(&group.key) == Some(&id)
@@ -396,7 +397,8 @@ impl Registry {
         }
     }
 
-    /// The groups that a change of a record may concern, if they are made with the present definitions.
+    /// The groups that a change of a record can concern. Call [`Registry::outdated_groups`] before:
+    /// only groups created with the current definitions are indexed correctly.
     pub fn listeners(&self, state: &RecordState) -> Vec<GroupId> {
         let Some(listeners) = self.listeners.get(&state.collection.id) else {
             return Vec::new();
@@ -411,7 +413,7 @@ impl Registry {
         all.chain(of_values.flatten()).copied().collect()
     }
 
-    /// The same groups, those that are expensive last, the dearest at the end.
+    /// Moves expensive groups to the end, ordered by cost.
     pub fn sort_by_cost(&self, mut groups: Vec<GroupId>) -> Vec<GroupId> {
         let cost = |id: &GroupId| self.groups.get(id).map_or(Duration::ZERO, |it| it.cost);
         let is_expensive = |id: &mut GroupId| cost(id) > EXPENSIVE;
@@ -421,8 +423,8 @@ impl Registry {
         groups
     }
 
-    /// The groups of a collection that are to be made anew before it is asked for listeners: all of them, when
-    /// the definitions are others than those that they are known to be made with.
+    /// The groups of a collection to create again before [`Registry::listeners`] is called: all of
+    /// them, if they are not known to be created with these definitions.
     pub fn outdated_groups(
         &self,
         collection: &str,
@@ -438,14 +440,14 @@ impl Registry {
         groups.map(|(id, _)| *id).collect()
     }
 
-    /// They have been made anew.
+    /// Records that all groups of a collection were created with these definitions.
     pub fn set_definitions(&mut self, collection: &str, definitions: &Arc<Collections>) {
         if let Some(listeners) = self.listeners.get_mut(collection) {
             listeners.definitions = Some(Arc::clone(definitions));
         }
     }
 
-    /// The subscriptions of a group: session and name.
+    /// Session and name of each subscription of a group.
     pub fn subscribers(&self, id: GroupId) -> Vec<(SessionId, String)> {
         let group = self.groups.get(&id).into_iter();
         group.flat_map(SubscriptionGroup::subscribers).collect()
@@ -465,14 +467,14 @@ impl Registry {
         Some((self.groups.get_mut(&group)?, sub))
     }
 
-    /// Every subscription to a collection: session and name.
+    /// Session and name of each subscription to a collection.
     pub fn subscribers_of(&self, collection: &str) -> Vec<(SessionId, String)> {
         let groups = self.groups.values();
         let groups = groups.filter(|group| group.collection == collection);
         groups.flat_map(SubscriptionGroup::subscribers).collect()
     }
 
-    /// The groups that were made with definitions which do not hold any more.
+    /// The groups created with definitions that are no longer current.
     pub fn stale_groups(&self) -> Vec<GroupId> {
         let is_stale =
             |group: &SubscriptionGroup| group.view.as_ref().is_some_and(SubscriberView::is_stale);
@@ -482,7 +484,7 @@ impl Registry {
 }
 
 impl SubscriptionGroup {
-    /// Its subscriptions: session and name.
+    /// Session and name of each subscription.
     pub fn subscribers(&self) -> impl Iterator<Item = (SessionId, String)> {
         let subs = self.subs.values();
         subs.map(|sub| (sub.session, sub.request.sub.clone()))

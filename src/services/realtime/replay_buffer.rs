@@ -1,6 +1,7 @@
-//! The changes of the last minutes, and since when those of a collection are complete.
+//! The changes of the last minutes, so that a client that reconnects misses none.
 //!
-//! Bound: [`KEPT`] of time and [`BYTES_MAX`] of changes.
+//! For each watched collection the buffer knows since when it is complete. Bound: [`KEPT`] of time
+//! and [`BYTES_MAX`] of changes.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,13 +11,12 @@ use crate::base::ids;
 use crate::model::events::RecordChange;
 use crate::store::db::CommitBarrier;
 
-/// How long somebody may be away and miss nothing.
+/// Time for which a client can be disconnected without missing events.
 pub const KEPT: Duration = Duration::from_secs(300);
 const BYTES_MAX: usize = 32 << 20;
 
-/// See the module documentation.
 pub struct ReplayBuffer {
-    /// Of this process: numbers of another one mean nothing.
+    /// Identifies this process. Numbers of another process are not comparable.
     epoch: String,
     seq: u64,
     changes: VecDeque<(u64, Instant, Arc<RecordChange>)>,
@@ -24,20 +24,20 @@ pub struct ReplayBuffer {
     watches: HashMap<String, Watch>,
 }
 
-/// A collection that somebody watches, or did some minutes ago.
+/// A collection that is watched, or was some minutes ago.
 struct Watch {
-    /// Subscriptions.
+    /// Number of watchers.
     count: usize,
-    /// All changes with a number above this one are there.
+    /// Every change with a higher number is in the buffer.
     complete_after: u64,
-    /// Passes when that begins to hold.
+    /// Until it passes, changes that began before the watch can still be missed.
     barrier: Option<CommitBarrier>,
-    /// When it is forgotten, while nobody watches.
+    /// When to forget the collection; set while it has no watcher.
     ends: Option<Instant>,
 }
 
 impl ReplayBuffer {
-    /// `seed` tells processes apart.
+    /// `seed` distinguishes processes.
     pub fn new(seed: [u8; 4]) -> ReplayBuffer {
         ReplayBuffer {
             epoch: ids::hex(&seed),
@@ -48,12 +48,11 @@ impl ReplayBuffer {
         }
     }
 
-    /// The name of the change with this number.
+    /// The event id of the change with this number.
     pub fn event_id(&self, seq: u64) -> String {
         format!("{}.{seq}", self.epoch)
     }
 
-    /// The name of the last one.
     pub fn last_event_id(&self) -> String {
         self.event_id(self.seq)
     }
@@ -63,7 +62,7 @@ impl ReplayBuffer {
         self.changes.len()
     }
 
-    /// Gives a change its number and keeps it.
+    /// Adds a change and returns its number.
     pub fn add(&mut self, change: Arc<RecordChange>, now: Instant) -> u64 {
         self.seq += 1;
         self.bytes += change.state.bytes();
@@ -72,7 +71,7 @@ impl ReplayBuffer {
         self.seq
     }
 
-    /// Forgets what is too old, or too much.
+    /// Removes changes that are too old or exceed the bound.
     pub fn evict(&mut self, now: Instant) {
         while let Some((seq, at, change)) = self.changes.front() {
             if self.bytes <= BYTES_MAX && now.saturating_duration_since(*at) <= KEPT {
@@ -89,11 +88,12 @@ impl ReplayBuffer {
         }
     }
 
-    /// One more watches a collection. True when nobody has until now: then `events` must be told, and after
-    /// that a barrier set.
+    /// Counts one more watcher. Returns true for the first one: the caller must then start
+    /// recording the collection in `events`, and set a barrier after that.
     pub fn watch(&mut self, collection: &str) -> bool {
         if !self.watches.contains_key(collection) {
-            // Whoever knows the changes so far need not know those of this collection: nobody kept them.
+            // Changes up to now were not recorded, so a client that knows the last number may have
+            // missed some.
             self.seq += 1;
         }
         let seq = self.seq;
@@ -115,14 +115,14 @@ impl ReplayBuffer {
         is_new
     }
 
-    /// What was begun before this passes may be missed.
+    /// Sets the barrier: changes that began before it passes can be missed.
     pub fn set_barrier(&mut self, collection: &str, barrier: Option<CommitBarrier>) {
         if let Some(watch) = self.watches.get_mut(collection) {
             watch.barrier = barrier;
         }
     }
 
-    /// One fewer does; what changes is still kept for a while.
+    /// Counts one watcher less. Changes are still recorded for [`KEPT`].
     pub fn unwatch(&mut self, collection: &str, now: Instant) {
         if let Some(watch) = self.watches.get_mut(collection) {
             watch.count -= 1;
@@ -132,7 +132,7 @@ impl ReplayBuffer {
         }
     }
 
-    /// The collections that nobody has watched for a while; they are forgotten.
+    /// Removes and returns the collections that have had no watcher for [`KEPT`].
     pub fn unwatched(&mut self, now: Instant) -> Vec<String> {
         let is_over = |watch: &Watch| watch.ends.is_some_and(|end| end <= now);
         let over = self.watches.iter().filter(|(_, watch)| is_over(watch));
@@ -143,7 +143,7 @@ impl ReplayBuffer {
         over
     }
 
-    /// Whether every change is seen that is committed from now on.
+    /// True if every change committed from now on is recorded.
     pub fn is_complete(&mut self, collection: &str) -> bool {
         let seq = self.seq;
         let Some(watch) = self.watches.get_mut(collection) else {
@@ -162,7 +162,7 @@ impl ReplayBuffer {
         true
     }
 
-    /// Changes of a collection were dropped that come after those known by now.
+    /// Records that changes after the present ones were dropped.
     pub fn mark_lost(&mut self, collection: &str) {
         self.seq += 1;
         if let Some(watch) = self.watches.get_mut(collection) {
@@ -170,8 +170,8 @@ impl ReplayBuffer {
         }
     }
 
-    /// The changes of a collection after the named one, with their numbers, so many at most; none when some
-    /// may be missing.
+    /// At most `most` changes of a collection after the event `name`, with their numbers. Returns
+    /// none if some may be missing.
     pub fn changes_after(
         &self,
         collection: &str,
@@ -234,7 +234,7 @@ mod tests {
         };
         assert_eq!(count(&buffer, "a", &first), Some(1));
         assert_eq!(count(&buffer, "a", &second), Some(0));
-        // Nobody listened to it then.
+        // It was not watched then.
         assert_eq!(count(&buffer, "b", &first), None);
         assert_eq!(count(&buffer, "b", &second), Some(1));
         for wrong in ["", "x", "ffffffff.1", "01020304.999", "01020304.-1"] {
@@ -270,7 +270,7 @@ mod tests {
         assert!(buffer.unwatched(now).is_empty());
         assert_eq!(buffer.unwatched(now + KEPT), ["a"]);
         assert!(buffer.changes_after("a", &start, 9).is_none());
-        // Nothing has got a number since, and yet something may have happened that nobody kept.
+        // No change was numbered since, but changes may have happened that were not recorded.
         let last = buffer.last_event_id();
         assert!(buffer.watch("a") && buffer.is_complete("a"));
         assert!(buffer.changes_after("a", &last, 9).is_none());

@@ -1,4 +1,4 @@
-//! What the hub of the sockets calls: a connection's frames go into the queue of the thread.
+//! The handler that the socket hub calls: it queues the frames of a connection as commands.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -6,30 +6,32 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::command::{Command, CommandQueue};
 use super::registry::{Caller, SessionId};
+use super::replay_buffer::KEPT;
 use super::{frames, topics};
 use crate::base::error::Result;
 use crate::base::ids;
 use crate::net::sockets::{Flow, SocketHandle, SocketHandler};
 
-/// Frames of one connection that wait, and bytes of one.
+/// Frames of one connection in the command queue, and bytes of one frame.
 const PENDING_MAX: usize = 64;
 const FRAME_BYTES_MAX: usize = 16 << 10;
 /// Close code of RFC 6455, section 7.4.1.
 const TOO_LARGE: u16 = 1009;
 
-/// A name for a client that listens to server-sent events, which nobody can guess.
+/// Creates the name of a client of server-sent events. It must be unguessable, because it is what
+/// authorizes a client to set its topics.
 pub fn new_client() -> Result<String> {
     Ok(ids::hex(&ids::random_bytes::<20>()?))
 }
 
-/// A connection that is to be opened.
+/// The handler of one connection.
 pub struct RealtimeHandler {
     pub commands: Arc<CommandQueue>,
     pub session: SessionId,
     pub database: String,
-    /// Taken when it opens.
+    /// Moved into the command that opens the session.
     pub caller: Option<Caller>,
-    /// Of server-sent events; none for a WebSocket.
+    /// The name of a client of server-sent events; none for a WebSocket.
     pub client: Option<String>,
     pub pending: Arc<AtomicUsize>,
     pub handle: Option<SocketHandle>,
@@ -39,7 +41,7 @@ impl SocketHandler for RealtimeHandler {
     fn opened(&mut self, handle: SocketHandle) {
         let first = match &self.client {
             Some(client) => topics::connected(client),
-            None => frames::welcome(super::replay_buffer::KEPT.as_millis()),
+            None => frames::welcome(KEPT.as_millis()),
         };
         handle.send(first.into());
         self.handle = Some(handle.clone());
@@ -58,7 +60,7 @@ impl SocketHandler for RealtimeHandler {
     fn received(&mut self, text: &str) -> Flow {
         if text.len() > FRAME_BYTES_MAX {
             if let Some(handle) = &self.handle {
-                handle.close(TOO_LARGE, "a frame has at most 16 KiB");
+                handle.close(TOO_LARGE, "the frame exceeds 16 KiB");
             }
             return Flow::Continue;
         }
@@ -80,7 +82,7 @@ impl SocketHandler for RealtimeHandler {
     }
 }
 
-/// A frame of a connection has been dealt with.
+/// Counts a frame as handled, and resumes the socket if it was paused.
 pub fn frame_done(pending: &AtomicUsize, handle: &SocketHandle) {
     if pending.fetch_sub(1, Relaxed) >= PENDING_MAX {
         handle.resume();

@@ -1,22 +1,22 @@
-//! How much of the thread's time collections and networks have used lately.
+//! Time of the realtime thread that collections and networks have used lately.
 //!
-//! One thread checks at all changes, so what it spends on one collection delays the others. A collection may
-//! use [`LOOK_MAX`] at a time while changes of others wait, and half of the time in the long run; when all
-//! together have used that much, each of them may use [`SHARE`]. So one that is expensive to look at, or many,
-//! delay the others by about a second.
+//! One thread evaluates all changes, so time spent on one collection delays the others. While
+//! changes of others wait, a collection may use [`TIME_MAX`] at a time, and half of the time in the
+//! long run. Once all collections together have used that much, each may use [`SHARE`]. One
+//! expensive collection, or many, therefore delay the others by about a second.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 /// Longest time for which a collection delays others.
-pub const LOOK_MAX: Duration = Duration::from_secs(1);
-/// The same when others have used that time up.
+pub const TIME_MAX: Duration = Duration::from_secs(1);
+/// The same limit once all collections together have used that time.
 const SHARE: Duration = Duration::from_millis(100);
-/// Less than this is not noted.
-const NOTED: Duration = Duration::from_millis(1);
+/// Shorter times are not counted.
+const COUNTED_MIN: Duration = Duration::from_millis(1);
 
-/// Time spent for each of some keys; half of the time that passes is taken off again.
+/// Time spent per key, as a leaky bucket: it decreases by half of the time that passes.
 pub struct TimeUsage<K>(HashMap<K, (Duration, Instant)>);
 
 impl<K> Default for TimeUsage<K> {
@@ -26,9 +26,9 @@ impl<K> Default for TimeUsage<K> {
 }
 
 impl<K: Eq + Hash> TimeUsage<K> {
-    /// Notes time that was spent until now.
+    /// Adds time that was spent until now.
     pub fn add(&mut self, key: K, spent: Duration, now: Instant) {
-        if spent >= NOTED {
+        if spent >= COUNTED_MIN {
             let entry = self.0.entry(key).or_insert((Duration::ZERO, now));
             *entry = (left(entry, now) + spent, now);
         }
@@ -44,15 +44,15 @@ impl<K: Eq + Hash> TimeUsage<K> {
             .map_or(Duration::ZERO, |entry| left(entry, now))
     }
 
-    /// For how long a change may be looked at while others wait; zero: not at all.
+    /// Time allowed for a change of this key while others wait; zero if the change must be skipped.
     pub fn allowance<Q: Eq + Hash + ?Sized>(&self, key: &Q, now: Instant) -> Duration
     where
         K: std::borrow::Borrow<Q>,
     {
         let all: Duration = self.0.values().map(|entry| left(entry, now)).sum();
-        let share = match all >= LOOK_MAX {
+        let share = match all >= TIME_MAX {
             true => SHARE,
-            false => LOOK_MAX,
+            false => TIME_MAX,
         };
         share.saturating_sub(self.of(key, now))
     }
@@ -61,7 +61,7 @@ impl<K: Eq + Hash> TimeUsage<K> {
         self.0.is_empty()
     }
 
-    /// Forgets those of whom nothing counts any more.
+    /// Removes keys without time that still counts.
     pub fn forget(&mut self, now: Instant) {
         self.0.retain(|_, entry| !left(entry, now).is_zero());
     }
@@ -79,7 +79,7 @@ mod tests {
     fn who_has_used_much_gets_little_and_the_others_go_on() {
         let (mut usage, start) = (TimeUsage::<&str>::default(), Instant::now());
         let after = |ms| start + Duration::from_millis(ms);
-        assert_eq!(usage.allowance("a", start), LOOK_MAX);
+        assert_eq!(usage.allowance("a", start), TIME_MAX);
         usage.add("a", Duration::from_micros(10), start);
         assert!(usage.is_empty());
         usage.add("a", Duration::from_millis(600), start);

@@ -1,7 +1,8 @@
-//! The protocol of PocketBase over server-sent events, which its SDK speaks: topics such as `posts/*` and
-//! `posts/RECORD_ID`, each with `?options={"query": {filter, fields, expand}}` at its end.
+//! The protocol of PocketBase over server-sent events, as its SDK speaks it.
 //!
-//! From its public documentation (<https://pocketbase.io/docs/api-realtime/>).
+//! Topics are `posts/*` and `posts/RECORD_ID`, each optionally followed by
+//! `?options={"query": {filter, fields, expand}}`. Written from the public documentation
+//! (<https://pocketbase.io/docs/api-realtime/>).
 
 use serde::Deserialize;
 
@@ -11,15 +12,15 @@ use crate::model::triggers::RecordAction;
 
 const TOPIC_BYTES_MAX: usize = 2500;
 
-/// One thing that a client has subscribed to.
+/// A subscription of a client.
 #[derive(Debug)]
 pub struct Topic {
-    /// With the topic itself as name: events are sent under it.
+    /// The topic is also the name of the subscription, and events carry it.
     pub request: SubscribeRequest,
 }
 
 impl Topic {
-    /// Takes a topic apart. `decode` decodes percent signs.
+    /// Parses a topic. `decode` decodes percent-encoding.
     pub fn parse(text: &str, decode: impl Fn(&str) -> Option<String>) -> Result<Topic> {
         #[derive(Default, Deserialize)]
         struct Options {
@@ -37,7 +38,7 @@ impl Topic {
         }
         let is_line = !text.is_empty() && !text.contains(['\n', '\r']);
         if !is_line || text.len() > TOPIC_BYTES_MAX {
-            return Err(wrong(text));
+            return Err(invalid(text));
         }
         let (path, query) = text.split_once('?').unwrap_or((text, ""));
         let options = query.split('&').find_map(|it| it.strip_prefix("options="));
@@ -45,7 +46,7 @@ impl Topic {
             None => Options::default(),
             Some(raw) => decode(raw)
                 .and_then(|text| serde_json::from_str(&text).ok())
-                .ok_or_else(|| wrong(text))?,
+                .ok_or_else(|| invalid(text))?,
         };
         let (collection, id) = match path.split_once('/') {
             None | Some((_, "*" | "")) => (path.split('/').next().unwrap_or(path), None),
@@ -65,12 +66,12 @@ impl Topic {
     }
 }
 
-fn wrong(topic: &str) -> Error {
+fn invalid(topic: &str) -> Error {
     let start: String = topic.chars().take(100).collect();
     Error::field(
         "subscriptions",
         "validation_invalid_value",
-        format!("{start:?} is no topic."),
+        format!("Invalid topic {start:?}."),
     )
 }
 
@@ -79,10 +80,10 @@ pub fn connected(client: &str) -> String {
     format!("id:{client}\nevent:PB_CONNECT\ndata:{{\"clientId\":\"{client}\"}}\n\n")
 }
 
-/// A change; `record` is JSON, on one line as all of ours is.
+/// A change. `record` is JSON.
 pub fn event(topic: &str, action: RecordAction, record: &str) -> String {
     let record = match record.contains(['\n', '\r']) {
-        // Inside of json fields there may be line ends, between tokens alone.
+        // Line breaks can occur in json fields, but only between tokens. Data must be one line.
         true => record.replace(['\n', '\r'], " "),
         false => record.to_owned(),
     };
