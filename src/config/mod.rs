@@ -61,7 +61,7 @@ pub struct Config {
     /// Proxies that are trusted to name the address of a client.
     pub trusted_proxies: Vec<Prefix>,
     /// The mail server; none if mails go to the log.
-    pub mail: Option<mail::Settings>,
+    pub mail: Option<mail::MailSettings>,
     /// Number of request threads.
     pub threads: usize,
     /// Limit on open HTTP connections.
@@ -317,7 +317,7 @@ impl<'a> RawSettings<'a> {
     }
 
     /// The URL contains a password and is never printed.
-    fn mail(&self, roots: &Roots) -> Result<Option<mail::Settings>> {
+    fn mail(&self, roots: &Roots) -> Result<Option<mail::MailSettings>> {
         let from = match self.get("MAIL_FROM")? {
             from if from.is_empty() => None,
             from => Some(Sender::parse(&from).ok_or_else(|| refuse("MAIL_FROM", &from))?),
@@ -328,7 +328,7 @@ impl<'a> RawSettings<'a> {
         };
         let from = from.ok_or_else(|| refuse("MAIL_FROM", "(not set, but SMTP_URL is)"))?;
         let relay = relay.trusting(roots)?;
-        Ok(Some(mail::Settings { relay, from }))
+        Ok(Some(mail::MailSettings { relay, from }))
     }
 
     fn s3(&self, roots: &Roots) -> Result<Option<S3Settings>> {

@@ -278,7 +278,7 @@ fn verification_mail(to: String, link: String) -> Mail {
          this, ignore this mail.\n"
     );
     mail(
-        mail::Kind::Verification,
+        mail::MailPurpose::Verification,
         to,
         "Confirm your e-mail address",
         text,
@@ -291,7 +291,13 @@ fn reset_mail(to: String, link: String) -> Mail {
         "Hello,\n\nopen this link within 30 minutes to choose a new password:\n\n{link}\n\nIf you did \
          not request this, ignore this mail: your password stays unchanged.\n"
     );
-    mail(mail::Kind::Reset, to, "Choose a new password", text, link)
+    mail(
+        mail::MailPurpose::Reset,
+        to,
+        "Choose a new password",
+        text,
+        link,
+    )
 }
 
 fn new_address_mail(to: String, link: String) -> Mail {
@@ -301,7 +307,7 @@ fn new_address_mail(to: String, link: String) -> Mail {
          mail.\n"
     );
     mail(
-        mail::Kind::NewAddress,
+        mail::MailPurpose::NewAddress,
         to,
         "Confirm your new e-mail address",
         text,
@@ -309,9 +315,9 @@ fn new_address_mail(to: String, link: String) -> Mail {
     )
 }
 
-fn mail(kind: mail::Kind, to: String, subject: &str, text: String, link: String) -> Mail {
+fn mail(purpose: mail::MailPurpose, to: String, subject: &str, text: String, link: String) -> Mail {
     Mail {
-        kind,
+        purpose,
         to,
         subject: subject.to_owned(),
         text,

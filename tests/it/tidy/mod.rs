@@ -57,7 +57,15 @@ const CRATES: [(&str, &[&str]); 23] = [
         &["src/store/db/pages.rs", "src/model/records/version.rs"],
     ),
     ("lz4_flex", &["src/services/replication/wire.rs"]),
-    ("lettre", &["src/net/mail/mod.rs"]),
+    (
+        "lettre",
+        &[
+            "src/net/mail/mod.rs",
+            "src/net/mail/message.rs",
+            "src/net/mail/queue.rs",
+            "src/net/mail/relay.rs",
+        ],
+    ),
     (
         "tungstenite",
         &[

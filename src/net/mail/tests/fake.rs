@@ -7,22 +7,22 @@ use std::time::Duration;
 
 use crate::base::threads;
 
-/// More than any test takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than any test needs on a busy machine.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What the server does on one connection.
+/// The behaviour of the server on one connection.
 #[derive(Clone, Copy)]
 pub enum Script {
-    Take,
-    /// Offers STARTTLS and does as `Take` when nobody asks for it.
-    TakeWithTls,
+    Accept,
+    /// Offers STARTTLS, and behaves as `Accept` if the client does not use it.
+    AcceptWithTls,
     AnswerRcpt(&'static str),
     AnswerData(&'static str),
-    /// Says nothing at all until the other side goes away.
+    /// Sends nothing until the client disconnects.
     Silent,
 }
 
-/// What one connection brought.
+/// The commands and data of one connection.
 #[derive(Debug, Default)]
 pub struct Session {
     pub commands: Vec<String>,
@@ -48,30 +48,30 @@ impl Session {
     }
 }
 
-pub struct Fake {
+pub struct FakeServer {
     pub port: u16,
     pub accepted: mpsc::Receiver<()>,
     sessions: mpsc::Receiver<Session>,
 }
 
-impl Fake {
-    /// One connection for each script, one after the other.
-    pub fn start(scripts: &[Script]) -> Fake {
+impl FakeServer {
+    /// Accepts one connection per script, one after another.
+    pub fn start(scripts: &[Script]) -> FakeServer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (accepts, accepted) = mpsc::channel();
         let (sender, sessions) = mpsc::channel();
         let scripts = scripts.to_vec();
-        // Not joined: it ends with its last connection, and nothing waits for it.
+        // Not joined: the thread ends with its last connection.
         drop(threads::spawn("fake-smtp", move || {
             for script in scripts {
                 let (stream, _) = listener.accept().unwrap();
-                // A test that is over does not listen any more.
+                // A test that has ended no longer receives.
                 let _ = accepts.send(());
                 let _ = sender.send(serve(&stream, script));
             }
         }));
-        Fake {
+        FakeServer {
             port,
             accepted,
             sessions,
@@ -80,16 +80,16 @@ impl Fake {
 
     #[track_caller]
     pub fn session(&self) -> Session {
-        self.sessions.recv_timeout(PATIENCE).unwrap()
+        self.sessions.recv_timeout(TIMEOUT).unwrap()
     }
 }
 
 fn serve(stream: &TcpStream, script: Script) -> Session {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut lines = BufReader::new(stream);
     let mut session = Session::default();
     let say = |text: &str| {
-        // The other side may be gone already; the test sees it by what is missing.
+        // The client may have disconnected; the test then misses the answer.
         let _ = (&mut &*stream).write_all(format!("{text}\r\n").as_bytes());
     };
     if !matches!(script, Script::Silent) {
@@ -103,7 +103,7 @@ fn serve(stream: &TcpStream, script: Script) -> Session {
         let command = line.trim_end().to_owned();
         let answer = match command.split(' ').next().unwrap() {
             _ if matches!(script, Script::Silent) => continue,
-            "EHLO" if matches!(script, Script::TakeWithTls) => "250-fake\r\n250 STARTTLS",
+            "EHLO" if matches!(script, Script::AcceptWithTls) => "250-fake\r\n250 STARTTLS",
             "EHLO" => "250-fake\r\n250-AUTH PLAIN\r\n250-SMTPUTF8\r\n250 8BITMIME",
             "RCPT" => match script {
                 Script::AnswerRcpt(answer) => answer,
@@ -126,7 +126,7 @@ fn serve(stream: &TcpStream, script: Script) -> Session {
     }
 }
 
-/// Everything up to the lone dot, stuffed dots taken off.
+/// Reads up to the final dot and removes dot-stuffing.
 fn read_data(lines: &mut BufReader<&TcpStream>) -> String {
     let mut data = String::new();
     let mut line = String::new();

@@ -5,13 +5,12 @@ mod fake;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use super::queue::{MAIL_BYTES_MAX, Queue, QueuedMail};
 use super::{
-    Job, Kind, Limits, MAIL_BYTES_MAX, Mail, Mailer, Queue, Relay, Sender, Settings, attempt,
-    compose, guard,
+    Limits, Mail, MailPurpose, MailSettings, Mailer, Relay, Sender, attempt, compose, guard,
 };
 use crate::base::backoff::Backoff;
-use crate::base::threads::lock;
-use fake::{Fake, PATIENCE, Script};
+use fake::{FakeServer, Script, TIMEOUT};
 
 const FAST: Limits = Limits {
     queue: 25,
@@ -20,18 +19,18 @@ const FAST: Limits = Limits {
     retries: 3,
 };
 
-fn settings(fake: &Fake, parameters: &str) -> Settings {
-    Settings {
+fn settings(fake: &FakeServer, parameters: &str) -> MailSettings {
+    MailSettings {
         relay: Relay::parse(&format!("smtp://127.0.0.1:{}{parameters}", fake.port)).unwrap(),
         from: Sender::parse("The Desk <desk@example.com>").unwrap(),
     }
 }
 
-fn mailer(fake: &Fake, limits: Limits) -> Mailer {
+fn mailer(fake: &FakeServer, limits: Limits) -> Mailer {
     Mailer::start_with(Some(&settings(fake, "")), limits).unwrap()
 }
 
-/// Takes quoted-printable off.
+/// Decodes quoted-printable.
 fn unquote(text: &str) -> String {
     let text = text.replace("=\r\n", "");
     let mut bytes = Vec::new();
@@ -52,7 +51,7 @@ fn unquote(text: &str) -> String {
 fn mail(to: &str) -> Mail {
     let link = "https://vski.example.com/verify?token=aaaa.bbbb_cccc-dddd";
     Mail {
-        kind: Kind::Reset,
+        purpose: MailPurpose::Reset,
         to: to.to_owned(),
         subject: "Please confirm".to_owned(),
         text: format!("Hello,\n\nopen this:\n{link}\n"),
@@ -61,12 +60,12 @@ fn mail(to: &str) -> Mail {
 }
 
 fn soon() -> Instant {
-    Instant::now() + PATIENCE
+    Instant::now() + TIMEOUT
 }
 
 #[test]
 fn a_mail_arrives_with_everything_in_it() {
-    let fake = Fake::start(&[Script::Take, Script::Take]);
+    let fake = FakeServer::start(&[Script::Accept, Script::Accept]);
     let mailer = mailer(&fake, FAST);
     mailer.send(mail("ann@example.org"));
     let mut umlauts = mail("bob@example.org");
@@ -104,9 +103,9 @@ fn a_mail_arrives_with_everything_in_it() {
 
 #[test]
 fn user_and_password_come_out_of_the_url() {
-    let fake = Fake::start(&[Script::Take]);
+    let fake = FakeServer::start(&[Script::Accept]);
     let url = format!("smtp://user:p%40ss@127.0.0.1:{}/me.example.net", fake.port);
-    let settings = Settings {
+    let settings = MailSettings {
         relay: Relay::parse(&url).unwrap(),
         from: Sender::parse("desk@example.com").unwrap(),
     };
@@ -120,10 +119,10 @@ fn user_and_password_come_out_of_the_url() {
 
 #[test]
 fn a_temporary_refusal_is_tried_again_and_the_mail_stays_the_same() {
-    let fake = Fake::start(&[
+    let fake = FakeServer::start(&[
         Script::AnswerData("451 later"),
         Script::AnswerRcpt("450 later"),
-        Script::Take,
+        Script::Accept,
     ]);
     let mailer = mailer(&fake, FAST);
     mailer.send(mail("ann@example.org"));
@@ -138,7 +137,7 @@ fn a_temporary_refusal_is_tried_again_and_the_mail_stays_the_same() {
 #[test]
 fn four_attempts_are_enough() {
     let later = Script::AnswerRcpt("450 later");
-    let fake = Fake::start(&[later, later, later, later, Script::Take]);
+    let fake = FakeServer::start(&[later, later, later, later, Script::Accept]);
     let mailer = mailer(&fake, FAST);
     mailer.send(mail("ann@example.org"));
     for _ in 0..4 {
@@ -151,7 +150,7 @@ fn four_attempts_are_enough() {
 
 #[test]
 fn a_permanent_refusal_is_not_tried_again() {
-    let fake = Fake::start(&[Script::AnswerRcpt("550 no such user"), Script::Take]);
+    let fake = FakeServer::start(&[Script::AnswerRcpt("550 no such user"), Script::Accept]);
     let mailer = mailer(&fake, FAST);
     mailer.send(mail("ann@example.org"));
     assert!(fake.session().has("RCPT TO:<ann@"));
@@ -162,9 +161,9 @@ fn a_permanent_refusal_is_not_tried_again() {
 
 #[test]
 fn a_mail_that_waits_for_its_next_attempt_holds_up_nobody_and_is_tried_once_more_at_a_stop() {
-    let fake = Fake::start(&[
+    let fake = FakeServer::start(&[
         Script::AnswerRcpt("450 later"),
-        Script::Take,
+        Script::Accept,
         Script::AnswerRcpt("450 later"),
     ]);
     let mailer = mailer(
@@ -186,7 +185,7 @@ fn a_mail_that_waits_for_its_next_attempt_holds_up_nobody_and_is_tried_once_more
 
 #[test]
 fn a_server_that_never_answers_holds_up_neither_send_nor_stop() {
-    let fake = Fake::start(&[Script::Silent]);
+    let fake = FakeServer::start(&[Script::Silent]);
     let mailer = mailer(
         &fake,
         Limits {
@@ -196,28 +195,28 @@ fn a_server_that_never_answers_holds_up_neither_send_nor_stop() {
     );
     let begun = Instant::now();
     mailer.send(mail("ann@example.org"));
-    fake.accepted.recv_timeout(PATIENCE).unwrap();
+    fake.accepted.recv_timeout(TIMEOUT).unwrap();
     for _ in 0..2 * FAST.queue {
         mailer.send(mail("bob@example.org"));
     }
     let queue = &mailer.0.as_ref().unwrap().queue;
-    assert_eq!(lock(&queue.state).jobs.len(), Kind::Reset.share(FAST.queue));
-    // What is full of mails of one kind takes those of another.
+    assert_eq!(queue.count(), MailPurpose::Reset.share(FAST.queue));
+    // A queue that is full for one purpose accepts mails of another.
     let other = Mail {
-        kind: Kind::NewAddress,
+        purpose: MailPurpose::NewAddress,
         ..mail("dan@example.org")
     };
     assert!(queue.push(other).is_ok());
     let refused = queue.push(mail("carl@example.org"));
-    assert_eq!(refused.err().unwrap().1, "too many are waiting");
+    assert_eq!(refused.err().unwrap().1, "too many mails are queued");
     assert!(!mailer.stop(Instant::now() + Duration::from_millis(50)));
-    assert!(lock(&queue.state).jobs.is_empty());
-    assert!(begun.elapsed() < PATIENCE);
+    assert_eq!(queue.count(), 0);
+    assert!(begun.elapsed() < TIMEOUT);
 }
 
 #[test]
 fn a_silent_server_costs_the_limit_and_the_mail_is_tried_again() {
-    let fake = Fake::start(&[Script::Silent, Script::Take]);
+    let fake = FakeServer::start(&[Script::Silent, Script::Accept]);
     let mailer = mailer(
         &fake,
         Limits {
@@ -237,7 +236,7 @@ fn a_server_that_is_not_there_ends_in_the_log() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
     };
-    let settings = Settings {
+    let settings = MailSettings {
         relay: Relay::parse(&format!("smtp://127.0.0.1:{port}")).unwrap(),
         from: Sender::parse("desk@example.com").unwrap(),
     };
@@ -247,8 +246,8 @@ fn a_server_that_is_not_there_ends_in_the_log() {
     assert!(failure.text.contains("refused"), "{}", failure.text);
 }
 
-fn job(mail: Mail) -> Job {
-    Job {
+fn job(mail: Mail) -> QueuedMail {
+    QueuedMail {
         mail,
         message: None,
         failed: 0,
@@ -258,7 +257,7 @@ fn job(mail: Mail) -> Job {
 
 #[test]
 fn where_tls_is_required_nothing_is_said_without_it() {
-    let fake = Fake::start(&[Script::Take, Script::TakeWithTls]);
+    let fake = FakeServer::start(&[Script::Accept, Script::AcceptWithTls]);
     let mut job = job(mail("ann@example.org"));
 
     let failure = attempt(&settings(&fake, "?tls=required"), &mut job, FAST.answer).unwrap_err();
@@ -266,15 +265,15 @@ fn where_tls_is_required_nothing_is_said_without_it() {
     let session = fake.session();
     assert!(!session.has("MAIL") && !session.has("AUTH"), "{session:?}");
 
-    // On this machine it is not even asked for: such a server has no certificate for that.
+    // A loopback server has no certificate for its name, so STARTTLS is not used.
     assert!(attempt(&settings(&fake, ""), &mut job, FAST.answer).is_ok());
     assert!(!fake.session().has("STARTTLS"));
 }
 
 #[test]
 fn a_server_without_tls_is_an_error_where_tls_is_spoken_from_the_start() {
-    let fake = Fake::start(&[Script::Take]);
-    let settings = Settings {
+    let fake = FakeServer::start(&[Script::Accept]);
+    let settings = MailSettings {
         relay: Relay::parse(&format!("smtps://127.0.0.1:{}", fake.port)).unwrap(),
         from: Sender::parse("desk@example.com").unwrap(),
     };
@@ -285,7 +284,7 @@ fn a_server_without_tls_is_an_error_where_tls_is_spoken_from_the_start() {
 
 #[test]
 fn the_answer_of_the_server_is_in_what_is_logged() {
-    let fake = Fake::start(&[Script::AnswerRcpt("550 5.1.1 no such user here")]);
+    let fake = FakeServer::start(&[Script::AnswerRcpt("550 5.1.1 no such user here")]);
     let mut job = job(mail("ann@example.org"));
     let failure = attempt(&settings(&fake, ""), &mut job, FAST.answer).unwrap_err();
     assert!(failure.is_final);
@@ -383,11 +382,11 @@ fn a_mail_that_is_too_large_is_not_taken() {
     let queue = Queue::new(5);
     let mut large = mail("ann@example.org");
     large.text = "x".repeat(MAIL_BYTES_MAX);
-    assert_eq!(queue.push(large).err().unwrap().1, "it is too large");
+    assert_eq!(queue.push(large).err().unwrap().1, "the mail is too large");
     assert!(queue.push(mail("ann@example.org")).is_ok());
     queue.stop(soon());
     let late = queue.push(mail("ann@example.org"));
-    assert_eq!(late.err().unwrap().1, "the server stops");
+    assert_eq!(late.err().unwrap().1, "the server is stopping");
 }
 
 #[test]
@@ -396,7 +395,7 @@ fn a_stop_that_is_over_loses_no_mail_unseen() {
     assert!(queue.push(mail("ann@example.org")).is_ok());
     queue.stop(Instant::now());
     assert!(queue.next(FAST.answer).is_none());
-    assert_eq!(queue.take_all().len(), 1);
+    assert_eq!(queue.drain().len(), 1);
 }
 
 #[test]
