@@ -97,29 +97,9 @@ pub fn day_or_moment(text: &str) -> Option<String> {
 /// Parses an HTTP date (RFC 9110, 5.6.7), in the preferred form or one of the two obsolete ones, as milliseconds
 /// since 1970.
 pub fn parse_http_date(text: &str) -> Option<i64> {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let parts = text.split([' ', ',', '-']).filter(|part| !part.is_empty());
-    let (day, month, year, time) = match parts.collect::<Vec<_>>()[..] {
-        [_, day, month, year, time, "GMT"] => (day, month, year, time),
-        [_, month, day, time, year] => (day, month, year, time),
-        _ => return None,
-    };
-    let month = MONTHS.iter().position(|it| *it == month)? + 1;
-    let number = digits(year.as_bytes())?;
-    let year = match year.len() {
-        4 => number,
-        2 if number < 70 => 2000 + number,
-        2 => 1900 + number,
-        _ => return None,
-    };
-    if time.len() != 8 || !(1..=2).contains(&day.len()) {
-        return None;
-    }
-    let days = parse_date(&format!("{year:04}-{month:02}-{day:0>2}"))?;
-    let (time_ms, _) = parse_time(time.as_bytes())?;
-    Some(days * DAY_MS + time_ms)
+    let date = httpdate::parse_http_date(text).ok()?;
+    let elapsed = date.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(elapsed.as_millis()).ok()
 }
 
 fn parse_time(text: &[u8]) -> Option<(i64, &[u8])> {

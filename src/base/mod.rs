@@ -6,6 +6,7 @@ pub mod clock;
 pub mod crypto;
 pub mod error;
 pub mod failpoints;
+pub mod http_client;
 pub mod ids;
 pub mod log;
 pub mod malloc;

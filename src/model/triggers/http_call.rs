@@ -1,9 +1,9 @@
 //! An HTTP request that is made when something happens, and the checks of its attributes.
 
-use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
+use url::Url;
 
 use super::attributes::{BODY_BYTES_MAX, extract_string, invalid_value, too_long};
 use crate::base::crypto;
@@ -118,39 +118,22 @@ pub fn secret_bytes(secret: &str) -> Option<Vec<u8>> {
 }
 
 fn check_url(name: &str, url: &str) -> Result<()> {
-    let rest = url
-        .strip_prefix("http://")
-        .or_else(|| url.strip_prefix("https://"));
-    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
     let is_plain = url.bytes().all(|byte| byte.is_ascii_graphic()) && url.len() <= URL_BYTES_MAX;
-    match host {
-        Some(host) if is_plain && is_host(host) => Ok(()),
+    // The parser also accepts what browsers do, such as `http:host`.
+    let is_absolute = url.starts_with("http://") || url.starts_with("https://");
+    let has_host = |url: &Url| {
+        url.has_host()
+            && url.port() != Some(0)
+            && url.username().is_empty()
+            && url.password().is_none()
+    };
+    match Url::parse(url) {
+        Ok(parsed) if is_plain && is_absolute && has_host(&parsed) => Ok(()),
         _ => Err(invalid_value(
             name,
             "Must be an http or https URL without a user name.",
         )),
     }
-}
-
-/// True for a host name or IP address with an optional port.
-fn is_host(text: &str) -> bool {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, Some(port)),
-        _ => (text, None),
-    };
-    let is_port = port.is_none_or(|port| {
-        let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
-        is_number && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    let address = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    let is_name = match address {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.bytes().all(is_known),
-    };
-    is_port && is_name
 }
 
 fn extract_headers(name: &str, object: &mut Map<String, Value>) -> Result<Vec<(String, String)>> {

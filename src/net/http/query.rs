@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::percent_decode_str;
+
 use crate::base::error::{Error, Result};
 
 /// Pairs in one query string.
@@ -35,12 +37,7 @@ pub fn parse_up_to(query: &str, pairs_max: usize) -> Result<Vec<(String, String)
 /// Decodes a part of a path. None if the result is not UTF-8. It may contain any character,
 /// `/` and NUL among them.
 pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
-    if !text.contains('%') {
-        return Some(Cow::Borrowed(text));
-    }
-    String::from_utf8(decode_bytes(text.as_bytes()))
-        .ok()
-        .map(Cow::Owned)
+    percent_decode_str(text).decode_utf8().ok()
 }
 
 fn form_decode(text: &str) -> Result<String> {
@@ -48,32 +45,10 @@ fn form_decode(text: &str) -> Result<String> {
         return Ok(text.to_owned());
     }
     let spaced = text.replace('+', " ");
-    String::from_utf8(decode_bytes(spaced.as_bytes()))
-        .map_err(|_| Error::invalid("A parameter is not valid UTF-8."))
-}
-
-fn decode_bytes(text: &[u8]) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, after)) = rest.split_first() {
-        let (byte, next) = match escape(rest) {
-            Some(escaped) => (escaped, &rest[3..]),
-            None => (byte, after),
-        };
-        decoded.push(byte);
-        rest = next;
+    match percent_decode_str(&spaced).decode_utf8() {
+        Ok(decoded) => Ok(decoded.into_owned()),
+        Err(_) => Err(Error::invalid("A parameter is not valid UTF-8.")),
     }
-    decoded
-}
-
-/// The byte that an escape at the start of `text` stands for.
-fn escape(text: &[u8]) -> Option<u8> {
-    let [b'%', high, low, ..] = *text else {
-        return None;
-    };
-    let high = char::from(high).to_digit(16)?;
-    let low = char::from(low).to_digit(16)?;
-    u8::try_from(high * 16 + low).ok()
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::{Stop, lock};
 use crate::base::tls::Roots;
-use crate::base::{clock, tls};
+use crate::base::{clock, http_client, tls};
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// Time limit for a connection that delivers nothing.
@@ -528,15 +528,8 @@ impl Drop for DeadlineGuard<'_> {
 }
 
 fn agent(roots: &Roots) -> Agent {
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        // A token is valid for one host.
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .user_agent("vski")
-        .accept_encoding("identity")
+    let config = http_client::config(roots)
         .timeout_connect(Some(CONNECT))
-        .tls_config(roots.for_requests())
         .max_idle_connections(IDLE_CONNECTIONS)
         .max_idle_connections_per_host(IDLE_CONNECTIONS)
         .build();

@@ -17,7 +17,7 @@ use ureq::{Agent, SendBody, Timeout};
 use super::address;
 use super::core::Attempt;
 use crate::base::tls::Roots;
-use crate::base::{clock, tls};
+use crate::base::{clock, http_client, tls};
 use crate::model::auth::WebhookSecret;
 use crate::model::triggers;
 use crate::model::triggers::HttpCall;
@@ -35,7 +35,6 @@ const ANSWER_CHARS_MAX: usize = 1000;
 const ERROR_CHARS_MAX: usize = 500;
 /// Limit on `Retry-After`.
 const RETRY_AFTER_SECONDS_MAX: i64 = 1_000_000;
-const USER_AGENT: &str = concat!("vski/", env!("CARGO_PKG_VERSION"));
 const JSON: &str = "application/json";
 
 /// Makes HTTP calls.
@@ -62,14 +61,8 @@ impl HttpSender {
         denies_private: bool,
         roots: &Roots,
     ) -> HttpSender {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
+        let config = http_client::config(roots)
             .proxy(None)
-            .tls_config(roots.for_requests())
-            .user_agent(USER_AGENT)
-            .accept_encoding("identity")
             .timeout_global(Some(CALL_TIMEOUT))
             .timeout_resolve(Some(RESOLVE_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))

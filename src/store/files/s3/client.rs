@@ -19,7 +19,7 @@ use super::xml::Element;
 use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::tls::Roots;
-use crate::base::{clock, ids, log, threads, tls};
+use crate::base::{clock, http_client, ids, log, threads, tls};
 
 pub use rusty_s3::Method;
 
@@ -321,15 +321,8 @@ pub fn agent(limits: &S3Limits, roots: &Roots) -> Agent {
 }
 
 pub fn config(limits: &S3Limits, roots: &Roots) -> ureq::config::Config {
-    Agent::config_builder()
-        .http_status_as_error(false)
-        // A signature is valid for one host only.
-        .max_redirects(0)
-        .max_redirects_will_error(false)
+    http_client::config(roots)
         .proxy(None)
-        .tls_config(roots.for_requests())
-        .user_agent("vski")
-        .accept_encoding("identity")
         .timeout_connect(Some(limits.connect))
         .timeout_global(Some(limits.request))
         .max_idle_connections(limits.idle_connections)
