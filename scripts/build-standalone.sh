@@ -1,19 +1,19 @@
 #!/bin/sh
 # Builds the two artefacts of a release:
-#   dist/vski             ordinary, linked to the system's C library
-#   dist/vski-standalone  fully static, needs nothing but a kernel
-# and proves the second by running it in a root directory that holds nothing else.
+#   dist/vski             dynamic, linked to the system's C library
+#   dist/vski-standalone  fully static, needs only a kernel
+# and tests the second by running it in a root directory that holds nothing else.
 set -eu
 
 usage() {
     cat <<'TEXT'
 usage: scripts/build-standalone.sh [--only-static]
 
-  --only-static  do not build the ordinary binary
+  --only-static  do not build the dynamic binary
   --help         this text
 
-CARGO_TARGET_DIR is honoured. The proof needs root or user namespaces (unshare -r);
-without either the binary is built and said not to be proven.
+CARGO_TARGET_DIR is honoured. The test needs root or user namespaces (unshare -r);
+without either, the script builds the binary and says that it is not tested.
 TEXT
 }
 
@@ -37,7 +37,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 [ -n "$host" ] || fail "cannot tell the host triple from rustc -vV"
 case $host in
     *-linux-*) ;;
-    *) fail "static binaries are made on Linux only, this is $host" ;;
+    *) fail "static binaries can be built only on Linux, this is $host" ;;
 esac
 target_dir=${CARGO_TARGET_DIR:-target}
 mkdir -p dist
@@ -57,7 +57,7 @@ RUSTFLAGS=$flags cargo build --locked --release --target "$host" ||
 copy "$target_dir/$host/release/vski" dist/vski-standalone
 
 if [ "$ordinary" = yes ]; then
-    cargo build --locked --release || fail "the ordinary build failed"
+    cargo build --locked --release || fail "the dynamic build failed"
     copy "$target_dir/release/vski" dist/vski
 fi
 
@@ -100,10 +100,10 @@ listening_url() {
             echo "$url"
             return
         fi
-        is_alive "$server" || fail "dist/vski-standalone ended at once: $(tail -n 1 "$empty/err")"
+        is_alive "$server" || fail "dist/vski-standalone exited at once: $(tail -n 1 "$empty/err")"
         sleep 0.1
     done
-    fail "dist/vski-standalone did not say where it listens"
+    fail "dist/vski-standalone did not print its address"
 }
 
 prove() {
@@ -122,14 +122,14 @@ prove() {
     code=0
     wait "$server" || code=$?
     server=
-    [ "$code" -eq 0 ] || fail "dist/vski-standalone ended with code $code on SIGTERM"
-    echo "proven: dist/vski-standalone runs and serves in an empty root ($enter)"
+    [ "$code" -eq 0 ] || fail "dist/vski-standalone exited with code $code on SIGTERM"
+    echo "tested: dist/vski-standalone runs and serves in an empty root ($enter)"
 }
 
 if [ -z "$enter" ]; then
-    echo "not proven: neither root nor user namespaces here, so no empty root to run it in"
+    echo "not tested: an empty root requires root or user namespaces"
 elif ! command -v curl >/dev/null; then
-    echo "not proven: no curl to ask /api/health with"
+    echo "not tested: requires curl"
 else
     prove
 fi

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The gate: what must pass before a change goes in. Installs and changes nothing.
+# The gate: every change must pass it. It installs and changes nothing.
 set -eu
 
 usage() {
@@ -10,12 +10,12 @@ Runs the steps named, or all of them in this order:
   format   cargo fmt --check
   lint     cargo clippy, warnings denied
   test     cargo test, for the vendored HTTP engine too
-  hostile  scripts/hostile.py for half a minute, against the program that the tests ran
+  hostile  scripts/hostile.py for half a minute, against the program that the tests built
   docs     cargo doc, warnings denied
   scripts  shellcheck over scripts/ and tools/
 and prints the number of packages in Cargo.lock.
 
-A step whose tool is not installed (rustfmt, clippy, python3, shellcheck) is skipped and said to be.
+A step whose tool is not installed (rustfmt, clippy, python3, shellcheck) is skipped, with a message.
 Exit code 0: all steps that ran passed.
 TEXT
 }
@@ -25,8 +25,8 @@ fail() {
     exit 1
 }
 
-# Packages under vendor/ are path dependencies and no workspace members: none of
-# these commands reaches them, as long as none is given --all or --workspace.
+# Packages under vendor/ are path dependencies and not workspace members: these commands
+# do not include them unless --all or --workspace is given.
 format() {
     skip_without rustfmt "cargo fmt --version" || return 0
     cargo fmt --check
@@ -37,15 +37,15 @@ lint() {
     cargo clippy --locked --all-targets -- -D warnings
 }
 
-# Named so because `test` is the shell's own. The same tree gets the same verdict: where
-# tests make up their cases, they begin with the seed given. `cargo test` by itself tries new ones.
+# `test` is a shell builtin, hence the name. A fixed seed for generated tests gives the same tree
+# the same verdict; plain `cargo test` uses new seeds.
 run_tests() {
     export VSKI_SEED="${VSKI_SEED:-1}"
     cargo test --locked && cargo test --locked -p tiny_http
 }
 
-# The seconds that the client accepts are those of an unoptimised program on a busy machine; the
-# script by itself, with the release binary, asks for one.
+# The time limit of the client allows for an unoptimised program on a busy machine. By default,
+# with the release binary, the script requires one second.
 hostile() {
     skip_without python3 "python3 --version" || return 0
     python3 scripts/hostile.py --binary "${CARGO_TARGET_DIR:-target}/debug/vski" --seconds 30 --p99 10
@@ -85,7 +85,7 @@ done
 
 cd "$(dirname -- "$0")/.."
 command -v cargo >/dev/null || fail "no cargo: install Rust first"
-[ -f Cargo.lock ] || fail "no Cargo.lock: it belongs to the tree"
+[ -f Cargo.lock ] || fail "Cargo.lock is missing; restore it from the repository"
 
 skipped=
 for step in "$@"; do

@@ -1,14 +1,14 @@
 #!/bin/bash
-# A tour with real input: the package list of this Debian system, brought in through
-# the API, questioned, and compared with what dpkg itself says.
+# A tour with real data: imports the package list of this Debian system through the API, queries
+# it, and compares the answers with those of dpkg.
 #
-# The admin sets up collections with rules, an account and an API key; a program with the
-# key brings the packages in; the account asks the questions. Replicas follow all the while, and
-# in the end have the same.
+# The admin sets up collections with rules, an account and an API key; a program with the key
+# imports the packages; the account runs the queries. Replicas follow all the time, and have the
+# same data at the end.
 #
-# Each part is one function named step_...; STEPS gives their order. A step says with `as`
-# who asks, uses `api` for requests, leaves rows for `compare`, and knows nothing of the
-# others but the files in $work.
+# Each part is one function named step_...; STEPS gives their order. A step selects the caller
+# with `as`, uses `api` for requests, leaves rows for `compare`, and shares only the files in $work
+# with other steps.
 set -eu -o pipefail
 export LC_ALL=C
 
@@ -18,13 +18,13 @@ usage() {
     cat <<'TEXT'
 usage: scripts/demo.sh [OPTION...]
 
-Starts a server on a throw-away data directory and a free port, imports the package
-list of this Debian system and the copyright files of its packages with an API key, asks
-six questions as a signed-in user and compares every answer with dpkg's and every file
-with the original. Exit code 0 only if all of them match, and if what the key, the user
-and a stranger may not do was refused. Replicas follow the import; they are to answer the
-questions as their master does, and to have the same databases, page by page. On one of
-them a workflow for each package finds what that needs in the end, and writes it at the master.
+Starts a server on a temporary data directory and a free port, imports the package list of
+this Debian system and the copyright files of its packages with an API key, runs six queries
+as a signed-in user, and compares every answer with dpkg's and every file with the original.
+Exit code 0 only if all of them match, and if forbidden requests of the key, the user and an
+anonymous caller were refused. Replicas follow the import; they must answer the queries as their
+master does, and have the same databases, page by page. On one of them a workflow for each
+package computes its transitive dependencies and writes them to the master.
 
   --binary PATH   server to run (default: target/release/vski, dist/vski, then $PATH)
   --url URL       use a running server instead, without collections named packages and
@@ -70,7 +70,7 @@ case $replicas in
 esac
 replicas=$((10#$replicas))
 [ "$replicas" -le 16 ] || fail "--replicas takes a number from 0 to 16: $replicas"
-[ -z "$url" ] || [ "$replicas" -eq 0 ] || fail "--replicas is not for a server that runs already"
+[ -z "$url" ] || [ "$replicas" -eq 0 ] || fail "--replicas cannot be used with --url"
 [ -z "$url" ] || [ -n "$token" ] || fail "--url needs --token"
 need curl perl awk diff xargs sha256sum dpkg dpkg-query
 [ -r "$status" ] || fail "cannot read $status: the input is the package list of a Debian system"
@@ -79,7 +79,7 @@ need curl perl awk diff xargs sha256sum dpkg dpkg-query
 declare -A servers=() urls=()
 end_processes() {
     local name
-    # An associative array has no order; who asks whom no longer matters.
+    # An associative array has no order; the direction of a pair no longer matters.
     for name in "${!servers[@]}"; do
         kill "${servers[$name]}" 2>/dev/null || true
     done
@@ -102,7 +102,7 @@ now_ms() {
     echo $(((${now%.*} * 1000000 + 10#${now#*.}) / 1000))
 }
 
-# Who the next requests are from: admin, key, reader or stranger.
+# Sets the caller of the next requests: admin, key, reader or stranger.
 as() { # as WHO
     who=$1
 }
@@ -219,10 +219,10 @@ each_page() { # each_page FIELDS COMMAND...
 # not in a variable, for this may run at the end of a pipe.
 compare() { # compare WHAT SERVER_FILE DPKG_FILE
     if cmp -s "$2" "$3"; then
-        echo "   as dpkg says: $1"
+        echo "   same as dpkg: $1"
     else
         echo "$1" >>"$work/wrong"
-        echo "   NOT as dpkg says: $1 (< server, > dpkg)"
+        echo "   NOT same as dpkg: $1 (< server, > dpkg)"
         diff "$2" "$3" | head -n 6 | sed 's/^/     /' || true
     fi
 }
@@ -280,10 +280,10 @@ start_server() { # start_server NAME [VARIABLE=VALUE...]
         found=$(sed -n 's/.* listening on \(http:[^ ,]*\).*/\1/p' "$work/$name.out")
         [ -z "$found" ] || break
         kill -0 "${servers[$name]}" 2>/dev/null ||
-            fail "$name ended at once, its last word: $(tail -n 1 "$work/$name.log")"
+            fail "$name exited at once: $(tail -n 1 "$work/$name.log")"
         sleep 0.05
     done
-    [ -n "$found" ] || fail "$name did not say where it listens"
+    [ -n "$found" ] || fail "$name did not print its address"
     urls[$name]=$found
     echo "$name: $(head -n 1 "$work/$name.out")"
 }
@@ -296,7 +296,7 @@ step_collections() {
         "viewRule": "id = @request.auth.id", "updateRule": "id = @request.auth.id",
         "fields": [{"name": "name", "type": "text"}]
     }'
-    echo "readers made in $took ms"
+    echo "readers created in $took ms"
     send_json POST /api/collections '{
         "name": "packages", "type": "base",
         "listRule": "@request.auth.id != \"\"", "viewRule": "@request.auth.id != \"\"",
@@ -318,7 +318,7 @@ step_collections() {
         ],
         "indexes": [{"fields": ["installed_kb"]}, {"fields": ["section"]}]
     }'
-    echo "packages made in $took ms"
+    echo "packages created in $took ms"
 }
 
 step_access() {
@@ -439,7 +439,7 @@ step_limits() {
     refused 401 "read with it after it was deleted" GET "$records"
 }
 
-# What dpkg itself says, worked out by other means than the import:
+# The answers of dpkg, computed by other means than the import:
 #   dpkg.tsv   name, installed_kb, essential, section, priority, summary
 #   edges.tsv  name, name of a dependency
 ask_dpkg() {
@@ -633,7 +633,7 @@ step_replicas() {
                 echo "question $question, asked of $name" >>"$work/wrong"
             fi
         done
-        echo "$name answers $same of $number questions as the master did, byte by byte"
+        echo "$name answers $same of $number queries like the master, byte for byte"
     done
     as admin
     refused 403 "write to a replica" DELETE /api/collections/packages
@@ -652,7 +652,7 @@ await_replicas() {
             ! cut -f 3 "$work/states" | grep -qvx current; then
             break
         fi
-        [ $(($(now_ms) - started)) -lt 30000 ] || fail "the replicas do not come along: $(paste -s -d ';' "$work/states")"
+        [ $(($(now_ms) - started)) -lt 30000 ] || fail "the replicas do not catch up: $(paste -s -d ';' "$work/states")"
         sleep 0.05
     done
     echo "all current after $(($(now_ms) - started)) ms more"
@@ -685,7 +685,7 @@ step_workflows() {
     [ "$replicas" -gt 0 ] || return 0
     heading "Workflows on a replica: what each package needs in the end"
     if ! command -v python3 >/dev/null; then
-        echo "left out: no python3 on this system"
+        echo "skipped: no python3 on this system"
         return 0
     fi
     local master_url=$url id
@@ -727,7 +727,7 @@ await_key() {
         [ "$code" != 200 ] || return 0
         sleep 0.1
     done
-    fail "the replica does not know the key after $try tries: $code"
+    fail "the replica does not accept the key after $try tries: $code"
 }
 
 start_worker() { # start_worker NAME
@@ -737,11 +737,11 @@ start_worker() { # start_worker NAME
     disown "${servers[$1]}"
 }
 
-# How many files a storage has, and one digest over the path and the SHA-256 of each.
+# The number of files in a storage, and one digest over the path and the SHA-256 of each.
 files_of() { # files_of SERVER
     (
         cd "$work/$1/storage"
-        [ -z "$(find . -path './.*' -type f)" ] || fail "$1: something half received is left"
+        [ -z "$(find . -path './.*' -type f)" ] || fail "$1: an incomplete file is left"
         find . -type f ! -path './.*' | sort | xargs -r -d '\n' sha256sum >"$work/$1.files"
         printf '%s\t%s\n' "$(wc -l <"$work/$1.files")" "$(sha256sum <"$work/$1.files" | cut -d ' ' -f 1)"
     )
@@ -753,14 +753,14 @@ stop_server() { # stop_server NAME
     kill "$pid"
     wait "$pid" || code=$?
     unset "servers[$1]"
-    [ "$code" -eq 0 ] || fail "the $1 ended with code $code: $(tail -n 1 "$work/$1.log")"
+    [ "$code" -eq 0 ] || fail "the $1 exited with code $code: $(tail -n 1 "$work/$1.log")"
 }
 
 # The pages of a database and their SHA-256; without the twelve bytes that SQLite itself counts its
 # commits and its version in, which every program that writes the file does for itself.
 pages_of() { # pages_of FILE
     local -a digest
-    [ ! -s "$1-wal" ] || fail "$1: not all of it is in the file"
+    [ ! -s "$1-wal" ] || fail "$1: the WAL is not empty"
     read -r -a digest < <(perl -e '
         binmode STDIN;
         binmode STDOUT;
@@ -776,7 +776,7 @@ pages_of() { # pages_of FILE
         print +(-s STDIN) / ($size == 1 ? 65536 : $size)' <"$1")" "${digest[0]}"
 }
 
-# What lies on the disks, once nobody works on it any more.
+# The files on the disks, once nothing changes them any more.
 step_copies() {
     [ "$replicas" -gt 0 ] || return 0
     heading "The databases of all servers, which are stopped, by the SHA-256 of their pages"
@@ -820,6 +820,6 @@ done
 [ -z "${servers[master]:-}" ] || stop_server master
 echo
 if [ -s "$work/wrong" ]; then
-    fail "not as it should be: $(paste -s -d ';' "$work/wrong" | sed 's/;/; /g')"
+    fail "differences: $(paste -s -d ';' "$work/wrong" | sed 's/;/; /g')"
 fi
 echo "all answers match"

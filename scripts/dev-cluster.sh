@@ -1,27 +1,26 @@
 #!/bin/bash
-# A master and its replicas on this machine, to try things out: started with one command,
-# their logs side by side, ended with Ctrl-C.
+# Runs a master and its replicas on this machine, to try things on, with their logs side by side;
+# Ctrl-C stops them.
 set -eu -o pipefail
 
 usage() {
     cat <<'TEXT'
 usage: scripts/dev-cluster.sh [OPTION...]
 
-Starts a master and its replicas on 127.0.0.1, makes an admin, prints the addresses and
-the admin's password and then the logs of all, each line with the name of its server.
-Ctrl-C ends them, the replicas first. If one ends by itself the others are ended, too, and
+Starts a master and its replicas on 127.0.0.1, creates an admin, prints the addresses and
+the admin's password, and then the logs of all servers, each line with the name of its server.
+Ctrl-C stops them, the replicas first. If one ends by itself, the others are stopped too, and
 the exit code is 1.
 
   --replicas N    replicas (default 2, at most 16; 0 for a master alone)
-  --port PORT     port of the master; those of the replicas are the next ones (default:
-                  free ones)
-  --dir DIR       where the servers keep their data and logs, one folder each; it stays, and
-                  the next run goes on with it (default: a throw-away folder)
+  --port PORT     port of the master; the replicas use the next ones (default: free ports)
+  --dir DIR       folder for the data and logs of the servers, one folder each; it is kept, and
+                  the next run continues with it (default: a temporary folder)
   --binary PATH   server to run (default: target/release/vski, dist/vski, then $PATH)
   --help          this text
 
-Options of the server, such as LOG or TOKEN_HOURS, are taken from the environment and are
-those of all; SYNC_INTERVAL is 1 unless it says otherwise.
+Options of the server, such as LOG or TOKEN_HOURS, are read from the environment and apply to
+all servers; the default of SYNC_INTERVAL is 1 here.
 TEXT
 }
 
@@ -51,7 +50,7 @@ case $port in
     ?*)
         port=$((10#$port))
         if [ "$port" -lt 1 ] || [ $((port + replicas)) -gt 65535 ]; then
-            fail "--port takes a port with as many above it as there are replicas: $port"
+            fail "--port takes a port that leaves room for one port per replica above it: $port"
         fi
         ;;
 esac
@@ -64,7 +63,7 @@ if [ -z "$dir" ]; then
     dir=$(mktemp -d "${TMPDIR:-/tmp}/vski-cluster.XXXXXX")
     throw_away=yes
 else
-    mkdir -p "$dir" || fail "cannot make $dir"
+    mkdir -p "$dir" || fail "cannot create $dir"
 fi
 
 # Each server and each reader of a log is a process group of its own: Ctrl-C is for this script
@@ -109,11 +108,11 @@ stop() { # stop NAME
         sleep 0.1
     done
     if kill -0 "$pid" 2>/dev/null; then
-        echo "$1 does not end and is killed" >&2
+        echo "$1 does not stop and is killed" >&2
         kill -9 "$pid" 2>/dev/null || true
     fi
     wait "$pid" 2>/dev/null || code=$?
-    [ "$code" -eq 0 ] || echo "$1 ended with code $code" >&2
+    [ "$code" -eq 0 ] || echo "$1 exited with code $code" >&2
     return "$code"
 }
 
@@ -138,11 +137,11 @@ start() { # start NAME PORT [VARIABLE=VALUE...]
         [ -z "$url" ] || break
         if ! kill -0 "${pids[$name]}" 2>/dev/null; then
             unset "pids[$name]"
-            fail "$name ended at once, its last word: $(tail -n 1 "$home/log")"
+            fail "$name exited at once: $(tail -n 1 "$home/log")"
         fi
         sleep 0.05
     done
-    [ -n "$url" ] || fail "$name did not say where it listens"
+    [ -n "$url" ] || fail "$name did not print its address"
     urls[$name]=$url
 }
 
@@ -159,7 +158,7 @@ make_admin() {
             --data-binary @- "${urls[master]}/api/admins/init") || true
     case $code in
         200 | 403) printf '%-10s %s, password %s\n' admin "$email" "$password" ;;
-        *) fail "no admin could be made: the master answers $code" ;;
+        *) fail "cannot create an admin: the master answers $code" ;;
     esac
 }
 
@@ -191,7 +190,7 @@ done
 make_admin
 [ "$throw_away" = yes ] || printf '%-10s %s\n' data "$dir"
 printf '%-10s %s replica status --data-dir %s --port %s\n' state "$binary" "$dir/master/data" "${urls[master]##*:}"
-echo "Ctrl-C ends all"
+echo "Ctrl-C stops all servers"
 echo
 
 colours=(32 36 35 33 34 31)
@@ -204,7 +203,7 @@ code=0
 for name in "${names[@]}"; do
     if ! kill -0 "${pids[$name]}" 2>/dev/null; then
         unset "pids[$name]"
-        echo "$name has ended with code $code; the others are ended, too" >&2
+        echo "$name exited with code $code; stopping the others" >&2
     fi
 done
 ended=yes

@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
-"""Attacks a server from many connections for as long as you like, while an ordinary client uses it and is timed.
+"""Attacks a server over many connections for as long as you like, and times an ordinary client meanwhile.
 
 The attackers come from addresses of their own (127.0.1.1 and so on), most of them without credentials. They run at once:
 
   filters        filters with many comparisons over 20,000 records, again and again
   patterns       a search for a long string in a record of 4 MB; a field with a costly pattern, filled with long strings
   topics         event streams that are asked for hundreds of thousands of topics
-  forms          multipart forms whose values do not end
+  forms          multipart forms with values of unlimited length
   uploads        large files for a collection that has no file field, and for one that has
   json           bodies of 4 MB with hundreds of thousands of names; long lists that are answered compressed
-  subscriptions  sockets with many costly filters, and large changes that all of them have to look at
+  subscriptions  sockets with many costly filters, and large changes that all of them have to evaluate
   deaf           sockets that subscribe and do not read
   log-ins        three accounts that sign in with the right password without a pause
 
-The ordinary client, from 127.0.0.1, reads and lists records, writes one, signs in and hears of its own write over a
+The ordinary client, from 127.0.0.1, reads and lists records, writes one, signs in and receives its own write over a
 WebSocket. It passes if 99 of 100 of its requests take less than a second, none is answered with 5xx, and all events arrive. The server
 passes if its memory stays below 300 MB, nothing in its log is an error, and it leaves the reserve of its disk free.
 
-As root the data is on a disk of 1 GiB in memory, which uploads try to fill; else on the disk of the temporary folder.
-Standard library only. Exit code 1: something above did not hold; the folder with data and log is kept."""
+As root, the data is on a RAM disk of 1 GiB, which uploads try to fill; otherwise on the disk of the temporary folder.
+Standard library only. Exit code 1: a condition above failed; the folder with data and log is kept."""
 import argparse
 import os
 import shutil
@@ -78,7 +78,7 @@ def attack(port, names, seconds):
 
 
 def judge(options, server, watch, client, is_mounted):
-    """What did not hold."""
+    """A condition that failed."""
     wrong = []
     for name, times in sorted(client.times.items()):
         times.sort()

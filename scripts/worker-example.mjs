@@ -3,9 +3,9 @@
 //   npm install ws      (Node 18 to 21; Node 22 and newer have a WebSocket of their own)
 //   VSKI_URL=http://localhost:3000 VSKI_TOKEN=... WORKER=orders-1 node worker-example.mjs
 //
-// docs/workflows.md describes the protocol. The code of a workflow runs from its beginning each time that it goes on,
-// and what is in the journal is not done again. So outside of steps it must do the same every time: no clock, no
-// chance, no I/O. It does one thing at a time and awaits nothing but `ctx`. SIGTERM lets runs finish for 10 s.
+// docs/workflows.md describes the protocol. The code of a workflow runs from its beginning each time it continues, and
+// steps that are in the journal are skipped. So outside of steps the code must be deterministic: no clock, no random
+// numbers, no I/O. It does one thing at a time and awaits only `ctx`. SIGTERM lets runs finish for 10 s.
 import { randomUUID } from "node:crypto";
 import { setTimeout as pause } from "node:timers/promises";
 

@@ -4,9 +4,9 @@
   pip install websockets
   VSKI_URL=http://localhost:3000 VSKI_TOKEN=... WORKER=orders-1 python3 worker-example.py
 
-docs/workflows.md describes the protocol. The code of a workflow runs from its beginning each time that it goes on,
-and what is in the journal is not done again. So outside of steps it must do the same every time: no clock, no chance,
-no I/O. It does one thing at a time and awaits nothing but `ctx`. SIGTERM lets runs finish for 10 s. Python 3.9 or newer.
+docs/workflows.md describes the protocol. The code of a workflow runs from its beginning each time it continues, and
+steps that are in the journal are skipped. So outside of steps the code must be deterministic: no clock, no random
+numbers, no I/O. It does one thing at a time and awaits only `ctx`. SIGTERM lets runs finish for 10 s. Python 3.9 or newer.
 """
 import asyncio, concurrent.futures, inspect, itertools, json, os, random, signal, sys, time, urllib.request, uuid
 try:

@@ -1,19 +1,19 @@
 #!/bin/bash
-# What subscribers to changes cost and how soon they hear, vski beside PocketBase, as Markdown tables.
+# Measures the cost of subscribers and the delay of events, vski beside PocketBase, as Markdown tables.
 set -eu
 
 usage() {
     cat <<'TEXT'
 usage: tools/bench-realtime.sh [OPTION...]
 
-Fetches PocketBase, builds vski and the program that plays the subscribers, and runs the parts: each run with a server of
-its own, all servers in turns, every event of every connection accounted for. Prints medians, and ratios to PocketBase.
+Fetches PocketBase, builds vski and the program that simulates the subscribers, and runs the parts: each run with its own
+server, all servers in turns, every event of every connection accounted for. Prints medians, and ratios to PocketBase.
 All parts take about fifteen minutes.
 
   --parts A,B        only these (default all):
-                       fan     many subscribers to one collection that all may see
+                       fan     many subscribers to one collection that all can see
                        small   the same with 1,000 subscribers and 10 writes/s
-                       rules   accounts that see their own records alone; writes go to random ones
+                       rules   accounts that see only their own records; writes change random ones
                        churn   1,000 connections subscribe, unsubscribe and connect again under 50 writes/s (vski alone)
   --quick            one round of 5 s, 1,000 subscribers, 200 accounts
   --servers A,B      default vski,vski-sse,pocketbase (vski: over WebSockets; the others: server-sent events)
@@ -23,7 +23,7 @@ All parts take about fifteen minutes.
   --seconds N        of one run (default 20)
   --rounds N         runs of each case and server, of which the medians are shown (default 3)
   --binary PATH      this vski and no build
-  --json PATH        adds what each run has measured to this file, one line of JSON for each
+  --json PATH        append the results of each run to this file, one line of JSON each
   --help             this text
 
 Variables:

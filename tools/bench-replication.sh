@@ -1,17 +1,17 @@
 #!/bin/bash
-# How far replicas are behind their master and what following costs, as one Markdown table.
+# Measures the delay of replicas and the cost of following, as one Markdown table.
 set -eu
 
 usage() {
     cat <<'TEXT'
 usage: tools/bench-replication.sh [OPTION...]
 
-Builds vski, starts masters and replicas on throw-away directories, and prints one table:
+Builds vski, starts masters and replicas on temporary directories, and prints one table:
 results, goals, and whether they are met. The parts:
 
   lag     from the master's answer to a create until a read of a replica shows it
-  cost    creates per second on a master that two replicas follow, beside one that nobody does
-          and one that they have left
+  cost    creates per second on a master with two replicas, beside one without replicas and one
+          that its replicas have left
   idle    requests and bytes of a sync cycle over 100 databases that do not change
   load    the first load of a large database, beside dd of the same file over loopback
   reads   reads of a replica at rest, and while its master takes 200 writes per second

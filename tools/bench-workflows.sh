@@ -1,5 +1,5 @@
 #!/bin/bash
-# What workflows cost and how fast they are, beside OpenWorkflow, as one Markdown table with the goals.
+# Measures the cost and speed of workflows, beside OpenWorkflow, as one Markdown table with the goals.
 set -eu
 
 openworkflow_version=0.10.1
@@ -9,8 +9,8 @@ usage() {
     cat <<'TEXT'
 usage: tools/bench-workflows.sh [OPTION...]
 
-Builds vski, fetches OpenWorkflow, and runs the parts one after the other, each with a server of its own and
-DB_SYNCHRONOUS=full. Prints one table: what was measured, and the goal beside it. All parts take about four minutes.
+Builds vski, fetches OpenWorkflow, and runs the parts one after the other, each with its own server and
+DB_SYNCHRONOUS=full. Prints one table of results and goals. All parts take about four minutes.
 
   --parts A,B        only these (default all):
                        throughput    four-step workflows, 100 in flight, one worker process
@@ -35,8 +35,8 @@ Variables:
   BENCH_CACHE     where OpenWorkflow is kept (default ~/.cache/vski-bench)
   BENCH_OUT       the data while it runs (default target/bench)
 
-Needs python3, cargo, and npm for the part openworkflow, which is left out without it. The machine should have nothing
-else to do: the table says what others had of it.
+Needs python3, cargo, and npm for the part openworkflow, which is skipped without it. The machine should have nothing
+else to do; the table says how much of it other processes used.
 TEXT
 }
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# vski beside PocketBase on this machine, in one interleaved run, as one Markdown table.
+# Measures vski beside PocketBase on this machine, in one interleaved run, as one Markdown table.
 set -eu
 
 pocketbase_version=0.40.6
@@ -16,19 +16,19 @@ request, memory, sizes, and the goals.
   --quick         one run of 2 s at 16 and 64 connections
   --brief         runs of 4 s at 64 connections, and a short table: that of the README
   --only A,B      only these cases: health get list list_nototal list_page list_idx
-                  list_idx_nototal create download_1MiB upload_1MiB; uploads come only when they
-                  are named, and write up to 3 GB a second: for them rather --files
+                  list_idx_nototal create download_1MiB upload_1MiB; uploads run only if they are
+                  named, and write up to 3 GB a second: prefer --files for them
   --conns A,B     connections (default 16,64,256,1000)
   --runs N        runs of each case (default 3), of which the medians are shown
   --dur N         seconds of a run (default 6, 4 with --brief)
   --servers A,B   default pocketbase,vski,vski-normal (vski-normal: DB_SYNCHRONOUS=normal);
-                  there is pocketbase-nologs too, with its request logs off
+                  also available: pocketbase-nologs, without its request logs
   --binary PATH   this vski and no build
   --before PATH   compare with this vski instead: the same as --servers before,vski
   --fetch-only    only fetch and check PocketBase
-  --files         measure uploads and downloads of files of several sizes instead, and what
-                  memory a large one takes; of the other options only --binary, --rounds N
-                  (default 5) and --only 1MiB,64MiB,16KiB,large are for it
+  --files         measure uploads and downloads of files of several sizes instead, and the memory
+                  that a large one takes; of the other options it supports only --binary,
+                  --rounds N (default 5) and --only 1MiB,64MiB,16KiB,large
   --help          this text
 
 Variables:

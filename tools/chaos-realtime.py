@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
 """Chaos for realtime: one server, many subscribers over WebSockets and server-sent events, many writers; each event is checked.
 
-Writers make, change and delete records of several collections, singly, in bulk and in batches, so that they move in and out of view.
-Meanwhile rules change, accounts change their role, team and groups, and connections come and go; WebSockets come back with `after`. What
-the rules and filters mean is written down here a second time, in Python. Checked are:
+Writers create, change and delete records of several collections, singly, in bulk and in batches, so that they move in and out of view.
+Meanwhile rules change, accounts change their role, team and groups, and connections open and close; WebSockets resume with `after`. This
+file implements the rules and filters a second time, in Python. It checks:
 
   sound     the rule and the filter admit the record as the event shows it, for the caller as of that change or later
-  equal     the event shows what the answer to the write showed: every field that the caller may see, and none that is hidden
-  order     of a record versions go up, ids of events too; nothing comes twice, not after coming back either
-  complete  a change that began after `ok` arrives if the subscriber was to see it all the time, unless `resync` or `ended` came
+  equal     the event shows what the answer to the write showed: every field that the caller can see, and none that is hidden
+  order     versions of a record grow, ids of events too; nothing arrives twice, not even after resuming
+  complete  a change that began after `ok` arrives if the subscriber could see it all the time, unless `resync` or `ended` arrived
 
-Documented slack: rules and accounts count as they were at some moment between the begin of the write and the arrival of its event (for what
-is missing: --lag seconds, and as long as streams had to wait in that second, after the end of the write). "by later caller" counts the events that only the caller of after the change may see.
+Documented slack: rules and accounts count as they were at some time between the start of the write and the arrival of its event (for missing
+events: --lag seconds, and as long as streams had to wait in that second, after the end of the write). "by later caller" counts the events that
+only the caller after the change can see.
 
-Standard library only. Exit code 1: something was violated; the folder with data and log is kept."""
+Standard library only. Exit code 1: a check failed; the folder with data and log is kept."""
 import argparse
 import bisect
 import collections
@@ -41,7 +42,7 @@ FIELDS = [{"name": "v", "type": "number"}, {"name": "team", "type": "text"}, {"n
           {"name": "public", "type": "bool"}, {"name": "owner", "type": "text"}, {"name": "price", "type": "number"},
           {"name": "meta", "type": "json"}, {"name": "body", "type": "text"}, {"name": "secret", "type": "text", "hidden": True}]
 
-# The text, and what it means for a record and an account (none for whoever has not signed in).
+# The rule, and its meaning for a record and an account (none for an anonymous caller).
 RULES = [
     ("", lambda r, u: True),
     ("public = true", lambda r, u: r["public"]),
@@ -59,7 +60,7 @@ FILTERS = [("", lambda r: True), ("n > 4", lambda r: r["n"] > 4), ("team = 'red'
 
 
 class Past:
-    """What something was and when: each state may have held from the begin of its request to the end of the next one."""
+    """The states of something over time: each may have held from the start of its request to the end of the next one."""
 
     def __init__(self, state):
         self.starts, self.ends, self.states = [0.0], [float("inf")], [state]
@@ -109,7 +110,7 @@ class World:
         return state.keys() - {"secret"} if rule(state, user) else None
 
     def views(self, collection, who, by_id, state, low, high):
-        """What the caller may have seen of a record at moments between these."""
+        """The views of a record that the caller may have had between these times."""
         rules = [RULES[pair[by_id]][1] for pair in self.rules[collection].between(low, high)]
         users = self.users[who].between(low, high) if who in self.users else [None]
         return [self.sees(collection, who, rule, user, state) for rule in rules for user in users]
@@ -229,7 +230,7 @@ class Client:
     def leave(self, now, is_abort):
         self.selector.unregister(self.link.socket)
         self.link.abort() if is_abort else self.link.close()
-        # What had come and was not read comes again.
+        # Events that arrived and were not read arrive again.
         self.link, self.refs, self.away_since = None, {}, min(now, self.drained_at)
         self.back_at = now + self.random.random() * self.world.options.away
         for sub in self.subs.values():
@@ -298,7 +299,7 @@ class Client:
         if sub.is_live and sub.after:
             self.world.counts["resumed"] += 1
             sub.lives[-1][2].append((self.away_since, now))
-            # What is missed comes now; `last` does not stand for that.
+            # Missed events arrive now; `last` does not stand for them.
         else:
             sub.begin(now)
             sub.after = frame["last"]
@@ -464,7 +465,7 @@ class Writer(threading.Thread):
             requests.append({"method": "PATCH", "url": f"{path}/none", "body": {"n": 1}})
         status, body, begun, ended = self.ask("POST", "/api/batch", {"requests": requests})
         if fails or status == 400:
-            # A record may have been deleted meanwhile. Its events would be of versions that nobody knows.
+            # A record may have been deleted meanwhile. Its events would have unknown versions.
             self.world.counts["batches undone"] += 1
             if status != 400:
                 self.world.violate(f"batch: {status}")
@@ -546,7 +547,7 @@ def set_up(world, port):
 
 
 def check_complete(world, clients, end):
-    """What should have arrived and has not."""
+    """The changes that should have arrived and have not."""
     options, by_collection = world.options, collections.defaultdict(list)
     lag = options.lag
     for (record, version), (collection, state, begun, ended, action) in world.made.items():
@@ -587,17 +588,17 @@ def check_complete(world, clients, end):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default="target/release/vski")
-    parser.add_argument("--events", type=int, default=100_000, help="ends when so many have arrived (100000)")
-    parser.add_argument("--minutes", type=float, default=10, help="ends then at the latest (10)")
+    parser.add_argument("--events", type=int, default=100_000, help="end after this many events (100000)")
+    parser.add_argument("--minutes", type=float, default=10, help="end after this time at the latest (10)")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--clients", type=int, default=40)
     parser.add_argument("--users", type=int, default=8)
     parser.add_argument("--collections", type=int, default=3)
-    parser.add_argument("--records", type=int, default=300, help="of each collection, at most")
+    parser.add_argument("--records", type=int, default=300, help="records per collection, at most")
     parser.add_argument("--writers", type=int, default=6)
     parser.add_argument("--rate", type=float, default=250, help="changes per second, all writers together (250)")
     parser.add_argument("--life", type=float, default=15, help="seconds that a connection lasts, on average (15)")
-    parser.add_argument("--away", type=float, default=3, help="seconds until it comes back, at most (3)")
+    parser.add_argument("--away", type=float, default=3, help="seconds until it reconnects, at most (3)")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between two changes of rules or accounts, at most (0.5)")
     parser.add_argument("--lag", type=float, default=3, help="seconds that an event may take, for what must arrive (3)")
     options = parser.parse_args()
@@ -646,7 +647,7 @@ def run(options, server):
             if not client.check(at, sub, action, record):
                 if now - at < 10:
                     break
-                world.violate(f"nobody wrote {action} {record}")
+                world.violate(f"no writer wrote {action} {record}")
             world.pending.popleft()
         if now - said_at > 5:
             said_at, lags = now, sorted(world.lags)

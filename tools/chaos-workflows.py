@@ -1,28 +1,28 @@
 #!/usr/bin/env python3
 """Chaos for workflows: one server, several workers of two kinds, clients; all of them are killed, stopped, cut off and
-lied to, and what is left must be right.
+sent wrong data, and the result must be right.
 
-Clients start runs, deliver payloads to hooks, cancel, resume and repeat runs, and send again what got no answer. Workers
-run random plans (steps, failures, sleeps, hooks, children, attributes, streams) and note on disk what they do. The server gets
-SIGKILL and comes back at once or up to 2 s later; workers get SIGKILL, or SIGSTOP for longer than their leases;
-some reach the server through a proxy that stalls and cuts; all misbehave now and then: they close without a word, do not read,
-never acknowledge, give back, report twice, out of order, with stale epochs, send garbage. Checked are invariants:
+Clients start runs, deliver payloads to hooks, cancel, resume and repeat runs, and repeat requests without an answer. Workers
+run random plans (steps, failures, sleeps, hooks, children, attributes, streams) and log to disk what they do. The server gets
+SIGKILL and restarts at once or up to 2 s later; workers get SIGKILL, or SIGSTOP for longer than their leases; some reach the
+server through a proxy that stalls and cuts; all misbehave now and then: they close without a close frame, do not read, never
+acknowledge, give back, report twice, out of order, with stale epochs, send garbage. The invariants checked:
 
-  runs      each acknowledged one ends, in one way; one for each idempotency key; none is left with a job, none without that
-            has not ended; nothing happens to it after its end
-  steps     a result that was acknowledged is recorded, to the byte, and in every journal from then on; a step ran before
-            its result is there, and once for each epoch; no epoch is handed out twice; stale epochs are refused
-  sleeps    do not end early, by the clock of the worker either; how late they end is measured
-  hooks     each acknowledged payload is there, in the order of its sender; twice only if one got no answer
+  runs      each acknowledged run ends, in one way; one run per idempotency key; no ended run has a job, each unfinished run
+            has one; nothing happens to a run after its end
+  steps     an acknowledged result is recorded byte for byte, and in every journal from then on; a step ran before its
+            result is recorded, and once for each epoch; no epoch is handed out twice; stale epochs are refused
+  sleeps    do not end early, also by the clock of the worker; the lateness of their ends is measured
+  hooks     each acknowledged payload is recorded, in the order of its sender; twice only if one got no answer
   keys      of a concurrency key one run at a time is between its start and its end
-  children  the parent has the output of the child to the byte; children of a cancelled run end cancelled
-  database  is whole; runs, steps, waits, hooks follow from the events, also in copies made right after a kill
+  children  the parent has the output of the child byte for byte; children of a cancelled run end cancelled
+  database  is intact; runs, steps, waits, hooks follow from the events, also in copies made right after a kill
 
-With --stop a worker is stopped for 60 s with leases of the normal length instead, and must find its run done by another.
+With --stop, a worker is stopped for 60 s with leases of normal length instead, and must find its run done by another.
 
-A worker of somebody else's code takes part by --worker "WORKFLOW COMMAND": it gets VSKI_URL and VSKI_TOKEN, and some of the runs
-are of that workflow, with the input {"n": number}; they must end. Standard library only. Exit code 1: something was violated; the
-folder with the data directory, the logs and what was wrong is kept."""
+--worker "WORKFLOW COMMAND" adds a worker of your own: it gets VSKI_URL and VSKI_TOKEN, and some of the runs are of that workflow,
+with the input {"n": number}; they must end. Standard library only. Exit code 1: an invariant was violated; the folder with
+the data directory, the logs and the violations is kept."""
 import argparse
 import collections
 import json
@@ -107,7 +107,7 @@ class Workers:
 
 
 def others(o, server, token):
-    """Workers of somebody else's code."""
+    """Workers given with --worker."""
     environment = {**os.environ, "VSKI_URL": f"http://127.0.0.1:{server.port}", "VSKI_TOKEN": token}
     return [subprocess.Popen(command[1:], env=environment, stdout=subprocess.DEVNULL) for command in o.worker]
 
@@ -215,7 +215,7 @@ class Chaos:
 
 
 def sample_steps(clients, db, rng, wrong):
-    """What /steps, /events and /journal show is what is recorded."""
+    """/steps, /events and /journal show what is recorded."""
     names = rng.sample(sorted(db.by_name), min(50, len(db.by_name)))
     for name in names:
         run = db.by_name[name]
@@ -386,7 +386,7 @@ def options():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runs", type=int, default=2000, metavar="N", help="runs that clients start (default 2000)")
     p.add_argument("--kills", type=int, default=60, metavar="N", help="SIGKILLs of server and workers (default 60)")
-    p.add_argument("--minutes", type=float, default=3, metavar="N", help="time for it, without the calm at the end (default 3)")
+    p.add_argument("--minutes", type=float, default=3, metavar="N", help="duration, without the calm at the end (default 3)")
     p.add_argument("--server", default=os.path.join(target, "release", "vski"), metavar="PATH", help="default: target/release/vski")
     p.add_argument("--workers", type=int, default=6, metavar="N", help="worker processes (default 6)")
     p.add_argument("--worker", action="append", default=[], type=shlex.split, metavar="TEXT",
@@ -399,7 +399,7 @@ def options():
     p.add_argument("--stopped", type=int, default=20, metavar="N", help="its runs (default 20)")
     p.add_argument("--stop-seconds", type=int, default=60, metavar="N", help="how long it is stopped (default 60)")
     p.add_argument("--folder", metavar="PATH", help="where the data directory is made (default: the folder for temporary files)")
-    p.add_argument("--seed", type=int, default=random.randrange(1 << 32), metavar="N", help="of the choices, as far as they are this script's")
+    p.add_argument("--seed", type=int, default=random.randrange(1 << 32), metavar="N", help="seed of the choices of this script")
     p.add_argument("--keep", action="store_true", help="keep the data directory and the logs")
     o = p.parse_args()
     if min(o.runs, o.kills, o.workers, o.credit, o.in_flight) < 1 or o.minutes <= 0:

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Kills a server that is busy with files, over and over on one data directory, and looks each time
-whether what it left is right.
+"""Kills a server that is busy with files, repeatedly on one data directory, and checks each time
+what it left.
 
-Many connections upload files, replace, append and delete them. At a random moment the server gets
-SIGKILL (every fourth time once more while it starts again), and is started again. When it has put
-its storage in order, this must hold:
+Many connections upload, replace, append and delete files. At a random moment the server gets
+SIGKILL (every fourth time once more while it restarts), and is restarted. Once it has recovered its
+storage, these conditions must hold:
 
-  records   every record is as the last acknowledged request left it, or as the one that got no
-            answer would have; records whose deletion was acknowledged are gone, others are not there
-  files     every file that a record names has a row of _files and is in the storage, with the size
-            and the SHA-256 of the row, which are those of what was sent; no row is without a record
+  records   every record is as the last acknowledged request left it, or as the unanswered one
+            would have; records whose deletion was acknowledged do not exist, and there are no others
+  files     every file that a record names has a row in _files and is in the storage, with the size
+            and the SHA-256 of the row, which are those of the upload; no row is without a record
   storage   has no file without a row, and .partial is empty
-  journal   followed in the order of its ids, leaves exactly the files of the storage
+  journal   followed in the order of its ids, gives exactly the files of the storage
 
-A kill takes the process and not the machine: what the kernel has, stays. So this is about the order
-of steps and about recovery, not about fsync. Standard library only."""
+A kill ends the process and not the machine: data in the kernel's cache is kept. So this tests the
+order of steps and recovery, not fsync. Standard library only."""
 import argparse
 import collections
 import concurrent.futures
@@ -41,7 +41,7 @@ RECOVERY_SECONDS = 60
 BOUNDARY = "----kill-files-7MA4YWxkTrZu0gW"
 RECORDS = "/api/collections/docs/records"
 DOCS_MAX = 4
-# What the records, the forms that arrive and what a kill leaves over may take together.
+# Limit on the disk space of records, incoming forms and leftovers of a kill together.
 DISK_BYTES_MAX = 5 << 30
 
 
@@ -74,7 +74,7 @@ def form(values, files):
 
 
 class State(collections.namedtuple("State", "doc docs")):
-    """What a record holds: `doc` is a content, (hash, size), or None; `docs` a tuple of contents."""
+    """The content of a record: `doc` is a content, (hash, size), or None; `docs` a tuple of contents."""
 
 
 class Client(threading.Thread):
@@ -171,7 +171,7 @@ class Client(threading.Thread):
 
 
 class Model:
-    """What was acknowledged. Each record is one client's, so nothing here needs a lock beyond that
+    """The acknowledged state. Each record belongs to one client, so nothing here needs a lock beyond that
     of the interpreter."""
 
     def __init__(self):
@@ -195,7 +195,7 @@ class Model:
 
 
 class Found:
-    """What the data directory holds, read beside the running server."""
+    """The content of the data directory, read beside the running server."""
 
     def __init__(self, data, collection):
         self.data, self.collection = data, collection
@@ -217,7 +217,7 @@ class Found:
             connection.close()
 
     def read_unnamed(self):
-        """What the server has found without a row: it goes when it has been so for a day."""
+        """Files that the server has found without a row: it deletes them after a day."""
         with sqlite3.connect(f"file:{self.data}/local.db?mode=ro", uri=True) as connection:
             return {path for path, in connection.execute("SELECT path FROM _unnamed")}
 
@@ -265,7 +265,7 @@ class Found:
 
 
 def compare(model, found):
-    """What is wrong, as lines. What requests without an answer have come to is taken over."""
+    """Violations, as lines. Adopts the outcome of requests without an answer."""
     wrong = []
     if found.outbox:
         wrong.append(f"_file_outbox has {found.outbox} rows after {RECOVERY_SECONDS} s")
@@ -358,7 +358,7 @@ def load(server, model, noise, o):
     for client in clients:
         client.start()
     # By another process, for a thread of this one gets its turn late. The server is not waited for before,
-    # so its number is nobody else's.
+    # so no other record has its number.
     seconds = random.uniform(0.05, o.seconds)
     subprocess.run(["sh", "-c", f"sleep {seconds:.3f}; kill -KILL {server.process.pid}"], check=True)
     code = server.process.wait()
@@ -443,7 +443,7 @@ def options():
     p.add_argument("--folder", metavar="PATH", help="where the data directory is made (default: the folder for "
                    "temporary files); at most 5 GiB are used")
     p.add_argument("--seed", type=int, default=random.randrange(1 << 32), metavar="N",
-                   help="of the choices and moments, as far as they are this script's")
+                   help="seed of the choices and times of this script")
     p.add_argument("--keep", action="store_true", help="keep the data directory and say where it is")
     o = p.parse_args()
     if min(o.rounds, o.connections, o.size_mb) < 1 or o.seconds <= 0:

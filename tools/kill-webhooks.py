@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Kills a server that calls webhooks, over and over on one data directory, and looks whether every change
-that was committed has reached its receiver.
+"""Kills a server that calls webhooks, repeatedly on one data directory, and checks that every committed
+change has reached its receiver.
 
 Writers create, change and delete records, in batches too; a trigger of the collection calls a receiver for each
 change, and another starts a workflow. The receiver fails, hangs and redirects now and then. At a random moment the
-server gets SIGKILL and is started again. At the end, when no call waits any more:
+server gets SIGKILL and is restarted. At the end, when no call is pending:
 
-  every change that was answered has been delivered, and was answered by the receiver with 200;
-  every call is of a change that was answered, or that was under way when the server died;
-  calls of one id are equal, whatever happened between them;
-  each change has started one run of the workflow, no more;
-  the log of the server says the same as the receiver.
+  every answered change was delivered, and the receiver answered 200;
+  every call belongs to a change that was answered, or in progress when the server died;
+  calls with one id are equal;
+  each change has started exactly one run of the workflow;
+  the log of the server agrees with the receiver.
 
 Example: tools/kill-webhooks.py --binary target/release/vski --kills 50
 """
@@ -113,7 +113,7 @@ def waiting(server, token):
 
 
 def check(receiver, writers, server):
-    """What is wrong at the end."""
+    """Violations at the end."""
     wrong = list(receiver.wrong)
     got = collections.Counter()
     for name, body in receiver.bodies.items():
@@ -145,7 +145,7 @@ def main():
     parser.add_argument("--writers", type=int, default=6, help="connections that write (6)")
     parser.add_argument("--trouble", type=float, default=0.05, help="part of the calls that fail (0.05)")
     parser.add_argument("--pause", type=float, default=1.0, help="longest time between two kills, seconds (1)")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="of all that is random")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="seed of all random choices")
     options = parser.parse_args()
     rng, folder = random.Random(options.seed), tempfile.mkdtemp(prefix="vski-kill-webhooks.")
     server = Server(os.path.abspath(options.binary), folder)

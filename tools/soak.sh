@@ -1,28 +1,29 @@
 #!/bin/bash
-# A master and replicas with every feature under mixed load, kills and cuts, and proof that nothing grows.
+# Runs a master and replicas with every feature under mixed load, kills and cuts, and checks that nothing grows.
 set -eu
 
 usage() {
     cat <<'TEXT'
 usage: tools/soak.sh [OPTION...]
 
-Starts a master and replicas on 127.0.0.1, lets clients and workers use all they have, kills and
-stops servers and workers, cuts the line between master and replicas, and takes samples of memory,
-descriptors, threads and files. In the end all must be there, be told, be done and be on every
-replica, and memory, descriptors and threads of no server may have grown. Exit code 0 if so, else 1.
+Starts a master and replicas on 127.0.0.1 with clients and workers that use all features, kills and
+stops servers and workers, cuts the connection between master and replicas, and samples memory,
+descriptors, threads and files. At the end every record must exist, on every replica too, every
+event and webhook must have been delivered and every run finished, and memory, descriptors and threads
+of no server may have grown. Exit code 0 if so, else 1.
 
-  --minutes N     how long there is load (default 60)
-  --rate X        how much load, 1 takes the servers about a quarter of a core (default 1)
+  --minutes N     duration of the load (default 60)
+  --rate X        amount of load; 1 takes the servers about a quarter of a core (default 1)
   --replicas N    replicas (default 2, at most 8)
-  --seed S        of all that is random (default: the time)
-  --out DIR       data, logs, samples.json, curves.svg, summary.txt (default: a throw-away
-                  folder, which stays)
+  --seed S        seed of all random choices (default: the time)
+  --out DIR       data, logs, samples.json, curves.svg, summary.txt (default: a temporary
+                  folder, which is kept)
   --binary PATH   server to run (default: target/release/vski, dist/vski, then $PATH)
   --help          this text
 
-In the second half of the time, but for no more than 15.5 minutes, no server is killed, so that
-each has a life that can be judged: descriptors and threads need 5 minutes, memory 15. So less
-than 31 minutes say nothing about memory. Needs python3 and nothing else.
+In the second half of the time, but for at most 15.5 minutes, no server is killed, so that each
+lives long enough to be judged: descriptors and threads need 5 minutes, memory 15. So runs of less
+than 31 minutes say nothing about memory. Needs only python3.
 TEXT
 }
 

@@ -1,4 +1,4 @@
-"""A server that is started many times on one data directory, and ended in every way."""
+"""A server that is started many times on one data directory, and ended in several ways."""
 import http.client
 import json
 import os

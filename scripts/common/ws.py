@@ -1,4 +1,4 @@
-"""A WebSocket client: text out, text in, and raw bytes for those who want to do it wrong."""
+"""A WebSocket client: sends and receives text messages, and raw bytes to break the protocol."""
 import base64
 import os
 import socket
@@ -31,7 +31,7 @@ def frame(data, opcode=1):
 
 
 class Socket:
-    """A connection. One thread reads; whoever sends takes care not to do so at the same time."""
+    """A connection. One thread reads; callers must not send at the same time."""
 
     def __init__(self, port, path, headers, timeout=10, source=None):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout, source)

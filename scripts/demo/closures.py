@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Workflows of the demo: for each package, what it needs in the end.
+"""Workflows of the demo: they compute the transitive dependencies of each package.
 
-  closures.py work   a worker: VSKI_REPLICA has the runs and the packages, VSKI_MASTER takes the results
-  closures.py ask EDGES [KILL]   starts a run for each package, answers its hook, and compares what has come to
+  closures.py work   a worker: VSKI_REPLICA has the runs and the packages, VSKI_MASTER gets the results
+  closures.py ask EDGES [KILL]   starts a run for each package, answers its hook, and compares the results at
                      the master with EDGES (name, tab, name of a dependency); kills the process KILL in the middle
 
-The key that opens all of it is in VSKI_KEY. Standard library only; docs/workflows.md describes the protocol.
+VSKI_KEY is an API key for both. Standard library only; docs/workflows.md describes the protocol.
 """
 import collections
 import http.client
@@ -108,7 +108,7 @@ class Job:
                 self.token = entry["token"]
 
     def next(self, replica, master):
-        """What to say next."""
+        """The frame to send next."""
         code = closure(self.about["job"], self.input, replica, master)
         want = next(code)
         try:

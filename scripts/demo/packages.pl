@@ -27,7 +27,7 @@ my %escape = ("\n" => '\n', "\r" => '\r', "\t" => '\t', '"' => '\"', '\\' => '\\
 sub text_of {
     my ($bytes) = @_;
     my $text = $bytes;
-    # What is not valid UTF-8 is old Latin-1: its bytes are the characters.
+    # Text that is not valid UTF-8 is old Latin-1: its bytes are the characters.
     utf8::decode($text);
     $text =~ s/([\x00-\x1f"\\])/$escape{$1} || sprintf('\u%04x', ord $1)/ge;
     utf8::encode($text);

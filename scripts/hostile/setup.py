@@ -1,4 +1,4 @@
-"""Data that the attacks and the ordinary client find."""
+"""Creates the data that the attacks and the ordinary client use."""
 
 ATTACKS = ["filters", "patterns", "topics", "forms", "uploads", "json", "subscriptions", "deaf", "log-ins"]
 RECORDS = 20_000

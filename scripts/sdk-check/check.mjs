@@ -1,4 +1,4 @@
-// What an application does with PocketBase's JavaScript client, done against a vski server.
+// Uses PocketBase's JavaScript client against a vski server as an application does.
 //
 //   node check.mjs URL LOG     the environment has ADMIN_EMAIL and ADMIN_PASSWORD
 //
@@ -229,7 +229,7 @@ const groups = {
 
         const wrong = await refused(users.authWithPassword('ann@example.com', 'not the password'), 400);
         const unknown = await refused(users.authWithPassword('nobody@example.com', 'not the password'), 400);
-        same(wrong.response, unknown.response, 'nobody learns which accounts there are');
+        same(wrong.response, unknown.response, 'the answer does not reveal which accounts exist');
         same(ann.authStore.isValid, false);
         const auth = await users.authWithPassword('ann@example.com', PASSWORD);
         same([auth.record.id, auth.record.email], [record.id, 'ann@example.com']);
@@ -252,7 +252,7 @@ const groups = {
         Object.assign(ids, { ann: record.id, bob: bob.authStore.record.id });
     },
 
-    'accounts: see and change oneself, nobody else': async () => {
+    'accounts: see and change only themselves': async () => {
         const users = ann.collection('users');
         same((await users.getOne(ids.ann)).name, 'Ann');
         await refused(users.getOne(ids.bob), 404);
@@ -323,7 +323,7 @@ const groups = {
         holds(new Date(made.created) <= new Date());
         same((await posts.getOne(made.id)).id, made.id);
         same((await posts.update(made.id, { title: 'Uno' })).title, 'Uno');
-        // What was read may be sent back.
+        // Values that were read can be sent back.
         same((await posts.update(made.id, { ...made, title: 'One' })).title, 'One');
         const chosen = await posts.create({ id: 'chosen000000001', title: 'Chosen', owner: ids.ann });
         same(chosen.id, 'chosen000000001');
@@ -494,7 +494,7 @@ const groups = {
         same(fewer.docs, [made.docs[1], three.docs[2]]);
         await gone(ann, made, made.docs[0]);
         await stored(ann, made, made.docs[1], '2');
-        // What stays is named, what comes is a file.
+        // Files that stay are sent as names, new ones as files.
         const mixed = await change({ docs: [made.docs[1], text('last.txt', 'last')] });
         same([mixed.docs[0], mixed.docs.length], [made.docs[1], 2]);
         await gone(ann, made, three.docs[2]);
@@ -524,7 +524,7 @@ const groups = {
         const size = await refused(papers.update(ids.paper, { doc: tooBig }), 400, 'doc');
         same(size.response.data.doc.code, 'validation_file_size_limit');
         holds(size.response.data.doc.message.includes('100'), size.response.data.doc.message);
-        // What a client says of a file is no proof of what it is.
+        // The media type that a client gives for a file proves nothing.
         const liar = new File(['<script>'], 'picture.png', { type: 'image/png' });
         const type = await refused(papers.update(ids.paper, { picture: liar }), 400, 'picture');
         same(type.response.data.picture.code, 'validation_invalid_mime_type');
@@ -642,7 +642,7 @@ const groups = {
         }
         same([mine.length, none.length], [0, 0], 'its title was another one at last; the ledger is not for strangers');
 
-        // Whoever has left hears nothing, and comes back.
+        // A client that has left gets nothing, and can come back.
         await bob.collection('posts').unsubscribe();
         const again = await posts.create({ title: 'Live again', owner: ids.ann });
         same((await mine.next())[1].id, again.id);
@@ -701,7 +701,7 @@ const groups = {
         same((await batch.send()).map((it) => it.status), [200, 200]);
         same(titles(await customer.collection('orders').getFullList({ sort: 'title' })), ['Milk', 'Sugar', 'Tea']);
 
-        // Who is somebody there is nobody here, and the other way round.
+        // An account of one database does not exist in the other, and the reverse.
         const visitor = new PocketBase(base);
         visitor.authStore.save(ann.authStore.token, ann.authStore.record);
         await refused(visitor.collection('orders').getFullList(), 401);
@@ -729,7 +729,7 @@ const groups = {
         ann.cancelRequest('mine');
         const error = await pending.catch((reason) => reason);
         same(error.isAbort, true);
-        // A stream of requests that nobody waits for does the server no harm.
+        // A stream of abandoned requests does not harm the server.
         const many = await Promise.allSettled(Array.from({ length: 200 }, () => posts.getFullList({ expand: 'author' })));
         same(many.filter((it) => it.status === 'fulfilled').length, 1);
         same((await stranger.health.check()).code, 200);

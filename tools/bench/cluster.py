@@ -1,5 +1,5 @@
-"""A master and replicas of it, for the scripts that measure and try replication; and how to tell
-whether two database files have the same pages. Standard library only."""
+"""A master and its replicas, for the scripts that measure and test replication; and a comparison of
+two database files by pages. Standard library only."""
 import hashlib
 import json
 import os
@@ -42,7 +42,7 @@ class Node(Vski):
             return f.read().splitlines()
 
     def is_current(self, databases):
-        """Whether this replica says that it has had everything since its start, and these versions."""
+        """True if this replica reports these versions and that it is complete since its start."""
         status, data = self.http().request("GET", "/api/replica/status")
         if status in (401, 403, 503):  # it has no admin, or nothing at all yet
             return False
@@ -113,7 +113,7 @@ class Cluster:
     def await_current(self, seconds=60, nodes=None):
         """Waits until the running replicas have all that the master has; seconds waited. Both must
         say so: only the master knows its present state, and what it was told by a replica before
-        that began anew it still believes."""
+        that began again it still believes."""
         wanted = [node for node in (nodes or self.replicas) if node.process is not None]
         http, begun, status = self.master.http(), time.monotonic(), None
         while time.monotonic() - begun < seconds:
@@ -193,7 +193,7 @@ def page_hashes(path, group=256):
 
 
 def difference(a, b, group=256):
-    """What differs between two such facts, in words; empty for nothing."""
+    """The differences between two such facts, in words; empty if there are none."""
     for key in ("page_size", "pages"):
         if a[key] != b[key]:
             return f"{key.replace('_', ' ')} {a[key]} and {b[key]}"
@@ -204,7 +204,7 @@ def difference(a, b, group=256):
 
 
 def integrity(path):
-    """What PRAGMA integrity_check says of a file that no server has open."""
+    """The result of PRAGMA integrity_check on a file that no server has open."""
     connection = sqlite3.connect(f"file:{path}?immutable=1", uri=True)
     try:
         return "; ".join(text for (text,) in connection.execute("PRAGMA integrity_check(5)"))

@@ -1,4 +1,4 @@
-"""What all parts of the benchmark share: the rows, a small HTTP client, readers of /proc.
+"""Shared by all parts of the benchmark: the rows, a small HTTP client, readers of /proc.
 Standard library only."""
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Files: how fast vski and PocketBase take them in and give them out, and the memory that one large
+"""Files: the speed of uploads and downloads with vski and PocketBase, and the memory that one large
 file costs each. In turns, round by round; between two runs everything is on disk and the files of
 the last run are deleted.
 
@@ -259,7 +259,7 @@ def row(*cells):
 
 
 def tables(results, limits, memory, rounds):
-    """What was measured, in Markdown. `results` is {case: {server: [round, ...]}}."""
+    """The results in Markdown. `results` is {case: {server: [round, ...]}}."""
     lines = [f"Medians of {rounds} round{'s' * (rounds > 1)}, in turns; MB/s (10^6 bytes), for small files also files/s. A ratio above 1: vski is "
              "faster; the range is that of the rounds. No server: curl with one that does nothing. CPU seconds are those of all the "
              "files of a case; curl's core is the share of one that curl takes with vski and with PocketBase.", "",
@@ -295,7 +295,7 @@ def tables(results, limits, memory, rounds):
 def options():
     p = argparse.ArgumentParser(prog="files.py", allow_abbrev=False, description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--check", action="store_true", help="look at the options and do nothing")
+    p.add_argument("--check", action="store_true", help="check the options and do nothing")
     p.add_argument("--vski", default="", metavar="PATH", help="its binary")
     p.add_argument("--pocketbase", default="", metavar="PATH", help="its binary; tools/bench.sh --fetch-only says where it is")
     p.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of each case (default 5)")

@@ -22,7 +22,7 @@ DRAIN_SECONDS = 15
 
 
 class Case:
-    """What wrk is told: a script, its variables and a path. `seconds` is a cap."""
+    """The parameters of wrk: a script, its variables and a path. `seconds` is a cap."""
 
     def __init__(self, name, path, script="plain.lua", variables=None, seconds=None, uploads=False):
         self.name = name

@@ -1,4 +1,4 @@
-"""Takes a replicated database over the page at 1 GiB, which SQLite locks and never uses, and back.
+"""Grows a replicated database beyond the page at 1 GiB, which SQLite locks and never uses, and shrinks it again.
 tools/replication-1gib.sh brings the binary and calls this. Standard library only.
 
 Each step changes the master's file through SQL from this process, beside the running server, waits
@@ -78,7 +78,7 @@ class Trial:
         self.wait()
 
     def compare(self):
-        """What is wrong with the files of the replicas."""
+        """Differences in the files of the replicas."""
         faults, ours = [], {name: page_hashes(self.cluster.master.file(name)) for name in (DATABASE, "default")}
         for node in self.cluster.nodes():
             if node is not self.cluster.master:
@@ -145,7 +145,7 @@ def try_all(trial):
             shutil.rmtree(replica.data)
             cluster.run(replica)
 
-    trial.step("replicas begin anew, with nothing", fresh)
+    trial.step("replicas begin again, empty", fresh)
     trial.step("half of it is deleted and VACUUM takes it below", lambda: trial.sql("DELETE FROM blobs WHERE id % 2 = 0", "VACUUM"))
     trial.step("over 1 GiB again, in one commit", lambda: trial.grow_to(above))
 

@@ -1,5 +1,5 @@
-"""What log-ins tell and cost: whether an account that exists can be told from one that does not
-by the time, and what a flood of wrong passwords does to other requests.
+"""Leaks and costs of logins: can the time of an answer tell an existing account from a missing one, and does
+a flood of wrong passwords slow other requests?
 
   python3 tools/bench/logins.py VSKI [--rounds N] [--seconds N] [--tries N]
 
@@ -101,7 +101,7 @@ def compare(port, tries):
 
 
 def told_apart(a, b):
-    """How often a random one of `a` is longer than one of `b` (the statistic of Mann and Whitney):
+    """The probability that a random one of `a` is longer than one of `b` (the statistic of Mann and Whitney):
     0.5 is a coin. With the error that chance alone explains, two sigma."""
     order = sorted([(x, 0) for x in a] + [(x, 1) for x in b])
     ranks = sum(rank for rank, (_, kind) in enumerate(order, 1) if kind == 0)

@@ -22,7 +22,7 @@ BLOBS = 16
 
 def options():
     p = argparse.ArgumentParser(prog="tools/bench.sh", add_help=False, allow_abbrev=False)
-    p.add_argument("--check", action="store_true", help="look at the options and do nothing")
+    p.add_argument("--check", action="store_true", help="check the options and do nothing")
     p.add_argument("--pocketbase")
     p.add_argument("--vski")
     p.add_argument("--before")
@@ -84,7 +84,7 @@ def cold_starts(servers, count):
 
 
 def fsync_ms(folder):
-    """What one durable append costs on this disk: the median of some."""
+    """The time of one durable append on this disk: the median of some."""
     spent = []
     with tempfile.NamedTemporaryFile(dir=folder) as f:
         for _ in range(50):

@@ -1,4 +1,4 @@
-"""Realtime: what many subscribers cost and how soon they hear, beside PocketBase, as one Markdown table.
+"""Realtime: the cost of many subscribers and the delay of events, beside PocketBase, as one Markdown table.
 
   python3 tools/bench/realtime.py --vski VSKI --pocketbase POCKETBASE --subscribers-binary FILE [--parts A,B] [...]
 
@@ -155,7 +155,7 @@ class Writer:
 
 
 def is_made(answers):
-    """Whether the next answer says that the record was made."""
+    """True if the next answer says that the record was created."""
     try:
         status, length = answers.readline().split(), 0
         while (line := answers.readline().strip()):
@@ -195,7 +195,7 @@ def measure(o, kind, count, rate, seconds, rule="", accounts=0, churns=False):
     server = make(o.binaries[make], shutil.copytree(folder, f"{folder}.run"))
     try:
         server.start()
-        # What the first requests take is no part of what subscribers take.
+        # The cost of the first requests is not part of the cost of subscribers.
         http = Http(server.base)
         for n in range(200):
             http.json("POST", f"/api/collections/{COLLECTION}/records", {"title": f"before {n}", "content": CONTENT})
@@ -283,7 +283,7 @@ def rounds(o, title, **case):
     return [[title, *o.servers], *lines(o.servers, kept)] if kept else []
 
 
-# What the table shows: heading, how, and whether it is compared.
+# The columns of the table: heading, function, and whether it is compared.
 SHOWN = [
     ("events received, of those expected", lambda r: f"{100 * (1 - r['missing'] / max(r['expected'], 1)):.2f} %", False),
     ("events/s, until the last came", lambda r: r["per_s"], True),

@@ -1,4 +1,4 @@
-"""Measures replication: how far replicas are behind, and what following costs.
+"""Measures replication: the delay of replicas, and the cost of following.
 tools/bench-replication.sh brings the binary and calls this. Standard library only.
 
 Everything is on one machine, so what replicas do is taken from what the master could do; a goal that
@@ -43,7 +43,7 @@ POSTS_W = RECORDS.format("posts_w")
 
 def options():
     p = argparse.ArgumentParser(prog="tools/bench-replication.sh", add_help=False, allow_abbrev=False)
-    p.add_argument("--check", action="store_true", help="look at the options and do nothing")
+    p.add_argument("--check", action="store_true", help="check the options and do nothing")
     p.add_argument("--vski")
     p.add_argument("--out")
     p.add_argument("--quick", action="store_true")
@@ -64,7 +64,7 @@ def options():
 
 
 class Bench:
-    """What all parts need: where to work, how long, and the rows of the table."""
+    """Shared by all parts: the working folder, the durations, and the rows of the table."""
 
     def __init__(self, o, folder):
         self.o, self.folder, self.rows = o, folder, []
@@ -230,7 +230,7 @@ def cost(b):
 
 
 def cycles_of(replica):
-    """How often it has asked so far."""
+    """The number of its requests so far."""
     return replica.http().json("GET", "/api/replica/status")["replica"]["cycles"]
 
 
@@ -333,7 +333,7 @@ def fill(path, mib):
 
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        # Its own log would double what is written. Nobody else has the file open.
+        # Its own log would double what is written. No other process has the file open.
         for pragma in ("journal_mode = DELETE", "journal_mode = OFF", "synchronous = OFF", "cache_size = -200000"):
             connection.execute("PRAGMA " + pragma)
         connection.execute("CREATE TABLE documents (id INTEGER PRIMARY KEY, document TEXT NOT NULL)")
@@ -482,7 +482,7 @@ def run(o, folder):
             try:
                 {"lag": lag, "cost": cost, "idle": idle, "load": first_load, "reads": reads, "files": files}[name](b)
             except Failed as e:
-                # What the other parts have measured is not lost.
+                # Keeps the results of the other parts.
                 b.add(f"{name}: failed", str(e)[:200], "none", False)
                 b.drop_all()
     finally:

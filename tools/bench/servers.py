@@ -40,7 +40,7 @@ class Server:
         self.files = []
         os.makedirs(folder, exist_ok=True)
 
-    # What a kind of server has to say about itself.
+    # Properties that each kind of server defines.
 
     def command(self, port):
         raise NotImplementedError

@@ -48,7 +48,7 @@ struct period {
 };
 
 /* An event that is missing may have been overtaken by an unsubscription which was sent so soon after the answer to its
-   write; nobody has promised that this does not happen, so it is counted apart. */
+   write; this is not ruled out, so it is counted apart. */
 #define OVERTAKEN_NS 10000000
 
 struct histogram {

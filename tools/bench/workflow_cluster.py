@@ -1,5 +1,5 @@
-"""A master and two replicas with runs of their own each, while records sync: does one slow the other? For
-workflows.py. The load is paced, far below what the machine can do, so that what is compared is not the processor."""
+"""A master and two replicas, each with its own runs, while records sync: does one slow the other? For workflows.py.
+The load is paced, far below the capacity of the machine, so that the comparison does not measure the processor."""
 import json
 import multiprocessing
 import os
@@ -89,7 +89,7 @@ def writes(master, replica, token, seconds, pipe):
 
 
 def phase(cluster, has_runs, has_writes):
-    """What the runs took, what the writes took and how late they were; the ids of the runs by node."""
+    """Durations of runs, durations and lateness of writes; the ids of the runs by node."""
     work = []
     if has_runs:
         work += [(runs, (port_of(node), cluster.master.bare, SECONDS)) for node in cluster.nodes()]

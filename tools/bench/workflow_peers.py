@@ -1,5 +1,5 @@
-"""The other ends of the workflow benchmark, each a process of its own: a worker, whoever starts runs, and thousands of
-workers that have nothing to do. Lean on purpose: what they take of the machine the server does not get.
+"""The clients of the workflow benchmark, each a process of its own: a worker, a starter of runs, and thousands of idle
+workers. They are lean on purpose: the server shares the machine with them.
 Standard library only."""
 import base64
 import errno

@@ -1,4 +1,4 @@
-"""What workflows cost and how fast they are, each number beside its goal.
+"""The cost and speed of workflows, each number beside its goal.
 
   python3 tools/bench/workflows.py --vski VSKI [--parts A,B] [...]
 
@@ -112,7 +112,7 @@ def percentile(values, share):
 
 
 def fsync_ms(folder):
-    """What the disk takes for a small write that stays."""
+    """The time of a small durable write on this disk."""
     times = []
     with open(f"{folder}/probe", "wb", 0) as f:
         for _ in range(100):

@@ -1,5 +1,5 @@
-"""What clients do to the server: start runs, deliver payloads, cancel, resume, repeat. Each remembers what
-was acknowledged. What got no answer is sent again, as it was."""
+"""The clients: they start runs, deliver payloads, cancel, resume, repeat. Each remembers what was acknowledged.
+A request without an answer is sent again unchanged."""
 import heapq
 import http.client
 import itertools
@@ -130,7 +130,7 @@ class Clients:
             body["expiresAt"] = int(time.time() * 1000) + rng.randint(500, 10_000)
         run = Run(number, body, hooks)
         run.cancels = rng.random() < 0.06
-        # Without an answer nobody knows of the new run, so it must need nobody.
+        # Without an answer no client knows the new run, so it must not depend on one.
         run.may_fork = not hooks and body["input"].get("end") in ("done", "fail") and rng.random() < 0.03
         run.delay, run.twice = rng.uniform(0, 4), rng.random() < 0.05
         return run

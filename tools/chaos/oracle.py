@@ -1,4 +1,4 @@
-"""Looks at what is left: workflows.db, the logs of the workers, what clients know. Invariants only."""
+"""Checks the invariants on workflows.db, the logs of the workers and the knowledge of the clients."""
 import collections
 import json
 import os
@@ -11,9 +11,9 @@ HOOK, PAYLOAD, DISPOSED, CONFLICT, SLEEP, WAKE, RESUMED = range(12, 19)
 ENDS = {COMPLETED: 2, FAILED: 3, CANCELLED: 4}
 WORDS = ("pending", "running", "completed", "failed", "cancelled")
 LIST_MAX = 20
-# How much later than its parent a child of a cancelled run may end otherwise.
+# The time after its parent's end in which a child of a cancelled run can still end otherwise.
 CHILD_MS = 2_000
-# What a busy machine may add to a second.
+# The delay that a busy machine can add to a second.
 LATE_MS = 1_000
 LATE_MS_MAX = 5_000
 
@@ -56,7 +56,7 @@ class Database:
 
 
 def project(events, ids):
-    """What follows from the events of a run: its status, steps, waits, hooks, and what is wrong with
+    """The state that follows from the events of a run: its status, steps, waits, hooks, and violations in
     them. `ids`: numbers of runs by their names."""
     status, started, ended, resumed = 0, None, None, 0
     steps, waits, hooks, wrong = {}, {}, {}, []
@@ -118,7 +118,7 @@ def project(events, ids):
 
 
 def check_database(db, is_end):
-    """What is wrong with the database alone: [(run, text)]."""
+    """Violations in the database alone: [(run, text)]."""
     wrong = []
     if db.integrity != "ok":
         wrong.append((None, f"integrity_check: {db.integrity}"))
@@ -220,7 +220,7 @@ def entry_hash(e):
 
 
 class Logs:
-    """What the workers have noted, by run."""
+    """The log entries of the workers, by run."""
 
     def __init__(self, paths):
         self.jobs, self.effects, self.answers, self.sleeps, self.wakes = (collections.defaultdict(list) for _ in range(5))
@@ -247,7 +247,7 @@ class Logs:
 
 
 def check_logs(db, logs, clients, downs, numbers):
-    """What is wrong between the database, the workers and the clients. `downs`: when the server was not up, in
+    """Contradictions between the database, the workers and the clients. `downs`: the times without a server, in
     milliseconds since 1970. Adds to `numbers` what was measured."""
     wrong = [(None, text) for text in logs.violations]
     cancelled = {run.id: run.cancelled_at for run in clients.runs if run.cancelled_at}
@@ -359,7 +359,7 @@ def check_logs(db, logs, clients, downs, numbers):
             if e.kind == SLEEP and "forkedFrom" not in run["attributes"]:
                 if e.key not in asked:
                     if e.key != "stale":
-                        bad(f"nobody asked for the sleep {e.key}")
+                        bad(f"no worker asked for the sleep {e.key}")
                 elif e.info < min(asked[e.key]):
                     bad(f"the sleep {e.key} was asked for until {min(asked[e.key])}, and is until {e.info}")
             elif e.kind == WAKE:
@@ -428,7 +428,7 @@ def check_logs(db, logs, clients, downs, numbers):
 
 
 class Numbers(collections.Counter):
-    """What was measured: counts, and how late sleeps ended, milliseconds."""
+    """Measurements: counts, and the lateness of sleeps in milliseconds."""
 
     def __init__(self):
         super().__init__()

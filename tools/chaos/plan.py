@@ -1,4 +1,4 @@
-"""What the runs of the chaos do: lists of operations, drawn from the seed. `worker.py` says what each does."""
+"""Random plans of the runs: lists of operations, drawn from the seed. `worker.py` executes them."""
 
 
 def plan(rng, number, depth=0):

@@ -1,4 +1,4 @@
-"""A worker of the chaos run: runs plans (see plan.py), notes what it does in its log, and misbehaves at times.
+"""A worker of the chaos run: runs plans (see plan.py), logs what it does, and misbehaves at times.
 
     worker.py KIND NAME PORT HTTP-PORT TOKEN LOG SEED CREDIT MISCHIEF
 
@@ -11,7 +11,7 @@ The log has one JSON list a line; each is written by one call, so a kill loses n
   P  time, run, epoch, key, until                         asked for a sleep; milliseconds since 1970
   W  time, run, epoch, key, until, ms                     saw that the sleep is over; its own clock
   F  time, what                                           a fault of its own
-  V  time, text                                           what must not be"""
+  V  time, text                                           a violation"""
 import http.client
 import json
 import os
@@ -328,7 +328,7 @@ class Worker:
             p = self.pending.pop(ref, None) if isinstance(ref, int) else None
         if p is None:
             if ref not in ("x", 1500.0):
-                self.fault("(seen) an answer nobody waits for")
+                self.fault("(seen) an answer without a request")
             return
         self.note(p, frame)
         if frame["t"] == "wake":
@@ -393,7 +393,7 @@ class Worker:
             raise OSError(f"{path}: {response.status}")
         return text
 
-    # What the kinds do in their own way.
+    # Overridden by each kind.
 
     def start(self, job):
         raise NotImplementedError
@@ -414,7 +414,7 @@ class Worker:
                 text = yield ("get", f"/api/workflow/runs/{job.run}/journal?after={job.seq}")
                 page = json.loads(text)
                 entries, hashes = raw_items(text, "journal")
-                # What has come behind `seq` since the hand-out is in the pages as well.
+                # Entries after `seq`, added since the hand-out, are in the pages as well.
                 self.log("J", round(time.monotonic(), 4), job.run, -job.epoch, page["seq"], page["more"], hashes)
                 job.learn(entries)
                 job.seq = max(job.seq, page["seq"])

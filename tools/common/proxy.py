@@ -1,9 +1,9 @@
-"""A TCP proxy that is not to be relied upon: it stops forwarding for some seconds as if the other side had gone
-without a word, then goes on or cuts, also in the middle of a frame.
+"""An unreliable TCP proxy: it stops forwarding for some seconds as if the other side had disappeared, then continues
+or cuts the connection, also in the middle of a frame.
 
     proxy.py PORT TO-PORT SEED LOG [SECONDS]
 
-SECONDS is how long a connection is left alone on average (6)."""
+SECONDS is the average time between faults of a connection (6)."""
 import os
 import random
 import select
@@ -18,7 +18,7 @@ class Pair:
         self.plan()
 
     def plan(self):
-        """What is done next to this connection, and when."""
+        """The next fault of this connection, and its time."""
         self.at = time.monotonic() + self.rng.expovariate(1 / self.pause)
         self.what = self.rng.choice(["stall", "stall", "stall and cut", "cut", "cut in a frame", "one way"])
         self.until, self.deaf = 0, ()

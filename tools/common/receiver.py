@@ -1,4 +1,4 @@
-"""A receiver of webhooks that is not to be relied upon."""
+"""An unreliable receiver of webhooks."""
 import base64
 import collections
 import hashlib

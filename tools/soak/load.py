@@ -1,5 +1,5 @@
-"""What clients do to the servers. Each client is a thread with things of its own, so that it knows what each must be:
-`alive` is its model. What got no answer is looked up when the server is back; it must be as before or as wanted."""
+"""The clients. Each is a thread with records of its own, so that it knows the expected state: `alive` is its model.
+After a request without an answer the client reads the state once the server is back; it must be the old or the new one."""
 import collections
 import hashlib
 import http.client
@@ -31,7 +31,7 @@ class Answer:
 
 
 class World:
-    """What all clients share: the servers, what is wrong, and which changes receivers must hear of."""
+    """Shared by all clients: the servers, the violations, and the changes that receivers must get."""
 
     def __init__(self, nodes, token, seed, rate):
         self.nodes, self.token, self.seed, self.rate = nodes, token, seed, rate
@@ -121,7 +121,7 @@ class Client(threading.Thread):
             if answer and answer.status < 500:
                 self.world.bad(f"{node.name} answers {method} {path} with {answer.status} {answer.body[:300]}")
                 return answer
-            # What is under way is looked up even when the load is over.
+            # Requests in progress are checked even when the load is over.
             if self.world.is_over.is_set() and tries > 120:
                 raise Stopped
             time.sleep(0.5)

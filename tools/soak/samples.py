@@ -5,7 +5,7 @@ import time
 
 from common import proc_cpu, proc_memory
 
-# What must not grow: the median of the last third of a life may be above that of the second by this part, or by this much.
+# Limits on growth: the median of the last third of a life can exceed that of the second by this fraction, or this amount.
 FLAT = {"rss_mb": (0.10, 6), "descriptors": (0.15, 12), "threads": (0.15, 6)}
 # Lives from this length on are judged. Memory only in longer ones: a server keeps the changes of five minutes for realtime
 # clients that come back (32 MiB at most), and fills the caches of its databases.
@@ -41,7 +41,7 @@ def stored(folder):
 
 
 def metrics(text):
-    """What /metrics says, as {name with labels: number}."""
+    """The content of /metrics, as {name with labels: number}."""
     lines = [line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")]
     return {name: float(value) for name, value in lines}
 
@@ -68,7 +68,7 @@ def lives(samples):
 
 
 def add_cpu(samples):
-    """What of a core each took since the sample before."""
+    """The fraction of a core that each used since the previous sample."""
     for life in lives(samples).values():
         for before, now in zip(life, life[1:]):
             now["cpu"] = round(100 * (now["cpu_s"] - before["cpu_s"]) / max(now["at"] - before["at"], 0.1), 1)

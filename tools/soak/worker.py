@@ -1,5 +1,5 @@
-"""A worker of the workflow `soak`: two steps, a sleep, and a third one. Keeps nothing over a break of its connection:
-the server gives its runs to others, or to it, again.
+"""A worker of the workflow `soak`: two steps, a sleep, and a third one. It keeps nothing when its connection breaks:
+the server hands its runs out again, to any worker.
 
     VSKI_TOKEN=... worker.py NAME PORT"""
 import json
@@ -15,7 +15,7 @@ SLEEP_MS = 700
 
 
 def next_report(journal):
-    """What is to be done next, given what the journal has."""
+    """The next action, given the journal."""
     done = {entry["key"] for entry in journal if entry["kind"] in ("step", "wake")}
     for key in ("reserve#0", "charge#0", "sleep#0", "ship#0"):
         if key not in done:
