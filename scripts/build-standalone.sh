@@ -2,7 +2,7 @@
 # Builds the two artefacts of a release:
 #   dist/vski             dynamic, linked to the system's C library
 #   dist/vski-standalone  fully static, needs only a kernel
-# and tests the second by running it in a root directory that holds nothing else.
+# and tests the second in an otherwise empty root directory.
 set -eu
 
 usage() {
@@ -48,7 +48,7 @@ copy() { # copy FROM TO; by rename, so that a running binary can be replaced
 }
 
 # The flags must not reach build scripts and procedural macros, which are shared
-# objects: cargo keeps them apart only when a target is named, even if it is the host.
+# objects: cargo separates them only if a target is given, even if it is the host.
 # Random bytes straight from the kernel: the crate looks for getrandom at run time, cannot
 # find it in a static binary and would need /dev/urandom instead.
 flags='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'
@@ -61,7 +61,7 @@ if [ "$ordinary" = yes ]; then
     copy "$target_dir/release/vski" dist/vski
 fi
 
-# The proof.
+# The test.
 
 if command -v readelf >/dev/null && readelf -lW dist/vski-standalone | grep -q INTERP; then
     fail "dist/vski-standalone is not static: it names a dynamic loader"
@@ -87,12 +87,12 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 1' INT TERM
 
-# A process that has ended stays in the table until it is waited for.
+# An exited process stays in the process table until it is waited for.
 is_alive() {
     grep -q '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status" 2>/dev/null
 }
 
-# Waits up to ten seconds for the line that says where the server listens.
+# Waits up to ten seconds for the line with the address of the server.
 listening_url() {
     for _ in $(seq 100); do
         url=$(sed -n 's/.* listening on \(http:[^ ,]*\).*/\1/p' "$empty/out")

@@ -107,7 +107,7 @@ as() { # as WHO
     who=$1
 }
 
-# Credentials go by way of a file, for command lines are public.
+# Credentials are passed in a file, because command lines are public.
 credentials() { # credentials WHO HEADER
     printf 'header = "%s"\n' "$2" >"$work/as.$1"
 }
@@ -123,7 +123,7 @@ request() { # request METHOD PATH [CURL ARGUMENT...]
     took=$(awk -v s="$took" 'BEGIN { printf "%.1f", s * 1000 }')
 }
 
-# One request that is to succeed.
+# One request that must succeed.
 api() { # api METHOD PATH [CURL ARGUMENT...]
     request "$@"
     case $code in
@@ -132,7 +132,7 @@ api() { # api METHOD PATH [CURL ARGUMENT...]
     esac
 }
 
-# One request that is to be refused.
+# One request that must be refused.
 refused() { # refused STATUS WHAT METHOD PATH [CURL ARGUMENT...]
     local wanted=$1 what=$2
     shift 2
@@ -149,7 +149,7 @@ heading() {
     printf '\n== %s\n' "$*"
 }
 
-# A bar that is drawn over and over on a terminal, and once at the end elsewhere.
+# A progress bar: redrawn on a terminal, printed once at the end elsewhere.
 progress() { # progress DONE TOTAL STARTED_MS
     local done_now=$1 total=$2 elapsed rate filled bar
     elapsed=$(($(now_ms) - $3))
@@ -178,8 +178,8 @@ send_batches() { # send_batches FOLDER
     done <"$1/counts"
 }
 
-# Many requests at a time, all to succeed. Reads rows of a method, a path, the file that the
-# answer goes to, and for a form what it says: name=@file.
+# Many requests at a time, all must succeed. Reads rows of a method, a path, the file for the
+# answer, and for a form its field: name=@file.
 send_many() { # send_many <rows
     local config=$work/many.conf good total file
     awk -F '\t' -v url="$url" -v all="$work/curl.conf" -v own="$work/as.$who" '
@@ -193,7 +193,7 @@ send_many() { # send_many <rows
         }' >"$config"
     total=$(grep -c '^url = ' "$config" || true)
     [ "$total" -gt 0 ] || return 0
-    # In this mode it draws its bars even when told not to.
+    # In this mode curl draws its progress bars even with --silent.
     curl --parallel --parallel-max 16 -K "$config" >"$work/many.codes" 2>"$work/many.errors" || true
     good=$(grep -c '^200 ' "$work/many.codes" || true)
     [ "$good" -ne "$total" ] || return 0
@@ -215,8 +215,8 @@ each_page() { # each_page FIELDS COMMAND...
     done
 }
 
-# Compares rows from the server with rows from dpkg. What differs is noted in a file and
-# not in a variable, for this may run at the end of a pipe.
+# Compares rows from the server with rows from dpkg. Differences are recorded in a file and
+# not in a variable, because this can run at the end of a pipe.
 compare() { # compare WHAT SERVER_FILE DPKG_FILE
     if cmp -s "$2" "$3"; then
         echo "   same as dpkg: $1"
@@ -256,7 +256,7 @@ start_servers() {
     unset JWT_SECRET REPLICA_MODE MASTER_URL REPLICA_ID SYNC_INTERVAL
     start_server master
     url=${urls[master]}
-    # It has made a secret, and the replicas need the same.
+    # The master has generated a secret, and the replicas need the same one.
     secret=$(cat "$work/master/secret")
     for ((number = 1; number <= replicas; number++)); do
         start_server "replica$number" REPLICA_MODE=replica "REPLICA_ID=replica$number" "MASTER_URL=$url" \
@@ -271,7 +271,7 @@ start_server() { # start_server NAME [VARIABLE=VALUE...]
     settings+=("$@")
     mkdir "$work/$name"
     (
-        # Not as arguments of env: command lines are public.
+        # Not as arguments of env, because command lines are public.
         export "${settings[@]}"
         exec "$binary" serve
     ) >"$work/$name.out" 2>"$work/$name.log" &
@@ -432,7 +432,7 @@ step_limits() {
     [ "$(packages_pl get totalItems <"$work/answer")" = 0 ] || fail "a stranger sees packages"
     printf '   %-8s  %-40s  %s, and none of them\n' "$who" "list the packages" "$code"
 
-    # The key has done its work.
+    # The key is no longer needed.
     as admin
     api DELETE "/api/keys/$(cat "$work/key.id")"
     as key
@@ -476,7 +476,7 @@ ask_dpkg() {
 }
 
 number=0
-# Asks one question and shows the answer; the rows are left in $work/rows.
+# Runs one query and shows the answer; the rows are left in $work/rows.
 ask() { # ask QUESTION COLUMNS PARAMETER...
     local columns=$2 parameter shown=''
     local -a arguments=() column_list
@@ -506,7 +506,7 @@ show_rows() { # show_rows HEADING...
     echo "   $((rows < 10 ? rows : 10)) of $total shown, answered in $took ms"
 }
 
-# The total the server counted and the rows it sent, against rows worked out from dpkg.
+# Compares the total that the server counted and the rows it sent with rows computed from dpkg.
 compare_list() { # compare_list WHAT LIMIT <rows from dpkg
     cat >"$work/expected.all"
     head -n "$2" "$work/expected.all" >"$work/expected"
@@ -593,7 +593,7 @@ show_tree() {
     echo "   answered in $took ms"
 }
 
-# The whole of it once more: every package and every dependency.
+# Compares everything again: every package and every dependency.
 step_verify() {
     heading "Everything that the reader sees, against dpkg"
     as reader
@@ -640,14 +640,14 @@ step_replicas() {
     url=$master_url
 }
 
-# Waits until all replicas have the state of the master, and says how long.
+# Waits until all replicas have the state of the master, and prints the time.
 await_replicas() {
     local started
     started=$(now_ms)
     while :; do
         api GET /api/replica/status
         packages_pl states <"$work/answer" >"$work/states"
-        # The master speaks of databases only to replicas that it knows.
+        # The master reports databases only of replicas that it knows.
         if [ "$(cut -f 1 "$work/states" | sort -u | wc -l)" -eq "$replicas" ] &&
             ! cut -f 3 "$work/states" | grep -qvx current; then
             break
@@ -658,7 +658,7 @@ await_replicas() {
     echo "all current after $(($(now_ms) - started)) ms more"
 }
 
-# Waits until a replica has all files, and says how far it is.
+# Waits until a replica has all files, and prints its progress.
 await_files() { # await_files NAME
     local started files last=''
     started=$(now_ms)
@@ -710,7 +710,7 @@ step_workflows() {
     } 2>/dev/null
     unset "servers[first]" "servers[second]"
     url=$master_url
-    # When a key was used is written down now and then; after this there is nothing more to write.
+    # The server writes the last use of a key now and then; after this it has nothing more to write.
     as admin
     api DELETE "/api/keys/$id"
     await_replicas
@@ -733,7 +733,7 @@ await_key() {
 start_worker() { # start_worker NAME
     python3 "$here/demo/closures.py" work >"$work/$1.log" 2>&1 &
     servers[$1]=$!
-    # Its end is no news for the terminal.
+    # Keeps the shell from reporting its end.
     disown "${servers[$1]}"
 }
 
@@ -747,7 +747,7 @@ files_of() { # files_of SERVER
     )
 }
 
-# Our own servers must also go when told to, and say so with their exit codes.
+# Our own servers must stop on request, with exit code 0.
 stop_server() { # stop_server NAME
     local code=0 pid=${servers[$1]}
     kill "$pid"
@@ -756,8 +756,8 @@ stop_server() { # stop_server NAME
     [ "$code" -eq 0 ] || fail "the $1 exited with code $code: $(tail -n 1 "$work/$1.log")"
 }
 
-# The pages of a database and their SHA-256; without the twelve bytes that SQLite itself counts its
-# commits and its version in, which every program that writes the file does for itself.
+# The pages of a database and their SHA-256, without the twelve bytes in which SQLite counts its
+# commits and keeps its version: every program that writes the file sets them itself.
 pages_of() { # pages_of FILE
     local -a digest
     [ ! -s "$1-wal" ] || fail "$1: the WAL is not empty"

@@ -66,8 +66,8 @@ else
     mkdir -p "$dir" || fail "cannot create $dir"
 fi
 
-# Each server and each reader of a log is a process group of its own: Ctrl-C is for this script
-# alone, which ends them in its order.
+# Each server and each reader of a log has its own process group: Ctrl-C reaches only this script,
+# which stops them in order.
 set -m
 
 names=() followers=() ended=no # ended: a server, by itself
@@ -78,7 +78,7 @@ clean_up() {
     [ "$ended" = no ] || code=1
     trap '' INT TERM HUP
     trap - EXIT
-    # The replicas first, so that none complains of its master.
+    # The replicas first, so that none reports a missing master.
     for ((i = ${#names[@]} - 1; i >= 0; i--)); do
         name=${names[i]}
         stop "$name" || code=1
@@ -94,10 +94,10 @@ clean_up() {
     exit "$code"
 }
 trap clean_up EXIT
-# The way it is meant to end.
+# The normal end.
 trap 'echo; echo "stopping"; exit 0' INT TERM HUP
 
-# Ends a server, which has some seconds to do so in order.
+# Stops a server, which gets some seconds for an orderly stop.
 stop() { # stop NAME
     local pid=${pids[$1]:-} code=0
     [ -n "$pid" ] || return 0
@@ -116,7 +116,7 @@ stop() { # stop NAME
     return "$code"
 }
 
-# Starts a server and waits until it says where it listens.
+# Starts a server and waits until it prints its address.
 start() { # start NAME PORT [VARIABLE=VALUE...]
     local name=$1 home=$dir/$1 url=''
     local -a settings=(HOST=127.0.0.1 "PORT=${2:-0}" "DATA_DIR=$dir/$1/data")
@@ -126,7 +126,7 @@ start() { # start NAME PORT [VARIABLE=VALUE...]
     : >"$home/out"
     : >"$home/log"
     (
-        # Not as arguments of env: command lines are public.
+        # Not as arguments of env, because command lines are public.
         export "${settings[@]}"
         exec "$binary" serve
     ) >"$home/out" 2>"$home/log" </dev/null &
@@ -145,7 +145,7 @@ start() { # start NAME PORT [VARIABLE=VALUE...]
     urls[$name]=$url
 }
 
-# The first admin of new data; that of old data is as the last run noted.
+# The first admin of new data; that of old data is as the last run recorded it.
 make_admin() {
     local code email=admin@example.com password
     if [ ! -f "$dir/admin" ]; then
@@ -175,7 +175,7 @@ follow() { # follow NAME COLOUR
 
 unset JWT_SECRET REPLICA_MODE MASTER_URL REPLICA_ID PUBLIC_URL
 start master "$port"
-# It has made a secret, and the replicas need the same.
+# The master has generated a secret, and the replicas need the same one.
 secret=$(cat "$dir/master/data/secret")
 for ((i = 1; i <= replicas; i++)); do
     start "replica$i" "${port:+$((port + i))}" REPLICA_MODE=replica "MASTER_URL=${urls[master]}" \

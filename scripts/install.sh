@@ -37,8 +37,8 @@ binary_to=$prefix/bin/vski
 operator_to=$prefix/bin/vskictl
 config_to=/etc/vski/vski.env
 state_dir=/var/lib/vski
-# Both prefixes are on systemd's search path; for any other one the unit goes to
-# the administrator's folder, where systemd finds it whatever the prefix is.
+# Both prefixes are on systemd's search path; for any other prefix the unit is installed in
+# the administrator's folder, where systemd always finds it.
 case $prefix in
     /usr | /usr/local) unit_to=$prefix/lib/systemd/system/vski.service ;;
     *) unit_to=/etc/systemd/system/vski.service ;;
@@ -74,8 +74,8 @@ make_account() {
     echo "account      $account"
 }
 
-# Writes by way of a temporary file and a rename, so that a running server keeps
-# its old binary and a failed copy leaves nothing half done.
+# Writes a temporary file and renames it, so that a running server keeps its old binary and
+# a failed copy leaves no partial file.
 put() { # put MODE FROM TO
     mkdir -p "$destdir$(dirname "$3")" || fail "cannot create the folder of $destdir$3"
     install -m "$1" "$2" "$destdir$3.new" || fail "cannot write $destdir$3"
@@ -84,10 +84,10 @@ put() { # put MODE FROM TO
 
 environment_file() {
     cat <<'TEXT'
-# Settings of the vski service, read by systemd: NAME=value, one a line.
+# Settings of the vski service, read by systemd: NAME=value, one per line.
 # `vski help` prints all of them. Restart after a change: systemctl restart vski
 
-# Where to listen. Behind a reverse proxy on this machine leave 127.0.0.1.
+# Address to listen on. Behind a reverse proxy on this machine keep 127.0.0.1.
 HOST=127.0.0.1
 PORT=3000
 
@@ -119,8 +119,8 @@ PORT=3000
 TEXT
 }
 
-# The commands of vski work on the data directory, so what they make there must belong to
-# the account of the service; and they need its settings to reach it.
+# The commands of vski work on the data directory, so files that they create must belong to the
+# account of the service; they also need its settings to reach it.
 operator_script() {
     cat <<TEXT
 #!/bin/sh
@@ -134,7 +134,7 @@ if [ "\$(id -un)" != $account ] && [ "\$(id -u)" -ne 0 ]; then
     exit 1
 fi
 command=\${1:-help}
-# The unit says where the data is, unless the settings do, and runs there.
+# The unit sets the data directory, unless the settings do, and runs in it.
 if grep -q '^[[:space:]]*DATA_DIR[[:space:]]*=' "\$settings"; then
     named=\$(sed -n 's/^[[:space:]]*DATA_DIR[[:space:]]*=[[:space:]]*//p' "\$settings" | tail -n 1 |
         sed "s/[[:space:]]*\\\$//; s/^[\"']//; s/[\"']\\\$//")
@@ -145,9 +145,9 @@ if grep -q '^[[:space:]]*DATA_DIR[[:space:]]*=' "\$settings"; then
 else
     data=DATA_DIR=$state_dir
 fi
-# Nothing else of the caller's variables: the service does not have them either.
+# Passes no other variables of the caller: the service does not have them either.
 set -- env -i "PATH=\$PATH" "ENV_FILE=\$settings" \${data:+"\$data"} $binary_to "\$@"
-# A restore may have to move the directory; what it restores belongs to the owner of that.
+# A restore may have to move the directory; the restored files belong to the owner of the directory.
 if [ "\$(id -un)" = $account ] || [ "\$command" = restore ]; then
     exec "\$@"
 fi
@@ -176,7 +176,7 @@ install_all() {
 
     if [ -z "$destdir" ]; then
         make_account
-        # The unit would make it too, but the first admin is created before its first start.
+        # The unit would create it too, but the first admin is created before its first start.
         install -d -m 0700 -o "$account" -g "$account" "$state_dir" || fail "cannot create $state_dir"
         echo "data         $state_dir"
     fi
@@ -186,7 +186,7 @@ install_all() {
     else
         environment_file >"$temporary"
         put 0640 "$temporary" "$config_to"
-        # Secrets may stand in it: root writes, the service's group reads.
+        # It can contain secrets: root writes it, the service's group reads it.
         if [ -z "$destdir" ]; then
             chown "root:$account" "$config_to" || fail "cannot set the group of $config_to to $account"
         fi

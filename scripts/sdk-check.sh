@@ -54,7 +54,7 @@ end_processes() {
 }
 make_work sdk
 
-# The package as it was published: npm compares it with the hash in the lock file.
+# Installs the published package: npm compares it with the hash in the lock file.
 install_client() {
     mkdir "$work/client"
     cp "$root/scripts/sdk-check/package.json" "$root/scripts/sdk-check/package-lock.json" \
@@ -70,7 +70,7 @@ install_python_client() {
         fail "pip cannot install $PYTHON_CLIENT: $(tail -n 5 "$work/pip")"
 }
 
-# Signs in with the password of an admin and writes the types of the collections that are there.
+# Signs in with the password of an admin and writes the types of the existing collections.
 generate_types() {
     types="$work/client/types.ts"
     (cd "$work/client" && timeout --foreground 60 node_modules/.bin/pocketbase-typegen --env "$work/none" --url "$url" \
@@ -87,7 +87,7 @@ start_server() {
     printf '%s\n' "$ADMIN_PASSWORD" | "$binary" admin create "$ADMIN_EMAIL" --data-dir "$work/data" >/dev/null ||
         fail "$binary cannot create an admin"
 
-    # The log is read for the links of mails, so no mail server and no other level of the log.
+    # The checks read the links of mails from the log: no mail server, and the default log level.
     env -u SMTP_URL -u MAIL_FROM HOST=127.0.0.1 PORT=0 DATA_DIR="$work/data" LOG=info \
         "$binary" serve >"$work/out" 2>"$work/log" &
     server=$!
@@ -102,7 +102,7 @@ start_server() {
     done
 }
 
-# The server must also go when told to, and have no fault of its own to report.
+# The server must stop on request and have logged no errors.
 stop_server() {
     code=0
     kill "$server"
@@ -117,7 +117,7 @@ install_client
 install_python_client
 start_server
 echo "pocketbase $version from npm, node $(node --version), $(head -n 1 "$work/out")"
-# Requests of the client have no time limit of their own.
+# The requests of the client have no time limit.
 code=0
 timeout --foreground -k 5 120 node "$work/client/check.mjs" "$url" "$work/log" || code=$?
 [ "$code" -ne 124 ] || fail "the client did not finish within 120 s"

@@ -56,7 +56,7 @@ end_processes() {
 }
 make_work worker
 
-# Installs npm packages and prints the folder that they are in.
+# Installs npm packages and prints their folder.
 install() { # install NAME PACKAGE...
     local folder=$work/$1
     shift
@@ -104,7 +104,7 @@ is_completed() { # is_completed RUN
     curl -sS -m 10 -H "Authorization: Bearer $token" "$url/api/workflow/runs/$1" | grep -q '"status": *"completed"'
 }
 
-# Starts a run, and approves it when the worker asks for that.
+# Starts a run, and approves it when the worker asks for it.
 do_run() { # do_run NUMBER
     local run hook
     run=$(post /api/workflow/runs "{\"workflow\": \"order\", \"input\": $1}" | field runId)

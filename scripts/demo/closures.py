@@ -241,7 +241,7 @@ def verify(replica, master, runs, packages, wanted):
     print(f"the largest: {', '.join(f'{name} {size}' for size, name in sizes[-3:])} packages", flush=True)
     if wrong:
         sys.exit(f"not what dpkg says: {len(wrong)} closures, {wrong[:5]}")
-    print(f"as dpkg says: {len(runs)} closures, written to the master", flush=True)
+    print(f"same as dpkg: {len(runs)} closures, written to the master", flush=True)
 
 
 def reach(path):

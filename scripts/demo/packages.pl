@@ -8,7 +8,7 @@
 #   packages.pl get KEY <answer                         one value of a JSON object
 #   packages.pl rows KEY... <answer                     the items of a list, one line each
 #   packages.pl edges KEY <answer                       name and each value of KEY, one line each
-#   packages.pl states <answer                          what a master says of its replicas: name, database
+#   packages.pl states <answer                          the replicas of a master: name, database
 #                                                       and state, one line each
 #   packages.pl tree <answer                            names expanded two levels below the first item
 #   packages.pl table HEADING... <rows                  rows aligned for reading
@@ -20,7 +20,7 @@ use warnings;
 
 my $records_path = '/api/collections/packages/records';
 
-# ---- JSON, the little of it that is needed ----
+# ---- a small JSON parser and writer ----
 
 my %escape = ("\n" => '\n', "\r" => '\r', "\t" => '\t', '"' => '\"', '\\' => '\\\\');
 
@@ -246,7 +246,7 @@ my %commands = (
         for my $number (0 .. $#lines) {
             my $line = $lines[$number];
             my $out = join '  ', map {
-                # Numbers stand to the right, and so does the heading above them.
+                # Numbers and their headings are aligned to the right.
                 my $right = $#lines && $lines[1][$_] =~ /^\d+$/;
                 my $fill = ' ' x ($width[$_] - length $line->[$_]);
                 $right ? $fill . $line->[$_] : $line->[$_] . $fill
