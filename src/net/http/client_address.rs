@@ -1,4 +1,4 @@
-//! Where a request came from, behind proxies too.
+//! The address of the client of a request, also behind proxies.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Once;
@@ -6,8 +6,7 @@ use std::sync::Once;
 use super::Request;
 use crate::base::log;
 
-/// An address, or a network of addresses, in canonical form: an IPv4 address inside an IPv6 one
-/// counts as IPv4.
+/// An address or a network, in canonical form: an IPv4-mapped IPv6 address counts as IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
     address: IpAddr,
@@ -15,7 +14,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// Reads `10.0.0.1`, `10.0.0.0/8`, `fd00::/8`.
+    /// Parses `10.0.0.1`, `10.0.0.0/8`, `fd00::/8`.
     pub fn parse(text: &str) -> Option<Prefix> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits)),
@@ -37,7 +36,7 @@ impl Prefix {
         })
     }
 
-    /// True if the address, which is canonical, is in this network.
+    /// True if the network contains this canonical address.
     fn contains(self, address: IpAddr) -> bool {
         let shift = u32::from(width(self.address) - self.bits);
         match (self.address, address) {
@@ -61,9 +60,10 @@ fn width(address: IpAddr) -> u8 {
     }
 }
 
-/// The address a request came from, in canonical form: the other end of the connection, or, behind
-/// trusted proxies, the last address that one of them reports and that is no trusted proxy itself.
-/// If all of them are trusted, it is the first one. The body of the request need not have arrived.
+/// The address of the client, in canonical form: the other end of the connection, or, behind
+/// trusted proxies, the last address that they report and that is not a trusted proxy. If all
+/// reported addresses are trusted, it is the first one. The body of the request need not have
+/// arrived.
 pub fn client_address(request: &Request, trusted_proxies: &[Prefix]) -> IpAddr {
     let peer = request.peer.ip().to_canonical();
     let is_trusted = |address| trusted_proxies.iter().any(|it| it.contains(address));
@@ -72,8 +72,8 @@ pub fn client_address(request: &Request, trusted_proxies: &[Prefix]) -> IpAddr {
     }
     let is_it = |name: &str| name.eq_ignore_ascii_case("X-Forwarded-For");
     let headers = request.headers.iter().rev().filter(|(name, _)| is_it(name));
-    // Each proxy adds the address it heard from at the end, in the same line or in another. What
-    // stands before the entry of the last untrusted sender may be invented.
+    // Each proxy appends the address of its client, in the same line or in a new one. Entries
+    // before that of the last untrusted sender may be forged.
     let entries = headers.flat_map(|(_, value)| value.rsplit(',').map(str::trim));
     let mut client = peer;
     for entry in entries.filter(|entry| !entry.is_empty()) {
@@ -89,7 +89,7 @@ pub fn client_address(request: &Request, trusted_proxies: &[Prefix]) -> IpAddr {
     client
 }
 
-/// An address with or without a port, as load balancers write it.
+/// Parses an address with or without a port, as load balancers write it.
 fn parse_entry(entry: &str) -> Option<IpAddr> {
     let bare = entry
         .strip_prefix('[')
@@ -107,8 +107,8 @@ fn report(proxy: IpAddr, entry: &str) {
     REPORTED.call_once(|| {
         let entry: String = entry.chars().take(100).collect();
         log::warn(format_args!(
-            "the proxy {proxy} sends an entry of X-Forwarded-For that is no address: {entry:?}; such \
-             requests count as coming from the proxy (this is logged once)"
+            "the proxy {proxy} sends an invalid address in X-Forwarded-For: {entry:?}; such requests \
+             count as coming from the proxy (this is logged once)"
         ));
     });
 }
@@ -214,11 +214,11 @@ mod tests {
                 "1.1.1.1",
             ),
             ("127.0.0.1", &["9.9.9.9,, 1.1.1.1, "], "1.1.1.1"),
-            // All of them are trusted: the request comes from the network of the proxies.
+            // All are trusted: the request comes from the network of the proxies.
             ("127.0.0.1", &["10.0.0.8, 10.0.0.7"], "10.0.0.8"),
             ("127.0.0.1", &[], "127.0.0.1"),
             ("127.0.0.1", &[""], "127.0.0.1"),
-            // No proxy vouches for what stands before an entry that is no address.
+            // Entries before an invalid one cannot be trusted.
             ("127.0.0.1", &["1.1.1.1, unknown"], "127.0.0.1"),
             ("127.0.0.1", &["1.1.1.1, unknown, 10.0.0.7"], "10.0.0.7"),
             ("127.0.0.1", &["1.1.1.1, [10.0.0.7]"], "127.0.0.1"),

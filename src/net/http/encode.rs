@@ -1,11 +1,9 @@
-//! A [`Response`] as the bytes of its head and body.
+//! Encodes a [`Response`] as the bytes of its head and body.
 //!
-//! Both are one buffer, to be sent at once, unless copying the body would cost more than sending
-//! two.
-//!
-//! Adds what every answer has: `Date`, `X-Request-Id`, `X-Content-Type-Options`, the length, and
-//! `Connection` where due. Compresses JSON for clients that take it. A header value of ours can
-//! not end its line: control characters become blanks.
+//! Both are one buffer, sent at once, unless copying the body would cost more than a second send.
+//! The encoder adds the headers that all responses have (`Date`, `X-Request-Id`,
+//! `X-Content-Type-Options`, the length, and `Connection` if needed) and compresses JSON if the
+//! client accepts that. A header value cannot end its line: control characters become spaces.
 
 use std::cell::RefCell;
 use std::io::{Read, Write as _};
@@ -14,29 +12,39 @@ use super::gzip;
 use super::response::Response;
 use crate::base::clock;
 
-/// What the answer depends on besides the response.
+/// Suffix of the `ETag` of a compressed response, whose bytes differ from those of the original.
+pub const GZIP_SUFFIX: &str = "-gzip";
+
+/// Shorter JSON is not compressed.
+const COMPRESS_BYTES_MIN: usize = 1024;
+
+/// Capacity for the head, without the headers of the response itself.
+const HEAD_BYTES: usize = 256;
+
+/// A longer body is not appended to its head.
+const JOIN_BYTES_MAX: usize = 32 << 10;
+
+/// The properties of the request and connection that the encoding depends on.
 pub struct Framing<'a> {
     /// Value of `X-Request-Id`.
     pub id: &'a str,
-    /// Whether the body is sent or only counted (`HEAD`).
     pub body: BodyMode,
-    /// What becomes of the connection.
     pub connection: ConnectionHeader,
     /// The request's `Accept-Encoding`; empty if it has none.
     pub accept_encoding: &'a str,
 }
 
-/// Whether a body is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyMode {
     Sent,
-    Counted,
+    /// The length is sent without the body, for `HEAD`.
+    LengthOnly,
 }
 
-/// What the `Connection` header says.
+/// The value of the `Connection` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionHeader {
-    /// Nothing: HTTP/1.1 goes on.
+    /// No header: an HTTP/1.1 connection stays open.
     Omitted,
     /// `keep-alive`, for HTTP/1.0.
     KeepAlive,
@@ -48,29 +56,16 @@ pub enum ConnectionHeader {
     Endless,
 }
 
-/// The end of the `ETag` of a compressed answer, which is another sequence of bytes.
-pub const GZIP_SUFFIX: &str = "-gzip";
-
-/// Shorter JSON is not compressed.
-const COMPRESS_BYTES_MIN: usize = 1024;
-
-/// Room for the head, without the headers of the response itself.
-const HEAD_BYTES: usize = 256;
-
-/// A longer body is not copied behind its head.
-const JOIN_BYTES_MAX: usize = 32 << 10;
-
-/// The bytes to send: first the head, then the body.
+/// The bytes to send: the head, then the body, then the stream.
 pub struct Encoded {
-    /// The head, and the body too unless that is long.
+    /// The head, including a short body.
     pub head: Vec<u8>,
     /// A long body.
     pub body: Vec<u8>,
-    /// What is read while it is sent, and its length.
+    /// A reader and the number of bytes to send from it.
     pub stream: Option<(Box<dyn Read + Send>, u64)>,
 }
 
-/// Encodes a response.
 pub fn encode(mut response: Response, frame: &Framing<'_>) -> Encoded {
     let compressible = is_compressible(&response);
     let mut compressed = false;
@@ -129,7 +124,7 @@ fn mark_tag(response: &mut Response) {
     }
 }
 
-/// The length, the end of the head, and the body, as far as the status has one.
+/// Adds the length, the end of the head, and the body if the status allows one.
 fn finish(mut head: Vec<u8>, response: Response, sent: BodyMode, is_endless: bool) -> Encoded {
     let mut stream = response.stream;
     let streamed = stream.as_ref().map_or(0, |(_, length)| *length);
@@ -150,7 +145,7 @@ fn finish(mut head: Vec<u8>, response: Response, sent: BodyMode, is_endless: boo
         debug_assert!(written.is_ok(), "writing to memory does not fail");
     }
     head.extend_from_slice(b"\r\n");
-    if sent == BodyMode::Counted {
+    if sent == BodyMode::LengthOnly {
         body.clear();
         stream = None;
     }
@@ -228,12 +223,13 @@ fn reason(status: u16) -> &'static str {
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
         507 => "Insufficient Storage",
-        // The phrase may be empty.
+        // The reason phrase is optional.
         _ => "",
     }
 }
 
-/// Hands out the present second as an HTTP date, made once per second and thread.
+/// Calls `use_it` with the current time as an HTTP date, which is formatted once per second and
+/// thread.
 fn with_date(use_it: impl FnOnce(&str)) {
     thread_local! {
         static MADE: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
@@ -248,7 +244,7 @@ fn with_date(use_it: impl FnOnce(&str)) {
     });
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT`, from seconds since 1970.
+/// Formats seconds since 1970 as `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn http_date(at_s: i64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] = [
@@ -331,7 +327,7 @@ mod tests {
     #[test]
     fn a_head_request_gets_the_length_only() {
         let mut frame = frame(ConnectionHeader::Omitted);
-        frame.body = BodyMode::Counted;
+        frame.body = BodyMode::LengthOnly;
         let text = text(Response::text(200, "hello"), &frame);
         assert!(text.ends_with("Content-Length: 5\n\n"), "{text}");
     }

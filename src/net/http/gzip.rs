@@ -1,7 +1,8 @@
-//! Compressed answers: whether a client takes them, and the gzip format around flate2's deflate.
+//! Compressed responses: whether a client accepts them, and the gzip format around flate2's
+//! deflate.
 //!
-//! A compressor is 300 kB of tables, more work to make than most answers are to compress, so a few
-//! are kept. Compresses at the fast level only.
+//! A compressor has 300 kB of tables. Creating one costs more than compressing most responses, so a
+//! few are kept for reuse. Only the fast level is used.
 
 use std::sync::Mutex;
 
@@ -9,15 +10,15 @@ use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
 use crate::base::threads::lock;
 
-/// Compressors that are kept for the next answer.
+/// Most idle compressors kept for reuse.
 const KEPT_MAX: usize = 4;
 
 static KEPT: Mutex<Vec<Compress>> = Mutex::new(Vec::new());
 
-/// Header without name and time: deflate, fastest, unknown system.
+/// A gzip header without name and time: deflate, fastest, unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255];
 
-/// Whether an `Accept-Encoding` value allows gzip.
+/// True if an `Accept-Encoding` value allows gzip.
 pub fn is_accepted(accept_encoding: &str) -> bool {
     let mut any = false;
     for item in accept_encoding.split(',') {
@@ -34,7 +35,7 @@ pub fn is_accepted(accept_encoding: &str) -> bool {
     any
 }
 
-/// The bytes as a gzip file; None if that is no shorter.
+/// Compresses bytes as a gzip file. Returns none if that is not shorter.
 pub fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut compressor = lock(&KEPT)
         .pop()
@@ -51,7 +52,7 @@ pub fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
 fn run(compressor: &mut Compress, bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len());
     out.extend_from_slice(&HEADER);
-    // The output has no more room than the input: when that is not enough, it is not worth it.
+    // The output buffer is as long as the input. If that is too short, compression does not pay.
     let status = compressor.compress_vec(bytes, &mut out, FlushCompress::Finish);
     if !matches!(status, Ok(Status::StreamEnd)) || out.len() + 8 >= bytes.len() {
         return None;

@@ -1,8 +1,8 @@
 //! HTTP as plain values: a handler takes a [`Request`] and returns a [`Response`].
 //!
 //! Neither type knows a socket, so tests call handlers directly. `server` is the only module that
-//! uses the engine. `route` maps paths to payloads, `query` parses query strings, `multipart` parses
-//! forms, `encode` and `gzip` turn a response into bytes.
+//! uses the engine. `route` maps paths to payloads, `query` parses query strings, `multipart`
+//! parses forms, `encode` and `gzip` turn a response into bytes.
 
 pub mod client_address;
 mod encode;

@@ -1,7 +1,7 @@
-//! Forms as browsers send them with files: `multipart/form-data` (RFC 7578), taken apart as they
-//! arrive.
+//! An incremental parser for `multipart/form-data` (RFC 7578), the forms that browsers send with
+//! files.
 //!
-//! A [`Parser`] is fed pieces of any length and tells what it finds. It holds at most one piece, the
+//! A [`Parser`] accepts pieces of any length and reports events. It buffers at most one piece, the
 //! head of one part, and as many bytes as a delimiter has.
 
 use memchr::memmem;
@@ -9,23 +9,23 @@ use memchr::memmem;
 use super::media_type;
 use crate::base::error::{Error, Result};
 
-/// Parts of one form.
+/// Most parts of a form.
 pub const PARTS_MAX: usize = 1000;
-/// The head of a part, and what stands before the first.
+/// Longest head of a part, and longest preamble before the first part.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
-/// What the head of a part says.
+/// The head of a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartHead {
     /// The field of the form.
     pub name: String,
-    /// As the client calls the file; none for a plain value.
+    /// The name of the file; none for a plain value.
     pub file_name: Option<String>,
-    /// As the client says.
+    /// As given by the client.
     pub media_type: Option<String>,
 }
 
-/// What a parser finds, in this order for each part: one begin, any data, one end.
+/// An event of the parser. Each part has one begin, any number of data events, one end.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PartEvent<'a> {
     Begin(PartHead),
@@ -33,28 +33,28 @@ pub enum PartEvent<'a> {
     End,
 }
 
-/// Takes a form apart.
+/// A push parser for forms.
 pub struct Parser {
     delimiter: memmem::Finder<'static>,
     state: ParserState,
-    /// What was fed and not used yet.
+    /// Bytes fed but not parsed yet.
     pending: Vec<u8>,
     parts: usize,
-    /// Bytes that were passed over before the first delimiter.
+    /// Bytes skipped before the first delimiter.
     preamble: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ParserState {
-    /// Behind a delimiter: another part, or the end.
+    /// After a delimiter: another part, or the end.
     Delimited,
     Head,
     Data,
-    /// Whatever follows does not matter.
+    /// The rest is ignored.
     Done,
 }
 
-/// What separates the parts, if this media type is a form's.
+/// The boundary of a `multipart/form-data` media type; none for other types.
 pub fn boundary(header: &str) -> Option<String> {
     let (_, parameters) = header.split_once(';')?;
     if !media_type(header).eq_ignore_ascii_case("multipart/form-data") {
@@ -74,14 +74,14 @@ impl Parser {
         Parser {
             delimiter: memmem::Finder::new(&format!("\r\n--{boundary}")).into_owned(),
             state: ParserState::Data,
-            // The first delimiter has no line before it.
+            // The first delimiter need not follow a line break.
             pending: b"\r\n".to_vec(),
             parts: 0,
             preamble: 0,
         }
     }
 
-    /// Takes the next piece. After an error nothing more may be fed.
+    /// Parses the next piece. Must not be called after an error.
     pub fn feed(
         &mut self,
         piece: &[u8],
@@ -94,7 +94,7 @@ impl Parser {
             used += count;
         }
         if self.state == ParserState::Data && self.parts > 0 {
-            // All but what may be the beginning of a delimiter.
+            // Everything except a possible start of a delimiter.
             let sure = (pending.len() - used).saturating_sub(self.delimiter.needle().len() - 1);
             if sure > 0 {
                 found(PartEvent::Data(&pending[used..used + sure]))?;
@@ -106,12 +106,12 @@ impl Parser {
         Ok(())
     }
 
-    /// Whether the form has come to its end.
+    /// True after the final delimiter.
     pub fn is_done(&self) -> bool {
         self.state == ParserState::Done
     }
 
-    /// One state further: the bytes that this took, or none when more are needed.
+    /// Advances by one state. Returns the number of bytes used, or none if more are needed.
     fn step(
         &mut self,
         bytes: &[u8],
@@ -119,7 +119,7 @@ impl Parser {
     ) -> Result<Option<usize>> {
         match self.state {
             ParserState::Done => Ok((!bytes.is_empty()).then_some(bytes.len())),
-            // Blanks may stand behind a delimiter (RFC 2046, 5.1.1).
+            // Spaces may follow a delimiter (RFC 2046, 5.1.1).
             ParserState::Delimited if bytes.first().is_some_and(|byte| is_blank(*byte)) => {
                 let blanks = bytes.iter().take_while(|byte| is_blank(**byte));
                 Ok(Some(blanks.count()))
@@ -137,7 +137,7 @@ impl Parser {
                     )));
                 }
                 self.state = ParserState::Head;
-                // The line end stays, so that a head without lines has its end too.
+                // The line break is kept, so that an empty head ends with `\r\n\r\n` too.
                 Ok(Some(0))
             }
             ParserState::Delimited => Err(malformed()),
@@ -157,14 +157,14 @@ impl Parser {
         }
     }
 
-    /// Passes over what stands before the first delimiter (RFC 2046, 5.1.1).
+    /// Skips the preamble before the first delimiter (RFC 2046, 5.1.1).
     fn skip_preamble(&mut self, bytes: &[u8]) -> Result<Option<usize>> {
         let length = self.delimiter.needle().len();
         if let Some(at) = self.delimiter.find(bytes) {
             self.state = ParserState::Delimited;
             return Ok(Some(at + length));
         }
-        // All but what may be the beginning of a delimiter.
+        // Everything except a possible start of a delimiter.
         let passed = bytes.len().saturating_sub(length - 1);
         self.preamble += passed;
         if self.preamble > HEAD_BYTES_MAX {
@@ -195,7 +195,7 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
-/// The head of a part: lines, each after a line end.
+/// Parses the head of a part. Each line follows a line break.
 fn part_head(head: &[u8]) -> Result<PartHead> {
     let head = std::str::from_utf8(head).map_err(|_| malformed())?;
     let mut part = None;
@@ -216,7 +216,7 @@ fn part_head(head: &[u8]) -> Result<PartHead> {
     })
 }
 
-/// `form-data; name="field"; filename="file"` as the two.
+/// Parses `form-data; name="field"; filename="file"`.
 fn disposition(value: &str) -> Option<(String, Option<String>)> {
     let mut rest = value.strip_prefix("form-data")?;
     let (mut name, mut file_name) = (None, None);
@@ -233,7 +233,8 @@ fn disposition(value: &str) -> Option<(String, Option<String>)> {
     rest.trim().is_empty().then_some((name?, file_name))
 }
 
-/// A word, or a text in quotes, and what follows it. Browsers write a quote as `%22`, others as `\"`.
+/// Parses a token or a quoted string. Returns it and the rest. Browsers escape a quote as `%22`,
+/// other clients as `\"`.
 fn parameter_value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find(';').unwrap_or(text.len());
@@ -257,7 +258,7 @@ fn parameter_value(text: &str) -> Option<(String, &str)> {
 }
 
 fn malformed() -> Error {
-    Error::invalid("The form is not whole.")
+    Error::invalid("The multipart body is truncated or malformed.")
 }
 
 #[cfg(test)]
@@ -266,7 +267,7 @@ mod tests {
 
     type Parts = Vec<(String, Option<String>, String)>;
 
-    /// The parts of a form that is fed in pieces of this length; none when it has no end.
+    /// Parses a form in pieces of this length. Returns none if it has no end.
     fn parts(body: &[u8], piece: usize) -> Result<Option<Parts>> {
         let (mut parser, mut parts) = (Parser::new("xx"), Parts::new());
         let mut is_open = false;
@@ -311,7 +312,7 @@ mod tests {
         assert_eq!(parts(b"--xx--", 3).unwrap(), Some(vec![]));
     }
 
-    /// Some clients write an empty line, a remark, or blanks around the first delimiter.
+    /// Some clients write an empty line, a comment, or spaces around the first delimiter.
     #[test]
     fn what_stands_before_the_first_delimiter_is_passed_over() {
         let part = format!("{HEAD}\"a\"\r\n\r\none\r\n--xx--\r\n");

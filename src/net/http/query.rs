@@ -1,8 +1,8 @@
-//! Query strings and percent encoding.
+//! Query strings and percent-encoding.
 //!
-//! Decoding follows what browsers do: `+` is a blank in a query (not in a path), and a `%` that
-//! begins no valid escape stands for itself. What does not decode to UTF-8 is refused, and so is a
-//! query of more than [`PAIRS_MAX`] pairs. Keeps the order and the repetitions of the pairs.
+//! Decoding follows browsers: `+` is a space in a query (not in a path), and an invalid `%` escape
+//! stands for itself. A query that does not decode to UTF-8, or has more than [`PAIRS_MAX`] pairs,
+//! is refused. Order and repetitions of the pairs are kept.
 
 use std::borrow::Cow;
 
@@ -10,22 +10,21 @@ use percent_encoding::percent_decode_str;
 
 use crate::base::error::{Error, Result};
 
-/// Pairs in one query string.
+/// Most pairs in one query string.
 pub const PAIRS_MAX: usize = 100;
 
-/// Takes a raw query string apart. A name without `=` has an empty value; empty pairs are left
-/// out.
+/// Parses a raw query string. A name without `=` has an empty value. Empty pairs are skipped.
 pub fn parse(query: &str) -> Result<Vec<(String, String)>> {
     parse_up_to(query, PAIRS_MAX)
 }
 
-/// The same for a query string, or a form in the body of a request, of at most `pairs_max` pairs.
+/// Parses a query string, or a form in a request body, of at most `pairs_max` pairs.
 pub fn parse_up_to(query: &str, pairs_max: usize) -> Result<Vec<(String, String)>> {
     let mut pairs = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         if pairs.len() == pairs_max {
             return Err(Error::invalid(format!(
-                "There are more than {pairs_max} parameters."
+                "The query has more than {pairs_max} parameters."
             )));
         }
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -34,8 +33,8 @@ pub fn parse_up_to(query: &str, pairs_max: usize) -> Result<Vec<(String, String)
     Ok(pairs)
 }
 
-/// Decodes a part of a path. None if the result is not UTF-8. It may contain any character,
-/// `/` and NUL among them.
+/// Decodes a segment of a path. Returns none if the result is not UTF-8. It may contain any
+/// character, including `/` and NUL.
 pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(text).decode_utf8().ok()
 }

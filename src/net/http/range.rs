@@ -1,18 +1,18 @@
-//! Parts of a file and what a client has already: `Range`, `If-Match` and `If-None-Match` (RFC 9110,
-//! sections 13 and 14).
+//! Conditional and partial requests: `Range`, `If-Match` and `If-None-Match` (RFC 9110, sections 13
+//! and 14).
 
-/// What of a file is wanted.
+/// The part of a file that a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ByteRange {
     Full,
-    /// From this byte on, and how many; never none.
+    /// Offset and length; the length is never zero.
     Part(u64, u64),
-    /// What lies behind the end.
+    /// The range lies beyond the end.
     Unsatisfiable,
 }
 
-/// Reads a `Range` header for a file of `size` bytes. Several ranges, and what is no range, mean all
-/// of it, as the standard allows.
+/// Parses a `Range` header for a file of `size` bytes. Several ranges, and an invalid header,
+/// select the whole file, as the standard allows.
 pub fn parse(header: &str, size: u64) -> ByteRange {
     let Some((from, to)) = header
         .strip_prefix("bytes=")
@@ -35,8 +35,8 @@ pub fn parse(header: &str, size: u64) -> ByteRange {
     }
 }
 
-/// The tags, without their quotes, that an `If-Match` or `If-None-Match` header names. A weak one is none to
-/// `If-Match`; what is no tag is none.
+/// The tags of an `If-Match` or `If-None-Match` header, without quotes. Invalid tags are ignored,
+/// and so are weak ones unless `accepts_weak` is set. `If-Match` accepts no weak tags.
 pub fn tags(header: &str, accepts_weak: bool) -> impl Iterator<Item = &str> {
     header.split(',').filter_map(move |tag| {
         let tag = tag.trim();
@@ -48,17 +48,17 @@ pub fn tags(header: &str, accepts_weak: bool) -> impl Iterator<Item = &str> {
     })
 }
 
-/// True if a header stands for all tags.
+/// True for `*`, which matches any tag.
 pub fn is_any(header: &str) -> bool {
     header.trim() == "*"
 }
 
-/// True if an `If-None-Match` header names this tag.
+/// True if an `If-None-Match` header contains this tag.
 pub fn is_match(header: Option<&str>, tag: &str) -> bool {
     header.is_some_and(|header| is_any(header) || tags(header, true).any(|it| it == tag))
 }
 
-/// True if an `If-Match` header names other tags only.
+/// True if an `If-Match` header does not contain this tag.
 pub fn is_mismatch(header: Option<&str>, tag: &str) -> bool {
     header.is_some_and(|header| !is_any(header) && tags(header, false).all(|it| it != tag))
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::base::budget::{Charge, Exhausted};
 
-/// The methods that routes may use. Everything else is `Other`.
+/// The methods that routes can use. All others are `Other`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     Get,
@@ -24,7 +24,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// The name as it stands in a request line; `OTHER` for those that we do not know.
+    /// The name as in a request line, or `OTHER`.
     pub fn as_str(self) -> &'static str {
         match self {
             Method::Get => "GET",
@@ -45,8 +45,8 @@ impl fmt::Display for Method {
     }
 }
 
-/// Names one request in the log and in the answer's `X-Request-Id`. Unique in a process, and
-/// across processes as far as eight random hex digits go.
+/// Identifies a request in the log and in the `X-Request-Id` of its response. Unique in a process,
+/// and across processes with the probability of eight random hex digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(String);
 
@@ -55,7 +55,7 @@ impl RequestId {
         RequestId(format!("{process:08x}-{count:06}"))
     }
 
-    /// As sent and logged: ASCII letters, digits and a hyphen.
+    /// ASCII letters, digits and a hyphen.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -67,7 +67,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// The headers of a request, in one piece of text: the names and values are ranges of it.
+/// The headers of a request. Names and values are ranges of one string.
 #[derive(Clone, Debug, Default)]
 pub struct Headers {
     pub(super) text: String,
@@ -75,12 +75,10 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// No headers.
     pub fn new() -> Headers {
         Headers::default()
     }
 
-    /// Adds a header line.
     pub fn push(&mut self, name: &str, value: &str) {
         let start = self.text.len();
         self.text.push_str(name);
@@ -89,14 +87,14 @@ impl Headers {
         self.spans.push((start..middle, middle..self.text.len()));
     }
 
-    /// Removes every header with this name, whatever its case.
+    /// Removes every header with this name, ignoring case.
     pub(super) fn remove(&mut self, name: &str) {
         let text = &self.text;
         self.spans
             .retain(|(found, _)| !text[found.clone()].eq_ignore_ascii_case(name));
     }
 
-    /// The value of the first header with this name, whatever its case.
+    /// The value of the first header with this name, ignoring case.
     pub fn get(&self, name: &str) -> Option<&str> {
         // Most names differ in length already.
         let is_it = |found: &Range<usize>| {
@@ -106,7 +104,7 @@ impl Headers {
         Some(&self.text[value.clone()])
     }
 
-    /// Every header as name and value, in the order they came.
+    /// Names and values, in the order of the request.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
         self.spans
             .iter()
@@ -119,39 +117,41 @@ pub fn media_type(header: &str) -> &str {
     header.split(';').next().unwrap_or_default().trim()
 }
 
-/// Takes the body of a request while it arrives, in place of memory.
+/// Receives the body of a request while it arrives, instead of memory.
 pub trait BodySink: Any + Send + Sync {
-    /// Takes the next piece. False: no more is wanted, and the connection ends with the answer.
+    /// Receives the next piece. Returns false to refuse the rest: the connection is closed after
+    /// the response.
     fn write(&mut self, piece: &[u8]) -> bool;
 }
 
-/// Decides about bodies before they are received. The request that each function sees has none yet.
+/// Decides about bodies before they are received. The request passed to each function has no body
+/// yet.
 pub trait BodyPolicy: Send + Sync {
-    /// Where a form goes; `length` is its length if that is known. None: into memory, as other bodies.
+    /// The sink for a form, or none to keep it in memory as other bodies. `length` is its length,
+    /// if known.
     fn sink_for(&self, request: &Request, length: Option<u64>) -> Option<Box<dyn BodySink>>;
 
-    /// The longest body that the path accepts in memory. Called only for a body that may be longer
-    /// than [`FREE_BYTES`].
+    /// Longest body that the path accepts in memory. Called only if the body can exceed
+    /// [`FREE_BYTES`].
     fn bytes_max(&self, method: Method, path: &str) -> usize;
 
-    /// The charge for the body, all above [`FREE_BYTES`]. Called only for a body that is longer.
+    /// The charge for the bytes of the body above [`FREE_BYTES`]. Called only if there are any.
     fn charge(&self, request: &Request) -> Charge;
 }
 
-/// Bytes of each body that are charged to no budget, so that large bodies that stall leave room for
-/// small ones.
+/// Bytes of each body that are not charged, so that stalled large bodies leave room for small ones.
 pub const FREE_BYTES: usize = 16 << 10;
 
-/// The reason why a request has no body although the client announced one.
+/// Why the body of a request was not received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyRefusal {
-    /// It is longer than [`BodyPolicy::bytes_max`].
+    /// It exceeds [`BodyPolicy::bytes_max`].
     TooLarge,
-    /// The budget that it is charged to has no more.
+    /// Its budget has no room.
     Exhausted(Exhausted),
 }
 
-/// What has taken the body of a request.
+/// The sink that has received the body of a request.
 pub struct FinishedSink(pub(super) Box<dyn Any + Send + Sync>);
 
 impl FinishedSink {
@@ -167,10 +167,9 @@ impl fmt::Debug for FinishedSink {
     }
 }
 
-/// What a client asks.
 #[derive(Debug)]
 pub struct Request {
-    /// `HEAD` arrives as `Get`; the server leaves the body out of the answer.
+    /// `Get` for a `HEAD` request; the server omits the body of the response.
     pub method: Method,
     /// Raw, beginning with `/` (or `*`), without the query string.
     pub path: String,
@@ -178,20 +177,19 @@ pub struct Request {
     pub query: String,
     /// As sent.
     pub headers: Headers,
-    /// Whole; empty if there is none.
+    /// The complete body; empty if there is none.
     pub body: Vec<u8>,
-    /// What has taken the body in its place.
+    /// The sink that has received the body instead.
     pub sink: Option<FinishedSink>,
-    /// Why there is neither.
+    /// Set if the body was not received.
     pub body_refusal: Option<BodyRefusal>,
-    /// The other end of the connection, which may be a proxy.
+    /// The address of the other end of the connection, which may be a proxy.
     pub peer: SocketAddr,
-    /// Its name in the log.
     pub id: RequestId,
 }
 
 impl Request {
-    /// The value of the first header with this name, whatever its case.
+    /// The value of the first header with this name, ignoring case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)
     }

@@ -6,38 +6,38 @@ use std::sync::Arc;
 
 use crate::base::budget::Output;
 
-/// A connection that a handler has taken over: the server does not touch it any more.
+/// A connection that a handler has taken over from the server.
 pub struct Socket {
-    /// Blocking, without time-outs. Ours is the only descriptor of it.
+    /// Blocking, without timeouts. No other descriptor of it exists.
     pub stream: Arc<TcpStream>,
     /// Bytes that the client sent behind its request.
     pub early: Vec<u8>,
 }
 
-/// Gets the connection after the head of the answer was sent. It must not block.
+/// Called with the connection after the response head was sent. It must not block.
 pub type Takeover = Box<dyn FnOnce(Socket) + Send>;
 
-/// What the client is told. The server adds the headers that every answer has.
+/// A response. The server adds the headers that all responses have.
 pub struct Response {
     /// The HTTP status.
     pub status: u16,
-    /// Further headers. Line breaks and other control characters in values become blanks.
+    /// Control characters in values, such as line breaks, become spaces.
     pub headers: Vec<(&'static str, String)>,
     /// Not sent with 1xx, 204 and 304.
     pub body: Vec<u8>,
-    /// What follows the body, and its length in bytes.
+    /// A reader whose bytes follow the body, and their number.
     pub(super) stream: Option<(Box<dyn Read + Send>, u64)>,
-    /// Not worth a line in the log when all is well.
+    /// Logged at `debug` unless it is an error.
     pub(super) is_quiet: bool,
-    /// Where the request came from, for the log, if that is not the peer.
+    /// The address of the client for the log, if it differs from the peer.
     pub(super) client: Option<IpAddr>,
     pub(super) takeover: Option<Takeover>,
-    /// Given back when the answer is sent, or handed over to be sent.
+    /// Released when the response is sent or queued.
     pub(super) output: Output,
 }
 
 impl Response {
-    /// An answer without a body.
+    /// A response without a body.
     pub fn empty(status: u16) -> Response {
         Response {
             status,
@@ -51,19 +51,18 @@ impl Response {
         }
     }
 
-    /// An answer with a body of this media type.
     pub fn with_body(status: u16, media_type: &str, body: Vec<u8>) -> Response {
         let mut response = Response::empty(status).with_header("Content-Type", media_type);
         response.body = body;
         response
     }
 
-    /// JSON, encoded already.
+    /// `body` is encoded JSON.
     pub fn json(status: u16, body: Vec<u8>) -> Response {
         Response::with_body(status, "application/json", body)
     }
 
-    /// An answer whose body is the next `length` bytes of a reader, read while they are sent.
+    /// A response whose body is the next `length` bytes of a reader, read while they are sent.
     pub fn with_stream(status: u16, reader: Box<dyn Read + Send>, length: u64) -> Response {
         Response {
             stream: Some((reader, length)),
@@ -71,7 +70,6 @@ impl Response {
         }
     }
 
-    /// Plain text.
     pub fn text(status: u16, text: impl Into<String>) -> Response {
         Response::with_body(
             status,
@@ -80,8 +78,8 @@ impl Response {
         )
     }
 
-    /// Switches protocols: sends 101 with these headers, then hands the connection over. For
-    /// requests with `Connection: Upgrade` and `Upgrade: websocket` only; others get a 500.
+    /// Switches protocols: sends 101 with these headers, then calls `takeover`. A request without
+    /// `Connection: Upgrade` and `Upgrade: websocket` gets a 400 instead.
     pub fn switch_protocols(headers: Vec<(&'static str, String)>, takeover: Takeover) -> Response {
         Response {
             headers,
@@ -90,8 +88,8 @@ impl Response {
         }
     }
 
-    /// An answer whose body has no end: sends 200 with these headers, then hands the connection over. For
-    /// `GET` requests of an endless path only (`server::ServerSettings`); others get a 400.
+    /// A response without end: sends 200 with these headers, then calls `takeover`. Only a `GET` of
+    /// an endless path (`server::ServerSettings`) accepts it; other requests get a 400.
     pub fn event_stream(headers: Vec<(&'static str, String)>, takeover: Takeover) -> Response {
         Response {
             headers,
@@ -100,7 +98,7 @@ impl Response {
         }
     }
 
-    /// One of very many that programs ask for: logged at `debug`, unless it is a refusal.
+    /// Logs the request at `debug` unless it fails. For requests that programs send very often.
     pub fn quietly(self) -> Response {
         Response {
             is_quiet: true,
@@ -108,23 +106,22 @@ impl Response {
         }
     }
 
-    /// Notes for the log where the request came from, if that is not the peer.
+    /// Sets the address of the client for the log, if it differs from the peer.
     pub fn for_client(self, client: Option<IpAddr>) -> Response {
         Response { client, ..self }
     }
 
-    /// Holds what the answer was charged to.
+    /// Keeps the charge of the response until it is sent.
     pub fn charged_to(self, output: Output) -> Response {
         Response { output, ..self }
     }
 
-    /// Adds a header.
     pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Response {
         self.headers.push((name, value.into()));
         self
     }
 
-    /// The value of the first header with this name, whatever its case.
+    /// The value of the first header with this name, ignoring case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()

@@ -1,37 +1,37 @@
-//! Path patterns and the payloads behind them.
+//! Path patterns and their payloads.
 //!
-//! A pattern is literal segments, `{name}` for one segment that is not empty, and at the end
-//! perhaps `*name` for all the rest. Patterns are merged into a tree once; finding walks it
-//! segment by segment and allocates nothing but the parameters. A literal is preferred to a
-//! parameter and that to a rest, but only among patterns that have the wanted method. Literals are
-//! compared with the raw path, parameters are percent-decoded and handed on whatever they contain.
-//! Knows no handler: the payload is anything.
+//! A pattern consists of literal segments, `{name}` for one segment that is not empty, and
+//! optionally `*name` at the end for the rest of the path. Patterns are merged into a tree once; a
+//! lookup walks it segment by segment and allocates only the parameters. A literal takes precedence
+//! over a parameter, and a parameter over a wildcard, but only among patterns with the requested
+//! method. Literals are compared with the raw path. Parameters are percent-decoded and may contain
+//! any character.
 
 use std::borrow::Cow;
 
 use crate::net::http::Method;
 use crate::net::http::query::percent_decode;
 
-/// Maps a method and a path to a `T`.
+/// Maps a method and a path to a payload.
 pub struct Router<T> {
     root: Node<T>,
 }
 
-/// What [`Router::find`] found.
+/// The result of [`Router::find`].
 #[expect(
     clippy::enum_variant_names,
     reason = "found and not found are the words"
 )]
 pub enum RouteMatch<'r, 'p, T> {
-    /// The payload, and what the path says for its pattern's names.
+    /// The payload and the parameters.
     Found(&'r T, Params<'r, 'p>),
-    /// The path is known, but not with this method; with these.
+    /// The path exists with these methods only.
     MethodNotAllowed(Vec<Method>),
     /// No pattern matches the path.
     NotFound,
 }
 
-/// The parts of a path that a pattern gives names to, decoded.
+/// The decoded parameters of a path.
 #[derive(Debug)]
 pub struct Params<'r, 'p> {
     names: &'r [String],
@@ -43,7 +43,7 @@ struct Node<T> {
     param: Option<Box<Node<T>>>,
     /// Patterns that end here.
     ends: Vec<End<T>>,
-    /// Patterns that end here with a rest.
+    /// Patterns that end here with a wildcard.
     rests: Vec<End<T>>,
 }
 
@@ -54,18 +54,17 @@ struct End<T> {
 }
 
 impl<T> Router<T> {
-    /// Without patterns.
     pub fn new() -> Router<T> {
         Router { root: Node::new() }
     }
 
-    /// Adds a pattern. Panics if it is not one or is there already with this method: patterns are
-    /// part of the program.
+    /// Adds a pattern. Panics if it is invalid or already present with this method, since patterns
+    /// are constants of the program.
     pub fn add(&mut self, method: Method, pattern: &str, payload: T) {
         let segments = pattern.strip_prefix('/');
         assert!(
             segments.is_some(),
-            "a pattern begins with a slash: {pattern}"
+            "a pattern must begin with a slash: {pattern}"
         );
         let mut node = &mut self.root;
         let mut names = Vec::new();
@@ -74,7 +73,7 @@ impl<T> Router<T> {
             .into_iter()
             .flat_map(|segments| segments.split('/'))
         {
-            assert!(!rest, "a rest is the end of a pattern: {pattern}");
+            assert!(!rest, "a wildcard must end a pattern: {pattern}");
             if let Some(name) = segment.strip_prefix('*') {
                 names.push(name.to_owned());
                 rest = true;
@@ -92,7 +91,7 @@ impl<T> Router<T> {
         };
         assert!(
             ends.iter().all(|end| end.method != method),
-            "a pattern is there once: {method} {pattern}"
+            "duplicate pattern: {method} {pattern}"
         );
         ends.push(End {
             method,
@@ -101,7 +100,7 @@ impl<T> Router<T> {
         });
     }
 
-    /// Looks a raw path up.
+    /// Finds the pattern for a raw path.
     pub fn find<'r, 'p>(&'r self, method: Method, path: &'p str) -> RouteMatch<'r, 'p, T> {
         let Some(segments) = path.strip_prefix('/') else {
             return RouteMatch::NotFound;
@@ -136,7 +135,7 @@ impl<T> Default for Router<T> {
 }
 
 impl Params<'_, '_> {
-    /// The value for a name of the pattern; empty if the pattern has no such name.
+    /// The value of a parameter; empty if the pattern has no such name.
     pub fn get(&self, name: &str) -> &str {
         let at = self.names.iter().position(|found| found == name);
         at.map_or("", |at| &self.values[at])
@@ -166,12 +165,13 @@ impl<T> Node<T> {
 struct Search<'p> {
     method: Method,
     values: Vec<&'p str>,
-    /// Methods of patterns that match but for it.
+    /// Methods of patterns that match except for the method.
     allowed: Vec<Method>,
 }
 
 impl<'p> Search<'p> {
-    /// Goes down as deep as the patterns are. `rest` is the path below this node, None at its end.
+    /// Walks the tree. `rest` is the path below this node, none at its end. The depth is bounded by
+    /// the patterns.
     fn walk<'r, T>(&mut self, node: &'r Node<T>, rest: Option<&'p str>) -> Option<&'r End<T>> {
         let Some(rest) = rest else {
             return self.pick(&node.ends);

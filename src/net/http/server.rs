@@ -1,12 +1,13 @@
-//! The server: the engine that reads requests, and the pool of workers that answer them.
+//! The server: the engine that reads requests, and the workers that answer them.
 //!
-//! The only file that names tiny_http and threadpool. Owns the threads `worker` (a fixed number,
+//! The only file that uses tiny_http and threadpool. It owns the threads `worker` (a fixed number,
 //! each looping on the engine's queue) and, inside the engine, `http-accept`, `http-conn` and
-//! `http-write`. Promises that every request that reaches a worker gets exactly one answer and one
-//! log line, also when the handler panics; that a worker waits for no peer, neither for a body,
-//! which is whole before the worker sees it, nor for an answer to be taken; and that one hostile
-//! peer can not use up memory, threads or connections (the engine's limits). Knows no routes and
-//! no handlers: it is given one function.
+//! `http-write`. It knows no routes: a single function answers all requests.
+//!
+//! Invariants: a request that reaches a worker gets exactly one response and one log line, even if
+//! the handler panics. A worker never waits for a client: the body is complete before the worker
+//! sees the request, and slow readers are served by other threads. A hostile client cannot exhaust
+//! memory, threads or connections, because of the limits of the engine.
 
 use std::any::Any;
 use std::collections::hash_map::RandomState;
@@ -33,19 +34,31 @@ use crate::net::http::{
     RequestId, Response, Socket,
 };
 
-/// Makes the answer to a request. Called by many threads at once; may panic.
+/// Time for a partly received request to complete once the server stops.
+const PARTIAL_GRACE: Duration = Duration::from_secs(2);
+/// Bytes of responses that clients have not read yet. Above it, the longest stalled client is
+/// disconnected.
+const ANSWER_BYTES_MAX: usize = 32 << 20;
+/// Bytes that the system buffers for a socket that is not read; Linux doubles it for its own
+/// records. By default they would grow to some megabytes per socket.
+const SOCKET_SEND_BYTES: usize = 128 << 10;
+/// Shortest interval between two log lines about failures to accept.
+const ACCEPT_LOG_PAUSE_MS: i64 = 1000;
+
+/// Answers a request. Called by many threads at once; may panic.
 pub type Handler = Arc<dyn Fn(Request) -> Response + Send + Sync>;
 
-/// What an operator may choose; the other limits are the engine's.
+/// Limits that the operator sets. The others are those of the engine.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// Threads that answer requests.
+    /// Number of threads that answer requests.
     pub workers: usize,
-    /// Connections; at the cap the longest idle one makes room.
+    /// Most connections. Above it, the longest idle one is closed.
     pub connections_max: usize,
-    /// Bytes of a body; longer ones are refused with 413.
+    /// Bytes of a body. A longer one gets 413.
     pub body_bytes_max: usize,
-    /// True if answers to `GET` requests of this path may have no end; such a request is the last of its connection.
+    /// True for paths whose `GET` responses may have no end. Such a request is the last of its
+    /// connection.
     pub is_endless: fn(&str) -> bool,
 }
 
@@ -65,30 +78,30 @@ impl Default for ServerSettings {
 pub struct ServerCounters {
     /// Connections open now.
     pub connections: usize,
-    /// Requests given to workers.
+    /// Requests passed to workers.
     pub requests: u64,
-    /// Requests refused as malformed or too slow, before a worker saw them.
+    /// Requests refused by the engine as malformed or too slow.
     pub refused: u64,
     /// Connections closed to make room.
     pub evicted: u64,
-    /// Connections closed because the peer sent or took too slowly.
+    /// Connections closed because the client sent or read too slowly.
     pub slow_closed: u64,
-    /// Connections that could not be accepted: no descriptors, no threads, no room.
+    /// Connections not accepted for lack of descriptors, threads or room.
     pub accept_failed: u64,
 }
 
-/// What [`Server::stop`] left behind.
+/// The result of [`Server::stop`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// Requests without a complete answer at the deadline.
+    /// Requests without a complete response at the deadline.
     pub in_flight_left: usize,
 }
 
-/// A running server. Dropping it closes everything at once; see [`Server::stop`].
+/// A running server. Dropping it closes all connections at once; see [`Server::stop`].
 pub struct Server {
     inner: Arc<Inner>,
     workers: Arc<Workers>,
-    /// Held because dropping it would end idle workers; they end when the engine's queue does.
+    /// Held because dropping it would end idle workers. They end with the engine's queue.
     _pool: ThreadPool,
 }
 
@@ -99,30 +112,17 @@ struct Inner {
     stopping: AtomicBool,
 }
 
-/// Counts workers. A worker has let go of everything else before it is counted out.
+/// The number of running workers. A worker has released everything else before it is subtracted.
 struct Workers {
     alive: Mutex<usize>,
     ended: Condvar,
 }
 
-/// Counts one worker out when dropped.
+/// Subtracts one worker when dropped.
 struct Alive(Arc<Workers>);
 
-/// How long a request that is only partly here may take to complete once the server stops.
-const PARTIAL_GRACE: Duration = Duration::from_secs(2);
-
-/// Bytes of answers that peers have not taken yet; above it the longest stalled peer is cut.
-const ANSWER_BYTES_MAX: usize = 32 << 20;
-
-/// Bytes that the system holds for the peer of a socket that does not read; Linux doubles it for its
-/// own records. By itself it would let them grow to some megabytes for each.
-const SOCKET_SEND_BYTES: usize = 128 << 10;
-
-/// Shortest pause between two log lines about failures to accept.
-const ACCEPT_LOG_PAUSE_MS: i64 = 1000;
-
 impl Server {
-    /// Serves the listener from now on. Fails if threads can not be started.
+    /// Starts to serve the listener. Fails if threads cannot be started.
     pub fn start(
         listener: TcpListener,
         settings: &ServerSettings,
@@ -158,7 +158,7 @@ impl Server {
             let alive = Alive(Arc::clone(&workers));
             let inner = Arc::clone(&inner);
             pool.execute(move || {
-                // What panics beside a handler costs its request, and no worker.
+                // A panic outside a handler fails its request and does not end the worker.
                 while panic::catch_unwind(AssertUnwindSafe(|| inner.work())).is_err() {}
                 drop(inner);
                 drop(alive);
@@ -171,12 +171,10 @@ impl Server {
         })
     }
 
-    /// Where the server listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.inner.engine.server_addr()
     }
 
-    /// Totals for metrics.
     pub fn counters(&self) -> ServerCounters {
         let engine = self.inner.engine.counters();
         ServerCounters {
@@ -189,9 +187,9 @@ impl Server {
         }
     }
 
-    /// Accepts nothing more, lets queued and running requests finish and their answers go out,
-    /// closes each connection when it has none, and ends the workers. Takes at most `deadline`;
-    /// what is not done then is counted and left to the end of the process.
+    /// Stops accepting, lets queued and running requests finish and their responses be sent, closes
+    /// each connection without requests, and ends the workers. Takes at most `deadline`. Requests
+    /// that are not finished then are counted, and end with the process.
     pub fn stop(&self, deadline: Duration) -> Stopped {
         let begun = Instant::now();
         let inner = &self.inner;
@@ -215,7 +213,7 @@ impl Drop for Alive {
 }
 
 impl Inner {
-    /// A worker's whole life.
+    /// The thread of a worker.
     fn work(&self) {
         while let Some(request) = self.engine.recv() {
             self.serve(request);
@@ -254,10 +252,10 @@ impl Inner {
     fn call(&self, request: Request, wants_upgrade: bool) -> Response {
         let id = request.id.clone();
         match panic::catch_unwind(AssertUnwindSafe(|| (self.handler)(request))) {
-            // As with HTTP/1.0, which has no upgrades, and with HEAD.
+            // HTTP/1.0 has no upgrades, and HEAD no body.
             Ok(response) if response.takeover.is_some() && !wants_upgrade => problem(
                 400,
-                "A WebSocket needs HTTP/1.1, and a stream of events a GET without a body.",
+                "A WebSocket requires HTTP/1.1; an event stream requires a GET without a body.",
             ),
             Ok(response) => response,
             Err(payload) => {
@@ -269,7 +267,7 @@ impl Inner {
     }
 }
 
-/// What must be known of a request to answer it, after the handler has taken the request itself.
+/// The properties of a request needed to send the response after the handler has consumed it.
 struct Exchange<'a> {
     id: &'a RequestId,
     method: Method,
@@ -297,7 +295,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Sends the answer, or hands it over to be sent. Returns its bytes.
+    /// Sends the response or queues it. Returns its bytes.
     fn answer(&self, engine: tiny_http::Request, mut response: Response) -> usize {
         if let Some(takeover) = response.takeover.take() {
             let connection = match response.status {
@@ -334,7 +332,7 @@ impl<'a> Exchange<'a> {
         Framing {
             id: self.id.as_str(),
             body: match self.method {
-                Method::Head => BodyMode::Counted,
+                Method::Head => BodyMode::LengthOnly,
                 _ => BodyMode::Sent,
             },
             connection,
@@ -343,7 +341,7 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// Request ids of this process.
+/// The generator of request ids.
 struct RequestIds {
     process: u32,
     count: AtomicU64,
@@ -363,7 +361,7 @@ impl RequestIds {
     }
 }
 
-/// What the engine asks of us: the words of a refusal, and where failures are logged.
+/// The callbacks of the engine: error responses, body policy, logging.
 fn hooks(
     ids: &Arc<RequestIds>,
     bodies: &Arc<dyn BodyPolicy>,
@@ -410,7 +408,7 @@ fn hooks(
     }
 }
 
-/// Where a body goes. Nothing but forms and long bodies is worth a look.
+/// Selects the destination of a body. Only forms and long bodies need the policy.
 fn destination(
     bodies: &dyn BodyPolicy,
     head: &tiny_http::HeadView<'_>,
@@ -450,13 +448,13 @@ fn refusal_message(status: u16) -> &'static str {
     }
 }
 
-/// An error in the form that all of them have. The message is ours and needs no escaping.
+/// An error response in the usual format. The message is a constant and needs no escaping.
 fn problem(status: u16, message: &str) -> Response {
     let body = format!(r#"{{"status":{status},"message":"{message}","data":{{}}}}"#);
     Response::json(status, body.into_bytes())
 }
 
-/// A sink of ours as one of the engine's.
+/// Adapts a [`BodySink`] to the engine.
 struct Sink(Box<dyn BodySink>);
 
 impl tiny_http::Sink for Sink {
@@ -465,7 +463,7 @@ impl tiny_http::Sink for Sink {
     }
 }
 
-/// A charge as the engine asks for it.
+/// Adapts a charge to the engine.
 struct Meter {
     charge: Charge,
     exhausted: Option<Exhausted>,
@@ -478,7 +476,7 @@ impl tiny_http::Meter for Meter {
     }
 }
 
-/// A request whose body has not been read.
+/// The request for a head whose body has not been received.
 fn announced(head: &tiny_http::HeadView<'_>) -> Request {
     let (path, query) = head.url().split_once('?').unwrap_or((head.url(), ""));
     let mut headers = Headers::new();
@@ -498,7 +496,7 @@ fn announced(head: &tiny_http::HeadView<'_>) -> Request {
     }
 }
 
-/// The engine's request as a plain one.
+/// Converts a request of the engine.
 fn read(engine: &mut tiny_http::Request, id: RequestId) -> Request {
     let (path, query) = engine.url().split_once('?').unwrap_or((engine.url(), ""));
     let (path, query) = (path.to_owned(), query.to_owned());
@@ -522,7 +520,7 @@ fn read(engine: &mut tiny_http::Request, id: RequestId) -> Request {
     let mut headers = Headers { text, spans };
     let method = match method(engine.method()) {
         Method::Head => {
-            // Parts are defined for GET only (RFC 9110, section 14.2).
+            // Range is defined for GET only (RFC 9110, section 14.2).
             headers.remove("Range");
             Method::Get
         }
@@ -541,7 +539,7 @@ fn read(engine: &mut tiny_http::Request, id: RequestId) -> Request {
     }
 }
 
-/// The bound that the meter of a body has met.
+/// The bound that refused the body.
 fn exhausted(engine: &mut tiny_http::Request) -> Exhausted {
     let meter: Option<Box<dyn Any>> = engine.take_meter().map(|meter| meter as Box<dyn Any>);
     let meter = meter.and_then(|meter| meter.downcast::<Meter>().ok());
@@ -563,8 +561,8 @@ fn method(method: &tiny_http::Method) -> Method {
     }
 }
 
-/// Sends the head of an answer and lets the engine forget the connection. A peer that has not taken the answers
-/// before it, so that there is no room for one, is not waited for.
+/// Sends the response head and detaches the connection from the engine. Fails instead of waiting if
+/// the client has not read earlier responses and the socket buffer is full.
 fn switch(engine: tiny_http::Request, head: &[u8]) -> io::Result<Socket> {
     let mut upgraded = engine.upgrade()?;
     upgraded.set_nonblocking()?;
@@ -577,7 +575,7 @@ fn switch(engine: tiny_http::Request, head: &[u8]) -> io::Result<Socket> {
 fn panic_text(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no text")
+        .unwrap_or("no message")
 }
 
 #[cfg(test)]
@@ -614,7 +612,7 @@ mod tests {
         Server::start(listener, &settings, &InMemory::policy(), handler).unwrap()
     }
 
-    /// Sends a request that ends its connection, and reads the answer.
+    /// Sends a request that ends its connection, and reads the response.
     fn ask(server: &Server, request: &str) -> String {
         let mut stream = TcpStream::connect(server.local_addr()).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
