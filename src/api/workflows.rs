@@ -11,10 +11,10 @@ use super::parameters::parameter;
 use super::socket;
 use crate::base::budget::Payer;
 use crate::base::error::{Error, Kind, Result};
+use crate::base::json::{Object, array};
 use crate::model::auth::StoredCredentials;
 use crate::net::http::Response;
 use crate::services::workflows::api_requests::{EventRequest, RunAction, WorkflowRequest};
-use crate::services::workflows::json::{Object, array};
 use crate::services::workflows::queries::{RunCursor, RunFilter};
 use crate::services::workflows::{
     EventKind, Grant, NodeTag, RunStatus, Workflows, frames, grant_of, limits, node_of,

@@ -8,6 +8,7 @@ pub mod error;
 pub mod failpoints;
 pub mod http_client;
 pub mod ids;
+pub mod json;
 pub mod log;
 pub mod malloc;
 pub mod paging;

@@ -11,12 +11,13 @@ use rusqlite::{Connection, Row, ToSql};
 
 use super::Scope;
 use super::excerpt::Excerpt;
-use super::json::{write_text, write_value};
+use super::json::write_value;
 use super::limits::Limits;
 use super::query::{MAIN, Query, RequestContext, Trust, email_visibility};
 use super::shape::{FieldTree, Shape};
 use super::version::RenderedRecord;
 use crate::base::error::Result;
+use crate::base::json::write_text;
 use crate::model::collections::{Collection, Collections, Field, FieldKind};
 use crate::model::events::RecordState;
 use crate::model::filter::Expr;

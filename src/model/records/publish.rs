@@ -9,10 +9,11 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 use super::Scope;
-use super::json::{write_text, write_value};
+use super::json::write_value;
 use super::row::Rowid;
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
+use crate::base::json::write_text;
 use crate::model::collections::{Collection, Field};
 use crate::model::events::{RecordChange, RecordState, SqlValue};
 use crate::model::triggers::outbox::{CallSource, OutboxEntry, TargetSpec};

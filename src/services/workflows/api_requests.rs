@@ -4,9 +4,9 @@
 use serde_json::value::RawValue;
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::json::{Object, array};
 use crate::services::workflows::codes::{EventKind, RunStatus, StepStatus};
 use crate::services::workflows::frames::Report;
-use crate::services::workflows::json::{Object, array};
 use crate::services::workflows::limits;
 use crate::services::workflows::runs::{NewRun, RunEnd, ended};
 use crate::services::workflows::sessions::Grant;

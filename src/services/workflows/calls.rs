@@ -5,9 +5,9 @@ use rusqlite::{OptionalExtension as _, params};
 use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Result};
+use crate::base::json::Object;
 use crate::services::workflows::codes::{EventKind, StepStatus};
 use crate::services::workflows::frames::{Call, CallOp};
-use crate::services::workflows::json::Object;
 use crate::services::workflows::limits;
 use crate::services::workflows::sessions::Grant;
 use crate::services::workflows::sql::sql;

@@ -3,9 +3,9 @@
 use rusqlite::{Connection, params};
 
 use crate::base::error::Result;
+use crate::base::json::Object;
 use crate::services::workflows::codes::EventKind;
 use crate::services::workflows::hooks::HookData;
-use crate::services::workflows::json::Object;
 use crate::services::workflows::sql::sql;
 
 /// A part of the journal.

@@ -25,7 +25,6 @@ pub mod frames;
 mod hooks;
 mod jobs;
 mod journal;
-pub mod json;
 mod leases;
 pub mod limits;
 pub mod offline;

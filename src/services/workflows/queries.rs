@@ -4,10 +4,10 @@ use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params, params_fr
 
 use crate::base::clock;
 use crate::base::error::Result;
+use crate::base::json::{Object, array};
 use crate::services::stats::QueueDepth;
 use crate::services::workflows::codes::{EventKind, JobState, RunStatus, StepStatus};
 use crate::services::workflows::journal;
-use crate::services::workflows::json::{Object, array};
 use crate::services::workflows::sessions::Grant;
 use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::no_run;

@@ -1,8 +1,8 @@
 //! Answers to frames and requests: done, or refused and why.
 
 use crate::base::error::{Error, Kind};
+use crate::base::json::Object;
 use crate::services::workflows::core::messages::{Command, Output, send};
-use crate::services::workflows::json::Object;
 
 /// Answers to what was not done.
 pub fn refuse(work: &[Command], error: &Error) -> Vec<Output> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::json::Object;
 use crate::services::workflows::api_requests::WorkflowRequest;
 use crate::services::workflows::codes::RunStatus;
 use crate::services::workflows::core::Core;
@@ -12,7 +13,6 @@ use crate::services::workflows::core::answers::{ok, refusal};
 use crate::services::workflows::core::dispatch::JOURNAL_BYTES_MAX;
 use crate::services::workflows::core::messages::{Command, Output, send};
 use crate::services::workflows::frames::{Report, ReportAction, ReportedError, StepReport};
-use crate::services::workflows::json::Object;
 use crate::services::workflows::runs::RunEnd;
 use crate::services::workflows::sessions::{Grant, SessionId};
 use crate::services::workflows::steps::{StepFailure, StepOutcome, StepResolution};

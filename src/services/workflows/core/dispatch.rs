@@ -3,11 +3,11 @@
 use rusqlite::{Connection, params};
 
 use crate::base::error::Result;
+use crate::base::json::Object;
 use crate::services::workflows::core::Core;
 use crate::services::workflows::core::messages::{Output, send};
 use crate::services::workflows::jobs::ReadyJob;
 use crate::services::workflows::journal;
-use crate::services::workflows::json::Object;
 use crate::services::workflows::leases::HeldRun;
 use crate::services::workflows::runs::{EXPIRED_ERROR, RunEnd};
 use crate::services::workflows::sessions::SessionId;

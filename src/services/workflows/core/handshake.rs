@@ -1,11 +1,11 @@
 //! Workers come, show that they live, and renew their tokens.
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::json::Object;
 use crate::services::workflows::core::Core;
 use crate::services::workflows::core::answers::{ok, refusal, revoke};
 use crate::services::workflows::core::messages::{Output, close, close_code, send};
 use crate::services::workflows::frames::{Heartbeat, Hello};
-use crate::services::workflows::json::Object;
 use crate::services::workflows::sessions::{Grant, Session, SessionId};
 use crate::services::workflows::tx::Lease;
 

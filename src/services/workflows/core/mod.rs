@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use crate::base::error::{Error, Result};
+use crate::base::json::Object;
 use crate::services::stats::RunEvent;
 use crate::services::workflows::codes::RunStatus;
 use crate::services::workflows::frames::{Frame, FrameBody, FrameError};
-use crate::services::workflows::json::Object;
 use crate::services::workflows::leases::{HeldRun, Leases};
 use crate::services::workflows::run_id::NodeTag;
 use crate::services::workflows::sessions::{Grant, SessionId, Sessions};

@@ -6,12 +6,12 @@ use rusqlite::Connection;
 
 use crate::base::backoff::Backoff;
 use crate::base::error::Result;
+use crate::base::json::Object;
 use crate::base::log;
 use crate::services::workflows::codes::RunStatus;
 use crate::services::workflows::core::Core;
 use crate::services::workflows::core::answers::revoke;
 use crate::services::workflows::core::messages::{Output, close, close_code, send};
-use crate::services::workflows::json::Object;
 use crate::services::workflows::leases::HeldRun;
 use crate::services::workflows::limits;
 use crate::services::workflows::runs::{EXPIRED_ERROR, RunEnd, error_json};

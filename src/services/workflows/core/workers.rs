@@ -1,8 +1,8 @@
 //! What the memory of the engine shows of itself.
 
 use crate::base::clock;
+use crate::base::json::Object;
 use crate::services::workflows::core::Core;
-use crate::services::workflows::json::Object;
 use crate::services::workflows::sessions::{Grant, Session, SessionId};
 
 /// Workers that are listed, and workflows of each.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::base::json::Object;
 use crate::base::threads::lock;
 use crate::model::auth::StoredCredentials;
 use crate::net::sockets::{Flow, SocketHandle, SocketHandler};
@@ -9,7 +10,6 @@ use crate::services::workflows::core::Input;
 use crate::services::workflows::engine::queue::{EngineState, QueuedInput};
 use crate::services::workflows::engine::worker::WorkerHandle;
 use crate::services::workflows::frames;
-use crate::services::workflows::json::Object;
 use crate::services::workflows::sessions::{Grant, SessionId};
 
 /// A socket of a worker.

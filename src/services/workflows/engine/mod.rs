@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::budget::Budget;
 use crate::base::error::{Error, Kind, Result};
+use crate::base::json::Object;
 use crate::base::threads::{Stop, lock};
 use crate::base::{clock, ids, log};
 use crate::model::auth::{Auth, Credentials, StoredCredentials};
@@ -21,7 +22,6 @@ use crate::services::stats::Stats;
 use crate::services::workflows::api_requests::WorkflowRequest;
 use crate::services::workflows::core::{Core, Input, ProtocolSettings};
 use crate::services::workflows::frames::FrameBody;
-use crate::services::workflows::json::Object;
 use crate::services::workflows::sessions::{Grant, SessionId};
 use crate::store::db::Database;
 

@@ -15,8 +15,8 @@ use rusqlite::types::ValueRef;
 
 use crate::base::crypto::Hasher;
 use crate::base::error::{Result, ResultExt as _};
+use crate::base::json::Object;
 use crate::base::{clock, ids};
-use crate::services::workflows::json::Object;
 
 pub use adopt::{Adopted, adopt};
 

@@ -1,4 +1,4 @@
-//! JSON objects written piece by piece: what users gave goes through to the byte.
+//! JSON written piece by piece: objects of which parts are JSON already, and strings.
 
 use std::fmt::Write as _;
 
@@ -92,14 +92,47 @@ pub fn array(items: impl IntoIterator<Item = impl AsRef<str>>) -> String {
 }
 
 fn push_text(json: &mut String, text: &str) {
-    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
-    if text.bytes().all(is_plain) {
+    if is_plain(text.as_bytes()) {
         json.push('"');
         json.push_str(text);
         json.push('"');
     } else {
         json.push_str(&serde_json::Value::from(text).to_string());
     }
+}
+
+/// Writes a JSON string. Bytes that are not UTF-8 are replaced; only another program can have
+/// stored them.
+pub fn write_text(text: &[u8], out: &mut Vec<u8>) {
+    if is_plain(text) {
+        out.reserve(text.len() + 2);
+        out.push(b'"');
+        out.extend_from_slice(text);
+        out.push(b'"');
+        return;
+    }
+    match std::str::from_utf8(text) {
+        Ok(text) => write_json(&text, out),
+        Err(_) => write_json(&String::from_utf8_lossy(text), out),
+    }
+}
+
+/// True if the string is ASCII without characters that JSON escapes. Each piece is checked without
+/// a branch per byte.
+fn is_plain(text: &[u8]) -> bool {
+    const PIECE_BYTES: usize = 128;
+    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\');
+    let is_plain_piece = |piece: &[u8]| {
+        let bytes = piece.iter();
+        bytes.fold(true, |so_far, byte| so_far & is_plain(*byte))
+    };
+    text.chunks(PIECE_BYTES).all(is_plain_piece)
+}
+
+/// Writes a value whose form in JSON cannot fail, such as a number.
+pub fn write_json<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
+    let result = serde_json::to_writer(out, value);
+    debug_assert!(result.is_ok(), "text and numbers always have a JSON form");
 }
 
 #[cfg(test)]
@@ -122,5 +155,27 @@ mod tests {
         assert!(json.contains(r#""raw":{"x": [1,  2]}"#));
         assert_eq!(value["list"], serde_json::json!([1, null]));
         assert_eq!(Object::new().end(), "{}");
+    }
+
+    #[test]
+    fn texts_are_written_as_serde_writes_them() {
+        let check = |text: &str| {
+            let mut out = Vec::new();
+            write_text(text.as_bytes(), &mut out);
+            assert_eq!(out, serde_json::to_vec(text).unwrap(), "{text:?}");
+        };
+        check("");
+        for char in ('\0'..='\u{200}').chain(['\u{2028}', '\u{1f600}']) {
+            for before in [0, 1, 127, 128, 300] {
+                check(&format!("{}{char}end", "x".repeat(before)));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_utf8_is_replaced() {
+        let mut out = Vec::new();
+        write_text(b"a\xffb", &mut out);
+        assert_eq!(out, "\"a\u{fffd}b\"".as_bytes());
     }
 }
