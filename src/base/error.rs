@@ -40,9 +40,9 @@ pub enum Kind {
     TooMany,
     /// The caller may retry after a time that the error gives.
     TooEarly,
-    /// The run belongs to another worker now.
-    LostLease,
-    /// The run was cancelled.
+    /// The caller no longer owns the resource; another one may own it.
+    NotOwner,
+    /// The operation was cancelled.
     Cancelled,
     /// Another node has the resource.
     Misdirected,
@@ -64,7 +64,7 @@ impl Kind {
             Kind::NotFound => 404,
             Kind::Gone => 410,
             Kind::MethodNotAllowed => 405,
-            Kind::Conflict | Kind::LostLease | Kind::Cancelled => 409,
+            Kind::Conflict | Kind::NotOwner | Kind::Cancelled => 409,
             Kind::PreconditionFailed => 412,
             Kind::TooLarge => 413,
             Kind::Misdirected => 421,

@@ -280,7 +280,7 @@ pub fn check_lease(run: &Run, epoch: i64) -> Result<()> {
 
 /// The worker does not have the run any more.
 pub fn lost_lease() -> Error {
-    Error::new(Kind::LostLease, "The run is not with this worker any more.")
+    Error::new(Kind::NotOwner, "The run is not with this worker any more.")
 }
 
 /// There is no such run.

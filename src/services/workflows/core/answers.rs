@@ -48,7 +48,7 @@ pub fn code(kind: Kind) -> &'static str {
         Kind::NotFound | Kind::Misdirected => "not_found",
         Kind::Gone => "gone",
         Kind::Conflict | Kind::PreconditionFailed => "conflict",
-        Kind::LostLease => "lost_lease",
+        Kind::NotOwner => "lost_lease",
         Kind::Cancelled => "cancelled",
         Kind::TooLarge => "too_large",
         Kind::TooEarly => "too_early",
