@@ -1,5 +1,5 @@
-//! What comes over HTTP and changes something: runs triggered, cancelled, resumed, repeated; single
-//! events; payloads for hooks; reports of workers without a socket.
+//! Requests over HTTP that change runs: trigger, cancel, resume and fork, single events, payloads
+//! for hooks, and reports of workers without a socket.
 
 use serde_json::value::RawValue;
 
@@ -7,12 +7,13 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::json::{Object, array};
 use crate::services::workflows::codes::{EventKind, RunStatus, StepStatus};
 use crate::services::workflows::frames::Report;
-use crate::services::workflows::limits;
 use crate::services::workflows::runs::{NewRun, RunEnd, ended};
 use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::steps::name_of;
 use crate::services::workflows::tx::{Run, Tx, no_run};
+use crate::services::workflows::{calls, limits};
 
-/// A frame of a report with what its answer repeats; or what is wrong with it.
+/// The `ref` of a frame, and the report in it or its error.
 pub type ReportFrame = (Option<String>, std::result::Result<Report, String>);
 
 /// See the module documentation.
@@ -42,7 +43,7 @@ pub enum WorkflowRequest {
     },
 }
 
-/// What is to happen to a run.
+/// An action on a run.
 #[derive(Clone, Debug)]
 pub enum RunAction {
     Cancel {
@@ -57,7 +58,7 @@ pub enum RunAction {
     },
 }
 
-/// An event that an engine of somebody else's reports.
+/// An event that an external engine writes.
 #[derive(Debug)]
 pub struct EventRequest {
     pub kind: EventKind,
@@ -65,11 +66,11 @@ pub struct EventRequest {
     pub data: Option<Box<RawValue>>,
 }
 
-/// Runs deleted at a time, and rows after which it is enough.
+/// Runs deleted in one command, and the number of deleted rows after which it stops.
 const DELETE_AT_A_TIME: i64 = 64;
 const DELETE_ROWS: usize = 5_000;
 
-/// Does it; returns the answer as JSON.
+/// Executes a request; returns the answer as JSON.
 pub fn execute(tx: &mut Tx<'_>, grant: &Grant, request: &WorkflowRequest) -> Result<String> {
     match request {
         WorkflowRequest::Trigger(new) => {
@@ -101,13 +102,11 @@ pub fn execute(tx: &mut Tx<'_>, grant: &Grant, request: &WorkflowRequest) -> Res
         WorkflowRequest::DeleteEnded { before } => {
             delete_ended(tx, *before).map(|count| count.to_string())
         }
-        WorkflowRequest::Report { .. } => {
-            Err(Error::internal("a report is no request of this kind"))
-        }
+        WorkflowRequest::Report { .. } => Err(Error::internal("a report is executed by the core")),
     }
 }
 
-/// The run, if whoever asks may know of it.
+/// Finds a run that the grant covers.
 fn find(tx: &Tx<'_>, grant: &Grant, run: &str) -> Result<Run> {
     let found = tx.run(run)?.filter(|found| grant.opens(&found.workflow));
     found.ok_or_else(|| no_run(run))
@@ -119,7 +118,7 @@ fn run_json(run: &str, status: RunStatus) -> Object {
         .text("status", status.word())
 }
 
-/// Of one run the result or what is wrong; of many a list of both.
+/// Returns the result of a single run, or for a bulk action a list of results and errors.
 fn apply_to_all(
     tx: &mut Tx<'_>,
     grant: &Grant,
@@ -179,7 +178,7 @@ fn apply(tx: &mut Tx<'_>, grant: &Grant, run: &str, action: &RunAction) -> Resul
     }
 }
 
-/// One event under the rules of the model. None: it was so already.
+/// Writes one event under the rules of the model; none if it changes nothing.
 fn write_event(tx: &mut Tx<'_>, run: &Run, request: &EventRequest) -> Result<Option<i64>> {
     let EventRequest { kind, key, data } = request;
     let data = data.as_ref().map_or("null", |data| data.get());
@@ -199,7 +198,7 @@ fn write_event(tx: &mut Tx<'_>, run: &Run, request: &EventRequest) -> Result<Opt
         limits::check_key("key", key)?;
     }
     match kind {
-        EventKind::RunCreated => return Err(Error::conflict("The run exists already.")),
+        EventKind::RunCreated => return Err(Error::conflict("The run already exists.")),
         EventKind::RunStarted => {
             if run.status == RunStatus::Running {
                 return Ok(None);
@@ -221,7 +220,7 @@ fn write_event(tx: &mut Tx<'_>, run: &Run, request: &EventRequest) -> Result<Opt
         }
         _ if run.status.is_terminal() => return Err(ended(run, Kind::Conflict)),
         EventKind::AttrSet => {
-            super::calls::set_attributes_json(tx, run, key, data)?;
+            calls::set_attributes_json(tx, run, key, data)?;
         }
         EventKind::HookCreated => return create_hook(tx, run, key, data),
         EventKind::HookReceived => tx.receive_by_key(run, key, data)?,
@@ -245,11 +244,11 @@ fn create_hook(tx: &mut Tx<'_>, run: &Run, key: &str, data: &str) -> Result<Opti
     }
     if tx.has_hook(run.id, key)? {
         return Err(Error::conflict(format!(
-            "The run has the hook {key} already."
+            "The run already has the hook {key}."
         )));
     }
     let hook: Option<Hook> = serde_json::from_str(data)
-        .map_err(|error| Error::invalid(format!("data of a hook: {error}.")))?;
+        .map_err(|error| Error::invalid(format!("Invalid data of a hook: {error}.")))?;
     let hook = hook.unwrap_or_default();
     let metadata = hook.metadata.as_ref().map(|it| it.get());
     // A conflict is an event too.
@@ -262,12 +261,7 @@ fn start_step(tx: &mut Tx<'_>, run: &Run, key: &str, has_input: bool) -> Result<
     if step.is_none() && !has_input {
         return Err(Error::not_found(format!("The run has no step {key}.")));
     }
-    tx.begin_step(
-        run,
-        key,
-        crate::services::workflows::steps::name_of(key),
-        None,
-    )?;
+    tx.begin_step(run, key, name_of(key), None)?;
     tx.last_seq(run.id).map(Some)
 }
 
@@ -289,16 +283,16 @@ fn finish_step(
         ) && tx.step_result(run.id, &step)? == data;
         return match is_same {
             true => Ok(None),
-            false => Err(Error::conflict("The step has its result already.")),
+            false => Err(Error::conflict("The step already has a result.")),
         };
     }
     tx.write_result(run, &step, kind, key, data)?;
     tx.last_seq(run.id).map(Some)
 }
 
-/// Deletes some runs that ended before a time, with all that belongs to them; returns how many.
+/// Deletes some runs that ended before a time, with all their rows; returns their number.
 fn delete_ended(tx: &mut Tx<'_>, before: i64) -> Result<usize> {
-    // What a child came to is asked for as long as its parent lives.
+    // The result of a child is needed until its parent ends.
     let sql = "SELECT id FROM runs WHERE ended < ?1
                  AND (parent IS NULL OR NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.parent))
                ORDER BY ended LIMIT ?2";

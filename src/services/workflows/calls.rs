@@ -1,5 +1,5 @@
-//! Durable calls from inside a run. Each has a key; the same key again answers the same and does
-//! nothing.
+//! Durable calls from inside a run. A call with a key that is already recorded returns the same
+//! answer and does nothing.
 
 use rusqlite::{OptionalExtension as _, params};
 use serde_json::{Map, Value};
@@ -14,10 +14,10 @@ use crate::services::workflows::sql::sql;
 use crate::services::workflows::steps::{StepOutcome, name_of};
 use crate::services::workflows::tx::{Lease, NewEvent, Run, Tx};
 
-/// Chunks of one stream.
+/// Chunks in one stream.
 const CHUNKS_MAX: i64 = 50_000;
 
-/// Does a call; returns the answer where there is more to say than that it is done.
+/// Executes a call; returns an answer if it has more than `ok`.
 pub fn execute(
     tx: &mut Tx<'_>,
     grant: &Grant,
@@ -39,7 +39,7 @@ pub fn execute(
         }
         CallOp::HookCreate { token, metadata } => {
             let made = tx.create_hook(&run, &call.key, token.as_deref(), metadata.as_deref())?;
-            // The refusal itself is kept, so it is no error of the command.
+            // The refusal is recorded, so the command succeeds.
             Ok(Some(match made {
                 Ok(token) => answer().text("token", &token),
                 Err(error) => Object::new()
@@ -77,7 +77,7 @@ fn emit(
     Ok(None)
 }
 
-/// Changes attributes; `null` takes one away.
+/// Merges changes into the attributes; `null` deletes one.
 fn set_attributes(
     tx: &mut Tx<'_>,
     run: &Run,
@@ -117,7 +117,7 @@ fn set_attributes(
 /// Changes attributes as an event of its own.
 pub fn set_attributes_json(tx: &mut Tx<'_>, run: &Run, key: &str, changes: &str) -> Result<()> {
     let changes = serde_json::from_str(changes)
-        .map_err(|error| Error::invalid(format!("data of attributes: {error}.")))?;
+        .map_err(|error| Error::invalid(format!("Invalid data of attributes: {error}.")))?;
     set_attributes(tx, run, key, &changes).map(drop)
 }
 
@@ -142,7 +142,7 @@ fn write_chunk(
         .optional()?;
     let next = last.as_ref().map_or(0, |(index, _, _)| index + 1);
     if (0..next).contains(&index) {
-        // Said again.
+        // A repeated chunk.
         return Ok(());
     }
     if index != next || index >= CHUNKS_MAX {

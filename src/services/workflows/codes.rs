@@ -1,5 +1,5 @@
-//! The words of the model and the numbers that stand for them in `workflows.db`. Released numbers
-//! never change.
+//! The words of the model and the numbers that `workflows.db` stores for them. A released number
+//! never changes.
 
 /// Gives an enum its numbers and its public words.
 macro_rules! codes {
@@ -9,7 +9,7 @@ macro_rules! codes {
         pub enum $name { $($(#[$variant_doc])* $variant = $code,)* }
 
         impl $name {
-            /// All of them with their words.
+            /// All variants with their words.
             #[allow(clippy::allow_attributes, dead_code, reason = "not all are looked up by their words")]
             pub const ALL: &[($name, &'static str)] = &[$(($name::$variant, $word),)*];
 
@@ -22,7 +22,7 @@ macro_rules! codes {
                 self as i64
             }
 
-            /// The public word.
+            /// The word in the API.
             pub const fn word(self) -> &'static str {
                 match self { $($name::$variant => $word,)* }
             }
@@ -46,9 +46,8 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Where a run is.
     RunStatus {
-        /// Nobody has had it yet.
+        /// No worker has started it yet.
         Pending = 0 "pending",
         Running = 1 "running",
         Completed = 2 "completed",
@@ -58,9 +57,8 @@ codes! {
 }
 
 codes! {
-    /// Where a step is.
     StepStatus {
-        /// Known, and not under way: before its first attempt, or between two.
+        /// Not running: before its first attempt, or between two attempts.
         Pending = 0 "pending",
         Running = 1 "running",
         Completed = 2 "completed",
@@ -70,7 +68,6 @@ codes! {
 }
 
 codes! {
-    /// What can happen.
     EventKind {
         RunCreated = 1 "run_created",
         RunStarted = 2 "run_started",
@@ -89,40 +86,40 @@ codes! {
         HookConflict = 15 "hook_conflict",
         WaitCreated = 16 "wait_created",
         WaitCompleted = 17 "wait_completed",
-        /// A failed run goes on where it stopped.
+        /// A failed run continues where it stopped.
         RunResumed = 18 "run_resumed",
-        /// A worker failed, and the run is handed out again later.
+        /// A worker failed, and the run is dispatched again later.
         RunRetrying = 19 "run_retrying",
     }
 }
 
 codes! {
-    /// What a run that has not ended waits for.
+    /// The condition that an unfinished run waits for.
     JobState {
-        /// For a time, or for something to happen.
+        /// A time or an event.
         Parked = 0 "waiting",
-        /// For a worker.
+        /// A free worker.
         Ready = 1 "ready",
-        /// For the worker that has it.
+        /// The worker that holds its lease.
         Leased = 2 "leased",
-        /// For somebody to mend the code.
+        /// A fix of its code, and a retry by an operator.
         Paused = 3 "paused",
-        /// For another run of its concurrency key.
+        /// Another run with the same concurrency key.
         Blocked = 4 "blocked",
-        /// For a time before which it shall not run, whatever happens.
+        /// A time before which no event wakes it.
         Delayed = 5 "delayed",
     }
 }
 
 impl RunStatus {
-    /// Whether nothing can happen to it any more.
+    /// True once the status can no longer change, except by a retry.
     pub fn is_terminal(self) -> bool {
         self >= RunStatus::Completed
     }
 }
 
 impl StepStatus {
-    /// Whether its result is there.
+    /// True once the step has a result.
     pub fn is_terminal(self) -> bool {
         self >= StepStatus::Completed
     }

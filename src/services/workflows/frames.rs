@@ -1,5 +1,5 @@
-//! Frames of the protocol `vski.workflow.v1` that workers send: `docs/workflows.md` says what they
-//! mean. What users gave is not looked into.
+//! Frames of the protocol `vski.workflow.v1` from workers, described in `docs/workflows.md`. Data
+//! of users is not parsed.
 
 use std::borrow::Cow;
 
@@ -12,35 +12,36 @@ use crate::base::error::{Error, Result};
 use crate::services::workflows::limits;
 use crate::services::workflows::run_request::{Ms, RunRequest, present};
 use crate::services::workflows::runs::NewRun;
+use crate::services::workflows::steps::name_of;
 use crate::services::workflows::tx::Lease;
 use crate::services::workflows::waits::{WakeCondition, WakeTime};
 
-/// Longest `ref`, as JSON.
+/// The longest `ref`; bytes of JSON.
 const REF_BYTES_MAX: usize = 256;
-/// Workflows that one worker serves.
+/// Workflows in one hello.
 const WORKFLOWS_MAX: usize = 1_000;
-/// Jobs that one worker takes at a time.
+/// Jobs that one worker can hold.
 pub const CREDIT_MAX: usize = 1_000;
 
 /// A frame from a worker.
 #[derive(Debug)]
 pub struct Frame {
-    /// JSON; what the answer repeats.
+    /// The `ref` as JSON, repeated in the answer.
     pub reference: Option<String>,
     pub body: FrameBody,
 }
 
-/// Why a frame was not understood.
+/// A frame that cannot be parsed.
 #[derive(Debug)]
 pub struct FrameError {
     pub reference: Option<String>,
     pub code: &'static str,
     pub message: String,
-    /// It was no JSON object, so the connection ends.
+    /// The frame is not a JSON object, so the connection is closed.
     pub is_fatal: bool,
 }
 
-/// What a worker says.
+/// The content of a frame.
 #[derive(Debug)]
 pub enum FrameBody {
     Hello(Hello),
@@ -51,11 +52,11 @@ pub enum FrameBody {
     Bye,
     Auth(String),
     Log(LogLine),
-    /// What is written to `workflows.db`.
+    /// A report, which is written to `workflows.db`.
     Report(Report),
 }
 
-/// What a worker writes about a run that it has.
+/// A report of a worker about a run that it holds.
 #[derive(Debug)]
 pub struct Report {
     pub lease: Lease,
@@ -104,7 +105,7 @@ pub struct Hello {
     pub lang: String,
 }
 
-/// A workflow whose code a worker has.
+/// A workflow and version whose code a worker has.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Served {
     pub name: String,
@@ -132,7 +133,7 @@ pub struct JobRef {
 #[derive(Debug)]
 pub struct Heartbeat {
     pub leases: Vec<Lease>,
-    /// The probe that it answers.
+    /// The number of the probe that it answers.
     pub probe: Option<i64>,
 }
 
@@ -154,12 +155,12 @@ pub struct StepReport {
     pub outcome: std::result::Result<String, ReportedError>,
 }
 
-/// An error of the code of a workflow.
+/// An error reported by the code of a workflow.
 #[derive(Debug)]
 pub struct ReportedError {
     pub kind: String,
     pub retry_after_ms: Option<i64>,
-    /// JSON, as it came.
+    /// JSON, as the worker sent it.
     pub error: String,
 }
 
@@ -203,12 +204,11 @@ struct Head<'a> {
     reference: Option<&'a RawValue>,
 }
 
-/// Reads a frame.
 pub fn parse_frame(text: &str) -> std::result::Result<Frame, FrameError> {
     let head: Head<'_> = serde_json::from_str(text).map_err(|error| FrameError {
         reference: None,
         code: "bad_frame",
-        message: format!("A frame is a JSON object with a text t: {error}."),
+        message: format!("A frame must be a JSON object with a string field \"t\": {error}."),
         is_fatal: true,
     })?;
     let reference = head.reference.map(|reference| reference.get().to_owned());
@@ -228,7 +228,7 @@ pub fn parse_frame(text: &str) -> std::result::Result<Frame, FrameError> {
     match body(&head.t, text) {
         Ok(Some(body)) => Ok(Frame { reference, body }),
         Ok(None) => {
-            let message = format!("There is no frame {}.", head.t);
+            let message = format!("Unknown frame type {}.", head.t);
             Err(refuse("unknown_type", message))
         }
         Err(error) => Err(refuse("invalid", format!("{}: {error}", head.t))),
@@ -278,8 +278,7 @@ fn action(kind: &str, text: &str) -> Result<Option<ReportAction>> {
                 attempt: Option<i64>,
             }
             let Begin { key, name, attempt } = parse(text)?;
-            let name =
-                name.unwrap_or_else(|| crate::services::workflows::steps::name_of(&key).to_owned());
+            let name = name.unwrap_or_else(|| name_of(&key).to_owned());
             ReportAction::StepBegin { key, name, attempt }
         }
         "park" => park(text)?,
@@ -383,11 +382,9 @@ fn step(text: &str) -> Result<StepReport> {
     let outcome = match (raw.ok, raw.err) {
         (Some(ok), None) => Ok(Box::<str>::from(ok).into_string()),
         (None, Some(err)) => Err(failed(&err)?),
-        _ => return Err(Error::invalid("it has either ok or err")),
+        _ => return Err(Error::invalid("give either ok or err")),
     };
-    let name = raw
-        .name
-        .unwrap_or_else(|| crate::services::workflows::steps::name_of(&raw.key).to_owned());
+    let name = raw.name.unwrap_or_else(|| name_of(&raw.key).to_owned());
     Ok(StepReport {
         key: raw.key,
         name,
@@ -407,7 +404,7 @@ fn failed(raw: &RawValue) -> Result<ReportedError> {
     struct Pause {
         retry_after_ms: Ms,
     }
-    // Whatever else it is, an error may be any JSON, and each of the two is taken for itself.
+    // An error may be any JSON; each of the two fields is read if it is valid.
     let kind: Option<Kind> = serde_json::from_str(raw.get()).ok();
     let pause: Option<Pause> = serde_json::from_str(raw.get()).ok();
     let pause = pause.map(|pause| pause.retry_after_ms.0);
@@ -442,7 +439,7 @@ fn park(text: &str) -> Result<ReportAction> {
                 let until = match (raw.until, raw.ms) {
                     (Some(Ms(at)), None) => WakeTime::At(at),
                     (None, Some(Ms(ms))) => WakeTime::In(ms),
-                    _ => return Err(Error::invalid("a sleep has either until or ms")),
+                    _ => return Err(Error::invalid("a sleep needs either until or ms")),
                 };
                 WakeCondition::Sleep { key, until }
             }
@@ -451,7 +448,7 @@ fn park(text: &str) -> Result<ReportAction> {
             (None, None, None, Some(key)) => WakeCondition::Retry { key },
             _ => {
                 return Err(Error::invalid(
-                    "a condition has one of sleep, hook, child, retry",
+                    "a condition needs one of sleep, hook, child, retry",
                 ));
             }
         })
@@ -523,7 +520,7 @@ fn call_op(op: &str, text: &str) -> Result<CallOp> {
             data: rest.data,
             is_end: rest.end,
         },
-        _ => return Err(Error::invalid(format!("there is no op {op}"))),
+        _ => return Err(Error::invalid(format!("unknown op {op}"))),
     })
 }
 

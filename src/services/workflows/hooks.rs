@@ -1,4 +1,4 @@
-//! Hooks: what comes into a run from outside, in order, early payloads too (WF-15).
+//! Hooks: payloads from outside a run, delivered in order, including those that arrive early.
 
 use rusqlite::{OptionalExtension as _, params};
 use serde::Deserialize;
@@ -10,10 +10,10 @@ use crate::services::workflows::codes::EventKind;
 use crate::services::workflows::limits;
 use crate::services::workflows::tx::{NewEvent, Run, Tx};
 
-/// In place of the token of a hook that was refused: it stays so.
+/// Stored instead of the token of a refused hook, so that the refusal is permanent.
 pub const REFUSED_TOKEN: &str = "";
 
-/// A hook as its event has it. Its metadata is not looked into.
+/// The data of the event of a hook. The metadata is not parsed.
 #[derive(Deserialize)]
 pub struct HookData {
     pub token: String,
@@ -21,8 +21,9 @@ pub struct HookData {
 }
 
 impl Tx<'_> {
-    /// Makes a hook; returns its token. The same key again is the same hook. When another live hook has the
-    /// token that is written down, so that a replay finds it, and refused: `Ok(Err(_))`, to be kept.
+    /// Creates a hook and returns its token. The same key returns the same hook. If another live
+    /// hook has the token, the refusal is recorded, so that a replay finds it, and returned as
+    /// `Ok(Err(_))`.
     pub fn create_hook(
         &mut self,
         run: &Run,
@@ -71,7 +72,7 @@ impl Tx<'_> {
         Ok(Ok(token))
     }
 
-    /// The live hook of a token: its run and key.
+    /// The run and key of the live hook with a token.
     pub fn hook(&self, token: &str) -> Result<Option<(i64, String)>> {
         let sql = "SELECT run, key FROM hooks WHERE token = ?1 AND disposed IS NULL";
         let mut statement = self.db.prepare_cached(sql)?;
@@ -84,23 +85,23 @@ impl Tx<'_> {
         limits::check_payload("A payload", payload)?;
         let (run, key) = self
             .hook(token)?
-            .ok_or_else(|| Error::not_found("There is no hook of this token."))?;
+            .ok_or_else(|| Error::not_found("There is no hook with this token."))?;
         let seq = self.append(
             run,
             NewEvent::new(EventKind::HookReceived, &key).data(payload),
         )?;
         if seq > limits::EVENTS_MAX / 10 * 9 {
-            // The run itself must be able to go on.
+            // Leave room for the events of the run itself.
             return Err(Error::new(
                 Kind::TooLarge,
-                "The journal of the run is almost full, so it takes no more payloads.",
+                "The journal of the run is almost full; the run accepts no more payloads.",
             ));
         }
         self.wake_parked(run)?;
         Ok(run)
     }
 
-    /// Delivers a payload to a hook of a run.
+    /// Delivers a payload to a hook of a run by its key.
     pub fn receive_by_key(&mut self, run: &Run, key: &str, payload: &str) -> Result<()> {
         let sql = "SELECT token FROM hooks WHERE run = ?1 AND key = ?2 AND disposed IS NULL";
         let token: Option<String> = self
@@ -112,18 +113,18 @@ impl Tx<'_> {
         self.receive(&token, payload).map(drop)
     }
 
-    /// Whether a run has this hook, disposed or not.
+    /// True if the run has this hook, disposed or not.
     pub fn has_hook(&self, run: i64, key: &str) -> Result<bool> {
         Ok(self.is_disposed(run, key)?.is_some())
     }
 
-    /// Takes no more payloads; a second time is fine.
+    /// Disposes a hook; a second call does nothing.
     pub fn dispose_hook(&mut self, run: &Run, key: &str) -> Result<()> {
         let sql = "UPDATE hooks SET disposed = ?3 WHERE run = ?1 AND key = ?2 AND disposed IS NULL";
         let values = params![run.id, key, self.now];
         if self.db.prepare_cached(sql)?.execute(values)? > 0 {
             self.append(run.id, NewEvent::new(EventKind::HookDisposed, key))?;
-            // Somebody else may have done it while the run waits for a payload.
+            // A request may dispose the hook while the run waits for a payload.
             return self.wake_parked(run.id);
         }
         match self.is_disposed(run.id, key)? {
@@ -132,7 +133,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Whether a hook of a run takes no more; none when there is no such hook.
+    /// True if a hook is disposed; none if it does not exist.
     fn is_disposed(&self, run: i64, key: &str) -> Result<Option<bool>> {
         let sql = "SELECT disposed IS NOT NULL FROM hooks WHERE run = ?1 AND key = ?2";
         let mut statement = self.db.prepare_cached(sql)?;
@@ -141,33 +142,33 @@ impl Tx<'_> {
             .optional()?)
     }
 
-    /// Refuses to wait for a hook from which nothing can come.
+    /// Refuses to wait for a hook that cannot receive a payload.
     pub fn check_hook(&self, run: i64, key: &str) -> Result<()> {
         match self.is_disposed(run, key)? {
             Some(false) => Ok(()),
             Some(true) => Err(Error::new(
                 Kind::Gone,
-                format!("The hook {key} takes no more payloads."),
+                format!("The hook {key} accepts no more payloads."),
             )),
             None => Err(no_hook(key)),
         }
     }
 
-    /// A token nobody can guess.
+    /// A token that cannot be guessed.
     pub fn random_token(&mut self) -> String {
         format!("{:016x}{:016x}", (self.random)(), (self.random)())
     }
 }
 
 fn token_taken() -> Error {
-    Error::conflict("Another hook has the token.")
+    Error::conflict("Another hook already has this token.")
 }
 
 fn no_hook(key: &str) -> Error {
     Error::not_found(format!("The run has no hook {key}."))
 }
 
-/// The JSON of a hook that was made.
+/// The JSON of the event of a new hook.
 pub fn hook_data(token: &str, metadata: Option<&str>) -> String {
     let token = Value::from(token);
     match metadata {

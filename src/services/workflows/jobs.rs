@@ -1,8 +1,8 @@
-//! Jobs: what a run that has not ended waits for.
+//! Jobs: the state of runs that have not ended.
 //!
-//! Invariants, kept by the statements here and by the indexes: a run has a job exactly while it has
-//! not ended; a hand-out makes the epoch grow in the commit that makes the job leased; of the runs of
-//! a concurrency key at most one is neither blocked nor still to come (`holds_key`).
+//! Invariants, kept by these statements and by the indexes: a run has a job exactly while it has
+//! not ended; a hand-out increments the epoch in the same commit that makes the job leased; of the
+//! runs with one concurrency key at most one is neither blocked nor delayed (`holds_key`).
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
@@ -12,32 +12,31 @@ use crate::services::workflows::limits;
 use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::{Job, NewEvent, Tx};
 
-/// What a new job is like.
 pub struct NewJob<'a> {
     pub run: i64,
     pub workflow: &'a str,
     pub version: &'a str,
     pub priority: i64,
     pub concurrency_key: Option<&'a str>,
-    /// Not before.
+    /// The earliest time.
     pub due: Option<i64>,
 }
 
-/// A job that can be handed out.
+/// A job that can be dispatched.
 #[derive(Clone, Debug)]
 pub struct ReadyJob {
     pub run: i64,
     pub version: String,
     pub priority: i64,
     pub since: i64,
-    /// Who had it last.
+    /// The worker that held it last.
     pub worker: String,
     /// The deadline of its run.
     pub expires: Option<i64>,
 }
 
 impl Tx<'_> {
-    /// Makes the job of a new run.
+    /// Creates the job of a new run.
     pub fn add_job(&mut self, job: &NewJob<'_>) -> Result<()> {
         let sql =
             "INSERT INTO jobs (run, workflow, version, state, priority, due, epoch, lost, retries,
@@ -58,7 +57,8 @@ impl Tx<'_> {
         self.make_ready(job.run)
     }
 
-    /// A job that is not with a worker can be handed out, as soon as its concurrency key is free.
+    /// Makes a job ready that no worker holds, or blocks it while another run holds its concurrency
+    /// key.
     pub fn make_ready(&mut self, run: i64) -> Result<()> {
         let sql = "SELECT workflow, concurrency_key, holds_key FROM jobs WHERE run = ?1";
         let found = self
@@ -91,7 +91,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Whether a run of the workflow holds the concurrency key.
+    /// True if a run of the workflow holds the concurrency key.
     pub fn is_key_held(&self, workflow: &str, key: &str) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM jobs
                    WHERE workflow = ?1 AND concurrency_key = ?2 AND holds_key = 1)";
@@ -99,7 +99,7 @@ impl Tx<'_> {
         Ok(statement.query_row([workflow, key], |row| row.get(0))?)
     }
 
-    /// The job waits; until then, or for something to happen.
+    /// Parks a job until `due`, or until an event wakes it.
     pub fn park_job(&mut self, run: i64, due: Option<i64>) -> Result<()> {
         let sql = "UPDATE jobs SET state = ?2, due = ?3 WHERE run = ?1";
         self.db
@@ -109,7 +109,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The job waits for somebody to resume it.
+    /// Pauses a job until it is resumed by a request.
     pub fn pause_job(&mut self, run: i64, note: &str) -> Result<()> {
         let sql = "UPDATE jobs SET state = ?2, due = NULL, note = ?3 WHERE run = ?1";
         self.db
@@ -119,8 +119,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Puts a job that was leased back, ready at a time. `lost` is how many workers it has lost in a
-    /// row by now.
+    /// Releases a leased job, ready at `due`. `lost` is the number of workers lost in a row.
     pub fn release_job(&mut self, run: i64, due: i64, lost: i64) -> Result<()> {
         let sql = "UPDATE jobs SET state = ?2, due = ?3, lost = ?4 WHERE run = ?1";
         self.db
@@ -133,7 +132,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The whole is tried again at a time; `error` is why, as JSON.
+    /// Schedules another attempt of the whole run; `error` is the reason as JSON.
     pub fn retry_job(&mut self, run: i64, job: Job, due: i64, error: &str) -> Result<()> {
         limits::check_payload("An error", error)?;
         let event = NewEvent::new(EventKind::RunRetrying, "").data(error);
@@ -143,14 +142,14 @@ impl Tx<'_> {
         self.release_job(run, due, job.lost)
     }
 
-    /// Something was achieved, so workers lost before are not held against the run.
+    /// Resets the count of lost workers after the run made progress.
     pub fn reset_lost_count(&self, run: i64) -> Result<()> {
         let sql = "UPDATE jobs SET lost = 0 WHERE run = ?1";
         self.db.prepare_cached(sql)?.execute([run])?;
         Ok(())
     }
 
-    /// Gives a job that is ready to a worker; returns the epoch.
+    /// Leases a ready job to a worker; returns the new epoch.
     pub fn lease_job(&self, run: i64, version: &str, worker: &str) -> Result<i64> {
         let sql =
             "UPDATE jobs SET state = ?2, epoch = epoch + 1, version = ?3, worker = ?4, due = NULL
@@ -160,7 +159,7 @@ impl Tx<'_> {
         Ok(statement.query_row(values, |row| row.get(0))?)
     }
 
-    /// Takes the job of a run that has ended away, and lets the next one of its concurrency key go.
+    /// Deletes the job of a run that ended, and releases its concurrency key.
     pub fn remove_job(&mut self, run: i64) -> Result<()> {
         let sql = "DELETE FROM jobs WHERE run = ?1 RETURNING workflow, concurrency_key, holds_key";
         let removed = self
@@ -174,7 +173,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Lets the next run go that waits for a concurrency key, which nobody holds.
+    /// Makes the next run ready that waits for a concurrency key; no run may hold the key.
     pub fn release_key(&mut self, workflow: &str, key: &str) -> Result<()> {
         let sql = sql!(
             "SELECT run FROM jobs
@@ -192,8 +191,8 @@ impl Tx<'_> {
         }
     }
 
-    /// The first jobs of a workflow that can go to this version of its code, or, with an empty one,
-    /// to any.
+    /// The first ready jobs of a workflow bound to this version, or with an empty string those that
+    /// are bound to none.
     pub fn ready_jobs(&self, workflow: &str, version: &str, max: usize) -> Result<Vec<ReadyJob>> {
         let sql = sql!(
             "SELECT run, version, priority, due, worker,
@@ -216,7 +215,7 @@ impl Tx<'_> {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// When the next parked job is due.
+    /// The time at which the next parked or delayed job is due.
     pub fn next_due(&self) -> Result<Option<i64>> {
         let sql = sql!(
             "SELECT min(due) FROM jobs WHERE state IN ({JobState::TIMED}) AND due IS NOT NULL"
@@ -226,7 +225,7 @@ impl Tx<'_> {
     }
 }
 
-/// Workflow, concurrency key, and whether the job holds it.
+/// The workflow, the concurrency key, and whether the job holds the key.
 fn key_of(row: &Row<'_>) -> rusqlite::Result<(String, Option<String>, bool)> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?))
 }

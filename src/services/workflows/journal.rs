@@ -1,4 +1,4 @@
-//! The journal as workers get it: what replaying a run needs, in the order it happened.
+//! The journal of a run as workers receive it: the events that a replay needs, in order.
 
 use rusqlite::{Connection, params};
 
@@ -8,19 +8,18 @@ use crate::services::workflows::codes::EventKind;
 use crate::services::workflows::hooks::HookData;
 use crate::services::workflows::sql::sql;
 
-/// A part of the journal.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct JournalPage {
     /// JSON objects.
     pub entries: Vec<String>,
-    /// The last event looked at.
+    /// The sequence number of the last event examined.
     pub seq: i64,
-    /// There are entries behind it.
+    /// There are more entries after `seq`.
     pub more: bool,
 }
 
-/// The kinds of events that replaying needs. What failed before a run was resumed is no part of it
-/// any more, and neither are children that were given up then.
+/// The kinds of events that a replay needs. Failures before the last resume are not part of it, nor
+/// are children that were dropped by the resume.
 const ENTRIES: &str = sql!(
     "SELECT seq, kind, key, data, info, n FROM events e
      WHERE run = ?1 AND seq > ?2
@@ -35,8 +34,8 @@ const ENTRIES: &str = sql!(
      ORDER BY seq"
 );
 
-/// The journal of a run behind `after`, as far as `bytes` go. A frame may have no entry then; a page
-/// has `one` at least.
+/// The journal after `after`, up to `bytes`. With `one` the page has at least one entry; without it
+/// a page may be empty.
 pub fn read(db: &Connection, run: i64, after: i64, bytes: usize, one: bool) -> Result<JournalPage> {
     let mut statement = db.prepare_cached(ENTRIES)?;
     let mut rows = statement.query(params![run, after])?;
@@ -61,7 +60,7 @@ pub fn read(db: &Connection, run: i64, after: i64, bytes: usize, one: bool) -> R
         page.seq = seq;
     }
     drop(rows);
-    // What is no entry has been seen too.
+    // Events that are no entries count as seen.
     let sql = "SELECT coalesce(max(seq), 0) FROM events WHERE run = ?1";
     let last: i64 = db.prepare_cached(sql)?.query_row([run], |row| row.get(0))?;
     page.seq = page.seq.max(last);
@@ -97,7 +96,7 @@ fn entry(
         EventKind::HookReceived => object("payload").raw("ok", data),
         EventKind::HookDisposed => object("disposed"),
         EventKind::HookConflict => {
-            let error = r#"{"kind":"conflict","message":"Another hook has the token."}"#;
+            let error = r#"{"kind":"conflict","message":"Another hook already has this token."}"#;
             object("hook").raw("err", error)
         }
         EventKind::HookCreated => {

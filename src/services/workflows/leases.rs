@@ -1,45 +1,46 @@
-//! Who has which run: the part of a lease that lives in memory.
+//! The part of a lease that is in memory: the session and the deadline.
 //!
-//! The epoch is in the database, so nobody can write who should not, whatever is said here; deadlines
-//! are here alone, so renewing them costs no disk. What a transaction changes here is undone with it.
+//! The epoch is in the database, so a stale worker cannot write whatever this table says. Deadlines
+//! are only here, so renewing them costs no disk access. A rollback undoes the changes of a
+//! transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::services::workflows::sessions::SessionId;
 use crate::services::workflows::tx::Lease;
 
-/// A run in a worker's hands, or on its way out of them.
+/// A run that a worker holds, or that it is told to stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldRun {
     pub run: String,
     pub epoch: i64,
     pub workflow: String,
-    /// None: the connection is gone, or the server has started anew, and the worker may come back.
+    /// None after the connection closed or the server restarted; the worker may return.
     pub session: Option<SessionId>,
-    /// When it is taken back.
+    /// The time at which the lease expires.
     pub deadline: i64,
-    /// The worker has said that the code runs.
+    /// The worker has acknowledged the job.
     pub is_acked: bool,
-    /// The run was cancelled; until the deadline the worker may stop its code.
+    /// The run was cancelled; the worker has until the deadline to stop its code.
     pub is_cancelled: bool,
-    /// Size of the frame that it was handed out with.
+    /// Size of the frame that dispatched it.
     pub bytes: usize,
 }
 
-/// What one session holds.
+/// The runs of one session.
 #[derive(Debug, Default)]
 struct SessionLoad {
     runs: BTreeSet<i64>,
     unacked_bytes: usize,
 }
 
-/// All runs in hands, by their number.
+/// All held runs by row id.
 #[derive(Debug, Default)]
 pub struct Leases {
     held: BTreeMap<i64, HeldRun>,
     by_run: BTreeMap<String, i64>,
     loads: BTreeMap<SessionId, SessionLoad>,
-    /// What was there before the transaction changed it.
+    /// The values before the transaction changed them.
     undo: Option<Vec<(i64, Option<HeldRun>)>>,
     /// Sessions whose leases have changed.
     touched: BTreeSet<SessionId>,
@@ -50,14 +51,14 @@ impl Leases {
         self.held.get(&run)
     }
 
-    /// The number of the run of a lease that is still held.
+    /// The row id of the run of a current lease.
     pub fn find(&self, lease: &Lease) -> Option<i64> {
         let id = *self.by_run.get(&lease.run)?;
         let held = self.held.get(&id)?;
         (held.epoch == lease.epoch).then_some(id)
     }
 
-    /// Puts a lease in place of what was there.
+    /// Inserts or replaces a lease.
     pub fn put(&mut self, run: i64, held: HeldRun) {
         let old = self.detach(run);
         if let Some(session) = held.session {
@@ -79,7 +80,6 @@ impl Leases {
         Some(old)
     }
 
-    /// Changes a lease.
     pub fn change(&mut self, run: i64, change: impl FnOnce(&mut HeldRun)) {
         if let Some(held) = self.held.get(&run) {
             let mut held = held.clone();
@@ -88,7 +88,7 @@ impl Leases {
         }
     }
 
-    /// The worker lives: it keeps the run until then. Nothing that a transaction has to undo.
+    /// Extends the deadline of an acknowledged lease. A rollback does not undo it.
     pub fn renew(&mut self, run: i64, deadline: i64) {
         if let Some(held) = self.held.get_mut(&run)
             && held.is_acked
@@ -98,31 +98,30 @@ impl Leases {
         }
     }
 
-    /// The clock has moved, and all deadlines with it.
+    /// Moves all deadlines after a jump of the clock.
     pub fn shift(&mut self, ms: i64) {
         for held in self.held.values_mut() {
             held.deadline += ms;
         }
     }
 
-    /// The runs of a session.
     pub fn runs_of(&self, session: SessionId) -> Vec<i64> {
         let load = self.loads.get(&session);
         load.map_or_else(Vec::new, |load| load.runs.iter().copied().collect())
     }
 
-    /// How many runs a session has.
+    /// The number of runs of a session.
     pub fn count(&self, session: SessionId) -> usize {
         self.loads.get(&session).map_or(0, |load| load.runs.len())
     }
 
-    /// Bytes sent to a session that it has not said to have.
+    /// Bytes of jobs that the session has not acknowledged.
     pub fn unacked_bytes(&self, session: SessionId) -> usize {
         let load = self.loads.get(&session);
         load.map_or(0, |load| load.unacked_bytes)
     }
 
-    /// Runs whose time is over, at most so many.
+    /// Runs whose lease has expired, at most `max`.
     pub fn expired(&self, now: i64, max: usize) -> Vec<i64> {
         let expired = self.held.iter().filter(|(_, held)| held.deadline <= now);
         expired.map(|(run, _)| *run).take(max).collect()
@@ -138,12 +137,12 @@ impl Leases {
         std::mem::take(&mut self.touched)
     }
 
-    /// From here on changes can be undone.
+    /// Starts to record changes for a rollback.
     pub fn begin(&mut self) {
         self.undo = Some(Vec::new());
     }
 
-    /// The changes stay.
+    /// Keeps the changes.
     pub fn commit(&mut self) {
         self.undo = None;
     }

@@ -1,41 +1,39 @@
-//! Bounds of what is taken, and the checks of names.
+//! Limits, and checks of names and values.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Kind, Result};
-use crate::base::ids;
-use crate::base::ids::WORKFLOW_BYTES_MAX;
+use crate::base::ids::{self, WORKFLOW_BYTES_MAX};
 
-/// Entries of the journal of a run.
+/// Entries in the journal of a run.
 pub const EVENTS_MAX: i64 = 50_000;
-/// Runs within runs.
+/// Levels of child runs.
 pub const DEPTH_MAX: i64 = 32;
 /// Bytes of one input, output, error or payload.
 pub const PAYLOAD_BYTES_MAX: usize = 4 << 20;
-/// Runs that one bulk action is about.
+/// Runs in one bulk action.
 pub const BULK_MAX: usize = 1_000;
-/// Workers lost in a row before a run is given up.
+/// Workers lost in a row after which a run fails.
 pub const LOST_MAX: i64 = 20;
-/// Failures of a step, and of a whole run that asks for it, that are tried again.
+/// Failures of a step, or of a whole run that asks for a retry, that are tried again.
 pub const RETRIES: i64 = 3;
-/// Runs that have not ended and that one account, one network without credentials, and all networks together
-/// have started by rules of collections.
+/// Unfinished runs started under the rules of collections by one account, by one network without
+/// credentials, and by all networks together.
 pub const OF_ACCOUNT_MAX: i64 = 100;
 pub const OF_NETWORK_MAX: i64 = 20;
 pub const OF_NETWORKS_MAX: i64 = 500;
-/// The longest time that such a run may be put off.
+/// The longest delay of the start of such a run; milliseconds.
 pub const AHEAD_MS_MAX: i64 = 24 * 3_600_000;
-/// Longest time that something may be put off, and that a step waits between two attempts at most.
+/// The longest delay of anything, and the longest pause between two attempts; milliseconds.
 pub const YEARS_MS: i64 = 100 * 366 * 24 * 3_600_000;
 
 const KEY_BYTES_MAX: usize = 256;
 const VERSION_BYTES_MAX: usize = 64;
-/// Attributes of a run.
 pub const ATTRIBUTES_MAX: usize = 64;
 const ATTRIBUTE_BYTES_MAX: usize = 4 << 10;
 const PRIORITY_MAX: i64 = 100;
 
-/// Whether a workflow may have this name.
+/// Refuses an invalid name of a workflow.
 pub fn check_workflow(name: &str) -> Result<()> {
     if ids::is_valid_workflow(name) {
         return Ok(());
@@ -47,12 +45,12 @@ pub fn check_workflow(name: &str) -> Result<()> {
     ))
 }
 
-/// Whether a version may be called so.
+/// Refuses an invalid version.
 pub fn check_version(version: &str) -> Result<()> {
     check_text("version", version, VERSION_BYTES_MAX)
 }
 
-/// Whether something within a run, a token or the like may be called so.
+/// Refuses an invalid key, token or name within a run.
 pub fn check_key(field: &'static str, key: &str) -> Result<()> {
     check_text(field, key, KEY_BYTES_MAX)
 }
@@ -68,7 +66,7 @@ fn check_text(field: &'static str, text: &str, bytes_max: usize) -> Result<()> {
     ))
 }
 
-/// Whether something from a client is short enough to be kept.
+/// Refuses JSON that is too large.
 pub fn check_payload(field: &'static str, json: &str) -> Result<()> {
     if json.len() <= PAYLOAD_BYTES_MAX {
         return Ok(());
@@ -79,7 +77,6 @@ pub fn check_payload(field: &'static str, json: &str) -> Result<()> {
     ))
 }
 
-/// Whether a run may have this priority.
 pub fn check_priority(priority: i64) -> Result<()> {
     if (-PRIORITY_MAX..=PRIORITY_MAX).contains(&priority) {
         return Ok(());
@@ -91,8 +88,7 @@ pub fn check_priority(priority: i64) -> Result<()> {
     ))
 }
 
-/// Whether a run may have these attributes.
-pub fn check_attributes(attributes: &serde_json::Map<String, Value>) -> Result<()> {
+pub fn check_attributes(attributes: &Map<String, Value>) -> Result<()> {
     let refuse = |message: String| {
         Err(Error::field(
             "attributes",
@@ -114,7 +110,7 @@ pub fn check_attributes(attributes: &serde_json::Map<String, Value>) -> Result<(
     Ok(())
 }
 
-/// A time that something is put off to; what lies in the past is now.
+/// Refuses a time too far in the future; a negative time becomes 0.
 pub fn check_time(field: &'static str, ms: i64, now_ms: i64) -> Result<i64> {
     if ms.saturating_sub(now_ms) > YEARS_MS {
         return Err(Error::field(

@@ -1,12 +1,13 @@
-//! Durable workflows (WF-1 to WF-17): runs of steps, executed by workers outside the server, kept in
-//! `workflows.db` of each node, master or replica (WF-9, WF-11).
+//! Durable workflows: runs of steps that workers outside the server execute, stored in
+//! `workflows.db` of each node, master or replica.
 //!
-//! `codes`, `limits`, `run_id` are the words; `tx` is one command in a transaction, and `runs`, `steps`,
-//! `waits`, `hooks`, `jobs`, `again`, `calls` are what commands do: each writes events and what follows from
-//! them together, so that the two never disagree. `core` is the engine as a pure state machine, with
-//! `leases` and `sessions` as its memory, `frames` and `requests` as its input. `engine` gives it a thread, sockets and
-//! a clock. `look` reads; `offline` and `transfer` are for the command line: acting where no server runs, and
-//! moving runs to another node. What workers see is in `docs/workflows.md`.
+//! `codes`, `limits`, `run_id` and `sql` define the vocabulary. `tx` is one command in a
+//! transaction; `runs`, `steps`, `waits`, `hooks`, `jobs`, `resume_and_fork` and `calls` implement
+//! the commands. Each command writes its events and the rows derived from them together, so the two
+//! always agree. `core` is the engine as a pure state machine: `leases` and `sessions` are its
+//! memory, `frames` and `api_requests` its input. `engine` gives it a thread, sockets and a clock.
+//! `queries` only reads. `offline` and `transfer` serve the command line: they act while no server
+//! runs, and move runs to another node. `docs/workflows.md` describes the protocol of workers.
 
 pub use codes::{EventKind, RunStatus};
 pub use core::ProtocolSettings;

@@ -1,9 +1,8 @@
-//! What the command line does to runs of a node on which no server runs.
+//! Actions of the command line on the runs of a node while no server runs there.
 
 use crate::base::clock;
 use crate::base::error::Result;
-use crate::services::workflows::api_requests;
-use crate::services::workflows::api_requests::{RunAction, WorkflowRequest};
+use crate::services::workflows::api_requests::{self, RunAction, WorkflowRequest};
 use crate::services::workflows::engine::random_u64;
 use crate::services::workflows::run_id::NodeTag;
 use crate::services::workflows::sessions::Grant;
@@ -13,8 +12,8 @@ use crate::store::db::Database;
 /// Children cancelled at a time.
 const CHILDREN_AT_A_TIME: usize = 256;
 
-/// Does one action on some runs, and cancels the children of those that were cancelled. Returns what the
-/// server would answer to the same.
+/// Applies one action to some runs and cancels the children of cancelled runs. Returns the answer
+/// that the server would give.
 pub fn apply(
     database: &Database,
     node: &str,
@@ -29,7 +28,7 @@ pub fn apply(
             now: clock::now_ms(),
             node,
             random: &mut random,
-            // The server looks at everything when it starts.
+            // The server scans for ready jobs when it starts.
             effects: Effects::default(),
         };
         let request = WorkflowRequest::Apply {
@@ -43,11 +42,12 @@ pub fn apply(
     })
 }
 
-/// No epoch is used twice: workers may hold runs that this data, put back to an earlier state, was going
-/// to hand out under the same one.
+/// Skips epochs after a restore: workers may hold runs under epochs that the restored data would
+/// use again.
 pub fn skip_epochs(database: &Database) -> Result<()> {
     database.write_for_long(|db| {
-        // More than there can have been hand-outs since, and more with each time that the same is put back.
+        // More than there can have been hand-outs since the backup, and more with each restore of
+        // the same data.
         let skipped = clock::now_ms() / 1000;
         for sql in [
             "UPDATE jobs SET epoch = epoch + ?1",
@@ -59,7 +59,7 @@ pub fn skip_epochs(database: &Database) -> Result<()> {
     })
 }
 
-/// Cancels some children of runs that took them along; true when there are more.
+/// Cancels one portion of the queued children; true if there is more to do.
 pub fn cancel_children(tx: &mut Tx<'_>) -> Result<bool> {
     let Some((parent, children)) = tx.children_to_cancel(CHILDREN_AT_A_TIME)? else {
         return Ok(false);

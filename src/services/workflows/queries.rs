@@ -1,6 +1,8 @@
-//! Looking at runs: what the HTTP API and the command line show. Reads only, so nobody waits for it.
+//! Read-only queries for the HTTP API and the command line.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params, params_from_iter};
+
+use serde_json::Value;
 
 use crate::base::clock;
 use crate::base::error::Result;
@@ -12,27 +14,26 @@ use crate::services::workflows::sessions::Grant;
 use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::no_run;
 
-/// Items of a page, unless fewer are asked for.
+/// Items on a page by default.
 pub const PAGE_MAX: usize = 500;
 /// Steps on a page.
 const STEPS_MAX: usize = 5_000;
-/// Bytes of a page of the journal, of events, of a stream.
+/// Bytes on a page of the journal, of events or of a stream.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
-/// Which runs are meant.
 #[derive(Clone, Debug, Default)]
 pub struct RunFilter {
     pub workflow: Option<String>,
     pub status: Option<RunStatus>,
-    /// The id of the run that they are children of.
+    /// The id of the parent.
     pub parent: Option<String>,
-    /// Made at that time or later; milliseconds since 1970.
+    /// Created at or after this time; milliseconds since 1970.
     pub since: Option<i64>,
-    /// Names and texts of attributes, all of which a run has.
+    /// Attributes that a run must have, as names and strings.
     pub attributes: Vec<(String, String)>,
 }
 
-/// A place in the list of runs, newest first.
+/// A position in the list of runs, newest first.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunCursor(pub Option<i64>);
 
@@ -44,7 +45,8 @@ const RUN: &str = "
     FROM runs r LEFT JOIN runs p ON p.id = r.parent LEFT JOIN runs root ON root.id = r.root
                 LEFT JOIN jobs j ON j.run = r.id";
 
-/// The runs of a filter, newest first, as JSON `{items, next}`; `next` is the cursor of what follows.
+/// The runs that match a filter, newest first, as JSON `{items, next}`; `next` is the cursor of the
+/// next page.
 pub fn list(
     db: &Connection,
     grant: &Grant,
@@ -72,7 +74,7 @@ pub fn list(
         .end())
 }
 
-/// The ids of the first runs of a filter, oldest first.
+/// The ids of the first runs that match a filter, oldest first.
 pub fn ids(
     db: &Connection,
     grant: &Grant,
@@ -118,11 +120,11 @@ fn conditions(
         add("r.created >= ?", Box::new(since));
     }
     for (name, value) in &filter.attributes {
-        let path = format!("$.{}", serde_json::Value::from(name.clone()));
+        let path = format!("$.{}", Value::from(name.clone()));
         values.push(Box::new(path));
         let path_at = values.len();
         values.push(Box::new(value.clone()));
-        // Of true and false `->>` makes numbers.
+        // The operator `->>` turns true and false into numbers.
         wheres.push(format!(
             "CASE json_type(r.attributes, ?{path_at}) WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' \
              ELSE CAST(r.attributes ->> ?{path_at} AS TEXT) END = ?{}",
@@ -146,7 +148,7 @@ fn conditions(
     Ok((format!("WHERE {}", wheres.join(" AND ")), values))
 }
 
-/// One run, with its input and what it came to.
+/// One run with its input and its result.
 pub fn run(db: &Connection, grant: &Grant, run: &str) -> Result<String> {
     let id = find(db, grant, run)?;
     let sql = format!("{RUN} WHERE r.id = ?1");
@@ -168,7 +170,7 @@ pub fn run(db: &Connection, grant: &Grant, run: &str) -> Result<String> {
     Ok(json.end())
 }
 
-/// The input of a run, to the byte.
+/// The input of a run, byte for byte.
 pub fn input(db: &Connection, grant: &Grant, run: &str) -> Result<String> {
     input_of(db, find(db, grant, run)?)
 }
@@ -183,7 +185,7 @@ fn input_of(db: &Connection, id: i64) -> Result<String> {
     Ok(input.unwrap_or_else(|| "null".to_owned()))
 }
 
-/// The number of a run that whoever asks may know of.
+/// The row id of a run that the grant covers.
 fn find(db: &Connection, grant: &Grant, run: &str) -> Result<i64> {
     let sql = "SELECT id, workflow FROM runs WHERE run = ?1";
     let found: Option<(i64, String)> = db
@@ -239,7 +241,7 @@ fn run_json(row: &Row<'_>) -> Result<Object> {
     Ok(json)
 }
 
-/// The steps of a run from a place on, as JSON `{items, next}`.
+/// The steps of a run from an offset on, as JSON `{items, next}`.
 pub fn steps(db: &Connection, grant: &Grant, run: &str, from: i64) -> Result<String> {
     let id = find(db, grant, run)?;
     let sql =
@@ -282,7 +284,7 @@ pub fn steps(db: &Connection, grant: &Grant, run: &str, from: i64) -> Result<Str
     Ok(page(&items, None))
 }
 
-/// The events of a run behind `after`, as JSON `{items, next}`.
+/// The events of a run after `after`, as JSON `{items, next}`.
 pub fn events(
     db: &Connection,
     grant: &Grant,
@@ -348,7 +350,7 @@ fn page(items: &[String], next: Option<i64>) -> String {
     }
 }
 
-/// The journal of a run behind `after` as workers get it, as JSON `{journal, seq, more}`.
+/// The journal of a run after `after`, as workers receive it, as JSON `{journal, seq, more}`.
 pub fn journal(db: &Connection, grant: &Grant, run: &str, after: i64) -> Result<String> {
     let id = find(db, grant, run)?;
     let page = journal::read(db, id, after, PAGE_BYTES_MAX, true)?;
@@ -384,7 +386,8 @@ pub fn stream(db: &Connection, grant: &Grant, run: &str, name: &str, from: i64) 
         .end())
 }
 
-/// What waits, by workflow and version, as JSON objects: `served` says whether a worker has the code.
+/// Unfinished runs by workflow and version, as JSON objects; `is_served` tells whether a worker has
+/// the code.
 pub fn queue(
     db: &Connection,
     grant: &Grant,
@@ -426,7 +429,7 @@ pub fn queue(
     Ok(items)
 }
 
-/// How many runs have not ended, by what they wait for.
+/// The number of unfinished runs by state.
 pub fn depth(db: &Connection) -> Result<QueueDepth> {
     let sql = "SELECT state, count(*) FROM jobs GROUP BY state";
     let mut statement = db.prepare_cached(sql)?;
@@ -446,9 +449,9 @@ pub fn depth(db: &Connection) -> Result<QueueDepth> {
     Ok(depth)
 }
 
-/// Runs that were given up because they lost one worker after the other: dead letters.
+/// Runs that failed because they lost too many workers in a row: dead letters.
 pub fn abandoned(db: &Connection, grant: &Grant) -> Result<Vec<String>> {
-    // Of the latest failures only: each means looking for its end.
+    // Only among the latest failures, because each needs a lookup of its last event.
     let sql = sql!(
         "SELECT run, workflow, ended FROM (
            SELECT r.run, r.workflow, r.ended,

@@ -1,5 +1,5 @@
-//! Runs once more: a failed or paused one resumed where it stopped, an old one repeated with the
-//! results of its first steps.
+//! Resuming failed or paused runs where they stopped, and forking new runs from the first results
+//! of old ones.
 
 use rusqlite::params;
 use serde_json::{Map, Value};
@@ -13,7 +13,7 @@ use crate::services::workflows::runs::{CreatedRun, NewRun};
 use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::{NewEvent, Run, Tx};
 
-/// What a resumed or repeated run is made from.
+/// The parameters of a resumed or forked run.
 struct RunTemplate {
     version: String,
     priority: i64,
@@ -23,8 +23,8 @@ struct RunTemplate {
 }
 
 impl Tx<'_> {
-    /// A run that failed, or is paused, goes on where it stopped; with another version of the code
-    /// when one is given.
+    /// Resumes a failed or paused run where it stopped, with another version of the code if one is
+    /// given.
     pub fn resume_run(&mut self, run: &Run, version: Option<&str>) -> Result<()> {
         if let Some(version) = version {
             limits::check_version(version)?;
@@ -40,12 +40,12 @@ impl Tx<'_> {
         match (run.status, &run.job) {
             (RunStatus::Failed, _) => self.restart_failed(run),
             (_, Some(job)) if job.state == JobState::Paused => self.make_ready(run.id),
-            // Only moved to another version.
+            // Only its version changed.
             (_, Some(job)) if version.is_some() && job.state == JobState::Ready => {
                 self.make_ready(run.id)
             }
             (status, _) => Err(Error::conflict(format!(
-                "The run is {}; only failed and paused ones can be resumed.",
+                "The run is {}; only failed and paused runs can be resumed.",
                 status.word()
             ))),
         }
@@ -59,9 +59,9 @@ impl Tx<'_> {
              WHERE id = ?1"
         );
         self.db.prepare_cached(sql)?.execute([run.id, seq])?;
-        // Children that its deadline has not reached yet stay.
+        // Children whose cancellation is still queued continue.
         self.finish_child_cancellation(run.id)?;
-        // What failed is tried anew, and so are children that failed.
+        // Failed steps, and failed children, are tried again.
         let sql = sql!(
             "DELETE FROM steps WHERE run = ?1
                AND (status = {StepStatus::Failed} OR (status = {StepStatus::Cancelled} AND child IS NULL))"
@@ -79,7 +79,7 @@ impl Tx<'_> {
             concurrency_key: row.concurrency_key.as_deref(),
             due: None,
         })?;
-        // No epoch is used twice.
+        // An epoch is never used twice.
         let sql = "UPDATE jobs SET epoch = ?2 WHERE run = ?1";
         self.db
             .prepare_cached(sql)?
@@ -87,7 +87,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Children went on while the run was at its end.
+    /// Records the results of children that continued while the run had ended.
     fn update_from_children(&mut self, run: i64) -> Result<()> {
         let sql = sql!(
             "SELECT steps.key, steps.child, runs.status,
@@ -141,7 +141,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Hooks that were there, from the events; their tokens must still be free.
+    /// Restores the live hooks from the events; their tokens must still be free.
     fn restore_hooks(&self, run: i64) -> Result<()> {
         let sql = sql!(
             "SELECT key, kind, data, at,
@@ -164,7 +164,7 @@ impl Tx<'_> {
             };
             if disposed.is_none() && self.hook(token)?.is_some() {
                 return Err(Error::conflict(format!(
-                    "The token {token} of a hook of the run has gone to another run."
+                    "The token {token} of a hook of the run belongs to another run now."
                 )));
             }
             let metadata = hook.metadata.as_ref().map(|it| it.get());
@@ -191,8 +191,8 @@ impl Tx<'_> {
         })?)
     }
 
-    /// A new run with the input of an old one and, when a step is named, with what that one had
-    /// recorded before it.
+    /// Creates a run with the input of an old run and, if a step is named, with the results
+    /// recorded before that step.
     pub fn fork_run(
         &mut self,
         run: &Run,
@@ -232,7 +232,7 @@ impl Tx<'_> {
         seq.ok_or_else(|| Error::not_found(format!("The run {} has no step {key}.", run.run)))
     }
 
-    /// Results, sleeps that are over, and hooks, which get tokens of their own.
+    /// Copies results, finished sleeps, and hooks with new tokens.
     fn copy_journal(&mut self, from: i64, to: i64, until: i64) -> Result<()> {
         let sql = sql!(
             "INSERT INTO events (run, seq, kind, key, data, info, n, at)

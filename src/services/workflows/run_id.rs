@@ -1,5 +1,5 @@
-//! Ids of runs: `wrun_` and a ULID (128 bits, 26 characters of Crockford's base 32, in the order of
-//! time) whose random half begins with a tag of the node that the run lives on.
+//! Ids of runs: `wrun_` and a ULID (128 bits, 26 characters of Crockford's base 32, sorted by time)
+//! whose random half begins with a tag of the node that created the run.
 
 use crate::base::crypto;
 
@@ -8,12 +8,11 @@ const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const CHARS: usize = 26;
 const TAG_BITS: u32 = 40;
 
-/// What the ids of a node's runs carry of its name: 40 bits of its SHA-256.
+/// The tag of a node in the ids of its runs: 40 bits of the SHA-256 of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeTag(u64);
 
 impl NodeTag {
-    /// The tag of a node by its name.
     pub fn of(node: &str) -> NodeTag {
         let digest = crypto::sha256(node.as_bytes());
         let tag = digest[..5]
@@ -23,7 +22,7 @@ impl NodeTag {
     }
 }
 
-/// An id for a run that is made now.
+/// A new id.
 pub fn new(now_ms: i64, node: NodeTag, random: u64) -> String {
     let time = u128::try_from(now_ms).unwrap_or(0) & ((1 << 48) - 1);
     let rest = u128::from(node.0) << TAG_BITS | u128::from(random) & ((1 << TAG_BITS) - 1);
@@ -37,7 +36,7 @@ pub fn new(now_ms: i64, node: NodeTag, random: u64) -> String {
     id
 }
 
-/// The tag of the node that a run was made on; none when it is no id of a run.
+/// The tag of the node that created a run; none if the string is no id of a run.
 pub fn tag(id: &str) -> Option<NodeTag> {
     let digits = id.strip_prefix(PREFIX)?;
     if digits.len() != CHARS {

@@ -1,4 +1,4 @@
-//! What is asked for in JSON, over HTTP and in frames alike: the wish for a run, times, raw values.
+//! JSON in requests and frames alike: parameters of runs, times, raw values.
 
 use std::fmt;
 
@@ -13,7 +13,8 @@ use crate::base::error::{Error, Result};
 use crate::services::workflows::limits;
 use crate::services::workflows::runs::NewRun;
 
-/// Milliseconds. A number may have a fraction, which some languages always write; it is rounded up.
+/// Milliseconds. A number may have a fraction, as some languages always write one; it is rounded
+/// up.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(from = "Number")]
 pub struct Ms(pub i64);
@@ -38,7 +39,7 @@ impl From<Number> for Ms {
     }
 }
 
-/// A point in time: milliseconds since 1970, or RFC 3339.
+/// A time: milliseconds since 1970, or RFC 3339.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Time {
@@ -46,7 +47,7 @@ enum Time {
     Text(String),
 }
 
-/// A wish for a run.
+/// The parameters of a run as a client sends them.
 #[derive(Deserialize)]
 pub struct RunRequest {
     workflow: String,
@@ -65,7 +66,7 @@ pub struct RunRequest {
     attributes: Option<Box<RawValue>>,
 }
 
-/// The names of [`RunRequest`].
+/// The names of the fields of [`RunRequest`].
 const NAMES: [&str; 13] = [
     "workflow",
     "input",
@@ -82,28 +83,28 @@ const NAMES: [&str; 13] = [
     "attributes",
 ];
 
-/// A value that is there, `null` too: an `Option` alone takes `null` for nothing.
+/// Reads a value that may be `null`: a plain `Option` would read `null` as absent.
 pub fn present<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// The record that a run is about, if there is one.
+/// The record that a run is about, if any.
 #[derive(Default)]
 pub struct RecordRef {
     pub collection: Option<String>,
     pub record: Option<String>,
 }
 
-/// The body of a request for a run over HTTP, read in one pass; or the first of its names that has no
-/// meaning. It may be misspelt, and its value would be ignored.
+/// The body of a request for a run over HTTP, parsed in one pass, or the first unknown field name.
+/// An unknown field may be misspelt, and its value would be ignored.
 pub struct Submission(std::result::Result<(RunRequest, RecordRef), String>);
 
 impl Submission {
     pub fn check(self) -> Result<(RunRequest, RecordRef)> {
         self.0
-            .map_err(|name| Error::field(name, "validation_unknown", "A run has no such field."))
+            .map_err(|name| Error::field(name, "validation_unknown", "Unknown field."))
     }
 }
 
@@ -133,7 +134,7 @@ impl<'de> Visitor<'de> for SubmissionVisitor {
         };
         let run = RunRequest::deserialize(MapAccessDeserializer::new(&mut fields));
         match fields.unknown {
-            // A field that is missing may be this one.
+            // The unknown field may be a misspelling of the missing one.
             Some(name) if fields.is_read => Ok(Submission(Err(name))),
             _ => Ok(Submission(Ok((run?, fields.about)))),
         }
@@ -145,7 +146,7 @@ struct Fields<M> {
     map: M,
     about: RecordRef,
     unknown: Option<String>,
-    /// All fields have been read.
+    /// All fields are read, so a later error is a missing field.
     is_read: bool,
 }
 
@@ -198,12 +199,13 @@ impl<'de, M: MapAccess<'de>> MapAccess<'de> for Fields<M> {
 }
 
 impl RunRequest {
-    /// Its attributes as JSON.
+    /// The attributes as JSON.
     pub fn attributes(&self) -> &str {
         self.attributes.as_ref().map_or("{}", |text| text.get())
     }
 
-    /// Refuses what only workers and administrators say about a run. Times are those of [`NewRun::check`].
+    /// Refuses fields that only workers and administrators may set. [`NewRun::check`] checks the
+    /// times.
     pub fn check_outside(&self, now_ms: i64) -> Result<()> {
         for (field, is_given) in [
             ("priority", self.priority.is_some()),
@@ -213,7 +215,7 @@ impl RunRequest {
             ("attributes", self.attributes.is_some()),
         ] {
             if is_given {
-                let message = "Only administrators and workers set this.";
+                let message = "Only administrators and workers may set this field.";
                 return Err(Error::field(field, "validation_not_allowed", message));
             }
         }
@@ -225,7 +227,7 @@ impl RunRequest {
         Ok(())
     }
 
-    /// The run that is wanted.
+    /// Converts to the parameters of a new run.
     pub fn into_run(self) -> Result<NewRun> {
         let attributes: Map<String, Value> =
             serde_json::from_str(self.attributes()).map_err(|error| {
@@ -251,7 +253,7 @@ impl RunRequest {
     }
 }
 
-/// A point in time as text: milliseconds since 1970, or RFC 3339.
+/// Parses a time in a string: milliseconds since 1970, or RFC 3339.
 pub fn parse_time(text: &str) -> Option<i64> {
     let number = || serde_json::from_str(text).ok().map(|Ms(ms)| ms);
     text.parse()

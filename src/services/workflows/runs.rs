@@ -1,4 +1,6 @@
-//! Runs: made, started, ended, resumed, repeated.
+//! Creating, starting and ending runs.
+
+use std::time::Duration;
 
 use rusqlite::{OptionalExtension as _, params};
 use serde_json::{Map, Value};
@@ -11,14 +13,14 @@ use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::{NewEvent, Run, Tx};
 use crate::services::workflows::{limits, run_id};
 
-/// When a caller that has started too many runs may try again.
-const CALLER_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
+/// The pause after which a caller over its limit may try again.
+const CALLER_PAUSE: Duration = Duration::from_secs(10);
 
-/// A run to be made. Checked by [`NewRun::check`].
+/// The parameters of a run to create, checked by [`NewRun::check`].
 #[derive(Clone, Debug)]
 pub struct NewRun {
     pub workflow: String,
-    /// JSON, kept to the byte.
+    /// JSON, kept byte for byte.
     pub input: String,
     pub version: Option<String>,
     pub idempotency_key: Option<String>,
@@ -27,20 +29,20 @@ pub struct NewRun {
     pub run_at: Option<i64>,
     pub expires_at: Option<i64>,
     pub attributes: Map<String, Value>,
-    /// The caller that starts it by the rule of a collection, whose runs are counted.
+    /// The caller that starts it under the rule of a collection; its runs are limited.
     pub caller: Option<Caller>,
 }
 
-/// A caller that starts runs by the rule of a collection.
+/// A caller that starts runs under the rule of a collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// An account, by its collection and id.
+    /// An account: its collection and id.
     Account(String),
-    /// A caller without credentials, by network.
+    /// A caller without credentials: its network.
     Network(String),
 }
 
-/// The beginning of the keys of callers without credentials.
+/// The prefix of the keys of callers without credentials.
 const NETWORKS: &str = "network/";
 
 impl Caller {
@@ -52,7 +54,7 @@ impl Caller {
     }
 }
 
-/// A run that was made, or was there already.
+/// A run that was created, or that already existed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedRun {
     pub id: i64,
@@ -61,17 +63,17 @@ pub struct CreatedRun {
     pub is_new: bool,
 }
 
-/// How a run ends. What comes with it is JSON.
+/// The end of a run; the data is JSON.
 #[derive(Clone, Copy, Debug)]
 pub enum RunEnd<'a> {
     Completed(&'a str),
     Failed(&'a str),
-    /// It failed because of its deadline.
+    /// Failed because its deadline passed.
     Expired(&'a str),
     Cancelled(&'a str),
 }
 
-/// The error of a run that was not finished in time.
+/// The error of a run whose deadline passed.
 pub const EXPIRED_ERROR: &str =
     r#"{"kind":"expired","message":"The run was not finished in time."}"#;
 
@@ -88,7 +90,7 @@ impl RunEnd<'_> {
 }
 
 impl NewRun {
-    /// A run of a workflow with nothing special.
+    /// A run with default options.
     pub fn new(workflow: &str, input: &str) -> NewRun {
         NewRun {
             workflow: workflow.to_owned(),
@@ -104,7 +106,7 @@ impl NewRun {
         }
     }
 
-    /// Refuses what cannot be kept.
+    /// Refuses invalid parameters.
     pub fn check(&self, now_ms: i64) -> Result<()> {
         limits::check_workflow(&self.workflow)?;
         limits::check_payload("input", &self.input)?;
@@ -130,7 +132,7 @@ impl NewRun {
 }
 
 impl Tx<'_> {
-    /// Makes a run, unless there is one of its idempotency key.
+    /// Creates a run. If the workflow already has a run with the idempotency key, returns that one.
     pub fn create_run(&mut self, new: &NewRun, parent: Option<(&Run, &str)>) -> Result<CreatedRun> {
         new.check(self.now)?;
         if let Some(key) = &new.idempotency_key
@@ -144,7 +146,7 @@ impl Tx<'_> {
         let depth = parent.map_or(0, |(run, _)| run.depth + 1);
         if depth > limits::DEPTH_MAX {
             return Err(Error::invalid(format!(
-                "Runs may lie in each other {} deep.",
+                "Child runs can be nested at most {} levels deep.",
                 limits::DEPTH_MAX
             )));
         }
@@ -191,13 +193,13 @@ impl Tx<'_> {
             is_new: true,
         };
         match parent {
-            // The step that hears of the end is yet to be made.
+            // The caller first creates the step that receives the result.
             Some(_) => Ok(made),
             None => self.expire_new(made, new.expires_at),
         }
     }
 
-    /// A run whose deadline has passed when it is made fails at once.
+    /// Fails a new run at once if its deadline has already passed.
     pub fn expire_new(&mut self, mut made: CreatedRun, expires: Option<i64>) -> Result<CreatedRun> {
         let is_late = expires.is_some_and(|at| at <= self.now);
         if is_late && let Some(run) = self.run_by_id(made.id)? {
@@ -207,11 +209,11 @@ impl Tx<'_> {
         Ok(made)
     }
 
-    /// Refuses another run if a caller has as many that have not ended as it may have.
+    /// Refuses another run if the caller already has its maximum of unfinished runs.
     fn check_caller(&self, caller: &Caller) -> Result<()> {
         let (most, who) = match caller {
-            Caller::Account(_) => (limits::OF_ACCOUNT_MAX, "this account has"),
-            Caller::Network(_) => (limits::OF_NETWORK_MAX, "this network has"),
+            Caller::Account(_) => (limits::OF_ACCOUNT_MAX, "This account has"),
+            Caller::Network(_) => (limits::OF_NETWORK_MAX, "This network has"),
         };
         let sql = "SELECT count(*) FROM (SELECT 1 FROM runs WHERE caller = ?1 AND ended IS NULL LIMIT ?2)";
         let key = caller.key();
@@ -225,7 +227,7 @@ impl Tx<'_> {
         if matches!(caller, Caller::Account(_)) {
             return Ok(());
         }
-        // '0' follows '/'.
+        // '0' is the character after '/'.
         let sql = "SELECT count(*) FROM (SELECT 1 FROM runs WHERE caller > 'network/' AND caller < 'network0'
                                            AND ended IS NULL LIMIT ?1)";
         let all: i64 = self
@@ -236,7 +238,7 @@ impl Tx<'_> {
             true => Ok(()),
             false => Err(too_many(
                 limits::OF_NETWORKS_MAX,
-                "callers without an account have",
+                "Callers without an account have",
             )),
         }
     }
@@ -255,7 +257,7 @@ impl Tx<'_> {
         Ok(found.optional()?)
     }
 
-    /// A worker gets the run for the first time; it stays with this version of the code.
+    /// Marks a run as started by its first worker; it keeps this version of the code.
     pub fn start_run(&mut self, run: &Run, version: &str) -> Result<()> {
         if run.status.is_terminal() {
             return Err(ended(run, Kind::Gone));
@@ -277,13 +279,13 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Ends a run, and with it all that waits for it or lives by it.
+    /// Ends a run, deletes its hooks and waits, and notifies its parent.
     pub fn end_run(&mut self, run: &Run, end: RunEnd<'_>) -> Result<()> {
         if run.status.is_terminal() {
             return Err(ended(run, Kind::Conflict));
         }
         let (kind, status, data) = end.parts();
-        limits::check_payload("What a run ends with", data)?;
+        limits::check_payload("The result of a run", data)?;
         self.append(run.id, NewEvent::new(kind, "").data(data))?;
         let sql = "UPDATE runs SET status = ?2, ended = ?3,
                           epoch = coalesce((SELECT epoch FROM jobs WHERE run = ?1), epoch)
@@ -309,7 +311,7 @@ impl Tx<'_> {
             self.notify_parent(*parent, key, run, end)?;
         }
         let took = self.now - run.started.unwrap_or(self.now);
-        let took = std::time::Duration::from_millis(u64::try_from(took).unwrap_or(0));
+        let took = Duration::from_millis(u64::try_from(took).unwrap_or(0));
         let counted = match end {
             RunEnd::Completed(_) => RunEvent::Completed(took),
             RunEnd::Failed(_) | RunEnd::Expired(_) => RunEvent::Failed(took),
@@ -320,7 +322,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The result of a child is one of a step of its parent.
+    /// Records the end of a child as the result of a step of its parent.
     fn notify_parent(
         &mut self,
         parent: i64,
@@ -331,7 +333,7 @@ impl Tx<'_> {
         let lives = self
             .run_by_id(parent)?
             .is_some_and(|parent| !parent.status.is_terminal());
-        // A child that was resumed ends a second time: the first result is the one that counts.
+        // A resumed child ends a second time; the first result is final.
         let is_waited_for = self
             .step(parent, key)?
             .is_some_and(|step| step.child == Some(child.id) && step.status == StepStatus::Running);
@@ -356,7 +358,7 @@ impl Tx<'_> {
         self.wake_parked(parent)
     }
 
-    /// Something has happened that a parked run may wait for.
+    /// Makes a parked run ready after an event that it may wait for.
     pub fn wake_parked(&mut self, run: i64) -> Result<()> {
         let sql = sql!(
             "SELECT EXISTS (SELECT 1 FROM jobs JOIN runs ON runs.id = jobs.run
@@ -372,8 +374,9 @@ impl Tx<'_> {
         }
     }
 
-    /// Children of a run that was cancelled or has expired are cancelled too; not all at once, there may be
-    /// many. Those of a run that failed otherwise go on: when it is resumed, it finds what they came to.
+    /// Queues the children of a run that was cancelled or expired for cancellation, because there
+    /// may be many. Children of a run that failed otherwise continue: if it is resumed, it finds
+    /// their results.
     fn queue_child_cancellation(&self, run: i64) -> Result<()> {
         let sql = "INSERT OR IGNORE INTO cancelling (run)
                    SELECT ?1 WHERE EXISTS (SELECT 1 FROM runs WHERE parent = ?1 AND ended IS NULL)";
@@ -381,9 +384,9 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Runs that were to be finished by now, at most so many.
+    /// Runs whose deadline has passed, at most `max`.
     pub fn expired_runs(&self, max: usize) -> Result<Vec<i64>> {
-        // Those that were paused because this failed have been tried.
+        // Without runs that are paused because ending them failed before.
         let sql = sql!(
             "SELECT id FROM runs WHERE expires <= ?1 AND ended IS NULL
                AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.run = runs.id AND state = {JobState::Paused}
@@ -394,7 +397,7 @@ impl Tx<'_> {
         self.ids(sql, [self.now, max])
     }
 
-    /// Children that are to be cancelled with their parent; none when there is no such parent.
+    /// A parent with queued cancellations and at most `max` of its unfinished children.
     pub fn children_to_cancel(&self, max: usize) -> Result<Option<(i64, Vec<i64>)>> {
         let sql = "SELECT run FROM cancelling LIMIT 1";
         let parent: Option<i64> = self
@@ -410,7 +413,7 @@ impl Tx<'_> {
         Ok(Some((parent, self.ids(sql, [parent, max])?)))
     }
 
-    /// A child ends with its parent.
+    /// Cancels a child because of its parent.
     pub fn cancel_child(&mut self, parent: i64, child: i64) -> Result<()> {
         let Some(child) = self.run_by_id(child)? else {
             return Ok(());
@@ -423,7 +426,7 @@ impl Tx<'_> {
         self.end_run(&child, RunEnd::Cancelled(reason))
     }
 
-    /// All children of a run that took them along are cancelled.
+    /// Removes a parent from the queue of cancellations.
     pub fn finish_child_cancellation(&self, parent: i64) -> Result<()> {
         let sql = "DELETE FROM cancelling WHERE run = ?1";
         self.db.prepare_cached(sql)?.execute([parent])?;
@@ -432,13 +435,10 @@ impl Tx<'_> {
 }
 
 fn too_many(most: i64, who: &str) -> Error {
-    let message = format!(
-        "There are {most} runs that {who} started and that have not ended. Try again later."
-    );
+    let message = format!("{who} the maximum of {most} unfinished runs; try again later.");
     Error::new(Kind::TooMany, message).with_retry_after(CALLER_PAUSE)
 }
 
-/// The run has ended, so this cannot be.
 pub fn ended(run: &Run, kind: Kind) -> Error {
     Error::new(
         kind,
@@ -446,7 +446,7 @@ pub fn ended(run: &Run, kind: Kind) -> Error {
     )
 }
 
-/// An error as a run or a step has it.
+/// The JSON of an error of a run or a step.
 pub fn error_json(kind: &str, message: &str) -> String {
     serde_json::json!({"kind": kind, "message": message}).to_string()
 }

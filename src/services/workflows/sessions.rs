@@ -1,7 +1,7 @@
-//! Workers that are connected, and which of them gets the next job.
+//! Connected workers, and the choice of the worker for the next job.
 //!
-//! A worker can have a job while it holds fewer than its credit. Those that can stand in a ring for
-//! each workflow and version that they serve, the one that has waited longest first.
+//! A worker can receive a job while it holds fewer jobs than its credit. Each such worker is in one
+//! ring per workflow and version that it serves; the worker that has waited longest is first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,35 +12,35 @@ use crate::services::workflows::frames::Served;
 /// A connection of a worker.
 pub type SessionId = u64;
 
-/// What whoever asks may do.
+/// The permissions of a caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
     /// None: all workflows.
     pub workflows: Option<Arc<BTreeSet<String>>>,
-    /// When it ends; milliseconds since 1970.
+    /// The end of its validity; milliseconds since 1970.
     pub expires_ms: Option<i64>,
 }
 
 impl Grant {
-    /// Whether it is good for this workflow.
+    /// True if the grant covers the workflow.
     pub fn opens(&self, workflow: &str) -> bool {
         let names = self.workflows.as_ref();
         names.is_none_or(|names| names.contains(workflow))
     }
 
-    /// Refuses a workflow that it is not good for.
+    /// Refuses a workflow that the grant does not cover.
     pub fn check(&self, workflow: &str) -> Result<()> {
         match self.opens(workflow) {
             true => Ok(()),
             false => Err(Error::new(
                 Kind::Forbidden,
-                format!("The token does not open the workflow {workflow}."),
+                format!("The token does not cover the workflow {workflow}."),
             )),
         }
     }
 }
 
-/// A worker that has said hello.
+/// A worker after its hello.
 #[derive(Debug)]
 pub struct Session {
     pub worker: String,
@@ -51,22 +51,22 @@ pub struct Session {
     pub serves: Vec<Served>,
     pub credit: usize,
     pub is_draining: bool,
-    /// It has left a job without an answer and has not been heard since.
+    /// It did not acknowledge a job and has sent nothing since.
     pub is_stalled: bool,
     pub connected: i64,
     pub heard: i64,
-    /// Since when it owes a sign of life: the last one, or the first job after a pause.
+    /// The start of its current silence: its last frame, or the first job after a pause.
     pub quiet_since: i64,
     pub heartbeats: u64,
-    /// A probe that waits for its answer, and until when.
+    /// The number and deadline of a pending probe.
     pub probe: Option<(i64, i64)>,
-    /// It was told that its token ends.
+    /// The worker was told that its token expires soon.
     pub is_warned: bool,
-    /// Its place in the rings.
+    /// Its position in the rings; none while it cannot receive a job.
     turn: Option<u64>,
 }
 
-/// Sessions that can have a job, by turn.
+/// Sessions that can receive a job, by turn.
 type Ring = BTreeSet<(u64, SessionId)>;
 
 /// See the module documentation.
@@ -74,7 +74,7 @@ type Ring = BTreeSet<(u64, SessionId)>;
 pub struct Sessions {
     all: BTreeMap<SessionId, Session>,
     by_worker: BTreeMap<String, BTreeSet<SessionId>>,
-    /// Workflow to version to who can have a job.
+    /// Workflow, version, and the sessions that can receive a job.
     rings: BTreeMap<String, BTreeMap<String, Ring>>,
     turns: u64,
 }
@@ -133,7 +133,7 @@ impl Sessions {
         Some(session)
     }
 
-    /// The clock has moved, and all that is measured by it.
+    /// Moves all times after a jump of the clock.
     pub fn shift(&mut self, ms: i64) {
         for session in self.all.values_mut() {
             session.quiet_since += ms;
@@ -149,7 +149,7 @@ impl Sessions {
         ids.filter_map(|id| self.all.get(id).map(|session| (*id, session)))
     }
 
-    /// It cannot serve a workflow after all.
+    /// Removes a workflow from those that the session serves.
     pub fn stop_serving(&mut self, id: SessionId, workflow: &str) {
         let turn = self.leave_rings(id);
         if let Some(session) = self.all.get_mut(&id) {
@@ -160,7 +160,7 @@ impl Sessions {
         }
     }
 
-    /// Says whether a session can have a job; true when it could not before.
+    /// Sets whether a session can receive a job; returns true if it could not before.
     pub fn set_free(&mut self, id: SessionId, is_free: bool) -> bool {
         let was_free = self
             .all
@@ -174,21 +174,22 @@ impl Sessions {
         !was_free && is_free
     }
 
-    /// It was given a job: the others come first now.
+    /// Moves a session to the end of its rings after it received a job.
     pub fn rotate(&mut self, id: SessionId) {
         if self.leave_rings(id).is_some() {
             self.join_rings(id);
         }
     }
 
-    /// The versions of a workflow for which somebody can have a job.
+    /// The versions of a workflow for which a session can receive a job.
     pub fn free_versions(&self, workflow: &str) -> Vec<String> {
         let rings = self.rings.get(workflow).into_iter().flatten();
         rings.map(|(version, _)| version.clone()).collect()
     }
 
-    /// Who gets a job: the one that had it last if it can, else the one that has waited longest.
-    /// Returns the version too, which an empty one leaves open.
+    /// Chooses the session for a job: the worker that held it last if it can receive a job, else
+    /// the session that has waited longest. Returns the version too, for jobs that are bound to
+    /// none.
     pub fn choose_worker(
         &self,
         workflow: &str,
@@ -290,7 +291,7 @@ mod tests {
             sessions.choose_worker("w", "", "worker3"),
             Some((3, "1".to_owned()))
         );
-        // Who had it serves another version by now, or has no room.
+        // The last worker now serves another version, or has no free credit.
         assert_eq!(sessions.choose_worker("w", "0", "worker3").unwrap().0, 2);
         assert!(!sessions.set_free(3, false));
         assert_eq!(sessions.choose_worker("w", "1", "worker3").unwrap().0, 1);

@@ -1,10 +1,10 @@
 //! SQL with the names of codes: `sql!("... WHERE state = {JobState::Ready}")`.
 //!
-//! The compiler writes the numbers into the statement and refuses an unknown name. The numbers are no
-//! parameters, because SQLite uses a partial index only if the statement itself implies the condition of
-//! the index. For the same reason a statement repeats a condition that looks redundant, such as
-//! `kind = {EventKind::WaitCompleted} AND kind IN ({EventKind::ONCE})`: SQLite does not conclude the list
-//! from the single value.
+//! The compiler writes the numbers into the statement and refuses an unknown name. The numbers are
+//! not parameters, because SQLite uses a partial index only if the statement itself implies the
+//! condition of the index. For the same reason a statement repeats a condition that looks
+//! redundant, such as `kind = {EventKind::WaitCompleted} AND kind IN ({EventKind::ONCE})`: SQLite
+//! does not deduce the list from the single value.
 
 use crate::services::workflows::codes::{EventKind, JobState, RunStatus, StepStatus};
 
@@ -84,7 +84,7 @@ impl<const N: usize> Expanded<N> {
     pub const fn as_str(&self) -> &str {
         match std::str::from_utf8(self.bytes.split_at(self.length).0) {
             Ok(text) => text,
-            Err(_) => panic!("the statement is no UTF-8"),
+            Err(_) => panic!("the statement is not UTF-8"),
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Steps: begun, and their results. The first result of a key is the one that counts.
+//! Steps: attempts and their results. The first recorded result of a key is final.
 
 use std::time::Duration;
 
 use rusqlite::{OptionalExtension as _, params};
+use serde_json::Value;
 
 use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Kind, Result};
@@ -13,10 +14,10 @@ use crate::services::workflows::runs::{CreatedRun, NewRun};
 use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::{Lease, NewEvent, Run, Tx, check_lease, lost_lease};
 
-/// Pause after the first failure of a step; it doubles.
+/// The pause after the first failure of a step; it doubles with each failure.
 const BACKOFF: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(3600));
 
-/// What a step came to.
+/// The result of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub enum StepOutcome<'a> {
     /// JSON.
@@ -24,31 +25,32 @@ pub enum StepOutcome<'a> {
     Err(StepFailure<'a>),
 }
 
-/// A failed attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct StepFailure<'a> {
-    /// JSON, as the worker gave it.
+    /// JSON, as the worker sent it.
     pub error: &'a str,
     pub is_fatal: bool,
     pub retry_after_ms: Option<i64>,
-    /// The attempt that failed, from 1, if the worker says so.
+    /// The number of the failed attempt, from 1, if the worker sent it.
     pub attempt: Option<i64>,
-    /// Failures that are tried again.
+    /// The number of failures after which the step is tried again.
     pub retries: i64,
 }
 
-/// What becomes of a step after a report.
+/// The state of a step after a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepResolution {
-    /// It has this result.
     Completed,
-    /// It has failed for good.
+    /// It failed for good.
     Failed,
-    /// It may be tried again at that time; the next attempt has this number.
-    Retry { at: i64, attempt: i64 },
+    /// It can be tried again at `at`, as number `attempt`.
+    Retry {
+        at: i64,
+        attempt: i64,
+    },
 }
 
-/// A step as it is known.
+/// A row of the table of steps.
 pub struct Step {
     pub status: StepStatus,
     pub attempt: i64,
@@ -58,7 +60,6 @@ pub struct Step {
 }
 
 impl Tx<'_> {
-    /// What is known of a step.
     pub fn step(&self, run: i64, key: &str) -> Result<Option<Step>> {
         let sql =
             "SELECT status, attempt, retry, result, child FROM steps WHERE run = ?1 AND key = ?2";
@@ -75,8 +76,8 @@ impl Tx<'_> {
         Ok(step.optional()?)
     }
 
-    /// Records what a worker reports of a step. What is recorded already is answered as it was, also
-    /// to a worker that does not have the run any more.
+    /// Records the report of a worker. A repeated report gets the same answer as before, even from
+    /// a worker that no longer holds the run.
     pub fn report_step(
         &mut self,
         lease: &Lease,
@@ -109,7 +110,7 @@ impl Tx<'_> {
         self.record(&run, step.as_ref(), key, name, started, outcome)
     }
 
-    /// The answer to a report that is recorded as it is, whoever says it again.
+    /// The answer to a report that is already recorded in the same form.
     fn recorded_reply(
         &self,
         run: &Run,
@@ -207,11 +208,11 @@ impl Tx<'_> {
         }
     }
 
-    /// A step as an event of its own, before its first attempt.
+    /// Creates a step, before its first attempt, as an event of its own.
     pub fn create_step(&mut self, run: &Run, key: &str, input: &str) -> Result<()> {
         if self.step(run.id, key)?.is_some() {
             return Err(Error::conflict(format!(
-                "The run has the step {key} already."
+                "The run already has the step {key}."
             )));
         }
         self.append(
@@ -228,7 +229,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The result of an attempt as an event of its own.
+    /// Records the result of an attempt as an event of its own.
     pub fn write_result(
         &mut self,
         run: &Run,
@@ -238,7 +239,9 @@ impl Tx<'_> {
         data: &str,
     ) -> Result<()> {
         if step.child.is_some() {
-            return Err(Error::conflict("The step is a run of its own."));
+            return Err(Error::conflict(
+                "The step is a child run, which reports its own result.",
+            ));
         }
         let failure = StepFailure {
             error: data,
@@ -255,7 +258,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// An attempt begins; returns its number. With that said it can be said twice.
+    /// Begins an attempt; returns its number. A claimed number makes the call idempotent.
     pub fn begin_step(
         &mut self,
         run: &Run,
@@ -268,7 +271,7 @@ impl Tx<'_> {
         let step = self.step(run.id, key)?;
         if let Some(step) = &step {
             if step.status.is_terminal() || step.child.is_some() {
-                return Err(Error::conflict("The step has its result already."));
+                return Err(Error::conflict("The step already has a result."));
             }
             if step.status == StepStatus::Running && claimed == Some(step.attempt) {
                 return Ok(step.attempt);
@@ -292,8 +295,7 @@ impl Tx<'_> {
         Ok(attempt)
     }
 
-    /// A run within a run, or, detached, one that only was started by it. The same key again is the
-    /// same run.
+    /// Starts a child run, or a detached run that has no parent. The same key returns the same run.
     pub fn start_child(
         &mut self,
         run: &Run,
@@ -307,9 +309,9 @@ impl Tx<'_> {
         }
         let parent = (!is_detached).then_some((run, key));
         if parent.is_some() && new.idempotency_key.is_some() {
-            // A run that is there already by its idempotency key has a parent of its own, or none.
+            // An existing run with the idempotency key has another parent, or none.
             return Err(Error::invalid(
-                "A child has no idempotencyKey: the key of the call makes it once. A detached run may have one.",
+                "Only a detached run accepts an idempotencyKey; a child is identified by the key of the call.",
             ));
         }
         let made = self.create_run(new, parent)?;
@@ -321,7 +323,7 @@ impl Tx<'_> {
         Ok((made.run, made.status))
     }
 
-    /// The child of a step. It may have ended so long ago that it is not kept any more.
+    /// The child of a step. A child that ended long ago may already be deleted.
     fn existing_child(&self, run: &Run, key: &str, step: &Step) -> Result<(String, RunStatus)> {
         let child = step.child.ok_or_else(key_conflict)?;
         if let Some(child) = self.run_by_id(child)? {
@@ -346,7 +348,7 @@ impl Tx<'_> {
         made: &CreatedRun,
         is_detached: bool,
     ) -> Result<()> {
-        let data = serde_json::Value::from(made.run.clone()).to_string();
+        let data = Value::from(made.run.clone()).to_string();
         let event = match is_detached {
             true => NewEvent::new(EventKind::StepCompleted, key).data(&data),
             false => NewEvent::new(EventKind::StepCreated, key)
@@ -374,7 +376,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// How long until the next attempt.
+    /// Milliseconds until the next attempt.
     fn backoff(&mut self, attempt: i64, wanted_ms: Option<i64>) -> i64 {
         if let Some(ms) = wanted_ms {
             return ms.clamp(0, limits::YEARS_MS);
@@ -384,13 +386,13 @@ impl Tx<'_> {
         pause + i64::try_from(jitter).unwrap_or(0)
     }
 
-    /// How long until a whole run is tried again.
+    /// Milliseconds until the whole run is tried again.
     pub fn run_backoff(&mut self, retries: i64, wanted_ms: Option<i64>) -> i64 {
         self.backoff(retries + 1, wanted_ms)
     }
 }
 
-/// What the worker that has the run may say again of a step; refuses another result.
+/// The answer to a repeated report of the worker that holds the run; refuses a different result.
 fn repeated_reply(step: &Step, outcome: StepOutcome<'_>) -> Result<Option<StepResolution>> {
     match (step.status, outcome) {
         (StepStatus::Pending, StepOutcome::Err(failure)) => {
@@ -398,7 +400,7 @@ fn repeated_reply(step: &Step, outcome: StepOutcome<'_>) -> Result<Option<StepRe
             Ok(next_attempt(step).filter(|_| is_old))
         }
         (status, _) if status.is_terminal() => Err(Error::conflict(
-            "The step has another result already, which is the one that counts.",
+            "The step already has another result; the first result is final.",
         )),
         _ => Ok(None),
     }
@@ -409,7 +411,7 @@ fn next_attempt(step: &Step) -> Option<StepResolution> {
     step.retry.map(|at| StepResolution::Retry { at, attempt })
 }
 
-/// Refuses what is not to be done before a time.
+/// Refuses an attempt before its time.
 fn check_due(due: Option<i64>, now: i64) -> Result<()> {
     match due
         .and_then(|due| u64::try_from(due - now).ok())
@@ -425,10 +427,10 @@ fn check_due(due: Option<i64>, now: i64) -> Result<()> {
 }
 
 fn key_conflict() -> Error {
-    Error::conflict("The key belongs to something else.")
+    Error::conflict("The key belongs to another operation of the run.")
 }
 
-/// The name in a key, `name#n`.
+/// The name in a key `name#n`.
 pub fn name_of(key: &str) -> &str {
     key.rsplit_once('#').map_or(key, |(name, _)| name)
 }

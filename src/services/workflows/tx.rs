@@ -1,4 +1,4 @@
-//! One command under way: the transaction it writes in, its time, and what it sets going.
+//! The context of one command: its transaction, its time and its side effects.
 
 use std::collections::BTreeSet;
 
@@ -10,21 +10,21 @@ use crate::services::workflows::codes::{EventKind, JobState, RunStatus};
 use crate::services::workflows::limits;
 use crate::services::workflows::run_id::NodeTag;
 
-/// What a command does beside its own rows. It counts only when the command succeeds.
+/// The side effects of a command besides its own rows. They apply only if the command succeeds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Effects {
-    /// Workflows that have a job which can be handed out.
+    /// Workflows with a job that can be dispatched.
     pub ready: BTreeSet<String>,
-    /// Runs that have ended, and how.
+    /// Runs that ended, with their final status.
     pub ended: Vec<(i64, RunStatus)>,
-    /// Runs whose worker has given them back.
+    /// Runs whose worker no longer holds the lease.
     pub released: Vec<i64>,
-    /// For statistics.
+    /// Events for the statistics.
     pub counted: Vec<(String, RunEvent)>,
 }
 
 impl Effects {
-    /// Adds what a command did.
+    /// Appends the effects of another command.
     pub fn add(&mut self, mut more: Effects) {
         self.ready.append(&mut more.ready);
         self.ended.append(&mut more.ended);
@@ -42,7 +42,7 @@ pub struct Tx<'a> {
     pub effects: Effects,
 }
 
-/// An event about to be written.
+/// An event to be appended to the journal of a run.
 #[derive(Clone, Copy)]
 pub struct NewEvent<'a> {
     pub kind: EventKind,
@@ -80,7 +80,7 @@ impl<'a> NewEvent<'a> {
     }
 }
 
-/// A run as a command finds it.
+/// A run as a command reads it.
 #[derive(Clone, Debug)]
 pub struct Run {
     pub id: i64,
@@ -91,20 +91,19 @@ pub struct Run {
     pub root: i64,
     pub depth: i64,
     pub started: Option<i64>,
-    /// It fails when it has not ended by then.
+    /// The deadline of the run; it fails if it has not ended by then.
     pub expires: Option<i64>,
-    /// None: it has ended.
+    /// None once the run has ended.
     pub job: Option<Job>,
 }
 
 impl Run {
-    /// True if its deadline is not after a time.
+    /// True if the deadline is at or before `at`.
     pub fn is_expired(&self, at: i64) -> bool {
         self.expires.is_some_and(|expires| expires <= at)
     }
 }
 
-/// The job of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Job {
     pub state: JobState,
@@ -113,14 +112,14 @@ pub struct Job {
     pub retries: i64,
 }
 
-/// The right to write to a run: what a worker was handed.
+/// The right to write to a run: its id and the epoch of the hand-out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub run: String,
     pub epoch: i64,
 }
 
-/// What every command begins with, so its text is not made anew each time.
+/// The query at the start of every command. A constant, so that no string is built each time.
 macro_rules! run_sql {
     () => {
         "SELECT r.id, r.run, r.workflow, r.status, r.parent, r.parent_key, r.root, r.depth,
@@ -130,12 +129,12 @@ macro_rules! run_sql {
 }
 
 impl Tx<'_> {
-    /// The run of this id.
+    /// Finds a run by its public id.
     pub fn run(&self, run: &str) -> Result<Option<Run>> {
         self.find(concat!(run_sql!(), " WHERE r.run = ?1"), run)
     }
 
-    /// The run of this number.
+    /// Finds a run by its row id.
     pub fn run_by_id(&self, id: i64) -> Result<Option<Run>> {
         self.find(concat!(run_sql!(), " WHERE r.id = ?1"), id)
     }
@@ -172,21 +171,21 @@ impl Tx<'_> {
         Ok(run.optional()?)
     }
 
-    /// The numbers of runs that a statement finds.
+    /// The row ids that a statement returns.
     pub fn ids(&self, sql: &str, values: impl Params) -> Result<Vec<i64>> {
         let mut statement = self.db.prepare_cached(sql)?;
         let rows = statement.query_map(values, |row| row.get(0))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// The run of a lease that is good.
+    /// The run of a lease; refuses a lease that is not current.
     pub fn leased(&self, lease: &Lease) -> Result<Run> {
         let run = self.run(&lease.run)?.ok_or_else(lost_lease)?;
         check_lease(&run, lease.epoch)?;
         Ok(run)
     }
 
-    /// Writes the next event of a run; returns its number.
+    /// Appends an event to the journal of a run; returns its sequence number.
     pub fn append(&self, run: i64, event: NewEvent<'_>) -> Result<i64> {
         let sql = "INSERT INTO events (run, seq, kind, key, data, info, n, at)
                    VALUES (?1, coalesce((SELECT max(seq) FROM events WHERE run = ?1), 0) + 1,
@@ -209,7 +208,7 @@ impl Tx<'_> {
             return Err(Error::new(
                 Kind::TooLarge,
                 format!(
-                    "The journal of the run has {} entries already.",
+                    "The journal of the run already has {} entries.",
                     limits::EVENTS_MAX
                 ),
             ));
@@ -217,7 +216,7 @@ impl Tx<'_> {
         Ok(seq)
     }
 
-    /// The JSON that came with an event.
+    /// The JSON data of an event.
     pub fn event_data(&self, run: i64, seq: i64) -> Result<Option<String>> {
         let sql = "SELECT data FROM events WHERE run = ?1 AND seq = ?2";
         let mut statement = self.db.prepare_cached(sql)?;
@@ -227,14 +226,14 @@ impl Tx<'_> {
             .flatten())
     }
 
-    /// The number of the last event.
+    /// The sequence number of the last event; 0 if there is none.
     pub fn last_seq(&self, run: i64) -> Result<i64> {
         let sql = "SELECT coalesce(max(seq), 0) FROM events WHERE run = ?1";
         let mut statement = self.db.prepare_cached(sql)?;
         Ok(statement.query_row([run], |row| row.get(0))?)
     }
 
-    /// The JSON that came with the last event.
+    /// The JSON data of the last event.
     pub fn last_event_data(&self, run: i64) -> Result<Option<String>> {
         let sql = "SELECT data FROM events WHERE run = ?1 ORDER BY seq DESC LIMIT 1";
         let mut statement = self.db.prepare_cached(sql)?;
@@ -244,14 +243,15 @@ impl Tx<'_> {
             .flatten())
     }
 
-    /// Counts for statistics.
+    /// Adds an event for the statistics.
     pub fn count(&mut self, workflow: &str, what: RunEvent) {
         self.effects.counted.push((workflow.to_owned(), what));
     }
 }
 
-/// Whether there is an end to how many events of this kind a run can have. What ends something, and what the
-/// server writes by itself, has to be possible always; there is no more of it than of what began it.
+/// True if events of this kind count towards the limit of the journal. Events that end something,
+/// and those that the server writes itself, must always be possible; there are never more of them
+/// than of the events that they end.
 fn is_bounded(kind: EventKind, info: Option<i64>) -> bool {
     match kind {
         EventKind::RunCompleted
@@ -267,7 +267,7 @@ fn is_bounded(kind: EventKind, info: Option<i64>) -> bool {
     }
 }
 
-/// Refuses what somebody writes who does not have the run (any more).
+/// Refuses a report of a worker that does not hold the current lease of the run.
 pub fn check_lease(run: &Run, epoch: i64) -> Result<()> {
     match &run.job {
         Some(job) if job.state == JobState::Leased && job.epoch == epoch => Ok(()),
@@ -278,12 +278,10 @@ pub fn check_lease(run: &Run, epoch: i64) -> Result<()> {
     }
 }
 
-/// The worker does not have the run any more.
 pub fn lost_lease() -> Error {
-    Error::new(Kind::NotOwner, "The run is not with this worker any more.")
+    Error::new(Kind::NotOwner, "The worker no longer holds this run.")
 }
 
-/// There is no such run.
 pub fn no_run(run: &str) -> Error {
     Error::not_found(format!("There is no run {run}."))
 }

@@ -1,4 +1,4 @@
-//! Waiting: parking a run on conditions, and what wakes it by time.
+//! Parking a run on conditions, and waking it by time.
 
 use rusqlite::{OptionalExtension as _, params};
 
@@ -9,13 +9,13 @@ use crate::services::workflows::run_request::Ms;
 use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::{NewEvent, Run, Tx};
 
-/// Conditions that a run may wait for at a time.
+/// Conditions in one park.
 const CONDITIONS_MAX: usize = 1_000;
 
-/// What a run waits for.
+/// A condition that wakes a parked run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WakeCondition {
-    /// A time; the first one given for a key stays.
+    /// A time; the first one given for a key is kept.
     Sleep { key: String, until: WakeTime },
     /// A payload that the worker has not seen.
     Hook { key: String },
@@ -25,34 +25,33 @@ pub enum WakeCondition {
     Retry { key: String },
 }
 
-/// When a sleep ends.
+/// The end of a sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WakeTime {
-    /// Then: milliseconds since 1970.
+    /// Milliseconds since 1970.
     At(i64),
-    /// So many milliseconds from now.
+    /// Milliseconds from now.
     In(i64),
 }
 
-/// What comes of parking.
+/// The result of a park.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParkOutcome {
-    /// The run waits.
+    /// The run is parked.
     Waits,
-    /// Something holds already; the worker keeps the run.
+    /// A condition already holds; the worker keeps the run.
     Holds,
 }
 
-/// When a condition holds.
 enum ConditionState {
     Now,
     At(i64),
-    /// When something happens.
+    /// After an event.
     Later,
 }
 
 impl Tx<'_> {
-    /// Parks a run, unless a condition holds or something has happened behind `seen`.
+    /// Parks a run, unless a condition holds or there are new events after `seen`.
     pub fn park(
         &mut self,
         run: &Run,
@@ -61,11 +60,13 @@ impl Tx<'_> {
     ) -> Result<ParkOutcome> {
         if conditions.is_empty() || conditions.len() > CONDITIONS_MAX {
             return Err(Error::invalid(format!(
-                "on must name 1 to {CONDITIONS_MAX} conditions."
+                "on must have 1 to {CONDITIONS_MAX} conditions."
             )));
         }
         if seen > self.last_seq(run.id)? {
-            return Err(Error::invalid("seen is behind the end of the journal."));
+            return Err(Error::invalid(
+                "seen is greater than the last seq of the journal.",
+            ));
         }
         let has_new_events = self.has_new_events(run.id, seen)?;
         let mut holds = has_new_events;
@@ -75,7 +76,7 @@ impl Tx<'_> {
                 Ok(ConditionState::Now) => holds = true,
                 Ok(ConditionState::At(at)) => due = Some(due.map_or(at, |due| due.min(at))),
                 Ok(ConditionState::Later) => {}
-                // What the worker has not seen yet says why.
+                // The events that the worker has not seen explain it.
                 Err(error) if has_new_events && error.kind() == Kind::Gone => {}
                 Err(error) => return Err(error),
             }
@@ -90,7 +91,7 @@ impl Tx<'_> {
         Ok(ParkOutcome::Waits)
     }
 
-    /// Whether something that a worker does not do itself has happened behind `seen`.
+    /// True if there are events after `seen` that the worker did not cause itself.
     fn has_new_events(&self, run: i64, seen: i64) -> Result<bool> {
         let sql = sql!(
             "SELECT EXISTS (SELECT 1 FROM events WHERE run = ?1 AND seq > ?2
@@ -156,22 +157,22 @@ impl Tx<'_> {
         Ok(ConditionState::Now)
     }
 
-    /// A wait as an event of its own: `data` is when it ends.
+    /// Creates a wait as an event of its own; `data` is its end in milliseconds since 1970.
     pub fn create_wait(&mut self, run: &Run, key: &str, data: &str) -> Result<()> {
         let Ms(until) = serde_json::from_str(data).map_err(|_| {
-            Error::invalid("data of a wait is when it ends, in milliseconds since 1970.")
+            Error::invalid("The data of a wait must be its end in milliseconds since 1970.")
         })?;
         let sql = "SELECT 1 FROM waits WHERE run = ?1 AND key = ?2";
         if self.db.prepare_cached(sql)?.exists(params![run.id, key])? {
             return Err(Error::conflict(format!(
-                "The run has the wait {key} already."
+                "The run already has the wait {key}."
             )));
         }
         self.check_sleep(run.id, key, WakeTime::At(until))?;
         Ok(())
     }
 
-    /// Ends a wait before its time; not a second time.
+    /// Ends a wait early; a second call is refused.
     pub fn complete_wait(&mut self, run: &Run, key: &str) -> Result<()> {
         let sql = "SELECT ended IS NOT NULL FROM waits WHERE run = ?1 AND key = ?2";
         let has_ended: Option<bool> = self
@@ -181,7 +182,9 @@ impl Tx<'_> {
             .optional()?;
         match has_ended {
             None => Err(Error::not_found(format!("The run has no wait {key}."))),
-            Some(true) => Err(Error::conflict(format!("The wait {key} is over already."))),
+            Some(true) => Err(Error::conflict(format!(
+                "The wait {key} has already ended."
+            ))),
             Some(false) => {
                 self.end_wait(run.id, key)?;
                 self.wake_parked(run.id)
@@ -198,7 +201,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Runs whose time has come, at most so many.
+    /// Runs whose time has come, at most `max`.
     pub fn due_runs(&self, max: usize) -> Result<Vec<i64>> {
         let sql = sql!(
             "SELECT run FROM jobs WHERE state IN ({JobState::TIMED}) AND due <= ?1 ORDER BY due LIMIT ?2"

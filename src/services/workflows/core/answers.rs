@@ -1,10 +1,11 @@
-//! Answers to frames and requests: done, or refused and why.
+//! Answers to frames and requests.
 
 use crate::base::error::{Error, Kind};
 use crate::base::json::Object;
+use crate::base::log;
 use crate::services::workflows::core::messages::{Command, Output, send};
 
-/// Answers to what was not done.
+/// Refuses all commands with one error.
 pub fn refuse(work: &[Command], error: &Error) -> Vec<Output> {
     let answers = work.iter().map(|item| match item {
         Command::Report {
@@ -20,15 +21,12 @@ pub fn refuse(work: &[Command], error: &Error) -> Vec<Output> {
 
 pub fn took_too_long(is_to_blame: bool) -> Error {
     match is_to_blame {
-        true => Error::new(
-            Kind::TooLarge,
-            "That takes too long; nothing of it was done.",
-        ),
-        false => Error::unavailable("The server is busy; nothing of it was done, try again."),
+        true => Error::new(Kind::TooLarge, "The command took too long and was undone."),
+        false => Error::unavailable("The server is busy and nothing was changed; try again."),
     }
 }
 
-/// Plain answers, together.
+/// Acknowledges reports in one frame.
 pub fn acknowledge(refs: &[String]) -> String {
     match refs {
         [one] => ok(Some(one)).bool("durable", true).end(),
@@ -40,7 +38,7 @@ pub fn ok(reference: Option<&str>) -> Object {
     Object::new().text("t", "ok").some_raw("ref", reference)
 }
 
-/// What an error is called in a frame.
+/// The code of an error in a frame.
 pub fn code(kind: Kind) -> &'static str {
     match kind {
         Kind::Invalid | Kind::MethodNotAllowed => "invalid",
@@ -56,10 +54,10 @@ pub fn code(kind: Kind) -> &'static str {
     }
 }
 
-/// An error as an answer to a frame. Our own fault goes to the log.
+/// An error as an answer to a frame. Internal errors are logged.
 pub fn refusal(reference: Option<&str>, error: &Error) -> String {
     if error.kind() == Kind::Internal {
-        crate::base::log::error(format_args!("workflow frame failed error={error}"));
+        log::error(format_args!("workflow frame failed error={error}"));
     }
     let is_passing = code(error.kind()) == "unavailable";
     let pause = error.retry_after().map(|pause| pause.as_millis());
@@ -78,7 +76,7 @@ pub fn refusal(reference: Option<&str>, error: &Error) -> String {
         .end()
 }
 
-/// The run is not the worker's any more.
+/// Tells a worker that it no longer holds a run.
 pub fn revoke(run: &str, epoch: i64) -> String {
     Object::new()
         .text("t", "revoke")

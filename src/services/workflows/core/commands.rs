@@ -1,4 +1,4 @@
-//! What workers report, and requests: each a command of its own in the transaction of the round.
+//! Reports of workers and requests: each is one command in the transaction of the round.
 
 use std::collections::BTreeMap;
 
@@ -20,13 +20,12 @@ use crate::services::workflows::tx::{Lease, Tx, lost_lease};
 use crate::services::workflows::waits::{ParkOutcome, WakeCondition};
 use crate::services::workflows::{api_requests, calls, journal, limits};
 
-/// The answer to a report.
 pub(super) enum Answer {
-    /// It is on disk, and that is all.
+    /// An acknowledgement without content.
     Plain,
-    /// With more to say.
+    /// An `ok` with content.
     Ok(Object),
-    /// A parked run goes on at once: what has happened.
+    /// A wait that already ended: the new events.
     Wake(journal::JournalPage),
 }
 
@@ -74,7 +73,7 @@ impl Core {
                 report,
             } => {
                 let Some(grant) = self.sessions.get(*session).map(|it| it.grant.clone()) else {
-                    // It has gone, and will say it again elsewhere.
+                    // The worker disconnected and sends the report again later.
                     return Ok(());
                 };
                 let result = self.report(db, now, &grant, Some(*session), report, out)?;
@@ -94,7 +93,8 @@ impl Core {
         Ok(())
     }
 
-    /// Whether a failure is that of a command, or of the whole transaction.
+    /// Separates an error of one command from an error of the whole transaction, which is the outer
+    /// one.
     pub(super) fn command_result<T>(
         &self,
         db: &Connection,
@@ -128,7 +128,7 @@ impl Core {
         Ok(answers)
     }
 
-    /// Writes what a worker says. The outer error is one of the whole transaction.
+    /// Writes a report of a worker. The outer error concerns the whole transaction.
     fn report(
         &mut self,
         db: &Connection,
@@ -166,7 +166,7 @@ impl Core {
                 if let Some(run) = held
                     && self.leases.get(run).is_some_and(|held| held.is_cancelled)
                 {
-                    // The worker is done with a run that was cancelled.
+                    // The worker has stopped a cancelled run.
                     self.leases.remove(run);
                     let is_answer =
                         matches!(action, ReportAction::Fail(failed) if failed.kind == "cancelled");
@@ -210,7 +210,7 @@ fn answer_text(reference: Option<&str>, lease: &Lease, result: Result<Answer>) -
     }
 }
 
-/// Whoever may not know of a run does not have it either.
+/// Hides runs that the grant does not cover.
 fn check_grant(tx: &Tx<'_>, grant: &Grant, lease: &Lease) -> Result<()> {
     if grant.workflows.is_none() {
         return Ok(());
@@ -221,7 +221,7 @@ fn check_grant(tx: &Tx<'_>, grant: &Grant, lease: &Lease) -> Result<()> {
     }
 }
 
-/// Does what a worker says about a run.
+/// Executes a report about a run.
 fn run(tx: &mut Tx<'_>, grant: &Grant, lease: &Lease, action: &ReportAction) -> Result<Answer> {
     let plain = |()| Answer::Plain;
     match action {
@@ -285,13 +285,13 @@ fn park(tx: &mut Tx<'_>, lease: &Lease, seen: i64, on: &[WakeCondition]) -> Resu
     }
 }
 
-/// True if a run has ended so already.
+/// True if the run already ended with this result.
 fn has_ended(tx: &Tx<'_>, lease: &Lease, status: RunStatus, data: &str) -> Result<bool> {
     let run = tx.run(&lease.run)?.ok_or_else(lost_lease)?;
     Ok(run.status == status && tx.last_event_data(run.id)?.as_deref() == Some(data))
 }
 
-/// Ends a run; said again, it is the same.
+/// Ends a run; a repeated report gets the same answer.
 fn end(tx: &mut Tx<'_>, lease: &Lease, status: RunStatus, data: &str) -> Result<()> {
     if has_ended(tx, lease, status, data)? {
         return Ok(());
@@ -317,7 +317,8 @@ fn fail(tx: &mut Tx<'_>, lease: &Lease, failed: &ReportedError) -> Result<()> {
             }
             let due = tx.now + tx.run_backoff(job.retries, failed.retry_after_ms);
             match run.is_expired(due) {
-                // There is no next attempt, and this error says more than that the time is over.
+                // There is no next attempt, and this error tells more than that the deadline
+                // passed.
                 true => tx.end_run(&run, RunEnd::Expired(&failed.error)),
                 false => tx.retry_job(run.id, job, due, &failed.error),
             }
@@ -328,7 +329,7 @@ fn fail(tx: &mut Tx<'_>, lease: &Lease, failed: &ReportedError) -> Result<()> {
         }
         "cancelled" => {
             let run = tx.leased(lease)?;
-            // Nobody has cancelled it: the worker gives it up.
+            // The worker gives up a run that was not cancelled.
             Err(Error::new(
                 Kind::Conflict,
                 format!("The run {} was not cancelled.", run.run),

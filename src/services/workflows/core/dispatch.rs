@@ -1,4 +1,4 @@
-//! Hand-outs: ready jobs go to workers that have room and the code.
+//! Dispatch: ready jobs go to workers with free credit and the code.
 
 use rusqlite::{Connection, params};
 
@@ -14,11 +14,11 @@ use crate::services::workflows::sessions::SessionId;
 use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::Tx;
 
-/// Jobs handed out in one transaction.
+/// Jobs dispatched in one transaction.
 const AT_A_TIME: usize = 256;
-/// Jobs that are examined at together.
+/// Jobs of a workflow examined together.
 const BATCH_MAX: usize = 32;
-/// Bytes of input, and of journal, that go into a frame.
+/// Bytes of the input, and of the journal, in a frame.
 const INPUT_BYTES_MAX: usize = 64 << 10;
 pub const JOURNAL_BYTES_MAX: usize = 192 << 10;
 
@@ -45,7 +45,7 @@ impl Core {
                 }
             }
             match left {
-                // Another round goes on here.
+                // The next round continues with this workflow.
                 0 => drop(self.dirty.insert(workflow)),
                 _ if has_ready(db, &workflow)? => drop(self.waiting.insert(workflow)),
                 _ => drop(self.waiting.remove(&workflow)),
@@ -54,7 +54,7 @@ impl Core {
         Ok(())
     }
 
-    /// The first jobs that somebody who has room can run, best first.
+    /// The first jobs that a free worker can run, best first.
     fn next_jobs(
         &mut self,
         db: &Connection,
@@ -76,7 +76,8 @@ impl Core {
         Ok(jobs)
     }
 
-    /// Gives a job to a worker, or ends its run when its deadline has passed; false if no worker can take it.
+    /// Dispatches a job to a worker, or ends its run if its deadline has passed; false if no worker
+    /// can take it.
     fn dispatch_job(
         &mut self,
         db: &Connection,
@@ -148,7 +149,7 @@ fn has_ready(db: &Connection, workflow: &str) -> Result<bool> {
     Ok(statement.query_row([workflow], |row| row.get(0))?)
 }
 
-/// Writes the hand-out; returns whose it is and the frame.
+/// Leases the job in the database; returns the run with its epoch, and the frame.
 fn lease(
     tx: &mut Tx<'_>,
     job: &ReadyJob,

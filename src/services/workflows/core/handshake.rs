@@ -1,4 +1,4 @@
-//! Workers come, show that they live, and renew their tokens.
+//! Hello, heartbeats and new tokens of workers.
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::json::Object;
@@ -9,9 +9,8 @@ use crate::services::workflows::frames::{Heartbeat, Hello};
 use crate::services::workflows::sessions::{Grant, Session, SessionId};
 use crate::services::workflows::tx::Lease;
 
-/// The version of the protocol.
 const PROTO: u32 = 1;
-/// Every so many heartbeats a worker is asked to show that its job loop runs.
+/// Heartbeats between two probes of the job loop of a worker.
 const HEARTBEATS_PER_PROBE: u64 = 3;
 
 impl Core {
@@ -26,7 +25,7 @@ impl Core {
         let Some((by_handshake, _)) = self.handshakes.remove(&id) else {
             if self.sessions.get(id).is_some() {
                 self.leaving.push((id, false));
-                out.push(close(id, close_code::BAD_FRAME, "hello was said already"));
+                out.push(close(id, close_code::BAD_FRAME, "hello was already sent"));
             }
             return;
         };
@@ -42,12 +41,12 @@ impl Core {
             }
         };
         if !hello.proto.is_empty() && !hello.proto.contains(&PROTO) {
-            let reason = "this server speaks version 1 of the protocol";
+            let reason = "this server supports only version 1 of the protocol";
             return out.push(close(id, close_code::NO_VERSION, reason));
         }
         let closed_to = hello.workflows.iter().find(|it| !grant.opens(&it.name));
         if let Some(served) = closed_to {
-            let reason = format!("the token does not open the workflow {}", served.name);
+            let reason = format!("the token does not cover the workflow {}", served.name);
             return out.push(close(id, close_code::FORBIDDEN, &reason));
         }
         self.replace_instance(now, &hello, &grant, out);
@@ -64,10 +63,10 @@ impl Core {
         self.refresh(id);
     }
 
-    /// The same process connected again: its old connection is dead, it only does not know yet.
+    /// Closes the old connection of the same process.
     fn replace_instance(&mut self, now: i64, hello: &Hello, grant: &Grant, out: &mut Vec<Output>) {
         let of_worker = self.sessions.of_worker(&hello.worker);
-        // Whoever may not serve what the other does is not the same.
+        // A worker with a narrower grant cannot replace one that serves more.
         let of_instance = of_worker.filter(|(_, it)| {
             it.instance == hello.instance
                 && it.serves.iter().all(|served| grant.opens(&served.name))
@@ -75,12 +74,12 @@ impl Core {
         let old: Vec<SessionId> = of_instance.map(|(id, _)| id).collect();
         for old in old {
             self.drop_session(old, false, now);
-            let reason = "the same instance has connected again";
+            let reason = "the same instance connected again";
             out.push(close(old, close_code::REPLACED, reason));
         }
     }
 
-    /// A worker comes back to a run; true when it still is its own.
+    /// Returns a held run to a worker that reconnected; true if the worker still holds it.
     fn resume(&mut self, now: i64, id: SessionId, lease: &Lease) -> bool {
         let Some(run) = self.leases.find(lease) else {
             return false;
@@ -133,7 +132,7 @@ impl Core {
             .end()
     }
 
-    /// A sign of life: renews leases, and says of those that are not there any more that they are not.
+    /// Renews leases, and revokes those that the worker no longer holds.
     pub(super) fn heartbeat(
         &mut self,
         now: i64,
@@ -188,7 +187,7 @@ impl Core {
         if let Err(error) = serves.try_for_each(|served| grant.check(&served.name)) {
             return out.push(send(id, refusal(reference, &error)));
         }
-        // The same token again is no reason to warn again.
+        // The same token again does not repeat the warning.
         session.is_warned &= grant.expires_ms <= session.grant.expires_ms;
         session.grant = grant;
         out.push(send(id, ok(reference).end()));
@@ -199,7 +198,7 @@ fn refuse_token(id: SessionId, error: &Error) -> Output {
     let code = match error.kind() {
         Kind::Forbidden => close_code::FORBIDDEN,
         Kind::Unauthenticated => close_code::UNAUTHENTICATED,
-        // Not the fault of the token: try again.
+        // An error that does not concern the token: the worker tries again.
         _ => close_code::TRY_AGAIN_LATER,
     };
     close(id, code, error.message())

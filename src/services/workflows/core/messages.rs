@@ -1,4 +1,4 @@
-//! What passes between the core and its surroundings: inputs, outputs, and the commands in between.
+//! Inputs and outputs of the core, and the commands between them.
 
 use crate::base::error::Result;
 use crate::services::workflows::api_requests::WorkflowRequest;
@@ -17,18 +17,17 @@ pub mod close_code {
     pub const REPLACED: u16 = 4409;
 }
 
-/// Names somebody who waits for the answer to a request.
+/// Identifies the caller that waits for an answer.
 pub type ReplyHandle = u64;
 
-/// What comes in.
 #[derive(Debug)]
 pub enum Input {
-    /// A connection; with the grant of its handshake, if there was one.
+    /// A new connection, with the grant of its handshake if it had credentials.
     Opened {
         session: SessionId,
         grant: Option<Grant>,
     },
-    /// A frame; with what the token in it grants, where it has one.
+    /// A frame, with the grant of the token in it, if any.
     Frame {
         session: SessionId,
         frame: Frame,
@@ -48,7 +47,6 @@ pub enum Input {
     },
 }
 
-/// What goes out.
 #[derive(Debug)]
 pub enum Output {
     Send {
@@ -66,7 +64,7 @@ pub enum Output {
     },
 }
 
-/// What has to be written.
+/// A change of `workflows.db`.
 #[derive(Debug)]
 pub enum Command {
     Report {

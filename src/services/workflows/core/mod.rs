@@ -1,21 +1,23 @@
-//! The engine's core: a state machine without clock, sockets, threads or chance of its own.
+//! The engine's core: a state machine without a clock, sockets, threads or randomness of its own.
 //!
-//! What comes in goes through it in rounds. [`Core::receive`] takes what concerns memory alone (who is
-//! connected, credit, signs of life) and says what has to be written. [`Core::transact`] reports, inside a
-//! transaction that its caller commits: reports, requests, then what time brings (lost workers, sleeps,
-//! deadlines), then the hand-outs, so that a run that becomes ready is on its way to a worker after one
-//! commit. Then [`Core::commit`] or [`Core::abort`]: with an abort everything is as it was and
-//! whoever asked is told. What is to be sent is returned, and goes out only when the commit is on disk.
+//! Inputs arrive in rounds. [`Core::receive`] handles what concerns only memory (connections,
+//! credit, heartbeats) and returns the commands to write. [`Core::transact`] runs inside a
+//! transaction that the caller commits: reports and requests, then timers (lost workers, sleeps,
+//! deadlines), then the dispatch, so that a run that becomes ready reaches a worker after one
+//! commit. Then the caller calls [`Core::commit`] or [`Core::abort`]; an abort restores the state
+//! before the round and refuses its commands. Outputs are returned, and are sent only after the
+//! commit is on disk.
 //!
 //! Invariants, besides those of `jobs` and `leases`:
-//! - A run is in `leases` exactly when its job is leased, or was cancelled and its worker is still to
-//!   stop; after a restart [`Core::recover`] puts them there as orphans.
-//! - `dirty` names every workflow that has a ready job and somebody who might take it; `waiting` those that
-//!   may have one and nobody for it.
-//! - Leases and the like run by the time that the server is awake: when the clock is set, or the machine was
-//!   suspended, they move along (`time`). Sleeps are by the clock.
-//! - Nothing depends on a notice that came at one moment only: deadlines, sleeps and ready jobs are found
-//!   by looking, in the next round if not in this one.
+//! - A run is in `leases` exactly while its job is leased, or while it is cancelled and its worker
+//!   has not stopped yet. After a restart [`Core::recover`] inserts the leased runs without a
+//!   session.
+//! - `dirty` has every workflow with a ready job and a worker that may take it; `waiting` has those
+//!   that may have a ready job but no worker.
+//! - Leases and other timeouts measure the time during which the server is awake: when the clock is
+//!   set or the machine was suspended, they move along (`timers`). Sleeps follow the clock.
+//! - No event is needed at one moment only: deadlines, sleeps and ready jobs are found by scanning,
+//!   in the next round if not in this one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -24,6 +26,7 @@ use rusqlite::Connection;
 
 use crate::base::error::{Error, Result};
 use crate::base::json::Object;
+use crate::base::log;
 use crate::services::stats::RunEvent;
 use crate::services::workflows::codes::RunStatus;
 use crate::services::workflows::frames::{Frame, FrameBody, FrameError};
@@ -41,23 +44,23 @@ mod messages;
 mod timers;
 mod workers;
 
-pub use messages::{Command, Input, Output, ReplyHandle};
+pub use messages::{Command, Input, Output, ReplyHandle, close_code};
 
 use answers::{acknowledge, ok, refuse, took_too_long};
-use messages::{close, close_code, send};
+use messages::{close, send};
 
-/// The clocks; milliseconds.
+/// Timeouts in milliseconds, and the size of frames.
 #[derive(Clone, Copy, Debug)]
 pub struct ProtocolSettings {
-    /// Pause between two signs of life of a worker that has jobs.
+    /// Interval of the heartbeats of a worker that holds jobs.
     pub hb_ms: i64,
-    /// Without one for so long a job goes to another worker.
+    /// A job without a heartbeat for this time goes to another worker.
     pub lease_ms: i64,
-    /// So long a job waits for its worker when the connection breaks.
+    /// A job waits this long for its worker after the connection breaks.
     pub grace_ms: i64,
-    /// So long for saying that the code runs.
+    /// Time limit for the acknowledgement of a job.
     pub ack_ms: i64,
-    /// So long for saying hello.
+    /// Time limit for the hello.
     pub hello_ms: i64,
     /// Longest frame; bytes.
     pub max_frame: usize,
@@ -77,7 +80,7 @@ impl Default for ProtocolSettings {
 }
 
 impl ProtocolSettings {
-    /// The clocks of a lease of so many seconds.
+    /// The settings for a lease of `seconds`.
     pub fn of_lease(seconds: u32) -> ProtocolSettings {
         let lease_ms = i64::from(seconds) * 1_000;
         let normal = ProtocolSettings::default();
@@ -91,10 +94,10 @@ impl ProtocolSettings {
     }
 }
 
-/// Bytes of jobs that a worker has not acknowledged, above which it gets no more: its socket holds so
-/// much without being too slow.
+/// Limit on unacknowledged bytes of jobs of a worker; the socket buffers this much without being
+/// closed as too slow.
 const UNACKED_BYTES_MAX: usize = 256 << 10;
-/// What one command may take before it is to blame for what others did not get done.
+/// A command that runs longer than this is refused if the transaction exceeds its time limit.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// See the module documentation.
@@ -104,27 +107,27 @@ pub struct Core {
     tag: NodeTag,
     random: Box<dyn FnMut() -> u64 + Send>,
     sessions: Sessions,
-    /// Connections that have not said hello, what their handshake grants, and until when.
+    /// Connections before their hello: the grant of the handshake, and the time limit.
     handshakes: BTreeMap<SessionId, (Option<Grant>, i64)>,
     leases: Leases,
     dirty: BTreeSet<String>,
     waiting: BTreeSet<String>,
-    /// Those that the transaction under way has examined at.
+    /// Workflows that the current transaction has examined.
     examined: BTreeSet<String>,
-    /// When the next parked job is due, and the next look at what else time brings.
+    /// The time of the next due job, and of the next scan for other timers.
     next_due: Option<i64>,
     next_scan: i64,
-    /// When it was last called.
+    /// The time of the last call.
     last_now: Option<i64>,
-    /// Sessions that have said goodbye, or are gone; examined after at the end of a round.
+    /// Sessions that said goodbye or disconnected; removed at the end of the round.
     leaving: Vec<(SessionId, bool)>,
-    /// Of transactions that were committed, for statistics.
+    /// Events of committed transactions, for the statistics.
     counted: Vec<(String, RunEvent)>,
     pending_counted: Vec<(String, RunEvent)>,
 }
 
 impl Core {
-    /// The core of a node, with its source of chance.
+    /// Creates the core of a node with its source of randomness.
     pub fn new(
         settings: ProtocolSettings,
         node: &str,
@@ -150,7 +153,8 @@ impl Core {
         }
     }
 
-    /// Finds what was under way when the server ended: workers have a while to come back to what they hold.
+    /// Loads the runs that were leased when the server stopped; their workers have the time of a
+    /// lease to return.
     pub fn recover(&mut self, db: &Connection, now: i64) -> Result<()> {
         let sql = sql!(
             "SELECT j.run, r.run, j.epoch, j.workflow FROM jobs j JOIN runs r ON r.id = j.run
@@ -178,7 +182,7 @@ impl Core {
         Ok(())
     }
 
-    /// Takes a round of what came in. Returns what to send at once, and what to report.
+    /// Handles a round of inputs. Returns outputs to send at once, and commands to write.
     pub fn receive(&mut self, now: i64, inputs: Vec<Input>) -> (Vec<Output>, Vec<Command>) {
         self.follow_clock(now);
         let (mut out, mut durable) = (Vec::new(), Vec::new());
@@ -227,7 +231,7 @@ impl Core {
         }
         let Some(known) = self.sessions.get_mut(session) else {
             if self.handshakes.remove(&session).is_some() {
-                let reason = "the first frame is hello";
+                let reason = "the first frame must be hello";
                 out.push(close(session, close_code::BAD_FRAME, reason));
             }
             return None;
@@ -262,7 +266,7 @@ impl Core {
             FrameBody::Heartbeat(heartbeat) => self.heartbeat(now, session, &heartbeat, out),
             FrameBody::Auth(_) => self.renew_grant(session, reference.as_deref(), grant, out),
             FrameBody::Log(log) => {
-                crate::base::log::debug(format_args!("workflow run={} {:.500}", log.job, log.msg));
+                log::debug(format_args!("workflow run={} {:.500}", log.job, log.msg));
             }
             FrameBody::Bye => {
                 self.leaving.push((session, true));
@@ -287,7 +291,7 @@ impl Core {
             return;
         }
         let reference = error.reference.as_deref();
-        // A frame that is known and wants an answer is refused like any other.
+        // A known frame with a `ref` is refused like any other.
         let kind = match reference.is_some() && error.code != "unknown_type" {
             true => "no",
             false => "error",
@@ -300,19 +304,19 @@ impl Core {
         out.push(send(session, frame.end()));
     }
 
-    /// Whether there is anything to do in a transaction besides what has to be written.
+    /// True if a transaction is needed even without commands.
     pub fn is_due(&self, now: i64) -> bool {
         !self.dirty.is_empty()
             || self.next_scan <= now
             || self.next_due.is_some_and(|due| due <= now)
     }
 
-    /// When there will be, at the latest.
+    /// The latest time at which one is needed.
     pub fn due_at(&self) -> i64 {
         self.next_due.unwrap_or(i64::MAX).min(self.next_scan)
     }
 
-    /// Writes; see the module documentation. After an error nothing of it may be committed.
+    /// Executes commands, timers and the dispatch. After an error nothing of it may be committed.
     pub fn transact(&mut self, db: &Connection, now: i64, work: &[Command]) -> Result<Vec<Output>> {
         self.leases.begin();
         self.pending_counted.clear();
@@ -323,7 +327,7 @@ impl Core {
             let since = Instant::now();
             match self.run_command(db, now, item, &mut acks, &mut out) {
                 Err(error) if error.is_interrupted() && !db.is_autocommit() => {
-                    // What was done so far is kept, so one that takes long holds up no other for ever.
+                    // The commands so far are kept, so a slow one cannot block the others for ever.
                     let (this, rest) = work[at..].split_at(1);
                     let is_to_blame = since.elapsed() > COMMAND_TIME_MAX;
                     out.extend(refuse(this, &took_too_long(is_to_blame)));
@@ -333,12 +337,12 @@ impl Core {
                 result => result?,
             }
         }
-        // Before the hand-outs: the answer to a park comes before the job that it may be at once.
+        // Before the dispatch: the answer to a park precedes the job that may follow at once.
         for (session, refs) in acks {
             out.push(send(session, acknowledge(&refs)));
         }
         if begun.elapsed() > COMMAND_TIME_MAX {
-            // There is a limit to what one transaction may take; the next one goes on.
+            // The time of one transaction is limited; the next one continues.
             self.next_scan = now;
             return Ok(out);
         }
@@ -348,7 +352,7 @@ impl Core {
         Ok(out)
     }
 
-    /// The transaction is on disk.
+    /// The transaction is committed.
     pub fn commit(&mut self) {
         self.leases.commit();
         self.examined.clear();
@@ -356,7 +360,7 @@ impl Core {
         self.refresh_all_changed();
     }
 
-    /// The transaction is not: everything is as it was, and who asked is told.
+    /// The transaction failed: restores the state before it and refuses the commands.
     pub fn abort(&mut self, error: &Error, work: &[Command]) -> Vec<Output> {
         self.leases.rollback();
         self.dirty.append(&mut self.examined);
@@ -364,7 +368,7 @@ impl Core {
         self.next_scan = 0;
         self.pending_counted.clear();
         self.refresh_all_changed();
-        // Whatever it was, it was not theirs.
+        // The time limit was not exceeded by a single command.
         let error = match error.is_interrupted() {
             true => took_too_long(false),
             false => error.without_source(),
@@ -372,14 +376,14 @@ impl Core {
         refuse(work, &error)
     }
 
-    /// Ends a round: those who have gone leave what they hold.
+    /// Ends a round: removes the sessions that left.
     pub fn finish(&mut self, now: i64) {
         for (session, is_bye) in std::mem::take(&mut self.leaving) {
             self.drop_session(session, is_bye, now);
         }
     }
 
-    /// Runs a command on its own: what it reports is undone when it fails.
+    /// Runs one command in a savepoint; an error undoes its writes.
     fn tx<T>(
         &mut self,
         db: &Connection,
@@ -409,8 +413,8 @@ impl Core {
             db.prepare_cached("ROLLBACK TO command")?.execute([])?;
         }
         if db.is_autocommit() {
-            // SQLite gave up the whole transaction: a full disk, too long.
-            let lost = Error::unavailable("The write could not be finished; nothing was saved.");
+            // SQLite rolled the whole transaction back: a full disk, or the time limit.
+            let lost = Error::unavailable("The write failed; nothing was saved.");
             return Err(result.err().unwrap_or(lost));
         }
         db.prepare_cached("RELEASE command")?.execute([])?;
@@ -423,12 +427,12 @@ impl Core {
         Ok((value, effects.ended))
     }
 
-    /// What was counted since the last call.
+    /// Returns the events for the statistics since the last call.
     pub fn drain_counted(&mut self) -> Vec<(String, RunEvent)> {
         std::mem::take(&mut self.counted)
     }
 
-    /// Whether a session can have a job, now that something about it has changed.
+    /// Recomputes whether a session can receive a job.
     fn refresh(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else {
             return;
@@ -454,7 +458,7 @@ impl Core {
         }
     }
 
-    /// Forgets a session; what it holds waits for it to come back, or goes to others at once.
+    /// Removes a session; its runs wait for it to return, or after a goodbye go to others at once.
     fn drop_session(&mut self, id: SessionId, is_bye: bool, now: i64) {
         self.handshakes.remove(&id);
         if self.sessions.remove(id).is_none() {

@@ -1,4 +1,4 @@
-//! What time brings: workers that are lost, runs that wake or expire, tokens that end.
+//! Timers: lost workers, sleeps and deadlines of runs, expiring tokens.
 
 use std::time::Duration;
 
@@ -18,21 +18,21 @@ use crate::services::workflows::runs::{EXPIRED_ERROR, RunEnd, error_json};
 use crate::services::workflows::sessions::SessionId;
 use crate::services::workflows::tx::Tx;
 
-/// Of each kind, in one transaction.
+/// Items of each kind in one transaction.
 const AT_A_TIME: usize = 256;
-/// Longest pause between two looks; also how late a deadline may be noticed.
+/// Interval of the scans, and the delay with which a deadline may be noticed.
 const SCAN_EVERY_MS: i64 = 500;
-/// A step of the clock, forwards or backwards, that is no passing of time.
+/// A difference between two calls beyond these limits is a jump of the clock.
 const JUMP_MS: i64 = 20_000;
 const JUMP_BACK_MS: i64 = 1_000;
-/// A worker is told so long before its token ends.
+/// Time before the end of a token at which the worker is warned.
 const WARN_MS: i64 = 60_000;
-/// Pause before a run whose workers were lost in a row is handed out again.
+/// Pause before another attempt of a run that lost several workers in a row.
 const LOST: Backoff = Backoff::doubling(Duration::from_millis(250), Duration::from_secs(30));
 
 impl Core {
-    /// When the clock has been set, or nothing has run for long, what is measured from call to call moves along: nobody could
-    /// have renewed anything meanwhile.
+    /// Moves timeouts along after a jump of the clock or a suspension, during which workers could
+    /// not renew anything.
     pub(super) fn follow_clock(&mut self, now: i64) {
         let last = self.last_now.replace(now).unwrap_or(now);
         let jump = now - last;
@@ -40,7 +40,7 @@ impl Core {
             return;
         }
         log::warn(format_args!(
-            "the clock of workflows has moved by {jump} ms"
+            "the clock jumped, timeouts of workflows move along ms={jump}"
         ));
         self.leases.shift(jump);
         self.sessions.shift(jump);
@@ -72,8 +72,8 @@ impl Core {
         Ok(())
     }
 
-    /// Does something about one run, so that what is wrong with it holds up no other: it is paused.
-    /// True when it was done.
+    /// Runs a command about one run; if it fails, the run is paused so that it does not block
+    /// others. True if it succeeded.
     pub(super) fn isolated(
         &mut self,
         db: &Connection,
@@ -97,7 +97,7 @@ impl Core {
         }
     }
 
-    /// Runs whose worker has not been heard of in time become ready again.
+    /// Makes runs ready again whose lease has expired.
     fn reclaim_expired(
         &mut self,
         db: &Connection,
@@ -126,7 +126,7 @@ impl Core {
         }
         if lost > 0 {
             log::warn(format_args!(
-                "workers were not heard of in time, others get their runs count={lost} run={example}"
+                "leases of workers expired, their runs are ready again count={lost} run={example}"
             ));
         }
         Ok(expired.len() == AT_A_TIME)
@@ -165,7 +165,7 @@ impl Core {
         Ok(true)
     }
 
-    /// Workers hear that runs of theirs have ended, except of the one that has ended it itself.
+    /// Notifies workers that their runs ended, except the worker `by` that ended them.
     pub(super) fn notify_ended(
         &mut self,
         ended: &[(i64, RunStatus)],
@@ -202,14 +202,14 @@ impl Core {
         }
     }
 
-    /// Ends the connection of a worker whose credentials are no good any more.
+    /// Closes the connection of a worker whose credentials are no longer valid.
     pub fn disconnect(&mut self, id: SessionId, now: i64) -> Vec<Output> {
         self.drop_session(id, false, now);
         let reason = "the credentials are no longer valid";
         vec![close(id, close_code::UNAUTHENTICATED, reason)]
     }
 
-    /// Ends connections that are silent or not allowed any more. Concerns memory alone.
+    /// Closes connections that are silent or no longer allowed. Changes memory only.
     pub fn tick(&mut self, now: i64) -> Vec<Output> {
         let mut out = Vec::new();
         let mut over: Vec<(SessionId, u16, &str)> = Vec::new();
@@ -227,7 +227,7 @@ impl Core {
             };
             let left = session.grant.expires_ms.map(|at| at - now);
             if has_jobs && session.quiet_since + lease_ms <= now {
-                over.push((id, close_code::TIMEOUT, "no sign of life"));
+                over.push((id, close_code::TIMEOUT, "no heartbeat in time"));
             } else if session.probe.is_some_and(|(_, until)| until <= now) {
                 over.push((id, close_code::TIMEOUT, "the probe was not answered"));
             } else if left.is_some_and(|left| left + self.settings.grace_ms <= 0) {
@@ -241,7 +241,7 @@ impl Core {
             }
         }
         for (id, code, reason) in over {
-            // Who was silent for so long has no further grace.
+            // A silent worker gets no further grace.
             self.drop_session(id, code == close_code::TIMEOUT, now);
             out.push(close(id, code, reason));
         }
@@ -249,7 +249,7 @@ impl Core {
     }
 }
 
-/// The worker of a run is lost. That counts when its code was running.
+/// Releases the run of a lost worker. The loss counts only if the job was acknowledged.
 fn record_lost_worker(tx: &mut Tx<'_>, run: i64, held: &HeldRun) -> Result<()> {
     let Some(found) = tx.run_by_id(run)? else {
         return Ok(());

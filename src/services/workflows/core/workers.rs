@@ -1,16 +1,18 @@
-//! What the memory of the engine shows of itself.
+//! The list of connected workers.
+
+use serde_json::Value;
 
 use crate::base::clock;
 use crate::base::json::Object;
 use crate::services::workflows::core::Core;
 use crate::services::workflows::sessions::{Grant, Session, SessionId};
 
-/// Workers that are listed, and workflows of each.
+/// Workers in the list, and workflows of each.
 const WORKERS_MAX: usize = 10_000;
 const SERVES_MAX: usize = 20;
 
 impl Core {
-    /// Those who are connected, as JSON objects; as far as they serve nothing but what the grant opens.
+    /// Connected workers as JSON objects; only those that the grant covers completely.
     pub fn workers(&self, grant: &Grant) -> Vec<String> {
         let may_see = |(_, session): &(SessionId, &Session)| {
             session
@@ -28,7 +30,7 @@ impl Core {
             });
             let jobs = self.leases.runs_of(id).into_iter();
             let jobs = jobs.filter_map(|run| self.leases.get(run));
-            let jobs = jobs.map(|held| serde_json::Value::from(held.run.clone()).to_string());
+            let jobs = jobs.map(|held| Value::from(held.run.clone()).to_string());
             Object::new()
                 .text("worker", &session.worker)
                 .text("instance", &session.instance)
@@ -45,14 +47,14 @@ impl Core {
         workers.collect()
     }
 
-    /// The runs that workers have, with their epochs.
+    /// The runs that workers hold, with their epochs.
     #[cfg(test)]
     pub fn held(&self) -> Vec<(i64, i64)> {
         let held = self.leases.iter().filter(|(_, held)| !held.is_cancelled);
         held.map(|(run, held)| (run, held.epoch)).collect()
     }
 
-    /// Whether somebody connected has this version of the code; an empty one is any.
+    /// True if a connected worker serves this version; an empty version matches any.
     pub fn is_served(&self, workflow: &str, version: &str) -> bool {
         self.sessions.iter().any(|(_, session)| {
             let mut serves = session.serves.iter();
@@ -62,7 +64,7 @@ impl Core {
         })
     }
 
-    /// How many workers are connected.
+    /// The number of connected workers.
     pub fn worker_count(&self) -> usize {
         self.sessions.iter().count()
     }

@@ -1,4 +1,5 @@
-//! Sockets of workers: frames go into the queue of the engine, and a worker that has too many there is held.
+//! Sockets of workers: frames enter the queue of the engine, and a worker with too many waiting
+//! frames is not read.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,13 +7,12 @@ use crate::base::json::Object;
 use crate::base::threads::lock;
 use crate::model::auth::StoredCredentials;
 use crate::net::sockets::{Flow, SocketHandle, SocketHandler};
-use crate::services::workflows::core::Input;
+use crate::services::workflows::core::{Input, close_code};
 use crate::services::workflows::engine::queue::{EngineState, QueuedInput};
 use crate::services::workflows::engine::worker::WorkerHandle;
 use crate::services::workflows::frames;
 use crate::services::workflows::sessions::{Grant, SessionId};
 
-/// A socket of a worker.
 pub struct WorkerSocket {
     shared: Arc<EngineState>,
     session: SessionId,
@@ -22,7 +22,7 @@ pub struct WorkerSocket {
 }
 
 impl WorkerSocket {
-    /// A socket that is to be opened. `pass` are the credentials of its handshake, if there were any.
+    /// `pass` are the credentials of the handshake, if any.
     pub fn new(
         shared: Arc<EngineState>,
         session: SessionId,
@@ -75,7 +75,9 @@ impl SocketHandler for WorkerSocket {
         let bytes = text.len();
         let payer = worker.link.payer();
         let Ok(charge) = self.shared.frames.charge(payer, bytes as u64) else {
-            worker.link.close(1013, "the server is busy");
+            worker
+                .link
+                .close(close_code::TRY_AGAIN_LATER, "the server is busy");
             return Flow::Continue;
         };
         let is_full = worker.pending.add(bytes);

@@ -1,9 +1,9 @@
-//! The thread of the engine and what surrounds it: sockets and requests put their wishes into a queue,
-//! the thread takes them in rounds, lets the core work, commits, and sends what comes of it.
+//! The engine: one thread takes inputs from the queue in rounds, runs the core, commits, and sends
+//! the outputs.
 //!
-//! One thread writes, so a round is a group commit: what has come while the disk was busy is written
-//! together. Bounds: `connection` holds sockets whose frames wait; a request waits for its answer in a
-//! thread of the request pool. Nobody sends before the commit is on disk.
+//! Only this thread writes, so a round is a group commit: inputs that arrive during a commit are
+//! written together. Bounds: `connection` pauses sockets whose frames wait; each request waits for
+//! its answer in a thread of the request pool. Nothing is sent before the commit is on disk.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -33,17 +33,16 @@ use connection::WorkerSocket;
 use queue::{EngineState, PAUSE, QueuedInput};
 use worker::WorkerHandle;
 
-/// Bits of what is deleted each minute.
+/// Portions deleted per minute.
 const DELETE_ROUNDS: usize = 500;
-/// Credentials looked at in one round.
+/// Credentials checked in one round.
 const CHECKS_AT_A_TIME: usize = 64;
-/// After a write that failed.
+/// Pause after a failed write.
 const FAILED_PAUSE: Duration = Duration::from_millis(100);
-/// What a worker is told of a server that stops.
+/// Delays that workers are told when the server stops.
 const AWAY_MS: i64 = 500;
 const AWAY_JITTER_MS: i64 = 2_000;
 
-/// The workflows of this node.
 pub struct Workflows {
     shared: Arc<EngineState>,
     pub database: Arc<Database>,
@@ -51,12 +50,12 @@ pub struct Workflows {
     stats: Arc<Stats>,
     tickets: AtomicU64,
     sessions: AtomicU64,
-    /// So late at most a worker hears that its credentials are no good any more.
+    /// The longest time until revoked credentials are noticed.
     check_every: Duration,
 }
 
 impl Workflows {
-    /// Finds what was under way. Nothing happens before [`Workflows::run`].
+    /// Loads the leased runs. No work starts before [`Workflows::run`].
     pub fn open(
         database: &Arc<Database>,
         auth: &Arc<Auth>,
@@ -80,20 +79,20 @@ impl Workflows {
         })
     }
 
-    /// Does something and returns the answer as JSON, when it is on disk.
+    /// Executes a request; returns the answer as JSON once it is on disk.
     pub fn execute(&self, grant: Grant, request: WorkflowRequest) -> Result<String> {
         let reply = self.tickets.fetch_add(1, Relaxed);
         self.shared.execute(reply, grant, request)
     }
 
-    /// The other end of a socket of a worker. `pass` are the credentials that the handshake had, if any.
+    /// A handler for the socket of a worker. `pass` are the credentials of the handshake, if any.
     pub fn peer(&self, grant: Option<Grant>, pass: StoredCredentials) -> Box<dyn SocketHandler> {
         let session = self.sessions.fetch_add(1, Relaxed);
         let shared = Arc::clone(&self.shared);
         Box::new(WorkerSocket::new(shared, session, grant, pass))
     }
 
-    /// What credentials open.
+    /// The grant of credentials.
     pub fn grant(&self, credentials: Credentials<'_>) -> Result<Grant> {
         let (identity, expires_ms) = self.auth.identify_worker(credentials)?;
         let mut grant = grant_of(&identity);
@@ -101,22 +100,22 @@ impl Workflows {
         Ok(grant)
     }
 
-    /// The workers that are connected, as JSON objects.
+    /// The connected workers as JSON objects.
     pub fn workers(&self, grant: &Grant) -> Vec<String> {
         lock(&self.shared.core).workers(grant)
     }
 
-    /// Whether a worker with this version of the code is connected; an empty one is any.
+    /// True if a worker with this version is connected; an empty version matches any.
     pub fn is_served(&self, workflow: &str, version: &str) -> bool {
         lock(&self.shared.core).is_served(workflow, version)
     }
 
-    /// Workers connected.
+    /// The number of connected workers.
     pub fn worker_count(&self) -> usize {
         lock(&self.shared.core).worker_count()
     }
 
-    /// Deletes runs that ended before a time, bit by bit.
+    /// Deletes runs that ended before a time, in portions.
     pub fn delete_ended_before(&self, before: i64) -> Result<()> {
         for _ in 0..DELETE_ROUNDS {
             let answer = self.execute(Grant::default(), WorkflowRequest::DeleteEnded { before })?;
@@ -140,12 +139,12 @@ impl Workflows {
         }
     }
 
-    /// Wakes the thread, so that it sees a stop.
+    /// Wakes the thread, so that it notices a stop.
     pub fn wake(&self) {
         self.shared.wake();
     }
 
-    /// The thread.
+    /// The body of the engine's thread.
     pub fn run(&self, stop: &Stop) {
         let mut tick_at = Instant::now();
         while !stop.is_set() {
@@ -163,7 +162,7 @@ impl Workflows {
         self.shared.close();
     }
 
-    /// Takes what came in, writes, commits, sends.
+    /// Runs one round: receive, write, commit, send.
     fn round(&self, now: i64, items: Vec<QueuedInput>, is_tick: bool) -> Result<()> {
         let mut of = Vec::with_capacity(items.len());
         let mut inputs = Vec::with_capacity(items.len());
@@ -196,7 +195,7 @@ impl Workflows {
                     out
                 }
                 Err(error) => {
-                    log::warn(format_args!("workflows not written error={error}"));
+                    log::warn(format_args!("workflows.db not written error={error}"));
                     let out = core.abort(&error, &work);
                     result = Err(error);
                     out
@@ -217,7 +216,8 @@ impl Workflows {
         result
     }
 
-    /// Ends connections whose credentials are no good any more: a deleted key, a changed password.
+    /// Closes connections whose credentials are no longer valid, such as a deleted key or a changed
+    /// password.
     fn check_credentials(&self, now: i64) {
         let due: Vec<(SessionId, WorkerHandle)> = {
             let links = lock(&self.shared.links);
@@ -244,7 +244,7 @@ impl Workflows {
         }
     }
 
-    /// What a token inside a frame opens. Looked up here, where waiting for a disk hurts nobody's socket.
+    /// Looks up the token in a frame; in this thread, so that no socket waits for the disk.
     fn authenticate(&self, input: Input) -> Input {
         let Input::Frame {
             session,
@@ -279,13 +279,14 @@ impl Workflows {
     }
 }
 
-/// Chance from the system. Without it a token could be guessed: then the command fails.
+/// A random number from the system. Tokens must not be guessable, so a failure panics and the
+/// command fails.
 pub fn random_u64() -> u64 {
     let bytes = ids::random_bytes().expect("the system has random numbers");
     u64::from_le_bytes(bytes)
 }
 
-/// What somebody may do with workflows who has been let in.
+/// The grant of an authenticated caller.
 pub fn grant_of(identity: &Identity) -> Grant {
     let workflows = match identity {
         Identity::Service(service) => service.workflows.clone(),
@@ -297,11 +298,11 @@ pub fn grant_of(identity: &Identity) -> Grant {
     }
 }
 
-/// What a run of another node is answered with: where it is, if that is known.
+/// The error for a run of another node, with its address if known.
 pub fn on_another_node(run: &str, url: Option<&str>) -> Error {
     let place = url.map_or_else(|| "another server".to_owned(), str::to_owned);
     Error::new(
         Kind::Misdirected,
-        format!("The run {run} lives on {place}."),
+        format!("The run {run} belongs to {place}."),
     )
 }

@@ -1,5 +1,5 @@
-//! What the thread of the engine shares with sockets and requests: the queue of inputs, the sockets, and the
-//! requests that wait for an answer.
+//! State shared by the engine's thread, sockets and requests: the queue of inputs, the sockets, and
+//! the requests that wait for an answer.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, mpsc};
@@ -15,15 +15,15 @@ use crate::services::workflows::core::{Core, Input, Output, ReplyHandle};
 use crate::services::workflows::engine::worker::WorkerHandle;
 use crate::services::workflows::sessions::{Grant, SessionId};
 
-/// Taken in one round.
+/// Inputs and bytes of one round.
 const ROUND_MAX: usize = 512;
 const ROUND_BYTES_MAX: usize = 4 << 20;
-/// How long a request waits for its answer.
+/// Time limit for the answer to a request.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// Longest pause between two rounds.
 pub const PAUSE: Duration = Duration::from_millis(250);
 
-/// What the thread shares with the sockets.
+/// See the module documentation.
 pub struct EngineState {
     pub core: Arc<Mutex<Core>>,
     /// Bound: the frames of workers are charged to `frames`, and each request waits for its answer.
@@ -36,7 +36,7 @@ pub struct EngineState {
 pub struct QueuedInput {
     pub input: Input,
     pub bytes: usize,
-    /// Whose frame it is, and what that is charged for it.
+    /// The worker of a frame, and the charge for it.
     pub of: Option<(WorkerHandle, Charge)>,
 }
 
@@ -76,7 +76,7 @@ impl EngineState {
         answer.recv_timeout(ANSWER_WAIT).unwrap_or_else(|_| {
             lock(&self.answers).remove(&reply);
             Err(Error::unavailable(
-                "The server is busy; what was asked for may still be done.",
+                "The server is busy; the request may still be executed.",
             ))
         })
     }

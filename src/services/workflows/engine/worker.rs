@@ -1,4 +1,4 @@
-//! A connected worker, and how many of its frames wait.
+//! A connected worker and its waiting frames.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,11 +7,10 @@ use std::sync::{Arc, Mutex};
 use crate::model::auth::StoredCredentials;
 use crate::net::sockets::SocketHandle;
 
-/// Frames of one worker that wait, and their bytes.
+/// Waiting frames of one worker, and their bytes.
 const PENDING_MAX: usize = 256;
 const PENDING_BYTES_MAX: usize = 2 << 20;
 
-/// A connected worker, for whoever sends to it.
 #[derive(Clone)]
 pub struct WorkerHandle {
     pub link: SocketHandle,
@@ -19,11 +18,11 @@ pub struct WorkerHandle {
     pub pass: Arc<Mutex<StoredCredentials>>,
 }
 
-/// What of a worker waits in the queue.
+/// The waiting frames of a worker.
 ///
-/// The invariant: whenever it was full after an addition, the removal by which it no longer is says so. Both
-/// go by what their own change of the counts made of them; a look before it could miss an addition between.
-/// One thread adds and one removes.
+/// Invariant: if it was full after an addition, then the removal that ends this state reports it.
+/// Both decide by the counts that their own change returns; a separate read could miss an addition
+/// in between. One thread adds and one removes.
 #[derive(Default)]
 pub struct PendingFrames {
     frames: AtomicUsize,
@@ -31,14 +30,14 @@ pub struct PendingFrames {
 }
 
 impl PendingFrames {
-    /// Whether it is full now.
+    /// Adds a frame; true if the limit is reached now.
     pub fn add(&self, bytes: usize) -> bool {
         let frames = self.frames.fetch_add(1, Relaxed) + 1;
         let bytes = self.bytes.fetch_add(bytes, Relaxed) + bytes;
         frames >= PENDING_MAX || bytes >= PENDING_BYTES_MAX
     }
 
-    /// Whether it was full, and is no longer.
+    /// Removes a frame; true if the limit was reached before and is not now.
     fn remove(&self, bytes: usize) -> bool {
         let frames_before = self.frames.fetch_sub(1, Relaxed);
         let bytes_before = self.bytes.fetch_sub(bytes, Relaxed);
@@ -48,7 +47,7 @@ impl PendingFrames {
 }
 
 impl WorkerHandle {
-    /// A frame of it has been dealt with.
+    /// Removes a processed frame, and resumes the socket if it was paused.
     pub fn frame_done(&self, bytes: usize) {
         if self.pending.remove(bytes) {
             self.link.resume();
@@ -65,11 +64,11 @@ mod tests {
     use super::*;
     use crate::base::threads;
 
-    /// A worker that was held while the engine took a frame of it was never read again: 30 seconds later its
-    /// runs were taken from it as if it had died.
+    /// A paused worker whose frame was processed at the same time was never read again: 30 seconds
+    /// later it lost its runs as if it had died.
     #[test]
     fn one_that_is_held_is_resumed() {
-        // What a link does: a resume from the moment on at which a frame is added undoes the hold.
+        // The socket handle behaves alike: a resume after a frame is added cancels the pause.
         let (pending, is_held) = (
             Arc::new(PendingFrames::default()),
             Arc::new(AtomicBool::new(false)),
@@ -90,7 +89,7 @@ mod tests {
             let held_at = Instant::now();
             while is_full && is_held.load(Relaxed) {
                 assert!(held_at.elapsed() < PATIENCE, "held for ever at {n}");
-                // Both threads may have one core.
+                // Both threads may share one core.
                 std::thread::yield_now();
             }
         }
@@ -99,6 +98,6 @@ mod tests {
     }
 
     const FRAMES: usize = 2_000_000;
-    /// For one hold, not for all frames: with other load, those take long.
+    /// Per pause, not for all frames, which take long under load.
     const PATIENCE: Duration = Duration::from_secs(20);
 }

@@ -1,4 +1,4 @@
-//! The engine without its surroundings: the rules of the model, what workers meet, the simulation.
+//! The engine without its surroundings: the rules of the model, workers, and the simulation.
 
 #![expect(clippy::needless_pass_by_value, reason = "json! makes values")]
 

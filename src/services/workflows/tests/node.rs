@@ -1,4 +1,4 @@
-//! A server without threads, sockets and clock, for tests of what it answers.
+//! A server without threads, sockets and clock, for tests of its answers.
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::services::workflows::sessions::Grant;
 use crate::services::workflows::tests::schema::empty_database;
 use crate::services::workflows::{frames, queries};
 
-/// A server without threads, at a time that the test sets.
+/// A server without threads; the test sets its time.
 pub struct Node {
     pub db: Connection,
     pub core: Core,
@@ -32,7 +32,7 @@ impl Node {
         Node { db, core, now }
     }
 
-    /// One round; what was sent to whom, and the answer to a request.
+    /// Runs one round; returns the frames per session, and the answer to a request.
     pub fn round(&mut self, inputs: Vec<Input>) -> (Vec<(u64, Value)>, Option<Result<Value>>) {
         let (mut out, work) = self.core.receive(self.now, inputs);
         out.extend(self.core.tick(self.now));
@@ -71,7 +71,7 @@ impl Node {
         self.execute(WorkflowRequest::Trigger(Box::new(body.into_run()?)))
     }
 
-    /// A run of the workflow `w`, by its id.
+    /// Creates a run of the workflow `w`; returns its id.
     pub fn start(&mut self) -> String {
         let made = self
             .trigger(json!({"workflow": "w", "input": [1]}))
@@ -92,7 +92,7 @@ impl Node {
         self.act(run, RunAction::Cancel { reason })
     }
 
-    /// Writes an event; its number, none when it was so already.
+    /// Writes an event; returns its number, none if it changes nothing.
     pub fn event(&mut self, run: &str, kind: &str, key: &str, data: Value) -> Result<Option<i64>> {
         let (kind, _) = EventKind::ALL
             .iter()
@@ -109,7 +109,7 @@ impl Node {
         Ok(answer["eventId"].as_i64())
     }
 
-    /// A worker connects; returns what it is told.
+    /// Connects a worker; returns the frames that are sent.
     pub fn connect(&mut self, session: u64, hello: Value) -> Vec<(u64, Value)> {
         let grant = Some(Grant::default());
         let opened = Input::Opened { session, grant };
@@ -123,12 +123,12 @@ impl Node {
         self.round(vec![opened, hello]).0
     }
 
-    /// A worker says something; returns what it is answered, and what else it is sent.
+    /// Handles a frame of a worker; returns the frames that are sent.
     pub fn send(&mut self, session: u64, frame: Value) -> Vec<(u64, Value)> {
         self.round(vec![frame_input(session, &frame)]).0
     }
 
-    /// The answer alone.
+    /// Handles a frame of a worker; returns the answer alone.
     pub fn reply_to(&mut self, session: u64, mut frame: Value) -> Value {
         frame["ref"] = json!(1);
         let sent = self.send(session, frame);
@@ -136,7 +136,7 @@ impl Node {
         answer.map_or(Value::Null, |(_, it)| it)
     }
 
-    /// Lets time pass, in steps as the thread does.
+    /// Advances the time in the steps of the thread.
     pub fn wait(&mut self, ms: i64) -> Vec<(u64, Value)> {
         let until = self.now + ms;
         let mut sent = Vec::new();
@@ -183,7 +183,7 @@ pub fn kind<T: std::fmt::Debug>(result: Result<T>) -> Kind {
     result.map_err(|error: Error| error.kind()).unwrap_err()
 }
 
-/// The first job that was handed out among what was sent.
+/// The first job that was dispatched among the frames.
 pub fn job(sent: &[(u64, Value)]) -> (u64, Value) {
     let found = sent.iter().find(|(_, frame)| frame["t"] == "job");
     found

@@ -1,4 +1,4 @@
-//! Each rule of the model, tried: what is done, what is refused and how.
+//! The rules of the model, one by one: accepted and refused events.
 
 use super::node::{Node, job, kind};
 use crate::base::error::Kind;
@@ -100,7 +100,7 @@ fn what_is_made_twice_is_made_once() {
 fn steps_go_from_begun_to_one_result() {
     let mut node = Node::new();
     let run = node.start();
-    // Unknown without input; with input it is made.
+    // Unknown without input; with input it is created.
     assert_eq!(
         kind(node.event(&run, "step_started", "s#0", Value::Null)),
         Kind::NotFound
@@ -172,7 +172,7 @@ fn hooks_take_payloads_in_order_until_they_are_disposed_of() {
     );
     node.event(&run, "hook_created", "h#0", json!({"token": "t"}))
         .unwrap();
-    // The token is taken: that is written, and no hook is made.
+    // The token is in use: the conflict is recorded, and no hook is created.
     node.event(&other, "hook_created", "h#0", json!({"token": "t"}))
         .unwrap();
     assert_eq!(node.types(&other).last().unwrap(), "hook_conflict");
@@ -197,7 +197,7 @@ fn hooks_take_payloads_in_order_until_they_are_disposed_of() {
     node.event(&other, "hook_created", "h#1", json!({"token": "t"}))
         .unwrap();
     assert_eq!(deliver(&mut node, 3).unwrap()["runId"], other);
-    // And again with the end of the run.
+    // Also after the end of the run.
     node.cancel(&other).unwrap();
     assert_eq!(kind(deliver(&mut node, 4)), Kind::NotFound);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What workers meet: leases, versions, retries, cancelling, tokens.
+//! Workers: leases, versions, retries, cancelling, tokens.
 
 use super::node::{Node, about, frame_input, job, kind};
 use crate::base::error::Kind;
@@ -16,7 +16,7 @@ fn only_the_latest_epoch_writes_and_what_is_recorded_is_answered_as_it_was() {
     node.send(1, about(&old, json!({"t": "ack"})));
     let step = json!({"t": "step", "key": "s#0", "ok": "once"});
     assert_eq!(node.reply_to(1, about(&old, step.clone()))["t"], "ok");
-    // Nothing is heard of it; another one gets the run.
+    // It sends nothing; another worker gets the run.
     node.connect(2, json!({}));
     let sent = node.wait(31_000);
     let (session, new) = job(&sent);
@@ -69,7 +69,7 @@ fn errors_are_tried_again_later_and_not_for_ever() {
         let answer = node.reply_to(1, about(&job, fails(attempt)));
         assert_eq!(answer["attempt"], attempt + 1, "{answer}");
         pauses.push(answer["retry_ms"].as_i64().unwrap());
-        // Said again it is not another failure.
+        // A repeated report is not another failure.
         let again = node.reply_to(1, about(&job, fails(attempt)));
         assert_eq!(again["attempt"], attempt + 1, "{again}");
         let begin = json!({"t": "step_begin", "key": "s#0"});
@@ -142,7 +142,7 @@ fn a_failed_run_goes_on_where_it_stopped() {
         kind(node.act(&run, RunAction::Resume { version: None })),
         Kind::Conflict
     );
-    // A copy has what was recorded before a step.
+    // A fork has the results recorded before a step.
     let from = Some("h#0".to_owned());
     let fork = node
         .act(
@@ -178,7 +178,7 @@ fn a_run_keeps_its_version_and_waits_for_it() {
     assert!(!node.core.is_served("w", "1"));
     let (session, _) = job(&node.connect(3, json!({})));
     assert_eq!(session, 3);
-    // Or it is moved to the new one.
+    // Or the run is moved to the new version.
     node.send(3, json!({"t": "bye"}));
     node.wait(1_000);
     let request = WorkflowRequest::Apply {
@@ -241,7 +241,7 @@ fn jobs_that_are_not_acknowledged_are_taken_back_and_counted_only_when_their_cod
     job(&node.connect(1, json!({})));
     let sent = node.wait(6_000);
     assert!(sent.iter().any(|(_, it)| it["t"] == "revoke"), "{sent:?}");
-    // It does not get it again before it is heard of.
+    // The worker does not get it again before it sends a frame.
     assert_eq!(node.show(&run)["state"], "ready");
     let (_, again) = job(&node.send(1, json!({"t": "hb", "jobs": []})));
     assert_eq!((&again["epoch"], &again["attempt"]), (&json!(2), &json!(1)));
@@ -378,7 +378,7 @@ fn a_clock_that_is_set_takes_no_run_away_and_holds_up_none() {
     assert_eq!(node.show(&run)["state"], "waiting");
     node.now += 3_600_000;
     let (_, again) = job(&node.wait(2_000));
-    // Who is silent loses it all the same.
+    // A silent worker loses its runs all the same.
     node.send(1, about(&again, json!({"t": "ack"})));
     node.now -= 3_600_000;
     let sent = node.wait(40_000);

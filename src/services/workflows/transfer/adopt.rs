@@ -1,4 +1,4 @@
-//! Import in the runs of a file: which of them, under which numbers, and what becomes of their jobs.
+//! Importing a file of runs: their selection, new row ids, and the states of their jobs.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -17,25 +17,25 @@ use crate::services::workflows::transfer::reader::{
 };
 use crate::services::workflows::tx::{Effects, Tx};
 
-/// What has come of import in a file.
+/// The result of an import.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Adopted {
-    /// Where it was written, and when.
+    /// The node that wrote the file, and the time.
     pub node: String,
     pub time: String,
-    /// Runs that were taken in, and how many of them have not ended.
+    /// Imported runs, and how many of them have not ended.
     pub runs: usize,
     pub unfinished: usize,
-    /// Runs that are here already, or belong to such.
+    /// Runs that already exist, or belong to such runs.
     pub here: usize,
-    /// Runs that were left out because of others, or of what is in the way here.
+    /// Runs left out because of a conflict.
     pub refused: usize,
-    /// What is in the way: a sentence each.
+    /// The conflicts, one sentence each.
     pub reasons: Vec<String>,
 }
 
-/// Takes the runs of a file in, inside a transaction that the caller commits. No server may work on the
-/// database: its engine would not know of them.
+/// Imports the runs of a file in a transaction that the caller commits. No server may use the
+/// database, because its engine would not notice the new runs.
 pub fn adopt(db: &Connection, mut file: File) -> Result<Adopted> {
     let content = ExportIndex::read(&mut file)?;
     let mut selection = select(db, &content)?;
@@ -74,12 +74,12 @@ pub fn adopt(db: &Connection, mut file: File) -> Result<Adopted> {
     })
 }
 
-/// Which runs of a file are taken.
+/// The selection of the runs to import.
 #[derive(Default)]
 struct Selection {
-    /// The numbers, in the file, of those that are not.
+    /// The numbers in the file of runs that are left out.
     is_out: BTreeSet<i64>,
-    /// Of those that are here already the number there and here.
+    /// For runs that already exist, the number in the file and the row id.
     known: HashMap<i64, i64>,
     adopted: Adopted,
 }
@@ -101,7 +101,10 @@ fn select(db: &Connection, content: &ExportIndex) -> Result<Selection> {
     let mut refuse = |incoming: &IncomingRun, what: String, by: &str| {
         if !here.contains(&incoming.root) {
             refused.insert(incoming.root);
-            let reason = format!("{} is left out: {what} is that of {by} here.", incoming.run);
+            let reason = format!(
+                "{} is left out: {what} is already used by {by} here.",
+                incoming.run
+            );
             selection.adopted.reasons.push(reason);
         }
     };
@@ -140,17 +143,17 @@ fn select(db: &Connection, content: &ExportIndex) -> Result<Selection> {
     Ok(selection)
 }
 
-/// Rows on their way in.
+/// An import in progress.
 struct Import<'a> {
     db: &'a Connection,
-    /// The number in the file, and the new one.
+    /// The number in the file, and the new row id.
     runs: HashMap<i64, i64>,
-    /// The same of runs that were here already.
+    /// The same for runs that already exist.
     known: HashMap<i64, i64>,
     jobs: Vec<ImportedJob>,
 }
 
-/// A job as it was, to be settled when all are here.
+/// A job as in the file, restored after all rows are imported.
 struct ImportedJob {
     run: i64,
     workflow: String,
@@ -177,7 +180,7 @@ impl Import<'_> {
                 row.set("parent_key", Value::Null);
             }
             row.fields.remove("number");
-            // Files of versions before 0.6.5 have none.
+            // Files of versions before 0.6.5 have no callers.
             row.fields.entry("caller").or_insert(Value::Null);
             self.insert(&row)?;
             self.runs.insert(number, self.db.last_insert_rowid());
@@ -185,7 +188,9 @@ impl Import<'_> {
         }
         let run = self.runs.get(&number).copied();
         let run = run.ok_or_else(|| {
-            Error::invalid(format!("It is of the run {number}, which the file lacks."))
+            Error::invalid(format!(
+                "The row refers to run {number}, which is not in the file."
+            ))
         })?;
         row.set("run", Value::from(run));
         match row.table.name {
@@ -197,7 +202,8 @@ impl Import<'_> {
         self.insert(&row)
     }
 
-    /// A child that is not here has a number that nobody will ever have.
+    /// Replaces the number of a child. A child that is missing gets a negative number, which no run
+    /// ever has.
     fn renumber(&self, row: &mut ExportRow, column: &str) -> Result<()> {
         if let Some(child) = row.some_int(column)? {
             let known = self.runs.get(&child).or_else(|| self.known.get(&child));
@@ -207,12 +213,12 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Nothing can be handed out, and no key is held, before all jobs are here.
+    /// Blocks jobs until all are imported: none is ready, and no key is held.
     fn import_job(&mut self, run: i64, row: &mut ExportRow) -> Result<()> {
         let known = JobState::ALL.iter().map(|(state, _)| *state);
         let code = row.int("state")?;
         let state = known.clone().find(|state| state.code() == code);
-        let state = state.ok_or_else(|| Error::invalid(format!("There is no state {code}.")))?;
+        let state = state.ok_or_else(|| Error::invalid(format!("Unknown state {code}.")))?;
         self.jobs.push(ImportedJob {
             run,
             workflow: row.text("workflow")?,
@@ -235,7 +241,7 @@ impl Import<'_> {
         let count = statement.parameter_count();
         if row.fields.len() != count {
             return Err(Error::invalid(format!(
-                "It has {} columns, not {count}.",
+                "Expected {count} columns, found {}.",
                 row.fields.len()
             )));
         }
@@ -257,7 +263,7 @@ impl Import<'_> {
     }
 }
 
-/// Whether `info` of an event is the number of a child.
+/// True if `info` of an event is the number of a child.
 fn is_about_child(kind: i64) -> bool {
     let kinds = [
         EventKind::StepCreated,
@@ -267,8 +273,8 @@ fn is_about_child(kind: i64) -> bool {
     kinds.iter().any(|it| it.code() == kind)
 }
 
-/// Jobs become what they can be here: what was with a worker is ready again, under an epoch that still
-/// grows; who held a concurrency key that is free here holds it; the others wait for it.
+/// Restores the states of imported jobs: a leased job is ready again with an epoch that continues
+/// to grow; a holder of a concurrency key that is free here holds it again; the others wait for it.
 fn restore_jobs(tx: &mut Tx<'_>, jobs: &[ImportedJob]) -> Result<()> {
     let is_still = |job: &ImportedJob| {
         matches!(

@@ -2,20 +2,20 @@
 
 pub const FORMAT: &str = "vski-workflows";
 pub const VERSION: i64 = 1;
-/// How the last line begins.
+/// The start of the last line.
 pub const END: &str = r#"{"sha256":"#;
 
-/// A table that has rows of runs.
+/// A table with rows of runs.
 pub struct ExportTable {
     pub name: &'static str,
-    /// The rows of a run.
+    /// Selects the rows of a run.
     pub select: &'static str,
-    /// Takes one in; its parameters are the names of the columns.
+    /// Inserts a row; the parameters have the names of the columns.
     pub insert: &'static str,
     pub delete: &'static str,
 }
 
-/// Parents come before what refers to them.
+/// Parents precede the rows that refer to them.
 pub const TABLES: [ExportTable; 8] = [
     ExportTable {
         name: "runs",

@@ -1,12 +1,12 @@
-//! Runs on their way from one node to another: a file that has them, and import them in.
+//! Moving runs from one node to another through a file.
 //!
-//! The file is JSON HashingWriter. First a head (format, version, node, time, counts), then a line for each row,
-//! `{"table": ..., column: ...}`, table by table in the order of [`TABLES`], runs in the order in which they
-//! were made; last the SHA-256 of all lines before it, so that a file which was cut off is refused.
-//! Numbers of runs are those of the node that wrote it; whoever takes them in gives new ones. Ids stay.
+//! The file is JSON Lines: a head (format, version, node, time, counts), one line per row,
+//! `{"table": ..., column: ...}`, in the order of [`TABLES`] and of the creation of runs, and last
+//! the SHA-256 of all lines before it, so that a truncated file is refused. Row ids are those of
+//! the exporting node; the import assigns new ones. Public ids stay.
 //!
-//! What belongs together is taken whole or not at all: a run with all runs below its topmost one. Half of
-//! it would wait for ever for what is elsewhere. That is also what makes import in a second time do nothing.
+//! A run and all runs below its topmost parent are imported together or not at all: a part of them
+//! would wait for ever for the rest. For the same reason a second import of a file changes nothing.
 
 use std::io::Write;
 
@@ -26,15 +26,15 @@ mod reader;
 
 use format::{END, FORMAT, TABLES, VERSION};
 
-/// What a file has.
+/// The content of an export.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Exported {
-    /// The numbers of the runs here.
+    /// The row ids of the exported runs.
     pub runs: Vec<i64>,
     pub unfinished: usize,
 }
 
-/// Writes the runs that have not ended, with the ended ones that they are children or parents of; or all.
+/// Writes the unfinished runs with their ended parents and children, or all runs.
 pub fn export(db: &Connection, node: &str, all: bool, out: &mut impl Write) -> Result<Exported> {
     let runs = chosen(db, all)?;
     let sql = "SELECT count(*) FROM runs WHERE ended IS NULL";
@@ -98,7 +98,7 @@ fn chosen(db: &Connection, all: bool) -> Result<Vec<i64>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Removes runs with all that belongs to them.
+/// Deletes runs with all their rows.
 pub fn remove(db: &Connection, runs: &[i64]) -> Result<()> {
     for table in &TABLES {
         let mut statement = db.prepare(table.delete)?;

@@ -1,4 +1,4 @@
-//! Reading a file of runs: line by line, and whether it is whole.
+//! Reading a file of runs line by line, and checking it.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _};
@@ -10,16 +10,16 @@ use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::ids;
 use crate::services::workflows::transfer::format::{END, ExportTable, FORMAT, TABLES, VERSION};
 
-/// Bytes of a line: the largest payload with every character escaped, and some more.
+/// The longest line: the largest payload with every character escaped, and some more.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
-/// What has to be known of a file before anything of it is taken in.
+/// The facts about a file that the import needs before its first row.
 #[derive(Default)]
 pub struct ExportIndex {
     pub node: String,
     pub time: String,
     pub runs: Vec<IncomingRun>,
-    /// Tokens of hooks that take payloads: the number of the run, and the token.
+    /// Tokens of live hooks: the number of the run, and the token.
     pub tokens: Vec<(i64, String)>,
 }
 
@@ -28,12 +28,12 @@ pub struct IncomingRun {
     pub run: String,
     pub workflow: String,
     pub idempotency_key: Option<String>,
-    /// The topmost run that it belongs to.
+    /// The topmost run above it.
     pub root: i64,
 }
 
 impl ExportIndex {
-    /// Reads a whole file, and refuses one that is not as it was written.
+    /// Reads a whole file; refuses a damaged one.
     pub fn read(file: &mut File) -> Result<ExportIndex> {
         let mut reader = LineReader::new(file)?;
         let mut content = ExportIndex::default();
@@ -45,7 +45,7 @@ impl ExportIndex {
                 return match rest.trim_end() == hash && reader.next()?.is_none() {
                     true => Ok(content),
                     false => Err(Error::invalid(
-                        "The file is damaged: it has another SHA-256 than its last line says.",
+                        "The file is damaged: its SHA-256 differs from the one in its last line.",
                     )),
                 };
             }
@@ -61,7 +61,7 @@ impl ExportIndex {
             }
         }
         Err(Error::invalid(
-            "The file was cut off: the line that ends it is missing.",
+            "The file is truncated: its last line is missing.",
         ))
     }
 
@@ -69,12 +69,12 @@ impl ExportIndex {
         let head: Value = serde_json::from_str(line).unwrap_or_default();
         if head["format"] != FORMAT {
             return Err(Error::invalid(
-                "The file is none that vski workflows export has written.",
+                "The file was not written by vski workflows export.",
             ));
         }
         if head["version"] != VERSION {
             return Err(Error::invalid(format!(
-                "The file was written by another vski (format {}, this one knows {VERSION}).",
+                "The file has format {}, and this version of vski reads format {VERSION}.",
                 head["version"]
             )));
         }
@@ -102,7 +102,7 @@ impl ExportIndex {
     }
 }
 
-/// A line about a row.
+/// A line with a row of a table.
 pub struct ExportRow {
     pub table: &'static ExportTable,
     pub fields: Map<String, Value>,
@@ -111,7 +111,7 @@ pub struct ExportRow {
 impl ExportRow {
     pub fn field(&self, name: &str) -> Result<&Value> {
         let field = self.fields.get(name);
-        field.ok_or_else(|| Error::invalid(format!("It has no {name}.")))
+        field.ok_or_else(|| Error::invalid(format!("The column {name} is missing.")))
     }
 
     pub fn set(&mut self, name: &str, value: Value) {
@@ -147,10 +147,9 @@ impl ExportRow {
     }
 }
 
-/// Reads a file line by line.
 pub struct LineReader<'a> {
     file: BufReader<&'a mut File>,
-    /// Of the line last read, from 1.
+    /// The number of the last line read, from 1.
     number: usize,
 }
 
@@ -163,7 +162,7 @@ impl<'a> LineReader<'a> {
         })
     }
 
-    /// The next line with its end.
+    /// The next line, including its line break.
     pub fn next(&mut self) -> Result<Option<String>> {
         let mut line = Vec::new();
         let mut limited = self.file.by_ref().take(LINE_BYTES_MAX);
@@ -174,15 +173,15 @@ impl<'a> LineReader<'a> {
         }
         let text = String::from_utf8(line);
         text.map(Some)
-            .map_err(|_| self.locate(Error::invalid("It is no text.")))
+            .map_err(|_| self.locate(Error::invalid("The line is not valid UTF-8.")))
     }
 
-    /// The row that a line is about; none when it is the head.
+    /// Parses the row of a line; none for the head.
     pub fn row(&self, line: &str) -> Result<Option<ExportRow>> {
         if self.number == 1 {
             return Ok(None);
         }
-        let wrong = || self.locate(Error::invalid("It is no row of a table."));
+        let wrong = || self.locate(Error::invalid("The line is not a row of a known table."));
         let mut fields: Map<String, Value> = serde_json::from_str(line).map_err(|_| wrong())?;
         let name = fields.remove("table").unwrap_or_default();
         let table = TABLES.iter().find(|table| name == table.name);

@@ -1,4 +1,4 @@
--- The tables for people: words instead of codes (workflows::codes), times as RFC 3339. The program does not read them.
+-- Readable views for operators: words instead of codes (see workflows::codes), and times as RFC 3339. vski itself does not use them.
 
 CREATE VIEW runs_view AS
 SELECT r.id, r.run, r.workflow, r.version,

@@ -1,4 +1,4 @@
-//! What must hold, whatever has happened.
+//! The invariants that hold after every simulation.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,6 @@ pub struct Promised {
     pub run: String,
     pub program: Program,
     pub may_be_cancelled: bool,
-    /// Its deadline.
     pub expires: Option<i64>,
 }
 
@@ -27,14 +26,14 @@ pub fn jobs(db: &Connection) -> i64 {
     statement.query_row([], |row| row.get(0)).unwrap()
 }
 
-/// What has not ended, for people.
+/// Unfinished runs as text, for a failure message.
 pub fn open_runs(db: &Connection) -> String {
     let sql = "SELECT json_group_array(json_array(r.run, r.status, j.state, j.due, j.epoch, j.worker, j.holds_key))
                FROM jobs j JOIN runs r ON r.id = j.run";
     db.query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
-/// What the memory says of leases is what the database says.
+/// The leases in memory match those in the database.
 pub fn leases(db: &Connection, core: &Core) {
     let sql = sql!("SELECT run, epoch FROM jobs WHERE state = {JobState::Leased} ORDER BY run");
     let mut statement = db.prepare_cached(sql).unwrap();
@@ -56,7 +55,7 @@ pub fn all(db: &Connection, promised: &[Promised], workers: &[Worker]) {
     }
 }
 
-/// A run goes to no worker when its deadline has passed.
+/// A run is not dispatched after its deadline.
 pub fn hand_out(text: &str, now: i64) {
     if !text.starts_with(r#"{"t":"job""#) {
         return;
@@ -66,7 +65,7 @@ pub fn hand_out(text: &str, now: i64) {
     assert!(deadline > now, "handed out after its deadline: {job}");
 }
 
-/// A run that was promised has ended as its program does.
+/// A promised run ended as its program says.
 fn run(db: &Connection, promised: &Promised) {
     let sql = "SELECT id, status FROM runs WHERE run = ?1";
     let (id, status): (i64, RunStatus) = db
@@ -84,7 +83,7 @@ fn run(db: &Connection, promised: &Promised) {
     }
 }
 
-/// It was not finished in time, and its children went with it.
+/// Its deadline passed, and its children ended with it.
 fn expired(db: &Connection, id: i64, promised: &Promised) {
     let expires = promised.expires.expect("a run with a deadline");
     let sql = "SELECT created, started, ended FROM runs WHERE id = ?1";
@@ -120,7 +119,7 @@ fn end_of(db: &Connection, id: i64) -> Value {
     serde_json::from_str(&end).unwrap()
 }
 
-/// What was acknowledged is there, unchanged.
+/// Acknowledged reports are recorded unchanged.
 fn steps_are_what_workers_were_told(db: &Connection, workers: &[Worker]) {
     for promise in workers.iter().flat_map(|worker| &worker.promises) {
         let (sql, name) = match promise.frame["t"].as_str().unwrap() {
@@ -151,8 +150,8 @@ fn steps_are_what_workers_were_told(db: &Connection, workers: &[Worker]) {
     }
 }
 
-/// A step that never fails is run once for each time that its run was handed out, at most; and once at
-/// least when it has its result.
+/// A step that never fails runs at most once per hand-out of its run, and at least once if it has a
+/// result.
 fn effects(db: &Connection, workers: &[Worker]) {
     let mut counts: BTreeMap<(String, String, i64), usize> = BTreeMap::new();
     for effect in workers.iter().flat_map(|worker| &worker.effects) {
@@ -172,7 +171,7 @@ fn effects(db: &Connection, workers: &[Worker]) {
             !times.is_empty() || status == StepStatus::Cancelled,
             "{run} {key}"
         );
-        // The last attempt of one that was cancelled may have come too late to be recorded.
+        // The last attempt of a cancelled run may be too late to be recorded.
         let most = attempts + usize::from(status == StepStatus::Cancelled);
         assert!(
             times.iter().all(|times| *times <= most),
@@ -181,7 +180,7 @@ fn effects(db: &Connection, workers: &[Worker]) {
     }
 }
 
-/// Of a concurrency key one run at a time is between its start and its end.
+/// Of the runs with one concurrency key only one is between its start and its end.
 fn keys(db: &Connection) {
     let sql = "SELECT run, started, ended FROM runs WHERE concurrency_key IS NOT NULL AND started IS NOT NULL
                ORDER BY started, ended";
@@ -193,7 +192,7 @@ fn keys(db: &Connection) {
     }
 }
 
-/// Events are numbered without gaps, end once, and the rest of the tables says the same.
+/// Events are numbered without gaps and end once, and the other tables agree with them.
 fn events(db: &Connection) {
     let sql = "SELECT e.run, e.seq, e.kind, r.status FROM events e JOIN runs r ON r.id = e.run ORDER BY e.run, e.seq";
     let mut statement = db.prepare(sql).unwrap();

@@ -1,11 +1,12 @@
-//! The engine simulated: clock, sockets, crashes and chance all come from a seed.
+//! A simulation of the engine: clock, sockets, crashes and randomness all come from a seed.
 //!
-//! A world has one server (the real [`Core`](crate::services::workflows::core::Core) on a real database in memory), some workers that run model
-//! programs as `docs/workflows.md` tells them to, and a client. Messages take time and connections break;
-//! workers die, hang and come back; the server dies between any two commits, and commits fail. Then the faults end, and
-//! everything has to come to its end. `check` says what must hold, `program` what the runs do.
+//! A world has one server (the real [`Core`](crate::services::workflows::core::Core) on a real
+//! database in memory), some workers that run model programs according to `docs/workflows.md`, and
+//! a client. Messages take time and connections break; workers die, hang and return; the server
+//! dies between any two commits, and commits fail. Then the faults end, and every run must end.
+//! `check` has the invariants, `program` the programs.
 //!
-//! `VSKI_CASES` worlds are tried from `VSKI_SEED` on; a failure prints its seed.
+//! `VSKI_CASES` worlds are simulated, starting with `VSKI_SEED`; a failure prints its seed.
 
 mod check;
 mod program;

@@ -1,22 +1,22 @@
-//! Model programs: what a run does, and what must come of it.
+//! Model programs of runs, and their expected results.
 
 use serde_json::{Value, json};
 
 use crate::tests::rng::Rng;
 
-/// One act of a program.
+/// One operation of a program.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// A step that fails so often before it succeeds.
+    /// A step that fails this often before it succeeds.
     Step {
         fails: i64,
     },
-    /// A step that fails for good; the program goes on.
+    /// A step that fails for good; the program continues.
     Fatal,
     Sleep {
         ms: i64,
     },
-    /// A hook that the client sends one payload to.
+    /// A hook that receives one payload from the client.
     Hook {
         token: String,
     },
@@ -93,7 +93,7 @@ impl Program {
         }
     }
 
-    /// The tokens of its hooks, of those of its children too.
+    /// The tokens of its hooks, including those of its children.
     pub fn tokens(&self) -> Vec<String> {
         let tokens = self.ops.iter().flat_map(|op| match op {
             Op::Hook { token } => vec![token.clone()],
@@ -103,7 +103,7 @@ impl Program {
         tokens.collect()
     }
 
-    /// What it returns, or what it fails with.
+    /// The output or the error of the program.
     pub fn result(&self) -> Result<Value, Value> {
         let results: Vec<Value> = self.ops.iter().enumerate().map(Program::outcome).collect();
         match self.fails {
@@ -114,7 +114,7 @@ impl Program {
 
     fn outcome((at, op): (usize, &Op)) -> Value {
         match op {
-            // A fourth failure is one too many.
+            // A fourth failure exceeds the retries.
             Op::Step { fails } if *fails > 3 => json!("failed"),
             Op::Step { .. } => json!(format!("step {at}")),
             Op::Fatal => json!("failed"),

@@ -1,4 +1,4 @@
-//! A worker of the model: runs programs by the book, from the journal.
+//! A model worker: it replays programs from the journal.
 
 use std::collections::BTreeMap;
 
@@ -6,20 +6,20 @@ use serde_json::{Value, json};
 
 use super::program::{Op, Program};
 
-/// A run that a worker has.
+/// A run that the worker holds.
 struct Job {
     epoch: i64,
     attempt: i64,
     program: Program,
     journal: Vec<Value>,
     seen: i64,
-    /// The report that has not been answered: its number and frame.
+    /// The number and frame of the report without an answer.
     waits_for: Option<(u64, Value)>,
-    /// When it may go on.
+    /// The time at which it may continue.
     ready_at: i64,
 }
 
-/// A step that was run, whatever came of its report.
+/// A step that was executed, with or without a recorded report.
 #[derive(Clone, Debug)]
 pub struct Effect {
     pub run: String,
@@ -27,7 +27,7 @@ pub struct Effect {
     pub epoch: i64,
 }
 
-/// What a worker was told is on disk.
+/// A report that was acknowledged as on disk.
 #[derive(Clone, Debug)]
 pub struct Promise {
     pub run: String,
@@ -44,7 +44,7 @@ pub struct Worker {
     pub is_greeted: bool,
     pub effects: Vec<Effect>,
     pub promises: Vec<Promise>,
-    /// Sleeps that were over: when, and when they should have been.
+    /// Sleeps that ended: the time, and the time at which they should have ended.
     pub early: Vec<String>,
     probe: Option<i64>,
     pub beat_at: i64,
@@ -67,7 +67,7 @@ impl Worker {
         }
     }
 
-    /// The process dies and another one takes its place.
+    /// Replaces the process after it died.
     pub fn restart(&mut self) {
         self.instance += 1;
         self.jobs.clear();
@@ -89,7 +89,7 @@ impl Worker {
         })
     }
 
-    /// Takes a frame; returns what it says to it.
+    /// Handles a frame; returns the frames to send.
     pub fn take(&mut self, now: i64, frame: &Value) -> Vec<Value> {
         match frame["t"].as_str().unwrap() {
             "welcome" => return self.welcomed(frame),
@@ -127,7 +127,7 @@ impl Worker {
         for lost in frame["lost"].as_array().unwrap() {
             self.jobs.remove(lost["job"].as_str().unwrap());
         }
-        // What was not answered is said again.
+        // Reports without an answer are sent again.
         let open = self.jobs.values().filter_map(|job| job.waits_for.clone());
         open.map(|(_, frame)| frame).collect()
     }
@@ -155,7 +155,7 @@ impl Worker {
             let begun = journal
                 .iter()
                 .find(|it| it["kind"] == "sleep" && it["key"] == entry["key"]);
-            // Of a sleep that was begun before, the begin may be further in front.
+            // The first event of a sleep that was begun before may be earlier in the journal.
             let Some(begun) = begun else { continue };
             if begun["until"].as_i64().unwrap() > now {
                 self.early.push(format!("{run} {entry}"));
@@ -175,7 +175,7 @@ impl Worker {
         let Some(run) = found else { return };
         let job = self.jobs.get_mut(&run).unwrap();
         let (reference, sent) = job.waits_for.take().unwrap();
-        // Most code is quick, some is not.
+        // Most code is quick, some is slow.
         job.ready_at = match reference % 3 {
             0 => now + i64::try_from(reference * 7919 % 4_000).unwrap(),
             _ => now,
@@ -243,7 +243,7 @@ impl Worker {
         }
     }
 
-    /// Goes on with what can go on; returns what it says.
+    /// Continues the runs that can continue; returns the frames to send.
     pub fn work(&mut self, now: i64) -> Vec<Value> {
         let mut frames = Vec::new();
         if !self.is_greeted {
@@ -269,7 +269,7 @@ impl Worker {
                 continue;
             }
             if let Some((_, sent)) = &job.waits_for {
-                // Refused for a while only: said again.
+                // Refused for a while only: the frame is sent again.
                 if job.ready_at > 0 {
                     job.ready_at = i64::MAX;
                     frames.push(sent.clone());
@@ -297,7 +297,7 @@ impl Worker {
         frames
     }
 
-    /// When it has something to do without being told.
+    /// The time of its next action without a frame.
     pub fn next_at(&self) -> i64 {
         let jobs = self.jobs.values().map(|job| job.ready_at);
         let beat = (!self.jobs.is_empty()).then_some(self.beat_at);
@@ -305,7 +305,8 @@ impl Worker {
     }
 }
 
-/// The first thing in a program that the journal does not have; none while it waits with the run in hand.
+/// The first operation of a program that the journal does not have; none while the run waits in the
+/// worker.
 fn next(now: i64, job: &mut Job) -> Option<Value> {
     if let Some((key, at)) = due_retry(now, job) {
         if at % 2 == 0 {

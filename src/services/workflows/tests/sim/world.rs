@@ -18,9 +18,9 @@ use crate::services::workflows::sessions::{Grant, SessionId};
 use crate::services::workflows::tests::schema::empty_database;
 use crate::tests::rng::Rng;
 
-/// The moment at which a world begins.
+/// The time at which a world begins.
 const BEGIN: i64 = 1_700_000_000_000;
-/// After the faults everything has ended by then.
+/// Everything has ended this long after the faults.
 const END_MS: i64 = 1_800_000;
 
 enum Event {
@@ -52,13 +52,12 @@ enum Event {
     Fault,
 }
 
-/// What the client wants.
+/// An action of the client.
 enum Wish {
     Run {
         name: String,
         program: Program,
         key: Option<String>,
-        /// Its deadline.
         expires: Option<i64>,
         run: Option<String>,
     },
@@ -91,7 +90,7 @@ pub struct World {
     reports: BTreeMap<ReplyHandle, usize>,
     next_ticket: ReplyHandle,
     faults_until: i64,
-    /// One in so many rounds is broken off, or fails.
+    /// One in this many rounds is interrupted or fails.
     fault_share: usize,
 }
 
@@ -177,7 +176,7 @@ impl World {
         self.soon(within, Event::Client(number));
     }
 
-    /// Lives until everything has ended, and looks whether all is as it should be.
+    /// Runs the world until everything has ended, and checks the invariants.
     pub fn run(&mut self) {
         while let Some(((at, _), event)) = self.events.pop_first() {
             self.now = at.max(self.now);
@@ -298,10 +297,10 @@ impl World {
         self.soon(5_000, Event::ServerUp);
     }
 
-    /// The worker notices that its connection is gone.
+    /// The worker notices that its connection is closed.
     fn cut(&mut self, worker: usize) {
         if let Some(session) = self.links[worker].take() {
-            // The server notices later, if it is still there.
+            // The server notices later, if it still runs.
             self.soon(30_000, Event::HangUp { session });
         }
         self.soon(2_000, Event::Connect { worker });
@@ -333,7 +332,7 @@ impl World {
         self.at(5, Event::ToServer { session, text });
     }
 
-    /// Says something over HTTP, which needs no socket.
+    /// Sends a report over HTTP, without a socket.
     fn report(&mut self, worker: usize, frame: &Value) {
         if self.core.is_none() {
             return;
@@ -462,13 +461,13 @@ impl World {
         self.soon(3, Event::Round);
     }
 
-    fn answer(&mut self, reply: ReplyHandle, answer: crate::base::error::Result<String>) {
+    fn answer(&mut self, reply: ReplyHandle, answer: Result<String, Error>) {
         if let Some(worker) = self.reports.remove(&reply) {
             let answer: Value = serde_json::from_str(&answer.unwrap_or_default())
                 .unwrap_or_else(|_| json!({"answers": [{"t": "lost"}]}));
             let answer = answer["answers"][0].clone();
             match answer["t"] == "lost" {
-                // As if the request had broken off: it is said again on a new connection.
+                // As after an interrupted request, it is sent again on a new connection.
                 true => self.cut(worker),
                 false => self.at(0, Event::Hear { worker, answer }),
             }
@@ -515,7 +514,7 @@ impl World {
             let sql = if end < 2 { "ROLLBACK" } else { "COMMIT" };
             self.db.execute_batch(sql).unwrap();
             match end {
-                // The server dies before the commit, or after it and before it says anything.
+                // The server dies before the commit, or after it and before it sends anything.
                 1 | 2 => return self.crash_server(),
                 0 => {
                     let out = core.abort(&Error::unavailable("a full disk"), &work);
@@ -575,7 +574,7 @@ impl World {
             2 => {
                 let ms = i64::try_from(self.rng.below(60_000)).unwrap();
                 self.frozen_until[worker] = self.now + ms;
-                // It goes on where it was, before it hears what has happened.
+                // It continues where it was, before it receives any news.
                 self.at(ms, Event::Work { worker });
             }
             3 if self.core.is_some() => self.crash_server(),

@@ -1,4 +1,4 @@
-//! Files of runs: what goes in comes out, under other numbers; what is in the way; what is damaged.
+//! Files of runs: an export imported under other row ids, conflicts, and damaged files.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -67,7 +67,7 @@ impl Node {
         self.tx(|tx| tx.run(run).unwrap().unwrap())
     }
 
-    /// Hands a run out.
+    /// Dispatches a run.
     fn lease(&mut self, run: &str) -> Lease {
         let found = self.find(run);
         self.tx(|tx| {
@@ -91,7 +91,7 @@ impl Node {
         (exported, file_of(&bytes))
     }
 
-    /// Takes a file in, in a transaction.
+    /// Imports a file in a transaction.
     fn adopt(&self, file: &File) -> Result<Adopted> {
         self.db.execute_batch("BEGIN").unwrap();
         let adopted = adopt(&self.db, file.try_clone().unwrap());
@@ -109,7 +109,7 @@ impl Node {
         self.db.query_row(&sql, [], |row| row.get(0)).unwrap()
     }
 
-    /// All rows as text, with the ids of runs in place of their numbers.
+    /// All rows as strings, with the public ids of runs in place of row ids.
     fn content(&self, tables: &[&str]) -> Vec<String> {
         let name = |number: &Cell| {
             let sql = "SELECT run FROM runs WHERE id = ?1";
@@ -148,7 +148,7 @@ impl Node {
         content
     }
 
-    /// Run, state, epoch and whether it holds its key, of all jobs.
+    /// Run, state, epoch and possession of the concurrency key, for all jobs.
     fn jobs(&self) -> Vec<(String, i64, i64, bool)> {
         let sql = "SELECT r.run, state, j.epoch, holds_key FROM jobs j JOIN runs r ON r.id = j.run
                    ORDER BY r.run";
@@ -164,7 +164,7 @@ impl Node {
         (job.1, job.3)
     }
 
-    /// Runs everything that can be run, and wakes what sleeps; all must come to an end.
+    /// Runs all ready jobs and wakes all sleeps; every run must end.
     fn drain(&mut self) {
         for _ in 0..1_000 {
             self.tx(|tx| while cancel_children(tx).unwrap() {});
@@ -280,8 +280,8 @@ fn sleep() -> [WakeCondition; 1] {
     [WakeCondition::Sleep { key, until }]
 }
 
-/// A run that sleeps, with a hook, a stream, and runs of its own: a child, one that has ended, a
-/// detached one.
+/// A run that sleeps, with a hook, a stream, and runs of its own: a child, an ended child, and a
+/// detached run.
 fn family(node: &mut Node) -> (String, [String; 3]) {
     let parent = node.make(&new("order"));
     let lease = node.lease(&parent.run);
@@ -347,7 +347,7 @@ fn everything_comes_out_as_it_went_in_under_other_numbers() {
     let mut come = to.content(&but_jobs);
     come.retain(|line| !before.contains(line));
     assert_eq!(come, from.content(&but_jobs));
-    // What was with a worker is ready, under the epoch that it had.
+    // A leased job is ready again, under the epoch that it had.
     let mut jobs = from.jobs();
     for job in &mut jobs {
         job.1 = if job.1 == 2 { 1 } else { job.1 };
@@ -357,7 +357,7 @@ fn everything_comes_out_as_it_went_in_under_other_numbers() {
     assert_eq!(to.state(&ids.keyed[1]), (4, false));
     assert_eq!(to.lease(&ids.keyed[0]).epoch, 2);
 
-    // A payload, the end of a child, and all else that they wait for reaches them here.
+    // A payload, the end of a child, and all other events wake them here.
     let parent = to.find(&ids.parent);
     assert_eq!(to.tx(|tx| tx.receive("token-1", "2").unwrap()), parent.id);
     to.end(&ids.keyed[0], RunEnd::Completed("1"));
@@ -403,7 +403,7 @@ fn a_second_time_nothing_is_taken_and_nothing_changes() {
     to.adopt(&file).unwrap();
     to.lease(&ids.keyed[0]);
     to.end(&ids.keyed[0], RunEnd::Completed("1"));
-    // One that has gone meanwhile does not come back while what it belongs to is here.
+    // A deleted run is not imported again while its related runs exist.
     let gone = to.find(&ids.ended_child).id;
     remove(&to.db, &[gone]).unwrap();
     let before = to.content(&ALL);
@@ -413,7 +413,7 @@ fn a_second_time_nothing_is_taken_and_nothing_changes() {
         (0, exported.runs.len(), 0)
     );
     assert_eq!(to.content(&ALL), before);
-    // Nor does it do anything where it was written.
+    // Nor does the import change the node that wrote the file.
     let before = from.content(&ALL);
     assert_eq!(from.adopt(&file).unwrap().here, exported.runs.len());
     assert_eq!(from.content(&ALL), before);
@@ -448,13 +448,13 @@ fn what_is_in_the_way_keeps_a_run_out_with_all_that_belongs_to_it() {
             ),
         ]
     );
-    // The parent with both children, and the failed one.
+    // The parent with both children, and the failed run.
     assert_eq!(adopted.refused, 4);
     assert!(to.tx(|tx| tx.run(&ids.child).unwrap()).is_none());
     to.find(&ids.detached);
     to.find(&ids.orphan);
 
-    // When it is out of the way, they come.
+    // After the conflict is resolved, they are imported.
     to.tx(|tx| tx.dispose_hook(&other, "x#0").unwrap());
     let adopted = to.adopt(&file).unwrap();
     assert_eq!((adopted.runs, adopted.refused), (3, 1));
@@ -469,7 +469,7 @@ fn what_is_in_the_way_keeps_a_run_out_with_all_that_belongs_to_it() {
 
 #[test]
 fn of_a_concurrency_key_one_run_is_under_way_after_any_mixture() {
-    // How many runs of the key are here and there, and what the first one there does.
+    // The number of runs of the key here and there, and the actions of the first one there.
     for (here, there, begins) in [
         (0, 3, true),
         (1, 2, true),
@@ -524,7 +524,7 @@ fn a_file_that_is_not_as_it_was_written_is_refused_whole() {
     assert!(refused(b"{}\n").contains("none that vski"));
     assert_eq!(to.count("runs") + to.count("events"), 0);
 
-    // Whole, but of a later format.
+    // Complete, but of a later format.
     let text = String::from_utf8(bytes).unwrap();
     let later = text.replacen("\"version\":1", "\"version\":2", 1);
     assert!(refused(later.as_bytes()).contains("format 2"));
@@ -540,7 +540,7 @@ fn what_is_removed_leaves_nothing() {
     for table in ALL {
         assert_eq!(from.count(table), 0, "{table}");
     }
-    // And it can be brought back.
+    // And the original node can import it again.
     from.adopt(&file).unwrap();
     assert_eq!(
         from.content(&["runs", "events", "steps", "hooks", "waits", "chunks"]),
@@ -556,7 +556,7 @@ fn a_link_to_a_run_that_is_gone_stays_one_to_nobody() {
     remove(&from.db, &gone).unwrap();
     let mut node = Node::new("b");
     node.adopt(&from.export(false).1).unwrap();
-    // Over a third node, on which numbers are others again.
+    // Through a third node, which assigns other row ids again.
     let mut to = Node::new("c");
     to.make(&new("other"));
     to.adopt(&node.export(false).1).unwrap();

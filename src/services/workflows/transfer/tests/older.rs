@@ -1,11 +1,11 @@
-//! Files that older versions wrote.
+//! Files of older versions.
 
 use super::{Node, busy, bytes_of, file_of};
 use crate::base::crypto::Hasher;
 use crate::base::ids;
 use crate::services::workflows::transfer::format::END;
 
-/// Versions before 0.6.5 did not keep the callers of runs: the runs of their files count for no caller.
+/// Versions before 0.6.5 did not store the callers of runs: such runs count for no caller.
 #[test]
 fn a_file_without_callers_is_taken_in() {
     let mut from = Node::new("a");
