@@ -89,7 +89,7 @@ pub struct App {
 
 /// Opens the data directory in a role, and logs problems with it.
 fn open_databases(config: &Config, role: Role) -> Result<Databases> {
-    let settings = db::Settings {
+    let settings = db::ConnectionSettings {
         role,
         synchronous: config.synchronous,
         prepare: records::register,

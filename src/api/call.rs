@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::answer::StatusCounts;
 use super::cors::Cors;
 use crate::app::App;
-use crate::base::budget::{Charge, Network, Output, Payer};
+use crate::base::budget::{Charge, Network, OutputCharge, Payer};
 use crate::base::error::Result;
 use crate::model::auth::Credentials;
 use crate::model::collections::{Collection, Collections};
@@ -16,7 +16,7 @@ use crate::model::rules::Identity;
 use crate::net::http::client_address::{Prefix, client_address};
 use crate::net::http::route::Params;
 use crate::net::http::{Request, query};
-use crate::store::db::{Asker, Database};
+use crate::store::db::{Database, QueryCaller};
 
 /// A request that may be handled: the route is found and the caller has access.
 pub struct Call<'a> {
@@ -33,7 +33,7 @@ pub struct Call<'a> {
     pub cors: &'a Cors,
     /// The charge for the parsed body, until the request is answered.
     pub parsed: RefCell<Option<Charge>>,
-    pub output: OnceCell<Output>,
+    pub output: OnceCell<OutputCharge>,
 }
 
 impl Call<'_> {
@@ -82,23 +82,23 @@ impl Call<'_> {
     }
 
     /// The caller as the payer of its queries.
-    pub fn asker(&self) -> Asker<'_> {
+    pub fn asker(&self) -> QueryCaller<'_> {
         self.asker_as(&self.identity)
     }
 
     /// The payer of queries, for a caller that the handler has identified.
-    pub fn asker_as(&self, identity: &Identity) -> Asker<'_> {
-        Asker {
+    pub fn asker_as(&self, identity: &Identity) -> QueryCaller<'_> {
+        QueryCaller {
             payer: payer_of(self.client(), identity),
             queries: &self.app.budgets.queries,
         }
     }
 
     /// The charge for the answer, shared by everything that builds it.
-    pub fn output(&self) -> &Output {
+    pub fn output(&self) -> &OutputCharge {
         let budget = &self.app.budgets.answers;
         self.output
-            .get_or_init(|| Output::new(budget, self.payer()))
+            .get_or_init(|| OutputCharge::new(budget, self.payer()))
     }
 
     pub fn database(&self) -> Result<Arc<Database>> {

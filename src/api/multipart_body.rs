@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::answer::body_too_large;
 use crate::base::budget::Charge;
-use crate::base::crypto::Hasher;
+use crate::base::crypto::Sha256Hasher;
 use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::model::records::Modifier;
@@ -53,7 +53,7 @@ enum PartState {
     /// A file without a name. If no bytes follow, it is an input of a page that was left empty.
     Untouched(String),
     File {
-        hasher: Hasher,
+        hasher: Sha256Hasher,
         bytes_max: u64,
     },
 }
@@ -158,7 +158,7 @@ impl MultipartForm {
             partial: allowance.storage.receive()?,
             first_bytes: Vec::new(),
         });
-        let hasher = Hasher::new();
+        let hasher = Sha256Hasher::new();
         self.state = PartState::File { hasher, bytes_max };
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The time: the only caller of the system clock, and timestamps as strings.
 //!
-//! Timestamps are RFC 3339 in UTC with milliseconds (`2026-11-23T08:00:00.000Z`): fixed width, so that
-//! string order is time order from year 0 to 9999. The calendar arithmetic is Howard Hinnant's
+//! Timestamps are RFC 3339 in UTC with milliseconds (`2026-11-23T08:00:00.000Z`): fixed width, so
+//! that string order is time order from year 0 to 9999. The calendar arithmetic is Howard Hinnant's
 //! `days_from_civil` and its inverse (chrono-compatible low-level date algorithms, public domain).
 
 use std::sync::OnceLock;
@@ -25,8 +25,8 @@ pub fn now_ms() -> i64 {
         })
 }
 
-/// Milliseconds of a monotonic clock, since the first call. For waits and limits: the time of day may be set
-/// back or forward.
+/// Milliseconds of a monotonic clock, since the first call. For waits and limits: the time of day
+/// may be set back or forward.
 pub fn uptime_ms() -> i64 {
     static START: OnceLock<Instant> = OnceLock::new();
     let elapsed = START.get_or_init(Instant::now).elapsed();
@@ -69,8 +69,9 @@ pub fn parse_date(text: &str) -> Option<i64> {
     (civil_from_days(days) == (year, month, day)).then_some(days)
 }
 
-/// Parses a date, or a date and time separated by `T` or a space, as milliseconds since 1970. Seconds, fraction
-/// and offset (`Z`, `UTC` or numeric, also after a space) are optional; the default offset is UTC.
+/// Parses a date, or a date and time separated by `T` or a space, as milliseconds since 1970.
+/// Seconds, fraction and offset (`Z`, `UTC` or numeric, also after a space) are optional; the
+/// default offset is UTC.
 pub fn parse_datetime(text: &str) -> Option<i64> {
     let date_ms = parse_date(text.get(..10)?)? * DAY_MS;
     let rest = &text.as_bytes()[10..];
@@ -94,8 +95,8 @@ pub fn day_or_moment(text: &str) -> Option<String> {
     }
 }
 
-/// Parses an HTTP date (RFC 9110, 5.6.7), in the preferred form or one of the two obsolete ones, as milliseconds
-/// since 1970.
+/// Parses an HTTP date (RFC 9110, 5.6.7), in the preferred form or one of the two obsolete ones, as
+/// milliseconds since 1970.
 pub fn parse_http_date(text: &str) -> Option<i64> {
     let date = httpdate::parse_http_date(text).ok()?;
     let elapsed = date.duration_since(UNIX_EPOCH).ok()?;

@@ -1,4 +1,5 @@
-//! Hashes, signatures and encodings: SHA-256, HMAC-SHA256, HKDF, base64url, constant-time comparison.
+//! Hashes, signatures and encodings: SHA-256, HMAC-SHA256, HKDF, base64url, constant-time
+//! comparison.
 
 use std::io;
 use std::io::Read;
@@ -34,8 +35,8 @@ impl SigningKey {
     }
 }
 
-/// Derives a key from a secret for one use (HKDF-SHA256, RFC 5869): keys for different uses reveal nothing
-/// about each other or about the secret.
+/// Derives a key from a secret for one use (HKDF-SHA256, RFC 5869): keys for different uses reveal
+/// nothing about each other or about the secret.
 pub fn derive_key(secret: &[u8], salt: &[u8], info: &[u8]) -> [u8; 32] {
     let pseudorandom = SigningKey::new(salt).sign(secret);
     // The first block is as long as a key.
@@ -49,11 +50,11 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// An incremental SHA-256.
-pub struct Hasher(Sha256);
+pub struct Sha256Hasher(Sha256);
 
-impl Hasher {
-    pub fn new() -> Hasher {
-        Hasher(Sha256::new())
+impl Sha256Hasher {
+    pub fn new() -> Sha256Hasher {
+        Sha256Hasher(Sha256::new())
     }
 
     pub fn update(&mut self, piece: &[u8]) {
@@ -67,7 +68,7 @@ impl Hasher {
 
 /// Reads to the end; returns the number of bytes and their SHA-256.
 pub fn sha256_of(mut from: impl Read) -> io::Result<(u64, [u8; 32])> {
-    let (mut hasher, mut size) = (Hasher::new(), 0);
+    let (mut hasher, mut size) = (Sha256Hasher::new(), 0);
     let mut buffer = vec![0; 128 << 10];
     loop {
         match from.read(&mut buffer)? {

@@ -1,8 +1,8 @@
 //! The one error type of the program.
 //!
-//! An [`Error`] has a [`Kind`], chosen by what the caller can do about it, a message that is safe to show to a
-//! client, per-field details for validation, and a context chain for the log only. [`Kind::status`] is the only
-//! place that maps errors to HTTP statuses.
+//! An [`Error`] has a [`Kind`], chosen by what the caller can do about it, a message that is safe
+//! to show to a client, per-field details for validation, and a context chain for the log only.
+//! [`Kind::status`] is the only place that maps errors to HTTP statuses.
 //!
 //! There is deliberately no `From<&str>`: the code that makes an error has to choose its kind.
 

@@ -1,5 +1,5 @@
-//! Failpoints: named points at which tests crash the process, with `VSKI_FAILPOINT=name`, or `name:3` for the
-//! third time that the point is reached. Release builds have none.
+//! Failpoints: named points at which tests crash the process, with `VSKI_FAILPOINT=name`, or
+//! `name:3` for the third time that the point is reached. Release builds have none.
 
 #[cfg(debug_assertions)]
 mod armed {
@@ -18,8 +18,8 @@ mod armed {
         }
     }
 
-    /// True if `VSKI_FAILPOINT` is `ACTION-PLACE` with this action and place. `ACTION` may be a list, separated
-    /// by `+`.
+    /// True if `VSKI_FAILPOINT` is `ACTION-PLACE` with this action and place. `ACTION` may be a
+    /// list, separated by `+`.
     pub fn is_armed(action: &str, place: &str) -> bool {
         let armed = ARMED.get_or_init(read).as_ref();
         armed

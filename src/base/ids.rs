@@ -1,7 +1,8 @@
 //! Identifiers and random bytes.
 //!
-//! Record ids are UUIDv7 strings (RFC 9562, section 5.7): they are ordered by time, so that inserts stay at the
-//! right edge of the index. Ids of accounts are random. Two ids of the same millisecond have no defined order.
+//! Record ids are UUIDv7 strings (RFC 9562, section 5.7): they are ordered by time, so that inserts
+//! stay at the right edge of the index. Ids of accounts are random. Two ids of the same millisecond
+//! have no defined order.
 
 use crate::base::clock;
 use crate::base::error::{Error, Result};

@@ -1,9 +1,9 @@
 //! The log: one line per event on stderr, `time level key=value`, written by its own thread.
 //!
-//! Lines are added to a buffer of at most 1 MiB; lines that do not fit are dropped and counted, and the count is
-//! logged when there is room again. A slow disk or journal therefore never slows a request, and the log never
-//! grows in memory. Before [`start`] and after [`LogWriter::finish`] lines are written at once, so that no line of
-//! a start or a shutdown is lost.
+//! Lines are added to a buffer of at most 1 MiB; lines that do not fit are dropped and counted, and
+//! the count is logged when there is room again. A slow disk or journal therefore never slows a
+//! request, and the log never grows in memory. Before [`start`] and after [`LogWriter::finish`]
+//! lines are written at once, so that no line of a start or a shutdown is lost.
 
 use std::fmt;
 use std::io::Write as _;
@@ -114,8 +114,8 @@ pub fn debug(line: fmt::Arguments<'_>) {
     log(Level::Debug, line);
 }
 
-/// Logs one answered request. `path` has no query, which could contain tokens. `client` is the address of the
-/// client if the peer is a proxy.
+/// Logs one answered request. `path` has no query, which could contain tokens. `client` is the
+/// address of the client if the peer is a proxy.
 #[expect(
     clippy::too_many_arguments,
     reason = "one line has this many fields, and there is one caller"

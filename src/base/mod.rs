@@ -1,4 +1,5 @@
-//! The foundation: errors, time, logging, threads, budgets. No module here knows a database or a socket.
+//! The foundation: errors, time, logging, threads, budgets. No module here knows a database or a
+//! socket.
 
 pub mod backoff;
 pub mod budget;

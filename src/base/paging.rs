@@ -52,7 +52,8 @@ impl Page {
         })
     }
 
-    /// Writes the envelope up to its first item; `]}` follows the last one. Totals that were not counted are -1.
+    /// Writes the envelope up to its first item; `]}` follows the last one. Totals that were not
+    /// counted are -1.
     pub fn open_envelope(self, total: Option<u64>, out: &mut Vec<u8>) {
         let Page { number, size } = self;
         let (items, pages) = match total {

@@ -1,8 +1,8 @@
 //! Threads that can be stopped: the [`Stop`] flag, named threads, locks that recover from panics.
 //!
-//! Every thread of the program has a name and is started by [`spawn`], or by [`spawn_for_result`] if the starting
-//! thread waits for its result. Threads wait in [`Stop::wait`], so that they notice a stop at once; [`pause`] is for
-//! short waits only.
+//! Every thread of the program has a name and is started by [`spawn`], or by [`spawn_for_result`]
+//! if the starting thread waits for its result. Threads wait in [`Stop::wait`], so that they notice
+//! a stop at once; [`pause`] is for short waits only.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -68,8 +68,8 @@ fn report_panic(name: &str) {
     }
 }
 
-/// Starts a named thread that the server depends on: a panic in it calls the handler of [`on_panic`]. Fails
-/// (instead of panicking) if the system refuses another thread.
+/// Starts a named thread that the server depends on: a panic in it calls the handler of
+/// [`on_panic`]. Fails (instead of panicking) if the system refuses another thread.
 pub fn spawn<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
@@ -93,7 +93,8 @@ pub fn spawn<T: Send + 'static>(
     })
 }
 
-/// Starts a named thread whose result another thread waits for; a panic is an error for that thread.
+/// Starts a named thread whose result another thread waits for; a panic is an error for that
+/// thread.
 pub fn spawn_for_result<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
@@ -120,8 +121,8 @@ pub fn join_until<T>(handle: JoinHandle<T>, deadline: Instant) -> bool {
     handle.join().is_ok()
 }
 
-/// Locks a mutex, even after a panic of another holder: the data behind the locks of this program is always
-/// consistent (a transaction that panics is rolled back first).
+/// Locks a mutex, even after a panic of another holder: the data behind the locks of this program
+/// is always consistent (a transaction that panics is rolled back first).
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 //! Trusted certificate authorities: those built into the binary, or those of a file.
 //!
-//! Certificates are verified on every outgoing connection; no option turns that off. The file is read once, at the
-//! start.
+//! Certificates are verified on every outgoing connection; no option turns that off. The file is
+//! read once, at the start.
 
 use std::fs::File;
 use std::io;

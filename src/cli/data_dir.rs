@@ -39,7 +39,7 @@ pub fn refuse_empty(data_dir: &Path) -> Result<()> {
 }
 
 /// Settings of databases that are opened while a server may run.
-pub const SETTINGS: db::Settings = db::Settings {
+pub const SETTINGS: db::ConnectionSettings = db::ConnectionSettings {
     role: db::Role::Master,
     synchronous: db::Synchronous::Full,
     prepare: records::register,

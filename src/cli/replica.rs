@@ -201,8 +201,12 @@ fn ask(client: &Arc<MasterClient>) -> Result<String> {
 }
 
 /// Turns the data of a replica, on which no server runs, into that of a master. Returns the report.
-fn promote(data_dir: &Path, settings: db::Settings, without: &[String]) -> Result<String> {
-    let settings = db::Settings {
+fn promote(
+    data_dir: &Path,
+    settings: db::ConnectionSettings,
+    without: &[String],
+) -> Result<String> {
+    let settings = db::ConnectionSettings {
         role: db::Role::Replica,
         ..settings
     };

@@ -89,7 +89,11 @@ impl<'a> Check<'a> {
     }
 
     /// Looks at everything.
-    pub fn run(mut self, data_dir: &Path, settings: db::Settings) -> Result<CheckSummary> {
+    pub fn run(
+        mut self,
+        data_dir: &Path,
+        settings: db::ConnectionSettings,
+    ) -> Result<CheckSummary> {
         let repairs = self.repairs;
         let open = |name: &str| match repairs {
             true => db::open_existing(data_dir, name, settings),

@@ -16,9 +16,9 @@ pub fn id(local: &Database) -> Result<String> {
     Ok(id)
 }
 
-/// Saves the role of new data, and refuses data of the other role: a replica would overwrite data that only
-/// this master has, and the replicas of a former replica would trust it as their master. Existing data
-/// (`is_new` is false) without a saved role belongs to a master.
+/// Saves the role of new data, and refuses data of the other role: a replica would overwrite data
+/// that only this master has, and the replicas of a former replica would trust it as their master.
+/// Existing data (`is_new` is false) without a saved role belongs to a master.
 pub fn claim_role(local: &Database, role: Role, is_new: bool) -> Result<()> {
     let saved = setting(local, "role")?;
     let is_replicas = match (saved.as_deref(), is_new) {

@@ -1,7 +1,7 @@
 //! The replicas of this master: when each last connected, and the states and files that it has.
 //!
-//! They are kept in memory and in `local.db`. An acknowledgement is written before it is answered; the time of
-//! a visit is written once a minute.
+//! They are kept in memory and in `local.db`. An acknowledgement is written before it is answered;
+//! the time of a visit is written once a minute.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -36,7 +36,8 @@ struct Known {
     written_ms: i64,
     /// The replica has every file up to this entry of the journal.
     files_acked: i64,
-    /// Per database, the tag of the epoch and the state that the replica acknowledged; not kept on disk.
+    /// Per database, the tag of the epoch and the state that the replica acknowledged; not kept on
+    /// disk.
     databases: BTreeMap<String, (String, u64)>,
 }
 
@@ -154,7 +155,8 @@ impl Replicas {
         list
     }
 
-    /// Records that a connected replica has every file up to this entry. A smaller entry has no effect.
+    /// Records that a connected replica has every file up to this entry. A smaller entry has no
+    /// effect.
     pub fn acknowledge_files(&self, id: &str, entry: i64) -> Result<()> {
         let name = id.to_owned();
         self.local.write(move |tx| {
@@ -170,8 +172,8 @@ impl Replicas {
         Ok(())
     }
 
-    /// The entry up to which every replica that connected since `since_ms` (milliseconds since 1970) has its
-    /// files; none if no replica has connected.
+    /// The entry up to which every replica that connected since `since_ms` (milliseconds since
+    /// 1970) has its files; none if no replica has connected.
     pub fn files_acknowledged(&self, since_ms: i64) -> Option<i64> {
         lock(&self.known)
             .values()
@@ -180,7 +182,8 @@ impl Replicas {
             .min()
     }
 
-    /// Forgets replicas that last connected before `seen_ms` (milliseconds since 1970). Returns their number.
+    /// Forgets replicas that last connected before `seen_ms` (milliseconds since 1970). Returns
+    /// their number.
     pub fn delete_before(&self, seen_ms: i64) -> Result<usize> {
         let gone: Vec<String> = lock(&self.known)
             .extract_if(|_, replica| replica.seen_ms < seen_ms)

@@ -19,7 +19,7 @@ use crate::model::records::{Shape, account};
 use crate::model::rules::{Identity, User};
 use crate::net::mail;
 use crate::net::mail::Mail;
-use crate::store::db::Asker;
+use crate::store::db::QueryCaller;
 
 const VERIFICATION_MS: i64 = 3 * 86_400_000;
 const RESET_MS: i64 = 30 * 60_000;
@@ -180,7 +180,7 @@ impl Auth {
         old_password: Option<&str>,
         new: &Confirmation<'_>,
         from: IpAddr,
-        asker: Asker<'_>,
+        asker: QueryCaller<'_>,
     ) -> Result<AccountSession> {
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
         self.check_current_password(realm, &secrets, "oldPassword", old_password, from)?;

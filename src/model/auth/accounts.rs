@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::token::{Claims, ExtraClaims, Purpose};
 use super::{Auth, Credentials, wrong_password, wrong_token};
-use crate::base::budget::{Output, Payer};
+use crate::base::budget::{OutputCharge, Payer};
 use crate::base::crypto;
 use crate::base::error::{Error, Kind, Result};
 use crate::model::collections::{Collection, CollectionKind, Collections};
@@ -13,7 +13,7 @@ use crate::model::events::Events;
 use crate::model::records::account::Secrets;
 use crate::model::records::{RawBody, Scope, Shape, account};
 use crate::model::rules::{Identity, User};
-use crate::store::db::{Asker, Database};
+use crate::store::db::{Database, QueryCaller};
 
 /// The accounts of one auth collection.
 pub struct Realm {
@@ -33,7 +33,7 @@ pub struct LogIn<'a> {
     pub password: &'a str,
     /// The address of the client.
     pub from: IpAddr,
-    pub asker: Asker<'a>,
+    pub asker: QueryCaller<'a>,
 }
 
 /// A new token and the JSON of its account.
@@ -110,7 +110,7 @@ impl Auth {
             has_credentials: true,
             ..log_in.asker.payer
         };
-        let asker = Asker {
+        let asker = QueryCaller {
             payer,
             ..log_in.asker
         };
@@ -124,7 +124,7 @@ impl Auth {
         user: Arc<User>,
         credentials: Credentials<'_>,
         shape: &Shape,
-        asker: Asker<'_>,
+        asker: QueryCaller<'_>,
     ) -> Result<AccountSession> {
         let token = self.renew_token(credentials)?;
         let record = self.record(realm, user, shape, asker)?;
@@ -137,7 +137,7 @@ impl Auth {
         realm: &Realm,
         user: Arc<User>,
         shape: &Shape,
-        asker: Asker<'_>,
+        asker: QueryCaller<'_>,
     ) -> Result<Vec<u8>> {
         let id = user.id.clone();
         let scope = realm.scope(Identity::User(user));
@@ -157,7 +157,7 @@ impl Auth {
         id: &str,
         body: &RawBody,
         from: IpAddr,
-        asker: Asker<'_>,
+        asker: QueryCaller<'_>,
     ) -> Result<String> {
         let secrets = realm.database.read_for(asker, |connection| {
             account::secrets_for_update(connection, scope, &realm.collection, id)
@@ -211,7 +211,7 @@ impl Auth {
         realm: &Realm,
         secrets: &Secrets,
         shape: &Shape,
-        asker: Asker<'_>,
+        asker: QueryCaller<'_>,
     ) -> Result<AccountSession> {
         let user = realm.user(&secrets.id)?.ok_or_else(wrong_token)?;
         let extra = realm.extra();
@@ -282,7 +282,7 @@ impl Realm {
             collections: Arc::clone(&self.collections),
             identity,
             events: Arc::clone(&self.events),
-            output: Output::default(),
+            output: OutputCharge::default(),
         }
     }
 

@@ -505,7 +505,7 @@ mod tests {
             collections: std::sync::Arc::default(),
             identity: crate::model::rules::Identity::Admin("a".to_owned()),
             events: std::sync::Arc::default(),
-            output: crate::base::budget::Output::default(),
+            output: crate::base::budget::OutputCharge::default(),
         };
         let draft = Draft::create(&scope, &collection, &body, &hash).unwrap();
         let errors: Vec<String> = draft

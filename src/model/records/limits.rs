@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::Scope;
-use crate::base::budget::Output;
+use crate::base::budget::OutputCharge;
 use crate::base::error::{Error, Kind, Result};
 
 /// Maximum length of a response.
@@ -16,11 +16,11 @@ const LOOKUPS_MAX: usize = 20_000;
 #[derive(Clone)]
 pub struct Limits {
     lookups: Rc<Cell<usize>>,
-    output: Output,
+    output: OutputCharge,
 }
 
 impl Limits {
-    pub fn new(output: &Output) -> Limits {
+    pub fn new(output: &OutputCharge) -> Limits {
         Limits {
             lookups: Rc::new(Cell::new(LOOKUPS_MAX)),
             output: output.clone(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::query::{RequestBody, RequestContext};
-use crate::base::budget::Output;
+use crate::base::budget::OutputCharge;
 use crate::base::error::{Error, Kind, Result};
 use crate::model::collections::{Collection, Collections};
 use crate::model::events::Events;
@@ -17,7 +17,7 @@ pub struct Scope {
     /// Subscribers and webhooks that receive what is written.
     pub events: Arc<Events>,
     /// The memory charged for the response.
-    pub output: Output,
+    pub output: OutputCharge,
 }
 
 impl Scope {

@@ -197,7 +197,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::base::budget::Output;
+    use crate::base::budget::OutputCharge;
     use crate::model::collections::{CollectionKind, test_collection};
     use crate::model::filter;
     use crate::model::rules::Identity;
@@ -214,7 +214,7 @@ mod tests {
             collections,
             identity: Identity::Anonymous,
             events: Arc::default(),
-            output: Output::default(),
+            output: OutputCharge::default(),
         };
         (scope, collection)
     }

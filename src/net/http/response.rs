@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 
-use crate::base::budget::Output;
+use crate::base::budget::OutputCharge;
 
 /// A connection that a handler has taken over from the server.
 pub struct Socket {
@@ -33,7 +33,7 @@ pub struct Response {
     pub(super) client: Option<IpAddr>,
     pub(super) takeover: Option<Takeover>,
     /// Released when the response is sent or queued.
-    pub(super) output: Output,
+    pub(super) output: OutputCharge,
 }
 
 impl Response {
@@ -47,7 +47,7 @@ impl Response {
             is_quiet: false,
             client: None,
             takeover: None,
-            output: Output::default(),
+            output: OutputCharge::default(),
         }
     }
 
@@ -112,7 +112,7 @@ impl Response {
     }
 
     /// Keeps the charge of the response until it is sent.
-    pub fn charged_to(self, output: Output) -> Response {
+    pub fn charged_to(self, output: OutputCharge) -> Response {
         Response { output, ..self }
     }
 

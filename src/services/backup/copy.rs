@@ -65,7 +65,7 @@ pub struct BackupJob<'a> {
     pub is_bucket: bool,
     /// Files that an earlier backup has left are read again.
     pub verifies: bool,
-    pub settings: db::Settings,
+    pub settings: db::ConnectionSettings,
     /// Told of what takes long, and of what is wrong.
     pub report: &'a mut dyn FnMut(&str),
 }

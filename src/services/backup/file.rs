@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::{fs, io};
 
-use crate::base::crypto::Hasher;
+use crate::base::crypto::Sha256Hasher;
 use crate::base::error::Error;
 use crate::base::ids;
 use crate::store::db;
@@ -34,7 +34,7 @@ pub fn copy(
         create_dirs(folder)?;
     }
     let mut file = create(partial)?;
-    let (mut hasher, mut size, mut buffer) = (Hasher::new(), 0, vec![0; 128 << 10]);
+    let (mut hasher, mut size, mut buffer) = (Sha256Hasher::new(), 0, vec![0; 128 << 10]);
     loop {
         let length = source.read(&mut buffer)?;
         if length == 0 {

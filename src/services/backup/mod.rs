@@ -66,7 +66,7 @@ pub fn run(job: BackupJob<'_>) -> Result<BackupSummary> {
     let (data_dir, dir, is_bucket) = (job.data_dir, job.dir, job.is_bucket);
     refuse_inside(data_dir, dir)?;
     let _lock = acquire(dir)?;
-    let _held = db::offline::hold_unwritable(data_dir)?;
+    let _held = db::offline::lock_read_only(data_dir)?;
     let earlier = match BackupManifest::read(dir) {
         Ok(earlier) => {
             remove_states(dir, earlier.as_ref().map(|it| it.state.as_str()))?;

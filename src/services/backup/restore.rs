@@ -46,7 +46,7 @@ pub fn run(
     dir: &Path,
     data_dir: &Path,
     replaces: bool,
-    settings: db::Settings,
+    settings: db::ConnectionSettings,
     report: &mut dyn FnMut(&str),
 ) -> Result<RestoreSummary> {
     directory::refuse_inside(data_dir, dir)?;
@@ -127,7 +127,7 @@ struct RestoreJob<'a> {
     owner: &'a Owner,
     staging: &'a Path,
     manifest: &'a BackupManifest,
-    settings: db::Settings,
+    settings: db::ConnectionSettings,
     report: &'a mut dyn FnMut(&str),
 }
 

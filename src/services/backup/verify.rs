@@ -85,14 +85,14 @@ impl Verifier<'_> {
 pub fn data(
     data_dir: &Path,
     files: &Storage,
-    settings: db::Settings,
+    settings: db::ConnectionSettings,
     report: ReportFn<'_>,
 ) -> Result<VerifySummary> {
     let mut verifier = Verifier {
         report,
         summary: VerifySummary::default(),
     };
-    let _held = db::offline::hold_unwritable(data_dir)?;
+    let _held = db::offline::lock_read_only(data_dir)?;
     let mut served = db::names(data_dir)?;
     let own = [db::LOCAL, db::WORKFLOWS, db::STATS];
     let (mut is_damaged, mut is_outdated) = (false, false);
@@ -169,7 +169,7 @@ fn without_content(data_dir: &Path, name: &str) -> Option<String> {
 fn with_state(
     data_dir: &Path,
     name: &str,
-    settings: db::Settings,
+    settings: db::ConnectionSettings,
     body: &mut dyn FnMut(&Connection, i64) -> Result<()>,
 ) -> Result<()> {
     let reader = PageReader::open_foreign(&data_dir.join(format!("{name}.db")))?;
@@ -179,7 +179,11 @@ fn with_state(
 }
 
 /// Looks at a backup: its parts, its databases, and every file that they name.
-pub fn backup(dir: &Path, settings: db::Settings, report: ReportFn<'_>) -> Result<VerifySummary> {
+pub fn backup(
+    dir: &Path,
+    settings: db::ConnectionSettings,
+    report: ReportFn<'_>,
+) -> Result<VerifySummary> {
     let _backup = directory::hold(dir)?;
     let manifest = BackupManifest::read_existing(dir)?;
     let mut verifier = Verifier {

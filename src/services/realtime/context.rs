@@ -9,7 +9,7 @@ use serde_json::json;
 use super::credential_checks::CheckQueue;
 use super::frames::SubscribeRequest;
 use super::registry::{Caller, SubscriptionCharges, SubscriptionGroup};
-use crate::base::budget::{Budget, Budgets, Output, Payer};
+use crate::base::budget::{Budget, Budgets, OutputCharge, Payer};
 use crate::base::error::Result;
 use crate::model::auth::{Auth, Credentials, StoredCredentials};
 use crate::model::collections::Catalog;
@@ -102,7 +102,7 @@ impl Context {
             collections,
             identity: caller.identity.clone(),
             events: Arc::clone(&self.events),
-            output: Output::default(),
+            output: OutputCharge::default(),
         };
         let audience = match SubscriberView::group_key(&scope, &collection, &spec)? {
             Some(shared) => format!("all {shared}"),
@@ -148,7 +148,7 @@ impl Context {
             collections,
             identity: group.identity.clone(),
             events: Arc::clone(&self.events),
-            output: Output::default(),
+            output: OutputCharge::default(),
         };
         SubscriberView::new(scope, &collection, &group.spec)
     }
@@ -162,7 +162,7 @@ impl Context {
             collections,
             identity: Identity::Admin(String::new()),
             events: Arc::clone(&self.events),
-            output: Output::default(),
+            output: OutputCharge::default(),
         };
         let view = SubscriberView::new(scope, &collection, &SubscriptionSpec::default())?;
         let mut out = Vec::new();

@@ -14,7 +14,7 @@
 use std::io::{Read, Write};
 
 use super::epoch::Epoch;
-use crate::base::crypto::Hasher;
+use crate::base::crypto::Sha256Hasher;
 use crate::base::error::{Error, Result};
 
 /// The format and its version.
@@ -111,7 +111,7 @@ fn corrupt(why: &str) -> Error {
 /// Writes a stream.
 pub struct StreamWriter<W> {
     to: W,
-    hasher: Hasher,
+    hasher: Sha256Hasher,
     chunk: Vec<u8>,
     packed: Vec<u8>,
 }
@@ -120,7 +120,7 @@ impl<W: Write> StreamWriter<W> {
     pub fn new(to: W, header: StreamHeader) -> Result<StreamWriter<W>> {
         let mut writer = StreamWriter {
             to,
-            hasher: Hasher::new(),
+            hasher: Sha256Hasher::new(),
             chunk: Vec::new(),
             packed: Vec::new(),
         };
@@ -176,7 +176,7 @@ impl<W: Write> StreamWriter<W> {
 /// Reads a stream.
 pub struct StreamReader<R> {
     from: R,
-    hasher: Hasher,
+    hasher: Sha256Hasher,
     header: StreamHeader,
     stored: Vec<u8>,
     chunk: Vec<u8>,
@@ -186,7 +186,7 @@ impl<R: Read> StreamReader<R> {
     pub fn new(mut from: R) -> Result<StreamReader<R>> {
         let mut bytes = [0; HEADER_BYTES];
         fill(&mut from, &mut bytes)?;
-        let mut hasher = Hasher::new();
+        let mut hasher = Sha256Hasher::new();
         hasher.update(&bytes);
         Ok(StreamReader {
             from,

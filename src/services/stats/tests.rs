@@ -39,7 +39,7 @@ impl Bench {
     }
 
     fn open(&mut self) {
-        let settings = db::Settings {
+        let settings = db::ConnectionSettings {
             role: db::Role::Master,
             synchronous: db::Synchronous::Normal,
             prepare: |_, _| Ok(()),

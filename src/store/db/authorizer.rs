@@ -1,8 +1,10 @@
-//! SQLite's authorizer: it is asked about each action of a statement when the statement is prepared.
+//! SQLite's authorizer: it is asked about each action of a statement when the statement is
+//! prepared.
 //!
-//! Reading raw pages is always denied. [`with_policy`] denies more, for the statements that this thread
-//! prepares meanwhile, such as those of a cron script. Our own statements that the connection has cached are
-//! not prepared again under the policy, and a statement that is prepared under it is not cached.
+//! Reading raw pages is always denied. [`with_policy`] denies more, for the statements that this
+//! thread prepares meanwhile, such as those of a cron script. Our own statements that the
+//! connection has cached are not prepared again under the policy, and a statement that is prepared
+//! under it is not cached.
 
 use std::cell::RefCell;
 

@@ -1,7 +1,7 @@
 //! The databases that were written to, for the thread that notifies replicas.
 //!
-//! Bound: a name is kept once however often its database changes, and no name is kept while there is no
-//! listener.
+//! Bound: a name is kept once however often its database changes, and no name is kept while there
+//! is no listener.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,13 +1,14 @@
-//! Checkpoints: they copy the write-ahead log (WAL) into the database file, on the writer's thread between
-//! commits.
+//! Checkpoints: they copy the write-ahead log (WAL) into the database file, on the writer's thread
+//! between commits.
 //!
-//! By default SQLite tries after every commit once the WAL has 1,000 pages. While readers overlap without
-//! end the WAL cannot restart, and every commit pays for an attempt, with two fsyncs. Here an attempt is
-//! made once per [`PAGES_PER_TRY`] pages of growth. Above [`PAGES_TO_INSIST`] it waits for the readers of
-//! the old part of the WAL to end, so that the WAL restarts; new readers do not prolong the wait, since they
-//! find everything in the file. The wait grows with the WAL ([`restart_timeout`]): the WAL stays near
-//! [`PAGES_TO_INSIST`] pages while queries are short, and within a few times that size when slow ones
-//! overlap all the time. Only another program can make it grow further.
+//! By default SQLite tries after every commit once the WAL has 1,000 pages. While readers overlap
+//! without end the WAL cannot restart, and every commit pays for an attempt, with two fsyncs. Here
+//! an attempt is made once per [`PAGES_PER_TRY`] pages of growth. Above [`PAGES_TO_INSIST`] it
+//! waits for the readers of the old part of the WAL to end, so that the WAL restarts; new readers
+//! do not prolong the wait, since they find everything in the file. The wait grows with the WAL
+//! ([`restart_timeout`]): the WAL stays near [`PAGES_TO_INSIST`] pages while queries are short, and
+//! within a few times that size when slow ones overlap all the time. Only another program can make
+//! it grow further.
 
 use std::time::Duration;
 

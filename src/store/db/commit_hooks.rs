@@ -1,8 +1,9 @@
 //! Closures that a write job registers to run after its commit.
 //!
-//! The thread that runs the jobs of a batch collects them. They run after the commit, in the order of
-//! registration, before the next commit of the same database; the hooks of a job or a batch that is rolled
-//! back are dropped. A consumer that hooks notify therefore sees the changes of a database in their order.
+//! The thread that runs the jobs of a batch collects them. They run after the commit, in the order
+//! of registration, before the next commit of the same database; the hooks of a job or a batch that
+//! is rolled back are dropped. A consumer that hooks notify therefore sees the changes of a
+//! database in their order.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,8 +14,8 @@ thread_local! {
     static HOOKS: RefCell<Vec<Hook>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Registers a closure to run after the commit of the current write job. The writers of the database
-/// wait meanwhile, so it must not block. Outside of a job it never runs.
+/// Registers a closure to run after the commit of the current write job. The writers of the
+/// database wait meanwhile, so it must not block. Outside of a job it never runs.
 pub fn on_commit(hook: impl FnOnce() + 'static) {
     HOOKS.with_borrow_mut(|hooks| hooks.push(Box::new(hook)));
 }
@@ -47,7 +48,8 @@ impl CommitHooks {
     pub fn end(self, is_committed: bool) {
         let hooks = HOOKS.replace(self.outer);
         for hook in hooks.into_iter().filter(|_| is_committed) {
-            // The panic handler logs a panic; the threads that wait for the commit must not fail with it.
+            // The panic handler logs a panic; the threads that wait for the commit must not fail
+            // with it.
             let _ = catch_unwind(AssertUnwindSafe(hook));
         }
     }

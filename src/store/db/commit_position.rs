@@ -1,7 +1,7 @@
 //! Positions of commits in the history of a file that replicas follow.
 //!
-//! A write records its position for its thread, so that the response can name it and a later read can wait
-//! until a replica has reached it.
+//! A write records its position for its thread, so that the response can name it and a later read
+//! can wait until a replica has reached it.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};

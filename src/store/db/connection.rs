@@ -1,5 +1,5 @@
-//! Connections to database files: the pragmas that hold for all of them, each with its reason, and the
-//! files that SQLite keeps beside a database.
+//! Connections to database files: the pragmas that hold for all of them, each with its reason, and
+//! the files that SQLite keeps beside a database.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ pub const BUSY_WAIT: Duration = Duration::from_secs(5);
 pub const WAL_BYTES_KEPT: i64 = 16 << 20;
 /// Prepared statements cached per connection.
 const STATEMENTS_MAX: usize = 96;
-/// Longest value or row, in bytes; the largest legitimate ones, records and payloads, have some MiB.
+/// Longest value or row, in bytes; the largest legitimate ones, records and payloads, have some
+/// MiB.
 const VALUE_BYTES_MAX: i32 = 64 << 20;
 /// Size of the header of a database file.
 const HEADER_BYTES: u64 = 100;
@@ -47,23 +48,25 @@ pub enum Synchronous {
     Normal,
 }
 
-/// Registers SQL functions on a connection. A function that may take long has to check the deadline itself.
+/// Registers SQL functions on a connection. A function that may take long has to check the deadline
+/// itself.
 pub type Prepare = fn(&Connection, &Deadline) -> Result<()>;
 
-/// Settings of every connection of every file.
+/// ConnectionSettings of every connection of every file.
 #[derive(Clone, Copy)]
-pub struct Settings {
+pub struct ConnectionSettings {
     pub role: Role,
     pub synchronous: Synchronous,
     /// Called for each new connection.
     pub prepare: Prepare,
 }
 
-/// Sets the pragmas that readers and the writer share. Returns the deadline that the connection obeys.
+/// Sets the pragmas that readers and the writer share. Returns the deadline that the connection
+/// obeys.
 pub fn prepare(
     connection: &mut Connection,
     cache_kib: i64,
-    settings: Settings,
+    settings: ConnectionSettings,
 ) -> Result<Deadline> {
     connection.busy_timeout(BUSY_WAIT)?;
     connection.pragma_update(None, "cache_size", -cache_kib)?;
@@ -85,7 +88,8 @@ pub fn prepare(
     Ok(deadline)
 }
 
-/// Sets the pragmas of every connection: a master, a backup or another program may have written the file.
+/// Sets the pragmas of every connection: a master, a backup or another program may have written the
+/// file.
 pub fn distrust_schema(connection: &Connection) -> rusqlite::Result<()> {
     // Views, triggers, defaults and indexes of the file can call harmless functions only.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
@@ -93,8 +97,8 @@ pub fn distrust_schema(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cell_size_check", true)
 }
 
-/// Explains why SQLite could not open the file for this access. It also refuses a truncated file: SQLite
-/// would take it for a new one and delete its WAL.
+/// Explains why SQLite could not open the file for this access. It also refuses a truncated file:
+/// SQLite would take it for a new one and delete its WAL.
 pub fn refuse_unusable(path: &Path, access: Access) -> Result<()> {
     // Not opened: closing it would drop locks that this process may hold.
     match rustix::fs::access(path, access) {
@@ -122,8 +126,8 @@ pub fn is_writable(path: &Path) -> bool {
     rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).is_ok()
 }
 
-/// The size of the WAL. It is read from the directory: opening and closing a file of SQLite's would drop the
-/// locks that this process holds on it.
+/// The size of the WAL. It is read from the directory: opening and closing a file of SQLite's would
+/// drop the locks that this process holds on it.
 pub fn wal_bytes(path: &Path) -> u64 {
     fs::metadata(beside(path, "-wal")).map_or(0, |data| data.len())
 }

@@ -5,8 +5,8 @@
 //!
 //! Bounds: `readers` bounds connections and queries, `checkpoint` the WAL.
 //!
-//! A database of a replica has no writer: [`Database::write`] is refused, and `page_writer` applies the
-//! pages of the master.
+//! A database of a replica has no writer: [`Database::write`] is refused, and `page_writer` applies
+//! the pages of the master.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -22,13 +22,13 @@ use rustix::fs::Access;
 
 use super::changed_databases::ChangedDatabases;
 use super::connection::{
-    BUSY_WAIT, Settings, Synchronous, WAL_BYTES_KEPT, damaged, explain_damage, prepare,
+    BUSY_WAIT, ConnectionSettings, Synchronous, WAL_BYTES_KEPT, damaged, explain_damage, prepare,
     refuse_unusable, wal_bytes,
 };
 use super::deadline::Deadline;
 use super::migrate::Schema;
 use super::pages::{PageReader, Snapshot};
-use super::readers::{Asker, PooledReader, Readers, Use};
+use super::readers::{PooledReader, QueryCaller, ReaderUse, Readers};
 use super::wal_tracker::WalTracker;
 use super::writer::{Batching, CommitBarrier, WriteQueue};
 use super::{checkpoint, migrate};
@@ -37,8 +37,8 @@ use crate::base::threads;
 
 /// Time that a write may run.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
-/// Time that a write waits for its turn: longer than a cron script may hold up the workflow engine. A long
-/// write may wait for as long as it may run.
+/// Time that a write waits for its turn: longer than a cron script may hold up the workflow engine.
+/// A long write may wait for as long as it may run.
 const WRITE_WAIT: Duration = Duration::from_secs(15);
 /// Time that a change of tables may run: it may have to read all rows.
 const LONG_WRITE_LIMIT: Duration = Duration::from_secs(600);
@@ -59,7 +59,7 @@ pub struct Database {
 
 impl Database {
     /// Opens the file, creating it if needed, and migrates its system tables.
-    pub fn open(path: &Path, schema: Schema, settings: Settings) -> Result<Database> {
+    pub fn open(path: &Path, schema: Schema, settings: ConnectionSettings) -> Result<Database> {
         let (writer, deadline) = refuse_unusable(path, Access::READ_OK | Access::WRITE_OK)
             .and_then(|()| open_writer(path, schema, settings))
             .map_err(explain_damage)
@@ -73,7 +73,7 @@ impl Database {
     }
 
     /// A database of a replica; the file need not exist yet.
-    pub fn open_replica(path: &Path, settings: Settings) -> Database {
+    pub fn open_replica(path: &Path, settings: ConnectionSettings) -> Database {
         Database {
             path: path.to_owned(),
             queue: None,
@@ -93,26 +93,26 @@ impl Database {
 
     /// Runs `body` on a read connection; each of its statements sees the latest commit.
     pub fn read<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let reader = self.reader(Use::Own)?;
+        let reader = self.reader(ReaderUse::Internal)?;
         body(reader.connection()).map_err(|error| self.locate("read", error))
     }
 
-    /// Like [`Database::read`], for a look-up by key: the identity of a caller, a definition, the row of a
-    /// file. It does not wait for queries.
+    /// Like [`Database::read`], for a look-up by key: the identity of a caller, a definition, the
+    /// row of a file. It does not wait for queries.
     pub fn look_up<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let reader = self.reader(Use::LookUp)?;
+        let reader = self.reader(ReaderUse::LookUp)?;
         body(reader.connection()).map_err(|error| self.locate("read", error))
     }
 
     /// Like [`Database::read`], for a query that is charged to its caller.
     pub fn read_for<T>(
         &self,
-        asker: Asker<'_>,
+        caller: QueryCaller<'_>,
         body: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
-        let reader = self.reader(Use::Query(asker))?;
+        let reader = self.reader(ReaderUse::Query(caller))?;
         match body(reader.connection()) {
-            Err(error) if error.is_interrupted() => Err(reader.why_stopped(error)),
+            Err(error) if error.is_interrupted() => Err(reader.interrupt_error(error)),
             result => result.map_err(|error| self.locate("read", error)),
         }
     }
@@ -120,16 +120,16 @@ impl Database {
     /// Like [`Database::snapshot`], for queries that are charged to their caller.
     pub fn snapshot_for<T>(
         &self,
-        asker: Asker<'_>,
+        caller: QueryCaller<'_>,
         body: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
-        self.read_for(asker, |connection| in_snapshot(connection, body))
+        self.read_for(caller, |connection| in_snapshot(connection, body))
     }
 
-    fn reader(&self, wanted: Use<'_>) -> Result<PooledReader<'_>> {
-        match self.readers.take(wanted) {
+    fn reader(&self, purpose: ReaderUse<'_>) -> Result<PooledReader<'_>> {
+        match self.readers.acquire(purpose) {
             Err(_) if self.queue.is_none() && !self.path.exists() => Err(not_replicated_yet()),
-            taken => taken,
+            reader => reader,
         }
     }
 
@@ -144,12 +144,12 @@ impl Database {
         limit: Duration,
         body: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
-        self.snapshot_by(&self.reader(Use::LookUp)?, limit, body)
+        self.snapshot_by(&self.reader(ReaderUse::LookUp)?, limit, body)
     }
 
     /// Like [`Database::snapshot`], for work that may read whole tables.
     pub fn snapshot_for_long<T>(&self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.snapshot_by(&self.reader(Use::Own)?, LONG_WRITE_LIMIT, body)
+        self.snapshot_by(&self.reader(ReaderUse::Internal)?, LONG_WRITE_LIMIT, body)
     }
 
     fn snapshot_by<T>(
@@ -158,13 +158,13 @@ impl Database {
         limit: Duration,
         body: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<T> {
-        reader.allow(limit);
+        reader.set_limit(limit);
         in_snapshot(reader.connection(), body).map_err(|error| self.locate("read", error))
     }
 
-    /// Runs `job` in a transaction and returns when its result is durable. Jobs that arrive together
-    /// share one commit; an error or a panic rolls back its own job only. The job runs on the thread that
-    /// leads the commit, so it owns the values that it uses.
+    /// Runs `job` in a transaction and returns when its result is durable. Jobs that arrive
+    /// together share one commit; an error or a panic rolls back its own job only. The job runs on
+    /// the thread that leads the commit, so it owns the values that it uses.
     pub fn write<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
@@ -180,8 +180,8 @@ impl Database {
         self.write_within(LONG_WRITE_LIMIT, Batching::Shared, job)
     }
 
-    /// Like [`Database::write`], with its own time limit and its own commit: an interrupt makes SQLite roll
-    /// back the whole transaction, which must not contain other jobs.
+    /// Like [`Database::write`], with its own time limit and its own commit: an interrupt makes
+    /// SQLite roll back the whole transaction, which must not contain other jobs.
     pub fn write_exclusive<T: Send + 'static>(
         &self,
         limit: Duration,
@@ -211,7 +211,8 @@ impl Database {
         result.map_err(|error| self.locate("write", error))
     }
 
-    /// Runs a checkpoint and refreshes the statistics of the query planner; bounded work, for the timer.
+    /// Runs a checkpoint and refreshes the statistics of the query planner; bounded work, for the
+    /// timer.
     pub fn maintain(&self) -> Result<()> {
         let Some(queue) = &self.queue else {
             return Ok(());
@@ -223,8 +224,8 @@ impl Database {
         })
     }
 
-    /// Copies the whole WAL into the file, which is then complete by itself; fails while another process
-    /// reads the WAL.
+    /// Copies the whole WAL into the file, which is then complete by itself; fails while another
+    /// process reads the WAL.
     pub fn checkpoint(&self) -> Result<()> {
         let check = |is_done| match is_done {
             true => Ok(()),
@@ -240,8 +241,8 @@ impl Database {
         }
     }
 
-    /// Begins a snapshot of the pages while no commit can happen. Also returns the pages that changed since
-    /// the last call, if that is known; see [`WriteQueue::begin_snapshot`].
+    /// Begins a snapshot of the pages while no commit can happen. Also returns the pages that
+    /// changed since the last call, if that is known; see [`WriteQueue::begin_snapshot`].
     pub fn begin_snapshot<'a>(
         &self,
         pages: &'a PageReader,
@@ -260,8 +261,8 @@ impl Database {
         self.queue.as_ref().map(WriteQueue::commit_barrier)
     }
 
-    /// Waits until the write jobs that run now have ended; fails if that takes longer. For threads that serve
-    /// other databases too.
+    /// Waits until the write jobs that run now have ended; fails if that takes longer. For threads
+    /// that serve other databases too.
     pub fn wait_for_writer(&self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         let commit_barrier = self.commit_barrier();
@@ -370,7 +371,11 @@ fn make_private(path: &Path) -> Result<()> {
     clippy::disallowed_methods,
     reason = "the one place that opens database files"
 )]
-fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<(Connection, Deadline)> {
+fn open_writer(
+    path: &Path,
+    schema: Schema,
+    settings: ConnectionSettings,
+) -> Result<(Connection, Deadline)> {
     make_private(path)?;
     let has_wal = wal_bytes(path) > 0;
     let mut connection = Connection::open_with_flags(
@@ -381,8 +386,8 @@ fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<(Conne
     )?;
     let deadline = prepare(&mut connection, WRITER_CACHE_KIB, settings)?;
     if schema == Schema::Workflows {
-        // Its jobs are many small commands, each with a savepoint: their rollback journals stay in memory
-        // instead of a file.
+        // Its jobs are many small commands, each with a savepoint: their rollback journals stay in
+        // memory instead of a file.
         connection.pragma_update(None, "temp_store", "MEMORY")?;
     }
     // A file that is refused is left unchanged, with its WAL.
@@ -410,8 +415,8 @@ fn open_writer(path: &Path, schema: Schema, settings: Settings) -> Result<(Conne
     Ok((connection, deadline))
 }
 
-/// Turns on the WAL; returns the journal mode in effect. SQLite reports a busy database, without waiting,
-/// while another process creates the same file.
+/// Turns on the WAL; returns the journal mode in effect. SQLite reports a busy database, without
+/// waiting, while another process creates the same file.
 fn enable_wal(connection: &Connection) -> rusqlite::Result<String> {
     let begun = Instant::now();
     loop {

@@ -1,8 +1,8 @@
 //! All databases of a data directory: `default.db`, `local.db`, `stats.db`, `workflows.db` and one
 //! `<name>.db` per tenant.
 //!
-//! [`Databases`] locks the directory against other servers, opens tenants when they are first used and
-//! closes the least recently used ones above [`OPEN_MAX`].
+//! [`Databases`] locks the directory against other servers, opens tenants when they are first used
+//! and closes the least recently used ones above [`OPEN_MAX`].
 //!
 //! Deleting a database is soft: its file moves to `deleted/`.
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::changed_databases::ChangedDatabases;
 use super::connection::{
-    Role, Settings, Synchronous, beside, is_damaged, is_writable, remove_wal, wal_bytes,
+    ConnectionSettings, Role, Synchronous, beside, is_damaged, is_writable, remove_wal, wal_bytes,
 };
 use super::database::Database;
 use super::dir;
@@ -35,7 +35,7 @@ const DELETE_WAIT: Duration = Duration::from_secs(5);
 /// All databases of one data directory.
 pub struct Databases {
     dir: PathBuf,
-    settings: Settings,
+    settings: ConnectionSettings,
     default: Arc<Database>,
     local: Arc<Database>,
     stats: Arc<Database>,
@@ -62,7 +62,7 @@ struct Tenant {
 
 impl Databases {
     /// Locks the directory, creating it if needed, and opens the system databases.
-    pub fn open(dir: &Path, settings: Settings) -> Result<Databases> {
+    pub fn open(dir: &Path, settings: ConnectionSettings) -> Result<Databases> {
         dir::create_dir(dir)?;
         let lock = dir::lock_dir(dir)?;
         dir::warn_if_writable(dir);
@@ -244,9 +244,11 @@ impl Databases {
         Ok(aside)
     }
 
-    /// Runs periodic maintenance of every open database: checkpoint and statistics for the query planner.
+    /// Runs periodic maintenance of every open database: checkpoint and statistics for the query
+    /// planner.
     pub fn maintain(&self) {
-        // Weak: a database waits until its writer is free, and the others must not count as in use meanwhile.
+        // Weak: a database waits until its writer is free, and the others must not count as in use
+        // meanwhile.
         let tenants: Vec<Weak<Database>> = lock(&self.tenants)
             .open
             .values()
@@ -294,7 +296,7 @@ impl Databases {
 fn open_database(
     dir: &Path,
     name: &str,
-    settings: Settings,
+    settings: ConnectionSettings,
     changes: &Arc<ChangedDatabases>,
 ) -> Result<Database> {
     let path = file(dir, name);
@@ -308,11 +310,11 @@ fn open_database(
     }
 }
 
-/// Opens `stats.db`. It may lose its last minutes in a power cut, so commits do not wait for the disk; and since
-/// it may be deleted, an unusable one is moved aside.
-fn open_stats(dir: &Path, settings: Settings) -> Result<Database> {
+/// Opens `stats.db`. It may lose its last minutes in a power cut, so commits do not wait for the
+/// disk; and since it may be deleted, an unusable one is moved aside.
+fn open_stats(dir: &Path, settings: ConnectionSettings) -> Result<Database> {
     let synchronous = Synchronous::Normal;
-    let settings = Settings {
+    let settings = ConnectionSettings {
         synchronous,
         ..settings
     };
@@ -377,8 +379,9 @@ fn unshared(mut database: Arc<Database>) -> Result<Database, Arc<Database>> {
     }
 }
 
-/// Opens a database of a data directory, also while a server runs: SQLite arbitrates between the two.
-pub fn open_existing(dir: &Path, name: &str, settings: Settings) -> Result<Database> {
+/// Opens a database of a data directory, also while a server runs: SQLite arbitrates between the
+/// two.
+pub fn open_existing(dir: &Path, name: &str, settings: ConnectionSettings) -> Result<Database> {
     let path = file(dir, name);
     if !path.is_file() {
         return Err(no_database(name));
@@ -387,7 +390,7 @@ pub fn open_existing(dir: &Path, name: &str, settings: Settings) -> Result<Datab
 }
 
 /// Like [`open_existing`], for inspection: this user need not be able to write the file.
-pub fn open_to_inspect(dir: &Path, name: &str, settings: Settings) -> Result<Database> {
+pub fn open_to_inspect(dir: &Path, name: &str, settings: ConnectionSettings) -> Result<Database> {
     let path = file(dir, name);
     match path.is_file() && !(is_writable(&path) && is_writable(dir)) {
         true => Ok(Database::open_replica(&path, settings)),

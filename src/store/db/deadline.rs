@@ -1,8 +1,8 @@
-//! When the work on a connection has to be done: past it, SQLite stops the running statement.
+//! Deadlines of connections: SQLite interrupts a statement that runs past it.
 //!
-//! A query that has a payer is judged twice on the way there. After [`GLANCE`] it goes on only
-//! while its payer could have one slow query more, and after [`SLOW`] it is charged as one. A query that
-//! is done by then pays nothing and costs three stores.
+//! A query with a payer is checked twice before. After [`FIRST_CHECK`] it continues only if its
+//! payer could have one more slow query, and after [`SLOW`] it is charged as one. A query that ends
+//! before is free, and costs three atomic stores.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -16,17 +16,17 @@ use crate::base::clock;
 use crate::base::error::Result;
 use crate::base::threads::lock;
 
-/// Virtual machine steps between two looks at the clock.
-const STEPS_PER_LOOK: i32 = 20_000;
-/// The time that a query runs while its payer has all the slow queries that it may have.
-const GLANCE: Duration = Duration::from_millis(200);
-/// The time after which a query is a slow one.
+/// Virtual machine steps between two checks of the clock.
+const STEPS_PER_CHECK: i32 = 20_000;
+/// Time that a query may run while its payer has as many slow queries as permitted.
+const FIRST_CHECK: Duration = Duration::from_millis(200);
+/// Time after which a query counts as slow.
 const SLOW: Duration = Duration::from_secs(1);
 const NEVER: i64 = i64::MAX;
 
 thread_local! {
-    /// The payer of the queries of this thread; of meaning while a query with a payer runs. The handler
-    /// runs on the thread of its statement.
+    /// The payer of the queries of this thread, valid while a query with a payer runs. The progress
+    /// handler runs on the thread of its statement.
     static PAYER: Cell<Option<Payer>> = const { Cell::new(None) };
 }
 
@@ -34,30 +34,30 @@ thread_local! {
 #[derive(Clone)]
 pub struct Deadline(Arc<Inner>);
 
-/// All times are of [`clock::uptime_ms`].
+/// All times are in milliseconds of [`clock::uptime_ms`].
 struct Inner {
-    /// Until then there is nothing to decide.
+    /// The time of the next decision.
     next_ms: AtomicI64,
-    /// When the query becomes a slow one.
+    /// The time at which the query counts as slow.
     slow_ms: AtomicI64,
     end_ms: AtomicI64,
-    /// The budgets that slow queries are charged to; set by the first one that has a payer.
+    /// The budgets that slow queries are charged to; set by the first query with a payer.
     queries: OnceLock<Arc<Queries>>,
-    /// There is a verdict.
-    is_judged: AtomicBool,
-    /// The charge of a slow query, or why it was stopped.
+    /// True if `verdict` is set.
+    is_decided: AtomicBool,
+    /// The charge of a slow query, or why it was interrupted.
     verdict: Mutex<Option<Result<Charge, Exhausted>>>,
 }
 
 impl Deadline {
-    /// One that never comes until [`Deadline::set`].
+    /// No deadline until [`Deadline::set`].
     pub fn new() -> Deadline {
         Deadline(Arc::new(Inner {
             next_ms: AtomicI64::new(NEVER),
             slow_ms: AtomicI64::new(NEVER),
             end_ms: AtomicI64::new(NEVER),
             queries: OnceLock::new(),
-            is_judged: AtomicBool::new(false),
+            is_decided: AtomicBool::new(false),
             verdict: Mutex::new(None),
         }))
     }
@@ -65,18 +65,18 @@ impl Deadline {
     /// Makes a connection obey it.
     pub fn attach(&self, connection: &mut Connection) -> Result<()> {
         let deadline = self.clone();
-        let look = move || deadline.is_over();
-        Ok(connection.progress_handler(STEPS_PER_LOOK, Some(look))?)
+        let is_over = move || deadline.is_over();
+        Ok(connection.progress_handler(STEPS_PER_CHECK, Some(is_over))?)
     }
 
-    /// From now on there is this much time.
+    /// Sets the deadline to this time from now.
     pub fn set(&self, limit: Duration) {
         let end_ms = clock::uptime_ms().saturating_add(millis(limit));
         self.0.end_ms.store(end_ms, Ordering::Relaxed);
         self.0.next_ms.store(end_ms, Ordering::Relaxed);
     }
 
-    /// The same, for a query of this thread that `payer` asks.
+    /// Like [`Deadline::set`], for a query of this thread that is charged to `payer`.
     pub fn set_for(&self, limit: Duration, payer: Payer, queries: &Arc<Queries>) {
         let now_ms = clock::uptime_ms();
         PAYER.set(Some(payer));
@@ -86,32 +86,32 @@ impl Deadline {
         };
         store(&self.0.end_ms, limit);
         store(&self.0.slow_ms, SLOW);
-        store(&self.0.next_ms, limit.min(GLANCE));
+        store(&self.0.next_ms, limit.min(FIRST_CHECK));
     }
 
-    /// From now on there is no hurry.
+    /// Removes the deadline.
     pub fn clear(&self) {
         self.0.end_ms.store(NEVER, Ordering::Relaxed);
         self.0.next_ms.store(NEVER, Ordering::Relaxed);
     }
 
-    /// True if the work has to stop. Called now and then by whatever takes long.
+    /// True if the work has to stop. Long-running SQL functions call it from time to time.
     pub fn is_over(&self) -> bool {
         let now_ms = clock::uptime_ms();
         now_ms > self.0.next_ms.load(Ordering::Relaxed) && self.decide(now_ms)
     }
 
-    /// Ends the query: gives back what it was charged, and says why it was stopped if its payer had no
-    /// right to more.
+    /// Ends the query and releases its charge. Returns the exhausted bound if that interrupted the
+    /// query.
     pub fn finish(&self) -> Option<Exhausted> {
-        if !self.0.is_judged.load(Ordering::Relaxed) {
+        if !self.0.is_decided.load(Ordering::Relaxed) {
             return None;
         }
-        self.0.is_judged.store(false, Ordering::Relaxed);
+        self.0.is_decided.store(false, Ordering::Relaxed);
         lock(&self.0.verdict).take()?.err()
     }
 
-    /// True when the work has to stop.
+    /// True if the work has to stop.
     fn decide(&self, now_ms: i64) -> bool {
         let end_ms = self.0.end_ms.load(Ordering::Relaxed);
         if now_ms > end_ms {
@@ -138,9 +138,9 @@ impl Deadline {
         };
         let is_refused = verdict.is_err();
         *lock(&self.0.verdict) = Some(verdict);
-        self.0.is_judged.store(true, Ordering::Relaxed);
+        self.0.is_decided.store(true, Ordering::Relaxed);
         if is_refused {
-            // For the statements that follow, too.
+            // Later statements stop too.
             self.0.end_ms.store(now_ms - 1, Ordering::Relaxed);
         }
         let next_ms = self.0.end_ms.load(Ordering::Relaxed);
@@ -164,15 +164,15 @@ mod tests {
     };
 
     #[test]
-    fn a_query_is_judged_at_a_glance_and_charged_when_it_is_slow() {
+    fn a_query_is_decided_at_a_first_check_and_charged_when_it_is_slow() {
         let (queries, deadline) = (Arc::new(Queries::new(8)), Deadline::new());
         let begin = || {
             deadline.set_for(Duration::from_secs(20), PAYER_OF_ONE, &queries);
             clock::uptime_ms()
         };
-        let (glance, slow) = (millis(GLANCE) + 1, millis(SLOW) + 1);
+        let (first_check, slow) = (millis(FIRST_CHECK) + 1, millis(SLOW) + 1);
         let begun = begin();
-        assert!(!deadline.decide(begun + glance));
+        assert!(!deadline.decide(begun + first_check));
         assert_eq!(queries.slow.used(), 0);
         assert!(!deadline.decide(begun + slow));
         assert_eq!(queries.slow.used(), 1);
@@ -182,13 +182,13 @@ mod tests {
 
         let taken = queries.slow.charge(PAYER_OF_ONE, 4);
         let begun = begin();
-        assert!(deadline.decide(begun + glance));
-        assert!(deadline.decide(begun + glance), "it does not go on");
+        assert!(deadline.decide(begun + first_check));
+        assert!(deadline.decide(begun + first_check), "it stays interrupted");
         assert_eq!(deadline.finish(), Some(Exhausted::Network));
-        // What was free at a glance may be taken a moment later.
+        // Room at the first check may be gone at the second.
         drop(taken);
         let begun = begin();
-        assert!(!deadline.decide(begun + glance));
+        assert!(!deadline.decide(begun + first_check));
         let taken = queries.slow.charge(PAYER_OF_ONE, 4);
         assert!(deadline.decide(begun + slow));
         assert_eq!(deadline.finish(), Some(Exhausted::Network));

@@ -1,4 +1,5 @@
-//! The data directory: created, locked for one process, and refused in a state in which it cannot be used.
+//! The data directory: created, locked for one process, and refused in a state in which it cannot
+//! be used.
 
 use std::fs;
 use std::fs::File;
@@ -14,8 +15,8 @@ use crate::base::log;
 
 /// The folder in which a restore collects its files before it moves them into place.
 pub const RESTORING: &str = ".restoring";
-/// Open flag for files that are written: a symbolic link in place of one would lead elsewhere, and root may
-/// be the user that follows it.
+/// Open flag for files that are written: a symbolic link in place of one would lead elsewhere, and
+/// root may be the user that follows it.
 pub const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 
 /// Creates a directory that only its owner can read, with its parents.
@@ -32,7 +33,8 @@ pub fn create_dir(dir: &Path) -> Result<()> {
         })
 }
 
-/// Logs a warning if other users can write to the directory: they could replace our files with their own.
+/// Logs a warning if other users can write to the directory: they could replace our files with
+/// their own.
 pub fn warn_if_writable(dir: &Path) {
     let mode = fs::metadata(dir).map_or(0, |data| data.permissions().mode());
     if mode & 0o022 != 0 {
@@ -43,8 +45,8 @@ pub fn warn_if_writable(dir: &Path) {
     }
 }
 
-/// Locks a data directory against other servers until the result is dropped. Fails with a conflict if a
-/// server holds it.
+/// Locks a data directory against other servers until the result is dropped. Fails with a conflict
+/// if a server holds it.
 pub fn lock_dir(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
     let mut file = File::options()
@@ -79,8 +81,9 @@ pub fn lock_dir(dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Refuses an empty or missing `default.db` in a directory where a server ran before. SQLite would create a new
-/// database; the next caller could then create the first admin, and all stored files would count as orphans.
+/// Refuses an empty or missing `default.db` in a directory where a server ran before. SQLite would
+/// create a new database; the next caller could then create the first admin, and all stored files
+/// would count as orphans.
 pub fn refuse_emptied(dir: &Path) -> Result<()> {
     let bytes = |name: &str| fs::metadata(file(dir, name)).map(|data| data.len()).ok();
     let state = match bytes(DEFAULT) {

@@ -1,35 +1,35 @@
-//! Versions of the system tables: append-only steps, counted by `PRAGMA user_version`.
+//! Migrations of the system tables: append-only steps, counted by `PRAGMA user_version`.
 //!
 //! All pending steps of a file run in one exclusive transaction, so a failing step leaves the file
-//! as it was. A file from a newer program is refused: half understood data is worse than none.
-//! Tables of collections are no concern of this file; `collections` alone alters them.
+//! unchanged. A file from a newer program is refused: partly understood data is worse than none.
+//! Only `collections` alters the tables of collections.
 
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 
 use crate::base::error::{Error, Result, ResultExt as _};
 
-/// Which system tables a file has.
+/// The kind of a database file, which determines its system tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schema {
     /// `default.db`: definitions, admins, API keys.
     Default,
-    /// A tenant: how far its tables have followed their definitions.
+    /// A tenant: which definitions its tables implement.
     Tenant,
-    /// `local.db`: facts about this node.
+    /// `local.db`: settings of this node.
     Local,
-    /// `stats.db`: what this node has counted.
+    /// `stats.db`: statistics of this node.
     Stats,
-    /// `workflows.db`: the runs of this node.
+    /// `workflows.db`: the workflow runs of this node.
     Workflows,
 }
 
 impl Schema {
-    /// The version that this program brings a file to.
+    /// The version to which this program migrates a file.
     pub fn version(self) -> i64 {
         i64::try_from(self.steps().len()).unwrap_or(i64::MAX)
     }
 
-    /// The steps from an empty file to the present, in order; released steps never change.
+    /// The steps from an empty file to the present version; released steps never change.
     fn steps(self) -> &'static [&'static str] {
         match self {
             Schema::Default => &[
@@ -62,27 +62,27 @@ impl Schema {
     }
 }
 
-/// Refuses a file from a newer program, or from another one; only looks. A tenant may bring tables
-/// of its own.
+/// Refuses a file of a newer or another program; changes nothing. A tenant may have tables of its
+/// own.
 pub fn check(connection: &Connection, schema: Schema) -> Result<()> {
-    // One statement, since another process may be making the file.
+    // One statement, since another process may be creating the file.
     let sql = "SELECT user_version = 0 AND EXISTS (SELECT 1 FROM sqlite_schema)
                FROM pragma_user_version";
     if schema != Schema::Tenant && connection.query_row(sql, [], |row| row.get(0))? {
         return Err(Error::unavailable(
-            "The file holds the tables of another program.",
+            "The file contains the tables of another program.",
         ));
     }
     refuse_newer(user_version(connection)?, schema.steps())
 }
 
-/// Brings a file up to the present version.
+/// Migrates a file to the present version.
 pub fn run(connection: &mut Connection, schema: Schema) -> Result<()> {
     run_steps(connection, schema.steps())
 }
 
-/// What differs from the system tables that this program makes; nothing is said of a file that is to be
-/// brought up to date first. A tenant may bring tables of its own.
+/// The differences to the system tables of this program, one sentence each; none for a file that
+/// has to be migrated first. A tenant may have tables of its own.
 #[expect(
     clippy::disallowed_methods,
     reason = "an empty database to compare with"
@@ -98,13 +98,15 @@ pub fn differences(connection: &Connection, schema: Schema) -> Result<Vec<String
     let mut rows = expected.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let (what, made): (String, String) = (row.get(0)?, row.get(1)?);
+        let (name, expected_sql): (String, String) = (row.get(0)?, row.get(1)?);
         let sql = "SELECT sql FROM sqlite_schema WHERE type || ' ' || name = ?1";
         let mut statement = connection.prepare_cached(sql)?;
-        let here: Option<String> = statement.query_row([&what], |row| row.get(0)).optional()?;
-        match here {
-            None => found.push(format!("The {what} is missing.")),
-            Some(here) if here != made => found.push(format!("The {what} was altered.")),
+        let present: Option<String> = statement.query_row([&name], |row| row.get(0)).optional()?;
+        match present {
+            None => found.push(format!("The {name} is missing.")),
+            Some(present) if present != expected_sql => {
+                found.push(format!("The {name} was altered."))
+            }
             Some(_) => {}
         }
     }

@@ -1,10 +1,11 @@
-//! The database files of a data directory: `default.db`, one file per tenant, `local.db`, `stats.db`,
-//! `workflows.db`.
+//! The database files of a data directory: `default.db`, one file per tenant, `local.db`,
+//! `stats.db`, `workflows.db`.
 //!
 //! [`Databases`] owns the directory and opens its files. A [`Database`] is one file with one writer
-//! connection (`writer`: group commit) and a pool of read connections (`readers`); `connection` has the
-//! pragmas of both, `migrate` the versions of the system tables. `pages`, `page_writer` and
-//! `wal_tracker` read and write databases as pages, for replication; `offline` opens files without a server.
+//! connection (`writer`: group commit) and a pool of read connections (`readers`); `connection` has
+//! the pragmas of both, `migrate` the versions of the system tables. `pages`, `page_writer` and
+//! `wal_tracker` read and write databases as pages, for replication; `offline` opens files without
+//! a server.
 
 use std::fs;
 use std::fs::File;
@@ -16,7 +17,7 @@ pub use changed_databases::ChangedDatabases;
 pub use checkpoint::Checkpoints;
 pub use commit_hooks::on_commit;
 pub use commit_position::take_commit_positions;
-pub use connection::{Role, Settings, Synchronous, is_damaged};
+pub use connection::{ConnectionSettings, Role, Synchronous, is_damaged};
 pub use database::{Database, not_replicated_yet};
 pub use databases::{Databases, is_useless, open_existing, open_to_inspect};
 pub use deadline::Deadline;
@@ -27,7 +28,7 @@ pub use names::{
     schema_of, workflows_file,
 };
 pub use page_writer::PageWriter;
-pub use readers::Asker;
+pub use readers::QueryCaller;
 pub use writer::CommitBarrier;
 
 use crate::base::error::{Error, Result, ResultExt as _};
@@ -77,8 +78,8 @@ pub fn quote(identifier: &str) -> String {
     }
 }
 
-/// Replaces the file of a database that no process has open. A crash in between leaves no file rather than
-/// one without its WAL.
+/// Replaces the file of a database that no process has open. A crash in between leaves no file
+/// rather than one without its WAL.
 pub fn replace_file(new: &Path, path: &Path) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     if path.exists() {

@@ -1,5 +1,5 @@
-//! Databases that are only looked at: copies that nobody writes to, and what SQLite and the system tables
-//! say of any.
+//! Databases that no server has open: copies in backups, files to inspect, and checks of their
+//! integrity.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -17,8 +17,8 @@ use super::migrate;
 use super::migrate::Schema;
 use crate::base::error::{Error, Result, ResultExt as _};
 
-/// Opens a file that no process writes to and that has no log, and leaves nothing beside it. It may be on a medium that
-/// takes nothing.
+/// Opens a file that no process writes to and that has no WAL. Creates no file beside it, so it may
+/// be on a read-only medium.
 pub fn open(path: &Path, prepare: Prepare) -> Result<Connection> {
     let connection = open_uri(path, "immutable=1")?;
     distrust_schema(&connection)?;
@@ -27,16 +27,16 @@ pub fn open(path: &Path, prepare: Prepare) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Opens a file of a data directory to look at it. Where this user may not write, as on a disk that the kernel has made
-/// read-only after errors, SQLite cannot make a log or the index of one: it then does without, or gets an index in
-/// memory, if no server runs.
+/// Opens a file of a data directory for inspection. If this user cannot write, as on a disk that
+/// the kernel has remounted read-only after errors, SQLite cannot create a WAL or its index; if no
+/// server runs, it works without a WAL, or with an index in memory.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the one place that opens databases to look at them"
+    reason = "the one place that opens databases for inspection"
 )]
 pub fn open_to_inspect(path: &Path) -> Result<Connection> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    if is_writable(path) && is_writable(dir) || hold(dir)?.is_none() {
+    if is_writable(path) && is_writable(dir) || lock_shared(dir)?.is_none() {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         return Ok(Connection::open_with_flags(path, flags)?);
     }
@@ -48,12 +48,12 @@ pub fn open_to_inspect(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Keeps servers out of a directory for as long as the result lives. None when one runs there.
-fn hold(dir: &Path) -> Result<Option<Held>> {
+/// Locks a directory against servers until the result is dropped. None if a server runs there.
+fn lock_shared(dir: &Path) -> Result<Option<SharedLock>> {
     let path = dir.join("lock");
     let file = match File::open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Held(None))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(SharedLock(None))),
         Err(error) => {
             return Err(Error::unavailable(format!(
                 "{} cannot be opened: {error}.",
@@ -63,27 +63,29 @@ fn hold(dir: &Path) -> Result<Option<Held>> {
     };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
         Err(Errno::WOULDBLOCK) => Ok(None),
-        // Where there are no locks no server can run.
-        Err(_) | Ok(()) => Ok(Some(Held(Some(file)))),
+        // A server cannot run on a file system without locks.
+        Err(_) | Ok(()) => Ok(Some(SharedLock(Some(file)))),
     }
 }
 
-/// The same where this user cannot write, for as long as a command looks at it.
-pub fn hold_unwritable(dir: &Path) -> Result<Option<Held>> {
+/// Like [`lock_shared`], for a command that inspects a directory in which this user cannot write.
+pub fn lock_read_only(dir: &Path) -> Result<Option<SharedLock>> {
     if is_writable(dir) {
         return Ok(None);
     }
-    hold(dir)
+    lock_shared(dir)
 }
 
-/// See [`hold`].
-pub struct Held(#[expect(dead_code, reason = "the lock goes with the descriptor")] Option<File>);
+/// See [`lock_shared`].
+pub struct SharedLock(
+    #[expect(dead_code, reason = "closing the descriptor releases the lock")] Option<File>,
+);
 
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that opens copies of databases"
 )]
-fn open_uri(path: &Path, how: &str) -> Result<Connection> {
+fn open_uri(path: &Path, parameters: &str) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_URI;
@@ -99,15 +101,15 @@ fn open_uri(path: &Path, how: &str) -> Result<Connection> {
             }
         }
     }
-    let _ = write!(uri, "?{how}");
+    let _ = write!(uri, "?{parameters}");
     Connection::open_with_flags(uri, flags)
         .map_err(Error::from)
         .context(format!("open {}", path.display()))
 }
 
-/// What is wrong with a file, a sentence each: with its pages and indexes, with its system tables.
+/// The faults of a file, one sentence each: of its pages and indexes, and of its system tables.
 pub fn faults(connection: &Connection, schema: Schema) -> Result<Vec<String>> {
-    let looked = integrity(connection).and_then(|mut found| {
+    let result = integrity(connection).and_then(|mut found| {
         if found.is_empty() {
             match migrate::check(connection, schema) {
                 Ok(()) => found = migrate::differences(connection, schema)?,
@@ -116,9 +118,9 @@ pub fn faults(connection: &Connection, schema: Schema) -> Result<Vec<String>> {
         }
         Ok(found)
     });
-    match looked {
+    match result {
         Err(error) if is_damaged(&error) => Ok(vec![error.to_string()]),
-        looked => looked,
+        result => result,
     }
 }
 
@@ -133,18 +135,18 @@ fn integrity(connection: &Connection) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::super::pages::PageReader;
-    use super::super::{Database, Role, Settings, Synchronous};
+    use super::super::{ConnectionSettings, Database, Role, Synchronous};
     use super::*;
     use rusqlite::functions::FunctionFlags;
 
-    /// A file may come from a master, a backup or another program: its views and triggers are not trusted on any way
-    /// on which it is opened.
+    /// A file may come from a master, a backup or another program: no way of opening it trusts its
+    /// views and triggers.
     #[test]
     fn no_connection_trusts_the_schema_of_a_file() {
         let dir = std::env::temp_dir().join(format!("vski-distrust-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("it.db");
-        let settings = Settings {
+        let settings = ConnectionSettings {
             role: Role::Master,
             synchronous: Synchronous::Normal,
             prepare: crate::model::records::register,
@@ -158,22 +160,22 @@ mod tests {
                 (number("trusted_schema"), number("cell_size_check")),
                 (0, 1)
             );
-            let dear = FunctionFlags::SQLITE_UTF8;
-            connection.create_scalar_function("dear", 0, dear, |_| Ok(1))?;
-            let direct: i64 = connection.query_row("SELECT dear()", [], |row| row.get(0))?;
+            let costly = FunctionFlags::SQLITE_UTF8;
+            connection.create_scalar_function("costly", 0, costly, |_| Ok(1))?;
+            let direct: i64 = connection.query_row("SELECT costly()", [], |row| row.get(0))?;
             assert_eq!(direct, 1);
             let sql = "SELECT * FROM harmless";
             let found: i64 = connection.query_row(sql, [], |row| row.get(0))?;
             assert_eq!(found, 1);
             let refusal = connection.prepare("SELECT * FROM hostile").unwrap_err();
             assert!(
-                refusal.to_string().contains("unsafe use of dear"),
+                refusal.to_string().contains("unsafe use of costly"),
                 "{refusal}"
             );
             Ok(())
         };
         let database = Database::open(&path, Schema::Tenant, settings).unwrap();
-        let views = "CREATE VIEW hostile AS SELECT dear(); CREATE VIEW harmless AS SELECT vski_like('ab', 'b');";
+        let views = "CREATE VIEW hostile AS SELECT costly(); CREATE VIEW harmless AS SELECT vski_like('ab', 'b');";
         database
             .write(move |tx| Ok(tx.execute_batch(views)?))
             .unwrap();

@@ -1,11 +1,11 @@
-//! Writing pages into a database that follows a master, as one transaction among its readers.
+//! Writes pages into a database of a replica, as one transaction beside its readers.
 //!
-//! The file is attached to an empty connection and never its main database: as that, the statement
-//! would be prepared again in the middle, when page 1 changes, and read a schema that is half written.
-//! Pages go through SQLite's pager like those of any transaction: readers see the state before or after.
-//! They stay as they are until the commit, and a crash leaves either state.
+//! The file is attached to an empty connection and is never its main database. Otherwise SQLite
+//! would prepare the statement again when page 1 changes, and read a schema that is half written.
+//! Pages are written through SQLite's pager like those of any transaction: readers see the state
+//! before or after it, and a crash leaves either state.
 //!
-//! A connection is for one transaction; what it knows of the file is wrong afterwards.
+//! A connection is used for one transaction; its cached schema is wrong afterwards.
 
 use std::path::Path;
 
@@ -18,13 +18,13 @@ use crate::base::error::{Error, Result, ResultExt as _};
 
 /// The name of the attached file.
 const FILE: &str = "file";
-/// Page cache, KiB: beyond it pages go to the log early.
+/// Page cache, in KiB; further pages are written to the WAL before the commit.
 const CACHE_KIB: i64 = 8_000;
-/// `PRAGMA auto_vacuum`: by every commit, and on demand.
+/// Values of `PRAGMA auto_vacuum`: at every commit, and on demand.
 const AUTO_VACUUM_FULL: i64 = 1;
 const AUTO_VACUUM_INCREMENTAL: i64 = 2;
 
-/// A transaction of pages, undone when it is dropped.
+/// A transaction of pages; dropping it rolls back.
 pub struct PageWriter {
     connection: Connection,
     page_size: u32,
@@ -32,27 +32,27 @@ pub struct PageWriter {
 }
 
 impl PageWriter {
-    /// Begins one on an existing file.
+    /// Begins a transaction on an existing file.
     pub fn begin(path: &Path) -> Result<PageWriter> {
         let connection = attach(path).context(format!("attach {}", path.display()))?;
         connection.execute_batch("PRAGMA writable_schema = ON")?;
         for (name, value) in [
             ("cache_size", -CACHE_KIB),
-            // Folding the log in is a step of its own.
+            // The caller runs checkpoints.
             ("wal_autocheckpoint", 0),
             ("journal_size_limit", WAL_BYTES_KEPT),
         ] {
             connection.pragma_update(Some(FILE), name, value)?;
         }
-        // After a power cut the file may have less than was noted; hashes will tell.
+        // After a power cut the file may be older than the saved position; its hashes will show it.
         connection.pragma_update(Some(FILE), "synchronous", "NORMAL")?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let number = |name| -> rusqlite::Result<i64> {
             connection.pragma_query_value(Some(FILE), name, |row| row.get(0))
         };
         if number("auto_vacuum")? == AUTO_VACUUM_FULL {
-            // The commit would clean up by itself, by the rules of the state before and among the
-            // pages of the new one. What this writes to page 1 is overwritten by that of the master.
+            // The commit would vacuum by the old state, among pages of the new one. This pragma
+            // changes page 1, which the page of the master overwrites.
             connection.pragma_update(Some(FILE), "auto_vacuum", AUTO_VACUUM_INCREMENTAL)?;
         }
         let (page_size, pages) = (number("page_size")?, number("page_count")?);
@@ -63,28 +63,28 @@ impl PageWriter {
         })
     }
 
-    /// Whether SQLite was built with what this needs.
+    /// True if SQLite was built with the required virtual table.
     pub fn is_supported() -> Result<bool> {
         let sql = "SELECT sqlite_compileoption_used('ENABLE_DBPAGE_VTAB')";
         Ok(open_memory()?.query_row(sql, [], |row| row.get(0))?)
     }
 
-    /// Bytes of a page of the file as it is.
+    /// Page size of the present file, in bytes.
     pub fn page_size(&self) -> u32 {
         self.page_size
     }
 
-    /// Writes one page. Page 1 comes last.
+    /// Writes one page. Page 1 must be the last.
     pub fn write(&self, number: u32, page: &[u8]) -> Result<()> {
         self.insert(number, Some(page))
             .context(format!("write page {number}"))
     }
 
-    /// Makes it one state of `pages` pages, durable as far as the file's next sync.
+    /// Commits a database of `pages` pages; durable after the next sync of the WAL.
     pub fn commit(&self, pages: u32) -> Result<()> {
         if pages < self.pages_before {
-            // Last, since a page that is written after it makes it void.
-            self.insert(pages + 1, None).context("cut the file")?;
+            // Last: writing a page afterwards would undo the truncation.
+            self.insert(pages + 1, None).context("truncate the file")?;
         }
         self.connection.execute_batch("COMMIT").context("commit")
     }
@@ -108,8 +108,8 @@ impl Drop for PageWriter {
     }
 }
 
-/// An attached file must have the text encoding of the main database, which is chosen before
-/// anything else.
+/// Attaches the file. It must have the text encoding of the main database, which has to be set
+/// first.
 fn attach(path: &Path) -> Result<Connection> {
     let path = path
         .to_str()
@@ -119,7 +119,7 @@ fn attach(path: &Path) -> Result<Connection> {
         let connection = open_memory()?;
         connection.pragma_update(None, "encoding", encoding)?;
         let attached = connection.execute(&format!("ATTACH ?1 AS {FILE}"), [path]);
-        // The schema, and with it the encoding, is read when it is first needed.
+        // SQLite reads the schema, and with it the encoding, at the first use.
         let attached = attached.and_then(|_| {
             let sql = format!("SELECT count(*) FROM {FILE}.sqlite_schema");
             connection.query_row(&sql, [], |_| Ok(()))
@@ -144,7 +144,7 @@ fn open_memory() -> Result<Connection> {
     let connection = Connection::open_with_flags(":memory:", flags)?;
     connection.busy_timeout(BUSY_WAIT)?;
     distrust_schema(&connection)?;
-    // Or no page could be written.
+    // The defensive mode forbids writing pages.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
     Ok(connection)
 }

@@ -1,12 +1,12 @@
-//! Databases as pages: reading them all or some, as one transaction sees them, and their hashes.
+//! Databases as pages: reads all or some pages in one transaction, and hashes them.
 //!
-//! Replication ships pages, so it needs nothing from the tables: indexes, triggers, shadow tables and
-//! VACUUM need no thought. Pages are read through SQLite's own `sqlite_dbpage` table and never by
-//! opening the file, which would drop the locks that this process holds on it.
+//! Replication ships pages, so it is independent of tables: indexes, triggers, shadow tables and
+//! VACUUM need no special treatment. Pages are read through SQLite's `sqlite_dbpage` table and
+//! never by opening the file: closing it would drop the locks that this process holds.
 //!
-//! Two pages are special. SQLite rewrites 12 bytes of page 1 (change counter, version-valid-for, its
-//! own version) whenever it goes through a log, so hashes leave them out. The page at 1 GiB is where
-//! locks are: it has no content and is never read, hashed or sent.
+//! Two pages are special. SQLite rewrites 12 bytes of page 1 (change counter, version-valid-for,
+//! its own version) whenever the page passes through a WAL, so hashes exclude them. The page at 1
+//! GiB holds the locks: it has no content and is never read, hashed or sent.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,15 +24,15 @@ use super::connection::{BUSY_WAIT, beside, data_version, distrust_schema, refuse
 use super::offline;
 use crate::base::error::{Error, Result, ResultExt as _};
 
-/// Where page 1 has bytes that differ between equal databases.
+/// The bytes of page 1 that differ between equal databases.
 const MASKED: [std::ops::Range<usize>; 2] = [24..28, 92..100];
-/// Page cache of a page reader, KiB: each page is read once.
+/// Page cache of a page reader, in KiB: each page is read once.
 const CACHE_KIB: i64 = 256;
-/// What is written at a time when a state is copied.
+/// Bytes written at a time when a snapshot is copied.
 const COPY_BYTES: usize = 1 << 20;
 
-/// The hash of one page. The seed is a secret of master and replicas, so that no client can make
-/// two pages that look alike; equal pages at different places have different hashes.
+/// The hash of one page. The seed is a secret of master and replicas, so that no client can
+/// construct a collision; equal pages with different numbers have different hashes.
 pub fn hash(seed: u64, number: u32, page: &[u8]) -> u64 {
     let seed = seed ^ u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     if number != 1 || page.len() < 100 {
@@ -45,7 +45,7 @@ pub fn hash(seed: u64, number: u32, page: &[u8]) -> u64 {
     xxh3_64_with_seed(&masked, seed)
 }
 
-/// The number of the page that is never used, for pages of this size.
+/// The number of the unused page at 1 GiB, for this page size.
 pub fn lock_page(page_size: u32) -> u32 {
     0x4000_0000 / page_size.max(512) + 1
 }
@@ -58,23 +58,23 @@ pub struct PageMap {
 }
 
 impl PageMap {
-    /// How many pages there are.
+    /// The number of pages.
     pub fn len(&self) -> u32 {
         u32::try_from(self.hashes.len()).unwrap_or(u32::MAX)
     }
 
-    /// One number for the whole state.
+    /// The checksum of the whole database.
     pub fn checksum(&self) -> u64 {
         self.checksum
     }
 
-    /// The hash of a page; 0 where there is none.
+    /// The hash of a page; 0 if the page does not exist.
     pub fn get(&self, number: u32) -> u64 {
         let hash = index(number).and_then(|at| self.hashes.get(at));
         hash.copied().unwrap_or(0)
     }
 
-    /// Sets the hash of a page, growing as needed. Returns whether it is another than before.
+    /// Sets the hash of a page, growing as needed. Returns true if the hash has changed.
     pub fn set(&mut self, number: u32, hash: u64) -> bool {
         let Some(at) = index(number) else {
             return false;
@@ -87,7 +87,7 @@ impl PageMap {
         before != hash
     }
 
-    /// From now on there are this many pages.
+    /// Sets the number of pages.
     pub fn resize(&mut self, pages: u32) {
         let pages = pages as usize;
         for hash in self.hashes.drain(pages.min(self.hashes.len())..) {
@@ -96,7 +96,7 @@ impl PageMap {
         self.hashes.resize(pages, 0);
     }
 
-    /// One hash for each `size` pages, the last ones for the rest.
+    /// One hash per group of `size` pages; the last group may be smaller.
     pub fn groups(&self, size: usize) -> Vec<u64> {
         let groups = self.hashes.chunks(size);
         groups.map(group_hash).collect()
@@ -120,7 +120,7 @@ fn index(number: u32) -> Option<usize> {
     Some(number.checked_sub(1)? as usize)
 }
 
-/// A connection that sees pages. It changes nothing.
+/// A read-only connection for pages.
 pub struct PageReader {
     connection: Connection,
     path: PathBuf,
@@ -138,8 +138,8 @@ impl PageReader {
         PageReader::of(opened.map_err(Error::from), path)
     }
 
-    /// The same for a file of a directory that no server need have looked at: SQLite takes one that was cut
-    /// off for a new one. This user need not be able to write it.
+    /// Like [`PageReader::open`], for a file that no server has checked: refuses a truncated one,
+    /// which SQLite would take for a new one. This user need not be able to write the file.
     pub fn open_foreign(path: &Path) -> Result<PageReader> {
         refuse_unusable(path, Access::READ_OK).context(format!("open {}", path.display()))?;
         PageReader::of(offline::open_to_inspect(path), path)
@@ -163,12 +163,12 @@ impl PageReader {
         })
     }
 
-    /// A number that is another one after each commit of another connection, in whatever process.
+    /// A number that changes after each commit of another connection, in whatever process.
     pub fn data_version(&self) -> Result<i64> {
         data_version(&self.connection)
     }
 
-    /// Bytes of a page.
+    /// Page size, in bytes.
     pub fn page_size(&self) -> Result<u32> {
         let size = self
             .connection
@@ -176,9 +176,9 @@ impl PageReader {
         Ok(size?)
     }
 
-    /// The state of now, for as long as the snapshot lives.
+    /// Begins a snapshot of the present state.
     pub fn snapshot(&self) -> Result<Snapshot<'_>> {
-        // First: its end ends the transaction, also after an error.
+        // Created first: dropping it ends the transaction, also after an error.
         let mut snapshot = Snapshot {
             connection: &self.connection,
             page_size: 0,
@@ -196,40 +196,40 @@ impl PageReader {
         Ok(snapshot)
     }
 
-    /// Folds the log in when it is time for that, see `checkpoint`.
+    /// Runs a checkpoint if one is due, see `checkpoint`.
     pub fn checkpoint_when_due(&self, checkpoints: &mut Checkpoints) -> Result<()> {
         let pages = wal_pages(&self.connection, "PRAGMA wal_checkpoint(NOOP)")?;
         checkpoints.after_commit(&self.connection, pages, BUSY_WAIT)
     }
 
-    /// Folds the whole log in; false when another user of it prevents that.
+    /// Copies everything and truncates the WAL; false if another user of the WAL prevents it.
     pub fn truncate_wal(&self) -> Result<bool> {
         truncate_wal(&self.connection)
     }
 
-    /// Lets the disk have what commits have written so far, where commits do not wait for it.
+    /// Makes earlier commits durable, for files whose commits do not wait for the disk.
     pub fn sync_wal(&self) -> Result<()> {
         match File::open(beside(&self.path, "-wal")) {
-            Ok(log) => Ok(log.sync_data()?),
+            Ok(wal) => Ok(wal.sync_data()?),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(Error::from(error).context("open the log to sync it")),
+            Err(error) => Err(Error::from(error).context("open the WAL to sync it")),
         }
     }
 }
 
-/// One state of a database.
+/// A snapshot of a database: one read transaction.
 pub struct Snapshot<'a> {
     connection: &'a Connection,
-    /// Bytes.
+    /// Page size, in bytes.
     pub page_size: u32,
-    /// How many pages there are.
+    /// The number of pages.
     pub pages: u32,
     /// See [`PageReader::data_version`].
     pub data_version: i64,
 }
 
 impl Snapshot<'_> {
-    /// Hands out one page.
+    /// Calls `visit` with one page.
     pub fn page<T>(&self, number: u32, visit: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
         let sql = "SELECT data FROM sqlite_dbpage WHERE pgno = ?1";
         let mut statement = self.connection.prepare_cached(sql)?;
@@ -238,7 +238,7 @@ impl Snapshot<'_> {
         visit(row.get_ref(0)?.as_blob().map_err(|_| no_page(number))?)
     }
 
-    /// Hands out every page, in order.
+    /// Calls `visit` with every page, in order.
     pub fn each(&self, mut visit: impl FnMut(u32, &[u8]) -> Result<()>) -> Result<()> {
         let lock_page = lock_page(self.page_size);
         let sql = "SELECT pgno, data FROM sqlite_dbpage";
@@ -256,12 +256,12 @@ impl Snapshot<'_> {
         Ok(())
     }
 
-    /// What queries of this state go through.
+    /// The connection, for queries of this snapshot.
     pub fn connection(&self) -> &Connection {
         self.connection
     }
 
-    /// Writes the whole state to an empty file, which is then a database of its own.
+    /// Writes all pages to an empty file, which is then a database.
     pub fn copy_to(&self, file: &File) -> Result<()> {
         let mut writer = BufWriter::with_capacity(COPY_BYTES, file);
         let lock_page = lock_page(self.page_size);
@@ -275,7 +275,7 @@ impl Snapshot<'_> {
         Ok(file.set_len(u64::from(self.pages) * u64::from(self.page_size))?)
     }
 
-    /// A hash of the definitions of each database that has any, and of when they changed.
+    /// A hash per database of its definitions and their times of change.
     pub fn definitions_by_database(&self) -> Result<BTreeMap<String, u64>> {
         let sql = "SELECT database, json_array(id, updated, definition, pending, deleted)
                    FROM _collections ORDER BY database, id";
@@ -300,14 +300,13 @@ impl Snapshot<'_> {
         Ok(map)
     }
 
-    /// A hash of what tables and indexes there are and where they begin: what a connection that has
-    /// read the schema knows of it.
+    /// A hash of the schema as connections cache it: tables and indexes with their root pages.
     pub fn schema_hash(&self) -> Result<u64> {
         self.rows_hash("SELECT json_array(type, name, tbl_name, rootpage, sql) FROM sqlite_schema")
     }
 
-    /// A hash of what this file says of collections: their definitions in `default.db`, in a tenant
-    /// which of them its tables have followed.
+    /// A hash of the definitions of collections in `default.db`; in a tenant, of the versions that
+    /// its tables implement.
     pub fn definitions_hash(&self) -> Result<u64> {
         let tables = [
             (
@@ -336,7 +335,7 @@ impl Snapshot<'_> {
         Ok(hasher.digest())
     }
 
-    /// Which version the system tables have.
+    /// The version of the system tables.
     pub fn user_version(&self) -> Result<i64> {
         let value = self
             .connection
@@ -357,37 +356,37 @@ fn no_page(number: u32) -> Error {
     Error::internal(format!("page {number} cannot be read"))
 }
 
-/// What tells whether a file that nobody here has open has changed.
+/// Metadata of a file and its WAL, to detect changes without opening the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileFingerprint {
-    /// Device and number: another file when it is another one.
+    /// Device and inode: they identify the file.
     pub file: (u64, u64),
     bytes: u64,
     modified: (i64, i64),
-    log_bytes: u64,
-    log_modified: (i64, i64),
+    wal_bytes: u64,
+    wal_modified: (i64, i64),
 }
 
 impl FileFingerprint {
-    /// Looks at the directory only.
+    /// Reads the metadata only.
     pub fn of(path: &Path) -> Result<FileFingerprint> {
         let data = std::fs::metadata(path).context(format!("look at {}", path.display()))?;
-        // An empty log says no more than none.
-        let log = std::fs::metadata(beside(path, "-wal")).ok();
-        let log = log.filter(|log| log.len() > 0);
+        // An empty WAL means the same as none.
+        let wal = std::fs::metadata(beside(path, "-wal")).ok();
+        let wal = wal.filter(|wal| wal.len() > 0);
         Ok(FileFingerprint {
             file: (data.dev(), data.ino()),
             bytes: data.len(),
             modified: (data.mtime(), data.mtime_nsec()),
-            log_bytes: log.as_ref().map_or(0, std::fs::Metadata::len),
-            log_modified: log.map_or((0, 0), |log| (log.mtime(), log.mtime_nsec())),
+            wal_bytes: wal.as_ref().map_or(0, std::fs::Metadata::len),
+            wal_modified: wal.map_or((0, 0), |wal| (wal.mtime(), wal.mtime_nsec())),
         })
     }
 
-    /// Whether the last change lies far enough back that a further one would have another time.
+    /// True if the last change is old enough that a further one would have a different time.
     /// `now_ms` is in milliseconds since 1970.
     pub fn is_settled(&self, now_ms: i64) -> bool {
-        self.modified.0.max(self.log_modified.0) + 2 < now_ms / 1000
+        self.modified.0.max(self.wal_modified.0) + 2 < now_ms / 1000
     }
 }
 

@@ -1,13 +1,14 @@
-//! Which pages commits have changed, read from the log right after each of them.
+//! Tracks the pages that commits change, by reading the write-ahead wal (WAL) after each commit.
 //!
-//! It runs on the writer's own thread between commit and checkpoint, so every frame of ours is seen
-//! before the log can start over. What another process commits is not guessed at: it shows in
-//! `data_version` of the writer, and then the tracker says that it does not know ([`WalTracker::take`]), which
-//! costs its owner a look at all pages.
+//! It runs on the writer's thread between commit and checkpoint, so it sees every frame of this
+//! process before the WAL can restart. A commit of another process changes `data_version` of the
+//! writer; the changed pages are then unknown ([`WalTracker::take_changed`]), and the caller has to
+//! compare all pages.
 //!
-//! Only the 24 byte heads of frames are read, and only as many as SQLite says are committed. Opening
-//! the log is safe; opening the database or its `-shm` would drop the locks of this process
-//! (<https://sqlite.org/howtocorrupt.html>, section 2.2; <https://sqlite.org/fileformat2.html>, section 4).
+//! Only the 24-byte headers of frames are read, and only those that SQLite reports as committed.
+//! Opening and closing the WAL is safe; with the database or its `-shm` it would drop the locks of
+//! this process (<https://sqlite.org/howtocorrupt.html>, section 2.2;
+//! <https://sqlite.org/fileformat2.html>, section 4).
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -19,33 +20,33 @@ use rusqlite::Connection;
 use super::connection::{beside, data_version};
 use crate::base::error::Result;
 
-const LOG_HEAD_BYTES: u64 = 32;
-const FRAME_HEAD_BYTES: u64 = 24;
-/// Changed pages that are remembered; with more of them a look at all is as good.
+const WAL_HEADER_BYTES: u64 = 32;
+const FRAME_HEADER_BYTES: u64 = 24;
+/// Changed pages that are remembered; beyond that, comparing all pages is as fast.
 const PAGES_MAX: usize = 200_000;
 
-/// What has changed since it was last taken.
+/// The pages changed since [`WalTracker::take_changed`].
 pub struct WalTracker {
     path: PathBuf,
-    log: Option<File>,
+    wal: Option<File>,
     page_size: u64,
     salts: [u8; 8],
-    /// Frames of the log that were taken in.
+    /// Number of frames of the WAL that were read.
     frames: u64,
-    /// The log as it was last seen.
+    /// Salts and length of the WAL at the last capture.
     seen: ([u8; 8], u64),
-    /// Of the writer's connection; another one once somebody else has committed.
+    /// The `data_version` of the writer; it changes when another process commits.
     data_version: i64,
-    /// None: any page may have.
+    /// None if any page may have changed.
     changed: Option<BTreeSet<u32>>,
 }
 
 impl WalTracker {
-    /// Knows nothing yet.
+    /// A tracker for which all pages may have changed.
     pub fn new(path: &Path, page_size: u32) -> WalTracker {
         WalTracker {
             path: path.to_owned(),
-            log: None,
+            wal: None,
             page_size: u64::from(page_size),
             salts: [0; 8],
             frames: 0,
@@ -55,8 +56,8 @@ impl WalTracker {
         }
     }
 
-    /// Takes in what the log has more than before. `committed` is its length in frames. Returns whether
-    /// there is more.
+    /// Reads the new frames of the WAL. `committed` is its length in frames. Returns true if there
+    /// are any.
     pub fn capture(&mut self, connection: &Connection, committed: i64) -> bool {
         let committed = u64::try_from(committed).unwrap_or(0);
         let now = self
@@ -67,12 +68,12 @@ impl WalTracker {
             Err(_) => true,
         };
         if self.changed.is_some() && has_more {
-            self.take_in(connection, committed);
+            self.read_new(connection, committed);
         }
         has_more
     }
 
-    fn take_in(&mut self, connection: &Connection, committed: u64) {
+    fn read_new(&mut self, connection: &Connection, committed: u64) {
         let is_known = self.is_own(connection) && self.read(committed).unwrap_or(false);
         let is_few = self.changed.as_ref().is_some_and(|it| it.len() < PAGES_MAX);
         if !is_known || !is_few {
@@ -80,24 +81,24 @@ impl WalTracker {
         }
     }
 
-    /// What has changed since the last time; none when that is not known. To be called while nobody
-    /// can commit, in whatever process.
+    /// The pages changed since the last call; none if unknown. To be called while no process can
+    /// commit.
     pub fn take_changed(&mut self, connection: &Connection) -> Option<BTreeSet<u32>> {
         let is_own = self.is_own(connection);
         let changed = self.changed.replace(BTreeSet::new());
         changed.filter(|_| is_own)
     }
 
-    /// From now on every frame counts: `committed` says how many are in the log already.
+    /// Starts tracking; `committed` returns the present length of the WAL in frames.
     pub fn begin(&mut self, committed: impl FnOnce() -> Result<i64>) -> Result<()> {
-        // First: if the log starts over in between, its salts are others and it is read from its start.
+        // First: if the WAL restarts in between, its salts differ and it is read from its start.
         self.salts = self.read_salts()?.unwrap_or_default();
         self.frames = u64::try_from(committed()?).unwrap_or(0);
         self.seen = (self.salts, self.frames);
         Ok(())
     }
 
-    /// Whether nobody else has committed since the last time.
+    /// True if no other process has committed since the last call.
     fn is_own(&mut self, connection: &Connection) -> bool {
         let Ok(now) = data_version(connection) else {
             return false;
@@ -105,7 +106,7 @@ impl WalTracker {
         std::mem::replace(&mut self.data_version, now) == now
     }
 
-    /// False: the log is not what it was thought to be.
+    /// Reads frames; false if the WAL does not contain them.
     fn read(&mut self, committed: u64) -> Result<bool> {
         if committed == 0 {
             return Ok(true);
@@ -114,16 +115,16 @@ impl WalTracker {
             return Ok(false);
         };
         if salts != self.salts {
-            // It has started over; what was in it before is known.
+            // The WAL has restarted; its earlier frames were read.
             (self.salts, self.frames) = (salts, 0);
         }
-        let Some(log) = &self.log else {
+        let Some(wal) = &self.wal else {
             return Ok(false);
         };
-        let mut head = [0; FRAME_HEAD_BYTES as usize];
+        let mut head = [0; FRAME_HEADER_BYTES as usize];
         for frame in self.frames..committed {
-            let at = LOG_HEAD_BYTES + frame * (FRAME_HEAD_BYTES + self.page_size);
-            log.read_exact_at(&mut head, at)?;
+            let at = WAL_HEADER_BYTES + frame * (FRAME_HEADER_BYTES + self.page_size);
+            wal.read_exact_at(&mut head, at)?;
             if head[8..16] != salts {
                 return Ok(false);
             }
@@ -137,14 +138,14 @@ impl WalTracker {
     }
 
     fn read_salts(&mut self) -> Result<Option<[u8; 8]>> {
-        if self.log.is_none() {
-            self.log = File::open(beside(&self.path, "-wal")).ok();
+        if self.wal.is_none() {
+            self.wal = File::open(beside(&self.path, "-wal")).ok();
         }
-        let Some(log) = &self.log else {
+        let Some(wal) = &self.wal else {
             return Ok(None);
         };
-        let mut head = [0; LOG_HEAD_BYTES as usize];
-        if log.read_at(&mut head, 0)? < head.len() {
+        let mut head = [0; WAL_HEADER_BYTES as usize];
+        if wal.read_at(&mut head, 0)? < head.len() {
             return Ok(None);
         }
         let mut salts = [0; 8];

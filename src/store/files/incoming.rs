@@ -1,8 +1,8 @@
 //! Downloads of files from a master. A part is kept, so that an interrupted download resumes.
 //!
-//! A part lies in `storage/.incoming` under a name made from the path and the hash of its file. It moves to its
-//! path when it is complete, verified and durable. Parts that were not written to for a day are removed at the
-//! start.
+//! A part lies in `storage/.incoming` under a name made from the path and the hash of its file. It
+//! moves to its path when it is complete, verified and durable. Parts that were not written to for
+//! a day are removed at the start.
 
 use std::fs::File;
 use std::io::{Read, Write as _};
@@ -13,7 +13,7 @@ use std::{fs, io};
 
 use super::path::FilePath;
 use super::reserve::Reserve;
-use crate::base::crypto::Hasher;
+use crate::base::crypto::Sha256Hasher;
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::{crypto, ids};
 
@@ -44,7 +44,7 @@ impl RemoteFile {
 pub struct Incoming {
     path: PathBuf,
     file: File,
-    hasher: Hasher,
+    hasher: Sha256Hasher,
     /// Bytes downloaded so far.
     pub have: u64,
     remote: RemoteFile,
@@ -66,7 +66,7 @@ impl Incoming {
         let mut incoming = Incoming {
             path,
             file,
-            hasher: Hasher::new(),
+            hasher: Sha256Hasher::new(),
             have: 0,
             remote: remote.clone(),
         };
@@ -90,12 +90,12 @@ impl Incoming {
     /// Discards the bytes downloaded so far.
     pub fn restart(&mut self) -> Result<()> {
         self.file.set_len(0)?;
-        (self.hasher, self.have) = (Hasher::new(), 0);
+        (self.hasher, self.have) = (Sha256Hasher::new(), 0);
         Ok(())
     }
 
-    /// Appends until the end of the stream, or until the part is longer than the file. Calls `progress` with the
-    /// number of bytes of each read; false stops the download.
+    /// Appends until the end of the stream, or until the part is longer than the file. Calls
+    /// `progress` with the number of bytes of each read; false stops the download.
     pub fn fill(
         &mut self,
         from: &mut dyn Read,
@@ -122,7 +122,7 @@ impl Incoming {
 
     /// Verifies size and hash of the part. A wrong part is discarded; a short one is kept.
     pub fn check(&mut self) -> Result<()> {
-        let hasher = std::mem::replace(&mut self.hasher, Hasher::new());
+        let hasher = std::mem::replace(&mut self.hasher, Sha256Hasher::new());
         if self.have < self.remote.size {
             self.hasher = hasher;
             return Err(Error::unavailable(format!(
@@ -210,7 +210,8 @@ mod tests {
         }
     }
 
-    /// A size near the largest number made the sum with the reserve overflow, and the download passed as one that fits.
+    /// A size near the largest number made the sum with the reserve overflow, and the download
+    /// passed as one that fits.
     #[test]
     fn a_size_for_which_there_is_no_room_is_refused_however_large_it_is() {
         let root = std::env::temp_dir().join(format!("vski-room-{}", std::process::id()));

@@ -1,10 +1,11 @@
 //! The journal of files in `default.db`: additions and deletions, in order, for replicas to follow.
 //!
-//! Ids are contiguous, so a replica whose next entry was deleted sees the gap, and fetches the manifest
-//! instead, the list of all files. It does the same when the epoch changes: the journal is no longer the one
-//! that the replica followed, since a whole database was added or removed, or `default.db` was put back to an
-//! earlier state. To detect the latter, the last entry sent to any replica is saved in `local.db` before it is
-//! sent. The set of databases is saved too, to detect those added or removed while no server ran.
+//! Ids are contiguous, so a replica whose next entry was deleted sees the gap, and fetches the
+//! manifest instead, the list of all files. It does the same when the epoch changes: the journal is
+//! no longer the one that the replica followed, since a whole database was added or removed, or
+//! `default.db` was put back to an earlier state. To detect the latter, the last entry sent to any
+//! replica is saved in `local.db` before it is sent. The set of databases is saved too, to detect
+//! those added or removed while no server ran.
 
 use std::sync::{Arc, Mutex};
 
@@ -56,7 +57,7 @@ pub struct FileChange {
 
 /// A page of the journal.
 #[derive(Debug)]
-pub struct JournalPage {
+pub struct FileJournalPage {
     /// The oldest entry that is kept; `last + 1` if there is none.
     pub oldest: i64,
     /// The last entry ever written.
@@ -64,8 +65,8 @@ pub struct JournalPage {
     pub entries: Vec<FileChange>,
 }
 
-/// Makes the next server that opens the journal begin an epoch: the data was put back to an earlier state, and
-/// replicas may have followed a different continuation.
+/// Makes the next server that opens the journal begin an epoch: the data was put back to an earlier
+/// state, and replicas may have followed a different continuation.
 pub fn forget_epoch(local: &Database) -> Result<()> {
     node::save_setting(local, EPOCH, String::new())
 }
@@ -78,8 +79,8 @@ fn fingerprint(databases: &Databases) -> Result<String> {
 }
 
 impl Journal {
-    /// Opens the journal. It begins an epoch if replicas may know entries that no longer exist, or may not know a
-    /// database.
+    /// Opens the journal. It begins an epoch if replicas may know entries that no longer exist, or
+    /// may not know a database.
     pub fn open(databases: &Databases, replicas: &Replicas) -> Result<Journal> {
         let (default, local) = (databases.default(), databases.local());
         let announced = node::setting(local, ANNOUNCED)?.and_then(|text| text.parse().ok());
@@ -113,8 +114,8 @@ impl Journal {
         lock(&self.epoch).clone()
     }
 
-    /// Begins another epoch, so that replicas fetch the manifest: files were added or deleted without an
-    /// entry.
+    /// Begins another epoch, so that replicas fetch the manifest: files were added or deleted
+    /// without an entry.
     pub fn begin_epoch(&self, replicas: &Replicas) -> Result<()> {
         replicas.forget_acknowledgements()?;
         let epoch = ids::hex(&ids::random_bytes::<16>()?);
@@ -123,9 +124,9 @@ impl Journal {
         Ok(())
     }
 
-    /// The entries after this one, at most [`PAGE`]; none if some of them were deleted, or if this entry never
-    /// existed.
-    pub fn since(&self, since: i64) -> Result<Option<JournalPage>> {
+    /// The entries after this one, at most [`PAGE`]; none if some of them were deleted, or if this
+    /// entry never existed.
+    pub fn since(&self, since: i64) -> Result<Option<FileJournalPage>> {
         let page = self.default.snapshot(|connection| {
             let last = last(connection)?;
             let sql = "SELECT min(id) FROM _file_journal";
@@ -134,7 +135,7 @@ impl Journal {
             if since < oldest - 1 || since > last {
                 return Ok(None);
             }
-            Ok(Some(JournalPage {
+            Ok(Some(FileJournalPage {
                 oldest,
                 last,
                 entries: entries(connection, since)?,

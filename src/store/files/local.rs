@@ -157,11 +157,12 @@ impl Local {
         Incoming::open(&self.root, remote, self.reserve)
     }
 
-    /// Moves complete and verified downloads to their paths, durably. A file appears under its path only once
-    /// its content is on disk. Many files are cheaper together.
+    /// Moves complete and verified downloads to their paths, durably. A file appears under its path
+    /// only once its content is on disk. Many files are cheaper together.
     pub fn accept(&self, remotes: &[RemoteFile]) -> Result<()> {
         let part = |remote: &RemoteFile| Incoming::path_of(&self.root, remote);
-        // An earlier attempt that failed midway has moved the others; their entries may not be durable.
+        // An earlier attempt that failed midway has moved the others; their entries may not be
+        // durable.
         let has_part = |remote: &&RemoteFile| part(remote).exists();
         if remotes.len() <= SINGLE_SYNCS_MAX {
             for remote in remotes {
@@ -250,8 +251,8 @@ impl Local {
         }
     }
 
-    /// Calls `found` with every stored file and its modification time (milliseconds since 1970); stops at the
-    /// first error.
+    /// Calls `found` with every stored file and its modification time (milliseconds since 1970);
+    /// stops at the first error.
     pub fn walk(&self, found: &mut dyn FnMut(FilePath, i64) -> Result<()>) -> Result<()> {
         for database in folders(&self.root)? {
             self.walk_in(&database, found)?;

@@ -8,8 +8,8 @@ pub const SNIFF_BYTES: usize = 512;
 const SVG: &str = "image/svg+xml";
 const UNKNOWN: &str = "application/octet-stream";
 
-/// Detects the media type of a file from its name and its first bytes. A name that contradicts the content is
-/// ignored.
+/// Detects the media type of a file from its name and its first bytes. A name that contradicts the
+/// content is ignored.
 pub fn detect(name: &str, beginning: &[u8]) -> String {
     let by_name = mime_guess::from_path(name).first_raw();
     let by_content = infer::get(beginning).map(|kind| kind.mime_type());
@@ -53,8 +53,8 @@ fn is_textual(media_type: &str) -> bool {
         )
 }
 
-/// The value of `Content-Type` for a file of this media type. A file counts as text only if it begins as
-/// UTF-8, and browsers guess another encoding if none is given. XML declares its own.
+/// The value of `Content-Type` for a file of this media type. A file counts as text only if it
+/// begins as UTF-8, and browsers guess another encoding if none is given. XML declares its own.
 pub fn content_type(media_type: &str) -> Cow<'_, str> {
     let is_xml = media_type.ends_with("xml") && media_type != SVG;
     match is_textual(media_type) && !is_xml {

@@ -1,12 +1,13 @@
 //! Files of records: received, stored, found, deleted.
 //!
 //! To add a file, the body is written to a temporary file and hashed while it arrives
-//! (`api::multipart_body`); then the file is stored durably under its path (`storage`, `local`, `s3`); then the
-//! record's transaction names it and adds its row (`table`). To delete a file, the record's transaction
-//! deletes the row and adds a row to the outbox; `storage_worker` processes the outbox: it deletes the file and
-//! writes the journal. A crash leaves at worst a file without a row, which `sweep` deletes a day after it has
-//! found it, or an outbox row; never a record without its file. Replicas follow `journal` and download into
-//! `incoming`; `scrub` verifies all files again, slowly.
+//! (`api::multipart_body`); then the file is stored durably under its path (`storage`, `local`,
+//! `s3`); then the record's transaction names it and adds its row (`table`). To delete a file, the
+//! record's transaction deletes the row and adds a row to the outbox; `storage_worker` processes
+//! the outbox: it deletes the file and writes the journal. A crash leaves at worst a file without a
+//! row, which `sweep` deletes a day after it has found it, or an outbox row; never a record without
+//! its file. Replicas follow `journal` and download into `incoming`; `scrub` verifies all files
+//! again, slowly.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -58,7 +59,8 @@ pub struct Files {
 }
 
 impl Files {
-    /// Opens the storage in the data directory or in a bucket. Files leave `reserve` of the disk free.
+    /// Opens the storage in the data directory or in a bucket. Files leave `reserve` of the disk
+    /// free.
     pub fn open(
         data_dir: &Path,
         s3: Option<&S3Settings>,

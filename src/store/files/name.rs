@@ -1,5 +1,5 @@
-//! Names of stored files: the client's name, sanitised, and a random part that makes the name unique and
-//! impossible to guess.
+//! Names of stored files: the client's name, sanitised, and a random part that makes the name
+//! unique and impossible to guess.
 
 use crate::base::error::Result;
 use crate::base::ids;

@@ -1,9 +1,10 @@
-//! The outbox of file changes that the storage and the journal have yet to follow: the table `_file_outbox`.
+//! The outbox of file changes that the storage and the journal have yet to follow: the table
+//! `_file_outbox`.
 //!
-//! A row is written in the transaction of the record, so it exists if and only if the change does. One
-//! thread processes the rows of a database in order: it deletes the files of deletions, copies all rows to the
-//! journal, then deletes the rows. After a crash it repeats the batch: deleting a file is idempotent, and
-//! repeated journal entries leave replicas in the same state.
+//! A row is written in the transaction of the record, so it exists if and only if the change does.
+//! One thread processes the rows of a database in order: it deletes the files of deletions, copies
+//! all rows to the journal, then deletes the rows. After a crash it repeats the batch: deleting a
+//! file is idempotent, and repeated journal entries leave replicas in the same state.
 
 use std::sync::Arc;
 
@@ -43,7 +44,8 @@ pub fn process(databases: &Databases, storage: &Storage, name: &str, stop: &Stop
         }
         let default = databases.default();
         if storage.has_journal() && !Arc::ptr_eq(&database, default) {
-            // Two files cannot commit together; the journal comes first, since repeating its entries is harmless.
+            // Two files cannot commit together; the journal comes first, since repeating its
+            // entries is harmless.
             default.write(move |tx| write_journal(tx, &rows))?;
             database.write(move |tx| delete_until(tx, last))?;
             continue;

@@ -39,7 +39,8 @@ impl FilePath {
         })
     }
 
-    /// The path below the folder of the storage. Every part is a valid id or name, so it cannot lead outside.
+    /// The path below the folder of the storage. Every part is a valid id or name, so it cannot
+    /// lead outside.
     pub fn relative(&self) -> PathBuf {
         [&self.database, &self.collection, &self.record, &self.name]
             .into_iter()

@@ -1,8 +1,10 @@
-//! The scrubber: it reads all stored files again, little by little, and compares them with their hashes.
+//! The scrubber: it reads all stored files again, little by little, and compares them with their
+//! hashes.
 //!
-//! A disk does not report lost or changed bytes; the scrubber finds them within about a month. It reads files in
-//! the order of their hashes, which is random with respect to everything else, so that it covers all parts of
-//! the disk throughout a round. Its position is saved in `local.db`, so that it resumes after a restart.
+//! A disk does not report lost or changed bytes; the scrubber finds them within about a month. It
+//! reads files in the order of their hashes, which is random with respect to everything else, so
+//! that it covers all parts of the disk throughout a round. Its position is saved in `local.db`, so
+//! that it resumes after a restart.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,5 @@
-//! The storage of files: the local disk, or an S3 bucket in which the path of a file is its key. Both have the
-//! same operations.
+//! The storage of files: the local disk, or an S3 bucket in which the path of a file is its key.
+//! Both have the same operations.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Seek as _, SeekFrom};
@@ -66,8 +66,8 @@ impl Storage {
         })
     }
 
-    /// Claims the bucket for this server. Fails if another server owns it: the files of that server would count
-    /// as orphans here.
+    /// Claims the bucket for this server. Fails if another server owns it: the files of that server
+    /// would count as orphans here.
     pub fn claim(&self, node: &str) -> Result<()> {
         if let Some(s3) = &self.s3
             && !self.is_claimed_by(node)?
@@ -122,8 +122,8 @@ impl Storage {
         self.local.receive(self.local.reserve)
     }
 
-    /// Stores received files durably, all or none. They are deleted again unless [`StagedFiles::commit`] is
-    /// called.
+    /// Stores received files durably, all or none. They are deleted again unless
+    /// [`StagedFiles::commit`] is called.
     pub fn stage(&self, files: &[ReceivedFile<'_>]) -> Result<StagedFiles<'_>> {
         let mut staged = StagedFiles {
             storage: self,
@@ -172,8 +172,8 @@ impl Storage {
         Ok(Some(link))
     }
 
-    /// Opens a range of a stored file; none if the file does not exist. A whole file from a bucket is verified by
-    /// its hash.
+    /// Opens a range of a stored file; none if the file does not exist. A whole file from a bucket
+    /// is verified by its hash.
     pub fn read(
         &self,
         path: &FilePath,
@@ -256,8 +256,8 @@ impl Storage {
         }
     }
 
-    /// Calls `found` with every stored file and its modification time (milliseconds since 1970); stops at the
-    /// first error.
+    /// Calls `found` with every stored file and its modification time (milliseconds since 1970);
+    /// stops at the first error.
     pub fn walk(&self, found: &mut dyn FnMut(FilePath, i64) -> Result<()>) -> Result<()> {
         match &self.s3 {
             Some(s3) => walk_bucket(s3, "", found),

@@ -13,8 +13,8 @@ use crate::store::db::{Database, Databases};
 
 /// Deletions written to the journal at a time.
 const JOURNAL_BATCH: usize = 500;
-/// Time that a file has to be an orphan before it is deleted. Its row may come back, if an older copy of the
-/// database, or the wrong one, was put in place.
+/// Time that a file has to be an orphan before it is deleted. Its row may come back, if an older
+/// copy of the database, or the wrong one, was put in place.
 const GRACE_MS: i64 = DAY_MS;
 /// Orphans remembered; further ones wait until these are deleted.
 const ORPHANS_MAX: usize = 10_000;
@@ -45,8 +45,8 @@ struct Sweep<'a> {
     gone: Vec<FilePath>,
 }
 
-/// Deletes files that have been orphans for [`GRACE_MS`], were written before `before_ms` (milliseconds since
-/// 1970) and are not staged by a request.
+/// Deletes files that have been orphans for [`GRACE_MS`], were written before `before_ms`
+/// (milliseconds since 1970) and are not staged by a request.
 pub fn run(
     databases: &Databases,
     storage: &Storage,
@@ -112,7 +112,8 @@ impl Sweep<'_> {
         }
     }
 
-    /// Tells replicas of deleted orphans: they may have them, if the database was put back to an earlier state.
+    /// Tells replicas of deleted orphans: they may have them, if the database was put back to an
+    /// earlier state.
     fn write_journal(&mut self) -> Result<()> {
         let gone = std::mem::take(&mut self.gone);
         if gone.is_empty() || !self.storage.has_journal() {

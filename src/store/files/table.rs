@@ -69,7 +69,8 @@ pub fn remove_all(tx: &Connection, collection: &str, record: &str) -> Result<()>
     remove_where(tx, which, params![clock::now(), collection, record]).map(drop)
 }
 
-/// Deletes rows and adds an outbox row for each; the first parameter is the time. Returns their number.
+/// Deletes rows and adds an outbox row for each; the first parameter is the time. Returns their
+/// number.
 fn remove_where(tx: &Connection, which: &str, params: &[&dyn ToSql]) -> Result<usize> {
     write_outbox(tx, "delete", which, params)?;
     let sql = format!("DELETE FROM _files AS f WHERE {which}");
@@ -95,8 +96,8 @@ pub struct FileColumns<'a> {
     pub columns: Vec<&'a str>,
 }
 
-/// Deletes the rows of files that no record of these collections names, and adds outbox rows. Returns their
-/// number.
+/// Deletes the rows of files that no record of these collections names, and adds outbox rows.
+/// Returns their number.
 pub fn remove_orphans(tx: &Connection, collections: &[FileColumns<'_>]) -> Result<usize> {
     let live: Vec<&str> = collections.iter().map(|it| it.collection).collect();
     let live = serde_json::to_string(&live)?;
@@ -191,7 +192,8 @@ fn read(row: &Row<'_>, database: &str) -> rusqlite::Result<(FilePath, StoredFile
     Ok((path, stored))
 }
 
-/// The files of a database after `after` (of this or an earlier database), in the order of their paths.
+/// The files of a database after `after` (of this or an earlier database), in the order of their
+/// paths.
 pub fn list(
     connection: &Connection,
     database: &str,

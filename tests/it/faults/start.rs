@@ -85,7 +85,7 @@ const CASES: [Case; 22] = [
     case(
         "",
         |dir| (fs::remove_dir_all(dir).unwrap(), write(dir, b"")).1,
-        "cannot be made",
+        "cannot be created",
     ),
 ];
 

@@ -29,7 +29,7 @@ impl Store {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("vski-model-{}-{count}", std::process::id()));
-        let settings = db::Settings {
+        let settings = db::ConnectionSettings {
             role: db::Role::Master,
             synchronous: db::Synchronous::Normal,
             prepare: records::register,
@@ -156,7 +156,7 @@ pub fn scope(world: &World, identity: Identity) -> Scope {
         collections: Arc::clone(&world.collections),
         identity,
         events: Arc::default(),
-        output: crate::base::budget::Output::default(),
+        output: crate::base::budget::OutputCharge::default(),
     }
 }
 

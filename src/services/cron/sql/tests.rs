@@ -9,7 +9,7 @@ use super::{ScriptScope, check, run};
 use crate::base::error::Result;
 use crate::model::records;
 use crate::store::db;
-use crate::store::db::{Database, Schema, Settings, Synchronous};
+use crate::store::db::{ConnectionSettings, Database, Schema, Synchronous};
 
 /// A database of its own, removed in the end.
 struct Bench {
@@ -21,7 +21,7 @@ impl Bench {
     fn new(schema: Schema) -> Bench {
         let dir = std::env::temp_dir().join(crate::base::ids::record_id().unwrap());
         std::fs::create_dir_all(&dir).unwrap();
-        let settings = Settings {
+        let settings = ConnectionSettings {
             role: db::Role::Master,
             synchronous: Synchronous::Normal,
             prepare: records::register,

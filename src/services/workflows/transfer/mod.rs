@@ -13,7 +13,7 @@ use std::io::Write;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
-use crate::base::crypto::Hasher;
+use crate::base::crypto::Sha256Hasher;
 use crate::base::error::{Result, ResultExt as _};
 use crate::base::json::Object;
 use crate::base::{clock, ids};
@@ -41,7 +41,7 @@ pub fn export(db: &Connection, node: &str, all: bool, out: &mut impl Write) -> R
     let unfinished: i64 = db.prepare(sql)?.query_row([], |row| row.get(0))?;
     let mut lines = HashingWriter {
         out,
-        hasher: Hasher::new(),
+        hasher: Sha256Hasher::new(),
     };
     let count = i64::try_from(runs.len()).unwrap_or(i64::MAX);
     lines.write(
@@ -112,7 +112,7 @@ pub fn remove(db: &Connection, runs: &[i64]) -> Result<()> {
 /// Writes lines and hashes them.
 struct HashingWriter<'a, W> {
     out: &'a mut W,
-    hasher: Hasher,
+    hasher: Sha256Hasher,
 }
 
 impl<W: Write> HashingWriter<'_, W> {

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Seek as _};
 
 use serde_json::{Map, Value};
 
-use crate::base::crypto::Hasher;
+use crate::base::crypto::Sha256Hasher;
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::ids;
 use crate::services::workflows::transfer::format::{END, ExportTable, FORMAT, TABLES, VERSION};
@@ -37,7 +37,7 @@ impl ExportIndex {
     pub fn read(file: &mut File) -> Result<ExportIndex> {
         let mut reader = LineReader::new(file)?;
         let mut content = ExportIndex::default();
-        let mut hasher = Hasher::new();
+        let mut hasher = Sha256Hasher::new();
         let noted = ["runs", "hooks"].map(|table| format!(r#"{{"table":"{table}""#));
         while let Some(line) = reader.next()? {
             if let Some(rest) = line.strip_prefix(END) {

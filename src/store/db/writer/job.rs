@@ -23,7 +23,7 @@ pub enum Batching {
 }
 
 /// A queued write, whatever its result type.
-pub trait Job: Send {
+pub trait WriteJob: Send {
     fn number(&self) -> u64;
     /// Time that it may run.
     fn limit(&self) -> Duration;
@@ -42,7 +42,7 @@ pub trait Job: Send {
     );
 }
 
-/// The implementation of [`Job`] for a closure.
+/// The implementation of [`WriteJob`] for a closure.
 pub struct QueuedJob<T, F> {
     number: u64,
     body: Option<F>,
@@ -71,7 +71,7 @@ impl<T, F> QueuedJob<T, F> {
     }
 }
 
-impl<T, F> Job for QueuedJob<T, F>
+impl<T, F> WriteJob for QueuedJob<T, F>
 where
     T: Send,
     F: FnOnce(&Connection) -> Result<T> + Send,
@@ -131,7 +131,8 @@ enum Turn<T> {
 }
 
 impl<T> Turn<T> {
-    /// True if the thread becomes the leader, false if its result is available, none if it has to wait.
+    /// True if the thread becomes the leader, false if its result is available, none if it has to
+    /// wait.
     fn leads(&self) -> Option<bool> {
         match self {
             Turn::Wait => None,
@@ -160,8 +161,8 @@ impl<T> Waiter<T> {
         self.changed.notify_one();
     }
 
-    /// True if this thread becomes the leader, false if its result is available. It waits without a limit
-    /// because the leader always ends: each of its jobs is bounded, panics are caught.
+    /// True if this thread becomes the leader, false if its result is available. It waits without a
+    /// limit because the leader always ends: each of its jobs is bounded, panics are caught.
     pub fn wait(&self) -> bool {
         let mut turn = lock(&self.turn);
         loop {
@@ -211,8 +212,8 @@ pub struct BatchFailure {
 }
 
 impl BatchFailure {
-    /// SQLite has rolled back the transaction after the error of one job. That error is passed to all jobs
-    /// if it concerns the server, such as a full disk.
+    /// SQLite has rolled back the transaction after the error of one job. That error is passed to
+    /// all jobs if it concerns the server, such as a full disk.
     pub fn rolled_back(cause: Option<&Error>) -> BatchFailure {
         let shared = cause.filter(|error| error.kind() == Kind::Unavailable);
         let message = shared.map_or(
@@ -237,8 +238,8 @@ impl BatchFailure {
         Error::new(self.kind, self.message.clone()).context(self.detail.clone())
     }
 
-    /// Ends the process after a failed fsync, which leaves the content of the disk unknown, and after
-    /// corruption. A restart from the data on disk is the simple and safe recovery.
+    /// Ends the process after a failed fsync, which leaves the content of the disk unknown, and
+    /// after corruption. A restart from the data on disk is the simple and safe recovery.
     pub fn exit_if_in_doubt(&self) {
         let in_doubt = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC];
         if in_doubt.contains(&self.code) || self.code & 0xff == ffi::SQLITE_CORRUPT {

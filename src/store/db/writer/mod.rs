@@ -1,9 +1,9 @@
 //! Group commit: writes that arrive together share one transaction and one fsync.
 //!
-//! The thread of the first job leads: it takes all queued jobs, runs each in its own savepoint, commits
-//! once, and hands out the results. Jobs that arrive meanwhile wait for the next batch. The thread of its
-//! first job becomes the leader before the results of this one are handed out, so the disk is never idle
-//! while there is work.
+//! The thread of the first job leads: it takes all queued jobs, runs each in its own savepoint,
+//! commits once, and hands out the results. Jobs that arrive meanwhile wait for the next batch. The
+//! thread of its first job becomes the leader before the results of this one are handed out, so the
+//! disk is never idle while there is work.
 //!
 //! Invariants:
 //! - At most one thread leads (`State::has_leader`), and only the leader runs jobs.
@@ -11,8 +11,8 @@
 //!   fails, every job of the batch fails, whatever it had returned.
 //! - An exclusive job is the only one of its batch.
 //! - The queue holds at most one job per waiting thread, so the request pool bounds it.
-//! - A waiting thread withdraws a job that was not begun in time: otherwise one long job would block all
-//!   threads of the pool, and the server would answer no request.
+//! - A waiting thread withdraws a job that was not begun in time: otherwise one long job would
+//!   block all threads of the pool, and the server would answer no request.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +30,7 @@ use super::wal_tracker::WalTracker;
 use crate::base::error::{Error, Result};
 use crate::base::log;
 use crate::base::threads::lock;
-use job::{BatchFailure, Job, QueuedJob, Waiter};
+use job::{BatchFailure, QueuedJob, Waiter, WriteJob};
 
 pub use job::Batching;
 
@@ -68,14 +68,14 @@ struct Writer {
 }
 
 struct State {
-    jobs: Vec<Box<dyn Job>>,
+    jobs: Vec<Box<dyn WriteJob>>,
     has_leader: bool,
     next_number: u64,
 }
 
 impl State {
     /// The jobs of the next transaction: all up to the first exclusive one, or that one alone.
-    fn take_batch(&mut self) -> Vec<Box<dyn Job>> {
+    fn take_batch(&mut self) -> Vec<Box<dyn WriteJob>> {
         let mut jobs = self.jobs.iter();
         let count = match jobs.position(|job| job.batching() == Batching::Exclusive) {
             Some(at) => at.max(1),
@@ -121,8 +121,8 @@ impl WriteQueue {
         writer.next_position = next_position;
     }
 
-    /// See [`super::Database::write`]. The job fails if it has not begun after `timeout`, and is interrupted
-    /// after running for `limit`.
+    /// See [`super::Database::write`]. The job fails if it has not begun after `timeout`, and is
+    /// interrupted after running for `limit`.
     pub fn write<T: Send + 'static>(
         &self,
         timeout: Duration,
@@ -165,9 +165,9 @@ impl WriteQueue {
         }
     }
 
-    /// Calls `open` while no process can commit. Returns its result, and the pages that changed since the
-    /// last such call, if that is known. The position of later commits is `version` of `history`, until the
-    /// next call.
+    /// Calls `open` while no process can commit. Returns its result, and the pages that changed
+    /// since the last such call, if that is known. The position of later commits is `version` of
+    /// `history`, until the next call.
     pub fn begin_snapshot<T>(
         &self,
         new_tracker: impl FnOnce() -> WalTracker,
@@ -274,7 +274,7 @@ impl WriteQueue {
 fn run(
     connection: &Connection,
     deadline: &Deadline,
-    batch: &mut [Box<dyn Job>],
+    batch: &mut [Box<dyn WriteJob>],
 ) -> Result<(), BatchFailure> {
     execute(connection, "BEGIN IMMEDIATE")?;
     for job in batch {
@@ -303,12 +303,13 @@ fn run(
 }
 
 /// Fails if the whole transaction has failed; the job keeps an error of its own.
-fn run_in_savepoint(connection: &Connection, job: &mut dyn Job) -> Result<(), BatchFailure> {
+fn run_in_savepoint(connection: &Connection, job: &mut dyn WriteJob) -> Result<(), BatchFailure> {
     execute(connection, "SAVEPOINT job")?;
     let hooks = CommitHooks::len();
     let is_ok = job.run(connection);
     if connection.is_autocommit() {
-        // SQLite has rolled back the whole transaction (full disk, I/O error, an interrupted change).
+        // SQLite has rolled back the whole transaction (full disk, I/O error, an interrupted
+        // change).
         return Err(BatchFailure::rolled_back(job.error()));
     }
     if !is_ok {

@@ -1,8 +1,8 @@
 //! Requests to an S3 server: signed, sent with a deadline, retried if that may help.
 //!
-//! Signatures are in the query (AWS signature version 4, as in a presigned URL), new for every attempt. Data
-//! to be verified is sent as a signed header; the payload itself is not signed. Errors and log lines contain no
-//! URL, because a URL is a permission.
+//! Signatures are in the query (AWS signature version 4, as in a presigned URL), new for every
+//! attempt. Data to be verified is sent as a signed header; the payload itself is not signed.
+//! Errors and log lines contain no URL, because a URL is a permission.
 
 use std::fs::File;
 use std::io::Read;
@@ -99,12 +99,12 @@ pub struct S3Request<'a> {
     pub query: &'a [(&'a str, &'a str)],
     /// Names in lower case; all headers are signed.
     pub headers: &'a [(&'a str, &'a str)],
-    pub body: RequestBody<'a>,
+    pub body: S3Body<'a>,
 }
 
 /// The body of a request.
 #[derive(Clone, Copy)]
-pub enum RequestBody<'a> {
+pub enum S3Body<'a> {
     None,
     Bytes(&'a [u8]),
     Piece(Piece<'a>),
@@ -229,14 +229,15 @@ impl S3Client {
             query.iter().copied(),
             headers.iter().copied(),
         );
-        // The crate encodes spaces as `+`, which not every server decodes; a literal plus is %2B by now.
+        // The crate encodes spaces as `+`, which not every server decodes; a literal plus is %2B by
+        // now.
         let query = url.query().unwrap_or_default().replace('+', "%20");
         url.set_query(Some(&query));
         Ok(url.into())
     }
 
-    /// Sends a request, with retries, until it succeeds and `read` accepts the response, or the error is
-    /// permanent.
+    /// Sends a request, with retries, until it succeeds and `read` accepts the response, or the
+    /// error is permanent.
     pub fn call<T>(
         &self,
         call: &S3Request<'_>,
@@ -266,8 +267,8 @@ impl S3Client {
         self.attempt(call).and_then(S3Response::done)
     }
 
-    /// The pause after this many attempts: doubled each time, with up to half of it removed at random, so that
-    /// clients that failed together do not retry together.
+    /// The pause after this many attempts: doubled each time, with up to half of it removed at
+    /// random, so that clients that failed together do not retry together.
     pub fn pause(&self, attempts: u32) -> Duration {
         let backoff = Backoff::doubling(self.limits.pause, self.limits.pause * 512);
         let longest = backoff.pause(attempts.max(1));
@@ -283,18 +284,16 @@ impl S3Client {
         for (name, value) in call.headers {
             request = request.header(*name, *value);
         }
-        if let RequestBody::Piece(piece) = &call.body {
+        if let S3Body::Piece(piece) = &call.body {
             request = request.header("content-length", piece.length);
             if piece.length >= EXPECT_BYTES_MIN {
                 request = request.header("expect", "100-continue");
             }
         }
         let sent = match call.body {
-            RequestBody::None => self.run(request.body(SendBody::none())),
-            RequestBody::Bytes(bytes) => self.run(request.body(bytes)),
-            RequestBody::Piece(mut piece) => {
-                self.run(request.body(SendBody::from_reader(&mut piece)))
-            }
+            S3Body::None => self.run(request.body(SendBody::none())),
+            S3Body::Bytes(bytes) => self.run(request.body(bytes)),
+            S3Body::Piece(mut piece) => self.run(request.body(SendBody::from_reader(&mut piece))),
         };
         let response = S3Response(sent?);
         match response.0.status().as_u16() {

@@ -1,12 +1,12 @@
 //! Storage on an S3 server: files under keys of one bucket.
 //!
-//! The server verifies uploads (SHA-256 of every part) if it supports checksums; the caller can verify
-//! downloads ([`VerifiedReader`]). Requests have deadlines and a few retries (`client`), so every call ends, with
-//! success or an error that contains the server's answer. This module does not know records or what a key
-//! means.
+//! The server verifies uploads (SHA-256 of every part) if it supports checksums; the caller can
+//! verify downloads ([`VerifiedReader`]). Requests have deadlines and a few retries (`client`), so
+//! every call ends, with success or an error that contains the server's answer. This module does
+//! not know records or what a key means.
 //!
-//! All threads share one [`S3`]. It starts no thread and holds only idle connections. (ureq resolves the host of
-//! a new connection on a thread of its own, so that the look-up can time out.)
+//! All threads share one [`S3`]. It starts no thread and holds only idle connections. (ureq
+//! resolves the host of a new connection on a thread of its own, so that the look-up can time out.)
 
 use std::fmt;
 use std::fs::File;
@@ -17,9 +17,9 @@ use std::time::Duration;
 use crate::base::clock;
 use crate::base::error::{Error, Result};
 
-use client::{Method, RequestBody, S3Client, S3Error, S3Limits, S3Request, S3Response};
+use client::{Method, S3Body, S3Client, S3Error, S3Limits, S3Request, S3Response};
 use read::RangeReader;
-use upload::{Checksums, Upload};
+use upload::{Checksums, S3Upload};
 use xml::Element;
 
 pub use client::S3Settings;
@@ -37,7 +37,7 @@ const NO_ANSWER: &str = "The file storage does not respond.";
 
 /// An entry of a list of objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Object {
+pub struct S3Object {
     pub key: String,
     pub size: u64,
     /// Milliseconds since 1970.
@@ -109,7 +109,7 @@ impl S3 {
 
     /// Stores the first `size` bytes of a file with this hash.
     pub fn put(&self, key: &str, source: &File, size: u64, sha256_hex: &str) -> Result<()> {
-        let upload = Upload {
+        let upload = S3Upload {
             client: &self.client,
             key,
             source,
@@ -120,8 +120,8 @@ impl S3 {
         upload.run()
     }
 
-    /// Opens a range of a stored file; none if the file does not exist. The reader yields `length` bytes or
-    /// fails.
+    /// Opens a range of a stored file; none if the file does not exist. The reader yields `length`
+    /// bytes or fails.
     pub fn get(&self, key: &str, start: u64, length: u64) -> Result<Option<Box<dyn Read + Send>>> {
         let reader = RangeReader::open(Arc::clone(&self.client), key, start, length)?;
         Ok(reader.map(|reader| Box::new(reader) as Box<dyn Read + Send>))
@@ -145,7 +145,7 @@ impl S3 {
             key: Some(key),
             query: &[],
             headers: &[],
-            body: RequestBody::None,
+            body: S3Body::None,
         };
         match self.client.call(&call, S3Response::done) {
             Err(error) if error.is_not_found() => Ok(()),
@@ -153,9 +153,9 @@ impl S3 {
         }
     }
 
-    /// Calls `found` with every object whose key begins with `prefix`, in the order of the keys; stops at the
-    /// first error.
-    pub fn list(&self, prefix: &str, found: &mut dyn FnMut(Object) -> Result<()>) -> Result<()> {
+    /// Calls `found` with every object whose key begins with `prefix`, in the order of the keys;
+    /// stops at the first error.
+    pub fn list(&self, prefix: &str, found: &mut dyn FnMut(S3Object) -> Result<()>) -> Result<()> {
         let page = self.client.limits.page.to_string();
         let mut token: Option<String> = None;
         loop {
@@ -188,8 +188,8 @@ impl S3 {
         }
     }
 
-    /// A presigned URL: it permits anyone to download the file for `lifetime` (at most a week), with this media
-    /// type and `Content-Disposition`.
+    /// A presigned URL: it permits anyone to download the file for `lifetime` (at most a week),
+    /// with this media type and `Content-Disposition`.
     pub fn presigned_url(
         &self,
         key: &str,
@@ -205,15 +205,15 @@ impl S3 {
                 ("response-content-disposition", disposition),
             ],
             headers: &[],
-            body: RequestBody::None,
+            body: S3Body::None,
         };
         let shortest = Duration::from_secs(1);
         self.client
             .sign(&call, lifetime.clamp(shortest, URL_LIFETIME_MAX))
     }
 
-    /// Aborts the multipart uploads that were begun before `before_ms`, which a crash leaves. Returns their
-    /// number; 0 if the server cannot list them.
+    /// Aborts the multipart uploads that were begun before `before_ms`, which a crash leaves.
+    /// Returns their number; 0 if the server cannot list them.
     pub fn abort_stale_uploads(&self, before_ms: i64) -> Result<usize> {
         const DOING: &str = "abort stale uploads";
         let page = self.client.limits.page.to_string();
@@ -257,7 +257,7 @@ fn bucket_request<'a>(query: &'a [(&'a str, &'a str)]) -> S3Request<'a> {
         key: None,
         query,
         headers: &[],
-        body: RequestBody::None,
+        body: S3Body::None,
     }
 }
 
@@ -276,11 +276,11 @@ fn next_page(root: &Element, names: &[&str]) -> Result<Option<Vec<String>>, S3Er
     }
 }
 
-fn objects(root: &Element) -> Result<Vec<Object>, S3Error> {
+fn objects(root: &Element) -> Result<Vec<S3Object>, S3Error> {
     root.all("Contents")
         .map(|entry| {
             let made = || {
-                Some(Object {
+                Some(S3Object {
                     key: entry.text_of("Key")?.to_owned(),
                     size: entry.text_of("Size")?.parse().ok()?,
                     modified_ms: clock::parse_datetime(entry.text_of("LastModified")?)?,

@@ -1,15 +1,17 @@
-//! Reading a stored file: range by range, each with its own deadline, resumed where a response broke off.
+//! Reading a stored file: range by range, each with its own deadline, resumed where a response
+//! broke off.
 //!
-//! The deadline is that of a request, and a caller (a client with a slow connection) may take longer. The rest of
-//! the range is then requested again; only attempts that yield no bytes count as failures.
+//! The deadline is that of a request, and a caller (a client with a slow connection) may take
+//! longer. The rest of the range is then requested again; only attempts that yield no bytes count
+//! as failures.
 
 use std::io;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::client::{Method, RequestBody, S3Client, S3Error, S3Request, S3Response};
-use crate::base::crypto::Hasher;
+use super::client::{Method, S3Body, S3Client, S3Error, S3Request, S3Response};
+use crate::base::crypto::Sha256Hasher;
 use crate::base::error::Result;
 use crate::base::{ids, threads};
 
@@ -83,7 +85,7 @@ impl RangeReader {
             key: Some(&self.key),
             query: &[],
             headers: &headers,
-            body: RequestBody::None,
+            body: S3Body::None,
         };
         let check = |response| self.check(response, left);
         let response = self
@@ -131,7 +133,8 @@ impl RangeReader {
         }
     }
 
-    /// Handles a response that ended early: pauses before the next attempt, or fails after too many.
+    /// Handles a response that ended early: pauses before the next attempt, or fails after too
+    /// many.
     fn failed(&mut self, error: S3Error) -> io::Result<()> {
         let had_yielded = self.range.take().is_some_and(|range| range.has_yielded);
         if had_yielded {
@@ -201,13 +204,14 @@ fn parse_content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
     (first <= last && last < u64::MAX).then_some((first, last, total))
 }
 
-/// A reader of a whole file with a known hash. If the hash differs, it fails before it has yielded the last bytes.
+/// A reader of a whole file with a known hash. If the hash differs, it fails before it has yielded
+/// the last bytes.
 pub struct VerifiedReader<R> {
     inner: R,
     left: u64,
     sha256_hex: String,
     /// None after the comparison.
-    hasher: Option<Hasher>,
+    hasher: Option<Sha256Hasher>,
 }
 
 impl<R: Read> VerifiedReader<R> {
@@ -216,7 +220,7 @@ impl<R: Read> VerifiedReader<R> {
             inner,
             left: size,
             sha256_hex: sha256_hex.to_owned(),
-            hasher: Some(Hasher::new()),
+            hasher: Some(Sha256Hasher::new()),
         }
     }
 }

@@ -1,17 +1,17 @@
 //! Storing a file: one request for a small one, a multipart upload for a large one.
 //!
-//! Each part of the file is hashed in a first pass and sent in a second, so that an upload of any size needs
-//! little memory. The server gets the hash and must verify it; the hash of the whole file is verified here
-//! before the file counts as stored.
+//! Each part of the file is hashed in a first pass and sent in a second, so that an upload of any
+//! size needs little memory. The server gets the hash and must verify it; the hash of the whole
+//! file is verified here before the file counts as stored.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::client::{Method, Piece, RequestBody, S3Client, S3Error, S3Request, S3Response};
+use super::client::{Method, Piece, S3Body, S3Client, S3Error, S3Request, S3Response};
 use super::xml;
-use crate::base::crypto::Hasher;
+use crate::base::crypto::Sha256Hasher;
 use crate::base::error::{Error, Result};
 use crate::base::{crypto, ids, log};
 
@@ -28,7 +28,7 @@ const REFUSED: &str = "The file cannot be stored; nothing was saved.";
 const CHECKSUM: &str = "x-amz-checksum-sha256";
 
 /// An upload of one file.
-pub struct Upload<'a> {
+pub struct S3Upload<'a> {
     pub client: &'a S3Client,
     pub key: &'a str,
     pub source: &'a File,
@@ -59,7 +59,7 @@ struct Part {
     checksum: Option<String>,
 }
 
-impl Upload<'_> {
+impl S3Upload<'_> {
     pub fn run(&self) -> Result<()> {
         let flag = match self.size {
             0..=SINGLE_BYTES_MAX => &self.checksums.single,
@@ -107,7 +107,7 @@ impl Upload<'_> {
     }
 
     fn store_single(&self, has_checksums: bool) -> Result<(), UploadError> {
-        let mut whole = Hasher::new();
+        let mut whole = Sha256Hasher::new();
         let checksum = self.hash(0, self.size, &mut whole)?;
         self.verify(whole)?;
         let headers = [(CHECKSUM, checksum.as_str())];
@@ -121,10 +121,10 @@ impl Upload<'_> {
         Ok(self.client.call(&call, S3Response::done)?)
     }
 
-    fn piece(&self, start: u64, length: u64) -> RequestBody<'_> {
+    fn piece(&self, start: u64, length: u64) -> S3Body<'_> {
         match length {
-            0 => RequestBody::Bytes(&[]),
-            _ => RequestBody::Piece(Piece {
+            0 => S3Body::Bytes(&[]),
+            _ => S3Body::Piece(Piece {
                 file: self.source,
                 start,
                 length,
@@ -133,8 +133,13 @@ impl Upload<'_> {
     }
 
     /// Hashes a part, and adds it to the hash of the whole file.
-    fn hash(&self, start: u64, length: u64, whole: &mut Hasher) -> Result<String, UploadError> {
-        let mut own = Hasher::new();
+    fn hash(
+        &self,
+        start: u64,
+        length: u64,
+        whole: &mut Sha256Hasher,
+    ) -> Result<String, UploadError> {
+        let mut own = Sha256Hasher::new();
         let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(length).unwrap_or(BUFFER_BYTES))];
         let (mut at, end) = (start, start + length);
         while at < end {
@@ -155,7 +160,7 @@ impl Upload<'_> {
         Ok(crypto::base64(&own.finish()))
     }
 
-    fn verify(&self, whole: Hasher) -> Result<(), UploadError> {
+    fn verify(&self, whole: Sha256Hasher) -> Result<(), UploadError> {
         if ids::hex(&whole.finish()) == self.sha256_hex {
             return Ok(());
         }
@@ -170,7 +175,7 @@ impl Upload<'_> {
             key: Some(self.key),
             query: &[("uploads", "")],
             headers: if has_checksums { &headers } else { &[] },
-            body: RequestBody::Bytes(&[]),
+            body: S3Body::Bytes(&[]),
         };
         let id = self.client.call(&call, |response| {
             let id = response.xml()?.text_of("UploadId").map(str::to_owned);
@@ -182,7 +187,7 @@ impl Upload<'_> {
 
     fn send_parts(&self, id: &str, has_checksums: bool) -> Result<Vec<Part>, UploadError> {
         let part_bytes = part_bytes(self.size);
-        let mut whole = Hasher::new();
+        let mut whole = Sha256Hasher::new();
         let mut parts = Vec::new();
         let mut at = 0;
         while at < self.size {
@@ -219,7 +224,7 @@ impl Upload<'_> {
             key: Some(self.key),
             query: &[("uploadId", id)],
             headers: &[],
-            body: RequestBody::Bytes(body.as_bytes()),
+            body: S3Body::Bytes(body.as_bytes()),
         };
         match self.client.call(&call, |response| response.xml().map(drop)) {
             // An earlier attempt succeeded, and its response was lost.
@@ -238,7 +243,7 @@ impl Upload<'_> {
             key: Some(self.key),
             query: &[],
             headers: &[],
-            body: RequestBody::None,
+            body: S3Body::None,
         };
         let size = self.client.call(&call, |response| {
             Ok(response.header("content-length").map(str::to_owned))
@@ -271,7 +276,7 @@ pub fn abort(
         key: Some(key),
         query: &[("uploadId", id)],
         headers: &[],
-        body: RequestBody::None,
+        body: S3Body::None,
     };
     match send(&call) {
         Err(error) if error.code == "NoSuchUpload" => Ok(()),

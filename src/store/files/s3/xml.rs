@@ -1,5 +1,5 @@
-//! A parser for the XML of S3 responses: elements and text. It skips attributes, strips namespace prefixes, and
-//! rejects a document type, so that entities cannot expand.
+//! A parser for the XML of S3 responses: elements and text. It skips attributes, strips namespace
+//! prefixes, and rejects a document type, so that entities cannot expand.
 
 /// Greater than the depth of any response.
 const DEPTH_MAX: usize = 16;

@@ -1,7 +1,7 @@
 //! Files of older versions.
 
 use super::{Node, busy, bytes_of, file_of};
-use crate::base::crypto::Hasher;
+use crate::base::crypto::Sha256Hasher;
 use crate::base::ids;
 use crate::services::workflows::transfer::format::END;
 
@@ -17,7 +17,7 @@ fn a_file_without_callers_is_taken_in() {
         .replace(r#","caller":"account/users/ann""#, "")
         .replace(r#","caller":null"#, "");
     assert!(!older.contains("caller"));
-    let mut hasher = Hasher::new();
+    let mut hasher = Sha256Hasher::new();
     hasher.update(older.as_bytes());
     let older = format!("{older}{END}\"{}\"}}\n", ids::hex(&hasher.finish()));
     let to = Node::new("b");

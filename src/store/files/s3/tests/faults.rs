@@ -1,4 +1,5 @@
-//! The S3 client behind a relay that does things wrong: what is made good, what ends, and how.
+//! The S3 client behind a faulty proxy: which faults it recovers from, and how it fails with the
+//! others.
 
 use std::io::{ErrorKind, Read as _};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ const NO_CHECKSUMS: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 132\r\n\
                             <Error><Code>InvalidArgument</Code><Message>Unsupported header \
                             'x-amz-checksum-sha256' received for this API call.</Message></Error>";
 
-/// A server, a relay before it and a client of that.
+/// A server, a proxy in front of it and a client of the proxy.
 fn relayed(faults: &[Fault], limits: S3Limits) -> (S3Server, Proxy, S3) {
     let server = S3Server::start();
     let proxy = Proxy::start(server.addr(), faults);
@@ -38,7 +39,8 @@ fn passing_faults_are_not_noticed() {
     same(&read(&s3, "small", 0, 5000).unwrap(), &small);
     proxy.then(&again);
     assert_eq!(keys(&s3, ""), ["small"]);
-    // One at each step of a multipart upload, and at last a success that is none.
+    // One at each step of a multipart upload, and finally a success status with an error in its
+    // body.
     let large = bytes(17 * MIB);
     let refused = Fault::S3Response(ERROR_IN_SUCCESS);
     proxy.then(&[
@@ -91,13 +93,13 @@ fn stalls_end_with_the_deadline() {
     let (server, proxy, s3) = relayed(&[Fault::Stall], limits);
     let begun = Instant::now();
     let error = put(&s3, &server, "key", b"x").unwrap_err().to_string();
-    assert!(error.contains("it takes too long (4 attempts)"), "{error}");
+    assert!(error.contains("timed out (4 attempts)"), "{error}");
     assert_eq!(proxy.connections(), 4);
     assert!(begun.elapsed() < Duration::from_secs(15));
     proxy.then(&[Fault::Stall, Fault::Pass]);
     let sent = bytes(100_000);
     put(&s3, &server, "key", &sent).unwrap();
-    // In the middle of an answer, and then before its first byte.
+    // In the middle of a response, and then before its first byte.
     proxy.then(&[
         Fault::StallAnswer(50_000),
         Fault::StallAnswer(10),
@@ -116,7 +118,7 @@ fn answers_that_break_off_are_taken_up_again() {
     let (server, proxy, s3) = relayed(&[], limits);
     let sent = bytes(3 * MIB);
     put(&s3, &server, "key", &sent).unwrap();
-    // In the head, in the body, and then after every half mebibyte.
+    // In the header, in the body, and then after every half MiB.
     proxy.then(&[
         Fault::CutAnswer(20),
         Fault::CutAnswer(100_000),
@@ -125,13 +127,13 @@ fn answers_that_break_off_are_taken_up_again() {
     same(&read(&s3, "key", 0, 3 * MIB as u64).unwrap(), &sent);
     assert!(proxy.connections() >= 8);
 
-    // Bodies that never bring anything: the head has less than 1,000 bytes, and is whole.
+    // Empty bodies: the header is complete, with less than 1,000 bytes.
     proxy.then(&[Fault::S3Response(
         "HTTP/1.1 206 Partial Content\r\ncontent-length: 10\r\n\
          content-range: bytes 0-9/10\r\n\r\n",
     )]);
     let error = read(&s3, "key", 0, 10).unwrap_err().to_string();
-    assert!(error.contains("an answer of S3 broke off"), "{error}");
+    assert!(error.contains("response from S3 broke off"), "{error}");
     assert_eq!(proxy.connections(), 4);
 }
 
@@ -166,7 +168,7 @@ fn a_file_that_changes_while_it_is_read_is_an_error() {
     reader.read_exact(&mut [0; 500]).unwrap();
     put(&s3, &server, "key", &[7; 5000]).unwrap();
     let error = reader.read_to_end(&mut Vec::new()).unwrap_err().to_string();
-    assert!(error.contains("the file has changed"), "{error}");
+    assert!(error.contains("the file changed"), "{error}");
 }
 
 #[test]
@@ -190,7 +192,7 @@ fn flipped_bits_on_the_way_there_are_refused_and_sent_again() {
     put(&s3, &server, "key", &sent).unwrap();
     assert_eq!(proxy.connections(), 6);
     same(&read(&s3, "key", 0, 17 * MIB as u64).unwrap(), &sent);
-    // Always: an error, and nothing is stored.
+    // Every time: an error, and nothing is stored.
     proxy.then(&[Fault::FlipRequest(20_000)]);
     let error = put(&s3, &server, "other", &bytes(50_000)).unwrap_err();
     assert!(
@@ -247,7 +249,7 @@ fn a_server_that_refuses_checksums_is_asked_only_once() {
     proxy.then(&[refused, Fault::Pass]);
     put(&s3, &server, "small", &bytes(1000)).unwrap();
     assert_eq!(proxy.connections(), 2);
-    // Of parts it may know them all the same; here it does, but for the second.
+    // It may still support checksums of parts; here it does, except for the second part.
     proxy.then(&[Fault::Pass, Fault::Pass, refused, Fault::Pass]);
     put(&s3, &server, "large", &bytes(17 * MIB)).unwrap();
     assert_eq!(proxy.connections(), 3 + 1 + 5);

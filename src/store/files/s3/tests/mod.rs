@@ -1,4 +1,4 @@
-//! The S3 client against a real server: what it is there for, and what it refuses.
+//! The S3 client against a real server: its operations and its refusals.
 
 mod faults;
 mod proxy;
@@ -14,9 +14,7 @@ use std::time::Duration;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use super::{
-    Method, RequestBody, S3, S3Client, S3Limits, S3Request, S3Response, S3Settings, client,
-};
+use super::{Method, S3, S3Body, S3Client, S3Limits, S3Request, S3Response, S3Settings, client};
 use crate::base::error::{Error, Result};
 use crate::base::tls::Roots;
 use crate::base::{clock, ids};
@@ -39,7 +37,8 @@ fn settings(endpoint: String) -> S3Settings {
     }
 }
 
-/// S3Limits for the loopback, without connections kept: so each request has its own fault.
+/// Limits for the loopback interface. No connection is kept, so that each request meets its own
+/// fault.
 fn quick() -> S3Limits {
     S3Limits {
         request: Duration::from_secs(20),
@@ -54,7 +53,7 @@ fn client(endpoint: String, limits: S3Limits) -> S3 {
     S3::of_client(S3Client::new(&settings(endpoint), limits, agent).unwrap())
 }
 
-/// Bytes that do not repeat soon.
+/// Pseudorandom bytes.
 fn bytes(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(length + 8);
@@ -72,7 +71,7 @@ fn hash(bytes: &[u8]) -> String {
     ids::hex(&crate::base::crypto::sha256(bytes))
 }
 
-/// A file without a name.
+/// An unlinked temporary file.
 fn file(server: &S3Server, bytes: &[u8]) -> File {
     let path = server
         .bucket_dir()
@@ -94,7 +93,7 @@ fn read(s3: &S3, key: &str, start: u64, length: u64) -> std::io::Result<Vec<u8>>
     Ok(bytes)
 }
 
-/// Not `assert_eq`, which would print megabytes.
+/// Used instead of `assert_eq`, which would print megabytes.
 #[track_caller]
 fn same(left: &[u8], right: &[u8]) {
     assert_eq!(left.len(), right.len());
@@ -157,7 +156,7 @@ fn parts_of_a_file_are_read_exactly() {
     assert!(s3.get("file", 20_000, 1).is_err());
     assert!(s3.get("other", 0, 1).unwrap().is_none());
     assert!(s3.get("other", 0, 0).unwrap().is_none());
-    // Who goes away early leaves nothing behind that is in the way of the next.
+    // A reader that is dropped early does not disturb the next one.
     for _ in 0..50 {
         let mut reader = s3.get("file", 0, 10_000).unwrap().unwrap();
         reader.read_exact(&mut [0; 10]).unwrap();
@@ -243,7 +242,7 @@ fn keys_may_have_any_letters() {
     }
 }
 
-/// A request without a client of S3: status line and headers in small letters, and body.
+/// Sends a raw request; returns status line and headers in lower case, and the body.
 fn fetch(addr: SocketAddr, url: &str) -> (String, Vec<u8>) {
     let target = &url[url.find("/files/").unwrap()..];
     let mut stream = TcpStream::connect(addr).unwrap();
@@ -289,7 +288,7 @@ fn links_need_no_credentials_and_say_what_the_file_is() {
     assert!(head.starts_with("http/1.1 403 "), "{head}");
 }
 
-/// Knows every name, as the address of the test's server.
+/// Resolves every name to the address of the test's server.
 #[derive(Debug)]
 struct Everywhere(SocketAddr);
 
@@ -392,7 +391,7 @@ fn refusals_are_clear_and_not_repeated() {
     let wrong = open(&|settings| settings.secret_key = "wrong".to_owned());
     check(&wrong, "S3_SECRET_KEY is wrong");
     let stranger = open(&|settings| settings.access_key = "stranger".to_owned());
-    check(&stranger, "does not know the key S3_ACCESS_KEY");
+    check(&stranger, "does not know S3_ACCESS_KEY");
     let nowhere = open(&|settings| settings.bucket = "nowhere".to_owned());
     check(&nowhere, "has no bucket nowhere (S3_BUCKET)");
 
@@ -410,7 +409,7 @@ fn refusals_are_clear_and_not_repeated() {
     assert!(wrong.get("key", 0, 1).is_err());
     assert!(wrong.remove("key").is_err());
     assert!(wrong.list("", &mut |_| Ok(())).is_err());
-    // No bucket is not the same as no file.
+    // A missing bucket is not a missing file.
     assert!(nowhere.get("key", 0, 1).is_err());
     assert!(nowhere.remove("key").is_err());
 
@@ -418,7 +417,9 @@ fn refusals_are_clear_and_not_repeated() {
     let s3 = open(&|_| {});
     let error = s3.check().unwrap_err();
     assert!(
-        error.message().contains("does not let S3_ACCESS_KEY list"),
+        error
+            .message()
+            .contains("S3_ACCESS_KEY lacks the permission to list"),
         "{error}"
     );
     proxy.then(&[Fault::S3Response(NOT_FOUND)]);
@@ -435,7 +436,7 @@ fn a_server_that_is_not_there_is_said_so() {
     assert!(
         error
             .message()
-            .contains("(S3_ENDPOINT) cannot be used: no answer from S3")
+            .contains("(S3_ENDPOINT) cannot be used: no response from S3")
     );
     assert!(error.message().contains("(4 attempts)"), "{error}");
 }
@@ -455,7 +456,7 @@ fn uploads_that_a_crash_left_are_ended() {
             key: Some(&key),
             query: &[("uploads", "")],
             headers: &[],
-            body: RequestBody::Bytes(&[]),
+            body: S3Body::Bytes(&[]),
         };
         s3.client.call(&call, S3Response::done).unwrap();
     }
@@ -504,7 +505,8 @@ fn many_threads_share_one_client() {
     assert_eq!(keys(&s3, "").len(), 80);
 }
 
-/// The TLS that mail uses as well; a server without it is told from one that does not answer.
+/// The TLS configuration that mail uses as well; a server without TLS is told from one that does
+/// not respond.
 #[test]
 fn a_server_without_tls_is_refused_at_once() {
     let server = S3Server::start();

@@ -1,4 +1,4 @@
-//! A relay in front of a server that does one thing wrong per connection.
+//! A proxy in front of a server, with one fault per connection.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,31 +11,31 @@ use std::time::Duration;
 use crate::base::threads;
 use crate::base::threads::lock;
 
-/// More than any test takes on a busy machine.
+/// Longer than any test on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What happens to a connection.
+/// The fault of a connection.
 #[derive(Clone, Copy)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     Pass,
-    /// This answer instead of the server's.
+    /// This response instead of the server's.
     S3Response(&'static str),
-    /// No answer until the client goes away.
+    /// No response until the client disconnects.
     Stall,
-    /// Nothing more after so many bytes of the answer, until the client goes away.
+    /// The response stalls after this many bytes, until the client disconnects.
     StallAnswer(u64),
-    /// Ends after so many bytes of the answer.
+    /// The connection ends after this many bytes of the response.
     CutAnswer(u64),
-    /// Ends after so many bytes of the request.
+    /// The connection ends after this many bytes of the request.
     CutRequest(u64),
-    /// A wrong bit in this byte of the answer.
+    /// A flipped bit in this byte of the response.
     FlipAnswer(u64),
-    /// A wrong bit in this byte of the request.
+    /// A flipped bit in this byte of the request.
     FlipRequest(u64),
 }
 
-/// The relay; its threads end with the process.
+/// The proxy; its threads end with the process.
 pub struct Proxy {
     pub addr: SocketAddr,
     connections: Arc<AtomicU32>,
@@ -43,7 +43,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// The first connections have these faults, all further ones the last of them.
+    /// Faults of the first connections; all further ones have the last fault.
     pub fn start(server: SocketAddr, faults: &[Fault]) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let proxy = Proxy {
@@ -65,7 +65,7 @@ impl Proxy {
         proxy
     }
 
-    /// What happens from here on.
+    /// Replaces the faults, for the connections from now on.
     pub fn then(&self, faults: &[Fault]) {
         *lock(&self.faults) = faults.iter().copied().collect();
         self.connections.store(0, Ordering::Relaxed);
@@ -75,7 +75,7 @@ impl Proxy {
         format!("http://{}", self.addr)
     }
 
-    /// How many there were since the faults were set.
+    /// Number of connections since the faults were set.
     pub fn connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)
     }
@@ -125,7 +125,7 @@ fn relay(mut client: TcpStream, server: SocketAddr, fault: Fault) -> io::Result<
     result
 }
 
-/// Reads a request; not the body of one whose client waits to be asked for it.
+/// Reads a request, without its body if the client waits for `100 Continue`.
 fn receive(client: &mut TcpStream) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -167,8 +167,8 @@ fn forward(
         let sent = to.write_all(&buffer[..usize::try_from(kept).unwrap()]);
         at += kept;
         if length == 0 || kept < length || cut == Some(at) || sent.is_err() {
-            // Whatever ends one direction ends the connection, except that a server may close what
-            // it has answered.
+            // The end of one direction ends the connection, except that a server may close it after
+            // its response.
             let _ = to.shutdown(Shutdown::Both);
             let _ = from.shutdown(Shutdown::Both);
             return sent;

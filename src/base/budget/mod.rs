@@ -1,13 +1,13 @@
-//! Budgets: bounds on what peers make this server hold, and on how much of it one of them may hold.
+//! Budgets: bounds on the resources that clients make this server hold, in total and per client.
 //!
-//! Each [`Budget`] counts one resource (bytes, sockets, waiting queries). A [`Charge`] takes an
-//! amount for a [`Payer`] and gives it back when it is dropped. An amount is granted only if it
-//! fits three bounds at once: the total, the share of one [`Network`], and the share of all callers
-//! without credentials together. So one network cannot take what others need, and strangers
-//! together cannot take what callers with credentials need.
+//! Each [`Budget`] counts one resource (bytes, sockets, waiting queries). A [`Charge`] reserves an
+//! amount for a [`Payer`] and releases it when it is dropped. An amount is granted only if it fits
+//! three bounds at once: the total, the share of one [`Network`], and the share of all callers
+//! without credentials together. One network therefore cannot starve others, and anonymous callers
+//! cannot starve callers with credentials.
 //!
 //! Invariants, under the lock of a budget: `total` is the sum of `networks`; `anonymous <= total`;
-//! a network that holds nothing has no entry, so the table is never larger than the number of
+//! a network without a charge has no entry, so the table is never larger than the number of
 //! charges.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::base::error::{Error, Kind};
 use crate::base::threads::lock;
 
-/// The addresses that one customer of a provider usually has: an IPv4 address, or an IPv6 /64.
+/// The addresses that one customer of a provider usually has: one IPv4 address, or one IPv6 /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Network {
     V4(u32),
@@ -28,7 +28,7 @@ pub enum Network {
 }
 
 impl Network {
-    /// The wider network that one customer of a provider may have: of an IPv6 address the /48.
+    /// The larger network that one customer of a provider may have: the /48 of an IPv6 address.
     pub fn site(self) -> Option<u64> {
         match self {
             Network::V4(_) => None,
@@ -74,8 +74,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// One network may hold half of it, rounded up so that each may hold some, and so may all callers without
-    /// credentials.
+    /// One network may hold half of the total, rounded up so that it is never 0; the same holds for
+    /// all callers without credentials.
     const fn halves(total: u64) -> Bounds {
         Bounds {
             total,
@@ -93,7 +93,8 @@ pub enum Exhausted {
     Anonymous,
 }
 
-/// Bytes of texts that sockets have not taken yet. The shares are large because the fullest outboxes make room.
+/// Bytes of messages that sockets have not sent yet. The shares are large because the fullest
+/// outboxes are emptied to make room.
 const OUTBOX_BYTES: Bounds = Bounds {
     total: 64 << 20,
     network: 48 << 20,
@@ -102,12 +103,12 @@ const OUTBOX_BYTES: Bounds = Bounds {
 
 /// Subscriptions of all connections.
 const SUBSCRIPTIONS: u64 = 50_000;
-/// Bytes that subscriptions and their prepared filters take up.
+/// Bytes of subscriptions and their prepared filters.
 const FILTER_BYTES: u64 = 64 << 20;
-/// Most password hashes that wait; each holds a worker.
+/// Most waiting password hashes; each blocks a worker.
 const HASHES_MAX: u64 = 16;
 
-/// Bytes of frames of workers that wait. A peer without credentials sends only its hello.
+/// Bytes of waiting frames of workers. A peer without credentials sends only its hello.
 const FRAME_BYTES: Bounds = Bounds {
     total: 64 << 20,
     network: 48 << 20,
@@ -116,38 +117,38 @@ const FRAME_BYTES: Bounds = Bounds {
 
 /// All budgets of the server.
 pub struct Budgets {
-    /// Sockets and streams of events, in number.
+    /// Number of sockets and event streams.
     pub sockets: Arc<Budget>,
-    /// Bytes of texts that sockets and streams of events have not taken yet.
+    /// Bytes of messages that sockets and event streams have not sent yet.
     pub outboxes: Arc<Budget>,
-    /// Subscriptions to changes, in number.
+    /// Number of subscriptions to changes.
     pub subscriptions: Arc<Budget>,
-    /// Bytes that subscriptions and their prepared filters take up.
+    /// Bytes of subscriptions and their prepared filters.
     pub filters: Arc<Budget>,
-    /// Bytes of frames of workers that wait for the engine of workflows.
+    /// Bytes of frames that wait for the workflow engine.
     pub frames: Arc<Budget>,
     pub queries: Arc<Queries>,
-    /// Bytes of bodies that are received and parsed.
+    /// Bytes of bodies that are being received or parsed.
     pub bodies: Arc<Budget>,
-    /// Bytes on the disk of files that are received.
+    /// Bytes on disk of files that are being received.
     pub uploads: Arc<Budget>,
-    /// Bytes of answers that are built, compressed and sent.
+    /// Bytes of responses that are being built, compressed or sent.
     pub answers: Arc<Budget>,
-    /// Passwords that wait to be hashed, in number.
+    /// Number of passwords that wait to be hashed.
     pub hashes: Arc<Budget>,
 }
 
-/// The budgets of queries, in number.
+/// The budgets of queries, counted in queries.
 pub struct Queries {
-    /// Those that run for longer than a second.
+    /// Queries that run for longer than a second.
     pub slow: Arc<Budget>,
-    /// Those that wait for a reader that is late.
+    /// Queries that wait for a reader for too long.
     pub waiting: Arc<Budget>,
 }
 
 impl Queries {
-    /// The budgets for queries that `workers` threads ask. With all slow ones running, a third of the
-    /// readers of a database is left to quick ones; with all waiting ones, half of the workers.
+    /// The budgets for the queries of `workers` threads. The slow queries leave a third of the
+    /// readers of a database to quick ones; the waiting queries leave half of the workers free.
     pub fn new(workers: usize) -> Queries {
         let workers = workers as u64;
         let slow = Bounds {
@@ -167,7 +168,7 @@ impl Queries {
     }
 }
 
-/// Whole mebibytes.
+/// Bounds in MiB.
 const fn mib(total: u64, network: u64, anonymous: u64) -> Bounds {
     Bounds {
         total: total << 20,
@@ -178,19 +179,19 @@ const fn mib(total: u64, network: u64, anonymous: u64) -> Bounds {
 
 const BODIES: Bounds = mib(64, 32, 40);
 const ANSWERS: Bounds = mib(96, 48, 64);
-/// Files that may be received at a time, of the largest that there may be.
+/// Files of the largest permitted size that may be received at a time.
 const UPLOADS_MAX: u64 = 64;
 
 impl Budgets {
-    /// The budgets for `sockets_max` sockets, `workers` threads that answer requests, and uploads of
-    /// `upload_bytes_max`.
+    /// The budgets for `sockets_max` sockets, `workers` threads that answer requests, and uploads
+    /// of `upload_bytes_max`.
     pub fn new(sockets_max: usize, workers: usize, upload_bytes_max: u64) -> Budgets {
         let uploads = Bounds {
             total: UPLOADS_MAX * upload_bytes_max,
             network: UPLOADS_MAX / 2 * upload_bytes_max,
             anonymous: UPLOADS_MAX / 4 * upload_bytes_max,
         };
-        // One network may have all while no other wants any, see `auth::hasher`.
+        // One network may use all of it while no other needs any, see `auth::hasher`.
         let hashes = (workers as u64 / 2).clamp(1, HASHES_MAX);
         let hashes = Bounds {
             total: hashes,
@@ -211,7 +212,7 @@ impl Budgets {
         }
     }
 
-    /// Each of them, for metrics.
+    /// All budgets, for metrics.
     pub fn all(&self) -> [&Budget; 11] {
         [
             &self.sockets,
@@ -229,7 +230,7 @@ impl Budgets {
     }
 }
 
-/// One resource that peers make the server hold. See the module documentation for its invariants.
+/// The bounds and the use of one resource. The module documentation has its invariants.
 pub struct Budget {
     /// The name in metrics and messages, such as `request bodies`.
     name: &'static str,
@@ -241,7 +242,7 @@ pub struct Budget {
 #[derive(Default)]
 struct Used {
     total: u64,
-    /// The largest total since it was last asked for.
+    /// The largest total since [`Budget::take_peak`].
     peak: u64,
     anonymous: u64,
     networks: HashMap<Network, u64>,
@@ -275,7 +276,7 @@ impl Budget {
         }
     }
 
-    /// The amount that all callers hold now.
+    /// The amount that all callers hold.
     pub fn used(&self) -> u64 {
         lock(&self.used).total
     }
@@ -287,12 +288,12 @@ impl Budget {
         std::mem::replace(&mut used.peak, total)
     }
 
-    /// Amounts refused since the start.
+    /// Number of refusals since the start.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// A charge of nothing, to grow.
+    /// A charge of amount 0.
     pub fn empty(self: &Arc<Budget>, payer: Payer) -> Charge {
         Charge {
             budget: Arc::clone(self),
@@ -301,14 +302,15 @@ impl Budget {
         }
     }
 
-    /// Takes an amount for a payer until the charge is dropped. An amount of 0 is always granted.
+    /// Reserves an amount for a payer until the charge is dropped. An amount of 0 is always
+    /// granted.
     pub fn charge(self: &Arc<Budget>, payer: Payer, amount: u64) -> Result<Charge, Exhausted> {
         let mut charge = self.empty(payer);
         charge.grow(amount)?;
         Ok(charge)
     }
 
-    fn take(&self, payer: Payer, amount: u64) -> Result<(), Exhausted> {
+    fn reserve(&self, payer: Payer, amount: u64) -> Result<(), Exhausted> {
         if amount == 0 {
             return Ok(());
         }
@@ -326,12 +328,12 @@ impl Budget {
         Ok(())
     }
 
-    /// Fails if a payer would not get one now.
+    /// Fails if an amount of 1 would be refused to a payer.
     pub fn check_room(&self, payer: Payer) -> Result<(), Exhausted> {
         self.check(&lock(&self.used), payer, 1)
     }
 
-    /// Counts a refusal that [`Budget::check_room`] was the reason for.
+    /// Counts a refusal after [`Budget::check_room`] has failed.
     pub fn count_refusal(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
@@ -350,7 +352,7 @@ impl Budget {
         }
     }
 
-    /// An amount of an anonymous payer becomes one of a payer with credentials, or the reverse.
+    /// Moves an amount from the anonymous share to payers with credentials, or back.
     fn move_anonymous(&self, amount: u64, has_credentials: bool) -> Result<(), Exhausted> {
         let mut used = lock(&self.used);
         if has_credentials {
@@ -364,7 +366,7 @@ impl Budget {
         Ok(())
     }
 
-    fn give_back(&self, payer: Payer, amount: u64) {
+    fn release(&self, payer: Payer, amount: u64) {
         if amount == 0 {
             return;
         }
@@ -382,7 +384,7 @@ impl Budget {
     }
 }
 
-/// An amount of a budget, given back when it is dropped.
+/// An amount of a budget; dropping it releases the amount.
 pub struct Charge {
     budget: Arc<Budget>,
     payer: Payer,
@@ -394,20 +396,19 @@ impl Charge {
         self.payer
     }
 
-    /// The amount that it holds.
     pub fn amount(&self) -> u64 {
         self.amount
     }
 
-    /// Takes more. What the charge holds already stays when that is refused.
+    /// Reserves more. A refusal leaves the charge unchanged.
     pub fn grow(&mut self, more: u64) -> Result<(), Exhausted> {
-        self.budget.take(self.payer, more)?;
+        self.budget.reserve(self.payer, more)?;
         self.amount += more;
         Ok(())
     }
 
-    /// Charges the same network, as a caller with or without credentials from now on. When that is refused,
-    /// nothing changes.
+    /// Moves the charge to a payer with or without credentials in the same network. A refusal
+    /// leaves the charge unchanged.
     pub fn set_has_credentials(&mut self, has_credentials: bool) -> Result<(), Exhausted> {
         if has_credentials != self.payer.has_credentials {
             self.budget.move_anonymous(self.amount, has_credentials)?;
@@ -416,11 +417,11 @@ impl Charge {
         Ok(())
     }
 
-    /// Gives back all above `amount`.
+    /// Releases the part above `amount`.
     pub fn shrink_to(&mut self, amount: u64) {
         let less = self.amount.saturating_sub(amount);
         self.amount -= less;
-        self.budget.give_back(self.payer, less);
+        self.budget.release(self.payer, less);
     }
 }
 
@@ -430,33 +431,33 @@ impl Drop for Charge {
     }
 }
 
-/// The charge for an answer while it is built and sent. Copies of it are one charge. The default counts
-/// nothing.
+/// The charge for a response while it is built and sent. Clones share one charge. The default is
+/// free.
 #[derive(Clone, Default)]
-pub struct Output(Option<Arc<Paid>>);
+pub struct OutputCharge(Option<Arc<Paid>>);
 
 struct Paid {
-    /// An answer up to this length needs no lock: the free part, or all that is charged.
+    /// A response up to this length needs no lock: the free part, or the charged length.
     bytes: AtomicU64,
     charge: Mutex<Charge>,
 }
 
-/// Bytes of an answer that are free.
+/// Bytes of a response that are free.
 const OUTPUT_FREE_BYTES: u64 = 64 << 10;
-/// Steps by which the charge of an answer grows.
+/// Bytes by which the charge of a response grows at a time.
 const OUTPUT_STEP_BYTES: u64 = 256 << 10;
 
-impl Output {
-    /// An answer that grows within a budget.
-    pub fn new(budget: &Arc<Budget>, payer: Payer) -> Output {
-        Output(Some(Arc::new(Paid {
+impl OutputCharge {
+    /// The charge of a response that grows within a budget.
+    pub fn new(budget: &Arc<Budget>, payer: Payer) -> OutputCharge {
+        OutputCharge(Some(Arc::new(Paid {
             bytes: AtomicU64::new(OUTPUT_FREE_BYTES),
             charge: Mutex::new(budget.empty(payer)),
         })))
     }
 
-    /// Charges an answer that has, or is about to have, this length. Called for each value of it, so the
-    /// lock is taken only when the charge grows.
+    /// Charges a response that has, or is about to have, this length. Called for each of its
+    /// values, so it locks only when the charge grows.
     pub fn reach(&self, bytes: usize) -> Result<(), Error> {
         let bytes = bytes as u64;
         let Some(paid) = &self.0 else {
@@ -467,7 +468,7 @@ impl Output {
         }
         let mut charge = lock(&paid.charge);
         let wanted = bytes.next_multiple_of(OUTPUT_STEP_BYTES);
-        // A copy may have charged it meanwhile.
+        // A clone may have charged it meanwhile.
         let more = wanted.saturating_sub(charge.amount);
         let granted = charge.grow(more);
         granted.map_err(|exhausted| exhausted.into_error(charge.budget.name))?;
@@ -477,7 +478,7 @@ impl Output {
 }
 
 impl Exhausted {
-    /// True if amounts of `other` count for the bound that refused one to `payer`.
+    /// True if amounts of `other` count towards the bound that was exhausted for `payer`.
     pub fn counts(self, payer: Payer, other: Payer) -> bool {
         match self {
             Exhausted::Total => true,
@@ -486,7 +487,7 @@ impl Exhausted {
         }
     }
 
-    /// The answer to a request that needs more of `name` than there is: 429 where the caller's own
+    /// The error for a request that needs more of `name` than is free: 429 if the caller's own
     /// network holds the rest, else 503.
     pub fn into_error(self, name: &str) -> Error {
         let (kind, message) = match self {
@@ -510,147 +511,4 @@ impl Exhausted {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BOUNDS: Bounds = Bounds {
-        total: 100,
-        network: 60,
-        anonymous: 80,
-    };
-
-    fn from(address: &str, has_credentials: bool) -> Payer {
-        let network = Network::of(address.parse().unwrap());
-        Payer {
-            network,
-            has_credentials,
-        }
-    }
-
-    #[test]
-    fn each_of_the_three_bounds_refuses_by_itself() {
-        let budget = Budget::new("bytes", BOUNDS);
-        let (a, b) = (from("10.0.0.1", false), from("10.0.0.2", false));
-        let known = from("10.0.0.3", true);
-        let first = budget.charge(a, 60).unwrap();
-        assert_eq!(budget.charge(a, 1).err(), Some(Exhausted::Network));
-        let second = budget.charge(b, 20).unwrap();
-        assert_eq!(budget.charge(b, 1).err(), Some(Exhausted::Anonymous));
-        let third = budget.charge(known, 20).unwrap();
-        assert_eq!(budget.charge(known, 1).err(), Some(Exhausted::Total));
-        assert_eq!((budget.used(), budget.refused()), (100, 3));
-        drop((first, second, third));
-        assert_eq!(budget.used(), 0);
-        assert!(lock(&budget.used).networks.is_empty());
-        assert_eq!(lock(&budget.used).anonymous, 0);
-    }
-
-    /// Half of one socket was none: a server with `MAX_SOCKETS=1` refused all.
-    #[test]
-    fn the_smallest_numbers_leave_something_to_each() {
-        for (sockets, share) in [(1, 1), (2, 1), (3, 2)] {
-            let budgets = Budgets::new(sockets, 1, 1);
-            let stranger = from("10.0.0.1", false);
-            let granted: Vec<Charge> = (0..4)
-                .map_while(|_| budgets.sockets.charge(stranger, 1).ok())
-                .collect();
-            assert_eq!(granted.len(), share);
-            for budget in budgets.all() {
-                let Bounds {
-                    total,
-                    network,
-                    anonymous,
-                } = budget.bounds;
-                assert!(0 < network.min(anonymous), "{}", budget.name);
-                assert!(network.max(anonymous) <= total, "{}", budget.name);
-            }
-        }
-    }
-
-    #[test]
-    fn a_refused_growth_leaves_the_charge_as_it_was() {
-        let budget = Budget::new("bytes", BOUNDS);
-        let payer = from("10.0.0.1", true);
-        let mut charge = budget.charge(payer, 50).unwrap();
-        assert_eq!(charge.grow(11), Err(Exhausted::Network));
-        assert_eq!(charge.grow(u64::MAX), Err(Exhausted::Total));
-        assert_eq!(charge.amount, 50);
-        charge.grow(10).unwrap();
-        charge.shrink_to(5);
-        assert_eq!((charge.amount, budget.used()), (5, 5));
-    }
-
-    #[test]
-    fn a_charge_follows_who_signs_in_and_out() {
-        let budget = Budget::new("bytes", BOUNDS);
-        let mut charge = budget.charge(from("10.0.0.1", false), 50).unwrap();
-        charge.set_has_credentials(true).unwrap();
-        charge.set_has_credentials(true).unwrap();
-        assert_eq!(lock(&budget.used).anonymous, 0);
-        let other = budget.charge(from("10.0.0.2", false), 40).unwrap();
-        assert_eq!(charge.set_has_credentials(false), Err(Exhausted::Anonymous));
-        assert_eq!(lock(&budget.used).anonymous, 40);
-        drop(other);
-        charge.set_has_credentials(false).unwrap();
-        assert_eq!(lock(&budget.used).anonymous, 50);
-        drop(charge);
-        assert_eq!((budget.used(), lock(&budget.used).anonymous), (0, 0));
-    }
-
-    #[test]
-    fn an_answer_is_charged_in_steps_and_given_back_with_its_last_copy() {
-        let bounds = Bounds {
-            total: 3 * OUTPUT_STEP_BYTES,
-            ..mib(1, 1, 1)
-        };
-        let budget = Budget::new("bytes", bounds);
-        let output = Output::new(&budget, from("10.0.0.1", true));
-        output.reach(64 << 10).unwrap();
-        assert_eq!(budget.used(), 0);
-        output.reach((64 << 10) + 1).unwrap();
-        let copy = output.clone();
-        copy.reach(256 << 10).unwrap();
-        assert_eq!(budget.used(), 256 << 10);
-        copy.reach((512 << 10) + 1).unwrap();
-        assert!(output.reach((768 << 10) + 1).is_err());
-        // What is charged needs the lock no more.
-        let held = lock(&output.0.as_ref().unwrap().charge);
-        copy.reach(768 << 10).unwrap();
-        drop(held);
-        assert_eq!(budget.used(), 768 << 10);
-        drop(output);
-        assert_eq!(budget.used(), 768 << 10);
-        drop(copy);
-        assert_eq!((budget.used(), budget.take_peak()), (0, 768 << 10));
-        assert_eq!(budget.take_peak(), 0);
-        Output::default().reach(usize::MAX).unwrap();
-    }
-
-    #[test]
-    fn neighbours_in_one_network_are_one_payer() {
-        let of = |text: &str| Network::of(text.parse().unwrap());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff"));
-        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8::1"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
-    }
-
-    #[test]
-    fn many_threads_give_back_all_that_they_take() {
-        let budget = Budget::new("bytes", BOUNDS);
-        std::thread::scope(|scope| {
-            for at in 0..8 {
-                let budget = &budget;
-                scope.spawn(move || {
-                    let payer = from(&format!("10.0.0.{}", at % 3), at % 2 == 0);
-                    for amount in 0..2000 {
-                        let charge = budget.charge(payer, amount % 40);
-                        assert!(budget.used() <= BOUNDS.total);
-                        drop(charge);
-                    }
-                });
-            }
-        });
-        assert_eq!(budget.used(), 0);
-        assert!(lock(&budget.used).networks.is_empty());
-    }
-}
+mod tests;

@@ -1,17 +1,17 @@
-//! The pool of read connections of one file.
+//! The pool of read connections of one database file.
 //!
-//! Bounds: readers are opened as needed up to [`READERS_MAX`] ([`READERS`] of them with a large page
-//! cache; more only while slow queries keep others waiting), waiting for one and running a query
-//! both end ([`READER_WAIT`], [`QUERY_LIMIT`]). No reader is held while a peer is talked to, so none
-//! can pin the log for longer than a query.
+//! Bounds: readers are opened as needed up to [`READERS_MAX`] ([`READERS`] of them with a large
+//! page cache; more only while slow queries keep others waiting). Waiting for a reader and running
+//! a query both have limits ([`READER_WAIT`], [`QUERY_LIMIT`]). No reader is held during network
+//! I/O, so none can pin the WAL for longer than a query.
 //!
-//! Queries that callers ask are charged to them if they are slow (see `deadline`) or wait while the
-//! others do not end. [`LOOKUP_READERS`] more are for look-ups alone, which come with every request: they use
-//! any reader that is free, and one of their own if none is.
+//! Queries are charged to their callers if they are slow (see `deadline`), or if they wait while
+//! slow ones run. Look-ups, which every request makes, use any idle reader; if there is none, they
+//! have [`LOOKUP_READERS`] more of their own.
 //!
-//! A file that follows a master may be given another history, with which what a connection knows of
-//! the tables does not agree though SQLite cannot tell. [`Readers::exclusively`] changes it while
-//! nobody reads; the readers of before are not used again.
+//! On a replica, the history of a file may be replaced. The schema that a connection has cached is
+//! then wrong, and SQLite cannot detect that. [`Readers::exclusively`] replaces the history while
+//! there is no reader; the old connections are not used again.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::connection::{Settings, prepare};
+use super::connection::{ConnectionSettings, prepare};
 use super::deadline::Deadline;
 use super::offline;
 use crate::base::budget::{Charge, Payer, Queries};
@@ -28,81 +28,88 @@ use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::threads;
 use crate::base::threads::lock;
 
-/// Read connections per file in ordinary times. Reading is work for processors; more would only
-/// hold memory.
+/// Read connections per file in normal operation. Reading is limited by the processors; more
+/// connections would only take memory.
 const READERS: usize = 4;
-/// Read connections per file when queries are slow, so that quick ones get through.
+/// Read connections per file while queries are slow, so that quick ones get through.
 const READERS_MAX: usize = 12;
-/// The time after which queries that wait are served in turn, see [`ReadersState::promise`].
+/// Time after which waiting queries are served in turn, see [`ReadersState::promise`].
 const IN_TURN: Duration = Duration::from_millis(20);
-/// How long a request waits for one of [`READERS`] before another is opened.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// Read connections of a file that callers without credentials have at most: the others are left to
-/// known callers, however many dear queries strangers ask.
+/// Time that a query waits for one of [`READERS`] before another one is opened.
+const GROW_WAIT: Duration = Duration::from_millis(100);
+/// Most read connections of a file for callers without credentials: the others are left to known
+/// callers, however many expensive queries anonymous ones send.
 const ANONYMOUS_READERS: usize = 10;
-/// The lines of those who wait.
+/// The queue of known callers and of the server itself.
 const KNOWN: usize = 0;
+/// The queue of callers without credentials.
 const ANONYMOUS: usize = 1;
-/// Read connections that look-ups have when queries have all others.
+/// Read connections for look-ups while queries use all others.
 const LOOKUP_READERS: usize = 2;
-/// A query that waits for longer is late: it is charged, and so are those that come then.
+/// A query that waits for longer is late: it is charged, and so are the queries that arrive then.
 const LATE: Duration = Duration::from_secs(1);
-/// How long a request waits for a read connection.
+/// Time that a query waits for a read connection.
 const READER_WAIT: Duration = Duration::from_secs(10);
-/// How long the queries of a request may run.
+/// Time that the queries of a request may run.
 const QUERY_LIMIT: Duration = Duration::from_secs(20);
-/// The same for callers without credentials.
+/// [`QUERY_LIMIT`] for callers without credentials.
 const ANONYMOUS_LIMIT: Duration = Duration::from_secs(5);
-/// The time that a look-up may run.
+/// Time that a look-up may run.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
-/// How long a change that nobody may read along waits for those who read already.
+/// Time that an exclusive change waits for the readers in use.
 const EXCLUSIVE_WAIT: Duration = Duration::from_secs(25);
-/// Page cache of a reader, KiB: a table of 10,000 ordinary records is scanned twice as fast when
+/// Page cache of a reader, in KiB: a table of 10,000 ordinary records is scanned twice as fast if
 /// it fits.
 const READER_CACHE_KIB: i64 = 8_000;
-/// Page cache of the readers above [`READERS`], KiB.
+/// Page cache of the readers above [`READERS`], in KiB.
 const EXTRA_CACHE_KIB: i64 = 1_000;
-fn open_reader(path: &Path, settings: Settings, cache_kib: i64) -> Result<(Connection, Deadline)> {
+
+fn open_reader(
+    path: &Path,
+    settings: ConnectionSettings,
+    cache_kib: i64,
+) -> Result<(Connection, Deadline)> {
     let mut connection = offline::open_to_inspect(path)?;
     let deadline = prepare(&mut connection, cache_kib, settings)?;
     connection.pragma_update(None, "query_only", true)?;
     Ok((connection, deadline))
 }
 
-/// The caller of a query, and the budgets that it is charged to.
+/// The payer of a query, and the budgets that it is charged to.
 #[derive(Clone, Copy)]
-pub struct Asker<'a> {
+pub struct QueryCaller<'a> {
     pub payer: Payer,
     pub queries: &'a Arc<Queries>,
 }
 
-/// The purpose of a reader.
+/// The purpose that a reader is acquired for.
 #[derive(Clone, Copy)]
-pub enum Use<'a> {
+pub enum ReaderUse<'a> {
     /// Work of the server itself, which is not charged to a caller.
-    Own,
+    Internal,
     LookUp,
-    Query(Asker<'a>),
+    Query(QueryCaller<'a>),
 }
 
-impl Use<'_> {
+impl ReaderUse<'_> {
     fn line(self) -> usize {
         match self {
-            Use::Query(asker) if !asker.payer.has_credentials => ANONYMOUS,
+            ReaderUse::Query(caller) if !caller.payer.has_credentials => ANONYMOUS,
             _ => KNOWN,
         }
     }
 }
 
-/// The pool of read connections. Invariants: `idle.len() + taken == open <= READERS_MAX`; of the
-/// open ones at most [`READERS`] have the large cache, and idle ones with it are at the end of
-/// `idle`, from where they are taken; all idle ones are of the present `generation`. The same holds for
-/// `spare` and `spares`, those of look-ups, with [`LOOKUP_READERS`].
+/// The pool of read connections. Invariants: `idle.len()` plus the readers in use equals `open`,
+/// which is at most [`READERS_MAX`]; at most [`READERS`] of the open ones have the large cache, and
+/// idle ones with it are at the end of `idle`, from where they are taken; all idle ones have the
+/// present `generation`. The same holds for `spare` and `spares`, the readers for look-ups, with
+/// [`LOOKUP_READERS`].
 pub struct Readers {
     path: PathBuf,
-    settings: Settings,
+    settings: ConnectionSettings,
     state: Mutex<ReadersState>,
-    /// For known callers and the server itself, and for callers without credentials.
+    /// Signals a returned reader, per queue.
     returned: [Condvar; 2],
     spare_returned: Condvar,
 }
@@ -114,20 +121,20 @@ struct ReadersState {
     large: usize,
     spare: Vec<Reader>,
     spares: usize,
-    /// Queries that have waited for longer than [`LATE`].
+    /// Number of queries that have waited for longer than [`LATE`].
     late: usize,
-    /// Readers that callers without credentials have; at most [`ANONYMOUS_READERS`].
+    /// Readers in use by callers without credentials; at most [`ANONYMOUS_READERS`].
     anonymous: usize,
-    /// Queries that wait: those of known callers, which come first, and of callers without credentials.
+    /// Waiting queries per queue; those of known callers are served first.
     waiting: [usize; 2],
-    /// The time since when at least one query of a known caller has waited.
+    /// Time since which at least one query of a known caller has waited without interruption.
     since: Option<Instant>,
-    /// Idle readers that were given back for known callers; at most as many as wait. A query that has not
-    /// waited leaves them.
+    /// Idle readers reserved for waiting known callers, at most one for each. A new query does not
+    /// use them.
     promised: usize,
-    /// Nobody gets a reader: somebody has the file alone.
+    /// No reader is handed out: the file is in exclusive use.
     closed: bool,
-    /// How often the file was given another history.
+    /// Number of times that the readers were replaced.
     generation: u64,
 }
 
@@ -147,9 +154,9 @@ impl ReadersState {
         }
     }
 
-    /// Keeps a reader that was given back for the known callers who wait, once there have been some for a
-    /// while: otherwise one of them could wait for seconds while others come and pass it by. As long as
-    /// queries are quick, passing by is cheaper.
+    /// Reserves a returned reader for the known callers that wait, if some have waited for
+    /// [`IN_TURN`]. Otherwise a query could wait for seconds while new ones overtake it. While
+    /// queries are quick, overtaking is cheaper.
     fn promise(&mut self) {
         let since = self.since.filter(|_| self.promised < self.waiting[KNOWN]);
         if since.is_some_and(|since| since.elapsed() >= IN_TURN) {
@@ -157,7 +164,7 @@ impl ReadersState {
         }
     }
 
-    /// The idle ones, counted out.
+    /// Removes the idle readers from the pool and its counts.
     fn take_idle(&mut self) -> (VecDeque<Reader>, Vec<Reader>) {
         let (idle, spare) = (
             std::mem::take(&mut self.idle),
@@ -169,21 +176,22 @@ impl ReadersState {
         (idle, spare)
     }
 
-    /// A reader, or leave to open one, for a caller that has waited for so long; none for now.
-    fn turn(&mut self, wanted: Use<'_>, waited: Duration) -> Option<Turn> {
+    /// A reader, or permission to open one, for a query that has waited for this long; none if it
+    /// has to wait.
+    fn turn(&mut self, purpose: ReaderUse<'_>, waited: Duration) -> Option<Turn> {
         if self.closed {
             return None;
         }
-        let line = wanted.line();
+        let line = purpose.line();
         if line == ANONYMOUS && self.anonymous >= ANONYMOUS_READERS {
             return None;
         }
-        let turn = self.find_turn(wanted, line, waited)?;
+        let turn = self.find_turn(purpose, line, waited)?;
         self.anonymous += usize::from(line == ANONYMOUS);
         Some(turn)
     }
 
-    fn find_turn(&mut self, wanted: Use<'_>, line: usize, waited: Duration) -> Option<Turn> {
+    fn find_turn(&mut self, purpose: ReaderUse<'_>, line: usize, waited: Duration) -> Option<Turn> {
         let is_new = waited.is_zero();
         if (!is_new || self.idle.len() > self.promised)
             && let Some(reader) = self.idle.pop_back()
@@ -198,7 +206,7 @@ impl ReadersState {
             self.large += 1;
             return Some(Turn::Open(Size::Large, self.generation));
         }
-        if let Use::LookUp = wanted {
+        if let ReaderUse::LookUp = purpose {
             if let Some(reader) = self.spare.pop() {
                 return Some(Turn::Idle(reader));
             }
@@ -207,14 +215,14 @@ impl ReadersState {
                 Turn::Open(Size::Spare, self.generation)
             });
         }
-        (waited >= PATIENCE && self.open < READERS_MAX).then(|| {
+        (waited >= GROW_WAIT && self.open < READERS_MAX).then(|| {
             self.open += 1;
             Turn::Open(Size::Small, self.generation)
         })
     }
 
-    /// The line whose first query gets the reader that was given back just now; and the other one, if
-    /// there is a reader for it too.
+    /// The queue that gets the reader returned just now; also the other queue, if there is a reader
+    /// for it too.
     fn next_lines(&mut self) -> [bool; 2] {
         let is_served = |state: &ReadersState, line: usize| {
             state.waiting[line] > 0 && (line != ANONYMOUS || state.anonymous < ANONYMOUS_READERS)
@@ -224,7 +232,8 @@ impl ReadersState {
             .into_iter()
             .find(|it| is_served(self, *it))
         {
-            // Strangers pass each other by: a quick query of one is not behind dear ones of others.
+            // Anonymous callers may overtake each other: a quick query does not wait behind
+            // expensive ones.
             if line == KNOWN {
                 self.promise();
             }
@@ -242,22 +251,22 @@ struct Reader {
     generation: u64,
 }
 
-/// Which page cache a reader has.
+/// The size of the page cache of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Size {
     Large,
     Small,
-    /// Small, and for look-ups alone.
+    /// Small, and reserved for look-ups.
     Spare,
 }
 
-/// A reader out of the pool, or leave to open one.
+/// A reader of the pool, or permission to open one, which is counted already.
 enum Turn {
     Idle(Reader),
     Open(Size, u64),
 }
 
-/// A read connection that goes back to the pool by itself.
+/// A read connection; dropping it returns it to the pool.
 pub struct PooledReader<'a> {
     readers: &'a Readers,
     reader: Option<Reader>,
@@ -265,8 +274,7 @@ pub struct PooledReader<'a> {
 }
 
 impl Readers {
-    /// None is open yet.
-    pub fn new(path: &Path, settings: Settings) -> Readers {
+    pub fn new(path: &Path, settings: ConnectionSettings) -> Readers {
         Readers {
             path: path.to_owned(),
             settings,
@@ -276,18 +284,18 @@ impl Readers {
         }
     }
 
-    /// A reader, which is given back when it is dropped.
-    pub fn take(&self, wanted: Use<'_>) -> Result<PooledReader<'_>> {
-        let reader = match self.turn(wanted)? {
+    /// Acquires a reader, waiting for one if necessary.
+    pub fn acquire(&self, purpose: ReaderUse<'_>) -> Result<PooledReader<'_>> {
+        let reader = match self.turn(purpose)? {
             Turn::Idle(reader) => reader,
             Turn::Open(size, generation) => self
                 .open(size, generation)
-                .inspect_err(|_| self.forget(size, wanted.line()))?,
+                .inspect_err(|_| self.discard(size, purpose.line()))?,
         };
-        match wanted {
-            Use::Own => reader.deadline.set(QUERY_LIMIT),
-            Use::LookUp => reader.deadline.set(LOOKUP_LIMIT),
-            Use::Query(Asker { payer, queries }) => {
+        match purpose {
+            ReaderUse::Internal => reader.deadline.set(QUERY_LIMIT),
+            ReaderUse::LookUp => reader.deadline.set(LOOKUP_LIMIT),
+            ReaderUse::Query(QueryCaller { payer, queries }) => {
                 let limit = match payer.has_credentials {
                     true => QUERY_LIMIT,
                     false => ANONYMOUS_LIMIT,
@@ -298,36 +306,35 @@ impl Readers {
         Ok(PooledReader {
             readers: self,
             reader: Some(reader),
-            line: wanted.line(),
+            line: purpose.line(),
         })
     }
 
-    /// An idle reader, or leave to open one, which is counted already.
-    fn turn(&self, wanted: Use<'_>) -> Result<Turn> {
+    fn turn(&self, purpose: ReaderUse<'_>) -> Result<Turn> {
         let mut state = lock(&self.state);
-        match state.turn(wanted, Duration::ZERO) {
+        match state.turn(purpose, Duration::ZERO) {
             Some(turn) => Ok(turn),
-            None => self.wait_for_turn(state, wanted),
+            None => self.wait_for_turn(state, purpose),
         }
     }
 
     fn wait_for_turn(
         &self,
         mut state: MutexGuard<'_, ReadersState>,
-        wanted: Use<'_>,
+        purpose: ReaderUse<'_>,
     ) -> Result<Turn> {
         let begun = Instant::now();
-        let mut wait = Wait::begin(&mut state, wanted);
+        let mut wait = Wait::begin(&mut state, purpose);
         // Zero before the first sleep.
         let mut waited = Duration::ZERO;
         loop {
-            if let Some(turn) = state.turn(wanted, waited) {
+            if let Some(turn) = state.turn(purpose, waited) {
                 wait.end(&mut state);
                 return Ok(turn);
             }
             let charged = match state.closed {
                 true => Ok(()),
-                false => wait.charge(&mut state, wanted, waited),
+                false => wait.charge(&mut state, purpose, waited),
             };
             let limit = match state.closed {
                 true => EXCLUSIVE_WAIT + READER_WAIT,
@@ -341,25 +348,25 @@ impl Readers {
                 Ok(left) => left,
                 Err(error) => {
                     wait.end(&mut state);
-                    // It may have been woken for a reader that it does not take.
-                    self.returned[wanted.line()].notify_one();
+                    // It may have consumed the wake-up for a reader that it does not use.
+                    self.returned[purpose.line()].notify_one();
                     return Err(error);
                 }
             };
-            let until = [PATIENCE, LATE].into_iter();
+            let until = [GROW_WAIT, LATE].into_iter();
             let next = until
                 .filter_map(|it| it.checked_sub(waited))
                 .find(|it| !it.is_zero());
-            let condvar = match wanted {
-                Use::LookUp => &self.spare_returned,
-                Use::Own | Use::Query(_) => &self.returned[wanted.line()],
+            let condvar = match purpose {
+                ReaderUse::LookUp => &self.spare_returned,
+                ReaderUse::Internal | ReaderUse::Query(_) => &self.returned[purpose.line()],
             };
             state = threads::wait_timeout(condvar, state, next.unwrap_or(left).min(left));
             waited = begun.elapsed();
         }
     }
 
-    /// No connection of before is used again, once whoever has it now is done.
+    /// Replaces all readers; reads in progress finish on the old ones.
     pub fn renew(&self) {
         let mut state = lock(&self.state);
         state.generation += 1;
@@ -369,16 +376,16 @@ impl Readers {
         self.notify_all();
     }
 
-    /// Runs `body` while nobody reads, and lets readers in again with connections of their own. Those
-    /// who come meanwhile wait; fails when those who are there do not end in time.
+    /// Runs `body` while there is no reader; later reads use new connections. Reads that arrive
+    /// meanwhile wait. Fails if the readers in use are not returned in time.
     pub fn exclusively<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut state = lock(&self.state);
         if state.closed {
-            return Err(Error::internal("two want the file alone"));
+            return Err(Error::internal("concurrent exclusive use of a database"));
         }
         state.closed = true;
         state.generation += 1;
-        let opening = Opening(self);
+        let reopen = Reopen(self);
         let deadline = Instant::now() + EXCLUSIVE_WAIT;
         loop {
             drop(state.take_idle());
@@ -388,14 +395,14 @@ impl Readers {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 drop(state);
                 return Err(Error::unavailable(
-                    "Queries that do not end are in the way.",
+                    "Timed out: long-running queries block this change.",
                 ));
             };
             state = threads::wait_timeout(&self.returned[KNOWN], state, left);
         }
         drop(state);
         let result = body();
-        drop(opening);
+        drop(reopen);
         result
     }
 
@@ -414,7 +421,7 @@ impl Readers {
         })
     }
 
-    fn forget(&self, size: Size, line: usize) {
+    fn discard(&self, size: Size, line: usize) {
         let mut state = lock(&self.state);
         state.anonymous -= usize::from(line == ANONYMOUS);
         match size {
@@ -434,16 +441,16 @@ impl Readers {
 
 /// A query that waits for a reader.
 struct Wait {
-    /// The line that it stands in; a look-up has readers of its own.
+    /// The queue that it waits in; a look-up has its own readers.
     line: Option<usize>,
-    /// It is counted in `late`.
+    /// True if it is counted in `late`.
     is_late: bool,
     charge: Option<Charge>,
 }
 
 impl Wait {
-    fn begin(state: &mut ReadersState, wanted: Use<'_>) -> Wait {
-        let line = (!matches!(wanted, Use::LookUp)).then(|| wanted.line());
+    fn begin(state: &mut ReadersState, purpose: ReaderUse<'_>) -> Wait {
+        let line = (!matches!(purpose, ReaderUse::LookUp)).then(|| purpose.line());
         if let Some(line) = line {
             state.join(line);
         }
@@ -454,21 +461,22 @@ impl Wait {
         }
     }
 
-    /// Charges the query once it is late; at once while others are, or if it would be stopped soon.
+    /// Charges the query when it is late; at once if others are late, or if it would be interrupted
+    /// soon.
     fn charge(
         &mut self,
         state: &mut ReadersState,
-        wanted: Use<'_>,
+        purpose: ReaderUse<'_>,
         waited: Duration,
     ) -> Result<()> {
-        let Use::Query(Asker { payer, queries }) = wanted else {
+        let ReaderUse::Query(QueryCaller { payer, queries }) = purpose else {
             return Ok(());
         };
         if !self.is_late && waited >= LATE {
             self.is_late = true;
             state.late += 1;
         }
-        // Without slow queries the wait is for quick ones, and has an end soon.
+        // Without slow queries the wait is short.
         let is_slow = || queries.slow.used() > 0;
         let is_due = || (state.late > 0 && is_slow()) || queries.slow.check_room(payer).is_err();
         if self.charge.is_none() && is_due() {
@@ -487,10 +495,10 @@ impl Wait {
     }
 }
 
-/// Lets readers in again, however the work that kept them out ended.
-struct Opening<'a>(&'a Readers);
+/// Reopens the pool after exclusive use, even after a panic.
+struct Reopen<'a>(&'a Readers);
 
-impl Drop for Opening<'_> {
+impl Drop for Reopen<'_> {
     fn drop(&mut self) {
         lock(&self.0.state).closed = false;
         self.0.notify_all();
@@ -503,8 +511,8 @@ impl PooledReader<'_> {
         &reader.expect("held until the drop").connection
     }
 
-    /// The answer to a query that was stopped.
-    pub fn why_stopped(&self, error: Error) -> Error {
+    /// The error for a query that was interrupted.
+    pub fn interrupt_error(&self, error: Error) -> Error {
         let reader = self.reader.as_ref();
         match reader.and_then(|reader| reader.deadline.finish()) {
             Some(exhausted) => exhausted.into_error("slow queries"),
@@ -512,8 +520,8 @@ impl PooledReader<'_> {
         }
     }
 
-    /// Gives it another limit than others have, from now on.
-    pub fn allow(&self, limit: Duration) {
+    /// Replaces the time limit, starting now.
+    pub fn set_limit(&self, limit: Duration) {
         if let Some(reader) = &self.reader {
             reader.deadline.set(limit);
         }
@@ -527,13 +535,13 @@ impl Drop for PooledReader<'_> {
         };
         reader.deadline.finish();
         let mut state = lock(&self.readers.state);
-        // A panic may have left a transaction open: such a connection is not used again.
+        // After a panic a transaction may be open; such a connection is not used again.
         if !reader.connection.is_autocommit() || reader.generation != state.generation {
             drop(state);
             let size = reader.size;
-            // Closed before it is counted out: who waits for that wants the file alone.
+            // Closed before the count decreases: an exclusive user waits for that.
             drop(reader);
-            return self.readers.forget(size, self.line);
+            return self.readers.discard(size, self.line);
         }
         state.anonymous -= usize::from(self.line == ANONYMOUS);
         match reader.size {
@@ -555,46 +563,4 @@ impl Drop for PooledReader<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::db::{Role, Synchronous};
-    use std::fs::File;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    /// While all readers are busy with slow queries, a query that had waited was passed by others that
-    /// came when a reader was given back, again and again: some of 64 connections waited for more than a
-    /// second where most waited for a tenth of one.
-    #[test]
-    fn a_query_that_waits_is_not_passed_by() {
-        let path = std::env::temp_dir().join(crate::base::ids::record_id().unwrap());
-        let settings = Settings {
-            role: Role::Master,
-            synchronous: Synchronous::Normal,
-            prepare: |_, _| Ok(()),
-        };
-        File::create(&path).unwrap();
-        let readers = Readers::new(&path, settings);
-        let mut taken: Vec<_> = (0..READERS)
-            .map(|_| readers.take(Use::Own).unwrap())
-            .collect();
-        let has_had_its_turn = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let _reader = readers.take(Use::Own).unwrap();
-                has_had_its_turn.store(true, Ordering::SeqCst);
-            });
-            while lock(&readers.state).waiting[KNOWN] == 0 {
-                threads::Stop::new().wait(IN_TURN);
-            }
-            threads::Stop::new().wait(IN_TURN * 2);
-            drop(taken.pop());
-            let _next = readers.take(Use::Own).unwrap();
-            assert!(has_had_its_turn.load(Ordering::SeqCst));
-        });
-        let state = lock(&readers.state);
-        assert_eq!((state.waiting[KNOWN], state.promised), (0, 0));
-        drop(state);
-        drop(taken);
-        let _ = std::fs::remove_file(path);
-    }
-}
+mod tests;
