@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::accounts::{AccountSession, Realm};
+use super::authentication::{Auth, wrong_token};
 use super::hasher::HashPriority;
 pub use super::token::Purpose;
 use super::token::{Claims, ExtraClaims};
-use super::{Auth, wrong_token};
 use crate::base::error::{Error, Kind, Result};
 use crate::model::records::account::{AccountChange, Secrets};
 use crate::model::records::{Shape, account};

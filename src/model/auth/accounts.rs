@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::authentication::{Auth, wrong_password, wrong_token};
+use super::credentials::Credentials;
 use super::token::{Claims, ExtraClaims, Purpose};
-use super::{Auth, Credentials, wrong_password, wrong_token};
 use crate::base::budget::{OutputCharge, Payer};
 use crate::base::crypto;
 use crate::base::error::{Error, Kind, Result};

@@ -31,7 +31,7 @@ const WAIT: Duration = Duration::from_secs(20);
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Computes and verifies hashes on its own threads. They end when it is dropped.
-pub struct Hasher {
+pub struct PasswordHasher {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -114,9 +114,9 @@ impl HashQueue {
     }
 }
 
-impl Hasher {
+impl PasswordHasher {
     /// Starts the threads. `budget` bounds the waiting jobs.
-    pub fn start(budget: Arc<Budget>) -> Result<Hasher> {
+    pub fn start(budget: Arc<Budget>) -> Result<PasswordHasher> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             added: Condvar::new(),
@@ -130,7 +130,7 @@ impl Hasher {
                 threads::spawn("hasher", move || work(&shared))
             })
             .collect::<Result<_>>()?;
-        Ok(Hasher { shared, threads })
+        Ok(PasswordHasher { shared, threads })
     }
 
     /// [`password::hash`].
@@ -198,7 +198,7 @@ fn busy() -> Error {
         .with_retry_after(Duration::from_secs(1))
 }
 
-impl Drop for Hasher {
+impl Drop for PasswordHasher {
     fn drop(&mut self) {
         lock(&self.shared.queue).is_closed = true;
         self.shared.added.notify_all();
@@ -242,8 +242,8 @@ mod tests {
         HashPriority { network, load }
     }
 
-    fn hasher() -> Hasher {
-        Hasher::start(Budgets::new(1, 64, 1).hashes).unwrap()
+    fn hasher() -> PasswordHasher {
+        PasswordHasher::start(Budgets::new(1, 64, 1).hashes).unwrap()
     }
 
     #[test]

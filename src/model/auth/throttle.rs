@@ -62,22 +62,22 @@ impl LimitScope {
 
 /// `burst` attempts at once, then one per pause.
 #[derive(Clone, Copy)]
-pub struct Limit {
+pub struct RateLimit {
     burst: i64,
     pause_ms: i64,
 }
 
 /// The limit of each scope, in the order of [`LimitScope::ALL`]. None means unlimited.
-pub type Limits = [Option<Limit>; 5];
+pub type RateLimits = [Option<RateLimit>; 5];
 
-const fn limit(burst: i64, pause_ms: i64) -> Option<Limit> {
-    Some(Limit { burst, pause_ms })
+const fn limit(burst: i64, pause_ms: i64) -> Option<RateLimit> {
+    Some(RateLimit { burst, pause_ms })
 }
 
 /// Failed log-ins: of a network on an account ten, then two a minute; of a site on an account
 /// thirty, then six a minute; on an account a hundred, then thirty a minute; of a network sixty,
 /// then sixty a minute; of a site 240, then 240 a minute.
-pub const FAILURES: Limits = [
+pub const FAILURES: RateLimits = [
     limit(10, 30_000),
     limit(30, 10_000),
     limit(100, 2_000),
@@ -86,7 +86,7 @@ pub const FAILURES: Limits = [
 ];
 /// All log-ins: of a network on an account forty, then one a second; of a network 600, then ten a
 /// second; of a site four times as many.
-pub const LOG_INS: Limits = [
+pub const LOG_INS: RateLimits = [
     limit(40, 1_000),
     None,
     None,
@@ -96,7 +96,7 @@ pub const LOG_INS: Limits = [
 /// Requested mails: of a network for an address three, then one in two minutes; for an address
 /// five, then one in two minutes; of a network twenty, then six a minute; of a site four times as
 /// many.
-pub const MAILS: Limits = [
+pub const MAILS: RateLimits = [
     limit(3, 120_000),
     None,
     limit(5, 120_000),
@@ -106,7 +106,7 @@ pub const MAILS: Limits = [
 /// Changes of addresses, by which accounts send mail to others (`account_changes`): of an account,
 /// and to an address, three, then six an hour; of a network twenty counts, then forty an hour, two
 /// per change; of a site four times as many.
-pub const ADDRESSES: Limits = [
+pub const ADDRESSES: RateLimits = [
     limit(3, 600_000),
     None,
     limit(3, 600_000),
@@ -115,18 +115,18 @@ pub const ADDRESSES: Limits = [
 ];
 /// New passwords in records: of a network sixty, then twenty a minute; of a site four times as
 /// many.
-pub const HASHES: Limits = [None, None, None, limit(60, 3_000), limit(240, 750)];
+pub const HASHES: RateLimits = [None, None, None, limit(60, 3_000), limit(240, 750)];
 
 /// Counts attempts.
 pub struct Throttle {
-    limits: Limits,
+    limits: RateLimits,
     key: RandomState,
     tables: [Box<[AtomicI64]>; 5],
     known: KnownNetworks,
 }
 
 /// A counted attempt.
-pub struct Attempt<'a> {
+pub struct CountedAttempt<'a> {
     throttle: &'a Throttle,
     network: Network,
     account: u64,
@@ -137,8 +137,8 @@ pub struct Attempt<'a> {
 }
 
 impl Throttle {
-    pub fn new(limits: Limits) -> Throttle {
-        let table = |limit: Option<Limit>| {
+    pub fn new(limits: RateLimits) -> Throttle {
+        let table = |limit: Option<RateLimit>| {
             let slots = limit.map_or(0, |_| SLOTS);
             (0..slots).map(|_| AtomicI64::new(0)).collect()
         };
@@ -151,11 +151,11 @@ impl Throttle {
     }
 
     /// Counts an attempt from `address` on the account with this name, or refuses it.
-    pub fn attempt(&self, account: &str, address: IpAddr) -> Result<Attempt<'_>> {
+    pub fn attempt(&self, account: &str, address: IpAddr) -> Result<CountedAttempt<'_>> {
         self.attempt_at(account, address, clock::uptime_ms())
     }
 
-    fn attempt_at(&self, account: &str, address: IpAddr, now: i64) -> Result<Attempt<'_>> {
+    fn attempt_at(&self, account: &str, address: IpAddr, now: i64) -> Result<CountedAttempt<'_>> {
         let network = Network::of(address);
         let account = self.key.hash_one(account);
         let is_known = self
@@ -173,7 +173,7 @@ impl Throttle {
                 LimitScope::Site => site().map(|site| self.slot(&(scope, site))),
             }
         });
-        let mut attempt = Attempt {
+        let mut attempt = CountedAttempt {
             throttle: self,
             network,
             account,
@@ -216,7 +216,7 @@ impl Throttle {
     }
 }
 
-impl Attempt<'_> {
+impl CountedAttempt<'_> {
     /// The share of its limits that the caller had used, in thousandths. It is 0 without recent
     /// attempts.
     pub fn load(&self) -> u32 {
@@ -357,7 +357,7 @@ mod tests {
         let home = "2001:db8:7:1::1";
         let log_in = |address: &str, now| {
             let attempt = throttle.attempt_at("victim", address.parse().unwrap(), now);
-            attempt.map(Attempt::succeed)
+            attempt.map(CountedAttempt::succeed)
         };
         log_in(home, 0).unwrap();
         let many = |at: usize| format!("10.1.{}.{}", at / 250, at % 250);

@@ -273,7 +273,7 @@ impl Case {
         });
         match answer {
             Err(error) if error.kind() == Kind::Internal => Some(format!("internal: {error}")),
-            Err(error) if error.message().contains("100 times") => Some(TOO_LONG.to_owned()),
+            Err(error) if error.message().contains("100 joins") => Some(TOO_LONG.to_owned()),
             answer => {
                 let (got, expected) = (read(answer), self.expected(world));
                 (got != expected).then(|| first_difference(&got, &expected))

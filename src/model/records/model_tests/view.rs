@@ -383,7 +383,7 @@ impl Round<'_> {
 /// The condition and the rules on its way have too many steps to be answered at all.
 fn is_too_long<T>(answer: &Result<T, Error>) -> bool {
     let is_it = |error: &Error| {
-        error.message().contains("100 times") || error.message().contains("too long")
+        error.message().contains("100 joins") || error.message().contains("too long")
     };
     answer.as_ref().err().is_some_and(is_it)
 }
