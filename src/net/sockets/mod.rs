@@ -37,12 +37,14 @@ use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::threads;
 use crate::base::threads::lock;
 
+pub use backlog::FrameBacklog;
 pub use outbox::Text;
 pub use protocol::accept_key;
 pub use shared::{Flow, HubSettings, Permit, SocketHandle, SocketHandler};
 
 use shared::Shared;
 
+mod backlog;
 mod conn;
 mod hub;
 mod outbox;

@@ -11,12 +11,12 @@ use serde_json::Value;
 use super::command::Command;
 use super::context::Context;
 use super::credential_checks::CheckPurpose;
+use super::frames;
 use super::frames::{ClientFrame, FrameBody, FrameResult, SubscribeRequest};
 use super::registry::{Caller, CheckState, Registry, Session, SessionId};
 use super::replay_buffer::ReplayBuffer;
 use super::time_usage::TimeUsage;
 use super::topics::Topic;
-use super::{frames, socket_handler};
 use crate::base::budget::Network;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::log;
@@ -178,7 +178,7 @@ impl<'a> Broker<'a> {
     fn answer(&self, session: SessionId, answer: Option<String>) {
         if let Some(found) = self.registry.sessions.get(&session) {
             answer.map(|text| found.handle.send(text.into()));
-            socket_handler::frame_done(&found.pending, &found.handle);
+            found.pending.remove_and_resume(0, &found.handle);
         }
     }
 

@@ -1,7 +1,6 @@
 //! Commands for the realtime thread, and the queue in which they wait.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use super::topics::Topic;
 use crate::base::error::Result;
 use crate::base::queue::Queue;
 use crate::model::events::Events;
-use crate::net::sockets::SocketHandle;
+use crate::net::sockets::{FrameBacklog, SocketHandle};
 
 /// Commands taken from the queue in one round.
 const COMMANDS_MAX: usize = 512;
@@ -25,7 +24,7 @@ pub enum Command {
         database: String,
         caller: Caller,
         client: Option<String>,
-        pending: Arc<AtomicUsize>,
+        pending: Arc<FrameBacklog>,
     },
     Frame {
         session: SessionId,

@@ -129,7 +129,7 @@ impl Realtime {
             database: database.to_owned(),
             caller: Some(caller),
             client,
-            pending: Arc::default(),
+            pending: socket_handler::backlog(),
             handle: None,
         }))
     }

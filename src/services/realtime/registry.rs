@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -24,7 +24,7 @@ use crate::model::events::RecordState;
 
 use crate::model::records::{RoutingKey, SubscriberView, SubscriptionSpec};
 use crate::model::rules::Identity;
-use crate::net::sockets::SocketHandle;
+use crate::net::sockets::{FrameBacklog, SocketHandle};
 
 /// A group whose last evaluation took longer is expensive.
 const EXPENSIVE: Duration = Duration::from_millis(2);
@@ -86,7 +86,7 @@ pub struct Session {
     /// By the names that the client gave them.
     pub subs: BTreeMap<String, (GroupId, SubscriptionId)>,
     /// Frames that wait in the command queue.
-    pub pending: Arc<AtomicUsize>,
+    pub pending: Arc<FrameBacklog>,
     /// Set while it has no subscription.
     pub idle_since: Option<Instant>,
     pub checks: CheckState,

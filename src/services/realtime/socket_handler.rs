@@ -1,8 +1,6 @@
 //! The handler that the socket hub calls: it queues the frames of a connection as commands.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::command::{Command, CommandQueue};
 use super::registry::{Caller, SessionId};
@@ -10,7 +8,7 @@ use super::replay_buffer::KEPT;
 use super::{frames, topics};
 use crate::base::error::Result;
 use crate::base::ids;
-use crate::net::sockets::{Flow, SocketHandle, SocketHandler};
+use crate::net::sockets::{Flow, FrameBacklog, SocketHandle, SocketHandler};
 
 /// Frames of one connection in the command queue, and bytes of one frame.
 const PENDING_MAX: usize = 64;
@@ -33,7 +31,7 @@ pub struct RealtimeHandler {
     pub caller: Option<Caller>,
     /// The name of a client of server-sent events; none for a WebSocket.
     pub client: Option<String>,
-    pub pending: Arc<AtomicUsize>,
+    pub pending: Arc<FrameBacklog>,
     pub handle: Option<SocketHandle>,
 }
 
@@ -64,12 +62,12 @@ impl SocketHandler for RealtimeHandler {
             }
             return Flow::Continue;
         }
-        let waiting = self.pending.fetch_add(1, Relaxed) + 1;
+        let is_full = self.pending.add(0);
         self.commands.push(Command::Frame {
             session: self.session,
             frame: frames::parse(text),
         });
-        match waiting >= PENDING_MAX {
+        match is_full {
             true => Flow::Pause,
             false => Flow::Continue,
         }
@@ -82,9 +80,7 @@ impl SocketHandler for RealtimeHandler {
     }
 }
 
-/// Counts a frame as handled, and resumes the socket if it was paused.
-pub fn frame_done(pending: &AtomicUsize, handle: &SocketHandle) {
-    if pending.fetch_sub(1, Relaxed) >= PENDING_MAX {
-        handle.resume();
-    }
+/// The backlog of a new connection. Frames have a bound of their own, so only their number counts.
+pub fn backlog() -> Arc<FrameBacklog> {
+    Arc::new(FrameBacklog::new(PENDING_MAX, usize::MAX))
 }

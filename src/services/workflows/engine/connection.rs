@@ -1,7 +1,7 @@
 //! Sockets of workers: frames enter the queue of the engine, and a worker with too many waiting
 //! frames is not read.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crate::base::json::Object;
 use crate::base::threads::lock;
@@ -41,11 +41,7 @@ impl WorkerSocket {
 
 impl SocketHandler for WorkerSocket {
     fn opened(&mut self, link: SocketHandle) {
-        let worker = WorkerHandle {
-            link,
-            pending: Arc::default(),
-            pass: Arc::new(Mutex::new(self.pass.clone())),
-        };
+        let worker = WorkerHandle::new(link, self.pass.clone());
         lock(&self.shared.links).insert(self.session, worker.clone());
         self.worker = Some(worker);
         let input = Input::Opened {
