@@ -133,7 +133,8 @@ impl App {
         };
         let databases = Arc::new(open_databases(config, role)?);
         let budgets = Budgets::new(sockets_max, config.threads, config.upload_bytes_max);
-        // Writers of calls set the database in which a call waits; the sender of webhooks waits for it.
+        // Writers of calls set the database in which a call waits; the sender of webhooks waits for
+        // it.
         let calls = Arc::new(Signal::default());
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
         let catalog = Arc::new(catalog);
@@ -297,7 +298,8 @@ impl App {
         let storage = &self.files.storage;
         self.master()?.forget(name);
         self.catalog.delete_database(name, |file| {
-            // The database is deleted already. If this fails, the next database of that name does it.
+            // The database is deleted already. If this fails, the next database of that name does
+            // it.
             let moved = storage.move_aside(name, &file.with_extension("files"));
             if let Err(error) = moved.and_then(|()| self.begin_epoch_of_files()) {
                 log::warn(format_args!("{error}"));
@@ -388,8 +390,8 @@ fn webhook_settings(
     }
 }
 
-/// The function by which webhooks start runs. The reference is weak, so that a call that is still in
-/// progress does not keep the workflows open.
+/// The function by which webhooks start runs. The reference is weak, so that a call that is still
+/// in progress does not keep the workflows open.
 fn start_runs(workflows: &Arc<Workflows>) -> webhooks::StartRun {
     let workflows = Arc::downgrade(workflows);
     Box::new(move |run| match workflows.upgrade() {

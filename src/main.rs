@@ -1,7 +1,7 @@
 //! `vski`: a small self-hosted backend in one binary.
 //!
-//! The modules are in reading order, each on top of the ones before it. `docs/architecture.md` is the
-//! map.
+//! The modules are in reading order, each on top of the ones before it. `docs/architecture.md` is
+//! the map.
 
 mod base;
 

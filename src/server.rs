@@ -1,8 +1,8 @@
 //! The process: starts everything in order, waits for a signal, stops everything in reverse.
 //!
 //! `docs/architecture.md` lists the threads and the order of stopping. In short: no new requests;
-//! requests in flight finish, within [`STOP_DEADLINE`]; the sockets close; the threads of the services
-//! end together; mail; the databases; the log.
+//! requests in flight finish, within [`STOP_DEADLINE`]; the sockets close; the threads of the
+//! services end together; mail; the databases; the log.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -42,8 +42,8 @@ const DESCRIPTORS_RESERVED: u64 = 128;
 /// The server does not start with fewer sockets than this.
 const SOCKETS_MIN: usize = 16;
 
-/// Serves until a signal arrives. Calls `ready` with the address once requests are accepted. Returns
-/// true if everything ended within the deadline.
+/// Serves until a signal arrives. Calls `ready` with the address once requests are accepted.
+/// Returns true if everything ended within the deadline.
 pub fn run<E: From<Error>>(
     config: &Config,
     ready: impl FnOnce(SocketAddr) -> std::result::Result<(), E>,
@@ -278,7 +278,8 @@ impl Running {
     }
 }
 
-/// Ends the waits that the stop flag does not end. The threads end by themselves after that, in any order.
+/// Ends the waits that the stop flag does not end. The threads end by themselves after that, in any
+/// order.
 fn wake_services(app: &App) {
     app.workflows.wake();
     app.realtime.wake();
@@ -344,9 +345,9 @@ fn listen(addr: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Raises the limit of file descriptors to the maximum that the system allows. Returns the number of
-/// sockets, which is reduced if the limit is too low for `sockets_max`. An error if it is too low for
-/// the connections.
+/// Raises the limit of file descriptors to the maximum that the system allows. Returns the number
+/// of sockets, which is reduced if the limit is too low for `sockets_max`. An error if it is too
+/// low for the connections.
 fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<usize> {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
@@ -371,8 +372,8 @@ fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<
     Ok(sockets)
 }
 
-/// Stops the server after a panic of a thread: without the thread part of its work is not done, and its
-/// memory may be inconsistent. The exit code is 1, so that systemd starts it again from disk.
+/// Stops the server after a panic of a thread: without the thread part of its work is not done, and
+/// its memory may be inconsistent. The exit code is 1, so that systemd starts it again from disk.
 fn stop_after_panic(thread: &str) {
     log::error(format_args!(
         "stopping because a thread has panicked thread={thread}"

@@ -44,8 +44,8 @@ pub fn init(call: &Call<'_>) -> Result<Response> {
     Ok(session("admin", &signed_in))
 }
 
-/// Admits a caller with the setup token, or a program on this machine. A proxy that forwards a request
-/// and a browser with a page of another site need the token.
+/// Admits a caller with the setup token, or a program on this machine. A proxy that forwards a
+/// request and a browser with a page of another site need the token.
 fn check_setup(call: &Call<'_>, token: Option<&str>) -> Result<()> {
     let request = call.request;
     let is_admitted = match token.or(request.header("X-Setup-Token")) {

@@ -30,11 +30,11 @@ const NAMES_MAX: usize = 1000;
 /// Levels in which names are counted.
 const NAMED_LEVELS: usize = 8;
 
-/// Limit on the parsed form of one body, with all its parts and copies. Together with the body it is
-/// below the share of one network, so such a body is accepted once the budget has room.
+/// Limit on the parsed form of one body, with all its parts and copies. Together with the body it
+/// is below the share of one network, so such a body is accepted once the budget has room.
 const PARSED_BYTES_MAX: u64 = 24 << 20;
-/// Memory of parsed JSON: a name or value with its allocation, a list, and an object, which has room
-/// for eleven entries even if it is small.
+/// Memory of parsed JSON: a name or value with its allocation, a list, and an object, which has
+/// room for eleven entries even if it is small.
 const VALUE_BYTES: u64 = 64;
 const LIST_BYTES: u64 = 128;
 const OBJECT_BYTES: u64 = 512;
@@ -45,8 +45,8 @@ impl Call<'_> {
         self.read(ALL_LEVELS, usize::MAX)
     }
 
-    /// The parsed body, for a `T` that parses this many levels of lists and objects and keeps deeper
-    /// ones as JSON text. Objects are records and have a limited number of names.
+    /// The parsed body, for a `T` that parses this many levels of lists and objects and keeps
+    /// deeper ones as JSON text. Objects are records and have a limited number of names.
     pub fn body_to<T: DeserializeOwned>(&self, levels: usize) -> Result<T> {
         self.read(levels, NAMES_MAX)
     }
@@ -94,8 +94,8 @@ impl Call<'_> {
         }
     }
 
-    /// Charges the memory of parsed values until the request is answered. The limit is on their sum:
-    /// otherwise several parts that fit it one by one could exceed the share of the network.
+    /// Charges the memory of parsed values until the request is answered. The limit is on their
+    /// sum: otherwise several parts that fit it one by one could exceed the share of the network.
     fn charge_parsed(&self, bytes: u64) -> Result<()> {
         let budget = &self.app.budgets.bodies;
         let mut parsed = self.parsed.borrow_mut();

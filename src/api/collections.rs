@@ -11,8 +11,8 @@ use crate::model::filter;
 use crate::model::rules::Identity;
 use crate::net::http::Response;
 
-/// The collections of the database, as one page of `perPage`, or all without it. A filter is ignored:
-/// there are few collections, and clients choose among them.
+/// The collections of the database, as one page of `perPage`, or all without it. A filter is
+/// ignored: there are few collections, and clients choose among them.
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let pairs = call.query()?;
     let collections = call.collections()?;

@@ -1,9 +1,10 @@
 //! Cross-origin requests of browsers: the "CORS protocol" of the Fetch standard, and the refusal of
 //! requests that the standard lets any page send.
 //!
-//! The API uses no cookies; each caller sends a token. So credentials in the sense of the standard are
-//! never allowed, and `*` is safe to allow. A browser sends "simple" requests without a preflight and
-//! only hides the answer from the page, so simple requests that change something are refused here.
+//! The API uses no cookies; each caller sends a token. So credentials in the sense of the standard
+//! are never allowed, and `*` is safe to allow. A browser sends "simple" requests without a
+//! preflight and only hides the answer from the page, so simple requests that change something are
+//! refused here.
 
 use crate::base::error::{Error, Kind, Result};
 use crate::net::http::{Method, Request, Response, media_type};
@@ -33,8 +34,8 @@ pub struct Cors {
 }
 
 impl Cors {
-    /// `origins` are such as `https://app.example`, or `*` for all. `public_url` is the URL at which
-    /// clients reach this server, if it is known.
+    /// `origins` are such as `https://app.example`, or `*` for all. `public_url` is the URL at
+    /// which clients reach this server, if it is known.
     pub fn new(origins: Vec<String>, public_url: Option<&str>) -> Cors {
         let allows_all = origins.iter().any(|origin| origin == "*");
         Cors {
@@ -160,8 +161,8 @@ fn authority(url: &str) -> &str {
     rest.split(['/', '?', '#']).next().unwrap_or_default()
 }
 
-/// True if DNS does not decide the address of this host, which may have a port: it is an address or a
-/// name of the loopback interface.
+/// True if DNS does not decide the address of this host, which may have a port: it is an address or
+/// a name of the loopback interface.
 fn is_fixed(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,

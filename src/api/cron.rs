@@ -50,7 +50,8 @@ pub fn create(call: &Call<'_>) -> Result<Response> {
 
 pub fn update(call: &Call<'_>) -> Result<Response> {
     let body: Map<String, Value> = call.body()?;
-    // The patch is merged again in the transaction, so that concurrent updates do not undo each other.
+    // The patch is merged again in the transaction, so that concurrent updates do not undo each
+    // other.
     let id = find(call)?.id;
     let default = call.app.databases.default();
     let merged = |stored: JobRow| stored.merge(&clock::now(), body.clone());

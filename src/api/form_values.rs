@@ -1,8 +1,9 @@
 //! Deserializes a form, whose values are strings, into the type that a handler expects.
 //!
-//! The type decides how a string is read: as a number or a boolean, as a list (a repeated field or a
-//! JSON list) or as an object (JSON). For an untyped JSON value, a string that is `true`, `false`, a
-//! number, a JSON list or a JSON object becomes that. A value from `@jsonPayload` stays as it is.
+//! The type decides how a string is read: as a number or a boolean, as a list (a repeated field or
+//! a JSON list) or as an object (JSON). For an untyped JSON value, a string that is `true`,
+//! `false`, a number, a JSON list or a JSON object becomes that. A value from `@jsonPayload` stays
+//! as it is.
 
 use std::collections::BTreeMap;
 

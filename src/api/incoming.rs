@@ -1,4 +1,5 @@
-//! Bodies while they arrive: their limits, the budget that pays for them, and the receiver of a form.
+//! Bodies while they arrive: their limits, the budget that pays for them, and the receiver of a
+//! form.
 //!
 //! A multipart form is received only from a caller who may call the endpoint: the checks of access
 //! run before the first byte of the form is kept.
@@ -93,8 +94,8 @@ impl Api {
         })
     }
 
-    /// The file fields of all collections that the caller may write. A name that several collections
-    /// have gets the largest limit.
+    /// The file fields of all collections that the caller may write. A name that several
+    /// collections have gets the largest limit.
     fn files_of_batch(&self, database: &str, identity: &Identity) -> Result<BTreeMap<String, u64>> {
         let collections = self.app.catalog.collections(database)?;
         let mut files = BTreeMap::new();

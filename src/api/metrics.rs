@@ -348,8 +348,8 @@ impl Text {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
 
-    /// Writes one sample. The values of labels must be escaped; names of databases and replicas need
-    /// no escapes.
+    /// Writes one sample. The values of labels must be escaped; names of databases and replicas
+    /// need no escapes.
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> = labels
             .iter()

@@ -172,7 +172,8 @@ impl Api {
             parsed: RefCell::default(),
             output: OnceCell::new(),
         };
-        // A handler changes nothing until it succeeds, so it can start over with the new definitions.
+        // A handler changes nothing until it succeeds, so it can start over with the new
+        // definitions.
         for _ in 0..STALE_TRIES {
             match call_handler(route, &call) {
                 Err(error) if error.kind() == Kind::Stale => threads::pause(STALE_PAUSE),
@@ -199,8 +200,8 @@ impl Api {
         }
     }
 
-    /// Identifies the caller and refuses one who may not call this endpoint. Credentials are ignored
-    /// where everyone may call it: an expired token must not prevent a new log-in.
+    /// Identifies the caller and refuses one who may not call this endpoint. Credentials are
+    /// ignored where everyone may call it: an expired token must not prevent a new log-in.
     fn identify(&self, route: &Route, request: &Request, database: &str) -> Result<Identity> {
         if route.access == RouteAccess::Public {
             return Ok(Identity::Anonymous);

@@ -251,8 +251,8 @@ fn file_too_large(name: &str, bytes_max: u64) -> Error {
     Error::field(name, "validation_file_size_limit", message)
 }
 
-/// Splits the name of a file in a batch, such as `requests.3.title`, into the position of its request
-/// and its key there.
+/// Splits the name of a file in a batch, such as `requests.3.title`, into the position of its
+/// request and its key there.
 pub fn split_batch_name(field: &str) -> Option<(usize, &str)> {
     let rest = field.strip_prefix("requests")?;
     let (at, key) = match rest.strip_prefix('[') {

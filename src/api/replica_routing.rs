@@ -2,8 +2,8 @@
 //! wait for a write of the master.
 //!
 //! Once replicas follow, the answer to a write has `X-Vski-Version: database:history:number`, or
-//! several of these separated by commas. A client that sends the value back with a read on a replica
-//! gets the answer when the replica has reached that version, or from the master after
+//! several of these separated by commas. A client that sends the value back with a read on a
+//! replica gets the answer when the replica has reached that version, or from the master after
 //! [`VERSION_TIMEOUT`].
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Databases, as the master serves them to replicas: versions, pages and notifications; the status of
-//! replication.
+//! Databases, as the master serves them to replicas: versions, pages and notifications; the status
+//! of replication.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Files, as the master serves them to replicas: the journal, the manifest, contents and
 //! acknowledgements.
 //!
-//! A replica sends a token with the purpose `replica`, signed with the secret that both servers share.
-//! The token names the replica, and `X-Replica-Id` repeats the name.
+//! A replica sends a token with the purpose `replica`, signed with the secret that both servers
+//! share. The token names the replica, and `X-Replica-Id` repeats the name.
 
 use serde::Deserialize;
 use serde_json::{Value, json};

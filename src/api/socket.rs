@@ -16,8 +16,8 @@ const VERSION: &str = "13";
 /// Length of the key of a handshake, decoded.
 const KEY_BYTES: usize = 16;
 
-/// Answers a handshake and makes the connection a socket of `peer`. If that fails, `peer` is dropped
-/// without having been called.
+/// Answers a handshake and makes the connection a socket of `peer`. If that fails, `peer` is
+/// dropped without having been called.
 pub fn upgrade(call: &Call<'_>, payer: Payer, peer: Box<dyn SocketHandler>) -> Result<Response> {
     answer(call.request, &call.app.sockets, payer, peer)
 }

@@ -24,8 +24,8 @@ pub struct Arguments {
     pub free: Vec<String>,
 }
 
-/// Parses the flags of the option table, and those of a command: `valued` ones have a value, `switches`
-/// have none.
+/// Parses the flags of the option table, and those of a command: `valued` ones have a value,
+/// `switches` have none.
 pub fn parse(
     args: &[String],
     valued: &[&str],

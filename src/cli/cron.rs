@@ -1,6 +1,7 @@
 //! `vski cron`: jobs listed with their runs, and run by hand.
 //!
-//! Listing reads the files, even while a server runs. Only a server runs jobs, so `run` sends it a request.
+//! Listing reads the files, even while a server runs. Only a server runs jobs, so `run` sends it a
+//! request.
 
 use std::path::Path;
 use std::sync::Arc;

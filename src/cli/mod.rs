@@ -1,7 +1,7 @@
 //! The command line: dispatches to the commands and prints their help.
 //!
-//! Only the command line prints to stdout. Wrong usage and invalid settings of a server exit with 2, after
-//! which systemd does not try again; a command that fails exits with 1.
+//! Only the command line prints to stdout. Wrong usage and invalid settings of a server exit with
+//! 2, after which systemd does not try again; a command that fails exits with 1.
 
 use arguments::{flags, no_arguments};
 use command::{CommandError, CommandResult, print};

@@ -16,7 +16,8 @@ fn is_wrong_address(error: &Error) -> bool {
         .any(|it| error.message().contains(it))
 }
 
-/// Adds a hint to the error of a request if the server that runs on the data directory was not reached.
+/// Adds a hint to the error of a request if the server that runs on the data directory was not
+/// reached.
 pub fn explain_unreachable(error: Error, dir: &Path) -> Error {
     match is_wrong_address(&error) {
         true => error.context(format!(

@@ -1,7 +1,7 @@
 //! `vski webhooks`: webhooks and calls listed, failed calls retried.
 //!
-//! Everything works on the data itself, even while a server runs on it: every few seconds, the server looks
-//! for calls that another process made due.
+//! Everything works on the data itself, even while a server runs on it: every few seconds, the
+//! server looks for calls that another process made due.
 
 use std::path::Path;
 

@@ -1,8 +1,8 @@
 //! `vski workflows`: runs listed, cancelled, resumed, and moved to another node.
 //!
-//! Listing reads the database, even while a server runs. Changes are requests to the server if one runs, since
-//! only it knows which worker has which run. Otherwise the same functions run here, while this process holds the
-//! lock of the data directory, so that no server starts.
+//! Listing reads the database, even while a server runs. Changes are requests to the server if one
+//! runs, since only it knows which worker has which run. Otherwise the same functions run here,
+//! while this process holds the lock of the data directory, so that no server starts.
 
 use std::fs;
 use std::fs::File;

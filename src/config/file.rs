@@ -1,10 +1,11 @@
-//! The file of settings that `ENV_FILE` names, in the format of `EnvironmentFile=` of systemd, so that
-//! the command line can use the settings of the service.
+//! The file of settings that `ENV_FILE` names, in the format of `EnvironmentFile=` of systemd, so
+//! that the command line can use the settings of the service.
 //!
-//! Each line is `NAME=value`; empty lines and lines that begin with `#` or `;` are ignored. A value may be
-//! quoted. Outside of quotes `\` makes the next character literal; in double quotes it does so before `"`,
-//! `\`, `` ` `` and `$` and is literal otherwise; in single quotes it is literal. A value ends with its line:
-//! one that systemd would continue on the next line, after a `\` or in open quotes, is an error.
+//! Each line is `NAME=value`; empty lines and lines that begin with `#` or `;` are ignored. A value
+//! may be quoted. Outside of quotes `\` makes the next character literal; in double quotes it does
+//! so before `"`, `\`, `` ` `` and `$` and is literal otherwise; in single quotes it is literal. A
+//! value ends with its line: one that systemd would continue on the next line, after a `\` or in
+//! open quotes, is an error.
 
 use std::collections::HashMap;
 use std::path::Path;

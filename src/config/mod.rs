@@ -211,8 +211,8 @@ impl<'a> RawSettings<'a> {
         }
     }
 
-    /// Warnings about settings without effect, where most likely another one was forgotten, and about
-    /// secrets on the command line.
+    /// Warnings about settings without effect, where most likely another one was forgotten, and
+    /// about secrets on the command line.
     fn warnings(&self) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         for variable in SECRETS {

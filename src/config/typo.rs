@@ -38,8 +38,8 @@ fn meant(name: &str) -> Option<&'static str> {
         .find(close)
 }
 
-/// True if one typing error turns one name into the other: a letter added, left out or replaced, or two
-/// adjacent letters swapped.
+/// True if one typing error turns one name into the other: a letter added, left out or replaced, or
+/// two adjacent letters swapped.
 fn is_slip(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();

@@ -1,8 +1,8 @@
-//! Who may call what: every endpoint of `vski routes`, for every kind of caller.
+//! Access to endpoints: every endpoint of `vski routes`, for every kind of caller.
 //!
-//! Each endpoint has a row here that says who is admitted and how they are answered; a new one
-//! fails the test until it has. The requests are such that an admitted caller changes nothing: what
-//! they name does not exist, or their body lacks what is needed.
+//! Each endpoint has a row here with the callers that are admitted and their answers; a new
+//! endpoint fails the test until it has one. The requests change nothing even for an admitted
+//! caller: they name something that does not exist, or their body is incomplete.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -14,7 +14,7 @@ use crate::support::server::{Server, VSKI};
 use crate::support::sqlite_for_writing;
 use crate::support::token::{SECRET, replica, resigned};
 
-/// Everybody who calls, in the order in which [`Admits::Each`] has their answers.
+/// All callers, in the order in which [`Admits::Each`] has their answers.
 const CALLERS: [&str; 17] = [
     "nobody",
     "user",
@@ -35,22 +35,22 @@ const CALLERS: [&str; 17] = [
     "replica",
 ];
 
-/// Credentials that are no good for anything are refused before anything else is looked at.
+/// Invalid credentials are refused before any other check.
 const WORTHLESS: [&str; 6] = [
     "expired key",
     "expired token",
     "forged token",
     "token of a mail",
     "user of another database",
-    // It opens what is for replicas and nothing else.
+    // Such a token is valid only for the endpoints of replicas.
     "replica",
 ];
 
-/// Who gets further than 401 and 403, and which answer that is.
+/// The callers that get past 401 and 403, and their answer.
 enum Admits {
-    /// Everybody, whatever they bring.
+    /// Everyone, with any credentials.
     All(u16),
-    /// Everybody but those whose credentials are no good or for another database.
+    /// Everyone but callers with invalid credentials or credentials for another database.
     Identified(u16),
     /// Accounts; and what admins, who are none, get.
     Accounts(u16, u16),
@@ -64,14 +64,14 @@ enum Admits {
     Workers(u16),
     /// Admins, and the key named.
     AdminsAnd(&'static str, u16),
-    /// Whom the rules admit: the answer to each of [`CALLERS`].
+    /// Callers that the rules admit: the answer to each of [`CALLERS`].
     Each([u16; 17]),
 }
 
 struct Row {
     /// Method and path as `vski routes` has them.
     route: &'static str,
-    /// What to call in place of the pattern.
+    /// The path of the request, in place of the pattern.
     path: &'static str,
     body: &'static str,
     admits: Admits,
@@ -86,7 +86,7 @@ const fn row(route: &'static str, path: &'static str, body: &'static str, admits
     }
 }
 
-/// What anybody with good credentials may try, of records that do not exist or are not theirs.
+/// The answer to each of [`CALLERS`] about records that do not exist or are not theirs.
 const LISTS: [u16; 17] = [
     200, 200, 200, 200, 200, 403, 403, 403, 403, 200, 403, 401, 401, 401, 401, 401, 401,
 ];
@@ -106,7 +106,7 @@ const DELETES: [u16; 17] = [
 const RUNS: [u16; 17] = [
     401, 403, 403, 400, 403, 403, 403, 403, 400, 400, 403, 401, 401, 401, 401, 401, 401,
 ];
-/// What is refused inside a batch is wrong with the batch.
+/// A refused request in a batch is an error of the batch.
 const BATCHES: [u16; 17] = [
     400, 400, 400, 400, 400, 400, 400, 400, 400, 400, 403, 401, 401, 401, 401, 401, 401,
 ];
@@ -274,7 +274,7 @@ fn expected(admits: &Admits, caller: &str) -> u16 {
     }
 }
 
-/// The name that `vski routes` has for those who are admitted.
+/// The name of the admitted callers in `vski routes`.
 fn access(admits: &Admits) -> &'static str {
     match admits {
         Admits::All(_) | Admits::Identified(_) => "public",
@@ -323,8 +323,8 @@ fn every_endpoint_answers_every_caller_as_its_row_says() {
     }
 }
 
-/// Lists of runs and statistics refused parameters that they do not have and all else passed them over: a
-/// client that adds one to each request, against caches, could use only a part of the API.
+/// Lists of runs and statistics refused parameters that they do not have and all else passed them
+/// over: a client that adds one to each request, against caches, could use only a part of the API.
 #[test]
 fn parameters_that_an_endpoint_does_not_have_are_passed_over() {
     let server = Server::with(&[("JWT_SECRET", SECRET), ("AUTH_COLLECTION", "users")]);

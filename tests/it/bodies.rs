@@ -1,4 +1,5 @@
-//! Bodies: forms in place of JSON, how long they may be, and what they take in memory and on the disk.
+//! Bodies: forms in place of JSON, how long they may be, and what they take in memory and on the
+//! disk.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -62,7 +63,7 @@ fn begin(server: &Server, path: &str, headers: &str, part: &[u8]) -> TcpStream {
     stream
 }
 
-/// Begins a form with one part that goes on.
+/// Begins a form with one part that does not end.
 fn begin_form(server: &Server, path: &str, disposition: &str, content: &[u8]) -> TcpStream {
     let headers = format!(
         "Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: 60000000\r\n"
@@ -86,8 +87,8 @@ fn memory_mb(server: &Server, name: &str) -> u64 {
     server.memory_kb(name) / 1024
 }
 
-/// `curl -d` labels every body as a form, and most examples for curl, ours too, send JSON with it. When
-/// forms were accepted everywhere, each of them was answered with 400.
+/// `curl -d` labels every body as a form, and most examples for curl, ours too, send JSON with it.
+/// When forms were accepted everywhere, each of them was answered with 400.
 #[test]
 fn json_that_curl_labels_as_a_form_is_json() {
     let server = Server::start();
@@ -108,8 +109,8 @@ fn json_that_curl_labels_as_a_form_is_json() {
     assert_eq!(record.json["n"], 7);
 }
 
-/// PocketBase takes forms wherever it takes JSON, and some of its clients, such as `pocketbase-typegen`,
-/// send nothing else. Here they were refused everywhere but at records.
+/// PocketBase accepts forms wherever it accepts JSON, and some of its clients, such as
+/// `pocketbase-typegen`, send nothing else. Here they were refused everywhere but at records.
 #[test]
 fn forms_are_accepted_in_place_of_json() {
     let server = Server::start();
@@ -183,7 +184,7 @@ fn forms_are_accepted_in_place_of_json() {
     send_form(&api, "POST", login, &parts).expect(413);
 }
 
-/// A browser sends an input for a file that nobody has touched as a part with an empty name and no
+/// A browser sends an empty file input as a part with an empty name and no
 /// bytes. It was stored as an empty file, and a change deleted the file that was there.
 #[test]
 fn an_untouched_input_for_a_file_changes_nothing() {
@@ -219,8 +220,8 @@ fn an_untouched_input_for_a_file_changes_nothing() {
     assert!(changed.text("/one").starts_with("file_"), "{changed:?}");
 }
 
-/// 690,000 subscriptions in one body of 4 MB were all parsed before anything was looked at: 200 MB for
-/// each such request of anybody, also without a client of that name.
+/// 690,000 subscriptions in one body of 4 MB were all parsed before anything was looked at: 200 MB
+/// for each such request of any caller, even for an unknown client.
 #[test]
 fn an_endpoint_that_expects_little_receives_little() {
     let (server, admin) = open_server();
@@ -241,7 +242,7 @@ fn an_endpoint_that_expects_little_receives_little() {
     let after = memory_mb(&server, "VmHWM");
     assert!(after < before + 40, "{before} MB, then {after} MB");
 
-    // Refused before it is here, and in chunks as soon as it is too much.
+    // Refused before it arrives; one in chunks as soon as it is too long.
     for (path, most) in [
         ("/api/realtime", 256 << 10),
         ("/api/admins/login", 16 << 10),
@@ -263,8 +264,8 @@ fn an_endpoint_that_expects_little_receives_little() {
     admin.send("GET", "/api/admins", &long).unwrap().expect(413);
 }
 
-/// The values of forms were in no budget: each connection that sent 4 MB of a value and then nothing held
-/// them, up to 4 GB.
+/// The values of forms were in no budget: each connection that sent 4 MB of a value and then
+/// nothing held them, up to 4 GB.
 #[test]
 fn values_of_forms_are_charged_as_other_bodies_are() {
     let (server, admin) = open_server();
@@ -432,8 +433,9 @@ fn a_body_is_charged_for_what_it_becomes() {
     assert_eq!(made.json["shape"][199_999], json!([12.5, 41.25]));
 }
 
-/// A request for a run was parsed three times, and each time was charged. The sum for a body that fits could
-/// exceed the share of the network, and the answer was 429 however long the client waited.
+/// A request for a run was parsed three times, and each time was charged. The sum for a body that
+/// fits could exceed the share of the network, and the answer was 429 however long the client
+/// waited.
 #[test]
 fn a_body_is_parsed_and_charged_once() {
     let (_server, admin) = open_server();
@@ -515,7 +517,8 @@ fn a_text_with_a_pattern_is_short_unless_it_says_otherwise() {
     check("free", 100_000, "");
 }
 
-/// Some clients write an empty line, a remark or blanks around the first delimiter, as RFC 2046 allows.
+/// Some clients write an empty line, a remark or blanks around the first delimiter, as RFC 2046
+/// allows.
 #[test]
 fn a_form_may_have_something_before_its_first_part() {
     let (server, _) = open_server();

@@ -278,8 +278,8 @@ fn routes_lists_every_endpoint() {
     assert!(line.unwrap().contains("rules"), "{text}");
 }
 
-/// Without a mail server the links that set passwords are in the log, which is no surprise as long as only
-/// the operator makes accounts.
+/// Without a mail server the links that set passwords are in the log, which is no surprise as long
+/// as only the operator makes accounts.
 #[test]
 fn links_in_the_log_are_warned_of_while_everybody_may_register() {
     let warned = |server: &Server| {

@@ -129,7 +129,7 @@ fn a_collection_reads_back_as_fields_and_schema() {
         api.get("/api/collections").expect(200).json["items"],
         json!([read])
     );
-    // What was read can be sent back.
+    // A definition that was read can be sent back.
     let again = api.patch("/api/collections/posts", &read).expect(200).json;
     assert_eq!(again["fields"], read["fields"]);
 }
@@ -216,7 +216,7 @@ fn a_collection_with_data_grows_and_keeps_what_it_no_longer_shows() {
     .expect(200);
     let change = |fields: Value| api.patch("/api/collections/t", json!({"fields": fields}));
 
-    // A field comes and another goes.
+    // A field is added and another deleted.
     change(json!([{"name": "n", "type": "number"}, {"name": "b", "type": "bool"}])).expect(200);
     let record = api.get("/api/collections/t/records/r").expect(200).json;
     assert_eq!(

@@ -1,4 +1,5 @@
-//! Jobs that run by the clock: made, refused, run by hand, missed, on replicas, on the command line.
+//! Jobs that run by the clock: made, refused, run by hand, missed, on replicas, on the command
+//! line.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -234,7 +235,7 @@ fn a_script_that_does_not_end_is_stopped_and_runs_once_at_a_time() {
         admin.get("/api/cron/endless").expect(200).json["isRunning"],
         true
     );
-    // Whoever writes meanwhile waits, and nothing of it is lost.
+    // Writes meanwhile wait, and none is lost.
     admin
         .post("/api/collections/notes/records", json!({"title": "late"}))
         .expect(200);
@@ -449,7 +450,7 @@ fn a_replica_runs_what_is_about_its_own_databases() {
         assert_eq!(reply.text("/code"), "read_only");
     }
     assert_eq!(count(&admin), 5);
-    // What the master forgets the replica forgets.
+    // The replica deletes a job that the master deletes.
     admin.delete("/api/cron/stats").expect(204);
     cluster::converge(&master, &replica);
     there.get("/api/cron/stats").expect(404);
@@ -513,7 +514,8 @@ fn the_command_line_lists_runs_and_shows() {
     );
 }
 
-/// It has the writer of `default` for longer than anybody shall wait who has other databases to see to.
+/// It has the writer of `default` for longer than anybody shall wait who has other databases to see
+/// to.
 #[test]
 fn a_long_script_holds_up_neither_calls_nor_replicas_of_other_databases() {
     let master = cluster::master();

@@ -1,4 +1,5 @@
-//! Dates: what fields of the types `date` and `datetime` accept, and what filters and rules compare.
+//! Dates: what fields of the types `date` and `datetime` accept, and what filters and rules
+//! compare.
 
 use serde_json::json;
 
@@ -90,7 +91,7 @@ fn days_and_moments_are_compared_and_sorted_as_moments() {
     );
 }
 
-/// What could not be read as a date was compared as text: `d > '2022-01-01 10'` found midnight of
+/// A value that is not a date was compared as a string: `d > '2022-01-01 10'` found midnight of
 /// that day, and `d > '29.01.2023'` nothing at all. It is refused, in rules when they are stored.
 #[test]
 fn what_is_no_date_is_refused() {
@@ -196,7 +197,8 @@ fn subscribers_compare_days_and_moments_alike() {
     listener.expect("create", "midnight");
 }
 
-/// `> ''` and `>= ''` were never true, so a client that pages by key from the empty one found nothing.
+/// `> ''` and `>= ''` were never true, so a client that pages by key from the empty one found
+/// nothing.
 #[test]
 fn the_empty_text_comes_before_all_others() {
     let server = Server::start();

@@ -1,5 +1,5 @@
 //! Hostile clients: whatever they send or fail to read, the server lives, its memory stays bounded
-//! and everybody else is served. Each attack runs against a server of its own, while new
+//! and all others are served. Each attack runs against a server of its own, while new
 //! connections ask for `/api/health` and must get their answer within a second, every time.
 
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -281,7 +281,7 @@ fn requests_whose_end_is_ambiguous_are_refused() {
 fn a_body_is_never_taken_for_a_request() {
     let server = Server::start();
     let hidden = String::from_utf8(HEALTH.repeat(3)).unwrap();
-    // A body that nobody wants is read, and the next request is the one behind it.
+    // An unexpected body is read, and the next request is the one after it.
     let length = hidden.len();
     let head = "POST /no/such/path HTTP/1.1\r\nHost: x\r\n";
     let mut request = format!("{head}Content-Length: {length}\r\n\r\n{hidden}").into_bytes();
@@ -350,7 +350,7 @@ fn check_health(server: &Server) {
     assert!(took < HEALTH_MAX, "health took {took:?}");
 }
 
-/// How long a new connection waits for its answer.
+/// The time that a new connection waits for its answer.
 fn health(server: &Server) -> Duration {
     let begun = Instant::now();
     let reply = ask(server.addr(), HEALTH_LAST);

@@ -39,11 +39,11 @@ mod records;
 mod replication;
 /// A stop is prompt, work in flight ends, the exit code, the second signal.
 mod shutdown;
-/// What a server counts, over restarts.
+/// Statistics, over restarts.
 mod stats;
 /// Rules about the source itself.
 mod tidy;
-/// Certificates: whom a server believes, and what it says of the others.
+/// Certificates: trusted servers, and the errors about others.
 mod tls;
 /// `ETag` and `If-Match`: two editors of one record, answers that a client has already.
 mod versions;
@@ -51,12 +51,12 @@ mod versions;
 mod webhooks;
 /// Runs that end by their deadline, and what is tried again.
 mod workflow_deadlines;
-/// Who starts which workflow, and with what.
+/// Starting workflows: callers, records and attributes.
 mod workflow_starts;
 /// Workflows: runs, workers, hooks.
 mod workflows;
 
-/// `vski workflows`: runs looked at, acted on, moved to another node.
+/// `vski workflows`: runs listed, changed, and moved to another node.
 mod workflows_cli;
-/// Writing records: bulk, batch, what may be written by whom, sizes, changes under load.
+/// Writing records: bulk, batch, access, sizes, changes under load.
 mod writes;

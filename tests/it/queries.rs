@@ -10,8 +10,8 @@ use super::support::api::{Api, encode};
 use super::support::server::Server;
 use super::support::{pause, wait_until};
 
-/// The longest that somebody else may wait while one database is attacked. The readers used to be taken for
-/// 10 s and more at a time.
+/// The longest time that another caller may wait while one database is attacked. The readers used
+/// to be taken for 10 s and more at a time.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// A collection `pub` that anybody reads, with so many records of this text.
@@ -36,9 +36,10 @@ fn dear() -> String {
     format!("/api/collections/pub/records?perPage=1&filter={filter}")
 }
 
-/// Sixteen connections that ask for a dear filter again and again used to take every reader of the database
-/// for 10 s at a time: views of one record, the writes of an admin (whose token is looked up there) and, with
-/// all workers waiting for readers, other databases and `/api/health` stood still.
+/// Sixteen connections that ask for a dear filter again and again used to take every reader of the
+/// database for 10 s at a time: views of one record, the writes of an admin (whose token is looked
+/// up there) and, with all workers waiting for readers, other databases and `/api/health` stood
+/// still.
 #[test]
 fn dear_filters_of_strangers_stop_nobody_else() {
     let server = Server::with(&[("TRUSTED_PROXIES", "127.0.0.1"), ("THREADS", "16")]);
@@ -144,9 +145,10 @@ fn slow_queries(admin: &Api) -> u64 {
     line.unwrap().parse().unwrap()
 }
 
-/// Some rules were evaluated at the expense of the server: those that decide if a body that cannot be read, or a
-/// change of a password, is answered at all, and those of the records that an account expands in its own.
-/// Without a payer as many of them could run as there are readers, and each for 20 s.
+/// Some rules were evaluated at the expense of the server: those that decide if a body that cannot
+/// be read, or a change of a password, is answered at all, and those of the records that an account
+/// expands in its own. Without a payer as many of them could run as there are readers, and each for
+/// 20 s.
 #[test]
 fn slow_rules_have_a_payer() {
     let (mut server, admin, user) = slow_rules();
@@ -175,8 +177,8 @@ fn slow_rules_have_a_payer() {
     });
 }
 
-/// The rule of a protected file was evaluated for a caller without credentials, whoever asked: while strangers had
-/// all their slow queries, nobody got a file whose rule takes longer than a moment.
+/// The rule of a protected file was evaluated for a caller without credentials, even with a token:
+/// while strangers had all their slow queries, no caller got a file with a slow rule.
 #[test]
 fn the_rule_of_a_file_is_charged_to_the_account_that_asks() {
     let (server, admin, user) = slow_rules();
@@ -228,8 +230,8 @@ fn within<T>(what: &str, body: impl FnOnce() -> T) {
     assert!(took < WAIT_MAX, "{what} took {took:?}");
 }
 
-/// A search for thousands of times the same letter in a long text of that letter took seconds inside a single
-/// step, which no limit on the time of a query could stop.
+/// A search for thousands of times the same letter in a long text of that letter took seconds
+/// inside a single step, which no limit on the time of a query could stop.
 #[test]
 fn a_search_in_a_long_text_is_linear() {
     let server = Server::start();

@@ -165,7 +165,7 @@ fn ask_until_closed(address: SocketAddr) -> usize {
     }
 }
 
-/// What one read brings; empty at the end of the connection.
+/// The bytes of one read; empty at the end of the connection.
 fn read_some(stream: &mut TcpStream) -> String {
     let mut bytes = [0; 4096];
     let count = stream.read(&mut bytes).unwrap_or(0);
@@ -187,8 +187,9 @@ fn pause(ms: u64) {
     support::pause(Duration::from_millis(ms));
 }
 
-/// A panic in a thread that serves left a server that answered `/api/health` with 200 and told no subscriber anything any
-/// more. It ends, in order, so that it is started again from what is on disk.
+/// A panic in a thread that serves left a server that answered `/api/health` with 200 and told no
+/// subscriber anything any more. It ends, in order, so that it is started again from what is on
+/// disk.
 #[test]
 fn a_server_that_lacks_a_thread_ends() {
     for thread in ["timer", "realtime", "webhooks", "cron-sql"] {

@@ -1,4 +1,4 @@
-//! What a server counts of requests, and that nothing of it is lost or doubled by a restart.
+//! Statistics of requests, which a restart neither loses nor counts twice.
 
 use serde_json::Value;
 

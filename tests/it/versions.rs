@@ -1,5 +1,5 @@
-//! Two editors of one record: neither shall write over the change of the other without a word, as both did
-//! while records had no `ETag` and `If-Match` was passed over.
+//! Two editors of one record: neither shall write over the change of the other without a word, as
+//! both did while records had no `ETag` and `If-Match` was passed over.
 
 use serde_json::json;
 
@@ -62,7 +62,7 @@ fn a_change_is_made_only_in_the_state_that_it_names() {
     with("If-Match", &read).get(&path).expect(412);
     let now = api.get(&path).expect(200);
     assert_eq!((now.text("/title"), tag(&now)), ("first", tag(&first)));
-    // What a tag may look like; a weak one is none.
+    // The forms of a tag; a weak one does not match.
     let now = tag(&now);
     for (tags, status) in [
         (format!("\"x\", {now} ,\"y\""), 200),
@@ -97,7 +97,7 @@ fn a_change_is_made_only_in_the_state_that_it_names() {
     with("If-None-Match", &read)
         .patch(&path, json!({"title": "third"}))
         .expect(200);
-    // Who may not see or change it learns nothing, and what is refused changes nothing.
+    // A caller without access learns nothing, and a refused request changes nothing.
     with("If-Match", &read)
         .patch(&format!("{POSTS}/none"), "{}")
         .expect(404);
@@ -197,7 +197,7 @@ fn an_answer_that_is_known_is_not_sent_again_and_no_other_is_taken_for_it() {
     api.with_header("If-Match", &some)
         .patch(&path(""), json!({"title": "new"}))
         .expect(200);
-    // What becomes hidden changes the answer, and not the record.
+    // Hiding a field changes the answer but not the record.
     let before = tag(&api.get(&path("")).expect(200));
     let fields = admin.get("/api/collections/posts").json["fields"].clone();
     let mut fields = fields.as_array().unwrap().clone();
@@ -244,7 +244,7 @@ fn a_weak_tag_of_a_file_matches_nothing() {
     api.with_header("If-None-Match", &format!("W/{tag}"))
         .get(&path)
         .expect(304);
-    // A token of nothing is not looked at where the file is for everybody.
+    // An invalid token is ignored if the file is public.
     api.get(&format!("{path}?token=nonsense")).expect(200);
     // Browsers may send these headers and read the tag.
     let page = server.api().with_header("Origin", "https://app.example");

@@ -39,8 +39,8 @@ fn in_ms(ms: i64) -> i64 {
     i64::try_from(now.as_millis()).unwrap() + ms
 }
 
-/// A run whose deadline had passed when it was made was handed to a waiting worker, and taken back half
-/// a second later.
+/// A run whose deadline had passed when it was made was handed to a waiting worker, and taken back
+/// half a second later.
 #[test]
 fn a_run_that_is_late_when_it_is_made_is_handed_to_no_worker() {
     let server = Server::start();
@@ -77,8 +77,8 @@ fn a_run_that_is_late_when_it_is_made_is_handed_to_no_worker() {
     assert!(wake["results"].to_string().contains("expired"), "{wake}");
 }
 
-/// A run that waited for a worker until its deadline had passed was handed out when one came within the next
-/// half second.
+/// A run that waited for a worker until its deadline had passed was handed out when one came within
+/// the next half second.
 #[test]
 fn a_run_that_is_late_in_the_queue_is_handed_to_no_worker() {
     let server = Server::start();
@@ -103,8 +103,8 @@ fn a_run_that_is_late_in_the_queue_is_handed_to_no_worker() {
     }
 }
 
-/// A run failed with `retryable` waited for an attempt that its deadline forbade, and then said only that it
-/// had expired; the reason was nowhere, neither then nor between two attempts.
+/// A run failed with `retryable` waited for an attempt that its deadline forbade, and then said
+/// only that it had expired; the reason was nowhere, neither then nor between two attempts.
 #[test]
 fn a_failure_is_seen_between_attempts_and_kept_at_the_deadline() {
     let server = Server::start();
@@ -150,8 +150,8 @@ fn a_failure_is_seen_between_attempts_and_kept_at_the_deadline() {
     .expect(400);
 }
 
-/// A parent that expired left its child at work, while a cancelled one takes its children along. The children
-/// of one that failed otherwise go on: when it is resumed, it finds what they came to.
+/// A parent that expired left its child at work, while a cancelled one takes its children along.
+/// The children of one that failed otherwise go on: when it is resumed, it finds what they came to.
 #[test]
 fn a_parent_that_expires_takes_its_children_along() {
     let server = Server::start();
@@ -215,7 +215,8 @@ fn a_child_has_no_idempotency_key_and_a_detached_run_has() {
     assert_eq!(run(&api, one.as_str().unwrap())["idempotencyKey"], "K");
 }
 
-/// Languages without whole numbers write `1500.0`. `retry_after_ms` took it, and a sleep was refused.
+/// Languages without whole numbers write `1500.0`. `retry_after_ms` took it, and a sleep was
+/// refused.
 #[test]
 fn milliseconds_may_have_a_fraction() {
     let server = Server::start();

@@ -1,4 +1,5 @@
-//! Who starts which workflow, and with what: the rule of a collection opens what it names, and no more.
+//! Starting workflows: a rule of a collection admits callers to the workflows that it names, and to
+//! no others.
 
 use serde_json::{Value, json};
 
@@ -7,7 +8,7 @@ use crate::support::server::Server;
 
 const RUNS: &str = "/api/workflow/runs";
 
-/// A collection whose rule lets everybody start `order.ship` about its record `o1`.
+/// A collection whose rule lets everyone start `order.ship` about its record `o1`.
 fn orders(server: &Server) -> Api {
     let admin = server.admin();
     let users = json!({"name": "_users", "type": "auth", "createRule": ""});
@@ -43,8 +44,8 @@ fn wish(more: Value) -> Value {
     wish
 }
 
-/// A caller whom the rule of one collection admitted could start every workflow, `admin.wipe` too, with
-/// any priority, concurrency key and attributes. The collection names the workflows now.
+/// A caller that the rule of one collection admitted could start every workflow, `admin.wipe` too,
+/// with any priority, concurrency key and attributes. The collection names the workflows now.
 #[test]
 fn a_rule_opens_the_workflows_that_the_collection_names() {
     let server = Server::start();
@@ -71,7 +72,7 @@ fn a_rule_opens_the_workflows_that_the_collection_names() {
         caller
             .post(&format!("/api/workflow/trigger/admin.wipe{about}"), "[]")
             .expect(403);
-        // What is not there, or not to be seen, is found out by no workflow.
+        // Starting a workflow does not reveal whether a hidden record exists.
         caller
             .post(
                 RUNS,
@@ -109,7 +110,7 @@ fn a_rule_opens_the_workflows_that_the_collection_names() {
     }
 }
 
-/// What such callers could say of a run decided which runs of others came first, or at all.
+/// The options of such callers decided the order of the runs of others.
 #[test]
 fn a_caller_by_a_rule_says_little_about_a_run() {
     let server = Server::start();
@@ -145,8 +146,8 @@ fn a_caller_by_a_rule_says_little_about_a_run() {
     admin.post(RUNS, wish(all)).expect(200);
 }
 
-/// 300 runs that are due in 2090 were made by a caller without credentials in less than a second. The
-/// runs of a caller that have not ended are counted.
+/// 300 runs that are due in 2090 were made by a caller without credentials in less than a second.
+/// The runs of a caller that have not ended are counted.
 #[test]
 fn a_caller_has_some_runs_at_a_time() {
     let server = Server::start();

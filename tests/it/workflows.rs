@@ -63,7 +63,7 @@ fn a_run_goes_through_all_its_acts() {
         json!([{"hook": "hook#0"}, {"child": "child#0"}, {"sleep": "sleep#0", "ms": 3_600_000}]);
     worker.done(&job, json!({"t": "park", "seen": job["seq"], "on": on}));
     assert_eq!(wait_for(&api, &id, "waiting")["status"], "running");
-    // The payload comes from somebody who only knows the token.
+    // The payload is from a caller who knows only the token.
     let hooks = format!("/api/workflow/hooks/{hook}");
     assert_eq!(
         server
@@ -138,7 +138,7 @@ fn a_server_that_is_killed_leaves_the_run_with_its_worker() {
     let welcome = worker.expect("welcome");
     assert_eq!(welcome["kept"], json!([{"job": id, "epoch": 1}]));
     assert_eq!(welcome["lost"], json!([{"job": id, "epoch": 7}]));
-    // What was acknowledged is there; said again it is the same.
+    // An acknowledged step is stored; a repeated report changes nothing.
     worker.done(&job, json!({"t": "step", "key": "a#0", "ok": 1}));
     assert_eq!(
         worker.ask(&job, json!({"t": "step", "key": "a#0", "ok": 2}))["code"],
@@ -171,7 +171,7 @@ fn a_worker_that_is_gone_loses_its_run_and_its_late_reports_are_refused() {
     let mut other = Worker::connect(&server, &token, json!({"worker": "other"}));
     let new = other.job();
     assert_eq!((&new["job"], &new["epoch"]), (&json!(id), &json!(2)));
-    // Over HTTP too: whoever has no socket says it there.
+    // Also over HTTP, for workers without a socket.
     let late = |frame: Value| {
         let body = json!({"frames": [about(&old, frame)]});
         api.post("/api/workflow/report", body).expect(200).json["answers"][0].clone()
@@ -242,7 +242,7 @@ fn large_things_go_over_http() {
         }
     }
     assert_eq!(journal.len(), 3);
-    // What is too long for a frame closes the socket; the run is not lost.
+    // A frame that is too long closes the socket; the run is not lost.
     worker.send(&about(
         &job,
         json!({"t": "done", "output": "z".repeat(1 << 20)}),
@@ -494,8 +494,8 @@ fn wrong_requests_are_refused_in_a_sentence() {
     assert_eq!(bulk.json["items"].as_array().unwrap().len(), 1);
 }
 
-/// Of several attributes only the last counted, and `true` was found as `1`: lists were longer than what was
-/// asked for, without a word.
+/// Of several attributes only the last counted, and `true` was found as `1`: lists were longer than
+/// what was asked for, without a word.
 #[test]
 fn runs_are_found_by_all_attributes_that_are_named() {
     let server = Server::start();

@@ -1,4 +1,4 @@
-//! `vski workflows`: runs looked at, acted on and moved, with a server and without one.
+//! `vski workflows`: runs listed, changed and moved, with a server and without one.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::support::Dir;
 use super::support::server::{Server, command};
 use super::support::token::{SECRET, now, sign};
 
-/// What a command has said, and its exit code.
+/// The output of a command, and its exit code.
 struct Said {
     out: String,
     err: String,
@@ -208,7 +208,7 @@ fn runs_move_to_another_node_and_their_ids_with_them() {
     assert!(said.contains("1 left out"), "{said}");
 }
 
-/// The command line signs for itself; nobody else's name does, and a replica's token is for following.
+/// The command line signs a token of its own; a token of another name or of a replica is refused.
 #[test]
 fn only_the_command_line_may_sign_for_itself() {
     let server = Server::with(&[("JWT_SECRET", SECRET)]);

@@ -1,4 +1,4 @@
-//! Writing records: bulk, batch, what may be written by whom, sizes, changes under load.
+//! Writing records: bulk, batch, access, sizes, changes under load.
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ fn bulk_is_all_or_nothing() {
     let send = |body: Value| api.send("DELETE", POSTS, &body.to_string()).unwrap();
     send(json!({"ids": ["p1", "no"]})).expect(404);
     assert_eq!(api.get(POSTS).json["totalItems"], 3);
-    // The second goes along with the first.
+    // The second is deleted together with the first.
     send(json!({"ids": ["p1", "p3"]})).expect(204);
     assert_eq!(api.get(POSTS).column("id"), ["p2"]);
     server

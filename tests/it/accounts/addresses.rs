@@ -1,4 +1,4 @@
-//! Addresses of accounts: an app that moves here from PocketBase must not show to everybody the
+//! Addresses of accounts: an app that moves here from PocketBase must not show to everyone the
 //! addresses that were hidden there. Each way to read one, by each kind of caller.
 
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ struct Caller {
     sees: bool,
 }
 
-/// Accounts that everybody may view: Ann hides her address, Bob shows his; Max manages accounts, Ed
+/// Accounts that everyone may view: Ann hides her address, Bob shows his; Max manages accounts, Ed
 /// may change them. Posts that belong to Ann and Bob.
 fn set_up() -> (Server, Vec<Caller>) {
     let server = Server::with(&[("AUTH_COLLECTION", "users")]);
@@ -82,8 +82,8 @@ fn set_up() -> (Server, Vec<Caller>) {
     (server, callers.into())
 }
 
-/// Fails when the address of Ann is in a record, or is not, against what is right; that she hides it
-/// is in each.
+/// Fails when the address of Ann is in a record, or is not, against what is right; that she hides
+/// it is in each.
 #[track_caller]
 fn check(caller: &Caller, way: &str, record: &Value) {
     let shown = record
@@ -125,7 +125,7 @@ fn an_address_is_shown_to_its_account_and_to_those_who_manage_accounts() {
             "expand of several",
             &post.json["expand"]["readers"][0],
         );
-        // What Bob shows everybody sees.
+        // Everyone sees the address that Bob shows.
         let bob = api.get(&format!("{USERS}/bob")).expect(200);
         assert_eq!(bob.text("/email"), "b-bob@example.com", "{}", caller.name);
         let bob = &post.json["expand"]["readers"][1];
@@ -255,7 +255,8 @@ fn changes_do_not_answer_hidden_addresses() {
     for caller in [find("editor"), find("self"), find("admin")] {
         let change = json!({"role": caller.name});
         let api = &caller.api;
-        // Ed loses what makes an editor only in the last change of his own record, which is none of these.
+        // Ed loses what makes an editor only in the last change of his own record, which is none of
+        // these.
         check(
             caller,
             "change",

@@ -13,8 +13,8 @@ use crate::support::token::{SECRET, now, resigned, sign, sign_with};
 
 const USERS: &str = "/api/collections/users/records";
 
-/// One key signed everything, and nothing looked at how long a token claims to live: a token of a replica
-/// or of the command line that was made once by hand was good for a century.
+/// One key signed everything, and nothing looked at how long a token claims to live: a token of a
+/// replica or of the command line that was made once by hand was good for a century.
 #[test]
 fn tokens_that_live_for_minutes_are_refused_when_they_claim_more() {
     let server = Server::with(&[("JWT_SECRET", SECRET)]);
@@ -54,7 +54,7 @@ fn tokens_that_live_for_minutes_are_refused_when_they_claim_more() {
             .status
     };
     assert_eq!((until(86_400), until(86_400 + 310)), (200, 401));
-    // What another kind of token is signed with signs none of these.
+    // The key of another kind of token is not valid for these.
     let secret = SECRET.as_bytes();
     let claims = json!({"sub": "vski-cli", "purpose": "service", "key": "", "exp": now() + 60});
     let by_secret = server.api().with_token(&sign_with(&claims, secret));
@@ -77,7 +77,7 @@ fn an_id_belongs_to_one_account_of_all_collections() {
     // Admins may choose ids, and are told of the twin.
     let refused = admin.post(path, &twin).expect(400);
     assert_eq!(refused.text("/data/id/code"), "validation_not_unique");
-    // Nor does a token alone set a new password by making the account anew.
+    // Nor does a token alone set a new password by creating the account again.
     let ann = signed_in(&server, "ann");
     let anew = json!({"id": victim, "email": "ann@example.com", "password": "password-2"});
     let batch = json!({"requests": [
@@ -143,7 +143,7 @@ fn a_refresh_beside_a_new_password_gives_nothing_away() {
 }
 
 /// The key of tokens came from address and password alone, so moving back to an address brought
-/// back the tokens of before.
+/// back the earlier tokens.
 #[test]
 fn an_old_token_stays_ended_when_everything_is_as_it_was() {
     let server = server();
@@ -159,7 +159,7 @@ fn an_old_token_stays_ended_when_everything_is_as_it_was() {
     signed_in(&server, "ann").get("/api/auth/me").expect(200);
 }
 
-/// What was stored and could not be read again made every request of the account fail.
+/// A stored value that could not be read back made every request of the account fail.
 #[test]
 fn json_that_readers_disagree_on_is_refused() {
     let server = server();
@@ -289,7 +289,7 @@ fn registering_for_ever_is_not_let_happen() {
     log_in(server, "ann", "password-1").expect(200);
 }
 
-/// What a new record shows to a key, and what an address proves, by other ways round.
+/// Indirect ways to read a new record with a key, and to guess an address.
 #[test]
 fn who_may_change_an_account_but_not_see_it_cannot_guess_its_address() {
     let server = server();
@@ -330,7 +330,7 @@ fn the_last_line_of_the_last_proxy_counts() {
     assert_eq!(statuses[10..], [429; 4], "{statuses:?}");
 }
 
-/// What is hidden adds nothing to an answer, and so never came up against its largest size.
+/// Hidden records add nothing to an answer, so the limit on its size did not stop looking for them.
 #[test]
 fn an_expansion_that_shows_nothing_has_an_end() {
     let server = server();

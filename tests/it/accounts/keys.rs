@@ -145,9 +145,9 @@ const UNIDENTIFIED: [&str; 15] = [
     "/api/collections/{collection}/confirm-email-change",
 ];
 
-/// A key for one database was checked against the database of the path only on routes that identify the
-/// caller first. Sockets, event streams and files are public routes that identify later, so the key read
-/// protected files and heard of every change in all other databases.
+/// A key for one database was checked against the database of the path only on routes that identify
+/// the caller first. Sockets, event streams and files are public routes that identify later, so the
+/// key read protected files and heard of every change in all other databases.
 #[test]
 fn a_key_for_one_database_opens_no_other_by_any_way() {
     let server = server();
@@ -224,8 +224,8 @@ fn a_key_for_one_database_opens_no_socket_of_another() {
         .expect(403);
 }
 
-/// The limits of a key meant nothing beside the scope `service`: the key read the runs of all databases.
-/// Keys of that kind that an older version made keep their other scopes.
+/// The limits of a key meant nothing beside the scope `service`: the key read the runs of all
+/// databases. Keys of that kind that an older version made keep their other scopes.
 #[test]
 fn a_limited_key_of_an_older_version_is_no_service() {
     let server = server();
@@ -336,7 +336,8 @@ fn wrong_keys_are_refused() {
         .expect(400);
 }
 
-/// A token for one workflow opened the metrics and the status of replication, which names all databases.
+/// A token for one workflow opened the metrics and the status of replication, which names all
+/// databases.
 #[test]
 fn a_service_token_for_some_workflows_opens_nothing_about_all() {
     let server = server();

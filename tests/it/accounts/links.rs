@@ -5,8 +5,9 @@ use serde_json::json;
 use super::{log_in, register, server, signed_in, token_of_mail};
 use crate::support::api::Api;
 
-/// A page that sets a new password got 204 for the token of a link that verifies an address, said that
-/// the password was changed, and it was the old one. A path that says what it does does only that.
+/// A page that sets a new password got 204 for the token of a link that verifies an address, said
+/// that the password was changed, and it was the old one. A path that says what it does does only
+/// that.
 #[test]
 fn a_link_does_what_it_was_sent_for_and_nothing_else() {
     let server = server();
@@ -140,7 +141,8 @@ fn an_account_has_an_address_that_mail_can_be_sent_to() {
     assert_eq!(&note.text("/id")[14..15], "7");
 }
 
-/// Three accounts could have a stranger's mailbox filled by changing to its address again and again.
+/// Three accounts could have a stranger's mailbox filled by changing to its address again and
+/// again.
 #[test]
 fn changes_of_addresses_do_not_fill_a_mailbox() {
     let server = server();
@@ -154,7 +156,7 @@ fn changes_of_addresses_do_not_fill_a_mailbox() {
         }
     }
     assert_eq!(statuses, [204, 204, 204, 429, 429, 429]);
-    // What is no address does not count.
+    // An invalid address does not count.
     register(&server, "cid");
     let cid = signed_in(&server, "cid");
     let path = "/api/auth/request-email-change";

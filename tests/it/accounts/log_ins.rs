@@ -24,8 +24,8 @@ fn log_in(api: &Api, name: &str, password: &str) -> Reply {
     api.post("/api/auth/login", body)
 }
 
-/// Three accounts that signed in again and again with their right passwords held all sixteen places of the queue,
-/// which was first come, first served: everybody else, the admin too, got 429.
+/// Three accounts that signed in again and again with their right passwords held all sixteen places
+/// of the queue, which was first come, first served: everyone else, even the admin, got 429.
 #[test]
 fn a_network_that_floods_log_ins_waits_for_its_own() {
     let server = proxied();
@@ -59,8 +59,8 @@ fn a_network_that_floods_log_ins_waits_for_its_own() {
     assert_eq!(hashes("vski_budget_used"), 0);
 }
 
-/// Right passwords cost nothing at all, however many: one client could keep a processor busy for ever. Forty
-/// at once are for free, which no app notices.
+/// Right passwords cost nothing at all, however many: one client could keep a processor busy for
+/// ever. Forty at once are for free, which no app notices.
 #[test]
 fn right_log_ins_of_one_account_have_an_end() {
     let server = proxied();
@@ -88,8 +88,9 @@ fn right_log_ins_of_one_account_have_an_end() {
     log_in(&at(&server, "203.0.113.8"), "ann", "password-1").expect(200);
 }
 
-/// Somebody with many addresses could lock an admin out for ever: a hundred wrong passwords and then thirty a minute
-/// used up what all addresses may try on one account, also the one that the admin always comes from.
+/// Somebody with many addresses could lock an admin out for ever: a hundred wrong passwords and
+/// then thirty a minute used up what all addresses may try on one account, also the one that the
+/// admin always comes from.
 #[test]
 fn guesses_from_elsewhere_do_not_lock_the_owner_out() {
     let server = proxied();
@@ -111,7 +112,7 @@ fn guesses_from_elsewhere_do_not_lock_the_owner_out() {
     assert_eq!(log_in("198.51.100.7", "password-1"), 429);
     // Another address of the network that the admin has.
     assert_eq!(log_in("2001:db8:7:1::2", "password-1"), 200);
-    // Which is not let guess any more than others.
+    // It may not guess more often than others.
     let wrong: Vec<u16> = (0..14)
         .map(|_| log_in("2001:db8:7:1::3", "wrong"))
         .collect();
@@ -129,8 +130,8 @@ impl Drop for Busy {
     }
 }
 
-/// Hashes had so low a priority, and so little time, that a few ordinary busy processes of others made most
-/// log-ins fail that came at the same time.
+/// Hashes had so low a priority, and so little time, that a few ordinary busy processes of others
+/// made most log-ins fail that came at the same time.
 #[test]
 fn busy_neighbours_make_log_ins_slower_and_not_impossible() {
     let server = proxied();

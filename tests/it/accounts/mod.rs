@@ -58,7 +58,7 @@ fn signed_in(server: &Server, name: &str) -> Api {
     server.api().with_token(reply.text("/token"))
 }
 
-/// The token of the link in the last mail to somebody, which the log has when there is no server
+/// The token of the link in the last mail to an address, which the log has if there is no server
 /// for mail.
 fn token_of_mail(server: &Server, to: &str) -> String {
     let mut found = None;
@@ -88,7 +88,7 @@ fn an_account_registers_signs_in_and_sees_itself() {
     }
     let body = json!({"identity": "ann", "password": "password-1", "identityField": "email"});
     server.api().post("/api/auth/login", body).expect(401);
-    // Whoever takes an address for a name does not stand in its owner's way.
+    // An account whose name is the address of another does not keep that one from signing in.
     let options = json!({"options": {"identityFields": ["username", "email"]}});
     let admin = server.admin();
     admin.patch("/api/collections/users", options).expect(200);
@@ -129,7 +129,7 @@ fn an_account_registers_signs_in_and_sees_itself() {
         fields.json["password"]["identityFields"],
         json!(["username", "email"])
     );
-    // The account goes, and its tokens with it.
+    // The account is deleted, and its tokens with it.
     ann.delete(&format!("{base}/records/{id}")).expect(204);
     ann.get("/api/auth/me").expect(401);
 }
@@ -303,7 +303,7 @@ fn a_link_in_a_mail_verifies_an_address_once() {
             .iter()
             .any(|line| line.contains("nobody@example.com"))
     );
-    // A token of a mail signs nobody in, and a token of a session confirms nothing.
+    // A token of a mail does not sign in, and a token of a session does not confirm.
     api.with_token(&token).get("/api/auth/me").expect(401);
     let session = log_in(&server, "ann", "password-1")
         .text("/token")
@@ -322,7 +322,7 @@ fn a_link_in_a_mail_verifies_an_address_once() {
         .get(&format!("/api/collections/users/records/{id}"));
     assert_eq!(record.json["verified"], true);
     api.with_token(&session).get("/api/auth/me").expect(200);
-    // Who is verified gets no more such mails.
+    // A verified account gets no further such mails.
     let mails = |server: &Server| {
         server
             .log()
@@ -355,12 +355,12 @@ fn a_forgotten_password_is_replaced_by_mail() {
     confirm("password-5", "password-5").expect(400);
     ann.get("/api/auth/me").expect(401);
     log_in(&server, "ann", "password-1").expect(401);
-    // Who reads the mail has the address.
+    // A person who can read the mail owns the address.
     assert_eq!(
         log_in(&server, "ann", "password-2").expect(200).json["user"]["verified"],
         true
     );
-    // Nobody's mailbox is flooded.
+    // The number of mails to an address is limited.
     let ask = || api.post(path, json!({"email": "ann@example.com"})).status;
     let statuses: Vec<u16> = (0..5).map(|_| ask()).collect();
     assert!(statuses.contains(&429), "{statuses:?}");
@@ -375,7 +375,7 @@ fn an_account_moves_to_another_address() {
     let path = "/api/collections/users/request-email-change";
     ann.post(path, json!({"newEmail": "no address"}))
         .expect(400);
-    // Whether somebody else has an address is not told.
+    // The answer does not reveal that another account has the address.
     ann.post(path, json!({"newEmail": "bob@example.com"}))
         .expect(204);
     ann.post(path, json!({"newEmail": "new@example.com"}))

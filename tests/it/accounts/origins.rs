@@ -21,9 +21,9 @@ fn with(api: &Api, headers: &[(&str, &str)]) -> Api {
     headers.iter().fold(start, add)
 }
 
-/// Any page that the browser of a developer showed made the first admin of a fresh server: a POST of
-/// text/plain needs no preflight, and a name that leads to 127.0.0.1 makes the page one of the same origin.
-/// A proxy on the machine let everybody in who reached it.
+/// Any page that the browser of a developer showed made the first admin of a fresh server: a POST
+/// of text/plain needs no preflight, and a name that leads to 127.0.0.1 makes the page one of the
+/// same origin. A proxy on the machine admitted every client that reached it.
 #[test]
 fn no_page_and_no_stranger_behind_a_proxy_makes_the_first_admin() {
     let server = Server::with(&[
@@ -116,7 +116,8 @@ fn the_setup_token_in_the_log_makes_the_first_admin_from_anywhere() {
     assert!(!server.log().iter().any(|line| line.contains("setup_token")));
 }
 
-/// A page of any site could write what anonymous callers may write, in the name of the network of its visitor.
+/// A page of any site could write what anonymous callers may write, in the name of the network of
+/// its visitor.
 #[test]
 fn a_page_of_another_site_sends_nothing_without_a_preflight() {
     let named = "https://app.example";
@@ -192,8 +193,9 @@ fn a_page_of_another_site_sends_nothing_without_a_preflight() {
     login.post("/api/admins/login", body()).expect(401);
 }
 
-/// An answer to a request without an origin had no `Vary: Origin`, so a cache gave it to pages that may read
-/// answers, without the header that says so: they were locked out for as long as files are kept, 30 days.
+/// An answer to a request without an origin had no `Vary: Origin`, so a cache gave it to pages that
+/// may read answers, without the header that says so: they were locked out for as long as files are
+/// kept, 30 days.
 #[test]
 fn caches_are_told_that_answers_depend_on_the_origin() {
     let server = Server::with(&[("CORS_ORIGINS", "https://app.example")]);
@@ -263,8 +265,9 @@ fn caches_are_told_that_answers_depend_on_the_origin() {
     assert_eq!(closed.api().get("/api/health").header("Vary"), None);
 }
 
-/// On a listener for both families the peer of a proxy is `::ffff:127.0.0.1`, which was compared with
-/// `127.0.0.1` as text is: all clients counted as one, and one of them kept all others from logging in.
+/// On a listener for both families the peer of a proxy is `::ffff:127.0.0.1`, which was compared
+/// with `127.0.0.1` as text is: all clients counted as one, and one of them kept all others from
+/// logging in.
 #[test]
 fn clients_behind_a_proxy_are_told_apart_on_every_kind_of_listener() {
     let server = Server::with(&[("HOST", "::"), ("TRUSTED_PROXIES", "127.0.0.0/8, fd00::/8")]);

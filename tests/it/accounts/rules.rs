@@ -1,4 +1,4 @@
-//! What rules let accounts see and do, as far as a few stories tell it; `records::model_tests`
+//! Access of accounts by rules, in a few stories; `records::model_tests`
 //! has the general case.
 
 use serde_json::json;
@@ -71,7 +71,7 @@ fn accounts_see_what_is_theirs_and_their_teams() {
     };
     assert_eq!(ids(&ann), [json!("a"), json!("c")]);
     assert_eq!(ids(&bob), [json!("b"), json!("c")]);
-    // Whoever has no team does not get what has none either.
+    // An account without a team does not see notes without one.
     register(&server, "cid");
     assert!(ids(&signed_in(&server, "cid")).is_empty());
     assert!(ids(&server.api()).is_empty());
@@ -143,7 +143,7 @@ fn a_relation_cannot_be_used_to_ask_what_exists() {
     );
     ann.post(NOTES, json!({"owner": me, "team": "red"}))
         .expect(200);
-    // What it named before it may name again, seen or not.
+    // An update may repeat a relation that the caller cannot see.
     let note = json!({"id": "m", "owner": me, "team": "blue"});
     server.admin().post(NOTES, note).expect(200);
     ann.patch(&format!("{NOTES}/m"), json!({"team": "blue", "title": "t"}))
@@ -196,7 +196,7 @@ fn field_rules_of_groups_outrank_the_rules() {
     {
         assert_eq!(record["expand"], json!({}));
     }
-    // What may not be written is passed over, and said to be.
+    // Fields that may not be written are ignored, and the answer names them.
     let change = json!({"status": "final", "title": "mine", "owner": me});
     let changed = ann.patch(&format!("{NOTES}/b"), change).expect(200);
     assert_eq!(changed.header("X-Ignored-Fields"), Some("owner, title"));
@@ -243,7 +243,7 @@ fn rules_about_accounts_are_checked_when_they_are_made() {
             "{rule}"
         );
     }
-    // What they need stays.
+    // Fields that rules need stay.
     let team = json!({"name": "team", "fields": []});
     admin.post("/api/collections", team).expect(200);
     let free = json!({"name": "people", "type": "auth"});
@@ -272,9 +272,9 @@ fn rules_about_accounts_are_checked_when_they_are_made() {
     admin.delete("/api/collections/users").expect(204);
 }
 
-/// "The role is one of" written as `'admin editor' ~ @request.auth.role` let callers without an account
-/// in, and accounts without a role: an empty pattern is part of every text, and the literal beside it
-/// counted as a wish for what has no value, as it does in `= ''`.
+/// "The role is one of" written as `'admin editor' ~ @request.auth.role` let callers without an
+/// account in, and accounts without a role: an empty pattern is part of every text, and the literal
+/// beside it counted as a wish for what has no value, as it does in `= ''`.
 #[test]
 fn what_a_request_does_not_have_is_part_of_no_text() {
     let server = Server::start();

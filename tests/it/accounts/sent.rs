@@ -1,4 +1,4 @@
-//! What rules see of the records that a request points to: `@request.body.owner.role`; and the names
+//! Rules about the records that a request points to: `@request.body.owner.role`; and the names
 //! under which what was sent is refused.
 
 use serde_json::{Value, json};
@@ -7,7 +7,8 @@ use super::{register, server, signed_in};
 use crate::support::api::Api;
 use crate::support::server::Server;
 
-/// Accounts with a role and a rank, and tasks with an owner and helpers, made and changed as `rule` says.
+/// Accounts with a role and a rank, and tasks with an owner and helpers, made and changed as `rule`
+/// says.
 fn with_tasks(rule: &str) -> (Server, Api, Api, String, String) {
     let server = server();
     let admin = server.admin();
@@ -68,10 +69,10 @@ fn a_rule_sees_the_records_that_a_request_points_to() {
             .post("/api/batch", json!({"requests": [request]}))
             .expect(200);
     }
-    // Who is not there is not staff either.
+    // A missing owner is not staff.
     let stranger = json!({"owner": "stranger"});
     staffs.post(TASKS, stranger).expect(400);
-    // The request points to nobody, so to no guest. A rule that wants an owner says so.
+    // Without an owner there is no guest. A rule that needs an owner must say so.
     staffs
         .post(TASKS, json!({"title": "of nobody"}))
         .expect(200);
@@ -82,7 +83,7 @@ fn a_rule_sees_the_records_that_a_request_points_to() {
     assert_eq!(owner, staff);
 }
 
-/// The same with `=`, which shut everybody out, and an owner who is not sent.
+/// The same with `=`, which refused everyone, and without an owner in the request.
 #[test]
 fn a_rule_may_want_the_record_that_a_request_points_to() {
     let (_server, guests, staffs, guest, staff) =
@@ -169,8 +170,8 @@ fn a_wrong_new_address_is_told_under_its_name() {
 
 const PAGES: &str = "/api/collections/pages/records";
 
-/// Pages with json of their own and of their themes. Returns bodies that send, in each way, json without
-/// a colour, and bodies that send json with one.
+/// Pages with json of their own and of their themes. Returns bodies that send, in each way, json
+/// without a colour, and bodies that send json with one.
 fn with_themes(admin: &Api) -> (Vec<Value>, Vec<Value>) {
     let themes =
         json!({"name": "themes", "viewRule": "", "fields": [{"name": "meta", "type": "json"}]});
@@ -215,9 +216,9 @@ fn with_themes(admin: &Api) -> (Vec<Value>, Vec<Value>) {
     (without, with)
 }
 
-/// `= ''` was true if a request named no record, but false if the json of the record had no such value, and
-/// `!= ''` admitted the second. In a request, json without a value, with `null` or with an empty text
-/// is nothing, behind a relation as in a field of the record itself.
+/// `= ''` was true if a request named no record, but false if the json of the record had no such
+/// value, and `!= ''` admitted the second. In a request, json without a value, with `null` or with
+/// an empty text is nothing, behind a relation as in a field of the record itself.
 #[test]
 fn json_without_a_value_is_nothing_behind_a_relation_too() {
     let server = server();

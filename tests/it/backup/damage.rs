@@ -1,4 +1,5 @@
-//! Databases and manifests that are lost or damaged, and backups that are replaced while they are read.
+//! Databases and manifests that are lost or damaged, and backups that are replaced while they are
+//! read.
 
 use std::fs;
 use std::fs::File;
@@ -23,7 +24,8 @@ fn a_database_that_is_lost_is_found_and_its_copy_stays() {
     }
     let backup = server.dir().join("backup");
     fine(server.dir(), &["backup", shown(&backup)]);
-    // One that was deleted is no loss, also when its definitions have not followed, as after a crash.
+    // One that was deleted is no loss, also when its definitions have not followed, as after a
+    // crash.
     admin.delete("/api/databases/gone").expect(204);
     let (dir, _) = server.into_parts();
     let path = |name: &str| dir.path().join("data").join(name);

@@ -1,4 +1,5 @@
-//! `vski backup`, `vski restore`, `vski check`: of busy servers, interrupted, damaged, and followed by a replica.
+//! `vski backup`, `vski restore`, `vski check`: of busy servers, interrupted, damaged, and followed
+//! by a replica.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -93,7 +94,7 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let path = entry.path();
             match path.is_dir() {
                 true => folders.push(path),
-                // What comes and goes meanwhile is none of it.
+                // Files stored or deleted meanwhile are not part of it.
                 false => {
                     let name = path.strip_prefix(root).unwrap().to_owned();
                     if let Ok(content) = std::fs::read(path) {
@@ -138,7 +139,8 @@ fn serve(dir: Dir) -> Server {
     Server::from_parts((std::sync::Arc::new(dir), Vec::new()))
 }
 
-/// Writes, with files, some of which go again at once, until told to stop. Notes the titles that were kept.
+/// Writes, with files, some of which go again at once, until told to stop. Notes the titles that
+/// were kept.
 fn busy(api: &Api, name: &str, kept: &Mutex<Vec<String>>, stop: &AtomicBool) {
     for n in 0..5000 {
         if stop.load(Ordering::Relaxed) {
@@ -300,7 +302,7 @@ fn a_second_backup_copies_only_what_is_new() {
         1
     );
 
-    // One that is damaged in the backup is copied anew as soon as its size tells.
+    // A file that is damaged in the backup is copied again if its size differs.
     std::fs::write(find().unwrap(), "short").unwrap();
     let output = vski(server.dir(), &["check", shown(&backup)], &[]);
     assert_eq!(output.status.code(), Some(1));

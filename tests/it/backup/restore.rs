@@ -1,4 +1,5 @@
-//! `vski restore`: what it refuses, what it leaves when it is killed, and who follows a restored server.
+//! `vski restore`: what it refuses, what it leaves when it is killed, and who follows a restored
+//! server.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -103,7 +104,7 @@ fn what_is_restored_belongs_to_the_owner_of_the_directory_alone() {
     add(&server.api(), DOCS, "one");
     let backup = server.dir().join("backup");
     fine(server.dir(), &["backup", shown(&backup)]);
-    // As copies on other media are: nobody may write them, everybody may read them.
+    // Like copies on other media: readable by everyone, writable by no one.
     for (path, ..) in rights(&backup) {
         if path.is_file() {
             std::fs::set_permissions(&path, Permissions::from_mode(0o444)).unwrap();

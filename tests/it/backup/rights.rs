@@ -1,4 +1,5 @@
-//! `vski restore` by root for the account of the server, which owns the data directory and may have been broken into.
+//! `vski restore` by root for the account of the server, which owns the data directory and may have
+//! been broken into.
 
 use std::fs::Permissions;
 use std::io::Write as _;
@@ -18,8 +19,8 @@ const SERVICE: u32 = 65_534;
 /// A file of root's that the service must not change.
 const PRECIOUS: &str = "what only root may write\n";
 
-/// A backup, and a data directory of the service with something in it, and the precious file. None when the test has to
-/// be skipped.
+/// A backup, and a data directory of the service with something in it, and the precious file. None
+/// when the test has to be skipped.
 fn prepare() -> Option<(Server, Dir, PathBuf)> {
     if !rustix::process::geteuid().is_root() {
         let _ = writeln!(io::stderr(), "skipped: only root can give files away");
@@ -61,8 +62,8 @@ fn assert_untouched(precious: &Path) {
     assert_eq!((data.uid(), data.mode() & 0o777), (0, 0o600));
 }
 
-/// The lock was opened with the rights of root and through links: a link of the service emptied a file of root's, and
-/// the number of the process was written to it.
+/// The lock was opened with the rights of root and through links: a link of the service emptied a
+/// file of root's, and the number of the process was written to it.
 #[test]
 fn a_link_in_the_place_of_the_lock_leads_a_restore_nowhere() {
     let Some((server, dir, precious)) = prepare() else {
@@ -75,8 +76,8 @@ fn a_link_in_the_place_of_the_lock_leads_a_restore_nowhere() {
     assert_untouched(&precious);
 }
 
-/// Root filled `.restoring` through whatever the service had put in its place meanwhile: a folder of links in which each
-/// name of the backup led to a file of root's.
+/// Root filled `.restoring` through whatever the service had put in its place meanwhile: a folder
+/// of links in which each name of the backup led to a file of root's.
 #[test]
 fn a_folder_that_is_exchanged_while_it_is_filled_leads_a_restore_nowhere() {
     let Some((server, dir, precious)) = prepare() else {
@@ -120,7 +121,8 @@ fn a_folder_that_is_exchanged_while_it_is_filled_leads_a_restore_nowhere() {
     assert!(sprung > 0);
 }
 
-/// A link of the service in the place of the data directory: with `--replace` root moved what it leads to.
+/// A link of the service in the place of the data directory: with `--replace` root moved what it
+/// leads to.
 #[test]
 fn a_link_of_the_service_to_a_directory_of_root_is_refused() {
     let Some((server, dir, precious)) = prepare() else {
@@ -143,8 +145,8 @@ fn a_link_of_the_service_to_a_directory_of_root_is_refused() {
     assert!(roots.join("default.db").exists());
 }
 
-/// A backup that the service has written may have links in the place of files; as root the restore read through them
-/// into a file that the service could read.
+/// A backup that the service has written may have links in the place of files; as root the restore
+/// read through them into a file that the service could read.
 #[test]
 fn a_link_in_the_backup_is_not_followed() {
     let Some((server, dir, precious)) = prepare() else {
@@ -161,7 +163,8 @@ fn a_link_in_the_backup_is_not_followed() {
     assert_untouched(&precious);
 }
 
-/// A directory that is not there yet belongs to the owner of the one that it is made in, as the server's own would.
+/// A directory that is not there yet belongs to the owner of the one that it is made in, as the
+/// server's own would.
 #[test]
 fn a_directory_that_a_restore_makes_belongs_to_the_owner_of_its_parent() {
     let Some((server, dir, _)) = prepare() else {

@@ -1,5 +1,5 @@
-//! `vski check` and `vski backup` of data that this user may read and not write, as on a disk that the kernel has made
-//! read-only after errors.
+//! `vski check` and `vski backup` of data that this user may read and not write, as on a disk that
+//! the kernel has made read-only after errors.
 
 use std::fs::Permissions;
 use std::io::Write as _;
@@ -46,8 +46,9 @@ fn assert_readable(dir: &Path, backup: &Path) {
     }
 }
 
-/// All was reported as damaged, and a backup failed, when one is needed most: SQLite makes its index of the log beside the
-/// database, and could not. The log has what the last commits have written, so it must be read.
+/// All was reported as damaged, and a backup failed, when one is needed most: SQLite makes its
+/// index of the log beside the database, and could not. The log has what the last commits have
+/// written, so it must be read.
 #[test]
 fn data_that_cannot_be_written_is_checked_and_backed_up() {
     if !rustix::process::geteuid().is_root() {
@@ -96,7 +97,7 @@ fn data_that_cannot_be_written_is_checked_and_backed_up() {
     for backup in [running, ended, folded] {
         assert_eq!(compared(&serve(restored(&backup)).api()), ["one"]);
     }
-    // What cannot be read is not damaged, and what is damaged is.
+    // An unreadable file is not reported as damaged, a damaged one is.
     let default = data.join("default.db");
     fs::set_permissions(&default, Permissions::from_mode(0o400)).unwrap();
     let output = as_nobody(dir.path(), &["check"]);

@@ -165,7 +165,7 @@ fn assert_usable(api: &Api, path: &str, names: &[String]) {
 pub struct Keeper {
     random: Random,
     made: u32,
-    /// How far each has come: 0 there, 1 with a collection, 2 with a record.
+    /// The progress of each: 0 created, 1 with a collection, 2 with a record.
     model: Model<u8>,
     /// One whose deletion was not answered and has happened.
     gone: Option<String>,

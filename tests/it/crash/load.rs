@@ -20,10 +20,10 @@ use crate::support::api::{Api, Reply};
 const WRITERS: usize = 62;
 /// The paths of the two databases that the load writes to.
 pub const PLACES: [&str; 2] = ["/api", "/db/shop/api"];
-/// What is always there of the collection that the writers use.
+/// The part of the definition of the collection of the writers that never changes.
 pub const NOTE_FIELDS: [&str; 4] = ["client", "key", "n", "text"];
 
-/// What a write is told that was checked against a definition which has changed since.
+/// The message for a write that was checked against an outdated definition.
 pub const OVERTAKEN: &str = "The collection changed meanwhile; try again.";
 
 /// Makes what the load writes to.
@@ -49,7 +49,7 @@ pub fn field(base: &str, name: &str) -> Value {
     json!({"name": name, "type": kind, "unique": name == "key" && base == PLACES[1]})
 }
 
-/// What a client was told, and what its unanswered request would make of it.
+/// The state that a client knows from answers, and the state after its unanswered request.
 pub struct Model<V> {
     pub known: BTreeMap<String, V>,
     pub pending: Vec<(String, Option<V>)>,
@@ -112,7 +112,7 @@ pub fn apply<V>(known: &mut BTreeMap<String, V>, changes: Vec<(String, Option<V>
     }
 }
 
-/// What came of a request.
+/// The result of a request.
 pub enum Answer {
     Kept,
     /// By a change of the collection.

@@ -228,9 +228,9 @@ fn a_start_and_admin_create_at_once_on_a_new_directory_both_work() {
     }
 }
 
-/// A tenant's table and the definition of its collection lie in two files. Locks that the test holds
-/// on one and the other stop a change before its table is touched, and between the two: then it has
-/// not happened, or has happened whole.
+/// A tenant's table and the definition of its collection lie in two files. Locks that the test
+/// holds on one and the other stop a change before its table is touched, and between the two: then
+/// it has not happened, or has happened whole.
 #[test]
 fn a_change_of_a_tenant_that_was_killed_in_the_middle_has_happened_or_not() {
     for place in [Place::BeforeTheTable, Place::BeforeTheDefinition] {
@@ -382,7 +382,7 @@ fn assert_one_admin(server: &Server) {
     assert_eq!(list.column("email"), ["admin@example.com"]);
 }
 
-/// How long a start takes until the server is ready.
+/// The time from a start until the server is ready.
 fn usual_start() -> Duration {
     let begun = Instant::now();
     drop(Server::start());
@@ -405,7 +405,7 @@ fn end(child: &mut Child) {
     child.wait().unwrap();
 }
 
-/// How often a test of this kind is repeated.
+/// The number of repetitions of a test of this kind.
 pub fn rounds() -> u64 {
     std::env::var("VSKI_ROUNDS").map_or(4, |rounds| rounds.parse().unwrap())
 }

@@ -1,6 +1,6 @@
-//! Files that grow and work that takes long: the log stays bounded, and nobody waits for long.
+//! Files that grow and work that takes long: the WAL stays bounded, and no request waits for long.
 //!
-//! What is asserted here is far from what is usual; the usual figures are printed.
+//! The asserted limits are far above the usual figures, which are printed.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -201,7 +201,7 @@ fn a_field_that_changes_its_form_under_writes_has_one_form() {
     }
 }
 
-/// How long each of one client's requests takes while the batches go on.
+/// The durations of the requests of one client while the batches run.
 fn times(api: &Api, what: &str, id: &str, done: &AtomicBool) -> Vec<Duration> {
     let mut times = Vec::new();
     while times.len() < 3 || !done.load(Ordering::Relaxed) {

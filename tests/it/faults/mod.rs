@@ -1,6 +1,6 @@
-//! A full disk and its like: writes are refused, and nothing else happens to anybody.
+//! A full disk and similar faults: writes are refused, and nothing else fails.
 //!
-//! The small disk is a tmpfs in a mount namespace, which goes with its process: a test runs itself
+//! The small disk is a tmpfs in a mount namespace, which ends with its process: a test runs itself
 //! once more in there. Where the system does not allow that, the test says so and passes. `start`
 //! has data directories that cannot be used, `busy` files that grow and work that takes long.
 
@@ -25,7 +25,7 @@ mod busy;
 mod start;
 
 const MIB: u64 = 1 << 20;
-/// What a refused write is told.
+/// The message of a refused write.
 const REFUSALS: [&str; 2] = [
     "The disk is full; nothing was saved.",
     "The disk is full or failing; nothing was saved.",
@@ -189,7 +189,8 @@ fn a_refused_change_keeps_the_one_before_it() {
     assert_eq!(names(&server.admin()), ["first"]);
 }
 
-/// More than fits the page cache goes to the disk before the commit, and the disk is full there.
+/// Changes that exceed the page cache are written to disk before the commit, and the disk is full
+/// then.
 #[test]
 fn a_large_change_on_a_full_disk_is_refused_whole() {
     let name = "faults::a_large_change_on_a_full_disk_is_refused_whole";

@@ -17,10 +17,10 @@ use crate::crash::{assert_sound, open};
 use crate::support::Dir;
 use crate::support::server::{Server, VSKI};
 
-/// Somebody who owns nothing here.
+/// A user who owns nothing here.
 const NOBODY: u32 = 65_534;
 
-/// What is done to a data directory, to which file, and what the refusal says beside its name.
+/// Damage to a file of a data directory, and the message beside the name of the file.
 struct Case {
     file: &'static str,
     spoil: fn(&Path),
@@ -44,7 +44,7 @@ const CASES: [Case; 22] = [
     case("default.db", |file| cut(file, 4096), "damaged"),
     case("default.db", |file| cut(file, 10_000), "damaged"),
     case("default.db", |file| cut(file, 0), "is empty though"),
-    // Without it all files would be nobody's.
+    // Without it no file would belong to a record.
     case(
         "default.db",
         |file| fs::remove_file(file).unwrap(),
@@ -135,8 +135,8 @@ fn a_directory_that_cannot_be_used_is_named_and_left_alone() {
     }
 }
 
-/// The docs say that `stats.db` may be deleted, and one that was overwritten kept the server from starting for ever, and
-/// backups from being made.
+/// The docs say that `stats.db` may be deleted, and one that was overwritten kept the server from
+/// starting for ever, and backups from being made.
 #[test]
 fn statistics_that_cannot_be_used_are_moved_aside() {
     let spoils: [fn(&Path); 6] = [
@@ -196,7 +196,7 @@ fn statistics_that_cannot_be_used_are_moved_aside() {
     assert!(line.contains("newer vski (schema 99"), "{line}");
 }
 
-/// Modes mean nothing to root, so this is tried as somebody else, or as oneself when not root.
+/// Modes mean nothing to root, so root runs this as another user.
 #[test]
 fn a_directory_without_permission_is_named_and_left_alone() {
     type Modes = [(&'static str, u32)];
@@ -337,7 +337,8 @@ fn files_of_the_data_directory_are_for_their_owner_only() {
     }
 }
 
-/// Whoever can write in the directory can put files in the place of ours, and a server started there without a word.
+/// A user who can write in the directory can replace our files, and a server started there without
+/// a warning.
 #[test]
 fn a_directory_in_which_others_can_write_is_warned_of() {
     for (mode, warnings) in [(0o777, 1), (0o770, 1), (0o755, 0), (0o700, 0)] {
@@ -435,7 +436,7 @@ fn copy(from: &Dir) -> Dir {
     fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        // The storage is made anew.
+        // The storage is created again.
         if entry.file_type().unwrap().is_file() {
             fs::copy(entry.path(), data.join(entry.file_name())).unwrap();
         }
@@ -507,7 +508,7 @@ fn replace_by_foreign(file: &Path) {
         .unwrap();
 }
 
-/// Makes everything somebody else's.
+/// Changes the owner of everything to another user.
 fn give_away(data: &Path) {
     let owner = (Some(NOBODY), Some(NOBODY));
     for entry in fs::read_dir(data).unwrap() {

@@ -1,4 +1,4 @@
-//! Batches with files: each goes to the request that it is named after, and all or nothing is stored.
+//! Batches with files: each belongs to the request in its name, and all or none are stored.
 
 use serde_json::json;
 
@@ -72,7 +72,7 @@ fn a_batch_that_fails_stores_no_file(place: Place) {
             json!([{"method": "DELETE", "url": format!("{DOCS}/..%2F..%2F..%2Fx")}]),
             "requests.0.doc",
         ),
-        // Files for nobody.
+        // Files for no request.
         (
             json!([{"method": "POST", "url": DOCS, "body": {}}]),
             "requests.1.doc",
@@ -113,7 +113,7 @@ fn a_batch_that_fails_stores_no_file(place: Place) {
     assert!(stored(&server).is_empty());
 }
 
-/// Whoever may write no files gets no room for them.
+/// Files of a caller who may not write any are not received.
 fn a_batch_of_somebody_who_may_write_no_files_is_short(place: Place) {
     let server = server(place);
     let admin = server.admin();

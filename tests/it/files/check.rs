@@ -26,7 +26,7 @@ fn check(server: &Site, flags: &[&str]) -> (Option<i32>, Vec<String>) {
     )
 }
 
-/// What it says of the file of this content.
+/// The finding about the file with this content.
 fn line<'a>(lines: &'a [String], record: &Value) -> &'a str {
     let name = record["doc"].as_str().unwrap();
     lines
@@ -35,7 +35,8 @@ fn line<'a>(lines: &'a [String], record: &Value) -> &'a str {
         .map_or("", |line| line.as_str())
 }
 
-/// Damages the first records in as many ways; returns a file that is left over, and one that is too young for that.
+/// Damages the first records in as many ways; returns a file that is left over, and one that is too
+/// young for that.
 fn damage(server: &Site, records: &[Value]) -> (PathBuf, PathBuf) {
     let file = |at: usize| {
         let name = records[at]["doc"].as_str().unwrap();
@@ -143,7 +144,7 @@ fn every_kind_of_damage_is_found_and_mended_where_it_can_be(place: Place) {
             .body,
         b"unlisted"
     );
-    // What it noted is done when the server looks.
+    // The server deletes the files that the check queued for it.
     let server = server.restart();
     wait_until("the abandoned ones are gone", || {
         let name = records[4]["doc"].as_str().unwrap();

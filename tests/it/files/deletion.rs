@@ -1,4 +1,4 @@
-//! What becomes of files when their field, their collection or their database is deleted: they are kept
+//! Files whose field, their collection or their database is deleted: they are kept
 //! out of reach until that is made final.
 
 use serde_json::json;
@@ -53,7 +53,7 @@ fn files_of_a_deleted_field_are_out_of_reach_and_go_with_the_purge(place: Place)
         reply.json,
         json!({"collections": 0, "fields": 0, "files": 0})
     );
-    // What is left still works.
+    // The remaining files still work.
     let body = form(&[("doc", Some("new.txt"), b"new"), ("pics-", None, b"none")]);
     let id = record["id"].as_str().unwrap();
     send(&api, "PATCH", &format!("{DOCS}/{id}"), &body).expect(200);

@@ -18,15 +18,15 @@ use crate::support::{s3, sqlite, sqlite_for_writing, wait_until};
 mod batch;
 /// `vski files check`.
 mod check;
-/// What becomes of files when what they belong to is deleted.
+/// Files whose field, collection or database is deleted.
 mod deletion;
 /// Forms that come slowly, or with files for what takes none.
 mod forms;
 /// Files that no record names.
 mod leftover;
-/// What replicas are told.
+/// The journal and the manifest of files.
 mod replicas;
-/// What is particular to buckets.
+/// Buckets.
 mod s3_only;
 mod shown;
 
@@ -95,7 +95,7 @@ impl DerefMut for Site {
     }
 }
 
-/// A server with records that have files, which everybody may view and make.
+/// A server with records that have files, which everyone may view and create.
 fn server(place: Place) -> Site {
     site((place == Place::S3).then(S3Server::start))
 }
@@ -163,7 +163,7 @@ fn link(record: &Value, name: &Value) -> String {
     format!("/api/files/docs/{id}/{name}?stream=1")
 }
 
-/// How many files have been found without a row, and wait for their day.
+/// The number of files without a row that wait to be deleted.
 fn unnamed(site: &Site) -> usize {
     let local = sqlite(&site.dir().join("data/local.db"));
     let sql = "SELECT count(*) FROM _unnamed";
@@ -203,8 +203,8 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The paths that the journal leaves when it is followed, or those of the bucket, which has none, and
-/// the rows of files; both sorted.
+/// The paths that the journal leaves when it is followed, or those of the bucket, which has none,
+/// and the rows of files; both sorted.
 fn journal_and_rows(server: &Site) -> (Vec<String>, Vec<String>) {
     let connection = sqlite(&server.dir().join("data/default.db"));
     let mut left = std::collections::BTreeSet::new();
@@ -336,7 +336,7 @@ fn files_are_added_taken_away_and_replaced(place: Place) {
         .expect(200)
         .json;
     assert_eq!(api.get(&link(&other, &other["doc"])).expect(200).body, b"e");
-    // What is not there cannot be named, nor can the files of others.
+    // A record cannot name missing files or those of other records.
     let stranger = send(&api, "POST", DOCS, &form(&[("doc", Some("x"), b"x")]))
         .expect(200)
         .json;
@@ -433,7 +433,7 @@ fn broken_forms_and_odd_names_do_no_harm(place: Place) {
     ] {
         api.get(path).expect(404);
     }
-    // Cut off in the middle: the connection goes, and what came with it.
+    // Interrupted: the connection ends, and the received bytes are deleted.
     let mut stream = TcpStream::connect(server.addr()).unwrap();
     let head = format!(
         "POST {DOCS} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary={BOUNDARY}\r\n\
@@ -537,7 +537,7 @@ fn a_kill_in_the_middle_leaves_no_record_without_its_file(place: Place) {
             let files = stored(&server);
             match place {
                 Place::Local => left == rows && files.len() == rows.len(),
-                // What is young stays: the clock of the bucket is another one.
+                // New objects stay, since the clock of the bucket may differ.
                 Place::S3 => rows.iter().all(|row| left.contains(row)),
             }
         });

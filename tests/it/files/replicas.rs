@@ -1,4 +1,4 @@
-//! What replicas are told of files: the journal, gaps, the manifest, the bytes; and what their
+//! Files for replicas: the journal, gaps, the manifest, the bytes; and what their
 //! acknowledgements do.
 
 use serde_json::{Value, json};
@@ -210,7 +210,7 @@ fn entries_go_when_the_slowest_replica_has_them() {
     assert_eq!(journal_ids(&server), [1, 2, 3, 4]);
     two.post(ACK, json!({"id": 2})).expect(200);
     assert_eq!(journal_ids(&server), [3, 4]);
-    // What was said before stays true, and may be said again.
+    // An earlier acknowledgement stays valid and may be repeated.
     one.post(ACK, json!({"id": 1})).expect(200);
     one.post(ACK, json!({"id": 3})).expect(200);
     two.post(ACK, json!({"id": 3})).expect(200);
@@ -265,7 +265,7 @@ fn old_entries_and_replicas_go_at_the_start_when_that_is_overdue() {
         .execute("UPDATE _file_journal SET created = ?1 WHERE id <= 2", [old])
         .unwrap();
     drop(default);
-    // It was done today, so nothing goes.
+    // It has run today, so nothing is deleted.
     let server = server.restart();
     replica(&server.api(), "one")
         .get(&format!("{FILES}?since=0"))
@@ -325,7 +325,7 @@ fn a_database_put_back_from_a_backup_begins_an_epoch() {
     let reply = since(&one, 0, 2).expect(200);
     assert_ne!(reply.text("/epoch"), epoch);
     assert_eq!(journal_ids(&server), [1, 2]);
-    // The file of then has no row. That it goes after a day is told, too.
+    // The earlier file has no row. Its deletion after a day is in the journal, too.
     wait_until("it is found", || unnamed(&server) == 1);
     let server = a_day_later(server);
     wait_until("it is gone", || unnamed(&server) == 0);

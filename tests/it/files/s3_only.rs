@@ -1,4 +1,4 @@
-//! What is particular to buckets: links, whose a bucket is, and what happens when it is not there.
+//! Buckets: links, the owner of a bucket, and a bucket that is not available.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -41,7 +41,7 @@ fn a_download_is_sent_to_the_bucket() {
     let unsigned = target.split('?').next().unwrap();
     assert!(!unsigned.contains("X-Amz"));
 
-    // What could run scripts there is not shown but saved.
+    // Files that could run scripts there are saved, not shown.
     for (name, form_of) in [
         ("a.html", "attachment"),
         ("a.svg", "attachment"),
@@ -134,7 +134,7 @@ fn what_the_bucket_does_not_take_is_not_saved() {
     let api = server.api();
     let body = form(&[("doc", Some("a.txt"), b"content")]);
     let made = send(&api, "POST", DOCS, &body).expect(200).json;
-    // The server of the bucket goes away.
+    // The server of the bucket stops.
     drop(server.s3.take());
     send(&api, "POST", DOCS, &body).expect(503);
     let path = link(&made, &made["doc"]);

@@ -1,12 +1,12 @@
-//! What browsers do with a file: how they read text, and whether they show it.
+//! Files in browsers: the encoding of text, and files that are saved instead of shown.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use super::{DOCS, Place, form, link, send, server};
 
-/// Text was served without an encoding, so browsers showed UTF-8 as that of Windows; and pages, drawings and
-/// scripts that somebody uploaded were shown as a part of this server.
+/// Text was served without an encoding, so browsers showed UTF-8 as that of Windows; and pages,
+/// drawings and uploaded scripts ran as pages of this server.
 #[test]
 fn text_is_utf_8_and_what_could_run_is_saved() {
     let server = server(Place::Local);
@@ -76,8 +76,8 @@ fn text_is_utf_8_and_what_could_run_is_saved() {
     }
 }
 
-/// Parts are defined for GET only. HEAD answered 206 and the length of the part, so a client that asks for the
-/// length of a file before it resumes a download was told that of a part.
+/// Parts are defined for GET only. HEAD answered 206 and the length of the part, so a client that
+/// asks for the length of a file before it resumes a download was told that of a part.
 #[test]
 fn head_passes_over_range() {
     let server = server(Place::Local);

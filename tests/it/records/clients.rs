@@ -1,4 +1,4 @@
-//! What clients that were made for PocketBase ask and send.
+//! Requests of clients that were made for PocketBase.
 
 use serde_json::{Value, json};
 
@@ -6,8 +6,9 @@ use super::{POSTS, blog};
 use crate::support::api::Api;
 use crate::support::server::Server;
 
-/// A client that asks for 1,000 records and stops at a page that is not full lost the records behind
-/// the 500th. A page has 1,000, here as in PocketBase; a client that asks for more gets these.
+/// A client that asks for 1,000 records and stops at a page that is not full lost the records
+/// behind the 500th. A page has 1,000, here as in PocketBase; a client that asks for more gets
+/// these.
 #[test]
 fn a_page_has_a_thousand_records() {
     let server = Server::start();
@@ -31,8 +32,8 @@ fn a_page_has_a_thousand_records() {
     assert_eq!(last.expect(200).column("n"), [json!(1000)]);
 }
 
-/// An `expand` that names no relation failed the whole request, also one that had to write. It is passed
-/// over, as is everything below the sixth level.
+/// An `expand` that names no relation failed the whole request, also one that had to write. It is
+/// passed over, as is everything below the sixth level.
 #[test]
 fn what_cannot_be_expanded_is_passed_over() {
     let server = Server::start();
@@ -97,7 +98,7 @@ fn a_field_may_be_shown_in_part() {
     }
 }
 
-/// What is not written is told in words that the client knows: operators as it wrote them.
+/// The answer names ignored fields as the client wrote them, with their modifiers.
 #[test]
 fn a_wrong_filter_is_told_in_the_words_of_filters() {
     let server = Server::start();
@@ -118,7 +119,8 @@ fn a_wrong_filter_is_told_in_the_words_of_filters() {
     }
 }
 
-/// A request without a body was told so before it was told that it may not, or that there is no record.
+/// A request without a body was told so before it was told that it may not, or that there is no
+/// record.
 #[test]
 fn access_comes_before_the_body() {
     let server = Server::start();
@@ -178,8 +180,8 @@ fn an_upsert_without_an_id_makes_a_record() {
     assert_eq!(api.get(POSTS).json["totalItems"], 6);
 }
 
-/// Records that are moved here keep their times. Admins and keys set them; what others send is not written,
-/// nor the time that a client read and sends back.
+/// Records that are moved here keep their times. Admins and keys set them; what others send is not
+/// written, nor the time that a client read and sends back.
 #[test]
 fn admins_and_keys_set_the_times_of_a_record() {
     let server = Server::start();
@@ -225,8 +227,8 @@ fn admins_and_keys_set_the_times_of_a_record() {
     assert!(times(&api, "a")[1].as_str() > "2026");
 }
 
-/// What is wrong with a field of a definition is told under the field: a wrong field called `type` read
-/// as if the type of the collection was wrong, and one without a name had none.
+/// An error in a field of a definition is reported under the field: a wrong field called `type`
+/// read as if the type of the collection was wrong, and one without a name had none.
 #[test]
 fn what_is_wrong_with_a_definition_names_the_field() {
     let server = Server::start();

@@ -7,7 +7,7 @@ mod clients;
 use super::support::api::Api;
 use super::support::server::Server;
 
-/// Authors and their posts; everybody may read, only admins may write.
+/// Authors and their posts; everyone may read, only admins may write.
 pub fn blog(server: &Server) -> Api {
     let api = server.admin();
     let public = |name: &str, fields: Value| {
@@ -144,7 +144,7 @@ fn strangers_get_what_the_rules_give_them() {
         .expect(400);
     api.list("posts", &[("sort", "note")]).expect(400);
     api.post(POSTS, json!({"title": "x"})).expect(403);
-    // Who may not write at all learns nothing about what could be written.
+    // A caller who may not write learns nothing about the fields.
     api.post(POSTS, json!({"typo": 1})).expect(403);
     api.patch(&format!("{POSTS}/p1"), json!({"title": "x"}))
         .expect(403);
@@ -272,7 +272,7 @@ fn expand_and_fields_shape_the_answer() {
     let items = &list.expect(200).json["items"];
     assert_eq!(items[0]["title"], "Two");
     assert_eq!(items[0]["expand"]["also"], expected[0]["expand"]["also"]);
-    // What the caller may not view is left out.
+    // Records that the caller may not view are left out.
     api.patch(
         "/api/collections/authors",
         json!({"viewRule": "name = 'Bob'"}),

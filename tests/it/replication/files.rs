@@ -128,7 +128,7 @@ fn files_come_and_go_as_on_the_master() {
         let length = [0, 1, 4096, 70_000, 300_000][n % 5];
         send(&api, "POST", DOCS, &[("doc", &content(n, length))]);
     }
-    // A fresh replica takes the manifest.
+    // A fresh replica uses the manifest.
     let follower = replica(&master);
     converge(&master, &follower);
     same_files(&master, &follower);
@@ -156,7 +156,7 @@ fn files_come_and_go_as_on_the_master() {
         .expect(200);
     assert_eq!(reply.body, b"two");
 
-    // A database goes, and its files with it.
+    // A database is deleted, and its files with it.
     let admin = master.admin();
     admin
         .post("/api/databases", json!({"name": "shop"}))
@@ -171,7 +171,7 @@ fn files_come_and_go_as_on_the_master() {
         &[("doc", b"shop")],
     );
     same_files(&master, &follower);
-    // Its files may have come before it, and a manifest of before must not be on its way.
+    // Its files may have arrived before it, and no earlier manifest may be in flight.
     converge(&master, &follower);
     acknowledges_everything(&master, &follower);
     admin.delete("/api/databases/shop").expect(204);
@@ -388,8 +388,8 @@ fn one_that_was_away_for_longer_than_the_journal_is_kept_takes_the_manifest() {
         send(&api, "POST", DOCS, &[("doc", &content(n, 1000))]);
     }
     same_files(&master, &here);
-    // Also those behind the two that the other one has heard of. Whoever asked the master would be one more
-    // replica that has none of them yet.
+    // Also those behind the two that the other one has heard of. Whoever asked the master would be
+    // one more replica that has none of them yet.
     wait_until("entries are cleaned up", || {
         let sql = "SELECT min(id) FROM _file_journal";
         let default = sqlite(&data(&master).join("default.db"));

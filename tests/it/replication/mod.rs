@@ -203,7 +203,7 @@ fn a_replica_without_its_master_serves_what_it_has() {
         .expect(503);
     assert!(reply.header("Retry-After").is_some(), "{reply:?}");
     empty.api().get("/api/health").expect(200);
-    // What a load balancer asks, of one that has everything and of one that has nothing.
+    // The health check of a load balancer, for a complete replica and an empty one.
     let ready = "/api/health?maxSecondsBehind=3600";
     api.get(ready).expect(200);
     let refused = empty.api().get(ready).expect(503);
@@ -251,7 +251,7 @@ fn a_read_sees_what_its_client_has_written() {
             .expect(200);
     }
 
-    // What an older history had, every later one has.
+    // Every later history contains the older one.
     let old = writer
         .post("/api/collections/books/records", json!({"id": "last"}))
         .expect(200);
@@ -277,7 +277,7 @@ fn nobody_waits_for_what_does_not_come() {
         let made = writer.post("/api/collections/books/records", json!({}));
         made.header("X-Vski-Version").is_some()
     });
-    // What changes nothing waits for nothing.
+    // A request that changes nothing does not wait.
     let made = master
         .admin()
         .post("/api/databases", json!({"name": "shop"}))
@@ -292,7 +292,7 @@ fn nobody_waits_for_what_does_not_come() {
         }
     }
 
-    // A history of before is behind everything that is here, whoever has heard of it.
+    // An earlier history is behind every version here.
     let reader = follower
         .api()
         .with_header("X-Vski-Version", "default:0000000000000000:9");
@@ -345,7 +345,7 @@ fn changes_arrive_long_before_the_interval_is_over() {
             .expect(200);
         converge(&master, &follower);
     }
-    // What another program writes is found by looking.
+    // Writes of another program are found by polling.
     let path = cluster::data(&master).join("default.db");
     crate::support::sqlite_for_writing(&path)
         .execute("UPDATE books SET title = 'from outside'", [])

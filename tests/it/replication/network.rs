@@ -42,7 +42,8 @@ impl Net {
         wait_until("the change arrives", || api.get(&path).status == 200);
     }
 
-    /// The record comes when whatever holds it up has been given up, at most 15 seconds after its last sign.
+    /// The record comes when whatever holds it up has been given up, at most 15 seconds after its
+    /// last sign.
     #[track_caller]
     fn arrives_in_the_end(&self, id: &str) {
         let begun = Instant::now();

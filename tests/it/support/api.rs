@@ -25,7 +25,7 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// Null when the body is not JSON.
     pub json: Value,
-    /// What was asked, for messages.
+    /// The request, for messages.
     asked: String,
 }
 

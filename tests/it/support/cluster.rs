@@ -45,13 +45,13 @@ pub fn limited(server: Server, kib: u32) -> Server {
     Server::from_command(limited, dir, settings)
 }
 
-/// What the server says of replication.
+/// The status of replication.
 pub fn status(server: &Server) -> Value {
     let watch = super::token::replica(&server.api(), "watch");
     watch.get("/api/replica/status").expect(200).json
 }
 
-/// What a replica says of one of its databases; null when it has none of that name.
+/// The status of one database of a replica; null if it has none of that name.
 pub fn database(server: &Server, name: &str) -> Value {
     let status = status(server);
     let list = status["replica"]["databases"].as_array().unwrap().clone();
@@ -81,8 +81,8 @@ pub fn data(server: &Server) -> PathBuf {
     server.dir().join("data")
 }
 
-/// Every page of a database, without the bytes that SQLite writes by itself; none when it cannot be read
-/// now.
+/// Every page of a database, without the bytes that SQLite writes by itself; none when it cannot be
+/// read now.
 pub fn pages(path: &Path) -> Option<Vec<Vec<u8>>> {
     let connection = sqlite(path);
     let mut statement = connection.prepare("SELECT data FROM sqlite_dbpage").ok()?;
@@ -94,7 +94,7 @@ pub fn pages(path: &Path) -> Option<Vec<Vec<u8>>> {
     Some(pages)
 }
 
-/// A collection that everybody may read and write.
+/// A collection that everyone may read and write.
 pub fn open_collection(admin: &Api, name: &str) {
     let body = serde_json::json!({
         "name": name, "listRule": "", "viewRule": "", "createRule": "", "updateRule": "",

@@ -11,7 +11,7 @@ use super::server::Server;
 
 pub struct Listener {
     pub socket: Socket,
-    /// What came while another frame was waited for.
+    /// Frames that arrived while the test waited for another one.
     early: Vec<Value>,
     next_ref: u64,
 }

@@ -1,4 +1,4 @@
-//! What all tests share: a server to start, requests to send, waiting with a deadline.
+//! Helpers of all tests: a server to start, requests to send, waiting with a deadline.
 
 pub mod api;
 pub mod cluster;

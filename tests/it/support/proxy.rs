@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::pause;
 
-/// What happens to the bytes that come from the server.
+/// The fault that the proxy applies to bytes of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     None,
@@ -17,7 +17,7 @@ pub enum Fault {
     CutAlways(usize),
     /// This byte of the next answer has a flipped bit, once.
     Flip(usize),
-    /// The next answer stops so many bytes behind its head and nothing comes any more, once.
+    /// The next answer stalls so many bytes after its head, once.
     Stall(usize),
     /// A few bytes at a time.
     Trickle,
@@ -31,7 +31,7 @@ struct Shared {
     fault: Fault,
     /// Only answers longer than this meet it, so that short ones get through.
     longer_than: usize,
-    /// How often it has struck.
+    /// The number of times the fault was applied.
     struck: usize,
 }
 
@@ -73,7 +73,7 @@ impl Proxy {
         (shared.fault, shared.longer_than) = (fault, longer_than);
     }
 
-    /// How often something was broken so far.
+    /// The number of faults so far.
     pub fn struck(&self) -> usize {
         self.shared.lock().unwrap().struck
     }

@@ -34,8 +34,8 @@ impl Received {
     }
 }
 
-/// What is answered to a request, given how many came before: a status line with header lines, or nothing
-/// ever.
+/// The answer to a request, given the number of earlier ones: a status line with header lines, or
+/// nothing ever.
 pub type Answer = fn(&Received, usize) -> Option<String>;
 
 pub struct Receiver {

@@ -15,7 +15,7 @@ pub const SECRET_KEY: &str = "test-secret-key";
 pub const REGION: &str = "us-east-1";
 /// The one bucket that is there.
 pub const BUCKET: &str = "files";
-/// What virtual-host style adds the name of the bucket to. No resolver knows it.
+/// The host to which virtual-host style adds the name of the bucket. No resolver knows it.
 pub const DOMAIN: &str = "s3.test";
 
 /// A server on a directory of its own; both end in `Drop`.
@@ -47,7 +47,7 @@ impl S3Server {
             .arg(&dir)
             .args([ACCESS_KEY, SECRET_KEY, DOMAIN])
             .args(more)
-            // It ends when this pipe does, even if nobody is left to end it.
+            // It ends when this pipe closes, even if the test was killed.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -64,7 +64,7 @@ impl S3Server {
         self.addr
     }
 
-    /// What `S3_ENDPOINT` is set to, with path style.
+    /// The value of `S3_ENDPOINT` with path style.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.addr)
     }

@@ -98,7 +98,7 @@ impl Stream {
         event.data["record"].clone()
     }
 
-    /// Sets the topics, as whoever has this token.
+    /// Sets the topics as the caller with this token.
     pub fn set(&self, api: &Api, topics: &[&str]) -> Reply {
         let body = json!({"clientId": self.client, "subscriptions": topics});
         api.post(&format!("{}/api/realtime", self.base), body)

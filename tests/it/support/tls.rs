@@ -1,4 +1,4 @@
-//! TLS in front of somebody who has none: a server with one of the certificates of `tests/it/tls`.
+//! TLS in front of a server without it: a proxy with one of the certificates of `tests/it/tls`.
 
 use std::io;
 use std::io::{Read, Write as _};
@@ -12,9 +12,9 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// How long a handshake may take.
+/// Time limit of a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long one side is listened to before it is the turn of the other.
+/// Time to wait for bytes of one side before reading from the other.
 const TURN: Duration = Duration::from_millis(2);
 
 /// The file of a certificate or key.
@@ -24,7 +24,7 @@ pub fn file(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// What `SSL_CERT_FILE` is set to.
+/// The value of `SSL_CERT_FILE`.
 pub fn variable(name: &str) -> (&'static str, String) {
     ("SSL_CERT_FILE", file(name).to_str().unwrap().to_owned())
 }
@@ -105,7 +105,7 @@ fn serve(
     }
 }
 
-/// What there is to read now; none at the end.
+/// The bytes that can be read now; none at the end.
 fn turn(from: &mut impl Read, buffer: &mut [u8]) -> Option<usize> {
     match from.read(buffer) {
         Ok(0) => None,

@@ -1,4 +1,4 @@
-//! Tokens made outside the server, by whoever knows its secret.
+//! Tokens made outside the server, with its secret.
 
 use std::time::UNIX_EPOCH;
 
@@ -45,7 +45,7 @@ pub fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap()
 }
 
-/// A token with other claims, signed anew.
+/// A token with changed claims, signed again.
 pub fn resigned(token: &str, secret: &str, change: impl Fn(&mut Value)) -> String {
     let claims = token.split('.').nth(1).unwrap();
     let mut claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Certificates: whom a server believes, and what it says of those it does not.
+//! Certificates: the servers that are trusted, and the errors about others.
 //!
 //! The certificates are those of the folder `tls`; `make.sh` there says what each is for.
 
@@ -83,7 +83,7 @@ fn a_replica_follows_and_is_woken_over_tls() {
         it.contains("trusting only the authorities in SSL_CERT_FILE certificates=1 ignored=0")
     }));
 
-    // What nobody but the socket tells it of.
+    // Only the socket notifies it of this change.
     let path = "/api/collections/books/records";
     admin
         .post(path, json!({"id": "b1", "title": "t"}))

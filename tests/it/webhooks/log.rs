@@ -1,4 +1,5 @@
-//! The log of calls, over HTTP and on the command line: pages, filters, calls made again, what is not shown.
+//! The log of calls, over HTTP and on the command line: pages, filters, calls made again, what is
+//! not shown.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -274,8 +274,8 @@ fn a_receiver_that_hangs_holds_up_nobody_and_no_stop() {
     );
 }
 
-/// Twenty receivers that accept and never answer took all places for 30 seconds after a start, since nothing
-/// was known of them yet, and a receiver that answers waited for them.
+/// Twenty receivers that accept and never answer took all places for 30 seconds after a start,
+/// since nothing was known of them yet, and a receiver that answers waited for them.
 #[test]
 fn receivers_that_hang_after_a_start_hold_up_no_other() {
     let server = Server::start();

@@ -32,9 +32,9 @@ fn hides(body: &[u8]) {
     );
 }
 
-/// A key with the scope `collections` could send each record to any URL, with a token that the server
-/// signs, by a trigger of a collection; webhooks were closed to it. It changes all else about a
-/// collection that has such triggers, with or without sending them back.
+/// A key with the scope `collections` could send each record to any URL, with a token that the
+/// server signs, by a trigger of a collection; webhooks were closed to it. It changes all else
+/// about a collection that has such triggers, with or without sending them back.
 #[test]
 fn a_key_changes_collections_and_no_calls() {
     let server = Server::start();
@@ -99,8 +99,8 @@ fn a_key_changes_collections_and_no_calls() {
     key.delete(path).expect(204);
 }
 
-/// `GET` of a collection showed the signing secrets and headers of its triggers, and `GET` of webhooks
-/// and jobs their headers. Now each answer has `***`, which may be sent back.
+/// `GET` of a collection showed the signing secrets and headers of its triggers, and `GET` of
+/// webhooks and jobs their headers. Now each answer has `***`, which may be sent back.
 #[test]
 fn what_is_secret_is_written_and_never_read() {
     let server = Server::start();

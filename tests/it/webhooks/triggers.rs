@@ -1,4 +1,4 @@
-//! What changes of records lead to: triggers of collections, and webhooks for collections.
+//! Calls that changes of records cause: triggers of collections, and webhooks for collections.
 
 use std::collections::BTreeSet;
 
