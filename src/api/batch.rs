@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::body::PAYLOAD;
 use super::call::{Call, split_database};
-use super::multipart_body::{MultipartForm, Upload, split_batch_name};
+use super::multipart_body::{MultipartForm, UploadedFile, split_batch_name};
 use super::parameters::shape;
 use super::record_input::RecordInput;
 use crate::base::error::{Error, Result};
@@ -94,7 +94,7 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
 }
 
 /// The files of a batch by the position of their request, each with its key in that request.
-type Uploads<'a> = BTreeMap<usize, Vec<(&'a str, &'a Upload)>>;
+type Uploads<'a> = BTreeMap<usize, Vec<(&'a str, &'a UploadedFile)>>;
 
 /// Parses the batch, from JSON or from a form, in which PocketBase's clients name files
 /// `requests.3.title`.
@@ -182,7 +182,7 @@ impl<'a> StepReader<'a> {
     fn read(
         &self,
         item: Item,
-        uploads: Vec<(&str, &Upload)>,
+        uploads: Vec<(&str, &UploadedFile)>,
     ) -> Result<(BatchStep, Vec<StagedFiles<'a>>)> {
         let (path, query_text) = item.url.split_once('?').unwrap_or((&item.url, ""));
         let path = own_path(self.call, path);

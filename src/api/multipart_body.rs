@@ -38,7 +38,7 @@ pub struct MultipartForm {
     bytes: u64,
     values: Vec<FormValue>,
     values_bytes: usize,
-    uploads: Vec<Upload>,
+    uploads: Vec<UploadedFile>,
     /// The part that is being received.
     state: PartState,
     error: Option<Error>,
@@ -59,7 +59,7 @@ enum PartState {
 }
 
 /// A received file.
-pub struct Upload {
+pub struct UploadedFile {
     /// The field of the form.
     pub field: String,
     /// The name that it is stored under.
@@ -106,7 +106,7 @@ impl MultipartForm {
     }
 
     /// Values and files in the order of the form. An error if the form is incomplete.
-    pub fn parts(&self) -> Result<(&[FormValue], &[Upload])> {
+    pub fn parts(&self) -> Result<(&[FormValue], &[UploadedFile])> {
         if let Some(error) = &self.error {
             return Err(error.without_source());
         }
@@ -149,7 +149,7 @@ impl MultipartForm {
 
     fn begin_file(&mut self, allowance: &Allowance, field: String, file_name: &str) -> Result<()> {
         let bytes_max = allowance.bytes_of_file(&field)?;
-        self.uploads.push(Upload {
+        self.uploads.push(UploadedFile {
             field,
             name: files::new_name(file_name)?,
             size: 0,

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::body::PAYLOAD;
 use super::call::Call;
-use super::multipart_body::{MultipartForm, Upload, no_file_field};
+use super::multipart_body::{MultipartForm, UploadedFile, no_file_field};
 use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::model::collections::{Collection, Field, FieldKind};
@@ -22,7 +22,7 @@ use crate::store::files::{FilePath, ReceivedFile, StagedFiles, StoredFile};
 pub struct RecordInput<'a> {
     pub body: RawBody,
     /// The files, each with the name of its field.
-    uploads: Vec<(String, &'a Upload)>,
+    uploads: Vec<(String, &'a UploadedFile)>,
 }
 
 /// Reads the values and files for a record of this collection.
@@ -105,7 +105,7 @@ impl<'a> RecordInput<'a> {
     pub fn new(
         collection: &Collection,
         mut body: RawBody,
-        uploads: Vec<(&str, &'a Upload)>,
+        uploads: Vec<(&str, &'a UploadedFile)>,
     ) -> Result<RecordInput<'a>> {
         let mut files = Vec::new();
         for (key, upload) in uploads {

@@ -294,7 +294,7 @@ fn export(dir: &Path, file: &Path, parsed: &Arguments) -> CommandResult {
         parsed.own.contains_key("drop"),
     );
     refuse_empty(dir)?;
-    let _lock = drops.then(|| keep_servers_out(dir)).transpose()?;
+    let _lock = drops.then(|| lock_out_servers(dir)).transpose()?;
     if file.exists() {
         let message = format!("{} exists already; name another file.", file.display());
         return Err(CommandError::Failed(Error::conflict(message)));
@@ -352,7 +352,7 @@ fn write_file<T>(file: &Path, body: impl FnOnce(&mut BufWriter<File>) -> Result<
 
 fn adopt(dir: &Path, file: &Path) -> CommandResult {
     refuse_empty(dir)?;
-    let _lock = keep_servers_out(dir)?;
+    let _lock = lock_out_servers(dir)?;
     let from = File::open(file).map_err(|error| {
         Error::unavailable(format!("{} cannot be read: {error}.", file.display()))
     })?;
@@ -387,7 +387,7 @@ fn fail_if(is_refused: bool) -> CommandResult {
     }
 }
 
-fn keep_servers_out(dir: &Path) -> Result<File> {
+fn lock_out_servers(dir: &Path) -> Result<File> {
     db::lock_dir(dir).map_err(|error| match error.kind() {
         Kind::Conflict => Error::conflict(format!(
             "A server runs on {}; stop it first.",
