@@ -1,31 +1,37 @@
-//! Random bodies of changes that mostly make sense.
+//! Generates random request bodies, most of them valid.
 
 use serde_json::{Value as Json, json};
 
 use super::callers::Caller;
-use super::grants::{Deed, Sees};
+use super::grants::{ReadableFields, Verb};
 use super::world;
 use super::world::World;
 use super::writes::Body;
 use crate::model::collections::{Field, FieldKind};
 use crate::tests::rng::Rng;
 
-/// The id of the record that is to be made or changed.
+/// The id of the record to create or update.
 #[derive(Clone, Copy)]
-pub enum Aim<'a> {
+pub enum TargetId<'a> {
     New(&'a str),
     Old(&'a str),
 }
 
-/// Values for some of the fields, now and then something wrong.
-pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller, aim: Aim<'_>) -> Body {
+/// Values for some of the fields, a few of them invalid.
+pub fn random(
+    rng: &mut Rng,
+    world: &World,
+    table: usize,
+    caller: &Caller,
+    aim: TargetId<'_>,
+) -> Body {
     let mut body = Body::new();
     let (own, is_new) = match aim {
-        Aim::New(own) => (own, true),
-        Aim::Old(own) => (own, false),
+        TargetId::New(own) => (own, true),
+        TargetId::Old(own) => (own, false),
     };
-    let deed = if is_new { Deed::Create } else { Deed::Update };
-    let grant = world.grant(table, deed, caller);
+    let verb = if is_new { Verb::Create } else { Verb::Update };
+    let grant = world.grant(table, verb, caller);
     let is_auth = world.tables[table].is_auth();
     let share = if is_new { 60 } else { 25 };
     for field in &world.tables[table].collection.fields {
@@ -33,8 +39,9 @@ pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller, aim: 
         let is_reserved = is_auth && ["verified", "groups"].contains(&field.name.as_str());
         let is_wanted = is_wanted || (is_auth && field.name == "email" && rng.one_in(3));
         let is_foreign = is_reserved && !caller.manages() && !grant.fields.names(&field.name);
-        // Where `*` names it and yet does not allow it, it is tried more often.
-        let is_tempting = is_foreign && matches!(grant.fields, Sees::Named(_)) && rng.one_in(2);
+        // A field that `*` includes but that is not writable is tried more often.
+        let is_tempting =
+            is_foreign && matches!(grant.fields, ReadableFields::Named(_)) && rng.one_in(2);
         let is_refused = (is_foreign && !is_tempting) || !grant.fields.knows(field);
         if !is_wanted || (is_refused && !rng.one_in(7)) {
             continue;
@@ -76,7 +83,7 @@ pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller, aim: 
         body.insert("passwordConfirm".to_owned(), again);
     }
     if is_auth && !is_new && rng.one_in(5) {
-        // Little that can be wrong: an address, most often the present one, and its state.
+        // Few fields that can be invalid: an email, most often the current one, and its state.
         let email = known_email(rng, world, table, own).unwrap_or_default();
         body = Body::new();
         body.insert("email".to_owned(), json!(email));
@@ -85,7 +92,7 @@ pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller, aim: 
     body
 }
 
-/// The address of the record itself or of another, perhaps in another case.
+/// The email of the record or of another one, sometimes in another case.
 fn known_email(rng: &mut Rng, world: &World, table: usize, own: &str) -> Option<String> {
     let records = &world.tables[table].records;
     world.tables[table].collection.field("email")?;
@@ -102,7 +109,7 @@ fn known_email(rng: &mut Rng, world: &World, table: usize, own: &str) -> Option<
     })
 }
 
-/// What few fields take.
+/// A value that few fields accept.
 fn odd_value(rng: &mut Rng) -> Json {
     let odd = [
         json!(null),
@@ -164,7 +171,7 @@ fn random_wire(rng: &mut Rng, world: &World, table: usize, own: &str, field: &Fi
                 .iter()
                 .map(|record| record.id.clone()),
         );
-        // The record itself, which may not be there yet; or one of the same id elsewhere.
+        // The record itself, which may not exist yet, or one with the same id elsewhere.
         if (target == table && rng.one_in(3)) || rng.one_in(20) {
             ids.push(own.to_owned());
         }
@@ -173,7 +180,7 @@ fn random_wire(rng: &mut Rng, world: &World, table: usize, own: &str, field: &Fi
     world::random_value(rng, field, at, &ids).wire()
 }
 
-/// What is added to a number or a list, or taken from it.
+/// A value to add to a number or list, or to remove from it.
 fn random_amount(rng: &mut Rng, world: &World, table: usize, own: &str, field: &Field) -> Json {
     match field.kind {
         FieldKind::Number { .. } => rng

@@ -1,4 +1,4 @@
-//! Who asks: everybody that a request may come from, as the model sees them.
+//! Callers: every kind of identity that a request can have, as the model sees it.
 
 use std::sync::Arc;
 
@@ -13,23 +13,23 @@ pub const ADMIN_ID: &str = "adm-1";
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Caller {
-    Nobody,
+    Anonymous,
     Service,
     Admin,
-    Key(Pass),
+    Key(KeyAccess),
     User(Account),
 }
 
-/// What a key opens.
+/// The scopes and collections of an API key.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Pass {
+pub struct KeyAccess {
     pub reads: bool,
     pub writes: bool,
-    /// Tables; none means all.
+    /// Tables; none for all.
     pub tables: Option<Vec<usize>>,
 }
 
-/// An account as it was when the request came.
+/// An account at the time of the request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Account {
     pub table: usize,
@@ -37,14 +37,14 @@ pub struct Account {
 }
 
 impl Caller {
-    /// Any of them; mostly an account, if there is one.
+    /// A random caller; mostly an account, if there is one.
     pub fn random(rng: &mut Rng, world: &World) -> Caller {
         match rng.below(20) {
-            0..=2 => Caller::Nobody,
+            0..=2 => Caller::Anonymous,
             3 => Caller::Service,
             4 | 5 => Caller::Admin,
             6 | 7 => Caller::random_key(rng, world),
-            _ => Caller::random_user(rng, world).unwrap_or(Caller::Nobody),
+            _ => Caller::random_user(rng, world).unwrap_or(Caller::Anonymous),
         }
     }
 
@@ -62,19 +62,19 @@ impl Caller {
     fn random_key(rng: &mut Rng, world: &World) -> Caller {
         let tables = (0..world.tables.len()).filter(|_| rng.percent(60));
         let tables: Vec<usize> = tables.collect();
-        Caller::Key(Pass {
+        Caller::Key(KeyAccess {
             reads: rng.percent(70),
             writes: rng.percent(70),
             tables: rng.one_in(2).then_some(tables),
         })
     }
 
-    /// Admins and keys stand above accounts.
+    /// True for admins and API keys, which manage accounts.
     pub fn manages(&self) -> bool {
         matches!(self, Caller::Admin | Caller::Key(_))
     }
 
-    /// Whether a key or an admin may know of the records of a table.
+    /// True if an API key or admin may read the records of a table.
     pub fn opens(&self, table: usize) -> bool {
         match self {
             Caller::Admin => true,
@@ -86,7 +86,7 @@ impl Caller {
         }
     }
 
-    /// The groups of an account, and the one that everybody is in.
+    /// The groups of an account, and the group that includes everyone.
     pub fn groups(&self, world: &World) -> Vec<String> {
         let mut groups = vec!["*".to_owned()];
         if let Caller::User(Account { table, record }) = self {
@@ -107,7 +107,7 @@ impl Caller {
 
     pub fn identity(&self, world: &World) -> Identity {
         match self {
-            Caller::Nobody => Identity::Anonymous,
+            Caller::Anonymous => Identity::Anonymous,
             Caller::Admin => Identity::Admin(ADMIN_ID.to_owned()),
             Caller::Service => Identity::Service(Service {
                 is_operator: false,
@@ -128,7 +128,7 @@ impl Caller {
     }
 }
 
-impl Pass {
+impl KeyAccess {
     fn key(&self, world: &World) -> ApiKey {
         let scopes = [
             (self.reads, KeyScope::Read),
@@ -149,7 +149,7 @@ impl Pass {
     }
 }
 
-/// An account with all of its values but the password.
+/// An account with all its values except the password.
 pub fn account_json(world: &World, table: usize, record: &Record) -> Map<String, Json> {
     let collection = &world.tables[table].collection;
     let mut map = Map::new();

@@ -1,41 +1,52 @@
-//! Which columns the words of a condition speak of, and into which tables they step.
+//! The columns that a condition names, and the tables that its paths join.
 
 use std::collections::HashSet;
 
 use super::callers::Caller;
-use super::model::Asking;
+use super::model::EvalContext;
 use super::request::ALWAYS;
 use super::world::World;
 use crate::model::filter::{Comparison, Expr, Operand};
 
 #[derive(Clone, Debug, Default)]
 pub struct ColumnAccess {
-    /// Table and column.
+    /// Tables and columns.
     pub columns: HashSet<(String, String)>,
-    /// Tables that a relation leads into.
+    /// Tables reached through a relation.
     pub targets: HashSet<usize>,
 }
 
 impl World {
-    pub fn column_access(&self, expr: &Expr, table: usize, asking: Asking<'_>) -> ColumnAccess {
+    pub fn column_access(
+        &self,
+        expr: &Expr,
+        table: usize,
+        context: EvalContext<'_>,
+    ) -> ColumnAccess {
         let mut access = ColumnAccess::default();
-        self.collect(expr, table, asking, &mut access);
+        self.collect(expr, table, context, &mut access);
         access
     }
 
-    fn collect(&self, expr: &Expr, table: usize, asking: Asking<'_>, access: &mut ColumnAccess) {
+    fn collect(
+        &self,
+        expr: &Expr,
+        table: usize,
+        context: EvalContext<'_>,
+        access: &mut ColumnAccess,
+    ) {
         match expr {
-            Expr::Not(inner) => self.collect(inner, table, asking, access),
+            Expr::Not(inner) => self.collect(inner, table, context, access),
             Expr::And(list) | Expr::Or(list) => {
                 for expr in list {
-                    self.collect(expr, table, asking, access);
+                    self.collect(expr, table, context, access);
                 }
             }
             Expr::Compare(Comparison { left, right, .. }) => {
-                self.collect_operand(left, table, asking, access);
-                self.collect_operand(right, table, asking, access);
+                self.collect_operand(left, table, context, access);
+                self.collect_operand(right, table, context, access);
             }
-            Expr::In(left, _) => self.collect_operand(left, table, asking, access),
+            Expr::In(left, _) => self.collect_operand(left, table, context, access),
         }
     }
 
@@ -43,7 +54,7 @@ impl World {
         &self,
         operand: &Operand,
         table: usize,
-        asking: Asking<'_>,
+        context: EvalContext<'_>,
         access: &mut ColumnAccess,
     ) {
         let Operand::Path(path) = operand else {
@@ -52,7 +63,7 @@ impl World {
         match path.as_slice() {
             [first, part, name, rest @ ..] if first == "@request" => {
                 if part == "auth" && !ALWAYS.contains(&name.as_str()) {
-                    self.collect_account(name, rest, asking, access);
+                    self.collect_account(name, rest, context, access);
                 }
             }
             [first, ..] if first.starts_with('@') => {}
@@ -65,10 +76,10 @@ impl World {
         &self,
         name: &str,
         rest: &[String],
-        asking: Asking<'_>,
+        context: EvalContext<'_>,
         access: &mut ColumnAccess,
     ) {
-        let Caller::User(account) = asking.caller else {
+        let Caller::User(account) = context.caller else {
             return;
         };
         let collection = &self.tables[account.table].collection;
@@ -77,8 +88,8 @@ impl World {
         };
         let is_set = !account.record.value(collection, name).texts().is_empty();
         let is_walked = is_set && !rest.is_empty();
-        // In a rule a path that only other accounts have is nothing.
-        let leads = |target: &usize| self.class_of(*target, rest, asking).is_some();
+        // In a rule, a path that only other accounts have is unset.
+        let leads = |target: &usize| self.class_of(*target, rest, context).is_some();
         if let Some(target) = self.target(field).filter(|it| is_walked && leads(it)) {
             access.targets.insert(target);
             self.collect_path(target, rest, access);

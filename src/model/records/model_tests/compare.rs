@@ -1,9 +1,9 @@
-//! Single values and how they compare, told from the documentation.
+//! Comparison of single values, written from the documentation.
 //!
-//! Where that is silent this holds, and the tests show that the product agrees: numbers come
-//! before texts; compared with a number field a text that reads as a number is one; compared with
-//! a text field a number inside json is a text; a whole json field is the text of its json; true
-//! and false are 1 and 0.
+//! Where the documentation is silent the following holds, and the tests show that the server
+//! agrees: numbers sort before strings; compared with a number field, a string that parses as a
+//! number is one; compared with a text field, a number inside json is a string; a whole json field
+//! is its JSON text; true and false are 1 and 0.
 
 use std::cmp::Ordering;
 
@@ -13,74 +13,79 @@ use super::world::Number;
 use crate::base::clock;
 use crate::model::filter::Op;
 
-/// One value to compare.
+/// A value to compare.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scalar {
     Unset,
-    /// An address that the caller may not see.
+    /// An email that the caller may not see.
     Hidden,
     Number(Number),
     Text(String),
 }
 
-/// What kind of values stand at a place.
+/// The type of an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum OperandType {
     Text,
     Date,
     Datetime,
     Number,
     Bool,
-    /// One of the texts of a list.
+    /// A string of a list.
     Element,
-    /// Json, or a value inside it.
+    /// A json field, or a value inside one.
     Inside,
-    /// Of no type: it takes the form of what it is compared with.
+    /// Untyped: converted to the type of the other operand.
     Constant,
-    /// A constant that is a date: `@now`, or a date of the account or of what is sent.
+    /// A date constant: `@now`, or a date of the account or the body.
     Moment,
 }
 
-/// Where a value comes from.
+/// The origin of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A record.
     Field,
-    /// The text of the condition.
+    /// A literal of the condition.
     Text,
-    /// The account that asks, or what it sends.
+    /// `@request`: the account or the body.
     Request,
 }
 
-/// One side of a comparison, for one record.
+/// An operand evaluated for one record.
 #[derive(Clone, Debug)]
-pub struct Side {
+pub struct ModelOperand {
     pub scalars: Vec<Scalar>,
-    pub class: Class,
+    pub class: OperandType,
     pub origin: Origin,
 }
 
-impl Class {
+impl OperandType {
     pub fn is_numeric(self) -> bool {
-        matches!(self, Class::Number | Class::Bool)
+        matches!(self, OperandType::Number | OperandType::Bool)
     }
 
     fn is_text(self) -> bool {
-        matches!(self, Class::Text | Class::Date | Class::Datetime)
+        matches!(
+            self,
+            OperandType::Text | OperandType::Date | OperandType::Datetime
+        )
     }
 
     fn is_stored_text(self) -> bool {
-        self.is_text() || matches!(self, Class::Element | Class::Moment)
+        self.is_text() || matches!(self, OperandType::Element | OperandType::Moment)
     }
 
-    /// Dates are compared by the moments that they are.
+    /// Dates are compared as points in time.
     fn is_moment(self) -> bool {
-        matches!(self, Class::Date | Class::Datetime | Class::Moment)
+        matches!(
+            self,
+            OperandType::Date | OperandType::Datetime | OperandType::Moment
+        )
     }
 }
 
 impl Scalar {
-    /// As `~` sees it.
+    /// The string that `~` matches.
     fn text(&self) -> String {
         match self {
             Scalar::Unset | Scalar::Hidden => String::new(),
@@ -90,7 +95,7 @@ impl Scalar {
         }
     }
 
-    /// The order of a sort: unset, numbers, texts.
+    /// Sort order: unset, numbers, strings.
     pub fn compare(&self, other: &Scalar) -> Ordering {
         let rank = |scalar: &Scalar| match scalar {
             Scalar::Unset | Scalar::Hidden => 0,
@@ -105,9 +110,15 @@ impl Scalar {
     }
 }
 
-/// True if a comparison holds, or, unless `positive`, its opposite: for all pairs of values, or for any. With an
-/// address that the caller may not see neither does.
-pub fn compare(left: &Side, op: Op, any: bool, right: &Side, positive: bool) -> bool {
+/// True if a comparison holds (or its opposite, unless `positive`) for all pairs of values, or for
+/// any. With an email that the caller may not see, neither holds.
+pub fn compare(
+    left: &ModelOperand,
+    op: Op,
+    any: bool,
+    right: &ModelOperand,
+    positive: bool,
+) -> bool {
     let pairs = left
         .scalars
         .iter()
@@ -123,9 +134,9 @@ pub fn compare(left: &Side, op: Op, any: bool, right: &Side, positive: bool) -> 
     }
 }
 
-fn compare_two(a: &Scalar, left: &Side, op: Op, b: &Scalar, right: &Side) -> bool {
+fn compare_two(a: &Scalar, left: &ModelOperand, op: Op, b: &Scalar, right: &ModelOperand) -> bool {
     if is_nothing(a, left, op, right) || is_nothing(b, right, op, left) {
-        // Nothing equals no value, nor is it part of one, before or after another.
+        // A missing value equals nothing, is part of nothing and has no order.
         return matches!(op, Op::NotEqual | Op::NotLike);
     }
     match op {
@@ -134,8 +145,8 @@ fn compare_two(a: &Scalar, left: &Side, op: Op, b: &Scalar, right: &Side) -> boo
         _ => {}
     }
     let is_order = !matches!(op, Op::Equal | Op::NotEqual);
-    let align = |value: &Scalar, own: &Side, other: &Side| {
-        // The empty text of a condition comes before all other texts.
+    let align = |value: &Scalar, own: &ModelOperand, other: &ModelOperand| {
+        // The literal `''` sorts before all other strings.
         let is_empty = own.origin == Origin::Text && *value == Scalar::Text(String::new());
         match is_order && is_empty && !other.class.is_numeric() {
             true => value.clone(),
@@ -156,9 +167,9 @@ fn compare_two(a: &Scalar, left: &Side, op: Op, b: &Scalar, right: &Side) -> boo
     }
 }
 
-/// Whether a value of the request is none for the other side: it has none, or one that cannot be of
-/// the other's type. Only a text of the condition itself can ask for what has no value, and no pattern can.
-fn is_nothing(value: &Scalar, own: &Side, op: Op, other: &Side) -> bool {
+/// True if a value of the request is missing for the other operand: it is unset, or does not fit
+/// the type. Only a literal can ask for unset, and no pattern can.
+fn is_nothing(value: &Scalar, own: &ModelOperand, op: Op, other: &ModelOperand) -> bool {
     let is_asked_for = other.origin == Origin::Text && !matches!(op, Op::Like | Op::NotLike);
     if own.origin != Origin::Request || is_asked_for {
         return false;
@@ -166,34 +177,34 @@ fn is_nothing(value: &Scalar, own: &Side, op: Op, other: &Side) -> bool {
     *value == Scalar::Unset || request_form(value, own, other).is_none()
 }
 
-/// A value of the request in the form of the other side.
-fn request_form(value: &Scalar, own: &Side, other: &Side) -> Option<Scalar> {
+/// Converts a value of the request to the type of the other operand.
+fn request_form(value: &Scalar, own: &ModelOperand, other: &ModelOperand) -> Option<Scalar> {
     let is_text = matches!(value, Scalar::Text(_));
-    let is_constant = matches!(own.class, Class::Constant | Class::Moment);
+    let is_constant = matches!(own.class, OperandType::Constant | OperandType::Moment);
     if is_constant || (is_text && other.class.is_numeric()) {
         return convert(value.clone(), other.class);
     }
     Some(value.clone())
 }
 
-/// Brings a value into a form in which it can be compared with the other side.
-fn align(value: Scalar, own: &Side, other: &Side) -> Scalar {
+/// Converts a value for the comparison with the other operand.
+fn align(value: Scalar, own: &ModelOperand, other: &ModelOperand) -> Scalar {
     let is_date =
-        own.class.is_moment() && (other.class.is_moment() || other.class == Class::Constant);
+        own.class.is_moment() && (other.class.is_moment() || other.class == OperandType::Constant);
     if is_date {
         return match value {
             Scalar::Text(text) => moment(&text).unwrap(),
             value => value,
         };
     }
-    if let Class::Constant | Class::Moment = own.class {
-        // An empty text asks the request for nothing, inside json too.
+    if let OperandType::Constant | OperandType::Moment = own.class {
+        // In a comparison with `@request` the empty string asks for unset, even inside json.
         return match other.origin == Origin::Request && value == Scalar::Text(String::new()) {
             true => Scalar::Unset,
             false => convert(value, other.class).unwrap(),
         };
     }
-    if other.class == Class::Constant {
+    if other.class == OperandType::Constant {
         return value;
     }
     let value = match own.origin {
@@ -203,13 +214,13 @@ fn align(value: Scalar, own: &Side, other: &Side) -> Scalar {
     align_field(&value, own.class, other.class)
 }
 
-/// A date in one form; none when it is none.
+/// Normalizes a date; none if it is not one.
 fn moment(text: &str) -> Option<Scalar> {
     let ms = clock::parse_datetime(text)?;
     Some(Scalar::Text(clock::format_ms(ms)))
 }
 
-fn align_field(value: &Scalar, class: Class, other: Class) -> Scalar {
+fn align_field(value: &Scalar, class: OperandType, other: OperandType) -> Scalar {
     match value {
         Scalar::Text(text) if other.is_numeric() && !class.is_numeric() => {
             match read_number(text) {
@@ -217,7 +228,7 @@ fn align_field(value: &Scalar, class: Class, other: Class) -> Scalar {
                 None => value.clone(),
             }
         }
-        Scalar::Number(number) if other.is_text() && class == Class::Inside => {
+        Scalar::Number(number) if other.is_text() && class == OperandType::Inside => {
             Scalar::Text(match number {
                 Number::Integer(integer) => integer.to_string(),
                 Number::Real(real) => format!("{real:?}"),
@@ -227,7 +238,7 @@ fn align_field(value: &Scalar, class: Class, other: Class) -> Scalar {
     }
 }
 
-/// A number as people write it; not the words for infinity that Rust would take.
+/// Parses a number, without the words for infinity that Rust accepts.
 fn read_number(text: &str) -> Option<Number> {
     if !text
         .bytes()
@@ -242,33 +253,33 @@ fn read_number(text: &str) -> Option<Number> {
     }
 }
 
-/// A constant in the form of what it is compared with; none when it has none.
-pub fn convert(constant: Scalar, class: Class) -> Option<Scalar> {
+/// Converts a constant to the type of the other operand; none if it does not fit.
+pub fn convert(constant: Scalar, class: OperandType) -> Option<Scalar> {
     let text = match constant {
         Scalar::Text(text) => text,
         Scalar::Number(_) if class.is_stored_text() => constant.text(),
         other => return Some(other),
     };
-    if class == Class::Inside {
+    if class == OperandType::Inside {
         return Some(Scalar::Text(text));
     }
     if text.is_empty() {
         return Some(Scalar::Unset);
     }
     match class {
-        Class::Number => {
+        OperandType::Number => {
             serde_json::from_str::<serde_json::Number>(&text).ok()?;
             read_number(text.trim()).map(Scalar::Number)
         }
-        Class::Bool if text == "true" => Some(Scalar::Number(Number::Integer(1))),
-        Class::Bool if text == "false" => Some(Scalar::Number(Number::Integer(0))),
-        Class::Bool => None,
+        OperandType::Bool if text == "true" => Some(Scalar::Number(Number::Integer(1))),
+        OperandType::Bool if text == "false" => Some(Scalar::Number(Number::Integer(0))),
+        OperandType::Bool => None,
         class if class.is_moment() => moment(&text),
         _ => Some(Scalar::Text(text)),
     }
 }
 
-/// A value inside json: whole numbers are positions of lists, all else names of objects.
+/// A value inside json: integers are array positions, other names are object keys.
 pub fn inside(json: &Json, names: &[String]) -> Scalar {
     let mut at = json;
     for name in names {
@@ -285,7 +296,7 @@ pub fn inside(json: &Json, names: &[String]) -> Scalar {
     scalar(at)
 }
 
-/// A value of json on its own; lists and objects are the text of their json.
+/// A JSON value as a scalar; arrays and objects are their JSON text.
 pub fn scalar(json: &Json) -> Scalar {
     match json {
         Json::Null => Scalar::Unset,
@@ -299,8 +310,8 @@ pub fn scalar(json: &Json) -> Scalar {
     }
 }
 
-/// Contains, or with `%` matches as a whole; ASCII letters in any case. A backslash takes from `%`, `_` and
-/// another backslash what they mean.
+/// Substring match, or with `%` a match of the whole string, ignoring ASCII case. A backslash
+/// escapes `%`, `_` and a backslash.
 fn is_like(text: &str, pattern: &str) -> bool {
     let text = text.to_ascii_lowercase();
     let mut tokens = Vec::new();
@@ -324,7 +335,7 @@ fn is_like(text: &str, pattern: &str) -> bool {
     matches(&text.chars().collect::<Vec<char>>(), &tokens)
 }
 
-/// Keeps all places of the text that the pattern read so far may end at; none in it is anything.
+/// Tracks all positions in the text where the pattern read so far can end; none means no match.
 fn matches(text: &[char], pattern: &[Option<char>]) -> bool {
     let mut ends = vec![false; text.len() + 1];
     ends[0] = true;

@@ -1,8 +1,8 @@
-//! Random filters, rules and sorts that mostly make sense, and their text.
+//! Generates random filters, rules and sorts, most of them valid, and their text.
 
 use super::callers::{Account, Caller};
-use super::compare::{Class, Scalar};
-use super::model::Asking;
+use super::compare::{OperandType, Scalar};
+use super::model::EvalContext;
 use super::request::ALWAYS;
 use super::world;
 use super::world::{Number, World};
@@ -25,43 +25,43 @@ const OPS: [Op; 12] = [
     Op::NotLike,
 ];
 
-/// Makes conditions on the records of one table.
+/// Generates conditions on the records of one table.
 #[derive(Clone, Copy)]
-pub struct Maker<'a> {
+pub struct FilterMaker<'a> {
     pub world: &'a World,
     pub table: usize,
-    pub asking: Asking<'a>,
-    /// Whether `created`, `updated` and the present may occur.
+    pub context: EvalContext<'a>,
+    /// Allows `created`, `updated` and the current time.
     pub times: bool,
 }
 
-impl<'a> Maker<'a> {
-    /// Makes rules: conditions that everybody may meet.
-    pub fn of_rules(world: &'a World, table: usize, times: bool) -> Maker<'a> {
-        let asking = Asking {
-            caller: &Caller::Nobody,
+impl<'a> FilterMaker<'a> {
+    /// Generates rules, whose conditions any caller can meet.
+    pub fn of_rules(world: &'a World, table: usize, times: bool) -> FilterMaker<'a> {
+        let context = EvalContext {
+            caller: &Caller::Anonymous,
             is_rule: true,
             sent: None,
         };
-        Maker {
+        FilterMaker {
             world,
             table,
-            asking,
+            context,
             times,
         }
     }
 
-    /// A condition that is not refused.
+    /// A valid condition.
     pub fn valid(&self, rng: &mut Rng) -> Expr {
         loop {
             let expr = self.expr(rng, 3);
-            if !self.world.refuses(&expr, self.table, self.asking) && self.world.is_sound(&expr) {
+            if !self.world.refuses(&expr, self.table, self.context) && self.world.is_sound(&expr) {
                 return expr;
             }
         }
     }
 
-    /// A condition; now and then one that is refused.
+    /// A condition, sometimes an invalid one.
     pub fn expr(&self, rng: &mut Rng, depth: usize) -> Expr {
         if depth == 0 || rng.percent(45) {
             return self.comparison(rng);
@@ -79,12 +79,12 @@ impl<'a> Maker<'a> {
     }
 
     fn comparison(&self, rng: &mut Rng) -> Expr {
-        if rng.percent(if self.asking.is_rule { 40 } else { 12 }) {
+        if rng.percent(if self.context.is_rule { 40 } else { 12 }) {
             return self.of_request(rng);
         }
         let path = self.path(rng, 2);
-        let place = self.world.class_of(self.table, &path, self.asking);
-        let class = place.map_or(Class::Text, |(class, _)| class);
+        let place = self.world.class_of(self.table, &path, self.context);
+        let class = place.map_or(OperandType::Text, |(class, _)| class);
         let (op, any) = (*rng.pick(&OPS), rng.one_in(3));
         let is_like = matches!(op, Op::Like | Op::NotLike);
         if rng.one_in(10) {
@@ -106,7 +106,7 @@ impl<'a> Maker<'a> {
             _ => Operand::Literal(self.literal(rng, class, &path)),
         };
         let left = match rng.below(40) {
-            0 => Operand::Literal(self.literal(rng, Class::Text, &path)),
+            0 => Operand::Literal(self.literal(rng, OperandType::Text, &path)),
             _ => Operand::Path(path),
         };
         let is_turned = rng.one_in(12);
@@ -123,7 +123,7 @@ impl<'a> Maker<'a> {
         })
     }
 
-    /// A comparison with what a request brings.
+    /// A comparison with a value of the request.
     fn of_request(&self, rng: &mut Rng) -> Expr {
         let path = self.path(rng, 2);
         let mut left = Operand::Path(self.request_path(rng, &path));
@@ -154,14 +154,14 @@ impl<'a> Maker<'a> {
         })
     }
 
-    /// A path into the account, or into what is sent; most often one that is there.
+    /// A path into the account or the body; most often a valid one.
     fn request_path(&self, rng: &mut Rng, other: &[String]) -> Vec<String> {
         let path = |part: &str, names: Vec<String>| {
             let mut path = vec!["@request".to_owned(), part.to_owned()];
             path.extend(names);
             path
         };
-        if rng.one_in(if self.asking.is_rule { 3 } else { 12 }) {
+        if rng.one_in(if self.context.is_rule { 3 } else { 12 }) {
             let collection = &self.world.tables[self.table].collection;
             let fields = collection.fields.iter().filter(|field| !field.is_secret());
             let mut names: Vec<&str> = fields.map(|field| field.name.as_str()).collect();
@@ -177,7 +177,7 @@ impl<'a> Maker<'a> {
                 .field(&name)
                 .map(|field| self.world.target(field))
             {
-                Some(Some(table)) if rng.percent(60) => Maker { table, ..*self }.path(rng, 1),
+                Some(Some(table)) if rng.percent(60) => FilterMaker { table, ..*self }.path(rng, 1),
                 _ if rng.one_in(30) => vec![rng.word(&world::JSON_KEYS)],
                 _ => Vec::new(),
             };
@@ -186,11 +186,11 @@ impl<'a> Maker<'a> {
         if rng.percent(30) {
             return path("auth", vec!["id".to_owned()]);
         }
-        let table = match self.asking.caller {
+        let table = match self.context.caller {
             Caller::User(account) if !rng.one_in(15) => account.table,
             _ => *rng.pick(&self.world.accounts()),
         };
-        if rng.one_in(if *self.asking.caller == Caller::Admin {
+        if rng.one_in(if *self.context.caller == Caller::Admin {
             2
         } else {
             10
@@ -206,16 +206,16 @@ impl<'a> Maker<'a> {
             .collect();
             return path("auth", vec![rng.word(&names)]);
         }
-        let maker = Maker { table, ..*self };
+        let maker = FilterMaker { table, ..*self };
         path("auth", maker.path(rng, 2))
     }
 
-    /// Something that an account may have.
+    /// A value that an account may have.
     fn request_literal(&self, rng: &mut Rng) -> Literal {
         if rng.one_in(6) {
             return Literal::Text(rng.word(&["_superusers", "users", "members", "adm-1"]));
         }
-        let accounts = match self.asking.caller {
+        let accounts = match self.context.caller {
             Caller::User(account) => vec![account.clone()],
             _ => Vec::new(),
         };
@@ -237,17 +237,17 @@ impl<'a> Maker<'a> {
                 _ => Literal::Text(collection.name.clone()),
             };
         }
-        random_literal(rng, Class::Text)
+        random_literal(rng, OperandType::Text)
     }
 
-    /// A path, with at most so many relations.
+    /// A path with at most this many relations.
     pub fn path(&self, rng: &mut Rng, relations_max: usize) -> Vec<String> {
         loop {
             let mut path = Vec::new();
             self.walk(rng, relations_max, &mut path);
             let is_seen = self
                 .world
-                .class_of(self.table, &path, self.asking)
+                .class_of(self.table, &path, self.context)
                 .is_some();
             let has_time = path
                 .last()
@@ -289,20 +289,20 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// Often a value that some record has at the end of the path.
+    /// Often a value that a record has at the end of the path.
     fn sample(&self, rng: &mut Rng, path: &[String]) -> Option<Scalar> {
-        self.world.class_of(self.table, path, self.asking)?;
+        self.world.class_of(self.table, path, self.context)?;
         let records = &self.world.tables[self.table].records;
         if records.is_empty() || rng.one_in(3) {
             return None;
         }
         let values = self
             .world
-            .values(self.table, Some(rng.pick(records)), path, self.asking);
+            .values(self.table, Some(rng.pick(records)), path, self.context);
         Some(rng.pick(&values).clone())
     }
 
-    fn literal(&self, rng: &mut Rng, class: Class, path: &[String]) -> Literal {
+    fn literal(&self, rng: &mut Rng, class: OperandType, path: &[String]) -> Literal {
         if rng.one_in(15) {
             return Literal::Text(String::new());
         }
@@ -317,8 +317,8 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// A pattern out of a part of a value.
-    fn pattern(&self, rng: &mut Rng, class: Class, path: &[String]) -> Literal {
+    /// A pattern made from a part of a value.
+    fn pattern(&self, rng: &mut Rng, class: OperandType, path: &[String]) -> Literal {
         let literal = self.literal(rng, class, path);
         let Literal::Text(text) = literal else {
             return literal;
@@ -349,7 +349,7 @@ impl<'a> Maker<'a> {
             let mut path = self.path(rng, 2);
             if self
                 .world
-                .class_of(self.table, &path, self.asking)
+                .class_of(self.table, &path, self.context)
                 .is_some_and(|(_, many)| many)
                 && !rng.one_in(10)
             {
@@ -370,22 +370,22 @@ impl<'a> Maker<'a> {
     }
 }
 
-fn random_literal(rng: &mut Rng, class: Class) -> Literal {
+fn random_literal(rng: &mut Rng, class: OperandType) -> Literal {
     let is_odd = rng.one_in(40);
     match class {
-        Class::Number if !is_odd => match rng.below(4) {
+        OperandType::Number if !is_odd => match rng.below(4) {
             0 => Literal::Text(rng.word(&["5", "-0.5", "1e3", "0", " 2 ", "1E3", "-0"])),
             _ => number_literal(*rng.pick(&world::NUMBERS)),
         },
-        Class::Number => {
+        OperandType::Number => {
             Literal::Text(rng.word(&["05", "+5", ".5", "x", "5 5", "0x10", "Infinity"]))
         }
-        Class::Bool if !is_odd => match rng.below(4) {
+        OperandType::Bool if !is_odd => match rng.below(4) {
             0 => Literal::Text(rng.word(&["true", "false"])),
             1 => number_literal(*rng.pick(&world::NUMBERS)),
             _ => Literal::Bool(rng.one_in(2)),
         },
-        Class::Date | Class::Datetime => Literal::Text(match rng.below(3) {
+        OperandType::Date | OperandType::Datetime => Literal::Text(match rng.below(3) {
             0 => rng.word(&world::DAYS),
             1 => rng.word(&world::MOMENTS),
             _ => rng.word(&[
@@ -402,7 +402,7 @@ fn random_literal(rng: &mut Rng, class: Class) -> Literal {
                 "2015-06-15",
             ]),
         }),
-        Class::Element => Literal::Text(match rng.below(4) {
+        OperandType::Element => Literal::Text(match rng.below(4) {
             0 => rng.word(&world::CHOICES),
             1 => world::record_id(rng.below(40)),
             _ => rng.word(&world::TEXTS),
@@ -437,17 +437,17 @@ fn number_text(number: Number) -> String {
     }
 }
 
-/// How a text is written: which of the equal forms, and how much space.
+/// The notation of a text: which of the equal forms, and how much space.
 struct Style<'a> {
     rng: Option<&'a mut Rng>,
 }
 
-/// The text of a condition in one fixed form.
+/// The text of a condition in a fixed notation.
 pub fn render_plainly(expr: &Expr) -> String {
     Style { rng: None }.expr(expr)
 }
 
-/// The text of a condition in any of its forms.
+/// The text of a condition in a random notation.
 pub fn render(rng: &mut Rng, expr: &Expr) -> String {
     Style { rng: Some(rng) }.expr(expr)
 }
@@ -501,7 +501,7 @@ impl Style<'_> {
         parts.join(self.one_of(signs))
     }
 
-    /// In parentheses where they matter.
+    /// Adds parentheses where they matter.
     fn part(&mut self, expr: &Expr) -> String {
         let text = self.expr(expr);
         let is_list = matches!(expr, Expr::And(_) | Expr::Or(_));

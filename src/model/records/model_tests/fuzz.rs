@@ -1,7 +1,9 @@
-//! Whatever the text: reading it is quick, and what is made of it is a statement that SQLite runs
-//! without an error and that reads only what its author may see. SQLite itself says what is read:
-//! it must be what the words speak of, and what the view rules of the records on their way speak
-//! of; and no word of a caller may speak of what that caller may not view.
+//! Fuzzes the filter parser and the query compiler.
+//!
+//! Any text is parsed quickly. A statement compiled from it runs without an error and reads only
+//! what its author may see: the columns that the text names, and those of the view rules of the
+//! records that it joins. SQLite reports the reads. The text of a caller cannot name a column that
+//! the caller may not view.
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -13,11 +15,11 @@ use rusqlite::types::Value as Stored;
 use rusqlite::{Connection, OpenFlags, params_from_iter};
 use serde_json::{Value as Json, json};
 
-use super::callers::{Caller, Pass};
+use super::callers::{Caller, KeyAccess};
 use super::column_access::ColumnAccess;
-use super::filters::Maker;
-use super::grants::Deed;
-use super::model::Asking;
+use super::filters::FilterMaker;
+use super::grants::Verb;
+use super::model::EvalContext;
 use super::store::Store;
 use super::world::{Definition, Rule, World};
 use super::{fuzz_inputs, store, world};
@@ -32,12 +34,12 @@ use crate::store::db::quote;
 use crate::tests::rng;
 use crate::tests::rng::Rng;
 
-/// Inputs on one database.
+/// Inputs per database.
 const CASES_PER_WORLD: usize = 20_000;
-/// Far more than any text needs, even on a machine that has other things to do.
+/// Far more than any text needs, even on a busy machine.
 const PARSE_LIMIT: Duration = Duration::from_secs(5);
 const RUN_LIMIT: Duration = Duration::from_secs(60);
-/// What the statements made of conditions and sorts call.
+/// The SQL functions that compiled statements call.
 const FUNCTIONS: [&str; 10] = [
     "json_extract",
     "nullif",
@@ -62,10 +64,10 @@ fn no_text_does_harm() {
             .collect();
         let cases = left.min(CASES_PER_WORLD);
         for _ in 0..cases {
-            let maker = Maker {
+            let maker = FilterMaker {
                 world: &world,
                 table: 0,
-                asking: Asking {
+                context: EvalContext {
                     caller: rng.pick(&users),
                     is_rule: true,
                     sent: None,
@@ -89,7 +91,7 @@ fn no_text_does_harm() {
     });
 }
 
-/// Every type of field, each also hidden, and relations to what may and may not be seen.
+/// Every type of field, each also hidden, and relations to visible and hidden records.
 fn make_world(rng: &mut Rng, store: &Store) -> World {
     let kinds = [
         json!({"type": "text", "name": "title"}),
@@ -164,7 +166,7 @@ fn set_rules(world: &mut World) {
     world.tables[2].rules.view = Rule::Admins;
     world.tables[3].rules.view =
         when("hidden_title != 'a' && (hidden_shuts.hidden_choice ?!= 'b' || open.body !~ 'x')");
-    // Whoever is in a group sees some fields of every record, the others none.
+    // A member of a group sees some fields of every record; other callers see none.
     world.tables[4].rules.view = Rule::Admins;
     let named = json!({"staff": ["title", "tags", "hidden_title", "opens"], "boss": ["*"]});
     world.tables[4].rules.fields = serde_json::from_value(named).unwrap();
@@ -173,11 +175,11 @@ fn set_rules(world: &mut World) {
     world.publish_rules();
 }
 
-/// Everybody whose words are tried: each with their own filters, some with rules.
+/// The authors of the texts: each caller with its filters, some also with rules.
 fn authors(rng: &mut Rng, world: &World) -> Vec<Author> {
-    let mut callers = vec![(Caller::Nobody, false), (Caller::Nobody, true)];
+    let mut callers = vec![(Caller::Anonymous, false), (Caller::Anonymous, true)];
     callers.push((Caller::Admin, false));
-    let pass = Pass {
+    let pass = KeyAccess {
         reads: true,
         writes: false,
         tables: Some(vec![0, 1, 3]),
@@ -199,10 +201,10 @@ fn authors(rng: &mut Rng, world: &World) -> Vec<Author> {
     callers.into_iter().map(author).collect()
 }
 
-/// What somebody may see of a table: nothing at all, or what the fields say.
+/// The fields of a table that a caller may see; none if it may see no record.
 fn shown(world: &World, table: usize, caller: &Caller, is_rule: bool) -> Vec<(String, String)> {
     let collection = &world.tables[table].collection;
-    let grant = world.grant(table, Deed::View, caller);
+    let grant = world.grant(table, Verb::View, caller);
     if !is_rule && grant.is_denied() {
         return Vec::new();
     }
@@ -221,24 +223,24 @@ fn shown(world: &World, table: usize, caller: &Caller, is_rule: bool) -> Vec<(St
 struct Author {
     caller: Caller,
     is_rule: bool,
-    /// Table and column.
+    /// Tables and columns.
     shown: HashSet<(String, String)>,
 }
 
-/// What SQLite was asked to allow since the last look.
+/// The actions that SQLite asked to authorize since the last check.
 #[derive(Default)]
 struct Seen {
     reads: Vec<(String, String)>,
     refused: Vec<String>,
 }
 
-/// A connection that tells what its statements would touch, and allows little.
+/// A connection whose authorizer records the reads of statements and denies most other actions.
 struct Guarded<'a> {
     connection: Connection,
     seen: Arc<Mutex<Seen>>,
     world: &'a World,
     authors: Vec<Author>,
-    /// Statements that were run.
+    /// Number of executed statements.
     ran: Cell<usize>,
 }
 
@@ -251,7 +253,7 @@ impl<'a> Guarded<'a> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(store.file(), flags).unwrap();
         records::register(&connection, &crate::store::db::Deadline::new()).unwrap();
-        // Each statement is prepared anew, so that its reads are seen for each caller.
+        // Prepare each statement again, so that the authorizer records its reads for each caller.
         connection.set_prepared_statement_cache_capacity(0);
         let seen = Arc::new(Mutex::new(Seen::default()));
         let shared = Arc::clone(&seen);
@@ -305,7 +307,7 @@ impl<'a> Guarded<'a> {
         }
     }
 
-    /// Makes the end of a statement for everyone who might have written the text, and runs it.
+    /// Compiles a statement for every possible author of the text, and runs it.
     fn check_made(
         &self,
         text: &str,
@@ -366,7 +368,7 @@ impl<'a> Guarded<'a> {
         reads
     }
 
-    /// The same by the way that requests take.
+    /// The same through the functions that requests call.
     fn check_list(&self, rng: &mut Rng, text: &str, words: &Expr) {
         let author = rng.pick(&self.authors);
         if author.is_rule {
@@ -390,8 +392,8 @@ impl<'a> Guarded<'a> {
         match answer {
             Err(error) => assert_eq!(error.kind(), Kind::Invalid, "{text:?}: {error}"),
             Ok(_) => {
-                // The rule of the list itself, and the columns that are shown.
-                let rules = [self.world.grant(0, Deed::List, &author.caller).rule];
+                // The rule of the list itself, and the returned columns.
+                let rules = [self.world.grant(0, Verb::List, &author.caller).rule];
                 let own = &collection.name;
                 let is_shown =
                     |read: &&(String, String)| read.0 != *own || !author.shown.contains(read);
@@ -402,15 +404,15 @@ impl<'a> Guarded<'a> {
         }
     }
 
-    /// What was read since the last look.
+    /// The reads since the last check.
     fn reads(&self, text: &str) -> HashSet<(String, String)> {
         let seen = std::mem::take(&mut *self.seen.lock().unwrap());
         assert!(seen.refused.is_empty(), "{text:?} wants {:?}", seen.refused);
         seen.reads.into_iter().collect()
     }
 
-    /// What is read is what the words of the author speak of, or the rules on their way; and the
-    /// author may speak of it.
+    /// Checks that every read is of a column that the text names or that a rule on the way reads,
+    /// and that the author may name it.
     fn wrong_read(
         &self,
         reads: &HashSet<(String, String)>,
@@ -418,12 +420,12 @@ impl<'a> Guarded<'a> {
         words: &Expr,
         rules: &[Rule],
     ) -> Option<String> {
-        let asking = Asking {
+        let context = EvalContext {
             caller: &author.caller,
             is_rule: author.is_rule,
             sent: None,
         };
-        let own = self.world.column_access(words, 0, asking);
+        let own = self.world.column_access(words, 0, context);
         if let Some(column) = own.columns.iter().find(|it| !author.shown.contains(*it)) {
             return Some(format!("speaks of {column:?}"));
         }
@@ -436,19 +438,19 @@ impl<'a> Guarded<'a> {
         }
         let mut rule = |rule: &Rule, table: usize| {
             if let Rule::When(expr) = rule {
-                let asking = Asking {
+                let context = EvalContext {
                     is_rule: true,
-                    ..asking
+                    ..context
                 };
                 let ColumnAccess { columns, targets } =
-                    self.world.column_access(expr, table, asking);
+                    self.world.column_access(expr, table, context);
                 all.columns.extend(columns);
                 all.targets.extend(targets);
             }
         };
         rules.iter().for_each(|it| rule(it, 0));
         for target in own.targets.iter().filter(|_| !author.is_rule) {
-            let grant = self.world.grant(*target, Deed::View, &author.caller);
+            let grant = self.world.grant(*target, Verb::View, &author.caller);
             if grant.is_denied() {
                 return Some(format!("steps into table {target}"));
             }
@@ -489,7 +491,7 @@ fn judge(seen: &Mutex<Seen>, context: AuthContext<'_>) -> Authorization {
     Authorization::Allow
 }
 
-/// The guard is no guard if it sees nothing.
+/// Checks that the authorizer records reads at all.
 #[test]
 fn the_guard_sees_what_statements_touch() {
     let store = Store::open();
@@ -508,17 +510,18 @@ fn the_guard_sees_what_statements_touch() {
         let mut shown = author.shown.iter();
         assert!(!shown.any(|(_, column)| column == "password"));
     }
-    let nobody = &guarded.authors[0];
-    assert!(nobody.caller == Caller::Nobody && !nobody.is_rule);
-    let mut shown = nobody.shown.iter();
+    let anonymous = &guarded.authors[0];
+    assert!(anonymous.caller == Caller::Anonymous && !anonymous.is_rule);
+    let mut shown = anonymous.shown.iter();
     assert!(!shown.any(|(table, column)| {
         table == "shut" || table == "named" || column.contains("hidden")
     }));
-    // A statement that reads more than its words speak of, or of what is hidden, does not pass.
+    // A statement that reads a column that its text does not name, or a hidden one, must be
+    // detected.
     let judged = |sql: &str, words: &str| {
         let reads = guarded.run("", sql, &[]);
         let words = filter::parse(words).unwrap();
-        guarded.wrong_read(&reads, nobody, &words, &[]).is_none()
+        guarded.wrong_read(&reads, anonymous, &words, &[]).is_none()
     };
     let ruled = "WHERE EXISTS (SELECT 1 FROM ruled AS r1 WHERE r1.title = r1.hidden_title)";
     assert!(judged(ruled, "ruled.title = 'a'"));

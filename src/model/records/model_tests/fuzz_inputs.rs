@@ -1,7 +1,7 @@
-//! Texts that a filter parser may be sent: noise, nearly right ones, and ill-meant ones.
+//! Generates inputs for the filter parser: noise, nearly valid texts and attacks.
 
 use super::filters;
-use super::filters::Maker;
+use super::filters::FilterMaker;
 use crate::tests::rng::Rng;
 
 const TOKENS: [&str; 68] = [
@@ -75,7 +75,7 @@ const TOKENS: [&str; 68] = [
     "@rowid",
 ];
 
-/// Whole attempts to get at something else, and parts of them.
+/// Attack strings, whole and in parts.
 const ATTACKS: [&str; 60] = [
     "title = 'x'; DROP TABLE docs; --",
     "title = 'x' OR 1=1 --",
@@ -162,8 +162,8 @@ const ODD_CHARS: [char; 20] = [
     '\u{10ffff}',
 ];
 
-/// Any of the kinds below.
-pub fn random_text(rng: &mut Rng, maker: &Maker<'_>) -> String {
+/// A random input of any kind.
+pub fn random_text(rng: &mut Rng, maker: &FilterMaker<'_>) -> String {
     let text = match rng.below(100) {
         0..=4 => bytes(rng),
         5..=19 => tokens(rng),
@@ -181,7 +181,7 @@ pub fn random_text(rng: &mut Rng, maker: &Maker<'_>) -> String {
         98 => nesting(rng, maker),
         _ => long(rng, maker),
     };
-    // So long a text costs more than all others together and says little.
+    // A text of this length costs more than all others together and shows little.
     if text.len() > 20_000 {
         text.chars().take(20_000).collect()
     } else {
@@ -189,8 +189,8 @@ pub fn random_text(rng: &mut Rng, maker: &Maker<'_>) -> String {
     }
 }
 
-/// Something to sort by, or nearly.
-pub fn random_sort(rng: &mut Rng, maker: &Maker<'_>) -> String {
+/// A valid or nearly valid sort.
+pub fn random_sort(rng: &mut Rng, maker: &FilterMaker<'_>) -> String {
     let terms = maker.sort(rng);
     let text = filters::render_sort(rng, &terms);
     match rng.below(6) {
@@ -203,7 +203,7 @@ pub fn random_sort(rng: &mut Rng, maker: &Maker<'_>) -> String {
     }
 }
 
-fn valid(rng: &mut Rng, maker: &Maker<'_>) -> String {
+fn valid(rng: &mut Rng, maker: &FilterMaker<'_>) -> String {
     let expr = maker.expr(rng, 2);
     filters::render(rng, &expr)
 }
@@ -225,7 +225,7 @@ fn tokens(rng: &mut Rng) -> String {
     text
 }
 
-/// Changes, doubles, moves or leaves out a part of a text.
+/// Changes, duplicates, moves or removes a part of a text.
 fn mutate(rng: &mut Rng, text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let first = rng.below(chars.len() + 1);
@@ -242,7 +242,7 @@ fn mutate(rng: &mut Rng, text: &str) -> String {
     before.iter().chain(&part).chain(after).collect()
 }
 
-fn attack(rng: &mut Rng, maker: &Maker<'_>) -> String {
+fn attack(rng: &mut Rng, maker: &FilterMaker<'_>) -> String {
     let attack = rng.word(&ATTACKS);
     match rng.below(5) {
         0 => format!(
@@ -295,7 +295,7 @@ fn unicode(rng: &mut Rng) -> String {
     }
 }
 
-fn nesting(rng: &mut Rng, maker: &Maker<'_>) -> String {
+fn nesting(rng: &mut Rng, maker: &FilterMaker<'_>) -> String {
     let depth = *rng.pick(&[1, 5, 30, 31, 32, 33, 100, 3000, 8000]);
     let (open, close) = *rng.pick(&[("(", ")"), ("!", ""), ("NOT ", ""), ("!(", ")"), ("(", "")]);
     let inner = valid(rng, maker);
@@ -305,7 +305,7 @@ fn nesting(rng: &mut Rng, maker: &Maker<'_>) -> String {
     }
 }
 
-fn long(rng: &mut Rng, maker: &Maker<'_>) -> String {
+fn long(rng: &mut Rng, maker: &FilterMaker<'_>) -> String {
     let count = *rng.pick(&[2, 10, 50, 198, 199, 200, 201, 400]);
     match rng.below(6) {
         0 => vec!["title=1"; count].join(" && "),

@@ -1,10 +1,10 @@
-//! What a caller may do with the records of a table: rules, field rules and keys told from the
-//! documentation; and random ones of them.
+//! Access of callers to the records of a table: rules, field rules and API keys, written from the
+//! documentation; and random ones.
 
 use std::collections::BTreeSet;
 
 use super::callers::Caller;
-use super::model::{Asking, SentValues};
+use super::model::{EvalContext, SentValues};
 use super::request::is_own;
 use super::world::{GROUPS, Record, Rule, Table, Value, World};
 use crate::model::collections::Field;
@@ -12,7 +12,7 @@ use crate::model::rules::FieldRules;
 use crate::tests::rng::Rng;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub enum Verb {
     List,
     View,
     Create,
@@ -20,46 +20,46 @@ pub enum Deed {
     Delete,
 }
 
-/// Which fields a caller reads or writes.
+/// The fields that a caller may read or write.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Sees {
+pub enum ReadableFields {
     All,
     NotHidden,
-    /// Those that field rules name; `*` names all.
+    /// The fields that field rules name; `*` names all.
     Named(BTreeSet<String>),
 }
 
-/// Which records, and which fields of them.
+/// The records, and their fields.
 #[derive(Clone, Debug)]
 pub struct Grant {
     pub rule: Rule,
-    pub fields: Sees,
+    pub fields: ReadableFields,
 }
 
-impl Sees {
-    /// Passwords are never seen; hidden fields only by those who see all.
+impl ReadableFields {
+    /// Passwords are never readable; hidden fields only with access to all fields.
     pub fn shows(&self, field: &Field) -> bool {
         !field.is_secret() && self.takes(field)
     }
 
-    /// The same of writing, which passwords are made for.
+    /// The same for writing, which includes passwords.
     pub fn takes(&self, field: &Field) -> bool {
         match self {
-            Sees::All => true,
-            Sees::NotHidden => self.knows(field),
-            Sees::Named(names) => {
+            ReadableFields::All => true,
+            ReadableFields::NotHidden => self.knows(field),
+            ReadableFields::Named(names) => {
                 self.knows(field) && (names.contains("*") || names.contains(&field.name))
             }
         }
     }
 
-    /// To those who do not see all a hidden field does not exist.
+    /// A hidden field does not exist without access to all fields.
     pub fn knows(&self, field: &Field) -> bool {
-        *self == Sees::All || !field.hidden || field.is_secret()
+        *self == ReadableFields::All || !field.hidden || field.is_secret()
     }
 
     pub fn names(&self, name: &str) -> bool {
-        matches!(self, Sees::Named(names) if names.contains(name))
+        matches!(self, ReadableFields::Named(names) if names.contains(name))
     }
 }
 
@@ -70,16 +70,16 @@ impl Grant {
 }
 
 impl World {
-    pub fn grant(&self, table: usize, deed: Deed, caller: &Caller) -> Grant {
+    pub fn grant(&self, table: usize, verb: Verb, caller: &Caller) -> Grant {
         let everything = Grant {
             rule: Rule::Everyone,
-            fields: Sees::All,
+            fields: ReadableFields::All,
         };
         let nothing = Grant {
             rule: Rule::Admins,
-            fields: Sees::NotHidden,
+            fields: ReadableFields::NotHidden,
         };
-        let is_read = matches!(deed, Deed::List | Deed::View);
+        let is_read = matches!(verb, Verb::List | Verb::View);
         match caller {
             Caller::Admin => return everything,
             Caller::Key(pass) => {
@@ -94,15 +94,15 @@ impl World {
                     nothing
                 };
             }
-            Caller::Nobody | Caller::Service | Caller::User(_) => {}
+            Caller::Anonymous | Caller::Service | Caller::User(_) => {}
         }
         let rules = &self.tables[table].rules;
-        let (rule, field_rules) = match deed {
-            Deed::List => (&rules.list, rules.fields.as_ref()),
-            Deed::View => (&rules.view, rules.fields.as_ref()),
-            Deed::Create => (&rules.create, rules.field_edits.as_ref()),
-            Deed::Update => (&rules.update, rules.field_edits.as_ref()),
-            Deed::Delete => (&rules.delete, None),
+        let (rule, field_rules) = match verb {
+            Verb::List => (&rules.list, rules.fields.as_ref()),
+            Verb::View => (&rules.view, rules.fields.as_ref()),
+            Verb::Create => (&rules.create, rules.field_edits.as_ref()),
+            Verb::Update => (&rules.update, rules.field_edits.as_ref()),
+            Verb::Delete => (&rules.delete, None),
         };
         let groups = caller.groups(self);
         let lists: Vec<&BTreeSet<String>> = field_rules
@@ -114,16 +114,16 @@ impl World {
         if lists.is_empty() {
             return Grant {
                 rule: rule.clone(),
-                fields: Sees::NotHidden,
+                fields: ReadableFields::NotHidden,
             };
         }
         Grant {
             rule: Rule::Everyone,
-            fields: Sees::Named(lists.into_iter().flatten().cloned().collect()),
+            fields: ReadableFields::Named(lists.into_iter().flatten().cloned().collect()),
         }
     }
 
-    /// Whether a grant is for this record; `sent` is what a change sends.
+    /// True if a grant covers this record; `sent` is `@request.body`.
     pub fn admits(
         &self,
         grant: &Grant,
@@ -136,17 +136,17 @@ impl World {
             Rule::Admins => false,
             Rule::Everyone => true,
             Rule::When(expr) => {
-                let asking = Asking {
+                let context = EvalContext {
                     caller,
                     is_rule: true,
                     sent,
                 };
-                self.holds(expr, table, record, asking)
+                self.holds(expr, table, record, context)
             }
         }
     }
 
-    /// True if the caller sees the address of an account that it may view.
+    /// True if the caller sees the email of an account that it may view.
     pub fn sees_address(&self, table: usize, record: &Record, caller: &Caller) -> bool {
         let Table {
             collection, rules, ..
@@ -155,26 +155,26 @@ impl World {
             return true;
         }
         let is_shown = *record.value(collection, "emailVisibility") == Value::Flag(true);
-        let fields = self.grant(table, Deed::View, caller).fields;
+        let fields = self.grant(table, Verb::View, caller).fields;
         let manage = rules.manage.clone().map(|rule| Grant {
             rule,
             fields: fields.clone(),
         });
         let manages = |grant: Grant| self.admits(&grant, table, record, caller, None);
         is_shown
-            || fields == Sees::All
+            || fields == ReadableFields::All
             || is_own(caller, table, record)
             || manage.is_some_and(manages)
     }
 
-    /// Whether the caller may view a record.
+    /// True if the caller may view a record.
     pub fn may_view(&self, table: usize, record: &Record, caller: &Caller) -> bool {
-        let grant = self.grant(table, Deed::View, caller);
+        let grant = self.grant(table, Verb::View, caller);
         self.admits(&grant, table, record, caller, None)
     }
 }
 
-/// Lists of fields for some groups; often none at all.
+/// Lists of fields for some groups; often none.
 pub fn random_field_rules(rng: &mut Rng, world: &World, table: usize) -> Option<FieldRules> {
     if rng.percent(60) {
         return None;
@@ -182,7 +182,7 @@ pub fn random_field_rules(rng: &mut Rng, world: &World, table: usize) -> Option<
     let fields = &world.tables[table].collection.fields;
     let mut rules = FieldRules::new();
     for group in GROUPS.iter().chain(&["", "nobody"]) {
-        // What everybody may do hides what else there is.
+        // The rule for everyone would mask the others.
         let share = if *group == "*" { 12 } else { 40 };
         if rng.percent(share) {
             let named = fields.iter().filter(|_| rng.percent(50));

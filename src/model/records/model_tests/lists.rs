@@ -1,11 +1,11 @@
-//! Pages of records: every answer must be the one that the model gives.
+//! Pages of records: every response must equal that of the model.
 
 use serde_json::{Value as Json, json};
 
 use super::callers::Caller;
-use super::filters::Maker;
-use super::grants::Deed;
-use super::model::Asking;
+use super::filters::FilterMaker;
+use super::grants::Verb;
+use super::model::EvalContext;
 use super::show::Projection;
 use super::store::Store;
 use super::world::{Rule, Rules, World};
@@ -19,15 +19,15 @@ use crate::model::{filter, records};
 use crate::tests::rng;
 use crate::tests::rng::Rng;
 
-/// Cases between two sets of rules.
+/// Cases per set of rules.
 const CASES_PER_RULES: usize = 40;
-/// Cases on one set of records.
+/// Cases per set of records.
 const CASES_PER_WORLD: usize = 1000;
 
-/// What fails when a request is within no limit.
+/// The result of a request that exceeds a limit.
 const TOO_LONG: &str = "too long";
 
-/// One request and everything that was drawn for it.
+/// A request and all its random parameters.
 #[derive(Debug)]
 struct Case {
     table: usize,
@@ -35,7 +35,7 @@ struct Case {
     filter: Option<Expr>,
     sort: Vec<SortTerm>,
     projection: Projection,
-    /// Number and size of the page as a request has them.
+    /// Page number and size, as in the request.
     page: (u64, u64),
     query: ListQuery,
 }
@@ -119,7 +119,7 @@ fn run_round(
 fn random_view_rule(rng: &mut Rng, world: &World, table: usize) -> Rule {
     match rng.below(4) {
         0 => Rule::Admins,
-        1 => Rule::When(Maker::of_rules(world, table, true).valid(rng)),
+        1 => Rule::When(FilterMaker::of_rules(world, table, true).valid(rng)),
         _ => Rule::Everyone,
     }
 }
@@ -128,11 +128,11 @@ fn random_rule(rng: &mut Rng, world: &World, table: usize) -> Rule {
     match rng.below(10) {
         0 => Rule::Admins,
         1 => Rule::Everyone,
-        _ => Rule::When(Maker::of_rules(world, table, true).valid(rng)),
+        _ => Rule::When(FilterMaker::of_rules(world, table, true).valid(rng)),
     }
 }
 
-/// An account is read as the model has it: with hidden fields and without the password.
+/// An account loads as in the model: with hidden fields and without the password.
 fn check_account(store: &Store, world: &World, caller: &Caller) {
     if let (Caller::User(account), Identity::User(user)) = (caller, store.identity(world, caller)) {
         let expected = callers::account_json(world, account.table, &account.record);
@@ -145,7 +145,7 @@ fn check_account(store: &Store, world: &World, caller: &Caller) {
     }
 }
 
-/// One record by its id, or by one that is not there.
+/// A record by its id, or by an id that does not exist.
 fn check_get(rng: &mut Rng, store: &Store, world: &World, table: usize, caller: &Caller) {
     let id = super::world::record_id(rng.below(20));
     let (projection, scope) = (
@@ -161,7 +161,7 @@ fn check_get(rng: &mut Rng, store: &Store, world: &World, table: usize, caller: 
     let record = world.find(table, &id);
     let record = record.filter(|record| world.may_view(table, record, caller));
     let expected = match record {
-        _ if world.grant(table, Deed::View, caller).is_denied() => Err(Kind::Forbidden),
+        _ if world.grant(table, Verb::View, caller).is_denied() => Err(Kind::Forbidden),
         None => Err(Kind::NotFound),
         Some(record) => Ok(world.show(table, record, &projection, caller)),
     };
@@ -191,10 +191,10 @@ fn read(answer: Result<Vec<u8>>) -> Result<Json, Kind> {
 
 impl Case {
     fn random(rng: &mut Rng, world: &World, table: usize, caller: Caller) -> Case {
-        let maker = Maker {
+        let maker = FilterMaker {
             world,
             table,
-            asking: Asking::by(&caller),
+            context: EvalContext::by(&caller),
             times: true,
         };
         let filter = rng.percent(90).then(|| maker.expr(rng, 3));
@@ -233,7 +233,7 @@ impl Case {
         }
     }
 
-    /// False when the condition and the rules on its way have too many steps to be answered at all.
+    /// False if the condition and the rules on its way need too many joins.
     fn check(mut self, store: &Store, world: &World) -> bool {
         self.check_parse();
         match self.failure(store, world) {
@@ -241,7 +241,7 @@ impl Case {
             Some(failure) if failure == TOO_LONG => return false,
             Some(_) => {}
         }
-        // The simplest condition that still fails says most.
+        // The simplest condition that still fails is the most useful one.
         while let Some(simpler) = self.simpler_failure(store, world) {
             self.query.filter = filters::render_plainly(&simpler);
             self.filter = Some(simpler);
@@ -281,7 +281,7 @@ impl Case {
         }
     }
 
-    /// The text means the tree that it was made of.
+    /// Checks that the text parses to the tree from which it was made.
     fn check_parse(&self) {
         if let Some(expr) = &self.filter {
             assert_eq!(
@@ -297,10 +297,10 @@ impl Case {
 
     fn expected(&self, world: &World) -> Result<Json, Kind> {
         let (table, caller) = (&world.tables[self.table], &self.caller);
-        if world.grant(self.table, Deed::List, caller).is_denied() {
+        if world.grant(self.table, Verb::List, caller).is_denied() {
             return Err(Kind::Forbidden);
         }
-        let is_wrong = |expr: &Expr| world.refuses(expr, self.table, Asking::by(caller));
+        let is_wrong = |expr: &Expr| world.refuses(expr, self.table, EvalContext::by(caller));
         if self.filter.as_ref().is_some_and(is_wrong)
             || world.refuses_sort(&self.sort, self.table, caller)
         {
@@ -326,14 +326,14 @@ impl Case {
         )
     }
 
-    /// The positions of all records that match, in order.
+    /// The indexes of all matching records, in order.
     fn found(&self, world: &World) -> Vec<usize> {
         let table = &world.tables[self.table];
-        let grant = world.grant(self.table, Deed::List, &self.caller);
+        let grant = world.grant(self.table, Verb::List, &self.caller);
         let is_found = |at: &usize| {
             let record = &table.records[*at];
-            let asking = Asking::by(&self.caller);
-            let holds = |expr: &Expr| world.holds(expr, self.table, record, asking);
+            let context = EvalContext::by(&self.caller);
+            let holds = |expr: &Expr| world.holds(expr, self.table, record, context);
             world.admits(&grant, self.table, record, &self.caller, None)
                 && self.filter.as_ref().is_none_or(holds)
         };
@@ -368,7 +368,7 @@ impl Case {
     }
 }
 
-/// Where two answers differ first.
+/// The first difference of two responses.
 fn first_difference(got: &Result<Json, Kind>, expected: &Result<Json, Kind>) -> String {
     let (Ok(a), Ok(b)) = (got, expected) else {
         return format!("got {got:?}\nexpected {expected:?}");

@@ -1,21 +1,21 @@
-//! Records against a second, naive implementation, on random input.
+//! Tests records against a second, naive implementation (the model) on random input.
 //!
-//! `world` makes collections and records of every type and keeps them as plain Rust values;
-//! `store` puts the same into a real database. `callers` are those who ask, `grants` what they may
-//! do. `model` says which records a condition means, by the words of `query` and `filter` and
-//! without their code, with `compare` for single values and `request` for what a request brings;
-//! `show` says what an answer looks like, `writes` and `values` what a change leads to, `column_access` which columns a
-//! condition speaks of. `filters`, `bodies` and `fuzz_inputs` make what is asked. The tests:
+//! `world` generates collections and records of every type and keeps them as plain Rust values;
+//! `store` writes the same to a real database. `callers` are the identities of requests, `grants`
+//! their access. `model` evaluates conditions as documented in `query` and `filter`, without their
+//! code, with `compare` for single values and `request` for `@request` paths; `show` computes
+//! responses, `writes` and `values` the results of changes, `column_access` the columns that a
+//! condition names. `filters`, `bodies` and `fuzz_inputs` generate requests. The tests:
 //!
-//! - `fuzz`: whatever the text, reading it is quick and harmless, and the SQL made from it touches
-//!   only what its author may see.
-//! - `lists`: single records and pages of them, for anybody, under random filters, sorts, rules,
-//!   field rules, fields and expansions.
-//! - `view`: what subscribers are shown of changes, against lists.
-//! - `sequences`: random creates, changes and deletions by anybody, under random rules and field
+//! - `fuzz`: any text parses quickly and without harm, and the SQL compiled from it reads only what
+//!   its author may see.
+//! - `lists`: single records and pages for every caller, under random filters, sorts, rules, field
+//!   rules, fields and expansions.
+//! - `view`: changes as subscribers see them, compared with lists.
+//! - `sequences`: random creates, updates and deletes by every caller, under random rules and field
 //!   rules; no relation ever dangles.
 //!
-//! A failure prints the seed that replays it: see `tests::rng`.
+//! A failure prints the seed that replays it, see `tests::rng`.
 
 mod bodies;
 mod callers;

@@ -1,37 +1,38 @@
-//! Which records a condition means and how a sort orders them, told from the documentation.
+//! Evaluates conditions and sorts, written from the documentation.
 //!
-//! Where that is silent this holds, and the tests show that the product agrees: `IN` asks whether
-//! any of several values is any of the list.
+//! Where the documentation is silent the following holds, and the tests show that the server
+//! agrees: `IN` with several values is true if any of them is in the list.
 
 use std::collections::BTreeMap;
 
 use std::cmp::Ordering;
 
 use super::callers::Caller;
-use super::compare::{Class, Origin, Scalar, Side, compare, convert, inside};
-use super::grants::Deed;
+use super::compare::{ModelOperand, OperandType, Origin, Scalar, compare, convert, inside};
+use super::grants::Verb;
 use super::world::{Number, Record, Value, World};
 use crate::base::clock;
 use crate::model::collections::{Field, FieldKind};
 use crate::model::filter::{Comparison, Expr, Literal, Op, Operand, SortTerm};
 
-/// Fields by name, as a change leaves them, and the id.
+/// `@request.body`: the changed fields by name, and the id.
 pub type SentValues = BTreeMap<String, Value>;
 
-/// On whose behalf a condition looks at records, and in whose words.
+/// The caller and author of a condition.
 #[derive(Clone, Copy)]
-pub struct Asking<'a> {
+pub struct EvalContext<'a> {
     pub caller: &'a Caller,
-    /// A rule sees everything but passwords; the caller's own filter what the caller may view.
+    /// A rule reads everything except passwords; a filter of the caller only what the caller may
+    /// view.
     pub is_rule: bool,
-    /// What a change makes of the fields that it mentions, for its rule.
+    /// The changed fields, for the rule of a change.
     pub sent: Option<&'a SentValues>,
 }
 
-impl Asking<'_> {
-    /// In the caller's own words.
-    pub fn by(caller: &Caller) -> Asking<'_> {
-        Asking {
+impl EvalContext<'_> {
+    /// For a filter of the caller.
+    pub fn by(caller: &Caller) -> EvalContext<'_> {
+        EvalContext {
             caller,
             is_rule: false,
             sent: None,
@@ -40,54 +41,56 @@ impl Asking<'_> {
 }
 
 impl World {
-    /// What stands at the end of a path and whether it may be several; none when the path leads
-    /// nowhere, or where who asks may not look.
+    /// The type at the end of a path, and whether it can have several values; none if the path is
+    /// invalid or the author may not read it.
     pub fn class_of(
         &self,
         table: usize,
         path: &[String],
-        asking: Asking<'_>,
-    ) -> Option<(Class, bool)> {
+        context: EvalContext<'_>,
+    ) -> Option<(OperandType, bool)> {
         let (name, rest) = path.split_first()?;
         match name.as_str() {
-            "id" => return rest.is_empty().then_some((Class::Text, false)),
-            "created" | "updated" => return rest.is_empty().then_some((Class::Datetime, false)),
+            "id" => return rest.is_empty().then_some((OperandType::Text, false)),
+            "created" | "updated" => {
+                return rest.is_empty().then_some((OperandType::Datetime, false));
+            }
             _ => {}
         }
         let field = self.tables[table].collection.field(name)?;
-        if !self.may_use(table, field, asking) {
+        if !self.may_use(table, field, context) {
             return None;
         }
         if rest.is_empty() {
             let class = match &field.kind {
-                _ if field.is_multiple() => Class::Element,
-                FieldKind::Json { .. } => Class::Inside,
-                FieldKind::Number { .. } => Class::Number,
-                FieldKind::Bool => Class::Bool,
-                FieldKind::Date(_) => Class::Date,
-                FieldKind::Datetime(_) => Class::Datetime,
-                _ => Class::Text,
+                _ if field.is_multiple() => OperandType::Element,
+                FieldKind::Json { .. } => OperandType::Inside,
+                FieldKind::Number { .. } => OperandType::Number,
+                FieldKind::Bool => OperandType::Bool,
+                FieldKind::Date(_) => OperandType::Date,
+                FieldKind::Datetime(_) => OperandType::Datetime,
+                _ => OperandType::Text,
             };
             return Some((class, field.is_multiple()));
         }
         if let FieldKind::Json { .. } = field.kind {
-            return Some((Class::Inside, false));
+            return Some((OperandType::Inside, false));
         }
         let target = self.target(field)?;
-        if !asking.is_rule && self.grant(target, Deed::View, asking.caller).is_denied() {
+        if !context.is_rule && self.grant(target, Verb::View, context.caller).is_denied() {
             return None;
         }
-        let (class, is_many) = self.class_of(target, rest, asking)?;
+        let (class, is_many) = self.class_of(target, rest, context)?;
         Some((class, is_many || field.is_multiple()))
     }
 
-    /// The values at the end of a path; without a record the one unset value.
+    /// The values at the end of a path; without a record, one unset value.
     pub fn values(
         &self,
         table: usize,
         record: Option<&Record>,
         path: &[String],
-        asking: Asking<'_>,
+        context: EvalContext<'_>,
     ) -> Vec<Scalar> {
         let Some(record) = record else {
             return vec![Scalar::Unset];
@@ -107,7 +110,8 @@ impl World {
         if let Value::Json(json) = value {
             return vec![inside(json, rest)];
         }
-        if name == "email" && !asking.is_rule && !self.sees_address(table, record, asking.caller) {
+        if name == "email" && !context.is_rule && !self.sees_address(table, record, context.caller)
+        {
             return vec![Scalar::Hidden];
         }
         if rest.is_empty() {
@@ -128,25 +132,26 @@ impl World {
         }
         ids.iter()
             .flat_map(|id| {
-                let record = self.related(target, id, asking);
-                self.values(target, record, rest, asking)
+                let record = self.related(target, id, context);
+                self.values(target, record, rest, context)
             })
             .collect()
     }
 
-    /// Whether a condition may speak of a field.
-    pub fn may_use(&self, table: usize, field: &Field, asking: Asking<'_>) -> bool {
+    /// True if a condition may name a field.
+    pub fn may_use(&self, table: usize, field: &Field, context: EvalContext<'_>) -> bool {
         let is_shown = || {
-            let grant = self.grant(table, Deed::View, asking.caller);
+            let grant = self.grant(table, Verb::View, context.caller);
             grant.fields.shows(field)
         };
-        !field.is_secret() && (asking.is_rule || is_shown())
+        !field.is_secret() && (context.is_rule || is_shown())
     }
 
-    /// A record that another points to. To a caller one that may not be viewed is none.
-    pub fn related(&self, table: usize, id: &str, asking: Asking<'_>) -> Option<&Record> {
+    /// A referenced record. For a filter of the caller, a record that the caller may not view does
+    /// not exist.
+    pub fn related(&self, table: usize, id: &str, context: EvalContext<'_>) -> Option<&Record> {
         let may_see =
-            |record: &&Record| asking.is_rule || self.may_view(table, record, asking.caller);
+            |record: &&Record| context.is_rule || self.may_view(table, record, context.caller);
         self.find(table, id).filter(may_see)
     }
 
@@ -157,19 +162,19 @@ impl World {
             .find(|record| record.id == id)
     }
 
-    /// Whether a filter or rule makes no sense, or looks where it may not.
-    pub fn refuses(&self, expr: &Expr, table: usize, asking: Asking<'_>) -> bool {
+    /// True if a filter or rule is invalid, or reads what its author may not read.
+    pub fn refuses(&self, expr: &Expr, table: usize, context: EvalContext<'_>) -> bool {
         match expr {
-            Expr::Not(inner) => self.refuses(inner, table, asking),
+            Expr::Not(inner) => self.refuses(inner, table, context),
             Expr::And(list) | Expr::Or(list) => {
-                list.iter().any(|expr| self.refuses(expr, table, asking))
+                list.iter().any(|expr| self.refuses(expr, table, context))
             }
             Expr::Compare(Comparison {
                 left, op, right, ..
-            }) => self.refuses_pair(left, *op, right, table, asking),
+            }) => self.refuses_pair(left, *op, right, table, context),
             Expr::In(left, list) => list.iter().any(|literal| {
                 let right = Operand::Literal(literal.clone());
-                self.refuses_pair(left, Op::Equal, &right, table, asking)
+                self.refuses_pair(left, Op::Equal, &right, table, context)
             }),
         }
     }
@@ -180,15 +185,15 @@ impl World {
         op: Op,
         right: &Operand,
         table: usize,
-        asking: Asking<'_>,
+        context: EvalContext<'_>,
     ) -> bool {
         let (Some((left, many_a)), Some((right, many_b))) = (
-            self.side_of_any(left, table, asking),
-            self.side_of_any(right, table, asking),
+            self.side_of_any(left, table, context),
+            self.side_of_any(right, table, context),
         ) else {
             return true;
         };
-        let is_wrong = |side: &Side, other: &Side| {
+        let is_wrong = |side: &ModelOperand, other: &ModelOperand| {
             side.origin == Origin::Text && convert(side.scalars[0].clone(), other.class).is_none()
         };
         let is_of_request = left.origin == Origin::Request || right.origin == Origin::Request;
@@ -197,20 +202,20 @@ impl World {
             || (!is_like && (is_wrong(&left, &right) || is_wrong(&right, &left)))
     }
 
-    /// One side without a record, and whether it may be several; none when it is refused.
+    /// An operand without a record, and whether it can have several values; none if it is invalid.
     fn side_of_any(
         &self,
         operand: &Operand,
         table: usize,
-        asking: Asking<'_>,
-    ) -> Option<(Side, bool)> {
+        context: EvalContext<'_>,
+    ) -> Option<(ModelOperand, bool)> {
         match operand {
             Operand::Path(path) if path[0] == "@request" => {
-                self.request(path, table, asking).map(|side| (side, false))
+                self.request(path, table, context).map(|side| (side, false))
             }
             Operand::Path(path) if !path[0].starts_with('@') => {
-                let (class, is_many) = self.class_of(table, path, asking)?;
-                let side = Side {
+                let (class, is_many) = self.class_of(table, path, context)?;
+                let side = ModelOperand {
                     scalars: Vec::new(),
                     class,
                     origin: Origin::Field,
@@ -221,24 +226,30 @@ impl World {
         }
     }
 
-    /// Whether a condition that is not refused holds for a record.
-    pub fn holds(&self, expr: &Expr, table: usize, record: &Record, asking: Asking<'_>) -> bool {
-        self.holds_as(expr, true, table, record, asking)
+    /// Evaluates a valid condition on a record.
+    pub fn holds(
+        &self,
+        expr: &Expr,
+        table: usize,
+        record: &Record,
+        context: EvalContext<'_>,
+    ) -> bool {
+        self.holds_as(expr, true, table, record, context)
     }
 
-    /// The same, or, unless `positive`, whether the opposite holds.
+    /// Evaluates a condition, or its opposite unless `positive`.
     fn holds_as(
         &self,
         expr: &Expr,
         positive: bool,
         table: usize,
         record: &Record,
-        asking: Asking<'_>,
+        context: EvalContext<'_>,
     ) -> bool {
-        let holds = |expr: &Expr| self.holds_as(expr, positive, table, record, asking);
-        let side = |operand: &Operand| self.side(operand, table, record, asking);
+        let holds = |expr: &Expr| self.holds_as(expr, positive, table, record, context);
+        let side = |operand: &Operand| self.side(operand, table, record, context);
         match expr {
-            Expr::Not(inner) => self.holds_as(inner, !positive, table, record, asking),
+            Expr::Not(inner) => self.holds_as(inner, !positive, table, record, context),
             Expr::And(list) | Expr::Or(list) => match matches!(expr, Expr::And(_)) == positive {
                 true => list.iter().all(holds),
                 false => list.iter().any(holds),
@@ -263,15 +274,21 @@ impl World {
         }
     }
 
-    fn side(&self, operand: &Operand, table: usize, record: &Record, asking: Asking<'_>) -> Side {
+    fn side(
+        &self,
+        operand: &Operand,
+        table: usize,
+        record: &Record,
+        context: EvalContext<'_>,
+    ) -> ModelOperand {
         match operand {
             Operand::Path(path) if path[0] == "@request" => {
-                self.request(path, table, asking).unwrap()
+                self.request(path, table, context).unwrap()
             }
             Operand::Path(path) if !path[0].starts_with('@') => {
-                let (class, _) = self.class_of(table, path, asking).unwrap();
-                Side {
-                    scalars: self.values(table, Some(record), path, asking),
+                let (class, _) = self.class_of(table, path, context).unwrap();
+                ModelOperand {
+                    scalars: self.values(table, Some(record), path, context),
                     class,
                     origin: Origin::Field,
                 }
@@ -283,16 +300,16 @@ impl World {
     pub fn refuses_sort(&self, terms: &[SortTerm], table: usize, caller: &Caller) -> bool {
         terms.iter().any(|term| {
             let is_several = self
-                .class_of(table, &term.path, Asking::by(caller))
+                .class_of(table, &term.path, EvalContext::by(caller))
                 .is_none_or(|(_, many)| many);
             term.path[0] != "@rowid" && is_several
         })
     }
 
-    /// Sorts records, given by their positions; what is equal keeps the order of its making, or
-    /// the reverse of it when the last term descends.
+    /// Sorts records by index. Equal records keep the order of their creation, or its reverse if
+    /// the last term is descending.
     pub fn sort(&self, terms: &[SortTerm], table: usize, caller: &Caller, found: &mut Vec<usize>) {
-        let asking = Asking::by(caller);
+        let context = EvalContext::by(caller);
         let key = |at: usize, term: &SortTerm| match term.path[0].as_str() {
             "@rowid" => Scalar::Number(Number::Integer(i64::try_from(at).unwrap())),
             _ => self
@@ -300,7 +317,7 @@ impl World {
                     table,
                     self.tables[table].records.get(at),
                     &term.path,
-                    asking,
+                    context,
                 )
                 .remove(0),
         };
@@ -329,14 +346,14 @@ impl World {
     }
 }
 
-/// The value of a literal or of a moment, as it stands.
-fn constant(operand: &Operand) -> Side {
+/// The value of a literal or time macro.
+fn constant(operand: &Operand) -> ModelOperand {
     let (scalar, class) = match operand {
-        Operand::Literal(literal) => (self::literal(literal), Class::Constant),
-        // All moments here are equally far from those of the records.
-        Operand::Path(_) => (Scalar::Text(clock::now()), Class::Moment),
+        Operand::Literal(literal) => (self::literal(literal), OperandType::Constant),
+        // All times here are equally far from those of the records.
+        Operand::Path(_) => (Scalar::Text(clock::now()), OperandType::Moment),
     };
-    Side {
+    ModelOperand {
         scalars: vec![scalar],
         class,
         origin: Origin::Text,

@@ -1,41 +1,46 @@
-//! What `@request...` stands for, told from the documentation.
+//! Evaluates `@request` paths, written from the documentation.
 
 use serde_json::Value as Json;
 
 use super::callers::{ADMIN_ID, Account, Caller};
 use super::compare;
-use super::compare::{Class, Origin, Scalar, Side, convert};
-use super::grants::Deed;
-use super::model::Asking;
+use super::compare::{ModelOperand, OperandType, Origin, Scalar, convert};
+use super::grants::Verb;
+use super::model::EvalContext;
 use super::world::{Number, Record, Value, World};
 use crate::model::collections::{Field, FieldKind};
 use crate::model::filter::{Comparison, Expr, Op, Operand};
 
-/// What every account has.
+/// Columns that every account has.
 pub const ALWAYS: [&str; 5] = ["id", "created", "updated", "collectionId", "collectionName"];
 
 impl World {
-    /// The values of a path that begins with `@request`; none when it is refused. `table` is the one
-    /// whose records the condition is about.
-    pub fn request(&self, path: &[String], table: usize, asking: Asking<'_>) -> Option<Side> {
+    /// The values of a path that starts with `@request`; none if it is invalid. The condition is on
+    /// records of `table`.
+    pub fn request(
+        &self,
+        path: &[String],
+        table: usize,
+        context: EvalContext<'_>,
+    ) -> Option<ModelOperand> {
         let (part, first, rest) = match path {
             [_, part, first, rest @ ..] => (part.as_str(), first.as_str(), rest),
             _ => return None,
         };
         match part {
             "auth" if ALWAYS.contains(&first) => {
-                let text = self.of_every_account(first, asking.caller);
+                let text = self.of_every_account(first, context.caller);
                 let side = known(text.map(Scalar::Text).into_iter().collect());
                 rest.is_empty().then(|| match first {
-                    "created" | "updated" => side.of_class(Class::Moment),
+                    "created" | "updated" => side.of_class(OperandType::Moment),
                     _ => side,
                 })
             }
-            "auth" => match asking.caller {
-                Caller::User(account) => self.of_account(account, first, rest, asking),
+            "auth" => match context.caller {
+                Caller::User(account) => self.of_account(account, first, rest, context),
                 _ => Some(known(Vec::new())),
             },
-            "body" => self.of_body(table, first, rest, asking),
+            "body" => self.of_body(table, first, rest, context),
             _ => None,
         }
     }
@@ -62,13 +67,13 @@ impl World {
         account: &Account,
         name: &str,
         rest: &[String],
-        asking: Asking<'_>,
-    ) -> Option<Side> {
+        context: EvalContext<'_>,
+    ) -> Option<ModelOperand> {
         let collection = &self.tables[account.table].collection;
         let Some(field) = collection.field(name).filter(|field| !field.is_secret()) else {
             return Some(known(Vec::new()));
         };
-        if !self.may_use(account.table, field, asking) {
+        if !self.may_use(account.table, field, context) {
             return None;
         }
         let value = account.record.value(collection, name);
@@ -87,34 +92,34 @@ impl World {
         if ids.is_empty() {
             return Some(known(Vec::new()));
         }
-        let is_denied = self.grant(target, Deed::View, asking.caller).is_denied();
-        if !asking.is_rule && is_denied {
+        let is_denied = self.grant(target, Verb::View, context.caller).is_denied();
+        if !context.is_rule && is_denied {
             return None;
         }
-        match self.of_related(target, &ids, rest, asking) {
-            // Another auth collection has what the rule speaks of.
-            None if asking.is_rule => Some(known(Vec::new())),
+        match self.of_related(target, &ids, rest, context) {
+            // Another auth collection has the field that the rule names.
+            None if context.is_rule => Some(known(Vec::new())),
             side => side,
         }
     }
 
-    /// The values that the request sees of records that it names.
+    /// The values at a path in records that the request names.
     fn of_related(
         &self,
         target: usize,
         ids: &[String],
         rest: &[String],
-        asking: Asking<'_>,
-    ) -> Option<Side> {
-        let (class, _) = self.class_of(target, rest, asking)?;
-        // Of the request, an empty text is nothing, also inside json.
+        context: EvalContext<'_>,
+    ) -> Option<ModelOperand> {
+        let (class, _) = self.class_of(target, rest, context)?;
+        // In the request an empty string is unset, even inside json.
         let nothing = |scalar| match scalar {
             Scalar::Text(text) if text.is_empty() => Scalar::Unset,
             scalar => scalar,
         };
         let values = |id: &String| {
-            let record = self.related(target, id, asking);
-            let values = self.values(target, record, rest, asking);
+            let record = self.related(target, id, context);
+            let values = self.values(target, record, rest, context);
             values.into_iter().map(nothing).collect::<Vec<Scalar>>()
         };
         let scalars: Vec<Scalar> = ids.iter().flat_map(values).collect();
@@ -126,26 +131,26 @@ impl World {
         table: usize,
         name: &str,
         rest: &[String],
-        asking: Asking<'_>,
-    ) -> Option<Side> {
+        context: EvalContext<'_>,
+    ) -> Option<ModelOperand> {
         let (name, asks_if_set) = match name.strip_suffix(":isset") {
             Some(name) => (name, true),
             None => (name, false),
         };
         let field = self.tables[table].collection.field(name);
-        let field = field.filter(|field| self.may_use(table, field, asking));
-        // A caller's own filter writes nothing.
-        if !asking.is_rule {
+        let field = field.filter(|field| self.may_use(table, field, context));
+        // A filter of the caller has no body.
+        if !context.is_rule {
             return None;
         }
         if (name != "id" && field.is_none()) || (asks_if_set && !rest.is_empty()) {
             return None;
         }
-        let sent = asking.sent.and_then(|sent| sent.get(name));
+        let sent = context.sent.and_then(|sent| sent.get(name));
         if asks_if_set {
-            return Some(Side {
+            return Some(ModelOperand {
                 scalars: vec![Scalar::Number(Number::Integer(i64::from(sent.is_some())))],
-                class: Class::Constant,
+                class: OperandType::Constant,
                 origin: Origin::Text,
             });
         }
@@ -161,14 +166,14 @@ impl World {
         }
         if !rest.is_empty() {
             let ids = sent.map(Value::texts).unwrap_or_default();
-            return self.of_related(self.target(field)?, &ids, rest, asking);
+            return self.of_related(self.target(field)?, &ids, rest, context);
         }
         let values = sent.map(values_of).unwrap_or_default();
         Some(known(values).of_class(class_of_constant(field)))
     }
 
-    /// Whether a rule may be stored, as far as accounts go: what it names some auth collection has,
-    /// and what that is compared with makes sense there.
+    /// True if a rule is valid as far as accounts are concerned: some auth collection has each
+    /// field that it names, and the comparison fits its type.
     pub fn is_sound(&self, expr: &Expr) -> bool {
         match expr {
             Expr::Not(inner) => self.is_sound(inner),
@@ -194,7 +199,7 @@ impl World {
             return false;
         };
         let fits = |scalar: &Scalar| {
-            let fits = |class: &Class| convert(scalar.clone(), *class).is_some();
+            let fits = |class: &OperandType| convert(scalar.clone(), *class).is_some();
             classes.iter().all(fits)
         };
         match other {
@@ -203,25 +208,25 @@ impl World {
                 fits(&Scalar::Number(Number::Integer(0)))
             }
             Operand::Path(path) if path[0] != "@request" && path[0].starts_with('@') => {
-                let is_numeric = |class: &Class| class.is_numeric();
+                let is_numeric = |class: &OperandType| class.is_numeric();
                 is_like || !classes.iter().any(is_numeric)
             }
             _ => true,
         }
     }
 
-    /// What may stand at the end of a path, by auth collection; none when there is no such path.
-    fn classes_of_account(&self, path: &[String]) -> Option<Vec<Class>> {
+    /// The possible types at the end of a path, by auth collection; none if there is no such path.
+    fn classes_of_account(&self, path: &[String]) -> Option<Vec<OperandType>> {
         let (name, rest) = (path.get(2)?, &path[3..]);
         if ALWAYS.contains(&name.as_str()) {
             let class = match name.as_str() {
-                "created" | "updated" => Class::Moment,
-                _ => Class::Constant,
+                "created" | "updated" => OperandType::Moment,
+                _ => OperandType::Constant,
             };
             return rest.is_empty().then(|| vec![class]);
         }
-        let asking = Asking {
-            caller: &Caller::Nobody,
+        let context = EvalContext {
+            caller: &Caller::Anonymous,
             is_rule: true,
             sent: None,
         };
@@ -230,37 +235,39 @@ impl World {
             match self.target(field) {
                 _ if field.is_secret() => None,
                 _ if rest.is_empty() => Some(class_of_constant(field)),
-                Some(target) => self.class_of(target, rest, asking).map(|(class, _)| class),
-                None => matches!(field.kind, FieldKind::Json { .. }).then_some(Class::Constant),
+                Some(target) => self.class_of(target, rest, context).map(|(class, _)| class),
+                None => {
+                    matches!(field.kind, FieldKind::Json { .. }).then_some(OperandType::Constant)
+                }
             }
         };
-        let classes: Vec<Class> = self.accounts().into_iter().filter_map(class).collect();
+        let classes: Vec<OperandType> = self.accounts().into_iter().filter_map(class).collect();
         (!classes.is_empty()).then_some(classes)
     }
 }
 
-/// Values of the request itself. No values are nothing.
-fn known(values: Vec<Scalar>) -> Side {
-    Side {
+/// The values of the request itself. No values count as unset.
+fn known(values: Vec<Scalar>) -> ModelOperand {
+    ModelOperand {
         scalars: match values.is_empty() {
             true => vec![Scalar::Unset],
             false => values,
         },
-        class: Class::Constant,
+        class: OperandType::Constant,
         origin: Origin::Request,
     }
 }
 
-impl Side {
-    fn of_class(self, class: Class) -> Side {
-        Side { class, ..self }
+impl ModelOperand {
+    fn of_class(self, class: OperandType) -> ModelOperand {
+        ModelOperand { class, ..self }
     }
 }
 
-fn class_of_constant(field: &Field) -> Class {
+fn class_of_constant(field: &Field) -> OperandType {
     match field.kind {
-        FieldKind::Date(_) | FieldKind::Datetime(_) => Class::Moment,
-        _ => Class::Constant,
+        FieldKind::Date(_) | FieldKind::Datetime(_) => OperandType::Moment,
+        _ => OperandType::Constant,
     }
 }
 
@@ -275,7 +282,7 @@ fn values_of(value: &Value) -> Vec<Scalar> {
     }
 }
 
-/// A list stands for its values; what has no value is none of them.
+/// A list counts as its values, without the unset ones.
 fn values_of_json(json: &Json) -> Vec<Scalar> {
     let list = match json {
         Json::Array(list) => list.iter().map(compare::scalar).collect(),
@@ -286,14 +293,14 @@ fn values_of_json(json: &Json) -> Vec<Scalar> {
     list.into_iter().filter(has_value).collect()
 }
 
-/// What lies at a path inside json, as one value.
+/// The value at a path inside json.
 fn one_of_json(json: &Json, path: &[String]) -> Vec<Scalar> {
     let scalar = compare::inside(json, path);
     let has_value = scalar != Scalar::Unset && scalar != Scalar::Text(String::new());
     has_value.then_some(scalar).into_iter().collect()
 }
 
-/// Whether two records are the same account.
+/// True if two records are the same account.
 pub fn is_own(caller: &Caller, table: usize, record: &Record) -> bool {
     matches!(caller, Caller::User(account)
         if account.table == table && account.record.id == record.id)

@@ -1,17 +1,17 @@
-//! Random sequences of changes: each has the outcome that the model gives, contents stay equal,
-//! no relation ever dangles, and the file stays whole.
+//! Random sequences of changes: each has the outcome of the model, contents stay equal, no relation
+//! ever dangles, and the file stays valid.
 
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
-use super::bodies::Aim;
+use super::bodies::TargetId;
 use super::callers::{Account, Caller};
-use super::filters::Maker;
+use super::filters::FilterMaker;
 use super::show::Projection;
 use super::store::Store;
 use super::world::{Definition, Rule, Rules, Table, World};
-use super::writes::{Body, Outcome, Wanted};
+use super::writes::{Body, Outcome, WriteRequest};
 use super::{bodies, callers, grants, store, world};
 use crate::base::error::{Kind, Result};
 use crate::base::paging::Page;
@@ -21,16 +21,16 @@ use crate::model::rules::Identity;
 use crate::tests::rng;
 use crate::tests::rng::Rng;
 
-/// Changes of one sequence.
+/// Changes per sequence.
 const STEPS: usize = 100;
-/// Those at the beginning that make records to begin with.
+/// Creates at the start of a sequence.
 const STEPS_OF_ADMIN: usize = 20;
-/// Changes between two sets of rules.
+/// Changes per set of rules.
 const STEPS_PER_RULES: usize = 20;
-/// Sequences in one database.
+/// Sequences per database.
 const SEQUENCES_PER_STORE: usize = 4;
 
-/// A change, who asks for it, and what they want to see of it.
+/// A change, its caller, and the requested projection.
 #[derive(Debug)]
 struct Request {
     caller: Caller,
@@ -184,7 +184,7 @@ fn draw_rules(rng: &mut Rng, world: &mut World) {
         let mut draw = |share: usize| match rng.below(8) {
             0 => Rule::Admins,
             number if number <= share => {
-                Rule::When(Maker::of_rules(world, table, false).valid(rng))
+                Rule::When(FilterMaker::of_rules(world, table, false).valid(rng))
             }
             _ => Rule::Everyone,
         };
@@ -206,7 +206,7 @@ fn draw_rules(rng: &mut Rng, world: &mut World) {
     store::check_rules(world);
 }
 
-/// Without what depends on the clock.
+/// Removes values that depend on the clock.
 fn timeless(mut json: Json) -> Json {
     if let Some(object) = json.as_object_mut() {
         object.remove("created");
@@ -222,7 +222,7 @@ fn timeless(mut json: Json) -> Json {
     json
 }
 
-/// The outcome of a change as a client meets it, without times.
+/// The outcome of a change as a client sees it, without times.
 fn read(answer: Result<Option<Vec<u8>>>) -> Outcome<Json> {
     let Some(body) = answer.map_err(|error| error.kind())? else {
         return Ok(Json::Null);
@@ -274,7 +274,7 @@ impl Request {
     fn random(rng: &mut Rng, world: &World) -> Request {
         let caller = Caller::random(rng, world);
         let step = Step::random(rng, world, &caller);
-        // The answer must tell the id.
+        // The response must contain the id.
         let projection = match rng.one_in(5) {
             true => Projection {
                 fields: None,
@@ -349,7 +349,7 @@ impl Request {
         shown.map(|shown| Some(shown.json))
     }
 
-    /// The same on the model; `got` tells the id of a record that was given none.
+    /// Applies the change to the model; `got` contains the generated id of a new record.
     fn run_on_model(&self, world: &mut World, got: &Outcome<Json>) -> Outcome<Json> {
         let before: Vec<Vec<world::Record>> = world
             .tables
@@ -366,7 +366,7 @@ impl Request {
     }
 
     fn try_on_model(&self, world: &mut World, got: &Outcome<Json>) -> Outcome<Json> {
-        let wanted = |body| Wanted {
+        let wanted = |body| WriteRequest {
             caller: &self.caller,
             body,
             is_proven: self.is_proven,
@@ -392,8 +392,8 @@ impl Request {
             }
             Step::UpdateAll { table, ids, body } => {
                 let mut items = Vec::new();
-                // What proves one account does not prove others.
-                let wanted = Wanted {
+                // A proof for one account is not one for others.
+                let wanted = WriteRequest {
                     is_proven: false,
                     ..wanted(body)
                 };
@@ -414,16 +414,17 @@ impl Request {
         }
     }
 
-    /// A new record is shown to whoever made it.
+    /// A new record is returned to its creator.
     fn shown(&self, world: &World, table: usize, id: &str) -> Outcome<Json> {
-        // A key without the right to read gets no more than the id.
+        // An API key without the scope `read` gets only the id.
         let is_unseen = world
-            .grant(table, grants::Deed::View, &self.caller)
+            .grant(table, grants::Verb::View, &self.caller)
             .is_denied();
         if is_unseen && matches!(self.caller, Caller::Key(_)) {
             return Ok(json!({ "id": id }));
         }
-        // Without a body that says so, and under a wrong projection, the model does not know the id.
+        // Without an id in the body, and with an invalid projection, the model does not know the
+        // id.
         let record = world.find(table, id).ok_or(Kind::Internal)?;
         Ok(timeless(world.show_new(
             table,
@@ -433,7 +434,7 @@ impl Request {
         )))
     }
 
-    /// Who may change a record may yet not see it.
+    /// The right to update a record does not include the right to view it.
     fn shown_if_seen(&self, world: &World, table: usize, id: &str) -> Outcome<Json> {
         self.shown(world, table, id)?;
         let record = world.find(table, id).unwrap();
@@ -445,7 +446,7 @@ impl Request {
     }
 }
 
-/// The server reads an account as the model has it.
+/// Checks that the server loads an account as the model does.
 fn check_account(world: &World, caller: &Caller, identity: &Identity) {
     if let (Caller::User(Account { table, record }), Identity::User(user)) = (caller, identity) {
         let expected = callers::account_json(world, *table, record);
@@ -472,7 +473,7 @@ impl Step {
             0..=29 => Step::create(rng, world, table, caller),
             30..=64 => {
                 let id = id(rng);
-                let mut body = bodies::random(rng, world, table, caller, Aim::Old(&id));
+                let mut body = bodies::random(rng, world, table, caller, TargetId::Old(&id));
                 if rng.one_in(10) {
                     body.insert(
                         "id".to_owned(),
@@ -483,14 +484,14 @@ impl Step {
             }
             65..=74 => {
                 let id = id(rng);
-                let mut body = bodies::random(rng, world, table, caller, Aim::New(&id));
+                let mut body = bodies::random(rng, world, table, caller, TargetId::New(&id));
                 body.insert("id".to_owned(), json!(id));
                 Step::Upsert { table, id, body }
             }
             75..=86 => Step::Delete { table, id: id(rng) },
             87..=94 => {
                 let ids: Vec<String> = ids(rng);
-                let body = bodies::random(rng, world, table, caller, Aim::Old(&ids[0]));
+                let body = bodies::random(rng, world, table, caller, TargetId::Old(&ids[0]));
                 Step::UpdateAll { table, ids, body }
             }
             _ => Step::DeleteAll {
@@ -502,13 +503,13 @@ impl Step {
 
     fn create(rng: &mut Rng, world: &World, table: usize, caller: &Caller) -> Step {
         let own = world::record_id(rng.below(30));
-        let mut body = bodies::random(rng, world, table, caller, Aim::New(&own));
-        // A rule may look at the id, so the model must know it beforehand.
+        let mut body = bodies::random(rng, world, table, caller, TargetId::New(&own));
+        // A rule may read the id, so the model must know it in advance.
         let has_rule = matches!(world.tables[table].rules.create, Rule::When(_));
         let is_own_account = world.tables[table].is_auth() && !caller.manages();
         let looks_at_id = format!("{:?}", world.tables[table].rules.create).contains("\"id\"");
         if is_own_account && !looks_at_id && !rng.one_in(8) {
-            // Not for an account to choose.
+            // Accounts cannot choose their id.
         } else if has_rule || rng.percent(60) {
             body.insert("id".to_owned(), json!(own));
         } else if rng.one_in(10) {
@@ -532,7 +533,7 @@ impl Step {
     }
 }
 
-/// Accounts change about as often as all else together.
+/// Accounts change about as often as all other tables together.
 fn random_table(rng: &mut Rng, world: &World) -> usize {
     match rng.percent(40) {
         true => *rng.pick(&world.accounts()),

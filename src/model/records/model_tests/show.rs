@@ -1,9 +1,9 @@
-//! What a record looks like in an answer: `fields` and `expand` told from the documentation.
+//! Computes responses: `fields` and `expand`, written from the documentation.
 
 use serde_json::{Map, Value as Json, json};
 
 use super::callers::Caller;
-use super::grants::Deed;
+use super::grants::Verb;
 use super::world::{Record, Value, World};
 use crate::model::collections::{Field, FieldKind};
 use crate::tests::rng::Rng;
@@ -26,7 +26,7 @@ impl Projection {
         join(&self.expand)
     }
 
-    /// Mostly relations that are there, mostly fields that are there.
+    /// Mostly existing relations and fields.
     pub fn random(rng: &mut Rng, world: &World, table: usize, caller: &Caller) -> Projection {
         let expand = match rng.below(3) {
             0 => Vec::new(),
@@ -62,7 +62,7 @@ fn random_expand(rng: &mut Rng, world: &World, mut table: usize, caller: &Caller
     let mut path = Path::new();
     for _ in 0..rng.between(1, 4) {
         let fields = &world.tables[table].collection.fields;
-        let seen = world.grant(table, Deed::View, caller).fields;
+        let seen = world.grant(table, Verb::View, caller).fields;
         let is_careless = rng.one_in(20);
         let relations: Vec<&Field> = fields
             .iter()
@@ -122,7 +122,7 @@ fn random_fields(rng: &mut Rng, world: &World, table: usize, expand: &[Path]) ->
 }
 
 impl World {
-    /// A record as an answer shows it.
+    /// A record in a response.
     pub fn show(
         &self,
         table: usize,
@@ -131,7 +131,7 @@ impl World {
         caller: &Caller,
     ) -> Json {
         let (collection, fields) = (&self.tables[table].collection, projection.fields.as_deref());
-        let seen = self.grant(table, Deed::View, caller).fields;
+        let seen = self.grant(table, Verb::View, caller).fields;
         let mut shown = Map::new();
         for (name, value) in [
             ("collectionId", &collection.id),
@@ -159,7 +159,7 @@ impl World {
         Json::Object(shown)
     }
 
-    /// The same of one that the caller has just made, and whose address it knows.
+    /// A record that the caller has just created, and whose email it knows.
     pub fn show_new(
         &self,
         table: usize,
@@ -169,7 +169,7 @@ impl World {
     ) -> Json {
         let mut shown = self.show(table, record, projection, caller);
         let collection = &self.tables[table].collection;
-        let seen = self.grant(table, Deed::View, caller).fields;
+        let seen = self.grant(table, Verb::View, caller).fields;
         if let Some(field) = collection.field("email").filter(|it| seen.shows(it))
             && self.tables[table].is_auth()
             && wants(projection.fields.as_deref(), "email")
@@ -187,11 +187,11 @@ impl World {
         caller: &Caller,
     ) -> Json {
         let collection = &self.tables[table].collection;
-        let seen = self.grant(table, Deed::View, caller).fields;
+        let seen = self.grant(table, Verb::View, caller).fields;
         let mut shown = Map::new();
         for path in &projection.expand {
             let name = &path[0];
-            // What is no relation, or not for the caller to see, is passed over.
+            // Names that are not relations, or that the caller may not see, are ignored.
             let field = collection.field(name).filter(|field| seen.shows(field));
             let relation = field.and_then(|field| Some((field, self.target(field)?)));
             let Some((field, target)) = relation else {
@@ -232,8 +232,7 @@ fn wants(fields: Option<&[Path]>, name: &str) -> bool {
     fields.is_none_or(|paths| paths.iter().any(|path| path[0] == name || path[0] == "*"))
 }
 
-/// What is wanted of the records under one relation; none means everything, which no mention of
-/// them does too.
+/// The projection below a relation; none for everything, which is also the default.
 fn below(fields: &[Path], name: &str) -> Option<Vec<Path>> {
     let of_expand = fields
         .iter()

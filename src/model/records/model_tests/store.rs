@@ -1,4 +1,4 @@
-//! A world in a real database, in a directory of its own that goes with the value.
+//! A world in a real database, in a directory that is deleted with the value.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Store {
         db::default_file(&self.dir)
     }
 
-    /// Makes collections: first without relations, so that these can go in circles.
+    /// Creates collections, first without relations, so that relations can be circular.
     pub fn define(&self, definitions: &[Definition]) -> World {
         for Definition {
             name,
@@ -92,7 +92,7 @@ impl Store {
         world
     }
 
-    /// A world of random collections and records.
+    /// A world with random collections and records.
     pub fn random_world(&self, rng: &mut Rng) -> World {
         let mut world = self.define(&world::random_definitions(rng));
         let count = |_| *rng.pick(&[0, 1, 3, 8, 15, 25, 40]);
@@ -102,7 +102,7 @@ impl Store {
         world
     }
 
-    /// Writes all records of a world: without their relations, then with them.
+    /// Writes all records of a world, first without relations, then with them.
     pub fn insert(&self, world: &World) {
         for table in &world.tables {
             let bodies = bodies(table, |field| field.relation().is_none());
@@ -161,7 +161,7 @@ pub fn scope(world: &World, identity: Identity) -> Scope {
 }
 
 impl Store {
-    /// Who a caller is by the server's own reading of the account.
+    /// The identity of a caller, with the account as the server loads it.
     pub fn identity(&self, world: &World, caller: &Caller) -> Identity {
         let Caller::User(Account { table, record }) = caller else {
             return caller.identity(world);
@@ -174,7 +174,7 @@ impl Store {
     }
 }
 
-/// What the model takes for a rule the product must take too.
+/// Checks that the server accepts every rule that the model accepts.
 pub fn check_rules(world: &World) {
     for table in &world.tables {
         let rules = &table.collection.rules;

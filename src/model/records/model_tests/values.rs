@@ -1,4 +1,4 @@
-//! What a body says of one field, and what that makes of its value, told from the documentation.
+//! Parses and applies the change of one field, written from the documentation.
 
 use serde_json::Value as Json;
 
@@ -8,9 +8,9 @@ use crate::base::error::Kind;
 use crate::base::{clock, ids};
 use crate::model::collections::{Field, FieldKind, TimeOptions};
 
-/// What a body does to one field.
+/// The change of one field.
 #[derive(Clone)]
-pub enum Action {
+pub enum ModelChange {
     Set(Value),
     Add(Number),
     Append(Vec<String>),
@@ -34,21 +34,21 @@ pub fn read_id(body: &Body) -> Outcome<Option<String>> {
     }
 }
 
-pub fn apply_action(field: &Field, before: &Value, action: Action) -> Outcome<Value> {
+pub fn apply_action(field: &Field, before: &Value, action: ModelChange) -> Outcome<Value> {
     let mut list = before.texts();
     match action {
-        Action::Set(value) => return Ok(value),
-        Action::Add(amount) => return add(field, before, amount).ok_or(Kind::Invalid),
-        // What is added stands at its end, even if it was there before.
-        Action::Append(more) => {
+        ModelChange::Set(value) => return Ok(value),
+        ModelChange::Add(amount) => return add(field, before, amount).ok_or(Kind::Invalid),
+        // Added values move to the end, even if they were in the list before.
+        ModelChange::Append(more) => {
             list.retain(|text| !more.contains(text));
             list.extend(more);
         }
-        Action::Prepend(more) => {
+        ModelChange::Prepend(more) => {
             list.retain(|text| !more.contains(text));
             list.splice(0..0, more);
         }
-        Action::Remove(less) => list.retain(|text| !less.contains(text)),
+        ModelChange::Remove(less) => list.retain(|text| !less.contains(text)),
     }
     let is_allowed = list.len() <= most(field) && !(list.is_empty() && field.required);
     if is_allowed {
@@ -113,7 +113,7 @@ pub fn read_number(json: &Json) -> Option<Number> {
     }
 }
 
-/// Distinct texts, none of them empty, each one that the field takes.
+/// Distinct, non-empty strings, each valid for the field.
 pub fn read_list(field: &Field, json: &Json, known_only: bool) -> Option<Vec<String>> {
     let list = match json {
         Json::Array(list) => list.clone(),
@@ -151,7 +151,7 @@ fn read_date(options: &TimeOptions, text: &str) -> Option<Value> {
     })
 }
 
-/// The value that a body sets; none when it is refused.
+/// The value that a body sets; none if it is invalid.
 pub fn read_value(field: &Field, json: &Json) -> Option<Value> {
     match &field.kind {
         FieldKind::Text(options) => match json {
@@ -212,7 +212,7 @@ pub fn read_value(field: &Field, json: &Json) -> Option<Value> {
             Json::String(text) => read_date(options, text),
             _ => None,
         },
-        // Never shown nor looked at.
+        // Never returned nor compared.
         FieldKind::Password { chars_min } => match json {
             Json::String(text) if text.chars().count() >= *chars_min => {
                 Some(Value::Text("a hash".to_owned()))
@@ -223,10 +223,10 @@ pub fn read_value(field: &Field, json: &Json) -> Option<Value> {
     }
 }
 
-pub fn read_modifier(field: &Field, sign: &str, json: &Json) -> Option<Action> {
+pub fn read_modifier(field: &Field, sign: &str, json: &Json) -> Option<ModelChange> {
     if let (FieldKind::Number { .. }, "*+" | "*-") = (&field.kind, sign) {
         let amount = read_number(json)?;
-        return Some(Action::Add(match (sign, amount) {
+        return Some(ModelChange::Add(match (sign, amount) {
             ("*+", amount) => amount,
             (_, Number::Integer(amount)) => amount
                 .checked_neg()
@@ -238,9 +238,9 @@ pub fn read_modifier(field: &Field, sign: &str, json: &Json) -> Option<Action> {
         return None;
     }
     Some(match sign {
-        "*+" => Action::Append(read_list(field, json, true)?),
-        "+*" => Action::Prepend(read_list(field, json, true)?),
-        "*-" => Action::Remove(read_list(field, json, false)?),
+        "*+" => ModelChange::Append(read_list(field, json, true)?),
+        "+*" => ModelChange::Prepend(read_list(field, json, true)?),
+        "*-" => ModelChange::Remove(read_list(field, json, false)?),
         _ => return None,
     })
 }

@@ -1,14 +1,14 @@
-//! Events: what a subscriber is shown of a change is what a list says of the record right after it, or, when
-//! it was deleted, right before.
+//! Events: a subscriber sees of a change what a list returns for the record right after it, or
+//! right before it for a delete.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bodies::Aim;
+use super::bodies::TargetId;
 use super::callers::Caller;
-use super::filters::Maker;
-use super::model::Asking;
+use super::filters::FilterMaker;
+use super::model::EvalContext;
 use super::show::Projection;
 use super::store::Store;
 use super::world::{Rule, Rules, World};
@@ -23,11 +23,11 @@ use crate::store::db::Connection;
 use crate::tests::rng;
 use crate::tests::rng::Rng;
 
-/// Comparisons on one set of records.
+/// Comparisons per set of records.
 const CASES_PER_WORLD: usize = 2000;
-/// Changes between two sets of rules.
+/// Changes per set of rules.
 const CHANGES_PER_RULES: usize = 8;
-/// What subscribers ask for, for each change; and how many ask for the same.
+/// Subscriptions per change, and how many of them are equal.
 const ASKS: usize = 4;
 const CALLERS: usize = 3;
 
@@ -65,19 +65,19 @@ fn a_subscriber_sees_what_a_list_says() {
     });
 }
 
-/// One set of records, and how much was compared on it.
+/// A set of records, and the number of comparisons on it.
 struct Round<'a> {
     world: World,
     store: &'a Store,
     events: Arc<Events>,
     compared: usize,
-    /// Of these, where there was something to see.
+    /// Comparisons with a visible record.
     shown: usize,
 }
 
-/// What several subscribers ask for.
+/// A subscription that several subscribers share.
 struct Ask {
-    /// The filter of the wish, as a string.
+    /// The filter as a string.
     filter: String,
     wish: records::SubscriptionSpec,
     callers: Vec<Caller>,
@@ -88,7 +88,7 @@ fn draw_rules(rng: &mut Rng, world: &mut World) {
         let mut draw = || match rng.below(10) {
             0 => Rule::Admins,
             1 | 2 => Rule::Everyone,
-            _ => Rule::When(Maker::of_rules(world, table, false).valid(rng)),
+            _ => Rule::When(FilterMaker::of_rules(world, table, false).valid(rng)),
         };
         let (list, view, manage) = (draw(), draw(), draw());
         let fields = grants::random_field_rules(rng, world, table).filter(|_| rng.one_in(3));
@@ -158,7 +158,13 @@ impl Round<'_> {
         rng: &mut Rng,
         table: usize,
     ) -> Option<BTreeMap<(String, String), Arc<RecordChange>>> {
-        let body = bodies::random(rng, &self.world, table, &Caller::Admin, Aim::New("new"));
+        let body = bodies::random(
+            rng,
+            &self.world,
+            table,
+            &Caller::Admin,
+            TargetId::New("new"),
+        );
         let (scope, collection) = (
             self.scope(&Caller::Admin),
             Arc::clone(&self.world.tables[table].collection),
@@ -179,7 +185,7 @@ impl Round<'_> {
         table: usize,
     ) -> Option<BTreeMap<(String, String), Arc<RecordChange>>> {
         let id = self.some_id(rng, table);
-        let body = bodies::random(rng, &self.world, table, &Caller::Admin, Aim::Old(&id));
+        let body = bodies::random(rng, &self.world, table, &Caller::Admin, TargetId::Old(&id));
         let (scope, collection) = (
             self.scope(&Caller::Admin),
             Arc::clone(&self.world.tables[table].collection),
@@ -194,14 +200,14 @@ impl Round<'_> {
         self.told(write.is_ok())
     }
 
-    /// What was undone is not told.
+    /// A rolled-back change is not published.
     fn told(&self, is_done: bool) -> Option<BTreeMap<(String, String), Arc<RecordChange>>> {
         let changes = self.take();
         assert!(is_done || changes.is_empty());
         is_done.then_some(changes)
     }
 
-    /// Deletes a record and compares, while the database is still seen as it was before.
+    /// Deletes a record and compares while readers still see the state before.
     fn delete(
         &mut self,
         rng: &mut Rng,
@@ -214,7 +220,7 @@ impl Round<'_> {
         );
         let store = self.store;
         let before = store.database().snapshot(|connection| {
-            // From here on it is seen as it is now.
+            // From here on readers see the current state.
             if !records::exists(connection, &collection, &id)? {
                 return Ok(());
             }
@@ -226,7 +232,7 @@ impl Round<'_> {
             assert!(write.is_ok() || taken.is_empty());
             for change in &taken {
                 let is_it = |other: &&Arc<RecordChange>| other.state.id() == change.state.id();
-                // What was changed before it was deleted is not what it was before.
+                // A record that changed before its delete is not as it was before the transaction.
                 if change.action == RecordAction::Delete && taken.iter().filter(is_it).count() == 1
                 {
                     let asks = self.asks(rng, change);
@@ -246,10 +252,10 @@ impl Round<'_> {
             let callers: Vec<Caller> = (0..CALLERS)
                 .map(|_| Caller::random(rng, &self.world))
                 .collect();
-            let maker = Maker {
+            let maker = FilterMaker {
                 world: &self.world,
                 table,
-                asking: Asking::by(&callers[0]),
+                context: EvalContext::by(&callers[0]),
                 times: false,
             };
             let record = rng.one_in(4).then(|| change.state.id().to_owned());
@@ -317,7 +323,7 @@ impl Round<'_> {
                 self.compared += 1;
                 let Ok(shown) = &got else { continue };
                 self.shown += usize::from(shown.is_some());
-                // Whoever is of the same class sees the same.
+                // Subscribers with the same key see the same.
                 let scope = self.scope(caller);
                 if let Some(class) =
                     SubscriberView::group_key(&scope, &change.state.collection, wish).unwrap()
@@ -329,7 +335,7 @@ impl Round<'_> {
         }
     }
 
-    /// What an event would show.
+    /// The record that an event contains.
     fn show(
         &self,
         connection: &Connection,
@@ -344,7 +350,7 @@ impl Round<'_> {
         Ok(is_shown.then_some(out))
     }
 
-    /// What a request shows.
+    /// The record that a request returns.
     fn find(
         &self,
         connection: &Connection,
@@ -380,7 +386,7 @@ impl Round<'_> {
     }
 }
 
-/// The condition and the rules on its way have too many steps to be answered at all.
+/// The condition and the rules on its way need too many joins.
 fn is_too_long<T>(answer: &Result<T, Error>) -> bool {
     let is_it = |error: &Error| {
         error.message().contains("100 joins") || error.message().contains("too long")

@@ -12,12 +12,12 @@ use crate::model::rules;
 use crate::model::rules::FieldRules;
 use crate::tests::rng::Rng;
 
-/// Collections whose records can sign in; every world has the first.
+/// Auth collections; every world has the first.
 const ACCOUNTS: [&str; 2] = ["users", "members"];
-/// Groups that accounts may be in.
+/// Groups of accounts.
 pub const GROUPS: [&str; 4] = ["staff", "boss", "guests", "*"];
 
-/// What a collection is made of; relations come last, so that they can go in circles.
+/// The fields of a collection; relations come last, so that they can be circular.
 pub struct Definition {
     pub name: String,
     pub is_auth: bool,
@@ -25,7 +25,7 @@ pub struct Definition {
     pub relations: Vec<Json>,
 }
 
-/// A stored value of a field.
+/// A stored value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Unset,
@@ -47,11 +47,11 @@ pub struct Record {
     pub id: String,
     pub created: String,
     pub updated: String,
-    /// In the order of the fields.
+    /// In field order.
     pub values: Vec<Value>,
 }
 
-/// Who may do something.
+/// A rule.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Rule {
     Admins,
@@ -67,7 +67,7 @@ pub struct Rules {
     pub create: Rule,
     pub update: Rule,
     pub delete: Rule,
-    /// None: admins only.
+    /// None for admins only.
     pub manage: Option<Rule>,
     pub fields: Option<FieldRules>,
     pub field_edits: Option<FieldRules>,
@@ -76,20 +76,20 @@ pub struct Rules {
 #[derive(Clone, Debug)]
 pub struct Table {
     pub collection: Arc<Collection>,
-    /// In the order in which they were made.
+    /// In order of creation.
     pub records: Vec<Record>,
     pub rules: Rules,
 }
 
-/// Everything that a database holds.
+/// The contents of a database.
 pub struct World {
     pub tables: Vec<Table>,
-    /// The definitions with the present rules.
+    /// The definitions with the current rules.
     pub collections: Arc<Collections>,
 }
 
 impl Number {
-    /// As a column for numbers keeps it: whole numbers are integers.
+    /// As a numeric column stores it: whole numbers are integers.
     pub fn stored(real: f64) -> Number {
         let is_whole = real.fract() == 0.0 && real.abs() < INTEGERS_END;
         if is_whole {
@@ -113,7 +113,7 @@ impl Number {
         }
     }
 
-    /// Exact, also between the two kinds.
+    /// Exact, even between integers and reals.
     pub fn compare(self, other: Number) -> Ordering {
         match (self, other) {
             (Number::Integer(a), Number::Integer(b)) => a.cmp(&b),
@@ -130,7 +130,7 @@ impl PartialEq for Number {
     }
 }
 
-/// The first number that is too large for an integer.
+/// The first number too large for an integer.
 const INTEGERS_END: f64 = 9_223_372_036_854_775_808.0;
 
 fn compare_mixed(integer: i64, real: f64) -> Ordering {
@@ -161,7 +161,7 @@ impl Record {
 }
 
 impl Value {
-    /// The ids or words of a field that may hold several.
+    /// The strings of a field with several values.
     pub fn texts(&self) -> Vec<String> {
         match self {
             Value::Text(text) => vec![text.clone()],
@@ -170,7 +170,7 @@ impl Value {
         }
     }
 
-    /// As a client sends it.
+    /// The JSON that a client sends.
     pub fn wire(&self) -> Json {
         match self {
             Value::Unset => Json::Null,
@@ -197,13 +197,13 @@ impl World {
             .map(|options| self.table(&options.collection_id))
     }
 
-    /// The tables whose records can sign in.
+    /// The auth collections.
     pub fn accounts(&self) -> Vec<usize> {
         let tables = 0..self.tables.len();
         tables.filter(|at| self.tables[*at].is_auth()).collect()
     }
 
-    /// Brings the definitions in line with the rules of the tables.
+    /// Updates the definitions to the rules of the tables.
     pub fn publish_rules(&mut self) {
         let parsed = |expr| rules::Rule::parse(filters::render_plainly(expr)).unwrap();
         for table in &mut self.tables {
@@ -270,7 +270,7 @@ const FIELD_NAMES: [&str; 24] = [
 ];
 pub const CHOICES: [&str; 8] = ["a", "b", "c", "ab", "5", "x y", "\u{e9}t\u{e9}", "\"q\""];
 
-/// Random definitions; the last are of accounts.
+/// Random definitions; the last ones are auth collections.
 pub fn random_definitions(rng: &mut Rng) -> Vec<Definition> {
     let mut names: Vec<String> = Vec::new();
     while names.len() < rng.between(2, 3) {
@@ -309,7 +309,7 @@ pub fn random_definitions(rng: &mut Rng) -> Vec<Definition> {
     names.iter().map(define).collect()
 }
 
-/// The groups of an account, in any of the types that may hold them.
+/// The groups of an account, in any type that can hold them.
 pub fn random_groups_field(rng: &mut Rng) -> Json {
     let mut field = rng
         .pick(&[
@@ -428,7 +428,7 @@ pub const MOMENTS: [&str; 8] = [
 ];
 pub const JSON_KEYS: [&str; 6] = ["a", "b", "colour", "0", "1", "in"];
 
-/// A record id; the same ones in every collection, and some that look like numbers.
+/// A record id; the same ones in every collection, some of which look like numbers.
 pub fn record_id(at: usize) -> String {
     match at % 3 {
         0 => format!("{at}"),
@@ -437,7 +437,7 @@ pub fn record_id(at: usize) -> String {
     }
 }
 
-/// A value for a field of the record with number `at`; relations choose among `ids`.
+/// A value for a field of record number `at`; relations choose among `ids`.
 pub fn random_value(rng: &mut Rng, field: &Field, at: usize, ids: &[String]) -> Value {
     if field.unique {
         return Value::Text(format!("u{at}@example.org"));
@@ -466,13 +466,13 @@ pub fn random_value(rng: &mut Rng, field: &Field, at: usize, ids: &[String]) -> 
         },
         FieldKind::Select { values, select_max } => choose(rng, values, *select_max),
         FieldKind::Relation(options) => choose(rng, ids, options.select_max),
-        // Files come with requests of their own form.
+        // Files need multipart requests.
         FieldKind::File(_) => Value::Unset,
         FieldKind::Bool | FieldKind::Password { .. } => Value::Unset,
     }
 }
 
-/// Mostly a list of groups; one group, and what is neither.
+/// Mostly a list of groups, sometimes one group or neither.
 fn random_groups(rng: &mut Rng) -> Json {
     match rng.below(10) {
         0 => json!(rng.pick(&GROUPS)),
@@ -521,7 +521,7 @@ fn choose(rng: &mut Rng, from: &[String], most: usize) -> Value {
     Value::List(list)
 }
 
-/// JSON whose numbers have one way of being written.
+/// JSON whose numbers have only one notation.
 fn random_json(rng: &mut Rng, depth: usize) -> Json {
     match rng.below(if depth == 0 { 5 } else { 9 }) {
         0 => Json::Null,
@@ -547,7 +547,7 @@ fn random_json(rng: &mut Rng, depth: usize) -> Json {
 }
 
 impl World {
-    /// The id of a record of a table. No two accounts have the same.
+    /// The id of a record of a table, unique among accounts.
     fn id(&self, table: usize, at: usize) -> String {
         match self.accounts().iter().position(|it| *it == table) {
             Some(number) if number > 0 => format!("{}-{number}", record_id(at)),
@@ -556,7 +556,7 @@ impl World {
     }
 }
 
-/// Fills the tables of a world with random records, so many each.
+/// Fills each table of a world with this many random records.
 pub fn fill(rng: &mut Rng, world: &mut World, counts: &[usize]) {
     for (table_at, count) in counts.iter().enumerate() {
         let collection = Arc::clone(&world.tables[table_at].collection);

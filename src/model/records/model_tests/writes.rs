@@ -1,18 +1,17 @@
-//! What creating, changing and deleting lead to, told from the documentation.
+//! Computes the results of creates, updates and deletes, written from the documentation.
 //!
-//! Errors come in this order: whether the caller may at all, whether there is such a record, what
-//! is wrong with the body.
+//! Errors have this order: access to the collection, existence of the record, validity of the body.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value as Json};
 
 use super::callers::Caller;
-use super::grants::{Deed, Grant, Sees};
+use super::grants::{Grant, ReadableFields, Verb};
 use super::model::SentValues;
 use super::request;
 use super::values::{
-    Action, apply_action, default_value, list_value, read_id, read_modifier, read_value,
+    ModelChange, apply_action, default_value, list_value, read_id, read_modifier, read_value,
 };
 use super::world::{Record, Table, Value, World};
 use crate::base::error::Kind;
@@ -20,7 +19,7 @@ use crate::base::error::Kind;
 pub type Outcome<T> = Result<T, Kind>;
 pub type Body = Map<String, Json>;
 
-/// What answers carry and what proves; neither is written.
+/// Attributes of responses, and proofs; neither is written.
 const PASSED_OVER: [&str; 6] = [
     "id",
     "created",
@@ -31,10 +30,10 @@ const PASSED_OVER: [&str; 6] = [
 ];
 const PASSED_OVER_OF_ACCOUNTS: [&str; 2] = ["passwordConfirm", "oldPassword"];
 
-/// What a change makes of a record.
+/// The result of a change of a record.
 struct Changed {
     values: Vec<Value>,
-    /// Positions of the fields that it mentions and that came out right.
+    /// Indexes of the valid fields in the body.
     mentioned: Vec<usize>,
     is_wrong: bool,
 }
@@ -51,37 +50,37 @@ impl Changed {
     }
 }
 
-/// Fields by position and what happens to each.
-type Actions = Vec<(usize, Action)>;
+/// Changes by field index.
+type Actions = Vec<(usize, ModelChange)>;
 
-/// A change that somebody asks for.
+/// A requested change.
 #[derive(Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct WriteRequest<'a> {
     pub caller: &'a Caller,
     pub body: &'a Body,
-    /// Whether the caller has shown to know the password of the account that is changed.
+    /// True if the caller proved that it knows the password of the account.
     pub is_proven: bool,
 }
 
 impl World {
-    /// Makes a record; its id is the one of the body, else `made_id`.
-    pub fn create(&mut self, table: usize, made_id: &str, wanted: Wanted<'_>) -> Outcome<()> {
-        let Wanted { caller, body, .. } = wanted;
-        let grant = self.grant(table, Deed::Create, caller);
+    /// Creates a record; its id is the one of the body, else `made_id`.
+    pub fn create(&mut self, table: usize, made_id: &str, wanted: WriteRequest<'_>) -> Outcome<()> {
+        let WriteRequest { caller, body, .. } = wanted;
+        let grant = self.grant(table, Verb::Create, caller);
         admit(&grant)?;
         let (mut actions, is_wrong) = self.read_body(table, &grant, wanted, None);
         let sent_fields: Vec<usize> = actions.iter().map(|(at, _)| *at).collect();
-        // An account does not choose its own id.
+        // An account cannot choose its own id.
         if self.tables[table].is_auth() && !caller.manages() && read_id(body)?.is_some() {
             return Err(Kind::Invalid);
         }
         for (at, field) in self.tables[table].collection.fields.iter().enumerate() {
             if actions.iter().all(|(known, _)| *known != at) {
-                // What the caller may not write cannot be asked of them.
+                // A field that the caller may not write is not required of it.
                 if field.required && grant.fields.takes(field) {
                     return Err(Kind::Invalid);
                 }
-                actions.push((at, Action::Set(default_value(field))));
+                actions.push((at, ModelChange::Set(default_value(field))));
             }
         }
         let id = read_id(body)?.unwrap_or_else(|| made_id.to_owned());
@@ -119,9 +118,9 @@ impl World {
         }
     }
 
-    pub fn update(&mut self, table: usize, id: &str, wanted: Wanted<'_>) -> Outcome<()> {
-        let Wanted { caller, body, .. } = wanted;
-        let grant = self.grant(table, Deed::Update, caller);
+    pub fn update(&mut self, table: usize, id: &str, wanted: WriteRequest<'_>) -> Outcome<()> {
+        let WriteRequest { caller, body, .. } = wanted;
+        let grant = self.grant(table, Verb::Update, caller);
         admit(&grant)?;
         let records = &self.tables[table].records;
         let at = records.iter().position(|record| record.id == id);
@@ -156,7 +155,7 @@ impl World {
         Ok(())
     }
 
-    /// A new address is one that nobody has verified.
+    /// A new email is not verified.
     fn forget_verified(&self, table: usize, before: &Record, after: &mut Record) {
         let collection = &self.tables[table].collection;
         let email = |record: &Record| record.value(collection, "email").texts().concat();
@@ -167,7 +166,7 @@ impl World {
         }
     }
 
-    pub fn upsert(&mut self, table: usize, id: &str, wanted: Wanted<'_>) -> Outcome<()> {
+    pub fn upsert(&mut self, table: usize, id: &str, wanted: WriteRequest<'_>) -> Outcome<()> {
         match self.find(table, id) {
             Some(_) => self.update(table, id, wanted),
             None => self.create(table, id, wanted),
@@ -202,9 +201,9 @@ impl World {
         Ok(())
     }
 
-    /// All go at once: what points from one to another is in nobody's way.
+    /// All records are deleted together, so references among them do not prevent it.
     pub fn delete_all(&mut self, table: usize, ids: &[String], caller: &Caller) -> Outcome<()> {
-        let grant = self.grant(table, Deed::Delete, caller);
+        let grant = self.grant(table, Verb::Delete, caller);
         admit(&grant)?;
         for id in ids {
             self.find_for(table, id, &grant, caller, None)?;
@@ -232,7 +231,7 @@ impl World {
         }
     }
 
-    /// The records and all that cascades from them.
+    /// Collects the records and their cascades.
     fn doomed(&self, table: usize, ids: &[String]) -> BTreeSet<(usize, String)> {
         let mut doomed: BTreeSet<_> = ids.iter().map(|id| (table, id.clone())).collect();
         loop {
@@ -260,15 +259,15 @@ impl World {
         }
     }
 
-    /// `before` is the record that is changed, if there is one.
+    /// `before` is the record to update, if there is one.
     fn read_body(
         &self,
         table: usize,
         grant: &Grant,
-        wanted: Wanted<'_>,
+        wanted: WriteRequest<'_>,
         before: Option<&Record>,
     ) -> (Actions, bool) {
-        let Wanted { caller, body, .. } = wanted;
+        let WriteRequest { caller, body, .. } = wanted;
         let mut actions: Actions = Vec::new();
         let (fields, is_auth) = (
             &self.tables[table].collection.fields,
@@ -292,32 +291,34 @@ impl World {
                 continue;
             };
             let field = &fields[at];
-            if matches!(grant.fields, Sees::Named(_)) && !grant.fields.takes(field) {
+            if matches!(grant.fields, ReadableFields::Named(_)) && !grant.fields.takes(field) {
                 continue;
             }
             let action = match *key == field.name {
                 true => read_value(field, json)
                     .filter(|value| *value != Value::Unset || !field.required)
-                    .map(Action::Set),
+                    .map(ModelChange::Set),
                 false => read_modifier(field, &key.replace(name, "*"), json),
             };
-            // A field is mentioned once, with or without a sign.
+            // A field occurs once, with or without a modifier.
             let Some(action) = action.filter(|_| actions.iter().all(|(known, _)| *known != at))
             else {
                 is_wrong = true;
                 continue;
             };
             let is_reserved = is_auth && ["verified", "groups"].contains(&field.name.as_str());
-            // Of themselves accounts leave these as they are.
+            // Accounts may send these unchanged.
             let is_same = match before {
                 Some(record) => {
                     let present = &record.values[at];
                     apply_action(field, present, action.clone()).as_ref() == Ok(present)
                 }
-                None => matches!(&action, Action::Set(value) if *value == default_value(field)),
+                None => {
+                    matches!(&action, ModelChange::Set(value) if *value == default_value(field))
+                }
             };
             let may_set = caller.manages() || grant.fields.names(&field.name) || is_same;
-            // Only the account itself says later whether it shows its address.
+            // After creation only the account itself changes its `emailVisibility`.
             let is_reserved = match before {
                 Some(record) if is_auth && field.name == "emailVisibility" => {
                     !request::is_own(caller, table, record)
@@ -339,7 +340,7 @@ impl World {
         (actions, is_wrong)
     }
 
-    /// The values of a record after a change; `own` is a record that is being made.
+    /// The values of a record after a change; `own` is the id of a new record.
     fn changed(
         &self,
         table: usize,
@@ -376,7 +377,7 @@ impl World {
         changed
     }
 
-    /// Whether a relation may newly point to a record: what the caller may not view is not there.
+    /// True if a relation may reference a record; one that the caller may not view does not exist.
     fn may_name(&self, target: usize, id: &str, caller: &Caller) -> bool {
         self.find(target, id).is_some_and(|record| {
             caller.opens(target)
@@ -407,7 +408,7 @@ impl World {
         Ok(())
     }
 
-    /// Every id in a relation is the id of a record.
+    /// Checks that every id in a relation exists.
     pub fn check_relations(&self) {
         for table in &self.tables {
             for (at, field) in table.collection.fields.iter().enumerate() {
