@@ -24,7 +24,7 @@ pub fn parse_up_to(query: &str, pairs_max: usize) -> Result<Vec<(String, String)
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         if pairs.len() == pairs_max {
             return Err(Error::invalid(format!(
-                "The query has more than {pairs_max} parameters."
+                "Too many parameters; the limit is {pairs_max}."
             )));
         }
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -1,7 +1,7 @@
 //! One socket, and the work of its turns.
 //!
-//! Texts are sent in frames of at most [`FRAME_BYTES`]. The next frame is written only when the system
-//! has the previous one, so that the buffer of tungstenite stays small whatever is sent.
+//! Texts are sent in frames of at most [`FRAME_BYTES`]. The next frame is written only when the
+//! system has the previous one, so that the buffer of tungstenite stays small whatever is sent.
 
 use std::io;
 use std::io::Read as _;
@@ -33,8 +33,8 @@ const TURN_BYTES: usize = 256 << 10;
 const FRAME_BYTES: usize = 16 << 10;
 /// Bytes of small frames collected before a write to the system.
 const WRITE_BYTES: usize = 4 << 10;
-/// Bytes that tungstenite may hold when the system accepts no more: one of our frames, and a few short
-/// control frames.
+/// Bytes that tungstenite may hold when the system accepts no more: one of our frames, and a few
+/// short control frames.
 const WRITE_BYTES_MAX: usize = WRITE_BYTES + FRAME_BYTES + (4 << 10);
 /// The read buffer of each socket.
 const READ_BYTES: usize = 4 << 10;
@@ -44,7 +44,7 @@ const LARGE_BYTES: usize = 32 << 10;
 /// The reason sent with [`TRY_LATER`].
 const BUSY: &str = "the server is busy";
 
-/// What the hub does with a socket after a turn.
+/// The action of the hub after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Wait until epoll or another thread reports the socket.
@@ -100,8 +100,8 @@ pub struct Conn {
     paused_since: Option<Instant>,
     /// The events registered with epoll.
     pub watched: Interest,
-    /// There may be something to read: epoll has reported it, or the last turn left some. This saves a
-    /// system call per text on sockets that only send.
+    /// There may be something to read: epoll has reported it, or the last turn left some. This
+    /// saves a system call per text on sockets that only send.
     pub may_read: bool,
     /// epoll has reported the end of the connection.
     pub is_broken: bool,
@@ -168,8 +168,8 @@ impl Conn {
         }
     }
 
-    /// Sends and receives, within the bounds of a turn. `large` is the sum of [`Conn::large`] over all
-    /// sockets.
+    /// Sends and receives, within the bounds of a turn. `large` is the sum of [`Conn::large`] over
+    /// all sockets.
     pub fn turn(&mut self, now: Instant, large: &mut usize) -> Turn {
         let (order, is_paused) = self.handle.take_orders();
         if !is_paused && self.paused_since.take().is_some() {

@@ -2,30 +2,30 @@
 //!
 //! The hub receives connections whose response head was sent, calls a [`SocketHandler`] for each of
 //! them, and gives out [`SocketHandle`]s through which any thread sends. It waits in epoll only. A
-//! send queues a text and wakes the hub if that sleeps. A socket whose outbox would exceed its bound
-//! is too slow and is dropped; no thread waits for it. If all outboxes together reach their budget,
-//! the fullest are dropped.
+//! send queues a text and wakes the hub if that sleeps. A socket whose outbox would exceed its
+//! bound is too slow and is dropped; no thread waits for it. If all outboxes together reach their
+//! budget, the fullest are dropped.
 //!
 //! The hub serves each socket in turns. A turn is bounded in messages and bytes, so that a busy
 //! socket does not starve the others; a socket with work left gets another turn after all others.
 //! Further turns also read what remains in the buffers of tungstenite, which epoll does not see.
 //! epoll is level-triggered, so bytes that a turn leaves in the kernel are reported again.
 //!
-//! The hub pings silent clients, at times spread over the sockets. Any received byte counts as a sign
-//! of life. If a client breaks the protocol or a limit, the hub sends a close code, discards further
-//! bytes for a moment so that the code arrives, and drops the socket.
+//! The hub pings silent clients, at times spread over the sockets. Any received byte counts as a
+//! sign of life. If a client breaks the protocol or a limit, the hub sends a close code, discards
+//! further bytes for a moment so that the code arrives, and drops the socket.
 //!
 //! A handler can pause its socket, see [`Flow::Pause`]. The hub then stops reading, and the receive
 //! window of TCP stops the client. Sending, closing and pings continue (pings keep proxies from
-//! closing the connection), but unanswered pings do not count, since pongs cannot be read. The end of
-//! a paused socket is noticed when the connection is reset.
+//! closing the connection), but unanswered pings do not count, since pongs cannot be read. The end
+//! of a paused socket is noticed when the connection is reset.
 //!
 //! A socket costs a read buffer of 4 KiB and about one more KiB. Buffers that a large message has
 //! grown are released, and all unfinished large messages together are bounded.
 //!
 //! Files: `hub` is the thread, `conn` one socket, `protocol` the two protocols over a connection,
-//! `wire` the byte stream below tungstenite, `outbox` what waits to be sent, `shared` the state that
-//! other threads reach.
+//! `wire` the byte stream below tungstenite, `outbox` what waits to be sent, `shared` the state
+//! that other threads reach.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -78,8 +78,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Starts the thread. `sockets` limits the number of sockets, `outbox_bytes` the bytes that wait
-    /// to be sent.
+    /// Starts the thread. `sockets` limits the number of sockets, `outbox_bytes` the bytes that
+    /// wait to be sent.
     pub fn start(
         settings: HubSettings,
         sockets: &Arc<Budget>,
@@ -127,8 +127,9 @@ impl Hub {
         }
     }
 
-    /// Sends what is queued and a close with 1001 (going away) to all sockets, as far as the deadline
-    /// allows, and ends the thread. Returns true if it has ended in time; then no handler is left.
+    /// Sends what is queued and a close with 1001 (going away) to all sockets, as far as the
+    /// deadline allows, and ends the thread. Returns true if it has ended in time; then no handler
+    /// is left.
     pub fn stop(&self, deadline: Instant) -> bool {
         self.shared.stop(deadline);
         let thread = lock(&self.thread).take();

@@ -2,8 +2,8 @@
 //!
 //! A [`Text`] is stored once for all outboxes that hold it, and charged once, to the payer of the
 //! first of them. Each outbox also pays for its queue slots. When a charge is refused, the fullest
-//! outboxes that use up the share are emptied and their sockets dropped. Clients that read what they
-//! are sent are therefore not disconnected because of clients that do not.
+//! outboxes that use up the share are emptied and their sockets dropped. Clients that read what
+//! they are sent are therefore not disconnected because of clients that do not.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -84,8 +84,8 @@ pub struct OutboxState {
     pub texts: VecDeque<Text>,
     /// The text that the hub is sending.
     pub sending: Option<Text>,
-    /// Cost of the texts that the system does not have completely. For a dropped socket, the bytes that
-    /// the hub has yet to release, less those that [`borrow_from_dropped`] has taken.
+    /// Cost of the texts that the system does not have completely. For a dropped socket, the bytes
+    /// that the hub has yet to release, less those that [`borrow_from_dropped`] has taken.
     pub bytes: usize,
     pub payer: Payer,
     /// For the socket itself, until it has ended.
@@ -152,7 +152,8 @@ impl OutboxState {
         Ok(())
     }
 
-    /// Closes the outbox and returns the queued texts. The caller drops them after releasing the lock.
+    /// Closes the outbox and returns the queued texts. The caller drops them after releasing the
+    /// lock.
     pub fn close(&mut self) -> VecDeque<Text> {
         self.is_open = false;
         self.slots = None;
@@ -171,8 +172,8 @@ impl OutboxState {
     }
 }
 
-/// Takes `needed` bytes from what dropped sockets of a share still hold and the hub is about to release.
-/// Returns false if they hold less.
+/// Takes `needed` bytes from what dropped sockets of a share still hold and the hub is about to
+/// release. Returns false if they hold less.
 pub fn borrow_from_dropped(
     mut outboxes: Vec<Arc<Outbox>>,
     payer: Payer,
@@ -205,9 +206,9 @@ pub fn borrow_from_dropped(
 /// Selects the outboxes to drop so that `needed` bytes of a share become free, fullest first.
 ///
 /// More are selected until a part of the budget becomes free, so that this is not repeated for each
-/// text. Outboxes of other payers are selected only if those of the share hold less than half of it,
-/// and only for texts that are charged to the share. The second value is false if dropping all of
-/// them would not free enough.
+/// text. Outboxes of other payers are selected only if those of the share hold less than half of
+/// it, and only for texts that are charged to the share. The second value is false if dropping all
+/// of them would not free enough.
 pub fn select_to_drop(
     outboxes: Vec<Arc<Outbox>>,
     budget: &Budget,

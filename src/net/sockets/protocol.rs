@@ -1,8 +1,8 @@
 //! The two protocols over a connection: WebSocket, and a stream of server-sent events.
 //!
-//! A stream is one-way. Each text is a complete encoded event and is written as it is; what the client
-//! sends is discarded; a ping is a comment. Since nothing answers such a ping, a dead client is
-//! noticed when the system cannot deliver data for [`UNDELIVERED_MS`].
+//! A stream is one-way. Each text is a complete encoded event and is written as it is; what the
+//! client sends is discarded; a ping is a comment. Since nothing answers such a ping, a dead client
+//! is noticed when the system cannot deliver data for [`UNDELIVERED_MS`].
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>)
 
 use std::io;

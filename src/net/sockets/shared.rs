@@ -62,20 +62,21 @@ impl Default for HubSettings {
     }
 }
 
-/// Whether the hub reads further texts from a socket.
+/// The answer of a handler to a text: read on, or pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     Continue,
     /// Stop reading until [`SocketHandle::resume`], for [`HubSettings::pause_max`] at most. Texts
-    /// that arrive meanwhile are delivered afterwards, in order. They are lost if the socket is closed
-    /// or reset before.
+    /// that arrive meanwhile are delivered afterwards, in order. They are lost if the socket is
+    /// closed or reset before.
     ///
     /// Invariant: the socket is paused only while no resume was called since the call of
-    /// [`SocketHandler::received`] that returned this began. A resume that is called during that call,
-    /// before the hub knows of the pause, is therefore not lost, and an earlier one has no effect. So a
-    /// handler pauses because of a state that it sees during the call, and the thread that changes the
-    /// state resumes after the change. A resume that was meant for an earlier state but arrives during
-    /// the call also cancels the pause: the handler then receives one more text and may pause again.
+    /// [`SocketHandler::received`] that returned this began. A resume that is called during that
+    /// call, before the hub knows of the pause, is therefore not lost, and an earlier one has no
+    /// effect. So a handler pauses because of a state that it sees during the call, and the thread
+    /// that changes the state resumes after the change. A resume that was meant for an earlier
+    /// state but arrives during the call also cancels the pause: the handler then receives one more
+    /// text and may pause again.
     Pause,
 }
 
@@ -84,7 +85,8 @@ pub enum Flow {
 pub trait SocketHandler: Send {
     /// The first call.
     fn opened(&mut self, handle: SocketHandle);
-    /// Called for each text, but not after [`SocketHandle::close`] or after the other side has closed.
+    /// Called for each text, but not after [`SocketHandle::close`] or after the other side has
+    /// closed.
     fn received(&mut self, text: &str) -> Flow;
     /// The last call, however the socket ended.
     fn closed(&mut self);
@@ -291,10 +293,10 @@ impl SocketHandle {
         SocketHandle { outbox, shared }
     }
 
-    /// Queues a text without waiting. Returns false if the socket is closed, or is dropped because of
-    /// this text: its outbox would exceed its bound, so the client is too slow, or the budget has no
-    /// room and no other socket can be dropped for it. A text is queued without a charge only in place
-    /// of bytes that dropped sockets still hold.
+    /// Queues a text without waiting. Returns false if the socket is closed, or is dropped because
+    /// of this text: its outbox would exceed its bound, so the client is too slow, or the budget
+    /// has no room and no other socket can be dropped for it. A text is queued without a charge
+    /// only in place of bytes that dropped sockets still hold.
     pub fn send(&self, text: Text) -> bool {
         let mut queued = self.queue(text, true);
         for _ in 0..ROOM_ATTEMPTS {
@@ -342,8 +344,8 @@ impl SocketHandle {
         queued
     }
 
-    /// Sends what is queued, then closes. Afterwards nothing more is sent or received. The reason is
-    /// truncated to what a close frame can carry.
+    /// Sends what is queued, then closes. Afterwards nothing more is sent or received. The reason
+    /// is truncated to what a close frame can carry.
     pub fn close(&self, code: u16, reason: &str) {
         self.shared.change(&self.outbox, |state| {
             if !state.is_open {

@@ -1,8 +1,9 @@
 //! The byte stream below a WebSocket.
 //!
-//! Reads are bounded per turn, because tungstenite reads on as long as bytes arrive without completing
-//! a message (empty fragments never complete one). [`FrameTracker`] follows the frames that are read,
-//! because tungstenite does not tell how many bytes of an unfinished message it holds.
+//! Reads are bounded per turn, because tungstenite reads on as long as bytes arrive without
+//! completing a message (empty fragments never complete one). [`FrameTracker`] follows the frames
+//! that are read, because tungstenite does not tell how many bytes of an unfinished message it
+//! holds.
 
 use std::io;
 use std::io::{Cursor, Read, Write};

@@ -1,4 +1,4 @@
-//! What clients of realtime may use up, and that the others do not notice.
+//! Limits on the resources of realtime clients, and their effect on other clients.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -31,7 +31,7 @@ fn start() -> (Server, Api) {
     (server, admin)
 }
 
-/// Somebody at this address, with a token unless that is empty.
+/// The headers of a client at this address, with a token unless that is empty.
 fn from(address: &str, token: &str) -> Vec<(&'static str, String)> {
     let mut headers = vec![("X-Forwarded-For", address.to_owned())];
     if !token.is_empty() {
@@ -51,20 +51,21 @@ fn used(admin: &Api, budget: &str) -> u64 {
     metric(admin, &format!("vski_budget_used{{budget=\"{budget}\"}}"))
 }
 
-/// `count` comparisons that nothing fulfils and nothing shortens.
+/// A filter of `count` comparisons that match nothing and cannot be simplified.
 fn filter(count: usize, seed: usize) -> String {
     let comparisons: Vec<String> = (0..count).map(|at| format!("t ~ 'z{seed}y{at}'")).collect();
     comparisons.join(" || ")
 }
 
-/// What of a key shows that it is one with these scopes.
+/// Creates an API key with these scopes and returns its secret.
 fn key_of(admin: &Api, scopes: Value) -> String {
     let key = admin.post("/api/keys", json!({"name": "k", "scopes": scopes}));
     key.expect(200).text("/key").to_owned()
 }
 
-/// One anonymous write to a collection with a thousand subscriptions of dear filters kept the events of all others
-/// back for half a minute. Filters are short now, and what takes longer than a second in all is told to read anew.
+/// One anonymous write to a collection with a thousand subscriptions of expensive filters delayed
+/// the events of all others by half a minute. Filters are short now, and subscriptions that take
+/// longer than a second in all are told to read again.
 #[test]
 fn dear_filters_do_not_keep_the_events_of_others_back() {
     let (server, admin) = start();
@@ -79,7 +80,7 @@ fn dear_filters_do_not_keep_the_events_of_others_back() {
     plain.subscribe("pub", json!({}));
     let mut neighbour = Listener::connect(&server, "");
     neighbour.subscribe("own", json!({}));
-    // What a cheap subscription costs is known from here on.
+    // From here on, the cost of a cheap subscription is known.
     server.api().post(PUB, json!({"id": "first"})).expect(200);
     plain.expect("create", "first");
     let text = "zy".repeat(50_000);
@@ -95,7 +96,8 @@ fn dear_filters_do_not_keep_the_events_of_others_back() {
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(5), "{round} {took:?}");
     }
-    // The cheap one missed nothing, or was told; those that are dear were told, or have ended.
+    // The cheap one received the event or a resync; the expensive ones received a resync or have
+    // ended.
     let told =
         |listener: &mut Listener| listener.next()["t"].as_str().unwrap_or_default().to_owned();
     assert!(["event", "resync"].contains(&told(&mut plain).as_str()));
@@ -123,14 +125,14 @@ fn filters_of_subscriptions_are_short_but_for_those_of_admins() {
     assert_eq!(refused["status"], 400, "{refused}");
     let mut boss = Listener::with(&server, "", &from("10.0.0.1", admin.token()));
     boss.subscribe("pub", json!({"filter": filter(200, 0)}));
-    // The admin who signs out has no right to it any more.
+    // After the admin signs out, the filter is too long.
     boss.ask(json!({"t": "auth"}));
     boss.ended(401);
 }
 
-/// A socket could have a hundred filters of 8 KB, each of which made the server hold 62 KiB, and there could be
-/// ten thousand sockets. Now the bytes are counted: a network has a share, strangers have one, and the rest is for those
-/// who show credentials.
+/// A socket could have a hundred filters of 8 KB, each of which made the server hold 62 KiB, and
+/// there could be ten thousand sockets. Now the bytes are counted: a network has a share, anonymous
+/// clients have one, and the rest is for clients with credentials.
 #[test]
 fn strangers_do_not_use_up_what_filters_may_take() {
     let (server, admin) = start();
@@ -154,11 +156,11 @@ fn strangers_do_not_use_up_what_filters_may_take() {
     let most = used(&admin, "subscription filters");
     assert!((24 << 20..33 << 20).contains(&most), "{most}");
     check_replacements(&mut first, long);
-    // That was the share of all strangers as well.
+    // That was also the share of all anonymous clients.
     let mut stranger = Listener::with(&server, "", &from("10.0.0.2", ""));
     let refused = stranger.try_subscribe("pub", json!({"filter": long(5_000)}));
     assert_eq!(refused["status"], 503, "{refused}");
-    // Who signs in on the same socket has room.
+    // After a sign-in, the same socket has room.
     let token = key_of(&admin, json!(["read"]));
     assert_eq!(
         stranger.ask(json!({"t": "auth", "token": token}))["t"],
@@ -169,17 +171,18 @@ fn strangers_do_not_use_up_what_filters_may_take() {
     admin.post(OWN, json!({"id": "a"})).expect(200);
     stranger.expect("create", "a");
     drop((first, stranger));
-    wait_until("all is given back", || {
+    wait_until("all is released", || {
         used(&admin, "subscription filters") == 0 && used(&admin, "subscriptions") == 0
     });
 }
 
-/// A client at the bound could not replace a subscription, as it was charged for the new one before the old one gave back
-/// its charges, nor subscribe as others do already, as it was charged for what these share once more.
+/// A client at the bound could not replace a subscription, because the new one was charged before
+/// the old one released its charges. Nor could it join a group of equal subscriptions, because the
+/// group was charged again.
 fn check_replacements(clients: &mut [Listener], long: impl Fn(usize) -> String) {
     let last = clients.last_mut().unwrap();
     last.subscribe("pub", json!({"sub": "same", "filter": long(7)}));
-    // The old one has gone when there is no room for the new one.
+    // If there is no room for the new one, the old one has ended.
     let refused = last.try_subscribe("pub", json!({"sub": "same", "filter": long(3_000)}));
     assert_eq!(
         (&refused["t"], &refused["status"]),
@@ -189,14 +192,14 @@ fn check_replacements(clients: &mut [Listener], long: impl Fn(usize) -> String) 
     last.nothing();
     let first = &mut clients[0];
     first.subscribe("pub", json!({"sub": "s0", "filter": long(4_000)}));
-    // A refusal for another reason leaves it as it is.
+    // A refusal for another reason keeps the old one.
     let refused = first.try_subscribe("pub", json!({"sub": "s0", "filter": "no = 1"}));
     assert_eq!(refused["status"], 400, "{refused}");
     first.nothing();
 }
 
-/// Sockets have a share for strangers, and whoever shows credentials, in the handshake or after it, does not use
-/// it up.
+/// Anonymous clients have a share of the sockets. Clients with credentials, in the handshake or
+/// after it, are not counted in it.
 #[test]
 fn sockets_are_charged_to_who_has_them() {
     let server = Server::with(&[("TRUSTED_PROXIES", "127.0.0.1"), ("MAX_SOCKETS", "8")]);
@@ -214,30 +217,30 @@ fn sockets_are_charged_to_who_has_them() {
         .map(|at| Listener::with(&server, "", &from(&format!("10.0.0.{at}"), "")))
         .collect();
     assert_eq!(status(&from("10.0.1.1", "")), 503);
-    // One of them signs in: there is room for another stranger.
+    // One of them signs in, which frees room for another anonymous client.
     assert_eq!(
         strangers[0].ask(json!({"t": "auth", "token": token}))["t"],
         "ok"
     );
     strangers.push(Listener::with(&server, "", &from("10.0.1.1", "")));
     assert_eq!(status(&from("10.0.1.2", "")), 503);
-    // A bad token is no credential.
+    // An invalid token is refused.
     assert_eq!(status(&from("10.0.1.2", "x")), 401);
     let known: Vec<Listener> = (0..3)
         .map(|_| Listener::with(&server, "", &from("10.0.2.1", &token)))
         .collect();
     assert_eq!(used(&admin, "sockets"), 8);
     assert_eq!(status(&from("10.0.3.1", &token)), 503);
-    // Who signs out when there is no room for strangers is closed.
+    // A client that signs out is closed if the anonymous share has no room.
     strangers[0].send(&json!({"t": "auth"}));
     assert_eq!(strangers[0].next(), json!({"close": 1013}));
     drop((known, strangers));
-    wait_until("all is given back", || used(&admin, "sockets") == 0);
+    wait_until("all is released", || used(&admin, "sockets") == 0);
 }
 
-/// A socket that reads nothing, with a small window.
+/// A client that does not read, with a small receive window.
 fn stalled(server: &Server, sub: &str) -> TcpStream {
-    // A server that another test starts must not keep it open.
+    // Close-on-exec: the server of another test must not inherit it.
     let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
     let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
     sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
@@ -250,7 +253,7 @@ fn stalled(server: &Server, sub: &str) -> TcpStream {
     let mut bytes = vec![0x81, 0x80 | u8::try_from(frame.len()).unwrap(), 0, 0, 0, 0];
     bytes.extend(frame.as_bytes());
     stream.write_all(&bytes).unwrap();
-    // The head, the welcome and the answer.
+    // Reads the response head, the welcome frame and the answer.
     let mut said: Vec<u8> = Vec::new();
     while !said.windows(5).any(|it| it == b"last\"") {
         let mut piece = [0; 512];
@@ -260,8 +263,9 @@ fn stalled(server: &Server, sub: &str) -> TcpStream {
     stream
 }
 
-/// A thousand sockets that do not read made the server hold a megabyte for each. Now all texts that wait have a
-/// bound, with a share for strangers, and those that hold the most are cut first.
+/// A thousand sockets that did not read made the server hold a megabyte for each. Now all queued
+/// texts have a budget with a share for anonymous clients, and the fullest outboxes are dropped
+/// first.
 #[test]
 fn sockets_that_do_not_read_are_cut_before_they_take_the_memory() {
     let (server, admin) = start();
@@ -273,7 +277,7 @@ fn sockets_that_do_not_read_are_cut_before_they_take_the_memory() {
     let text = "x".repeat(60_000);
     let refused = "vski_budget_refused_total{budget=\"socket outboxes\"}";
     let mut most = 0;
-    // The system takes some megabytes of each before anything waits.
+    // The system buffers some megabytes per socket before texts wait.
     for at in 0..200 {
         let (id, begun) = (format!("r{at}"), Instant::now());
         admin.post(PUB, json!({"id": id, "t": text})).expect(200);
@@ -286,16 +290,17 @@ fn sockets_that_do_not_read_are_cut_before_they_take_the_memory() {
         }
     }
     assert!(metric(&admin, refused) > 0 && most <= 48 << 20, "{most}");
-    // A few of them made room.
-    wait_until("some are cut", || used(&admin, "sockets") < 81);
+    // Dropping a few made room.
+    wait_until("some are dropped", || used(&admin, "sockets") < 81);
     assert!(used(&admin, "sockets") > 40);
     quick.nothing();
     drop(sockets);
     wait_until("they are gone", || used(&admin, "sockets") == 1);
-    wait_until("all is given back", || used(&admin, "socket outboxes") == 0);
+    wait_until("all is released", || used(&admin, "socket outboxes") == 0);
 }
 
-/// Frames of all workers wait in one queue. Sockets that show no credentials have a small share of it, and end soon.
+/// Frames of all workers wait in one queue. Sockets without credentials have a small share of it
+/// and are closed soon.
 #[test]
 fn strangers_on_the_socket_of_workers_are_ended() {
     let server = Server::start();

@@ -1,4 +1,4 @@
-//! Subscriptions that want much: long records, many of them, connections that come and go.
+//! Subscriptions under load: long records, slow clients, many short subscriptions.
 
 use serde_json::json;
 
@@ -47,7 +47,7 @@ fn a_long_record_does_not_fill_the_memory_whatever_the_names() {
     assert!(whole >= 10 && others >= 30, "{whole} {others}");
     let most = server.memory_kb("VmHWM");
     assert!(most < 200 << 10, "{most} KiB");
-    // All of them go on.
+    // All of them continue.
     admin.post(POSTS, json!({"id": "short"})).expect(200);
     for listener in &mut listeners {
         listener.expect("create", "short");

@@ -21,7 +21,7 @@ mod streams;
 
 const POSTS: &str = "/api/collections/posts/records";
 
-/// Users with a role and groups, and posts by these rules.
+/// Creates users with a role and groups, and posts with these rules.
 fn set_up(server: &Server, rules: Value) -> Api {
     let admin = server.admin();
     let users = json!({"name": "users", "type": "auth", "listRule": "", "viewRule": "", "updateRule": "id = @request.auth.id",
@@ -42,7 +42,7 @@ fn open() -> Value {
     json!({"listRule": "", "viewRule": ""})
 }
 
-/// Makes an account; its id and a token.
+/// Creates an account. Returns its id and a token.
 fn account(admin: &Api, name: &str, role: &str) -> (String, String) {
     let email = format!("{name}@example.com");
     let body = json!({"email": email, "password": "password-1", "role": role});
@@ -98,7 +98,7 @@ fn changes_come_as_the_answers_to_requests_show_them() {
         json!({"id": "two", "n": 2, "expand": {}}),
         "fields"
     );
-    // It comes into view, is shown with what belongs to it, and leaves without a word.
+    // The record enters the view, is shown with its relation, and leaves without an event.
     change(&admin, "one", json!({"n": 2}));
     let event = some.expect("update", "one");
     assert_eq!(
@@ -178,7 +178,7 @@ fn bulk_batches_cascades_and_cleared_relations_are_told_and_what_was_undone_is_n
     let actions = ["create", "create", "update", "update"];
     let ids: Vec<Value> = actions.map(|action| about(&mut notes, action)).to_vec();
     assert_eq!(ids[..2], [json!("x"), json!("y")]);
-    // The relation to what was deleted was cleared.
+    // Relations to the deleted record were cleared.
     let cleared: BTreeSet<&str> = ids[2..].iter().filter_map(Value::as_str).collect();
     assert_eq!(cleared, BTreeSet::from(["x", "y"]));
     let body = json!({"ids": ["a", "b"], "data": {"n": 7}});
@@ -228,7 +228,7 @@ fn rules_and_groups_decide_as_of_the_change() {
         let event = listener.expect("create", "common");
         assert!(event["record"].get("secret").is_none(), "{event}");
     }
-    // From the next commit on.
+    // A new role applies from the next commit on.
     let user = format!("/api/collections/users/records/{bob}");
     admin.patch(&user, json!({"role": "chief"})).expect(200);
     change(&admin, "own", json!({"n": 1}));
@@ -309,7 +309,7 @@ fn when_definitions_change_all_subscribers_follow() {
         listener.subscribe("posts", json!({}));
     }
     let path = "/api/collections/posts";
-    // Another definition of the same meaning: nothing is missed, and nothing read again.
+    // An equivalent definition: no event is missed, and no resync is sent.
     admin
         .post("/api/collections", json!({"name": "other"}))
         .expect(200);
@@ -364,7 +364,7 @@ fn credentials_that_end_end_subscriptions() {
     renewed.subscribe("posts", json!({}));
     assert_eq!(renewed.ask(json!({"t": "auth", "token": token}))["t"], "ok");
     brief.ended(401);
-    // What nobody may see, it does not see any more; it may go on as nobody.
+    // It continues as an anonymous client and sees only public records.
     brief.subscribe("posts", json!({}));
     make(&admin, "hidden", json!({}));
     renewed.expect("create", "hidden");
@@ -374,7 +374,7 @@ fn credentials_that_end_end_subscriptions() {
         (&refused["t"], &refused["status"]),
         (&json!("no"), &json!(401))
     );
-    // Another account is another matter.
+    // Subscriptions of another account end.
     let (_, of_bob) = account(&admin, "bob", "");
     renewed.send(&json!({"t": "auth", "ref": "b", "token": of_bob}));
     renewed.ended(401);
@@ -415,7 +415,7 @@ fn whoever_comes_back_misses_nothing_or_is_told() {
     change(&admin, "a", json!({"n": 3}));
     let mut listener = Listener::connect(&server, "");
     let last = listener.subscribe("posts", json!({"after": seen}));
-    // If the connection breaks now, the events below count as not seen.
+    // If the connection broke now, the events below would count as not received.
     assert_eq!(last, seen);
     listener.expect("create", "b");
     assert_eq!(listener.expect("update", "a")["record"]["n"], 3);
@@ -493,7 +493,7 @@ fn of_a_group_one_gets_each_event() {
     }
     let mut seen = BTreeSet::new();
     for member in &mut members {
-        // They take turns.
+        // The members take turns.
         for _ in 0..count / 3 {
             assert!(seen.insert(member.event()["record"]["id"].to_string()));
         }
@@ -507,7 +507,7 @@ fn of_a_group_one_gets_each_event() {
     drop(members.drain(1..));
     let mut last = members.pop().unwrap();
     for n in 0..4 {
-        // Whoever has gone may be taken for present for a moment.
+        // A disconnected member can still be chosen for a moment.
         make(&admin, &format!("q{n}"), json!({}));
         wait_until("the others are gone", || server_has(&server, 3));
     }

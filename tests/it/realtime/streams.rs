@@ -1,4 +1,4 @@
-//! Subscriptions over server-sent events, and what is refused, there and over WebSockets.
+//! Subscriptions over server-sent events, and invalid requests there and over WebSockets.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
@@ -65,7 +65,7 @@ fn a_stream_speaks_as_pocketbase_does() {
         events[1].data,
         json!({"action": "create", "record": {"id": "two", "n": 2}})
     );
-    // These in place of those.
+    // These topics replace the others.
     stream.set(&api, &["posts/two"]).expect(204);
     admin.delete(&format!("{POSTS}/one")).expect(204);
     admin.delete(&format!("{POSTS}/two")).expect(204);
@@ -75,7 +75,7 @@ fn a_stream_speaks_as_pocketbase_does() {
         .post("/api/collections/closed/records", "{}")
         .expect(200);
     stream.expect("closed/*", "create");
-    // Line ends between the tokens of a field would be the end of the data.
+    // Line breaks between the tokens of a json field would end the data.
     stream.set(&api, &["posts"]).expect(204);
     admin
         .post(POSTS, "{\"meta\": {\n\"a\":\r\n\n1}}")
@@ -95,7 +95,7 @@ fn topics_that_make_no_sense_are_refused() {
         .expect(200);
     let stream = Stream::open(&server, "/db/shop", "");
     let body = |topic: &str| json!({"clientId": stream.client, "subscriptions": [topic]});
-    // It listens to another database.
+    // The client is connected to another database.
     api.post("/api/realtime", body("posts/*")).expect(404);
     let stranger = json!({"clientId": "0123456789", "subscriptions": ["posts/*"]});
     api.post("/api/realtime", stranger).expect(404);
@@ -135,9 +135,9 @@ fn topics_that_make_no_sense_are_refused() {
     stranger.get("/api/realtime").expect(401);
 }
 
-/// Only clients that asked for `text/event-stream` over HTTP/1.1 got a stream. curl, the Python client of
-/// PocketBase and everything behind nginx with its default settings (HTTP/1.0) were refused, and some of them asked again
-/// and again without a pause.
+/// Only clients that sent `Accept: text/event-stream` over HTTP/1.1 got a stream. curl, the Python
+/// client of PocketBase and all clients behind nginx with default settings (HTTP/1.0) were refused,
+/// and some of them retried without a pause.
 #[test]
 fn whoever_asks_for_no_websocket_gets_the_stream() {
     let server = Server::start();
@@ -171,7 +171,7 @@ fn whoever_asks_for_no_websocket_gets_the_stream() {
         admin.post(POSTS, json!({"id": id})).expect(200);
         assert_eq!(stream.expect("posts/*", "create")["id"], json!(id));
     }
-    // HTTP/1.0 has no WebSockets, and an answer to a request with a body has an end.
+    // HTTP/1.0 has no WebSockets, and a request with a body cannot get a stream.
     for request in [
         "GET /api/realtime HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
@@ -184,13 +184,13 @@ fn whoever_asks_for_no_websocket_gets_the_stream() {
         BufReader::new(connection).read_line(&mut line).unwrap();
         assert_eq!(line, "HTTP/1.1 400 Bad Request\r\n", "{request}");
     }
-    // The other paths answer on one connection as before.
+    // Other paths still keep the connection open.
     api.get("/api/health").expect(200);
     api.get("/api/health?x=/api/realtime").expect(200);
 }
 
-/// A key that was limited to another database while it was connected went on to hear of everything: what it was
-/// let in for ends like that of a key that was deleted.
+/// A key that was restricted to another database while it was connected still received all events.
+/// Its subscriptions now end like those of a deleted key.
 #[test]
 fn who_has_a_key_hears_no_more_when_its_limits_change() {
     let server = Server::start();
@@ -230,7 +230,7 @@ fn who_has_a_key_hears_no_more_when_its_limits_change() {
     admin.post(closed, json!({"id": "c"})).expect(200);
     header.nothing();
     frame.nothing();
-    // They are strangers now.
+    // The clients are anonymous now.
     assert_eq!(frame.try_subscribe("closed", json!({}))["status"], 403);
 }
 
@@ -267,7 +267,7 @@ fn frames_that_make_no_sense_are_refused_and_large_ones_end_the_connection() {
         assert_eq!(answer["status"], status, "{answer}");
     }
     for n in 0..100 {
-        // Whatever the name.
+        // Any name is allowed.
         listener.subscribe("posts", json!({"sub": format!("\u{1f600}\"\n{n}")}));
     }
     assert_eq!(listener.try_subscribe("posts", json!({}))["status"], 409);
@@ -277,7 +277,7 @@ fn frames_that_make_no_sense_are_refused_and_large_ones_end_the_connection() {
         "ok"
     );
     listener.subscribe("posts", json!({"new": {"to": ["us"]}}));
-    // As many as one likes at once: each is answered, in order.
+    // Any number of frames at once: each is answered, in order.
     for n in 0..300 {
         listener.send(&json!({"t": "ping", "ref": n}));
     }
@@ -295,7 +295,7 @@ fn each_frame_is_answered_even_when_the_next_one_undoes_it() {
     let write = json!({"method": "POST", "url": POSTS, "body": {"meta": "x".repeat(3000)}});
     let body = json!({"requests": vec![write; 1000]}).to_string();
     std::thread::scope(|scope| {
-        // A transaction that runs makes subscriptions wait.
+        // A running transaction makes subscriptions wait.
         let writer = scope.spawn(move || admin.post("/api/batch", body).status);
         for _ in 0..20 {
             let mut listener = Listener::connect(&server, "");

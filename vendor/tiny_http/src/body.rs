@@ -1,4 +1,4 @@
-//! Where a body is collected, within its own bound and what its meter grants, and how chunks are taken apart.
+//! Collects a body, within its own bound and that of its meter, and decodes chunks.
 //!
 //! New file; replaces upstream's `EqualReader` (whose `drop` allocated what the client announced) and the decoder of
 //! the `chunked_transfer` crate. Memory follows the bytes that came, never the length that was announced.
@@ -9,7 +9,7 @@ use crate::request::HeadView;
 use crate::sink::Meter;
 use crate::Shared;
 
-/// Why a body was not collected.
+/// The reason why a body was not collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyError {
     /// Longer than it may be.
@@ -128,7 +128,7 @@ enum State {
     Done,
 }
 
-/// Takes the chunked form apart, piece by piece as it arrives.
+/// An incremental decoder of the chunked coding.
 pub(crate) struct Decoder {
     state: State,
     size: u64,

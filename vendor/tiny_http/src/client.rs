@@ -24,9 +24,9 @@ pub(crate) struct ClientConnection {
     // set to true if we know that the previous request is the last one
     no_more_requests: bool,
 
-    // the peer may be sending something that nobody will read
+    // the peer may be sending bytes that will not be read
     unread: bool,
-    // how much of it is read and thrown away
+    // the limit of bytes that are read and discarded
     drain_bytes: usize,
 }
 
@@ -37,7 +37,7 @@ enum ReadError {
     Refuse(u16),
     /// the peer is too slow: as `Refuse(408)`
     TooSlow,
-    /// close without a word
+    /// close without an answer
     Closed,
 }
 
@@ -399,7 +399,8 @@ impl ClientConnection {
         Ok(count)
     }
 
-    /// Answers a request that can not be delivered. The connection ends with it, as nobody knows where another begins.
+    /// Answers a request that cannot be delivered. The connection ends, because the start of the next request is
+    /// unknown.
     fn refuse(&mut self, error: &ReadError) {
         let status = match *error {
             ReadError::Closed => return,

@@ -1,8 +1,8 @@
 //! One accepted connection: its only descriptor, the order of its answers, and whether it may be closed to make room.
 //!
 //! Upstream's file of this name unified TCP and Unix sockets; this one replaces it together with
-//! `util/refined_tcp_stream.rs` and `util/sequential.rs`. An answer is written by whoever has it, without blocking. One
-//! that comes before its turn waits here, and what the socket does not take at once goes to a writer thread, so the
+//! `util/refined_tcp_stream.rs` and `util/sequential.rs`. The thread that has an answer writes it, without
+//! blocking. An answer that arrives before its turn waits here, and what the socket does not take at once goes to a writer thread, so the
 //! caller of `answer` never waits for the peer or for another request.
 
 use std::io::{self, IoSlice, Read};
@@ -76,7 +76,7 @@ struct Turn {
     // nothing more is read or written
     over: bool,
 
-    // the socket belongs to somebody else now
+    // the socket was given away
     taken: bool,
 }
 
@@ -106,7 +106,7 @@ impl Answer {
     }
 }
 
-/// What happens to the reading side when a request has been admitted.
+/// The state of the reading side after a request was admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     GoesOn,
@@ -274,7 +274,7 @@ impl Connection {
         }
     }
 
-    /// Marks the socket as belonging to somebody else; the connection's thread lets go of it.
+    /// Marks the socket as given away; the connection's thread releases it.
     /// False if the connection is over.
     pub fn take(&self) -> bool {
         let mut turn = lock(&self.turn);
@@ -344,7 +344,7 @@ impl Connection {
             let _ = self.stream.shutdown(Shutdown::Both);
         }
         self.give_up_early(turn);
-        // Given back before the writer thread notices, so that nobody else is closed for the same bytes.
+        // Given back before the writer thread notices, so that no other connection is closed for the same bytes.
         let pending_bytes = mem::take(&mut turn.pending_bytes);
         self.shared.answer_used.fetch_sub(pending_bytes, Relaxed);
     }
@@ -466,7 +466,8 @@ impl Connection {
         Ok(())
     }
 
-    /// How much a peer must take of an answer in which time. While the server stops, anything will do, but soon.
+    /// Bytes of an answer that a peer must read, and the time for them. While the server stops, one byte is enough, but
+    /// within a shorter time.
     fn patience(&self) -> (Duration, usize) {
         let limits = &self.shared.limits;
         if self.shared.close.load(Relaxed) {

@@ -74,7 +74,7 @@ pub struct Server {
     listening_addr: SocketAddr,
 }
 
-/// What all threads of a server have in common.
+/// The state shared by all threads of a server.
 pub(crate) struct Shared {
     limits: Limits,
     hooks: Hooks,
@@ -104,7 +104,7 @@ const BACKLOG: i32 = 4096;
 /// Longest pause after a failure to accept, for the system to recover.
 const BACK_OFF: Duration = Duration::from_millis(10);
 
-/// How often the accept thread looks whether connections that it has closed are gone.
+/// Interval at which the accept thread checks whether connections that it has closed have ended.
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// The part of the connections that goes when the system runs short of something.
@@ -113,7 +113,7 @@ const MAKE_WAY_PART: usize = 8;
 /// Threads of evicted connections that may still be ending, beyond the cap on connections.
 const ENDING_MAX: usize = 128;
 
-/// How often `drain` looks for connections that have become idle.
+/// Interval at which `drain` looks for idle connections.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
 
 impl Server {
@@ -170,7 +170,7 @@ impl Server {
         self.shared.registry.len()
     }
 
-    /// Requests that nobody has received yet.
+    /// Requests not received yet.
     pub fn num_queued(&self) -> usize {
         self.shared.messages.len()
     }
@@ -206,7 +206,7 @@ impl Server {
 
     /// Stops accepting, lets the requests in hand be answered and closes each connection when it has none. A connection
     /// whose request is only partly here has until `grace` to complete it. Returns at the deadline at the latest, with
-    /// the number of requests that are still without an answer. Somebody must go on to call `recv()` meanwhile.
+    /// the number of requests that are still without an answer. Another thread must continue to call `recv()` meanwhile.
     pub fn drain(&self, grace: Duration, deadline: Duration) -> usize {
         let begun = Instant::now();
         self.stop_accepting();
@@ -224,7 +224,7 @@ impl Server {
         }
     }
 
-    /// Totals for whoever watches the server.
+    /// Totals for monitoring.
     pub fn counters(&self) -> Counters {
         let shared = &self.shared;
         Counters {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::request::HeadView;
 use crate::sink::{Destination, Meter};
 
-/// Bounds on what a peer can make the server hold or wait for.
+/// Bounds on the resources and time that a peer can use.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Live connections. A newcomer above it makes room at the cost of the longest-waiting one.
@@ -39,11 +39,11 @@ pub struct Limits {
     pub contended_time: Duration,
     /// Longest single wait on a socket; the precision of the times above.
     pub slice: Duration,
-    /// What is read and thrown away behind what was no request, before the connection is closed.
+    /// Bytes read and discarded after a malformed request, before the connection is closed.
     pub drain_bytes: usize,
-    /// The same of a body that nobody wanted.
+    /// The same for a body that was not read.
     pub drain_body_bytes: usize,
-    /// Time for the same.
+    /// Time for discarding.
     pub drain_time: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! The live connections, and which of them goes when room is needed.
+//! The live connections, and which of them is closed when room is needed.
 //!
 //! New file. A connection is in here from its acceptance to its end, to its eviction or until its socket is taken over.
 
@@ -25,16 +25,16 @@ struct Inner {
     candidates: Vec<(u64, u64)>,
 }
 
-/// How many candidates one look at all connections yields. As long as they wait, nobody waits longer.
+/// Candidates collected by one scan of all connections. While they wait, no other connection has waited longer.
 const CANDIDATES: usize = 64;
 
 /// Candidates that are passed over because bytes of theirs are here: it is our thread that waits, for the processor.
 const SPARED: usize = 16;
 
-/// How often another victim is looked for when the first one has just got a request in hand.
+/// Attempts to find another victim if the first one has just received a request.
 const TRIES: usize = 4 * CANDIDATES;
 
-/// What `close_waiting` does with a connection whose request is only partly here.
+/// The treatment of a connection with a partly received request by `close_waiting`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Partial {
     Spare,

@@ -58,7 +58,7 @@ pub(crate) struct Body {
     pub meter: Option<Box<dyn Meter>>,
 }
 
-/// Why a request has no body to take. The connection ends with its answer.
+/// The reason why the body of a request was not received. The connection ends with its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unread {
     /// Longer than it may be.

@@ -1,4 +1,4 @@
-//! Peers that want no more for now.
+//! Handlers that pause their sockets.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -32,7 +32,7 @@ fn text(text: &str) -> Event {
     Event::Text(text.to_owned())
 }
 
-/// A socket that is held, with a text more, unread, in the buffers above and one in the system.
+/// A paused socket with one unread text in the buffer of tungstenite and one in the system.
 fn held(hub: &Hub) -> Pair {
     let mut pair = connect_early(hub, frames(["hold", "above"]));
     assert_eq!(pair.next(), text("hold"));
@@ -41,7 +41,7 @@ fn held(hub: &Hub) -> Pair {
     pair
 }
 
-/// Gives the thread time for whatever it would do with others.
+/// Lets the hub do some rounds.
 fn let_it_work(hub: &Hub) {
     let (mut client, ..) = connect(hub).client();
     for round in 0..5 {
@@ -49,7 +49,7 @@ fn let_it_work(hub: &Hub) {
     }
 }
 
-/// Closes so that the other side learns it by a reset: something was not read.
+/// Closes a connection with unread bytes, so that the server receives a reset.
 fn reset(stream: TcpStream, handle: &SocketHandle) {
     assert!(handle.send("not read".into()));
     assert!(stream.peek(&mut [0]).unwrap() > 0);
@@ -113,7 +113,7 @@ fn a_resume_undoes_the_hold_of_its_call_and_no_later_one() {
     stop(&hub);
 }
 
-/// Passes texts on to a thread, and holds while that has many.
+/// Forwards texts to a thread, and pauses while that has many.
 struct Relay {
     texts: Sender<String>,
     handles: Sender<SocketHandle>,
@@ -189,7 +189,7 @@ fn a_held_socket_costs_no_work_and_is_not_pinged_to_death() {
     assert!(pair.handle.is_open() && pair.handle.is_paused());
     pair.handle.resume();
     assert_eq!((pair.next(), pair.next()), (text("above"), text("below")));
-    // From here on pongs are missed.
+    // From here on, missing pongs count.
     pair.await_end();
     assert_eq!(hub.counters().dead_closed, 1);
     stop(&hub);
@@ -197,7 +197,7 @@ fn a_held_socket_costs_no_work_and_is_not_pinged_to_death() {
 
 #[test]
 fn a_held_socket_sends_and_closes() {
-    // The end comes because the answer to the close is read, not with time.
+    // The socket ends because the answer to the close is read, not by a timeout.
     let hub = hub(|settings| settings.close_grace = 4 * TIMEOUT);
     let (mut client, handle, events) = held(&hub).client();
     let long = "x".repeat(8 << 20);
@@ -281,7 +281,7 @@ fn the_end_of_the_stream_comes_after_what_was_held_back() {
     let before = rounds(&hub);
     let_it_work(&hub);
     assert!(pair.events.try_recv().is_err());
-    // Each of the rounds has to do with the other socket: no end of this one is reported.
+    // All rounds serve the other socket: epoll reports no end of this one.
     assert!(rounds(&hub) - before < 200, "{}", rounds(&hub) - before);
     pair.handle.resume();
     assert_eq!((pair.next(), pair.next()), (text("above"), text("below")));
@@ -289,7 +289,7 @@ fn the_end_of_the_stream_comes_after_what_was_held_back() {
     stop(&hub);
 }
 
-/// Waits until a count has not changed for a while. It does no harm if that is too early.
+/// Waits until a count has not changed for a while. Ending too early is harmless.
 fn await_standstill(count: &AtomicUsize) {
     let (pause, mut last, mut still) = (Stop::new(), 0, 0);
     while still < 20 {
@@ -333,7 +333,7 @@ fn a_hold_stops_who_sends_until_the_resume() {
         .unwrap()
     };
     await_standstill(&written);
-    // Far more is to come than the buffers of both sides can take.
+    // Far more bytes than the buffers of both sides can hold.
     assert!(!writer.is_finished() && written.load(Relaxed) < TEXTS / 2);
     assert_eq!(hub.counters().messages_in, 1);
     pair.handle.resume();

@@ -1,4 +1,4 @@
-//! Peers that break rules, take nothing, send too much, or are many.
+//! Clients that break rules, do not read, send too much, or are many.
 
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
@@ -127,7 +127,7 @@ fn who_talks_without_end_does_not_starve_others() {
         .map(|said| {
             let (mut ours, theirs) = streams();
             let permit = reserve(&hub).unwrap();
-            // Empty fragments begin with a first one.
+            // The first fragment opens a message; empty ones continue it.
             let early = if said[0] == 0 {
                 frame(0x01, b"")
             } else {
@@ -179,7 +179,7 @@ fn unfinished_large_messages_are_bounded_together() {
     wait_until("some are closed", || {
         pairs.iter().filter(|pair| pair.handle.is_open()).count() == 2
     });
-    // The room comes back when messages are complete.
+    // Complete messages release their room.
     for pair in pairs.iter_mut().filter(|pair| pair.handle.is_open()) {
         pair.stream.write_all(&announced[800_000..]).unwrap();
         assert!(matches!(pair.next(), Event::Text(_)));
@@ -215,7 +215,7 @@ fn memory_of_idle_sockets() {
         permit.register(Arc::new(theirs), Vec::new(), Box::new(Silent));
         ours.push(stream);
     }
-    wait_until("all are adopted", || {
+    wait_until("all are registered", || {
         hub.counters().opened == SOCKETS as u64
     });
     let idle = resident_kib();
@@ -234,7 +234,7 @@ fn memory_of_idle_sockets() {
     report("after a text and a ping", resident_kib());
     for (at, stream) in ours.iter_mut().enumerate() {
         stream.write_all(&frame(0x81, &[b'x'; 500_000])).unwrap();
-        wait_until("it has come", || {
+        wait_until("it has arrived", || {
             hub.counters().messages_in > (SOCKETS + at) as u64
         });
     }

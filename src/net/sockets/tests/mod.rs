@@ -1,4 +1,4 @@
-//! Sockets over loopback, with tungstenite's client or bare bytes at the other end.
+//! Sockets over loopback, with tungstenite or raw bytes as the client.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -30,7 +30,7 @@ enum Event {
     Closed,
 }
 
-/// Reports what it is told, and does what texts say.
+/// Reports its calls, and obeys commands in texts.
 struct Recorder {
     events: Sender<Event>,
     handles: Sender<SocketHandle>,
@@ -78,7 +78,7 @@ impl Pair {
         self.events.recv_timeout(TIMEOUT).unwrap()
     }
 
-    /// The end, after whatever came before.
+    /// Waits for the end and discards earlier events.
     fn await_end(&self) {
         while self.next() != Event::Closed {}
     }
@@ -88,7 +88,7 @@ impl Pair {
         (client, self.handle, self.events)
     }
 
-    /// What the server says until it hangs up.
+    /// Reads until the server disconnects.
     fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let _ = self.stream.read_to_end(&mut bytes);
@@ -100,7 +100,7 @@ fn hub(change: impl FnOnce(&mut HubSettings)) -> Hub {
     hub_of(10_000, 1 << 30, change)
 }
 
-/// A hub for so many sockets and so many bytes that wait.
+/// A hub with budgets of so many sockets and so many outbox bytes.
 fn hub_of(sockets: u64, outboxes: u64, change: impl FnOnce(&mut HubSettings)) -> Hub {
     let mut settings = HubSettings {
         close_grace: Duration::from_millis(400),
@@ -110,7 +110,7 @@ fn hub_of(sockets: u64, outboxes: u64, change: impl FnOnce(&mut HubSettings)) ->
     Hub::start(settings, &budget(sockets), &budget(outboxes)).unwrap()
 }
 
-/// A budget with half for a network, and half for callers without credentials.
+/// A budget whose share for callers without credentials is half.
 fn budget(total: u64) -> Arc<Budget> {
     let bounds = Bounds {
         total,
@@ -124,7 +124,7 @@ fn reserve(hub: &Hub) -> Result<Permit> {
     hub.reserve(payer(1, true))
 }
 
-/// Somebody in the network of this number.
+/// A payer in the network of this number.
 fn payer(network: u32, has_credentials: bool) -> Payer {
     Payer {
         network: Network::V4(network),
@@ -172,7 +172,7 @@ fn connect(hub: &Hub) -> Pair {
     connect_early(hub, Vec::new())
 }
 
-/// A frame as a client sends it; the mask is zero.
+/// A client frame with a mask of zero.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     if payload.len() < 126 {
@@ -199,7 +199,7 @@ fn stop(hub: &Hub) {
     assert_eq!(hub.counters().open, 0);
 }
 
-/// The code of the close that comes next.
+/// The code of the next close frame.
 fn close_code(client: &mut Client) -> u16 {
     loop {
         match client.read().unwrap() {
@@ -291,7 +291,8 @@ fn silence_is_death_whatever_came_before() {
     half.stream.write_all(&frame(0x81, b"half")[..7]).unwrap();
     silent.await_end();
     half.await_end();
-    // The first ping comes after half of the pause at the earliest, the end two pauses later.
+    // The first ping is sent after half of the interval at the earliest, and the end is two
+    // intervals later.
     assert!(begun.elapsed() >= Duration::from_millis(500));
     assert_eq!(hub.counters().dead_closed, 2);
     stop(&hub);
@@ -337,7 +338,7 @@ fn a_panic_of_a_peer_costs_its_socket_only() {
     stop(&hub);
 }
 
-/// Panics wherever it can.
+/// A handler that panics in each call.
 struct Hostile;
 
 impl SocketHandler for Hostile {
@@ -445,7 +446,7 @@ fn a_stop_ends_in_time_whatever_peers_do() {
     for pair in &mute {
         pair.await_end();
     }
-    // Who comes late is turned away.
+    // A late connection is refused.
     let (mut ours, theirs) = streams();
     permit.register(Arc::new(theirs), Vec::new(), Box::new(Hostile));
     assert_eq!(ours.read(&mut [0; 10]).unwrap(), 0);
@@ -492,7 +493,7 @@ fn never_are_there_more_sockets_than_places() {
     stop(&hub);
 }
 
-/// Takes what comes.
+/// A handler that ignores its texts.
 struct Silent;
 
 impl SocketHandler for Silent {

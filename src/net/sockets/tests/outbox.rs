@@ -1,4 +1,5 @@
-//! The budget of what waits to be sent: who pays, and who is dropped when it is used up.
+//! The budget of outboxes: which payer is charged, and which sockets are dropped when it is used
+//! up.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::base::budget::Payer;
 
-/// A socket of which nothing is read, with next to no room in the system.
+/// A socket whose client does not read, with minimal buffers in the system.
 fn stalled(hub: &Hub, payer: Payer) -> Pair {
     let (ours, theirs) = streams();
     sockopt::set_socket_recv_buffer_size(&ours, 4096).unwrap();
@@ -21,13 +22,13 @@ fn stalled(hub: &Hub, payer: Payer) -> Pair {
     pair
 }
 
-/// A client that takes what it is sent from now on.
+/// A client that reads from now on.
 fn quick(pair: Pair) -> Client {
     sockopt::set_socket_recv_buffer_size(&pair.stream, 1 << 20).unwrap();
     pair.client().0
 }
 
-/// Nobody is taken for dead because the small buffers are slow.
+/// Pings are disabled in effect, because small buffers make clients slow.
 fn without_pings(settings: &mut HubSettings) {
     settings.ping_every = Duration::from_secs(600);
 }
@@ -36,9 +37,9 @@ fn text(bytes: usize) -> Text {
     "x".repeat(bytes).into()
 }
 
-/// A thousand strangers that read nothing made the server hold a megabyte for each of them. Now all that waits
-/// has a bound, and a share for strangers; where that is used up, those with the most are dropped, and the
-/// others do not notice.
+/// A thousand anonymous clients that did not read made the server hold a megabyte for each. Now
+/// outboxes have a budget with a share for anonymous clients. When it is used up, the fullest are
+/// dropped, and other clients are not affected.
 #[test]
 fn the_fullest_outbox_makes_room() {
     let hub = hub_of(100, 2_000_000, without_pings);
@@ -52,7 +53,7 @@ fn the_fullest_outbox_makes_room() {
         assert!(member.handle.send(text(100_000)));
     }
     assert_eq!(hub.counters().slow_closed, 0);
-    // Strangers hold 900,000 of 1,000,000 bytes.
+    // Anonymous clients hold 900,000 of 1,000,000 bytes.
     assert!(others[0].handle.send(text(150_000)));
     full.await_end();
     assert!(!full.handle.is_open());
@@ -62,7 +63,7 @@ fn the_fullest_outbox_makes_room() {
         let expected = Message::text("x".repeat(100_000));
         assert_eq!(quick(pair).read().unwrap(), expected);
     }
-    wait_until("all is given back", || hub.shared.outbox_bytes.used() == 0);
+    wait_until("all is released", || hub.shared.outbox_bytes.used() == 0);
     stop(&hub);
 }
 
@@ -88,11 +89,11 @@ fn a_text_that_waits_for_many_is_charged_once_and_given_back_once() {
             assert_eq!(client.read().unwrap().len(), size);
         }
     }
-    wait_until("all is given back", || hub.shared.outbox_bytes.used() == 0);
+    wait_until("all is released", || hub.shared.outbox_bytes.used() == 0);
     stop(&hub);
 }
 
-/// Places in line cost memory as well: a short text that waits ten thousand times is not for free.
+/// Queue slots cost memory too: a short text that is queued ten thousand times is charged for them.
 #[test]
 fn many_short_texts_are_charged_for_their_places() {
     let hub = hub_of(100, 1_000_000, |_| {});
@@ -105,7 +106,7 @@ fn many_short_texts_are_charged_for_their_places() {
     let used = hub.shared.outbox_bytes.used() - before;
     assert!((100_000..300_000).contains(&used), "{used}");
     drop(pair);
-    wait_until("all is given back", || {
+    wait_until("all is released", || {
         hub.counters().open == 0 && hub.shared.outbox_bytes.used() == 65
     });
     drop(short);
@@ -134,13 +135,13 @@ fn a_socket_is_charged_to_who_has_signed_in_and_closed_when_there_is_no_room_for
     stop(&hub);
 }
 
-/// The outbox of a socket that the hub does not know, so that it is sent only what a test takes from it.
+/// The handle of a socket that the hub does not know, so that only the test empties its outbox.
 fn unsent(hub: &Hub, payer: Payer) -> SocketHandle {
     let permit = hub.reserve(payer).unwrap();
     SocketHandle::new(hub.shared.tokens.fetch_add(1, Relaxed), permit)
 }
 
-/// Takes all texts out of an outbox, as the hub does when the system accepts them.
+/// Removes all texts from an outbox, as the hub does when the system accepts them.
 fn take_all(handle: &SocketHandle) {
     let mut sent = None;
     while let Some(next) = handle.next(sent.as_deref()) {
@@ -159,8 +160,8 @@ fn end(hub: &Hub, handles: impl Iterator<Item = SocketHandle>) {
     stop(hub);
 }
 
-/// Thousands of sockets with a little each used up a share while none of them was blamed: each further text
-/// dropped the fullest socket of another payer, and was queued beyond the bound.
+/// Thousands of sockets with small outboxes used up a share, and none of them was dropped. Instead
+/// each further text dropped the fullest socket of another payer, and was queued beyond the bound.
 #[test]
 fn many_small_outboxes_that_use_up_a_share_are_blamed() {
     let hub = hub_of(1000, 2_000_000, |_| {});
@@ -170,11 +171,11 @@ fn many_small_outboxes_that_use_up_a_share_are_blamed() {
     }
     let member = unsent(&hub, payer(100, true));
     assert!(member.send(text(300_000)));
-    // Strangers may hold 1,000,000 bytes, and hold 965,120.
+    // Anonymous clients hold 965,120 of 1,000,000 bytes.
     let stranger = unsent(&hub, payer(101, false));
     assert!(stranger.send(text(40_000)));
     assert!(member.is_open());
-    // A sixteenth of the budget is made room for.
+    // Room is made for a sixteenth of the budget.
     assert_eq!(count_open(&small), 80 - 11);
     let used = 69 * 12_064 + 40_064 + 300_064;
     assert_eq!(hub.shared.outbox_bytes.used(), used);
@@ -185,7 +186,8 @@ fn many_small_outboxes_that_use_up_a_share_are_blamed() {
     end(&hub, small.into_iter().chain([member, stranger]));
 }
 
-/// A text is charged to the first outbox that it waits in, and may wait in those of other payers for longer.
+/// A text is charged to the first outbox that queues it, and may stay longer in those of other
+/// payers.
 #[test]
 fn texts_that_are_charged_to_a_share_make_room_in_it_wherever_they_wait() {
     let hub = hub_of(1000, 2_000_000, |_| {});
@@ -200,14 +202,15 @@ fn texts_that_are_charged_to_a_share_make_room_in_it_wherever_they_wait() {
         assert!(member.send(text(485_000)));
     }
     drop(shared);
-    // Strangers are charged for 960,128 of 1,000,000 bytes.
+    // Anonymous clients are charged for 960,128 of 1,000,000 bytes.
     assert!(quick.send(text(60_000)));
     assert!(quick.is_open() && member.is_open() && !holder.is_open());
     assert_eq!(hub.shared.outbox_bytes.used(), 970_128 + 60_064);
     end(&hub, [quick, holder, member].into_iter());
 }
 
-/// If no outbox holds what uses up a share, a socket of that share for which there is no room is dropped.
+/// If no outbox holds the bytes that use up a share, the socket of that share without room is
+/// dropped.
 #[test]
 fn a_text_is_not_queued_when_no_outbox_can_make_room() {
     let hub = hub_of(1000, 2_000_000, |_| {});
@@ -225,8 +228,8 @@ fn a_text_is_not_queued_when_no_outbox_can_make_room() {
     end(&hub, [quick, member].into_iter());
 }
 
-/// A text that the hub is sending is given back only when it has ended the socket. Until then as many bytes may be
-/// queued without a charge, and no more sockets are dropped for it.
+/// A text that the hub is sending is released only after the hub has ended the socket. Until then,
+/// as many bytes can be queued without a charge, and no further sockets are dropped.
 #[test]
 fn room_that_the_hub_is_about_to_give_back_is_used_once() {
     let hub = hub_of(1000, 2_000_000, |_| {});

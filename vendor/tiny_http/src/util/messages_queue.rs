@@ -15,7 +15,7 @@ where
 struct Inner<T> {
     queue: VecDeque<T>,
 
-    // threads inside `condvar.wait()`; waking costs a system call, so it is left out when nobody waits
+    // threads inside `condvar.wait()`; waking costs a system call, so it is skipped if no thread waits
     waiting: usize,
 
     // set once by `unblock()`, never reset
@@ -78,7 +78,7 @@ where
         }
     }
 
-    /// Elements that nobody has taken yet.
+    /// Number of queued elements.
     pub fn len(&self) -> usize {
         lock(&self.inner).queue.len()
     }

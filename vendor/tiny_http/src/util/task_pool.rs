@@ -44,7 +44,7 @@ struct State {
 /// Threads use little stack: a read buffer and a few frames.
 const STACK_BYTES: usize = 256 << 10;
 
-/// How long a thread without a task stays.
+/// Time after which a thread without a task ends.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Counts a thread out when its task panics or the thread could not be started.
