@@ -1,7 +1,7 @@
-//! Whether storage, rows and records agree: `vski files check`. Works beside a running server too.
+//! `vski files check`: verifies that storage, rows and records agree, also while a server runs.
 //!
-//! Every stored file is read and hashed. What has come or gone while it was looked at is looked at again, so a
-//! change by the server is no finding.
+//! Every stored file is read and hashed. A file that changed during the check is checked again, so
+//! a change by the server is not a finding.
 
 use std::io::Read;
 use std::path::Path;
@@ -15,23 +15,23 @@ use crate::store::files::journal::PAGE;
 use crate::store::files::{FilePath, Storage, StoredFile, journal, table};
 use crate::store::{db, files, node};
 
-/// What has no row and is younger may be about to get one.
+/// A younger file without a row may be about to get one.
 const GRACE_MS: i64 = 3_600_000;
 
-/// What is wrong with a file.
+/// A fault of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// A record names it, and it is not in the storage.
+    /// A record names the file, but the storage lacks it.
     Missing,
-    /// Its bytes are not those that were stored.
+    /// Its content differs from what was stored.
     Damaged,
-    /// It is here and cannot be read.
+    /// The file exists but cannot be read.
     Unreadable,
-    /// A record names it and the storage has it, but it has no row.
+    /// A record names the file and the storage has it, but it has no row.
     Unlisted,
-    /// It has a row but no record.
+    /// The file has a row but no record.
     Abandoned,
-    /// It is in the storage, and nothing knows of it.
+    /// The file is in the storage without a row or a record.
     LeftOver,
 }
 
@@ -48,7 +48,7 @@ impl Finding {
     }
 }
 
-/// What was looked at and found.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckSummary {
     pub files: u64,
@@ -57,17 +57,17 @@ pub struct CheckSummary {
     pub repaired: u64,
 }
 
-/// Looks through the storage of a data directory.
+/// Checks the storage of a data directory.
 pub struct Check<'a> {
     storage: &'a Storage,
-    /// Mends what it can.
+    /// Repair what can be repaired.
     repairs: bool,
-    /// Told of each finding, and whether it was mended.
+    /// Receives each finding, and whether it was repaired.
     report: &'a mut dyn FnMut(Finding, &FilePath, bool) -> Result<()>,
     summary: CheckSummary,
 }
 
-/// One database and its definitions.
+/// A database and its definitions.
 struct CheckedDatabase {
     name: String,
     database: Database,
@@ -88,7 +88,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Looks at everything.
+    /// Checks everything.
     pub fn run(
         mut self,
         data_dir: &Path,
@@ -132,7 +132,7 @@ impl<'a> Check<'a> {
         (self.report)(finding, path, is_repaired)
     }
 
-    /// Each file that has a row: it is there, whole, and its record exists.
+    /// Checks that each file with a row is complete and has a record.
     fn check_rows(&mut self, checked: &CheckedDatabase) -> Result<()> {
         let mut after: Option<FilePath> = None;
         loop {
@@ -157,13 +157,13 @@ impl<'a> Check<'a> {
     ) -> Result<()> {
         self.summary.files += 1;
         let is_whole = match self.is_whole(path, stored) {
-            // One that this account may not read says nothing of the others; a bucket that fails does.
+            // A local file without read permission must not stop the check; a failing bucket does.
             Err(_) if self.storage.has_journal() => {
                 return self.report_finding(Finding::Unreadable, path, false);
             }
             result => result?,
         };
-        // Those of deleted collections are kept until these are purged.
+        // Files of deleted collections are kept until the collections are purged.
         let collection = checked
             .collections
             .iter()
@@ -192,7 +192,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Whether its content is what the row says; none when it is not there.
+    /// Reports whether the content matches the row; `None` if the file is missing.
     fn is_whole(&mut self, path: &FilePath, stored: &StoredFile) -> Result<Option<bool>> {
         Ok(match self.storage.size(path)? {
             Some(size) if size == stored.size => {
@@ -205,7 +205,7 @@ impl<'a> Check<'a> {
         })
     }
 
-    /// Each file that a record names has a row.
+    /// Checks that each file that a record names has a row.
     fn check_records(&mut self, checked: &CheckedDatabase) -> Result<()> {
         for collection in &checked.collections {
             let unlisted = checked
@@ -241,8 +241,8 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Each file that lies in the storage has a row. Those of a database that is not there stay: it may
-    /// come back.
+    /// Checks that each file in the storage has a row. Files of a missing database stay, because it
+    /// may return.
     fn check_storage(&mut self, checked: &CheckedDatabase, default: &Database) -> Result<()> {
         let before_ms = clock::now_ms() - GRACE_MS;
         let mut left_over = Vec::new();
@@ -278,7 +278,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// Gives a file a row, unless its record names it no longer.
+/// Adds a row for a file, unless its record no longer names it.
 fn add_row(
     checked: &CheckedDatabase,
     collection: &Collection,
@@ -307,7 +307,7 @@ fn add_row(
     })
 }
 
-/// How long it is, and its SHA-256 in hexadecimal.
+/// The size and the SHA-256 in hexadecimal.
 fn digest(content: impl Read) -> Result<(u64, String)> {
     let (size, sha256) = crypto::sha256_of(content)?;
     Ok((size, ids::hex(&sha256)))

@@ -1,4 +1,4 @@
-//! Nodes: servers in this process, each with a directory of its own.
+//! Nodes: servers in this process, each with its own directory.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -58,7 +58,7 @@ impl Node {
         self.running = Some(server::start(&Config::load(&flags).unwrap()).unwrap());
     }
 
-    /// Ends it in order.
+    /// Stops it cleanly.
     pub fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             assert!(running.stop(), "a clean stop");
@@ -73,8 +73,8 @@ impl Node {
         &self.running.as_ref().unwrap().app
     }
 
-    /// Whether every page of a database is the same here and there, outside of what SQLite writes by
-    /// itself.
+    /// Reports whether every page of a database is equal on both nodes, except for what SQLite
+    /// writes by itself.
     pub fn equals(&self, other: &Node, name: &str) -> bool {
         let map = |node: &Node| {
             let path = node.app().databases.file(name);
@@ -92,7 +92,7 @@ impl Node {
         while !self.equals(replica, name) {
             assert!(
                 Instant::now() < deadline,
-                "the replica does not come along: {:?}",
+                "the replica does not catch up: {:?}",
                 replica.app().replica().unwrap().status()
             );
             replica.app().replica().unwrap().request_full_sync();
@@ -105,7 +105,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("data: {}", self.dir.display());
-            // What holds on to it may never let go.
+            // A stop might never return.
             std::mem::forget(self.running.take());
             return;
         }

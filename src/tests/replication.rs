@@ -1,10 +1,10 @@
-//! Random changes of every kind on a master, through its writer and through another connection, while
-//! a replica follows and readers read on both.
+//! Applies random changes of every kind to a master, through its writer and through another
+//! connection, while a replica follows and readers read on both.
 //!
-//! The oracle is equality of every page once the writer pauses. Readers check what no reader may ever
-//! see broken: the counter row says how many rows there are, and a transaction sees one state from
-//! beginning to end. `VSKI_CASES` sets the number of changes (the default is a few hundred), `VSKI_SEED`
-//! the seed.
+//! The oracle is equality of every page once the writer pauses. Readers check invariants that no
+//! reader may see broken: the counter row equals the number of rows, and a transaction sees one
+//! version from beginning to end. `VSKI_CASES` sets the number of changes (default: a few hundred),
+//! `VSKI_SEED` the seed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::base::threads;
 use crate::base::threads::Stop;
 use crate::store::db::pages::PageReader;
 
-/// The database that is changed.
+/// The database under test.
 const NAME: &str = "fuzz";
 /// Changes between two comparisons.
 const STRETCH: usize = 12;
@@ -50,7 +50,7 @@ fn a_replica_is_the_master_page_for_page_whatever_is_done_to_it() {
         let mut readers = Readers::start(&replica, &reads);
         for case in 0..cases {
             let pin = PageReader::open(&path).unwrap();
-            // Somebody reads for long on the master: its log cannot start over.
+            // A long read on the master prevents a reset of its WAL.
             let pinned = rng.one_in(8).then(|| pin.snapshot().unwrap());
             change(rng, master.app(), &path);
             drop(pinned);
@@ -78,7 +78,7 @@ fn a_replica_is_the_master_page_for_page_whatever_is_done_to_it() {
     });
 }
 
-/// A connection that the server knows nothing of.
+/// A connection that the server does not know.
 #[expect(
     clippy::disallowed_methods,
     reason = "stands for another program that uses the database"
@@ -98,11 +98,11 @@ fn compare(master: &Node, replica: &Node, path: &Path) {
     assert_eq!(check, "ok", "{}", path.display());
     let status = replica.app().replica().unwrap().status();
     let repairs: u64 = status.databases.iter().map(|it| it.repairs).sum();
-    assert_eq!(repairs, 0, "nothing had to be mended: {status:?}");
+    assert_eq!(repairs, 0, "no repair was needed: {status:?}");
 }
 
-/// What a backup that is put back, or the end of a log that a power cut took, leaves: fewer rows,
-/// and schema counters that are used again for something else.
+/// Simulates a restored backup, or a WAL that lost its end in a power failure: fewer rows, and
+/// schema counters that are reused for other schemas.
 fn shorten(path: &Path, rng: &mut Rng) {
     let connection = outside(path);
     connection
@@ -147,7 +147,7 @@ fn change(rng: &mut Rng, app: &App, path: &Path) {
     };
     let database = app.databases.get(NAME).unwrap();
     let result = database.write(move |tx| Ok(tx.execute_batch(&sql)?));
-    // What does not fit the present schema is refused, and changes nothing.
+    // A statement that does not fit the current schema fails and changes nothing.
     if let Err(error) = result {
         assert!(
             matches!(
@@ -193,7 +193,8 @@ fn full_text(rng: &mut Rng) -> String {
     }
 }
 
-/// A job that writes more than the page cache holds, and fails: its pages are in the log already.
+/// A job that writes more than the page cache holds and then fails; its pages are in the WAL
+/// already.
 fn fail_after_much(app: &App) {
     let database = app.databases.get(NAME).unwrap();
     let result: Result<(), Error> = database.write(|tx| {
@@ -206,7 +207,7 @@ fn fail_after_much(app: &App) {
     assert_eq!(result.unwrap_err().kind(), Kind::Invalid);
 }
 
-/// What another program may do. It fails where the server is in the way, as it would.
+/// A change by another program. It fails when the server holds a lock, as it would in reality.
 fn change_outside(rng: &mut Rng, path: &Path) {
     let connection = outside(path);
     let sql = match rng.below(10) {
@@ -231,7 +232,7 @@ fn change_outside(rng: &mut Rng, path: &Path) {
     let _ = connection.execute_batch(&sql);
 }
 
-/// Threads that read on a replica without a pause.
+/// Threads that read on a replica without pause.
 struct Readers {
     stop: Stop,
     threads: Vec<JoinHandle<()>>,
@@ -264,7 +265,7 @@ impl Readers {
     }
 }
 
-/// In one statement and in one transaction, the counter says how many rows there are.
+/// In one statement and in one transaction, the counter equals the number of rows.
 fn check_counter(app: &App, _round: u64) {
     let database = app.databases.get(NAME).unwrap();
     let sql = "SELECT (SELECT n FROM counter), (SELECT count(*) FROM entries),

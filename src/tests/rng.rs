@@ -43,13 +43,13 @@ impl Rng {
         &list[self.below(list.len())]
     }
 
-    /// A text out of a list of literals.
+    /// A string from a list of literals.
     pub fn word(&mut self, list: &[&str]) -> String {
         (*self.pick(list)).to_owned()
     }
 }
 
-/// Says on a panic how to come back to it.
+/// Prints on a panic how to replay it.
 struct Announce<'a> {
     test: &'a str,
     seed: u64,

@@ -123,7 +123,7 @@ fn what_cannot_work_is_refused_when_it_is_written() {
         ("ATTACH 'x' AS x", "attach"),
         ("PRAGMA user_version = 1", "PRAGMA"),
         ("BEGIN; DELETE FROM notes; COMMIT", "transactions"),
-        ("CREATE TABLE x (y)", "make, change or drop"),
+        ("CREATE TABLE x (y)", "create, alter or drop"),
         ("DELETE FROM _admins", "_admins"),
         (
             "UPDATE notes SET title = (SELECT hash FROM _api_keys)",
@@ -268,7 +268,7 @@ fn a_stop_ends_a_script_and_a_kill_leaves_it_failed() {
     server.kill();
     let server = server.restart();
     let last = server.admin().get("/api/cron/endless").expect(200).json["last"].clone();
-    assert_eq!(message(&last), "The server ended while it ran.");
+    assert_eq!(message(&last), "The server stopped during the run.");
     assert_eq!(last["status"], "failed");
     assert_eq!(count(&server.admin()), 5);
 }
@@ -483,7 +483,7 @@ fn the_command_line_lists_runs_and_shows() {
         assert!(said.contains("5 rows changed."), "{said}");
         let said: Value = serde_json::from_str(&cron(dir, &["list", "--json"], 0)).unwrap();
         assert_eq!(said["items"][0]["name"], "tidy up/now");
-        assert!(cron(dir, &["history", "none"], 1).contains("There is no job none."));
+        assert!(cron(dir, &["history", "none"], 1).contains("There is no cron job none."));
     };
     wait_until("its end is noted", || {
         cron(server.dir(), &["list"], 0).contains("success")

@@ -78,8 +78,8 @@ fn wrong_parameters_are_named() {
         ("from=2026-01-02&to=2026-01-02", "from"),
         ("by=week", "by=week"),
         ("of=users", "of=users"),
-        ("from=2026-01-01&to=2026-01-31", "ask with by=hour"),
-        ("from=2026-01-01&to=2026-12-31&by=hour", "ask with by=day"),
+        ("from=2026-01-01&to=2026-01-31", "use by=hour"),
+        ("from=2026-01-01&to=2026-12-31&by=hour", "use by=day"),
     ] {
         let reply = admin.get(&format!("/api/stats?{query}")).expect(400);
         assert!(

@@ -1,5 +1,5 @@
-//! Copying: databases as pages, files with their hashes. The order is what makes it one state; the parent
-//! module says how.
+//! Copies databases as pages, and files with their hashes. The order makes them one state; see the
+//! parent module.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
@@ -22,34 +22,35 @@ use crate::store::files::journal::PAGE;
 use crate::store::files::{FilePath, StoredFile, table};
 use crate::store::{db, node};
 
-/// How often a state is given up because a file of it has vanished, or definitions have changed.
+/// Limit on snapshots that are abandoned because a file has disappeared or definitions have
+/// changed.
 const ATTEMPTS_MAX: u32 = 20;
-/// A replica gets files after the databases that name them: how long to wait for these in all, and how often to
-/// look.
+/// A replica gets files after the databases that name them: the time to wait for these in all, and
+/// the polling interval.
 const FILES_WAIT: Duration = Duration::from_secs(20);
 const POLL_EVERY: Duration = Duration::from_millis(200);
-/// Between two words on how far it is.
+/// Interval of progress messages.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
-/// Where a file is until it is whole.
+/// The name of a file until it is complete.
 const PARTIAL: &str = ".partial";
 
-/// Stands for a path and a content: half of their SHA-256, since there may be millions.
+/// Identifies a path and a content by half of their SHA-256, because there may be millions.
 type FileKey = [u8; 16];
 
-/// The files that could not be had, and why.
+/// Files that could not be copied, with the reason.
 type MissingFiles = Vec<(FilePath, FileStatus)>;
 
-/// What became of a file.
+/// The result of copying a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FileStatus {
     Present,
-    /// It is not in the storage.
+    /// The file is not in the storage.
     Missing,
-    /// Its bytes are not those that were stored.
+    /// Its content differs from what was stored.
     Damaged,
 }
 
-/// What the copied state of a database names.
+/// The files that the copied state of a database names.
 #[derive(Default)]
 struct ReferencedFiles {
     files: HashSet<FileKey>,
@@ -57,16 +58,16 @@ struct ReferencedFiles {
     missing: u64,
 }
 
-/// What to back up, and where to.
+/// The parameters of a backup.
 pub struct BackupJob<'a> {
     pub data_dir: &'a Path,
     pub dir: &'a Path,
-    /// The files are in a bucket, and no part of it.
+    /// The files are in a bucket and not part of the backup.
     pub is_bucket: bool,
-    /// Files that an earlier backup has left are read again.
+    /// Verify files of an earlier backup by reading them.
     pub verifies: bool,
     pub settings: db::ConnectionSettings,
-    /// Told of what takes long, and of what is wrong.
+    /// Receives progress messages and warnings.
     pub report: &'a mut dyn FnMut(&str),
 }
 
@@ -74,20 +75,18 @@ pub struct BackupJob<'a> {
 pub struct Copier<'a> {
     job: BackupJob<'a>,
     state: PathBuf,
-    /// The state of the earlier backup.
     earlier: Option<PathBuf>,
-    /// Files that are known to be in the backup, whole.
+    /// Files that are known to be complete in the backup.
     present: HashSet<FileKey>,
-    /// By database.
     referenced: BTreeMap<String, ReferencedFiles>,
-    /// A hash of the definitions of each database that is copied, from before that.
+    /// For each copied database, a hash of its definitions from before the copy.
     definitions: BTreeMap<String, Option<u64>>,
     pub copied: u64,
     pub copied_bytes: u64,
     reported: Instant,
-    /// How long files may still be waited for.
+    /// Remaining time to wait for files.
     wait_left: Duration,
-    /// How often tables may still be waited for that have not followed their definitions.
+    /// Remaining attempts to wait for tables that do not match their definitions yet.
     table_waits_left: u32,
 }
 
@@ -114,7 +113,7 @@ impl<'a> Copier<'a> {
             .is_ok_and(|local| node::is_replica_in(&local))
     }
 
-    /// Copies everything, and notes what it was.
+    /// Copies everything and adds it to the manifest.
     pub fn run(&mut self, manifest: &mut BackupManifest) -> Result<()> {
         self.copy_database(db::LOCAL)?;
         if self.is_replica() {
@@ -140,7 +139,7 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    /// A server does without them, and so does a backup.
+    /// Copies the statistics if they are readable; neither a server nor a backup needs them.
     fn copy_stats(&mut self) -> Result<()> {
         match self.copy_database(db::STATS) {
             Err(error) if db::is_useless(&error) => {
@@ -152,8 +151,8 @@ impl<'a> Copier<'a> {
         }
     }
 
-    /// A definition and its table are of one state when no definition of that database has changed from
-    /// before its copy until `default.db` is looked at.
+    /// A definition and its table belong to one state if no definition of the database changes from
+    /// before its copy until `default.db` is read.
     fn copy_default_and_tenants(&mut self) -> Result<()> {
         let mut names = db::names(self.job.data_dir)?;
         names.retain(|name| name != db::DEFAULT);
@@ -170,11 +169,11 @@ impl<'a> Copier<'a> {
             }
         }
         Err(Error::unavailable(
-            "Collections change all the time, so that no state of all databases could be copied; try again.",
+            "Collections kept changing during the backup; try again.",
         ))
     }
 
-    /// The databases that are not copied as this state of `default.db` defines them.
+    /// The databases whose copies do not match the definitions in this snapshot of `default.db`.
     fn stale(&mut self, default: &Snapshot<'_>) -> Result<Vec<String>> {
         let definitions = default.definitions_by_database()?;
         let mut names = db::names(self.job.data_dir)?;
@@ -192,7 +191,7 @@ impl<'a> Copier<'a> {
         Ok(names)
     }
 
-    /// The databases whose copies do not have the tables yet that are defined.
+    /// The databases whose copies lack defined tables.
     fn lagging(&self, default: &Connection) -> Result<Vec<String>> {
         let mut lagging = Vec::new();
         for name in db::names(self.job.data_dir)? {
@@ -211,15 +210,16 @@ impl<'a> Copier<'a> {
         Ok(lagging)
     }
 
-    /// Without a database, a new backup would do away with the copy that the earlier one has of it.
+    /// Refuses to continue without a database, because the new backup would replace an earlier copy
+    /// of it.
     fn refuse_missing(&self, default: &Connection) -> Result<()> {
         let names = missing::databases(self.job.data_dir, default)?;
         let Some(name) = names.first() else {
             return Ok(());
         };
         Err(Error::unavailable(format!(
-            "{name}.db is missing from {}, or empty; there is no new backup. Put it back, or make and delete a \
-             database of that name; on a replica wait until it has arrived.",
+            "{name}.db is missing from {} or empty, so no backup was made. Restore it, or create and delete a \
+             database of that name; on a replica, wait until it has arrived.",
             self.job.data_dir.display()
         )))
     }
@@ -233,7 +233,7 @@ impl<'a> Copier<'a> {
         reader.snapshot()?.definitions_by_database()
     }
 
-    /// Copies a database, if it is there. Returns those that have to be copied before it.
+    /// Copies a database if it exists. Returns the databases that must be copied again before it.
     fn copy_database(&mut self, name: &str) -> Result<Vec<String>> {
         let path = self.job.data_dir.join(format!("{name}.db"));
         let target = self.state.join(format!("{name}.db"));
@@ -242,7 +242,7 @@ impl<'a> Copier<'a> {
         if missing::is_there(self.job.data_dir, name) {
             return copied.context(format!("back up {name}"));
         }
-        // It was deleted meanwhile, or has not arrived here yet.
+        // It was deleted meanwhile, or has not arrived on this replica.
         self.referenced.remove(name);
         match fs::remove_file(&target) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -299,7 +299,7 @@ impl<'a> Copier<'a> {
         Ok(Vec::new())
     }
 
-    /// Copies what there is by now, so that little is left to do while a state is held.
+    /// Copies the current files in advance, so that few are left to copy while a snapshot is open.
     fn copy_current_files(&mut self, name: &str, reader: &PageReader) -> Result<()> {
         let earlier = self.earlier_copy(name)?;
         let mut after: Option<FilePath> = None;
@@ -318,7 +318,8 @@ impl<'a> Copier<'a> {
         }
     }
 
-    /// The same as `copy_files`, waiting for what may yet come. True: some will not, since they were deleted.
+    /// Like `copy_files`, but waits for files that may still arrive. Returns true as the third
+    /// value if some files were deleted.
     fn copy_state_files(
         &mut self,
         name: &str,
@@ -338,8 +339,8 @@ impl<'a> Copier<'a> {
         }
     }
 
-    /// Copies the files that a state names and that are not in the backup yet. Returns what it names, and
-    /// what could not be had.
+    /// Copies the files that a snapshot names and the backup lacks. Returns the named files and the
+    /// failed ones.
     fn copy_files(
         &mut self,
         name: &str,
@@ -368,7 +369,7 @@ impl<'a> Copier<'a> {
         }
     }
 
-    /// Sees to it that a file is in the backup.
+    /// Copies a file unless the backup has it.
     fn copy_if_needed(
         &mut self,
         path: &FilePath,
@@ -395,8 +396,8 @@ impl<'a> Copier<'a> {
         Ok(status)
     }
 
-    /// Whether an earlier backup has left it there: one that was completed, or one that was not and may
-    /// have left anything.
+    /// Reports whether an earlier backup has stored the file: trusts a complete backup, but reads
+    /// what an incomplete one may have left.
     fn is_present(
         &self,
         path: &FilePath,
@@ -458,7 +459,7 @@ impl<'a> Copier<'a> {
         written.map_err(|error| write_error(self.job.dir, &error))
     }
 
-    /// What the earlier backup says of the files of a database.
+    /// Opens a database of the earlier backup.
     fn earlier_copy(&self, name: &str) -> Result<Option<Connection>> {
         let Some(state) = &self.earlier else {
             return Ok(None);
@@ -467,12 +468,12 @@ impl<'a> Copier<'a> {
         if !path.is_file() {
             return Ok(None);
         }
-        // It may be damaged: then the files are read.
+        // If it is damaged, the files are read instead.
         let opened = db::offline::open(&path, self.job.settings.prepare);
         Ok(opened.ok().filter(|it| table::exists(it).unwrap_or(false)))
     }
 
-    /// Removes the files that the state that counts now does not name.
+    /// Removes the files that the current state does not name.
     pub fn remove_unreferenced(&mut self) -> Result<()> {
         if self.job.is_bucket {
             return Ok(());
@@ -507,7 +508,7 @@ impl<'a> Copier<'a> {
         }
     }
 
-    /// A full disk says so wherever it is met.
+    /// Recognizes a full disk in any error.
     fn to_write_error(&self, error: Error) -> Error {
         let full = ["No space left", "quota", "File too large"];
         match full.iter().any(|it| error.to_string().contains(it)) {
@@ -517,7 +518,7 @@ impl<'a> Copier<'a> {
     }
 }
 
-/// Whether one of these has no row any more; the others are lost and will not come back.
+/// Reports whether one of these files has lost its row; otherwise they are missing for good.
 fn is_any_deleted(database: &Path, missing: &[(FilePath, FileStatus)]) -> Result<bool> {
     if missing.is_empty() {
         return Ok(false);
@@ -536,8 +537,8 @@ fn is_any_deleted(database: &Path, missing: &[(FilePath, FileStatus)]) -> Result
 fn describe(status: FileStatus) -> &'static str {
     match status {
         FileStatus::Present => "is here",
-        FileStatus::Missing => "is not in the storage, and not in the backup",
-        FileStatus::Damaged => "is damaged in the storage, and not in the backup",
+        FileStatus::Missing => "is missing from the storage and not in the backup",
+        FileStatus::Damaged => "is damaged in the storage and not in the backup",
     }
 }
 
@@ -551,7 +552,7 @@ fn path_key(text: &str) -> FileKey {
     file_key
 }
 
-/// Removes the files below a folder that are not among these, and the folders that this leaves empty.
+/// Removes the files below a folder that are not in `kept`, and the folders that become empty.
 fn remove_unreferenced_in(
     folder: &Path,
     prefix: &str,
@@ -569,7 +570,7 @@ fn remove_unreferenced_in(
         match (entry.file_type()?.is_dir(), depth) {
             (true, 0..3) => {
                 remove_unreferenced_in(&entry.path(), &format!("{path}/"), depth + 1, kept)?;
-                // Not empty is what it mostly is.
+                // Usually fails because the folder is not empty.
                 let _ = fs::remove_dir(entry.path());
             }
             (false, 3) if !kept.contains(&path_key(&path)) => fs::remove_file(entry.path())?,

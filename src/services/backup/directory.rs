@@ -14,10 +14,10 @@ use crate::base::error::{Error, Kind, Result, ResultExt as _};
 use crate::store::db;
 use crate::store::files::FOLDER;
 
-/// Keeps a second backup out, and marks the directory as one of backups.
+/// Excludes a second backup, and marks the directory as a backup.
 const LOCK: &str = "backup.lock";
 
-/// Where a path leads that need not be there yet.
+/// Resolves a path that may not exist yet.
 pub fn resolved(path: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(path)?;
     for ancestor in path.ancestors() {
@@ -29,7 +29,7 @@ pub fn resolved(path: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Follows a path on which nothing is there yet, so that no link can lead elsewhere.
+/// Appends a path that does not exist yet, so that it contains no links.
 pub fn join_lexically(mut path: PathBuf, rest: &Path) -> PathBuf {
     for component in rest.components() {
         match component {
@@ -40,7 +40,8 @@ pub fn join_lexically(mut path: PathBuf, rest: &Path) -> PathBuf {
     path
 }
 
-/// One in the other would copy itself, or be swept away with it.
+/// Refuses a backup inside the data directory and vice versa, because it would copy or delete
+/// itself.
 pub fn refuse_inside(data_dir: &Path, dir: &Path) -> Result<()> {
     let (data, backup) = (resolved(data_dir)?, resolved(dir)?);
     if backup.starts_with(&data) || data.starts_with(&backup) {
@@ -53,14 +54,14 @@ pub fn refuse_inside(data_dir: &Path, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes a directory for a backup: a new one, an empty one, or one that holds backups already.
+/// Locks a directory for a backup: a new one, an empty one, or one that has backups.
 pub fn acquire(dir: &Path) -> Result<File> {
     db::create_dir(dir)?;
     let is_ours = dir.join(LOCK).exists() || BackupManifest::is_in(dir);
     let mut entries = fs::read_dir(dir).context(format!("read {}", dir.display()))?;
     if !is_ours && entries.any(|entry| entry.is_ok_and(|it| it.file_name() != "lost+found")) {
         return Err(Error::conflict(format!(
-            "{} holds something that is no backup; name an empty directory.",
+            "{} contains something that is not a backup; choose an empty directory.",
             dir.display()
         )));
     }
@@ -77,8 +78,8 @@ pub fn acquire(dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Keeps backups out for as long as the result lives, since they remove what they replace. Where there is no
-/// lock or none can be taken, as on a medium that nobody writes to, there is none to keep out.
+/// Excludes backups while the result lives, because they remove what they replace. If there is no
+/// lock file or it cannot be locked, as on a read-only medium, no backup can run either.
 pub fn hold(dir: &Path) -> Result<Option<File>> {
     let path = dir.join(LOCK);
     let file = match File::open(&path) {
@@ -104,13 +105,13 @@ pub fn lock(dir: &Path, file: &File, how: FlockOperation) -> Result<()> {
     let dir = dir.display();
     rustix::fs::flock(file, how).map_err(|error| match error {
         Errno::WOULDBLOCK => Error::conflict(format!(
-            "Another vski backs up into {dir}, restores from it or checks it; try again when it has ended."
+            "Another vski is using the backup {dir}; try again when it has ended."
         )),
         error => Error::unavailable(format!("{dir} cannot be locked: {error}.")),
     })
 }
 
-/// Removes the states that do not count.
+/// Removes all states but the current one.
 pub fn remove_states(dir: &Path, kept: Option<&str>) -> Result<()> {
     for entry in fs::read_dir(dir).context(format!("read {}", dir.display()))? {
         let name = entry?.file_name();
@@ -123,7 +124,7 @@ pub fn remove_states(dir: &Path, kept: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Makes everything on the file system of a directory durable: cheaper than file by file.
+/// Syncs the whole file system of a directory, which is cheaper than syncing each file.
 pub fn sync(dir: &Path) -> Result<()> {
     let handle = File::open(dir).map_err(|error| write_error(dir, &error))?;
     rustix::fs::syncfs(&handle).map_err(|error| write_error(dir, &error.into()))

@@ -1,4 +1,4 @@
-//! One file on its way into a backup or out of it.
+//! Copies single files into a backup or out of it.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -12,7 +12,7 @@ use crate::base::ids;
 use crate::store::db;
 use crate::store::files::StoredFile;
 
-/// An empty file that only its owner can read.
+/// Creates an empty file that only its owner can read.
 pub fn create(path: &Path) -> io::Result<File> {
     File::options()
         .write(true)
@@ -23,7 +23,7 @@ pub fn create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Copies a file to its place if it is as it was stored.
+/// Copies a file to its place if its content is as stored. Returns whether it is.
 pub fn copy(
     mut source: File,
     stored: &StoredFile,
@@ -52,7 +52,7 @@ pub fn copy(
     Ok(is_whole)
 }
 
-/// Folders that only their owner can read.
+/// Creates folders that only their owner can read.
 pub fn create_dirs(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -60,15 +60,15 @@ pub fn create_dirs(folder: &Path) -> io::Result<()> {
         .create(folder)
 }
 
-/// A directory does not take what is written to it.
+/// The error of a failed write to a directory.
 pub fn write_error(dir: &Path, error: &io::Error) -> Error {
     let dir = dir.display();
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             Error::unavailable(format!(
-                "There is no room for it in {dir}; what was there before is as it was ({error})."
+                "Not enough space in {dir}; existing files are unchanged ({error})."
             ))
         }
-        _ => Error::unavailable(format!("{dir} cannot be written: {error}.")),
+        _ => Error::unavailable(format!("Cannot write to {dir}: {error}.")),
     }
 }

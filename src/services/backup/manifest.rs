@@ -1,4 +1,4 @@
-//! What a backup says of itself: `manifest.json`. It is written last, so it is there when all it names is.
+//! The manifest of a backup, `manifest.json`. It is written last, so everything it names exists.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -14,35 +14,35 @@ use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::{crypto, ids};
 use crate::store::db;
 
-/// Its name in the directory of a backup.
+/// The file name in the directory of a backup.
 pub const FILE: &str = "manifest.json";
-/// The layout that this program writes and reads.
+/// The layout that this version reads and writes.
 const FORMAT: u32 = 1;
-/// What the folders of databases begin with.
+/// Prefix of the folders with databases.
 pub const STATE: &str = "state-";
-/// The secret of a data directory.
+/// The file with the secret of a data directory.
 pub const SECRET: &str = "secret";
 
 /// See the module documentation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackupManifest {
     format: u32,
-    /// The version of the program that wrote it.
+    /// The version of vski that wrote it.
     pub vski: String,
     pub time: String,
     /// The folder with the databases and the secret.
     pub state: String,
-    /// `local`, or `s3`: then the files are no part of the backup.
+    /// `local`, or `s3` if the files are in a bucket and not part of the backup.
     pub files_dir: String,
     pub parts: Vec<ManifestPart>,
-    /// How many files of records are in it, and their bytes.
+    /// The number of files of records in the backup, and their bytes.
     pub files: u64,
     pub bytes: u64,
-    /// Files that a database names and that were not to be had, or not as they were stored.
+    /// Files that a database names but that were missing or damaged.
     pub missing: u64,
 }
 
-/// A file of the folder.
+/// A file in the folder of databases.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ManifestPart {
     pub name: String,
@@ -52,7 +52,7 @@ pub struct ManifestPart {
 }
 
 impl ManifestPart {
-    /// Reads a file of a folder.
+    /// Hashes a file.
     pub fn of(folder: &Path, name: &str) -> Result<ManifestPart> {
         let path = folder.join(name);
         let file = File::open(&path).context(format!("open {}", path.display()))?;
@@ -64,14 +64,14 @@ impl ManifestPart {
         })
     }
 
-    /// The name of the database that it is.
+    /// The name of the database; `None` for the secret.
     pub fn database(&self) -> Option<&str> {
         db::name_of_file(&self.name)
     }
 }
 
 impl BackupManifest {
-    /// An empty one, of the databases in this folder.
+    /// An empty manifest for the databases in this folder.
     pub fn new(time: String, state: &str, files_dir: &str) -> BackupManifest {
         BackupManifest {
             format: FORMAT,
@@ -86,14 +86,15 @@ impl BackupManifest {
         }
     }
 
-    /// Whether this directory has one, of whatever version: others have files of this name too.
+    /// Reports whether a directory has a manifest of vski, of any version; other programs use this
+    /// file name too.
     pub fn is_in(dir: &Path) -> bool {
         let text = fs::read(dir.join(FILE)).unwrap_or_default();
         let json: Value = serde_json::from_slice(&text).unwrap_or_default();
         json["vski"].is_string() && json["format"].is_u64()
     }
 
-    /// Reads that of a backup; none when there is no complete backup.
+    /// Reads the manifest; returns `None` if there is no complete backup.
     pub fn read(dir: &Path) -> Result<Option<BackupManifest>> {
         let path = dir.join(FILE);
         let text = match fs::read(&path) {
@@ -108,7 +109,7 @@ impl BackupManifest {
         };
         let damaged = || {
             Error::unavailable(format!(
-                "{} is damaged; take another backup, or make a new one.",
+                "{} is damaged; use another backup or create a new one.",
                 path.display()
             ))
         };
@@ -120,7 +121,7 @@ impl BackupManifest {
                 manifest.vski
             )));
         }
-        // No name leads out of the directory.
+        // No name may lead out of the directory.
         let is_plain = |name: &str| {
             name.bytes()
                 .all(|it| it.is_ascii_alphanumeric() || it == b'-')
@@ -132,13 +133,13 @@ impl BackupManifest {
         is_right.then_some(Some(manifest)).ok_or_else(damaged)
     }
 
-    /// The same, where there has to be one.
+    /// Reads the manifest; fails if there is none.
     pub fn read_existing(dir: &Path) -> Result<BackupManifest> {
         BackupManifest::read(dir)?
             .ok_or_else(|| Error::not_found(format!("There is no backup in {}.", dir.display())))
     }
 
-    /// Makes the backup that it describes the one that counts, in one step.
+    /// Writes the manifest atomically, which makes its state the current one.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let partial = dir.join(format!("{FILE}.new"));
         let write = || -> io::Result<()> {
@@ -161,7 +162,7 @@ impl BackupManifest {
         dir.join(&self.state)
     }
 
-    /// The parts that are not as they were written, a sentence each.
+    /// One sentence for each part that differs from what was written.
     pub fn faults(&self, dir: &Path) -> Vec<String> {
         let state = self.state(dir);
         let look = |part: &ManifestPart| {
@@ -169,7 +170,7 @@ impl BackupManifest {
             match ManifestPart::of(&state, &part.name) {
                 Err(error) => Some(format!("{} cannot be read: {error}.", path.display())),
                 Ok(now) if now.sha256 != part.sha256 => Some(format!(
-                    "{} is not as the backup has written it.",
+                    "{} differs from what the backup wrote.",
                     path.display()
                 )),
                 Ok(_) => None,

@@ -1,4 +1,5 @@
-//! Databases that should be there and are not: nothing else tells, since a file that is gone has no faults.
+//! Detects databases that should exist but do not. No other check does, because a missing file has
+//! no faults.
 
 use std::path::Path;
 use std::{fs, io};
@@ -8,13 +9,14 @@ use crate::model::collections;
 use crate::store::db;
 use crate::store::db::Connection;
 
-/// Whether a database has any content. A file without is one that is being made, or was emptied.
+/// Reports whether the file of a database has content. An empty file is one that is being created,
+/// or was truncated.
 pub fn has_content(data_dir: &Path, name: &str) -> bool {
     let path = data_dir.join(format!("{name}.db"));
     fs::metadata(path).is_ok_and(|it| it.is_file() && it.len() > 0)
 }
 
-/// Whether there is anything of a database: a tenant without content counts for none.
+/// Reports whether a database exists; an empty file of a tenant does not count.
 pub fn is_there(data_dir: &Path, name: &str) -> bool {
     match db::is_valid_name(name) && name != db::DEFAULT {
         true => has_content(data_dir, name),
@@ -22,7 +24,7 @@ pub fn is_there(data_dir: &Path, name: &str) -> bool {
     }
 }
 
-/// The databases that this state of `default.db` has collections for and that are not there.
+/// The databases for which `default.db` defines collections and that do not exist.
 pub fn databases(data_dir: &Path, default: &Connection) -> Result<Vec<String>> {
     let mut missing = Vec::new();
     for (name, made) in collections::databases(default)? {
@@ -30,7 +32,7 @@ pub fn databases(data_dir: &Path, default: &Connection) -> Result<Vec<String>> {
             missing.push(name);
         }
     }
-    // Every start makes it, and `local.db` before it.
+    // Every start creates it, after `local.db`.
     if has_content(data_dir, db::LOCAL) && !data_dir.join(format!("{}.db", db::WORKFLOWS)).exists()
     {
         missing.push(db::WORKFLOWS.to_owned());
@@ -38,8 +40,8 @@ pub fn databases(data_dir: &Path, default: &Connection) -> Result<Vec<String>> {
     Ok(missing)
 }
 
-/// Whether a database was deleted after a collection of it was made. First its file goes, then its
-/// definitions; a crash leaves these.
+/// Reports whether a database was deleted after a collection of it was created. Its file is deleted
+/// before its definitions, which a crash may leave.
 fn is_deleted(data_dir: &Path, name: &str, made: &str) -> Result<bool> {
     let made = made.replace(':', "");
     let entries = match fs::read_dir(data_dir.join("deleted")) {

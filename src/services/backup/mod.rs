@@ -1,31 +1,33 @@
-//! Backups of a data directory, also beside a running server: made, checked, put back.
+//! Backups of a data directory: create, verify and restore, also while a server runs.
 //!
 //! A backup is a directory:
 //!
 //! ```text
-//! manifest.json         which state counts, and the hashes of its parts; replaced last, in one step
-//! state-TIME/           every database as one file, and the secret
-//! storage/              the files of records, under the paths that they have in the data directory
-//! backup.lock           keeps a second backup out, and any while it is restored or checked
+//! manifest.json         the current state and the hashes of its parts; replaced last, atomically
+//! state-TIME/           each database as one file, and the secret
+//! storage/              files of records, under the same paths as in the data directory
+//! backup.lock           excludes concurrent backups, restores and checks
 //! ```
 //!
-//! The next backup into it writes another state beside the one that counts and adds files to the storage; a
-//! file never changes under its name, so those that are there serve both. Then it replaces the manifest,
-//! and after that removes the old state and the files that nothing names any more. Wherever it ends in
-//! between, the manifest names a state that is whole, with all of its files.
+//! The next backup into the directory writes a new state beside the current one and adds files to
+//! the storage. A file never changes under its name, so existing files serve both states. Then it
+//! replaces the manifest, and finally removes the old state and unreferenced files. At every point
+//! in between, the manifest names a complete state with all of its files.
 //!
-//! Each database is copied page by page from one read transaction: no writer waits for it, and it ends however
-//! much is written. That transaction is as short as possible, since the log cannot start over meanwhile.
+//! Each database is copied page by page from one read transaction. No writer waits for it, and it
+//! ends however much is written. The transaction is as short as possible, because the WAL cannot be
+//! reset meanwhile.
 //!
-//! Files and databases agree because the files that a transaction sees are copied while it is open, before
-//! its pages. Nearly all have been copied before it began, so this takes a moment; when one of the rest has
-//! vanished because its record was deleted since, the transaction is given up and another one looked at.
+//! Files and databases agree because the files that a transaction sees are copied while it is open,
+//! before its pages. Nearly all of them are copied before it begins, so this is quick. If one of
+//! the rest has disappeared because its record was deleted since, the transaction is abandoned and
+//! another one is opened.
 //!
-//! The databases agree with each other by their order. A collection of a tenant has its table there and its
-//! definition in `default.db`, which goes after all tenants; those whose definitions have changed since they
-//! were copied are copied once more before it.
-//! `local.db` goes before them and `workflows.db` after: what one queues in the other is then there or
-//! queued once more under the same key, never noted and lost.
+//! The databases agree with each other by the order of copies. A collection of a tenant has its
+//! table there and its definition in `default.db`, which is copied after all tenants; tenants whose
+//! definitions have changed since their copy are copied again before it. `local.db` is copied
+//! before them and `workflows.db` after: what one queues in the other is then either present or
+//! queued again under the same key, and never recorded but lost.
 
 use std::fs;
 
@@ -48,20 +50,20 @@ pub mod verify;
 
 pub use copy::BackupJob;
 
-/// What a backup has done.
+/// The result of a backup.
 pub struct BackupSummary {
     pub databases: usize,
     pub database_bytes: u64,
     pub files: u64,
     pub bytes: u64,
-    /// Files that were not there from an earlier backup.
+    /// Files that no earlier backup had.
     pub copied: u64,
     pub copied_bytes: u64,
-    /// Files that could not be had.
+    /// Files that were missing or damaged.
     pub missing: u64,
 }
 
-/// Makes a backup, from scratch or on top of the earlier one in the directory.
+/// Creates a backup in an empty directory, or updates the backup in it.
 pub fn run(job: BackupJob<'_>) -> Result<BackupSummary> {
     let (data_dir, dir, is_bucket) = (job.data_dir, job.dir, job.is_bucket);
     refuse_inside(data_dir, dir)?;
@@ -72,9 +74,9 @@ pub fn run(job: BackupJob<'_>) -> Result<BackupSummary> {
             remove_states(dir, earlier.as_ref().map(|it| it.state.as_str()))?;
             earlier
         }
-        // One of the states may still be of use until there is a new one.
+        // Keep earlier states until the new one is complete.
         Err(error) => {
-            (job.report)(&format!("{error} Everything is looked at again."));
+            (job.report)(&format!("{error} All files are read again."));
             None
         }
     };

@@ -1,10 +1,12 @@
-//! The rights with which a restore works, when root restores for the account of the server.
+//! The privileges of a restore that root runs for the account of the server.
 //!
-//! That account owns the data directory, and may have been broken into: a link that it puts there would lead root's
-//! writes elsewhere. So all work below the directory has the rights of its owner. Only two things are done as root:
-//! the backup is read, and the directory is renamed where its parent belongs to root.
+//! That account owns the data directory and may be compromised: a link that it creates there would
+//! redirect writes of root. Therefore all work below the directory has the privileges of its owner.
+//! Only two operations run as root: reading the backup, and renaming the directory if root owns its
+//! parent.
 //!
-//! The rights are those of the calling thread. The restore is the only thread of its process.
+//! The privileges are those of the calling thread, and the restore is the only thread of its
+//! process.
 
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -18,16 +20,17 @@ use rustix::thread;
 use super::file::write_error;
 use crate::base::error::{Error, Result, ResultExt as _};
 
-/// As many links as Linux follows in one path.
+/// As many links as Linux follows in a path.
 const LINKS_MAX: usize = 40;
 
 /// See the module documentation.
 pub struct Owner {
-    /// None: no rights are changed, since root does not restore or the directory is root's.
+    /// `None` if no privileges change, because the user is not root or the directory belongs to
+    /// root.
     uid: Option<Uid>,
 }
 
-/// Why a directory has not got its place, and where the one is that had it.
+/// Why a directory was not replaced, and where the old one is.
 pub enum SwapError {
     Untouched(io::Error),
     RolledBack(io::Error),
@@ -35,7 +38,8 @@ pub enum SwapError {
 }
 
 impl Owner {
-    /// Takes the rights of the owner of the data directory, or of the one that it will be in.
+    /// Takes the privileges of the owner of the data directory, or of its nearest existing
+    /// ancestor.
     pub fn become_of(data_dir: &Path) -> Result<Owner> {
         if !geteuid().is_root() {
             return Ok(Owner { uid: None });
@@ -57,8 +61,8 @@ impl Owner {
         Ok(Owner { uid: Some(uid) })
     }
 
-    /// Opens a file of the backup as root. It follows no link below `dir`, also none in the middle of the path: the
-    /// account of the server may have written the backup, too.
+    /// Opens a file of the backup as root. It follows no link below `dir`, not even within the
+    /// path, because the account of the server may have written the backup too.
     pub fn open(&self, dir: &Path, relative: &Path) -> io::Result<File> {
         if self.uid.is_none() {
             return File::open(dir.join(relative));
@@ -77,7 +81,8 @@ impl Owner {
         })
     }
 
-    /// Moves the data directory to `aside`, beside it, and its folder `inside` to its place.
+    /// Moves the data directory to `aside` in the same parent, and its folder `inside` to its
+    /// place.
     pub fn swap(
         &self,
         data_dir: &Path,
@@ -115,8 +120,8 @@ impl Owner {
         })
     }
 
-    /// Refuses a link in the place of the directory that has just been moved to `name`: the next one who follows it
-    /// may be root.
+    /// Refuses a link in place of the directory that was just moved to `name`, because the next
+    /// user who follows it may be root.
     fn refuse_replaced(&self, parent: &File, name: &Path) -> io::Result<()> {
         let Some(uid) = self.uid else {
             return Ok(());
@@ -130,11 +135,11 @@ impl Owner {
         let remove = || Ok(rustix::fs::unlinkat(parent, name, AtFlags::empty())?);
         let _ = self.as_root(remove);
         Err(io::Error::other(
-            "another process has replaced what was restored",
+            "another process replaced the restored directory",
         ))
     }
 
-    /// Makes a rename in the parent of a path durable.
+    /// Syncs a rename in the parent of a path.
     pub fn sync_parent(&self, path: &Path) -> io::Result<()> {
         match path.canonicalize()?.parent() {
             Some(parent) => self.as_root(|| File::open(parent))?.sync_all(),
@@ -142,20 +147,20 @@ impl Owner {
         }
     }
 
-    /// Runs `body` with the rights that the process was started with.
+    /// Runs `body` with the privileges that the process started with.
     fn as_root<T>(&self, body: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let Some(uid) = self.uid else {
             return body();
         };
         thread::set_thread_res_uid(None, Uid::ROOT, None)?;
         let result = body();
-        // Never goes on as root: what cannot be given up ends the restore.
+        // Never continue as root: failing to drop privileges ends the restore.
         thread::set_thread_res_uid(None, uid, None)?;
         result
     }
 }
 
-/// Refuses a path on which a link of a third user lies, who could lead root's work to any place.
+/// Refuses a path with a link of a third user, who could redirect the work of root.
 fn refuse_links_of_others(path: &Path, owner: u32) -> Result<()> {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
@@ -170,7 +175,7 @@ fn refuse_links_of_others(path: &Path, owner: u32) -> Result<()> {
         };
         if uid != 0 && uid != owner {
             return Err(Error::conflict(format!(
-                "{} is a link of the user {uid} to a directory of the user {owner}; name the directory itself.",
+                "{} is a link of user {uid} to a directory of user {owner}; use the path of the directory itself.",
                 link.display()
             )));
         }
@@ -183,7 +188,7 @@ fn refuse_links_of_others(path: &Path, owner: u32) -> Result<()> {
             .join(rest);
     }
     Err(Error::conflict(format!(
-        "{} leads through too many links.",
+        "The path {} has too many links.",
         path.display()
     )))
 }

@@ -1,12 +1,13 @@
-//! Putting a backup back into a data directory.
+//! Restores a backup into a data directory.
 //!
-//! Everything is first put into a folder inside the data directory, checked there, and made durable; only then
-//! does it take its place, `default.db` last. A server refuses a directory in which that was interrupted.
+//! Everything is first copied to a folder inside the data directory, verified there and synced.
+//! Only then is it moved into place, `default.db` last. A server refuses a directory in which this
+//! was interrupted.
 //!
-//! What went on elsewhere since the backup must not be mistaken for a continuation of it: the journal of
-//! files begins another epoch, so that replicas take the list of all files, and the epochs of runs are
-//! skipped, so that a worker that holds one is refused. That databases are of another history is noticed
-//! with every start of a master.
+//! The restored data must not be mistaken for a continuation of what happened elsewhere since the
+//! backup. Therefore the file journal begins another epoch, so that replicas read the list of all
+//! files, and the epochs of runs are skipped, so that a worker with an old lease is refused.
+//! Replicas notice the other history of databases at every start of a master.
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -25,23 +26,23 @@ use crate::store::db;
 use crate::store::files::journal::PAGE;
 use crate::store::files::{FOLDER, FilePath, journal, table};
 
-/// What a data directory may have in it and still be empty.
+/// Entries that a data directory may have and still count as empty.
 const IGNORED: [&str; 3] = ["lock", "lost+found", db::RESTORING];
 
-/// What was put back.
+/// The result of a restore.
 pub struct RestoreSummary {
     pub time: String,
     pub databases: usize,
     pub files: u64,
     pub bytes: u64,
-    /// Files that a database names and that the backup does not have as they were stored.
+    /// Files that a database names but that the backup lacks or has damaged.
     pub missing: u64,
     pub is_bucket: bool,
-    /// Where what was there before is now.
+    /// The new path of the previous data.
     pub aside: Option<PathBuf>,
 }
 
-/// Puts a backup into a data directory, which is empty unless it is to be replaced.
+/// Restores a backup into a data directory, which must be empty unless `replaces` is set.
 pub fn run(
     dir: &Path,
     data_dir: &Path,
@@ -62,11 +63,11 @@ pub fn run(
     let is_empty = is_empty(data_dir)?;
     if !is_empty && !replaces {
         return Err(Error::conflict(format!(
-            "The data directory {} is not empty; --replace moves what is there aside.",
+            "The data directory {} is not empty; --replace moves its content aside.",
             data_dir.display()
         )));
     }
-    // No server runs on it, and none starts: neither where it is now nor where it is to be.
+    // No server runs on the directory or starts on it, at its current place or its final one.
     let _lock = db::lock_dir(data_dir)?;
     let staging = data_dir.join(db::RESTORING);
     remove(&staging)?;
@@ -121,7 +122,7 @@ fn remove(folder: &Path) -> Result<()> {
     }
 }
 
-/// Filling the folder that becomes the data.
+/// The work of filling the staging folder.
 struct RestoreJob<'a> {
     dir: &'a Path,
     owner: &'a Owner,
@@ -135,7 +136,7 @@ impl RestoreJob<'_> {
     fn fill(&mut self) -> Result<(u64, u64, u64)> {
         for part in &self.manifest.parts {
             let path = Path::new(&self.manifest.state).join(&part.name);
-            // Not with its permissions: the copy is for its owner to write, and for no one else to read.
+            // Without the permissions of the source: only the owner may read and write the copy.
             let from = self.owner.open(self.dir, &path);
             let mut from = from.context(format!("open {}", self.dir.join(&path).display()))?;
             let to = File::options()
@@ -161,7 +162,7 @@ impl RestoreJob<'_> {
     }
 
     fn copy_files(&mut self, name: &str, total: &mut (u64, u64, u64)) -> Result<()> {
-        // The copy, which no process writes to yet: the backup's own is read as bytes only.
+        // Open the copy, which no process writes yet; files of the backup are only read as bytes.
         let path = self.staging.join(format!("{name}.db"));
         let database = db::offline::open(&path, self.settings.prepare)?;
         if !table::exists(&database)? {
@@ -190,7 +191,7 @@ impl RestoreJob<'_> {
                 } else {
                     total.2 += 1;
                     (self.report)(&format!(
-                        "The backup does not have the file {path} as it was stored."
+                        "The file {path} is missing from the backup or damaged there."
                     ));
                 }
             }
@@ -201,7 +202,7 @@ impl RestoreJob<'_> {
         }
     }
 
-    /// Checks the databases, and lets what follows them notice that they are of another history.
+    /// Verifies the databases and marks them as another history.
     fn finish_databases(&mut self) -> Result<()> {
         for part in &self.manifest.parts {
             let Some(name) = part.database() else {
@@ -210,7 +211,7 @@ impl RestoreJob<'_> {
             let opened = db::open_existing(self.staging, name, self.settings);
             let checked = opened.and_then(|it| it.check().map(|()| it));
             let database = match checked {
-                // A server does without them.
+                // A server does not need them.
                 Err(error) if name == db::STATS && db::is_useless(&error) => {
                     (self.report)(&format!("The statistics are not restored: {error}"));
                     db::remove(self.staging, name)
@@ -233,7 +234,7 @@ impl RestoreJob<'_> {
     }
 }
 
-/// Gives everything its place in an empty directory.
+/// Moves everything into place in an empty directory.
 fn move_into_place(staging: &Path, data_dir: &Path, owner: &Owner) -> Result<()> {
     let last = db::default_file(staging);
     let mut paths = Vec::new();
@@ -261,9 +262,9 @@ fn move_into_place(staging: &Path, data_dir: &Path, owner: &Owner) -> Result<()>
     moved().map_err(|error| write_error(data_dir, &error))
 }
 
-/// Moves the directory aside and what is restored in its place.
+/// Moves the data directory aside and the restored one into its place.
 fn replace(data_dir: &Path, owner: &Owner) -> Result<PathBuf> {
-    // A name with a slash at its end has no other beside it, and a link stays what it is.
+    // Resolve the path: a trailing slash prevents a sibling name, and a link must stay a link.
     let data_dir = data_dir
         .canonicalize()
         .context("resolve the data directory")?;
@@ -274,7 +275,7 @@ fn replace(data_dir: &Path, owner: &Owner) -> Result<PathBuf> {
     let between = || failpoints::reach("restore-aside");
     let kept_in = |place: &Path, error| {
         Error::unavailable(format!(
-            "The data could not be replaced and is in {}: {error}.",
+            "The data could not be replaced; it is in {}: {error}.",
             place.display()
         ))
     };
@@ -283,7 +284,7 @@ fn replace(data_dir: &Path, owner: &Owner) -> Result<PathBuf> {
         Err(SwapError::Untouched(error)) => {
             let _ = fs::remove_dir_all(data_dir.join(db::RESTORING));
             Err(Error::unavailable(format!(
-                "{} cannot be moved to {}: {error}. Nothing was changed; move what is in it elsewhere, and restore \
+                "{} cannot be moved to {}: {error}. Nothing was changed; move its content elsewhere and restore \
                  without --replace.",
                 data_dir.display(),
                 aside.display()

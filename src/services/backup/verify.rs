@@ -1,4 +1,4 @@
-//! `vski check`: whether everything in a data directory, or in a backup, is as it should be. It only looks.
+//! `vski check`: verifies a data directory or a backup. It changes nothing.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::store::db::pages::PageReader;
 use crate::store::files::journal::PAGE;
 use crate::store::files::{FilePath, Storage, StoredFile, table};
 
-/// What was looked at, and how much of it is wrong.
+/// The number of objects checked, and of findings.
 #[derive(Default)]
 pub struct VerifySummary {
     pub databases: u64,
@@ -28,7 +28,7 @@ pub struct VerifySummary {
     pub found: u64,
 }
 
-/// Told of each finding, a line.
+/// Receives each finding as a line.
 pub type ReportFn<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
 
 struct Verifier<'a> {
@@ -42,14 +42,14 @@ impl Verifier<'_> {
         (self.report)(&format!("{kind:10} {what}"))
     }
 
-    /// Notes what is wrong with a database; true when there is something.
+    /// Reports the faults of a database. Returns whether there are any.
     fn database(&mut self, name: &str, faults: Result<Vec<String>>) -> Result<bool> {
         self.summary.databases += 1;
-        // What cannot be read at all is the worst of findings, and no reason not to look at the others.
+        // An unreadable database is a finding and must not stop the check of others.
         let (kind, faults) = match faults {
             Ok(faults) => ("damaged", faults),
             Err(error) if db::is_damaged(&error) => ("damaged", vec![error.to_string()]),
-            // Where this user may not, or the disk fails: that says nothing of what is in it.
+            // Missing permission or a failing disk says nothing about the content.
             Err(error) => ("unreadable", vec![error.to_string()]),
         };
         for fault in &faults {
@@ -58,7 +58,7 @@ impl Verifier<'_> {
         Ok(!faults.is_empty())
     }
 
-    /// The definitions of a database, if they can be read.
+    /// The definitions of a database; none if they cannot be read.
     fn definitions(&mut self, default: &Connection, name: &str) -> Result<Vec<Collection>> {
         match collections::stable_definitions(default, name) {
             Ok(list) => Ok(list),
@@ -69,7 +69,7 @@ impl Verifier<'_> {
         }
     }
 
-    /// Each definition has its table.
+    /// Checks that each definition has its table.
     fn tables(&mut self, connection: &Connection, list: &[Collection]) -> Result<()> {
         for collection in list {
             if let Err(error) = records::exists(connection, collection, "") {
@@ -81,7 +81,7 @@ impl Verifier<'_> {
     }
 }
 
-/// Looks at a data directory, also beside a running server.
+/// Verifies a data directory, also while a server runs.
 pub fn data(
     data_dir: &Path,
     files: &Storage,
@@ -113,10 +113,10 @@ pub fn data(
     }
     if is_damaged || is_outdated {
         let why = match is_damaged {
-            true => "since a database is damaged or cannot be read",
-            false => "since the data is that of an older vski: start the server once",
+            true => "because a database is damaged or cannot be read",
+            false => "because the data is from an older vski: start the server once",
         };
-        (verifier.report)(&format!("Definitions and files were not looked at, {why}."))?;
+        (verifier.report)(&format!("Definitions and files were not checked, {why}."))?;
         return Ok(verifier.summary);
     }
     let mut missing = Vec::new();
@@ -139,7 +139,7 @@ pub fn data(
         })?;
     }
     if verifier.summary.found > 0 {
-        (verifier.report)("Files were not looked at, since databases are not as they should be.")?;
+        (verifier.report)("Files were not checked, because databases have faults.")?;
         return Ok(verifier.summary);
     }
     let report = verifier.report;
@@ -155,7 +155,7 @@ pub fn data(
     })
 }
 
-/// Says that there is nothing in the file of a database.
+/// The fault of a database file that is missing or empty.
 fn without_content(data_dir: &Path, name: &str) -> Option<String> {
     let path = data_dir.join(format!("{name}.db"));
     match (path.is_file(), missing::has_content(data_dir, name)) {
@@ -165,7 +165,8 @@ fn without_content(data_dir: &Path, name: &str) -> Option<String> {
     }
 }
 
-/// Hands out one state of a database that a server may have open, and the version of its tables.
+/// Calls `body` with a snapshot of a database that a server may have open, and the version of its
+/// schema.
 fn with_state(
     data_dir: &Path,
     name: &str,
@@ -178,7 +179,7 @@ fn with_state(
     body(snapshot.connection(), snapshot.user_version()?)
 }
 
-/// Looks at a backup: its parts, its databases, and every file that they name.
+/// Verifies a backup: its parts, its databases, and every file that they name.
 pub fn backup(
     dir: &Path,
     settings: db::ConnectionSettings,
@@ -212,7 +213,10 @@ pub fn backup(
         verifier.tables(&database, &list)?;
         for collection in list.iter().filter(|_| name != db::DEFAULT) {
             if !collections::is_applied(&database, collection)? {
-                let what = format!("{name}.db: {} is not as defined", collection.name);
+                let what = format!(
+                    "{name}.db: {} does not match its definition",
+                    collection.name
+                );
                 verifier.report_finding("other state", &what)?;
             }
         }

@@ -1,15 +1,16 @@
-//! The threads of the jobs: a clock that finds what is due, and one thread for each kind of job that does it.
+//! The cron engine: a clock thread that finds due jobs, and one worker thread per kind of job.
 //!
-//! The clock never waits for a job. A job runs at most once at a time, so each queue is bounded by the number of
-//! jobs. In which order things are written decides what a crash does:
+//! The clock never waits for a job. A job runs at most once at a time, so each queue is bounded by
+//! the number of jobs. The order of writes decides what a crash does:
 //!
-//! - A call or a run of a workflow is queued under a key of the job and the time that it was due, and then noted as
-//!   done: after a crash in between it is queued again, and passed over because of the key. So it happens once.
-//! - A script is noted as running and its time as done, then it runs: after a crash it has failed, and is not
-//!   run again, because nobody knows what it would do twice.
+//! - A call or a workflow run is queued under a key made of the job and its due time, and then
+//!   recorded as done. After a crash in between it is queued again and dropped because of the key.
+//!   So it happens once.
+//! - A script is recorded as running, and its due time as done, before it runs. After a crash it
+//!   counts as failed and does not run again, because a second run might repeat its effects.
 //!
-//! The definitions are read again when the API has changed them, and now and then, because on a replica they
-//! come from elsewhere.
+//! Definitions are read again when the API changes them, and periodically, because on a replica
+//! they arrive by replication.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
@@ -32,45 +33,45 @@ use crate::services::cron::store::{FinishedRun, RunOutcome};
 use crate::store::db;
 use crate::store::db::{Databases, Role};
 
-/// Between two looks at the clock, which may have been set: when a second begins, as jobs do.
+/// The clock is read at the start of each second, because it may be set at any time.
 const SECOND_MS: u64 = 1000;
-/// After a write that failed.
+/// Pause after a failed write.
 const FAILED_PAUSE: Duration = Duration::from_secs(5);
-/// Between two looks at the definitions.
+/// Interval at which definitions are read.
 const RELOAD_EVERY: Duration = Duration::from_secs(30);
-/// After so long the rules of time zones may be others.
+/// Interval at which schedules are parsed again, because time zone rules may change.
 const REPARSE_EVERY: Duration = Duration::from_secs(3600);
-/// Between two attempts to end a script at a stop.
+/// Interval of attempts to interrupt a script at a stop.
 const INTERRUPT_EVERY: Duration = Duration::from_millis(20);
 
-/// The jobs of this node.
+/// The cron jobs of this node.
 pub struct Cron {
     pub(super) databases: Arc<Databases>,
-    /// Who makes calls hears of them here.
+    /// Signals the webhook dispatcher.
     pub(super) calls: Arc<Signal<String>>,
     pub(super) core: Mutex<CronCore>,
     jobs: Mutex<Definitions>,
     /// The queues of the worker threads. Bound: a job is in them once.
     pub(super) queues: [Queue<QueuedRun>; 3],
-    /// Something is to be looked at before the next second.
+    /// Wakes the clock before the next second.
     signal: Signal<String>,
     pub(super) stop: Stop,
-    /// How the script that runs is ended.
+    /// Interrupts the running script.
     pub(super) script: Arc<Mutex<Option<InterruptHandle>>>,
     outcomes: [AtomicU64; 3],
 }
 
-/// The definitions as they were read last.
+/// The definitions as last read.
 #[derive(Default)]
 struct Definitions {
     rows: Option<Vec<JobRow>>,
     parsed: Option<Instant>,
     by_id: BTreeMap<String, Arc<CronJob>>,
-    /// What was wrong the last time, so that it is said once.
+    /// The last error, so that it is logged once.
     error: Option<String>,
 }
 
-/// Which thread does what.
+/// The kind of a worker thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerKind {
     Sql,
@@ -89,12 +90,12 @@ impl JobAction {
 }
 
 impl Cron {
-    /// Nothing runs before [`Cron::run`]. `calls` is told of calls that are to be made.
+    /// Opens the engine; nothing runs before [`Cron::run`]. `calls` is notified of queued calls.
     pub fn open(databases: &Arc<Databases>, calls: Arc<Signal<String>>) -> Result<Cron> {
         let now = clock::now_ms();
         databases
             .local()
-            .write(move |tx| store::fail_running(tx, now, "The server ended while it ran."))?;
+            .write(move |tx| store::fail_running(tx, now, "The server stopped during the run."))?;
         Ok(Cron {
             databases: Arc::clone(databases),
             calls,
@@ -108,12 +109,12 @@ impl Cron {
         })
     }
 
-    /// The definitions have changed.
+    /// Reports that definitions have changed.
     pub fn notify(&self) {
         self.signal.notify(db::DEFAULT);
     }
 
-    /// Nothing is begun any more, and a script that runs is undone.
+    /// Starts nothing more; a running script is rolled back.
     pub fn stop(&self) {
         self.stop.set();
         self.signal.wake();
@@ -122,7 +123,7 @@ impl Cron {
         }
     }
 
-    /// Runs since the start that came to this.
+    /// Runs since the start with this outcome.
     pub fn count(&self, outcome: RunOutcome) -> u64 {
         self.outcomes[outcome as usize].load(Relaxed)
     }
@@ -135,7 +136,7 @@ impl Cron {
         lock(&self.core).is_running(job)
     }
 
-    /// The thread of the clock.
+    /// Runs the clock thread.
     pub fn run(&self) {
         let mut reload_at = Instant::now();
         while !self.stop.is_set() {
@@ -154,20 +155,21 @@ impl Cron {
                 reload_at = Instant::now();
             }
         }
-        // A script may be between two statements when it is told, and then it does not hear.
+        // An interrupt has no effect between two statements, so repeat it until the script has
+        // ended.
         let pause = Stop::new();
         while self.interrupt() {
             pause.wait(INTERRUPT_EVERY);
         }
     }
 
-    /// Stops the script that runs, and nothing else of its writer; false when there is none.
+    /// Interrupts the running script but no other write. Returns false if no script runs.
     fn interrupt(&self) -> bool {
         let script = lock(&self.script);
         script.as_ref().map(InterruptHandle::interrupt).is_some()
     }
 
-    /// Begins what is due.
+    /// Starts due jobs.
     fn start_due(&self, now: i64) -> Result<()> {
         let all = lock(&self.core).tick(now);
         let mut result = Ok(());
@@ -183,7 +185,7 @@ impl Cron {
     fn begin(&self, due: &DueRun, now: i64) -> Result<()> {
         let job = lock(&self.jobs).by_id.get(&due.job).cloned();
         let Some(job) = job else {
-            return Err(Error::internal("a plan without a job"));
+            return Err(Error::internal("a planned job has no definition"));
         };
         if due.is_skipped {
             return self.skip(&job, due, now);
@@ -201,9 +203,10 @@ impl Cron {
         Ok(())
     }
 
-    /// The last run goes on; this time is passed over.
+    /// Skips a due time because the previous run is still active.
     fn skip(&self, job: &CronJob, due: &DueRun, now: i64) -> Result<()> {
-        // What is not noted as done yet is done again after a crash: then this time is one of those missed.
+        // For other jobs the time is recorded at the end of the active run. After a crash both
+        // times count as missed.
         let state = match job.action {
             JobAction::Sql(_) => self.state(&job.id),
             _ => None,
@@ -222,7 +225,7 @@ impl Cron {
                     started_ms: now,
                     ended_ms: now,
                     outcome: RunOutcome::Skipped,
-                    message: "The run before had not ended.",
+                    message: "The previous run is still active.",
                 },
             )
         })?;
@@ -230,7 +233,7 @@ impl Cron {
         Ok(())
     }
 
-    /// Notes a run, and that its time is done.
+    /// Records the start of a run, and its due time as done.
     fn record_start(&self, job: &CronJob, due_ms: Option<i64>, now: i64) -> Result<i64> {
         let state = due_ms.and_then(|_| self.state(&job.id));
         let id = job.id.clone();
@@ -254,20 +257,20 @@ impl Cron {
         let _ = queue.push(work);
     }
 
-    /// Runs a job now, whether it is active or not. Returns the number of the run.
+    /// Runs a job now, even if it is not active. Returns the id of the run.
     pub fn run_now(&self, stored: &JobRow) -> Result<i64> {
         let job = Arc::new(CronJob::restore(stored)?);
         if !job.runs_on(self.role()) {
             return Err(Error::new(
                 Kind::Forbidden,
-                "On a replica only scripts for stats and workflows run; run it on the master.",
+                "A replica runs only scripts for stats and workflows; run this job on the master.",
             ));
         }
         if self.stop.is_set() {
             return Err(Error::unavailable("The server is stopping; try again."));
         }
         if !lock(&self.core).start(&job.id) {
-            return Err(Error::conflict("The job runs already."));
+            return Err(Error::conflict("The job is already running."));
         }
         let noted = self.record_start(&job, None, clock::now_ms());
         let run = noted.inspect_err(|_| lock(&self.core).finish(&job.id))?;
@@ -280,7 +283,7 @@ impl Cron {
         Ok(run)
     }
 
-    /// Notes what a run came to.
+    /// Records the end of a run.
     pub(super) fn record_end(
         &self,
         work: &QueuedRun,
@@ -322,19 +325,19 @@ impl Cron {
             }
         });
         if let Err(error) = written {
-            log::warn(format_args!("note a run of a cron job: {error}"));
+            log::warn(format_args!("record a cron run: {error}"));
         }
         lock(&self.core).finish(&work.job.id);
     }
 
-    /// Reads the definitions; what is wrong with them is said once.
+    /// Reads the definitions; logs an error once.
     fn reload_definitions(&self) {
         let read = self.databases.default().read(store::jobs);
         if self.databases.role() == Role::Replica
             && let Err(error) = &read
             && error.kind() == Kind::Unavailable
         {
-            // It has not come yet.
+            // `default.db` has not arrived yet.
             return;
         }
         let read = read.and_then(|rows| self.apply_definitions(rows));
@@ -364,7 +367,7 @@ impl Cron {
                     by_id.insert(job.id.clone(), Arc::new(job));
                 }
                 Err(error) => {
-                    log::warn(format_args!("cron job {:?} is not run: {error}", row.name));
+                    log::warn(format_args!("cron job {:?} is disabled: {error}", row.name));
                 }
             }
         }
@@ -374,7 +377,7 @@ impl Cron {
             core.plan(clock::now_ms(), plans, &stored);
             let states = core.planned().filter_map(|job| {
                 let (plan, state) = core.state(job)?;
-                // What runs is not done before it is noted so.
+                // A known state is saved only when its run is recorded.
                 let is_new = stored.get(job).is_none_or(|(known, _)| known != plan);
                 is_new.then(|| (job.clone(), plan.to_owned(), state))
             });
@@ -388,7 +391,7 @@ impl Cron {
             jobs.by_id = by_id;
             jobs.rows.as_deref().map(ids)
         };
-        // One that was not there before may have been made since this was read, and run by hand.
+        // A job with runs but no definition may be newer than the definitions just read.
         let is_gone = move |id: &str| {
             !there.contains(id) && before.as_ref().is_none_or(|before| before.contains(id))
         };

@@ -1,9 +1,11 @@
-//! Jobs that run by the clock (CRON-1 to CRON-9): scripts, calls, runs of workflows.
+//! Cron jobs: SQL scripts, HTTP calls and workflow runs on a schedule.
 //!
-//! `schedule` and `zone` say when, `job` what; `core` decides what is due as a pure state machine, `engine` gives it a
-//! clock and threads, `worker` does the work, `sql` runs scripts under guard, `store` is the tables. The definitions are
-//! in `default.db`, so replicas have them too; what a node has done of them is its own. Calls are only queued here:
-//! whoever works off the outbox makes them. What users see is in `docs/cron.md`.
+//! `schedule` and `zone` compute times, `job` is the definition. `core` decides what is due as a
+//! pure state machine, and `engine` gives it a clock and threads. `queue` holds the work of each
+//! thread, `worker` does it, `sql` runs scripts under an authorizer, and `store` is the tables.
+//! Definitions are in `default.db` and therefore replicated; the history of runs belongs to each
+//! node. Calls are only queued here; the webhook dispatcher makes them. `docs/cron.md` describes
+//! the behaviour for users.
 
 pub use engine::{Cron, WorkerKind};
 pub use job::{CronJob, JobAction, JobRow};

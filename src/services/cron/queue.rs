@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::job::CronJob;
 
-/// A run that is to be.
+/// A run to do.
 pub struct QueuedRun {
     pub job: Arc<CronJob>,
-    /// None: somebody wants it now.
+    /// `None` if the run was requested by hand.
     pub due_ms: Option<i64>,
-    /// There may have been one of the same time; see `core`.
+    /// The job may have run for this time before; see `core`.
     pub is_repeat: bool,
-    /// Its row in the history, if it has one already.
+    /// Its row in the history, if there is one.
     pub run: Option<i64>,
 }

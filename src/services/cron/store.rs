@@ -1,4 +1,5 @@
-//! The tables of jobs: `_cron` in `default.db`, and what this node has done of them in `local.db`.
+//! The tables of cron jobs: `_cron` in `default.db`, and states and runs of this node in
+//! `local.db`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,14 +11,13 @@ use crate::base::paging::Page;
 use crate::services::cron::core::JobState;
 use crate::services::cron::job::JobRow;
 
-/// Jobs that there may be.
+/// Limit on jobs.
 const JOBS_MAX: i64 = 200;
-/// Runs that are kept of each.
+/// Runs kept per job.
 const RUNS_KEPT: i64 = 100;
-/// Longest message of a run; characters.
+/// Limit on the message of a run, in characters.
 const MESSAGE_CHARS_MAX: usize = 1000;
 
-/// What became of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunOutcome {
     Success,
@@ -37,11 +37,11 @@ impl RunOutcome {
     }
 }
 
-/// A run as it is shown. Times are milliseconds since 1970.
+/// A run in the history. Times are Unix milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobRun {
     pub id: i64,
-    /// None: somebody wanted it.
+    /// `None` if the run was requested by hand.
     pub due_ms: Option<i64>,
     pub started_ms: i64,
     pub ended_ms: Option<i64>,
@@ -49,10 +49,10 @@ pub struct JobRun {
     pub message: String,
 }
 
-/// A run that has ended.
+/// The result of a run.
 pub struct FinishedRun<'a> {
     pub job: &'a str,
-    /// Its row, if it has one already.
+    /// Its row, if there is one.
     pub run: Option<i64>,
     pub due_ms: Option<i64>,
     pub started_ms: i64,
@@ -61,7 +61,7 @@ pub struct FinishedRun<'a> {
     pub message: &'a str,
 }
 
-/// All jobs, by name.
+/// All jobs, ordered by name.
 pub fn jobs(default: &Connection) -> Result<Vec<JobRow>> {
     let mut statement = default.prepare_cached(
         "SELECT id, name, type, schedule, time_zone, active, spec, created, updated
@@ -71,7 +71,7 @@ pub fn jobs(default: &Connection) -> Result<Vec<JobRow>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The job of this id or name.
+/// The job with this id or name.
 pub fn job(default: &Connection, key: &str) -> Result<JobRow> {
     let found = default
         .prepare_cached(
@@ -80,7 +80,7 @@ pub fn job(default: &Connection, key: &str) -> Result<JobRow> {
         )?
         .query_row([key], row_to_job)
         .optional()?;
-    found.ok_or_else(|| Error::not_found(format!("There is no job {key}.")))
+    found.ok_or_else(|| Error::not_found(format!("There is no cron job {key}.")))
 }
 
 fn row_to_job(row: &Row<'_>) -> rusqlite::Result<JobRow> {
@@ -136,7 +136,7 @@ fn execute(tx: &Connection, sql: &str, job: &JobRow) -> Result<()> {
     Ok(())
 }
 
-/// An id is no name of another either, so that a path means one job.
+/// Refuses a name that another job has as its name or id, so that a path identifies one job.
 fn refuse_same_name(tx: &Connection, job: &JobRow) -> Result<()> {
     let sql = "SELECT EXISTS (SELECT 1 FROM _cron WHERE (name = ?1 OR id = ?1) AND id <> ?2)";
     match tx.query_row(sql, [&job.name, &job.id], |row| row.get(0))? {
@@ -144,7 +144,7 @@ fn refuse_same_name(tx: &Connection, job: &JobRow) -> Result<()> {
         true => Err(Error::field(
             "name",
             "validation_not_unique",
-            "There is a job of this name already.",
+            "Another job has this name.",
         )),
     }
 }
@@ -154,7 +154,7 @@ pub fn delete(tx: &Connection, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// How far jobs have come here: with which plan, and the state.
+/// The states of jobs on this node, each with the schedule that it belongs to.
 pub fn states(local: &Connection) -> Result<BTreeMap<String, (String, JobState)>> {
     let mut statement = local
         .prepare_cached("SELECT job, schedule, done_until_ms, ahead_until_ms FROM _cron_state")?;
@@ -180,7 +180,7 @@ pub fn set_state(tx: &Connection, job: &str, plan: &str, state: JobState) -> Res
     Ok(())
 }
 
-/// Forgets the states of jobs that are not planned, and the runs of those that are gone.
+/// Deletes the states of jobs that are not planned, and the runs of deleted jobs.
 pub fn delete_unlisted(
     tx: &Connection,
     planned: &BTreeSet<String>,
@@ -207,7 +207,7 @@ fn query_names(db: &Connection, sql: &str) -> Result<Vec<String>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// A run begins; returns its number.
+/// Records the start of a run. Returns its id.
 pub fn begin_run(tx: &Connection, job: &str, due_ms: Option<i64>, now: i64) -> Result<i64> {
     let sql = "INSERT INTO _cron_runs (job, due_ms, started_ms, status)
                VALUES (?1, ?2, ?3, 'running')";
@@ -217,7 +217,7 @@ pub fn begin_run(tx: &Connection, job: &str, due_ms: Option<i64>, now: i64) -> R
     Ok(run)
 }
 
-/// A run has ended.
+/// Records the end of a run.
 pub fn end_run(tx: &Connection, ended: &FinishedRun<'_>) -> Result<()> {
     let message: String = ended.message.chars().take(MESSAGE_CHARS_MAX).collect();
     if let Some(run) = ended.run {
@@ -246,7 +246,7 @@ fn trim_runs(tx: &Connection, job: &str) -> Result<()> {
     Ok(())
 }
 
-/// What ran when the server ended has failed: nobody knows how far it had come.
+/// Marks runs interrupted by a restart as failed; their progress is unknown.
 pub fn fail_running(tx: &Connection, now: i64, message: &str) -> Result<()> {
     let sql = "UPDATE _cron_runs SET ended_ms = ?1, status = 'failed', message = ?2
                WHERE status = 'running'";
@@ -254,7 +254,7 @@ pub fn fail_running(tx: &Connection, now: i64, message: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs of a job, the last ones first, and how many there are.
+/// A page of the runs of a job, latest first, and the total number.
 pub fn runs(local: &Connection, job: &str, page: Page) -> Result<(Vec<JobRun>, u64)> {
     let (limit, skip) = (page.size.cast_signed(), page.skip().cast_signed());
     let total = local

@@ -1,4 +1,4 @@
-//! What the threads of the jobs do: a queue for each, and how a job is run.
+//! The worker threads: run scripts, queue calls and start workflow runs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ use crate::services::workflows::{Grant, NewRun, Workflows};
 use crate::store::db;
 use crate::store::db::Database;
 
-/// Before a call or a run that could not be queued is tried again.
+/// Pauses before a call or run that could not be queued is retried.
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_secs(1),
     factor: 5,
@@ -32,14 +32,14 @@ const BACKOFF: Backoff = Backoff {
 const RETRIES: u32 = 3;
 
 impl Cron {
-    /// A thread that does what is due of one kind.
+    /// Runs the worker thread of one kind.
     pub fn work(&self, kind: WorkerKind, workflows: &Workflows) {
         while let Some(work) = self.queues[kind as usize].next() {
             self.run_job(&work, workflows);
         }
     }
 
-    /// Runs a job and notes what it came to.
+    /// Runs a job and records the result.
     fn run_job(&self, work: &QueuedRun, workflows: &Workflows) {
         let started_ms = clock::now_ms();
         let result = catch_unwind(AssertUnwindSafe(|| {
@@ -55,8 +55,8 @@ impl Cron {
         self.record_end(work, started_ms, &result);
     }
 
-    /// A call or a run that a stop has kept from being queued is not noted as done, so that the next start
-    /// makes up for it.
+    /// Reports whether a stop prevented the job from being queued. Then its time is not recorded as
+    /// done, and the next start catches up.
     fn is_deferred(&self, work: &QueuedRun, error: &Error) -> bool {
         let is_script = matches!(work.job.action, JobAction::Sql(_));
         let is_stopped = self.stop.is_set() && error.kind() == Kind::Unavailable;
@@ -107,7 +107,7 @@ impl Cron {
         Ok("The call was queued.".to_owned())
     }
 
-    /// What cannot be done now may be possible soon.
+    /// Retries while the error is temporary.
     fn retry(&self, mut body: impl FnMut() -> Result<String>) -> Result<String> {
         for failures in 1..=RETRIES {
             match body() {
@@ -126,7 +126,8 @@ impl Cron {
         let database = self.database(&script.database)?;
         let (scope, limit) = (ScriptScope::of(&script.database), script.limit());
         let (sql, stop) = (script.sql.clone(), self.stop.clone());
-        // When SQLite gives the transaction up, the error of the job is not the one that comes back.
+        // When SQLite rolls back the transaction, the returned error is not the error of the
+        // script.
         let script_error: Arc<Mutex<Option<String>>> = Arc::default();
         let slot_error = Arc::clone(&script_error);
         let slot = Arc::clone(&self.script);
@@ -157,7 +158,7 @@ impl Cron {
         }
     }
 
-    /// Refuses a script that cannot be run, as far as that can be seen.
+    /// Refuses a script that cannot run, as far as preparing its statements shows.
     pub fn check_script(&self, script: &SqlScript) -> Result<()> {
         let found = self.database(&script.database);
         let database = found.map_err(|error| match error.kind() {
@@ -173,7 +174,7 @@ impl Cron {
     }
 }
 
-/// A script that can be stopped while this lives.
+/// Makes the script interruptible until it is dropped.
 struct ScriptGuard(Slot);
 
 type Slot = Arc<Mutex<Option<InterruptHandle>>>;
@@ -191,7 +192,7 @@ impl Drop for ScriptGuard {
     }
 }
 
-/// What is queued under this is queued once.
+/// The deduplication key of a call or run.
 fn dedupe_key(work: &QueuedRun, started_ms: i64) -> String {
     let id = &work.job.id;
     match (work.due_ms, work.run) {
@@ -201,7 +202,7 @@ fn dedupe_key(work: &QueuedRun, started_ms: i64) -> String {
     }
 }
 
-/// What the history says of an error.
+/// The error message for the history.
 fn error_text(error: &Error) -> String {
     let fields: Vec<String> = error
         .field_errors()

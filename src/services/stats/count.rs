@@ -1,9 +1,9 @@
-//! Counting in memory: cheap where requests are answered, exact where it is read.
+//! Counters in memory: cheap to increment, exact to read.
 //!
-//! Requests are counted in one of [`SHARDS`] tables, each behind a lock that the thread that comes
-//! tries and does not wait for; a table has a place for each route and is of one minute. When the
-//! next minute begins, or somebody wants to see them, what a table holds moves to [`PendingMinutes`].
-//! So every count is in exactly one place at any time. Locks are taken in the order table, pending.
+//! Requests are counted in one of [`SHARDS`] tables. Each table has a lock, which threads try
+//! without waiting, a counter per route, and the counts of one minute. When the next minute begins,
+//! or a reader needs the counts, they move to [`PendingMinutes`], so every count is in exactly one
+//! place. Lock order: table, then pending.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -17,25 +17,25 @@ use crate::base::error::Result;
 use crate::base::log;
 use crate::base::threads::lock;
 
-/// Stands for no route at all.
+/// The route number of requests without a route.
 pub const NO_ROUTE: usize = usize::MAX;
 const NO_ROUTE_NAME: &str = "(no route)";
-/// What workflows above [`NAMES_MAX`] are counted under.
+/// The name for workflows beyond [`NAMES_MAX`].
 pub const OTHERS: &str = "(others)";
-/// Names of workflows in one minute, and in the sums since the start.
+/// Limit on names of workflows per minute, and in the totals since the start.
 pub const NAMES_MAX: usize = 1000;
-/// Longest name of a workflow that is told from others.
+/// Limit on names of workflows; longer ones are truncated.
 const NAME_BYTES_MAX: usize = 200;
-/// Minutes that wait to be written while the disk takes none.
+/// Limit on minutes that wait to be written.
 pub const MINUTES_MAX: usize = 120;
 const SHARDS: usize = 8;
 
-/// What can be summed up.
+/// Counts that can be added.
 pub trait Summable: Clone + Default + PartialEq {
     fn add(&mut self, other: &Self);
 }
 
-/// What happened to requests of one route.
+/// Counts of the requests of one route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestCounts {
     pub errors_4xx: u64,
@@ -51,7 +51,7 @@ impl Summable for RequestCounts {
     }
 }
 
-/// What happened to runs of one workflow.
+/// Counts of the runs of one workflow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunCounts {
     pub started: u64,
@@ -61,7 +61,7 @@ pub struct RunCounts {
     pub steps: u64,
     pub steps_failed: u64,
     pub steps_retried: u64,
-    /// Of those that completed or failed.
+    /// Durations of runs that completed or failed.
     pub times: Histogram,
 }
 
@@ -82,20 +82,20 @@ impl Summable for RunCounts {
     }
 }
 
-/// Something that happens to a run.
+/// An event of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunEvent {
     Started,
-    /// After so long.
+    /// After this duration.
     Completed(Duration),
-    /// After so long.
+    /// After this duration.
     Failed(Duration),
     Cancelled,
-    /// A step has succeeded.
+    /// A step succeeded.
     Step,
-    /// A step has failed for good.
+    /// A step failed permanently.
     StepFailed,
-    /// A step has failed and is tried again.
+    /// A step failed and is retried.
     StepRetried,
 }
 
@@ -119,7 +119,7 @@ impl RunCounts {
     }
 }
 
-/// What happened in one minute, by name.
+/// The counts of one minute, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MinuteCounts {
     pub requests: BTreeMap<String, RequestCounts>,
@@ -137,7 +137,7 @@ impl MinuteCounts {
     }
 }
 
-/// Adds to what is there under a name.
+/// Adds a count under a name.
 pub fn add_to<T: Summable>(counts: &mut BTreeMap<String, T>, name: &str, count: &T) {
     match counts.get_mut(name) {
         Some(sum) => sum.add(count),
@@ -150,17 +150,17 @@ fn add_bounded<T: Summable>(counts: &mut BTreeMap<String, T>, name: &str, count:
     add_to(counts, if is_new { OTHERS } else { name }, count);
 }
 
-/// Which minute since 1970 it is, in milliseconds since then.
+/// The minute since 1970 of a Unix time in milliseconds.
 pub fn minute_of(ms: i64) -> i64 {
     ms.div_euclid(60_000)
 }
 
-/// Asks for the time, in milliseconds since 1970.
+/// Returns the time in Unix milliseconds.
 pub type ClockFn = Box<dyn Fn() -> i64 + Send + Sync>;
 
-/// Everything that was counted and is not written yet.
+/// All counts that are not written yet.
 pub struct Counters {
-    /// The last one is for those without.
+    /// The last entry is for requests without a route.
     routes: Vec<String>,
     shards: [Shard; SHARDS],
     runs: Mutex<RunTable>,
@@ -168,12 +168,12 @@ pub struct Counters {
     now_ms: ClockFn,
 }
 
-/// On cache lines of its own.
+/// Aligned to its own cache lines.
 #[derive(Default)]
 #[repr(align(128))]
 struct Shard(Mutex<RequestTable>);
 
-/// By the number of the route.
+/// Counts by route number.
 #[derive(Default)]
 struct RequestTable {
     minute: i64,
@@ -186,18 +186,18 @@ struct RunTable {
     counts: HashMap<String, RunCounts>,
 }
 
-/// What is to be written.
+/// Counts that wait to be written.
 #[derive(Default)]
 struct PendingMinutes {
     minutes: BTreeMap<i64, MinuteCounts>,
-    /// Of all runs since the start.
+    /// Totals of runs since the start.
     totals: BTreeMap<String, RunCounts>,
-    /// It was said that some were dropped.
+    /// A warning about dropped minutes was logged.
     has_warned: bool,
 }
 
 impl Counters {
-    /// None yet, for routes of these names.
+    /// Creates empty counters for these routes.
     pub fn new(mut routes: Vec<String>, now_ms: ClockFn) -> Counters {
         routes.push(NO_ROUTE_NAME.to_owned());
         let counts = vec![RequestCounts::default(); routes.len()];
@@ -214,7 +214,7 @@ impl Counters {
         }
     }
 
-    /// A request was answered.
+    /// Counts a response.
     pub fn request(&self, route: usize, status: u16, elapsed: Duration) {
         let minute = self.minute();
         let mut table = self.table();
@@ -232,7 +232,7 @@ impl Counters {
         count.times.record(elapsed);
     }
 
-    /// Something happened to a run.
+    /// Counts an event of a run.
     pub fn run(&self, workflow: &str, what: RunEvent) {
         let (minute, name) = (self.minute(), truncate_name(workflow));
         let mut table = lock(&self.runs);
@@ -254,12 +254,12 @@ impl Counters {
         }
     }
 
-    /// The present minute.
+    /// The current minute.
     pub fn minute(&self) -> i64 {
         minute_of((self.now_ms)())
     }
 
-    /// Takes what there is, of all minutes but the one that is not over yet.
+    /// Takes the counts of all minutes except `but`.
     pub fn drain(&self, but: Option<i64>) -> Vec<(i64, MinuteCounts)> {
         let mut pending = self.gather();
         let kept = but.and_then(|at| pending.minutes.remove_entry(&at));
@@ -268,7 +268,7 @@ impl Counters {
         taken.into_iter().collect()
     }
 
-    /// Takes back what could not be written.
+    /// Takes back minutes that could not be written.
     pub fn restore(&self, minutes: &[(i64, MinuteCounts)]) {
         let mut pending = lock(&self.pending);
         for (at, minute) in minutes {
@@ -277,12 +277,12 @@ impl Counters {
         pending.drop_oldest();
     }
 
-    /// All is written; the next time that some must be dropped is worth another line.
+    /// Records that everything is written, so that the next drop is logged again.
     pub fn mark_written(&self) {
         lock(&self.pending).has_warned = false;
     }
 
-    /// Shows what there is of these minutes.
+    /// Visits the counts of these minutes.
     pub fn visit(
         &self,
         minutes: Range<i64>,
@@ -293,12 +293,12 @@ impl Counters {
         found.try_for_each(|(at, minute)| each(*at, minute))
     }
 
-    /// The runs since the start, by workflow.
+    /// Totals of runs since the start, by workflow.
     pub fn totals(&self) -> BTreeMap<String, RunCounts> {
         self.gather().totals.clone()
     }
 
-    /// A table that nobody is at, most likely the one that this thread had the last time.
+    /// A free table, preferably the last one of this thread.
     fn table(&self) -> MutexGuard<'_, RequestTable> {
         let own = own_shard();
         for at in 0..SHARDS {
@@ -311,7 +311,7 @@ impl Counters {
         lock(&self.shards[own].0)
     }
 
-    /// Moves everything to what is to be written.
+    /// Moves all counts to the pending minutes.
     fn gather(&self) -> MutexGuard<'_, PendingMinutes> {
         for shard in &self.shards {
             self.drain_requests(&mut lock(&shard.0));
@@ -349,13 +349,13 @@ impl Counters {
 }
 
 impl PendingMinutes {
-    /// Drops the oldest ones when there are too many.
+    /// Drops the oldest minutes if there are too many.
     fn drop_oldest(&mut self) {
         while self.minutes.len() > MINUTES_MAX {
             self.minutes.pop_first();
             if !std::mem::replace(&mut self.has_warned, true) {
                 log::warn(format_args!(
-                    "statistics of more than {MINUTES_MAX} minutes could not be written; the oldest are dropped"
+                    "statistics of more than {MINUTES_MAX} minutes could not be written; dropping the oldest"
                 ));
             }
         }
@@ -375,7 +375,7 @@ fn own_shard() -> usize {
     })
 }
 
-/// The beginning of a name that is too long.
+/// Truncates a long name.
 fn truncate_name(name: &str) -> &str {
     match name.len() {
         0..=NAME_BYTES_MAX => name,

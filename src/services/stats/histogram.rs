@@ -1,16 +1,16 @@
-//! How long things took: sum, longest, and a histogram of fixed size from which percentiles are
+//! A histogram of durations: sum, maximum, and a fixed number of buckets from which percentiles are
 //! estimated.
 //!
-//! Bucket 0 has what took less than a microsecond, bucket n what took 2^(n-1) to 2^n of them, the
-//! last one everything from three days on. Written down as the number of the first bucket that is
-//! not empty, and the counts from there to the last such one, each in groups of seven bits, the low
-//! ones first (LEB128).
+//! Bucket 0 counts durations below one microsecond, bucket n those from 2^(n-1) to 2^n
+//! microseconds, and the last bucket everything above three days. The encoding is the index of the
+//! first nonempty bucket, then the counts up to the last nonempty one as LEB128 (groups of seven
+//! bits, low groups first).
 
 use std::time::Duration;
 
 const BUCKETS: usize = 40;
 
-/// Durations, in microseconds.
+/// Durations in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
     pub sum: u64,
@@ -28,7 +28,7 @@ impl Default for Buckets {
 }
 
 impl Histogram {
-    /// Counts one.
+    /// Records a duration.
     pub fn record(&mut self, elapsed: Duration) {
         let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         self.sum = self.sum.saturating_add(micros);
@@ -37,7 +37,7 @@ impl Histogram {
         self.buckets.0[bucket.min(BUCKETS - 1)] += 1;
     }
 
-    /// Adds those of another.
+    /// Adds another histogram.
     pub fn add(&mut self, other: &Histogram) {
         self.sum = self.sum.saturating_add(other.sum);
         self.max = self.max.max(other.max);
@@ -46,20 +46,20 @@ impl Histogram {
         }
     }
 
-    /// How many there are.
+    /// The number of durations.
     pub fn count(&self) -> u64 {
         let counts = self.buckets.0.iter();
         counts.fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// The mean; none of nothing.
+    /// The mean; `None` if empty.
     pub fn mean(&self) -> Option<f64> {
         let count = self.count();
         (count > 0).then(|| self.sum as f64 / count as f64)
     }
 
-    /// What this part of all (0 to 1) did not exceed: right to the bucket, and inside it as if they
-    /// were spread evenly. None of nothing.
+    /// The duration that this fraction (0 to 1) did not exceed. The bucket is exact; within it,
+    /// values are assumed to be spread evenly. `None` if empty.
     pub fn percentile(&self, part: f64) -> Option<f64> {
         let count = self.count();
         let rank = (count as f64 * part).ceil().max(1.0);
@@ -75,7 +75,7 @@ impl Histogram {
         (count > 0).then_some(self.max as f64)
     }
 
-    /// The histogram as it is written down.
+    /// Encodes the buckets.
     pub fn encode(&self) -> Vec<u8> {
         let buckets = &self.buckets.0;
         let mut bytes = Vec::new();
@@ -96,7 +96,7 @@ impl Histogram {
         bytes
     }
 
-    /// What was written down. What does not belong there is left out: anybody may change the file.
+    /// Decodes the buckets. Invalid bytes are ignored, because anyone may change the file.
     pub fn decode(sum: u64, max: u64, bytes: &[u8]) -> Histogram {
         let mut buckets = Buckets::default();
         let Some((&first, bytes)) = bytes.split_first() else {
@@ -118,7 +118,7 @@ impl Histogram {
     }
 }
 
-/// From which duration on a bucket is meant, and up to which.
+/// The lower and upper bound of a bucket.
 fn bounds(bucket: usize) -> (u64, u64) {
     match bucket {
         0 => (0, 1),

@@ -1,10 +1,10 @@
-//! Statistics of this node: what happened to requests and to runs of workflows, by the minute
-//! (ST-1: a replica has its own, and nothing of it is replicated).
+//! Statistics of this node: requests and workflow runs per minute. A replica has its own;
+//! statistics are not replicated.
 //!
-//! Counted in memory (`count`), written to `stats.db` by the timer when a minute is over and at an
-//! orderly stop, kept for [`RETENTION_MINUTES`]. Writing adds to what is there, so a minute may be
-//! written in parts. What was not written at a crash is lost, a minute or two; what cannot be written is tried
-//! again with the next minute.
+//! Counts are kept in memory (`count`), written to `stats.db` by the timer after each minute and at
+//! a clean stop, and deleted after [`RETENTION_MINUTES`]. A write adds to existing rows, so a
+//! minute may be written in parts. A crash loses counts that were not written, a minute or two. A
+//! failed write is retried with the next minute.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -26,21 +26,21 @@ pub use report::{Granularity, Points, QueueDepth, StatsQuery, StatsReport};
 
 use count::{ClockFn, Counters, MinuteCounts};
 
-/// How long they are kept.
+/// Retention of statistics.
 const RETENTION_MINUTES: i64 = 30 * 24 * 60;
-/// Minutes written in one transaction; there are more only after writing has failed for long.
+/// Minutes per transaction; more are pending only after a long failure to write.
 const WRITE_MINUTES: usize = 30;
 
 /// The statistics of this node.
 pub struct Stats {
     database: Arc<Database>,
     counts: Counters,
-    /// Held by who moves counts to the file, and shared by those who look in both places.
+    /// Held exclusively while counts move to the file, and shared while both places are read.
     flush_lock: RwLock<()>,
 }
 
 impl Stats {
-    /// Goes on with what is in the file; `routes` has a name for each number of a route.
+    /// Continues the statistics in the file. `routes` has the name of each route, by its number.
     pub fn new(database: Arc<Database>, routes: Vec<String>) -> Stats {
         Stats::with_clock(database, routes, Box::new(clock::now_ms))
     }
@@ -53,32 +53,31 @@ impl Stats {
         }
     }
 
-    /// A request was answered with this status after so long. [`NO_ROUTE`] when there is no route
-    /// for it.
+    /// Counts a response. Use [`NO_ROUTE`] if no route matches.
     pub fn request(&self, route: usize, status: u16, elapsed: Duration) {
         self.counts.request(route, status, elapsed);
     }
 
-    /// Something happened to a run of this workflow.
+    /// Counts an event of a workflow run.
     pub fn run(&self, workflow: &str, what: RunEvent) {
         self.counts.run(workflow, what);
     }
 
-    /// Keeps how many runs have not ended now.
+    /// Stores the number of unfinished runs.
     pub fn depth(&self, now_ms: i64, depth: QueueDepth) -> Result<()> {
         let minute = minute_of(now_ms);
         self.database
             .write(move |tx| store::set_depth(tx, minute, &depth))
     }
 
-    /// Writes the minutes that are over and deletes what is too old. What cannot be written is kept
-    /// for the next time, [`count::MINUTES_MAX`] at most.
+    /// Writes completed minutes and deletes old ones. Minutes that cannot be written stay in
+    /// memory, at most [`count::MINUTES_MAX`].
     pub fn flush(&self, now_ms: i64) -> Result<()> {
         let minute = minute_of(now_ms);
         self.write(Some(minute), minute)
     }
 
-    /// Writes everything, also of the minute that is not over.
+    /// Writes everything, including the current minute.
     pub fn finish(&self) -> Result<()> {
         self.write(None, self.counts.minute())
     }
@@ -109,7 +108,7 @@ impl Stats {
         }
     }
 
-    /// What the file and the memory have.
+    /// Combines the counts of the file and the memory.
     pub fn report(&self, query: &StatsQuery) -> Result<StatsReport> {
         let _guard = self
             .flush_lock
@@ -151,7 +150,7 @@ impl Stats {
         Ok(report)
     }
 
-    /// The runs since the start, by workflow, of a bounded number.
+    /// The runs since the start by workflow; the number of workflows is bounded.
     pub fn totals(&self) -> Vec<(String, RunCounts)> {
         self.counts.totals().into_iter().collect()
     }

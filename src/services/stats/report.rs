@@ -1,4 +1,4 @@
-//! What is asked of the statistics, and what is answered.
+//! Queries of the statistics and their reports.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -6,12 +6,12 @@ use std::ops::Range;
 use super::count::{RequestCounts, RunCounts, Summable, add_to};
 use crate::base::error::{Error, Result};
 
-/// Points of time in one answer.
+/// Limit on points of time in a report.
 pub const POINTS_MAX: i64 = 1500;
-/// Rows in one answer.
+/// Limit on rows in a report.
 const ROWS_MAX: usize = 30_000;
 
-/// What the minutes are put together to; hours and days are those of UTC.
+/// The interval of a report's points; hours and days are in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granularity {
     Minute,
@@ -28,7 +28,6 @@ impl Granularity {
         Granularity::Total,
     ];
 
-    /// From its name.
     pub fn parse(name: &str) -> Option<Granularity> {
         Granularity::ALL.into_iter().find(|by| by.name() == name)
     }
@@ -52,7 +51,7 @@ impl Granularity {
     }
 }
 
-/// The minutes that are asked for, and how.
+/// The requested minutes and granularity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatsQuery {
     pub minutes: Range<i64>,
@@ -62,7 +61,7 @@ pub struct StatsQuery {
 }
 
 impl StatsQuery {
-    /// Everything of these minutes; refuses more points than an answer has.
+    /// Requests everything of these minutes; fails if that exceeds the limit on points.
     pub fn new(minutes: Range<i64>, by: Granularity) -> Result<StatsQuery> {
         let query = StatsQuery {
             minutes,
@@ -74,8 +73,8 @@ impl StatsQuery {
         let fits = |by: &Granularity| query.points(*by) <= POINTS_MAX;
         match Granularity::ALL.into_iter().find(fits) {
             Some(coarser) if points > POINTS_MAX => Err(Error::invalid(format!(
-                "by={}: that would be {points} points and an answer has at most {POINTS_MAX}; \
-                 ask with by={}.",
+                "by={}: the result has {points} points and the limit is {POINTS_MAX}; \
+                 use by={}.",
                 by.name(),
                 coarser.name()
             ))),
@@ -91,7 +90,7 @@ impl StatsQuery {
         last.div_euclid(minutes) - self.minutes.start.div_euclid(minutes) + 1
     }
 
-    /// The minute that the point of this minute begins with.
+    /// The first minute of the point that contains this minute.
     fn point(&self, minute: i64) -> i64 {
         match self.by.minutes() {
             Some(minutes) => minute - minute.rem_euclid(minutes),
@@ -100,28 +99,28 @@ impl StatsQuery {
     }
 }
 
-/// Counts by the minute that a point begins with, and by name.
+/// Counts by first minute of a point, and by name.
 pub type Points<T> = BTreeMap<i64, BTreeMap<String, T>>;
 
-/// Runs that have not ended, by what they wait for.
+/// Unfinished runs, by what they wait for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueDepth {
-    /// For a worker.
+    /// Waiting for a worker.
     pub ready: u64,
-    /// For the worker that has them.
+    /// Leased by a worker.
     pub leased: u64,
-    /// For a time, or for something to happen.
+    /// Waiting for a time or an event.
     pub waiting: u64,
-    /// For somebody to mend their code.
+    /// Paused until their code is repaired.
     pub paused: u64,
-    /// For another run of their concurrency key.
+    /// Blocked by another run with the same concurrency key.
     pub blocked: u64,
 }
 
-/// What is answered.
+/// The result of a query.
 #[derive(Debug, Default)]
 pub struct StatsReport {
-    /// The most of each within a point.
+    /// The maximum of each number within a point.
     pub queue: BTreeMap<i64, QueueDepth>,
     pub requests: Points<RequestCounts>,
     pub workflows: Points<RunCounts>,
@@ -129,7 +128,7 @@ pub struct StatsReport {
 }
 
 impl StatsReport {
-    /// Adds what happened to requests of a route.
+    /// Adds the request counts of a route.
     pub fn add_requests(
         &mut self,
         query: &StatsQuery,
@@ -141,7 +140,7 @@ impl StatsReport {
         add(points, &mut self.rows, query, minute, name, count)
     }
 
-    /// Adds how many runs had not ended.
+    /// Adds the number of unfinished runs.
     pub fn add_depth(&mut self, query: &StatsQuery, minute: i64, depth: QueueDepth) {
         let most = self.queue.entry(query.point(minute)).or_default();
         most.ready = most.ready.max(depth.ready);
@@ -151,7 +150,7 @@ impl StatsReport {
         most.blocked = most.blocked.max(depth.blocked);
     }
 
-    /// Adds what happened to runs of a workflow.
+    /// Adds the run counts of a workflow.
     pub fn add_runs(
         &mut self,
         query: &StatsQuery,
@@ -180,13 +179,13 @@ fn add<T: Summable>(
         return Ok(());
     }
     let advice = match query.by {
-        Granularity::Minute => "ask with by=hour, or for less time",
-        Granularity::Hour => "ask with by=day, or for less time",
-        Granularity::Day => "ask with by=total, or for less time",
-        Granularity::Total => "ask for less time",
+        Granularity::Minute => "use by=hour or a shorter time",
+        Granularity::Hour => "use by=day or a shorter time",
+        Granularity::Day => "use by=total or a shorter time",
+        Granularity::Total => "use a shorter time",
     };
     Err(Error::invalid(format!(
-        "by={}: an answer has at most {ROWS_MAX} rows; {advice}.",
+        "by={}: a report has at most {ROWS_MAX} rows; {advice}.",
         query.by.name()
     )))
 }

@@ -9,17 +9,17 @@ use super::histogram::Histogram;
 use super::report::QueueDepth;
 use crate::base::error::Result;
 
-/// Minutes that are deleted at a time.
+/// Minutes deleted per call.
 const DELETE_MINUTES: i64 = 60;
 
-/// Deletes what is older, at most some minutes of it.
+/// Deletes old rows, at most [`DELETE_MINUTES`] of them.
 const DELETE_OLD: [&str; 3] = [
     "DELETE FROM _queue WHERE minute < min(?1, ?2 + (SELECT min(minute) FROM _queue))",
     "DELETE FROM _requests WHERE minute < min(?1, ?2 + (SELECT min(minute) FROM _requests))",
     "DELETE FROM _runs WHERE minute < min(?1, ?2 + (SELECT min(minute) FROM _runs))",
 ];
 
-/// Adds minutes to what is there.
+/// Adds minutes to existing rows.
 pub fn add(tx: &Connection, minutes: &[(i64, MinuteCounts)]) -> Result<()> {
     for (at, minute) in minutes {
         for (name, count) in &minute.requests {
@@ -94,7 +94,7 @@ fn add_runs(tx: &Connection, at: i64, name: &str, mut count: RunCounts) -> Resul
     Ok(())
 }
 
-/// Deletes what is older than this minute, not more than a little at a time.
+/// Deletes rows older than this minute, a limited number per call.
 pub fn delete_before(tx: &Connection, minute: i64) -> Result<()> {
     for sql in DELETE_OLD {
         tx.prepare_cached(sql)?
@@ -103,7 +103,7 @@ pub fn delete_before(tx: &Connection, minute: i64) -> Result<()> {
     Ok(())
 }
 
-/// Shows the requests of these minutes, in their order.
+/// Visits the request counts of these minutes in order.
 pub fn each_request(
     connection: &Connection,
     minutes: &Range<i64>,
@@ -120,7 +120,7 @@ pub fn each_request(
     Ok(())
 }
 
-/// Keeps how many runs had not ended in a minute.
+/// Stores the number of unfinished runs in a minute.
 pub fn set_depth(tx: &Connection, minute: i64, depth: &QueueDepth) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO _queue (minute, ready, leased, waiting, paused, blocked)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -135,7 +135,7 @@ pub fn set_depth(tx: &Connection, minute: i64, depth: &QueueDepth) -> Result<()>
     Ok(())
 }
 
-/// Shows how many runs had not ended in these minutes.
+/// Visits the numbers of unfinished runs of these minutes.
 pub fn each_depth(
     connection: &Connection,
     minutes: &Range<i64>,
@@ -159,7 +159,7 @@ pub fn each_depth(
     Ok(())
 }
 
-/// Shows the runs of these minutes, in their order.
+/// Visits the run counts of these minutes in order.
 pub fn each_run(
     connection: &Connection,
     minutes: &Range<i64>,
@@ -177,7 +177,7 @@ pub fn each_run(
     Ok(())
 }
 
-/// The columns from the third on.
+/// Reads the columns from the third on.
 fn requests(row: &Row<'_>) -> rusqlite::Result<RequestCounts> {
     Ok(RequestCounts {
         errors_4xx: count(row, 2)?,
@@ -186,7 +186,7 @@ fn requests(row: &Row<'_>) -> rusqlite::Result<RequestCounts> {
     })
 }
 
-/// The columns from the third on.
+/// Reads the columns from the third on.
 fn runs(row: &Row<'_>) -> rusqlite::Result<RunCounts> {
     Ok(RunCounts {
         started: count(row, 2)?,
@@ -200,7 +200,7 @@ fn runs(row: &Row<'_>) -> rusqlite::Result<RunCounts> {
     })
 }
 
-/// Sum, longest and histogram, from this column on.
+/// Reads the sum, maximum and buckets from this column on.
 fn times(row: &Row<'_>, at: usize) -> rusqlite::Result<Histogram> {
     let bytes = row.get_ref(at + 2)?.as_blob()?;
     Ok(Histogram::decode(

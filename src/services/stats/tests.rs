@@ -1,4 +1,4 @@
-//! Counting, writing and asking, with a clock that the test sets.
+//! Tests of counting, writing and reporting with a clock that the test sets.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::store::db::Databases;
 const NOON: i64 = 29_600_000;
 const MS: Duration = Duration::from_millis(1);
 
-/// Statistics in a directory of their own, which goes with the value.
+/// Statistics in a temporary directory, removed on drop.
 struct Bench {
     dir: PathBuf,
     minute: Arc<AtomicI64>,
@@ -56,7 +56,7 @@ impl Bench {
         self.databases = Some(databases);
     }
 
-    /// Ends and begins again, in order or as after a kill.
+    /// Restarts, cleanly or as after a kill.
     fn restart(&mut self, is_orderly: bool) {
         let stats = self.stats.take().unwrap();
         if is_orderly {
@@ -86,7 +86,7 @@ impl Bench {
         stats.write(|tx| Ok(tx.execute_batch(sql)?)).unwrap();
     }
 
-    /// How many minutes the file has of requests, and how many requests.
+    /// The number of minutes with requests in the file, and of requests.
     fn written(&self) -> (i64, i64) {
         let sql = "SELECT count(DISTINCT minute), ifnull(sum(count), 0) FROM _requests";
         let stats = self.databases.as_ref().unwrap().stats();
@@ -185,7 +185,7 @@ fn only_minutes_that_are_over_are_flushed_and_each_once() {
         assert_eq!(bench.written(), (1, 1));
         assert_eq!(bench.total(), 2);
     }
-    // A clock that was set back: the minute is written once more, and added to.
+    // After the clock is set back, the minute is written again and added to.
     bench.set(NOON);
     bench.stats().request(0, 500, 9 * MS);
     bench.set(NOON + 2);
@@ -254,7 +254,7 @@ fn what_is_too_old_goes_a_little_at_a_time() {
     }
     bench.stats().finish().unwrap();
     assert_eq!(bench.written().0, 200);
-    // The first 150 are too old now.
+    // The first 150 are now too old.
     bench.set(NOON + 150 + RETENTION_MINUTES);
     for left in [140, 80, 50, 50] {
         bench.flush().unwrap();

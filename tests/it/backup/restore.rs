@@ -66,7 +66,7 @@ fn a_restore_spoils_nothing() {
     let output = vski(empty.path(), &["check", shown(&backup)], &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        text(&output.stdout).contains("default.db is not as"),
+        text(&output.stdout).contains("default.db differs from"),
         "{}",
         text(&output.stdout)
     );

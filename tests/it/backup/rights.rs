@@ -136,7 +136,7 @@ fn a_link_of_the_service_to_a_directory_of_root_is_refused() {
     symlink(&roots, &data).unwrap();
     std::os::unix::fs::lchown(&data, Some(SERVICE), Some(SERVICE)).unwrap();
     let said = refused(dir.path(), &["restore", shown(&backup), "--replace"]);
-    assert!(said.contains("is a link of the user 65534"), "{said}");
+    assert!(said.contains("is a link of user 65534"), "{said}");
     assert_untouched(&roots.join("precious"));
     // A link of root's own is none of the service's.
     std::os::unix::fs::lchown(&data, Some(0), Some(0)).unwrap();

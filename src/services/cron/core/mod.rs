@@ -1,57 +1,58 @@
-//! When which job is to run: a state machine that knows no clock, no disk and no thread.
+//! Decides which jobs are due: a state machine without clock, disk or threads.
 //!
-//! Of each job it keeps until when all that was due is done (`done_until_ms`); what is due comes after that.
-//! What follows:
+//! For each job it stores the time up to which all due times are done (`done_until_ms`). It follows
+//! that:
 //!
-//! - Times that were missed, because the server was down or the clock jumped, are one run, that of the last of
-//!   them.
-//! - A job that is new here, or has another schedule, counts from now on.
-//! - A time that comes while the job still runs is passed over, and reported so.
-//! - When the clock is set back nothing runs again for a time that it has run for: the job waits until the
-//!   clock is where it was.
+//! - Times that were missed, because the server was down or the clock jumped, cause one run, for
+//!   the last of them.
+//! - A job that is new here, or has a changed schedule, counts from now on.
+//! - A time that comes while the job still runs is skipped and reported as skipped.
+//! - When the clock is set back, nothing runs again for a time that is done: the job waits until
+//!   the clock catches up.
 //!
-//! That last wait must not be a long one when the clock had been wrong by much (a year ahead, say). So when the
-//! clock is more than [`CLOCK_BEHIND_MAX_MS`] behind, and two times of the job or more lie in between, the job begins anew at
-//! the present time and remembers how far it had been (`ahead_until_ms`). Up to there a time that comes while the
-//! clock goes on as it should is run once more; one that is found to be missed is not: then it may well be
-//! that the clock was wrong now (a board without a battery begins in 1970) and right before.
+//! This wait must not be long if the clock had been wrong by much, for example a year ahead. So if
+//! the clock is more than [`CLOCK_BEHIND_MAX_MS`] behind, and at least two due times of the job lie
+//! in between, the job starts over at the current time and remembers how far it had been
+//! (`ahead_until_ms`). Up to that point, a time that comes in the normal course runs once more. A
+//! time that is found to be missed does not: then the clock may be wrong now (a board without a
+//! battery starts in 1970) and may have been right before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::services::cron::schedule::Schedule;
 use crate::services::cron::zone::Zone;
 
-/// How far the clock may be behind before a job does not wait for it.
+/// Limit on how far the clock may be behind for a job to wait.
 pub const CLOCK_BEHIND_MAX_MS: i64 = 3_600_000;
-/// So late at most is what was not missed.
+/// A time counts as missed if it is later than this.
 pub const LATENESS_MAX_MS: i64 = 60_000;
 
-/// When a job runs.
+/// The schedule and time zone of a job.
 #[derive(Clone, Debug)]
 pub struct JobPlan {
     pub schedule: Schedule,
     pub zone: Zone,
-    /// Both as text: another text is another plan.
+    /// Both as text; a changed text is a changed plan.
     pub text: String,
 }
 
-/// How far a job has come.
+/// The progress of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobState {
     pub done_until_ms: i64,
     pub ahead_until_ms: i64,
 }
 
-/// A job whose time has come.
+/// A job that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DueRun {
     pub job: String,
     pub due_ms: i64,
-    /// It still runs; this time is passed over.
+    /// The job is still running, so this time is skipped.
     pub is_skipped: bool,
-    /// It may have run for this time before the clock was set back by much.
+    /// The job may have run for this time before the clock was set back by much.
     pub is_repeat: bool,
-    /// What to put back if it cannot be begun.
+    /// The state to restore if it cannot start.
     pub before: JobState,
 }
 
@@ -59,20 +60,19 @@ pub struct DueRun {
 #[derive(Default)]
 pub struct CronCore {
     entries: BTreeMap<String, PlannedJob>,
-    /// Also jobs that have no plan.
+    /// Includes jobs without a plan.
     running: BTreeSet<String>,
 }
 
 struct PlannedJob {
     plan: JobPlan,
     state: JobState,
-    /// The first time after `done_until_ms`.
+    /// The first due time after `done_until_ms`.
     next: Option<i64>,
 }
 
 impl CronCore {
-    /// From now on these are the jobs. `stored` has what was known of them before the start, by job: the text
-    /// of the plan, and the state.
+    /// Replaces the jobs. `stored` has the plan text and the state of each job before the start.
     pub fn plan(
         &mut self,
         now: i64,
@@ -103,7 +103,7 @@ impl CronCore {
         }
     }
 
-    /// What is due at this time. Those that are not skipped count as running.
+    /// The jobs that are due at `now`. Those that are not skipped count as running.
     pub fn tick(&mut self, now: i64) -> Vec<DueRun> {
         let mut all = Vec::new();
         for (job, planned_job) in &mut self.entries {
@@ -126,7 +126,7 @@ impl CronCore {
         all
     }
 
-    /// It could not be begun; the next tick tries again.
+    /// Undoes a due job that could not start; the next tick retries it.
     pub fn undo(&mut self, due: &DueRun) {
         if !due.is_skipped {
             self.running.remove(&due.job);
@@ -137,7 +137,7 @@ impl CronCore {
         }
     }
 
-    /// Somebody wants it to run now; false when it runs already.
+    /// Marks a job as running; returns false if it already is.
     pub fn start(&mut self, job: &str) -> bool {
         self.running.insert(job.to_owned())
     }
@@ -150,13 +150,12 @@ impl CronCore {
         self.running.contains(job)
     }
 
-    /// What is to be kept of a job: the text of its plan, and its state.
+    /// The plan text and the state of a job, to be stored.
     pub fn state(&self, job: &str) -> Option<(&str, JobState)> {
         let planned_job = self.entries.get(job)?;
         Some((&planned_job.plan.text, planned_job.state))
     }
 
-    /// The jobs that have a plan.
     pub fn planned(&self) -> impl Iterator<Item = &String> {
         self.entries.keys()
     }
@@ -170,7 +169,7 @@ impl PlannedJob {
             .next(self.state.done_until_ms, &self.plan.zone);
     }
 
-    /// The last time that has come, and whether it was there before; it is done then.
+    /// Takes the last due time and reports whether the job may have run for it before.
     fn next_due(&mut self, now: i64) -> Option<(i64, bool)> {
         if self.is_clock_behind(now) {
             let JobState {
@@ -192,7 +191,7 @@ impl PlannedJob {
         (!is_repeat || now - due <= LATENESS_MAX_MS).then_some((due, is_repeat))
     }
 
-    /// The clock is so far behind what is done that waiting would be wrong.
+    /// Reports whether the clock is too far behind to wait for it.
     fn is_clock_behind(&self, now: i64) -> bool {
         let done = self.state.done_until_ms;
         if done - now <= CLOCK_BEHIND_MAX_MS {

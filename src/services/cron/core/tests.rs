@@ -1,5 +1,5 @@
-//! The state machine against single stories, and in random worlds whose clock is set, whose server
-//! crashes and whose jobs take long.
+//! Tests the state machine in single scenarios, and in random worlds in which the clock is set, the
+//! server crashes and jobs take long.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,7 +37,7 @@ fn core(schedule: &str, now: &str) -> CronCore {
     core
 }
 
-/// What is due at a time; what is begun ends at once.
+/// The due times at a moment; each started run ends at once.
 fn tick(core: &mut CronCore, now: &str) -> Vec<String> {
     let due = core.tick(ms(now));
     core.finish("job");
@@ -101,7 +101,7 @@ fn another_schedule_counts_from_now_and_the_same_goes_on() {
     assert!(tick(&mut core, "2026-01-01T05:00").is_empty());
     core.plan(ms("2026-01-02T05:00"), plans("0 4 * * *"), &BTreeMap::new());
     assert_eq!(tick(&mut core, "2026-01-02T05:00"), ["2026-01-02T04:00"]);
-    // Not planned for a while: nothing is made up for.
+    // While a job is not planned, no time is caught up.
     core.plan(ms("2026-01-03"), BTreeMap::new(), &BTreeMap::new());
     core.plan(ms("2026-01-05T05:00"), plans("0 4 * * *"), &BTreeMap::new());
     assert!(tick(&mut core, "2026-01-05T05:00").is_empty());
@@ -144,7 +144,7 @@ fn a_clock_that_is_set_back_a_little_repeats_nothing() {
         assert!(tick(&mut core, now).is_empty(), "{now}");
     }
     assert_eq!(tick(&mut core, "2026-01-01T12:01"), ["2026-01-01T12:01"]);
-    // One time in between is waited for however far back it is.
+    // With one due time in between, the job waits however far back the clock is.
     let mut core = core_daily();
     assert_eq!(tick(&mut core, "2026-01-02"), ["2026-01-02T00:00"]);
     assert!(tick(&mut core, "2026-01-01T04:00").is_empty());
@@ -176,10 +176,10 @@ fn a_start_in_1970_repeats_nothing_of_before() {
     );
     let mut core = restart(&core, "@daily", "1970-01-01T00:00:10Z");
     assert!(tick(&mut core, "1970-01-01T00:00:10Z").is_empty());
-    // The clock is right again: today's time was done.
+    // The clock is right again: today's time is done.
     assert!(tick(&mut core, "2026-01-02T10:00").is_empty());
     assert_eq!(tick(&mut core, "2026-01-03"), ["2026-01-03T00:00"]);
-    // And one that was not is run.
+    // A time that is not done runs.
     let mut core = restart(&core, "@daily", "1970-01-01T00:00:10Z");
     assert!(tick(&mut core, "1970-01-01T00:00:20Z").is_empty());
     assert_eq!(tick(&mut core, "2026-01-07T10:00"), ["2026-01-07T00:00"]);
@@ -190,13 +190,13 @@ struct World {
     core: CronCore,
     schedule: &'static str,
     now: i64,
-    /// As it is on disk.
+    /// The stored state.
     stored: (String, JobState),
-    /// When the run ends that goes on.
+    /// The end of the active run.
     runs_until: Option<i64>,
-    /// Times that were begun or skipped, and of those again.
+    /// Times that were started or skipped, and repeats among them.
     done: BTreeSet<i64>,
-    /// The clock was set at, by what was passed since: how long it has gone on as it should.
+    /// Changes of the clock, each with the time that has passed normally since.
     steady_since: i64,
     last_activity: i64,
 }
@@ -232,7 +232,7 @@ impl World {
             assert!(is_first || due.is_repeat, "{} twice", format_ms(due.due_ms));
             assert!(!due.is_repeat || self.now - due.due_ms <= LATENESS_MAX_MS);
             self.last_activity = self.now;
-            // As for scripts: noted when it begins.
+            // As for scripts, recorded at the start.
             let (text, state) = self.core.state("job").unwrap();
             self.stored = (text.to_owned(), state);
             if !due.is_skipped {
@@ -242,7 +242,7 @@ impl World {
         }
     }
 
-    /// The thread looks at least every second, so no time is met late.
+    /// The thread checks at least every second, so no time is late.
     fn go_on(&mut self, step: i64) {
         let next = self.core.entries["job"].next;
         let next = next.filter(|next| *next > self.now);
@@ -251,7 +251,7 @@ impl World {
 
     fn set_clock(&mut self, by: i64) {
         self.now += by;
-        // A run does not know of clocks.
+        // A run does not depend on the clock.
         self.runs_until = self.runs_until.map(|end| end + by);
         (self.steady_since, self.last_activity) = (self.now, self.now);
     }
@@ -289,7 +289,7 @@ fn whatever_clocks_do_no_time_runs_twice_and_no_job_stops() {
                 1 => world.crash(i64::try_from(rng.below(200)).unwrap() * MINUTE),
                 _ => world.go_on(step),
             }
-            // Two of its times are waited for at most, or an hour, wherever the clock was.
+            // The job waits for at most two of its times or an hour, however wrong the clock was.
             let quiet = world.now - world.last_activity.max(world.steady_since);
             assert!(
                 quiet <= CLOCK_BEHIND_MAX_MS + 2 * period + step,

@@ -1,4 +1,4 @@
-//! What a job is: its JSON, checked, and as it is stored.
+//! The definition of a job: validation, JSON and the stored form.
 
 use std::time::Duration;
 
@@ -16,12 +16,13 @@ use crate::store::db::Role;
 const NAME_CHARS_MAX: usize = 100;
 const SQL_BYTES_MAX: usize = 64 << 10;
 const INPUT_BYTES_MAX: usize = 64 << 10;
-/// How long a script may run, when nothing is said and at most; nobody else writes meanwhile.
+/// Default and maximum time limit of a script. Other writes wait meanwhile.
 const SECONDS_DEFAULT: u64 = 30;
 const SECONDS_MAX: u64 = 300;
-/// The same for `workflows`, whose engine must not be held up for as long as a lease of a worker runs.
+/// The limit for `workflows`, whose engine must not be blocked for as long as a worker's lease
+/// lasts.
 const SECONDS_MAX_WORKFLOWS: u64 = 10;
-/// What a client is shown, and may send back with a change.
+/// Attributes that responses show; a client may send them back with a change.
 const READ_ONLY: [&str; 7] = [
     "id",
     "created",
@@ -32,8 +33,8 @@ const READ_ONLY: [&str; 7] = [
     "hasSecret",
 ];
 
-/// A row of `_cron`. It may be from a newer program or name a zone that is not known here; then there is no
-/// [`CronJob`] of it.
+/// A row of `_cron`. A row from a newer version, or one with an unknown time zone, has no
+/// [`CronJob`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobRow {
     pub id: String,
@@ -47,7 +48,7 @@ pub struct JobRow {
     pub updated: String,
 }
 
-/// A job that can be run.
+/// A job that can run.
 #[derive(Clone, Debug)]
 pub struct CronJob {
     pub id: String,
@@ -57,12 +58,12 @@ pub struct CronJob {
     pub action: JobAction,
 }
 
-/// What a job does.
+/// The action of a job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum JobAction {
     Sql(SqlScript),
     Http(Target),
-    /// Without an input it gets the name of the job and the time.
+    /// Without an input, the run gets the name of the job and the time.
     Workflow {
         name: String,
         input: Option<Value>,
@@ -83,7 +84,7 @@ impl SqlScript {
 }
 
 impl JobRow {
-    /// A job as a client wants it.
+    /// Parses a job as a client sends it.
     pub fn parse(
         id: &str,
         created: &str,
@@ -126,13 +127,13 @@ impl JobRow {
         })
     }
 
-    /// The same with what a client wants to be otherwise.
+    /// A copy with the changes of a client.
     pub fn merge(&self, updated: &str, mut body: Map<String, Value>) -> Result<JobRow> {
         for name in READ_ONLY {
             body.remove(name);
         }
         let mut object = match body.get("type").and_then(Value::as_str) {
-            // What the other type had means nothing to this one.
+            // The attributes of another type do not apply.
             Some(kind) if kind != self.kind => Map::new(),
             _ => self.spec.clone(),
         };
@@ -146,7 +147,7 @@ impl JobRow {
         JobRow::parse(&self.id, &self.created, updated, object)
     }
 
-    /// As clients see it, without what it does and when on this node.
+    /// The form for clients, without the state on this node.
     pub fn to_json(&self) -> Map<String, Value> {
         let own = json!({
             "id": self.id, "name": self.name, "schedule": self.schedule, "timeZone": self.time_zone,
@@ -176,7 +177,7 @@ impl CronJob {
         })
     }
 
-    /// Whether a server with this role runs it (CRON-8).
+    /// Reports whether a server with this role runs the job.
     pub fn runs_on(&self, role: Role) -> bool {
         match (role, &self.action) {
             (Role::Master, _) => true,
@@ -187,7 +188,7 @@ impl CronJob {
         }
     }
 
-    /// When it is due next, if it is by itself.
+    /// The next due time; `None` if the job runs only by hand.
     pub fn next(&self, now: i64, role: Role) -> Option<i64> {
         let is_due = self.is_active && self.runs_on(role);
         let next = is_due.then(|| self.plan.schedule.next(now, &self.plan.zone));
@@ -208,7 +209,7 @@ fn parse_plan(schedule: &str, time_zone: &str) -> Result<JobPlan> {
 }
 
 impl JobAction {
-    /// Takes what it knows out of an object.
+    /// Parses an action and removes its attributes from the object.
     fn take(kind: &str, object: &mut Map<String, Value>) -> Result<JobAction> {
         match kind {
             "sql" => parse_script(object).map(JobAction::Sql),
@@ -224,7 +225,7 @@ impl JobAction {
                     .as_ref()
                     .is_some_and(|it| it.to_string().len() > INPUT_BYTES_MAX)
                 {
-                    let message = format!("At most {} KiB.", INPUT_BYTES_MAX >> 10);
+                    let message = format!("Must be at most {} KiB.", INPUT_BYTES_MAX >> 10);
                     return Err(invalid_value("input", message));
                 }
                 Ok(JobAction::Workflow { name, input })
@@ -233,7 +234,7 @@ impl JobAction {
         }
     }
 
-    /// The attributes as [`JobAction::take`] takes them.
+    /// The attributes that [`JobAction::take`] parses.
     fn to_json(&self) -> Map<String, Value> {
         let json = match self {
             JobAction::Http(target) => return target.to_json(),
@@ -283,12 +284,12 @@ fn parse_script(object: &mut Map<String, Value>) -> Result<SqlScript> {
     })
 }
 
-/// What a call or a run of a job is told, unless it has something of its own.
+/// The payload of a call or run without one of its own.
 pub fn payload(name: &str, time_ms: i64) -> Value {
     json!({"job": name, "time": crate::base::clock::format_ms(time_ms)})
 }
 
-/// Where a script cannot be run.
+/// An error of the attribute `sql`.
 pub fn wrong_script(error: &Error) -> Error {
     invalid_value("sql", error.message())
 }

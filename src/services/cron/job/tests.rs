@@ -1,4 +1,4 @@
-//! Jobs as clients write them: what is refused, what is merged, what is shown.
+//! Tests of jobs as clients send them: validation, merging and output.
 
 use serde_json::{Map, Value, json};
 
@@ -98,7 +98,7 @@ fn a_secret_is_kept_and_not_shown() {
     let shown = stored.to_json();
     assert_eq!(shown["hasSecret"], true);
     assert!(shown["secret"] == "***" && shown["method"] == "POST");
-    // What is shown can be sent back.
+    // A client can send back what a response shows.
     let same = stored.merge(NOW, shown).unwrap();
     assert_eq!(same, stored);
     let other = stored.merge(NOW, object(json!({"secret": null}))).unwrap();

@@ -1,28 +1,29 @@
-//! Schedules: five fields (CRON-5), and when they are due next.
+//! Schedules of five fields, and their next due times.
 //!
-//! Our own parser, because what is hard is not the parsing but the days on which the clocks are changed, and the
-//! libraries that there are skip or repeat there. Here it is as in Vixie's cron and systemd:
+//! The parser is our own because the difficulty is not parsing but days on which the UTC offset
+//! changes, where the available libraries skip or repeat. The rules here are those of Vixie cron
+//! and systemd:
 //!
-//! - A schedule whose hour field begins with `*` keeps its intervals: it runs in both passes of an hour that comes
-//!   twice, and has nothing to do in one that is left out.
-//! - Any other runs once for each of its times: the first time of two, and right after the jump when the clocks
-//!   jump over it. Several times in one gap are one run.
+//! - A schedule whose hour field begins with `*` keeps its interval: it runs in both passes of a
+//!   repeated hour and not in a skipped one.
+//! - Any other schedule runs once for each of its times: at the first of two occurrences, and right
+//!   after the jump if its time is skipped. Several times in one gap cause one run.
 //!
-//! When both day fields are restricted (neither begins with `*`), a day that fits either fits; else it has to fit
-//! both.
+//! If both day fields are restricted (neither begins with `*`), a day matches if either field
+//! matches; otherwise both must match.
 
 use crate::base::clock::{DAY_MS, civil_from_days, days_from_civil};
 use crate::base::error::{Error, Result};
 use crate::services::cron::zone::Zone;
 
-/// Longest schedule.
+/// Limit on the length of a schedule.
 const TEXT_BYTES_MAX: usize = 200;
-/// Days that are looked through. The rarest: the 29th of February on one day of the week, around a year that is
-/// a century and no leap year.
+/// Limit of the search, in days. The rarest match is the 29th of February on one weekday around a
+/// century that is not a leap year.
 const DAYS_MAX: i64 = 50 * 366;
-/// Changes of the clocks that are looked through.
+/// Limit of the search, in changes of the UTC offset.
 const CHANGES_MAX: usize = 1000;
-/// Times on the wall that are behind the present one because the clocks were set back.
+/// Limit of the search, in local times that repeat because the clock was set back.
 const REPEATED_MAX: usize = 3000;
 const MINUTE_MS: i64 = 60_000;
 const MINUTES_PER_DAY: i64 = 1440;
@@ -50,24 +51,24 @@ pub struct Schedule {
     weekdays: Field,
 }
 
-/// The numbers of a field as bits.
+/// The numbers of a field as a bit set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Field {
     bits: u64,
-    /// It begins with `*`.
+    /// The field begins with `*`.
     is_wildcard: bool,
 }
 
-/// What a field may hold.
+/// The syntax of a field.
 struct FieldSpec {
     name: &'static str,
     from: u32,
     to: u32,
-    /// The last one that `*` stands for.
+    /// The last number that `*` includes.
     wildcard_to: u32,
-    /// The first name is that of the first number.
+    /// Names of the numbers, from the first one.
     names: &'static [&'static str],
-    /// `?` is `*`.
+    /// The field accepts `?` for `*`.
     is_day: bool,
 }
 
@@ -112,7 +113,9 @@ impl Schedule {
             .find(|(name, _)| name.eq_ignore_ascii_case(text));
         if alias.is_none() && text.starts_with('@') {
             let names = ALIASES.map(|(name, _)| name).join(", ");
-            return Err(wrong(format!("{text} is none of {names}.")));
+            return Err(wrong(format!(
+                "Unknown schedule {text}; use one of {names}, or five fields."
+            )));
         }
         let text = alias.map_or(text, |(_, fields)| fields);
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -132,15 +135,15 @@ impl Schedule {
             months: FIELD_SPECS[3].parse(months)?,
             weekdays,
         };
-        // The calendar repeats within the days that are looked through.
+        // The calendar repeats within the search limit.
         let start = days_from_civil(2000, 1, 1) * MINUTES_PER_DAY;
         match schedule.next_local_minute(start - 1) {
             Some(_) => Ok(schedule),
-            None => Err(wrong("It never comes: there is no such day.")),
+            None => Err(wrong("The schedule never matches a date.")),
         }
     }
 
-    /// When it is due next after a moment, in milliseconds since 1970.
+    /// The next due time after a moment, in Unix milliseconds.
     pub fn next(&self, after_ms: i64, zone: &Zone) -> Option<i64> {
         match self.hours.is_wildcard {
             true => self.next_interval(after_ms, zone),
@@ -148,9 +151,9 @@ impl Schedule {
         }
     }
 
-    /// The last time that it was due, after one moment and not after another.
+    /// The last due time after `after_ms` and not after `until_ms`.
     pub fn last(&self, after_ms: i64, until_ms: i64, zone: &Zone) -> Option<i64> {
-        // Most of a long time need not be gone through.
+        // Search short spans at the end first.
         for span_ms in [
             60 * MINUTE_MS,
             DAY_MS,
@@ -171,7 +174,7 @@ impl Schedule {
         None
     }
 
-    /// Between two changes of the clocks time on the wall goes as fast as time does.
+    /// Between two changes of the offset, local time advances like UTC.
     fn next_interval(&self, after_ms: i64, zone: &Zone) -> Option<i64> {
         let mut after_ms = after_ms;
         for _ in 0..CHANGES_MAX {
@@ -180,7 +183,7 @@ impl Schedule {
             let next_ms = minute * MINUTE_MS - (local_ms - after_ms);
             match zone.next_change(after_ms) {
                 Some(change_ms) if next_ms >= change_ms => {
-                    // The moment of the change is shown by the new time alone.
+                    // The moment of the change has only the new local time.
                     after_ms = match self.fits_local_time(zone.local_time(change_ms)?) {
                         true => return Some(change_ms),
                         false => change_ms,
@@ -209,7 +212,7 @@ impl Schedule {
         local_ms % MINUTE_MS == 0 && self.next_local_minute(minute - 1) == Some(minute)
     }
 
-    /// The first minute on the wall after this one that fits; minutes since 1970.
+    /// The first matching local minute after this one, in minutes since 1970.
     fn next_local_minute(&self, after: i64) -> Option<i64> {
         let from = after + 1;
         let first = from.div_euclid(MINUTES_PER_DAY);
@@ -223,7 +226,7 @@ impl Schedule {
         Some(day * MINUTES_PER_DAY + self.minute_of_day(0)?)
     }
 
-    /// The first minute of a day, from this one on.
+    /// The first matching minute of a day, from this one on.
     fn minute_of_day(&self, from: u32) -> Option<i64> {
         let (hour, minute) = (from / 60, from % 60);
         let in_this = self
@@ -238,7 +241,7 @@ impl Schedule {
         Some(i64::from(found))
     }
 
-    /// Whether a day fits, in days since 1970.
+    /// Reports whether a day matches, in days since 1970.
     fn matches_day(&self, day: i64) -> bool {
         let (_, month, of_month) = civil_from_days(day);
         let number = |number: i64| u32::try_from(number).unwrap_or(0);
@@ -246,7 +249,7 @@ impl Schedule {
             return false;
         }
         let fits_month = self.days.has(number(of_month));
-        // 1970 began on a Thursday.
+        // 1970-01-01 was a Thursday.
         let fits_week = self.weekdays.has(number((day + 4).rem_euclid(7)));
         match self.days.is_wildcard || self.weekdays.is_wildcard {
             true => fits_month && fits_week,
@@ -260,7 +263,7 @@ impl Field {
         self.bits & (1 << number) != 0
     }
 
-    /// The first number, from this one on.
+    /// The first number from this one on.
     fn from(self, number: u32) -> Option<u32> {
         let rest = self.bits.checked_shr(number).unwrap_or(0);
         (rest != 0).then(|| number + rest.trailing_zeros())
@@ -277,7 +280,8 @@ impl FieldSpec {
         Ok(Field { bits, is_wildcard })
     }
 
-    /// One element of a list: a number, a range, or all, the latter two with a step or without.
+    /// Parses one element of a list: a number, a range or `*`, the latter two with an optional
+    /// step.
     fn parse_part(&self, part: &str) -> Result<u64> {
         let (range, step) = match part.split_once('/') {
             Some((range, step)) => (range, Some(self.parse_step(step)?)),
@@ -292,7 +296,7 @@ impl FieldSpec {
             }
             None => (self.number(range)?, self.number(range)?),
         };
-        // A week ends with Sunday where that is meant.
+        // In a range of weekdays, a final Sunday is 7.
         let is_sunday = self.wildcard_to < self.to && to == 0 && from > 0;
         let to = if is_sunday { self.to } else { to };
         if from > to {
@@ -323,7 +327,7 @@ impl FieldSpec {
                 (Some(first), Some(last)) => format!(", or {first} to {last}"),
                 _ => String::new(),
             };
-            self.wrong(text, &format!("it takes {from} to {to}{names}"))
+            self.wrong(text, &format!("expected {from} to {to}{names}"))
         })
     }
 

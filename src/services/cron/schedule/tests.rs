@@ -1,4 +1,4 @@
-//! Schedules against tables, against days on which clocks are changed, and against a model that looks at
+//! Tests schedules against tables, on days when the offset changes, and against a model that checks
 //! every minute.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ fn zone(name: &str) -> Zone {
     Zone::parse(name).unwrap()
 }
 
-/// The times after one, as many as there are expected.
+/// The due times after a moment, as many as expected.
 #[track_caller]
 fn check(schedule: &str, name: &str, after: &str, expected: &[&str]) {
     let (parsed, zone) = (Schedule::parse(schedule).unwrap(), zone(name));
@@ -57,12 +57,12 @@ fn fields_are_numbers_names_ranges_steps_and_lists() {
         ("0 12 * * 0", &["2026-11-29T12:00"]),
         ("0 12 * * 7", &["2026-11-29T12:00"]),
         ("0 12 * * SUN,3", &["2026-11-25T12:00", "2026-11-29T12:00"]),
-        // Both restricted: either.
+        // Both are restricted: either matches.
         (
             "0 0 13 * FRI",
             &["2026-11-27", "2026-12-04", "2026-12-11", "2026-12-13"],
         ),
-        // One of them is open: both.
+        // One of them begins with `*`: both must match.
         ("0 0 */2 * MON", &["2026-12-07", "2026-12-21"]),
         ("0 0 13 * ?", &["2026-12-13"]),
         ("0 0 ? * FRI", &["2026-11-27"]),
@@ -106,10 +106,10 @@ fn what_is_wrong_is_said_of_the_field() {
         ("* 22-2 * * *", "the range ends before it begins"),
         ("* * * * FRI-MON", "the range ends before it begins"),
         ("? * * * *", "minute \"?\""),
-        ("0 0 31 2 *", "It never comes"),
-        ("0 0 30 FEB *", "It never comes"),
-        ("0 0 31 4,6,9,11 *", "It never comes"),
-        ("@reboot", "@reboot is none of @hourly"),
+        ("0 0 31 2 *", "The schedule never matches a date"),
+        ("0 0 30 FEB *", "The schedule never matches a date"),
+        ("0 0 31 4,6,9,11 *", "The schedule never matches a date"),
+        ("@reboot", "Unknown schedule @reboot; use one of @hourly"),
         (&"1,".repeat(200), "at most 200 bytes"),
     ] {
         refused(schedule, part);
@@ -137,7 +137,7 @@ fn leap_days_come_when_they_come() {
 #[test]
 fn berlin() {
     let name = "Europe/Berlin";
-    // Left out: once, at the jump.
+    // A skipped time runs once, at the jump.
     check(
         "30 2 * * *",
         name,
@@ -171,7 +171,7 @@ fn berlin() {
 #[test]
 fn berlin_in_october_and_intervals() {
     let name = "Europe/Berlin";
-    // Twice on the wall: the first time.
+    // A repeated local time runs at the first occurrence.
     check(
         "30 2 * * *",
         name,
@@ -190,7 +190,7 @@ fn berlin_in_october_and_intervals() {
         "2026-10-25T00:00Z",
         &["2026-10-25T02:00Z"],
     );
-    // Intervals stay intervals.
+    // Intervals keep their length.
     check(
         "0 * * * *",
         name,
@@ -412,11 +412,11 @@ fn random_field(rng: &mut Rng, from: u32, to: u32) -> (BTreeSet<u32>, String) {
     }
 }
 
-/// Every moment in some days at which the model says that it is due.
+/// All due times of some days according to the model.
 fn due_by_model(model: &Model, zone: &Zone, from: i64, until: i64) -> Vec<i64> {
     let wall = |minute: i64| zone.local_time(minute * MINUTE_MS).unwrap() / MINUTE_MS;
     let is_interval = model.is_open[1];
-    // What the wall has shown in the last two days.
+    // The local times of the last two days.
     let mut shown: BTreeSet<i64> = (from - 2880..from).map(wall).collect();
     let mut due = Vec::new();
     for minute in from..until {

@@ -1,15 +1,17 @@
-//! Scripts: what SQL of an administrator may do, and how it is run.
+//! SQL scripts of administrators: permissions and execution.
 //!
-//! A script is statements that read and change rows, all of them in one transaction of the writer. SQLite
-//! asks `db::authorizer` of everything that a statement would do; what is not on the list here is refused:
+//! A script consists of statements that read and change rows, all in one transaction of the writer.
+//! SQLite asks an authorizer (`db::guard`) about each operation; anything not listed here is
+//! denied:
 //!
-//! - in `default` and tenants: tables of collections and such as people have added themselves. Tables of the
-//!   system are neither written nor read, nor are the columns of accounts with what they sign in with: these
-//!   secrets are shown to no client. An insertion writes all columns, so scripts make no accounts;
-//! - in `stats`: everything there is, as it means nothing to anything but reports;
-//! - in `workflows`: reading, and deleting rows of `runs` that have ended. The engine has in its memory what
-//!   has not, so those rows stay, as do the children of such runs; with a run goes what belongs to it. That
-//!   is what the engine deletes by itself when it is old.
+//! - In `default` and tenants: tables of collections and tables that administrators added. Scripts
+//!   neither read nor write system tables, nor the columns of accounts that hold credentials,
+//!   because no client may see these secrets. An INSERT writes all columns, so scripts cannot
+//!   create accounts.
+//! - In `stats`: all tables, because they matter only to reports.
+//! - In `workflows`: reading, and deleting finished rows of `runs`. The engine has unfinished runs
+//!   in memory, so their rows stay, and so do the children of such runs. Deleting a run deletes
+//!   everything that belongs to it, as the engine does with old runs.
 
 use std::time::Duration;
 
@@ -22,8 +24,8 @@ use crate::store::db;
 use crate::store::db::authorizer;
 use crate::store::db::authorizer::{AuthAction, AuthContext};
 
-/// Runs that have not ended, and children that their parents may ask for, stay; with the others goes the
-/// rest. Only for the time of a script.
+/// Temporary triggers for the time of a script: unfinished runs, and children that their parents
+/// may query, stay; deleting any other run deletes its rows in other tables.
 const CREATE_TRIGGERS: &str = "
     CREATE TEMP TRIGGER cron_stays BEFORE DELETE ON main.runs
     WHEN OLD.ended IS NULL OR EXISTS (SELECT 1 FROM jobs WHERE run IN (OLD.id, OLD.parent))
@@ -39,14 +41,14 @@ const CREATE_TRIGGERS: &str = "
     END;";
 const DROP_TRIGGERS: &str = "DROP TRIGGER temp.cron_stays; DROP TRIGGER temp.cron_goes;";
 const OWN_TRIGGERS: [&str; 2] = ["cron_stays", "cron_goes"];
-const CHANGE_SCHEMA: &str = "make, change or drop tables and the like";
+const CHANGE_SCHEMA: &str = "create, alter or drop tables or other schema objects";
 
-/// The one collection whose name begins as those of the system's tables do.
+/// The only collection whose name begins like that of a system table.
 const USERS: &str = "_users";
-/// Columns of accounts that only the server reads or writes.
+/// Columns of accounts that only the server may read or write.
 const SECRETS: [&str; 2] = ["password", TOKEN_KEY];
 
-/// What a script may do, by the database that it is for.
+/// The permissions of a script, by the database that it runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScriptScope {
     Records,
@@ -63,7 +65,7 @@ impl ScriptScope {
         }
     }
 
-    /// What a statement does that it may not; none when it may.
+    /// The reason why an operation is denied; `None` if it is allowed.
     fn refuse(self, accounts: &[String], context: &AuthContext<'_>) -> Option<String> {
         let are_accounts = |table: &str| accounts.iter().any(|it| it.eq_ignore_ascii_case(table));
         let is_secret = |table: &str, column: &str| {
@@ -81,7 +83,7 @@ impl ScriptScope {
                 table_name,
                 column_name,
             } => match self == ScriptScope::Records && is_system(table_name) {
-                true => Some(format!("read the system's table {table_name}")),
+                true => Some(format!("read the system table {table_name}")),
                 false => is_secret(table_name, column_name)
                     .then(|| format!("read {column_name} of the accounts {table_name}")),
             },
@@ -94,7 +96,7 @@ impl ScriptScope {
             AuthAction::Insert { table_name } | AuthAction::Update { table_name, .. }
                 if self == ScriptScope::Workflows && !is_schema(table_name) =>
             {
-                Some("change workflows in another way than deleting runs".to_owned())
+                Some("change workflows except by deleting runs".to_owned())
             }
             AuthAction::Insert { table_name } => self.refuse_write(table_name).or_else(|| {
                 are_accounts(table_name)
@@ -108,7 +110,7 @@ impl ScriptScope {
                     .then(|| format!("write {column_name} of the accounts {table_name}"))
             }),
             AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => {
-                Some("begin or end transactions: it is one by itself".to_owned())
+                Some("begin or end transactions: it runs in one".to_owned())
             }
             AuthAction::Pragma { pragma_name, .. } => Some(format!("use PRAGMA {pragma_name}")),
             AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
@@ -123,7 +125,7 @@ impl ScriptScope {
             return Some(CHANGE_SCHEMA.to_owned());
         }
         let is_refused = is_sqlite(table) || (self == ScriptScope::Records && is_system(table));
-        is_refused.then(|| format!("write to the system's table {table}"))
+        is_refused.then(|| format!("write to the system table {table}"))
     }
 }
 
@@ -131,7 +133,7 @@ fn is_system(table: &str) -> bool {
     table.starts_with('_') && table != USERS
 }
 
-/// The tables with accounts: those that have what only these have.
+/// The tables of accounts, recognized by a column that only they have.
 fn accounts(connection: &Connection) -> Result<Vec<String>> {
     let sql = "SELECT it.name FROM sqlite_schema AS it, pragma_table_info(it.name) AS its
                WHERE it.type = 'table' AND it.sql NOT LIKE 'CREATE VIRTUAL%' AND its.name = ?1";
@@ -146,13 +148,13 @@ fn is_sqlite(table: &str) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case("sqlite_"))
 }
 
-/// SQLite asks about this first when a table is to be made or dropped.
+/// SQLite asks about this table first when a statement creates or drops a table.
 fn is_schema(table: &str) -> bool {
     is_sqlite(table) && table.ends_with("_master")
 }
 
-/// True if a statement may compare columns of accounts without naming them: SQLite does not ask the authorizer about
-/// these.
+/// Reports whether a statement may compare columns of accounts without naming them: SQLite does not
+/// ask the authorizer about such columns.
 fn joins_by_name(statement: &str, accounts: &[String]) -> bool {
     let has = |wanted: &str| {
         let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -162,7 +164,7 @@ fn joins_by_name(statement: &str, accounts: &[String]) -> bool {
     (has("using") || has("natural")) && accounts.iter().any(|it| has(it))
 }
 
-/// Refuses a script that cannot be run as things are now; runs nothing of it.
+/// Refuses a script that cannot run in the current schema; executes nothing.
 pub fn check(connection: &Connection, scope: ScriptScope, sql: &str) -> Result<()> {
     let accounts = accounts(connection)?;
     under_guard(scope, &accounts, || {
@@ -170,7 +172,7 @@ pub fn check(connection: &Connection, scope: ScriptScope, sql: &str) -> Result<(
     })
 }
 
-/// Prepares one statement after the other.
+/// Prepares each statement and calls `body` with it.
 fn for_each_statement(
     connection: &Connection,
     sql: &str,
@@ -181,7 +183,7 @@ fn for_each_statement(
     let mut count = 0;
     while let Some(mut statement) = batch.next()? {
         if statement.parameter_count() > 0 {
-            let message = "The script has a parameter, and nothing to put there.";
+            let message = "The script has a parameter; write values as literals.";
             return Err(Error::invalid(message));
         }
         let text = statement.expanded_sql();
@@ -199,8 +201,8 @@ fn for_each_statement(
     }
 }
 
-/// Runs a script inside a write job; returns how many rows it has changed. `is_over` is looked at between
-/// statements; SQLite is stopped inside of them by whoever has its handle.
+/// Runs a script inside a write job. Returns the number of changed rows. `is_over` is checked
+/// between statements; the interrupt handle stops SQLite inside one.
 pub fn run(
     connection: &Connection,
     scope: ScriptScope,
@@ -229,10 +231,10 @@ pub fn run(
     Ok(changed)
 }
 
-/// What is said of a script that was stopped.
+/// The message for a script that exceeded its time limit.
 pub fn timeout_message(limit: Duration) -> String {
     let seconds = limit.as_secs();
-    format!("The script took longer than {seconds} s; nothing of it was kept.")
+    format!("The script exceeded its time limit of {seconds} s and was rolled back.")
 }
 
 fn under_guard<T>(
@@ -249,7 +251,7 @@ fn under_guard<T>(
     }
 }
 
-/// Whoever writes SQL is told what SQLite says of it.
+/// Shows the message of SQLite to the author of the script.
 fn to_user_error(error: Error) -> Error {
     if error.is_interrupted() {
         return error;

@@ -1,4 +1,4 @@
-//! What scripts may do, on real databases.
+//! Tests the permissions of scripts on real databases.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::model::records;
 use crate::store::db;
 use crate::store::db::{ConnectionSettings, Database, Schema, Synchronous};
 
-/// A database of its own, removed in the end.
+/// A database that is removed at the end.
 struct Bench {
     dir: std::path::PathBuf,
     database: Arc<Database>,
@@ -131,7 +131,7 @@ fn what_is_no_change_of_rows_is_refused() {
         ("DELETE FROM _webhook_logs", "_webhook_logs"),
         (
             "INSERT INTO notes (n) SELECT password_hash FROM _admins",
-            "read the system's table _admins",
+            "read the system table _admins",
         ),
         ("DELETE FROM sqlite_sequence", "sqlite_sequence"),
         ("SELECT load_extension('x')", "load_extension"),
@@ -155,7 +155,7 @@ fn what_is_no_change_of_rows_is_refused() {
             .run(ScriptScope::Records, "VACUUM INTO 'x.db'")
             .is_err()
     );
-    // Afterwards the writer takes everything again.
+    // Afterwards the writer accepts everything again.
     bench.sql("CREATE TABLE more (x)");
     bench.sql("INSERT INTO more VALUES (1)");
     assert_eq!(bench.number("SELECT count(*) FROM more"), 1);
@@ -174,7 +174,7 @@ fn a_script_that_does_not_end_is_stopped_and_harms_nobody() {
         assert!(bench.run(ScriptScope::Records, &sql).is_err());
         assert_eq!(bench.number("SELECT count(*) FROM notes"), 0);
     }
-    // Those who write meanwhile are not undone with it.
+    // Concurrent writes are not rolled back with it.
     std::thread::scope(|scope| {
         let script = scope.spawn(|| {
             bench.run(
@@ -263,12 +263,12 @@ fn statistics_may_be_changed_and_runs_that_have_ended_deleted() {
         1
     );
     assert_eq!(bench.number("SELECT count(*) FROM steps WHERE run = 1"), 0);
-    // The triggers are gone, however it ended.
+    // The triggers are dropped, however the script ended.
     bench.sql("DELETE FROM runs");
     assert_eq!(bench.number("SELECT count(*) FROM runs"), 0);
 }
 
-/// Statements that are refused since they use secrets of accounts, and the reasons.
+/// Statements that are denied because they use secrets of accounts, and the reasons.
 const ABOUT_SECRETS: [(&str, &str); 28] = [
     ("SELECT * FROM {}", "read password of the accounts"),
     ("SELECT PASSWORD FROM {}", "read password"),
@@ -348,8 +348,9 @@ const ABOUT_SECRETS: [(&str, &str); 28] = [
     ("ALTER TABLE {} RENAME TO x", "make, change or drop"),
 ];
 
-/// Scripts read, copied and overwrote the secrets of accounts in collections without a leading underscore, and could use
-/// nothing of `_users`: the name of the table decided. The columns decide now.
+/// Scripts could once read, copy and overwrite the secrets of accounts in collections without a
+/// leading underscore, and could use no column of `_users`, because the name of the table decided.
+/// Now the columns decide.
 #[test]
 fn of_accounts_all_is_used_but_what_they_sign_in_with() {
     let bench = Bench::new(Schema::Default);
@@ -363,7 +364,7 @@ fn of_accounts_all_is_used_but_what_they_sign_in_with() {
             .write(move |tx| Ok(tx.execute_batch(&made)?))
             .unwrap();
     }
-    // A base collection may call a field so.
+    // A base collection may have a field of this name.
     bench.sql("CREATE TABLE doors (id TEXT, password TEXT)");
     bench.sql("CREATE TABLE notes (id TEXT, a, b, c, d)");
     bench.sql("CREATE VIEW shown AS SELECT password AS harmless FROM staff");

@@ -1,5 +1,5 @@
-//! The rows of calls on real tables: what is found first, what is written, deleted and made again; and whole
-//! days of the engine.
+//! Tests of call rows on real tables: reading order, updates, deletion and retries; and simulated
+//! days of the dispatcher.
 
 use rusqlite::{Connection, params};
 
@@ -23,7 +23,7 @@ fn tables() -> Connection {
     db
 }
 
-/// Queues a call as if it were this time.
+/// Queues a call at this time.
 fn add(db: &Connection, target: &Target, now_ms: i64) -> i64 {
     let entry = OutboxEntry {
         source: CallSource::Webhook("hook"),
@@ -90,7 +90,7 @@ fn a_host_with_much_to_send_hides_no_other() {
     assert_eq!(queue::count_pending(&db).unwrap(), 1002);
 }
 
-/// A program that came later may know targets that this one does not.
+/// A newer version may know targets that this one does not.
 #[test]
 fn a_webhook_of_another_version_holds_up_no_write() {
     let db = tables();
@@ -133,7 +133,7 @@ fn hosts_are_told_apart_by_their_port() {
     }
 }
 
-/// The row of an older database that had the same name and number.
+/// The row of an earlier database with the same name and id.
 #[test]
 fn an_end_is_written_to_its_own_row_only() {
     let db = tables();
@@ -169,7 +169,7 @@ fn old_rows_go_and_pending_ones_never() {
     };
     clean();
     assert_eq!(count(&db, "true"), 3);
-    // Too many are too much, however new.
+    // Rows beyond the limit are deleted, however new.
     let sql = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 11000)
          INSERT INTO _webhook_logs (source, name, collection, action, record, target, host, status,
              due_ms, created_ms, updated_ms, spec, payload)
@@ -180,7 +180,7 @@ fn old_rows_go_and_pending_ones_never() {
     assert!(queue::expired(&db, now).unwrap().is_empty());
 }
 
-/// What is looked for each minute or with each call must not go through the whole log.
+/// Queries that run every minute or for every call must not scan the whole log.
 #[test]
 fn looks_use_the_indexes() {
     let db = tables();
@@ -234,7 +234,7 @@ fn pages_filters_and_retries_of_the_log() {
         3
     );
     assert!(logs::list(&db, &all, Page::new(u64::MAX, u64::MAX)).is_ok());
-    // Only what has failed is made due again.
+    // Only failed calls become due again.
     assert_eq!(logs::retry(&db, &[1, 4, 5, 99]).unwrap(), 1);
     assert_eq!(count(&db, "status = 'pending' AND attempts = 0"), 3);
     assert_eq!(logs::failed(&db, 100).unwrap(), [2, 3]);

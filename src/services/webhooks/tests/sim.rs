@@ -1,8 +1,8 @@
-//! Days of the engine on real tables, with a clock that is moved: receivers that fail, hang, redirect, come
-//! and go; crashes at any moment; writes that fail.
+//! Simulates days of the dispatcher on real tables with a simulated clock: receivers that fail,
+//! hang, redirect, appear and disappear; crashes at any moment; writes that fail.
 //!
-//! The world moves from event to event and does what `dispatcher` does. It keeps its own books: when which call
-//! was made, how many were under way, and what the row must say in the end.
+//! The world steps from event to event and does what the dispatcher does. It keeps its own records:
+//! the time of each call, the number of calls in flight, and the expected final state of each row.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,26 +19,26 @@ use crate::tests::rng::Rng;
 
 const NAMES: [&str; 2] = ["default", "shop"];
 const HANG_MS: i64 = 30_000;
-/// The longest wait of a call to a host that is well, also just after a start, when nothing is known yet: some
-/// wait behind others of their own host.
+/// The longest wait of a call to a healthy host, even just after a start, when no host is known:
+/// some wait behind other calls of their own host.
 const WELL_MS: i64 = 6_000;
-/// The longest time between two turns of a host that has something to send: there are 14 that hang, and eight
-/// senders for them.
+/// The longest time between two turns of a host with pending calls: 14 hosts hang and share eight
+/// slots.
 const TURN_MS: i64 = 4 * HANG_MS;
 
-/// What a receiver does.
+/// The behaviour of a receiver.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Well,
-    /// Answers well, after seconds.
+    /// Succeeds after seconds.
     Tardy,
     Fails,
     Redirects,
     Hangs,
     Unreachable,
-    /// Is there every other hour, and else hangs.
+    /// Succeeds every other hour and hangs otherwise.
     Flaps,
-    /// Says how long to wait, and is well the second time.
+    /// Requests a pause and succeeds the second time.
     Asks,
     Private,
 }
@@ -55,13 +55,13 @@ const KINDS: [(Kind, usize); 9] = [
     (Kind::Private, 1),
 ];
 
-/// What is known of a row from outside.
+/// The expected state of a row.
 struct Book {
     kind: Kind,
     retries: u32,
-    /// When the next attempt may be made.
+    /// The earliest time of the next attempt.
     due_ms: i64,
-    /// Attempts that were made, and those whose end a crash has lost.
+    /// Attempts made, and attempts whose result a crash lost.
     made: u32,
     lost: u32,
 }
@@ -81,14 +81,14 @@ struct World<'a> {
     hosts: Vec<(String, Kind)>,
     core: DispatchCore,
     flights: Vec<Flight>,
-    /// Ends to be written, from some moment on.
+    /// Results to write, each from a time on.
     unwritten: Vec<(i64, CallKey, CallUpdate)>,
     books: HashMap<CallKey, Book>,
-    /// When the server was last started.
+    /// The last start of the server.
     started_ms: i64,
-    /// Until when a database was left alone that could not be written.
+    /// Databases that could not be written, and when they are tried again.
     paused: HashMap<String, i64>,
-    /// When a host was last called.
+    /// The last call of each host.
     turns: HashMap<String, i64>,
     attempts: usize,
 }
@@ -116,7 +116,7 @@ impl World<'_> {
         }
     }
 
-    /// Something happens that causes some calls.
+    /// An event causes some calls.
     fn arrive(&mut self) {
         let name = *self.rng.pick(&NAMES);
         for _ in 0..self.rng.between(1, 3) {
@@ -139,14 +139,14 @@ impl World<'_> {
 
     fn look(&mut self, name: &str) {
         if self.unwritten.iter().any(|(_, place, _)| place.0 == name) {
-            // The database is left alone while it cannot be written.
+            // A database that cannot be written is suspended.
             return;
         }
         let heads = queue::next_calls(&self.dbs[name]).unwrap();
         self.core.set_pending(name, heads);
     }
 
-    /// What a receiver does with an attempt, and how long that takes.
+    /// The result of an attempt, and its duration.
     fn receive(&mut self, kind: Kind, made: u32) -> (i64, Attempt) {
         let answered = |code, seconds: i64| Attempt::Answered {
             code,
@@ -220,7 +220,7 @@ impl World<'_> {
         assert!(of_hosts.values().all(|count| *count <= 6), "{of_hosts:?}");
     }
 
-    /// Calls that end now.
+    /// Finishes the calls that end now.
     fn end(&mut self) {
         let now = self.now;
         let (over, left) = std::mem::take(&mut self.flights)
@@ -254,7 +254,7 @@ impl World<'_> {
                 continue;
             }
             if self.rng.percent(3) {
-                // A full disk: the database is left alone for a while.
+                // A full disk suspends the database for a while.
                 self.core.forget(name);
                 let again = self.now + 5_000;
                 self.paused.insert(name.to_owned(), again);
@@ -276,7 +276,7 @@ impl World<'_> {
         }
     }
 
-    /// Compares what a row was told with what is documented.
+    /// Compares the new state of a row with the documented one.
     fn note(&mut self, place: &CallKey, written: &CallUpdate) {
         let book = self.books.get_mut(place).unwrap();
         let verdict = &written.verdict;
@@ -285,13 +285,13 @@ impl World<'_> {
             let wait = (1000 << verdict.attempts).min(3_600_000);
             let asked = book.kind == Kind::Asks && verdict.attempts == 1 && book.lost == 0;
             let from = verdict.due_ms - if asked { wait.max(120_000) } else { wait };
-            // It counts from the end of the attempt, which may be written later.
+            // The pause counts from the end of the attempt, which may be written later.
             assert!(from <= self.now && self.now - from <= 60_000, "{place:?}");
             book.due_ms = verdict.due_ms;
         }
     }
 
-    /// The power fails: what is under way was made or not, nobody knows.
+    /// A power failure: whether calls in flight were made is unknown.
     fn crash(&mut self) {
         let lost = self.flights.drain(..).map(|flight| flight.place);
         let lost: Vec<CallKey> = lost
@@ -344,7 +344,7 @@ impl World<'_> {
         }
     }
 
-    /// How each row has ended.
+    /// The final state of each row.
     fn check_ends(&self) {
         for ((name, id, _), book) in &self.books {
             let sql = "SELECT status, attempts FROM _webhook_logs WHERE id = ?1";
