@@ -376,12 +376,7 @@ fn minutes_are_put_together_to_hours_days_and_all() {
 fn too_many_points_are_refused_with_what_to_ask_for() {
     let refused = |minutes: i64, by: Granularity| {
         let error = StatsQuery::new(NOON..NOON + minutes, by).err()?;
-        let words = error
-            .message()
-            .rsplit("ask with ")
-            .next()
-            .unwrap()
-            .to_owned();
+        let words = error.message().rsplit("use ").next().unwrap().to_owned();
         Some(words)
     };
     assert_eq!(refused(POINTS_MAX, Granularity::Minute), None);
@@ -412,7 +407,7 @@ fn an_answer_with_too_many_rows_is_refused() {
     }
     let query = StatsQuery::new(NOON..NOON + 60, Granularity::Minute).unwrap();
     let error = bench.stats().report(&query).unwrap_err();
-    assert!(error.message().contains("ask with by=hour"), "{error}");
+    assert!(error.message().contains("use by=hour"), "{error}");
     let query = StatsQuery::new(NOON..NOON + 30, Granularity::Minute).unwrap();
     bench.stats().report(&query).unwrap();
     let query = StatsQuery::new(NOON..NOON + 60, Granularity::Hour).unwrap();

@@ -110,22 +110,22 @@ fn what_is_no_change_of_rows_is_refused() {
         ("SAVEPOINT job", "transactions"),
         ("ROLLBACK TO job", "transactions"),
         ("RELEASE job", "transactions"),
-        ("CREATE TABLE x (y)", "make, change or drop"),
-        ("CREATE TEMP TABLE x (y)", "make, change or drop"),
-        ("CREATE VIEW v AS SELECT 1", "make, change or drop"),
+        ("CREATE TABLE x (y)", "create, alter or drop"),
+        ("CREATE TEMP TABLE x (y)", "create, alter or drop"),
+        ("CREATE VIEW v AS SELECT 1", "create, alter or drop"),
         (
             "CREATE TRIGGER t AFTER DELETE ON notes BEGIN SELECT 1; END",
-            "make, change or drop",
+            "create, alter or drop",
         ),
-        ("CREATE INDEX i ON notes (n)", "make, change or drop"),
+        ("CREATE INDEX i ON notes (n)", "create, alter or drop"),
         (
             "CREATE VIRTUAL TABLE v USING dbstat",
-            "make, change or drop",
+            "create, alter or drop",
         ),
-        ("DROP TABLE notes", "make, change or drop"),
-        ("ALTER TABLE notes ADD COLUMN z", "make, change or drop"),
-        ("ANALYZE", "make, change or drop"),
-        ("REINDEX", "make, change or drop"),
+        ("DROP TABLE notes", "create, alter or drop"),
+        ("ALTER TABLE notes ADD COLUMN z", "create, alter or drop"),
+        ("ANALYZE", "create, alter or drop"),
+        ("REINDEX", "create, alter or drop"),
         ("INSERT INTO _admins DEFAULT VALUES", "_admins"),
         ("UPDATE _api_keys SET name = ''", "_api_keys"),
         ("DELETE FROM _webhook_logs", "_webhook_logs"),
@@ -214,7 +214,7 @@ fn statistics_may_be_changed_and_runs_that_have_ended_deleted() {
         &stats,
         ScriptScope::Stats,
         "DROP TABLE _queue",
-        "make, change or drop",
+        "create, alter or drop",
     );
 
     let bench = Bench::new(Schema::Workflows);
@@ -339,13 +339,13 @@ const ABOUT_SECRETS: [(&str, &str); 28] = [
     ),
     (
         "CREATE TABLE copy AS SELECT * FROM {}",
-        "make, change or drop",
+        "create, alter or drop",
     ),
     (
         "ALTER TABLE {} RENAME COLUMN password TO x",
-        "make, change or drop",
+        "create, alter or drop",
     ),
-    ("ALTER TABLE {} RENAME TO x", "make, change or drop"),
+    ("ALTER TABLE {} RENAME TO x", "create, alter or drop"),
 ];
 
 /// Scripts could once read, copy and overwrite the secrets of accounts in collections without a
