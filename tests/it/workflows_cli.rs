@@ -177,7 +177,7 @@ fn runs_move_to_another_node_and_their_ids_with_them() {
     let mut cut = std::fs::read(&moved).unwrap();
     cut.truncate(cut.len() - 80);
     std::fs::write(path("cut.jsonl"), cut).unwrap();
-    assert!(refused(new.0.path(), &["adopt", &path("cut.jsonl")], 1).contains("cut off"));
+    assert!(refused(new.0.path(), &["adopt", &path("cut.jsonl")], 1).contains("truncated"));
     let said = done(new.0.path(), &["adopt", &moved]);
     assert!(
         said.contains("2 adopted (1 of them unfinished), 0 existed already"),
@@ -203,7 +203,7 @@ fn runs_move_to_another_node_and_their_ids_with_them() {
     let old = old.into_parts();
     let said = refused(old.0.path(), &["adopt", &copy], 1);
     assert!(said.contains(&format!(
-        "{run} is left out: its idempotency key one is that of {other}"
+        "{run} is left out: its idempotency key one is already used by {other}"
     )));
     assert!(said.contains("1 left out"), "{said}");
 }

@@ -439,11 +439,11 @@ fn what_is_in_the_way_keeps_a_run_out_with_all_that_belongs_to_it() {
         adopted.reasons,
         [
             format!(
-                "{} is left out: its idempotency key once is that of {first} here.",
+                "{} is left out: its idempotency key once is already used by {first} here.",
                 ids.failed
             ),
             format!(
-                "{} is left out: the token token-1 of a hook is that of {} here.",
+                "{} is left out: the token token-1 of a hook is already used by {} here.",
                 ids.parent, other.run
             ),
         ]
@@ -511,7 +511,7 @@ fn a_file_that_is_not_as_it_was_written_is_refused_whole() {
         .iter()
         .rposition(|byte| *byte == b'\n')
         .unwrap();
-    assert!(refused(&bytes[..=last]).contains("cut off"));
+    assert!(refused(&bytes[..=last]).contains("truncated"));
     for at in (0..bytes.len() - 1)
         .step_by(47)
         .chain(last..bytes.len() - 1)
@@ -521,7 +521,7 @@ fn a_file_that_is_not_as_it_was_written_is_refused_whole() {
         refused(&changed);
     }
     assert!(refused(&[&bytes[..], b"\n"].concat()).contains("damaged"));
-    assert!(refused(b"{}\n").contains("none that vski"));
+    assert!(refused(b"{}\n").contains("not written by vski"));
     assert_eq!(to.count("runs") + to.count("events"), 0);
 
     // Complete, but of a later format.
