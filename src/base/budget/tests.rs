@@ -1,6 +1,10 @@
 //! Each bound of a budget, and what a charge holds.
 
-use super::*;
+use super::{
+    Bounds, Budget, Budgets, Charge, Exhausted, Network, OUTPUT_STEP_BYTES, OutputCharge, Payer,
+    mib,
+};
+use crate::base::threads::lock;
 
 const BOUNDS: Bounds = Bounds {
     total: 100,

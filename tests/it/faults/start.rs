@@ -32,17 +32,17 @@ const fn case(file: &'static str, spoil: fn(&Path), says: &'static str) -> Case 
 }
 
 const CASES: [Case; 22] = [
-    case("default.db", |file| write(file, &[0x5a; 20_000]), "damaged"),
+    case("default.db", |file| write(file, &[0x5a; 20_000]), "corrupt"),
     case(
         "default.db",
         |file| write(file, b"notes of somebody\n"),
-        "damaged",
+        "corrupt",
     ),
-    case("default.db", |file| cut(file, 1), "damaged"),
-    case("default.db", |file| cut(file, 99), "damaged"),
-    case("default.db", |file| cut(file, 100), "damaged"),
-    case("default.db", |file| cut(file, 4096), "damaged"),
-    case("default.db", |file| cut(file, 10_000), "damaged"),
+    case("default.db", |file| cut(file, 1), "corrupt"),
+    case("default.db", |file| cut(file, 99), "corrupt"),
+    case("default.db", |file| cut(file, 100), "corrupt"),
+    case("default.db", |file| cut(file, 4096), "corrupt"),
+    case("default.db", |file| cut(file, 10_000), "corrupt"),
     case("default.db", |file| cut(file, 0), "is empty though"),
     // Without it no file would belong to a record.
     case(
@@ -50,7 +50,7 @@ const CASES: [Case; 22] = [
         |file| fs::remove_file(file).unwrap(),
         "is missing though",
     ),
-    case("default.db", cut_beside_log, "damaged"),
+    case("default.db", cut_beside_log, "corrupt"),
     case("default.db", make_dir, "unable to open"),
     case(
         "default.db",
@@ -67,7 +67,7 @@ const CASES: [Case; 22] = [
     case(
         "local.db",
         |file| write(file, b"notes of somebody\n"),
-        "damaged",
+        "corrupt",
     ),
     case(
         "local.db",
@@ -365,8 +365,8 @@ fn a_directory_in_which_others_can_write_is_warned_of() {
 fn a_damaged_tenant_harms_nobody_else() {
     type Damage = (fn(&Path), &'static str);
     let damages: [Damage; 4] = [
-        (|file| write(file, &[0x5a; 20_000]), "damaged"),
-        (|file| cut(file, 4096), "damaged"),
+        (|file| write(file, &[0x5a; 20_000]), "corrupt"),
+        (|file| cut(file, 4096), "corrupt"),
         (|file| set_version(file, "WAL"), "newer vski"),
         (make_dir, "no database"),
     ];

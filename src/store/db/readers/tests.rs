@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::*;
-use crate::base::ids;
-use crate::store::db::{Role, Synchronous};
+use super::{IN_TURN, KNOWN, READERS, ReaderUse, Readers};
+use crate::base::threads::lock;
+use crate::base::{ids, threads};
+use crate::store::db::{ConnectionSettings, Role, Synchronous};
 
 /// While slow queries used all readers, new queries overtook a waiting one each time that a
 /// reader was returned: some of 64 connections waited for more than a second, most for a tenth

@@ -1,12 +1,15 @@
 //! Group commits of a bare connection.
 #![expect(clippy::disallowed_methods, reason = "tests of a bare connection")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::*;
-use crate::base::error::Kind;
+use rusqlite::Connection;
+
+use super::{Batching, CommitBarrier, WriteQueue};
+use crate::base::error::{Error, Kind, Result};
 use crate::base::threads;
-use crate::store::db::on_commit;
+use crate::store::db::{Deadline, on_commit};
 
 const LIMIT: Duration = Duration::from_secs(5);
 
