@@ -13,8 +13,7 @@ use super::file::{copy, create, write_error};
 use super::manifest::{BackupManifest, ManifestPart, SECRET};
 use super::missing;
 use crate::base::error::{Error, Result, ResultExt as _};
-use crate::base::threads::Stop;
-use crate::base::{crypto, failpoints, ids};
+use crate::base::{crypto, failpoints, ids, threads};
 use crate::model::collections;
 use crate::store::db::Connection;
 use crate::store::db::pages::{PageReader, Snapshot};
@@ -185,7 +184,7 @@ impl<'a> Copier<'a> {
             names = self.lagging(default.connection())?;
             if !names.is_empty() {
                 self.table_waits_left -= 1;
-                Stop::new().wait(POLL_EVERY);
+                threads::pause(POLL_EVERY);
             }
         }
         Ok(names)
@@ -333,7 +332,7 @@ impl<'a> Copier<'a> {
                 return Ok((referenced, missing, is_stale));
             }
             let begun = Instant::now();
-            Stop::new().wait(POLL_EVERY);
+            threads::pause(POLL_EVERY);
             (referenced, missing) = self.copy_files(name, snapshot.connection())?;
             self.wait_left = self.wait_left.saturating_sub(begun.elapsed());
         }

@@ -24,7 +24,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::queue::Queue;
 use crate::base::signal::Signal;
 use crate::base::threads::{Stop, lock};
-use crate::base::{clock, log};
+use crate::base::{clock, log, threads};
 use crate::services::cron::core::{CronCore, DueRun, JobPlan, JobState};
 use crate::services::cron::job::{CronJob, JobAction, JobRow};
 use crate::services::cron::queue::QueuedRun;
@@ -157,9 +157,8 @@ impl Cron {
         }
         // An interrupt has no effect between two statements, so repeat it until the script has
         // ended.
-        let pause = Stop::new();
         while self.interrupt() {
-            pause.wait(INTERRUPT_EVERY);
+            threads::pause(INTERRUPT_EVERY);
         }
     }
 

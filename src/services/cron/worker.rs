@@ -11,6 +11,7 @@ use crate::base::backoff::Backoff;
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::lock;
+use crate::model::triggers;
 use crate::model::triggers::outbox::{CallSource, OutboxEntry, TargetSpec};
 use crate::model::triggers::{Target, outbox};
 use crate::services::cron::engine::{Cron, WorkerKind};
@@ -162,7 +163,7 @@ impl Cron {
     pub fn check_script(&self, script: &SqlScript) -> Result<()> {
         let found = self.database(&script.database);
         let database = found.map_err(|error| match error.kind() {
-            Kind::NotFound => crate::model::triggers::invalid_value("database", error.message()),
+            Kind::NotFound => triggers::invalid_value("database", error.message()),
             _ => error,
         })?;
         let checked =

@@ -5,7 +5,7 @@
 //! [`MasterClient::stop`] aborts all at once. An interrupted stream resumes where it stopped, see
 //! [`Download`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::io::Read;
 use std::ops::Deref;
@@ -18,7 +18,7 @@ use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use super::epoch::Epoch;
-use super::positions::Position;
+use super::messages::{ComparisonReply, DatabaseList, JournalReply, ManifestPage};
 use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::threads::{Stop, lock};
@@ -59,59 +59,6 @@ pub struct MasterClient {
     stop: Stop,
 }
 
-/// The master's list of databases.
-#[derive(Debug, Deserialize)]
-pub struct DatabaseList {
-    /// Schema versions of `default.db` and of tenants.
-    pub schema: (i64, i64),
-    pub databases: Vec<DatabaseEntry>,
-    /// The end of the file journal; `None` if the master has no journal.
-    pub files: Option<JournalEnd>,
-}
-
-/// The end of a file journal.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct JournalEnd {
-    pub epoch: String,
-    pub last: i64,
-}
-
-/// Entries of the file journal.
-#[derive(Debug, Deserialize)]
-pub struct JournalPage {
-    pub entries: Vec<JournalEntry>,
-    /// The entry after which the next page begins.
-    pub next: i64,
-    pub last: i64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct JournalEntry {
-    pub op: String,
-    pub path: String,
-    pub size: u64,
-    pub sha256: String,
-}
-
-/// One page of the list of all files.
-#[derive(Debug, Deserialize)]
-pub struct ManifestPage {
-    pub epoch: String,
-    /// The end of the journal before the entries were read.
-    pub last: i64,
-    pub entries: Vec<ManifestEntry>,
-    /// The databases of the master after the entries were read.
-    pub databases: BTreeSet<String>,
-    pub next: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct ManifestEntry {
-    pub path: String,
-    pub size: u64,
-    pub sha256: String,
-}
-
 /// The master's answer to a request for a file.
 pub enum FileReply {
     /// Its bytes from the requested offset.
@@ -120,46 +67,6 @@ pub enum FileReply {
     Whole(Box<dyn Read + Send>),
     /// The file no longer exists.
     Gone,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct DatabaseEntry {
-    pub name: String,
-    epoch: String,
-    pub version: u64,
-    /// The entry is from the master's list, so its version is current.
-    #[serde(skip, default = "yes")]
-    pub is_listed: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-impl DatabaseEntry {
-    /// An entry for a database that may have changed after `position`.
-    pub fn after(name: &str, position: &Position) -> DatabaseEntry {
-        DatabaseEntry {
-            name: name.to_owned(),
-            epoch: position.epoch.to_string(),
-            version: position.version,
-            is_listed: false,
-        }
-    }
-
-    pub fn epoch(&self) -> Result<Epoch> {
-        Epoch::parse(&self.epoch)
-            .ok_or_else(|| Error::unavailable("The master sent an invalid list of databases."))
-    }
-}
-
-/// The groups of pages that differ on the master.
-#[derive(Debug, Deserialize)]
-pub struct ComparisonReply {
-    pub epoch: String,
-    pub version: u64,
-    /// `None` if they cannot be compared.
-    pub groups: Option<Vec<u32>>,
 }
 
 /// The master's answer to a replica at some version.
@@ -259,7 +166,7 @@ impl MasterClient {
 
     /// Requests the file journal after an entry. Returns `None` if the journal no longer has the
     /// entry or has another epoch.
-    pub fn journal(&self, epoch: &str, since: i64) -> Result<Option<JournalPage>> {
+    pub fn journal(&self, epoch: &str, since: i64) -> Result<Option<JournalReply>> {
         let path = format!("/api/replica/files?epoch={epoch}&since={since}");
         let response = self.get(&path, None, STALL_TIMEOUT)?;
         match response.status().as_u16() {

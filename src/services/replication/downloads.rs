@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::client::{FileReply, MasterClient};
 use crate::base::error::{Error, Result};
-use crate::base::threads;
-use crate::base::threads::{Stop, lock};
+use crate::base::threads::lock;
+use crate::base::{log, threads};
 use crate::store::files::{FilePath, RemoteFile, Storage};
 
 /// Concurrent downloads.
@@ -148,12 +148,12 @@ impl Downloads {
         }
         drop(state);
         // The sync thread may have fetched it and moves it to its place in a batch.
-        let (pause, deadline) = (Stop::new(), deadline.min(Instant::now() + PLACING));
+        let deadline = deadline.min(Instant::now() + PLACING);
         while self.storage.size(&remote.path)? != Some(remote.size) {
             if Instant::now() >= deadline {
                 return Ok(false);
             }
-            pause.wait(Duration::from_millis(20));
+            threads::pause(Duration::from_millis(20));
         }
         Ok(true)
     }
@@ -210,7 +210,7 @@ impl Downloads {
             if !is_cancelled && matches!(result, Ok(DownloadOutcome::Fetched)) {
                 let placed = self.storage.accept(std::slice::from_ref(&job.remote));
                 if let Err(error) = placed {
-                    crate::base::log::warn(format_args!("file {}: {error}", job.remote.path));
+                    log::warn(format_args!("file {}: {error}", job.remote.path));
                 }
             }
         } else {
@@ -306,12 +306,12 @@ mod tests {
         downloads.queue([remote], false);
         let ours = Arc::clone(&downloads);
         let general = threads::spawn("download", move || ours.next(false)).unwrap();
-        Stop::new().wait(Duration::from_millis(100));
+        threads::pause(Duration::from_millis(100));
         assert!(!general.is_finished());
         downloads.finish(urgent, Ok(DownloadOutcome::AlreadyPresent));
         let deadline = Instant::now() + Duration::from_secs(10);
         while !general.is_finished() && Instant::now() < deadline {
-            Stop::new().wait(Duration::from_millis(5));
+            threads::pause(Duration::from_millis(5));
         }
         let has_begun = general.is_finished();
         downloads.stop();

@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::client::{JournalEnd, JournalEntry, MasterClient};
+use super::client::MasterClient;
 use super::downloads;
 use super::downloads::{DownloadOutcome, Downloads};
+use super::messages::{JournalEnd, JournalEntry};
 use crate::base::backoff::Backoff;
 use crate::base::error::{Error, Result};
 use crate::base::threads::lock;

@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bootstrap::{BUFFER_BYTES, Bootstrap, NEW_EXTENSION, ProgressFn};
-use super::client::{DatabaseEntry, Download, MasterClient, PagesReply};
+use super::client::{Download, MasterClient, PagesReply};
 use super::comparison::{epoch_changed, find_differing};
 use super::epoch::Epoch;
+use super::messages::DatabaseEntry;
 use super::positions::Position;
 use super::spool::anonymous_file;
 use super::wire::{StreamHeader, StreamReader};

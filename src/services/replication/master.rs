@@ -72,7 +72,7 @@ pub enum PagesAnswer {
 }
 
 /// The groups that differ from those of the replica.
-pub struct Comparison {
+pub struct GroupComparison {
     pub epoch: Epoch,
     pub version: u64,
     /// Group numbers from 0. `None` if the page sizes differ: the replica then needs every page.
@@ -156,14 +156,14 @@ impl Master {
     }
 
     /// Compares the page groups of a replica with the current version.
-    pub fn compare(&self, name: &str, theirs: &GroupHashes) -> Result<Comparison> {
+    pub fn compare(&self, name: &str, theirs: &GroupHashes) -> Result<GroupComparison> {
         self.with_snapshot(name, |current| {
             let state = current.state;
             let ours = state.map.groups(GROUP_PAGES);
             let is_other = |group: &usize| theirs.hashes.get(*group) != ours.get(*group);
             let groups = (0..ours.len()).filter(is_other);
             let numbers = groups.map(|group| u32::try_from(group).unwrap_or(u32::MAX));
-            Ok(Comparison {
+            Ok(GroupComparison {
                 epoch: state.epoch,
                 version: state.version,
                 groups: (theirs.page_size == current.snapshot.page_size).then(|| numbers.collect()),

@@ -2,7 +2,7 @@
 //! describes the protocol and its guarantees.
 //!
 //! On the master, `source` numbers the versions of one database and `master` answers requests with
-//! `wire` streams, which `spool` stores. On a replica, `client` sends the requests, `follower`
+//! `wire` streams, which `spool` stores. On a replica, `client` sends the requests (`messages` are their bodies), `follower`
 //! updates one database (`bootstrap` creates it from nothing), `sync_loop` updates all of them,
 //! `positions` stores how far each one is, and `replica` reports it. `notifications` tells a
 //! replica about changes at once. `file_sync` follows the journal of files with the threads of
@@ -21,6 +21,7 @@ mod epoch;
 pub mod file_sync;
 mod follower;
 pub mod master;
+mod messages;
 pub mod notifications;
 pub mod positions;
 pub mod replica;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::params;
 
 use super::epoch::Epoch;
+use crate::base::clock;
 use crate::base::error::Result;
 use crate::store::db::Database;
 use crate::store::node;
@@ -48,7 +49,7 @@ impl Position {
             epoch,
             version,
             checksum,
-            synced_ms: crate::base::clock::now_ms(),
+            synced_ms: clock::now_ms(),
             past,
         }
     }

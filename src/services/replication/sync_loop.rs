@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::client::DatabaseEntry;
 use super::file_sync::FileSync;
 use super::follower::{FetchResult, FetchedVersion, Follower, SyncContext};
+use super::messages::DatabaseEntry;
 use super::positions::Position;
 use super::replica::{ReplicaState, SyncTask, Transfer};
 use super::{Replica, follower, positions};

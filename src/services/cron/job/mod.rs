@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::base::clock;
 use crate::base::error::{Error, Result};
 use crate::model::triggers::{Target, extract_string, invalid_value, redaction, refuse_unknown};
 use crate::services::cron::core::JobPlan;
@@ -286,7 +287,7 @@ fn parse_script(object: &mut Map<String, Value>) -> Result<SqlScript> {
 
 /// The payload of a call or run without one of its own.
 pub fn payload(name: &str, time_ms: i64) -> Value {
-    json!({"job": name, "time": crate::base::clock::format_ms(time_ms)})
+    json!({"job": name, "time": clock::format_ms(time_ms)})
 }
 
 /// An error of the attribute `sql`.
