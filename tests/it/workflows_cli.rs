@@ -157,7 +157,7 @@ fn runs_move_to_another_node_and_their_ids_with_them() {
 
     let said = done(old.dir(), &["export", &copy]);
     assert!(
-        said.contains("1 runs, 1 of them unfinished") && said.contains("go on here"),
+        said.contains("1 runs, 1 of them unfinished") && said.contains("continue here"),
         "{said}"
     );
     let said = refused(old.dir(), &["export", &copy], 1);
@@ -171,7 +171,7 @@ fn runs_move_to_another_node_and_their_ids_with_them() {
 
     let (old, new) = (old.into_parts(), new.into_parts());
     let said = done(old.0.path(), &["export", &moved, "--all", "--drop"]);
-    assert!(said.contains("2 runs, 1 of them unfinished") && said.contains("not here any more"));
+    assert!(said.contains("2 runs, 1 of them unfinished") && said.contains("no longer here"));
     assert_eq!(std::fs::read_dir(files.path()).unwrap().count(), 2);
     assert_eq!(done(old.0.path(), &["list"]).lines().count(), 1);
     let mut cut = std::fs::read(&moved).unwrap();
