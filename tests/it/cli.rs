@@ -130,11 +130,11 @@ fn a_variable_that_looks_like_an_option_is_named() {
     let lines = server.log();
     let warned: Vec<&String> = lines
         .iter()
-        .filter(|it| it.contains("is no option"))
+        .filter(|it| it.contains("is not an option"))
         .collect();
     assert_eq!(warned.len(), 1, "{warned:?}");
     assert!(
-        warned[0].contains("THREDS") && warned[0].contains("THREADS is one"),
+        warned[0].contains("THREDS") && warned[0].contains("did you mean THREADS?"),
         "{warned:?}"
     );
 }
@@ -181,7 +181,10 @@ fn settings_may_be_in_a_file() {
     assert!(text.contains(data.to_str().unwrap()), "{text}");
     // Told before a password is asked for.
     let line = refusal(&run_with(&own, &create, "", &with), 1);
-    assert!(line.contains("with this address already"), "{line}");
+    assert!(
+        line.contains("with this e-mail address already exists"),
+        "{line}"
+    );
 
     made("PORT=none\n");
     let flags = ["serve", "--env-file", path];
