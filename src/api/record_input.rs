@@ -67,32 +67,46 @@ fn field_of<'a>(collection: &'a Collection, key: &str) -> Option<&'a Field> {
 fn value(field: Option<&Field>, mut texts: Vec<String>) -> Value {
     let one = texts.last().cloned().unwrap_or_default();
     let parsed = || serde_json::from_str::<Value>(&one).ok();
-    match field.map(|field| (&field.kind, field.is_multiple())) {
-        Some((_, true)) => match parsed().filter(|it| texts.len() == 1 && it.is_array()) {
+    let Some(field) = field else {
+        return Value::from(one);
+    };
+    if field.is_multiple() {
+        return match parsed().filter(|it| texts.len() == 1 && it.is_array()) {
             Some(list) => list,
             None => {
                 texts.retain(|text| !text.is_empty());
                 Value::from(texts)
             }
-        },
-        Some((FieldKind::File(_), false)) if texts.len() > 1 => Value::from(texts),
-        Some((FieldKind::Number { .. }, _)) => match parsed().filter(Value::is_number) {
+        };
+    }
+    match field.kind {
+        FieldKind::File(_) if texts.len() > 1 => Value::from(texts),
+        FieldKind::Number { .. } => match parsed().filter(Value::is_number) {
             Some(number) => number,
             None if one.is_empty() => Value::Null,
             None => Value::from(one),
         },
-        Some((FieldKind::Bool, _)) => match one.as_str() {
+        FieldKind::Bool => match one.as_str() {
             "" => Value::Null,
             "true" | "1" | "on" => Value::Bool(true),
             "false" | "0" => Value::Bool(false),
             _ => Value::from(one),
         },
-        Some((FieldKind::Json { .. }, _)) => match parsed() {
+        FieldKind::Json { .. } => match parsed() {
             Some(json) => json,
             None if one.is_empty() => Value::Null,
             None => Value::from(one),
         },
-        _ => Value::from(one),
+        FieldKind::Text(_)
+        | FieldKind::Email(_)
+        | FieldKind::Url(_)
+        | FieldKind::Editor { .. }
+        | FieldKind::Date(_)
+        | FieldKind::Datetime(_)
+        | FieldKind::Select { .. }
+        | FieldKind::Relation(_)
+        | FieldKind::File(_)
+        | FieldKind::Password { .. } => Value::from(one),
     }
 }
 

@@ -102,7 +102,16 @@ impl Field {
             FieldKind::Select { select_max, .. } => *select_max > 1,
             FieldKind::Relation(options) => options.select_max > 1,
             FieldKind::File(options) => options.select_max > 1,
-            _ => false,
+            FieldKind::Text(_)
+            | FieldKind::Email(_)
+            | FieldKind::Url(_)
+            | FieldKind::Editor { .. }
+            | FieldKind::Number { .. }
+            | FieldKind::Bool
+            | FieldKind::Date(_)
+            | FieldKind::Datetime(_)
+            | FieldKind::Json { .. }
+            | FieldKind::Password { .. } => false,
         }
     }
 
@@ -153,15 +162,36 @@ impl FieldKind {
         match self {
             FieldKind::Number { .. } => "NUMERIC",
             FieldKind::Bool => "INTEGER",
-            _ => "TEXT",
+            FieldKind::Text(_)
+            | FieldKind::Email(_)
+            | FieldKind::Url(_)
+            | FieldKind::Editor { .. }
+            | FieldKind::Date(_)
+            | FieldKind::Datetime(_)
+            | FieldKind::Select { .. }
+            | FieldKind::Json { .. }
+            | FieldKind::Relation(_)
+            | FieldKind::File(_)
+            | FieldKind::Password { .. } => "TEXT",
         }
     }
 
     /// True for types with the same storage form, which can replace each other.
     pub(super) fn is_plain_text(&self) -> bool {
-        matches!(
-            self,
-            FieldKind::Text(_) | FieldKind::Email(_) | FieldKind::Url(_) | FieldKind::Editor { .. }
-        )
+        match self {
+            FieldKind::Text(_)
+            | FieldKind::Email(_)
+            | FieldKind::Url(_)
+            | FieldKind::Editor { .. } => true,
+            FieldKind::Number { .. }
+            | FieldKind::Bool
+            | FieldKind::Date(_)
+            | FieldKind::Datetime(_)
+            | FieldKind::Select { .. }
+            | FieldKind::Json { .. }
+            | FieldKind::Relation(_)
+            | FieldKind::File(_)
+            | FieldKind::Password { .. } => false,
+        }
     }
 }

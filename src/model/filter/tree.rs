@@ -55,7 +55,7 @@ impl Expr {
         match self {
             Expr::And(list) | Expr::Or(list) => list.iter().any(Expr::searches),
             Expr::Not(inner) => inner.searches(),
-            Expr::Compare(comparison) => matches!(comparison.op, Op::Like | Op::NotLike),
+            Expr::Compare(comparison) => comparison.op.is_pattern(),
             Expr::In(..) => false,
         }
     }
@@ -85,7 +85,41 @@ pub enum Op {
 }
 
 impl Op {
-    /// The first form that filters accept. All but `~` and `!~` are SQL operators too.
+    /// True for `<`, `<=`, `>` and `>=`.
+    pub fn is_ordering(self) -> bool {
+        match self {
+            Op::Greater | Op::GreaterOrEqual | Op::Less | Op::LessOrEqual => true,
+            Op::Equal | Op::NotEqual | Op::Like | Op::NotLike => false,
+        }
+    }
+
+    /// True for `~` and `!~`, whose right side is a pattern.
+    pub fn is_pattern(self) -> bool {
+        match self {
+            Op::Like | Op::NotLike => true,
+            Op::Equal
+            | Op::NotEqual
+            | Op::Greater
+            | Op::GreaterOrEqual
+            | Op::Less
+            | Op::LessOrEqual => false,
+        }
+    }
+
+    /// True for `!=` and `!~`, which hold for a value that is missing.
+    pub fn is_negation(self) -> bool {
+        match self {
+            Op::NotEqual | Op::NotLike => true,
+            Op::Equal
+            | Op::Greater
+            | Op::GreaterOrEqual
+            | Op::Less
+            | Op::LessOrEqual
+            | Op::Like => false,
+        }
+    }
+
+    /// The first form that filters accept.
     pub fn symbol(self) -> &'static str {
         match self {
             Op::Equal => "=",

@@ -73,11 +73,21 @@ fn field_of(operand: &Operand, collection: &Collection) -> Option<String> {
 }
 
 fn is_text(field: &Field) -> bool {
-    let is_it = matches!(
-        field.kind,
-        FieldKind::Text(_) | FieldKind::Select { .. } | FieldKind::Relation(_)
-    );
-    is_it && !field.is_multiple()
+    match field.kind {
+        FieldKind::Text(_) | FieldKind::Select { .. } | FieldKind::Relation(_) => {
+            !field.is_multiple()
+        }
+        FieldKind::Email(_)
+        | FieldKind::Url(_)
+        | FieldKind::Editor { .. }
+        | FieldKind::Number { .. }
+        | FieldKind::Bool
+        | FieldKind::Date(_)
+        | FieldKind::Datetime(_)
+        | FieldKind::Json { .. }
+        | FieldKind::File(_)
+        | FieldKind::Password { .. } => false,
+    }
 }
 
 /// A string that is not empty, since an empty one means unset.

@@ -32,7 +32,16 @@ pub fn type_of(field: &Field) -> ComparisonType {
         FieldKind::Bool => ComparisonType::Bool,
         FieldKind::Date(_) => ComparisonType::Date,
         FieldKind::Datetime(_) => ComparisonType::Datetime,
-        _ => ComparisonType::Text,
+        // The path of a json field decides its type (`field_path`).
+        FieldKind::Json { .. }
+        | FieldKind::Text(_)
+        | FieldKind::Email(_)
+        | FieldKind::Url(_)
+        | FieldKind::Editor { .. }
+        | FieldKind::Select { .. }
+        | FieldKind::Relation(_)
+        | FieldKind::File(_)
+        | FieldKind::Password { .. } => ComparisonType::Text,
     }
 }
 

@@ -70,11 +70,11 @@ impl Query<'_> {
         let mut right = self.operand(&comparison.right, root)?;
         let (op, any) = (comparison.op, comparison.any);
         // A pattern is a string, whatever the type of the other operand.
-        let is_like = matches!(op, Op::Like | Op::NotLike);
+        let is_like = op.is_pattern();
         left.align_to(&right, is_like);
         right.align_to(&left, is_like);
         let is_missing = is_missing_request_value(&left, op, &right);
-        let missing_result = |positive| truth(matches!(op, Op::NotEqual | Op::NotLike) == positive);
+        let missing_result = |positive| truth(op.is_negation() == positive);
         if is_missing && left.guard.is_none() && right.guard.is_none() {
             // Drop the parameters of operands that the statement does not use.
             self.params.truncate(bound);
@@ -138,10 +138,16 @@ impl Query<'_> {
         right: &SqlOperand,
         positive: bool,
     ) -> Result<String> {
-        let equal = match op {
+        // `None` for `=` and `!=`, else the SQL operator.
+        let (ordering, equal) = match op {
             Op::Like => return self.like(left, right, positive),
             Op::NotLike => return self.like(left, right, !positive),
-            op => op != Op::NotEqual,
+            Op::Equal => (None, true),
+            Op::NotEqual => (None, false),
+            Op::Greater => (Some(">"), true),
+            Op::GreaterOrEqual => (Some(">="), true),
+            Op::Less => (Some("<"), true),
+            Op::LessOrEqual => (Some("<="), true),
         };
         let one_is_set = left.is_set() || right.is_set();
         let one_may_be_nothing = left.is_nullable() || right.is_nullable();
@@ -157,15 +163,15 @@ impl Query<'_> {
                 return self.scalar_comparison(right, op.flipped(), left, positive);
             }
         };
-        Ok(match (op.symbol(), equal == positive) {
+        Ok(match (ordering, equal == positive) {
             // If one operand is set, `=` and `IS` agree, and `=` can use every index. A missing
             // `@request` value equals nothing, as with `=`.
-            ("=" | "!=", true) if one_is_set || one_may_be_nothing => format!("{a} = {b}"),
-            ("=" | "!=", true) => format!("{a} IS {b}"),
-            ("=" | "!=", false) if one_may_be_nothing => format!("({a} = {b}) IS NOT TRUE"),
-            ("=" | "!=", false) => format!("{a} IS NOT {b}"),
-            (symbol, true) => format!("{a} {symbol} {b}"),
-            (symbol, false) => format!("({a} {symbol} {b}) IS NOT TRUE"),
+            (None, true) if one_is_set || one_may_be_nothing => format!("{a} = {b}"),
+            (None, true) => format!("{a} IS {b}"),
+            (None, false) if one_may_be_nothing => format!("({a} = {b}) IS NOT TRUE"),
+            (None, false) => format!("{a} IS NOT {b}"),
+            (Some(symbol), true) => format!("{a} {symbol} {b}"),
+            (Some(symbol), false) => format!("({a} {symbol} {b}) IS NOT TRUE"),
         })
     }
 
@@ -190,11 +196,14 @@ impl Query<'_> {
         let day = SqlOperand::Value(Stored::Text(day));
         let days = self.sql(days);
         let sql = match op {
-            Op::Less | Op::GreaterOrEqual => format!("{days} {} {}", op.symbol(), self.sql(&day)),
-            Op::Greater | Op::LessOrEqual => {
-                format!("{days} {} {}", op.symbol(), self.sql(midnight))
+            Op::Less => format!("{days} < {}", self.sql(&day)),
+            Op::GreaterOrEqual => format!("{days} >= {}", self.sql(&day)),
+            Op::Greater => format!("{days} > {}", self.sql(midnight)),
+            Op::LessOrEqual => format!("{days} <= {}", self.sql(midnight)),
+            // Patterns do not arrive here.
+            Op::Equal | Op::NotEqual | Op::Like | Op::NotLike => {
+                format!("{days} IN ({}, {})", self.sql(&day), self.sql(midnight))
             }
-            _ => format!("{days} IN ({}, {})", self.sql(&day), self.sql(midnight)),
         };
         match (op == Op::NotEqual) == positive {
             true => format!("({sql}) IS NOT TRUE"),

@@ -86,7 +86,7 @@ impl ResolvedOperand {
     /// True if this operand matches a missing `@request` value: the literals `''` and `null` do. A
     /// pattern does not, or `@request.auth.role ~ '%'` would admit anonymous callers.
     fn matches_missing(&self, op: Op) -> bool {
-        self.is_literal() && !matches!(op, Op::Like | Op::NotLike)
+        self.is_literal() && !op.is_pattern()
     }
 
     /// Converts the operand for a comparison of type `kind` with `other`. In an ordering comparison
@@ -97,7 +97,7 @@ impl ResolvedOperand {
         other: &ResolvedOperand,
         op: Op,
     ) -> Result<SqlOperand> {
-        let is_order = !matches!(op, Op::Equal | Op::NotEqual | Op::Like | Op::NotLike);
+        let is_order = op.is_ordering();
         match &self.value {
             OperandValue::Constant(Stored::Text(text))
                 if text.is_empty()
