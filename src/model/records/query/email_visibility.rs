@@ -1,4 +1,4 @@
-//! Who may see the email of an account.
+//! Visibility of the email of an account.
 //!
 //! The email is visible to the account itself, to admins, to API keys that can read the account, to
 //! callers admitted by the `manageRule` of the collection, and, if `emailVisibility` is true, to
