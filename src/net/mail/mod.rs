@@ -30,7 +30,7 @@ pub use message::{Mail, MailPurpose, is_address};
 pub use relay::{Relay, Sender};
 
 use message::compose;
-use queue::{Queue, QueuedMail};
+use queue::{MailQueue, QueuedMail};
 
 mod message;
 mod queue;
@@ -71,7 +71,7 @@ struct Limits {
 pub struct Mailer(Option<Sending>);
 
 struct Sending {
-    queue: Arc<Queue>,
+    queue: Arc<MailQueue>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -85,7 +85,7 @@ impl Mailer {
         let Some(settings) = settings.cloned() else {
             return Ok(Mailer(None));
         };
-        let queue = Arc::new(Queue::new(limits.queue));
+        let queue = Arc::new(MailQueue::new(limits.queue));
         let thread = {
             let queue = Arc::clone(&queue);
             threads::spawn("mail", move || run(&queue, &settings, &limits))?
@@ -130,7 +130,7 @@ impl Mailer {
 }
 
 /// The thread: sends one mail after another until the queue ends.
-fn run(queue: &Queue, settings: &MailSettings, limits: &Limits) {
+fn run(queue: &MailQueue, settings: &MailSettings, limits: &Limits) {
     while let Some((mut job, answer)) = queue.next(limits.answer) {
         let Err(failure) = guard(|| attempt(settings, &mut job, answer)) else {
             log::info(format_args!("mail sent to={:?}", job.mail.to));

@@ -25,7 +25,7 @@ pub struct QueuedMail {
     pub due: Instant,
 }
 
-pub struct Queue {
+pub struct MailQueue {
     /// Most mails in it.
     max: usize,
     state: Mutex<QueueState>,
@@ -39,9 +39,9 @@ struct QueueState {
     stop: Option<Instant>,
 }
 
-impl Queue {
-    pub fn new(max: usize) -> Queue {
-        Queue {
+impl MailQueue {
+    pub fn new(max: usize) -> MailQueue {
+        MailQueue {
             max,
             state: Mutex::default(),
             changed: Condvar::new(),

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::conn::{Conn, EndReason, Interest, Turn};
 use super::protocol::GOING_AWAY;
-use super::shared::{HubSettings, Inbox, Registration, Shared, Totals};
+use super::shared::{HubSettings, HubTotals, Inbox, Registration, Shared};
 use crate::base::budget::Budget;
 use crate::base::error::Result;
 use crate::base::log;
@@ -48,7 +48,7 @@ pub fn prepare(
         waker,
         inbox: Mutex::new(Inbox::default()),
         tokens: AtomicU64::new(FIRST_TOKEN),
-        totals: Totals::default(),
+        totals: HubTotals::default(),
     };
     Ok(Driver {
         next_scan: Instant::now() + scan_interval(&shared),

@@ -105,7 +105,7 @@ pub struct Shared {
     pub waker: OwnedFd,
     pub inbox: Mutex<Inbox>,
     pub tokens: AtomicU64,
-    pub totals: Totals,
+    pub totals: HubTotals,
 }
 
 /// Events for the hub thread.
@@ -138,7 +138,7 @@ pub struct Registration {
 }
 
 #[derive(Default)]
-pub struct Totals {
+pub struct HubTotals {
     pub opened: AtomicU64,
     pub closed: AtomicU64,
     pub slow_closed: AtomicU64,

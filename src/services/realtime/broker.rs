@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::command::Command;
+use super::command::RealtimeCommand;
 use super::context::Context;
 use super::credential_checks::CheckPurpose;
 use super::frames;
-use super::frames::{ClientFrame, FrameBody, FrameResult, SubscribeRequest};
-use super::registry::{Caller, CheckState, Registry, Session, SessionId};
+use super::frames::{ClientFrame, FrameRequest, FrameResult, SubscribeRequest};
+use super::registry::{CheckState, ClientSession, IdentifiedCaller, Registry, SessionId};
 use super::replay_buffer::ReplayBuffer;
 use super::time_usage::TimeUsage;
 use super::topics::Topic;
@@ -94,7 +94,7 @@ impl<'a> Broker<'a> {
     }
 
     /// Handles commands until the time for them is used up.
-    pub fn handle_commands(&mut self, commands: &mut VecDeque<Command>) {
+    pub fn handle_commands(&mut self, commands: &mut VecDeque<RealtimeCommand>) {
         let until = Instant::now() + COMMANDS_TIME;
         while Instant::now() < until
             && let Some(command) = commands.pop_front()
@@ -103,9 +103,9 @@ impl<'a> Broker<'a> {
         }
     }
 
-    fn handle_command(&mut self, command: Command) {
+    fn handle_command(&mut self, command: RealtimeCommand) {
         match command {
-            Command::Opened {
+            RealtimeCommand::Opened {
                 session,
                 handle,
                 database,
@@ -114,7 +114,7 @@ impl<'a> Broker<'a> {
                 pending,
             } => {
                 let identity = caller.identity.clone();
-                let opened = Session {
+                let opened = ClientSession {
                     handle,
                     database,
                     caller,
@@ -127,14 +127,14 @@ impl<'a> Broker<'a> {
                 self.watch_account(&opened.database, &identity);
                 self.registry.add_session(session, opened);
             }
-            Command::Frame { session, frame } => self.handle_frame(session, frame),
-            Command::Closed { session } => self.close(session),
-            Command::Checked {
+            RealtimeCommand::Frame { session, frame } => self.handle_frame(session, frame),
+            RealtimeCommand::Closed { session } => self.close(session),
+            RealtimeCommand::Checked {
                 session,
                 purpose,
                 found,
             } => self.finish_check(session, purpose, found),
-            Command::SetTopics {
+            RealtimeCommand::SetTopics {
                 client,
                 database,
                 caller,
@@ -161,7 +161,7 @@ impl<'a> Broker<'a> {
         let answer = match frame {
             Ok(ClientFrame {
                 reference,
-                body: FrameBody::Auth(Some(token)),
+                body: FrameRequest::Auth(Some(token)),
             }) => {
                 self.check_sign_in(session, reference, &token);
                 return;
@@ -183,7 +183,12 @@ impl<'a> Broker<'a> {
     }
 
     /// Applies the result of a credential check.
-    fn finish_check(&mut self, session: SessionId, purpose: CheckPurpose, found: Result<Caller>) {
+    fn finish_check(
+        &mut self,
+        session: SessionId,
+        purpose: CheckPurpose,
+        found: Result<IdentifiedCaller>,
+    ) {
         match purpose {
             CheckPurpose::Recheck { number, generation } => {
                 self.finish_recheck(session, number, generation, found)
@@ -207,13 +212,13 @@ impl<'a> Broker<'a> {
     fn execute(&mut self, session: SessionId, frame: ClientFrame) -> Option<String> {
         let reference = frame.reference;
         let done = match frame.body {
-            FrameBody::Ping => Ok(()),
-            FrameBody::Auth(_) => self.sign_out(session),
-            FrameBody::Unsubscribe(sub) => {
+            FrameRequest::Ping => Ok(()),
+            FrameRequest::Auth(_) => self.sign_out(session),
+            FrameRequest::Unsubscribe(sub) => {
                 self.unsubscribe(session, &sub);
                 Ok(())
             }
-            FrameBody::Subscribe(request) => {
+            FrameRequest::Subscribe(request) => {
                 return match self.subscribe(session, *request, reference.clone(), None) {
                     // Answered when it is active.
                     Ok(()) => None,
@@ -316,7 +321,7 @@ impl<'a> Broker<'a> {
         &mut self,
         client: &str,
         database: &str,
-        caller: Caller,
+        caller: IdentifiedCaller,
         topics: Vec<Topic>,
         reply: &Rc<Reply>,
     ) -> Result<()> {
@@ -369,7 +374,7 @@ impl<'a> Broker<'a> {
     fn visible_topics(
         &self,
         database: &str,
-        caller: &Caller,
+        caller: &IdentifiedCaller,
         topics: Vec<Topic>,
     ) -> Result<Vec<Topic>> {
         let mut open = Vec::with_capacity(topics.len());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::credential_checks::CheckPurpose;
 use super::frames::FrameResult;
-use super::registry::{Caller, SessionId};
+use super::registry::{IdentifiedCaller, SessionId};
 use super::topics::Topic;
 use crate::base::error::Result;
 use crate::base::queue::Queue;
@@ -17,12 +17,12 @@ use crate::net::sockets::{FrameBacklog, SocketHandle};
 const COMMANDS_MAX: usize = 512;
 
 /// A command for the thread.
-pub enum Command {
+pub enum RealtimeCommand {
     Opened {
         session: SessionId,
         handle: SocketHandle,
         database: String,
-        caller: Caller,
+        caller: IdentifiedCaller,
         client: Option<String>,
         pending: Arc<FrameBacklog>,
     },
@@ -37,13 +37,13 @@ pub enum Command {
     Checked {
         session: SessionId,
         purpose: CheckPurpose,
-        found: Result<Caller>,
+        found: Result<IdentifiedCaller>,
     },
     /// Replaces the topics of a client of server-sent events.
     SetTopics {
         client: String,
         database: String,
-        caller: Caller,
+        caller: IdentifiedCaller,
         topics: Vec<Topic>,
         answer: mpsc::SyncSender<Result<()>>,
     },
@@ -52,7 +52,7 @@ pub enum Command {
 /// The queue of commands. A push also wakes the thread, which waits for events.
 pub struct CommandQueue {
     /// Bound: 64 frames and two checks of each connection, one command of each waiting request.
-    queue: Queue<Command>,
+    queue: Queue<RealtimeCommand>,
     events: Arc<Events>,
 }
 
@@ -65,7 +65,7 @@ impl CommandQueue {
     }
 
     /// Returns false if the queue is closed.
-    pub fn push(&self, command: Command) -> bool {
+    pub fn push(&self, command: RealtimeCommand) -> bool {
         let is_queued = self.queue.push(command).is_ok();
         if is_queued {
             self.events.wake();
@@ -74,7 +74,7 @@ impl CommandQueue {
     }
 
     /// Moves commands behind those that remain from the last round.
-    pub fn drain_into(&self, commands: &mut VecDeque<Command>) {
+    pub fn drain_into(&self, commands: &mut VecDeque<RealtimeCommand>) {
         let mut room = COMMANDS_MAX.saturating_sub(commands.len());
         commands.extend(self.queue.pop_while(Duration::ZERO, |_| {
             let admits = room > 0;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::credential_checks::CheckQueue;
 use super::frames::SubscribeRequest;
-use super::registry::{Caller, SubscriptionCharges, SubscriptionGroup};
+use super::registry::{IdentifiedCaller, SubscriptionCharges, SubscriptionGroup};
 use crate::base::budget::{Budget, Budgets, OutputCharge, Payer};
 use crate::base::error::Result;
 use crate::model::auth::{Auth, Credentials, StoredCredentials};
@@ -35,11 +35,11 @@ pub struct Context {
     subscriptions: Arc<Budget>,
     filters: Arc<Budget>,
     pub checks: CheckQueue,
-    pub totals: Totals,
+    pub totals: RealtimeTotals,
 }
 
 #[derive(Default)]
-pub struct Totals {
+pub struct RealtimeTotals {
     pub subscriptions: AtomicUsize,
     pub changes: AtomicU64,
     pub sent: AtomicU64,
@@ -62,14 +62,14 @@ impl Context {
             subscriptions: Arc::clone(&budgets.subscriptions),
             filters: Arc::clone(&budgets.filters),
             checks: CheckQueue::default(),
-            totals: Totals::default(),
+            totals: RealtimeTotals::default(),
         }
     }
 
     /// Identifies the owner of credentials. Fails if they are not valid.
-    pub fn caller(&self, credentials: Credentials<'_>, database: &str) -> Result<Caller> {
+    pub fn caller(&self, credentials: Credentials<'_>, database: &str) -> Result<IdentifiedCaller> {
         let (identity, expires_ms) = self.auth.identify_until(credentials, database)?;
-        Ok(Caller {
+        Ok(IdentifiedCaller {
             identity,
             pass: StoredCredentials::new(credentials),
             expires_ms,
@@ -82,7 +82,7 @@ impl Context {
     pub fn prepare(
         &self,
         database: &str,
-        caller: &Caller,
+        caller: &IdentifiedCaller,
         request: &SubscribeRequest,
     ) -> Result<(String, SubscriptionGroup)> {
         let is_admin = matches!(caller.identity, Identity::Admin(_));

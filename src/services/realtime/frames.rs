@@ -14,11 +14,11 @@ const NAME_BYTES_MAX: usize = 100;
 pub struct ClientFrame {
     /// Repeated in the answer; null if the client gave none.
     pub reference: Value,
-    pub body: FrameBody,
+    pub body: FrameRequest,
 }
 
 #[derive(Debug)]
-pub enum FrameBody {
+pub enum FrameRequest {
     /// Signs in, or out if there is no token.
     Auth(Option<String>),
     Subscribe(Box<SubscribeRequest>),
@@ -93,16 +93,16 @@ pub fn parse(text: &str) -> FrameResult {
     };
     let refuse = |message| Err((reference.clone(), message));
     let body = match head.t.as_str() {
-        "auth" => FrameBody::Auth(head.token.filter(|token| !token.is_empty())),
-        "unsubscribe" => FrameBody::Unsubscribe(head.sub.unwrap_or_default()),
-        "ping" => FrameBody::Ping,
+        "auth" => FrameRequest::Auth(head.token.filter(|token| !token.is_empty())),
+        "unsubscribe" => FrameRequest::Unsubscribe(head.sub.unwrap_or_default()),
+        "ping" => FrameRequest::Ping,
         "subscribe" => match serde_json::from_str::<SubscribeRequest>(text) {
             Ok(request) => {
                 let is_bad = |name: &String| name.is_empty() || name.len() > NAME_BYTES_MAX;
                 if is_bad(&request.sub) || request.group.as_ref().is_some_and(is_bad) {
                     return refuse("\"sub\" and \"group\" must have 1 to 100 bytes.");
                 }
-                FrameBody::Subscribe(Box::new(request))
+                FrameRequest::Subscribe(Box::new(request))
             }
             Err(_) => {
                 return refuse(
@@ -164,11 +164,11 @@ mod tests {
         let ClientFrame { reference, body } = frame.unwrap();
         assert!(
             reference == 7
-                && matches!(body, FrameBody::Subscribe(request) if request.collection == "posts")
+                && matches!(body, FrameRequest::Subscribe(request) if request.collection == "posts")
         );
         assert!(matches!(
             parse(r#"{"t":"auth","token":""}"#).unwrap().body,
-            FrameBody::Auth(None)
+            FrameRequest::Auth(None)
         ));
         for (text, reference) in [
             ("", Value::Null),

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::broker::{Broker, shown};
 use super::credential_checks::{CheckPurpose, CredentialCheck};
 use super::frames;
-use super::registry::{Caller, SessionId};
+use super::registry::{IdentifiedCaller, SessionId};
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Result};
 use crate::model::auth::{Credentials, StoredCredentials};
@@ -108,7 +108,7 @@ impl Broker<'_> {
         id: SessionId,
         number: u64,
         generation: u64,
-        found: Result<Caller>,
+        found: Result<IdentifiedCaller>,
     ) {
         let Some(session) = self.registry.sessions.get_mut(&id) else {
             return;
@@ -129,7 +129,7 @@ impl Broker<'_> {
         &mut self,
         id: SessionId,
         account: Option<&Arc<User>>,
-        known: &mut Option<Caller>,
+        known: &mut Option<IdentifiedCaller>,
     ) {
         let Some(session) = self.registry.sessions.get_mut(&id) else {
             return;
@@ -158,7 +158,7 @@ impl Broker<'_> {
 
     /// Applies an identity. If it has changed, the subscriptions are regrouped; if the credentials
     /// are invalid, they end.
-    fn apply_identity(&mut self, id: SessionId, found: Result<Caller>) {
+    fn apply_identity(&mut self, id: SessionId, found: Result<IdentifiedCaller>) {
         let before = self
             .registry
             .sessions
@@ -203,7 +203,7 @@ impl Broker<'_> {
     }
 
     /// Signs an identity in. Subscriptions of another account end.
-    pub fn sign_in(&mut self, id: SessionId, caller: Caller) -> Result<()> {
+    pub fn sign_in(&mut self, id: SessionId, caller: IdentifiedCaller) -> Result<()> {
         let Some(session) = self.registry.sessions.get(&id) else {
             return Ok(());
         };
@@ -222,7 +222,7 @@ impl Broker<'_> {
         Ok(())
     }
 
-    pub fn set_caller(&mut self, id: SessionId, caller: Caller) {
+    pub fn set_caller(&mut self, id: SessionId, caller: IdentifiedCaller) {
         let Some(session) = self.registry.sessions.get(&id) else {
             return;
         };
@@ -356,7 +356,7 @@ impl Broker<'_> {
 }
 
 /// Replaces the account of the caller by this state of it, if it is the same account.
-fn as_account(mut caller: Caller, account: Option<&Arc<User>>) -> Caller {
+fn as_account(mut caller: IdentifiedCaller, account: Option<&Arc<User>>) -> IdentifiedCaller {
     if let (Identity::User(user), Some(account)) = (&mut caller.identity, account)
         && (&user.id, &user.collection_id) == (&account.id, &account.collection_id)
     {

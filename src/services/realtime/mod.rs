@@ -34,12 +34,12 @@ use crate::net::sockets::{Pace, SocketHandler};
 use crate::store::db::Databases;
 
 pub use broker::SUBS_MAX;
-pub use registry::Caller;
+pub use registry::IdentifiedCaller;
 pub use socket_handler::new_client;
 pub use topics::Topic;
 
 use broker::Broker;
-use command::{Command, CommandQueue};
+use command::{CommandQueue, RealtimeCommand};
 use context::Context;
 use socket_handler::RealtimeHandler;
 
@@ -108,7 +108,7 @@ impl Realtime {
     }
 
     /// Identifies the owner of credentials. Fails if they are not valid.
-    pub fn caller(&self, credentials: Credentials<'_>, database: &str) -> Result<Caller> {
+    pub fn caller(&self, credentials: Credentials<'_>, database: &str) -> Result<IdentifiedCaller> {
         self.context.caller(credentials, database)
     }
 
@@ -117,7 +117,7 @@ impl Realtime {
     pub fn handler(
         &self,
         database: &str,
-        caller: Caller,
+        caller: IdentifiedCaller,
         client: Option<String>,
     ) -> Result<Box<dyn SocketHandler>> {
         // Fails if the database does not exist.
@@ -144,7 +144,7 @@ impl Realtime {
     ) -> Result<()> {
         let caller = self.caller(credentials, database)?;
         let (answer, answered) = mpsc::sync_channel(1);
-        let is_queued = self.commands.push(Command::SetTopics {
+        let is_queued = self.commands.push(RealtimeCommand::SetTopics {
             client,
             database: database.to_owned(),
             caller,
@@ -178,7 +178,7 @@ impl Realtime {
     pub fn run_checks(&self, stop: &Stop) {
         self.context.checks.run(stop, |check| {
             let found = self.caller(check.pass.credentials(), &check.database);
-            self.commands.push(Command::Checked {
+            self.commands.push(RealtimeCommand::Checked {
                 session: check.session,
                 purpose: check.purpose,
                 found,

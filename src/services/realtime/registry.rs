@@ -38,14 +38,14 @@ pub type SubscriptionId = u64;
 
 /// An identity and the credentials that prove it.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub struct IdentifiedCaller {
     pub identity: Identity,
     pub pass: StoredCredentials,
     /// Milliseconds since 1970.
     pub expires_ms: Option<i64>,
 }
 
-impl Caller {
+impl IdentifiedCaller {
     pub fn has_credentials(&self) -> bool {
         !matches!(self.identity, Identity::Anonymous)
     }
@@ -77,10 +77,10 @@ impl Caller {
 }
 
 /// A connected client.
-pub struct Session {
+pub struct ClientSession {
     pub handle: SocketHandle,
     pub database: String,
-    pub caller: Caller,
+    pub caller: IdentifiedCaller,
     /// The name of a client of server-sent events; none for a WebSocket.
     pub client: Option<String>,
     /// By the names that the client gave them.
@@ -214,7 +214,7 @@ fn drop_from(map: &mut HashMap<String, BTreeSet<GroupId>>, key: &str, id: GroupI
 
 #[derive(Default)]
 pub struct Registry {
-    pub sessions: HashMap<SessionId, Session>,
+    pub sessions: HashMap<SessionId, ClientSession>,
     groups: HashMap<GroupId, SubscriptionGroup>,
     by_key: HashMap<String, GroupId>,
     /// By id of the collection.
@@ -227,7 +227,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    pub fn add_session(&mut self, id: SessionId, session: Session) {
+    pub fn add_session(&mut self, id: SessionId, session: ClientSession) {
         if let Some(client) = &session.client {
             self.clients.insert(client.clone(), id);
         }
@@ -237,7 +237,7 @@ impl Registry {
     }
 
     /// Sets the identity of a session. Its subscriptions stay in their groups.
-    pub fn set_caller(&mut self, id: SessionId, caller: Caller) {
+    pub fn set_caller(&mut self, id: SessionId, caller: IdentifiedCaller) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
@@ -265,7 +265,7 @@ impl Registry {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let anonymous = Caller {
+        let anonymous = IdentifiedCaller {
             identity: Identity::Anonymous,
             ..session.caller.clone()
         };

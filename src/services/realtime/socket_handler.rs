@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::command::{Command, CommandQueue};
-use super::registry::{Caller, SessionId};
+use super::command::{CommandQueue, RealtimeCommand};
+use super::registry::{IdentifiedCaller, SessionId};
 use super::replay_buffer::KEPT;
 use super::{frames, topics};
 use crate::base::error::Result;
@@ -28,7 +28,7 @@ pub struct RealtimeHandler {
     pub session: SessionId,
     pub database: String,
     /// Moved into the command that opens the session.
-    pub caller: Option<Caller>,
+    pub caller: Option<IdentifiedCaller>,
     /// The name of a client of server-sent events; none for a WebSocket.
     pub client: Option<String>,
     pub pending: Arc<FrameBacklog>,
@@ -44,7 +44,7 @@ impl SocketHandler for RealtimeHandler {
         handle.send(first.into());
         self.handle = Some(handle.clone());
         if let Some(caller) = self.caller.take() {
-            self.commands.push(Command::Opened {
+            self.commands.push(RealtimeCommand::Opened {
                 session: self.session,
                 handle,
                 database: std::mem::take(&mut self.database),
@@ -63,7 +63,7 @@ impl SocketHandler for RealtimeHandler {
             return Flow::Continue;
         }
         let is_full = self.pending.add(0);
-        self.commands.push(Command::Frame {
+        self.commands.push(RealtimeCommand::Frame {
             session: self.session,
             frame: frames::parse(text),
         });
@@ -74,7 +74,7 @@ impl SocketHandler for RealtimeHandler {
     }
 
     fn closed(&mut self) {
-        self.commands.push(Command::Closed {
+        self.commands.push(RealtimeCommand::Closed {
             session: self.session,
         });
     }

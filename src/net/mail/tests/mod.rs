@@ -5,7 +5,7 @@ mod fake;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use super::queue::{MAIL_BYTES_MAX, Queue, QueuedMail};
+use super::queue::{MAIL_BYTES_MAX, MailQueue, QueuedMail};
 use super::{
     Limits, Mail, MailPurpose, MailSettings, Mailer, Relay, Sender, attempt, compose, guard,
 };
@@ -379,7 +379,7 @@ fn a_subject_cannot_smuggle_anything() {
 
 #[test]
 fn a_mail_that_is_too_large_is_not_taken() {
-    let queue = Queue::new(5);
+    let queue = MailQueue::new(5);
     let mut large = mail("ann@example.org");
     large.text = "x".repeat(MAIL_BYTES_MAX);
     assert_eq!(queue.push(large).err().unwrap().1, "the mail is too large");
@@ -391,7 +391,7 @@ fn a_mail_that_is_too_large_is_not_taken() {
 
 #[test]
 fn a_stop_that_is_over_loses_no_mail_unseen() {
-    let queue = Queue::new(5);
+    let queue = MailQueue::new(5);
     assert!(queue.push(mail("ann@example.org")).is_ok());
     queue.stop(Instant::now());
     assert!(queue.next(FAST.answer).is_none());
