@@ -218,13 +218,13 @@ fn rules_and_groups_decide_as_of_the_change() {
     let mut bobs = Listener::connect(&server, "");
     bobs.ask(json!({"t": "auth", "token": of_bob}));
     bobs.subscribe("posts", json!({}));
-    let mut nobody = Listener::connect(&server, "");
-    nobody.subscribe("posts", json!({}));
+    let mut anonymous = Listener::connect(&server, "");
+    anonymous.subscribe("posts", json!({}));
     make(&admin, "own", json!({"owner": ann, "secret": "s"}));
     make(&admin, "common", json!({"public": true}));
     assert_eq!(anns.find(|it| it["sub"] == "own")["record"]["id"], "own");
     anns.expect("create", "own");
-    for listener in [&mut anns, &mut bobs, &mut nobody] {
+    for listener in [&mut anns, &mut bobs, &mut anonymous] {
         let event = listener.expect("create", "common");
         assert!(event["record"].get("secret").is_none(), "{event}");
     }
@@ -260,7 +260,7 @@ fn rules_and_groups_decide_as_of_the_change() {
     change(&admin, "own", json!({"owner": ""}));
     change(&admin, "common", json!({"n": 9}));
     bobs.expect("update", "common");
-    nobody.expect("update", "common");
+    anonymous.expect("update", "common");
     admin.delete(&user).expect(204);
     bobs.ended(401);
     bobs.nothing();
