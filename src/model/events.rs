@@ -207,8 +207,10 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
+    use crate::model::collections::test_collection;
 
     fn change(collection: &Arc<Collection>, text: String) -> RecordChange {
         RecordChange {
@@ -223,13 +225,7 @@ mod tests {
     #[test]
     fn too_much_is_dropped_and_told_and_nothing_of_it_follows() {
         let events = Events::default();
-        let make = |id: &str| {
-            Arc::new(crate::model::collections::test_collection(
-                id,
-                id,
-                json!([]),
-            ))
-        };
+        let make = |id: &str| Arc::new(test_collection(id, id, json!([])));
         let (big, small) = (make("big"), make("small"));
         for _ in 0..70 {
             events.publish(change(&big, "x".repeat(1 << 20)));
@@ -246,13 +242,7 @@ mod tests {
     #[test]
     fn whether_others_wait_is_known_while_something_waits() {
         let events = Events::default();
-        let make = |id: &str| {
-            Arc::new(crate::model::collections::test_collection(
-                id,
-                id,
-                json!([]),
-            ))
-        };
+        let make = |id: &str| Arc::new(test_collection(id, id, json!([])));
         let (a, b) = (make("a"), make("b"));
         assert!(!events.has_others("a"));
         events.publish(change(&a, String::new()));

@@ -9,6 +9,12 @@ use crate::base::{clock, ids};
 use crate::net::mail;
 use crate::store::db::Database;
 
+/// The collection of admins, as clients of PocketBase know it.
+pub const COLLECTION: &str = "_superusers";
+const BY_ID: &str = "SELECT id, email, password_hash, token_key, created, updated
+                     FROM _admins
+                     WHERE id = ?1";
+
 pub struct Admin {
     pub id: String,
     pub email: String,
@@ -25,9 +31,6 @@ pub enum CreateWhen {
     /// Only if there is no admin yet.
     NoAdmin,
 }
-
-/// The collection of admins, as clients of PocketBase know it.
-pub const COLLECTION: &str = "_superusers";
 
 pub type HashFn<'a> = &'a dyn Fn(&str) -> Result<String>;
 
@@ -157,10 +160,6 @@ pub fn find(default: &Database, email: &str) -> Result<Option<Admin>> {
         Ok(statement.query_row([email], from_row).optional()?)
     })
 }
-
-const BY_ID: &str = "SELECT id, email, password_hash, token_key, created, updated
-                     FROM _admins
-                     WHERE id = ?1";
 
 /// The admin with this id.
 pub fn by_id(default: &Database, id: &str) -> Result<Option<Admin>> {

@@ -23,6 +23,7 @@ pub const PREFIX: &str = "vski_";
 const COUNT_MAX: i64 = 1000;
 /// Longest name of a key or a service token, in characters.
 pub const NAME_CHARS_MAX: usize = 100;
+const COLUMNS: &str = "id, name, scopes, databases, collections, expires, last_used, created";
 
 /// A stored key.
 pub struct KeyRecord {
@@ -187,8 +188,6 @@ impl Keys {
         result
     }
 }
-
-const COLUMNS: &str = "id, name, scopes, databases, collections, expires, last_used, created";
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     let names = |at: usize| -> rusqlite::Result<Option<BTreeSet<String>>> {

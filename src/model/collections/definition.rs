@@ -25,24 +25,6 @@ const GROUPS_MAX: usize = 100;
 /// Table names that SQLite reserves.
 const TABLES_OF_SQLITE: [&str; 4] = ["json_each", "json_tree", "dbstat", "bytecode"];
 
-/// The attributes of a request, not yet compared with a stored definition.
-#[derive(Debug, Default)]
-pub struct CollectionDraft {
-    pub id: Option<String>,
-    pub name: Option<String>,
-    pub kind: Option<CollectionKind>,
-    pub fields: Option<Vec<Field>>,
-    /// The fields under their other name; see [`CollectionDraft::resolve_fields`].
-    pub schema: Option<Vec<Field>>,
-    pub indexes: Option<Vec<Index>>,
-    /// The rules that the request mentions.
-    pub rules: Vec<(&'static str, Option<String>)>,
-    /// The field rules that the request mentions.
-    pub field_rules: Vec<(&'static str, Option<FieldRules>)>,
-    pub workflows: Option<Vec<String>>,
-    pub options: Option<Map<String, Value>>,
-}
-
 /// The rule that only auth collections have.
 pub const MANAGE_RULE: &str = "manageRule";
 
@@ -64,6 +46,24 @@ pub const FIELD_RULES: [(&str, FieldRuleSlot); 2] = [
     ("fieldRules", |rules| &mut rules.fields),
     ("fieldEditRules", |rules| &mut rules.field_edits),
 ];
+
+/// The attributes of a request, not yet compared with a stored definition.
+#[derive(Debug, Default)]
+pub struct CollectionDraft {
+    pub id: Option<String>,
+    pub name: Option<String>,
+    pub kind: Option<CollectionKind>,
+    pub fields: Option<Vec<Field>>,
+    /// The fields under their other name; see [`CollectionDraft::resolve_fields`].
+    pub schema: Option<Vec<Field>>,
+    pub indexes: Option<Vec<Index>>,
+    /// The rules that the request mentions.
+    pub rules: Vec<(&'static str, Option<String>)>,
+    /// The field rules that the request mentions.
+    pub field_rules: Vec<(&'static str, Option<FieldRules>)>,
+    pub workflows: Option<Vec<String>>,
+    pub options: Option<Map<String, Value>>,
+}
 
 impl CollectionDraft {
     /// Moves the rules into `rules`. `parse` gets the attribute and the text of each.

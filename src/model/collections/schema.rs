@@ -14,8 +14,8 @@ use std::fmt::Write as _;
 use rusqlite::Connection;
 
 use super::{Collection, CollectionKind, Field, FieldKind, TOKEN_KEY};
-use crate::base::clock;
 use crate::base::error::{Error, Result, ResultExt as _};
+use crate::base::{clock, ids};
 use crate::store::db::quote;
 
 /// Prefix of tables and columns that were moved aside.
@@ -273,6 +273,6 @@ fn stamp() -> Result<String> {
     Ok(format!(
         "{}_{}",
         clock::now_ms(),
-        crate::base::ids::hex(&crate::base::ids::random_bytes::<3>()?)
+        ids::hex(&ids::random_bytes::<3>()?)
     ))
 }

@@ -1,7 +1,8 @@
 //! The grammar of filters and sorts.
 
 use super::parser::BYTES_MAX;
-use super::*;
+use super::tree::{Expr, Operand, SortTerm};
+use super::{parse, parse_sort};
 
 /// The tree with all parentheses.
 fn show(expr: &Expr) -> String {

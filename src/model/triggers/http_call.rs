@@ -119,8 +119,10 @@ pub fn secret_bytes(secret: &str) -> Option<Vec<u8>> {
 
 fn check_url(name: &str, url: &str) -> Result<()> {
     let is_plain = url.bytes().all(|byte| byte.is_ascii_graphic()) && url.len() <= URL_BYTES_MAX;
-    // The parser also accepts what browsers do, such as `http:host`.
+    // The parser also accepts what browsers do: `http:host`, `http://host:` and `http://host\path`.
     let is_absolute = url.starts_with("http://") || url.starts_with("https://");
+    let authority = url.split(['/', '?', '#']).nth(2).unwrap_or_default();
+    let is_strict = is_absolute && !url.contains('\\') && !authority.ends_with(':');
     let has_host = |url: &Url| {
         url.has_host()
             && url.port() != Some(0)
@@ -128,7 +130,7 @@ fn check_url(name: &str, url: &str) -> Result<()> {
             && url.password().is_none()
     };
     match Url::parse(url) {
-        Ok(parsed) if is_plain && is_absolute && has_host(&parsed) => Ok(()),
+        Ok(parsed) if is_plain && is_strict && has_host(&parsed) => Ok(()),
         _ => Err(invalid_value(
             name,
             "Must be an http or https URL without a user name.",

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::attributes::{BODY_BYTES_MAX, RETRIES};
-use super::*;
+use super::{RecordAction, Target, Trigger};
 use crate::base::error::Result;
 
 fn parse(triggers: &Value) -> Result<Vec<Trigger>> {
