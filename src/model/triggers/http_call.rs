@@ -122,7 +122,7 @@ fn check_url(name: &str, url: &str) -> Result<()> {
     // The parser also accepts what browsers do: `http:host`, `http://host:` and `http://host\path`.
     let is_absolute = url.starts_with("http://") || url.starts_with("https://");
     let authority = url.split(['/', '?', '#']).nth(2).unwrap_or_default();
-    let is_strict = is_absolute && !url.contains('\\') && !authority.ends_with(':');
+    let is_strict = is_absolute && !authority.contains('\\') && !authority.ends_with(':');
     let has_host = |url: &Url| {
         url.has_host()
             && url.port() != Some(0)
