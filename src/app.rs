@@ -24,7 +24,7 @@ use crate::services::replication::{Master, MasterClient, Notifier, Replica};
 use crate::services::stats::Stats;
 use crate::services::webhooks::Webhooks;
 use crate::services::workflows::api_requests::WorkflowRequest;
-use crate::services::workflows::{Grant, Workflows, queries};
+use crate::services::workflows::{WorkerGrant, Workflows, queries};
 use crate::services::{webhooks, workflows};
 use crate::store::db::{Databases, Role};
 use crate::store::files::scrub::SyncState;
@@ -169,7 +169,7 @@ impl App {
         let webhooks = webhook_settings(config, &auth, &node_id, &workflows);
         let cron = Cron::open(&databases, Arc::clone(&calls))?;
         let settings = sockets::HubSettings::default();
-        let sockets = Hub::start(settings, &budgets.sockets, &budgets.outboxes)?;
+        let sockets = Hub::start(settings, &budgets.sockets, &budgets.send_queues)?;
         Ok(App {
             realtime: Realtime::new(
                 &databases,
@@ -395,9 +395,10 @@ fn webhook_settings(
 fn start_runs(workflows: &Arc<Workflows>) -> webhooks::StartRun {
     let workflows = Arc::downgrade(workflows);
     Box::new(move |run| match workflows.upgrade() {
-        Some(workflows) => {
-            workflows.execute(Grant::default(), WorkflowRequest::Trigger(Box::new(run)))
-        }
+        Some(workflows) => workflows.execute(
+            WorkerGrant::default(),
+            WorkflowRequest::Trigger(Box::new(run)),
+        ),
         None => Err(Error::unavailable("The server is stopping.")),
     })
 }

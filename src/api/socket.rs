@@ -131,7 +131,11 @@ mod tests {
     fn start(sockets_max: usize) -> (Server, Arc<Hub>, mpsc::Receiver<()>) {
         // One network may have half of them.
         let budgets = Budgets::new(2 * sockets_max, 64, 1);
-        let hub = Hub::start(HubSettings::default(), &budgets.sockets, &budgets.outboxes);
+        let hub = Hub::start(
+            HubSettings::default(),
+            &budgets.sockets,
+            &budgets.send_queues,
+        );
         let hub = Arc::new(hub.unwrap());
         let (alive, ended) = mpsc::channel();
         let handler = {

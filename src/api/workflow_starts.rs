@@ -15,7 +15,7 @@ use crate::model::records;
 use crate::model::rules::{Identity, KeyScope, Operation};
 use crate::net::http::Response;
 use crate::services::workflows::api_requests::WorkflowRequest;
-use crate::services::workflows::{Caller, NewRun, RecordRef, Submission, grant_of};
+use crate::services::workflows::{NewRun, RecordRef, RunStarter, Submission, grant_of};
 use crate::store::db;
 
 pub fn trigger(call: &Call<'_>) -> Result<Response> {
@@ -79,11 +79,11 @@ fn charge_to_caller(call: &Call<'_>, run: &mut NewRun) {
     let (owner, caller) = match &call.identity {
         Identity::User(user) => {
             let account = format!("{}/{}", user.collection_id, user.id);
-            (account.clone(), Caller::Account(account))
+            (account.clone(), RunStarter::Account(account))
         }
         _ => {
             let network = call.payer().network.to_string();
-            ("public".to_owned(), Caller::Network(network))
+            ("public".to_owned(), RunStarter::Network(network))
         }
     };
     if let Some(key) = &mut run.idempotency_key {

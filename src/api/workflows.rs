@@ -17,7 +17,7 @@ use crate::net::http::Response;
 use crate::services::workflows::api_requests::{EventRequest, RunAction, WorkflowRequest};
 use crate::services::workflows::queries::{RunCursor, RunFilter};
 use crate::services::workflows::{
-    EventKind, Grant, NodeTag, RunStatus, Workflows, frames, grant_of, limits, node_of,
+    EventKind, NodeTag, RunStatus, WorkerGrant, Workflows, frames, grant_of, limits, node_of,
     on_another_node, parse_time, queries,
 };
 use crate::store::db::{Connection, Database};
@@ -124,7 +124,7 @@ fn counter(call: &Call<'_>, name: &str, other: &str) -> Result<i64> {
 
 fn show(
     call: &Call<'_>,
-    read: impl FnOnce(&Connection, &Grant, &str) -> Result<String>,
+    read: impl FnOnce(&Connection, &WorkerGrant, &str) -> Result<String>,
 ) -> Result<Response> {
     let (grant, run) = (grant_of(&call.identity), call.param("run"));
     let answer = database(call).snapshot(|db| read(db, &grant, run));
@@ -310,7 +310,7 @@ pub fn hook(call: &Call<'_>) -> Result<Response> {
         token: call.param("token").to_owned(),
         payload: payload.get().to_owned(),
     };
-    let answer = workflows(call).execute(Grant::default(), request)?;
+    let answer = workflows(call).execute(WorkerGrant::default(), request)?;
     Ok(json(202, answer))
 }
 

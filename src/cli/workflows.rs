@@ -25,7 +25,7 @@ use crate::services::replication::MasterClient;
 use crate::services::workflows::api_requests::RunAction;
 use crate::services::workflows::queries::{RunCursor, RunFilter};
 use crate::services::workflows::transfer::Adopted;
-use crate::services::workflows::{Grant, RunStatus, limits, offline, queries, transfer};
+use crate::services::workflows::{RunStatus, WorkerGrant, limits, offline, queries, transfer};
 use crate::store::db::Database;
 use crate::store::{db, node};
 
@@ -115,8 +115,9 @@ fn list(dir: &Path, parsed: &Arguments) -> CommandResult {
     };
     let limit = limit.transpose()?.unwrap_or(LIST);
     let database = open(dir)?;
-    let text = database
-        .snapshot(|db| queries::list(db, &Grant::default(), &filter, RunCursor(None), limit))?;
+    let text = database.snapshot(|db| {
+        queries::list(db, &WorkerGrant::default(), &filter, RunCursor(None), limit)
+    })?;
     database.close()?;
     if parsed.own.contains_key("json") {
         return print(&format!("{text}\n"));
@@ -145,7 +146,7 @@ fn list(dir: &Path, parsed: &Arguments) -> CommandResult {
 }
 
 fn show(dir: &Path, run: &str, as_json: bool) -> CommandResult {
-    let grant = Grant::default();
+    let grant = WorkerGrant::default();
     let database = open(dir)?;
     let (found, steps, events) = database.snapshot(|db| {
         Ok((

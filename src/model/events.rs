@@ -77,14 +77,14 @@ pub struct Events {
     watched: RwLock<HashMap<String, usize>>,
     /// The number of watched collections, usually 0.
     watched_count: AtomicUsize,
-    queue: Mutex<Queue>,
+    queue: Mutex<ChangeQueue>,
     arrived: Condvar,
     /// Databases with queued calls.
     calls: Arc<Signal<String>>,
 }
 
 #[derive(Default)]
-struct Queue {
+struct ChangeQueue {
     changes: VecDeque<Arc<RecordChange>>,
     bytes: usize,
     /// Ids of collections with dropped changes.

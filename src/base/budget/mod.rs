@@ -94,8 +94,8 @@ pub enum Exhausted {
 }
 
 /// Bytes of messages that sockets have not sent yet. The shares are large because the fullest
-/// outboxes are emptied to make room.
-const OUTBOX_BYTES: Bounds = Bounds {
+/// send queues are emptied to make room.
+const SEND_QUEUE_BYTES: Bounds = Bounds {
     total: 64 << 20,
     network: 48 << 20,
     anonymous: 48 << 20,
@@ -120,7 +120,7 @@ pub struct Budgets {
     /// Number of sockets and event streams.
     pub sockets: Arc<Budget>,
     /// Bytes of messages that sockets and event streams have not sent yet.
-    pub outboxes: Arc<Budget>,
+    pub send_queues: Arc<Budget>,
     /// Number of subscriptions to changes.
     pub subscriptions: Arc<Budget>,
     /// Bytes of subscriptions and their prepared filters.
@@ -200,7 +200,7 @@ impl Budgets {
         };
         Budgets {
             sockets: Budget::new("sockets", Bounds::halves(sockets_max as u64)),
-            outboxes: Budget::new("socket outboxes", OUTBOX_BYTES),
+            send_queues: Budget::new("socket outboxes", SEND_QUEUE_BYTES),
             subscriptions: Budget::new("subscriptions", Bounds::halves(SUBSCRIPTIONS)),
             filters: Budget::new("subscription filters", Bounds::halves(FILTER_BYTES)),
             frames: Budget::new("worker frames", FRAME_BYTES),
@@ -216,7 +216,7 @@ impl Budgets {
     pub fn all(&self) -> [&Budget; 11] {
         [
             &self.sockets,
-            &self.outboxes,
+            &self.send_queues,
             &self.subscriptions,
             &self.filters,
             &self.frames,

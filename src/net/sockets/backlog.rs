@@ -1,16 +1,16 @@
 //! The frames of one connection that wait in the queue of another thread.
 //!
-//! A connection whose backlog is full is paused with [`super::Flow::Pause`], and resumed when the other
-//! thread has handled enough frames.
+//! A connection whose backlog is full is paused with [`super::Flow::Pause`], and resumed when the
+//! other thread has handled enough frames.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::SocketHandle;
 
-/// Invariant: if the backlog was full after an addition, the removal after which it is no longer full says
-/// so. Each decides by the counts that its own change made; a separate look could miss an addition between.
-/// One thread adds and one removes.
+/// Invariant: if the backlog was full after an addition, the removal after which it is no longer
+/// full says so. Each decides by the counts that its own change made; a separate look could miss an
+/// addition between. One thread adds and one removes.
 pub struct FrameBacklog {
     frames_max: usize,
     bytes_max: usize,
@@ -36,7 +36,8 @@ impl FrameBacklog {
         self.is_full(frames, bytes)
     }
 
-    /// Removes a handled frame, and resumes the connection if it was paused and there is room again.
+    /// Removes a handled frame, and resumes the connection if it was paused and there is room
+    /// again.
     pub fn remove_and_resume(&self, bytes: usize, handle: &SocketHandle) {
         if self.remove(bytes) {
             handle.resume();

@@ -17,12 +17,12 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Error, Message};
 
-use super::outbox::{Order, Text};
-use super::protocol::{
+use super::send_queue::{Order, Text};
+use super::shared::{Flow, HubSettings, Registration, Shared, SocketHandle, SocketHandler};
+use super::transport::{
     INTERNAL_ERROR, INVALID_UTF8, MESSAGE_TOO_BIG, PROTOCOL_ERROR, Protocol, TRY_LATER,
     UNSUPPORTED_DATA,
 };
-use super::shared::{Flow, HubSettings, Registration, Shared, SocketHandle, SocketHandler};
 use super::wire::Wire;
 
 /// Texts received from a socket in one turn.

@@ -13,8 +13,8 @@ use rustix::event::{EventfdFlags, Timespec, epoll};
 use rustix::io::Errno;
 
 use super::conn::{Conn, EndReason, Interest, Turn};
-use super::protocol::GOING_AWAY;
 use super::shared::{HubSettings, HubTotals, Inbox, Registration, Shared};
+use super::transport::GOING_AWAY;
 use crate::base::budget::Budget;
 use crate::base::error::Result;
 use crate::base::log;
@@ -34,7 +34,7 @@ const STOP_MARGIN: Duration = Duration::from_millis(200);
 pub fn prepare(
     settings: HubSettings,
     sockets: &Arc<Budget>,
-    outbox_bytes: &Arc<Budget>,
+    send_queue_bytes: &Arc<Budget>,
 ) -> Result<Driver> {
     let waker = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -43,8 +43,8 @@ pub fn prepare(
     let shared = Shared {
         settings,
         sockets: Arc::clone(sockets),
-        outbox_bytes: Arc::clone(outbox_bytes),
-        outboxes: Mutex::default(),
+        send_queue_bytes: Arc::clone(send_queue_bytes),
+        send_queues: Mutex::default(),
         waker,
         inbox: Mutex::new(Inbox::default()),
         tokens: AtomicU64::new(FIRST_TOKEN),

@@ -2,9 +2,9 @@
 //!
 //! The hub receives connections whose response head was sent, calls a [`SocketHandler`] for each of
 //! them, and gives out [`SocketHandle`]s through which any thread sends. It waits in epoll only. A
-//! send queues a text and wakes the hub if that sleeps. A socket whose outbox would exceed its
-//! bound is too slow and is dropped; no thread waits for it. If all outboxes together reach their
-//! budget, the fullest are dropped.
+//! send queues a text and wakes the hub if that sleeps. A socket whose send queue would exceed its
+//! bound is too slow and is dropped; no thread waits for it. If all send queues together reach
+//! their budget, the fullest are dropped.
 //!
 //! The hub serves each socket in turns. A turn is bounded in messages and bytes, so that a busy
 //! socket does not starve the others; a socket with work left gets another turn after all others.
@@ -23,8 +23,8 @@
 //! A socket costs a read buffer of 4 KiB and about one more KiB. Buffers that a large message has
 //! grown are released, and all unfinished large messages together are bounded.
 //!
-//! Files: `hub` is the thread, `conn` one socket, `protocol` the two protocols over a connection,
-//! `wire` the byte stream below tungstenite, `outbox` what waits to be sent, `shared` the state
+//! Files: `hub` is the thread, `conn` one socket, `transport` the two protocols over a connection,
+//! `wire` the byte stream below tungstenite, `send_queue` what waits to be sent, `shared` the state
 //! that other threads reach.
 
 use std::sync::atomic::Ordering;
@@ -38,18 +38,18 @@ use crate::base::threads;
 use crate::base::threads::lock;
 
 pub use backlog::FrameBacklog;
-pub use outbox::Text;
-pub use protocol::accept_key;
+pub use send_queue::Text;
 pub use shared::{Flow, HubSettings, Permit, SocketHandle, SocketHandler};
+pub use transport::accept_key;
 
 use shared::Shared;
 
 mod backlog;
 mod conn;
 mod hub;
-mod outbox;
-mod protocol;
+mod send_queue;
 mod shared;
+mod transport;
 mod wire;
 
 /// Totals since the start, except `open`.
@@ -78,14 +78,14 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Starts the thread. `sockets` limits the number of sockets, `outbox_bytes` the bytes that
+    /// Starts the thread. `sockets` limits the number of sockets, `send_queue_bytes` the bytes that
     /// wait to be sent.
     pub fn start(
         settings: HubSettings,
         sockets: &Arc<Budget>,
-        outbox_bytes: &Arc<Budget>,
+        send_queue_bytes: &Arc<Budget>,
     ) -> Result<Hub> {
-        let driver = hub::prepare(settings, sockets, outbox_bytes).context("start the hub")?;
+        let driver = hub::prepare(settings, sockets, send_queue_bytes).context("start the hub")?;
         let shared = Arc::clone(&driver.shared);
         let thread = threads::spawn("sockets", move || driver.run())?;
         Ok(Hub {

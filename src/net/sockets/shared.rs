@@ -1,11 +1,11 @@
 //! The state that the hub thread shares with other threads, and their ways to it: a [`Permit`]
 //! registers a socket, a [`SocketHandle`] sends to it.
 //!
-//! Another thread changes an outbox or the inbox and wakes the hub thread if that sleeps. It never
-//! waits for a socket.
+//! Another thread changes a send queue or the inbox and wakes the hub thread if that sleeps. It
+//! never waits for a socket.
 //!
-//! Locks: the inbox, the map of outboxes and each outbox have a lock of their own. No thread holds
-//! two of them at once.
+//! Locks: the inbox, the map of send queues and each send queue have a lock of their own. No thread
+//! holds two of them at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::TcpStream;
@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::outbox::{
-    Order, Outbox, OutboxState, Reading, SLOTS_FREE, Text, borrow_from_dropped, cost,
+use super::send_queue::{
+    Order, Reading, SLOTS_FREE, SendQueue, SendQueueState, Text, borrow_from_dropped, cost,
     select_to_drop,
 };
-use super::protocol::TRY_LATER;
+use super::transport::TRY_LATER;
 use crate::base::budget::{Budget, Charge, Exhausted, Payer};
 use crate::base::log;
 use crate::base::threads::lock;
@@ -35,7 +35,7 @@ pub struct HubSettings {
     /// Bytes of a received message. A longer one closes the socket with 1009.
     pub message_bytes_max: usize,
     /// Bytes that wait to be sent to one socket. A single message may be longer.
-    pub outbox_bytes_max: usize,
+    pub send_queue_bytes_max: usize,
     /// Bytes of unfinished large messages, for all sockets. A socket that exceeds it is closed.
     pub large_bytes_max: usize,
     /// Interval between two pings of a socket.
@@ -52,7 +52,7 @@ impl Default for HubSettings {
     fn default() -> HubSettings {
         HubSettings {
             message_bytes_max: 1 << 20,
-            outbox_bytes_max: 1 << 20,
+            send_queue_bytes_max: 1 << 20,
             large_bytes_max: 64 << 20,
             ping_every: Duration::from_secs(20),
             missed_pings_max: 2,
@@ -98,9 +98,9 @@ pub struct Shared {
     /// Charged for each socket.
     pub sockets: Arc<Budget>,
     /// Charged for bytes that wait to be sent.
-    pub outbox_bytes: Arc<Budget>,
+    pub send_queue_bytes: Arc<Budget>,
     /// By token.
-    pub outboxes: Mutex<HashMap<u64, Arc<Outbox>>>,
+    pub send_queues: Mutex<HashMap<u64, Arc<SendQueue>>>,
     /// Ends the wait of the thread when written.
     pub waker: OwnedFd,
     pub inbox: Mutex<Inbox>,
@@ -113,7 +113,7 @@ pub struct Shared {
 pub struct Inbox {
     /// At most as many as there are permits.
     pub registrations: Vec<Registration>,
-    /// Sockets whose outbox has changed; each at most once.
+    /// Sockets whose send queue has changed; each at most once.
     pub signals: Vec<u64>,
     /// When the first of the signals was added.
     pub signalled: Option<Instant>,
@@ -171,20 +171,25 @@ impl Shared {
         });
     }
 
-    fn all_outboxes(&self) -> Vec<Arc<Outbox>> {
-        lock(&self.outboxes).values().cloned().collect()
+    fn all_send_queues(&self) -> Vec<Arc<SendQueue>> {
+        lock(&self.send_queues).values().cloned().collect()
     }
 
-    /// Changes an outbox, and notifies the hub if `change` returns true and it is not notified yet.
-    fn change<T>(&self, outbox: &Outbox, change: impl FnOnce(&mut OutboxState) -> (T, bool)) -> T {
-        let mut state = lock(&outbox.state);
+    /// Changes a send queue, and notifies the hub if `change` returns true and it is not notified
+    /// yet.
+    fn change<T>(
+        &self,
+        send_queue: &SendQueue,
+        change: impl FnOnce(&mut SendQueueState) -> (T, bool),
+    ) -> T {
+        let mut state = lock(&send_queue.state);
         let (value, must_notify) = change(&mut state);
         let must_signal = must_notify && !state.is_signalled;
         state.is_signalled |= must_notify;
         drop(state);
         if must_signal {
             self.post(|inbox| {
-                inbox.signals.push(outbox.token);
+                inbox.signals.push(send_queue.token);
                 inbox.signalled.get_or_insert_with(Instant::now);
             });
         }
@@ -192,8 +197,8 @@ impl Shared {
     }
 
     /// Drops a socket as too slow.
-    fn drop_slow(&self, outbox: &Outbox) {
-        let cleared = self.change(outbox, |state| {
+    fn drop_slow(&self, send_queue: &SendQueue) {
+        let cleared = self.change(send_queue, |state| {
             if !state.is_open {
                 return (VecDeque::new(), false);
             }
@@ -203,12 +208,12 @@ impl Shared {
         drop(cleared);
     }
 
-    /// Drops the sockets with the fullest outboxes of a share; see [`select_to_drop`].
+    /// Drops the sockets with the fullest send queues of a share; see [`select_to_drop`].
     fn make_room(&self, payer: Payer, bound: Exhausted, needed: usize) -> bool {
-        let (budget, all) = (&self.outbox_bytes, self.all_outboxes());
+        let (budget, all) = (&self.send_queue_bytes, self.all_send_queues());
         let (selected, is_enough) = select_to_drop(all, budget, payer, bound, needed);
-        for outbox in selected {
-            self.drop_slow(&outbox);
+        for send_queue in selected {
+            self.drop_slow(&send_queue);
         }
         is_enough
     }
@@ -268,7 +273,7 @@ impl Permit {
 /// Sends to one socket, from any thread. A handle does not keep the socket open.
 #[derive(Clone)]
 pub struct SocketHandle {
-    outbox: Arc<Outbox>,
+    send_queue: Arc<SendQueue>,
     shared: Arc<Shared>,
 }
 
@@ -288,15 +293,15 @@ impl SocketHandle {
             payer,
             charge,
         } = permit;
-        let outbox = Arc::new(Outbox::new(token, payer, charge));
-        lock(&shared.outboxes).insert(token, Arc::clone(&outbox));
-        SocketHandle { outbox, shared }
+        let send_queue = Arc::new(SendQueue::new(token, payer, charge));
+        lock(&shared.send_queues).insert(token, Arc::clone(&send_queue));
+        SocketHandle { send_queue, shared }
     }
 
     /// Queues a text without waiting. Returns false if the socket is closed, or is dropped because
-    /// of this text: its outbox would exceed its bound, so the client is too slow, or the budget
-    /// has no room and no other socket can be dropped for it. A text is queued without a charge
-    /// only in place of bytes that dropped sockets still hold.
+    /// of this text: its send queue would exceed its bound, so the client is too slow, or the
+    /// budget has no room and no other socket can be dropped for it. A text is queued without a
+    /// charge only in place of bytes that dropped sockets still hold.
     pub fn send(&self, text: Text) -> bool {
         let mut queued = self.queue(text, true);
         for _ in 0..ROOM_ATTEMPTS {
@@ -304,7 +309,7 @@ impl SocketHandle {
                 break;
             };
             let (shared, needed) = (&self.shared, cost(&text));
-            if borrow_from_dropped(shared.all_outboxes(), payer, bound, needed) {
+            if borrow_from_dropped(shared.all_send_queues(), payer, bound, needed) {
                 queued = self.queue(text, false);
                 break;
             }
@@ -315,25 +320,25 @@ impl SocketHandle {
             }
         }
         if let Queued::Refused(..) = queued {
-            self.shared.drop_slow(&self.outbox);
+            self.shared.drop_slow(&self.send_queue);
         }
         matches!(queued, Queued::Yes)
     }
 
     fn queue(&self, text: Text, is_paid: bool) -> Queued {
         let mut cleared = VecDeque::new();
-        let queued = self.shared.change(&self.outbox, |state| {
+        let queued = self.shared.change(&self.send_queue, |state| {
             if !state.is_open {
                 return (Queued::No, false);
             }
             let bytes = state.bytes + cost(&text);
-            // An empty outbox accepts a message of any length; the sender decides about that.
-            if state.bytes > 0 && bytes > self.shared.settings.outbox_bytes_max {
+            // An empty send queue accepts a message of any length; the sender decides about that.
+            if state.bytes > 0 && bytes > self.shared.settings.send_queue_bytes_max {
                 state.order = Some(Order::Drop);
                 cleared = state.close();
                 return (Queued::No, true);
             }
-            if is_paid && let Err(bound) = state.pay(&text, &self.shared.outbox_bytes) {
+            if is_paid && let Err(bound) = state.pay(&text, &self.shared.send_queue_bytes) {
                 return (Queued::Refused(text, state.payer, bound), false);
             }
             state.bytes = bytes;
@@ -347,7 +352,7 @@ impl SocketHandle {
     /// Sends what is queued, then closes. Afterwards nothing more is sent or received. The reason
     /// is truncated to what a close frame can carry.
     pub fn close(&self, code: u16, reason: &str) {
-        self.shared.change(&self.outbox, |state| {
+        self.shared.change(&self.send_queue, |state| {
             if !state.is_open {
                 return ((), false);
             }
@@ -363,40 +368,40 @@ impl SocketHandle {
 
     /// Ends a pause; see [`Flow::Pause`]. Harmless at any time, from any thread, and repeatedly.
     pub fn resume(&self) {
-        self.shared.change(&self.outbox, |state| {
+        self.shared.change(&self.send_queue, |state| {
             let before = std::mem::replace(&mut state.reading, Reading::Resumed);
             ((), before == Reading::Paused)
         });
     }
 
-    /// True if the outbox is less than half full, or closed.
+    /// True if the send queue is less than half full, or closed.
     pub fn has_room(&self) -> bool {
-        let state = lock(&self.outbox.state);
-        !state.is_open || state.bytes < self.shared.settings.outbox_bytes_max / 2
+        let state = lock(&self.send_queue.state);
+        !state.is_open || state.bytes < self.shared.settings.send_queue_bytes_max / 2
     }
 
     /// True if a text would still be queued.
     #[cfg_attr(not(test), expect(dead_code, reason = "no handler asks yet"))]
     pub fn is_open(&self) -> bool {
-        lock(&self.outbox.state).is_open
+        lock(&self.send_queue.state).is_open
     }
 
     #[cfg(test)]
     pub fn is_paused(&self) -> bool {
-        lock(&self.outbox.state).reading == Reading::Paused
+        lock(&self.send_queue.state).reading == Reading::Paused
     }
 
     /// The payer for what the client makes the server hold.
     pub fn payer(&self) -> Payer {
-        lock(&self.outbox.state).payer
+        lock(&self.send_queue.state).payer
     }
 
     /// Sets whether the client has shown valid credentials. The socket is closed if the share of
     /// sockets without credentials has no room for it.
     pub fn set_has_credentials(&self, has_credentials: bool) {
-        let mut state = lock(&self.outbox.state);
+        let mut state = lock(&self.send_queue.state);
         state.payer.has_credentials = has_credentials;
-        let OutboxState { socket, slots, .. } = &mut *state;
+        let SendQueueState { socket, slots, .. } = &mut *state;
         let mut charges = socket.iter_mut().chain(slots);
         let is_refused = charges.any(|charge| charge.set_has_credentials(has_credentials).is_err());
         drop(state);
@@ -405,9 +410,9 @@ impl SocketHandle {
         }
     }
 
-    /// Closes the outbox and discards what is queued.
+    /// Closes the send queue and discards what is queued.
     pub fn discard(&self) {
-        let mut state = lock(&self.outbox.state);
+        let mut state = lock(&self.send_queue.state);
         let left = (state.close(), state.sending.take());
         state.bytes = 0;
         drop(state);
@@ -417,14 +422,14 @@ impl SocketHandle {
     /// Called when the socket has ended.
     pub fn end(&self) {
         self.discard();
-        lock(&self.outbox.state).socket = None;
-        lock(&self.shared.outboxes).remove(&self.outbox.token);
+        lock(&self.send_queue.state).socket = None;
+        lock(&self.shared.send_queues).remove(&self.send_queue.token);
     }
 
     /// Takes the pending order, and returns true if the socket is paused. Later changes notify the
     /// hub again.
     pub fn take_orders(&self) -> (Option<Order>, bool) {
-        let mut state = lock(&self.outbox.state);
+        let mut state = lock(&self.send_queue.state);
         state.is_signalled = false;
         (state.order.take(), state.reading == Reading::Paused)
     }
@@ -432,14 +437,14 @@ impl SocketHandle {
     /// Called before the handler receives a text: a resume from here on cancels its pause. Returns
     /// false if the handler must not receive any.
     pub fn begin_delivery(&self) -> bool {
-        let mut state = lock(&self.outbox.state);
+        let mut state = lock(&self.send_queue.state);
         state.reading = Reading::Allowed;
         state.is_open
     }
 
     /// Pauses the socket. Returns false if it was resumed since the delivery began.
     pub fn pause(&self) -> bool {
-        let mut state = lock(&self.outbox.state);
+        let mut state = lock(&self.send_queue.state);
         if state.reading == Reading::Allowed {
             state.reading = Reading::Paused;
         }
@@ -448,7 +453,7 @@ impl SocketHandle {
 
     /// Returns the next text to send. `before` is the previous one, which the system now has.
     pub fn next(&self, before: Option<&str>) -> Option<Text> {
-        let mut state = lock(&self.outbox.state);
+        let mut state = lock(&self.send_queue.state);
         if let Some(text) = before {
             state.bytes = state.bytes.saturating_sub(cost(text));
         }

@@ -20,7 +20,7 @@ use crate::services::cron::queue::QueuedRun;
 use crate::services::cron::sql::ScriptScope;
 use crate::services::cron::{job, sql};
 use crate::services::workflows::api_requests::WorkflowRequest;
-use crate::services::workflows::{Grant, NewRun, Workflows};
+use crate::services::workflows::{NewRun, WorkerGrant, Workflows};
 use crate::store::db;
 use crate::store::db::Database;
 
@@ -77,8 +77,10 @@ impl Cron {
                 self.retry(|| {
                     let mut run = NewRun::new(name, &input);
                     run.idempotency_key = Some(dedupe_key(work, started_ms));
-                    let answer = workflows
-                        .execute(Grant::default(), WorkflowRequest::Trigger(Box::new(run)))?;
+                    let answer = workflows.execute(
+                        WorkerGrant::default(),
+                        WorkflowRequest::Trigger(Box::new(run)),
+                    )?;
                     let answer: serde_json::Value = serde_json::from_str(&answer)?;
                     let run = answer["runId"].as_str().unwrap_or_default();
                     Ok(format!("Started {run}."))

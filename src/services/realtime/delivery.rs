@@ -22,7 +22,7 @@ const EVALUATION_MAX: Duration = Duration::from_millis(100);
 const STALE_TRIES: usize = 10;
 /// Bytes of texts encoded for one change. Each subscription can have a name, and therefore a text,
 /// of its own, and all of them wait to be sent. Less than the share of one network in the budget of
-/// outboxes.
+/// send queues.
 const TEXTS_MAX: usize = 40 << 20;
 
 /// A change in the form in which it is sent.
@@ -184,8 +184,8 @@ impl Broker<'_> {
         }
     }
 
-    /// Replays missed changes to a subscription, as long as its outbox has room and there is time.
-    /// Returns how many of the changes were handled, or none if the subscription has ended.
+    /// Replays missed changes to a subscription, as long as its send queue has room and there is
+    /// time. Returns how many of the changes were handled, or none if the subscription has ended.
     pub fn replay(
         &mut self,
         session: SessionId,

@@ -62,7 +62,7 @@ const BARRIER_PAUSE: Duration = Duration::from_millis(2);
 /// Lag of the socket hub above which delivery waits, and the longest such wait.
 const LAG_MAX: Duration = Duration::from_millis(200);
 const LAG_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Longest wait until less than a quarter of the budget of outboxes is used.
+/// Longest wait until less than a quarter of the budget of send queues is used.
 const FULL_WAIT_MAX: Duration = Duration::from_millis(50);
 const LAG_PAUSE: Duration = Duration::from_millis(5);
 /// Longest wait of a request until its subscriptions are active.
@@ -72,7 +72,7 @@ pub struct Realtime {
     context: Context,
     commands: Arc<CommandQueue>,
     pace: Pace,
-    outboxes: Arc<Budget>,
+    send_queues: Arc<Budget>,
     /// The id of the next session.
     sessions: AtomicU64,
 }
@@ -102,7 +102,7 @@ impl Realtime {
             context: Context::new(databases, catalog, auth, events, budgets),
             commands: Arc::new(CommandQueue::new(events)),
             pace,
-            outboxes: Arc::clone(&budgets.outboxes),
+            send_queues: Arc::clone(&budgets.send_queues),
             sessions: AtomicU64::new(1),
         }
     }
@@ -224,9 +224,9 @@ impl Realtime {
         self.commands.close();
     }
 
-    /// Waits while the socket hub is behind. Changes then wait once, here, and not in the outbox of
-    /// each subscriber, which would be dropped as too slow. A full budget of outboxes delays
-    /// delivery only for a moment, since slow clients may never free it.
+    /// Waits while the socket hub is behind. Changes then wait once, here, and not in the send
+    /// queue of each subscriber, which would be dropped as too slow. A full budget of send queues
+    /// delays delivery only for a moment, since slow clients may never free it.
     fn apply_backpressure(&self, stop: &Stop) {
         let begun = Instant::now();
         while self.pace.lag() > LAG_MAX && begun.elapsed() < LAG_WAIT_MAX {
@@ -235,7 +235,7 @@ impl Realtime {
             }
         }
         let begun = Instant::now();
-        let is_full = || self.outboxes.used() > self.outboxes.total() / 4;
+        let is_full = || self.send_queues.used() > self.send_queues.total() / 4;
         while is_full() && begun.elapsed() < FULL_WAIT_MAX {
             if stop.wait(LAG_PAUSE) {
                 return;

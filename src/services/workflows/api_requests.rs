@@ -8,7 +8,7 @@ use crate::base::json::{Object, array};
 use crate::services::workflows::codes::{EventKind, RunStatus, StepStatus};
 use crate::services::workflows::frames::Report;
 use crate::services::workflows::runs::{NewRun, RunEnd, ended};
-use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::sessions::WorkerGrant;
 use crate::services::workflows::steps::name_of;
 use crate::services::workflows::tx::{Run, Tx, no_run};
 use crate::services::workflows::{calls, limits};
@@ -71,7 +71,7 @@ const DELETE_AT_A_TIME: i64 = 64;
 const DELETE_ROWS: usize = 5_000;
 
 /// Executes a request; returns the answer as JSON.
-pub fn execute(tx: &mut Tx<'_>, grant: &Grant, request: &WorkflowRequest) -> Result<String> {
+pub fn execute(tx: &mut Tx<'_>, grant: &WorkerGrant, request: &WorkflowRequest) -> Result<String> {
     match request {
         WorkflowRequest::Trigger(new) => {
             grant.check(&new.workflow)?;
@@ -107,7 +107,7 @@ pub fn execute(tx: &mut Tx<'_>, grant: &Grant, request: &WorkflowRequest) -> Res
 }
 
 /// Finds a run that the grant covers.
-fn find(tx: &Tx<'_>, grant: &Grant, run: &str) -> Result<Run> {
+fn find(tx: &Tx<'_>, grant: &WorkerGrant, run: &str) -> Result<Run> {
     let found = tx.run(run)?.filter(|found| grant.opens(&found.workflow));
     found.ok_or_else(|| no_run(run))
 }
@@ -121,7 +121,7 @@ fn run_json(run: &str, status: RunStatus) -> Object {
 /// Returns the result of a single run, or for a bulk action a list of results and errors.
 fn apply_to_all(
     tx: &mut Tx<'_>,
-    grant: &Grant,
+    grant: &WorkerGrant,
     runs: &[String],
     action: &RunAction,
     is_bulk: bool,
@@ -157,7 +157,7 @@ fn apply_to_all(
     Ok(format!(r#"{{"items":{}}}"#, array(results)))
 }
 
-fn apply(tx: &mut Tx<'_>, grant: &Grant, run: &str, action: &RunAction) -> Result<Object> {
+fn apply(tx: &mut Tx<'_>, grant: &WorkerGrant, run: &str, action: &RunAction) -> Result<Object> {
     let run = find(tx, grant, run)?;
     match action {
         RunAction::Cancel { reason } => {

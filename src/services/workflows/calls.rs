@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use crate::base::error::{Error, Result};
 use crate::base::json::Object;
 use crate::services::workflows::codes::{EventKind, StepStatus};
-use crate::services::workflows::frames::{Call, CallOp};
+use crate::services::workflows::frames::{CallOp, WorkerCall};
 use crate::services::workflows::limits;
-use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::sessions::WorkerGrant;
 use crate::services::workflows::sql::sql;
 use crate::services::workflows::steps::{StepOutcome, name_of};
 use crate::services::workflows::tx::{Lease, NewEvent, Run, Tx};
@@ -20,9 +20,9 @@ const CHUNKS_MAX: i64 = 50_000;
 /// Executes a call; returns an answer if it has more than `ok`.
 pub fn execute(
     tx: &mut Tx<'_>,
-    grant: &Grant,
+    grant: &WorkerGrant,
     lease: &Lease,
-    call: &Call,
+    call: &WorkerCall,
 ) -> Result<Option<Object>> {
     let run = tx.leased(lease)?;
     let answer = || Object::new().text("t", "ok").bool("durable", true);

@@ -76,7 +76,7 @@ pub enum ReportAction {
         seen: i64,
         on: Vec<WakeCondition>,
     },
-    Call(Call),
+    Call(WorkerCall),
     Done {
         output: String,
     },
@@ -165,7 +165,7 @@ pub struct ReportedError {
 }
 
 #[derive(Debug)]
-pub struct Call {
+pub struct WorkerCall {
     pub key: String,
     pub op: CallOp,
 }
@@ -459,7 +459,7 @@ fn park(text: &str) -> Result<ReportAction> {
     })
 }
 
-fn call(text: &str) -> Result<Call> {
+fn call(text: &str) -> Result<WorkerCall> {
     #[derive(Deserialize)]
     struct Head {
         op: String,
@@ -467,7 +467,7 @@ fn call(text: &str) -> Result<Call> {
         key: String,
     }
     let Head { op, key } = parse(text)?;
-    Ok(Call {
+    Ok(WorkerCall {
         key,
         op: call_op(&op, text)?,
     })

@@ -1,6 +1,6 @@
 //! The part of a lease that is in memory: the session and the deadline.
 //!
-//! The epoch is in the database, so a stale worker cannot write whatever this table says. Deadlines
+//! The epoch is in the database: whatever this table says, a stale worker cannot write. Deadlines
 //! are only here, so renewing them costs no disk access. A rollback undoes the changes of a
 //! transaction.
 

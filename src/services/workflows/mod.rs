@@ -14,8 +14,8 @@ pub use core::ProtocolSettings;
 pub use engine::{Workflows, grant_of, on_another_node};
 pub use run_id::{NodeTag, tag as node_of};
 pub use run_request::{RecordRef, Submission, parse_time};
-pub use runs::{Caller, NewRun};
-pub use sessions::Grant;
+pub use runs::{NewRun, RunStarter};
+pub use sessions::WorkerGrant;
 
 pub mod api_requests;
 mod calls;

@@ -5,7 +5,7 @@ use crate::base::error::Result;
 use crate::services::workflows::api_requests::{self, RunAction, WorkflowRequest};
 use crate::services::workflows::engine::random_u64;
 use crate::services::workflows::run_id::NodeTag;
-use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::sessions::WorkerGrant;
 use crate::services::workflows::tx::{Effects, Tx};
 use crate::store::db::Database;
 
@@ -36,7 +36,7 @@ pub fn apply(
             action,
             is_bulk: true,
         };
-        let answer = api_requests::execute(&mut tx, &Grant::default(), &request)?;
+        let answer = api_requests::execute(&mut tx, &WorkerGrant::default(), &request)?;
         while cancel_children(&mut tx)? {}
         Ok(answer)
     })

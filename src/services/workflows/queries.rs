@@ -10,7 +10,7 @@ use crate::base::json::{Object, array};
 use crate::services::stats::QueueDepth;
 use crate::services::workflows::codes::{EventKind, JobState, RunStatus, StepStatus};
 use crate::services::workflows::journal;
-use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::sessions::WorkerGrant;
 use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::no_run;
 
@@ -49,7 +49,7 @@ const RUN: &str = "
 /// next page.
 pub fn list(
     db: &Connection,
-    grant: &Grant,
+    grant: &WorkerGrant,
     filter: &RunFilter,
     cursor: RunCursor,
     limit: usize,
@@ -77,7 +77,7 @@ pub fn list(
 /// The ids of the first runs that match a filter, oldest first.
 pub fn ids(
     db: &Connection,
-    grant: &Grant,
+    grant: &WorkerGrant,
     filter: &RunFilter,
     limit: usize,
 ) -> Result<Vec<String>> {
@@ -92,7 +92,7 @@ type Values = Vec<Box<dyn ToSql>>;
 
 fn conditions(
     db: &Connection,
-    grant: &Grant,
+    grant: &WorkerGrant,
     filter: &RunFilter,
     cursor: RunCursor,
 ) -> Result<(String, Values)> {
@@ -149,7 +149,7 @@ fn conditions(
 }
 
 /// One run with its input and its result.
-pub fn run(db: &Connection, grant: &Grant, run: &str) -> Result<String> {
+pub fn run(db: &Connection, grant: &WorkerGrant, run: &str) -> Result<String> {
     let id = find(db, grant, run)?;
     let sql = format!("{RUN} WHERE r.id = ?1");
     let mut statement = db.prepare_cached(&sql)?;
@@ -171,7 +171,7 @@ pub fn run(db: &Connection, grant: &Grant, run: &str) -> Result<String> {
 }
 
 /// The input of a run, byte for byte.
-pub fn input(db: &Connection, grant: &Grant, run: &str) -> Result<String> {
+pub fn input(db: &Connection, grant: &WorkerGrant, run: &str) -> Result<String> {
     input_of(db, find(db, grant, run)?)
 }
 
@@ -186,7 +186,7 @@ fn input_of(db: &Connection, id: i64) -> Result<String> {
 }
 
 /// The row id of a run that the grant covers.
-fn find(db: &Connection, grant: &Grant, run: &str) -> Result<i64> {
+fn find(db: &Connection, grant: &WorkerGrant, run: &str) -> Result<i64> {
     let sql = "SELECT id, workflow FROM runs WHERE run = ?1";
     let found: Option<(i64, String)> = db
         .prepare_cached(sql)?
@@ -242,7 +242,7 @@ fn run_json(row: &Row<'_>) -> Result<Object> {
 }
 
 /// The steps of a run from an offset on, as JSON `{items, next}`.
-pub fn steps(db: &Connection, grant: &Grant, run: &str, from: i64) -> Result<String> {
+pub fn steps(db: &Connection, grant: &WorkerGrant, run: &str, from: i64) -> Result<String> {
     let id = find(db, grant, run)?;
     let sql =
         "SELECT s.key, s.name, s.status, s.attempt, s.started, s.ended, s.retry, e.data, c.run
@@ -287,7 +287,7 @@ pub fn steps(db: &Connection, grant: &Grant, run: &str, from: i64) -> Result<Str
 /// The events of a run after `after`, as JSON `{items, next}`.
 pub fn events(
     db: &Connection,
-    grant: &Grant,
+    grant: &WorkerGrant,
     run: &str,
     after: i64,
     limit: usize,
@@ -334,7 +334,12 @@ pub fn events(
 }
 
 /// The last events of a run, as JSON `{items, next}`.
-pub fn last_events(db: &Connection, grant: &Grant, run: &str, count: usize) -> Result<String> {
+pub fn last_events(
+    db: &Connection,
+    grant: &WorkerGrant,
+    run: &str,
+    count: usize,
+) -> Result<String> {
     let id = find(db, grant, run)?;
     let sql = "SELECT coalesce(max(seq), 0) FROM events WHERE run = ?1";
     let last: i64 = db.prepare_cached(sql)?.query_row([id], |row| row.get(0))?;
@@ -351,7 +356,7 @@ fn page(items: &[String], next: Option<i64>) -> String {
 }
 
 /// The journal of a run after `after`, as workers receive it, as JSON `{journal, seq, more}`.
-pub fn journal(db: &Connection, grant: &Grant, run: &str, after: i64) -> Result<String> {
+pub fn journal(db: &Connection, grant: &WorkerGrant, run: &str, after: i64) -> Result<String> {
     let id = find(db, grant, run)?;
     let page = journal::read(db, id, after, PAGE_BYTES_MAX, true)?;
     Ok(Object::new()
@@ -362,7 +367,13 @@ pub fn journal(db: &Connection, grant: &Grant, run: &str, after: i64) -> Result<
 }
 
 /// A stream of a run from an index on, as JSON `{items: [{index, data}], end, next}`.
-pub fn stream(db: &Connection, grant: &Grant, run: &str, name: &str, from: i64) -> Result<String> {
+pub fn stream(
+    db: &Connection,
+    grant: &WorkerGrant,
+    run: &str,
+    name: &str,
+    from: i64,
+) -> Result<String> {
     let id = find(db, grant, run)?;
     let sql = "SELECT idx, data, last FROM chunks WHERE run = ?1 AND name = ?2 AND idx >= ?3 ORDER BY idx";
     let mut statement = db.prepare_cached(sql)?;
@@ -390,7 +401,7 @@ pub fn stream(db: &Connection, grant: &Grant, run: &str, name: &str, from: i64) 
 /// the code.
 pub fn queue(
     db: &Connection,
-    grant: &Grant,
+    grant: &WorkerGrant,
     is_served: impl Fn(&str, &str) -> bool,
 ) -> Result<Vec<String>> {
     let sql = sql!(
@@ -450,7 +461,7 @@ pub fn depth(db: &Connection) -> Result<QueueDepth> {
 }
 
 /// Runs that failed because they lost too many workers in a row: dead letters.
-pub fn abandoned(db: &Connection, grant: &Grant) -> Result<Vec<String>> {
+pub fn abandoned(db: &Connection, grant: &WorkerGrant) -> Result<Vec<String>> {
     // Only among the latest failures, because each needs a lookup of its last event.
     let sql = sql!(
         "SELECT run, workflow, ended FROM (

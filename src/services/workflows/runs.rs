@@ -30,12 +30,12 @@ pub struct NewRun {
     pub expires_at: Option<i64>,
     pub attributes: Map<String, Value>,
     /// The caller that starts it under the rule of a collection; its runs are limited.
-    pub caller: Option<Caller>,
+    pub caller: Option<RunStarter>,
 }
 
 /// A caller that starts runs under the rule of a collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Caller {
+pub enum RunStarter {
     /// An account: its collection and id.
     Account(String),
     /// A caller without credentials: its network.
@@ -45,11 +45,11 @@ pub enum Caller {
 /// The prefix of the keys of callers without credentials.
 const NETWORKS: &str = "network/";
 
-impl Caller {
+impl RunStarter {
     fn key(&self) -> String {
         match self {
-            Caller::Account(account) => format!("account/{account}"),
-            Caller::Network(network) => format!("{NETWORKS}{network}"),
+            RunStarter::Account(account) => format!("account/{account}"),
+            RunStarter::Network(network) => format!("{NETWORKS}{network}"),
         }
     }
 }
@@ -171,7 +171,7 @@ impl Tx<'_> {
             Value::from(new.attributes.clone()).to_string(),
             self.now,
             new.expires_at,
-            new.caller.as_ref().map(Caller::key),
+            new.caller.as_ref().map(RunStarter::key),
         ])?;
         let id = self.db.last_insert_rowid();
         self.append(
@@ -210,10 +210,10 @@ impl Tx<'_> {
     }
 
     /// Refuses another run if the caller already has its maximum of unfinished runs.
-    fn check_caller(&self, caller: &Caller) -> Result<()> {
+    fn check_caller(&self, caller: &RunStarter) -> Result<()> {
         let (most, who) = match caller {
-            Caller::Account(_) => (limits::OF_ACCOUNT_MAX, "This account has"),
-            Caller::Network(_) => (limits::OF_NETWORK_MAX, "This network has"),
+            RunStarter::Account(_) => (limits::OF_ACCOUNT_MAX, "This account has"),
+            RunStarter::Network(_) => (limits::OF_NETWORK_MAX, "This network has"),
         };
         let sql = "SELECT count(*) FROM (SELECT 1 FROM runs WHERE caller = ?1 AND ended IS NULL LIMIT ?2)";
         let key = caller.key();
@@ -224,7 +224,7 @@ impl Tx<'_> {
         if own >= most {
             return Err(too_many(most, who));
         }
-        if matches!(caller, Caller::Account(_)) {
+        if matches!(caller, RunStarter::Account(_)) {
             return Ok(());
         }
         // '0' is the character after '/'.

@@ -14,14 +14,14 @@ pub type SessionId = u64;
 
 /// The permissions of a caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Grant {
+pub struct WorkerGrant {
     /// None: all workflows.
     pub workflows: Option<Arc<BTreeSet<String>>>,
     /// The end of its validity; milliseconds since 1970.
     pub expires_ms: Option<i64>,
 }
 
-impl Grant {
+impl WorkerGrant {
     /// True if the grant covers the workflow.
     pub fn opens(&self, workflow: &str) -> bool {
         let names = self.workflows.as_ref();
@@ -47,7 +47,7 @@ pub struct Session {
     pub instance: String,
     pub sdk: String,
     pub lang: String,
-    pub grant: Grant,
+    pub grant: WorkerGrant,
     pub serves: Vec<Served>,
     pub credit: usize,
     pub is_draining: bool,
@@ -80,7 +80,7 @@ pub struct Sessions {
 }
 
 impl Session {
-    pub fn new(worker: String, grant: Grant, serves: Vec<Served>, now: i64) -> Session {
+    pub fn new(worker: String, grant: WorkerGrant, serves: Vec<Served>, now: i64) -> Session {
         Session {
             worker,
             instance: String::new(),
@@ -270,7 +270,12 @@ mod tests {
                 name: "w".to_owned(),
                 version: (id % 2).to_string(),
             };
-            let session = Session::new(format!("worker{id}"), Grant::default(), vec![served], 0);
+            let session = Session::new(
+                format!("worker{id}"),
+                WorkerGrant::default(),
+                vec![served],
+                0,
+            );
             sessions.add(id, session);
             assert!(sessions.set_free(id, true));
         }

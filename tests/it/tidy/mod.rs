@@ -72,7 +72,7 @@ const CRATES: [(&str, &[&str]); 27] = [
         "tungstenite",
         &[
             "src/net/sockets/conn.rs",
-            "src/net/sockets/protocol.rs",
+            "src/net/sockets/transport.rs",
             "src/net/sockets/tests/mod.rs",
             "src/net/sockets/tests/load.rs",
             "src/services/replication/notifications.rs",

@@ -17,7 +17,7 @@ use crate::base::threads::Stop;
 
 mod flow;
 mod load;
-mod outbox;
+mod send_queue;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -100,14 +100,14 @@ fn hub(change: impl FnOnce(&mut HubSettings)) -> Hub {
     hub_of(10_000, 1 << 30, change)
 }
 
-/// A hub with budgets of so many sockets and so many outbox bytes.
-fn hub_of(sockets: u64, outboxes: u64, change: impl FnOnce(&mut HubSettings)) -> Hub {
+/// A hub with budgets of so many sockets and so many send queue bytes.
+fn hub_of(sockets: u64, send_queues: u64, change: impl FnOnce(&mut HubSettings)) -> Hub {
     let mut settings = HubSettings {
         close_grace: Duration::from_millis(400),
         ..HubSettings::default()
     };
     change(&mut settings);
-    Hub::start(settings, &budget(sockets), &budget(outboxes)).unwrap()
+    Hub::start(settings, &budget(sockets), &budget(send_queues)).unwrap()
 }
 
 /// A budget whose share for callers without credentials is half.
@@ -245,7 +245,7 @@ fn texts_go_both_ways_and_a_close_is_answered() {
 fn texts_of_one_sender_arrive_in_order_whoever_sends_beside() {
     const SENDERS: usize = 8;
     const TEXTS: usize = 3000;
-    let hub = hub(|settings| settings.outbox_bytes_max = 64 << 20);
+    let hub = hub(|settings| settings.send_queue_bytes_max = 64 << 20);
     let (mut client, handle, _events) = connect(&hub).client();
     let senders: Vec<_> = (0..SENDERS)
         .map(|sender| {
@@ -274,7 +274,7 @@ fn texts_of_one_sender_arrive_in_order_whoever_sends_beside() {
 
 #[test]
 fn one_text_may_be_longer_than_the_queue() {
-    let hub = hub(|settings| settings.outbox_bytes_max = 1000);
+    let hub = hub(|settings| settings.send_queue_bytes_max = 1000);
     let (mut client, handle, _events) = connect(&hub).client();
     let long = "\u{e9}".repeat(1 << 20);
     assert!(handle.send(long.as_str().into()));

@@ -14,7 +14,7 @@ use crate::services::workflows::core::dispatch::JOURNAL_BYTES_MAX;
 use crate::services::workflows::core::messages::{Command, Output, send};
 use crate::services::workflows::frames::{Report, ReportAction, ReportedError, StepReport};
 use crate::services::workflows::runs::RunEnd;
-use crate::services::workflows::sessions::{Grant, SessionId};
+use crate::services::workflows::sessions::{SessionId, WorkerGrant};
 use crate::services::workflows::steps::{StepFailure, StepOutcome, StepResolution};
 use crate::services::workflows::tx::{Lease, Tx, lost_lease};
 use crate::services::workflows::waits::{ParkOutcome, WakeCondition};
@@ -110,7 +110,7 @@ impl Core {
         &mut self,
         db: &Connection,
         now: i64,
-        grant: &Grant,
+        grant: &WorkerGrant,
         reports: &[(Option<String>, Result<Report, String>)],
         out: &mut Vec<Output>,
     ) -> Result<Vec<String>> {
@@ -133,7 +133,7 @@ impl Core {
         &mut self,
         db: &Connection,
         now: i64,
-        grant: &Grant,
+        grant: &WorkerGrant,
         session: Option<SessionId>,
         report: &Report,
         out: &mut Vec<Output>,
@@ -211,7 +211,7 @@ fn answer_text(reference: Option<&str>, lease: &Lease, result: Result<Answer>) -
 }
 
 /// Hides runs that the grant does not cover.
-fn check_grant(tx: &Tx<'_>, grant: &Grant, lease: &Lease) -> Result<()> {
+fn check_grant(tx: &Tx<'_>, grant: &WorkerGrant, lease: &Lease) -> Result<()> {
     if grant.workflows.is_none() {
         return Ok(());
     }
@@ -222,7 +222,12 @@ fn check_grant(tx: &Tx<'_>, grant: &Grant, lease: &Lease) -> Result<()> {
 }
 
 /// Executes a report about a run.
-fn run(tx: &mut Tx<'_>, grant: &Grant, lease: &Lease, action: &ReportAction) -> Result<Answer> {
+fn run(
+    tx: &mut Tx<'_>,
+    grant: &WorkerGrant,
+    lease: &Lease,
+    action: &ReportAction,
+) -> Result<Answer> {
     let plain = |()| Answer::Plain;
     match action {
         ReportAction::Step(step) => report_step(tx, lease, step),

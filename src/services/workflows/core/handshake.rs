@@ -6,7 +6,7 @@ use crate::services::workflows::core::Core;
 use crate::services::workflows::core::answers::{ok, refusal, revoke};
 use crate::services::workflows::core::messages::{Output, close, close_code, send};
 use crate::services::workflows::frames::{Heartbeat, Hello};
-use crate::services::workflows::sessions::{Grant, Session, SessionId};
+use crate::services::workflows::sessions::{Session, SessionId, WorkerGrant};
 use crate::services::workflows::tx::Lease;
 
 const PROTO: u32 = 1;
@@ -19,7 +19,7 @@ impl Core {
         now: i64,
         id: SessionId,
         hello: Hello,
-        granted: Option<Result<Grant>>,
+        granted: Option<Result<WorkerGrant>>,
         out: &mut Vec<Output>,
     ) {
         let Some((by_handshake, _)) = self.handshakes.remove(&id) else {
@@ -64,7 +64,13 @@ impl Core {
     }
 
     /// Closes the old connection of the same process.
-    fn replace_instance(&mut self, now: i64, hello: &Hello, grant: &Grant, out: &mut Vec<Output>) {
+    fn replace_instance(
+        &mut self,
+        now: i64,
+        hello: &Hello,
+        grant: &WorkerGrant,
+        out: &mut Vec<Output>,
+    ) {
         let of_worker = self.sessions.of_worker(&hello.worker);
         // A worker with a narrower grant cannot replace one that serves more.
         let of_instance = of_worker.filter(|(_, it)| {
@@ -172,7 +178,7 @@ impl Core {
         &mut self,
         id: SessionId,
         reference: Option<&str>,
-        granted: Option<Result<Grant>>,
+        granted: Option<Result<WorkerGrant>>,
         out: &mut Vec<Output>,
     ) {
         let Some(session) = self.sessions.get_mut(id) else {

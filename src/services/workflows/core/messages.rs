@@ -3,7 +3,7 @@
 use crate::base::error::Result;
 use crate::services::workflows::api_requests::WorkflowRequest;
 use crate::services::workflows::frames::{Frame, FrameError, Report};
-use crate::services::workflows::sessions::{Grant, SessionId};
+use crate::services::workflows::sessions::{SessionId, WorkerGrant};
 
 /// Close codes of the protocol.
 pub mod close_code {
@@ -25,13 +25,13 @@ pub enum Input {
     /// A new connection, with the grant of its handshake if it had credentials.
     Opened {
         session: SessionId,
-        grant: Option<Grant>,
+        grant: Option<WorkerGrant>,
     },
     /// A frame, with the grant of the token in it, if any.
     Frame {
         session: SessionId,
         frame: Frame,
-        grant: Option<Result<Grant>>,
+        grant: Option<Result<WorkerGrant>>,
     },
     BadFrame {
         session: SessionId,
@@ -42,7 +42,7 @@ pub enum Input {
     },
     Request {
         reply: ReplyHandle,
-        grant: Grant,
+        grant: WorkerGrant,
         request: WorkflowRequest,
     },
 }
@@ -74,7 +74,7 @@ pub enum Command {
     },
     Request {
         reply: ReplyHandle,
-        grant: Grant,
+        grant: WorkerGrant,
         request: WorkflowRequest,
     },
 }

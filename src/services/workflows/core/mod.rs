@@ -16,8 +16,8 @@
 //!   that may have a ready job but no worker.
 //! - Leases and other timeouts measure the time during which the server is awake: when the clock is
 //!   set or the machine was suspended, they move along (`timers`). Sleeps follow the clock.
-//! - No event is needed at one moment only: deadlines, sleeps and ready jobs are found by scanning,
-//!   in the next round if not in this one.
+//! - A missed wake-up does no harm: the next round finds deadlines, sleeps and ready jobs by
+//!   scanning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ use crate::services::workflows::codes::RunStatus;
 use crate::services::workflows::frames::{Frame, FrameBody, FrameError};
 use crate::services::workflows::leases::{HeldRun, Leases};
 use crate::services::workflows::run_id::NodeTag;
-use crate::services::workflows::sessions::{Grant, SessionId, Sessions};
+use crate::services::workflows::sessions::{SessionId, Sessions, WorkerGrant};
 use crate::services::workflows::sql::sql;
 use crate::services::workflows::tx::{Effects, Tx};
 
@@ -108,7 +108,7 @@ pub struct Core {
     random: Box<dyn FnMut() -> u64 + Send>,
     sessions: Sessions,
     /// Connections before their hello: the grant of the handshake, and the time limit.
-    handshakes: BTreeMap<SessionId, (Option<Grant>, i64)>,
+    handshakes: BTreeMap<SessionId, (Option<WorkerGrant>, i64)>,
     leases: Leases,
     dirty: BTreeSet<String>,
     waiting: BTreeSet<String>,
@@ -221,7 +221,7 @@ impl Core {
         now: i64,
         session: SessionId,
         frame: Frame,
-        grant: Option<Result<Grant>>,
+        grant: Option<Result<WorkerGrant>>,
         out: &mut Vec<Output>,
     ) -> Option<Command> {
         let Frame { reference, body } = frame;

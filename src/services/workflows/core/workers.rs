@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::base::clock;
 use crate::base::json::Object;
 use crate::services::workflows::core::Core;
-use crate::services::workflows::sessions::{Grant, Session, SessionId};
+use crate::services::workflows::sessions::{Session, SessionId, WorkerGrant};
 
 /// Workers in the list, and workflows of each.
 const WORKERS_MAX: usize = 10_000;
@@ -13,7 +13,7 @@ const SERVES_MAX: usize = 20;
 
 impl Core {
     /// Connected workers as JSON objects; only those that the grant covers completely.
-    pub fn workers(&self, grant: &Grant) -> Vec<String> {
+    pub fn workers(&self, grant: &WorkerGrant) -> Vec<String> {
         let may_see = |(_, session): &(SessionId, &Session)| {
             session
                 .serves

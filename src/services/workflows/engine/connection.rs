@@ -11,12 +11,12 @@ use crate::services::workflows::core::{Input, close_code};
 use crate::services::workflows::engine::queue::{EngineState, QueuedInput};
 use crate::services::workflows::engine::worker::WorkerHandle;
 use crate::services::workflows::frames;
-use crate::services::workflows::sessions::{Grant, SessionId};
+use crate::services::workflows::sessions::{SessionId, WorkerGrant};
 
 pub struct WorkerSocket {
     shared: Arc<EngineState>,
     session: SessionId,
-    grant: Option<Grant>,
+    grant: Option<WorkerGrant>,
     pass: StoredCredentials,
     worker: Option<WorkerHandle>,
 }
@@ -26,7 +26,7 @@ impl WorkerSocket {
     pub fn new(
         shared: Arc<EngineState>,
         session: SessionId,
-        grant: Option<Grant>,
+        grant: Option<WorkerGrant>,
         pass: StoredCredentials,
     ) -> WorkerSocket {
         WorkerSocket {

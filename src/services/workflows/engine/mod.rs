@@ -22,7 +22,7 @@ use crate::services::stats::Stats;
 use crate::services::workflows::api_requests::WorkflowRequest;
 use crate::services::workflows::core::{Core, Input, ProtocolSettings};
 use crate::services::workflows::frames::FrameBody;
-use crate::services::workflows::sessions::{Grant, SessionId};
+use crate::services::workflows::sessions::{SessionId, WorkerGrant};
 use crate::store::db::Database;
 
 mod connection;
@@ -80,20 +80,24 @@ impl Workflows {
     }
 
     /// Executes a request; returns the answer as JSON once it is on disk.
-    pub fn execute(&self, grant: Grant, request: WorkflowRequest) -> Result<String> {
+    pub fn execute(&self, grant: WorkerGrant, request: WorkflowRequest) -> Result<String> {
         let reply = self.tickets.fetch_add(1, Relaxed);
         self.shared.execute(reply, grant, request)
     }
 
     /// A handler for the socket of a worker. `pass` are the credentials of the handshake, if any.
-    pub fn peer(&self, grant: Option<Grant>, pass: StoredCredentials) -> Box<dyn SocketHandler> {
+    pub fn peer(
+        &self,
+        grant: Option<WorkerGrant>,
+        pass: StoredCredentials,
+    ) -> Box<dyn SocketHandler> {
         let session = self.sessions.fetch_add(1, Relaxed);
         let shared = Arc::clone(&self.shared);
         Box::new(WorkerSocket::new(shared, session, grant, pass))
     }
 
     /// The grant of credentials.
-    pub fn grant(&self, credentials: Credentials<'_>) -> Result<Grant> {
+    pub fn grant(&self, credentials: Credentials<'_>) -> Result<WorkerGrant> {
         let (identity, expires_ms) = self.auth.identify_worker(credentials)?;
         let mut grant = grant_of(&identity);
         grant.expires_ms = expires_ms;
@@ -101,7 +105,7 @@ impl Workflows {
     }
 
     /// The connected workers as JSON objects.
-    pub fn workers(&self, grant: &Grant) -> Vec<String> {
+    pub fn workers(&self, grant: &WorkerGrant) -> Vec<String> {
         lock(&self.shared.core).workers(grant)
     }
 
@@ -118,7 +122,10 @@ impl Workflows {
     /// Deletes runs that ended before a time, in portions.
     pub fn delete_ended_before(&self, before: i64) -> Result<()> {
         for _ in 0..DELETE_ROUNDS {
-            let answer = self.execute(Grant::default(), WorkflowRequest::DeleteEnded { before })?;
+            let answer = self.execute(
+                WorkerGrant::default(),
+                WorkflowRequest::DeleteEnded { before },
+            )?;
             if answer == "0" {
                 break;
             }
@@ -287,12 +294,12 @@ pub fn random_u64() -> u64 {
 }
 
 /// The grant of an authenticated caller.
-pub fn grant_of(identity: &Identity) -> Grant {
+pub fn grant_of(identity: &Identity) -> WorkerGrant {
     let workflows = match identity {
         Identity::Service(service) => service.workflows.clone(),
         _ => None,
     };
-    Grant {
+    WorkerGrant {
         workflows,
         expires_ms: None,
     }

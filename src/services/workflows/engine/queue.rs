@@ -13,7 +13,7 @@ use crate::base::threads::lock;
 use crate::services::workflows::api_requests::WorkflowRequest;
 use crate::services::workflows::core::{Core, Input, Output, ReplyHandle};
 use crate::services::workflows::engine::worker::WorkerHandle;
-use crate::services::workflows::sessions::{Grant, SessionId};
+use crate::services::workflows::sessions::{SessionId, WorkerGrant};
 
 /// Inputs and bytes of one round.
 const ROUND_MAX: usize = 512;
@@ -55,7 +55,7 @@ impl EngineState {
     pub fn execute(
         &self,
         reply: ReplyHandle,
-        grant: Grant,
+        grant: WorkerGrant,
         request: WorkflowRequest,
     ) -> Result<String> {
         let (sender, answer) = mpsc::sync_channel(1);

@@ -8,7 +8,7 @@ use crate::services::workflows::api_requests::{EventRequest, RunAction, Workflow
 use crate::services::workflows::codes::EventKind;
 use crate::services::workflows::core::{Core, Input, Output, ProtocolSettings};
 use crate::services::workflows::run_request::RunRequest;
-use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::sessions::WorkerGrant;
 use crate::services::workflows::tests::schema::empty_database;
 use crate::services::workflows::{frames, queries};
 
@@ -57,7 +57,7 @@ impl Node {
     }
 
     pub fn execute(&mut self, request: WorkflowRequest) -> Result<Value> {
-        let grant = Grant::default();
+        let grant = WorkerGrant::default();
         let (_, answer) = self.round(vec![Input::Request {
             reply: 1,
             grant,
@@ -111,7 +111,7 @@ impl Node {
 
     /// Connects a worker; returns the frames that are sent.
     pub fn connect(&mut self, session: u64, hello: Value) -> Vec<(u64, Value)> {
-        let grant = Some(Grant::default());
+        let grant = Some(WorkerGrant::default());
         let opened = Input::Opened { session, grant };
         let mut frame = json!({"t": "hello", "worker": format!("worker{session}"), "credit": 10,
             "workflows": [{"name": "w", "version": "1"}]});
@@ -148,12 +148,12 @@ impl Node {
     }
 
     pub fn show(&self, run: &str) -> Value {
-        let json = queries::run(&self.db, &Grant::default(), run).unwrap();
+        let json = queries::run(&self.db, &WorkerGrant::default(), run).unwrap();
         serde_json::from_str(&json).unwrap()
     }
 
     pub fn types(&self, run: &str) -> Vec<String> {
-        let json = queries::events(&self.db, &Grant::default(), run, 0, 1000).unwrap();
+        let json = queries::events(&self.db, &WorkerGrant::default(), run, 0, 1000).unwrap();
         let json: Value = serde_json::from_str(&json).unwrap();
         let items = json["items"].as_array().unwrap().iter();
         items
@@ -162,7 +162,7 @@ impl Node {
     }
 
     pub fn journal(&self, run: &str) -> Vec<Value> {
-        let json = queries::journal(&self.db, &Grant::default(), run, 0).unwrap();
+        let json = queries::journal(&self.db, &WorkerGrant::default(), run, 0).unwrap();
         let json: Value = serde_json::from_str(&json).unwrap();
         json["journal"].as_array().unwrap().clone()
     }

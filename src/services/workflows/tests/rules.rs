@@ -5,7 +5,7 @@ use crate::base::error::Kind;
 use crate::services::workflows::api_requests::WorkflowRequest;
 use crate::services::workflows::core::Input;
 use crate::services::workflows::run_request::RunRequest;
-use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::sessions::WorkerGrant;
 use crate::services::workflows::{frames, queries};
 use serde_json::{Value, json};
 
@@ -138,7 +138,7 @@ fn steps_go_from_begun_to_one_result() {
             "{late}"
         );
     }
-    let steps = queries::steps(&node.db, &Grant::default(), &run, 0).unwrap();
+    let steps = queries::steps(&node.db, &WorkerGrant::default(), &run, 0).unwrap();
     let steps: Value = serde_json::from_str(&steps).unwrap();
     let step = &steps["items"][0];
     assert_eq!(
@@ -235,7 +235,7 @@ fn what_users_give_is_kept_to_the_byte() {
         .unwrap();
     let run = made["runId"].as_str().unwrap();
     assert_eq!(
-        queries::input(&node.db, &Grant::default(), run).unwrap(),
+        queries::input(&node.db, &WorkerGrant::default(), run).unwrap(),
         odd
     );
     let (_, handed) = job(&node.connect(1, json!({"credit": 1})));

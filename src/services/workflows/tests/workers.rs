@@ -5,7 +5,7 @@ use crate::base::error::Kind;
 use crate::services::workflows::api_requests::{RunAction, WorkflowRequest};
 use crate::services::workflows::core::Input;
 use crate::services::workflows::queries;
-use crate::services::workflows::sessions::Grant;
+use crate::services::workflows::sessions::WorkerGrant;
 use serde_json::json;
 
 #[test]
@@ -105,7 +105,7 @@ fn a_failed_run_goes_on_where_it_stopped() {
     assert_eq!(node.show(&run)["error"]["message"], "bug");
     let sent = node.round(vec![Input::Request {
         reply: 1,
-        grant: Grant::default(),
+        grant: WorkerGrant::default(),
         request: WorkflowRequest::Apply {
             runs: vec![run.clone()],
             action: RunAction::Resume { version: None },
@@ -190,7 +190,7 @@ fn a_run_keeps_its_version_and_waits_for_it() {
     };
     let (sent, _) = node.round(vec![Input::Request {
         reply: 1,
-        grant: Grant::default(),
+        grant: WorkerGrant::default(),
         request,
     }]);
     assert_eq!(job(&sent).0, 2);
@@ -214,7 +214,7 @@ fn a_cancelled_run_takes_its_children_along_and_its_worker_is_told() {
     };
     let (sent, _) = node.round(vec![Input::Request {
         reply: 1,
-        grant: Grant::default(),
+        grant: WorkerGrant::default(),
         request,
     }]);
     assert!(
@@ -272,7 +272,7 @@ fn a_run_that_kills_its_workers_is_given_up() {
     }
     assert_eq!(node.show(&run)["error"]["kind"], "abandoned");
     assert_eq!(
-        queries::abandoned(&node.db, &Grant::default())
+        queries::abandoned(&node.db, &WorkerGrant::default())
             .unwrap()
             .len(),
         1
@@ -284,7 +284,7 @@ fn a_token_for_some_workflows_opens_these_only() {
     let mut node = Node::new();
     let run = node.start();
     let names = std::collections::BTreeSet::from(["v".to_owned()]);
-    let grant = Grant {
+    let grant = WorkerGrant {
         workflows: Some(names.into()),
         expires_ms: None,
     };
@@ -322,7 +322,7 @@ fn a_token_for_some_workflows_opens_these_only() {
 fn tokens_end_and_silence_and_wrong_frames_close() {
     let mut node = Node::new();
     let expires_ms = Some(node.now + 90_000);
-    let grant = Some(Grant {
+    let grant = Some(WorkerGrant {
         workflows: None,
         expires_ms,
     });

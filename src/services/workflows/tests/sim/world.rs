@@ -14,7 +14,7 @@ use crate::services::workflows::api_requests::{RunAction, WorkflowRequest};
 use crate::services::workflows::core::{Core, Input, Output, ProtocolSettings, ReplyHandle};
 use crate::services::workflows::frames;
 use crate::services::workflows::runs::NewRun;
-use crate::services::workflows::sessions::{Grant, SessionId};
+use crate::services::workflows::sessions::{SessionId, WorkerGrant};
 use crate::services::workflows::tests::schema::empty_database;
 use crate::tests::rng::Rng;
 
@@ -316,7 +316,7 @@ impl World {
         let session = self.next_session;
         self.next_session += 1;
         self.links[worker] = Some(session);
-        let grant = Some(Grant::default());
+        let grant = Some(WorkerGrant::default());
         self.inbox.push(Input::Opened { session, grant });
         let hello = self.workers[worker].hello();
         self.say(worker, hello);
@@ -347,7 +347,7 @@ impl World {
         let reports = vec![(frame.reference, Ok(report))];
         self.inbox.push(Input::Request {
             reply,
-            grant: Grant::default(),
+            grant: WorkerGrant::default(),
             request: WorkflowRequest::Report { reports },
         });
         self.soon(3, Event::Round);
@@ -455,7 +455,7 @@ impl World {
         self.tickets.insert(reply, number);
         self.inbox.push(Input::Request {
             reply,
-            grant: Grant::default(),
+            grant: WorkerGrant::default(),
             request,
         });
         self.soon(3, Event::Round);

@@ -13,7 +13,7 @@ use crate::base::ids;
 use crate::services::workflows::codes::RunStatus;
 use crate::services::workflows::offline::cancel_children;
 use crate::services::workflows::run_id::NodeTag;
-use crate::services::workflows::runs::{Caller, NewRun, RunEnd};
+use crate::services::workflows::runs::{NewRun, RunEnd, RunStarter};
 use crate::services::workflows::sql::sql;
 use crate::services::workflows::steps::StepOutcome;
 use crate::services::workflows::tests::schema::empty_database;
@@ -262,7 +262,7 @@ fn once() -> NewRun {
     let idempotency_key = Some("once".to_owned());
     NewRun {
         idempotency_key,
-        caller: Some(Caller::Account("users/ann".to_owned())),
+        caller: Some(RunStarter::Account("users/ann".to_owned())),
         ..new("order")
     }
 }

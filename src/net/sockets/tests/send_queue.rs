@@ -1,4 +1,4 @@
-//! The budget of outboxes: which payer is charged, and which sockets are dropped when it is used
+//! The budget of send queues: which payer is charged, and which sockets are dropped when it is used
 //! up.
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -38,10 +38,10 @@ fn text(bytes: usize) -> Text {
 }
 
 /// A thousand anonymous clients that did not read made the server hold a megabyte for each. Now
-/// outboxes have a budget with a share for anonymous clients. When it is used up, the fullest are
-/// dropped, and other clients are not affected.
+/// send queues have a budget with a share for anonymous clients. When it is used up, the fullest
+/// are dropped, and other clients are not affected.
 #[test]
-fn the_fullest_outbox_makes_room() {
+fn the_fullest_send_queue_makes_room() {
     let hub = hub_of(100, 2_000_000, without_pings);
     let full = stalled(&hub, payer(1, false));
     for _ in 0..4 {
@@ -63,7 +63,9 @@ fn the_fullest_outbox_makes_room() {
         let expected = Message::text("x".repeat(100_000));
         assert_eq!(quick(pair).read().unwrap(), expected);
     }
-    wait_until("all is released", || hub.shared.outbox_bytes.used() == 0);
+    wait_until("all is released", || {
+        hub.shared.send_queue_bytes.used() == 0
+    });
     stop(&hub);
 }
 
@@ -73,23 +75,25 @@ fn a_text_that_waits_for_many_is_charged_once_and_given_back_once() {
     let pairs: Vec<Pair> = (1..4)
         .map(|it| stalled(&hub, payer(it, it % 2 == 0)))
         .collect();
-    let before = hub.shared.outbox_bytes.used();
+    let before = hub.shared.send_queue_bytes.used();
     let shared = text(120_000);
     for pair in &pairs {
         assert!(pair.handle.send(shared.clone()));
     }
     drop(shared);
-    let used = hub.shared.outbox_bytes.used();
+    let used = hub.shared.send_queue_bytes.used();
     assert!(used > before && used < before + 121_000, "{before} {used}");
     assert_eq!(hub.counters().slow_closed, 0);
     for (at, pair) in pairs.into_iter().enumerate() {
-        assert!(hub.shared.outbox_bytes.used() >= 120_000, "{at}");
+        assert!(hub.shared.send_queue_bytes.used() >= 120_000, "{at}");
         let mut client = quick(pair);
         for size in [100_000, 120_000] {
             assert_eq!(client.read().unwrap().len(), size);
         }
     }
-    wait_until("all is released", || hub.shared.outbox_bytes.used() == 0);
+    wait_until("all is released", || {
+        hub.shared.send_queue_bytes.used() == 0
+    });
     stop(&hub);
 }
 
@@ -98,19 +102,19 @@ fn a_text_that_waits_for_many_is_charged_once_and_given_back_once() {
 fn many_short_texts_are_charged_for_their_places() {
     let hub = hub_of(100, 1_000_000, |_| {});
     let pair = stalled(&hub, payer(1, true));
-    let before = hub.shared.outbox_bytes.used();
+    let before = hub.shared.send_queue_bytes.used();
     let short = text(1);
     for _ in 0..10_000 {
         assert!(pair.handle.send(short.clone()));
     }
-    let used = hub.shared.outbox_bytes.used() - before;
+    let used = hub.shared.send_queue_bytes.used() - before;
     assert!((100_000..300_000).contains(&used), "{used}");
     drop(pair);
     wait_until("all is released", || {
-        hub.counters().open == 0 && hub.shared.outbox_bytes.used() == 65
+        hub.counters().open == 0 && hub.shared.send_queue_bytes.used() == 65
     });
     drop(short);
-    assert_eq!(hub.shared.outbox_bytes.used(), 0);
+    assert_eq!(hub.shared.send_queue_bytes.used(), 0);
     stop(&hub);
 }
 
@@ -135,13 +139,13 @@ fn a_socket_is_charged_to_who_has_signed_in_and_closed_when_there_is_no_room_for
     stop(&hub);
 }
 
-/// The handle of a socket that the hub does not know, so that only the test empties its outbox.
+/// The handle of a socket that the hub does not know, so that only the test empties its send queue.
 fn unsent(hub: &Hub, payer: Payer) -> SocketHandle {
     let permit = hub.reserve(payer).unwrap();
     SocketHandle::new(hub.shared.tokens.fetch_add(1, Relaxed), permit)
 }
 
-/// Removes all texts from an outbox, as the hub does when the system accepts them.
+/// Removes all texts from a send queue, as the hub does when the system accepts them.
 fn take_all(handle: &SocketHandle) {
     let mut sent = None;
     while let Some(next) = handle.next(sent.as_deref()) {
@@ -156,14 +160,15 @@ fn count_open(handles: &[SocketHandle]) -> usize {
 /// Ends these sockets and then the hub.
 fn end(hub: &Hub, handles: impl Iterator<Item = SocketHandle>) {
     handles.for_each(|handle| handle.end());
-    assert_eq!(hub.shared.outbox_bytes.used(), 0);
+    assert_eq!(hub.shared.send_queue_bytes.used(), 0);
     stop(hub);
 }
 
-/// Thousands of sockets with small outboxes used up a share, and none of them was dropped. Instead
-/// each further text dropped the fullest socket of another payer, and was queued beyond the bound.
+/// Thousands of sockets with small send queues used up a share, and none of them was dropped.
+/// Instead each further text dropped the fullest socket of another payer, and was queued beyond the
+/// bound.
 #[test]
-fn many_small_outboxes_that_use_up_a_share_are_blamed() {
+fn many_small_send_queues_that_use_up_a_share_are_blamed() {
     let hub = hub_of(1000, 2_000_000, |_| {});
     let small: Vec<SocketHandle> = (0..80).map(|it| unsent(&hub, payer(it, false))).collect();
     for handle in &small {
@@ -178,15 +183,15 @@ fn many_small_outboxes_that_use_up_a_share_are_blamed() {
     // Room is made for a sixteenth of the budget.
     assert_eq!(count_open(&small), 80 - 11);
     let used = 69 * 12_064 + 40_064 + 300_064;
-    assert_eq!(hub.shared.outbox_bytes.used(), used);
+    assert_eq!(hub.shared.send_queue_bytes.used(), used);
     // Now there is room for further texts.
     assert!(stranger.send(text(80_000)));
-    assert_eq!(hub.shared.outbox_bytes.used(), used + 80_064);
+    assert_eq!(hub.shared.send_queue_bytes.used(), used + 80_064);
     assert_eq!(count_open(&small), 80 - 11);
     end(&hub, small.into_iter().chain([member, stranger]));
 }
 
-/// A text is charged to the first outbox that queues it, and may stay longer in those of other
+/// A text is charged to the first send queue that queues it, and may stay longer in those of other
 /// payers.
 #[test]
 fn texts_that_are_charged_to_a_share_make_room_in_it_wherever_they_wait() {
@@ -205,14 +210,14 @@ fn texts_that_are_charged_to_a_share_make_room_in_it_wherever_they_wait() {
     // Anonymous clients are charged for 960,128 of 1,000,000 bytes.
     assert!(quick.send(text(60_000)));
     assert!(quick.is_open() && member.is_open() && !holder.is_open());
-    assert_eq!(hub.shared.outbox_bytes.used(), 970_128 + 60_064);
+    assert_eq!(hub.shared.send_queue_bytes.used(), 970_128 + 60_064);
     end(&hub, [quick, holder, member].into_iter());
 }
 
-/// If no outbox holds the bytes that use up a share, the socket of that share without room is
+/// If no send queue holds the bytes that use up a share, the socket of that share without room is
 /// dropped.
 #[test]
-fn a_text_is_not_queued_when_no_outbox_can_make_room() {
+fn a_text_is_not_queued_when_no_send_queue_can_make_room() {
     let hub = hub_of(1000, 2_000_000, |_| {});
     let (quick, member) = (unsent(&hub, payer(1, false)), unsent(&hub, payer(2, true)));
     let kept = [text(490_000), text(490_000)];
@@ -224,7 +229,7 @@ fn a_text_is_not_queued_when_no_outbox_can_make_room() {
     assert!(!quick.send(text(60_000)));
     assert!(!quick.is_open() && member.is_open());
     drop(kept);
-    assert_eq!(hub.shared.outbox_bytes.used(), 500_064);
+    assert_eq!(hub.shared.send_queue_bytes.used(), 500_064);
     end(&hub, [quick, member].into_iter());
 }
 
@@ -242,14 +247,17 @@ fn room_that_the_hub_is_about_to_give_back_is_used_once() {
         })
         .collect();
     let used = 9 * 100_064;
-    assert_eq!((sending.len(), hub.shared.outbox_bytes.used()), (9, used));
+    assert_eq!(
+        (sending.len(), hub.shared.send_queue_bytes.used()),
+        (9, used)
+    );
     let quick = unsent(&hub, payer(10, false));
     // Two make room for two texts.
     for open in [7, 7, 5, 5, 3] {
         assert!(quick.send(text(100_000)));
         take_all(&quick);
         assert_eq!(count_open(&slow), open);
-        assert_eq!(hub.shared.outbox_bytes.used(), used);
+        assert_eq!(hub.shared.send_queue_bytes.used(), used);
     }
     drop(sending);
     end(&hub, slow.into_iter().chain([quick]));

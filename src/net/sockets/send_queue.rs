@@ -1,9 +1,9 @@
 //! Texts that wait to be sent to one socket, and their charges.
 //!
-//! A [`Text`] is stored once for all outboxes that hold it, and charged once, to the payer of the
-//! first of them. Each outbox also pays for its queue slots. When a charge is refused, the fullest
-//! outboxes that use up the share are emptied and their sockets dropped. Clients that read what
-//! they are sent are therefore not disconnected because of clients that do not.
+//! A [`Text`] is stored once for all send queues that hold it, and charged once, to the payer of
+//! the first of them. Each send queue also pays for its queue slots. When a charge is refused, the
+//! fullest send queues that use up the share are emptied and their sockets dropped. Clients that
+//! read what they are sent are therefore not disconnected because of clients that do not.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -15,12 +15,12 @@ use crate::base::threads::lock;
 
 /// Added to the bytes of each queued text, so that the number of empty texts is bounded too.
 const TEXT_COST: usize = 64;
-/// Queue slots of an outbox that are not charged. Further slots are charged in steps.
+/// Queue slots of a send queue that are not charged. Further slots are charged in steps.
 pub const SLOTS_FREE: usize = 32;
 const SLOTS_STEP: usize = 64;
 /// Bytes charged for a slot: a pointer, and the spare capacity of a growing queue.
 const SLOT_BYTES: usize = 16;
-/// A smaller outbox is dropped only if all outboxes of the share together hold half of it.
+/// A smaller send queue is dropped only if all send queues of the share together hold half of it.
 const DROPPED_BYTES_MIN: usize = 16 << 10;
 /// Making room frees at least this part (1/16) of the budget at a time.
 const ROOM_PART: u64 = 16;
@@ -31,7 +31,7 @@ pub struct Text(Arc<TextInner>);
 
 struct TextInner {
     text: Box<str>,
-    /// Paid by the first outbox that queued the text.
+    /// Paid by the first send queue that queued the text.
     charge: OnceLock<Charge>,
 }
 
@@ -74,13 +74,13 @@ pub fn cost(text: &str) -> usize {
     text.len() + TEXT_COST
 }
 
-/// The outbox of one socket, shared by its handles and the hub thread.
-pub struct Outbox {
+/// The send queue of one socket, shared by its handles and the hub thread.
+pub struct SendQueue {
     pub token: u64,
-    pub state: Mutex<OutboxState>,
+    pub state: Mutex<SendQueueState>,
 }
 
-pub struct OutboxState {
+pub struct SendQueueState {
     pub texts: VecDeque<Text>,
     /// The text that the hub is sending.
     pub sending: Option<Text>,
@@ -117,11 +117,11 @@ pub enum Order {
     Drop,
 }
 
-impl Outbox {
-    pub fn new(token: u64, payer: Payer, socket: Charge) -> Outbox {
-        Outbox {
+impl SendQueue {
+    pub fn new(token: u64, payer: Payer, socket: Charge) -> SendQueue {
+        SendQueue {
             token,
-            state: Mutex::new(OutboxState {
+            state: Mutex::new(SendQueueState {
                 texts: VecDeque::new(),
                 sending: None,
                 bytes: 0,
@@ -137,7 +137,7 @@ impl Outbox {
     }
 }
 
-impl OutboxState {
+impl SendQueueState {
     /// Charges a text and its queue slot.
     pub fn pay(&mut self, text: &Text, budget: &Arc<Budget>) -> Result<(), Exhausted> {
         text.charge(budget, self.payer)?;
@@ -152,8 +152,8 @@ impl OutboxState {
         Ok(())
     }
 
-    /// Closes the outbox and returns the queued texts. The caller drops them after releasing the
-    /// lock.
+    /// Closes the send queue and returns the queued texts. The caller drops them after releasing
+    /// the lock.
     pub fn close(&mut self) -> VecDeque<Text> {
         self.is_open = false;
         self.slots = None;
@@ -175,14 +175,14 @@ impl OutboxState {
 /// Takes `needed` bytes from what dropped sockets of a share still hold and the hub is about to
 /// release. Returns false if they hold less.
 pub fn borrow_from_dropped(
-    mut outboxes: Vec<Arc<Outbox>>,
+    mut send_queues: Vec<Arc<SendQueue>>,
     payer: Payer,
     bound: Exhausted,
     needed: usize,
 ) -> bool {
     let mut held = 0;
-    outboxes.retain(|outbox| {
-        let state = lock(&outbox.state);
+    send_queues.retain(|send_queue| {
+        let state = lock(&send_queue.state);
         let is_over = !state.is_open && state.texts.is_empty();
         let lends = is_over && state.bytes > 0 && bound.counts(payer, state.payer);
         if lends {
@@ -194,8 +194,8 @@ pub fn borrow_from_dropped(
         return false;
     }
     let mut missing = needed;
-    for outbox in outboxes {
-        let mut state = lock(&outbox.state);
+    for send_queue in send_queues {
+        let mut state = lock(&send_queue.state);
         let lent = state.bytes.min(missing);
         state.bytes -= lent;
         missing -= lent;
@@ -203,24 +203,24 @@ pub fn borrow_from_dropped(
     true
 }
 
-/// Selects the outboxes to drop so that `needed` bytes of a share become free, fullest first.
+/// Selects the send queues to drop so that `needed` bytes of a share become free, fullest first.
 ///
 /// More are selected until a part of the budget becomes free, so that this is not repeated for each
-/// text. Outboxes of other payers are selected only if those of the share hold less than half of
+/// text. Send queues of other payers are selected only if those of the share hold less than half of
 /// it, and only for texts that are charged to the share. The second value is false if dropping all
 /// of them would not free enough.
 pub fn select_to_drop(
-    outboxes: Vec<Arc<Outbox>>,
+    send_queues: Vec<Arc<SendQueue>>,
     budget: &Budget,
     payer: Payer,
     bound: Exhausted,
     needed: usize,
-) -> (Vec<Arc<Outbox>>, bool) {
+) -> (Vec<Arc<SendQueue>>, bool) {
     let part = usize::try_from(budget.total() / ROOM_PART).unwrap_or(usize::MAX);
     let mut held = 0;
     let (mut full, mut others) = (Vec::new(), Vec::new());
-    for outbox in outboxes {
-        let state = lock(&outbox.state);
+    for send_queue in send_queues {
+        let state = lock(&send_queue.state);
         let is_of_share = bound.counts(payer, state.payer);
         let (is_open, bytes) = (state.is_open, state.bytes);
         drop(state);
@@ -228,8 +228,8 @@ pub fn select_to_drop(
             held += bytes;
         }
         match (is_open && bytes > 0, is_of_share) {
-            (true, true) => full.push((bytes, outbox, true)),
-            (true, false) => others.push(outbox),
+            (true, true) => full.push((bytes, send_queue, true)),
+            (true, false) => others.push(send_queue),
             (false, _) => {}
         }
     }
@@ -238,22 +238,22 @@ pub fn select_to_drop(
         *comes_first = is_share_half_used || *bytes >= DROPPED_BYTES_MIN;
     }
     if !is_share_half_used {
-        for outbox in others {
-            let bytes = lock(&outbox.state).counted_bytes(payer, bound);
+        for send_queue in others {
+            let bytes = lock(&send_queue.state).counted_bytes(payer, bound);
             if bytes > 0 {
-                full.push((bytes, outbox, false));
+                full.push((bytes, send_queue, false));
             }
         }
     }
     full.sort_by_key(|(bytes, _, comes_first)| Reverse((*comes_first, *bytes)));
     let mut freed = 0;
     let mut selected = Vec::new();
-    for (bytes, outbox, comes_first) in full {
+    for (bytes, send_queue, comes_first) in full {
         if freed >= needed.max(part) || (freed >= needed && !comes_first) {
             break;
         }
         freed += bytes;
-        selected.push(outbox);
+        selected.push(send_queue);
     }
     (selected, freed >= needed)
 }
