@@ -1,7 +1,7 @@
 //! Settings: a table of options, and [`Config`], plain values that are all checked at start.
 //!
-//! Each option is an environment variable and a flag of `serve`, which wins. A setting that neither
-//! gives may be in the file that `ENV_FILE` names. A [`Config`] needs no further checks.
+//! Each option is an environment variable and a flag of `serve`, which wins. The file named by
+//! `ENV_FILE` supplies settings that neither gives. A [`Config`] needs no further checks.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -12,10 +12,10 @@
 //! An attempt is counted before its password is checked, so that concurrent attempts gain nothing,
 //! and refunded if the password was right. Unknown accounts are counted as known ones are.
 //!
-//! A network from which an account has logged in before is known for that account. Its attempts are
-//! counted by network alone, and not against the attempts of all others on that account. So a
-//! client elsewhere cannot lock the owner out. The known networks are kept in memory, in a table of
-//! fixed size, until a restart.
+//! A network from which an account has logged in before is known for that account. Its attempts
+//! count against the limit of the network only, not against the limit of the account. So a client
+//! elsewhere cannot lock the owner out. The known networks are kept in memory, in a table of fixed
+//! size, until a restart.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hash};

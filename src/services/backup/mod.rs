@@ -15,7 +15,7 @@
 //! in between, the manifest names a complete state with all of its files.
 //!
 //! Each database is copied page by page from one read transaction. No writer waits for it, and it
-//! ends however much is written. The transaction is as short as possible, because the WAL cannot be
+//! ends even if writes never stop. The transaction is as short as possible, because the WAL cannot be
 //! reset meanwhile.
 //!
 //! Files and databases agree because the files that a transaction sees are copied while it is open,
@@ -26,8 +26,8 @@
 //! The databases agree with each other by the order of copies. A collection of a tenant has its
 //! table there and its definition in `default.db`, which is copied after all tenants; tenants whose
 //! definitions have changed since their copy are copied again before it. `local.db` is copied
-//! before them and `workflows.db` after: what one queues in the other is then either present or
-//! queued again under the same key, and never recorded but lost.
+//! before them and `workflows.db` after: work that `local.db` records as queued is then in
+//! `workflows.db`; work that it does not record yet is queued again under the same key.
 
 use std::fs;
 

@@ -1,8 +1,9 @@
-//! Comparing the pages of a database by hash, in groups first, so that only pages that differ are sent.
+//! Comparing the pages of a database by hash, in groups first, so that only pages that differ are
+//! sent.
 //!
-//! A replica sends a hash for each group of pages ([`GroupHashes`]); the master answers with the groups that
-//! differ. The replica then sends the hashes of the pages of these groups ([`WantedGroups`]), and the master
-//! sends the pages that differ.
+//! A replica sends a hash for each group of pages ([`GroupHashes`]); the master answers with the
+//! groups that differ. The replica then sends the hashes of the pages of these groups
+//! ([`WantedGroups`]), and the master sends the pages that differ.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,8 @@ use crate::store::db::pages::PageMap;
 
 /// Pages in a group.
 pub const GROUP_PAGES: usize = 256;
-/// Limit on groups whose page hashes are sent in one request; of further groups every page is wanted.
+/// Limit on groups whose page hashes are sent in one request; of further groups the replica
+/// requests all pages.
 const GROUPS_MAX: usize = 1500;
 
 /// The pages of a replica, as hashes of groups.

@@ -1,4 +1,4 @@
-//! The epoch of a database: which run of version numbers a position belongs to.
+//! The epoch of a database: a span in which its version numbers are comparable.
 
 use std::fmt;
 use std::sync::Arc;

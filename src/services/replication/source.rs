@@ -3,8 +3,8 @@
 //! A version gets its number when a replica asks for it, not at each commit. The first request
 //! hashes all pages; after that the WAL tracker of the writer lists the pages to hash. When the
 //! tracker cannot know, because another process has committed, all pages are hashed again. Both
-//! ways compare hashes, so an error costs only time. At most once an hour, if something has
-//! changed, all pages are hashed to verify the tracker.
+//! ways hash the pages that they look at, so a page listed by mistake costs only time. At most once
+//! an hour, if something has changed, all pages are hashed to verify the tracker.
 //!
 //! Nothing of this is stored. A new process begins a new epoch, and replicas of another epoch
 //! compare hashes, which requires no trust in what a crash left.

@@ -5,8 +5,8 @@
 //! answers, and slow after an attempt that timed out or could not reach it, until an attempt
 //! succeeds. A slow host gets one call at a time. So does a new host, which has not answered since
 //! the start, while other hosts are called. Slow hosts together get a quarter of all slots. New
-//! hosts together have a limited number of calls in their first second; longer calls are late, and
-//! late calls of all hosts leave some slots to healthy hosts without late calls. So a host that
+//! hosts together have a few calls in their first second. A call that takes longer is late. Late
+//! calls never take all slots: some stay free for healthy hosts that have none. So a host that
 //! answers never waits for hosts that hang, and a few hanging hosts delay a new host by seconds at
 //! most.
 

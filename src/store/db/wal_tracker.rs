@@ -1,4 +1,4 @@
-//! Tracks the pages that commits change, by reading the write-ahead wal (WAL) after each commit.
+//! Tracks the pages that commits change, by reading the write-ahead log (WAL) after each commit.
 //!
 //! It runs on the writer's thread between commit and checkpoint, so it sees every frame of this
 //! process before the WAL can restart. A commit of another process changes `data_version` of the

@@ -13,9 +13,9 @@
 //! This wait must not be long if the clock had been wrong by much, for example a year ahead. So if
 //! the clock is more than [`CLOCK_BEHIND_MAX_MS`] behind, and at least two due times of the job lie
 //! in between, the job starts over at the current time and remembers how far it had been
-//! (`ahead_until_ms`). Up to that point, a time that comes in the normal course runs once more. A
-//! time that is found to be missed does not: then the clock may be wrong now (a board without a
-//! battery starts in 1970) and may have been right before.
+//! (`ahead_until_ms`). Until then a due time that comes normally runs again. A missed one does not,
+//! because the clock may be wrong now (a board without a battery starts in 1970) and may have been
+//! right before.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,8 +2,8 @@
 //!
 //! The thread of the first job leads: it takes all queued jobs, runs each in its own savepoint,
 //! commits once, and hands out the results. Jobs that arrive meanwhile wait for the next batch. The
-//! thread of its first job becomes the leader before the results of this one are handed out, so the
-//! disk is never idle while there is work.
+//! next leader, the thread of its first job, is chosen before the current batch hands out its
+//! results, so the disk is never idle while there is work.
 //!
 //! Invariants:
 //! - At most one thread leads (`State::has_leader`), and only the leader runs jobs.
@@ -11,8 +11,8 @@
 //!   fails, every job of the batch fails, whatever it had returned.
 //! - An exclusive job is the only one of its batch.
 //! - The queue holds at most one job per waiting thread, so the request pool bounds it.
-//! - A waiting thread withdraws a job that was not begun in time: otherwise one long job would
-//!   block all threads of the pool, and the server would answer no request.
+//! - A thread withdraws its job if it has not begun in time. Without this, one long job would block
+//!   all threads of the pool, and the server would answer no request.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
