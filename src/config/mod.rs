@@ -267,8 +267,8 @@ impl<'a> RawSettings<'a> {
         let url = self.get(variable)?;
         if has_user(&url) {
             return Err(Error::invalid(format!(
-                "{variable}=(not shown): must not contain a user name or password, since others can \
-                 see it; must be {}",
+                "{variable} must not contain a user name or password, because others can see it \
+                 (value not shown); it must be {}",
                 option(variable).accepts
             )));
         }
@@ -481,7 +481,10 @@ mod tests {
             ] {
                 let flags = [&bucket[..], &[(variable, url)]].concat();
                 let message = load(&flags).err().unwrap().to_string();
-                assert!(message.starts_with(&format!("{variable}=")), "{message}");
+                assert!(
+                    message.starts_with(&format!("{variable} must")),
+                    "{message}"
+                );
                 assert!(!message.contains("hunter2"), "{message}");
             }
             let flags = [&bucket[..], &[(variable, "https://host:3000/a@b?c@d")]];

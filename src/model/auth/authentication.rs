@@ -208,7 +208,7 @@ impl Auth {
 pub(super) fn wrong_token() -> Error {
     Error::new(
         Kind::Unauthenticated,
-        "The token is not valid or has expired.",
+        "The token is invalid or has expired; get a new one.",
     )
 }
 

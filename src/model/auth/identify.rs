@@ -88,7 +88,7 @@ impl Auth {
         let found = self.keys.find(key)?.ok_or_else(|| {
             Error::new(
                 Kind::Unauthenticated,
-                "The API key is not valid or has expired.",
+                "The API key is invalid or has expired.",
             )
         })?;
         if !found.opens_database(database) {
@@ -136,7 +136,7 @@ impl Auth {
             Identity::Key(_) | Identity::User(_) => {
                 return Err(Error::new(
                     Kind::Forbidden,
-                    "Only admins, service tokens and API keys with the scope service may serve runs.",
+                    "Only admins, service tokens and API keys with the scope `service` may connect as workers.",
                 ));
             }
         };
@@ -163,7 +163,7 @@ impl Auth {
             true => Ok(()),
             false => Err(Error::new(
                 Kind::Unauthenticated,
-                "This endpoint needs the token of a replica, and its id in X-Replica-Id.",
+                "This endpoint needs a replica's token, and the replica's id in X-Replica-Id.",
             )),
         }
     }

@@ -428,25 +428,35 @@ impl Catalog {
     /// Refuses a change after which a rule of another collection is invalid.
     fn check_rules_of_others(&self, id: &str, changed: &Collections) -> Result<()> {
         for other in changed.all().iter().filter(|other| other.id != id) {
-            self.check_rules(other, changed).map_err(|_| {
-                Error::conflict(format!(
-                    "A rule of {} refers to what you are removing.",
+            if let Err((rule, _)) = self.check_each_rule(other, changed) {
+                return Err(Error::conflict(format!(
+                    "The {rule} of {} refers to what you are removing.",
                     other.name
-                ))
-            })?;
+                )));
+            }
         }
         Ok(())
     }
 
     fn check_rules(&self, collection: &Collection, current: &Collections) -> Result<()> {
+        self.check_each_rule(collection, current)
+            .map_err(|(rule, error)| {
+                Error::field(rule, "validation_invalid_rule", error.message().to_owned())
+            })
+    }
+
+    /// The error has the attribute of the rule.
+    fn check_each_rule(
+        &self,
+        collection: &Collection,
+        current: &Collections,
+    ) -> std::result::Result<(), (&'static str, Error)> {
         let mut rules = collection.rules.clone();
         for (name, slot) in RULES {
             let Some(rule) = slot(&mut rules) else {
                 continue;
             };
-            (self.check_rule)(rule, collection, current).map_err(|error| {
-                Error::field(name, "validation_invalid_rule", error.message().to_owned())
-            })?;
+            (self.check_rule)(rule, collection, current).map_err(|error| (name, error))?;
         }
         Ok(())
     }

@@ -130,7 +130,7 @@ fn change_number_of_values(
             let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {lists})");
             if tx.query_row(&sql, [], |row| row.get(0))? {
                 return Err(Error::conflict(format!(
-                    "The field {} cannot become single: some records have several values.",
+                    "The field {} cannot be limited to one value: some records have several.",
                     now.name
                 )));
             }

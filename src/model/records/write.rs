@@ -311,5 +311,5 @@ pub fn constraint_error(collection: &Collection, error: rusqlite::Error) -> Erro
 }
 
 pub fn create_rule_violated() -> Error {
-    Error::invalid("The record is not allowed by the createRule.")
+    Error::invalid("The createRule does not allow this record.")
 }

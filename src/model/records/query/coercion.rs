@@ -53,9 +53,10 @@ pub fn coerce(value: Stored, kind: Option<ComparisonType>) -> Result<Stored> {
         (None, _) => return Ok(value),
         (Some(kind), _) => kind,
     };
-    let refuse = |text: &str, what: &str| {
+    let refuse = |text: &str, kind: &str, accepts: &str| {
         Err(Error::invalid(format!(
-            "The filter compares {what} with {text}."
+            "The filter compares {kind} with {}, which is not {accepts}.",
+            shorten(text)
         )))
     };
     Ok(match (kind, value) {
@@ -64,15 +65,15 @@ pub fn coerce(value: Stored, kind: Option<ComparisonType>) -> Result<Stored> {
                 Ok(number) => match (number.as_i64(), number.as_f64()) {
                     (Some(integer), _) => Stored::Integer(integer),
                     (None, Some(real)) => Stored::Real(real),
-                    (None, None) => return refuse(&text, "a number"),
+                    (None, None) => return refuse(&text, "a number", "a number"),
                 },
-                Err(_) => return refuse(&text, "a number"),
+                Err(_) => return refuse(&text, "a number", "a number"),
             }
         }
         (ComparisonType::Bool, Stored::Text(text)) => match text.as_str() {
             "true" => Stored::Integer(1),
             "false" => Stored::Integer(0),
-            _ => return refuse(&text, "true or false"),
+            _ => return refuse(&text, "a boolean", "true or false"),
         },
         (ComparisonType::Date | ComparisonType::Datetime, Stored::Text(text)) => {
             Stored::Text(moment(&text)?)

@@ -57,7 +57,8 @@ impl Query<'_> {
         // The cost of joins in SQLite grows with the square of their number.
         if self.aliases > JOINS_MAX {
             return Err(Error::invalid(format!(
-                "The filter needs more than {JOINS_MAX} joins over relations and lists."
+                "The filter takes more than {JOINS_MAX} steps into relations and lists; use shorter \
+                 paths or fewer comparisons."
             )));
         }
         Ok(sql)
