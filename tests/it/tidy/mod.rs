@@ -117,6 +117,7 @@ const SQL_PLACES: [&str; 17] = [
 ];
 
 const LINES_MAX: usize = 600;
+const COMMENT_COLUMNS_MAX: usize = 100;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -205,6 +206,41 @@ fn graph() -> Graph {
     let graph = Graph::new(&sources("src"));
     assert!(graph.uses.len() > 200, "{}", graph.uses.len());
     graph
+}
+
+/// Words that a reader would have to translate, and doc comments that ask instead of saying.
+#[test]
+fn the_language_is_plain() {
+    const WORDS: [&str; 5] = ["nobody", "somebody", "whoever", "whom", "anew"];
+    const OPENINGS: [&str; 5] = ["What ", "Who ", "Whether ", "Whoever ", "How "];
+    let mut texts = sources("src");
+    for path in ["README.md", "CONTRIBUTING.md"] {
+        texts.push((path.to_owned(), read(path)));
+    }
+    for entry in std::fs::read_dir(root().join("docs")).unwrap() {
+        let path = format!("docs/{}", entry.unwrap().file_name().to_str().unwrap());
+        texts.push((path.clone(), read(&path)));
+    }
+    let mut wrong = Vec::new();
+    for (path, text) in texts {
+        for (at, line) in text.lines().enumerate() {
+            let lower = line.to_lowercase();
+            let mut words = lower.split(|it: char| !it.is_alphanumeric());
+            // A word in quotes is an example.
+            let found =
+                words.find(|it| WORDS.contains(it) && !lower.contains(&format!("\"{it}\"")));
+            let comment = line.trim_start();
+            let opening = comment
+                .strip_prefix("/// ")
+                .or(comment.strip_prefix("//! "));
+            let opens = opening.and_then(|it| OPENINGS.iter().find(|word| it.starts_with(**word)));
+            let is_long = comment.starts_with("//") && line.chars().count() > COMMENT_COLUMNS_MAX;
+            if found.is_some() || opens.is_some() || is_long {
+                wrong.push(format!("{path}:{}: {comment}", at + 1));
+            }
+        }
+    }
+    none("not plain, or a comment of more than 100 columns", &wrong);
 }
 
 /// The folder directly below `src`, and its storey; of `src/main.rs` "main".
