@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// The pause after the first failure, the factor by which each further pause grows, and the longest one.
+/// The pause after the first failure, the factor by which each further pause grows, and the longest
+/// one.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     pub first: Duration,

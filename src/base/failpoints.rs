@@ -7,7 +7,7 @@ mod armed {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     static ARMED: OnceLock<Option<(String, u32)>> = OnceLock::new();
-    /// How often the armed point was reached.
+    /// The number of times that the armed point was reached.
     static REACHED: AtomicU32 = AtomicU32::new(0);
 
     fn read() -> Option<(String, u32)> {

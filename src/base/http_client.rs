@@ -9,8 +9,9 @@ use super::tls::Roots;
 /// The name that others see of this program.
 const USER_AGENT: &str = concat!("vski/", env!("CARGO_PKG_VERSION"));
 
-/// Every status is an answer, not an error. No redirect is followed: a signature, a token or a secret is for
-/// one host. Bodies arrive as they are. The caller adds its time limits and the number of idle connections.
+/// Every status is an answer, not an error. No redirect is followed: a signature, a token or a
+/// secret is for one host. Bodies arrive as they are. The caller adds its time limits and the
+/// number of idle connections.
 pub fn config(roots: &Roots) -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
         .http_status_as_error(false)

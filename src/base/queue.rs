@@ -1,8 +1,9 @@
 //! A first-in, first-out queue between threads that can be closed.
 //!
-//! Invariants: items leave in the order in which they arrived; a closed queue accepts nothing and keeps
-//! nothing; no wait outlasts its closing. The queue does not bound itself: its owner does, with a
-//! budget or because each sender has at most so many items in it, and says so where it makes the queue.
+//! Invariants: items leave in the order in which they arrived; a closed queue accepts nothing and
+//! keeps nothing; no wait outlasts its closing. The queue does not bound itself: its owner does,
+//! with a budget or because each sender has at most so many items in it, and says so where it makes
+//! the queue.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -53,8 +54,8 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Removes the first item; waits for one until `limit` has passed. None also if the queue is closed or
-    /// woken meanwhile.
+    /// Removes the first item; waits for one until `limit` has passed. None also if the queue is
+    /// closed or woken meanwhile.
     pub fn pop(&self, limit: Duration) -> Option<T> {
         self.wait(limit).items.pop_front()
     }
@@ -72,8 +73,8 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Removes items from the front as long as `admits` agrees; waits for the first one as [`Queue::pop`]
-    /// does.
+    /// Removes items from the front as long as `admits` agrees; waits for the first one as
+    /// [`Queue::pop`] does.
     pub fn pop_while(&self, limit: Duration, mut admits: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut state = self.wait(limit);
         let count = state.items.iter().take_while(|item| admits(item)).count();
@@ -97,7 +98,8 @@ impl<T> Queue<T> {
         state
     }
 
-    /// Ends the wait in progress, or else the next one, for a thread that has more than the queue to watch.
+    /// Ends the wait in progress, or else the next one, for a thread that has more than the queue
+    /// to watch.
     pub fn wake(&self) {
         lock(&self.state).is_woken = true;
         self.arrived.notify_all();

@@ -1,4 +1,5 @@
-//! Collections and records: definitions, rules, filters, accounts, and the changes that writes cause.
+//! Collections and records: definitions, rules, filters, accounts, and the changes that writes
+//! cause.
 
 pub mod auth;
 pub mod collections;

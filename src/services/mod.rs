@@ -1,4 +1,5 @@
-//! What runs beside requests: replication, workflows, realtime, webhooks, cron jobs, statistics, backups.
+//! Services beside the requests: replication, workflows, realtime, webhooks, cron jobs, statistics,
+//! backups.
 
 pub mod backup;
 pub mod check;

@@ -1,5 +1,5 @@
-//! Tests of the whole server from within: a master and its replicas in one process, where a test can
-//! do to a database what no request can.
+//! Tests of the whole server from within: a master and its replicas in one process, where a test
+//! can do to a database what no request can.
 //!
 //! - `replication`: random changes of every kind while replicas follow and readers read.
 //! - `cluster`: nodes that are started, stopped and given other data.

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_finds_the_queue_full_is_turned_away_at_once() {
+    fn a_full_queue_refuses_at_once() {
         let hasher = hasher();
         let answers: Vec<Result<String>> = std::thread::scope(|scope| {
             let asked: Vec<_> = (0..60)

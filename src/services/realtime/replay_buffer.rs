@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_was_away_for_short_misses_nothing_and_others_are_told() {
+    fn a_short_absence_misses_nothing_and_a_longer_one_is_reported() {
         let (a, b) = (
             test_collection("a", "a", json!([])),
             test_collection("b", "b", json!([])),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! header   80 bytes, see `StreamHeader`
-//! chunks   length of the pages, length as stored (4 bytes each), then the pages, LZ4 if that is shorter
+//! chunks   length of the pages, stored length (4 bytes each), the pages, LZ4 if shorter
 //! end      a chunk of length 0 (4 bytes)
 //! trailer  SHA-256 of everything before it
 //! ```

@@ -439,7 +439,8 @@ mod tests {
         assert_eq!(core.next_due_ms(13), Some(14));
     }
 
-    /// A host of which nothing is known gets more than one call only if there is nothing else to do.
+    /// A host of which nothing is known gets more than one call only if there is nothing else to
+    /// do.
     #[test]
     fn a_new_host_gets_one_call_while_others_are_called() {
         let mut core = DispatchCore::default();

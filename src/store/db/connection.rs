@@ -30,7 +30,7 @@ const HEADER_BYTES: u64 = 100;
 const DAMAGED: &str =
     "The database file is corrupt or not a SQLite database; restore it from a backup.";
 
-/// Who writes to the databases of a data directory.
+/// The role of a server for the databases of a data directory: it writes them, or follows a master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// This server.

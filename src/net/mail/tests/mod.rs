@@ -160,7 +160,7 @@ fn a_permanent_refusal_is_not_tried_again() {
 }
 
 #[test]
-fn a_mail_that_waits_for_its_next_attempt_holds_up_nobody_and_is_tried_once_more_at_a_stop() {
+fn a_mail_that_waits_for_its_next_attempt_delays_no_other_and_is_tried_once_more_at_a_stop() {
     let fake = FakeServer::start(&[
         Script::AnswerRcpt("450 later"),
         Script::Accept,

@@ -242,7 +242,7 @@ fn texts_go_both_ways_and_a_close_is_answered() {
 }
 
 #[test]
-fn texts_of_one_sender_arrive_in_order_whoever_sends_beside() {
+fn texts_of_one_sender_arrive_in_order_beside_other_senders() {
     const SENDERS: usize = 8;
     const TEXTS: usize = 3000;
     let hub = hub(|settings| settings.send_queue_bytes_max = 64 << 20);

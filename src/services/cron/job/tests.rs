@@ -106,7 +106,7 @@ fn a_secret_is_kept_and_not_shown() {
 }
 
 #[test]
-fn a_change_is_merged_and_another_type_begins_anew() {
+fn a_change_is_merged_and_another_type_starts_over() {
     let stored = parse(sql()).unwrap();
     assert_eq!(stored.to_json()["timeout"], SECONDS_DEFAULT);
     let later = stored

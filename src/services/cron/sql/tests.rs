@@ -162,7 +162,7 @@ fn what_is_no_change_of_rows_is_refused() {
 }
 
 #[test]
-fn a_script_that_does_not_end_is_stopped_and_harms_nobody() {
+fn a_script_that_does_not_end_is_stopped_and_does_no_harm() {
     let bench = Bench::new(Schema::Default);
     bench.sql("CREATE TABLE notes (n)");
     let endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) ";

@@ -549,7 +549,7 @@ fn what_is_removed_leaves_nothing() {
 }
 
 #[test]
-fn a_link_to_a_run_that_is_gone_stays_one_to_nobody() {
+fn a_link_to_a_deleted_run_stays_a_link_to_none() {
     let mut from = Node::new("a");
     let ids = busy(&mut from);
     let gone = [from.find(&ids.ended_child).id, from.find(&ids.cancelled).id];
