@@ -2,11 +2,11 @@
 //! describes the protocol and its guarantees.
 //!
 //! On the master, `source` numbers the versions of one database and `master` answers requests with
-//! `wire` streams, which `spool` stores. On a replica, `client` sends the requests (`messages` are their bodies), `follower`
-//! updates one database (`bootstrap` creates it from nothing), `sync_loop` updates all of them,
-//! `positions` stores how far each one is, and `replica` reports it. `notifications` tells a
-//! replica about changes at once. `file_sync` follows the journal of files with the threads of
-//! `downloads`. `comparison` finds the pages that differ.
+//! `wire` streams, which `spool` stores. On a replica, `client` sends the requests (`messages` are
+//! their bodies), `follower` updates one database (`bootstrap` creates it from nothing),
+//! `sync_loop` updates all of them, `positions` stores how far each one is, and `replica` reports
+//! it. `notifications` tells a replica about changes at once. `file_sync` follows the journal of
+//! files with the threads of `downloads`. `comparison` finds the pages that differ.
 //!
 //! A replica verifies everything it receives. Every stream ends with a hash of its content, and
 //! after a replica applies a stream, the checksum of all pages must equal the master's. When the
