@@ -1,8 +1,9 @@
 //! The view that a subscriber has of changes: which records it sees, and which of their fields.
 //!
-//! The rule and the filter are evaluated on the record as the change left it; that state may already
-//! be replaced in the table. Other records that they refer to are read in their current state. A
-//! [`SubscriberView`] is built once and used for many changes, until the definitions change.
+//! The rule and the filter are evaluated on the record as the change left it; that state may
+//! already be replaced in the table. Other records that they refer to are read in their current
+//! state. A [`SubscriberView`] is built once and used for many changes, until the definitions
+//! change.
 
 use std::sync::Arc;
 

@@ -15,8 +15,8 @@
 //! in between, the manifest names a complete state with all of its files.
 //!
 //! Each database is copied page by page from one read transaction. No writer waits for it, and it
-//! ends even if writes never stop. The transaction is as short as possible, because the WAL cannot be
-//! reset meanwhile.
+//! ends even if writes never stop. The transaction is as short as possible, because the WAL cannot
+//! be reset meanwhile.
 //!
 //! Files and databases agree because the files that a transaction sees are copied while it is open,
 //! before its pages. Nearly all of them are copied before it begins, so this is quick. If one of
