@@ -88,7 +88,7 @@ fn right_log_ins_of_one_account_have_an_end() {
     log_in(&at(&server, "203.0.113.8"), "ann", "password-1").expect(200);
 }
 
-/// Somebody with many addresses could lock an admin out for ever: a hundred wrong passwords and
+/// An attacker with many addresses could lock an admin out for ever: a hundred wrong passwords and
 /// then thirty a minute used up what all addresses may try on one account, also the one that the
 /// admin always comes from.
 #[test]

@@ -13,7 +13,7 @@ use super::{DOCS, add, compared, docs, restored, serve, shown, text};
 use crate::support::Dir;
 use crate::support::server::{Server, command};
 
-/// Somebody who owns nothing here.
+/// A user who owns nothing here.
 const NOBODY: u32 = 65_534;
 
 /// Everybody may read what is in a directory, and only its owner may write it.
@@ -52,7 +52,7 @@ fn assert_readable(dir: &Path, backup: &Path) {
 #[test]
 fn data_that_cannot_be_written_is_checked_and_backed_up() {
     if !rustix::process::geteuid().is_root() {
-        let _ = writeln!(io::stderr(), "skipped: only root can be somebody else");
+        let _ = writeln!(io::stderr(), "skipped: only root can run as another user");
         return;
     }
     let mut server = Server::start();

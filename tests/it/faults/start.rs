@@ -245,7 +245,7 @@ fn a_directory_without_permission_is_named_and_left_alone() {
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
     }
     if rustix::process::geteuid().is_root() {
-        // Somebody else's.
+        // Owned by another user.
         let dir = copy(&used);
         let mut command = serve_command(dir.path());
         as_nobody(&mut command);

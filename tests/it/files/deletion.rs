@@ -70,7 +70,7 @@ fn files_of_a_deleted_field_go_with_their_record(place: Place) {
     let fields = json!({"fields": [{"name": "title", "type": "text"}]});
     admin.patch("/api/collections/docs", &fields).expect(200);
     api.delete(&format!("{DOCS}/{id}")).expect(204);
-    // Nobody tells the thread of it, so it is done at the next start, at the latest.
+    // The thread is not notified, so it is done at the next start at the latest.
     let server = server.restart();
     wait_until("the file is gone", || stored(&server).is_empty());
 }

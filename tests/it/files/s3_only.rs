@@ -24,7 +24,7 @@ fn a_download_is_sent_to_the_bucket() {
             .unwrap()
             .starts_with("private")
     );
-    // Nobody needs to be known there.
+    // The link needs no credentials.
     let s3 = server.s3.as_ref().unwrap();
     let target = location.strip_prefix(&s3.endpoint()).unwrap();
     let mut stream = TcpStream::connect(s3.addr()).unwrap();

@@ -388,8 +388,8 @@ fn one_that_was_away_for_longer_than_the_journal_is_kept_takes_the_manifest() {
         send(&api, "POST", DOCS, &[("doc", &content(n, 1000))]);
     }
     same_files(&master, &here);
-    // Also those behind the two that the other one has heard of. Whoever asked the master would be
-    // one more replica that has none of them yet.
+    // Also those after the two that the other replica knows. A request to the master would add
+    // another replica, which has none of them yet.
     wait_until("entries are cleaned up", || {
         let sql = "SELECT min(id) FROM _file_journal";
         let default = sqlite(&data(&master).join("default.db"));

@@ -1,4 +1,4 @@
-//! Somebody who is called by webhooks: keeps what comes, and answers as the test says.
+//! A receiver of webhooks: records the calls, and answers as the test says.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
