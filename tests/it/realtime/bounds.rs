@@ -264,7 +264,7 @@ fn stalled(server: &Server, sub: &str) -> TcpStream {
 }
 
 /// A thousand sockets that did not read made the server hold a megabyte for each. Now all queued
-/// texts have a budget with a share for anonymous clients, and the fullest outboxes are dropped
+/// texts have a budget with a share for anonymous clients, and the fullest send queues are dropped
 /// first.
 #[test]
 fn sockets_that_do_not_read_are_cut_before_they_take_the_memory() {

@@ -233,7 +233,7 @@ impl Case {
         }
     }
 
-    /// False if the condition and the rules on its way need too many joins.
+    /// False if the condition and the rules on its way take too many steps.
     fn check(mut self, store: &Store, world: &World) -> bool {
         self.check_parse();
         match self.failure(store, world) {
@@ -273,7 +273,7 @@ impl Case {
         });
         match answer {
             Err(error) if error.kind() == Kind::Internal => Some(format!("internal: {error}")),
-            Err(error) if error.message().contains("100 joins") => Some(TOO_LONG.to_owned()),
+            Err(error) if error.message().contains("100 steps") => Some(TOO_LONG.to_owned()),
             answer => {
                 let (got, expected) = (read(answer), self.expected(world));
                 (got != expected).then(|| first_difference(&got, &expected))

@@ -386,10 +386,10 @@ impl Round<'_> {
     }
 }
 
-/// The condition and the rules on its way need too many joins.
+/// The condition and the rules on its way take too many steps.
 fn is_too_long<T>(answer: &Result<T, Error>) -> bool {
     let is_it = |error: &Error| {
-        error.message().contains("100 joins") || error.message().contains("too long")
+        error.message().contains("100 steps") || error.message().contains("too long")
     };
     answer.as_ref().err().is_some_and(is_it)
 }
