@@ -283,7 +283,7 @@ mod tests {
             ("Sun, 06 Nov 1994 08:51:37 GMT", Some(120_000)),
             ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
             (
-                "Sun, 06 Nov 9999 08:49:37 GMT",
+                "Sat, 06 Nov 9999 08:49:37 GMT",
                 Some(RETRY_AFTER_SECONDS_MAX * 1000),
             ),
             ("soon", None),
