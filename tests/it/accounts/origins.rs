@@ -299,7 +299,7 @@ fn clients_behind_a_proxy_are_told_apart_on_every_kind_of_listener() {
             .collect();
         let warnings = log
             .iter()
-            .filter(|line| line.contains("is no address"))
+            .filter(|line| line.contains("sends an invalid address"))
             .count();
         clients.len() == 30
             && clients[..3] == ["198.51.100.0", "2001:db8:1::1", "198.51.100.2"]

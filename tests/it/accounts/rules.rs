@@ -262,7 +262,7 @@ fn rules_about_accounts_are_checked_when_they_are_made() {
         .expect(200);
     let refused = admin.delete("/api/collections/users").expect(409);
     assert!(
-        refused.text("/message").contains("rule of notes"),
+        refused.text("/message").contains("Rule of notes"),
         "{}",
         refused.json
     );
