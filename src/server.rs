@@ -178,7 +178,7 @@ fn start_threads(config: &Config, app: &Arc<App>, stop: &Stop) -> Result<Vec<Nam
         let realtime = spawn("realtime", |app, stop| app.realtime.run(stop))?;
         let checks = spawn("realtime-check", |app, stop| app.realtime.run_checks(stop))?;
         let webhooks = spawn("webhooks", |app, stop| {
-            Dispatcher::new(&app.webhooks).run(stop)
+            Dispatcher::new(&app.webhooks).run(stop);
         })?;
         let all = common.chain([files, notify, realtime, checks, webhooks]);
         return Ok(all.collect());

@@ -106,7 +106,7 @@ pub fn encode(mut response: Response, frame: &Framing<'_>) -> Encoded {
         ConnectionHeader::Omitted => {}
         ConnectionHeader::KeepAlive => header(&mut out, "Connection", "keep-alive"),
         ConnectionHeader::Close | ConnectionHeader::Endless => {
-            header(&mut out, "Connection", "close")
+            header(&mut out, "Connection", "close");
         }
         ConnectionHeader::Upgrade => header(&mut out, "Connection", "Upgrade"),
     }

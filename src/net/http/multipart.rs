@@ -277,7 +277,7 @@ mod tests {
                 is_open = event != PartEvent::End;
                 match event {
                     PartEvent::Begin(part) => {
-                        parts.push((part.name, part.file_name, String::new()))
+                        parts.push((part.name, part.file_name, String::new()));
                     }
                     PartEvent::Data(data) => {
                         let text = std::str::from_utf8(data).unwrap();

@@ -18,10 +18,6 @@ pub struct Router<T> {
 }
 
 /// The result of [`Router::find`].
-#[expect(
-    clippy::enum_variant_names,
-    reason = "found and not found are the words"
-)]
 pub enum RouteMatch<'r, 'p, T> {
     /// The payload and the parameters.
     Found(&'r T, Params<'r, 'p>),

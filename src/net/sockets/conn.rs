@@ -288,7 +288,7 @@ impl Conn {
                     }
                 }
                 Ok(Message::Binary(_)) => {
-                    self.fail(now, UNSUPPORTED_DATA, "binary messages are not supported")
+                    self.fail(now, UNSUPPORTED_DATA, "binary messages are not supported");
                 }
                 Ok(Message::Close(_)) => {
                     // tungstenite has queued the answer already.
@@ -308,7 +308,7 @@ impl Conn {
                     };
                 }
                 Err(Error::Capacity(_)) => {
-                    self.fail(now, MESSAGE_TOO_BIG, "the message is too large")
+                    self.fail(now, MESSAGE_TOO_BIG, "the message is too large");
                 }
                 Err(Error::Utf8(_)) => self.fail(now, INVALID_UTF8, "the text is not UTF-8"),
                 Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {

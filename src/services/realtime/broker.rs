@@ -191,7 +191,7 @@ impl<'a> Broker<'a> {
     ) {
         match purpose {
             CheckPurpose::Recheck { number, generation } => {
-                self.finish_recheck(session, number, generation, found)
+                self.finish_recheck(session, number, generation, found);
             }
             CheckPurpose::SignIn(reference) => {
                 let done = found.and_then(|caller| self.sign_in(session, caller));

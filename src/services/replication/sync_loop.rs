@@ -79,7 +79,7 @@ impl SyncLoop {
             catalog: Arc::clone(catalog),
             spool: data_dir.join("spool"),
             progress: Box::new(move |name, done, length| {
-                report_transfer(&state, name, done, length)
+                report_transfer(&state, name, done, length);
             }),
         };
         let files = replica.downloads.as_ref().map(|downloads| {

@@ -105,7 +105,7 @@ pub fn differences(connection: &Connection, schema: Schema) -> Result<Vec<String
         match present {
             None => found.push(format!("The {name} is missing.")),
             Some(present) if present != expected_sql => {
-                found.push(format!("The {name} was altered."))
+                found.push(format!("The {name} was altered."));
             }
             Some(_) => {}
         }
