@@ -230,7 +230,7 @@ fn a_script_that_does_not_end_is_stopped_and_runs_once_at_a_time() {
     make(&admin, &endless);
     admin.post("/api/cron/endless/run", "").expect(202);
     let reply = admin.post("/api/cron/endless/run", "").expect(409);
-    assert!(reply.text("/message").contains("runs already"));
+    assert!(reply.text("/message").contains("already running"));
     assert_eq!(
         admin.get("/api/cron/endless").expect(200).json["isRunning"],
         true
@@ -243,7 +243,7 @@ fn a_script_that_does_not_end_is_stopped_and_runs_once_at_a_time() {
         admin.get("/api/cron/endless").expect(200).json["isRunning"] == false
     });
     let last = admin.get("/api/cron/endless/runs").expect(200).json["items"][0].clone();
-    assert!(message(&last).contains("longer than 1 s"), "{last}");
+    assert!(message(&last).contains("time limit of 1 s"), "{last}");
     assert_eq!(count(&admin), 6);
     assert_eq!(run(&admin, "endless")["status"], "failed");
 }
@@ -429,7 +429,7 @@ fn a_replica_runs_what_is_about_its_own_databases() {
     for name in ["ping", "tidy"] {
         let reply = there.post(&format!("/api/cron/{name}/run"), "").expect(403);
         assert!(
-            reply.text("/message").contains("On a replica only"),
+            reply.text("/message").contains("A replica runs only"),
             "{}",
             reply.json
         );

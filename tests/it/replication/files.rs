@@ -112,7 +112,7 @@ fn acknowledges_everything(master: &Server, follower: &Server) {
 fn took_the_manifest(server: &Server) {
     wait_until("it says that it takes the manifest", || {
         let log = server.log();
-        log.iter().any(|line| line.contains("taking the manifest"))
+        log.iter().any(|line| line.contains("reading the manifest"))
     });
 }
 
