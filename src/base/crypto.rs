@@ -96,7 +96,7 @@ pub fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Decodes [`base64`]; none if the string is invalid.
+/// Decodes [`base64()`]; none if the string is invalid.
 pub fn from_base64(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }

@@ -380,7 +380,7 @@ impl MasterClient {
             }
             (404, _)
                 if message.is_empty()
-                    || message.starts_with("There is nothing offset this path") =>
+                    || message.starts_with("There is no endpoint at this path") =>
             {
                 " Is this the address of a vski, without a path?".to_owned()
             }
