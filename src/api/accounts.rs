@@ -13,11 +13,12 @@ use super::answer::{json_response, no_store};
 use super::call::{Call, credentials};
 use super::parameters::parameter;
 use super::records;
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::{Error, FieldError, FieldErrors, Kind, Result};
 use crate::base::{crypto, ids};
 use crate::model::auth::account_changes::{AccountMail, Confirmation, Purpose};
 use crate::model::auth::accounts::{AccountSession, LogIn, Realm};
 use crate::model::auth::admins;
+use crate::model::collections::SUPERUSERS;
 use crate::model::records::Shape;
 use crate::model::rules::{Identity, User};
 use crate::net::http::Response;
@@ -27,11 +28,37 @@ const CONFIRM_PAGE: &str = include_str!("confirm.html");
 #[derive(Deserialize)]
 struct Credentials {
     /// The e-mail address, or the value of another identity field.
-    #[serde(alias = "email", alias = "username")]
+    #[serde(alias = "email", alias = "username", default)]
     identity: String,
+    #[serde(default)]
     password: String,
     #[serde(rename = "identityField")]
     field: Option<String>,
+}
+
+impl Credentials {
+    fn read(call: &Call<'_>) -> Result<Credentials> {
+        let body: Credentials = call.body()?;
+        let mut errors = FieldErrors::new();
+        for (name, value) in [("identity", &body.identity), ("password", &body.password)] {
+            if value.is_empty() {
+                let error = FieldError::new("validation_required", "Cannot be blank.");
+                errors.insert(name.to_owned(), error);
+            }
+        }
+        match errors.is_empty() {
+            true => Ok(body),
+            false => Err(Error::fields("The credentials are incomplete.", errors)),
+        }
+    }
+}
+
+/// The body of a request for a token of another account.
+#[derive(Deserialize)]
+struct Impersonation {
+    /// Seconds; 0 for the lifetime of other tokens.
+    #[serde(default)]
+    duration: u32,
 }
 
 #[derive(Deserialize)]
@@ -74,7 +101,7 @@ pub fn auth_with_password(call: &Call<'_>) -> Result<Response> {
         _ => error,
     };
     if is_admins(call) {
-        let body: Credentials = call.body()?;
+        let body = Credentials::read(call)?;
         let (app, from) = (&call.app.auth, call.client());
         let signed_in = app.log_in_admin(&body.identity, &body.password, from);
         return Ok(admin_session("record", &signed_in.map_err(as_invalid)?));
@@ -108,6 +135,24 @@ pub fn auth_refresh(call: &Call<'_>) -> Result<Response> {
         ));
     }
     session("record", &refreshed(call)?)
+}
+
+/// A token for an account, for an admin who acts in its place. It cannot be renewed.
+pub fn impersonate(call: &Call<'_>) -> Result<Response> {
+    let body: Impersonation = call.body()?;
+    let seconds = Some(body.duration).filter(|seconds| *seconds > 0);
+    let (id, auth) = (call.param("id"), &call.app.auth);
+    if is_admins(call) {
+        return Ok(admin_session(
+            "record",
+            &auth.impersonate_admin(id, seconds)?,
+        ));
+    }
+    let (realm, shape) = (realm(call)?, shape(call)?);
+    session(
+        "record",
+        &auth.impersonate(&realm, id, seconds, &shape, call.asker())?,
+    )
 }
 
 fn refreshed(call: &Call<'_>) -> Result<AccountSession> {
@@ -238,6 +283,10 @@ pub fn methods(call: &Call<'_>) -> Result<Response> {
         "oauth2": {"enabled": false, "providers": []},
         "mfa": {"enabled": false, "duration": 0},
         "otp": {"enabled": false, "duration": 0},
+        // Where older clients read them.
+        "authProviders": [],
+        "emailPassword": fields.iter().any(|field| field == "email"),
+        "usernamePassword": fields.iter().any(|field| field == "username"),
     });
     Ok(json_response(200, &body))
 }
@@ -249,7 +298,7 @@ fn realm(call: &Call<'_>) -> Result<Realm> {
 }
 
 fn is_admins(call: &Call<'_>) -> bool {
-    call.optional_param("collection") == Some(admins::COLLECTION)
+    call.optional_param("collection") == Some(SUPERUSERS)
 }
 
 /// The signed-in account and its realm. An error if the path names another collection.
@@ -272,7 +321,7 @@ fn own(call: &Call<'_>) -> Result<(Realm, Arc<User>)> {
 }
 
 fn log_in(call: &Call<'_>, realm: &Realm) -> Result<AccountSession> {
-    let body: Credentials = call.body()?;
+    let body = Credentials::read(call)?;
     let log_in = LogIn {
         identity: &body.identity,
         field: body.field.as_deref().filter(|field| !field.is_empty()),
@@ -285,11 +334,16 @@ fn log_in(call: &Call<'_>, realm: &Realm) -> Result<AccountSession> {
 
 fn send_mail(call: &Call<'_>, wanted: AccountMail) -> Result<Response> {
     let body: Address = call.body()?;
-    let realm = realm(call)?;
-    let mail = call
-        .app
-        .auth
-        .mail_for(&realm, wanted, &body.email, call.client())?;
+    let (auth, from) = (&call.app.auth, call.client());
+    let mail = match (is_admins(call), wanted) {
+        (true, AccountMail::Verification) => {
+            return Err(Error::invalid(
+                "The addresses of admins need no verification.",
+            ));
+        }
+        (true, AccountMail::Reset) => auth.reset_mail_for_admin(&body.email, from)?,
+        (false, _) => auth.mail_for(&realm(call)?, wanted, &body.email, from)?,
+    };
     if let Some(mail) = mail {
         call.app.mail.send(mail);
     }

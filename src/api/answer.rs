@@ -60,7 +60,7 @@ pub fn error_response(error: &Error) -> Response {
 
 /// The body of an error, in PocketBase's form.
 pub fn error_json(error: &Error) -> Value {
-    let fields: serde_json::Map<String, Value> = error
+    let mut fields: serde_json::Map<String, Value> = error
         .field_errors()
         .iter()
         .map(|(name, field)| {
@@ -70,6 +70,14 @@ pub fn error_json(error: &Error) -> Value {
             )
         })
         .collect();
+    if let Some((at, error)) = error.part() {
+        let failed = json!({
+            "code": "batch_request_failed",
+            "message": "Batch request failed.",
+            "response": error_json(error),
+        });
+        fields.insert("requests".to_owned(), json!({at.to_string(): failed}));
+    }
     json!({"status": error.kind().status(), "message": error.message(), "data": fields})
 }
 

@@ -3,7 +3,7 @@
 //! The format is PocketBase's: a list of requests with `method`, `url` (the path of a records
 //! endpoint, with its query) and `body`. `PUT` on the list path updates or creates a record. The
 //! answer has the status and body of each request. If one fails, all are rolled back, and the error
-//! names it by its position: `data` has `requests.3`, and for its fields `requests.3.title`. Files
+//! names it by its position: `data.requests.3.response` is the answer to that request alone. Files
 //! are sent in a form beside the list, with the same names.
 
 use std::cell::RefCell;
@@ -36,6 +36,7 @@ const PASSWORDS_MAX: usize = 50;
 
 #[derive(Deserialize)]
 struct Batch {
+    #[serde(default)]
     requests: Vec<Item>,
 }
 
@@ -59,9 +60,12 @@ enum StepKind {
 pub fn run(call: &Call<'_>) -> Result<Response> {
     let (Batch { requests }, mut uploads) = body(call)?;
     if requests.is_empty() || requests.len() > REQUESTS_MAX {
-        return Err(Error::invalid(format!(
-            "A batch must have 1 to {REQUESTS_MAX} requests."
-        )));
+        let message = format!("A batch must have 1 to {REQUESTS_MAX} requests.");
+        let code = match requests.is_empty() {
+            true => "validation_required",
+            false => "validation_length_out_of_range",
+        };
+        return Err(Error::field("requests", code, message));
     }
     let reader = StepReader {
         call,

@@ -6,7 +6,7 @@ use super::answer::json_response;
 use super::call::Call;
 use super::parameters::{number, page, parameter};
 use crate::base::error::{Error, Result};
-use crate::model::collections::{Collection, Editor};
+use crate::model::collections::{Collection, Editor, SUPERUSERS, SUPERUSERS_ID, superusers};
 use crate::model::filter;
 use crate::model::rules::Identity;
 use crate::net::http::Response;
@@ -60,9 +60,12 @@ pub fn create(call: &Call<'_>) -> Result<Response> {
 }
 
 pub fn get(call: &Call<'_>) -> Result<Response> {
+    let name = call.param("collection");
+    if name == SUPERUSERS || name == SUPERUSERS_ID {
+        return Ok(json_response(200, &superusers()?.to_json()));
+    }
     let collections = call.collections()?;
-    let collection = collections.get(call.param("collection"))?;
-    Ok(json_response(200, &collection.to_json()))
+    Ok(json_response(200, &collections.get(name)?.to_json()))
 }
 
 pub fn update(call: &Call<'_>) -> Result<Response> {

@@ -46,6 +46,7 @@ mod replicated_files;
 mod routes;
 mod socket;
 mod stats;
+mod superusers;
 mod webhooks;
 mod workflow_starts;
 mod workflows;

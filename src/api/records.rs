@@ -260,7 +260,7 @@ fn distinct(mut ids: Vec<String>) -> Result<Vec<String>> {
     ))
 }
 
-fn list_query(pairs: &[(String, String)]) -> Result<ListQuery> {
+pub fn list_query(pairs: &[(String, String)]) -> Result<ListQuery> {
     Ok(ListQuery {
         page: page(pairs)?,
         sort: parameter(pairs, "sort").unwrap_or_default().to_owned(),

@@ -5,7 +5,8 @@ use std::fmt;
 use super::call::Call;
 use super::{
     accounts, admins, batch, collections, cron, databases, files, health, keys, metrics, realtime,
-    records, replicated_databases, replicated_files, stats, webhooks, workflow_starts, workflows,
+    records, replicated_databases, replicated_files, stats, superusers, webhooks, workflow_starts,
+    workflows,
 };
 use crate::base::error::Result;
 use crate::model::rules::KeyScope;
@@ -132,7 +133,7 @@ const fn route(
 
 /// All endpoints.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 108] = {
+pub const ROUTES: [Route; 114] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -185,9 +186,16 @@ pub const ROUTES: [Route; 108] = {
         with_files(route(Patch,  "/api/collections/{collection}/records/{id}",    Rules,  Database, Refuse, records::update)),
         small(route(Delete, "/api/collections/{collection}/records/{id}", Rules, Database, Refuse, records::delete)),
 
+        route(Get,    "/api/collections/_superusers/records",          Admin,  Database, Serve,  superusers::list),
+        small(route(Post,   "/api/collections/_superusers/records",          Admin,  Database, Refuse, superusers::create)),
+        route(Get,    "/api/collections/_superusers/records/{id}",     Admin,  Database, Serve,  superusers::get),
+        small(route(Patch,  "/api/collections/_superusers/records/{id}",     Admin,  Database, Refuse, superusers::update)),
+        small(route(Delete, "/api/collections/_superusers/records/{id}",     Admin,  Database, Refuse, superusers::delete)),
+
         route(Get,    "/api/collections/{collection}/auth-methods",    Public, Database, Serve,  accounts::methods),
         small(route(Post,   "/api/collections/{collection}/auth-with-password",     Public,  Database, Serve,  accounts::auth_with_password)),
         small(route(Post,   "/api/collections/{collection}/auth-refresh",           Account, Database, Serve,  accounts::auth_refresh)),
+        small(route(Post,   "/api/collections/{collection}/impersonate/{id}",       Admin,   Database, Serve,  accounts::impersonate)),
         small(route(Post,   "/api/collections/{collection}/request-verification",   Public,  Database, Refuse, accounts::request_verification)),
         small(route(Post,   "/api/collections/{collection}/confirm-verification",   Public,  Database, Refuse, accounts::confirm_verification)),
         small(route(Post,   "/api/collections/{collection}/request-password-reset", Public,  Database, Refuse, accounts::request_password_reset)),

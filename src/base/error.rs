@@ -104,6 +104,7 @@ struct Inner {
     kind: Kind,
     message: String,
     fields: FieldErrors,
+    part: Option<(usize, Error)>,
     retry_after: Option<Duration>,
     context: Vec<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -119,6 +120,7 @@ impl Error {
             kind,
             message: message.into(),
             fields: FieldErrors::new(),
+            part: None,
             retry_after: None,
             context: Vec::new(),
             source: None,
@@ -178,6 +180,18 @@ impl Error {
         )
     }
 
+    /// An error of one part of a request, by the position of the part.
+    pub fn of_part(message: impl Into<String>, at: usize, error: Error) -> Error {
+        let mut whole = Error::invalid(message);
+        whole.0.part = Some((at, error));
+        whole
+    }
+
+    /// See [`Error::of_part`].
+    pub fn part(&self) -> Option<(usize, &Error)> {
+        self.0.part.as_ref().map(|(at, error)| (*at, error))
+    }
+
     /// Sets the time after which the caller may retry.
     pub fn with_retry_after(mut self, pause: Duration) -> Error {
         self.0.retry_after = Some(pause);
@@ -193,6 +207,8 @@ impl Error {
     pub fn without_source(&self) -> Error {
         let mut error = Error::new(self.0.kind, self.0.message.clone());
         error.0.fields = self.0.fields.clone();
+        let part = self.0.part.as_ref();
+        error.0.part = part.map(|(at, error)| (*at, error.without_source()));
         error.0.context = self.0.context.clone();
         error
     }
@@ -255,6 +271,9 @@ impl fmt::Display for Error {
             write!(f, "{}", self.0.message)?;
             for (name, field) in &self.0.fields {
                 write!(f, " {name}: {}", field.message)?;
+            }
+            if let Some((at, error)) = &self.0.part {
+                write!(f, " {at}: {error}")?;
             }
         } else if self.0.source.is_none() {
             write!(f, "internal error")?;

@@ -511,9 +511,9 @@ fn a_text_with_a_pattern_is_short_unless_it_says_otherwise() {
         assert_eq!(code, expected, "{field} {length}: {}", reply.status);
     };
     check("code", 5000, "");
-    check("code", 5001, "validation_too_long");
+    check("code", 5001, "validation_max_text_constraint");
     check("long", 6000, "");
-    check("long", 6001, "validation_too_long");
+    check("long", 6001, "validation_max_text_constraint");
     check("free", 100_000, "");
 }
 

@@ -68,7 +68,7 @@ fn a_batch_is_all_or_nothing() {
     );
     let refused = refused.expect(400);
     assert_eq!(
-        refused.json["data"]["requests.1.name"]["code"],
+        refused.json["data"]["requests"]["1"]["response"]["data"]["name"]["code"],
         "validation_not_unique"
     );
     assert_eq!(

@@ -9,11 +9,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::accounts::{AccountSession, Realm};
+use super::admin_sessions::is_superuser;
 use super::authentication::{Auth, wrong_token};
 use super::hasher::HashPriority;
 pub use super::token::Purpose;
 use super::token::{Claims, ExtraClaims};
 use crate::base::error::{Error, Kind, Result};
+use crate::model::collections::SUPERUSERS;
 use crate::model::records::account::{AccountChange, Secrets};
 use crate::model::records::{Shape, account};
 use crate::model::rules::{Identity, User};
@@ -22,7 +24,7 @@ use crate::net::mail::Mail;
 use crate::store::db::QueryCaller;
 
 const VERIFICATION_MS: i64 = 3 * 86_400_000;
-const RESET_MS: i64 = 30 * 60_000;
+pub(super) const RESET_MS: i64 = 30 * 60_000;
 const EMAIL_MS: i64 = 30 * 60_000;
 
 /// The kinds of mail that a client without credentials can request.
@@ -134,6 +136,11 @@ impl Auth {
             .read(confirmation.token, &purposes)
             .map_err(as_invalid)?;
         check_purpose(&claims, confirmation.only)?;
+        if is_superuser(&claims) && wanted.is_none_or(|name| name == SUPERUSERS) {
+            return self
+                .reset_admin(&claims, confirmation, from)
+                .map_err(as_invalid);
+        }
         let realm = self.realm_of_token(&claims, database).map_err(as_invalid)?;
         let is_wanted =
             wanted.is_none_or(|name| name == realm.collection.name || name == realm.collection.id);
@@ -203,13 +210,7 @@ impl Auth {
     ) -> Result<String> {
         let password = password.unwrap_or_default();
         account::check_password(&realm.collection, password)?;
-        if confirmation.is_some_and(|confirmation| confirmation != password) {
-            return Err(Error::field(
-                "passwordConfirm",
-                "validation_values_mismatch",
-                "The passwords do not match.",
-            ));
-        }
+        check_repeated(password, confirmation)?;
         self.hasher.hash(HashPriority::uncounted(from), password)
     }
 
@@ -260,6 +261,18 @@ impl Auth {
     }
 }
 
+/// Refuses a password that is repeated wrongly.
+pub(super) fn check_repeated(password: &str, confirmation: Option<&str>) -> Result<()> {
+    match confirmation.is_some_and(|confirmation| confirmation != password) {
+        false => Ok(()),
+        true => Err(Error::field(
+            "passwordConfirm",
+            "validation_values_mismatch",
+            "The passwords do not match.",
+        )),
+    }
+}
+
 /// The error for a token in a body, which is not a credential.
 fn as_invalid(error: Error) -> Error {
     match error.kind() {
@@ -286,7 +299,7 @@ fn verification_mail(to: String, link: String) -> Mail {
     )
 }
 
-fn reset_mail(to: String, link: String) -> Mail {
+pub(super) fn reset_mail(to: String, link: String) -> Mail {
     let text = format!(
         "Hello,\n\nopen this link within 30 minutes to choose a new password:\n\n{link}\n\nIf you did \
          not request this, ignore this mail: your password stays unchanged.\n"

@@ -206,6 +206,35 @@ impl Auth {
         ))
     }
 
+    /// A token for an account, made by an admin. It cannot be renewed. `seconds` is its lifetime;
+    /// none for that of other tokens.
+    pub fn impersonate(
+        &self,
+        realm: &Realm,
+        id: &str,
+        seconds: Option<u32>,
+        shape: &Shape,
+        asker: QueryCaller<'_>,
+    ) -> Result<AccountSession> {
+        let missing = || Error::not_found("There is no such account.");
+        let secrets = realm.secrets(id)?.ok_or_else(missing)?;
+        let user = realm.user(id)?.ok_or_else(missing)?;
+        let extra = ExtraClaims {
+            refreshable: Some(false),
+            ..realm.extra()
+        };
+        let (key, life_ms) = (self.account_key(&secrets), self.impersonation_ms(seconds));
+        let token = self.sign(Purpose::User, secrets.id, key, extra, life_ms);
+        let record = self.record(realm, Arc::new(user), shape, asker)?;
+        Ok(AccountSession { token, record })
+    }
+
+    /// The lifetime of a token that an admin makes for an account, at most that of other tokens.
+    pub(super) fn impersonation_ms(&self, seconds: Option<u32>) -> i64 {
+        let wanted = seconds.map(|seconds| i64::from(seconds) * 1000);
+        wanted.map_or(self.token_ms(), |ms| ms.min(self.token_ms()))
+    }
+
     /// Signs this account in, without a check.
     pub(super) fn session(
         &self,

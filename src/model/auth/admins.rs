@@ -6,11 +6,10 @@ use serde_json::{Value, json};
 use super::password;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::{clock, ids};
+use crate::model::collections::{SUPERUSERS, SUPERUSERS_ID};
 use crate::net::mail;
 use crate::store::db::Database;
 
-/// The collection of admins, as clients of PocketBase know it.
-pub const COLLECTION: &str = "_superusers";
 const BY_ID: &str = "SELECT id, email, password_hash, token_key, created, updated
                      FROM _admins
                      WHERE id = ?1";
@@ -86,6 +85,21 @@ pub fn set_password(default: &Database, email: &str, password: &str) -> Result<(
         } else {
             Ok(())
         }
+    })
+}
+
+/// Replaces the password hash of an admin and ends all tokens of that admin; false if the password
+/// has changed since the admin was read.
+pub(super) fn replace_password(default: &Database, admin: &Admin, hash: String) -> Result<bool> {
+    let (id, old_key, key) = (admin.id.clone(), admin.token_key.clone(), ids::token_key()?);
+    default.write(move |tx| {
+        let changed = tx.execute(
+            "UPDATE _admins
+             SET password_hash = ?3, token_key = ?4, updated = ?5
+             WHERE id = ?1 AND token_key = ?2",
+            params![id, old_key, hash, key, clock::now()],
+        )?;
+        Ok(changed == 1)
     })
 }
 
@@ -210,10 +224,11 @@ fn as_duplicate(error: rusqlite::Error) -> Error {
 /// An admin in the form of a record.
 pub fn to_record(admin: &Admin) -> Value {
     json!({
-        "collectionId": COLLECTION,
-        "collectionName": COLLECTION,
+        "collectionId": SUPERUSERS_ID,
+        "collectionName": SUPERUSERS,
         "id": admin.id,
         "email": admin.email,
+        "emailVisibility": false,
         "verified": true,
         "created": admin.created,
         "updated": admin.updated,
@@ -238,12 +253,12 @@ fn check_email(email: &str) -> Result<()> {
     }
     Err(Error::field(
         "email",
-        "validation_invalid_email",
+        "validation_is_email",
         "Must be an e-mail address.",
     ))
 }
 
-fn check_password(password: &str) -> Result<()> {
+pub(super) fn check_password(password: &str) -> Result<()> {
     let chars = password.chars().count();
     if chars >= password::CHARS_MIN && password.len() <= password::BYTES_MAX {
         return Ok(());
@@ -253,7 +268,11 @@ fn check_password(password: &str) -> Result<()> {
         password::CHARS_MIN,
         password::BYTES_MAX
     );
-    Err(Error::field("password", "validation_length", message))
+    let code = match chars < password::CHARS_MIN {
+        true => "validation_min_text_constraint",
+        false => "validation_max_text_constraint",
+    };
+    Err(Error::field("password", code, message))
 }
 
 fn exists() -> Error {

@@ -105,10 +105,13 @@ impl Auth {
     }
 
     /// The token of the request with a new expiry and the same key: a token that has meanwhile
-    /// become invalid stays invalid.
+    /// become invalid stays invalid. A token that cannot be renewed is returned as it is.
     pub(super) fn renew_token(&self, credentials: Credentials<'_>) -> Result<String> {
         let token = credentials.token();
         let claims = self.read(token, &[Purpose::Admin, Purpose::User])?;
+        if claims.extra.refreshable == Some(false) {
+            return Ok(token.to_owned());
+        }
         let (subject, key, extra) = (claims.subject, claims.key, claims.extra);
         Ok(self.sign(claims.purpose, subject, key, extra, self.token_ms()))
     }

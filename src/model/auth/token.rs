@@ -125,6 +125,9 @@ pub struct ExtraClaims {
         skip_serializing_if = "Option::is_none"
     )]
     pub collection: Option<String>,
+    /// False in a token that cannot be renewed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refreshable: Option<bool>,
     /// The new address of an account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,

@@ -21,6 +21,7 @@ pub use field::{
 pub use index::Index;
 pub use set::Collections;
 pub use stored::{databases, definitions, has_open_accounts, is_applied, stable_definitions};
+pub use superusers::{SUPERUSERS, SUPERUSERS_ID, superusers};
 
 mod auth;
 mod catalog;
@@ -35,6 +36,7 @@ mod purge;
 mod schema;
 mod set;
 mod stored;
+mod superusers;
 
 /// A field from its JSON form, for tests of other modules.
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::create::create;
 use super::delete::delete;
 use super::update::{Upsert, update, upsert};
 use super::{Draft, Precondition, Scope, Shape};
-use crate::base::error::{Error, FieldError, FieldErrors, Kind, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::model::collections::Collection;
 
 /// Limit on related records per batch: each one is looked up and checked against the view rule of
@@ -96,8 +96,8 @@ impl BatchStep {
     }
 }
 
-/// The error of a batch whose step failed; the fields name the position of the step. Errors of the
-/// server itself keep their kind.
+/// The error of a batch whose step failed, with the position of the step. Errors of the server
+/// itself keep their kind.
 pub fn batch_error(error: Error, at: usize) -> Error {
     if matches!(
         error.kind(),
@@ -105,18 +105,6 @@ pub fn batch_error(error: Error, at: usize) -> Error {
     ) {
         return error.context(format!("request {at} of a batch"));
     }
-    let mut fields: FieldErrors = error
-        .field_errors()
-        .iter()
-        .map(|(name, field)| (format!("requests.{at}.{name}"), field.clone()))
-        .collect();
-    let message = error.message().to_owned();
-    fields.insert(
-        format!("requests.{at}"),
-        FieldError {
-            code: "batch_request_failed",
-            message,
-        },
-    );
-    Error::fields("A request of the batch failed; nothing was saved.", fields)
+    let message = "A request of the batch failed; nothing was saved.";
+    Error::of_part(message, at, error)
 }

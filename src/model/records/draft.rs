@@ -32,6 +32,9 @@ const RESERVED_ACCOUNT_FIELDS: [&str; 2] = ["verified", "groups"];
 /// Maximum number of invalid fields named in one response.
 const ERRORS_MAX: usize = 100;
 
+/// Maximum number of unknown names that one response mentions.
+const IGNORED_MAX: usize = 50;
+
 /// The changes to one record, by index in `Collection::fields`.
 #[derive(Clone)]
 pub struct Draft {
@@ -205,8 +208,8 @@ impl Draft {
         }
     }
 
-    /// Fields that the body mentions but that field rules do not let the caller write; they are
-    /// ignored.
+    /// Names in the body that are no field, or a field that field rules do not let the caller
+    /// write; they are ignored.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
@@ -242,11 +245,15 @@ pub fn invalid_record(errors: FieldErrors) -> Error {
 
 /// The error for a field that the caller cannot set.
 pub fn reserved_field(field: &Field) -> FieldError {
-    let message = match field.name.as_str() {
-        EMAIL_VISIBILITY => "Only the account itself and admins may change this.",
-        _ => "Only admins may set this.",
+    let (code, message) = match field.name.as_str() {
+        EMAIL_VISIBILITY => (
+            "validation_forbidden",
+            "Only the account itself and admins may change this.",
+        ),
+        "verified" => ("validation_values_mismatch", "Only admins may set this."),
+        _ => ("validation_forbidden", "Only admins may set this."),
     };
-    FieldError::new("validation_forbidden", message)
+    FieldError::new(code, message)
 }
 
 struct DraftBuilder<'a> {
@@ -330,9 +337,7 @@ impl<'a> DraftBuilder<'a> {
                 (at, value::parse_modifier(self.field(at), modifier, raw))
             }
             (None, None) => {
-                let message = format!("{} has no such field.", self.collection.name);
-                let error = FieldError::new("validation_unknown_field", message);
-                self.errors.insert(value::shorten(key), error);
+                self.ignore_unknown(key);
                 return;
             }
         };
@@ -384,6 +389,13 @@ impl<'a> DraftBuilder<'a> {
                     == change)
     }
 
+    /// Passes over a name that is no field, as PocketBase does. The answer names it.
+    fn ignore_unknown(&mut self, key: &str) {
+        if ids::is_valid_id(key) && self.ignored.len() < IGNORED_MAX {
+            self.ignored.push(key.to_owned());
+        }
+    }
+
     /// The index of a field. A hidden field does not exist for callers that may not see it.
     fn position(&self, name: &str) -> Option<usize> {
         let is_shown = |field: &Field| {
@@ -424,7 +436,7 @@ impl<'a> DraftBuilder<'a> {
             Ok(Some(id)) if ids::is_valid_id(&id) => Some(id),
             _ => {
                 let message = "Must be 1 to 64 of A-Z, a-z, 0-9, _ and -.";
-                let error = FieldError::new("validation_invalid_id", message);
+                let error = FieldError::new("validation_invalid_format", message);
                 self.errors.insert("id".to_owned(), error);
                 None
             }
@@ -523,10 +535,9 @@ mod tests {
             &json!({"n": 9, "tags": ["z"], "typo": 1, "id": "a/b"}),
             &[
                 "a validation_required",
-                "id validation_invalid_id",
-                "n validation_out_of_range",
-                "tags validation_invalid_choice",
-                "typo validation_unknown_field",
+                "id validation_invalid_format",
+                "n validation_max_number_constraint",
+                "tags validation_invalid_value",
             ],
         );
     }

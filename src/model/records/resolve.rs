@@ -59,7 +59,7 @@ impl Resolved {
         match value.strings().iter().find(is_unknown) {
             Some(name) => {
                 let message = format!("There is no file {} here.", value::shorten(name));
-                value::field_error("validation_missing_file", &message)
+                value::field_error("validation_invalid_file", &message)
             }
             None => Ok(value),
         }
@@ -215,7 +215,7 @@ fn add(field: &Field, current: &FieldValue, amount: &Stored) -> Result<FieldValu
         .and_then(|(a, b)| a.checked_add(b));
     let sum = real(current) + real(amount);
     if !sum.is_finite() {
-        return value::field_error("validation_out_of_range", "The sum is too large.");
+        return value::field_error("validation_max_number_constraint", "The sum is too large.");
     }
     value::check_number(field, sum)
         .map(|()| FieldValue::Scalar(exact.map_or(Stored::Real(sum), Stored::Integer)))
@@ -233,7 +233,12 @@ fn check_targets(
     let Some(options) = field.relation() else {
         return Ok(Ok(value));
     };
-    let missing = |message: &str| Ok(value::field_error("validation_missing_relation", message));
+    let missing = |message: &str| {
+        Ok(value::field_error(
+            "validation_missing_rel_records",
+            message,
+        ))
+    };
     let Some(target) = scope.collections.by_id(&options.collection_id) else {
         return missing("The collection it relates to is gone.");
     };

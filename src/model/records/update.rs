@@ -38,7 +38,7 @@ pub fn update(
     if given.is_some_and(|given| given != id) {
         return Err(Error::field(
             "id",
-            "validation_unchangeable",
+            "validation_pk_change",
             "The id of a record cannot change.",
         ));
     }

@@ -39,6 +39,7 @@ impl Schema {
                 include_str!("schema/journal.sql"),
                 include_str!("schema/webhooks.sql"),
                 include_str!("schema/cron.sql"),
+                include_str!("schema/superusers.sql"),
             ],
             Schema::Local => &[
                 include_str!("schema/local.sql"),

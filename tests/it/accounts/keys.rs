@@ -113,7 +113,7 @@ fn a_key_may_be_for_some_databases_and_collections_only() {
     for note in [&hidden, &missing] {
         let refused = key.post(&path, note).expect(400);
         let code = refused.text("/data/other/code");
-        assert_eq!(code, "validation_missing_relation");
+        assert_eq!(code, "validation_missing_rel_records");
     }
     server.admin().post(&path, hidden).expect(200);
     let list = key

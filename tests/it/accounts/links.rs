@@ -107,7 +107,7 @@ fn an_account_has_an_address_that_mail_can_be_sent_to() {
         let refused = |api: &Api, path: &str, body: serde_json::Value, field: &str| {
             let reply = api.post(path, body).expect(400);
             let code = reply.text(&format!("/data/{field}/code"));
-            assert_eq!(code, "validation_invalid_email", "{wrong} {path}");
+            assert_eq!(code, "validation_is_email", "{wrong} {path}");
         };
         let account = json!({"email": wrong, "password": "password-1"});
         refused(&api, "/api/auth/register", account.clone(), "email");

@@ -16,6 +16,7 @@ mod log_ins;
 mod origins;
 mod rules;
 mod sent;
+mod superusers;
 
 /// An auth collection whose accounts see and change themselves, and a server with it.
 fn server() -> Server {

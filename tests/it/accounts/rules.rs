@@ -139,7 +139,7 @@ fn a_relation_cannot_be_used_to_ask_what_exists() {
     let other = ann.post(NOTES, json!({ "owner": his })).expect(400);
     assert_eq!(
         other.text("/data/owner/code"),
-        "validation_missing_relation"
+        "validation_missing_rel_records"
     );
     ann.post(NOTES, json!({"owner": me, "team": "red"}))
         .expect(200);

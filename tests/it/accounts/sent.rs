@@ -163,7 +163,7 @@ fn a_wrong_new_address_is_told_under_its_name() {
     let wrong = json!({"newEmail": "no address"});
     let refused = ann.post(path, wrong).expect(400);
     let code = refused.text("/data/newEmail/code");
-    assert_eq!(code, "validation_invalid_email");
+    assert_eq!(code, "validation_is_email");
     let refused = ann.post(path, json!({})).expect(400);
     assert!(refused.text("/message").contains("`newEmail`"));
 }

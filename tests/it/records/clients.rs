@@ -176,7 +176,7 @@ fn an_upsert_without_an_id_makes_a_record() {
         assert_ne!(made.text("/0/body/id"), "");
     }
     let wrong = put(json!({"id": 5, "title": "x"})).expect(400);
-    assert!(wrong.json["data"]["requests.0.id"].is_object());
+    assert!(wrong.json["data"]["requests"]["0"]["response"]["data"]["id"].is_object());
     assert_eq!(api.get(POSTS).json["totalItems"], 6);
 }
 

@@ -19,17 +19,6 @@ use crate::base::error::Kind;
 pub type Outcome<T> = Result<T, Kind>;
 pub type Body = Map<String, Json>;
 
-/// Attributes of responses, and proofs; neither is written.
-const PASSED_OVER: [&str; 6] = [
-    "id",
-    "created",
-    "updated",
-    "collectionId",
-    "collectionName",
-    "expand",
-];
-const PASSED_OVER_OF_ACCOUNTS: [&str; 2] = ["passwordConfirm", "oldPassword"];
-
 /// The result of a change of a record.
 struct Changed {
     values: Vec<Value>,
@@ -280,14 +269,9 @@ impl World {
         };
         let mut is_wrong = false;
         for (key, json) in body {
-            let is_passed_over = PASSED_OVER.contains(&key.as_str())
-                || (is_auth && PASSED_OVER_OF_ACCOUNTS.contains(&key.as_str()));
-            if is_passed_over && position(key).is_none() {
-                continue;
-            }
             let name = key.trim_matches(['+', '-']);
+            // Names that are no field are passed over.
             let Some(at) = position(key).or_else(|| position(name)) else {
-                is_wrong = true;
                 continue;
             };
             let field = &fields[at];

@@ -160,13 +160,14 @@ pub fn check_number(field: &Field, number: f64) -> FieldResult<()> {
         return Ok(());
     };
     if integers_only && number.fract() != 0.0 {
-        return field_error("validation_only_int", "Must be a whole number.");
+        return field_error("validation_only_int_constraint", "Must be a whole number.");
     }
-    if min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max) {
-        return field_error(
-            "validation_out_of_range",
-            &format!("Must be {}.", range(min, max)),
-        );
+    let message = || format!("Must be {}.", range(min, max));
+    if min.is_some_and(|min| number < min) {
+        return field_error("validation_min_number_constraint", &message());
+    }
+    if max.is_some_and(|max| number > max) {
+        return field_error("validation_max_number_constraint", &message());
     }
     Ok(())
 }
@@ -195,7 +196,8 @@ fn parse_scalar(field: &Field, value: &Value) -> FieldResult<Stored> {
     match &field.kind {
         FieldKind::Text(options) => string_of(value).and_then(|text| check_text(text, options)),
         FieldKind::Editor { bytes_max } => {
-            string_of(value).and_then(|text| check_bytes(text, *bytes_max))
+            let code = "validation_content_size_limit";
+            string_of(value).and_then(|text| check_bytes(text, *bytes_max, code))
         }
         FieldKind::Email(options) => string_of(value).and_then(|text| check_email(text, options)),
         FieldKind::Url(options) => string_of(value).and_then(|text| check_url(text, options)),
@@ -268,7 +270,7 @@ fn parse_json(field: &Field, text: &str, bytes_max: usize) -> FieldResult<Stored
             &format!("Cannot be stored: {error}."),
         );
     }
-    check_bytes(text.to_owned(), bytes_max)
+    check_bytes(text.to_owned(), bytes_max, "validation_json_size_limit")
 }
 
 /// Maximum nesting of arrays and objects in valid JSON.
@@ -295,12 +297,15 @@ fn parse_password(text: &str, chars_min: usize) -> FieldResult<FieldChange> {
     const BYTES_MAX: usize = 256;
     if text.chars().count() < chars_min {
         return field_error(
-            "validation_too_short",
+            "validation_min_text_constraint",
             &format!("Must have at least {chars_min} characters."),
         );
     }
     if text.len() > BYTES_MAX {
-        return field_error("validation_too_long", "Must have at most 256 bytes.");
+        return field_error(
+            "validation_max_text_constraint",
+            "Must have at most 256 bytes.",
+        );
     }
     Ok(FieldChange::Hash(text.to_owned()))
 }
@@ -351,7 +356,7 @@ fn check_text(text: String, options: &TextOptions) -> FieldResult<Stored> {
     let chars = text.chars().count();
     if chars < options.chars_min {
         let message = format!("Must have at least {} characters.", options.chars_min);
-        return field_error("validation_too_short", &message);
+        return field_error("validation_min_text_constraint", &message);
     }
     let chars_max = match (options.chars_max, &options.pattern) {
         (None, Some(_)) => Some(PATTERN_CHARS_MAX),
@@ -359,7 +364,7 @@ fn check_text(text: String, options: &TextOptions) -> FieldResult<Stored> {
     };
     if let Some(max) = chars_max.filter(|max| chars > *max) {
         return field_error(
-            "validation_too_long",
+            "validation_max_text_constraint",
             &format!("Must have at most {max} characters."),
         );
     }
@@ -368,17 +373,17 @@ fn check_text(text: String, options: &TextOptions) -> FieldResult<Stored> {
         .as_ref()
         .is_some_and(|pattern| !pattern.is_match(&text))
     {
-        return field_error("validation_pattern", "Does not match the required pattern.");
+        return field_error(
+            "validation_invalid_format",
+            "Does not match the required pattern.",
+        );
     }
     Ok(Stored::Text(text))
 }
 
-fn check_bytes(text: String, bytes_max: usize) -> FieldResult<Stored> {
+fn check_bytes(text: String, bytes_max: usize, code: &'static str) -> FieldResult<Stored> {
     if text.len() > bytes_max {
-        return field_error(
-            "validation_too_long",
-            &format!("Must have at most {bytes_max} bytes."),
-        );
+        return field_error(code, &format!("Must have at most {bytes_max} bytes."));
     }
     Ok(text_or_null(text))
 }
@@ -389,10 +394,10 @@ fn check_email(text: String, options: &DomainOptions) -> FieldResult<Stored> {
     }
     match text.rsplit_once('@') {
         Some((_, domain)) if mail::is_address(&text) => {
-            check_domain(domain, options)?;
+            check_domain(domain, options, "validation_email_domain_not_allowed")?;
             Ok(Stored::Text(text))
         }
-        _ => field_error("validation_invalid_email", "Must be an e-mail address."),
+        _ => field_error("validation_is_email", "Must be an e-mail address."),
     }
 }
 
@@ -402,7 +407,7 @@ fn check_url(text: String, options: &DomainOptions) -> FieldResult<Stored> {
     }
     match url_host(&text) {
         Some(host) => {
-            check_domain(host, options)?;
+            check_domain(host, options, "validation_url_domain_not_allowed")?;
             Ok(Stored::Text(text))
         }
         None => field_error(
@@ -434,13 +439,10 @@ fn url_host(text: &str) -> Option<&str> {
     (is_scheme && !host.is_empty()).then_some(host)
 }
 
-fn check_domain(domain: &str, options: &DomainOptions) -> FieldResult<()> {
+fn check_domain(domain: &str, options: &DomainOptions, code: &'static str) -> FieldResult<()> {
     let is_listed = |list: &[String]| list.iter().any(|known| known.eq_ignore_ascii_case(domain));
     if (!options.only.is_empty() && !is_listed(&options.only)) || is_listed(&options.except) {
-        return field_error(
-            "validation_domain",
-            "Addresses of this domain are not accepted.",
-        );
+        return field_error(code, "Addresses of this domain are not accepted.");
     }
     Ok(())
 }
@@ -458,7 +460,7 @@ fn parse_number(field: &Field, value: &Value) -> FieldResult<Stored> {
         return Ok(Stored::Null);
     }
     let Some(number) = number_of(value) else {
-        return field_error("validation_invalid_number", "Must be a number.");
+        return field_error("validation_not_a_number", "Must be a number.");
     };
     let real = number.as_f64().unwrap_or(f64::NAN);
     check_number(field, real)?;
@@ -498,10 +500,17 @@ fn check_time(
         return field_error("validation_invalid_date", message);
     };
     let bound = |text: &Option<String>| text.as_deref().and_then(clock::parse_datetime);
-    let is_early = bound(&options.min).is_some_and(|min| ms < min);
-    if is_early || bound(&options.max).is_some_and(|max| ms > max) {
+    let message = || {
         let range = range(options.min.as_deref(), options.max.as_deref());
-        return field_error("validation_out_of_range", &format!("Must be {range}."));
+        format!("Must be {range}.")
+    };
+    if bound(&options.min).is_some_and(|min| ms < min) {
+        let code = "validation_min_greater_equal_than_required";
+        return field_error(code, &message());
+    }
+    if bound(&options.max).is_some_and(|max| ms > max) {
+        let code = "validation_max_less_equal_than_required";
+        return field_error(code, &message());
     }
     Ok(Stored::Text(time))
 }
@@ -522,11 +531,11 @@ fn parse_choices(field: &Field, value: &Value) -> FieldResult<FieldValue> {
 fn check_choice(field: &Field, text: &String) -> FieldResult<()> {
     match &field.kind {
         FieldKind::Select { values, .. } if !values.contains(text) => field_error(
-            "validation_invalid_choice",
+            "validation_invalid_value",
             &format!("{} is not one of its values.", shorten(text)),
         ),
         FieldKind::Relation(_) if !ids::is_valid_id(text) => field_error(
-            "validation_missing_relation",
+            "validation_missing_rel_records",
             &format!("There is no record {}.", shorten(text)),
         ),
         _ => Ok(()),
@@ -596,9 +605,9 @@ mod tests {
             r#""\u00fc\u00fc\u00fc\u00fc""#,
             "'\u{fc}\u{fc}\u{fc}\u{fc}'",
         );
-        check(&text, r#""a""#, "too_short");
-        check(&text, r#""abcde""#, "too_long");
-        check(&text, r#""AB""#, "pattern");
+        check(&text, r#""a""#, "min_text_constraint");
+        check(&text, r#""abcde""#, "max_text_constraint");
+        check(&text, r#""AB""#, "invalid_format");
         check(&text, r#""""#, "unset");
         check(&text, "null", "unset");
         check(&text, "5", "invalid_value");
@@ -611,7 +620,7 @@ mod tests {
         check(
             &json!({"type": "editor", "maxSize": 3}),
             r#""abcd""#,
-            "too_long",
+            "content_size_limit",
         );
     }
 
@@ -620,16 +629,16 @@ mod tests {
         let email = json!({"type": "email", "exceptDomains": ["bad.org"]});
         check(&email, r#""a@b""#, "'a@b'");
         for wrong in ["a", "@b", "a@", "a b@c", "a@b\\n"] {
-            check(&email, &format!("\"{wrong}\""), "invalid_email");
+            check(&email, &format!("\"{wrong}\""), "is_email");
         }
-        check(&email, r#""a@BAD.org""#, "domain");
+        check(&email, r#""a@BAD.org""#, "email_domain_not_allowed");
         let url = json!({"type": "url", "onlyDomains": ["ok.org"]});
         check(
             &url,
             r#""https://u:p@ok.org:80/x?y""#,
             "'https://u:p@ok.org:80/x?y'",
         );
-        check(&url, r#""https://other.org""#, "domain");
+        check(&url, r#""https://other.org""#, "url_domain_not_allowed");
         for wrong in [
             "ok.org",
             "://ok.org",
@@ -647,14 +656,14 @@ mod tests {
         check(&number, "7", "7");
         check(&number, "7.5", "7.5");
         check(&number, r#""7""#, "7");
-        check(&number, "11", "out_of_range");
+        check(&number, "11", "max_number_constraint");
         check(&number, "null", "unset");
-        check(&number, r#""x""#, "invalid_number");
+        check(&number, r#""x""#, "not_a_number");
         check(&number, "[1]", "invalid_value");
         check(
             &json!({"type": "number", "onlyInt": true}),
             "1.5",
-            "only_int",
+            "only_int_constraint",
         );
         check(
             &json!({"type": "number"}),
@@ -692,17 +701,25 @@ mod tests {
             "invalid_date",
         );
         let days = json!({"type": "date", "min": "2026-01-01 12:00", "max": "2026-01-31"});
-        check(&days, r#""2026-01-01""#, "out_of_range");
+        check(&days, r#""2026-01-01""#, "min_greater_equal_than_required");
         check(&days, r#""2026-01-01 12:00""#, "'2026-01-01T12:00:00.000Z'");
         check(&days, r#""2026-01-31 00:00""#, "'2026-01-31T00:00:00.000Z'");
-        check(&days, r#""2026-01-31 00:00:00.001""#, "out_of_range");
+        check(
+            &days,
+            r#""2026-01-31 00:00:00.001""#,
+            "max_less_equal_than_required",
+        );
         let moment = json!({"type": "datetime", "min": "2026-01-01"});
         check(
             &moment,
             r#""2026-02-28 10:00:00.1Z""#,
             "'2026-02-28T10:00:00.100Z'",
         );
-        check(&moment, r#""2025-02-28""#, "out_of_range");
+        check(
+            &moment,
+            r#""2025-02-28""#,
+            "min_greater_equal_than_required",
+        );
     }
 
     #[test]
@@ -710,7 +727,7 @@ mod tests {
         let one = json!({"type": "select", "values": ["a", "b"]});
         check(&one, r#""a""#, "'a'");
         check(&one, r#"["a"]"#, "'a'");
-        check(&one, r#""c""#, "invalid_choice");
+        check(&one, r#""c""#, "invalid_value");
         check(&one, r#"["a","b"]"#, "too_many_values");
         let two = json!({"type": "select", "values": ["a", "b", "c"], "maxSelect": 2});
         check(&two, r#"["b","a","b"]"#, r#"'["b","a"]'"#);
@@ -719,7 +736,7 @@ mod tests {
         check(
             &json!({"type": "relation", "collectionId": "x"}),
             r#""a/b""#,
-            "missing_relation",
+            "missing_rel_records",
         );
     }
 
