@@ -28,27 +28,41 @@ const CONFIRM_PAGE: &str = include_str!("confirm.html");
 #[derive(Deserialize)]
 struct Credentials {
     /// The e-mail address, or the value of another identity field.
-    #[serde(alias = "email", alias = "username", default)]
+    #[serde(alias = "email", alias = "username")]
     identity: String,
-    #[serde(default)]
     password: String,
     #[serde(rename = "identityField")]
     field: Option<String>,
 }
 
+/// Credentials of which some may be missing.
+#[derive(Deserialize)]
+struct MaybeCredentials {
+    #[serde(alias = "email", alias = "username")]
+    identity: Option<String>,
+    password: Option<String>,
+    #[serde(rename = "identityField")]
+    field: Option<String>,
+}
+
 impl Credentials {
+    /// Reads the body as PocketBase does: blank values are invalid fields.
     fn read(call: &Call<'_>) -> Result<Credentials> {
-        let body: Credentials = call.body()?;
+        let body: MaybeCredentials = call.body()?;
         let mut errors = FieldErrors::new();
         for (name, value) in [("identity", &body.identity), ("password", &body.password)] {
-            if value.is_empty() {
+            if value.as_deref().is_none_or(str::is_empty) {
                 let error = FieldError::new("validation_required", "Cannot be blank.");
                 errors.insert(name.to_owned(), error);
             }
         }
-        match errors.is_empty() {
-            true => Ok(body),
-            false => Err(Error::fields("The credentials are incomplete.", errors)),
+        match (body.identity, body.password) {
+            (Some(identity), Some(password)) if errors.is_empty() => Ok(Credentials {
+                identity,
+                password,
+                field: body.field,
+            }),
+            _ => Err(Error::fields("The credentials are incomplete.", errors)),
         }
     }
 }
@@ -91,7 +105,7 @@ struct NewPassword {
 
 pub fn login(call: &Call<'_>) -> Result<Response> {
     let realm = realm(call)?;
-    session("user", &log_in(call, &realm)?)
+    session("user", &log_in(call, &realm, &call.body()?)?)
 }
 
 /// Log-in as in PocketBase: wrong credentials are an invalid request, 400 instead of 401.
@@ -100,14 +114,14 @@ pub fn auth_with_password(call: &Call<'_>) -> Result<Response> {
         Kind::Unauthenticated => Error::invalid(error.message()),
         _ => error,
     };
+    let body = Credentials::read(call)?;
     if is_admins(call) {
-        let body = Credentials::read(call)?;
         let (app, from) = (&call.app.auth, call.client());
         let signed_in = app.log_in_admin(&body.identity, &body.password, from);
         return Ok(admin_session("record", &signed_in.map_err(as_invalid)?));
     }
     let realm = realm(call)?;
-    session("record", &log_in(call, &realm).map_err(as_invalid)?)
+    session("record", &log_in(call, &realm, &body).map_err(as_invalid)?)
 }
 
 pub fn register(call: &Call<'_>) -> Result<Response> {
@@ -320,8 +334,7 @@ fn own(call: &Call<'_>) -> Result<(Realm, Arc<User>)> {
     }
 }
 
-fn log_in(call: &Call<'_>, realm: &Realm) -> Result<AccountSession> {
-    let body = Credentials::read(call)?;
+fn log_in(call: &Call<'_>, realm: &Realm, body: &Credentials) -> Result<AccountSession> {
     let log_in = LogIn {
         identity: &body.identity,
         field: body.field.as_deref().filter(|field| !field.is_empty()),

@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::accounts::{AccountSession, Realm};
-use super::admin_sessions::is_superuser;
 use super::authentication::{Auth, wrong_token};
 use super::hasher::HashPriority;
 pub use super::token::Purpose;
@@ -136,7 +135,7 @@ impl Auth {
             .read(confirmation.token, &purposes)
             .map_err(as_invalid)?;
         check_purpose(&claims, confirmation.only)?;
-        if is_superuser(&claims) && wanted.is_none_or(|name| name == SUPERUSERS) {
+        if claims.is_of_superuser() && wanted.is_none_or(|name| name == SUPERUSERS) {
             return self
                 .reset_admin(&claims, confirmation, from)
                 .map_err(as_invalid);

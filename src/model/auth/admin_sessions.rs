@@ -17,11 +17,6 @@ use crate::net::mail::Mail;
 /// The setup token is a signature of this.
 const SETUP_LABEL: &[u8] = b"setup";
 
-/// True for claims of a token of an admin.
-pub(super) fn is_superuser(claims: &Claims) -> bool {
-    claims.extra.collection.as_deref() == Some(SUPERUSERS_ID)
-}
-
 fn superuser() -> ExtraClaims {
     ExtraClaims {
         collection: Some(SUPERUSERS_ID.to_owned()),

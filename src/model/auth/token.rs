@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::crypto;
 use crate::base::crypto::SigningKey;
+use crate::model::collections::SUPERUSERS_ID;
 
 /// base64url of `{"alg":"HS256","typ":"JWT"}`.
 const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
@@ -50,6 +51,13 @@ pub struct Claims {
     /// Unix milliseconds.
     pub expires_ms: i64,
     pub extra: ExtraClaims,
+}
+
+impl Claims {
+    /// True for a token of an admin.
+    pub fn is_of_superuser(&self) -> bool {
+        self.extra.collection.as_deref() == Some(SUPERUSERS_ID)
+    }
 }
 
 /// Groups of purposes, each with its own key.

@@ -268,7 +268,8 @@ fn nobody_says_of_themselves_that_they_are_verified_or_in_a_group() {
     }
     let change = json!({"verified": false, "groups": null, "name": "Ann", "emailVisibility": true});
     ann.patch(&record, change).expect(200);
-    ann.patch(&record, json!({"note": "x"})).expect(400);
+    let unknown = ann.patch(&record, json!({"note": "x"})).expect(200);
+    assert_eq!(unknown.header("X-Ignored-Fields"), Some("note"));
     server
         .admin()
         .patch(&record, json!({"verified": true, "groups": ["staff"]}))
