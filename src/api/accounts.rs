@@ -62,7 +62,11 @@ impl Credentials {
                 password,
                 field: body.field,
             }),
-            _ => Err(Error::fields("The credentials are incomplete.", errors)),
+            _ => {
+                let names: Vec<&str> = errors.keys().map(String::as_str).collect();
+                let message = format!("Missing: {}.", names.join(", "));
+                Err(Error::fields(message, errors))
+            }
         }
     }
 }
