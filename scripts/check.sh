@@ -12,10 +12,11 @@ Runs the steps named, or all of them in this order:
   test     cargo test, for the vendored HTTP engine too
   hostile  scripts/hostile.py for half a minute, against the program that the tests built
   docs     cargo doc, warnings denied
+  sdk-js   scripts/sdk-js-check.sh, against the program that the tests built
   scripts  shellcheck over scripts/ and tools/
 and prints the number of packages in Cargo.lock.
 
-A step whose tool is not installed (rustfmt, clippy, python3, shellcheck) is skipped, with a message.
+A step whose tool is not installed (rustfmt, clippy, python3, node, shellcheck) is skipped, with a message.
 Exit code 0: all steps that ran passed.
 TEXT
 }
@@ -55,6 +56,11 @@ docs() {
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 }
 
+sdk_js() {
+    skip_without node "node --version" || return 0
+    scripts/sdk-js-check.sh --binary "${CARGO_TARGET_DIR:-target}/debug/vski"
+}
+
 scripts() {
     skip_without shellcheck "shellcheck --version" || return 0
     find scripts tools -name '*.sh' -exec shellcheck -x {} +
@@ -77,11 +83,11 @@ run() { # run STEP FUNCTION
 for step in "$@"; do
     case $step in
         --help | -h) usage; exit 0 ;;
-        format | lint | test | hostile | docs | scripts) ;;
+        format | lint | test | hostile | docs | sdk-js | scripts) ;;
         *) fail "unknown step: $step (see --help)" ;;
     esac
 done
-[ $# -gt 0 ] || set -- format lint test hostile docs scripts
+[ $# -gt 0 ] || set -- format lint test hostile docs sdk-js scripts
 
 cd "$(dirname -- "$0")/.."
 command -v cargo >/dev/null || fail "no cargo: install Rust first"
@@ -91,6 +97,7 @@ skipped=
 for step in "$@"; do
     case $step in
         test) run test run_tests ;;
+        sdk-js) run sdk-js sdk_js ;;
         *) run "$step" "$step" ;;
     esac
 done

@@ -44,6 +44,7 @@ mod replica_routing;
 mod replicated_databases;
 mod replicated_files;
 mod routes;
+mod sdk;
 mod socket;
 mod stats;
 mod superusers;

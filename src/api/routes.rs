@@ -5,8 +5,8 @@ use std::fmt;
 use super::call::Call;
 use super::{
     accounts, admins, batch, collections, cron, databases, files, health, keys, metrics, realtime,
-    records, replicated_databases, replicated_files, stats, superusers, webhooks, workflow_starts,
-    workflows,
+    records, replicated_databases, replicated_files, sdk, stats, superusers, webhooks,
+    workflow_starts, workflows,
 };
 use crate::base::error::Result;
 use crate::model::rules::KeyScope;
@@ -133,7 +133,7 @@ const fn route(
 
 /// All endpoints.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 114] = {
+pub const ROUTES: [Route; 115] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -269,6 +269,7 @@ pub const ROUTES: [Route; 114] = {
         route(Get,    "/api/stats",                                    Watch,  Server,   Own,    stats::get),
         route(Get,    "/metrics",                                      Watch,  Server,   Own,    metrics::get),
         route(Get,    "/auth/confirm",                                 Public, Server,   Own,    accounts::confirm_page),
+        route(Get,    "/sdk.js",                                       Public, Server,   Own,    sdk::client),
         route(Get,    "/",                                             Public, Server,   Own,    health::root),
     ]
 };

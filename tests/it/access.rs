@@ -112,7 +112,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 114] = {
+const ROWS: [Row; 115] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Identified, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -123,6 +123,7 @@ const ROWS: [Row; 114] = {
         row("DELETE /api/collections/_superusers/records/{id}", "/api/collections/_superusers/records/none", "", Admins(404)),
         row("POST /api/collections/{collection}/impersonate/{id}", "/api/collections/_users/impersonate/none", "{}", Admins(404)),
         row("GET /", "/", "", All(200)),
+        row("GET /sdk.js", "/sdk.js", "", All(200)),
         row("GET /auth/confirm", "/auth/confirm", "", All(200)),
         row("GET /api/files/{collection}/{record}/{file}", "/api/files/notes/note/none", "", All(404)),
         row("POST /api/files/token", "/api/files/token", "", Accounts(200, 200)),

@@ -2,8 +2,9 @@
 //!
 //! Both are one buffer, sent at once, unless copying the body would cost more than a second send.
 //! The encoder adds the headers that all responses have (`Date`, `X-Request-Id`,
-//! `X-Content-Type-Options`, the length, and `Connection` if needed) and compresses JSON if the
-//! client accepts that. A header value cannot end its line: control characters become spaces.
+//! `X-Content-Type-Options`, the length, and `Connection` if needed) and compresses JSON and
+//! JavaScript if the client accepts that. A header value cannot end its line: control characters
+//! become spaces.
 
 use std::cell::RefCell;
 use std::io::{Read, Write as _};
@@ -15,7 +16,9 @@ use crate::base::clock;
 /// Suffix of the `ETag` of a compressed response, whose bytes differ from those of the original.
 pub const GZIP_SUFFIX: &str = "-gzip";
 
-/// Shorter JSON is not compressed.
+/// Media types that are compressed.
+const COMPRESSIBLE: [&str; 2] = ["application/json", "text/javascript"];
+/// Shorter bodies are not compressed.
 const COMPRESS_BYTES_MIN: usize = 1024;
 
 /// Capacity for the head, without the headers of the response itself.
@@ -161,9 +164,11 @@ fn is_content_type(name: &str) -> bool {
 
 fn is_compressible(response: &Response) -> bool {
     response.body.len() > COMPRESS_BYTES_MIN
-        && response
-            .header("Content-Type")
-            .is_some_and(|media_type| media_type.starts_with("application/json"))
+        && response.header("Content-Type").is_some_and(|it| {
+            COMPRESSIBLE
+                .iter()
+                .any(|media_type| it.starts_with(media_type))
+        })
         && response.header("Content-Encoding").is_none()
 }
 
