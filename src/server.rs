@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::api::cors::Cors;
-use crate::api::{Api, ApiSettings};
+use crate::api::{Api, ApiSettings, settings};
 use crate::app::App;
 use crate::base::budget::Budgets;
 use crate::base::error::{Error, Kind, Result, ResultExt as _};
@@ -136,6 +136,7 @@ pub fn start(config: &Config) -> Result<Running> {
             config.given_public_url().as_deref(),
         ),
         trusted_proxies: config.trusted_proxies.clone(),
+        shown: settings::describe(config),
     };
     let api = Arc::new(Api::new(Arc::clone(&app), api));
     let settings = http::server::ServerSettings {

@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use super::answer::StatusCounts;
 use super::cors::Cors;
+use super::logs::RequestLog;
+use serde_json::Value;
+
 use crate::app::App;
 use crate::base::budget::{Charge, Network, OutputCharge, Payer};
 use crate::base::error::Result;
@@ -27,6 +30,8 @@ pub struct Call<'a> {
     pub database: &'a str,
     pub params: &'a Params<'a, 'a>,
     pub answers: &'a StatusCounts,
+    pub requests: &'a RequestLog,
+    pub shown_settings: &'a Value,
     /// The address of the client; use [`Call::client`].
     pub client: &'a OnceCell<IpAddr>,
     pub trusted_proxies: &'a [Prefix],

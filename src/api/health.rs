@@ -1,11 +1,12 @@
 //! `GET /api/health`, and a page for browsers at `/`.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::answer::json_response;
-use super::call::Call;
+use super::call::{Call, credentials};
 use crate::base::error::{Error, Result};
 use crate::base::threads;
+use crate::model::rules::Identity;
 use crate::net::http::Response;
 
 /// Reports that the server is healthy, in PocketBase's form. A replica adds its lag.
@@ -28,8 +29,22 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
             json!({})
         }
     };
+    let data = with_admin_part(call, data);
     let body = json!({"status": 200, "code": 200, "message": "API is healthy.", "data": data});
     Ok(json_response(200, &body))
+}
+
+/// Adds what admins see, as in PocketBase. Credentials that are not an admin's are ignored here.
+fn with_admin_part(call: &Call<'_>, mut data: Value) -> Value {
+    let credentials = credentials(call.request);
+    if credentials.authorization.is_some()
+        && let Ok(Identity::Admin(_)) = call.app.auth.identify(credentials, call.database)
+    {
+        data["canBackup"] = json!(false);
+        data["realIP"] = json!(call.client().to_string());
+        data["possibleProxyHeader"] = json!("");
+    }
+    data
 }
 
 /// `maxSecondsBehind`, with which a load balancer excludes replicas that lag.

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::app::App;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::threads;
@@ -28,12 +30,14 @@ mod call;
 mod collections;
 pub mod cors;
 pub mod cron;
+mod crons;
 mod databases;
 mod files;
 mod form_values;
 mod health;
 mod incoming;
 mod keys;
+mod logs;
 mod metrics;
 mod multipart_body;
 mod parameters;
@@ -45,6 +49,7 @@ mod replicated_databases;
 mod replicated_files;
 mod routes;
 mod sdk;
+pub mod settings;
 mod socket;
 mod stats;
 mod superusers;
@@ -55,6 +60,7 @@ mod workflows;
 use answer::{StatusCounts, body_too_large, error_response, forbidden, no_path};
 use call::{Call, credentials, split_database};
 use cors::Cors;
+use logs::RequestLog;
 pub use routes::ROUTES;
 use routes::{BODY_BYTES, OnReplica, Route, RouteAccess, RouteScope};
 
@@ -72,6 +78,7 @@ pub struct Api {
     router: Router<(usize, &'static Route)>,
     settings: ApiSettings,
     answers: StatusCounts,
+    requests: RequestLog,
 }
 
 /// Settings of the API that the operator chooses.
@@ -81,6 +88,8 @@ pub struct ApiSettings {
     pub upload_bytes_max: u64,
     /// Proxies that are trusted to name the address of a client.
     pub trusted_proxies: Vec<Prefix>,
+    /// The settings of the server, as `/api/settings` shows them.
+    pub shown: Value,
 }
 
 static ALL: [Route; ROUTES.len()] = ROUTES;
@@ -102,6 +111,7 @@ impl Api {
             router,
             settings,
             answers: StatusCounts::default(),
+            requests: RequestLog::default(),
         }
     }
 
@@ -117,9 +127,17 @@ impl Api {
             }),
         };
         self.answers.count(response.status);
-        let stats = &self.app.stats;
-        stats.request(number, response.status, begun.elapsed());
+        let (stats, took) = (&self.app.stats, begun.elapsed());
+        stats.request(number, response.status, took);
         let client = *client.get_or_init(|| self.client(request));
+        let route = ALL.get(number);
+        if route.is_none_or(|route| route.access != RouteAccess::Replica) {
+            let pattern = route
+                .map(|it| it.path)
+                .filter(|path| path.contains("{token}"));
+            self.requests
+                .add(request, pattern, response.status, took, client);
+        }
         let is_peer = client == request.peer.ip().to_canonical();
         let response = response.for_client((!is_peer).then_some(client));
         cors.allow(request, response)
@@ -171,6 +189,8 @@ impl Api {
             trusted_proxies: &self.settings.trusted_proxies,
             cors: &self.settings.cors,
             answers: &self.answers,
+            requests: &self.requests,
+            shown_settings: &self.settings.shown,
             parsed: RefCell::default(),
             output: OnceCell::new(),
         };

@@ -4,9 +4,9 @@ use std::fmt;
 
 use super::call::Call;
 use super::{
-    accounts, admins, batch, collections, cron, databases, files, health, keys, metrics, realtime,
-    records, replicated_databases, replicated_files, sdk, stats, superusers, webhooks,
-    workflow_starts, workflows,
+    accounts, admins, batch, collections, cron, crons, databases, files, health, keys, logs,
+    metrics, realtime, records, replicated_databases, replicated_files, sdk, settings, stats,
+    superusers, webhooks, workflow_starts, workflows,
 };
 use crate::base::error::Result;
 use crate::model::rules::KeyScope;
@@ -133,13 +133,23 @@ const fn route(
 
 /// All endpoints.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 115] = {
+pub const ROUTES: [Route; 124] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
     use RouteScope::{Database, Server};
     [
         route(Get,    "/api/health",                                   Public, Database, Own,    health::get),
+
+        route(Get,    "/api/crons",                                    Admin,  Server,   Serve,  crons::list),
+        small(route(Post,   "/api/crons/{id}",                         Admin,  Server,   Own,    crons::run)),
+        route(Get,    "/api/logs",                                     Admin,  Server,   Own,    logs::list),
+        route(Get,    "/api/logs/stats",                               Admin,  Server,   Own,    logs::stats),
+        route(Get,    "/api/logs/{id}",                                Admin,  Server,   Own,    logs::get),
+        route(Get,    "/api/settings",                                 Admin,  Server,   Own,    settings::get),
+        small(route(Patch,  "/api/settings",                           Admin,  Server,   Own,    settings::update)),
+        small(route(Post,   "/api/settings/test/s3",                   Admin,  Server,   Own,    settings::test_s3)),
+        small(route(Post,   "/api/settings/test/email",                Admin,  Server,   Own,    settings::test_email)),
 
         small(route(Post,   "/api/admins/init",                        Public, Server,   Refuse, admins::init)),
         small(route(Post,   "/api/admins/login",                       Public, Server,   Serve,  admins::login)),

@@ -112,10 +112,19 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 115] = {
+const ROWS: [Row; 124] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Identified, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
+        row("GET /api/crons", "/api/crons", "", Admins(200)),
+        row("POST /api/crons/{id}", "/api/crons/none", "", Admins(404)),
+        row("GET /api/logs", "/api/logs", "", Admins(200)),
+        row("GET /api/logs/stats", "/api/logs/stats", "", Admins(200)),
+        row("GET /api/logs/{id}", "/api/logs/none", "", Admins(404)),
+        row("GET /api/settings", "/api/settings", "", Admins(200)),
+        row("PATCH /api/settings", "/api/settings", r#"{"smtp":{}}"#, Admins(400)),
+        row("POST /api/settings/test/s3", "/api/settings/test/s3", "{}", Admins(400)),
+        row("POST /api/settings/test/email", "/api/settings/test/email", "{}", Admins(400)),
         row("GET /api/collections/_superusers/records", "/api/collections/_superusers/records", "", Admins(200)),
         row("GET /api/collections/_superusers/records/{id}", "/api/collections/_superusers/records/none", "", Admins(404)),
         row("POST /api/collections/_superusers/records", "/api/collections/_superusers/records", "{}", Admins(400)),

@@ -81,6 +81,11 @@ impl Storage {
         Ok(())
     }
 
+    /// Fails if the bucket cannot be used.
+    pub fn check(&self) -> Result<()> {
+        self.s3.as_ref().map_or(Ok(()), S3::check)
+    }
+
     /// True if this server owns the bucket; an error if another one does.
     pub fn is_claimed_by(&self, node: &str) -> Result<bool> {
         let Some(s3) = &self.s3 else {
