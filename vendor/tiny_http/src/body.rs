@@ -1,107 +1,172 @@
-//! Collects a body, within its own bound and that of its meter, and decodes chunks.
+//! Receives a body as it arrives: decodes chunks, and collects it within its own bound and that of its meter or hands it
+//! to a sink.
 //!
 //! New file; replaces upstream's `EqualReader` (whose `drop` allocated what the client announced) and the decoder of
-//! the `chunked_transfer` crate. Memory follows the bytes that came, never the length that was announced.
+//! the `chunked_transfer` crate. Memory follows the bytes that came, never the length that was announced. Nothing here
+//! reads from a socket.
 
-use std::sync::Arc;
-
+use crate::head::{Framing, Head};
 use crate::request::HeadView;
-use crate::sink::Meter;
+use crate::sink::{Meter, Sink};
 use crate::Shared;
 
-/// The reason why a body was not collected.
+/// The reason why a body was not received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyError {
     /// Longer than it may be.
     TooLarge,
     /// Its meter has refused more.
     Overloaded,
+    /// Its sink wants no more.
+    Unwanted,
     /// Not the chunked form.
     Malformed,
 }
 
-/// Smallest step by which a buffer grows.
-const STEP: usize = 8 << 10;
+/// Smallest step by which a buffer grows, unless the body is shorter.
+const STEP: usize = 1 << 10;
 
 /// Largest step, so that a growing body never asks for much more than it has.
 const STEP_MAX: usize = 256 << 10;
 
 /// A body while it arrives.
-pub(crate) struct BodyBuffer<'a> {
-    // the first `filled` bytes have come, the rest is room
+pub(crate) struct Receiving {
+    coding: Coding,
+    target: Target,
+}
+
+enum Coding {
+    /// So many bytes are missing.
+    Sized(u64),
+    Chunked(Decoder),
+}
+
+pub(crate) enum Target {
+    Memory(BodyBuffer),
+    Sink(Box<dyn Sink>),
+}
+
+impl Receiving {
+    pub fn new(framing: Framing, target: Target) -> Receiving {
+        let coding = match framing {
+            Framing::Length(length) => Coding::Sized(length),
+            Framing::Chunked => Coding::Chunked(Decoder::new()),
+        };
+        Receiving { coding, target }
+    }
+
+    pub fn is_done(&self) -> bool {
+        match &self.coding {
+            Coding::Sized(left) => *left == 0,
+            Coding::Chunked(decoder) => decoder.is_done(),
+        }
+    }
+
+    /// The bytes that certainly belong to the body.
+    pub fn left(&self) -> Option<u64> {
+        match self.coding {
+            Coding::Sized(left) => Some(left),
+            Coding::Chunked(_) => None,
+        }
+    }
+
+    /// Takes what belongs to the body. Returns how much that was.
+    pub fn feed(&mut self, input: &[u8], about: &About<'_>) -> Result<usize, BodyError> {
+        let target = &mut self.target;
+        match &mut self.coding {
+            Coding::Sized(left) => {
+                let count = (*left).min(input.len() as u64) as usize;
+                target.take(&input[..count], *left, about)?;
+                *left -= count as u64;
+                Ok(count)
+            }
+            Coding::Chunked(decoder) => {
+                decoder.feed(input, |data| target.take(data, u64::MAX, about))
+            }
+        }
+    }
+
+    pub fn into_target(self) -> Target {
+        self.target
+    }
+}
+
+impl Target {
+    fn take(&mut self, data: &[u8], left: u64, about: &About<'_>) -> Result<(), BodyError> {
+        match self {
+            _ if data.is_empty() => Ok(()),
+            Target::Memory(buffer) => buffer.append(data, left, about),
+            Target::Sink(sink) => match sink.write(data) {
+                true => Ok(()),
+                false => Err(BodyError::Unwanted),
+            },
+        }
+    }
+}
+
+/// The request whose body it is.
+pub(crate) struct About<'a> {
+    pub head: &'a Head,
+    pub peer: std::net::SocketAddr,
+    pub shared: &'a Shared,
+}
+
+/// A body in memory.
+pub(crate) struct BodyBuffer {
     bytes: Vec<u8>,
-    filled: usize,
-    shared: Arc<Shared>,
-    view: &'a HeadView<'a>,
+
+    // the most that it may become
+    most: usize,
 
     // asked for all above `body_free`; made when that is reached
     meter: Option<Box<dyn Meter>>,
     metered: usize,
 }
 
-impl<'a> BodyBuffer<'a> {
-    pub fn new(shared: &Arc<Shared>, view: &'a HeadView<'a>) -> BodyBuffer<'a> {
+impl BodyBuffer {
+    pub fn new(most: usize) -> BodyBuffer {
         BodyBuffer {
             bytes: Vec::new(),
-            filled: 0,
-            shared: Arc::clone(shared),
-            view,
+            most,
             meter: None,
             metered: 0,
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.filled
-    }
-
-    /// Room for more bytes, at most `wanted` of them, at least one.
-    pub fn room(&mut self, wanted: usize) -> Result<&mut [u8], BodyError> {
-        if self.filled == self.bytes.len() {
-            let step = wanted.min(self.filled.max(STEP)).min(STEP_MAX);
-            self.grow(step)?;
-        }
-        let end = self.bytes.len().min(self.filled + wanted);
-        Ok(&mut self.bytes[self.filled..end])
-    }
-
-    /// Counts bytes that were put into the room.
-    pub fn advance(&mut self, count: usize) {
-        self.filled += count;
-    }
-
-    pub fn append(&mut self, bytes: &[u8]) -> Result<(), BodyError> {
-        if self.filled + bytes.len() > self.bytes.len() {
-            let missing = self.filled + bytes.len() - self.bytes.len();
-            self.grow(missing.max(self.filled.clamp(1 << 10, STEP_MAX)))?;
-        }
-        self.bytes[self.filled..self.filled + bytes.len()].copy_from_slice(bytes);
-        self.filled += bytes.len();
-        Ok(())
-    }
-
     /// The body and its meter.
-    pub fn finish(mut self) -> (Vec<u8>, Option<Box<dyn Meter>>) {
-        self.bytes.truncate(self.filled);
+    pub fn finish(self) -> (Vec<u8>, Option<Box<dyn Meter>>) {
         (self.bytes, self.meter)
     }
 
-    fn grow(&mut self, step: usize) -> Result<(), BodyError> {
-        let size = self.bytes.len() + step;
-        let due = size.saturating_sub(self.shared.limits.body_free);
-        let more = due - self.metered;
-        if more > 0 {
-            let view = self.view;
+    /// Appends some of the `left` bytes that are missing.
+    fn append(&mut self, data: &[u8], left: u64, about: &About<'_>) -> Result<(), BodyError> {
+        let needed = self.bytes.len() + data.len();
+        if needed > self.most {
+            return Err(BodyError::TooLarge);
+        }
+        if needed > self.bytes.capacity() {
+            let step = self.bytes.len().clamp(STEP, STEP_MAX) as u64;
+            let step = data.len().max(step.min(left) as usize);
+            self.grow(self.bytes.len() + step, about)?;
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// Makes room for `size` bytes in all.
+    fn grow(&mut self, size: usize, about: &About<'_>) -> Result<(), BodyError> {
+        let due = size.saturating_sub(about.shared.limits.body_free);
+        if due > self.metered {
+            let view = HeadView::new(about.head, about.peer);
             let meter = self
                 .meter
-                .get_or_insert_with(|| (self.shared.hooks.meter)(view));
-            if !meter.grow(more) {
+                .get_or_insert_with(|| (about.shared.hooks.meter)(&view));
+            if !meter.grow(due - self.metered) {
                 return Err(BodyError::Overloaded);
             }
             self.metered = due;
         }
-        self.bytes.reserve_exact(step);
-        self.bytes.resize(size, 0);
+        self.bytes.reserve_exact(size - self.bytes.len());
         Ok(())
     }
 }

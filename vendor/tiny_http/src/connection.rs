@@ -1,4 +1,5 @@
 //! One accepted connection: its only descriptor, the order of its answers, and whether it may be closed to make room.
+//! Its requests are read by its reader (`reader.rs`), which has the socket's other direction.
 //!
 //! Upstream's file of this name unified TCP and Unix sockets; this one replaces it together with
 //! `util/refined_tcp_stream.rs` and `util/sequential.rs`. The thread that has an answer writes it, without
@@ -10,12 +11,14 @@ use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
+use crate::ready::Work;
+use crate::seat::Seat;
 use crate::util::lock;
 use crate::Shared;
 
@@ -24,21 +27,23 @@ pub(crate) struct Connection {
     pub stream: Arc<TcpStream>,
     pub peer: SocketAddr,
     shared: Arc<Shared>,
+    pub seat: Seat,
     turn: Mutex<Turn>,
-
-    // the connection's thread waits here for answers
-    answered: Condvar,
 
     // copies for those who look without the lock
     in_hand: AtomicUsize,
     since_ms: AtomicU64,
     receiving: AtomicBool,
 
+    // when the reader is to be looked at although nothing has arrived; `NEVER` if it has no deadline of its own
+    due_ms: AtomicU64,
+
     // since when the peer takes nothing of an answer; `NOT_STALLED` if none is pending
     stalled_ms: AtomicU64,
 }
 
 const NOT_STALLED: u64 = u64::MAX;
+const NEVER: u64 = u64::MAX;
 
 /// Most that one call hands to the kernel, so that progress is seen in steps.
 const WRITE_STEP: usize = 256 << 10;
@@ -67,10 +72,10 @@ struct Turn {
     // a writer thread is at work
     writing: bool,
 
-    // the connection's thread waits on `answered`
-    waiting: bool,
+    // the reader needs a turn when so few requests are in hand
+    wanted: Option<usize>,
 
-    // the connection's thread reads no further request
+    // the reader reads no further request
     last_read: bool,
 
     // nothing more is read or written
@@ -106,6 +111,16 @@ impl Answer {
     }
 }
 
+/// The answer to a request that asks for its place in the order of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Number(u64),
+    /// Too many requests are unanswered.
+    Taken,
+    /// The connection is over.
+    Over,
+}
+
 /// The state of the reading side after a request was admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
@@ -120,34 +135,51 @@ impl Connection {
             stream: Arc::new(stream),
             peer,
             shared: Arc::clone(shared),
+            seat: Seat::new(),
             turn: Mutex::new(Turn::default()),
-            answered: Condvar::new(),
             in_hand: AtomicUsize::new(0),
             since_ms: AtomicU64::new(shared.now_ms()),
             receiving: AtomicBool::new(false),
+            due_ms: AtomicU64::new(NEVER),
             stalled_ms: AtomicU64::new(NOT_STALLED),
         }
     }
 
-    /// Gives the next request its place in the order of answers. Waits while `unanswered_max` requests are unanswered.
-    /// None: the connection is over.
-    pub fn admit(&self, unanswered_max: usize, reading: Reading) -> Option<u64> {
-        let mut turn = self.wait_for(unanswered_max - 1);
+    /// Gives the next request its place in the order of answers, if fewer than `unanswered_max` requests are unanswered;
+    /// else the connection gets a turn when that is so.
+    pub fn admit(&self, unanswered_max: usize, reading: Reading) -> Place {
+        let mut turn = lock(&self.turn);
+        if turn.in_hand >= unanswered_max {
+            turn.wanted = Some(unanswered_max - 1);
+            return Place::Taken;
+        }
         if turn.over {
-            return None;
+            return Place::Over;
         }
         let number = turn.next_request;
         turn.next_request += 1;
         turn.last_read = reading == Reading::Ends;
+        turn.wanted = turn.last_read.then_some(0);
         turn.in_hand += 1;
         self.in_hand.store(turn.in_hand, Relaxed);
         self.receiving.store(false, Relaxed);
-        Some(number)
+        Place::Number(number)
     }
 
-    /// Waits until every request has its answer.
-    pub fn settle(&self) {
-        drop(self.wait_for(0));
+    /// True if every request has its answer; else the connection gets a turn when that is so.
+    pub fn is_settled(&self) -> bool {
+        let mut turn = lock(&self.turn);
+        let is_settled = turn.in_hand == 0;
+        turn.wanted = (!is_settled).then_some(0);
+        is_settled
+    }
+
+    /// Has a thread in `recv()` give the connection a turn.
+    pub fn call(&self) {
+        if self.seat.queue() {
+            // None has turns once the queue is closed.
+            let _ = self.shared.ready.push(Work::Turn(self.id));
+        }
     }
 
     /// True once nothing more is read or written.
@@ -155,10 +187,31 @@ impl Connection {
         lock(&self.turn).over
     }
 
-    /// Notes that the first byte of a request is there.
-    pub fn begin(&self) {
-        self.since_ms.store(self.shared.now_ms(), Relaxed);
+    /// Notes that the first byte of a request is there. Returns the time.
+    pub fn begin(&self) -> u64 {
+        let now_ms = self.shared.now_ms();
+        self.since_ms.store(now_ms, Relaxed);
         self.receiving.store(true, Relaxed);
+        now_ms
+    }
+
+    /// Sets the deadline of the reader, which holds while it is in its seat.
+    pub fn set_due(&self, due_ms: Option<u64>) {
+        self.due_ms.store(due_ms.unwrap_or(NEVER), Relaxed);
+    }
+
+    /// True if a deadline of the reader has passed, or the connection has been idle for too long.
+    pub fn is_due(&self, now_ms: u64) -> bool {
+        match self.due_ms.load(Relaxed) {
+            NEVER => self.is_idle_too_long(now_ms),
+            due_ms => due_ms <= now_ms,
+        }
+    }
+
+    pub fn is_idle_too_long(&self, now_ms: u64) -> bool {
+        let idle_ms = self.shared.limits.idle_time.as_millis() as u64;
+        let waiting_since = self.waiting_since_ms();
+        waiting_since.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= idle_ms)
     }
 
     /// Requests without a complete answer.
@@ -253,7 +306,7 @@ impl Connection {
                 }
                 Err(_) => {
                     self.finished(&mut turn, 1);
-                    self.end(&mut turn);
+                    self.fail(&mut turn);
                     return;
                 }
             }
@@ -270,37 +323,26 @@ impl Connection {
         let mut turn = lock(&self.turn);
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         if !turn.over && rustix::net::send(&*self.stream, head, flags) != Ok(head.len()) {
-            self.end(&mut turn);
+            self.fail(&mut turn);
         }
     }
 
-    /// Marks the socket as given away; the connection's thread releases it.
-    /// False if the connection is over.
+    /// Marks the socket as given away. False if the connection is over.
     pub fn take(&self) -> bool {
         let mut turn = lock(&self.turn);
         let free = !turn.over;
         turn.taken = free;
         turn.over = true;
         self.finished(&mut turn, 1);
+        if free {
+            self.shared.ready.forget(&self.stream);
+        }
         free
     }
 
     /// True if `take` succeeded.
     pub fn is_taken(&self) -> bool {
         lock(&self.turn).taken
-    }
-
-    fn wait_for(&self, in_hand_max: usize) -> MutexGuard<'_, Turn> {
-        let mut turn = lock(&self.turn);
-        while turn.in_hand > in_hand_max {
-            turn.waiting = true;
-            turn = self
-                .answered
-                .wait(turn)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        turn.waiting = false;
-        turn
     }
 
     /// Counts requests as answered, or given up.
@@ -310,8 +352,9 @@ impl Connection {
             self.since_ms.store(self.shared.now_ms(), Relaxed);
         }
         self.in_hand.store(turn.in_hand, Relaxed);
-        if turn.waiting {
-            self.answered.notify_one();
+        if turn.wanted.is_some_and(|most| turn.in_hand <= most) {
+            turn.wanted = None;
+            self.call();
         }
     }
 
@@ -322,11 +365,11 @@ impl Connection {
         self.finished(turn, 1);
         if written.last {
             if turn.last_read {
-                // The connection's thread still reads what the peer may be sending, so that it gets the answer.
+                // What the peer may be sending is still read, so that it gets the answer.
                 turn.over = true;
                 let _ = self.stream.shutdown(Shutdown::Write);
             } else {
-                self.end(turn);
+                self.fail(turn);
             }
         }
         if turn.over {
@@ -338,6 +381,13 @@ impl Connection {
         Some(turn.early.swap_remove(at))
     }
 
+    /// Ends a connection that is in the registry, from which its last turn removes it.
+    fn fail(&self, turn: &mut Turn) {
+        self.end(turn);
+        self.call();
+    }
+
+    /// Ends the connection, which the caller removes from the registry.
     fn end(&self, turn: &mut Turn) {
         if !turn.taken {
             turn.over = true;
@@ -383,7 +433,7 @@ impl Connection {
         if self.shared.writers.spawn(task).is_err() {
             let mut turn = lock(&self.turn);
             self.finished(&mut turn, 1);
-            self.end(&mut turn);
+            self.fail(&mut turn);
         }
     }
 
@@ -397,7 +447,7 @@ impl Connection {
             let mut turn = lock(&self.turn);
             if written.is_err() {
                 self.finished(&mut turn, 1);
-                self.end(&mut turn);
+                self.fail(&mut turn);
             }
             let next = match written {
                 Ok(()) => self.next_early(&mut turn, &answer),

@@ -1,4 +1,4 @@
-//! A low level HTTP/1.1 server: threads, a queue, and requests to be answered.
+//! A low level HTTP/1.1 server: a front, threads that wait in `recv()`, and requests to be answered.
 //!
 //! This is a patched copy of tiny_http 0.12.0; `PATCHES.md` tells what differs and why.
 //!
@@ -29,19 +29,21 @@
 #![deny(rust_2018_idioms)]
 #![allow(clippy::match_like_matches_macro)]
 
+use std::cell::RefCell;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use client::ClientConnection;
 use connection::Connection;
+use front::Front;
+use reader::{take_turn, By, Scratch};
+use ready::{Readable, Ready, Work};
 use registry::{Partial, Registry};
-use rustix::net::SendFlags;
-use util::{lock, MessagesQueue, TaskPool};
+use util::{lock, TaskPool};
 
 pub use common::{HTTPVersion, Method};
 pub use head::HeaderSpan;
@@ -51,13 +53,16 @@ pub use request::{HeadView, Request, Unread, Upgraded};
 pub use sink::{Destination, Meter, Sink};
 
 mod body;
-mod client;
 mod common;
 mod connection;
+mod front;
 mod head;
 mod limits;
+mod reader;
+mod ready;
 mod registry;
 mod request;
+mod seat;
 mod sink;
 mod util;
 
@@ -67,8 +72,8 @@ mod util;
 pub struct Server {
     shared: Arc<Shared>,
 
-    // the accept thread and its listener, until accepting is stopped
-    accepting: Mutex<Option<(Arc<TcpListener>, JoinHandle<()>)>>,
+    // the front thread
+    front: Option<JoinHandle<()>>,
 
     // result of TcpListener::local_addr()
     listening_addr: SocketAddr,
@@ -80,11 +85,16 @@ pub(crate) struct Shared {
     hooks: Hooks,
     started: Instant,
 
+    // the listener, until accepting is stopped
+    accepting: Mutex<Option<Arc<TcpListener>>>,
+
     // should be false as long as connections are accepted
     close: AtomicBool,
 
-    // queue for requests received by connection threads
-    messages: MessagesQueue<Request>,
+    // the server is gone
+    ended: AtomicBool,
+
+    ready: Ready,
 
     registry: Registry,
     writers: TaskPool,
@@ -101,20 +111,13 @@ pub(crate) struct Shared {
 /// Connections that the system may hold until they are accepted; it has a limit of its own.
 const BACKLOG: i32 = 4096;
 
-/// Longest pause after a failure to accept, for the system to recover.
-const BACK_OFF: Duration = Duration::from_millis(10);
-
-/// Interval at which the accept thread checks whether connections that it has closed have ended.
-const MOMENT: Duration = Duration::from_millis(1);
-
-/// The part of the connections that goes when the system runs short of something.
-const MAKE_WAY_PART: usize = 8;
-
-/// Threads of evicted connections that may still be ending, beyond the cap on connections.
-const ENDING_MAX: usize = 128;
-
 /// Interval at which `drain` looks for idle connections.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
+
+thread_local! {
+    /// The buffers of a thread in `recv()`.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
 
 impl Server {
     /// Builds a new server using the specified TCP listener. It starts to accept at once.
@@ -126,11 +129,14 @@ impl Server {
         let listening_addr = listener.local_addr()?;
         // The standard library asks for 128: a burst of connections would have its newcomers wait for a second.
         rustix::net::listen(&listener, BACKLOG)?;
+        listener.set_nonblocking(true)?;
         let listener = Arc::new(listener);
         let shared = Arc::new(Shared {
             started: Instant::now(),
+            accepting: Mutex::new(Some(Arc::clone(&listener))),
             close: AtomicBool::new(false),
-            messages: MessagesQueue::with_capacity(64),
+            ended: AtomicBool::new(false),
+            ready: Ready::new()?,
             registry: Registry::default(),
             writers: TaskPool::new("http-write", limits.max_writers.max(1)),
             answer_used: AtomicUsize::new(0),
@@ -145,16 +151,15 @@ impl Server {
             hooks,
         });
 
-        // creating a task where server.accept() is continuously called
-        let inside = (Arc::clone(&listener), Arc::clone(&shared));
+        let front = Front::new(listener, Arc::clone(&shared));
         let thread = thread::Builder::new()
-            .name("http-accept".to_owned())
+            .name("http-front".to_owned())
             .stack_size(256 << 10)
-            .spawn(move || accept_all(&inside.0, &inside.1))?;
+            .spawn(move || front.run())?;
 
         Ok(Server {
             shared,
-            accepting: Mutex::new(Some((listener, thread))),
+            front: Some(thread),
             listening_addr,
         })
     }
@@ -170,37 +175,36 @@ impl Server {
         self.shared.registry.len()
     }
 
-    /// Requests not received yet.
-    pub fn num_queued(&self) -> usize {
-        self.shared.messages.len()
-    }
-
-    /// Blocks until an HTTP request has been submitted and returns it.
-    /// None once `unblock()` was called and every request has been received.
+    /// Blocks until an HTTP request is there and returns it. Meanwhile this thread gives turns to connections, and reads
+    /// what has arrived on them. None once `unblock()` was called and every request has been received.
     /// Requests whose connection has been cut meanwhile are left out.
     pub fn recv(&self) -> Option<Request> {
-        loop {
-            let request = self.shared.messages.pop()?;
-            if !request.is_void() {
-                return Some(request);
+        SCRATCH.with_borrow_mut(|scratch| loop {
+            let request = match self.shared.ready.next()? {
+                Work::Request(request) => Some(*request).filter(|request| !request.is_void()),
+                Work::Readable(readable) => self.shared.read(readable, By::Worker, scratch),
+                Work::Turn(id) => self.shared.go_on(id, scratch),
+            };
+            if request.is_some() {
+                return request;
             }
-        }
+        })
     }
 
     /// Unblocks every thread stuck in recv(), now and later.
     /// Requests that are complete only after this are dropped with their connections.
     pub fn unblock(&self) {
-        self.shared.messages.unblock();
+        self.shared.ready.close();
     }
 
     /// Closes the listening socket. Connections go on.
     pub fn stop_accepting(&self) {
-        let accepting = lock(&self.accepting).take();
-        if let Some((listener, thread)) = accepting {
+        let listener = lock(&self.shared.accepting).take();
+        if let Some(listener) = listener {
             self.shared.close.store(true, Relaxed);
-            // wakes the accept thread
+            // The front thread has it too, for a moment.
             let _ = rustix::net::shutdown(&*listener, rustix::net::Shutdown::Both);
-            drop(thread.join());
+            self.shared.ready.ring();
         }
     }
 
@@ -245,10 +249,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop_accepting();
         self.unblock();
-        while let Some(request) = self.recv() {
-            drop(request);
-        }
+        drop(self.shared.ready.take_all());
         self.shared.registry.close_all();
+        self.shared.ended.store(true, Relaxed);
+        self.shared.ready.ring();
+        if let Some(front) = self.front.take() {
+            drop(front.join());
+        }
     }
 }
 
@@ -256,6 +263,30 @@ impl Shared {
     /// Milliseconds since the start.
     pub(crate) fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
+    }
+
+    /// Reads from a connection that can be read.
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        readable: Readable,
+        by: By,
+        scratch: &mut Scratch,
+    ) -> Option<Request> {
+        let connection = self.registry.get(readable.id)?;
+        let mut reader = connection.seat.take()?;
+        match readable.ends {
+            true => reader.expect_anything(),
+            false => reader.expect_bytes(),
+        }
+        take_turn(self, &connection, reader, by, scratch)
+    }
+
+    /// Goes on with a connection that was to have another turn.
+    fn go_on(self: &Arc<Self>, id: u64, scratch: &mut Scratch) -> Option<Request> {
+        let connection = self.registry.get(id)?;
+        let mut reader = connection.seat.take_queued()?;
+        reader.expect_anything();
+        take_turn(self, &connection, reader, By::Worker, scratch)
     }
 
     /// Keeps the pending answers within their budget by closing those connections that have stalled longest; if none
@@ -273,101 +304,4 @@ impl Shared {
             }
         }
     }
-}
-
-/// The accept thread. Ends only when the server stops accepting.
-fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
-    // a tasks pool is used to dispatch the connections into threads
-    let tasks_pool = TaskPool::new("http-conn", usize::MAX);
-    let mut next_id = 0;
-    while !shared.close.load(Relaxed) {
-        match listener.accept() {
-            Ok((stream, peer)) => {
-                next_id += 1;
-                start(stream, peer, next_id, &tasks_pool, shared);
-            }
-            Err(_) if shared.close.load(Relaxed) => return,
-            Err(error) => {
-                accept_failed(&error, shared);
-                // Other errors are those of one peer, which gave up before it was accepted.
-                if is_shortage(&error) {
-                    make_way(&tasks_pool, shared);
-                }
-            }
-        }
-    }
-}
-
-/// True if the system has no descriptors or no memory left.
-fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
-    Errno::from_io_error(error).is_none_or(|errno| shortages.contains(&errno))
-}
-
-/// Closes some of the connections that have waited longest: more than one, so that the next ones that arrive, and
-/// files, find room. Then pauses until the first of their threads has ended, or for `BACK_OFF`.
-fn make_way(tasks_pool: &TaskPool, shared: &Shared) {
-    let busy = tasks_pool.busy();
-    for _ in 0..=shared.registry.len() / MAKE_WAY_PART {
-        if shared.registry.evict_longest_waiting() {
-            shared.evicted.fetch_add(1, Relaxed);
-        }
-    }
-    let begun = Instant::now();
-    while tasks_pool.busy() >= busy && begun.elapsed() < BACK_OFF {
-        thread::sleep(MOMENT);
-    }
-}
-
-fn accept_failed(error: &io::Error, shared: &Shared) {
-    shared.accept_errors.fetch_add(1, Relaxed);
-    (shared.hooks.accept_failed)(error);
-}
-
-/// Gives a new connection its thread, at the cost of another one if there are too many.
-fn start(
-    stream: TcpStream,
-    peer: SocketAddr,
-    id: u64,
-    tasks_pool: &TaskPool,
-    shared: &Arc<Shared>,
-) {
-    shared.accepted.fetch_add(1, Relaxed);
-    if shared.registry.len() >= shared.limits.max_connections.max(1) {
-        if !shared.registry.evict_longest_waiting() {
-            shared.turned_away.fetch_add(1, Relaxed);
-            turn_away(&stream, shared);
-            return;
-        }
-        shared.evicted.fetch_add(1, Relaxed);
-        // Evictions must not outrun the threads that they end.
-        while tasks_pool.busy() > shared.limits.max_connections + ENDING_MAX {
-            thread::sleep(MOMENT);
-        }
-    }
-    if prepare(&stream, &shared.limits).is_err() {
-        return;
-    }
-    let connection = Arc::new(Connection::new(id, stream, peer, shared));
-    shared.registry.insert(&connection);
-    let client = ClientConnection::new(connection, Arc::clone(shared));
-    if let Err(error) = tasks_pool.spawn(Box::new(move || client.run())) {
-        accept_failed(&error, shared);
-        make_way(tasks_pool, shared);
-    }
-}
-
-fn prepare(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let shortest = limits.slice.min(limits.idle_time).min(limits.head_time);
-    stream.set_read_timeout(Some(shortest.min(limits.progress_time)))
-}
-
-/// Tells a peer that there is no room, if its socket takes the words at once.
-fn turn_away(stream: &TcpStream, shared: &Shared) {
-    let answer = (shared.hooks.refusal)(503);
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    let _ = rustix::net::send(stream, &answer, flags);
-    let _ = stream.shutdown(std::net::Shutdown::Write);
 }

@@ -81,14 +81,14 @@ pub struct Hooks {
     pub refusal: Box<dyn Fn(u16) -> Vec<u8> + Send + Sync>,
     /// A connection could not be accepted or given a thread. Called for each failure; limit the rate yourself.
     pub accept_failed: Box<dyn Fn(&io::Error) + Send + Sync>,
-    /// Where the body of a request goes. Called for each body that is not empty, by the connection's thread before any of
-    /// it is read; what it waits for is waited for by that connection alone.
+    /// Where the body of a request goes. Called for each body that is not empty, by a thread in `recv()` before any
+    /// of it is read; what it waits for is waited for by that thread.
     pub body: Box<dyn Fn(&HeadView<'_>) -> Destination + Send + Sync>,
     /// True if the answer to this `GET`, which has no body and asks for no WebSocket, may have no end. Then nothing
     /// can follow it on the connection, and the request may be upgraded.
     pub endless: Box<dyn Fn(&HeadView<'_>) -> bool + Send + Sync>,
     /// Makes the meter that counts the memory of a body. Called for each body in memory that is longer than
-    /// `Limits::body_free`, as soon as it is, by the connection's thread. It may block, as `body` may.
+    /// `Limits::body_free`, as soon as it is, by a thread in `recv()`. It may block, as `body` may.
     pub meter: Box<dyn Fn(&HeadView<'_>) -> Box<dyn Meter> + Send + Sync>,
 }
 

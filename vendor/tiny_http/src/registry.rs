@@ -28,7 +28,7 @@ struct Inner {
 /// Candidates collected by one scan of all connections. While they wait, no other connection has waited longer.
 const CANDIDATES: usize = 64;
 
-/// Candidates that are passed over because bytes of theirs are here: it is our thread that waits, for the processor.
+/// Candidates that are passed over because bytes of theirs are here: it is they who wait, for a thread of ours.
 const SPARED: usize = 16;
 
 /// Attempts to find another victim if the first one has just received a request.
@@ -60,8 +60,23 @@ impl Registry {
         drop(removed);
     }
 
+    pub fn get(&self, id: u64) -> Option<Arc<Connection>> {
+        lock(&self.inner).connections.get(&id).cloned()
+    }
+
     pub fn len(&self) -> usize {
         lock(&self.inner).connections.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The connections whose time is up.
+    pub fn due(&self, now_ms: u64) -> Vec<Arc<Connection>> {
+        let inner = lock(&self.inner);
+        let due = inner.connections.values().filter(|it| it.is_due(now_ms));
+        due.cloned().collect()
     }
 
     /// Requests without a complete answer.
@@ -117,8 +132,9 @@ impl Registry {
     /// Closes every connection without a request in hand.
     pub fn close_waiting(&self, partial: Partial) {
         for one in self.all() {
-            if one.in_hand() == 0 && (partial == Partial::Close || !one.is_receiving()) {
-                one.evict();
+            let is_spared = || one.is_receiving() || one.has_unread();
+            if one.in_hand() == 0 && (partial == Partial::Close || !is_spared()) && one.evict() {
+                self.remove(one.id);
             }
         }
     }
@@ -127,6 +143,7 @@ impl Registry {
     pub fn close_all(&self) {
         for one in self.all() {
             one.kill();
+            self.remove(one.id);
         }
     }
 

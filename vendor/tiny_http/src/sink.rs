@@ -1,7 +1,7 @@
 //! Bodies that are not collected in memory: where they go instead, piece by piece.
 //!
-//! New file. The connection's thread feeds a sink while the body arrives, so a slow or large body costs no thread in
-//! `recv()` and no memory beyond one piece. The request is delivered when the body is complete.
+//! New file. A thread in `recv()` feeds a sink with what has arrived of the body, so a slow body costs no thread and a
+//! large one no memory beyond one piece. The request is delivered when the body is complete.
 
 use std::any::Any;
 

@@ -1,9 +1,7 @@
-pub use self::messages_queue::MessagesQueue;
 pub use self::task_pool::TaskPool;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-mod messages_queue;
 mod task_pool;
 
 /// Locks, also after a panic elsewhere: no state behind our locks is left half changed by one.

@@ -103,12 +103,6 @@ impl TaskPool {
             .map(drop)
     }
 
-    /// Threads that are at work.
-    pub fn busy(&self) -> usize {
-        let state = lock(&self.sharing.state);
-        state.active_tasks - state.waiting_tasks
-    }
-
     /// True while tasks wait for one of `max_threads` threads to become free.
     pub fn is_full(&self) -> bool {
         let state = lock(&self.sharing.state);
