@@ -23,6 +23,9 @@ const HEALTH_MAX: Duration = Duration::from_secs(1);
 /// Resident memory that no attack may exceed.
 const MEMORY_MB_MAX: u64 = 200;
 
+/// More threads than a server with its default options has, whatever connections there are.
+const THREADS_MAX: usize = 120;
+
 #[test]
 fn an_announced_length_is_not_believed() {
     let server = Server::start();
@@ -85,9 +88,47 @@ fn ten_thousand_headers_are_refused() {
 
 #[test]
 fn five_thousand_dripping_connections_do_not_keep_out_a_newcomer() {
-    let wanted = raise_descriptors().saturating_sub(1000).min(5000);
     let server = Server::start();
-    let address = server.addr();
+    let wanted = raise_descriptors().saturating_sub(1000).min(5000);
+    under(&server, "slow drips", |_| drip(server.addr(), wanted));
+}
+
+#[test]
+fn ten_thousand_dripping_connections_that_are_all_kept_are_harmless() {
+    let wanted = raise_descriptors().saturating_sub(1000).min(10_000);
+    let server = with_room_for(wanted);
+    under(&server, "kept drips", |_| drip(server.addr(), wanted));
+    assert!(threads(&server) < THREADS_MAX);
+}
+
+#[test]
+fn ten_thousand_idle_connections_cost_no_threads_and_are_still_answered() {
+    let wanted = raise_descriptors().saturating_sub(1000).min(10_000);
+    let server = with_room_for(wanted);
+    let attack = |over: &AtomicBool| {
+        let mut idle: Vec<_> = (0..wanted).map(|_| connect(server.addr())).collect();
+        let mut ask_all = || {
+            for stream in &mut idle {
+                stream.write_all(HEALTH).unwrap();
+                let mut reply = [0; 15];
+                stream.read_exact(&mut reply).unwrap();
+                assert_eq!(&reply, b"HTTP/1.1 200 OK");
+                stream.set_nonblocking(true).unwrap();
+                while stream.read(&mut [0; 1024]).is_ok() {}
+                stream.set_nonblocking(false).unwrap();
+            }
+        };
+        ask_all();
+        wait(over, Duration::from_secs(1));
+        ask_all();
+        assert!(threads(&server) < THREADS_MAX);
+    };
+    under(&server, "idle connections", attack);
+}
+
+/// Keeps so many connections open for some seconds, each of which sends one byte of a head at a
+/// time.
+fn drip(address: SocketAddr, wanted: usize) {
     let open = || {
         let mut stream = TcpStream::connect_timeout(&address, HEALTH_MAX).ok()?;
         stream
@@ -95,23 +136,31 @@ fn five_thousand_dripping_connections_do_not_keep_out_a_newcomer() {
             .ok()?;
         Some(stream)
     };
-    let attack = |_: &AtomicBool| {
-        let mut drips: Vec<_> = (0..wanted).map(|_| open()).collect();
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(6) {
-            let mut returning = 200;
-            for drip in &mut drips {
-                let is_alive = |stream: &mut TcpStream| stream.write_all(b"x").is_ok();
-                if !drip.as_mut().is_some_and(is_alive) && returning > 0 {
-                    // Those that were cut come back, some in each round.
-                    *drip = open();
-                    returning -= 1;
-                }
+    let mut drips: Vec<_> = (0..wanted).map(|_| open()).collect();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(6) {
+        let mut returning = 200;
+        for drip in &mut drips {
+            let is_alive = |stream: &mut TcpStream| stream.write_all(b"x").is_ok();
+            if !drip.as_mut().is_some_and(is_alive) && returning > 0 {
+                // Those that were cut come back, some in each round.
+                *drip = open();
+                returning -= 1;
             }
-            pause(Duration::from_millis(100));
         }
-    };
-    under(&server, "slow drips", attack);
+        pause(Duration::from_millis(100));
+    }
+}
+
+/// A server that keeps so many connections and one that asks for its health.
+fn with_room_for(connections: usize) -> Server {
+    let most = (connections + 100).to_string();
+    Server::with(&[("MAX_CONNECTIONS", &most)])
+}
+
+fn threads(server: &Server) -> usize {
+    let path = format!("/proc/{}/task", server.pid());
+    std::fs::read_dir(path).unwrap().count()
 }
 
 #[test]

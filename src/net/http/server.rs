@@ -1,13 +1,13 @@
 //! The server: the engine that reads requests, and the workers that answer them.
 //!
 //! The only file that uses tiny_http and threadpool. It owns the threads `worker` (a fixed number,
-//! each looping on the engine's queue) and, inside the engine, `http-accept`, `http-conn` and
-//! `http-write`. It knows no routes: a single function answers all requests.
+//! each looping on the engine's requests) and, inside the engine, `http-front` and `http-write`. It
+//! knows no routes: a single function answers all requests.
 //!
 //! Invariants: a request that reaches a worker gets exactly one response and one log line, even if
-//! the handler panics. A worker never waits for a client: the body is complete before the worker
-//! sees the request, and slow readers are served by other threads. A hostile client cannot exhaust
-//! memory, threads or connections, because of the limits of the engine.
+//! the handler panics. A worker never waits for a client: inside the engine it reads what is there
+//! until a request is whole, and slow readers are served by other threads. A hostile client cannot
+//! exhaust memory, threads or connections, because of the limits of the engine.
 
 use std::any::Any;
 use std::collections::hash_map::RandomState;

@@ -208,10 +208,15 @@ impl Connection {
         }
     }
 
-    pub fn is_idle_too_long(&self, now_ms: u64) -> bool {
+    fn is_idle_too_long(&self, now_ms: u64) -> bool {
         let idle_ms = self.shared.limits.idle_time.as_millis() as u64;
         let waiting_since = self.waiting_since_ms();
         waiting_since.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= idle_ms)
+    }
+
+    /// Closes the connection if it has been idle for too long. Returns whether it did.
+    pub fn close_if_idle(&self) -> bool {
+        self.is_idle_too_long(self.shared.now_ms()) && self.evict()
     }
 
     /// Requests without a complete answer.

@@ -17,8 +17,9 @@ use rustix::net::SendFlags;
 
 use crate::connection::Connection;
 use crate::limits::Limits;
-use crate::reader::{take_turn, By, Scratch};
+use crate::reader::{By, Scratch};
 use crate::ready::Work;
+use crate::turn::take_turn;
 use crate::util::lock;
 use crate::Shared;
 

@@ -40,9 +40,10 @@ use std::time::{Duration, Instant};
 
 use connection::Connection;
 use front::Front;
-use reader::{take_turn, By, Scratch};
+use reader::{By, Scratch};
 use ready::{Readable, Ready, Work};
 use registry::{Partial, Registry};
+use turn::take_turn;
 use util::{lock, TaskPool};
 
 pub use common::{HTTPVersion, Method};
@@ -52,6 +53,7 @@ pub use limits::{Counters, Hooks, Limits};
 pub use request::{HeadView, Request, Unread, Upgraded};
 pub use sink::{Destination, Meter, Sink};
 
+mod arriving;
 mod body;
 mod common;
 mod connection;
@@ -64,6 +66,7 @@ mod registry;
 mod request;
 mod seat;
 mod sink;
+mod turn;
 mod util;
 
 /// The main class of this library.

@@ -3,19 +3,17 @@
 //! Upstream's file was `client.rs`, whose thread blocked for each connection. A `Reader` is the state between two reads; a
 //! thread that has it (`seat.rs`) gives the connection a turn: it reads what is there, and either has a whole request, or
 //! puts the reader back until more arrives, an answer is complete or a time is up.
-//!
-//! Bounds of a turn: `TURN_BYTES` of a body, or one request. A connection that rests between requests has no buffer.
+//! A connection that rests between requests has no buffer.
 
 use std::mem;
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use crate::body::{About, BodyBuffer, BodyError, Receiving, Target};
+use crate::arriving::{millis, Arriving, ReadError};
+use crate::body::{BodyBuffer, BodyError, Target};
 use crate::connection::{Connection, Place, Reading};
 use crate::head::{self, Framing, Head};
 use crate::request::{Body, HeadView, Request, Unread};
@@ -62,32 +60,14 @@ enum Stage {
     /// No request follows. Answers may be missing.
     End,
     /// The peer is still sending; its bytes are discarded for a while, so that it can read the answer.
-    Drain { left: usize, until_ms: u64 },
-}
-
-/// A head and its body as far as it has come.
-struct Arriving {
-    head: Head,
-    body: Receiving,
-
-    // bytes of the body in this window of time, and its start
-    progress: usize,
-    since_ms: u64,
-}
-
-/// Error that can happen when reading a request.
-#[derive(Clone, Copy, Debug)]
-enum ReadError {
-    /// answer with this status and close
-    Refuse(u16),
-    /// the peer is too slow: as `Refuse(408)`
-    TooSlow,
-    /// close without an answer
-    Closed,
+    Drain {
+        left: usize,
+        until_ms: u64,
+    },
 }
 
 /// The outcome of a step of a turn.
-enum Step {
+pub(crate) enum Step {
     /// The next step can follow.
     Next,
     /// The rest is not here yet.
@@ -114,7 +94,7 @@ pub(crate) enum By {
 #[derive(Default)]
 pub(crate) struct Scratch {
     head: Vec<u8>,
-    piece: Vec<u8>,
+    pub piece: Vec<u8>,
 }
 
 /// First size of the buffer, which serves ordinary requests.
@@ -124,94 +104,15 @@ const BUFFER_BYTES: usize = 4 << 10;
 const PIECE_BYTES: usize = 64 << 10;
 const CHUNKS_BYTES: usize = 16 << 10;
 
-/// Most of a body in one turn.
-const TURN_BYTES: usize = 256 << 10;
-
-/// A reader at context. If the thread panics in a hook, the connection ends.
-struct Turn<'a> {
-    shared: &'a Arc<Shared>,
-    connection: &'a Arc<Connection>,
-    reader: Option<Reader>,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        if self.reader.is_some() {
-            self.connection.kill();
-            self.shared.registry.remove(self.connection.id);
-        }
-    }
-}
-
-/// Gives a connection its turn. Returns a request if one is whole; then another thread may have the reader already.
-pub(crate) fn take_turn(
-    shared: &Arc<Shared>,
-    connection: &Arc<Connection>,
-    mut reader: Reader,
-    by: By,
-    scratch: &mut Scratch,
-) -> Option<Request> {
-    reader.borrow_buffer(scratch);
-    let mut turn = Turn {
-        shared,
-        connection,
-        reader: Some(reader),
-    };
-    let mut left = TURN_BYTES;
-    loop {
-        let reader = turn.reader.as_mut()?;
-        let mut context = Context {
-            shared,
-            connection,
-            by,
-            piece: &mut scratch.piece,
-            left: &mut left,
-        };
-        let step = match reader.step(&mut context) {
-            Ok(Step::Next) => continue,
-            Ok(step) => step,
-            Err(error) => {
-                reader.refuse(error, connection, shared);
-                continue;
-            }
-        };
-        let has_more = match step {
-            Step::Gone => {
-                turn.reader = None;
-                shared.registry.remove(connection.id);
-                return None;
-            }
-            Step::Yield => true,
-            Step::Request(_) => reader.has_more(),
-            _ => false,
-        };
-        reader.return_buffer(scratch);
-        connection.set_due(reader.due_ms(shared));
-        let again = connection.seat.put(turn.reader.take()?);
-        if has_more || (again && matches!(step, Step::Request(_))) {
-            connection.call();
-        }
-        match step {
-            Step::Request(request) => return Some(request),
-            _ if has_more || !again => return None,
-            _ => {}
-        }
-        let mut reader = connection.seat.take()?;
-        reader.expect_anything();
-        reader.borrow_buffer(scratch);
-        turn.reader = Some(reader);
-    }
-}
-
 /// The surroundings of a reader in its turn.
-struct Context<'a> {
-    shared: &'a Arc<Shared>,
-    connection: &'a Arc<Connection>,
-    by: By,
-    piece: &'a mut Vec<u8>,
+pub(crate) struct Context<'a> {
+    pub shared: &'a Arc<Shared>,
+    pub connection: &'a Arc<Connection>,
+    pub by: By,
+    pub piece: &'a mut Vec<u8>,
 
-    // bytes of a body that this turn may still take
-    left: &'a mut usize,
+    // bytes that this turn may still read
+    pub left: &'a mut usize,
 }
 
 impl Reader {
@@ -228,7 +129,9 @@ impl Reader {
 
     /// The socket has bytes.
     pub fn expect_bytes(&mut self) {
-        self.input = Input::Bytes;
+        if self.input == Input::Nothing {
+            self.input = Input::Bytes;
+        }
     }
 
     /// The peer has ended, or something came at an unknown moment.
@@ -237,20 +140,20 @@ impl Reader {
     }
 
     /// True if the next request may be here already.
-    fn has_more(&self) -> bool {
+    pub fn has_more(&self) -> bool {
         let is_here = self.start < self.end || self.input != Input::Nothing;
         is_here && matches!(self.stage, Stage::Head { .. })
     }
 
     /// A connection in its turn uses the buffer of the thread, unless it has one.
-    fn borrow_buffer(&mut self, scratch: &mut Scratch) {
+    pub fn borrow_buffer(&mut self, scratch: &mut Scratch) {
         if self.buffer.is_empty() {
             mem::swap(&mut self.buffer, &mut scratch.head);
         }
     }
 
     /// Gives it back, and keeps what was not used.
-    fn return_buffer(&mut self, scratch: &mut Scratch) {
+    pub fn return_buffer(&mut self, scratch: &mut Scratch) {
         let rest = match self.buffer.len() > BUFFER_BYTES && self.start < self.end {
             true => return,
             false => self.buffer[self.start..self.end].to_vec(),
@@ -273,11 +176,11 @@ impl Reader {
     }
 
     /// The moment at which the connection is to be looked at, whatever arrives.
-    fn due_ms(&self, shared: &Shared) -> Option<u64> {
+    pub fn due_ms(&self, shared: &Shared) -> Option<u64> {
         let limits = &shared.limits;
         match &self.stage {
             Stage::Head { begun_ms, .. } => begun_ms.map(|it| it + millis(limits.head_time)),
-            Stage::Body(arriving) => Some(arriving.since_ms + millis(limits.progress_time)),
+            Stage::Body(arriving) => Some(arriving.due_ms(shared)),
             Stage::Drain { until_ms, .. } => Some(*until_ms),
             Stage::Continue(_) | Stage::Whole(_) | Stage::End => None,
         }
@@ -285,19 +188,18 @@ impl Reader {
 
     /// The time is up, and nothing is here. The next turn does the rest.
     pub fn expire(&mut self, connection: &Arc<Connection>, shared: &Arc<Shared>) {
-        let now_ms = shared.now_ms();
         let result = match &mut self.stage {
             Stage::Head {
                 begun_ms: Some(begun_ms),
                 ..
-            } => check_head(*begun_ms, now_ms, shared),
-            Stage::Head { begun_ms: None, .. } => match connection.is_idle_too_long(now_ms) {
-                true if connection.evict() => Err(ReadError::Closed),
-                _ => Ok(()),
+            } => check_head(*begun_ms, shared),
+            Stage::Head { begun_ms: None, .. } => match connection.close_if_idle() {
+                true => Err(ReadError::Closed),
+                false => Ok(()),
             },
-            Stage::Body(arriving) => arriving.check(0, now_ms, shared),
+            Stage::Body(arriving) => arriving.check(0, shared),
             Stage::Drain { left, until_ms } => {
-                if now_ms >= *until_ms {
+                if shared.now_ms() >= *until_ms {
                     *left = 0;
                 }
                 Ok(())
@@ -309,7 +211,7 @@ impl Reader {
         }
     }
 
-    fn step(&mut self, context: &mut Context<'_>) -> Result<Step, ReadError> {
+    pub fn step(&mut self, context: &mut Context<'_>) -> Result<Step, ReadError> {
         match mem::replace(&mut self.stage, Stage::End) {
             Stage::Head { scanned, begun_ms } => self.read_head(scanned, begun_ms, context),
             Stage::Continue(arriving) => self.tell_to_go_on(arriving, context),
@@ -328,6 +230,7 @@ impl Reader {
         context: &mut Context<'_>,
     ) -> Result<Step, ReadError> {
         let limits = &context.shared.limits;
+        let mut has_read = false;
         loop {
             if begun_ms.is_none() && self.skip_line_ends() {
                 begun_ms = Some(context.connection.begin());
@@ -340,14 +243,20 @@ impl Reader {
             if scanned >= limits.head_bytes_max {
                 return Err(ReadError::Refuse(431));
             }
-            if let Some(begun_ms) = begun_ms {
-                check_head(begun_ms, context.shared.now_ms(), context.shared)?;
+            match begun_ms {
+                Some(begun_ms) => check_head(begun_ms, context.shared)?,
+                None if has_read && context.connection.close_if_idle() => {
+                    return Err(ReadError::Closed);
+                }
+                None => {}
             }
-            if self.input == Input::Nothing {
+            if self.input == Input::Nothing || *context.left == 0 {
                 self.stage = Stage::Head { scanned, begun_ms };
-                return Ok(Step::Rest);
+                return Ok(self.pause());
             }
-            self.fill(context.connection)?;
+            let count = self.fill(context.connection)?;
+            *context.left = context.left.saturating_sub(count);
+            has_read = true;
         }
     }
 
@@ -400,12 +309,7 @@ impl Reader {
             }
         };
         let is_awaited = head.expects_continue && self.start == self.end;
-        let arriving = Box::new(Arriving {
-            body: Receiving::new(head.framing, target),
-            head,
-            progress: 0,
-            since_ms: context.shared.now_ms(),
-        });
+        let arriving = Box::new(Arriving::new(head, target, context.shared));
         self.stage = match is_awaited {
             true => Stage::Continue(arriving),
             false => Stage::Body(arriving),
@@ -430,7 +334,7 @@ impl Reader {
             return Ok(self.blocked());
         }
         context.connection.interim(b"HTTP/1.1 100 Continue\r\n\r\n");
-        arriving.since_ms = context.shared.now_ms();
+        arriving.restart(context.shared);
         self.stage = Stage::Body(arriving);
         Ok(Step::Next)
     }
@@ -453,7 +357,7 @@ impl Reader {
             count = used;
         }
         while fed.is_ok() && !arriving.body.is_done() {
-            arriving.check(count, shared.now_ms(), shared)?;
+            arriving.check(count, shared)?;
             if self.input == Input::Nothing || *context.left == 0 {
                 self.stage = Stage::Body(arriving);
                 return Ok(self.pause());
@@ -553,7 +457,7 @@ impl Reader {
 
     /// Answers a request that cannot be delivered. The connection ends, because the start of the next request is
     /// unknown.
-    fn refuse(&mut self, error: ReadError, connection: &Arc<Connection>, shared: &Shared) {
+    pub fn refuse(&mut self, error: ReadError, connection: &Arc<Connection>, shared: &Shared) {
         self.stage = Stage::End;
         let status = match error {
             ReadError::Closed => return,
@@ -621,7 +525,7 @@ impl Reader {
     }
 
     /// Reads once from the socket, behind what is in the buffer.
-    fn fill(&mut self, connection: &Connection) -> Result<(), ReadError> {
+    fn fill(&mut self, connection: &Connection) -> Result<usize, ReadError> {
         if self.end == self.buffer.len() && self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -634,8 +538,8 @@ impl Reader {
         let mut buffer = mem::take(&mut self.buffer);
         let result = self.receive(connection, &mut buffer[self.end..]);
         self.buffer = buffer;
-        self.end += result?;
-        Ok(())
+        self.end += *result.as_ref().unwrap_or(&0);
+        result
     }
 
     /// One read from the socket, which waits for nothing.
@@ -668,34 +572,9 @@ impl Stage {
     }
 }
 
-impl Arriving {
-    fn feed(&mut self, input: &[u8], peer: SocketAddr, shared: &Shared) -> Result<usize, BodyError> {
-        let head = &self.head;
-        self.body.feed(input, &About { head, peer, shared })
-    }
-
-    /// Counts what has come of the body. Too little in a window of time is an error.
-    fn check(&mut self, count: usize, now_ms: u64, shared: &Shared) -> Result<(), ReadError> {
-        let limits = &shared.limits;
-        self.progress += count;
-        if now_ms.saturating_sub(self.since_ms) >= millis(limits.progress_time) {
-            if self.progress < limits.progress_bytes {
-                return Err(ReadError::TooSlow);
-            }
-            self.progress = 0;
-            self.since_ms = now_ms;
-        }
-        Ok(())
-    }
-}
-
-fn check_head(begun_ms: u64, now_ms: u64, shared: &Shared) -> Result<(), ReadError> {
-    match now_ms.saturating_sub(begun_ms) >= millis(shared.limits.head_time) {
+fn check_head(begun_ms: u64, shared: &Shared) -> Result<(), ReadError> {
+    match shared.now_ms().saturating_sub(begun_ms) >= millis(shared.limits.head_time) {
         true => Err(ReadError::TooSlow),
         false => Ok(()),
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    time.as_millis() as u64
 }

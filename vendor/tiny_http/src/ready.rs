@@ -100,7 +100,12 @@ impl Ready {
     /// Reports from now on when the socket can be read. Closing it ends that.
     pub fn watch(&self, id: u64, stream: &TcpStream) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-        Ok(epoll::add(&self.epoll, stream, EventData::new_u64(id), flags)?)
+        Ok(epoll::add(
+            &self.epoll,
+            stream,
+            EventData::new_u64(id),
+            flags,
+        )?)
     }
 
     /// For a socket that is given away and stays open.

@@ -51,7 +51,9 @@ fn answer(mut request: Request) {
     let close = request.must_close();
     let body = match (path.as_str(), request.take_body()) {
         (_, Err(Unread::TooLarge)) => return request.respond(refusal(413), Vec::new(), true),
-        (_, Err(Unread::Overloaded | Unread::Declined)) => return request.respond(refusal(503), Vec::new(), true),
+        (_, Err(Unread::Overloaded | Unread::Declined)) => {
+            return request.respond(refusal(503), Vec::new(), true)
+        }
         ("/sleep", Ok(_)) => {
             thread::sleep(Duration::from_millis(number));
             number.to_string().into_bytes()
@@ -227,7 +229,9 @@ fn a_body_that_arrives_slowly_but_steadily_is_read() {
     });
     let mut stream = server.connect();
     stream
-        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n")
+        .write_all(
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n",
+        )
         .unwrap();
     for _ in 0..20 {
         thread::sleep(Duration::from_millis(30));
@@ -240,7 +244,8 @@ fn a_body_that_arrives_slowly_but_steadily_is_read() {
 fn an_idle_connection_is_closed_without_a_word() {
     let server = Running::start(small());
     let mut used = server.connect();
-    used.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    used.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
     let mut unused = server.connect();
     assert_eq!(read_all(&mut unused), "");
     assert_eq!(statuses(&read_all(&mut used)), [200]);
@@ -276,7 +281,12 @@ fn a_body_that_stalls_or_drips_is_refused() {
     let server = Running::start(small());
     for framing in &["Content-Length: 1000", "Transfer-Encoding: chunked"] {
         let mut stream = server.connect();
-        write!(stream, "POST / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n2\r\n", framing).unwrap();
+        write!(
+            stream,
+            "POST / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n2\r\n",
+            framing
+        )
+        .unwrap();
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(100) {
             thread::sleep(Duration::from_millis(20));
@@ -316,25 +326,37 @@ fn the_client_is_told_to_go_on_unless_its_body_is_too_long() {
     let server = Running::start(small());
     let mut stream = server.connect();
     stream
-        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        .write_all(
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n",
+        )
         .unwrap();
     let mut interim = [0; 25];
     stream.read_exact(&mut interim).unwrap();
     assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(b"hi").unwrap();
     assert!(read_all(&mut stream).ends_with("\r\n\r\nhi"));
-    let long = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\nExpect: 100-continue\r\n\r\n";
+    let long =
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\nExpect: 100-continue\r\n\r\n";
     assert_eq!(ask(&server, long), [413]);
 }
 
 #[test]
 fn heads_are_bounded_in_bytes_and_lines() {
     let server = Running::start(small());
-    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(70_000));
+    let long = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "x".repeat(70_000)
+    );
     assert_eq!(ask(&server, long.as_bytes()), [431]);
-    let fits = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(60_000));
+    let fits = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "x".repeat(60_000)
+    );
     assert_eq!(ask(&server, fits.as_bytes()), [200]);
-    let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(101));
+    let many = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+        "A: b\r\n".repeat(101)
+    );
     assert_eq!(ask(&server, many.as_bytes()), [431]);
     assert_eq!(ask(&server, b"GET / HTTP/3.0\r\n\r\n"), [505]);
     assert_eq!(ask(&server, b"\r\n\r\nGET / HTTP/1.0\r\n\r\n"), [200]);
@@ -547,7 +569,10 @@ fn writers_are_bounded_and_their_queue_moves() {
 #[test]
 fn a_request_that_is_dropped_is_answered() {
     let server = Running::start(small());
-    assert_eq!(ask(&server, b"GET /drop HTTP/1.1\r\nHost: a\r\n\r\n"), [500]);
+    assert_eq!(
+        ask(&server, b"GET /drop HTTP/1.1\r\nHost: a\r\n\r\n"),
+        [500]
+    );
 }
 
 #[test]
@@ -624,7 +649,8 @@ fn stopping_lets_requests_finish_and_closes_the_rest() {
     });
     let mut idle = server.connect();
     let mut busy = server.connect();
-    busy.write_all(b"GET /sleep?300 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    busy.write_all(b"GET /sleep?300 HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
     let mut partial = server.connect();
     partial.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n").unwrap();
     until("all are there", || {
@@ -650,7 +676,8 @@ fn stopping_lets_requests_finish_and_closes_the_rest() {
 fn stopping_does_not_wait_beyond_its_deadline() {
     let server = Running::start(small());
     let mut busy = server.connect();
-    busy.write_all(b"GET /sleep?700 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    busy.write_all(b"GET /sleep?700 HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
     until("it is delivered", || server.counters().requests == 1);
     let begun = Instant::now();
     let left = server
@@ -713,12 +740,17 @@ fn storm(addr: SocketAddr, seed: u64) -> usize {
             let size = [0, 10, 3_000, 90_000, 3_000_000][random(5) as usize];
             if size < 90_000 && random(2) == 0 {
                 requests.extend_from_slice(
-                    format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", size).as_bytes(),
+                    format!(
+                        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+                        size
+                    )
+                    .as_bytes(),
                 );
                 requests.resize(requests.len() + size, b'x');
             } else {
-                requests
-                    .extend_from_slice(format!("GET /big?{} HTTP/1.1\r\nHost: a\r\n\r\n", size).as_bytes());
+                requests.extend_from_slice(
+                    format!("GET /big?{} HTTP/1.1\r\nHost: a\r\n\r\n", size).as_bytes(),
+                );
             }
             sizes.push(size);
         }
