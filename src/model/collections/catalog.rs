@@ -33,6 +33,7 @@ use crate::base::error::{Error, Result};
 use crate::base::threads::lock;
 use crate::base::{clock, ids, log};
 use crate::model::rules::Rule;
+use crate::model::triggers::Triggers;
 use crate::store::db;
 use crate::store::db::{Database, Databases, Role};
 
@@ -388,7 +389,7 @@ impl Catalog {
             indexes: Vec::new(),
             rules: super::Rules::default(),
             options: serde_json::Map::new(),
-            triggers: Vec::new(),
+            triggers: Triggers::default(),
             created: now.clone(),
             updated: now,
         };

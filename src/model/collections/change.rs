@@ -7,7 +7,7 @@ use super::parse::key_of_field;
 use super::{Collection, CollectionKind, Collections, FieldKind, auth};
 use crate::base::error::{Error, Kind, Result};
 use crate::model::rules::Rule;
-use crate::model::triggers::{Target, Trigger, redaction};
+use crate::model::triggers::{Target, Trigger, Triggers, redaction};
 
 /// The caller that changes a definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ fn change_options(
         Editor::Admin => error,
         Editor::Key => refused(),
     })?;
-    let triggers = Trigger::parse_all(&options)?;
+    let triggers = Triggers::parse(&options)?;
     let is_call = |trigger: &&Trigger| matches!(trigger.target, Target::Http(_));
     let has_same_calls = || {
         let before = collection.triggers.iter().filter(is_call);

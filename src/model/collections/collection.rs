@@ -6,7 +6,7 @@ use super::field::Field;
 use super::index::Index;
 use crate::model::rules;
 use crate::model::rules::{FieldRules, Grant, Identity, Operation, Rule};
-use crate::model::triggers::Trigger;
+use crate::model::triggers::Triggers;
 
 #[derive(Clone, Debug)]
 pub struct Collection {
@@ -23,7 +23,7 @@ pub struct Collection {
     /// Options that other modules read.
     pub options: Map<String, Value>,
     /// Parsed from `options.triggers`.
-    pub triggers: Vec<Trigger>,
+    pub triggers: Triggers,
     pub created: String,
     pub updated: String,
 }

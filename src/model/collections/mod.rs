@@ -61,7 +61,7 @@ pub fn test_collection(id: &str, name: &str, fields: serde_json::Value) -> Colle
         indexes: Vec::new(),
         rules: Rules::default(),
         options: serde_json::Map::new(),
-        triggers: Vec::new(),
+        triggers: crate::model::triggers::Triggers::default(),
         created: String::new(),
         updated: String::new(),
     }

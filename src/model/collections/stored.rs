@@ -8,7 +8,7 @@ use super::{Collection, CollectionKind, Rules};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::log;
 use crate::model::rules::Rule;
-use crate::model::triggers::Trigger;
+use crate::model::triggers::Triggers;
 
 /// Stores a definition, with no pending change.
 pub fn save(tx: &Connection, collection: &Collection) -> Result<()> {
@@ -137,7 +137,7 @@ pub fn load(
             indexes: Vec::new(),
             rules: Rules::default(),
             options: serde_json::Map::new(),
-            triggers: Vec::new(),
+            triggers: Triggers::default(),
             created: row.get(3)?,
             updated: row.get(4)?,
         };
@@ -177,12 +177,12 @@ fn restore(collection: &mut Collection, text: &str) -> Result<()> {
     collection.indexes = draft.indexes.unwrap_or_default();
     collection.options = draft.options.unwrap_or_default();
     // Older versions did not check them.
-    collection.triggers = Trigger::parse_all(&collection.options).unwrap_or_else(|error| {
+    collection.triggers = Triggers::parse(&collection.options).unwrap_or_else(|error| {
         log::warn(format_args!(
             "the triggers of {} are ignored: {error}",
             collection.name
         ));
-        Vec::new()
+        Triggers::default()
     });
     Ok(())
 }

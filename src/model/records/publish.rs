@@ -12,19 +12,15 @@ use super::Scope;
 use super::json::write_value;
 use super::row::Rowid;
 use crate::base::clock;
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::Result;
 use crate::base::json::write_text;
 use crate::model::collections::{Collection, Field};
 use crate::model::events::{RecordChange, RecordState, SqlValue};
-use crate::model::triggers::outbox::{CallSource, OutboxEntry, TargetSpec};
-use crate::model::triggers::{RecordAction, outbox};
+use crate::model::triggers::{RecordAction, changes};
 use crate::store::db;
 use crate::store::db::quote;
 
-/// Limit on the bytes of all queued calls of one change.
-const CALLS_BYTES_MAX: usize = 64 << 20;
-
-/// Queues the calls for a change of a row, and publishes it to subscribers after the commit.
+/// Records a change of a row for the calls that it makes, and publishes it to subscribers after the commit.
 pub fn publish(
     tx: &Connection,
     scope: &Scope,
@@ -32,12 +28,7 @@ pub fn publish(
     action: RecordAction,
     rowid: Rowid,
 ) -> Result<()> {
-    let triggers = collection.triggers.iter();
-    let mut calls: Vec<(String, TargetSpec)> = triggers
-        .filter(|trigger| trigger.actions.contains(&action))
-        .map(|trigger| (String::new(), TargetSpec::of(&trigger.target)))
-        .collect();
-    calls.extend(outbox::webhooks_for(tx, &collection.name, action)?);
+    let calls = changes::list_for(tx, &collection.name, action, &collection.triggers)?;
     let is_watched = scope.events.is_watched(&collection.id);
     if calls.is_empty() && !is_watched {
         return Ok(());
@@ -51,7 +42,10 @@ pub fn publish(
         values,
     };
     if !calls.is_empty() {
-        enqueue_calls(tx, scope, &state, action, &calls)?;
+        let change = (&*collection.name, action, state.id());
+        changes::add(tx, calls, change, &payload(&state, action))?;
+        let (events, database) = (Arc::clone(&scope.events), collection.database.clone());
+        db::on_commit(move || events.notify_calls(&database));
     }
     if is_watched {
         let events = Arc::clone(&scope.events);
@@ -79,50 +73,6 @@ fn read_row(tx: &Connection, collection: &Collection, rowid: Rowid) -> Result<Ve
     );
     let mut statement = tx.prepare_cached(&sql)?;
     Ok(statement.query_row([rowid], |row| (0..count).map(|at| row.get(at)).collect())?)
-}
-
-/// Queues the calls; they are sent after the commit.
-fn enqueue_calls(
-    tx: &Connection,
-    scope: &Scope,
-    state: &RecordState,
-    action: RecordAction,
-    calls: &[(String, TargetSpec)],
-) -> Result<()> {
-    let payload = payload(state, action);
-    check_calls_size(&payload, calls)?;
-    for (name, spec) in calls {
-        let source = match name.as_str() {
-            "" => CallSource::Trigger,
-            name => CallSource::Webhook(name),
-        };
-        let entry = OutboxEntry {
-            source,
-            spec,
-            payload: &payload,
-            change: Some((&state.collection.name, action, state.id())),
-            dedupe: None,
-        };
-        outbox::add(tx, &entry)?;
-    }
-    let (events, database) = (Arc::clone(&scope.events), state.collection.database.clone());
-    db::on_commit(move || events.notify_calls(&database));
-    Ok(())
-}
-
-/// Each call stores a copy of the payload. Without a limit, a record of several MiB with many
-/// webhooks would fill the disk.
-fn check_calls_size(payload: &str, calls: &[(String, TargetSpec)]) -> Result<()> {
-    let bytes: usize = calls.iter().map(|(_, it)| it.bytes() + payload.len()).sum();
-    if bytes <= CALLS_BYTES_MAX {
-        return Ok(());
-    }
-    let message = format!(
-        "The record is too large for {} webhooks: their calls would exceed {} MiB.",
-        calls.len(),
-        CALLS_BYTES_MAX >> 20
-    );
-    Err(Error::new(Kind::TooLarge, message))
 }
 
 /// The payload `{action, database, collection, record, time}`. Hidden fields are left out, because

@@ -1,12 +1,12 @@
 //! The outbox: waiting calls, in the table `_webhook_logs` of each database.
 //!
-//! A row is written in the transaction that causes the call, so the row exists if and only if the
-//! cause does. Afterwards it is the log entry of the call, until it is old enough to be deleted.
+//! A row is written in the transaction that causes the call, or replaces the change in
+//! [`super::changes`] that does. So the call is made if and only if its cause was committed.
+//! Afterwards the row is the log entry of the call, until it is old enough to be deleted.
 
 use rusqlite::{Connection, params};
 
 use super::{RecordAction, Target};
-use crate::base::clock;
 use crate::base::error::Result;
 
 /// The label of a target that this version cannot read.
@@ -40,7 +40,7 @@ impl TargetSpec {
 
     /// A stored target may be from another version. If it cannot be read, the call is queued all
     /// the same, and fails: it is in the log, and the write that causes it succeeds.
-    fn stored(text: String) -> TargetSpec {
+    pub fn stored(text: String) -> TargetSpec {
         match Target::restore(&text) {
             Ok(target) => TargetSpec::of(&target),
             Err(_) => TargetSpec {
@@ -49,6 +49,11 @@ impl TargetSpec {
                 host: UNREADABLE.to_owned(),
             },
         }
+    }
+
+    /// The JSON that [`TargetSpec::stored`] reads back.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Bytes of a row with this target, without the payload.
@@ -64,9 +69,11 @@ pub struct OutboxEntry<'a> {
     /// The JSON to send, unless the target has its own body.
     pub payload: &'a str,
     /// The change that causes the call: name of the collection, action, id of the record.
-    pub change: Option<(&'a str, RecordAction, &'a str)>,
+    pub change: Option<(&'a str, &'a str, &'a str)>,
     /// If an entry with this key exists, no other is added.
     pub dedupe: Option<&'a str>,
+    /// When the call was caused. It is due at once.
+    pub created_ms: i64,
 }
 
 /// The active webhooks for a change: name and target of each.
@@ -96,11 +103,7 @@ pub fn add(tx: &Connection, entry: &OutboxEntry<'_>) -> Result<Option<i64>> {
         CallSource::Webhook(name) => ("webhook", name),
         CallSource::Cron(name) => ("cron", name),
     };
-    let (collection, action, record) = match entry.change {
-        Some((collection, action, record)) => (collection, action.name(), record),
-        None => ("", "", ""),
-    };
-    let now = clock::now_ms();
+    let (collection, action, record) = entry.change.unwrap_or_default();
     let added = tx
         .prepare_cached(
             "INSERT INTO _webhook_logs (source, name, collection, action, record, target, host,
@@ -117,7 +120,7 @@ pub fn add(tx: &Connection, entry: &OutboxEntry<'_>) -> Result<Option<i64>> {
             entry.spec.label,
             entry.spec.host,
             entry.dedupe,
-            now,
+            entry.created_ms,
             entry.spec.text,
             entry.payload,
         ])?;

@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::attributes::{BODY_BYTES_MAX, RETRIES};
-use super::{RecordAction, Target, Trigger};
+use super::{RecordAction, Target, Trigger, Triggers};
 use crate::base::error::Result;
 
 fn parse(triggers: &Value) -> Result<Vec<Trigger>> {
     let Value::Object(options) = json!({ "triggers": triggers }) else {
         unreachable!("an object");
     };
-    Trigger::parse_all(&options)
+    Ok(Triggers::parse(&options)?.iter().cloned().collect())
 }
 
 #[test]

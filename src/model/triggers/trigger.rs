@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::action::RecordAction;
 use super::attributes::{invalid_value, refuse_unknown};
 use super::target::Target;
+use crate::base::crypto;
 use crate::base::error::Result;
 
 /// Largest number of triggers of a collection.
@@ -17,12 +18,32 @@ pub struct Trigger {
     pub target: Target,
 }
 
-impl Trigger {
-    pub fn parse_all(options: &Map<String, Value>) -> Result<Vec<Trigger>> {
-        let list = match options.get("triggers") {
-            None | Some(Value::Null) => return Ok(Vec::new()),
-            Some(Value::Array(list)) if list.len() <= TRIGGERS_MAX => list,
-            Some(_) => {
+/// The triggers of a collection.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Triggers {
+    list: Vec<Trigger>,
+    digest: String,
+}
+
+impl Triggers {
+    /// Reads `options.triggers`.
+    pub fn parse(options: &Map<String, Value>) -> Result<Triggers> {
+        let value = match options.get("triggers") {
+            None | Some(Value::Null) => return Ok(Triggers::default()),
+            Some(value) => value,
+        };
+        let list = Triggers::parse_list(value)?;
+        let digest = match list.is_empty() {
+            true => String::new(),
+            false => crypto::base64url(&crypto::sha256(value.to_string().as_bytes())),
+        };
+        Ok(Triggers { list, digest })
+    }
+
+    fn parse_list(value: &Value) -> Result<Vec<Trigger>> {
+        let list = match value {
+            Value::Array(list) if list.len() <= TRIGGERS_MAX => list,
+            _ => {
                 let message = format!("triggers must be a list of at most {TRIGGERS_MAX}.");
                 return Err(invalid_value("options.triggers", message));
             }
@@ -42,5 +63,14 @@ impl Trigger {
             Ok(trigger)
         });
         parsed.collect()
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, Trigger> {
+        self.list.iter()
+    }
+
+    /// Differs between different triggers; empty if there are none.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 }

@@ -103,6 +103,7 @@ impl Cron {
                     payload: &payload,
                     change: None,
                     dedupe: Some(&dedupe),
+                    created_ms: clock::now_ms(),
                 },
             )
         })?;

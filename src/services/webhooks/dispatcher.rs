@@ -1,5 +1,5 @@
-//! The dispatcher thread. Each round writes the results of calls, one commit per database; reads
-//! databases with changes; and passes due calls to the senders.
+//! The dispatcher thread. Each round writes the results of calls and queues the calls of changes, one
+//! commit per database; reads databases with new rows; and passes due calls to the senders.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
@@ -13,7 +13,7 @@ use super::senders::{FinishedCall, OutgoingCall, SenderPool};
 use crate::base::error::{Error, Kind};
 use crate::base::threads::{Stop, lock};
 use crate::base::{clock, log, threads};
-use crate::model::triggers::Target;
+use crate::model::triggers::{Target, changes};
 
 /// Limit on the wait for a database whose writer is busy, for example with a cron script.
 const WRITER_WAIT: Duration = Duration::from_secs(1);
@@ -34,6 +34,8 @@ pub struct Dispatcher<'a> {
     core: DispatchCore,
     /// Databases to read in the next round.
     dirty: BTreeSet<String>,
+    /// Databases with more changes than one round queues.
+    unqueued: BTreeSet<String>,
     /// Results that are not written yet. Bound: nothing of a database is sent while it cannot be
     /// written.
     unsaved: BTreeMap<String, Vec<CallUpdate>>,
@@ -52,6 +54,7 @@ impl Dispatcher<'_> {
             webhooks,
             core: DispatchCore::default(),
             dirty: BTreeSet::new(),
+            unqueued: BTreeSet::new(),
             unsaved: BTreeMap::new(),
             suspended: BTreeMap::new(),
             senders: Vec::new(),
@@ -65,9 +68,10 @@ impl Dispatcher<'_> {
         self.find_databases(stop);
         while !stop.is_set() {
             self.collect_results();
-            self.write_results();
+            self.write();
             self.refresh();
             self.dispatch();
+            self.dirty.append(&mut self.unqueued);
             let names = self.webhooks.signal.wait(self.idle_time());
             lock(&self.webhooks.known).extend(names.iter().cloned());
             self.dirty.extend(names);
@@ -164,8 +168,10 @@ impl Dispatcher<'_> {
         }
     }
 
-    fn write_results(&mut self) {
-        for name in self.unsaved.keys().cloned().collect::<Vec<_>>() {
+    /// Writes results, and queues calls of changes.
+    fn write(&mut self) {
+        let names: BTreeSet<String> = self.unsaved.keys().chain(&self.dirty).cloned().collect();
+        for name in names {
             if !self.suspended.contains_key(&name) {
                 self.write_database(&name);
             }
@@ -173,23 +179,36 @@ impl Dispatcher<'_> {
     }
 
     fn write_database(&mut self, name: &str) {
-        let Some(all) = self.unsaved.remove(name) else {
-            return;
-        };
+        let results = self.unsaved.remove(name).unwrap_or_default();
         let now_ms = clock::now_ms();
-        let job = all.clone();
-        let result = self.webhooks.databases.get(name).and_then(|database| {
+        let job = results.clone();
+        let written = self.webhooks.databases.get(name).and_then(|database| {
+            if job.is_empty() && !database.read(changes::has_any)? {
+                return Ok(false);
+            }
             database.wait_for_writer(WRITER_WAIT)?;
-            database.write(move |tx| job.iter().try_for_each(|it| queue::update(tx, it, now_ms)))
+            database.write(move |tx| {
+                job.iter()
+                    .try_for_each(|it| queue::update(tx, it, now_ms))?;
+                changes::queue_calls(tx)
+            })
         });
-        if let Err(error) = result {
-            self.suspend(name, &error);
-            if error.kind() != Kind::NotFound {
-                self.unsaved.insert(name.to_owned(), all);
-                return;
+        match written {
+            Ok(true) => {
+                self.unqueued.insert(name.to_owned());
+            }
+            Ok(false) => {}
+            Err(error) => {
+                self.suspend(name, &error);
+                if error.kind() != Kind::NotFound {
+                    if !results.is_empty() {
+                        self.unsaved.insert(name.to_owned(), results);
+                    }
+                    return;
+                }
             }
         }
-        for result in all {
+        for result in results {
             self.webhooks.counts.count(result.verdict.outcome);
             let key = (name.to_owned(), result.id, result.created_ms);
             self.core.recorded(&key);
@@ -307,7 +326,8 @@ impl Dispatcher<'_> {
         self.webhooks.senders.close();
         self.collect_results();
         self.suspended.clear();
-        self.write_results();
+        self.dirty.clear();
+        self.write();
         let deadline = Instant::now() + SENDERS_WAIT;
         for sender in std::mem::take(&mut self.senders) {
             if !threads::join_until(sender, deadline) {

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::core::{CallOutcome, CallState, PendingCall};
 use crate::base::clock::DAY_MS;
 use crate::base::error::Result;
-use crate::model::triggers::Target;
+use crate::model::triggers::{Target, changes};
 
 /// Limit on hosts per read, earliest due first.
 const HOSTS: i64 = 256;
@@ -50,22 +50,22 @@ pub fn next_calls(db: &Connection) -> Result<Vec<PendingCall>> {
     Ok(calls)
 }
 
-/// The number of pending rows, up to [`COUNT_MAX`].
+/// The number of pending rows and of calls that are not queued yet, each up to [`COUNT_MAX`].
 pub fn count_pending(db: &Connection) -> Result<u64> {
     let count_pending: i64 = db
         .prepare_cached(
             "SELECT count(*) FROM (SELECT 1 FROM _webhook_logs WHERE status = 'pending' LIMIT ?1)",
         )?
         .query_row([COUNT_MAX], |row| row.get(0))?;
-    Ok(count_pending.unsigned_abs())
+    Ok(count_pending.unsigned_abs() + changes::count_calls(db, COUNT_MAX)?)
 }
 
-/// Reports whether the table has any row.
+/// Reports whether there is any row, or a change whose calls are not queued yet.
 pub fn has_rows(db: &Connection) -> Result<bool> {
     let found = db
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM _webhook_logs)")?
-        .query_row([], |row| row.get(0))?;
-    Ok(found)
+        .query_row([], |row| row.get::<_, bool>(0))?;
+    Ok(found || changes::has_any(db)?)
 }
 
 /// A row to send.

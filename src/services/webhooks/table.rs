@@ -289,6 +289,7 @@ pub fn enqueue(tx: &Connection, id: &str, payload: &str) -> Result<i64> {
         payload,
         change: None,
         dedupe: None,
+        created_ms: clock::now_ms(),
     };
     let added = outbox::add(tx, &entry)?;
     added.ok_or_else(|| Error::internal("the call is already queued"))

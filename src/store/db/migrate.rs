@@ -40,6 +40,7 @@ impl Schema {
                 include_str!("schema/webhooks.sql"),
                 include_str!("schema/cron.sql"),
                 include_str!("schema/superusers.sql"),
+                include_str!("schema/webhook_outbox.sql"),
             ],
             Schema::Local => &[
                 include_str!("schema/local.sql"),
@@ -58,6 +59,7 @@ impl Schema {
                 include_str!("schema/tenant.sql"),
                 include_str!("schema/files.sql"),
                 include_str!("schema/webhooks.sql"),
+                include_str!("schema/webhook_outbox.sql"),
             ],
         }
     }

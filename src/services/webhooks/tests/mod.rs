@@ -7,18 +7,22 @@ use super::core::{CallOutcome, CallState};
 use super::logs::LogFilter;
 use super::queue::CallUpdate;
 use super::{logs, queue, table};
+use crate::base::clock;
 use crate::base::clock::DAY_MS;
 use crate::base::error::Kind;
 use crate::base::paging::Page;
 use crate::model::triggers::outbox::{CallSource, OutboxEntry, TargetSpec};
 use crate::model::triggers::{RecordAction, Target, outbox};
 
+mod changes;
 mod sim;
 
 #[expect(clippy::disallowed_methods, reason = "tables alone")]
 fn tables() -> Connection {
     let db = Connection::open_in_memory().unwrap();
     db.execute_batch(include_str!("../../../store/db/schema/webhooks.sql"))
+        .unwrap();
+    db.execute_batch(include_str!("../../../store/db/schema/webhook_outbox.sql"))
         .unwrap();
     db
 }
@@ -31,6 +35,7 @@ fn add(db: &Connection, target: &Target, now_ms: i64) -> i64 {
         payload: r#"{"a":1}"#,
         change: None,
         dedupe: None,
+        created_ms: clock::now_ms(),
     };
     let id = outbox::add(db, &entry).unwrap().unwrap();
     let sql =
@@ -104,8 +109,9 @@ fn a_webhook_of_another_version_holds_up_no_write() {
         source: CallSource::Webhook(name),
         spec,
         payload: "{}",
-        change: Some(("posts", RecordAction::Create, "r1")),
+        change: Some(("posts", "create", "r1")),
         dedupe: None,
+        created_ms: clock::now_ms(),
     };
     let id = outbox::add(&db, &entry).unwrap().unwrap();
     let row = queue::load(&db, id, created_at(&db, id)).unwrap().unwrap();

@@ -4,13 +4,14 @@
 //! The world steps from event to event and does what the dispatcher does. It keeps its own records:
 //! the time of each call, the number of calls in flight, and the expected final state of each row.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use rusqlite::Connection;
+use serde_json::Value;
 
 use super::{add, tables};
 use crate::base::clock::DAY_MS;
-use crate::model::triggers::Target;
+use crate::model::triggers::{RecordAction, Target, Triggers, changes};
 use crate::services::webhooks::core::{Attempt, CallKey, CallOutcome, DispatchCore, next_state};
 use crate::services::webhooks::queue;
 use crate::services::webhooks::queue::{CallUpdate, QueuedCall};
@@ -66,6 +67,24 @@ struct Book {
     lost: u32,
 }
 
+/// A call to be queued.
+struct Call {
+    kind: Kind,
+    retries: u32,
+}
+
+impl Call {
+    fn book(self, due_ms: i64) -> Book {
+        Book {
+            kind: self.kind,
+            retries: self.retries,
+            due_ms,
+            made: 0,
+            lost: 0,
+        }
+    }
+}
+
 struct Flight {
     ends_ms: i64,
     place: CallKey,
@@ -84,6 +103,8 @@ struct World<'a> {
     /// Results to write, each from a time on.
     unwritten: Vec<(i64, CallKey, CallUpdate)>,
     books: HashMap<CallKey, Book>,
+    /// Times and calls of changes whose calls are not queued yet.
+    changes: HashMap<&'static str, VecDeque<(i64, Vec<Call>)>>,
     /// The last start of the server.
     started_ms: i64,
     /// Databases that could not be written, and when they are tried again.
@@ -109,6 +130,7 @@ impl World<'_> {
             flights: Vec::new(),
             unwritten: Vec::new(),
             books: HashMap::new(),
+            changes: HashMap::new(),
             started_ms: DAY_MS,
             paused: HashMap::new(),
             turns: HashMap::new(),
@@ -116,32 +138,74 @@ impl World<'_> {
         }
     }
 
-    /// An event causes some calls.
+    /// An event causes some calls: one queued at once, or those of a change of a record, which are
+    /// queued later.
     fn arrive(&mut self) {
         let name = *self.rng.pick(&NAMES);
-        for _ in 0..self.rng.between(1, 3) {
-            let (url, kind) = self.rng.pick(&self.hosts).clone();
-            let retries = u32::try_from(self.rng.between(1, 12)).unwrap();
-            let spec = format!(r#"{{"url":"{url}","retryLimit":{retries}}}"#);
-            let target = Target::restore(&spec).unwrap();
+        if self.rng.percent(50) {
+            let (call, target) = self.call();
             let id = add(&self.dbs[name], &target, self.now);
-            let book = Book {
-                kind,
-                retries,
-                due_ms: self.now,
-                made: 0,
-                lost: 0,
-            };
-            self.books.insert((name.to_owned(), id, self.now), book);
+            self.books
+                .insert((name.to_owned(), id, self.now), call.book(self.now));
+        } else {
+            self.change(name);
         }
         self.look(name);
     }
 
-    fn look(&mut self, name: &str) {
+    fn call(&mut self) -> (Call, Target) {
+        let (url, kind) = self.rng.pick(&self.hosts).clone();
+        let retries = u32::try_from(self.rng.between(1, 12)).unwrap();
+        let spec = format!(r#"{{"url":"{url}","retryLimit":{retries}}}"#);
+        (Call { kind, retries }, Target::restore(&spec).unwrap())
+    }
+
+    /// A change of a collection whose triggers are others each time.
+    fn change(&mut self, name: &'static str) {
+        let count = self.rng.between(1, 3);
+        let (calls, targets): (Vec<Call>, Vec<Target>) = (0..count).map(|_| self.call()).unzip();
+        let triggers = targets.iter().map(|target| {
+            let mut trigger = target.to_json();
+            trigger.insert("action".to_owned(), "create".into());
+            Value::Object(trigger)
+        });
+        let options = [("triggers".to_owned(), triggers.collect())];
+        let triggers = Triggers::parse(&options.into_iter().collect()).unwrap();
+        let (db, action) = (&self.dbs[name], RecordAction::Create);
+        let list = changes::list_for(db, "posts", action, &triggers).unwrap();
+        changes::add(db, list, ("posts", action, "r1"), "{}").unwrap();
+        let sql = "UPDATE _webhook_outbox SET created_ms = ?1 WHERE id = last_insert_rowid()";
+        db.execute(sql, [self.now]).unwrap();
+        self.changes
+            .entry(name)
+            .or_default()
+            .push_back((self.now, calls));
+    }
+
+    /// Queues the calls of changes, and checks that they are those, in order.
+    fn queue_calls(&mut self, name: &'static str) {
+        let db = &self.dbs[name];
+        let sql = "SELECT coalesce(max(id), 0) FROM _webhook_logs";
+        let last: i64 = db.query_row(sql, [], |row| row.get(0)).unwrap();
+        assert!(!changes::queue_calls(db).unwrap(), "few arrive at a time");
+        let mut ids = last + 1..;
+        for (made_ms, calls) in self.changes.remove(name).unwrap_or_default() {
+            for (call, id) in calls.into_iter().zip(&mut ids) {
+                let row = queue::load(db, id, made_ms).unwrap().unwrap();
+                let retries = row.target.unwrap().retries();
+                assert_eq!(retries, call.retries, "{name} {id}");
+                self.books
+                    .insert((name.to_owned(), id, made_ms), call.book(made_ms));
+            }
+        }
+    }
+
+    fn look(&mut self, name: &'static str) {
         if self.unwritten.iter().any(|(_, place, _)| place.0 == name) {
             // A database that cannot be written is suspended.
             return;
         }
+        self.queue_calls(name);
         let heads = queue::next_calls(&self.dbs[name]).unwrap();
         self.core.set_pending(name, heads);
     }
