@@ -36,7 +36,7 @@ pub fn answer_error(request: &Request, error: &Error) -> Response {
             "request failed id={} error={error}",
             request.id
         )),
-        Kind::Unavailable => log::warn(format_args!(
+        Kind::Unavailable | Kind::WrongServer => log::warn(format_args!(
             "request refused id={} error={error}",
             request.id
         )),
@@ -49,7 +49,7 @@ pub fn answer_error(request: &Request, error: &Error) -> Response {
 pub fn error_response(error: &Error) -> Response {
     let response = json_response(error.kind().status(), &error_json(error));
     match error.kind() {
-        Kind::Unavailable | Kind::TooMany | Kind::TooEarly | Kind::Stale => {
+        Kind::Unavailable | Kind::WrongServer | Kind::TooMany | Kind::TooEarly | Kind::Stale => {
             let pause = error.retry_after().unwrap_or(Duration::from_secs(1));
             let seconds = pause.as_millis().div_ceil(1000);
             response.with_header("Retry-After", seconds.to_string())
@@ -106,5 +106,5 @@ pub fn forbidden(message: &str) -> Error {
 }
 
 pub fn no_path() -> Error {
-    Error::not_found("There is no endpoint at this path.")
+    Error::no_endpoint()
 }

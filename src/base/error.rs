@@ -48,6 +48,9 @@ pub enum Kind {
     Misdirected,
     /// A temporary failure: full disk, overload, shutdown. Nothing was changed.
     Unavailable,
+    /// Another server that this one asks is not at its address, or does not accept this one: a
+    /// setting may be wrong.
+    WrongServer,
     /// The request was prepared with a definition that has changed meanwhile; a retry may succeed.
     Stale,
     /// A fault of the server.
@@ -70,7 +73,7 @@ impl Kind {
             Kind::Misdirected => 421,
             Kind::TooEarly => 425,
             Kind::TooMany => 429,
-            Kind::Unavailable | Kind::Stale => 503,
+            Kind::Unavailable | Kind::WrongServer | Kind::Stale => 503,
             Kind::Internal => 500,
         }
     }
@@ -110,6 +113,8 @@ struct Inner {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+/// The code by which another vski recognises [`Error::no_endpoint`].
+pub const NO_ENDPOINT: &str = "no_endpoint";
 /// The message of every internal error; the log has the cause under the request id.
 pub const INTERNAL_MESSAGE: &str = "Something went wrong while processing your request.";
 
@@ -140,6 +145,15 @@ impl Error {
 
     pub fn not_found(message: impl Into<String>) -> Error {
         Error::new(Kind::NotFound, message)
+    }
+
+    /// The error of a request for a path that no endpoint has.
+    pub fn no_endpoint() -> Error {
+        let message = "There is no endpoint at this path.";
+        let detail = FieldError::new(NO_ENDPOINT, message);
+        let mut error = Error::not_found(message);
+        error.0.fields = FieldErrors::from([("path".to_owned(), detail)]);
+        error
     }
 
     pub fn conflict(message: impl Into<String>) -> Error {

@@ -10,9 +10,9 @@ use super::tls::Roots;
 const USER_AGENT: &str = concat!("vski/", env!("CARGO_PKG_VERSION"));
 
 /// Every status is an answer, not an error. No redirect is followed: a signature, a token or a
-/// secret is for one host. Bodies arrive as they are. The caller adds its time limits and the
-/// number of idle connections.
-pub fn config(roots: &Roots) -> ConfigBuilder<AgentScope> {
+/// secret is for one host. Bodies arrive as they are. At most `idle_connections` are kept for the
+/// next requests. The caller adds its time limits.
+pub fn config(roots: &Roots, idle_connections: usize) -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -20,4 +20,6 @@ pub fn config(roots: &Roots) -> ConfigBuilder<AgentScope> {
         .tls_config(roots.for_requests())
         .user_agent(USER_AGENT)
         .accept_encoding("identity")
+        .max_idle_connections(idle_connections)
+        .max_idle_connections_per_host(idle_connections)
 }

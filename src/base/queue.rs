@@ -73,11 +73,17 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Removes items from the front as long as `admits` agrees; waits for the first one as
-    /// [`Queue::pop`] does.
-    pub fn pop_while(&self, limit: Duration, mut admits: impl FnMut(&T) -> bool) -> Vec<T> {
+    /// Removes at most `most` items from the front, as long as `admits` agrees; waits for the first
+    /// one as [`Queue::pop`] does.
+    pub fn pop_while(
+        &self,
+        limit: Duration,
+        most: usize,
+        mut admits: impl FnMut(&T) -> bool,
+    ) -> Vec<T> {
         let mut state = self.wait(limit);
-        let count = state.items.iter().take_while(|item| admits(item)).count();
+        let first = state.items.iter().take(most);
+        let count = first.take_while(|item| admits(item)).count();
         let items = state.items.drain(..count).collect();
         if state.items.is_empty() && state.items.capacity() > CAPACITY_KEPT {
             state.items = VecDeque::new();
@@ -140,7 +146,8 @@ mod tests {
             queue.push(item).unwrap();
         }
         assert_eq!(queue.pop(LONG), Some(0));
-        assert_eq!(queue.pop_while(LONG, |item| *item < 3), [1, 2]);
+        assert_eq!(queue.pop_while(LONG, 1, |_| true), [1]);
+        assert_eq!(queue.pop_while(LONG, 5, |item| *item < 3), [2]);
         assert_eq!(queue.len(), 2);
         assert_eq!(queue.close(), [3, 4]);
         assert_eq!(queue.push(5), Err(5));

@@ -4,27 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::base::threads;
 use crate::base::threads::Stop;
 use crate::services::replication::MasterClient;
 
-/// True if the error may be due to an address or secret that is not the one of the server.
-fn is_wrong_address(error: &Error) -> bool {
-    ["cannot be reached", "answers 401", "the address of a vski"]
-        .iter()
-        .any(|it| error.message().contains(it))
-}
-
 /// Adds a hint to the error of a request if the server that runs on the data directory was not
 /// reached.
 pub fn explain_unreachable(error: Error, dir: &Path) -> Error {
-    match is_wrong_address(&error) {
-        true => error.context(format!(
+    match error.kind() {
+        Kind::WrongServer => error.context(format!(
             "a server runs on {}; give this command the same HOST, PORT and JWT_SECRET",
             dir.display()
         )),
-        false => error,
+        _ => error,
     }
 }
 

@@ -472,7 +472,21 @@ fn the_command_line_lists_runs_and_shows() {
     let said = cron(server.dir(), &["run", "tidy up/now", "--port", &port], 0);
     assert!(said.contains("Run 1 of tidy up/now has begun"), "{said}");
     wait_until("it has run", || count(&admin) == 0);
-    cron(server.dir(), &["run", "none", "--port", &port], 1);
+    let hint = "give this command the same HOST, PORT and JWT_SECRET";
+    let said = cron(server.dir(), &["run", "none", "--port", &port], 1);
+    assert!(!said.contains(hint), "{said}");
+    let other = Receiver::start(|_, _| Some("404 Not Found".to_owned()));
+    let other_port = other.url("").rsplit(':').next().unwrap().to_owned();
+    let said = cron(server.dir(), &["run", "none", "--port", &other_port], 1);
+    assert!(
+        said.contains(hint) && said.contains("Is this the address of a vski"),
+        "{said}"
+    );
+    let said = cron(server.dir(), &["run", "none", "--port", "9"], 1);
+    assert!(
+        said.contains(hint) && said.contains("cannot be reached"),
+        "{said}"
+    );
     let look = |dir: &Path| {
         let said = cron(dir, &["list"], 0);
         assert!(

@@ -75,12 +75,8 @@ impl CommandQueue {
 
     /// Moves commands behind those that remain from the last round.
     pub fn drain_into(&self, commands: &mut VecDeque<RealtimeCommand>) {
-        let mut room = COMMANDS_MAX.saturating_sub(commands.len());
-        commands.extend(self.queue.pop_while(Duration::ZERO, |_| {
-            let admits = room > 0;
-            room = room.saturating_sub(1);
-            admits
-        }));
+        let room = COMMANDS_MAX.saturating_sub(commands.len());
+        commands.extend(self.queue.pop_while(Duration::ZERO, room, |_| true));
         if self.queue.len() > 0 {
             // Start the next round at once.
             self.events.wake();

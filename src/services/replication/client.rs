@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use super::epoch::Epoch;
 use super::messages::{ComparisonReply, DatabaseList, JournalReply, ManifestPage};
 use crate::base::backoff::Backoff;
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::{Error, Kind, NO_ENDPOINT, Result};
 use crate::base::threads::{Stop, lock};
 use crate::base::tls::Roots;
 use crate::base::{clock, http_client, tls};
@@ -131,12 +132,12 @@ impl MasterClient {
     }
 
     /// Requests the replication status.
-    pub fn status(&self) -> Result<serde_json::Value> {
+    pub fn status(&self) -> Result<Value> {
         self.read_json(self.get("/api/replica/status", None, STALL_TIMEOUT)?)
     }
 
     /// Sends a command of the command line and returns the JSON answer.
-    pub fn command(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+    pub fn command(&self, path: &str, body: &Value) -> Result<Value> {
         self.read_json(self.post(
             path,
             body.to_string().as_bytes(),
@@ -206,19 +207,19 @@ impl MasterClient {
 
     /// Acknowledges that this replica has stored every file up to an entry of the journal.
     pub fn acknowledge_files(&self, epoch: &str, id: i64) -> Result<()> {
-        let body = serde_json::json!({"epoch": epoch, "id": id}).to_string();
+        let body = json!({"epoch": epoch, "id": id}).to_string();
         let response = self.post("/api/replica/files/ack", body.as_bytes(), STALL_TIMEOUT)?;
-        self.read_json::<serde_json::Value>(response).map(drop)
+        self.read_json::<Value>(response).map(drop)
     }
 
     /// Acknowledges the positions of this replica.
-    pub fn acknowledge(&self, body: &serde_json::Value) -> Result<()> {
+    pub fn acknowledge(&self, body: &Value) -> Result<()> {
         let response = self.post(
             "/api/replica/ack",
             body.to_string().as_bytes(),
             STALL_TIMEOUT,
         )?;
-        self.read_json::<serde_json::Value>(response).map(drop)
+        self.read_json::<Value>(response).map(drop)
     }
 
     /// Aborts the connections if a request has waited too long. Returns whether it did.
@@ -362,13 +363,23 @@ impl MasterClient {
             message: String,
             /// If the server is a replica, the URL of its master.
             master: Option<String>,
+            #[serde(default)]
+            data: Value,
         }
         let status = response.status().as_u16();
         let body = self.read(response, REFUSAL_BYTES_MAX);
         let refusal: Option<Refusal> = body
             .ok()
             .and_then(|body| serde_json::from_slice(&body).ok());
+        let is_vski = refusal
+            .as_ref()
+            .is_some_and(|it| it.data["path"]["code"] != NO_ENDPOINT);
         let (message, master) = refusal.map_or_else(Default::default, |it| (it.message, it.master));
+        let kind = match status {
+            401 => Kind::WrongServer,
+            404 if !is_vski => Kind::WrongServer,
+            _ => Kind::Unavailable,
+        };
         let hint = match (status, master) {
             (401, _) => {
                 " JWT_SECRET must be the same on both servers, and their clocks must not differ by \
@@ -378,19 +389,17 @@ impl MasterClient {
             (403, Some(master)) => {
                 format!(" MASTER_URL must be the URL of a master, here {master}.")
             }
-            (404, _)
-                if message.is_empty()
-                    || message.starts_with("There is no endpoint at this path") =>
-            {
-                " Is this the address of a vski, without a path?".to_owned()
-            }
+            (404, _) if !is_vski => " Is this the address of a vski, without a path?".to_owned(),
             _ => String::new(),
         };
         let message = match message.as_str() {
             "" => "no message from vski.",
             message => message,
         };
-        Error::unavailable(format!("The server answers {status}: {message}{hint}"))
+        Error::new(
+            kind,
+            format!("The server answers {status}: {message}{hint}"),
+        )
     }
 
     /// Explains a connection that failed because of TLS.
@@ -413,7 +422,7 @@ impl MasterClient {
             return error;
         }
         let message = format!("The server {} cannot be reached.", self.master_url);
-        Error::new(Kind::Unavailable, message).context(error.to_string())
+        Error::new(Kind::WrongServer, message).context(error.to_string())
     }
 }
 
@@ -435,10 +444,8 @@ impl Drop for DeadlineGuard<'_> {
 }
 
 fn agent(roots: &Roots) -> Agent {
-    let config = http_client::config(roots)
+    let config = http_client::config(roots, IDLE_CONNECTIONS)
         .timeout_connect(Some(CONNECT))
-        .max_idle_connections(IDLE_CONNECTIONS)
-        .max_idle_connections_per_host(IDLE_CONNECTIONS)
         .build();
     Agent::new_with_config(config)
 }

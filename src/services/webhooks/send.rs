@@ -61,14 +61,12 @@ impl HttpSender {
         denies_private: bool,
         roots: &Roots,
     ) -> HttpSender {
-        let config = http_client::config(roots)
+        let config = http_client::config(roots, 0)
             .proxy(None)
             .timeout_global(Some(CALL_TIMEOUT))
             .timeout_resolve(Some(RESOLVE_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_body(Some(BODY_TIMEOUT))
-            .max_idle_connections(0)
-            .max_idle_connections_per_host(0)
             .build();
         let lookup = FilteringResolver {
             denies_private,

@@ -8,7 +8,7 @@
 //! do not prolong the wait, since they find everything in the file. The wait grows with the WAL
 //! ([`restart_timeout`]): the WAL stays near [`PAGES_TO_INSIST`] pages while queries are short, and
 //! within a few times that size when slow ones overlap all the time. Only another program can make
-//! it grow further.
+//! it grow further. When nothing is committed for a minute, its disk space is freed.
 
 use std::time::Duration;
 
@@ -28,8 +28,10 @@ const INSIST_WAIT: Duration = Duration::from_millis(250);
 pub struct Checkpoints {
     /// Size of the WAL at the last attempt, in pages.
     tried: i64,
-    /// Size of the WAL after the last commit, in pages.
-    seen: i64,
+    /// Something was committed since [`Checkpoints::now`].
+    has_grown: bool,
+    /// The WAL is empty, unless something was committed since.
+    is_truncated: bool,
 }
 
 impl Checkpoints {
@@ -40,7 +42,7 @@ impl Checkpoints {
         pages: i64,
         busy_wait: Duration,
     ) -> Result<()> {
-        self.seen = pages;
+        self.has_grown = true;
         if pages < self.tried {
             // The WAL has restarted.
             self.tried = 0;
@@ -58,14 +60,18 @@ impl Checkpoints {
         result.map(drop)
     }
 
-    /// Pages in the WAL after the last commit.
-    pub fn seen(&self) -> i64 {
-        self.seen
-    }
-
-    /// Copies as much as readers allow without waiting.
-    pub fn now(&mut self, connection: &Connection) -> Result<()> {
-        self.tried = wal_pages(connection, "PRAGMA wal_checkpoint(PASSIVE)")?;
+    /// Copies as much as readers allow without waiting. If nothing was committed since the last
+    /// call and nobody reads the WAL, its disk space is freed.
+    pub fn now(&mut self, connection: &Connection, busy_wait: Duration) -> Result<()> {
+        if std::mem::take(&mut self.has_grown) {
+            self.tried = wal_pages(connection, "PRAGMA wal_checkpoint(PASSIVE)")?;
+            self.is_truncated = false;
+        } else if !self.is_truncated {
+            connection.busy_timeout(Duration::ZERO)?;
+            let result = truncate_wal(connection);
+            connection.busy_timeout(busy_wait)?;
+            self.is_truncated = result?;
+        }
         Ok(())
     }
 }

@@ -60,13 +60,14 @@ pub struct Database {
 impl Database {
     /// Opens the file, creating it if needed, and migrates its system tables.
     pub fn open(path: &Path, schema: Schema, settings: ConnectionSettings) -> Result<Database> {
-        let (writer, deadline) = refuse_unusable(path, Access::READ_OK | Access::WRITE_OK)
+        let queue = refuse_unusable(path, Access::READ_OK | Access::WRITE_OK)
             .and_then(|()| open_writer(path, schema, settings))
+            .and_then(|(writer, deadline)| WriteQueue::new(writer, deadline))
             .map_err(explain_damage)
             .context(format!("open database {}", path.display()))?;
         Ok(Database {
             path: path.to_owned(),
-            queue: Some(WriteQueue::new(writer, deadline)),
+            queue: Some(queue),
             readers: Readers::new(path, settings),
             changes: None,
         })

@@ -2,8 +2,8 @@
 //!
 //! It runs on the writer's thread between commit and checkpoint, so it sees every frame of this
 //! process before the WAL can restart. A commit of another process changes `data_version` of the
-//! writer; the changed pages are then unknown ([`WalTracker::take_changed`]), and the caller has to
-//! compare all pages.
+//! writer; [`WalTracker::take_changed`] then reports that the changed pages are unknown, and the
+//! caller has to compare all pages.
 //!
 //! Only the 24-byte headers of frames are read, and only those that SQLite reports as committed.
 //! Opening and closing the WAL is safe; with the database or its `-shm` it would drop the locks of
@@ -33,8 +33,6 @@ pub struct WalTracker {
     salts: [u8; 8],
     /// Number of frames of the WAL that were read.
     frames: u64,
-    /// Salts and length of the WAL at the last capture.
-    seen: ([u8; 8], u64),
     /// The `data_version` of the writer; it changes when another process commits.
     data_version: i64,
     /// None if any page may have changed.
@@ -50,31 +48,18 @@ impl WalTracker {
             page_size: u64::from(page_size),
             salts: [0; 8],
             frames: 0,
-            seen: ([0; 8], 0),
             data_version: 0,
             changed: None,
         }
     }
 
-    /// Reads the new frames of the WAL. `committed` is its length in frames. Returns true if there
-    /// are any.
-    pub fn capture(&mut self, connection: &Connection, committed: i64) -> bool {
+    /// Reads the new frames of the WAL after a commit. `committed` is its length in frames.
+    pub fn capture(&mut self, committed: i64) {
         let committed = u64::try_from(committed).unwrap_or(0);
-        let now = self
-            .read_salts()
-            .map(|salts| (salts.unwrap_or_default(), committed));
-        let has_more = match now {
-            Ok(now) => std::mem::replace(&mut self.seen, now) != now,
-            Err(_) => true,
-        };
-        if self.changed.is_some() && has_more {
-            self.read_new(connection, committed);
+        if self.changed.is_none() {
+            return;
         }
-        has_more
-    }
-
-    fn read_new(&mut self, connection: &Connection, committed: u64) {
-        let is_known = self.is_own(connection) && self.read(committed).unwrap_or(false);
+        let is_known = self.read(committed).unwrap_or(false);
         let is_few = self.changed.as_ref().is_some_and(|it| it.len() < PAGES_MAX);
         if !is_known || !is_few {
             self.changed = None;
@@ -94,7 +79,6 @@ impl WalTracker {
         // First: if the WAL restarts in between, its salts differ and it is read from its start.
         self.salts = self.read_salts()?.unwrap_or_default();
         self.frames = u64::try_from(committed()?).unwrap_or(0);
-        self.seen = (self.salts, self.frames);
         Ok(())
     }
 
@@ -106,17 +90,24 @@ impl WalTracker {
         std::mem::replace(&mut self.data_version, now) == now
     }
 
-    /// Reads frames; false if the WAL does not contain them.
+    /// Reads the frames after those that were read; false if the WAL does not contain them.
     fn read(&mut self, committed: u64) -> Result<bool> {
-        if committed == 0 {
+        if committed >= self.frames && self.read_frames(committed)? {
             return Ok(true);
         }
-        let Some(salts) = self.read_salts()? else {
+        // The WAL has restarted, which gives all of its frames other salts; its earlier frames were
+        // read.
+        let Some(salts) = self.read_salts()?.filter(|salts| *salts != self.salts) else {
             return Ok(false);
         };
-        if salts != self.salts {
-            // The WAL has restarted; its earlier frames were read.
-            (self.salts, self.frames) = (salts, 0);
+        (self.salts, self.frames) = (salts, 0);
+        self.read_frames(committed)
+    }
+
+    /// False if a frame has other salts.
+    fn read_frames(&mut self, committed: u64) -> Result<bool> {
+        if self.wal.is_none() {
+            self.wal = File::open(beside(&self.path, "-wal")).ok();
         }
         let Some(wal) = &self.wal else {
             return Ok(false);
@@ -125,7 +116,7 @@ impl WalTracker {
         for frame in self.frames..committed {
             let at = WAL_HEADER_BYTES + frame * (FRAME_HEADER_BYTES + self.page_size);
             wal.read_exact_at(&mut head, at)?;
-            if head[8..16] != salts {
+            if head[8..16] != self.salts {
                 return Ok(false);
             }
             let number = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
@@ -133,7 +124,7 @@ impl WalTracker {
                 changed.insert(number);
             }
         }
-        self.frames = self.frames.max(committed);
+        self.frames = committed;
         Ok(true)
     }
 

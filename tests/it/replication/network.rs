@@ -184,3 +184,14 @@ fn a_master_that_is_away_or_answers_nonsense_changes_nothing() {
         error.as_str().is_some_and(|it| it.contains("401"))
     });
 }
+
+#[test]
+fn a_replica_says_when_the_url_of_its_master_has_a_path() {
+    let master = Server::with(&[("JWT_SECRET", SECRET)]);
+    let follower = replica_of(&format!("http://{}/db/default", master.addr()), &[]);
+    wait_until("the replica says so", || {
+        let error = status(&follower)["replica"]["error"].clone();
+        let hint = "Is this the address of a vski, without a path?";
+        error.as_str().is_some_and(|it| it.contains(hint))
+    });
+}

@@ -50,7 +50,9 @@ pub fn code(kind: Kind) -> &'static str {
         Kind::Cancelled => "cancelled",
         Kind::TooLarge => "too_large",
         Kind::TooEarly => "too_early",
-        Kind::TooMany | Kind::Unavailable | Kind::Stale | Kind::Internal => "unavailable",
+        Kind::TooMany | Kind::Unavailable | Kind::WrongServer | Kind::Stale | Kind::Internal => {
+            "unavailable"
+        }
     }
 }
 

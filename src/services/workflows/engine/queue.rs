@@ -95,10 +95,10 @@ impl EngineState {
     pub fn next_round(&self) -> Vec<QueuedInput> {
         let due_in = lock(&self.core).due_at() - clock::now_ms();
         let pause = Duration::from_millis(u64::try_from(due_in).unwrap_or(0)).min(PAUSE);
-        let (mut count, mut bytes) = (0, 0);
-        self.queue.pop_while(pause, |item| {
-            let admits = count < ROUND_MAX && bytes < ROUND_BYTES_MAX;
-            (count, bytes) = (count + 1, bytes + item.bytes);
+        let mut bytes = 0;
+        self.queue.pop_while(pause, ROUND_MAX, |item| {
+            let admits = bytes < ROUND_BYTES_MAX;
+            bytes += item.bytes;
             admits
         })
     }

@@ -15,11 +15,12 @@
 //!   all threads of the pool, and the server would answer no request.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rusqlite::hooks::Wal;
 
 use super::checkpoint::{Checkpoints, wal_pages};
 use super::commit_hooks::CommitHooks;
@@ -65,6 +66,8 @@ struct Writer {
     /// The tracker and its history, once replicas follow this file.
     tracker: Option<(WalTracker, Arc<str>)>,
     next_position: NextPosition,
+    /// Pages of the WAL after a commit that added some; 0 once that is taken.
+    added: Arc<AtomicI64>,
 }
 
 struct State {
@@ -87,7 +90,14 @@ impl State {
 
 impl WriteQueue {
     /// `deadline` is the one that the connection obeys.
-    pub fn new(connection: Connection, deadline: Deadline) -> WriteQueue {
+    pub fn new(mut connection: Connection, deadline: Deadline) -> Result<WriteQueue> {
+        let added = Arc::new(AtomicI64::new(0));
+        let seen = Arc::clone(&added);
+        // SQLite calls this after each commit that has added frames to the WAL.
+        connection.wal_hook(Some(move |_: &mut Wal, pages| {
+            seen.store(i64::from(pages), Ordering::Relaxed);
+            Ok(())
+        }))?;
         let state = State {
             jobs: Vec::new(),
             has_leader: false,
@@ -99,12 +109,13 @@ impl WriteQueue {
             checkpoints: Checkpoints::default(),
             tracker: None,
             next_position: NextPosition::default(),
+            added,
         };
-        WriteQueue {
+        Ok(WriteQueue {
             writer: Mutex::new(writer),
             state: Mutex::new(state),
             batch_count: Arc::default(),
-        }
+        })
     }
 
     /// A barrier that passes when the jobs that run now have ended.
@@ -210,13 +221,17 @@ impl WriteQueue {
             connection,
             checkpoints,
             tracker,
+            added,
             ..
         } = &mut *writer;
-        checkpoints.now(connection)?;
+        checkpoints.now(connection, BUSY_WAIT)?;
         let result = body(connection);
-        if let Some((tracker, _)) = tracker {
-            let pages = wal_pages(connection, "PRAGMA wal_checkpoint(NOOP)")?;
-            tracker.capture(connection, pages);
+        let pages = added.swap(0, Ordering::Relaxed);
+        if pages > 0 {
+            if let Some((tracker, _)) = tracker {
+                tracker.capture(pages);
+            }
+            checkpoints.after_commit(connection, pages, BUSY_WAIT)?;
         }
         result
     }
@@ -237,20 +252,18 @@ impl WriteQueue {
             checkpoints,
             tracker,
             next_position,
+            added,
         } = &mut *writer;
-        let changes = connection.total_changes();
         let outcome = run(connection, deadline, &mut batch);
-        // `total_changes` does not count changes of the schema; the tracker sees them.
-        let mut has_changed = connection.total_changes() != changes;
-        let result = wal_pages(connection, "PRAGMA wal_checkpoint(NOOP)").and_then(|pages| {
-            match tracker {
-                Some((tracker, _)) => has_changed = tracker.capture(connection, pages),
-                None => has_changed |= pages != checkpoints.seen(),
+        let pages = added.swap(0, Ordering::Relaxed);
+        let has_changed = pages > 0;
+        if has_changed {
+            if let Some((tracker, _)) = tracker {
+                tracker.capture(pages);
             }
-            checkpoints.after_commit(connection, pages, BUSY_WAIT)
-        });
-        if let Err(error) = result {
-            log::warn(format_args!("checkpoint: {error}"));
+            if let Err(error) = checkpoints.after_commit(connection, pages, BUSY_WAIT) {
+                log::warn(format_args!("checkpoint: {error}"));
+            }
         }
         hooks.end(outcome.is_ok());
         self.batch_count.fetch_add(1, Ordering::SeqCst);

@@ -8,8 +8,12 @@ use rusqlite::Connection;
 
 use super::{Batching, CommitBarrier, WriteQueue};
 use crate::base::error::{Error, Kind, Result};
+use crate::base::ids;
 use crate::base::threads;
-use crate::store::db::{Deadline, on_commit};
+use crate::store::db::connection::wal_bytes;
+use crate::store::db::{
+    ConnectionSettings, Database, Deadline, Role, Schema, Synchronous, on_commit,
+};
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -20,7 +24,7 @@ fn queue() -> Arc<WriteQueue> {
         .unwrap();
     let deadline = Deadline::new();
     deadline.attach(&mut connection).unwrap();
-    Arc::new(WriteQueue::new(connection, deadline))
+    Arc::new(WriteQueue::new(connection, deadline).unwrap())
 }
 
 fn insert(queue: &WriteQueue, x: i64) -> Result<usize> {
@@ -169,4 +173,48 @@ fn when_the_disk_is_full_every_job_fails_and_the_next_one_works() {
     assert_eq!(fill.unwrap_err().kind(), Kind::Unavailable);
     assert_eq!(count(&queue), 0);
     insert(&queue, 1).unwrap();
+}
+
+#[test]
+fn the_log_of_a_database_that_rests_takes_no_space() {
+    let dir = std::env::temp_dir().join(ids::record_id().unwrap());
+    std::fs::create_dir(&dir).unwrap();
+    let path = dir.join("rests.db");
+    let settings = ConnectionSettings {
+        role: Role::Master,
+        synchronous: Synchronous::Normal,
+        prepare: |_, _| Ok(()),
+    };
+    let database = Database::open(&path, Schema::Tenant, settings).unwrap();
+    database
+        .write(|tx| Ok(tx.execute_batch("CREATE TABLE t (x)")?))
+        .unwrap();
+    let insert = || database.write(|tx| Ok(tx.execute("INSERT INTO t VALUES (1)", [])?));
+    let in_use = std::cell::Cell::new(0);
+    let maintain = || {
+        database.maintain().unwrap();
+        in_use.set(wal_bytes(&path));
+    };
+    insert().unwrap();
+    maintain();
+    assert!(in_use.get() > 0, "it may be written again soon");
+    // A reader of the log keeps it.
+    database
+        .read(|_| {
+            maintain();
+            Ok(())
+        })
+        .unwrap();
+    maintain();
+    assert_eq!(in_use.get(), 0);
+    insert().unwrap();
+    assert!(wal_bytes(&path) > 0);
+    maintain();
+    assert!(in_use.get() > 0);
+    maintain();
+    assert_eq!(in_use.get(), 0);
+    let count = |tx: &Connection| Ok(tx.query_row("SELECT count(*) FROM t", [], |it| it.get(0))?);
+    assert_eq!(database.read(count).unwrap(), 2_i64);
+    database.close().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
 }

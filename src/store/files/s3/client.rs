@@ -320,12 +320,10 @@ pub fn agent(limits: &S3Limits, roots: &Roots) -> Agent {
 }
 
 pub fn config(limits: &S3Limits, roots: &Roots) -> ureq::config::Config {
-    http_client::config(roots)
+    http_client::config(roots, limits.idle_connections)
         .proxy(None)
         .timeout_connect(Some(limits.connect))
         .timeout_global(Some(limits.request))
-        .max_idle_connections(limits.idle_connections)
-        .max_idle_connections_per_host(limits.idle_connections)
         .build()
 }
 
