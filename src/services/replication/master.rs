@@ -4,12 +4,14 @@
 //! idle replica costs nothing. The first request for a database creates its [`Source`]. A database
 //! that was created again under the same name is another file and gets another source.
 //!
-//! Lock order: the map of sources, then one source. No thread holds two sources.
+//! Lock order: the map of sources, then one source, then what is known of it. No thread holds two
+//! sources.
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::comparison::{GROUP_PAGES, GroupHashes, WantedGroups};
 use super::epoch::Epoch;
@@ -26,6 +28,9 @@ const OPEN_MAX: usize = 64;
 
 /// Time limit for a request that waits for writes in progress.
 const WRITER_WAIT: Duration = Duration::from_secs(5);
+
+/// Time for which a stream serves other replicas too.
+const SHARED_FOR: Duration = Duration::from_millis(20);
 
 /// Bytes of pages in a part of a bootstrap; small in debug builds so that tests have many parts.
 const PART_BYTES: u32 = if cfg!(debug_assertions) {
@@ -45,6 +50,8 @@ pub struct Master {
     is_durable: bool,
     sources: Mutex<HashMap<String, CachedSource>>,
     pub spools: Spools,
+    /// Number of messages by which replicas were told of changes.
+    announced: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -52,6 +59,18 @@ struct CachedSource {
     source: Arc<Mutex<Source>>,
     /// Epoch and version at the last look.
     known: Arc<Mutex<(Epoch, u64)>>,
+    latest: Arc<Mutex<Option<LatestAnswer>>>,
+}
+
+/// The last stream that was built. Replicas that follow together ask for the same one: it serves
+/// all of them, although commits have followed, which the next message announces.
+struct LatestAnswer {
+    epoch: Epoch,
+    since: u64,
+    tag: String,
+    /// [`Master::announced`] before its snapshot was opened.
+    announced: u64,
+    built: Instant,
 }
 
 /// An entry of the list of databases.
@@ -87,6 +106,7 @@ impl Master {
             is_durable: synchronous == Synchronous::Full,
             sources: Mutex::default(),
             spools: Spools::new(data_dir.join("spool")),
+            announced: AtomicU64::new(0),
         }
     }
 
@@ -137,8 +157,19 @@ impl Master {
         })
     }
 
+    /// To be called before replicas are told of changes.
+    pub fn announce(&self) {
+        self.announced.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// The pages that changed after the version `since`.
     pub fn pages(&self, name: &str, epoch: Epoch, since: u64) -> Result<PagesAnswer> {
+        let announced = self.announced.load(Ordering::SeqCst);
+        self.databases.get(name)?;
+        let entry = self.entry(name)?;
+        if let Some(spool) = self.shared(&entry, epoch, since) {
+            return Ok(PagesAnswer::Stream(spool));
+        }
         self.with_snapshot(name, |current| {
             let state = current.state;
             if epoch != state.epoch || since == 0 || since > state.version {
@@ -151,8 +182,30 @@ impl Master {
             if let Some(spool) = self.spools.get(&tag) {
                 return Ok(PagesAnswer::Stream(spool));
             }
-            self.stream(current, tag, since, &state.since(since))
+            let answer = self.stream(current, tag.clone(), since, &state.since(since))?;
+            *lock(&entry.latest) = Some(LatestAnswer {
+                epoch,
+                since,
+                tag,
+                announced,
+                built: Instant::now(),
+            });
+            Ok(answer)
         })
+    }
+
+    /// A stream that was built for another replica after the last message, and just now.
+    fn shared(&self, entry: &CachedSource, epoch: Epoch, since: u64) -> Option<Arc<Spool>> {
+        // One that is being built is worth the wait.
+        let _source = lock(&entry.source);
+        let latest = lock(&entry.latest);
+        let latest = latest.as_ref().filter(|it| {
+            it.epoch == epoch
+                && it.since == since
+                && it.announced == self.announced.load(Ordering::SeqCst)
+                && it.built.elapsed() < SHARED_FOR
+        })?;
+        self.spools.get(&latest.tag)
     }
 
     /// Compares the page groups of a replica with the current version.
@@ -264,6 +317,7 @@ impl Master {
         let entry = CachedSource {
             known: Arc::new(Mutex::new((source.epoch(), 1))),
             source: Arc::new(Mutex::new(source)),
+            latest: Arc::default(),
         };
         sources.insert(name.to_owned(), entry.clone());
         Ok(entry)

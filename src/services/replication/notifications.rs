@@ -33,8 +33,8 @@ use crate::store::db::ChangedDatabases;
 
 /// The master collects changes for this long before it broadcasts them.
 const BATCH_WINDOW: Duration = Duration::from_millis(5);
-/// If at least [`BUSY_CHANGES`] changes arrive within [`BATCH_WINDOW`], messages are at least
-/// [`BUSY_PAUSE`] apart: notifying each change would cost more than it gains.
+/// If at least [`BUSY_CHANGES`] commits arrive within about [`BUSY_PAUSE`], messages are at least
+/// that far apart: each makes every replica fetch, which costs the master more than a commit does.
 const BUSY_CHANGES: u64 = 5;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// Interval at which the master looks for changes that no commit reported.
@@ -99,21 +99,20 @@ impl Notifier {
     /// Broadcasts changes until `stop` is set.
     pub fn run(&self, master: &Master, stop: &Stop) {
         let mut known = BTreeMap::new();
-        let (mut polled, mut sent) = (Instant::now(), Instant::now());
+        let mut polled = Instant::now();
+        let mut pace = Pace::new(polled);
         while !stop.is_set() {
             let mut names = self.changes.take(POLL_EVERY);
             if !names.is_empty() {
-                let count = self.changes.count();
                 if stop.wait(BATCH_WINDOW) {
                     return;
                 }
-                let is_busy = self.changes.count() - count >= BUSY_CHANGES;
-                let pause = BUSY_PAUSE.saturating_sub(sent.elapsed());
-                if is_busy && stop.wait(pause) {
+                let pause = pace.pause(Instant::now(), self.changes.count());
+                if !pause.is_zero() && stop.wait(pause) {
                     return;
                 }
                 names.extend(self.changes.take(Duration::ZERO));
-                sent = Instant::now();
+                pace.sent = Instant::now();
             }
             if lock(&self.listeners).links.is_empty() {
                 continue;
@@ -123,6 +122,7 @@ impl Notifier {
                 polled = Instant::now();
                 has_other_names = find_changed(master, &mut known, &mut names);
             }
+            master.announce();
             if has_other_names || names.len() > NAMES_MAX {
                 self.broadcast(&json!({"changed": null}));
             } else if !names.is_empty() {
@@ -135,6 +135,36 @@ impl Notifier {
         let text: Text = message.to_string().into();
         for (_, link) in lock(&self.listeners).links.values() {
             link.send(text.clone());
+        }
+    }
+}
+
+/// How far messages are apart.
+struct Pace {
+    sent: Instant,
+    /// Commits up to a moment: that of the first message after [`BUSY_PAUSE`].
+    count: u64,
+    counted: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Pace {
+        Pace {
+            sent: now,
+            count: 0,
+            counted: now,
+        }
+    }
+
+    /// The time to collect further changes before the next message, after `count` commits.
+    fn pause(&mut self, now: Instant, count: u64) -> Duration {
+        let is_busy = count - self.count >= BUSY_CHANGES;
+        if now.duration_since(self.counted) >= BUSY_PAUSE {
+            (self.count, self.counted) = (count, now);
+        }
+        match is_busy {
+            true => BUSY_PAUSE.saturating_sub(now.duration_since(self.sent)),
+            false => Duration::ZERO,
         }
     }
 }
@@ -328,5 +358,40 @@ fn abort_if_stalled(replica: &Replica) {
         log::warn(format_args!(
             "sync: the master sent nothing; connection aborted"
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The messages in the last of three seconds with so many commits per second.
+    fn messages(rate: u64) -> u64 {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        let (mut now, mut sent) = (begin, 0);
+        let commits = |now: Instant| {
+            u64::try_from(now.duration_since(begin).as_millis()).unwrap() * rate / 1000
+        };
+        while now.duration_since(begin) < Duration::from_secs(3) {
+            let before = commits(now);
+            while commits(now) == before {
+                now += Duration::from_millis(1);
+            }
+            now += BATCH_WINDOW;
+            now += pace.pause(now, commits(now));
+            pace.sent = now;
+            let seconds = now.duration_since(begin).as_secs();
+            sent += u64::from(seconds == 2);
+        }
+        sent
+    }
+
+    #[test]
+    fn a_few_commits_are_announced_at_once_and_many_together() {
+        for (rate, fewest, most) in [(1, 1, 1), (20, 19, 21), (50, 9, 11), (2000, 9, 11)] {
+            let sent = messages(rate);
+            assert!((fewest..=most).contains(&sent), "{sent} at {rate}/s");
+        }
     }
 }

@@ -317,7 +317,8 @@ impl Snapshot<'_> {
         ];
         for (table, row) in tables {
             let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)";
-            if self.connection.query_row(sql, [table], |row| row.get(0))? {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            if statement.query_row([table], |row| row.get(0))? {
                 return self.rows_hash(&format!("SELECT {row} FROM {table} ORDER BY 1"));
             }
         }
@@ -325,7 +326,7 @@ impl Snapshot<'_> {
     }
 
     fn rows_hash(&self, sql: &str) -> Result<u64> {
-        let mut statement = self.connection.prepare(sql)?;
+        let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
         let mut hasher = Xxh3::new();
         while let Some(row) = rows.next()? {

@@ -187,7 +187,7 @@ fn a_master_that_is_away_or_answers_nonsense_changes_nothing() {
 
 #[test]
 fn a_replica_says_when_the_url_of_its_master_has_a_path() {
-    let master = Server::with(&[("JWT_SECRET", SECRET)]);
+    let master = cluster::master();
     let follower = replica_of(&format!("http://{}/db/default", master.addr()), &[]);
     wait_until("the replica says so", || {
         let error = status(&follower)["replica"]["error"].clone();

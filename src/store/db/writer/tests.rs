@@ -213,8 +213,10 @@ fn the_log_of_a_database_that_rests_takes_no_space() {
     assert!(in_use.get() > 0);
     maintain();
     assert_eq!(in_use.get(), 0);
-    let count = |tx: &Connection| Ok(tx.query_row("SELECT count(*) FROM t", [], |it| it.get(0))?);
-    assert_eq!(database.read(count).unwrap(), 2_i64);
+    let rows: i64 = database
+        .read(|db| Ok(db.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?))
+        .unwrap();
+    assert_eq!(rows, 2);
     database.close().unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
 }
