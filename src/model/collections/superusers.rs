@@ -8,6 +8,7 @@ use serde_json::{Map, json};
 use super::definition::CollectionDraft;
 use super::{Collection, CollectionKind, Rules};
 use crate::base::error::Result;
+use crate::model::triggers::Triggers;
 use crate::store::db;
 
 /// The name of the collection of admins.
@@ -33,7 +34,7 @@ pub fn superusers() -> Result<Collection> {
         indexes: Vec::new(),
         rules: Rules::default(),
         options: Map::new(),
-        triggers: Vec::new(),
+        triggers: Triggers::default(),
         created: "2026-01-01T00:00:00.000Z".to_owned(),
         updated: "2026-01-01T00:00:00.000Z".to_owned(),
     })
