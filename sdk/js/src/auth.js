@@ -147,6 +147,18 @@ export class Auth {
   }
 
   /**
+   * A token for an account of the collection, for admins. The session stays: give the token to another client.
+   * @param {string} id
+   * @param {{duration?: number}} [body] seconds; as long as possible without
+   * @param {CallOptions} [options]
+   * @returns {Promise<{token: string, record: RecordData<U>}>}
+   */
+  impersonate(id, body = {}, options) {
+    const url = path`/api/collections/${this.name ?? '_users'}/impersonate/${id}`;
+    return this.transport.json('POST', url, { database: this.database, body }, options);
+  }
+
+  /**
    * Changes the account that is signed in, as far as the rules admit it.
    * @param {RecordChanges<U>} changes
    * @param {CallOptions} [options]

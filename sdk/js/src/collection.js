@@ -12,6 +12,8 @@ import { joined, path } from './transport.js';
 
 /** The tags of records, as the server answered them. @type {WeakMap<object, string>} */
 const TAGS = new WeakMap();
+/** The names that the server has passed over. @type {WeakMap<object, string[]>} */
+const IGNORED = new WeakMap();
 const PAGE_MOST = 1000;
 
 /** @param {any} options */
@@ -29,6 +31,16 @@ function withTag(options) {
     throw new VskiError('ifMatch needs a record that getOne, create or update has answered.', { code: 'invalid' });
   }
   return { ...options, headers: { ...options.headers, 'If-Match': tag } };
+}
+
+/**
+ * The names that the server has passed over when it created or changed this record: no fields, or fields that the caller
+ * cannot write.
+ * @param {object} record as `create` or `update` has answered it
+ * @returns {string[]}
+ */
+export function ignoredFields(record) {
+  return IGNORED.get(record) ?? [];
 }
 
 /** @template {object} [T=AnyRecord] */
@@ -61,6 +73,8 @@ export class Collection {
     const { data, headers } = await this.transport.send(method, this.path + suffix, request, options);
     const tag = headers.get('ETag');
     if (tag && data) TAGS.set(data, tag);
+    const ignored = headers.get('X-Ignored-Fields');
+    if (ignored && data) IGNORED.set(data, ignored.split(',').map((name) => name.trim()));
     return data;
   }
 

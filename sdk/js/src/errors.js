@@ -39,6 +39,22 @@ export class VskiError extends Error {
 }
 
 /**
+ * The invalid fields of an error; those of a batch as `requests.3.title`, with the reason of the request as `requests.3`.
+ * @param {any} data
+ * @returns {Record<string, FieldError>}
+ */
+function fieldsOf(data) {
+  if (!data || typeof data !== 'object') return {};
+  const { requests, ...fields } = data;
+  if (!requests || typeof requests !== 'object' || 'code' in requests) return data;
+  for (const [number, { code, message, response }] of Object.entries(/** @type {Record<string, any>} */ (requests))) {
+    fields[`requests.${number}`] = { code, message: response?.message ?? message };
+    for (const [name, field] of Object.entries(fieldsOf(response?.data))) fields[`requests.${number}.${name}`] = field;
+  }
+  return fields;
+}
+
+/**
  * The error of an answer that is not 2xx.
  * @param {Response} response
  * @param {any} body
@@ -49,7 +65,7 @@ export function errorOf(response, body) {
   return new VskiError(body?.message || `The server answered ${status}.`, {
     status,
     code: typeof body?.code === 'string' ? body.code : undefined,
-    fields: body?.data && typeof body.data === 'object' ? body.data : {},
+    fields: fieldsOf(body?.data),
     requestId: headers.get('X-Request-Id') ?? '',
     retryAfter: seconds >= 0 ? seconds : undefined,
     body,

@@ -1,6 +1,7 @@
 // The face of the package: what `import ... from "vski"` gives.
 
 export { VskiClient } from './client.js';
+export { ignoredFields } from './collection.js';
 export { VskiError } from './errors.js';
 export { filter, likeText } from './filter.js';
 export { LocalStore, MemoryStore } from './stores.js';

@@ -81,6 +81,9 @@ test('accounts of another collection sign in by its name', async () => {
   assert.equal((await client.auth.update({ name: 'Eve' })).name, 'Eve');
   assert.equal(client.auth.user.name, 'Eve');
   await assert.rejects(members.login('eva@example.com', 'wrong'), refused('unauthenticated'));
+  const { token } = await admin.auth.collection('members').impersonate(user.id, { duration: 60 });
+  assert.equal((await new VskiClient(server.url, { token }).auth.me()).id, user.id);
+  await assert.rejects(members.impersonate(user.id), refused('forbidden'));
 });
 
 test('a session is stored, and an async store works', async () => {
